@@ -33,14 +33,14 @@ def measure(number: int, lists: int) -> None:
     """One line of the table."""
     table = RayActorTable()
     own = [psutil.Process()]
-    store = [each for each in own[0].children() if "gcs_server" in each.cmdline()[0]]
+    store = [process for process in own[0].children() if "gcs_server" in process.cmdline()[0]]
     began, idle = time.monotonic(), seconds_of(store)
     time.sleep(SETTLE_S)
     idle_share = (seconds_of(store) - idle) / (time.monotonic() - began)
     began, before = time.monotonic(), (seconds_of(store), seconds_of(own))
-    found = {len(table.alive()) for _ in range(lists)}
-    if found != {number}:
-        raise RuntimeError(f"The list has {sorted(found)} of {number} actors")
+    counts = {len(table.alive()) for _ in range(lists)}
+    if counts != {number}:
+        raise RuntimeError(f"The list has {sorted(counts)} of {number} actors")
     took_s = time.monotonic() - began
     in_store = 1000 * (seconds_of(store) - before[0] - idle_share * took_s) / lists
     in_reader = 1000 * (seconds_of(own) - before[1]) / lists
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--actors", type=int, nargs="+", default=[5, 20, 60])
     parser.add_argument("--lists", type=int, default=200, help="reads at each number of actors")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # noqa: TID251 read by Ray
     with tempfile.TemporaryDirectory(prefix="a") as folder:
         ray.init(
@@ -64,11 +64,11 @@ def main() -> None:
         try:
             actors: list[Any] = []
             print(f"{'actors':>8}{'store, ms':>16}{'reader, ms':>16}{'store idle %':>13}")
-            for number in sorted(asked.actors):
+            for number in sorted(options.actors):
                 while len(actors) < number:
                     actors.append(Empty.remote())
                     ray.get(actors[-1].ready.remote())
-                measure(number, asked.lists)
+                measure(number, options.lists)
         finally:
             ray.shutdown()
 

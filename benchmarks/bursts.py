@@ -75,31 +75,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--side", type=int, default=768, help="pixels")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     pipeline = load_pipeline(Weights(str(DEMO)))
     pipeline.set_progress_bar_config(disable=True)
     clock = Clock()
-    most, threads = given.requests, given.threads
+    most, threads = options.requests, options.threads
     merging = Engine(pipeline, monotonic=clock, max_batch=most, threads=threads, limit_rows=False)
     limited = Engine(pipeline, monotonic=clock, max_batch=most, threads=threads)
     bursts: dict[str, list[Burst]] = {"merged": [], "limited": []}
     with merging, limited:
         engines = {"merged": merging, "limited": limited}
-        for number in range(given.rounds + 1):
+        for number in range(options.rounds + 1):
             for name, engine in engines.items():
-                measured = burst(engine, given)
+                measured = burst(engine, options)
                 clock.ahead_s += 60
                 if number:
                     bursts[name].append(measured)
         sizes = {name: dict(engine.counts()["batch_sizes"]) for name, engine in engines.items()}
         times = limited.forward_times()
     print(
-        f"{given.requests} requests, {given.steps} steps, {given.side} px, {given.threads} threads,"
-        f" load average {os.getloadavg()[0]:.1f}"
+        f"{options.requests} requests, {options.steps} steps, {options.side} px, {options.threads} "
+        f"threads, load average {os.getloadavg()[0]:.1f}"
     )
-    means = {name: statistics.median(each.mean_s for each in of) for name, of in bursts.items()}
-    lasts = {name: statistics.median(each.last_s for each in of) for name, of in bursts.items()}
+    means = {name: statistics.median(run.mean_s for run in of) for name, of in bursts.items()}
+    lasts = {name: statistics.median(run.last_s for run in of) for name, of in bursts.items()}
     for name in bursts:
         print(
             f"{name:<8} mean {means[name]:6.2f} s ({means[name] / means['merged']:.2f} x), "
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"calls per forward: {dict(sorted(sizes[name].items()))}"
         )
     for signature in times:
-        seconds = {calls: round(each, 4) for calls, each in signature.seconds.items()}
+        seconds = {calls: round(duration, 4) for calls, duration in signature.seconds.items()}
         print(f"seconds by calls: {seconds}, knee {signature.knee}")
 
 

@@ -94,15 +94,15 @@ class Bench:
 
     def stages(self, endpoint: str, id_: str) -> Mapping[str, float]:
         """Seconds that a request is seen in each stage, until its end."""
-        found: defaultdict[str, float] = defaultdict(float)
+        durations: defaultdict[str, float] = defaultdict(float)
         before, then = "waiting", time.perf_counter()
         while True:
             status = self.status(endpoint, id_)
             now = time.perf_counter()
-            found[before] += now - then
+            durations[before] += now - then
             then = now
             if status["status"] == "COMPLETED":
-                return found
+                return durations
             details = status["darkroom"]
             before = details.get("stage") or details.get("reason") or before
             time.sleep(LOOK_S)
@@ -121,7 +121,7 @@ class Bench:
 
     def replicas(self, pool: str, stage: str = "ready") -> int:
         found = self._darkroom.http.get("/v1/status").json()["replicas"]
-        return sum(each["pool"] == pool and each["stage"] == stage for each in found)
+        return sum(replica["pool"] == pool and replica["stage"] == stage for replica in found)
 
     def first(self, number: int) -> None:
         endpoint = f"first/{number}"
@@ -147,16 +147,16 @@ class Bench:
         eventually(lambda: not self._darkroom.replicas("lives"), "the pool has no replica")
         began = time.perf_counter()
         ids = [self.submit(endpoint, 10 * self._steps) for _ in range(8)]
-        found: dict[str, float] = {}
+        timings: dict[str, float] = {}
         for count in (1, 2):
             eventually(lambda n=count: self.replicas("lives") >= n, f"{count} replicas are ready")
-            found[f"{count - 1} to {count}"] = time.perf_counter() - began
-        for each in ids:
-            self.done(each)
+            timings[f"{count - 1} to {count}"] = time.perf_counter() - began
+        for request_id in ids:
+            self.done(request_id)
         began = time.perf_counter()
         eventually(lambda: not self._darkroom.replicas("lives"), "the pool has no replica")
-        found["2 to 0, without keep_alive_s"] = time.perf_counter() - began - KEEP_ALIVE_S
-        show("pool", found)
+        timings["2 to 0, without keep_alive_s"] = time.perf_counter() - began - KEEP_ALIVE_S
+        show("pool", timings)
 
     def redeploy(self, endpoint: str, configure: Any) -> None:
         """A changed setting of a pool, while requests come one after the other."""
@@ -169,26 +169,26 @@ class Bench:
             sent = time.perf_counter()
             self.done(self.submit(endpoint, 4))
             longest_s, requests = max(longest_s, time.perf_counter() - sent), requests + 1
-        found = {"until the old one is gone": time.perf_counter() - began, "longest": longest_s}
-        show(f"deployed again, {requests} requests, none failed", found)
+        timings = {"until the old one is gone": time.perf_counter() - began, "longest": longest_s}
+        show(f"deployed again, {requests} requests, none failed", timings)
 
 
 def show(what: str, seconds: Mapping[str, float]) -> None:
-    each = ", ".join(f"{name} {took:.2f}" for name, took in seconds.items())
-    print(f"{what}: {each} s; load {os.getloadavg()[0]:.0f}", flush=True)
+    figures = ", ".join(f"{name} {took:.2f}" for name, took in seconds.items())
+    print(f"{what}: {figures} s; load {os.getloadavg()[0]:.0f}", flush=True)
 
 
 def in_turns(bench: Bench, rounds: int) -> None:
-    found: defaultdict[str, list[float]] = defaultdict(list)
+    times: defaultdict[str, list[float]] = defaultdict(list)
     for pool in ("beforehand", "late"):
         bench.done(bench.submit(f"{pool}/0"))  # loaded in both
     for number in range(1, rounds + 1):
         for pool in ("beforehand", "late"):
-            found[pool].append(bench.second(pool, number))
-    medians = {pool: statistics.median(each) for pool, each in found.items()}
+            times[pool].append(bench.second(pool, number))
+    medians = {pool: statistics.median(durations) for pool, durations in times.items()}
     show("first request for the second endpoint", medians)
-    for pool, each in found.items():
-        print(f"    {pool}: {', '.join(f'{took:.2f}' for took in each)}")
+    for pool, pool_times in times.items():
+        print(f"    {pool}: {', '.join(f'{took:.2f}' for took in pool_times)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -199,24 +199,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--only", nargs="*", choices=every, default=every)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        models = catalogue(folder, given.rounds)
+        models = catalogue(folder, options.rounds)
         darkroom = Darkroom(folder / "data", families="{}", models=str(models))
-        pools = {name: dict(each) for name, each in POOLS.items()}
+        pools = {name: dict(pool) for name, pool in POOLS.items()}
         darkroom._settings.pop("DARKROOM_POOLS")  # noqa: SLF001 - of the file, which it follows
         darkroom.configure(pools=pools)
         try:
             darkroom.start(within_s=600)
-            bench = Bench(darkroom, given.steps)
-            for number in range(1, given.rounds + 1):
-                if "first" in given.only:
+            bench = Bench(darkroom, options.steps)
+            for number in range(1, options.rounds + 1):
+                if "first" in options.only:
                     bench.first(number)
-            if "second" in given.only:
-                in_turns(bench, given.rounds)
-            if "lives" in given.only:
-                for number in range(1, given.rounds + 1):
+            if "second" in options.only:
+                in_turns(bench, options.rounds)
+            if "lives" in options.only:
+                for number in range(1, options.rounds + 1):
                     bench.lives(number)
                 pools["late"]["threads"] = 2
                 bench.redeploy("late/0", lambda: darkroom.configure(pools=pools))

@@ -82,8 +82,8 @@ class Replicas:
                 leased += len(work.leases)
 
     async def _ask(self, name: str) -> Work:
-        held = tuple(each.held for each in self._held[name])
-        return await self._queue.ask(Ask(name, name, POOL, self._slots - len(held), held))
+        keys = tuple(lease.held for lease in self._held[name])
+        return await self._queue.ask(Ask(name, name, POOL, self._slots - len(keys), keys))
 
     async def report(self, reports: int) -> None:
         names = [name for name, leases in self._held.items() if leases]
@@ -94,18 +94,18 @@ class Replicas:
             await asyncio.gather(*(self._report(each, step) for each in chosen))
 
     async def finish(self) -> None:
-        held = [(name, each) for name, leases in self._held.items() for each in leases]
-        for begin in range(0, len(held), AT_ONCE):
+        leased = [(name, each) for name, leases in self._held.items() for each in leases]
+        for begin in range(0, len(leased), AT_ONCE):
             await asyncio.gather(
                 *(
                     self._queue.finish(Finish(lease.held, name, OUTCOME))
-                    for name, lease in held[begin : begin + AT_ONCE]
+                    for name, lease in leased[begin : begin + AT_ONCE]
                 )
             )
         self._held.clear()
 
     async def _report(self, name: str, step: int) -> None:
-        keys = tuple(each.held for each in self._held[name])
+        keys = tuple(lease.held for lease in self._held[name])
         progress = tuple((key, Progress(Stage.DENOISING, step, STEPS)) for key in keys)
         await self._queue.report(Report(name, keys, progress, pool=POOL))
 
@@ -145,7 +145,7 @@ async def main(given: argparse.Namespace) -> None:
             await asyncio.sleep(2.0)  # the server stops before its files go
     print(f"CPU in ms, medians of {given.rounds} rounds; load {os.getloadavg()[0]:.0f}")
     for call, rounds in costs.found.items():
-        own, database = (statistics.median(each) for each in zip(*rounds, strict=True))
+        own, database = (statistics.median(durations) for durations in zip(*rounds, strict=True))
         unit = "a second" if call == "chores" else "each"
         print(f"{call:8s} ingress {own:6.2f}, database {database:6.2f} {unit}")
 

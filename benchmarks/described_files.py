@@ -85,7 +85,7 @@ def main() -> None:
                 began = time.process_time()
                 write(comment() if number % 2 else "")
                 took[number % 2].append(time.process_time() - began)
-            plain, described = (statistics.median(each) for each in took)
+            plain, described = (statistics.median(durations) for durations in took)
             spread = (max(took[0]) - min(took[0])) / plain
             print(
                 f"{name:<22} {plain * 1000:7.1f} ms, with a description {described / plain:.3f}× "

@@ -42,8 +42,8 @@ class Bench:
     def drafted(self) -> None:
         point = GenerationOptions(draft=DraftPoint(self._given.until))
         drafts = self._together([point] * self._given.drafts)
-        self._together([_from(each, preview=True) for each in drafts])
-        self._together([_from(each) for each in drafts[: self._given.finished]], other_loras=1)
+        self._together([_from(draft, preview=True) for draft in drafts])
+        self._together([_from(draft) for draft in drafts[: self._given.finished]], other_loras=1)
 
     def measure(self, work: Callable[[], None]) -> tuple[int, float]:
         """Steps and seconds of ``work``."""
@@ -55,7 +55,7 @@ class Bench:
         """``other_loras``: so many of the first have another LoRA than in a run without it."""
         running = [
             self._engine.submit(
-                options=each,
+                options=wish,
                 loras=[Lora(self._loras[(n + (n < other_loras)) % len(self._loras)])]
                 if self._loras
                 else (),
@@ -66,9 +66,9 @@ class Bench:
                 guidance_scale=3.5,
                 output_type="np",
             )
-            for n, each in enumerate(options)
+            for n, wish in enumerate(options)
         ]
-        return [each.result() for each in running]
+        return [generation.result() for generation in running]
 
 
 def _from(draft: Draft, *, preview: bool = False) -> GenerationOptions:
@@ -84,25 +84,26 @@ def main() -> None:
     parser.add_argument("--loras", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
+    options = parser.parse_args()
     pipeline = demo()
     with (
         tempfile.TemporaryDirectory() as folder,
-        Engine(pipeline, threads=given.threads, max_batch=given.drafts) as engine,
+        Engine(pipeline, threads=options.threads, max_batch=options.drafts) as engine,
     ):
         loras = [
             random_lora(Path(folder) / f"{n}.safetensors", pipeline.transformer, RANK, n)
-            for n in range(given.loras)
+            for n in range(options.loras)
         ]
-        bench = Bench(given, engine, loras)
+        bench = Bench(options, engine, loras)
         bench.measure(bench.drafted)  # the first generations load and compile what is missing
         rounds = [
-            (bench.measure(bench.whole), bench.measure(bench.drafted)) for _ in range(given.rounds)
+            (bench.measure(bench.whole), bench.measure(bench.drafted))
+            for _ in range(options.rounds)
         ]
     whole_steps, drafted_steps = rounds[0][0][0], rounds[0][1][0]
-    whole_s, drafted_s = (statistics.median(each[n][1] for each in rounds) for n in (0, 1))
-    print(f"{given.drafts} whole: {whole_steps} steps, {whole_s:.2f} s")
-    print(f"{given.drafts} drafts, {given.finished} finished: {drafted_steps} steps, "
+    whole_s, drafted_s = (statistics.median(turn[n][1] for turn in rounds) for n in (0, 1))
+    print(f"{options.drafts} whole: {whole_steps} steps, {whole_s:.2f} s")
+    print(f"{options.drafts} drafts, {options.finished} finished: {drafted_steps} steps, "
           f"{drafted_s:.2f} s")  # fmt: skip
     print(f"ratio: {drafted_steps / whole_steps:.3f} of the steps, "
           f"{drafted_s / whole_s:.3f} of the time")  # fmt: skip

@@ -130,7 +130,7 @@ async def main(numbers: list[int], rounds: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as directory:
         postgres = EmbeddedPostgres(Path(directory), grace_s=0.5)
         conninfo = await postgres.start()
-        found: dict[int, dict[str, list[float]]] = {n: defaultdict(list) for n in numbers}
+        figures: dict[int, dict[str, list[float]]] = {n: defaultdict(list) for n in numbers}
         async with AsyncExitStack() as stack:
             stack.push_async_callback(postgres.aclose)
             queues: dict[int, tuple[PostgresQueue, Database]] = {}
@@ -155,9 +155,9 @@ async def main(numbers: list[int], rounds: int, seconds: float) -> None:
                 for n, (queue, _) in queues.items():
                     for callers in (1, 16):
                         rate, median = await lifecycles(queue, callers, seconds)
-                        found[n][f"requests/s, {callers} callers"].append(rate)
-                        found[n][f"median, {callers} callers, ms"].append(median)
-                    await reads(queue, found[n])
+                        figures[n][f"requests/s, {callers} callers"].append(rate)
+                        figures[n][f"median, {callers} callers, ms"].append(median)
+                    await reads(queue, figures[n])
             for n, (_, database) in queues.items():
                 one_tenant = {
                     "tenant-1": TenantLimits(retention_days=DAYS - 0.2 * n / max(numbers))
@@ -167,8 +167,8 @@ async def main(numbers: list[int], rounds: int, seconds: float) -> None:
                 gone = len(await deletion.delete_aged())
                 elapsed = time.perf_counter() - began
                 print(f"{n} ended: retention deleted {gone} in {elapsed:.2f} s")
-        for name in found[numbers[0]]:
-            cells = "  ".join(f"{n}: {statistics.median(found[n][name]):8.2f}" for n in numbers)
+        for name in figures[numbers[0]]:
+            cells = "  ".join(f"{n}: {statistics.median(figures[n][name]):8.2f}" for n in numbers)
             print(f"{name:42s} {cells}")
         await asyncio.sleep(2.0)  # the server stops before its files go
 

@@ -66,7 +66,7 @@ def measure(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, float
             way()
             if number:
                 taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(each) for name, each in taken.items()}
+    return {name: statistics.median(durations) for name, durations in taken.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,14 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", type=int, default=128, help="pixels")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     pipeline = load_pipeline(Weights(str(DEMO)))
     pipeline.set_progress_bar_config(disable=True)
-    count, side = given.generations, given.side
-    single = Engine(pipeline, max_batch=1, max_generations=count, threads=given.threads)
+    count, side = options.generations, options.side
+    single = Engine(pipeline, max_batch=1, max_generations=count, threads=options.threads)
     # Otherwise a burst is merged only as far as single requests gain.
-    merging = Engine(pipeline, max_batch=count, threads=given.threads, limit_rows=False)
+    merging = Engine(pipeline, max_batch=count, threads=options.threads, limit_rows=False)
     with single, merging:
         seconds = measure(
             {
@@ -95,17 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     merging, count, side, at_once=True
                 ),
             },
-            given.rounds,
+            options.rounds,
         )
         counts = merging.counts()
     steps = sum(STEPS[number % len(STEPS)] for number in range(count))
     plain = seconds["plain diffusers, one by one"]
     print(
-        f"{count} generations, {steps} steps, {side} px, {given.threads} threads, load average "
+        f"{count} generations, {steps} steps, {side} px, {options.threads} threads, load average "
         f"{os.getloadavg()[0]:.1f}"
     )
-    for name, each in seconds.items():
-        print(f"{name:<40} {count / each:7.2f} images/s {plain / each:6.2f} x plain")
+    for name, duration in seconds.items():
+        print(f"{name:<40} {count / duration:7.2f} images/s {plain / duration:6.2f} x plain")
     calls = counts["merged_calls"] + counts["single_calls"]
     print(f"merged: {counts['merged_calls'] / calls:.0%} of {calls} calls")
     print(f"calls per forward: {dict(sorted(counts['batch_sizes'].items()))}")

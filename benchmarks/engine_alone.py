@@ -107,13 +107,13 @@ def main(given_arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     every = ("narrow", "flux", "sdxl", "wide")
     parser.add_argument("--pipelines", nargs="*", choices=every, default=every)
-    given = parser.parse_args(given_arguments)
-    torch.set_num_threads(given.threads)
-    for name in given.pipelines:
+    options = parser.parse_args(given_arguments)
+    torch.set_num_threads(options.threads)
+    for name in options.pipelines:
         pipeline = pipeline_of(name)
         marks = Marks(pipeline.unet if name == "sdxl" else pipeline.transformer)
-        call = lambda n=name: arguments(n, PROMPT, given.steps, 1)  # noqa: E731
-        alike = {"threads": given.threads, "prompt_cache_bytes": 0}
+        call = lambda n=name: arguments(n, PROMPT, options.steps, 1)  # noqa: E731
+        alike = {"threads": options.threads, "prompt_cache_bytes": 0}
         with (
             Engine(pipeline, max_batch=1, **alike) as single,
             Engine(pipeline, max_batch=8, **alike) as merging,
@@ -123,10 +123,10 @@ def main(given_arguments: Sequence[str] | None = None) -> None:
                 "the engine, max_batch=1": lambda e=single, c=call: e.submit(**c()).result(),
                 "the engine, max_batch=8": lambda e=merging, c=call: e.submit(**c()).result(),
             }
-            spent = measure(ways, marks, given.pairs)
+            spent = measure(ways, marks, options.pairs)
         print(
-            f"{name}: {given.pairs} generations each, of {given.steps} steps, {given.threads} "
-            f"threads, load average {os.getloadavg()[0]:.1f}"
+            f"{name}: {options.pairs} generations each, of {options.steps} steps, "
+            f"{options.threads} threads, load average {os.getloadavg()[0]:.1f}"
         )
         show(spent)
 

@@ -24,8 +24,8 @@ from serve_app.domain.endpoint import Weights
 COLOURS = ("red", "blue", "green", "pink", "cyan", "yellow")
 SHAPES = ("circle", "square", "star", "heart")
 PROMPTS = [
-    f"a {one} {shape} above a {other} {below}"
-    for one, other, shape, below in product(COLOURS, COLOURS, SHAPES, SHAPES)
+    f"a {colour} {shape} above a {other} {below}"
+    for colour, other, shape, below in product(COLOURS, COLOURS, SHAPES, SHAPES)
 ]
 
 
@@ -43,8 +43,8 @@ def wish(prompt: str, steps: int) -> dict[str, Any]:
 
 def through(engine: Engine, wishes: Sequence[dict[str, Any]], *, at_once: bool) -> None:
     running = []
-    for each in wishes:
-        running.append(engine.submit(**each))
+    for call in wishes:
+        running.append(engine.submit(**call))
         if not at_once:
             running[-1].result()
     for generation in running:
@@ -56,33 +56,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     pipeline = load_pipeline(Weights(str(DEMO)))
     pipeline.set_progress_bar_config(disable=True)
     prompts: Iterator[str] = cycle(PROMPTS)
 
     def wishes() -> list[dict[str, Any]]:
-        return [wish(next(prompts), given.steps) for _ in range(given.generations)]
+        return [wish(next(prompts), options.steps) for _ in range(options.generations)]
 
     def plain() -> None:
-        for each in wishes():
-            pipeline(**each)
+        for call in wishes():
+            pipeline(**call)
 
-    with Engine(pipeline, max_batch=given.generations, threads=1) as engine:
+    with Engine(pipeline, max_batch=options.generations, threads=1) as engine:
         seconds = measure(
             {
                 "plain diffusers, one by one": plain,
                 "the engine, one by one": lambda: through(engine, wishes(), at_once=False),
                 "the engine, all at once": lambda: through(engine, wishes(), at_once=True),
             },
-            given.rounds,
+            options.rounds,
         )
         counts = engine.counts()
-    print(f"{given.generations} new prompts, load average {os.getloadavg()[0]:.1f}")
-    for name, each in seconds.items():
-        ratio = seconds["plain diffusers, one by one"] / each
-        print(f"{name:<40} {given.generations / each:7.2f} images/s {ratio:6.2f} x plain")
+    print(f"{options.generations} new prompts, load average {os.getloadavg()[0]:.1f}")
+    for name, duration in seconds.items():
+        ratio = seconds["plain diffusers, one by one"] / duration
+        print(f"{name:<40} {options.generations / duration:7.2f} images/s {ratio:6.2f} x plain")
     for part in ("encoders", "autoencoders"):
         print(f"{part}, calls per forward: {dict(sorted(counts[part]['batch_sizes'].items()))}")
 

@@ -302,7 +302,7 @@ class Bench:
 
     def _in_turns(self, *each: Callable[[], Figures]) -> list[Figures]:
         """The medians of all, measured alternately."""
-        rounds = [[one() for one in each] for _ in range(self._rounds)]
+        rounds = [[run() for run in each] for _ in range(self._rounds)]
         return [median_of(figures) for figures in zip(*rounds, strict=True)]
 
     def _print_cpu(self, endpoint: str, clients: int) -> None:
@@ -314,8 +314,8 @@ class Bench:
 
     def _hosted(self, replicas: int) -> list[psutil.Process]:
         def started() -> list[psutil.Process]:
-            found = self._darkroom.replicas("hosted")
-            return found if len(found) == replicas else []
+            processes = self._darkroom.replicas("hosted")
+            return processes if len(processes) == replicas else []
 
         return eventually(started, f"{replicas} processes of hosted providers")
 
@@ -326,7 +326,7 @@ class Bench:
         time.sleep(POLL_S * max(2, math.ceil(self._seconds / POLL_S)))
         passed_s = time.monotonic() - began
         return Load(
-            mib=sum(each.memory_info().rss for each in processes) / 2**20,
+            mib=sum(process.memory_info().rss for process in processes) / 2**20,
             cpu=(seconds_of(processes) - spent) / passed_s,
             polls=(self._provider.counts()["polls"] - polls) / passed_s,
         )
@@ -372,23 +372,23 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--waiting", type=int, nargs="+", default=[100, 1000, 3000])
     parser.add_argument("--settle", type=float, default=25.0, help="seconds before a measurement")
-    given = parser.parse_args()
-    waiting = sorted(given.waiting) if "waiting" in given.only else []
-    in_one = [each for each in waiting if each <= MAX_HOSTED_SLOTS]
+    options = parser.parse_args()
+    waiting = sorted(options.waiting) if "waiting" in options.only else []
+    in_one = [depth for depth in waiting if depth <= MAX_HOSTED_SLOTS]
     with running_provider() as provider:
-        with running_darkroom(provider, 1, apps="apps" in given.only) as darkroom:
-            bench = Bench(darkroom, provider, given)
+        with running_darkroom(provider, 1, apps="apps" in options.only) as darkroom:
+            bench = Bench(darkroom, provider, options)
             print(f"{'':36}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}{'p50 +':>9}  load")
-            if "apps" in given.only:
+            if "apps" in options.only:
                 bench.apps()
-            if "passed" in given.only:
+            if "passed" in options.only:
                 bench.passed()
             for number in in_one:
                 bench.waiting(number, 1)
         for number in waiting[len(in_one) :]:
             replicas = -(-number // MAX_HOSTED_SLOTS)
             with running_darkroom(provider, replicas, apps=False) as darkroom:
-                Bench(darkroom, provider, given).waiting(number, replicas)
+                Bench(darkroom, provider, options).waiting(number, replicas)
 
 
 if __name__ == "__main__":

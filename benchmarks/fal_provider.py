@@ -42,8 +42,8 @@ class Provider:
         if path == HISTORY:
             self._calls["lists"] += 1
             return 200, {"items": [], "next_cursor": None, "has_more": False}
-        endpoint, found, request = path.partition("/requests/")
-        if found:
+        endpoint, separator, request = path.partition("/requests/")
+        if separator:
             return self._of_request(*request.partition("/")[::2])
         if method != "POST":
             return 404, {"detail": "Not found"}

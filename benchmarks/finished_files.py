@@ -52,7 +52,7 @@ class FinishedFiles:
         side = endpoint.options["side"]
         body, pixels = finished(side), side or None
         files = [MediaFile(ticket, body, pixels, pixels) for ticket in tickets]
-        return Product({"images": [{"artifact": each.ticket.key} for each in files]}, files, 1.0)
+        return Product({"images": [{"artifact": file.ticket.key} for file in files]}, files, 1.0)
 
 
 @cache

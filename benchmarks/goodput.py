@@ -73,7 +73,9 @@ class Bench:
         return self._window(lambda: self._submit(pace, self._seconds))
 
     def memory_mib(self) -> float:
-        return sum(each.memory_info().rss for each in self._darkroom.replicas("ingress")) / 2**20
+        return (
+            sum(replica.memory_info().rss for replica in self._darkroom.replicas("ingress")) / 2**20
+        )
 
     def drain(self) -> None:
         eventually(lambda: self._count(LEFT) == 0, "the queue is empty", within_s=120)
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--takes-ms", type=float, default=200.0, help="a request, of the replica")
     parser.add_argument("--times", type=float, default=10.0, help="what the replica can do")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         darkroom = Darkroom(
             Path(scratch) / "data",
@@ -113,7 +115,7 @@ def main() -> None:
             max_waiting=str(CAP),
         ).start(within_s=300)
         try:
-            measured(darkroom, given)
+            measured(darkroom, options)
             darkroom.stop()
         finally:
             darkroom.clear_away()
@@ -136,8 +138,8 @@ def measured(darkroom: Darkroom, given: argparse.Namespace) -> None:
             show(name, window)
         print(f"{'ingress':<18}{before:7.1f} MiB before, {bench.memory_mib():.1f} MiB after")
     bench.drain()
-    for name, each in shares.items():
-        print(f"{name}: {statistics.median(each):.2f} of the pace without it")
+    for name, series in shares.items():
+        print(f"{name}: {statistics.median(series):.2f} of the pace without it")
 
 
 def show(what: str, window: Window) -> None:

@@ -204,14 +204,16 @@ class Attack:
 
     def problem(self, seen: Seen) -> str:
         """Sentence that says why it did not reach what it attacks; empty: it did."""
-        said = ", ".join(f"{number} x {what}" for what, number in seen.most_common()) or "nothing"
+        summary = (
+            ", ".join(f"{number} x {what}" for what, number in seen.most_common()) or "nothing"
+        )
         expected = {self.own, *LIMITS}
-        if strange := [each for each in seen if each.isdigit() and each not in expected]:
-            return f"Calls were answered {', '.join(strange)}, not by what they attack ({said})."
+        if strange := [status for status in seen if status.isdigit() and status not in expected]:
+            return f"Calls were answered {', '.join(strange)}, not by what they attack ({summary})."
         needed = self.arrives or self.own
         if not seen[needed]:
             what = f"a call was answered {needed}" if needed.isdigit() else f"of {needed} any came"
-            return f"The attack did not arrive in this time: not {what} ({said})."
+            return f"The attack did not arrive in this time: not {what} ({summary})."
         return ""
 
 
@@ -245,8 +247,8 @@ async def attack(name: str, url: str, key: str) -> None:
             print(ATTACKING, flush=True)
             stop = asyncio.create_task(told.wait())
             ended, _ = await asyncio.wait([stop, *calls], return_when=asyncio.FIRST_COMPLETED)
-            for each in ended:
-                each.result()  # the error of an attacker
+            for task in ended:
+                task.result()  # the error of an attacker
             print(json.dumps(mallory.seen), flush=True)
             os._exit(0)  # connections that hang do not hold it up
 
@@ -276,13 +278,13 @@ class House:
         self.darkroom.start(under=("env", f"PYTHONPATH={self._path}"))
         self.darkroom.all_ready(1)
         for tenant in ("bob", "mallory"):
-            made = self.darkroom.http.post("/v1/keys", json={"tenant": tenant})
-            self.keys[tenant] = made.raise_for_status().json()["key"]
+            response = self.darkroom.http.post("/v1/keys", json={"tenant": tenant})
+            self.keys[tenant] = response.raise_for_status().json()["key"]
 
     def looked_up(self, host: str) -> int:
         """Number of look-ups so far of names that end with ``host``."""
         names = self._log.read_text().splitlines()
-        return sum(each.endswith(host) for each in names) if host else 0
+        return sum(name.endswith(host) for name in names) if host else 0
 
     @contextmanager
     def beside(self, name: str) -> Generator[Seen]:
@@ -304,12 +306,12 @@ class House:
                 raise RuntimeError("The attacker has ended early; its error is above.")
             yield seen
             attacker.terminate()
-            said, _ = attacker.communicate(timeout=STOP_S)
-            if not said:
+            output, _ = attacker.communicate(timeout=STOP_S)
+            if not output:
                 raise RuntimeError("The attacker has ended early; its error is above.")
-            seen.update(json.loads(said))
-            if found := self.looked_up(host) - looked_up:
-                seen[LOOKED_UP] = found
+            seen.update(json.loads(output))
+            if lookups := self.looked_up(host) - looked_up:
+                seen[LOOKED_UP] = lookups
         finally:
             attacker.kill()
             attacker.wait()
@@ -373,19 +375,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--only", nargs="*", choices=[*ATTACKS], default=[*ATTACKS])
     parser.add_argument("--attack", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.attack is not None:
-        asyncio.run(attack(*given.attack))
+    options = parser.parse_args()
+    if options.attack is not None:
+        asyncio.run(attack(*options.attack))
         return
     problems: list[str] = []
     columns = ("beside", "runs", "p50 ms", "p95 ms", "ratio", "load")
     print("{:12}{:>7}{:>10}{:>10}{:>8}{:>8}  what Mallory saw".format(*columns))
-    for name in given.only:
+    for name in options.only:
         with tempfile.TemporaryDirectory(prefix="dkh") as scratch:
             house = House(Path(scratch), private=name in PRIVATE)
             try:
                 house.start()
-                if problem := measure(house, given.seconds, name):
+                if problem := measure(house, options.seconds, name):
                     problems.append(f"{name}: {problem}")
                 house.darkroom.stop()
             finally:

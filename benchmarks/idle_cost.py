@@ -58,10 +58,10 @@ def memory(darkroom: Darkroom) -> Mapping[str, float]:
 def statements(port: int) -> Counter[str]:
     """Calls of each statement since the ingress started."""
     text = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
-    found = re.findall(
+    matches = re.findall(
         r"^darkroom_database_statement_seconds_count\{(.*?)\} (\S+)$", text, re.MULTILINE
     )
-    return Counter({name: int(float(calls)) for name, calls in found})
+    return Counter({name: int(float(calls)) for name, calls in matches})
 
 
 def measure(darkroom: Darkroom, seconds: float, metrics_port: int, *, by_statement: bool) -> None:
@@ -71,16 +71,16 @@ def measure(darkroom: Darkroom, seconds: float, metrics_port: int, *, by_stateme
     time.sleep(seconds)
     spent = {role: ms / 10 for role, ms in cpu.per_call(seconds).items() if role != "load"}
     ran = statements(metrics_port) - before
-    held = memory(darkroom)
+    resident = memory(darkroom)
     for p in processes_of(darkroom):
         if role_of(p, IDLE_ROLES) in ("ray", "worker", "serve"):
             print(p.pid, " ".join(p.cmdline())[:150])
     print(f"{'':14}{'% of a core':>12}{'MB':>8}")
-    for role in sorted(held, key=lambda each: -spent.get(each, 0.0)):
-        print(f"{role:14}{spent.get(role, 0.0):12.2f}{held[role]:8.0f}")
+    for role in sorted(resident, key=lambda each: -spent.get(each, 0.0)):
+        print(f"{role:14}{spent.get(role, 0.0):12.2f}{resident[role]:8.0f}")
     ours = sum(spent.get(role, 0.0) for role in OURS)
-    print(f"{'ours':14}{ours:12.2f}{sum(held.get(role, 0.0) for role in OURS):8.0f}")
-    print(f"{'all':14}{sum(spent.values()):12.2f}{sum(held.values()):8.0f}")
+    print(f"{'ours':14}{ours:12.2f}{sum(resident.get(role, 0.0) for role in OURS):8.0f}")
+    print(f"{'all':14}{sum(spent.values()):12.2f}{sum(resident.values()):8.0f}")
     print(f"{ran.total() / seconds:.1f} statements a second")
     if by_statement:
         for name, calls in ran.most_common():
@@ -92,14 +92,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of the measurement")
     parser.add_argument("--settle", type=float, default=30.0, help="after the start")
     parser.add_argument("--statements", action="store_true", help="also the statements")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     metrics_port = free_port()
     with tempfile.TemporaryDirectory() as scratch:
         darkroom = Darkroom(Path(scratch) / "data", metrics_port=str(metrics_port))
         try:
             darkroom.start()
-            time.sleep(asked.settle)
-            measure(darkroom, asked.seconds, metrics_port, by_statement=asked.statements)
+            time.sleep(options.settle)
+            measure(darkroom, options.seconds, metrics_port, by_statement=options.statements)
             darkroom.stop()
         finally:
             darkroom.clear_away()

@@ -169,7 +169,7 @@ async def ingress(conninfo: str, number: int, case: Case, tenants: int, hold: li
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         replicas = [SlowReplica(queue, name, case.slots, hold) for name in names]
-        tasks = [asyncio.create_task(each.run()) for each in replicas]
+        tasks = [asyncio.create_task(replica.run()) for replica in replicas]
         if case.work == "resubmitted":
             tasks.append(asyncio.create_task(clients.go_on()))
         stop = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
@@ -179,8 +179,8 @@ async def ingress(conninfo: str, number: int, case: Case, tenants: int, hold: li
                 task.result()  # its error
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        taken = [each.taken() for each in replicas]
-        await asyncio.gather(*(each.aclose() for each in replicas))
+        taken = [replica.taken() for replica in replicas]
+        await asyncio.gather(*(replica.aclose() for replica in replicas))
         print(json.dumps(taken), flush=True)
 
 
@@ -213,22 +213,22 @@ class Ingresses:
 
     async def lines(self) -> list[bytes]:
         """The next line of each. Raises ``RuntimeError`` if one has ended."""
-        found = await asyncio.gather(*(_line(each) for each in self._processes))
-        if not all(found):
+        outputs = await asyncio.gather(*(_line(process) for process in self._processes))
+        if not all(outputs):
             raise RuntimeError("An ingress process has ended; its error is above.")
-        return found
+        return outputs
 
     async def tell(self) -> None:
-        for each in self._processes:
-            assert each.stdin is not None
-            each.stdin.write(b"go on\n")
-            await each.stdin.drain()
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(b"go on\n")
+            await process.stdin.drain()
 
     async def aclose(self) -> None:
-        for each in self._processes:
-            if each.returncode is None:
-                each.terminate()
-            await each.wait()
+        for process in self._processes:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
 
 
 async def _line(process: asyncio.subprocess.Process) -> bytes:
@@ -248,7 +248,7 @@ async def measured(
         await asyncio.sleep(SETTLE_S)
         first, last = await _while_work_waits(connection, given)
         await ingresses.tell()
-        taken = [each for line in await ingresses.lines() for each in json.loads(line)]
+        taken = [spans for line in await ingresses.lines() for spans in json.loads(line)]
     finally:
         await ingresses.aclose()
     return idle_time(taken, case.slots, first, last)
@@ -277,9 +277,9 @@ def idle_time(
     """Figures from what each replica says: slot, first and last moment of each request. All
     processes of a machine share the clock."""
     idle, waits, ended = list[float](), list[float](), 0
-    for held in taken:
+    for spans in taken:
         by_slot: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
-        for slot, begin, end in held:
+        for slot, begin, end in spans:
             if begin < last:
                 by_slot[int(slot)].append((begin, end))
             ended += first <= end < last
@@ -295,19 +295,19 @@ def idle_time(
     whole = len(taken) * slots * (last - first)
     return Idle(
         share=sum(idle) / whole,
-        long_share=sum(each for each in idle if each > LONG_S) / whole,
-        waits_ms=[1000 * each for each in waits],
+        long_share=sum(duration for duration in idle if duration > LONG_S) / whole,
+        waits_ms=[1000 * wait for wait in waits],
         rate=ended / (last - first),
     )
 
 
 def show(case: Case, rounds: Sequence[Idle], of_one: float | None) -> None:
-    waits = sorted(each for one in rounds for each in one.waits_ms)
+    waits = sorted(wait for turn in rounds for wait in turn.waits_ms)
     cuts = statistics.quantiles(waits, n=100) if len(waits) > 1 else [0.0] * 99
     shape = f"{case.replicas}x{case.slots}"
-    share = statistics.median(each.share for each in rounds)
-    long_share = statistics.median(each.long_share for each in rounds)
-    rate = statistics.median(each.rate for each in rounds)
+    share = statistics.median(turn.share for turn in rounds)
+    long_share = statistics.median(turn.long_share for turn in rounds)
+    rate = statistics.median(turn.rate for turn in rounds)
     ratio = f"{share / of_one:6.2f}" if of_one else ""
     print(
         f"{case.work:12} {shape} at {case.ingresses}: {rate:5.0f}/s, idle {share:6.1%}, "
@@ -325,7 +325,7 @@ async def main(given: argparse.Namespace) -> None:
         for shape in given.shapes
         for ingresses in given.ingresses
     ]
-    found: defaultdict[Case, list[Idle]] = defaultdict(list)
+    measurements: defaultdict[Case, list[Idle]] = defaultdict(list)
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         embedded = EmbeddedPostgres(scratch / "data", grace_s=0.2)
@@ -337,16 +337,17 @@ async def main(given: argparse.Namespace) -> None:
         stack.push_async_callback(connection.close)
         for number in range(given.rounds):
             for case in cases:
-                found[case].append(await measured(connection, conninfo, case, given))
+                measurements[case].append(await measured(connection, conninfo, case, given))
                 print(f"round {number + 1} ", end="")
-                show(case, found[case][-1:], None)
+                show(case, measurements[case][-1:], None)
     print(f"\nMedians of {given.rounds} rounds of {given.seconds:g} s:")
     shares = {
-        case: statistics.median(each.share for each in rounds) for case, rounds in found.items()
+        case: statistics.median(turn.share for turn in rounds)
+        for case, rounds in measurements.items()
     }
-    for case, rounds in found.items():
-        one = shares.get(Case(case.work, case.replicas, case.slots, 1))
-        show(case, rounds, one)
+    for case, rounds in measurements.items():
+        baseline = shares.get(Case(case.work, case.replicas, case.slots, 1))
+        show(case, rounds, baseline)
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:

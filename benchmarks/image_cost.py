@@ -146,11 +146,11 @@ class Bench:
         began = time.monotonic()
         spent = self._spent(deliver)
         took_s = time.monotonic() - began
-        each = {
+        costs = {
             role: (seconds - self._idle.get(role, 0.0) / IDLE_S * took_s) / files * 1000
             for role, seconds in spent.items()
         }
-        figures = "".join(f"{each.get(role, 0.0):10.2f}" for role in SHOWN)
+        figures = "".join(f"{costs.get(role, 0.0):10.2f}" for role in SHOWN)
         print(f"{size:>6}{clients:>8}{files / took_s:10.1f}{figures}", flush=True)
 
     async def _deliver(self, endpoint: str, clients: int) -> int:
@@ -164,7 +164,7 @@ class Bench:
         ) as http:
             end = time.monotonic() + self._seconds
             clients_ = [Client(http, endpoint, self._numbers) for _ in range(clients)]
-            return sum(await asyncio.gather(*(each.deliver_until(end) for each in clients_)))
+            return sum(await asyncio.gather(*(client.deliver_until(end) for client in clients_)))
 
     def _spent(self, work: Any) -> dict[str, float]:
         """Seconds by role."""
@@ -187,9 +187,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SIDES, default=[*SIDES])
     storages = ("directory", "s3")
     parser.add_argument("--storage", nargs="+", choices=storages, default=storages)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print("Milliseconds of CPU for each file.")
-    for storage in asked.storage:
+    for storage in options.storage:
         head = "".join(f"{role:>10}" for role in SHOWN)
         print(f"{storage}\n{'size':>6}{'clients':>8}{'files/s':>10}{head}")
         with tempfile.TemporaryDirectory() as scratch:
@@ -197,10 +197,10 @@ def main() -> None:
             (folder / "s3").mkdir()
             with s3rver(folder / "s3") if storage == "s3" else nullcontext() as store:
                 with running(folder, store) as darkroom:
-                    bench = Bench(darkroom, asked.seconds)
+                    bench = Bench(darkroom, options.seconds)
                     bench.measure_idle()
-                    for size in asked.only:
-                        for clients in asked.clients:
+                    for size in options.only:
+                        for clients in options.clients:
                             bench.measure(size, clients)
 
 

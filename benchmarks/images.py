@@ -66,7 +66,7 @@ def darkroom_beside_plain_serve(
     stack.callback(darkroom.clear_away)
     darkroom.start(within_s=600)  # the others have the machine's cores meanwhile
     stack.callback(darkroom.stop)
-    found = {
+    servers = {
         DARKROOM: Server(
             of_fal(darkroom.url, darkroom.key), lambda: _spent(darkroom, of_plain_serve=False)
         )
@@ -82,10 +82,10 @@ def darkroom_beside_plain_serve(
             raise RuntimeError(deployed.stderr)
         wish = wishes("flux", 1, given.steps)[0].as_json()
         eventually(lambda: _plain_serve_draws(darkroom, wish), "Ray Serve answers", within_s=300)
-        found[SERVE] = Server(
+        servers[SERVE] = Server(
             of_http(f"{darkroom.url}/plain/draw"), lambda: _spent(darkroom, of_plain_serve=True)
         )
-    return found
+    return servers
 
 
 def _plain_serve_draws(darkroom: Darkroom, wish: Mapping[str, object]) -> bool:
@@ -100,12 +100,14 @@ def _plain_serve_draws(darkroom: Darkroom, wish: Mapping[str, object]) -> bool:
 def _spent(darkroom: Darkroom, *, of_plain_serve: bool) -> float:
     """What Ray and HAProxy do for both counts as Darkroom's."""
     every = list(processes_of(darkroom))
-    return seconds_of(each for each in every if (role_of(each) == "plain") is of_plain_serve)
+    return seconds_of(
+        process for process in every if (role_of(process) == "plain") is of_plain_serve
+    )
 
 
 def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
     """Those that run by themselves."""
-    found: dict[str, Server] = {}
+    started: dict[str, Server] = {}
     servers = (
         (PLAIN, "one_by_one", sys.executable, False),
         ("LitServe", "lit", given.litserve, False),
@@ -120,21 +122,21 @@ def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[
         process = PeerProcess(module, python, given, directory / f"{module}.out")
         stack.callback(process.stop)
         process.start()
-        found[name] = Server(
+        started[name] = Server(
             of_http(f"{process.url}/draw", listed=listed),
             lambda process=process: seconds_of(process.family()),
         )
-    return found
+    return started
 
 
 def show(turns: Mapping[str, Sequence[Turn]], count: int) -> None:
     """Medians of the turns; percentiles over the images of all of them."""
     head = ("images/s", "ratio", "p50 s", "p95 s", "CPU s each", "ratio")
-    print(" " * 30 + "".join(f"{each:>11}" for each in head))
+    print(" " * 30 + "".join(f"{title:>11}" for title in head))
     base_s, base_cpu_s = _medians(turns[PLAIN]) if PLAIN in turns else (0.0, 0.0)
-    for name, each in turns.items():
-        cuts = statistics.quantiles([wait for one in each for wait in one.waits.each_s], n=100)
-        took_s, cpu_s = _medians(each)
+    for name, series in turns.items():
+        cuts = statistics.quantiles([wait for turn in series for wait in turn.waits.each_s], n=100)
+        took_s, cpu_s = _medians(series)
         row = (count / took_s, base_s / took_s, cuts[49], cuts[94], cpu_s / count)
         print(f"{name:30}" + "".join(f"{value:11.3g}" for value in (*row, base_cpu_s / cpu_s)))
 
@@ -142,8 +144,8 @@ def show(turns: Mapping[str, Sequence[Turn]], count: int) -> None:
 def _medians(turns: Sequence[Turn]) -> tuple[float, float]:
     """Seconds, and seconds of CPU."""
     return (
-        statistics.median(each.waits.took_s for each in turns),
-        statistics.median(each.cpu_s for each in turns),
+        statistics.median(turn.waits.took_s for turn in turns),
+        statistics.median(turn.cpu_s for turn in turns),
     )
 
 
@@ -153,18 +155,18 @@ def furthest(some: Waits, others: Waits) -> float:
 
 
 def _difference(some: bytes, others: bytes) -> float:
-    one, other = (Image.open(io.BytesIO(file)).convert("RGB") for file in (some, others))
-    return statistics.mean(ImageStat.Stat(ImageChops.difference(one, other)).mean)
+    first, other = (Image.open(io.BytesIO(file)).convert("RGB") for file in (some, others))
+    return statistics.mean(ImageStat.Stat(ImageChops.difference(first, other)).mean)
 
 
 def loads(given: argparse.Namespace) -> dict[str, list[Wish]]:
     """By name: of each model mixed step counts, and where others merge best, all the same."""
-    found: dict[str, list[Wish]] = {}
+    workloads: dict[str, list[Wish]] = {}
     for model in given.models:
-        found[f"{model}, {given.steps} steps"] = wishes(model, given.images, given.steps)
+        workloads[f"{model}, {given.steps} steps"] = wishes(model, given.images, given.steps)
         if given.equal:
-            found[f"{model}, {given.equal} steps"] = wishes(model, given.images, [given.equal])
-    return found
+            workloads[f"{model}, {given.equal} steps"] = wishes(model, given.images, [given.equal])
+    return workloads
 
 
 def compare(
@@ -179,9 +181,9 @@ def compare(
             turns[name].append(Turn(waits, server.cpu_s() - before_s))
             print(f"    round {number + 1}: {name} {len(wanted) / waits.took_s:.2f}", flush=True)
     show(turns, len(wanted))
-    for name, each in turns.items():
+    for name, series in turns.items():
         if PLAIN in turns and name != PLAIN:
-            apart = furthest(each[-1].waits, turns[PLAIN][-1].waits)
+            apart = furthest(series[-1].waits, turns[PLAIN][-1].waits)
             print(f"{name}: images at most {apart:.2f} levels of 255 apart", flush=True)
 
 
@@ -202,21 +204,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--litserve", help="a Python that has it")
     parser.add_argument("--bentoml", help="a Python that has it")
     parser.add_argument("--only", nargs="*", choices=every, default=every)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # so that the servers end too
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         servers: dict[str, Server] = {}
-        if "darkroom" in given.only:
-            servers = darkroom_beside_plain_serve(Path(scratch), given, stack)
-        servers |= peers(Path(scratch), given, stack)
-        for what, wanted in loads(given).items():
+        if "darkroom" in options.only:
+            servers = darkroom_beside_plain_serve(Path(scratch), options, stack)
+        servers |= peers(Path(scratch), options, stack)
+        for what, workload in loads(options).items():
             for server in servers.values():  # the first images cost more
-                measure(server.client, wanted[: given.clients], given.clients)
+                measure(server.client, workload[: options.clients], options.clients)
             print(
-                f"{what}: {len(wanted)} images a turn, {given.clients} clients, {given.threads} "
-                f"threads, load average {os.getloadavg()[0]:.1f}"
+                f"{what}: {len(workload)} images a turn, {options.clients} clients, "
+                f"{options.threads} threads, load average {os.getloadavg()[0]:.1f}"
             )
-            compare(servers, wanted, given)
+            compare(servers, workload, options)
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ async def measure(conninfo: str, folder: Path, length: int, count: int) -> None:
     before = psutil.Process(os.getpid()).memory_info().rss
 
     async def submit(number: int) -> None:
-        given = {"prompt": "a red circle", "image_url": images[number % 8][:-9] + f"{number:9d}"}
-        await queue.submit(NewRequest(ids[number], "tenant", "noop", "0" * 16, POOL, given))
+        inputs = {"prompt": "a red circle", "image_url": images[number % 8][:-9] + f"{number:9d}"}
+        await queue.submit(NewRequest(ids[number], "tenant", "noop", "0" * 16, POOL, inputs))
 
     async def look(number: int) -> None:
         await queue.get("tenant", ids[number])

@@ -122,7 +122,7 @@ async def _run(
         await loop.create_connection(lambda c=caller: c, host, port)
     await asyncio.gather(*(caller.done for caller in callers))
     took = time.perf_counter() - began
-    latencies = sorted(one for caller in callers for one in caller.latencies)
+    latencies = sorted(latency for caller in callers for latency in caller.latencies)
     cuts = statistics.quantiles(latencies, n=100)
     return Figures(
         rate=len(latencies) / took,
@@ -130,7 +130,7 @@ async def _run(
         p99_ms=cuts[98] * 1000,
         errors=sum(caller.errors for caller in callers),
         answers=len(latencies),
-        refused_s=[one for caller in callers for one in caller.refused_s],
+        refused_s=[duration for caller in callers for duration in caller.refused_s],
     )
 
 

@@ -79,8 +79,8 @@ def write(folder: Path, gb: float) -> None:
             num_layers=blocks, num_single_layers=blocks
         )
     model.to(torch.bfloat16).to_empty(device="cpu")
-    for each in model.parameters():
-        each.data.view(torch.int16).random_(-30_000, 30_000)
+    for parameter in model.parameters():
+        parameter.data.view(torch.int16).random_(-30_000, 30_000)
     model.save_pretrained(folder / "transformer", max_shard_size="1GB")
 
 
@@ -122,7 +122,7 @@ class Loads:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = sorted((folder / "transformer").glob("*.safetensors"))
-        self.bytes = sum(each.stat().st_size for each in self.files)
+        self.bytes = sum(file.stat().st_size for file in self.files)
         self._device = Discrete(self.bytes)
         self._reader = WeightReader(self._device)
         self._host = WeightReader(Cpu())
@@ -139,7 +139,7 @@ class Loads:
         model: ModelMixin = FluxTransformer2DModel.from_pretrained(
             self.folder / "transformer", dtype=torch.bfloat16, use_safetensors=True
         )
-        return [each.data.clone() for each in model.parameters()]
+        return [parameter.data.clone() for parameter in model.parameters()]
 
     def _read_to(self, reader: WeightReader, home: Home) -> object:
         with reading_later():
@@ -152,8 +152,8 @@ def show(title: str, rows: dict[str, list[tuple[float, float]]], size: int, base
     print(f"\n{title}")
     best = statistics.median(wall for wall, _ in rows[base])
     for name, took in rows.items():
-        wall = statistics.median(each for each, _ in took)
-        cpu = statistics.median(each for _, each in took)
+        wall = statistics.median(wall_s for wall_s, _ in took)
+        cpu = statistics.median(cpu_s for _, cpu_s in took)
         rate = size / wall / 1e9
         print(f"  {name:44} {rate:6.2f} GB/s  {best / wall:5.2f}  {cpu:5.2f} s of CPU")
 
@@ -194,8 +194,8 @@ def from_host_memory(loads: Loads, rounds: int) -> None:
         return
     warm = tier.take("it")
     assert warm is not None
-    sources = [each.host for each in warm.slabs]
-    targets = [torch.zeros_like(each) for each in sources]
+    sources = [slab.host for slab in warm.slabs]
+    targets = [torch.zeros_like(tensor) for tensor in sources]
 
     def copy() -> None:
         for source, target in zip(sources, targets, strict=True):

@@ -72,8 +72,8 @@ class Bench:
     def one_by_one(self) -> None:
         for number in range(len(self._files)):
             self.switching.set_adapters(f"lora{number}")
-            for each in range(self._given.each):
-                self.switching(**self._wish([each]))
+            for index in range(self._given.each):
+                self.switching(**self._wish([index]))
 
     def grouped(self) -> None:
         """A batch per LoRA: the best that whole calls of diffusers can do."""
@@ -83,8 +83,8 @@ class Bench:
 
     def mixed(self, engine: Engine) -> None:
         running = [
-            engine.submit(loras=[Lora(file)], **self._wish([each]))
-            for each in range(self._given.each)
+            engine.submit(loras=[Lora(file)], **self._wish([index]))
+            for index in range(self._given.each)
             for file in self._files
         ]
         for generation in running:
@@ -109,14 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", type=int, default=128, help="pixels")
     parser.add_argument("--rank", type=int, default=16)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    count = given.loras * given.each
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    count = options.loras * options.each
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(given, Path(folder))
+        bench = Bench(options, Path(folder))
         # Two engines over one pipeline would find each other's LoRAs on it.
-        unmerged = Engine(demo(), max_batch=1, max_generations=count, threads=given.threads)
-        merged = Engine(bench.mixing, max_batch=count, threads=given.threads, limit_rows=False)
+        unmerged = Engine(demo(), max_batch=1, max_generations=count, threads=options.threads)
+        merged = Engine(bench.mixing, max_batch=count, threads=options.threads, limit_rows=False)
         with unmerged, merged:
             seconds = measure(
                 {
@@ -125,16 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "the engine, at once, interleaved": lambda: bench.mixed(unmerged),
                     "the engine, at once, mixed": lambda: bench.mixed(merged),
                 },
-                given.rounds,
+                options.rounds,
             )
             counts = merged.counts()
     base = seconds["diffusers, switching, one by one"]
     print(
-        f"{given.loras} LoRAs of rank {given.rank}, {count} generations of {given.steps} "
-        f"steps, {given.side} px, {given.threads} threads, load average {os.getloadavg()[0]:.1f}"
+        f"{options.loras} LoRAs of rank {options.rank}, {count} generations of {options.steps} "
+        f"steps, {options.side} px, {options.threads} threads, load average "
+        f"{os.getloadavg()[0]:.1f}"
     )
-    for name, each in seconds.items():
-        print(f"{name:<36} {count / each:7.2f} images/s {base / each:6.2f} x one by one")
+    for name, duration in seconds.items():
+        print(f"{name:<36} {count / duration:7.2f} images/s {base / duration:6.2f} x one by one")
     calls = counts["merged_calls"] + counts["single_calls"]
     print(f"merged: {counts['merged_calls'] / calls:.0%} of {calls} calls")
 

@@ -64,7 +64,7 @@ def images(writer: ManifestWriter, rounds: int) -> None:
                 body = writer.signed(MediaFile(ticket(media_type), body), FACTS).in_memory()
             took[way].append(time.process_time() - began)
             sizes[way] = len(body)
-        plain, marked, signed = (statistics.median(each) * 1000 for each in took)
+        plain, marked, signed = (statistics.median(durations) * 1000 for durations in took)
         print(
             f"{media_type} {SIDE}²: {plain:.1f} ms, marked {marked / plain:.3f}× "
             f"(+{sizes[1] - sizes[0]} bytes), signed {signed / plain:.3f}× "
@@ -99,15 +99,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--large", type=int, default=0, metavar="MB")
-    given = parser.parse_args()
+    options = parser.parse_args()
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     writer = ManifestWriter(Signer(), LeaseKey("one", 1), IDENTITY.chain, loop)
-    if not given.large:
-        images(writer, given.rounds)
+    if not options.large:
+        images(writer, options.rounds)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            large(writer, Path(folder), given.large)
+            large(writer, Path(folder), options.large)
 
 
 if __name__ == "__main__":

@@ -333,7 +333,7 @@ def decode_bytes(model: Model, work: Work, *, tiled: bool) -> int:
 
 
 def _peak(module: torch.nn.Module, call: Callable[[], object]) -> int:
-    weights = [each.untyped_storage() for each in (*module.parameters(), *module.buffers())]
+    weights = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers())]
     with torch.no_grad(), _attention_of_no_memory(), Live(without=weights) as live:
         call()
     return live.peak
@@ -356,12 +356,12 @@ def _attention_of_no_memory() -> Generator[None]:
 
 def line(works: tuple[Work, ...], peaks: list[int]) -> dict[str, float]:
     """Figures of the line through the peaks, in GB. Two works give what depends on the volume."""
-    rows = [[1.0, *([each.megapixels] if len(works) > 2 else []), each.volume] for each in works]
-    found = torch.linalg.solve(
+    rows = [[1.0, *([work.megapixels] if len(works) > 2 else []), work.volume] for work in works]
+    solution = torch.linalg.solve(
         torch.tensor(rows, dtype=torch.float64), torch.tensor(peaks, dtype=torch.float64) / GB
     ).tolist()
     names = ("fixed", "per_megapixel", "per_volume") if len(works) > 2 else ("fixed", "per_volume")
-    return {name: round(value, 4) for name, value in zip(names, found, strict=True)}
+    return {name: round(value, 4) for name, value in zip(names, solution, strict=True)}
 
 
 def main() -> None:
@@ -369,7 +369,7 @@ def main() -> None:
     diffusers.utils.logging.set_verbosity_error()
     for name in sys.argv[1:] or MODELS:
         for what, figures, peaks in measured(MODELS[name]):
-            shown = ", ".join(f"{each / GB:.2f}" for each in peaks)
+            shown = ", ".join(f"{peak / GB:.2f}" for peak in peaks)
             print(f"{name:<14} {what:<8} {figures}  ({shown} GB)", flush=True)
         print(f"{name:<14} streamed {streamed_bytes(MODELS[name]) / GB:.2f}", flush=True)
 

@@ -78,19 +78,19 @@ class _Pool:
         self.gpu_s = 0.0
 
     def ready(self, now: float) -> list[Placed]:
-        return [each for each in self.replicas if each.ready_at <= now]
+        return [replica for replica in self.replicas if replica.ready_at <= now]
 
     def place(self, now: float) -> list[Placed]:
         """Give nodes to replicas, or take them away. Returns those that lost theirs."""
         most = self.group.market(now)
         lost: list[Placed] = []
-        for number, each in enumerate(sorted(self.replicas, key=lambda one: one.placed_at)):
-            if number < most and math.isinf(each.placed_at):
-                each.placed_at, each.ready_at = now, now + self.group.start_s
-            elif number >= most and not math.isinf(each.placed_at):
-                lost.append(each)
-        for each in lost:
-            self.remove(each, now)
+        for number, replica in enumerate(sorted(self.replicas, key=lambda one: one.placed_at)):
+            if number < most and math.isinf(replica.placed_at):
+                replica.placed_at, replica.ready_at = now, now + self.group.start_s
+            elif number >= most and not math.isinf(replica.placed_at):
+                lost.append(replica)
+        for replica in lost:
+            self.remove(replica, now)
             self.replicas.append(Placed())
         return lost
 
@@ -104,8 +104,8 @@ class _Pool:
         self.replicas += [Placed() for _ in range(target - len(self.replicas))]
         order = sorted(self.replicas, key=lambda each: each.ready_at)
         stopped = order[target:]
-        for each in stopped:
-            self.remove(each, now)
+        for replica in stopped:
+            self.remove(replica, now)
         return stopped
 
 
@@ -137,15 +137,15 @@ class ChainSimulation:
             self._scale(now)
             self._lease(now)
         for pool in self._pools:
-            for each in list(pool.replicas):
-                pool.remove(each, now)
+            for replica in list(pool.replicas):
+                pool.remove(replica, now)
         hours = {pool.group.name: pool.gpu_s / 3600 for pool in self._pools}
         cost = sum(hours[pool.group.name] * pool.group.price for pool in self._pools)
         waits = [self._began[n] - at for n, at in enumerate(arrivals)]
         return Outcome(hours, cost, waits, self._handed_over)
 
     def _running(self) -> list[int]:
-        return [len(each.running) for pool in self._pools for each in pool.replicas]
+        return [len(replica.running) for pool in self._pools for replica in pool.replicas]
 
     def _pass_to(self, now: float) -> None:
         """End requests up to ``now``, each at its own moment, and start others in their place."""
@@ -159,7 +159,7 @@ class ChainSimulation:
         """Start what is queued: in the first pool with a free slot, on its emptiest replica."""
         for pool in self._pools:
             ready, slots = pool.ready(now), pool.group.bounds.slots
-            free = sum(slots - len(each.running) for each in ready)
+            free = sum(slots - len(placed.running) for placed in ready)
             for _ in range(min(free, len(self._queue))):
                 replica = min(ready, key=lambda each: len(each.running))
                 request = self._queue.popleft()
@@ -172,7 +172,7 @@ class ChainSimulation:
         running = sum(self._running())
         if self._queue or running:
             self._busy_at = now
-        queued_s = sum(self._left[each] for each in self._queue)
+        queued_s = sum(self._left[request] for request in self._queue)
         load = Load(len(self._queue), running, queued_s, now - self._busy_at)
         for place, pool in enumerate(self._pools):
             group = pool.group
@@ -182,8 +182,8 @@ class ChainSimulation:
             if place + 1 < len(self._pools):
                 after_s = self._pools[place + 1].group.bounds.overflow_after_s
                 load = pool.leaves.left(group.bounds, own, ready, after_s, now)
-            for each in (*pool.resize(target, now), *pool.place(now)):
-                self._hand_over(each, group.speed, now)
+            for stopped in (*pool.resize(target, now), *pool.place(now)):
+                self._hand_over(stopped, group.speed, now)
 
     def _hand_over(self, replica: Placed, speed: float, now: float) -> None:
         for request, end in sorted(replica.running.items(), reverse=True):
@@ -209,14 +209,14 @@ def spot_chains(given: argparse.Namespace, market: Market) -> Mapping[str, Seque
     """Ways to use spot nodes of this market, by name."""
     start_s = given.start
     spot = Group("spot", bounds(given), start_s, given.spot_price, market=market)
-    found: dict[str, Sequence[Group]] = {
+    chains: dict[str, Sequence[Group]] = {
         "on-demand alone": [Group("on-demand", bounds(given), start_s)],
         "spot alone": [spot],
     }
     for after_s in given.after:
         second = Group("on-demand", bounds(given, after_s), start_s)
-        found[f"spot, on-demand after {after_s:g} s"] = [spot, second]
-    return found
+        chains[f"spot, on-demand after {after_s:g} s"] = [spot, second]
+    return chains
 
 
 def class_chains(given: argparse.Namespace) -> Mapping[str, Sequence[Group]]:
@@ -261,16 +261,16 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = parsed(arguments)
-    for traffic in given.traffic:
-        requests = made(traffic, given.seconds, given.hours * 3600)
-        for market in given.market:
+    options = parsed(arguments)
+    for traffic in options.traffic:
+        requests = made(traffic, options.seconds, options.hours * 3600)
+        for market in options.market:
             print(f"{traffic}, {len(requests.arrivals)} requests, spot nodes: {market}")
-            for label, groups in spot_chains(given, MARKETS[market]).items():
+            for label, groups in spot_chains(options, MARKETS[market]).items():
                 if not (market == "never" and label == "spot alone"):
                     show(label, ChainSimulation(groups, requests).run())
         print(f"{traffic}, two classes of GPU")
-        for label, groups in class_chains(given).items():
+        for label, groups in class_chains(options).items():
             show(label, ChainSimulation(groups, requests).run())
 
 

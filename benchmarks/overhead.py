@@ -126,8 +126,8 @@ class Bench:
             figures = self._submits()
             for process in processes:
                 process.terminate()
-            said = [_line(process).split() for process in processes]
-        rate, share = (sum(float(one[n]) for one in said) for n in (0, 1))
+            outputs = [_line(process).split() for process in processes]
+        rate, share = (sum(float(fields[n]) for fields in outputs) for n in (0, 1))
         print(f"    {rate:.0f} statuses a second; {share:.2f} of a CPU in the subscribers")
         return figures, share
 
@@ -168,10 +168,10 @@ def _line(process: subprocess.Popen[str], wanted: str = "") -> str:
 def median_of(of: Sequence[Figures]) -> Figures:
     """Median of each figure."""
     return Figures(
-        rate=statistics.median(one.rate for one in of),
-        p50_ms=statistics.median(one.p50_ms for one in of),
-        p99_ms=statistics.median(one.p99_ms for one in of),
-        errors=sum(one.errors for one in of),
+        rate=statistics.median(figures.rate for figures in of),
+        p50_ms=statistics.median(figures.p50_ms for figures in of),
+        p99_ms=statistics.median(figures.p99_ms for figures in of),
+        errors=sum(figures.errors for figures in of),
     )
 
 
@@ -221,14 +221,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parts = ("run", "subscribers", "submit")  # the last leaves a long queue behind
     parser.add_argument("--only", nargs="*", choices=parts, default=parts)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         darkroom = serve(Path(scratch))
         try:
-            bench = Bench(darkroom, given.seconds, given.rounds)
+            bench = Bench(darkroom, options.seconds, options.rounds)
             print(f"{'':36}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}{'p50 +':>9}  load")
             for part in parts:
-                if part in given.only:
+                if part in options.only:
                     getattr(bench, part)()
             darkroom.stop()
         finally:

@@ -35,8 +35,8 @@ def pipeline_of(name: str) -> Any:
 
 
 def _with_heads(config: Mapping[str, Any], heads: int) -> dict[str, Any]:
-    given = {name: value for name, value in config.items() if not name.startswith("_")}
-    return given | {"num_attention_heads": heads}
+    fields = {name: value for name, value in config.items() if not name.startswith("_")}
+    return fields | {"num_attention_heads": heads}
 
 
 def arguments(name: str, prompt: str, steps: int, seed: int) -> dict[str, Any]:

@@ -106,8 +106,8 @@ class Darkroom:
         self._replicas = [asyncio.create_task(self._run(f"r{n}")) for n in range(REPLICAS)]
 
     async def stop(self) -> None:
-        for each in self._replicas:
-            each.cancel()
+        for replica in self._replicas:
+            replica.cancel()
         await asyncio.gather(*self._replicas, *self._finishing, return_exceptions=True)
 
     async def finished(self) -> int:
@@ -120,10 +120,10 @@ class Darkroom:
     def _fill(self, waiting: int) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             self._clear(connection)
-            given = {"tenants": self._tenants, "pool": POOL}
-            connection.execute(LANES, given)
+            parameters = {"tenants": self._tenants, "pool": POOL}
+            connection.execute(LANES, parameters)
             for start in range(0, waiting, CHUNK):
-                connection.execute(FILL, {**given, "count": min(CHUNK, waiting - start)})
+                connection.execute(FILL, {**parameters, "count": min(CHUNK, waiting - start)})
             connection.execute("ANALYZE requests, fair_lanes")
 
     def _clear(self, connection: psycopg.Connection) -> None:
@@ -234,17 +234,17 @@ def as_url(conninfo: str) -> str:
 
 
 def cases(given: argparse.Namespace) -> Sequence[Case]:
-    found: list[Case] = []
+    listed: list[Case] = []
     for waiting in given.waiting:
         for name in given.only:
             of = given.tenants if name == "darkroom" and waiting else given.tenants[:1]
-            found += [Case(name, waiting, tenants) for tenants in of]
-    return found
+            listed += [Case(name, waiting, tenants) for tenants in of]
+    return listed
 
 
 def shown(case: Case, rounds: Sequence[Figures]) -> str:
     def middle(name: str) -> float:
-        return statistics.median(getattr(each, name) for each in rounds)
+        return statistics.median(getattr(turn, name) for turn in rounds)
 
     start = ""
     if rounds[0].start_p50_ms is not None:
@@ -278,13 +278,13 @@ async def main(given: argparse.Namespace) -> None:
                 if case.name == "darkroom":
                     async with darkroom(url, case.tenants, given.callers) as system:
                         numbers = (case.waiting, given.seconds, given.callers, server)
-                        found = await measure(system, *numbers)
+                        measured = await measure(system, *numbers)
                 else:
                     python = given.peers / "bin" / "python"
                     address = url if case.name == "celery" else as_url(url)
-                    found = await asyncio.to_thread(peer, python, case, address, given, server)
-                figures[case].append(found)
-                print(shown(case, [found]), flush=True)
+                    measured = await asyncio.to_thread(peer, python, case, address, given, server)
+                figures[case].append(measured)
+                print(shown(case, [measured]), flush=True)
     print(f"\nMedians of {given.rounds} rounds, {given.callers} callers and slots:")
     for case, rounds in figures.items():
         print(shown(case, rounds))
@@ -301,14 +301,14 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", choices=("darkroom", *PEERS))
     parser.add_argument("--data", type=Path, help="a folder on the disk to measure on")
     parser.add_argument("--quick", action="store_true", help="one short round at small sizes")
-    given = parser.parse_args(arguments)
-    given.only = given.only or ["darkroom", *(PEERS if given.peers else ())]
-    if given.peers is None and given.only != ["darkroom"]:
+    options = parser.parse_args(arguments)
+    options.only = options.only or ["darkroom", *(PEERS if options.peers else ())]
+    if options.peers is None and options.only != ["darkroom"]:
         parser.error("the others need --peers, a venv that has them")
-    if given.quick:
-        given.rounds, given.seconds, given.waiting = 1, 1.0, [0, 1000, 20_000]
-        given.tenants = [1, 100]
-    return given
+    if options.quick:
+        options.rounds, options.seconds, options.waiting = 1, 1.0, [0, 1000, 20_000]
+        options.tenants = [1, 100]
+    return options
 
 
 if __name__ == "__main__":

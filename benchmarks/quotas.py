@@ -42,7 +42,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 16])
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")
         conninfo = await server.start()
@@ -52,12 +52,12 @@ async def main() -> None:
         limits = QueueLimits(
             max_waiting=10**9,
             max_waiting_per_tenant=10**9,
-            tenants={tenant: each for tenant, each in TENANTS.items() if each is not None},
+            tenants={tenant: quota for tenant, quota in TENANTS.items() if quota is not None},
         )
         queue = assemble(database, SystemClock(), NoTerms(), limits, NoDeaths(), "benchmark")
         await queue.start()
-        for callers in given.callers:
-            await compare(queue, callers, given.rounds, given.seconds)
+        for callers in options.callers:
+            await compare(queue, callers, options.rounds, options.seconds)
         await queue.aclose()
         await database.aclose()
         await server.aclose()
@@ -65,13 +65,13 @@ async def main() -> None:
 
 
 async def compare(queue: PostgresQueue, callers: int, rounds: int, seconds: float) -> None:
-    found: dict[str, list[float]] = defaultdict(list)
+    tenant_rates: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for tenant in TENANTS:
-            found[tenant].append(await submits_a_second(queue, tenant, callers, seconds))
-    base = statistics.median(found["free"])
-    for tenant, each in found.items():
-        rate = statistics.median(each)
+            tenant_rates[tenant].append(await submits_a_second(queue, tenant, callers, seconds))
+    base = statistics.median(tenant_rates["free"])
+    for tenant, rates in tenant_rates.items():
+        rate = statistics.median(rates)
         took_ms = 1000 * callers / rate
         print(
             f"{callers:3} callers, {tenant:9} {rate:8.0f} submits/s, {took_ms:6.2f} ms each, "

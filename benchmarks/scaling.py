@@ -132,7 +132,11 @@ class Simulation:
     def run(self) -> Result:
         now, come = 0.0, 0
         arrivals = self._requests.arrivals
-        while come < len(arrivals) or self._queue or any(each.running for each in self._replicas):
+        while (
+            come < len(arrivals)
+            or self._queue
+            or any(replica.running for replica in self._replicas)
+        ):
             now += TICK_S
             while come < len(arrivals) and arrivals[come] <= now:
                 self._pass_to(arrivals[come])
@@ -141,7 +145,7 @@ class Simulation:
                 come += 1
             self._pass_to(now)
             self._scale(now)
-        self._gpu_s += sum(now - each.made_at for each in self._replicas)
+        self._gpu_s += sum(now - replica.made_at for replica in self._replicas)
         waits = [
             at - arrival
             for at, arrival in zip(map(self._began.__getitem__, range(come)), arrivals, strict=True)
@@ -154,15 +158,19 @@ class Simulation:
         while True:
             end = self._ends[0][0] if self._ends else math.inf
             ready = min(
-                (each.ready_at for each in self._replicas if not math.isnan(each.ready_at)),
+                (
+                    candidate.ready_at
+                    for candidate in self._replicas
+                    if not math.isnan(candidate.ready_at)
+                ),
                 default=math.inf,
             )
             if min(end, ready) > now:
                 return
             if ready <= end:
-                for each in self._replicas:
-                    if each.ready_at == ready:
-                        each.ready_at = math.nan
+                for sibling in self._replicas:
+                    if sibling.ready_at == ready:
+                        sibling.ready_at = math.nan
                 self._lease(ready)
                 continue
             _, request, replica = heapq.heappop(self._ends)
@@ -174,9 +182,9 @@ class Simulation:
         """Start what is queued, each on the replica with the most free slots."""
         while self._queue:
             free = [
-                each
-                for each in self._replicas
-                if math.isnan(each.ready_at) and len(each.running) < self._pool.slots
+                candidate
+                for candidate in self._replicas
+                if math.isnan(candidate.ready_at) and len(candidate.running) < self._pool.slots
             ]
             if not free:
                 return
@@ -188,12 +196,12 @@ class Simulation:
             heapq.heappush(self._ends, (end, request, replica))
 
     def _scale(self, now: float) -> None:
-        running = sum(len(each.running) for each in self._replicas)
+        running = sum(len(replica.running) for replica in self._replicas)
         if self._queue or running:
             self._busy_at = now
-        queued_s = sum(self._left[each] for each in self._queue)
+        queued_s = sum(self._left[request] for request in self._queue)
         load = Load(len(self._queue), running, queued_s, now - self._busy_at)
-        ready = sum(math.isnan(each.ready_at) for each in self._replicas)
+        ready = sum(math.isnan(replica.ready_at) for replica in self._replicas)
         current = len(self._replicas)
         target = min(self._pool.most, self._policy(Seen(now, load, ready, current)))
         self._changes += target != current
@@ -205,7 +213,7 @@ class Simulation:
 
     def _stop(self, now: float) -> None:
         """Stop a replica as Serve does: one that still starts, or else the newest."""
-        starting = [each for each in self._replicas if not math.isnan(each.ready_at)]
+        starting = [replica for replica in self._replicas if not math.isnan(replica.ready_at)]
         victim = (starting or self._replicas)[-1]
         self._replicas.remove(victim)
         self._gpu_s += now - victim.made_at
@@ -231,10 +239,10 @@ def idle_only(pool: Pool, keep_alive_s: float) -> Policy:
 
     def target(seen: Seen) -> int:
         load = seen.load
-        wanted = math.ceil((load.queued + load.running) / pool.slots)
-        if wanted >= seen.target:
-            return wanted
-        return wanted if load.idle_s >= keep_alive_s else seen.target
+        desired = math.ceil((load.queued + load.running) / pool.slots)
+        if desired >= seen.target:
+            return desired
+        return desired if load.idle_s >= keep_alive_s else seen.target
 
     return target
 
@@ -270,10 +278,10 @@ def serve(pool: Pool, target_ongoing: float, downscale_delay_s: float) -> Policy
         )
         real, module.time = module.time, SimpleNamespace(time=lambda: seen.now)
         try:
-            wanted, state = policy(context)
+            desired, state = policy(context)
         finally:
             module.time = real
-        return max(0, min(pool.most, math.ceil(wanted)))
+        return max(0, min(pool.most, math.ceil(desired)))
 
     return target
 
@@ -328,15 +336,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--most", type=int, default=16, help="replicas")
     parser.add_argument("--seconds", type=float, default=10.0, help="mean time of a request")
-    given = parser.parse_args(arguments)
-    pool = Pool(given.slots, given.start, given.most)
-    courses = {name: made(name, given.seconds) for name in given.traffic}
-    if given.recorded:
-        courses["recorded"] = recorded(given.recorded)
+    options = parser.parse_args(arguments)
+    pool = Pool(options.slots, options.start, options.most)
+    courses = {name: made(name, options.seconds) for name in options.traffic}
+    if options.recorded:
+        courses["recorded"] = recorded(options.recorded)
     total: dict[str, float] = {}
     for name, requests in courses.items():
         print(f"{name}: {len(requests.arrivals)} requests")
-        for label, policy in policies(pool, given, name).items():
+        for label, policy in policies(pool, options, name).items():
             result = Simulation(pool, requests, policy()).run()
             total[label] = total.get(label, 0.0) + result.gpu_hours
             print(

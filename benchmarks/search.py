@@ -64,10 +64,10 @@ async def took_ms(call: Callable[[], Awaitable[object]]) -> float:
 
 async def search(queue: PostgresQueue, found: dict[str, list[float]]) -> None:
     for name, words in SEARCHES.items():
-        wanted = RequestFilter(BUSY, words)
-        found[name].append(await took_ms(lambda of=wanted: queue.gallery.search(of, LIMIT)))
-    wanted = RequestFilter(BUSY)
-    found["page without words"].append(await took_ms(lambda: queue.gallery.search(wanted, LIMIT)))
+        criteria = RequestFilter(BUSY, words)
+        found[name].append(await took_ms(lambda of=criteria: queue.gallery.search(of, LIMIT)))
+    criteria = RequestFilter(BUSY)
+    found["page without words"].append(await took_ms(lambda: queue.gallery.search(criteria, LIMIT)))
     now = datetime.now(UTC)
     edges = [now - timedelta(days=n) for n in range(DAYS, -1, -1)]
     found["counts of 30 days"].append(await took_ms(lambda: queue.gallery.days(BUSY, edges, ())))
@@ -118,14 +118,14 @@ async def made(server: str, number: int) -> str:
 async def measure(
     queues: dict[int, PostgresQueue], rounds: int, submits: int, new_id: RequestIds
 ) -> None:
-    found = {number: defaultdict[str, list[float]](list) for number in queues}
+    figures = {number: defaultdict[str, list[float]](list) for number in queues}
     for _ in range(rounds):
         for number, queue in queues.items():
-            await search(queue, found[number])
-    for number, times in found.items():
+            await search(queue, figures[number])
+    for number, times in figures.items():
         print(f"beside {number} requests, ms, median of {rounds}:")
-        for name, each in times.items():
-            print(f"  {name:22} {statistics.median(each):8.1f}")
+        for name, durations in times.items():
+            print(f"  {name:22} {statistics.median(durations):8.1f}")
     for number, queue in queues.items():
         spent: dict[str, list[float]] = {"prompt": [], "other": []}
         for _ in range(submits):

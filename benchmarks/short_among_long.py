@@ -66,8 +66,8 @@ class Load:
         while self.every_s and not ended.wait(self.every_s * pauses.uniform(0.5, 1.5)):
             running.append(_begin(submit, self.wish(len(running), self.short_steps), taken.short))
         client.join()
-        for each in running:
-            each.result()
+        for generation in running:
+            generation.result()
         return taken
 
     def _long_ones(self, submit: Submit, taken: Latencies, ended: threading.Event) -> None:
@@ -89,13 +89,13 @@ def show(of: Mapping[str, Sequence[Latencies]]) -> None:
     """All turns together."""
     print(f"{'':30}{'short p50 s':>12}{'p95 s':>8}{'long mean s':>13}")
     for name, turns in of.items():
-        short = [each for turn in turns for each in turn.short]
+        short = [latency for turn in turns for latency in turn.short]
         row = f"{'–':>12}{'–':>8}"
         if short:
             row = f"{statistics.median(short):12.2f}{_p95(short):8.2f}"
         print(f"{name:30}{row}{_long(turns):13.2f}   {len(short)} short ones")
     queue, engine = (
-        _p95([each for turn in of[name] for each in turn.short]) for name in (QUEUE, ENGINE)
+        _p95([latency for turn in of[name] for latency in turn.short]) for name in (QUEUE, ENGINE)
     )
     against_queue, against_alone = (
         _long(of[ENGINE]) / _long(of[name]) for name in (QUEUE, LONG_ALONE)
@@ -112,7 +112,7 @@ def _p95(of: Sequence[float]) -> float:
 
 
 def _long(turns: Sequence[Latencies]) -> float:
-    return statistics.mean(each for turn in turns for each in turn.long)
+    return statistics.mean(latency for turn in turns for latency in turn.long)
 
 
 def main(given_arguments: Sequence[str] | None = None) -> None:
@@ -126,31 +126,33 @@ def main(given_arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-long", type=float, default=4, help="short ones, see above")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(given_arguments)
-    torch.set_num_threads(given.threads)
-    pipeline = pipeline_of(given.pipeline)
-    load = Load(given.pipeline, given.long, given.short, given.longs, 0.0)
+    options = parser.parse_args(given_arguments)
+    torch.set_num_threads(options.threads)
+    pipeline = pipeline_of(options.pipeline)
+    load = Load(options.pipeline, options.long, options.short, options.longs, 0.0)
     began = time.perf_counter()
-    pipeline(**load.wish(0, given.long))
+    pipeline(**load.wish(0, options.long))
     takes_s = time.perf_counter() - began
-    mixed = Load(*(given.pipeline, given.long, given.short, given.longs, takes_s / given.per_long))
+    mixed = Load(
+        *(options.pipeline, options.long, options.short, options.longs, takes_s / options.per_long)
+    )
     of: dict[str, list[Latencies]] = {LONG_ALONE: [], QUEUE: [], ENGINE: []}
-    laid_out = pipeline_of(given.pipeline)
+    laid_out = pipeline_of(options.pipeline)
     lay_out(laid_out, "cpu")
     with (
         ThreadPoolExecutor(
-            1, initializer=lambda: torch.set_num_threads(given.threads)
+            1, initializer=lambda: torch.set_num_threads(options.threads)
         ) as one_after_the_other,
-        Engine(laid_out, threads=given.threads, prompt_cache_bytes=0) as engine,
+        Engine(laid_out, threads=options.threads, prompt_cache_bytes=0) as engine,
     ):
         queue: Submit = lambda wish: one_after_the_other.submit(pipeline, **wish)  # noqa: E731
-        for _ in range(given.rounds):
+        for _ in range(options.rounds):
             of[LONG_ALONE].append(load.turn(queue))
             of[QUEUE].append(mixed.turn(queue))
             of[ENGINE].append(mixed.turn(lambda wish: engine.submit(**wish)))
     print(
-        f"{given.pipeline}: long ones of {given.long} steps ({takes_s:.2f} s), short ones of "
-        f"{given.short}, one each {mixed.every_s:.2f} s, load average {os.getloadavg()[0]:.1f}"
+        f"{options.pipeline}: long ones of {options.long} steps ({takes_s:.2f} s), short ones of "
+        f"{options.short}, one each {mixed.every_s:.2f} s, load average {os.getloadavg()[0]:.1f}"
     )
     show(of)
 

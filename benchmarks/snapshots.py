@@ -79,12 +79,12 @@ class Asks:
     def __call__(self, progress: Progress) -> None:
         if progress.stage is Stage.DENOISING and progress.step % 2:
             self._known.wait()
-            asked = self._generation.request_snapshot()
-            self._writing.append(self._threads.submit(self._write, asked))
+            snapshot = self._generation.request_snapshot()
+            self._writing.append(self._threads.submit(self._write, snapshot))
 
     def finish(self) -> None:
-        for each in self._writing:
-            each.result()
+        for future in self._writing:
+            future.result()
 
     def _write(self, asked: Any) -> None:
         snapshot = asked.result()
@@ -165,10 +165,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--interval", type=float, default=10.0)
     parser.add_argument("--families", nargs="*", choices=CASES, default=list(CASES))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f}")
-    for name in asked.families:
-        show(name, measure(CASES[name], asked.pairs, asked.steps), asked.steps, asked.interval)
+    for name in options.families:
+        show(
+            name,
+            measure(CASES[name], options.pairs, options.steps),
+            options.steps,
+            options.interval,
+        )
 
 
 if __name__ == "__main__":

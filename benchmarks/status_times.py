@@ -91,21 +91,21 @@ def fill(conninfo: str, running: int, replicas: int, tenants: int) -> None:
     """Each slot of the replicas runs a request."""
     if running % replicas:
         raise ValueError(f"{running} requests do not fill the slots of {replicas} replicas")
-    given = {"pool": POOL, "slots": running // replicas, "s": EXPECTED_S}
+    parameters = {"pool": POOL, "slots": running // replicas, "s": EXPECTED_S}
     numbers = {"running": running, "replicas": replicas, "tenants": tenants}
     with psycopg.connect(conninfo, autocommit=True) as connection:
         for statement in (REPLICAS, RUNNING, LEARNED):
-            connection.execute(statement, given | numbers)
+            connection.execute(statement, parameters | numbers)
         connection.execute("ANALYZE requests, replicas")
 
 
 async def submitted(queue: PostgresQueue, tenants: int) -> list[tuple[str, str]]:
     """A queued request of each tenant."""
     new_id = RequestIds(SystemClock())
-    found = [(f"tenant-{n}", new_id()) for n in range(tenants)]
-    for tenant, id_ in found:
+    requests = [(f"tenant-{n}", new_id()) for n in range(tenants)]
+    for tenant, id_ in requests:
         await queue.submit(NewRequest(id_, tenant, "noop", "0" * 16, POOL, {"prompt": "a fox"}))
-    return found
+    return requests
 
 
 async def measure(installations: list[Installation], rate: float, seconds: float) -> None:
@@ -113,8 +113,8 @@ async def measure(installations: list[Installation], rate: float, seconds: float
     for number in range(int(rate * seconds)):
         due = time.perf_counter() + 1 / rate
         first = number % len(installations)
-        for each in installations[first:] + installations[:first]:
-            await each.status(number)
+        for installation in installations[first:] + installations[:first]:
+            await installation.status(number)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
 
@@ -141,22 +141,24 @@ async def main(given: argparse.Namespace) -> None:
             await migrate(place)
             await asyncio.to_thread(fill, place, running, replicas, given.tenants)
             queue = await stack.enter_async_context(darkroom_queue(place))
-            asked = await submitted(queue, given.tenants)
-            installations.append(Installation(running, replicas, queue, asked))
-        for each in installations:
+            requests = await submitted(queue, given.tenants)
+            installations.append(Installation(running, replicas, queue, requests))
+        for installation in installations:
             for number in range(given.tenants):  # clients ask already, so places are read
-                await each.queue.waiting(await each.queue.get(*each.asked[number]))
+                await installation.queue.waiting(
+                    await installation.queue.get(*installation.asked[number])
+                )
         await asyncio.sleep(READ_S)
         for number in range(given.rounds):
-            before = [len(each.cpu_ms) for each in installations]
+            before = [len(tested.cpu_ms) for tested in installations]
             await measure(installations, given.rate, given.seconds)
             parts = zip(before, installations, strict=True)
-            means = [statistics.mean(each.cpu_ms[start:]) for start, each in parts]
+            means = [statistics.mean(tested.cpu_ms[start:]) for start, tested in parts]
             print(
-                f"round {number + 1}: CPU mean ms", *(f"{each:.3f}" for each in means), flush=True
+                f"round {number + 1}: CPU mean ms", *(f"{mean:.3f}" for mean in means), flush=True
             )
-        for each in installations:
-            show(each, installations[0])
+        for installation in installations:
+            show(installation, installations[0])
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:

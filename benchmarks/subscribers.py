@@ -44,7 +44,7 @@ async def main(url: str, endpoint: str, number: int) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     subscribers = [Subscriber() for _ in range(number)]
-    tasks = [asyncio.create_task(each.run(endpoint)) for each in subscribers]
+    tasks = [asyncio.create_task(reader.run(endpoint)) for reader in subscribers]
     for subscriber in subscribers:
         await subscriber.waiting.wait()
     began, cpu, before = time.perf_counter(), time.process_time(), _statuses(subscribers)
@@ -62,7 +62,7 @@ async def main(url: str, endpoint: str, number: int) -> None:
 
 
 def _statuses(subscribers: list[Subscriber]) -> int:
-    return sum(each.statuses for each in subscribers)
+    return sum(subscriber.statuses for subscriber in subscribers)
 
 
 if __name__ == "__main__":

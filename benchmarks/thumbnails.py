@@ -47,8 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=9)
-    given = parser.parse_args()
-    image = photograph(given.side)
+    options = parser.parse_args()
+    image = photograph(options.side)
     for media_type in FORMATS:
         body = encode(image, media_type)
         file = MediaFile(UploadTicket("k", "", media_type, 10**9), body)
@@ -58,16 +58,16 @@ def main() -> None:
             "read and thumbnail": lambda of=file: thumbnail(shown_image(of)),
         }
         times: dict[str, list[float]] = {name: [] for name in kinds}
-        for _ in range(given.rounds):
+        for _ in range(options.rounds):
             for name, work in kinds.items():
                 times[name].append(spent_ms(work))
-        medians = {name: statistics.median(each) for name, each in times.items()}
+        medians = {name: statistics.median(durations) for name, durations in times.items()}
         small = len(thumbnail(image)[0])
         print(
             f"{media_type}: {len(body)} bytes, thumbnail {small}; "
             + ", ".join(
-                f"{name} {each / medians['encode']:.2f} ({each:.1f} ms)"
-                for name, each in medians.items()
+                f"{name} {median / medians['encode']:.2f} ({median:.1f} ms)"
+                for name, median in medians.items()
             )
         )
 

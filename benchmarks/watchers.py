@@ -69,7 +69,7 @@ async def measure(database: CountingDatabase, here, there, count: int, seconds: 
     process, ended = psutil.Process(), {}
     ids = [str(uuid.uuid4()) for _ in range(count)]
     submits = [NewRequest(id_, TENANT, "noop", "0" * 16, POOL, {"prompt": "a"}) for id_ in ids]
-    await asyncio.gather(*(there.submit(each) for each in submits))
+    await asyncio.gather(*(there.submit(request) for request in submits))
     before = process.memory_info().rss
     watchers = [asyncio.create_task(watch(here, id_, ended)) for id_ in ids]
     await asyncio.sleep(3.0)
@@ -95,7 +95,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--watchers", type=int, nargs="*", default=[200, 2000])
     parser.add_argument("--seconds", type=float, default=10.0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         embedded = EmbeddedPostgres(Path(scratch), grace_s=0.2)
         conninfo = await embedded.start()
@@ -110,8 +110,8 @@ async def main() -> None:
                 )
             )
             await queues[-1].start()
-        for count in given.watchers:
-            await measure(databases[0], *queues, count, given.seconds)
+        for count in options.watchers:
+            await measure(databases[0], *queues, count, options.seconds)
         for queue, database in zip(queues, databases, strict=True):
             await queue.aclose()
             await database.aclose()

@@ -58,21 +58,21 @@ async def notified_after_ms(http: httpx2.AsyncClient, watcher: Watcher) -> float
 
 
 async def measure(http: httpx2.AsyncClient, ingress: psutil.Process, ids: list[str], had: int):
-    watchers = [Watcher(http, each) for each in ids]
-    tasks = [asyncio.create_task(each.run()) for each in watchers]
+    watchers = [Watcher(http, request_id) for request_id in ids]
+    tasks = [asyncio.create_task(watcher.run()) for watcher in watchers]
     began = time.monotonic()
     async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(*(each.measuring.wait() for each in watchers))
+        await asyncio.gather(*(watcher.measuring.wait() for watcher in watchers))
     came_s = time.monotonic() - began
     cpu = cpu_s(ingress)
     await asyncio.sleep(STILL_S)
     share = (cpu_s(ingress) - cpu) / STILL_S
     grown = (ingress.memory_info().rss - had) / 2**20
-    delays = [await notified_after_ms(http, each) for each in watchers[:NOTIFIED]]
+    delays = [await notified_after_ms(http, watcher) for watcher in watchers[:NOTIFIED]]
     for task in tasks:
         task.cancel()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
-    broken = [each for each in ends if isinstance(each, Exception)]
+    broken = [outcome for outcome in ends if isinstance(outcome, Exception)]
     print(
         f"{len(watchers)} watchers came in {came_s:.1f} s, {len(broken)} broke off; "
         f"{100 * share:.0f} % of a core, {grown:.0f} MiB more; "

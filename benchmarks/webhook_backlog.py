@@ -59,9 +59,9 @@ async def deliver(outbox: PostgresOutbox, took: dict[str, list[float]]) -> None:
 
     await timed(took["look"], lambda: outbox.channels(None, 200))
     await timed(took["claim"], claim)
-    (one,) = claimed
-    await timed(took["body"], lambda: outbox.keep_body(one, b'{"status":"OK"}'))
-    await timed(took["delivered"], lambda: outbox.delivered(one, ReceiverResponse(0.1, 200)))
+    (delivery,) = claimed
+    await timed(took["body"], lambda: outbox.keep_body(delivery, b'{"status":"OK"}'))
+    await timed(took["delivered"], lambda: outbox.delivered(delivery, ReceiverResponse(0.1, 200)))
 
 
 async def main() -> None:

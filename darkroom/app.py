@@ -130,11 +130,11 @@ class EndpointMethod:
         return {self.wrap: output} if self.wrap else cast("dict[str, Any]", output)
 
     def input_schema(self) -> dict[str, Any]:
-        schema = _opened(self.model.model_json_schema(by_alias=True))
+        schema = _inline_top_reference(self.model.model_json_schema(by_alias=True))
         return {**schema, "x-fal-order-properties": list(schema.get("properties", {}))}
 
     def output_schema(self) -> dict[str, Any]:
-        schema = _opened(self.output.json_schema(mode="serialization", by_alias=True))
+        schema = _inline_top_reference(self.output.json_schema(mode="serialization", by_alias=True))
         if self.wrap:
             definitions = schema.pop("$defs", None)
             properties = {self.wrap: schema}
@@ -143,7 +143,7 @@ class EndpointMethod:
         return {**schema, "x-fal-order-properties": list(schema.get("properties", {}))}
 
 
-def _opened(schema: dict[str, Any]) -> dict[str, Any]:
+def _inline_top_reference(schema: dict[str, Any]) -> dict[str, Any]:
     """``schema`` without a reference at its top, which pydantic makes of a model that contains
     itself."""
     reference = schema.get("$ref", "")
@@ -191,7 +191,7 @@ def _endpoint(app: type[App], path: str, name: str, method: Callable[..., Any]) 
         raise TypeError(f"{where}: {error}; its annotations must be importable") from error
     if "return" not in hints:
         raise TypeError(f"{where} does not say what it returns: add `-> Output`")
-    returned, streams = _streamed(where, hints["return"])
+    returned, streams = _unwrap_stream(where, hints["return"])
     parameters = list(inspect.signature(method).parameters.values())[1:]
     for parameter in parameters:
         _check_argument(where, parameter, hints)
@@ -234,11 +234,11 @@ def _wrap(returned: Any, output: TypeAdapter[Any]) -> str:
     """Key of an output that is no object: of a file its kind, else ``output``."""
     if isinstance(returned, type) and issubclass(returned, File):
         return returned.kind
-    schema = _opened(output.json_schema(mode="serialization"))
+    schema = _inline_top_reference(output.json_schema(mode="serialization"))
     return "" if schema.get("type") == "object" else "output"
 
 
-def _streamed(where: str, returned: Any) -> tuple[Any, bool]:
+def _unwrap_stream(where: str, returned: Any) -> tuple[Any, bool]:
     """Type of the values of a generator, or of the result; and whether it is a generator."""
     if returned in STREAMS:
         raise TypeError(f"{where} does not say what it yields: write `-> Iterator[Output]`")

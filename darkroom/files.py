@@ -72,7 +72,7 @@ class File:
     ) -> CoreSchema:
         del source, handler
         return core_schema.with_info_plain_validator_function(
-            cls._validated,
+            cls._validate,
             serialization=core_schema.plain_serializer_function_ser_schema(cls._plain),
         )
 
@@ -94,7 +94,7 @@ class File:
         return {"type": "object", "properties": fields, "required": ["url"], FILE_MARK: cls.kind}
 
     @classmethod
-    def _validated(cls, value: Any, info: core_schema.ValidationInfo) -> Self:
+    def _validate(cls, value: Any, info: core_schema.ValidationInfo) -> Self:
         if isinstance(value, cls):
             return value
         path = cast("Any", value).get(PATH_KEY) if isinstance(value, dict) else None

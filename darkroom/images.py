@@ -70,7 +70,7 @@ class ImageHeader:
 
 def read_header(file: BinaryIO) -> ImageHeader:
     """Read the header of an image. Raises ``ImageError``."""
-    with _opened(file) as image:
+    with _open_image(file) as image:
         return _header(image, file)
 
 
@@ -88,13 +88,13 @@ def read_image(
     of the colours that the file has there. ``small``: for a small image of it, so a large JPEG is
     read at a fraction of its size.
     """
-    with _opened(file, least_side, most_pixels, small=small) as image:
+    with _open_image(file, least_side, most_pixels, small=small) as image:
         return _flat(image, on_white=on_white)
 
 
 def read_alpha(file: BinaryIO, *, most_pixels: int = MAX_PIXELS) -> Image.Image | None:
     """Decode the alpha channel of an image as L. None if it has none. Raises ``ImageError``."""
-    with _opened(file, most_pixels=most_pixels) as image:
+    with _open_image(file, most_pixels=most_pixels) as image:
         upright = _upright(image)
         return upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
 
@@ -108,7 +108,7 @@ def read_mask(
     the strokes are selected, in any colour, as far as they are opaque. If what is opaque has both
     dark and light levels, they count too, and ``note`` gets a sentence on it.
     """
-    with _opened(file, least_side) as image:
+    with _open_image(file, least_side) as image:
         mask, clear = _mask(image)
     if note is not None and clear:
         note(
@@ -121,7 +121,7 @@ def read_mask(
 
 
 @contextmanager
-def _opened(
+def _open_image(
     file: BinaryIO, least_side: int = 1, most_pixels: int = MAX_PIXELS, *, small: bool = False
 ) -> Generator[Image.Image]:
     """Open an image within the limits, whose pixels the block may decode."""
@@ -369,11 +369,11 @@ def _in_srgb(image: Image.Image, profile: object) -> Image.Image:
         )
         probe = Image.frombytes("RGB", (729, 1), _GRID).convert(mode)
         change = ImageChops.difference(
-            probe.convert("RGB"), _converted(probe, transform)
+            probe.convert("RGB"), _apply_transform(probe, transform)
         ).getextrema()
         if all(most <= NEAR for _, most in cast("tuple[tuple[int, int], ...]", change)):
             return image.convert("RGB")
-        return _converted(image.convert(mode), transform)
+        return _apply_transform(image.convert(mode), transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image.convert("RGB")
 
@@ -383,7 +383,7 @@ _GRID = bytes(level for r in _SHADES for g in _SHADES for b in _SHADES for level
 """729 colours all over the cube."""
 
 
-def _converted(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+def _apply_transform(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
     converted = ImageCms.applyTransform(image, transform)
     if converted is None:
         raise TypeError("The image was to be converted into a new one.")

@@ -92,7 +92,7 @@ def described(app: type[App]) -> dict[str, Any]:
         "gpu": app.gpu,
         "concurrency": app.concurrency,
         "start_timeout_s": app.start_timeout_s,
-        "endpoints": [_described(endpoint) for endpoint in endpoints_of(app).values()],
+        "endpoints": [_describe_endpoint(endpoint) for endpoint in endpoints_of(app).values()],
     }
 
 
@@ -123,7 +123,7 @@ def _check_settings(app: type[App]) -> None:
         raise TypeError(f"{where}.start_timeout_s must be a number of seconds, not {limit!r}")
 
 
-def _described(method: EndpointMethod) -> dict[str, Any]:
+def _describe_endpoint(method: EndpointMethod) -> dict[str, Any]:
     return {
         "path": method.path,
         "description": method.description,

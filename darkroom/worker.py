@@ -99,7 +99,7 @@ class Worker:
                 self._cancel(id_)
                 continue
             if "taken" in message:
-                self._taken(id_)
+                self._release_room(id_)
                 continue
             call = Call(partial(self._progress, id_), id_, Path(message["folder"]))
             self._begin(call, message)
@@ -131,7 +131,7 @@ class Worker:
             if running.task is not None:
                 running.task.cancel()
 
-    def _taken(self, id_: str) -> None:
+    def _release_room(self, id_: str) -> None:
         if (running := self._calls.get(id_)) is not None:
             running.room.release()
 

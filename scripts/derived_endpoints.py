@@ -41,7 +41,7 @@ def main() -> None:
     print(f"{len(OPEN_ENDPOINTS)} endpoints of fal's:")
     for endpoint_id, name in OPEN_ENDPOINTS.items():
         inputs = proposed(call_of(name), lambda _: {}, endpoint_id)["options"]["inputs"]
-        none = [field for field, each in inputs.items() if each.get("refused")]
+        none = [field for field, facts in inputs.items() if facts.get("refused")]
         fields = len(fal_input(endpoint_id) or ())
         print(f"  {endpoint_id}: {name}, {fields} fields, refused: {', '.join(none) or 'none'}")
 

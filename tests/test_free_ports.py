@@ -11,9 +11,9 @@ from serve_app.domain.errors import Misconfigured
 
 
 def test_free_ports_are_different_and_not_those_that_the_kernel_gives_to_anybody() -> None:
-    found = free_ports.free_ports(50)
-    assert len(set(found)) == 50
-    assert max(found) < 32_768  # start of Linux's range of ephemeral ports
+    ports = free_ports.free_ports(50)
+    assert len(set(ports)) == 50
+    assert max(ports) < 32_768  # start of Linux's range of ephemeral ports
 
 
 def test_a_taken_port_is_not_given_out_as_free(monkeypatch: pytest.MonkeyPatch) -> None:

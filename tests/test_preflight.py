@@ -41,8 +41,8 @@ def test_a_machine_without_a_gpu_has_none_and_one_whose_gpu_says_nothing_is_not_
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     settings = {"data_dir": tmp_path, "weights_dir": tmp_path / "not" / "there"}
-    found = preflight.this_machine(Config(gpus=0, **settings))
-    assert found.device_bytes == 0
-    assert found.memory_bytes
-    assert found.free_bytes
+    machine = preflight.this_machine(Config(gpus=0, **settings))
+    assert machine.device_bytes == 0
+    assert machine.memory_bytes
+    assert machine.free_bytes
     assert preflight.this_machine(Config(gpus=1, **settings)).device_bytes is None

@@ -8,7 +8,7 @@ from tests.samples import leave_variants, sampled
 
 
 def test_all_but_those_named_are_left_to_the_long_tests() -> None:
-    marks = {each.values[0]: [mark.name for mark in each.marks] for each in sampled("abc", "b")}
+    marks = {param.values[0]: [mark.name for mark in param.marks] for param in sampled("abc", "b")}
     assert marks == {"a": ["long"], "b": [], "c": ["long"]}
 
 
@@ -24,8 +24,8 @@ def test_all_but_the_first_variants_of_a_test_are_left_to_the_long_tests(
     def test() -> None: ...
 
     items = [
-        pytest.Function.from_parent(request.node.parent, name=f"test[{each}]", callobj=test)
-        for each in "abc"
+        pytest.Function.from_parent(request.node.parent, name=f"test[{letter}]", callobj=test)
+        for letter in "abc"
     ]
     leave_variants(items)
-    assert [each.get_closest_marker("long") is not None for each in items] == [False, False, True]
+    assert [item.get_closest_marker("long") is not None for item in items] == [False, False, True]

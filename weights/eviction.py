@@ -120,7 +120,7 @@ def make_room(
         surplus = folder.own_bytes() + taken - cap
         shrink(directory, max(0, -surplus))  # they can be computed again
         for resident in order_of_eviction(others, surplus):
-            if surplus > 0 and _evicted(directory, resident):
+            if surplus > 0 and _try_evict(directory, resident):
                 surplus -= resident.size
         if surplus > 0:
             surplus -= _trim(folder, needed)
@@ -162,7 +162,7 @@ def _residents(directory: Path) -> list[StoredRepository]:
     residents: list[StoredRepository] = []
     for path in repositories(directory):
         folder = RepositoryFolder(directory, repository_of(path))
-        size = max(folder.own_bytes(), _promised(path))
+        size = max(folder.own_bytes(), _read_promise(path))
         if size:
             residents.append(StoredRepository(folder.repository, size, folder.used_at()))
     return residents
@@ -173,7 +173,7 @@ def repository_of(path: Path) -> str:
     return path.name.removeprefix("models--").replace("--", "/")
 
 
-def _evicted(directory: Path, resident: StoredRepository) -> bool:
+def _try_evict(directory: Path, resident: StoredRepository) -> bool:
     folder = RepositoryFolder(directory, resident.repository)
     lock = RepositoryLock(folder.lock_path)
     try:
@@ -191,7 +191,7 @@ def _promise(path: Path, size: int) -> None:
     (path / OWN / "promised").write_text(str(size))
 
 
-def _promised(path: Path) -> int:
+def _read_promise(path: Path) -> int:
     try:
         return int((path / OWN / "promised").read_text())
     except (OSError, ValueError):

@@ -179,7 +179,7 @@ class Hub:
             info = api.model_info(
                 repository, revision=revision, files_metadata=True, timeout=self._answer_s
             )
-            files = tuple(_listed(sibling) for sibling in info.siblings or ())
+            files = tuple(_file_of_sibling(sibling) for sibling in info.siblings or ())
             listing = Listing(repository, revision, files, None)
             paths = {file.path: file for file in files}
             if (name := index_file(paths)) is None:
@@ -300,7 +300,7 @@ def _is_transient(error: Exception) -> bool:
     return can_retry(error) or type(error) is OSError
 
 
-def _listed(sibling: RepoSibling) -> ListedFile:
+def _file_of_sibling(sibling: RepoSibling) -> ListedFile:
     if sibling.lfs is not None:
         return ListedFile(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
     return ListedFile(sibling.rfilename, sibling.size or 0, sibling.blob_id or "")

@@ -52,7 +52,7 @@ class Mirror:
 
         key = self._key(repository, revision, LISTING)
         try:
-            body = self._made().get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            body = self._ensure_client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
             return Listing.from_json(body)
         except ClientError as error:
             if error.response["Error"].get("Code") in ABSENT:
@@ -75,7 +75,7 @@ class Mirror:
             **({"Range": f"bytes={part.size}-"} if part.size else {}),
         }
         try:
-            answer = self._made().get_object(**ask)
+            answer = self._ensure_client().get_object(**ask)
             if "Range" in ask and "ContentRange" not in answer:
                 part.clear()  # the whole file is sent
             for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
@@ -99,7 +99,7 @@ class Mirror:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         done, sent, total = 0, 0, sum(listed.size for listed in files)
-        client = self._made()
+        client = self._ensure_client()
         try:
             for file in files:
                 key = self._key(listing.repository, listing.revision, file.path)
@@ -127,7 +127,7 @@ class Mirror:
         from botocore.exceptions import ClientError  # noqa: PLC0415
 
         try:
-            head = self._made().head_object(Bucket=self._bucket, Key=key)
+            head = self._ensure_client().head_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
             if error.response["Error"].get("Code") in ABSENT:
                 return False
@@ -138,7 +138,7 @@ class Mirror:
     def _key(self, repository: str, revision: str, path: str) -> str:
         return "/".join(part for part in (self._prefix, repository, revision, path) if part)
 
-    def _made(self) -> Any:
+    def _ensure_client(self) -> Any:
         if self._client is None:
             self._client = self._make()
         return self._client

@@ -159,7 +159,7 @@ class PeerServer:
 
     async def _send_listing(self, request: web.Request) -> web.StreamResponse:
         self._caller(request)
-        folder, commit = self._asked(request)
+        folder, commit = self._parse_request(request)
         listing = await asyncio.to_thread(folder.listing, commit)
         if listing is None:
             raise web.HTTPNotFound
@@ -167,7 +167,7 @@ class PeerServer:
 
     async def _send_file(self, request: web.Request) -> web.StreamResponse:
         caller = self._caller(request)
-        folder, commit = self._asked(request)
+        folder, commit = self._parse_request(request)
         digest = request.match_info["digest"]
         if not DIGEST.fullmatch(digest):
             raise web.HTTPNotFound
@@ -183,7 +183,7 @@ class PeerServer:
         finally:
             self._seats.release(caller, time.monotonic())
 
-    def _asked(self, request: web.Request) -> tuple[RepositoryFolder, str]:
+    def _parse_request(self, request: web.Request) -> tuple[RepositoryFolder, str]:
         match_info = request.match_info
         repository, commit = f"{match_info['owner']}/{match_info['name']}", match_info["commit"]
         if not NAME.fullmatch(repository) or not COMMIT.fullmatch(commit):
@@ -251,7 +251,7 @@ def open_verified(folder: RepositoryFolder, commit: str, digest: str) -> BinaryI
     its blobs, and whatever else lies in the directory is not sent.
     """
     listing = folder.listing(commit)
-    file = None if listing is None else _listed(listing, digest)
+    file = None if listing is None else _find_file(listing, digest)
     if file is None or not known(digest) or not folder.is_checked(commit, file):
         return None
     try:
@@ -268,5 +268,5 @@ def open_verified(folder: RepositoryFolder, commit: str, digest: str) -> BinaryI
     return opened
 
 
-def _listed(listing: Listing, digest: str) -> ListedFile | None:
+def _find_file(listing: Listing, digest: str) -> ListedFile | None:
     return next((file for file in listing.files if file.digest == digest), None)

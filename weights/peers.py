@@ -101,7 +101,7 @@ class Peers:
 
     def listing(self, repository: str, revision: str) -> Listing | None:
         """Listing that the first answering peer has. None if no peer has it."""
-        for url, key in self._left():
+        for url, key in self._remaining_peers():
             try:
                 return self._listing(url, key, repository, revision)
             except _Refused:
@@ -114,7 +114,7 @@ class Peers:
         """Implement ``Source.fetch``."""
         if part.size > file.size:
             part.clear()
-        for url, key in self._left():
+        for url, key in self._remaining_peers():
             try:
                 self._fetch(url, key, listing, file, part)
             except _Refused:
@@ -125,7 +125,7 @@ class Peers:
                 return
         raise NotOffered(f"No other node sends {file.path} of {listing.repository} now.")
 
-    def _left(self) -> list[tuple[str, bytes]]:
+    def _remaining_peers(self) -> list[tuple[str, bytes]]:
         """Peers that may be asked, each with the key for it."""
         with self._mutex:
             now = self._clock.monotonic()

@@ -92,7 +92,7 @@ class RegisteredFiles:
         """Path of a file, which is downloaded if needed and compared with its digest."""
         try:
             self._files.mkdir(parents=True, exist_ok=True)
-            with _locked(self._files / f"{digest}.lock"):
+            with _hold_lock(self._files / f"{digest}.lock"):
                 return self.find(digest) or self._download(digest, on_progress)
         except OSError as error:
             raise eviction.explain(error, self._files, "Registered weights") from error
@@ -121,14 +121,14 @@ class RegisteredFiles:
         return folder
 
     def _download(self, digest: str, on_progress: OnProgress | None) -> Path:
-        url = self._located(digest)
+        url = self._url_of(digest)
         if not url:
             raise WeightsUnavailable(
                 f"The registered file {digest[:12]}… does not exist any more. Register it again."
             )
         for pause_s in (*PAUSES_S, None):
             try:
-                return self._received(digest, url, on_progress)
+                return self._receive_file(digest, url, on_progress)
             except httpx2.HTTPError as error:
                 if not _may_pass(error):
                     raise WeightsUnavailable(
@@ -143,7 +143,7 @@ class RegisteredFiles:
                 self._sleep(pause_s)
         raise AssertionError
 
-    def _located(self, digest: str) -> str:
+    def _url_of(self, digest: str) -> str:
         """URL of a file; empty if there is none."""
         try:
             return self._locate(digest) if self._locate else ""
@@ -156,7 +156,7 @@ class RegisteredFiles:
                 "later."
             ) from error
 
-    def _received(self, digest: str, url: str, on_progress: OnProgress | None) -> Path:
+    def _receive_file(self, digest: str, url: str, on_progress: OnProgress | None) -> Path:
         part = self._files / f"{digest}.part"
         state = hashlib.sha256()
         try:
@@ -197,7 +197,7 @@ class RegisteredFiles:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Generator[None]:
+def _hold_lock(path: Path) -> Generator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

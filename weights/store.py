@@ -153,7 +153,7 @@ class Store:
 
     def plan(self, weights: Weights) -> FetchPlan:
         """Plan a download. Queries the sources if needed, writes nothing."""
-        folder = self._shared(weights) or self._folder(weights)
+        folder = self._shared_folder(weights) or self._folder(weights)
         listing, _ = self._listing(weights, folder, self.sources())
         files = tuple(
             PlannedFile(
@@ -173,7 +173,10 @@ class Store:
         raises, the download ends, and what was received is kept for the next one.
         """
         folder = self._folder(weights)
-        if not self._is_own(weights, folder) and (shared := self._shared(weights)) is not None:
+        if (
+            not self._is_own(weights, folder)
+            and (shared := self._shared_folder(weights)) is not None
+        ):
             yield shared.snapshot(_revision(weights))
             return
         lock = RepositoryLock(folder.lock_path)
@@ -225,7 +228,9 @@ class Store:
 
     def is_here(self, weights: Weights) -> bool:
         """True if ``open`` would download nothing."""
-        return self._is_own(weights, self._folder(weights)) or self._shared(weights) is not None
+        return (
+            self._is_own(weights, self._folder(weights)) or self._shared_folder(weights) is not None
+        )
 
     def verify(self, repository: str | None = None) -> Iterator[tuple[str, str, bool]]:
         """Read every stored file again. Yields repository, path, and True if its digest is right.
@@ -242,7 +247,7 @@ class Store:
         with self.open(weights) as snapshot:
             folder = self._folder(weights)
             if snapshot != folder.snapshot(_revision(weights)):
-                folder = self._shared(weights) or folder
+                folder = self._shared_folder(weights) or folder
             listing = folder.listing(_revision(weights))
             if listing is None:
                 raise WeightsUnavailable(
@@ -261,7 +266,7 @@ class Store:
         listing = folder.listing(_revision(weights))
         return listing is not None and _is_ready(folder, listing, weights)
 
-    def _shared(self, weights: Weights) -> RepositoryFolder | None:
+    def _shared_folder(self, weights: Weights) -> RepositoryFolder | None:
         """Folder of the shared directory, if it has everything. None otherwise.
 
         Only with a listing of our own: then each file was verified before it got its name. Another
@@ -376,7 +381,7 @@ class Store:
         missing = [file.path for file in files if not folder.is_there(listing.revision, file)]
         if missing:
             raise WeightsUnavailable(
-                f"{folder.repository} is not complete in {self.directory}: {_named(missing)} "
+                f"{folder.repository} is not complete in {self.directory}: {_paths_text(missing)} "
                 f"missing. {_copy_instructions(folder.path.name)}"
             )
 
@@ -444,7 +449,7 @@ def _copy_instructions(folder: str) -> str:
     )
 
 
-def _named(paths: Sequence[str]) -> str:
+def _paths_text(paths: Sequence[str]) -> str:
     shown = ", ".join(paths[:NAMED_FILES])
     if len(paths) > NAMED_FILES:
         return f"{shown} and {len(paths) - NAMED_FILES} more are"

@@ -25,18 +25,18 @@ CONNECTIONS = 12  # of an ingress to PostgreSQL
 
 def use(result: Result) -> Mapping[str, float]:
     """Use of each part; of the ingresses, that of the busiest."""
-    found = {name: each.use(result.seconds) for name, each in result.stations.items()}
-    ingresses = [share for name, share in found.items() if name.startswith("ingress")]
+    shares = {name: station.use(result.seconds) for name, station in result.stations.items()}
+    ingresses = [share for name, share in shares.items() if name.startswith("ingress")]
     return {
         "ingress": max(ingresses),
-        "database": found["database"],
-        "control store": found["control store"],
+        "database": shares["database"],
+        "control store": shares["control store"],
     }
 
 
 def line(name: str, result: Result) -> str:
     shown = "  ".join(f"{part} {share:5.0%}" for part, share in use(result).items())
-    wait_ms = max(each.p99_wait_ms for each in result.stations.values())
+    wait_ms = max(station.p99_wait_ms for station in result.stations.values())
     verdict = "" if result.keeps_up else "  FULL"
     return (
         f"{name:>14s}: {shown}  slots {result.slot_use:4.0%}  longest p99 wait {wait_ms:8.1f} ms"
@@ -70,8 +70,8 @@ def show_cells(shape: Shape, gpus: int, cells: int, tenants: int, seconds: float
     )
     parts = divided(rates, cells)
     ways = {"hashed": (hashed, rates), "placed": (placed, rates), "divided": (placed, parts)}
-    for name, (place, given) in ways.items():
-        of_cells = loads(given, place(given, cells), cells)
+    for name, (place, demand) in ways.items():
+        of_cells = loads(demand, place(demand, cells), cells)
         largest = max(of_cells) / (total / cells)
         busiest = replace(shape, load=min(1.0, shape.load * largest))
         print(f"{name:>14s}: the fullest cell has {largest:.2f} of the mean load")
@@ -87,10 +87,10 @@ def show_weights() -> None:
     }
     for nodes in (10, 100, 300):
         for name, way in ways.items():
-            found = deliver(replace(way, nodes=nodes))
+            delivery = deliver(replace(way, nodes=nodes))
             print(
-                f"{nodes:5d} nodes, {name:>30s}: median {found.median_s:6.0f} s, last "
-                f"{found.seconds:6.0f} s; the hub sends {found.hub_gb:5.0f} GB"
+                f"{nodes:5d} nodes, {name:>30s}: median {delivery.median_s:6.0f} s, last "
+                f"{delivery.seconds:6.0f} s; the hub sends {delivery.hub_gb:5.0f} GB"
             )
 
 
@@ -105,18 +105,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--load", type=float, default=0.7)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--tenants", type=int, default=1000)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     shape = Shape(
         gpus=0,
-        database_cores=given.cores,
-        slots=given.slots,
-        request_s=given.request_s,
-        load=given.load,
+        database_cores=options.cores,
+        slots=options.slots,
+        request_s=options.request_s,
+        load=options.load,
     )
-    show_sizes(shape, given.gpus, given.gpus_per_ingress, given.seconds)
-    of_cell = max(given.gpus) // given.cells
-    cell = replace(shape, gpus=of_cell, ingresses=ingresses(of_cell, given.gpus_per_ingress))
-    show_cells(cell, max(given.gpus), given.cells, given.tenants, given.seconds)
+    show_sizes(shape, options.gpus, options.gpus_per_ingress, options.seconds)
+    of_cell = max(options.gpus) // options.cells
+    cell = replace(shape, gpus=of_cell, ingresses=ingresses(of_cell, options.gpus_per_ingress))
+    show_cells(cell, max(options.gpus), options.cells, options.tenants, options.seconds)
     show_weights()
     print("\nOrigin of the costs")
     for name, origin in Costs().origins().items():

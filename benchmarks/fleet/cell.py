@@ -46,7 +46,7 @@ class Result:
     @property
     def keeps_up(self) -> bool:
         """True if no station is full."""
-        return all(each.use(self.seconds) < 0.95 for each in self.stations.values())
+        return all(station.use(self.seconds) < 0.95 for station in self.stations.values())
 
 
 class Cell:
@@ -80,7 +80,7 @@ class Cell:
             self._chores(self._chance.random(), number)
         self._events.run_until(seconds)
         self._count(seconds)
-        stations = {f"ingress {n}": each for n, each in enumerate(self._ingresses)}
+        stations = {f"ingress {n}": ingress for n, ingress in enumerate(self._ingresses)}
         stations |= {"database": self._database, "control store": self._control_store}
         slots = self._shape.gpus * self._shape.slots
         return Result(

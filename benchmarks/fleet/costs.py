@@ -34,4 +34,4 @@ class Costs:
 
     def origins(self) -> dict[str, str]:
         """Origin of each cost by its name."""
-        return {each.name: getattr(self, each.name).origin for each in fields(self)}
+        return {field.name: getattr(self, field.name).origin for field in fields(self)}

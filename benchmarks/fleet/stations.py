@@ -54,7 +54,7 @@ class Station:
 
     def use(self, seconds: float) -> float:
         """Share of the cores' time until now, which is ``seconds``, in which they worked."""
-        under_way_s = sum(self.events.now - each for each in self._began.values())
+        under_way_s = sum(self.events.now - start for start in self._began.values())
         return (self._ended_s + under_way_s) / (self.cores * seconds)
 
     @property

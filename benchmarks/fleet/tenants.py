@@ -13,7 +13,7 @@ Place = Callable[[Sequence[float], int], Sequence[int]]
 def sizes(tenants: int, total: float, exponent: float = 1.0) -> Sequence[float]:
     """Rates of tenants, the largest first, by Zipf's law: few are large, most are small."""
     weights = [1 / (rank + 1) ** exponent for rank in range(tenants)]
-    return [total * each / sum(weights) for each in weights]
+    return [total * weight / sum(weights) for weight in weights]
 
 
 def hashed(rates: Sequence[float], cells: int) -> Sequence[int]:
@@ -26,31 +26,31 @@ def hashed(rates: Sequence[float], cells: int) -> Sequence[int]:
 def placed(rates: Sequence[float], cells: int) -> Sequence[int]:
     """The largest first, each into the cell with the least: needs a table."""
     loads = [0.0] * cells
-    found: list[int] = []
+    places: list[int] = []
     for rate in sorted(rates, reverse=True):
         cell = min(range(cells), key=loads.__getitem__)
         loads[cell] += rate
-        found.append(cell)
-    return found
+        places.append(cell)
+    return places
 
 
 def divided(rates: Sequence[float], cells: int) -> Sequence[float]:
     """Rates of the parts of tenants. One that is larger than half of a cell is several equal parts,
     each with its share of the tenant's limits."""
     most = sum(rates) / cells / 2
-    found: list[float] = []
+    pieces: list[float] = []
     for rate in rates:
         parts = max(1, math.ceil(rate / most))
-        found += [rate / parts] * parts
-    return found
+        pieces += [rate / parts] * parts
+    return pieces
 
 
 def loads(rates: Sequence[float], cell_of: Sequence[int], cells: int) -> Sequence[float]:
     """Rate of each cell."""
-    found = [0.0] * cells
+    totals = [0.0] * cells
     for rate, cell in zip(rates, cell_of, strict=True):
-        found[cell] += rate
-    return found
+        totals[cell] += rate
+    return totals
 
 
 def _score(tenant: int, cell: int) -> bytes:

@@ -53,14 +53,14 @@ def deliver(given: Delivery, seed: int = 1) -> Delivered:
         for _ in range(given.nodes)
     ]
     now, hub_gb, peer_gb, most = 0.0, 0.0, 0.0, 0
-    while any(each.ready_at is None for each in nodes):
+    while any(peer.ready_at is None for peer in nodes):
         for node in nodes:
             if node.lacking and node.file is None:
                 _choose(node, nodes, given, chance)
-        most = max(most, *(each.sends_to for each in nodes))
-        fetching = [each for each in nodes if each.file is not None]
-        of_hub = sum(each.source is None for each in fetching)
-        rates = [_rate(each, of_hub, given) for each in fetching]
+        most = max(most, *(peer.sends_to for peer in nodes))
+        fetching = [peer for peer in nodes if peer.file is not None]
+        of_hub = sum(peer.source is None for peer in fetching)
+        rates = [_rate(peer, of_hub, given) for peer in fetching]
         step_s = min(node.left_gb / rate for node, rate in zip(fetching, rates, strict=True))
         now += step_s
         for node, rate in zip(fetching, rates, strict=True):
@@ -73,7 +73,7 @@ def deliver(given: Delivery, seed: int = 1) -> Delivered:
         for node in fetching:
             if node.left_gb <= NOTHING_GB:
                 _take(node, now)
-    ready = sorted(each.ready_at or 0.0 for each in nodes)
+    ready = sorted(peer.ready_at or 0.0 for peer in nodes)
     return Delivered(now, ready[len(ready) // 2], hub_gb, peer_gb, most)
 
 
@@ -87,9 +87,9 @@ def _rate(node: Node, of_hub: int, given: Delivery) -> float:
 def _choose(node: Node, nodes: list[Node], given: Delivery, chance: random.Random) -> None:
     node.file, node.left_gb, node.source = node.lacking.pop(0), given.gb / given.files, None
     having = [
-        each
-        for each in nodes
-        if each is not node and node.file in each.files and each.sends_to < given.peers
+        peer
+        for peer in nodes
+        if peer is not node and node.file in peer.files and peer.sends_to < given.peers
     ]
     if having:
         node.source = chance.choice(having)

@@ -37,13 +37,13 @@ def attention(bench: Bench) -> Iterator[Facts]:
     for of, (heads, tokens, size) in SHAPES.items():
         count = 16 if bench.tiny else tokens
         with bench.made_here():
-            given = [torch.randn(1, count, heads, size).transpose(1, 2) for _ in range(3)]
+            tensors = [torch.randn(1, count, heads, size).transpose(1, 2) for _ in range(3)]
             mask = torch.ones(1, 1, 1, count, dtype=torch.bool)
         mask[..., : count // 16] = False
         for masked in (False, True) if tokens < 5000 else (False,):
             for name, kernel in KERNELS.items():
                 case = {"of": of, "kernel": name, "masked": masked}
-                yield {**case, **_attention(bench, given, kernel, mask if masked else None)}
+                yield {**case, **_attention(bench, tensors, kernel, mask if masked else None)}
 
 
 def _attention(

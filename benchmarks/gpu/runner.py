@@ -145,10 +145,10 @@ class Watch:
         return 0
 
     def _left(self, chosen: Sequence[Section]) -> list[Section]:
-        return [each for each in chosen if not self.run.reason_to_skip(each, self.results)]
+        return [section for section in chosen if not self.run.reason_to_skip(section, self.results)]
 
     def _tries(self, left: Sequence[Section]) -> int:
-        return sum(self.results.section(each.name).get("tries", 0) for each in left)
+        return sum(self.results.section(section.name).get("tries", 0) for section in left)
 
     def _wait(self, process: subprocess.Popen[bytes], left: Sequence[Section]) -> None:
         """Until the process ends, or a section has reached its limit."""

@@ -24,5 +24,5 @@ class Draws:
     # What it thinks would take longer than `max_latency_ms` it answers with 503.
     @bentoml.api(route="/draw", batchable=True, max_batch_size=BATCH, max_latency_ms=600_000)
     def draw(self, wanted: list[dict]) -> list[str]:
-        files = self._drawing.draw([Wish.of_json(each) for each in wanted])
+        files = self._drawing.draw([Wish.of_json(fields) for fields in wanted])
         return [base64.b64encode(file).decode() for file in files]

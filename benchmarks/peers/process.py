@@ -63,21 +63,21 @@ class PeerProcess:
             service = f"benchmarks.peers.{self._module}:Draws"
             address = ("--host", "127.0.0.1", "--port", str(self._port))
             return [bentoml, "serve", service, *address]
-        given = [
+        options = [
             text
             for name, value in self._settings.items()
             for text in (f"--{name.replace('_', '-')}", value)
         ]
         module = f"benchmarks.peers.{self._module}"
-        return [str(self._python), "-m", module, "--port", str(self._port), *given]
+        return [str(self._python), "-m", module, "--port", str(self._port), *options]
 
     def _environment(self) -> dict[str, str]:
-        given = {f"PEER_{name.upper()}": value for name, value in self._settings.items()}
+        settings = {f"PEER_{name.upper()}": value for name, value in self._settings.items()}
         # Its own processes are to find its own `bentoml`.
         path = f"{self._python.parent}{os.pathsep}{clean_environment().get('PATH', '')}"
         home = str(self._output.parent / "bentoml")
         quiet = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": home, "HF_HUB_OFFLINE": "1"}
-        return clean_environment() | given | quiet | {"PYTHONPATH": str(ROOT), "PATH": path}
+        return clean_environment() | settings | quiet | {"PYTHONPATH": str(ROOT), "PATH": path}
 
     def _answers(self, http: httpx2.Client) -> bool:
         assert self._process is not None

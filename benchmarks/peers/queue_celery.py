@@ -123,7 +123,7 @@ class CeleryQueue:
         return int(counts().get(DONE) or 0)
 
     async def delays(self) -> list[float]:
-        taken = [float(each) for each in counts().lrange(DELAYS, 0, -1)]
+        taken = [float(delay) for delay in counts().lrange(DELAYS, 0, -1)]
         counts().delete(DELAYS)
         return taken
 

@@ -78,7 +78,7 @@ class LocalFiles:
 
     def start(self) -> None:
         """Listen on a free port."""
-        lookup = self._found
+        lookup = self._look_up
 
         class Handler(_Handler):
             find = staticmethod(lookup)
@@ -154,7 +154,7 @@ class LocalFiles:
         """Output with files in place of their URLs. ``UnknownFile``: it names one that has gone."""
         if isinstance(value, dict):
             fields = cast("dict[str, Any]", value)
-            file = self._named(fields.get("url"))
+            file = self._file_at(fields.get("url"))
             if file is None:
                 return {name: self.with_paths(field) for name, field in fields.items()}
             facts = {name: field for name, field in fields.items() if field is not None}
@@ -165,15 +165,15 @@ class LocalFiles:
             return NamedFile({**facts, PATH_KEY: path, "media_type": media_type})
         if isinstance(value, list):
             return [self.with_paths(item) for item in cast("list[Any]", value)]
-        if (file := self._named(value)) is not None:
+        if (file := self._file_at(value)) is not None:
             path = str(_within(file.path))
             return NamedFile({PATH_KEY: path, "media_type": file.media_type, TEXT_MARK: "url"})
         return value
 
-    def _named(self, url: Any) -> LocalFile | None:
+    def _file_at(self, url: Any) -> LocalFile | None:
         if not isinstance(url, str) or not url.startswith(self.base):
             return None
-        file = self._found(url.removeprefix(self.base))
+        file = self._look_up(url.removeprefix(self.base))
         if file is None or not file.path.is_file():
             raise UnknownFile(
                 "The output names a file of an earlier request, which has gone. Make the file in "
@@ -181,7 +181,7 @@ class LocalFiles:
             )
         return file
 
-    def _found(self, place: str) -> LocalFile | None:
+    def _look_up(self, place: str) -> LocalFile | None:
         with self._lock:
             return self._files.get(self.base + place)
 

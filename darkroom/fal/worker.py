@@ -96,7 +96,7 @@ class Worker:
             if "cancel" in message:
                 self._cancel(id_)
             elif "taken" in message:
-                self._taken(id_)
+                self._release_room(id_)
             elif "message" in message:
                 self._put(id_, message["message"])
             else:
@@ -117,9 +117,9 @@ class Worker:
             running.connection = self._connection(running, str(message["path"]))
         task = asyncio.create_task(self._run(running, message), context=context_of(call))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_task_end)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if self._is_broken and not self._tasks:
             self._writer.close()  # ends ``serve``
@@ -137,9 +137,9 @@ class Worker:
     def _keep(self, leaving: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(leaving)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_task_end)
 
-    def _taken(self, id_: str) -> None:
+    def _release_room(self, id_: str) -> None:
         if (running := self._calls.get(id_)) is not None:
             running.room.release()
 
@@ -147,7 +147,7 @@ class Worker:
         id_ = running.call.request_id
         try:
             if running.connection is not None:
-                output = await self._connected(running, running.connection)
+                output = await self._run_session(running, running.connection)
             else:
                 output = await self._output(running, str(message["path"]), message["input"])
             self._end_logs(id_)
@@ -189,7 +189,7 @@ class Worker:
             lambda read, waits: self.send(id=id_, read=[read, waits]),
         )
 
-    async def _connected(self, running: RunningCall, connection: Connection) -> dict[str, Any]:
+    async def _run_session(self, running: RunningCall, connection: Connection) -> dict[str, Any]:
         """Run a session. Returns how the app closed it."""
         if running.call.cancelled:
             raise asyncio.CancelledError

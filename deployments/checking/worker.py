@@ -145,7 +145,7 @@ def _files(job: CheckJob, base: BaseFiles, reports: Reports) -> Sequence[Fetched
     room = Room(job.folder, job.limits)
     reports.write(state="fetching", done=0, total=0)
     if job.files:
-        return [_uploaded(job.folder / name, path) for path, name in job.files.items()]
+        return [_as_fetched_file(job.folder / name, path) for path, name in job.files.items()]
     if "url" in job.source:
         into = job.folder / "0"
         url = str(job.source["url"])
@@ -179,7 +179,7 @@ def _components_of_base(base: BaseFiles, files: Sequence[ListedFile]) -> frozens
     )
 
 
-def _uploaded(file: Path, path: str) -> FetchedFile:
+def _as_fetched_file(file: Path, path: str) -> FetchedFile:
     return FetchedFile(path, file, file.stat().st_size, digest_of(file, SHA256))
 
 

@@ -330,7 +330,9 @@ class Engine:
             GenerationRequest(pipeline, arguments, view, on_progress, deterministic, options),
             intercepted,
             loras=self._loras.acquire(intercepted.pipeline, loras) if loras else None,
-            snapshot=None if snapshot is None else self._checked(snapshot, called, arguments),
+            snapshot=None
+            if snapshot is None
+            else self._decode_snapshot(snapshot, called, arguments),
             deadline=inf if deadline_s is None else self._monotonic() + deadline_s,
             wake_engine=self._inbox.wake,
         )
@@ -339,7 +341,9 @@ class Engine:
             self._inbox.refuse(partial(Cancelled, STOPPED))
         return generation
 
-    def _checked(self, snapshot: bytes, called: Any, arguments: Mapping[str, Any]) -> Snapshot:
+    def _decode_snapshot(
+        self, snapshot: bytes, called: Any, arguments: Mapping[str, Any]
+    ) -> Snapshot:
         """Decode a snapshot. Raises ``SnapshotRefused`` if it is of another call."""
         resumed = Snapshot.of_bytes(snapshot)
         resumed.require(Origin.here(called, arguments, self.device))

@@ -51,7 +51,7 @@ class OutputChecks:
         try:
             # It imports torch in this process, where a classifier or a video asks for that.
             product, decisions = await asyncio.to_thread(
-                policy.applied, Product(output, files), _encoded
+                policy.applied, Product(output, files), _encode_image
             )
         except ContentBlocked as error:
             await self._report((Decision("", "block", error.message),))
@@ -67,7 +67,7 @@ class OutputChecks:
             await self._safety_log.report_decisions(self._lease.held, plain)
 
 
-def _encoded(image: Image, media_type: str) -> bytes:
+def _encode_image(image: Image, media_type: str) -> bytes:
     from deployments.engine.media.images import encode  # noqa: PLC0415
 
     return encode(image, media_type)

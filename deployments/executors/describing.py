@@ -47,7 +47,7 @@ class AppClass:
 def read_source(path: Path) -> Sequence[AppClass]:
     """Apps of a file. ``Misconfigured`` names the line of a mistake."""
     _check_name(path)
-    tree = _parsed(path)
+    tree = _parse_file(path)
     fal_names = source.app_names(tree)
     apps: dict[str, AppClass] = {}
     for node in tree.body:
@@ -67,7 +67,7 @@ def read_source(path: Path) -> Sequence[AppClass]:
     return list(apps.values())
 
 
-def _parsed(path: Path) -> ast.Module:
+def _parse_file(path: Path) -> ast.Module:
     try:
         # As bytes: the first lines may name an encoding.
         return ast.parse(path.read_bytes(), str(path))
@@ -105,11 +105,11 @@ def _requirements(
         else:
             continue
         if any(isinstance(target, ast.Name) and target.id == "requirements" for target in targets):
-            return _listed(f"{path.name}:{line.lineno}", cast("ast.expr", line.value))
+            return _parse_requirements(f"{path.name}:{line.lineno}", cast("ast.expr", line.value))
     return inherited
 
 
-def _listed(where: str, written: ast.expr) -> tuple[str, ...] | None:
+def _parse_requirements(where: str, written: ast.expr) -> tuple[str, ...] | None:
     try:
         value: Any = ast.literal_eval(written)
     except (ValueError, TypeError, RecursionError, MemoryError):
@@ -136,7 +136,7 @@ def bundle(path: Path, more: Sequence[Path], named: Mapping[str, Path] | None = 
         # Before they are read: a folder may have weights of many gigabytes.
         size = sum(file.stat().st_size for file in files.values())
         if size <= MAX_CODE_BYTES:
-            content = _zipped(files)
+            content = _zip_files(files)
             size = len(content)
             if size <= MAX_CODE_BYTES:
                 return content
@@ -184,7 +184,7 @@ def package_modules(path: Path) -> Mapping[str, Path]:
     modules: dict[str, Path] = {}
     waiting = [path] if _imports_own(root, path) else []
     while waiting:
-        for name in _imported_names(_parsed(waiting.pop())):
+        for name in _imported_names(_parse_file(waiting.pop())):
             first, *rest = name.split(".")
             if first != root.name:
                 continue
@@ -201,7 +201,7 @@ def _imports_own(root: Path, path: Path) -> bool:
     """True if a file imports modules of the package in ``root``, and names none that it lacks."""
     if path.suffix != ".py" or not (root / "__init__.py").is_file():
         return False
-    tree = _parsed(path)
+    tree = _parse_file(path)
 
     def there(names: Collection[str]) -> list[bool]:
         below = [name.split(".")[1:] for name in names if name.startswith(f"{root.name}.")]
@@ -235,7 +235,7 @@ def _imported_names(tree: ast.Module) -> set[str]:
     return names
 
 
-def _zipped(files: Mapping[str, Path]) -> bytes:
+def _zip_files(files: Mapping[str, Path]) -> bytes:
     """Zip file whose bytes depend on names and contents only, so not on the compression, which
     differs between versions of zlib."""
     written = io.BytesIO()
@@ -261,12 +261,12 @@ async def describe(
     name = f"{module}:{app.name}"
     if not app.is_fal:
         python = await environments.python(app.requirements)
-        return await _imported(python, app, name, folder, within_s)
+        return await _describe_in_worker(python, app, name, folder, within_s)
     bundled = [path.as_posix() for path in _below(folder)]
     requirements = app.requirements or ()
     for _ in range(3):
         python = await environments.python(requirements, for_fal=True)
-        description = await _imported(python, app, name, folder, within_s)
+        description = await _describe_in_worker(python, app, name, folder, within_s)
         declared = requirements_of(app.name, description)
         # They may be computed, so that only the import tells them.
         if layers(declared) == layers(requirements):
@@ -276,7 +276,7 @@ async def describe(
     raise Misconfigured(f"{app.name}.requirements are others with each import. Write them out.")
 
 
-async def _imported(
+async def _describe_in_worker(
     python: Path, app: AppClass, name: str, folder: Path, within_s: float
 ) -> Mapping[str, Any]:
     """Description by a worker in an environment."""

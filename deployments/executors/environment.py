@@ -110,12 +110,12 @@ class Environments:
         python = folder / "bin" / "python"
         if not (folder / COMPLETE).is_file():
             on_build()
-            async with _locked(folder.with_suffix(".lock")):
-                await self._built(folder, python, requirements, for_fal=for_fal)
+            async with _hold_lock(folder.with_suffix(".lock")):
+                await self._build_environment(folder, python, requirements, for_fal=for_fal)
         os.utime(folder / COMPLETE)  # for whoever removes those that have not been used for long
         return python
 
-    async def _built(
+    async def _build_environment(
         self, folder: Path, python: Path, requirements: Requirements, *, for_fal: bool
     ) -> None:
         """Build an environment, whose lock is held. ``AppNotStarted`` after ``within_s``."""
@@ -127,9 +127,9 @@ class Environments:
         except TimeoutError:
             base = FAL_BASE if for_fal else BASE
             raise AppNotStarted(
-                f"The requirements {_shown(requirements or base)} were not installed within "
-                f"{self._within_s:g} s, so the installer was ended. Its index of packages may not "
-                "answer, or a package is built for too long: name one that has a wheel."
+                f"The requirements {_requirements_text(requirements or base)} were not installed "
+                f"within {self._within_s:g} s, so the installer was ended. Its index of packages "
+                "may not answer, or a package is built for too long: name one that has a wheel."
             ) from None
 
     async def _build(
@@ -154,7 +154,7 @@ class Environments:
 
 
 @asynccontextmanager
-async def _locked(path: Path) -> AsyncGenerator[None]:
+async def _hold_lock(path: Path) -> AsyncGenerator[None]:
     """Hold the lock of an environment. A wait that is cancelled does not take it later on."""
     lock, given_up = RepositoryLock(path), threading.Event()
 
@@ -292,11 +292,12 @@ async def _run(
     if process.returncode:
         lines = output.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
         raise AppNotStarted(
-            f"The requirements {_shown(requirements)} cannot be installed: {' '.join(lines)}"
+            f"The requirements {_requirements_text(requirements)} cannot be installed: "
+            f"{' '.join(lines)}"
         )
 
 
-def _shown(requirements: Requirements) -> str:
+def _requirements_text(requirements: Requirements) -> str:
     return ", ".join(requirement for layer in layers(requirements) for requirement in layer)
 
 

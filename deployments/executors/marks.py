@@ -120,7 +120,7 @@ class FileMarks:
             self._copies.add(path)
             return replace(file, body=path)
         if self._lease.marked:
-            self._unmarked(f"A file of {media_type} cannot be marked as AI-generated")
+            self._refuse_or_warn(f"A file of {media_type} cannot be marked as AI-generated")
         return file
 
     def _sign(self, file: MediaFile, number: int, writer: ManifestWriter) -> MediaFile:
@@ -128,7 +128,7 @@ class FileMarks:
         known = SAME.get(media_type, media_type)
         if known not in SIGNED_TYPES:
             message = f"A file of {media_type} cannot be signed"
-            self._unmarked(message)
+            self._refuse_or_warn(message)
             writer.report_unsigned(f"{message}.")
             return file
         try:
@@ -144,7 +144,7 @@ class FileMarks:
             return file
         return replace(signed, ticket=file.ticket)
 
-    def _unmarked(self, message: str) -> None:
+    def _refuse_or_warn(self, message: str) -> None:
         if self._lease.marking == MarkPolicy.REQUIRED:
             raise MarkMissing(
                 f"{message}, and the operator requires it. Deliver it in another format, or "
@@ -207,7 +207,7 @@ def insert(path: Path, media_type: str, description: str = "", *, mark: bool = T
         if known in TAGGED:
             tags = {TAG: TRAINED_ALGORITHMIC_MEDIA} if mark else {}
             tags |= {"comment": description} if description else {}
-            return _tagged(before, path, TAGGED[known], tags)
+            return _write_tags(before, path, TAGGED[known], tags)
         packet = xmp_packet(description, marked=mark)
         if known in _INSERT:
             path.write_bytes(_INSERT[known](before.read_bytes(), packet.encode()))
@@ -309,7 +309,7 @@ _INSERT: Mapping[str, Callable[[bytes, bytes], bytes]] = {
 }
 
 
-def _tagged(source: Path, target: Path, form: str, tags: Mapping[str, str]) -> bool:
+def _write_tags(source: Path, target: Path, form: str, tags: Mapping[str, str]) -> bool:
     """Write the streams of ``source`` to ``target`` with tags. ``ValueError`` if they cannot be
     read."""
     import av  # noqa: PLC0415  # few apps make such files

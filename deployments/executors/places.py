@@ -25,7 +25,7 @@ def file_places(value: Any, schema: Schema, root: Schema | None = None) -> Itera
     Each is named once."""
     root = schema if root is None else root
     known: set[Place] = set()
-    for part in _applied(value, schema, root):
+    for part in _applicable_schemas(value, schema, root):
         places = [()] if FILE_MARK in part and isinstance(value, str) else _inner(value, part, root)
         for place in places:
             if place not in known:
@@ -33,19 +33,19 @@ def file_places(value: Any, schema: Schema, root: Schema | None = None) -> Itera
                 yield place
 
 
-def _applied(value: Any, schema: Schema, root: Schema) -> Iterator[Schema]:
+def _applicable_schemas(value: Any, schema: Schema, root: Schema) -> Iterator[Schema]:
     """Schemas that say something about the same value: of a union, those that accept it."""
     yield schema
     reference = schema.get("$ref")
     if isinstance(reference, str):
         name = reference.removeprefix("#/$defs/")
-        yield from _applied(value, root.get("$defs", {}).get(name, {}), root)
+        yield from _applicable_schemas(value, root.get("$defs", {}).get(name, {}), root)
     for branch in schema.get("allOf", ()):
         if isinstance(branch, Mapping):
-            yield from _applied(value, cast("Schema", branch), root)
+            yield from _applicable_schemas(value, cast("Schema", branch), root)
     for branch in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
         if isinstance(branch, Mapping) and _accepts(cast("Schema", branch), value, root):
-            yield from _applied(value, cast("Schema", branch), root)
+            yield from _applicable_schemas(value, cast("Schema", branch), root)
 
 
 def _accepts(schema: Schema, value: Any, root: Schema) -> bool:

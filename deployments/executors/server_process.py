@@ -66,7 +66,7 @@ class ServerProcess(ProcessGroup):
         pause_s = FIRST_PROBE_S
         try:
             async with asyncio.timeout(within_s):
-                while not await self._probed(probe):
+                while not await self._run_probe(probe):
                     if not self.alive:
                         raise AppNotStarted(f"{self._name} does not start: its process {self.end}")
                     await asyncio.sleep(pause_s)
@@ -77,7 +77,7 @@ class ServerProcess(ProcessGroup):
                 f"{self._name} was not ready within {within_s:g} s.{last_line}"
             ) from None
 
-    async def _probed(self, probe: Callable[[], Awaitable[bool]]) -> bool:
+    async def _run_probe(self, probe: Callable[[], Awaitable[bool]]) -> bool:
         with contextlib.suppress(httpx2.TransportError, TimeoutError):
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 return await probe()

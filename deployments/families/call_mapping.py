@@ -60,7 +60,7 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     options = endpoint.options
     task = task_of(endpoint, tuple(tasks))
     inputs = declared_inputs(endpoint)
-    video = _typed(endpoint, "video", str) or "video"
+    video = _read_option(endpoint, "video", str) or "video"
     files = (video if kind == "video" else kind for kind in tasks[task])
     declared = (spec.argument for spec in inputs.values() if spec.is_file or spec.fields)
     passed = {name: spec.argument for name, spec in inputs.items() if spec.is_passed}
@@ -75,13 +75,13 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
             **_names(endpoint, "arguments"),
         },
         settings=settings,
-        fixed=_typed(endpoint, "fixed", Mapping) or {},
-        unless_empty=tuple(_typed(endpoint, "unless_empty", list) or ()),
+        fixed=_read_option(endpoint, "fixed", Mapping) or {},
+        unless_empty=tuple(_read_option(endpoint, "unless_empty", list) or ()),
         images=options.get("images", PIXELS),
         video=video,
-        pipeline=_typed(endpoint, "pipeline", str),
-        multiple=_typed(endpoint, "multiple", int),
-        native_size=_typed(endpoint, "native_size", int),
+        pipeline=_read_option(endpoint, "pipeline", str),
+        multiple=_read_option(endpoint, "multiple", int),
+        native_size=_read_option(endpoint, "native_size", int),
     )
     if mapping.images not in (PIXELS, PILLOW):
         raise _wrong(endpoint, "images", f"{PIXELS} or {PILLOW}")
@@ -137,13 +137,13 @@ def chosen_results(called: type) -> dict[str, Any]:
 
 
 def _names(endpoint: Endpoint, option: str) -> Mapping[str, str]:
-    names = _typed(endpoint, option, Mapping) or {}
+    names = _read_option(endpoint, option, Mapping) or {}
     if not all(isinstance(text, str) for pair in names.items() for text in pair):
         raise _wrong(endpoint, option, "a mapping from fields to arguments")
     return cast("Mapping[str, str]", names)
 
 
-def _typed(endpoint: Endpoint, option: str, kind: type) -> Any:
+def _read_option(endpoint: Endpoint, option: str, kind: type) -> Any:
     value = endpoint.options.get(option)
     if value is not None and not isinstance(value, kind):
         raise _wrong(endpoint, option, _KINDS[kind])

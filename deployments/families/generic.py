@@ -101,7 +101,7 @@ class GenericFamily(ImageFamily):
             **object_arguments(mapping.inputs, input, called),
             **chosen_results(called),
         }
-        arguments = _taken(endpoint, mapping, arguments, takes)
+        arguments = _drop_unsupported(endpoint, mapping, arguments, takes)
         view = view_to_call(endpoint, mapping, input, pipeline, called)
         if maps is None:
             facts = image_facts(input, seed, requested, mapping.task)
@@ -169,7 +169,7 @@ def _images(
     }
 
 
-def _taken(
+def _drop_unsupported(
     endpoint: Endpoint, mapping: CallMapping, arguments: dict[str, Any], takes: frozenset[str]
 ) -> dict[str, Any]:
     """Drop optional arguments that the pipeline lacks: a fixed size, or one image per call."""

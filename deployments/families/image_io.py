@@ -319,7 +319,7 @@ def side_multiple(pipeline: Any) -> int:
     if unet is not None:
         halvings = len(unet.config["block_out_channels"]) - 1
         return math.lcm(UNET_ALIGNMENT, latent * 2**halvings)
-    return math.lcm(_checked(pipeline) or latent, latent * _patch(pipeline))
+    return math.lcm(_pipeline_multiple(pipeline) or latent, latent * _patch(pipeline))
 
 
 def _compression(pipeline: Any) -> int:
@@ -330,7 +330,7 @@ def _compression(pipeline: Any) -> int:
     return 8
 
 
-def _checked(pipeline: Any) -> int:
+def _pipeline_multiple(pipeline: Any) -> int:
     """Multiple that the pipeline checks. Pipelines that pack latents configure it there."""
     processor = getattr(pipeline, "image_processor", None)
     return int(getattr(getattr(processor, "config", None), "vae_scale_factor", 0))

@@ -31,7 +31,7 @@ def object_arguments(
     ``InvalidInput`` names a field that does not go with the objects.
     """
     arguments: dict[str, list[Any]] = {}
-    for name, declared in _given(inputs, input):
+    for name, declared in _object_inputs(inputs, input):
         classes = _classes(called, declared.argument)
         _check_alone(name, classes, inputs, input)
         items = arguments.setdefault(declared.argument, [])
@@ -44,7 +44,7 @@ def object_values(
     inputs: Inputs, input: Mapping[str, Any]
 ) -> Iterator[tuple[str, DeclaredInput, Any]]:
     """Yield the place, the declaration and the value of each field of the objects."""
-    for name, declared in _given(inputs, input):
+    for name, declared in _object_inputs(inputs, input):
         for number, item in enumerate(input[name]):
             for field, declaration in declared.fields.items():
                 if (value := item.get(field)) is not None:
@@ -62,7 +62,7 @@ def unknown_attributes(inputs: Inputs, called: type) -> Iterator[str]:
                 yield f"{declared.argument}.{field.argument}"
 
 
-def _given(inputs: Inputs, input: Mapping[str, Any]) -> Iterator[tuple[str, DeclaredInput]]:
+def _object_inputs(inputs: Inputs, input: Mapping[str, Any]) -> Iterator[tuple[str, DeclaredInput]]:
     return (
         (name, declared) for name, declared in inputs.items() if declared.fields and input.get(name)
     )

@@ -66,7 +66,7 @@ def deliver_video(
         )
     audio = _audio(facts, generated)
     recorded = call.recording.finish(audio) if call.recording is not None else None
-    video = recorded or _written(facts, generated, audio)
+    video = recorded or _encode_video(facts, generated, audio)
     files = [MediaFile(tickets[0], video.path, form.width, form.height)]
     output: dict[str, Any] = {
         "video": {
@@ -100,7 +100,9 @@ def _audio(facts: VideoFacts, generated: GenerationResult) -> Soundtrack | None:
     return Soundtrack.of(made(generated.result, "audio", "sound")[0], facts.audio_rate)
 
 
-def _written(facts: VideoFacts, generated: GenerationResult, audio: Soundtrack | None) -> VideoFile:
+def _encode_video(
+    facts: VideoFacts, generated: GenerationResult, audio: Soundtrack | None
+) -> VideoFile:
     """Encode a video whose frames the pipeline returned all at once."""
     from deployments.engine.media.video_writer import VideoFile  # noqa: PLC0415
 
@@ -174,7 +176,7 @@ def requested_fps(endpoint: Endpoint, input: Mapping[str, Any]) -> Fraction:
     for name in FPS_FIELDS:
         if input.get(name) is not None:
             return _fraction(name, input[name])
-    return _fraction("fps", _own(endpoint, "fps"))
+    return _fraction("fps", _format_option(endpoint, "fps"))
 
 
 def requested_frames(endpoint: Endpoint, input: Mapping[str, Any], fps: Fraction) -> int:
@@ -184,7 +186,7 @@ def requested_frames(endpoint: Endpoint, input: Mapping[str, Any], fps: Fraction
         return int(input["num_frames"])
     if input.get("duration") is not None:
         return max(1, round(_fraction("duration", input["duration"]) * fps))
-    return int(_own(endpoint, "num_frames"))
+    return int(_format_option(endpoint, "num_frames"))
 
 
 def rendered_frames(requested: int, compression: int) -> int:
@@ -196,7 +198,7 @@ def rendered_frames(requested: int, compression: int) -> int:
 def _box(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
     resolution = input.get("resolution")
     if resolution in (None, AUTO):
-        return Size(int(_own(endpoint, "width")), int(_own(endpoint, "height")))
+        return Size(int(_format_option(endpoint, "width")), int(_format_option(endpoint, "height")))
     if resolution not in VIDEO_SIZES:
         known = ", ".join(VIDEO_SIZES)
         raise InvalidInput.of_field("resolution", f"Input should be one of {known}")
@@ -218,7 +220,7 @@ def _down(side: int, multiple: int) -> int:
     return max(multiple, side // multiple * multiple)
 
 
-def _own(endpoint: Endpoint, name: str) -> Any:
+def _format_option(endpoint: Endpoint, name: str) -> Any:
     video = endpoint.options.get("video_format")
     if not isinstance(video, Mapping) or name not in video:
         raise Misconfigured(

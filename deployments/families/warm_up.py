@@ -29,7 +29,7 @@ def warm_up_input(endpoint: Endpoint, **family: Any) -> Mapping[str, Any]:
     # Full strength: with only one step, any lower strength would leave no step at all.
     short = {**WARM_UP_DEFAULTS, "strength": 1.0}
     values = {
-        **_declared(endpoint),
+        **_field_values(endpoint),
         **endpoint.defaults,
         **family,
         **short,
@@ -51,7 +51,7 @@ def plain_files(endpoint: Endpoint) -> Mapping[str, Any]:
     }
 
 
-def _declared(endpoint: Endpoint) -> Mapping[str, Any]:
+def _field_values(endpoint: Endpoint) -> Mapping[str, Any]:
     """Values of the fields that the entry declares: their defaults, or the least that is valid."""
     return {
         name: _LEAST[field.type](field) if field.required else field.default

@@ -55,7 +55,7 @@ class LocalClient(FrameStream):
     async def call(self, method: str, *arguments: object) -> Any:
         """Call a method. If the call is cancelled, it is cancelled at the other end too."""
         if not self.accepts_calls:
-            raise _broken()
+            raise _connection_lost()
         loop = asyncio.get_running_loop()
         self._number += 1
         number = self._number
@@ -84,7 +84,7 @@ class LocalClient(FrameStream):
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             if not answer.done():
-                answer.set_exception(_broken())
+                answer.set_exception(_connection_lost())
 
     def _give_up(self, number: int, *, stuck: bool) -> None:
         self.send((number, None, ()))
@@ -92,7 +92,7 @@ class LocalClient(FrameStream):
             self.close()
 
 
-def _broken() -> Unavailable:
+def _connection_lost() -> Unavailable:
     return Unavailable("The connection to the ingress broke.")
 
 

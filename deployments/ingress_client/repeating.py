@@ -58,20 +58,18 @@ class RepeatedSource:
     async def file_ticket(
         self, held: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
-        return await self._repeated(
-            lambda: self._source.file_ticket(held, tenant, number, media_type)
-        )
+        return await self._retry(lambda: self._source.file_ticket(held, tenant, number, media_type))
 
     async def app_bundle(self, digest: str) -> bytes:
-        return await self._repeated(lambda: self._source.app_bundle(digest), BUNDLE_WITHIN_S)
+        return await self._retry(lambda: self._source.app_bundle(digest), BUNDLE_WITHIN_S)
 
     async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
-        return await self._repeated(lambda: self._source.secrets(held, tenant))
+        return await self._retry(lambda: self._source.secrets(held, tenant))
 
     async def report_decisions(
         self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
-        await self._repeated(lambda: self._source.report_decisions(held, decisions))
+        await self._retry(lambda: self._source.report_decisions(held, decisions))
 
     # ``PartialSender`` and ``HostedExecutor`` repeat these calls by rules of their own.
 
@@ -91,7 +89,7 @@ class RepeatedSource:
     async def end_hosted_call(self, call_id: str, state: str) -> bool:
         return await self._source.end_hosted_call(call_id, state)
 
-    async def _repeated(self, call: Callable[[], Awaitable[T]], within_s: float | None = None) -> T:
+    async def _retry(self, call: Callable[[], Awaitable[T]], within_s: float | None = None) -> T:
         """Result of a call. Raises the ingress's error if another call would have it too, and
         ``IngressRetry`` after ``give_up_s``."""
         give_up_at = self._clock.monotonic() + self._give_up_s

@@ -106,7 +106,7 @@ class EngineAttempt(Attempt):
         try:
             product, files = await self._produce()
         except LoraRefused as error:
-            raise self._explained(error) from error
+            raise self._explain(error) from error
         except (ValueError, TypeError) as error:
             if (refused := refusal(error, self.lease.endpoint)) is None:
                 raise
@@ -139,8 +139,8 @@ class EngineAttempt(Attempt):
         begin = await request_start(lease, seed, self._resources)
         if self._slots is not None:
             await self._take_slot(self._slots)
-        handle = self._handle = self._acquired(family)
-        pipeline = await _loaded(handle)
+        handle = self._handle = self._acquire_handle(family)
+        pipeline = await _await_pipeline(handle)
         state.enter_stage(None)
         if lease.snapshot_url is None:
             start = StartPoint(split(lease, seed))
@@ -246,7 +246,7 @@ class EngineAttempt(Attempt):
     def _with_loras(self, call: GenerationCall) -> GenerationCall:
         return replace(call, loras=[*self._own, *call.loras, *self._loras.loras()])
 
-    def _explained(self, error: LoraRefused) -> Exception:
+    def _explain(self, error: LoraRefused) -> Exception:
         """Error of the field that names the file, or of the endpoint if it is one of its own."""
         if error.number is None:
             return self._loras.as_owners_error(error)
@@ -256,7 +256,7 @@ class EngineAttempt(Attempt):
             LoraRefused(error.message, error.number - len(self._own))
         )
 
-    def _acquired(self, family: Family) -> PipelineHandle:
+    def _acquire_handle(self, family: Family) -> PipelineHandle:
         """Handle of the pipeline, which is loaded now or later."""
         resources = self._resources
         if self._beside is not None and (shared := resources.residency.share(self._beside)):
@@ -328,7 +328,7 @@ class EngineAttempt(Attempt):
         return Usage(run_s=round(run_s, 4), steps=self.state.steps)
 
 
-async def _loaded(handle: PipelineHandle) -> Any:
+async def _await_pipeline(handle: PipelineHandle) -> Any:
     """The pipeline. If it is loaded, it is returned without yielding to the event loop."""
     if handle.future.done():
         return handle.future.result()

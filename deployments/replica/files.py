@@ -240,12 +240,12 @@ class ArtifactDelivery:
             product = family.deliver(self._lease.endpoint, call, result, media_tickets(tickets))
             if draft is not None:
                 product = draft.added_to(product, draft_ticket(tickets))
-            product = self._checked(product)
+            product = self._apply_policy(product)
             check_marks(product.files, MarkPolicy(self._lease.marking))
-            product = self._signed(product, call, result.steps)
+            product = self._sign_files(product, call, result.steps)
             return product, _artifacts(product)
 
-    def _checked(self, product: Product) -> Product:
+    def _apply_policy(self, product: Product) -> Product:
         """``product`` as the safety policy lets it be delivered. Raises ``ContentBlocked``."""
         rules = self._lease.output_rules
         if not rules:
@@ -274,7 +274,7 @@ class ArtifactDelivery:
             call = self._resources.safety_log.report_decisions(self._lease.held, told)
             asyncio.run_coroutine_threadsafe(call, self._loop)
 
-    def _signed(self, product: Product, call: GenerationCall, steps: int) -> Product:
+    def _sign_files(self, product: Product, call: GenerationCall, steps: int) -> Product:
         """``product`` with signed files, if the lease says so and they can be signed.
 
         Raises ``NotSigned`` where the mark is required.

@@ -205,7 +205,7 @@ class WeightKeeper:
                 await self._load(endpoint)
         except Exception as error:
             if not self._is_held(endpoint, level) and not _gave_way(error):
-                why, retry_at = self._failed(error)
+                why, retry_at = self._describe_failure(error)
                 self._not_kept[endpoint.id] = why, retry_at
                 log.warning("%s cannot be held for its warm target: %s", endpoint.id, why)
         else:
@@ -219,12 +219,12 @@ class WeightKeeper:
         except Exception as error:
             if _gave_way(error):
                 return  # it is tried again when the request has its weights
-            why, self._tried[endpoint.id] = self._failed(error)
+            why, self._tried[endpoint.id] = self._describe_failure(error)
             if not self._is_held(endpoint, WeightsLevel.HOST):
                 self._no_room[endpoint.id] = why
                 log.info("%s cannot be loaded before it runs: %s", endpoint.id, why)
 
-    def _failed(self, error: Exception) -> tuple[str, float]:
+    def _describe_failure(self, error: Exception) -> tuple[str, float]:
         """The reason of a failure, and when to try again."""
         why = str(error) if _is_no_room(error) else as_failure(error).message
         return why, self._resources().clock.monotonic() + RETRY_S

@@ -71,7 +71,7 @@ class RankActor:
 
     def follow(self) -> None:
         """Compute what the replica sends. Returns when the replica ends."""
-        self._joined.follow()
+        self._active_follower.follow()
 
     def load(self, number: int, endpoint: Endpoint, recipe: Recipe | None) -> None:
         """Load an endpoint's weights as the replica does, and keep only the denoisers."""
@@ -82,10 +82,10 @@ class RankActor:
         rehearsal = None
         if recipe is not None and recipe.compile and warming is not None:
             rehearsal = partial(short_call, warming, endpoint, pipeline)
-        self._joined.add(number, pipeline, recipe, rehearsal)
+        self._active_follower.add(number, pipeline, recipe, rehearsal)
 
     @property
-    def _joined(self) -> ParallelWorker:
+    def _active_follower(self) -> ParallelWorker:
         if self._follower is None:
             raise Misconfigured("The follower has not joined its group.")
         return self._follower

@@ -73,7 +73,7 @@ def to_bytes(finished: Sequence[FinishedOutput], snapshot: bytes) -> bytes:
     except FileNotFoundError as error:
         raise SnapshotRefused("The finished files were deleted: the attempt has ended.") from error
     bodies[_UNDER_WAY] = snapshot
-    header = {"format": FORMAT, "finished": [_described(output) for output in finished]}
+    header = {"format": FORMAT, "finished": [_describe_output(output) for output in finished]}
     tensors = {name: np.frombuffer(body, np.uint8) for name, body in bodies.items()}
     return save(tensors, metadata={_KEY: json.dumps(header)})
 
@@ -85,7 +85,7 @@ def _files(finished: Sequence[FinishedOutput]) -> Iterator[tuple[int, int, Media
             yield part, place, file
 
 
-def _described(part: FinishedOutput) -> dict[str, Any]:
+def _describe_output(part: FinishedOutput) -> dict[str, Any]:
     product = part.product
     files = [
         {"key": file.ticket.key, "width": file.width, "height": file.height}
@@ -119,7 +119,7 @@ def from_bytes(
             raise SnapshotRefused("The snapshot was made by another version of Darkroom.")
         bodies = {name: array.tobytes() for name, array in load(found).items()}
         finished = [
-            _finished(output, part, tickets[part], bodies)
+            _restore_output(output, part, tickets[part], bodies)
             for part, output in enumerate(header["finished"])
         ]
         return finished, bodies[_UNDER_WAY]
@@ -135,7 +135,7 @@ def _header(found: bytes) -> Mapping[str, str]:
         raise SnapshotRefused("The file is not a snapshot.") from error
 
 
-def _finished(
+def _restore_output(
     described: Mapping[str, Any],
     part: int,
     tickets: Sequence[UploadTicket],
@@ -148,18 +148,18 @@ def _finished(
     keys = {
         was["key"]: file.ticket.key for was, file in zip(described["files"], files, strict=True)
     }
-    output = _renamed(described["output"], keys)
+    output = _rename_artifacts(described["output"], keys)
     product = Product(output, files, described["units"], described.get("share", 1.0))
     return FinishedOutput(product, described["steps"])
 
 
-def _renamed(value: Any, keys: Mapping[str, str]) -> Any:
+def _rename_artifacts(value: Any, keys: Mapping[str, str]) -> Any:
     if isinstance(value, list):
-        return [_renamed(item, keys) for item in value]
+        return [_rename_artifacts(item, keys) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        name: keys[inner] if name == "artifact" else _renamed(inner, keys)
+        name: keys[inner] if name == "artifact" else _rename_artifacts(inner, keys)
         for name, inner in value.items()
     }
 
@@ -239,7 +239,7 @@ class GenerationStart:
         """``product`` with the units of the steps that were computed after a draft."""
         if self.fork is None:
             return product
-        return _shared(product, 1.0 - share_made(self.fork.draft.step, self.fork.draft.steps))
+        return _with_share(product, 1.0 - share_made(self.fork.draft.step, self.fork.draft.steps))
 
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
         """The error of the input field that asks for what is refused."""
@@ -263,7 +263,7 @@ async def _fork_start(
     body = await resources.snapshot_fetcher.fetch(draft_url, FROM_DRAFT, OwnFiles.of(lease))
     try:
         return await asyncio.get_running_loop().run_in_executor(
-            resources.encoders, _decoded, body, lease.input, seed
+            resources.encoders, _decode_draft, body, lease.input, seed
         )
     except ForkRefused as error:
         raise InvalidInput.of_field(FROM_DRAFT, error.message, "unprocessable_draft") from error
@@ -281,7 +281,7 @@ def _point_of(drafting: Mapping[str, Any]) -> DraftPoint:
     return DraftPoint(share=float(drafting["until"]))
 
 
-def _decoded(body: bytes, requested: Mapping[str, Any], seed: int) -> GenerationStart:
+def _decode_draft(body: bytes, requested: Mapping[str, Any], seed: int) -> GenerationStart:
     from deployments.engine.drafting.draft import Draft  # noqa: PLC0415
     from deployments.engine.drafting.fork import Fork  # noqa: PLC0415
 
@@ -326,10 +326,10 @@ class MadeDraft:
         file = MediaFile(ticket, draft.to_bytes())
         output = {**product.output, DRAFTS: [facts]}
         extended = replace(product, output=output, files=[*product.files, file])
-        return _shared(extended, share_made(draft.step, draft.steps) or 1.0)
+        return _with_share(extended, share_made(draft.step, draft.steps) or 1.0)
 
 
-def _shared(product: Product, share: float) -> Product:
+def _with_share(product: Product, share: float) -> Product:
     """``product`` of which only a share of the steps was computed."""
     return replace(product, units=product.units * share, share=round(share, SHARE_DECIMALS))
 

@@ -120,7 +120,9 @@ class Tuning:
     @property
     def chosen(self) -> Measurement | None:
         """Fastest variant within the quality bound. None if the catalogue's recipe should stay."""
-        allowed = [measurement for measurement in self._allowed() if not measurement.step_cache]
+        allowed = [
+            measurement for measurement in self._usable_measurements() if not measurement.step_cache
+        ]
         if not allowed:
             return None
         best = min(allowed, key=lambda each: each.generation_s)
@@ -142,7 +144,7 @@ class Tuning:
             return None
         candidates = [
             measurement
-            for measurement in self._allowed()
+            for measurement in self._usable_measurements()
             if measurement.step_cache
             and (measurement.recipe, measurement.options) == (base.recipe, base.options)
             and measurement.generation_s <= WORTHWHILE * base.generation_s
@@ -165,7 +167,7 @@ class Tuning:
         regular = {REGULAR: chosen.step_cache}
         return {**regular, HIGH: declared[HIGH]} if faster else regular
 
-    def _allowed(self) -> list[Measurement]:
+    def _usable_measurements(self) -> list[Measurement]:
         return [
             measurement
             for measurement in self.measurements
@@ -296,10 +298,10 @@ class TunedRecipes:
 
     def _usable(self, name: str, endpoint: Endpoint) -> Tuning | None:
         if name not in self._found:
-            self._found[name] = self._checked(name, endpoint)
+            self._found[name] = self._usable_tuning(name, endpoint)
         return self._found[name]
 
-    def _checked(self, name: str, endpoint: Endpoint) -> Tuning | None:
+    def _usable_tuning(self, name: str, endpoint: Endpoint) -> Tuning | None:
         tuning = self._tunings.get(name)
         if tuning is None:
             if name in self._others:

@@ -69,21 +69,21 @@ class OutputPolicy:
             rulings: list[Decision] = []
             if file.ticket.media_type != DRAFT_TYPE:  # nobody sees it before it is finished
                 for place, rule in enumerate(self._rules):
-                    looked, decision = self._checked(file, rule)
+                    looked, decision = self._check_file(file, rule)
                     seen[place] += looked
                     rulings += [decision] if decision is not None else []
             decisions += rulings
             if any(ruling.action in ("flag", "blur") for ruling in rulings):
                 flagged.add(file.ticket.key)
             blurs = any(ruling.action == "blur" for ruling in rulings)
-            files.append(_blurred(file, encode) if blurs else file)
+            files.append(_blur(file, encode) if blurs else file)
         sizes = {media_file.ticket.key: media_file.size for media_file in files}
         output = _with_flags(product.output, flagged, sizes)
         total = sum(media_file.ticket.media_type != DRAFT_TYPE for media_file in files)
         output = {**output, SAFETY: _verdict(self._rules, seen, total)}
         return replace(product, output=output, files=files), decisions
 
-    def _checked(self, file: MediaFile, rule: Mapping[str, Any]) -> tuple[bool, Decision | None]:
+    def _check_file(self, file: MediaFile, rule: Mapping[str, Any]) -> tuple[bool, Decision | None]:
         """Return if the rule's checker looked at the file, and the decision unless it is safe."""
         media_type = file.ticket.media_type
         if media_type.startswith("audio/"):
@@ -94,7 +94,7 @@ class OutputPolicy:
             # Raises an error if the file has no images: then it cannot be checked.
             worst = max(findings, key=lambda each: (each.unsafe, each.score))
         except Exception as error:
-            return False, _unchecked(rule, error)
+            return False, _on_check_error(rule, error)
         if not worst.unsafe:
             return True, None
         action = str(rule["action"])
@@ -110,18 +110,20 @@ class OutputPolicy:
 def _verdict(rules: Sequence[Mapping[str, Any]], seen: Sequence[int], total: int) -> str:
     """What the output says: the checkers that looked at its files, and those that did not."""
     looked = {
-        _named(rule) + (f" in {count} of {total} files" if count < total else ""): None
+        _checker_name(rule) + (f" in {count} of {total} files" if count < total else ""): None
         for rule, count in zip(rules, seen, strict=True)
         if count
     }
     if not looked:
         return NOT_CHECKED
-    missing = {_named(rule): None for rule, count in zip(rules, seen, strict=True) if not count}
+    missing = {
+        _checker_name(rule): None for rule, count in zip(rules, seen, strict=True) if not count
+    }
     rest = f"; not checked: {', '.join(missing)}" if missing else ""
     return f"checked: {', '.join(looked)}{rest}"
 
 
-def _named(rule: Mapping[str, Any]) -> str:
+def _checker_name(rule: Mapping[str, Any]) -> str:
     """Name of the checker, with its weights if it has some of the hub."""
     checker = rule["checker"]
     of = f" ({checker['repository']}@{checker['revision']})" if checker.get("repository") else ""
@@ -143,7 +145,7 @@ def _unheard(rule: Mapping[str, Any]) -> Decision | None:
     return Decision(str(rule["name"]), "pass")
 
 
-def _unchecked(rule: Mapping[str, Any], error: Exception) -> Decision:
+def _on_check_error(rule: Mapping[str, Any], error: Exception) -> Decision:
     log.warning("The checker %s failed.", rule["name"], exc_info=error)
     if rule["on_error"] != "pass":
         raise ContentBlocked(
@@ -170,7 +172,7 @@ def _images(file: MediaFile) -> Iterator[Image]:
         yield from sampled_frames(content, FRAMES)
 
 
-def _blurred(file: MediaFile, encode: Encode) -> MediaFile:
+def _blur(file: MediaFile, encode: Encode) -> MediaFile:
     from PIL import ImageFilter  # noqa: PLC0415
 
     (image,) = _images(file)

@@ -177,16 +177,16 @@ class Fetcher:
             sink(self._inline(url, field))
             return Version()
         download = _Download(field, sink, known or Version())
-        parsed = _parsed(url, field)
+        parsed = _parse_url(url, field)
         try:
             async with asyncio.timeout(self._timeout_s):
-                if not await self._own(parsed, download, files):
+                if not await self._fetch_own_file(parsed, download, files):
                     await self._foreign_in_time(parsed, download)
                 return download.version
         except TimeoutError:
             if download.awaits_own:
                 self._own_storage.calls.add(READ, "timeout", self._timeout_s)
-                raise _away(f"no answer for {self._timeout_s:g} s") from None
+                raise _storage_unreachable(f"no answer for {self._timeout_s:g} s") from None
             raise _unread(field, f"the download took longer than {self._timeout_s:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             what = str(error) or type(error).__name__
@@ -207,7 +207,7 @@ class Fetcher:
         self.check_size(len(content), field)
         return content
 
-    async def _own(self, url: httpx2.URL, download: _Download, files: OwnFiles) -> bool:
+    async def _fetch_own_file(self, url: httpx2.URL, download: _Download, files: OwnFiles) -> bool:
         """Fetch a file of our own storage by its path, whatever host name the URL has. False if it
         is not our file. ``StorageRetry`` if our storage does not answer.
 
@@ -229,7 +229,7 @@ class Fetcher:
             except (_OwnAway, httpx2.TransportError) as error:
                 # What the sink has received cannot be taken back.
                 if number == OWN_TRIES or not download.awaits_own:
-                    raise _away(repr(error)) from error
+                    raise _storage_unreachable(repr(error)) from error
                 log.info("Our storage sent no file (%r); retrying in %.1f s.", error, delay_s)
                 await asyncio.sleep(delay_s)
             else:
@@ -289,7 +289,7 @@ class Fetcher:
                 if not response.has_redirect_location:
                     status = response.status_code
                     raise _unread(field, f"the server of the file answered {status}")
-                url = _parsed(str(url.join(response.headers["location"])), field)
+                url = _parse_url(str(url.join(response.headers["location"])), field)
             finally:
                 await response.aclose()
         raise _unread(field, f"the URL redirects more than {MAX_REDIRECTS} times")
@@ -374,7 +374,7 @@ class _OwnAway(Exception):
     """Raised when our own storage answers that it cannot answer now."""
 
 
-def _away(problem: str) -> StorageRetry:
+def _storage_unreachable(problem: str) -> StorageRetry:
     return StorageRetry(f"A file could not be read from our own storage in time: {problem}")
 
 
@@ -402,7 +402,7 @@ def _is_private(place: httpx2.URL) -> bool:
     return place.path.startswith(PRIVATE)
 
 
-def _parsed(url: str, field: str) -> httpx2.URL:
+def _parse_url(url: str, field: str) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, ValueError):

@@ -85,7 +85,7 @@ class LoraCache:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            with _locked(path) as opened:
+            with _open_locked(path) as opened:
                 yield opened
         except OSError as error:
             raise WeightsUnavailable(
@@ -123,17 +123,17 @@ class LoraCache:
                 there.append((seen.st_atime_ns, seen.st_size, path))
         surplus = sum(size for _, size, _ in there) - self._max_bytes
         for _, size, path in sorted(there):
-            if surplus > 0 and path != spared and _removed(path):
+            if surplus > 0 and path != spared and _try_remove(path):
                 log.info("Evicted the LoRA file %s from the disk.", path.stem)
                 surplus -= size
 
     def _sweep(self) -> None:
         """Delete the temporary files of processes that were killed."""
         for path in self._directory.glob("*.part"):
-            _removed(path)
+            _try_remove(path)
 
 
-def _locked(path: Path) -> BinaryIO:
+def _open_locked(path: Path) -> BinaryIO:
     while True:
         opened = path.open("xb")
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -142,7 +142,7 @@ def _locked(path: Path) -> BinaryIO:
         opened.close()  # swept by another process before it was locked
 
 
-def _removed(path: Path) -> bool:
+def _try_remove(path: Path) -> bool:
     """Try to delete a file. False if it is in use or belongs to another user."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -182,10 +182,10 @@ class LoraFetcher:
         task = self._downloads.get(name)
         if task is None:
             task = self._downloads[name] = asyncio.create_task(self._fetch(name, files))
-            task.add_done_callback(lambda ended: self._ended(name, ended))
+            task.add_done_callback(lambda ended: self._on_download_end(name, ended))
         return await asyncio.shield(task)
 
-    def _ended(self, name: _Name, task: asyncio.Task[str]) -> None:
+    def _on_download_end(self, name: _Name, task: asyncio.Task[str]) -> None:
         del self._downloads[name]
         if not task.cancelled():
             task.exception()  # mark it as retrieved: there may be no waiter left to raise it to
@@ -195,7 +195,7 @@ class LoraFetcher:
         if isinstance(source, HubFile):
             key, version = await self._on_thread(self._from_hub, source, name), Version()
         elif isinstance(source, RegisteredFile):
-            key, version = await self._registered(source, name, files), Version()
+            key, version = await self._fetch_registered(source, name, files), Version()
         else:
             key, version = await self._from_web(source, name, files)
         if len(self._known) >= MAX_REMEMBERED:
@@ -219,11 +219,11 @@ class LoraFetcher:
             await self._on_thread(self._keep, part, key)
             return key, version or Version()
 
-    async def _registered(self, source: RegisteredFile, name: _Name, files: OwnFiles) -> str:
+    async def _fetch_registered(self, source: RegisteredFile, name: _Name, files: OwnFiles) -> str:
         key = name.key_of(source.digest)
         if self._is_here(key):
             return key
-        url = await self._located(source.digest)
+        url = await self._url_of(source.digest)
         if not url:
             raise _unread(f"the registered weights {source.name!r} do not exist any more")
         with self._cache.part() as part:
@@ -234,7 +234,7 @@ class LoraFetcher:
             await self._on_thread(self._keep, part, key)
         return key
 
-    async def _located(self, digest: str) -> str:
+    async def _url_of(self, digest: str) -> str:
         """URL of a registered file; empty if there is none. ``StorageRetry``: the ingress does not
         answer, which is no fault of the input."""
         if self._locate is None or not digest:

@@ -120,7 +120,7 @@ class ManifestWriter:
                 return b""
 
         try:
-            return self._written(file, facts, sign)
+            return self._write_manifest(file, facts, sign)
         except Exception as error:
             reason = failed[0] if failed else error
             if isinstance(reason, Fenced):
@@ -132,7 +132,7 @@ class ManifestWriter:
         call = self._signer.report_unsigned(self._held, reason)
         asyncio.run_coroutine_threadsafe(call, self._loop)
 
-    def _written(self, file: MediaFile, facts: GenerationFacts, sign: Any) -> MediaFile:
+    def _write_manifest(self, file: MediaFile, facts: GenerationFacts, sign: Any) -> MediaFile:
         from c2pa import Builder, C2paSigningAlg, Signer  # noqa: PLC0415  # an optional extra
 
         algorithm = C2paSigningAlg.ES256

@@ -176,7 +176,7 @@ class TuningSession:
             name = weights_name(endpoint, recipe)
             workload = Workload(endpoint, tuple(inputs))
             if name in by_name:
-                by_name[name] = _joined(by_name[name], workload)
+                by_name[name] = _add_workload(by_name[name], workload)
                 continue
             subject = Subject(endpoint, recipe, facts.discrete)
             by_name[name] = TunedModel(name, (workload,), (endpoint.id,), subject, _steps(workload))
@@ -204,7 +204,7 @@ class TuningSession:
             return TuningResult(self._tune(model, facts, options, show, default))
         except _OutOfTime:
             # ``again`` was for the measurements at the beginning.
-            kept = self._kept(model, facts, replace(options, again=False), default)
+            kept = self._resume_tuning(model, facts, replace(options, again=False), default)
             self.file.keep(kept)
             return TuningResult(kept, out_of_time=True)
 
@@ -212,11 +212,11 @@ class TuningSession:
         self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, show: Show, default: str
     ) -> Tuning:
         variants = candidates(model.subject)
-        tuning = self._kept(model, facts, options, default)
+        tuning = self._resume_tuning(model, facts, options, default)
         selected = [
             variant
             for variant in variants
-            if _wanted(variant, options) and variant.name not in tuning.left_out
+            if _is_selected(variant, options) and variant.name not in tuning.left_out
         ]
         selected.sort(key=lambda each: not each.exact)  # a reference first
         for candidate in selected:
@@ -226,7 +226,7 @@ class TuningSession:
             tuning = self._with(tuning, model, combined, options, show)
         base = tuning.base
         for candidate in () if base is None else cached_candidates(model.subject, base):
-            if _wanted(candidate, options):
+            if _is_selected(candidate, options):
                 tuning = self._with(tuning, model, candidate, options, show)
         if not options.variants:
             tuning = replace(tuning, complete=True)
@@ -234,7 +234,7 @@ class TuningSession:
         self.file.keep(tuning)
         return tuning
 
-    def _kept(
+    def _resume_tuning(
         self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, default: str
     ) -> Tuning:
         endpoint = model.workloads[0].endpoint
@@ -337,7 +337,7 @@ class TuningSession:
             path = Path(folder) / "answer"
             status = self._run(job, path, timeout_s)
             if not path.exists():
-                raise PipelineFailed(self._ended(status))
+                raise PipelineFailed(self._exit_message(status))
             answer = pickle.loads(path.read_bytes())  # noqa: S301 from our own process
         if isinstance(answer, DarkroomError):
             raise answer
@@ -364,7 +364,7 @@ class TuningSession:
         finally:
             _end(process)
 
-    def _ended(self, status: int) -> str:
+    def _exit_message(self, status: int) -> str:
         how = f"signal {-status}" if status < 0 else f"status {status}"
         hint = " The host may have run out of memory." if status == -9 else ""
         return f"The process ended with {how}.{hint} See {self.log}."
@@ -381,7 +381,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wanted(candidate: RecipeVariant, options: TuneOptions) -> bool:
+def _is_selected(candidate: RecipeVariant, options: TuneOptions) -> bool:
     return not options.variants or candidate.name in options.variants or candidate.name == PLAIN
 
 
@@ -410,7 +410,7 @@ def _order(entry: tuple[Endpoint, Any]) -> tuple[bool, bool]:
     return bool(_adapters_text(endpoint)), bool(files)
 
 
-def _joined(model: TunedModel, workload: Workload) -> TunedModel:
+def _add_workload(model: TunedModel, workload: Workload) -> TunedModel:
     endpoint = workload.endpoint
     joined = replace(model, endpoints=(*model.endpoints, endpoint.id))
     if _adapters_text(endpoint) in model.adapters:

@@ -137,7 +137,7 @@ class _Loaded:
 
     def measured(self, empty: Measurement) -> Measurement:
         pipeline = self._load()
-        timed = [self._timed(pipeline, workload) for workload in self._job.workloads]
+        timed = [self._time_workload(pipeline, workload) for workload in self._job.workloads]
         worst = self._compare([result for run in timed for result in run.results])
         return replace(
             empty,
@@ -148,7 +148,7 @@ class _Loaded:
             similarity=round(worst.similarity, 5),
         )
 
-    def _timed(self, pipeline: Any, workload: Workload) -> _Timed:
+    def _time_workload(self, pipeline: Any, workload: Workload) -> _Timed:
         first, *_ = calls = self._calls(pipeline, workload)
         self._run(_with_steps(first, 1))  # warm: kernels are chosen, caches are filled
         self._engine.finish_compiling()  # code for the adapters

@@ -58,7 +58,7 @@ def _encoded(type_: FalType) -> Any:
         case ObjectOf(name):
             return {"object": name}
         case OneOf(types):
-            return {"one_of": [_encoded(each) for each in types]}
+            return {"one_of": [_encoded(member) for member in types]}
 
 
 def changes(declarations: Declarations) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _paths(
     """Names of fields, those in an object as ``object.field``."""
     for name, field in fields.items():
         yield name
-        for each in names_in(field.type):
-            if each not in above:
-                inner = _paths(object_fields(each), object_fields, (*above, each))
+        for type_name in names_in(field.type):
+            if type_name not in above:
+                inner = _paths(object_fields(type_name), object_fields, (*above, type_name))
                 yield from (f"{name}.{path}" for path in inner)

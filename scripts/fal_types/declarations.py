@@ -124,7 +124,7 @@ class _Parser:
                     key: replace(field, type=self._without_aliases(field.type))
                     for key, field in self._objects[name].items()
                 }
-                waiting += (each for f in objects[name].values() for each in names_in(f.type))
+                waiting += (inner for f in objects[name].values() for inner in names_in(f.type))
         return Declarations(
             {
                 endpoint_id: (self._object_name(names[0]), self._object_name(names[1]))
@@ -233,8 +233,8 @@ def names_in(type_: FalType) -> Iterator[str]:
         case ListOf(item):
             yield from names_in(item)
         case OneOf(types):
-            for each in types:
-                yield from names_in(each)
+            for member in types:
+                yield from names_in(member)
         case _:
             pass
 
@@ -246,7 +246,9 @@ def _union(members: list[FalType], line: int) -> FalType:
         if members[at : at + 3] != UPLOAD:
             raise NotUnderstoodError(line, "`Blob` stands outside of `string | Blob | File`")
         members[at : at + 3] = [Plain.FILE]
-    literals = [each for member in members if isinstance(member, Choice) for each in member.values]
+    literals = [
+        value for member in members if isinstance(member, Choice) for value in member.values
+    ]
     choice = Choice(tuple(dict.fromkeys(literals)))
     types = dict.fromkeys(choice if isinstance(each, Choice) else each for each in members)
     return next(iter(types)) if len(types) == 1 else OneOf(tuple(types))
@@ -260,7 +262,7 @@ def _default(comment: Token, type_: FalType) -> Default | None:
     if (match := DEFAULT.search(comment.value)) is None:
         raise NotUnderstoodError(line, f"the comment does not end with {STATED} `…`")
     types = type_.types if isinstance(type_, OneOf) else (type_,)
-    if not any(_may_be(match[1], each) for each in types):
+    if not any(_may_be(match[1], kind) for kind in types):
         raise NotUnderstoodError(line, f"the default `{match[1]}` is not of the field's type")
     return _value(match[1])
 

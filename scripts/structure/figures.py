@@ -120,13 +120,14 @@ def _shape(product: Sequence[Module]) -> dict[str, int]:
 def parameters(function: Function) -> int:
     """Number of parameters, without ``self`` and ``cls``."""
     every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    return sum(each.arg not in {"self", "cls"} for each in every)
+    return sum(argument.arg not in {"self", "cls"} for argument in every)
 
 
 def _has_starred_tuple(node: ast.AST) -> bool:
     """Return whether it is a call such as ``f(*(a, b))``, which hides its number of arguments."""
     return isinstance(node, ast.Call) and any(
-        isinstance(each, ast.Starred) and isinstance(each.value, ast.Tuple) for each in node.args
+        isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Tuple)
+        for argument in node.args
     )
 
 
@@ -168,12 +169,14 @@ def _schema(root: Path) -> dict[str, int]:
         "indexes": r"^CREATE (?:UNIQUE )?INDEX ",
         "triggers": r"^CREATE (?:CONSTRAINT )?TRIGGER ",
     }
-    return {name: len(re.findall(each, text, re.MULTILINE)) for name, each in patterns.items()}
+    return {
+        name: len(re.findall(pattern, text, re.MULTILINE)) for name, pattern in patterns.items()
+    }
 
 
 def _count_words(text: str) -> int:
     """Words have a letter or a digit: bars of tables and other marks are none."""
-    return sum(any(map(str.isalnum, each)) for each in text.split())
+    return sum(any(map(str.isalnum, word)) for word in text.split())
 
 
 def _documented(root: Path) -> dict[str, int]:

@@ -71,7 +71,7 @@ def read(path: Path) -> list[Row]:
 def add(path: Path, row: Row) -> None:
     """Add a row to the history. A figure that older rows lack is empty in them."""
     rows = [*read(path), row]
-    columns = dict.fromkeys(name for each in reversed(rows) for name in each)
+    columns = dict.fromkeys(name for record in reversed(rows) for name in record)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
@@ -80,8 +80,8 @@ def add(path: Path, row: Row) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as columns, each beside the name of its figure."""
-    names = dict.fromkeys(name for each in reversed(rows) for name in each)
-    cells = [[name, *(each.get(name, "") for each in rows)] for name in names]
+    names = dict.fromkeys(name for row in reversed(rows) for name in row)
+    cells = [[name, *(row.get(name, "") for row in rows)] for name in names]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(

@@ -70,22 +70,22 @@ class Database:
 
     def look_up(self, packages: Sequence[Package]) -> list[Vulnerability]:
         """All vulnerabilities of ``packages``. Raises ``Unreachable``."""
-        found: list[Vulnerability] = []
+        vulnerabilities: list[Vulnerability] = []
         known: dict[str, Any] = {}
         for package, name in self._ids(packages):
             if name not in known:
                 known[name] = self._call("GET", f"/v1/vulns/{name}")
             if "withdrawn" not in known[name]:
-                found.append(_vulnerability(package, known[name]))
-        return found
+                vulnerabilities.append(_vulnerability(package, known[name]))
+        return vulnerabilities
 
     def _ids(self, packages: Sequence[Package]) -> list[tuple[Package, str]]:
         ahead = [(package, "") for package in packages]
-        found: list[tuple[Package, str]] = []
+        ids: list[tuple[Package, str]] = []
         for _ in range(MAX_PAGES * (1 + len(packages) // AT_ONCE)):
             now, ahead = ahead[:AT_ONCE], ahead[AT_ONCE:]
             if not now:
-                return found
+                return ids
             queries = [
                 {"package": {"purl": package.purl}} | ({"page_token": token} if token else {})
                 for package, token in now
@@ -94,7 +94,7 @@ class Database:
             if not isinstance(results, list) or len(results) != len(now):
                 raise Unreachable("its answer is not about the packages that were asked for")
             for (package, _), result in zip(now, results, strict=True):
-                found += [(package, each["id"]) for each in result.get("vulns", ())]
+                ids += [(package, vulnerability["id"]) for vulnerability in result.get("vulns", ())]
                 if token := result.get("next_page_token"):
                     ahead.append((package, token))
         raise Unreachable("its answer does not end")
@@ -112,9 +112,9 @@ def _vulnerability(package: Package, details: Any) -> Vulnerability:
         str(event["fixed"])
         for affected in details.get("affected", ())
         if affected.get("package", {}).get("name", "").lower().replace("_", "-") == package.name
-        for each in affected.get("ranges", ())
-        if each.get("type") != "GIT"
-        for event in each.get("events", ())
+        for version_range in affected.get("ranges", ())
+        if version_range.get("type") != "GIT"
+        for event in version_range.get("events", ())
         if "fixed" in event
     }
     summary = details.get("summary") or details.get("details", "").partition("\n")[0]
@@ -126,34 +126,36 @@ def accepted(
     found: Vulnerability, today: date, rules: Mapping[str, Accepted] = ACCEPTED
 ) -> Accepted | None:
     """The rule by which ``found`` is no problem today."""
-    each = next((rules[name] for name in found.names if name in rules), None)
-    return each if each is not None and today <= each.until else None
+    rule = next((rules[name] for name in found.names if name in rules), None)
+    return rule if rule is not None and today <= rule.until else None
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/audit")
     parser.add_argument("--strict", action="store_true", help="fail without the database")
     parser.add_argument("--database", default=DATABASE, help="address of a copy of OSV's API")
-    given = parser.parse_args(words)
+    options = parser.parse_args(words)
     packages = shipped()
     try:
-        with httpx2.Client(base_url=given.database, timeout=TIMEOUT_S) as client:
-            found = Database(client).look_up(packages)
+        with httpx2.Client(base_url=options.database, timeout=TIMEOUT_S) as client:
+            vulnerabilities = Database(client).look_up(packages)
     except Unreachable as error:
         print(
-            f"NOT CHECKED: the database of vulnerabilities at {given.database} cannot be used "
+            f"NOT CHECKED: the database of vulnerabilities at {options.database} cannot be used "
             f"({error}). Nothing is known about the {len(packages)} packages. Run scripts/audit "
             "on a machine that reaches it.",
             file=sys.stderr,
         )
-        return 2 if given.strict else 0
+        return 2 if options.strict else 0
     today = datetime.now(UTC).date()
-    open_ = [each for each in found if accepted(each, today) is None]
-    for each in open_:
-        print(each, file=sys.stderr)
+    open_ = [
+        vulnerability for vulnerability in vulnerabilities if accepted(vulnerability, today) is None
+    ]
+    for problem in open_:
+        print(problem, file=sys.stderr)
     print(
         f"{len(packages)} packages checked, {len(open_)} vulnerabilities found, "
-        f"{len(found) - len(open_)} accepted"
+        f"{len(vulnerabilities) - len(open_)} accepted"
     )
     return 1 if open_ else 0
 

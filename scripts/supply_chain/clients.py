@@ -67,13 +67,13 @@ def javascript_versions(package: str) -> Mapping[str, str]:
 def failures(junit: str) -> Mapping[str, str]:
     """First line of the error of each test that failed, by the test's id. ``junit``: report of
     pytest in the family `xunit1`."""
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for case in ElementTree.fromstring(junit).iter("testcase"):  # noqa: S314 pytest wrote it
         for error in (*case.iter("failure"), *case.iter("error")):
             first = _ERROR.search(error.text or "")
             line = first[1] if first else error.get("message", "").partition("\n")[0]
-            found.setdefault(_id_of(case), line)
-    return found
+            lines.setdefault(_id_of(case), line)
+    return lines
 
 
 def _id_of(case: ElementTree.Element) -> str:
@@ -88,10 +88,10 @@ def clients_of(test: str, tested: str) -> set[tuple[str, str]]:
     named: set[tuple[str, str]] = set()
     beside: set[tuple[str, str]] = set()
     for what, tests in _ROW.findall(tested):
-        ids = [each.partition("::") for each in _TEST.findall(tests)]
+        ids = [test_id.partition("::") for test_id in _TEST.findall(tests)]
         if (file, "::", name) in ids:
             named.update(_CLIENT.findall(what))
-        if any(file == each for each, _, _ in ids):
+        if any(file == test_file for test_file, _, _ in ids):
             beside.update(_CLIENT.findall(what))
     return {(canonicalize_name(name), version) for name, version in named or beside}
 
@@ -103,12 +103,13 @@ def table(clients: Sequence[Client], failed: Mapping[str, str], tested: str) -> 
         "|---|---|---|---|",
     ]
     left = dict(failed)
-    for each in clients:
-        key = canonicalize_name(each.name), each.pinned
+    for client in clients:
+        key = canonicalize_name(client.name), client.pinned
         own = {test: line for test, line in failed.items() if key in clients_of(test, tested)}
         left = {test: line for test, line in left.items() if test not in own}
         rows.append(
-            f"| `{each.name}` ({each.language}) | {each.pinned} | {each.newest} | {_cell(own)} |"
+            f"| `{client.name}` ({client.language}) | {client.pinned} | {client.newest} | "
+            f"{_cell(own)} |"
         )
     if left:
         rows.append(f"| no row of {TESTED} names it | | | {_cell(left)} |")
@@ -136,8 +137,8 @@ class Copy:
 
     def build(self) -> None:
         archive_of_head().unpack(self.folder)
-        for each in LINKED:
-            (self.folder / each).symlink_to(ROOT / each)
+        for entry in LINKED:
+            (self.folder / entry).symlink_to(ROOT / entry)
         _call([sys.executable, "-m", "venv", "--without-pip", self.folder / ".venv"])
         below = next(path for path in sys.path if path.endswith("site-packages"))
         (self.packages / "below.pth").write_text(f"{self.folder}\n{below}\n", encoding="utf-8")
@@ -151,8 +152,8 @@ class Copy:
 
     def clients(self) -> Iterator[Client]:
         there = {
-            canonicalize_name(each.name): each.version
-            for each in distributions(path=[str(self.packages)])
+            canonicalize_name(installed.name): installed.version
+            for installed in distributions(path=[str(self.packages)])
         }
         for name, version in python_versions().items():
             yield Client("Python", name, version, there.get(canonicalize_name(name), version))

@@ -127,9 +127,9 @@ def licence_of(package: Package) -> Licence:
     """The licence as a person has read it, else as the package states it."""
     review = REVIEWED.get(package.name)
     classifiers = [
-        each.rpartition(" :: ")[2]
-        for each in package.metadata.get("Classifier", ())
-        if each.startswith("License :: ")
+        classifier.rpartition(" :: ")[2]
+        for classifier in package.metadata.get("Classifier", ())
+        if classifier.startswith("License :: ")
     ]
     text = package.field("License")
     stated = package.field("License-Expression") or (text if "\n" not in text else "")
@@ -155,23 +155,23 @@ def allowed(expression: str) -> bool:
         inner = re.search(r"\(([^()]*)\)", expression)
         if inner is None:
             return False
-        held = "MIT" if allowed(inner[1]) else "LicenseRef-refused"
-        return allowed(expression.replace(inner[0], held))
+        identifier = "MIT" if allowed(inner[1]) else "LicenseRef-refused"
+        return allowed(expression.replace(inner[0], identifier))
     choices = expression.split(" OR ")
-    return any(all(part in ALLOWED for part in each.split(" AND ")) for each in choices)
+    return any(all(part in ALLOWED for part in choice.split(" AND ")) for choice in choices)
 
 
 def problems(licences: Iterable[Licence]) -> list[str]:
     """A sentence for each package that may not be there, and for each review of none."""
     licences = [*licences]
-    names = {each.package.name for each in licences}
-    found = [each.problem for each in licences if each.problem is not None]
-    found += [
+    names = {licence.package.name for licence in licences}
+    violations = [licence.problem for licence in licences if licence.problem is not None]
+    violations += [
         f"REVIEWED in scripts/supply_chain/licences.py has {name}, which the container does not "
         "have any more. Remove it there."
         for name in sorted(REVIEWED.keys() - names)
     ]
-    return found
+    return violations
 
 
 HEAD = """# Licences of packages
@@ -188,8 +188,13 @@ expressions of SPDX. Packages that only the tests need are not in the list. The 
 
 def page(licences: Sequence[Licence]) -> str:
     """The reference page."""
-    rows = [f"| {each.package.name} | {each.package.version} | {each.spdx} |" for each in licences]
-    reviews = [(each.package.name, each.review) for each in licences if each.review is not None]
+    rows = [
+        f"| {licence.package.name} | {licence.package.version} | {licence.spdx} |"
+        for licence in licences
+    ]
+    reviews = [
+        (licence.package.name, licence.review) for licence in licences if licence.review is not None
+    ]
     told = [(name, " ".join(filter(None, (it.reason, it.note)))) for name, it in reviews]
     notes = [f"| {name} | {text} |" for name, text in told if text]
     return "\n".join(
@@ -205,16 +210,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     only_check = parser.parse_args(words).check
     licences = [*map(licence_of, shipped())]
-    found = problems(licences)
+    violations = problems(licences)
     text = page(licences)
     if not only_check:
         PAGE.write_text(text, encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        found.append("THIRD-PARTY.md is not up to date. Run scripts/licences.")
-    for each in found:
-        print(each, file=sys.stderr)
-    print(f"{len(licences)} packages, {len(found)} problems found")
-    return 1 if found else 0
+        violations.append("THIRD-PARTY.md is not up to date. Run scripts/licences.")
+    for violation in violations:
+        print(violation, file=sys.stderr)
+    print(f"{len(licences)} packages, {len(violations)} problems found")
+    return 1 if violations else 0
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ class Package:
 def locked(text: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Name, version and hashes of each line of a lock file."""
     for line in text.replace("\\\n", " ").splitlines():
-        found = re.match(r"([\w.-]+)==(\S+)", line)
-        if found is not None:
+        match = re.match(r"([\w.-]+)==(\S+)", line)
+        if match is not None:
             hashes = tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})", line))
-            yield canonicalize_name(found[1]), found[2], hashes
+            yield canonicalize_name(match[1]), match[2], hashes
 
 
 @cache
@@ -73,34 +73,35 @@ def shipped() -> tuple[Package, ...]:
     versions = {name: version for name, version, _ in locked(CONSTRAINTS.read_text())}
     rows = [*locked(LOCK.read_text()), *((name, versions[name], ()) for name in WITHOUT_HASH)]
     names = {name for name, _, _ in rows}
-    found: list[Package] = []
+    packages: list[Package] = []
     for name, version, hashes in sorted(rows):
         there = _installed(name, version)
         requires = tuple(sorted({*_required(there, EXTRAS.get(name, ()))} & names - {name}))
         metadata = {key: there.metadata.get_all(key) or [] for key in set(there.metadata)}
-        found.append(Package(name, version, hashes, requires, metadata))
-    return tuple(found)
+        packages.append(Package(name, version, hashes, requires, metadata))
+    return tuple(packages)
 
 
 def _installed(name: str, version: str) -> Distribution:
     try:
-        found = distribution(name)
+        installed = distribution(name)
     except PackageNotFoundError:
         raise SystemExit(
             f"{name} is not installed, so its licence is not known. Run this in the environment "
             "of the tests, in which every package of requirements-image.txt should be."
         ) from None
-    if found.version.partition("+")[0] != version:
+    if installed.version.partition("+")[0] != version:
         raise SystemExit(
-            f"{name} {found.version} is installed, but {version} is pinned. Run scripts/test once "
-            "to install the pinned versions, or scripts/hash_packages.py after a change of them."
+            f"{name} {installed.version} is installed, but {version} is pinned. Run scripts/test "
+            "once to install the pinned versions, or scripts/hash_packages.py after a change of "
+            "them."
         )
-    return found
+    return installed
 
 
 def _required(there: Distribution, extras: tuple[str, ...]) -> Iterator[str]:
     for line in there.requires or ():
-        each = Requirement(line)
+        requirement = Requirement(line)
         environments = [IMAGE | {"extra": extra} for extra in (*extras, "")]
-        if each.marker is None or any(map(each.marker.evaluate, environments)):
-            yield canonicalize_name(each.name)
+        if requirement.marker is None or any(map(requirement.marker.evaluate, environments)):
+            yield canonicalize_name(requirement.name)

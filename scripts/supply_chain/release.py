@@ -41,9 +41,9 @@ def build(source: Path, out: Path, epoch: int) -> None:
         scratch = Path(folder)
         _level(source, epoch)
         _run_builder("--sdist", source, scratch / "sdist", epoch)
-        (made,) = (scratch / "sdist").glob("*.tar.gz")
-        sdist = out / made.name
-        sdist.write_bytes(normal_sdist(made, epoch))
+        (built,) = (scratch / "sdist").glob("*.tar.gz")
+        sdist = out / built.name
+        sdist.write_bytes(normal_sdist(built, epoch))
         with tarfile.open(sdist) as archive:
             archive.extractall(scratch / "tree", filter="data")
         (tree,) = (scratch / "tree").iterdir()
@@ -72,11 +72,11 @@ def normal_sdist(sdist: Path, epoch: int) -> bytes:
 def _check_builder(source: Path) -> None:
     """Refuse another version of setuptools than the project names: it could build other bytes."""
     project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
-    for each in map(Requirement, project["build-system"]["requires"]):
-        if not each.specifier.contains(version(each.name)):
+    for requirement in map(Requirement, project["build-system"]["requires"]):
+        if not requirement.specifier.contains(version(requirement.name)):
             raise SystemExit(
-                f"{each.name} {version(each.name)} is installed, but pyproject.toml builds with "
-                f"{each}. Run scripts/test once to install the pinned versions."
+                f"{requirement.name} {version(requirement.name)} is installed, but pyproject.toml "
+                f"builds with {requirement}. Run scripts/test once to install the pinned versions."
             )
 
 
@@ -141,21 +141,21 @@ def differences(given: Path, again: Path) -> list[str]:
     """A sentence for each file of ``given`` that is missing, damaged, or differs from ``again``."""
     if not (given / SUMS).is_file():
         return [f"{given} has no {SUMS}. Download it together with the files."]
-    found: list[str] = []
+    problems: list[str] = []
     stated = dict(reversed(line.split("  ", 1)) for line in (given / SUMS).read_text().splitlines())
     built = {path.name: hash_of(path) for path in again.iterdir() if path.name != SUMS}
     for name in sorted(stated.keys() | built.keys()):
         if name not in stated:
-            found.append(f"{SUMS} does not have {name}, which the commit gives.")
+            problems.append(f"{SUMS} does not have {name}, which the commit gives.")
         elif name not in built:
-            found.append(f"{name} is in {SUMS}, but the commit does not give such a file.")
+            problems.append(f"{name} is in {SUMS}, but the commit does not give such a file.")
         elif stated[name] != built[name]:
-            found.append(f"{name} is not what the commit gives: its hash is {built[name]}.")
+            problems.append(f"{name} is not what the commit gives: its hash is {built[name]}.")
         elif not (given / name).is_file():
-            found.append(f"{name} is missing in {given}.")
+            problems.append(f"{name} is missing in {given}.")
         elif hash_of(given / name) != stated[name]:
-            found.append(f"{name} is damaged: its hash is not the one in {SUMS}.")
-    return found
+            problems.append(f"{name} is damaged: its hash is not the one in {SUMS}.")
+    return problems
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -163,20 +163,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--commit", default="HEAD", help="what to build; default: HEAD")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist")
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="compare its files")
-    given = parser.parse_args(words)
-    if given.verify is not None:
+    options = parser.parse_args(words)
+    if options.verify is not None:
         with tempfile.TemporaryDirectory() as folder:
-            release(given.commit, Path(folder))
-            found = differences(given.verify, Path(folder))
-        for each in found:
-            print(each, file=sys.stderr)
-        print(f"{given.verify}: {len(found)} problems found")
-        return 1 if found else 0
-    given.out.mkdir(parents=True, exist_ok=True)
-    if any(given.out.iterdir()):
-        raise SystemExit(f"{given.out} is not empty. Remove it, or name another folder by --out.")
-    release(given.commit, given.out)
-    print((given.out / SUMS).read_text(), end="")
+            release(options.commit, Path(folder))
+            problems = differences(options.verify, Path(folder))
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        print(f"{options.verify}: {len(problems)} problems found")
+        return 1 if problems else 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    if any(options.out.iterdir()):
+        raise SystemExit(f"{options.out} is not empty. Remove it, or name another folder by --out.")
+    release(options.commit, options.out)
+    print((options.out / SUMS).read_text(), end="")
     return 0
 
 

@@ -31,9 +31,9 @@ def document(packages: Sequence[Package]) -> dict[str, Any]:
     """The bill, as CycloneDX 1.6 has it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     itself = f"pkg:pypi/{project['name']}@{project['version']}"
-    purls = {each.name: each.purl for each in packages}
-    needed = {name for each in packages for name in each.requires}
-    roots = [each.purl for each in packages if each.name not in needed]
+    purls = {package.name: package.purl for package in packages}
+    needed = {name for package in packages for name in package.requires}
+    roots = [package.purl for package in packages if package.name not in needed]
     bill: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -51,12 +51,12 @@ def document(packages: Sequence[Package]) -> dict[str, Any]:
                 "purl": itself,
             },
         },
-        "components": [_component(each) for each in packages],
+        "components": [_component(package) for package in packages],
         "dependencies": [
             {"ref": itself, "dependsOn": sorted({*roots, *_direct(project, purls)})},
             *(
-                {"ref": each.purl, "dependsOn": [purls[name] for name in each.requires]}
-                for each in packages
+                {"ref": package.purl, "dependsOn": [purls[name] for name in package.requires]}
+                for package in packages
             ),
         ],
         # What torch's wheel for a GPU asks for differs by machine, so it is not in the lock file.
@@ -71,7 +71,7 @@ def document(packages: Sequence[Package]) -> dict[str, Any]:
 def _direct(project: dict[str, Any], purls: dict[str, str]) -> list[str]:
     """What the project itself asks for."""
     lines = [*project["dependencies"], *project["optional-dependencies"]["c2pa"]]
-    return [purls[canonicalize_name(Requirement(each).name)] for each in lines]
+    return [purls[canonicalize_name(Requirement(line).name)] for line in lines]
 
 
 def _component(package: Package) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _component(package: Package) -> dict[str, Any]:
             {
                 "type": "distribution",
                 "url": package.purl,
-                "hashes": [{"alg": "SHA-256", "content": each} for each in package.sha256],
+                "hashes": [{"alg": "SHA-256", "content": digest} for digest in package.sha256],
             }
         ]
     return component

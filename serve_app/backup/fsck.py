@@ -94,7 +94,7 @@ class Check:
         """
         await check_applied(self._target.database)
         with TemporaryFile("w+", encoding="utf-8") as spool:
-            async for finding in self._verified():
+            async for finding in self._scan():
                 self.totals.add(finding)
                 if mend:
                     spool.write(json.dumps([finding.problem, finding.key]) + "\n")
@@ -103,11 +103,11 @@ class Check:
                 self._refuse_strange_storage()
                 await self._mend(spool)
 
-    async def _verified(self) -> AsyncIterator[Finding]:
+    async def _scan(self) -> AsyncIterator[Finding]:
         try:
             async with connected(self._target.conninfo) as connection:
                 async with named_files(connection) as named:
-                    pairs = _merged(named.all(), self._target.storage.files())
+                    pairs = _merge_by_key(named.all(), self._target.storage.files())
                     async for batch in _batches(self._differences(pairs)):
                         for finding in await self._looked_at_again(batch):
                             yield finding
@@ -202,7 +202,7 @@ async def _read(spool: IO[str]) -> AsyncIterator[Finding]:
         yield Finding(Problem(problem), key, None)
 
 
-async def _merged(
+async def _merge_by_key(
     named: AsyncIterator[NamedFile], files: AsyncIterator[StoredObject]
 ) -> AsyncIterator[tuple[NamedFile | None, StoredObject | None]]:
     """Rows and files by key; None where one side does not have it. Both come in key order."""

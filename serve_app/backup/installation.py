@@ -54,7 +54,7 @@ async def opened(
         if secrets.database_url is not None:
             conninfo = secrets.database_url.get_secret_value()
         else:
-            conninfo = await _embedded(data_dir, stack, create=create)
+            conninfo = await _start_embedded(data_dir, stack, create=create)
         await _check_server(conninfo)
         database = Database(conninfo, connections=CONNECTIONS)
         await database.start()
@@ -99,7 +99,7 @@ def _unavailable(error: psycopg.OperationalError) -> DatabaseUnavailable:
     )
 
 
-async def _embedded(data_dir: Path, stack: AsyncExitStack, *, create: bool) -> str:
+async def _start_embedded(data_dir: Path, stack: AsyncExitStack, *, create: bool) -> str:
     if not create and not ClusterFiles(data_dir).cluster.exists():
         raise Misconfigured(
             f"There is no Darkroom in {data_dir}. Name its data directory with --data-dir, or set "

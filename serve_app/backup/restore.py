@@ -172,14 +172,14 @@ async def _put(target: OpenInstallation, folder: BackupFolder, entry: FileEntry)
     path = await asyncio.to_thread(folder.file, entry.key)
     media_type = media_type_of(entry.key)
     try:
-        await target.storage.put(entry.key, media_type, _verified(path, entry))
+        await target.storage.put(entry.key, media_type, _read_and_verify(path, entry))
     except (Forbidden, DamagedFile):
         # No two files ever have one key, so the one in storage is damaged.
         await target.storage.delete([entry.key])
-        await target.storage.put(entry.key, media_type, _verified(path, entry))
+        await target.storage.put(entry.key, media_type, _read_and_verify(path, entry))
 
 
-async def _verified(path: Path, entry: FileEntry) -> AsyncIterator[bytes]:
+async def _read_and_verify(path: Path, entry: FileEntry) -> AsyncIterator[bytes]:
     """Chunks of a file of the backup. Raises ``Misconfigured`` at its end if it has changed, so
     that it is not stored."""
     digest = hashlib.sha256()

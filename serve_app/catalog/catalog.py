@@ -238,12 +238,14 @@ def combined(
         for endpoint_id, definition in _built_in().endpoints.items():
             _add(
                 entries,
-                _built(builder, _BUILT_IN_FILE, endpoint_id, definition),
+                _build_entry(builder, _BUILT_IN_FILE, endpoint_id, definition),
                 EntryOrigin.BUILT_IN,
             )
     if own is not None:
         for endpoint_id, definition in own.source.endpoints.items():
-            _add(entries, _built(builder, own.file, endpoint_id, definition), EntryOrigin.FILE)
+            _add(
+                entries, _build_entry(builder, own.file, endpoint_id, definition), EntryOrigin.FILE
+            )
         # Of the files only: an entry of the database may be removed at any time.
         _check_fallbacks(own, entries)
     invalid: dict[str, str] = {}
@@ -301,7 +303,7 @@ def _built_in() -> CatalogSource:
     return _BUILT_IN_FILE.read()
 
 
-def _built(
+def _build_entry(
     builder: EntryBuilder, file: SourceFile, endpoint_id: str, given: EndpointSource
 ) -> CatalogEntry:
     try:

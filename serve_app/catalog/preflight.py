@@ -34,7 +34,7 @@ def preflight(
     the entry is believed. ``measured_s``: mean time of its requests here; None: none has ended, or
     the demo model's have."""
     endpoint = real_endpoint(entry)
-    told = stated_download(entry) if download is None else _completed(entry, download)
+    told = stated_download(entry) if download is None else _with_stated_size(entry, download)
     return Preflight(
         endpoint_id=endpoint.id,
         name=endpoint.display_name or endpoint.id,
@@ -68,7 +68,7 @@ def stated_download(entry: CatalogEntry) -> Download:
     return Download(None, None, HubState.NOT_ASKED, "unknown")
 
 
-def _completed(entry: CatalogEntry, download: Download) -> Download:
+def _with_stated_size(entry: CatalogEntry, download: Download) -> Download:
     """``download`` with the size that the entry states, where the look has found none."""
     if download.total_bytes is not None:
         return download

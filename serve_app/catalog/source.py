@@ -59,7 +59,7 @@ class PartSource(PlaceSource):
     file: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*\.safetensors)?$")
 
     @model_validator(mode="after")
-    def _pinned(self) -> Self:
+    def _check_revision(self) -> Self:
         if self.hub is not None and self.revision is None:
             raise ValueError("`revision` is the commit of a `hub` repository: set both")
         return self

@@ -104,7 +104,7 @@ def sentence(endpoint_id: str, served: Mapping[str, str], fal_ids: Container[str
         return _of_fal(shown, served)
     near = [
         candidate
-        for candidate in _sorted(shown, served)
+        for candidate in _sort_by_similarity(shown, served)
         if _similarity(shown, candidate) >= SIMILAR
     ][:3]
     if near:
@@ -141,10 +141,11 @@ def _of_kind(shown: str, served: Mapping[str, str]) -> str:
     same = [endpoint_id for endpoint_id, kind in served.items() if kind == category]
     if not same:
         return f"Nothing for {category} is served here."
-    return f"For {category}, this installation serves {', '.join(_sorted(shown, same)[:3])}."
+    nearest = _sort_by_similarity(shown, same)[:3]
+    return f"For {category}, this installation serves {', '.join(nearest)}."
 
 
-def _sorted(shown: str, ids: Iterable[str]) -> list[str]:
+def _sort_by_similarity(shown: str, ids: Iterable[str]) -> list[str]:
     """Ids, the most similar one first."""
     return sorted(ids, key=lambda each: (-_similarity(shown, each), each))
 

@@ -54,11 +54,13 @@ class InheritingGroup(CommandGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
-            ctx.default_map = {str(name): _inherited(ctx, command, f"{ctx.command_path} {name}")}
+            ctx.default_map = {
+                str(name): _parent_options(ctx, command, f"{ctx.command_path} {name}")
+            }
         return name, command, rest
 
 
-def _inherited(ctx: click.Context, command: click.Command, path: str) -> dict[str, Any]:
+def _parent_options(ctx: click.Context, command: click.Command, path: str) -> dict[str, Any]:
     """Options that were set in ``ctx``, by their names in ``command``. Raises ``UsageError``."""
     known = {option: param.name for param in command.params for option in param.opts}
     values: dict[str, Any] = {}

@@ -118,7 +118,7 @@ class Batcher(Generic[Item, Answer]):
         batch = self._next_batch()
         task = asyncio.create_task(self._process(batch))
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_batch_end)
         if self._cancel_unwanted:
             for _, future in batch:
                 future.add_done_callback(lambda _: _end_unwanted(task, batch))
@@ -133,7 +133,7 @@ class Batcher(Generic[Item, Answer]):
             batch.append(self._pending.popleft())
         return batch
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_batch_end(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._pump()
 

@@ -115,7 +115,7 @@ class WorkLimit:
             f"on GPUs of the class that this installation uses ({memory_gb:g} GB), {endpoint_id}"
         )
         field, sentence = self._largest(work)
-        message = f"{_described(work)}; {where} makes at most {sentence}"
+        message = f"{_describe_work(work)}; {where} makes at most {sentence}"
         raise InvalidInput.of_field(field, message, "work_too_large")
 
     def _largest(self, work: RequestedWork) -> tuple[str, str]:
@@ -132,7 +132,7 @@ class WorkLimit:
         return field, f"{_number(megapixels)} megapixels here, such as {side}×{side}"
 
 
-def _described(work: RequestedWork) -> str:
+def _describe_work(work: RequestedWork) -> str:
     parts = [f"{work.width}×{work.height}"]
     parts += [f"{work.frames} frames"] if work.frames > 1 else []
     parts += [f"{work.images} images"] if work.images > 1 else []

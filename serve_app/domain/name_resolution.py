@@ -84,13 +84,13 @@ class NameResolver:
         with suppress(ValueError):
             return [str(ip_address(host))]
         async with asyncio.timeout(self._limit_s):  # TimeoutError is an OSError
-            running = self._joined(host) or await self._turn(host)
+            running = self._join_or_start(host) or await self._turn(host)
             outcome = await asyncio.shield(running.found)
         if isinstance(outcome, Exception):
             raise OSError(f"The host {host} cannot be resolved: {outcome}") from outcome
         return outcome
 
-    def _joined(self, host: str) -> _Running | None:
+    def _join_or_start(self, host: str) -> _Running | None:
         """Look-up of ``host``; a new one if its tenant has room, else None."""
         now = asyncio.get_running_loop().time()
         if self._negative.get(host, now) > now:
@@ -137,9 +137,9 @@ class NameResolver:
         except (OSError, ValueError) as error:
             outcome = error
         with suppress(RuntimeError):  # the event loop has been closed
-            loop.call_soon_threadsafe(self._ended, host, outcome)
+            loop.call_soon_threadsafe(self._finish_look_up, host, outcome)
 
-    def _ended(self, host: str, found: Found) -> None:
+    def _finish_look_up(self, host: str, found: Found) -> None:
         running = self._running.pop(host)
         self._held -= Counter((running.tenant,))  # subtracting drops entries that reach zero
         self._negative.pop(host, None)

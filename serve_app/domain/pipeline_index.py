@@ -82,7 +82,7 @@ def parse_index(name: str, text: str | bytes, paths: Collection[str]) -> dict[st
     if not isinstance(document, dict):
         raise ValueError("should be a JSON object.")  # noqa: TRY004  a value of the file
     index = cast("dict[str, Any]", document)
-    return index if name == INDEX else _whole(index, paths)
+    return index if name == INDEX else _convert_modular(index, paths)
 
 
 def component_class(config: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -117,7 +117,7 @@ def adapter_file(index: Mapping[str, Any]) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def _whole(index: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+def _convert_modular(index: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
     """The index of a modular pipeline in the form of a whole one."""
     folders = top_folders(paths)
     entries: dict[str, Any] = {}

@@ -210,7 +210,7 @@ class Preflight:
         """Sentences by subject, in their order, without full stops. A subject of which there is
         nothing to say is left out."""
         lines = {
-            "served": self._served(),
+            "served": self._service(),
             "fits": self._fit()[1],
             "download": self.download.text(),
             "licence": self.licence or "not stated: check it before you use the model",
@@ -220,7 +220,7 @@ class Preflight:
         }
         return {subject: sentence for subject, sentence in lines.items() if sentence}
 
-    def _served(self) -> str:
+    def _service(self) -> str:
         match self.server:
             case Server.REAL:
                 return "yes, the real model"
@@ -297,7 +297,7 @@ class Preflight:
                 "disk_gb": _as_gb(self.download.total_bytes),
                 "gpu": self._needs_gpu(),
             },
-            "machine": {name: _as_gb(size) for name, size in _named(self.machine)},
+            "machine": {name: _as_gb(size) for name, size in _sizes_by_name(self.machine)},
             "download": {
                 "total_bytes": self.download.total_bytes,
                 "missing_bytes": self.download.missing_bytes,
@@ -329,15 +329,15 @@ def summary(answers: Sequence[Preflight]) -> str:
     least = min((n.memory_gb for answer in own for n in answer.needs.recipes[:1]), default=0.0)
     return "; ".join(
         (
-            f"{len(fitting_)} of {len(own)} fit this machine" + _listed(fitting_),
-            *([f"not known of {len(unknown)}{_listed(unknown)}"] if unknown else []),
+            f"{len(fitting_)} of {len(own)} fit this machine" + _ids_text(fitting_),
+            *([f"not known of {len(unknown)}{_ids_text(unknown)}"] if unknown else []),
             *([f"the smallest GPU that serves one has {least:g} GB"] if least else []),
             "`darkroom models --all` shows what each needs",
         )
     )
 
 
-def _listed(ids: Sequence[str]) -> str:
+def _ids_text(ids: Sequence[str]) -> str:
     return f" ({', '.join(ids)})" if 0 < len(ids) <= MOST_NAMED else ""
 
 
@@ -345,7 +345,7 @@ SPARE_BYTES = 512 * 2**20
 """Disk space that stays free: the database and the logs are often on the same disk."""
 
 
-def _named(machine: MachineFacts) -> Iterable[tuple[str, int | None]]:
+def _sizes_by_name(machine: MachineFacts) -> Iterable[tuple[str, int | None]]:
     for name, size in asdict(machine).items():
         yield name.replace("_bytes", "_gb"), size
 

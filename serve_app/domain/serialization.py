@@ -43,7 +43,7 @@ def pickle_by_name(kind: type[T]) -> type[T]:
         if state[-1:] == [names]:
             told: Iterable[tuple[str, Any]] = zip(known, state, strict=False)
         else:
-            by_name = _named(state, known)
+            by_name = _state_by_name(state, known)
             told = ((name, _value(kind, field, by_name)) for name, field in known.items())
         for name, value in told:
             object.__setattr__(self, name, value)
@@ -60,7 +60,7 @@ def pickle_by_name(kind: type[T]) -> type[T]:
     return kind
 
 
-def _named(state: Any, known: Iterable[str]) -> Mapping[str, Any]:
+def _state_by_name(state: Any, known: Iterable[str]) -> Mapping[str, Any]:
     last = state[-1] if state else None
     if isinstance(last, tuple) and last[:1] == (MARK,):
         return dict(zip(last[1:], state, strict=False))

@@ -113,7 +113,7 @@ class EmbeddedPostgres:
         while not starting.try_exclusive():  # noqa: ASYNC110 - held by another process
             await asyncio.sleep(LOOK_S)  # another process waits for the same server
         try:
-            if not self._supervised():
+            if not self._is_supervised():
                 await asyncio.to_thread(self._spawn)
             conninfo = await self._until_ready()
             await _make_database(conninfo)
@@ -126,7 +126,7 @@ class EmbeddedPostgres:
         alone_since: float | None = None
         while True:
             note = self._files.read_note()
-            alone_since = None if self._supervised() else alone_since or time.monotonic()
+            alone_since = None if self._is_supervised() else alone_since or time.monotonic()
             if alone_since is not None and time.monotonic() - alone_since > SPAWN_S:
                 raise DatabaseUnavailable(
                     "The supervisor of PostgreSQL does not stay up: "
@@ -157,7 +157,7 @@ class EmbeddedPostgres:
             dbname="postgres",
         )
 
-    def _supervised(self) -> bool:
+    def _is_supervised(self) -> bool:
         lock = FileLock(self._files.supervisor_lock)
         free = lock.try_shared()
         lock.release()
@@ -194,7 +194,7 @@ class EmbeddedPostgres:
             await asyncio.sleep(WATCH_S)
             starting = FileLock(self._files.start_lock)
             try:
-                if starting.try_exclusive() and not self._supervised():
+                if starting.try_exclusive() and not self._is_supervised():
                     log.warning("The supervisor of PostgreSQL has ended; starting another")
                     await asyncio.to_thread(self._spawn)
             except OSError as error:

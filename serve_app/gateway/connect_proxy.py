@@ -109,7 +109,9 @@ class ConnectProxy:
     async def start(self) -> None:
         """Open the port. Raises ``OSError`` if it is in use."""
         host, port = self._address
-        self._server = await asyncio.start_server(self._accepted, host, port, limit=MAX_HEAD_BYTES)
+        self._server = await asyncio.start_server(
+            self._on_connection, host, port, limit=MAX_HEAD_BYTES
+        )
 
     @property
     def port(self) -> int:
@@ -130,17 +132,17 @@ class ConnectProxy:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._ended:  # accepted before the port was closed
             writer.close()
             return
-        call = asyncio.create_task(self._served(reader, writer))
+        call = asyncio.create_task(self._serve_call(reader, writer))
         self._calls.add(call)
         # As a callback, because a task that is cancelled before its first turn never runs.
         call.add_done_callback(lambda _: writer.close())
         call.add_done_callback(self._calls.discard)
 
-    async def _served(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_call(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # The client has disconnected, or the proxy stops: there is no one to report errors to.
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self._serve(reader, writer)
@@ -210,7 +212,7 @@ class ConnectProxy:
             raise TunnelRefused(HTTPStatus.FORBIDDEN, message) from None
         for address in addresses:
             with contextlib.suppress(OSError, TimeoutError):
-                return await _connected(address, call.port)
+                return await _connect(address, call.port)
         raise TunnelRefused(HTTPStatus.BAD_GATEWAY, f"{call.host} does not answer.")
 
     async def _open_fal(self, call: TunnelRequest) -> Streams:
@@ -222,7 +224,7 @@ class ConnectProxy:
             )
             raise TunnelRefused(HTTPStatus.FORBIDDEN, message)
         try:
-            return await _connected(*self._fal_at)
+            return await _connect(*self._fal_at)
         except (OSError, TimeoutError):
             message = "Darkroom's TLS port does not answer. See the output of `darkroom serve`."
             raise TunnelRefused(HTTPStatus.BAD_GATEWAY, message) from None
@@ -243,7 +245,7 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
         raise TunnelRefused(HTTPStatus.BAD_REQUEST, "The request is not complete.") from None
 
 
-async def _connected(host: str, port: int) -> Streams:
+async def _connect(host: str, port: int) -> Streams:
     async with asyncio.timeout(CONNECT_S):
         return await asyncio.open_connection(host, port)
 

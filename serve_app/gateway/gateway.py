@@ -77,13 +77,13 @@ class Gateway:
             admits = KeyCheck(f"http://{host_port(self._backend)}", clock)
             self._proxy = ProxyThread(plan.proxy, fal_at, admits)
         self._done = threading.Event()
-        self._watch = threading.Thread(target=self._watched, daemon=True, name="entrance")
+        self._watch = threading.Thread(target=self._watch_loop, daemon=True, name="entrance")
 
     def start(self) -> None:
         """Open the ports. Raises ``Misconfigured`` if a port or a certificate cannot be used."""
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._terminator is not None:
-            self._renewed()
+            self._renew_certificates()
             self._terminator.start()
         if self._proxy is not None:
             self._proxy.start()
@@ -103,7 +103,7 @@ class Gateway:
         if self._terminator is not None:
             self._terminator.aclose()
 
-    def _watched(self) -> None:
+    def _watch_loop(self) -> None:
         looked = self._clock.monotonic()
         problem = ""
         while not self._done.wait(WATCH_INTERVAL_S):
@@ -126,11 +126,11 @@ class Gateway:
         if not terminator.is_running:
             self._report("HAProxy of the TLS port has stopped; restarting it.")
             terminator.start()
-        elif (due or self._own_changed()) and self._renewed():
+        elif (due or self._own_changed()) and self._renew_certificates():
             terminator.renew()
             self._report("The TLS port has a new certificate.")
 
-    def _renewed(self) -> bool:
+    def _renew_certificates(self) -> bool:
         """Renew certificates if necessary; return True if any certificate has changed."""
         changed = self._authority.ensure()
         if self._plan.certificate is not None and self._own_changed():

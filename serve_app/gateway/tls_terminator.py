@@ -119,14 +119,14 @@ class TlsTerminator:
     def start(self) -> None:
         """Start HAProxy and wait until it listens. Raises ``Misconfigured`` with its output."""
         self._config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shown = " ".join(f"crt {_quoted(str(path))}" for path in self._certificates)
+        shown = " ".join(f"crt {_quote(str(path))}" for path in self._certificates)
         self._config.write_text(
             CONFIG.format(
-                bind=_joined(*self._address),
+                bind=_join_host_port(*self._address),
                 certificates=shown,
-                backend=_joined(*self._backend),
+                backend=_join_host_port(*self._backend),
                 vouched=self._vouched,
-                unavailable=_quoted(str(self._unavailable)),
+                unavailable=_quote(str(self._unavailable)),
             )
         )
         self._unavailable.write_bytes(UNAVAILABLE.encode())
@@ -196,11 +196,11 @@ def write_pem(certificate: Path, key: Path | None, into: Path) -> Path:
     return into
 
 
-def _joined(host: str, port: int) -> str:
+def _join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     """``word`` in strong quotes for HAProxy's configuration."""
     return "'" + word.replace("'", "'\\''") + "'"
 

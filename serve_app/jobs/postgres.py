@@ -132,7 +132,7 @@ def held(job: Job) -> dict[str, str]:
     return {"job_kind": job.kind, "job_key": job.key, "job_lease": job.lease}
 
 
-def _named(jobs: Sequence[Job]) -> dict[str, Any]:
+def _job_params(jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "kinds": [job.kind for job in jobs],
         "keys": [job.key for job in jobs],
@@ -160,20 +160,20 @@ class PostgresJobs:
         return [Job(*row) for row in rows]
 
     async def renew(self, kind: JobKind, jobs: Sequence[Job]) -> int:
-        return len(await self._database.rows(RENEW, {**_named(jobs), "lease_s": kind.lease_s}))
+        return len(await self._database.rows(RENEW, {**_job_params(jobs), "lease_s": kind.lease_s}))
 
     async def finish(self, jobs: Sequence[Job]) -> None:
         if jobs:
-            await self._database.rows(FINISH, _named(jobs))
+            await self._database.rows(FINISH, _job_params(jobs))
 
     async def retry(
         self, jobs: Sequence[Job], after_s: float, error: str = "", *, counts: bool = True
     ) -> None:
         params = {"after_s": after_s, "error": error, "uncounted": 0 if counts else 1}
-        await self._database.rows(RETRY, {**_named(jobs), **params})
+        await self._database.rows(RETRY, {**_job_params(jobs), **params})
 
     async def give_up(self, jobs: Sequence[Job], error: str) -> None:
-        await self._database.rows(GIVE_UP, {**_named(jobs), "error": error})
+        await self._database.rows(GIVE_UP, {**_job_params(jobs), "error": error})
 
     async def backlog(self, kinds: Collection[str]) -> Mapping[str, JobFigures]:
         rows = await self._database.rows(BACKLOG, {"kinds": [*kinds], "most": MAX_COUNTED})

@@ -122,7 +122,7 @@ class JobWorker:
             await self._give_up(handler, tried, error)  # each had its last attempt
             if not jobs:
                 return
-            retries = await self._held(handler, jobs)
+            retries = await self._run_while_held(handler, jobs)
             if retries is not None:
                 await self._settle(handler, jobs, retries)
         except DarkroomError as failure:  # of the store: the lease runs out
@@ -130,7 +130,9 @@ class JobWorker:
         except Exception:
             log.exception("Jobs %s are delayed by an error", kind.name)
 
-    async def _held(self, handler: JobHandler, jobs: Sequence[Job]) -> Sequence[Retry] | None:
+    async def _run_while_held(
+        self, handler: JobHandler, jobs: Sequence[Job]
+    ) -> Sequence[Retry] | None:
         """Run the handler while the jobs are this process's. None: they no longer are."""
         kind = handler.kind
         with work_of(jobs[0].tenant):

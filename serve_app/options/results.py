@@ -40,7 +40,7 @@ class DeclaredResult(BaseModel):
     fields: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _named(self) -> DeclaredResult:
+    def _check_fields(self) -> DeclaredResult:
         if (self.type is ResultType.INTRINSICS) != bool(self.fields):
             raise ValueError("set `fields` for intrinsics, and for nothing else")
         for name in self.fields:

@@ -38,7 +38,7 @@ class FairReads:
         self, tenant: str | None, sql: str, params: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
         """Rows of one statement. ``tenant``: the reader; None: an operator, about all tenants."""
-        async with self._turn(tenant), _acquired(self._free, ALL_BUSY):
+        async with self._turn(tenant), _acquire(self._free, ALL_BUSY):
             return await self._database.rows(sql, params)
 
     @asynccontextmanager
@@ -46,7 +46,7 @@ class FairReads:
         lock = self._turns.setdefault(tenant, asyncio.Lock())
         self._callers[tenant] += 1
         try:
-            async with _acquired(lock, TENANT_BUSY):
+            async with _acquire(lock, TENANT_BUSY):
                 yield
         finally:
             self._callers[tenant] -= 1
@@ -55,7 +55,7 @@ class FairReads:
 
 
 @asynccontextmanager
-async def _acquired(held: asyncio.Lock | asyncio.Semaphore, busy: str) -> AsyncGenerator[None]:
+async def _acquire(held: asyncio.Lock | asyncio.Semaphore, busy: str) -> AsyncGenerator[None]:
     try:
         async with asyncio.timeout(WAIT_S):
             await held.acquire()

@@ -61,12 +61,12 @@ class LeaderElection:
         """Names that this process leads; otherwise as ``leads``."""
         now = self._clock.monotonic()
         self._asked |= dict.fromkeys(names, (now, for_s))
-        if self._due(names, now):
+        if self._due_names(names, now):
             async with self._writing:
                 await self._renew(names)
         return frozenset(name for name in names if name in self._renew_at)
 
-    def _due(self, names: Collection[str], now: float) -> frozenset[str]:
+    def _due_names(self, names: Collection[str], now: float) -> frozenset[str]:
         return frozenset(name for name in names if now >= self._renew_at.get(name, 0.0))
 
     async def _renew(self, names: Collection[str]) -> None:
@@ -74,11 +74,11 @@ class LeaderElection:
         and are asked for all the time: a dozen tasks ask. No name is held for longer than its last
         question allows."""
         began = self._clock.monotonic()
-        if not (due := self._due(names, began)):
+        if not (due := self._due_names(names, began)):
             return  # it was renewed with another name
         for name in due:
             self._renew_at.pop(name, None)
-        soon = self._due(self._renew_at, began + RENEW_S / 2)
+        soon = self._due_names(self._renew_at, began + RENEW_S / 2)
         ages = {name: began - self._asked[name][0] for name in soon}
         renewed = due | {name for name, age_s in ages.items() if age_s < RENEW_S}
         taken = await self._take(

@@ -74,9 +74,9 @@ def common_name(certificate: x509.Certificate) -> str:
 def local_identity(secret: bytes) -> SigningIdentity:
     """The installation's own authority and a signer of it; the same for the same ``secret``."""
     root_key, key = (_derived_key(secret, name) for name in (b"authority", b"signer"))
-    subject = _named(LOCAL_NAME)
+    subject = _x509_name(LOCAL_NAME)
     root = _certificate(subject, root_key.public_key(), root_key, is_authority=True)
-    signer = _certificate(_named(f"{LOCAL_NAME}: files"), key.public_key(), root_key)
+    signer = _certificate(_x509_name(f"{LOCAL_NAME}: files"), key.public_key(), root_key)
     return SigningIdentity((signer, root), key)
 
 
@@ -178,7 +178,7 @@ def _derived_key(secret: bytes, name: bytes) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(int.from_bytes(wide, "big") % (_ORDER - 1) + 1, ec.SECP256R1())
 
 
-def _named(name: str) -> x509.Name:
+def _x509_name(name: str) -> x509.Name:
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Darkroom"),
@@ -209,7 +209,7 @@ def _certificate(
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(_named(LOCAL_NAME))
+        .issuer_name(_x509_name(LOCAL_NAME))
         .public_key(key)
         .serial_number(1 if is_authority else 2)
         .not_valid_before(LOCAL_FROM)

@@ -77,7 +77,7 @@ async def check_apart(
             await process.wait()
     if process.returncode or len(answer) > MAX_ANSWER_BYTES:
         raise _not_checked("the reader failed at its content")
-    return _checked(json.loads(answer))
+    return _parse_answer(json.loads(answer))
 
 
 def _not_checked(why: str) -> InvalidInput:
@@ -87,7 +87,7 @@ def _not_checked(why: str) -> InvalidInput:
     )
 
 
-def _checked(found: Mapping[str, Any]) -> CheckedFile:
+def _parse_answer(found: Mapping[str, Any]) -> CheckedFile:
     if "refused" in found:
         raise Unsupported(found["refused"])
     signature = found["signature"]

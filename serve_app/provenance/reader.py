@@ -64,10 +64,10 @@ def verify(file: Path, trusted: str = "") -> Verified:
         return Verified(
             SignatureState.INVALID, problems=(str(error.args[0] if error.args else ""),)
         )
-    return _verified(state, active, cast("Mapping[str, Any]", report or {}))
+    return _parse_report(state, active, cast("Mapping[str, Any]", report or {}))
 
 
-def _verified(state: str, active: Mapping[str, Any], report: Mapping[str, Any]) -> Verified:
+def _parse_report(state: str, active: Mapping[str, Any], report: Mapping[str, Any]) -> Verified:
     verdicts = {"Trusted": SignatureState.TRUSTED, "Valid": SignatureState.UNKNOWN_SIGNER}
     assertions = active.get("assertions", ())
     generations = (

@@ -116,14 +116,14 @@ class Finisher:
         accepted = {id(act) for lease, act in first.items() if lease in done}
         late = [act for act in ends if id(act) not in accepted]
         if late:
-            accepted |= await self._repeated(late)
+            accepted |= await self._find_repeats(late)
             for end in late:
                 if id(end) not in accepted:
                     handed_back = end.how is EndReason.HAND_BACK
                     self._metrics.fenced("hand_back" if handed_back else "finish")
         return [Verdict.ACCEPTED if id(act) in accepted else Verdict.FENCED for act in ends]
 
-    async def _repeated(self, late: Sequence[AttemptEnd]) -> set[int]:
+    async def _find_repeats(self, late: Sequence[AttemptEnd]) -> set[int]:
         """Late acts that repeat an accepted one, by ``id``."""
         keys = [act.held for act in late]
         finished = await self._attempts.ended_by(keys, BY_FINISH)

@@ -117,9 +117,9 @@ class LongPoll:
             await asyncio.sleep(EXIT_S)
             return Work(exit=ended)
         self._state.replicas.polled(ask)
-        waiter = self._waiters.add(self._admitted(ask), self._offer(ask))
+        waiter = self._waiters.add(self._limit_slots(ask), self._offer(ask))
         self.lease_soon(waiter.queue)
-        self._opened(waiter.queue)
+        self._count_poll(waiter.queue)
         try:
             await self._wait(waiter)
         except asyncio.CancelledError:
@@ -132,7 +132,7 @@ class LongPoll:
         work = Work(tuple(waiter.leases), tuple(waiter.signals))
         return self._state.kept.answer_to_ask(ask, work)
 
-    def _admitted(self, ask: Ask) -> Ask:
+    def _limit_slots(self, ask: Ask) -> Ask:
         """The poll with the slots that may be used."""
         if self._state.canaries.has_returned(ask.pool):
             return replace(ask, slots=0)
@@ -186,7 +186,7 @@ class LongPoll:
             return False
         return not hold.over
 
-    def _opened(self, pool: str) -> None:
+    def _count_poll(self, pool: str) -> None:
         """A replica polls: what is held may be stored."""
         hold = self._holds.get(pool)
         if hold is not None:
@@ -470,7 +470,7 @@ class LongPoll:
             self._contention[pool] = contention
             for n, stored, whole in leased.found:
                 left.remove(waiters[n])
-                self._leased(waiters[n], stored, whole)
+                self._deliver_lease(waiters[n], stored, whole)
             self._state.notifier.notify(record.request.id for _, record, _ in leased.found)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
@@ -479,7 +479,9 @@ class LongPoll:
         finally:
             self._state.charges.restore(pool, charges)
 
-    def _leased(self, waiter: Waiter, found: StoredRequest, input: Mapping[str, Any]) -> None:
+    def _deliver_lease(
+        self, waiter: Waiter, found: StoredRequest, input: Mapping[str, Any]
+    ) -> None:
         request = found.request
         self._state.stats.removed(request.pool, request.tenant, request.endpoint)
         self._state.requests.update(found)

@@ -234,7 +234,7 @@ class PostgresQueue:
         if self._tasks:
             return
         state, after = self.parts.state, self.parts.after
-        state.notifier.start(self._received, after.on_notification_gap)
+        state.notifier.start(self._on_notification, after.on_notification_gap)
         await state.stats.count()
         await state.stats.refresh()
         self._tasks = self._periodic_tasks()
@@ -267,7 +267,7 @@ class PostgresQueue:
             self._rest.busy()
         return demands
 
-    def _received(self, notification: Notification) -> None:
+    def _on_notification(self, notification: Notification) -> None:
         self._rest.busy()
         self.parts.after.on_notification(notification)
 

@@ -244,12 +244,12 @@ class PeriodicTask:
         try:
             done = await work()
         except DarkroomError as error:
-            self._failed(name)
+            self._on_failure(name)
             if name not in self._failing:
                 log.warning("%s", error.message)
             self._failing.add(name)
         except Exception:
-            self._failed(name)
+            self._on_failure(name)
             log.exception(
                 "A periodic task of the queue failed; it runs again in %s s", self._every_s
             )
@@ -258,7 +258,7 @@ class PeriodicTask:
             if self._metrics is not None and done is not False:
                 self._metrics.task_succeeded(name, time.perf_counter() - began)
 
-    def _failed(self, name: str) -> None:
+    def _on_failure(self, name: str) -> None:
         self._rest.busy()  # it is tried again as often as before
         if self._metrics is not None:
             self._metrics.task_failed(name)

@@ -162,7 +162,7 @@ class Submitter:
                 self._state.waiters.release(waiter)
             raise
         for row, result in zip(rows, results, strict=True):
-            self._stored(row, result, waiters.get(row.request.id))
+            self._apply_result(row, result, waiters.get(row.request.id))
         stored = [insert for insert in results if isinstance(insert, InsertResult)]
         self._announce(
             [insert.request for insert in stored if not insert.leased and insert.group is None]
@@ -249,7 +249,7 @@ class Submitter:
         needed = quota and quota.needed_for(new)
         return NewRow(new, input, _offer(waiter), expected_s, reserved, needed)
 
-    def _stored(
+    def _apply_result(
         self, row: NewRow, result: InsertResult | Refusal | None, waiter: Waiter | None
     ) -> None:
         """Apply the result of a row to this process."""

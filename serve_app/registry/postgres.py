@@ -216,7 +216,7 @@ class PostgresWeightBook:
             "max_bytes": quota.max_bytes,
             "max_endpoints": quota.max_endpoints,
             "max_unfinished": quota.max_unfinished,
-            **_audited(actor),
+            **_actor_params(actor),
         }
         locks = [new.tenant] if new.endpoint is None else [new.tenant, new.endpoint]
         problem = await self._database.value(ADD, params, lock=_lock(*locks))
@@ -230,7 +230,7 @@ class PostgresWeightBook:
         return await self._rows(PAGE, {"tenant": tenant, "limit": limit})
 
     async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
-        params = {"tenant": tenant, "name": name, "force": force, **_audited(actor)}
+        params = {"tenant": tenant, "name": name, "force": force, **_actor_params(actor)}
         params["max_counted"] = MAX_COUNTED
         ((unfinished, removed),) = await self._database.rows(REMOVE, params)
         if unfinished and not removed:
@@ -238,7 +238,7 @@ class PostgresWeightBook:
         return bool(removed)
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
-        params = {"tenant": tenant, "name": name, "public": public, **_audited(actor)}
+        params = {"tenant": tenant, "name": name, "public": public, **_actor_params(actor)}
         return bool(await self._database.rows(PUBLISH, params))
 
     async def used(self, tenant: str) -> int:
@@ -256,12 +256,12 @@ class PostgresWeightBook:
         return await self._rows(ENDPOINTS, {})
 
     async def report(self, job: Job, state: WeightState, done: int) -> TenantWeights | None:
-        params = {**_held(job), "state": str(state), "done": done}
+        params = {**_job_params(job), "state": str(state), "done": done}
         weights = await self._rows(REPORT, params)
         return weights[0] if weights else None
 
     async def reserve(self, job: Job, size: int, max_bytes: int) -> bool:
-        params = {**_held(job), "size": size, "max_bytes": max_bytes}
+        params = {**_job_params(job), "size": size, "max_bytes": max_bytes}
         return bool(await self._database.rows(RESERVE, params, lock=_lock(job.tenant)))
 
     async def adopt(self, digest: str, key: str, size: int) -> str:
@@ -274,7 +274,7 @@ class PostgresWeightBook:
             {"path": file.path, "digest": file.digest, "size": file.size} for file in checked.files
         ]
         params = {
-            **_held(job),
+            **_job_params(job),
             "kind": checked.kind,
             "base_weights": checked.base_weights,
             "facts": json.dumps(dict(checked.facts)),
@@ -283,7 +283,7 @@ class PostgresWeightBook:
         return bool(await self._database.rows(ACCEPT, params))
 
     async def refuse(self, job: Job, problem: str) -> None:
-        await self._database.rows(REFUSE, {**_held(job), "problem": problem})
+        await self._database.rows(REFUSE, {**_job_params(job), "problem": problem})
 
     async def collect(self) -> None:
         await self._database.rows(COLLECT, {"kept_s": KEPT_S})
@@ -298,12 +298,12 @@ def _weights(row: Sequence[Any]) -> TenantWeights:
     return TenantWeights(*values, files=tuple(StoredWeightFile(*file) for file in files))
 
 
-def _held(job: Job) -> dict[str, Any]:
+def _job_params(job: Job) -> dict[str, Any]:
     tenant, name = job_name(job)
     return {**held(job), "tenant": tenant, "name": name}
 
 
-def _audited(actor: Actor) -> dict[str, Any]:
+def _actor_params(actor: Actor) -> dict[str, Any]:
     return {"actor": actor.key_id, "address": actor.address}
 
 

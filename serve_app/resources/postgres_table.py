@@ -87,7 +87,7 @@ class PostgresTable(Generic[Row]):
         )
         params = {
             **columns,
-            **self._noted(actor, "set"),
+            **self._audit_params(actor, "set"),
             "owner": owner,
             "key": key,
             "most": self._resource.max_per_owner,
@@ -97,10 +97,10 @@ class PostgresTable(Generic[Row]):
         return self._resource.model(*row) if row else None
 
     async def delete(self, owner: str, key: str, actor: Actor) -> bool:
-        params = {"owner": owner, "key": key, **self._noted(actor, "delete")}
+        params = {"owner": owner, "key": key, **self._audit_params(actor, "delete")}
         return bool(await self._database.rows((DELETE + _NOTE).format(**self._names), params))
 
-    def _noted(self, actor: Actor, what: str) -> Mapping[str, str]:
+    def _audit_params(self, actor: Actor, what: str) -> Mapping[str, str]:
         action = f"{self._resource.name}.{what}"
         return {"actor": actor.key_id, "address": actor.address, "action": action}
 

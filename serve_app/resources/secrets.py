@@ -66,7 +66,7 @@ class SecretBook:
         owners = [*dict.fromkeys((tenant, INSTALLATION))]
         sealed = await self._table.values("sealed", owners, names)
         return [
-            Secret(name, owner, self._opened(owner, name, bytes(sealed[owner, name])))
+            Secret(name, owner, self._unseal(owner, name, bytes(sealed[owner, name])))
             for name in sorted(set(names))
             for owner in owners
             if (owner, name) in sealed
@@ -74,14 +74,14 @@ class SecretBook:
 
     async def put(self, owner: str, name: str, value: str, actor: Actor) -> SecretStatus | None:
         """Set a secret. None: the owner has ``MAX_SECRETS`` others."""
-        sealed = self._seal.seal(_bound(owner, name), value)
+        sealed = self._seal.seal(_associated_data(owner, name), value)
         return await self._table.put(owner, name, {"sealed": sealed}, actor)
 
-    def _opened(self, owner: str, name: str, sealed: bytes) -> str:
-        return self._seal.open(_bound(owner, name), sealed, f"The secret {name}")
+    def _unseal(self, owner: str, name: str, sealed: bytes) -> str:
+        return self._seal.open(_associated_data(owner, name), sealed, f"The secret {name}")
 
 
-def _bound(owner: str, name: str) -> str:
+def _associated_data(owner: str, name: str) -> str:
     """What a sealed value belongs to. No name contains a slash."""
     return f"{name}/{owner}"
 

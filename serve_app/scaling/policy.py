@@ -292,20 +292,20 @@ class PoolPolicy:
 
     def _look(self) -> None:
         scope = self._scope
-        stored = _stored(bounds_key(scope, self._pool))
+        stored = _read_value(bounds_key(scope, self._pool))
         if stored is None:
             return  # the ingress has not written it yet
-        bounds, own = Bounds(**stored), _stored(demand_key(scope, self._pool))
+        bounds, own = Bounds(**stored), _read_value(demand_key(scope, self._pool))
         earlier: list[Earlier] = []
         name = bounds.overflow_of
         while name and all(name != member.name for member in earlier):
-            fields = _stored(bounds_key(scope, name))
+            fields = _read_value(bounds_key(scope, name))
             if fields is None:
                 return
             before = Bounds(**fields)
-            earlier.insert(0, Earlier(name, before, _stored(target_key(scope, name))))
+            earlier.insert(0, Earlier(name, before, _read_value(target_key(scope, name))))
             name = before.overflow_of
-        demand = _stored(demand_key(scope, earlier[0].name)) if earlier else own
+        demand = _read_value(demand_key(scope, earlier[0].name)) if earlier else own
         self.note(bounds, demand, own, earlier)
 
     def _write(self) -> None:
@@ -374,7 +374,7 @@ class _Fresh:
         return None if now - self._changed_at > STALE_AFTER_S else self._latest
 
 
-def _stored(key: bytes) -> dict[str, Any] | None:
+def _read_value(key: bytes) -> dict[str, Any] | None:
     if not internal_kv._internal_kv_initialized():  # noqa: SLF001 Ray offers no public KV
         return None
     raw = internal_kv._internal_kv_get(key, namespace=NAMESPACE)  # noqa: SLF001

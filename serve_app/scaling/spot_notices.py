@@ -89,7 +89,7 @@ class AmazonNotices:
         headers = {"x-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
         answer = _call(self._http, "PUT", "/latest/api/token", headers)
         if not answer.is_success or not answer.text:
-            raise _unexpected(answer)
+            raise _unexpected_answer(answer)
         self._token = answer.text
 
 
@@ -113,7 +113,7 @@ class GoogleNotices:
     def read(self) -> SpotNotice | None:
         answer = self._get()
         if answer.text not in ("TRUE", "FALSE"):
-            raise _unexpected(answer)
+            raise _unexpected_answer(answer)
         if answer.text == "FALSE":
             return None
         return SpotNotice(self._clock.now() + SHORT_NOTICE, "Google Compute Engine preempts it")
@@ -152,7 +152,7 @@ class AzureNotices:
             path = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
             answer = self._get(path)
             if not answer.is_success:
-                raise _unexpected(answer)
+                raise _unexpected_answer(answer)
             self._machine = answer.text
         return self._machine
 
@@ -202,10 +202,10 @@ def _call(http: httpx2.Client, method: str, path: str, headers: dict[str, str]) 
 
 def _json(answer: httpx2.Response) -> dict[str, Any]:
     if not answer.is_success:
-        raise _unexpected(answer)
+        raise _unexpected_answer(answer)
     document = _field(answer, answer.json)
     if not isinstance(document, dict):
-        raise _unexpected(answer)
+        raise _unexpected_answer(answer)
     return document
 
 
@@ -213,9 +213,9 @@ def _field(answer: httpx2.Response, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (KeyError, TypeError, ValueError) as error:
-        raise _unexpected(answer) from error
+        raise _unexpected_answer(answer) from error
 
 
-def _unexpected(answer: httpx2.Response) -> DarkroomError:
+def _unexpected_answer(answer: httpx2.Response) -> DarkroomError:
     path, shown = answer.request.url.path, answer.text[:80].replace("\n", " ")
     return Unavailable(f"The metadata service answered {path} with {answer.status_code}: {shown}")

@@ -62,8 +62,8 @@ def _parse(text: str, path: Path) -> ConfigFile:
     http = _fields(cast("Fields", content).get("http_options") or {}, path, "http_options of ")
     return ConfigFile(
         arguments=dict(_fields(ours[0].get("args") or {}, path, "args of ")),
-        host=_typed(http, "host", str, path),
-        port=_typed(http, "port", int, path),
+        host=_read_field(http, "host", str, path),
+        port=_read_field(http, "port", int, path),
         rest={k: v for k, v in cast("Fields", content).items() if k != "applications"},
     )
 
@@ -74,7 +74,7 @@ def _fields(value: object, path: Path, what: str) -> Fields:
     return cast("Fields", value)
 
 
-def _typed(http: Fields, name: str, wanted: type, path: Path) -> Any:
+def _read_field(http: Fields, name: str, wanted: type, path: Path) -> Any:
     value = http.get(name)
     if value is not None and not isinstance(value, wanted):
         raise Misconfigured(f"http_options.{name} of {path} should be {wanted.__name__}.")

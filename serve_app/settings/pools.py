@@ -103,7 +103,7 @@ class WarmConfig(BaseModel):
 
     @field_validator("days")
     @classmethod
-    def _days(cls, value: str) -> str:
+    def _check_days(cls, value: str) -> str:
         schedule.days_of(value)
         return value
 
@@ -322,13 +322,13 @@ def with_families(pools: Mapping[str, PoolConfig]) -> dict[str, PoolConfig]:
                 f"requests it takes. Remove {name}.families; {name}.endpoints can limit what it "
                 "takes."
             )
-        inherited = _inherited(pools[pool.canary_of]) if pool.canary_of else {}
+        inherited = _canary_defaults(pools[pool.canary_of]) if pool.canary_of else {}
         own = {key: getattr(pool, key) for key in pool.model_fields_set}
         configs[name] = pool.model_copy(update={**inherited, **own, "families": head.families})
     return configs
 
 
-def _inherited(pool: PoolConfig) -> dict[str, Any]:
+def _canary_defaults(pool: PoolConfig) -> dict[str, Any]:
     """What the canaries of a pool have from it."""
     return pool.model_dump(exclude={*OWN_OF_CANARY}, exclude_unset=True)
 

@@ -146,9 +146,9 @@ def _rule(config: SafetyRuleConfig, checkers: dict[str, CheckerConfig]) -> Safet
             "audio": config.audio,
             "checker": checkers[config.checker].model_dump(mode="json"),
         }
-    blocked, likeness = _named(config.blocked_loras), None
+    blocked, likeness = _split_loras(config.blocked_loras), None
     if config.likeness == "refuse":
-        likeness = Likeness(*_named(config.allowed_loras))
+        likeness = Likeness(*_split_loras(config.allowed_loras))
     return SafetyRule(
         tenants=config.tenants,
         endpoints=config.endpoints,
@@ -160,7 +160,7 @@ def _rule(config: SafetyRuleConfig, checkers: dict[str, CheckerConfig]) -> Safet
     )
 
 
-def _named(loras: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+def _split_loras(loras: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
     """Repositories and digests, in lower case."""
     names = {lora.lower() for lora in loras}
     repositories = frozenset(name for name in names if "/" in name)

@@ -170,7 +170,7 @@ def _make_private(root: Path) -> None:
 
 
 def _head(path: Path, most: int) -> tuple[int, bytes]:
-    with _opened(path) as file:
+    with _open_file(path) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ArtifactNotFound("No such artifact.")
@@ -179,7 +179,7 @@ def _head(path: Path, most: int) -> tuple[int, bytes]:
 
 def _begin(path: Path, start: int, size: int) -> tuple[BinaryIO, bytes]:
     """The file, and the first ``size`` bytes from ``start`` on."""
-    file = _opened(path)
+    file = _open_file(path)
     try:
         file.seek(start)
         return file, file.read(size)
@@ -188,7 +188,7 @@ def _begin(path: Path, start: int, size: int) -> tuple[BinaryIO, bytes]:
         raise
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_file(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

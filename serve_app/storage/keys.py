@@ -214,7 +214,7 @@ def file_name(key: str) -> str:
 
 def _stem(name: str) -> str:
     letters = _plain(unicodedata.normalize("NFC", name)).strip("_")[:_MAX_STEM_LENGTH]
-    while len(stem := _encoded(letters.rstrip("_"))) > _MAX_STEM_LENGTH:
+    while len(stem := _to_punycode(letters.rstrip("_"))) > _MAX_STEM_LENGTH:
         letters = letters[:-1]
     return stem
 
@@ -227,7 +227,7 @@ def _plain(text: str) -> str:
     return _SPACES.sub("_", "".join(kept))
 
 
-def _encoded(letters: str) -> str:
+def _to_punycode(letters: str) -> str:
     if letters.isascii() and not letters.startswith(_PUNYCODE):
         return letters
     return _PUNYCODE + letters.encode("punycode").decode("ascii")

@@ -55,14 +55,14 @@ def _names(directory: Path) -> Iterator[str]:
     order as it does in keys."""
     last = ""
     while True:
-        batch = heapq.nsmallest(NAMES_AT_ONCE, (n for n in _unsorted(directory) if n > last))
+        batch = heapq.nsmallest(NAMES_AT_ONCE, (n for n in _scan_names(directory) if n > last))
         yield from batch
         if len(batch) < NAMES_AT_ONCE:
             return
         last = batch[-1]
 
 
-def _unsorted(directory: Path) -> Iterator[str]:
+def _scan_names(directory: Path) -> Iterator[str]:
     try:
         with os.scandir(directory) as entries:
             for entry in entries:

@@ -93,8 +93,10 @@ def read_locations(config: Config, own: S3Location | None) -> Mapping[str, Tenan
     path = config.storage.storage_locations
     if path is None:
         return {}
-    configs = {id_: _parsed(id_, value) for id_, value in _mapping(path).items()}
-    locations = {id_: _located(id_, location, own, config) for id_, location in configs.items()}
+    configs = {id_: _parse_location(id_, value) for id_, value in _mapping(path).items()}
+    locations = {
+        id_: _build_location(id_, location, own, config) for id_, location in configs.items()
+    }
     for (first_id, first), (other, second) in combinations(locations.items(), 2):
         _refuse_same(other, second.s3, first.s3, first_id)
     for tenant, limits in config.queue.tenant_limits.items():
@@ -136,7 +138,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     return parsed
 
 
-def _parsed(id_: object, value: object) -> LocationConfig:
+def _parse_location(id_: object, value: object) -> LocationConfig:
     if not isinstance(id_, str) or LOCATION_ID.fullmatch(id_) is None:
         raise Misconfigured(
             f"{SETTING}: {id_!r} is not a valid id of a location. Use 2 to 32 lower-case letters, "
@@ -150,7 +152,7 @@ def _parsed(id_: object, value: object) -> LocationConfig:
         raise Misconfigured(f"{SETTING}: {mistakes}.") from None
 
 
-def _located(
+def _build_location(
     id_: str, given: LocationConfig, own: S3Location | None, config: Config
 ) -> TenantLocation:
     bucket = given.bucket or (own.bucket if own is not None else None)

@@ -40,12 +40,12 @@ def from_headers(headers: Iterable[tuple[bytes, bytes]]) -> str:
     if match is None or (match["version"] == "00" and match["more"]):
         return ""
     flags = int(match["flags"], 16) & _KNOWN_FLAGS
-    return _joined(
+    return _append_state(
         f"00-{match['trace']}-{match['span']}-{flags:02x}", ",".join(filter(None, states))
     )
 
 
-def _joined(parent: str, state: str) -> str:
+def _append_state(parent: str, state: str) -> str:
     kept = state and len(state) <= MAX_TRACESTATE and state.isascii() and state.isprintable()
     return f"{parent} {state}" if kept else parent
 

@@ -114,7 +114,7 @@ class Tracing:
         """Record the wait of a request from its submit to its first lease, which was just made."""
         if trace_context.is_sampled(request.trace):
             attributes = self._about(request.id, request.endpoint, request.tenant)
-            self._ended("wait", request.trace, wait_s, attributes | {POOL: request.pool})
+            self._record_span("wait", request.trace, wait_s, attributes | {POOL: request.pool})
 
     def lost(
         self,
@@ -191,7 +191,7 @@ class Tracing:
         span.end(ended_ns)
         return set_span_in_context(span, Context())
 
-    def _ended(self, name: str, trace: str, took_s: float, attributes: Attributes) -> None:
+    def _record_span(self, name: str, trace: str, took_s: float, attributes: Attributes) -> None:
         """Record a span that ends now."""
         now_ns = self._now_ns()
         span = self._tracer.start_span(

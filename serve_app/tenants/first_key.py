@@ -36,7 +36,7 @@ async def ensure_first_key(
     credential = parse_given(given) if given else None
     if credential is None and await keys.any():
         return None
-    if credential is not None and await _known(keys, credential):
+    if credential is not None and await _is_valid(keys, credential):
         await asyncio.to_thread(_write, path, str(credential))
         return None
     stored = await keys.find(credential.id) if credential else None
@@ -50,7 +50,7 @@ async def ensure_first_key(
     )
 
 
-async def _known(keys: Keys, wanted: Credential) -> bool:
+async def _is_valid(keys: Keys, wanted: Credential) -> bool:
     """Return True if ``wanted`` is stored and valid."""
     try:
         await keys.authenticate(f"Key {wanted}")

@@ -82,7 +82,7 @@ class OpenIdProvider:
         self._failed_at: float | None = None  # monotonic; None: it answered last
 
     async def begin(self, redirect_uri: str, begun: BegunSignIn) -> str:
-        facts = await self._known()
+        facts = await self._current_facts()
         async with await self._client(facts, redirect_uri) as client:
             url, _ = client.create_authorization_url(
                 self._endpoint(facts, "authorization_endpoint"),
@@ -93,7 +93,7 @@ class OpenIdProvider:
         return str(url)
 
     async def finish(self, redirect_uri: str, code: str, begun: BegunSignIn) -> Person:
-        facts = await self._known()
+        facts = await self._current_facts()
         async with await self._client(facts, redirect_uri) as client:
             try:
                 token: Mapping[str, Any] = await client.fetch_token(
@@ -110,7 +110,7 @@ class OpenIdProvider:
         return self._person(claims)
 
     async def begin_device(self) -> DeviceSignIn:
-        facts = await self._known()
+        facts = await self._current_facts()
         url = facts.metadata.get("device_authorization_endpoint")
         if not url:
             raise Unsupported(
@@ -132,7 +132,7 @@ class OpenIdProvider:
         return _device_sign_in(body)
 
     async def finish_device(self, device_code: str) -> Person | Pending:
-        facts = await self._known()
+        facts = await self._current_facts()
         async with await self._client(facts, "") as client:
             try:
                 token: Mapping[str, Any] = await client.fetch_token(
@@ -150,7 +150,7 @@ class OpenIdProvider:
 
     async def logout_url(self, back: str) -> str | None:
         try:
-            url = (await self._known()).metadata.get("end_session_endpoint")
+            url = (await self._current_facts()).metadata.get("end_session_endpoint")
         except DarkroomError:
             return None  # the session here ends all the same
         if not url:
@@ -178,7 +178,7 @@ class OpenIdProvider:
 
     async def _claims(self, token: str, audiences: list[str]) -> Mapping[str, Any]:
         """Claims of a token, after all checks. ``Unauthenticated`` says which failed."""
-        facts = await self._known()
+        facts = await self._current_facts()
         try:
             checked = jwt.decode(token, facts.keys, algorithms=[*ALGORITHMS])
         except (JoseError, ValueError):
@@ -186,7 +186,7 @@ class OpenIdProvider:
             if self._clock.monotonic() - facts.at < ASK_AGAIN_S:
                 raise Unauthenticated("The token's signature is not valid.") from None
             try:
-                facts = await self._renewed(facts)
+                facts = await self._renew_facts(facts)
                 checked = jwt.decode(token, facts.keys, algorithms=[*ALGORITHMS])
             except (JoseError, ValueError):
                 raise Unauthenticated("The token's signature is not valid.") from None
@@ -260,18 +260,18 @@ class OpenIdProvider:
             self._tls = await asyncio.to_thread(ssl.create_default_context)
         return self._tls
 
-    async def _known(self) -> ProviderFacts:
+    async def _current_facts(self) -> ProviderFacts:
         facts, now = self._facts, self._clock.monotonic()
         if facts is not None and now - facts.at < KEEP_S:
             return facts
         try:
-            return await self._renewed(facts)
+            return await self._renew_facts(facts)
         except ProviderUnavailable:
             if facts is None or now - facts.at >= STALE_S:
                 raise
             return facts
 
-    async def _renewed(self, before: ProviderFacts | None) -> ProviderFacts:
+    async def _renew_facts(self, before: ProviderFacts | None) -> ProviderFacts:
         """Ask the provider, once for all callers that wait."""
         async with self._asking:
             if self._facts is not before and self._facts is not None:

@@ -120,7 +120,7 @@ class SignInStates:
             "secret": hashlib.sha256(secret.encode()).hexdigest(),
             "exp": int(self._clock.now().timestamp()) + BEGUN_VALID_S,
         }
-        return self._begun(sign_claims(claims, self._secret), secret, id_)
+        return self._build_sign_in(sign_claims(claims, self._secret), secret, id_)
 
     def check(self, state: str, secret: str) -> BegunSignIn:
         """Values of the sign-in that began with this state. ``Unauthenticated``: it did not begin
@@ -137,12 +137,12 @@ class SignInStates:
             raise Unauthenticated("This sign-in began in another browser. Sign in again.")
         if self._clock.now().timestamp() >= claims["exp"]:
             raise Unauthenticated("This sign-in took too long. Sign in again.")
-        return self._begun(state, secret, str(claims["id"]))
+        return self._build_sign_in(state, secret, str(claims["id"]))
 
-    def _begun(self, state: str, secret: str, id_: str) -> BegunSignIn:
-        return BegunSignIn(state, secret, self._derived("nonce", id_), self._derived("pkce", id_))
+    def _build_sign_in(self, state: str, secret: str, id_: str) -> BegunSignIn:
+        return BegunSignIn(state, secret, self._derive("nonce", id_), self._derive("pkce", id_))
 
-    def _derived(self, purpose: str, id_: str) -> str:
+    def _derive(self, purpose: str, id_: str) -> str:
         return hmac.new(self._secret, f"{purpose} {id_}".encode(), hashlib.sha256).hexdigest()
 
 

@@ -189,12 +189,12 @@ class DeliveryWorker:
             self._breakers.started(delivery.channel)
             task = asyncio.create_task(self._deliver(delivery))
             self._in_flight[task] = delivery
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_delivery_end)
         if more and not claimed:
             await asyncio.sleep(PAGE_PAUSE_S)
         return more or bool(claimed)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_delivery_end(self, task: asyncio.Task[None]) -> None:
         self._breakers.finished(self._in_flight.pop(task).channel)
         self._room.set()
 
@@ -202,7 +202,7 @@ class DeliveryWorker:
         set_request(claimed.request_id, tenant=claimed.tenant, trace=claimed.trace)
         work_from_now_on_for(claimed.tenant)
         try:
-            body = await self._retried(lambda: self._body(claimed))
+            body = await self._retry(lambda: self._body(claimed))
             if body is None:
                 return
             began = self._clock.monotonic()
@@ -211,7 +211,7 @@ class DeliveryWorker:
             result = "none" if answer.status is None else f"{answer.status // 100}xx"
             self._metrics.webhook_called(result, ended - began)
             self._breakers.record_result(claimed.channel, answer, ended)
-            await self._retried(lambda: self._store_result(claimed, answer))
+            await self._retry(lambda: self._store_result(claimed, answer))
         except DarkroomError as error:
             # The claim expires, and the webhook is due again.
             log.warning("Webhook of request %s was not sent: %s", claimed.request_id, error.message)
@@ -249,7 +249,7 @@ class DeliveryWorker:
             await self._outbox.put_back(claimed, COMPOSE_RETRY_S)
             return None
 
-    async def _retried(self, act: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, act: Callable[[], Awaitable[T]]) -> T:
         """Retry ``act`` while the database is unavailable, at most ``DATABASE_ATTEMPTS`` times."""
         for left in reversed(range(DATABASE_ATTEMPTS)):
             try:

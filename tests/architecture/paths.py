@@ -104,26 +104,26 @@ def _functions(text: str) -> Iterator[Listed]:
 
 def windows(calls: Sequence[Call], spine: Sequence[str]) -> list[Sequence[Call]]:
     """The calls of each way along ``spine``. A later way may begin before an earlier one ends."""
-    found: list[Sequence[Call]] = []
+    spans: list[Sequence[Call]] = []
     begin = 0
     while (indices := find(calls, spine, begin)) is not None:
         first = max(i for i in range(begin, indices[1]) if calls[i].name == spine[0])
-        found.append(calls[first : indices[-1] + 1])
+        spans.append(calls[first : indices[-1] + 1])
         begin = indices[1]
-    return found
+    return spans
 
 
 def way(calls: Sequence[Call], spine: Sequence[str], name: str) -> Way:
     """The way along ``spine``."""
     repeats = windows(calls, spine)[-REPEATS:]
     if len(repeats) < REPEATS:
-        called = {each.name for each in calls}
-        absent = [each for each in spine if each not in called]
+        called = {call.name for call in calls}
+        absent = [function for function in spine if function not in called]
         return Way(spine, absent or ["all are called, but not in this order"], (), ())
-    counted = [[each for each in repeat if _counts(each, name)] for repeat in repeats]
-    everything = set.intersection(*({each.module for each in repeat} for repeat in counted))
+    counted = [[call for call in repeat if _counts(call, name)] for repeat in repeats]
+    everything = set.intersection(*({call.module for call in repeat} for repeat in counted))
     worth = set.intersection(
-        *({each.module for each in repeat if _lines(each) >= MIN_LINES} for repeat in counted)
+        *({call.module for call in repeat if _lines(call) >= MIN_LINES} for repeat in counted)
     )
     return Way(spine, (), sorted(worth), sorted(everything))
 
@@ -176,7 +176,9 @@ def measure() -> dict[str, Way]:
     finally:
         recorder.stop()
     calls = recorder.calls
-    spines = {name: [each.name for each in each_list] for name, each_list in listed().items()}
+    spines = {
+        name: [function.name for function in each_list] for name, each_list in listed().items()
+    }
     parts = {"a": calls[:posted], "b": calls[posted:ran], "c": calls[merged:]}
     return {name: way(part, spines[name], name) for name, part in parts.items()}
 
@@ -201,10 +203,10 @@ def main() -> None:
     """Print the three paths, or with ``--json`` one JSON object."""
     ways = measure()
     if "--json" in sys.argv:
-        print(json.dumps({name: asdict(each) for name, each in ways.items()}))  # noqa: T201
+        print(json.dumps({name: asdict(traced) for name, traced in ways.items()}))  # noqa: T201
         return
-    for name, each in ways.items():
-        print(describe(name, each))  # noqa: T201
+    for name, facts in ways.items():
+        print(describe(name, facts))  # noqa: T201
 
 
 def describe(name: str, each: Way) -> str:

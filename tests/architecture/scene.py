@@ -115,8 +115,8 @@ class Scene:
             rows = await connection.execute(
                 "SELECT count(*) FROM requests WHERE state = 'succeeded'"
             )
-            found = await rows.fetchone()
-            return 0 if found is None else found[0]
+            row = await rows.fetchone()
+            return 0 if row is None else row[0]
 
 
 @asynccontextmanager
@@ -251,7 +251,7 @@ def two_generations() -> None:
             )
             for number, prompt in enumerate(["a red circle", "a blue star"])
         ]
-        for each in running:
-            each.result(120)
+        for generation in running:
+            generation.result(120)
         if not engine.counts()["merged_calls"]:
             raise RuntimeError("The engine merged no step.")

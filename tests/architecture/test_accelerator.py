@@ -33,26 +33,26 @@ def test_the_names_are_found() -> None:
         "tensor.pin_memory()\n"
         "'a sentence about cuda'\n"
     )
-    found = list(device_names(parsed("deployments/x.py", text)))
-    assert [each.split(":")[1].split()[0] for each in found] == ["1", "2", "3", "4", "5", "6"]
+    names = list(device_names(parsed("deployments/x.py", text)))
+    assert [name.split(":")[1].split()[0] for name in names] == ["1", "2", "3", "4", "5", "6"]
 
 
 def device_names(module: Module) -> Iterator[str]:
     """Places where a module names a kind of device, in the order of their lines."""
-    found = {
+    lines = {
         node.lineno: name
         for node in ast.walk(module.tree)
         if isinstance(node, ast.expr | ast.stmt) and (name := _device_name(node))
     }
-    yield from (f"{module.path}:{line} {name}" for line, name in sorted(found.items()))
+    yield from (f"{module.path}:{line} {name}" for line, name in sorted(lines.items()))
 
 
 def _device_name(node: ast.AST) -> str:
     match node:
         case ast.Import(names=names):
-            return next((each.name for each in names if _of_torch(each.name)), "")
+            return next((alias.name for alias in names if _of_torch(alias.name)), "")
         case ast.ImportFrom(module=str(source), names=names):
-            whole = (f"{source}.{each.name}" for each in names)
+            whole = (f"{source}.{alias.name}" for alias in names)
             return next((each for each in whole if _of_torch(each)), "")
         case ast.Attribute(attr=name) if name in ON_TENSORS or _of_torch(".".join(_parts(node))):
             return name

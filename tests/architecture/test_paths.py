@@ -21,7 +21,7 @@ EACH = [each for functions in LISTED.values() for each in functions]
 
 @pytest.fixture(scope="module")
 def ways() -> dict[str, Way]:
-    return {name: Way(**each) for name, each in traced_ways(ROOT).items()}
+    return {name: Way(**fields) for name, fields in traced_ways(ROOT).items()}
 
 
 def test_the_page_lists_three_paths() -> None:

@@ -122,28 +122,28 @@ _TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (\w+) \((.*?)^\)", re.M | re.S
 
 def tables_with_a_tenant(schema: str) -> frozenset[str]:
     return frozenset(
-        found[1] for found in _TABLE.finditer(schema) if re.search(r"^\s+tenant\s", found[2], re.M)
+        match[1] for match in _TABLE.finditer(schema) if re.search(r"^\s+tenant\s", match[2], re.M)
     )
 
 
 def modules() -> Iterator[str]:
     """Modules of the control plane that have statements; commands have none."""
-    for each in pkgutil.walk_packages(serve_app.__path__, "serve_app."):
-        if "__main__" not in each.name and not each.name.startswith("serve_app.cli"):
-            yield each.name
+    for module in pkgutil.walk_packages(serve_app.__path__, "serve_app."):
+        if "__main__" not in module.name and not module.name.startswith("serve_app.cli"):
+            yield module.name
 
 
 @cache
 def statements() -> Mapping[str, str]:
     """Statements by the name of their constant, each once. Templates, which have places in braces,
     are left out: what is made of them is here."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for module in modules():
         for name, value in vars(importlib.import_module(module)).items():
             is_statement = isinstance(value, str) and _STATEMENT.match(value) and len(value) > 14
             if is_statement and not _PLACE.search(_TEXT.sub("", value)):
-                found.setdefault(value, f"{module.removeprefix('serve_app.')}.{name}")
-    return {name: value for value, name in found.items()}
+                names.setdefault(value, f"{module.removeprefix('serve_app.')}.{name}")
+    return {name: value for value, name in names.items()}
 
 
 def parsed(statement: str) -> list[exp.Expression | None]:
@@ -158,11 +158,11 @@ def is_apart(statement: str, tables: frozenset[str]) -> bool:
         columns = (each for each in tree.find_all(exp.Column) if each.name in OWNERS)
         if any(each.find_ancestor(exp.Where, exp.Join) is not None for each in columns):
             return True
-        joins = (each.args.get("using") or [] for each in tree.find_all(exp.Join))
+        joins = (join.args.get("using") or [] for join in tree.find_all(exp.Join))
         if any(column.name in OWNERS for using in joins for column in using):
             return True
         touched |= any(
-            each.name in tables and not _is_new_row(each) for each in tree.find_all(exp.Table)
+            table.name in tables and not _is_new_row(table) for table in tree.find_all(exp.Table)
         )
     return not touched
 
@@ -179,7 +179,7 @@ def listed(kinds: Mapping[str, str]) -> set[str]:
 
 def test_every_statement_on_a_table_with_a_tenant_names_it_or_has_a_reason() -> None:
     tables = tables_with_a_tenant(
-        "".join(each.read_text() for each in sorted(SCHEMA.glob("*.sql")))
+        "".join(path.read_text() for path in sorted(SCHEMA.glob("*.sql")))
     )
     assert {"requests", "uploads", "api_keys", "usage"} <= tables
     without: set[str] = set()

@@ -112,13 +112,13 @@ def _ours(code: CodeType, module: str) -> _Function | None:
 
 def find(calls: Sequence[Call], spine: Sequence[str], begin: int = 0) -> list[int] | None:
     """Indices of the functions of ``spine`` in ``calls``, in order; None if one is missing."""
-    found: list[int] = []
+    indices: list[int] = []
     at = begin
     for name in spine:
         while at < len(calls) and calls[at].name != name:
             at += 1
         if at == len(calls):
             return None
-        found.append(at)
+        indices.append(at)
         at += 1
-    return found
+    return indices

@@ -54,13 +54,13 @@ class Bystander:
 def sizes(scene: Scene) -> dict[int, int]:
     """Resident bytes of the processes of the ingress and of the replicas, by their id."""
     running = [*scene.darkroom.replicas("ingress"), *scene.darkroom.replicas()]
-    found: dict[int, int] = {}
+    resident: dict[int, int] = {}
     for process in running:
         try:
-            found[process.pid] = process.memory_info().rss
+            resident[process.pid] = process.memory_info().rss
         except psutil.NoSuchProcess:
             continue
-    return found
+    return resident
 
 
 @contextmanager

@@ -40,12 +40,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def attempts(request: pytest.FixtureRequest) -> Iterator[Attempts]:
     """Tries of the test. With ``scene``, none of them may have reached the machine's inside."""
     scene = request.getfixturevalue("scene") if "scene" in request.fixturenames else None
-    found, calls = Attempts(), [] if scene is None else scene.inside.calls
+    tally, calls = Attempts(), [] if scene is None else scene.inside.calls
     before = len(calls)
-    yield found
-    request.node.user_properties.append((TRIES, found.made))
-    assert found.made
-    assert not found.fell, "\n".join(found.fell)
+    yield tally
+    request.node.user_properties.append((TRIES, tally.made))
+    assert tally.made
+    assert not tally.fell, "\n".join(tally.fell)
     assert calls[before:] == []
 
 
@@ -53,13 +53,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say of each attack how much it tried, and whether all of it held."""
     # The tries are known at the teardown, whose report is under "" if it went well.
     reports = [
-        each for kind in ("", "passed", *FALLEN) for each in _reports(terminalreporter, kind)
+        report for kind in ("", "passed", *FALLEN) for report in _reports(terminalreporter, kind)
     ]
-    fallen = {each.nodeid for kind in FALLEN for each in _reports(terminalreporter, kind)}
+    fallen = {report.nodeid for kind in FALLEN for report in _reports(terminalreporter, kind)}
     outcomes = {
-        each.nodeid: tries
-        for each in reports
-        if (tries := dict(each.user_properties).get(TRIES)) is not None
+        report.nodeid: tries
+        for report in reports
+        if (tries := dict(report.user_properties).get(TRIES)) is not None
     }
     if outcomes:
         terminalreporter.section("attacks")
@@ -70,5 +70,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _reports(terminalreporter: pytest.TerminalReporter, kind: str) -> list[pytest.TestReport]:
-    found = terminalreporter.stats.get(kind, ())
-    return [each for each in found if isinstance(each, pytest.TestReport)]
+    reports = terminalreporter.stats.get(kind, ())
+    return [report for report in reports if isinstance(report, pytest.TestReport)]

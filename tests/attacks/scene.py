@@ -44,16 +44,16 @@ def outcome(http: httpx.Client, request_id: str) -> dict[str, Any]:
     path = f"/v1/requests/{request_id}"
 
     def look() -> dict[str, Any] | None:
-        found = http.get(path, params={"wait": 10}).json()
-        return found if found["state"] in ENDED else None
+        request = http.get(path, params={"wait": 10}).json()
+        return request if request["state"] in ENDED else None
 
     return eventually(look, f"{path} has ended")
 
 
 def keys_of(darkroom: Darkroom, tenant: str) -> Keys:
     """Make the tenant and its keys."""
-    made = darkroom.http.post("/v1/tenants", json={"tenant": tenant})
-    assert made.is_success, made.text
+    response = darkroom.http.post("/v1/tenants", json={"tenant": tenant})
+    assert response.is_success, response.text
 
     def key(**given: object) -> str:
         answer = darkroom.http.post("/v1/keys", json={"tenant": tenant, **given})

@@ -116,17 +116,17 @@ JSON = {"content-type": "application/json"}
 
 @ONE_OF
 def test_bodies_of_json(scene: Scene, attempts: Attempts, one_of: int) -> None:
-    tries = [(*each, path) for each in bodies().items() for path in CALLS]
+    tries = [(*item, path) for item in bodies().items() for path in CALLS]
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, body, path in tries[::one_of]:
-            found = timed(http, "POST", path, content=body, headers=JSON)
-            attempts.note(f"{what} {path}: {found}", held=fine(found))
+            outcome = timed(http, "POST", path, content=body, headers=JSON)
+            attempts.note(f"{what} {path}: {outcome}", held=fine(outcome))
         for what, encoding in (("gzip", 31), ("deflate", 15)):
             packer = zlib.compressobj(9, zlib.DEFLATED, encoding)
             packed = packer.compress(bytes(64 * MIB)) + packer.flush()
             headers = JSON | {"content-encoding": what}
-            found = timed(http, "POST", "/queue/test/probe", content=packed, headers=headers)
-            attempts.note(f"{what}: {found}", held=fine(found) and found[0] >= 400)
+            outcome = timed(http, "POST", "/queue/test/probe", content=packed, headers=headers)
+            attempts.note(f"{what}: {outcome}", held=fine(outcome) and outcome[0] >= 400)
 
 
 def test_large_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
@@ -134,8 +134,8 @@ def test_large_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
         for what, build in LARGE.items():
             body = build()
             for path in ("/v1/estimate", f"/queue/{ALLOWED}"):
-                found = timed(http, "POST", path, content=body, headers=JSON)
-                attempts.note(f"{what} {path}: {found}", held=fine(found, closed=True))
+                outcome = timed(http, "POST", path, content=body, headers=JSON)
+                attempts.note(f"{what} {path}: {outcome}", held=fine(outcome, closed=True))
 
 
 def test_no_depth_poisons_the_queue(scene: Scene, attempts: Attempts) -> None:
@@ -156,10 +156,10 @@ def test_no_depth_poisons_the_queue(scene: Scene, attempts: Attempts) -> None:
                 (MCP_PATH, call),
             ):
                 content = dumps(body)
-                found = timed(http, "POST", path, content=content, headers=JSON | accept)
-                attempts.note(f"{path} {depth} deep: {found}", held=fine(found))
+                outcome = timed(http, "POST", path, content=content, headers=JSON | accept)
+                attempts.note(f"{path} {depth} deep: {outcome}", held=fine(outcome))
         shown = http.get("/v1/requests", params={"limit": 30}).json()
-        left = [each for each in shown["requests"] if each["state"] in ("queued", "running")]
+        left = [entry for entry in shown["requests"] if entry["state"] in ("queued", "running")]
         attempts.note(f"requests that do not end: {left}", held=not left)
 
 
@@ -201,12 +201,14 @@ def test_forms(scene: Scene, attempts: Attempts) -> None:
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, body in forms.items():
             for path in (f"{OPENAI_PREFIX}/images/edits", f"{OPENAI_PREFIX}/files"):
-                found = timed(http, "POST", path, content=body, headers={"content-type": kinds[0]})
-                attempts.note(f"{what} {path}: {found}", held=fine(found, closed=True))
+                outcome = timed(
+                    http, "POST", path, content=body, headers={"content-type": kinds[0]}
+                )
+                attempts.note(f"{what} {path}: {outcome}", held=fine(outcome, closed=True))
         for kind in kinds[1:]:
             path = f"{OPENAI_PREFIX}/images/edits"
-            found = timed(http, "POST", path, content=b"--b", headers={"content-type": kind})
-            attempts.note(f"{kind[:40]}: {found}", held=fine(found))
+            outcome = timed(http, "POST", path, content=b"--b", headers={"content-type": kind})
+            attempts.note(f"{kind[:40]}: {outcome}", held=fine(outcome))
 
 
 PATTERNS = (
@@ -231,8 +233,8 @@ def test_queries(scene: Scene, attempts: Attempts, one_of: int) -> None:
         tries = [(name, pattern) for name in SEARCHES for pattern in PATTERNS]
         for path in LISTS:
             for name, pattern in tries[::one_of]:
-                found = timed(http, "GET", path, params={name: pattern})
-                attempts.note(f"{path}?{name}={pattern[:20]}: {found}", held=fine(found))
+                outcome = timed(http, "GET", path, params={name: pattern})
+                attempts.note(f"{path}?{name}={pattern[:20]}: {outcome}", held=fine(outcome))
         for path in LISTS[::one_of]:
             for query in (
                 many,
@@ -242,8 +244,8 @@ def test_queries(scene: Scene, attempts: Attempts, one_of: int) -> None:
                 "%41" * 20_000,
                 "q=%ff",
             ):
-                found = sent(scene, request(f"{path}?{query}", key))
-                attempts.note(f"{path}?{query[:20]}: {found}", held=fine(found, closed=True))
+                outcome = sent(scene, request(f"{path}?{query}", key))
+                attempts.note(f"{path}?{query[:20]}: {outcome}", held=fine(outcome, closed=True))
 
 
 def request(path: str, key: str, headers: str = "") -> bytes:
@@ -279,16 +281,16 @@ def test_headers(scene: Scene, attempts: Attempts, one_of: int) -> None:
             headers = [(name.encode(), value.encode("latin-1", "ignore"))]
             for method, path in (("POST", "/queue/test/probe"), ("GET", "/v1/requests")):
                 body = b"{}" if method == "POST" else None
-                found = timed(http, method, path, headers=headers, content=body)
-                held = fine(found, closed=True)
-                attempts.note(f"{method} {name}: {value[:40]!r}: {found}", held=held)
+                outcome = timed(http, method, path, headers=headers, content=body)
+                is_safe = fine(outcome, closed=True)
+                attempts.note(f"{method} {name}: {value[:40]!r}: {outcome}", held=is_safe)
     key = scene.attacker["admin"]
     for headers in ("X-A: b\r\n" * 20_000, "".join(f"X-{n}: b\r\n" for n in range(20_000))):
-        found = sent(scene, request("/v1/requests", key, headers))
-        attempts.note(f"{headers[:20]}: {found}", held=fine(found, closed=True))
+        outcome = sent(scene, request("/v1/requests", key, headers))
+        attempts.note(f"{headers[:20]}: {outcome}", held=fine(outcome, closed=True))
     for path in ("/" * 50_000, "/v1" * 15_000, "/queue/" + "a/" * 20_000, "/files/" + "%2e" * 9999):
-        found = sent(scene, request(path, key))
-        attempts.note(f"{path[:20]}: {found}", held=fine(found, closed=True))
+        outcome = sent(scene, request(path, key))
+        attempts.note(f"{path[:20]}: {outcome}", held=fine(outcome, closed=True))
 
 
 def frames() -> Mapping[str, bytes | str]:
@@ -337,7 +339,7 @@ def test_frames_of_realtime_sessions(scene: Scene, attempts: Attempts) -> None:
             except TimeoutError:
                 answer = None
             took_s = time.monotonic() - began
-            held = (
+            is_safe = (
                 answer is not None and took_s < ENDS_S and b"internal" not in repr(answer).encode()
             )
-            attempts.note(f"{what}: {str(answer)[:200]} after {took_s:.1f} s", held=held)
+            attempts.note(f"{what}: {str(answer)[:200]} after {took_s:.1f} s", held=is_safe)

@@ -47,14 +47,16 @@ class Rig:
         fell: list[str] = []
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             fell.append(f"raised {result.exception!r:.200}")
-        if found := OBEYED.intersection(result.output):
-            fell.append(f"printed {found} in {result.output[-300:]!r}")
-        made = {each for each in self.folder.parent.rglob("*") if each.suffix != ".part"} - before
-        fell += [f"wrote {each}" for each in made if each.name not in WRITTEN]
-        fell += [f"called {each}" for each in self.other.calls]
+        if obeyed := OBEYED.intersection(result.output):
+            fell.append(f"printed {obeyed} in {result.output[-300:]!r}")
+        written = {
+            file for file in self.folder.parent.rglob("*") if file.suffix != ".part"
+        } - before
+        fell += [f"wrote {file}" for file in written if file.name not in WRITTEN]
+        fell += [f"called {call}" for call in self.other.calls]
         self.other.calls.clear()
-        for each in made:
-            each.unlink()
+        for path in written:
+            path.unlink()
         return fell
 
 
@@ -82,11 +84,11 @@ def commands(address: Address) -> Iterator[Sequence[str]]:
     """Commands that read from the server, about what is there."""
     headers = {"Authorization": f"Key {address.key}"}
     with httpx.Client(base_url=address.url, headers=headers, timeout=30) as http:
-        made = http.post("/run/test/probe", json={"artifacts": 2, "prompt": "a"})
+        succeeded = http.post("/run/test/probe", json={"artifacts": 2, "prompt": "a"})
         failed = http.post("/run/test/probe", json={"message": "no", "prompt": "a"})
         http.post("/v1/keys", json={"alias": "a", "scopes": ["read"]})
         http.post("/v1/warm", json={"endpoint_id": "test/probe", "replicas": 1})
-    for answer in (made, failed):
+    for answer in (succeeded, failed):
         request = answer.headers["x-fal-request-id"]
         yield from (("requests", "show", request), ("logs", request), ("open", request))
         yield from (("webhooks", "show", request), ("requests", "cancel", request))
@@ -106,9 +108,9 @@ def commands(address: Address) -> Iterator[Sequence[str]]:
 def changed(value: Any, leaf: Callable[[str, Any], Any], name: str = "") -> Any:
     """``value`` with each of its leaves changed, by the name of its field."""
     if isinstance(value, dict):
-        return {key: changed(each, leaf, key) for key, each in value.items()}
+        return {key: changed(item, leaf, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [changed(each, leaf, name) for each in value]
+        return [changed(item, leaf, name) for item in value]
     return leaf(name, value)
 
 
@@ -116,8 +118,8 @@ def test_commands_print_nothing_that_a_terminal_obeys(rig: Rig, attempts: Attemp
     def keys(value: Any) -> Any:
         if isinstance(value, dict):
             return {
-                f"{key}{ESCAPES}" if key == "echo" else key: keys(each)
-                for key, each in value.items()
+                f"{key}{ESCAPES}" if key == "echo" else key: keys(item)
+                for key, item in value.items()
             }
         return value
 
@@ -154,7 +156,7 @@ def text(_name: str, value: Any) -> Any:
     "wrong",
     [
         *("x", [{}]),
-        *(pytest.param(each, marks=pytest.mark.long) for each in (None, -1, 1e400, [], {}, True)),
+        *(pytest.param(value, marks=pytest.mark.long) for value in (None, -1, 1e400, [], {}, True)),
     ],
 )
 def test_commands_end_with_a_sentence_whatever_an_answer_is(
@@ -208,7 +210,7 @@ def test_commands_stay_small_and_keep_their_key(rig: Rig, attempts: Attempts) ->
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             if way == "addresses of others":  # files may be elsewhere; the key is not sent there
-                fell = [each for each in fell if not each.startswith("called GET")]
+                fell = [fault for fault in fell if not fault.startswith("called GET")]
             attempts.note(
                 f"{way}, {' '.join(command)}: {fell} {peak}", held=not fell and peak < 60e6
             )

@@ -33,9 +33,9 @@ def sockets(scene: Scene, number: int, first: bytes) -> Iterator[list[socket.soc
     with ExitStack() as stack:
         opened: list[socket.socket] = []
         for _ in range(number):
-            each = stack.enter_context(socket.create_connection(place(scene), timeout=10))
-            each.sendall(first)
-            opened.append(each)
+            connection = stack.enter_context(socket.create_connection(place(scene), timeout=10))
+            connection.sendall(first)
+            opened.append(connection)
         yield opened
 
 
@@ -47,9 +47,9 @@ def drip(opened: list[socket.socket], piece: bytes, for_s: float) -> None:
     """Send a piece by each connection that is still open, each second."""
     end = time.monotonic() + for_s
     while time.monotonic() < end:
-        for each in opened:
+        for connection in opened:
             try:
-                each.sendall(piece)
+                connection.sendall(piece)
             except OSError:
                 continue
         time.sleep(min(1.0, for_s))
@@ -106,7 +106,7 @@ def test_slow_senders_are_cut_off(scene: Scene, attempts: Attempts) -> None:
                     drip(opened, piece, 1.0)
                     if all(map(is_closed, opened)):
                         break
-                still = sum(not is_closed(each) for each in opened)
+                still = sum(not is_closed(client) for client in opened)
                 took_s = time.monotonic() - began
                 attempts.note(f"{what}: {still} open after {took_s:.0f} s", held=not still)
 
@@ -126,10 +126,10 @@ def test_slow_readers_hold_no_one_up(scene: Scene, attempts: Attempts, hold_s: f
     with undisturbed(scene, attempts), sockets(scene, 60, call) as opened:
         end = time.monotonic() + hold_s
         while time.monotonic() < end:
-            for each in opened:
-                each.settimeout(0.01)
+            for connection in opened:
+                connection.settimeout(0.01)
                 try:
-                    each.recv(1)
+                    connection.recv(1)
                 except OSError:
                     continue
             time.sleep(0.5)
@@ -139,10 +139,10 @@ def test_slow_readers_hold_no_one_up(scene: Scene, attempts: Attempts, hold_s: f
 def several(number: int, work: Callable[[int], object]) -> None:
     """Run the work in so many threads, and wait for all."""
     threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(number)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 FLOODS = {

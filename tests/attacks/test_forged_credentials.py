@@ -51,22 +51,25 @@ def test_no_other_url_reads_a_private_file(scene: Scene, attempts: Attempts) -> 
         scene.client(scene.attacker["admin"]) as attacker,
         scene.client() as nobody,
     ):
-        good, other, own = (private_file(each) for each in (victim, victim, attacker))
+        good, other, own = (private_file(owner) for owner in (victim, victim, attacker))
         assert nobody.get(good).content == CANARY
         path, query = urlsplit(good).path, dict(parse_qsl(urlsplit(good).query))
-        of_other, of_own = (dict(parse_qsl(urlsplit(each).query)) for each in (other, own))
+        of_other, of_own = (dict(parse_qsl(urlsplit(url).query)) for url in (other, own))
         later = {**query, "expires": str(int(query["expires"]) + 1)}
         wrong: list[Mapping[str, Any]] = [
-            *({**query, "signature": each} for each in flipped(query["signature"])),
+            *({**query, "signature": signature} for signature in flipped(query["signature"])),
             *(later, {**query, "expires": ""}, {"signature": query["signature"]}, {}, of_other),
             *(of_own, {**query, "id": "x"}, {**query, "expires": f"0{query['expires']}"}),
-            *({**query, "expires": each} for each in ("nan", "1e99", "-1", "\u0661", "9" * 5000)),
+            *(
+                {**query, "expires": expiry}
+                for expiry in ("nan", "1e99", "-1", "\u0661", "9" * 5000)
+            ),
         ]
-        for each in wrong:
+        for parameters in wrong:
             for http in (nobody, attacker):
-                answer = http.get(path, params=each)
-                held = answer.status_code in (400, 401, 403, 404, 422)
-                attempts.note(f"{path} {each}: {answer.status_code}", held=held)
+                answer = http.get(path, params=parameters)
+                is_safe = answer.status_code in (400, 401, 403, 404, 422)
+                attempts.note(f"{path} {parameters}: {answer.status_code}", held=is_safe)
         for written in spellings(path):
             answer = nobody.get(f"{scene.darkroom.url}{written}")
             attempts.note(f"{written}: {answer.status_code}", held=CANARY not in answer.content)
@@ -114,7 +117,7 @@ def tokens(good: str, jwks: bytes, key: str) -> Iterator[str]:
     for name in ("sub", "key", "apps", "exp", "iss"):
         yield f"{head}.{part({**claims, name: None})}.{signature}"
     yield f"{head}.{part({**claims, 'sub': 'victim'})}.{signature}"
-    yield from (f"{head}.{body}.{each}" for each in flipped(signature[:12]))
+    yield from (f"{head}.{body}.{forged}" for forged in flipped(signature[:12]))
     yield from (f"{head}.{body}", f"{head}.{body}.{signature}.{signature}", "..", ".", "a.b.c")
 
 
@@ -125,13 +128,13 @@ def test_no_forged_token_is_taken(scene: Scene, attempts: Attempts) -> None:
         with scene.client(scene.attacker["admin"]) as admin:
             uploads = admin.post("/rest/storage/auth/token").json()["token"]
         jwks = nobody.get(JWKS).content
-        private = any("d" in each for each in json.loads(jwks)["keys"])
+        private = any("d" in jwk for jwk in json.loads(jwks)["keys"])
         attempts.note("JWKS with a private key", held=not private)
         reader = f"darkroom-reader.{base64.urlsafe_b64encode(b'victim').decode()}.9999999999.AAAA"
         for good in (browsers, uploads):
             for token in (*tokens(good, jwks, scene.attacker["submit"]), reader):
-                for held, what in taken(nobody, token):
-                    attempts.note(f"{token}: {what}", held=held)
+                for is_safe, what in taken(nobody, token):
+                    attempts.note(f"{token}: {what}", held=is_safe)
         for token in (browsers, uploads):  # good ones, for something else than they are for
             for method, path in (
                 *(("GET", "/v1/requests"), ("GET", "/v1/keys"), ("POST", "/queue/test/probe")),
@@ -139,8 +142,8 @@ def test_no_forged_token_is_taken(scene: Scene, attempts: Attempts) -> None:
             ):
                 for headers in ({"Authorization": f"Bearer {token}"}, {"x-api-key": token}):
                     answer = nobody.request(method, path, json={}, headers=headers)
-                    held = answer.status_code in (401, 403)
-                    attempts.note(f"{method} {path}: {answer.status_code}", held=held)
+                    is_safe = answer.status_code in (401, 403)
+                    attempts.note(f"{method} {path}: {answer.status_code}", held=is_safe)
 
 
 def taken(nobody: httpx.Client, token: str) -> Iterator[tuple[bool, str]]:
@@ -156,8 +159,8 @@ def taken(nobody: httpx.Client, token: str) -> Iterator[tuple[bool, str]]:
     ]
     for method, path, body, sent in calls:
         answer = nobody.request(method, path, json=body, headers=sent)
-        held = answer.status_code in (400, 401, 403, 422)
-        yield held, f"{method} {path[:40]}: {answer.status_code} {answer.text[:80]}"
+        is_safe = answer.status_code in (400, 401, 403, 422)
+        yield is_safe, f"{method} {path[:40]}: {answer.status_code} {answer.text[:80]}"
 
 
 def test_no_guessed_secret_opens_a_share_or_an_upload(scene: Scene, attempts: Attempts) -> None:
@@ -170,12 +173,12 @@ def test_no_guessed_secret_opens_a_share_or_an_upload(scene: Scene, attempts: At
         outcome(victim, request_id)
         share = victim.post(f"/v1/requests/{request_id}/share", json={}).json()["url"]
         token = share.rpartition("/")[2]
-        for each in flipped(secret):
-            answer = nobody.put(f"{url}/{each}", content=b"not the victim's")
-            attempts.note(f"PUT {each}: {answer.status_code}", held=answer.status_code >= 400)
-        for each in flipped(token):
-            answer = nobody.get(f"/v1/shared/{each}")
-            attempts.note(f"share {each}: {answer.status_code}", held=answer.status_code >= 400)
+        for guess in flipped(secret):
+            answer = nobody.put(f"{url}/{guess}", content=b"not the victim's")
+            attempts.note(f"PUT {guess}: {answer.status_code}", held=answer.status_code >= 400)
+        for guess in flipped(token):
+            answer = nobody.get(f"/v1/shared/{guess}")
+            attempts.note(f"share {guess}: {answer.status_code}", held=answer.status_code >= 400)
         assert victim.put(begun["upload_url"], content=CANARY).is_success
         again = nobody.put(begun["upload_url"], content=b"not the victim's")
         attempts.note(f"a second PUT: {again.status_code}", held=again.status_code >= 400)
@@ -193,32 +196,32 @@ def generated(http: httpx.Client) -> bytes:
 def test_no_forged_file_is_trusted(scene: Scene, attempts: Attempts) -> None:
     """Each check is a process, so few bytes are changed."""
     with scene.client(scene.victim["admin"]) as http:
-        made = generated(http)
+        genuine = generated(http)
 
         def verdict(content: bytes) -> tuple[int, str]:
             answer = http.post("/v1/verify", content=content, headers={"content-type": "image/png"})
             return answer.status_code, str(answer.json().get("verdict"))
 
-        assert verdict(made) == (200, "trusted")
+        assert verdict(genuine) == (200, "trusted")
         plain = io.BytesIO()
-        Image.open(io.BytesIO(made)).save(plain, "PNG")
-        manifest, rest = chunks(made), chunks(plain.getvalue())
-        of_c2pa = [each for each in manifest if each[4:8] == b"caBX"]
+        Image.open(io.BytesIO(genuine)).save(plain, "PNG")
+        manifest, rest = chunks(genuine), chunks(plain.getvalue())
+        of_c2pa = [chunk for chunk in manifest if chunk[4:8] == b"caBX"]
         forgeries = {
             "signed by another": signed(plain.getvalue()),
             "its manifest on other bytes": b"".join([*rest[:2], *of_c2pa, *rest[2:]]),
             "a text added": b"".join([*manifest[:-1], TEXT, manifest[-1]]),
-            "cut off": made[: len(made) // 2],
+            "cut off": genuine[: len(genuine) // 2],
             **{
-                f"a bit of {each[4:8]!r} changed": made.replace(each, changed(each))
-                for each in manifest[1:-1]
-                if each[4:8] in (b"IHDR", b"IDAT")
+                f"a bit of {chunk[4:8]!r} changed": genuine.replace(chunk, changed(chunk))
+                for chunk in manifest[1:-1]
+                if chunk[4:8] in (b"IHDR", b"IDAT")
             },
         }
         for what, content in forgeries.items():
-            found = verdict(content)
-            held = found[1] != "trusted" and found[0] < 500
-            attempts.note(f"{what}: {found}", held=held)
+            response = verdict(content)
+            is_safe = response[1] != "trusted" and response[0] < 500
+            attempts.note(f"{what}: {response}", held=is_safe)
 
 
 _COMMENT = b"tEXtComment\0abc"
@@ -227,12 +230,12 @@ TEXT = b"\0\0\0\x0b" + _COMMENT + zlib.crc32(_COMMENT).to_bytes(4, "big")
 
 def chunks(png: bytes) -> list[bytes]:
     """The signature of a PNG file, and its chunks."""
-    found, at = [png[:8]], 8
+    parts, at = [png[:8]], 8
     while at < len(png):
         size = int.from_bytes(png[at : at + 4], "big") + 12
-        found.append(png[at : at + size])
+        parts.append(png[at : at + size])
         at += size
-    return found
+    return parts
 
 
 def changed(chunk: bytes) -> bytes:

@@ -89,8 +89,8 @@ def test_webhooks_reach_no_private_address(scene: Scene, attempts: Attempts) -> 
         for address in (*addresses(scene.inside.port), *more_addresses(scene.inside.port)):
             answer = http.post("/v1/webhooks/test", json={"url": address})
             what = f"{address}: {answer.status_code} {answer.text[:200]}"
-            held = SECRET not in answer.content and not answer.json().get("delivered")
-            attempts.note(what, held=held and answer.status_code < 500)
+            is_safe = SECRET not in answer.content and not answer.json().get("delivered")
+            attempts.note(what, held=is_safe and answer.status_code < 500)
 
 
 def test_no_tenant_says_where_darkroom_itself_calls(scene: Scene, attempts: Attempts) -> None:
@@ -138,8 +138,8 @@ def test_files_of_inputs_reach_no_private_address(scene: Scene, attempts: Attemp
             sent[f"replicate {address}"] = answer
             edit = {"model": REDRAW, "prompt": "x", "images": [{"image_url": address}]}
             answer = http.post(f"{OPENAI_PREFIX}/images/edits", json=edit)
-            held = 400 <= answer.status_code < 500
-            attempts.note(f"openai {address}: {answer.status_code} {answer.text}", held=held)
+            is_safe = 400 <= answer.status_code < 500
+            attempts.note(f"openai {address}: {answer.status_code} {answer.text}", held=is_safe)
         for what, answer in sent.items():
             attempts.note(what, held=refused(http, answer))
 
@@ -175,8 +175,8 @@ def state_of(http: httpx.Client, name: str) -> Mapping[str, Any]:
     """Registered weights once they are ready or refused."""
 
     def look() -> Mapping[str, Any] | None:
-        found = http.get(f"/v1/weights/{name}").json()
-        return found if found["state"] in ("ready", "refused") else None
+        state = http.get(f"/v1/weights/{name}").json()
+        return state if state["state"] in ("ready", "refused") else None
 
     return eventually(look, f"the weights {name} are checked")
 
@@ -196,6 +196,6 @@ def test_sources_of_weights_reach_no_private_address(scene: Scene, attempts: Att
                 what = f"{source}: {answer.status_code} {answer.text}"
                 attempts.note(what, held=400 <= answer.status_code < 500)
         for name in waiting:
-            found = state_of(http, name)
-            held = found["state"] == "refused" and SECRET.decode() not in json.dumps(found)
-            attempts.note(f"{name}: {found}", held=held)
+            state = state_of(http, name)
+            is_safe = state["state"] == "refused" and SECRET.decode() not in json.dumps(state)
+            attempts.note(f"{name}: {state}", held=is_safe)

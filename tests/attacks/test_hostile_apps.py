@@ -94,20 +94,20 @@ def test_an_app_finds_no_secret_of_the_installation_or_of_another_app(
     read = processes(seen["variables"], KEPT)
     attempts.note(f"the variables of others are read: {read}", held=other["pid"] in read)
     for what, secret in secrets.items():
-        held = secret not in seen["variables"][own]
-        attempts.note(f"{what} is a variable of the app", held=held)
-        found = processes(seen["variables"], secret) - known.get(what, set())
-        attempts.note(f"{what} is a variable of {found}", held=not found)
-        found = processes(seen["commands"], secret)
-        attempts.note(f"{what} is in the command of {found}", held=not found)
+        is_safe = secret not in seen["variables"][own]
+        attempts.note(f"{what} is a variable of the app", held=is_safe)
+        holders = processes(seen["variables"], secret) - known.get(what, set())
+        attempts.note(f"{what} is a variable of {holders}", held=not holders)
+        holders = processes(seen["commands"], secret)
+        attempts.note(f"{what} is in the command of {holders}", held=not holders)
     names = {line.partition("=")[0] for line in seen["variables"][own].splitlines()}
-    settings = {each for each in names if each.startswith(("DARKROOM_", "AWS_", "HF_TOKEN"))}
+    settings = {name for name in names if name.startswith(("DARKROOM_", "AWS_", "HF_TOKEN"))}
     attempts.note(f"settings of the app: {settings}", held=not settings)
     elsewhere = [
-        each for each in seen["open"] if each.startswith(str(data_dir)) and "apps" not in each
+        path for path in seen["open"] if path.startswith(str(data_dir)) and "apps" not in path
     ]
     attempts.note(f"open files of the app: {elsewhere}", held=not elsewhere)
     attempts.note(f"one home: {seen['home']}", held=seen["home"] != other["home"])
     for pid in (seen["pid"], other["pid"]):
-        ports = [each.laddr for each in psutil.Process(pid).net_connections("inet")]
+        ports = [connection.laddr for connection in psutil.Process(pid).net_connections("inet")]
         attempts.note(f"connections of the app {pid}: {ports}", held=not ports)

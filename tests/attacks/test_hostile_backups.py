@@ -23,8 +23,8 @@ MANIFEST = Manifest(1, "1", 1, "2026-01-01", 18, 18, 0, "", "", 1, 8, 0, 0, 0)
 
 
 def entry(**changes: Any) -> str:
-    given = asdict(FileEntry(KEY, len(CONTENT), hashlib.sha256(CONTENT).hexdigest()))
-    return json.dumps(given | changes)
+    fields = asdict(FileEntry(KEY, len(CONTENT), hashlib.sha256(CONTENT).hexdigest()))
+    return json.dumps(fields | changes)
 
 
 def whole(path: Path) -> BackupFolder:
@@ -51,7 +51,7 @@ def listed(folder: BackupFolder, line: str, **manifest: Any) -> None:
 def read(folder: BackupFolder) -> list[Path]:
     """What a restore reads, in its order, up to the database."""
     folder.verify(folder.read_manifest())
-    return [folder.file(each.key) for each in folder.entries() if each.sha256 is not None]
+    return [folder.file(record.key) for record in folder.entries() if record.sha256 is not None]
 
 
 def linked(path: Path, to: str) -> None:
@@ -88,8 +88,8 @@ VALUES = (None, -1.5, "x", [], {}, True)
 TRICKS: dict[str, Callable[[BackupFolder], object]] = {
     **{f"key {key!r}": lambda of, key=key: listed(of, entry(key=key)) for key in KEYS},
     **{
-        f"digest {each!r}": lambda of, each=each: listed(of, entry(sha256=each))
-        for each in (7, "x")
+        f"digest {digest!r}": lambda of, digest=digest: listed(of, entry(sha256=digest))
+        for digest in (7, "x")
     },
     **{
         f"line {line[:20]}": lambda of, line=line: listed(of, line)

@@ -151,8 +151,8 @@ def test_no_file_of_a_request_is_unpickled_or_believed(
         for what, request_id in sent.items():
             ended = outcome(http, request_id)
             error = ended["error"] or {}
-            held = ended["state"] == "failed" and error["code"] == "invalid_input"
-            attempts.note(f"{what}: {ended['state']} {error}", held=held)
+            is_safe = ended["state"] == "failed" and error["code"] == "invalid_input"
+            attempts.note(f"{what}: {ended['state']} {error}", held=is_safe)
     attempts.note("a file has run code", held=not trap.exists())
 
 
@@ -161,22 +161,22 @@ def test_no_name_of_a_file_leads_elsewhere(scene: Scene, attempts: Attempts) -> 
     with scene.client(scene.attacker["admin"]) as http:
         for name in NAMES:
             place = uploaded(http, b"escaped", name)
-            held = place.is_success or place.status_code == 422
-            attempts.note(f"{name[:50]!r}: {place.status_code} {place.text[:200]}", held=held)
+            is_safe = place.is_success or place.status_code == 422
+            attempts.note(f"{name[:50]!r}: {place.status_code} {place.text[:200]}", held=is_safe)
         url = uploaded(http, b"escaped").json()["file_url"]
         for path in PATHS:
             body = {"name": "escaped", "base": ALLOWED, "files": {path: url}}
             answer = http.post("/v1/weights", json=body)
             what = f"{path[:50]!r}: {answer.status_code} {answer.text[:200]}"
             if answer.is_success:
-                found = state_of(http, "escaped")
-                attempts.note(f"{what} {found}", held=found["state"] == "refused")
+                state = state_of(http, "escaped")
+                attempts.note(f"{what} {state}", held=state["state"] == "refused")
                 assert http.delete("/v1/weights/escaped").is_success
             else:
                 attempts.note(what, held=answer.status_code in (400, 422))
         stored = scene.darkroom.data_dir / "artifacts"
-        escaped = [each for each in below.rglob("*escaped*") if not each.is_relative_to(stored)]
-        written = [*escaped, *(each for each in ELSEWHERE if each.exists())]
+        escaped = [file for file in below.rglob("*escaped*") if not file.is_relative_to(stored)]
+        written = [*escaped, *(file for file in ELSEWHERE if file.exists())]
         attempts.note(f"written to {written}", held=not written)
 
 
@@ -195,7 +195,7 @@ def test_no_registered_file_is_unpickled_or_believed(
             answer = http.post("/v1/weights", json=body)
             assert answer.is_success, answer.text
         for what, name in names.items():
-            found = state_of(http, name)
-            held = found["state"] == "refused" and len(found["problem"]) > 20
-            attempts.note(f"{what}: {found}", held=held)
+            state = state_of(http, name)
+            is_safe = state["state"] == "refused" and len(state["problem"]) > 20
+            attempts.note(f"{what}: {state}", held=is_safe)
     attempts.note("a file has run code", held=not trap.exists())

@@ -172,8 +172,8 @@ def test_images_of_inputs(scene: Scene, attempts: Attempts, one_of: int) -> None
         for what, request_id in sent.items():
             ended = outcome(http, request_id)
             error = ended["error"] or {}
-            held = ended["state"] == "succeeded" or error.get("code") == "invalid_input"
-            attempts.note(f"{what}: {ended['state']} {error}", held=held)
+            is_safe = ended["state"] == "succeeded" or error.get("code") == "invalid_input"
+            attempts.note(f"{what}: {ended['state']} {error}", held=is_safe)
 
 
 def changed(body: bytes, name: bytes, behind: int, value: bytes) -> bytes:
@@ -271,7 +271,7 @@ def recordings(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
         "M4A of 50 million samples": lambda: claiming(m4a(folder), 50_000_000),
         "M4A of large samples": lambda: claiming(m4a(folder), 1_000_000, 2**31 - 1),
         "WebM without an end": lambda: b"\x1a\x45\xdf\xa3\x01" + b"\xff" * 7 + bytes(100),
-        **{each: images[each] for each in ("a playlist", "a list of files")},
+        **{name: images[name] for name in ("a playlist", "a list of files")},
     }
 
 
@@ -300,8 +300,8 @@ def test_videos_and_audio_of_inputs(
         for what, request_id in sent.items():
             ended = outcome(http, request_id)
             error = ended["error"] or {}
-            held = ended["state"] == "succeeded" or error.get("code") == "invalid_input"
-            attempts.note(f"{what}: {ended['state']} {error}", held=held)
+            is_safe = ended["state"] == "succeeded" or error.get("code") == "invalid_input"
+            attempts.note(f"{what}: {ended['state']} {error}", held=is_safe)
 
 
 @ONE_OF
@@ -310,17 +310,17 @@ def test_images_that_the_ingress_reads(scene: Scene, attempts: Attempts, one_of:
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, content in some(scene.inside.port, one_of):
             edit = {"image": ("a.png", content), "mask": ("b.png", content)}
-            said = {"model": REDRAW, "prompt": "x"}
-            found = timed(http, "POST", f"{OPENAI_PREFIX}/images/edits", files=edit, data=said)
-            attempts.note(f"edit with {what}: {found}", held=fine(found))
+            fields = {"model": REDRAW, "prompt": "x"}
+            response = timed(http, "POST", f"{OPENAI_PREFIX}/images/edits", files=edit, data=fields)
+            attempts.note(f"edit with {what}: {response}", held=fine(response))
             place = f"{COMFYUI_PREFIX}/upload/image"
-            found = timed(http, "POST", place, files={"image": ("a.png", content)})
-            attempts.note(f"ComfyUI's image {what}: {found}", held=fine(found))
+            response = timed(http, "POST", place, files={"image": ("a.png", content)})
+            attempts.note(f"ComfyUI's image {what}: {response}", held=fine(response))
             reference = {"original_ref": '{"filename":"a.png","type":"input","subfolder":""}'}
             masked = {"image": ("b.png", content)}
             place = f"{COMFYUI_PREFIX}/upload/mask"
-            found = timed(http, "POST", place, files=masked, data=reference)
-            attempts.note(f"ComfyUI's mask {what}: {found}", held=fine(found))
+            response = timed(http, "POST", place, files=masked, data=reference)
+            attempts.note(f"ComfyUI's mask {what}: {response}", held=fine(response))
 
 
 @pytest.mark.long  # each is read by a process of its own
@@ -329,5 +329,5 @@ def test_images_whose_signature_is_checked(scene: Scene, attempts: Attempts) -> 
         for what, content in some(scene.inside.port, 1):
             for kind in ("image/png", "image/jpeg", "image/webp", "image/gif", "video/mp4"):
                 headers = {"content-type": kind}
-                found = timed(http, "POST", "/v1/verify", content=content, headers=headers)
-                attempts.note(f"{what} as {kind}: {found}", held=found[0] not in (0, 500))
+                response = timed(http, "POST", "/v1/verify", content=content, headers=headers)
+                attempts.note(f"{what} as {kind}: {response}", held=response[0] not in (0, 500))

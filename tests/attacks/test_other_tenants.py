@@ -57,7 +57,7 @@ def victim(scene: Scene) -> Victim:
 
 async def seen_by(owner: httpx.AsyncClient, things: tables.Things) -> dict[str, Answer]:
     """What the owner reads of its things, without times that run on."""
-    found: dict[str, Answer] = {}
+    answers: dict[str, Answer] = {}
     for path in (
         f"/v1/requests/{things.request_id}",
         f"/v1/drafts/{things.draft}",
@@ -72,11 +72,11 @@ async def seen_by(owner: httpx.AsyncClient, things: tables.Things) -> dict[str, 
         "/comfyui/userdata/x.json",
     ):
         answer = await owner.get(path)
-        found[path] = answer.status_code, answer.text
+        answers[path] = answer.status_code, answer.text
     answer = await owner.get("/v1/keys")
-    (key,) = [each for each in answer.json()["keys"] if each["key_id"] == things.key_id]
-    found["/v1/keys"] = answer.status_code, json.dumps(key, sort_keys=True)
-    return found
+    (key,) = [entry for entry in answer.json()["keys"] if entry["key_id"] == things.key_id]
+    answers["/v1/keys"] = answer.status_code, json.dumps(key, sort_keys=True)
+    return answers
 
 
 def calls_of_all_surfaces() -> Iterator[tuple[str, str, Any]]:
@@ -99,7 +99,7 @@ def calls_of_all_surfaces() -> Iterator[tuple[str, str, Any]]:
     "kind",
     [
         *("admin", "limited", "limited-admin"),
-        *(pytest.param(each, marks=pytest.mark.long) for each in ("submit", "read")),
+        *(pytest.param(scope, marks=pytest.mark.long) for scope in ("submit", "read")),
     ],
 )
 async def test_ids_of_another_tenant_are_answered_like_invented_ones(
@@ -114,14 +114,14 @@ async def test_ids_of_another_tenant_are_answered_like_invented_ones(
         for method, path, body in calls_of_all_surfaces():
             if names_something(path, body):
                 theirs, none = await pairs.pair(method, path, body)
-                held = tables.alike(theirs, none, things)
+                is_safe = tables.alike(theirs, none, things)
             elif method == "GET":
                 theirs = await read(stranger, tables.url_of(path, things), OF_VICTIM)
-                held = not any(value in theirs.text for value in asdict(things).values())
+                is_safe = not any(value in theirs.text for value in asdict(things).values())
             else:
                 continue
-            held = held and tables.SECRET not in theirs.text and theirs.status_code < 500
-            attempts.note(f"{method} {path}: {described(theirs)}", held=held)
+            is_safe = is_safe and tables.SECRET not in theirs.text and theirs.status_code < 500
+            attempts.note(f"{method} {path}: {described(theirs)}", held=is_safe)
         await note_changes(owner, victim, attempts)
 
 
@@ -129,8 +129,8 @@ async def test_a_key_for_another_endpoint_reaches_no_request_of_its_own_tenant(
     scene: Scene, victim: Victim, attempts: Attempts
 ) -> None:
     scopes = ["api", "tenant-admin"]
-    wanted = {"tenant": VICTIM, "scopes": scopes, "endpoints": ["test/probe"]}
-    limited = scene.darkroom.http.post("/v1/keys", json=wanted).json()["key"]
+    grant = {"tenant": VICTIM, "scopes": scopes, "endpoints": ["test/probe"]}
+    limited = scene.darkroom.http.post("/v1/keys", json=grant).json()["key"]
     things = victim.things
     of_request = [things.request_id, things.draft, things.share, things.made]
     async with client(scene, scene.victim["admin"]) as owner, client(scene, limited) as http:
@@ -141,13 +141,13 @@ async def test_a_key_for_another_endpoint_reaches_no_request_of_its_own_tenant(
                 continue
             answer = await http.request(method, url, json=sent)
             refused = answer.status_code in (400, 401, 403, 404, 405, 422)
-            held = (refused or FAILED_TOOL in answer.text) and tables.SECRET not in answer.text
-            attempts.note(f"{method} {path}: {described(answer)}", held=held)
+            is_safe = (refused or FAILED_TOOL in answer.text) and tables.SECRET not in answer.text
+            attempts.note(f"{method} {path}: {described(answer)}", held=is_safe)
         for method, path, _ in calls_of_all_surfaces():
             if method == "GET" and not tables.names_something(path):
                 answer = await read(http, tables.url_of(path, things), {"expand": "payloads"})
-                held = not any(value in answer.text for value in of_request)
-                attempts.note(f"{method} {path}: {described(answer)}", held=held)
+                is_safe = not any(value in answer.text for value in of_request)
+                attempts.note(f"{method} {path}: {described(answer)}", held=is_safe)
         await note_changes(owner, victim, attempts)
 
 

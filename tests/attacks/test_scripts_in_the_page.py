@@ -129,8 +129,8 @@ class Planted:
         self.key = str(answer.json()["key"])
         with scene.client(self.key) as http:
             self.file = upload(http, "image/png", png(ALL), f"{ALL[:80]}.png")
-            self.requests = [self._request(http, given) for given in self._inputs()]
-            ended = [self._ended(http, each) for each in self.requests]
+            self.requests = [self._request(http, inputs) for inputs in self._inputs()]
+            ended = [self._ended(http, request_id) for request_id in self.requests]
             assert ended.count("failed") == 2, ended
             for payload in PAYLOADS:
                 ok(http.post("/v1/keys", json={"alias": payload, "scopes": ["read"]}))
@@ -193,13 +193,13 @@ def upload(http: httpx.Client, media_type: str, content: bytes, name: str = "x.p
 
 def png(words: str) -> bytes:
     """Image that says that the words made it."""
-    made, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    buffer, info = io.BytesIO(), PngImagePlugin.PngInfo()
     about = FileMetadata(
         endpoint=words, model=words, seed=1, prompt=words, settings={words: words, "prompt": words}
     )
     info.add_text("Comment", about.text())
-    Image.new("RGB", (64, 32), "teal").save(made, "PNG", pnginfo=info)
-    return made.getvalue()
+    Image.new("RGB", (64, 32), "teal").save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
 
 
 def workflow() -> dict[str, Any]:
@@ -226,10 +226,10 @@ def weights() -> dict[str, Any]:
 
 def entry(operator: httpx.Client) -> dict[str, Any]:
     """A model whose card somebody else wrote."""
-    given = dict(operator.get("/v1/models/entries/test/probe").json()["entry"])
+    fields = dict(operator.get("/v1/models/entries/test/probe").json()["entry"])
     card = {"display_name": ALL[:100], "description": ALL, "licence": ALL[:60]}
     examples = [{"input": {"prompt": ALL}, "output": {"images": [{"url": url}]}} for url in URLS]
-    return {**given, **card, "examples": examples[:4]}
+    return {**fields, **card, "examples": examples[:4]}
 
 
 @pytest.fixture(scope="module")
@@ -251,8 +251,8 @@ PLACES = (
     *("view=gallery", "view=models&id=evil/model", "model=evil/model", f"model={ATTACKER}/wf"),
     *("view=account&part=keys", "view=account&part=weights"),
     *(
-        f"view=operator&part={each}"
-        for each in ("models", "keys", "resources", "webhooks", "audit")
+        f"view=operator&part={section}"
+        for section in ("models", "keys", "resources", "webhooks", "audit")
     ),
 )
 """Views that show some of it."""
@@ -283,7 +283,11 @@ def test_texts_of_an_attacker_are_text_in_every_view(
         silent = "" if shown else "shows nothing of it"
         attempts.note(f"{place} {silent} {fell}", held=shown and not fell)
 
-    for place in (*PLACES, *(f"request={each}" for each in planted.requests), *SILENT_PLACES):
+    for place in (
+        *PLACES,
+        *(f"request={request_id}" for request_id in planted.requests),
+        *SILENT_PLACES,
+    ):
         page.evaluate("place => { location.hash = place }", place)
         look(place, speaks=place not in SILENT_PLACES)
     page.goto(planted.share)
@@ -344,7 +348,7 @@ def test_files_of_an_attacker_run_nothing_at_their_address(
     """Neither opened, nor as the script, the style, the worker or the frame of a page."""
     watched = entered(browser, scene, planted.key)
     with scene.client(planted.key) as http:
-        files = [(each, upload(http, each, content)) for each, content in documents()]
+        files = [(title, upload(http, title, content)) for title, content in documents()]
     for media_type, url in files:
         with contextlib.suppress(BrowserError):  # a download is not shown
             watched.page.goto(url)
@@ -385,7 +389,7 @@ def test_a_page_of_an_attacker_neither_frames_nor_holds_nor_reads_the_page(
     page = context.new_page()
     page.goto(f"{EVIL}/")
     page.wait_for_timeout(500)
-    framed = [each.url for each in page.frames[1:] if each.url.startswith(own)]
+    framed = [frame.url for frame in page.frames[1:] if frame.url.startswith(own)]
     attempts.note(f"framed: {framed}", held=not framed)
     with context.expect_page() as opening:
         page.evaluate("url => { window.held = window.open(url) }", own)

@@ -90,9 +90,9 @@ async def installations(
 ) -> AsyncIterator[Installations]:
     kind = getattr(request, "param", "directory")
     server = None if kind == "directory" else request.getfixturevalue(f"{kind}_server")
-    made = Installations(tmp_path, server)
-    yield made
-    await made.aclose()
+    factory = Installations(tmp_path, server)
+    yield factory
+    await factory.aclose()
 
 
 @pytest.fixture

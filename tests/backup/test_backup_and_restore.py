@@ -43,19 +43,19 @@ def folder(tmp_path: Path) -> BackupFolder:
 @contextlib.asynccontextmanager
 async def busy(queue: PostgresQueue, target: OpenInstallation) -> AsyncIterator[list[Artifact]]:
     """Submit and finish requests, each with a file, while the block runs."""
-    made: list[Artifact] = []
+    artifacts: list[Artifact] = []
 
     async def work() -> None:
         while True:
             await queue.submit(new())
-            made.append(await finish(queue, target, await lease(queue)))
+            artifacts.append(await finish(queue, target, await lease(queue)))
 
     task = asyncio.create_task(work())
-    while len(made) < 5:
+    while len(artifacts) < 5:
         await asyncio.sleep(0.05)
         assert not task.done(), task
     try:
-        yield made
+        yield artifacts
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -63,7 +63,7 @@ async def busy(queue: PostgresQueue, target: OpenInstallation) -> AsyncIterator[
 
 async def problems(target: OpenInstallation) -> list[tuple[str, str]]:
     check = Check(target, SystemClock(), grace_s=0)
-    return [(each.problem, each.key) async for each in check.findings()]
+    return [(finding.problem, finding.key) async for finding in check.findings()]
 
 
 @pytest.mark.variants(1)
@@ -72,15 +72,15 @@ async def test_a_backup_of_a_busy_installation_has_the_file_of_every_row(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
 ) -> None:
     queue = await ingress()
-    async with busy(queue, source) as made:
-        before = list(made)
+    async with busy(queue, source) as artifacts:
+        before = list(artifacts)
         manifest = await back_up(source, folder)
     assert manifest.files >= len(before)
     assert (manifest.missing, manifest.deleted, manifest.damaged) == (0, 0, 0)
     await restore(fresh, folder)
     assert await problems(fresh) == []
     rows = await fresh.database.rows("SELECT key FROM artifacts")
-    assert {each.key for each in before} <= {key for (key,) in rows}
+    assert {file.key for file in before} <= {key for (key,) in rows}
     for artifact in before:
         assert await get(fresh, artifact.key) == await get(source, artifact.key)
     succeeded = await fresh.database.rows(
@@ -124,8 +124,8 @@ async def test_a_lease_from_before_the_backup_is_fenced_and_its_request_runs_aga
     assert attempts == [("lost", "Restored from a backup that was made while it ran on replica r1")]
     ingress.conninfo = fresh.conninfo
     again = await ingress()
-    held = await again.get(TENANT, request.id)
-    assert (held.state, held.failures) == (State.QUEUED, 0)
+    requeued = await again.get(TENANT, request.id)
+    assert (requeued.state, requeued.failures) == (State.QUEUED, 0)
     assert await again.finish(done(old.held)) is Verdict.FENCED
     newer = await lease(again)
     assert newer.held.request_id == request.id
@@ -304,7 +304,7 @@ async def test_a_changed_file_of_a_backup_is_not_stored(
     (folder.files / artifact.key).write_bytes(b"changed")
     with pytest.raises(Misconfigured, match="missing or damaged"):
         await restore(fresh, folder)
-    assert [each async for each in fresh.storage.files()] == []
+    assert [file async for file in fresh.storage.files()] == []
 
 
 async def test_a_folder_without_a_manifest_is_no_backup(

@@ -21,18 +21,18 @@ ORPHAN = "r/00000000-0000-7000-8000-000000000000/1/abc.png"
 
 async def succeeded(ingress: Ingress, target: OpenInstallation, count: int) -> list[Artifact]:
     queue = await ingress()
-    made: list[Artifact] = []
+    artifacts: list[Artifact] = []
     for _ in range(count):
         await queue.submit(new())
-        made.append(await finish(queue, target, await lease(queue)))
-    return made
+        artifacts.append(await finish(queue, target, await lease(queue)))
+    return artifacts
 
 
 async def found(
     target: OpenInstallation, *, grace_s: float = 0, mend: bool = False
 ) -> list[tuple[str, str]]:
     check = Check(target, SystemClock(), grace_s=grace_s)
-    return [(each.problem, each.key) async for each in check.findings(mend=mend)]
+    return [(finding.problem, finding.key) async for finding in check.findings(mend=mend)]
 
 
 @every_storage
@@ -43,9 +43,9 @@ async def test_a_deleted_file_and_an_orphan_are_found_and_mended(
     assert await found(source) == []
     await source.storage.delete([lost.key])
     await put(source, ORPHAN, b"orphan")
-    wanted = [("missing", lost.key), ("orphaned", ORPHAN)]
-    assert sorted(await found(source)) == wanted
-    assert sorted(await found(source, mend=True)) == wanted
+    expected = [("missing", lost.key), ("orphaned", ORPHAN)]
+    assert sorted(await found(source)) == expected
+    assert sorted(await found(source, mend=True)) == expected
     assert await found(source) == []
     with pytest.raises(ArtifactNotFound):
         await source.storage.size(ORPHAN)
@@ -60,7 +60,7 @@ async def test_a_young_file_without_a_row_is_left_alone(
     await succeeded(ingress, source, 1)
     await put(source, ORPHAN, b"its upload may be under way")
     check = Check(source, SystemClock())
-    assert [each async for each in check.findings(mend=True)] == []
+    assert [finding async for finding in check.findings(mend=True)] == []
     assert (check.totals.young, check.totals.problems) == (1, 0)
     assert await source.storage.size(ORPHAN) == 27
 
@@ -70,9 +70,9 @@ async def test_files_of_a_running_attempt_are_no_orphans(
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    held = (await lease(queue)).held
-    await put(source, f"r/{held.request_id}/{held.attempt}/abc.png", b"not finished yet")
-    await put(source, f"p/rules/r/{held.request_id}/{held.attempt}/abc.png", b"private")
+    key = (await lease(queue)).held
+    await put(source, f"r/{key.request_id}/{key.attempt}/abc.png", b"not finished yet")
+    await put(source, f"p/rules/r/{key.request_id}/{key.attempt}/abc.png", b"private")
     assert await found(source) == []
 
 
@@ -103,7 +103,7 @@ async def test_a_file_of_other_bytes_is_damaged_if_digests_are_compared(
     )
     assert await found(source) == []
     check = Check(source, SystemClock(), checksums=True)
-    assert [(each.problem, each.key) async for each in check.findings()] == [
+    assert [(finding.problem, finding.key) async for finding in check.findings()] == [
         ("damaged", damaged.key)
     ]
     assert check.totals.read_bytes == damaged.size + whole.size
@@ -130,12 +130,12 @@ async def test_the_file_of_a_draft_is_known_and_a_lost_one_is_no_draft_any_more(
     await succeeded(ingress, source, 1)
     request = new()
     await queue.submit(request)
-    held = (await lease(queue)).held
+    leased = (await lease(queue)).held
     key = f"d/{request.id}/1/abc.bin"
     await put(source, key, b"draft")
     facts = {"id": "one", "seed": 1, "step": 1, "steps": 4, "noise": None}
     file = Artifact(key, "application/vnd.darkroom.draft", 5, sha256(b"draft").hexdigest())
-    await queue.finish(done(held, Outcome(output={"drafts": [facts]}, drafts=(file,))))
+    await queue.finish(done(leased, Outcome(output={"drafts": [facts]}, drafts=(file,))))
     assert await found(source) == []
     await source.storage.delete([key])
     assert await found(source, mend=True) == [("missing", key)]

@@ -49,8 +49,8 @@ async def test_a_command_refuses_another_directory_than_that_of_the_ingress(
     with pytest.raises(Misconfigured) as refused:
         async with opened(other, secrets(conninfo)):
             pass
-    for each in (str(tmp_path / "served"), str(tmp_path / "other"), "--config", "--other-storage"):
-        assert each in refused.value.message
+    for word in (str(tmp_path / "served"), str(tmp_path / "other"), "--config", "--other-storage"):
+        assert word in refused.value.message
     async with opened(other, secrets(conninfo), other_storage=True) as target:
         assert target.data_dir == tmp_path / "other"
 
@@ -68,8 +68,8 @@ async def test_a_command_without_the_bucket_of_the_ingress_is_refused(
 async def test_nothing_is_refused_before_the_ingress_has_recorded_its_storage(
     tmp_path: Path, conninfo: str, empty: str
 ) -> None:
-    for each in (conninfo, empty):
-        async with opened(Config(data_dir=tmp_path), secrets(each)) as target:
+    for url in (conninfo, empty):
+        async with opened(Config(data_dir=tmp_path), secrets(url)) as target:
             assert await read_places(target.database) == {}
 
 
@@ -91,7 +91,7 @@ async def test_the_ingress_says_that_its_files_were_elsewhere_and_goes_on(
     with caplog.at_level(logging.WARNING):
         await serve(database, config, secrets(conninfo))
         await serve(database, config, secrets(conninfo))
-    (warning,) = [each for each in caplog.messages if BUCKET in each]
+    (warning,) = [message for message in caplog.messages if BUCKET in message]
     assert str(tmp_path) in warning
     assert await read_places(database) == file_places(config, secrets(conninfo))
 
@@ -109,5 +109,5 @@ def test_a_location_of_tenants_that_the_settings_do_not_name_is_another_storage(
 
 
 def test_a_data_directory_with_its_database_may_be_moved(tmp_path: Path) -> None:
-    one, other = Config(data_dir=tmp_path / "one"), Config(data_dir=tmp_path / "other")
-    assert difference(file_places(one, Secrets()), file_places(other, Secrets())) == ""
+    first, other = Config(data_dir=tmp_path / "one"), Config(data_dir=tmp_path / "other")
+    assert difference(file_places(first, Secrets()), file_places(other, Secrets())) == ""

@@ -33,9 +33,9 @@ def test_a_server_newer_than_every_program_is_a_sentence() -> None:
 def test_a_newer_program_on_the_path_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = program(tmp_path, "echo 'pg_dump (PostgreSQL) 99.1 (Debian 99.1-1)'")
+    newest = program(tmp_path, "echo 'pg_dump (PostgreSQL) 99.1 (Debian 99.1-1)'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert find_program("pg_dump", 99) == Program(found.path, 99)
+    assert find_program("pg_dump", 99) == Program(newest.path, 99)
 
 
 async def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:

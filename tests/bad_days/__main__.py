@@ -46,31 +46,31 @@ def main() -> int:
         type=Path,
         help="A folder for bad-days.md and bad-days.json. Rows of an earlier run stay in them.",
     )
-    asked = parser.parse_args()
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is frozen goes on and is ended
     rows = {row.name: row for row in ROWS}
-    if unknown := set(asked.only or ()) - rows.keys():
+    if unknown := set(options.only or ()) - rows.keys():
         parser.error(f"no such rows: {sorted(unknown)}; there are {sorted(rows)}")
     bridged = network.isolate()
-    chosen = [rows[name] for name in asked.only or rows]
+    chosen = [rows[name] for name in options.only or rows]
     left = [row for row in chosen if bridged or not row.bridged]
     if skipped := [row.name for row in chosen if row not in left]:
         print(f"Skipped, as this machine permits no network namespaces: {skipped}")  # noqa: T201
-    folder = asked.output or Path(tempfile.mkdtemp(prefix="bad-days-"))
+    folder = options.output or Path(tempfile.mkdtemp(prefix="bad-days-"))
     folder.mkdir(parents=True, exist_ok=True)
     results = earlier(folder)
     alerts = bridged and prometheus_available()
-    random = Random(asked.seed)  # noqa: S311 which faults happen
+    random = Random(options.seed)  # noqa: S311 which faults happen
     while left:
         with (
             tempfile.TemporaryDirectory(prefix="bad-days-") as scratch,
             installation(Path(scratch), bridged=bridged) as place,
         ):
             while left:
-                if asked.everything is None:
-                    result = day(place, left.pop(0), asked.seconds, alerts=alerts)
+                if options.everything is None:
+                    result = day(place, left.pop(0), options.seconds, alerts=alerts)
                 else:
-                    result = everything(place, left, asked.everything * 60, random)
+                    result = everything(place, left, options.everything * 60, random)
                     left = []
                 results[result.name] = result
                 print(json.dumps(asdict(result)), flush=True)  # noqa: T201
@@ -89,13 +89,15 @@ def earlier(folder: Path) -> dict[str, Result]:
 
 def _result(row: dict[str, Any]) -> Result:
     if row["alerts"] is not None:
-        row["alerts"] = tuple(Alert(**each) for each in row["alerts"])
+        row["alerts"] = tuple(Alert(**alert) for alert in row["alerts"])
     row["problems"] = tuple(row["problems"])
     return Result(**row)
 
 
 def write(folder: Path, results: Sequence[Result]) -> None:
-    (folder / "bad-days.json").write_text(json.dumps([asdict(each) for each in results], indent=2))
+    (folder / "bad-days.json").write_text(
+        json.dumps([asdict(result) for result in results], indent=2)
+    )
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_row, results)]
     (folder / "bad-days.md").write_text("\n".join(lines) + "\n")
 
@@ -115,8 +117,8 @@ def _row(result: Result) -> str:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    said = [f"{count} × {name}" for name, count in sorted(counts.items()) if count]
-    return ", ".join(said) or "–"
+    parts = [f"{count} × {name}" for name, count in sorted(counts.items()) if count]
+    return ", ".join(parts) or "–"
 
 
 def _alerts(alerts: Sequence[Alert] | None) -> str:

@@ -79,7 +79,7 @@ class Prometheus:
             data = self._get("query", query=query)
         except httpx.HTTPError:
             return False  # it starts
-        return any(float(each["value"][1]) >= SCRAPES for each in data["result"])
+        return any(float(sample["value"][1]) >= SCRAPES for sample in data["result"])
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_S):
@@ -132,7 +132,7 @@ def prometheus(folder: Path, targets: dict[str, Sequence[str]]) -> Generator[Pro
         )
     )
     address = f"127.0.0.1:{free_port()}"
-    with (folder / "prometheus.log").open("wb") as said:
+    with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [
                 "prometheus",
@@ -140,7 +140,7 @@ def prometheus(folder: Path, targets: dict[str, Sequence[str]]) -> Generator[Pro
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={address}",
             ],
-            stdout=said,
+            stdout=log,
             stderr=subprocess.STDOUT,
         )
     running = Prometheus(f"http://{address}")

@@ -57,7 +57,7 @@ class Clients:
         self._webhook_url = webhook_url
         self._over = threading.Event()
         works = [self._generate] * followers + [self._submit] * submitters
-        self._threads = [threading.Thread(target=self._work, args=(each,)) for each in works]
+        self._threads = [threading.Thread(target=self._work, args=(work,)) for work in works]
 
     def __enter__(self) -> Clients:
         for thread in self._threads:
@@ -122,11 +122,11 @@ class Clients:
                 if answer.is_success:
                     return answer
                 after = answer.headers.get("retry-after")
-                said = str(answer.status_code) + (" with Retry-After" if after else "")
-                self.heard.answers[said] += 1
+                status = str(answer.status_code) + (" with Retry-After" if after else "")
+                self.heard.answers[status] += 1
                 if answer.status_code < 500 and answer.status_code != 429:
-                    self.heard.final.append(f"{method} {url}: {said} {answer.text[:200]}")
-                    raise Final(said)
+                    self.heard.final.append(f"{method} {url}: {status} {answer.text[:200]}")
+                    raise Final(status)
                 wait_s = float(after or PAUSE_S)
             if time.monotonic() > give_up:
                 self.heard.final.append(f"{method} {url}: nothing for {PATIENCE_S} s")

@@ -127,9 +127,9 @@ def _round(place: Installation, chosen: Mapping[Row, tuple[float, float]]) -> in
 
     with ThreadPoolExecutor(len(chosen)) as pool:
         broken = [pool.submit(breaks, row, *times) for row, times in chosen.items()]
-        done = [each.result() for each in broken]
-    said = {row.name: [round(each, 1) for each in times] for row, times in chosen.items()}
-    print(json.dumps({"broken": said, "there": done}), flush=True)  # noqa: T201
+        done = [future.result() for future in broken]
+    outages = {row.name: [round(moment, 1) for moment in times] for row, times in chosen.items()}
+    print(json.dumps({"broken": outages, "there": done}), flush=True)  # noqa: T201
     return sum(done)
 
 
@@ -235,7 +235,7 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
     def left() -> bool:
         with psycopg.connect(place.conninfo) as connection:
             row = connection.execute(
-                open_ones, (ids, [str(each.value) for each in FINAL])
+                open_ones, (ids, [str(state.value) for state in FINAL])
             ).fetchone()
         return row == (0,) and accepted.keys() <= delivered(place)
 
@@ -247,4 +247,4 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
 
 def delivered(place: Installation) -> set[str]:
     """Ids of requests whose webhook the receiver got."""
-    return {json.loads(each.body)["request_id"] for each in place.receiver.received}
+    return {json.loads(delivery.body)["request_id"] for delivery in place.receiver.received}

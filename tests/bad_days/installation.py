@@ -86,8 +86,8 @@ class Installation:
         """Processes of a part. Of those that are there twice, all."""
         there = known_by(self.nodes.temporary)
         if name == "haproxy":
-            return [each for each in there if name_of(each) == "haproxy"]
-        return [each for each in there if TITLES[name] in command_of(each)]
+            return [process for process in there if name_of(process) == "haproxy"]
+        return [process for process in there if TITLES[name] in command_of(process)]
 
     def one(self, name: str) -> list[psutil.Process]:
         """One replica or ingress, or all that its node has. The node is that of a replica."""
@@ -96,19 +96,21 @@ class Installation:
             return [first, *first.children(recursive=True)]
         if name not in ("raylet", "node"):
             return self.parts(name)[:1]
-        found = self._raylets("replica")[:1]
+        processes = self._raylets("replica")[:1]
         if name == "node":
-            found += [child for each in found for child in each.children(recursive=True)]
-        return found
+            processes += [
+                child for parent in processes for child in parent.children(recursive=True)
+            ]
+        return processes
 
     def addresses(self) -> list[str]:
         """Addresses of the nodes with an ingress."""
-        return sorted({address_of(each) for each in self._raylets("ingress")})
+        return sorted({address_of(raylet) for raylet in self._raylets("ingress")})
 
     def _raylets(self, name: str) -> list[psutil.Process]:
         """Raylets of the processes of a part, without processes that have outlived their raylet."""
-        parents = [each.parent() for each in self.parts(name)]
-        return [each for each in parents if each is not None and name_of(each) == "raylet"]
+        parents = [process.parent() for process in self.parts(name)]
+        return [parent for parent in parents if parent is not None and name_of(parent) == "raylet"]
 
     def whole(self) -> bool:
         """True if HAProxy, both ingresses and both replicas are there, and replicas are ready."""
@@ -123,22 +125,24 @@ class Installation:
                 shown = client.get("/v1/status").raise_for_status().json()["replicas"]
         except httpx.HTTPError:
             return False
-        fresh = [one for one in shown if one["seen_s"] < 7 and one["stage"] == "ready"]
+        fresh = [
+            replica for replica in shown if replica["seen_s"] < 7 and replica["stage"] == "ready"
+        ]
         return len(fresh) == REPLICAS
 
     def objects(self) -> dict[str, bytes]:
         """What lies in the bucket, by key."""
         client = self.s3.client()
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
-        found = {
-            each["Key"].removeprefix("art/"): client.get_object(
-                Bucket=self.bucket, Key=each["Key"]
+        contents = {
+            entry["Key"].removeprefix("art/"): client.get_object(
+                Bucket=self.bucket, Key=entry["Key"]
             )["Body"].read()
             for page in pages
-            for each in page.get("Contents", ())
+            for entry in page.get("Contents", ())
         }
         client.close()
-        return found
+        return contents
 
     def on_loop(self, do: Callable[[], Any]) -> None:
         """Call ``do`` on the event loop of the proxies."""
@@ -151,7 +155,11 @@ class Installation:
 
 def address_of(raylet: psutil.Process) -> str:
     option = "--node_ip_address="
-    return next(each.removeprefix(option) for each in raylet.cmdline() if each.startswith(option))
+    return next(
+        argument.removeprefix(option)
+        for argument in raylet.cmdline()
+        if argument.startswith(option)
+    )
 
 
 def installation_settings(folder: Path) -> dict[str, Any]:
@@ -191,11 +199,11 @@ def installation(folder: Path, *, bridged: bool = False) -> Generator[Installati
         storage = Proxy(lambda: asyncio.open_connection(host, int(port)))
         receiver = Receiver(host=here)
         database_port, storage_port = (
-            background.run(each.start(here)) for each in (database, storage)
+            background.run(backend.start(here)) for backend in (database, storage)
         )
         background.run(receiver.start())
-        for each in (database, storage, receiver):
-            stack.callback(lambda each=each: background.run(each.aclose()))
+        for service in (database, storage, receiver):
+            stack.callback(lambda service=service: background.run(service.aclose()))
         behind = replace(s3, url=f"http://{here}:{storage_port}")
         bucket = in_bucket(behind)
         switches = stack.enter_context(haproxy_switches())
@@ -211,7 +219,7 @@ def installation(folder: Path, *, bridged: bool = False) -> Generator[Installati
         )
         word, facts, _ = nodes.run({}, {**installation_settings(folder), **metrics, **bucket})
         assert word == "placed", facts
-        made = Installation(
+        place = Installation(
             bridged,
             nodes,
             folder,
@@ -224,5 +232,5 @@ def installation(folder: Path, *, bridged: bool = False) -> Generator[Installati
             receiver,
             f"127.0.0.1:{switches['RAY_SERVE_HAPROXY_METRICS_PORT']}",
         )
-        eventually(made.whole, "it serves")
-        yield made
+        eventually(place.whole, "it serves")
+        yield place

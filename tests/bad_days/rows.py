@@ -58,16 +58,16 @@ class Absent(Exception):
 
 def _processes(place: Installation, *parts: str) -> list[psutil.Process]:
     try:
-        found = [
+        processes = [
             process
             for part in parts
             for process in (place.one if part in ONE_OF_SEVERAL else place.parts)(part)
         ]
     except (psutil.NoSuchProcess, FileNotFoundError) as ended:  # meanwhile
         raise Absent(", ".join(parts)) from ended
-    if not found:
+    if not processes:
         raise Absent(", ".join(parts))
-    return found
+    return processes
 
 
 def _kill(*parts: str) -> Fault:

@@ -18,9 +18,9 @@ CALL = HostedCall("call", CallState.ACCEPTED, "", PLACE, 0.0)
 
 @pytest.fixture
 async def provider() -> AsyncIterator[Provider]:
-    made = Provider()
-    server = await start(made)
-    yield made
+    backend = Provider()
+    server = await start(backend)
+    yield backend
     server.close()
     await server.wait_closed()
 

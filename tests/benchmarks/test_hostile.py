@@ -30,9 +30,9 @@ def test_an_attack_that_arrives_is_no_problem(name: str) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("status", ["401", "403", "404", "422", "500"])
 def test_answers_by_something_else_are_a_problem(name: str, status: str) -> None:
-    found = ATTACKS[name].problem(ARRIVED[name] + Seen({status: 2}))
-    assert found.startswith(f"Calls were answered {status}, not by what they attack (")
-    assert f"2 x {status}" in found
+    problem = ATTACKS[name].problem(ARRIVED[name] + Seen({status: 2}))
+    assert problem.startswith(f"Calls were answered {status}, not by what they attack (")
+    assert f"2 x {status}" in problem
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -62,20 +62,24 @@ def test_more_memory_never_makes_a_recipe_worse(catalog: Catalog) -> None:
 
 
 def test_weights_are_pinned_or_the_endpoint_is_not_served(catalog: Catalog) -> None:
-    unpinned = {each.endpoint.id for each in catalog if each.endpoint.weights.revision is None}
+    unpinned = {entry.endpoint.id for entry in catalog if entry.endpoint.weights.revision is None}
     assert unpinned == UNPINNED
-    assert all("`weights.revision`" in missing(catalog, each) for each in unpinned)
-    assert all(not each.missing for each in catalog if each.endpoint.id not in unpinned)
+    assert all("`weights.revision`" in missing(catalog, endpoint_id) for endpoint_id in unpinned)
+    assert all(not entry.missing for entry in catalog if entry.endpoint.id not in unpinned)
 
 
 def test_real_weights_draw_at_the_size_that_is_asked_for(catalog: Catalog) -> None:
-    assert [each.endpoint.id for each in catalog if "native_size" in each.endpoint.options] == []
+    assert [entry.endpoint.id for entry in catalog if "native_size" in entry.endpoint.options] == []
 
 
 def test_what_comes_along_has_families_for_all_but_the_upscaler() -> None:
     catalog = load(None, demo=False, demo_dir=DEMO, families=FAMILIES)
-    assert {each.endpoint.id for each in catalog if each.missing} == UNPINNED
-    homeless = {each for each in UNPINNED if "hosts its family" in missing(catalog, each)}
+    assert {entry.endpoint.id for entry in catalog if entry.missing} == UNPINNED
+    homeless = {
+        endpoint_id
+        for endpoint_id in UNPINNED
+        if "hosts its family" in missing(catalog, endpoint_id)
+    }
     assert homeless == {ESRGAN}
 
 
@@ -100,8 +104,8 @@ def test_in_demo_mode_what_has_no_demo_model_is_listed_with_the_reason(tmp_path:
 
 def test_beside_demo_models_one_small_real_model_is_served_and_says_what_it_takes() -> None:
     catalog = load(None, demo=True, demo_dir=DEMO)
-    real = [each for each in catalog if not each.missing and not each.demo]
-    assert [each.endpoint.id for each in real] == [SDXS]
+    real = [entry for entry in catalog if not entry.missing and not entry.demo]
+    assert [entry.endpoint.id for entry in real] == [SDXS]
     cpu = real[0].source.cpu
     assert cpu is not None
     assert cpu.seconds
@@ -109,7 +113,7 @@ def test_beside_demo_models_one_small_real_model_is_served_and_says_what_it_take
     assert cpu.download_gb < 4
     checked = catalog.validate(SDXS, {"prompt": "a fox"})
     assert checked.input["num_inference_steps"] == 1
-    assert not any("demo" in each for each in checked.warnings)
+    assert not any("demo" in warning for warning in checked.warnings)
 
 
 def test_a_demo_model_needs_no_recipe() -> None:
@@ -125,7 +129,7 @@ def test_a_demo_model_may_have_defaults_of_its_own() -> None:
 def test_without_its_family_an_endpoint_is_listed_with_the_reason() -> None:
     catalog = load(None, demo=True, demo_dir=DEMO, families={"flux"})
     assert not catalog.get(SCHNELL).missing
-    said = missing(catalog, "fal-ai/qwen-image")
-    assert "family `generic`" in said
-    assert "DARKROOM_POOLS" in said
-    assert "DARKROOM_DEMO" not in said  # it would not help
+    reason = missing(catalog, "fal-ai/qwen-image")
+    assert "family `generic`" in reason
+    assert "DARKROOM_POOLS" in reason
+    assert "DARKROOM_DEMO" not in reason  # it would not help

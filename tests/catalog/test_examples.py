@@ -36,8 +36,8 @@ def test_a_demo_model_allows_no_audio_that_is_longer_than_what_it_makes(demos: C
         "transformer", "vae",
     )}  # fmt: skip
     ratio = 1
-    for each in sizes["vae"]["downsampling_ratios"]:
-        ratio *= each
+    for factor in sizes["vae"]["downsampling_ratios"]:
+        ratio *= factor
     longest_s = sizes["transformer"]["sample_size"] * ratio / sizes["vae"]["sampling_rate"]
     fields = demos.get(SOUND).schema.json_schema()["properties"]
     assert fields["seconds_total"]["maximum"] <= longest_s
@@ -55,36 +55,36 @@ def test_the_real_model_keeps_its_own_bounds() -> None:
 def test_each_served_demo_model_says_what_it_makes_and_has_examples_that_are_valid(
     demos: Catalog,
 ) -> None:
-    served = [each for each in demos if each.demo and not each.missing]
+    served = [demo for demo in demos if demo.demo and not demo.missing]
     assert served
-    for each in served:
-        assert each.about_demo.endswith(".")
-        assert len(each.examples) >= 3
+    for entry in served:
+        assert entry.about_demo.endswith(".")
+        assert len(entry.examples) >= 3
         files = {
             name: "https://example.org/a.png"
-            for name in each.schema.json_schema()["required"]
+            for name in entry.schema.json_schema()["required"]
             if name.endswith("_url")
         }
-        for example in each.examples:
-            demos.validate(each.endpoint.id, files | example.input)
+        for example in entry.examples:
+            demos.validate(entry.endpoint.id, files | example.input)
 
 
 def test_images_of_examples_ship_with_the_page_and_are_small(demos: Catalog) -> None:
     shown = {
-        each["url"]
+        file["url"]
         for entry in demos
         for example in entry.examples
-        for made in (example.output or {}).values()
-        for each in (made if isinstance(made, list) else [made])
+        for value in (example.output or {}).values()
+        for file in (value if isinstance(value, list) else [value])
     }
-    assert {url.rpartition("/")[2] for url in shown} == {each.name for each in IMAGES.iterdir()}
-    for each in IMAGES.iterdir():
-        assert each.stat().st_size <= 15_000, "render it again: scripts/example_images"
+    assert {url.rpartition("/")[2] for url in shown} == {image.name for image in IMAGES.iterdir()}
+    for path in IMAGES.iterdir():
+        assert path.stat().st_size <= 15_000, "render it again: scripts/example_images"
 
 
 def test_examples_of_real_models_are_valid_too() -> None:
     real = load(None, demo=False, demo_dir=DEMO)
-    shown = [(each.endpoint.id, example) for each in real for example in each.examples]
+    shown = [(entry.endpoint.id, example) for entry in real for example in entry.examples]
     assert shown
     for endpoint_id, example in shown:
         real.validate(endpoint_id, example.input)
@@ -117,10 +117,12 @@ def test_the_words_of_a_demo_model_are_those_of_its_tokenizer(
 
 
 def test_each_demo_model_knows_all_words_of_its_examples(demos: Catalog) -> None:
-    for each in demos:
-        if each.demo and not each.missing:
-            for example in each.examples:
-                assert each.endpoint.unknown_words(example.input["prompt"]) == [], each.endpoint.id
+    for entry in demos:
+        if entry.demo and not entry.missing:
+            for example in entry.examples:
+                assert entry.endpoint.unknown_words(example.input["prompt"]) == [], (
+                    entry.endpoint.id
+                )
 
 
 def test_words_that_a_demo_model_does_not_know_are_told_in_the_log(demos: Catalog) -> None:

@@ -46,8 +46,8 @@ def declared(field: str) -> Declarations:
 
 
 def field_of(text: str) -> FalField:
-    (found,) = declared(text).objects["Input"].values()
-    return found
+    (field,) = declared(text).objects["Input"].values()
+    return field
 
 
 SIZE, SQUARE = ObjectOf("Size"), Choice(("square", "wide, 16:9"))
@@ -104,25 +104,25 @@ def test_a_type_is_understood(text: str, type_: FalType) -> None:
     ],
 )
 def test_a_default_is_understood(stated: str, type_: str, default: Default) -> None:
-    found = field_of(f"/**\n * The `x`. Default value: `{stated}`\n */\nname?: {type_};")
-    assert found.default == default
-    assert type(found.default) is type(default)
+    field = field_of(f"/**\n * The `x`. Default value: `{stated}`\n */\nname?: {type_};")
+    assert field.default == default
+    assert type(field.default) is type(default)
     assert field_of(f"/** Text. */ name?: {type_};").default is None
 
 
 def test_fields_keep_their_order() -> None:
-    found = declared('zoom: number;\nacceleration?: string;\n"a b": string;')
-    assert list(found.objects["Input"]) == ["zoom", "acceleration", "a b"]
+    declarations = declared('zoom: number;\nacceleration?: string;\n"a b": string;')
+    assert list(declarations.objects["Input"]) == ["zoom", "acceleration", "a b"]
 
 
 def test_endpoints_share_objects_and_aliases_are_followed() -> None:
-    found = declared("size: Alias;")
-    assert found.endpoints == {
+    declarations = declared("size: Alias;")
+    assert declarations.endpoints == {
         "fal-ai/a/b.1": ("Input", "Nothing"),
         "fal-ai/c": ("Nothing", "Size"),
     }
-    assert found.objects.keys() == {"Input", "Nothing", "Size"}
-    assert found.objects["Nothing"] == {}
+    assert declarations.objects.keys() == {"Input", "Nothing", "Size"}
+    assert declarations.objects["Nothing"] == {}
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_a_mistake_outside_of_a_field_is_an_error(text: str, words: str) -> None
 
 
 def test_changes_are_ids_and_fields() -> None:
-    found = declared("size: Size;\nprompt: string;")
+    declarations = declared("size: Size;\nprompt: string;")
     flux = "fal-ai/flux/dev"
-    assert f"- {flux}" in list(changes(found))
-    assert "+ fal-ai/c" in list(changes(found))
-    as_flux = replace(found, endpoints={flux: ("Input", "Nothing")})
-    (line,) = (each for each in changes(as_flux) if each.startswith(f"  {flux}, input: "))
+    assert f"- {flux}" in list(changes(declarations))
+    assert "+ fal-ai/c" in list(changes(declarations))
+    as_flux = replace(declarations, endpoints={flux: ("Input", "Nothing")})
+    (line,) = (change for change in changes(as_flux) if change.startswith(f"  {flux}, input: "))
     words = line.split()
     assert "+size" in words
     assert "+size.width" in words
@@ -191,8 +191,8 @@ def test_changes_are_ids_and_fields() -> None:
 
 def test_the_text_of_the_data_is_the_same_for_the_same_declarations() -> None:
     client = FalClient("1.0.0", "2026-01-01")
-    found = declared("size: Size;")
+    declarations = declared("size: Size;")
     turned = Declarations(
-        dict(reversed(found.endpoints.items())), dict(reversed(found.objects.items()))
+        dict(reversed(declarations.endpoints.items())), dict(reversed(declarations.objects.items()))
     )
-    assert data_text(found, client) == data_text(turned, client)
+    assert data_text(declarations, client) == data_text(turned, client)

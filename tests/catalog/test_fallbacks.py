@@ -28,14 +28,14 @@ TEXT = schema("text", text={"type": "string"}, seed={"type": "integer"})
 
 def file(tmp_path: Path, **entries: Any) -> Path:
     path = tmp_path / "models.yaml"
-    named = {name.replace("__", "/"): each for name, each in entries.items()}
+    named = {name.replace("__", "/"): entry for name, entry in entries.items()}
     path.write_text(yaml.safe_dump({"built_in": False, "endpoints": named}))
     return path
 
 
 def own(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
-    given = {**OWN, "options": options}
-    return given if fallback is None else given | {"fallback": fallback}
+    fields = {**OWN, "options": options}
+    return fields if fallback is None else fields | {"fallback": fallback}
 
 
 def opened(given: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +116,9 @@ def test_a_mistake_in_a_shadow_is_named_with_its_line(
 
 def test_shadows_may_be_of_each_other_and_both_hosted(tmp_path: Path) -> None:
     hosted = {"family": "fal", "schema": "open", "options": HOSTED}
-    one = hosted | {"shadow": {"endpoint": "a/two", "share": 0.1}}
+    first = hosted | {"shadow": {"endpoint": "a/two", "share": 0.1}}
     two = hosted | {"shadow": {"endpoint": "a/one", "share": 0.1}}
-    catalog = load(file(tmp_path, a__one=one, a__two=two), demo=False, demo_dir=tmp_path)
+    catalog = load(file(tmp_path, a__one=first, a__two=two), demo=False, demo_dir=tmp_path)
     assert catalog.get("a/one").source.shadow is not None
 
 
@@ -167,7 +167,7 @@ def test_an_open_schema_takes_every_field(tmp_path: Path) -> None:
     path = file(tmp_path, a__own=own({"endpoint": "a/open"}), **OTHERS)
     catalog = load(path, demo=False, demo_dir=tmp_path)
     first, other = catalog.get("a/own"), catalog.get("a/open")
-    given = {"prompt": "a fox", "steps": 5}
-    assert unfit_field(first, other, {}, given) == ""
-    assert input_at(other, {}, given) == given
-    assert input_at(other, {"prompt": None}, given) == {"steps": 5}
+    body = {"prompt": "a fox", "steps": 5}
+    assert unfit_field(first, other, {}, body) == ""
+    assert input_at(other, {}, body) == body
+    assert input_at(other, {"prompt": None}, body) == {"steps": 5}

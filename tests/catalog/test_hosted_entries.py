@@ -17,16 +17,16 @@ from serve_app.options.hosted import HostedEndpoint
 
 
 def endpoint(family: str = "fal", secrets: Any = ("FAL_KEY",), **hosted: Any) -> Endpoint:
-    given = {"endpoint": "fal-ai/veo3", **hosted}
-    options = {"secrets": secrets, "hosted": given}
+    fields = {"endpoint": "fal-ai/veo3", **hosted}
+    options = {"secrets": secrets, "hosted": fields}
     return Endpoint("a/b", family, Weights(""), "json", options=options)
 
 
 def test_an_entry_has_the_providers_address_by_default() -> None:
-    found = HostedEndpoint.of(endpoint())
-    assert (found.url, found.history_url) == ("https://queue.fal.run", "https://api.fal.ai")
-    assert (found.secret, found.on_unknown) == ("FAL_KEY", "fail")
-    assert found.account == "fal https://queue.fal.run"
+    hosted = HostedEndpoint.of(endpoint())
+    assert (hosted.url, hosted.history_url) == ("https://queue.fal.run", "https://api.fal.ai")
+    assert (hosted.secret, hosted.on_unknown) == ("FAL_KEY", "fail")
+    assert hosted.account == "fal https://queue.fal.run"
     darkroom = HostedEndpoint.of(endpoint("darkroom", url="http://10.0.0.5:8000/"))
     assert darkroom.url == darkroom.history_url == "http://10.0.0.5:8000"
 
@@ -92,55 +92,55 @@ def catalog(folder: Path, text: str = PASSED) -> Catalog:
 
 
 def test_endpoints_of_fals_without_an_entry_are_passed_through(tmp_path: Path) -> None:
-    found = catalog(tmp_path)
-    passed = found.get("fal-ai/flux/dev")
+    loaded = catalog(tmp_path)
+    passed = loaded.get("fal-ai/flux/dev")
     assert passed.endpoint.id == "fal-ai/flux/dev"
     assert HostedEndpoint.of(passed.endpoint).endpoint == "fal-ai/flux/dev"
-    assert found.get("fal-ai/flux/dev") is passed
-    assert found.validate("fal-ai/flux/dev", {"prompt": "x"}).input == {"prompt": "x"}
-    assert found.get("fal-ai/flux/schnell").endpoint.family == "probe", "it has an entry"
+    assert loaded.get("fal-ai/flux/dev") is passed
+    assert loaded.validate("fal-ai/flux/dev", {"prompt": "x"}).input == {"prompt": "x"}
+    assert loaded.get("fal-ai/flux/schnell").endpoint.family == "probe", "it has an entry"
     film = "fal-ai/kling-video/v2/master/text-to-video"
-    assert (found.get(film).pool, found.get("fal-ai/flux/dev").pool) == ("films", "")
-    digests = {found.get(each).endpoint.digest for each in (film, "fal-ai/flux/dev")}
+    assert (loaded.get(film).pool, loaded.get("fal-ai/flux/dev").pool) == ("films", "")
+    digests = {loaded.get(endpoint_id).endpoint.digest for endpoint_id in (film, "fal-ai/flux/dev")}
     assert len(digests) == 2
 
 
 def test_a_built_in_endpoint_that_is_not_served_here_is_passed_through(tmp_path: Path) -> None:
     """It is the entry of nobody here. Another one that is not served says why."""
-    found = catalog(tmp_path)
+    loaded = catalog(tmp_path)
     not_served = {
-        name: replace(found.get("fal-ai/flux/schnell"), missing="It has no GPU.", origin=origin)
+        name: replace(loaded.get("fal-ai/flux/schnell"), missing="It has no GPU.", origin=origin)
         for name, origin in (
             ("fal-ai/flux/dev", EntryOrigin.BUILT_IN),
             ("fal-ai/flux/schnell", EntryOrigin.FILE),
         )
     }
-    also = Catalog({**found._given, **not_served}, fal_ids=found._fal_ids)
+    also = Catalog({**loaded._given, **not_served}, fal_ids=loaded._fal_ids)
     assert also.get("fal-ai/flux/dev").endpoint.family == "fal"
     with pytest.raises(EndpointNotServed, match="It has no GPU"):
         also.get("fal-ai/flux/schnell")
-    without = Catalog(not_served, fal_ids=found._fal_ids)
+    without = Catalog(not_served, fal_ids=loaded._fal_ids)
     with pytest.raises(EndpointNotServed, match="It has no GPU"):
         without.get("fal-ai/flux/dev")
 
 
 def test_only_endpoints_that_fals_client_knows_are_passed_through(tmp_path: Path) -> None:
-    found = catalog(tmp_path)
+    loaded = catalog(tmp_path)
     for unknown in ("fal-ai/no-such-model", "fal-ai/*", "fal-ai/", "other/flux/dev"):
         with pytest.raises(EndpointNotFound):
-            found.get(unknown)
-    assert [each.endpoint.id for each in found] == ["fal-ai/flux/schnell"]
+            loaded.get(unknown)
+    assert [entry.endpoint.id for entry in loaded] == ["fal-ai/flux/schnell"]
 
 
 def test_views_of_tenants_and_a_new_catalogue_pass_through_as_well(tmp_path: Path) -> None:
-    found = catalog(tmp_path)
-    own = replace(found.get("fal-ai/flux/schnell"), tenant="ann")
+    loaded = catalog(tmp_path)
+    own = replace(loaded.get("fal-ai/flux/schnell"), tenant="ann")
     own = replace(own, endpoint=replace(own.endpoint, id="ann/style"))
-    view = found.with_private([own]).of_tenant("ann")
+    view = loaded.with_private([own]).of_tenant("ann")
     assert view.get("ann/style")
     assert view.get("fal-ai/flux/dev")
     live = Catalog({})
-    live.become(found)
+    live.become(loaded)
     assert live.find_any("fal-ai/flux/dev") is not None
     live.become(Catalog({}))
     assert live.find_any("fal-ai/flux/dev") is None

@@ -55,9 +55,9 @@ def test_the_default_request_fits_every_class_or_is_known_not_to(catalog: Catalo
         if entry.missing:
             continue
         files = {"image_url": "https://a/b.png", "mask_url": "https://a/b.png", "prompt": "x"}
-        given, _ = entry.schema.validate({**files, "tags": "x"})
+        validated, _ = entry.schema.validate({**files, "tags": "x"})
         video = entry.endpoint.options.get("video_format") or {}
-        work = requested_work({**video, **{k: v for k, v in given.items() if v is not None}})
+        work = requested_work({**video, **{k: v for k, v in validated.items() if v is not None}})
         for recipe in entry.endpoint.recipes:
             if recipe.largest is None or work is None:
                 continue
@@ -71,7 +71,7 @@ def test_the_default_request_fits_every_class_or_is_known_not_to(catalog: Catalo
 def test_more_memory_never_allows_less(catalog: Catalog) -> None:
     for entry in catalog:
         asked_for = 92.0 if "video" in entry.endpoint.category else 2.1
-        limits = [each.largest for each in entry.endpoint.recipes if each.largest is not None]
+        limits = [recipe.largest for recipe in entry.endpoint.recipes if recipe.largest is not None]
         for less, more in pairwise(limits):
             assert more.volume >= min(less.volume, asked_for), entry.endpoint.id
 

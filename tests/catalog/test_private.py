@@ -29,8 +29,8 @@ def test_a_fine_tune_replaces_files_of_its_base() -> None:
 
 
 def test_a_lora_is_one_more_adapter_of_its_base() -> None:
-    given = PrivateEndpoint("house/a", "house", MINE.base, "flux", "lora", FILES, scale=0.5)
-    options = private_entry(BASE, given).endpoint.options
+    private = PrivateEndpoint("house/a", "house", MINE.base, "flux", "lora", FILES, scale=0.5)
+    options = private_entry(BASE, private).endpoint.options
     assert options["adapters"] == [{"registered": "d" * 64, "scale": 0.5}]
     assert "replaced_files" not in options
 
@@ -49,10 +49,10 @@ def test_private_endpoints_are_in_the_catalogue_of_their_tenant_only() -> None:
     catalog = Catalog({BASE.endpoint.id: BASE}).with_private([private_entry(BASE, MINE)])
     assert catalog.find("house/mine") is None
     assert catalog.of_tenant("other").find("house/mine") is None
-    assert "house/mine" not in {each.endpoint.id for each in catalog.of_tenant("other")}
+    assert "house/mine" not in {listed.endpoint.id for listed in catalog.of_tenant("other")}
     assert catalog.of_tenant("house").get("house/mine").base == BASE.endpoint.id
-    found = catalog.find_any("house/mine")
-    assert found is not None
+    entry = catalog.find_any("house/mine")
+    assert entry is not None
     catalog.become(Catalog({BASE.endpoint.id: BASE}))
     assert catalog.of_tenant("house").find("house/mine") is None
 

@@ -308,16 +308,16 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 @cache
 def tiny(pipeline: str) -> Any:
     """Pipeline of the class, with the limits of real weights where a call depends on them."""
-    made = cases()[pipeline].build()
-    if hasattr(made, "vae_scale_factor"):
-        made.vae_scale_factor = 8
-    if hasattr(made, "tokenizer_2"):
-        made.tokenizer_2.model_max_length = 512
+    built = cases()[pipeline].build()
+    if hasattr(built, "vae_scale_factor"):
+        built.vae_scale_factor = 8
+    if hasattr(built, "tokenizer_2"):
+        built.tokenizer_2.model_max_length = 512
     if pipeline == "StableAudioPipeline":
-        made.transformer.register_to_config(sample_size=1024)
-        made.vae.register_to_config(sampling_rate=44100)
-        made.vae.hop_length = 2048
-    return made
+        built.transformer.register_to_config(sample_size=1024)
+        built.vae.register_to_config(sampling_rate=44100)
+        built.vae.hop_length = 2048
+    return built
 
 
 def call_of(catalog: Catalog, name: str) -> Mapping[str, Any]:
@@ -328,15 +328,17 @@ def call_of(catalog: Catalog, name: str) -> Mapping[str, Any]:
     for attribute, value in attributes.items():
         setattr(pipeline, attribute, value)
     files = required_files(entry.endpoint)
-    wanted = {"prompt": "a lighthouse", "tags": "piano", "lyrics": "la"}
-    wanted |= dict.fromkeys(files, "https://example.com/file.png")
+    inputs = {"prompt": "a lighthouse", "tags": "piano", "lyrics": "la"}
+    inputs |= dict.fromkeys(files, "https://example.com/file.png")
     known = entry.schema.json_schema()["properties"]
-    given, _ = entry.schema.validate({k: v for k, v in wanted.items() if k in known}, None)
-    given = {**given, **plain_files(entry.endpoint)}
+    validated, _ = entry.schema.validate({k: v for k, v in inputs.items() if k in known}, None)
+    validated = {**validated, **plain_files(entry.endpoint)}
     family = load_families({entry.endpoint.family: FAMILIES[entry.endpoint.family]})
-    call = prepared_call(family[entry.endpoint.family], entry.endpoint, given, pipeline, 0)
+    call = prepared_call(family[entry.endpoint.family], entry.endpoint, validated, pipeline, 0)
     parameters = inspect.signature(type(call.view or pipeline).__call__).parameters
-    return {each.name: each.default for each in parameters.values()} | dict(call.arguments)
+    return {parameter.name: parameter.default for parameter in parameters.values()} | dict(
+        call.arguments
+    )
 
 
 def test_each_entry_with_a_pipeline_has_a_published_call() -> None:
@@ -349,18 +351,24 @@ def test_an_entry_calls_its_pipeline_as_the_authors_do_but_for_known_exceptions(
     catalog: Catalog, name: str
 ) -> None:
     published, called = PUBLISHED[name].arguments, call_of(catalog, name)
-    differing = {each: called[each] for each in published if called[each] != published[each]}
-    excepted = next((each for pattern, each in OURS.items() if fnmatch(name, pattern)), {})
+    differing = {
+        argument: called[argument]
+        for argument in published
+        if called[argument] != published[argument]
+    }
+    excepted = next((changes for pattern, changes in OURS.items() if fnmatch(name, pattern)), {})
     assert differing == excepted
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, each in PUBLISHED.items() if each.source in (CLASS, DEFAULTS)]
+    "name", [name for name, call in PUBLISHED.items() if call.source in (CLASS, DEFAULTS)]
 )
 def test_what_is_published_with_the_class_is_still_what_it_says(name: str) -> None:
     """A new version of diffusers may have another example."""
     kind = type(tiny(PIPELINES[name]))
-    defaults = {n: each.default for n, each in inspect.signature(kind.__call__).parameters.items()}
+    defaults = {
+        n: parameter.default for n, parameter in inspect.signature(kind.__call__).parameters.items()
+    }
     says = defaults | example_of(PIPELINES[name]).arguments
     written = PUBLISHED[name].arguments
-    assert {each: says[each] for each in written} == dict(written)
+    assert {argument: says[argument] for argument in written} == dict(written)

@@ -91,20 +91,20 @@ def _class(pipeline: str) -> Any:
 def example_of(pipeline: str) -> Example:
     module = importlib.import_module(_class(pipeline).__module__)
     lines = re.findall(r"^ *(?:>>>|\.\.\.) ?(.*)$", module.EXAMPLE_DOC_STRING, re.MULTILINE)
-    found = Example()
+    example = Example()
     components: dict[str, str] = {}
     for target, call in _calls(ast.parse("\n".join(lines))):
-        arguments = {each.arg: each.value for each in call.keywords if each.arg}
+        arguments = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
         if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained":
             dtype = ast.unparse(arguments["torch_dtype"]).removeprefix("torch.")
             if "subfolder" in arguments:
                 components[target] = dtype
             else:
                 named = {name for name in arguments if name in components}
-                found.dtypes = {name: components[name] for name in named} | {"default": dtype}
-        elif isinstance(call.func, ast.Name) and call.func.id == "pipe" and not found.arguments:
-            found.arguments = dict(_plain(arguments))
-    return found
+                example.dtypes = {name: components[name] for name in named} | {"default": dtype}
+        elif isinstance(call.func, ast.Name) and call.func.id == "pipe" and not example.arguments:
+            example.arguments = dict(_plain(arguments))
+    return example
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
@@ -124,7 +124,7 @@ def _plain(arguments: Mapping[str, ast.expr]) -> Iterator[tuple[str, Any]]:
 
 
 def test_each_entry_has_an_example(catalog: Catalog) -> None:
-    without = {each.endpoint.id for each in catalog} - PIPELINES.keys()
+    without = {entry.endpoint.id for entry in catalog} - PIPELINES.keys()
     # No diffusers pipeline, and one whose documentation has the example of another model.
     assert without == {"fal-ai/esrgan", "darkroom/sdxs"}
 
@@ -133,19 +133,22 @@ def test_each_entry_has_an_example(catalog: Catalog) -> None:
 def test_an_entry_is_loaded_in_the_types_of_its_authors_example(
     catalog: Catalog, name: str
 ) -> None:
-    wanted = example_of(PIPELINES[name]).dtypes
+    dtypes = example_of(PIPELINES[name]).dtypes
     loaded = own_dtypes(catalog.get(name).endpoint, "cuda", "unknown")
     modules = {*_class(PIPELINES[name]).model_cpu_offload_seq.split("->")} - ABSENT.get(name, set())
     assert loaded.keys() <= modules | {"default"}
-    assert {each: loaded.get(each, loaded["default"]) for each in modules} == {
-        each: wanted.get(each, wanted["default"]) for each in modules
+    assert {module: loaded.get(module, loaded["default"]) for module in modules} == {
+        module: dtypes.get(module, dtypes["default"]) for module in modules
     }
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_what_an_entry_fixes_is_what_its_authors_call_it_with(catalog: Catalog, name: str) -> None:
     kind = _class(PIPELINES[name])
-    defaults = {each.name: each.default for each in signature(kind.__call__).parameters.values()}
-    wanted = defaults | example_of(PIPELINES[name]).arguments | OTHERWISE.get(name, {})
+    defaults = {
+        parameter.name: parameter.default
+        for parameter in signature(kind.__call__).parameters.values()
+    }
+    expected = defaults | example_of(PIPELINES[name]).arguments | OTHERWISE.get(name, {})
     for argument, value in catalog.get(name).endpoint.options.get("fixed", {}).items():
-        assert wanted[argument] == value, argument
+        assert expected[argument] == value, argument

@@ -65,24 +65,24 @@ def test_the_suggestions_are_of_the_same_kind(
     catalog: Catalog, endpoint_id: str, category: str
 ) -> None:
     message = said(catalog, endpoint_id)
-    found = re.search(rf"For {category}, this installation serves (.+?)\.( |$)", message)
-    assert found is not None
-    for each in found[1].split(", "):
-        assert catalog.get(each).endpoint.category == category
+    match = re.search(rf"For {category}, this installation serves (.+?)\.( |$)", message)
+    assert match is not None
+    for suggestion in match[1].split(", "):
+        assert catalog.get(suggestion).endpoint.category == category
 
 
 def test_what_is_not_served_is_not_suggested() -> None:
     catalog = load(None, demo=True, demo_dir=DEMO)
-    unserved = [each.endpoint.id for each in catalog if each.missing]
+    unserved = [entry.endpoint.id for entry in catalog if entry.missing]
     assert unserved
-    for asked in (
+    for endpoint_id in (
         "fal-ai/nope",
         "fal-ai/wan-t2w",
         "zzz",
         "fal-ai/kling-video/v2/master/text-to-video",
     ):
-        words = re.split(r"[\s,.?]+", said(catalog, asked).replace("v2.2", "v2_2"))
-        assert not {each.replace("v2_2", "v2.2") for each in words} & set(unserved)
+        words = re.split(r"[\s,.?]+", said(catalog, endpoint_id).replace("v2.2", "v2_2"))
+        assert not {word.replace("v2_2", "v2.2") for word in words} & set(unserved)
 
 
 def test_a_kind_that_nothing_serves_is_said() -> None:

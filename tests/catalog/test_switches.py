@@ -31,7 +31,7 @@ def rows() -> Iterator[tuple[str, list[str], str]]:
     """Switch, patterns of endpoints, and reason."""
     text = PAGE.read_text().split(HEADING)[1].split("\n## ")[0]
     for line in text.splitlines():
-        cells = [each.strip() for each in line.strip().strip("|").split("|")]
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if line.startswith("|") and cells[0] in IS_ON:
             switch, endpoints, reason = cells
             yield switch, re.findall("`([^`]+)`", endpoints), reason
@@ -43,7 +43,7 @@ def lacking(catalog: Catalog) -> set[tuple[str, str]]:
         (switch, entry.endpoint.id)
         for entry in catalog
         for switch, is_on in IS_ON.items()
-        if not all(is_on(each) for each in entry.endpoint.recipes)
+        if not all(is_on(recipe) for recipe in entry.endpoint.recipes)
     }
 
 
@@ -61,14 +61,14 @@ def test_no_reason_is_of_a_switch_that_is_on(catalog: Catalog) -> None:
     absent = lacking(catalog)
     for switch, patterns, _ in rows():
         for pattern in patterns:
-            served = [each.endpoint.id for each in catalog if each.endpoint.recipes]
-            named = [each for each in served if fnmatch(each, pattern)]
+            served = [entry.endpoint.id for entry in catalog if entry.endpoint.recipes]
+            named = [endpoint_id for endpoint_id in served if fnmatch(endpoint_id, pattern)]
             assert named, pattern
-            assert {(switch, each) for each in named} <= absent, (switch, pattern)
+            assert {(switch, endpoint_id) for endpoint_id in named} <= absent, (switch, pattern)
 
 
 def test_whatever_tuning_switches_on_is_in_the_table() -> None:
     """A field of a recipe that is new to tuning is a switch here, or placement."""
-    assert {name for each in SWITCHES for name in each.recipe} - PLACEMENT <= FIELDS
-    precisions = {each.recipe.get("precision", "") for each in SWITCHES}
+    assert {name for switch in SWITCHES for name in switch.recipe} - PLACEMENT <= FIELDS
+    precisions = {switch.recipe.get("precision", "") for switch in SWITCHES}
     assert precisions & {*EIGHT_BITS} == {*EIGHT_BITS}

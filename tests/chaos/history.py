@@ -70,45 +70,45 @@ class History:
     ) -> Tally:
         """``objects``: what lies in storage, by key. Every request must have ended by now, those
         also that were never accepted here, unless those ``others`` are somebody else's."""
-        found = _Found(connection)
+        records = _Found(connection)
         seen, finished = self._seen_by_id(), self._finished_by_id()
         lost, twice, billed = Counter[str](), Counter[str](), Counter[str]()
         problems: list[str] = []
-        for id_ in sorted(self.accepted | (found.requests.keys() if others else set())):
-            request = found.requests.get(id_)
+        for id_ in sorted(self.accepted | (records.requests.keys() if others else set())):
+            request = records.requests.get(id_)
             if request is None or request["state"] not in FINAL:
                 state = "is not in the database" if request is None else f"is {request['state']}"
                 lost[id_] += 1
                 problems.append(f"{id_} was accepted and {state}.")
                 continue
-            ends = [*found.ended_twice(id_), *_seen_otherwise(request, seen[id_], finished[id_])]
-            bills = [*found.billed_wrongly(id_)]
+            ends = [*records.ended_twice(id_), *_seen_otherwise(request, seen[id_], finished[id_])]
+            bills = [*records.billed_wrongly(id_)]
             twice[id_] += bool(ends)
             billed[id_] += bool(bills)
-            problems += [*ends, *bills, *self._fences(id_), *found.oddities(id_, objects)]
+            problems += [*ends, *bills, *self._fences(id_), *records.oddities(id_, objects)]
         if others:
-            problems += found.litter(objects)
-            billed["no one's"] += len(found.usage.keys() - found.requests.keys())
+            problems += records.litter(objects)
+            billed["no one's"] += len(records.usage.keys() - records.requests.keys())
         return Tally(
             len(self.accepted), lost.total(), twice.total(), billed.total(), tuple(problems)
         )
 
     def _seen_by_id(self) -> Mapping[str, list[Request]]:
-        found: defaultdict[str, list[Request]] = defaultdict(list)
+        by_id: defaultdict[str, list[Request]] = defaultdict(list)
         for request in self.seen:
-            found[request.id].append(request)
-        return found
+            by_id[request.id].append(request)
+        return by_id
 
     def _finished_by_id(self) -> Mapping[str, set[LeaseKey]]:
-        found: defaultdict[str, set[LeaseKey]] = defaultdict(set)
-        for held in self.finished:
-            found[held.request_id].add(held)
-        return found
+        by_id: defaultdict[str, set[LeaseKey]] = defaultdict(set)
+        for lease in self.finished:
+            by_id[lease.request_id].add(lease)
+        return by_id
 
     def _fences(self, id_: str) -> Iterator[str]:
         # In any order: the answer to a leasing may be late.
         leases = self.leases.get(id_, [])
-        attempts = [held.attempt for held in leases]
+        attempts = [lease.attempt for lease in leases]
         fences = leases if self.server_crashed else attempts
         if len(fences) != len(set(fences)):
             yield f"{id_} was leased as attempts {attempts}, one of them twice."
@@ -121,7 +121,7 @@ def _seen_otherwise(
         if request.state != stored["state"]:
             yield f"{request.id} was seen as {request.state} and is {stored['state']}."
     if len(finished) > 1:
-        attempts = sorted(held.attempt for held in finished)
+        attempts = sorted(lease.attempt for lease in finished)
         id_ = next(iter(finished)).request_id
         yield f"{id_}: the outcomes of attempts {attempts} were all accepted."
 
@@ -165,10 +165,10 @@ class _Found:
             yield f"{key} lies in storage, and no one will ever delete it."
 
     def ended_twice(self, id_: str) -> Iterator[str]:
-        ends = [each["state"] for each in self.events[id_] if each["state"] in FINAL]
+        ends = [event["state"] for event in self.events[id_] if event["state"] in FINAL]
         if len(ends) != 1:
             yield f"{id_} has the ends {ends} in its log."
-        ends = [each["attempt"] for each in self.attempts[id_] if each["ended"] in FINAL]
+        ends = [attempt["attempt"] for attempt in self.attempts[id_] if attempt["ended"] in FINAL]
         request = self.requests[id_]
         if request["state"] == State.SUCCEEDED and request["attempt"]:
             ends.append(request["attempt"])
@@ -177,7 +177,7 @@ class _Found:
 
     def billed_wrongly(self, id_: str) -> Iterator[str]:
         request, lines = self.requests[id_], self.usage.get(id_, [])
-        if [each["state"] for each in lines] != [request["state"]]:
+        if [line["state"] for line in lines] != [request["state"]]:
             yield f"{id_} is {request['state']} and has {len(lines)} usage lines."
         elif lines[0]["attempt"] != request["attempt"]:
             yield f"{id_} ended with attempt {request['attempt']}, not {lines[0]['attempt']}."
@@ -188,29 +188,29 @@ class _Found:
         yield from self._files(id_, objects)
         yield from self._sharing(id_)
         request = self.requests[id_]
-        wanted = int(request["webhook_url"] is not None)
-        if len(self.webhooks.get(id_, [])) != wanted:
-            yield f"{id_} has {len(self.webhooks[id_])} webhook rows, not {wanted}."
+        expected = int(request["webhook_url"] is not None)
+        if len(self.webhooks.get(id_, [])) != expected:
+            yield f"{id_} has {len(self.webhooks[id_])} webhook rows, not {expected}."
 
     def _attempts(self, id_: str) -> Iterator[str]:
         request, attempts = self.requests[id_], self.attempts[id_]
         # One that succeeded is in its request.
         failed = request["attempt"] - (request["state"] == State.SUCCEEDED)
-        if [each["attempt"] for each in attempts] != list(range(1, failed + 1)):
+        if [attempt["attempt"] for attempt in attempts] != list(range(1, failed + 1)):
             yield f"{id_} is at attempt {request['attempt']} and has {len(attempts)} others."
         # Not by their times: each is that at which its transaction began.
-        started = sum(each["state"] == State.RUNNING for each in self.events[id_])
+        started = sum(event["state"] == State.RUNNING for event in self.events[id_])
         if started != request["attempt"]:
             yield f"{id_} was started {started} times and is at attempt {request['attempt']}."
-        bad = sum(each["ended"] in {"retry", "died", "lost"} for each in attempts)
+        bad = sum(attempt["ended"] in {"retry", "died", "lost"} for attempt in attempts)
         if request["failures"] > bad:
             yield f"{id_} counts {request['failures']} failures of {bad}."
 
     def _log(self, id_: str) -> Iterator[str]:
         lines = self.events[id_]
-        if [each["sequence"] for each in lines] != list(range(1, len(lines) + 1)):
+        if [line["sequence"] for line in lines] != list(range(1, len(lines) + 1)):
             yield f"{id_} has gaps in its log."
-        states = [State(each["state"]) for each in lines if each["state"]]
+        states = [State(line["state"]) for line in lines if line["state"]]
         for before, after in pairwise(states):
             if after not in TRANSITIONS[before]:
                 yield f"{id_} went from {before} to {after}."
@@ -224,7 +224,7 @@ class _Found:
             return
         if request["state"] != State.SUCCEEDED or request["attempt"]:
             yield f"{id_} was given an outcome and is {request['state']}."
-        if any(each["units"] or each["run_s"] for each in self.usage.get(id_, [])):
+        if any(usage["units"] or usage["run_s"] for usage in self.usage.get(id_, [])):
             yield f"{id_} was given its outcome and pays for it."
         maker = self.requests.get(str(request["reuses"]))
         if maker is None:
@@ -238,11 +238,14 @@ class _Found:
         request = self.requests[id_]
         maker = str(request["reuses"] or id_)
         rows = self.artifacts.get(maker, [])
-        named = {each["key"]: each["sha256"] for each in request["outcome"].get("artifacts", [])}
-        if named.keys() != {each["key"] for each in rows}:
+        named = {
+            artifact["key"]: artifact["sha256"]
+            for artifact in request["outcome"].get("artifacts", [])
+        }
+        if named.keys() != {row["key"] for row in rows}:
             yield f"{id_} names {len(named)} files and has {len(rows)}."
         made_in = self.requests[maker]["attempt"] if maker in self.requests else None
-        if any(each["attempt"] != made_in for each in rows):
+        if any(row["attempt"] != made_in for row in rows):
             yield f"{id_} has a file of another attempt."
         for key, digest in named.items():
             if hashlib.sha256(objects.get(key, b"")).hexdigest() != digest:

@@ -123,7 +123,7 @@ class Proxy:
         losing: asyncio.Event,
     ) -> None:
         while data := await client.read(CHUNK_BYTES):
-            pattern = next((each for each in self._awaited if each in data), None)
+            pattern = next((candidate for candidate in self._awaited if candidate in data), None)
             if pattern is not None:
                 what = self._awaited.pop(pattern)
                 self.lost.append(pattern)
@@ -165,8 +165,8 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 def before_postgres(conninfo: str) -> Proxy:
     """A proxy before the server, on a Unix socket, that ``conninfo`` names."""
-    given = conninfo_to_dict(conninfo)
-    place = Path(str(given["host"])) / f".s.PGSQL.{given['port']}"
+    parameters = conninfo_to_dict(conninfo)
+    place = Path(str(parameters["host"])) / f".s.PGSQL.{parameters['port']}"
     return Proxy(lambda: asyncio.open_unix_connection(str(place)))
 
 

@@ -112,8 +112,8 @@ class Replica:
 
     async def _live(self) -> None:
         while not self.dead.is_set():
-            wanted = ask(self._slots - len(self._runs), *self._runs, replica=self.name)
-            work = await self._house.insist(lambda queue: queue.ask(wanted))  # noqa: B023
+            capacity = ask(self._slots - len(self._runs), *self._runs, replica=self.name)
+            work = await self._house.insist(lambda queue: queue.ask(capacity))  # noqa: B023
             await self._moving.wait()
             for lease in work.leases:
                 self._house.history.leased(lease)
@@ -121,15 +121,15 @@ class Replica:
                 self._runs[lease.held] = task
                 task.add_done_callback(lambda _, held=lease.held: self._runs.pop(held, None))
             for signal in work.signals:
-                held = signal.held
+                key = signal.held
                 # Once it hands in, the answer to that says so.
-                if held not in self._runs or held in self._handed_in:
+                if key not in self._runs or key in self._handed_in:
                     continue
-                self._runs[held].cancel()
+                self._runs[key].cancel()
                 if signal.kind is SignalKind.FENCED:
-                    self._drop(held)
+                    self._drop(key)
                 else:
-                    await self._hand_in(held, failure("cancelled"))
+                    await self._hand_in(key, failure("cancelled"))
             await asyncio.sleep(0)  # an ingress that closes answers at once
 
     async def _run(self, lease: Lease) -> None:
@@ -206,20 +206,20 @@ class Keeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await asyncio.gather(*(each.aclose() for each in self.replicas))
+        await asyncio.gather(*(replica.aclose() for replica in self.replicas))
 
     @property
     def alive(self) -> list[Replica]:
-        return [each for each in self.replicas if not each.dead.is_set()]
+        return [replica for replica in self.replicas if not replica.dead.is_set()]
 
     async def _keep(self) -> None:
         while True:
             while len(self.alive) < self._count:
                 self._started += 1
                 self.replicas.append(self._make(f"r{self._started}").start())
-            deaths = [asyncio.create_task(each.dead.wait()) for each in self.alive]
+            deaths = [asyncio.create_task(replica.dead.wait()) for replica in self.alive]
             try:
                 await asyncio.wait(deaths, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for each in deaths:
-                    each.cancel()
+                for death in deaths:
+                    death.cancel()

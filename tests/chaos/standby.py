@@ -102,7 +102,7 @@ class Server:
 
     def _run(self, *command: object) -> None:
         subprocess.run(
-            [str(each) for each in command],
+            [str(part) for part in command],
             check=True,
             capture_output=True,
             cwd="/",
@@ -147,10 +147,10 @@ class Pair:
 
 def _newest(program: str) -> Path:
     """A program of the wheel, which is not imported: that warns."""
-    found = find_spec(WHEEL)
-    assert found is not None
-    assert found.submodule_search_locations
-    folder = Path(found.submodule_search_locations[0])
+    spec = find_spec(WHEEL)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0])
     return max(folder.glob(f"pginstall*/bin/{program}"), key=_version)
 
 

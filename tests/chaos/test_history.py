@@ -68,8 +68,8 @@ async def test_what_was_answered_and_is_not_there_is_found(ingress: Ingress) -> 
         history.accepted.add(new_id())
         assert history.check(connection, {}).lost == 1
         history.accepted = {id_}
-        (held,) = history.leases[id_]
-        history.leases[id_].append(replace(held, nonce=held.nonce + 1))
+        (key,) = history.leases[id_]
+        history.leases[id_].append(replace(key, nonce=key.nonce + 1))
         twice = (f"{id_} was leased as attempts [1, 1], one of them twice.",)
         assert history.check(connection, {}).problems == twice
 
@@ -79,14 +79,14 @@ async def test_after_a_crash_of_the_server_only_a_nonce_that_comes_twice_is_a_pr
 ) -> None:
     history, id_ = await one_that_ended(ingress)
     history.server_crashed = True
-    (held,) = history.leases[id_]
-    history.leases[id_].append(replace(held, nonce=held.nonce + 1))
+    (key,) = history.leases[id_]
+    history.leases[id_].append(replace(key, nonce=key.nonce + 1))
     with psycopg.connect(ingress.conninfo) as connection:
         assert not history.check(connection, {}).problems
-        history.leases[id_].append(held)
+        history.leases[id_].append(key)
         assert history.check(connection, {}).problems
         history.leases[id_].pop()
-        history.finished.append(replace(held, nonce=held.nonce + 1))
+        history.finished.append(replace(key, nonce=key.nonce + 1))
         assert history.check(connection, {}).problems == (
             f"{id_}: the outcomes of attempts [1, 1] were all accepted.",
         )

@@ -28,8 +28,8 @@ def darkroom(address: Address, tmp_path: Path) -> Any:
     (tmp_path / "api_key").write_text(address.key)
 
     def run(*words: str, fails: bool = False, typed: str | None = None) -> Result:
-        given = [*words, "--data-dir", str(tmp_path)]
-        result = CliRunner().invoke(main, given, input=typed)
+        arguments = [*words, "--data-dir", str(tmp_path)]
+        result = CliRunner().invoke(main, arguments, input=typed)
         assert (result.exit_code != 0) == fails, result.output
         return result
 

@@ -21,9 +21,9 @@ NAMES = main.list_commands(ROOT)
 
 
 def groups() -> dict[str, click.Group]:
-    found = {name: main.get_command(ROOT, name) for name in NAMES}
+    loaded = {name: main.get_command(ROOT, name) for name in NAMES}
     return {"": main} | {
-        name: each for name, each in found.items() if isinstance(each, click.Group)
+        name: command for name, command in loaded.items() if isinstance(command, click.Group)
     }
 
 
@@ -48,12 +48,12 @@ def test_every_command_is_under_one_heading() -> None:
     listed = Counter(name for some in main.sections.values() for name in some)
     assert listed == Counter(NAMES)
     shown = help_of()
-    assert [re.search(rf"^{each}:$", shown, re.M) is not None for each in main.sections]
+    assert [re.search(rf"^{section}:$", shown, re.M) is not None for section in main.sections]
     assert all(len(re.findall(rf"^  {name} ", shown, re.M)) == 1 for name in NAMES)
 
 
 def test_every_resource_with_plain_commands_has_its_group() -> None:
-    plain = [each.plural.replace(" ", "-") for each in RESOURCES if each.about]
+    plain = [resource.plural.replace(" ", "-") for resource in RESOURCES if resource.about]
     assert set(plain) <= set(NAMES)
 
 
@@ -72,7 +72,7 @@ def test_no_sentence_is_cut(path: str) -> None:
 
 
 def test_every_group_gives_advice() -> None:
-    assert all(isinstance(each, CommandGroup) for each in groups().values())
+    assert all(isinstance(group, CommandGroup) for group in groups().values())
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,9 @@ def test_what_is_advised_can_be_typed(command: str) -> None:
 
 
 def test_every_word_has_a_command_of_its_own() -> None:
-    own = {name for each in groups().values() for name in each.list_commands(click.Context(each))}
+    own = {
+        name for group in groups().values() for name in group.list_commands(click.Context(group))
+    }
     for words in SAME:
         assert own.intersection(words), words
 

@@ -67,22 +67,24 @@ def last_request(darkroom: Any) -> str:
 
 
 def test_generate_writes_every_file_and_says_where(darkroom: Any, tmp_path: Path) -> None:
-    made = probe(darkroom, tmp_path / "out.png", "--field", "content=image")
-    assert made["saved"] == [str(tmp_path / "out.png"), str(tmp_path / "out-2.png")]
-    assert all(Path(path).read_bytes() == b"image" for path in made["saved"])
+    report = probe(darkroom, tmp_path / "out.png", "--field", "content=image")
+    assert report["saved"] == [str(tmp_path / "out.png"), str(tmp_path / "out-2.png")]
+    assert all(Path(path).read_bytes() == b"image" for path in report["saved"])
 
 
 def test_generate_writes_files_that_come_inside_the_output(darkroom: Any, tmp_path: Path) -> None:
-    made = probe(darkroom, tmp_path / "o.png", "--field", "content=a", "--field", "sync_mode=true")
-    assert all(each["url"].startswith("data:") for each in made["images"])
-    assert [Path(path).read_bytes() for path in made["saved"]] == [b"a", b"a"]
+    report = probe(
+        darkroom, tmp_path / "o.png", "--field", "content=a", "--field", "sync_mode=true"
+    )
+    assert all(image["url"].startswith("data:") for image in report["images"])
+    assert [Path(path).read_bytes() for path in report["saved"]] == [b"a", b"a"]
 
 
 def test_a_frame_without_an_address_is_a_file() -> None:
     content = base64.b64encode(b"frame").decode()
     frame = {"content": content, "content_type": "image/jpeg", "width": 8, "height": 8}
-    (found,) = outputs({"images": [frame], "seed": 1})
-    assert decode_data_uri(found["url"]) == b"frame"
+    (output,) = outputs({"images": [frame], "seed": 1})
+    assert decode_data_uri(output["url"]) == b"frame"
 
 
 def test_generate_says_for_people_what_it_made(darkroom: Any, tmp_path: Path) -> None:
@@ -119,18 +121,18 @@ def test_a_wish_for_a_video_goes_to_an_endpoint_that_makes_one() -> None:
     video = kind_of(format_of(Path("out.MP4")))
     assert (video, kind_of(format_of(Path("a.gif")))) == (MediaKind.VIDEO, MediaKind.VIDEO)
     assert GenerateOptions("a").endpoint(video) == "fal-ai/wan/v2.2-5b/text-to-video"
-    given = GenerateOptions("a", images=("https://example.test/a.png",))
-    assert given.endpoint(video) == "fal-ai/wan/v2.2-5b/image-to-video"
+    options = GenerateOptions("a", images=("https://example.test/a.png",))
+    assert options.endpoint(video) == "fal-ai/wan/v2.2-5b/image-to-video"
     assert GenerateOptions("a", model="me/mine").endpoint(video) == "me/mine"
     audio = kind_of(format_of(Path("out.opus")))
     assert GenerateOptions("a").endpoint(audio) == "fal-ai/stable-audio"
     with pytest.raises(InvalidInput, match="no default model that makes audio from --image"):
-        given.endpoint(audio)
+        options.endpoint(audio)
 
 
 def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:
     video, poster, image = (
-        {"content_type": each} for each in ("video/mp4", "image/jpeg", "image/png")
+        {"content_type": media_type} for media_type in ("video/mp4", "image/jpeg", "image/png")
     )
     out = Path("out.mp4")
     assert output_paths(out, [video, poster]) == [out, Path("out.jpg")]
@@ -191,8 +193,8 @@ def test_what_a_model_or_a_user_writes_commands_no_terminal() -> None:
     shown = requests.line_of(line)
     assert shown.splitlines()[1].startswith("two")  # a traceback stays readable
     error = {"message": STRANGE, "code": "pipeline_failed"}
-    one = REQUEST | {"error": error, "log": [line], "input": {STRANGE: STRANGE}}
-    facts = [*requests.details(one)]
+    record = REQUEST | {"error": error, "log": [line], "input": {STRANGE: STRANGE}}
+    facts = [*requests.details(record)]
     assert "  error      one two" in "\n".join(facts)
     problem = {"line": 3, "message": STRANGE}
     batched = batches.problems_of({"errors": {"data": [problem]}})
@@ -200,7 +202,7 @@ def test_what_a_model_or_a_user_writes_commands_no_terminal() -> None:
     hook = {"request_id": "1", "state": "dead", "tries": 1, "url": "http://a/", "error": STRANGE}
     delivered = webhooks.lines(hook | {"log": [tried], "next_try_at": None})
     for text in (shown, *facts, *batched, *delivered):
-        assert all(each.isprintable() for each in text.replace("\n", "")), text
+        assert all(character.isprintable() for character in text.replace("\n", "")), text
 
 
 def test_following_prints_each_line_once(
@@ -217,7 +219,7 @@ def test_following_prints_each_line_once(
 def test_open_opens_what_was_made_and_prints_where_it_is(
     darkroom: Any, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = probe(darkroom, tmp_path / "out.png")
+    report = probe(darkroom, tmp_path / "out.png")
     opened: list[str] = []
 
     def launch(urls: Sequence[str]) -> bool:
@@ -225,7 +227,7 @@ def test_open_opens_what_was_made_and_prints_where_it_is(
         return True
 
     requests.open_files(Installation(data_dir), last_request(darkroom), launch=launch)
-    assert len(opened) == len(made["saved"]) == 2
+    assert len(opened) == len(report["saved"]) == 2
     assert capsys.readouterr().out.splitlines() == opened
 
 
@@ -252,7 +254,7 @@ def test_open_prints_the_addresses_only_and_fails_without_a_viewer(
         (programs / "xdg-open").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}")
     ran = darkroom("open", last_request(darkroom), fails=True)
-    assert all(each.startswith("http://") for each in ran.stdout.splitlines())
+    assert all(line.startswith("http://") for line in ran.stdout.splitlines())
     assert ran.stderr == f"darkroom: {NO_VIEWER} The URLs above work in any browser.\n"
 
 
@@ -267,9 +269,13 @@ def test_open_starts_the_viewer_with_each_address(tmp_path: Path) -> None:
 def test_a_list_of_requests_shows_their_prompts_in_one_line_each(
     darkroom: Any, data_dir: Path
 ) -> None:
-    made = _submit(Installation(data_dir), {"prompt": f"a red\ncircle\x1b[2J {'very ' * 40}large"})
+    request_id = _submit(
+        Installation(data_dir), {"prompt": f"a red\ncircle\x1b[2J {'very ' * 40}large"}
+    )
     line = next(
-        each for each in darkroom("requests", "list").stdout.splitlines() if each.startswith(made)
+        row
+        for row in darkroom("requests", "list").stdout.splitlines()
+        if row.startswith(request_id)
     )
     assert "test/probe  a red circle\N{REPLACEMENT CHARACTER}[2J very" in line
     assert line.endswith("…")
@@ -362,4 +368,4 @@ def _completed(line: str) -> str:
         "COMP_CWORD": str(len(line.split()) - 1),
     }
     result = CliRunner().invoke(main, prog_name="darkroom", env=environment)
-    return "\n".join(each.partition(",")[2] for each in result.output.splitlines())
+    return "\n".join(row.partition(",")[2] for row in result.output.splitlines())

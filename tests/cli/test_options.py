@@ -59,9 +59,9 @@ FREE_TEXT = frozenset({"--reason", "--size"})
 def named() -> Iterator[tuple[str, str, click.Option]]:
     """Command, spelling and option."""
     for path, command in {"": main, **COMMANDS}.items():
-        for each in command.params:
-            if isinstance(each, click.Option):
-                yield from ((path, name, each) for name in (*each.opts, *each.secondary_opts))
+        for param in command.params:
+            if isinstance(param, click.Option):
+                yield from ((path, name, param) for name in (*param.opts, *param.secondary_opts))
 
 
 def metavar(option: click.Option) -> str:
@@ -75,7 +75,7 @@ def test_an_option_has_one_metavar_and_one_help_text() -> None:
     for _, name, option in named():
         if name.startswith("--"):
             texts.setdefault(name, set()).add((metavar(option), option.help))
-    several = {name for name, found in texts.items() if len(found) > 1}
+    several = {name for name, variants in texts.items() if len(variants) > 1}
     assert several - SEVERAL.keys() == set()
     assert {name for name in SEVERAL if name not in texts} == set()
 
@@ -84,7 +84,7 @@ def test_one_help_text_has_one_spelling() -> None:
     spellings: dict[str, set[str]] = {}
     for _, _, option in named():
         spellings.setdefault(option.help or "", set()).add(max(option.opts, key=len))
-    assert {text: found for text, found in spellings.items() if len(found) > 1} == {}
+    assert {text: forms for text, forms in spellings.items() if len(forms) > 1} == {}
 
 
 def test_a_short_name_is_of_one_option() -> None:
@@ -92,7 +92,7 @@ def test_a_short_name_is_of_one_option() -> None:
     for _, name, option in named():
         if not name.startswith("--"):
             owners.setdefault(name, set()).add(max(option.opts, key=len))
-    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
+    assert {name: holders for name, holders in owners.items() if len(holders) > 1} == {}
 
 
 def test_an_option_says_what_it_is_and_what_its_value_is() -> None:
@@ -111,7 +111,7 @@ def test_an_option_that_may_be_repeated_says_so() -> None:
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_a_command_prints_json_and_limits_lists(path: str) -> None:
-    names = {name for each, name, _ in named() if each == path}
+    names = {name for place, name, _ in named() if place == path}
     assert ("--json" in names) != (path in NO_JSON)
     lists = path.endswith(" list") or COMMANDS[path].get_short_help_str(999).startswith("List ")
     if lists:

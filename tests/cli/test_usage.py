@@ -45,7 +45,7 @@ def test_usage_is_shown_as_a_table_as_json_and_as_csv(tmp_path: Path) -> None:
 
 def test_the_report_names_what_has_no_cost() -> None:
     hours = {"paid_hours": 10.0, "busy_hours": 4.0, "idle_hours": 6.0}
-    made = {"requests": 3, "currency": "EUR"}
+    row = {"requests": 3, "currency": "EUR"}
     answer = {
         **hours,
         "currency": "EUR",
@@ -53,8 +53,8 @@ def test_the_report_names_what_has_no_cost() -> None:
         "fal_cost": 3.0,
         "pools": [{**hours, "pool": "studio", "gpu": "L4", "cost": None}],
         "endpoints": [
-            {**made, "endpoint_id": "a/b", "cost": 3.0},
-            {**made, "endpoint_id": "c/d", "cost": None},
+            {**row, "endpoint_id": "a/b", "cost": 3.0},
+            {**row, "endpoint_id": "c/d", "cost": None},
         ],
     }
     assert [*report_lines(answer)] == [

@@ -20,11 +20,11 @@ MakeDarkroom = Callable[..., Darkroom]
 def make_darkroom(tmp_path: Path) -> Iterator[MakeDarkroom]:
     """Makes Darkrooms, not started; whatever is left of them at the end is ended."""
     numbers = itertools.count()
-    with contextlib.ExitStack() as made:  # one that cannot be ended keeps no other from its end
+    with contextlib.ExitStack() as stack:  # one that cannot be ended keeps no other from its end
 
         def make(pools: dict[str, Any] | None = None, **settings: str) -> Darkroom:
             darkroom = Darkroom(tmp_path / f"data{next(numbers)}", pools, **settings)
-            made.callback(darkroom.clear_away)
+            stack.callback(darkroom.clear_away)
             return darkroom
 
         yield make

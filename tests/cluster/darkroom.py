@@ -45,7 +45,7 @@ KILLED_S = 60.0
 LOOK_S = 0.1
 """Between two looks. Each costs some milliseconds of CPU: a call, or a connection to PostgreSQL."""
 
-ENDED = {each.value for each in State if each.final}
+ENDED = {state.value for state in State if state.final}
 
 T = TypeVar("T")
 
@@ -220,8 +220,8 @@ class Darkroom:
     def objects(self) -> dict[str, bytes]:
         """What lies in its storage, by key."""
         folder = self.data_dir / "artifacts"
-        files = (each for each in folder.rglob("*") if each.is_file())
-        return {str(each.relative_to(folder)): each.read_bytes() for each in files}
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
     def beside(
         self, script: str, config: Mapping[str, Any], within_s: float = 120
@@ -261,11 +261,11 @@ class Darkroom:
             seen = self.seen(request_id)
             return seen["replica_id"] if seen and seen["progress"] else None
 
-        held = eventually(look, f"{request_id} makes progress")
+        replica_id = eventually(look, f"{request_id} makes progress")
         for process in self.replicas():
-            if any(held in Path(file.path).name for file in process.open_files()):
+            if any(replica_id in Path(file.path).name for file in process.open_files()):
                 return process
-        raise AssertionError(f"no process of replica {held}")
+        raise AssertionError(f"no process of replica {replica_id}")
 
     def all_ready(self, replicas: int = 2) -> None:
         """Wait until so many replicas of `studio` ask for work."""
@@ -362,5 +362,5 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 def clean_environment() -> dict[str, str]:
     """This process's, without settings of Darkroom's and switches of Ray's."""
-    given = os.environ  # noqa: TID251 a child's environment is made of it
-    return {k: v for k, v in given.items() if not k.startswith(("DARKROOM_", "RAY_"))}
+    variables = os.environ  # noqa: TID251 a child's environment is made of it
+    return {k: v for k, v in variables.items() if not k.startswith(("DARKROOM_", "RAY_"))}

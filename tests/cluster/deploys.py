@@ -34,9 +34,13 @@ def replicas() -> dict[str, list[str]]:
     assert client is not None
     details: dict[str, Any] = client.get_serve_details()
     return {
-        name: [each["actor_id"] for each in one["replicas"] if each["state"] == "RUNNING"]
+        name: [
+            replica["actor_id"]
+            for replica in deployment["replicas"]
+            if replica["state"] == "RUNNING"
+        ]
         for application in details["applications"].values()
-        for name, one in application["deployments"].items()
+        for name, deployment in application["deployments"].items()
         if name != ROOT
     }
 

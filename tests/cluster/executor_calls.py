@@ -57,9 +57,9 @@ def passes_an_endpoint_through_to_fal(darkroom: Darkroom) -> None:
         secret = "/v1/secrets/FAL_KEY?installation=true"
         assert darkroom.http.put(secret, json={"value": KEY}).status_code == 200
         server.faults = ["lost"]  # and it is found
-        made = darkroom.http.post(f"/run/{PASSED}", json={"prompt": "a film"}, timeout=120)
-        assert made.status_code == 200, made.text
-        (image,) = made.json()["images"]
+        response = darkroom.http.post(f"/run/{PASSED}", json={"prompt": "a film"}, timeout=120)
+        assert response.status_code == 200, response.text
+        (image,) = response.json()["images"]
         assert image["url"].startswith(darkroom.url)
         assert httpx.get(image["url"], trust_env=False, timeout=CALL_S).content == PROVIDERS_PNG
         (job,) = server.jobs
@@ -68,9 +68,9 @@ def passes_an_endpoint_through_to_fal(darkroom: Darkroom) -> None:
 
 def answers_openai_and_mcp(darkroom: Darkroom, endpoint: str, content: bytes) -> None:
     body = {"model": endpoint, "prompt": "a house", "response_format": "b64_json"}
-    made = darkroom.http.post("/openai/v1/images/generations", json=body)
-    assert made.status_code == 200, made.text
-    assert base64.b64decode(made.json()["data"][0]["b64_json"]) == content
+    response = darkroom.http.post("/openai/v1/images/generations", json=body)
+    assert response.status_code == 200, response.text
+    assert base64.b64decode(response.json()["data"][0]["b64_json"]) == content
     call = {"name": "generate", "arguments": {"model": endpoint, "input": {"prompt": "x"}}}
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
     accept = {"Accept": "application/json, text/event-stream"}

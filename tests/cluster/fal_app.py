@@ -60,11 +60,11 @@ def serves_an_app_for_fal(darkroom: Darkroom) -> None:
         environments = environments_with_fal()
     except pytest.skip.Exception:
         return
-    made = Path(darkroom.data_dir) / "apps" / "environments"
-    made.mkdir(parents=True, exist_ok=True)
-    for each in environments.iterdir():
-        if not (made / each.name).exists():
-            (made / each.name).symlink_to(each)
+    folder = Path(darkroom.data_dir) / "apps" / "environments"
+    folder.mkdir(parents=True, exist_ok=True)
+    for environment in environments.iterdir():
+        if not (folder / environment.name).exists():
+            (folder / environment.name).symlink_to(environment)
     done = darkroom.command("deploy", str(CAMERA))
     assert done.returncode == 0, done.stderr
     called = subprocess.run(
@@ -76,7 +76,7 @@ def serves_an_app_for_fal(darkroom: Darkroom) -> None:
     )
     assert called.returncode == 0, called.stderr
     drawn, gray, spoken, refused = json.loads(called.stdout)
-    assert [each["width"] for each in drawn["images"]] == [8, 8]
+    assert [image["width"] for image in drawn["images"]] == [8, 8]
     assert gray["content_type"] == "image/png"
     read = httpx.get(
         spoken["link"], trust_env=False, timeout=CALL_S

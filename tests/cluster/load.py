@@ -37,7 +37,7 @@ class Load:
         self._conninfo = conninfo
         self._over = threading.Event()
         works = [self._follow] * clients or [self._submit]
-        self._threads = [threading.Thread(target=self._work, args=(each,)) for each in works]
+        self._threads = [threading.Thread(target=self._work, args=(work,)) for work in works]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -123,8 +123,8 @@ class Load:
                     answer = client.get("/v1/status").raise_for_status()
                 except httpx.HTTPError:
                     return set()
-            fresh = [one for one in answer.json()["replicas"] if one["seen_s"] < 7]
-            return {one["replica_id"] for one in fresh if one["stage"] == "ready"}
+            fresh = [replica for replica in answer.json()["replicas"] if replica["seen_s"] < 7]
+            return {replica["replica_id"] for replica in fresh if replica["stage"] == "ready"}
 
         def all_of_them() -> set[str]:
             found = look()

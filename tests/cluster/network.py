@@ -50,10 +50,10 @@ def isolate() -> bool:
     """Move this process, and what it starts from now on, into a network of their own with a bridge.
     The network goes with the last process in it. False if this machine does not permit it."""
     with suppress(FileNotFoundError):
-        made = subprocess.run(
+        result = subprocess.run(
             ["unshare", "--net", "sh", "-euc", MAKE], check=False, capture_output=True
         )
-        if made.returncode == 0 and ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0:
+        if result.returncode == 0 and ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0:
             subprocess.run(["sh", "-euc", MAKE], check=True)
             return True
     return False

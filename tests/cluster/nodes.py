@@ -49,8 +49,8 @@ class SeveralNodes:
         self, secrets: dict[str, str], arguments: dict[str, Any], proxies: str = "HeadOnly"
     ) -> tuple[str, Any, int]:
         """Start a Darkroom in place of the last: what is said of it, and its port."""
-        given = {"arguments": arguments, "secrets": secrets, "proxies": proxies}
-        word, facts = self._ask(given, frozenset({"placed", "refused"}))
+        message = {"arguments": arguments, "secrets": secrets, "proxies": proxies}
+        word, facts = self._ask(message, frozenset({"placed", "refused"}))
         return word, facts, self.port
 
     def deploy(self, file: Path, proxies: str = "HeadOnly") -> None:
@@ -121,8 +121,8 @@ def several_nodes(
         "RAY_TMPDIR": str(temporary),
         "PYTHONPATH": str(ROOT),
     }
-    said = folder / "nodes.err"
-    with said.open("ab") as errors:
+    log = folder / "nodes.err"
+    with log.open("ab") as errors:
         process = subprocess.Popen(
             with_default_signals(
                 *(sys.executable, "-m", "tests.cluster.several_nodes"),
@@ -139,7 +139,7 @@ def several_nodes(
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield SeveralNodes(port, temporary, process.stdin, process.stdout, said)
+        yield SeveralNodes(port, temporary, process.stdin, process.stdout, log)
         process.communicate(timeout=60)
     finally:
         end_all([process], str(temporary))

@@ -39,15 +39,15 @@ def known_by(*words: str) -> list[psutil.Process]:
     The words are paths; one that is the beginning of another's name is not that one.
     """
     known = re.compile("|".join(rf"{re.escape(word)}(?![\w-])" for word in words))
-    found: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
             text = " ".join([*process.cmdline(), *process.environ().values(), process.cwd()])
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
         if process.pid != os.getpid() and known.search(text):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def command_of(process: psutil.Process) -> str:
@@ -74,7 +74,7 @@ def end_all(started: Iterable[Started], *words: str) -> None:
     """
     popens = list(started)
     for _ in range(END_ROUNDS):
-        doomed = {*known_by(*words), *(each for popen in popens for each in tree_of(popen))}
+        doomed = {*known_by(*words), *(member for popen in popens for member in tree_of(popen))}
         if not doomed:
             break
         for process in doomed:

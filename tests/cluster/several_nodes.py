@@ -112,8 +112,8 @@ class Nodes:
         collected for alive, and go on."""
         for node in self.by_name.values():
             for kind in node.all_processes.values():
-                for each in kind:
-                    each.process.poll()
+                for entry in kind:
+                    entry.process.poll()
 
     def remove(self, name: str) -> None:
         self.cluster.remove_node(self.by_name.pop(name), allow_graceful=False)
@@ -128,9 +128,9 @@ class Nodes:
         else:
             title = {"controller": "ServeController", "proxy": "haproxy"}[what]
             there = _processes_of(self.cluster.head_node)
-            found = [each for each in there if title in command_of(each)]
-            assert found, f"no {title}"
-            for process in found:
+            processes = [candidate for candidate in there if title in command_of(candidate)]
+            assert processes, f"no {title}"
+            for process in processes:
                 process.kill()
 
     def start(self, what: str) -> None:
@@ -153,14 +153,14 @@ def placed(names: dict[str, str], least: Mapping[str, int]) -> dict[str, list[st
     while True:
         nodes = _nodes_of_replicas()
         if all(len(nodes.get(name, [])) >= count for name, count in least.items()):
-            return {name: [names[each] for each in found] for name, found in nodes.items()}
+            return {name: [names[node] for node in ids] for name, ids in nodes.items()}
         time.sleep(0.2)  # the test has a limit
 
 
 def _nodes_of_replicas() -> dict[str, list[str]]:
     """Deployment → the ids of the nodes of its replicas that have one."""
     return {
-        name: [each["node_id"] for each in replicas if each.get("node_id")]
+        name: [replica["node_id"] for replica in replicas if replica.get("node_id")]
         for name, replicas in _replicas().items()
     }
 
@@ -171,9 +171,9 @@ def _replicas() -> dict[str, list[dict[str, Any]]]:
     assert client is not None
     details: dict[str, Any] = client.get_serve_details()
     return {
-        name: list(one["replicas"])
+        name: list(deployment["replicas"])
         for application in details["applications"].values()
-        for name, one in application["deployments"].items()
+        for name, deployment in application["deployments"].items()
         if name != ROOT
     }
 
@@ -185,13 +185,13 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("gcs_port", type=int)
     parser.add_argument("workers", nargs="*")
-    given = parser.parse_args()
-    head = head_arguments(given.temporary, given.gcs_port)
-    nodes = Nodes(head, given.workers, bridged=given.bridged)
+    options = parser.parse_args()
+    head = head_arguments(options.temporary, options.gcs_port)
+    nodes = Nodes(head, options.workers, bridged=options.bridged)
     signal.signal(signal.SIGCHLD, lambda *_: nodes.reap())
     # On the bridge, HAProxy reaches an ingress at the address of its node.
-    host = "0.0.0.0" if given.bridged else "127.0.0.1"  # noqa: S104 a network of its own
-    http = {"host": host, "port": given.port}
+    host = "0.0.0.0" if options.bridged else "127.0.0.1"  # noqa: S104 a network of its own
+    http = {"host": host, "port": options.port}
     try:
         for line in sys.stdin:
             _do(json.loads(line), nodes, http)
@@ -245,13 +245,13 @@ def _with_names(
     return {
         deployment: [
             {
-                "actor": each.get("actor_id") or "",
-                "state": each["state"],
-                "node": names.get(each.get("node_id") or "", ""),
+                "actor": replica.get("actor_id") or "",
+                "state": replica["state"],
+                "node": names.get(replica.get("node_id") or "", ""),
             }
-            for each in found
+            for replica in group
         ]
-        for deployment, found in replicas.items()
+        for deployment, group in replicas.items()
     }
 
 
@@ -280,12 +280,12 @@ def _deploy(nodes: Nodes, http: dict[str, Any], file: Path, proxies: str) -> Non
 def _processes_of(node: Node) -> list[psutil.Process]:
     """Processes of a node, parents before what they have started."""
     started = [
-        psutil.Process(each.process.pid)
+        psutil.Process(entry.process.pid)
         for kind in node.all_processes.values()
-        for each in kind
-        if each.process.poll() is None
+        for entry in kind
+        if entry.process.poll() is None
     ]
-    return [*started, *(child for each in started for child in each.children(recursive=True))]
+    return [*started, *(child for process in started for child in process.children(recursive=True))]
 
 
 def _run(nodes: Nodes, http: dict[str, Any], asked: dict[str, Any]) -> None:

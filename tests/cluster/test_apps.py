@@ -154,9 +154,9 @@ def called(darkroom: Darkroom, endpoint: str) -> tuple[dict[str, Any], list[str]
 def shows_and_says_what_made_it(darkroom: Darkroom) -> None:
     """A picture of an app says what made it, and has a small one in the list of requests."""
     (card,) = darkroom.http.post("/run/house/shop/card", json={}).json().values()
-    said = find(httpx.get(card["url"], trust_env=False, timeout=CALL_S).content)
-    assert said is not None
-    assert (said.endpoint, said.seed) == ("house/shop/card", None)
+    metadata = find(httpx.get(card["url"], trust_env=False, timeout=CALL_S).content)
+    assert metadata is not None
+    assert (metadata.endpoint, metadata.seed) == ("house/shop/card", None)
     (request, *_) = darkroom.http.get("/v1/requests").json()["requests"]
     (file,) = request["files"]
     assert file["url"] == card["url"]
@@ -225,8 +225,8 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     assert sketch["url"] == "data:image/png;base64,YSBza2V0Y2g="
     policy = bucket.policy(TYPED)
     value = json.dumps({"url": policy.url, "fields": dict(policy.fields)})
-    given, headers = {"image_url": image["url"]}, {"X-App-Fal-Upload-Policy": value}
-    own = darkroom.http.post("/run/house/shop", json=given, headers=headers).json()["image"]
+    body, headers = {"image_url": image["url"]}, {"X-App-Fal-Upload-Policy": value}
+    own = darkroom.http.post("/run/house/shop", json=body, headers=headers).json()["image"]
     assert bucket.objects() == {f"out/{own['file_name']}": PNG}
     assert own["url"] == f"{policy.url.rstrip('/')}/out/{own['file_name']}"
 

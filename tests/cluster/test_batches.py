@@ -58,16 +58,18 @@ def test_a_batch_survives_kills_of_the_ingress(darkroom: Darkroom, check: Check)
         assert (batch.request_counts.completed, batch.request_counts.failed) == (COUNT, 0)
         assert batch.output_file_id is not None
         lines = client.files.content(batch.output_file_id).text.splitlines()
-    results = [json.loads(each) for each in lines]
-    echoes = {each["custom_id"]: each["response"]["body"]["echo"] for each in results}
+    results = [json.loads(line) for line in lines]
+    echoes = {result["custom_id"]: result["response"]["body"]["echo"] for result in results}
     assert echoes == {f"line {n}": n for n in range(COUNT)}
     assert len(results) == COUNT
-    found = darkroom.sql(
+    stored = darkroom.sql(
         "SELECT request_id::text, key FROM idempotency_keys WHERE key LIKE %s",
         f"{batch.id}/%",
     )
-    assert Counter(key for _, key in found) == Counter(f"{batch.id}/line {n}" for n in range(COUNT))
-    check(darkroom, [request_id for request_id, _ in found])
+    assert Counter(key for _, key in stored) == Counter(
+        f"{batch.id}/line {n}" for n in range(COUNT)
+    )
+    check(darkroom, [request_id for request_id, _ in stored])
 
 
 def _ended(darkroom: Darkroom, batch: str) -> int:

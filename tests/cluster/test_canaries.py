@@ -92,14 +92,14 @@ def test_secrets_in_the_wrong_place_are_found_nowhere(darkroom: Darkroom, tmp_pa
         connection.execute("CHECKPOINT")  # what is in PostgreSQL's memory goes to its files
 
     installation = Installation(darkroom.data_dir)
-    found = {
+    leaks = {
         (where, path.name)
         for path, content in files_of(darkroom.data_dir, installation.run_dir, tmp_path)
         for where, secret in sent.items()
         if secret[:32].encode() in content
     }
     output = darkroom.output.read_text(errors="replace")
-    found |= {(where, "output") for where, secret in sent.items() if secret[:32] in output}
+    leaks |= {(where, "output") for where, secret in sent.items() if secret[:32] in output}
     tables = json.dumps(darkroom.sql("SELECT row_to_json(a) FROM audit a"), default=str)
-    found |= {(where, "audit") for where, secret in sent.items() if secret[:32] in tables}
-    assert not found
+    leaks |= {(where, "audit") for where, secret in sent.items() if secret[:32] in tables}
+    assert not leaks

@@ -45,12 +45,12 @@ def test_a_canary_whose_code_fails_returns_and_all_requests_succeed(tmp_path: Pa
             return bool(darkroom.http.get("/v1/status").json()["pools"]["next"]["returned"])
 
         eventually(returned, "the canary has returned")
-        requests = [darkroom.in_state(each, "succeeded", "failed") for each in ids]
-        assert {each["state"] for each in requests} == {"succeeded"}
-        assert sum(each["failures"] for each in requests) >= 3
+        requests = [darkroom.in_state(request_id, "succeeded", "failed") for request_id in ids]
+        assert {request["state"] for request in requests} == {"succeeded"}
+        assert sum(request["failures"] for request in requests) >= 3
         eventually(lambda: not darkroom.replicas("next"), "it has no replica")
-        said = darkroom.command("status").stdout
-        assert "Canary next of studio: returned because it fails more often" in said
+        output = darkroom.command("status").stdout
+        assert "Canary next of studio: returned because it fails more often" in output
         darkroom.configure(pools={"studio": probe_pool(1, slots=3)})
         eventually(
             lambda: "next" not in darkroom.http.get("/v1/status").json()["pools"], "it is gone"

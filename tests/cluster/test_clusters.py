@@ -47,12 +47,12 @@ def pair(
         **in_bucket(moto_server),
     }
     with ExitStack() as clusters:
-        made = [clusters.enter_context(several_nodes(tmp_path, ("L4",))) for _ in range(2)]
-        for number, nodes in enumerate(made):
-            given = arguments | {"data_dir": str(tmp_path / f"data-{number}")}
-            word, facts, _ = nodes.run(with_stores(conninfo, moto_server), given)
+        both = [clusters.enter_context(several_nodes(tmp_path, ("L4",))) for _ in range(2)]
+        for number, nodes in enumerate(both):
+            settings = arguments | {"data_dir": str(tmp_path / f"data-{number}")}
+            word, facts, _ = nodes.run(with_stores(conninfo, moto_server), settings)
             assert word == "placed", facts
-        yield made[0], made[1]
+        yield both[0], both[1]
 
 
 def test_each_scales_its_pools_and_one_goes_on_with_the_requests_of_the_other(
@@ -70,7 +70,7 @@ def test_each_scales_its_pools_and_one_goes_on_with_the_requests_of_the_other(
 
         # All by one cluster. The other one grows too, because the first has no room for both.
         both = [submitted(here, 1200) for _ in range(2)]
-        eventually(lambda: all(seen(each)["state"] == "running" for each in both), "both run")
+        eventually(lambda: all(seen(call_id)["state"] == "running" for call_id in both), "both run")
         for nodes in pair:
             # Serve says so a moment later: the replica begins as soon as it has loaded.
             eventually(

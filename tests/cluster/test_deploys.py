@@ -60,7 +60,10 @@ class Installation:
         _replace(self._file, text)
 
     def write_models(self, *endpoints: str) -> None:
-        entries = {each: {"family": each.partition("/")[2], "schema": "open"} for each in endpoints}
+        entries = {
+            endpoint: {"family": endpoint.partition("/")[2], "schema": "open"}
+            for endpoint in endpoints
+        }
         _replace(self._models, yaml.safe_dump({"endpoints": entries}))
 
     def deploy(self) -> None:
@@ -97,9 +100,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         "DARKROOM_API_KEY": KEY,
         "PYTHONPATH": str(ROOT),
     }
-    said = folder / "deploys.err"
+    log = folder / "deploys.err"
     command = (sys.executable, "-m", "tests.cluster.deploys", str(temporary), str(port))
-    with said.open("ab") as errors:
+    with log.open("ab") as errors:
         process = subprocess.Popen(
             with_default_signals(*command),
             env=clean_environment() | switches,
@@ -109,35 +112,35 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
             text=True,
             start_new_session=True,
         )
-    asked, answers = process.stdin, process.stdout
-    assert asked is not None
+    stdin, answers = process.stdin, process.stdout
+    assert stdin is not None
     assert answers is not None
 
     def ask(line: str) -> dict[str, list[str]]:
-        asked.write(f"{line}\n")
-        asked.flush()
+        stdin.write(f"{line}\n")
+        stdin.flush()
         for answer in answers:
             word, _, facts = answer.partition(" ")
             if word == "replicas":
                 return loads(facts)
-        raise AssertionError(said.read_text()[-4000:])
+        raise AssertionError(log.read_text()[-4000:])
 
-    made = Installation(folder, ask, port)
+    place = Installation(folder, ask, port)
     try:
-        made.write_models("test/small", "test/large")
-        made.write()
-        made.deploy()
+        place.write_models("test/small", "test/large")
+        place.write()
+        place.deploy()
         for endpoint in ("test/small", "test/large"):
-            eventually(lambda e=endpoint: made.status_of(e) == 200, f"{endpoint} is served")
+            eventually(lambda e=endpoint: place.status_of(e) == 200, f"{endpoint} is served")
         each_one = {"ingress": 1, "small": 1, "large": 1}
         eventually(  # Serve sees a replica after it has taken its first request
-            lambda: {name: len(actors) for name, actors in made.replicas().items()} == each_one,
+            lambda: {name: len(actors) for name, actors in place.replicas().items()} == each_one,
             "each has a replica",
         )
-        yield made
+        yield place
         process.communicate(timeout=60)
     finally:
-        made.http.close()
+        place.http.close()
         end_all([process], str(temporary), str(folder))
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -44,14 +44,14 @@ def place(tmp_path: Path) -> Iterator[Darkroom]:
 
 
 def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom, tmp_path: Path) -> None:
-    with place.output.open("wb") as said:
+    with place.output.open("wb") as log:
         running = subprocess.Popen(
             with_default_signals(
                 *("sh", str(ROOT / "scripts" / "run"), "--demo"),
                 *("--data-dir", str(place.data_dir), "--port", str(place.port)),
             ),
             env=clean_environment(),
-            stdout=said,
+            stdout=log,
             stderr=subprocess.STDOUT,
             cwd=place.data_dir.parent,
             start_new_session=True,
@@ -63,12 +63,12 @@ def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom, tmp_pat
         assert running.poll() is None, f"It ended:\n{text}"
         assert "failed" not in text, text
         assert "Traceback" not in text, text
-        found = SAMPLE.search(text)
-        return found[1] if found else ""
+        match = SAMPLE.search(text)
+        return match[1] if match else ""
 
     assert eventually(sample, f"there is an image; see {place.output}") == PROMPT
     image = Image.open(place.data_dir / "sample.png")
-    seen = sorted((one.colour, one.shape) for one in read(image).sights)
+    seen = sorted((sight.colour, sight.shape) for sight in read(image).sights)
     assert seen == [("blue", "square"), ("red", "circle")]
     text = place.output.read_text(errors="replace")
     assert f"http://127.0.0.1:{place.port}" in text

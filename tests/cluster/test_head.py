@@ -112,13 +112,13 @@ def test_with_the_ingress_on_other_nodes_calls_go_on_while_the_head_is_away(
     nodes: SeveralNodes, conninfo: str, moto_server: S3Server, arguments: dict[str, Any]
 ) -> None:
     first = free_port()
-    given = arguments | {
+    settings = arguments | {
         "ingress_replicas": 2,
         "ingress_nodes": "darkroom/gpu=A10G",
         "metrics_port": first,
     }
     secrets = with_stores(conninfo, moto_server)
-    word, facts, port = nodes.run(secrets, given, proxies="EveryNode")
+    word, facts, port = nodes.run(secrets, settings, proxies="EveryNode")
     assert word == "placed", facts
     assert facts["ingress"] == ["A10G", "A10G"]
     for metrics_port in (first, first + 1):

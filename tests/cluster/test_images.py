@@ -49,7 +49,7 @@ def test_a_prompt_becomes_an_image_that_shows_it(darkroom: Darkroom) -> None:
         image = _image(output)
         assert image.size == (512, 512)
         seen = read(image).sights
-        right += [(one.colour, one.shape) for one in seen] == [(colour, shape)]
+        right += [(sight.colour, sight.shape) for sight in seen] == [(colour, shape)]
     # tests/engine/demo asks for many more; here it matters that it is the model's answer.
     assert right >= 2
 
@@ -59,11 +59,11 @@ def test_two_families_in_one_process_draw_by_turns(darkroom: Darkroom) -> None:
 
     def draw(number: int) -> bool:
         path = FLUX if number % 2 else SDXL
-        asked = {"output_format" if path == FLUX else "format": "png"}
+        fields = {"output_format" if path == FLUX else "format": "png"}
         colour, shape = WANTED[number % len(WANTED)]
-        output = _ask(darkroom, path, prompt=f"a {colour} {shape}", seed=number, **asked)
+        output = _ask(darkroom, path, prompt=f"a {colour} {shape}", seed=number, **fields)
         seen = read(_image(output)).sights
-        return [(one.colour, one.shape) for one in seen] == [(colour, shape)]
+        return [(sight.colour, sight.shape) for sight in seen] == [(colour, shape)]
 
     darkroom.http  # noqa: B018 made here, once, for all threads
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
@@ -97,14 +97,14 @@ def test_a_lora_in_the_request_draws_otherwise_and_a_wrong_one_is_named(
     darkroom: Darkroom,
 ) -> None:
     darkroom.all_ready()
-    asked = {"prompt": "a red circle", "seed": 5, "format": "png", "num_inference_steps": 10}
-    plain = _image(_ask(darkroom, SDXL, **asked))
+    fields = {"prompt": "a red circle", "seed": 5, "format": "png", "num_inference_steps": 10}
+    plain = _image(_ask(darkroom, SDXL, **fields))
     for scale, changes in ((0.0, False), (1.0, True)):
         loras = [{"path": _lora(), "scale": scale}]
-        drawn = _image(_ask(darkroom, SDXL, **asked, loras=loras))
+        drawn = _image(_ask(darkroom, SDXL, **fields, loras=loras))
         difference = ImageChops.difference(plain, drawn).getextrema()
         assert (max(high for _, high in difference) > 3) == changes
-    body = {**asked, "loras": [{"path": _lora()}, {"path": _lora(width=7)}]}
+    body = {**fields, "loras": [{"path": _lora()}, {"path": _lora(width=7)}]}
     wrong = darkroom.http.post(SDXL, json=body)
     assert wrong.status_code == 422
     assert wrong.json()["detail"][0]["loc"] == ["body", "loras", 1, "path"]
@@ -127,8 +127,8 @@ def _lora(width: int = 0) -> str:
 
 def test_a_fine_tune_becomes_a_private_endpoint_by_one_call(darkroom: Darkroom) -> None:
     darkroom.all_ready()
-    asked: dict[str, Any] = {"prompt": "a red circle", "seed": 5, "output_format": "png"}
-    plain = _image(_ask(darkroom, **asked))
+    fields: dict[str, Any] = {"prompt": "a red circle", "seed": 5, "output_format": "png"}
+    plain = _image(_ask(darkroom, **fields))
     body = {"name": "dark", "base": "fal-ai/flux/schnell", "endpoint": "dark"}
     body["source"] = _uploaded(darkroom, _fine_tune())
     added = darkroom.http.post("/v1/weights", json=body)
@@ -144,13 +144,13 @@ def test_a_fine_tune_becomes_a_private_endpoint_by_one_call(darkroom: Darkroom) 
     assert (weights["kind"], weights["endpoint"]) == ("finetune", "default/dark")
     (file,) = weights["files"]
     assert file["path"] == TRANSFORMER
-    drawn = _image(_ask(darkroom, "/run/default/dark", **asked))
+    drawn = _image(_ask(darkroom, "/run/default/dark", **fields))
     assert drawn.size == plain.size
     difference = ImageChops.difference(plain, drawn).getextrema()
     assert max(high for _, high in difference) > 3
-    assert _image(_ask(darkroom, **asked)).tobytes() == plain.tobytes(), "the base is as it was"
+    assert _image(_ask(darkroom, **fields)).tobytes() == plain.tobytes(), "the base is as it was"
     assert darkroom.http.delete("/v1/weights/dark").status_code == 204
-    gone = darkroom.http.post("/run/default/dark", json=asked)
+    gone = darkroom.http.post("/run/default/dark", json=fields)
     assert gone.status_code == 404, gone.text
 
 

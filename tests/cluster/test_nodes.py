@@ -87,10 +87,10 @@ def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(
     pools = {name: pool | {"min_replicas": 0} for name, pool in POOLS.items()}
     word, facts, _ = start({"DARKROOM_API_KEY": KEY}, pools=pools)
     assert word == "refused", facts
-    said = " ".join(facts)
-    assert "3 nodes" in said
-    assert "DARKROOM_DATABASE_URL" in said
-    assert "DARKROOM_S3_BUCKET" in said
+    message = " ".join(facts)
+    assert "3 nodes" in message
+    assert "DARKROOM_DATABASE_URL" in message
+    assert "DARKROOM_S3_BUCKET" in message
 
 
 VIDEO = "test/large-wan"
@@ -125,13 +125,13 @@ def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
     )
     assert word == "placed", facts
     assert sorted(facts["studio"]) == ["A10G", "L4"]
-    asked = {"prompt": "a red circle moving left", "seed": 7}
-    asked |= {"num_inference_steps": 30, "num_frames": 81}
+    body = {"prompt": "a red circle moving left", "seed": 7}
+    body |= {"num_inference_steps": 30, "num_frames": 81}
     alone = {"X-Darkroom-Deterministic": "1"}
     with client_at(port) as client:
 
         def submitted() -> str:
-            return client.post(f"/queue/{VIDEO}", json=asked, headers=alone).json()["request_id"]
+            return client.post(f"/queue/{VIDEO}", json=body, headers=alone).json()["request_id"]
 
         def seen(request_id: str) -> dict[str, Any]:
             return client.get(f"/v1/requests/{request_id}").json()
@@ -146,10 +146,10 @@ def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
         request_id, step = submitted(), chance.randint(1, 12)
         with psycopg.connect(conninfo, autocommit=True) as database:
             look = "SELECT replica_id FROM requests WHERE id = %s AND snapshot_step >= %s"
-            found = eventually(
+            running = eventually(
                 lambda: database.execute(look, (request_id, step)).fetchone(), "a snapshot", 300
             )
-        kill_node_of(found[0])
+        kill_node_of(running[0])
         assert video(request_id) == expected
         done = seen(request_id)
     assert done["failures"] == 0  # a node's death is no failure of what it ran
@@ -199,8 +199,8 @@ def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
     with two_alike(tmp_path, conninfo, moto_server, 6, **IMPATIENT) as (client, database):
 
         def submitted() -> str:
-            asked = {"steps": 160, "step_ms": 25}  # so both always run some
-            return client.post("/queue/test/small", json=asked).json()["request_id"]
+            body = {"steps": 160, "step_ms": 25}  # so both always run some
+            return client.post("/queue/test/small", json=body).json()["request_id"]
 
         ids = [submitted() for _ in range(6)]
         running = "SELECT DISTINCT replica_id FROM requests WHERE state = 'running'"
@@ -236,8 +236,8 @@ def test_a_node_whose_replicas_die_again_and_again_is_quarantined_until_one_succ
         ids: list[str] = []
 
         def submit() -> None:
-            asked = {"steps": 120, "step_ms": 25}  # so that some always run
-            ids.append(client.post("/queue/test/small", json=asked).json()["request_id"])
+            body = {"steps": 120, "step_ms": 25}  # so that some always run
+            ids.append(client.post("/queue/test/small", json=body).json()["request_id"])
 
         def replicas() -> list[dict[str, Any]]:
             return list(client.get("/v1/status").json()["replicas"])
@@ -254,22 +254,26 @@ def test_a_node_whose_replicas_die_again_and_again_is_quarantined_until_one_succ
                 with contextlib.suppress(ValueError):  # it was killed a moment ago
                     process_of(replica_id).kill()
             time.sleep(2)
-            return next((each["quarantine"] for each in replicas() if each["node"] == bad), "")
+            return next(
+                (replica["quarantine"] for replica in replicas() if replica["node"] == bad), ""
+            )
 
-        said = eventually(quarantined, "the node is quarantined", 300)
-        assert said.startswith(f"Node {bad} is quarantined since")
+        message = eventually(quarantined, "the node is quarantined", 300)
+        assert message.startswith(f"Node {bad} is quarantined since")
 
         def released() -> bool:
             submit()
             time.sleep(0.5)
-            return not any(each["quarantine"] for each in replicas())
+            return not any(replica["quarantine"] for replica in replicas())
 
         eventually(released, "a request succeeds there", 120)
         all_succeed(client, ids)
 
 
 def process_of(replica_id: str) -> psutil.Process:
-    (process,) = [each for each in psutil.process_iter() if has_log_of(replica_id, each)]
+    (process,) = [
+        candidate for candidate in psutil.process_iter() if has_log_of(replica_id, candidate)
+    ]
     return process
 
 

@@ -85,14 +85,16 @@ class Installation:
 
     def all_run(self, small: int) -> bool:
         """True if so many replicas of the pool run, two of the ingress, and no other is there."""
-        wanted = {"ingress": 2, "small": small}
-        found = self.nodes.replicas()
-        return {name: len(each) for name, each in found.items()} == wanted and all(
-            each["state"] == "RUNNING" for replicas in found.values() for each in replicas
+        expected = {"ingress": 2, "small": small}
+        deployments = self.nodes.replicas()
+        return {name: len(group) for name, group in deployments.items()} == expected and all(
+            replica["state"] == "RUNNING"
+            for replicas in deployments.values()
+            for replica in replicas
         )
 
     def actors(self) -> set[str]:
-        return {each["actor"] for group in self.nodes.replicas().values() for each in group}
+        return {replica["actor"] for group in self.nodes.replicas().values() for replica in group}
 
     def working_node(self) -> str:
         return self.nodes.replicas()["small"][0]["node"]
@@ -138,7 +140,7 @@ class Installation:
         eventually(lambda: self.all_run(3) and not self._works(node), f"nothing is left on {node}")
 
     def _works(self, node: str) -> bool:
-        return any(each["node"] == node for each in self.nodes.replicas()["small"])
+        return any(replica["node"] == node for replica in self.nodes.replicas()["small"])
 
 
 @pytest.fixture
@@ -148,9 +150,9 @@ def installation(conninfo: str, moto_server: S3Server, tmp_path: Path) -> Iterat
         haproxy_switches() as switches,
         several_nodes(tmp_path, **switches, **secrets) as nodes,
     ):
-        made = Installation(nodes, tmp_path, **in_bucket(moto_server))
-        eventually(lambda: made.all_run(3), "it serves")
-        yield made
+        place = Installation(nodes, tmp_path, **in_bucket(moto_server))
+        eventually(lambda: place.all_run(3), "it serves")
+        yield place
 
 
 def test_scaling_down_redeploys_drains_and_spot_notices_under_load_fail_nothing(

@@ -54,7 +54,11 @@ class Requests:
         return dict(self._client.get("/v1/status").raise_for_status().json())
 
     def replicas(self, pool: str) -> set[str]:
-        return {one["replica_id"] for one in self.status()["replicas"] if one["pool"] == pool}
+        return {
+            replica["replica_id"]
+            for replica in self.status()["replicas"]
+            if replica["pool"] == pool
+        }
 
     def runs_in(self, request_id: str, pool: str) -> bool:
         request = self.seen(request_id)
@@ -100,6 +104,6 @@ def test_the_overflow_pool_serves_until_the_first_one_has_a_node_and_shrinks_fir
             requests.cancel(second)
             last = requests.submit(steps=2)
             eventually(lambda: requests.seen(last)["state"] == "succeeded", "it succeeds")
-            seen = [requests.seen(each) for each in (first, second, last)]
-            assert [each["failures"] for each in seen] == [0, 0, 0]
-            assert [each["attempt"] for each in seen] == [1, 1, 1]
+            seen = [requests.seen(request_id) for request_id in (first, second, last)]
+            assert [request["failures"] for request in seen] == [0, 0, 0]
+            assert [request["attempt"] for request in seen] == [1, 1, 1]

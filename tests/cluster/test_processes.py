@@ -46,21 +46,21 @@ def ignored(*numbers: signal.Signals) -> Iterator[None]:
 
 def test_signals_that_pytest_ignores_are_heard_by_what_it_starts() -> None:
     with ignored(signal.SIGHUP, signal.SIGINT):
-        said = subprocess.run(
+        output = subprocess.run(
             with_default_signals(sys.executable, "-c", SHOW_SIGNALS),
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-    assert said.strip() == "[True, True]"
+    assert output.strip() == "[True, True]"
 
 
 def test_a_process_and_what_it_has_left_are_ended_and_waited_for(tmp_path: Path) -> None:
     word = str(tmp_path)
     started = subprocess.Popen([sys.executable, "-c", STUBBORN, word], stdout=subprocess.PIPE)
-    found = eventually(lambda: _all_of(word, 2), "it and its orphan are there", 30)
+    processes = eventually(lambda: _all_of(word, 2), "it and its orphan are there", 30)
     end_all([started], word)
-    assert living(found) == []
+    assert living(processes) == []
     assert started.returncode == -signal.SIGKILL
     assert started.stdout is not None
     assert started.stdout.closed
@@ -80,14 +80,14 @@ def test_a_darkroom_that_a_failed_test_leaves_warns_in_no_later_test(tmp_path: P
     darkroom = Darkroom(tmp_path / "data")
     command = [sys.executable, "-c", STUBBORN, str(darkroom.data_dir)]
     darkroom._process = subprocess.Popen(command)
-    found = eventually(lambda: _all_of(str(darkroom.data_dir), 2), "it is there", 30)
-    with warnings.catch_warnings(record=True) as said:
+    processes = eventually(lambda: _all_of(str(darkroom.data_dir), 2), "it is there", 30)
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
         darkroom.clear_away()  # its Popen goes here, and says so if it was not waited for
-    assert living(found) == []
-    assert [str(each.message) for each in said] == []
+    assert living(processes) == []
+    assert [str(warning.message) for warning in caught] == []
 
 
 def _all_of(word: str, number: int) -> list[psutil.Process]:
-    found = known_by(word)
-    return found if len(found) >= number else []
+    processes = known_by(word)
+    return processes if len(processes) >= number else []

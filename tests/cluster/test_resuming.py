@@ -31,8 +31,8 @@ ALONE = {"X-Darkroom-Deterministic": "1"}
 def submit(
     darkroom: Darkroom, endpoint: str, headers: Mapping[str, str] = ALONE, **more: Any
 ) -> str:
-    asked = {"prompt": "a red circle moving left", "seed": 7, **LONG.get(endpoint, {}), **more}
-    answer = darkroom.http.post(f"/queue/{endpoint}", json=asked, headers=dict(headers))
+    body = {"prompt": "a red circle moving left", "seed": 7, **LONG.get(endpoint, {}), **more}
+    answer = darkroom.http.post(f"/queue/{endpoint}", json=body, headers=dict(headers))
     assert answer.status_code == 200, answer.text
     return str(answer.json()["request_id"])
 
@@ -40,22 +40,22 @@ def submit(
 def files(darkroom: Darkroom, endpoint: str, request_id: str) -> list[bytes]:
     app = "/".join(endpoint.split("/")[:2])
     output = darkroom.http.get(f"/queue/{app}/requests/{request_id}").json()
-    made = output.get("images") or output.get("videos")
-    made = made or [output.get("video") or output["audio_file"]]
-    return [httpx.get(each["url"], timeout=CALL_S).content for each in made]
+    entries = output.get("images") or output.get("videos")
+    entries = entries or [output.get("video") or output["audio_file"]]
+    return [httpx.get(entry["url"], timeout=CALL_S).content for entry in entries]
 
 
 @pytest.fixture(scope="module")
 def whole(darkroom: Darkroom) -> Iterator[Callable[[str], list[bytes]]]:
     """The files of a run alone that nothing interrupts; while the next replica starts."""
-    made: dict[str, list[bytes]] = {}
+    cached: dict[str, list[bytes]] = {}
 
     def of(endpoint: str) -> list[bytes]:
-        if endpoint not in made:
+        if endpoint not in cached:
             request_id = submit(darkroom, endpoint)
             darkroom.in_state(request_id, "succeeded")
-            made[endpoint] = files(darkroom, endpoint, request_id)
-        return made[endpoint]
+            cached[endpoint] = files(darkroom, endpoint, request_id)
+        return cached[endpoint]
 
     yield of
     darkroom.all_ready()
@@ -82,8 +82,8 @@ def went_on(darkroom: Darkroom, request_id: str, at: int | None = None) -> None:
 
 
 def some_step(endpoint: str, chance: random.Random) -> int:
-    asked = LONG[endpoint]
-    steps = asked.get("num_inference_steps") or asked["steps"]
+    options = LONG[endpoint]
+    steps = options.get("num_inference_steps") or options["steps"]
     return chance.randint(1, int(LATEST * steps))
 
 
@@ -116,11 +116,11 @@ def test_a_video_that_is_decoded_when_its_replica_dies_is_not_denoised_again(
     darkroom: Darkroom,
 ) -> None:
     endpoint, steps = "test/large-wan", 8  # over a second, so that it is kept when they are done
-    asked = {"num_inference_steps": steps, "num_frames": 161}
-    whole = submit(darkroom, endpoint, **asked)
+    options = {"num_inference_steps": steps, "num_frames": 161}
+    whole = submit(darkroom, endpoint, **options)
     darkroom.in_state(whole, "succeeded")
     darkroom.all_ready()
-    request_id = submit(darkroom, endpoint, **asked)
+    request_id = submit(darkroom, endpoint, **options)
     # There is one of all its steps once it is decoded, and that takes seconds.
     kill_after_a_snapshot(darkroom, request_id, darkroom.runner(request_id), steps)
     went_on(darkroom, request_id, at=steps)
@@ -148,8 +148,8 @@ def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_round
     kill_after_a_snapshot(darkroom, first, runner, some_step(endpoint, chance))
     went_on(darkroom, first)
     alike(files(darkroom, endpoint, first), expected)
-    for each in others:
-        darkroom.in_state(each, "succeeded")
+    for neighbour in others:
+        darkroom.in_state(neighbour, "succeeded")
 
 
 @pytest.mark.long
@@ -174,15 +174,17 @@ def test_what_was_made_alone_goes_on_beside_another_and_is_the_same_within_round
     eventually(again_beside, "another runs on its next replica")
     went_on(darkroom, first)
     alike(files(darkroom, endpoint, first), expected)
-    for each in others:
-        darkroom.in_state(each, "succeeded")
+    for neighbour in others:
+        darkroom.in_state(neighbour, "succeeded")
 
 
 def beside(darkroom: Darkroom, first: str, others: list[str]) -> bool:
     """Whether it runs on a replica that runs one of the others."""
-    seen = [darkroom.request(each) for each in (first, *others)]
-    held = [each["replica_id"] if each["state"] == "running" else None for each in seen]
-    return held[0] is not None and held[0] in held[1:]
+    seen = [darkroom.request(request_id) for request_id in (first, *others)]
+    replica_ids = [
+        request["replica_id"] if request["state"] == "running" else None for request in seen
+    ]
+    return replica_ids[0] is not None and replica_ids[0] in replica_ids[1:]
 
 
 @pytest.mark.long
@@ -190,23 +192,23 @@ def test_a_death_after_two_of_four_videos_leaves_them_as_they_are(
     darkroom: Darkroom,
 ) -> None:
     endpoint, steps = "fal-ai/wan/v2.2-5b/text-to-video", 40
-    asked = {"seed": None, "seeds": [7, 8, 9, 10], "num_inference_steps": steps, "num_frames": 49}
-    whole = submit(darkroom, endpoint, **asked)
+    options = {"seed": None, "seeds": [7, 8, 9, 10], "num_inference_steps": steps, "num_frames": 49}
+    whole = submit(darkroom, endpoint, **options)
     darkroom.in_state(whole, "succeeded")
     darkroom.all_ready()
-    request_id = submit(darkroom, endpoint, **asked)
+    request_id = submit(darkroom, endpoint, **options)
     kill_after_a_snapshot(darkroom, request_id, darkroom.runner(request_id), 2 * steps + 1)
     went_on(darkroom, request_id)
-    made = files(darkroom, endpoint, request_id)
-    assert len(made) == 4
-    assert made == files(darkroom, endpoint, whole)
+    videos = files(darkroom, endpoint, request_id)
+    assert len(videos) == 4
+    assert videos == files(darkroom, endpoint, whole)
 
 
 def alike(made: list[bytes], alone: list[bytes]) -> None:
     """A level of an image, and a sixteen-thousandth of full scale of audio. The frames of a video
     have been through an encoder, which makes another file of another level."""
-    for one, other in zip(made, alone, strict=True):
-        kind, levels = levels_of(one)
+    for content, other in zip(made, alone, strict=True):
+        kind, levels = levels_of(content)
         apart = np.abs(levels - levels_of(other)[1])
         assert apart.max() <= {"image": 1, "audio": 2, "video": 255}[kind]
         assert apart.mean() <= 0.5
@@ -218,7 +220,7 @@ def levels_of(file: bytes) -> tuple[str, np.ndarray]:
         return "image", np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
     with av.open(io.BytesIO(file)) as opened:
         if opened.streams.video:
-            frames = [each.to_ndarray(format="rgb24") for each in opened.decode(video=0)]
+            frames = [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
             return "video", np.stack(frames).astype(int)
-        heard = [each.to_ndarray() for each in opened.decode(audio=0)]
+        heard = [frame.to_ndarray() for frame in opened.decode(audio=0)]
         return "audio", np.concatenate(heard, axis=1).astype(int)

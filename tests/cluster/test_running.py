@@ -30,7 +30,7 @@ pytestmark = pytest.mark.cluster
 def test_two_replicas_share_the_work(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     requests = [darkroom.submit(steps=10, step_ms=50) for _ in range(8)]
-    replicas = {darkroom.in_state(one, "succeeded")["replica_id"] for one in requests}
+    replicas = {darkroom.in_state(request_id, "succeeded")["replica_id"] for request_id in requests}
     assert len(replicas) == 2
 
 
@@ -90,9 +90,9 @@ def test_nothing_listens_outside_loopback(darkroom: Darkroom) -> None:
     for process in [*darkroom.leftovers(), *darkroom.process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
             outside += [
-                (process.name(), one.type.name, one.laddr)
-                for one in process.net_connections("inet")
-                if _listens(one) and not _loopback(one.laddr.ip)
+                (process.name(), connection.type.name, connection.laddr)
+                for connection in process.net_connections("inet")
+                if _listens(connection) and not _loopback(connection.laddr.ip)
             ]
     assert outside == []
 
@@ -113,7 +113,7 @@ def test_replicas_on_this_machine_call_over_a_line(darkroom: Darkroom) -> None:
     folder = darkroom.data_dir / "lines"
 
     def connected() -> bool:
-        at = [str(each.laddr) for each in ingress.net_connections("unix")]
+        at = [str(connection.laddr) for connection in ingress.net_connections("unix")]
         return sum(path.startswith(str(folder)) for path in at) > 1  # one listens
 
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -139,9 +139,9 @@ def test_a_shell_that_darkroom_env_has_set_up_runs_what_was_written_for_fal(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
-    assert (said["run"].get("value"), said["subscribe"].get("value")) == (1, 2), said
-    assert said["cancel"]["value"] == "client_cancelled"
+    outcomes = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert (outcomes["run"].get("value"), outcomes["subscribe"].get("value")) == (1, 2), outcomes
+    assert outcomes["cancel"]["value"] == "client_cancelled"
 
 
 def test_metrics_are_served_on_loopback(darkroom: Darkroom) -> None:
@@ -159,7 +159,7 @@ def test_one_request_id_runs_through_every_log_line_of_a_request(darkroom: Darkr
     before = len(log.read_text())
     image = darkroom.http.post("/run/fal-ai/flux/schnell", json={"prompt": "a red circle"})
     failed = darkroom.http.post("/run/test/probe", json={"fail": "No paint."})
-    ids = {each.headers["x-fal-request-id"] for each in (image, failed)}
+    ids = {response.headers["x-fal-request-id"] for response in (image, failed)}
     assert len(ids) == 2
 
     def lines() -> list[tuple[str, str, str]]:
@@ -170,7 +170,7 @@ def test_one_request_id_runs_through_every_log_line_of_a_request(darkroom: Darkr
         return {about for _, about, message in lines() if "attempt 1 " in message}
 
     eventually(lambda: ended() >= ids, "the replicas say how both ended")
-    about_none = [each for each in lines() if not each[1] and not each[2].startswith(OF_A_REPLICA)]
+    about_none = [line for line in lines() if not line[1] and not line[2].startswith(OF_A_REPLICA)]
     assert not about_none
 
 
@@ -194,10 +194,10 @@ def test_many_clients_at_once_all_get_their_own_answer(darkroom: Darkroom) -> No
 def test_a_second_start_on_the_same_directory_is_refused_in_a_sentence(
     darkroom: Darkroom,
 ) -> None:
-    said = darkroom.command("serve")
-    assert said.returncode == 1
-    assert "Another Darkroom" in said.stderr
-    assert "Traceback" not in said.stderr
+    result = darkroom.command("serve")
+    assert result.returncode == 1
+    assert "Another Darkroom" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.long
@@ -206,20 +206,20 @@ def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         other = Darkroom(tmp_path / "data")
-        said = other.command("serve", "--port", str(taken.getsockname()[1]))
-    assert said.returncode == 1
-    assert "is in use by another program" in said.stderr
-    assert "Traceback" not in said.stderr
+        result = other.command("serve", "--port", str(taken.getsockname()[1]))
+    assert result.returncode == 1
+    assert "is in use by another program" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.long
 def test_the_command_line_makes_and_revokes_keys(darkroom: Darkroom) -> None:
-    made = darkroom.command("keys", "create", "the web app", "--expires-in", "1d").stdout.strip()
+    key = darkroom.command("keys", "create", "the web app", "--expires-in", "1d").stdout.strip()
     answer = httpx.get(
-        f"{darkroom.url}/v1/requests", headers={"Authorization": f"Key {made}"}, timeout=CALL_S
+        f"{darkroom.url}/v1/requests", headers={"Authorization": f"Key {key}"}, timeout=CALL_S
     )
     assert answer.status_code == 200
-    key_id = made.partition(":")[0]
+    key_id = key.partition(":")[0]
     assert "the web app" in darkroom.command("keys", "list").stdout
     assert "is revoked" in darkroom.command("keys", "revoke", key_id).stdout
     shown = darkroom.command("keys", "list").stdout.splitlines()

@@ -114,8 +114,8 @@ def test_serve_run_serves_from_any_directory(
         assert there.http.post("/run/test/probe", json={"echo": 5}).json()["echo"] == 5
     models = there.http.get("/v1/models").json()["models"]
     assert models
-    found = CliRunner().invoke(main, ["status", "--data-dir", str(there.data_dir)])
-    assert f"{there.url}: ready" in found.output
+    result = CliRunner().invoke(main, ["status", "--data-dir", str(there.data_dir)])
+    assert f"{there.url}: ready" in result.output
     process.send_signal(signal.SIGINT)
     process.wait(timeout=STOP_S)
     eventually(lambda: there.leftovers() == [], "nothing is left")

@@ -71,10 +71,10 @@ def test_an_ingress_killed_loses_nothing_a_synchronous_run_stays_readable_and_an
         ingress.kill()
         answer = run.exception() or run.result()
     assert isinstance(answer, httpx.TransportError) or answer.status_code >= 500
-    found = eventually(lambda: _by_mark(darkroom, "synchronous"), "the run can be read")
-    for request_id in [*waiting, found]:
+    run_id = eventually(lambda: _by_mark(darkroom, "synchronous"), "the run can be read")
+    for request_id in [*waiting, run_id]:
         darkroom.in_state(request_id, "succeeded")
-    check(darkroom, [*waiting, found])
+    check(darkroom, [*waiting, run_id])
     eventually(
         lambda: _seen(darkroom, before, "ingress", "ended", "its process ended"),
         "the ingress's end is shown",
@@ -93,7 +93,7 @@ def _seen(
     reason: str = "",
 ) -> bool:
     new = _events(darkroom) - before
-    return any(each[1:3] == (kind, event) and reason in each[3] for each in new)
+    return any(row[1:3] == (kind, event) and reason in row[3] for row in new)
 
 
 def _events(darkroom: Darkroom) -> frozenset[tuple[str, str, str, str]]:
@@ -105,13 +105,14 @@ def _events(darkroom: Darkroom) -> frozenset[tuple[str, str, str, str]]:
     if shown.status_code != 200:
         return frozenset()
     return frozenset(
-        (each["at"], each["kind"], each["event"], each["reason"]) for each in shown.json()["events"]
+        (event["at"], event["kind"], event["event"], event["reason"])
+        for event in shown.json()["events"]
     )
 
 
 def _by_mark(darkroom: Darkroom, mark: str) -> str | None:
-    found = darkroom.sql("SELECT id FROM requests WHERE input ->> 'mark' = %s", mark)
-    return str(found[0][0]) if found else None
+    rows = darkroom.sql("SELECT id FROM requests WHERE input ->> 'mark' = %s", mark)
+    return str(rows[0][0]) if rows else None
 
 
 def test_postgresql_killed_comes_back_and_nothing_is_lost(darkroom: Darkroom, check: Check) -> None:
@@ -200,7 +201,7 @@ def test_everything_killed_and_started_again_ends_everything_once(
     check(darkroom, requests)
     # Then its own process alone: what that had started is left, and would be in the way.
     started = darkroom.kill_serve()
-    assert {"haproxy", "postgres"} <= {name_of(one) for one in living(started)}
+    assert {"haproxy", "postgres"} <= {name_of(process) for process in living(started)}
     darkroom.start()
     assert living(started) == []
     darkroom.all_ready(1)  # a call waits for an answer no longer than its client

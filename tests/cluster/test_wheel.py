@@ -58,8 +58,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"),
         *("--wheel-dir", str(folder), str(source)),
     )
-    (made,) = folder.glob("*.whl")
-    return made
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ def test_the_installed_wheel_serves_in_an_empty_directory(
         text = place.output.read_text(errors="replace")
         assert running.poll() is None, f"It ended:\n{text}"
         assert "failed" not in text, text
-        found = SAMPLE.search(text)
-        return found[1] if found else ""
+        match = SAMPLE.search(text)
+        return match[1] if match else ""
 
     assert eventually(sample, f"there is an image; see {place.output}", PATIENCE_S) == PROMPT
     assert _seen(place.data_dir / "sample.png") == [("blue", "square"), ("red", "circle")]
@@ -144,9 +144,9 @@ def _installed(wheel: Path, folder: Path) -> Path:
         *(sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps"),
         *("--no-index", str(wheel)),
     )
-    found = _run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    purelib = _run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
     dependencies = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (Path(found.strip()) / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
+    (Path(purelib.strip()) / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
     where = _run(
         *(str(python), "-P", "-c"),
         "import darkroom, deployments, serve_app, weights; "
@@ -171,4 +171,4 @@ def _run(*command: str, **more: object) -> str:
 
 
 def _seen(image: Path) -> list[tuple[str, str]]:
-    return sorted((one.colour, one.shape) for one in read(Image.open(image)).sights)
+    return sorted((sight.colour, sight.shape) for sight in read(Image.open(image)).sights)

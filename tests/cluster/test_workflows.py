@@ -36,7 +36,7 @@ def test_workflows_survive_kills_of_the_ingress_and_run_no_step_twice(darkroom: 
     assert answer.status_code == 200, answer.text
     endpoint = answer.json()["endpoint_id"]
     calls = [darkroom.http.post(f"/queue/{endpoint}", json={"n": n}).json() for n in range(COUNT)]
-    ids = [each["request_id"] for each in calls]
+    ids = [entry["request_id"] for entry in calls]
     for least in (1, 3 * COUNT):
         eventually(
             lambda least=least: len(_steps(darkroom, ids)) >= least,
@@ -54,11 +54,11 @@ def test_workflows_survive_kills_of_the_ingress_and_run_no_step_twice(darkroom: 
         assert len(file.content) == output["first"]["file_size"]
     steps = _steps(darkroom, ids)
     assert len(steps) == len(set(steps)) == 4 * COUNT  # each has one request
-    keys = [f"{each}/%" for each in ids]
+    keys = [f"{request_id}/%" for request_id in ids]
     ((ran,),) = darkroom.sql("SELECT count(*) FROM idempotency_keys WHERE key LIKE ANY(%s)", keys)
     assert ran == 4 * COUNT
-    states = [darkroom.request(each) for each in ids]
-    assert {(each["state"], each["attempt"]) for each in states} == {("succeeded", 1)}
+    states = [darkroom.request(request_id) for request_id in ids]
+    assert {(state["state"], state["attempt"]) for state in states} == {("succeeded", 1)}
 
 
 def _output(darkroom: Darkroom, call: dict[str, Any]) -> Any:

@@ -61,7 +61,7 @@ async def uploaded(uploads: UploadBook, name: str, tenant: str = TENANT) -> str:
 
 
 def wanted(batch: str = "batch_1", **changes: Any) -> NewBatch:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": batch,
         "tenant": TENANT,
         "key_id": "key-1",
@@ -71,7 +71,7 @@ def wanted(batch: str = "batch_1", **changes: Any) -> NewBatch:
         "input_key": "u/1/file.bin",
         "window_s": DAY_S,
     }
-    return NewBatch(**{**given, **changes})
+    return NewBatch(**{**fields, **changes})
 
 
 def lines(count: int) -> Sequence[BatchLine]:
@@ -107,7 +107,7 @@ async def test_a_new_batch_is_to_be_validated(queue: Queue) -> None:
         wanted(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR", headers=headers), MOST
     )
     assert created == await queue.batches.get(TENANT, "batch_1")
-    assert [each.id for each in await queue.batches.work.active(10)] == ["batch_1"]
+    assert [batch.id for batch in await queue.batches.work.active(10)] == ["batch_1"]
     assert (created.status, created.metadata) == (BatchStatus.VALIDATING, metadata)
     assert (created.max_cost, created.headers) == ("5 EUR", headers)
     assert (created.expires_at - created.created_at).total_seconds() == DAY_S
@@ -127,9 +127,9 @@ async def test_batches_are_listed_newest_first_in_pages(queue: Queue) -> None:
     for number in range(5):
         await queue.batches.create(wanted(f"batch_{number}"), MOST)
     first = await queue.batches.page(TENANT, limit=2)
-    assert [each.id for each in first] == ["batch_4", "batch_3"]
+    assert [batch.id for batch in first] == ["batch_4", "batch_3"]
     rest = await queue.batches.page(TENANT, after="batch_3", limit=9)
-    assert [each.id for each in rest] == ["batch_2", "batch_1", "batch_0"]
+    assert [batch.id for batch in rest] == ["batch_2", "batch_1", "batch_0"]
     assert await queue.batches.page(TENANT, after="unknown") == []
     await queue.batches.create(wanted("batch_of_bob", tenant="bob"), MOST)
     assert await queue.batches.page(TENANT, after="batch_of_bob") == []
@@ -138,11 +138,11 @@ async def test_batches_are_listed_newest_first_in_pages(queue: Queue) -> None:
 async def test_a_tenant_has_a_limit_of_batches_that_have_not_ended(queue: Queue) -> None:
     creating = (queue.batches.create(wanted(f"batch_{n}"), 2) for n in range(6))
     answers = await asyncio.gather(*creating, return_exceptions=True)
-    refused = [each for each in answers if isinstance(each, Overloaded)]
+    refused = [answer for answer in answers if isinstance(answer, Overloaded)]
     assert len(refused) == 4
-    assert {each.reason for each in refused} == {"batches_limit"}
+    assert {refusal.reason for refusal in refused} == {"batches_limit"}
     await queue.batches.create(wanted("batch_of_bob", tenant="bob"), 2)
-    kept = next(each.id for each in answers if isinstance(each, StoredBatch))
+    kept = next(answer.id for answer in answers if isinstance(answer, StoredBatch))
     await queue.batches.cancel(TENANT, kept, ACTOR)
     await queue.batches.create(wanted("batch_later"), 2)
 
@@ -165,14 +165,14 @@ async def test_lines_are_taken_once_in_their_order(queue: Queue) -> None:
     work, ids = queue.batches.work, [new_id() for _ in range(3)]
     await work.add_lines("batch_1", lines(9))  # a second validation, too late
     taken = await work.take("batch_1", ids)
-    assert [(each.line, each.request_id) for each in taken] == [
+    assert [(line.line, line.request_id) for line in taken] == [
         (1, ids[0]),
         (2, ids[1]),
         (3, ids[2]),
     ]
     assert (taken[1].custom_id, taken[1].start, taken[1].size) == ("line 2", 200, 90)
     again = await work.take("batch_1", [new_id() for _ in range(9)])
-    assert [each.line for each in again] == [4, 5]
+    assert [line.line for line in again] == [4, 5]
     assert await work.in_flight("batch_1") == 5
     assert await work.unsent("batch_1", 2) == taken[:2]
 
@@ -180,9 +180,9 @@ async def test_lines_are_taken_once_in_their_order(queue: Queue) -> None:
 async def test_two_workers_at_once_take_no_line_twice(queue: Queue) -> None:
     await begun(queue, 30)
     taking = (queue.batches.work.take("batch_1", [new_id() for _ in range(7)]) for _ in range(6))
-    taken = [each for some in await asyncio.gather(*taking) for each in some]
-    assert len({each.line for each in taken}) == len(taken)
-    assert len({each.request_id for each in taken}) == len(taken)
+    taken = [line for some in await asyncio.gather(*taking) for line in some]
+    assert len({line.line for line in taken}) == len(taken)
+    assert len({line.request_id for line in taken}) == len(taken)
 
 
 async def test_a_line_that_was_put_back_keeps_the_id_of_its_request(queue: Queue) -> None:
@@ -197,9 +197,9 @@ async def test_a_line_that_was_put_back_keeps_the_id_of_its_request(queue: Queue
 async def test_a_sent_line_ends_with_its_request_or_with_its_deletion(queue: Queue) -> None:
     await begun(queue, 3)
     work, requests = queue.batches.work, [new() for _ in range(3)]
-    taken = await work.take("batch_1", [each.id for each in requests])
-    for each in requests:
-        await queue.submit(each)
+    taken = await work.take("batch_1", [sent.id for sent in requests])
+    for request in requests:
+        await queue.submit(request)
     await work.sent("batch_1", [1, 2, 3])
     assert await work.running("batch_1", 9) == taken
     assert await work.ended("batch_1", 9) == []
@@ -219,9 +219,9 @@ async def test_each_end_of_a_line_counts_once(queue: Queue) -> None:
     await work.settle("batch_1", [bad(1), good(2), good(3), good(99)])  # 3 was not taken
     known = await found(queue)
     assert (known.total, known.completed, known.failed) == (3, 1, 1)
-    (one,) = await work.results("batch_1", succeeded=True, after=0, most=9)
-    assert (one.custom_id, one.result.response) == ("line 1", {"status_code": 200})
-    assert list(one.result.inlined) == ["k"]
+    (line,) = await work.results("batch_1", succeeded=True, after=0, most=9)
+    assert (line.custom_id, line.result.response) == ("line 1", {"status_code": 200})
+    assert list(line.result.inlined) == ["k"]
     (other,) = await work.results("batch_1", succeeded=False, after=0, most=9)
     assert (other.custom_id, other.result.error) == ("line 2", {"code": "no"})
     assert await work.results("batch_1", succeeded=False, after=2, most=9) == []
@@ -234,8 +234,8 @@ async def test_a_result_may_have_texts_that_postgresql_cannot_hold(queue: Queue)
     await work.settle("batch_1", [LineResult(1, succeeded=True, response={"body": body}), bad(2)])
     known = await found(queue)
     assert (known.completed, known.failed) == (1, 1)
-    (one,) = await work.results("batch_1", succeeded=True, after=0, most=9)
-    assert one.result.response == {"body": body}
+    (line,) = await work.results("batch_1", succeeded=True, after=0, most=9)
+    assert line.result.response == {"body": body}
 
 
 async def test_a_batch_ends_when_all_its_lines_have_and_its_files_are_written(
@@ -370,7 +370,7 @@ async def test_a_file_that_a_batch_reads_is_known_until_the_batch_has_ended(
 async def test_results_of_other_keys_batches_can_be_left_out(
     queue: Queue, uploads: UploadBook
 ) -> None:
-    files, found = queue.batches.files, dict[str, str]()
+    files, keys = queue.batches.files, dict[str, str]()
     await begun(queue, id="batch_1", key_id="key-1")
     await begun(queue, id="batch_2", key_id="key-2")
     for name, batch in (
@@ -379,13 +379,13 @@ async def test_results_of_other_keys_batches_can_be_left_out(
         ("other", "batch_2"),
         ("aged", "batch_0"),  # whose rows are deleted
     ):
-        found[name] = await uploaded(uploads, name)
-        await files.add(f"file-{name}", TENANT, found[name], "x", "batch", batch)
-    seen = [found["own"], found["input"]]
-    assert [each.key for each in await uploads.page(TENANT, batches_of="key-1")] == seen
-    assert [each.key for each in await files.page(TENANT, batches_of="key-1")] == seen
+        keys[name] = await uploaded(uploads, name)
+        await files.add(f"file-{name}", TENANT, keys[name], "x", "batch", batch)
+    seen = [keys["own"], keys["input"]]
+    assert [file.key for file in await uploads.page(TENANT, batches_of="key-1")] == seen
+    assert [file.key for file in await files.page(TENANT, batches_of="key-1")] == seen
     assert len(await uploads.page(TENANT)) == len(await files.page(TENANT)) == 4
-    for name, key in found.items():
+    for name, key in keys.items():
         shown = key in seen
         assert (await uploads.kept(TENANT, key, "key-1") is not None) is shown
         assert (await files.get(TENANT, f"file-{name}", "key-1") is not None) is shown
@@ -422,13 +422,13 @@ async def test_files_are_listed_in_pages_in_both_orders(queue: Queue, uploads: U
             f"file-{number}", TENANT, key, "x", purpose, "batch_1" if not number else None
         )
     newest = await files.page(TENANT, limit=3)
-    assert [each.id for each in newest] == ["file-3", "file-2", "file-1"]
+    assert [file.id for file in newest] == ["file-3", "file-2", "file-1"]
     rest = await files.page(TENANT, after="file-1")
-    assert [each.id for each in rest] == ["file-0"]
+    assert [file.id for file in rest] == ["file-0"]
     inputs = await files.page(TENANT, purpose="batch", ascending=True, after="file-1")
-    assert [each.id for each in inputs] == ["file-2", "file-3"]
+    assert [file.id for file in inputs] == ["file-2", "file-3"]
     assert await files.page(TENANT, after="unknown") == []
-    assert [each.id for each in await files.written_by("batch_1")] == ["file-0"]
+    assert [file.id for file in await files.written_by("batch_1")] == ["file-0"]
     for ascending in (True, False):
         assert await files.page("bob", ascending=ascending, batches_of="key-1") == []
     early, late = await uploaded(uploads, "early", "bob"), await uploaded(uploads, "late", "bob")

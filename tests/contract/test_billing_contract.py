@@ -43,7 +43,7 @@ async def bill(queue: Queue, tenant: str = TENANT) -> Sequence[UsageTotals]:
 
 
 async def amount(queue: Queue) -> Decimal:
-    return sum((each.amount for each in await bill(queue)), Decimal(0))
+    return sum((line.amount for line in await bill(queue)), Decimal(0))
 
 
 async def ended(queue: Queue, outcome: Outcome, **changes: object) -> str:
@@ -92,8 +92,8 @@ async def test_drafts_are_billed_by_their_share_of_the_steps(
 
 async def test_videos_are_billed_by_their_seconds(queue: Queue) -> None:
     clip = Artifact(f"a/{new_id()}/0.mp4", "video/mp4", 9, "0" * 64, 640, 480)
-    made = Outcome(output={}, artifacts=(clip,), usage=Usage(9.0, 4, 5.0625))
-    await ended(queue, made, price=Price(PriceUnit.SECOND, Decimal("0.1")))
+    outcome = Outcome(output={}, artifacts=(clip,), usage=Usage(9.0, 4, 5.0625))
+    await ended(queue, outcome, price=Price(PriceUnit.SECOND, Decimal("0.1")))
     (line,) = await bill(queue)
     assert (line.billed, line.amount) == (Decimal("5.0625"), Decimal("0.50625"))
 
@@ -108,7 +108,7 @@ async def test_each_request_pays_the_price_of_its_submit(queue: Queue) -> None:
     dearer = Price(PriceUnit.IMAGE, 2 * CENT)
     await ended(queue, images(SQUARE), price=IMAGE)
     await ended(queue, images(SQUARE), price=dearer)
-    assert {(each.price, each.amount) for each in await bill(queue)} == {
+    assert {(line.price, line.amount) for line in await bill(queue)} == {
         (IMAGE, CENT),
         (dearer, 2 * CENT),
     }
@@ -137,19 +137,19 @@ async def test_a_shared_outcome_is_billed_once(queue: Queue) -> None:
 
 async def test_a_repeated_finish_is_billed_once(queue: Queue) -> None:
     await queue.submit(new(price=IMAGE))
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     for _ in range(3):
-        await queue.finish(done(held, images(SQUARE)))
+        await queue.finish(done(key, images(SQUARE)))
     assert await amount(queue) == CENT
 
 
 async def test_frames_of_a_realtime_session_are_billed_one_by_one(queue: Queue) -> None:
     await queue.submit(new(price=Price(PriceUnit.MEGAPIXEL, CENT), priority=Priority.REALTIME))
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     frame = new_id()
     for _ in range(2):
-        await queue.record_frame(held, frame, State.SUCCEEDED, Usage(0.1, 1, 0.25))
-    await queue.record_frame(held, new_id(), State.FAILED, Usage(0.1, 1, 0.25))
+        await queue.record_frame(key, frame, State.SUCCEEDED, Usage(0.1, 1, 0.25))
+    await queue.record_frame(key, new_id(), State.FAILED, Usage(0.1, 1, 0.25))
     assert await amount(queue) == CENT
 
 
@@ -158,10 +158,10 @@ async def test_a_session_is_a_request_only_if_none_of_its_frames_is_one(
     queue: Queue, output: dict[str, int], requests: int
 ) -> None:
     await queue.submit(new(price=Price(PriceUnit.REQUEST, CENT), priority=Priority.REALTIME))
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     for _ in range(output.get("frames", 0)):
-        await queue.record_frame(held, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
-    await queue.finish(done(held, Outcome(output=output, usage=Usage(2.0))))
+        await queue.record_frame(key, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
+    await queue.finish(done(key, Outcome(output=output, usage=Usage(2.0))))
     assert await amount(queue) == requests * CENT
 
 
@@ -179,10 +179,17 @@ async def test_usage_is_summed_by_what_is_asked_for(queue: Queue) -> None:
     now = SystemClock().now()
 
     async def sums(*by: UsageGroup, tenant: str | None = TENANT) -> list[tuple[object, ...]]:
-        asked = SumsQuery(tenant, now - DAY, now + DAY, by)
+        query = SumsQuery(tenant, now - DAY, now + DAY, by)
         return [
-            (each.tenant, each.key_id, each.endpoint, each.requests, each.successes, each.amount)
-            for each in await queue.ledger.sums(asked)
+            (
+                total.tenant,
+                total.key_id,
+                total.endpoint,
+                total.requests,
+                total.successes,
+                total.amount,
+            )
+            for total in await queue.ledger.sums(query)
         ]
 
     schnell = "fal-ai/flux/schnell"

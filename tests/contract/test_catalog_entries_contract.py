@@ -48,9 +48,9 @@ async def test_an_entry_is_read_as_it_was_written(entries: CatalogEntries) -> No
     assert list(await entries.all()) == []
     await entries.put(OTHER, {}, ADMIN)
     await entries.put(ONE, ENTRY, ADMIN)
-    one, other = await entries.all()
-    assert (one.endpoint, one.entry, one.changed_by) == (ONE, ENTRY, "key-1")
-    assert one.changed_at >= other.changed_at
+    first, other = await entries.all()
+    assert (first.endpoint, first.entry, first.changed_by) == (ONE, ENTRY, "key-1")
+    assert first.changed_at >= other.changed_at
 
 
 async def test_an_entry_is_added_only_where_there_is_none(entries: CatalogEntries) -> None:
@@ -82,14 +82,14 @@ async def test_an_entry_with_unfinished_requests_is_removed_only_by_force(
     await entries.put(OTHER, ENTRY, ADMIN)
     for _ in range(2):
         await queue.submit(new(endpoint=ONE))
-    held = await lease(queue)
+    grant = await lease(queue)
     assert await entries.remove(ONE, ADMIN, force=False) == EntryRemoval(
         removed=False, unfinished=2
     )
     assert len(await entries.all()) == 2
-    await queue.finish(done(held.held))
+    await queue.finish(done(grant.held))
     assert await entries.remove(ONE, ADMIN, force=True) == EntryRemoval(removed=True, unfinished=1)
-    assert [each.endpoint for each in await entries.all()] == [OTHER]
+    assert [entry.endpoint for entry in await entries.all()] == [OTHER]
     assert await entries.remove(OTHER, ADMIN, force=False) == EntryRemoval(
         removed=True, unfinished=0
     )
@@ -104,7 +104,7 @@ async def test_the_audit_log_has_each_entry(entries: CatalogEntries, queue: Queu
     await entries.remove(ONE, ADMIN, force=False)
     await entries.remove(ONE, ADMIN, force=False)
     acts = await queue.operations.audit()
-    assert [(each.action, each.subject, each.detail) for each in acts] == [
+    assert [(act.action, act.subject, act.detail) for act in acts] == [
         ("model.remove", ONE, {"entry": ENTRY}),
         ("model.add", ONE, {"entry": ENTRY}),
     ]
@@ -144,11 +144,11 @@ async def test_code_of_an_app_is_stored_once_by_its_digest_and_each_store_is_rec
     digest = await bundles.store(b"PK one", ADMIN)
     other = await bundles.store(b"PK other", ADMIN)
     assert await bundles.store(b"PK one", ADMIN) == digest
-    assert [await bundles.read(each) for each in (digest, other)] == [b"PK one", b"PK other"]
+    assert [await bundles.read(bundle) for bundle in (digest, other)] == [b"PK one", b"PK other"]
     with pytest.raises(NotFound, match="darkroom deploy"):
         await bundles.read("0" * 64)
     acts = await queue.operations.audit(limit=3)
-    assert [(each.actor, each.address, each.action, each.subject) for each in acts] == [
-        ("key-1", "192.0.2.1", "app.store", each) for each in (digest, other, digest)
+    assert [(act.actor, act.address, act.action, act.subject) for act in acts] == [
+        ("key-1", "192.0.2.1", "app.store", bundle) for bundle in (digest, other, digest)
     ]
     assert acts[0].detail == {"bytes": 6}

@@ -54,7 +54,7 @@ async def test_a_file_belongs_to_its_tenant(book: ComfyUiBook) -> None:
     assert await book.put("other", FLOW, b"theirs", overwrite=False)
     assert not await book.put("other", FLOW, b"again", overwrite=False)
     assert await book.read("house", FLOW) == b"mine"
-    assert [(each.path, each.size) for each in await book.files("house")] == [(FLOW, 4)]
+    assert [(file.path, file.size) for file in await book.files("house")] == [(FLOW, 4)]
     assert await book.put("other", "b.json", b"theirs")
     assert await book.move("house", FLOW, "b.json", overwrite=False)
     assert await book.read("other", FLOW) == b"theirs"
@@ -80,17 +80,17 @@ async def test_a_file_is_replaced_only_if_it_may_be(book: ComfyUiBook) -> None:
     await book.put("house", "b.json", b"other")
     assert not await book.move("house", "b.json", FLOW, overwrite=False)
     assert await book.move("house", "b.json", "b.json", overwrite=False)
-    assert [each.path for each in await book.files("house")] == ["b.json", FLOW]
+    assert [file.path for file in await book.files("house")] == ["b.json", FLOW]
     assert await book.move("house", "b.json", FLOW)
     assert await book.read("house", FLOW) == b"other"
-    assert [each.path for each in await book.files("house")] == [FLOW]
+    assert [file.path for file in await book.files("house")] == [FLOW]
 
 
 async def test_values_that_are_set_at_once_are_all_kept(book: ComfyUiBook) -> None:
     await book.merge("house", "settings", {"Comfy.Theme": None})
     await asyncio.gather(*(book.merge("house", "settings", {f"n{n}": n}) for n in range(8)))
-    found = json.loads(await book.read("house", "settings") or b"")
-    assert found == {"Comfy.Theme": None} | {f"n{n}": n for n in range(8)}
+    settings = json.loads(await book.read("house", "settings") or b"")
+    assert settings == {"Comfy.Theme": None} | {f"n{n}": n for n in range(8)}
 
 
 async def test_a_tenant_has_only_so_much(book: ComfyUiBook) -> None:

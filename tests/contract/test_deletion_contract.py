@@ -55,7 +55,7 @@ async def test_a_deleted_request_is_nowhere_and_its_files_are_unwanted(
     for call in (queue.get, queue.lines, queue.delete, queue.cancel):
         with pytest.raises(RequestNotFound):
             await call(TENANT, gone)
-    assert [each.id for each in await queue.page(TENANT)] == [kept]
+    assert [listed.id for listed in await queue.page(TENANT)] == [kept]
 
 
 async def test_the_thumbnails_of_a_request_are_stored_and_deleted_with_its_files(
@@ -112,10 +112,10 @@ async def test_a_repeat_of_a_deleted_request_is_refused_and_not_made_again(queue
 async def test_a_finish_that_comes_again_after_the_deletion_changes_nothing(queue: Queue) -> None:
     request = asked()
     await queue.submit(request)
-    held = (await lease(queue)).held
-    await queue.finish(done(held, image(request.id)))
+    key = (await lease(queue)).held
+    await queue.finish(done(key, image(request.id)))
     await queue.delete(TENANT, request.id)
-    assert await queue.finish(done(held, image(request.id))) is Verdict.FENCED
+    assert await queue.finish(done(key, image(request.id))) is Verdict.FENCED
     with pytest.raises(RequestNotFound):
         await queue.get(TENANT, request.id)
 
@@ -136,7 +136,7 @@ async def test_history_is_narrowed_by_endpoint_and_time(queue: Queue) -> None:
     young = await queue.submit(asked())
 
     async def ids(**narrowed: Any) -> list[str]:
-        return [each.id for each in await queue.page(TENANT, **narrowed)]
+        return [request.id for request in await queue.page(TENANT, **narrowed)]
 
     assert await ids(endpoints=[other.endpoint]) == [other.id]
     assert await ids(endpoints=[old.endpoint], limit=1) == [young.id]
@@ -157,7 +157,7 @@ async def test_history_is_of_one_tenant_or_of_all(queue: Queue) -> None:
     other = await queue.submit(asked(tenant="cat", endpoint="fal-ai/fast-sdxl"))
 
     async def ids(tenant: str | None = None, **narrowed: Any) -> list[str]:
-        return [each.id for each in await queue.page(tenant, **narrowed)]
+        return [request.id for request in await queue.page(tenant, **narrowed)]
 
     assert await ids() == [other.id, late.id, bobs, own.id]
     assert await ids(limit=2) == [other.id, late.id]

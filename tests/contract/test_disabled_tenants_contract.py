@@ -16,7 +16,7 @@ from tests.queue.requests import ask, new
 
 
 async def granted(queue: Queue, slots: int) -> list[str]:
-    return [each.tenant for each in (await queue.ask(ask(slots))).leases]
+    return [lease.tenant for lease in (await queue.ask(ask(slots))).leases]
 
 
 @pytest.mark.parametrize("usual", [CALM, LIMITED], ids=["without limits", "with limits"])
@@ -30,8 +30,8 @@ async def test_its_requests_wait_and_all_others_run(make: Make, usual: QueueLimi
     assert await granted(queue, 4) == []
     limits.disabled = frozenset()
     async with asyncio.timeout(60):
-        while (found := await granted(queue, 4)) != ["ann"]:
-            assert found == []
+        while (tenants := await granted(queue, 4)) != ["ann"]:
+            assert tenants == []
 
 
 async def test_its_requests_say_why_they_wait(make: Make) -> None:

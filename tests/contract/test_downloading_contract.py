@@ -28,7 +28,7 @@ def downloading(slots: int = 1, *held: LeaseKey, replica: str = "r1") -> Ask:
 
 
 async def granted(queue: Queue, asked: Ask) -> list[str]:
-    return [each.endpoint.id for each in (await queue.ask(asked)).leases]
+    return [lease.endpoint.id for lease in (await queue.ask(asked)).leases]
 
 
 @pytest.mark.parametrize("limits", [CALM, LIMITED], ids=["without limits", "with limits"])
@@ -48,7 +48,7 @@ async def test_who_waits_with_a_free_slot_is_not_given_them_at_their_submit(make
     await asyncio.sleep(0)
     cold = await queue.submit(new(endpoint=COLD))
     hot = await queue.submit(new(endpoint=HOT))
-    assert [each.request_id for each in (await waiting).leases] == [hot.id]
+    assert [lease.request_id for lease in (await waiting).leases] == [hot.id]
     (granted,) = (await queue.ask(ask(1, replica="r2"))).leases
     assert granted.request_id == cold.id
 
@@ -62,4 +62,4 @@ async def test_of_two_who_wait_the_one_that_does_not_download_gets_it(make: Make
         await queue.submit(new(endpoint=COLD))
     assert len((await free).leases) == 1
     await queue.submit(new(endpoint=HOT))
-    assert [each.endpoint.id for each in (await busy).leases] == [HOT]
+    assert [lease.endpoint.id for lease in (await busy).leases] == [HOT]

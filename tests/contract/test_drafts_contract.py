@@ -45,11 +45,11 @@ async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) ->
     )
     assert output["drafts"][1]["expires_at"] == draft.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert await drafts.used(TENANT) == 14
-    assert [each.id for each in await drafts.newest(TENANT, 10)] == ["two", "one"]
+    assert [listed.id for listed in await drafts.newest(TENANT, 10)] == ["two", "one"]
     (two,) = await drafts.newest(TENANT, 1)
-    (one,) = await drafts.newest(TENANT, 1, before=(two.created_at, two.id))
-    assert (two.id, one.id) == ("two", "one")
-    assert await drafts.newest(TENANT, 1, before=(one.created_at, one.id)) == []
+    (first,) = await drafts.newest(TENANT, 1, before=(two.created_at, two.id))
+    assert (two.id, first.id) == ("two", "one")
+    assert await drafts.newest(TENANT, 1, before=(first.created_at, first.id)) == []
 
 
 async def test_drafts_of_unfinished_requests_are_expected_to_take_space(queue: Queue) -> None:
@@ -61,14 +61,14 @@ async def test_drafts_of_unfinished_requests_are_expected_to_take_space(queue: Q
     assert await drafts.space(TENANT, "fal-ai/flux/dev") == DraftSpace(19, 0, 0)
     waiting, running = new(draft_bytes=100), new(draft_bytes=20)
     await queue.submit(running)
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     for request in (new(), waiting, new(tenant="bob", draft_bytes=3)):
         await queue.submit(request)
-    assert held.request_id == running.id
+    assert key.request_id == running.id
     assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 120, 7)
     assert await drafts.space("bob", endpoint) == DraftSpace(0, 3, 0)
     await queue.cancel(TENANT, waiting.id)
-    await queue.finish(done(held))
+    await queue.finish(done(key))
     assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 0, 7)
 
 
@@ -98,7 +98,7 @@ async def test_a_deleted_draft_is_not_found(queue: Queue) -> None:
     assert await drafts.delete(TENANT, "one", Actor("key-1", "192.0.2.1"))
     assert not await drafts.delete(TENANT, "one")
     assert await drafts.open(TENANT, "one") is None
-    assert [each.id for each in await drafts.newest(TENANT, 10)] == ["two"]
+    assert [draft.id for draft in await drafts.newest(TENANT, 10)] == ["two"]
 
 
 async def test_the_drafts_of_a_deleted_request_are_not_found(queue: Queue) -> None:
@@ -163,13 +163,13 @@ async def test_a_draft_of_a_step_outlasts_the_time_of_files_that_begins_with_its
 
 async def test_drafts_are_found_by_patterns_of_endpoints_and_by_their_request(queue: Queue) -> None:
     names = ("a/b_c", "a/bxc", "a/b%c", "a\\b", "z")
-    made = [new(endpoint=name) for name in names]
-    for request in made:
+    requests = [new(endpoint=name) for name in names]
+    for request in requests:
         await drafted(queue, request, f"of {request.endpoint}")
 
     async def found(*patterns: str, limit: int = 10) -> list[str]:
         listed = await queue.drafts.newest(TENANT, limit, endpoints=patterns)
-        return [each.endpoint for each in reversed(listed)]
+        return [draft.endpoint for draft in reversed(listed)]
 
     assert await found() == [*names]
     assert await found("*") == [*names]
@@ -180,10 +180,12 @@ async def test_drafts_are_found_by_patterns_of_endpoints_and_by_their_request(qu
     assert await found("*b*c*") == [*names[:3]]
     assert await found("a/*", limit=1) == ["a/b%c"]  # not a page that is filtered afterwards
     assert await found("no") == []
-    (own,) = await queue.drafts.newest(TENANT, 10, request_id=made[1].id)
+    (own,) = await queue.drafts.newest(TENANT, 10, request_id=requests[1].id)
     assert own.id == "of a/bxc"
     assert await queue.drafts.newest(TENANT, 10, request_id=new().id) == []
-    assert await queue.drafts.newest(TENANT, 10, endpoints=("a/b_c",), request_id=made[1].id) == []
+    assert (
+        await queue.drafts.newest(TENANT, 10, endpoints=("a/b_c",), request_id=requests[1].id) == []
+    )
     before = (own.created_at, own.id)
     (older,) = await queue.drafts.newest(TENANT, 10, before, endpoints=("a/*",))
     assert older.id == "of a/b_c"

@@ -47,14 +47,14 @@ async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], b
     Positions are read for at most a twentieth of the time, so a read that took long on a busy
     machine is followed by a pause twenty times as long.
     """
-    found: list[Waiting] = []
+    sightings: list[Waiting] = []
 
     async def holds() -> bool:
-        found.append(await queue.waiting(await queue.get(TENANT, request_id)))
-        return true(found[-1])
+        sightings.append(await queue.waiting(await queue.get(TENANT, request_id)))
+        return true(sightings[-1])
 
     await eventually(holds)
-    return found[-1]
+    return sightings[-1]
 
 
 def seconds(at: datetime | None) -> float:
@@ -190,18 +190,18 @@ async def test_an_estimate_is_what_a_request_would_learn_if_it_was_submitted(mak
     await submitted(queue, 3, work=10.0)
     running: Lease = (await queue.ask(ask(1))).leases[0]
     await knows(queue, running)
-    wanted = new(work=20.0)
+    new_request = new(work=20.0)
 
     async def is_known() -> bool:
-        found = await queue.estimate(wanted)
-        starts_s = seconds(found.waiting.starts_at)
-        return found.waiting.position == 2 and 250 < starts_s < 310
+        estimate = await queue.estimate(new_request)
+        starts_s = seconds(estimate.waiting.starts_at)
+        return estimate.waiting.position == 2 and 250 < starts_s < 310
 
     await eventually(is_known)
-    estimated = await queue.estimate(wanted)
+    estimated = await queue.estimate(new_request)
     assert estimated.runs_s == pytest.approx(200.0, rel=0.15)
-    last = await queue.submit(wanted)
-    assert last.id == wanted.id  # the estimate stored nothing
+    last = await queue.submit(new_request)
+    assert last.id == new_request.id  # the estimate stored nothing
     waiting = await waits_until(queue, last.id, lambda it: 250 < seconds(it.starts_at) < 310)
     assert waiting.reason is estimated.waiting.reason
 

@@ -30,14 +30,14 @@ async def watched(
     queue: Queue, request_id: str, after: int = 0, so_far: list[Any] | None = None
 ) -> list[Any]:
     """All events of a stream to its end; ``so_far`` grows with it."""
-    found = [] if so_far is None else so_far
+    events = [] if so_far is None else so_far
     request = await queue.get(TENANT, request_id)
     async with asyncio.timeout(120):
         async for text in stream(queue, request, after, keep_alive_s=0.2):
             event = read(text.decode())
             if event is not None:
-                found.append(event)
-    return found
+                events.append(event)
+    return events
 
 
 async def test_the_log_is_read_from_behind_a_line_and_contains_states(make: Make) -> None:
@@ -102,13 +102,13 @@ async def test_a_quiet_stream_is_kept_open_by_comments(make: Make) -> None:
     queue = await make()
     request = await queue.submit(new())
     quiet = stream(queue, request, 0, keep_alive_s=0.05)
-    said = [await anext(quiet) for _ in range(2)]
-    assert [text[:1] for text in said] == [b"r", b"i"]
+    messages = [await anext(quiet) for _ in range(2)]
+    assert [text[:1] for text in messages] == [b"r", b"i"]
     async with asyncio.timeout(120):
-        while said.count(b": nothing new\n\n") < 2:
-            said.append(await anext(quiet))
+        while messages.count(b": nothing new\n\n") < 2:
+            messages.append(await anext(quiet))
             # the reason of the wait may change
-            assert said[-1].startswith((b":", b"event: waiting\n"))
+            assert messages[-1].startswith((b":", b"event: waiting\n"))
     await quiet.aclose()
 
 

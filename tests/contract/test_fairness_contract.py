@@ -74,7 +74,7 @@ async def test_tenants_are_served_in_turn(make: Make) -> None:
     queue = await make(CALM)
     owners = dict.fromkeys(await submitted(queue, 6), TENANT)
     owners |= dict.fromkeys(await submitted(queue, 6, tenant="bob"), "bob")
-    order = [owners[each.request_id] for each in await order_of(queue, 12)]
+    order = [owners[grant.request_id] for grant in await order_of(queue, 12)]
     assert all(sorted(order[n : n + 2]) == [TENANT, "bob"] for n in range(0, 12, 2))
 
 
@@ -83,14 +83,14 @@ async def test_a_statement_that_leases_several_takes_them_in_turn(make: Make) ->
     owners = dict.fromkeys(await submitted(queue, 6), TENANT)
     owners |= dict.fromkeys(await submitted(queue, 6, tenant="bob"), "bob")
     leases = (await queue.ask(ask(6))).leases
-    assert sorted(owners[each.request_id] for each in leases) == [TENANT] * 3 + ["bob"] * 3
+    assert sorted(owners[grant.request_id] for grant in leases) == [TENANT] * 3 + ["bob"] * 3
 
 
 async def test_a_tenant_gets_its_weight(make: Make) -> None:
     queue = await make(replace(CALM, tenants={"bob": TenantLimits(weight=3)}))
     owners = dict.fromkeys(await submitted(queue, 12), TENANT)
     owners |= dict.fromkeys(await submitted(queue, 12, tenant="bob"), "bob")
-    order = [owners[each.request_id] for each in await order_of(queue, 12)]
+    order = [owners[grant.request_id] for grant in await order_of(queue, 12)]
     assert 8 <= order.count("bob") <= 10
 
 
@@ -115,7 +115,7 @@ async def test_who_was_idle_has_saved_up_nothing(make: Make) -> None:
     owners |= dict.fromkeys(await submitted(queue, 20), TENANT)
     await order_of(queue, 10)  # while bob is idle
     owners |= dict.fromkeys(await submitted(queue, 10, tenant="bob"), "bob")
-    order = [owners[each.request_id] for each in await order_of(queue, 8)]
+    order = [owners[grant.request_id] for grant in await order_of(queue, 8)]
     assert 3 <= order.count(TENANT) <= 5
 
 
@@ -127,14 +127,14 @@ async def test_a_low_request_is_overtaken_by_those_that_come_soon_after_it(queue
     normal = await queue.submit(new())
     high = await queue.submit(new(priority=Priority.HIGH))
     leases = (await queue.ask(ask(3))).leases
-    assert [each.request_id for each in leases] == [high.id, normal.id, low.id]
+    assert [grant.request_id for grant in leases] == [high.id, normal.id, low.id]
 
 
 async def test_high_priority_gains_nothing_over_other_tenants(make: Make) -> None:
     queue = await make(CALM)
     normal = await submitted(queue, 4, tenant="bob")
     await submitted(queue, 4, priority=Priority.HIGH)
-    served = {each.request_id for each in await order_of(queue, 4)}
+    served = {grant.request_id for grant in await order_of(queue, 4)}
     assert len(served & {*normal}) == 2
 
 
@@ -143,7 +143,7 @@ async def test_what_is_loaded_goes_first_within_its_tenant(make: Make) -> None:
     await submitted(queue, 2)
     loaded = await submitted(queue, 2, endpoint=DEV)
     leases = (await queue.ask(asks_hot(DEV, slots=2))).leases
-    assert [each.request_id for each in leases] == loaded
+    assert [grant.request_id for grant in leases] == loaded
 
 
 async def test_what_is_loaded_does_not_go_before_another_tenant(make: Make) -> None:
@@ -160,7 +160,9 @@ async def test_what_is_in_host_memory_goes_behind_what_is_loaded_and_before_the_
     make: Make,
 ) -> None:
     queue = await make(CALM)
-    cold, host, hot = [(await queue.submit(new(endpoint=each))).id for each in ("other", PRO, DEV)]
+    cold, host, hot = [
+        (await queue.submit(new(endpoint=endpoint))).id for endpoint in ("other", PRO, DEV)
+    ]
     polled = replace(asks_hot(DEV), warm=(PRO,))
     order: list[str] = []
     for _ in range(3):
@@ -181,7 +183,7 @@ async def test_what_is_queued_again_goes_to_the_waiting_replica_that_is_nearest_
         "host": replace(asks_hot(replica="r3"), warm=(DEV,)),
         "hot": asks_hot(DEV, replica="r4"),
     }
-    waiting = {name: asyncio.create_task(queue.ask(each)) for name, each in polls.items()}
+    waiting = {name: asyncio.create_task(queue.ask(poll)) for name, poll in polls.items()}
     await asyncio.sleep(0)  # all wait
     for name, replica in (("hot", "r1"), ("host", "r4"), ("cold", "r3")):
         await nothing_to_lease(queue)  # else the last turn of a round may get the request
@@ -220,15 +222,15 @@ async def test_no_more_of_a_tenant_run_than_may(make: Make) -> None:
     mine = await submitted(queue, 4)
     theirs = await submitted(queue, 4, tenant="bob")
     leases = (await queue.ask(ask(8))).leases
-    assert {each.request_id for each in leases} == {*mine[:2], *theirs}
+    assert {grant.request_id for grant in leases} == {*mine[:2], *theirs}
     first = await queue.get(TENANT, mine[2])
     await eventually(lambda: waits_for_a_limit(queue, first))
     waiting = asyncio.create_task(queue.ask(ask(8)))
     await asyncio.sleep(0.05)
-    own = next(each for each in leases if each.request_id == mine[0])
+    own = next(grant for grant in leases if grant.request_id == mine[0])
     await queue.finish(done(own.held))
     granted = (await waiting).leases or (await queue.ask(ask(8))).leases
-    assert [each.request_id for each in granted] == [mine[2]]
+    assert [grant.request_id for grant in granted] == [mine[2]]
 
 
 async def waits_for_a_limit(queue: Queue, request: Request) -> bool:
@@ -243,7 +245,7 @@ async def test_no_more_of_an_endpoint_run_than_may(make: Make) -> None:
         *await submitted(queue, 1, endpoint=DEV, tenant="bob"),
     ]
     other = await submitted(queue, 2)
-    leases = {each.request_id for each in (await queue.ask(ask(8))).leases}
+    leases = {grant.request_id for grant in (await queue.ask(ask(8))).leases}
     assert leases >= {*other}
     assert len(leases & {*dev}) == 1
     waits = await queue.get(TENANT, dev[1])
@@ -257,9 +259,9 @@ async def test_however_many_wait_for_a_full_endpoint_those_behind_them_go_on(mak
     (running,) = (await queue.ask(ask(1))).leases
     assert running.request_id == dev[0]
     behind = [*await submitted(queue, 2), *await submitted(queue, 2, endpoint=PRO)]
-    assert [each.request_id for each in await order_of(queue, 4)] == behind
+    assert [grant.request_id for grant in await order_of(queue, 4)] == behind
     await queue.finish(done(running.held))
-    assert [each.request_id for each in await order_of(queue, 2)] == dev[1:3]
+    assert [grant.request_id for grant in await order_of(queue, 2)] == dev[1:3]
 
 
 async def test_a_tenant_that_waits_for_a_full_endpoint_holds_up_no_other(make: Make) -> None:
@@ -269,7 +271,7 @@ async def test_a_tenant_that_waits_for_a_full_endpoint_holds_up_no_other(make: M
     for tenant in ("bob", "cleo", "dan"):
         await submitted(queue, 2, endpoint=DEV, tenant=tenant)
     late = await submitted(queue, 1, tenant="eve")
-    assert [each.request_id for each in (await queue.ask(ask(1))).leases] == late
+    assert [grant.request_id for grant in (await queue.ask(ask(1))).leases] == late
 
 
 async def test_every_tenant_has_the_same_limit_unless_it_has_its_own(make: Make) -> None:
@@ -286,12 +288,14 @@ async def test_who_waited_for_a_limit_has_saved_up_nothing(make: Make) -> None:
     queue = await make(replace(CALM, tenants={TENANT: TenantLimits(max_running=1)}))
     owners = dict.fromkeys(await submitted(queue, 10), TENANT)
     owners |= dict.fromkeys(await submitted(queue, 30, tenant="bob"), "bob")
-    held = next(
-        each.held for each in (await queue.ask(ask(2))).leases if owners[each.request_id] == TENANT
+    key = next(
+        grant.held
+        for grant in (await queue.ask(ask(2))).leases
+        if owners[grant.request_id] == TENANT
     )
     await order_of(queue, 15)  # all bob's
-    await queue.finish(done(held))
-    order = [owners[each.request_id] for each in await order_of(queue, 8)]
+    await queue.finish(done(key))
+    order = [owners[grant.request_id] for grant in await order_of(queue, 8)]
     assert 3 <= order.count("bob") <= 5
 
 
@@ -388,13 +392,13 @@ async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
     # A lease outlasts the deadline, so that none that runs out on a slow machine is a failure.
     queue = await make(replace(LONG_LEASES, lease_s=5.0, overtime_s=0.2))
     request = await queue.submit(new(end_within_s=2.0))
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     if cancelled:
         await queue.cancel(TENANT, request.id)
 
     async def fenced() -> bool:
         """Renew the lease without stopping. True once it is fenced."""
-        return bool((await queue.report(report(held))).fenced)
+        return bool((await queue.report(report(key))).fenced)
 
     await eventually(fenced)
     ended = await queue.get(TENANT, request.id)
@@ -403,8 +407,8 @@ async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
     assert ended.outcome is not None
     assert ended.outcome.failure is not None
     assert ended.outcome.failure.code == ended.state.value
-    assert await queue.finish(done(held)) is Verdict.FENCED
-    assert await queue.finish(done(held, failure("expired"))) is Verdict.FENCED
+    assert await queue.finish(done(key)) is Verdict.FENCED
+    assert await queue.finish(done(key, failure("expired"))) is Verdict.FENCED
     lines = await queue.lines(TENANT, request.id)
     assert (lines[-1].state, lines[-1].message) == (ended.state, ended.outcome.failure.message)
 
@@ -413,14 +417,14 @@ async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
 async def test_a_replica_has_a_while_past_the_deadline_to_hand_in(make: Make) -> None:
     queue = await make(replace(LONG_LEASES, overtime_s=60.0))
     request = await queue.submit(new(end_within_s=2.0))  # leased long before
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
 
     async def over() -> bool:
-        assert not (await queue.report(report(held))).fenced
+        assert not (await queue.report(report(key))).fenced
         return datetime.now(UTC) > request.created_at + timedelta(seconds=2.2)
 
     await eventually(over)
-    assert await queue.finish(done(held)) is Verdict.ACCEPTED
+    assert await queue.finish(done(key)) is Verdict.ACCEPTED
 
 
 @pytest.mark.long

@@ -58,34 +58,37 @@ class Walk:
 
     async def lease(self, pool: str, slots: int = 1) -> int:
         self.replicas += 1
-        asked = replace(ask(slots, replica=f"r{self.replicas}", pool=pool), wait_s=0.02)
-        work = await self.queue.ask(asked)
+        capacity = replace(ask(slots, replica=f"r{self.replicas}", pool=pool), wait_s=0.02)
+        work = await self.queue.ask(capacity)
         self.leases += work.leases
         return len(work.leases)
 
     async def act(self, act: str, n: int) -> None:
-        held = self.leases[n % len(self.leases)].held if self.leases else None
+        key = self.leases[n % len(self.leases)].held if self.leases else None
         if act == "move":
-            await moved(self.queue, *[await self.queue.current(TENANT, each) for each in self.ids])
+            await moved(
+                self.queue,
+                *[await self.queue.current(TENANT, request_id) for request_id in self.ids],
+            )
         elif act in ("lease", "lease there"):
             await self.lease(POOL if act == "lease" else ELSEWHERE)
         elif act == "cancel":
             await self.queue.cancel(TENANT, self.ids[n])
-        elif held is not None and act == "hand back":
-            await self.queue.hand_back(held, "r", "it drains")
-        elif held is not None:
+        elif key is not None and act == "hand back":
+            await self.queue.hand_back(key, "r", "it drains")
+        elif key is not None:
             outcome = {
                 "succeed": None,
                 "fail": failure("out_of_memory"),
                 "retry": failure("out_of_memory", retryable=True),
                 "expire": failure("expired"),
             }[act]
-            await self.queue.finish(done(held, outcome))
+            await self.queue.finish(done(key, outcome))
 
     async def run(self, rounds: Sequence[Sequence[tuple[str, int]]]) -> None:
         await self.start()
-        for each in rounds:
-            await asyncio.gather(*(self.act(*one) for one in each))
+        for acts in rounds:
+            await asyncio.gather(*(self.act(*act) for act in acts))
         await self.drain()
         await self.check()
 
@@ -93,25 +96,28 @@ class Walk:
         """End everything that has not ended."""
         async with asyncio.timeout(60):
             while not all(
-                [(await self.queue.current(TENANT, each)).state.final for each in self.ids]
+                [
+                    (await self.queue.current(TENANT, request_id)).state.final
+                    for request_id in self.ids
+                ]
             ):
                 await asyncio.gather(*(self.lease(pool, REQUESTS) for pool in (POOL, ELSEWHERE)))
-                for each in self.leases:
-                    await self.queue.finish(done(each.held))
+                for grant in self.leases:
+                    await self.queue.finish(done(grant.held))
 
     async def check(self) -> None:
-        found = [await self.queue.current(TENANT, each) for each in self.ids]
-        fell = [each for each in found if each.fell_back_to]
-        assert all(each.fell_back_to == HOSTED for each in fell)
-        assert await self.queue.fallbacks.spent(found[0].endpoint, "EUR") == len(fell) <= COVERED
+        requests = [await self.queue.current(TENANT, request_id) for request_id in self.ids]
+        fell = [request for request in requests if request.fell_back_to]
+        assert all(request.fell_back_to == HOSTED for request in fell)
+        assert await self.queue.fallbacks.spent(requests[0].endpoint, "EUR") == len(fell) <= COVERED
         now = SystemClock().now()
         edges = [now - timedelta(days=1), now + timedelta(days=1)]
         lines = await self.queue.ledger.consumed(TENANT, edges)
-        assert sum(each.requests for each in lines) == len(found)
-        done_ = [each for each in found if each.state is State.SUCCEEDED]
-        there = sum(bool(each.fell_back_to) for each in done_)
+        assert sum(line.requests for line in lines) == len(requests)
+        done_ = [request for request in requests if request.state is State.SUCCEEDED]
+        there = sum(bool(request.fell_back_to) for request in done_)
         owed = there * EURO.amount + (len(done_) - there) * CENT.amount
-        assert sum(each.amount for each in lines) == owed
+        assert sum(line.amount for line in lines) == owed
 
 
 def walk(background: Background, begin: Callable[[], Awaitable[Queue]], examples: int) -> None:

@@ -32,19 +32,19 @@ from tests.queue.database import LONG_LEASES
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
 HOSTED, ELSEWHERE = "acme/hosted", "elsewhere"
-CENT, EURO = (Price(PriceUnit.REQUEST, Decimal(each), "EUR") for each in ("0.01", "1"))
+CENT, EURO = (Price(PriceUnit.REQUEST, Decimal(amount), "EUR") for amount in ("0.01", "1"))
 WAIT = FallbackReason.MAX_WAIT
 
 
 def plan(**changes: Any) -> Fallback:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "endpoint": HOSTED,
         "pool": ELSEWHERE,
         "errors": ("out_of_memory", "poison"),
         "max_wait_s": 5.0,
         "price": EURO,
     }
-    return Fallback(**given | changes)
+    return Fallback(**fields | changes)
 
 
 async def submitted(queue: Queue, fallback: Fallback | None, **changes: Any) -> Request:
@@ -52,14 +52,14 @@ async def submitted(queue: Queue, fallback: Fallback | None, **changes: Any) -> 
 
 
 async def moved(queue: Queue, *requests: Request) -> list[str]:
-    moves = [FallbackMove(each.id, WAIT) for each in requests]
+    moves = [FallbackMove(request.id, WAIT) for request in requests]
     return sorted(await queue.fallbacks.move(moves))
 
 
 async def billed(queue: Queue) -> dict[str, Decimal]:
     now = SystemClock().now()
     edges = [now - timedelta(days=1), now + timedelta(days=1)]
-    return {each.endpoint: each.amount for each in await queue.ledger.consumed(TENANT, edges)}
+    return {total.endpoint: total.amount for total in await queue.ledger.consumed(TENANT, edges)}
 
 
 async def test_a_request_that_waits_runs_at_its_fallback_and_costs_what_that_costs(
@@ -97,7 +97,7 @@ async def test_a_failure_of_a_listed_class_is_not_the_end(queue: Queue) -> None:
     assert (await queue.current(TENANT, request.id)).state is State.SUCCEEDED
     assert await billed(queue) == {HOSTED: Decimal(1)}
     (line,) = [
-        each for each in await queue.lines(TENANT, request.id) if "falls back" in each.message
+        entry for entry in await queue.lines(TENANT, request.id) if "falls back" in entry.message
     ]
     assert line.message == (
         "It went wrong: out_of_memory. It falls back to acme/hosted (out_of_memory)."
@@ -124,8 +124,8 @@ async def test_other_failures_and_ends_stay_as_they_are(queue: Queue) -> None:
     for _ in range(2):
         leased = await lease(queue)
         await queue.finish(done(leased.held, failure("out_of_memory")))
-    for each in (plain, other):
-        ended = await queue.current(TENANT, each.id)
+    for stored in (plain, other):
+        ended = await queue.current(TENANT, stored.id)
         assert (ended.state, ended.fell_back_to) == (State.FAILED, "")
 
 
@@ -153,7 +153,9 @@ async def test_a_lost_replica_falls_back_where_its_class_is_listed(
 async def test_only_what_still_waits_moves_and_only_once(queue: Queue) -> None:
     running = await submitted(queue, plan())
     await lease(queue)
-    cancelled, once, none = [await submitted(queue, each) for each in (plan(), plan(), None)]
+    cancelled, once, none = [
+        await submitted(queue, fallback) for fallback in (plan(), plan(), None)
+    ]
     await queue.cancel(TENANT, cancelled.id)
     assert await moved(queue, running, cancelled, once, none) == [once.id]
     assert await moved(queue, running, cancelled, once, none) == []
@@ -192,7 +194,7 @@ async def test_a_budget_covers_so_many_requests(queue: Queue) -> None:
     limited = plan(cost=Decimal(1), budget=budget)
     waiting = [await submitted(queue, limited) for _ in range(3)]
     gone = await moved(queue, *waiting)
-    assert gone == sorted(each.id for each in waiting[:2])
+    assert gone == sorted(request.id for request in waiting[:2])
     assert await queue.fallbacks.spent(waiting[0].endpoint, "EUR") == 2
     leased = await lease(queue)  # the third runs in its own pool, and ends there
     await queue.finish(done(leased.held, failure("out_of_memory")))
@@ -205,8 +207,8 @@ async def test_moves_at_once_do_not_exceed_a_budget(queue: Queue) -> None:
     limited = plan(cost=Decimal(1), budget=budget)
     waiting = [await submitted(queue, limited) for _ in range(8)]
     await asyncio.gather(*(moved(queue, *waiting[n:], *waiting[:n]) for n in range(8)))
-    now = [await queue.current(TENANT, each.id) for each in waiting]
-    assert sum(each.fell_back_to == HOSTED for each in now) == 3
+    now = [await queue.current(TENANT, request.id) for request in waiting]
+    assert sum(request.fell_back_to == HOSTED for request in now) == 3
     assert await queue.fallbacks.spent(waiting[0].endpoint, "EUR") == 3
 
 
@@ -227,15 +229,15 @@ async def test_a_request_that_may_not_fall_back_waits_for_none_that_may(queue: Q
     same = {"reuse_digest": b"d" * 32}
     may = [await submitted(queue, plan(), **same) for _ in range(2)]
     stays = [await submitted(queue, None, **same) for _ in range(2)]
-    assert [each.follows for each in may] == [None, may[0].id]
-    assert [each.follows for each in stays] == [None, stays[0].id]
+    assert [request.follows for request in may] == [None, may[0].id]
+    assert [request.follows for request in stays] == [None, stays[0].id]
     plans = (plan(), None, plan(), None)
     at_once = await asyncio.gather(
-        *(submitted(queue, each, reuse_digest=b"e" * 32) for each in plans)
+        *(submitted(queue, fallback, reuse_digest=b"e" * 32) for fallback in plans)
     )
     for pair in (at_once[::2], at_once[1::2]):  # either of the two may be first
-        (leader,) = (each.id for each in pair if each.follows is None)
-        assert {each.follows for each in pair} == {None, leader}
+        (leader,) = (request.id for request in pair if request.follows is None)
+        assert {request.follows for request in pair} == {None, leader}
 
 
 async def test_a_budget_of_a_tenant_covers_the_dearer_of_both_prices(make: Make) -> None:

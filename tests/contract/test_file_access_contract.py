@@ -47,21 +47,21 @@ async def test_rules_are_found_by_their_id_however_often_they_are_kept(
     for access in (ACCESS, ACCESS.keyed(b"secret")):
         assert await book.find(access.id) is None
         assert all(await asyncio.gather(*(book.keep(access) for _ in range(5))))
-        found = await book.find(access.id)
-        assert found == access
-        assert found is not None
-        assert found.id == access.id
+        rule = await book.find(access.id)
+        assert rule == access
+        assert rule is not None
+        assert rule.id == access.id
 
 
 async def test_rules_of_a_tenant_come_in_pages(book: FileAccessBook) -> None:
     own = [ACCESS.keyed(str(number).encode()) for number in range(5)]
     for access in (*own, FileAccess("b", AccessDecision.FORBID)):
         assert await book.keep(access)
-    found: list[FileAccess] = []
-    while page := await book.page("a", found[-1].id if found else "", 2):
-        found += page
-    assert {each.id for each in found} == {each.id for each in own}
-    assert len(found) == 5
+    rules: list[FileAccess] = []
+    while page := await book.page("a", rules[-1].id if rules else "", 2):
+        rules += page
+    assert {rule.id for rule in rules} == {rule.id for rule in own}
+    assert len(rules) == 5
     assert await book.page("c", "", 2) == []
 
 
@@ -97,10 +97,10 @@ async def test_none_of_many_revocations_at_once_is_missed(book: FileAccessBook) 
     async def follow() -> None:
         nonlocal last
         while len(seen) < 30:
-            for each in await book.revocations(last):
-                assert each.number > last
-                last = each.number
-                seen.add(each.signature)
+            for revocation in await book.revocations(last):
+                assert revocation.number > last
+                last = revocation.number
+                seen.add(revocation.signature)
             await asyncio.sleep(0)
 
     following = asyncio.create_task(follow())
@@ -127,7 +127,7 @@ async def test_what_says_nothing_any_more_is_forgotten(book: FileAccessBook) -> 
     await book.revoke("a", KEPT, "", None, ACTOR)
     await book.revoke("a", GONE, "", None, ACTOR)
     await book.forget()
-    left = [(each.key, each.signature) for each in await book.revocations(0)]
+    left = [(revocation.key, revocation.signature) for revocation in await book.revocations(0)]
     assert left == [(KEPT, "later"), (KEPT, "")]
 
 

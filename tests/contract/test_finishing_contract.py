@@ -117,7 +117,7 @@ async def test_a_handed_back_request_keeps_its_place(queue: Queue) -> None:
     assert await queue.hand_back(granted.held, "r1", "scaling down") is Verdict.ACCEPTED
     assert await queue.hand_back(granted.held, "r1", "scaling down") is Verdict.ACCEPTED
     work = await queue.ask(ask(2))
-    assert [each.request_id for each in work.leases] == [first.id, second.id]
+    assert [grant.request_id for grant in work.leases] == [first.id, second.id]
     assert (await queue.get(TENANT, first.id)).failures == 0
 
 

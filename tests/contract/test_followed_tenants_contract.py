@@ -33,7 +33,7 @@ async def queues(
     there = here if request.param == "one process" else await ingress()
 
     async def both_listen() -> bool:
-        return all(each.parts.state.notifier.listening for each in (here, there))
+        return all(side.parts.state.notifier.listening for side in (here, there))
 
     await eventually(both_listen)
     yield here, there
@@ -56,9 +56,9 @@ async def test_a_request_is_followed_from_its_submission_to_its_deletion(queues:
         await changes.next(0.2)
         request = await there.submit(new())
         await seen(changes, State.QUEUED, request.id)
-        held = (await lease(there)).held
+        key = (await lease(there)).held
         await seen(changes, State.RUNNING, request.id)
-        await there.finish(done(held))
+        await there.finish(done(key))
         await seen(changes, State.SUCCEEDED, request.id)
         await there.delete(TENANT, request.id)
         await seen(changes, None, request.id)
@@ -70,9 +70,9 @@ async def test_a_cancelled_and_a_handed_back_request_are_told(queues: Queues) ->
     with here.follow(TENANT) as changes:
         await changes.next(0.2)
         request = await there.submit(new())
-        held = (await lease(there)).held
+        key = (await lease(there)).held
         await seen(changes, State.RUNNING, request.id)
-        await there.hand_back(held, "r1", "draining")
+        await there.hand_back(key, "r1", "draining")
         await seen(changes, State.QUEUED, request.id)
         await there.cancel(TENANT, request.id)
         await seen(changes, State.CANCELLED, request.id)

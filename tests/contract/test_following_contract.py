@@ -39,9 +39,9 @@ async def pair(queue: Queue, **changes: Any) -> tuple[Lease, Request]:
 
 
 async def ended(queue: Queue, request_id: str, tenant: str = TENANT) -> Request:
-    found = await queue.wait(tenant, request_id, PATIENCE_S)
-    assert found.state.final, found
-    return found
+    request = await queue.wait(tenant, request_id, PATIENCE_S)
+    assert request.state.final, request
+    return request
 
 
 async def until_it_follows(queue: Queue, request_id: str, leader: str) -> None:
@@ -65,12 +65,12 @@ async def test_who_comes_while_the_same_runs_gets_its_outcome(queue: Queue) -> N
     assert (follower.state, follower.follows) == (State.QUEUED, granted.request_id)
     assert not (await queue.ask(ask(3))).leases
     await queue.finish(done(granted.held, image(granted.request_id)))
-    given = await ended(queue, follower.id)
+    reused = await ended(queue, follower.id)
     leader = await queue.get(TENANT, granted.request_id)
     assert leader.outcome is not None
-    assert (given.state, given.reuses, given.follows) == (State.SUCCEEDED, leader.id, None)
-    assert given.outcome == replace(leader.outcome, usage=Usage())
-    assert given.attempt == 0
+    assert (reused.state, reused.reuses, reused.follows) == (State.SUCCEEDED, leader.id, None)
+    assert reused.outcome == replace(leader.outcome, usage=Usage())
+    assert reused.attempt == 0
     lines = await queue.lines(TENANT, follower.id)
     assert [line.sequence for line in lines] == [1, 2, 3]
     assert leader.id in lines[1].message
@@ -81,25 +81,25 @@ async def test_who_comes_while_the_same_runs_gets_its_outcome(queue: Queue) -> N
 async def test_who_comes_while_the_same_is_queued_follows_it_too(queue: Queue) -> None:
     first = await queue.submit(shared())
     others = [await queue.submit(shared()) for _ in range(3)]
-    assert {each.follows for each in others} == {first.id}
+    assert {request.follows for request in others} == {first.id}
     (granted,) = (await queue.ask(ask(9))).leases
     assert granted.request_id == first.id
     await queue.finish(done(granted.held))
-    for each in others:
-        assert (await ended(queue, each.id)).reuses == first.id
+    for follower in others:
+        assert (await ended(queue, follower.id)).reuses == first.id
 
 
 async def test_of_many_that_come_at_once_one_is_made(queue: Queue) -> None:
-    asked = asyncio.create_task(queue.ask(ask(50)))
+    asking = asyncio.create_task(queue.ask(ask(50)))
     await asyncio.sleep(0.05)
     stored = await asyncio.gather(*(queue.submit(shared()) for _ in range(50)))
-    leases = [*(await asked).leases]
+    leases = [*(await asking).leases]
     leases += (await queue.ask(ask(50))).leases
     (granted,) = leases
-    assert sum(each.follows is None for each in stored) == 1
+    assert sum(request.follows is None for request in stored) == 1
     await queue.finish(done(granted.held))
-    for each in stored:
-        assert (await ended(queue, each.id)).state is State.SUCCEEDED
+    for follower in stored:
+        assert (await ended(queue, follower.id)).state is State.SUCCEEDED
     assert not (await queue.ask(ask(50))).leases
 
 
@@ -115,7 +115,7 @@ async def test_who_is_to_go_first_does_not_wait_for_who_is_not(queue: Queue) -> 
     assert high.follows is None
     assert (await queue.submit(shared())).follows == high.id
     leases = (await queue.ask(ask(9))).leases
-    assert [each.request_id for each in leases] == [high.id, low.id]
+    assert [grant.request_id for grant in leases] == [high.id, low.id]
     assert (await queue.submit(shared(priority=Priority.HIGH))).follows is not None
 
 
@@ -194,8 +194,10 @@ async def test_it_counts_as_one_that_waits(make: Make) -> None:
 
 async def test_it_is_listed_as_queued_and_cannot_be_deleted(queue: Queue) -> None:
     granted, follower = await pair(queue)
-    assert [each.id for each in await queue.page(TENANT, states=[State.QUEUED])] == [follower.id]
-    assert {each.id for each in await queue.page(TENANT)} == {granted.request_id, follower.id}
+    assert [listed.id for listed in await queue.page(TENANT, states=[State.QUEUED])] == [
+        follower.id
+    ]
+    assert {listed.id for listed in await queue.page(TENANT)} == {granted.request_id, follower.id}
     with pytest.raises(RequestActive, match="queued"):
         await queue.delete(TENANT, follower.id)
 
@@ -273,7 +275,7 @@ async def test_each_has_one_usage_line_and_those_that_follow_pay_nothing(
     )
     notified = await database.rows("SELECT request_id::text FROM webhook_deliveries")
     assert sorted(notified) == sorted(
-        (each,) for each in (granted.request_id, follower.id, gone.id)
+        (request_id,) for request_id in (granted.request_id, follower.id, gone.id)
     )
 
 
@@ -283,13 +285,13 @@ async def test_the_process_that_ended_it_may_die_before_it_looks_after_those_tha
     queue = await ingress(
         LONG_LEASES, edit=lambda queue: setattr(queue.parts.after, "settle", nothing)
     )
-    granted, given = await pair(queue)
+    granted, follower = await pair(queue)
     cancelled, left = [await queue.submit(shared(2)) for _ in range(2)]
     await queue.finish(done(granted.held))
     await queue.cancel(TENANT, cancelled.id)
-    assert (await queue.get(TENANT, given.id)).state is State.QUEUED
+    assert (await queue.get(TENANT, follower.id)).state is State.QUEUED
     another = await ingress()
-    assert (await ended(another, given.id)).reuses == granted.request_id
+    assert (await ended(another, follower.id)).reuses == granted.request_id
     assert await goes_on(another, left.id) == left.id
 
 

@@ -19,9 +19,9 @@ async def forgot(queue: Queue, request_id: str, what: Redacted) -> Request:
 
     async def until() -> Request:
         while True:
-            found = await queue.get(TENANT, request_id)
-            if found.forgetting is what:
-                return found
+            stored = await queue.get(TENANT, request_id)
+            if stored.forgetting is what:
+                return stored
             await asyncio.sleep(0.01)
 
     return await asyncio.wait_for(until(), 10)
@@ -35,10 +35,10 @@ async def test_the_input_is_there_for_the_replica_and_gone_after_the_end(queue: 
     assert granted.input == INPUT
     assert not granted.describe_files, "or its prompt would be in its files"
     await queue.finish(done(granted.held, image(request.id)))
-    found = await forgot(queue, request.id, Redacted.OUTCOME)
-    assert found.input == {"sync_mode": True}
-    assert found.outcome == image(request.id)
-    assert [each.input for each in await queue.page(TENANT)] == [{"sync_mode": True}]
+    redacted = await forgot(queue, request.id, Redacted.OUTCOME)
+    assert redacted.input == {"sync_mode": True}
+    assert redacted.outcome == image(request.id)
+    assert [listed.input for listed in await queue.page(TENANT)] == [{"sync_mode": True}]
 
 
 async def test_what_is_kept_is_not_forgotten_beside_it(queue: Queue) -> None:
@@ -47,8 +47,8 @@ async def test_what_is_kept_is_not_forgotten_beside_it(queue: Queue) -> None:
         await queue.submit(request)
         await queue.finish(done((await lease(queue)).held))
     await forgot(queue, gone.id, Redacted.OUTCOME)
-    found = await queue.get(TENANT, kept.id)
-    assert (found.input, found.forgetting) == (INPUT, None)
+    stored = await queue.get(TENANT, kept.id)
+    assert (stored.input, stored.forgetting) == (INPUT, None)
 
 
 async def test_what_was_cancelled_is_forgotten_too(queue: Queue) -> None:

@@ -22,7 +22,7 @@ def full(slots: int = 1, *tenants: str, replica: str = "r1") -> Ask:
 
 
 async def granted(queue: Queue, asked: Ask) -> list[str]:
-    return [each.tenant for each in (await queue.ask(asked)).leases]
+    return [lease.tenant for lease in (await queue.ask(asked)).leases]
 
 
 @pytest.mark.parametrize("limits", [CALM, LIMITED], ids=["without limits", "with limits"])
@@ -41,7 +41,7 @@ async def test_who_waits_with_a_free_slot_is_not_given_them_at_their_submit(make
     await asyncio.sleep(0)
     anns = await queue.submit(new(tenant="ann"))
     bobs = await queue.submit(new(tenant="bob"))
-    assert [each.request_id for each in (await waiting).leases] == [bobs.id]
+    assert [lease.request_id for lease in (await waiting).leases] == [bobs.id]
     (left,) = (await queue.ask(ask(1, replica="r2"))).leases
     assert left.request_id == anns.id
 

@@ -22,21 +22,21 @@ SDXL = "fal-ai/fast-sdxl"
 
 
 async def waiting(queue: Queue, prompt: str, **changes: Any) -> str:
-    given = {"id": new_id(), "input": {"prompt": prompt}, **changes}
-    return (await queue.submit(new(**given))).id
+    fields = {"id": new_id(), "input": {"prompt": prompt}, **changes}
+    return (await queue.submit(new(**fields))).id
 
 
 async def found(queue: Queue, words: str | None = None, limit: int = 50, **more: Any) -> list[str]:
     """Ids over all pages."""
     ids: list[str] = []
-    wanted = RequestFilter(**{"tenant": TENANT, "words": words, **more})
+    criteria = RequestFilter(**{"tenant": TENANT, "words": words, **more})
     for _ in range(100):
-        page = await queue.gallery.search(wanted, limit)
+        page = await queue.gallery.search(criteria, limit)
         assert len(page.requests) <= limit
-        ids += [each.id for each in page.requests]
+        ids += [request.id for request in page.requests]
         if page.next_before is None:
             return ids
-        wanted = RequestFilter(
+        criteria = RequestFilter(
             **{"tenant": TENANT, "words": words, **more, "before": page.next_before}
         )
     raise AssertionError("The search never ends.")
@@ -102,9 +102,9 @@ async def test_what_is_not_to_be_kept_is_never_found_nor_is_what_was_deleted(
     deleted = [await waiting(queue, "a secret", **changes) for changes in (keyed, {"id": new_id()})]
     shown = await waiting(queue, "", **kept)
     await queue.gallery.set_favourites(TENANT, deleted, favourite=True)
-    for each in deleted:
-        await queue.cancel(TENANT, each)
-        await queue.delete(TENANT, each)
+    for request_id in deleted:
+        await queue.cancel(TENANT, request_id)
+        await queue.delete(TENANT, request_id)
     assert await found(queue, "secret") == [shown]
     assert await found(queue, favourites=True) == []
 
@@ -113,7 +113,7 @@ async def test_several_requests_are_read_at_once(queue: Queue) -> None:
     first, second = await ended(queue), await waiting(queue, "a sea")
     other = await waiting(queue, "a sea", tenant="bob")
     several = await queue.gallery.several(TENANT, [first, new_id(), other, second])
-    assert [each.id for each in several] == [second, first]
+    assert [request.id for request in several] == [second, first]
     assert several[1].outcome == (await queue.get(TENANT, first)).outcome
 
 
@@ -187,12 +187,12 @@ async def test_links_of_a_tenant_are_limited_whatever_others_have(
 
 
 async def test_days_count_what_has_ended(queue: Queue) -> None:
-    one = await ended(queue)
+    request_id = await ended(queue)
     await ended(queue, endpoint=SDXL)
     for endpoint in ("a/first", SDXL, "z/last"):
         await ended(queue, endpoint=endpoint, tenant="bob")
     await waiting(queue, "not yet")
-    at = (await queue.get(TENANT, one)).created_at
+    at = (await queue.get(TENANT, request_id)).created_at
     hour = timedelta(hours=1)
     edges = [at - 2 * hour, at - hour, at + hour, at + 2 * hour]
     assert list(await queue.gallery.days(TENANT, edges, ())) == [0, 2, 0]
@@ -210,7 +210,7 @@ def test_words_are_the_same_in_any_case_and_of_a_bounded_number(one: str, two: s
     words = words_of(f"{one} {two}")
     assert words == words_of(" ".join(words))
     assert len(words) == len(set(words)) <= MAX_WORDS
-    assert all(0 < len(each) <= MAX_WORD_CHARACTERS for each in words)
+    assert all(0 < len(word) <= MAX_WORD_CHARACTERS for word in words)
 
 
 @pytest.mark.long

@@ -35,7 +35,7 @@ async def test_a_repeat_that_was_not_validated_is_never_stored(queue: Queue) -> 
     for repeat in (keyed(), keyed("another"), new()):
         with pytest.raises(ValueError, match="was not validated"):
             await queue.submit(replace(repeat, repeats=first))
-    assert [each.id for each in await queue.page(TENANT, limit=10)] == [first.id]
+    assert [listed.id for listed in await queue.page(TENANT, limit=10)] == [first.id]
 
 
 async def test_the_same_key_and_body_is_the_same_request_at_every_stage(queue: Queue) -> None:
@@ -48,7 +48,7 @@ async def test_the_same_key_and_body_is_the_same_request_at_every_stage(queue: Q
     ended = await queue.submit(keyed())
     assert (ended.id, ended.state) == (first.id, State.SUCCEEDED)
     assert ended == await queue.get(TENANT, first.id)
-    assert [each.id for each in await queue.page(TENANT)] == [first.id]
+    assert [listed.id for listed in await queue.page(TENANT)] == [first.id]
 
 
 async def test_the_same_key_with_another_body_is_refused_and_names_the_header(
@@ -89,10 +89,10 @@ async def test_a_hundred_identical_submits_at_once_are_one_request(make: Make) -
     asking = asyncio.create_task(queue.ask(ask(4)))
     await asyncio.sleep(0.05)
     answers = await asyncio.gather(*(queue.submit(keyed()) for _ in range(100)))
-    (one,) = {each.id for each in answers}
-    assert [each.request_id for each in (await asking).leases] == [one]
-    assert [each.id for each in await queue.page(TENANT)] == [one]
-    assert [line.sequence for line in await queue.lines(TENANT, one)] == [1, 2]
+    (request_id,) = {answer.id for answer in answers}
+    assert [grant.request_id for grant in (await asking).leases] == [request_id]
+    assert [listed.id for listed in await queue.page(TENANT)] == [request_id]
+    assert [line.sequence for line in await queue.lines(TENANT, request_id)] == [1, 2]
 
 
 async def test_repeats_leave_no_trace_in_the_caps(make: Make) -> None:
@@ -112,7 +112,7 @@ async def test_a_waiting_ask_is_still_served_after_a_repeat_passed_it_by(make: M
     await asyncio.sleep(0.05)
     await queue.submit(keyed())
     fresh = await queue.submit(new())
-    assert [each.request_id for each in (await asking).leases] == [fresh.id]
+    assert [grant.request_id for grant in (await asking).leases] == [fresh.id]
 
 
 # Undelivered responses
@@ -166,11 +166,11 @@ async def test_of_two_undelivered_answers_two_that_ask_at_once_get_one_each(queu
         ids.add((await queue.submit(lost)).id)
         await queue.undelivered(lost, lost.id)
     answers = await asyncio.gather(*(queue.find_earlier(replaying()) for _ in range(5)))
-    found = [each.id for each in answers if each is not None]
-    assert len(found) == len(set(found)) <= 2
+    replayed = [answer.id for answer in answers if answer is not None]
+    assert len(replayed) == len(set(replayed)) <= 2
     while (late := await queue.find_earlier(replaying())) is not None:
-        found.append(late.id)  # a row locked by another is skipped at first
-    assert sorted(found) == sorted(ids)
+        replayed.append(late.id)  # a row locked by another is skipped at first
+    assert sorted(replayed) == sorted(ids)
 
 
 # Any combination of concurrent submits
@@ -226,7 +226,7 @@ async def one_request_per_key(queues: Sequence[Queue], batch: Sequence[Sent]) ->
             assert isinstance(answer, InvalidInput), answer
             assert sent.key is not None
     assert by_key.keys() == {(sent.tenant, sent.key) for sent in batch if sent.key is not None}
-    assert all(len(each) == 1 for each in by_key.values()), "one body, one id for each key"
+    assert all(len(group) == 1 for group in by_key.values()), "one body, one id for each key"
     assert len(ids) == len(by_key) + alone
     stored = {
         request.id

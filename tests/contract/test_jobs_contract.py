@@ -165,8 +165,8 @@ async def test_jobs_that_fail_are_listed_with_their_errors_until_they_succeed(
     assert second.next_attempt_at is not None
     assert (third.job, third.attempts, third.next_attempt_at) == ("work/fails again", 2, None)
     await jobs.finish([running])
-    assert [each.job for each in await jobs.failing(10)] == [first.job, second.job]
-    assert [each.job for each in await jobs.failing(1)] == [first.job]
+    assert [entry.job for entry in await jobs.failing(10)] == [first.job, second.job]
+    assert [entry.job for entry in await jobs.failing(1)] == [first.job]
 
 
 async def test_a_job_that_is_put_again_while_it_runs_is_run_again(jobs: Jobs, put: Put) -> None:
@@ -195,7 +195,7 @@ async def test_a_failing_job_is_restarted_at_once_with_its_attempts_counted_anew
     given_up, waits, runs = [await taken(jobs) for _ in range(3)]
     await jobs.give_up([given_up], "It did not work.")
     await jobs.retry([runs], 0.0, "It is away.")
-    (runs,) = [each for each in await jobs.take(WORK, 2) if each.key == runs.key]
+    (runs,) = [entry for entry in await jobs.take(WORK, 2) if entry.key == runs.key]
     await jobs.retry([waits], 600.0, "It is away.")
     for key in ("is given up", "waits/in a folder"):
         restarted = await jobs.restart(f"work/{key}", OPERATOR)
@@ -230,6 +230,10 @@ async def test_the_backlog_counts_what_is_due_by_kind(jobs: Jobs, put: Put) -> N
     await put("c", kind="other")
     await taken(jobs)
     backlog = await jobs.backlog(["work", "other", "none"])
-    assert {kind: each.due for kind, each in backlog.items()} == {"work": 1, "other": 1, "none": 0}
+    assert {kind: counts.due for kind, counts in backlog.items()} == {
+        "work": 1,
+        "other": 1,
+        "none": 0,
+    }
     assert backlog["none"].oldest_s == 0.0
     assert 0.0 <= backlog["work"].oldest_s < 60.0

@@ -63,33 +63,33 @@ async def ring(at: str | None) -> AsyncIterator[Ring]:
 
 
 async def test_a_key_lets_its_tenant_in(ring: Ring) -> None:
-    made = await ring.keys.create("studio", name="laptop", scopes=frozenset({API, ADMIN}))
+    key = await ring.keys.create("studio", name="laptop", scopes=frozenset({API, ADMIN}))
     for scheme in ("Key", "key", "Bearer"):
-        who = await ring.keys.authenticate(f"{scheme} {made}")
-        assert (who.tenant, who.key_id) == ("studio", made.id)
+        who = await ring.keys.authenticate(f"{scheme} {key}")
+        assert (who.tenant, who.key_id) == ("studio", key.id)
         assert who.scopes == {API, ADMIN}
 
 
 async def test_what_stands_in_place_of_an_id_is_named_if_it_is_one(ring: Ring) -> None:
-    made = await ring.keys.create("studio")
-    assert await ring.keys.named(f"Key {made}") == made.id
-    assert await ring.keys.named(f"Key {made.id}:{'0' * 64}") == made.id
-    swapped = await ring.keys.named(f"Key {made.secret}:{made.id}")
-    assert swapped == short_hash(made.secret)
-    assert made.secret[:8] not in swapped
-    for nothing in (None, "", "Key", "Key x", f"Key {made.secret}", "Basic eDp5"):
+    key = await ring.keys.create("studio")
+    assert await ring.keys.named(f"Key {key}") == key.id
+    assert await ring.keys.named(f"Key {key.id}:{'0' * 64}") == key.id
+    swapped = await ring.keys.named(f"Key {key.secret}:{key.id}")
+    assert swapped == short_hash(key.secret)
+    assert key.secret[:8] not in swapped
+    for nothing in (None, "", "Key", "Key x", f"Key {key.secret}", "Basic eDp5"):
         assert await ring.keys.named(nothing) == ""
 
 
 async def test_a_plain_key_may_only_call(ring: Ring) -> None:
-    made = await ring.keys.create("studio")
-    assert (await ring.keys.authenticate(f"Key {made}")).scopes == {API}
+    key = await ring.keys.create("studio")
+    assert (await ring.keys.authenticate(f"Key {key}")).scopes == {API}
 
 
 async def test_a_wrong_secret_and_an_unknown_id_are_refused_in_the_same_words(ring: Ring) -> None:
-    made = await ring.keys.create("studio")
+    key = await ring.keys.create("studio")
     messages: list[str] = []
-    for wrong in (f"{made.id}:{'0' * 64}", f"nobody:{made.secret}"):
+    for wrong in (f"{key.id}:{'0' * 64}", f"nobody:{key.secret}"):
         for _ in range(2):  # looked up, then from the cache
             with pytest.raises(Unauthenticated) as caught:
                 await ring.keys.authenticate(f"Key {wrong}")
@@ -99,8 +99,8 @@ async def test_a_wrong_secret_and_an_unknown_id_are_refused_in_the_same_words(ri
 
 @pytest.mark.parametrize("wish", [True, False])
 async def test_a_key_decides_whether_lost_answers_are_given_again(ring: Ring, wish: bool) -> None:
-    made = await ring.keys.create("studio", replay_undelivered=wish)
-    assert (await ring.keys.authenticate(f"Key {made}")).replay_undelivered is wish
+    key = await ring.keys.create("studio", replay_undelivered=wish)
+    assert (await ring.keys.authenticate(f"Key {key}")).replay_undelivered is wish
     (info,) = await ring.keys.list("studio")
     assert info.replay_undelivered is wish
 
@@ -116,20 +116,20 @@ async def test_what_is_no_key_is_refused(ring: Ring, header: str | None) -> None
 
 async def test_a_key_ends_when_it_was_to_end(ring: Ring) -> None:
     until = ring.clock.now() + timedelta(seconds=60)
-    made = await ring.keys.create("studio", expires_at=until)
-    await ring.keys.authenticate(f"Key {made}")
+    key = await ring.keys.create("studio", expires_at=until)
+    await ring.keys.authenticate(f"Key {key}")
     ring.clock.advance(61)
     with pytest.raises(Unauthenticated, match="expired"):
-        await ring.keys.authenticate(f"Key {made}")
+        await ring.keys.authenticate(f"Key {key}")
 
 
 async def test_a_revoked_key_is_shut_out(ring: Ring) -> None:
-    made = await ring.keys.create("studio")
-    await ring.keys.authenticate(f"Key {made}")
-    assert await ring.keys.revoke(made.id)
-    assert await ring.keys.revoke(made.id)
+    key = await ring.keys.create("studio")
+    await ring.keys.authenticate(f"Key {key}")
+    assert await ring.keys.revoke(key.id)
+    assert await ring.keys.revoke(key.id)
     with pytest.raises(Unauthenticated):
-        await ring.keys.authenticate(f"Key {made}")
+        await ring.keys.authenticate(f"Key {key}")
     assert not await ring.keys.revoke("nobody")
 
 
@@ -143,30 +143,30 @@ async def test_a_key_that_was_unknown_is_known_once_it_is_made(ring: Ring) -> No
 
 async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> None:
     assert not await ring.keys.any()
-    made = await ring.keys.create("studio", name="laptop")
+    key = await ring.keys.create("studio", name="laptop")
     await ring.keys.create("other")
-    await ring.keys.revoke(made.id)
+    await ring.keys.revoke(key.id)
     (info,) = await ring.keys.list("studio")
-    assert (info.key_id, info.alias, info.tenant) == (made.id, "laptop", "studio")
+    assert (info.key_id, info.alias, info.tenant) == (key.id, "laptop", "studio")
     assert info.revoked_at is not None
-    assert made.secret not in repr(info)
+    assert key.secret not in repr(info)
     assert await ring.keys.any()
 
 
 async def test_who_made_and_revoked_a_key_is_in_the_audit_without_its_secret(ring: Ring) -> None:
     await ring.keys.create("studio")  # without an actor
-    made = await ring.keys.create(
+    key = await ring.keys.create(
         "studio", name="laptop", scopes=frozenset({API, ADMIN}), actor=Actor("boss", "10.0.0.7")
     )
-    for key_id in (made.id, made.id, "nobody"):
+    for key_id in (key.id, key.id, "nobody"):
         await ring.keys.revoke(key_id, Actor("other-boss"))
     acts = await ring.acts()
     wish = {"tenant": "studio", "alias": "laptop", "scopes": ["admin", "api"]}
     assert acts == [
-        (Actor("boss", "10.0.0.7"), "key.create", made.id, wish),
-        (Actor("other-boss"), "key.revoke", made.id, {"tenant": "studio"}),
+        (Actor("boss", "10.0.0.7"), "key.create", key.id, wish),
+        (Actor("other-boss"), "key.revoke", key.id, {"tenant": "studio"}),
     ]
-    assert made.secret not in repr(acts)
+    assert key.secret not in repr(acts)
 
 
 async def test_a_successor_has_the_same_rights_and_both_keys_work_during_the_overlap(
@@ -190,7 +190,7 @@ async def test_a_successor_has_the_same_rights_and_both_keys_work_during_the_ove
     with pytest.raises(Unauthenticated, match="expired"):
         await ring.keys.authenticate(f"Key {old}")
     await ring.keys.authenticate(f"Key {new}")
-    shown = {each.key_id: each for each in await ring.keys.list("studio")}
+    shown = {entry.key_id: entry for entry in await ring.keys.list("studio")}
     assert (shown[old.id].successor, shown[new.id].successor) == (new.id, None)
     assert shown[new.id].alias == "the web app"
     assert shown[new.id].expires_at == shown[new.id].created_at + timedelta(days=10)
@@ -201,11 +201,11 @@ async def test_a_successor_has_the_same_rights_and_both_keys_work_during_the_ove
 
 async def test_an_overlap_does_not_prolong_a_key(ring: Ring) -> None:
     until = ring.clock.now() + timedelta(seconds=30)
-    made = await ring.keys.create("studio", expires_at=until)
-    await ring.keys.rotate(made.id, 3600)
-    found = await ring.keys.find(made.id)
-    assert found is not None
-    assert found.expires_at == until
+    key = await ring.keys.create("studio", expires_at=until)
+    await ring.keys.rotate(key.id, 3600)
+    details = await ring.keys.find(key.id)
+    assert details is not None
+    assert details.expires_at == until
 
 
 async def test_what_has_ended_or_was_rotated_is_not_rotated(ring: Ring) -> None:
@@ -219,38 +219,38 @@ async def test_what_has_ended_or_was_rotated_is_not_rotated(ring: Ring) -> None:
 
 
 async def test_a_key_is_limited_to_its_endpoints(ring: Ring) -> None:
-    made = await ring.keys.create("studio", endpoints=["fal-ai/flux/*", "fal-ai/wan"])
-    who = await ring.keys.authenticate(f"Key {made}")
+    key = await ring.keys.create("studio", endpoints=["fal-ai/flux/*", "fal-ai/wan"])
+    who = await ring.keys.authenticate(f"Key {key}")
     assert who.endpoints == ("fal-ai/flux/*", "fal-ai/wan")
-    found = await ring.keys.find(made.id)
-    assert found is not None
-    assert found.endpoints == who.endpoints
+    details = await ring.keys.find(key.id)
+    assert details is not None
+    assert details.endpoints == who.endpoints
 
 
 async def test_the_last_use_of_a_key_is_written_now_and_then(ring: Ring) -> None:
-    made, idle = await ring.keys.create("studio"), await ring.keys.create("studio")
-    await ring.keys.authenticate(f"Key {made}")
+    key, idle = await ring.keys.create("studio"), await ring.keys.create("studio")
+    await ring.keys.authenticate(f"Key {key}")
     with pytest.raises(Unauthenticated):
         await ring.keys.authenticate(f"Key {idle.id}:{'0' * 64}")
     await ring.keys.write_uses()
-    shown = {each.key_id: each.last_used_at for each in await ring.keys.list("studio")}
-    assert shown == {made.id: ring.clock.now(), idle.id: None}
+    shown = {entry.key_id: entry.last_used_at for entry in await ring.keys.list("studio")}
+    assert shown == {key.id: ring.clock.now(), idle.id: None}
 
 
 async def test_a_sign_in_makes_a_key_of_the_person_that_ends(ring: Ring) -> None:
     rights = Rights("studio", frozenset({READ}), ("test/*",))
     until = ring.clock.now() + timedelta(hours=8)
-    made = await ring.keys.sign_in(ADA, rights, until, "10.0.0.7")
-    who = await ring.keys.authenticate(f"Key {made}")
+    key = await ring.keys.sign_in(ADA, rights, until, "10.0.0.7")
+    who = await ring.keys.authenticate(f"Key {key}")
     assert (who.tenant, who.scopes, who.endpoints) == ("studio", {READ}, ("test/*",))
     (info,) = await ring.keys.list("studio")
     assert (info.person, info.expires_at) == ("ada@example.org", until)
     named = {"person": "ada@example.org", "sub": "7f3a"}
     detail = {"tenant": "studio"} | named | {"scopes": ["read"]}
-    assert await ring.acts() == [(Actor(made.id, "10.0.0.7"), "sign-in", info.person, detail)]
+    assert await ring.acts() == [(Actor(key.id, "10.0.0.7"), "sign-in", info.person, detail)]
     ring.clock.advance(8 * 3600)
     with pytest.raises(Unauthenticated, match="expired"):
-        await ring.keys.authenticate(f"Key {made}")
+        await ring.keys.authenticate(f"Key {key}")
 
 
 async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Ring) -> None:
@@ -263,9 +263,9 @@ async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Rin
         until = ring.clock.now() + timedelta(hours=8)
         last = await ring.keys.sign_in(Person(person, person, ()), rights, until, "10.0.0.7")
         ring.clock.advance(9 * 86_400)
-    found = await ring.keys.list("studio")
-    assert [each.person for each in found] == [None, "bob", "ada"]
-    assert {kept.id, last.id} <= {each.key_id for each in found}
+    keys = await ring.keys.list("studio")
+    assert [entry.person for entry in keys] == [None, "bob", "ada"]
+    assert {kept.id, last.id} <= {entry.key_id for entry in keys}
     assert len(await ring.keys.list("another")) == 1
 
 
@@ -279,17 +279,17 @@ async def test_a_link_gives_one_browser_a_key_with_the_same_rights(ring: Ring) -
         Actor(first.id, "10.0.0.5"), ring.clock.now() + timedelta(hours=12)
     )
     assert token not in repr(await ring.acts())
-    made = await ring.keys.take_link(token, "10.0.0.7")
-    who = await ring.keys.authenticate(f"Key {made}")
+    key = await ring.keys.take_link(token, "10.0.0.7")
+    who = await ring.keys.authenticate(f"Key {key}")
     assert (who.tenant, who.scopes, who.endpoints) == ("studio", scopes, ("test/*",))
-    info = await ring.keys.find(made.id)
+    info = await ring.keys.find(key.id)
     assert info is not None
     assert (info.alias, info.expires_at) == ("sign-in link", until)
     detail = {"tenant": "studio", "alias": "sign-in link", "scopes": ["cancel", "read"]}
     (offer, *acts) = await ring.acts()
     assert offer[:3] == (Actor(first.id, "10.0.0.5"), "key.link", first.id)
     assert offer[3]["tenant"] == "studio"
-    assert acts == [(Actor(first.id, "10.0.0.7"), "key.create", made.id, detail)]
+    assert acts == [(Actor(first.id, "10.0.0.7"), "key.create", key.id, detail)]
     for used in (token, "never-offered"):
         with pytest.raises(Unauthenticated, match="used already, or has expired"):
             await ring.keys.take_link(used, "10.0.0.7")
@@ -302,10 +302,10 @@ async def test_of_two_browsers_that_open_a_link_at_once_one_gets_a_key(ring: Rin
         Actor(first.id, "10.0.0.5"), ring.clock.now() + timedelta(hours=12)
     )
     taken = await asyncio.gather(
-        *(ring.keys.take_link(token, f"10.0.0.{each}") for each in range(5)),
+        *(ring.keys.take_link(token, f"10.0.0.{number}") for number in range(5)),
         return_exceptions=True,
     )
-    assert [type(each) for each in taken].count(Credential) == 1
+    assert [type(outcome) for outcome in taken].count(Credential) == 1
     assert len(await ring.keys.list("studio")) == 2
 
 

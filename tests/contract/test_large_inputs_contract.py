@@ -49,7 +49,7 @@ async def test_an_ask_that_waits_for_it_gets_it_whole(queue: Queue) -> None:
 
 async def test_a_list_abbreviates_it(queue: Queue) -> None:
     await queue.submit(large())
-    assert [each.input for each in await queue.page(TENANT)] == [ABBREVIATED]
+    assert [listed.input for listed in await queue.page(TENANT)] == [ABBREVIATED]
 
 
 async def test_a_second_attempt_gets_it_whole_too(queue: Queue) -> None:
@@ -73,8 +73,8 @@ async def test_a_repeat_of_it_gets_it_abbreviated(queue: Queue, keyed: bool) -> 
 async def test_it_can_be_forgotten(queue: Queue) -> None:
     request = await queue.submit(large(store_io=False))
     await queue.finish(done((await lease(queue)).held))
-    found = await forgot(queue, request.id, Redacted.OUTCOME)
-    assert found.input == {"sync_mode": True}
+    stored = await forgot(queue, request.id, Redacted.OUTCOME)
+    assert stored.input == {"sync_mode": True}
 
 
 async def test_one_of_many_fields_is_abbreviated(queue: Queue) -> None:

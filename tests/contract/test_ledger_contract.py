@@ -24,8 +24,8 @@ DAY = timedelta(days=1)
 
 async def ended(queue: Queue, outcome: Outcome | None = None, **changes: object) -> Request:
     request = await queue.submit(new(**changes))
-    held = (await lease(queue)).held
-    await queue.finish(done(held, outcome))
+    key = (await lease(queue)).held
+    await queue.finish(done(key, outcome))
     return await queue.get(request.tenant, request.id)
 
 
@@ -35,7 +35,7 @@ def search(**changes: object) -> EndedRequestFilter:
 
 
 async def ids(queue: Queue, limit: int = 50, **changes: object) -> list[str]:
-    return [each.id for each in await queue.ledger.ended(search(**changes), limit)]
+    return [request.id for request in await queue.ledger.ended(search(**changes), limit)]
 
 
 def end_of(request: Request) -> datetime:
@@ -50,11 +50,11 @@ async def test_usage_is_summed_between_edges_by_endpoint(queue: Queue) -> None:
     other = await ended(queue, usage, endpoint=OTHER)
     await ended(queue, usage, tenant="bob")
     edges = [end_of(first), end_of(second), end_of(other) + DAY]
-    one = Usage(1.5, 4, 0.25)
+    per_request = Usage(1.5, 4, 0.25)
     assert await queue.ledger.consumed(TENANT, edges) == [
-        UsageTotals(0, ENDPOINT, 1, one),
-        UsageTotals(1, OTHER, 1, one),
-        UsageTotals(1, ENDPOINT, 1, one),
+        UsageTotals(0, ENDPOINT, 1, per_request),
+        UsageTotals(1, OTHER, 1, per_request),
+        UsageTotals(1, ENDPOINT, 1, per_request),
     ]
     whole = [edges[0], edges[-1]]
     assert await queue.ledger.consumed(TENANT, whole, [ENDPOINT]) == [
@@ -68,37 +68,37 @@ async def test_what_was_deleted_is_counted_and_not_listed(queue: Queue) -> None:
     await queue.delete(TENANT, request.id)
     assert await ids(queue) == []
     counted = await queue.ledger.consumed(TENANT, [end_of(request), end_of(request) + DAY])
-    assert [each.requests for each in counted] == [1]
+    assert [total.requests for total in counted] == [1]
 
 
 async def test_ended_requests_are_listed_by_their_end_page_by_page(make: Make) -> None:
     queue = await make(CALM)  # its leases last long enough
     await ended(queue, tenant="bob")
     late = await queue.submit(new())
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     early = [await ended(queue) for _ in range(3)]
-    await queue.finish(done(held))
+    await queue.finish(done(key))
     await ended(queue, endpoint=OTHER)
     await ended(queue, tenant="bob")
     await queue.submit(new())  # has not ended
-    order = [late.id, *(each.id for each in reversed(early))]
+    order = [late.id, *(request.id for request in reversed(early))]
     assert await ids(queue) == order
     page = await queue.ledger.ended(search(), 2)
     last = page[-1]
-    assert [each.id for each in page] == order[:2]
+    assert [request.id for request in page] == order[:2]
     assert await ids(queue, before=(end_of(last), last.id)) == order[2:]
 
 
 async def test_they_are_found_by_the_time_of_their_end(queue: Queue) -> None:
-    one, two = await ended(queue), await ended(queue)
+    first, two = await ended(queue), await ended(queue)
     assert await ids(queue, since=end_of(two)) == [two.id]
-    assert await ids(queue, until=end_of(two)) == [one.id]
+    assert await ids(queue, until=end_of(two)) == [first.id]
 
 
 async def test_they_are_found_by_their_id(queue: Queue) -> None:
-    one, _ = await ended(queue), await ended(queue)
-    assert await ids(queue, request_id=one.id) == [one.id]
-    assert await ids(queue, request_id=one.id, tenant="bob") == []
+    first, _ = await ended(queue), await ended(queue)
+    assert await ids(queue, request_id=first.id) == [first.id]
+    assert await ids(queue, request_id=first.id, tenant="bob") == []
 
 
 async def test_they_are_found_by_who_is_to_blame(queue: Queue) -> None:
@@ -139,26 +139,26 @@ async def test_ended_requests_are_measured_between_edges_by_endpoint(queue: Queu
             TENANT, edges, endpoints, shares=(0.0, 0.5, 1.0), client_codes=("bad_thing",)
         )
 
-    found = await measured(ENDPOINT, OTHER)
+    samples = await measured(ENDPOINT, OTHER)
     assert [
-        (each.bucket, each.endpoint, each.requests, each.successes, each.client_errors)
-        for each in found
+        (row.bucket, row.endpoint, row.requests, row.successes, row.client_errors)
+        for row in samples
     ] == [(0, ENDPOINT, 1, 1, 0), (1, OTHER, 1, 1, 0), (1, ENDPOINT, 5, 2, 1)]
-    for each in found:
-        for values in (each.durations_s, each.waits_s):
+    for sample in samples:
+        for values in (sample.durations_s, sample.waits_s):
             assert list(values) == sorted(values)
             assert len(values) == 3
     took_s = (end_of(fine[0]) - (fine[0].started_at or end_of(fine[0]))).total_seconds()
-    assert list(found[0].durations_s) == pytest.approx([took_s] * 3, abs=1e-3)
-    assert [each.endpoint for each in await measured(OTHER)] == [OTHER]
+    assert list(samples[0].durations_s) == pytest.approx([took_s] * 3, abs=1e-3)
+    assert [row.endpoint for row in await measured(OTHER)] == [OTHER]
 
 
 async def test_what_never_started_took_no_time(queue: Queue) -> None:
     cancelled = await queue.submit(new())
     await queue.cancel(TENANT, cancelled.id)
     at = end_of(await queue.get(TENANT, cancelled.id))
-    (found,) = await queue.ledger.measured(
+    (sample,) = await queue.ledger.measured(
         TENANT, [at, at + DAY], [ENDPOINT], shares=(0.5,), client_codes=()
     )
-    assert (found.requests, found.successes) == (1, 0)
-    assert (list(found.durations_s), list(found.waits_s)) == ([], [])
+    assert (sample.requests, sample.successes) == (1, 0)
+    assert (list(sample.durations_s), list(sample.waits_s)) == ([], [])

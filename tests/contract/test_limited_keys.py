@@ -30,6 +30,6 @@ async def test_no_spelling_of_an_id_leads_around_the_limit_to_endpoints(queue: Q
                     await limited.put(f"{path}/cancel"),
                     await limited.delete(path),
                 ]
-                statuses = [each.status_code for each in answers]
+                statuses = [answer.status_code for answer in answers]
                 assert set(statuses) <= {403, 404}, (spelled, statuses)
             assert (await queue.get("default", id_)).outcome is None

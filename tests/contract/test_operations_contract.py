@@ -28,9 +28,10 @@ ADMIN = Actor("key-1", "10.0.0.7")
 
 async def acts(queue: Queue) -> list[tuple[Actor, str, str]]:
     """Audited actions, oldest first."""
-    found = await queue.operations.audit()
+    entries = await queue.operations.audit()
     return [
-        (Actor(each.actor, each.address), each.action, each.subject) for each in reversed(found)
+        (Actor(entry.actor, entry.address), entry.action, entry.subject)
+        for entry in reversed(entries)
     ]
 
 
@@ -40,7 +41,7 @@ async def test_what_is_paused_is_accepted_and_waits_while_others_go_on(make: Mak
     paused = [(await queue.submit(new())).id for _ in range(40)]  # more than the look-ahead
     other = (await queue.submit(new(endpoint=OTHER))).id
     work = await queue.ask(ask(4))
-    assert [each.request_id for each in work.leases] == [other]
+    assert [grant.request_id for grant in work.leases] == [other]
     assert not (await queue.ask(ask(4, work.leases[0].held))).leases
     request = await queue.get(TENANT, paused[0])
     waiting = await queue.waiting(request)
@@ -54,7 +55,7 @@ async def test_tenants_whose_requests_are_paused_hold_no_one_up(make: Make) -> N
     for n in range(5):
         await queue.submit(new(tenant=f"tenant-{n}"))
     other = (await queue.submit(new(endpoint=OTHER))).id
-    assert [each.request_id for each in (await queue.ask(ask(1))).leases] == [other]
+    assert [grant.request_id for grant in (await queue.ask(ask(1))).leases] == [other]
 
 
 async def test_a_request_is_not_leased_at_its_submit_when_it_is_paused(make: Make) -> None:
@@ -73,7 +74,7 @@ async def test_a_resume_lets_go_on_what_waited(make: Make) -> None:
     assert not (await queue.ask(replace(ask(1), wait_s=0.05))).leases
     asking = asyncio.create_task(queue.ask(ask(1)))
     assert await queue.operations.resume(ENDPOINT, ADMIN)
-    assert [each.request_id for each in (await asking).leases] == [request.id]
+    assert [grant.request_id for grant in (await asking).leases] == [request.id]
     assert not await queue.operations.resume(ENDPOINT, ADMIN)
     acted = [(ADMIN, "endpoint.pause", ENDPOINT), (ADMIN, "endpoint.resume", ENDPOINT)]
     assert await acts(queue) == acted
@@ -96,7 +97,7 @@ async def test_what_drains_is_served_and_accepts_nothing(make: Make) -> None:
     with pytest.raises(EndpointDraining, match=ENDPOINT):
         await queue.submit(new())
     await queue.submit(new(endpoint=OTHER))
-    assert request.id in {each.request_id for each in (await queue.ask(ask(2))).leases}
+    assert request.id in {grant.request_id for grant in (await queue.ask(ask(2))).leases}
     await queue.operations.resume(ENDPOINT, ADMIN)
     await queue.submit(new())
 
@@ -151,7 +152,7 @@ async def test_a_request_that_waits_goes_before_others_of_its_tenant_by_its_new_
     acted = [(ADMIN, "request.prioritise", third), (ADMIN, "request.prioritise", first)]
     assert await acts(queue) == acted  # the one that had it already is not written
     lines = await queue.lines(TENANT, third)
-    assert any("changed the priority to high" in each.message for each in lines)
+    assert any("changed the priority to high" in line.message for line in lines)
 
 
 async def test_changing_the_priority_twice_leads_back_to_the_old_place(make: Make) -> None:
@@ -182,7 +183,7 @@ async def test_what_runs_or_is_a_session_or_has_ended_has_no_place_to_change(mak
 async def test_a_request_is_failed_by_hand_with_the_reason(make: Make, runs: bool) -> None:
     queue = await make()
     request = await queue.submit(new())
-    held = (await lease(queue)).held if runs else None
+    key = (await lease(queue)).held if runs else None
     waiting = asyncio.create_task(queue.wait(TENANT, request.id, 10.0))
     assert await queue.operations.fail(request.id, ADMIN, "It hangs") is State.FAILED
     ended = await waiting
@@ -190,9 +191,9 @@ async def test_a_request_is_failed_by_hand_with_the_reason(make: Make, runs: boo
     assert ended.outcome.failure is not None
     assert ended.outcome.failure.code == "failed_by_hand"
     assert "It hangs" in ended.outcome.failure.message
-    if held is not None:
-        assert await queue.finish(done(held)) is Verdict.FENCED
-        assert await queue.finish(done(held, failure())) is Verdict.FENCED
+    if key is not None:
+        assert await queue.finish(done(key)) is Verdict.FENCED
+        assert await queue.finish(done(key, failure())) is Verdict.FENCED
     assert (await queue.get(TENANT, request.id)).state is State.FAILED
     assert not (await queue.ask(ask(1))).leases
     (act,) = await queue.operations.audit()
@@ -227,15 +228,15 @@ async def test_the_overview_shows_lanes_leases_and_halts(make: Make) -> None:
         await queue.submit(new(tenant=tenant))
     await queue.operations.pause(OTHER, ADMIN)
     seen = await queue.operations.overview()
-    figures = [(each.pool, each.tenant, each.queued, each.running) for each in seen.lanes]
+    figures = [(lane.pool, lane.tenant, lane.queued, lane.running) for lane in seen.lanes]
     assert figures == [(POOL, "ann", 2, 1), (POOL, "bob", 1, 0)]
-    assert all(each.oldest_s is not None and each.oldest_s >= 0 for each in seen.lanes)
+    assert all(lane.oldest_s is not None and lane.oldest_s >= 0 for lane in seen.lanes)
     (running,) = seen.leases
     assert (running.request_id, running.attempt) == (granted.request_id, 1)
     assert (running.replica_id, running.tenant) == ("r7", "ann")
     assert 0 <= running.age_s < LONG_LEASES.first_lease_s
     assert 0 < running.expires_in_s <= LONG_LEASES.first_lease_s
-    assert [(each.endpoint, each.kind) for each in seen.halts] == [(OTHER, PauseKind.PAUSED)]
+    assert [(halt.endpoint, halt.kind) for halt in seen.halts] == [(OTHER, PauseKind.PAUSED)]
 
 
 async def test_the_overview_shows_what_an_operator_has_just_done(make: Make) -> None:
@@ -256,7 +257,7 @@ async def test_the_overview_shows_what_an_operator_has_just_done(make: Make) -> 
     assert await queue.operations.cancel(TENANT, first.request_id, ADMIN) == "cancelled"
     assert await figures() == [(1, 0)]
     await queue.operations.pause(ENDPOINT, ADMIN)
-    assert [each.endpoint for each in (await queue.operations.overview()).halts] == [ENDPOINT]
+    assert [halt.endpoint for halt in (await queue.operations.overview()).halts] == [ENDPOINT]
 
 
 async def test_the_audit_is_read_in_pages(make: Make) -> None:
@@ -265,7 +266,7 @@ async def test_the_audit_is_read_in_pages(make: Make) -> None:
         await queue.operations.pause(f"e/{n}", ADMIN)
     first = await queue.operations.audit(limit=3)
     rest = await queue.operations.audit(before=first[-1].id, limit=3)
-    assert [each.subject for each in (*first, *rest)] == ["e/4", "e/3", "e/2", "e/1", "e/0"]
+    assert [act.subject for act in (*first, *rest)] == ["e/4", "e/3", "e/2", "e/1", "e/0"]
 
 
 async def test_a_warm_target_stands_until_it_is_ended_or_its_time_is_over(queue: Queue) -> None:
@@ -294,7 +295,7 @@ async def waiting(queue: Queue, **chosen: Any) -> list[str]:
     ids: list[str] = []
     after = 0
     while page := await queue.operations.waiting(**chosen, after=after, limit=2):
-        ids += [each.request_id for each in page]
+        ids += [entry.request_id for entry in page]
         after = page[-1].place
     return ids
 

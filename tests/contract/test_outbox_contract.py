@@ -46,8 +46,8 @@ class House:
     async def ended(self, url: str = URL, **changes: Any) -> str:
         """Id of a request that has succeeded."""
         request = await self.queue.submit(new(**{"webhook": Webhook(url, ORIGIN), **changes}))
-        held = (await lease(self.queue)).held
-        await self.queue.finish(done(held))
+        key = (await lease(self.queue)).held
+        await self.queue.finish(done(key))
         return request.id
 
     async def claim(
@@ -78,8 +78,8 @@ async def forgetful(make: Make) -> House:
 
 
 async def _finished(queue: Queue, outcome: Outcome) -> None:
-    held = (await lease(queue)).held
-    await queue.finish(Finish(held, "r1", outcome))
+    key = (await lease(queue)).held
+    await queue.finish(Finish(key, "r1", outcome))
 
 
 ENDINGS: dict[str, Callable[[Queue, str], Awaitable[object]]] = {
@@ -104,20 +104,20 @@ async def test_every_end_writes_one_delivery(house: House, how: str) -> None:
 
 async def test_a_cancel_of_what_runs_and_an_expiry_write_one_too(house: House) -> None:
     running = await house.queue.submit(new(webhook=Webhook(URL, ORIGIN)))
-    held = (await lease(house.queue)).held
+    key = (await lease(house.queue)).held
     assert await house.queue.cancel(TENANT, running.id) is CancelVerdict.REQUESTED
     cancelled = Outcome(failure=Failure("cancelled", "Cancelled.", retryable=False))
-    await house.queue.finish(Finish(held, "r1", cancelled))
+    await house.queue.finish(Finish(key, "r1", cancelled))
     late = await house.queue.submit(new(start_within_s=0.01, webhook=Webhook(URL, ORIGIN)))
     assert (await house.queue.wait(TENANT, late.id, 60.0)).state is State.EXPIRED
-    assert {each.request_id for each in await house.claim()} == {running.id, late.id}
+    assert {delivery.request_id for delivery in await house.claim()} == {running.id, late.id}
 
 
 async def test_an_outcome_that_is_reused_is_sent_as_well(house: House) -> None:
     await house.ended(reuse_digest=b"same", webhook=None)
     again = await house.queue.submit(new(reuse_digest=b"same", webhook=Webhook(URL, ORIGIN)))
     assert again.state is State.SUCCEEDED
-    assert [each.request_id for each in await house.claim()] == [again.id]
+    assert [delivery.request_id for delivery in await house.claim()] == [again.id]
 
 
 async def test_a_request_without_a_webhook_has_none(house: House) -> None:
@@ -132,16 +132,16 @@ async def test_a_request_without_a_webhook_has_none(house: House) -> None:
 async def test_a_delivery_is_claimed_by_one_of_many(house: House) -> None:
     ids = {await house.ended() for _ in range(12)}
     claims = await asyncio.gather(*(house.claim(2) for _ in range(12)))
-    claimed = [each.request_id for some in claims for each in some]
+    claimed = [delivery.request_id for some in claims for delivery in some]
     assert len(claimed) == len(set(claimed))
     rest = await house.claim(8) + await house.claim(8)
-    assert {*claimed, *(each.request_id for each in rest)} == ids
+    assert {*claimed, *(delivery.request_id for delivery in rest)} == ids
 
 
 async def test_of_a_channel_no_more_come_than_are_wanted_and_the_oldest_first(house: House) -> None:
     first, second, third = [await house.ended() for _ in range(3)]
-    assert {each.request_id for each in await house.claim(2)} == {first, second}
-    assert [each.request_id for each in await house.claim(2)] == [third]
+    assert {delivery.request_id for delivery in await house.claim(2)} == {first, second}
+    assert [delivery.request_id for delivery in await house.claim(2)] == [third]
 
 
 async def test_channels_are_tenant_and_host_and_come_in_pages(house: House) -> None:
@@ -200,7 +200,10 @@ async def test_what_failed_is_due_again_later_or_dead(house: House) -> None:
     assert (await house.outbox.get(TENANT, id_)).state is DeliveryState.DEAD
     assert await house.claim() == []
     tried = await house.outbox.tries(TENANT, id_)
-    assert [(each.status, each.error) for each in tried] == [(500, BAD.error), (410, "Gone.")]
+    assert [(attempt.status, attempt.error) for attempt in tried] == [
+        (500, BAD.error),
+        (410, "Gone."),
+    ]
     assert not await house.outbox.tries("bob", id_)
 
 
@@ -217,18 +220,18 @@ async def test_a_claim_that_is_put_back_is_no_try(house: House) -> None:
 async def test_whose_claim_ran_out_is_fenced(forgetful: House) -> None:
     id_ = await forgetful.ended()
     (late,) = await forgetful.claim()
-    found: list[ClaimedDelivery] = []
+    claims: list[ClaimedDelivery] = []
 
     async def claimed_again() -> bool:
-        found.extend(await forgetful.claim())
-        return bool(found)
+        claims.extend(await forgetful.claim())
+        return bool(claims)
 
     await eventually(claimed_again)
-    assert found[0].id == late.id
+    assert claims[0].id == late.id
     assert await forgetful.outbox.keep_body(late, b"late") is None
     assert not await forgetful.outbox.delivered(late, FINE)
     assert not await forgetful.outbox.put_back(late, 0.0)
-    assert await forgetful.outbox.delivered(found[0], FINE)
+    assert await forgetful.outbox.delivered(claims[0], FINE)
     assert len(await forgetful.outbox.tries(TENANT, id_)) == 1
 
 
@@ -242,7 +245,7 @@ async def test_a_redelivery_fences_the_try_that_is_under_way(house: House) -> No
     (again,) = await house.claim()
     assert (again.id, again.body, again.tries) == (claimed.id, b"body", 0)
     acts = await house.queue.operations.audit()
-    assert [(each.actor, each.action, each.subject) for each in acts] == [
+    assert [(act.actor, act.action, act.subject) for act in acts] == [
         ("key-1", "webhook.redeliver", id_)
     ]
 
@@ -266,12 +269,12 @@ async def test_pages_are_newest_first_by_state(house: House) -> None:
     delivered, dead = await house.claim(2, DeliveryChannel("bob", CHANNEL.host))
     await house.outbox.delivered(delivered, FINE)
     await house.outbox.failed(dead, BAD, None)
-    claimed = {each.request_id: each for each in await house.claim()}
+    claimed = {delivery.request_id: delivery for delivery in await house.claim()}
     await house.outbox.delivered(claimed[ids[0]], FINE)
     await house.outbox.failed(claimed[ids[1]], BAD, None)
 
     async def page(**wish: Any) -> list[str]:
-        return [each.request_id for each in await house.outbox.page(TENANT, **wish)]
+        return [delivery.request_id for delivery in await house.outbox.page(TENANT, **wish)]
 
     assert await page() == ids[::-1]
     assert await page(limit=2) == ids[:1:-1]

@@ -31,90 +31,90 @@ async def held_by(queue: Queue) -> LeaseKey:
 
 
 def made(held: LeaseKey, *numbers: int) -> list[PartialResult]:
-    return [PartialResult(held.attempt, each, f'{{"n": {each}}}') for each in numbers]
+    return [PartialResult(held.attempt, number, f'{{"n": {number}}}') for number in numbers]
 
 
 async def test_values_are_read_in_their_order_after_the_last_seen(
     partials: PartialResults, queue: Queue
 ) -> None:
-    held = await held_by(queue)
-    await partials.add(held, made(held, 1, 0), 0)
-    await partials.add(held, made(held, 2), 0)
-    assert await partials.after(TENANT, held.request_id, NOTHING_SEEN) == made(held, 0, 1, 2)
-    assert await partials.after(TENANT, held.request_id, (held.attempt, 1)) == made(held, 2)
-    assert await partials.after(TENANT, held.request_id, (held.attempt, 2)) == []
+    key = await held_by(queue)
+    await partials.add(key, made(key, 1, 0), 0)
+    await partials.add(key, made(key, 2), 0)
+    assert await partials.after(TENANT, key.request_id, NOTHING_SEEN) == made(key, 0, 1, 2)
+    assert await partials.after(TENANT, key.request_id, (key.attempt, 1)) == made(key, 2)
+    assert await partials.after(TENANT, key.request_id, (key.attempt, 2)) == []
 
 
 async def test_a_repeated_call_changes_nothing(partials: PartialResults, queue: Queue) -> None:
-    held = await held_by(queue)
-    await partials.add(held, made(held, 0), 0)
-    await partials.add(held, [PartialResult(held.attempt, 0, "{}"), *made(held, 1)], 0)
-    assert await partials.after(TENANT, held.request_id, NOTHING_SEEN) == made(held, 0, 1)
+    key = await held_by(queue)
+    await partials.add(key, made(key, 0), 0)
+    await partials.add(key, [PartialResult(key.attempt, 0, "{}"), *made(key, 1)], 0)
+    assert await partials.after(TENANT, key.request_id, NOTHING_SEEN) == made(key, 0, 1)
 
 
 async def test_a_page_has_a_bound_and_the_next_one_goes_on(
     partials: PartialResults, queue: Queue
 ) -> None:
-    held = await held_by(queue)
-    every = made(held, *range(MAX_PARTIALS_READ + 3))
-    await partials.add(held, every, 0)
-    page = await partials.after(TENANT, held.request_id, NOTHING_SEEN)
+    key = await held_by(queue)
+    every = made(key, *range(MAX_PARTIALS_READ + 3))
+    await partials.add(key, every, 0)
+    page = await partials.after(TENANT, key.request_id, NOTHING_SEEN)
     assert page == every[:MAX_PARTIALS_READ]
-    assert await partials.after(TENANT, held.request_id, page[-1].position) == every[-3:]
+    assert await partials.after(TENANT, key.request_id, page[-1].position) == every[-3:]
 
 
 async def test_old_values_are_forgotten_when_the_replica_says_so(
     partials: PartialResults, queue: Queue
 ) -> None:
-    held = await held_by(queue)
-    await partials.add(held, made(held, 0, 1, 2), 0)
-    await partials.add(held, made(held, 3), 2)
-    assert await partials.after(TENANT, held.request_id, NOTHING_SEEN) == made(held, 2, 3)
+    key = await held_by(queue)
+    await partials.add(key, made(key, 0, 1, 2), 0)
+    await partials.add(key, made(key, 3), 2)
+    assert await partials.after(TENANT, key.request_id, NOTHING_SEEN) == made(key, 2, 3)
 
 
 async def test_values_are_there_after_the_end(partials: PartialResults, queue: Queue) -> None:
-    held = await held_by(queue)
-    await partials.add(held, made(held, 0), 0)
-    await queue.finish(done(held))
-    assert await partials.after(TENANT, held.request_id, NOTHING_SEEN) == made(held, 0)
+    key = await held_by(queue)
+    await partials.add(key, made(key, 0), 0)
+    await queue.finish(done(key))
+    assert await partials.after(TENANT, key.request_id, NOTHING_SEEN) == made(key, 0)
 
 
 async def test_only_the_holder_of_a_lease_adds_values(
     partials: PartialResults, queue: Queue
 ) -> None:
-    held = await held_by(queue)
-    await queue.finish(done(held))
+    key = await held_by(queue)
+    await queue.finish(done(key))
     with pytest.raises(Fenced):
-        await partials.add(held, made(held, 0), 0)
-    assert await partials.after(TENANT, held.request_id, NOTHING_SEEN) == []
+        await partials.add(key, made(key, 0), 0)
+    assert await partials.after(TENANT, key.request_id, NOTHING_SEEN) == []
 
 
 async def test_values_belong_to_their_tenant(partials: PartialResults, queue: Queue) -> None:
-    held = await held_by(queue)
-    await partials.add(held, made(held, 0), 0)
+    key = await held_by(queue)
+    await partials.add(key, made(key, 0), 0)
     with pytest.raises(RequestNotFound):
-        await partials.after("bob", held.request_id, NOTHING_SEEN)
+        await partials.after("bob", key.request_id, NOTHING_SEEN)
 
 
 async def test_a_deleted_request_has_no_values(partials: PartialResults, queue: Queue) -> None:
-    held = await held_by(queue)
-    await partials.add(held, made(held, 0), 0)
-    await queue.finish(done(held))
-    await queue.delete(TENANT, held.request_id)
+    key = await held_by(queue)
+    await partials.add(key, made(key, 0), 0)
+    await queue.finish(done(key))
+    await queue.delete(TENANT, key.request_id)
     with pytest.raises(RequestNotFound):
-        await partials.after(TENANT, held.request_id, NOTHING_SEEN)
+        await partials.after(TENANT, key.request_id, NOTHING_SEEN)
 
 
 async def test_a_reader_is_woken_by_a_value(partials: PartialResults, queue: Queue) -> None:
-    held = await held_by(queue)
-    waiting = asyncio.create_task(partials.arrived(held.request_id, 600.0))
+    key = await held_by(queue)
+    waiting = asyncio.create_task(partials.arrived(key.request_id, 600.0))
     await asyncio.sleep(0)
-    await partials.add(held, made(held, 0), 0)
+    await partials.add(key, made(key, 0), 0)
     await asyncio.wait_for(waiting, 60.0)
 
 
 async def test_a_reader_does_not_wait_for_longer_than_it_says(
     partials: PartialResults, queue: Queue
 ) -> None:
-    held = await held_by(queue)
-    await asyncio.wait_for(partials.arrived(held.request_id, 0.01), 60.0)
+    key = await held_by(queue)
+    await asyncio.wait_for(partials.arrived(key.request_id, 0.01), 60.0)

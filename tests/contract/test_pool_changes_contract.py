@@ -20,7 +20,7 @@ OWN, OTHER, ELSEWHERE = "acme/own", "acme/other", "elsewhere"
 async def test_requests_go_on_in_another_pool_in_their_order(queue: Queue) -> None:
     priorities = (Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.NORMAL)
     low, first, high, second = [
-        await queue.submit(new(endpoint=OWN, priority=each)) for each in priorities
+        await queue.submit(new(endpoint=OWN, priority=priority)) for priority in priorities
     ]
     stays = await queue.submit(new(endpoint=OTHER))
     another = await queue.submit(new(endpoint=OWN, tenant="bob"))

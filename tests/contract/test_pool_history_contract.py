@@ -17,8 +17,8 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 async def sampled(queue: Queue) -> list[PoolSample]:
     """Figures of ``POOL`` in the last hour, in steps of ten minutes."""
     await queue.pool_history.sample()
-    found = await queue.pool_history.read(HOUR, 10 * MINUTE)
-    return [each for each in found if each.pool == POOL]
+    samples = await queue.pool_history.read(HOUR, 10 * MINUTE)
+    return [sample for sample in samples if sample.pool == POOL]
 
 
 async def test_a_step_has_the_largest_figures_of_each_pool(make: Make) -> None:
@@ -39,13 +39,13 @@ async def test_a_step_has_the_largest_figures_of_each_pool(make: Make) -> None:
         return found[-1].running == 2 and found[-1].replicas == 1
 
     await eventually(run)
-    found = await sampled(queue)
-    assert max(each.queued for each in found) == 3, "the most, not the last"
-    for each in found:
-        assert each.at.timestamp() % 600 == 0
-        assert begun - 10 * MINUTE <= each.at <= datetime.now(UTC)
+    samples = await sampled(queue)
+    assert max(row.queued for row in samples) == 3, "the most, not the last"
+    for sample in samples:
+        assert sample.at.timestamp() % 600 == 0
+        assert begun - 10 * MINUTE <= sample.at <= datetime.now(UTC)
     fine = await queue.pool_history.read(HOUR, MINUTE)
-    assert {each.at.second for each in fine} == {0}
+    assert {row.at.second for row in fine} == {0}
 
 
 async def test_nothing_is_known_of_a_time_before(make: Make) -> None:

@@ -50,84 +50,84 @@ async def running(queue: Queue, **changes: bool) -> LeaseKey:
 
 
 async def test_the_newest_preview_is_handed_out(queue: Queue) -> None:
-    held = await running(queue)
-    await report_step(queue, held, 1)
-    assert await queue.preview(TENANT, held.request_id) is None
-    await report_step(queue, held, 2, FIRST)
-    assert await queue.preview(TENANT, held.request_id) == FIRST
-    await report_step(queue, held, 3, SECOND)
-    await report_step(queue, held, 4)
-    assert await queue.preview(TENANT, held.request_id) == SECOND
+    key = await running(queue)
+    await report_step(queue, key, 1)
+    assert await queue.preview(TENANT, key.request_id) is None
+    await report_step(queue, key, 2, FIRST)
+    assert await queue.preview(TENANT, key.request_id) == FIRST
+    await report_step(queue, key, 3, SECOND)
+    await report_step(queue, key, 4)
+    assert await queue.preview(TENANT, key.request_id) == SECOND
 
 
 async def test_a_request_shows_the_step_of_its_preview_and_its_rate(queue: Queue) -> None:
-    held = await running(queue)
-    await report_step(queue, held, 2)
-    seen = await queue.get(TENANT, held.request_id)
+    key = await running(queue)
+    await report_step(queue, key, 2)
+    seen = await queue.get(TENANT, key.request_id)
     assert seen.preview_step == 0
-    await report_step(queue, held, 2, FIRST)
-    shown = await queue.changed(TENANT, held.request_id, 5.0, since=seen)
+    await report_step(queue, key, 2, FIRST)
+    shown = await queue.changed(TENANT, key.request_id, 5.0, since=seen)
     assert shown.preview_step == 2
     assert shown.progress is not None
     assert (shown.progress.rate, shown.progress.left_s) == (2.0, 3.0)
 
 
 async def test_replicas_are_notified_of_what_somebody_looks_at(queue: Queue) -> None:
-    held, other = await running(queue), await running(queue)
-    assert (await report_step(queue, held, 1)).watched == ()
+    key, other = await running(queue), await running(queue)
+    assert (await report_step(queue, key, 1)).watched == ()
     await report_step(queue, other, 1)
-    await queue.preview(TENANT, held.request_id)
-    assert (await report_step(queue, held, 2)).watched == (held,)
+    await queue.preview(TENANT, key.request_id)
+    assert (await report_step(queue, key, 2)).watched == (key,)
     assert (await report_step(queue, other, 2)).watched == ()
 
 
 async def test_replicas_report_less_often_about_what_nobody_follows(queue: Queue) -> None:
-    held, other = await running(queue), await running(queue)
-    assert (await report_step(queue, held, 1)).next_in_s == UNFOLLOWED_REPORT_S
-    waiting = asyncio.create_task(queue.wait(TENANT, held.request_id, 30.0))
+    key, other = await running(queue), await running(queue)
+    assert (await report_step(queue, key, 1)).next_in_s == UNFOLLOWED_REPORT_S
+    waiting = asyncio.create_task(queue.wait(TENANT, key.request_id, 30.0))
     await asyncio.sleep(0.05)
-    assert (await report_step(queue, held, 2)).next_in_s == UNFOLLOWED_REPORT_S  # only for its end
-    await queue.get(TENANT, held.request_id)
-    assert (await report_step(queue, held, 3)).next_in_s == 0.0
+    assert (await report_step(queue, key, 2)).next_in_s == UNFOLLOWED_REPORT_S  # only for its end
+    await queue.get(TENANT, key.request_id)
+    assert (await report_step(queue, key, 3)).next_in_s == 0.0
     assert (await report_step(queue, other, 3)).next_in_s == UNFOLLOWED_REPORT_S
     following = asyncio.create_task(queue.changed(TENANT, other.request_id, 30.0))
     await asyncio.sleep(0.05)
     assert (await report_step(queue, other, 3)).next_in_s == 0.0
-    assert (await queue.report(Report("r1", (held, other)))).next_in_s == 0.0
-    for each in (held, other):
-        await queue.finish(done(each))
+    assert (await queue.report(Report("r1", (key, other)))).next_in_s == 0.0
+    for attempt in (key, other):
+        await queue.finish(done(attempt))
     assert (await waiting).state is (await following).state is State.SUCCEEDED
 
 
 async def test_without_previews_no_replica_is_notified_and_none_is_handed_out(queue: Queue) -> None:
-    held = await running(queue, previews=False)
-    await report_step(queue, held, 1)
+    key = await running(queue, previews=False)
+    await report_step(queue, key, 1)
     with pytest.raises(NotFound, match="without previews"):
-        await queue.preview(TENANT, held.request_id)
-    assert (await report_step(queue, held, 2)).watched == ()
-    assert (await queue.get(TENANT, held.request_id)).previews is False
+        await queue.preview(TENANT, key.request_id)
+    assert (await report_step(queue, key, 2)).watched == ()
+    assert (await queue.get(TENANT, key.request_id)).previews is False
 
 
 async def test_another_tenant_s_preview_is_not_found(queue: Queue) -> None:
-    held = await running(queue)
-    await report_step(queue, held, 2, FIRST)
+    key = await running(queue)
+    await report_step(queue, key, 2, FIRST)
     with pytest.raises(RequestNotFound):
-        await queue.preview("bob", held.request_id)
-    assert (await report_step(queue, held, 3)).watched == ()
+        await queue.preview("bob", key.request_id)
+    assert (await report_step(queue, key, 3)).watched == ()
 
 
 async def test_a_preview_ends_with_its_attempt(queue: Queue) -> None:
-    held = await running(queue)
-    await report_step(queue, held, 2, FIRST)
-    await queue.hand_back(held, "r1", "draining")
-    assert await queue.preview(TENANT, held.request_id) is None
+    key = await running(queue)
+    await report_step(queue, key, 2, FIRST)
+    await queue.hand_back(key, "r1", "draining")
+    assert await queue.preview(TENANT, key.request_id) is None
     again = (await lease(queue)).held
     await report_step(queue, again, 0)
-    assert await queue.preview(TENANT, held.request_id) is None
-    assert (await queue.get(TENANT, held.request_id)).preview_step == 0
+    assert await queue.preview(TENANT, key.request_id) is None
+    assert (await queue.get(TENANT, key.request_id)).preview_step == 0
     await report_step(queue, again, 2, SECOND)
-    await report_step(queue, held, 4, FIRST)  # a late report of the previous attempt
-    assert await queue.preview(TENANT, held.request_id) == SECOND
+    await report_step(queue, key, 4, FIRST)  # a late report of the previous attempt
+    assert await queue.preview(TENANT, key.request_id) == SECOND
     await queue.finish(done(again))
-    assert (await queue.get(TENANT, held.request_id)).preview_step == 0
-    assert await queue.preview(TENANT, held.request_id) is None
+    assert (await queue.get(TENANT, key.request_id)).preview_step == 0
+    assert await queue.preview(TENANT, key.request_id) is None

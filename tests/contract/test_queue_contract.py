@@ -23,13 +23,13 @@ from tests.queue.requests import TENANT, ask, lease, new, new_id
 
 
 async def test_a_submitted_request_is_queued(queue: Queue) -> None:
-    given = new(input={"prompt": "z\0\ud800", "a": [1, {"b": None}], "A": 0.1})
-    request = await queue.submit(given)
+    new_request = new(input={"prompt": "z\0\ud800", "a": [1, {"b": None}], "A": 0.1})
+    request = await queue.submit(new_request)
     assert request.state is State.QUEUED
-    again = await queue.get(TENANT, given.id)
+    again = await queue.get(TENANT, new_request.id)
     assert again == request
-    assert again.input == given.input
-    assert again.endpoint_digest == given.endpoint_digest
+    assert again.input == new_request.input
+    assert again.endpoint_digest == new_request.endpoint_digest
     assert list(again.input) == ["prompt", "a", "A"]
 
 
@@ -82,9 +82,9 @@ async def test_who_wants_a_short_queue_is_refused_at_a_longer_one(make: Make) ->
     await queue.submit(new(pool="other"))
     burst = (queue.submit(new(), most_queued=3) for _ in range(20))
     answers = await asyncio.gather(*burst, return_exceptions=True)
-    refused = [each for each in answers if isinstance(each, Overloaded)]
+    refused = [answer for answer in answers if isinstance(answer, Overloaded)]
     assert len(refused) == 17
-    assert all(each.retry_after_s >= 1.0 for each in refused)
+    assert all(refusal.retry_after_s >= 1.0 for refusal in refused)
     await queue.submit(new(), most_queued=4)
     await queue.submit(new())
 
@@ -104,7 +104,7 @@ async def test_a_page_is_newest_first_and_goes_on_before_an_id(queue: Queue) -> 
     rest = await queue.page(TENANT, before=first[-1].id, limit=3)
     assert [request.id for request in rest] == ids[1::-1]
     await queue.cancel(TENANT, ids[0])
-    assert [each.id for each in await queue.page(TENANT, states=[State.CANCELLED])] == [ids[0]]
+    assert [listed.id for listed in await queue.page(TENANT, states=[State.CANCELLED])] == [ids[0]]
 
 
 # Lease polls
@@ -158,7 +158,7 @@ async def test_a_waiting_ask_gets_a_request_as_it_is_submitted(make: Make) -> No
     await asyncio.sleep(0.1)
     request = await queue.submit(new())
     work = await asking
-    assert [each.request_id for each in work.leases] == [request.id]
+    assert [grant.request_id for grant in work.leases] == [request.id]
 
 
 async def test_an_ask_without_work_ends_after_its_time(queue: Queue) -> None:
@@ -202,7 +202,7 @@ async def test_an_ask_that_goes_away_loses_no_request(make: Make) -> None:
 
     # At once. A lease under way to the other replica comes back when its first, short time is over.
     await eventually(leased_again)
-    assert [each.request_id for each in granted] == [request.id]
+    assert [grant.request_id for grant in granted] == [request.id]
     assert (await queue.get(TENANT, request.id)).failures == 0
 
 

@@ -94,8 +94,8 @@ class Walk(RuleBasedStateMachine):
         retries=st.sampled_from([None, None, NONE, Retries(1, 1, 1)]),
     )
     def submit(self, pool: str, priority: Priority, retries: Retries | None) -> str:
-        given = new(pool=pool, priority=priority, retries=retries, price=CENT)
-        request = self.do(self.queue.submit(given))
+        new_request = new(pool=pool, priority=priority, retries=retries, price=CENT)
+        request = self.do(self.queue.submit(new_request))
         return self.entered(request, retries)
 
     @rule(target=submitted, wish=st.integers(0, 1), priority=st.sampled_from(Priority))
@@ -108,8 +108,8 @@ class Walk(RuleBasedStateMachine):
             and (id_ in self.holder or self.priorities[id_] >= priority)
         ]
         reuse = bytes([wish]) * 32
-        given = new(pool=POOLS[wish], priority=priority, reuse_digest=reuse, price=CENT)
-        request = self.do(self.queue.submit(given))
+        new_request = new(pool=POOLS[wish], priority=priority, reuse_digest=reuse, price=CENT)
+        request = self.do(self.queue.submit(new_request))
         if wish in self.made:
             assert (request.state, request.reuses) == (State.SUCCEEDED, self.made[wish])
         elif alike:
@@ -140,9 +140,9 @@ class Walk(RuleBasedStateMachine):
         suspects = self.suspects.intersection(waiting)
         may_run_one = not self.suspects.intersection(self.holder)
         ready = len(waiting) - len(suspects) + bool(suspects and may_run_one)
-        wanted = ask(slots, replica=f"r{self.dead}", pool=pool)
+        capacity = ask(slots, replica=f"r{self.dead}", pool=pool)
         # Where there is work, a slow machine may take its time.
-        work = self.do(self.queue.ask(wanted if ready else replace(wanted, wait_s=0.02)))
+        work = self.do(self.queue.ask(capacity if ready else replace(capacity, wait_s=0.02)))
         assert len(work.leases) == min(slots, ready)
         for granted in work.leases:
             assert granted.request_id in waiting
@@ -241,11 +241,11 @@ class Walk(RuleBasedStateMachine):
     def every_replica_dies(self) -> None:
         self.liveness.buried.add(f"actor-r{self.dead}")
         self.dead += 1
-        for held in [*self.holder.values()]:
-            self.do(self.until_it_ended(held))
-            if held in self.confirmed:
-                self.suspects.add(held.request_id)
-            self.ended(held, "death", Cause.CONNECTION_ERROR if held in self.confirmed else None)
+        for key in [*self.holder.values()]:
+            self.do(self.until_it_ended(key))
+            if key in self.confirmed:
+                self.suspects.add(key.request_id)
+            self.ended(key, "death", Cause.CONNECTION_ERROR if key in self.confirmed else None)
 
     async def until_it_ended(self, held: LeaseKey) -> None:
         async with asyncio.timeout(120):
@@ -276,12 +276,12 @@ class Walk(RuleBasedStateMachine):
         waiting = [follower for follower, leader in self.following.items() if leader == id_]
         if not ended.state.final or not waiting:
             return
-        for each in waiting:
-            del self.following[each]
+        for follower_id in waiting:
+            del self.following[follower_id]
         if ended.state is State.SUCCEEDED:
-            for each in waiting:
-                given = self.do(self.queue.wait(TENANT, each, 10.0))
-                assert (given.state, given.reuses) == (State.SUCCEEDED, id_)
+            for follower_id in waiting:
+                shared = self.do(self.queue.wait(TENANT, follower_id, 10.0))
+                assert (shared.state, shared.reuses) == (State.SUCCEEDED, id_)
             return
         waiting.sort(key=lambda each: -self.priorities[each])  # the first of equal ones
         heir, *others = waiting
@@ -315,11 +315,11 @@ class Walk(RuleBasedStateMachine):
         edges = [now - timedelta(days=1), now + timedelta(days=1)]
         totals = self.do(self.queue.ledger.consumed(TENANT, edges))
         computed = [
-            each
-            for each in self.finals.values()
-            if each.state is State.SUCCEEDED and each.reuses is None
+            request
+            for request in self.finals.values()
+            if request.state is State.SUCCEEDED and request.reuses is None
         ]
-        assert sum(each.amount for each in totals) == len(computed) * CENT.amount
+        assert sum(total.amount for total in totals) == len(computed) * CENT.amount
         billed = self.do(type(self).end())
         assert sorted(billed) == sorted(self.finals)
 

@@ -47,18 +47,18 @@ async def test_a_lease_that_is_renewed_lasts(make: Make) -> None:
     async def outlived() -> bool:
         """Renew a lease for three times its length. False if the machine stood still meanwhile."""
         request = await queue.submit(new())
-        held = (await lease(queue)).held
+        key = (await lease(queue)).held
         renewed = began = time.monotonic()
         while time.monotonic() - began < 3 * QUICK.lease_s:
-            fenced = (await queue.report(report(held))).fenced
+            fenced = (await queue.report(report(key))).fenced
             if time.monotonic() - renewed > QUICK.lease_s / 2:
                 await queue.cancel(TENANT, request.id)
-                await queue.hand_back(held, "r1", "late")
+                await queue.hand_back(key, "r1", "late")
                 return False
             assert not fenced
             renewed = time.monotonic()
             await asyncio.sleep(QUICK.lease_s / 20)
-        finished = await queue.finish(done(held))
+        finished = await queue.finish(done(key))
         if finished is not Verdict.ACCEPTED and time.monotonic() - renewed > QUICK.lease_s / 2:
             await queue.cancel(TENANT, request.id)
             return False
@@ -223,7 +223,7 @@ async def test_a_request_that_does_not_start_in_time_expires(queue: Queue) -> No
 
 async def test_a_request_that_started_in_time_does_not_expire(queue: Queue) -> None:
     request = await queue.submit(new(start_within_s=3.0))
-    held = (await lease(queue)).held
-    await queue.hand_back(held, "r1", "draining")
+    key = (await lease(queue)).held
+    await queue.hand_back(key, "r1", "draining")
     await asyncio.sleep(3.2)
     assert (await queue.get(TENANT, request.id)).state is State.QUEUED

@@ -98,7 +98,7 @@ async def test_a_lease_that_runs_out_is_a_timeout(make: Make) -> None:
     once = await queue.submit(new(retries=Retries(timeout=1)))
     never = await queue.submit(new(retries=Retries(server_error=9, connection_error=9)))
     leases = (await queue.ask(ask(2))).leases
-    await queue.report(report(*(each.held for each in leases)))
+    await queue.report(report(*(grant.held for grant in leases)))
     assert (await queue.wait(TENANT, never.id, 10.0)).state is State.FAILED
     while (seen := await queue.changed(TENANT, once.id, 0.1)).state is State.RUNNING:
         pass

@@ -39,16 +39,16 @@ async def test_the_same_wish_gets_the_outcome_at_once_as_a_request_of_its_own(
     queue: Queue,
 ) -> None:
     first = await made(queue, shared())
-    given = shared(warnings=("Slow.",), requested_model="acme/any:1")
-    second = await queue.submit(given)
+    new_request = shared(warnings=("Slow.",), requested_model="acme/any:1")
+    second = await queue.submit(new_request)
     assert (first.requested_model, second.requested_model) == ("", "acme/any:1")
-    assert (second.id, second.state, second.reuses) == (given.id, State.SUCCEEDED, first.id)
+    assert (second.id, second.state, second.reuses) == (new_request.id, State.SUCCEEDED, first.id)
     assert first.outcome is not None
     assert second.outcome == replace(first.outcome, usage=Usage())
     assert (second.attempt, first.reuses) == (0, None)
     assert second.finished_at is not None
     assert await queue.get(TENANT, second.id) == second
-    assert {each.id for each in await queue.page(TENANT)} == {first.id, second.id}
+    assert {listed.id for listed in await queue.page(TENANT)} == {first.id, second.id}
     assert [line.sequence for line in await queue.lines(TENANT, second.id)] == [1, 2]
     assert first.id in (await queue.lines(TENANT, second.id))[-1].message
     assert await queue.cancel(TENANT, second.id) is CancelVerdict.ALREADY_FINAL
@@ -59,16 +59,16 @@ async def test_an_outcome_with_thumbnails_is_given_with_them(queue: Queue) -> No
     request = shared()
     await queue.submit(request)
     granted = await lease(queue)
-    made = with_thumbnail(image(request.id))
-    await queue.finish(done(granted.held, made))
+    outcome = with_thumbnail(image(request.id))
+    await queue.finish(done(granted.held, outcome))
     again = await queue.submit(shared())
-    assert again.outcome == replace(made, usage=Usage())
+    assert again.outcome == replace(outcome, usage=Usage())
 
 
 async def test_what_was_given_is_not_passed_on_but_the_first_is(queue: Queue) -> None:
     first = await made(queue, shared())
     answers = [await queue.submit(shared()) for _ in range(3)]
-    assert {each.reuses for each in answers} == {first.id}
+    assert {answer.reuses for answer in answers} == {first.id}
 
 
 async def test_another_wish_or_tenant_and_who_does_not_share_make_their_own(queue: Queue) -> None:

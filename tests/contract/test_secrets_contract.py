@@ -46,10 +46,10 @@ async def test_a_tenants_own_secret_comes_before_that_of_the_installation(
     await kept.put("house", "FAL_KEY", "theirs", ME)
     await kept.put("other", "OTHER_KEY", "hidden", ME)
     await kept.put("other", "FAL_KEY", "another's", ME)
-    found = await kept.read("house", ["FAL_KEY", "OTHER_KEY", "NOT_SET"])
-    assert found == [Secret("FAL_KEY", "house", "theirs"), Secret("FAL_KEY", "", "ours")]
+    values = await kept.read("house", ["FAL_KEY", "OTHER_KEY", "NOT_SET"])
+    assert values == [Secret("FAL_KEY", "house", "theirs"), Secret("FAL_KEY", "", "ours")]
     assert await kept.read("third", ["FAL_KEY"]) == [Secret("FAL_KEY", "", "ours")]
-    assert "theirs" not in repr(found)
+    assert "theirs" not in repr(values)
     assert [*await table.values("sealed", ["house"], ["FAL_KEY"])] == [("house", "FAL_KEY")]
 
 
@@ -60,7 +60,7 @@ async def test_secrets_are_listed_without_values_and_deleted(
     await kept.put("house", "A_KEY", "value-a", ME)
     await kept.put("other", "C_KEY", "value-c", ME)
     listed = await kept.list("house")
-    assert [(each.name, each.changed_by) for each in listed] == [
+    assert [(secret.name, secret.changed_by) for secret in listed] == [
         ("A_KEY", "key-1"),
         ("B_KEY", "key-1"),
     ]
@@ -77,7 +77,7 @@ async def test_changes_are_in_the_audit_log_without_the_value(
     await kept.put("house", "FAL_KEY", "value", ME)
     await table.delete("house", "FAL_KEY", ME)
     acts = await queue.operations.audit()
-    assert [(each.action, each.subject, each.detail) for each in acts] == [
+    assert [(act.action, act.subject, act.detail) for act in acts] == [
         ("secret.delete", "FAL_KEY", {"tenant": "house"}),
         ("secret.set", "FAL_KEY", {"tenant": "house"}),
     ]
@@ -89,7 +89,7 @@ async def test_an_owner_has_a_limited_number_of_secrets(kept: SecretBook) -> Non
     for number in range(MAX_SECRETS - 1):
         assert await kept.put("house", f"KEY_{number}", "x", ME)
     both = await asyncio.gather(*(kept.put("house", f"LAST_{n}", "x", ME) for n in range(2)))
-    assert sorted(each is None for each in both) == [False, True]
+    assert sorted(value is None for value in both) == [False, True]
     assert await kept.put("house", "KEY_0", "changed", ME)
     assert await kept.put("other", "KEY_0", "x", ME)
 

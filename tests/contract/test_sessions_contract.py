@@ -67,8 +67,8 @@ async def test_a_frame_comes_back_with_its_files(open_session: Open) -> None:
     drawn = await sessions.generate_frame(seat, frame(files=2, artifacts=2, content="abc", echo=1))
     output = drawn.outcome.output or {}
     assert output["echo"] == 1
-    assert [each["artifact"] for each in output["images"]] == ["f/0", "f/1"]
-    assert [each.key for each in drawn.outcome.artifacts] == ["f/0", "f/1"]
+    assert [entry["artifact"] for entry in output["images"]] == ["f/0", "f/1"]
+    assert [artifact.key for artifact in drawn.outcome.artifacts] == ["f/0", "f/1"]
     assert drawn.files == {"f/0": b"abc", "f/1": b"abc"}
 
 

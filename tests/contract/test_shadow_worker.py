@@ -59,8 +59,8 @@ async def shadowed(
     text = yaml.safe_dump({"built_in": False, "endpoints": entries})
     await asyncio.to_thread(models.write_text, text)
     catalog = await asyncio.to_thread(load, models, demo=True, demo_dir=MODELS.parent)
-    given = {"pools": POOLS, "replica": False, "catalog": catalog, "prices": PRICES}
-    async with built(**given | (settings or {})) as house:
+    options = {"pools": POOLS, "replica": False, "catalog": catalog, "prices": PRICES}
+    async with built(**options | (settings or {})) as house:
         house.services.queue = queue
         house.queue = cast("FakeQueue", queue)
         yield house
@@ -110,9 +110,9 @@ async def test_a_copy_runs_beside_its_original_and_is_billed_to_nobody(
             pairs = (await client.get("/v1/shadows")).json()
         async with house.client(house.weak_key) as client:
             refused = await client.get("/v1/shadows")
-    assert [each["request_id"] for each in own] == [request_id]
+    assert [entry["request_id"] for entry in own] == [request_id]
     assert refused.status_code == 403
-    costs = {each["tenant"]: each["cost"] for each in usage["results"]}
+    costs = {result["tenant"]: result["cost"] for result in usage["results"]}
     assert costs == {TENANT: 0.01, SHADOW_TENANT: 0.5}
     (pair,) = pairs["pairs"]
     assert (pair["endpoint_id"], pair["shadow"], pair["state"]) == (OWN, OTHER, "sent")
@@ -164,8 +164,8 @@ async def test_requests_of_left_out_tenants_are_not_copied(tmp_path: Path, queue
     async with shadowed(tmp_path, queue, except_tenants=["other"]) as house:
         await submitted(house, key=house.other_key)
         own = await submitted(house)
-        (found,) = await queue.shadows.candidates(5)
-        assert found.original == own
+        (candidate,) = await queue.shadows.candidates(5)
+        assert candidate.original == own
 
 
 async def test_requests_of_tenants_with_their_own_storage_are_not_copied(
@@ -245,9 +245,9 @@ async def test_a_budget_bounds_what_copies_cost_in_a_day(tmp_path: Path, queue: 
         for _ in range(3):
             await worker.advance()
             work = await queue.ask(ask(4, pool="other"))
-            for each in work.leases:
-                await queue.finish(done(each.held))
-        states = [each.state for each in await queue.shadows.page(None, None, 5)]
+            for grant in work.leases:
+                await queue.finish(done(grant.held))
+        states = [pair.state for pair in await queue.shadows.page(None, None, 5)]
     assert sorted(states) == [ShadowState.SENT, ShadowState.SENT, ShadowState.SKIPPED]
 
 
@@ -337,7 +337,7 @@ async def test_two_workers_make_one_copy(tmp_path: Path, queue: Queue) -> None:
     async with shadowed(tmp_path, queue) as house:
         request_id = await submitted(house)
         workers = [ShadowWorker(house.services) for _ in range(3)]
-        await asyncio.gather(*(each.advance() for each in workers))
+        await asyncio.gather(*(worker.advance() for worker in workers))
         assert len(await copies(house)) == 1
         (pair,) = await queue.shadows.page(None, None, 5)
         assert (pair.original, pair.state) == (request_id, ShadowState.SENT)
@@ -348,15 +348,15 @@ async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
     tmp_path: Path, queue: Queue
 ) -> None:
     async with shadowed(tmp_path, queue) as house:
-        services, given = house.services, {"echo": "hello"}
-        drawn = {"draw": {"app": OWN, "input": given}}
+        services, fields = house.services, {"echo": "hello"}
+        drawn = {"draw": {"app": OWN, "input": fields}}
         workflow = read({"name": "x", "steps": drawn, "output": {"n": "$draw.n"}}).workflow
-        held = LeaseKey(new_id(), 1, 1)
+        key = LeaseKey(new_id(), 1, 1)
         run = WorkflowRun(
-            *(held, TENANT, "workflows/default/x", "", {}, None, Priority.NORMAL),
+            *(key, TENANT, "workflows/default/x", "", {}, None, Priority.NORMAL),
             *(False, None, True, None, "", True, "", "", False, False),
         )
-        step = Step(StepId("draw"), OWN, services.new_id(), StepState.SENDING, given)
+        step = Step(StepId("draw"), OWN, services.new_id(), StepState.SENDING, fields)
         assert not (await steps.request_of(services, run, workflow, step)).shadow
         now = services.clock.now()
         batch = StoredBatch(
@@ -367,7 +367,7 @@ async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
         )
         caller = Caller("", TENANT, frozenset({SUBMIT}))
         line = BatchLine(1, "a", 0, 1, services.new_id())
-        call = LineCall(services.catalog.get(OWN), given, {}, None)
+        call = LineCall(services.catalog.get(OWN), fields, {}, None)
         assert not (await requests.request_of(services, caller, batch, line, call)).shadow
-        usual = services, caller, OWN, given, SubmitOptions()
+        usual = services, caller, OWN, fields, SubmitOptions()
         assert (await submission.validate(*usual, request_id=services.new_id())).shadow == OTHER

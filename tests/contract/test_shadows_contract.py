@@ -33,7 +33,7 @@ from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, failure, lease, new, new_id
 
 OTHER, POOL = "acme/other", "elsewhere"
-CENT, EURO = (Price(PriceUnit.REQUEST, Decimal(each), "EUR") for each in ("0.01", "1"))
+CENT, EURO = (Price(PriceUnit.REQUEST, Decimal(amount), "EUR") for amount in ("0.01", "1"))
 PEEK = replace(CopyDeletion.kind, lease_s=-1.0)
 """Jobs that are taken are due again at once."""
 NEXT_ID = RequestIds(SystemClock())
@@ -44,22 +44,22 @@ KEYED = {"idempotency_key": "once", "body_digest": b"body"}
 
 
 async def copied(queue: Queue, **changes: Any) -> Request:
-    given = {"id": NEXT_ID(), "shadow": OTHER, "price": CENT}
-    return await queue.submit(new(**given | changes))
+    fields = {"id": NEXT_ID(), "shadow": OTHER, "price": CENT}
+    return await queue.submit(new(**fields | changes))
 
 
 async def only(queue: Queue) -> ShadowCandidate:
-    (found,) = await queue.shadows.candidates(10)
-    return found
+    (candidate,) = await queue.shadows.candidates(10)
+    return candidate
 
 
 async def sent(queue: Queue, original: Request, **changes: Any) -> Request:
     """The copy of a request, as a worker stores it."""
     candidate = next(
-        each for each in await queue.shadows.candidates(100) if each.original == original.id
+        entry for entry in await queue.shadows.candidates(100) if entry.original == original.id
     )
     assert await queue.shadows.take(original.id, None, Decimal(0))
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "tenant": SHADOW_TENANT,
         "endpoint": OTHER,
         "pool": POOL,
@@ -67,7 +67,7 @@ async def sent(queue: Queue, original: Request, **changes: Any) -> Request:
         "idempotency_key": original.id,
         "body_digest": b"body",
     }
-    copy = await queue.submit(new(**given | changes))
+    copy = await queue.submit(new(**fields | changes))
     assert await queue.shadows.sent(candidate, copy.id)
     return copy
 
@@ -78,21 +78,25 @@ def jobs_of(queue: Queue) -> Jobs:
 
 async def unwanted(queue: Queue) -> list[tuple[str, str | None, bool]]:
     """Originals whose copies are to be deleted; the copy, if there is one; and if it is active."""
-    found = list[tuple[str, str | None, bool]]()
+    rows = list[tuple[str, str | None, bool]]()
     for job in await jobs_of(queue).take(PEEK, 5):
         payload = job.payload
         copy = await queue.shadows.find_copy(job.key, payload["target"], payload["copy"])
-        found.append((job.key, copy and copy.id, copy is not None and copy.active))
-    return found
+        rows.append((job.key, copy and copy.id, copy is not None and copy.active))
+    return rows
 
 
 async def test_a_request_is_a_candidate_once_it_is_stored(queue: Queue) -> None:
     await queue.submit(new())
     request = await copied(queue)
-    found = await only(queue)
-    assert (found.original, found.tenant, found.endpoint) == (request.id, TENANT, request.endpoint)
-    assert (found.target, found.state) == (OTHER, ShadowState.WAITING)
-    assert found.input == {"prompt": "a red circle"}
+    candidate = await only(queue)
+    assert (candidate.original, candidate.tenant, candidate.endpoint) == (
+        request.id,
+        TENANT,
+        request.endpoint,
+    )
+    assert (candidate.target, candidate.state) == (OTHER, ShadowState.WAITING)
+    assert candidate.input == {"prompt": "a red circle"}
 
 
 async def test_a_repeat_is_not_copied_again(queue: Queue) -> None:
@@ -151,8 +155,8 @@ async def test_nothing_of_a_copy_is_its_originals_tenants(queue: Queue) -> None:
     request = await copied(queue)
     copy = await sent(queue, request)
     assert await queue.finish(done((await lease(queue, pool=POOL)).held))
-    assert [each.id for each in await queue.page(TENANT)] == [request.id]
-    assert [each.id for each in await queue.page(SHADOW_TENANT)] == [copy.id]
+    assert [listed.id for listed in await queue.page(TENANT)] == [request.id]
+    assert [listed.id for listed in await queue.page(SHADOW_TENANT)] == [copy.id]
 
 
 async def test_a_budget_counts_a_copy_once_and_refuses_the_next(queue: Queue) -> None:
@@ -262,7 +266,7 @@ async def test_what_has_waited_for_an_hour_is_skipped(ingress: Ingress) -> None:
     await aged(queue, days=0.01)
     await queue.shadows.tidy()
     pairs = await queue.shadows.page(None, None, 5)
-    assert [each.state for each in pairs] == [ShadowState.WAITING, ShadowState.SKIPPED]
+    assert [pair.state for pair in pairs] == [ShadowState.WAITING, ShadowState.SKIPPED]
     assert "within an hour" in pairs[1].reason
 
 

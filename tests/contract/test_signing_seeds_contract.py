@@ -28,9 +28,9 @@ async def seeds(at: str | None) -> AsyncIterator[SigningSeeds]:
 
 
 async def test_many_who_ask_first_get_the_same_key(seeds: SigningSeeds) -> None:
-    found = await asyncio.gather(*(seeds.all() for _ in range(10)))
-    assert {tuple(each.kid for each in some) for some in found} == {(found[0][0].kid,)}
-    (seed,) = found[0]
+    answers = await asyncio.gather(*(seeds.all() for _ in range(10)))
+    assert {tuple(key.kid for key in some) for some in answers} == {(answers[0][0].kid,)}
+    (seed,) = answers[0]
     assert (len(seed.seed), seed.signs) == (32, True)
 
 
@@ -68,8 +68,8 @@ async def test_what_was_replaced_long_ago_goes_at_the_next_rotation(database: Da
             f"UPDATE webhook_keys SET signs_from = signs_from - interval '{days} days'"
         )
         await seeds.rotate(Actor("key"), at_once=False)
-    assert first.kid not in {each.kid for each in await seeds.all()}
-    assert [each.signs for each in await seeds.all()] == [True, False]
+    assert first.kid not in {seed.kid for seed in await seeds.all()}
+    assert [seed.signs for seed in await seeds.all()] == [True, False]
 
 
 def test_receivers_learn_the_next_key_and_the_last_one_for_a_day() -> None:

@@ -44,17 +44,17 @@ async def test_a_first_attempt_has_no_snapshot(queue: Queue) -> None:
 
 
 async def test_a_report_gets_tickets_with_keys_of_their_own(queue: Queue) -> None:
-    held = (await leased(queue)).held
-    ((first_held, first),) = await ticket_for(queue, held)
-    ((_, second),) = await ticket_for(queue, held)
-    assert first_held == held
+    key = (await leased(queue)).held
+    ((first_held, first),) = await ticket_for(queue, key)
+    ((_, second),) = await ticket_for(queue, key)
+    assert first_held == key
     assert first.key != second.key
 
 
 async def test_an_attempt_that_lost_its_lease_gets_no_ticket(queue: Queue) -> None:
-    held = (await leased(queue)).held
-    await queue.finish(done(held))
-    assert await ticket_for(queue, held) == ()
+    key = (await leased(queue)).held
+    await queue.finish(done(key))
+    assert await ticket_for(queue, key) == ()
 
 
 async def test_the_next_attempt_goes_on_from_the_latest(queue: Queue, terms: FakeTerms) -> None:

@@ -35,7 +35,7 @@ async def test_the_position_counts_who_goes_before_it_in_its_pool(queue: Queue) 
 
     async def in_turn() -> bool:
         order = (first, second, third)
-        return [(await queue.waiting(each)).position for each in order] == [0, 1, 2]
+        return [(await queue.waiting(request)).position for request in order] == [0, 1, 2]
 
     await eventually(in_turn)
     await queue.ask(ask(1))
@@ -67,16 +67,16 @@ async def test_the_reason_names_what_it_waits_for(queue: Queue) -> None:
 
 async def test_a_client_that_waits_learns_what_the_replica_loads(queue: Queue) -> None:
     await queue.submit(new())
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     waits = await queue.submit(new())
-    await queue.report(replace(report(held), detail="downloading flux, 1.0 of 33.7 GB"))
+    await queue.report(replace(report(key), detail="downloading flux, 1.0 of 33.7 GB"))
 
     async def shown() -> bool:
         waiting = await queue.waiting(waits)
         return waiting.detail.startswith("downloading") and waiting.reason is WaitReason.BUSY
 
     await eventually(shown)
-    await queue.ask(ask(0, held))
+    await queue.ask(ask(0, key))
 
     async def no_longer() -> bool:
         return not (await queue.waiting(waits)).detail
@@ -113,9 +113,9 @@ async def test_who_waits_for_weights_that_a_ready_replica_brings_waits_for_a_col
 ) -> None:
     queue, other = await make(), await make()
     await queue.submit(new())
-    held = (await lease(queue)).held
+    key = (await lease(queue)).held
     own, others = await queue.submit(new()), await queue.submit(new(endpoint="fal-ai/wan"))
-    await queue.report(replace(report(held), loading=to_plain([DOWNLOAD]), detail="downloading it"))
+    await queue.report(replace(report(key), loading=to_plain([DOWNLOAD]), detail="downloading it"))
 
     async def shown(watcher: Queue) -> bool:
         waiting = await watcher.waiting(await watcher.get(TENANT, own.id))

@@ -218,7 +218,7 @@ async def test_parts_that_come_in_any_order_become_one_object(storage: Any) -> N
     assert (first.number, first.size, last.size) == (1, len(FIVE), 7)
     with pytest.raises(ArtifactNotFound):
         await storage.size(KEY)
-    etags = {each.number: each.etag for each in (last, first, second)}
+    etags = {part.number: part.etag for part in (last, first, second)}
     assert await storage.join_parts(KEY, parts_id, etags) == len(FIVE) + len(SIX) + 7
     assert await content(storage, KEY) == FIVE + SIX + b"the end"
 

@@ -22,7 +22,7 @@ async def leased(
 ) -> Sequence[Lease]:
     """Leases, confirmed by a report."""
     leases = (await queue.ask(ask(slots, *held, replica=replica, node=node))).leases
-    await queue.report(report(*(each.held for each in leases), replica=replica))
+    await queue.report(report(*(lease.held for lease in leases), replica=replica))
     return leases
 
 
@@ -40,9 +40,9 @@ async def test_a_replica_runs_one_at_a_time_of_those_that_another_died_with(
     first, second, fresh = [(await queue.submit(new())).id for _ in range(3)]
     assert len(await leased(queue, "r1", 2)) == 2
     await died(queue, liveness, "r1", first, second)
-    (one, other) = await leased(queue, "r2", 3)
-    assert {one.request_id, other.request_id} == {first, fresh}
-    assert await leased(queue, "r2", 1, one.held, other.held) == ()
+    (lease, other) = await leased(queue, "r2", 3)
+    assert {lease.request_id, other.request_id} == {first, fresh}
+    assert await leased(queue, "r2", 1, lease.held, other.held) == ()
     (elsewhere,) = await leased(queue, "r3", 3)
     assert elsewhere.request_id == second
 
@@ -64,10 +64,10 @@ async def test_so_it_is_of_those_that_it_gives_up_because_it_hangs(make: Make) -
     ids = {(await queue.submit(new())).id for _ in range(2)}
     for granted in await leased(queue, "r1", 2):
         await queue.finish(done(granted.held, failure("replica_died", retryable=True)))
-    (one,) = await leased(queue, "r2", 3)
+    (first,) = await leased(queue, "r2", 3)
     (other,) = await leased(queue, "r3", 3)
-    assert {one.request_id, other.request_id} == ids
-    assert (await queue.get(TENANT, one.request_id)).failures == 1
+    assert {first.request_id, other.request_id} == ids
+    assert (await queue.get(TENANT, first.request_id)).failures == 1
 
 
 async def test_it_gets_the_next_one_when_that_has_ended(make: Make, liveness: FakeLiveness) -> None:
@@ -103,7 +103,7 @@ async def test_however_many_wait_for_their_turn_those_behind_them_go_on(
     ids = [(await queue.submit(new())).id for _ in range(LOOK_AHEAD + 3)]
     running: list[LeaseKey] = []
     while len(running) < len(ids):
-        running += [each.held for each in await leased(queue, "r1", 100, *running)]
+        running += [lease.held for lease in await leased(queue, "r1", 100, *running)]
     await died(queue, liveness, "r1", *ids)
     (suspect,) = await leased(queue, "r2", 1)
     assert suspect.request_id == ids[0]

@@ -67,18 +67,22 @@ async def test_a_tenant_exists_once_it_has_had_a_key(register: Register) -> None
     await register.keys.create("studio", name="laptop")
     await register.keys.create("lab", expires_at=register.clock.now() - timedelta(seconds=60))
     await register.keys.revoke(gone.id)
-    found = [(each.id, each.valid_keys) for each in await register.tenants.list()]
-    assert found == [("lab", 0), ("studio", 1)]
+    valid_keys = [(tenant.id, tenant.valid_keys) for tenant in await register.tenants.list()]
+    assert valid_keys == [("lab", 0), ("studio", 1)]
 
 
 async def test_a_tenant_is_created_once(register: Register) -> None:
     tenants = register.tenants
     assert await tenants.create("studio", "Studio A", {"max_running": 4}, BOSS)
     assert not await tenants.create("studio", "Another", {}, BOSS)
-    found = await tenants.find("studio")
-    assert found is not None
-    assert (found.name, dict(found.limits), found.valid_keys) == ("Studio A", {"max_running": 4}, 0)
-    assert found.disabled_at is None
+    tenant = await tenants.find("studio")
+    assert tenant is not None
+    assert (tenant.name, dict(tenant.limits), tenant.valid_keys) == (
+        "Studio A",
+        {"max_running": 4},
+        0,
+    )
+    assert tenant.disabled_at is None
     detail = {"name": "Studio A", "limits": {"max_running": 4}}
     assert await register.acts() == [("boss", "tenant.create", "studio", detail)]
 
@@ -86,9 +90,9 @@ async def test_a_tenant_is_created_once(register: Register) -> None:
 async def test_without_a_name_a_tenant_has_its_id(register: Register) -> None:
     await register.tenants.create("studio", "", {}, BOSS)
     await register.keys.create("studio")  # it stays as it is
-    found = await register.tenants.find("studio")
-    assert found is not None
-    assert (found.name, found.valid_keys) == ("studio", 1)
+    tenant = await register.tenants.find("studio")
+    assert tenant is not None
+    assert (tenant.name, tenant.valid_keys) == ("studio", 1)
 
 
 async def test_a_change_leaves_the_rest_and_null_removes_a_limit(register: Register) -> None:
@@ -97,9 +101,9 @@ async def test_a_change_leaves_the_rest_and_null_removes_a_limit(register: Regis
     await tenants.change(
         "studio", TenantChange(limits={"max_running": None, "max_waiting": 9}), BOSS
     )
-    found = await tenants.change("studio", TenantChange(name="B"), BOSS)
-    assert found is not None
-    assert (found.name, dict(found.limits)) == ("B", {"weight": 2.5, "max_waiting": 9})
+    tenant = await tenants.change("studio", TenantChange(name="B"), BOSS)
+    assert tenant is not None
+    assert (tenant.name, dict(tenant.limits)) == ("B", {"weight": 2.5, "max_waiting": 9})
     assert (await register.acts())[1:] == [
         ("boss", "tenant.change", "studio", {"limits": {"max_running": None, "max_waiting": 9}}),
         ("boss", "tenant.change", "studio", {"name": "B"}),
@@ -110,14 +114,14 @@ async def test_a_tenant_is_disabled_and_enabled(register: Register) -> None:
     await register.keys.create("studio")
     since = register.clock.now()
     for _ in range(2):
-        found = await register.tenants.change("studio", TenantChange(disabled=True), BOSS)
-        assert found is not None
-        assert found.disabled_at == since
+        changed = await register.tenants.change("studio", TenantChange(disabled=True), BOSS)
+        assert changed is not None
+        assert changed.disabled_at == since
         register.clock.advance(60)
-    assert [each.id for each in await register.tenants.special()] == ["studio"]
-    found = await register.tenants.change("studio", TenantChange(disabled=False), BOSS)
-    assert found is not None
-    assert found.disabled_at is None
+    assert [tenant.id for tenant in await register.tenants.special()] == ["studio"]
+    changed = await register.tenants.change("studio", TenantChange(disabled=False), BOSS)
+    assert changed is not None
+    assert changed.disabled_at is None
     assert await register.tenants.special() == []
     actions = [action for _, action, *_ in await register.acts()]
     assert actions == ["tenant.disable", "tenant.disable", "tenant.enable"]
@@ -133,9 +137,9 @@ async def test_the_audit_log_has_of_a_budgets_webhook_only_the_host(register: Re
     budget = {"amount": "5", "webhook": "https://u:p@example.com/hook?key=k"}
     noted = {"limits": {"budget": {"amount": "5", "webhook": "example.com"}}}
     await register.tenants.create("studio", "", {"budget": budget}, BOSS)
-    found = await register.tenants.change("studio", TenantChange(limits={"budget": budget}), BOSS)
-    assert found is not None
-    assert found.limits == {"budget": budget}
+    tenant = await register.tenants.change("studio", TenantChange(limits={"budget": budget}), BOSS)
+    assert tenant is not None
+    assert tenant.limits == {"budget": budget}
     acts = await register.acts()
     assert acts == [
         ("boss", "tenant.create", "studio", {"name": "studio", **noted}),
@@ -156,4 +160,4 @@ async def test_the_version_follows_changes_of_limits_and_states(register: Regist
     ):
         await tenants.change("studio", change, BOSS)
         seen.append(await tenants.version())
-    assert all(one != other for one, other in itertools.pairwise(seen))
+    assert all(earlier != other for earlier, other in itertools.pairwise(seen))

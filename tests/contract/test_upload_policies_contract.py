@@ -22,9 +22,9 @@ async def test_every_attempt_gets_a_form_for_the_same_file(queue: Queue) -> None
     assert ticket.key == f"{BUCKET}out/{request.id}-0.bin"
     assert dict(ticket.form)["x-amz-signature"] == SIGNATURE
     assert SIGNATURE not in repr(second)
-    held = await queue.get(TENANT, request.id)
-    assert held.upload_policy == policy
-    assert SIGNATURE not in repr(held)
+    stored = await queue.get(TENANT, request.id)
+    assert stored.upload_policy == policy
+    assert SIGNATURE not in repr(stored)
 
 
 async def test_the_signature_is_forgotten_at_the_end_and_the_file_is_not_ours_to_delete(
@@ -33,14 +33,14 @@ async def test_the_signature_is_forgotten_at_the_end_and_the_file_is_not_ours_to
     request = await queue.submit(new(upload_policy=upload_policy()))
     granted = await lease(queue)
     (ticket,) = granted.upload_tickets
-    made = Artifact(ticket.key, "image/png", 3, "00" * 32)
+    artifact = Artifact(ticket.key, "image/png", 3, "00" * 32)
     output = {"images": [{"artifact": ticket.key}]}
-    await queue.finish(done(granted.held, Outcome(output=output, artifacts=(made,))))
+    await queue.finish(done(granted.held, Outcome(output=output, artifacts=(artifact,))))
     ended = await queue.current(TENANT, request.id)
     assert ended.state is State.SUCCEEDED
     assert ended.upload_policy is None
     assert ended.outcome is not None
-    assert ended.outcome.artifacts == (made,)
+    assert ended.outcome.artifacts == (artifact,)
     assert await queue.delete(TENANT, request.id, Actor("key-1")) == []
 
 

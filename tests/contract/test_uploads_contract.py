@@ -56,7 +56,7 @@ async def books(request: pytest.FixtureRequest) -> AsyncIterator[Books]:
 
 
 async def unwanted(book: UploadBook) -> set[str]:
-    return {each.key for each in await book.take_unwanted(100)}
+    return {upload.key for upload in await book.take_unwanted(100)}
 
 
 async def test_what_was_opened_is_found_by_key_and_id_alone(books: Books) -> None:
@@ -131,10 +131,10 @@ async def test_one_is_kept_as_long_as_its_client_asked_from_when_it_was_whole(
 async def test_one_is_kept_no_longer_than_its_tenants_retention(books: Books) -> None:
     hasty = replace(UPLOAD, key="u/x/hasty.png", tenant="hasty")
     open_one = replace(UPLOAD, key="u/x/open.png", tenant="hasty")
-    for each in (UPLOAD, hasty, open_one):
-        await books.book.open(each)
-    for each in (UPLOAD, hasty):
-        await books.book.finish(each.key, 7)
+    for upload in (UPLOAD, hasty, open_one):
+        await books.book.open(upload)
+    for upload in (UPLOAD, hasty):
+        await books.book.finish(upload.key, 7)
     await books.later(DAY_S + 1)
     await books.book.find(open_one.key, open_one.id)
     await books.forever.mark_aged()
@@ -159,13 +159,13 @@ async def test_parts_are_counted_each_number_once(books: Books) -> None:
 
 async def test_no_part_is_taken_of_what_is_whole_or_given_up(books: Books) -> None:
     given_up = replace(IN_PARTS, key="u/x/other.mp4")
-    for each in (IN_PARTS, given_up):
-        await books.book.open(each)
+    for upload in (IN_PARTS, given_up):
+        await books.book.open(upload)
     await books.book.add_part(IN_PARTS.key, UploadPart(1, "a", 5))
     await books.book.finish(IN_PARTS.key, 5)
     await books.book.abandon(given_up.key)
-    for each in (IN_PARTS, given_up, replace(IN_PARTS, key="u/never/was.mp4")):
-        assert await books.book.add_part(each.key, UploadPart(2, "b", 10)) is None
+    for upload in (IN_PARTS, given_up, replace(IN_PARTS, key="u/never/was.mp4")):
+        assert await books.book.add_part(upload.key, UploadPart(2, "b", 10)) is None
     assert await books.book.parts(IN_PARTS.key) == {}
 
 
@@ -182,17 +182,17 @@ async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books:
     rest = await books.book.page(
         UPLOAD.tenant, before=(first[-1].created_at, first[-1].key), limit=9
     )
-    assert [each.key for each in (*first, *rest)] == [keys[4], keys[3], keys[2], keys[0]]
-    assert {(each.size, each.media_type) for each in first} == {(7, "image/png")}
+    assert [file.key for file in (*first, *rest)] == [keys[4], keys[3], keys[2], keys[0]]
+    assert {(file.size, file.media_type) for file in first} == {(7, "image/png")}
 
 
 async def test_a_file_is_shown_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
     await books.forever.open(UPLOAD)
     assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
     await books.forever.finish(UPLOAD.key, 7)
-    found = await books.forever.kept(UPLOAD.tenant, UPLOAD.key)
-    assert found is not None
-    assert (found.key, found.size, found.expires_at) == (UPLOAD.key, 7, None)
+    file = await books.forever.kept(UPLOAD.tenant, UPLOAD.key)
+    assert file is not None
+    assert (file.key, file.size, file.expires_at) == (UPLOAD.key, 7, None)
     assert await books.forever.kept("other", UPLOAD.key) is None
     await books.forever.delete(UPLOAD.tenant, UPLOAD.key)
     assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
@@ -204,10 +204,10 @@ async def test_it_says_when_a_file_ends(
 ) -> None:
     await books.book.open(replace(UPLOAD, tenant=tenant, keep_s=keep_s))
     await books.book.finish(UPLOAD.key, 7)
-    found = await books.book.kept(tenant, UPLOAD.key)
-    assert found is not None
-    assert found.expires_at is not None
-    left_s = (found.expires_at - found.created_at).total_seconds()
+    file = await books.book.kept(tenant, UPLOAD.key)
+    assert file is not None
+    assert file.expires_at is not None
+    left_s = (file.expires_at - file.created_at).total_seconds()
     assert left_s == pytest.approx(days * DAY_S, abs=60)
 
 

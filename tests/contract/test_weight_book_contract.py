@@ -65,9 +65,9 @@ async def made_ready(
     files = [StoredWeightFile("lora.safetensors", digest, size)]
     assert await book.accept(job, CheckedWeights("lora", files, "base@1"))
     await jobs_of(book).finish([job])
-    found = await book.find(new.tenant, new.name)
-    assert found is not None
-    return found
+    weights = await book.find(new.tenant, new.name)
+    assert weights is not None
+    return weights
 
 
 async def test_weights_wait_are_fetched_checked_and_ready(book: WeightBook) -> None:
@@ -155,7 +155,7 @@ async def test_ready_weights_of_the_same_name_are_too(book: WeightBook, queue: Q
     await made_ready(book, theirs)
     await made_ready(book)
     assert await book.publish("house", "style", ME, public=True)
-    assert [each.tenant for each in await book.page("third", 10)] == ["house"]
+    assert [weights.tenant for weights in await book.page("third", 10)] == ["house"]
     await queue.submit(new(endpoint="other/style", tenant="other"))
     assert await book.remove("house", "style", ME)
     assert await book.find("other", "style") is not None
@@ -239,20 +239,20 @@ async def test_weights_that_are_being_checked_and_endpoints_are_limited(book: We
 async def test_published_weights_are_listed_for_all_after_their_own(book: WeightBook) -> None:
     assert not await book.publish("house", "style", ME, public=True)
     await made_ready(book)
-    assert [each.name for each in await book.page("other", 10)] == []
+    assert [weights.name for weights in await book.page("other", 10)] == []
     assert await book.publish("house", "style", ME, public=True)
     await made_ready(book, replace(STYLE, tenant="other", name="own"), digest="e" * 64)
-    assert [each.name for each in await book.page("other", 10)] == ["own", "style"]
+    assert [weights.name for weights in await book.page("other", 10)] == ["own", "style"]
     assert await book.publish("house", "style", ME, public=False)
-    assert [each.name for each in await book.page("other", 10)] == ["own"]
+    assert [weights.name for weights in await book.page("other", 10)] == ["own"]
 
 
 async def test_endpoints_are_of_ready_weights_and_change_the_version(book: WeightBook) -> None:
     before = await book.version()
     new = replace(STYLE, endpoint="house/portraits", scale=0.5)
     await made_ready(book, new)
-    (found,) = await book.endpoints()
-    assert (found.endpoint, found.scale, found.base) == ("house/portraits", 0.5, STYLE.base)
+    (weights,) = await book.endpoints()
+    assert (weights.endpoint, weights.scale, weights.base) == ("house/portraits", 0.5, STYLE.base)
     ready = await book.version()
     assert ready != before
     await book.remove("house", "style", ME)
@@ -264,13 +264,13 @@ async def test_changes_are_in_the_audit_log(book: WeightBook, queue: Queue) -> N
     await made_ready(book)
     await book.publish("house", "style", ME, public=True)
     await book.remove("house", "style", ME)
-    entries = [each for each in await queue.operations.audit() if each.action[:7] == "weights"]
-    assert sorted(each.action for each in entries) == [
+    entries = [entry for entry in await queue.operations.audit() if entry.action[:7] == "weights"]
+    assert sorted(entry.action for entry in entries) == [
         "weights.add",
         "weights.publish",
         "weights.remove",
     ]
-    assert {(each.actor, each.subject) for each in entries} == {("key-1", "house/style")}
+    assert {(entry.actor, entry.subject) for entry in entries} == {("key-1", "house/style")}
 
 
 async def test_a_tenant_sees_the_changes_of_its_weights_in_the_audit_log(
@@ -281,7 +281,7 @@ async def test_a_tenant_sees_the_changes_of_its_weights_in_the_audit_log(
     await book.remove("house", "style", ME)
     await queue.operations.seal_audit()
     own = await queue.operations.audit(None, 10, "house")
-    assert [each.action for each in reversed(own)] == [
+    assert [entry.action for entry in reversed(own)] == [
         "weights.add",
         "weights.publish",
         "weights.remove",

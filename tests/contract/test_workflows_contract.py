@@ -35,8 +35,8 @@ MOST = 10
 
 async def register(queue: Queue, name: str = "flow", tenant: str = TENANT, **more: Any) -> bool:
     definition = more.pop("definition", DEFINITION)
-    wanted = NewWorkflow(tenant, name, definition, {"name": name}, **more)
-    return await queue.workflows.definitions.put(wanted, MOST, ACTOR)
+    workflow = NewWorkflow(tenant, name, definition, {"name": name}, **more)
+    return await queue.workflows.definitions.put(workflow, MOST, ACTOR)
 
 
 async def started(queue: Queue, **changes: Any) -> WorkflowRun:
@@ -62,11 +62,11 @@ async def started_late(queue: Queue) -> WorkflowRun:
 
 async def found(queue: Queue, request_id: str) -> WorkflowRun:
     runs = await queue.workflows.runs.active()
-    return next(each for each in runs if each.held.request_id == request_id)
+    return next(run for run in runs if run.held.request_id == request_id)
 
 
 async def due(queue: Queue) -> list[str]:
-    return [each.held.request_id for each in await queue.workflows.runs.active()]
+    return [run.held.request_id for run in await queue.workflows.runs.active()]
 
 
 def call(step: StepId, request_id: str, **given: Any) -> tuple[StepId, str, str, Any]:
@@ -93,7 +93,7 @@ async def test_workflows_are_registered_replaced_listed_and_removed(queue: Queue
     known = await book.find(TENANT, "flow")
     assert known is not None
     assert (known.definition, known.source, known.public) == (DEFINITION, {"name": "flow"}, False)
-    assert [(each.tenant, each.name) for each in await book.page(TENANT)] == [
+    assert [(workflow.tenant, workflow.name) for workflow in await book.page(TENANT)] == [
         (TENANT, "flow"),
         ("bob", "other"),
     ]
@@ -111,10 +111,10 @@ async def test_workflows_are_registered_replaced_listed_and_removed(queue: Queue
 
 async def test_a_tenant_has_a_limit_of_workflows(queue: Queue) -> None:
     book = queue.workflows.definitions
-    wanted = [NewWorkflow(TENANT, f"flow-{n}", DEFINITION, {}) for n in range(6)]
-    stored = await asyncio.gather(*(book.put(each, 3, ACTOR) for each in wanted))
+    workflows = [NewWorkflow(TENANT, f"flow-{n}", DEFINITION, {}) for n in range(6)]
+    stored = await asyncio.gather(*(book.put(workflow, 3, ACTOR) for workflow in workflows))
     assert sum(stored) == 3
-    assert await book.put(next(w for w, s in zip(wanted, stored, strict=True) if s), 3, ACTOR)
+    assert await book.put(next(w for w, s in zip(workflows, stored, strict=True) if s), 3, ACTOR)
     assert await book.put(NewWorkflow("bob", "flow", DEFINITION, {}), 3, ACTOR)
 
 
@@ -172,15 +172,17 @@ async def test_a_public_workflow_runs_for_all_and_a_private_one_for_its_owner(
     for name in ("flow", "own"):
         await queue.submit(new(endpoint=f"workflows/ann/{name}", pool=POOL, tenant="bob"))
     await queue.workflows.runs.start(9)
-    runs = {each.endpoint: each.definition for each in await queue.workflows.runs.active()}
+    runs = {run.endpoint: run.definition for run in await queue.workflows.runs.active()}
     assert runs == {"workflows/ann/flow": DEFINITION, "workflows/ann/own": None}
 
 
 async def test_a_step_is_taken_once_with_its_id_and_input(queue: Queue) -> None:
     run, runs = await started(queue), queue.workflows.runs
     ids = [new_id() for _ in range(4)]
-    taking = (runs.take(run, [call(DRAW, each, n=1), call(BIG, new_id())]) for each in ids)
-    taken = [each for some in await asyncio.gather(*taking) for each in some]
+    taking = (
+        runs.take(run, [call(DRAW, request_id, n=1), call(BIG, new_id())]) for request_id in ids
+    )
+    taken = [step for some in await asyncio.gather(*taking) for step in some]
     assert sorted(taken, key=str) == sorted([DRAW, BIG], key=str)
     big, draw = await runs.steps(run)
     assert (draw.id, draw.app, draw.state) == (DRAW, "fal-ai/flux/schnell", StepState.SENDING)
@@ -194,9 +196,9 @@ async def test_no_step_is_taken_once_the_run_has_ended_or_is_to_be_cancelled(que
     other = await started(queue)
     await queue.cancel(TENANT, run.held.request_id)
     await queue.finish(Finish(other.held, RUNNER, DONE))
-    for each in (run, other):
-        assert await runs.take(each, [call(DRAW, new_id())]) == []
-        assert await runs.steps(each) == []
+    for stopped in (run, other):
+        assert await runs.take(stopped, [call(DRAW, new_id())]) == []
+        assert await runs.steps(stopped) == []
 
 
 async def test_a_run_is_due_when_it_can_go_on(queue: Queue) -> None:
@@ -262,7 +264,7 @@ async def test_a_finish_ends_the_request_once_and_counts_nothing(queue: Queue) -
     verdicts = await asyncio.gather(
         *(queue.finish(Finish(run.held, RUNNER, DONE)) for _ in range(3))
     )
-    assert {str(each) for each in verdicts} == {"accepted"}
+    assert {str(verdict) for verdict in verdicts} == {"accepted"}
     stored = await queue.current(TENANT, run.held.request_id)
     assert stored.state is State.SUCCEEDED
     assert stored.outcome is not None
@@ -331,7 +333,7 @@ async def test_steps_of_a_run_that_others_have_ended_are_abandoned(queue: Queue)
     await runs.close()
     shown = await queue.workflows.status(TENANT, run.held.request_id)
     assert shown is not None
-    assert [each.request_id for each in shown.steps] == [step]
+    assert [shown_step.request_id for shown_step in shown.steps] == [step]
 
 
 async def test_a_request_that_an_operator_requeues_keeps_its_steps(queue: Queue) -> None:
@@ -342,5 +344,5 @@ async def test_a_request_that_an_operator_requeues_keeps_its_steps(queue: Queue)
     await queue.finish(done((await lease(queue)).held))
     again = await found(queue, run.held.request_id)
     assert again.held.attempt == 2
-    assert [each.id for each in await runs.steps(again)] == [DRAW]
+    assert [step.id for step in await runs.steps(again)] == [DRAW]
     assert str(await queue.finish(Finish(run.held, RUNNER, DONE))) == "fenced"

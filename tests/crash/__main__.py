@@ -29,20 +29,20 @@ def main() -> int:
         "--what-goes-on", action="store_true", help="What is made when its replica is killed."
     )
     parser.add_argument("--output", type=Path, help="A folder for what the rounds say.")
-    asked = parser.parse_args()
-    folder = asked.output or Path(tempfile.mkdtemp(prefix="crash-"))
+    arguments = parser.parse_args()
+    folder = arguments.output or Path(tempfile.mkdtemp(prefix="crash-"))
     folder.mkdir(parents=True, exist_ok=True)
-    tests = what_goes_on() if asked.what_goes_on else matrix()
-    if asked.without_cluster:
+    tests = what_goes_on() if arguments.what_goes_on else matrix()
+    if arguments.without_cluster:
         tests = ["-m", "not cluster", *tests]
-    rounds = [_Round(folder, number, tests) for number in range(asked.rounds)]
+    rounds = [_Round(folder, number, tests) for number in range(arguments.rounds)]
     total, failed = Tally(), 0
-    with ThreadPoolExecutor(asked.jobs) as pool:
-        for done in as_completed([pool.submit(each.run) for each in rounds]):
-            each = done.result()
-            failed += each.failed
-            total = sum(each.tallies(), total)
-            print(f"{each.name} {each.said()}: {_said(total, failed)}", flush=True)  # noqa: T201
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for done in as_completed([pool.submit(crash_round.run) for crash_round in rounds]):
+            finished = done.result()
+            failed += finished.failed
+            total = sum(finished.tallies(), total)
+            print(f"{finished.name} {finished.said()}: {_said(total, failed)}", flush=True)  # noqa: T201
     return int(bool(failed or total.problems))
 
 
@@ -80,8 +80,8 @@ class _Round:
 
 def _tallies(file: Path) -> list[Tally]:
     lines = file.read_text().splitlines() if file.exists() else []
-    found: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [replace(Tally(**each), problems=tuple(each["problems"])) for each in found]
+    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [replace(Tally(**entry), problems=tuple(entry["problems"])) for entry in entries]
 
 
 def _said(total: Tally, failed: int) -> str:

@@ -105,7 +105,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_made_is_handed_in
         for request in requests:
             ended = await scene.final(request.id)
             assert (ended.state, ended.attempt) == (State.SUCCEEDED, 1)
-        assert not any(each.fenced for each in keeper.replicas)
+        assert not any(replica.fenced for replica in keeper.replicas)
     await scene.checked()
 
 
@@ -128,8 +128,8 @@ async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
             while (time.monotonic() - begin) / 60 < minutes:
                 took_s = [
                     s
-                    for each in await asyncio.gather(*(_minute(scene) for _ in range(4)))
-                    for s in each
+                    for minute in await asyncio.gather(*(_minute(scene) for _ in range(4)))
+                    for s in minute
                 ]
                 passed = f"minute {(time.monotonic() - begin) / 60:.0f}"
                 median_ms = statistics.median(took_s) * 1000

@@ -36,18 +36,20 @@ async def servers() -> AsyncIterator[Pair]:
 
 @pytest.fixture
 async def database(servers: Pair) -> AsyncIterator[Database]:
-    each = Database(servers.conninfo)
-    await each.start()
-    yield each
-    await each.aclose()
+    postgres = Database(servers.conninfo)
+    await postgres.start()
+    yield postgres
+    await postgres.aclose()
 
 
 @pytest.fixture
 async def queue(database: Database) -> AsyncIterator[PostgresQueue]:
-    each = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "ingress")
-    await each.start()
-    yield each
-    await each.aclose()
+    assembled = assemble(
+        database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "ingress"
+    )
+    await assembled.start()
+    yield assembled
+    await assembled.aclose()
 
 
 async def again(call: Callable[[], Awaitable[T]]) -> T:
@@ -92,7 +94,7 @@ async def test_the_fence_holds_across_a_failover_that_lost_the_last_transactions
 
     second = await leased(queue, "second")
     assert (first.request_id, first.attempt) == (second.request_id, second.attempt)
-    names = [{ticket.key for ticket in each.upload_tickets} for each in (first, second)]
+    names = [{ticket.key for ticket in lease.upload_tickets} for lease in (first, second)]
     assert not names[0] & names[1]
     assert (await queue.report(report(first.held))).fenced == (first.held,)
     late = queue.finish(done(first.held, failure(), replica="first"))
@@ -176,16 +178,16 @@ async def until_reason(database: Database, words: str) -> str:
 async def test_the_reason_tells_a_primary_that_is_away_from_a_standby_that_answers(
     servers: Pair, database: Database
 ) -> None:
-    primary, standby = (f"127.0.0.1:{each.port}" for each in (servers.primary, servers.standby))
+    primary, standby = (f"127.0.0.1:{server.port}" for server in (servers.primary, servers.standby))
     servers.primary.stop()
-    said = await until_reason(database, "No server takes writes")
-    assert f"{primary} does not answer (Connection refused)" in said
-    assert f"{standby} only reads" in said
+    reason = await until_reason(database, "No server takes writes")
+    assert f"{primary} does not answer (Connection refused)" in reason
+    assert f"{standby} only reads" in reason
     servers.standby.stop()
-    said = await until_reason(database, "No server answers")
-    assert f"{primary} (Connection refused)" in said
-    assert f"{standby} (Connection refused)" in said
-    assert "only reads" not in said
+    reason = await until_reason(database, "No server answers")
+    assert f"{primary} (Connection refused)" in reason
+    assert f"{standby} (Connection refused)" in reason
+    assert "only reads" not in reason
 
 
 @pytest.mark.long

@@ -25,7 +25,7 @@ async def test_a_submit_that_broke_off_around_its_commit_is_one_request_under_it
     assert scene.proxy.lost
     again = await scene.submit(near, idempotency_key="k", body_digest=BODY)
     assert (again.id == first.id) is (what is Lose.ANSWER)
-    assert [each.id for each in await near.page(TENANT)] == [again.id]
+    assert [request.id for request in await near.page(TENANT)] == [again.id]
     async with scene.replicas(1):
         await scene.checked()
 
@@ -38,7 +38,7 @@ async def test_a_lease_that_was_given_and_never_arrived_runs_out_without_a_failu
     scene.proxy.lose(b'"n":1,"replica":"r0"', Lose.ANSWER)
     granted = await far.ask(ask(1, replica="r0"))
     # Nothing; or, where the call took longer than a lease lasts, the next one.
-    assert all(each.attempt > 1 for each in granted.leases)
+    assert all(next_lease.attempt > 1 for next_lease in granted.leases)
     assert scene.proxy.lost
     async with scene.replicas(1):
         ended = await scene.final(request.id)

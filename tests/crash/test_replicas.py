@@ -71,6 +71,6 @@ async def test_one_deadly_request_among_many_ends_as_poison_and_takes_no_other_w
     others += [await scene.submit(queue) for _ in range(4)]
     async with scene.replicas(1, slots=4):
         assert (await scene.final(deadly.id)).outcome.failure.code == "poison"  # type: ignore[union-attr]
-        for each in others:
-            assert (await scene.final(each.id)).state is State.SUCCEEDED
+        for request in others:
+            assert (await scene.final(request.id)).state is State.SUCCEEDED
     await scene.checked()

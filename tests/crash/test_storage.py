@@ -121,15 +121,15 @@ class Bucket:
     def objects(self) -> dict[str, bytes]:
         client = self.server.client()
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
-        found = {
-            each["Key"].removeprefix(self.prefix): client.get_object(
-                Bucket=self.name, Key=each["Key"]
+        contents = {
+            entry["Key"].removeprefix(self.prefix): client.get_object(
+                Bucket=self.name, Key=entry["Key"]
             )["Body"].read()
             for page in pages
-            for each in page.get("Contents", ())
+            for entry in page.get("Contents", ())
         }
         client.close()
-        return found
+        return contents
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +150,9 @@ async def bucket(s3: S3Server, terms: BucketTerms) -> AsyncIterator[Bucket]:
     location = s3.new_bucket(endpoint_url=f"http://{host}:{await proxy.start()}")
     async with s3.storage(location) as storage:
         terms.storage = storage
-        made = Bucket(s3, location.bucket, location.prefix, proxy)
-        yield made
-    made.heal()
+        store = Bucket(s3, location.bucket, location.prefix, proxy)
+        yield store
+    store.heal()
     await proxy.aclose()
 
 
@@ -162,7 +162,7 @@ async def replicas(scene: Scene, queue: PostgresQueue, count: int) -> AsyncItera
 
     clock = SystemClock()
     backoff = Backoff(random.Random(1), first_s=0.05, most_s=0.3)  # noqa: S311
-    made = [
+    fleet = [
         EngineReplica(
             IngressLink(
                 Watched(queue, scene),
@@ -178,11 +178,11 @@ async def replicas(scene: Scene, queue: PostgresQueue, count: int) -> AsyncItera
         )
         for number in range(count)
     ]
-    await asyncio.gather(*(each.start() for each in made))
+    await asyncio.gather(*(replica.start() for replica in fleet))
     try:
         yield
     finally:
-        await asyncio.gather(*(each.aclose() for each in made))
+        await asyncio.gather(*(replica.aclose() for replica in fleet))
 
 
 async def stalls(scene: Scene, bucket: Bucket) -> None:

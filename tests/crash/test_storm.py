@@ -45,7 +45,7 @@ async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_onc
             await clients.go_on(5)
         tally = await scene.checked()
     assert tally.accepted > BLOWS
-    assert any(each.reuses for each in scene.house.history.seen)
+    assert any(request.reuses for request in scene.house.history.seen)
 
 
 WISHED = itertools.count()
@@ -98,11 +98,11 @@ class Storm:
     def calm_a_little(self) -> None:
         if self._chance.random() < 0.5:
             self._scene.proxy.heal()
-        for each in self._keeper.replicas:
+        for replica in self._keeper.replicas:
             if self._chance.random() < 0.3:
-                each.thaw()
+                replica.thaw()
 
     def calm(self) -> None:
         self._scene.proxy.heal()
-        for each in self._keeper.replicas:
-            each.thaw()
+        for replica in self._keeper.replicas:
+            replica.thaw()

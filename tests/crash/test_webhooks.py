@@ -180,9 +180,9 @@ async def test_what_ended_under_an_ingress_that_was_killed_is_delivered_by_anoth
         async with delivering(scene.conninfo):
             # Also of a request that ended as it was killed, and was not reported.
             async with asyncio.timeout(120):
-                while not ids <= {each.body.decode() for each in receiver.received}:  # noqa: ASYNC110
+                while not ids <= {delivery.body.decode() for delivery in receiver.received}:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-        came = Counter(each.body for each in receiver.received)
+        came = Counter(delivery.body for delivery in receiver.received)
         assert set(came.values()) == {1}
     async with scene.replicas(1):
         await scene.checked()
@@ -204,7 +204,8 @@ async def test_a_delivery_whose_ingress_was_killed_amid_it_comes_again_with_the_
         async with delivering(scene.conninfo):
             await until_delivered(scene, ids)
         came = Counter(
-            (each.headers["webhook-id"], each.body.decode()) for each in receiver.received
+            (delivery.headers["webhook-id"], delivery.body.decode())
+            for delivery in receiver.received
         )
         assert {body for _, body in came} == ids
         assert set(came.values()) == {2}
@@ -222,9 +223,11 @@ async def test_kills_again_and_again_lose_no_webhook(scene: Scene) -> None:
                 process.kill()
         async with delivering(scene.conninfo):
             await until_delivered(scene, ids)
-        assert {each.body.decode() for each in receiver.received} == ids
-        by_body = Counter(each.body for each in receiver.received)
-        by_both = Counter((each.body, each.headers["webhook-id"]) for each in receiver.received)
+        assert {delivery.body.decode() for delivery in receiver.received} == ids
+        by_body = Counter(delivery.body for delivery in receiver.received)
+        by_both = Counter(
+            (delivery.body, delivery.headers["webhook-id"]) for delivery in receiver.received
+        )
         assert len(by_body) == len(by_both)
         await scene.checked()
 
@@ -242,7 +245,7 @@ async def test_a_receiver_that_is_down_for_a_while_gets_everything(scene: Scene)
         await receiver.start()
         await until_delivered(scene, ids)
     await receiver.aclose()
-    assert {each.body.decode() for each in receiver.received} == ids
+    assert {delivery.body.decode() for delivery in receiver.received} == ids
     await scene.checked()
 
 
@@ -258,5 +261,5 @@ async def test_a_database_that_is_reset_and_restarted_amid_deliveries_loses_none
             await receiver.until(len(receiver.received) + 3)
             postmaster(own_dir).send_signal(signal.SIGQUIT)
             await until_delivered(own_scene, ids)
-        assert {each.body.decode() for each in receiver.received} == ids
+        assert {delivery.body.decode() for delivery in receiver.received} == ids
         await own_scene.checked()

@@ -230,8 +230,8 @@ def test_one_model_is_the_input_itself_with_its_definitions() -> None:
     schema = method.input_schema()
     assert schema["required"] == ["prompt"]
     assert schema["$defs"]["Style"]["properties"]["strength"]["maximum"] == 1
-    ((given,), named) = method.arguments({"prompt": "a", "style": {"strength": 1}})
-    assert (given, named) == (Order(prompt="a", style=Style(strength=1)), {})
+    ((ordered,), named) = method.arguments({"prompt": "a", "style": {"strength": 1}})
+    assert (ordered, named) == (Order(prompt="a", style=Style(strength=1)), {})
 
 
 def test_a_model_that_contains_itself_is_an_object_at_the_top() -> None:
@@ -348,9 +348,9 @@ def test_an_app_is_described_with_its_settings() -> None:
             """Greet a person."""
             raise NotImplementedError
 
-    found = described(Greeter)
-    (only,) = found.pop("endpoints")
-    assert found == {
+    description = described(Greeter)
+    (only,) = description.pop("endpoints")
+    assert description == {
         "name": "greeter",
         "requirements": ["numpy>=2"],
         "gpu": "L4",

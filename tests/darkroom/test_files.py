@@ -52,13 +52,13 @@ def given(path: str) -> dict[str, str]:
 
 
 def test_files_are_found_in_models_lists_and_tuples() -> None:
-    made = run(
+    output = run(
         Editor(),
         "/nested",
         layers=[{"image": given("/a/1.png")}, {"image": given("/a/2.jpg"), "note": "n"}],
         pair=[given("/a/3.webp"), given("/a/4.mp4")],
     )
-    assert made == {
+    assert output == {
         "layers": [
             {"image": {"$file": "/a/1.png", "media_type": "image/png", **INPUT}, "note": ""},
             {"image": {"$file": "/a/2.jpg", "media_type": "image/jpeg", **INPUT}, "note": "n"},
@@ -73,13 +73,13 @@ def test_files_are_found_in_models_lists_and_tuples() -> None:
 
 def test_files_are_also_sent_where_the_type_does_not_say_so() -> None:
     file = {"$file": "/a/1.png", "media_type": "image/png", **INPUT}
-    made = run(Editor(), "/anything", image=given("/a/1.png"))
-    assert made == {"images": [file], "deeper": {"also": [file]}}
+    output = run(Editor(), "/anything", image=given("/a/1.png"))
+    assert output == {"images": [file], "deeper": {"also": [file]}}
 
 
 def test_an_input_may_be_a_file_of_the_test_itself() -> None:
-    made = run(Editor(), "/files", by_name={"a": File("/a/b.unknown")})
-    assert made == {"a": {"$file": "/a/b.unknown", "media_type": "application/octet-stream"}}
+    output = run(Editor(), "/files", by_name={"a": File("/a/b.unknown")})
+    assert output == {"a": {"$file": "/a/b.unknown", "media_type": "application/octet-stream"}}
 
 
 def test_a_text_of_a_client_never_becomes_a_file() -> None:
@@ -130,8 +130,8 @@ class Sketch(BaseModel):
 class Painter(App):
     @endpoint("/")
     def paint(self, sketch: Sketch) -> None:
-        for each in sketch.layers:
-            each.open()
+        for layer in sketch.layers:
+            layer.open()
         if sketch.sketch_url is not None:
             sketch.sketch_url.open(most_pixels=11)
 

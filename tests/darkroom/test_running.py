@@ -95,11 +95,11 @@ def test_progress_reaches_the_call_as_whole_numbers() -> None:
 def test_a_cancelled_method_ends_at_its_next_progress_and_cleans_up() -> None:
     app, call = Counter(), Call()
     context = context_of(call)
-    made = values(app.count, (5,), {}, call)
-    assert context.run(next, made) == 0
+    iterator = values(app.count, (5,), {}, call)
+    assert context.run(next, iterator) == 0
     call.cancelled = True
     with pytest.raises(Cancelled):
-        context.run(next, made)
+        context.run(next, iterator)
     assert app.closed
 
 
@@ -110,14 +110,14 @@ def test_cancellation_is_no_exception_that_an_app_catches_by_accident() -> None:
 def test_steps_of_calls_that_take_turns_on_threads_belong_to_their_own_call() -> None:
     app = Counter()
     calls = [Call(request_id=name) for name in "ab"]
-    made = [(context_of(call), values(app.who, (), {}, call)) for call in calls]
+    streams = [(context_of(call), values(app.who, (), {}, call)) for call in calls]
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
         seen = [
-            [thread.submit(context.run, next, each).result() for context, each in made]
+            [thread.submit(context.run, next, iterator).result() for context, iterator in streams]
             for thread in (one, two, one)
         ]
-        for context, each in made:
-            two.submit(context.run, each.close).result()
+        for context, stream in streams:
+            two.submit(context.run, stream.close).result()
         # The threads themselves are in no call, so what they run next is not taken for one.
         assert one.submit(current).result() is None
     assert seen == [["a", "b"]] * 3
@@ -133,7 +133,7 @@ async def test_an_asynchronous_stream_that_is_left_is_closed_at_once() -> None:
         finally:
             closed.append("closed")
 
-    made = async_values(stream, (), {})
-    assert await anext(made) == 1
-    await made.aclose()
+    iterator = async_values(stream, (), {})
+    assert await anext(iterator) == 1
+    await iterator.aclose()
     assert closed == ["closed"]

@@ -127,18 +127,18 @@ class Peer:
 
     def until_end(self, *ids: str) -> list[dict[str, Any]]:
         """Messages until the calls have ended."""
-        found: list[dict[str, Any]] = []
+        messages: list[dict[str, Any]] = []
         left = set(ids)
         while left:
-            found.append(self.receive())
-            if {"output", "error"} & found[-1].keys():
-                left.remove(found[-1]["id"])
-        return found
+            messages.append(self.receive())
+            if {"output", "error"} & messages[-1].keys():
+                left.remove(messages[-1]["id"])
+        return messages
 
     def call(self, path: str, **given: Any) -> list[dict[str, Any]]:
         self.begin("r", path, **given)
         messages = self.until_end("r")
-        assert all(each.pop("id") == "r" for each in messages)
+        assert all(message.pop("id") == "r" for message in messages)
         return messages
 
     def close(self) -> int:
@@ -191,8 +191,8 @@ def test_requests_that_take_turns_have_their_own_logs(worker: Peer) -> None:
         worker.begin(name, "/turns", name=name)
     messages = worker.until_end("a", "b")
     for name in "ab":
-        own = [each for each in messages if each["id"] == name]
-        assert [each["log"][1] for each in own if "log" in each] == [name] * 3
+        own = [message for message in messages if message["id"] == name]
+        assert [message["log"][1] for message in own if "log" in message] == [name] * 3
         assert own[-1] == {"id": name, "output": {"output": name}}
 
 
@@ -301,16 +301,16 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "app.py").write_text(text)
-    status, found = described(tmp_path, "app:X")
+    status, description = described(tmp_path, "app:X")
     assert status == 1
-    assert message in found["failed"]
+    assert message in description["failed"]
 
 
 @pytest.mark.long
 def test_an_app_is_described_although_it_prints(tmp_path: Path) -> None:
     (tmp_path / "tester.py").write_text(APP + "\nprint('imported')\n")
-    status, found = described(tmp_path, "tester:Tester")
+    status, description = described(tmp_path, "tester:Tester")
     assert status == 0
-    assert found["concurrency"] == 2
-    paths = [each["path"] for each in found["endpoints"]]
+    assert description["concurrency"] == 2
+    paths = [endpoint["path"] for endpoint in description["endpoints"]]
     assert paths == ["/bar", "/count", "/fail", "/greet", "/spin", "/turns", "/wait"]

@@ -9,6 +9,6 @@ import darkroom
 
 def with_settings(kind: type[darkroom.App], settings: dict[str, Any]) -> Any:
     """An app that is set up with these settings."""
-    made = type(kind.__name__, (kind,), {"settings": settings})()
-    made.setup()
-    return made
+    app = type(kind.__name__, (kind,), {"settings": settings})()
+    app.setup()
+    return app

@@ -36,9 +36,9 @@ class RedNetwork:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> background.Background:
     monkeypatch.setattr(birefnet, "Network", RedNetwork)
-    made = background.Background()
-    made.setup()
-    return made
+    remover = background.Background()
+    remover.setup()
+    return remover
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def image(tmp_path: Path) -> darkroom.Image:
 
 
 def opened(made: dict[str, Any], name: str = "image") -> Image.Image:
-    with Image.open(made[name]["$file"]) as found:
-        found.load()
-        return found
+    with Image.open(made[name]["$file"]) as picture:
+        picture.load()
+        return picture
 
 
 def test_the_background_becomes_transparent_and_edges_lose_its_colour(
@@ -76,9 +76,9 @@ def test_the_mask_is_returned_beside_the_image_or_alone(
     app: background.Background, image: darkroom.Image
 ) -> None:
     assert darkroom.run(app, image_url=image)["mask_image"] is None
-    made = darkroom.run(app, image_url=image, output_mask=True, output_format="webp")
-    assert made["image"]["media_type"] == "image/webp"
-    assert opened(made, "mask_image").getpixel((30, 20)) == 255
+    output = darkroom.run(app, image_url=image, output_mask=True, output_format="webp")
+    assert output["image"]["media_type"] == "image/webp"
+    assert opened(output, "mask_image").getpixel((30, 20)) == 255
     alone = opened(darkroom.run(app, "/v2", image_url=image, mask_only=True))
     assert (alone.mode, alone.getpixel((2, 2)), alone.getpixel((30, 20))) == ("L", 0, 255)
 
@@ -134,6 +134,6 @@ def test_weights_are_a_file_a_folder_or_a_repository(
 
 def test_an_image_of_one_colour_stays_as_it_is() -> None:
     image = Image.new("RGB", (20, 10), RED)
-    made = birefnet.cut_out(image.copy(), np.full((10, 20), 0.4, np.float32), refine=True)
-    assert np.abs(np.array(made)[..., :3] - np.array(RED, float)).max() <= 1
-    assert images.grey(np.full((1, 1), 0.4)).getpixel((0, 0)) == made.getpixel((3, 3))[3]  # pyright: ignore
+    cut = birefnet.cut_out(image.copy(), np.full((10, 20), 0.4, np.float32), refine=True)
+    assert np.abs(np.array(cut)[..., :3] - np.array(RED, float)).max() <= 1
+    assert images.grey(np.full((1, 1), 0.4)).getpixel((0, 0)) == cut.getpixel((3, 3))[3]  # pyright: ignore

@@ -27,8 +27,8 @@ def image(path: Path, size: tuple[int, int] = (90, 61)) -> darkroom.Image:
 
 
 def test_depth_has_the_size_of_the_image_and_all_levels(app: depth.Depth, tmp_path: Path) -> None:
-    made = darkroom.run(app, image_url=image(tmp_path / "noise.png"))
-    with Image.open(made["image"]["$file"]) as grey:
+    output = darkroom.run(app, image_url=image(tmp_path / "noise.png"))
+    with Image.open(output["image"]["$file"]) as grey:
         assert (grey.mode, grey.size) == ("L", (90, 61))
         levels = np.array(grey)
     assert (levels.min(), levels.max()) == (0, 255)

@@ -43,9 +43,9 @@ def test_an_image_gets_the_scale_and_format_that_are_asked_for(
     size: tuple[int, int],
     media_type: str,
 ) -> None:
-    made = darkroom.run(app, image_url=image, **given)["image"]
-    assert made["media_type"] == media_type
-    with Image.open(made["$file"]) as large:
+    upscaled = darkroom.run(app, image_url=image, **given)["image"]
+    assert upscaled["media_type"] == media_type
+    with Image.open(upscaled["$file"]) as large:
         assert large.size == size
 
 
@@ -71,13 +71,13 @@ def test_what_the_app_cannot_do_is_refused_with_its_field(
 
 
 def test_weights_of_the_authors_files_say_how_large_the_network_is(tmp_path: Path) -> None:
-    made = rrdb.Network(8, 4, 3, fold=2)
-    torch.save({"params_ema": made.state_dict()}, tmp_path / "x2.pth")
+    original = rrdb.Network(8, 4, 3, fold=2)
+    torch.save({"params_ema": original.state_dict()}, tmp_path / "x2.pth")
     network = rrdb.load(tmp_path / "x2.pth")
     assert (network.scale, len(network.body)) == (2, 3)
     pixels = torch.rand(1, 3, 7, 9)
     with torch.inference_mode():
-        assert torch.equal(network(pixels), made.eval()(pixels))
+        assert torch.equal(network(pixels), original.eval()(pixels))
     assert tiles.enlarged(pixels[0], 2, network.requires_grad_(False), 4).shape == (3, 14, 18)
 
 

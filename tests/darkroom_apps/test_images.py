@@ -29,11 +29,11 @@ def test_each_format_shows_what_is_transparent_as_it_can(format: str, expected: 
         image.paste((200, 0, 0, alpha), (left, 0, left + 16, 16))
     written = images.written(image, format)  # pyright: ignore[reportArgumentType]
     assert written.media_type == f"image/{format}"
-    made = written.open("RGBA")
-    for number, each in enumerate(expected):
-        pixel = made.getpixel((16 * number + 8, 8))
+    decoded = written.open("RGBA")
+    for number, colour in enumerate(expected):
+        pixel = decoded.getpixel((16 * number + 8, 8))
         assert isinstance(pixel, tuple)
-        if each is None:
+        if colour is None:
             assert pixel[3] == 0
         else:
-            assert np.abs(np.array(pixel) - np.array(each)).max() <= 3
+            assert np.abs(np.array(pixel) - np.array(colour)).max() <= 3

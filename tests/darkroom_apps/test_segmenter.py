@@ -34,9 +34,9 @@ def image(tmp_path: Path) -> darkroom.Image:
 
 
 def opened(made: dict[str, Any]) -> Image.Image:
-    with Image.open(made["$file"]) as found:
-        found.load()
-        return found
+    with Image.open(made["$file"]) as picture:
+        picture.load()
+        return picture
 
 
 def box(left: float, top: float, right: float, bottom: float, **more: int) -> dict[str, float]:
@@ -46,21 +46,21 @@ def box(left: float, top: float, right: float, bottom: float, **more: int) -> di
 def test_a_mask_is_black_and_white_and_may_be_applied(
     app: segmenter.Segmenter, image: darkroom.Image
 ) -> None:
-    given = {"prompts": [{"x": 10, "y": 20, "label": "1"}], "box_prompts": [box(0, 0, 50, 50)]}
-    mask = opened(darkroom.run(app, "/image", image_url=image, **given)["image"])
+    prompts = {"prompts": [{"x": 10, "y": 20, "label": "1"}], "box_prompts": [box(0, 0, 50, 50)]}
+    mask = opened(darkroom.run(app, "/image", image_url=image, **prompts)["image"])
     assert (mask.mode, mask.size) == ("L", SIZE)
     assert set(np.unique(np.array(mask)).tolist()) <= {0, 255}
-    cut = opened(darkroom.run(app, "/image", image_url=image, apply_mask=True, **given)["image"])
+    cut = opened(darkroom.run(app, "/image", image_url=image, apply_mask=True, **prompts)["image"])
     assert cut.mode == "RGBA"
     assert np.array_equal(np.array(cut)[..., 3], np.array(mask))
-    made = darkroom.run(
-        app, "/image", image_url=image, apply_mask=True, output_format="jpeg", **given
+    output = darkroom.run(
+        app, "/image", image_url=image, apply_mask=True, output_format="jpeg", **prompts
     )
-    assert made["image"]["media_type"] == "image/jpeg"
+    assert output["image"]["media_type"] == "image/jpeg"
 
 
 def test_prompts_are_sorted_by_their_objects(image: darkroom.Image) -> None:
-    given = segmenter.Input(
+    request = segmenter.Input(
         image_url=image,
         prompts=[
             segmenter.PointPrompt(x=1, y=2),
@@ -71,7 +71,7 @@ def test_prompts_are_sorted_by_their_objects(image: darkroom.Image) -> None:
             segmenter.BoxPrompt(x_min=4, y_min=5, x_max=6, y_max=7),
         ],
     )
-    assert segmenter.by_object(given, *SIZE) == {
+    assert segmenter.by_object(request, *SIZE) == {
         0: Prompts([(1, 2)], [1], (0, 1, 2, 3)),
         1: Prompts(box=(4, 5, 6, 7)),
         7: Prompts([(3, 4)], [0]),
@@ -106,15 +106,15 @@ def test_an_automatic_segmentation_returns_the_largest_masks_first(
     logits[0, 4:12, 4:12] = 8.0
     logits[1, 2:30, 2:30] = 8.0
     logits[2, 0, 0] = 8.0
-    found = FoundMasks(logits.half(), SIZE)
-    monkeypatch.setattr(segments.SegmentModel, "all_masks", lambda *_: found)
-    made = darkroom.run(app, "/auto-segment", image_url=image, min_mask_region_area=100)
-    large, small = [np.array(opened(each)) > 0 for each in made["individual_masks"]]
+    masks = FoundMasks(logits.half(), SIZE)
+    monkeypatch.setattr(segments.SegmentModel, "all_masks", lambda *_: masks)
+    output = darkroom.run(app, "/auto-segment", image_url=image, min_mask_region_area=100)
+    large, small = [np.array(opened(mask)) > 0 for mask in output["individual_masks"]]
     assert large.sum() > small.sum() >= 100
     assert (large & small).sum() == small.sum()
-    combined = np.array(opened(made["combined_mask"]))
+    combined = np.array(opened(output["combined_mask"]))
     assert combined.shape == (60, 90, 3)
-    colours = {tuple(each) for each in combined.reshape(-1, 3).tolist()}
+    colours = {tuple(colour) for colour in combined.reshape(-1, 3).tolist()}
     assert len(colours) == 3  # one of them black
     assert not combined[0, 0].any()
 
@@ -122,12 +122,14 @@ def test_an_automatic_segmentation_returns_the_largest_masks_first(
 def test_automatic_masks_keep_the_thresholds(
     app: segmenter.Segmenter, image: darkroom.Image
 ) -> None:
-    given = {"image_url": image, "points_per_side": 4, "min_mask_region_area": 0}
-    none = darkroom.run(app, "/auto-segment", pred_iou_thresh=1.0, **given)
+    options = {"image_url": image, "points_per_side": 4, "min_mask_region_area": 0}
+    none = darkroom.run(app, "/auto-segment", pred_iou_thresh=1.0, **options)
     assert none["individual_masks"] == []
     assert not np.array(opened(none["combined_mask"])).any()
-    every = darkroom.run(app, "/auto-segment", pred_iou_thresh=0, stability_score_thresh=0, **given)
-    assert all(opened(each).size == SIZE for each in every["individual_masks"])
+    every = darkroom.run(
+        app, "/auto-segment", pred_iou_thresh=0, stability_score_thresh=0, **options
+    )
+    assert all(opened(mask).size == SIZE for mask in every["individual_masks"])
 
 
 def test_boxes_lie_around_masks() -> None:
@@ -137,8 +139,8 @@ def test_boxes_lie_around_masks() -> None:
 
 
 def test_of_masks_with_like_boxes_the_best_is_kept() -> None:
-    found = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [5, 5, 5, 5.0]])
-    assert list(segments.unlike(found, torch.tensor([0.5, 0.9, 0.7, 1.0]))) == [1, 2]
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [5, 5, 5, 5.0]])
+    assert list(segments.unlike(boxes, torch.tensor([0.5, 0.9, 0.7, 1.0]))) == [1, 2]
 
 
 def test_a_mask_is_stable_if_a_stricter_one_is_as_large() -> None:

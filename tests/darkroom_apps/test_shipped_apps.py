@@ -48,12 +48,12 @@ from tests.samples import sampled
 
 
 def sound(path: Path, seconds: float = 2.0, rate: int = 8000) -> Path:
-    made = np.random.default_rng(0).normal(0, 3000, (int(seconds * rate), 2)).astype("<i2")
+    samples = np.random.default_rng(0).normal(0, 3000, (int(seconds * rate), 2)).astype("<i2")
     with wave.open(str(path), "wb") as file:
         file.setnchannels(2)
         file.setsampwidth(2)
         file.setframerate(rate)
-        file.writeframes(made.tobytes())
+        file.writeframes(samples.tobytes())
     return path
 
 
@@ -76,9 +76,9 @@ def test_tiles_of_a_large_image_fit_together(
     image = Image.effect_noise((90, 61), 80).convert("RGB")
     image.save(tmp_path / "noise.png")
     monkeypatch.setattr(tiles, "SIDE", 32)
-    made = darkroom.run(app, image_url=darkroom.Image(tmp_path / "noise.png"))
-    with Image.open(made["image"]["$file"]) as large:
-        assert large.size == (180, 122) == (made["image"]["width"], made["image"]["height"])
+    output = darkroom.run(app, image_url=darkroom.Image(tmp_path / "noise.png"))
+    with Image.open(output["image"]["$file"]) as large:
+        assert large.size == (180, 122) == (output["image"]["width"], output["image"]["height"])
 
     # Each tile is where its part of the image is.
     def doubled(pixels: torch.Tensor) -> torch.Tensor:
@@ -90,11 +90,11 @@ def test_tiles_of_a_large_image_fit_together(
 
 def test_the_transcript_has_fals_fields(listener: whisper.Whisper, tmp_path: Path) -> None:
     audio = darkroom.Audio(sound(tmp_path / "said.wav"))
-    made = darkroom.run(listener, audio_url=audio, language="de", chunk_level="segment")
-    assert made["inferred_languages"] == ["de"]
-    assert made["diarization_segments"] == []
-    assert made["chunks"]
-    for chunk in made["chunks"]:
+    transcript = darkroom.run(listener, audio_url=audio, language="de", chunk_level="segment")
+    assert transcript["inferred_languages"] == ["de"]
+    assert transcript["diarization_segments"] == []
+    assert transcript["chunks"]
+    for chunk in transcript["chunks"]:
         begin, end = chunk["timestamp"]
         assert isinstance(chunk["text"], str)
         assert begin is None or end is None or begin <= end
@@ -105,9 +105,9 @@ def test_a_language_is_inferred_and_words_have_times(
     listener: whisper.Whisper, tmp_path: Path
 ) -> None:
     audio = darkroom.Audio(sound(tmp_path / "said.wav"))
-    made = darkroom.run(listener, audio_url=audio, chunk_level="word", prompt="Names: Ada")
-    assert set(made["inferred_languages"]) <= set(whisper.Language.__args__)
-    assert made["inferred_languages"]
+    transcript = darkroom.run(listener, audio_url=audio, chunk_level="word", prompt="Names: Ada")
+    assert set(transcript["inferred_languages"]) <= set(whisper.Language.__args__)
+    assert transcript["inferred_languages"]
     assert darkroom.run(listener, audio_url=audio, chunk_level="none")["chunks"] == []
 
 
@@ -132,9 +132,9 @@ def test_sound_is_heard_as_mono_at_the_models_rate(tmp_path: Path) -> None:
 def test_text_becomes_a_file_of_each_format(tmp_path: Path) -> None:
     save_dia(tmp_path)
     app = with_settings(speaker.Speaker, {"model": str(tmp_path), "max_new_tokens": 40})
-    made = darkroom.run(app, text="Hello. (laughs)")
-    assert made["audio"]["media_type"] == "audio/wav"
-    with wave.open(made["audio"]["$file"]) as file:
+    output = darkroom.run(app, text="Hello. (laughs)")
+    assert output["audio"]["media_type"] == "audio/wav"
+    with wave.open(output["audio"]["$file"]) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (44100, 1, 2)
         assert 0 < file.getnframes() <= 40 * DAC_HOP
     for name, (media_type, container, *_) in speaker.FORMATS.items():
@@ -142,7 +142,7 @@ def test_text_becomes_a_file_of_each_format(tmp_path: Path) -> None:
         assert spoken["media_type"] == media_type
         with av.open(spoken["$file"]) as file:
             assert file.format.name == container
-            assert sum(each.samples for each in file.decode(audio=0)) > 0
+            assert sum(frame.samples for frame in file.decode(audio=0)) > 0
     with pytest.raises(darkroom.InvalidField, match="more than 1000 bytes"):
         darkroom.run(app, text="ä" * 600)
 
@@ -234,15 +234,15 @@ async def test_a_shipped_app_is_served_in_an_environment_of_its_own(
 
 
 def test_an_endpoint_that_is_missing_names_the_app_that_serves_it() -> None:
-    found: dict[str, str] = {}
+    apps: dict[str, str] = {}
     for file in Path(whisper.__file__).parent.glob("[!_]*.py"):
         module = importlib.import_module(f"darkroom_apps.{file.stem}")
-        (kind,) = [getattr(module, each.name) for each in describing.read_source(file)]
-        paths = [each.rstrip("/") for each in endpoints_of(kind)]
-        found |= {kind.name + each: file.stem for each in paths}
-    assert found == suggestions.APPS
-    for endpoint_id, app in found.items():
-        assert f"`darkroom deploy {app}`" in suggestions.sentence(endpoint_id, {}, found)
+        (kind,) = [getattr(module, source.name) for source in describing.read_source(file)]
+        paths = [path.rstrip("/") for path in endpoints_of(kind)]
+        apps |= {kind.name + path: file.stem for path in paths}
+    assert apps == suggestions.APPS
+    for endpoint_id, app in apps.items():
+        assert f"`darkroom deploy {app}`" in suggestions.sentence(endpoint_id, {}, apps)
 
 
 async def assert_served(shipped: Shipped, folder: Path, apps_dir: Path) -> None:
@@ -251,14 +251,14 @@ async def assert_served(shipped: Shipped, folder: Path, apps_dir: Path) -> None:
     settings = folder / "settings.json"
     settings.write_text(json.dumps({shipped.setting: str(folder / "weights" / shipped.file)}))
     file = found_at(Path(shipped.app))
-    (found,) = await asyncio.to_thread(describing.read_source, file)
+    (source,) = await asyncio.to_thread(describing.read_source, file)
     code = describing.bundle(file, [settings])
     describing.unpack(code, folder / "code")
-    described = await describing.describe(folder / "code", shipped.app, found, environments)
+    described = await describing.describe(folder / "code", shipped.app, source, environments)
     named = {**described, "class": f"{shipped.app}:{shipped.class_name}"}
     stored = dict(entries(named, Choices(None), hashlib.sha256(code).hexdigest()))
     endpoint_id = shipped.endpoint_id + shipped.path
-    assert all(each.startswith(shipped.endpoint_id) for each in stored)
+    assert all(name.startswith(shipped.endpoint_id) for name in stored)
     assert stored[endpoint_id]["category"] == "image-to-image"
     options = stored[endpoint_id]["options"]
     endpoint = Endpoint(endpoint_id, "python", Weights(""), "json", options=options)
@@ -266,13 +266,13 @@ async def assert_served(shipped: Shipped, folder: Path, apps_dir: Path) -> None:
     Image.new("RGB", (20, 12), "red").save(red, "PNG")
     rig = ExecutorRig(folder, code=code, apps_dir=apps_dir)
     rig.storage.objects["u/red.png"] = red.getvalue()
-    given = {"image_url": "http://anywhere/files/u/red.png", **shipped.options}
+    arguments = {"image_url": "http://anywhere/files/u/red.png", **shipped.options}
     await rig.replica.start()
     try:
-        outcome = await rig.outcome(rig.offer("one", lease_endpoint=endpoint, **given))
+        outcome = await rig.outcome(rig.offer("one", lease_endpoint=endpoint, **arguments))
     finally:
         await rig.replica.aclose()
     assert outcome.failure is None
-    assert [(each.width, each.height) for each in outcome.artifacts] == (
+    assert [(artifact.width, artifact.height) for artifact in outcome.artifacts] == (
         [shipped.size] * shipped.files
     )

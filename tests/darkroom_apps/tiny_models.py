@@ -164,11 +164,11 @@ def save_whisper(folder: Path) -> None:
         decoder_start_token_id=vocabulary["<|startoftranscript|>"],
     )
     model = WhisperForConditionalGeneration(config)
-    made = {
+    settings = {
         "_from_model_config": False,
         "is_multilingual": True,
-        "lang_to_id": {f"<|{each}|>": vocabulary[f"<|{each}|>"] for each in LANGUAGES},
-        "task_to_id": {each: vocabulary[f"<|{each}|>"] for each in ("transcribe", "translate")},
+        "lang_to_id": {f"<|{language}|>": vocabulary[f"<|{language}|>"] for language in LANGUAGES},
+        "task_to_id": {task: vocabulary[f"<|{task}|>"] for task in ("transcribe", "translate")},
         "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
         "prev_sot_token_id": vocabulary["<|startofprev|>"],
         "max_length": 14,
@@ -179,7 +179,7 @@ def save_whisper(folder: Path) -> None:
         "median_filter_width": 3,
         "return_timestamps": False,
     }
-    for name, value in made.items():
+    for name, value in settings.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(folder)
 
@@ -190,17 +190,17 @@ def save_whisper_tokenizer(folder: Path) -> dict[str, int]:
     words = [*sorted(ByteLevel.alphabet()), end]
     special = [
         "<|startoftranscript|>",
-        *(f"<|{each}|>" for each in LANGUAGES),
+        *(f"<|{language}|>" for language in LANGUAGES),
         *("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>"),
         *("<|nospeech|>", "<|notimestamps|>"),
     ]
     times = [f"<|{number * 0.02:.2f}|>" for number in range(1501)]
-    tokenizer = WhisperTokenizer(vocab={each: at for at, each in enumerate(words)}, merges=[])
+    tokenizer = WhisperTokenizer(vocab={word: at for at, word in enumerate(words)}, merges=[])
     tokenizer.add_special_tokens({"extra_special_tokens": special})
-    tokenizer.add_tokens([AddedToken(each, normalized=False, special=False) for each in times])
+    tokenizer.add_tokens([AddedToken(stamp, normalized=False, special=False) for stamp in times])
     tokenizer.pad_token = end
     tokenizer.save_pretrained(folder)
-    return {each: at for at, each in enumerate([*words, *special, *times])}
+    return {token: at for at, token in enumerate([*words, *special, *times])}
 
 
 # ONNX's format is messages of Protocol Buffers, whose fields have these numbers in its schema.
@@ -209,7 +209,7 @@ def save_whisper_tokenizer(folder: Path) -> dict[str, int]:
 def _onnx(side: int | str) -> bytes:
     """Convolution of a pixel, which makes one channel of three."""
     weight = np.array([8, -8, -8], "<f4").tobytes()
-    shape = b"".join(_number(1, each) for each in (1, 3, 1, 1))
+    shape = b"".join(_number(1, size) for size in (1, 3, 1, 1))
     tensor = shape + _number(2, 1) + _bytes(8, b"weight") + _bytes(9, weight)
     names = _bytes(1, b"input_image") + _bytes(1, b"weight") + _bytes(2, b"output_image")
     graph = (
@@ -225,8 +225,8 @@ def _onnx(side: int | str) -> bytes:
 def _value(name: bytes, channels: int, side: int | str) -> bytes:
     """Name and type of an input or output: float32 [1, channels, side, side]."""
     dimensions = b"".join(
-        _bytes(1, _bytes(2, each.encode()) if isinstance(each, str) else _number(1, each))
-        for each in (1, channels, side, side)
+        _bytes(1, _bytes(2, size.encode()) if isinstance(size, str) else _number(1, size))
+        for size in (1, channels, side, side)
     )
     return _bytes(1, name) + _bytes(2, _bytes(1, _number(1, 1) + _bytes(2, dimensions)))
 

@@ -36,14 +36,14 @@ class Bucket:
     name: str
 
     def policy(self, *conditions: Any, fields: Any = None) -> UploadPolicy:
-        made = self.client.generate_presigned_post(
+        form = self.client.generate_presigned_post(
             self.name,
             "out/${filename}",
             Fields=fields or {},
             Conditions=[*conditions, *({name: value} for name, value in (fields or {}).items())],
             ExpiresIn=60,
         )
-        return UploadPolicy(made["url"], made["fields"])
+        return UploadPolicy(form["url"], form["fields"])
 
     def ticket(self, policy: UploadPolicy, name: str = "r-0.png") -> UploadTicket:
         form = policy.form(name, "image/png")
@@ -51,7 +51,7 @@ class Bucket:
 
     def objects(self) -> dict[str, bytes]:
         listed = self.client.list_objects_v2(Bucket=self.name).get("Contents", ())
-        return {each["Key"]: self.read(each["Key"])["Body"].read() for each in listed}
+        return {entry["Key"]: self.read(entry["Key"])["Body"].read() for entry in listed}
 
     def read(self, key: str) -> Any:
         return self.client.get_object(Bucket=self.name, Key=key)

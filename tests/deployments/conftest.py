@@ -87,8 +87,8 @@ class Rig:
 
     async def outcome(self, held: LeaseKey):
         """The outcome that the replica reports for the lease."""
-        await self.port.until(lambda: any(one.held == held for one in self.port.finishes))
-        return next(one.outcome for one in self.port.finishes if one.held == held)
+        await self.port.until(lambda: any(finish.held == held for finish in self.port.finishes))
+        return next(finish.outcome for finish in self.port.finishes if finish.held == held)
 
     async def reported(self, held: LeaseKey, step: int = 1) -> None:
         """Wait until a report shows ``step`` steps."""
@@ -111,7 +111,9 @@ def configured(**changes: Any) -> ReplicaConfig:
     for name, value in changes.items():
         inner = name.removeprefix("snapshot_")
         groups = ("snapshots",) if inner != name else ("calls", "transfers")
-        group = next((each for each in groups if hasattr(getattr(config, each), inner)), None)
+        group = next(
+            (candidate for candidate in groups if hasattr(getattr(config, candidate), inner)), None
+        )
         if group is None:
             config = replace(config, **{name: value})
         else:

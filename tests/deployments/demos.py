@@ -50,6 +50,8 @@ def leased(rig: Rig, name: str, endpoint_id: str, *, alone: bool = False, **fiel
     body = {"prompt": "a red circle", **QUICK[endpoint_id], **fields}
     checked = CATALOG.validate(endpoint_id, body).input
     types = entry.schema.media_types(checked)
-    tickets = (rig.storage.ticket(f"{name}/{n}", each, 10**8) for n, each in enumerate(types))
+    tickets = (
+        rig.storage.ticket(f"{name}/{n}", media_type, 10**8) for n, media_type in enumerate(types)
+    )
     lease = rig.lease(name, entry.endpoint, **checked)
     return replace(lease, upload_tickets=tuple(tickets), alone=alone)

@@ -98,9 +98,9 @@ def main() -> None:
             apart = (two - frames(loaded())).abs().max().item()
             resting = leader.rest.remote()
             (follower,) = [
-                each
-                for each in psutil.Process().children(recursive=True)
-                if "RankActor" in command_of(each)
+                child
+                for child in psutil.Process().children(recursive=True)
+                if "RankActor" in command_of(child)
             ]
             follower.kill()
             try:

@@ -83,13 +83,15 @@ def _gives(kind: Any, *fields: str) -> bool:
 def examine(name: str, kind: Any) -> Finding:
     if name in REASONS:
         return Finding(name, NOT, REASONS[name])
-    case = next((each for each in zoo.cases().values() if each.name == name), None)
-    asked = dict(case.call(WISHES[0])) if case is not None else {}
-    begun = {_taken(kind, asked, VIDEOS), _taken(kind, asked, AUDIOS)}
-    if more := sorted((_not_data(asked) | _demanded(kind)) - begun):
-        wanted = ", ".join(f"`{each}`" for each in more)
-        return Finding(name, NOT, f"it needs {wanted}, which no task passes")
-    endpoint = _entry(kind, asked) if _gives(kind, "frames") else _entry_of_audio(kind, asked)
+    case = next((candidate for candidate in zoo.cases().values() if candidate.name == name), None)
+    arguments = dict(case.call(WISHES[0])) if case is not None else {}
+    begun = {_taken(kind, arguments, VIDEOS), _taken(kind, arguments, AUDIOS)}
+    if more := sorted((_not_data(arguments) | _demanded(kind)) - begun):
+        unmet = ", ".join(f"`{field}`" for field in more)
+        return Finding(name, NOT, f"it needs {unmet}, which no task passes")
+    endpoint = (
+        _entry(kind, arguments) if _gives(kind, "frames") else _entry_of_audio(kind, arguments)
+    )
     task = endpoint.options["task"]
     takes = parameters(kind)
     missing = {"num_inference_steps", "generator", "output_type"} - takes
@@ -98,7 +100,7 @@ def examine(name: str, kind: Any) -> Finding:
     if case is None or name in NOT_DECODED:
         return Finding(name, FITS, task)
     run = _run if endpoint.family == "video" else _run_audio
-    wrong = run(case, endpoint, asked)
+    wrong = run(case, endpoint, arguments)
     return Finding(name, NOT if wrong else SERVED, wrong or task)
 
 
@@ -125,10 +127,10 @@ def _entry(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
 def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
     """Run the case and return what is wrong with the video. Empty if nothing is."""
     family, pipeline = VideoFamily(), apply_options(case.build(), endpoint)
-    frames = next((asked[each] for each in NUMBERS_OF_FRAMES if each in asked), FRAMES)
+    frames = next((asked[field] for field in NUMBERS_OF_FRAMES if field in asked), FRAMES)
     body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "num_frames": frames}
     side = int(endpoint.options["video_format"]["width"])
-    count = next((len(asked[each]) for each in VIDEOS if each in asked), frames)
+    count = next((len(asked[field]) for field in VIDEOS if field in asked), frames)
     images = {"image_url": given(side, side), "video_url": a_video(count, side)}
     body = {**body, "num_frames": count} if endpoint.options["video"] else body
     with Engine(pipeline, threads=1) as engine, tempfile.TemporaryDirectory() as folder:
@@ -145,10 +147,10 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
         video = seen(Path(folder, "video.mp4"))
     if not torch.isfinite(result.frames).all():
         return "it gives no numbers"
-    wanted = call.output_facts["video"].form
+    form = call.output_facts["video"].form
     shape = (len(video.frames), *video.size)
-    if shape != (wanted.num_frames, wanted.width, wanted.height):
-        return f"of {wanted.num_frames} frames it makes {len(video.frames)}"
+    if shape != (form.num_frames, form.width, form.height):
+        return f"of {form.num_frames} frames it makes {len(video.frames)}"
     return ""
 
 
@@ -159,8 +161,8 @@ AUDIOS = ("audio", "src_audio")
 
 def _taken(kind: Any, asked: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """Argument for the input file. None if there is none. An entry supports only one."""
-    found = [each for each in names if each in asked or _needs(kind, each)]
-    return found[0] if len(found) == 1 else None
+    matches = [name for name in names if name in asked or _needs(kind, name)]
+    return matches[0] if len(matches) == 1 else None
 
 
 def a_video(frames: int, side: int) -> InputVideo:
@@ -177,7 +179,7 @@ LENGTHS = ("audio_length_in_s", "audio_duration", "audio_duration_s", "duration"
 
 
 def _entry_of_audio(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
-    length = next((each for each in LENGTHS if each in parameters(kind)), None)
+    length = next((field for field in LENGTHS if field in parameters(kind)), None)
     span = {"start": "audio_start_in_s", "end": "audio_end_in_s"}
     taken = _taken(kind, asked, AUDIOS)
     passed = {"prompt", "output_type", *LENGTHS, *span.values(), taken}
@@ -192,7 +194,7 @@ def _entry_of_audio(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
 def _run_audio(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
     """Run the case and return what is wrong with the audio. Empty if nothing is."""
     family, pipeline = AudioFamily(), case.build()
-    seconds = next((asked[each] for each in LENGTHS if each in asked), 0.1)
+    seconds = next((asked[field] for field in LENGTHS if field in asked), 0.1)
     body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "duration": seconds}
     body["audio_url"] = a_audio(seconds)
     with Engine(pipeline, threads=1) as engine:
@@ -217,9 +219,9 @@ def _not_data(asked: Mapping[str, Any]) -> set[str]:
 
 def _is_data(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_data(each) for each in value)
+        return all(_is_data(item) for item in value)
     if isinstance(value, Mapping):
-        return all(_is_data(each) for each in value.values())
+        return all(_is_data(item) for item in value.values())
     return value is None or isinstance(value, str | int | float | bool)
 
 
@@ -227,13 +229,17 @@ def _demanded(kind: Any) -> set[str]:
     """Required arguments that no entry passes."""
     known = list(inspect.signature(kind.__call__).parameters.values())[1:]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = {each.name for each in known if each.default is each.empty and each.kind in named}
+    needed = {
+        parameter.name
+        for parameter in known
+        if parameter.default is parameter.empty and parameter.kind in named
+    }
     return needed - {"image", "prompt"}
 
 
 def _needs(kind: Any, name: str) -> bool:
-    found = inspect.signature(kind.__call__).parameters.get(name)
-    return found is not None and found.default is found.empty
+    parameter = inspect.signature(kind.__call__).parameters.get(name)
+    return parameter is not None and parameter.default is parameter.empty
 
 
 _HEAD = """# Media pipelines
@@ -252,7 +258,10 @@ no tiny parts for them), and {rest} are not served.
 
 
 def page(findings: list[Finding]) -> str:
-    count = {each: sum(one.served == each for one in findings) for each in (SERVED, FITS, NOT)}
+    count = {
+        verdict: sum(entry.served == verdict for entry in findings)
+        for verdict in (SERVED, FITS, NOT)
+    }
     head = _HEAD.format(
         version=diffusers.__version__,
         total=len(findings),
@@ -262,9 +271,9 @@ def page(findings: list[Finding]) -> str:
     )
     alike: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for served in (SERVED, FITS, NOT):
-        for each in findings:
-            if each.served == served:
-                alike[each.how, served].append(f"`{each.name}`")
+        for finding in findings:
+            if finding.served == served:
+                alike[finding.how, served].append(f"`{finding.name}`")
     rows = (
         f"| {how} | {served} | {', '.join(names)} |\n" for (how, served), names in alike.items()
     )
@@ -275,16 +284,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="media_classes", description=__doc__)
     parser.add_argument("classes", nargs="*", metavar="CLASS", help="only these")
     parser.add_argument("--out", type=Path, help="where to write the page, in Markdown")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     be_quiet()
     findings: list[Finding] = []
     for name, kind in of_media().items():
-        if not asked.classes or name in asked.classes:
+        if not options.classes or name in options.classes:
             findings.append(examine(name, kind))
             sys.stdout.write(f"{findings[-1]}\n")
             sys.stdout.flush()
-    if asked.out:
-        asked.out.write_text(page(findings))
+    if options.out:
+        options.out.write_text(page(findings))
     return 0
 
 

@@ -64,7 +64,7 @@ class StubIngress:
         return await self._port.finish(finish)
 
     async def finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
-        calls = (self._port.finish(each) for each in finishes)
+        calls = (self._port.finish(finish) for finish in finishes)
         return await asyncio.gather(*calls, return_exceptions=True)
 
     async def hand_back(
@@ -81,11 +81,9 @@ class StubIngress:
     async def until_reported(self, request_id: str) -> None:
         await self._port.until(
             lambda: any(
-                held.request_id == request_id
-                and progress.step
-                and progress.stage not in BYTE_STAGES
+                key.request_id == request_id and progress.step and progress.stage not in BYTE_STAGES
                 for _, report in self._port.reports
-                for held, progress in report.progress
+                for key, progress in report.progress
             )
         )
 
@@ -97,7 +95,7 @@ class StubIngress:
         return {
             "stages": [presence.stage.value for presence in self._port.presences],
             "actor_ids": list({ask.actor_id for ask in self._port.asks}),
-            "handed_back": [held.request_id for held in self._port.handed_back],
+            "handed_back": [key.request_id for key in self._port.handed_back],
         }
 
 

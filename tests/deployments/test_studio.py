@@ -24,12 +24,12 @@ COMMON = {
 
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory):
-    made = {}
+    by_family = {}
     for family, pipeline in (("flux", tiny_flux()), ("sdxl", tiny_sdxl())):
         folder = tmp_path_factory.mktemp(family)
         pipeline.save_pretrained(folder, safe_serialization=True)
-        made[family] = Endpoint(family, family, Weights(str(folder)), family)
-    return made
+        by_family[family] = Endpoint(family, family, Weights(str(folder)), family)
+    return by_family
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def budget():
 async def test_alternating_requests_all_end(make_rig, endpoints, budget, caplog):
     caplog.set_level("INFO")
     rig = await make_rig(weights_bytes=budget)
-    asked = []
+    keys = []
     for number in range(8):
         endpoint = endpoints["sdxl" if number % 2 else "flux"]
         lease = rig.lease(f"r{number}", endpoint, **COMMON)
-        asked.append(lease.held)
+        keys.append(lease.held)
         rig.port.offer(lease)
     async with asyncio.timeout(240):
-        outcomes = [await rig.outcome(held) for held in asked]
+        outcomes = [await rig.outcome(key) for key in keys]
     assert [outcome.failure for outcome in outcomes] == [None] * 8
     assert "Evicting" in caplog.text
 
@@ -75,4 +75,4 @@ async def test_a_request_that_is_cancelled_while_it_waits_for_room_keeps_no_one_
 
 
 def _renewed(rig):
-    return {held for _, report in rig.port.reports for held in report.renewals}
+    return {renewal for _, report in rig.port.reports for renewal in report.renewals}

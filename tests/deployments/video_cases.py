@@ -104,12 +104,12 @@ def engine():
 @pytest.fixture(scope="module")
 def pipelines():
     """Pipelines, created once each on first use."""
-    made: dict[str, Any] = {}
+    cache: dict[str, Any] = {}
 
     def pipeline(endpoint_id: str) -> Any:
-        if endpoint_id not in made:
-            made[endpoint_id] = MAKE[endpoint_id]()
-        return made[endpoint_id]
+        if endpoint_id not in cache:
+            cache[endpoint_id] = MAKE[endpoint_id]()
+        return cache[endpoint_id]
 
     return pipeline
 

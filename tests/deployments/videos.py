@@ -70,13 +70,13 @@ MAKE: Mapping[str, Callable[[], Any]] = {
 def entry(endpoint_id: str, **options: Any) -> CatalogEntry:
     """The catalogue's entry with a size and prompts for tiny models."""
     listed = CATALOG.listed(endpoint_id)
-    given = listed.endpoint.options
+    listed_options = listed.endpoint.options
     changed = {
-        **given,
+        **listed_options,
         "dtype": "float32",
         "native_size": 32,
         **options,
-        "fixed": {**given.get("fixed", {}), **SHORT_TEXT},
+        "fixed": {**listed_options.get("fixed", {}), **SHORT_TEXT},
     }
     return replace(listed, endpoint=replace(listed.endpoint, options=changed))
 
@@ -84,8 +84,8 @@ def entry(endpoint_id: str, **options: Any) -> CatalogEntry:
 def tickets(count: int = 2, media_type: str = "video/mp4") -> tuple[UploadTicket, ...]:
     types = (media_type, "image/jpeg")[:count]
     return tuple(
-        UploadTicket(f"key-{number}", f"http://storage/{number}", each, 10**8)
-        for number, each in enumerate(types)
+        UploadTicket(f"key-{number}", f"http://storage/{number}", kind, 10**8)
+        for number, kind in enumerate(types)
     )
 
 
@@ -138,5 +138,7 @@ def seen(path: Path) -> Seen:
 
 def deliver(served: Served, call: Any, result: Any, count: int = 2) -> Product:
     form = call.output_facts["video"].form
-    made = GenerationResult(result, 1.5, 2)
-    return served.family.deliver(served.entry.endpoint, call, made, tickets(count, form.media_type))
+    generated = GenerationResult(result, 1.5, 2)
+    return served.family.deliver(
+        served.entry.endpoint, call, generated, tickets(count, form.media_type)
+    )

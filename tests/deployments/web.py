@@ -16,10 +16,10 @@ class Web:
         self.requests = []
 
     async def resolve(self, host, port):
-        found = self.names.get(host, [host] if host[0].isdigit() or ":" in host else None)
-        if not found:
+        addresses = self.names.get(host, [host] if host[0].isdigit() or ":" in host else None)
+        if not addresses:
             raise OSError("not known")
-        return found.pop(0) if isinstance(found[0], list) else found
+        return addresses.pop(0) if isinstance(addresses[0], list) else addresses
 
     async def answer(self, request):
         self.requests.append(request)

@@ -15,6 +15,6 @@ def test_the_ages_of_the_settings_are_shown() -> None:
 
 def test_tenants_with_an_age_of_their_own_are_counted() -> None:
     own = {"ann": TenantLimits(retention_days=7), "bob": TenantLimits(weight=2)}
-    said = retention(Config(retention_days=30, tenant_limits=own, usage_detail_days=40))
-    assert said.startswith("requests and files are kept 30 days, 1 tenants otherwise; ")
-    assert "lines of usage 40 days" in said
+    sentence = retention(Config(retention_days=30, tenant_limits=own, usage_detail_days=40))
+    assert sentence.startswith("requests and files are kept 30 days, 1 tenants otherwise; ")
+    assert "lines of usage 40 days" in sentence

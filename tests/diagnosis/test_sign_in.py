@@ -37,8 +37,8 @@ def check_sign_in(config: Config) -> str:
 
 
 def test_a_good_sign_in_shows_its_redirect_address(issuer: str) -> None:
-    said = check_sign_in(config(issuer))
-    assert said == f"{issuer}, which sends browsers back to https://gpu.example.org/"
+    sentence = check_sign_in(config(issuer))
+    assert sentence == f"{issuer}, which sends browsers back to https://gpu.example.org/"
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,13 @@ def name(page: Path) -> str:
 def all_blocks(page: Path) -> list[Block]:
     """Every fenced block, in the order of the page."""
     return [
-        Block(page, each["language"], dedent(each["text"]), each["mark"] or "")
-        for each in _FENCES.finditer(page.read_text())
+        Block(page, match["language"], dedent(match["text"]), match["mark"] or "")
+        for match in _FENCES.finditer(page.read_text())
     ]
 
 
 def blocks(page: Path, language: str) -> list[Block]:
-    return [each for each in all_blocks(page) if each.language == language]
+    return [candidate for candidate in all_blocks(page) if candidate.language == language]
 
 
 def block(page: Path, language: str) -> str:
@@ -99,8 +99,8 @@ def fence_lines(page: Path) -> int:
 def indented(page: Path) -> list[str]:
     """Blocks of shell commands that are indented by four spaces."""
     return [
-        "\n".join(line[4:] for line in each.strip("\n").splitlines())
-        for each in _INDENTED.findall(_FENCE.sub("", page.read_text()))
+        "\n".join(line[4:] for line in passage.strip("\n").splitlines())
+        for passage in _INDENTED.findall(_FENCE.sub("", page.read_text()))
     ]
 
 
@@ -149,4 +149,4 @@ def what_goes_on() -> list[str]:
 
 def _crashes(first_column: str) -> list[str]:
     rows = table(ROOT / "tests" / "crash" / "README.md", first_column)
-    return [one for *_, tests in rows for one in code(tests)]
+    return [test for *_, tests in rows for test in code(tests)]

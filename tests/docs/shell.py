@@ -21,14 +21,14 @@ class Step:
 
 def steps(transcript: str) -> list[Step]:
     """The commands of a block of the language ``console``: lines that begin with ``$``."""
-    found: list[tuple[str, list[str]]] = []
+    entries: list[tuple[str, list[str]]] = []
     for line in transcript.splitlines():
         if line.startswith("$ "):
-            found.append((line[2:], []))
+            entries.append((line[2:], []))
         else:
-            assert found, f"A transcript begins with a command: {line}"
-            found[-1][1].append(line)
-    return [Step(command, "\n".join(output)) for command, output in found]
+            assert entries, f"A transcript begins with a command: {line}"
+            entries[-1][1].append(line)
+    return [Step(command, "\n".join(output)) for command, output in entries]
 
 
 def simple_commands(script: str) -> Iterator[list[str]]:

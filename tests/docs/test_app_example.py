@@ -26,8 +26,8 @@ PAGE = DOCS / "how-to" / "serve-your-own-code.md"
 
 
 def block(begins: str) -> str:
-    (found,) = (each.text for each in blocks(PAGE, "python") if each.text.startswith(begins))
-    return found
+    (text,) = (fenced.text for fenced in blocks(PAGE, "python") if fenced.text.startswith(begins))
+    return text
 
 
 def written(folder: Path) -> Path:
@@ -40,14 +40,16 @@ async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
     path = written(tmp_path)
     (app,) = await asyncio.to_thread(describing.read_source, path)
     code = describing.bundle(path, ())
-    found = await describing.describe(tmp_path, "poster", app, Environments(tmp_path / "made"))
+    description = await describing.describe(
+        tmp_path, "poster", app, Environments(tmp_path / "made")
+    )
     digest = hashlib.sha256(code).hexdigest()
-    stored = dict(entries({**found, "class": "poster:Poster"}, Choices(None), digest))
+    stored = dict(entries({**description, "class": "poster:Poster"}, Choices(None), digest))
     assert list(stored) == ["apps/poster/count", "apps/poster"]
     assert stored["apps/poster"]["category"] == "image-to-image"
     options = stored["apps/poster"]["options"]
     endpoint = Endpoint("apps/poster", "python", Weights(""), "json", options=options)
-    given, _ = JsonSchema(endpoint).validate(
+    arguments, _ = JsonSchema(endpoint).validate(
         {"image_url": "http://anywhere/files/u/red.png", "title": "A red square"}
     )
 
@@ -57,7 +59,7 @@ async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
     rig.storage.objects["u/red.png"] = red.getvalue()
     await rig.replica.start()
     try:
-        outcome = await rig.outcome(rig.offer("one", lease_endpoint=endpoint, **given))
+        outcome = await rig.outcome(rig.offer("one", lease_endpoint=endpoint, **arguments))
     finally:
         await rig.replica.aclose()
     assert outcome.failure is None
@@ -76,9 +78,11 @@ async def test_the_values_of_the_generator_of_the_docs_stream(tmp_path: Path) ->
     path.write_text(block("# teller.py"))
     code = describing.bundle(path, ())
     (app,) = await asyncio.to_thread(describing.read_source, path)
-    found = await describing.describe(tmp_path, "teller", app, Environments(tmp_path / "made"))
+    description = await describing.describe(
+        tmp_path, "teller", app, Environments(tmp_path / "made")
+    )
     digest = hashlib.sha256(code).hexdigest()
-    stored = dict(entries({**found, "class": "teller:Teller"}, Choices(None), digest))
+    stored = dict(entries({**description, "class": "teller:Teller"}, Choices(None), digest))
     options = stored["apps/teller"]["options"]
     endpoint = Endpoint("apps/teller", "python", Weights(""), "json", options=options)
     assert endpoint.streams
@@ -90,7 +94,7 @@ async def test_the_values_of_the_generator_of_the_docs_stream(tmp_path: Path) ->
         )
     finally:
         await rig.replica.aclose()
-    assert [json.loads(each.value) for each in rig.source.partials] == [
+    assert [json.loads(partial.value) for partial in rig.source.partials] == [
         {"output": "once"},
         {"output": "upon"},
     ]

@@ -61,8 +61,8 @@ def test_rays_launcher_starts_a_node_of_each_group(
         started: dict[str, Any] = {}
         for name, group in ready["available_node_types"].items():
             tags = {"ray-node-type": "worker", "ray-user-node-type": name, "ray-node-name": name}
-            made = provider.create_node(copy.deepcopy(group["node_config"]), tags, 1)
-            (started[name],) = (made or {}).values()
+            nodes = provider.create_node(copy.deepcopy(group["node_config"]), tags, 1)
+            (started[name],) = (nodes or {}).values()
         for name, group in cluster["available_node_types"].items():
             instance = started[name]
             assert instance.instance_type == group["node_config"]["InstanceType"]
@@ -78,19 +78,21 @@ def test_every_class_of_gpu_has_a_spot_and_an_on_demand_group(cluster: dict[str,
             if resource.startswith("accelerator_type:"):
                 markets.setdefault(resource, set()).add(group["labels"][MARKET])
     assert markets
-    assert all(each == {"spot", "on-demand"} for each in markets.values())
+    assert all(market == {"spot", "on-demand"} for market in markets.values())
 
 
 def test_a_node_gets_the_data_directory_of_the_configuration(cluster: dict[str, Any]) -> None:
-    (made,) = [each for each in cluster["setup_commands"] if "install -d -o ubuntu" in each]
-    assert read(ROOT / "darkroom.yaml").arguments["data_dir"] in made.split()
+    (install_command,) = [
+        line for line in cluster["setup_commands"] if "install -d -o ubuntu" in line
+    ]
+    assert read(ROOT / "darkroom.yaml").arguments["data_dir"] in install_command.split()
 
 
 def test_commands_are_bash_and_name_the_environment_that_the_setup_makes(
     cluster: dict[str, Any],
 ) -> None:
     phases = ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
-    for command in [each for phase in phases for each in cluster[phase]]:
+    for command in [line for phase in phases for line in cluster[phase]]:
         subprocess.run(["bash", "-n"], input=command, text=True, check=True)
         assert "ray " not in command or "/opt/darkroom/venv/bin" in command
 
@@ -108,7 +110,7 @@ def test_ray_starts_with_the_environment_of_the_node(
     (tmp_path / "ray").write_text(SHOW)
     (tmp_path / "ray").chmod(0o755)
     (tmp_path / file).write_text(line + "\n")
-    (command,) = [each for each in cluster[phase] if "ray start" in each]
+    (command,) = [start_line for start_line in cluster[phase] if "ray start" in start_line]
     for folder in (CHECKOUT, "/etc", "/opt/darkroom/venv/bin"):
         command = command.replace(folder, str(tmp_path))
     environment = {"PATH": "/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.1", "HOME": str(tmp_path)}
@@ -128,7 +130,7 @@ def test_ray_does_not_start_without_the_secrets_of_a_file_that_cannot_be_read(
     (tmp_path / "ray").write_text(SHOW)
     (tmp_path / "ray").chmod(0o755)
     (tmp_path / "darkroom.env").write_text("return 1\n")  # as bash does without the permission
-    (command,) = [each for each in cluster["head_start_ray_commands"] if "ray start" in each]
+    (command,) = [line for line in cluster["head_start_ray_commands"] if "ray start" in line]
     for folder in ("/etc", "/opt/darkroom/venv/bin"):
         command = command.replace(folder, str(tmp_path))
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
@@ -149,8 +151,8 @@ def test_ray_does_not_start_without_the_secrets_of_a_file_that_cannot_be_read(
 def test_commands_that_open_the_storage_of_a_cluster_have_the_settings_of_its_head(
     tmp_path: Path, page: str, command: str
 ) -> None:
-    wanted = f"{command} --config darkroom.yaml"
-    (script,) = [each.text for each in blocks(DOCS / page, "sh") if wanted in each.text]
+    beginning = f"{command} --config darkroom.yaml"
+    (script,) = [block.text for block in blocks(DOCS / page, "sh") if beginning in block.text]
     for program in ("darkroom", "serve"):
         (tmp_path / program).write_text(SHOW)
         (tmp_path / program).chmod(0o755)
@@ -161,15 +163,15 @@ def test_commands_that_open_the_storage_of_a_cluster_have_the_settings_of_its_he
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     started, _, rest = ran.stdout.partition("\n")
-    assert started.startswith(wanted)
+    assert started.startswith(beginning)
     assert "DARKROOM_S3_BUCKET=mine" in rest.splitlines()
 
 
 def test_the_workers_watch_for_the_notice_of_their_cloud(cluster: dict[str, Any]) -> None:
-    (command,) = [each for each in cluster["worker_start_ray_commands"] if "watch-spot" in each]
+    (command,) = [line for line in cluster["worker_start_ray_commands"] if "watch-spot" in line]
     words = shlex.split(command)
-    given = words[words.index("watch-spot") + 1 : words.index(">")]
-    context = watch_spot_command.make_context("watch-spot", given)
+    options = words[words.index("watch-spot") + 1 : words.index(">")]
+    context = watch_spot_command.make_context("watch-spot", options)
     assert context.params["cloud"] == "aws"
     assert words[-1] == "&"  # `ray up` goes on
 

@@ -100,9 +100,9 @@ def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     path.write_text(blocks(TUTORIAL, "yaml")[0].text)
     (entry,) = [
-        each
-        for each in load(path, demo=True, demo_dir=DEMO, families={"flux"})
-        if each.origin is EntryOrigin.FILE
+        candidate
+        for candidate in load(path, demo=True, demo_dir=DEMO, families={"flux"})
+        if candidate.origin is EntryOrigin.FILE
     ]
     assert not entry.missing
     assert len(entry.endpoint.recipes) == 2
@@ -111,11 +111,13 @@ def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
 
 def test_the_example_of_videos_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text(next(each.text for each in blocks(GUIDE, "yaml") if "cogvideox" in each.text))
+    path.write_text(
+        next(block.text for block in blocks(GUIDE, "yaml") if "cogvideox" in block.text)
+    )
     (entry,) = [
-        each
-        for each in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
-        if each.origin is EntryOrigin.FILE
+        candidate
+        for candidate in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+        if candidate.origin is EntryOrigin.FILE
     ]
     assert not entry.missing
     fields = entry.schema.validate({"prompt": "x"})[0]
@@ -135,23 +137,25 @@ def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_documente
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text(next(each.text for each in blocks(GUIDE, "yaml") if "audioldm2" in each.text))
+    path.write_text(
+        next(block.text for block in blocks(GUIDE, "yaml") if "audioldm2" in block.text)
+    )
     (entry,) = [
-        each
-        for each in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
-        if each.origin is EntryOrigin.FILE
+        candidate
+        for candidate in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+        if candidate.origin is EntryOrigin.FILE
     ]
     assert not entry.missing
     options = audio_options(entry.endpoint)
     assert (options.length, options.most_seconds) == ("audio_length_in_s", 30)
     assert options.arguments() <= parameters(AudioLDM2Pipeline)
     documented = {name for cells in table(PAGE, "key of `audio_format`") for name in code(cells[0])}
-    assert documented == {each.name for each in fields(AudioOptions)}
+    assert documented == {field.name for field in fields(AudioOptions)}
 
 
 def test_the_options_of_the_generic_family_are_documented() -> None:
     documented = {name for cells in table(PAGE, "option") for name in code(cells[0])}
-    assert documented == {each.name for each in fields(CallMapping)} - {
+    assert documented == {field.name for field in fields(CallMapping)} - {
         "file_arguments",
         "settings",
     } | {"dtype"}
@@ -162,11 +166,11 @@ def test_the_options_of_the_generic_family_are_documented() -> None:
 @pytest.mark.parametrize("page", ["serve-comfyui-workflows", "use-hosted-providers"])
 def test_the_entries_of_executors_are_catalogues(tmp_path: Path, page: str) -> None:
     text = (DOCS / "how-to" / f"{page}.md").read_text()
-    found = [
-        each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "schema:" in each
+    examples = [
+        block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "schema:" in block
     ]
-    assert found
+    assert examples
     path = tmp_path / "models.yaml"
-    for each in found:
-        path.write_text(each)
+    for example in examples:
+        path.write_text(example)
         load(path, demo=False, demo_dir=DEMO, families=EXECUTORS)

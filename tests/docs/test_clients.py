@@ -20,6 +20,6 @@ def test_every_row_names_tests_that_are_there(row: list[str]) -> None:
     assert all(row)
     named = code(TESTS[row[0]])
     assert named, f"{row[0]} has no test"
-    for each in named:
-        file, _, name = each.partition("::")
-        assert name in named_in(file), each
+    for reference in named:
+        file, _, name = reference.partition("::")
+        assert name in named_in(file), reference

@@ -19,38 +19,38 @@ SERVE_RUN = re.compile(r"^serve run (\S+)(.*)$", re.M)
 
 def scripts() -> list[str]:
     """All shell commands of all pages, those of transcripts without their output."""
-    found: list[str] = []
+    commands: list[str] = []
     for page in PAGES:
-        found += indented(page)
-        found += [each.text for each in blocks(page, "sh")]
-        for each in blocks(page, "console"):
-            found += [step.command for step in steps(each.text)]
-    return found
+        commands += indented(page)
+        commands += [script.text for script in blocks(page, "sh")]
+        for block in blocks(page, "console"):
+            commands += [step.command for step in steps(block.text)]
+    return commands
 
 
 def darkroom_commands() -> list[str]:
     """Every call of ``darkroom`` in a block or in a line of text. Brackets say that a part may be
     left out."""
-    found = {
+    commands = {
         shlex.join(words[1:])
         for script in scripts()
         if "darkroom" in script
         for words in simple_commands(script)
         if words[0] in {"darkroom", ".venv/bin/darkroom"} and len(words) > 1
     }
-    for text in (each for page in PAGES for each in inline(page)):
+    for text in (piece for page in PAGES for piece in inline(page)):
         if match := DARKROOM.match(text):
-            found.add(match[1].replace("[", "").replace("]", ""))
-    return sorted(found)
+            commands.add(match[1].replace("[", "").replace("]", ""))
+    return sorted(commands)
 
 
 def parse(words: list[str]) -> click.Command:
     """The command that ``words`` mean; an option that it lacks raises."""
     command: click.Command = main
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        found = command.get_command(click.Context(command), words[0])
-        assert found is not None, f"There is no command {words[0]}."
-        command, words = found, words[1:]
+        subcommand = command.get_command(click.Context(command), words[0])
+        assert subcommand is not None, f"There is no command {words[0]}."
+        command, words = subcommand, words[1:]
     command.make_parser(click.Context(command)).parse_args(words)
     return command
 
@@ -66,13 +66,13 @@ def test_an_option_that_is_not_there_is_noticed() -> None:
 
 
 def test_what_serve_run_is_shown_with_is_there() -> None:
-    texts = [*scripts(), *(each for page in PAGES for each in inline(page))]
-    found = [match for text in texts for match in SERVE_RUN.finditer(text)]
-    assert found
-    for path, arguments in (match.groups() for match in found):
+    texts = [*scripts(), *(piece for page in PAGES for piece in inline(page))]
+    matches = [match for text in texts for match in SERVE_RUN.finditer(text)]
+    assert matches
+    for path, arguments in (match.groups() for match in matches):
         if path.endswith(".yaml"):
             assert (ROOT / path).is_file()
             continue
         assert path == "serve_app.app:build"
-        given = {each.partition("=")[0] for each in arguments.split()}
-        assert given <= FIELDS.keys()
+        options = {argument.partition("=")[0] for argument in arguments.split()}
+        assert options <= FIELDS.keys()

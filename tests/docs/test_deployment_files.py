@@ -77,9 +77,9 @@ def test_every_pool_asks_for_a_class_of_gpu_that_the_cluster_has() -> None:
 
 def test_compose_sets_only_what_darkroom_reads() -> None:
     environment = loaded(COMPOSE)["services"]["darkroom"]["environment"]
-    given = {name for name in environment if name.startswith("DARKROOM_")}
-    assert given
-    assert given <= setting_names()
+    settings = {name for name in environment if name.startswith("DARKROOM_")}
+    assert settings
+    assert settings <= setting_names()
 
 
 def test_compose_names_nothing_that_it_does_not_have() -> None:
@@ -87,15 +87,17 @@ def test_compose_names_nothing_that_it_does_not_have() -> None:
     services = compose["services"]
     for name, service in services.items():
         assert set(service.get("depends_on", ())) <= services.keys(), name
-        volumes = {each.partition(":")[0] for each in service.get("volumes", ())}
+        volumes = {volume.partition(":")[0] for volume in service.get("volumes", ())}
         assert volumes <= compose["volumes"].keys(), name
-        configs = {each["source"] for each in service.get("configs", ())}
+        configs = {config["source"] for config in service.get("configs", ())}
         assert configs <= compose["configs"].keys(), name
 
 
 def test_images_of_others_are_named_by_version_and_digest() -> None:
     base = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.MULTILINE)
-    images = [one["image"] for one in loaded(COMPOSE)["services"].values() if "image" in one]
+    images = [
+        service["image"] for service in loaded(COMPOSE)["services"].values() if "image" in service
+    ]
     assert base
     assert images
     for image in [*base, *images]:
@@ -105,10 +107,10 @@ def test_images_of_others_are_named_by_version_and_digest() -> None:
 def test_volumes_of_compose_belong_to_the_user_of_the_image() -> None:
     """A named volume that is mounted where the image has no folder belongs to root."""
     dockerfile = DOCKERFILE.read_text().replace("\\\n", " ")
-    (made,) = re.findall(r"install -d -o darkroom -g darkroom ([^&\n]+)", dockerfile)
+    (folders,) = re.findall(r"install -d -o darkroom -g darkroom ([^&\n]+)", dockerfile)
     mounts = loaded(COMPOSE)["services"]["darkroom"]["volumes"]
     assert mounts
-    assert {each.partition(":")[2] for each in mounts} <= {*made.split()}
+    assert {mount.partition(":")[2] for mount in mounts} <= {*folders.split()}
 
 
 def test_the_image_runs_as_a_user_that_kubernetes_knows_not_to_be_root() -> None:
@@ -153,11 +155,11 @@ def pinned(path: Path) -> dict[str, str]:
 
 def needed(name: str, extras: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
     for line in distribution(name).requires or ():
-        each = Requirement(line)
-        if each.marker is None or any(
-            each.marker.evaluate({"extra": extra}) for extra in (*extras, "")
+        requirement = Requirement(line)
+        if requirement.marker is None or any(
+            requirement.marker.evaluate({"extra": extra}) for extra in (*extras, "")
         ):
-            yield canonicalize_name(each.name), tuple(sorted(each.extras))
+            yield canonicalize_name(requirement.name), tuple(sorted(requirement.extras))
 
 
 def test_the_image_takes_every_package_but_torch_by_its_hash_at_the_pinned_version() -> None:
@@ -165,14 +167,14 @@ def test_the_image_takes_every_package_but_torch_by_its_hash_at_the_pinned_versi
     assert by_hash == {name: versions[name] for name in by_hash}
     text = PACKAGES.read_text()
     assert all(f"=={version} \\\n    --hash=sha256:" in text for version in by_hash.values())
-    found = set[tuple[str, tuple[str, ...]]]()
+    packages = set[tuple[str, tuple[str, ...]]]()
     ahead: list[tuple[str, tuple[str, ...]]] = [("darkroom-serve", ())]
     while ahead:
-        each = ahead.pop()
-        if each not in found:
-            found.add(each)
-            ahead.extend(() if each[0] == "torch" else needed(*each))
-    assert {name for name, _ in found} - {"darkroom-serve", "torch"} <= by_hash.keys()
+        package = ahead.pop()
+        if package not in packages:
+            packages.add(package)
+            ahead.extend(() if package[0] == "torch" else needed(*package))
+    assert {name for name, _ in packages} - {"darkroom-serve", "torch"} <= by_hash.keys()
 
 
 def test_the_image_is_made_of_what_its_context_has() -> None:

@@ -51,24 +51,24 @@ CONFIG = ReplicaConfig(slots=1, threads=1, device="cpu", graceful_shutdown_timeo
 
 def test_the_engine_s_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block(ENGINE, "python"), str(ENGINE), "exec"), {})  # noqa: S102 our own page
-    said = capsys.readouterr().out
-    assert "(1, 3, 32, 32)" in said
-    assert "Stage.DENOISING" in said
-    assert "The generation was cancelled." in said
+    output = capsys.readouterr().out
+    assert "(1, 3, 32, 32)" in output
+    assert "Stage.DENOISING" in output
+    assert "The generation was cancelled." in output
 
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What the page exports; and its module can be imported."""
     text = block(FAMILY, "sh")
-    found = dict(re.findall(r"^export (\w+)='?(.*?)'?$", text, re.M))
-    for name, value in found.items():
+    variables = dict(re.findall(r"^export (\w+)='?(.*?)'?$", text, re.M))
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     source = block(FAMILY, "python")
     module = ModuleType(Path(source.splitlines()[0].removeprefix("# ")).stem)
     exec(compile(source, str(FAMILY), "exec"), vars(module))  # noqa: S102 our own page
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return found
+    return variables
 
 
 @pytest.fixture
@@ -142,16 +142,18 @@ class Running:
         )
 
     async def run(self, name: str, body: dict[str, Any]) -> Outcome:
-        (entry,) = (each for each in self._catalog if each.origin is EntryOrigin.FILE)
+        (entry,) = (
+            candidate for candidate in self._catalog if candidate.origin is EntryOrigin.FILE
+        )
         checked = self._catalog.validate(entry.endpoint.id, body).input
         tickets = tuple(
             self.storage.ticket(f"{name}/{n}", media_type)
             for n, media_type in enumerate(entry.schema.media_types(checked))
         )
         self._port.offer(Lease(name, 1, 5.0, entry.endpoint, checked, tickets, Priority.NORMAL))
-        held = LeaseKey(name, 1)
-        await self._port.until(lambda: any(each.held == held for each in self._port.finishes))
-        return next(each.outcome for each in self._port.finishes if each.held == held)
+        key = LeaseKey(name, 1)
+        await self._port.until(lambda: any(finish.held == key for finish in self._port.finishes))
+        return next(finish.outcome for finish in self._port.finishes if finish.held == key)
 
 
 @pytest.fixture

@@ -73,16 +73,16 @@ def test_the_cluster_s_configuration_builds(build: Build) -> None:
     module, _, name = application["import_path"].partition(":")
     assert (module, name) == (build.__module__, build.__name__)
     build(application["args"])
-    given = Config(**application["args"])
-    wanted = TypeAdapter(dict[str, PoolConfig]).validate_python(application["args"]["pools"])
-    assert given.models.pools == wanted
-    assert not given.models.serves_demo
+    config = Config(**application["args"])
+    pools = TypeAdapter(dict[str, PoolConfig]).validate_python(application["args"]["pools"])
+    assert config.models.pools == pools
+    assert not config.models.serves_demo
 
 
 @pytest.mark.parametrize("page", ["keep-models-warm", "run-a-cluster", "use-several-devices"])
 def test_the_pools_of_the_docs_are_pools(page: str) -> None:
-    for each in blocks(DOCS / "how-to" / f"{page}.md", "yaml"):
-        written = yaml.safe_load(each.text)["pools"]
+    for pool_block in blocks(DOCS / "how-to" / f"{page}.md", "yaml"):
+        written = yaml.safe_load(pool_block.text)["pools"]
         pools = Config(pools=written).models.pools
         assert pools is not None
         assert pools.keys() == written.keys()
@@ -92,6 +92,6 @@ def test_the_groups_of_the_docs_are_rights() -> None:
     (block,) = blocks(DOCS / "how-to" / "sign-people-in.md", "yaml")
     written = yaml.safe_load(block.text)["oidc_groups"]
     groups = Config(oidc_groups=written).sign_in.oidc_groups
-    assert {name: each.tenant for name, each in groups.items()} == {
-        name: each["tenant"] for name, each in written.items()
+    assert {name: group.tenant for name, group in groups.items()} == {
+        name: group["tenant"] for name, group in written.items()
     }

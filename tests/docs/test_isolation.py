@@ -17,7 +17,7 @@ ROWS = [*table(PAGE, "what"), *CACHES, *THREATS]
 def test_each_promise_names_tests_that_are_there(row: list[str]) -> None:
     tests = code(row[-1])
     assert tests
-    for each in tests:
-        file, separator, test = each.partition("::")
-        assert separator, each
-        assert test in named_in(file), each
+    for reference in tests:
+        file, separator, test = reference.partition("::")
+        assert separator, reference
+        assert test in named_in(file), reference

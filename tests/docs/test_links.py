@@ -23,8 +23,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        found = target.exists() and (not anchor or anchor in anchors(target))
-        if not found:
+        is_there = target.exists() and (not anchor or anchor in anchors(target))
+        if not is_there:
             broken.append(link)
     assert broken == []
 
@@ -33,8 +33,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_file_that_is_named_is_there(page: Path) -> None:
     # A sentence may end after the name, or name one below it.
-    named = [found for each in inline(page) if (found := OURS.match(each))]
-    assert [each[0] for each in named if not (ROOT / each[0].rstrip(".")).exists()] == []
+    named = [match for piece in inline(page) if (match := OURS.match(piece))]
+    assert [mention[0] for mention in named if not (ROOT / mention[0].rstrip(".")).exists()] == []
 
 
 @pytest.mark.variants(60)

@@ -10,7 +10,7 @@ from tests.docs.pages import ROOT, matrix, what_goes_on
 def named_in(file: str) -> set[str]:
     tree = ast.parse((ROOT / file).read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {each.name for each in tree.body if isinstance(each, functions)}
+    return {node.name for node in tree.body if isinstance(node, functions)}
 
 
 def test_every_test_of_the_matrix_is_there() -> None:

@@ -48,15 +48,15 @@ Labels = Mapping[str, frozenset[str]]
 
 def real_metrics() -> dict[str, frozenset[str]]:
     """Labels of each series by its name, also of the parts of a histogram."""
-    found: dict[str, frozenset[str]] = {}
-    for each in Metrics(CollectorRegistry()).declared():
-        labels = frozenset(each._labelnames)
-        if isinstance(each, Histogram):
-            found |= {each._name + part: labels for part in ("_sum", "_count")}
-            found[each._name + "_bucket"] = labels | {"le"}
+    metrics: dict[str, frozenset[str]] = {}
+    for metric in Metrics(CollectorRegistry()).declared():
+        labels = frozenset(metric._labelnames)
+        if isinstance(metric, Histogram):
+            metrics |= {metric._name + part: labels for part in ("_sum", "_count")}
+            metrics[metric._name + "_bucket"] = labels | {"le"}
         else:
-            found[each._name + ("_total" if isinstance(each, Counter) else "")] = labels
-    return found
+            metrics[metric._name + ("_total" if isinstance(metric, Counter) else "")] = labels
+    return metrics
 
 
 REAL = real_metrics() | {
@@ -76,7 +76,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def graphs() -> list[dict[str, Any]]:
-    return [each for each in dashboard()["panels"] if each["type"] != "row"]
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -91,30 +91,30 @@ def queries() -> Iterator[tuple[str, str]]:
 
 def problems(query: str) -> list[str]:
     """Names in a query that ``/metrics`` does not have."""
-    found: list[str] = []
+    faults: list[str] = []
     known = set[str]()
     series = re.findall(rf"\b({NAME})(?:\{{([^}}]*)\}})?", query)
     for metric, matchers in series:
         if metric not in REAL:
-            found.append(metric)
+            faults.append(metric)
             continue
         known |= REAL[metric]
         for label, values in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', matchers):
             if label not in REAL[metric]:
-                found.append(f"{metric}: {label}")
+                faults.append(f"{metric}: {label}")
             possible = VALUES.get((metric, label))
             if possible is not None and not set(values.split("|")) <= possible:
-                found.append(f"{metric}: {label}={values}")
-    found += [label for label in grouped(query) if label not in known]
+                faults.append(f"{metric}: {label}={values}")
+    faults += [label for label in grouped(query) if label not in known]
     if "histogram_quantile" in query and "le" not in grouped(query):
-        found.append("le is missing")
-    return found if series else ["no metric"]
+        faults.append("le is missing")
+    return faults if series else ["no metric"]
 
 
 def grouped(query: str) -> set[str]:
     """Labels by which a query groups or joins."""
     lists = re.findall(r"\b(?:by|on) \(([^)]*)\)", query)
-    return {label.strip() for each in lists for label in each.split(",")}
+    return {label.strip() for clause in lists for label in clause.split(",")}
 
 
 def test_each_way_to_name_what_does_not_exist_is_found() -> None:
@@ -187,9 +187,9 @@ def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> N
     }
     missed: list[str] = []
     for rule in alert_rules():
-        for name, wanted in re.findall(r"increase\((\w+)(?:\{\w+=~\"(.*?)\"\})?", rule["expr"]):
+        for name, ends in re.findall(r"increase\((\w+)(?:\{\w+=~\"(.*?)\"\})?", rule["expr"]):
             new_ones = f"({name} unless {name} offset 10m)" in rule["expr"]
-            if not new_ones and any(served.get((name, end)) != 0 for end in wanted.split("|")):
+            if not new_ones and any(served.get((name, end)) != 0 for end in ends.split("|")):
                 missed.append(rule["alert"])
     assert missed == []
 
@@ -207,7 +207,7 @@ def promtool_test(folder: Path, *tests: Mapping[str, Any], every: str = "1m") ->
 
 def expected_alert(name: str, labels: Mapping[str, str], **shown: str) -> dict[str, Any]:
     """An alert as Prometheus shows it. ``shown``: its annotations with variables."""
-    (rule,) = [each for each in alert_rules() if each["alert"] == name]
+    (rule,) = [candidate for candidate in alert_rules() if candidate["alert"] == name]
     return {
         "exp_labels": {**rule["labels"], **labels},
         "exp_annotations": {**rule["annotations"], **shown},
@@ -447,7 +447,9 @@ def test_an_alert_fires_for(case: str, tmp_path: Path) -> None:
     every = "1h" if at.endswith("h") else "1m"
     scraped = {
         "interval": every,
-        "input_series": [{"series": each, "values": values} for each, values in series.items()],
+        "input_series": [
+            {"series": selector, "values": values} for selector, values in series.items()
+        ],
         "alert_rule_test": [
             {"eval_time": before, "alertname": name, "exp_alerts": []},
             {"eval_time": at, "alertname": name, "exp_alerts": [fires] if fires else []},
@@ -458,24 +460,26 @@ def test_an_alert_fires_for(case: str, tmp_path: Path) -> None:
 
 def periods() -> dict[str, float]:
     """Periods in seconds of the modules that report the rounds of periodic tasks, by name."""
-    found: dict[str, float] = {}
+    constants: dict[str, float] = {}
     for file in (ROOT / "serve_app").rglob("*.py"):
         text = file.read_text()
         if "PeriodicTask(" not in text:
             continue
-        calls = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Call)]
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
         # The third argument is the meter. A task without one reports nothing.
-        if not any(ast.unparse(each.func) == "PeriodicTask" and each.args[2:] for each in calls):
+        if not any(ast.unparse(call.func) == "PeriodicTask" and call.args[2:] for call in calls):
             continue
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for constant, value in vars(importlib.import_module(name)).items():
             if re.search(r"(EVERY|INTERVAL)_S$", constant):
-                found[f"{name}.{constant}"] = value
-    return found
+                constants[f"{name}.{constant}"] = value
+    return constants
 
 
 def test_a_task_that_reports_its_rounds_may_miss_two_before_the_alert_takes_it_for_dead() -> None:
-    (rule,) = [each for each in alert_rules() if each["alert"] == "PeriodicTaskStands"]
+    (rule,) = [
+        candidate for candidate in alert_rules() if candidate["alert"] == "PeriodicTaskStands"
+    ]
     limit_s = float(rule["expr"].rpartition("> ")[2])
     known = periods()
     assert len(known) > 10
@@ -484,7 +488,7 @@ def test_a_task_that_reports_its_rounds_may_miss_two_before_the_alert_takes_it_f
 
 def test_the_dashboard_can_be_imported_whatever_the_data_source_is_called() -> None:
     board = dashboard()
-    variables = {each["name"] for each in board["templating"]["list"]}
+    variables = {variable["name"] for variable in board["templating"]["list"]}
     assert variables == {"datasource", "pool"}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(board)))
     assert used == variables | {"__rate_interval"}
@@ -494,10 +498,10 @@ def test_the_dashboard_can_be_imported_whatever_the_data_source_is_called() -> N
 
 def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
     panels = dashboard()["panels"]
-    assert len({each["id"] for each in panels}) == len(panels)
+    assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [
         (place["x"] + column, place["y"] + row)
-        for place in (each["gridPos"] for each in panels)
+        for place in (panel["gridPos"] for panel in panels)
         for column in range(place["w"])
         for row in range(place["h"])
     ]

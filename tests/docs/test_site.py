@@ -44,7 +44,7 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = list(pages_of(configuration()["nav"]))
     assert len(listed) == len(set(listed))
     there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    decisions = {each for each in there if each.startswith("adr/")}
+    decisions = {path for path in there if path.startswith("adr/")}
     assert set(listed) == there - decisions
 
 

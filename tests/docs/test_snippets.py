@@ -58,7 +58,7 @@ DEMO = ROOT / "deployments" / "demo"
 
 
 def of(*languages: str) -> list[Block]:
-    return [each for each in EVERY if each.language in languages]
+    return [block for block in EVERY if block.language in languages]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -129,7 +129,7 @@ def test_a_block_is_what_its_language_says(block: Block) -> None:
 @pytest.mark.parametrize("page", TASKS, ids=name)
 def test_a_block_of_a_task_is_run_or_says_why_not(page: Path) -> None:
     unmarked = [
-        str(each) for each in all_blocks(page) if each.language in RUNNABLE and not each.mark
+        str(block) for block in all_blocks(page) if block.language in RUNNABLE and not block.mark
     ]
     assert unmarked == []
 
@@ -144,12 +144,12 @@ SAVED = [
 
 @pytest.mark.parametrize(("block", "file"), SAVED, ids=str)
 def test_a_program_that_is_saved_is_run(block: Block, file: str) -> None:
-    commands = [each.text for each in blocks(block.page, "console")]
-    assert any(file in each for each in commands), f"{name(block.page)}: {file}"
+    commands = [fenced.text for fenced in blocks(block.page, "console")]
+    assert any(file in command for command in commands), f"{name(block.page)}: {file}"
 
 
 @pytest.mark.variants(91)
-@pytest.mark.parametrize("block", [each for each in EVERY if each.mark], ids=str)
+@pytest.mark.parametrize("block", [fenced for fenced in EVERY if fenced.mark], ids=str)
 def test_a_mark_is_one_that_there_is(block: Block) -> None:
     kind, _, rest = block.mark.partition(":")
     if kind == "run":
@@ -165,7 +165,7 @@ def test_a_mark_is_one_that_there_is(block: Block) -> None:
 
 @pytest.mark.variants(1)
 @pytest.mark.parametrize(
-    "block", [each for each in of("yaml") if each.text.find("\nendpoints:") >= 0], ids=str
+    "block", [fenced for fenced in of("yaml") if fenced.text.find("\nendpoints:") >= 0], ids=str
 )
 def test_a_catalogue_of_the_docs_loads(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
@@ -179,7 +179,7 @@ def test_the_prometheus_configuration_names_real_metrics() -> None:
     text = (DOCS / "how-to" / "monitor.md").read_text()
     named = set(re.findall(r"\bdarkroom_[a-z_]+[a-z]\b", text))
     assert len(named) >= 20
-    assert named <= {part for each in REAL for part in (each, each.removesuffix("_bucket"))}
+    assert named <= {part for metric in REAL for part in (metric, metric.removesuffix("_bucket"))}
 
 
 def test_the_json_log_line_of_the_docs_is_one_of_the_log() -> None:

@@ -54,8 +54,8 @@ def test_every_error_says_what_it_means_and_what_to_do() -> None:
 
 
 def test_every_code_of_the_tree_is_documented() -> None:
-    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
-    codes = {each.code for each in kinds if issubclass(each, DarkroomError)}
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    codes = {kind.code for kind in kinds if issubclass(kind, DarkroomError)}
     assert codes <= set(inline(ERRORS))
 
 
@@ -78,7 +78,7 @@ def test_ignored_headers_are_documented_with_their_reasons() -> None:
 def test_honoured_headers_are_documented() -> None:
     honoured, _ = _header_tables()
     own = TIMEOUT, PRIORITY, STORE_IO, UPLOAD_POLICY, NO_FALLBACK, *LIFECYCLES, *RETRIES
-    headers = {each.decode() for each in (*own, *DARKROOM_HEADERS, TRACEPARENT, TRACESTATE)}
+    headers = {header.decode() for header in (*own, *DARKROOM_HEADERS, TRACEPARENT, TRACESTATE)}
     assert honoured.keys() == {"authorization"} | headers
 
 
@@ -88,7 +88,7 @@ def _header_tables() -> list[dict[str, str]]:
     tables: list[dict[str, str]] = []
     for part in parts:
         rows = [line.strip("|").split("|") for line in part.split("\n\n")[0].splitlines()[2:]]
-        tables.append({one.lower(): cells[1].strip() for cells in rows for one in code(cells[0])})
+        tables.append({name.lower(): cells[1].strip() for cells in rows for name in code(cells[0])})
     return tables
 
 
@@ -98,9 +98,9 @@ def test_the_stages_are_documented() -> None:
 
 def test_own_paths_are_documented() -> None:
     documented = {
-        tuple(each.split())
-        for each in inline(API)
-        if each.split()[0] in ("GET", "PUT", "POST", "PATCH", "DELETE")
+        tuple(piece.split())
+        for piece in inline(API)
+        if piece.split()[0] in ("GET", "PUT", "POST", "PATCH", "DELETE")
     }
     assert documented >= {
         (method, route.path.replace(":path}", "}"))
@@ -111,19 +111,19 @@ def test_own_paths_are_documented() -> None:
 
 
 def test_the_tables_of_the_database_are_documented() -> None:
-    made = [
-        re.findall(r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", each.sql)
-        for each in shipped()
+    created = [
+        re.findall(r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", migration.sql)
+        for migration in shipped()
     ]
-    documented = {one for cells in table(TABLES, "table") for one in code(cells[0])}
-    assert documented == {"migrations"}.union(*made)
+    documented = {name for cells in table(TABLES, "table") for name in code(cells[0])}
+    assert documented == {"migrations"}.union(*created)
 
 
 def test_the_locks_of_the_embedded_database_are_documented() -> None:
     files = ClusterFiles(Path("/data"))
     documented = {code(cells[0])[0] for cells in table(TABLES, "file")}
     assert documented == {
-        each.name for each in (files.holders_lock, files.start_lock, files.supervisor_lock)
+        lock.name for lock in (files.holders_lock, files.start_lock, files.supervisor_lock)
     }
 
 
@@ -157,19 +157,19 @@ def _documented(field: FieldInfo) -> str:
 def test_the_metrics_are_documented_with_their_labels() -> None:
     metrics = Metrics(CollectorRegistry())
     documented = {
-        one: tuple(code(labels))
+        name: tuple(code(labels))
         for names, labels, _ in table(METRICS, "metric")
-        for one in code(names)
+        for name in code(names)
     }
     assert documented == {
-        each._name + ("_total" if isinstance(each, Counter) else ""): each._labelnames
-        for each in metrics.declared()
+        metric._name + ("_total" if isinstance(metric, Counter) else ""): metric._labelnames
+        for metric in metrics.declared()
     }
 
 
 def test_what_lies_in_the_data_directory_is_documented() -> None:
     here = Installation(Path("/data"))
-    documented = {one for cells in table(SETTINGS, "path") for one in code(cells[0])}
+    documented = {name for cells in table(SETTINGS, "path") for name in code(cells[0])}
     files = (here.key_file, here.run_file, here.lock_file, here.log_file, here.address_file)
-    assert {str(each.relative_to(here.data_dir)) for each in files} <= documented
+    assert {str(file.relative_to(here.data_dir)) for file in files} <= documented
     assert f"{ClusterFiles(here.data_dir).home.name}/" in documented

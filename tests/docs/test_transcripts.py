@@ -103,7 +103,7 @@ def installation(home: Path) -> Iterator[Darkroom]:
     """Demo models, and the endpoint of the tutorial over one of them."""
     if not haproxy.available():
         pytest.skip("no HAProxy for this machine")
-    (shown, *_) = (each for each in all_blocks(FINE_TUNE) if each.language == "yaml")
+    (shown, *_) = (block for block in all_blocks(FINE_TUNE) if block.language == "yaml")
     models = home / "models.yaml"
     models.write_text(shown.text.replace(ITS_WEIGHTS, str(DEMO)))
     running = Darkroom(
@@ -138,15 +138,17 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_start_prints_what_the_tutorial_shows(installation: Darkroom, home: Path) -> None:
     (shown,) = (
-        each
-        for each in all_blocks(FIRST)
-        if test_the_start_prints_what_the_tutorial_shows.__name__ in each.mark
+        block
+        for block in all_blocks(FIRST)
+        if test_the_start_prints_what_the_tutorial_shows.__name__ in block.mark
     )
     (start,) = steps(shown.text)
     # It serves before it has greeted.
     eventually(lambda: "Press Ctrl-C" in installation.output.read_text(), "the welcome is printed")
     # The replica logs when it is ready, which may be between any two lines.
-    said = re.sub(r"^\S+Z INFO +deployments\..*\n", "", installation.output.read_text(), flags=re.M)
+    printed = re.sub(
+        r"^\S+Z INFO +deployments\..*\n", "", installation.output.read_text(), flags=re.M
+    )
     ports = json.loads((installation.data_dir / "run.json").read_text())
     for url, shown_at in (
         (installation.url, f"http://{SHOWN_AT}"),
@@ -154,8 +156,8 @@ def test_the_start_prints_what_the_tutorial_shows(installation: Darkroom, home: 
         (ports["proxy_url"], "http://127.0.0.1:8128"),
         (str(home), "~"),
     ):
-        said = said.replace(url, shown_at)
-    assert matches(start.output, said), said
+        printed = printed.replace(url, shown_at)
+    assert matches(start.output, printed), printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -163,7 +165,9 @@ def test_a_page_does_what_it_shows(
     page: Path, installation: Darkroom, home: Path, programs: Path, tmp_path: Path
 ) -> None:
     address = installation.url.removeprefix("http://")
-    if any(each.language == "javascript" and each.mark == "run" for each in all_blocks(page)):
+    if any(
+        snippet.language == "javascript" and snippet.mark == "run" for snippet in all_blocks(page)
+    ):
         (tmp_path / "node_modules").symlink_to(packages(ROOT / "tests" / "wire" / "javascript"))
     session = Session(tmp_path, address)
     for block in all_blocks(page):
@@ -190,11 +194,11 @@ def test_a_page_does_what_it_shows(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said = done.stdout.replace(address, SHOWN_AT).replace(str(home), "~")
+    printed = done.stdout.replace(address, SHOWN_AT).replace(str(home), "~")
     for number, (command, shown) in enumerate(session.expected):
-        found = re.search(rf"^<<< {number}\n(.*?)\n>>> {number} (\d+)$", said, re.M | re.S)
-        assert found is not None, f"{command} did not run; {said[-2000:]}"
-        output, status = found.groups()
+        match = re.search(rf"^<<< {number}\n(.*?)\n>>> {number} (\d+)$", printed, re.M | re.S)
+        assert match is not None, f"{command} did not run; {printed[-2000:]}"
+        output, status = match.groups()
         if shown is None:
             assert status == "0", f"{command}\n{output}"
         else:

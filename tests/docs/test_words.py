@@ -32,10 +32,10 @@ CODE = re.compile(r"^```.*?^```$|`[^`\n]+`|\]\([^)]*\)", re.M | re.S)
 def test_a_page_uses_the_words_of_the_glossary(page: Path) -> None:
     # CLIP is a model.
     text = CODE.sub("", page.read_text()).replace("CLIP", "")
-    found = {
+    wrong_words = {
         old: new
         for new, words in INSTEAD.items()
         for old in words
         if re.search(rf"\b{old}\b", text, re.I)
     }
-    assert found == {}
+    assert wrong_words == {}

@@ -14,8 +14,8 @@ PAGE = DOCS / "how-to" / "run-a-workflow.md"
 
 def test_the_example_is_a_workflow_of_served_endpoints() -> None:
     steps, _ = blocks(PAGE, "yaml")
-    given = yaml.safe_load(steps.text)
-    written = read({"name": "poster", **given})
+    definition = yaml.safe_load(steps.text)
+    written = read({"name": "poster", **definition})
     check(written, OTHERS.get)
     assert [*written.workflow.nodes] == ["draw", "redraw"]
     assert written.input_schema["required"] == ["idea"]

@@ -92,5 +92,5 @@ EXAMPLES: Mapping[str, object] = {
 
 
 if __name__ == "__main__":
-    pickled = {name: pickle.dumps(each, 5) for name, each in EXAMPLES.items()}
+    pickled = {name: pickle.dumps(example, 5) for name, example in EXAMPLES.items()}
     print(json.dumps({name: base64.b64encode(p).decode() for name, p in pickled.items()}, indent=1))  # noqa: T201

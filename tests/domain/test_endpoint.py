@@ -22,7 +22,7 @@ def test_any_change_changes_the_digest() -> None:
         replace(FLUX, bounds={"steps": (1.0, 4.0)}),
         replace(FLUX, options={"dtype": "float32"}),
     ]
-    assert len({each.digest for each in (FLUX, *others)}) == 5
+    assert len({endpoint.digest for endpoint in (FLUX, *others)}) == 5
 
 
 def test_a_specification_crosses_processes() -> None:

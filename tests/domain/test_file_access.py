@@ -23,7 +23,7 @@ def test_the_owner_may_read_whatever_the_rules_say(
 def test_a_rule_for_a_user_comes_before_the_default() -> None:
     access = FileAccess("a", HIDE, {"b": ALLOW, "c": FORBID})
     readers = ("a", "b", "c", "d", None)
-    assert [access.decide(each) for each in readers] == [ALLOW, ALLOW, FORBID, HIDE, HIDE]
+    assert [access.decide(reader) for reader in readers] == [ALLOW, ALLOW, FORBID, HIDE, HIDE]
 
 
 def test_files_that_everyone_may_read_are_not_private() -> None:
@@ -48,22 +48,22 @@ def test_a_keyed_id_depends_on_the_secret_and_the_rules() -> None:
     assert len(ids) == 4
     assert access.keyed(b"1").id == access.keyed(b"1").id
     assert access.keyed(b"1") == access
-    made = access.keyed(b"1", outputs=True)
-    key = keys.artifact_key("0195", 1, "image/png", access=made.id)
+    keyed = access.keyed(b"1", outputs=True)
+    key = keys.artifact_key("0195", 1, "image/png", access=keyed.id)
     assert keys.valid(key)
     assert key.startswith("p/r.")
     assert not keys.upload_key("image/png", access=access.keyed(b"1").id).startswith("p/r.")
-    assert keys.access_id(key) == made.id
+    assert keys.access_id(key) == keyed.id
 
 
 def test_a_key_says_whether_its_file_is_private_and_of_which_request_it_is() -> None:
     access = FileAccess("a", FORBID).id
-    made = keys.artifact_key("0195", 1, "image/png", access=access)
+    output_key = keys.artifact_key("0195", 1, "image/png", access=access)
     sent = keys.upload_key("image/png", "cat.png", access=access)
-    for key in (made, sent):
+    for key in (output_key, sent):
         assert keys.is_private(key)
         assert keys.access_id(key) == access
-    assert keys.request_of(made) == "0195"
+    assert keys.request_of(output_key) == "0195"
     assert keys.request_of(sent) is None
     assert keys.request_of(keys.artifact_key("0195", 1, "image/png")) == "0195"
     assert not keys.is_private(keys.upload_key("image/png"))

@@ -47,16 +47,16 @@ def test_the_seed_0_is_told_from_an_unknown_one(seed: int | None) -> None:
 
 
 def test_older_versions_left_out_the_seed_0() -> None:
-    found = find(b'{"darkroom":1,"endpoint":"a/b"}')
-    assert found is not None
-    assert found.seed == 0
+    metadata = find(b'{"darkroom":1,"endpoint":"a/b"}')
+    assert metadata is not None
+    assert metadata.seed == 0
 
 
 def test_secret_fields_are_named_only() -> None:
-    given = {"prompt": "hush", "token": "hush", "steps": 4}
-    found = described(given, secret={"prompt", "token"})
-    assert "hush" not in found.text()
-    assert (found.settings, found.left_out) == ({"steps": 4}, ("prompt", "token"))
+    arguments = {"prompt": "hush", "token": "hush", "steps": 4}
+    metadata = described(arguments, secret={"prompt", "token"})
+    assert "hush" not in metadata.text()
+    assert (metadata.settings, metadata.left_out) == ({"steps": 4}, ("prompt", "token"))
 
 
 @given(st.text(), st.integers(0))
@@ -78,7 +78,7 @@ def test_the_search_goes_on_after_a_damaged_one() -> None:
 
 def test_urls_and_inlined_files_are_left_out_at_any_depth() -> None:
     secret = "https://store.example.org/x?signature=secret"
-    found = described(
+    metadata = described(
         {
             "prompt": "a link to https://example.org stays",
             "image_url": secret,
@@ -90,9 +90,9 @@ def test_urls_and_inlined_files_are_left_out_at_any_depth() -> None:
             "sync_mode": True,
         }
     )
-    assert found.settings == {"loras": [{"scale": 0.5}, {"path": "owner/name", "scale": 1}]}
-    assert found.prompt == "a link to https://example.org stays"
-    assert found.left_out == ("image_url", "images", "loras", "mask_url")
+    assert metadata.settings == {"loras": [{"scale": 0.5}, {"path": "owner/name", "scale": 1}]}
+    assert metadata.prompt == "a link to https://example.org stays"
+    assert metadata.left_out == ("image_url", "images", "loras", "mask_url")
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "🎈"])
@@ -101,9 +101,9 @@ def test_a_description_fits_into_every_format(letter: str) -> None:
     text = long.text()
     assert len(text) <= MAX_BYTES
     assert text.isascii()
-    found = find(text.encode())
-    assert found is not None
-    assert (found.seed, found.endpoint, found.prompt[:9]) == (7, "a/b", letter * 9)
+    metadata = find(text.encode())
+    assert metadata is not None
+    assert (metadata.seed, metadata.endpoint, metadata.prompt[:9]) == (7, "a/b", letter * 9)
     settings_only = described({"prompt": letter, "negative_prompt": "y" * 100_000})
     short = replace(described({"prompt": letter}), left_out=("settings",))
     assert find(settings_only.text().encode()) == short

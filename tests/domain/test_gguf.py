@@ -53,9 +53,13 @@ def file(
 
 
 def test_types_have_the_numbers_and_sizes_of_the_gguf_package() -> None:
-    for number, each in TYPES.items():
+    for number, tensor_type in TYPES.items():
         kind = gguf.GGMLQuantizationType(number)
-        assert (kind.name, *gguf.GGML_QUANT_SIZES[kind]) == (each.name, each.values, each.size)
+        assert (kind.name, *gguf.GGML_QUANT_SIZES[kind]) == (
+            tensor_type.name,
+            tensor_type.values,
+            tensor_type.size,
+        )
 
 
 def test_types_that_are_not_read_cannot_be_dequantized() -> None:
@@ -83,15 +87,15 @@ def test_names_types_shapes_and_places_are_read(tmp_path: Path) -> None:
     }
     write_stored(path, tensors, {"c": (8, 4, 3, 3)})
     with path.open("rb") as opened:
-        found = read_gguf(opened, "a.gguf", path.stat().st_size)
-    assert {name: (each.dtype, each.shape) for name, each in found.items()} == {
+        read_tensors = read_gguf(opened, "a.gguf", path.stat().st_size)
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in read_tensors.items()} == {
         "a.weight": ("Q4_K", (3, 512)),
         "b": ("F16", (5, 2, 3)),
         "c": ("Q4_0", (8, 4, 3, 3)),
     }
     content = path.read_bytes()
     for name, (data, _) in tensors.items():
-        place = found[name]
+        place = read_tensors[name]
         assert content[place.begin : place.begin + place.size] == data.tobytes()
 
 
@@ -180,7 +184,10 @@ def test_a_damaged_header_is_read_or_refused(place: int, flipped: int) -> None:
     content = bytearray(file(record(), record("b", at=32), entries=metadata, content=64))
     content[place] ^= flipped
     try:
-        found = read(bytes(content))
+        tensors = read(bytes(content))
     except WeightsUnavailable:
         return
-    assert all(0 <= each.begin <= each.begin + each.size <= len(content) for each in found.values())
+    assert all(
+        0 <= tensor.begin <= tensor.begin + tensor.size <= len(content)
+        for tensor in tensors.values()
+    )

@@ -139,13 +139,13 @@ async def test_an_unknown_name_is_looked_up_again_after_a_while(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = NameResolver(server)
-    for ttl_s, asked in ((60.0, ["no.example"]), (0.1, ["no.example", *["other.example"] * 2])):
+    for ttl_s, names in ((60.0, ["no.example"]), (0.1, ["no.example", *["other.example"] * 2])):
         monkeypatch.setattr(name_resolution, "NEGATIVE_TTL_S", ttl_s)
         for _ in range(2):
-            with pytest.raises(OSError, match=asked[-1]):
-                await looked_up(resolver, "ann", asked[-1])
+            with pytest.raises(OSError, match=names[-1]):
+                await looked_up(resolver, "ann", names[-1])
             await asyncio.sleep(0.15)
-        assert server.asked == asked
+        assert server.asked == names
 
 
 async def test_too_many_waiting_look_ups_of_a_tenant_are_refused(server: NameServer) -> None:

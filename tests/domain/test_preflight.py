@@ -46,12 +46,12 @@ def on(**changes: object) -> Preflight:
 
 
 def test_what_is_here_and_fits_needs_nothing() -> None:
-    said = FLUX.said()
-    assert said["served"] == "yes, the real model"
-    assert said["fits"] == "yes: bfloat16 (for 24 GB; this GPU has 24); at most 4.2 megapixels"
-    assert said["download"] == "30.0 GB, all downloaded"
-    assert said["time"] == "unknown until it has run here"
-    assert not {"access", "next"} & {*said}
+    facts = FLUX.said()
+    assert facts["served"] == "yes, the real model"
+    assert facts["fits"] == "yes: bfloat16 (for 24 GB; this GPU has 24); at most 4.2 megapixels"
+    assert facts["download"] == "30.0 GB, all downloaded"
+    assert facts["time"] == "unknown until it has run here"
+    assert not {"access", "next"} & {*facts}
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_whether_it_fits_is_said_with_both_figures(
 
 def test_a_download_that_the_disk_cannot_take_does_not_fit() -> None:
     full = replace(MACHINE, free_bytes=20 * GB)
-    found = on(machine=full, download=TO_COME)
-    assert found.fits is False
-    assert found.lacking_bytes == 10 * GB + SPARE_BYTES
-    assert "DARKROOM_WEIGHTS_DIR" in found.next
+    preflight = on(machine=full, download=TO_COME)
+    assert preflight.fits is False
+    assert preflight.lacking_bytes == 10 * GB + SPARE_BYTES
+    assert "DARKROOM_WEIGHTS_DIR" in preflight.next
     assert on(machine=full).fits, "nothing has to be downloaded"
     unknown = Download(30 * GB, None, HubState.NOT_ASKED, "estimate")
     assert on(machine=full, download=unknown).fits is False
@@ -121,9 +121,9 @@ def test_without_recipes_nothing_is_promised() -> None:
 def test_the_way_to_the_weights_is_said_with_what_to_do(
     download: Download, access: str, then: str
 ) -> None:
-    said = on(download=download).said()
-    assert said["access"].startswith(access)
-    assert said["next"].startswith(then)
+    facts = on(download=download).said()
+    assert facts["access"].startswith(access)
+    assert facts["next"].startswith(then)
 
 
 def test_a_demo_says_what_stands_in_the_way_of_the_real_model() -> None:
@@ -139,8 +139,8 @@ def test_several_repositories_are_one_download_and_what_is_not_known_stays_so() 
     assert (both.total_bytes, both.missing_bytes, both.source) == (None, None, HubState.REFUSES)
     assert (both.gated, both.problem) == (True, "It is gated.")
     assert Download.together([]) is NOTHING
-    found = Download.together([HERE, TO_COME])
-    assert (found.total_bytes, found.missing_bytes, found.source) == (
+    download = Download.together([HERE, TO_COME])
+    assert (download.total_bytes, download.missing_bytes, download.source) == (
         60 * GB,
         30 * GB,
         HubState.GIVES,
@@ -161,8 +161,8 @@ def test_all_together_are_counted() -> None:
     assert summary([FLUX]) == "the only one fits this machine"
     assert summary([FLUX, FLUX]) == "all 2 fit this machine"
     small = replace(FLUX, endpoint_id="house/small", needs=Needs(RECIPES, runs_on_cpu=True))
-    said = summary([replace(each, machine=MachineFacts(0)) for each in (FLUX, small)])
-    assert said.startswith(
+    sentence = summary([replace(preflight, machine=MachineFacts(0)) for preflight in (FLUX, small)])
+    assert sentence.startswith(
         "1 of 2 fit this machine (house/small); the smallest GPU that serves one has 12 GB"
     )
     assert "not known of 1 (house/flux)" in summary([replace(FLUX, machine=MachineFacts(None))])

@@ -82,7 +82,7 @@ def test_words_are_found_in_every_text_that_an_endpoint_may_read_as_a_prompt(
     with pytest.raises(InvalidInput) as raised:
         policy.check("a", "own/endpoint", input)
     (problem,) = raised.value.problems
-    assert ".".join(str(each) for each in problem.loc[1:]) == field
+    assert ".".join(str(part) for part in problem.loc[1:]) == field
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_name_that_a_client_chose_for_a_node_of_a_graph_does_not_hide_its_te
     with pytest.raises(InvalidInput) as raised:
         policy.check("a", "studio/comfyui", {"prompt": graph})
     (problem,) = raised.value.problems
-    assert ".".join(str(each) for each in problem.loc[1:]) == f"prompt.{field}.inputs.text"
+    assert ".".join(str(part) for part in problem.loc[1:]) == f"prompt.{field}.inputs.text"
 
 
 def test_negative_prompts_in_nodes_and_lists_say_what_not_to_draw() -> None:
@@ -136,16 +136,16 @@ def test_what_could_carry_a_likeness_is_refused(input: dict[str, Any], field: st
         policy.check("a", "fal-ai/flux/dev", {"prompt": "x", **input})
     (problem,) = raised.value.problems
     assert problem.type == VIOLATION
-    assert ".".join(str(each) for each in problem.loc[1:]) == field
+    assert ".".join(str(part) for part in problem.loc[1:]) == field
     policy.check("a", "other/endpoint", {"prompt": "x", **input})
 
 
 def test_prompts_and_listed_weights_pass_the_rule_for_likenesses() -> None:
     policy = SafetyPolicy((SafetyRule(likeness=LISTED),))
     loras = ["Good/Lora", "https://huggingface.co/good/lora/resolve/main/a.safetensors"]
-    given = {"loras": [{"path": each} for each in (*loras, "weights:mine@" + "d" * 64)]}
+    fields = {"loras": [{"path": path} for path in (*loras, "weights:mine@" + "d" * 64)]}
     policy.check(
-        "a", "e", {"prompt": "a portrait, see https://a/", "image_size": "square", **given}
+        "a", "e", {"prompt": "a portrait, see https://a/", "image_size": "square", **fields}
     )
     policy.check_weights("a", "e", "", ["d" * 64], "loras")
     policy.check_weights("a", "e", "Good/Lora", [], "loras")

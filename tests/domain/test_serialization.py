@@ -17,8 +17,8 @@ from serve_app.domain.serialization import pickle_by_name
 from tests.domain.crossing import EXAMPLES
 
 RECORDED = {
-    name: base64.b64decode(each)
-    for name, each in json.loads(Path(__file__).with_name("crossing.json").read_text()).items()
+    name: base64.b64decode(encoded)
+    for name, encoded in json.loads(Path(__file__).with_name("crossing.json").read_text()).items()
 }
 """Recorded from the previous version."""
 
@@ -29,15 +29,15 @@ def read(pickled: bytes) -> Any:
 
 def classes_of(pickled: bytes) -> set[tuple[str, str]]:
     """Classes that a reader must know."""
-    found: set[tuple[str, str]] = set()
+    classes: set[tuple[str, str]] = set()
 
     class Reader(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            found.add((module, name))
+            classes.add((module, name))
             return super().find_class(module, name)
 
     Reader(io.BytesIO(pickled)).load()
-    return found
+    return classes
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -132,9 +132,9 @@ def test_so_it_is_for_a_class_without_slots() -> None:
         def __reduce__(self) -> Any:
             return object.__new__, (WithAttributes,), self.__dict__
 
-    found = read(pickle.dumps(Before()))
-    assert found == WithAttributes("a")
-    assert found.more == {}
+    restored = read(pickle.dumps(Before()))
+    assert restored == WithAttributes("a")
+    assert restored.more == {}
 
 
 def test_a_class_of_one_field_is_read_as_it_was_sent() -> None:

@@ -17,4 +17,4 @@ def test_the_diagram_of_states_is_the_table_of_transitions() -> None:
     transitions = {(State(a), State(b)) for a, b in drawn if START_OR_END not in (a, b)}
     assert transitions == {(a, b) for a, after in TRANSITIONS.items() for b in after}
     assert {b for a, b in drawn if a == START_OR_END} == {State.QUEUED}
-    assert {a for a, b in drawn if b == START_OR_END} == {each for each in State if each.final}
+    assert {a for a, b in drawn if b == START_OR_END} == {state for state in State if state.final}

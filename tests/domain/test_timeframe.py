@@ -72,5 +72,5 @@ def test_where_a_piece_begins(timeframe: Timeframe, start: str) -> None:
 
 def test_a_long_time_is_cut_into_longer_pieces() -> None:
     days = {1 / 24: "minute", 1: "hour", 7: "day", 100: "week", 365: "month"}
-    for length, wanted in days.items():
-        assert Timeframe.fitting(timedelta(days=length)) == wanted
+    for length, expected in days.items():
+        assert Timeframe.fitting(timedelta(days=length)) == expected

@@ -172,10 +172,10 @@ async def test_a_second_start_joins_the_server_that_runs(data_dir: Path) -> None
 
 
 async def test_starts_at_the_same_time_share_one_server(data_dir: Path) -> None:
-    each = [EmbeddedPostgres(data_dir, grace_s=GRACE_S) for _ in range(5)]
-    infos = await asyncio.gather(*(postgres.start() for postgres in each))
+    servers = [EmbeddedPostgres(data_dir, grace_s=GRACE_S) for _ in range(5)]
+    infos = await asyncio.gather(*(postgres.start() for postgres in servers))
     assert len(set(infos)) == 1
-    await asyncio.gather(*(postgres.aclose() for postgres in each))
+    await asyncio.gather(*(postgres.aclose() for postgres in servers))
 
 
 async def test_it_stops_when_no_process_holds_it(data_dir: Path) -> None:
@@ -262,8 +262,8 @@ async def test_a_pid_file_that_names_somebody_else_s_process_is_no_server(data_d
     server, watcher = postmaster(data_dir), supervisor(data_dir)
     assert watcher is not None
     pid_file = ClusterFiles(data_dir).cluster / "postmaster.pid"
-    for each in (watcher, server):
-        each.kill()
+    for target in (watcher, server):
+        target.kill()
     kill(process)
     # A live process of the same user, which PostgreSQL itself would mistake for a running server.
     stranger = sleeper(ClusterFiles(data_dir).cluster.stat().st_uid)

@@ -155,7 +155,7 @@ class Crowd:
 
 def alive(kind):
     gc.collect()
-    return sum(issubclass(type(each), kind) for each in gc.get_objects())
+    return sum(issubclass(type(instance), kind) for instance in gc.get_objects())
 
 
 @contextmanager
@@ -170,8 +170,10 @@ def crowd_of(folder):
     plain = pipeline(**wish(3)).images
     before = lies_on(pipeline)
     with Engine(pipeline, threads=1) as engine:
-        alone = [engine.submit(loras=each, **wish(seed)) for seed, each in enumerate(loras)]
-        expected = [each.result(60).images for each in alone]
+        alone = [
+            engine.submit(loras=lora_list, **wish(seed)) for seed, lora_list in enumerate(loras)
+        ]
+        expected = [generation.result(60).images for generation in alone]
     # All that can be merged is merged: whether it gains something depends on what else runs here.
     options = {"max_batch": 4, "max_generations": 6, "limit_rows": False}
     with Engine(pipeline, threads=1, lora_bytes=room_for_two, **options) as engine:
@@ -182,7 +184,7 @@ def crowd_of(folder):
     assert counts["trial_forwards"] == 0
     assert torch.equal(pipeline(**wish(3)).images, plain)
     for changed in (pipeline.transformer, pipeline.text_encoder):
-        assert not any(isinstance(each, LoraLayer) for each in changed.modules())
+        assert not any(isinstance(module, LoraLayer) for module in changed.modules())
     assert changes(before, lies_on(pipeline)) == set()
 
 

@@ -29,5 +29,5 @@ def call(family: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def made_of(output: Any) -> torch.Tensor:
-    given = vars(output)
-    return next(given[name] for name in ("images", "frames", "audios") if name in given)
+    fields = vars(output)
+    return next(fields[name] for name in ("images", "frames", "audios") if name in fields)

@@ -35,15 +35,17 @@ def adapter_of(pipeline: Any, *, patches: bool = False, width: int = WIDTH) -> d
         return _of_sd3(pipeline.transformer, width)
     unet = pipeline.unet
     inner = unet.config["cross_attention_dim"]
-    found = _resampler(width, inner) if patches else _projection(width, inner)
+    state = _resampler(width, inner) if patches else _projection(width, inner)
     others = ("attn1.processor", "motion_modules")
-    places = [name for name in unet.attn_processors if not any(each in name for each in others)]
+    places = [
+        name for name in unet.attn_processors if not any(pattern in name for pattern in others)
+    ]
     for number, name in enumerate(places):
         layer = unet.get_submodule(name.removesuffix(".processor")).to_k.weight
         for part in ("k", "v"):
             values = torch.randn(layer.shape) / 2
-            found[f"ip_adapter.{2 * number + 1}.to_{part}_ip.weight"] = values
-    return found
+            state[f"ip_adapter.{2 * number + 1}.to_{part}_ip.weight"] = values
+    return state
 
 
 def _projection(width: int, inner: int) -> dict[str, Any]:
@@ -88,18 +90,18 @@ def _resampler(width: int, inner: int) -> dict[str, Any]:
 def _of_flux(transformer: Any, width: int) -> dict[str, Any]:
     """By XLabs."""
     inner, joint = transformer.inner_dim, transformer.config["joint_attention_dim"]
-    given = {
+    state = {
         name.replace("image_proj", "ip_adapter_proj_model"): values
         for name, values in _projection(width, joint).items()
     }
     for number in range(len(transformer.transformer_blocks)):
         for part in ("k", "v"):
             place = f"double_blocks.{number}.processor.ip_adapter_double_stream_{part}_proj"
-            given |= {
+            state |= {
                 f"{place}.weight": torch.randn(inner, joint) / 2,
                 f"{place}.bias": torch.zeros(inner),
             }
-    return given
+    return state
 
 
 def _of_sd3(transformer: Any, width: int) -> dict[str, Any]:
@@ -109,12 +111,12 @@ def _of_sd3(transformer: Any, width: int) -> dict[str, Any]:
     projection = IPAdapterTimeImageProjection(
         embed_dim=width, output_dim=inner, hidden_dim=64, depth=4, heads=1, num_queries=TOKENS
     )
-    found = {f"image_proj.{name}": each for name, each in projection.state_dict().items()}
+    state = {f"image_proj.{name}": tensor for name, tensor in projection.state_dict().items()}
     for number in range(len(transformer.attn_processors)):
         layers = SD3IPAdapterJointAttnProcessor2_0(inner, inner, config["attention_head_dim"], 64)
-        for name, each in layers.state_dict().items():
-            found[f"ip_adapter.{number}.{name}"] = each
-    return found
+        for name, weight in layers.state_dict().items():
+            state[f"ip_adapter.{number}.{name}"] = weight
+    return state
 
 
 def save_with_adapter(

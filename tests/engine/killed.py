@@ -15,7 +15,7 @@ from tests.engine.demo_calls import DEMO, call
 
 
 def main(family: str, path: Path) -> None:
-    made: list[Any] = []
+    generations: list[Any] = []
 
     def keep(asked: Future[Snapshot]) -> None:
         if asked.exception() is None:
@@ -24,14 +24,14 @@ def main(family: str, path: Path) -> None:
             os.replace(whole, path)  # noqa: PTH105  # at once: the file is whole at any moment
 
     def on_progress(progress: Progress) -> None:
-        if made and progress.stage is Stage.DENOISING:
-            made[0].request_snapshot().add_done_callback(keep)
+        if generations and progress.stage is Stage.DENOISING:
+            generations[0].request_snapshot().add_done_callback(keep)
 
     with Engine(load_pipeline(Weights(str(DEMO / family))), threads=1) as engine:
-        made.append(
+        generations.append(
             engine.submit(on_progress=on_progress, deterministic=True, **call(family, 1, LONG))
         )
-        made[0].result()
+        generations[0].result()
 
 
 LONG = 24  # steps

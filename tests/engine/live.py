@@ -15,14 +15,14 @@ class Live(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._left_out = list(without)
-        self._counted = {each._cdata for each in self._left_out}
+        self._counted = {tensor._cdata for tensor in self._left_out}
 
     def __torch_dispatch__(self, function, kinds, given=(), named=None):
-        made = function(*given, **(named or {}))
-        for tensor in tree_leaves(made):
+        output = function(*given, **(named or {}))
+        for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor.untyped_storage())
-        return made
+        return output
 
     def _count(self, storage):
         if storage._cdata in self._counted:

@@ -62,12 +62,12 @@ def with_encoders(file, pipeline, seed, folder):
     names = [name for name in ("text_encoder", "text_encoder_2") if _is_video(pipeline, name)]
     state = load_file(file)
     for name in names:
-        found = attention_of(getattr(pipeline, name), (".q_proj", ".out_proj", ".fc1"))
-        of_encoder = parts(getattr(pipeline, name), found, seed, rank=4)
+        layers = attention_of(getattr(pipeline, name), (".q_proj", ".out_proj", ".fc1"))
+        of_encoder = parts(getattr(pipeline, name), layers, seed, rank=4)
         state |= {f"{name}.{layer}": weight for layer, weight in of_encoder.items()}
-    made = folder / f"encoders-{seed}.safetensors"
-    save_file(state, made)
-    return made
+    path = folder / f"encoders-{seed}.safetensors"
+    save_file(state, path)
+    return path
 
 
 def _is_video(pipeline, name):

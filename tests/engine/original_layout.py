@@ -74,7 +74,7 @@ def original_sdxl(pipeline):
         "model.diffusion_model.": original_unet(pipeline.unet),
         "first_stage_model.": _vae(pipeline.vae),
         "conditioner.embedders.0.transformer.text_model.": {
-            name.removeprefix("text_model."): each for name, each in clip.items()
+            name.removeprefix("text_model."): tensor for name, tensor in clip.items()
         },
         "conditioner.embedders.1.model.": _open_clip(pipeline.text_encoder_2),
     }
@@ -86,27 +86,27 @@ def original_sdxl(pipeline):
 
 
 def _vae(vae):
-    found = _renamed(vae.state_dict(), _VAE)
+    renamed = _renamed(vae.state_dict(), _VAE)
     return {  # its attention is convolutions of one pixel
         name: values[:, :, None, None] if "attn_1" in name and values.dim() == 2 else values
-        for name, values in found.items()
+        for name, values in renamed.items()
     }
 
 
 def _open_clip(encoder):
-    found = _renamed(encoder.state_dict(), _OPEN_CLIP)
-    found["text_projection"] = found["text_projection"].T
-    for query in [name for name in found if ".q_proj." in name]:
-        its = [found.pop(query.replace(".q_proj.", f".{each}_proj.")) for each in "qkv"]
-        found[query.replace(".q_proj.", ".in_proj_")] = torch.cat(its)
-    return found
+    renamed = _renamed(encoder.state_dict(), _OPEN_CLIP)
+    renamed["text_projection"] = renamed["text_projection"].T
+    for query in [name for name in renamed if ".q_proj." in name]:
+        its = [renamed.pop(query.replace(".q_proj.", f".{letter}_proj.")) for letter in "qkv"]
+        renamed[query.replace(".q_proj.", ".in_proj_")] = torch.cat(its)
+    return renamed
 
 
 def _renamed(tensors, patterns):
-    found = {}
+    renamed = {}
     for ours, values in tensors.items():
         name = ours
         for pattern, original in patterns:
             name = re.sub(pattern, original, name)
-        found[name] = values
-    return found
+        renamed[name] = values
+    return renamed

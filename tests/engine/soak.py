@@ -19,18 +19,18 @@ here: ten thousand that stay would be more."""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--generations", type=int, default=10_000)
-    each = parser.parse_args().generations // ROUNDS
+    per_round = parser.parse_args().generations // ROUNDS
     sizes, left = list[int](), list[tuple[int, int]]()
     with tempfile.TemporaryDirectory() as folder, crowd_of(Path(folder)) as crowd:
         for number in range(1, ROUNDS + 1):
             began = time.monotonic()
-            crowd.run(each)
+            crowd.run(per_round)
             sizes.append(psutil.Process().memory_info().rss)
             left.append(left_over())
             print(  # noqa: T201
-                f"{number * each:6d} generations: {sizes[-1] / 2**20:.0f} MB, "
+                f"{number * per_round:6d} generations: {sizes[-1] / 2**20:.0f} MB, "
                 f"{left[-1][0]} tensors, {left[-1][1]} greenlets, "
-                f"{each / (time.monotonic() - began):.0f} a second",
+                f"{per_round / (time.monotonic() - began):.0f} a second",
                 flush=True,
             )
     print(", ".join(f"{count} {how}" for how, count in sorted(crowd.ended.items())))  # noqa: T201

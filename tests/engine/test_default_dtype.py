@@ -71,15 +71,15 @@ def test_a_change_waits_for_the_turn_that_runs_and_the_next_turn_for_the_change(
             end_change.wait(60)
             order.append("changed")
 
-    threads = [threading.Thread(target=each) for each in (turn, change)]
-    for each in threads:
-        each.start()
+    threads = [threading.Thread(target=target) for target in (turn, change)]
+    for thread in threads:
+        thread.start()
     running.wait(60)
     while not gate.change_waits:
         time.sleep(0.001)
     end_turn.set()
     changing.wait(60)
     end_change.set()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.join()
     assert order == ["turn", "change", "changed", "next turn"]

@@ -45,8 +45,8 @@ def pipeline(request):
 
 def test_a_generation_alone_equals_a_plain_call_bit_for_bit(engine, pipeline):
     engine.add("it", pipeline)
-    made = engine.submit(pipeline="it", **call()).result(60)
-    assert torch.equal(made.images, alone(pipeline))
+    result = engine.submit(pipeline="it", **call()).result(60)
+    assert torch.equal(result.images, alone(pipeline))
 
 
 def test_interleaved_generations_give_each_what_it_gets_alone(engine, pipeline):
@@ -57,8 +57,8 @@ def test_interleaved_generations_give_each_what_it_gets_alone(engine, pipeline):
         {"prompt": "a green circle", "seed": 3, "steps": 2},
     ]
     running = [engine.submit(pipeline="it", **call(**wish)) for wish in wishes]
-    made = [generation.result(60).images for generation in running]
-    for wish, images in zip(wishes, made, strict=True):
+    results = [generation.result(60).images for generation in running]
+    for wish, images in zip(wishes, results, strict=True):
         assert torch.equal(images, alone(pipeline, **wish))
 
 
@@ -68,8 +68,10 @@ def test_solvers_that_remember_earlier_steps_do_not_see_each_others(engine, solv
     pipeline = tiny_sdxl(solver())
     engine.add("it", pipeline)
     running = [engine.submit(pipeline="it", **call(seed=seed, steps=4)) for seed in (1, 2)]
-    made = [each.result(60).images for each in running]  # modules are for one thread at a time
-    for seed, images in zip((1, 2), made, strict=True):
+    results = [
+        generation.result(60).images for generation in running
+    ]  # modules are for one thread at a time
+    for seed, images in zip((1, 2), results, strict=True):
         assert torch.equal(images, alone(pipeline, seed=seed, steps=4))
 
 
@@ -91,20 +93,20 @@ def test_a_short_generation_does_not_wait_for_a_long_one(engine, flux):
 def test_different_pipelines_interleave_in_one_engine(engine, flux, sdxl):
     engine.add("flux", flux)
     engine.add("sdxl", sdxl)
-    one = engine.submit(pipeline="flux", **call())
+    first = engine.submit(pipeline="flux", **call())
     two = engine.submit(pipeline="sdxl", **call())
-    made = [each.result(60).images for each in (one, two)]
-    assert torch.equal(made[0], alone(flux))
-    assert torch.equal(made[1], alone(sdxl))
+    results = [generation.result(60).images for generation in (first, two)]
+    assert torch.equal(results[0], alone(flux))
+    assert torch.equal(results[1], alone(sdxl))
 
 
 def test_the_same_seed_gives_the_same_image_and_another_seed_another(engine, flux):
     engine.add("it", flux)
-    one, again, other = (
+    first, again, other = (
         engine.submit(pipeline="it", **call(seed=seed)).result(60).images for seed in (7, 7, 8)
     )
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_cancelling_one_leaves_the_others_and_later_plain_calls_unaffected(engine, flux):
@@ -172,8 +174,8 @@ def test_an_error_in_a_listener_harms_no_one(engine, flux, caplog):
     def listener(progress):
         raise ZeroDivisionError
 
-    made = engine.submit(pipeline="it", on_progress=listener, **call()).result(60)
-    assert torch.equal(made.images, alone(flux))
+    result = engine.submit(pipeline="it", on_progress=listener, **call()).result(60)
+    assert torch.equal(result.images, alone(flux))
     assert "listener" in caplog.text
 
 

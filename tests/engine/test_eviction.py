@@ -23,25 +23,27 @@ sizes = st.integers(0, 300)
 def test_none_in_use_goes_and_what_comes_fits(residents, coming, budget):
     evicted = choose_victims(residents, coming, budget)
     if evicted is None:
-        in_use = sum(each.size for each in residents if each.users)
+        in_use = sum(resident.size for resident in residents if resident.users)
         assert in_use + coming > budget
         return
-    assert all(each.users == 0 for each in evicted)
-    stays = sum(each.size for each in residents) - sum(each.size for each in evicted)
+    assert all(resident.users == 0 for resident in evicted)
+    stays = sum(resident.size for resident in residents) - sum(
+        resident.size for resident in evicted
+    )
     assert stays + coming <= budget
 
 
 @given(residents, sizes, sizes)
 def test_none_goes_without_need_nor_before_one_unused_for_longer(residents, coming, budget):
     evicted = choose_victims(residents, coming, budget) or ()
-    stayed = [each for each in residents if each.users == 0 and each not in evicted]
+    stayed = [resident for resident in residents if resident.users == 0 and resident not in evicted]
     if evicted:
-        without_the_last = sum(each.size for each in residents) - sum(
-            each.size for each in evicted[:-1]
+        without_the_last = sum(resident.size for resident in residents) - sum(
+            resident.size for resident in evicted[:-1]
         )
         assert without_the_last + coming > budget
         rank = (evicted[-1].kept, evicted[-1].last_used)
-        assert all(rank <= (each.kept, each.last_used) for each in stayed)
+        assert all(rank <= (resident.kept, resident.last_used) for resident in stayed)
 
 
 @given(residents, sizes, sizes)
@@ -49,7 +51,7 @@ def test_kept_ones_never_go_for_a_spare_load_and_for_a_request_only_if_all_other
     residents, coming, budget
 ):
     spare = choose_victims(residents, coming, budget, spare=True)
-    assert not any(each.kept for each in spare or ())
+    assert not any(resident.kept for resident in spare or ())
     needed = choose_victims(residents, coming, budget)
-    if needed is not None and any(each.kept for each in needed):
+    if needed is not None and any(resident.kept for resident in needed):
         assert spare is None

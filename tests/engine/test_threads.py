@@ -118,8 +118,8 @@ def test_those_that_take_turns_see_each_its_own_and_what_one_changes_no_other_se
     gate = Gate(engine)
     running = [by(who, engine.submit, pipeline="it", start=START, whose=who) for who in seen]
     gate.open()
-    for each in running:
-        each.result(60)
+    for generation in running:
+        generation.result(60)
     for whose, values in seen.items():
         assert values == [whose, f"{whose}!", f"{whose}!!", f"{whose}!!!"]
     assert WHOSE.get() == "no one's"
@@ -132,24 +132,24 @@ def test_a_warning_about_a_listener_says_whose_it_was(engine, log):
     gate = Gate(engine)
     running = [by(who, engine.submit, on_progress=fails, start=START) for who in ("a's", "b's")]
     gate.open()
-    for each in running:
-        each.result(60)
+    for generation in running:
+        generation.result(60)
     assert set(log.whose("A listener for progress failed")) == {"a's", "b's"}
 
 
 def test_a_warning_about_a_snapshot_says_whose_it_was(engine, log, monkeypatch):
     monkeypatch.setattr("deployments.engine.loop.run.capture", lambda *_, **__: 1 / 0)
-    asked = []
+    snapshots = []
 
     def ask(progress):
         if progress.stage is Stage.DENOISING and progress.step == 1:
-            asked.append(generation.request_snapshot())
+            snapshots.append(generation.request_snapshot())
 
     gate = Gate(engine)
     generation = by("anna's", engine.submit, on_progress=ask, start=START)
     gate.open()
     generation.result(60)
-    assert isinstance(asked[0].exception(60), ZeroDivisionError)
+    assert isinstance(snapshots[0].exception(60), ZeroDivisionError)
     assert log.whose("A snapshot could not be taken") == ["anna's"]
 
 
@@ -197,8 +197,8 @@ def test_a_line_about_several_requests_belongs_to_none(engine, log):
     gate = Gate(engine)
     running = [by(who, engine.submit, pipeline="it", start=START) for who in ("a's", "b's")]
     gate.open()
-    for each in running:
-        each.result(60)
+    for generation in running:
+        generation.result(60)
     assert log.whose("Calls of FailsTogether with these shapes are no longer merged") == [
         "no one's"
     ]
@@ -229,8 +229,8 @@ def test_who_asks_too_late_is_answered_in_the_context_of_the_generation(engine):
     class Slow(Loop):
         def __call__(self, *arguments, **more):
             self.asked = [generation.request_preview(after=9), generation.request_snapshot()]
-            for asked, kind in zip(self.asked, ("preview", "snapshot"), strict=True):
-                asked.add_done_callback(note(kind))
+            for future, kind in zip(self.asked, ("preview", "snapshot"), strict=True):
+                future.add_done_callback(note(kind))
             raise PipelineFailed("On purpose.")
 
     engine.add("it", Slow(Denoiser()))
@@ -248,9 +248,9 @@ def test_who_asks_too_late_is_answered_in_the_context_of_the_generation(engine):
 
 
 def test_a_context_may_be_entered_again_inside_of_itself():
-    one = by("anna's", copy_context)
-    with run_in_context(one):
-        with run_in_context(one):
+    context = by("anna's", copy_context)
+    with run_in_context(context):
+        with run_in_context(context):
             assert WHOSE.get() == "anna's"
         with run_in_context(by("bert's", copy_context)):
             assert WHOSE.get() == "bert's"

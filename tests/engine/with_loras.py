@@ -7,13 +7,13 @@ from tests.engine.calls import call
 def plain_with(make, loras, **wish):
     """What diffusers makes with the LoRAs loaded, and nothing else."""
     pipeline = make()
-    for number, each in enumerate(loras):
+    for number, lora in enumerate(loras):
         pipeline.load_lora_weights(
-            each.file.parent, weight_name=each.file.name, adapter_name=f"lora{number}"
+            lora.file.parent, weight_name=lora.file.name, adapter_name=f"lora{number}"
         )
     if loras:
         names = [f"lora{number}" for number in range(len(loras))]
-        pipeline.set_adapters(names, [each.scale for each in loras])
+        pipeline.set_adapters(names, [adapter.scale for adapter in loras])
     return pipeline(**call(**wish)).images
 
 

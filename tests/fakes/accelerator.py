@@ -80,7 +80,7 @@ class FakeGraph:
         self.compute = compute
         self.made = made
         self.dropped = False
-        size = sum(each.nbytes for each in tensors_in(made))
+        size = sum(tensor.nbytes for tensor in tensors_in(made))
         self.block = pool.accelerator.block(size, pool.stream)
 
     def replay(self):
@@ -101,28 +101,28 @@ class FakeGraphPool:
 
     @property
     def size(self):
-        return sum(each.nbytes for graph in self._graphs for each in tensors_in(graph.made))
+        return sum(tensor.nbytes for graph in self._graphs for tensor in tensors_in(graph.made))
 
     def record(self, compute):
         accelerator = self.accelerator
         accelerator.recordings += 1
         accelerator.note(accelerator.current_stream.name, "record graph")
         accelerator.broken = False
-        made = compute()
+        output = compute()
         accelerator.while_recording()
         if accelerator.broken:
             raise RuntimeError("operation failed due to a previous error during capture")
         if accelerator.recording_refusal.get("number") == accelerator.recordings:
             raise accelerator.recording_refusal["error"]
-        graph = FakeGraph(self, compute, made)
+        graph = FakeGraph(self, compute, output)
         self._graphs.append(graph)
         self.spoil()
-        return graph, made
+        return graph, output
 
     def spoil(self):
         for graph in self._graphs:
-            for each in tensors_in(graph.made):
-                spoilt(each)
+            for tensor in tensors_in(graph.made):
+                spoilt(tensor)
 
     def drop(self, graph):
         self._graphs.remove(graph)

@@ -42,17 +42,17 @@ class FakeBatchFiles:
         if kept is None:
             return None
         now = self._clock.now()
-        found = BatchFile(
+        file = BatchFile(
             *(file_id, tenant, key, name, purpose, kept.size, now, kept.expires_at, batch)
         )
-        self._files[file_id] = found
-        return found
+        self._files[file_id] = file
+        return file
 
     async def get(
         self, tenant: str, file_id: str, batches_of: str | None = None
     ) -> BatchFile | None:
         kept = await self._kept(tenant, batches_of)
-        return next((each for each in kept if each.id == file_id), None)
+        return next((file for file in kept if file.id == file_id), None)
 
     async def page(
         self,
@@ -64,29 +64,29 @@ class FakeBatchFiles:
         ascending: bool = False,
         batches_of: str | None = None,
     ) -> Sequence[BatchFile]:
-        found = sorted(
+        files = sorted(
             [x for x in await self._kept(tenant, batches_of) if purpose in (None, x.purpose)],
             key=lambda x: (x.created_at, x.id),
             reverse=not ascending,
         )
         if after is not None:
-            ids = [each.id for each in found]
-            found = found[ids.index(after) + 1 :] if after in ids else []
-        return found[:limit]
+            ids = [file.id for file in files]
+            files = files[ids.index(after) + 1 :] if after in ids else []
+        return files[:limit]
 
     async def written_by(self, batch: str) -> Sequence[BatchFile]:
-        tenants = {each.tenant for each in self._files.values()}
-        kept = [each for tenant in tenants for each in await self._kept(tenant)]
-        return [each for each in kept if each.batch == batch]
+        tenants = {file.tenant for file in self._files.values()}
+        kept = [file for tenant in tenants for file in await self._kept(tenant)]
+        return [file for file in kept if file.batch == batch]
 
     async def _kept(self, tenant: str, batches_of: str | None = None) -> Sequence[BatchFile]:
         assert self.uploads is not None
-        own = [each for each in self._files.values() if each.tenant == tenant]
-        return [each for each in own if await self.uploads.kept(tenant, each.key, batches_of)]
+        own = [file for file in self._files.values() if file.tenant == tenant]
+        return [file for file in own if await self.uploads.kept(tenant, file.key, batches_of)]
 
     def writer(self, key: str) -> str | None:
         """Id of the batch that wrote an upload."""
-        return next((each.batch for each in self._files.values() if each.key == key), None)
+        return next((file.batch for file in self._files.values() if file.key == key), None)
 
 
 @dataclass
@@ -109,8 +109,8 @@ class _Entry:
         self.batch = replace(self.batch, **changes)
 
     def of(self, *states: str) -> Sequence[_Line]:
-        found = [each for each in self.lines.values() if each.state in states]
-        return sorted(found, key=lambda each: each.line.line)
+        rows = [row for row in self.lines.values() if row.state in states]
+        return sorted(rows, key=lambda each: each.line.line)
 
 
 class FakeBatches:
@@ -128,7 +128,7 @@ class FakeBatches:
 
     async def create(self, new: NewBatch, most_active: int) -> StoredBatch:
         own = [x for x in self._entries.values() if x.batch.tenant == new.tenant]
-        if sum(not each.batch.status.final for each in own) >= most_active:
+        if sum(not entry.batch.status.final for entry in own) >= most_active:
             raise too_many_batches(most_active)
         now = self._clock.now()
         batch = StoredBatch(
@@ -152,8 +152,8 @@ class FakeBatches:
         return batch
 
     async def get(self, tenant: str, batch: str) -> StoredBatch | None:
-        found = await self.find(batch)
-        return found if found is not None and found.tenant == tenant else None
+        stored = await self.find(batch)
+        return stored if stored is not None and stored.tenant == tenant else None
 
     async def page(
         self, tenant: str, after: str | None = None, limit: int = 20
@@ -161,17 +161,17 @@ class FakeBatches:
         own = [x.read(self._clock) for x in self._entries.values() if x.batch.tenant == tenant]
         own.sort(key=lambda each: (each.created_at, each.id), reverse=True)
         if after is not None:
-            ids = [each.id for each in own]
+            ids = [entry.id for entry in own]
             own = own[ids.index(after) + 1 :] if after in ids else []
         return own[:limit]
 
     async def cancel(self, tenant: str, batch: str, actor: Actor) -> StoredBatch | None:
-        found = await self.get(tenant, batch)
-        if found is None or found.stop is not None or found.status not in EARLY:
-            return found
+        stored = await self.get(tenant, batch)
+        if stored is None or stored.stop is not None or stored.status not in EARLY:
+            return stored
         entry, now = self._entries[batch], self._clock.now()
         entry.change(stop=BatchStop.CANCELLED, cancelling_at=now, status=BatchStatus.CANCELLING)
-        if found.status is BatchStatus.VALIDATING:
+        if stored.status is BatchStatus.VALIDATING:
             self._end(entry, BatchStatus.CANCELLED)
         self._note(actor, "batch.cancel", batch, {"tenant": tenant})
         return entry.batch
@@ -190,8 +190,8 @@ class FakeBatches:
     # Implements ``BatchWork``
 
     async def active(self, most: int) -> Sequence[StoredBatch]:
-        found = [x.read(self._clock) for x in self._entries.values() if not x.batch.status.final]
-        return sorted(found, key=lambda each: (each.created_at, each.id))[:most]
+        batches = [x.read(self._clock) for x in self._entries.values() if not x.batch.status.final]
+        return sorted(batches, key=lambda each: (each.created_at, each.id))[:most]
 
     async def find(self, batch: str) -> StoredBatch | None:
         return self._entries[batch].read(self._clock) if batch in self._entries else None
@@ -208,8 +208,8 @@ class FakeBatches:
     async def add_lines(self, batch: str, lines: Sequence[BatchLine]) -> None:
         entry = self._entries[batch]
         if entry.batch.status is BatchStatus.VALIDATING:
-            for each in lines:
-                entry.lines.setdefault(each.line, _Line(replace(each, request_id=None)))
+            for line in lines:
+                entry.lines.setdefault(line.line, _Line(replace(line, request_id=None)))
 
     async def begin(self, batch: str, total: int) -> bool:
         entry = self._entries[batch]
@@ -230,17 +230,17 @@ class FakeBatches:
         return len(self._entries[batch].of("sending", "sent"))
 
     async def unsent(self, batch: str, most: int) -> Sequence[BatchLine]:
-        return [each.line for each in self._entries[batch].of("sending")][:most]
+        return [row.line for row in self._entries[batch].of("sending")][:most]
 
     async def take(self, batch: str, request_ids: Sequence[str]) -> Sequence[BatchLine]:
         entry = self._entries[batch]
         if entry.batch.status is not BatchStatus.IN_PROGRESS or entry.batch.stop is not None:
             return []
         taken = entry.of("waiting")[: len(request_ids)]
-        for each, request_id in zip(taken, request_ids, strict=False):
-            each.state = "sending"
-            each.line = replace(each.line, request_id=each.line.request_id or request_id)
-        return [each.line for each in taken]
+        for row, request_id in zip(taken, request_ids, strict=False):
+            row.state = "sending"
+            row.line = replace(row.line, request_id=row.line.request_id or request_id)
+        return [taken_row.line for taken_row in taken]
 
     async def sent(self, batch: str, lines: Sequence[int]) -> None:
         self._move(batch, lines, "sent")
@@ -249,12 +249,12 @@ class FakeBatches:
         self._move(batch, lines, "waiting")
 
     async def ended(self, batch: str, most: int) -> Sequence[BatchLine]:
-        sent = [each.line for each in self._entries[batch].of("sent")]
-        return [each for each in sent if not self._runs(each)][:most]
+        sent = [row.line for row in self._entries[batch].of("sent")]
+        return [line for line in sent if not self._runs(line)][:most]
 
     async def running(self, batch: str, most: int) -> Sequence[BatchLine]:
-        sent = [each.line for each in self._entries[batch].of("sent")]
-        return [each for each in sent if self._runs(each)][:most]
+        sent = [row.line for row in self._entries[batch].of("sent")]
+        return [line for line in sent if self._runs(line)][:most]
 
     async def settle(self, batch: str, results: Sequence[LineResult]) -> None:
         entry = self._entries[batch]
@@ -266,9 +266,9 @@ class FakeBatches:
     async def drop_waiting(self, batch: str, most: int, error: Mapping[str, Any]) -> int:
         entry = self._entries[batch]
         dropped = entry.of("waiting")[:most]
-        for each in dropped:
-            each.line = replace(each.line, request_id=None)
-            self._settle(entry, each, LineResult(each.line.line, succeeded=False, error=error))
+        for row in dropped:
+            row.line = replace(row.line, request_id=None)
+            self._settle(entry, row, LineResult(row.line.line, succeeded=False, error=error))
         return len(dropped)
 
     async def finalize(self, batch: str) -> bool:
@@ -283,11 +283,11 @@ class FakeBatches:
     async def results(
         self, batch: str, *, succeeded: bool, after: int, most: int
     ) -> Sequence[EndedLine]:
-        found = self._entries[batch].of("succeeded" if succeeded else "failed")
+        rows = self._entries[batch].of("succeeded" if succeeded else "failed")
         return [
-            EndedLine(each.line.custom_id, each.line.request_id, each.result)
-            for each in found
-            if each.line.line > after and each.result is not None
+            EndedLine(row.line.custom_id, row.line.request_id, row.result)
+            for row in rows
+            if row.line.line > after and row.result is not None
         ][:most]
 
     async def finish(self, batch: str, output_file: str | None, error_file: str | None) -> bool:

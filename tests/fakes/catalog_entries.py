@@ -26,7 +26,7 @@ class FakeCatalogEntries:
         return str(self._version or "")
 
     async def all(self) -> Sequence[KeptEntry]:
-        return [self._stored[each] for each in sorted(self._stored)]
+        return [self._stored[key] for key in sorted(self._stored)]
 
     async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> None:
         self._version += 1

@@ -42,14 +42,14 @@ class FakeComfyUiBook:
         ]
 
     async def read(self, tenant: str, path: str) -> bytes | None:
-        found = self._files.get((tenant, path))
-        return None if found is None else found[0]
+        stored = self._files.get((tenant, path))
+        return None if stored is None else stored[0]
 
     async def put(self, tenant: str, path: str, content: bytes, *, overwrite: bool = True) -> bool:
         before = self._files.get((tenant, path))
         if before is not None and not overwrite:
             return False
-        others = [each.size for each in await self.files(tenant) if each.path != path]
+        others = [file.size for file in await self.files(tenant) if file.path != path]
         full = len(others) >= MAX_FILES or sum(others) + len(content) > MAX_TENANT_BYTES
         if full or len(content) > MAX_FILE_BYTES:
             raise no_room()

@@ -20,7 +20,7 @@ class FakeDrafts:
         self._deleted: set[str] = set()
 
     async def used(self, tenant: str) -> int:
-        return sum(each.draft.size for each in self._all(tenant))
+        return sum(origin.draft.size for origin in self._all(tenant))
 
     async def space(self, tenant: str, endpoint: str) -> DraftSpace:
         coming = sum(
@@ -28,20 +28,20 @@ class FakeDrafts:
             for row in self._rows.values()
             if row.request.tenant == tenant and row.request.outcome is None
         )
-        own = [each.draft for each in self._all(tenant)]
-        sizes = [each.size for each in own if each.endpoint == endpoint]
-        return DraftSpace(sum(each.size for each in own), coming, max(sizes, default=0))
+        own = [origin.draft for origin in self._all(tenant)]
+        sizes = [draft.size for draft in own if draft.endpoint == endpoint]
+        return DraftSpace(sum(draft.size for draft in own), coming, max(sizes, default=0))
 
     async def open(self, tenant: str, draft_id: str) -> DraftOrigin | None:
-        found = (each for each in self._all(tenant) if each.draft.id == draft_id)
-        return next(found, None)
+        origins = (origin for origin in self._all(tenant) if origin.draft.id == draft_id)
+        return next(origins, None)
 
     async def look(self, tenant: str, draft_id: str) -> DraftOrigin | None:
         return await self.open(tenant, draft_id)
 
     async def get(self, tenant: str, draft_id: str) -> StoredDraft | None:
-        found = await self.open(tenant, draft_id)
-        return None if found is None else found.draft
+        origin = await self.open(tenant, draft_id)
+        return None if origin is None else origin.draft
 
     async def newest(
         self,
@@ -53,9 +53,9 @@ class FakeDrafts:
         request_id: str | None = None,
     ) -> Sequence[StoredDraft]:
         caller = Caller("", tenant, frozenset(), endpoints=tuple(endpoints))
-        own = [each.draft for each in self._all(tenant) if caller.allows(each.draft.endpoint)]
-        own = [each for each in own if request_id in (None, each.request_id)]
-        own = [each for each in own if before is None or (each.created_at, each.id) < before]
+        own = [origin.draft for origin in self._all(tenant) if caller.allows(origin.draft.endpoint)]
+        own = [draft for draft in own if request_id in (None, draft.request_id)]
+        own = [draft for draft in own if before is None or (draft.created_at, draft.id) < before]
         return sorted(own, key=lambda each: (each.created_at, each.id), reverse=True)[:limit]
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:

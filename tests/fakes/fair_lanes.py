@@ -40,7 +40,7 @@ class FairLanes:
         host: Sequence[str] = (),
     ) -> list[VirtualStart]:
         lanes, queued = self._lanes.get(pool, {}), [row.queued() for row in rows]
-        busy = {each.tenant for each in queued}
+        busy = {request.tenant for request in queued}
         for tenant, lane in lanes.items():
             if tenant not in busy or self._limits.limits_running:
                 lane.rested = True
@@ -80,10 +80,11 @@ class FairLanes:
         by_id = {row.request.id: row.request for row in rows}
         before = [by_id[id_] for id_ in ahead]
         if most is not None and self.limit(request, running):
-            before = [each for each in before if each.tenant == request.tenant]
+            before = [earlier for earlier in before if earlier.tenant == request.tenant]
             free_in_s = sorted(free_in_s)[-most:]
         ahead_s = sum(
-            expected_s(self._fits, each.endpoint, each.pool, each.work) for each in before
+            expected_s(self._fits, earlier.endpoint, earlier.pool, earlier.work)
+            for earlier in before
         )
         return FreeTimes(free_in_s).until_start_s(len(before), ahead_s)
 
@@ -111,10 +112,13 @@ class FairLanes:
         if request.tenant in self._limits.disabled:
             return f"The tenant {request.tenant} is disabled."
         most = self._limits.running_of_tenant(request.tenant)
-        own = sum(each.tenant == request.tenant and each.pool != POOL for each in running)
+        own = sum(runner.tenant == request.tenant and runner.pool != POOL for runner in running)
         if most is not None and own >= most:
             return f"At most {most} of your requests may run at once."
         most = self._limits.running_of_endpoint(request.endpoint)
-        if most is not None and sum(each.endpoint == request.endpoint for each in running) >= most:
+        if (
+            most is not None
+            and sum(runner.endpoint == request.endpoint for runner in running) >= most
+        ):
             return f"At most {most} requests for {request.endpoint} may run at once."
         return ""

@@ -33,11 +33,11 @@ class FalServer(ProviderServer):
     async def answer(self, call: Call) -> Reply:
         if call.path == HISTORY:
             return self._history(call)
-        if (found := _JOB.fullmatch(call.path)) is not None:
-            job = self.job(found[2])
-            if job is None or found[1] != _app(job.endpoint):
+        if (match := _JOB.fullmatch(call.path)) is not None:
+            job = self.job(match[2])
+            if job is None or match[1] != _app(job.endpoint):
                 return Reply(404, {"detail": "Request not found"})
-            return self._of_job(call, job, found[3] or "")
+            return self._of_job(call, job, match[3] or "")
         endpoint = call.path.strip("/")
         job = await self.accepted(endpoint, call.body)
         base = f"{self.origin}/{_app(endpoint)}/requests/{job.id}"
@@ -69,11 +69,11 @@ class FalServer(ProviderServer):
             return Reply(200 if job.ended_at else 202, body)
         if not job.ended_at:
             return Reply(400, {"detail": "Request is still in progress"})
-        made = self.outputs(job)
-        if isinstance(made, Reply):
-            return made
+        output = self.outputs(job)
+        if isinstance(output, Reply):
+            return output
         image = {"url": f"{self.origin}/files/{job.id}.png", "content_type": "image/png"}
-        return Reply(200, made or {"images": [image], "seed": 7})
+        return Reply(200, output or {"images": [image], "seed": 7})
 
     def _history(self, call: Call) -> Reply:
         query = call.query
@@ -82,9 +82,9 @@ class FalServer(ProviderServer):
             return Reply(400, {"error": {"type": "validation_error", "message": "Bad query"}})
         start = datetime.fromisoformat(query["start"][0])
         ended = [
-            each
-            for each in self.jobs
-            if each.ended_at and each.ended_at >= start and each.endpoint in query["endpoint_id"]
+            job
+            for job in self.jobs
+            if job.ended_at and job.ended_at >= start and job.endpoint in query["endpoint_id"]
         ]
         ended.sort(key=lambda each: str(each.ended_at), reverse=True)
         first = int(query.get("cursor", ["0"])[0])
@@ -94,8 +94,8 @@ class FalServer(ProviderServer):
             200,
             {
                 "items": [
-                    _item(each, payloads="payloads" in query.get("expand", ()))
-                    for each in ended[first : first + limit]
+                    _item(job, payloads="payloads" in query.get("expand", ()))
+                    for job in ended[first : first + limit]
                 ],
                 "next_cursor": str(first + limit) if more else None,
                 "has_more": more,

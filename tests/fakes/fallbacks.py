@@ -46,14 +46,18 @@ class FakeFallbacks:
         return moved
 
     async def queued_outside(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
-        found = {_group(row) for row in self._rows.values() if _is_queued(row)}
+        groups = {_group(row) for row in self._rows.values() if _is_queued(row)}
         return sorted(
-            (each for each in found if each.pool not in pools),
+            (group for group in groups if group.pool not in pools),
             key=lambda each: (each.pool, each.tenant, each.endpoint),
         )
 
     async def change_pool(self, group: QueuedGroup, pool: str) -> int:
-        rows = [each for each in self._rows.values() if _is_queued(each) and _group(each) == group]
+        rows = [
+            queued
+            for queued in self._rows.values()
+            if _is_queued(queued) and _group(queued) == group
+        ]
         self._open_lane(pool, group.tenant)
         for row in rows:
             row.request = replace(row.request, pool=pool)

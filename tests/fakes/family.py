@@ -73,7 +73,7 @@ class ProbeFamily:
         bodies = call.output_facts["files"]
         if not bodies:
             return Product(output)
-        files = [MediaFile(*each) for each in zip(tickets, bodies, strict=False)]
+        files = [MediaFile(*pair) for pair in zip(tickets, bodies, strict=False)]
         images = [{"artifact": file.ticket.key} for file in files]
         return Product({**output, "images": images}, files, units=float(len(files)))
 

@@ -24,7 +24,7 @@ class FakeFileAccess:
         self.files: set[str] | None = None  # None: every file exists
 
     async def keep(self, access: FileAccess) -> bool:
-        own = sum(each.tenant == access.tenant for each in self._rules.values())
+        own = sum(rule.tenant == access.tenant for rule in self._rules.values())
         if own < MAX_RULES_PER_TENANT:
             self._rules.setdefault(access.id, access)
         return access.id in self._rules
@@ -38,7 +38,7 @@ class FakeFileAccess:
         return self._rules.get(access_id)
 
     async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
-        own = [each for each in self._rules.values() if each.tenant == tenant and each.id > after]
+        own = [rule for rule in self._rules.values() if rule.tenant == tenant and rule.id > after]
         return sorted(own, key=lambda each: each.id)[:limit]
 
     async def revoke(
@@ -50,13 +50,14 @@ class FakeFileAccess:
         actor: Actor,
     ) -> bool:
         single = sum(
-            owner == tenant and each.signature != "" for owner, each in self._revoked.values()
+            owner == tenant and revocation.signature != ""
+            for owner, revocation in self._revoked.values()
         )
         if signature and single >= MAX_REVOCATIONS_PER_TENANT:
             return False
         self._number += 1
-        found = self._revoked.get((key, signature))
-        generation = (found[1].generation if found else 0) + (not signature)
+        previous = self._revoked.get((key, signature))
+        generation = (previous[1].generation if previous else 0) + (not signature)
         revoked = Revocation(self._number, key, signature, generation, expires_at)
         self._revoked[key, signature] = (tenant, revoked)
         detail = {"tenant": tenant, "urls": "one" if signature else "all"}
@@ -64,7 +65,9 @@ class FakeFileAccess:
         return True
 
     async def revocations(self, after: int) -> Sequence[Revocation]:
-        found = (each for _, each in self._revoked.values() if each.number > after)
+        found = (
+            revocation for _, revocation in self._revoked.values() if revocation.number > after
+        )
         return sorted(found, key=lambda each: each.number)
 
     async def forget(self) -> None:

@@ -31,20 +31,22 @@ class FakeGallery:
         self._links: dict[bytes, ShareLink] = {}
 
     async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
-        found = [each for each in await self._all(wanted) if self._fits(each, wanted)]
-        shown = found[:limit]
-        return FoundRequests(shown, shown[-1].id if len(found) > limit else None)
+        requests = [request for request in await self._all(wanted) if self._fits(request, wanted)]
+        shown = requests[:limit]
+        return FoundRequests(shown, shown[-1].id if len(requests) > limit else None)
 
     async def days(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
     ) -> Sequence[int]:
         own = await self._all(RequestFilter(tenant, endpoints=endpoints))
-        found = Counter(bisect_right(edges, each.created_at) for each in own if each.state.final)
-        return [found[number] for number in range(1, len(edges))]
+        counts = Counter(
+            bisect_right(edges, request.created_at) for request in own if request.state.final
+        )
+        return [counts[number] for number in range(1, len(edges))]
 
     async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
         own = self._existing(tenant, request_ids)
-        return [self._rows[each].request for each in sorted(own, reverse=True)]
+        return [self._rows[request_id].request for request_id in sorted(own, reverse=True)]
 
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         return self._existing(tenant, request_ids) & self._marked
@@ -72,14 +74,14 @@ class FakeGallery:
         return link
 
     async def shares(self, tenant: str) -> Sequence[ShareLink]:
-        own = [each for each in self._valid().values() if self._owned(tenant, each)]
+        own = [share for share in self._valid().values() if self._owned(tenant, share)]
         return sorted(own, key=lambda each: each.created_at, reverse=True)
 
     async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
-        for digest, each in self._links.items():
-            if each.id == link and self._owned(tenant, each):
+        for digest, share in self._links.items():
+            if share.id == link and self._owned(tenant, share):
                 del self._links[digest]
-                detail = {"tenant": tenant, "request_id": each.request_id}
+                detail = {"tenant": tenant, "request_id": share.request_id}
                 self._note(actor, "share.revoke", link, detail)
                 return True
         return False
@@ -91,17 +93,19 @@ class FakeGallery:
     def _valid(self) -> Mapping[bytes, ShareLink]:
         now = self._clock.now()
         return {
-            digest: each
-            for digest, each in self._links.items()
-            if each.expires_at > now and each.request_id in self._rows
+            digest: share
+            for digest, share in self._links.items()
+            if share.expires_at > now and share.request_id in self._rows
         }
 
     def _owned(self, tenant: str, link: ShareLink) -> bool:
         return bool(self._existing(tenant, [link.request_id]))
 
     def _existing(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
-        own = (each for each in request_ids if each in self._rows)
-        return frozenset(each for each in own if self._rows[each].request.tenant == tenant)
+        own = (request_id for request_id in request_ids if request_id in self._rows)
+        return frozenset(
+            request_id for request_id in own if self._rows[request_id].request.tenant == tenant
+        )
 
     async def _all(self, wanted: RequestFilter) -> Sequence[Request]:
         return await self._page(
@@ -121,9 +125,12 @@ class FakeGallery:
             return True
         row, kept = self._rows[request.id], request.forgetting is None
         texts = (row.input.get(name) for name in FIELDS) if kept else ()
-        own = words_of(" ".join(each for each in texts if isinstance(each, str)))
+        own = words_of(" ".join(text for text in texts if isinstance(text, str)))
         searched = words_of(wanted.words)
         return bool(searched or wanted.favourites) and all(
-            any(each == word or (len(word) >= MIN_PREFIX and each.startswith(word)) for each in own)
+            any(
+                token == word or (len(word) >= MIN_PREFIX and token.startswith(word))
+                for token in own
+            )
             for word in searched
         )

@@ -23,7 +23,7 @@ class FakeHeldWeights:
     """``replicas``: by id; a test changes them."""
 
     def __init__(self, *replicas: HeldWeights) -> None:
-        self.replicas = {each.replica_id: each for each in replicas}
+        self.replicas = {replica.replica_id: replica for replica in replicas}
         self.pools: frozenset[str] = frozenset()  # with a warm target, as it was told last
         self.writes = 0
 
@@ -33,5 +33,5 @@ class FakeHeldWeights:
 
     async def write(self, keep: Mapping[str, Keep]) -> None:
         self.writes += 1
-        for id_, each in keep.items():
-            self.replicas[id_] = replace(self.replicas[id_], keep=each)
+        for id_, retention in keep.items():
+            self.replicas[id_] = replace(self.replicas[id_], keep=retention)

@@ -66,11 +66,11 @@ class FakeJobs:
         return taken
 
     async def renew(self, kind: JobKind, jobs: Sequence[Job]) -> int:
-        held = [job for job in jobs if self.is_held(job)]
-        for job in held:
+        leased = [job for job in jobs if self.is_held(job)]
+        for job in leased:
             due_at = self._clock.now() + timedelta(seconds=kind.lease_s)
             self.rows[job.kind, job.key].due_at = due_at
-        return len(held)
+        return len(leased)
 
     async def finish(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -106,9 +106,9 @@ class FakeJobs:
         return figures
 
     async def failing(self, most: int) -> Sequence[FailingJob]:
-        found = [(name, row) for name, row in self.rows.items() if row.error]
-        found.sort(key=lambda each: (each[1].given_up_at is None, each[1].created_at))
-        return [_failing(*each) for each in found[:most]]
+        failures = [(name, row) for name, row in self.rows.items() if row.error]
+        failures.sort(key=lambda each: (each[1].given_up_at is None, each[1].created_at))
+        return [_failing(*failure) for failure in failures[:most]]
 
     async def restart(self, job: str, actor: Actor) -> FailingJob | None:
         kind, _, key = job.partition("/")

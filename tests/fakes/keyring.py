@@ -67,7 +67,7 @@ class FakeKeyRing:
 
     def remove_all(self, tenant: str) -> None:
         """Remove the keys of a tenant that is deleted."""
-        kept = {id_: each for id_, each in self._keys.items() if each[1].tenant != tenant}
+        kept = {id_: key for id_, key in self._keys.items() if key[1].tenant != tenant}
         self._keys = kept
         self.disabled.discard(tenant)
 
@@ -89,19 +89,19 @@ class FakeKeyRing:
         endpoints: Sequence[str] = (),
         actor: Actor | None = None,
     ) -> Credential:
-        made = credential or new_credential()
+        issued = credential or new_credential()
         now = self._clock.now()
         info = ApiKey(
-            *(made.id, tenant, scopes, name, now, expires_at, None, replay_undelivered),
+            *(issued.id, tenant, scopes, name, now, expires_at, None, replay_undelivered),
             endpoints=tuple(endpoints),
         )
-        self._keys[made.id] = (made.digest, info)
+        self._keys[issued.id] = (issued.digest, info)
         if actor is not None:
             detail: dict[str, Any] = {"tenant": tenant, "alias": name, "scopes": sorted(scopes)}
             if endpoints:
                 detail["endpoints"] = [*endpoints]
-            self._note(actor, "key.create", made.id, detail)
-        return made
+            self._note(actor, "key.create", issued.id, detail)
+        return issued
 
     async def list(self, tenant: str) -> Sequence[ApiKey]:
         return [info for _, info in self._keys.values() if info.tenant == tenant]
@@ -109,7 +109,7 @@ class FakeKeyRing:
     async def sign_in(
         self, person: Person, rights: Rights, expires_at: datetime, address: str
     ) -> Credential:
-        made, now = new_credential(), self._clock.now()
+        issued, now = new_credential(), self._clock.now()
         self._keys = {
             key_id: (digest, info)
             for key_id, (digest, info) in self._keys.items()
@@ -117,13 +117,13 @@ class FakeKeyRing:
             or info.expires_at is None
             or info.expires_at >= now - timedelta(days=7)
         }
-        info = ApiKey(made.id, rights.tenant, rights.scopes, "", now, expires_at)
+        info = ApiKey(issued.id, rights.tenant, rights.scopes, "", now, expires_at)
         info = replace(info, endpoints=rights.endpoints, person=person.name, kind="person")
-        self._keys[made.id] = (made.digest, info)
+        self._keys[issued.id] = (issued.digest, info)
         named = {"person": person.name, "sub": person.subject}
         detail = {"tenant": rights.tenant} | named | {"scopes": sorted(rights.scopes)}
-        self._note(Actor(made.id, address), "sign-in", person.name, detail)
-        return made
+        self._note(Actor(issued.id, address), "sign-in", person.name, detail)
+        return issued
 
     async def offer_link(self, actor: Actor, expires_at: datetime) -> str:
         token = new_token()
@@ -143,12 +143,15 @@ class FakeKeyRing:
             raise ended_link()
         if info.expires_at is not None and info.expires_at <= now:
             raise ended_link()
-        made = new_credential()
+        issued = new_credential()
         rights = (info.tenant, info.scopes, LINK_NAME, now, info.expires_at)
-        self._keys[made.id] = (made.digest, ApiKey(made.id, *rights, endpoints=info.endpoints))
+        self._keys[issued.id] = (
+            issued.digest,
+            ApiKey(issued.id, *rights, endpoints=info.endpoints),
+        )
         detail = {"tenant": info.tenant, "alias": LINK_NAME, "scopes": sorted(info.scopes)}
-        self._note(Actor(key_id, address), "key.create", made.id, detail)
-        return made
+        self._note(Actor(key_id, address), "key.create", issued.id, detail)
+        return issued
 
     async def find(self, key_id: str) -> ApiKey | None:
         return self._keys[key_id][1] if key_id in self._keys else None
@@ -162,22 +165,24 @@ class FakeKeyRing:
             return None
         if old.expires_at is not None and old.expires_at <= now:
             return None
-        made = new_credential()
+        issued = new_credential()
         ends = now + (old.expires_at - old.created_at) if old.expires_at else None
-        fresh = replace(old, key_id=made.id, created_at=now, expires_at=ends, last_used_at=None)
-        self._keys[made.id] = (made.digest, fresh)
+        fresh = replace(old, key_id=issued.id, created_at=now, expires_at=ends, last_used_at=None)
+        self._keys[issued.id] = (issued.digest, fresh)
         least = min(old.expires_at or until, until)
-        self._keys[key_id] = (digest, replace(old, expires_at=least, successor=made.id))
+        self._keys[key_id] = (digest, replace(old, expires_at=least, successor=issued.id))
         if actor is not None:
-            self._note(actor, "key.rotate", key_id, {"tenant": old.tenant, "successor": made.id})
-        return made
+            self._note(actor, "key.rotate", key_id, {"tenant": old.tenant, "successor": issued.id})
+        return issued
 
     def tenants(self) -> Mapping[str, datetime]:
         """Tenants that have had a key, with the time of the first."""
-        found: dict[str, datetime] = {}
+        first_seen: dict[str, datetime] = {}
         for _, info in self._keys.values():
-            found[info.tenant] = min(found.get(info.tenant, info.created_at), info.created_at)
-        return found
+            first_seen[info.tenant] = min(
+                first_seen.get(info.tenant, info.created_at), info.created_at
+            )
+        return first_seen
 
     def valid_keys(self) -> Counter[str]:
         """Number of keys that are neither revoked nor expired, by tenant."""

@@ -79,14 +79,14 @@ def in_order(
     forward within their bounds.
     """
     floor = pool_time(lanes.values())
-    found: list[VirtualStart] = []
+    starts: list[VirtualStart] = []
     for tenant, own in _by_tenant(queued).items():
         lane = lanes[tenant]
         at = lane.start(floor)
-        for nth, each in enumerate(_in_lane(own, hot, host, now), start=1):
-            found.append(VirtualStart(each, at, nth))
-            at += each.expected_s / lane.weight
-    return sorted(found, key=lambda start: (start.at, start.queued.place))
+        for nth, request in enumerate(_in_lane(own, hot, host, now), start=1):
+            starts.append(VirtualStart(request, at, nth))
+            at += request.expected_s / lane.weight
+    return sorted(starts, key=lambda start: (start.at, start.queued.place))
 
 
 def charge(lane: LaneClock, start: VirtualStart, floor: float) -> None:
@@ -97,10 +97,10 @@ def charge(lane: LaneClock, start: VirtualStart, floor: float) -> None:
 
 
 def _by_tenant(queued: Iterable[QueuedRequest]) -> dict[str, list[QueuedRequest]]:
-    found: dict[str, list[QueuedRequest]] = {}
-    for each in queued:
-        found.setdefault(each.tenant, []).append(each)
-    return found
+    queues: dict[str, list[QueuedRequest]] = {}
+    for request in queued:
+        queues.setdefault(request.tenant, []).append(request)
+    return queues
 
 
 def _in_lane(

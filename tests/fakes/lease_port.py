@@ -71,7 +71,7 @@ class FakeLeasePort:
     def end_term(self, reason: str) -> None:
         """End the replica's term, and so its leases."""
         self.exit = reason
-        self.fenced |= {held for one in self._outstanding for held in one.ask.held}
+        self.fenced |= {key for pending in self._outstanding for key in pending.ask.held}
         for outstanding in self._outstanding:
             if not outstanding.answer.done():
                 outstanding.answer.set_result(Work(exit=reason))
@@ -101,11 +101,11 @@ class FakeLeasePort:
 
     @property
     def handed_back(self) -> list[LeaseKey]:
-        return [held for held, _, _ in self.hand_backs]
+        return [key for key, _, _ in self.hand_backs]
 
     @property
     def outstanding(self) -> list[Ask]:
-        return [one.ask for one in self._outstanding]
+        return [pending.ask for pending in self._outstanding]
 
     # The port
 
@@ -124,7 +124,7 @@ class FakeLeasePort:
         mine = Outstanding(ask, asyncio.get_running_loop().create_future())
         self._outstanding.append(mine)
         self.asks.append(ask)
-        open_asks = sum(not one.answer.done() for one in self._outstanding)
+        open_asks = sum(not pending.answer.done() for pending in self._outstanding)
         self.most_outstanding = max(self.most_outstanding, open_asks)
         self._serve()
         self._changed.set()
@@ -145,7 +145,7 @@ class FakeLeasePort:
         self.reports.append((asyncio.get_running_loop().time(), report))
         self._changed.set()
         named = set(report.renewals)
-        tickets = tuple((held, self._ticket(held)) for held in report.wants_tickets)
+        tickets = tuple((key, self._ticket(key)) for key in report.wants_tickets)
         return ReportReply(
             cancelled=tuple(self.cancelled & named),
             fenced=tuple(self.fenced & named),

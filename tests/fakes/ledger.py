@@ -51,26 +51,28 @@ class FakeLedger:
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:
-        found: dict[tuple[int, str, str], list[Line]] = defaultdict(list)
+        groups: dict[tuple[int, str, str], list[Line]] = defaultdict(list)
         for line in self.lines:
-            wanted = line.tenant == tenant and (not endpoints or line.endpoint in endpoints)
-            if wanted and edges[0] <= line.at < edges[-1]:
+            is_counted = line.tenant == tenant and (not endpoints or line.endpoint in endpoints)
+            if is_counted and edges[0] <= line.at < edges[-1]:
                 bucket = bisect_right(edges, line.at) - 1
-                found[bucket, line.endpoint, repr(line.price)].append(line)
+                groups[bucket, line.endpoint, repr(line.price)].append(line)
         return [
             UsageTotals(
-                *(bucket, endpoint, len(lines), _sum([each.usage for each in lines])),
+                *(bucket, endpoint, len(lines), _sum([usage_line.usage for usage_line in lines])),
                 *(lines[0].price, *_billed(lines)),
             )
-            for (bucket, endpoint, _), lines in sorted(found.items())
+            for (bucket, endpoint, _), lines in sorted(groups.items())
         ]
 
     async def sums(self, query: SumsQuery) -> Sequence[UsageSum]:
-        found: dict[tuple[str, ...], list[Line]] = defaultdict(list)
+        groups: dict[tuple[str, ...], list[Line]] = defaultdict(list)
         by, zone = frozenset(query.by), UTC if query.zone == "UTC" else ZoneInfo(query.zone)
         for line in self.lines:
-            wanted = query.tenant in (None, line.tenant) and query.since <= line.at < query.until
-            if not wanted or (query.endpoints and line.endpoint not in query.endpoints):
+            is_counted = (
+                query.tenant in (None, line.tenant) and query.since <= line.at < query.until
+            )
+            if not is_counted or (query.endpoints and line.endpoint not in query.endpoints):
                 continue
             values = {
                 UsageGroup.DAY: line.at.astimezone(zone).date().isoformat(),
@@ -81,8 +83,8 @@ class FakeLedger:
             key = [value for group, value in values.items() if group in by]
             whole = UsageGroup.ENDPOINT in by
             key.append(repr(line.price) if whole else line.price.currency if line.price else "~")
-            found[tuple(key)].append(line)
-        return [_summed(lines, by, zone) for _, lines in sorted(found.items())]
+            groups[tuple(key)].append(line)
+        return [_summed(lines, by, zone) for _, lines in sorted(groups.items())]
 
     async def measured(
         self,
@@ -93,18 +95,22 @@ class FakeLedger:
         shares: Sequence[float],
         client_codes: Collection[str],
     ) -> Sequence[RequestTotals]:
-        found: dict[tuple[int, str], list[Request]] = defaultdict(list)
+        groups: dict[tuple[int, str], list[Request]] = defaultdict(list)
         for row in self._rows.values():
-            each, at = row.request, row.request.finished_at
-            wanted = each.tenant == tenant and each.endpoint in endpoints
-            if wanted and at is not None and edges[0] <= at < edges[-1]:
-                found[bisect_right(edges, at) - 1, each.endpoint].append(each)
+            finished, at = row.request, row.request.finished_at
+            is_counted = finished.tenant == tenant and finished.endpoint in endpoints
+            if is_counted and at is not None and edges[0] <= at < edges[-1]:
+                groups[bisect_right(edges, at) - 1, finished.endpoint].append(finished)
         measured: list[RequestTotals] = []
-        for (bucket, endpoint), requests in sorted(found.items()):
-            ends = [_end(each, client_codes) for each in requests]
-            started = [(each, each.started_at) for each in requests if each.started_at is not None]
-            took = [(each.finished_at - at).total_seconds() for each, at in started]  # type: ignore[operator]
-            waited = [(at - each.created_at).total_seconds() for each, at in started]
+        for (bucket, endpoint), requests in sorted(groups.items()):
+            ends = [_end(request, client_codes) for request in requests]
+            started = [
+                (request, request.started_at)
+                for request in requests
+                if request.started_at is not None
+            ]
+            took = [(request.finished_at - at).total_seconds() for request, at in started]  # type: ignore[operator]
+            waited = [(at - request.created_at).total_seconds() for request, at in started]
             counts = (
                 len(ends),
                 ends.count(EndedRequest.SUCCESS),
@@ -142,9 +148,9 @@ def _end(request: Request, client_codes: Collection[str]) -> EndedRequest:
 
 def _sum(usages: Sequence[Usage]) -> Usage:
     return Usage(
-        sum(each.run_s for each in usages),
-        sum(each.steps for each in usages),
-        sum(each.units for each in usages),
+        sum(usage.run_s for usage in usages),
+        sum(usage.steps for usage in usages),
+        sum(usage.units for usage in usages),
     )
 
 
@@ -155,10 +161,10 @@ def _summed(lines: Sequence[Line], by: Collection[UsageGroup], zone: tzinfo) -> 
     return UsageSum(
         currency=first.price.currency if first.price else None,
         requests=len(lines),
-        successes=sum(each.succeeded for each in lines),
-        images=sum(each.made.images for each in lines),
-        run_s=sum((Decimal(str(each.usage.run_s)) for each in lines), Decimal(0)),
-        steps=sum(each.usage.steps for each in lines),
+        successes=sum(line.succeeded for line in lines),
+        images=sum(line.made.images for line in lines),
+        run_s=sum((Decimal(str(line.usage.run_s)) for line in lines), Decimal(0)),
+        steps=sum(line.usage.steps for line in lines),
         amount=amount,
         day=first.at.astimezone(zone).date() if UsageGroup.DAY in by else None,
         tenant=first.tenant if UsageGroup.TENANT in by else None,
@@ -166,24 +172,24 @@ def _summed(lines: Sequence[Line], by: Collection[UsageGroup], zone: tzinfo) -> 
         endpoint=first.endpoint if by_endpoint else None,
         price=first.price if by_endpoint else None,
         billed=units if by_endpoint else None,
-        units=Decimal(str(sum(each.usage.units for each in lines))) if by_endpoint else None,
+        units=Decimal(str(sum(line.usage.units for line in lines))) if by_endpoint else None,
     )
 
 
 def _billed(lines: Sequence[Line]) -> tuple[Decimal, Decimal]:
     """Units and amount."""
-    priced = [(each.made, each.price) for each in lines if each.price is not None]
-    units = sum((made.of(price.unit) for made, price in priced), Decimal(0))
-    return units, sum((made.cost(price) for made, price in priced), Decimal(0))
+    priced = [(line.made, line.price) for line in lines if line.price is not None]
+    units = sum((output.of(price.unit) for output, price in priced), Decimal(0))
+    return units, sum((output.cost(price) for output, price in priced), Decimal(0))
 
 
 def _percentiles(values: Sequence[float], shares: Sequence[float]) -> Sequence[float]:
     if not values:
         return ()
     ordered = sorted(values)
-    found: list[float] = []
+    percentiles: list[float] = []
     for share in shares:
         below, part = divmod(share * (len(ordered) - 1), 1)
         first, second = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
-        found.append(first + (second - first) * part)
-    return found
+        percentiles.append(first + (second - first) * part)
+    return percentiles

@@ -39,8 +39,8 @@ class FakeMetadataService:
         self.calls += 1
         if self.broken:
             return HTTPStatus.BAD_GATEWAY, "<html>\nBad Gateway"
-        asked = {"aws": self._amazon, "gcp": self._google, "azure": self._azure}[self.cloud]
-        return asked(method, path, headers)
+        responder = {"aws": self._amazon, "gcp": self._google, "azure": self._azure}[self.cloud]
+        return responder(method, path, headers)
 
     def _amazon(self, method: str, path: str, headers: dict[str, str]) -> Answer:
         token = f"token-{self._tokens}"

@@ -42,11 +42,11 @@ class OpenAiServer(ProviderServer):
             return await self._new_video(call)
         if call.path == "/v1/videos":
             return self._list(call)
-        found = _ONE.fullmatch(call.path)
-        job = self.job(found[1]) if found else None
-        if found is None or job is None:
+        match = _ONE.fullmatch(call.path)
+        job = self.job(match[1]) if match else None
+        if match is None or job is None:
             return error(404, "Not found")
-        if found[2]:
+        if match[2]:
             return Reply(200, self.film, {"content-type": "video/mp4"})
         job.polls += 1
         return Reply(200, _video(job))
@@ -81,14 +81,14 @@ class OpenAiServer(ProviderServer):
     def _list(self, call: Call) -> Reply:
         newest = self.jobs[::-1]
         after = call.query.get("after", [""])[0]
-        names = [each.id for each in newest]
+        names = [video.id for video in newest]
         first = names.index(after) + 1 if after else 0
         shown = newest[first : first + min(self.page, int(call.query.get("limit", ["20"])[0]))]
         return Reply(
             200,
             {
                 "object": "list",
-                "data": [_video(each) for each in shown],
+                "data": [_video(video) for video in shown],
                 "first_id": shown[0].id if shown else None,
                 "last_id": shown[-1].id if shown else None,
                 "has_more": len(newest) > first + len(shown),

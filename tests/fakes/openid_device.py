@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/jwks":
             self._answer(200, {"keys": [self.server.key.as_dict(private=False)]})
         elif self.path == "/.well-known/openid-configuration":
-            found = {
+            document = {
                 "issuer": issuer,
                 "jwks_uri": f"{issuer}/jwks",
                 "authorization_endpoint": f"{issuer}/authorize",
@@ -90,19 +90,19 @@ class _Handler(BaseHTTPRequestHandler):
                 "token_endpoint_auth_methods_supported": ["client_secret_basic"],
             }
             if self.server.offers_devices:
-                found["device_authorization_endpoint"] = f"{issuer}/device"
-            self._answer(200, found)
+                document["device_authorization_endpoint"] = f"{issuer}/device"
+            self._answer(200, document)
         else:
             self._answer(404, {})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"])).decode()
-        given = {name: values[0] for name, values in parse_qs(body).items()}
+        fields = {name: values[0] for name, values in parse_qs(body).items()}
         basic = base64.b64encode(f"{CLIENT_ID}:{SECRET}".encode()).decode()
         if self.headers["authorization"] != f"Basic {basic}":
             self._answer(401, {"error": "invalid_client"})
         elif self.path == "/device":
-            assert given["scope"] == "openid profile email"
+            assert fields["scope"] == "openid profile email"
             code, user_code = secrets.token_urlsafe(32), secrets.token_hex(4).upper()
             self.server.devices[code] = Device(user_code)
             page = f"{self.server.issuer}/enter"
@@ -117,8 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
                 begun["interval"] = self.server.interval
             self._answer(200, begun)
         else:
-            assert given["grant_type"] == DEVICE_GRANT
-            self._exchange(given["device_code"])
+            assert fields["grant_type"] == DEVICE_GRANT
+            self._exchange(fields["device_code"])
 
     def _exchange(self, code: str) -> None:
         device = self.server.devices.get(code)

@@ -87,16 +87,18 @@ class FakeOperations:
         return stored
 
     async def end_warm(self, endpoint: str, actor: Actor) -> bool:
-        found = [each for each in await self.warm_targets() if each.endpoint == endpoint]
+        targets = [target for target in await self.warm_targets() if target.endpoint == endpoint]
         self._warm.pop(endpoint, None)
-        if found:
+        if targets:
             self.note(actor, "warm.end", endpoint)
-        return bool(found)
+        return bool(targets)
 
     async def warm_targets(self) -> Sequence[WarmTarget]:
         now = self._clock.now()
-        found = [each for each in self._warm.values() if each.until is None or each.until > now]
-        return sorted(found, key=lambda each: each.endpoint)
+        targets = [
+            target for target in self._warm.values() if target.until is None or target.until > now
+        ]
+        return sorted(targets, key=lambda each: each.endpoint)
 
     async def requeue(self, request_id: str, actor: Actor) -> State:
         row = self._row(request_id)
@@ -142,8 +144,8 @@ class FakeOperations:
             LaneFigures(*lane, queued[lane], running[lane], oldest.get(lane))
             for lane in sorted({*queued, *running}, key=lambda each: (-queued[each], each))
         ]
-        held = [row for row in self._rows.values() if row.request.state is State.RUNNING]
-        leases = [_lease(row, self._clock) for row in held]
+        running_rows = [row for row in self._rows.values() if row.request.state is State.RUNNING]
+        leases = [_lease(row, self._clock) for row in running_rows]
         return Overview(lanes, leases, [*self._halts.values()], None)
 
     async def waiting(
@@ -155,39 +157,46 @@ class FakeOperations:
         limit: int = 50,
     ) -> Sequence[QueueEntry]:
         places = [(row.place + 1, row.request) for row in self._rows.values()]
-        found = [
+        entries = [
             QueueEntry(
-                *(each.id, each.tenant, each.endpoint, each.pool, each.priority, each.attempt),
-                *(each.created_at, place),
+                *(
+                    request.id,
+                    request.tenant,
+                    request.endpoint,
+                    request.pool,
+                    request.priority,
+                    request.attempt,
+                ),
+                *(request.created_at, place),
             )
-            for place, each in sorted(places, key=lambda one: one[0])
-            if each.state is State.QUEUED
+            for place, request in sorted(places, key=lambda one: one[0])
+            if request.state is State.QUEUED
             and place > after
-            and tenant in (None, each.tenant)
-            and (not endpoints or each.endpoint in endpoints)
+            and tenant in (None, request.tenant)
+            and (not endpoints or request.endpoint in endpoints)
         ]
-        return found[:limit]
+        return entries[:limit]
 
     async def record(self, acts: Sequence[NewAct]) -> None:
-        for each in acts:
-            self.note(each.actor, each.action, each.subject, each.detail)
+        for act in acts:
+            self.note(act.actor, act.action, act.subject, act.detail)
 
     async def audit(
         self, before: int | None = None, limit: int = 50, tenant: str | None = None
     ) -> Sequence[Act]:
-        found = [each for each in reversed(self._version) if before is None or each.id < before]
+        acts = [act for act in reversed(self._version) if before is None or act.id < before]
         if tenant is not None:
-            found = [each for each in found if self._tenant_of(each) == tenant]
-        return found[:limit]
+            acts = [act for act in acts if self._tenant_of(act) == tenant]
+        return acts[:limit]
 
     async def audit_chain(self, after: int = 0, limit: int = 500) -> Sequence[SealedAct]:
         sealed = [
             SealedAct(
                 0,
-                *(each.id, each.at, each.actor, each.address, each.action, each.subject),
-                *(each.detail, self._tenant_of(each), ""),
+                *(act.id, act.at, act.actor, act.address, act.action, act.subject),
+                *(act.detail, self._tenant_of(act), ""),
             )
-            for each in self._version
+            for act in self._version
         ]
         return chained(None, sealed)[after : after + limit]
 

@@ -98,7 +98,7 @@ class FakeOutbox:
         behind = after or DeliveryChannel("", "")
         found = sorted(due.items(), key=lambda each: (each[0].tenant, each[0].host))
         later = [
-            each for each in found if (each[0].tenant, each[0].host) > (behind.tenant, behind.host)
+            pair for pair in found if (pair[0].tenant, pair[0].host) > (behind.tenant, behind.host)
         ]
         return later[:most]
 
@@ -106,7 +106,11 @@ class FakeOutbox:
         now = self._clock.monotonic()
         claimed: list[ClaimedDelivery] = []
         for channel, most in wanted.items():
-            due = [each for each in self._live() if each.channel == channel and each.due <= now]
+            due = [
+                delivery
+                for delivery in self._live()
+                if delivery.channel == channel and delivery.due <= now
+            ]
             for entry in sorted(due, key=lambda each: each.due)[:most]:
                 entry.claims += 1
                 tries = entry.delivery.tries
@@ -139,7 +143,7 @@ class FakeOutbox:
 
     async def expire(self, after_s: float) -> int:
         over = self._clock.monotonic() - after_s
-        late = [each for each in self._live() if each.since < over]
+        late = [delivery for delivery in self._live() if delivery.since < over]
         for entry in late:
             self._bury(entry, f"Not delivered in time. {entry.delivery.error}")
         return len(late)
@@ -147,7 +151,7 @@ class FakeOutbox:
     async def backlog(self) -> WebhookBacklog:
         live = self._live()
         now = self._clock.monotonic()
-        return WebhookBacklog(len(live), max((now - each.since for each in live), default=0.0))
+        return WebhookBacklog(len(live), max((now - entry.since for entry in live), default=0.0))
 
     async def get(self, tenant: str, request_id: str) -> WebhookDelivery:
         row = self._rows.get(request_id)
@@ -176,14 +180,14 @@ class FakeOutbox:
         limit: int = 50,
     ) -> Sequence[WebhookDelivery]:
         self._live()
-        found = [
+        entries = [
             entry.delivery
             for request_id, entry in sorted(self._entries.items(), reverse=True)
             if entry.delivery.tenant == tenant
             and state in (None, entry.delivery.state)
             and (before is None or request_id < before)
         ]
-        return found[:limit]
+        return entries[:limit]
 
     async def redeliver(self, tenant: str, request_id: str, actor: Actor) -> WebhookDelivery:
         await self.get(tenant, request_id)
@@ -208,7 +212,7 @@ class FakeOutbox:
                 entry.body = None
                 if entry.pending:
                     self._bury(entry, f"{messages.UNDELIVERED} {entry.delivery.error}".rstrip())
-        return [each for each in self._entries.values() if each.pending]
+        return [delivery for delivery in self._entries.values() if delivery.pending]
 
     def _bury(self, entry: _Entry, error: str) -> None:
         entry.claims += 1

@@ -27,9 +27,9 @@ class FakePartialResults:
         for position in [*stored]:
             if position[0] == held.attempt and position[1] < first:
                 del stored[position]
-        for each in values:
-            if each.number >= first:
-                stored.setdefault((held.attempt, each.number), each)
+        for value in values:
+            if value.number >= first:
+                stored.setdefault((held.attempt, value.number), value)
         async with self._added:
             self._added.notify_all()
 
@@ -38,7 +38,7 @@ class FakePartialResults:
     ) -> Sequence[PartialResult]:
         request = await self._queue.get(tenant, request_id)
         stored = self._stored.get(request.id, {})
-        return [stored[each] for each in sorted(stored) if each > seen][:MAX_PARTIALS_READ]
+        return [stored[key] for key in sorted(stored) if key > seen][:MAX_PARTIALS_READ]
 
     async def arrived(self, request_id: str, timeout_s: float) -> None:
         del request_id

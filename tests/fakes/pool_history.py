@@ -32,18 +32,27 @@ class FakePoolHistory:
     async def sample(self) -> None:
         now = self._clock.now()
         stages = self._presence.values()
-        ready = Counter(each.pool for each in stages if each.stage is ReplicaStage.READY)
+        ready = Counter(replica.pool for replica in stages if replica.stage is ReplicaStage.READY)
         demand = await self._demand()
         self._samples = [each for each in self._samples if each.at >= now - KEPT]
         for pool in {*demand, *ready}:
-            each = demand.get(pool, Demand())
-            figures = (each.queued, each.running, ready[pool], each.oldest_wait_s)
+            pool_demand = demand.get(pool, Demand())
+            figures = (
+                pool_demand.queued,
+                pool_demand.running,
+                ready[pool],
+                pool_demand.oldest_wait_s,
+            )
             self._samples.append(PoolSample(pool, _bin(now, timedelta(minutes=1)), *figures))
 
     async def read(self, span: timedelta, step: timedelta) -> Sequence[PoolSample]:
         since = _bin(self._clock.now() - span, step)
         binned = sorted(
-            ((each.pool, _bin(each.at, step), each) for each in self._samples if each.at >= since),
+            (
+                (sample.pool, _bin(sample.at, step), sample)
+                for sample in self._samples
+                if sample.at >= since
+            ),
             key=lambda each: each[:2],
         )
         return [_largest(*key, [e for *_, e in of]) for key, of in groupby(binned, lambda e: e[:2])]
@@ -57,8 +66,8 @@ def _largest(pool: str, at: datetime, samples: Sequence[PoolSample]) -> PoolSamp
     return PoolSample(
         pool,
         at,
-        max(each.queued for each in samples),
-        max(each.running for each in samples),
-        max(each.replicas for each in samples),
-        max(each.wait_s for each in samples),
+        max(sample.queued for sample in samples),
+        max(sample.running for sample in samples),
+        max(sample.replicas for sample in samples),
+        max(sample.wait_s for sample in samples),
     )

@@ -84,8 +84,8 @@ class ProviderServer:
     async def aclose(self) -> None:
         assert self._server is not None
         self._server.close()
-        for each in self._open:
-            each.cancel()
+        for task in self._open:
+            task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def end(self) -> None:
@@ -166,10 +166,10 @@ def _body(kind: str, content: bytes) -> Any:
     if kind.startswith("multipart/form-data"):
         head = f"Content-Type: {kind}\r\n\r\n".encode()
         parts = cast("list[Message]", message_from_bytes(head + content).get_payload())
-        found = {str(each.get_param("name", header="content-disposition")): each for each in parts}
+        fields = {str(part.get_param("name", header="content-disposition")): part for part in parts}
         return {
-            name: cast("bytes", each.get_payload(decode=True)).decode(errors="replace")
-            for name, each in found.items()
+            name: cast("bytes", part.get_payload(decode=True)).decode(errors="replace")
+            for name, part in fields.items()
         }
     return json.loads(content) if kind.startswith("application/json") and content else None
 
@@ -182,5 +182,5 @@ def _written(reply: Reply) -> bytes:
         "content-length": str(len(content)),
         "connection": "close",
     }
-    lines = [f"HTTP/1.1 {reply.status} X", *(f"{name}: {each}" for name, each in headers.items())]
+    lines = [f"HTTP/1.1 {reply.status} X", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + content

@@ -24,8 +24,8 @@ class Proxy:
     async def aclose(self) -> None:
         assert self._server is not None
         self._server.close()
-        for each in self._open:
-            each.cancel()
+        for task in self._open:
+            task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

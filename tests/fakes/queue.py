@@ -80,30 +80,34 @@ class FakeQueue(ClientSide):
         await self._look()
         cancelled: list[LeaseKey] = []
         fenced: list[LeaseKey] = []
-        for held in report.renewals:
-            row = self._holder(held)
+        for key in report.renewals:
+            row = self._holder(key)
             if row is None:
-                fenced.append(held)
+                fenced.append(key)
                 continue
             row.confirmed = True
             row.start_by = row.request.end_by or datetime.max.replace(tzinfo=UTC)
             row.lease_until = self._clock.monotonic() + self._limits.lease_s
             if row.request.cancel_requested:
-                cancelled.append(held)
+                cancelled.append(key)
         previews = dict(report.previews)
-        for held, progress in report.progress:
-            if (row := self._holder(held)) is None:
+        for key, progress in report.progress:
+            if (row := self._holder(key)) is None:
                 continue
             step = row.request.preview_step
-            if (preview := previews.get(held)) is not None:
+            if (preview := previews.get(key)) is not None:
                 row.preview, step = preview, preview.step
             if row.request.progress != progress or row.request.preview_step != step:
                 row.request = replace(row.request, progress=progress, preview_step=step)
                 self._changed()
-        for held, snapshot in report.snapshots:
-            self._keep(held, snapshot)
-        wanted = [held for held in report.wants_tickets if self._holder(held) is not None]
-        tickets = tuple((held, self._terms.snapshot_ticket(held, "")) for held in wanted)
+        for key, snapshot in report.snapshots:
+            self._keep(key, snapshot)
+        ticket_keys = [
+            lease_key for lease_key in report.wants_tickets if self._holder(lease_key) is not None
+        ]
+        tickets = tuple(
+            (lease_key, self._terms.snapshot_ticket(lease_key, "")) for lease_key in ticket_keys
+        )
         watched, next_in_s = self._watched(report), self._next_in_s(report)
         return ReportReply(tuple(cancelled), tuple(fenced), tickets, watched, next_in_s)
 
@@ -155,8 +159,8 @@ class FakeQueue(ClientSide):
 
     def unfinished(self, endpoint: str) -> int:
         """Number of queued and running requests of an endpoint."""
-        found = (row.request for row in self._rows.values() if not row.request.state.final)
-        return sum(each.endpoint == endpoint for each in found)
+        requests = (row.request for row in self._rows.values() if not row.request.state.final)
+        return sum(request.endpoint == endpoint for request in requests)
 
     def _work(self, ask: Ask) -> Work | None:
         if ask not in self._asking:
@@ -176,28 +180,28 @@ class FakeQueue(ClientSide):
     def _watched(self, report: Report) -> tuple[LeaseKey, ...]:
         now = self._clock.monotonic()
         return tuple(
-            held
-            for held in report.renewals
-            if (row := self._holder(held)) is not None and row.watched_until > now
+            key
+            for key in report.renewals
+            if (row := self._holder(key)) is not None and row.watched_until > now
         )
 
     def _next_in_s(self, report: Report) -> float:
         now = self._clock.monotonic()
-        rows = [self._holder(held) for held in report.renewals]
+        rows = [self._holder(key) for key in report.renewals]
         followed = any(row is not None and row.followed_until > now for row in rows)
         return 0.0 if followed else min(UNFOLLOWED_REPORT_S, self._limits.lease_s / 8)
 
     def _signals(self, ask: Ask) -> list[Signal]:
-        found: list[Signal] = []
-        for held in ask.held:
-            row = self._holder(held)
+        signals: list[Signal] = []
+        for key in ask.held:
+            row = self._holder(key)
             if row is None:
-                found.append(Signal(SignalKind.FENCED, held))
+                signals.append(Signal(SignalKind.FENCED, key))
             elif row.request.cancel_requested:
-                found.append(Signal(SignalKind.CANCEL, held))
+                signals.append(Signal(SignalKind.CANCEL, key))
         # The same signal at most once a second, or a replica that is slow to stop would spin.
         now = self._clock.monotonic()
-        fresh = [s for s in found if now - self._signalled.get((ask.replica_id, s), -9.0) >= 1.0]
+        fresh = [s for s in signals if now - self._signalled.get((ask.replica_id, s), -9.0) >= 1.0]
         self._signalled.update({(ask.replica_id, signal): now for signal in fresh})
         return fresh
 
@@ -206,9 +210,9 @@ class FakeQueue(ClientSide):
         if endpoint is None:
             self._end(row, State.FAILED, messages.endpoint_gone(row.request.runs_at))
             return None
-        given, fallback = row.input, row.request.fallback
+        fields, fallback = row.input, row.request.fallback
         if row.request.fell_back_to and fallback is not None:
-            given = dict(self._terms.fallback_input(endpoint.id, fallback.fields, given))
+            fields = dict(self._terms.fallback_input(endpoint.id, fallback.fields, fields))
         policy = row.request.upload_policy
         if policy and (refusal := policy.refusal(self._clock.now())) is not None:
             self._end(row, State.FAILED, messages.upload_refused(refusal))
@@ -240,12 +244,12 @@ class FakeQueue(ClientSide):
             tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
-            input=given,
+            input=fields,
             upload_tickets=self._terms.tickets(
                 lease_of(request),
                 request.tenant,
                 endpoint,
-                given,
+                fields,
                 request.file_access,
                 request.upload_policy,
             )
@@ -290,8 +294,8 @@ class FakeQueue(ClientSide):
         """This replica runs a suspect already, or another node is to try this one first."""
         if not suspect(row.request):
             return False
-        own = (each for each in self._running() if each.replica_id == ask.replica_id)
-        return any(suspect(each) for each in own) or (
+        own = (request for request in self._running() if request.replica_id == ask.replica_id)
+        return any(suspect(request) for request in own) or (
             (not ask.node or ask.node in row.died_on) and self._ready_elsewhere(row)
         )
 

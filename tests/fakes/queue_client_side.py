@@ -63,14 +63,14 @@ class FakeFollower:
     def _changed(self) -> tuple[ChangedRequest, ...]:
         now, before = self._requests(), self._seen
         gone = [
-            ChangedRequest(id_, each.endpoint, None)
-            for id_, each in before.items()
+            ChangedRequest(id_, request.endpoint, None)
+            for id_, request in before.items()
             if id_ not in now
         ]
         changed = [
-            ChangedRequest(id_, each.endpoint, each.state)
-            for id_, each in now.items()
-            if id_ not in before or before[id_].state is not each.state
+            ChangedRequest(id_, request.endpoint, request.state)
+            for id_, request in now.items()
+            if id_ not in before or before[id_].state is not request.state
         ]
         return (*gone, *changed)
 
@@ -83,8 +83,8 @@ class ClientSide(QueueRows):
         await self._look()
         if (earlier := self._repeats.of(new)) is not None:
             return self._rows[earlier].request
-        if (found := self._repeats.reusable(new, self._rows.values())) is not None:
-            return self._reuse(new, found)
+        if (reused := self._repeats.reusable(new, self._rows.values())) is not None:
+            return self._reuse(new, reused)
         self.operations.admit(new.endpoint)
         self._refuse_past_caps(new.tenant, new.endpoint)
         waiting = self._demand(new.pool).queued
@@ -217,7 +217,7 @@ class ClientSide(QueueRows):
         limited = self._lanes.limit(request, self._running())
         if limited:
             return Waiting(position, WaitReason.LIMIT, limited)
-        here = [each for each in self._presence.values() if each.pool == request.pool]
+        here = [presence for presence in self._presence.values() if presence.pool == request.pool]
         why = waits_as_suspect(request, why_it_waits(request.endpoint, here))
         return Waiting(position, why.reason, why.detail, why.stage, why.share)
 
@@ -248,10 +248,10 @@ class ClientSide(QueueRows):
     async def open_sessions(self, tenant: str, pool: str) -> int:
         await self._look()
         return sum(
-            each.priority is Priority.REALTIME
-            and (each.tenant, each.pool) == (tenant, pool)
-            and each.state in (State.QUEUED, State.RUNNING)
-            for each in self._requests()
+            request.priority is Priority.REALTIME
+            and (request.tenant, request.pool) == (tenant, pool)
+            and request.state in (State.QUEUED, State.RUNNING)
+            for request in self._requests()
         )
 
     async def budget_left(self, tenant: str) -> BudgetLeft | None:
@@ -265,8 +265,8 @@ class ClientSide(QueueRows):
     ) -> None:
         if request_id not in self.usage and session.request_id in self._rows:
             request = self._rows[session.request_id].request
-            made = made_by_frame(usage) if state is State.SUCCEEDED else NOTHING
-            self.ledger.note(request_id, request, self._clock.now(), usage, made)
+            output = made_by_frame(usage) if state is State.SUCCEEDED else NOTHING
+            self.ledger.note(request_id, request, self._clock.now(), usage, output)
             self._lanes.pays(request, usage.run_s)
 
     async def delete(
@@ -286,9 +286,9 @@ class ClientSide(QueueRows):
         self.outbox.deleted(request.id)
         del self._rows[request.id]
         maker = request.reuses or request.id
-        shared = any(maker in (each.id, each.reuses) for each in self._requests())
+        shared = any(maker in (candidate.id, candidate.reuses) for candidate in self._requests())
         own = Outcome() if shared or request.pool == POOL else request.outcome or Outcome()
-        keys = sorted(each.key for each in (*own.artifacts, *own.thumbnails))
+        keys = sorted(file.key for file in (*own.artifacts, *own.thumbnails))
         return [key for key in keys if not is_elsewhere(key)]
 
     async def demand(self) -> Mapping[str, Demand]:
@@ -326,9 +326,9 @@ class ClientSide(QueueRows):
         )
         now = self._clock.now()
         busy = [
-            self._lanes.takes_s(each, (now - (each.started_at or now)).total_seconds()) or 1.0
-            for each in self._running()
-            if each.pool == pool
+            self._lanes.takes_s(request, (now - (request.started_at or now)).total_seconds()) or 1.0
+            for request in self._running()
+            if request.pool == pool
         ]
         return [*sorted(busy)[-slots:], *[0.0] * (slots - len(busy))] if slots else []
 

@@ -36,7 +36,7 @@ class Row:
         self.endpoint_digest = new.endpoint_digest
         self.expected_s = expected_s
         self.ranked_at = ranked_at(request.created_at, request.priority)
-        within = [each for each in (new.start_within_s, new.end_within_s) if each is not None]
+        within = [limit for limit in (new.start_within_s, new.end_within_s) if limit is not None]
         self.start_by = request.created_at + timedelta(seconds=min(within, default=NEVER_S))
         self.leased_at = 0.0  # monotonic
         self.actor_id = ""

@@ -209,11 +209,11 @@ class QueueRows:
     def _ready_elsewhere(self, row: Row) -> bool:
         """Its pool has a ready replica on a node on which none has died with it."""
         return bool(row.died_on) and any(
-            each.pool == row.request.pool
-            and each.stage is ReplicaStage.READY
-            and each.actor_id not in self._ended_terms
-            and each.node not in {"", *row.died_on}
-            for each in self._presence.values()
+            presence.pool == row.request.pool
+            and presence.stage is ReplicaStage.READY
+            and presence.actor_id not in self._ended_terms
+            and presence.node not in {"", *row.died_on}
+            for presence in self._presence.values()
         )
 
     def _failed_once(
@@ -247,7 +247,7 @@ class QueueRows:
         left = row.request.retries_left
         if left is None:
             return ""
-        causes = ", ".join(f"{each.replace('_', ' ')} {left.left(each)}" for each in Cause)
+        causes = ", ".join(f"{cause.replace('_', ' ')} {left.left(cause)}" for cause in Cause)
         return f" Retries left: {causes}."
 
     def _requeue(self, row: Row, why: str, more: str = "") -> None:
@@ -291,8 +291,8 @@ class QueueRows:
             outcome = Outcome()
         computed = request.state is State.SUCCEEDED and request.reuses is None
         at = request.finished_at or self._clock.now()
-        made = made_by_session if request.priority is Priority.REALTIME else made_by
-        made_here = made(outcome) if computed else NOTHING
+        counter = made_by_session if request.priority is Priority.REALTIME else made_by
+        made_here = counter(outcome) if computed else NOTHING
         self.ledger.note(request.id, request, at, outcome.usage, made_here)
 
     def _has_started(self, request: Request) -> bool:

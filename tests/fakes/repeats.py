@@ -55,7 +55,7 @@ class FakeRepeats:
         """The youngest that succeeded by itself and may be shared with ``new``."""
         if not new.reuse_digest:
             return None
-        found = [
+        candidates = [
             row.request
             for row in rows
             if row.request.tenant == new.tenant
@@ -63,13 +63,13 @@ class FakeRepeats:
             and row.request.reuses is None
             and self._reusable.get(row.request.id) == new.reuse_digest
         ]
-        return max(found, key=lambda request: request.id, default=None)
+        return max(candidates, key=lambda request: request.id, default=None)
 
     def leader(self, new: NewRequest, rows: Iterable[HasRequest]) -> str | None:
         """A request that makes the same, is not being cancelled, and runs no later than ``new``."""
         if not new.reuse_digest:
             return None
-        found = (
+        leaders = (
             row.request.id
             for row in rows
             if row.request.tenant == new.tenant
@@ -81,7 +81,7 @@ class FakeRepeats:
             and (row.request.fallback is None) == (new.fallback is None)
             and self._reusable.get(row.request.id) == new.reuse_digest
         )
-        return next(found, None)
+        return next(leaders, None)
 
     def given(self, request_id: str) -> None:
         """What was given is not passed on."""

@@ -29,18 +29,18 @@ class ReplicateServer(ProviderServer):
         return Reply(401, {"title": "Unauthenticated", "detail": detail, "status": 401})
 
     async def answer(self, call: Call) -> Reply:
-        if (found := _MODEL.fullmatch(call.path)) is not None:
-            return Reply(201, self._shown(await self.accepted(found[1], call.body["input"])))
+        if (match := _MODEL.fullmatch(call.path)) is not None:
+            return Reply(201, self._shown(await self.accepted(match[1], call.body["input"])))
         if call.path == "/v1/predictions" and call.method == "POST":
             job = await self.accepted(call.body["version"], call.body["input"])
             return Reply(201, self._shown(job))
         if call.path == "/v1/predictions":
             return self._list(call)
-        found = _ONE.fullmatch(call.path)
-        job = self.job(found[1]) if found else None
-        if found is None or job is None:
+        match = _ONE.fullmatch(call.path)
+        job = self.job(match[1]) if match else None
+        if match is None or job is None:
             return Reply(404, {"detail": "The requested resource could not be found."})
-        if found[2] and not job.ended_at:
+        if match[2] and not job.ended_at:
             job.cancelled = True
             self.end()
         job.polls += call.method == "GET"
@@ -51,13 +51,13 @@ class ReplicateServer(ProviderServer):
         newest = self.jobs[::-1]
         more = len(newest) > first + self.page
         following = f"{self.origin}/v1/predictions?cursor={first + self.page}" if more else None
-        shown = [self._shown(each) for each in newest[first : first + self.page]]
+        shown = [self._shown(job) for job in newest[first : first + self.page]]
         return Reply(200, {"previous": None, "next": following, "results": shown})
 
     def _shown(self, job: Job) -> dict[str, Any]:
         ended = job.ended_at is not None
         status = (self.status or "succeeded") if ended else "processing"
-        made = self.outputs(job) or [f"{self.origin}/files/{job.id}.png"]
+        output = self.outputs(job) or [f"{self.origin}/files/{job.id}.png"]
         versioned = len(job.endpoint) == len(VERSION) and "/" not in job.endpoint
         url = f"{self.origin}/v1/predictions/{job.id}"
         return {
@@ -66,7 +66,7 @@ class ReplicateServer(ProviderServer):
             "version": job.endpoint if versioned else VERSION,
             "input": job.input,
             "logs": "Using seed: 7\n" if ended else "",
-            "output": made if ended and status == "succeeded" else None,
+            "output": output if ended and status == "succeeded" else None,
             "data_removed": False,
             "error": self.error,
             "source": "api",

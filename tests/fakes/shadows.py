@@ -76,55 +76,55 @@ class FakeShadows:
     async def candidates(self, most: int) -> Sequence[ShadowCandidate]:
         by_target: dict[str, list[ShadowCandidate]] = defaultdict(list)
         self._forget()
-        for id_, each in sorted(self._shadows.items()):
-            if each.state in OPEN:
+        for id_, shadow in sorted(self._shadows.items()):
+            if shadow.state in OPEN:
                 row, request = self._rows[id_], self._rows[id_].request
                 age_s = (self._clock.now() - request.created_at).total_seconds()
-                by_target[each.target].append(
+                by_target[shadow.target].append(
                     ShadowCandidate(
-                        *(id_, request.tenant, each.endpoint, each.target, each.state),
+                        *(id_, request.tenant, shadow.endpoint, shadow.target, shadow.state),
                         input=row.input,
                         age_s=age_s,
                     )
                 )
-        return [one for target in sorted(by_target) for one in by_target[target][:most]]
+        return [candidate for target in sorted(by_target) for candidate in by_target[target][:most]]
 
     async def running(self) -> Mapping[str, int]:
-        found: dict[str, int] = defaultdict(int)
+        counts: dict[str, int] = defaultdict(int)
         for row in self._rows.values():
             if row.request.tenant == SHADOW_TENANT and row.request.state is State.RUNNING:
-                found[row.request.endpoint] += 1
-        return found
+                counts[row.request.endpoint] += 1
+        return counts
 
     async def take(self, original: str, budget: FallbackBudget | None, cost: Decimal) -> bool:
         self._forget()
-        each = self._shadows.get(original)
-        if each is None or each.state is not ShadowState.WAITING:
+        shadow = self._shadows.get(original)
+        if shadow is None or shadow.state is not ShadowState.WAITING:
             return False
         if budget is not None:
-            spent = self._spent.get((each.endpoint, budget.currency), Decimal(0)) + cost
+            spent = self._spent.get((shadow.endpoint, budget.currency), Decimal(0)) + cost
             if spent > budget.amount:
-                each.state, each.reason = ShadowState.SKIPPED, NOT_COVERED
+                shadow.state, shadow.reason = ShadowState.SKIPPED, NOT_COVERED
                 return False
-            self._spent[each.endpoint, budget.currency] = spent
-        each.state = ShadowState.SENDING
+            self._spent[shadow.endpoint, budget.currency] = spent
+        shadow.state = ShadowState.SENDING
         return True
 
     async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
         self._forget()
-        each = self._shadows.get(candidate.original)
-        if each is None:
+        shadow = self._shadows.get(candidate.original)
+        if shadow is None:
             payload = {"target": candidate.target, "copy": copy, "state": "sent"}
             self.jobs.put("copy", candidate.original, payload=payload)
             return False
-        was_sent = each.state is ShadowState.SENT
-        each.state, each.copy = ShadowState.SENT, copy
+        was_sent = shadow.state is ShadowState.SENT
+        shadow.state, shadow.copy = ShadowState.SENT, copy
         return not was_sent
 
     async def skip(self, original: str, reason: str) -> None:
-        each = self._shadows.get(original)
-        if each is not None and each.state in OPEN:
-            each.state, each.reason = ShadowState.SKIPPED, reason
+        shadow = self._shadows.get(original)
+        if shadow is not None and shadow.state in OPEN:
+            shadow.state, shadow.reason = ShadowState.SKIPPED, reason
 
     async def find_copy(self, original: str, target: str, copy: str | None) -> UnwantedCopy | None:
         row = self._rows.get(copy or self._copy_of(original, target) or "")
@@ -137,28 +137,28 @@ class FakeShadows:
     ) -> Sequence[ShadowPair]:
         self._forget()
         chosen = [
-            (id_, each)
-            for id_, each in sorted(self._shadows.items(), reverse=True)
-            if endpoint in (None, each.endpoint) and (before is None or id_ < before)
+            (id_, shadow)
+            for id_, shadow in sorted(self._shadows.items(), reverse=True)
+            if endpoint in (None, shadow.endpoint) and (before is None or id_ < before)
         ]
         return [
             ShadowPair(
-                *(id_, each.endpoint, each.target, each.state, each.reason),
+                *(id_, shadow.endpoint, shadow.target, shadow.state, shadow.reason),
                 self._side(id_),
-                self._side(each.copy),
+                self._side(shadow.copy),
             )
-            for id_, each in chosen[:limit]
+            for id_, shadow in chosen[:limit]
         ]
 
     async def sums(self) -> Sequence[ShadowSums]:
         pairs: dict[tuple[str, str], list[tuple[ShadowSide, ShadowSide]]] = defaultdict(list)
         self._forget()
-        for id_, each in self._shadows.items():
-            first, second = self._side(id_), self._side(each.copy)
+        for id_, shadow in self._shadows.items():
+            first, second = self._side(id_), self._side(shadow.copy)
             if first is None or second is None:
                 continue
             if first.request.state.final and second.request.state.final:
-                pairs[each.endpoint, each.target].append((first, second))
+                pairs[shadow.endpoint, shadow.target].append((first, second))
         found: list[ShadowSums] = []
         for (endpoint, target), several in sorted(pairs.items()):
             a, b = ([pair[n] for pair in several] for n in (0, 1))
@@ -175,13 +175,13 @@ class FakeShadows:
 
     def _forget(self) -> None:
         """Forget requests that were deleted, and put the jobs that delete their copies."""
-        for original, each in [*self._shadows.items()]:
+        for original, shadow in [*self._shadows.items()]:
             row = self._rows.get(original)
             if row is not None and row.request.forgetting is None:
                 continue
             del self._shadows[original]
-            if each.state is not ShadowState.WAITING:
-                payload = {"target": each.target, "copy": each.copy, "state": each.state}
+            if shadow.state is not ShadowState.WAITING:
+                payload = {"target": shadow.target, "copy": shadow.copy, "state": shadow.state}
                 self.jobs.put("copy", original, payload=payload)
 
     def _side(self, request_id: str | None) -> ShadowSide | None:
@@ -201,13 +201,13 @@ def _seconds(request: Request) -> float | None:
 
 
 def _median(sides: Sequence[ShadowSide]) -> float | None:
-    found = [seconds for each in sides if (seconds := _seconds(each.request)) is not None]
-    return statistics.median(found) if found else None
+    durations = [seconds for side in sides if (seconds := _seconds(side.request)) is not None]
+    return statistics.median(durations) if durations else None
 
 
 def _failed(sides: Sequence[ShadowSide]) -> int:
-    return sum(each.request.state is not State.SUCCEEDED for each in sides)
+    return sum(side.request.state is not State.SUCCEEDED for side in sides)
 
 
 def _sum(sides: Sequence[ShadowSide]) -> Decimal:
-    return sum((each.amount or Decimal(0) for each in sides), Decimal(0))
+    return sum((side.amount or Decimal(0) for side in sides), Decimal(0))

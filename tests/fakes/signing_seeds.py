@@ -32,7 +32,7 @@ class FakeSigningSeeds:
             self._rotated(actor, at_once=True)
         elif all(at <= now for *_, at in self._made):
             old = [at for *_, at in self._made if at < now - NOTICE_S]
-            self._made = [each for each in self._made if each[2] >= max(old, default=0.0)]
+            self._made = [entry for entry in self._made if entry[2] >= max(old, default=0.0)]
             self._make(now + NOTICE_S)
             self._rotated(actor, at_once=False)
 

@@ -31,27 +31,27 @@ class FakeStoredFiles:
         for tenant, kind, size in (*self._made(), *self._uploaded()):
             files[tenant, kind] += 1
             sizes[tenant, kind] += size
-        sums = [StoredSum(*each, count, sizes[each]) for each, count in files.items()]
+        sums = [StoredSum(*key, count, sizes[key]) for key, count in files.items()]
         return StorageUse(self._clock.now(), sums, unwanted=0, overdue=0)
 
     def _made(self) -> Iterator[tuple[str, StoredKind, int]]:
         for row in self._rows.values():
             outcome, tenant = row.request.outcome, row.request.tenant
-            for each in () if outcome is None else outcome.artifacts:
-                if is_elsewhere(each.key):
+            for file in () if outcome is None else outcome.artifacts:
+                if is_elsewhere(file.key):
                     continue
-                yield tenant, _kind(each), each.size
-                if each.thumbnail is not None:
-                    yield tenant, "thumbnail", each.thumbnail.size
-            for each in () if outcome is None else outcome.drafts:
-                yield tenant, "draft", each.size
+                yield tenant, _kind(file), file.size
+                if file.thumbnail is not None:
+                    yield tenant, "thumbnail", file.thumbnail.size
+            for file in () if outcome is None else outcome.drafts:
+                yield tenant, "draft", file.size
 
     def _uploaded(self) -> Iterator[tuple[str, StoredKind, int]]:
         book = self._uploads()
         if not isinstance(book, FakeUploads):
             return
-        for each in book.whole():
-            yield each.tenant, "upload", each.size or 0
+        for upload in book.whole():
+            yield upload.tenant, "upload", upload.size or 0
 
 
 def _kind(file: Artifact) -> StoredKind:

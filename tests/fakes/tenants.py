@@ -50,18 +50,19 @@ class FakeTenants:
         return str(self._version or "")
 
     async def special(self) -> Sequence[TenantInfo]:
-        return [each for each in await self.list() if each.limits or each.disabled_at]
+        return [record for record in await self.list() if record.limits or record.disabled_at]
 
     async def list(self) -> Sequence[TenantInfo]:
         with_keys = self._keys.valid_keys()
         for tenant, created_at in self._keys.tenants().items():
             self._stored.setdefault(tenant, TenantInfo(tenant, created_at, name=tenant))
         return [
-            replace(self._stored[each], valid_keys=with_keys[each]) for each in sorted(self._stored)
+            replace(self._stored[tenant_id], valid_keys=with_keys[tenant_id])
+            for tenant_id in sorted(self._stored)
         ]
 
     async def find(self, tenant: str) -> TenantInfo | None:
-        return next((each for each in await self.list() if each.id == tenant), None)
+        return next((record for record in await self.list() if record.id == tenant), None)
 
     async def create(self, tenant: str, name: str, limits: Limits, actor: Actor) -> bool:
         if await self.find(tenant) is not None:
@@ -87,7 +88,7 @@ class FakeTenants:
             limits={name: value for name, value in limits.items() if value is not None},
             disabled_at=at,
         )
-        disabled = {each.id for each in self._stored.values() if each.disabled_at}
+        disabled = {record.id for record in self._stored.values() if record.disabled_at}
         self._keys.disabled = builtins.set(disabled)
         self._note(actor, action_of(change), tenant, detail_of(change))
         return await self.find(tenant)

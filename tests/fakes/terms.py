@@ -105,7 +105,12 @@ class FakeTerms:
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> Sequence[str]:
         tickets = self.tickets(held, "", endpoint, input, file_access)
-        return [each.key for one in tickets for each in (one, one.thumbnail) if each is not None]
+        return [
+            part.key
+            for ticket in tickets
+            for part in (ticket, ticket.thumbnail)
+            if part is not None
+        ]
 
     def files_token(self, tenant: str) -> str:
         return f"reader of {tenant}"

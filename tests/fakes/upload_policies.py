@@ -27,12 +27,12 @@ def signed(valid_s: float = 3600, conditions: list[Any] | None = None, **fields:
         if conditions is None
         else conditions,
     }
-    given = {
+    policy_fields = {
         "key": "out/${filename}",
         "policy": base64.b64encode(json.dumps(policy).encode()).decode(),
         "x-amz-signature": SIGNATURE,
     }
-    return {"url": BUCKET, "fields": given | fields}
+    return {"url": BUCKET, "fields": policy_fields | fields}
 
 
 def upload_policy(valid_s: float = 3600) -> UploadPolicy:

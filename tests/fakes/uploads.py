@@ -43,27 +43,31 @@ class FakeUploads:
 
     async def used(self, tenant: str) -> UploadUse:
         own = [
-            each
-            for each in self._entries.values()
-            if each.upload.tenant == tenant and not each.unwanted
+            entry
+            for entry in self._entries.values()
+            if entry.upload.tenant == tenant and not entry.unwanted
         ]
-        parts = sum(part.size for each in own for part in each.parts.values())
+        parts = sum(part.size for entry in own for part in entry.parts.values())
         return UploadUse(
-            sum(each.upload.size or 0 for each in own) + parts,
-            sum(each.upload.size is None for each in own),
+            sum(entry.upload.size or 0 for entry in own) + parts,
+            sum(entry.upload.size is None for entry in own),
         )
 
     async def totals(self, tenants: Sequence[str]) -> Mapping[str, int]:
         found: dict[str, int] = {}
-        for each in self._entries.values():
-            if each.upload.tenant in tenants and not each.unwanted and each.upload.size is not None:
-                found[each.upload.tenant] = found.get(each.upload.tenant, 0) + each.upload.size
+        for entry in self._entries.values():
+            if (
+                entry.upload.tenant in tenants
+                and not entry.unwanted
+                and entry.upload.size is not None
+            ):
+                found[entry.upload.tenant] = found.get(entry.upload.tenant, 0) + entry.upload.size
         return found
 
     def whole(self) -> Sequence[Upload]:
         """Uploads that are complete."""
-        each = (entry.upload for entry in self._entries.values() if not entry.unwanted)
-        return [upload for upload in each if upload.size is not None]
+        uploads = (entry.upload for entry in self._entries.values() if not entry.unwanted)
+        return [upload for upload in uploads if upload.size is not None]
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
         entry = self._entries.get(key)
@@ -78,7 +82,7 @@ class FakeUploads:
         if entry is None or entry.unwanted or entry.upload.size is not None:
             return None
         entry.parts[part.number] = part
-        return sum(each.size for each in entry.parts.values())
+        return sum(piece.size for piece in entry.parts.values())
 
     async def parts(self, key: str) -> Mapping[int, UploadPart]:
         entry = self._entries.get(key)
@@ -114,7 +118,7 @@ class FakeUploads:
         return True
 
     async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
-        return next((each for each in self._kept(tenant, batches_of) if each.key == key), None)
+        return next((file for file in self._kept(tenant, batches_of) if file.key == key), None)
 
     async def page(
         self,
@@ -124,8 +128,8 @@ class FakeUploads:
         limit: int = 50,
         batches_of: str | None = None,
     ) -> Sequence[KeptFile]:
-        found = sorted(self._kept(tenant, batches_of), key=_order, reverse=True)
-        return [each for each in found if before is None or _order(each) < before][:limit]
+        files = sorted(self._kept(tenant, batches_of), key=_order, reverse=True)
+        return [file for file in files if before is None or _order(file) < before][:limit]
 
     async def read_by(self, tenant: str, key: str) -> str | None:
         return None if self.batches is None else self.batches.reads(tenant, key)
@@ -136,12 +140,14 @@ class FakeUploads:
     def _kept(self, tenant: str, batches_of: str | None) -> Sequence[KeptFile]:
         age_s = self._retention.upload_age_s(tenant)
         return [
-            KeptFile(key, each.upload.media_type, each.upload.size, each.since, expires_at)
-            for key, each in self._entries.items()
-            if each.upload.tenant == tenant and not each.unwanted and each.upload.size is not None
+            KeptFile(key, entry.upload.media_type, entry.upload.size, entry.since, expires_at)
+            for key, entry in self._entries.items()
+            if entry.upload.tenant == tenant
+            and not entry.unwanted
+            and entry.upload.size is not None
             if self._shown(key, batches_of)
-            for keep_s in [age_s if each.upload.keep_s is None else each.upload.keep_s]
-            for expires_at in [None if keep_s is None else each.since + timedelta(seconds=keep_s)]
+            for keep_s in [age_s if entry.upload.keep_s is None else entry.upload.keep_s]
+            for expires_at in [None if keep_s is None else entry.since + timedelta(seconds=keep_s)]
         ]
 
     async def mark_aged(self) -> None:
@@ -157,14 +163,14 @@ class FakeUploads:
     async def take_unwanted(self, most: int) -> Sequence[Upload]:
         now = self._clock.monotonic()
         due = [
-            (each.due_at, key)
-            for key, each in self._entries.items()
-            if each.due_at is not None and each.due_at <= now
+            (stored.due_at, key)
+            for key, stored in self._entries.items()
+            if stored.due_at is not None and stored.due_at <= now
         ]
         taken = [self._entries[key] for _, key in sorted(due)[:most]]
-        for each in taken:
-            each.unwanted, each.due_at = True, now + AGAIN_S
-        return [each.upload for each in taken]
+        for entry in taken:
+            entry.unwanted, entry.due_at = True, now + AGAIN_S
+        return [stored.upload for stored in taken]
 
     async def forget(self, keys: Sequence[str]) -> None:
         for key in keys:

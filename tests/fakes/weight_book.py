@@ -41,22 +41,22 @@ class FakeWeightBook:
     async def add(self, new: NewWeights, quota: WeightQuota, actor: Actor) -> str:
         name = new.tenant, new.name
         mine = [
-            each
-            for each in self._stored.values()
-            if each.tenant == new.tenant
-            and not (each.name == new.name and each.state is WeightState.REFUSED)
+            entry
+            for entry in self._stored.values()
+            if entry.tenant == new.tenant
+            and not (entry.name == new.name and entry.state is WeightState.REFUSED)
         ]
-        taken = {each.endpoint for key, each in self._stored.items() if key != name}
+        taken = {entry.endpoint for key, entry in self._stored.items() if key != name}
         problems = {
-            "exists": any(each.name == new.name for each in mine),
-            "unfinished": sum(not each.state.final for each in mine) >= quota.max_unfinished,
-            "bytes": sum(each.size for each in mine) >= quota.max_bytes,
+            "exists": any(entry.name == new.name for entry in mine),
+            "unfinished": sum(not entry.state.final for entry in mine) >= quota.max_unfinished,
+            "bytes": sum(entry.size for entry in mine) >= quota.max_bytes,
             "endpoints": new.endpoint is not None
-            and sum(each.endpoint is not None for each in mine) >= quota.max_endpoints,
+            and sum(entry.endpoint is not None for entry in mine) >= quota.max_endpoints,
             "endpoint": new.endpoint is not None and new.endpoint in taken,
         }
-        for problem, found in problems.items():
-            if found:
+        for problem, is_met in problems.items():
+            if is_met:
                 return problem
         now = self.clock.now()
         self._stored[name] = TenantWeights(
@@ -74,20 +74,20 @@ class FakeWeightBook:
         return self._stored.get((tenant, name))
 
     async def page(self, tenant: str, limit: int) -> Sequence[TenantWeights]:
-        found = [
-            each
-            for each in self._stored.values()
-            if each.tenant == tenant or (each.public and each.state is WeightState.READY)
+        entries = [
+            entry
+            for entry in self._stored.values()
+            if entry.tenant == tenant or (entry.public and entry.state is WeightState.READY)
         ]
-        found.sort(key=lambda each: each.created_at, reverse=True)
-        found.sort(key=lambda each: each.tenant != tenant)
-        return found[:limit]
+        entries.sort(key=lambda each: each.created_at, reverse=True)
+        entries.sort(key=lambda each: each.tenant != tenant)
+        return entries[:limit]
 
     async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
-        found = self._stored.get((tenant, name))
-        if found is None:
+        weights = self._stored.get((tenant, name))
+        if weights is None:
             return False
-        number = 0 if found.endpoint is None else self.unfinished(found.endpoint)
+        number = 0 if weights.endpoint is None else self.unfinished(weights.endpoint)
         if number and not force:
             raise still_used(name, number)
         del self._stored[tenant, name]
@@ -97,10 +97,10 @@ class FakeWeightBook:
         return True
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
-        found = self._stored.get((tenant, name))
-        if found is None or found.state is not WeightState.READY:
+        weights = self._stored.get((tenant, name))
+        if weights is None or weights.state is not WeightState.READY:
             return False
-        self._stored[tenant, name] = replace(found, public=public)
+        self._stored[tenant, name] = replace(weights, public=public)
         self.note(
             actor,
             "weights.publish" if public else "weights.unpublish",
@@ -110,7 +110,7 @@ class FakeWeightBook:
         return True
 
     async def used(self, tenant: str) -> int:
-        return sum(each.size for each in self._stored.values() if each.tenant == tenant)
+        return sum(entry.size for entry in self._stored.values() if entry.tenant == tenant)
 
     async def key_of(self, digest: str) -> str | None:
         return self._keys[digest] if digest in self._whole else None
@@ -119,8 +119,8 @@ class FakeWeightBook:
         return str(self._changes or "")
 
     async def endpoints(self) -> Sequence[TenantWeights]:
-        ready = [each for each in self._stored.values() if each.state is WeightState.READY]
-        return [each for each in ready if each.endpoint is not None]
+        ready = [entry for entry in self._stored.values() if entry.state is WeightState.READY]
+        return [entry for entry in ready if entry.endpoint is not None]
 
     async def report(self, job: Job, state: WeightState, done: int) -> TenantWeights | None:
         if not self._holds(job):
@@ -146,7 +146,7 @@ class FakeWeightBook:
         if not self._holds(job):
             return False
         self._changes += 1
-        self._whole |= {each.digest for each in checked.files}
+        self._whole |= {file.digest for file in checked.files}
         self._stored[job_name(job)] = replace(
             self._stored[job_name(job)], state=WeightState.READY, kind=checked.kind,
             base_weights=checked.base_weights, facts=dict(checked.facts),

@@ -73,7 +73,11 @@ class FakeDefinitions:
         return self._workflows.get((tenant, name))
 
     async def page(self, tenant: str) -> Sequence[RegisteredWorkflow]:
-        seen = [each for each in self._workflows.values() if each.public or each.tenant == tenant]
+        seen = [
+            workflow
+            for workflow in self._workflows.values()
+            if workflow.public or workflow.tenant == tenant
+        ]
         return sorted(seen, key=lambda each: (each.tenant != tenant, each.tenant, each.name))
 
     async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
@@ -90,10 +94,10 @@ class FakeDefinitions:
 
     def of_endpoint(self, endpoint: str, tenant: str) -> Mapping[str, Any] | None:
         _, owner, name = endpoint.split("/")
-        found = self._workflows.get((owner, name))
-        if found is None or not (found.public or owner == tenant):
+        workflow = self._workflows.get((owner, name))
+        if workflow is None or not (workflow.public or owner == tenant):
             return None
-        return found.definition
+        return workflow.definition
 
     def _changed(self, actor: Actor, action: str, tenant: str, name: str, **detail: Any) -> None:
         self._changes += 1
@@ -151,8 +155,8 @@ class FakeRuns:
         return [self._run(row) for row in running]
 
     async def steps(self, run: WorkflowRun) -> Sequence[Step]:
-        found = self.by_id[run.held.request_id].steps.values()
-        steps = [replace(each, request_state=self._state(each.request_id)) for each in found]
+        stored = self.by_id[run.held.request_id].steps.values()
+        steps = [replace(step, request_state=self._state(step.request_id)) for step in stored]
         return sorted(steps, key=lambda each: (each.id.node, each.id.item))
 
     async def take(
@@ -162,9 +166,9 @@ class FakeRuns:
         if row is None or lease_of(row.request) != run.held or row.request.cancel_requested:
             return []
         known, taken = self.by_id[run.held.request_id].steps, list[StepId]()
-        for id_, app, request_id, given in steps:
+        for id_, app, request_id, fields in steps:
             if id_ not in known:
-                known[id_] = Step(id_, app, request_id, StepState.SENDING, copy.deepcopy(given))
+                known[id_] = Step(id_, app, request_id, StepState.SENDING, copy.deepcopy(fields))
                 taken.append(id_)
         return taken
 
@@ -183,14 +187,14 @@ class FakeRuns:
         return True
 
     async def abandoned(self, limit: int) -> Sequence[tuple[str, str, str]]:
-        found = [
+        runs = [
             (run.tenant, id_, step.request_id)
             for id_, run in self.by_id.items()
             if not run.ended and self._is_over(id_)
             for step in run.steps.values()
             if step.state is not StepState.ENDED and self._unended(step.request_id)
         ]
-        return found[:limit]
+        return runs[:limit]
 
     async def close(self) -> None:
         for id_, run in [*self.by_id.items()]:
@@ -198,17 +202,17 @@ class FakeRuns:
                 continue
             if id_ not in self._rows:
                 self.forget(id_)
-            elif all(self._ended(each.request_id) for each in _unended(run)):
+            elif all(self._ended(step.request_id) for step in _unended(run)):
                 run.ended = True
                 run.steps = {
-                    key: replace(each, state=StepState.ENDED, input={}, outcome=None)
-                    for key, each in run.steps.items()
+                    key: replace(step, state=StepState.ENDED, input={}, outcome=None)
+                    for key, step in run.steps.items()
                 }
 
     def forget(self, request_id: str) -> None:
         """Forget a deleted request, unless steps of it run."""
         run = self.by_id.get(request_id)
-        if run is not None and not any(self._unended(each.request_id) for each in _unended(run)):
+        if run is not None and not any(self._unended(step.request_id) for step in _unended(run)):
             del self.by_id[request_id]
 
     def parent_of(self, request_id: str) -> str | None:
@@ -304,15 +308,15 @@ class FakeWorkflows:
             return None
         steps = sorted(run.steps.values(), key=lambda each: (each.id.node, each.id.item))
         nodes = (run.definition or {"nodes": {}})["nodes"]
-        return RunStatus(nodes, [self._step(each) for each in steps])
+        return RunStatus(nodes, [self._step(step) for step in steps])
 
     async def step_requests(self, tenant: str, request_id: str) -> Sequence[str]:
-        found = await self.status(tenant, request_id)
-        return [] if found is None else [each.request_id for each in found.steps]
+        status = await self.status(tenant, request_id)
+        return [] if status is None else [step.request_id for step in status.steps]
 
     def _step(self, step: Step) -> StepStatus:
         row = self._rows.get(step.request_id)
-        line = next((each for each in self._ledger.lines if each.id == step.request_id), None)
+        line = next((entry for entry in self._ledger.lines if entry.id == step.request_id), None)
         shown = StepStatus(step.id, step.app, step.request_id, None)
         if line is not None:
             price = line.price

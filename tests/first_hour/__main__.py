@@ -33,12 +33,12 @@ def main() -> int:
         help="In a new clone with a new environment, which takes minutes.",
     )
     parser.add_argument("--only", nargs="+", choices=PEOPLE, default=list(PEOPLE))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="first-hour-") as folder:
         place = Path(folder)
-        root = _clone(place) if asked.fresh else ROOT
+        root = _clone(place) if arguments.fresh else ROOT
         try:
-            rehearsal = rehearse(place, root, asked.only)
+            rehearsal = rehearse(place, root, arguments.only)
         except StepFailed as error:
             print(error, file=sys.stderr)  # noqa: T201
             return 1
@@ -79,11 +79,11 @@ def _running(darkroom: Darkroom, root: Path, rehearsal: Rehearsal) -> Iterator[N
 def _start(
     darkroom: Darkroom, command: tuple[str, ...], shell: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    with darkroom.output.open("wb") as said:
+    with darkroom.output.open("wb") as log:
         started = subprocess.Popen(
             with_default_signals(*command),
             env=dict(shell),
-            stdout=said,
+            stdout=log,
             stderr=subprocess.STDOUT,
             cwd=darkroom.data_dir.parent,
             start_new_session=True,
@@ -93,10 +93,10 @@ def _start(
 
 
 def _sample(darkroom: Darkroom, started: subprocess.Popen[bytes]) -> bool:
-    said = darkroom.output.read_text(errors="replace")
+    text = darkroom.output.read_text(errors="replace")
     if started.poll() is not None:
-        raise StepFailed(f"The first command ended:\n{said}")
-    return SAMPLE.search(said) is not None
+        raise StepFailed(f"The first command ended:\n{text}")
+    return SAMPLE.search(text) is not None
 
 
 def _clone(place: Path) -> Path:

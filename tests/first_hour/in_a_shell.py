@@ -123,4 +123,4 @@ def assistant_builder(rehearsal: Rehearsal, url: str, key: str) -> None:
 
 
 def _sightings(path: Path) -> list[tuple[str, str]]:
-    return sorted((one.colour, one.shape) for one in read(Image.open(path)).sights)
+    return sorted((sight.colour, sight.shape) for sight in read(Image.open(path)).sights)

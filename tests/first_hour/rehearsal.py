@@ -24,9 +24,9 @@ class StepFailed(AssertionError):
 
 def shell_of(data_dir: Path, root: Path) -> Mapping[str, str]:
     """Environment of a shell in which a Darkroom of ``root`` was installed into ``data_dir``."""
-    found = clean_environment()
-    path = f"{root / '.venv' / 'bin'}:{found['PATH']}"
-    return {**found, "DARKROOM_DATA_DIR": str(data_dir), "PATH": path}
+    environment = clean_environment()
+    path = f"{root / '.venv' / 'bin'}:{environment['PATH']}"
+    return {**environment, "DARKROOM_DATA_DIR": str(data_dir), "PATH": path}
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Rehearsal:
             timeout=COMMAND_S,
             check=False,
         )
-        said = ended.stdout + ended.stderr
+        output = ended.stdout + ended.stderr
         if ended.returncode:
-            raise StepFailed(f"{person}: {command}\nended with {ended.returncode}:\n{said}")
+            raise StepFailed(f"{person}: {command}\nended with {ended.returncode}:\n{output}")
         self._done(Step(person, what, time.monotonic() - began, commands=1))
-        return said
+        return output
 
     def client(self, person: str, package: str, *modules: str) -> None:
         """Install the client that a person's program imports ``modules`` of, if it is not there, as
@@ -100,10 +100,10 @@ class Rehearsal:
     def table(self) -> str:
         """Seconds, commands and clicks of each person."""
         lines = [f"{'':14} {'seconds':>9} {'commands':>9} {'clicks':>7}"]
-        for person in dict.fromkeys(each.person for each in self.steps):
-            own = [each for each in self.steps if each.person == person]
-            seconds = sum(each.seconds for each in own)
-            commands = sum(each.commands for each in own)
-            clicks = sum(each.clicks for each in own)
+        for person in dict.fromkeys(step.person for step in self.steps):
+            own = [step for step in self.steps if step.person == person]
+            seconds = sum(step.seconds for step in own)
+            commands = sum(step.commands for step in own)
+            clicks = sum(step.clicks for step in own)
             lines.append(f"{person:14} {seconds:9.1f} {commands:9} {clicks:7}")
         return "\n".join(lines)

@@ -29,31 +29,31 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=(*NAMES, API), help="Default: all.")
     parser.add_argument("--output", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--repeat", type=Path, nargs="*", help="Read these findings again.")
-    asked = parser.parse_args()
-    targets = asked.target or [*NAMES, API]
-    readers = [each for each in targets if each != API]
-    share = 0 if asked.repeat or API not in targets else 0.5 if readers else 1
-    api_s = asked.seconds * share
-    fuzzer = Fuzzer(asked.output)
+    arguments = parser.parse_args()
+    targets = arguments.target or [*NAMES, API]
+    readers = [name for name in targets if name != API]
+    share = 0 if arguments.repeat or API not in targets else 0.5 if readers else 1
+    api_s = arguments.seconds * share
+    fuzzer = Fuzzer(arguments.output)
     api = ApiFindings()
-    print(f"Seed {asked.seed}.")  # noqa: T201
+    print(f"Seed {arguments.seed}.")  # noqa: T201
     try:
-        if asked.repeat:
-            for file in asked.repeat:
+        if arguments.repeat:
+            for file in arguments.repeat:
                 fuzzer.repeat(file)
         else:
-            end = time.monotonic() + asked.seconds - api_s
-            for target, seed in inputs(asked.seed, readers):
+            end = time.monotonic() + arguments.seconds - api_s
+            for target, seed in inputs(arguments.seed, readers):
                 if time.monotonic() >= end:
                     break
                 fuzzer.run(target, seed)
             if api_s:
-                fuzz_api(api_s, asked.seed, api)
+                fuzz_api(api_s, arguments.seed, api)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)  # noqa: T201
     finally:
         fuzzer.close()
-    reports = (report(fuzzer) if readers or asked.repeat else (), api.report() if api_s else ())
+    reports = (report(fuzzer) if readers or arguments.repeat else (), api.report() if api_s else ())
     for line in itertools.chain(*reports):
         print(line)  # noqa: T201
     return int(bool(fuzzer.findings or api.found))
@@ -69,9 +69,9 @@ def inputs(seed: int, targets: Sequence[str]) -> Iterator[tuple[str, str]]:
 def report(fuzzer: Fuzzer) -> Iterator[str]:
     for (target, result), number in sorted(fuzzer.counted.items()):
         yield f"{target:<12} {number:>7}  {result}"
-    for each in fuzzer.findings:
-        yield f"FOUND {each.target}: {each.what}, in {fuzzer.folder / each.file_name}"
-        yield each.shown
+    for finding in fuzzer.findings:
+        yield f"FOUND {finding.target}: {finding.what}, in {fuzzer.folder / finding.file_name}"
+        yield finding.shown
     total = sum(fuzzer.counted.values())
     yield f"{total} inputs, {len(fuzzer.findings)} findings."
 

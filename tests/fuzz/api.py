@@ -228,9 +228,9 @@ def configuration(url: str, seconds: int, seed: int, key: str | None) -> dict[st
 
 def _key(darkroom: Darkroom, scope: str) -> str:
     """A key of its own for each turn, because calls change the keys that they see."""
-    made = darkroom.http.post("/v1/keys", json={"scopes": [scope]})
-    made.raise_for_status()
-    return str(made.json()["key"])
+    response = darkroom.http.post("/v1/keys", json={"scopes": [scope]})
+    response.raise_for_status()
+    return str(response.json()["key"])
 
 
 def _tenant(darkroom: Darkroom) -> str:

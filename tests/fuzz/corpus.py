@@ -30,7 +30,7 @@ def _picture(mode: str = "RGB") -> Image.Image:
 
 
 def images() -> Sequence[bytes]:
-    made: list[bytes] = []
+    files: list[bytes] = []
     for name, mode, options in (
         ("PNG", "RGB", {}),
         ("PNG", "RGBA", {"optimize": True}),
@@ -48,8 +48,8 @@ def images() -> Sequence[bytes]:
     ):
         file = io.BytesIO()
         _picture("L" if mode == "I;16" else mode).save(file, name, **_options(options))
-        made.append(file.getvalue())
-    return made
+        files.append(file.getvalue())
+    return files
 
 
 def _options(given: object) -> dict[str, Any]:
@@ -86,13 +86,13 @@ def _video(container: str, codec: str, form: str) -> bytes:
 
 def audio() -> Sequence[bytes]:
     samples = np.sin(np.arange(2400, dtype=np.float32) / 20)[None] * 0.5
-    made: list[bytes] = []
+    files: list[bytes] = []
     with tempfile.TemporaryDirectory() as folder:
         for media_type in ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg"):
             path = Path(folder, media_type.replace("/", "."))
             write_audio(path, samples, 8000, media_type, comment="a tone", marked=True)
-            made.append(path.read_bytes())
-    return made
+            files.append(path.read_bytes())
+    return files
 
 
 def weights() -> Sequence[bytes]:
@@ -105,14 +105,14 @@ def weights() -> Sequence[bytes]:
 
 
 def gguf_files() -> Sequence[bytes]:
-    found: list[bytes] = []
+    files: list[bytes] = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("F16", "Q8_0", "Q4_1"):
             path = Path(folder, f"{kind}.gguf")
             tensors = {"a.weight": torch.ones(4, 64), "a.bias": torch.ones(4)}
             write_gguf(path, tensors, kind, {"a.weight": (2, 2, 64)})
-            found.append(path.read_bytes())
-    return found
+            files.append(path.read_bytes())
+    return files
 
 
 def snapshots() -> Sequence[bytes]:

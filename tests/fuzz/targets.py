@@ -103,8 +103,8 @@ def _samples(name: str) -> Callable[[], Sequence[bytes]]:
     def made() -> Sequence[bytes]:
         from tests.fuzz import corpus
 
-        found: Sequence[bytes] = getattr(corpus, name)()
-        return found
+        samples: Sequence[bytes] = getattr(corpus, name)()
+        return samples
 
     return made
 

@@ -75,7 +75,9 @@ def test_a_server_error_is_found_once_with_its_call_and_answer(url: str) -> None
     for event in called(url, "/broken", "/busy", "/fine"):
         findings.add("operator", event)
         findings.add("reader", event)
-    (error,) = (each for each in findings.found.values() if each.check == "not_a_server_error")
+    (error,) = (
+        finding for finding in findings.found.values() if finding.check == "not_a_server_error"
+    )
     assert (error.operation, error.caller) == ("GET /broken", "operator")
     assert error.curl.startswith("curl ")
     assert "secret" not in error.curl

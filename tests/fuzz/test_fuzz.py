@@ -25,28 +25,32 @@ FOUND = Path(__file__).with_name("found")
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzer]:
     """One child for all tests that need torch in it."""
-    made = Fuzzer(tmp_path_factory.mktemp("found"))
-    yield made
-    made.close()
+    harness = Fuzzer(tmp_path_factory.mktemp("found"))
+    yield harness
+    harness.close()
 
 
 @pytest.fixture
 def fuzzer(tmp_path: Path) -> Iterator[Fuzzer]:
-    made = Fuzzer(tmp_path)
-    yield made
-    made.close()
+    harness = Fuzzer(tmp_path)
+    yield harness
+    harness.close()
 
 
 def test_damaged_inputs_are_refused_by_name(engine: Fuzzer) -> None:
     for target, seed in islice(inputs(2026, NAMES), INPUTS * len(NAMES)):
         engine.run(target, seed)
-    assert not engine.findings, "\n".join(f"{each.seed}: {each.shown}" for each in engine.findings)
+    assert not engine.findings, "\n".join(
+        f"{finding.seed}: {finding.shown}" for finding in engine.findings
+    )
 
 
 def test_what_was_found_before_is_refused_by_name(engine: Fuzzer) -> None:
     for file in sorted(FOUND.iterdir()):
         engine.repeat(file)
-    assert not engine.findings, "\n".join(f"{each.seed}: {each.shown}" for each in engine.findings)
+    assert not engine.findings, "\n".join(
+        f"{finding.seed}: {finding.shown}" for finding in engine.findings
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,12 +98,12 @@ def test_what_is_no_refusal_is_kept_with_its_input_and_read_again(
     root = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), root]))
     fuzzer.run("json", "1/json/1")
-    (found,) = fuzzer.findings
-    assert found.what == what
-    kept = tmp_path / found.file_name
+    (failure,) = fuzzer.findings
+    assert failure.what == what
+    kept = tmp_path / failure.file_name
     assert kept.read_bytes() == damaged("1/json/1", targets.TARGETS["json"].samples())
     fuzzer.repeat(kept)
-    assert [each.what for each in fuzzer.findings] == [what, what]
+    assert [finding.what for finding in fuzzer.findings] == [what, what]
 
 
 def test_a_reader_that_does_not_answer_is_found(
@@ -110,7 +114,7 @@ def test_a_reader_that_does_not_answer_is_found(
     monkeypatch.setattr("tests.fuzz.fuzzer.INPUT_LIMIT_S", 0.01)
     fuzzer._scratch.write_bytes(b"{}")  # pyright: ignore[reportPrivateUsage]
     fuzzer.run("json", "1/json/1")
-    assert [each.what for each in fuzzer.findings] == ["no answer within 0 s"]
+    assert [finding.what for finding in fuzzer.findings] == ["no answer within 0 s"]
     assert silent.poll() is not None
 
 

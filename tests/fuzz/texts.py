@@ -30,7 +30,7 @@ def frames() -> Sequence[bytes]:
         "nested": {"a": [1, None, {"b": [True, -1, 2**63]}]},
     }  # fmt: skip
     odd = {"at": msgpack.Timestamp(1, 2), "own": msgpack.ExtType(5, b"x")}
-    return [msgpack.packb(each) for each in (frame, {}, odd, [1], {"image": b"\xff\xd8\xff"})]
+    return [msgpack.packb(value) for value in (frame, {}, odd, [1], {"image": b"\xff\xd8\xff"})]
 
 
 def audit_lines() -> Sequence[bytes]:
@@ -39,4 +39,4 @@ def audit_lines() -> Sequence[bytes]:
         SealedAct(0, n, at, "key", "10.0.0.7", "endpoint.pause", "e", {"n": n}, "", "")
         for n in range(3)
     ]
-    return ["".join(each.line for each in chained(None, acts)).encode()]
+    return ["".join(entry.line for entry in chained(None, acts)).encode()]

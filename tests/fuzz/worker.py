@@ -31,17 +31,17 @@ def main() -> None:
         order = json.loads(line)
         target = TARGETS[order["target"]]
         if "file" in order:
-            given = Path(order["file"]).read_bytes()
+            content = Path(order["file"]).read_bytes()
         else:
             if order["target"] not in samples:
                 samples[order["target"]] = target.samples()
-            given = damaged(order["seed"], samples[order["target"]])
+            content = damaged(order["seed"], samples[order["target"]])
         if order.get("save"):
-            Path(order["save"]).write_bytes(given)
+            Path(order["save"]).write_bytes(content)
         if not limited:
             _limit_memory()
             limited = True
-        print(json.dumps(_read(target, given)), file=replies, flush=True)
+        print(json.dumps(_read(target, content)), file=replies, flush=True)
 
 
 def _read(target: Any, given: bytes) -> dict[str, str]:

@@ -35,11 +35,11 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def authority(tmp_path: Path, clock: FakeClock) -> CertificateAuthority:
-    made = CertificateAuthority(
+    ca = CertificateAuthority(
         tmp_path / "tls", ("gpu-box", "[fd00::7]", "192.168.1.5", "00:11:22"), clock
     )
-    made.ensure()
-    return made
+    ca.ensure()
+    return ca
 
 
 def certificate(path: Path) -> x509.Certificate:

@@ -124,29 +124,29 @@ async def _answer_in_pieces(of: ConnectProxy, pieces: Sequence[bytes], pause_s: 
 async def test_first_bytes_are_passed_on_wherever_they_are_cut(
     cut: int | None, pause_s: float
 ) -> None:
-    said = HEAD + b"hello"
-    pieces = [bytes([each]) for each in said] if cut is None else [said[:cut], said[cut:]]
+    sent = HEAD + b"hello"
+    pieces = [bytes([byte]) for byte in sent] if cut is None else [sent[:cut], sent[cut:]]
     async with echo() as here, proxy(here) as running:
         assert await _answer_in_pieces(running, pieces, pause_s) == b"HELLOEND"
 
 
 async def test_many_tunnels_at_once_lose_nothing() -> None:
     def pieces(number: int) -> list[bytes]:
-        said = HEAD + f"tunnel {number} ".encode() * 10_000  # more than buffers hold
+        sent = HEAD + f"tunnel {number} ".encode() * 10_000  # more than buffers hold
         cut = len(HEAD) + number % 7 - 3
-        return [said[:cut], said[cut : cut + number], said[cut + number :]]
+        return [sent[:cut], sent[cut : cut + number], sent[cut + number :]]
 
     async with echo() as here, proxy(here) as running:
         came = await asyncio.gather(*(_answer_in_pieces(running, pieces(n)) for n in range(150)))
-    assert [one == f"TUNNEL {n} ".encode() * 10_000 + b"END" for n, one in enumerate(came)] == (
-        [True] * 150
-    )
+    assert [
+        content == f"TUNNEL {n} ".encode() * 10_000 + b"END" for n, content in enumerate(came)
+    ] == ([True] * 150)
 
 
 async def test_fal_s_names_are_never_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxy(None) as running, client(running) as caller:
-        status, said = await caller.ask("fal.run:443")
-    assert (status, "has no TLS port" in said) == (403, True)
+        status, reply = await caller.ask("fal.run:443")
+    assert (status, "has no TLS port" in reply) == (403, True)
     async with echo() as here, proxy(here) as running, client(running) as caller:
         assert (await caller.ask("fal.run:8443"))[0] == 403
     async with echo() as gone:
@@ -156,11 +156,11 @@ async def test_fal_s_names_are_never_passed_on(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_other_names_are_passed_on_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
+    connections: list[tuple[str, int]] = []
     reached: list[tuple[str, int]] = []
 
     async def names(host: str, port: int) -> Sequence[str]:
-        asked.append((host, port))
+        connections.append((host, port))
         return [OUTSIDE]
 
     async with echo() as here:
@@ -174,7 +174,7 @@ async def test_other_names_are_passed_on_untouched(monkeypatch: pytest.MonkeyPat
             assert (await caller.ask("pypi.example.org:443"))[0] == 200
             caller.writer.write(b"x" * 300_000)
             assert await caller.reader.readexactly(300_000) == b"X" * 300_000
-    assert asked == [("pypi.example.org", 443)]
+    assert connections == [("pypi.example.org", 443)]
     assert reached == [(OUTSIDE, 443)], "the address that was checked, not the name anew"
 
 
@@ -195,8 +195,8 @@ async def test_private_addresses_are_refused(addresses: list[str]) -> None:
         return addresses
 
     async with proxy(resolve=names) as running, client(running) as caller:
-        status, said = await caller.ask("inside.example.org:443")
-    assert (status, "private" in said) == (403, True)
+        status, reply = await caller.ask("inside.example.org:443")
+    assert (status, "private" in reply) == (403, True)
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:443", "[::1]:443", "localhost:8443", "0.0.0.0:443"])
@@ -217,14 +217,14 @@ async def test_a_name_without_addresses_is_not_connected_to() -> None:
         return []
 
     async with proxy(resolve=names) as running, client(running) as caller:
-        status, said = await caller.ask("empty.example.org:443")
-    assert (status, "empty.example.org is not known" in said) == (502, True)
+        status, reply = await caller.ask("empty.example.org:443")
+    assert (status, "empty.example.org is not known" in reply) == (502, True)
 
 
 async def test_a_name_that_is_not_there_is_reported() -> None:
     async with proxy() as running, client(running) as caller:
-        status, said = await caller.ask("nowhere.example.org:443")
-    assert (status, "nowhere.example.org is not known" in said) == (502, True)
+        status, reply = await caller.ask("nowhere.example.org:443")
+    assert (status, "nowhere.example.org is not known" in reply) == (502, True)
 
 
 async def test_callers_from_elsewhere_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,8 +234,8 @@ async def test_callers_from_elsewhere_need_a_key(monkeypatch: pytest.MonkeyPatch
     async with echo() as here, proxy(here) as running:
         for header in ("x: y", f"Proxy-Authorization: Basic {bad}", "Proxy-Authorization: Basic %"):
             async with client(running) as caller:
-                status, said = await caller.ask("fal.run:443", header)
-            assert (status, "proxy-authenticate: Basic" in said) == (407, True)
+                status, reply = await caller.ask("fal.run:443", header)
+            assert (status, "proxy-authenticate: Basic" in reply) == (407, True)
         async with client(running) as caller:
             assert (await caller.ask("fal.run:443", f"proxy-authorization: basic {good}"))[0] == 200
 
@@ -246,12 +246,12 @@ async def test_an_open_tunnel_ends_with_its_key_and_not_while_nothing_can_be_che
     monkeypatch.setattr(connect_proxy, "_on_this_machine", lambda _: False)
     monkeypatch.setattr(connect_proxy, "CHECK_S", 0.01)
     answers: list[bool | Unavailable] = [True, Unavailable("Darkroom does not answer.")]
-    asked = asyncio.Event()
+    checked = asyncio.Event()
 
     async def may(key: str) -> bool:
         answer = answers[0] if len(answers) == 1 else answers.pop(0)
         if isinstance(answer, Unavailable):
-            asked.set()
+            checked.set()
             raise answer
         return answer
 
@@ -259,7 +259,7 @@ async def test_an_open_tunnel_ends_with_its_key_and_not_while_nothing_can_be_che
     async with echo() as here, proxy(here, admits=may) as running:
         async with client(running) as caller:
             assert (await caller.ask("fal.run:443", credentials))[0] == 200
-            await asked.wait()
+            await checked.wait()
             caller.writer.write(b"hello")
             assert await caller.reader.readexactly(5) == b"HELLO"
             async with client(running) as other:
@@ -313,8 +313,8 @@ async def test_a_head_without_end_is_refused() -> None:
 
 async def test_only_https_is_proxied() -> None:
     async with proxy() as running, client(running) as caller:
-        status, said = await caller.ask("http://example.org/", method="GET")
-    assert (status, "HTTPS_PROXY" in said) == (405, True)
+        status, reply = await caller.ask("http://example.org/", method="GET")
+    assert (status, "HTTPS_PROXY" in reply) == (405, True)
 
 
 async def test_the_end_ends_every_tunnel() -> None:

@@ -84,7 +84,7 @@ class Rig:
 
     def processes(self) -> list[psutil.Process]:
         config = str(self.folder / "run" / "haproxy.cfg")
-        return [one for one in psutil.Process().children() if config in command_of(one)]
+        return [process for process in psutil.Process().children() if config in command_of(process)]
 
     @contextmanager
     def connection(self, name: str = "fal.run") -> Iterator[ssl.SSLSocket]:
@@ -109,19 +109,19 @@ def ask(connection: ssl.SSLSocket, path: str, *headers: str) -> None:
 
 def answer(connection: ssl.SSLSocket) -> str:
     """Body of the response: the headers that the backend received, in lower case."""
-    said = b""
-    while not said.partition(b"\r\n\r\n")[2]:
+    received = b""
+    while not received.partition(b"\r\n\r\n")[2]:
         block = connection.recv(65536)
         assert block, "the connection was cut"
-        said += block
-    return said.partition(b"\r\n\r\n")[2].decode().lower()
+        received += block
+    return received.partition(b"\r\n\r\n")[2].decode().lower()
 
 
 def self_signed(name: str, certificate: Path, key: Path) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
-    made = (
+    issued = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -135,7 +135,7 @@ def self_signed(name: str, certificate: Path, key: Path) -> None:
     pem = serialization.Encoding.PEM
     form, open_ = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     key.write_bytes(private.private_bytes(pem, form, open_))
-    certificate.write_bytes(made.public_bytes(pem))
+    certificate.write_bytes(issued.public_bytes(pem))
 
 
 def eventually(look: Callable[[], object], within_s: float = 60.0) -> None:
@@ -172,9 +172,9 @@ def running(entrance: Gateway) -> Iterator[None]:
 def test_the_ingress_learns_that_it_was_tls_and_a_client_cannot_say_otherwise(rig: Rig) -> None:
     with running(rig.entrance()), rig.connection() as connection:
         ask(connection, "/", "x-darkroom-scheme: gopher")
-        said = answer(connection)
-    assert said.count("x-darkroom-scheme: https") == 1
-    assert "gopher" not in said
+        reply = answer(connection)
+    assert reply.count("x-darkroom-scheme: https") == 1
+    assert "gopher" not in reply
 
 
 @pytest.mark.parametrize("secret", ["", "s3cret"])
@@ -183,11 +183,11 @@ def test_the_http_port_learns_the_client_and_a_client_cannot_say_otherwise(
 ) -> None:
     with running(rig.entrance(proxy_secret=secret)), rig.connection() as connection:
         ask(connection, "/", "x-darkroom-client: 6.6.6.6", "x-darkroom-proxy-secret: a guess")
-        said = answer(connection)
-    assert said.count(f"x-darkroom-client: {HERE}") == 1
-    assert said.count("x-darkroom-proxy-secret: s3cret") == bool(secret)
-    assert "6.6.6.6" not in said
-    assert "a guess" not in said
+        reply = answer(connection)
+    assert reply.count(f"x-darkroom-client: {HERE}") == 1
+    assert reply.count("x-darkroom-proxy-secret: s3cret") == bool(secret)
+    assert "6.6.6.6" not in reply
+    assert "a guess" not in reply
 
 
 def test_without_an_ingress_a_call_is_to_be_repeated(tmp_path: Path) -> None:
@@ -241,16 +241,16 @@ class Pieces:
                 self._from.write(self._received())
 
     def _received(self) -> bytes:
-        said = self._socket.recv(65536)
-        assert said, "the connection was cut"
+        received = self._socket.recv(65536)
+        assert received, "the connection was cut"
         while not self._tunnel:
-            head, ended, rest = said.partition(b"\r\n\r\n")
+            head, ended, rest = received.partition(b"\r\n\r\n")
             if ended:
                 assert b" 200 " in head
-                self._tunnel, said = True, rest or self._socket.recv(65536)
+                self._tunnel, received = True, rest or self._socket.recv(65536)
             else:
-                said += self._socket.recv(65536)
-        return said
+                received += self._socket.recv(65536)
+        return received
 
 
 def in_one_piece(connection: socket.socket, block: bytes) -> None:
@@ -259,8 +259,8 @@ def in_one_piece(connection: socket.socket, block: bytes) -> None:
 
 def byte_by_byte(connection: socket.socket, block: bytes) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for each in block:
-        connection.sendall(bytes([each]))
+    for byte in block:
+        connection.sendall(bytes([byte]))
 
 
 def hesitating(connection: socket.socket, block: bytes) -> None:
@@ -276,8 +276,8 @@ def test_a_request_is_heard_in_whatever_pieces_it_comes(
     way: str, send: Callable[[socket.socket, bytes], None], rig: Rig
 ) -> None:
     with running(rig.entrance()):
-        said = Pieces(rig, way, send).ask(b"GET / HTTP/1.1\r\nhost: fal.run\r\n\r\n")
-    assert said.startswith(b"HTTP/1.1 200 ")
+        reply = Pieces(rig, way, send).ask(b"GET / HTTP/1.1\r\nhost: fal.run\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.long
@@ -285,8 +285,8 @@ def test_a_request_is_heard_in_whatever_pieces_it_comes(
 def test_requests_of_many_at_once_are_all_heard(way: str, rig: Rig) -> None:
     def heard(number: int) -> bool:
         send = (in_one_piece, byte_by_byte, hesitating)[number % 3]
-        said = Pieces(rig, way, send).ask(b"GET / HTTP/1.1\r\nhost: fal.run\r\n\r\n")
-        return said.startswith(b"HTTP/1.1 200 ")
+        reply = Pieces(rig, way, send).ask(b"GET / HTTP/1.1\r\nhost: fal.run\r\n\r\n")
+        return reply.startswith(b"HTTP/1.1 200 ")
 
     with running(rig.entrance()), ThreadPoolExecutor(32) as callers:
         assert all(callers.map(heard, range(192)))
@@ -339,7 +339,7 @@ def test_a_certificate_near_its_end_is_renewed_without_cutting_anybody_off(rig: 
         with rig.connection() as waiting:
             ask(waiting, "/held")
             rig.clock.advance(125 * DAY_S)
-            eventually(lambda: any("new certificate" in each for each in rig.said))
+            eventually(lambda: any("new certificate" in line for line in rig.said))
             after = CertificateAuthority(rig.folder / "tls", (), rig.clock)
             assert not after.ensure(), "it was renewed already"
             Backend.may.set()
@@ -359,7 +359,7 @@ def test_a_certificate_of_one_s_own_is_for_all_names_but_fal_s(rig: Rig) -> None
         ):
             pass
         self_signed("images.example.org", own, key)  # like certbot
-        eventually(lambda: any("new certificate" in each for each in rig.said))
+        eventually(lambda: any("new certificate" in line for line in rig.said))
 
 
 def test_a_certificate_of_one_s_own_that_cannot_be_taken_at_first_is_taken_later(rig: Rig) -> None:
@@ -369,10 +369,10 @@ def test_a_certificate_of_one_s_own_that_cannot_be_taken_at_first_is_taken_later
         obstacle = rig.folder / "run" / ".own.pem.new"  # like a full disk, or a file of root's
         obstacle.mkdir()
         self_signed("images.example.org", own, key)
-        eventually(lambda: any("has a problem" in each for each in rig.said))
+        eventually(lambda: any("has a problem" in line for line in rig.said))
         obstacle.rmdir()
-        eventually(lambda: any("new certificate" in each for each in rig.said))
-    assert sum("has a problem" in each for each in rig.said) == 1
+        eventually(lambda: any("new certificate" in line for line in rig.said))
+    assert sum("has a problem" in line for line in rig.said) == 1
 
 
 def test_a_certificate_that_cannot_be_used_is_reported_at_the_start(rig: Rig) -> None:
@@ -402,10 +402,10 @@ def test_doctor_looks_at_ports_and_certificate(rig: Rig, tmp_path: Path) -> None
     (tmp_path / "run.json").write_text(f'{{"url": "http://{HERE}:1", {ports}}}')
     place = Installation(tmp_path)
     with running(rig.entrance()):
-        said = {name: look() for name, look in gateway_checks(place, Config(gpus=0))}
-    assert "trusted as fal.run" in said["tls port"]
-    assert "until 20" in said["certificate"]
-    assert str(rig.proxy) in said["proxy port"]
+        findings = {name: look() for name, look in gateway_checks(place, Config(gpus=0))}
+    assert "trusted as fal.run" in findings["tls port"]
+    assert "until 20" in findings["certificate"]
+    assert str(rig.proxy) in findings["proxy port"]
     checks = dict(gateway_checks(place, Config(gpus=0)))
     for name in ("tls port", "proxy port"):
         with pytest.raises(Misconfigured, match="does not answer"):

@@ -59,8 +59,8 @@ def on_device(pipeline, dtype=torch.float32):
 @contextmanager
 def engine_of(pipeline=None, **options):
     """Engine on the device that merges all it may, so that tests need no particular speed."""
-    given = {"max_batch": 8, "limit_rows": False, "verify_merges": True, **options}
-    with Engine(pipeline, device=DEVICE, **given) as engine:
+    settings = {"max_batch": 8, "limit_rows": False, "verify_merges": True, **options}
+    with Engine(pipeline, device=DEVICE, **settings) as engine:
         yield engine
 
 

@@ -34,14 +34,14 @@ def test_compiled_blocks_merge_and_are_not_compiled_again():
         residency.acquire("sdxl", plan).future.result(600)
         graphs = counters["stats"]["unique_graphs"]
         alone = engine.submit(pipeline="sdxl", **call(seed=0)).result(RESULT_S)
-        made = run_merged(engine, [{"pipeline": "sdxl", **call(seed=seed)} for seed in range(4)])
+        results = run_merged(engine, [{"pipeline": "sdxl", **call(seed=seed)} for seed in range(4)])
         counts = engine.counts()
         assert counters["stats"]["unique_graphs"] == graphs > 0
         residency.close()
     assert counts["merged_calls"] >= 8
     assert "differs when merged" not in counts["not_merged"]
-    for one, other in zip([alone, *made], [plain[0], *plain], strict=True):
-        assert relative(one.images, other) <= 1e-2
+    for result, other in zip([alone, *results], [plain[0], *plain], strict=True):
+        assert relative(result.images, other) <= 1e-2
 
 
 def test_loras_run_in_compiled_blocks_with_padded_ranks(tmp_path):
@@ -49,7 +49,8 @@ def test_loras_run_in_compiled_blocks_with_padded_ranks(tmp_path):
     files = [save_lora(tmp_path, tiny_flux(), seed, rank) for seed, rank in ((1, 3), (2, 16))]
     chosen = [[Lora(files[0])], [Lora(files[1], 0.5)], [], [Lora(file) for file in files]]
     plain = [
-        plain_with(lambda: on_device(tiny_flux()), each, seed=n) for n, each in enumerate(chosen)
+        plain_with(lambda: on_device(tiny_flux()), lora_list, seed=n)
+        for n, lora_list in enumerate(chosen)
     ]
     torch.compiler.reset()
     with engine_of() as engine:
@@ -62,11 +63,12 @@ def test_loras_run_in_compiled_blocks_with_padded_ranks(tmp_path):
         engine._compiler.submit(lambda: None).result(600)
         graphs = counters["stats"]["unique_graphs"]
         alone = [
-            engine.submit(pipeline="flux", loras=each, **call(seed=n)).result(RESULT_S)
-            for n, each in enumerate(chosen)
+            engine.submit(pipeline="flux", loras=lora_list, **call(seed=n)).result(RESULT_S)
+            for n, lora_list in enumerate(chosen)
         ]
         wishes = [
-            {"pipeline": "flux", "loras": each, **call(seed=n)} for n, each in enumerate(chosen)
+            {"pipeline": "flux", "loras": lora_list, **call(seed=n)}
+            for n, lora_list in enumerate(chosen)
         ]
         mixed = run_merged(engine, wishes)
         counts = engine.counts()
@@ -74,6 +76,6 @@ def test_loras_run_in_compiled_blocks_with_padded_ranks(tmp_path):
         residency.close()
     assert counts["merged_calls"] >= 8
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
-    for made in (alone, mixed):
-        for one, other in zip(made, plain, strict=True):
-            assert relative(one.images, other) <= 1e-2
+    for results in (alone, mixed):
+        for result, other in zip(results, plain, strict=True):
+            assert relative(result.images, other) <= 1e-2

@@ -26,7 +26,9 @@ from tests.gpu.device import (
 
 pytestmark = MARKS
 
-DYNAMIC = [name for name, each in QUANTIZATIONS.items() if each.multiplies is not None]
+DYNAMIC = [
+    name for name, quantization in QUANTIZATIONS.items() if quantization.multiplies is not None
+]
 DISTANCES = {"int8-dynamic": 0.015, "float8-dynamic": 0.045}
 """Relative root mean square of what a layer of normal numbers may lose, as on a CPU."""
 OF_IMAGES = {"int8-dynamic": 0.03, "float8-dynamic": 0.06}
@@ -45,11 +47,11 @@ def test_a_layer_gives_what_it_gave_within_its_precision(precision, dtype, rows)
     torch.manual_seed(0)
     original = torch.nn.Linear(512, 768).to(DEVICE, dtype)
     quantized = QuantizedLinear(original, QUANTIZATIONS[precision])
-    given = torch.randn(rows, 512, device=DEVICE).to(dtype)
+    inputs = torch.randn(rows, 512, device=DEVICE).to(dtype)
     with torch.no_grad():
-        made, right = quantized(given), original(given)
-    assert (made.dtype, made.device.type) == (dtype, right.device.type)
-    assert 1e-4 < relative(made, right) <= DISTANCES[precision]
+        output, right = quantized(inputs), original(inputs)
+    assert (output.dtype, output.device.type) == (dtype, right.device.type)
+    assert 1e-4 < relative(output, right) <= DISTANCES[precision]
 
 
 @pytest.mark.parametrize("precision", DYNAMIC)
@@ -59,25 +61,25 @@ def test_calls_with_and_without_loras_merge_in_8_bits(precision, tmp_path):
     file = save_lora(tmp_path, tiny_flux(), 1)
     pipeline = tiny_flux().to(dtype=torch.bfloat16)
     pipeline.set_progress_bar_config(disable=True)
-    asked = [[], [Lora(file, 0.001)], [], [Lora(file, 0.002)]]
+    lora_lists = [[], [Lora(file, 0.001)], [], [Lora(file, 0.002)]]
     with engine_of() as engine:
         engine.add("it", pipeline, Recipe(24, precision))
         layers = list(pipeline.transformer.modules())
-        assert any(isinstance(each, QuantizedLinear) for each in layers)
+        assert any(isinstance(layer, QuantizedLinear) for layer in layers)
 
         def wishes(**more):
-            made = [{"pipeline": "it", **call(seed=n), **more} for n in range(len(asked))]
-            return [{**each, "loras": own} for each, own in zip(made, asked, strict=True)]
+            calls = [{"pipeline": "it", **call(seed=n), **more} for n in range(len(lora_lists))]
+            return [{**fields, "loras": own} for fields, own in zip(calls, lora_lists, strict=True)]
 
         alone = [
-            engine.submit(**each).result(RESULT_S).images for each in wishes(deterministic=True)
+            engine.submit(**wish).result(RESULT_S).images for wish in wishes(deterministic=True)
         ]
-        made = [each.images for each in run_merged(engine, wishes())]
+        results = [result.images for result in run_merged(engine, wishes())]
         counts = engine.counts()
     assert counts["merged_calls"] >= 6
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
     plain = [on_device(tiny_flux(), torch.bfloat16)(**call(seed=n)).images for n in range(4)]
-    for merged, single, usual in zip(made, alone, plain, strict=True):
+    for merged, single, usual in zip(results, alone, plain, strict=True):
         assert merged.isfinite().all()
         assert relative(merged, single) <= 5e-2
         assert relative(single, usual) <= 0.1  # the LoRAs are small
@@ -90,6 +92,6 @@ def test_a_demo_model_in_8_bits_draws_nearly_the_same(precision):
     with engine_of() as engine:
         engine.add("it", fresh_demo("flux", "bfloat16"), Recipe(24, precision))
         wish = {"pipeline": "it", **demo_call("flux", 0, 4)}
-        made = made_of(engine.submit(**wish).result(RESULT_S))
-    distance = (made.float().cpu() - plain.float().cpu()).square().mean().sqrt()
+        output = made_of(engine.submit(**wish).result(RESULT_S))
+    distance = (output.float().cpu() - plain.float().cpu()).square().mean().sqrt()
     assert 0 < float(distance) <= OF_IMAGES[precision]

@@ -59,7 +59,7 @@ def test_replayed_steps_give_what_plain_ones_give(family, dtype, caplog):
     record_graphs(pipeline)
     try:
         with engine_of(pipeline) as engine:
-            made = [
+            results = [
                 made_of(engine.submit(**demo_call(family, 0, STEPS)).result(RESULT_S))
                 for _ in range(2)
             ]
@@ -67,8 +67,8 @@ def test_replayed_steps_give_what_plain_ones_give(family, dtype, caplog):
             assert (replays(engine) > 0) == recordable, caplog.text
     finally:
         del denoiser.records_graphs  # the demo models are kept for other tests
-    for each in made:
-        assert relative(each, plain) <= 1e-2
+    for result in results:
+        assert relative(result, plain) <= 1e-2
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -79,11 +79,11 @@ def test_merged_forwards_are_replayed_too(make):
         calls = [call(seed=seed, steps=STEPS) for seed in range(3)]
         for _ in range(3):
             before = replays(engine)
-            made = run_merged(engine, [{**each, **fresh(n)} for n, each in enumerate(calls)])
+            results = run_merged(engine, [{**fields, **fresh(n)} for n, fields in enumerate(calls)])
         assert replays(engine) > before or not ON_GPU
         assert engine.counts()["merged_calls"] >= 3 * STEPS
-    for one, other in zip(made, plain, strict=True):
-        assert relative(one.images, other) <= 1e-3
+    for result, other in zip(results, plain, strict=True):
+        assert relative(result.images, other) <= 1e-3
 
 
 def test_loras_and_deterministic_requests_run_beside_graphs(tmp_path):
@@ -98,8 +98,8 @@ def test_loras_and_deterministic_requests_run_beside_graphs(tmp_path):
         after = image(engine)
     assert relative(changed, plain) > 1e-3
     assert torch.equal(exact.cpu(), plain.cpu())
-    for each in (first, after):
-        assert relative(each, plain) <= 1e-4
+    for result in (first, after):
+        assert relative(result, plain) <= 1e-4
 
 
 def test_compiled_blocks_are_recorded_with_what_was_compiled():
@@ -110,11 +110,11 @@ def test_compiled_blocks_are_recorded_with_what_was_compiled():
         recipe = Recipe(24, "float32", compile=True, graphs=True)
         plan = LoadPlan(lambda *_: tiny_sdxl(), recipe, warm_up=lambda _: call(steps=1))
         residency.acquire("sdxl", plan).future.result(600)
-        made = [image(engine, pipeline="sdxl") for _ in range(2)]
+        results = [image(engine, pipeline="sdxl") for _ in range(2)]
         assert replays(engine) > 0 or not ON_GPU
         residency.close()
-    for each in made:
-        assert relative(each, plain) <= 1e-2
+    for result in results:
+        assert relative(result, plain) <= 1e-2
 
 
 @only_gpu
@@ -124,17 +124,17 @@ def test_a_forward_that_waits_for_the_device_runs_as_ever(caplog):
     forward = pipeline.transformer.forward
 
     def waiting(*arguments, **keywords):
-        made = forward(*arguments, **keywords)
-        made[0].sum().item()
-        return made
+        output = forward(*arguments, **keywords)
+        output[0].sum().item()
+        return output
 
     pipeline.transformer.forward = waiting
     with engine_of(recording(pipeline)) as engine:
-        made = [image(engine) for _ in range(3)]
+        results = [image(engine) for _ in range(3)]
         assert replays(engine) == 0
     assert "not recorded as graphs" in caplog.text
-    for each in made:
-        assert torch.equal(each.cpu(), plain.cpu())
+    for result in results:
+        assert torch.equal(result.cpu(), plain.cpu())
 
 
 @only_gpu
@@ -150,8 +150,8 @@ def test_graphs_take_memory_that_is_not_free_and_give_it_back():
             engine.submit(**demo_call("sdxl", 0, STEPS)).result(RESULT_S)
             assert replays(engine) > 0
             assert used_bytes() > before
-            held = [each.size for each in engine._loop._graphs._denoisers.values()]
-            assert free - engine.accelerator.memory.free() >= 0.9 * sum(held) > 0
+            sizes = [denoiser.size for denoiser in engine._loop._graphs._denoisers.values()]
+            assert free - engine.accelerator.memory.free() >= 0.9 * sum(sizes) > 0
         finally:
             del pipeline.unet.records_graphs
         engine._loop._graphs.release()

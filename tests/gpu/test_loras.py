@@ -28,14 +28,21 @@ def saved(folder, make, count=2):
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_each_of_a_mixed_forward_gets_what_its_loras_make_alone(make, tmp_path):
     files = saved(tmp_path, make)
-    asked = [[Lora(files[0])], [], [Lora(files[1], 0.5)], [Lora(files[0], 0.7), Lora(files[1])]]
-    calls = [{**call(seed=n, steps=4), "loras": each} for n, each in enumerate(asked)]
+    lora_lists = [
+        [Lora(files[0])],
+        [],
+        [Lora(files[1], 0.5)],
+        [Lora(files[0], 0.7), Lora(files[1])],
+    ]
+    calls = [
+        {**call(seed=n, steps=4), "loras": lora_list} for n, lora_list in enumerate(lora_lists)
+    ]
     with engine_of(on_device(make())) as engine:
-        for each in files:  # loaded before, so that the generations meet
-            engine.submit(loras=[Lora(each)], **call(steps=1)).result(RESULT_S)
-        made = run_merged(engine, calls)
+        for file in files:  # loaded before, so that the generations meet
+            engine.submit(loras=[Lora(file)], **call(steps=1)).result(RESULT_S)
+        results = run_merged(engine, calls)
         counts = engine.counts()
-    for number, (result, chosen) in enumerate(zip(made, asked, strict=True)):
+    for number, (result, chosen) in enumerate(zip(results, lora_lists, strict=True)):
         expected = plain_with(lambda: on_device(make()), chosen, seed=number, steps=4)
         assert relative(result.images, expected) <= WITHIN
     assert counts["merged_calls"] >= 12
@@ -46,21 +53,23 @@ def test_each_of_a_mixed_forward_gets_what_its_loras_make_alone(make, tmp_path):
 def test_in_half_precision_mixed_rows_stay_near_those_alone(dtype, tmp_path):
     files = saved(tmp_path, tiny_flux)
     # Larger changes are not merged: their rounding is beyond that of the first call beside itself.
-    asked = [[Lora(files[0], 0.001)], [], [Lora(files[1], 0.001)]]
-    calls = [{**call(seed=n, steps=4), "loras": each} for n, each in enumerate(asked)]
+    lora_lists = [[Lora(files[0], 0.001)], [], [Lora(files[1], 0.001)]]
+    calls = [
+        {**call(seed=n, steps=4), "loras": lora_list} for n, lora_list in enumerate(lora_lists)
+    ]
     with engine_of(on_device(tiny_flux(), dtype)) as engine:
-        for each in files:
-            engine.submit(loras=[Lora(each)], **call(steps=1)).result(RESULT_S)
+        for file in files:
+            engine.submit(loras=[Lora(file)], **call(steps=1)).result(RESULT_S)
         alone = [
-            engine.submit(deterministic=True, **each).result(RESULT_S)
-            for each in [
-                {**call(seed=n, steps=4), "loras": chosen} for n, chosen in enumerate(asked)
+            engine.submit(deterministic=True, **fields).result(RESULT_S)
+            for fields in [
+                {**call(seed=n, steps=4), "loras": chosen} for n, chosen in enumerate(lora_lists)
             ]
         ]
-        made = run_merged(engine, calls)
+        results = run_merged(engine, calls)
         assert engine.counts()["merged_calls"] >= 8
-    for one, other in zip(made, alone, strict=True):
-        assert relative(one.images, other.images) <= 5e-2
+    for result, other in zip(results, alone, strict=True):
+        assert relative(result.images, other.images) <= 5e-2
 
 
 def test_after_the_last_lora_the_model_gives_its_own_bits_again(tmp_path):
@@ -81,7 +90,7 @@ def test_loras_work_where_blocks_are_streamed(tmp_path):
     without = plain_with(lambda: on_device(tiny_flux()), [])
     with engine_of() as engine:
         engine.add("flux", tiny_flux(), recipe)
-        made = engine.submit(pipeline="flux", loras=[Lora(file)], **call()).result(RESULT_S)
+        result = engine.submit(pipeline="flux", loras=[Lora(file)], **call()).result(RESULT_S)
         plain = engine.submit(pipeline="flux", **call()).result(RESULT_S)
-    assert relative(made.images, expected) <= WITHIN
+    assert relative(result.images, expected) <= WITHIN
     assert relative(plain.images, without) <= WITHIN

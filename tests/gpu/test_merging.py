@@ -51,7 +51,9 @@ def test_merging_changes_no_more_than_other_kernels_do(family, dtype):
     with sdpa_kernel(SDPBackend.MATH):
         otherwise = [made_of(pipeline(**wish(family, number))) for number in range(3)]
     with engine_of(pipeline) as engine:
-        merged = [made_of(each) for each in run_merged(engine, [wish(family, n) for n in range(3)])]
+        merged = [
+            made_of(result) for result in run_merged(engine, [wish(family, n) for n in range(3)])
+        ]
         counts = engine.counts()
     assert counts["merged_calls"] >= 8
     assert "failed when merged" not in counts["not_merged"]
@@ -66,10 +68,10 @@ def test_in_32_bits_merging_changes_nothing_that_can_be_seen(make):
     calls = [{**tiny_call(seed=seed)} for seed in range(4)]
     plain = [pipeline(**tiny_call(seed=seed)).images for seed in range(4)]
     with engine_of(pipeline) as engine:
-        merged = [each.images for each in run_merged(engine, calls)]
+        merged = [result.images for result in run_merged(engine, calls)]
         assert engine.counts()["merged_calls"] >= 8
-    for one, other in zip(merged, plain, strict=True):
-        assert relative(one, other) <= 5e-3  # convolutions keep 10 bits
+    for image, other in zip(merged, plain, strict=True):
+        assert relative(image, other) <= 5e-3  # convolutions keep 10 bits
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -80,7 +82,7 @@ def test_the_rule_of_agreement_takes_a_real_layer_and_refuses_a_wrong_one(dtype)
     ).to(DEVICE, dtype)
     rows = [torch.randn(1, 64, 512, device=DEVICE).to(dtype) for _ in range(4)]
     with torch.no_grad():
-        alone = [layer(each) for each in rows]
+        alone = [layer(row) for row in rows]
         merged = list(layer(torch.cat(rows)).split(1))
         beside_itself = layer(torch.cat([rows[0]] * 4))[:1]
     low = low_precision_dtype(alone, dtype)

@@ -36,8 +36,8 @@ def test_where_weights_wait_changes_no_bit(recipe):
     with engine_of() as engine:
         engine.add("flux", tiny_flux(), recipe)
         for _ in range(2):
-            made = engine.submit(pipeline="flux", deterministic=True, **call()).result(RESULT_S)
-            assert torch.equal(made.images.cpu(), plain.cpu())
+            result = engine.submit(pipeline="flux", deterministic=True, **call()).result(RESULT_S)
+            assert torch.equal(result.images.cpu(), plain.cpu())
 
 
 @pytest.mark.parametrize("recipe", PLACEMENTS.values(), ids=PLACEMENTS)
@@ -46,10 +46,10 @@ def test_what_waits_is_merged_too(recipe):
     with engine_of() as engine:
         engine.add("flux", tiny_flux(), recipe)
         calls = [{"pipeline": "flux", **call(seed=seed)} for seed in range(3)]
-        made = run_merged(engine, calls)
+        results = run_merged(engine, calls)
         assert engine.counts()["merged_calls"] >= 6
-    for one, other in zip(made, plain, strict=True):
-        assert relative(one.images, other) <= 1e-3
+    for result, other in zip(results, plain, strict=True):
+        assert relative(result.images, other) <= 1e-3
 
 
 @only_gpu
@@ -79,13 +79,13 @@ def test_storage_in_8_bits_changes_little_and_merges(make, dtype):
     with engine_of() as engine:
         engine.add("it", stored, Recipe(24, "float8"))
         denoiser = getattr(stored, "transformer", None) or stored.unet
-        assert STORED in {each.dtype for each in denoiser.parameters()}
+        assert STORED in {parameter.dtype for parameter in denoiser.parameters()}
         calls = [{"pipeline": "it", **call(seed=seed)} for seed in range(3)]
-        made = run_merged(engine, calls)
+        results = run_merged(engine, calls)
         counts = engine.counts()
-    for one, other in zip(made, plain, strict=True):
-        assert relative(one.images, other) <= 0.1
-        assert one.images.isfinite().all()
+    for result, other in zip(results, plain, strict=True):
+        assert relative(result.images, other) <= 0.1
+        assert result.images.isfinite().all()
     assert counts["merged_calls"] >= 6
     assert "differs when merged" not in counts["not_merged"]
 
@@ -93,11 +93,11 @@ def test_storage_in_8_bits_changes_little_and_merges(make, dtype):
 def test_two_models_in_different_types_run_beside_each_other():
     half = on_device(tiny_flux(), torch.bfloat16)
     full = on_device(tiny_flux())
-    plain = [each(**call()).images for each in (half, full)]
+    plain = [model(**call()).images for model in (half, full)]
     with engine_of() as engine:
-        for name, each in (("half", half), ("full", full)):
-            engine.add(name, each)
+        for name, pipeline in (("half", half), ("full", full)):
+            engine.add(name, pipeline)
         calls = [{"pipeline": name, **call()} for name in ("half", "full")]
-        made = [each.images for each in together(engine, calls)]
-    for one, other in zip(made, plain, strict=True):
-        assert torch.equal(one.cpu(), other.cpu())
+        images = [result.images for result in together(engine, calls)]
+    for image, other in zip(images, plain, strict=True):
+        assert torch.equal(image.cpu(), other.cpu())

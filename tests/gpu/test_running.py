@@ -86,8 +86,8 @@ def test_a_preview_shows_the_image_and_changes_nothing_of_it(dtype):
     levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     shown = levels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
     small = [
-        torch.nn.functional.adaptive_avg_pool2d(each.float().cpu(), (8, 8)).flatten()
-        for each in (shown, final[0])
+        torch.nn.functional.adaptive_avg_pool2d(picture.float().cpu(), (8, 8)).flatten()
+        for picture in (shown, final[0])
     ]
     assert torch.corrcoef(torch.stack(small))[0, 1] > 0.7
 
@@ -121,11 +121,11 @@ def test_eight_rows_that_do_not_fit_together_are_made_in_smaller_batches():
         peak = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
         left = int(2.5 * peak)  # two images fit, and eight do not
         taken = torch.empty(max(0, before - left), dtype=torch.uint8, device=DEVICE)
-        made = together(engine, [fresh(big, seed) for seed in range(8)])
+        results = together(engine, [fresh(big, seed) for seed in range(8)])
         del taken
         sizes = engine.counts()["batch_sizes"]
-    assert len(made) == 8
-    assert all(made_of(each).isfinite().all() for each in made)
+    assert len(results) == 8
+    assert all(made_of(result).isfinite().all() for result in results)
     assert sum(int(size) * count for size, count in sizes.items()) >= 8 * 3
 
 

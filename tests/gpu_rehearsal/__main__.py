@@ -92,14 +92,14 @@ class Rehearsal:
         archive, wheels = archive_of_head(), self.folder / "wheels"
         archive.unpack(self.tree)
         constraints = (self.tree / "constraints.txt").read_text(encoding="utf-8")
-        found = download_wheels(our_interpreter().python, constraints, wheels)
-        tree, carried = len(archive.tar), sum(each.stat().st_size for each in found)
+        downloads = download_wheels(our_interpreter().python, constraints, wheels)
+        tree, carried = len(archive.tar), sum(wheel.stat().st_size for wheel in downloads)
         say(f"{tree:>12,} bytes of the archive of HEAD")
         say(f"{archive.bytes_under(DEMO):>12,} bytes of them are the demo models ({DEMO})")
-        say(f"{carried:>12,} bytes of wheels: {', '.join(each.name for each in found)}")
+        say(f"{carried:>12,} bytes of wheels: {', '.join(wheel.name for wheel in downloads)}")
         say(f"{TRAVELS_BYTES - tree - carried:>12,} bytes are left of {TRAVELS_BYTES:,}")
         self.problems += size_problems(tree, carried, archive.largest_folders())
-        return found
+        return downloads
 
     def _compile(self, interpreter: Interpreter, wheels: Sequence[Path]) -> None:
         """Try what the GPU machine's Python can do without torch."""
@@ -121,9 +121,9 @@ class Rehearsal:
                 self.problems.append(f"{interpreter.python} {' '.join(words)}:\n{done.stdout}")
 
     def _shell(self, interpreter: Interpreter, wheels: Sequence[Path]) -> Shell:
-        pure = [each for each in wheels if each.name.endswith("-none-any.whl")]
+        pure = [wheel for wheel in wheels if wheel.name.endswith("-none-any.whl")]
         usable = wheels if interpreter.is_the_machines else pure
-        installed = {each.name.partition("-")[0] for each in usable}
+        installed = {wheel.name.partition("-")[0] for wheel in usable}
         environment = Environment(self.folder / "environment", interpreter)
         environment.build(set(CARRIED) - installed, replacements(interpreter.packages))
         install_wheels(environment.python, usable, self.site)
@@ -149,7 +149,7 @@ class Rehearsal:
         say(f"\n{name}:")
         ran = shell.run(words, RUN_S, say)
         say(f"{name}: {time.monotonic() - began:.0f} s, {len(ran.printed):,} characters")
-        self.problems += [f"{name}: {each}" for each in problems(ran)]
+        self.problems += [f"{name}: {problem}" for problem in problems(ran)]
         try:
             sections = sections_of(self.out)
         except ValueError as error:
@@ -158,14 +158,14 @@ class Rehearsal:
         if cut := cut_sections(sections):
             say(f"Cut at their limit of time: {', '.join(cut)}")
         # The second run adds to the results of the first.
-        found = [*failed_sections(sections), *left_behind(self.out)]
-        self.problems += [each for each in found if each not in self.problems]
+        failures = [*failed_sections(sections), *left_behind(self.out)]
+        self.problems += [failure for failure in failures if failure not in self.problems]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/gpu_rehearsal", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="keep the folder with all of it")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     changed = subprocess.run(
         ["git", "-C", ROOT, "status", "--porcelain"], check=True, stdout=subprocess.PIPE
     )
@@ -176,12 +176,12 @@ def main() -> int:
         rehearsal = Rehearsal(folder)
         rehearsal.run()
     finally:
-        if asked.keep:
+        if arguments.keep:
             say(f"All of it is in {folder}.")
         else:
             shutil.rmtree(folder)
-    for each in rehearsal.problems:
-        say(f"- {each}")
+    for problem in rehearsal.problems:
+        say(f"- {problem}")
     say(f"{len(rehearsal.problems)} problems found")
     return int(bool(rehearsal.problems))
 

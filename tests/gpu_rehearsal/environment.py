@@ -65,13 +65,13 @@ def interpreter_of(python: Path | str) -> Interpreter | None:
 def machines_pythons(path: str) -> list[Interpreter]:
     """Interpreters of the GPU machine's version in the folders of ``PATH``, and of pyenv."""
     version = ".".join(map(str, VERSION))
-    found = dict[Path, Interpreter]()
+    interpreters = dict[Path, Interpreter]()
     for folder in map(Path, path.split(":")):
-        for each in (folder, *folder.parent.glob(f"versions/{version}.*/bin")):
-            python = each / f"python{version}"
+        for bin_folder in (folder, *folder.parent.glob(f"versions/{version}.*/bin")):
+            python = bin_folder / f"python{version}"
             if python.is_file() and (interpreter := interpreter_of(python)):
-                found.setdefault(interpreter.python, interpreter)
-    return [*found.values()]
+                interpreters.setdefault(interpreter.python, interpreter)
+    return [*interpreters.values()]
 
 
 def imports_torch(interpreter: Interpreter) -> bool:
@@ -80,9 +80,9 @@ def imports_torch(interpreter: Interpreter) -> bool:
 
 
 def our_interpreter() -> Interpreter:
-    found = interpreter_of(sys.executable)
-    assert found is not None
-    return found
+    interpreter = interpreter_of(sys.executable)
+    assert interpreter is not None
+    return interpreter
 
 
 def versions_there() -> dict[str, str]:
@@ -91,7 +91,10 @@ def versions_there() -> dict[str, str]:
 
 
 def versions_here(packages: Path) -> dict[str, str]:
-    return {_name(each): each.version for each in distributions(path=[str(packages)])}
+    return {
+        _name(distribution): distribution.version
+        for distribution in distributions(path=[str(packages)])
+    }
 
 
 def other_versions(packages: Path) -> dict[str, tuple[str, str]]:
@@ -159,10 +162,10 @@ def install_wheels(python: Path, wheels: Iterable[Path], folder: Path) -> None:
 def link_packages(source: Path, target: Path, names: Set[str]) -> None:
     """Link the files of the named packages of a folder, and nothing else: a folder in which other
     packages have files too, such as ``google``, is made anew."""
-    wanted, others = list[PurePosixPath](), list[PurePosixPath]()
-    for each in distributions(path=[str(source)]):
-        (wanted if _name(each) in names else others).extend(_files(each))
-    _link(source, target, wanted, others)
+    included, others = list[PurePosixPath](), list[PurePosixPath]()
+    for distribution in distributions(path=[str(source)]):
+        (included if _name(distribution) in names else others).extend(_files(distribution))
+    _link(source, target, included, others)
 
 
 def _link(

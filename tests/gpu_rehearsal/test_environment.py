@@ -133,7 +133,7 @@ def test_a_folder_that_packages_share_has_the_files_of_those_that_are_linked(
         information.mkdir()
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0")
         files = [f"shared/{name}.py", f"{information.name}/METADATA", f"../bin/{name}"]
-        (information / "RECORD").write_text("".join(f"{each},,\n" for each in files))
+        (information / "RECORD").write_text("".join(f"{file},,\n" for file in files))
     link_packages(source, target, {"there"})
-    assert {each.name for each in target.iterdir()} == {"shared", "there-1.0.dist-info"}
-    assert [each.name for each in (target / "shared").iterdir()] == ["there.py"]
+    assert {entry.name for entry in target.iterdir()} == {"shared", "there-1.0.dist-info"}
+    assert [entry.name for entry in (target / "shared").iterdir()] == ["there.py"]

@@ -72,8 +72,8 @@ def test_files_that_do_not_come_back_are_named(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "a b")
     with (tmp_path / "large").open("wb") as large:
         large.truncate(FILE_BYTES + 1)
-    found = [each.removeprefix(f"{tmp_path}/") for each in left_behind(tmp_path)]
-    assert found == [
+    paths = [path.removeprefix(f"{tmp_path}/") for path in left_behind(tmp_path)]
+    assert paths == [
         "a/b/c/deep is more than 2 folders down.",
         "a b has characters beside letters, digits, '.', '_' and '-' in its name.",
         "large has 16,777,217 bytes; at most 16,777,216 come back.",

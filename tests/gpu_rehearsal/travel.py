@@ -47,7 +47,7 @@ class Archive:
     @cached_property
     def sizes(self) -> dict[PurePosixPath, int]:
         with tarfile.open(fileobj=io.BytesIO(self.tar)) as tar:
-            return {PurePosixPath(each.name): each.size for each in tar if each.isfile()}
+            return {PurePosixPath(member.name): member.size for member in tar if member.isfile()}
 
     def bytes_under(self, folder: PurePosixPath) -> int:
         return sum(size for path, size in self.sizes.items() if folder in path.parents)
@@ -82,15 +82,15 @@ def size_problems(tree: int, wheels: int, largest: Iterable[tuple[str, int]]) ->
 
 def pinned(constraints: str, name: str) -> str:
     """``NAME==VERSION`` of a file of constraints."""
-    found = re.search(rf"^{re.escape(name)}==\S+", constraints, re.M)
-    if found is None:
+    match = re.search(rf"^{re.escape(name)}==\S+", constraints, re.M)
+    if match is None:
         raise SystemExit(f"constraints.txt has no version of {name}.")
-    return found[0]
+    return match[0]
 
 
 def download_wheels(python: Path, constraints: str, folder: Path) -> list[Path]:
     """Wheels of the carried packages for the GPU machine's Python, by the pip of ``python``."""
-    platforms = [word for each in PLATFORMS for word in ("--platform", f"{each}_x86_64")]
+    platforms = [word for platform in PLATFORMS for word in ("--platform", f"{platform}_x86_64")]
     command = [python, "-m", "pip", "download", "-qq", "--disable-pip-version-check"]
     command += ["--no-deps", *TARGET, *platforms, "--dest", folder]
     command += [pinned(constraints, name) for name in CARRIED]

@@ -118,11 +118,11 @@ class Contract:
         if not answer.body:
             return
         base = answer.media_type.partition(";")[0]
-        found = content.get(answer.media_type, content.get(base, content.get("*/*")))
-        if found is None:
+        media = content.get(answer.media_type, content.get(base, content.get("*/*")))
+        if media is None:
             yield f"an undocumented media type, {answer.media_type}: {answer}"
         elif answer.media_type == "application/json":
-            checker = OAS30Validator({**found["schema"], **self._root})
+            checker = OAS30Validator({**media["schema"], **self._root})
             packed = answer.body.startswith(GZIP)
             body = gzip.decompress(answer.body) if packed else answer.body
             for error in checker.iter_errors(json.loads(body)):
@@ -134,9 +134,9 @@ class Contract:
         Calls about requests are documented under ``/queue``, streams under ``/run``.
         """
         path = path.replace("/comfyui/api/", "/comfyui/")  # every call is under both
-        for each in (path, path.rstrip("/"), f"/run{path.rstrip('/')}"):
-            if each in self.paths:
-                return self.paths[each]
+        for candidate in (path, path.rstrip("/"), f"/run{path.rstrip('/')}"):
+            if candidate in self.paths:
+                return self.paths[candidate]
         for pattern, documented in self._patterns:
             if pattern.fullmatch(path):
                 return self.paths[documented]
@@ -144,8 +144,8 @@ class Contract:
         if about is None:
             return {}
         tail = f"/requests/{{request_id}}{TAILS[about.part]}"
-        below = (each for each in self.paths if each.startswith("/queue/"))
-        return next(self.paths[each] for each in below if each.endswith(tail))
+        below = (template for template in self.paths if template.startswith("/queue/"))
+        return next(self.paths[template] for template in below if template.endswith(tail))
 
 
 @functools.cache
@@ -194,10 +194,10 @@ def _pattern(path: str) -> re.Pattern[str]:
     parts: Sequence[str] = re.split(r"(\{\w+\})", path)
     return re.compile(
         "".join(
-            (".+" if each[1:-1] in SLASHES else "[^/]+")
-            if each.startswith("{")
-            else re.escape(each)
-            for each in parts
+            (".+" if part[1:-1] in SLASHES else "[^/]+")
+            if part.startswith("{")
+            else re.escape(part)
+            for part in parts
         )
     )
 
@@ -213,7 +213,7 @@ def _closed(value: Any) -> Any:
     OpenAPI 3.0 itself it counts only beside a type.
     """
     if isinstance(value, list):
-        return [_closed(each) for each in value]
+        return [_closed(item) for item in value]
     if not isinstance(value, dict):
         return value
     closed = {key: _closed(inner) for key, inner in value.items()}

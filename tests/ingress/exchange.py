@@ -76,9 +76,9 @@ async def opened(
 ) -> AsyncIterator[Exchange]:
     """An open call. ``more``: its body never ends."""
     path, _, query = url.partition("?")
-    given = {"host": HOST, "content-type": "application/json"} | dict(headers or {})
+    fields = {"host": HOST, "content-type": "application/json"} | dict(headers or {})
     if key is not None:
-        given["authorization"] = f"Key {key}"
+        fields["authorization"] = f"Key {key}"
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -89,7 +89,7 @@ async def opened(
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
+        "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()],
         "server": (HOST, 80),
         "client": ("127.0.0.1", 1),
     }

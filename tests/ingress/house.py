@@ -241,7 +241,7 @@ async def built(
                 ),
             ),
             preflights=Preflights(
-                lambda wanted: {each.id: UNKNOWN for each in wanted},
+                lambda wanted: {plan.id: UNKNOWN for plan in wanted},
                 lambda: MachineFacts(0),
                 lambda: 1,
                 clock,
@@ -314,8 +314,8 @@ async def built(
         try:
             yield house
         finally:
-            for each in working:
-                each.cancel()
+            for task in working:
+                task.cancel()
             await asyncio.gather(*working, return_exceptions=True)
             await services.open_access.aclose()
             await tenants.aclose()

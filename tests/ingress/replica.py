@@ -27,9 +27,9 @@ from serve_app.domain.request import Priority
 
 
 def _jpeg() -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(made, "JPEG")
-    return made.getvalue()
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 REPLICA = "replica-1"
@@ -101,9 +101,9 @@ class ScriptedReplica:
 
     async def _serve(self) -> None:
         while True:
-            held = tuple(self._running)
-            slots = 256 - len(held)
-            work = await self._queue.ask(Ask(REPLICA, "actor-1", self._pool, slots, held))
+            running = tuple(self._running)
+            slots = 256 - len(running)
+            work = await self._queue.ask(Ask(REPLICA, "actor-1", self._pool, slots, running))
             for lease in work.leases:
                 self._running[lease.held] = asyncio.create_task(self._run(lease))
             for signal in work.signals:
@@ -112,24 +112,24 @@ class ScriptedReplica:
                     await self._cancelled(signal.held)
 
     async def _run(self, lease: Lease) -> None:
-        held, orders = lease.held, lease.input
+        lease_key, orders = lease.held, lease.input
         if lease.priority is Priority.REALTIME:
-            await self._hold(held)
+            await self._hold(lease_key)
             return
         self.ran.append(lease.request_id)
         sleep_s = float(orders.get("sleep_s", 0))
         if sleep_s >= MIN_REPORTED_S:
-            await self._work(held, sleep_s, int(orders.get("steps", 1)))
-        await self._yield(held, orders)
+            await self._work(lease_key, sleep_s, int(orders.get("steps", 1)))
+        await self._yield(lease_key, orders)
         outcome = _failure(orders) if "fail" in orders else await self._output(lease)
-        await self._queue.finish(Finish(held, REPLICA, outcome))
-        self._running.pop(held, None)
+        await self._queue.finish(Finish(lease_key, REPLICA, outcome))
+        self._running.pop(lease_key, None)
 
     async def _yield(self, held: LeaseKey, orders: Mapping[str, Any]) -> None:
         for number, value in enumerate(orders.get("yields", ())):
             assert self._partials is not None
-            made = PartialResult(held.attempt, number, json.dumps(value))
-            await self._partials.add(held, [made], 0)
+            partial = PartialResult(held.attempt, number, json.dumps(value))
+            await self._partials.add(held, [partial], 0)
 
     async def _hold(self, held: LeaseKey) -> None:
         over = self._sessions[held] = asyncio.Event()
@@ -171,13 +171,13 @@ class ScriptedReplica:
         for ticket in lease.upload_tickets:
             if not ticket.form:  # else it is for a bucket of the client
                 await self._storage.put(ticket.key, ticket.media_type, chunks())
-            made = _artifact(ticket, content)
+            uploaded = _artifact(ticket, content)
             if ticket.thumbnail is not None and lease.input.get("thumbnails"):
                 await self._storage.put(ticket.thumbnail.key, "image/webp", chunks())
-                made = replace(made, thumbnail=_artifact(ticket.thumbnail, content))
-            artifacts.append(made)
-        drafts = tuple(each for each in artifacts if each.media_type == DRAFT_TYPE)
-        artifacts = [each for each in artifacts if each not in drafts]
+                uploaded = replace(uploaded, thumbnail=_artifact(ticket.thumbnail, content))
+            artifacts.append(uploaded)
+        drafts = tuple(artifact for artifact in artifacts if artifact.media_type == DRAFT_TYPE)
+        artifacts = [artifact for artifact in artifacts if artifact not in drafts]
         output = _answer(lease.input, artifacts)
         if alone := lease.input.get("alone"):
             output = {alone: {"artifact": artifacts[0].key}}
@@ -209,7 +209,7 @@ def _facts(orders: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 def _answer(orders: Mapping[str, Any], artifacts: Sequence[Artifact]) -> dict[str, Any]:
     return {
-        "images": [{"artifact": each.key} for each in artifacts],
+        "images": [{"artifact": artifact.key} for artifact in artifacts],
         "seed": orders.get("seed") or 0,
         "prompt": orders.get("prompt", ""),
         "echo": orders.get("echo"),

@@ -60,8 +60,8 @@ class Client:
             self.answered = {name.decode(): value.decode() for name, value in message["headers"]}
         elif message["type"] == "websocket.send":
             packed = message.get("bytes")
-            said = json.loads(message["text"]) if packed is None else msgpack.unpackb(packed)
-            self._heard.put_nowait(said)
+            content = json.loads(message["text"]) if packed is None else msgpack.unpackb(packed)
+            self._heard.put_nowait(content)
 
 
 @asynccontextmanager

@@ -176,7 +176,7 @@ async def test_calls_that_are_watched_leave_no_garbage(register) -> None:
             for _ in range(3):
                 await client.get("/slow")
             await client.get("/v1/models")  # the server keeps the last call
-            left = [type(each) for each in gc.get_objects()]
+            left = [type(instance) for instance in gc.get_objects()]
             assert left.count(direct_calls._DisconnectWatch) <= 1
         finally:
             gc.enable()

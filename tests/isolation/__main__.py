@@ -44,17 +44,17 @@ def recorded(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]:
     if not path.exists():
         run(tests, "--record-statements", str(path), "-m", "not cluster and not long")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    by_statement: defaultdict[str, list[str]] = defaultdict(list)
     for line in sorted(lines, key=lambda each: len(each["statements"])):
         for statement in line["statements"]:
-            found[statement].append(line["test"])
-    return found
+            by_statement[statement].append(line["test"])
+    return by_statement
 
 
 def aimed(tests: Sequence[str]) -> Sequence[str]:
     """Tests that a mutant meets."""
-    last = [each for each in tests if each.startswith(OTHERS)]
-    return [*[each for each in tests if each not in last][:MOST_TESTS], *last]
+    last = [test for test in tests if test.startswith(OTHERS)]
+    return [*[test for test in tests if test not in last][:MOST_TESTS], *last]
 
 
 def main() -> int:
@@ -64,21 +64,21 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many of them, by chance")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("tests", nargs="*", default=TESTS)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        known = recorded(given.record or Path(folder) / "record", given.tests)
+        known = recorded(arguments.record or Path(folder) / "record", arguments.tests)
         mutants = [
             Mutant(statement, changed, aimed(known[statement]), reason_of(statement, changed))
             for statement in known
-            if given.only in statement and not statement.lstrip().startswith("EXPLAIN")
+            if arguments.only in statement and not statement.lstrip().startswith("EXPLAIN")
             for changed in without_one(statement)
         ]
-        if given.sample is not None and given.sample < len(mutants):
-            click.echo(f"Again: --sample {given.sample} --seed {given.seed}")
-            mutants = random.Random(given.seed).sample(mutants, given.sample)  # noqa: S311
+        if arguments.sample is not None and arguments.sample < len(mutants):
+            click.echo(f"Again: --sample {arguments.sample} --seed {arguments.seed}")
+            mutants = random.Random(arguments.seed).sample(mutants, arguments.sample)  # noqa: S311
         file = Path(folder) / "mutants"
         write_mutants(file, mutants)
-        tests = dict.fromkeys(test for each in mutants for test in each.tests)
+        tests = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
         # A test that waits for what the mutant never does has failed.
         options = ("--mutants", str(file), "-o", f"timeout={TEST_S}")
         return run(tests, *options, quiet=False)

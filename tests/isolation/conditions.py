@@ -16,7 +16,7 @@ _ASSIGNED = re.compile(r"(?:\bSET|,)\s*\Z")
 
 def without_one(statement: str) -> Iterator[str]:
     """The statement, once for each of its conditions on the tenant, with that one always true."""
-    for found in CONDITION.finditer(statement):
-        before = statement[: found.start()]
+    for condition in CONDITION.finditer(statement):
+        before = statement[: condition.start()]
         if not _ASSIGNED.search(before):
-            yield f"{before}true{statement[found.end() :]}"
+            yield f"{before}true{statement[condition.end() :]}"

@@ -30,7 +30,7 @@ class Mutant:
 
 
 def write_mutants(path: Path, mutants: Iterable[Mutant]) -> None:
-    path.write_text("".join(f"{json.dumps(asdict(each))}\n" for each in mutants))
+    path.write_text("".join(f"{json.dumps(asdict(mutant))}\n" for mutant in mutants))
 
 
 def read_mutants(path: Path) -> Sequence[Mutant]:

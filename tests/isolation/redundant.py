@@ -63,12 +63,12 @@ REDUNDANT = (
 def reason_of(statement: str, changed: str) -> str:
     """Reason why no test misses the condition that ``changed`` is without; "" if there is none."""
     before, after = statement.splitlines(), changed.splitlines()
-    lines = {one.strip() for one, other in zip(before, after, strict=True) if one != other}
-    found = (each for each in REDUNDANT if each.line in lines and each.is_in(statement))
-    return next((each.reason for each in found), "")
+    lines = {line.strip() for line, other in zip(before, after, strict=True) if line != other}
+    matches = (entry for entry in REDUNDANT if entry.line in lines and entry.is_in(statement))
+    return next((match.reason for match in matches), "")
 
 
 def stale(statements: Iterable[str]) -> Sequence[Redundant]:
     """Entries whose condition is in none of these statements."""
-    given = [*statements]
-    return [each for each in REDUNDANT if not any(map(each.is_in, given))]
+    texts = [*statements]
+    return [entry for entry in REDUNDANT if not any(map(entry.is_in, texts))]

@@ -202,7 +202,7 @@ async def test_of_a_fair_kind_a_process_runs_one_job_of_each_tenant(jobs: FakeJo
         jobs.put("work", key, tenant=tenant)
     await JobWorker(jobs, [Handler(note, fair=True, parallel=4)]).run_due()
     assert {"a", "c"} in at_once
-    assert not any({"a", "b"} <= each for each in at_once)
+    assert not any({"a", "b"} <= group for group in at_once)
 
 
 async def test_the_loop_survives_a_database_that_is_away(

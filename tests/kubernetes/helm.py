@@ -62,7 +62,7 @@ def manifests(*values: Values, release: str = "darkroom") -> list[Manifest]:
     """Manifests that ``helm template`` prints with these values, the later ones over the earlier
     ones. Raises ``Refused``."""
     text = _rendered(values, release)
-    return [each for one in text for each in yaml.safe_load_all(one) if each]
+    return [manifest for template in text for manifest in yaml.safe_load_all(template) if manifest]
 
 
 def require() -> None:
@@ -94,8 +94,8 @@ def merged(below: Values, above: Mapping[str, Any]) -> Values:
 def _rendered(given: Sequence[Values], release: str) -> list[str]:
     """Text of each template's manifests."""
     values: Values = yaml.safe_load((CHART / "values.yaml").read_text())
-    for each in given:
-        values = merged(values, each)
+    for layer in given:
+        values = merged(values, layer)
     schema = json.loads((CHART / "values.schema.json").read_text())
     problems = [
         f"{'.'.join(str(part) for part in error.path) or '(root)'}: {error.message}"
@@ -134,8 +134,8 @@ def _rendered(given: Sequence[Values], release: str) -> list[str]:
 
 
 def _texts(folder: Path) -> dict[str, str]:
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(CHART).as_posix(): path.read_text() for path in found}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(CHART).as_posix(): path.read_text() for path in files}
 
 
 def _go() -> str | None:
@@ -159,7 +159,7 @@ def _renderer() -> Path:
 
 
 def main() -> int:
-    values = [yaml.safe_load(Path(each).read_text()) for each in sys.argv[1:]]
+    values = [yaml.safe_load(Path(path).read_text()) for path in sys.argv[1:]]
     yaml.safe_dump_all(manifests(*values), sys.stdout, sort_keys=False)
     return 0
 

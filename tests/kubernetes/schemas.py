@@ -53,12 +53,14 @@ def definition(path: Path) -> Draft202012Validator:
     """Schema of a custom resource definition, with unknown fields as mistakes: an API server drops
     them in silence."""
     versions = yaml.safe_load(path.read_text())["spec"]["versions"]
-    (schema,) = [each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1"]
-    for each in _objects(schema):
-        if each.get("type") == "object" and "properties" in each:
-            each.setdefault("additionalProperties", False)
-        if each.get("x-kubernetes-int-or-string"):
-            each.pop("type", None)
+    (schema,) = [
+        version["schema"]["openAPIV3Schema"] for version in versions if version["name"] == "v1"
+    ]
+    for node in _objects(schema):
+        if node.get("type") == "object" and "properties" in node:
+            node.setdefault("additionalProperties", False)
+        if node.get("x-kubernetes-int-or-string"):
+            node.pop("type", None)
     schema["properties"]["metadata"] = {"type": "object"}
     return Draft202012Validator(schema)
 
@@ -68,21 +70,21 @@ def _objects(schema: Any) -> Iterator[dict[str, Any]]:
     if isinstance(schema, dict):
         yield schema
     if isinstance(schema, dict | list):
-        for each in children:
-            yield from _objects(each)
+        for child in children:
+            yield from _objects(child)
 
 
 def main() -> int:
     validator = definition(Path(sys.argv[1]))
-    found = [
+    mistakes = [
         f"{name}: {problem}"
         for name in EXAMPLES
-        for each in manifests(example(name), INSTALLATION)
-        if each["kind"] == "RayService"
-        for problem in _said(validator, each)
+        for manifest in manifests(example(name), INSTALLATION)
+        if manifest["kind"] == "RayService"
+        for problem in _said(validator, manifest)
     ]
-    sys.stdout.write("".join(line + "\n" for line in found))
-    return 1 if found else 0
+    sys.stdout.write("".join(line + "\n" for line in mistakes))
+    return 1 if mistakes else 0
 
 
 if __name__ == "__main__":

@@ -30,10 +30,12 @@ ONE = merged(example("one-gpu-node"), INSTALLATION)
 
 def rendered(change: Values, base: Values = ONE, release: str = "darkroom") -> dict[str, Manifest]:
     """Manifests by kind and name, each of which its schema allows."""
-    made = manifests(base, change, release=release)
-    for each in made:
-        assert problems(each) == [], each["kind"]
-    return {f"{each['kind']} {each['metadata']['name']}": each for each in made}
+    documents = manifests(base, change, release=release)
+    for document in documents:
+        assert problems(document) == [], document["kind"]
+    return {
+        f"{manifest['kind']} {manifest['metadata']['name']}": manifest for manifest in documents
+    }
 
 
 def with_class(**change: Any) -> Values:
@@ -43,7 +45,9 @@ def with_class(**change: Any) -> Values:
 
 def applications(made: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
     text = made["RayService darkroom"]["spec"]["serveConfigV2"]
-    return {each["name"]: each for each in yaml.safe_load(text)["applications"]}
+    return {
+        application["name"]: application for application in yaml.safe_load(text)["applications"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -74,16 +78,20 @@ def test_a_mistake_is_refused_by_name(change: Values, message: str) -> None:
 
 def test_the_values_of_the_docs_are_values() -> None:
     values = yaml.safe_load(block(DOCS / "how-to" / "run-on-kubernetes.md", "yaml"))
-    made = rendered(values, example("many-gpu-nodes"))
-    assert {"HTTPRoute darkroom", "PodMonitor darkroom", "PrometheusRule darkroom"} <= {*made}
+    resources = rendered(values, example("many-gpu-nodes"))
+    assert {"HTTPRoute darkroom", "PodMonitor darkroom", "PrometheusRule darkroom"} <= {*resources}
 
 
 def test_every_value_that_the_examples_do_not_set_can_be_left_out() -> None:
     own = {key: INSTALLATION[key] for key in ("image", "settings")}
     for name in EXAMPLES:
-        made = rendered({}, merged(example(name), own))
-        assert {"RayService darkroom", "Service darkroom", "ConfigMap darkroom-config"} <= {*made}
-        assert not {"Ingress darkroom", "HTTPRoute darkroom", "PrometheusRule darkroom"} & {*made}
+        resources = rendered({}, merged(example(name), own))
+        assert {"RayService darkroom", "Service darkroom", "ConfigMap darkroom-config"} <= {
+            *resources
+        }
+        assert not {"Ingress darkroom", "HTTPRoute darkroom", "PrometheusRule darkroom"} & {
+            *resources
+        }
 
 
 def test_two_releases_of_one_namespace_share_no_object_and_no_pod() -> None:
@@ -95,11 +103,11 @@ def test_two_releases_of_one_namespace_share_no_object_and_no_pod() -> None:
 
 
 def test_ingress_and_route_have_the_host_of_the_public_url() -> None:
-    made = rendered({})
-    ingress = made["Ingress darkroom"]["spec"]
+    resources = rendered({})
+    ingress = resources["Ingress darkroom"]["spec"]
     assert ingress["rules"][0]["host"] == "darkroom.example.org"
     assert ingress["tls"] == [{"hosts": ["darkroom.example.org"], "secretName": "darkroom-tls"}]
-    assert made["HTTPRoute darkroom"]["spec"]["hostnames"] == ["darkroom.example.org"]
+    assert resources["HTTPRoute darkroom"]["spec"]["hostnames"] == ["darkroom.example.org"]
 
 
 def test_the_rules_are_those_of_the_docs() -> None:
@@ -111,7 +119,7 @@ def containers(made: dict[str, Manifest]) -> list[Manifest]:
     """Containers of the pods of Ray, the head's first."""
     cluster = made["RayService darkroom"]["spec"]["rayClusterConfig"]
     groups = cluster["headGroupSpec"], *cluster["workerGroupSpecs"]
-    return [each for group in groups for each in group["template"]["spec"]["containers"]]
+    return [container for group in groups for container in group["template"]["spec"]["containers"]]
 
 
 def address(endpoint: Manifest, pod: str) -> str:
@@ -126,55 +134,59 @@ def address(endpoint: Manifest, pod: str) -> str:
 
 def jobs(monitor: Manifest) -> set[str]:
     rules = [
-        rule for each in monitor["spec"]["podMetricsEndpoints"] for rule in each["relabelings"]
+        rule
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]
+        for rule in endpoint["relabelings"]
     ]
     return {rule["replacement"] for rule in rules if rule.get("targetLabel") == "job"}
 
 
 @pytest.mark.parametrize("ingresses", [1, 3])
 def test_prometheus_finds_every_ingress_of_a_head(ingresses: int) -> None:
-    made = rendered({"settings": {"metrics_port": 9200, "ingress_replicas": ingresses}})
-    monitor, (head, *_) = made["PodMonitor darkroom"], containers(made)
-    (port,) = [each for each in head["ports"] if each["name"] == "app-metrics"]
+    resources = rendered({"settings": {"metrics_port": 9200, "ingress_replicas": ingresses}})
+    monitor, (head, *_) = resources["PodMonitor darkroom"], containers(resources)
+    (port,) = [candidate for candidate in head["ports"] if candidate["name"] == "app-metrics"]
     *endpoints, haproxy = monitor["spec"]["podMetricsEndpoints"]
     assert address(haproxy, f"10.0.0.7:{port['containerPort']}") == "10.0.0.7:9101"
-    assert {each["port"] for each in endpoints} == {port["name"]}
-    found = [address(each, f"[fd00::7]:{port['containerPort']}") for each in endpoints]
-    assert found == [f"[fd00::7]:{9200 + number}" for number in range(ingresses)]
-    assert all(each["honorLabels"] for each in endpoints), "or `endpoint` would be the port's name"
+    assert {endpoint["port"] for endpoint in endpoints} == {port["name"]}
+    addresses = [address(endpoint, f"[fd00::7]:{port['containerPort']}") for endpoint in endpoints]
+    assert addresses == [f"[fd00::7]:{9200 + number}" for number in range(ingresses)]
+    assert all(endpoint["honorLabels"] for endpoint in endpoints), (
+        "or `endpoint` would be the port's name"
+    )
     assert jobs(monitor) == {"darkroom", "haproxy"}
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    allowed = made["NetworkPolicy darkroom-head"]["spec"]["ingress"]
+    allowed = resources["NetworkPolicy darkroom-head"]["spec"]["ingress"]
     ports = {"port": 9200, "endPort": 9200 + ingresses - 1, "protocol": "TCP"}
-    assert ports in [port for each in allowed for port in each["ports"]]
+    assert ports in [port for rule in allowed for port in rule["ports"]]
 
 
 def test_another_number_of_ingresses_changes_no_pod() -> None:
     def cluster(ingresses: int) -> Manifest:
-        made = rendered({"settings": {"ingress_replicas": ingresses}})
-        return dict(made["RayService darkroom"]["spec"]["rayClusterConfig"])
+        resources = rendered({"settings": {"ingress_replicas": ingresses}})
+        return dict(resources["RayService darkroom"]["spec"]["rayClusterConfig"])
 
     assert cluster(1) == cluster(3)
 
 
 def test_prometheus_finds_ray_on_every_pod() -> None:
-    made = rendered({})
-    monitor = made["PodMonitor darkroom-ray"]
-    assert [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    resources = rendered({})
+    monitor = resources["PodMonitor darkroom-ray"]
+    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
     assert jobs(monitor) == {"ray"}
     # KubeRay names port 8080 so, unless a container has a port of that name.
-    for each in containers(made):
-        assert "metrics" not in [port["name"] for port in each.get("ports", ())]
-    allowed = made["NetworkPolicy darkroom-pods"]["spec"]["ingress"]
-    assert [{"port": 8080, "protocol": "TCP"}] in [each.get("ports") for each in allowed]
+    for container in containers(resources):
+        assert "metrics" not in [port["name"] for port in container.get("ports", ())]
+    allowed = resources["NetworkPolicy darkroom-pods"]["spec"]["ingress"]
+    assert [{"port": 8080, "protocol": "TCP"}] in [rule.get("ports") for rule in allowed]
 
 
 def test_the_head_may_use_a_redis_of_ones_own_ours_or_none() -> None:
     def redis(values: Values) -> tuple[str | None, bool]:
-        made = rendered({"headFaultTolerance": values})
-        cluster = made["RayService darkroom"]["spec"]["rayClusterConfig"]
+        resources = rendered({"headFaultTolerance": values})
+        cluster = resources["RayService darkroom"]["spec"]["rayClusterConfig"]
         address = cluster.get("gcsFaultToleranceOptions", {}).get("redisAddress")
-        return address, "StatefulSet darkroom-redis" in made
+        return address, "StatefulSet darkroom-redis" in resources
 
     assert redis({"enabled": False}) == (None, False)
     assert redis({"enabled": True}) == ("darkroom-redis:6379", True)
@@ -183,17 +195,19 @@ def test_the_head_may_use_a_redis_of_ones_own_ours_or_none() -> None:
 
 
 def test_policies_and_budgets_can_be_left_to_others() -> None:
-    made = rendered({"networkPolicies": {"enabled": False}, "disruptionBudgets": False})
+    resources = rendered({"networkPolicies": {"enabled": False}, "disruptionBudgets": False})
     assert not [
-        name for name in made if name.split()[0] in {"NetworkPolicy", "PodDisruptionBudget"}
+        name for name in resources if name.split()[0] in {"NetworkPolicy", "PodDisruptionBudget"}
     ]
 
 
 def test_the_database_s_url_may_be_in_another_secret() -> None:
-    made = rendered({"secrets": {"database": {"name": "postgres-app", "key": "uri"}}})
-    head = made["RayService darkroom"]["spec"]["rayClusterConfig"]["headGroupSpec"]
+    resources = rendered({"secrets": {"database": {"name": "postgres-app", "key": "uri"}}})
+    head = resources["RayService darkroom"]["spec"]["rayClusterConfig"]["headGroupSpec"]
     (container,) = head["template"]["spec"]["containers"]
-    (url,) = [each for each in container["env"] if each["name"] == "DARKROOM_DATABASE_URL"]
+    (url,) = [
+        variable for variable in container["env"] if variable["name"] == "DARKROOM_DATABASE_URL"
+    ]
     assert url["valueFrom"]["secretKeyRef"] == {"name": "postgres-app", "key": "uri"}
 
 
@@ -201,9 +215,9 @@ def test_an_overflow_pool_has_the_families_of_the_pool_before_it() -> None:
     spot = {"name": "flux", "families": ["flux"], "resources": {"spot": 0.001}}
     other = {"name": "second", "overflow_of": "flux", "overflow_after_s": 300}
     third = {"name": "third", "overflow_of": "second"}
-    made = applications(rendered(with_class(pools=[third, other, spot])))
+    apps = applications(rendered(with_class(pools=[third, other, spot])))
     for name in ("flux", "second", "third"):
-        pool = made[f"darkroom-{name}"]["args"]["pools"][name]
+        pool = apps[f"darkroom-{name}"]["args"]["pools"][name]
         assert pool["families"] == ["flux"]
         assert not {"overflow_of", "overflow_after_s"} & pool.keys()
 
@@ -211,9 +225,9 @@ def test_an_overflow_pool_has_the_families_of_the_pool_before_it() -> None:
 def test_a_canary_has_the_keys_of_its_pool_and_runs_its_own_code() -> None:
     flux = {"name": "flux", "families": ["flux"], "slots": 3, "max_replicas": 4, "threads": 2}
     canary = {"name": "next", "canary_of": "flux", "code": "local:///opt/next", "slots": 1}
-    made = applications(rendered(with_class(pools=[canary, flux])))["darkroom-next"]
-    assert made["runtime_env"] == {"py_modules": ["local:///opt/next"]}
-    own = made["args"]["pools"]["next"]
+    application = applications(rendered(with_class(pools=[canary, flux])))["darkroom-next"]
+    assert application["runtime_env"] == {"py_modules": ["local:///opt/next"]}
+    own = application["args"]["pools"]["next"]
     assert own.pop("accelerator")
     assert own.pop("num_gpus") == 1
     assert own == {"families": ["flux"], "slots": 1, "threads": 2, "code": "local:///opt/next"}
@@ -221,8 +235,8 @@ def test_a_canary_has_the_keys_of_its_pool_and_runs_its_own_code() -> None:
 
 def test_pools_are_in_darkroom_yaml_in_the_order_of_the_values() -> None:
     pools = [{"name": name, "families": ["flux"]} for name in ("zeta", "alpha", "mid")]
-    made = rendered(with_class(pools=pools))
-    text = made["ConfigMap darkroom-config"]["data"]["darkroom.yaml"]
+    resources = rendered(with_class(pools=pools))
+    text = resources["ConfigMap darkroom-config"]["data"]["darkroom.yaml"]
     (application,) = yaml.safe_load(text)["applications"]
     assert [*application["args"]["pools"]] == ["zeta", "alpha", "mid"]
 
@@ -230,10 +244,10 @@ def test_pools_are_in_darkroom_yaml_in_the_order_of_the_values() -> None:
 def test_a_family_of_ones_own_reaches_only_the_pools_that_host_it() -> None:
     pools = [{"name": "mine", "families": ["mine"]}, {"name": "flux", "families": ["flux"]}]
     change = with_class(pools=pools) | {"settings": {"families": {"mine": "package:Family"}}}
-    made = applications(rendered(change))
-    assert made["darkroom-mine"]["args"]["families"] == {"mine": "package:Family"}
-    assert made["darkroom-flux"]["args"]["families"] == {}
-    assert "families" not in made["darkroom"]["args"]
+    apps = applications(rendered(change))
+    assert apps["darkroom-mine"]["args"]["families"] == {"mine": "package:Family"}
+    assert apps["darkroom-flux"]["args"]["families"] == {}
+    assert "families" not in apps["darkroom"]["args"]
 
 
 def test_a_limit_changes_only_the_file_that_the_ingress_watches() -> None:
@@ -247,11 +261,11 @@ def test_nodes_without_a_gpu_can_have_pools() -> None:
     pool = {"name": "hosted", "families": ["openai"], "num_cpus": 1}
     groups = [{"name": "cpu", "min": 1, "max": 3}]
     plain = {"cpu": 4, "memory": "16Gi", "groups": groups, "pools": [pool]}
-    made = rendered({"nodeClasses": [plain]})
-    (group,) = made["RayService darkroom"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    resources = rendered({"nodeClasses": [plain]})
+    (group,) = resources["RayService darkroom"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert group["resources"] == {"CPU": "4"}
     assert not {"accelerator", "num_gpus"} & {
-        *applications(made)["darkroom-hosted"]["args"]["pools"]["hosted"]
+        *applications(resources)["darkroom-hosted"]["args"]["pools"]["hosted"]
     }
 
 

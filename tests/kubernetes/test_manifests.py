@@ -83,14 +83,14 @@ def groups(ray_service: Manifest) -> list[dict[str, Any]]:
 
 def pods() -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Labels, with those that KubeRay adds, and specification of each kind of pod."""
-    for _, each in ALL:
-        if each["kind"] == "RayService":
-            for group in groups(each):
+    for _, manifest in ALL:
+        if manifest["kind"] == "RayService":
+            for group in groups(manifest):
                 role = "worker" if "groupName" in group else "head"
                 added = {"ray.io/node-type": role, "ray.io/serve": "true"}
                 yield group["template"]["metadata"]["labels"] | added, group["template"]["spec"]
-        elif each["kind"] == "StatefulSet":
-            template = each["spec"]["template"]
+        elif manifest["kind"] == "StatefulSet":
+            template = manifest["spec"]["template"]
             yield template["metadata"]["labels"], template["spec"]
 
 
@@ -107,19 +107,21 @@ def written(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Applications by name, as ``darkroom serve-config`` writes them."""
     from serve_app.app import applications  # noqa: PLC0415 imports Ray
 
-    made = applications(settings, Path("/etc/darkroom/darkroom.yaml"))
-    return {name: each.entry | {"args": each.args} for name, each in made.items()}
+    apps = applications(settings, Path("/etc/darkroom/darkroom.yaml"))
+    return {
+        name: application.entry | {"args": application.args} for name, application in apps.items()
+    }
 
 
 def checked(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The applications, with pools as they are after they were read."""
 
     def pools(args: dict[str, Any]) -> dict[str, Any]:
-        return {key: PoolConfig(**each) for key, each in args.get("pools", {}).items()}
+        return {key: PoolConfig(**pool) for key, pool in args.get("pools", {}).items()}
 
     return {
-        name: each | {"args": each["args"] | {"pools": pools(each["args"])}}
-        for name, each in applications.items()
+        name: application | {"args": application["args"] | {"pools": pools(application["args"])}}
+        for name, application in applications.items()
     }
 
 
@@ -129,8 +131,8 @@ def test_a_manifest_has_the_fields_and_types_of_its_kind(manifest: Manifest) -> 
 
 
 def test_there_is_an_example_for_one_gpu_node_and_one_for_many() -> None:
-    one, many = SERVICES["one-gpu-node"], SERVICES["many-gpu-nodes"]
-    assert [group["maxReplicas"] for group in groups(one)[1:]] == [1]
+    single, many = SERVICES["one-gpu-node"], SERVICES["many-gpu-nodes"]
+    assert [group["maxReplicas"] for group in groups(single)[1:]] == [1]
     assert sum(group["maxReplicas"] for group in groups(many)[1:]) > 8
     assert all(group["minReplicas"] == 0 for group in groups(many)[1:])
     assert many["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"]
@@ -150,14 +152,14 @@ def test_there_is_an_example_for_one_gpu_node_and_one_for_many() -> None:
 def test_a_mistake_in_a_ray_service_is_found(ray_service: Manifest, path: str, value: Any) -> None:
     *parents, last = path.split(".")
     place: Any = ray_service
-    for each in parents:
-        place = place[int(each) if each.isdigit() else each]
+    for key in parents:
+        place = place[int(key) if key.isdigit() else key]
     place[last] = value
     assert problems(ray_service)
 
 
 def test_a_mistake_in_a_built_in_kind_is_found() -> None:
-    service, _ = [each for _, each in ALL if identity(each) == "Service darkroom"]
+    service, _ = [manifest for _, manifest in ALL if identity(manifest) == "Service darkroom"]
     wrong = copy.deepcopy(service)
     wrong["spec"]["ports"][0]["port"] = "eighty"
     assert problems(wrong)
@@ -166,17 +168,20 @@ def test_a_mistake_in_a_built_in_kind_is_found() -> None:
 def test_serve_takes_the_configuration_and_knows_each_of_its_keys(ray_service: Manifest) -> None:
     from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema  # noqa: PLC0415
 
-    given = configuration(ray_service)
-    ServeDeploySchema.model_validate(given)
-    assert given.keys() <= ServeDeploySchema.model_fields.keys()
-    for application in given["applications"]:
+    config = configuration(ray_service)
+    ServeDeploySchema.model_validate(config)
+    assert config.keys() <= ServeDeploySchema.model_fields.keys()
+    for application in config["applications"]:
         assert application.keys() <= ServeApplicationSchema.model_fields.keys()
 
 
 def test_serve_gets_what_serve_config_writes_from_the_config_map(
     ray_service: Manifest, source: dict[str, Any]
 ) -> None:
-    rendered = {each["name"]: each for each in configuration(ray_service)["applications"]}
+    rendered = {
+        application["name"]: application
+        for application in configuration(ray_service)["applications"]
+    }
     assert checked(rendered) == checked(written(arguments(source)))
 
 
@@ -191,8 +196,8 @@ def test_the_configuration_is_the_one_of_every_cluster_but_for_its_pools_and_add
     source: dict[str, Any],
 ) -> None:
     usual = yaml.safe_load((ROOT / "darkroom.yaml").read_text())
-    for each in (source, usual):
-        del each["applications"][0]["args"]["pools"]
+    for config in (source, usual):
+        del config["applications"][0]["args"]["pools"]
     for key in (*INSTALLATION["settings"], "metrics_host", "metrics_port"):
         del source["applications"][0]["args"][key]
     assert source == usual
@@ -217,12 +222,12 @@ def test_the_autoscaler_knows_a_group_of_workers_for_each_pool(
         for group in groups(ray_service)
     ]
     for name, pool in arguments(source)["pools"].items():
-        wanted = {
+        demand = {
             "CPU": pool["num_cpus"],
             "GPU": pool["num_gpus"],
             f"accelerator_type:{pool['accelerator']}": 1,
         }
-        fits = [all(each.get(key, 0) >= wanted[key] for key in wanted) for each in brought]
+        fits = [all(offer.get(key, 0) >= demand[key] for key in demand) for offer in brought]
         assert any(fits), name
         assert not fits[0], f"{name} fits on the head"
 
@@ -236,10 +241,10 @@ def test_ray_reserves_no_more_than_a_pod_has(ray_service: Manifest) -> None:
 
 
 def test_pods_name_only_settings_claims_and_maps_that_there_are() -> None:
-    there = {identity(each) for _, each in ALL}
+    there = {identity(manifest) for _, manifest in ALL}
     for labels, spec in pods():
         own = {"data"} if labels["app"] == "darkroom-redis" else set[str]()
-        volumes = {each["name"] for each in spec.get("volumes", ())} | own
+        volumes = {entry["name"] for entry in spec.get("volumes", ())} | own
         for volume in spec.get("volumes", ()):
             if "persistentVolumeClaim" in volume:
                 claim = volume["persistentVolumeClaim"]["claimName"]
@@ -247,9 +252,11 @@ def test_pods_name_only_settings_claims_and_maps_that_there_are() -> None:
             if "configMap" in volume:
                 assert f"ConfigMap {volume['configMap']['name']}" in there
         for container in spec["containers"]:
-            assert {each["name"] for each in container["volumeMounts"]} <= volumes
-            variables = {each["name"] for each in container.get("env", ())}
-            assert {each for each in variables if each.startswith(PREFIX)} <= setting_names()
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            variables = {variable["name"] for variable in container.get("env", ())}
+            assert {
+                variable for variable in variables if variable.startswith(PREFIX)
+            } <= setting_names()
 
 
 def test_only_the_head_gets_darkrooms_secrets() -> None:
@@ -257,11 +264,11 @@ def test_only_the_head_gets_darkrooms_secrets() -> None:
     of_head = {values["secrets"]["head"], values["secrets"]["database"]["name"]}
     for labels, spec in pods():
         (container,) = spec["containers"]
-        named = {each["secretRef"]["name"] for each in container.get("envFrom", ())}
+        named = {reference["secretRef"]["name"] for reference in container.get("envFrom", ())}
         named |= {
-            each["valueFrom"]["secretKeyRef"]["name"]
-            for each in container.get("env", ())
-            if "valueFrom" in each
+            variable["valueFrom"]["secretKeyRef"]["name"]
+            for variable in container.get("env", ())
+            if "valueFrom" in variable
         }
         if labels.get("ray.io/node-type") == "head":
             assert named == of_head
@@ -283,9 +290,9 @@ def test_gpu_pods_are_drained_before_they_end(ray_service: Manifest) -> None:
         program, command, *options = container["lifecycle"]["preStop"]["exec"]["command"]
         assert program == "darkroom"
         context = main.make_context(program, [command, *options])
-        _, subcommand, given = main.resolve_command(context, [command, *options])
+        _, subcommand, words = main.resolve_command(context, [command, *options])
         assert subcommand is not None
-        within = subcommand.make_context(command, given).params["within"]
+        within = subcommand.make_context(command, words).params["within"]
         graceful = PoolConfig(families=("flux",)).shutdown_s
         assert graceful + 10 <= within < spec["terminationGracePeriodSeconds"]
 
@@ -318,8 +325,8 @@ def test_ray_s_pods_ask_the_health_of_their_own_node() -> None:
         if labels["app"] == "darkroom":
             (container,) = spec["containers"]
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                asked = container[probe]["httpGet"]
-                assert asked == {
+                http_get = container[probe]["httpGet"]
+                assert http_get == {
                     "path": "/api/healthz",
                     "port": DEFAULT_DASHBOARD_AGENT_LISTEN_PORT,
                 }
@@ -327,14 +334,14 @@ def test_ray_s_pods_ask_the_health_of_their_own_node() -> None:
 
 def test_selectors_find_pods() -> None:
     selectors: list[tuple[str, dict[str, str]]] = []
-    for _, each in ALL:
-        spec = each.get("spec", {})
-        if each["kind"] == "Service":
-            selectors.append((identity(each), spec["selector"]))
-        if each["kind"] in {"PodDisruptionBudget", "StatefulSet"}:
-            selectors.append((identity(each), spec["selector"]["matchLabels"]))
-        if each["kind"] == "NetworkPolicy":
-            selectors.append((identity(each), spec["podSelector"]["matchLabels"]))
+    for _, manifest in ALL:
+        spec = manifest.get("spec", {})
+        if manifest["kind"] == "Service":
+            selectors.append((identity(manifest), spec["selector"]))
+        if manifest["kind"] in {"PodDisruptionBudget", "StatefulSet"}:
+            selectors.append((identity(manifest), spec["selector"]["matchLabels"]))
+        if manifest["kind"] == "NetworkPolicy":
+            selectors.append((identity(manifest), spec["podSelector"]["matchLabels"]))
     assert len(selectors) >= 7
     for name, selector in selectors:
         assert any(selector.items() <= labels.items() for labels, _ in pods()), name
@@ -350,15 +357,15 @@ def test_many_nodes_outlive_their_head() -> None:
     cluster = many["spec"]["rayClusterConfig"]
     options = cluster["gcsFaultToleranceOptions"]
     name, _, port = options["redisAddress"].partition(":")
-    (redis,) = [each for _, each in ALL if identity(each) == f"Service {name}"]
+    (redis,) = [manifest for _, manifest in ALL if identity(manifest) == f"Service {name}"]
     assert redis["spec"]["ports"][0]["port"] == int(port)
     for group in groups(many):
         assert group["template"]["spec"]["restartPolicy"] == "Never"  # what autoscaler v2 asks for
         (container,) = group["template"]["spec"]["containers"]
         waits = [
-            int(each["value"])
-            for each in container["env"]
-            if each["name"] == "RAY_gcs_rpc_server_reconnect_timeout_s"
+            int(variable["value"])
+            for variable in container["env"]
+            if variable["name"] == "RAY_gcs_rpc_server_reconnect_timeout_s"
         ]
         assert waits
         assert waits[0] > 60  # Ray's own, too short for a pod that attaches a volume

@@ -37,9 +37,9 @@ def main() -> int:
         help="A folder for operations.md and operations.json. Rows of an earlier run stay.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="Scenarios. Default: all.")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     scenarios: dict[str, Callable[[Path], Iterator[Outcome]]] = {
-        "upgrade": lambda folder: upgrade(folder, asked.before),
+        "upgrade": lambda folder: upgrade(folder, arguments.before),
         "backup": backup,
         "failover": failover,
         "failover-with-loss": failover_with_loss,
@@ -47,15 +47,15 @@ def main() -> int:
         "autoscaler": autoscaler,
         "clock": clock_of_node,
         "clock-of-database": clock_of_database,
-        "soak": lambda folder: soak(folder, asked.minutes),
+        "soak": lambda folder: soak(folder, arguments.minutes),
     }
-    if unknown := set(asked.names) - scenarios.keys():
+    if unknown := set(arguments.names) - scenarios.keys():
         parser.error(f"no such scenarios: {sorted(unknown)}; there are {sorted(scenarios)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the cluster is ended
-    folder = asked.output or Path(tempfile.mkdtemp(prefix="operations-"))
+    folder = arguments.output or Path(tempfile.mkdtemp(prefix="operations-"))
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = _earlier(folder)
-    for name in asked.names or list(scenarios):
+    for name in arguments.names or list(scenarios):
         with tempfile.TemporaryDirectory(prefix="operations-") as scratch:
             for outcome in scenarios[name](Path(scratch)):
                 outcomes[outcome.scenario] = outcome
@@ -76,7 +76,7 @@ def _earlier(folder: Path) -> dict[str, Outcome]:
 
 def _write(folder: Path, outcomes: Sequence[Outcome]) -> None:
     (folder / "operations.json").write_text(
-        json.dumps([asdict(each) for each in outcomes], indent=2)
+        json.dumps([asdict(outcome) for outcome in outcomes], indent=2)
     )
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_row, outcomes)]
     (folder / "operations.md").write_text("\n".join(lines) + "\n")

@@ -23,9 +23,9 @@ def backup(folder: Path) -> Iterator[Outcome]:
             time.sleep(BEFORE_S)
             accepted.update(stored_ids(running))
             began = time.monotonic()
-            said = running.darkroom("backup", str(copy), *configured)
-            said = said.splitlines()[0].replace(f" to {copy}", "")
-            yield f"{said} ({time.monotonic() - began:.0f} s with its start)"
+            summary = running.darkroom("backup", str(copy), *configured)
+            summary = summary.splitlines()[0].replace(f" to {copy}", "")
+            yield f"{summary} ({time.monotonic() - began:.0f} s with its start)"
             time.sleep(AFTER_S)
 
         yield under_load(running, "backup", back_up)
@@ -33,7 +33,7 @@ def backup(folder: Path) -> Iterator[Outcome]:
         deployed = running.deployed
         running.place.nodes.stop()
         _empty_bucket(running)
-        said = running.darkroom("restore", str(copy), "--replace", *configured)
+        report = running.darkroom("restore", str(copy), "--replace", *configured)
         restored = stored_ids(running)
         running.deployed = []
         running.deploy(deployed)
@@ -42,12 +42,15 @@ def backup(folder: Path) -> Iterator[Outcome]:
         yield replace(
             outcome,
             checked=(
-                said.splitlines()[0],
+                report.splitlines()[0],
                 f"{len(accepted)} before the backup, {after} more later, {len(restored)} restored",
                 f"fsck: {_fsck(running, *configured)}",
             ),
             problems=(
-                *(f"{each} was there before the backup and is not now." for each in missing),
+                *(
+                    f"{request_id} was there before the backup and is not now."
+                    for request_id in missing
+                ),
                 *outcome.problems,
             ),
         )
@@ -56,8 +59,8 @@ def backup(folder: Path) -> Iterator[Outcome]:
 def _empty_bucket(running: Site) -> None:
     client, bucket = running.place.s3.client(), running.place.bucket
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-        for each in page.get("Contents", ()):
-            client.delete_object(Bucket=bucket, Key=each["Key"])
+        for item in page.get("Contents", ()):
+            client.delete_object(Bucket=bucket, Key=item["Key"])
     client.close()
     assert not running.place.objects()
 

@@ -64,7 +64,7 @@ def _jump(
 
     def shows(running: Site, seconds: int) -> bool:
         assert shown is not None
-        return any(abs(each - seconds) < NEAR_S for each in shown(running))
+        return any(abs(offset_s - seconds) < NEAR_S for offset_s in shown(running))
 
     def jump(running: Site) -> Iterator[str]:
         before = _processes(running)
@@ -83,7 +83,7 @@ def _jump(
 
 
 def _processes(running: Site) -> set[psutil.Process]:
-    return {each for part in ("ingress", "replica") for each in running.place.parts(part)}
+    return {process for part in ("ingress", "replica") for process in running.place.parts(part)}
 
 
 def _write(clock: Path, seconds: int) -> None:

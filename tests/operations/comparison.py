@@ -66,11 +66,15 @@ def under_load(site: Site, scenario: str, act: Callable[[Site], Iterable[str]]) 
         time.sleep(AFTER_S)
         ended = time.monotonic()
     accepted = set(heard.accepted_at)
-    if forgotten := {each for each, at in heard.accepted_at.items() if site.may_be_lost(each, at)}:
+    if forgotten := {
+        request_id
+        for request_id, at in heard.accepted_at.items()
+        if site.may_be_lost(request_id, at)
+    }:
         stored = stored_ids(site)
         checked.append(f"{len(forgotten - stored)} of {len(forgotten)} that it may forget are gone")
         accepted -= forgotten - stored
-    final = [each for each in heard.final if not any(id_ in each for id_ in forgotten)]
+    final = [message for message in heard.final if not any(id_ in message for id_ in forgotten)]
     outcome = compare(site, scenario, accepted)
     return replace(
         outcome,

@@ -65,11 +65,13 @@ class Site:
     def applications(self) -> dict[str, dict[str, Any]]:
         """What `darkroom serve-config` of the installed version writes, by name."""
         written = yaml.safe_load(self.darkroom("serve-config", str(self.configuration)))
-        return {each["name"]: each for each in written["applications"]}
+        return {application["name"]: application for application in written["applications"]}
 
     def deploy(self, applications: Sequence[dict[str, Any]]) -> None:
         """Deploy, and wait until each application that changed has new processes, and all serve."""
-        changed = [each["name"] for each in applications if each not in self.deployed]
+        changed = [
+            application["name"] for application in applications if application not in self.deployed
+        ]
         parts = ["ingress" if name == "darkroom" else "replica" for name in changed]
         before = {part: self._processes(part) for part in parts}
         address, _ = self.place.nodes.where("head")
@@ -202,11 +204,11 @@ def site(folder: Path, plan: Plan) -> Generator[Site, None, None]:
             "RAY_TMPDIR": nodes.temporary,
         }
         environment = clean_environment() | settings | ray
-        made = Site(place, configuration, code, environment)
+        running = Site(place, configuration, code, environment)
         eventually(lambda: nodes.where("head"), "the cluster is there")
-        made.install(plan.tree)
-        made.deploy(list(made.applications().values()))
-        yield made
+        running.install(plan.tree)
+        running.deploy(list(running.applications().values()))
+        yield running
 
 
 async def _nowhere() -> Any:

@@ -34,14 +34,16 @@ def soak(folder: Path, minutes: float) -> Iterator[Outcome]:
                 _sample(running, samples)
                 time.sleep(SAMPLE_S)
             growing: list[str] = []
-            for (part, pid), each in sorted(samples.items()):
-                judged = [one for one in each if one[0] > end - minutes * 60 * (1 - WARM_UP)]
+            for (part, pid), series in sorted(samples.items()):
+                judged = [
+                    sample for sample in series if sample[0] > end - minutes * 60 * (1 - WARM_UP)
+                ]
                 slope, _ = statistics.linear_regression(*zip(*judged, strict=True))
                 grown = slope * (judged[-1][0] - judged[0][0])
-                said = f"{part} {each[-1][1]:.0f} MiB, {slope * 3600:+.1f} MiB/h"
-                yield said
+                summary = f"{part} {series[-1][1]:.0f} MiB, {slope * 3600:+.1f} MiB/h"
+                yield summary
                 if grown > FLAT_MIB:
-                    growing.append(f"{said}, process {pid}")
+                    growing.append(f"{summary}, process {pid}")
             assert not growing, f"not flat: {growing}"
 
         yield under_load(running, f"soak, {minutes:g} minutes", go_on)

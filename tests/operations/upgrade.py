@@ -53,7 +53,7 @@ def upgrade(folder: Path, version: str) -> Iterator[Outcome]:
             time.sleep(MIXED_S)
 
         yield under_load(running, "rolling upgrade", go_on)
-        after = {each["name"]: each for each in running.deployed}
+        after = {application["name"]: application for application in running.deployed}
 
         def go_back(_: Site) -> Iterator[str]:
             running.install(old)

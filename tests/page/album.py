@@ -63,7 +63,7 @@ def hang(
     house: House, tenant: str, kept: Sequence[Entry], now: datetime, *, private: bool = False
 ) -> list[str]:
     """Store requests as they would be after their end. Returns their ids."""
-    made: list[str] = []
+    ids: list[str] = []
     images = [_stored_images(house, number) for number in range(12)]
     for place, entry in enumerate(kept):
         at = now - entry.age
@@ -79,15 +79,17 @@ def hang(
         ]
         if entry.content:
             files = [_other(house, _folder(request_id, private), entry, images[0][1])]
-        given = {"prompt": entry.prompt, "num_inference_steps": 4, **entry.input}
-        new = NewRequest(request_id, tenant, entry.endpoint, entry.endpoint, "studio", given)
+        request_input = {"prompt": entry.prompt, "num_inference_steps": 4, **entry.input}
+        new = NewRequest(
+            request_id, tenant, entry.endpoint, entry.endpoint, "studio", request_input
+        )
         request = Request(
             id=request_id,
             tenant=tenant,
             endpoint=entry.endpoint,
             pool="studio",
             state=entry.state,
-            input=given,
+            input=request_input,
             priority=Priority.NORMAL,
             attempt=1,
             failures=0,
@@ -97,8 +99,8 @@ def hang(
             outcome=_outcome(entry, files, seed=place + 1),
         )
         house.queue._rows[request_id] = Row(request, place, new, 1.0)
-        made.append(request_id)
-    return made
+        ids.append(request_id)
+    return ids
 
 
 def _outcome(entry: Entry, files: Sequence[Artifact], seed: int) -> Outcome:
@@ -108,7 +110,7 @@ def _outcome(entry: Entry, files: Sequence[Artifact], seed: int) -> Outcome:
         return Outcome(failure=failure, usage=usage)
     if entry.state is not State.SUCCEEDED:
         return Outcome(failure=Failure("cancelled", "The request was cancelled.", retryable=False))
-    images = [{"artifact": each.key, "width": each.width, "height": each.height} for each in files]
+    images = [{"artifact": file.key, "width": file.width, "height": file.height} for file in files]
     output = {"images": images, "seed": seed, "prompt": entry.prompt, "timings": {"inference": 2.4}}
     return Outcome(output=output, artifacts=tuple(files), usage=usage)
 

@@ -29,8 +29,8 @@ def chromium_program() -> str | None:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Start it, or skip the test. Until the end, no other event loop can run in this thread."""
-    found = chromium_program()
-    if found is None:
+    program = chromium_program()
+    if program is None:
         pytest.skip(NONE)
     arguments = [
         "--no-sandbox",  # needs privileges that a container does not have
@@ -41,6 +41,6 @@ def chromium() -> Iterator[Browser]:
         "--disable-gpu",  # there is none; one that is imitated takes a fifth more CPU time
     ]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
         yield browser
         browser.close()

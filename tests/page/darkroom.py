@@ -76,14 +76,14 @@ class PageDarkroom:
 
     def hang(self, kept: Sequence[Entry], *, private: bool = False) -> list[str]:
         """Store results of earlier times. Returns the ids of their requests."""
-        made: list[str] = []
+        ids: list[str] = []
 
         async def store() -> None:
             now = self.house.services.clock.now()
-            made.extend(hang(self.house, TENANT, kept, now, private=private))
+            ids.extend(hang(self.house, TENANT, kept, now, private=private))
 
         self._do(store())
-        return made
+        return ids
 
     def copy_requests(self) -> None:
         """Store the copies of requests whose models have shadows."""

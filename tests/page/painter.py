@@ -82,10 +82,10 @@ class Painter(ScriptedReplica):
             artifacts.append(
                 Artifact(ticket.key, ticket.media_type, len(content), digest, width, height)
             )
-        drafts = tuple(each for each in artifacts if each.media_type == DRAFT_TYPE)
-        artifacts = [each for each in artifacts if each not in drafts]
+        drafts = tuple(artifact for artifact in artifacts if artifact.media_type == DRAFT_TYPE)
+        artifacts = [artifact for artifact in artifacts if artifact not in drafts]
         output: dict[str, Any] = {
-            "images": [{"artifact": each.key} for each in artifacts],
+            "images": [{"artifact": artifact.key} for artifact in artifacts],
             "timings": {"inference": steps * STEP_S},
             "seed": seed,
             "has_nsfw_concepts": [False] * len(artifacts),

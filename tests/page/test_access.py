@@ -114,7 +114,7 @@ def test_the_keyboard_reaches_everything_in_order(reader: Reader) -> None:
     for _ in range(28):
         page.keyboard.press("Tab")
         met.append(page.evaluate("() => document.activeElement.id.replace(/-\\d+$/, '')"))
-    wanted = [
+    expected = [
         "theme-button",
         "key-button",
         "model",
@@ -122,7 +122,7 @@ def test_the_keyboard_reaches_everything_in_order(reader: Reader) -> None:
         "field-image_size",
         "field-num_images",
     ]
-    places = [met.index(each) for each in [*wanted, "generate", "code-button"]]
+    places = [met.index(stop) for stop in [*expected, "generate", "code-button"]]
     assert places == sorted(places)
 
 
@@ -169,12 +169,12 @@ def test_an_address_in_an_output_that_is_no_file_s_is_no_link(reader: Reader, ur
 
 
 def test_nothing_is_asked_of_anybody_else(page: Page, served: PageDarkroom) -> None:
-    asked: set[str] = set()
-    page.on("request", lambda request: asked.add(request.url))
+    urls: set[str] = set()
+    page.on("request", lambda request: urls.add(request.url))
     reader = Reader(page, served)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
-    assert len(asked) > 10
+    assert len(urls) > 10
     # A preview is fetched with the key and shown as a blob of the page.
     own = (served.url, f"blob:{served.url}")
-    assert {each for each in asked if not each.startswith(own)} == set()
+    assert {url for url in urls if not url.startswith(own)} == set()

@@ -20,12 +20,12 @@ OpenContext = Callable[..., BrowserContext]
 
 def new_key(page: Page, darkroom: PageDarkroom, *scopes: str) -> str:
     """Key of the tenant `default` with these scopes."""
-    made = page.request.post(
+    response = page.request.post(
         f"{darkroom.url}/v1/keys",
         headers={"authorization": f"Key {darkroom.key}"},
         data={"scopes": [*scopes], "alias": "+".join(scopes)},
     )
-    return str(made.json()["key"])
+    return str(response.json()["key"])
 
 
 class Member(Operator):
@@ -56,13 +56,13 @@ def test_the_costs_are_those_of_the_chosen_time_whatever_answer_comes_last(
     time = page.get_by_label("Time", exact=True)
     costs = page.get_by_label("Costs", exact=True)
     expect(page.get_by_text("Nothing was made in this time.")).to_be_visible()
-    held: list[Route] = []
+    routes: list[Route] = []
 
     def answer(route: Route) -> None:
         (start,) = parse_qs(urlsplit(route.request.url).query)["start"]
         days = (datetime.now(UTC) - datetime.fromisoformat(start)).days
         if days > 60:
-            held.append(route)  # until the other choice was made
+            routes.append(route)  # until the other choice was made
         else:
             cost = {"currency": "USD", "cost": 7.0 if days < 10 else 30.0}
             route.fulfill(json={"results": [], "costs": [cost]})
@@ -72,7 +72,7 @@ def test_the_costs_are_those_of_the_chosen_time_whatever_answer_comes_last(
         time.select_option("90")
     time.select_option("7")
     page.wait_for_timeout(500)
-    held[0].fulfill(json={"results": [], "costs": [{"currency": "USD", "cost": 90.0}]})
+    routes[0].fulfill(json={"results": [], "costs": [{"currency": "USD", "cost": 90.0}]})
     page.wait_for_timeout(500)
     expect(costs).to_have_text("7.00 USD")
 
@@ -81,8 +81,8 @@ def test_a_tenant_sees_what_it_used_and_nothing_of_others(page: Page, served: Pa
     other = {"authorization": f"Key {served.house.other_key}"}
     page.request.post(f"{served.url}/run/test/probe", headers=other, data={})
     member = Member(page, served, "api")
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     expect_images(Reader(page, served).generate("a hill"), 1)
     member.open("Usage")
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
@@ -95,7 +95,7 @@ def test_a_tenant_sees_what_it_used_and_nothing_of_others(page: Page, served: Pa
     head, line = saved.value.path().read_text().splitlines()
     assert head.startswith("day,tenant,key_id,endpoint_id,")
     assert f",default,{member.key.partition(':')[0]},{FLUX}," in line
-    assert not any("/v1/tenants" in each or "/v1/usage/report" in each for each in asked)
+    assert not any("/v1/tenants" in url or "/v1/usage/report" in url for url in urls)
 
 
 def test_a_key_sees_only_the_parts_of_its_scopes(page: Page, served: PageDarkroom) -> None:
@@ -189,10 +189,10 @@ def test_a_number_that_cannot_be_read_is_not_taken_for_an_empty_one(
 def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
     page: Page, served: PageDarkroom, works: bool
 ) -> None:
-    held: list[Route] = []
+    routes: list[Route] = []
 
     def hold(route: Route) -> None:
-        held.append(route)
+        routes.append(route)
 
     page.route("**/v1/keys/*/rotate", hold)
     new_key(page, served, "read")
@@ -205,11 +205,11 @@ def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
     member.dialog.get_by_role("button", name="Close").click()
     expect(member.dialog).to_be_hidden()
     if works:
-        held[0].continue_()
+        routes[0].continue_()
         expect(member.dialog.locator(".secret")).to_be_visible()
         expect(key).to_have_count(2)
     else:
-        held[0].fulfill(status=503, json={"detail": "PostgreSQL is away."})
+        routes[0].fulfill(status=503, json={"detail": "PostgreSQL is away."})
         expect(member.dialog.get_by_role("alert")).to_contain_text("PostgreSQL is away.")
         expect(member.dialog.get_by_role("button", name="Rotate it")).to_be_enabled()
 

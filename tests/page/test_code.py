@@ -92,9 +92,9 @@ def inputs(reader: Reader) -> dict[str, Any]:
 
 def stored(reader: Reader) -> dict[str, Any]:
     """Parts of the input of the only request."""
-    found = inputs(reader)
-    assert found["image_size"] in ("square", {"width": 512, "height": 512})
-    return {name: found.get(name) for name in ("prompt", "seed", "num_images")}
+    sent_input = inputs(reader)
+    assert sent_input["image_size"] in ("square", {"width": 512, "height": 512})
+    return {name: sent_input.get(name) for name in ("prompt", "seed", "num_images")}
 
 
 def assert_made(output: dict[str, Any]) -> None:
@@ -106,10 +106,10 @@ def assert_made(output: dict[str, Any]) -> None:
 def test_the_python_program_makes_the_same_image(filled: Reader, tmp_path: Path) -> None:
     script, program = tmp_path / "call.py", shown(filled, "Python")
     script.write_text(program)
-    found = re.search(r"curl -O (\S+/fal_plain_http\.py)", program)
-    assert found is not None
+    match = re.search(r"curl -O (\S+/fal_plain_http\.py)", program)
+    assert match is not None
     # What curl fetches lies beside the script, as on a machine that has fal's client only.
-    (tmp_path / "fal_plain_http.py").write_bytes(httpx.get(found[1]).content)
+    (tmp_path / "fal_plain_http.py").write_bytes(httpx.get(match[1]).content)
     assert_made(ast.literal_eval(ran(filled, [sys.executable, str(script)], tmp_path)))
 
 
@@ -176,7 +176,7 @@ def test_the_program_for_openais_client_makes_the_same_image(
     (tmp_path / "call.py").write_text(shown(filled, "OpenAI"))
     urls = ran(filled, [sys.executable, "call.py"], tmp_path).split()
     assert len(urls) == 2
-    assert all(each.startswith(f"{filled.darkroom.url}/files/") for each in urls)
+    assert all(url.startswith(f"{filled.darkroom.url}/files/") for url in urls)
     assert stored(filled) == {"prompt": AWKWARD, "seed": SEED, "num_images": 2}
 
 
@@ -204,9 +204,9 @@ def test_the_program_for_openais_client_edits_an_image(
         (tmp_path / "call.py").write_text(shown(reader, "OpenAI"))
         (url,) = ran(reader, [sys.executable, "call.py"], tmp_path).split()
         assert url.startswith(f"{darkroom.url}/files/")
-        found = inputs(reader)
-    assert (found["prompt"], found["seed"]) == (AWKWARD, SEED)
-    kind, _, content = found["image_url"].partition(",")
+        sent_input = inputs(reader)
+    assert (sent_input["prompt"], sent_input["seed"]) == (AWKWARD, SEED)
+    kind, _, content = sent_input["image_url"].partition(",")
     assert kind == "data:image/png;base64"
     if local:
         assert base64.b64decode(content) == picture.getvalue()
@@ -216,16 +216,16 @@ def test_the_program_for_openais_client_makes_a_video(page: Page, tmp_path: Path
     with page_darkroom(catalog=OTHERS) as darkroom:
         reader = Reader(page, darkroom)
         reader.enter("test/videos")
-        given = json.dumps({"prompt": AWKWARD, "seed": SEED})
-        reader.page.locator("#fields textarea").fill(given)
+        input_json = json.dumps({"prompt": AWKWARD, "seed": SEED})
+        reader.page.locator("#fields textarea").fill(input_json)
         reader.page.locator("#code-button").click()
         (tmp_path / "call.py").write_text(shown(reader, "OpenAI"))
         assert ran(reader, [sys.executable, "call.py"], tmp_path) == "video.mp4\n"
         assert (tmp_path / "video.mp4").read_bytes() == b"image"
-        found = reader.page.request.get(
+        response = reader.page.request.get(
             f"{darkroom.url}/v1/requests", headers={"authorization": f"Key {darkroom.key}"}
         )
-        assert found.json()["requests"][0]["prompt"] == AWKWARD
+        assert response.json()["requests"][0]["prompt"] == AWKWARD
 
 
 def test_the_program_for_replicates_client_makes_the_same_image(
@@ -253,8 +253,8 @@ def test_the_configuration_for_assistants_leads_to_the_tools(
 def test_the_input_is_changed_as_json_and_used_in_the_form(filled: Reader) -> None:
     filled.page.get_by_role("button", name="JSON", exact=True).click()
     box = filled.page.get_by_label("Input as JSON")
-    given = json.loads(box.input_value())
-    assert (given["prompt"], given["seed"]) == (AWKWARD, SEED)
+    fields = json.loads(box.input_value())
+    assert (fields["prompt"], fields["seed"]) == (AWKWARD, SEED)
     use = filled.page.get_by_role("button", name="Use in the form")
     for wrong, words in (("{", "This is not JSON"), ("[1]", "An input is an object")):
         box.fill(wrong)

@@ -38,9 +38,9 @@ def test_six_prompts_to_click_are_shown_and_the_demo_knows_all_their_words(demo:
     examples = demo.page.locator("#empty .examples button")
     expect(examples).to_have_count(6)
     expect(demo.page.locator("#examples")).to_be_hidden()  # they are shown once
-    for each in examples.all():
-        each.click()
-        expect(demo.field("prompt")).to_have_value(each.inner_text())
+    for example in examples.all():
+        example.click()
+        expect(demo.field("prompt")).to_have_value(example.inner_text())
         expect(demo.page.locator(".unknown-words")).to_be_empty()
 
 

@@ -92,12 +92,12 @@ def test_a_draft_is_finished_as_it_is_and_each_card_leads_to_the_other(reader: R
     expect(table.get_by_role("button", name="Draft 3: Finished. Go to the result")).to_be_visible()
     assert sent[0]["seed"] == 12
     assert "draft" not in sent[0]
-    made = reader.page.locator(".sheet[data-from]")
-    expect_images(made, 1)
-    made.get_by_role("button", name="from draft 3").click()
+    sheet = reader.page.locator(".sheet[data-from]")
+    expect_images(sheet, 1)
+    sheet.get_by_role("button", name="from draft 3").click()
     expect(preview(table, 3)).to_be_focused()
     table.get_by_role("button", name="Draft 3: Finished").click()
-    expect(made.locator(":focus")).to_have_count(1)
+    expect(sheet.locator(":focus")).to_have_count(1)
 
 
 def test_several_drafts_are_selected_and_finished_together(reader: Reader) -> None:
@@ -149,9 +149,9 @@ def test_a_changed_draft_keeps_what_it_has_decided(reader: Reader) -> None:
     expect(chip).to_contain_text("30 %")
     reader.field("prompt").fill("a hill at night")
     reader.page.get_by_role("button", name="Generate").click()
-    made = reader.page.locator(".sheet[data-from]")
-    expect_images(made, 1)
-    expect(made).to_contain_text("from draft 2 of 4")
+    sheet = reader.page.locator(".sheet[data-from]")
+    expect_images(sheet, 1)
+    expect(sheet).to_contain_text("from draft 2 of 4")
     assert (sent[0]["prompt"], sent[0]["seed"]) == ("a hill at night", 11)
     assert sent[0]["new_noise"] == pytest.approx(0.3)
     chip.get_by_role("button", name="Do not go on from the draft").click()
@@ -181,8 +181,8 @@ def test_undo_brings_back_also_the_draft_that_the_form_went_on_from(reader: Read
 
 def test_fields_that_a_draft_decides_are_those_of_the_server(page: Page, reader: Reader) -> None:
     assert reader.darkroom
-    found = page.evaluate("import('/page/drafts/going_on.js').then(({ DECIDED }) => DECIDED)")
-    assert set(found) == {*UNCHANGEABLE, "seed"}
+    decided = page.evaluate("import('/page/drafts/going_on.js').then(({ DECIDED }) => DECIDED)")
+    assert set(decided) == {*UNCHANGEABLE, "seed"}
 
 
 def test_a_field_that_is_emptied_is_not_the_drafts(page: Page, reader: Reader) -> None:
@@ -214,7 +214,7 @@ def test_the_light_table_is_there_again_after_a_reload(reader: Reader) -> None:
 def test_drafts_that_another_tab_made_are_finished_here(reader: Reader, way: str) -> None:
     page = reader.page
     table = draft(reader)
-    made = reader.sheets.first.get_attribute("data-request")
+    request_id = reader.sheets.first.get_attribute("data-request")
     expect_images(reader.generate("a lake"), 1)  # this is what a new tab shows
     page.evaluate("sessionStorage.clear()")
     page.reload()
@@ -229,7 +229,7 @@ def test_drafts_that_another_tab_made_are_finished_here(reader: Reader, way: str
         page.get_by_role("group", name="Make more").get_by_role("button", name="Drafts").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(table.locator(".preview")).to_have_count(4)
-    assert reader.sheets.first.get_attribute("data-request") == made
+    assert reader.sheets.first.get_attribute("data-request") == request_id
     table.get_by_role("button", name="Finish draft 2").click()
     expect(table.get_by_role("button", name="Draft 2: Finished")).to_be_visible()
 
@@ -238,11 +238,11 @@ def test_expired_drafts_say_so_and_cannot_be_finished(reader: Reader) -> None:
     table = draft(reader)
 
     def old(route: Route) -> None:
-        found = route.fetch()
-        body = found.json()
-        for each in body["drafts"]:
-            each["expires_at"] = "2020-01-01T00:00:00Z"
-        route.fulfill(response=found, json=body)
+        response = route.fetch()
+        body = response.json()
+        for old_draft in body["drafts"]:
+            old_draft["expires_at"] = "2020-01-01T00:00:00Z"
+        route.fulfill(response=response, json=body)
 
     name = reader.sheets.first.get_attribute("data-request")
     reader.page.route(f"**/requests/{name}", old)
@@ -269,9 +269,9 @@ def test_what_was_made_of_an_expired_draft_is_made_again_from_the_first_step(
     reader.page.route(path, lambda route: route.fulfill(status=404, json=missing))
     chip.get_by_role("button", name="Do not go on from the draft").click()
     sheet.get_by_role("button", name="Use again").click()
-    said = reader.page.locator("#form-problem")
-    expect(said).to_contain_text("Its draft has expired")
-    expect(said).to_contain_text("another result" if noise else "the same result")
+    problem = reader.page.locator("#form-problem")
+    expect(problem).to_contain_text("Its draft has expired")
+    expect(problem).to_contain_text("another result" if noise else "the same result")
     expect(reader.page.get_by_role("group", name="From a draft")).to_have_count(0)
     expect(reader.field("seed")).to_be_enabled()
     sent = submitted(reader)
@@ -304,55 +304,55 @@ def test_a_grid_of_a_changed_draft_varies_only_what_is_free(reader: Reader) -> N
     table.get_by_role("button", name="Change draft 1").click()
     expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
     reader.page.get_by_role("button", name="Grid", exact=True).click()
-    found = reader.page.get_by_role("dialog", name="Grid")
-    columns = found.get_by_label("Columns", exact=True)
+    grid = reader.page.get_by_role("dialog", name="Grid")
+    columns = grid.get_by_label("Columns", exact=True)
     assert "Seed" not in columns.locator("option").all_inner_texts()
     columns.select_option(label="Guidance")
-    found.get_by_label("Values of Guidance").fill("2, 4")
-    found.get_by_role("button", name="Start").click()
+    grid.get_by_label("Values of Guidance").fill("2, 4")
+    grid.get_by_role("button", name="Start").click()
     expect(reader.page.locator("td .sheet[data-phase='succeeded']")).to_have_count(2)
-    assert [(each["guidance_scale"], each["seed"]) for each in sent] == [(2, 10), (4, 10)]
-    assert all(each["from_draft"] for each in sent)
+    assert [(fields["guidance_scale"], fields["seed"]) for fields in sent] == [(2, 10), (4, 10)]
+    assert all(fields["from_draft"] for fields in sent)
 
 
 def test_a_variation_of_a_finished_draft_has_new_noise(reader: Reader) -> None:
     table = draft(reader)
     table.get_by_role("button", name="Finish draft 1").click()
-    made = reader.page.locator(".sheet[data-from]")
-    expect_images(made, 1)
+    sheets = reader.page.locator(".sheet[data-from]")
+    expect_images(sheets, 1)
     sent = submitted(reader)
-    made.get_by_role("button", name="Vary").click()
-    expect(made).to_have_count(2)
-    expect_phase(made.first, "succeeded")
+    sheets.get_by_role("button", name="Vary").click()
+    expect(sheets).to_have_count(2)
+    expect_phase(sheets.first, "succeeded")
     assert sent[0]["new_noise"] == pytest.approx(0.3)
-    made.first.get_by_role("button", name="Use again").click()
+    sheets.first.get_by_role("button", name="Use again").click()
     chip = reader.page.get_by_role("group", name="From draft 1")
     expect(chip).to_contain_text("30 %")
     reader.page.get_by_role("button", name="Generate").click()
-    expect(made).to_have_count(3)
+    expect(sheets).to_have_count(3)
     assert isinstance(sent[1]["noise_seed"], int)
 
 
 def test_new_noise_with_the_seed_0_is_the_same_again(reader: Reader) -> None:
     table = draft(reader)
     table.get_by_role("button", name="Finish draft 1").click()
-    made = reader.page.locator(".sheet[data-from]")
-    expect_images(made, 1)
-    made.get_by_role("button", name="Vary").click()
-    expect(made).to_have_count(2)
-    expect_phase(made.first, "succeeded")
+    sheets = reader.page.locator(".sheet[data-from]")
+    expect_images(sheets, 1)
+    sheets.get_by_role("button", name="Vary").click()
+    expect(sheets).to_have_count(2)
+    expect_phase(sheets.first, "succeeded")
 
     def with_seed_0(route: Route) -> None:
-        found = route.fetch()
-        body = found.json()
-        route.fulfill(response=found, json={**body, "input": {**body["input"], "noise_seed": 0}})
+        response = route.fetch()
+        body = response.json()
+        route.fulfill(response=response, json={**body, "input": {**body["input"], "noise_seed": 0}})
 
-    reader.page.route(f"**/v1/requests/{made.first.get_attribute('data-request')}", with_seed_0)
-    made.first.get_by_role("button", name="Use again").click()
+    reader.page.route(f"**/v1/requests/{sheets.first.get_attribute('data-request')}", with_seed_0)
+    sheets.first.get_by_role("button", name="Use again").click()
     expect(reader.page.get_by_role("group", name="From draft 1")).to_contain_text("30 %")
     sent = submitted(reader)
     reader.page.get_by_role("button", name="Generate").click()
-    expect(made).to_have_count(3)
+    expect(sheets).to_have_count(3)
     assert sent[0]["noise_seed"] == 0
 
 

@@ -94,15 +94,15 @@ def test_an_input_that_is_not_complete_has_no_estimate(reader: Reader) -> None:
 
 
 def test_a_first_visit_leaves_no_error_in_the_console(page: Page, served: PageDarkroom) -> None:
-    said: list[str] = []
-    page.on("console", lambda each: said.append(f"{each.text} {each.location}"))
+    messages: list[str] = []
+    page.on("console", lambda each: messages.append(f"{each.text} {each.location}"))
     reader = Reader(page, served)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
     reader.field("prompt").fill("")
     with page.expect_response("**/v1/estimate"):
         reader.field("prompt").fill("a lake")
-    assert said == []
+    assert messages == []
 
 
 @pytest.mark.long

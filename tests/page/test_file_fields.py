@@ -22,11 +22,11 @@ def test_a_file_of_fals_toolkit_is_a_field_for_a_file() -> None:
     # An image has a width and a height, as a field for a size has.
     sides = {"width": {"type": "integer"}, "height": {"type": "integer"}}
     image = {**IMAGE, "properties": {**IMAGE["properties"], **sides}}
-    one = {"$ref": "#/components/schemas/Image"}
+    image_schema = {"$ref": "#/components/schemas/Image"}
     properties = {
-        "face": one,
-        "mask": {"anyOf": [one, {"type": "null"}]},
-        "layers": {"type": "array", "items": one},
+        "face": image_schema,
+        "mask": {"anyOf": [image_schema, {"type": "null"}]},
+        "layers": {"type": "array", "items": image_schema},
         "size": {"anyOf": [{"type": "object", "properties": sides}, {"enum": ["square"]}]},
     }
     schema = schemas_of(

@@ -186,7 +186,7 @@ def test_each_kind_of_field_has_its_control(strange: Reader) -> None:
 @pytest.mark.long
 def test_required_fields_are_marked_and_come_in_the_schema_s_order(strange: Reader) -> None:
     labels = strange.page.locator("#fields .field > label").all_inner_texts()
-    assert [each.split()[0] for each in labels[:2]] == ["Image", "Prompt"]
+    assert [label.split()[0] for label in labels[:2]] == ["Image", "Prompt"]
     expect(strange.field("image_url")).to_have_attribute("aria-required", "true")
     expect(strange.page.locator("#fields .mark")).to_have_count(3)
 
@@ -236,8 +236,8 @@ def test_what_is_changed_is_sent_as_its_type(strange: Reader) -> None:
         "image_size": {"width": 640, "height": 320},
         "reference_image_urls": ["https://a.example/1.png", "https://a.example/2.png"],
     }
-    given = sent(strange)
-    assert {name: given[name] for name in changed} == changed
+    sent_input = sent(strange)
+    assert {name: sent_input[name] for name in changed} == changed
 
 
 def test_a_file_goes_in_as_a_data_uri(strange: Reader, tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_a_file_goes_in_as_a_data_uri(strange: Reader, tmp_path: Path) -> None:
     strange.page.get_by_label("Image: choose a file").set_input_files(file)
     expect(strange.page.locator(".media-preview img")).to_be_visible()
     strange.page.get_by_label("Reference image: choose files").set_input_files([file, file])
-    given = sent(strange)
-    assert given["image_url"].startswith("data:image/png;base64,iVBOR")
-    assert given["reference_image_urls"] == [given["image_url"]] * 2
+    sent_input = sent(strange)
+    assert sent_input["image_url"].startswith("data:image/png;base64,iVBOR")
+    assert sent_input["reference_image_urls"] == [sent_input["image_url"]] * 2
     strange.page.get_by_role("button", name="Remove hill.png").first.click()
     assert sent(strange)["image_url"] == "https://example.org/hill.png"
 

@@ -36,8 +36,8 @@ def test_results_are_shown_by_day_with_their_thumbnails(gallery: Gallery) -> Non
     expect(gallery.page.get_by_role("heading", name="Today")).to_be_visible()
     expect(gallery.page.get_by_role("heading", name="Yesterday")).to_be_visible()
     expect(gallery.results).to_have_count(4)
-    for each in gallery.results.locator("img").all():
-        assert each.evaluate("image => image.src").endswith(".webp")
+    for image in gallery.results.locator("img").all():
+        assert image.evaluate("image => image.src").endswith(".webp")
     counts = gallery.page.locator(".days .count")
     expect(counts).to_have_text(["1", "1", "1"])  # requests, as in the line below all
     expect(gallery.page.get_by_text("3 requests.")).to_be_visible()
@@ -118,8 +118,8 @@ def test_a_link_has_its_filters(gallery: Gallery, filters: str, found: list[str]
     gallery.darkroom.hang([HILL, SEA, FOX])
     gallery.open(f"view=gallery&{filters}")
     expect(gallery.results).to_have_count(len(found))
-    for each in found:
-        expect(gallery.link(each)).to_be_visible()
+    for prompt in found:
+        expect(gallery.link(prompt)).to_be_visible()
     if not found:
         expect(gallery.page.get_by_text("Nothing matches.")).to_be_visible()
         gallery.page.get_by_role("button", name="Show everything").click()
@@ -206,8 +206,12 @@ def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Galle
 
 @pytest.mark.long
 def test_a_day_without_a_match_loads_nothing_beyond_it_and_says_so(gallery: Gallery) -> None:
-    today = [Entry(f"a hill, number {each}", each * timedelta(seconds=1)) for each in range(120)]
-    old = [Entry(f"an old hill, number {each}", 40 * DAY + each * SOON) for each in range(500)]
+    today = [
+        Entry(f"a hill, number {number}", number * timedelta(seconds=1)) for number in range(120)
+    ]
+    old = [
+        Entry(f"an old hill, number {number}", 40 * DAY + number * SOON) for number in range(500)
+    ]
     gallery.darkroom.hang([*today, SEA, *old])
     gallery.open("view=gallery&q=hill")
     expect(gallery.results.first).to_be_visible()
@@ -246,7 +250,7 @@ def test_thousands_of_results_leave_the_document_small_and_the_last_has_the_keyb
     gallery: Gallery, count: int
 ) -> None:
     requests = entries(count // 4, days=60)
-    kept = [replace(each, files=4, state=State.SUCCEEDED) for each in requests]
+    kept = [replace(request, files=4, state=State.SUCCEEDED) for request in requests]
     gallery.darkroom.hang(kept)
     gallery.open()
     expect(gallery.results.first).to_be_visible()
@@ -388,7 +392,7 @@ def test_a_tile_follows_the_address_of_its_file_which_is_signed_for_a_time(
 
 @pytest.mark.long
 def test_a_range_does_not_begin_at_a_result_that_is_gone(gallery: Gallery) -> None:
-    ids = gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 7)])
+    ids = gallery.darkroom.hang([Entry(f"number {index}", index * SOON) for index in range(1, 7)])
     gallery.open()
     for number in (5, 4):
         gallery.page.get_by_role("checkbox", name=f"Select number {number}").click()
@@ -405,7 +409,7 @@ def test_a_range_does_not_begin_at_a_result_that_is_gone(gallery: Gallery) -> No
 
 @pytest.mark.long
 def test_a_range_and_everything_are_selected(gallery: Gallery) -> None:
-    gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 9)])
+    gallery.darkroom.hang([Entry(f"number {number}", number * SOON) for number in range(1, 9)])
     gallery.open()
     gallery.page.get_by_role("checkbox", name="Select number 2").click()
     gallery.link("number 5").click(modifiers=["Shift"])

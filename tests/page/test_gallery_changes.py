@@ -24,10 +24,10 @@ def test_an_older_answer_does_not_bring_back_what_is_deleted(gallery: Gallery) -
     gallery.open()
     expect(gallery.results).to_have_count(2)
     page = gallery.page
-    held: list[tuple[Route, APIResponse]] = []
+    pending: list[tuple[Route, APIResponse]] = []
 
     def hold(route: Route) -> None:
-        held.append((route, route.fetch()))
+        pending.append((route, route.fetch()))
 
     page.route(REFRESH, hold, times=1)
     with page.expect_request(REFRESH):
@@ -38,7 +38,7 @@ def test_an_older_answer_does_not_bring_back_what_is_deleted(gallery: Gallery) -
         "button", name="Delete"
     ).click()
     expect(gallery.link("a calm sea")).to_have_count(0)
-    ((route, answer),) = held
+    ((route, answer),) = pending
     with page.expect_request(REFRESH):  # the next one: the older answer is read by then
         page.route(REFRESH, lambda _: None)  # and it is not answered
         route.fulfill(response=answer)
@@ -50,10 +50,10 @@ def test_a_mark_does_not_flip_back_while_it_is_being_set(gallery: Gallery) -> No
     gallery.open()
     expect(gallery.results).to_have_count(2)
     page = gallery.page
-    held: list[Route] = []
+    routes: list[Route] = []
 
     def hold(route: Route) -> None:
-        held.append(route)
+        routes.append(route)
 
     page.route("**/v1/requests/favourites", hold)
     with page.expect_request("**/v1/requests/favourites"):
@@ -63,7 +63,7 @@ def test_a_mark_does_not_flip_back_while_it_is_being_set(gallery: Gallery) -> No
         with page.expect_request(REFRESH):
             pass
     assert gallery.link("a calm sea, favourite").count() == 1
-    held[0].continue_()
+    routes[0].continue_()
     expect(page.locator(".toast")).to_contain_text("Marked")
     gallery.darkroom.hang([FOX])
     expect(gallery.results).to_have_count(4)  # later answers count again
@@ -100,17 +100,17 @@ def test_the_results_stay_in_place_when_the_list_of_days_arrives(
 ) -> None:
     gallery.page.set_viewport_size({"width": width, "height": 800})
     gallery.darkroom.hang([HILL, SEA])
-    held: list[Route] = []
+    routes: list[Route] = []
 
     def hold(route: Route) -> None:
-        held.append(route)
+        routes.append(route)
 
     gallery.page.route("**/v1/requests/days?*", hold)
     with gallery.page.expect_request("**/v1/requests/days?*"):
         gallery.open()
     expect(gallery.results).to_have_count(2)
     before = box_of(gallery.link("a calm sea"))
-    (route,) = held
+    (route,) = routes
     route.continue_()
     days = gallery.page.get_by_role("navigation", name="Days")
     expect(days.get_by_role("button")).to_have_count(2)
@@ -209,5 +209,5 @@ def test_more_requests_than_an_archive_holds_come_in_several(gallery: Gallery) -
     page.on("download", note)
     page.get_by_role("button", name="Download").click()
     expect_said(page, "Downloaded: 501 files in 2 archives.")
-    names = [each.suggested_filename for each in saved]
-    assert [each[-6:] for each in names] == ["-1.zip", "-2.zip"]
+    names = [saved_file.suggested_filename for saved_file in saved]
+    assert [name[-6:] for name in names] == ["-1.zip", "-2.zip"]

@@ -27,9 +27,9 @@ NUMBERS: Any = pytest.mark.parametrize(
 
 def dialog(reader: Reader) -> Locator:
     reader.page.get_by_role("button", name="Grid", exact=True).click()
-    found = reader.page.get_by_role("dialog", name="Grid")
-    expect(found).to_be_visible()
-    return found
+    grid_dialog = reader.page.get_by_role("dialog", name="Grid")
+    expect(grid_dialog).to_be_visible()
+    return grid_dialog
 
 
 def axis(found: Locator, title: str, field: str, values: str = "") -> None:
@@ -41,23 +41,23 @@ def axis(found: Locator, title: str, field: str, values: str = "") -> None:
 def inputs(reader: Reader) -> list[dict[str, Any]]:
     """Inputs of all requests that were submitted, in their order."""
     kept = reader.page.evaluate("sessionStorage.getItem('darkroom.requests')")
-    found = reader.page.evaluate("text => JSON.parse(text).map(({ input }) => input)", kept)
-    return list(reversed(found))
+    newest_first = reader.page.evaluate("text => JSON.parse(text).map(({ input }) => input)", kept)
+    return list(reversed(newest_first))
 
 
 def test_a_grid_makes_a_request_for_each_combination_and_shows_them_as_a_table(
     reader: Reader,
 ) -> None:
     reader.field("prompt").fill("a hill")
-    found = dialog(reader)
-    axis(found, "Columns", "Seed", "1, 2, 3")
-    axis(found, "Rows", "Steps", "2, 4")
-    expect(found).to_contain_text("6 requests.")
-    found.get_by_role("button", name="Start").click()
+    grid_dialog = dialog(reader)
+    axis(grid_dialog, "Columns", "Seed", "1, 2, 3")
+    axis(grid_dialog, "Rows", "Steps", "2, 4")
+    expect(grid_dialog).to_contain_text("6 requests.")
+    grid_dialog.get_by_role("button", name="Start").click()
     table = reader.page.get_by_role("table")
     expect(table.locator(".sheet[data-phase='succeeded']")).to_have_count(6)
     assert table.locator("th").all_inner_texts() == ["1", "2", "3", "2", "4"]
-    assert [(each["seed"], each["num_inference_steps"]) for each in inputs(reader)] == [
+    assert [(fields["seed"], fields["num_inference_steps"]) for fields in inputs(reader)] == [
         *((1, 2), (2, 2), (3, 2)),
         *((1, 4), (2, 4), (3, 4)),
     ]
@@ -72,10 +72,10 @@ def test_a_grid_makes_a_request_for_each_combination_and_shows_them_as_a_table(
 
 def test_the_cells_have_one_seed_unless_it_varies(reader: Reader) -> None:
     reader.field("prompt").fill("a hill")
-    found = dialog(reader)
-    axis(found, "Rows", "–")
-    axis(found, "Columns", "Steps", "2..3")
-    found.get_by_role("button", name="Start").click()
+    grid_dialog = dialog(reader)
+    axis(grid_dialog, "Rows", "–")
+    axis(grid_dialog, "Columns", "Steps", "2..3")
+    grid_dialog.get_by_role("button", name="Start").click()
     expect(reader.page.locator(".sheet[data-phase='succeeded']")).to_have_count(2)
     first, second = inputs(reader)
     assert first["seed"] == second["seed"]
@@ -83,17 +83,17 @@ def test_the_cells_have_one_seed_unless_it_varies(reader: Reader) -> None:
 
 def test_all_requests_of_a_grid_are_cancelled_together(waiting: Reader) -> None:
     waiting.field("prompt").fill("a hill")
-    found = dialog(waiting)
-    axis(found, "Columns", "Seed", "1..3")
-    axis(found, "Rows", "–")
-    found.get_by_role("button", name="Start").click()
+    grid_dialog = dialog(waiting)
+    axis(grid_dialog, "Columns", "Seed", "1..3")
+    axis(grid_dialog, "Rows", "–")
+    grid_dialog.get_by_role("button", name="Start").click()
     cells = waiting.page.locator("td .sheet")
     expect(cells).to_have_count(3)
-    for each in cells.all():
-        expect_phase(each, "queued")
+    for cell in cells.all():
+        expect_phase(cell, "queued")
     waiting.page.get_by_role("button", name="Cancel all").click()
-    for each in cells.all():
-        expect_phase(each, "cancelled")
+    for cell in cells.all():
+        expect_phase(cell, "cancelled")
 
 
 def test_a_grid_that_is_cancelled_submits_no_more_requests(waiting: Reader) -> None:
@@ -109,10 +109,10 @@ def test_a_grid_that_is_cancelled_submits_no_more_requests(waiting: Reader) -> N
 
     waiting.page.route("**/queue/**", pass_the_first)
     waiting.field("prompt").fill("a hill")
-    found = dialog(waiting)
-    axis(found, "Columns", "Seed", "1..4")
-    axis(found, "Rows", "–")
-    found.get_by_role("button", name="Start").click()
+    grid_dialog = dialog(waiting)
+    axis(grid_dialog, "Columns", "Seed", "1..4")
+    axis(grid_dialog, "Rows", "–")
+    grid_dialog.get_by_role("button", name="Start").click()
     cells = waiting.page.locator("td .sheet")
     expect(cells).to_have_count(1)
     waiting.page.get_by_role("button", name="Cancel all").click()
@@ -128,10 +128,10 @@ def test_a_grid_that_is_cancelled_submits_no_more_requests(waiting: Reader) -> N
 
 def start(reader: Reader, seeds: str) -> Locator:
     """Start a grid over seeds. Returns its table with what is above it."""
-    found = dialog(reader)
-    axis(found, "Columns", "Seed", seeds)
-    axis(found, "Rows", "–")
-    found.get_by_role("button", name="Start").click()
+    grid_dialog = dialog(reader)
+    axis(grid_dialog, "Columns", "Seed", seeds)
+    axis(grid_dialog, "Rows", "–")
+    grid_dialog.get_by_role("button", name="Start").click()
     return reader.page.locator("article.grid")
 
 
@@ -165,18 +165,18 @@ def test_a_grid_waits_for_room_and_for_lost_answers(reader: Reader) -> None:
         route.abort()
 
     full = {"status": 429, "json": {"detail": "The queue is full."}}
-    held: list[Route] = []
+    routes: list[Route] = []
     posts.answer = {
         2: lambda route: route.fulfill(**full, headers={"Retry-After": "1"}),
-        3: held.append,
+        3: routes.append,
         5: lose,
     }
     reader.field("prompt").fill("a hill")
     grid = start(reader, "1..4")
     expect(grid).to_contain_text("The queue is full. Trying again in 1 s.")
-    while not held:
+    while not routes:
         reader.page.wait_for_timeout(50)
-    held[0].continue_()
+    routes[0].continue_()
     expect(grid.locator(".sheet[data-phase='succeeded']")).to_have_count(4)
     expect(grid).to_contain_text("4 of 4 requests have ended.")
     expect(grid.get_by_role("button", name="Submit the rest")).to_be_hidden()
@@ -212,7 +212,7 @@ def test_the_rest_of_a_grid_that_ended_early_is_submitted(reader: Reader) -> Non
     expect(grid).to_contain_text("4 of 4 requests have ended.")
     expect(grid.get_by_role("button", name="Submit the rest")).to_be_hidden()
     assert posts.seeds == [1, 2, 3, 3, 4]
-    assert {each["prompt"] for each in inputs(reader)} == {"a hill"}
+    assert {fields["prompt"] for fields in inputs(reader)} == {"a hill"}
 
 
 @pytest.mark.parametrize("prompt", ["a hill", "a hill " * 700])
@@ -244,26 +244,26 @@ def test_the_rest_of_a_grid_is_submitted_after_a_reload(reader: Reader, prompt: 
             return Promise.all(list.requests.map(of));
         }"""
     )
-    assert sorted(each["seed"] for each in sent) == [1, 2, 3]
-    assert {each["prompt"] for each in sent} == {prompt.strip()}
+    assert sorted(fields["seed"] for fields in sent) == [1, 2, 3]
+    assert {fields["prompt"] for fields in sent} == {prompt.strip()}
 
 
 def test_more_than_64_requests_and_values_that_are_none_are_refused(reader: Reader) -> None:
     reader.field("prompt").fill("a hill")
-    found = dialog(reader)
-    start = found.get_by_role("button", name="Start")
-    axis(found, "Columns", "Seed", "1..33")
-    axis(found, "Rows", "Steps", "2, 3")
-    expect(found).to_contain_text("These are 66 requests; at most 64 are possible.")
+    grid_dialog = dialog(reader)
+    start = grid_dialog.get_by_role("button", name="Start")
+    axis(grid_dialog, "Columns", "Seed", "1..33")
+    axis(grid_dialog, "Rows", "Steps", "2, 3")
+    expect(grid_dialog).to_contain_text("These are 66 requests; at most 64 are possible.")
     expect(start).to_be_disabled()
-    axis(found, "Rows", "Steps", "2, many")
-    expect(found).to_contain_text("“many” is not a number.")
-    axis(found, "Rows", "Steps", "2, 9999")
-    expect(found).to_contain_text("9999 is outside 1 to")
-    axis(found, "Rows", "Seed")
-    expect(found).to_contain_text("Columns and rows need different fields.")
-    axis(found, "Columns", "–")
-    expect(found).to_contain_text("3 requests.")
+    axis(grid_dialog, "Rows", "Steps", "2, many")
+    expect(grid_dialog).to_contain_text("“many” is not a number.")
+    axis(grid_dialog, "Rows", "Steps", "2, 9999")
+    expect(grid_dialog).to_contain_text("9999 is outside 1 to")
+    axis(grid_dialog, "Rows", "Seed")
+    expect(grid_dialog).to_contain_text("Columns and rows need different fields.")
+    axis(grid_dialog, "Columns", "–")
+    expect(grid_dialog).to_contain_text("3 requests.")
     expect(start).to_be_enabled()
 
 
@@ -281,13 +281,13 @@ def test_choices_switches_and_the_scale_of_a_lora_can_vary(
         route.fulfill(json={"request_id": f"r{len(sent)}"})
 
     strange.page.route("**/queue/some/model", answer)
-    found = dialog(strange)
-    axis(found, "Columns", "Scale of LoRA 1", "0.5, 1")
-    axis(found, "Rows", "Voice")
-    found.get_by_label("bass").uncheck()
-    found.get_by_role("button", name="Start").click()
+    grid_dialog = dialog(strange)
+    axis(grid_dialog, "Columns", "Scale of LoRA 1", "0.5, 1")
+    axis(grid_dialog, "Rows", "Voice")
+    grid_dialog.get_by_label("bass").uncheck()
+    grid_dialog.get_by_role("button", name="Start").click()
     expect(strange.page.locator("td .sheet")).to_have_count(2)
-    assert [(each["loras"][0]["scale"], each["voice"]) for each in sent] == [
+    assert [(fields["loras"][0]["scale"], fields["voice"]) for fields in sent] == [
         (0.5, "alto"),
         (1, "alto"),
     ]
@@ -298,11 +298,11 @@ def test_values_are_numbers_and_spans_of_numbers(
     page: Page, reader: Reader, text: str, values: list[float]
 ) -> None:
     assert reader.darkroom
-    found = page.evaluate(
+    parsed = page.evaluate(
         """async (text) => {
             const { numbersIn } = await import("/page/tools/grid_axis.js");
             return numbersIn(text, { kind: "decimal" });
         }""",
         text,
     )
-    assert found == values
+    assert parsed == values

@@ -67,7 +67,7 @@ def test_a_large_file_is_uploaded_with_its_progress_and_sent_as_an_address(
     )
     reader.page.get_by_label("Image: choose a file").set_input_files(file)
     expect(reader.page.locator(".media-state").first).to_have_text("3.0 MB")
-    assert any("uploading" in each for each in seen)
+    assert any("uploading" in text for text in seen)
     address = sent(reader)["image_url"]
     assert address.startswith(f"{reader.darkroom.url}/files/")
     stored = reader.darkroom.house.storage.objects
@@ -117,10 +117,10 @@ def test_a_large_request_has_more_time(reader: Reader) -> None:
 def test_generate_waits_for_a_file_that_is_being_uploaded(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / "hill.png"
     file.write_bytes(bytes(3_000_000))
-    held: list[Route] = []
+    routes: list[Route] = []
 
     def hold(route: Route) -> None:
-        held.append(route)
+        routes.append(route)
 
     reader.page.route("**/files/**", hold)
     generate = reader.page.get_by_role("button", name="Generate")
@@ -130,7 +130,7 @@ def test_generate_waits_for_a_file_that_is_being_uploaded(reader: Reader, tmp_pa
     with reader.page.expect_request("**/queue/some/model") as submitting:
         generate.click()
         expect(generate).to_have_attribute("aria-busy", "true")
-        held[0].continue_()
+        routes[0].continue_()
     assert "/files/" in submitting.value.post_data_json["image_url"]
 
 
@@ -139,34 +139,34 @@ def held(reader: Reader, tmp_path: Path) -> list[Route]:
     """A large image in the form whose upload waits until the test continues it."""
     file = tmp_path / "hill.png"
     file.write_bytes(bytes(3_000_000))
-    held: list[Route] = []
+    routes: list[Route] = []
 
     def hold(route: Route) -> None:
-        held.append(route)
+        routes.append(route)
 
     reader.page.route("**/files/**", hold)
     with reader.page.expect_request("**/files/**"):
         reader.page.get_by_label("Image: choose a file").set_input_files(file)
-    return held
+    return routes
 
 
 def submissions(page: Page) -> list[str]:
     """URLs that the page submits to from now on. They are refused."""
-    made: list[str] = []
+    urls: list[str] = []
 
     def note(route: Route) -> None:
-        made.append(route.request.url)
+        urls.append(route.request.url)
         refuse(route)
 
     page.route("**/queue/**", note)
-    return made
+    return urls
 
 
 @pytest.mark.long
 def test_generate_that_is_pressed_again_during_an_upload_submits_one_request(
     reader: Reader, held: list[Route]
 ) -> None:
-    made = submissions(reader.page)
+    urls = submissions(reader.page)
     generate = reader.page.get_by_role("button", name="Generate")
     generate.click()
     generate.click()
@@ -174,7 +174,7 @@ def test_generate_that_is_pressed_again_during_an_upload_submits_one_request(
     held[0].continue_()
     expect(reader.page.locator("#form-problem")).to_have_text("Not now.")
     expect(generate).not_to_have_attribute("aria-busy", "true")
-    assert len(made) == 1
+    assert len(urls) == 1
 
 
 @pytest.mark.long
@@ -325,7 +325,7 @@ def test_an_uploaded_lora_can_be_found_and_chosen_again(reader: Reader, tmp_path
     expect(menu.get_by_role("button", name="waves")).to_have_count(0)
     menu.get_by_role("button", name="lines").click()
     expect(second.get_by_role("group", name="Trigger words")).to_have_text("inklinehill")
-    paths = [each["path"] for each in sent(reader)["loras"]]
+    paths = [entry["path"] for entry in sent(reader)["loras"]]
     assert paths[0] == "house/waves"
     assert paths[1].endswith(f"/{SAFE}")
 
@@ -448,11 +448,11 @@ def test_an_image_that_is_removed_leaves_the_memory(reader: Reader, tmp_path: Pa
     file.write_bytes(image(300, 200, 1, "image/png"))
     reader.page.get_by_label("Image: choose a file").set_input_files(file)
     shown = reader.page.locator(".media-chosen img").first.get_attribute("src")
-    found = """address => {
+    script = """address => {
         const image = new Image();
         image.src = address;
         return image.decode().then(() => true, () => false);
     }"""
-    assert reader.page.evaluate(found, shown)
+    assert reader.page.evaluate(script, shown)
     reader.page.get_by_role("button", name="Remove hill.png").click()
-    assert not reader.page.evaluate(found, shown)
+    assert not reader.page.evaluate(script, shown)

@@ -77,7 +77,7 @@ def test_a_phone_without_contact_says_so_and_does_not_scroll_sideways(
 def test_four_images_stand_two_by_two(reader: Reader) -> None:
     sheet = reader.generate("four hills", num_images=4)
     expect_images(sheet, 4)
-    boxes = [box(each) for each in sheet.locator("img").all()]
+    boxes = [box(image) for image in sheet.locator("img").all()]
     assert boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"] == boxes[3]["y"]
     assert boxes[0]["x"] == boxes[2]["x"] < boxes[1]["x"] == boxes[3]["x"]
 
@@ -89,18 +89,18 @@ def test_a_result_takes_the_place_that_was_kept_for_it(waiting: Reader, size: st
     kept = box(sheet.locator(".developing"))
     waiting.darkroom.start_painting()
     expect_images(sheet, 1)
-    made = box(sheet.locator("img"))
-    assert made["width"] == pytest.approx(kept["width"], abs=1.5)
-    assert made["height"] == pytest.approx(kept["height"], abs=1.5)
+    image_box = box(sheet.locator("img"))
+    assert image_box["width"] == pytest.approx(kept["width"], abs=1.5)
+    assert image_box["height"] == pytest.approx(kept["height"], abs=1.5)
 
 
 def test_a_result_keeps_its_place_while_its_file_is_loaded(reader: Reader) -> None:
     page = reader.page
     expect_images(reader.generate("a hill"), 1)
-    held: list[Route] = []
+    routes: list[Route] = []
 
     def hold(route: Route) -> None:
-        held.append(route)
+        routes.append(route)
 
     page.route("**/files/**", hold)
     page.reload(wait_until="commit")
@@ -109,8 +109,8 @@ def test_a_result_keeps_its_place_while_its_file_is_loaded(reader: Reader) -> No
     kept = box(image)
     assert kept["width"] == pytest.approx(kept["height"] * 4 / 3, abs=1.5)
     assert kept["width"] > 300
-    for each in held:
-        each.continue_()
+    for paused in routes:
+        paused.continue_()
     page.unroute("**/files/**")
     expect_images(reader.sheets.first, 1)
     assert box(image) == pytest.approx(kept, abs=1.5)
@@ -150,10 +150,10 @@ def test_the_page_is_dark_until_it_is_switched_and_remembers_that(
     page = open_context(color_scheme="light").new_page()
     page.goto(served.url)
     dark = background(page)
-    assert sum(int(each) for each in dark[4:-1].split(", ")) < 100
+    assert sum(int(channel) for channel in dark[4:-1].split(", ")) < 100
     page.get_by_role("button", name="Use the light theme").click()
     light = background(page)
-    assert sum(int(each) for each in light[4:-1].split(", ")) > 600
+    assert sum(int(channel) for channel in light[4:-1].split(", ")) > 600
     page.reload()
     assert background(page) == light
     page.get_by_role("button", name="Use the dark theme").click()
@@ -200,8 +200,8 @@ def test_requests_stand_under_their_days(reader: Reader) -> None:
     assert len(set(names)) == 4
     assert "2025" not in names[2]
     assert "2025" in names[3]
-    for one, other in pairwise(names):
-        assert one != other
+    for name, other in pairwise(names):
+        assert name != other
 
 
 SHAPES: list[tuple[list[Any], list[int]]] = [
@@ -223,8 +223,8 @@ def test_the_place_of_a_video_and_of_audio_has_their_shape_beforehand(
         const { aspectOf } = await import("/page/results/aspect.js");
         return all.map((given) => aspectOf(...given));
     }"""
-    given, sides = zip(*SHAPES, strict=True)
-    assert page.evaluate(script, given) == [*sides]
+    arguments, sides = zip(*SHAPES, strict=True)
+    assert page.evaluate(script, arguments) == [*sides]
 
 
 def test_what_runs_has_the_colour_of_the_safelight_and_not_of_an_error(reader: Reader) -> None:

@@ -100,9 +100,9 @@ def test_it_is_zoomed_by_wheel_keys_and_double_click_and_panned(hung: Gallery) -
     assert box is not None
 
     def width() -> float:
-        found = image.bounding_box()
-        assert found is not None
-        return found["width"]
+        bounds = image.bounding_box()
+        assert bounds is not None
+        return bounds["width"]
 
     page.keyboard.press("+")
     assert width() == pytest.approx(1.5 * box["width"], rel=0.01)
@@ -260,11 +260,11 @@ def test_its_log_is_shown_on_top_of_it(hung: Gallery) -> None:
 
 
 def tone() -> bytes:
-    made = io.BytesIO()
-    with wave.open(made, "wb") as file:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
         file.writeframes(np.zeros(8000, np.int16).tobytes())
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def video(path: Path) -> bytes:
@@ -298,8 +298,8 @@ def test_videos_play_and_sounds_have_their_waveform(gallery: Gallery, tmp_path: 
 
 
 def select(gallery: Gallery, *prompts: str) -> None:
-    for each in prompts:
-        gallery.page.get_by_role("checkbox", name=f"Select {each}", exact=True).click()
+    for prompt in prompts:
+        gallery.page.get_by_role("checkbox", name=f"Select {prompt}", exact=True).click()
 
 
 def test_results_are_compared_with_the_same_zoom_and_what_differs(hung: Gallery) -> None:
@@ -312,7 +312,7 @@ def test_results_are_compared_with_the_same_zoom_and_what_differs(hung: Gallery)
     expect(shown).not_to_contain_text("num inference steps")
     hung.page.keyboard.press("+")
     scales = "each => each.style.transform.match(/scale\\((.*)\\)/)[1]"
-    assert [each.evaluate(scales) for each in images.all()] == ["1.5", "1.5"]
+    assert [image.evaluate(scales) for image in images.all()] == ["1.5", "1.5"]
     hung.page.go_back()
     expect(shown).to_have_count(0)
     expect(hung.selected).to_have_count(2)
@@ -344,13 +344,13 @@ def test_a_slider_shows_images_of_different_shapes_whole(gallery: Gallery) -> No
     images = gallery.page.locator(".pair img")
     expect(images).to_have_count(2)
     shape = "each => each.decode().then(() => each.naturalWidth / each.naturalHeight)"
-    shapes = [each.evaluate(shape) for each in images.all()]
+    shapes = [image.evaluate(shape) for image in images.all()]
     assert abs(shapes[0] - shapes[1]) > 0.1
     fit = "each => getComputedStyle(each).objectFit"
-    assert [each.evaluate(fit) for each in images.all()] == ["contain", "contain"]
+    assert [image.evaluate(fit) for image in images.all()] == ["contain", "contain"]
     gallery.page.get_by_role("slider").fill("30")  # neither is seen beside the other
     clip = "each => each.style.clipPath"
-    right, left = (each.evaluate(clip) for each in images.all())
+    right, left = (image.evaluate(clip) for image in images.all())
     assert (right, left) == ("inset(0px 0px 0px 30%)", "inset(0px 70% 0px 0px)")
 
 

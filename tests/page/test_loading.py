@@ -79,21 +79,21 @@ def test_the_page_is_drawn_after_one_round_trip_and_can_be_used_after_two(
 
 def hold(page: Page, pattern: str) -> Callable[[], None]:
     """Let calls to ``pattern`` wait until the returned function is called."""
-    held: list[Route] = []
+    routes: list[Route] = []
     released = False
 
     def keep(route: Route) -> None:
         if released:  # a call that began before the pattern was gone
             route.continue_()
         else:
-            held.append(route)
+            routes.append(route)
 
     page.route(pattern, keep)
 
     def release() -> None:
         nonlocal released
         released = True
-        for each in held:
+        for each in routes:
             each.continue_()
         page.unroute(pattern)
 

@@ -60,9 +60,14 @@ def picture(given: Any) -> Image.Image:
 
 
 def box(node: Locator) -> dict[str, float]:
-    found = node.bounding_box()
-    assert found is not None
-    return {"x": found["x"], "y": found["y"], "width": found["width"], "height": found["height"]}
+    bounds = node.bounding_box()
+    assert bounds is not None
+    return {
+        "x": bounds["x"],
+        "y": bounds["y"],
+        "width": bounds["width"],
+        "height": bounds["height"],
+    }
 
 
 def stroke(reader: Reader, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -81,10 +86,10 @@ def test_what_is_painted_is_white_in_a_mask_of_the_size_of_the_image(painter: Re
     dialog.get_by_role("button", name="Use mask").click()
     expect(dialog).to_be_hidden()
     expect(painter.page.get_by_text("mask.png")).to_be_visible()
-    made = picture(asked(painter, "paints")["mask_url"])
-    assert made.size == (300, 200)
-    assert made.convert("RGB").getpixel((75, 100)) == (255, 255, 255)
-    assert made.convert("RGB").getpixel((220, 100)) == (0, 0, 0)
+    mask = picture(asked(painter, "paints")["mask_url"])
+    assert mask.size == (300, 200)
+    assert mask.convert("RGB").getpixel((75, 100)) == (255, 255, 255)
+    assert mask.convert("RGB").getpixel((220, 100)) == (0, 0, 0)
 
 
 def test_strokes_are_erased_undone_redone_inverted_and_cleared(painter: Reader) -> None:
@@ -94,9 +99,9 @@ def test_strokes_are_erased_undone_redone_inverted_and_cleared(painter: Reader) 
     def white() -> list[bool]:
         """Whether the mask is white at its left, its middle, and its right."""
         use.click()
-        made = picture(asked(painter, "paints")["mask_url"]).convert("L")
+        mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
         opened(painter, "Edit")
-        return [made.getpixel((at, 100)) == 255 for at in (30, 150, 270)]
+        return [mask.getpixel((at, 100)) == 255 for at in (30, 150, 270)]
 
     def press(name: str) -> None:
         dialog.get_by_role("button", name=name).click()
@@ -128,8 +133,8 @@ def test_a_mask_is_painted_by_keyboard_alone(painter: Reader) -> None:
     keys.up(" ")
     keys.press("Enter")
     expect(dialog).to_be_hidden()
-    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
-    assert [made.getpixel((at, 100)) for at in (20, 150)] == [0, 255]
+    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    assert [mask.getpixel((at, 100)) for at in (20, 150)] == [0, 255]
 
 
 def test_escape_asks_before_it_loses_what_was_painted(painter: Reader) -> None:
@@ -223,8 +228,8 @@ def test_a_soft_edge_is_grey(painter: Reader) -> None:
     dialog.get_by_label("Soft edge").fill("10")
     stroke(painter, (0.3, 0.5), (0.7, 0.5))
     dialog.get_by_role("button", name="Use mask").click()
-    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
-    assert any(0 < made.getpixel((150, at)) < 255 for at in range(100, 200))  # type: ignore[operator]
+    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    assert any(0 < mask.getpixel((150, at)) < 255 for at in range(100, 200))  # type: ignore[operator]
 
 
 def test_two_fingers_zoom_and_paint_nothing(painter: Reader) -> None:
@@ -265,8 +270,8 @@ def test_a_tap_of_one_finger_paints_a_dot(painter: Reader) -> None:
         }"""
     )
     dialog.get_by_role("button", name="Use mask").click()
-    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
-    assert [made.getpixel((at, 100)) for at in (75, 225)] == [255, 0]
+    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    assert [mask.getpixel((at, 100)) for at in (75, 225)] == [255, 0]
 
 
 def test_keys_that_change_the_mask_wait_for_the_end_of_a_stroke(painter: Reader) -> None:
@@ -281,8 +286,8 @@ def test_keys_that_change_the_mask_wait_for_the_end_of_a_stroke(painter: Reader)
         mouse.move(at["x"] + at["width"] * 0.9, at["y"] + at["height"] * 0.8, steps=2)
     mouse.up()
     dialog.get_by_role("button", name="Use mask").click()
-    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
-    assert [made.getpixel((150, y)) for y in (40, 100, 160)] == [255, 0, 255]
+    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    assert [mask.getpixel((150, y)) for y in (40, 100, 160)] == [255, 0, 255]
 
 
 def test_a_mask_without_an_image_says_what_is_missing(painter: Reader) -> None:
@@ -315,7 +320,7 @@ def test_one_image_of_several_is_cropped_at_its_place(painter: Reader, tmp_path:
     dialog.get_by_role("button", name="Use image").click()
     expect(painter.page.locator(".media-preview img")).to_have_count(3)
     sent = asked(painter, "mixes")["image_urls"]
-    assert [picture(each).size for each in sent] == [(300, 200), (150, 100), (300, 200)]
+    assert [picture(url).size for url in sent] == [(300, 200), (150, 100), (300, 200)]
     assert picture(sent[2]).tobytes() == Image.open(tmp_path / "three.png").tobytes()
 
 
@@ -349,9 +354,9 @@ def test_a_pen_paints_as_wide_as_it_is_pressed(painter: Reader) -> None:
         }"""
     )
     dialog.get_by_role("button", name="Use mask").click()
-    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
     light, strong = (
-        sum(made.getpixel((150, at)) == 255 for at in part)
+        sum(mask.getpixel((150, at)) == 255 for at in part)
         for part in (range(100), range(100, 200))
     )
     assert 0 < light < strong / 2

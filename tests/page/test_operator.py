@@ -37,8 +37,8 @@ def operator(page: Page, served: PageDarkroom) -> Operator:
 
 
 def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     page.goto(served.url)
     Reader(page, served).give_key(served.house.weak_key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
@@ -46,7 +46,7 @@ def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom
     page.goto(f"{served.url}/#view=operator&part=pools")
     expect(page.get_by_text("it needs a key with the scope operator")).to_be_visible()
     expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
-    assert not any(each.endswith(("/v1/status", "/v1/queue")) for each in asked)
+    assert not any(url.endswith(("/v1/status", "/v1/queue")) for url in urls)
 
 
 @pytest.mark.long
@@ -179,10 +179,10 @@ def test_a_hidden_page_asks_nothing(page: Page, served: PageDarkroom) -> None:
     expect(operator.row("Replicas", "r-1")).to_be_visible()
     page.evaluate(HIDE, True)
     page.wait_for_load_state("networkidle")
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     page.clock.run_for(60_000)
-    assert [each for each in asked if each.endswith("/v1/status")] == []
+    assert [url for url in urls if url.endswith("/v1/status")] == []
     with page.expect_request("**/v1/status"):
         page.evaluate(HIDE, False)
 
@@ -220,8 +220,8 @@ def test_a_request_that_waits_gets_another_priority(page: Page, idle: PageDarkro
 @pytest.mark.long
 def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDarkroom) -> None:
     other = {"authorization": f"Key {idle.house.other_key}"}
-    made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
-    request_id = made.json()["request_id"]
+    response = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
+    request_id = response.json()["request_id"]
     operator = Operator(page, idle)
     operator.open("Queue")
     operator.row("Waiting", "other").get_by_role("button", name="Fail").click()
@@ -235,8 +235,8 @@ def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDa
 @pytest.mark.long
 def test_a_request_of_another_tenant_is_cancelled_for_it(page: Page, idle: PageDarkroom) -> None:
     other = {"authorization": f"Key {idle.house.other_key}"}
-    made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
-    request_id = made.json()["request_id"]
+    response = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
+    request_id = response.json()["request_id"]
     operator = Operator(page, idle)
     operator.open("Queue")
     operator.row("Waiting", "other").get_by_role("button", name="Cancel").click()
@@ -477,8 +477,8 @@ def test_a_tenant_gets_a_budget_and_loses_it(operator: Operator) -> None:
     operator.expect_said("The budget of other is changed.")
     expect(tenant).to_contain_text("200.50 EUR a day")
     own = {"authorization": f"Key {operator.darkroom.key}"}
-    asked = operator.page.request.get(f"{operator.darkroom.url}/v1/tenants/other", headers=own)
-    budget = asked.json()["budget"]
+    response = operator.page.request.get(f"{operator.darkroom.url}/v1/tenants/other", headers=own)
+    budget = response.json()["budget"]
     assert (budget["warn_at"], budget["stop"], budget["webhook"]) == ([0.5, 0.9], True, None)
     tenant.get_by_role("button", name="Budget").click()
     expect(operator.dialog.get_by_label("Percent")).to_have_value("50 90")

@@ -154,24 +154,24 @@ def test_a_part_that_is_opened_in_a_background_tab_is_filled_when_it_is_seen(
     operator: Operator,
 ) -> None:
     page = operator.page
-    asked: list[str] = []
+    urls: list[str] = []
 
     def note(request: Request) -> None:
         if request.url.endswith("/v1/storage"):
-            asked.append(request.url)
+            urls.append(request.url)
 
     page.on("request", note)
     page.evaluate(HIDE, True)
     operator.open("Storage")
     expect(page.locator(".part [aria-busy]")).to_have_count(1)
-    assert asked == []
+    assert urls == []
     page.evaluate(HIDE, False)
     expect(operator.row("Places", "own")).to_contain_text("artifacts")
     page.evaluate(HIDE, True)
     page.evaluate(HIDE, False)  # it is not asked for again each time
     operator.open("Audit")
     expect(page.locator(".part [aria-busy]")).to_have_count(0)
-    assert len(asked) == 1
+    assert len(urls) == 1
 
 
 def test_the_health_says_what_fails(operator: Operator) -> None:

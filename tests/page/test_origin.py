@@ -32,7 +32,7 @@ GIVE = """([place, kind, content, name, type]) => {
 
 def described(**changes: Any) -> bytes:
     """PNG that says what made it."""
-    given: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "endpoint": FLUX,
         "model": "hub/flux",
         "seed": 2**60 + 1,
@@ -40,14 +40,14 @@ def described(**changes: Any) -> bytes:
         "settings": {"num_inference_steps": 7, "image_size": {"width": 512, "height": 256}},
     }
     info = PngImagePlugin.PngInfo()
-    info.add_text("Comment", FileMetadata(**(given | changes)).text())
+    info.add_text("Comment", FileMetadata(**(metadata | changes)).text())
     return png(pnginfo=info)
 
 
 def png(**options: Any) -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (64, 32), "teal").save(made, "PNG", **options)
-    return made.getvalue()
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 32), "teal").save(buffer, "PNG", **options)
+    return buffer.getvalue()
 
 
 def give(
@@ -75,7 +75,7 @@ def drop_all(reader: Reader, *contents: bytes) -> None:
             const options = { bubbles: true, cancelable: true, dataTransfer };
             document.body.dispatchEvent(new DragEvent("drop", options));
         }""",
-        [base64.b64encode(each).decode() for each in contents],
+        [base64.b64encode(content).decode() for content in contents],
     )
 
 
@@ -230,8 +230,8 @@ def test_text_with_an_image_is_pasted_as_text_into_the_prompt(reader: Reader) ->
     script = GIVE.replace("const options", "files.setData('text/plain', 'a hill'); const options")
     content = base64.b64encode(png()).decode()
     place = '[id^="field-prompt-"]'
-    given = [place, "paste", content, "found.png", "image/png"]
-    assert not reader.page.evaluate(script, given)  # the browser pastes what it prefers
+    arguments = [place, "paste", content, "found.png", "image/png"]
+    assert not reader.page.evaluate(script, arguments)  # the browser pastes what it prefers
 
 
 def test_a_model_that_is_not_served_is_named(reader: Reader) -> None:

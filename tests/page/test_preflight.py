@@ -82,8 +82,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> C
 @pytest.fixture
 def darkroom(config: Config) -> Iterator[PageDarkroom]:
     catalog = load(config.models.models, demo=True, demo_dir=DEMO, families=("flux", "generic"))
-    with page_darkroom(catalog=catalog, painting=False, pools=POOLS) as found:
-        services = found.house.services
+    with page_darkroom(catalog=catalog, painting=False, pools=POOLS) as served:
+        services = served.house.services
         services.preflights = Preflights(
             partial(preflight.downloads, config, within_s=5.0),
             partial(preflight.this_machine, config),
@@ -91,9 +91,9 @@ def darkroom(config: Config) -> Iterator[PageDarkroom]:
             services.clock,
         )
         directory = config.server.data_dir
-        (directory / "run.json").write_text(json.dumps({"url": found.url}))
-        (directory / "api_key").write_text(found.key)
-        yield found
+        (directory / "run.json").write_text(json.dumps({"url": served.url}))
+        (directory / "api_key").write_text(served.key)
+        yield served
 
 
 def command(*words: str) -> str:
@@ -110,19 +110,23 @@ def on_the_api(page: Page, darkroom: PageDarkroom) -> dict[str, Said]:
         headers={"authorization": f"Key {darkroom.key}"},
     )
     models = answer.json()["models"]
-    return {each["endpoint_id"]: each["darkroom"]["preflight"]["said"] for each in models}
+    return {model["endpoint_id"]: model["darkroom"]["preflight"]["said"] for model in models}
 
 
 def on_the_page(page: Page, darkroom: PageDarkroom, endpoint: str) -> list[str]:
     page.goto(f"{darkroom.url}/#view=models&id={endpoint}")
     region = page.get_by_role("region", name="What the real model needs")
     expect(region.locator("dd").first).to_be_visible()
-    return [each.replace("`", "") for each in region.locator("dd").all_inner_texts()]
+    return [text.replace("`", "") for text in region.locator("dd").all_inner_texts()]
 
 
 def pulled(*options: str) -> dict[str, Any]:
-    found = json.loads(command("models", "pull", "--json", *options))["downloads"]
-    return {name: answer["said"] for each in found for name, answer in each["endpoints"].items()}
+    downloads = json.loads(command("models", "pull", "--json", *options))["downloads"]
+    return {
+        name: answer["said"]
+        for download in downloads
+        for name, answer in download["endpoints"].items()
+    }
 
 
 @pytest.mark.variants(1)
@@ -146,21 +150,21 @@ def test_every_surface_says_the_same(
             lambda: 1,
             darkroom.house.services.clock,
         )
-    said = on_the_api(page, darkroom)
-    assert said[LARGE]["served"] == "a tiny demo model in place of House Large"
-    assert said[LARGE]["fits"].startswith("no: it needs a GPU with 24 GB or more")
-    assert said[SMALL]["fits"] == "yes, without a GPU"
+    preflights = on_the_api(page, darkroom)
+    assert preflights[LARGE]["served"] == "a tiny demo model in place of House Large"
+    assert preflights[LARGE]["fits"].startswith("no: it needs a GPU with 24 GB or more")
+    assert preflights[SMALL]["fits"] == "yes, without a GPU"
     words = {
         "gives": "the hub gives it",
         "gated": "is gated: accept its licence at",
         "offline": "not asked: this machine is set to be offline",
     }
-    assert words[state] in said[SMALL]["access"]
+    assert words[state] in preflights[SMALL]["access"]
 
     Reader(page, darkroom).enter(SMALL)
-    for endpoint, sentences in said.items():
+    for endpoint, sentences in preflights.items():
         assert on_the_page(page, darkroom, endpoint) == [
-            each.replace("`", "") for each in sentences.values()
+            line.replace("`", "") for line in sentences.values()
         ]
         shown = command("models", "show", endpoint)
         for sentence in sentences.values():
@@ -170,8 +174,8 @@ def test_every_surface_says_the_same(
     notices.print_real_model(config, told.append)
     start = "\n".join(told)
     for subject in ("licence", "download", "time"):
-        assert said[SMALL][subject] in start
-    assert (said[SMALL]["access"] in start) is (state != "gives")
+        assert preflights[SMALL][subject] in start
+    assert (preflights[SMALL]["access"] in start) is (state != "gives")
 
     doctor = command("doctor")
     assert "real models: 1 of 2 fit this machine (house/small)" in doctor
@@ -179,4 +183,7 @@ def test_every_surface_says_the_same(
     if state == "gives":
         for endpoint, sentences in pulled("-y").items():
             for subject in ("licence", "fits", "download", "access", "time"):
-                assert sentences.get(subject) == said[endpoint].get(subject), (endpoint, subject)
+                assert sentences.get(subject) == preflights[endpoint].get(subject), (
+                    endpoint,
+                    subject,
+                )

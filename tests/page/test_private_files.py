@@ -68,7 +68,7 @@ def test_images_whose_urls_have_expired_are_shown_again_also_beyond_the_first_pa
     clock = LateClock()
     with page_darkroom(files="private", painting=False, clock=clock) as private:
         private.hang(
-            [replace(each, files=1, state=State.SUCCEEDED) for each in entries(300, days=2)],
+            [replace(entry, files=1, state=State.SUCCEEDED) for entry in entries(300, days=2)],
             private=True,
         )
         gallery = Gallery(page, private)
@@ -170,8 +170,8 @@ def wait_for_tiles(gallery: Gallery, number: int) -> None:
     """Until all are loaded: one that is late finds its URL expired, and has it renewed."""
     tiles = gallery.page.locator(".tile img")
     expect(tiles).to_have_count(number)
-    for each in tiles.all():
-        each.evaluate("image => image.decode()")
+    for tile in tiles.all():
+        tile.evaluate("image => image.decode()")
 
 
 def test_a_download_waits_for_new_urls_that_are_being_read(page: Page) -> None:
@@ -188,21 +188,21 @@ def test_a_download_waits_for_new_urls_that_are_being_read(page: Page) -> None:
         large = page.locator(".view-box img")
         expect(large).to_have_attribute("alt", "two")
         large.evaluate("image => image.decode()")
-        held: list[Route] = []
+        routes: list[Route] = []
 
         def hold(route: Route) -> None:
-            held.append(route)
+            routes.append(route)
 
         page.route("**/v1/requests?*limit=100*", lambda route: route.abort())  # of the newest ones
         page.route("**/v1/requests?*limit=250*", hold)
         later(page, clock, 2)
         tile = page.locator(".tile img").first
         tile.evaluate("it => it.dispatchEvent(new Event('error'))")
-        while not held:
+        while not routes:
             page.wait_for_timeout(10)
         page.locator(".panel a[download]").click()
         with page.expect_download() as saving:
-            held[0].continue_()
+            routes[0].continue_()
         assert saving.value.failure() is None
 
 

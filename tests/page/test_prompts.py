@@ -80,14 +80,14 @@ def test_wildcards_may_be_inside_of_others(
     reader: Reader, prompt: str, chance: float, expected: str
 ) -> None:
     call: Any = [prompt, chance]
-    found = reader.page.evaluate(
+    expansion = reader.page.evaluate(
         """async ([prompt, chance]) => {
             const { expanded } = await import("/page/form/wildcards.js");
             return expanded(prompt, () => chance);
         }""",
         call,
     )
-    assert found == expected
+    assert expansion == expected
 
 
 def test_the_title_shows_how_far_a_request_is_and_what_ended_unseen(waiting: Reader) -> None:

@@ -34,10 +34,10 @@ def served() -> Iterator[PageDarkroom]:
 @pytest.fixture
 def replicas(served: PageDarkroom) -> list[Mapping[str, Any]]:
     pools = served.house.services.pools
-    found = give_pool(served)
+    roster = give_pool(served)
     served.house.services.pools = pools  # the family of the real model too
-    found[:] = [replica()]
-    return found
+    roster[:] = [replica()]
+    return roster
 
 
 def replica(on_disk: tuple[str, ...] = (), done: int | None = None) -> Mapping[str, Any]:
@@ -70,9 +70,9 @@ def test_its_download_is_one_click_and_shows_how_far_it_is(
     Reader(page, served).enter()
     page.goto(f"{served.url}/#view=models")
     offer = offer_in(page, "#views")
-    with page.expect_request("**/v1/warm") as asked:
+    with page.expect_request("**/v1/warm") as warm_call:
         offer.get_by_role("button", name="Download now").click()
-    assert asked.value.post_data_json == {"endpoint_id": SDXS, "level": "disk"}
+    assert warm_call.value.post_data_json == {"endpoint_id": SDXS, "level": "disk"}
     expect(offer.get_by_role("link", name="Try it")).to_be_focused()
     replicas[:] = [replica(done=25)]
     page.clock.run_for(6000)
@@ -91,10 +91,10 @@ def test_a_key_that_may_not_download_is_told_that_the_first_request_does(
 ) -> None:
     own = {"authorization": f"Key {served.key}"}
     guest = {"tenant": "guest", "scopes": ["api"]}
-    made = page.request.post(f"{served.url}/v1/keys", headers=own, data=guest).json()
+    guest_key = page.request.post(f"{served.url}/v1/keys", headers=own, data=guest).json()
     reader = Reader(page, served)
     page.goto(f"{served.url}/#model={FLUX}")
-    reader.give_key(made["key"])
+    reader.give_key(guest_key["key"])
     offer = offer_in(page, "#form")
     expect(offer).to_contain_text("Its first request downloads it.")
     expect(offer.get_by_role("button")).to_be_hidden()
@@ -128,7 +128,7 @@ def test_the_offer_can_be_read_and_fits_on_a_phone(
 def hub_says(darkroom: PageDarkroom, download: Download) -> None:
     services = darkroom.house.services
     services.preflights = Preflights(
-        lambda wanted: {each.id: download for each in wanted},
+        lambda wanted: {endpoint.id: download for endpoint in wanted},
         lambda: MachineFacts(0, 16 * 10**9, 100 * 10**9),
         lambda: 1,
         services.clock,
@@ -150,9 +150,9 @@ def test_words_that_the_demo_does_not_know_lead_to_the_same_prompt_on_a_real_mod
     expect(notice).to_contain_text("The demo model does not know: cat, sofa.")
     expect(notice).to_contain_text("1.8 GB to download; about 10 s for each image")
     look(page)
-    with page.expect_request(f"**/queue/{SDXS}") as asked:
+    with page.expect_request(f"**/queue/{SDXS}") as submission:
         notice.get_by_role("button", name="Draw it with SDXS-512 DreamShaper").click()
-    assert asked.value.post_data_json == {"prompt": "a cat on a red sofa"}
+    assert submission.value.post_data_json == {"prompt": "a cat on a red sofa"}
     drawn = page.locator(".sheet").first
     expect(drawn).to_contain_text("SDXS-512 DreamShaper")
     expect(drawn.locator("img")).to_be_visible()

@@ -169,10 +169,10 @@ def test_details_do_not_show_the_output_of_those_that_were_open_before(
     hill, lake = idle.hang([Entry("a hill", soon), Entry("a lake", 2 * soon)])
     reader = Reader(page, idle)
     reader.enter()
-    held: dict[str, Route] = {}
+    routes: dict[str, Route] = {}
 
     def hold(route: Route) -> None:
-        held[route.request.url] = route
+        routes[route.request.url] = route
 
     page.route(f"**/queue/**/requests/{hill}", hold)
     page.route(f"**/v1/requests/{lake}", hold)
@@ -184,8 +184,8 @@ def test_details_do_not_show_the_output_of_those_that_were_open_before(
     with page.expect_request(f"**/v1/requests/{lake}"):
         reader.listed.last.locator(".request").click()
     with page.expect_response(f"**/queue/**/requests/{hill}"):
-        next(route for url, route in held.items() if "/queue/" in url).continue_()
-    next(route for url, route in held.items() if "/v1/" in url).continue_()
+        next(route for url, route in routes.items() if "/queue/" in url).continue_()
+    next(route for url, route in routes.items() if "/v1/" in url).continue_()
     output = dialog.locator('[data-name="Output"]')
     expect(output).to_contain_text('"prompt": "a lake"')
 

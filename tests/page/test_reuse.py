@@ -96,8 +96,8 @@ def test_the_model_in_the_form_is_first_and_offers_each_of_its_inputs(reader: Re
     reader.choose("some/changes")
     sheet.get_by_role("button", name="Use as input").click()
     menu = reader.page.get_by_role("dialog")
-    wanted = ["Changes.*Image", "Changes.*Mask", "Mixes.*Image", "Moves.*Image"]
-    expect(menu.locator(".target")).to_have_text([re.compile(each) for each in wanted])
+    targets = ["Changes.*Image", "Changes.*Mask", "Mixes.*Image", "Moves.*Image"]
+    expect(menu.locator(".target")).to_have_text([re.compile(target) for target in targets])
     expect(menu.locator(".target").first).to_be_focused()
     reader.page.keyboard.press("ArrowDown")
     reader.page.keyboard.press("Enter")
@@ -109,8 +109,8 @@ def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(reader: Reader
     expect_images(sheet, 1)
     text = "A hill\nat dawn."
     output = {"text": text, "chunks": []}
-    made = sheet.get_attribute("data-request")
-    reader.page.route(f"**/requests/{made}", lambda route: route.fulfill(json=output))
+    request_id = sheet.get_attribute("data-request")
+    reader.page.route(f"**/requests/{request_id}", lambda route: route.fulfill(json=output))
     reader.page.reload()
     expect(sheet.locator("blockquote")).to_have_text(text, use_inner_text=True)
     sheet.get_by_text("Whole output").click()
@@ -131,8 +131,10 @@ def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(reader: Reader
 def test_a_text_replaces_only_the_prompt_of_the_model_in_the_form(reader: Reader) -> None:
     sheet = reader.generate("a hill", num_images=1)
     expect_images(sheet, 1)
-    made = sheet.get_attribute("data-request")
-    reader.page.route(f"**/requests/{made}", lambda route: route.fulfill(json={"text": "a lake"}))
+    request_id = sheet.get_attribute("data-request")
+    reader.page.route(
+        f"**/requests/{request_id}", lambda route: route.fulfill(json={"text": "a lake"})
+    )
     reader.page.reload()
     reader.field("num_images").first.fill("3")
     sheet.get_by_role("button", name="Use as prompt").click()
@@ -260,8 +262,8 @@ def test_a_video_and_audio_are_dragged_by_their_handles(
 ) -> None:
     film, sound = (video(tmp_path / "film.webm"), "webm"), (tone(), "wav")
     content, extension = film if target == "restyles" else sound
-    made = Entry("a film", timedelta(minutes=1), content=content, extension=extension)
-    served.hang([made])
+    entry = Entry("a film", timedelta(minutes=1), content=content, extension=extension)
+    served.hang([entry])
     reader.page.reload()
     reader.choose(f"some/{target}")
     reader.field("prompt").fill("a hill")
@@ -303,13 +305,13 @@ def test_an_upload_of_a_form_that_was_left_holds_up_no_other_model(
     file = tmp_path / "hill.png"
     file.write_bytes(bytes(3_000_000))
     unanswered: list[Route] = []
-    made: list[str] = []
+    urls: list[str] = []
 
     def hold(route: Route) -> None:
         unanswered.append(route)
 
     def note(route: Route) -> None:
-        made.append(route.request.url)
+        urls.append(route.request.url)
         refuse(route)
 
     page.route("**/files/**", hold)
@@ -323,10 +325,10 @@ def test_an_upload_of_a_form_that_was_left_holds_up_no_other_model(
     expect(generate).to_have_attribute("aria-busy", "true")
     reader.choose("some/moves")
     expect(generate).not_to_have_attribute("aria-busy", "true")
-    assert made == []  # what was asked for is not in the form any more
+    assert urls == []  # what was asked for is not in the form any more
     generate.click()
     expect(page.locator("#form-problem")).to_have_text("Not now.")
-    assert [each.rpartition("/")[2] for each in made] == ["moves"]
+    assert [url.rpartition("/")[2] for url in urls] == ["moves"]
 
 
 def test_a_file_that_is_removed_before_its_upload_begins_is_not_uploaded(

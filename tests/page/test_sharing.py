@@ -36,8 +36,8 @@ def test_a_link_is_opened_by_somebody_without_a_key_until_it_is_revoked(
     guest.goto(link)
     expect(guest.get_by_role("heading", name="a lighthouse")).to_be_visible()
     expect(guest.get_by_role("img", name="a lighthouse")).to_have_count(2)
-    for each in guest.get_by_role("img", name="a lighthouse").all():
-        each.evaluate("image => image.decode()")
+    for image in guest.get_by_role("img", name="a lighthouse").all():
+        image.evaluate("image => image.decode()")
     expect(guest.get_by_text("guidance scale")).to_be_visible()
     expect(guest.get_by_role("link", name="Download")).to_have_count(2)
     assert axe(guest) == []

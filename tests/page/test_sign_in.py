@@ -70,7 +70,7 @@ def test_an_answer_that_this_tab_did_not_ask_for_is_refused(
     page.on("request", lambda request: sent.append(request.url))
     page.goto(f"{served.url}/?code=stolen&state=forged")
     expect(page.get_by_role("alert")).to_contain_text("did not begin in this tab")
-    assert not any(each.endswith("/v1/sign-in/finish") for each in sent)
+    assert not any(url.endswith("/v1/sign-in/finish") for url in sent)
 
 
 @pytest.mark.long

@@ -76,8 +76,8 @@ def submit(page: Page, darkroom: PageDarkroom, prompt: str) -> str:
 
 def expect_only(shown: Locator, said: str, *others: str) -> None:
     expect(shown).to_contain_text(re.compile(said), use_inner_text=True)
-    for each in others:
-        expect(shown).not_to_contain_text(re.compile(each), use_inner_text=True)
+    for text in others:
+        expect(shown).not_to_contain_text(re.compile(text), use_inner_text=True)
 
 
 @pytest.mark.variants(2)

@@ -81,6 +81,6 @@ def test_every_tool_can_be_read_and_every_control_in_it_has_a_name(
 @pytest.mark.variants(1)
 def test_a_browser_finds_nothing_wrong_with_the_manifest(painter: Reader) -> None:
     session = painter.page.context.new_cdp_session(painter.page)
-    found: dict[str, Any] = session.send("Page.getAppManifest")
-    assert found["errors"] == []
-    assert found["url"] == f"{painter.darkroom.url}/page/manifest.webmanifest"
+    manifest: dict[str, Any] = session.send("Page.getAppManifest")
+    assert manifest["errors"] == []
+    assert manifest["url"] == f"{painter.darkroom.url}/page/manifest.webmanifest"

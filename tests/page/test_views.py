@@ -19,8 +19,8 @@ def test_the_gallery_is_loaded_when_it_is_opened_and_back_returns_to_the_form(
     expect(reader.page.get_by_role("heading", name="Gallery")).to_be_visible()
     expect(reader.page.get_by_role("link", name="a hill")).to_be_visible()
     expect(reader.page.get_by_role("button", name="Generate")).to_be_hidden()
-    assert any(each.endswith("gallery.bundle.js") for each in fetched)
-    assert not any(each.endswith("/element.js") for each in fetched)
+    assert any(url.endswith("gallery.bundle.js") for url in fetched)
+    assert not any(url.endswith("/element.js") for url in fetched)
     reader.page.go_back()
     expect(reader.page.get_by_role("button", name="Generate")).to_be_visible()
     expect(reader.sheets).to_have_count(1)
@@ -134,12 +134,12 @@ def test_a_view_that_loads_slowly_shows_where_the_address_has_gone_meanwhile(
     reader: Reader,
 ) -> None:
     page = reader.page
-    held: list[Route] = []
-    page.route("**/models.css", lambda route: held.append(route))  # noqa: PLW0108
+    routes: list[Route] = []
+    page.route("**/models.css", lambda route: routes.append(route))  # noqa: PLW0108
     page.evaluate("location.hash = 'view=models'")
     expect(page.get_by_text("Loading …")).to_be_visible()
     page.evaluate(f"location.hash = 'view=models&id={FLUX}'")
     page.wait_for_function("() => document.querySelector('main.models') !== null")
-    for each in held:
-        each.continue_()
+    for paused in routes:
+        paused.continue_()
     expect(page.get_by_role("table", name="Output")).to_be_visible()

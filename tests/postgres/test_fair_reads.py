@@ -50,7 +50,7 @@ async def test_a_turn_that_does_not_come_is_refused(
     answers = await asyncio.gather(
         *(fair.rows("greedy", SLOW, {}) for _ in range(2)), return_exceptions=True
     )
-    refused = [each for each in answers if isinstance(each, Overloaded)]
+    refused = [answer for answer in answers if isinstance(answer, Overloaded)]
     assert len(refused) == 1
     assert refused[0].message == fair_reads.TENANT_BUSY
     assert fair._turns == {}  # nothing stays of tenants that read no more
@@ -75,7 +75,7 @@ async def test_submits_do_not_wait_for_long_reads(conninfo: str, reads: Database
         for _ in range(5):
             await queue.submit(new())
         # On a slow machine some may have given up.
-        assert not any(each.done() and each.exception() is None for each in pages)
+        assert not any(page.done() and page.exception() is None for page in pages)
         await holder.execute("SELECT pg_advisory_unlock(1)")
         await asyncio.gather(*slow, *pages, return_exceptions=True)
     assert len(await queue.page(TENANT)) == 5

@@ -47,8 +47,8 @@ async def opened() -> AsyncIterator[Callable[[str, int], Awaitable[Database]]]:
         return databases[-1]
 
     yield open_
-    for each in databases:
-        await each.aclose()
+    for database in databases:
+        await database.aclose()
 
 
 def queue_on(database: Database, name: str) -> PostgresQueue:
@@ -80,14 +80,14 @@ async def test_when_all_connections_fall_silent_everything_answers_again_within_
     await queue.start()
     election = LeaderElection(database, SystemClock(), "one")
     keys = KeyRing(own, SystemClock(), keep_s=0.0)
-    made = await keys.create("studio")
+    key = await keys.create("studio")
     assert await election.leads("demand")
     await asyncio.sleep(0.1)
 
     between.freeze()
     unknown = KeyRing(own, SystemClock())
     await asyncio.gather(
-        *(works_again(lambda: unknown.authenticate(f"Key {made}")) for _ in range(4)),
+        *(works_again(lambda: unknown.authenticate(f"Key {key}")) for _ in range(4)),
         *(works_again(lambda: queue.submit(new())) for _ in range(12)),
         works_again(queue.demand),
         works_again(lambda: election.leads("demand")),
@@ -180,15 +180,15 @@ async def test_a_key_that_was_checked_lately_is_accepted_while_the_database_is_s
     between, conninfo = proxy
     clock = FakeClock()
     keys = KeyRing(await opened(conninfo, 2), clock)
-    made = await keys.create("studio")
-    await keys.authenticate(f"Key {made}")
+    key = await keys.create("studio")
+    await keys.authenticate(f"Key {key}")
     between.blackhole()
     clock.advance(30.0)
     async with asyncio.timeout(ANSWERS_S):
-        assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
+        assert (await keys.authenticate(f"Key {key}")).tenant == "studio"
     clock.advance(40.0)
     with pytest.raises(DatabaseUnavailable):
-        await keys.authenticate(f"Key {made}")
+        await keys.authenticate(f"Key {key}")
 
 
 async def test_a_listener_whose_connection_fell_silent_hears_again(
@@ -244,7 +244,7 @@ async def test_a_sender_of_notifications_survives_an_error_that_nobody_expected(
     sender.notify(changed=["r1"])
     await until(lambda: failing.fails == 0)
     sender.notify(changed=["r2"])
-    await until(lambda: any("r2" in each.changed for each in heard))
+    await until(lambda: any("r2" in message.changed for message in heard))
     await listener.aclose()
     await sender.aclose()
     await failing.aclose()
@@ -371,8 +371,8 @@ async def test_periodic_work_of_a_leader_is_done_by_one_process(
 
     workers = [worker(name) for name in ("first", "second")]
     for _ in range(2):
-        for each in workers:
-            await each()
+        for run in workers:
+            await run()
     assert done == ["first", "first"]
     await database.rows("UPDATE leaders SET until = now() - interval '1 second'")
     await workers[1]()

@@ -27,13 +27,13 @@ def key() -> ec.EllipticCurvePrivateKey:
 
 
 def test_every_process_derives_the_same_local_certificates_and_says_that_they_are_local() -> None:
-    one, two = local_identity(b"a" * 32), local_identity(b"a" * 32)
-    assert one.chain == two.chain
-    assert local_identity(b"b" * 32).chain != one.chain
-    signer, root = one.certificates
+    first, two = local_identity(b"a" * 32), local_identity(b"a" * 32)
+    assert first.chain == two.chain
+    assert local_identity(b"b" * 32).chain != first.chain
+    signer, root = first.certificates
     signer.verify_directly_issued_by(root)
-    assert LOCAL_NAME in one.name
-    assert problems(one, NOW) == []
+    assert LOCAL_NAME in first.name
+    assert problems(first, NOW) == []
 
 
 def test_a_signature_has_the_form_of_cose(key: ec.EllipticCurvePrivateKey) -> None:
@@ -93,5 +93,5 @@ def test_an_operator_hears_of_an_expiry_sixty_days_before(
     key: ec.EllipticCurvePrivateKey, dates: dict[str, Any], words: str | None
 ) -> None:
     identity = read_identity(certificate(key, **dates).encode(), pem(key).encode())
-    found = " ".join(problems(identity, NOW))
-    assert (words in found) if words else (found == "")
+    text = " ".join(problems(identity, NOW))
+    assert (words in text) if words else (text == "")

@@ -30,16 +30,16 @@ def file(tmp_path: Path) -> Path:
 
 
 async def test_another_process_finds_the_same(file: Path, certificates: Path) -> None:
-    found = await check_apart(file, certificates)
-    assert found.signature == verify(file, SIGNER.chain)
-    assert found.signature.verdict is SignatureState.TRUSTED
-    assert found.signature.generation["request_id"] == "r-1"
-    assert found.marked
+    report = await check_apart(file, certificates)
+    assert report.signature == verify(file, SIGNER.chain)
+    assert report.signature.verdict is SignatureState.TRUSTED
+    assert report.signature.generation["request_id"] == "r-1"
+    assert report.marked
 
 
 async def test_without_certificates_no_signer_is_known(file: Path, tmp_path: Path) -> None:
-    found = await check_apart(file, tmp_path / "missing.pem")
-    assert found.signature.verdict is SignatureState.UNKNOWN_SIGNER
+    report = await check_apart(file, tmp_path / "missing.pem")
+    assert report.signature.verdict is SignatureState.UNKNOWN_SIGNER
 
 
 async def test_a_file_that_does_not_end_is_given_up(tmp_path: Path, certificates: Path) -> None:

@@ -142,8 +142,8 @@ async def new_database(server: str, name: str) -> AsyncGenerator[str]:
 @pytest.fixture
 async def empty(server: str) -> AsyncIterator[str]:
     """Connection string of a database without tables."""
-    async with new_database(server, "empty") as made:
-        yield made
+    async with new_database(server, "empty") as database_url:
+        yield database_url
 
 
 _EMPTYING: dict[str, psycopg.Connection] = {}
@@ -181,10 +181,10 @@ def conninfo(server: str) -> str:
 
 @pytest.fixture
 async def database(conninfo: str) -> AsyncIterator[Database]:
-    each = Database(conninfo)
-    await each.start()
-    yield each
-    await each.aclose()
+    opened = Database(conninfo)
+    await opened.start()
+    yield opened
+    await opened.aclose()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def new_id() -> str:
 
 
 def new(**changes: Any) -> NewRequest:
-    given = {
+    fields = {
         "id": new_id(),
         "tenant": TENANT,
         "endpoint": "fal-ai/flux/schnell",
@@ -36,7 +36,7 @@ def new(**changes: Any) -> NewRequest:
         "pool": POOL,
         "input": {"prompt": "a red circle"},
     }
-    return NewRequest(**{**given, **changes})
+    return NewRequest(**{**fields, **changes})
 
 
 def ask(

@@ -43,7 +43,7 @@ async def write(database: Database, *days: int) -> None:
 
 async def exported(log: PostgresAuditLog) -> list[str]:
     await log.seal()
-    return [each.line for each in await log.chain(limit=100_000)]
+    return [entry.line for entry in await log.chain(limit=100_000)]
 
 
 async def subjects(database: Database) -> list[str]:
@@ -53,8 +53,8 @@ async def subjects(database: Database) -> list[str]:
 
 async def test_what_many_processes_write_and_seal_at_once_is_one_chain(conninfo: str) -> None:
     databases = [Database(conninfo) for _ in range(4)]
-    for each in databases:
-        await each.start()
+    for opened in databases:
+        await opened.start()
 
     async def act(database: Database, seed: int) -> None:
         log, chance = PostgresAuditLog(database), random.Random(seed)  # noqa: S311
@@ -62,12 +62,12 @@ async def test_what_many_processes_write_and_seal_at_once_is_one_chain(conninfo:
             await write(database, *range(chance.randint(1, 40)))
             await log.seal()
 
-    await asyncio.gather(*(act(each, seed) for seed, each in enumerate(databases * 2)))
+    await asyncio.gather(*(act(source, seed) for seed, source in enumerate(databases * 2)))
     lines = await exported(PostgresAuditLog(databases[0]))
     ((written,),) = await databases[0].rows("SELECT count(*) FROM audit")
     assert verify(lines).entries == verify(lines).last == written
-    for each in databases:
-        await each.aclose()
+    for opened in databases:
+        await opened.aclose()
 
 
 async def test_an_act_that_commits_after_a_later_one_gets_the_later_place(
@@ -81,9 +81,9 @@ async def test_an_act_that_commits_after_a_later_one_gets_the_later_place(
         await slow.commit()
     await log.seal()
     chain = await log.chain()
-    assert [each.subject for each in chain] == ["1", "slow"]
+    assert [entry.subject for entry in chain] == ["1", "slow"]
     assert chain[0].id > chain[1].id
-    assert verify(each.line for each in chain).last_hash == chain[1].hash
+    assert verify(entry.line for entry in chain).last_hash == chain[1].hash
 
 
 async def test_rolled_back_acts_leave_no_gap(conninfo: str, database: Database) -> None:
@@ -129,13 +129,13 @@ async def test_old_entries_are_deleted_and_a_checkpoint_keeps_the_chain(database
     await log.prune(Retention())
     assert len(await subjects(database)) == len(old) + 3
     await log.seal()
-    before = [each.hash for each in await log.chain(limit=100_000)]
+    before = [entry.hash for entry in await log.chain(limit=100_000)]
     await log.prune(KEPT)
     assert await subjects(database) == ["300", "0"]
     lines = await exported(log)
-    found = verify(lines)
-    assert (found.first, found.last) == (len(old) + 2, len(old) + 5)
-    checkpoint = [each for each in await log.chain() if each.action == PRUNE][-1]
+    verified = verify(lines)
+    assert (verified.first, verified.last) == (len(old) + 2, len(old) + 5)
+    checkpoint = [entry for entry in await log.chain() if entry.action == PRUNE][-1]
     assert checkpoint.detail == {
         "sequence": len(old) + 1, "hash": before[len(old)], "entries": 6,
     }  # fmt: skip
@@ -181,7 +181,7 @@ async def test_an_ingress_seals_and_deletes_by_itself(conninfo: str, database: D
 
     try:
         await eventually(done)
-        assert verify(each.line for each in await queue.operations.audit_chain()).entries == 2
+        assert verify(entry.line for entry in await queue.operations.audit_chain()).entries == 2
     finally:
         await queue.aclose()
 
@@ -206,12 +206,14 @@ async def test_a_seal_keeps_the_tenant_that_an_act_is_about(
     )
     await queue.operations.seal_audit()
     chain = await queue.operations.audit_chain()
-    acts = [each for each in chain if not each.action.startswith("key.")]
-    assert [each.tenant for each in acts] == [TENANT, "", "bob", "bob", "cleo", ""]
+    acts = [entry for entry in chain if not entry.action.startswith("key.")]
+    assert [entry.tenant for entry in acts] == [TENANT, "", "bob", "bob", "cleo", ""]
     seen = [
-        each for each in await queue.operations.audit(tenant="bob") if each.action != "key.create"
+        entry
+        for entry in await queue.operations.audit(tenant="bob")
+        if entry.action != "key.create"
     ]
-    assert [(each.actor, each.action, each.address) for each in seen] == [
+    assert [(entry.actor, entry.action, entry.address) for entry in seen] == [
         (own.id, "secret.set", "10.0.0.8"),
         (operator.id, "tenant.read", ""),
     ]

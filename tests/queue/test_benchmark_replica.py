@@ -37,8 +37,8 @@ def test_the_terms_of_benchmarks_have_each_term_of_a_lease(term: str) -> None:
 
 
 def test_idle_time_is_what_no_request_holds_while_it_is_measured() -> None:
-    one = [(0, 8.0, 10.5), (0, 11.0, 12.0), (0, 12.25, 99.0), (1, 30.0, 31.0)]
-    idle = idle_time([one, [(0, 5.0, 25.0), (1, 10.0, 20.0)]], 2, 10.0, 20.0)
+    intervals = [(0, 8.0, 10.5), (0, 11.0, 12.0), (0, 12.25, 99.0), (1, 30.0, 31.0)]
+    idle = idle_time([intervals, [(0, 5.0, 25.0), (1, 10.0, 20.0)]], 2, 10.0, 20.0)
     assert idle.share == pytest.approx((0.5 + 0.25 + 10.0) / 40)
     assert idle.long_share == idle.share
     assert idle.waits_ms == [500.0, 250.0]

@@ -50,9 +50,9 @@ async def fail(queue: PostgresQueue, requests: int) -> list[str]:
     while len(leases) < requests:
         poll = ask(requests - len(leases), replica=CANARY, pool=CANARY)
         leases += (await queue.ask(poll)).leases
-    await queue.report(report(*(each.held for each in leases), replica=CANARY))
-    for each in leases:
-        await queue.finish(done(each.held, failure(), replica=CANARY))
+    await queue.report(report(*(running.held for running in leases), replica=CANARY))
+    for granted in leases:
+        await queue.finish(done(granted.held, failure(), replica=CANARY))
     return ids
 
 
@@ -93,8 +93,8 @@ async def test_a_canary_that_fails_more_often_returns_and_what_failed_there_succ
     assert not (await queue.ask(replace(ask(1, replica="n2", pool=CANARY), wait_s=0.2))).leases
     for _ in ids:
         await queue.finish(done((await leased(queue, POOL)).held, replica=POOL))
-    ended = [await queue.get(TENANT, each) for each in ids]
-    assert [(each.state, each.failures) for each in ended] == [(State.SUCCEEDED, 1)] * 3
+    ended = [await queue.get(TENANT, request_id) for request_id in ids]
+    assert [(request.state, request.failures) for request in ended] == [(State.SUCCEEDED, 1)] * 3
 
 
 async def test_what_failed_in_a_canary_is_left_to_the_pool_beside_it(ingress: Ingress) -> None:

@@ -36,8 +36,8 @@ async def queue(conninfo: str, ingress: Ingress) -> AsyncIterator[PostgresQueue]
 
 
 def asking(slots: int, *held: Lease, coming: tuple[str, ...] = (COLD,)) -> Ask:
-    asked = ask(slots, *(each.held for each in held))
-    return replace(asked, hot=(HOT,), coming=coming)
+    poll = ask(slots, *(active.held for active in held))
+    return replace(poll, hot=(HOT,), coming=coming)
 
 
 async def run(queue: PostgresQueue, granted: Lease) -> None:
@@ -58,7 +58,7 @@ async def test_it_waits_for_no_download_and_for_one_generation_a_slot(queue: Pos
     running = list((await queue.ask(asking(SLOTS - 1, downloads, coming=()))).leases)
     single = await queue.submit(new(tenant="bob", endpoint=HOT))
     ended = 0
-    while all(each.request_id != single.id for each in running):
+    while all(active.request_id != single.id for active in running):
         await run(queue, running.pop(0))
         ended += 1
         running += (await queue.ask(asking(1, downloads, *running, coming=()))).leases

@@ -49,14 +49,14 @@ def key_of(request: NewRequest, number: int = 0) -> str:
 async def drafted(queue: Queue, request: NewRequest, *ids: str, size: int = 7) -> dict[str, Any]:
     """Let a request end with drafts of these ids. Returns its output."""
     await queue.submit(request)
-    held = (await lease(queue)).held
+    lease_key = (await lease(queue)).held
     facts = [{"id": id_, "seed": SEED, "step": 5, "steps": 20, "noise": 0.75} for id_ in ids]
     files = tuple(
         Artifact(key_of(request, number), "application/vnd.darkroom.draft", size, "ab")
         for number in range(len(ids))
     )
     outcome = Outcome(output={"images": [], "drafts": facts}, drafts=files)
-    await queue.finish(done(held, outcome))
+    await queue.finish(done(lease_key, outcome))
     ended = await queue.get(request.tenant, request.id)
     assert ended.outcome is not None
     assert ended.outcome.output is not None
@@ -69,10 +69,10 @@ async def test_a_replica_can_name_only_files_of_its_own_attempt(
     queue = await ingress()
     request = new()
     await queue.submit(request)
-    held = (await lease(queue)).held
+    lease_key = (await lease(queue)).held
     stolen = Artifact(f"d/{new().id}/1/0.bin", "application/vnd.darkroom.draft", 7, "ab")
     facts = {"id": "one", "seed": 1, "step": 1, "steps": 4, "noise": None}
-    await queue.finish(done(held, Outcome(output={"drafts": [facts]}, drafts=(stolen,))))
+    await queue.finish(done(lease_key, Outcome(output={"drafts": [facts]}, drafts=(stolen,))))
     assert await database.rows("SELECT id FROM drafts") == []
 
 
@@ -97,12 +97,12 @@ async def test_only_a_submit_of_its_tenant_holds_a_draft(
 ) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     await drafted(queue, new(), "one")
-    held = "SELECT held_until IS NOT NULL FROM drafts"
+    query = "SELECT held_until IS NOT NULL FROM drafts"
     assert await drafts.look(TENANT, "one") is not None
     assert await drafts.open("bob", "one") is None
-    assert await database.rows(held) == [(False,)]
+    assert await database.rows(query) == [(False,)]
     assert await drafts.open(TENANT, "one") is not None
-    assert await database.rows(held) == [(True,)]
+    assert await database.rows(query) == [(True,)]
 
 
 async def test_their_time_is_a_setting(ingress: Ingress, database: Database) -> None:
@@ -188,7 +188,7 @@ async def test_a_draft_in_use_outlasts_its_deletion_and_its_requests(
     for _ in range(3):
         await queue.finish(done((await lease(queue)).held))
     await drafts.expire()
-    assert await unwanted(database) == {key_of(each) for each in (dropped, plain, keyed)}
+    assert await unwanted(database) == {key_of(owner) for owner in (dropped, plain, keyed)}
     assert await database.rows("SELECT * FROM drafts") == []
     rows = await database.rows("SELECT actor, subject FROM audit WHERE action = 'draft.delete'")
     assert rows == [("key-1", "one")]
@@ -245,8 +245,8 @@ async def test_a_draft_in_use_outlasts_the_time_of_the_files_of_its_request(
     ingress: Ingress, database: Database
 ) -> None:
     queue, lifecycles = await ingress(), PostgresLifecycles(database)
-    used, found = new(), new()
-    for request, id_ in ((used, "one"), (found, "two")):
+    used, opened = new(), new()
+    for request, id_ in ((used, "one"), (opened, "two")):
         await lifecycles.keep(request.id, 60.0)
         await drafted(queue, request, id_)
     await queue.submit(new(draft_key=key_of(used)))
@@ -260,7 +260,7 @@ async def test_a_draft_in_use_outlasts_the_time_of_the_files_of_its_request(
     await queue.finish(done(granted.held))
     await later(database, 600)
     await queue.drafts.expire()
-    assert await unwanted(database) == {key_of(used), key_of(found)}
+    assert await unwanted(database) == {key_of(used), key_of(opened)}
 
 
 async def test_a_tenant_deletes_a_draft(ingress: Ingress, database: Database) -> None:

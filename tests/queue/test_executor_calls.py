@@ -52,9 +52,9 @@ class Terms(FakeTerms):
     secrets: Sequence[str] = ("FAL_KEY",)
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
-        found = super().endpoint(endpoint_id)
+        original = super().endpoint(endpoint_id)
         options = {"secrets": list(self.secrets)}
-        return found and replace(found, family=self.family, options=options)
+        return original and replace(original, family=self.family, options=options)
 
 
 class Desk:
@@ -73,39 +73,39 @@ class Desk:
 
 @pytest.fixture
 async def desk(database: Database, ingress: Ingress) -> Desk:
-    made = Desk(database, await ingress())
-    await made.secrets.put(INSTALLATION, "FAL_KEY", "ours", ME)
-    await made.secrets.put(INSTALLATION, "OTHER_KEY", "not named", ME)
-    await made.secrets.put(TENANT, "FAL_KEY", "theirs", ME)
-    await made.secrets.put("other", "FAL_KEY", "a stranger's", ME)
-    return made
+    new_desk = Desk(database, await ingress())
+    await new_desk.secrets.put(INSTALLATION, "FAL_KEY", "ours", ME)
+    await new_desk.secrets.put(INSTALLATION, "OTHER_KEY", "not named", ME)
+    await new_desk.secrets.put(TENANT, "FAL_KEY", "theirs", ME)
+    await new_desk.secrets.put("other", "FAL_KEY", "a stranger's", ME)
+    return new_desk
 
 
 async def test_an_app_gets_the_named_secrets_of_the_installation_only(desk: Desk) -> None:
     await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    assert await desk.calls.call("secrets", held, TENANT) == (Secret("FAL_KEY", "", "ours"),)
+    lease_key = (await lease(desk.queue)).held
+    assert await desk.calls.call("secrets", lease_key, TENANT) == (Secret("FAL_KEY", "", "ours"),)
     desk.terms.secrets = ()
-    assert await desk.calls.call("secrets", held, TENANT) == ()
+    assert await desk.calls.call("secrets", lease_key, TENANT) == ()
 
 
 async def test_a_hosted_provider_gets_those_of_the_requests_tenant_first(desk: Desk) -> None:
     desk.terms.family = "fal"
     await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    found = await desk.calls.call("secrets", held, TENANT)
+    lease_key = (await lease(desk.queue)).held
+    found = await desk.calls.call("secrets", lease_key, TENANT)
     assert found == (Secret("FAL_KEY", TENANT, "theirs"), Secret("FAL_KEY", "", "ours"))
 
 
 async def test_a_lease_that_is_not_held_gets_no_secret(desk: Desk) -> None:
     await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    for wrong in (replace(held, nonce=held.nonce + 1), replace(held, attempt=7)):
+    lease_key = (await lease(desk.queue)).held
+    for wrong in (replace(lease_key, nonce=lease_key.nonce + 1), replace(lease_key, attempt=7)):
         with pytest.raises(Fenced):
             await desk.calls.call("secrets", wrong, TENANT)
-    await desk.queue.finish(done(held))
+    await desk.queue.finish(done(lease_key))
     with pytest.raises(Fenced):
-        await desk.calls.call("secrets", held, TENANT)
+        await desk.calls.call("secrets", lease_key, TENANT)
 
 
 async def file_of(desk: Desk, held: LeaseKey) -> str:
@@ -121,15 +121,15 @@ async def test_a_file_of_an_attempt_that_ends_without_it_is_deleted_after_its_ti
     desk: Desk, database: Database
 ) -> None:
     await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    key = await file_of(desk, held)
+    lease_key = (await lease(desk.queue)).held
+    key = await file_of(desk, lease_key)
     ((left_s,),) = await database.rows(
         "SELECT extract(epoch FROM due_at - now()) FROM jobs WHERE kind = 'file'"
     )
     assert TICKET_VALID_S < left_s <= EXPECTED_S
     await all_due(database)
     assert await take_files(database) == [], "an attempt may take longer than its tickets are valid"
-    await desk.queue.hand_back(held, "r1", "It ends.")
+    await desk.queue.hand_back(lease_key, "r1", "It ends.")
     await all_due(database)
     assert key in await take_files(database)  # beside those of its other tickets
 
@@ -141,15 +141,17 @@ async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
     await desk.queue.submit(new())
     attempts = list[tuple[str, str]]()
     for _ in range(2):
-        held = (await lease(desk.queue)).held
-        ticket: UploadTicket = await desk.calls.call("file_ticket", held, TENANT, 0, "image/png")
+        lease_key = (await lease(desk.queue)).held
+        ticket: UploadTicket = await desk.calls.call(
+            "file_ticket", lease_key, TENANT, 0, "image/png"
+        )
         assert ticket.thumbnail is not None
         attempts.append((ticket.key, ticket.thumbnail.key))
         if len(attempts) == 1:
-            await desk.queue.hand_back(held, "r1", "It ends.")
+            await desk.queue.hand_back(lease_key, "r1", "It ends.")
     file, small = (Artifact(key, "image/png", 3, "ab" * 32) for key in attempts[1])
     stored = (replace(file, thumbnail=small),)
-    await desk.queue.finish(done(held, Outcome(output={}, artifacts=stored)))
+    await desk.queue.finish(done(lease_key, Outcome(output={}, artifacts=stored)))
     await all_due(database)
     taken = await take_files(database)
     assert {*attempts[0]} <= {*taken}
@@ -158,12 +160,12 @@ async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
 
 async def test_a_file_that_a_success_names_stays(desk: Desk, database: Database) -> None:
     await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    key, other = await file_of(desk, held), "r/other/1/a.png"
+    lease_key = (await lease(desk.queue)).held
+    key, other = await file_of(desk, lease_key), "r/other/1/a.png"
     leases = ExecutorLeases(database)
     await leases.expect_files([other])
     file = Artifact(key, "image/png", 3, "ab" * 32, width=8, height=8)
-    await desk.queue.finish(done(held, Outcome(output={"file": key}, artifacts=(file,))))
+    await desk.queue.finish(done(lease_key, Outcome(output={"file": key}, artifacts=(file,))))
     assert await database.rows("SELECT key FROM jobs WHERE kind = 'file'") == [(other,)]
     await leases.expect_files([key])  # a call that was on its way when the request ended
     await all_due(database)
@@ -176,32 +178,32 @@ def call(input_hash: str) -> NewCall:
 
 async def test_a_request_has_one_call_of_a_provider_whoever_asks(desk: Desk) -> None:
     await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    first = await desk.calls.call("begin_hosted_call", held, call("a"))
-    again = await desk.calls.call("begin_hosted_call", held, call("a"))
+    lease_key = (await lease(desk.queue)).held
+    first = await desk.calls.call("begin_hosted_call", lease_key, call("a"))
+    again = await desk.calls.call("begin_hosted_call", lease_key, call("a"))
     assert (first.fresh, again.fresh, again.id) == (True, False, first.id)
     assert await desk.calls.call("accept_hosted_call", first.id, "job-1", {"get": "x"})
-    later = await desk.calls.call("begin_hosted_call", held, call("another input"))
+    later = await desk.calls.call("begin_hosted_call", lease_key, call("another input"))
     assert (later.id, later.state, later.provider_id) == (first.id, "accepted", "job-1")
     assert later.place == {"get": "x"}
     with pytest.raises(Fenced):
-        await desk.calls.call("begin_hosted_call", replace(held, attempt=7), call("a"))
+        await desk.calls.call("begin_hosted_call", replace(lease_key, attempt=7), call("a"))
 
 
 async def test_a_call_that_is_written_again_is_still_new_to_its_maker(desk: Desk) -> None:
     await desk.queue.submit(new())
-    held, mine = (await lease(desk.queue)).held, call("a")
-    assert (await desk.calls.call("begin_hosted_call", held, mine)).fresh
-    assert (await desk.calls.call("begin_hosted_call", held, mine)).fresh
-    assert not (await desk.calls.call("begin_hosted_call", held, call("a"))).fresh
+    lease_key, mine = (await lease(desk.queue)).held, call("a")
+    assert (await desk.calls.call("begin_hosted_call", lease_key, mine)).fresh
+    assert (await desk.calls.call("begin_hosted_call", lease_key, mine)).fresh
+    assert not (await desk.calls.call("begin_hosted_call", lease_key, call("a"))).fresh
 
 
 async def test_a_job_of_a_provider_belongs_to_one_call(desk: Desk) -> None:
     calls: list[HostedCall] = []
     for number in range(2):
         await desk.queue.submit(new())
-        held = (await lease(desk.queue)).held
-        calls.append(await desk.calls.call("begin_hosted_call", held, call(str(number))))
+        lease_key = (await lease(desk.queue)).held
+        calls.append(await desk.calls.call("begin_hosted_call", lease_key, call(str(number))))
     assert await desk.calls.call("accept_hosted_call", calls[0].id, "job-1", {})
     assert not await desk.calls.call("accept_hosted_call", calls[1].id, "job-1", {})
     assert await desk.calls.call("accept_hosted_call", calls[1].id, "job-2", {})
@@ -211,12 +213,12 @@ async def test_a_job_of_a_provider_belongs_to_one_call(desk: Desk) -> None:
 async def test_an_id_that_is_kept_again_is_kept_as_it_is(desk: Desk) -> None:
     """The answer of the first try was lost, as while an ingress restarts."""
     await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    made = await desk.calls.call("begin_hosted_call", held, call("a"))
+    lease_key = (await lease(desk.queue)).held
+    hosted_call = await desk.calls.call("begin_hosted_call", lease_key, call("a"))
     for _ in range(2):
-        assert await desk.calls.call("accept_hosted_call", made.id, "job-1", {"get": "x"})
-    assert not await desk.calls.call("accept_hosted_call", made.id, "job-2", {"get": "y"})
-    later = await desk.calls.call("begin_hosted_call", held, call("a"))
+        assert await desk.calls.call("accept_hosted_call", hosted_call.id, "job-1", {"get": "x"})
+    assert not await desk.calls.call("accept_hosted_call", hosted_call.id, "job-2", {"get": "y"})
+    later = await desk.calls.call("begin_hosted_call", lease_key, call("a"))
     assert (later.state, later.provider_id, later.place) == ("accepted", "job-1", {"get": "x"})
 
 
@@ -241,9 +243,9 @@ async def test_a_call_of_an_ended_request_keeps_no_other_one_waiting(desk: Desk)
     theirs: list[HostedCall | None] = []
     for _ in range(2):  # of the same provider, with a key of their tenant
         await desk.queue.submit(new())
-        held = (await lease(desk.queue)).held
+        lease_key = (await lease(desk.queue)).held
         again = replace(call("a"), owner="bob")
-        theirs.append(await desk.calls.call("begin_hosted_call", held, again))
+        theirs.append(await desk.calls.call("begin_hosted_call", lease_key, again))
     assert theirs[1] is None
     assert await desk.calls.call("begin_hosted_call", second, call("a")) is None
     assert (await desk.calls.call("begin_hosted_call", second, call("a"))).fresh
@@ -263,21 +265,21 @@ async def test_a_job_whose_request_is_cancelled_between_attempts_is_ended(
     """The replica has handed it back, so only the ingress knows of it."""
     await desk.secrets.put(INSTALLATION, "FAL_KEY", KEY, ME)
     fal.holds = True
-    wanted, unwanted = [await fal.accepted("fal-ai/veo3", {}) for _ in range(2)]
-    for _ in (wanted, unwanted):
+    needed, unwanted = [await fal.accepted("fal-ai/veo3", {}) for _ in range(2)]
+    for _ in (needed, unwanted):
         await desk.queue.submit(new())
-    leases = [(await lease(desk.queue)).held for _ in (wanted, unwanted)]
-    for job, held in zip((wanted, unwanted), leases, strict=True):
-        made = await desk.calls.call("begin_hosted_call", held, call(job.id))
+    leases = [(await lease(desk.queue)).held for _ in (needed, unwanted)]
+    for job, lease_key in zip((needed, unwanted), leases, strict=True):
+        hosted_call = await desk.calls.call("begin_hosted_call", lease_key, call(job.id))
         url = f"{fal.origin}/fal-ai/veo3/requests/{job.id}/cancel"
-        assert await desk.calls.call("accept_hosted_call", made.id, job.id, {"cancel": url})
-        await desk.queue.hand_back(held, "r1", "It ends.")
+        assert await desk.calls.call("accept_hosted_call", hosted_call.id, job.id, {"cancel": url})
+        await desk.queue.hand_back(lease_key, "r1", "It ends.")
     fell_back = "UPDATE attempts SET endpoint = 'acme/hosted' WHERE request_id = %(id)s RETURNING 1"
     assert await database.rows(fell_back, {"id": leases[1].request_id})
     await desk.queue.cancel(TENANT, leases[1].request_id)
 
     await end_jobs(desk, fal)
-    assert (wanted.cancelled, unwanted.cancelled) == (False, True)
+    assert (needed.cancelled, unwanted.cancelled) == (False, True)
     await database.rows("UPDATE jobs SET due_at = now()")
     await end_jobs(desk, fal)
     assert len(fal.calls) == 1, "it has answered, so it is not called again"
@@ -292,8 +294,8 @@ async def end_jobs(desk: Desk, fal: FalServer) -> None:
 def hosted_endpoint(fal: FalServer) -> Callable[[str], Endpoint | None]:
     hosted = {"endpoint": "fal-ai/veo3", "url": fal.origin}
     options = {"hosted": hosted, "secrets": ["FAL_KEY"]}
-    made = Endpoint("acme/hosted", "fal", Weights(""), "json", options=options)
-    return lambda endpoint_id: made if endpoint_id == "acme/hosted" else None
+    hosted_entry = Endpoint("acme/hosted", "fal", Weights(""), "json", options=options)
+    return lambda endpoint_id: hosted_entry if endpoint_id == "acme/hosted" else None
 
 
 class Sent:
@@ -452,9 +454,9 @@ async def test_a_call_that_was_surely_not_accepted_is_waited_for_no_longer(
 
 async def test_a_deleted_request_leaves_no_call(desk: Desk, database: Database) -> None:
     request = await desk.queue.submit(new())
-    held = (await lease(desk.queue)).held
-    await desk.calls.call("begin_hosted_call", held, call("a"))
-    await desk.queue.finish(done(held))
+    lease_key = (await lease(desk.queue)).held
+    await desk.calls.call("begin_hosted_call", lease_key, call("a"))
+    await desk.queue.finish(done(lease_key))
     await desk.queue.delete(TENANT, request.id)
     assert await database.rows("SELECT 1 FROM hosted_calls") == []
 

@@ -61,8 +61,8 @@ async def test_runs_wait_for_the_poll_of_a_replica_that_was_given_work(
         assert await stored(database) == before
     work = await queue.ask(ask(SLOTS))
     requests = await asyncio.gather(*runs)
-    assert {each.request_id for each in work.leases} == {each.id for each in requests}
-    assert {each.state for each in requests} == {State.RUNNING}
+    assert {granted.request_id for granted in work.leases} == {request.id for request in requests}
+    assert {request.state for request in requests} == {State.RUNNING}
     # In the same transaction as the insert.
     assert await database.rows(LEASED_LATER) == [(leased_later,)]
 
@@ -81,7 +81,7 @@ async def test_a_run_does_not_wait_if_what_is_queued_takes_the_slots(ingress: In
     behind = await run(queue)
     assert behind.state is State.QUEUED
     work = await queue.ask(ask(SLOTS - 1))
-    assert {each.request_id for each in work.leases} == {each.id for each in first}
+    assert {granted.request_id for granted in work.leases} == {request.id for request in first}
 
 
 async def test_a_run_is_queued_if_the_poll_does_not_come(
@@ -93,19 +93,19 @@ async def test_a_run_is_queued_if_the_poll_does_not_come(
     request = await run(queue)
     assert request.state is State.QUEUED
     work = await queue.ask(ask())
-    assert [each.request_id for each in work.leases] == [request.id]
+    assert [granted.request_id for granted in work.leases] == [request.id]
 
 
 async def test_a_run_is_passed_over_by_one_poll_at_most(ingress: Ingress) -> None:
     queue = await ingress(LIMITS)
     await given_work(queue)
-    held = run(queue)
+    run_task = run(queue)
     for _ in range(2):
         flood = await queue.submit(new(tenant="mallory"))
-        assert not held.done()
+        assert not run_task.done()
         work = await queue.ask(ask(SLOTS))
-        assert flood.id in {each.request_id for each in work.leases}
-    assert (await held).state in (State.QUEUED, State.RUNNING)
+        assert flood.id in {granted.request_id for granted in work.leases}
+    assert (await run_task).state in (State.QUEUED, State.RUNNING)
 
 
 async def test_held_runs_are_stored_when_the_ingress_stops(
@@ -113,8 +113,8 @@ async def test_held_runs_are_stored_when_the_ingress_stops(
 ) -> None:
     queue = await ingress(LIMITS)
     await given_work(queue)
-    held = run(queue)
+    run_task = run(queue)
     await stored(database)
-    assert not held.done()
+    assert not run_task.done()
     await queue.aclose()
-    assert (await held).state is State.QUEUED
+    assert (await run_task).state is State.QUEUED

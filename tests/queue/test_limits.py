@@ -25,8 +25,8 @@ async def test_a_burst_that_finds_free_slots_is_no_queue(ingress: Ingress) -> No
 
     await eventually(waits)
     stored = await asyncio.gather(*(queue.submit(new(), most_queued=1) for _ in range(8)))
-    leased = {each.request_id for each in (await asking).leases}
-    assert leased == {each.id for each in stored}
+    leased = {granted.request_id for granted in (await asking).leases}
+    assert leased == {request.id for request in stored}
     await queue.submit(new(), most_queued=1)
     with pytest.raises(Overloaded, match="you allow 1"):
         await queue.submit(new(), most_queued=1)

@@ -53,13 +53,13 @@ async def test_a_lease_that_ends_by_death_is_logged_for_its_request(
     queue = await ingress(LONG_LEASES)
     requests = [await queue.submit(new()) for _ in range(2)]
     leases = (await queue.ask(ask(2))).leases
-    await queue.report(report(*(each.held for each in leases)))
+    await queue.report(report(*(granted.held for granted in leases)))
     liveness.buried.add("actor-r1")
-    for each in requests:
-        while (await queue.changed(TENANT, each.id, 0.1)).state is State.RUNNING:
+    for request in requests:
+        while (await queue.changed(TENANT, request.id, 0.1)).state is State.RUNNING:
             pass
     named = {whose for line, whose in said if "actor-r1" in line or " is gone " in line}
-    assert named == {each.id for each in requests}
+    assert named == {submitted.id for submitted in requests}
 
 
 async def test_a_lease_that_runs_out_is_logged_for_its_request(

@@ -65,10 +65,10 @@ async def test_a_free_slot_of_the_first_pool_is_taken_before_one_of_the_overflow
     own = asyncio.create_task(queue.ask(ask(2, replica="r1")))
     await until_polls(queue, 5)
     first = await queue.submit(new())
-    assert [each.request_id for each in (await own).leases] == [first.id]
+    assert [granted.request_id for granted in (await own).leases] == [first.id]
     assert not other.done()
     second = await queue.submit(new())
-    assert [each.request_id for each in (await other).leases] == [second.id]
+    assert [granted.request_id for granted in (await other).leases] == [second.id]
 
 
 async def test_both_pools_take_what_is_queued_in_the_order_of_one_queue(ingress: Ingress) -> None:
@@ -105,12 +105,12 @@ async def test_endpoints_that_the_overflow_pool_cannot_run_stay_for_the_first(
         for endpoint in ("large/one", "unnamed/one", "small/one")
     }
     work = await queue.ask(ask(3, replica="l1", pool=OTHER))
-    assert [each.request_id for each in work.leases] == [ids["small/one"]]
+    assert [granted.request_id for granted in work.leases] == [ids["small/one"]]
     bigger = replace(ask(3, replica="l2", pool=OTHER), device_bytes=80)
     work = await queue.ask(bigger)
-    assert [each.request_id for each in work.leases] == [ids["large/one"]]
+    assert [granted.request_id for granted in work.leases] == [ids["large/one"]]
     work = await queue.ask(ask(3, replica="r1"))
-    assert [each.request_id for each in work.leases] == [ids["unnamed/one"]]
+    assert [granted.request_id for granted in work.leases] == [ids["unnamed/one"]]
 
     async def none_fits() -> bool:
         demand = (await queue.demand())[OTHER]
@@ -134,7 +134,7 @@ async def test_the_demand_counts_what_runs_where_it_runs_and_for_the_scaling_in_
 
     async def is_counted() -> bool:
         demands = await queue.demand()
-        own = {pool: (each.queued, each.running) for pool, each in demands.items()}
+        own = {pool: (demand.queued, demand.running) for pool, demand in demands.items()}
         return own == {POOL: (2, 1), OTHER: (0, 1)} and demands[OTHER].overflow_queued == 1
 
     await eventually(is_counted)
@@ -237,7 +237,7 @@ async def test_a_client_that_allows_no_wait_is_accepted_while_the_overflow_pool_
     poll = asyncio.create_task(queue.ask(ask(1, replica="l1", pool=OTHER)))
     await until_polls(queue, 1)
     accepted = await queue.submit(new(), most_queued=1)
-    assert [each.request_id for each in (await poll).leases] == [accepted.id]
+    assert [granted.request_id for granted in (await poll).leases] == [accepted.id]
     await queue.submit(new())
     with pytest.raises(Overloaded):
         await queue.submit(new(), most_queued=1)

@@ -44,7 +44,7 @@ async def test_operators_who_look_at_once_or_soon_after_share_one_overview(
     queue = await ingress()
     await queue.submit(new())
     several = await asyncio.gather(*(reader.overview() for _ in range(20)))
-    assert {each.lanes[0].queued for each in several} == {1}
+    assert {overview.lanes[0].queued for overview in several} == {1}
     assert reads.counted == 1
     await queue.submit(new())
     clock.advance(FRESH_S - 0.1)

@@ -37,8 +37,8 @@ class Cluster:
     async def events(self) -> list[tuple[str, str, str]]:
         """Name, event and reason, newest first."""
         return [
-            (str(each["name"]), str(each["event"]), str(each["reason"]))
-            for each in await self.log.events()
+            (str(event["name"]), str(event["event"]), str(event["reason"]))
+            for event in await self.log.events()
         ]
 
 
@@ -81,8 +81,8 @@ async def test_a_replica_s_start_and_the_reason_of_its_end_are_shown_and_logged_
     assert await cluster.events() == [("r1", "ended", "its node failed"), ("r1", "started", "")]
     (event, _) = await cluster.log.events()
     assert (event["kind"], event["pool"], event["node"]) == ("replica", "studio", "10.0.0.2")
-    said = [record.getMessage() for record in caplog.records if "r1" in record.getMessage()]
-    assert said == [
+    messages = [record.getMessage() for record in caplog.records if "r1" in record.getMessage()]
+    assert messages == [
         "The replica r1 of the pool studio has started on 10.0.0.2.",
         "The replica r1 of the pool studio on 10.0.0.2 has ended: its node failed.",
     ]

@@ -70,12 +70,12 @@ async def test_waits_and_whole_times_are_measured(start: Processes) -> None:
     queue, scrapes = await start()
     await queue.submit(new())
     await asyncio.sleep(0.1)
-    held = (await lease(queue)).held
+    lease_key = (await lease(queue)).held
     assert await scrapes.value("wait_seconds_count", **ABOUT) == 1
     waited_s = await scrapes.value("wait_seconds_sum", **ABOUT) or 0.0
     assert waited_s >= 0.1
     assert await scrapes.value("total_seconds_count", **ABOUT) is None
-    await queue.finish(done(held))
+    await queue.finish(done(lease_key))
     assert await scrapes.value("total_seconds_count", **ABOUT) == 1
     assert (await scrapes.value("total_seconds_sum", **ABOUT) or 0.0) >= waited_s
 
@@ -131,8 +131,8 @@ async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Pro
 
     async def finish(tenant: str, run_s: float) -> None:
         await queue.submit(new(tenant=tenant))
-        held = (await lease(queue)).held
-        await queue.finish(done(held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
+        lease_key = (await lease(queue)).held
+        await queue.finish(done(lease_key, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
 
     await finish(TENANT, 1.5)
     await finish("bob", 2.0)
@@ -142,12 +142,12 @@ async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Pro
     for _ in range(2):  # the frame is counted once
         await queue.record_frame(session, SESSION_FRAME, State.SUCCEEDED, Usage(0.25, 1, 0.1))
     await queue.hand_back(session, "r1", "it drains")  # no usage: the request has not ended
-    found = {
+    usage = {
         dict(labels)["tenant"]: value
         for (name, labels), value in (await scrapes.read()).items()
         if name == "darkroom_usage_seconds_total"
     }
-    assert found == {TENANT: 1.75, "other": 5.0}
+    assert usage == {TENANT: 1.75, "other": 5.0}
 
 
 @pytest.mark.long
@@ -170,15 +170,15 @@ async def test_the_gpu_memory_of_replicas_is_shown_while_they_poll(
 @pytest.mark.long
 async def test_replicas_are_counted_by_the_weights_that_they_hold(start: Processes) -> None:
     queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=0.01))
-    held = {"pool": POOL, "endpoint": ENDPOINT}
+    labels = {"pool": POOL, "endpoint": ENDPOINT}
     await queue.ask(replace(ask(replica="r1"), hot=(ENDPOINT,), warm=("a/b",)))
     await queue.ask(replace(ask(replica="r2"), hot=(ENDPOINT,)))
-    await scrapes.until(lambda n: n == 2, "weights_replicas", **held, place="device")
+    await scrapes.until(lambda n: n == 2, "weights_replicas", **labels, place="device")
     of_other = {"pool": POOL, "endpoint": "a/b", "place": "host"}
     assert await scrapes.value("weights_replicas", **of_other) == 1
     await queue.ask(replace(ask(replica="r1"), warm=(ENDPOINT,)))
-    await scrapes.until(lambda n: n == 1, "weights_replicas", **held, place="device")
-    assert await scrapes.value("weights_replicas", **held, place="host") == 1
+    await scrapes.until(lambda n: n == 1, "weights_replicas", **labels, place="device")
+    assert await scrapes.value("weights_replicas", **labels, place="host") == 1
     assert await scrapes.value("weights_replicas", **of_other) is None
 
 
@@ -187,13 +187,13 @@ async def test_weights_that_a_replica_loads_are_counted_by_where_they_were(
     start: Processes,
 ) -> None:
     queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=0.01))
-    held = {"pool": POOL, "endpoint": ENDPOINT}
+    labels = {"pool": POOL, "endpoint": ENDPOINT}
     await queue.ask(replace(ask(replica="moved"), hot=(ENDPOINT,)))  # loaded before it polled here
     await queue.ask(ask(replica="r1"))
     for hot, warm in (((ENDPOINT,), ()), ((ENDPOINT,), ()), ((), (ENDPOINT,)), ((ENDPOINT,), ())):
         await queue.ask(replace(ask(replica="r1"), hot=hot, warm=warm))
-    assert await scrapes.value("weights_loads_total", **held, source="disk") == 1
-    assert await scrapes.value("weights_loads_total", **held, source="host") == 1
+    assert await scrapes.value("weights_loads_total", **labels, source="disk") == 1
+    assert await scrapes.value("weights_loads_total", **labels, source="host") == 1
 
 
 async def test_the_memory_of_a_replica_comes_with_its_polls(
@@ -268,23 +268,23 @@ async def test_a_cancelled_request_is_no_failure(start: Processes) -> None:
 async def test_a_lease_that_runs_out_and_the_late_finish_are_counted(start: Processes) -> None:
     queue, scrapes = await start(QUICK)
     await queue.submit(new())
-    held = (await lease(queue)).held
+    lease_key = (await lease(queue)).held
     await scrapes.until(lambda n: n == 1, "leases_expired_total", pool=POOL)
     assert await scrapes.value("attempts_total", pool=POOL, end="interrupted") == 1
-    await queue.finish(done(held))
+    await queue.finish(done(lease_key))
     assert await scrapes.value("fenced_total", call="finish") == 1
-    await queue.report(report(held))
+    await queue.report(report(lease_key))
     assert await scrapes.value("fenced_total", call="report") == 1
-    await queue.hand_back(held, "r1", "too late")
+    await queue.hand_back(lease_key, "r1", "too late")
     assert await scrapes.value("fenced_total", call="hand_back") == 1
 
 
 async def test_a_repeated_finish_is_not_fenced(start: Processes) -> None:
     queue, scrapes = await start()
     await queue.submit(new())
-    held = (await lease(queue)).held
+    lease_key = (await lease(queue)).held
     for _ in range(2):
-        await queue.finish(done(held))
+        await queue.finish(done(lease_key))
     assert await scrapes.value("fenced_total", call="finish") is None
 
 
@@ -443,7 +443,7 @@ async def test_connections_are_shown_in_use_waiting_and_refused(
             await scrapes.until(lambda n: n == 1, "database_connections_used", **of)
             await scrapes.until(lambda n: n == 1, "database_connections_waiting", **of)
             results = await asyncio.gather(*blocked, return_exceptions=True)
-        assert all(isinstance(each, DatabaseUnavailable) for each in results)
+        assert all(isinstance(result, DatabaseUnavailable) for result in results)
         unavailable = "database_unavailable_total"
         assert await scrapes.value(unavailable, reason="busy", **of) == 1  # got no connection
         assert await scrapes.value(unavailable, reason="slow", **of) == 1  # waited for the lock
@@ -481,7 +481,7 @@ async def test_calls_that_share_a_statement_are_counted_together(start: Processe
     queue, scrapes = await start()
     await asyncio.gather(*(queue.submit(new()) for _ in range(10)))
     granted = [(await lease(queue)).held for _ in range(10)]
-    await asyncio.gather(*(queue.finish(done(held)) for held in granted))
+    await asyncio.gather(*(queue.finish(done(lease_key)) for lease_key in granted))
     for call in ("submit", "finish"):
         assert await scrapes.value("batch_size_sum", call=call) == 10
         assert 1 <= (await scrapes.value("batch_size_count", call=call) or 0) < 10
@@ -489,14 +489,14 @@ async def test_calls_that_share_a_statement_are_counted_together(start: Processe
 
 @pytest.mark.long
 async def test_messages_between_processes_are_counted_with_their_delay(start: Processes) -> None:
-    one, sent = await start()
+    first, sent = await start()
     two, received = await start(name="two")
 
     async def listening() -> bool:
-        return one.parts.state.notifier.listening and two.parts.state.notifier.listening
+        return first.parts.state.notifier.listening and two.parts.state.notifier.listening
 
     await eventually(listening, 30.0)
-    await one.submit(new())
+    await first.submit(new())
 
     async def arrived() -> bool:
         return (await received.value("notification_seconds_count") or 0) >= 1

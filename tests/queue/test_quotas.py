@@ -47,11 +47,11 @@ async def submitted(queue: PostgresQueue, count: int, **changes: Any) -> Sequenc
 
 
 def stored(found: Sequence[Any]) -> int:
-    return sum(isinstance(each, Request) for each in found)
+    return sum(isinstance(result, Request) for result in found)
 
 
 def errors(found: Sequence[Any]) -> set[type]:
-    return {type(each) for each in found if not isinstance(each, Request)}
+    return {type(result) for result in found if not isinstance(result, Request)}
 
 
 async def used(database: Database) -> Decimal:
@@ -67,9 +67,9 @@ async def used(database: Database) -> Decimal:
 
 async def test_more_requests_than_the_rate_allows_are_refused(ingress: Ingress) -> None:
     queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
-    found = await submitted(queue, 5)
-    assert (stored(found), errors(found)) == (3, {RateLimited})
-    refused = next(each for each in found if isinstance(each, RateLimited))
+    results = await submitted(queue, 5)
+    assert (stored(results), errors(results)) == (3, {RateLimited})
+    refused = next(result for result in results if isinstance(result, RateLimited))
     assert refused.allowance is not None
     assert (rate := refused.allowance.rate) is not None
     assert (rate.limit, rate.remaining) == (6, 0)
@@ -81,8 +81,10 @@ async def test_more_requests_than_the_rate_allows_are_refused(ingress: Ingress) 
 async def test_a_submit_says_what_is_left_of_the_rate(ingress: Ingress) -> None:
     queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
     left = [(await queue.submit(new())).allowance for _ in range(2)]
-    rates = [each.rate for each in left if each is not None and each.rate is not None]
-    assert [(each.limit, each.remaining) for each in rates] == [(6, 2), (6, 1)]
+    rates = [
+        allowance.rate for allowance in left if allowance is not None and allowance.rate is not None
+    ]
+    assert [(rate.limit, rate.remaining) for rate in rates] == [(6, 2), (6, 1)]
     assert left[0] is not None
     assert left[0].budget is None
     assert (await queue.submit(new(tenant="bob"))).allowance is None
@@ -107,8 +109,8 @@ async def test_calls_come_back_with_time(ingress: Ingress, database: Database) -
 async def test_the_rate_holds_over_all_ingress_replicas(ingress: Ingress) -> None:
     limits = limited(requests_per_minute=6, requests_burst=4)
     queues = [await ingress(limits) for _ in range(2)]
-    found = await asyncio.gather(*(submitted(queue, 6) for queue in queues))
-    assert sum(map(stored, found)) == 4
+    results = await asyncio.gather(*(submitted(queue, 6) for queue in queues))
+    assert sum(map(stored, results)) == 4
 
 
 async def test_what_was_refused_leaves_nothing(ingress: Ingress, database: Database) -> None:
@@ -150,12 +152,12 @@ async def test_a_submit_says_what_is_left_of_the_budget(
         "SELECT (date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month') "
         "AT TIME ZONE 'UTC'"
     )
-    found = await submitted(queue, 2, **ONE)
+    results = await submitted(queue, 2, **ONE)
     left = (await queue.submit(new(**ONE))).allowance
     assert left is not None
     assert left.rate is None
     assert left.budget == BudgetLeft(Decimal(5), Decimal(2), "USD", month)
-    assert stored(found) == 2
+    assert stored(results) == 2
 
 
 @pytest.mark.parametrize(
@@ -177,9 +179,9 @@ async def test_a_burst_reserves_no_more_than_the_budget(
     ingress: Ingress, database: Database
 ) -> None:
     queues = [await ingress(budget(5)) for _ in range(2)]
-    found = await asyncio.gather(*(submitted(queue, 8, **ONE) for queue in queues))
-    assert sum(map(stored, found)) == 5
-    assert set().union(*map(errors, found)) == {BudgetExhausted}
+    results = await asyncio.gather(*(submitted(queue, 8, **ONE) for queue in queues))
+    assert sum(map(stored, results)) == 5
+    assert set().union(*map(errors, results)) == {BudgetExhausted}
     assert await used(database) == 5
 
 
@@ -210,8 +212,8 @@ async def test_failures_and_cancelled_requests_give_back_what_they_reserved(
     first, second = await submitted(queue, 2, **ONE)
     await queue.finish(done((await lease(queue)).held, failure()))
     assert await used(database) == 1
-    for each in (first, second):
-        await queue.cancel(TENANT, each.id)
+    for request in (first, second):
+        await queue.cancel(TENANT, request.id)
     assert await used(database) == 0
     assert stored(await submitted(queue, 3, **ONE)) == 2
 
@@ -225,8 +227,8 @@ async def test_what_runs_goes_on_and_costs_more_than_it_reserved_at_most_once_ea
     price = Price(PriceUnit.GPU_SECOND, Decimal(1))  # nothing was measured: 1 s is expected
     assert stored(await submitted(queue, 5, price=price)) == 3
     running: list[Lease] = [await lease(queue) for _ in range(3)]
-    for each in running:
-        await queue.finish(done(each.held, Outcome(output={}, usage=Usage(run_s=2.5))))
+    for granted in running:
+        await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s=2.5))))
     assert await used(database) == Decimal("7.5")
     assert stored(await submitted(queue, 2, price=price)) == 0
 
@@ -270,7 +272,7 @@ async def test_what_was_spent_while_there_was_no_budget_counts_when_it_is_set_ag
 ) -> None:
     tenants = PostgresTenants(database, FakeClock())
     await tenants.create(TENANT, "", {}, Actor("key"))
-    given = {"amount": "4", "currency": "EUR", "period": "month"}
+    fields = {"amount": "4", "currency": "EUR", "period": "month"}
     queue = await ingress(budget(4))
     await submitted(queue, 2, **ONE)  # one of them stays queued
     await queue.finish(done((await lease(queue)).held, images(SQUARE)))
@@ -278,7 +280,7 @@ async def test_what_was_spent_while_there_was_no_budget_counts_when_it_is_set_ag
     free = await ingress(LONG_LEASES)
     await free.submit(new(**ONE, priority=Priority.HIGH))
     await free.finish(done((await lease(free)).held, images(SQUARE)))
-    await tenants.change(TENANT, TenantChange(limits={"budget": given}), Actor("key"))
+    await tenants.change(TENANT, TenantChange(limits={"budget": fields}), Actor("key"))
     again = await ingress(budget(4))
     left = (await again.submit(new(**ONE))).allowance
     assert left is not None

@@ -48,13 +48,13 @@ async def test_replicas_are_paid_while_they_are_alive_and_busy_while_they_run_re
     await book.sample()
     clock.at_s += 20.0
     await book.sample()
-    hours = {each.gpu: each for each in await book.replica_hours(now - DAY, now + DAY)}
+    hours = {row.gpu: row for row in await book.replica_hours(now - DAY, now + DAY)}
     paid = Decimal(SAMPLE_EVERY_S) + 20
     assert (hours["L4"].paid_s, hours["L4"].busy_s) == (2 * paid, paid)
     assert (hours[""].paid_s, hours[""].busy_s) == (paid, 0)
     clock.at_s += 3600.0  # nobody looked: that time is not known
     await book.sample()
-    hours = {each.gpu: each for each in await book.replica_hours(now - DAY, now + DAY)}
+    hours = {row.gpu: row for row in await book.replica_hours(now - DAY, now + DAY)}
     assert hours["L4"].paid_s == 2 * (paid + Decimal(MAX_SAMPLE_S))
 
 
@@ -69,8 +69,8 @@ async def test_what_succeeded_and_was_computed_is_counted(
     await queue.submit(new())
     await queue.finish(done((await lease(queue)).held, failure()))
     now = SystemClock().now()
-    made = await queue.costs.made(now - DAY, now + DAY)
+    units = await queue.costs.made(now - DAY, now + DAY)
     schnell = "fal-ai/flux/schnell"
-    assert made == [MadeUnits(schnell, 1, 2, 3, Decimal(2), Decimal("1.5"))]
-    assert made[0].cost(Price(PriceUnit.MEGAPIXEL, Decimal("0.01"))) == Decimal("0.03")
-    assert made[0].cost(Price(PriceUnit.REQUEST, Decimal("0.01"))) == Decimal("0.01")
+    assert units == [MadeUnits(schnell, 1, 2, 3, Decimal(2), Decimal("1.5"))]
+    assert units[0].cost(Price(PriceUnit.MEGAPIXEL, Decimal("0.01"))) == Decimal("0.03")
+    assert units[0].cost(Price(PriceUnit.REQUEST, Decimal("0.01"))) == Decimal("0.01")

@@ -26,10 +26,10 @@ OWN = {
 
 async def three_ages(queue: PostgresQueue, database: Database) -> dict[tuple[str, int], str]:
     """Requests of three tenants that ended today, two and nine days ago."""
-    found: dict[tuple[str, int], str] = {}
+    ids: dict[tuple[str, int], str] = {}
     for tenant in ("ann", "bob", "cleo"):
         for days in (0, 2, 9):
-            found[tenant, days] = await aged(
+            ids[tenant, days] = await aged(
                 queue,
                 database,
                 days,
@@ -45,7 +45,7 @@ async def three_ages(queue: PostgresQueue, database: Database) -> dict[tuple[str
         "UPDATE request_words w SET request_id = r.id FROM requests r WHERE r.tenant = w.tenant "
         "AND substr(r.id::text, 14) = substr(w.request_id::text, 14)"
     )
-    return found
+    return ids
 
 
 async def test_prompts_are_erased_by_age_and_tenant_and_the_requests_stay(
@@ -68,11 +68,11 @@ async def test_prompts_are_erased_by_age_and_tenant_and_the_requests_stay(
         "FROM requests x WHERE outcome IS NOT NULL"
     )
     assert len(rows) == len(ids)
-    for id_, state, forgetting, given, outcome, unshared, lines, words in rows:
-        gone = next(place for place, each in ids.items() if each == id_) in erased
+    for id_, state, forgetting, input_text, outcome, unshared, lines, words in rows:
+        gone = next(place for place, aged_id in ids.items() if aged_id == id_) in erased
         assert state == State.SUCCEEDED
         assert (forgetting == Redacted.DONE) is gone
-        assert ("secret" in given) is not gone
+        assert ("secret" in input_text) is not gone
         assert ('"images"' in outcome) is not gone
         assert unshared is gone
         assert (lines == 0) is gone

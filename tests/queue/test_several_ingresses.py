@@ -31,7 +31,7 @@ async def test_an_ask_here_gets_what_is_submitted_there(ingress: Ingress) -> Non
     await asyncio.sleep(0.2)
     request = await there.submit(new())
     work = await asyncio.wait_for(asking, HEARD_S)
-    assert [each.request_id for each in work.leases] == [request.id]
+    assert [granted.request_id for granted in work.leases] == [request.id]
 
 
 async def test_a_wait_here_ends_with_a_finish_there(ingress: Ingress) -> None:
@@ -47,19 +47,19 @@ async def test_a_wait_here_ends_with_a_finish_there(ingress: Ingress) -> None:
 async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
     here, there = await ingress(PATIENT), await ingress(PATIENT)
     request = await there.submit(new())
-    held = (await lease(here)).held
-    asking = asyncio.create_task(here.ask(ask(0, held)))
+    lease_key = (await lease(here)).held
+    asking = asyncio.create_task(here.ask(ask(0, lease_key)))
     await asyncio.sleep(0.2)
     assert await there.cancel(TENANT, request.id) is CancelVerdict.REQUESTED
     heard = await asyncio.wait_for(asking, HEARD_S)
-    assert heard.signals == (Signal(SignalKind.CANCEL, held),)
+    assert heard.signals == (Signal(SignalKind.CANCEL, lease_key),)
 
 
 async def test_a_replica_that_reports_here_learns_who_follows_there(ingress: Ingress) -> None:
     here, there = await ingress(LONG_LEASES), await ingress(LONG_LEASES)
     request = await there.submit(new())
-    held = (await lease(here)).held
-    running = report(held, progress=[(held, Progress(Stage.DENOISING, 1, 8))])
+    lease_key = (await lease(here)).held
+    running = report(lease_key, progress=[(lease_key, Progress(Stage.DENOISING, 1, 8))])
     assert (await here.report(running)).next_in_s == UNFOLLOWED_REPORT_S
 
     async def followed() -> bool:
@@ -80,12 +80,12 @@ async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:
     request = await there.submit(new())
     waiting = asyncio.create_task(there.wait(TENANT, request.id, 60.0))
     (granted,) = (await asking).leases
-    held = granted.held
-    asking = asyncio.create_task(here.ask(ask(0, held)))
+    lease_key = granted.held
+    asking = asyncio.create_task(here.ask(ask(0, lease_key)))
     await asyncio.sleep(0.1)
     await there.cancel(TENANT, request.id)
-    assert (await asking).signals == (Signal(SignalKind.CANCEL, held),)
-    await here.finish(done(held, failure("cancelled")))
+    assert (await asking).signals == (Signal(SignalKind.CANCEL, lease_key),)
+    await here.finish(done(lease_key, failure("cancelled")))
     assert (await waiting).state is State.CANCELLED
 
 
@@ -150,13 +150,13 @@ async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> N
     replicas = [replica(queue, f"r{n}") for n, queue in enumerate(queues * 3)]
     clients = [client(queue) for queue in queues * 2]
     ids, *_ = await asyncio.gather(asyncio.gather(*clients), *replicas)
-    assert sorted(finished) == sorted(id_ for each in ids for id_ in each)
+    assert sorted(finished) == sorted(id_ for batch in ids for id_ in batch)
 
 
 async def test_several_reapers_end_a_lease_once(ingress: Ingress) -> None:
     queues = [await ingress(QUICK) for _ in range(3)]
     request = await queues[0].submit(new())
-    held = (await lease(queues[1])).held
+    lease_key = (await lease(queues[1])).held
 
     async def ended() -> bool:
         return (await queues[2].get(TENANT, request.id)).state is State.QUEUED
@@ -165,7 +165,7 @@ async def test_several_reapers_end_a_lease_once(ingress: Ingress) -> None:
     await asyncio.sleep(3 * QUICK.check_interval_s)
     lines = await queues[2].lines(TENANT, request.id)
     assert len([line for line in lines if "queued again" in line.message]) == 1
-    assert (await queues[2].report(report(held))).fenced == (held,)
+    assert (await queues[2].report(report(lease_key))).fenced == (lease_key,)
 
 
 async def test_an_ingress_that_has_just_started_ends_no_lease(ingress: Ingress) -> None:
@@ -226,8 +226,8 @@ async def test_requests_that_another_process_is_leasing_do_not_make_a_pool_drain
     async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
         await other.execute("SELECT FROM requests WHERE tenant = 'first' FOR UPDATE")
         got = await asyncio.wait_for(here.ask(ask(1)), HEARD_S)
-        assert [each.request_id for each in got.leases] == [second.id]
+        assert [granted.request_id for granted in got.leases] == [second.id]
         asking = asyncio.create_task(here.ask(ask(1)))
         await asyncio.sleep(0.02)
     got = await asyncio.wait_for(asking, HEARD_S)
-    assert [each.request_id for each in got.leases] == [first.id]
+    assert [granted.request_id for granted in got.leases] == [first.id]

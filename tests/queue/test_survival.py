@@ -65,13 +65,13 @@ class Clients:
 
     async def _submit(self) -> None:
         while not self._stopping.is_set():
-            given = new()
+            request = new()
             try:
-                await self._queue.submit(given)
+                await self._queue.submit(request)
             except DatabaseUnavailable:
                 await asyncio.sleep(0.1)
                 continue
-            self.acknowledged.append(given.id)
+            self.acknowledged.append(request.id)
             await asyncio.sleep(0.005)
 
 

@@ -116,8 +116,8 @@ async def fill(queue: PostgresQueue, database: Database, tenant: str, folder: Pa
     for changes in ({}, KEYED):
         request = first if not changes else asked(tenant=tenant, pool=tenant, **changes)
         await queue.submit(request)
-        held = (await lease(queue, pool=tenant)).held
-        await queue.finish(done(held, image(request.id)))
+        lease_key = (await lease(queue, pool=tenant)).held
+        await queue.finish(done(lease_key, image(request.id)))
     broken = asked(tenant=tenant, pool=tenant)
     await queue.submit(broken)
     await queue.finish(done((await lease(queue, pool=tenant)).held, failure()))
@@ -147,19 +147,19 @@ async def fill(queue: PostgresQueue, database: Database, tenant: str, folder: Pa
 
 async def counted(database: Database, tenant: str) -> dict[str, int]:
     """Rows of a tenant by table, for every table that has tenants."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for table, column in await database.rows(TABLES):
         ((rows,),) = await database.rows(
             f"SELECT count(*) FROM {table} WHERE {column} = %(tenant)s", {"tenant": tenant}
         )
-        found[table] = rows
-    ((found["tenants"],),) = await database.rows(
+        counts[table] = rows
+    ((counts["tenants"],),) = await database.rows(
         "SELECT count(*) FROM tenants WHERE id = %(tenant)s", {"tenant": tenant}
     )
-    ((found["running_counts"],),) = await database.rows(
+    ((counts["running_counts"],),) = await database.rows(
         "SELECT count(*) FROM running_counts WHERE name = %(tenant)s", {"tenant": tenant}
     )
-    return found
+    return counts
 
 
 async def totals(database: Database) -> dict[str, int]:
@@ -170,7 +170,7 @@ async def totals(database: Database) -> dict[str, int]:
 
 
 def files_of(folder: Path, tenant: str) -> list[Path]:
-    return [each for each in folder.rglob("*") if each.is_file() and each.read_text() == tenant]
+    return [path for path in folder.rglob("*") if path.is_file() and path.read_text() == tenant]
 
 
 def job_of(queue: PostgresQueue, database: Database) -> TenantDeletionJob:
@@ -200,7 +200,7 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
 ) -> None:
     queue = await ingress()
     await fill(queue, database, STAYS, tmp_path)
-    one, of_one = await counted(database, STAYS), await totals(database)
+    counts, of_one = await counted(database, STAYS), await totals(database)
     await fill(queue, database, GONE, tmp_path)
     before = await counted(database, GONE)
     empty = [name for name, rows in before.items() if not rows and name not in KEPT]
@@ -223,7 +223,7 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
     assert files_of(tmp_path, STAYS) == kept_files
     others = await counted(database, STAYS)
     assert {k: v for k, v in others.items() if k not in KEPT} == {
-        k: v for k, v in one.items() if k not in KEPT
+        k: v for k, v in counts.items() if k not in KEPT
     }
     assert await totals(database) == of_one
     assert await database.rows("SELECT DISTINCT tenant FROM usage_days") == [(STAYS,)]
@@ -296,10 +296,10 @@ async def test_sums_of_usage_are_kept_under_a_name_that_no_tenant_can_have(
     assert rows[0][0].startswith(names)
     assert (GONE in rows[0][0]) == (usage is UsageKept.NAMED)
     assert {key for _, key, _ in rows if key} == keys - {None}
-    assert sum(each for *_, each in rows) == 7 + requests + 2  # one ran and one waited
-    found = await deletions.find(GONE)
-    assert found is not None
-    assert (found.usage_kept_as is None) == (usage is UsageKept.ANONYMOUS)
+    assert sum(count for *_, count in rows) == 7 + requests + 2  # one ran and one waited
+    deletion = await deletions.find(GONE)
+    assert deletion is not None
+    assert (deletion.usage_kept_as is None) == (usage is UsageKept.ANONYMOUS)
 
 
 @pytest.mark.long

@@ -74,8 +74,8 @@ LEFT_OUT = {
 async def test_every_table_with_tenants_is_exported_or_left_out_for_a_reason(
     database: Database,
 ) -> None:
-    found = {name for name, _ in await database.rows(TABLES)}
-    assert found == EXPORTED.keys() | LEFT_OUT.keys()
+    tables = {name for name, _ in await database.rows(TABLES)}
+    assert tables == EXPORTED.keys() | LEFT_OUT.keys()
     async with built(replica=False) as house:
         services = house.services
         archive = TenantArchive(services, "default", services.clock.now(), files=False)

@@ -33,19 +33,19 @@ async def traced(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Traced]:
 async def queue(
     database: Database, terms: FakeTerms, liveness: FakeLiveness, traced: Traced
 ) -> AsyncIterator[PostgresQueue]:
-    made = assemble(database, SystemClock(), terms, LONG_LEASES, liveness, "ingress")
-    made.record_spans(traced.tracing)
+    postgres = assemble(database, SystemClock(), terms, LONG_LEASES, liveness, "ingress")
+    postgres.record_spans(traced.tracing)
     async with AsyncExitStack() as stack:
-        await made.start()
-        stack.push_async_callback(made.aclose)
-        yield made
+        await postgres.start()
+        stack.push_async_callback(postgres.aclose)
+        yield postgres
 
 
 async def leased(queue: PostgresQueue, request: NewRequest, replica: str) -> Lease:
     while True:
-        for each in (await queue.ask(ask(1, replica=replica))).leases:
-            assert each.request_id == request.id
-            return each
+        for granted in (await queue.ask(ask(1, replica=replica))).leases:
+            assert granted.request_id == request.id
+            return granted
 
 
 async def test_the_attempt_after_a_crash_is_in_the_trace_of_the_first(
@@ -59,7 +59,7 @@ async def test_the_attempt_after_a_crash_is_in_the_trace_of_the_first(
     assert (second.attempt, first.trace, second.trace) == (2, RECORDED, RECORDED)
     await traced.collector.until("wait", "attempt")
     wait, lost = traced.collector.named("wait"), traced.collector.named("attempt")
-    assert {(each.trace_id, each.parent_id, each.state) for each in (wait, lost)} == {
+    assert {(span.trace_id, span.parent_id, span.state) for span in (wait, lost)} == {
         (TRACE, SPAN, "a=1")
     }
     assert lost.span_id == of_attempt(first.trace, first.held)[36:52]
@@ -78,4 +78,4 @@ async def test_a_request_whose_client_records_nothing_has_no_spans(
         trace = (await leased(queue, request, "one")).trace
         assert trace == (recorded.trace if request is recorded else "")
     spans = await traced.collector.until("wait")
-    assert {each.trace_id for each in spans} == {"a" * 32}
+    assert {span.trace_id for span in spans} == {"a" * 32}

@@ -99,7 +99,7 @@ async def released(empty: str) -> str:
         (age,) = connection.execute("SELECT now() - max(at) FROM events").fetchone() or (None,)
         for table, columns in columns_of(empty, "timestamp with time zone").items():
             if table != "migrations":
-                moved = ", ".join(f"{each} = {each} + %(age)s" for each in columns)
+                moved = ", ".join(f"{column} = {column} + %(age)s" for column in columns)
                 connection.execute(f"UPDATE {table} SET {moved}".encode(), {"age": age})
         connection.execute((DATA / "parts.sql").read_bytes())
     return empty
@@ -118,10 +118,10 @@ async def upgraded(released: str, next_version: Sequence[Migration]) -> str:
 
 @pytest.fixture
 async def database(upgraded: str) -> AsyncIterator[Database]:
-    each = Database(upgraded)
-    await each.start()
-    yield each
-    await each.aclose()
+    opened = Database(upgraded)
+    await opened.start()
+    yield opened
+    await opened.aclose()
 
 
 @pytest.fixture
@@ -135,12 +135,12 @@ async def queue(
 
 def columns_of(conninfo: str, data_type: str | None = None) -> Mapping[str, Sequence[str]]:
     """Columns by table: all, or those of one type."""
-    found: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {}
     with psycopg.connect(conninfo) as connection:
         for table, column, its_type in connection.execute(COLUMNS.encode()):
             if data_type in {None, its_type}:
-                found.setdefault(table, []).append(column)
-    return found
+                columns.setdefault(table, []).append(column)
+    return columns
 
 
 def rows_of(conninfo: str, columns: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[object]]:
@@ -149,7 +149,7 @@ def rows_of(conninfo: str, columns: Mapping[str, Sequence[str]]) -> Mapping[str,
         return {
             table: sorted(
                 connection.execute(
-                    f"SELECT {', '.join(f'{each}::text' for each in names)} FROM {table}".encode()
+                    f"SELECT {', '.join(f'{name}::text' for name in names)} FROM {table}".encode()
                 ).fetchall(),
                 key=str,
             )
@@ -162,7 +162,9 @@ def test_the_dump_has_rows_in_every_state(released: str) -> None:
     assert [table for table, rows in rows_of(released, columns).items() if not rows] == []
     with psycopg.connect(released) as connection:
         allowed = connection.execute(ALLOWED).fetchall()
-        assert {("requests", "state"), ("attempts", "ended")} <= {each[:2] for each in allowed}
+        assert {("requests", "state"), ("attempts", "ended")} <= {
+            constraint[:2] for constraint in allowed
+        }
         for table, column, values in allowed:
             rows = connection.execute(f"SELECT DISTINCT {column} FROM {table}".encode())
             assert {row[0] for row in rows} >= {*re.findall(r"'(\w+)'", values)}, (table, column)
@@ -200,7 +202,9 @@ async def test_several_processes_that_start_apply_each_migration_once(
                 "SELECT name, compatible_since FROM migrations ORDER BY number"
             ).fetchall()
         assert colours == [("red!",)]
-        assert applied == [(each.name, each.compatible_since) for each in next_version]
+        assert applied == [
+            (migration.name, migration.compatible_since) for migration in next_version
+        ]
     assert rows_of(released, columns)["requests"] == before["requests"]
     await migrate(released)  # the version before starts again during the update
 
@@ -219,8 +223,8 @@ async def test_waiting_and_running_requests_are_leased_and_finished(
     async with serving(queue) as leases:
         for name in names:
             ended = await queue.wait(tenant_of(name), id_of(name), 20.0)
-            wanted = State.CANCELLED if name == "cancel requested" else State.SUCCEEDED
-            assert (ended.state, name) == (wanted, name)
+            expected = State.CANCELLED if name == "cancel requested" else State.SUCCEEDED
+            assert (ended.state, name) == (expected, name)
     ran = {*names} - {"cancel requested", *FOLLOWING}
     assert {*leases} == {id_of(name) for name in ran}
     for name in ran:
@@ -278,7 +282,7 @@ async def test_queued_requests_are_read_as_they_were_submitted(queue: PostgresQu
 
 
 async def test_operators_find_their_pauses_and_the_audit(queue: PostgresQueue) -> None:
-    halts = {each.endpoint: each.kind for each in (await queue.operations.overview()).halts}
+    halts = {halt.endpoint: halt.kind for halt in (await queue.operations.overview()).halts}
     assert halts == {PAUSED: PauseKind.PAUSED, DRAINING: PauseKind.DRAINING}
     with pytest.raises(EndpointDraining):
         await queue.submit(new(endpoint=DRAINING))
@@ -292,20 +296,20 @@ async def test_operators_find_their_pauses_and_the_audit(queue: PostgresQueue) -
 
 
 async def test_history_and_usage_are_read_as_they_were(queue: PostgresQueue) -> None:
-    found = {each.id: each for each in await queue.page(None, limit=100)}
-    assert {*found} == {id_of(name) for name in (*ENDED, *RUNNING, *QUEUED, *FOLLOWING)}
+    requests = {request.id: request for request in await queue.page(None, limit=100)}
+    assert {*requests} == {id_of(name) for name in (*ENDED, *RUNNING, *QUEUED, *FOLLOWING)}
     for name in ENDED:
-        assert found[id_of(name)].state is state_of(name), name
-    succeeded = found[id_of("succeeded")]
+        assert requests[id_of(name)].state is state_of(name), name
+    succeeded = requests[id_of("succeeded")]
     assert succeeded.outcome is not None
     assert succeeded.input == {"prompt": "succeeded"}
     assert succeeded.outcome.usage == Usage(1.5, 4, 1.0)
     assert succeeded.outcome.output is not None
     assert succeeded.outcome.output["text"] == "not for jsonb: \0 \ud800"
-    assert [each.key for each in succeeded.outcome.artifacts] == [f"{succeeded.id}/1/0.png"]
-    assert found[id_of("follower")].reuses == id_of("leader")
-    assert found[id_of("all forgotten")].forgetting is Redacted.DONE
-    attempts = found[id_of("many attempts")]
+    assert [artifact.key for artifact in succeeded.outcome.artifacts] == [f"{succeeded.id}/1/0.png"]
+    assert requests[id_of("follower")].reuses == id_of("leader")
+    assert requests[id_of("all forgotten")].forgetting is Redacted.DONE
+    attempts = requests[id_of("many attempts")]
     assert (attempts.attempt, attempts.failures) == (8, 2)
     lines = await queue.lines(TENANT, attempts.id)
     assert [line.sequence for line in lines] == [*range(1, 18)]
@@ -343,8 +347,8 @@ async def test_keys_and_secrets_are_the_same(database: Database) -> None:
             await keys.authenticate(f"Key {refused}")
     with pytest.raises(TenantDisabled):
         await keys.authenticate(f"Key {DISABLED_KEY}")
-    assert [each.key_id for each in await keys.list(TENANT)] == [KEY.id, REPLAYING_KEY.id]
-    assert [each.key_id for each in await keys.list(DISABLED_TENANT)] == [DISABLED_KEY.id]
+    assert [key.key_id for key in await keys.list(TENANT)] == [KEY.id, REPLAYING_KEY.id]
+    assert [key.key_id for key in await keys.list(DISABLED_TENANT)] == [DISABLED_KEY.id]
     ((stored),) = await database.rows("SELECT value FROM installation WHERE key = 'tickets'")
     assert (await shared_secret(database, "tickets")).hex() == stored[0]
     seeds = await PostgresSigningSeeds(database).all()
@@ -354,8 +358,8 @@ async def test_keys_and_secrets_are_the_same(database: Database) -> None:
 async def test_webhooks_go_on(database: Database) -> None:
     outbox = PostgresOutbox(database)
     names = ("succeeded", "failed", "many attempts", "reused", "cancelled", "follower", "queued")
-    found = {name: await outbox.get(TENANT, id_of(name)) for name in names}
-    assert {name: each.state for name, each in found.items()} == {
+    deliveries = {name: await outbox.get(TENANT, id_of(name)) for name in names}
+    assert {name: delivery.state for name, delivery in deliveries.items()} == {
         "succeeded": DeliveryState.DELIVERED,
         "failed": DeliveryState.DEAD,
         "many attempts": DeliveryState.PENDING,
@@ -364,12 +368,12 @@ async def test_webhooks_go_on(database: Database) -> None:
         "follower": DeliveryState.PENDING,
         "queued": DeliveryState.AWAITED,
     }
-    assert found["queued"].url == webhook("queued").url
-    assert (found["failed"].status, found["failed"].error) == (None, "It did not answer.")
+    assert deliveries["queued"].url == webhook("queued").url
+    assert (deliveries["failed"].status, deliveries["failed"].error) == (None, "It did not answer.")
     (tried,) = await outbox.tries(TENANT, id_of("many attempts"))
     assert (tried.status, tried.error) == (503, "It answered 503.")
     due = await outbox.claim({DeliveryChannel(TENANT, host(name)): 9 for name in names})
-    assert {each.request_id: each.body for each in due} == {
+    assert {delivery.request_id: delivery.body for delivery in due} == {
         id_of("many attempts"): b'{"status": "OK"}',
         id_of("follower"): b'{"status": "OK"}',
         id_of("reused"): None,
@@ -380,15 +384,15 @@ async def test_uploads_go_on(database: Database) -> None:
     uploads = PostgresUploads(database, Retention())
     used = await uploads.used(TENANT)
     assert (used.size, used.open) == (3 * 2**30 + 1000 + 2 * 5 * 2**20, 2)
-    found = await uploads.find(upload_key("parts"), "parts" * 4)
-    assert found is not None
-    assert found.parts_id == "storage-7"
-    parts = await uploads.parts(found.key)
+    opened = await uploads.find(upload_key("parts"), "parts" * 4)
+    assert opened is not None
+    assert opened.parts_id == "storage-7"
+    parts = await uploads.parts(opened.key)
     assert {number: part.size for number, part in parts.items()} == {1: 5 * 2**20, 2: 5 * 2**20}
-    assert await uploads.finish(found.key, 10 * 2**20)
+    assert await uploads.finish(opened.key, 10 * 2**20)
     whole = {upload_key(name) for name in ("whole", "whole for an hour", "parts")}
-    assert {each.key for each in await uploads.page(TENANT)} == whole
-    assert [each.key for each in await uploads.take_unwanted(9)] == [upload_key("given up")]
+    assert {upload.key for upload in await uploads.page(TENANT)} == whole
+    assert [upload.key for upload in await uploads.take_unwanted(9)] == [upload_key("given up")]
 
 
 @asynccontextmanager
@@ -398,9 +402,9 @@ async def serving(queue: PostgresQueue) -> AsyncGenerator[Mapping[str, Lease]]:
 
     async def serve(pool: str) -> None:
         while True:
-            for each in (await queue.ask(ask(4, replica=pool, pool=pool))).leases:
-                leases[each.request_id] = each
-                verdict = await queue.finish(done(each.held, replica=pool))
+            for granted in (await queue.ask(ask(4, replica=pool, pool=pool))).leases:
+                leases[granted.request_id] = granted
+                verdict = await queue.finish(done(granted.held, replica=pool))
                 assert verdict is Verdict.ACCEPTED
 
     async with asyncio.TaskGroup() as group:
@@ -425,4 +429,4 @@ def tenant_of(name: str) -> str:
 
 def state_of(name: str) -> State:
     """State of an ended request, which its name begins with; the others succeeded."""
-    return next((each for each in State if name.startswith(each)), State.SUCCEEDED)
+    return next((state for state in State if name.startswith(state)), State.SUCCEEDED)

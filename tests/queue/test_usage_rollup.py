@@ -39,10 +39,10 @@ PRICES = (
 
 def lines(seed: int, count: int) -> list[dict[str, object]]:
     chance = random.Random(seed)  # noqa: S311
-    made: list[dict[str, object]] = []
+    rows: list[dict[str, object]] = []
     for _ in range(count):
         price = chance.choice(PRICES)
-        made.append(
+        rows.append(
             {
                 "tenant": chance.choice(["ann", "bob"]),
                 "endpoint": chance.choice(["a/b", "c/d"]),
@@ -57,18 +57,18 @@ def lines(seed: int, count: int) -> list[dict[str, object]]:
                 "billed": None if price is None else str(round(chance.random() * 9, 3)),
             }
         )
-    return made
+    return rows
 
 
 async def figures(ledger: Ledger) -> Sequence[object]:
-    found: list[object] = []
+    values: list[object] = []
     for by in [(), (UsageGroup.KEY,), (UsageGroup.DAY, UsageGroup.ENDPOINT), tuple(UsageGroup)]:
-        found += await ledger.sums(SumsQuery(None, START, TODAY, by))
+        values += await ledger.sums(SumsQuery(None, START, TODAY, by))
     edges = [START + timedelta(days=n) for n in range(61)]
     for tenant in ("ann", "bob"):
-        found += await ledger.consumed(tenant, edges)
-        found += await ledger.consumed(tenant, [START, TODAY], ["a/b"])
-    return found
+        values += await ledger.consumed(tenant, edges)
+        values += await ledger.consumed(tenant, [START, TODAY], ["a/b"])
+    return values
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -92,8 +92,8 @@ async def test_all_figures_by_day_stay_the_same(database: Database, seed: int) -
 
 
 async def test_usage_of_copies_is_rolled_up_too(database: Database) -> None:
-    given = [each | {"tenant": SHADOW_TENANT} for each in lines(1, 100)]
-    await database.rows(SEED, {"lines": json.dumps(given)})
+    copies = [line | {"tenant": SHADOW_TENANT} for line in lines(1, 100)]
+    await database.rows(SEED, {"lines": json.dumps(copies)})
     ledger, whole = PostgresLedger(FairReads(database)), SumsQuery(None, START, TODAY, ())
     before = await ledger.sums(whole)
     await UsageRollup(database, DETAIL).roll_up()

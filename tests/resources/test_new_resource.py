@@ -72,8 +72,8 @@ async def test_notes_are_set_shown_listed_in_pages_and_deleted(house: House) -> 
 async def test_what_tables_show_of_notes_is_what_their_declaration_says(house: House) -> None:
     async with house.client() as client:
         kinds = (await client.get("/v1/resources")).json()["resources"]
-    (notes,) = [each for each in kinds if each["name"] == "note"]
-    shown = [(each["heading"], each["format"]) for each in notes["table_columns"]]
+    (notes,) = [kind for kind in kinds if kind["name"] == "note"]
+    shown = [(column["heading"], column["format"]) for column in notes["table_columns"]]
     assert shown == [("Name", "code"), ("Text", "sentence"), ("Pinned", "yes_no")]
     assert (notes["empty"], notes["delete_verb"]) == ("There are no notes.", "delete")
 
@@ -106,7 +106,7 @@ async def test_scopes_and_owners_are_those_of_the_declaration(house: House) -> N
         await put(operator, "theirs", "?tenant=ann")
         assert (await operator.get("/v1/notes/theirs")).status_code == 404
         assert (await operator.get("/v1/notes/theirs?tenant=ann")).status_code == 200
-    read, *_, created = (each.action for each in await house.queue.operations.audit(limit=3))
+    read, *_, created = (entry.action for entry in await house.queue.operations.audit(limit=3))
     assert (read, created) == ("tenant.read", "tenant.create")
 
 

@@ -93,7 +93,7 @@ async def test_requests_are_counted_by_the_cluster_that_runs_them(
     for _ in range(3):
         await queue.submit(new())
     work = await asyncio.gather(*(queue.ask(ask(1, replica=name)) for name in ("r-1", "r-2")))
-    assert [len(each.leases) for each in work] == [1, 1]
+    assert [len(reply.leases) for reply in work] == [1, 1]
     for cluster, replica in (("here", "r-1"), ("there", "r-2"), ("there", "r-3")):
         await database.rows(
             "INSERT INTO processes (actor_id, kind, name, cluster) "

@@ -72,13 +72,13 @@ def test_every_node_gets_all_weights_once_and_no_line_carries_more_than_it_can(
     nodes: int, peers: int, same_order: bool, seed: int
 ) -> None:
     way = Delivery(nodes, peers=peers, same_order=same_order)
-    found = deliver(way, seed)
-    assert found.hub_gb + found.peer_gb == pytest.approx(nodes * way.gb, rel=1e-6)
-    assert found.hub_gb <= way.hub_rate * found.seconds + 1e-6
-    assert found.peer_gb <= nodes * way.peer_rate * found.seconds + 1e-6
-    assert found.most_sent_at_once <= peers
+    delivery = deliver(way, seed)
+    assert delivery.hub_gb + delivery.peer_gb == pytest.approx(nodes * way.gb, rel=1e-6)
+    assert delivery.hub_gb <= way.hub_rate * delivery.seconds + 1e-6
+    assert delivery.peer_gb <= nodes * way.peer_rate * delivery.seconds + 1e-6
+    assert delivery.most_sent_at_once <= peers
     if not peers:
-        assert found.peer_gb == 0
+        assert delivery.peer_gb == 0
 
 
 def test_nodes_that_fetch_in_random_order_spare_the_hub() -> None:

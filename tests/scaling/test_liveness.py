@@ -31,7 +31,7 @@ class CountedTable:
 
     def alive(self) -> frozenset[str]:
         self.calls += 1
-        return frozenset(one for one, state in self.states.items() if state == "ALIVE")
+        return frozenset(actor_id for actor_id, state in self.states.items() if state == "ALIVE")
 
     def state(self, actor_id: str) -> ActorState:
         self.calls += 1
@@ -73,8 +73,8 @@ async def test_the_next_round_sees_a_death() -> None:
 
 async def test_two_that_ask_at_once_for_other_actors_get_their_own() -> None:
     liveness = RayLiveness(CountedTable(**TABLE), FakeClock(), sole_cluster=True)
-    asked = await asyncio.gather(liveness.dead(["a", "c"]), liveness.of_previous_run(["unknown"]))
-    assert asked == [{"c": CRASH}, {"unknown"}]
+    answers = await asyncio.gather(liveness.dead(["a", "c"]), liveness.of_previous_run(["unknown"]))
+    assert answers == [{"c": CRASH}, {"unknown"}]
 
 
 async def test_without_ray_no_actor_is_dead() -> None:

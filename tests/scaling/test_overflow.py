@@ -137,15 +137,15 @@ def test_the_replicas_that_count_and_those_of_the_rest_are_enough_for_all(
 ) -> None:
     pool, now = EarlierPool(), 0.0
     second = replace(first, most=1000, spare=0)
-    for wanted, target, ready, passed_s in course:
+    for wanted_load, target, ready, passed_s in course:
         now += passed_s
-        rest = pool.left(first, wanted, Replicas(target, ready), AFTER_S, now)
-        assert 0 <= rest.queued <= wanted.queued
-        assert rest.running <= wanted.running
-        assert rest.queued_s <= wanted.queued_s
-        most = max(min(first.most, max(target, needed_replicas(first, wanted))), ready)
+        rest = pool.left(first, wanted_load, Replicas(target, ready), AFTER_S, now)
+        assert 0 <= rest.queued <= wanted_load.queued
+        assert rest.running <= wanted_load.running
+        assert rest.queued_s <= wanted_load.queued_s
+        most = max(min(first.most, max(target, needed_replicas(first, wanted_load))), ready)
         slower = replace(first, most=1000, spare=0, target_wait_s=max(first.target_wait_s, AFTER_S))
-        assert most + needed_replicas(second, rest) >= needed_replicas(slower, wanted)
+        assert most + needed_replicas(second, rest) >= needed_replicas(slower, wanted_load)
 
 
 @given(pools, loads, st.integers(0, 8))

@@ -136,10 +136,10 @@ def test_a_pool_stays_within_its_bounds_and_is_never_smaller_than_what_is_needed
     pool: Bounds, course: list[tuple[Load, float]], current: int
 ) -> None:
     scaler, now = Scaler(pool), 0.0
-    for each, passed_s in course:
+    for queue_load, passed_s in course:
         now += passed_s
-        target = scaler.target(each, current, now)
-        assert needed_replicas(pool, each) <= target <= max(pool.most, current)
+        target = scaler.target(queue_load, current, now)
+        assert needed_replicas(pool, queue_load) <= target <= max(pool.most, current)
         assert target >= pool.least
         current = target
 

@@ -19,8 +19,8 @@ END = NOW + timedelta(seconds=100)
 
 @pytest.fixture(params=CLOUDS)
 def service(request: pytest.FixtureRequest) -> Iterator[FakeMetadataService]:
-    with metadata_service(request.param) as each:
-        yield each
+    with metadata_service(request.param) as fake:
+        yield fake
 
 
 def test_the_cloud_is_found_by_what_its_service_answers(service: FakeMetadataService) -> None:

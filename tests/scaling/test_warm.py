@@ -67,11 +67,11 @@ def test_each_target_gets_its_replicas_if_there_are_so_many(
     wanted: list[PoolTarget], have: list[Holder]
 ) -> None:
     kept = assigned(wanted, have)
-    assert kept.keys() == {each.replica_id for each in have}
-    found = Counter(pair for each in kept.values() for pair in each)
-    assert found == {
-        (each.endpoint, each.level): min(each.replicas, len(have))
-        for each in combined(wanted)
+    assert kept.keys() == {holder.replica_id for holder in have}
+    counts = Counter(pair for pairs in kept.values() for pair in pairs)
+    assert counts == {
+        (target.endpoint, target.level): min(target.replicas, len(have))
+        for target in combined(wanted)
         if have
     }
 
@@ -83,7 +83,7 @@ def test_a_decision_that_is_carried_out_is_final(
 ) -> None:
     """Otherwise replicas would load and drop weights in turn."""
     kept = assigned(wanted, have)
-    after = [carried_out(each, kept[each.replica_id]) for each in have]
+    after = [carried_out(holder, kept[holder.replica_id]) for holder in have]
     assert assigned(wanted, after) == kept
 
 

@@ -83,10 +83,10 @@ def test_a_mistake_is_refused_with_the_keys_that_make_it(pools: Any, said: str) 
 
 
 def test_its_application_runs_its_code_from_the_builder_on() -> None:
-    made = applications({"pools": {"flux": FLUX, "next": {"canary_of": "flux", "code": CODE}}})
-    canary = made["darkroom-next"]
+    apps = applications({"pools": {"flux": FLUX, "next": {"canary_of": "flux", "code": CODE}}})
+    canary = apps["darkroom-next"]
     assert canary.entry["runtime_env"] == {"py_modules": [CODE]}
-    assert "runtime_env" not in made["darkroom-flux"].entry
+    assert "runtime_env" not in apps["darkroom-flux"].entry
     ours = {"families": ["flux"], "accelerator": "H100", "num_gpus": 1, "slots": 3, "code": CODE}
     assert canary.args["pools"] == {"next": ours}
     deployed = canary.target._bound_deployment.init_args[0]._bound_deployment

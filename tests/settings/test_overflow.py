@@ -106,6 +106,6 @@ def test_it_has_an_application_that_a_change_of_its_place_does_not_replace() -> 
             "demand": {"overflow_of": "spot", "overflow_after_s": 60, "slots": 2},
         }
     }
-    made = applications(settings)["darkroom-demand"]
-    assert made.args["pools"] == {"demand": {"families": ["flux"], "slots": 2}}
-    assert made.target is not None
+    application = applications(settings)["darkroom-demand"]
+    assert application.args["pools"] == {"demand": {"families": ["flux"], "slots": 2}}
+    assert application.target is not None

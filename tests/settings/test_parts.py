@@ -52,8 +52,8 @@ def test_the_pools_of_the_environment_are_not_added_to_those_that_are_given(
     pools = '{"one": {"families": ["flux"], "slots": 4}, "other": {"families": ["sdxl"]}}'
     monkeypatch.setenv("DARKROOM_POOLS", pools)
     config = read_config({})
-    one = (config.models.pools or {})["one"]
-    assert (read_config(pool_arguments({}, "one", one, {})).models.pools or {}) == {"one": one}
+    pool = (config.models.pools or {})["one"]
+    assert (read_config(pool_arguments({}, "one", pool, {})).models.pools or {}) == {"one": pool}
 
 
 def test_without_a_file_the_ingress_gets_live_settings_as_arguments() -> None:

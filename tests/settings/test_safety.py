@@ -33,8 +33,8 @@ def test_without_rules_nothing_is_refused_or_checked() -> None:
 
 def test_a_rule_says_how_files_are_checked() -> None:
     rule = {"endpoints": ["fal-ai/*"], "outputs": "blur", "checker": "nsfw"}
-    given = {"safety_rules": [rule], "safety_checkers": {"nsfw": CHECKER}}
-    policy = read_config(given).safety.policy()
+    settings = {"safety_rules": [rule], "safety_checkers": {"nsfw": CHECKER}}
+    policy = read_config(settings).safety.policy()
     (outputs,) = policy.outputs("t", "fal-ai/flux/dev")
     assert (outputs["name"], outputs["action"], outputs["on_error"]) == ("nsfw", "blur", "block")
     assert outputs["checker"]["repository"] == "owner/classifier"
@@ -43,8 +43,8 @@ def test_a_rule_says_how_files_are_checked() -> None:
 
 def test_likenesses_are_refused_where_a_rule_says_so() -> None:
     rules = [LIKENESS | {"endpoints": ["fal-ai/*"], "allowed_loras": ["Good/Lora", "D" * 64]}]
-    given = {"safety_rules": rules, "safety_checkers": {"x": CHECKER}}
-    policy = read_config(given).safety.policy()
+    settings = {"safety_rules": rules, "safety_checkers": {"x": CHECKER}}
+    policy = read_config(settings).safety.policy()
     with pytest.raises(InvalidInput, match="real people"):
         policy.check("t", "fal-ai/flux/dev", {"image_url": "https://a/b.png"})
     policy.check("t", "fal-ai/flux/dev", {"loras": [{"path": "good/lora"}]})

@@ -54,7 +54,7 @@ def test_an_hour_that_clocks_skip_is_never_and_one_that_they_repeat_is_twice() -
     for month, day, expected in ((3, 29, 0), (10, 25, 120)):
         start = datetime(2026, month, day, tzinfo=UTC) - timedelta(hours=3)
         at = (start + timedelta(minutes=n) for n in range(24 * 60))
-        assert sum(is_within(each, *hours) for each in at) == expected
+        assert sum(is_within(moment, *hours) for moment in at) == expected
 
 
 @given(moments, minutes, minutes, st.sampled_from(ZONES))

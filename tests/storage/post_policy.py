@@ -47,7 +47,7 @@ def check_post(
 def _check(condition: Any, fields: Mapping[str, str], size: int) -> str:
     """Check one condition and return the field that it covers."""
     if isinstance(condition, dict):
-        ((name, wanted),) = condition.items()
+        ((name, expected),) = condition.items()
         kind = "eq"
     elif condition[0] == "content-length-range":
         if size > condition[2]:
@@ -56,10 +56,10 @@ def _check(condition: Any, fields: Mapping[str, str], size: int) -> str:
             raise Refused("400 Bad Request", "EntityTooSmall", "The file is too small")
         return ""
     else:
-        kind, name, wanted = condition
+        kind, name, expected = condition
     name = name.removeprefix("$").lower()
     value = fields.get(name, "")
-    if not (value.startswith(wanted) if kind == "starts-with" else value == wanted):
+    if not (value.startswith(expected) if kind == "starts-with" else value == expected):
         message = f"Invalid according to Policy: Policy Condition failed: {name}"
         raise Refused("403 Forbidden", "AccessDenied", message)
     return name

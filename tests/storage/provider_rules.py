@@ -98,12 +98,12 @@ RULES: Mapping[str, Callable[[Call], None]] = {
 
 def check_digests(call: Call) -> None:
     """Refuse a body that is not the one that its checksums are of."""
-    given: dict[str, Callable[[bytes], bytes]] = {
+    digests: dict[str, Callable[[bytes], bytes]] = {
         "content-md5": lambda body: hashlib.md5(body, usedforsecurity=False).digest(),
         "x-amz-checksum-sha256": lambda body: hashlib.sha256(body).digest(),
         "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     }
-    for name, digest in given.items():
+    for name, digest in digests.items():
         value = call.headers.get(name)
         if value is None or (call.method == "POST" and "uploadId" in call.query):
             continue  # the completion of parts names the checksum of the object

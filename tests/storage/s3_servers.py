@@ -146,8 +146,8 @@ def swift(directory: Path) -> Iterator[S3Server]:
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     while True:
         ended = process.poll() is not None
-        _, said, rest = log.read_text().partition("listening on ")
-        if said and "\n" in rest:
+        _, marker, rest = log.read_text().partition("listening on ")
+        if marker and "\n" in rest:
             return rest.splitlines()[0].strip()
         assert not ended, f"The server did not start: {log.read_text()}"
         time.sleep(0.05)

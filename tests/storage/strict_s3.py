@@ -94,22 +94,30 @@ def _check(environ: dict[str, Any], body: bytes, now: datetime, like: str) -> No
     headers = _headers(environ)
     path, _, query = environ["RAW_URI"].partition("?")
     pairs = [(name, value) for name, _, value in (p.partition("=") for p in query.split("&") if p)]
-    asked = {name: unquote(value) for name, value in pairs}
+    parameters = {name: unquote(value) for name, value in pairs}
     if headers.get("content-type", "").startswith("multipart/form-data"):
         if like in ("r2", "swift"):
             raise not_implemented("POST with a policy")
         return check_post(environ, path.strip("/"), now, _signature_of)
-    if "X-Amz-Signature" in asked:
-        credential, signed = asked["X-Amz-Credential"], asked["X-Amz-SignedHeaders"]
-        given, at, payload = asked["X-Amz-Signature"], asked["X-Amz-Date"], "UNSIGNED-PAYLOAD"
+    if "X-Amz-Signature" in parameters:
+        credential, signed = parameters["X-Amz-Credential"], parameters["X-Amz-SignedHeaders"]
+        signature, at, payload = (
+            parameters["X-Amz-Signature"],
+            parameters["X-Amz-Date"],
+            "UNSIGNED-PAYLOAD",
+        )
         pairs = [(name, value) for name, value in pairs if name != "X-Amz-Signature"]
-        end = _time(at) + timedelta(seconds=int(asked["X-Amz-Expires"]))
+        end = _time(at) + timedelta(seconds=int(parameters["X-Amz-Expires"]))
         if now > end:
             raise Refused("403 Forbidden", "AccessDenied", "Request has expired")
     elif headers.get("authorization", "").startswith("AWS4-HMAC-SHA256 "):
         words = headers["authorization"].partition(" ")[2].split(",")
         parts = dict(word.strip().split("=", 1) for word in words)
-        credential, signed, given = parts["Credential"], parts["SignedHeaders"], parts["Signature"]
+        credential, signed, signature = (
+            parts["Credential"],
+            parts["SignedHeaders"],
+            parts["Signature"],
+        )
         at, payload = headers["x-amz-date"], headers["x-amz-content-sha256"]
         if abs(now - _time(at)) > MAX_SKEW:
             raise Refused("403 Forbidden", "RequestTimeTooSkewed", "The difference is too large")
@@ -130,10 +138,11 @@ def _check(environ: dict[str, Any], body: bytes, now: datetime, like: str) -> No
             payload,
         )
     )
-    if not hmac.compare_digest(_signature(request, at, scope), given):
+    if not hmac.compare_digest(_signature(request, at, scope), signature):
         raise Refused("403 Forbidden", "SignatureDoesNotMatch", "It does not match")
     check(
-        Call(environ["REQUEST_METHOD"], headers, frozenset(asked), scope.split("/")[1], body), like
+        Call(environ["REQUEST_METHOD"], headers, frozenset(parameters), scope.split("/")[1], body),
+        like,
     )
     return None
 

@@ -98,7 +98,7 @@ async def test_parts_that_another_call_joins_at_this_moment_are_missing(
     def late(folder: Path) -> list[str]:
         monkeypatch.undo()
         shutil.rmtree(folder)  # what the other call does, as late as it can
-        return [each.name for each in folder.iterdir()]
+        return [entry.name for entry in folder.iterdir()]
 
     monkeypatch.setattr("os.listdir", late)
     monkeypatch.setattr("os.scandir", late)

@@ -8,11 +8,11 @@ from serve_app.storage import keys
 
 
 def test_a_key_names_the_attempt_and_cannot_be_guessed() -> None:
-    one, two = (keys.artifact_key("0195-x", 3, "image/jpeg") for _ in range(2))
-    assert one != two
-    assert one.startswith("r/0195-x/3/")
-    assert one.endswith(".jpg")
-    assert len(one.rpartition("/")[2]) == 22 + len(".jpg")  # 128 bits in base64
+    first, two = (keys.artifact_key("0195-x", 3, "image/jpeg") for _ in range(2))
+    assert first != two
+    assert first.startswith("r/0195-x/3/")
+    assert first.endswith(".jpg")
+    assert len(first.rpartition("/")[2]) == 22 + len(".jpg")  # 128 bits in base64
 
 
 def test_every_key_we_make_is_valid() -> None:

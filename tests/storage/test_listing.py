@@ -21,9 +21,9 @@ def test_files_come_in_the_byte_order_of_their_keys(
         path = tmp_path / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(key.encode())
-    found = list(walk(tmp_path))
-    assert [each.key for each in found] == sorted(KEYS)
-    assert [each.size for each in found] == [len(key) for key in sorted(KEYS)]
+    files = list(walk(tmp_path))
+    assert [file.key for file in files] == sorted(KEYS)
+    assert [file.size for file in files] == [len(key) for key in sorted(KEYS)]
 
 
 def test_uploads_under_way_and_foreign_files_are_left_out(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ REQUEST = "0195aaaa-0000-7000-8000-000000000000"
 @pytest.fixture
 async def storage(tmp_path: Path, moto_server: S3Server) -> AsyncIterator[LocatedStorage]:
     own = DirectoryStorage(tmp_path / "a", b"k" * 32, "http://in", FakeClock())
-    made = {
+    locations = {
         id_: S3Storage(replace(moto_server.new_bucket(), location_id=id_), moto_server.key)
         for id_ in ("acme", "borg")
     }
-    storage = LocatedStorage(own, made)
+    storage = LocatedStorage(own, locations)
     await storage.start()
     yield storage
     await storage.aclose()
@@ -41,18 +41,18 @@ def key_in(location: str) -> str:
 
 
 async def test_each_object_lies_where_its_key_says(storage: LocatedStorage) -> None:
-    own, acme, borg = (key_in(each) for each in ("", "acme", "borg"))
+    own, acme, borg = (key_in(location) for location in ("", "acme", "borg"))
     for key in (own, acme, borg):
         await storage.put(key, PNG, chunks(key.encode()))
         assert await content(storage, key) == key.encode()
         assert await storage.size(key) == len(key)
-    assert [each.key async for each in storage.own.files()] == [own]
-    assert [each.key async for each in storage.locations["acme"].files()] == [acme]
-    assert [each.key async for each in storage.files()] == sorted([own, acme, borg])
+    assert [file.key async for file in storage.own.files()] == [own]
+    assert [file.key async for file in storage.locations["acme"].files()] == [acme]
+    assert [file.key async for file in storage.files()] == sorted([own, acme, borg])
     assert storage.locations["acme"].location.bucket in storage.ticket(acme, PNG, 9, 60).url
     assert "/files/" in storage.ticket(own, PNG, 9, 60).url
     await storage.delete([own, acme])
-    assert [each.key async for each in storage.files()] == [borg]
+    assert [file.key async for file in storage.files()] == [borg]
 
 
 async def test_an_upload_in_parts_goes_to_its_location(storage: LocatedStorage) -> None:
@@ -73,7 +73,7 @@ async def test_a_location_that_is_gone_from_the_file_is_named_and_nothing_goes_e
         await storage.put(key, PNG, chunks(b"x"))
     with pytest.raises(StorageUnavailable, match="location gone"):
         storage.ticket(key, PNG, 9, 60)
-    assert [each.key async for each in storage.files()] == []
+    assert [file.key async for file in storage.files()] == []
 
 
 async def test_what_can_be_deleted_is_deleted_if_a_location_fails(storage: LocatedStorage) -> None:
@@ -101,7 +101,7 @@ async def test_a_location_that_cannot_be_opened_stops_only_its_own_files(
         with pytest.raises(StorageUnavailable, match="location acme cannot be used: No cred"):
             await storage.put(key_in("acme"), PNG, chunks(b"x"))
         with pytest.raises(StorageUnavailable, match="location acme cannot be listed"):
-            [each async for each in storage.files()]
+            [file async for file in storage.files()]
     finally:
         await storage.aclose()
 
@@ -113,15 +113,17 @@ LOCATIONS = st.from_regex(r"[a-z][a-z0-9-]{1,31}", fullmatch=True) | st.just("")
 def test_a_key_says_its_location_whatever_the_file_is_called(
     location: str, name: str, media_type: str
 ) -> None:
-    made = [
+    file_keys = [
         keys.artifact_key(REQUEST, 2, media_type, location=location),
         keys.snapshot_key(REQUEST, 2, location=location),
         keys.upload_key(keys.upload_type(media_type, name), name, location=location),
     ]
-    for key in made:
+    for key in file_keys:
         assert keys.valid(key)
         assert keys.location_id(key) == location
-    assert keys.media_type_of(made[0]) == (PNG if media_type == PNG else keys.DEFAULT_MEDIA_TYPE)
+    assert keys.media_type_of(file_keys[0]) == (
+        PNG if media_type == PNG else keys.DEFAULT_MEDIA_TYPE
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_an_empty_file_has_none(read: Any) -> None:
 
 
 def test_a_location_is_what_the_file_says(read: Any) -> None:
-    found = read(
+    location = read(
         """
 acme:
   bucket: acme-pictures
@@ -55,21 +55,21 @@ acme:
   secret_access_key: hush
 """
     )["acme"]
-    assert found.s3.name("u/1.acme/a.png") == "dark/room/u/1.acme/a.png"
-    assert (found.s3.provider.name, found.s3.region) == ("aws", "eu-west-1")
-    assert found.s3.encryption.headers()[-1][1] == "alias/acme"
-    assert (found.s3.role.external_id, found.s3.location_id) == ("d41d", "acme")
-    assert "hush" not in repr(found)
+    assert location.s3.name("u/1.acme/a.png") == "dark/room/u/1.acme/a.png"
+    assert (location.s3.provider.name, location.s3.region) == ("aws", "eu-west-1")
+    assert location.s3.encryption.headers()[-1][1] == "alias/acme"
+    assert (location.s3.role.external_id, location.s3.location_id) == ("d41d", "acme")
+    assert "hush" not in repr(location)
 
 
 def test_a_location_in_the_installations_own_bucket_has_a_prefix_of_its_own(read: Any) -> None:
-    found = read("acme: {}", s3_prefix="pics", **OWN)["acme"].s3
-    assert (found.bucket, found.prefix, found.endpoint_url) == (
+    location = read("acme: {}", s3_prefix="pics", **OWN)["acme"].s3
+    assert (location.bucket, location.prefix, location.endpoint_url) == (
         "own",
         "pics/acme/",
         "http://minio:9000",
     )
-    assert found.provider.name == "minio"
+    assert location.provider.name == "minio"
 
 
 def test_a_location_may_not_be_the_installations_own(read: Any) -> None:
@@ -80,15 +80,15 @@ def test_a_location_may_not_be_the_installations_own(read: Any) -> None:
 def test_credentials_come_from_a_folder(read: Any, tmp_path: Path) -> None:
     (tmp_path / "access_key_id").write_text("AKID\n")
     (tmp_path / "secret_access_key").write_text("hush\n")
-    found = read(f"acme: {{bucket: acme-pics, credentials_dir: {tmp_path}}}")["acme"]
-    assert found.access_key_id == "AKID"
-    assert found.secret_access_key.get_secret_value() == "hush"
+    location = read(f"acme: {{bucket: acme-pics, credentials_dir: {tmp_path}}}")["acme"]
+    assert location.access_key_id == "AKID"
+    assert location.secret_access_key.get_secret_value() == "hush"
 
 
 def test_without_credentials_those_of_the_installation_are_used(read: Any) -> None:
-    found = read("acme: {bucket: acme-pics}", **OWN)["acme"]
+    location = read("acme: {bucket: acme-pics}", **OWN)["acme"]
     secrets = Secrets(s3_access_key_id=SecretStr("a"), s3_secret_access_key=SecretStr("b"))
-    storage = tenant_storage(Config(gpus=0), secrets, found)
+    storage = tenant_storage(Config(gpus=0), secrets, location)
     assert storage._clients._key.access_key_id == "a"
 
 

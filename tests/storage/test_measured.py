@@ -46,12 +46,12 @@ async def test_reads_writes_and_deletes_are_counted_by_result() -> None:
     with pytest.raises(StorageUnavailable):
         await storage.delete([KEY])
     async with scraping(metrics) as scrapes:
-        found = {
+        counts = {
             (dict(labels)["call"], dict(labels)["result"]): value
             for (name, labels), value in (await scrapes.read()).items()
             if name == "darkroom_storage_calls_total" and value
         }
-    assert found == {
+    assert counts == {
         ("write", "done"): 2,
         ("write", "storage_unavailable"): 1,
         ("read", "done"): 1,

@@ -29,7 +29,7 @@ def post(moto_server: S3Server) -> Iterator[Post]:
     )
 
     def post(content: bytes = b"image", **changes: str) -> tuple[int, str]:
-        made = client.generate_presigned_post(
+        form = client.generate_presigned_post(
             bucket,
             "up/${filename}",
             Fields={"Content-Type": "image/png"},
@@ -40,10 +40,10 @@ def post(moto_server: S3Server) -> Iterator[Post]:
             ],
             ExpiresIn=60,
         )
-        fields = made["fields"] | changes
+        fields = form["fields"] | changes
         files = {"file": ("cat.png", content, "image/png")}
         with httpx.Client() as http:
-            answer = http.post(made["url"], data=fields, files=files)
+            answer = http.post(form["url"], data=fields, files=files)
         return answer.status_code, answer.text
 
     yield post
@@ -64,21 +64,21 @@ def test_a_form_that_fulfils_its_policy_is_stored(post: Post) -> None:
     ],
 )
 def test_a_form_that_does_not_is_refused(post: Post, changes: dict[str, str], reason: str) -> None:
-    status, said = post(**changes)
-    assert (status, reason in said) == (403, True), said
+    status, body = post(**changes)
+    assert (status, reason in body) == (403, True), body
 
 
 @pytest.mark.parametrize(("content", "code"), [(b"x" * 11, "EntityTooLarge"), (b"", "EntityTooSm")])
 def test_a_file_of_another_size_is_refused(post: Post, content: bytes, code: str) -> None:
-    status, said = post(content)
-    assert (status, code in said) == (400, True), said
+    status, body = post(content)
+    assert (status, code in body) == (400, True), body
 
 
 def test_a_form_ends_with_its_time(post: Post, moto_server: S3Server) -> None:
     assert moto_server.strict is not None
     moto_server.strict.skew = timedelta(minutes=2)
     try:
-        status, said = post()
+        status, body = post()
     finally:
         moto_server.strict.skew = timedelta()
-    assert (status, "expired" in said) == (403, True), said
+    assert (status, "expired" in body) == (403, True), body

@@ -35,35 +35,35 @@ def test_a_ticket_grants_what_it_was_made_for(signer: TicketSigner) -> None:
     [("type", "text/html"), ("max", "100"), ("expires", "99999999999"), ("signature", "00")],
 )
 def test_a_changed_ticket_grants_nothing(signer: TicketSigner, name: str, value: str) -> None:
-    given = params(signer.sign(KEY, "image/png", 99, 60).url) | {name: value}
+    query = params(signer.sign(KEY, "image/png", 99, 60).url) | {name: value}
     with pytest.raises(Forbidden):
-        signer.check(KEY, given)
+        signer.check(KEY, query)
 
 
 def test_a_ticket_is_for_one_key(signer: TicketSigner) -> None:
-    given = params(signer.sign(KEY, "image/png", 99, 60).url)
+    query = params(signer.sign(KEY, "image/png", 99, 60).url)
     with pytest.raises(Forbidden):
-        signer.check("r/0195/2/abc.png", given)
+        signer.check("r/0195/2/abc.png", query)
 
 
 def test_a_ticket_expires(signer: TicketSigner, clock: FakeClock) -> None:
-    given = params(signer.sign(KEY, "image/png", 99, 60).url)
+    query = params(signer.sign(KEY, "image/png", 99, 60).url)
     clock.advance(59)
-    signer.check(KEY, given)
+    signer.check(KEY, query)
     clock.advance(3)
     with pytest.raises(Forbidden, match="expired"):
-        signer.check(KEY, given)
+        signer.check(KEY, query)
 
 
 @pytest.mark.parametrize("missing", ["type", "max", "expires", "signature"])
 def test_half_a_ticket_grants_nothing(signer: TicketSigner, missing: str) -> None:
-    given = params(signer.sign(KEY, "image/png", 99, 60).url)
-    del given[missing]
+    query = params(signer.sign(KEY, "image/png", 99, 60).url)
+    del query[missing]
     with pytest.raises(Forbidden):
-        signer.check(KEY, given)
+        signer.check(KEY, query)
 
 
 def test_a_signature_that_is_no_ascii_is_refused(signer: TicketSigner) -> None:
-    given = params(signer.sign(KEY, "image/png", 99, 60).url) | {"signature": "é"}
+    query = params(signer.sign(KEY, "image/png", 99, 60).url) | {"signature": "é"}
     with pytest.raises(Forbidden):
-        signer.check(KEY, given)
+        signer.check(KEY, query)

@@ -107,14 +107,14 @@ def test_a_vulnerability_is_named_with_the_version_that_fixes_it(osv: Osv) -> No
 def test_all_pages_are_read_and_withdrawn_entries_are_left_out(osv: Osv) -> None:
     osv.details |= {"B": {"id": "B"}, "C": {"id": "C", "withdrawn": "2026-01-01T00:00:00Z"}}
     osv.vulnerable = {"pkg:pypi/thing-one@1.0": ["GHSA-xxxx", "C", "B"]}
-    assert [each.id for each in found(osv, package("thing-one"))] == ["GHSA-xxxx", "B"]
+    assert [finding.id for finding in found(osv, package("thing-one"))] == ["GHSA-xxxx", "B"]
 
 
 def test_many_packages_are_looked_up(osv: Osv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "AT_ONCE", 3)
     many = [package(f"p{number}") for number in range(10)]
-    osv.vulnerable = {each.purl: ["GHSA-xxxx"] for each in many[4:9]}
-    assert [each.package.name for each in found(osv, *many)] == ["p4", "p5", "p6", "p7", "p8"]
+    osv.vulnerable = {component.purl: ["GHSA-xxxx"] for component in many[4:9]}
+    assert [finding.package.name for finding in found(osv, *many)] == ["p4", "p5", "p6", "p7", "p8"]
 
 
 def test_an_answer_that_is_an_error_is_not_taken_for_no_vulnerability(osv: Osv) -> None:
@@ -138,7 +138,7 @@ def test_the_command_fails_for_a_vulnerability(
 ) -> None:
     assert audit.main(["--database", osv.url]) == 0
     assert "0 vulnerabilities found" in capsys.readouterr().out
-    starlette = next(each for each in audit.shipped() if each.name == "starlette")
+    starlette = next(component for component in audit.shipped() if component.name == "starlette")
     osv.vulnerable[starlette.purl] = ["GHSA-xxxx"]
     assert audit.main(["--database", osv.url]) == 1
     assert f"starlette {starlette.version}: GHSA-xxxx" in capsys.readouterr().err
@@ -149,7 +149,7 @@ def test_without_the_database_it_says_that_nothing_was_checked(
 ) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert audit.main(["--database", nowhere]) == 0
-    said = capsys.readouterr()
-    assert said.err.startswith("NOT CHECKED: ")
-    assert "vulnerabilities found" not in said.out
+    output = capsys.readouterr()
+    assert output.err.startswith("NOT CHECKED: ")
+    assert "vulnerabilities found" not in output.out
     assert audit.main(["--database", nowhere, "--strict"]) == 2

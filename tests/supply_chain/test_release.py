@@ -66,12 +66,12 @@ def test_the_files_have_the_time_of_the_commit_and_no_owner(
     (sdist,) = built_twice[0].glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         members = archive.getmembers()
-        assert any(each.name.endswith("/darkroom/app.py") for each in members)
-        assert {(each.mtime, each.uid, each.uname) for each in members} == {(EPOCH, 0, "")}
+        assert any(member.name.endswith("/darkroom/app.py") for member in members)
+        assert {(member.mtime, member.uid, member.uname) for member in members} == {(EPOCH, 0, "")}
     (wheel,) = built_twice[0].glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert "darkroom/app.py" in archive.namelist()
-        assert len({each.date_time for each in archive.infolist()}) == 1
+        assert len({member.date_time for member in archive.infolist()}) == 1
 
 
 def test_another_version_of_the_builder_is_refused(tmp_path: Path) -> None:
@@ -91,16 +91,16 @@ def downloaded(tmp_path: Path) -> tuple[Path, Path]:
     again.mkdir()
     (again / "darkroom.whl").write_bytes(b"wheel")
     (again / "darkroom.tar.gz").write_bytes(b"sdist")
-    given = tmp_path / "given"
-    shutil.copytree(again, given)
-    (given / SUMS).write_text(sums_of(given))
-    return given, again
+    published = tmp_path / "given"
+    shutil.copytree(again, published)
+    (published / SUMS).write_text(sums_of(published))
+    return published, again
 
 
 def test_the_hashes_are_in_the_format_of_sha256sum(downloaded: tuple[Path, Path]) -> None:
-    given, _ = downloaded
+    published, _ = downloaded
     done = subprocess.run(
-        ["sha256sum", "--check", SUMS], cwd=given, capture_output=True, check=True
+        ["sha256sum", "--check", SUMS], cwd=published, capture_output=True, check=True
     )
     assert done.stdout.decode().split("\n")[:2] == ["darkroom.tar.gz: OK", "darkroom.whl: OK"]
 
@@ -112,29 +112,29 @@ def test_a_release_that_the_commit_gives_has_no_differences(
 
 
 def test_files_that_were_changed_are_found(downloaded: tuple[Path, Path]) -> None:
-    given, again = downloaded
-    (given / "darkroom.whl").write_bytes(b"other")
-    (given / "darkroom.tar.gz").unlink()
-    assert differences(given, again) == [
-        f"darkroom.tar.gz is missing in {given}.",
+    published, again = downloaded
+    (published / "darkroom.whl").write_bytes(b"other")
+    (published / "darkroom.tar.gz").unlink()
+    assert differences(published, again) == [
+        f"darkroom.tar.gz is missing in {published}.",
         f"darkroom.whl is damaged: its hash is not the one in {SUMS}.",
     ]
-    (given / "darkroom.tar.gz").write_bytes(b"added code")
-    (given / SUMS).write_text(sums_of(given))  # by someone who can change both
-    assert [each.partition(":")[0] for each in differences(given, again)] == [
+    (published / "darkroom.tar.gz").write_bytes(b"added code")
+    (published / SUMS).write_text(sums_of(published))  # by someone who can change both
+    assert [difference.partition(":")[0] for difference in differences(published, again)] == [
         "darkroom.tar.gz is not what the commit gives",
         "darkroom.whl is not what the commit gives",
     ]
 
 
 def test_files_that_only_one_side_has_are_found(downloaded: tuple[Path, Path]) -> None:
-    given, again = downloaded
+    published, again = downloaded
     (again / "darkroom.whl").rename(again / "darkroom-2.whl")
-    assert differences(given, again) == [
+    assert differences(published, again) == [
         f"{SUMS} does not have darkroom-2.whl, which the commit gives.",
         f"darkroom.whl is in {SUMS}, but the commit does not give such a file.",
     ]
-    (given / SUMS).unlink()
-    assert differences(given, again) == [
-        f"{given} has no {SUMS}. Download it together with the files."
+    (published / SUMS).unlink()
+    assert differences(published, again) == [
+        f"{published} has no {SUMS}. Download it together with the files."
     ]

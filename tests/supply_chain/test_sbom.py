@@ -40,20 +40,20 @@ def test_the_sbom_has_every_locked_package_with_the_hashes_of_its_files(
     bill: dict[str, Any],
 ) -> None:
     rows = {name: hashes for name, _, hashes in locked(LOCK.read_text())}
-    found = {
-        each["name"]: {
-            one["content"]
-            for reference in each.get("externalReferences", ())
-            for one in reference["hashes"]
+    by_name = {
+        component["name"]: {
+            digest["content"]
+            for reference in component.get("externalReferences", ())
+            for digest in reference["hashes"]
         }
-        for each in bill["components"]
+        for component in bill["components"]
     }
     assert len(rows) > 100
-    assert found == {name: set(hashes) for name, hashes in rows.items()} | {"torch": set()}
+    assert by_name == {name: set(hashes) for name, hashes in rows.items()} | {"torch": set()}
 
 
 def test_the_dependencies_lead_from_darkroom_to_every_package(bill: dict[str, Any]) -> None:
-    leads = {each["ref"]: each["dependsOn"] for each in bill["dependencies"]}
+    leads = {dependency["ref"]: dependency["dependsOn"] for dependency in bill["dependencies"]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ahead = [f"pkg:pypi/{project['name']}@{project['version']}"]
     reached = set[str]()
@@ -61,7 +61,7 @@ def test_the_dependencies_lead_from_darkroom_to_every_package(bill: dict[str, An
         if (ref := ahead.pop()) not in reached:
             reached.add(ref)
             ahead.extend(leads[ref])
-    assert {each["bom-ref"] for each in bill["components"]} == reached - {
+    assert {component["bom-ref"] for component in bill["components"]} == reached - {
         bill["metadata"]["component"]["bom-ref"]
     }
 
@@ -118,6 +118,6 @@ def test_a_licence_that_is_not_allowed_is_refused_with_what_to_do(
 
 def test_a_review_of_a_package_that_is_gone_is_found(packages: tuple[Package, ...]) -> None:
     (name, *_) = sorted(REVIEWED)
-    left = [licence_of(each) for each in packages if each.name != name]
+    left = [licence_of(dependency) for dependency in packages if dependency.name != name]
     (sentence,) = problems(left)
     assert f"has {name}, which the container does not have any more" in sentence

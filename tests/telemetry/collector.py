@@ -55,14 +55,14 @@ class Collector:
 
     def _wait(self, names: set[str]) -> None:
         def arrived() -> bool:
-            return names <= {each.name for each in self.spans}
+            return names <= {span.name for span in self.spans}
 
         with self.changed:
-            assert self.changed.wait_for(arrived, PATIENCE_S), [each.name for each in self.spans]
+            assert self.changed.wait_for(arrived, PATIENCE_S), [span.name for span in self.spans]
 
     def named(self, name: str) -> Received:
-        (found,) = [each for each in self.spans if each.name == name]
-        return found
+        (span,) = [received for received in self.spans if received.name == name]
+        return span
 
     def take(self, body: bytes) -> None:
         request = ExportTraceServiceRequest.FromString(body)
@@ -70,12 +70,12 @@ class Collector:
             self.bodies.append(body)
             for resource in request.resource_spans:
                 self.services.update(
-                    each.value.string_value
-                    for each in resource.resource.attributes
-                    if each.key == "service.name"
+                    attribute.value.string_value
+                    for attribute in resource.resource.attributes
+                    if attribute.key == "service.name"
                 )
                 self.spans += [
-                    _span(each) for scope in resource.scope_spans for each in scope.spans
+                    _span(span) for scope in resource.scope_spans for span in scope.spans
                 ]
             self.changed.notify_all()
 
@@ -91,7 +91,7 @@ def _span(span: Any) -> Received:
         ended=span.end_time_unix_nano,
         failed=span.status.code == span.status.STATUS_CODE_ERROR,
         state=span.trace_state,
-        attributes={each.key: _value(each.value) for each in span.attributes},
+        attributes={attribute.key: _value(attribute.value) for attribute in span.attributes},
     )
 
 

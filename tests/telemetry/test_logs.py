@@ -49,8 +49,8 @@ def test_what_is_said_about_one_request_on_the_way_of_another_has_its_own_id() -
             log.info("two")
         log.info("three")
     log.info("four")
-    said = [line.partition("queue.reaper ")[2] for line in stream.getvalue().splitlines()]
-    assert said == ["[inner] one", "two", "[outer] three", "four"]
+    messages = [line.partition("queue.reaper ")[2] for line in stream.getvalue().splitlines()]
+    assert messages == ["[inner] one", "two", "[outer] three", "four"]
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
@@ -117,11 +117,11 @@ def test_json_lines_about_a_request_name_its_tenant_and_endpoint_and_no_other_li
     log.info("after")
     about = [json.loads(line) for line in stream.getvalue().splitlines()]
     facts = [
-        {name: each[name] for name in ("request_id", "tenant", "endpoint") if name in each}
-        for each in about
+        {name: record[name] for name in ("request_id", "tenant", "endpoint") if name in record}
+        for record in about
     ]
-    one = {"request_id": "one", "tenant": "acme", "endpoint": "fal-ai/flux/dev"}
-    assert facts == [{}, one, {"request_id": "two"}, {}]
+    first_facts = {"request_id": "one", "tenant": "acme", "endpoint": "fal-ai/flux/dev"}
+    assert facts == [{}, first_facts, {"request_id": "two"}, {}]
 
 
 def test_a_json_line_is_one_line_and_can_be_written_whatever_a_client_sent() -> None:

@@ -129,8 +129,8 @@ def test_a_configured_pool_has_figures_before_it_has_requests_or_replicas() -> N
 
 
 def test_two_registries_do_not_mix() -> None:
-    one, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
-    one.unexpected("x")
+    first, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    first.unexpected("x")
     assert two.registry.get_sample_value("darkroom_unexpected_errors_total", {"route": "x"}) is None
 
 
@@ -200,10 +200,10 @@ def test_ingress_replicas_on_one_node_take_ports_one_after_the_other() -> None:
         for _ in range(2):
             servers.append(MetricsServer(CollectorRegistry(), port, processes=2))
             assert servers[-1].start()
-        assert [each.port for each in servers] == [port, port + 1]
+        assert [listener.port for listener in servers] == [port, port + 1]
         third = MetricsServer(CollectorRegistry(), port, processes=2)
         assert (third.start(), third.port) == (False, 0)
         assert third.wanted == f"ports {port} to {port + 1} on 127.0.0.1"
     finally:
-        for each in servers:
-            each.close()
+        for server in servers:
+            server.close()

@@ -65,7 +65,7 @@ def test_a_state_that_cannot_be_passed_on_is_dropped(state: str) -> None:
 
 def test_each_lease_has_a_span_of_its_own_in_the_same_trace() -> None:
     leases = [LeaseKey("id", 1, 5), LeaseKey("id", 2, 5), LeaseKey("id", 1, 6)]
-    traces = [of_attempt(f"{PARENT} a=1", held) for held in leases]
+    traces = [of_attempt(f"{PARENT} a=1", lease_key) for lease_key in leases]
     assert {ids_of(trace)[0] for trace in traces} == {TRACE}
     assert len({ids_of(trace)[1] for trace in traces} | {SPAN}) == 4
     assert of_attempt(f"{PARENT} a=1", leases[0]) == traces[0]

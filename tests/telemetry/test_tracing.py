@@ -48,7 +48,7 @@ async def test_a_request_is_one_trace_from_its_client_to_its_webhook(
         names = "POST fal.submit", "wait", "attempt", "webhook"
         spans = await traced.collector.until(*names, *STAGES)
     submit, wait, attempt, webhook = map(traced.collector.named, names)
-    assert {each.trace_id for each in spans} == {TRACE}
+    assert {span.trace_id for span in spans} == {TRACE}
     assert traced.collector.services == {"darkroom"}
 
     assert (submit.parent_id, submit.kind, submit.state) == (CLIENT_SPAN, SERVER, "vendor=1")
@@ -60,19 +60,19 @@ async def test_a_request_is_one_trace_from_its_client_to_its_webhook(
     assert (attempt.kind, webhook.kind) == (CONSUMER, CLIENT)
     assert delivered.headers["traceparent"] == f"00-{TRACE}-{webhook.span_id}-01"
     request_id = answer.json()["request_id"]
-    about = {each.attributes["darkroom.request_id"] for each in (submit, wait, attempt, webhook)}
+    about = {span.attributes["darkroom.request_id"] for span in (submit, wait, attempt, webhook)}
     assert about == {request_id}
     assert attempt.attributes["gen_ai.request.model"] == ENDPOINT
     assert (attempt.attributes["darkroom.attempt"], attempt.failed) == (1, False)
 
-    stages = [each for each in spans if each.parent_id == attempt.span_id]
-    stages = [each for each in stages if each.name != "waiting_for_slot"]  # on a slow machine
-    assert [each.name for each in sorted(stages, key=lambda each: each.began)] == STAGES
-    assert all(attempt.began <= each.began <= each.ended <= attempt.ended for each in stages)
+    stages = [span for span in spans if span.parent_id == attempt.span_id]
+    stages = [stage for stage in stages if stage.name != "waiting_for_slot"]  # on a slow machine
+    assert [stage.name for stage in sorted(stages, key=lambda each: each.began)] == STAGES
+    assert all(attempt.began <= stage.began <= stage.ended <= attempt.ended for stage in stages)
     denoising = traced.collector.named("denoising").attributes
     assert denoising == {"darkroom.steps": STEPS, "darkroom.batch_size": 1.0}
-    assert not any(BODY["prompt"].encode() in each for each in traced.collector.bodies)
-    assert not any("darkroom.tenant" in each.attributes for each in spans)
+    assert not any(BODY["prompt"].encode() in body for body in traced.collector.bodies)
+    assert not any("darkroom.tenant" in span.attributes for span in spans)
 
 
 @pytest.mark.parametrize("waiting", ["2", "2048"])
@@ -139,4 +139,4 @@ def test_without_tracing_the_sdk_is_not_imported() -> None:
         check=True,
     )
     sdk = "opentelemetry.sdk", "opentelemetry.exporter", "serve_app.telemetry.tracing"
-    assert not [each for each in shown.stdout.split() if each.startswith(sdk)]
+    assert not [word for word in shown.stdout.split() if word.startswith(sdk)]

@@ -27,12 +27,12 @@ async def test_a_key_revoked_elsewhere_is_shut_out_within_seconds(
 ) -> None:
     clock = FakeClock()
     here, elsewhere = KeyRing(database, clock), KeyRing(database, clock)
-    made = await here.create("studio")
-    await here.authenticate(f"Key {made}")
-    await elsewhere.revoke(made.id)
+    key = await here.create("studio")
+    await here.authenticate(f"Key {key}")
+    await elsewhere.revoke(key.id)
     clock.advance(CACHE_S + 0.1)
     with pytest.raises(Unauthenticated):
-        await here.authenticate(f"Key {made}")
+        await here.authenticate(f"Key {key}")
 
 
 async def test_a_token_of_a_key_revoked_elsewhere_is_shut_out_within_seconds(
@@ -40,32 +40,32 @@ async def test_a_token_of_a_key_revoked_elsewhere_is_shut_out_within_seconds(
 ) -> None:
     clock = FakeClock()
     here, elsewhere = KeyRing(database, clock), KeyRing(database, clock)
-    made = await here.create("studio")
-    assert (await here.identity_of(made.id)).tenant == "studio"
-    await elsewhere.revoke(made.id)
+    key = await here.create("studio")
+    assert (await here.identity_of(key.id)).tenant == "studio"
+    await elsewhere.revoke(key.id)
     clock.advance(CACHE_S + 0.1)
     with pytest.raises(Unauthenticated, match="no longer valid"):
-        await here.identity_of(made.id)
+        await here.identity_of(key.id)
 
 
 async def test_a_disabled_tenants_keys_are_refused_with_a_sentence(database: Database) -> None:
     keys = KeyRing(database, FakeClock())
-    made = await keys.create("studio")
+    key = await keys.create("studio")
     await database.rows("UPDATE tenants SET disabled_at = now()")
     with pytest.raises(TenantDisabled, match="tenant studio is disabled"):
-        await keys.authenticate(f"Key {made}")
+        await keys.authenticate(f"Key {key}")
     with pytest.raises(Unauthenticated):  # nothing is said to someone without the secret
-        await keys.authenticate(f"Key {made.id}:{'0' * 64}")
+        await keys.authenticate(f"Key {key.id}:{'0' * 64}")
 
 
 async def test_uses_are_written_in_one_statement_whatever_their_number(database: Database) -> None:
-    made = [await KeyRing(database, FakeClock()).create("studio") for _ in range(3)]
+    credentials = [await KeyRing(database, FakeClock()).create("studio") for _ in range(3)]
     counting = CountingDatabase(database.conninfo)
     await counting.start()
     keys = KeyRing(counting, FakeClock())
     for _ in range(10):
-        for each in made:
-            await keys.authenticate(f"Key {each}")
+        for credential in credentials:
+            await keys.authenticate(f"Key {credential}")
     before = counting.statements
     await keys.write_uses()
     await keys.write_uses()  # nothing was used since
@@ -75,8 +75,8 @@ async def test_uses_are_written_in_one_statement_whatever_their_number(database:
 
 async def test_uses_are_kept_while_the_database_is_away(database: Database) -> None:
     keys = KeyRing(database, FakeClock())
-    made = await keys.create("studio")
-    await keys.authenticate(f"Key {made}")
+    key = await keys.create("studio")
+    await keys.authenticate(f"Key {key}")
     await database.aclose()
     with pytest.raises(DatabaseUnavailable):
         await keys.write_uses()
@@ -89,19 +89,19 @@ async def test_uses_are_kept_while_the_database_is_away(database: Database) -> N
 async def test_a_rotated_key_is_refused_elsewhere_within_seconds(database: Database) -> None:
     clock = FakeClock()
     here, elsewhere = KeyRing(database, clock), KeyRing(database, clock)
-    made = await here.create("studio")
-    await here.authenticate(f"Key {made}")
-    await elsewhere.rotate(made.id, overlap_s=0)
+    key = await here.create("studio")
+    await here.authenticate(f"Key {key}")
+    await elsewhere.rotate(key.id, overlap_s=0)
     clock.advance(CACHE_S + 0.1)
     with pytest.raises(Unauthenticated, match="expired"):
-        await here.authenticate(f"Key {made}")
+        await here.authenticate(f"Key {key}")
 
 
 async def test_two_rotations_at_once_make_one_successor(database: Database) -> None:
     keys = KeyRing(database, FakeClock())
-    made = await keys.create("studio")
-    done = await asyncio.gather(*(keys.rotate(made.id, 60) for _ in range(2)))
-    assert len([each for each in done if each is not None]) == 1
+    key = await keys.create("studio")
+    done = await asyncio.gather(*(keys.rotate(key.id, 60) for _ in range(2)))
+    assert len([successor for successor in done if successor is not None]) == 1
     assert len(await keys.list("studio")) == 2
 
 
@@ -110,25 +110,25 @@ async def test_a_key_that_was_seen_lately_needs_no_database(
 ) -> None:
     clock = FakeClock()
     keys = KeyRing(database, clock)
-    made = await keys.create("studio")
-    await keys.authenticate(f"Key {made}")
+    key = await keys.create("studio")
+    await keys.authenticate(f"Key {key}")
     await database.aclose()
-    assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
+    assert (await keys.authenticate(f"Key {key}")).tenant == "studio"
     clock.advance(CACHE_S + 0.1)
-    assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
+    assert (await keys.authenticate(f"Key {key}")).tenant == "studio"
     clock.advance(STALE_S)
     with pytest.raises(DatabaseUnavailable):
-        await keys.authenticate(f"Key {made}")
+        await keys.authenticate(f"Key {key}")
 
 
 async def test_many_calls_at_once_look_a_key_up_once(database: Database) -> None:
-    made = await KeyRing(database, FakeClock()).create("studio")
+    key = await KeyRing(database, FakeClock()).create("studio")
     counting = CountingDatabase(database.conninfo)
     await counting.start()
     keys = KeyRing(counting, FakeClock())
-    callers = await asyncio.gather(*(keys.authenticate(f"Key {made}") for _ in range(20)))
+    callers = await asyncio.gather(*(keys.authenticate(f"Key {key}") for _ in range(20)))
     await counting.aclose()
-    assert {each.tenant for each in callers} == {"studio"}
+    assert {caller.tenant for caller in callers} == {"studio"}
     assert counting.statements == 1
 
 
@@ -144,17 +144,17 @@ async def test_invented_ids_neither_fill_the_memory_nor_push_good_keys_out(
     database: Database,
 ) -> None:
     keys = KeyRing(database, FakeClock(), size=10)
-    made = await keys.create("studio")
-    await keys.authenticate(f"Key {made}")
+    key = await keys.create("studio")
+    await keys.authenticate(f"Key {key}")
     for number in range(30):
         with pytest.raises(Unauthenticated):
             await keys.authenticate(f"Key invented{number}:{'0' * 64}")
     await database.aclose()
-    assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
+    assert (await keys.authenticate(f"Key {key}")).tenant == "studio"
 
 
 async def test_no_secret_is_stored(database: Database) -> None:
-    made = await KeyRing(database, FakeClock()).create("studio")
+    key = await KeyRing(database, FakeClock()).create("studio")
     rows = await database.rows("SELECT api_keys::text FROM api_keys")
-    assert made.id in str(rows)
-    assert made.secret not in str(rows)
+    assert key.id in str(rows)
+    assert key.secret not in str(rows)

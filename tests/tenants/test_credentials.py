@@ -7,21 +7,21 @@ from serve_app.tenants.credentials import Credential, new_credential, parse, par
 
 
 def test_a_new_secret_has_256_random_bits() -> None:
-    one, two = new_credential(), new_credential()
-    assert len(bytes.fromhex(one.secret)) == 32
-    assert one.secret != two.secret
-    assert one.id != two.id
+    first, two = new_credential(), new_credential()
+    assert len(bytes.fromhex(first.secret)) == 32
+    assert first.secret != two.secret
+    assert first.id != two.id
 
 
 def test_a_key_reads_back_as_it_was_written() -> None:
-    made = new_credential()
-    assert parse(str(made)) == made
+    credential = new_credential()
+    assert parse(str(credential)) == credential
 
 
 def test_a_secret_is_never_shown_by_accident() -> None:
-    made = new_credential()
-    assert made.secret not in repr(made)
-    assert made.secret not in f"{[made]}"
+    credential = new_credential()
+    assert credential.secret not in repr(credential)
+    assert credential.secret not in f"{[credential]}"
 
 
 @pytest.mark.parametrize(

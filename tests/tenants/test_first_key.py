@@ -35,7 +35,7 @@ def mode(path: Path) -> int:
 
 
 def beside(path: Path) -> list[str]:
-    return [each.name for each in path.parent.iterdir()]
+    return [sibling.name for sibling in path.parent.iterdir()]
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def path(tmp_path: Path) -> Path:
 async def test_a_new_installation_gets_a_key_that_only_its_owner_can_read(
     keys: FakeKeyRing, path: Path
 ) -> None:
-    made = await start(keys, None, path)
-    assert made is not None
-    assert content(path) == str(made)
+    key = await start(keys, None, path)
+    assert key is not None
+    assert content(path) == str(key)
     assert mode(path) == 0o600
     who = await keys.authenticate(f"Key {content(path)}")
     assert (who.tenant, who.scopes) == ("default", {API, ADMIN})

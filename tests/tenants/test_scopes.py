@@ -42,7 +42,7 @@ def caller(*scopes: str, endpoints: tuple[str, ...] = ()) -> Caller:
 def test_a_bundle_includes_its_scopes_and_no_others(
     scopes: tuple[str, ...], allowed: set[str]
 ) -> None:
-    assert {each for each in SINGLE if caller(*scopes).may(each)} == allowed
+    assert {scope for scope in SINGLE if caller(*scopes).may(scope)} == allowed
 
 
 def test_a_refusal_names_the_missing_scope_and_the_bundles_with_it() -> None:

@@ -29,8 +29,8 @@ def test_rights_of_several_groups_for_one_tenant_are_added() -> None:
         "film": Rights("studio", API, ("other/*", "test/*")),
         "ops": Rights("default", frozenset({"admin"})),
     }
-    found = rights_of(person("ops", "film", "art"), groups)
-    assert found == Rights("studio", READ | API, ("test/*", "other/*"))
+    rights = rights_of(person("ops", "film", "art"), groups)
+    assert rights == Rights("studio", READ | API, ("test/*", "other/*"))
 
 
 def test_a_group_without_limits_lifts_those_of_others() -> None:

@@ -33,13 +33,13 @@ def test_a_token_names_its_tenant_and_its_key(tokens: UploadTokens) -> None:
 def test_the_client_gets_an_earlier_end_than_the_true_one(
     tokens: UploadTokens, clock: FakeClock
 ) -> None:
-    made = tokens.make(CALLER)
-    assert made.expires_at == clock.now() + timedelta(seconds=CLIENT_VALID_S)
+    token = tokens.make(CALLER)
+    assert token.expires_at == clock.now() + timedelta(seconds=CLIENT_VALID_S)
     clock.advance(VALID_S - 1)
-    assert tokens.grant_of(f"Bearer {made.text}") == GRANT
+    assert tokens.grant_of(f"Bearer {token.text}") == GRANT
     clock.advance(1)
     with pytest.raises(Unauthenticated, match="expired"):
-        tokens.grant_of(f"Bearer {made.text}")
+        tokens.grant_of(f"Bearer {token.text}")
 
 
 @pytest.mark.parametrize("header", [None, "", "Key id:secret", "Bearer id:secret", "Basic x"])
@@ -60,6 +60,6 @@ def test_what_we_did_not_sign_for_uploads_is_refused(
         sign_claims({**claims, "key": None}, SECRET),
         tokens.make(CALLER).text[:-2],
     ]
-    for each in forged:
+    for token in forged:
         with pytest.raises(Unauthenticated, match="not valid"):
-            tokens.grant_of(f"Bearer {each}")
+            tokens.grant_of(f"Bearer {token}")

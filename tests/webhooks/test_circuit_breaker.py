@@ -103,7 +103,7 @@ def test_tenants_take_turns_before_their_channels_do() -> None:
         breakers.record_result(channel, FINE, 0.0)
     chosen = breakers.choose(due, 1.0)
     of = {
-        name: sum(n for each, n in chosen.items() if each.tenant == name)
+        name: sum(n for receiver, n in chosen.items() if receiver.tenant == name)
         for name in ["ann", "bob", "cleo"]
     }
     assert of == {"ann": 20, "bob": 16, "cleo": PROVEN}  # ann stops at what is still free
@@ -179,8 +179,8 @@ def test_whatever_happens_the_caps_hold(acts: list[tuple[str, DeliveryChannel]])
             breakers.record_result(back, FINE if act == "fine" else DOWN, float(now))
         assert breakers.in_flight == len(away) <= MAX_IN_FLIGHT
         for tenant in "abc":
-            assert sum(each.tenant == tenant for each in away) <= MAX_PER_TENANT
-        assert all(away.count(each) <= PROVEN for each in away)
+            assert sum(receiver.tenant == tenant for receiver in away) <= MAX_PER_TENANT
+        assert all(away.count(receiver) <= PROVEN for receiver in away)
 
 
 @given(st.lists(st.tuples(channels_, st.booleans()), max_size=300))

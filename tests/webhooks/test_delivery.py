@@ -88,11 +88,11 @@ async def post(
     await sender.start()
     tally = Counted()
     rules = RetryRules(waits_s, give_up_s=3600.0, check_interval_s=0.02)
-    made = DeliveryWorker(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
+    worker = DeliveryWorker(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
     try:
-        yield Post(queue, tally, made)
+        yield Post(queue, tally, worker)
     finally:
-        await made.aclose()
+        await worker.aclose()
         await sender.aclose()
 
 
@@ -101,7 +101,7 @@ async def test_each_is_delivered_once() -> None:
         ids = [await here.ended(receiver.url()) for _ in range(100)]
         here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 100)
-        assert sorted(each.body.decode() for each in receiver.received) == sorted(ids)
+        assert sorted(call.body.decode() for call in receiver.received) == sorted(ids)
         assert receiver.most_at_once <= PROVEN
 
 
@@ -146,11 +146,11 @@ async def test_two_tenants_with_many_receivers_that_hang_delay_no_third(
             for tenant in ("ann", "bob"):
                 await here.ended(receiver.url(), tenant)
         here.worker.start()
-        held = 2 * MAX_UNPROVEN_PER_TENANT
-        await here.until(lambda: sum(len(each.received) for each in hanging) >= held)
+        in_flight = 2 * MAX_UNPROVEN_PER_TENANT
+        await here.until(lambda: sum(len(host.received) for host in hanging) >= in_flight)
         await here.ended(good.url(), tenant="cleo")
         await good.until(1, within_s=60)
-        assert sum(len(each.received) for each in hanging) == held
+        assert sum(len(host.received) for host in hanging) == in_flight
 
 
 async def test_a_receiver_that_comes_back_gets_everything() -> None:
@@ -163,7 +163,7 @@ async def test_a_receiver_that_comes_back_gets_everything() -> None:
         await here.until(lambda: here.tally.results["failed"] >= 2)
         await receiver.start()
         await receiver.until(3)
-        assert {each.body.decode() for each in receiver.received} == ids
+        assert {call.body.decode() for call in receiver.received} == ids
         await here.until(lambda: here.tally.results["delivered"] == 3)
         await receiver.aclose()
 
@@ -200,15 +200,15 @@ async def test_a_body_that_cannot_be_made_now_waits_and_holds_up_no_other() -> N
         here.worker.start()
         await receiver.until(1)
         await here.until(lambda: refused == [away])
-        assert [each.target for each in receiver.received] == ["/good"]
+        assert [call.target for call in receiver.received] == ["/good"]
         assert (await here.queue.outbox.get(TENANT, away)).tries == 0
 
 
 async def test_memory_holds_only_what_is_on_its_way() -> None:
-    made: set[str] = set()
+    request_ids: set[str] = set()
 
     async def compose(claimed: ClaimedDelivery) -> bytes:
-        made.add(claimed.request_id)
+        request_ids.add(claimed.request_id)
         return b"{}"
 
     async with AsyncExitStack() as stack, post(compose) as here:
@@ -221,9 +221,9 @@ async def test_memory_holds_only_what_is_on_its_way() -> None:
                     await here.ended(receiver.url(), tenant)
         here.worker.start()
         most = 3 * MAX_UNPROVEN_PER_TENANT
-        await here.until(lambda: sum(len(each.received) for each in hosts) >= most)
+        await here.until(lambda: sum(len(host.received) for host in hosts) >= most)
         await asyncio.sleep(0.2)
-        assert len(made) <= most
+        assert len(request_ids) <= most
 
 
 async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
@@ -231,13 +231,13 @@ async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
 ) -> None:
     monkeypatch.setattr(delivery, "DATABASE_RETRY_S", 0.02)
     async with Receiver() as receiver, post() as here:
-        outbox, asked = here.queue.outbox, 0
+        outbox, attempts = here.queue.outbox, 0
         delivered = outbox.delivered
 
         async def away(claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
-            nonlocal asked
-            asked += 1
-            if asked < 4:
+            nonlocal attempts
+            attempts += 1
+            if attempts < 4:
                 raise DatabaseUnavailable("PostgreSQL is away.")
             return await delivered(claimed, answer)
 
@@ -249,10 +249,10 @@ async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
 
 
 async def test_what_is_logged_of_a_delivery_has_the_id_of_its_request() -> None:
-    said: list[tuple[str, str | None]] = []
+    logged: list[tuple[str, str | None]] = []
     log = logging.getLogger(delivery.__name__)
     listener = logging.Handler()
-    listener.emit = lambda record: said.append((record.getMessage(), request_id.get()))
+    listener.emit = lambda record: logged.append((record.getMessage(), request_id.get()))
     log.addHandler(listener)
     try:
         async with Receiver(always(Reply(500))) as receiver, post(waits_s=()) as here:
@@ -261,8 +261,8 @@ async def test_what_is_logged_of_a_delivery_has_the_id_of_its_request() -> None:
             await here.until(lambda: here.tally.results["dead"] == len(ids))
     finally:
         log.removeHandler(listener)
-    assert {about for _, about in said} == ids
-    assert all(about and about in message for message, about in said)
+    assert {about for _, about in logged} == ids
+    assert all(about and about in message for message, about in logged)
 
 
 async def test_the_backlog_is_counted() -> None:

@@ -60,7 +60,7 @@ async def test_a_call_that_fails_is_repeated_with_the_same_body_until_it_is_give
             assert (row.due_at - clock.now()).total_seconds() == wait_s
             clock.advance(wait_s)
         await worker.run_due()
-        assert len({each.body for each in receiver.received}) == 1
+        assert len({call.body for call in receiver.received}) == 1
         assert len(receiver.received) == 3
     assert row.given_up_at is not None
     assert "not delivered" in row.error

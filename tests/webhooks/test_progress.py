@@ -127,7 +127,7 @@ async def test_calls_come_in_order_one_at_a_time_and_report_the_newest() -> None
             await here.progress(leased, number)
             await asyncio.sleep(0.01)
         await here.until(lambda: bool(receiver.received) and receiver.received[-1].body == b"60")
-        reported = [int(each.body) for each in receiver.received]
+        reported = [int(call.body) for call in receiver.received]
         assert reported == sorted(set(reported))
         assert 2 <= len(reported) <= 2 + (time.monotonic() - began) / 0.05
         assert receiver.most_at_once == 1
@@ -184,7 +184,7 @@ async def test_a_request_that_is_followed_to_its_end_sends_that_too_and_nothing_
             ended, ProgressState(receiver.url(), state, every_s=0.0, to_the_end=True)
         )
         await receiver.until(3)
-        assert [each.body for each in receiver.received] == [b"running", b"succeeded", b"succeeded"]
+        assert [call.body for call in receiver.received] == [b"running", b"succeeded", b"succeeded"]
 
 
 async def test_what_is_refused_is_lost_and_the_next_is_reported() -> None:
@@ -195,7 +195,7 @@ async def test_what_is_refused_is_lost_and_the_next_is_reported() -> None:
         await here.until(lambda: here.tally.results["lost"] == 1)
         await here.progress(leased, 2)
         await here.until(lambda: here.tally.results["told"] == 1)
-        assert [each.body for each in receiver.received] == [b"1", b"2"]
+        assert [call.body for call in receiver.received] == [b"1", b"2"]
 
 
 async def test_who_does_not_answer_holds_up_no_other_tenant(

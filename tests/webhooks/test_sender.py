@@ -105,8 +105,8 @@ async def test_a_name_and_password_become_basic_authentication(
 ) -> None:
     url = f"http://me:p%40ss@127.0.0.1:{receiver.port}/x"
     await sender.post(url, PARCEL, 5.0)
-    given = receiver.received[0].headers["authorization"]
-    assert base64.b64decode(given.removeprefix("Basic ")) == b"me:p@ss"
+    authorization = receiver.received[0].headers["authorization"]
+    assert base64.b64decode(authorization.removeprefix("Basic ")) == b"me:p@ss"
     assert receiver.received[0].target == "/x"
 
 

@@ -62,9 +62,11 @@ class HubServer:
     def downloads(self, path: str) -> list[Asked]:
         """Requests for the content of ``path``."""
         return [
-            each
-            for each in self.asked
-            if each.method == "GET" and each.path.endswith(path) and "/resolve/" not in each.path
+            request
+            for request in self.asked
+            if request.method == "GET"
+            and request.path.endswith(path)
+            and "/resolve/" not in request.path
         ]
 
 
@@ -80,12 +82,15 @@ def blob_id(path: Path) -> str:
 @contextmanager
 def serving(hub: HubServer) -> Iterator[HubServer]:
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub, of_cdn=of)) for of in (0, 1)]
-    hub.url, hub.cdn_url = (f"http://127.0.0.1:{each.server_port}" for each in servers)
+    hub.url, hub.cdn_url = (
+        f"http://127.0.0.1:{http_server.server_port}" for http_server in servers
+    )
     threads = [
-        threading.Thread(target=each.serve_forever, args=(0.02,), daemon=True) for each in servers
+        threading.Thread(target=http_server.serve_forever, args=(0.02,), daemon=True)
+        for http_server in servers
     ]
-    for each in threads:
-        each.start()
+    for server_thread in threads:
+        server_thread.start()
     try:
         yield hub
     finally:
@@ -113,8 +118,8 @@ class _Base(BaseHTTPRequestHandler):
 
     def _note(self) -> None:
         token = self.headers.get("Authorization")
-        asked = Asked(self.command, self.path, token, self.headers.get("Range"), self.of_cdn)
-        self.server_hub.asked.append(asked)
+        request = Asked(self.command, self.path, token, self.headers.get("Range"), self.of_cdn)
+        self.server_hub.asked.append(request)
 
     def _say(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -129,9 +134,9 @@ class _Base(BaseHTTPRequestHandler):
         """Send a file, with the injected failures."""
         hub = self.server_hub
         start = 0
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if asked and hub.ranges:
-            start = int(asked[1])
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if match and hub.ranges:
+            start = int(match[1])
         if start > len(content):
             self._say(416)
             return
@@ -175,14 +180,14 @@ class _Api(_Base):
             self._say(status, **headers)
             return
         url = urlsplit(self.path)
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(\w+)", url.path):
-            if folder := self._folder(found[1], found[2]):
-                self._list(found[1], self.server_hub.repositories[found[1]][0], folder)
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", url.path):
-            if not self._may(found[1]):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(\w+)", url.path):
+            if folder := self._folder(match[1], match[2]):
+                self._list(match[1], self.server_hub.repositories[match[1]][0], folder)
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", url.path):
+            if not self._may(match[1]):
                 return
-            if folder := self._folder(found[1], found[2]):
-                self._resolve(folder, *found.groups())
+            if folder := self._folder(match[1], match[2]):
+                self._resolve(folder, *match.groups())
         else:
             self._say(404)
 
@@ -211,19 +216,19 @@ class _Api(_Base):
 
     def _list(self, name: str, commit: str, folder: Path) -> None:
         siblings: list[dict[str, Any]] = []
-        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-            one: dict[str, Any] = {
+        for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
+            sibling: dict[str, Any] = {
                 "rfilename": path.relative_to(folder).as_posix(),
                 "size": path.stat().st_size,
                 "blobId": blob_id(path),
             }
             if path.suffix in LARGE:
-                one["lfs"] = {
+                sibling["lfs"] = {
                     "sha256": sha256(path),
                     "size": path.stat().st_size,
                     "pointerSize": 134,
                 }
-            siblings.append(one)
+            siblings.append(sibling)
         body = {"id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []}
         self._say(200, json.dumps(body).encode(), Content_Type="application/json")
 

@@ -40,22 +40,22 @@ def seen(store: Store, within_s: float | None = None) -> Availability:
 def test_what_the_hub_gives_has_a_size_and_what_is_here_needs_no_hub(
     hub: HubServer, store: Store
 ) -> None:
-    found = seen(store)
-    assert found.source is HubState.GIVES
-    assert found.download.missing_bytes == found.download.total_bytes
+    availability = seen(store)
+    assert availability.source is HubState.GIVES
+    assert availability.download.missing_bytes == availability.download.total_bytes
     with store.open(WANTED):
         pass
     hub.asked.clear()
-    found = seen(store)
-    assert (found.source, found.download.missing_bytes) == (HubState.NOT_NEEDED, 0)
+    availability = seen(store)
+    assert (availability.source, availability.download.missing_bytes) == (HubState.NOT_NEEDED, 0)
     assert hub.asked == []
 
 
 def test_a_gated_repository_is_refused_and_named_as_gated(hub: HubServer, store: Store) -> None:
     hub.gated.add(NAME)
-    found = seen(store)
-    assert (found.source, found.gated) == (HubState.REFUSES, True)
-    assert "accept its licence" in found.problem
+    availability = seen(store)
+    assert (availability.source, availability.gated) == (HubState.REFUSES, True)
+    assert "accept its licence" in availability.problem
 
 
 def test_one_that_is_not_there_is_refused(hub: HubServer, store: Store) -> None:
@@ -72,9 +72,9 @@ def test_a_hub_that_is_silent_is_waited_for_as_long_as_one_says(
     hub: HubServer, store: Store
 ) -> None:
     hub.hold_after["model_index.json"] = 0
-    found = seen(store, within_s=0.2)
-    assert found.source is HubState.UNREACHABLE
-    assert f"does not answer about {NAME}" in found.problem
+    availability = seen(store, within_s=0.2)
+    assert availability.source is HubState.UNREACHABLE
+    assert f"does not answer about {NAME}" in availability.problem
     hub.go.set()
 
 

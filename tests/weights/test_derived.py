@@ -28,7 +28,7 @@ def written(kept: DerivedFiles, name: str, size: int, used_at: float = 0.0) -> b
 
 
 def names(directory: Path) -> set[str]:
-    return {each.name for each in (directory / FOLDER).iterdir()}
+    return {path.name for path in (directory / FOLDER).iterdir()}
 
 
 def test_the_longest_unused_makes_room(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_a_file_that_is_found_counts_as_used(tmp_path: Path) -> None:
     kept = files(tmp_path)
     for name, used_at in (("a", 100.0), ("b", 200.0), ("c", 300.0)):
         written(kept, name, 300, used_at)
-    found = kept.find("a")
-    assert found is not None
-    assert found.read_bytes() == b"x" * 300
+    derived_file = kept.find("a")
+    assert derived_file is not None
+    assert derived_file.read_bytes() == b"x" * 300
     written(kept, "d", 300)
     assert names(tmp_path) == {"a", "c", "d"}
     assert kept.find("b") is None
@@ -67,9 +67,9 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
     written(files(tmp_path), "a", 300)
     assert not files(tmp_path).write("a", 300, fail)
-    found = files(tmp_path).find("a")
-    assert found is not None
-    assert found.stat().st_size == 300
+    derived_file = files(tmp_path).find("a")
+    assert derived_file is not None
+    assert derived_file.stat().st_size == 300
 
 
 def test_a_directory_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def test_what_other_programs_have_downloaded_neither_counts_nor_goes(
     make_store: MakeStore, hub: HubServer
 ) -> None:
     store = make_store(max_bytes=ONE)
-    for each in NEEDED:
+    for name in NEEDED:
         hf_hub_download(
-            "house/a", each, revision=COMMIT, cache_dir=store.directory, endpoint=hub.url
+            "house/a", name, revision=COMMIT, cache_dir=store.directory, endpoint=hub.url
         )
     pulled(store, "a", used_at=1)
     pulled(store, "b", used_at=2)

@@ -21,17 +21,17 @@ def refused(store, weights=WEIGHTS):
 
 def test_a_gated_repository_without_a_token_names_the_address_and_the_setting(store, hub):
     hub.gated.add(NAME)
-    said = refused(store)
-    assert f"accept its licence at {hub.url}/{NAME}" in said
-    assert "HF_TOKEN" in said
+    message = refused(store)
+    assert f"accept its licence at {hub.url}/{NAME}" in message
+    assert "HF_TOKEN" in message
 
 
 def test_for_a_token_whose_account_has_not_accepted_the_error_says_so(make_store, hub):
     hub.gated.add(NAME)
     hub.tokens["mine"] = set()
-    said = refused(make_store(token="mine"))
-    assert "account of HF_TOKEN has no access" in said
-    assert f"{hub.url}/{NAME}" in said
+    message = refused(make_store(token="mine"))
+    assert "account of HF_TOKEN has no access" in message
+    assert f"{hub.url}/{NAME}" in message
 
 
 def test_a_gated_repository_with_the_right_token_is_fetched(make_store, hub):
@@ -50,16 +50,16 @@ def test_a_repository_that_is_not_there_is_reported(store):
 
 
 def test_a_revision_that_is_not_there_is_reported(store):
-    said = refused(store, Weights(NAME, "f" * 40))
-    assert f"no revision {'f' * 40}" in said
+    message = refused(store, Weights(NAME, "f" * 40))
+    assert f"no revision {'f' * 40}" in message
 
 
 def test_a_hub_that_is_not_reached_is_reported_with_what_to_look_at(tmp_path):
     nowhere = Hub("http://127.0.0.1:9", tries=1)
-    said = refused(Store(StoreConfig(directory=tmp_path), lambda: nowhere))
-    assert "http://127.0.0.1:9 cannot be reached" in said
-    assert "HTTPS_PROXY" in said
-    assert "models pull" in said
+    message = refused(Store(StoreConfig(directory=tmp_path), lambda: nowhere))
+    assert "http://127.0.0.1:9 cannot be reached" in message
+    assert "HTTPS_PROXY" in message
+    assert "models pull" in message
 
 
 def test_a_proxy_that_does_not_let_through_is_reported(tmp_path, monkeypatch):
@@ -67,10 +67,10 @@ def test_a_proxy_that_does_not_let_through_is_reported(tmp_path, monkeypatch):
     close_session()  # the library caches the environment in its session
     try:
         away = Hub("https://hub.invalid", tries=1)
-        said = refused(Store(StoreConfig(directory=tmp_path), lambda: away))
+        message = refused(Store(StoreConfig(directory=tmp_path), lambda: away))
     finally:
         close_session()
-    assert "HTTPS_PROXY" in said
+    assert "HTTPS_PROXY" in message
 
 
 def test_server_errors_are_tried_again(store, hub, waits):

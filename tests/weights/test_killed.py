@@ -51,4 +51,4 @@ def test_the_next_goes_on_from_what_a_killed_one_has_left(hub, store, repository
     hub.hold_after.clear()
     with store.open(WEIGHTS) as folder:
         assert sha256(folder / UNET) == sha256(repository / UNET)
-    assert [each.range for each in hub.downloads(UNET)] == [None, f"bytes={whole}-"]
+    assert [download.range for download in hub.downloads(UNET)] == [None, f"bytes={whole}-"]

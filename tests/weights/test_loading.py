@@ -54,7 +54,7 @@ def test_a_pipeline_from_the_hub_draws_as_it_did_before_it_was_saved(hub, store,
     )
     same(loaded, flux)
     assert reported[-1][0] == reported[-1][1] == store.plan(FLUX).total_bytes
-    assert not any("fp16" in each.path for each in hub.asked)
+    assert not any("fp16" in request.path for request in hub.asked)
 
 
 @pytest.mark.long
@@ -63,7 +63,9 @@ def test_a_variant_is_loaded_from_its_own_files(hub, store, flux):
         Weights(FLUX.source, FLUX.revision, variant="fp16"), open_weights=store.open
     )
     same(loaded, flux)
-    assert {each.path.endswith(".fp16.safetensors") for each in hub.asked if each.of_cdn} == {True}
+    assert {
+        request.path.endswith(".fp16.safetensors") for request in hub.asked if request.of_cdn
+    } == {True}
 
 
 @dataclass
@@ -134,7 +136,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_memory_is_asked_for(st
 def test_the_size_of_weights_is_known_before_they_are_read(store, tmp_path, flux, dtype, share):
     folder = save_tiny_flux(tmp_path / "flux")
     tiny_flux().save_pretrained(folder, variant="fp16")  # an unused variant
-    modules = [each for each in flux.components.values() if isinstance(each, torch.nn.Module)]
+    modules = [
+        component
+        for component in flux.components.values()
+        if isinstance(component, torch.nn.Module)
+    ]
     reported = []
     options = {"dtype": dtype}
     endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open", options=options)
@@ -150,7 +156,11 @@ def test_the_size_of_weights_counts_each_component_in_its_own_type(store, tmp_pa
     options = {"dtype": "bfloat16", "dtypes": {"transformer": "float32"}}
     endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open", options=options)
     weights_module.load(store, Notes(), endpoint, "cpu", None, reported.append)
-    modules = [each for each in flux.components.values() if isinstance(each, torch.nn.Module)]
+    modules = [
+        component
+        for component in flux.components.values()
+        if isinstance(component, torch.nn.Module)
+    ]
     whole = bytes_of([flux.transformer])
     assert reported == [pytest.approx((bytes_of(modules) + whole) / 2, rel=0.02)]
 

@@ -97,7 +97,7 @@ def test_a_mirror_is_filled_from_a_shared_directory(
     make_store: MakeStore, mirrored: dict[str, str], tmp_path: Path
 ) -> None:
     volume = tmp_path / "volume"
-    size = sum(each.size for each in make_store(directory=volume).plan(WEIGHTS).files)
+    size = sum(file.size for file in make_store(directory=volume).plan(WEIGHTS).files)
     pulled(make_store(directory=volume))
     config = StoreConfig(directory=tmp_path / "node", shared_directory=volume, **mirrored)
     assert Store(config, lambda: Hub("http://127.0.0.1:9", tries=1)).push(WEIGHTS) == size

@@ -61,11 +61,11 @@ def test_what_was_copied_is_used(copied: Path) -> None:
 
 
 def test_missing_weights_are_reported_with_the_way_to_bring_them(tmp_path: Path) -> None:
-    said = refused(offline(tmp_path / "empty", mirror="s3://some-bucket"))
-    assert f"{NAME} is not in {tmp_path / 'empty'}" in said
-    assert "DARKROOM_OFFLINE" in said
-    assert "darkroom models pull" in said
-    assert FOLDER in said
+    message = refused(offline(tmp_path / "empty", mirror="s3://some-bucket"))
+    assert f"{NAME} is not in {tmp_path / 'empty'}" in message
+    assert "DARKROOM_OFFLINE" in message
+    assert "darkroom models pull" in message
+    assert FOLDER in message
     assert not (tmp_path / "empty").exists()
 
 
@@ -87,8 +87,8 @@ def test_a_damaged_copy_is_reported_and_kept_for_inspection(copied: Path) -> Non
 def test_the_cache_of_another_program_is_used_without_a_listing(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    for each in NEEDED:
-        hf_hub_download(NAME, each, revision=COMMIT, cache_dir=tmp_path / "c", endpoint=hub.url)
+    for name in NEEDED:
+        hf_hub_download(NAME, name, revision=COMMIT, cache_dir=tmp_path / "c", endpoint=hub.url)
     with offline(tmp_path / "c").open(WEIGHTS) as folder:
         assert (folder / UNET).is_file()
 
@@ -96,8 +96,8 @@ def test_the_cache_of_another_program_is_used_without_a_listing(
 def test_a_hub_that_is_away_leaves_what_another_program_has_brought(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    for each in NEEDED:
-        hf_hub_download(NAME, each, revision=COMMIT, cache_dir=tmp_path / "c", endpoint=hub.url)
+    for name in NEEDED:
+        hf_hub_download(NAME, name, revision=COMMIT, cache_dir=tmp_path / "c", endpoint=hub.url)
     away = Hub("http://127.0.0.1:9", tries=1)
     with Store(StoreConfig(directory=tmp_path / "c"), lambda: away).open(WEIGHTS) as folder:
         assert (folder / UNET).is_file()

@@ -55,13 +55,13 @@ def test_several_parts_of_a_component_have_the_folders_that_diffusers_gives_them
     tmp_path: Path,
 ) -> None:
     base = write_repository(tmp_path / "base")
-    nets = [write_part(tmp_path / each) for each in ("edges", "depth", "pose")]
-    parts = [WeightsPart("controlnet", str(each)) for each in nets]
+    nets = [write_part(tmp_path / name) for name in ("edges", "depth", "pose")]
+    parts = [WeightsPart("controlnet", str(net_path)) for net_path in nets]
     places = dict(zip(parts, nets, strict=True))
     three = composed(tmp_path / "store", base, weights_with(*parts), places)
     index = json.loads((three / "model_index.json").read_text())
     assert index["controlnet"] == ["diffusers", "MultiControlNetModel"]
-    names = [each.relative_to(three).as_posix() for each in three.rglob("*")]
+    names = [path.relative_to(three).as_posix() for path in three.rglob("*")]
     taken = select(names, index, None, "x")
     assert {f"{folder}/config.json" for folder in FOLDERS} <= taken
     for folder, net in zip(FOLDERS, nets, strict=True):
@@ -85,7 +85,7 @@ def test_a_part_replaces_a_component_of_the_pipeline(tmp_path: Path) -> None:
     base, better = write_repository(tmp_path / "base"), write_part(tmp_path / "vae")
     part = WeightsPart("vae", str(better))
     folder = composed(tmp_path / "store", base, Weights("x", parts=(part,)), {part: better})
-    assert {each.name for each in (folder / "vae").iterdir()} == {
+    assert {path.name for path in (folder / "vae").iterdir()} == {
         "config.json",
         "diffusion_pytorch_model.safetensors",
         "diffusion_pytorch_model.bin",
@@ -138,7 +138,7 @@ def test_parts_of_the_hub_are_downloaded_with_their_pipeline(
     assert repository_of(PART) in repositories_of(endpoint)
     store = make_store()
     with store.open(repository_of(PART)) as folder:
-        assert {each.name for each in folder.iterdir()} == {
+        assert {path.name for path in folder.iterdir()} == {
             "config.json",
             "diffusion_pytorch_model.safetensors",
         }
@@ -171,7 +171,7 @@ def test_of_an_ip_adapters_repository_one_file_is_downloaded(
 ) -> None:
     hub.add("house/adapter", COMMIT, write_adapters(tmp_path / "adapter"))
     with make_store().open(repository_of(ADAPTER)) as folder:
-        assert [each.name for each in (folder / "models").iterdir()] == ["plus.safetensors"]
+        assert [path.name for path in (folder / "models").iterdir()] == ["plus.safetensors"]
 
 
 def test_an_ip_adapter_is_a_file_of_the_folder_that_the_index_names(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_an_ip_adapter_is_a_file_of_the_folder_that_the_index_names(tmp_path: Pa
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_ip_adapter"] == "ip_adapter/plus.safetensors"
     assert (folder / "ip_adapter" / "plus.safetensors").read_bytes() == b"adapter"
-    names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
     assert "ip_adapter/plus.safetensors" in select(names, index, None, "x")
     (place / "models" / "plus.safetensors").unlink()
     with pytest.raises(WeightsUnavailable, match=r"no file house/adapter/models/plus\.safetensors"):

@@ -54,8 +54,8 @@ def start_peer(make_store: MakeStore, tmp_path: Path) -> Iterator[StartPeer]:
         return server
 
     yield start
-    for each in running:
-        each.close()
+    for started in running:
+        started.close()
 
 
 def url(server: PeerServer) -> str:
@@ -63,8 +63,8 @@ def url(server: PeerServer) -> str:
 
 
 def asking(*servers: PeerServer, caller: str = "fresh") -> Callable[[str, str], Source]:
-    found = Found(tuple(url(each) for each in servers), KEY)
-    return lambda *_: Peers(lambda: found, caller, CLOCK)
+    holders = Found(tuple(url(server) for server in servers), KEY)
+    return lambda *_: Peers(lambda: holders, caller, CLOCK)
 
 
 def fresh(tmp_path: Path, hub: str, *servers: PeerServer, caller: str = "fresh") -> Store:
@@ -106,12 +106,12 @@ def test_a_node_that_gets_a_file_while_another_downloads_is_asked_too(
     start_peer: StartPeer, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "FIND_AGAIN_S", -1.0)
-    node, asked = start_peer(), 0
+    node, lookups = start_peer(), 0
 
     def find() -> Found:
-        nonlocal asked
-        asked += 1
-        return Found((url(node),), KEY) if asked > 2 else Found()  # not when the download began
+        nonlocal lookups
+        lookups += 1
+        return Found((url(node),), KEY) if lookups > 2 else Found()  # not when the download began
 
     hub.asked.clear()
     store = Store(
@@ -121,7 +121,7 @@ def test_a_node_that_gets_a_file_while_another_downloads_is_asked_too(
     )
     with store.open(WEIGHTS) as folder:
         assert (folder / UNET).is_file()
-    fetched = {each.path for each in hub.asked if "/resolve/" in each.path}
+    fetched = {request.path for request in hub.asked if "/resolve/" in request.path}
     assert len(fetched) <= 2  # the index for the listing, and the first file
 
 
@@ -154,7 +154,7 @@ def test_the_hub_sends_the_rest_if_the_only_node_dies_midway(
 
     with fresh(tmp_path, hub.url, dying).open(WEIGHTS, on_progress) as folder:
         assert sha256(folder / UNET) == sha256(repository / UNET)
-    assert [bool(each.range) for each in hub.downloads(UNET)] == [True]
+    assert [bool(download.range) for download in hub.downloads(UNET)] == [True]
 
 
 def test_a_file_that_another_node_has_damaged_comes_from_the_hub(
@@ -245,7 +245,7 @@ def test_files_that_the_store_has_not_verified_are_not_sent(
     folder = RepositoryFolder(tmp_path / "node-0", NAME)
     listing = folder.listing(COMMIT)
     assert listing is not None
-    (readme,) = (each for each in listing.files if each.path == "README.md")
+    (readme,) = (file for file in listing.files if file.path == "README.md")
     copied = folder.snapshot(COMMIT) / "README.md"  # by another program that shares the directory
     copied.write_bytes((repository / "README.md").read_bytes())
     assert signed(node, file_path(NAME, COMMIT, readme.digest)).status_code == 404

@@ -21,20 +21,20 @@ from weights.registered import FOLDER, RegisteredFiles
 
 ONE = save({"a": np.zeros(2)})
 OTHER = save({"b": np.ones(2)})
-DIGEST, OTHERS = (hashlib.sha256(each).hexdigest() for each in (ONE, OTHER))
+DIGEST, OTHERS = (hashlib.sha256(content).hexdigest() for content in (ONE, OTHER))
 
 
 @contextmanager
 def storage(**contents: bytes) -> Iterator[tuple[str, list[str]]]:
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             name = self.path.strip("/")
             if name.startswith("busy/"):  # for the first requests
                 _, times, name = name.split("/")
-                if len(asked) <= int(times):
+                if len(requests) <= int(times):
                     self.send_error(503)
                     return
             body = contents.get(name)
@@ -49,20 +49,20 @@ def storage(**contents: bytes) -> Iterator[tuple[str, list[str]]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         server.server_close()
 
 
 def test_a_file_is_fetched_once_and_compared_with_its_digest(tmp_path: Path) -> None:
-    with storage(one=ONE) as (url, asked):
+    with storage(one=ONE) as (url, requests):
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/one")
         assert files.find(DIGEST) is None
         path = files.fetch(DIGEST)
         assert path.read_bytes() == ONE
         assert files.fetch(DIGEST) == files.find(DIGEST) == path
-    assert asked == ["/one"]
+    assert requests == ["/one"]
 
 
 def test_a_damaged_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/one")
         with pytest.raises(WeightsUnavailable, match="damaged"):
             files.fetch(DIGEST)
-    kept = [each.suffix for each in (tmp_path / FOLDER).rglob("*") if each.is_file()]
+    kept = [path.suffix for path in (tmp_path / FOLDER).rglob("*") if path.is_file()]
     assert kept == [".lock"]
 
 
@@ -110,19 +110,19 @@ def test_the_longest_unused_file_makes_room(
 
 def test_a_storage_that_restarts_is_asked_again(tmp_path: Path) -> None:
     waits: list[float] = []
-    with storage(one=ONE) as (url, asked):
+    with storage(one=ONE) as (url, requests):
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/busy/2/one", waits.append)
         assert files.fetch(DIGEST).read_bytes() == ONE
-    assert len(asked) == 3
+    assert len(requests) == 3
     assert waits == [1.0, 2.0]
 
 
 def test_a_storage_that_stays_away_is_no_fault_of_the_file(tmp_path: Path) -> None:
-    with storage() as (url, asked):
+    with storage() as (url, requests):
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/busy/9/one", lambda _: None)
         with pytest.raises(StorageUnavailable, match="4 tries"):
             files.fetch(DIGEST)
-    assert len(asked) == 4
+    assert len(requests) == 4
     files = RegisteredFiles(tmp_path, lambda _: f"{url}/one", lambda _: None)
     with pytest.raises(StorageUnavailable) as caught:
         files.fetch(DIGEST)  # nothing listens there any more
@@ -158,15 +158,15 @@ def test_replaced_files_stand_in_a_folder_of_links(tmp_path: Path) -> None:
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/other")
         replaced = {"unet": {"diffusion_pytorch_model.safetensors": OTHERS}}
         folder = files.composed(base, replaced)
-    found = {each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()}
-    assert found == {
+    paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert paths == {
         "model_index.json",
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
         "vae/config.json",
         "vae/diffusion_pytorch_model.fp16.safetensors",
     }
-    assert all(each.is_symlink() for each in folder.rglob("*") if each.is_file())
+    assert all(path.is_symlink() for path in folder.rglob("*") if path.is_file())
     shared = folder / "vae" / "diffusion_pytorch_model.fp16.safetensors"
     assert shared.samefile(base / "vae" / shared.name)
     assert files.composed(base, replaced) == folder
@@ -178,8 +178,8 @@ def test_several_files_of_a_component_get_an_index(tmp_path: Path) -> None:
     contents = {DIGEST: ONE, OTHERS: OTHER}
     with storage(**contents) as (url, _):
         files = RegisteredFiles(tmp_path, lambda digest: f"{url}/{digest}")
-        given = {"unet": dict(zip(names, (DIGEST, OTHERS), strict=True))}
-        folder = files.composed(base, given)
+        digests = {"unet": dict(zip(names, (DIGEST, OTHERS), strict=True))}
+        folder = files.composed(base, digests)
     index = json.loads(
         (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").read_text()
     )
@@ -188,13 +188,13 @@ def test_several_files_of_a_component_get_an_index(tmp_path: Path) -> None:
 
 def test_a_folder_whose_file_was_evicted_is_made_again(tmp_path: Path) -> None:
     base = pipeline(tmp_path / "base")
-    with storage(other=OTHER) as (url, asked):
+    with storage(other=OTHER) as (url, requests):
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/other")
         replaced = {"unet": {"diffusion_pytorch_model.safetensors": OTHERS}}
         folder = files.composed(base, replaced)
-        found = files.find(OTHERS)
-        assert found is not None
-        found.unlink()
+        path = files.find(OTHERS)
+        assert path is not None
+        path.unlink()
         assert files.composed(base, replaced) == folder
         assert (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == OTHER
-    assert len(asked) == 2
+    assert len(requests) == 2

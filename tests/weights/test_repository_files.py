@@ -12,7 +12,7 @@ IN_STORE, BESIDES = "vae/diffusion_pytorch_model.safetensors", "small.safetensor
 def written(store, path, tmp_path, revision=COMMIT):
     files = RepositoryFiles(store)
     listing = files.listing(NAME, revision)
-    (file,) = [each for each in listing.files if each.path == path]
+    (file,) = [candidate for candidate in listing.files if candidate.path == path]
     into = tmp_path / "file"
     into.touch()
     files.write(listing, file, into)
@@ -26,8 +26,8 @@ def filled(store):
 
 
 def test_a_file_that_no_pipeline_loads_comes_alone(store, hub, repository, tmp_path):
-    made = written(store, BESIDES, tmp_path, revision=None)
-    assert made == (repository / BESIDES).read_bytes()
+    content = written(store, BESIDES, tmp_path, revision=None)
+    assert content == (repository / BESIDES).read_bytes()
     assert len(hub.downloads(".safetensors")) == 1
     assert not (store.directory / "models--house--small" / "blobs").exists()
 
@@ -35,8 +35,8 @@ def test_a_file_that_no_pipeline_loads_comes_alone(store, hub, repository, tmp_p
 def test_what_is_in_the_store_is_not_fetched_again(filled, make_store, hub, repository, tmp_path):
     hub.asked.clear()
     for store in (filled, make_store(offline=True)):
-        made = written(store, IN_STORE, tmp_path)
-        assert made == (repository / IN_STORE).read_bytes()
+        content = written(store, IN_STORE, tmp_path)
+        assert content == (repository / IN_STORE).read_bytes()
     assert hub.asked == []
 
 
@@ -55,7 +55,7 @@ def test_offline_a_branch_is_what_the_hubs_library_has_noted(
     refs = filled.directory / "models--house--small" / "refs"
     refs.mkdir()
     (refs / "main").write_text(COMMIT)
-    made = written(offline, IN_STORE, tmp_path, revision=None)
-    assert made == (repository / IN_STORE).read_bytes()
+    content = written(offline, IN_STORE, tmp_path, revision=None)
+    assert content == (repository / IN_STORE).read_bytes()
     with pytest.raises(WeightsUnavailable, match="downloads are disabled"):
         written(offline, BESIDES, tmp_path)

@@ -24,20 +24,20 @@ def test_a_published_repository_gives_what_its_index_names_and_no_twins():
 
 
 def test_a_variant_is_taken_in_place_of_the_plain_weights():
-    found = chosen(*NEEDED, *BESIDES, index=INDEX, variant="fp16")
-    assert [name for name in found if name.endswith(".safetensors")] == [
+    names = chosen(*NEEDED, *BESIDES, index=INDEX, variant="fp16")
+    assert [name for name in names if name.endswith(".safetensors")] == [
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "vae/diffusion_pytorch_model.fp16.safetensors",
     ]
 
 
 def test_a_component_without_the_variant_has_its_plain_weights_taken():
-    found = chosen(
+    names = chosen(
         "transformer/diffusion_pytorch_model.fp16.safetensors",
         "text_encoder_2/model.safetensors",
         variant="fp16",
     )
-    assert "text_encoder_2/model.safetensors" in found
+    assert "text_encoder_2/model.safetensors" in names
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
@@ -82,8 +82,8 @@ def test_a_text_encoders_second_set_under_diffusers_name_is_left_out():
 
 
 def test_components_that_lie_at_the_root_are_found_there():
-    found = chosen("model.safetensors", "config.json", "notes.md", index=FLUX)
-    assert found == ["config.json", "model.safetensors", "model_index.json"]
+    names = chosen("model.safetensors", "config.json", "notes.md", index=FLUX)
+    assert names == ["config.json", "model.safetensors", "model_index.json"]
 
 
 def test_a_lora_has_no_index_and_is_taken_whole():

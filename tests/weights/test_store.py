@@ -32,7 +32,7 @@ def names(folder):
 def test_what_a_pipeline_needs_is_fetched_and_nothing_else(store, hub, repository):
     folder = pull(store)
     assert names(folder) == sorted(NEEDED)
-    assert all((folder / each).read_bytes() == (repository / each).read_bytes() for each in NEEDED)
+    assert all((folder / name).read_bytes() == (repository / name).read_bytes() for name in NEEDED)
 
 
 def test_what_is_here_is_not_asked_for_again(store, hub):
@@ -46,8 +46,8 @@ def test_what_is_here_is_not_asked_for_again(store, hub):
 
 def test_the_plan_says_what_is_missing_and_writes_nothing(store, hub, tmp_path):
     plan = store.plan(WEIGHTS)
-    assert sorted(each.path for each in plan.files) == sorted(NEEDED)
-    assert plan.missing_bytes == plan.total_bytes == sum(each.size for each in plan.files)
+    assert sorted(file.path for file in plan.files) == sorted(NEEDED)
+    assert plan.missing_bytes == plan.total_bytes == sum(file.size for file in plan.files)
     assert plan.files[0].size == 400_000
     assert len(plan.files[0].digest) == 64
     assert plan.free_bytes > 0
@@ -116,9 +116,9 @@ def test_wrong_bytes_are_thrown_away_and_fetched_once_more(store, hub):
 
 
 def test_what_is_said_of_a_download_is_said_in_the_context_of_who_wants_it(store, hub):
-    whose, said = ContextVar("whose", default=None), []
+    whose, logged = ContextVar("whose", default=None), []
     log, listener = logging.getLogger("weights"), logging.Handler()
-    listener.emit = lambda record: said.append((record.getMessage(), whose.get()))
+    listener.emit = lambda record: logged.append((record.getMessage(), whose.get()))
     log.addHandler(listener)
     token = whose.set("anna's")
     try:
@@ -128,7 +128,7 @@ def test_what_is_said_of_a_download_is_said_in_the_context_of_who_wants_it(store
         whose.reset(token)
         log.removeHandler(listener)
     assert [
-        about for line, about in said if "does not match its digest after the download" in line
+        about for line, about in logged if "does not match its digest after the download" in line
     ] == ["anna's"]
 
 
@@ -162,9 +162,9 @@ def test_verify_reads_everything_and_throws_the_damaged_away(store, hub):
     damaged[7] ^= 1
     blob.write_bytes(damaged)
     os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # simulates a faulty disk
-    found = list(store.verify())
-    assert {path for _, path, _ in found} == set(NEEDED)
-    assert [path for _, path, right in found if not right] == [VAE]
+    checks = list(store.verify())
+    assert {path for _, path, _ in checks} == set(NEEDED)
+    assert [path for _, path, right in checks if not right] == [VAE]
     pull(store)
     assert all(right for _, _, right in store.verify())
 
@@ -174,10 +174,10 @@ TWINS = ("text_encoder/model.safetensors", "text_encoder_2/model.safetensors")
 
 def add_twins(repository):
     index = dict(INDEX)
-    for each in TWINS:
-        folder = (repository / each).parent
+    for twin in TWINS:
+        folder = (repository / twin).parent
         folder.mkdir()
-        (repository / each).write_bytes(b"equal" * 40_000)
+        (repository / twin).write_bytes(b"equal" * 40_000)
         (folder / "config.json").write_text("{}")
         index[folder.name] = ["transformers", "CLIPTextModel"]
     (repository / "model_index.json").write_text(json.dumps(index))
@@ -187,8 +187,8 @@ def test_files_of_equal_content_are_downloaded_once_and_both_are_there(store, hu
     add_twins(repository)
     reported = []
     folder = pull(store, on_progress=lambda *how: reported.append(how))
-    assert [(folder / each).read_bytes() for each in TWINS] == [b"equal" * 40_000] * 2
-    assert sum(len(hub.downloads(each)) for each in TWINS) == 1
+    assert [(folder / twin).read_bytes() for twin in TWINS] == [b"equal" * 40_000] * 2
+    assert sum(len(hub.downloads(twin)) for twin in TWINS) == 1
     assert store.is_here(WEIGHTS)
     assert reported[-1][0] == reported[-1][1]
     assert reported == sorted(reported)
@@ -200,13 +200,13 @@ def test_damaged_files_of_equal_content_are_downloaded_once_more(store, hub, rep
     blob.write_bytes(b"wrong" * 40_000)
     os.utime(blob, (1, 1))
     folder = pull(store)
-    assert [(folder / each).read_bytes() for each in TWINS] == [b"equal" * 40_000] * 2
-    assert sum(len(hub.downloads(each)) for each in TWINS) == 2
+    assert [(folder / twin).read_bytes() for twin in TWINS] == [b"equal" * 40_000] * 2
+    assert sum(len(hub.downloads(twin)) for twin in TWINS) == 2
 
 
 def test_what_other_programs_have_downloaded_is_checked_and_used(store, hub, tmp_path):
-    for each in NEEDED:
-        hf_hub_download(NAME, each, revision=COMMIT, cache_dir=tmp_path / "store", endpoint=hub.url)
+    for name in NEEDED:
+        hf_hub_download(NAME, name, revision=COMMIT, cache_dir=tmp_path / "store", endpoint=hub.url)
     hub.asked.clear()
     reported = []
     pull(store, on_progress=lambda *how: reported.append(how))
@@ -216,10 +216,8 @@ def test_what_other_programs_have_downloaded_is_checked_and_used(store, hub, tmp
 
 def test_other_programs_use_what_the_store_has_fetched(store, hub):
     folder = pull(store)
-    found = hf_hub_download(
-        NAME, UNET, revision=COMMIT, cache_dir=store.directory, endpoint=hub.url
-    )
-    assert found == str(folder / UNET)
+    path = hf_hub_download(NAME, UNET, revision=COMMIT, cache_dir=store.directory, endpoint=hub.url)
+    assert path == str(folder / UNET)
 
 
 def test_a_disk_that_is_too_small_is_reported_before_anything_is_fetched(store, hub, monkeypatch):
@@ -277,19 +275,21 @@ def test_one_fetches_and_the_others_wait_and_see_how_far_it_is(make_store, hub, 
 def test_the_token_goes_to_the_hub_and_not_to_its_cdn(make_store, hub):
     hub.tokens["secret"] = {NAME}
     pull(make_store(token="secret"))
-    assert {each.authorization for each in hub.asked if not each.of_cdn} == {"Bearer secret"}
-    assert {each.authorization for each in hub.asked if each.of_cdn} == {None}
+    assert {request.authorization for request in hub.asked if not request.of_cdn} == {
+        "Bearer secret"
+    }
+    assert {request.authorization for request in hub.asked if request.of_cdn} == {None}
 
 
 def test_nothing_is_asked_of_the_hub_but_what_is_needed(store, hub):
     pull(store)
-    called = {each.path.split("?")[0] for each in hub.asked if not each.of_cdn}
-    resolved = {f"/{NAME}/resolve/{COMMIT}/{each}" for each in NEEDED}
+    called = {request.path.split("?")[0] for request in hub.asked if not request.of_cdn}
+    resolved = {f"/{NAME}/resolve/{COMMIT}/{name}" for name in NEEDED}
     assert called == {f"/api/models/{NAME}/revision/{COMMIT}", *resolved}
 
 
 def test_the_files_of_a_commit_are_noted_with_their_digests(store, repository):
     folder = pull(store)
     (noted,) = (folder.parents[1] / ".darkroom").glob("listing-*.json")
-    digests = {each["path"]: each["digest"] for each in json.loads(noted.read_text())["files"]}
+    digests = {file["path"]: file["digest"] for file in json.loads(noted.read_text())["files"]}
     assert digests[UNET] == sha256(repository / UNET)

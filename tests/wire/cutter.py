@@ -38,7 +38,9 @@ class Cutter(Proxy):
                 to_client.write(data)
 
         async with self._connected() as (server, to_server):
-            tasks = [asyncio.create_task(each) for each in (calls(to_server), answers(server))]
+            tasks = [
+                asyncio.create_task(coroutine) for coroutine in (calls(to_server), answers(server))
+            ]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:

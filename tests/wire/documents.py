@@ -28,8 +28,8 @@ def document(address: Address, path: str, **params: str) -> dict[str, Any]:
     headers = {"Authorization": f"Key {address.key}"}
     answer = httpx.get(address.url + path, params=params, headers=headers, timeout=TIMEOUT_S)
     answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
-    return found
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 def known(address: Address, idle: str = "test/unserved") -> dict[str, list[str]]:
@@ -40,10 +40,10 @@ def known(address: Address, idle: str = "test/unserved") -> dict[str, list[str]]
         ended = [client.post("/run/test/probe", json={"artifacts": 1}) for _ in range(REQUESTS)]
         file = client.post("/cdn/files/upload", content=b"x", headers={"content-type": "image/png"})
         key = client.post("/v1/keys", json={})
-    for each in (*ended, file, key):
-        each.raise_for_status()
+    for response in (*ended, file, key):
+        response.raise_for_status()
     return {
-        "{request_id}": [each.headers["x-fal-request-id"] for each in ended],
+        "{request_id}": [answer.headers["x-fal-request-id"] for answer in ended],
         "/files/{key}": [urlsplit(file.json()["access_url"]).path.removeprefix("/files/")],
         "/v1/keys/{key}": [key.json()["key_id"]],
         "/v1/endpoints/{endpoint_id}": [idle],

@@ -54,8 +54,10 @@ def entered(http_url: str, folder: Path) -> Iterator[Ways]:
     tls, proxy = free_ports(2)
     clock, here = SystemClock(), "127.0.0.1"
     plan = GatewayPlan((str(place.hostname), place.port), (here, tls), (here, proxy))
-    said: list[str] = []
-    entrance = Gateway(plan, folder / "tls", folder / "run", haproxy.binary(), clock, said.append)
+    messages: list[str] = []
+    entrance = Gateway(
+        plan, folder / "tls", folder / "run", haproxy.binary(), clock, messages.append
+    )
     try:
         entrance.start()
         files = CertificateAuthority(folder / "tls", (), clock)
@@ -64,4 +66,4 @@ def entered(http_url: str, folder: Path) -> Iterator[Ways]:
         )
     finally:
         entrance.aclose()
-    assert said == [], "nothing had to be mended"
+    assert messages == [], "nothing had to be mended"

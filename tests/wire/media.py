@@ -8,4 +8,4 @@ from serve_app.catalog.catalog import Catalog, load
 from tests.ingress.house import DEMO, OTHERS
 
 _MEDIA = load(Path(__file__).with_name("media_models.yaml"), demo=True, demo_dir=DEMO)
-MEDIA = Catalog({each.endpoint.id: each for each in (*OTHERS, *_MEDIA)})
+MEDIA = Catalog({entry.endpoint.id: entry for entry in (*OTHERS, *_MEDIA)})

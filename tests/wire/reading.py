@@ -85,10 +85,10 @@ class ReadingReplica(ScriptedReplica):
         await files.fetch(_ignore)
         family = cast("Any", _KeepingFamily())
         call = await files.prepare(family, None, lease.input, 0)
-        given = call.arguments
+        arguments = call.arguments
         return Reading(
-            given["image_url"],
-            given.get("mask_url"),
+            arguments["image_url"],
+            arguments.get("mask_url"),
             call.output_facts["size"],
             tuple(files.notes),
         )
@@ -98,10 +98,10 @@ class ReadingReplica(ScriptedReplica):
         with tempfile.TemporaryDirectory() as folder:
             nowhere = cast("Any", None)
             files = RequestFiles(lease, Path(folder, "files"), self._fetcher, nowhere, nowhere)
-            given = dict(await files.fetch(_ignore))
-            paths = cast("Mapping[str, Mapping[str, str]]", given[FILES_FIELD])
-            given[FILES_FIELD] = {name: file[PATH_KEY] for name, file in paths.items()}
-            graph = job(ComfyUiWorkflow.of(lease.endpoint), given, "attempt").graph
+            fields = dict(await files.fetch(_ignore))
+            paths = cast("Mapping[str, Mapping[str, str]]", fields[FILES_FIELD])
+            fields[FILES_FIELD] = {name: file[PATH_KEY] for name, file in paths.items()}
+            graph = job(ComfyUiWorkflow.of(lease.endpoint), fields, "attempt").graph
             loaded = Path(graph[LOADER]["inputs"]["image"])
             content = await asyncio.to_thread(loaded.read_bytes)
         if not read_header(content, "image").has_alpha:

@@ -61,7 +61,7 @@ def hold(document: dict[str, Any], authorization: str | None, examples: int) -> 
     (server,) = document["servers"]
     seen: set[int] = set()
     operations = [
-        each.ok() for each in schemathesis.openapi.from_dict(document).get_all_operations()
+        result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()
     ]
     assert len(operations) == sum(len(calls) for calls in document["paths"].values())
     with requests.Session() as session:
@@ -97,11 +97,11 @@ def _hold(
         )
         seen.add(answer.status_code)
         assert answer.status_code < 500 or answer.status_code in BUSY, answer.text
-        held = [checks.status_code_conformance, checks.content_type_conformance]
+        validators = [checks.status_code_conformance, checks.content_type_conformance]
         events = answer.headers.get("content-type", [""])[0].startswith(EVENTS)
         if not events and not path.startswith(BY_THE_REPLICA):
-            held.append(checks.response_schema_conformance)
-        case.validate_response(answer, checks=held)
+            validators.append(checks.response_schema_conformance)
+        case.validate_response(answer, checks=validators)
 
     holds()
 

@@ -38,8 +38,8 @@ def address(live: DeployedApp, tmp_path_factory: pytest.TempPathFactory) -> Iter
     catalog = catalog_of(live, tmp_path_factory.mktemp("catalog"))
     beside = partial(serving_house, live, tmp_path_factory.mktemp("replica"))
     pools = {"apps": PoolConfig(families=("python",), slots=4)}
-    with served(beside, catalog=catalog, pools=pools, realtime_idle_s=5.0) as made:
-        yield made
+    with served(beside, catalog=catalog, pools=pools, realtime_idle_s=5.0) as live_address:
+        yield live_address
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def client(address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_cl
     for name in GLOBALS:  # so that they are restored afterwards
         monkeypatch.setattr(fal_client.client, name, getattr(fal_client.client, name))
     fal_plain_http.use(address.url)
-    made = fal_client.SyncClient(key=address.key)
-    yield made
-    made._client.close()
+    sync_client = fal_client.SyncClient(key=address.key)
+    yield sync_client
+    sync_client._client.close()
 
 
 def sessions_of(address: Address, endpoint: str) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def sessions_of(address: Address, endpoint: str) -> list[dict[str, Any]]:
     answer = httpx.get(
         f"{address.url}/v1/requests", params=query, headers=headers, trust_env=False
     ).json()
-    return [each for each in answer["requests"] if each["endpoint_id"] == endpoint]
+    return [request for request in answer["requests"] if request["endpoint_id"] == endpoint]
 
 
 @pytest.mark.variants(1)
@@ -182,10 +182,10 @@ def test_a_session_is_a_request_with_usage(client: fal_client.SyncClient, addres
     (newest, *_) = sessions_of(address, f"{LIVE_APP}/talk")
     url = f"{address.url}/v1/requests/{newest['request_id']}"
     for _ in range(1000):
-        found = httpx.get(url, headers=headers, trust_env=False).json()
-        if found["state"] not in ("queued", "running"):
+        request = httpx.get(url, headers=headers, trust_env=False).json()
+        if request["state"] not in ("queued", "running"):
             break
-    assert found["state"] == "succeeded"
+    assert request["state"] == "succeeded"
 
 
 @pytest.fixture(scope="module")

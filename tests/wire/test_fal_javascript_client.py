@@ -32,9 +32,9 @@ fal.config({ credentials: KEY, proxyUrl: { url: HERE, when: "always" } });
 def shown(address: Address) -> str:
     """Program of the documentation, for this installation."""
     section = DOC.read_text().partition("## fal's JavaScript client")[2]
-    found = re.search(r"```javascript\n(.+?)```", section, re.S)
-    assert found is not None
-    program = found[1]
+    match = re.search(r"```javascript\n(.+?)```", section, re.S)
+    assert match is not None
+    program = match[1]
     for stands_for, what in (("http://127.0.0.1:8000", address.url), ("id:secret", address.key)):
         assert stands_for in program
         program = program.replace(stands_for, what)
@@ -148,7 +148,7 @@ def test_a_file_with_access_rules_is_read_by_its_signed_url_only(said: dict[str,
 @pytest.mark.parametrize("name", ["stream", "iterated stream"])
 def test_the_last_event_of_a_stream_is_its_output(said: dict[str, Any], name: str) -> None:
     seen = said[name]["value"]["seen"]
-    statuses = {each["status"] for each in seen[:-1]}
+    statuses = {update["status"] for update in seen[:-1]}
     assert statuses
     assert statuses <= {"IN_QUEUE", "IN_PROGRESS"}
     assert seen[-1]["echo"] in (12, 13)

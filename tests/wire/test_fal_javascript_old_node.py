@@ -73,8 +73,8 @@ def said(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     (folder / "node_modules").symlink_to(packages(HERE))
     nothing = folder / "nothing.mjs"
     nothing.write_text("")
-    lines = [json.loads(each) for each in ran(address, HERE / "calls.mjs", nothing, "fetch")]
-    return {each["name"]: each for each in lines}
+    lines = [json.loads(text) for text in ran(address, HERE / "calls.mjs", nothing, "fetch")]
+    return {line["name"]: line for line in lines}
 
 
 def test_calls_and_their_errors_are_those_of_darkroom(said: dict[str, Any]) -> None:
@@ -103,6 +103,6 @@ def test_what_cannot_be_sent_to_darkroom_is_not_sent_to_fal(
     program = tmp_path / "refused.mjs"
     program.write_text(REFUSED)
     *refused, own = ran(address, program)
-    assert [each.split()[0] for each in refused] == ["url", "options", "port", "both", "http"]
-    assert all("Not sent to" in each and "22.21" in each for each in refused)
+    assert [message.split()[0] for message in refused] == ["url", "options", "port", "both", "http"]
+    assert all("Not sent to" in message and "22.21" in message for message in refused)
     assert own == "own 200"

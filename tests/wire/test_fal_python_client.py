@@ -63,7 +63,7 @@ def test_submit_poll_and_get(client: fal_client.SyncClient) -> None:
     handle = client.submit(PROBE, {"echo": 7, "sleep_s": 0.3})
     seen = list(handle.iter_events(with_logs=True))
     assert isinstance(seen[-1], fal_client.Completed)
-    assert all(isinstance(each, (fal_client.Queued, fal_client.InProgress)) for each in seen[:-1])
+    assert all(isinstance(event, (fal_client.Queued, fal_client.InProgress)) for event in seen[:-1])
     assert seen[-1].error is None
     assert seen[-1].metrics["inference_time"] > 0
     assert seen[-1].logs[0]["message"]
@@ -198,12 +198,12 @@ def test_files_are_read_without_a_key(client: fal_client.SyncClient) -> None:
 
 def test_the_last_event_of_a_stream_is_its_output(client: fal_client.SyncClient) -> None:
     seen = list(client.stream(PROBE, {"echo": 12, "sleep_s": 0.5}))
-    assert [each["status"] for each in seen[:-1]].count("IN_PROGRESS") >= 1
+    assert [event["status"] for event in seen[:-1]].count("IN_PROGRESS") >= 1
     assert seen[-1]["echo"] == 12
 
 
 async def test_stream_async(async_client: fal_client.AsyncClient) -> None:
-    seen = [each async for each in async_client.stream(PROBE, {"echo": 13, "sleep_s": 0.2})]
+    seen = [event async for event in async_client.stream(PROBE, {"echo": 13, "sleep_s": 0.2})]
     assert seen[-1]["echo"] == 13
 
 

@@ -66,17 +66,17 @@ class Closing(fal_client.SyncClient):
     """Close the HTTP clients that fal's client creates for each upload and forgets to close."""
 
     def _get_cdn_client(self) -> httpx.Client:
-        made = super()._get_cdn_client()
-        self.__dict__.setdefault("made", []).append(made)
-        return made
+        cdn_client = super()._get_cdn_client()
+        self.__dict__.setdefault("made", []).append(cdn_client)
+        return cdn_client
 
 
 def sync_client(address: Address) -> Iterator[fal_client.SyncClient]:
     fal_plain_http.use(address.url)
     client = Closing(key=address.key)
     yield client
-    for each in (client._client, *client.__dict__.get("made", ())):
-        each.close()
+    for http_client in (client._client, *client.__dict__.get("made", ())):
+        http_client.close()
 
 
 @pytest.fixture

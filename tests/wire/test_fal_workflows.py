@@ -87,7 +87,7 @@ def test_submit_result_and_cancel(client: fal_client.SyncClient, api: httpx.Clie
     handle = client.submit(ENDPOINT, {"idea": "a cat"})
     assert handle.get()["said"].startswith("http")
     steps = api.get(f"/v1/requests/{handle.request_id}/steps").json()["workflow"]["steps"]
-    assert [each["node_id"] for each in steps] == ["draw", "big"]
+    assert [step["node_id"] for step in steps] == ["draw", "big"]
     slow = {"wait": {"app": PROBE, "input": {"sleep_s": 120}}}
     register(api, steps_form(slow, {"x": "$wait.echo"}))
     stopped = client.submit(FLOW, {})
@@ -102,7 +102,7 @@ def test_stream_has_fals_events_of_workflows(
 ) -> None:
     register(api, POSTER)
     events = [*client.stream(ENDPOINT, {"idea": "a bird"})]
-    assert [(each["type"], each.get("node_id")) for each in events] == [
+    assert [(event["type"], event.get("node_id")) for event in events] == [
         ("submit", "draw"),
         ("completion", "draw"),
         ("submit", "big"),
@@ -152,7 +152,7 @@ async def test_async_subscribe(
 ) -> None:
     del client  # it has pointed the names of fal's hosts here
     await asyncio.to_thread(register, api, POSTER)
-    found = fal_client.AsyncClient(key=address.key)
-    output = await found.subscribe(ENDPOINT, {"idea": "x"})
+    async_client = fal_client.AsyncClient(key=address.key)
+    output = await async_client.subscribe(ENDPOINT, {"idea": "x"})
     assert output["picture"]["file_size"] == len(b"image")
-    await (await found._client).aclose()
+    await (await async_client._client).aclose()

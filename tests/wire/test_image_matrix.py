@@ -73,7 +73,7 @@ class File:
 
     @property
     def _format(self) -> ImageFormat:
-        return next(each for each in FORMATS if each.name.upper() == self.format)
+        return next(candidate for candidate in FORMATS if candidate.name.upper() == self.format)
 
     @property
     def uri(self) -> str:
@@ -103,11 +103,11 @@ class Place:
 
     def read(self) -> Reading:
         """What the replica has read of the one request. Raises what it could not read."""
-        found = self.readings.get(timeout=WAIT_S)
-        if isinstance(found, Exception):
-            raise found
+        outcome = self.readings.get(timeout=WAIT_S)
+        if isinstance(outcome, Exception):
+            raise outcome
         assert self.readings.empty()
-        return found
+        return outcome
 
 
 Way = Callable[[Place, File, File | None], None]
@@ -162,14 +162,14 @@ def by_openais_responses(place: Place, image: File, mask: File | None) -> None:
     ]
     tool: Any = {"type": "image_generation", "model": SDXL}
     turn: Any = {"role": "user", "content": parts}
-    made = place.openai.responses.create(model="gpt-5", input=[turn], tools=[tool])
-    assert made.status == "completed"
+    response = place.openai.responses.create(model="gpt-5", input=[turn], tools=[tool])
+    assert response.status == "completed"
 
 
 def by_replicate(place: Place, image: File, mask: File | None, *, strategy: Any) -> None:
     masked = {"mask": mask.opened()} if mask else {}
-    given = {"prompt": "x", "image": image.opened(), **masked}
-    place.replicate.run(SDXL, given, file_encoding_strategy=strategy)
+    model_input = {"prompt": "x", "image": image.opened(), **masked}
+    place.replicate.run(SDXL, model_input, file_encoding_strategy=strategy)
 
 
 def by_comfyui(place: Place, image: File, mask: File | None) -> None:
@@ -186,11 +186,11 @@ def by_comfyui(place: Place, image: File, mask: File | None) -> None:
 
 def by_mcp(place: Place, image: File, mask: File | None) -> None:
     fields = {"image_url": image.uri} | ({"mask_url": mask.uri} if mask else {})
-    given = {"model": endpoint(mask), "input": {"prompt": "x", **fields}}
+    arguments = {"model": endpoint(mask), "input": {"prompt": "x", **fields}}
 
     async def call() -> None:
         async with connected(place.address, MODERN) as client:
-            result = await client.call_tool("generate", given)
+            result = await client.call_tool("generate", arguments)
             assert not result.is_error, result
 
     asyncio.run(call())
@@ -204,8 +204,8 @@ def by_the_command_line(place: Place, image: File, mask: File | None) -> None:
             path = place.folder / f"{option}-{file.name}"
             path.write_bytes(file.content)
             words += [option, str(path)]
-    made = CliRunner().invoke(main, words)
-    assert made.exit_code == 0, made.output
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
 
 
 WHITE_WAYS: Mapping[str, Way] = {
@@ -251,7 +251,7 @@ def readings() -> Readings:
 
 @pytest.fixture(scope="module")
 def address(readings: Readings) -> Iterator[Address]:
-    catalog = Catalog({each.endpoint.id: each for each in (*OTHERS, *COMFYUI)})
+    catalog = Catalog({entry.endpoint.id: entry for entry in (*OTHERS, *COMFYUI)})
     with served(
         lambda house: reading(house, readings), catalog=catalog, replica=False, batches=True
     ) as address:

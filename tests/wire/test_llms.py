@@ -34,9 +34,9 @@ def block(address: Address, endpoint_id: str, language: str) -> str:
         headers={"authorization": f"Key {address.key}"},
     )
     assert response.status_code == 200
-    found = re.search(rf"```{language}\n(.+?)```", response.text, re.S)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"```{language}\n(.+?)```", response.text, re.S)
+    assert match is not None
+    return match[1]
 
 
 def said(address: Address, *command: str | Path) -> str:

@@ -44,7 +44,7 @@ def make_key(here: Address, **wish: Any) -> str:
 def stored(here: Address, key: str, prompt: str) -> list[str]:
     headers = {"Authorization": f"Key {key}"}
     page = httpx.get(f"{here.url}/v1/requests", headers=headers).json()
-    return [each["request_id"] for each in page["requests"] if each["prompt"] == prompt]
+    return [request["request_id"] for request in page["requests"] if request["prompt"] == prompt]
 
 
 def submit_by_python(url: str, key: str, prompt: str, **options: Any) -> str:

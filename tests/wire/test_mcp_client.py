@@ -68,7 +68,7 @@ async def connected(
 
 
 def kinds(result: CallToolResult) -> list[str]:
-    return [each.type for each in result.content]
+    return [block.type for block in result.content]
 
 
 def text(result: CallToolResult) -> str:
@@ -139,13 +139,13 @@ async def test_what_takes_longer_is_a_task_for_a_client_that_polls(address: Addr
         assert client.server_capabilities is not None
         assert EXTENSION in (client.server_capabilities.extensions or {})
         orders = {"model": IMAGES, "input": {"sleep_s": 0.5, "steps": 2}}
-        made = await client.call_tool("generate", {**orders, "wait_s": 0})
+        generated = await client.call_tool("generate", {**orders, "wait_s": 0})
         again = await client.call_tool(
-            "wait", {"request_id": made.structured_content["request_id"]}
+            "wait", {"request_id": generated.structured_content["request_id"]}
         )
         failing = {"model": IMAGES, "input": {"sleep_s": 0.3, "fail": "pipeline_failed"}}
         failed = await client.call_tool("generate", {**failing, "wait_s": 0})
-    assert kinds(made) == kinds(again) == ["text", "image", "resource_link"]
+    assert kinds(generated) == kinds(again) == ["text", "image", "resource_link"]
     assert tasks.seen[0] == tasks.seen[1] == "working"
     assert failed.is_error, "it is the tool's error, not the protocol's"
 
@@ -193,7 +193,7 @@ async def test_tasks_are_for_their_tenant_and_for_clients_that_take_them(
 
 async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
-        tools = {each.name: each for each in (await client.list_tools()).tools}
+        tools = {offered.name: offered for offered in (await client.list_tools()).tools}
     assert set(tools) == {
         "list_models",
         "describe_model",
@@ -225,20 +225,20 @@ async def test_wrong_arguments_are_told_with_those_that_there_are(
         wrong = {"modle": IMAGES, "prompt": "x", "wait_s": 1000}
         result = await client.call_tool("generate", wrong)
     assert result.is_error
-    said = text(result)
-    assert "`model` is missing; `input` is missing" in said
-    assert "there is no `modle` (did you mean `model`?)" in said
-    assert "there is no `prompt`" in said
-    assert "`wait_s`: Input should be less than or equal to 600" in said
-    assert "It takes `model` (required), `input` (required), `wait_s`." in said
+    message = text(result)
+    assert "`model` is missing; `input` is missing" in message
+    assert "there is no `modle` (did you mean `model`?)" in message
+    assert "there is no `prompt`" in message
+    assert "`wait_s`: Input should be less than or equal to 600" in message
+    assert "It takes `model` (required), `input` (required), `wait_s`." in message
 
 
 async def test_many_wrong_arguments_are_answered_with_a_few_of_them(
     address: Address, mode: str
 ) -> None:
     async with connected(address, mode) as client:
-        some = await client.call_tool("generate", {f"wait{each}": 1 for each in range(50)})
-        many = await client.call_tool("generate", {f"wait{each}": 1 for each in range(5000)})
+        some = await client.call_tool("generate", {f"wait{number}": 1 for number in range(50)})
+        many = await client.call_tool("generate", {f"wait{number}": 1 for number in range(5000)})
     assert some.is_error
     assert text(some).count("there is no") < 10
     assert "was called with 5000 arguments. It takes `model`, `input`" in text(many)
@@ -256,8 +256,8 @@ async def test_a_null_character_in_an_input_is_reported_with_its_field(
 
 async def test_a_model_is_found_and_described(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
-        found = await client.call_tool("list_models", {"query": "flux schnell"})
-        assert [each["model"] for each in found.structured_content["models"]] == [FLUX]
+        listing = await client.call_tool("list_models", {"query": "flux schnell"})
+        assert [model["model"] for model in listing.structured_content["models"]] == [FLUX]
         result = await client.call_tool("describe_model", {"model": FLUX})
         alias = await client.call_tool("describe_model", {"model": "gpt-image-1"})
     schema = result.structured_content["input_schema"]
@@ -290,7 +290,7 @@ async def test_an_image_is_shown_and_linked_and_progress_is_reported(
         assert (await plain.get(str(link.uri))).content == b"image"
     assert result.structured_content["state"] == "succeeded"
     assert result.structured_content["output"]["images"][0]["url"] == str(link.uri)
-    assert [each[0] for each in reported] == sorted({each[0] for each in reported}), (
+    assert [update[0] for update in reported] == sorted({update[0] for update in reported}), (
         "it has to grow"
     )
     assert any(message and message.startswith("denoising") for _, _, message in reported)
@@ -327,10 +327,10 @@ async def test_images_inside_the_answer_do_not_go_into_the_text(
 async def test_an_image_without_a_size_gives_the_output_its_shape(
     address: Address, mode: str
 ) -> None:
-    given = {"prompt": "x", "image_url": "https://example.org/cat.png"}
+    model_input = {"prompt": "x", "image_url": "https://example.org/cat.png"}
     async with connected(address, mode) as client:
         model = "fal-ai/fast-sdxl/image-to-image"
-        done = await client.call_tool("generate", {"model": model, "input": given})
+        done = await client.call_tool("generate", {"model": model, "input": model_input})
     async with httpx2.AsyncClient(headers={"Authorization": f"Key {address.key}"}) as plain:
         request_id = done.structured_content["request_id"]
         shown = (await plain.get(f"{address.url}/v1/requests/{request_id}")).json()
@@ -395,13 +395,13 @@ async def ended_state(address: Address, echo: str) -> str:
     """State of the newest request with this echo."""
     headers = {"Authorization": f"Bearer {address.key}"}
     async with httpx.AsyncClient(base_url=address.url, headers=headers) as client:
-        for one in (await client.get("/v1/requests")).json()["requests"]:
-            shown = (await client.get(f"/v1/requests/{one['request_id']}")).json()
+        for request in (await client.get("/v1/requests")).json()["requests"]:
+            shown = (await client.get(f"/v1/requests/{request['request_id']}")).json()
             while shown["input"].get("echo") == echo:
                 if shown["finished_at"]:
                     return str(shown["state"])
                 query = {"wait": 10, "since": shown["version"]}
-                url = f"/v1/requests/{one['request_id']}"
+                url = f"/v1/requests/{request['request_id']}"
                 shown = (await client.get(url, params=query, timeout=20)).json()
     raise AssertionError(f"no request says {echo}")
 
@@ -446,9 +446,9 @@ async def test_a_tool_that_is_not_there_is_named(address: Address, mode: str) ->
 @pytest.mark.long
 async def test_another_tenants_request_is_not_there(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
-        made = await client.call_tool("generate", {"model": IMAGES, "input": {}})
+        result = await client.call_tool("generate", {"model": IMAGES, "input": {}})
     async with connected(address, mode, address.other_key) as other:
-        named = {"request_id": made.structured_content["request_id"]}
+        named = {"request_id": result.structured_content["request_id"]}
         assert (await other.call_tool("get_result", named)).is_error
 
 

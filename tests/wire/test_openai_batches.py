@@ -103,9 +103,9 @@ def ended(client: openai.OpenAI, batch: Batch) -> Batch:
 def results(client: openai.OpenAI, file_id: str | None) -> dict[str, dict[str, Any]]:
     assert file_id is not None
     text = client.files.content(file_id).text
-    found = [json.loads(each) for each in text.splitlines()]
-    assert len({each["id"] for each in found}) == len(found)
-    return {each["custom_id"]: each for each in found}
+    answers = [json.loads(raw_line) for raw_line in text.splitlines()]
+    assert len({answer["id"] for answer in answers}) == len(answers)
+    return {answer["custom_id"]: answer for answer in answers}
 
 
 def counts_of(batch: Batch) -> tuple[int, int, int]:
@@ -128,14 +128,14 @@ def test_a_file_is_uploaded_listed_read_and_deleted(
     content = client.files.content(first.id).read()
     assert json.loads(content)["custom_id"] == "a"
     assert first.bytes == len(content)
-    listed = [each.id for each in client.files.list(purpose="batch", limit=1)]  # all pages
+    listed = [file.id for file in client.files.list(purpose="batch", limit=1)]  # all pages
     assert listed.index(second.id) < listed.index(first.id)
-    oldest = [each.id for each in client.files.list(purpose="batch", order="asc")]
+    oldest = [file.id for file in client.files.list(purpose="batch", order="asc")]
     assert oldest == listed[::-1]
     for call in (other.files.retrieve, other.files.content, other.files.delete):
         with pytest.raises(openai.NotFoundError):
             call(first.id)
-    assert first.id not in [each.id for each in other.files.list()]
+    assert first.id not in [file.id for file in other.files.list()]
     assert client.files.delete(first.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(first.id)
@@ -161,14 +161,14 @@ def test_a_batch_of_images_runs_to_its_end(client: openai.OpenAI, other: openai.
     assert done.finalizing_at is not None
     assert done.completed_at is not None
     good, bad = results(client, done.output_file_id), results(client, done.error_file_id)
-    assert set(good) | set(bad) == {each["custom_id"] for each in lines}
+    assert set(good) | set(bad) == {request_line["custom_id"] for request_line in lines}
     body = good["image 7"]["response"]["body"]
     assert (good["image 7"]["response"]["status_code"], good["image 7"]["error"]) == (200, None)
-    assert [set(each) for each in body["data"]] == [{"url"}]
+    assert [set(image) for image in body["data"]] == [{"url"}]
     assert httpx.get(body["data"][0]["url"]).content == b"image"
     inlined = good["as base64"]["response"]["body"]["data"]
-    assert [base64.b64decode(each["b64_json"]) for each in inlined] == [b"image"] * 2
-    statuses = {name: each["response"]["status_code"] for name, each in bad.items()}
+    assert [base64.b64decode(image["b64_json"]) for image in inlined] == [b"image"] * 2
+    statuses = {name: answer["response"]["status_code"] for name, answer in bad.items()}
     assert statuses == {"fails": 500, "has no model": 404, "has no prompt": 400}
     assert bad["has no model"]["error"]["code"] == "model_not_found"
     assert bad["has no prompt"]["response"]["body"]["error"]["param"] == "prompt"
@@ -189,10 +189,10 @@ def test_lines_edit_images_make_videos_and_run_any_endpoint(client: openai.OpenA
     refused = results(client, edited.error_file_id)["b"]
     assert "mask_url" in refused["error"]["message"]
     videos: Any = "/v1/videos"
-    made = ended(
+    batch = ended(
         client, started(client, [line("v", {"model": VIDEOS, "prompt": "x"}, videos)], videos)
     )
-    video = results(client, made.output_file_id)["v"]["response"]["body"]
+    video = results(client, batch.output_file_id)["v"]["response"]["body"]
     assert (video["object"], video["status"], video["progress"]) == ("video", "completed", 100)
     run: Any = "/run/test/audio"
     heard = ended(client, started(client, [line("s", {"prompt": "x"}, run)], run))
@@ -220,7 +220,7 @@ def test_an_invalid_file_is_refused_before_anything_runs(
     assert done.failed_at is not None
     assert done.errors is not None
     assert done.errors.data is not None
-    assert [(each.code, each.line, each.param) for each in done.errors.data] == [
+    assert [(error.code, error.line, error.param) for error in done.errors.data] == [
         (code, number, param)
     ]
     assert counts_of(done) == (0, 0, 0)
@@ -232,7 +232,7 @@ def test_a_file_without_lines_is_refused(client: openai.OpenAI) -> None:
     done = ended(client, started(client, ["", "  "]))
     assert done.errors is not None
     assert done.errors.data is not None
-    assert [each.code for each in done.errors.data] == ["empty_file"]
+    assert [error.code for error in done.errors.data] == ["empty_file"]
 
 
 @pytest.mark.long
@@ -256,17 +256,17 @@ def test_a_cancelled_batch_has_the_results_until_then(client: openai.OpenAI) -> 
     assert done.cancelled_at is not None
     assert set(results(client, done.output_file_id)) == {"quick"}
     dropped = results(client, done.error_file_id)
-    assert {each["error"]["code"] for each in dropped.values()} == {"batch_cancelled"}
+    assert {answer["error"]["code"] for answer in dropped.values()} == {"batch_cancelled"}
     assert client.batches.cancel(batch.id).status == "cancelled"
     assert client.files.delete(batch.input_file_id).deleted
 
 
 def test_batches_are_listed_in_pages(client: openai.OpenAI, other: openai.OpenAI) -> None:
-    made = [started(client, [line("a", {"prompt": "x"})]).id for _ in range(3)]
-    listed = [each.id for each in client.batches.list(limit=2)]
-    assert listed[:3] == made[::-1]
+    ids = [started(client, [line("a", {"prompt": "x"})]).id for _ in range(3)]
+    listed = [batch.id for batch in client.batches.list(limit=2)]
+    assert listed[:3] == ids[::-1]
     assert len(set(listed)) == len(listed)
-    assert not set(made) & {each.id for each in other.batches.list()}
+    assert not set(ids) & {batch.id for batch in other.batches.list()}
 
 
 def test_refused_calls_name_the_parameter(client: openai.OpenAI) -> None:
@@ -303,8 +303,10 @@ def test_a_repeat_after_a_lost_answer_makes_no_second_batch(address: Address) ->
     ) as client:
         first = started(client, [line("a", {"prompt": "x"})], metadata={"shop": "7"})
         assert network.calls == 2
-        same = [each for each in client.batches.list() if each.input_file_id == first.input_file_id]
-        assert [each.id for each in same] == [first.id]
+        same = [
+            batch for batch in client.batches.list() if batch.input_file_id == first.input_file_id
+        ]
+        assert [batch.id for batch in same] == [first.id]
         again = client.batches.create(
             input_file_id=first.input_file_id,
             endpoint=GENERATIONS,

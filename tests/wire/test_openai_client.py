@@ -68,8 +68,8 @@ def test_an_image_from_a_prompt(client: openai.OpenAI) -> None:
         model=SDXL, prompt="a red circle", n=2, size="1024x1024", quality="high"
     )
     images = whole(answer)
-    assert [base64.b64decode(each.b64_json or "") for each in images] == [b"image"] * 2
-    assert all((each.url or "").startswith("http://127.0.0.1:") for each in images)
+    assert [base64.b64decode(picture.b64_json or "") for picture in images] == [b"image"] * 2
+    assert all((picture.url or "").startswith("http://127.0.0.1:") for picture in images)
 
 
 async def test_an_image_from_a_prompt_async(address: Address) -> None:
@@ -80,15 +80,15 @@ async def test_an_image_from_a_prompt_async(address: Address) -> None:
 
 
 def test_images_are_edited(client: openai.OpenAI) -> None:
-    one = client.images.edit(model=SDXL, image=image(), prompt="blue", size="auto")
-    assert len(whole(one)) == 1
+    edited = client.images.edit(model=SDXL, image=image(), prompt="blue", size="auto")
+    assert len(whole(edited)) == 1
     several = client.images.edit(model=IMAGES, image=[image(), image()], prompt="blue", n=3)
     assert len(whole(several)) == 3
 
 
 def test_a_variation_of_an_image(client: openai.OpenAI) -> None:
-    made = client.images.create_variation(image=image(), model=SDXL, n=2, size="512x512")
-    assert len(whole(made)) == 2
+    variation = client.images.create_variation(image=image(), model=SDXL, n=2, size="512x512")
+    assert len(whole(variation)) == 2
 
 
 def stored(address: Address, request_id: str) -> dict[str, Any]:
@@ -111,12 +111,12 @@ def test_an_edit_has_fields_of_the_endpoint_of_any_type(
             {"path": "https://a.test/b.safetensors", "scale": 2},
         ],
     }
-    made = client.images.with_raw_response.edit(
+    response = client.images.with_raw_response.edit(
         model=SDXL, image=image(), prompt="blue", extra_body=more
     )
-    found = stored(address, made.headers["x-request-id"])
-    loras = [{name: each[name] for name in ("path", "scale")} for each in found["loras"]]
-    assert {**{name: found[name] for name in more}, "loras": loras} == more
+    sent_input = stored(address, response.headers["x-request-id"])
+    loras = [{name: lora[name] for name in ("path", "scale")} for lora in sent_input["loras"]]
+    assert {**{name: sent_input[name] for name in more}, "loras": loras} == more
     more["loras"][0].pop("scale")
     with pytest.raises(openai.BadRequestError, match="send all of them in each item") as refused:
         client.images.edit(model=SDXL, image=image(), prompt="blue", extra_body=more)
@@ -132,9 +132,9 @@ def test_partial_images_come_before_the_image(client: openai.OpenAI) -> None:
     for event in events:
         type(event).model_validate(event.model_dump(), strict=True)
     *partial, last = events
-    assert [each.type for each in partial] == ["image_generation.partial_image"] * 2
-    assert [getattr(each, "partial_image_index", None) for each in partial] == [0, 1]
-    assert all(base64.b64decode(each.b64_json) == PREVIEW for each in partial)
+    assert [preview.type for preview in partial] == ["image_generation.partial_image"] * 2
+    assert [getattr(preview, "partial_image_index", None) for preview in partial] == [0, 1]
+    assert all(base64.b64decode(preview.b64_json) == PREVIEW for preview in partial)
     assert last.type == "image_generation.completed"
     assert base64.b64decode(last.b64_json) == b"image"
 
@@ -158,7 +158,7 @@ def test_partial_images_of_an_edit_come_to_forms_and_json_alike(
         )
     else:
         images = [image(), image()]
-        asked = client.images.edit(
+        stream = client.images.edit(
             model=IMAGES,
             image=images,
             prompt="x",
@@ -166,16 +166,16 @@ def test_partial_images_of_an_edit_come_to_forms_and_json_alike(
             partial_images=2,
             extra_body={"sleep_s": "3", "steps": "6"},
         )
-        events = list(asked)
-    types = [each.type for each in events]
+        events = list(stream)
+    types = [event.type for event in events]
     assert types == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
-    assert [each.partial_image_index for each in events[:2]] == [0, 1]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
 
 
 def test_sixteen_images_are_edited_at_once(client: openai.OpenAI, address: Address) -> None:
     images = [image() for _ in range(16)]
-    made = client.images.with_raw_response.edit(model=IMAGES, image=images, prompt="x")
-    by_form = stored(address, made.headers["x-request-id"])["image_urls"]
+    response = client.images.with_raw_response.edit(model=IMAGES, image=images, prompt="x")
+    by_form = stored(address, response.headers["x-request-id"])["image_urls"]
     in_json = {"model": IMAGES, "prompt": "x", "image": by_form}
     again = client.post("/images/edits", body=in_json, cast_to=httpx.Response)
     assert len(by_form) == 16
@@ -188,7 +188,7 @@ async def test_a_stream_without_partial_images_is_the_image_alone(address: Addre
     base_url = f"{address.url}/openai/v1"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=address.key) as client:
         stream = await client.images.edit(model=IMAGES, image=image(), prompt="x", stream=True, n=2)
-        assert [each.type async for each in stream] == ["image_edit.completed"] * 2
+        assert [event.type async for event in stream] == ["image_edit.completed"] * 2
 
 
 @pytest.mark.long
@@ -236,28 +236,28 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, address: Address) -> 
 
 
 def test_a_video_from_the_queue_to_its_file(client: openai.OpenAI) -> None:
-    made = client.videos.create(
+    video = client.videos.create(
         model=VIDEOS, prompt="a red circle", extra_body={"sleep_s": 0.5, "steps": 5}
     )
-    assert (made.object, made.status) == ("video", "queued")
+    assert (video.object, video.status) == ("video", "queued")
     seen: set[int] = set()
-    while made.status in ("queued", "in_progress"):
-        seen.add(made.progress)
-        made = client.videos.retrieve(made.id)
-    assert made.status == "completed"
-    assert made.progress == 100
-    assert made.prompt == "a red circle"
-    assert any(0 < each < 100 for each in seen), seen
-    assert client.videos.download_content(made.id).read() == b"image"
+    while video.status in ("queued", "in_progress"):
+        seen.add(video.progress)
+        video = client.videos.retrieve(video.id)
+    assert video.status == "completed"
+    assert video.progress == 100
+    assert video.prompt == "a red circle"
+    assert any(0 < progress < 100 for progress in seen), seen
+    assert client.videos.download_content(video.id).read() == b"image"
     with pytest.raises(openai.NotFoundError, match="no thumbnail"):
-        client.videos.download_content(made.id, variant="thumbnail")
-    assert client.videos.delete(made.id).deleted
+        client.videos.download_content(video.id, variant="thumbnail")
+    assert client.videos.delete(video.id).deleted
     with pytest.raises(openai.NotFoundError):
-        client.videos.retrieve(made.id)
+        client.videos.retrieve(video.id)
 
 
 def test_a_video_has_fields_of_its_app_of_any_type(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"seed": 5, "loop": True, "names": ["a"], "camera": {"angle": 0.5}}
+    fields: dict[str, Any] = {"seed": 5, "loop": True, "names": ["a"], "camera": {"angle": 0.5}}
     properties = {
         "prompt": {"type": "string"},
         "image_url": {"type": "string"},
@@ -277,21 +277,21 @@ def test_a_video_has_fields_of_its_app_of_any_type(tmp_path: Path) -> None:
     with served(catalog=catalog) as address:
         base_url = f"{address.url}/openai/v1"
         with openai.OpenAI(base_url=base_url, api_key=address.key, max_retries=0) as client:
-            linked = given | {"input_reference": {"image_url": "https://a.test/a.png"}}
-            for made in (
+            linked = fields | {"input_reference": {"image_url": "https://a.test/a.png"}}
+            for video in (
                 client.videos.create(
-                    model="apps/video", prompt="x", input_reference=image(), extra_body=given
+                    model="apps/video", prompt="x", input_reference=image(), extra_body=fields
                 ),
                 client.videos.create(model="apps/video", prompt="x", extra_body=linked),
             ):
-                found = stored(address, made.id)
-                assert {name: found[name] for name in given} == given
-                assert found["image_url"].startswith(("data:image/png", "https://a.test/"))
+                sent_input = stored(address, video.id)
+                assert {name: sent_input[name] for name in fields} == fields
+                assert sent_input["image_url"].startswith(("data:image/png", "https://a.test/"))
 
 
 def test_a_video_from_an_image_and_one_that_fails(client: openai.OpenAI) -> None:
-    made = client.videos.create_and_poll(model=VIDEOS, prompt="x", input_reference=image())
-    assert made.status == "completed"
+    video = client.videos.create_and_poll(model=VIDEOS, prompt="x", input_reference=image())
+    assert video.status == "completed"
     failed = client.videos.create_and_poll(
         model=VIDEOS, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
     )
@@ -300,9 +300,9 @@ def test_a_video_from_an_image_and_one_that_fails(client: openai.OpenAI) -> None
     assert (failed.error.code, failed.error.message) == ("pipeline_failed", "Boom.")
     with pytest.raises(openai.NotFoundError, match="The request made no video: Boom"):
         client.videos.download_content(failed.id)
-    remixed = client.videos.remix(made.id, prompt="in winter")
-    assert (remixed.prompt, remixed.remixed_from_video_id) == ("in winter", made.id)
-    assert client.videos.retrieve(remixed.id).remixed_from_video_id == made.id
+    remixed = client.videos.remix(video.id, prompt="in winter")
+    assert (remixed.prompt, remixed.remixed_from_video_id) == ("in winter", video.id)
+    assert client.videos.retrieve(remixed.id).remixed_from_video_id == video.id
     with pytest.raises(openai.BadRequestError, match="not supported"):
         client.videos.edit(prompt="x", video=image())
     with pytest.raises(openai.BadRequestError, match="not supported"):
@@ -317,10 +317,10 @@ def test_a_video_from_an_image_and_one_that_fails(client: openai.OpenAI) -> None
 
 
 def test_videos_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) -> None:
-    made = [client.videos.create(model=VIDEOS, prompt=str(number)).id for number in range(5)]
+    ids = [client.videos.create(model=VIDEOS, prompt=str(number)).id for number in range(5)]
     client.images.generate(model=IMAGES, prompt="x")
-    listed = [each.id for each in client.videos.list(limit=2)]
-    assert listed[:5] == made[::-1]
+    listed = [video.id for video in client.videos.list(limit=2)]
+    assert listed[:5] == ids[::-1]
     assert len(listed) == len(set(listed))
 
 
@@ -364,14 +364,14 @@ def test_a_response_in_the_background_is_cancelled_and_deleted(client: openai.Op
 
 def test_a_response_streams_partial_images(client: openai.OpenAI) -> None:
     tool = {**GENERATION, "partial_images": 2, "sleep_s": 3, "steps": 6}
-    asked: Any = [tool]
-    stream = client.responses.create(model="gpt-5.5", input="a fox", tools=asked, stream=True)
+    tools: Any = [tool]
+    stream = client.responses.create(model="gpt-5.5", input="a fox", tools=tools, stream=True)
     events = list(stream)
     for event in events:
         type(event).model_validate(event.model_dump(), strict=True)
-    assert [each.sequence_number for each in events] == [*range(len(events))]
+    assert [update.sequence_number for update in events] == [*range(len(events))]
     call = "response.image_generation_call"
-    assert [each.type for each in events] == [
+    assert [update.type for update in events] == [
         "response.created",
         "response.in_progress",
         "response.output_item.added",
@@ -405,8 +405,8 @@ def test_audio_is_transcribed_and_translated(speaking: openai.OpenAI) -> None:
     assert plain.text == HEARD["text"]
     for model in ("whisper-1", "gpt-transcribe"):
         for name, text in (("text", "Good morning. Bye.\n"), ("srt", SRT), ("vtt", VTT)):
-            asked: Any = {"model": model, "response_format": name}
-            assert create(file=file(), extra_body=order, **asked) == text
+            options: Any = {"model": model, "response_format": name}
+            assert create(file=file(), extra_body=order, **options) == text
     timed = create(
         model="whisper-1",
         file=file(),
@@ -416,7 +416,7 @@ def test_audio_is_transcribed_and_translated(speaking: openai.OpenAI) -> None:
     )
     TranscriptionVerbose.model_validate(timed.model_dump(), strict=True)
     assert timed.segments is not None
-    assert [each.text for each in timed.segments] == ["Good morning.", "Bye."]
+    assert [segment.text for segment in timed.segments] == ["Good morning.", "Bye."]
     words = create(
         model="whisper-1",
         file=file(),
@@ -427,15 +427,15 @@ def test_audio_is_transcribed_and_translated(speaking: openai.OpenAI) -> None:
     assert words.words is not None
     assert words.words[0].end == 1.25
     stream = create(model="gpt-4o-transcribe", file=file(), stream=True, extra_body=order)
-    assert [each.type for each in stream] == ["transcript.text.delta", "transcript.text.done"]
+    assert [event.type for event in stream] == ["transcript.text.delta", "transcript.text.done"]
     english = speaking.audio.translations.create(model="whisper-1", file=file(), extra_body=order)
     assert english.text == HEARD["text"]
 
 
 def test_a_text_is_spoken(speaking: openai.OpenAI, tmp_path: Path) -> None:
     create = speaking.audio.speech.create
-    made = create(model="tts-1", voice="alloy", input="Hello", response_format="wav")
-    assert (made.read(), made.response.headers["content-type"]) == (b"image", "audio/wav")
+    speech = create(model="tts-1", voice="alloy", input="Hello", response_format="wav")
+    assert (speech.read(), speech.response.headers["content-type"]) == (b"image", "audio/wav")
     streaming = speaking.audio.speech.with_streaming_response
     with streaming.create(model="gpt-4o-mini-tts", voice="ash", input="Hi") as answer:
         answer.stream_to_file(tmp_path / "hi.wav")
@@ -454,13 +454,13 @@ def test_apps_that_are_not_served_say_how_they_are(client: openai.OpenAI) -> Non
 
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     models = list(client.models.list())
-    for each in models:
-        Model.model_validate(each.model_dump(), strict=True)
-    assert {SDXL, "gpt-image-1"} <= {each.id for each in models}
+    for model in models:
+        Model.model_validate(model.model_dump(), strict=True)
+    assert {SDXL, "gpt-image-1"} <= {entry.id for entry in models}
     assert client.models.retrieve(SDXL).id == SDXL
     assert client.models.retrieve("gpt-image-1").id == "gpt-image-1"
 
 
 def test_dated_model_names_are_served(client: openai.OpenAI) -> None:
-    made = client.images.with_raw_response.generate(model="gpt-image-2-2026-04-21", prompt="x")
-    assert made.headers["x-darkroom-endpoint"] == SDXL
+    response = client.images.with_raw_response.generate(model="gpt-image-2-2026-04-21", prompt="x")
+    assert response.headers["x-darkroom-endpoint"] == SDXL

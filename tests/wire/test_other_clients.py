@@ -64,8 +64,8 @@ def python(program: str, *arguments: str | Path) -> str:
 
 @pytest.mark.long
 def test_litellm_draws_and_reports_what_is_wrong(address: Address) -> None:
-    said = python(LITELLM, address.url, address.key)
-    drawn, refused = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
+    output = python(LITELLM, address.url, address.key)
+    drawn, refused = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
     assert len(drawn["urls"]) == 2
     for url in drawn["urls"]:
         image = httpx.get(url, trust_env=False)
@@ -90,22 +90,22 @@ def javascript(program: str, address: Address) -> dict[str, Any]:
 
 def test_the_ai_sdk_draws_and_reports_what_is_wrong(address: Address) -> None:
     seen = javascript("ai_sdk.mjs", address)
-    assert [each["mediaType"] for each in seen["images"]] == ["image/jpeg", "image/jpeg"]
-    assert all(each["bytes"] > 100 for each in seen["images"])
+    assert [image["mediaType"] for image in seen["images"]] == ["image/jpeg", "image/jpeg"]
+    assert all(image["bytes"] > 100 for image in seen["images"])
     assert seen["refused"]["status"] == 422
     assert "num_inference_steps" in seen["refused"]["said"]
 
 
 def test_the_ai_sdk_draws_by_its_provider_for_openai(address: Address) -> None:
     seen = javascript("ai_sdk_openai.mjs", address)
-    assert [each["mediaType"] for each in seen["images"]] == ["image/jpeg", "image/jpeg"]
+    assert [image["mediaType"] for image in seen["images"]] == ["image/jpeg", "image/jpeg"]
     assert seen["refused"]["status"] == 400
     assert "size" in seen["refused"]["said"]
 
 
 def test_the_ai_sdk_draws_by_its_provider_for_replicate(address: Address) -> None:
     seen = javascript("ai_sdk_replicate.mjs", address)
-    assert [each["mediaType"] for each in seen["images"]] == ["image/jpeg"]
+    assert [image["mediaType"] for image in seen["images"]] == ["image/jpeg"]
     assert seen["refused"]["status"] == 422
     assert "num_inference_steps" in seen["refused"]["said"]
 

@@ -51,12 +51,12 @@ def test_openai_draws_with_partial_images(darkroom: Darkroom) -> None:
 def test_replicate_searches_and_runs(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     client = replicate.Client(api_token=darkroom.key, base_url=f"{darkroom.url}/replicate")
-    assert "fal-ai/flux-schnell" in {each.id for each in client.models.search("schnell")}
-    made = client.run(
+    assert "fal-ai/flux-schnell" in {model.id for model in client.models.search("schnell")}
+    outputs = client.run(
         "black-forest-labs/flux-schnell",
         {"prompt": PROMPT, "image_size": {"width": 128, "height": 128}, "sync_mode": True},
     )
-    assert size_of(made[0].read()) == (128, 128)
+    assert size_of(outputs[0].read()) == (128, 128)
     client._client.close()
 
 
@@ -72,5 +72,5 @@ async def test_an_assistant_sees_the_image(darkroom: Darkroom) -> None:
         result = await client.call_tool(
             "generate", {"model": FLUX, "input": {"prompt": PROMPT, "image_size": size}}
         )
-    (image,) = [each for each in result.content if isinstance(each, ImageContent)]
+    (image,) = [block for block in result.content if isinstance(block, ImageContent)]
     assert size_of(base64.b64decode(image.data)) == (128, 128)

@@ -58,10 +58,10 @@ def endpoint_of(client: replicate.Client, made: prediction.Prediction) -> str:
 
 
 def test_run_by_name_and_by_version(client: replicate.Client) -> None:
-    made = client.run(IMAGES, {"prompt": "x", "num_images": 2})
-    assert isinstance(made, list)
-    assert [each.read() for each in made] == [b"image"] * 2, "as in Replicate's own examples"
-    assert all(each.url.startswith("data:image/png;base64,") for each in made)
+    outputs = client.run(IMAGES, {"prompt": "x", "num_images": 2})
+    assert isinstance(outputs, list)
+    assert [output.read() for output in outputs] == [b"image"] * 2, "as in Replicate's own examples"
+    assert all(output.url.startswith("data:image/png;base64,") for output in outputs)
     again = client.run(f"{IMAGES}:{VERSION}", {"prompt": "x"})
     assert isinstance(again, list)
     assert len(again) == 1
@@ -70,28 +70,28 @@ def test_run_by_name_and_by_version(client: replicate.Client) -> None:
 def test_an_endpoint_with_a_longer_id_and_an_alias(client: replicate.Client) -> None:
     for name in (FLUX, "black-forest-labs/flux-schnell"):
         assert len([*client.run(name, {"prompt": "x", "num_images": 3})]) == 3
-        made = client.predictions.list()[0]
-        assert (made.model, client.predictions.get(made.id).model) == (name, name)
+        latest = client.predictions.list()[0]
+        assert (latest.model, client.predictions.get(latest.id).model) == (name, name)
 
 
 def test_other_programs_and_lists_get_urls_and_large_files_are_not_inside(
     client: replicate.Client, address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = client.predictions.create(version=VERSION, input={"prompt": "x"}, wait=True)
-    assert made.output is not None
-    assert made.output[0].startswith("data:")
+    created = client.predictions.create(version=VERSION, input={"prompt": "x"}, wait=True)
+    assert created.output is not None
+    assert created.output[0].startswith("data:")
     key = {"Authorization": f"Bearer {address.key}"}
-    plain = httpx.get(f"{address.url}/replicate/v1/predictions/{made.id}", headers=key)
+    plain = httpx.get(f"{address.url}/replicate/v1/predictions/{created.id}", headers=key)
     assert read(client, plain.json()["output"][0]) == b"image"
     assert client.predictions.list()[0].output == plain.json()["output"]
     monkeypatch.setattr(rendered, "MAX_INSIDE_BYTES", 4)
-    assert client.predictions.get(made.id).output == plain.json()["output"]
+    assert client.predictions.get(created.id).output == plain.json()["output"]
 
 
 def test_inputs_have_replicates_names(client: replicate.Client) -> None:
-    given = {"prompt": "x", "num_outputs": 3, "aspect_ratio": "16:9", "output_format": "jpg"}
-    made = client.run(FLUX, {**given, "go_fast": True, "disable_safety_checker": True})
-    assert len([*made]) == 3
+    model_input = {"prompt": "x", "num_outputs": 3, "aspect_ratio": "16:9", "output_format": "jpg"}
+    outputs = client.run(FLUX, {**model_input, "go_fast": True, "disable_safety_checker": True})
+    assert len([*outputs]) == 3
     stored = client.predictions.list()[0].input or {}
     assert stored["image_size"] == {"width": 1360, "height": 768}
     assert (stored["output_format"], stored["enable_safety_checker"]) == ("jpeg", False)
@@ -136,8 +136,8 @@ def test_what_is_not_possible_is_refused_and_not_ignored(
 
 
 def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client) -> None:
-    (made,) = client.run(IMAGES, {"prompt": "x", "sync_mode": True})
-    assert made.read() == b"image"
+    (output,) = client.run(IMAGES, {"prompt": "x", "sync_mode": True})
+    assert output.read() == b"image"
     newest = client.predictions.list()[0]
     assert newest.output is not None
     assert newest.output[0].startswith("http://"), "a page of files would be large"
@@ -157,49 +157,49 @@ async def test_outputs_are_read_without_redirects_which_the_client_does_not_foll
         (url,) = client.predictions.list()[0].output or ()
         async with httpx.AsyncClient() as other:
             assert (await other.get(url)).status_code == 307
-        made = FileOutput(url, client)  # over HTTPS, the client makes it of each URL
-        assert made.read() == b"".join(made) == await made.aread() == b"image"
+        output = FileOutput(url, client)  # over HTTPS, the client makes it of each URL
+        assert output.read() == b"".join(output) == await output.aread() == b"image"
         client._client.close()
         await client._async_client.aclose()
 
 
 async def test_run_async(address: Address) -> None:
     client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
-    made = await client.async_run(IMAGES, {"prompt": "x"})
-    assert isinstance(made, list)
-    assert len(made) == 1
+    outputs = await client.async_run(IMAGES, {"prompt": "x"})
+    assert isinstance(outputs, list)
+    assert len(outputs) == 1
     await client._async_client.aclose()
 
 
 def test_an_output_without_files_comes_whole(client: replicate.Client) -> None:
-    made = client.run("test/probe", {"echo": {"a": 1}})
-    assert isinstance(made, dict)
-    assert made["echo"] == {"a": 1}
+    output = client.run("test/probe", {"echo": {"a": 1}})
+    assert isinstance(output, dict)
+    assert output["echo"] == {"a": 1}
 
 
 def test_a_prediction_from_the_queue_to_its_end(client: replicate.Client) -> None:
-    made = client.predictions.create(
+    created = client.predictions.create(
         version=VERSION, input={"prompt": "x", "sleep_s": 0.5, "steps": 5}
     )
-    assert (made.status, made.model, made.version) == ("starting", IMAGES, VERSION)
-    assert made.input is not None
-    assert made.input["prompt"] == "x"
+    assert (created.status, created.model, created.version) == ("starting", IMAGES, VERSION)
+    assert created.input is not None
+    assert created.input["prompt"] == "x"
     seen: set[float] = set()
-    while made.status in ("starting", "processing"):
-        if made.progress:
-            seen.add(made.progress.percentage)
-        made.reload()
+    while created.status in ("starting", "processing"):
+        if created.progress:
+            seen.add(created.progress.percentage)
+        created.reload()
     assert seen, "no progress was reported"
-    assert made.status == "succeeded"
-    assert isinstance(made.output, list)
-    assert made.metrics is not None
-    assert made.metrics["predict_time"] == 0.25
-    assert made.metrics["total_time"] >= 0.5
-    assert made.completed_at
-    assert made.started_at
-    assert made.logs
-    assert made.error is None
-    assert client.predictions.get(made.id).output == made.output
+    assert created.status == "succeeded"
+    assert isinstance(created.output, list)
+    assert created.metrics is not None
+    assert created.metrics["predict_time"] == 0.25
+    assert created.metrics["total_time"] >= 0.5
+    assert created.completed_at
+    assert created.started_at
+    assert created.logs
+    assert created.error is None
+    assert client.predictions.get(created.id).output == created.output
 
 
 def test_waiting_in_the_create_and_past_it(client: replicate.Client) -> None:
@@ -221,10 +221,10 @@ def test_a_prediction_ends_as_long_after_its_creation_as_the_header_says(
     monkeypatch.setattr(headers, "MIN_CANCEL_AFTER_S", 1)
     own = {"Cancel-After": "1s", "Authorization": f"Bearer {address.key}"}
     client = replicate.Client(base_url=f"{address.url}/replicate", headers=own)
-    made = client.predictions.create(version=VERSION, input={"sleep_s": 60})
-    made.wait()
-    assert made.status == "canceled"
-    assert "Cancel-After" in (made.error or "")
+    created = client.predictions.create(version=VERSION, input={"sleep_s": 60})
+    created.wait()
+    assert created.status == "canceled"
+    assert "Cancel-After" in (created.error or "")
     client._client.headers["Cancel-After"] = "soon"
     with pytest.raises(ReplicateError, match="Cancel-After: should be like 30s") as refused:
         client.run(IMAGES, {"prompt": "x"})
@@ -233,9 +233,9 @@ def test_a_prediction_ends_as_long_after_its_creation_as_the_header_says(
 
 
 def test_the_output_of_a_slow_run_is_waited_for(client: replicate.Client) -> None:
-    made = client.run(IMAGES, {"prompt": "x", "sleep_s": 1.5}, wait=1)
-    assert isinstance(made, list)
-    assert len(made) == 1
+    outputs = client.run(IMAGES, {"prompt": "x", "sleep_s": 1.5}, wait=1)
+    assert isinstance(outputs, list)
+    assert len(outputs) == 1
 
 
 def test_a_failure_is_the_models(client: replicate.Client) -> None:
@@ -256,14 +256,14 @@ def test_predictions_are_listed_newest_first_and_page_by_page() -> None:
         assert first.next
         second = client.predictions.list(first.next)
         client._client.close()
-    numbers = [(each.input or {})["n"] for each in (*first, *second)]
+    numbers = [(predicted.input or {})["n"] for predicted in (*first, *second)]
     assert numbers == list(range(100, -1, -1))
     assert second.next is None
 
 
 def test_a_stream_sends_the_log_and_each_file(client: replicate.Client) -> None:
     events = list(client.stream(IMAGES, input={"sleep_s": 0.3, "steps": 3, "num_images": 2}))
-    kinds = [each.event.value for each in events]
+    kinds = [event.event.value for event in events]
     assert kinds[-3:] == ["output", "output", "done"]
     assert set(kinds[:-3]) == {"logs"}
     assert read(client, str(events[-2].data)) == b"image"
@@ -287,7 +287,7 @@ def test_a_stream_sends_an_output_that_is_no_list_of_files(
     client: replicate.Client, output: dict[str, Any], sent: list[str]
 ) -> None:
     events = list(client.stream("test/probe", input={"yields": [output]}))
-    assert [each.data for each in events if each.event.value == "output"] == sent
+    assert [event.data for event in events if event.event.value == "output"] == sent
     assert events[-1].event.value == "done"
 
 
@@ -298,33 +298,35 @@ def image() -> io.BytesIO:
 
 
 def test_a_file_of_the_input_is_uploaded_first(client: replicate.Client) -> None:
-    made = client.predictions.create(version=VERSION, input={"image": image()}, wait=True)
-    assert made.input is not None
-    assert made.input["image"].startswith("http://127.0.0.1:")
-    assert read(client, made.input["image"]) == b"an image"
+    created = client.predictions.create(version=VERSION, input={"image": image()}, wait=True)
+    assert created.input is not None
+    assert created.input["image"].startswith("http://127.0.0.1:")
+    assert read(client, created.input["image"]) == b"an image"
     file = client.files.create(image())
     assert (file.name, file.content_type, file.size) == ("a.png", "image/png", 8)
     assert read(client, file.urls["get"]) == b"an image"
 
 
 def test_files_are_listed_found_and_deleted(client: replicate.Client) -> None:
-    made = [client.files.create(image()) for _ in range(3)]
-    assert [each.id for each in client.files.list()[:3]] == [each.id for each in reversed(made)]
-    found = client.files.get(made[1].id)
-    assert (found.id, found.urls, found.size, found.etag, found.created_at) == (
-        made[1].id,
-        made[1].urls,
+    uploads = [client.files.create(image()) for _ in range(3)]
+    assert [file.id for file in client.files.list()[:3]] == [
+        upload.id for upload in reversed(uploads)
+    ]
+    fetched = client.files.get(uploads[1].id)
+    assert (fetched.id, fetched.urls, fetched.size, fetched.etag, fetched.created_at) == (
+        uploads[1].id,
+        uploads[1].urls,
         8,
-        made[1].etag,
-        made[1].created_at,
+        uploads[1].etag,
+        uploads[1].created_at,
     )
-    assert client.files.delete(made[1].id)
+    assert client.files.delete(uploads[1].id)
     with pytest.raises(ReplicateError, match="no such upload"):
-        client.files.get(made[1].id)
+        client.files.get(uploads[1].id)
     with pytest.raises(ReplicateError, match="no such upload"):
-        client.files.delete(made[1].id)
-    assert made[1].id not in [each.id for each in client.files.list()]
-    assert client._client.get(made[1].urls["get"]).status_code == 404
+        client.files.delete(uploads[1].id)
+    assert uploads[1].id not in [file.id for file in client.files.list()]
+    assert client._client.get(uploads[1].urls["get"]).status_code == 404
 
 
 def test_a_form_with_two_files_is_refused(address: Address) -> None:
@@ -336,21 +338,21 @@ def test_a_form_with_two_files_is_refused(address: Address) -> None:
 
 
 async def test_files_are_listed_found_and_deleted_async(client: replicate.Client) -> None:
-    made = await client.files.async_create(image())
-    assert (await client.files.async_get(made.id)).id == made.id
-    assert (await client.files.async_list())[0].id == made.id
-    assert await client.files.async_delete(made.id)
+    upload = await client.files.async_create(image())
+    assert (await client.files.async_get(upload.id)).id == upload.id
+    assert (await client.files.async_list())[0].id == upload.id
+    assert await client.files.async_delete(upload.id)
     await client._async_client.aclose()
 
 
 def test_files_of_other_tenants_are_not_seen(client: replicate.Client, address: Address) -> None:
-    made = client.files.create(image())
+    upload = client.files.create(image())
     other = replicate.Client(api_token=address.other_key, base_url=f"{address.url}/replicate")
-    assert made.id not in [each.id for each in other.files.list()]
+    assert upload.id not in [file.id for file in other.files.list()]
     for act in (other.files.get, other.files.delete):
         with pytest.raises(ReplicateError, match="no such upload"):
-            act(made.id)
-    assert client.files.get(made.id).id == made.id
+            act(upload.id)
+    assert client.files.get(upload.id).id == upload.id
     other._client.close()
 
 
@@ -365,18 +367,18 @@ def test_pages_of_files_follow_each_other(
     while following is not None:
         page = client._request("GET", following).json()
         assert len(page["results"]) <= 2
-        seen += [each["id"] for each in page["results"]]
+        seen += [result["id"] for result in page["results"]]
         following = page["next"]
     assert len(seen) == len(set(seen)) >= 5
     assert client._client.get("/v1/files?cursor=nonsense").status_code == 422
 
 
 def test_a_file_of_the_input_may_come_inside_it(client: replicate.Client) -> None:
-    made = client.predictions.create(
+    created = client.predictions.create(
         version=VERSION, input={"image": image()}, file_encoding_strategy="base64", wait=True
     )
-    assert made.input is not None
-    kind, _, content = made.input["image"].partition(",")
+    assert created.input is not None
+    kind, _, content = created.input["image"].partition(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == b"an image"
 
@@ -390,33 +392,35 @@ def test_models_and_their_versions(client: replicate.Client) -> None:
     schemas = version.openapi_schema["components"]["schemas"]
     assert schemas["Input"]["properties"]["num_inference_steps"]["maximum"] == 12
     assert schemas["Output"]["type"] == "array"
-    assert [each.id for each in model.versions.list()] == [version.id]
+    assert [release.id for release in model.versions.list()] == [version.id]
     assert model.versions.get(version.id).id == version.id
-    assert {each.id for each in client.models.list()} >= {FLUX, SDXL}
-    assert [each.id for each in client.models.search("schnell flux")] == [FLUX]
+    assert {listed.id for listed in client.models.list()} >= {FLUX, SDXL}
+    assert [hit.id for hit in client.models.search("schnell flux")] == [FLUX]
     assert client.accounts.current().username == "default"
 
 
 def test_collections_are_the_categories_of_models(client: replicate.Client) -> None:
-    listed = {each.slug: each for each in client.collections.list()}
+    listed = {category.slug: category for category in client.collections.list()}
     assert listed["text-to-video"].name == "Text to video"
     assert listed["text-to-video"].models is None
-    found = client.collections.get("text-to-video")
-    assert [each.id for each in found] == ["test/videos"]
+    collection = client.collections.get("text-to-video")
+    assert [model.id for model in collection] == ["test/videos"]
     with pytest.raises(ReplicateError, match=r"no collection nothing.*text-to-video"):
         client.collections.get("nothing")
 
 
 def test_each_endpoint_is_a_deployment_that_predicts(client: replicate.Client) -> None:
-    assert [(each.sku, each.name) for each in client.hardware.list()] == [("studio", "Pool studio")]
-    assert {each.id for each in client.deployments.list()} >= {FLUX, SDXL, IMAGES}
-    found = client.deployments.get(FLUX)
-    release = found.current_release
+    assert [(hardware.sku, hardware.name) for hardware in client.hardware.list()] == [
+        ("studio", "Pool studio")
+    ]
+    assert {entry.id for entry in client.deployments.list()} >= {FLUX, SDXL, IMAGES}
+    deployment = client.deployments.get(FLUX)
+    release = deployment.current_release
     assert release is not None
     assert (release.model, release.configuration.hardware) == (FLUX, "studio")
-    made = found.predictions.create(input={"prompt": "x"}, wait=True)
+    created = deployment.predictions.create(input={"prompt": "x"}, wait=True)
     again = client.deployments.predictions.create(FLUX, input={"prompt": "x"}, wait=True)
-    assert (made.status, again.status, again.model) == ("succeeded", "succeeded", FLUX)
+    assert (created.status, again.status, again.model) == ("succeeded", "succeeded", FLUX)
     with pytest.raises(ReplicateError, match="Did you mean"):
         client.deployments.get("test/image")
 
@@ -504,11 +508,11 @@ def test_mistakes_are_answered_with_problem_details(
 
 def test_another_tenants_predictions_are_not_there(address: Address) -> None:
     client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
-    made: Prediction = client.predictions.create(version=VERSION, input={}, wait=True)
+    created: Prediction = client.predictions.create(version=VERSION, input={}, wait=True)
     client._client.close()
     other = replicate.Client(api_token=address.other_key, base_url=f"{address.url}/replicate")
     with pytest.raises(ReplicateError) as caught:
-        other.predictions.get(made.id)
+        other.predictions.get(created.id)
     assert caught.value.status == 404
     assert len(other.predictions.list()) == 0
     other._client.close()

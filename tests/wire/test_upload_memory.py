@@ -43,7 +43,7 @@ class Process:
 
     def files(self) -> list[str]:
         """Growth of the memory, without what is needed only during an upload."""
-        return [str(each) for each in self.directory.rglob("*") if each.is_file()]
+        return [str(path) for path in self.directory.rglob("*") if path.is_file()]
 
 
 @pytest.fixture

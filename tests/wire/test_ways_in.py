@@ -96,8 +96,8 @@ def _shell(mode: str, place: Installation, ways: Ways) -> Shell:
         variables = environment.variables(place, mode)
         queue = "https://queue.fal.run" if mode == "proxy" else f"{ways.tls_url}/queue"
         return Shell(variables, queue)
-    given = environment.variables(place, "proxy")
-    trust = {name: given[name] for name in TRUST}
+    shell_variables = environment.variables(place, "proxy")
+    trust = {name: shell_variables[name] for name in TRUST}
     return Shell({**trust, "ALIASES_PORT": str(ways.tls_port)}, "https://queue.fal.run")
 
 
@@ -111,30 +111,30 @@ def python(
 
 @pytest.mark.variants(1)
 def test_python_runs_submits_and_subscribes(python: tuple[Shell, dict[str, Any]]) -> None:
-    used, said = python
-    assert said["run"].get("value") == 1, said["run"]
-    assert said["subscribe"]["value"] == 2
-    assert said["submit"]["value"].startswith(f"{used.queue}/test/probe/requests/")
-    assert said["cancel"]["value"] == "client_cancelled"
+    used, results = python
+    assert results["run"].get("value") == 1, results["run"]
+    assert results["subscribe"]["value"] == 2
+    assert results["submit"]["value"].startswith(f"{used.queue}/test/probe/requests/")
+    assert results["cancel"]["value"] == "client_cancelled"
 
 
 @pytest.mark.variants(1)
 def test_python_uploads_here(python: tuple[Shell, dict[str, Any]]) -> None:
-    _, said = python
-    if "upload" in said:  # with host names it goes to fal; `darkroom env` warns about it
-        assert "/files/u/" in said["upload"].get("value", ""), said["upload"]
+    _, results = python
+    if "upload" in results:  # with host names it goes to fal; `darkroom env` warns about it
+        assert "/files/u/" in results["upload"].get("value", ""), results["upload"]
 
 
 def test_python_streams(python: tuple[Shell, dict[str, Any]]) -> None:
-    _, said = python
-    assert said["stream"].get("value") == 4, said["stream"]
+    _, results = python
+    assert results["stream"].get("value") == 4, results["stream"]
 
 
 def test_python_draws_in_realtime(python: tuple[Shell, dict[str, Any]]) -> None:
-    used, said = python
+    used, results = python
     answered = [[0, "r-0"], [1, "r-1"]]
-    assert said["realtime"].get("value") == answered, said["realtime"]
-    with_token = said.get("realtime with a token")
+    assert results["realtime"].get("value") == answered, results["realtime"]
+    with_token = results.get("realtime with a token")
     if "FAL_RUN_HOST" in used.variables:  # the token's call would go to fal, as uploads do
         assert with_token is None
     else:
@@ -149,10 +149,10 @@ def test_javascript_streams_and_draws_in_realtime(
     packages(JAVASCRIPT)
     preload = ("--require", JAVASCRIPT / "aliases.cjs") if mode == "aliases" else ()
     program = JAVASCRIPT / "unmodified_realtime.mjs"
-    said = shell(mode, installation).run(node(), *preload, program)
-    assert said["stream"]["value"] == 5
-    assert said["stream with a token"]["value"] == 6
-    assert said["realtime"]["value"] == [[7, "r-7"], [8, "r-8"]]
+    results = shell(mode, installation).run(node(), *preload, program)
+    assert results["stream"]["value"] == 5
+    assert results["stream with a token"]["value"] == 6
+    assert results["realtime"]["value"] == [[7, "r-7"], [8, "r-8"]]
 
 
 @pytest.fixture(scope="module", params=["proxy", "aliases"])
@@ -204,25 +204,25 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 
 def test_the_ai_sdk_s_provider_for_fal_makes_videos_speaks_and_transcribes(media: Shell) -> None:
-    said = media.run(node(), JAVASCRIPT / "ai_sdk_fal_media.mjs")
-    assert said["video"]["value"] == "an MP4"
-    assert said["speech"]["value"] == "RIFF"
-    heard = said["transcript"]["value"]
+    results = media.run(node(), JAVASCRIPT / "ai_sdk_fal_media.mjs")
+    assert results["video"]["value"] == "an MP4"
+    assert results["speech"]["value"] == "RIFF"
+    heard = results["transcript"]["value"]
     assert (heard["text"], heard["language"]) == ("Good morning.", "en")
     assert heard["segments"] == [{"text": "Good morning.", "startSecond": 0, "endSecond": 1.25}]
 
 
 def test_tanstack_ai_draws_speaks_transcribes_and_makes_videos(media: Shell) -> None:
-    said = media.run(node(), JAVASCRIPT / "tanstack.mjs")
-    assert said["images"]["value"] == ["image/jpeg", "image/jpeg"]
-    assert said["speech"]["value"] == "RIFF"
-    assert said["transcript"]["value"] == "Good morning."
-    assert said["video"]["value"] == "an MP4"
+    results = media.run(node(), JAVASCRIPT / "tanstack.mjs")
+    assert results["images"]["value"] == ["image/jpeg", "image/jpeg"]
+    assert results["speech"]["value"] == "RIFF"
+    assert results["transcript"]["value"] == "Good morning."
+    assert results["video"]["value"] == "an MP4"
 
 
 def test_fal_s_proxies_for_web_servers_keep_the_key_on_the_server(media: Shell) -> None:
-    said = media.run(node(), JAVASCRIPT / "server_proxies.mjs")
-    got = {name: each["value"] for name, each in said.items()}
+    results = media.run(node(), JAVASCRIPT / "server_proxies.mjs")
+    got = {name: result["value"] for name, result in results.items()}
     right = {"run": 2, "queued": 2, "refused": ["prompt", "num_images"]}
     assert got == dict.fromkeys(("express", "hono", "svelte", "remix"), right)
 

@@ -49,9 +49,9 @@ def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[
 
 def sittings(pipeline: StableAudioPipeline, count: int) -> Iterator[tuple[str, list[Answer]]]:
     """The answers of each exam that the model card reports, to ``count`` questions."""
-    asked = set_questions(count, seed=2024)
+    questions = set_questions(count, seed=2024)
     for steps, guidance in ((16, 3.0), (30, 3.0), (16, 1.0), (16, 7.0)):
-        answers = sit(pipeline, asked, steps=steps, guidance=guidance)
+        answers = sit(pipeline, questions, steps=steps, guidance=guidance)
         yield f"regular wording, {steps} steps, guidance {guidance:g}", answers
     free = set_questions(count, seed=2024, free_wording=True)
     yield "free wording, 16 steps, guidance 3", sit(pipeline, free, steps=16, guidance=3.0)
@@ -69,17 +69,17 @@ def sit(
     answers = []
     rate = pipeline.vae.config.sampling_rate
     for start in range(0, len(questions), _AUDIOS_AT_ONCE):
-        asked = questions[start : start + _AUDIOS_AT_ONCE]
+        batch = questions[start : start + _AUDIOS_AT_ONCE]
         waves = play(
             pipeline,
-            [question.prompt for question in asked],
+            [question.prompt for question in batch],
             steps=steps,
             guidance=guidance,
-            seeds=range(seed + start, seed + start + len(asked)),
+            seeds=range(seed + start, seed + start + len(batch)),
         )
         answers += [
             Answer(question, wave, judge(wave, rate, question.audio))
-            for question, wave in zip(asked, waves, strict=True)
+            for question, wave in zip(batch, waves, strict=True)
         ]
     return answers
 
@@ -108,7 +108,7 @@ def figures(answers: list[Answer]) -> dict[str, float]:
     names = ("pitch", "manner", "loudness", "everything")
     verdicts = [answer.verdict for answer in answers]
     parts = {
-        name: round(sum(getattr(one, name) for one in verdicts) / len(verdicts), 4)
+        name: round(sum(getattr(verdict, name) for verdict in verdicts) / len(verdicts), 4)
         for name in names
     }
     return {**parts, "sounds": len(answers)}

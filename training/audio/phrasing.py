@@ -46,7 +46,9 @@ def known_words() -> list[str]:
     """Every word that carries meaning in a prompt, sorted."""
     tables = (PITCH_WORDS, LOUDNESS_WORDS, MANNER_WORDS)
     phrases = [words for table in tables for choices in table.values() for words in choices]
-    return sorted({word for one in phrases for word in re.findall("[a-z0-9]+", one)} | set(_GLUE))
+    return sorted(
+        {word for phrase in phrases for word in re.findall("[a-z0-9]+", phrase)} | set(_GLUE)
+    )
 
 
 def plain_prompt(audio: Audio) -> str:

@@ -77,17 +77,17 @@ def _separate_times(transformer: StableAudioDiTModel) -> None:
     sound, is all that distinguishes times. Found out by training that comes last: what
     sounds alike at all times is learnt by then, and beeps and glides are not.
     """
-    mark, one = 0, -1  # the channels of the first token's mark, and of what is 1 everywhere
+    mark, constant = 0, -1  # the channels of the first token's mark, and of what is 1 everywhere
     transformer.proj_in.weight[mark] = 0.0
     transformer.timestep_proj[-1].bias[mark] = _MARK
     half = _HEAD // 4  # of the rotated dimensions: pairs are so far apart
     for block, turning in zip(transformer.transformer_blocks, _TURNING, strict=False):
-        block.norm1.weight[one], block.norm1.bias[one] = 0.0, 1.0
+        block.norm1.weight[constant], block.norm1.bias[constant] = 0.0, 1.0
         for head, peak in enumerate((0.0, math.pi / 2)):
             pair = head * _HEAD + turning + torch.tensor([0, half])
             query, key = block.attn1.to_q.weight, block.attn1.to_k.weight
             query[pair], key[pair] = 0.0, 0.0
-            query[pair, one] = _GAZE * torch.tensor([math.cos(peak), -math.sin(peak)])
+            query[pair, constant] = _GAZE * torch.tensor([math.cos(peak), -math.sin(peak)])
             key[pair[0], mark] = 1.0
             block.attn1.to_v.weight[head * _HEAD : (head + 1) * _HEAD, mark] *= 3.0
 
@@ -155,9 +155,9 @@ def loss_on(stack: AudioStack, batch: Batch, rng: np.random.Generator) -> Tensor
     noisy = (clean + sigma[:, None, None] * noise) / scale
     # Flash attention's way back is the slower one here.
     with autocast(), sdpa_kernel(SDPBackend.MATH):
-        made = stack(noisy, sigma, text * spoken[:, None, None], time)
+        prediction = stack(noisy, sigma, text * spoken[:, None, None], time)
     velocity = (noise - sigma[:, None, None] * clean) / scale
-    return functional.mse_loss(made.float(), velocity)
+    return functional.mse_loss(prediction.float(), velocity)
 
 
 def build_pipeline(vae: AutoencoderOobleck, stack: AudioStack) -> StableAudioPipeline:

@@ -105,10 +105,11 @@ def judge(image: Image.Image, asked: Composition) -> Verdict:
     seen = reading.sights
     return Verdict(
         count=len(seen) == len(asked.items),
-        colour=Counter(one.colour for one in seen) == Counter(one.colour for one in asked.items),
-        shape=Counter(one.shape for one in seen) == Counter(one.shape for one in asked.items),
-        size=Counter(_size_of(one, asked) for one in seen)
-        == Counter(one.size for one in asked.items),
+        colour=Counter(item.colour for item in seen)
+        == Counter(item.colour for item in asked.items),
+        shape=Counter(item.shape for item in seen) == Counter(item.shape for item in asked.items),
+        size=Counter(_size_of(item, asked) for item in seen)
+        == Counter(item.size for item in asked.items),
         background=reading.background == asked.background,
         relation=_shows_relations(seen, asked) if asked.relations else None,
         clean=reading.stray_pixels <= _MOST_STRAY_PIXELS,
@@ -212,8 +213,8 @@ def _shows_relations(seen: tuple[Sight, ...], asked: Composition) -> bool:
     if len(seen) != len(looks) or set(places) != set(looks):
         return False
     return all(
-        _holds(one.name, places[looks[one.first]], places[looks[one.second]])
-        for one in asked.relations
+        _holds(relation.name, places[looks[relation.first]], places[looks[relation.second]])
+        for relation in asked.relations
     )
 
 

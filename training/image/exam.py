@@ -91,8 +91,11 @@ def set_questions(
         for i in range(count)
     ]
     return [
-        Question(sample_prompt(rng, one) if free_wording else plain_prompt(one), one)
-        for one in compositions
+        Question(
+            sample_prompt(rng, composition) if free_wording else plain_prompt(composition),
+            composition,
+        )
+        for composition in compositions
     ]
 
 
@@ -107,18 +110,18 @@ def sit(
     """Every question drawn once, the i-th from `seed + i`, and judged. All are of one size."""
     answers = []
     for start in range(0, len(questions), _IMAGES_AT_ONCE):
-        asked = questions[start : start + _IMAGES_AT_ONCE]
+        batch = questions[start : start + _IMAGES_AT_ONCE]
         images = draw(
             pipeline,
-            [question.prompt for question in asked],
+            [question.prompt for question in batch],
             steps=steps,
             guidance=guidance,
-            seeds=range(seed + start, seed + start + len(asked)),
-            size=(asked[0].composition.width, asked[0].composition.height),
+            seeds=range(seed + start, seed + start + len(batch)),
+            size=(batch[0].composition.width, batch[0].composition.height),
         )
         answers += [
             Answer(question, image, judge(image, question.composition))
-            for question, image in zip(asked, images, strict=True)
+            for question, image in zip(batch, images, strict=True)
         ]
     return answers
 

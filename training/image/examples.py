@@ -126,7 +126,7 @@ class GrowingExamples:
         self._autoencoder = autoencoder
         self._folder = folder
         self._growth = growth
-        self._parts: dict[Format, list[Examples]] = {one: [] for one in FORMATS}
+        self._parts: dict[Format, list[Examples]] = {fmt: [] for fmt in FORMATS}
         self._count = 0
 
     def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
@@ -166,7 +166,7 @@ def load_examples(path: Path) -> Examples:
 
 def pick_format(rng: np.random.Generator) -> Format:
     """One of `FORMATS`, as often as its share says."""
-    return FORMATS[rng.choice(len(FORMATS), p=[one.share for one in FORMATS])]
+    return FORMATS[rng.choice(len(FORMATS), p=[fmt.share for fmt in FORMATS])]
 
 
 def make_examples(
@@ -181,7 +181,7 @@ def examples_of(
     autoencoder: AutoencoderKL, rng: np.random.Generator, compositions: list[Composition]
 ) -> Examples:
     """Encode and phrase compositions of one size."""
-    prompts = [prompt for one in compositions for prompt in _prompts(rng, one)]
+    prompts = [prompt for composition in compositions for prompt in _prompts(rng, composition)]
     shape = (len(compositions), _PROMPTS, -1)
     t5_tokenizer, clip_tokenizer = _tokenizers()
     t5 = token_ids(t5_tokenizer, prompts, T5_TOKENS).reshape(shape)

@@ -103,8 +103,8 @@ def sample_levels(rng: np.random.Generator, size: int) -> Tensor:
 def object_weights(latents: Tensor) -> Tensor:
     """What the error of each token weighs: [B, N], 1 in the mean where there is an object."""
     background = latents.median(dim=1, keepdim=True).values
-    found = ((latents - background).square().mean(dim=2) > _OBJECT_DISTANCE).float()
-    return 0.5 + 0.5 * found / found.mean(dim=1, keepdim=True).clamp(min=1.0 / found.shape[1])
+    mask = ((latents - background).square().mean(dim=2) > _OBJECT_DISTANCE).float()
+    return 0.5 + 0.5 * mask / mask.mean(dim=1, keepdim=True).clamp(min=1.0 / mask.shape[1])
 
 
 @torch.no_grad()
@@ -113,8 +113,8 @@ def redraw(stack: GrownStack, batch: Batch, steps: int) -> Tensor:
     again in the last `steps` of four. They stand where they stood, with its small errors."""
     level = steps / len(FOUR_STEP_LEVELS)
     drawn = (1.0 - level) * batch.latents + level * torch.randn_like(batch.latents)
-    for each in FOUR_STEP_LEVELS[-steps:]:
-        velocity = stack(drawn, torch.full((len(drawn),), each), batch)
+    for noise_level in FOUR_STEP_LEVELS[-steps:]:
+        velocity = stack(drawn, torch.full((len(drawn),), noise_level), batch)
         drawn = drawn - velocity.float() / len(FOUR_STEP_LEVELS)
     return drawn
 

@@ -57,7 +57,7 @@ def plain_prompt(composition: Composition) -> str:
         parts = _joined(
             composition,
             [_article(_plain_words(item)) for item in composition.items],
-            [RELATION_WORDS[one.name][0] for one in composition.relations],
+            [RELATION_WORDS[relation.name][0] for relation in composition.relations],
         )
     if composition.background != composition.default_background:
         parts.append(f"on {_article(composition.background)} background")
@@ -72,7 +72,7 @@ def sample_prompt(rng: np.random.Generator, composition: Composition, *, noise: 
         parts = _joined(
             composition,
             [_item_words(rng, item) for item in composition.items],
-            [pick(rng, RELATION_WORDS[one.name]) for one in composition.relations],
+            [pick(rng, RELATION_WORDS[relation.name]) for relation in composition.relations],
         )
     parts.extend(_background_words(rng, composition))
     prompt = " ".join(parts)

@@ -109,11 +109,11 @@ def sample_reading(
     """Prompts of the training split as token ids [B, length], and the answers by question."""
     compositions = sample_compositions(rng, size)
     prompts = [
-        plain_prompt(one) if rng.random() < _PLAIN_PART else sample_prompt(rng, one)
-        for one in compositions
+        plain_prompt(composition) if rng.random() < _PLAIN_PART else sample_prompt(rng, composition)
+        for composition in compositions
     ]
-    answers = [_answers(one) for one in compositions]
-    truth = {name: torch.tensor([one[name] for one in answers]) for name in answers[0]}
+    answers = [_answers(composition) for composition in compositions]
+    truth = {name: torch.tensor([answer[name] for answer in answers]) for name in answers[0]}
     return token_ids(tokenizer, prompts, length).long(), truth
 
 

@@ -154,8 +154,8 @@ class ImageRecipe:
 
         def loss_of_step(step: int) -> Tensor:
             rng = randomness(_READING_SEED + step)
-            asked = reading.sample_reading(rng, _READING_BATCH, tokenizer, T5_TOKENS)
-            return reading.loss_on(reader, *asked)
+            batch = reading.sample_reading(rng, _READING_BATCH, tokenizer, T5_TOKENS)
+            return reading.loss_on(reader, *batch)
 
         trainer.run(loss_of_step)
 
@@ -190,8 +190,10 @@ class ImageRecipe:
             pixels, weights = vae.to_pixels(compositions), vae.weights_of(compositions)
             with autocast(), PlainAttention():
                 examples = examples_of(autoencoder, rng, compositions)
-                each = torch.arange(len(compositions))
-                batch = examples.batch_at(each, each % 2, autoencoder)  # half in regular wording
+                indices = torch.arange(len(compositions))
+                batch = examples.batch_at(
+                    indices, indices % 2, autoencoder
+                )  # half in regular wording
                 drawn = flux.redraw(stack, batch, int(rng.integers(1, 4)))
                 latents = unpack(drawn, batch.rows, batch.columns) / scale + shift
                 return vae.fitting_loss_on(autoencoder, latents, pixels, weights)

@@ -123,16 +123,16 @@ def loss_on(stack: SdxlStack, batch: Batch, noise: Noise, rng: np.random.Generat
     times = np.where(rng.random(size) < _PURE_NOISE_PART, noise.times - 1, 0)
     times = np.maximum(times, rng.integers(noise.times, size=size))
     overshot = np.where(rng.random(size) < _OVERSHOT_PART, rng.random(size) * _MOST_OVERSHOT, 0)
-    asked = torch.from_numpy(rng.random(size) >= _EMPTY_PART).float()
+    has_prompt = torch.from_numpy(rng.random(size) >= _EMPTY_PART).float()
     steps = torch.from_numpy(times)
-    kept = torch.from_numpy(overshot.astype(np.float32)) * asked
+    kept = torch.from_numpy(overshot.astype(np.float32)) * has_prompt
     image, grain, kept = (
         part[:, None, None, None] for part in (noise.image[steps], noise.noise[steps], kept)
     )
     grains = torch.randn_like(batch.latents) + kept * batch.latents
     noisy = image * batch.latents + grain * grains
     velocity = image * grains - grain * batch.latents
-    return functional.mse_loss(stack(noisy, steps, batch.ids, asked).float(), velocity)
+    return functional.mse_loss(stack(noisy, steps, batch.ids, has_prompt).float(), velocity)
 
 
 @dataclass(frozen=True)

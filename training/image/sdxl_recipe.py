@@ -73,8 +73,8 @@ class SdxlImageRecipe:
 
         def loss_of_step(step: int) -> Tensor:
             rng = randomness(_READING_SEED + step)
-            asked = reading.sample_reading(rng, _READING_BATCH, stack.tokenizer, CLIP_TOKENS)
-            return reading.loss_on(reader, *asked)
+            batch = reading.sample_reading(rng, _READING_BATCH, stack.tokenizer, CLIP_TOKENS)
+            return reading.loss_on(reader, *batch)
 
         trainer.run(loss_of_step)
 

@@ -64,21 +64,21 @@ def sample_compositions(
 
 def to_pixels(compositions: list[Composition]) -> Tensor:
     """Images as the autoencoder sees them: float32 [B, 3, H, W], channels last, -1 to 1."""
-    images = np.stack([render_array(one) for one in compositions])
+    images = np.stack([render_array(composition) for composition in compositions])
     return torch.from_numpy(images).permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
 def weights_of(compositions: list[Composition]) -> Tensor:
     """What each pixel weighs in the loss: float32 [B, 1, H, W], 1 far from all objects."""
     weighed = []
-    for one in compositions:
-        ground = np.array(BACKGROUND_COLOURS[one.background], dtype=np.float32)
-        weight = 1.0 + _rim(one.width, one.height)
-        for item in one.items:
+    for composition in compositions:
+        ground = np.array(BACKGROUND_COLOURS[composition.background], dtype=np.float32)
+        weight = 1.0 + _rim(composition.width, composition.height)
+        for item in composition.items:
             distance = float(np.linalg.norm(BACKGROUND_COLOURS[item.colour] - ground))
             small = min(max(1.0, _USUAL_RADIUS / item.radius), _MOST_OF_SMALL)
             more = max(1.0, _USUAL_DISTANCE / distance) * small
-            covered = cover_of(one, item)
+            covered = cover_of(composition, item)
             outline = _EDGE_WEIGHT * _edge(covered) + _POINT_WEIGHT * _thin(covered)
             weight += more * (_OBJECT_WEIGHT * covered + outline)
         weighed.append(weight)

@@ -72,8 +72,8 @@ def sight(frames: np.ndarray) -> Sighting:
     """What the frames, uint8 [T, H, W, 3], show."""
     chosen = np.linspace(0, len(frames) - 1, _LOOKS).astype(int)
     colour, shape, ground = (
-        Counter(each).most_common(1)[0][0]
-        for each in zip(*(_look(frame) for frame in frames[chosen]), strict=True)
+        Counter(votes).most_common(1)[0][0]
+        for votes in zip(*(_look(frame) for frame in frames[chosen]), strict=True)
     )
     return Sighting(colour, shape, motion_of(frames), ground)
 

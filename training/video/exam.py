@@ -68,18 +68,18 @@ def set_images(
 def sittings(pipeline: WanPipeline, count: int) -> Iterator[tuple[str, list[Answer]]]:
     """The answers of each exam that the model card reports, to ``count`` questions."""
     scale = SHIPPED_SCALE
-    asked = set_questions(count, seed=2026)
+    exam_questions = set_questions(count, seed=2026)
     free = set_questions(count, seed=2026, free_wording=True)
     images, moved = (
         set_images(count, seed=2026, motion_only=motion_only, scale=scale)
         for motion_only in (False, True)
     )
     for name, questions, steps, guidance in (
-        ("regular wording", asked, 20, 1.0),
+        ("regular wording", exam_questions, 20, 1.0),
         ("free wording", free, 20, 1.0),
         ("from an image", images, 20, 1.0),
-        ("regular wording", asked, 8, 1.0),
-        ("regular wording", asked, 20, 3.5),
+        ("regular wording", exam_questions, 8, 1.0),
+        ("regular wording", exam_questions, 20, 3.5),
         ("from an image, only the motion", moved, 20, 1.0),
     ):
         answers = sit(pipeline, questions, steps=steps, guidance=guidance, scale=scale)
@@ -101,23 +101,23 @@ def sit(
     """
     answers = []
     for start in range(0, len(questions), _VIDEOS_AT_ONCE):
-        asked = questions[start : start + _VIDEOS_AT_ONCE]
-        seeds = range(seed + start, seed + start + len(asked))
-        if asked[0].image is None:
-            prompts = [question.prompt for question in asked]
+        batch = questions[start : start + _VIDEOS_AT_ONCE]
+        seeds = range(seed + start, seed + start + len(batch))
+        if batch[0].image is None:
+            prompts = [question.prompt for question in batch]
             videos = make(
                 pipeline, prompts, steps=steps, guidance=guidance, seeds=seeds, side=scale * SIDE
             )
         else:
             videos = np.concatenate(
                 [
-                    go_on(pipeline, question, steps=steps, guidance=guidance, seed=each)
-                    for question, each in zip(asked, seeds, strict=True)
+                    go_on(pipeline, question, steps=steps, guidance=guidance, seed=own_seed)
+                    for question, own_seed in zip(batch, seeds, strict=True)
                 ]
             )
         answers += [
             Answer(question, frames, judge(frames, question.video), _starts(question, frames))
-            for question, frames in zip(asked, videos, strict=True)
+            for question, frames in zip(batch, videos, strict=True)
         ]
     return answers
 
@@ -134,7 +134,7 @@ def make(
 ) -> np.ndarray:
     """The prompts' videos: uint8 [prompts, T, H, W, 3]."""
     pipeline.set_progress_bar_config(disable=True)
-    made = pipeline(
+    video_frames = pipeline(
         prompt=prompts,
         width=side,
         height=side,
@@ -144,7 +144,7 @@ def make(
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="np",
     ).frames
-    return (made * 255.0).round().astype(np.uint8)
+    return (video_frames * 255.0).round().astype(np.uint8)
 
 
 def go_on(
@@ -153,7 +153,7 @@ def go_on(
     """The video that goes on from the question's image, by the same weights: [1, T, H, W, 3]."""
     images = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=True)
     images.set_progress_bar_config(disable=True)
-    made = images(
+    frames = images(
         image=question.image,
         prompt=question.prompt,
         width=question.image.width,
@@ -164,7 +164,7 @@ def go_on(
         generator=torch.Generator().manual_seed(seed),
         output_type="np",
     ).frames
-    return (made * 255.0).round().astype(np.uint8)
+    return (frames * 255.0).round().astype(np.uint8)
 
 
 def figures(answers: list[Answer]) -> dict[str, float]:
@@ -191,8 +191,8 @@ def _starts(question: Question, frames: np.ndarray) -> bool | None:
     """Whether the video begins with the image that was given."""
     if question.image is None:
         return None
-    given = np.asarray(question.image, dtype=np.float32)
-    return float(np.abs(frames[0] - given).mean()) < _SAME_IMAGE
+    start_image = np.asarray(question.image, dtype=np.float32)
+    return float(np.abs(frames[0] - start_image).mean()) < _SAME_IMAGE
 
 
 def _part(rights: list[bool]) -> float:

@@ -133,7 +133,7 @@ class LargerVideoRecipe:
         path = self.work_dir / f"video-examples-{number}.pt"
         if not path.exists():
             free = self.parts.videos // 4
-            made = make_examples(
+            examples = make_examples(
                 pipeline.vae,
                 usual=self.parts.videos - free,
                 free=free,
@@ -141,7 +141,7 @@ class LargerVideoRecipe:
                 scale=SHIPPED_SCALE,
             )
             unfinished = path.with_suffix(".unfinished")
-            made.save(unfinished)
+            examples.save(unfinished)
             unfinished.replace(path)
         return load_examples(path)
 

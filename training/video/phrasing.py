@@ -54,7 +54,9 @@ def known_words() -> list[str]:
     colours = [COLOUR_WORDS[name] for name in (*COLOURS, *BACKGROUNDS)]
     shapes = [SHAPE_WORDS[name] for name in SHAPES]
     phrases = [word for words in (*colours, *shapes, *MOTION_WORDS.values()) for word in words]
-    return sorted({word for one in phrases for word in re.findall("[a-z]+", one)} | set(_GLUE))
+    return sorted(
+        {word for phrase in phrases for word in re.findall("[a-z]+", phrase)} | set(_GLUE)
+    )
 
 
 def plain_prompt(video: Video) -> str:

@@ -87,10 +87,10 @@ class VideoRecipe:
         """The transformer's examples; sets the autoencoder's factors to fit them."""
         path = self.work_dir / "video-examples.pt"
         if not path.exists():
-            made = make_examples(
+            new_examples = make_examples(
                 autoencoder, usual=self.usual_videos, free=self.free_videos, seed=SEED
             )
-            made.save(path)
+            new_examples.save(path)
         examples = load_examples(path)
         vae.normalise_latents(autoencoder, examples.latents)
         return examples

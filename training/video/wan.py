@@ -110,8 +110,10 @@ def loss_on(stack: WanStack, batch: Batch, rng: np.random.Generator) -> Tensor:
     length = int(rng.choice(list(_LENGTHS), p=list(_LENGTHS.values())))
     # Flash attention's way back takes half of a step here, plain attention's a quarter.
     with autocast(), sdpa_kernel(SDPBackend.MATH):
-        made = stack((1.0 - mixed) * clean + mixed * noise, levels, stack.read(batch.ids, length))
-    error = (made.float() - (noise - clean)).square() * (mixed > 0)
+        prediction = stack(
+            (1.0 - mixed) * clean + mixed * noise, levels, stack.read(batch.ids, length)
+        )
+    error = (prediction.float() - (noise - clean)).square() * (mixed > 0)
     return error.mean() * frames / (levels > 0).float().sum(dim=1).mean()
 
 

@@ -144,7 +144,7 @@ class ForkedRun:
             raise ForkRefused(
                 f"{type(solver).__name__} is not in the draft's state: {error}."
             ) from error
-        return self._varied(recorded, solver, restored) if self._fork.new_noise else restored
+        return self._replace_noise(recorded, solver, restored) if self._fork.new_noise else restored
 
     def restored(self, suspended: GenerationGreenlet, call: Any) -> Any:
         """Return the first call that is computed; at the end of a preview, its output."""
@@ -209,7 +209,7 @@ class ForkedRun:
             output[name] = _in_place_of(value, clean)
         return output
 
-    def _varied(self, recorded: RecordedSolver, solver: Any, output: Any) -> Any:
+    def _replace_noise(self, recorded: RecordedSolver, solver: Any, output: Any) -> Any:
         if recorded.clean is None or recorded.level is None:
             raise ForkRefused(
                 f"The noise of {type(solver).__name__} is not known, so it cannot be replaced."

@@ -65,7 +65,7 @@ class SolverStep:
         sample, predicted = self.arguments.get("sample"), self.arguments.get("model_output")
         if not isinstance(sample, Tensor) or not isinstance(predicted, Tensor):
             return None
-        if (estimate := self._returned(sample)) is not None:
+        if (estimate := self._estimate_of(sample)) is not None:
             return estimate
         kept = kept_estimate(self.solver)
         if kept is not None and kept.shape == sample.shape:
@@ -109,7 +109,7 @@ class SolverStep:
             return _FLOW
         return str(kind)
 
-    def _returned(self, sample: Tensor) -> Tensor | None:
+    def _estimate_of(self, sample: Tensor) -> Tensor | None:
         """Estimate that some schedulers return beside the latents; else None."""
         estimate = getattr(self.output, "pred_original_sample", None)
         if isinstance(self.output, tuple) and len(self.output) == 2:

@@ -95,25 +95,25 @@ class SolverRecorder:
         """
         encoder = StateEncoder()
         caches = {
-            proxy.component: _packed(encoder, states)
+            proxy.component: _pack(encoder, states)
             for proxy in proxies
             if (states := states_of(proxy.real_module, generation))
         }
-        solvers = [_recorded(encoder, last) for _, last in sorted(self._last.items())]
+        solvers = [_record_solver(encoder, last) for _, last in sorted(self._last.items())]
         return Draft(
             origin,
             list(loras),
             step,
             steps,
             sorted(proxy.component for proxy in proxies),
-            self._called(),
+            self._component_calls(),
             solvers,
             encoder.tensors,
             step_cache,
             caches,
         )
 
-    def _called(self) -> dict[str, list[RecordedComponent]]:
+    def _component_calls(self) -> dict[str, list[RecordedComponent]]:
         """Return the components. Calls that ended with the first step were made for all steps: a
         language model's tokens, keys and values. After one step alone, this is not known."""
         known = any(last.steps > 1 for last in self._last.values())
@@ -126,21 +126,21 @@ class SolverRecorder:
         }
 
 
-def _recorded(encoder: StateEncoder, last: _Last) -> RecordedSolver:
+def _record_solver(encoder: StateEncoder, last: _Last) -> RecordedSolver:
     solver, level = last.step.solver, last.step.level_after()
     return RecordedSolver(
         kind=type(solver).__qualname__,
         steps=last.steps,
         timesteps=timesteps_of(solver),
         index=index_of(solver),
-        output=_packed(encoder, last.output),
-        state=_packed(encoder, solver),
-        clean=_packed(encoder, last.step.clean_latents()),
+        output=_pack(encoder, last.output),
+        state=_pack(encoder, solver),
+        clean=_pack(encoder, last.step.clean_latents()),
         level=None if level is None else [float(level.signal), float(level.noise)],
     )
 
 
-def _packed(encoder: StateEncoder, value: Any) -> Tree:
+def _pack(encoder: StateEncoder, value: Any) -> Tree:
     try:
         return encoder.pack(value)
     except OpaqueObject as error:

@@ -165,13 +165,13 @@ def decoded_of(vae: Any, shape: Sequence[int]) -> int:
         return frames * height * width
     tall, wide = vae.tile_sample_min_height // side, vae.tile_sample_min_width // side
     if vae.use_tiling and (height > tall or width > wide):
-        height = _lapped(height, tall, vae.tile_sample_stride_height // side)
-        width = _lapped(width, wide, vae.tile_sample_stride_width // side)
+        height = _tiled_length(height, tall, vae.tile_sample_stride_height // side)
+        width = _tiled_length(width, wide, vae.tile_sample_stride_width // side)
     if getattr(vae, "use_framewise_decoding", False):
         length = vae.temporal_compression_ratio
         tile = vae.tile_sample_min_num_frames // length
         if frames > tile:  # each tile also takes the first frame of the next one
-            frames = _lapped(frames, tile + 1, vae.tile_sample_stride_num_frames // length)
+            frames = _tiled_length(frames, tile + 1, vae.tile_sample_stride_num_frames // length)
     return frames * height * width
 
 
@@ -189,7 +189,7 @@ def _starts(vae: Any, length: int) -> range:
     return range(0, length, vae.tile_latent_min_length - 2 * vae.tile_latent_overlap)
 
 
-def _lapped(length: int, tile: int, stride: int) -> int:
+def _tiled_length(length: int, tile: int, stride: int) -> int:
     return sum(min(tile, length - start) for start in range(0, length, stride))
 
 

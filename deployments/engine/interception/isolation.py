@@ -129,12 +129,12 @@ class ComponentSettings:
         scaled = [
             processor for processor in processors if "scale" in getattr(processor, "__dict__", ())
         ]
-        return freeu + [(processor, "scale", _copied(processor.scale)) for processor in scaled]
+        return freeu + [(processor, "scale", _copy_lists(processor.scale)) for processor in scaled]
 
 
 def again(settings: Settings) -> Settings:
     """Read the current values of the same settings."""
-    return [(part, name, _copied(vars(part).get(name, _ABSENT))) for part, name, _ in settings]
+    return [(part, name, _copy_lists(vars(part).get(name, _ABSENT))) for part, name, _ in settings]
 
 
 def put(settings: Settings) -> None:
@@ -142,7 +142,7 @@ def put(settings: Settings) -> None:
         if value is _ABSENT:
             vars(part).pop(name, None)
         else:
-            setattr(part, name, _copied(value))
+            setattr(part, name, _copy_lists(value))
 
 
 def changes(before: Settings, after: Settings) -> Settings:
@@ -159,9 +159,9 @@ def describe_settings(settings: Settings) -> Hashable:
     return tuple((id(part), name, _frozen(value)) for part, name, value in settings)
 
 
-def _copied(value: Any) -> Any:
+def _copy_lists(value: Any) -> Any:
     """Copy nested lists, because diffusers writes into the lists of scales."""
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+    return [_copy_lists(item) for item in value] if isinstance(value, list) else value
 
 
 def _frozen(value: Any) -> Hashable:

@@ -31,7 +31,7 @@ def _of_call(called: Any, argument: str) -> Iterator[type]:
     annotation = None if parameter is None else parameter.annotation
     if isinstance(annotation, str):  # some name types that are not there when the module runs
         annotation = _in_words(annotation, called)
-    yield from _named(annotation)
+    yield from _classes_in(annotation)
 
 
 def _of_blocks(called: Any, argument: str) -> Iterator[type]:
@@ -40,9 +40,9 @@ def _of_blocks(called: Any, argument: str) -> Iterator[type]:
         for block_input in block.inputs if not getattr(block, "sub_blocks", None) else ():
             if block_input.name != argument:
                 continue
-            yield from _named(block_input.type_hint)
+            yield from _classes_in(block_input.type_hint)
             if block_input.type_hint in (list, None):
-                yield from _named(_in_words(block_input.description, type(block)))
+                yield from _classes_in(_in_words(block_input.description, type(block)))
 
 
 def _in_words(text: str, kind: type) -> list[Any]:
@@ -51,16 +51,16 @@ def _in_words(text: str, kind: type) -> list[Any]:
     return [names.get(name) for name in _NAME.findall(text)]
 
 
-def _named(annotation: Any) -> Iterator[type]:
+def _classes_in(annotation: Any) -> Iterator[type]:
     if isinstance(annotation, list):
         for part in annotation:
-            yield from _named(part)
+            yield from _classes_in(part)
     elif inspect.isclass(annotation) and not get_args(annotation):
         if is_dataclass(annotation) and annotation.__module__.startswith(OF_LIBRARY):
             yield annotation
     else:
         for part in get_args(annotation):
-            yield from _named(part)
+            yield from _classes_in(part)
 
 
 def _leaves(kind: type) -> Iterator[type]:

@@ -276,10 +276,10 @@ class _CountedBars:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         pipeline: Any = self._pipeline()
         bar = type(pipeline).progress_bar(pipeline, *arguments, **keywords)
-        bar.update = functools.partial(self._updated, bar.update)
+        bar.update = functools.partial(self._on_update, bar.update)
         return bar
 
-    def _updated(self, update: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    def _on_update(self, update: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         if not self._counted.used:
             self._counted.on_step()
         return update(*arguments, **keywords)

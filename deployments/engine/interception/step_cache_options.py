@@ -59,7 +59,7 @@ def check_step_cache(pipeline: Any, settings: StepCacheSettings) -> None:
     pipeline whose denoiser cannot cache. The pipeline must not be in use.
     """
     for component, module in _able(pipeline, settings).items():
-        _hooked(module, settings, component)
+        _capture_hooks(module, settings, component)
 
 
 def cached_denoisers(pipeline: Any, settings: StepCacheSettings) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class _Hooks:
             _write(module, {_REGIONS: regions})
 
 
-def _hooked(module: Any, settings: StepCacheSettings, component: str) -> _Hooks:
+def _capture_hooks(module: Any, settings: StepCacheSettings, component: str) -> _Hooks:
     """Let diffusers put its hooks on ``module``, and take them off again."""
     options = {name: value for name, value in settings.items() if name != "name"}
     if settings["name"] == "TaylorSeer":
@@ -197,7 +197,7 @@ def _hooked(module: Any, settings: StepCacheSettings, component: str) -> _Hooks:
         for part, attributes in before:
             if (registry := attributes[_REGISTRY]) is not _ABSENT:
                 # The hooks that move weights stay; the cache's are added to a copy of the list.
-                vars(part)[_REGISTRY] = _copied(registry, part)
+                vars(part)[_REGISTRY] = _copy_registry(registry, part)
         module.enable_cache(CONFIGS[settings["name"]](**options))
         config = module._cache_config  # noqa: SLF001
         children = HookRegistry.check_if_exists_or_initialize(module)._get_child_registries()  # noqa: SLF001
@@ -212,7 +212,7 @@ def _hooked(module: Any, settings: StepCacheSettings, component: str) -> _Hooks:
     return _Hooks(config, changed, children)
 
 
-def _copied(registry: Any, module: Any) -> Any:
+def _copy_registry(registry: Any, module: Any) -> Any:
     new = HookRegistry(module)
     new.hooks = dict(registry.hooks)
     new._hook_order = list(registry._hook_order)  # noqa: SLF001
@@ -244,7 +244,7 @@ class _CachedForward:
 
 
 def _cached_copy(module: Any, settings: StepCacheSettings, component: str) -> Any:
-    hooks = _hooked(module, settings, component)
+    hooks = _capture_hooks(module, settings, component)
     copied: Any = copy.copy(module)  # shares parameters, buffers and submodules
     own = vars(copied)
     for name in _OF_CALLS:

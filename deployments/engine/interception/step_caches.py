@@ -255,8 +255,8 @@ class FirstBlock:
         residuals = splitter.split(merged.head_block_residual)
         tails = splitter.split(merged.tail_block_residuals)
         for state, residual, tail in zip(own, residuals, tails, strict=True):
-            state.head_block_residual = _own(residual)
-            state.tail_block_residuals = _own(tail)
+            state.head_block_residual = _clone(residual)
+            state.tail_block_residuals = _clone(tail)
 
 
 class Magnitude:
@@ -292,7 +292,7 @@ class Magnitude:
             state.should_compute, *accumulated = self._decides(state)
             state.accumulated_ratio, state.accumulated_steps, state.accumulated_err = accumulated
             if merged.should_compute:
-                state.previous_residual = _own(part)
+                state.previous_residual = _clone(part)
             self._tail._advance_step(state)  # noqa: SLF001
 
     def _decides(self, state: Any) -> tuple[bool, Any, int, Any]:
@@ -361,10 +361,10 @@ def _in_place(module: Any, manager: Any, merged: Any) -> Generator[None]:
         del states[_MERGED]
 
 
-def _own(value: Any) -> Any:
+def _clone(value: Any) -> Any:
     """Copy out of the merged forward's memory."""
     if isinstance(value, tuple):
-        return tuple(map(_own, value))
+        return tuple(map(_clone, value))
     return None if value is None else value.clone()
 
 

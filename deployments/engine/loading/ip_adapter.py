@@ -51,10 +51,10 @@ def add_ip_adapter(pipeline: Any, file: Path) -> None:
     """Add the adapter in ``file``, which is not read yet. ``WeightsUnavailable`` says in which way
     it does not fit."""
     if not hasattr(pipeline, "load_ip_adapter"):
-        raise _refused(file, f"{type(pipeline).__name__} takes no IP-Adapter")
+        raise _refusal(file, f"{type(pipeline).__name__} takes no IP-Adapter")
     encoder = getattr(pipeline, "image_encoder", None)
     if encoder is None:
-        raise _refused(
+        raise _refusal(
             file,
             "it needs the image encoder that it was made with: add --part "
             "image_encoder=owner/name/folder, or `image_encoder` to `weights.parts`",
@@ -63,7 +63,7 @@ def add_ip_adapter(pipeline: Any, file: Path) -> None:
     try:
         groups = _groups(opened)
     except UnknownDtype as error:
-        raise _refused(file, str(error)) from error
+        raise _refusal(file, str(error)) from error
     _check_kind(file, groups)
     denoiser = _denoiser(pipeline)
     _check_layers(file, denoiser, groups["ip_adapter"])
@@ -76,7 +76,7 @@ def add_ip_adapter(pipeline: Any, file: Path) -> None:
             pipeline.load_ip_adapter(groups, subfolder="", weight_name=file.name)
     except (LookupError, ValueError, RuntimeError, AttributeError) as error:
         why = f"it is none that {type(pipeline).__name__} takes ({error})"
-        raise _refused(file, why) from error
+        raise _refusal(file, why) from error
     _check_projection(file, denoiser, encoder)
     _by_rows(denoiser)
 
@@ -90,7 +90,7 @@ def _denoiser(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or pipeline.transformer
 
 
-def _refused(file: Path, why: str) -> WeightsUnavailable:
+def _refusal(file: Path, why: str) -> WeightsUnavailable:
     return WeightsUnavailable(f"The part {IP_ADAPTER}, {file.name}, cannot be loaded: {why}.")
 
 
@@ -110,12 +110,12 @@ def _groups(opened: WeightFile) -> dict[str, dict[str, Tensor]]:
 
 def _check_kind(file: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
     if not all(groups.values()):
-        raise _refused(
+        raise _refusal(
             file, "it is no IP-Adapter: it has no tensors `image_proj.…` and `ip_adapter.…`"
         )
     names = groups["image_proj"]
     if "proj.weight" not in names and any(key in names for key in _OF_FACES):
-        raise _refused(
+        raise _refusal(
             file,
             "it is a Face ID adapter, which takes the embedding of a face that no component of "
             "the pipeline computes. Use one that takes images",
@@ -125,20 +125,20 @@ def _check_kind(file: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
 def _check_layers(file: Path, denoiser: Any, tensors: Mapping[str, Tensor]) -> None:
     """Compare the layers with those that the model needs."""
     kind = type(denoiser).__name__
-    for name, expected_shape in _needed(denoiser):
+    for name, expected_shape in _expected_layers(denoiser):
         if name not in tensors:
-            raise _refused(
+            raise _refusal(
                 file, f"it has no {name}, which the {kind} needs. Use an adapter for this model"
             )
         if (shape := tuple(tensors[name].shape)) != expected_shape:
-            raise _refused(
+            raise _refusal(
                 file,
                 f"its {name} is {_shape(shape)}, and the {kind} needs {_shape(expected_shape)}. "
                 "Use an adapter for this model",
             )
 
 
-def _needed(denoiser: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expected_layers(denoiser: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the layers that an adapter adds, as diffusers counts them; none if it
     counts in another way."""
     if isinstance(denoiser, SD3Transformer2DModel):
@@ -167,11 +167,11 @@ def _check_projection(file: Path, denoiser: Any, encoder: Any) -> None:
         return
     for layer in projection.image_projection_layers:
         taken, encoder_width = (
-            _taken(layer),
-            _given(encoder, whole=isinstance(layer, ImageProjection)),
+            _input_width(layer),
+            _output_width(encoder, whole=isinstance(layer, ImageProjection)),
         )
         if taken != encoder_width:
-            raise _refused(
+            raise _refusal(
                 file,
                 f"it takes {taken} values of an image, and image_encoder gives {encoder_width}. "
                 "Name the image encoder that it was made with: --part "
@@ -179,7 +179,7 @@ def _check_projection(file: Path, denoiser: Any, encoder: Any) -> None:
             )
 
 
-def _taken(projection: nn.Module) -> int:
+def _input_width(projection: nn.Module) -> int:
     """Values that a projection takes of an image, or of each of its patches."""
     linears = (module for module in projection.modules() if isinstance(module, nn.Linear))
     if isinstance(own := getattr(projection, "proj_in", None), nn.Linear):
@@ -187,7 +187,7 @@ def _taken(projection: nn.Module) -> int:
     return next(linears).in_features
 
 
-def _given(encoder: Any, *, whole: bool) -> int:
+def _output_width(encoder: Any, *, whole: bool) -> int:
     """Values that an image encoder gives of an image, or of each of its patches."""
     return int(encoder.config.projection_dim if whole else encoder.config.hidden_size)
 
@@ -218,7 +218,7 @@ class ScaledProjection(MultiIPAdapterImageProjection):
         none for calls without images."""
         if not image_embeds:
             return []
-        widths = [_taken(layer) for layer in self.image_projection_layers]
+        widths = [_input_width(layer) for layer in self.image_projection_layers]
         pairs = [*zip(image_embeds, widths, strict=True)]
         projected = super().forward([embeds[..., :width].contiguous() for embeds, width in pairs])
         return [

@@ -93,7 +93,7 @@ def load_pipeline(
             # No progress bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
             transformers.utils.logging.disable_progress_bar()
-            pipeline = _built(folder, dtypes, weights)
+            pipeline = _build_pipeline(folder, dtypes, weights)
         except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
             raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
     if not reads_later():
@@ -110,7 +110,7 @@ def read_now(pipeline: Any) -> None:
     WeightReader(Cpu()).read([(module, Home.HOST) for module in modules])
 
 
-def _built(folder: Path, dtypes: Mapping[str, torch.dtype], weights: Weights) -> Any:
+def _build_pipeline(folder: Path, dtypes: Mapping[str, torch.dtype], weights: Weights) -> Any:
     """Build the pipeline with weights that are not read yet.
 
     The weights of components for which that is impossible are read by diffusers or transformers.

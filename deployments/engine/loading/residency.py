@@ -168,7 +168,7 @@ class Residency:
                     self._loader.submit(self._obtain, name, plan)
                 else:
                     on_download = partial(self._on_download, name)
-                    done = partial(self._fetched, name, plan)
+                    done = partial(self._on_fetch_end, name, plan)
                     self._downloads.submit(name, plan.fetch, on_download, done)
         return handle
 
@@ -218,7 +218,7 @@ class Residency:
         self._downloads.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def _fetched(self, name: str, plan: LoadPlan, error: BaseException | None) -> None:
+    def _on_fetch_end(self, name: str, plan: LoadPlan, error: BaseException | None) -> None:
         if error is not None:
             self._fail(name, error)
             return
@@ -421,14 +421,14 @@ class Residency:
         spare = self._waiting.are_spare(name)
         with self._engine.reserve(size, self._wake, alone=alone, spare=spare) as reservation:
             try:
-                while not self._granted(reservation, name, waits_until):
+                while not self._wait_for_grant(reservation, name, waits_until):
                     self._evict_for(name, size)
             finally:
                 self._waits_for_memory = False
             with self._heartbeat.busy(name):
                 apply()
 
-    def _granted(self, reservation: Reservation, name: str, spare_until: float) -> bool:
+    def _wait_for_grant(self, reservation: Reservation, name: str, spare_until: float) -> bool:
         """Return whether the reservation is granted, now or after the next change. A spare load
         waits no longer than ``spare_until``, by the monotonic clock: then ``NoSpareRoom``."""
         with self._changed:

@@ -125,7 +125,7 @@ class Encoders:
         if content is not None and scope:
             content = (scope, content)
         call = replace(call, part=part, content=content)
-        if (cached := self._cached(call, mix, deterministic=deterministic)) is not None:
+        if (cached := self._recall(call, mix, deterministic=deterministic)) is not None:
             return cached
         return running.suspend(call)
 
@@ -145,7 +145,7 @@ class Encoders:
         for call, result in zip(batch, results, strict=True):
             if result is None:
                 first.setdefault(_content(call), call)
-        computed = self._computed([*first.values()], in_company=in_company)
+        computed = self._compute([*first.values()], in_company=in_company)
         return [
             self._own_result(call, first, computed) if result is None else result
             for call, result in zip(batch, results, strict=True)
@@ -162,10 +162,10 @@ class Encoders:
         return self._traits.exact(type(call.module))
 
     def _cached_result(self, call: PendingCall) -> CallResult | None:
-        cached = self._cached(call, call.mix, deterministic=call.deterministic)
+        cached = self._recall(call, call.mix, deterministic=call.deterministic)
         return None if cached is None else CallResult(cached)
 
-    def _cached(self, call: ComponentCall, mix: str, *, deterministic: bool) -> Any:
+    def _recall(self, call: ComponentCall, mix: str, *, deterministic: bool) -> Any:
         exact = deterministic or not self._in_company()
         return self._prompts.recall(call.content, self._again(call, mix), exact=exact)
 
@@ -181,7 +181,7 @@ class Encoders:
 
         return compute
 
-    def _computed(
+    def _compute(
         self, batch: Sequence[PendingCall], *, in_company: bool
     ) -> dict[Hashable, CallResult]:
         """Compute and cache ``batch``; returns the results by content."""
@@ -189,11 +189,11 @@ class Encoders:
             return {}
         results = self._model_runner.run(batch, in_company=in_company)
         return {
-            _content(call): self._kept(call, result, exact=len(batch) == 1)
+            _content(call): self._keep_result(call, result, exact=len(batch) == 1)
             for call, result in zip(batch, results, strict=True)
         }
 
-    def _kept(self, call: PendingCall, result: CallResult, *, exact: bool) -> CallResult:
+    def _keep_result(self, call: PendingCall, result: CallResult, *, exact: bool) -> CallResult:
         if result.error is not None:
             return result
         compute = self._again(call, call.mix)

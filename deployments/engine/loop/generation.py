@@ -62,7 +62,7 @@ class PreviewRequests:
                 continue
             if not request.set_running_or_notify_cancel():
                 continue
-            preview = preview or _made(make)
+            preview = preview or _preview_or_error(make)
             if isinstance(preview, DarkroomError):
                 request.set_exception(preview)
             else:
@@ -77,7 +77,7 @@ class PreviewRequests:
                     request.set_exception(Unsupported("The generation has ended."))
 
 
-def _made(make: Callable[[], PreviewImage]) -> PreviewImage | DarkroomError:
+def _preview_or_error(make: Callable[[], PreviewImage]) -> PreviewImage | DarkroomError:
     try:
         return make()
     except Unsupported as error:

@@ -235,7 +235,7 @@ class Graphs:
             return
         try:
             _check_stays(call.module)
-            own.graphs[signature] = _recorded(own.pool, call, given, output)
+            own.graphs[signature] = _record_graph(own.pool, call, given, output)
         except (_CannotRecord, CannotCopy) as error:
             own.refuse(str(error))
         except Exception as error:
@@ -255,7 +255,7 @@ class Graphs:
         self._memory.release()  # its graphs were dropped
 
 
-def _recorded(pool: GraphPool, call: PendingCall, given: Any, output: Any) -> _Recorded:
+def _record_graph(pool: GraphPool, call: PendingCall, given: Any, output: Any) -> _Recorded:
     """Graph of a forward, after a comparison of a replay with ``output``."""
     arguments, keywords = inputs = mapped(torch.clone, given)
     versions = versions_in(inputs)

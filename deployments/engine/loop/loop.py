@@ -407,7 +407,7 @@ class Loop:
 
     def add(self, name: str, pipeline: Any) -> None:
         """Register a pipeline that is already where it should be."""
-        self._pipelines[name] = intercepted = self._intercepted(pipeline)
+        self._pipelines[name] = intercepted = self._intercept(pipeline)
         if not intercepted.denoisers:
             log.warning(
                 "No denoiser was found yet in %s (%s). Its first generation runs in one piece; "
@@ -442,9 +442,9 @@ class Loop:
 
     def _called_by(self, generation: Generation) -> InterceptedPipeline:
         intercepted, view = generation.take_pipeline_and_view()
-        return intercepted if view is None else self._intercepted(view)
+        return intercepted if view is None else self._intercept(view)
 
-    def _intercepted(self, pipeline: Any) -> InterceptedPipeline:
+    def _intercept(self, pipeline: Any) -> InterceptedPipeline:
         traits = self._options.traits.of(type(pipeline))
         return InterceptedPipeline(pipeline, self._known_denoisers, traits)
 

@@ -113,7 +113,7 @@ class ModelRunner:
         if deterministic:
             plan = DETERMINISTIC
         else:
-            plan = self._planned(call, mix) if self._in_company() else _NO_OTHER_CALL
+            plan = self._merge_plan(call, mix) if self._in_company() else _NO_OTHER_CALL
         if isinstance(plan, str):
             return PendingCall(
                 **call_fields,
@@ -223,7 +223,7 @@ class ModelRunner:
             return None
         return self.history.find(batch[0].module, plan, mixed=any(call.mix for call in batch))
 
-    def _planned(self, call: ComponentCall, mix: str) -> MergePlan | str:
+    def _merge_plan(self, call: ComponentCall, mix: str) -> MergePlan | str:
         """Merge plan of a call, or the reason why it is not merged."""
         if self._max_batch == 1:
             return "max_batch is 1"
@@ -277,7 +277,7 @@ class ModelRunner:
         before = call.versions()
         try:
             with (
-                self._measured(call, record),
+                self._measure_alone(call, record),
                 call.isolation.in_place(),
                 self._use_mixes([call.mix], as_written=call.deterministic),
                 as_written_if(call.deterministic, call.module),
@@ -296,7 +296,7 @@ class ModelRunner:
             return CallResult(error=error, did_not_fit=same)
 
     @contextmanager
-    def _measured(self, call: PendingCall, record: MergeRecord | None) -> Generator[None]:
+    def _measure_alone(self, call: PendingCall, record: MergeRecord | None) -> Generator[None]:
         """Measure a call that runs alone, unless it raises."""
         with_weights = brings_weights(call.module)
         if record is not None:
@@ -326,7 +326,7 @@ class ModelRunner:
             self._note(call, record)
         if self._compares(record):
             counts.trial_forwards += 1
-            alone, equal = self._verified(batch, record, results, computes=computes)
+            alone, equal = self._verify_merge(batch, record, results, computes=computes)
             record.trust.record_comparison(equal=equal)
             if not equal:
                 self._refuse(batch[0], record, "differs when merged")
@@ -373,7 +373,7 @@ class ModelRunner:
         """Return whether the next merge is compared with what its calls give alone."""
         return self._verify and record.trust.compares()
 
-    def _verified(
+    def _verify_merge(
         self,
         batch: Sequence[PendingCall],
         record: MergeRecord,

@@ -45,7 +45,7 @@ class _Entry:
         self.kept: dict[int, torch.Tensor] = {}
         self.size = 0  # bytes of ``kept``
         self._devices: dict[int, torch.device] = {}
-        self._template = _numbered(output, self._blank)  # without values
+        self._template = _rebuild_output(output, self._blank)  # without values
 
     def _blank(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
         self._devices[number] = tensor.device
@@ -69,7 +69,7 @@ class _Entry:
         def lazy(number: int, blank: torch.Tensor) -> torch.Tensor:
             return lazy_tensor(blank, self._devices[number], lambda: fetch(number))
 
-        return _numbered(self._template, lazy)
+        return _rebuild_output(self._template, lazy)
 
     def to_host(self, accelerator: Accelerator) -> None:
         """Move to host memory. The engine's thread does not wait for a GPU's copies.
@@ -98,7 +98,7 @@ class _Reader:
     def own(self, output: Any) -> None:
         """Take the tensors of ``output``, which belongs to the caller."""
         self._own = {}
-        _numbered(output, self._own.setdefault)
+        _rebuild_output(output, self._own.setdefault)
 
     def fetch(self, number: int) -> torch.Tensor:
         if self._own is None:
@@ -301,7 +301,7 @@ class _Opaque(Exception):
     """Argument that cannot be compared with others."""
 
 
-def _numbered(output: Any, change: Callable[[int, torch.Tensor], torch.Tensor]) -> Any:
+def _rebuild_output(output: Any, change: Callable[[int, torch.Tensor], torch.Tensor]) -> Any:
     """Rebuild an output; ``change`` gets each tensor once, with its number in the output."""
     numbers: dict[int, int] = {}
     tensors: list[torch.Tensor] = []

@@ -44,8 +44,8 @@ class RunQueue:
 
         A run that is short of memory waits for another one to end, unless all are short of memory.
         """
-        able = [run for run in self._unpaused if not run.short_of_memory]
-        return able or self._unpaused
+        able = [run for run in self._active_runs if not run.short_of_memory]
+        return able or self._active_runs
 
     @property
     def paused(self) -> list[Run]:
@@ -71,7 +71,7 @@ class RunQueue:
             return False
         # Also without a free place: LoRAs are loaded in the meantime.
         for run in self._ready_to_begin()[: self._free_places]:
-            if not self._fits(run, self._unpaused):
+            if not self._fits(run, self._active_runs):
                 return True
             self._waiting.remove(run)
             for other in self._waiting:
@@ -86,7 +86,7 @@ class RunQueue:
         It waits only while another run continues, so that not all of them wait.
         """
         run.short_of_memory = any(
-            not other.short_of_memory for other in self._unpaused if other is not run
+            not other.short_of_memory for other in self._active_runs if other is not run
         )
         return run.short_of_memory
 
@@ -117,7 +117,7 @@ class RunQueue:
             other.short_of_memory = False  # there is more memory now
 
     @property
-    def _unpaused(self) -> list[Run]:
+    def _active_runs(self) -> list[Run]:
         return [run for run in self._running if not run.generation.paused]
 
     @property

@@ -255,7 +255,7 @@ def _with_weight(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     if isinstance(layer, torch.nn.Linear):
         return functional.linear(x, weight)
     if isinstance(layer, Convolution):
-        return _convolved(layer, x, weight)
+        return _convolve(layer, x, weight)
     other = copy.copy(layer)  # a norm; without its hooks, which may move the weights
     vars(other).update(_parameters={"weight": weight, "bias": None})
     return type(layer).forward(other, x)
@@ -282,7 +282,7 @@ class _AppliedKronecker(AppliedChange):
                 inner = functional.linear(inner, matrix)
             delta, rows = torch.matmul(self.weight, inner).flatten(-2), -1
         else:
-            inner = _convolved(layer, x.reshape(len(x) * b, -1, *x.shape[2:]), self._right[0])
+            inner = _convolve(layer, x.reshape(len(x) * b, -1, *x.shape[2:]), self._right[0])
             for matrix in self._right[1:]:
                 inner = torch.einsum("or,nr...->no...", matrix.flatten(1), inner)
             inner = inner.unflatten(0, (len(x), b))
@@ -305,7 +305,7 @@ class _AppliedHadamard(AppliedChange):
         delta = (self.weight @ self._down1) * (self._up2 @ self._down2)
         if isinstance(layer, torch.nn.Linear):
             return functional.linear(x, delta) * factor
-        return _convolved(layer, x, delta.view(layer.weight.shape)) * factor
+        return _convolve(layer, x, delta.view(layer.weight.shape)) * factor
 
 
 class _AppliedDora(AppliedChange):
@@ -360,7 +360,7 @@ def apply_on_device(change: Change, layer: Any, upload: Upload) -> AppliedChange
 Convolution = torch.nn.Conv2d | torch.nn.Conv3d
 
 
-def _convolved(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+def _convolve(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
     return layer._conv_forward(x, kernel, None)  # noqa: SLF001 - with the layer's own padding
 
 
@@ -368,7 +368,7 @@ def _product(layer: Any, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
     """Return ``up`` of ``down`` of ``x``: of a convolution, ``up`` has a kernel of size 1."""
     if isinstance(layer, torch.nn.Linear):
         return functional.linear(functional.linear(x, down), up)
-    return torch.einsum("or,nr...->no...", up.flatten(1), _convolved(layer, x, down))
+    return torch.einsum("or,nr...->no...", up.flatten(1), _convolve(layer, x, down))
 
 
 def _part(rows: Tensor) -> Callable[[Tensor, int], Tensor]:
@@ -378,9 +378,9 @@ def _part(rows: Tensor) -> Callable[[Tensor, int], Tensor]:
     """
     breaks = [0, *(torch.nonzero(rows.diff() != 1).flatten() + 1).tolist(), len(rows)]
     runs = [(int(rows[i]), j - i) for i, j in itertools.pairwise(breaks)]
-    return partial(_narrowed, runs)
+    return partial(_take_runs, runs)
 
 
-def _narrowed(runs: list[tuple[int, int]], made: Tensor, dim: int) -> Tensor:
+def _take_runs(runs: list[tuple[int, int]], made: Tensor, dim: int) -> Tensor:
     parts = [made.narrow(dim, first, count) for first, count in runs]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

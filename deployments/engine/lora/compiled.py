@@ -443,14 +443,16 @@ def compile_copies(
             for call in calls:
                 for rows in sorted({1, call.mixes}):
                     for layer in layers:
-                        layer.halves = _traced(layer.base_layer, rows, bucket, dtype, call.device)
+                        layer.halves = _zeros_for_tracing(
+                            layer.base_layer, rows, bucket, dtype, call.device
+                        )
                     arguments, keywords = call.on_device()
                     run(*arguments, **keywords)
             for layer in layers:
                 layer.halves = None
 
 
-def _traced(
+def _zeros_for_tracing(
     base: torch.nn.Linear, rows: int, bucket: int, dtype: torch.dtype, device: torch.device
 ) -> Halves:
     """Zeros for tracing: only the number of rows differs from call to call."""

@@ -197,7 +197,7 @@ def _changes(
         layer = layer_of(pipeline, target.layer, file)
         kernel = tuple(layer.weight.shape[2:])
         factor = _factor(target.layer, rank_of(adapter) or 1, settings)
-        name = _moved(target.layer, denoiser) if denoiser else target.layer
+        name = _rename_component(target.layer, denoiser) if denoiser else target.layer
         changes[name] = change_of(adapter, target, kernel, factor, file)
     for name, change in changes.items():
         _check(name, change, layer_of(pipeline, name, file), file)
@@ -238,7 +238,7 @@ def _note(reason: str, names: Sequence[str]) -> str:
     return f"{len(names)} tensors of the LoRA are not applied ({names[0]} and others): {reason}."
 
 
-def _moved(name: str, denoiser: str) -> str:
+def _rename_component(name: str, denoiser: str) -> str:
     component, _, path = name.partition(".")
     return f"{denoiser}.{path}" if component in DENOISERS else name
 

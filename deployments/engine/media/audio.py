@@ -182,10 +182,10 @@ class InputAudio:
     def read_first(self) -> None:
         """Decode the first samples. Raises ``InvalidInput`` when there are none."""
         with self._media.opened() as container:
-            if next(self._decoded(container), None) is None:
+            if next(self._decode_frames(container), None) is None:
                 raise self._media.unread("it has no samples")
 
-    def _decoded(self, container: InputContainer) -> Iterator[AudioFrame]:
+    def _decode_frames(self, container: InputContainer) -> Iterator[AudioFrame]:
         if not container.streams.audio:
             return
         for frame in container.decode(container.streams.audio[0]):
@@ -201,7 +201,9 @@ class InputAudio:
         ``rate``: samples a second. ``channels``: 1 or 2. Raises ``InvalidInput`` naming the field.
         """
         with self._media.opened() as container:
-            mixed = _mixed(self._decoded(container), channels, rate, round(most_s * rate))
+            mixed = _mix_samples(
+                self._decode_frames(container), channels, rate, round(most_s * rate)
+            )
         if mixed is None:  # a damaged file may have fewer samples than the resampler needs
             raise self._media.unread("it has no samples")
         return mixed
@@ -220,7 +222,9 @@ _DOWNMIX = {"rematrix_maxval": "1.0"}
 to 2.4 for 5.1 to stereo, which clips."""
 
 
-def _mixed(frames: Iterator[AudioFrame], channels: int, rate: int, count: int) -> Samples | None:
+def _mix_samples(
+    frames: Iterator[AudioFrame], channels: int, rate: int, count: int
+) -> Samples | None:
     """The first ``count`` samples of ``frames``, in one or two channels; None: there are none."""
     if (first := next(frames, None)) is None:
         return None
@@ -288,7 +292,7 @@ def outline(file: BinaryIO) -> Image.Image:
     if it has no samples."""
     with av.open(file, "r") as container:
         count = round(OUTLINE_S * OUTLINE_RATE)
-        samples = _mixed(container.decode(audio=0), 1, OUTLINE_RATE, count)
+        samples = _mix_samples(container.decode(audio=0), 1, OUTLINE_RATE, count)
     if samples is None:
         raise ValueError("The audio has no samples.")
     return waveform(samples)

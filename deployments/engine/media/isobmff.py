@@ -32,13 +32,13 @@ def refusal(body: bytes | mmap) -> str | None:
             return f"it has boxes in more than {MAX_DEPTH} others"
         if kind == b"cmov":
             return "its header is compressed"
-        samples += _claimed(body[start : min(end, start + 12)], kind, len(body))
+        samples += _sample_count(body[start : min(end, start + 12)], kind, len(body))
         if samples > MAX_SAMPLES:
             return f"it claims more than {MAX_SAMPLES} samples"
     return None
 
 
-def _claimed(table: bytes, kind: bytes, file_bytes: int) -> int:
+def _sample_count(table: bytes, kind: bytes, file_bytes: int) -> int:
     """Number of samples that a table claims (ISO/IEC 14496-12, 8.7.3 and 8.8.8).
 
     Samples of PCM do not count: each is in the file, with two bytes or more.

@@ -35,12 +35,12 @@ def exact_depth(depth: torch.Tensor) -> Image.Image:
 
 def shown_depth(depth: torch.Tensor, *, near_is_high: bool) -> Image.Image:
     """Depth in grey: what is near is light. ``depth``: [1, height, width] from 0 to 1."""
-    return _one(depth if near_is_high else 1 - depth)
+    return _to_image(depth if near_is_high else 1 - depth)
 
 
 def shown_normals(normals: torch.Tensor) -> Image.Image:
     """Normals as colours: from -1 (0) to 1 (255). ``normals``: [3, height, width]."""
-    return _one((normals + 1) / 2)
+    return _to_image((normals + 1) / 2)
 
 
 def intrinsics(targets: torch.Tensor, properties: Mapping[str, Any]) -> Mapping[str, Image.Image]:
@@ -54,6 +54,6 @@ def intrinsics(targets: torch.Tensor, properties: Mapping[str, Any]) -> Mapping[
     return {name: image.convert("RGB") for name, image in images.items()}
 
 
-def _one(pixels: torch.Tensor) -> Image.Image:
+def _to_image(pixels: torch.Tensor) -> Image.Image:
     (image,) = to_images(pixels.expand(3, -1, -1)[None])
     return image

@@ -103,11 +103,11 @@ def shown_frames(container: InputContainer) -> Iterator[ShownFrame]:
         return
     stream = container.streams.video[0]
     ratio, turns, to_sdr = stream.sample_aspect_ratio or Fraction(1), _Turns(), ToSdr()
-    for frame in _decoded(container, stream):
+    for frame in _decode_frames(container, stream):
         yield ShownFrame(frame, ratio, turns.of(frame), to_sdr)
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     decoder = _ALPHA_DECODERS.get(stream.codec_context.name)
     if decoder is None or stream.metadata.get("alpha_mode") != "1":
         yield from container.decode(stream)

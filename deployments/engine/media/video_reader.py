@@ -48,12 +48,12 @@ class InputVideo:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, upright and with square pixels."""
-        return self._begun()[0]
+        return self._probe()[0]
 
     @property
     def fps(self) -> Fraction | None:
         """Frames a second; None if the file does not say."""
-        return self._begun()[1]
+        return self._probe()[1]
 
     def frames(self, width: int, height: int, fps: Fraction, most: int) -> list[Image.Image]:
         """Return the frames shown at about 0, 1/fps, 2/fps … seconds, one at least and at most
@@ -66,7 +66,7 @@ class InputVideo:
         size = (width, height)
         shown: tuple[Fraction, ShownFrame] | None = None  # (start in seconds, frame)
         with self._media.opened() as container:
-            for since, frame in self._decoded(container):
+            for since, frame in self._decode_frames(container):
                 if shown is not None:
                     self._add(images, shown[1], size, min(_nearest(since * fps), most))
                 shown = since, frame
@@ -84,10 +84,10 @@ class InputVideo:
         if (missing := until - len(made)) > 0:
             made += [fit(frame.image(), *size)] * missing
 
-    def _begun(self) -> tuple[tuple[int, int], Fraction | None]:
+    def _probe(self) -> tuple[tuple[int, int], Fraction | None]:
         if self._size is None:
             with self._media.opened() as container:
-                for _, frame in self._decoded(container):
+                for _, frame in self._decode_frames(container):
                     self._size = frame.size
                     break
                 if container.streams.video:
@@ -98,7 +98,7 @@ class InputVideo:
             raise self._media.unread("it has no frames")
         return self._size, self._fps
 
-    def _decoded(self, container: InputContainer) -> Iterator[tuple[Fraction, ShownFrame]]:
+    def _decode_frames(self, container: InputContainer) -> Iterator[tuple[Fraction, ShownFrame]]:
         """Iterate over (seconds since the first frame, frame)."""
         if not container.streams.video:
             return
@@ -145,7 +145,7 @@ def read_video(body: bytes, field: str) -> InputVideo:
 def first_frame(file: BinaryIO) -> Image.Image:
     """First frame of a video that Darkroom or an app wrote. ``ValueError`` or ``OSError`` if it has
     none."""
-    with _opened(file) as container:
+    with _open_video(file) as container:
         for frame in shown_frames(container):
             return frame.image()
     raise ValueError("The video has no frames.")
@@ -155,19 +155,19 @@ def sampled_frames(file: BinaryIO, most: int) -> Iterator[Image.Image]:
     """At most ``most`` frames of a video that Darkroom or an app wrote, evenly spread from first to
     last. Reads the file twice; only one frame is in memory. ``ValueError`` or ``OSError`` if it
     cannot be read."""
-    with _opened(file) as container:
+    with _open_video(file) as container:
         count = sum(1 for packet in container.demux(video=0) if packet.size)
     numbers = {round(place * (count - 1) / max(1, most - 1)) for place in range(most)}
     file.seek(0)
-    with _opened(file) as container:
+    with _open_video(file) as container:
         for number, frame in enumerate(shown_frames(container)):
             if number in numbers:
                 yield frame.image()
 
 
-def _opened(file: BinaryIO) -> InputContainer:
+def _open_video(file: BinaryIO) -> InputContainer:
     """Open a video as ``InputMedia`` does, without reading all of it: it may be large."""
-    body = _mapped(file)
+    body = _map_file(file)
     try:
         demuxer = _demuxer(body[:16])
         if demuxer is None:
@@ -180,7 +180,7 @@ def _opened(file: BinaryIO) -> InputContainer:
     return av.open(file, "r", format=demuxer, options=LIMITED)
 
 
-def _mapped(file: BinaryIO) -> bytes | mmap:
+def _map_file(file: BinaryIO) -> bytes | mmap:
     try:
         return mmap(file.fileno(), 0, access=ACCESS_READ)
     except UnsupportedOperation:  # it is in memory

@@ -128,10 +128,10 @@ class VideoWriter:
         frame.pict_type = PictureType.NONE
         self._frames += 1
         if self._kind.palette:
-            for mapped in self._mapped(frame):
+            for mapped in self._map_to_palette(frame):
                 self._container.mux(self._video.encode(mapped))
             return
-        self._container.mux(self._video.encode(self._converted(frame)))
+        self._container.mux(self._video.encode(self._convert_colours(frame)))
 
     def write_audio(self, samples: Samples) -> None:
         """Write the next audio samples. They are stored beside the frames of the same time."""
@@ -176,7 +176,7 @@ class VideoWriter:
         stream.layout = "stereo"
         return stream
 
-    def _converted(self, frame: VideoFrame) -> VideoFrame:
+    def _convert_colours(self, frame: VideoFrame) -> VideoFrame:
         """Convert to the colour space that players assume for a video of this size."""
         converted = frame.reformat(
             self._form.width,
@@ -191,7 +191,7 @@ class VideoWriter:
         converted.pts, converted.time_base = frame.pts, frame.time_base
         return converted
 
-    def _mapped(self, frame: VideoFrame | None) -> list[VideoFrame]:
+    def _map_to_palette(self, frame: VideoFrame | None) -> list[VideoFrame]:
         """Map to a palette per frame: a common palette would need all frames before the first."""
         if self._graph is None:
             if frame is None:
@@ -209,7 +209,7 @@ class VideoWriter:
 
     def _flush(self) -> None:
         if self._kind.palette:
-            for mapped in self._mapped(None):
+            for mapped in self._map_to_palette(None):
                 self._container.mux(self._video.encode(mapped))
         self._container.mux(self._video.encode(None))
         if self._audio is not None:

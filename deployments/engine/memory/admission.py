@@ -190,7 +190,7 @@ class Admission:
         """
         free = self._memory.free()
         guests = [self._guest(number, its) for number, its in going.items()]
-        return may_begin(self._expected(kind), guests, free)
+        return may_begin(self._footprint_of(kind), guests, free)
 
     def fits_weights(self, size: int, going: Mapping[int, Hashable], forward: int) -> bool:
         """Return whether ``size`` bytes are free beside what ``going`` is expected to take.
@@ -237,19 +237,19 @@ class Admission:
 
     def _guest(self, number: int, kind: Hashable) -> AdmittedGeneration:
         watched = self._watched.get(number)
-        return AdmittedGeneration(self._expected(kind), 0 if watched is None else watched.held)
+        return AdmittedGeneration(self._footprint_of(kind), 0 if watched is None else watched.held)
 
-    def _expected(self, kind: Hashable) -> Footprint | None:
+    def _footprint_of(self, kind: Hashable) -> Footprint | None:
         """Measured or estimated footprint; None if nothing like this kind was measured yet."""
         if kind in self._seen:
             return median_footprint(self._seen[kind])
         if kind not in self._estimates:
             if len(self._estimates) >= MAX_KINDS:
                 self._estimates.clear()
-            self._estimates[kind] = self._estimated(kind)
+            self._estimates[kind] = self._estimate_footprint(kind)
         return self._estimates[kind]
 
-    def _estimated(self, kind: Hashable) -> Footprint | None:
+    def _estimate_footprint(self, kind: Hashable) -> Footprint | None:
         """Footprint of a kind by those of other sizes. Each gives too much, so the least counts."""
         footprints = [
             footprint.times(factor)

@@ -149,7 +149,7 @@ class WarmTier:
         if not self._make_room(needed, copied, kept=name in self.kept):
             return False
         try:
-            slabs = self._copied(groups)
+            slabs = self._copy_to_host(groups)
         except MemoryError:
             log.info("%s is not kept in host memory: it cannot be page-locked.", name)
             return False
@@ -237,7 +237,7 @@ class WarmTier:
         lockable = self._accelerator.lockable_bytes()
         return free if lockable is None else min(free, lockable)
 
-    def _copied(self, groups: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> Sequence[_Slab]:
+    def _copy_to_host(self, groups: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> Sequence[_Slab]:
         buffer = PinnedBuffer(sum(padded(len(whole)) for whole, _ in groups), self._accelerator)
         slabs, offset = list[_Slab](), 0
         stream = self._accelerator.stream(STREAM)

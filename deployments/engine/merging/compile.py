@@ -369,14 +369,16 @@ class _Recorder:
         for denoiser in self._denoisers:
             for block, run in regions_of(denoiser):
                 calls = denoiser.rehearsed_calls.setdefault(block, [])
-                block._compiled_call_impl = partial(self._recorded, calls, len(calls), mixes, run)
+                block._compiled_call_impl = partial(
+                    self._record_and_run, calls, len(calls), mixes, run
+                )
         try:
             yield
         finally:
             for denoiser in self._denoisers:
                 run_compiled(denoiser)
 
-    def _recorded(
+    def _record_and_run(
         self,
         calls: list[RehearsedCall],
         before: int,

@@ -139,7 +139,7 @@ class _LateCode:
     def _compile(
         self, copies: deque[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
     ) -> None:
-        began, blocks = time.monotonic(), _described(copies)
+        began, blocks = time.monotonic(), _class_names(copies)
         try:
             with torch.no_grad(), many_codes():
                 while copies:
@@ -299,10 +299,10 @@ class _LateDecoder(_LateCode):
                 RehearsedCall([torch.cat([some] * rows)], {}, latents.device, 1) for rows in (1, 2)
             ]
             size = len(calls) * _DECODER_WORKING_SET * (decoded.nbytes // len(decoded))
-            self.request([(self._decoder, call) for call in calls], size, self._done)
+            self.request([(self._decoder, call) for call in calls], size, self._on_compile_end)
         return decoded
 
-    def _done(self, error: Exception | None) -> None:
+    def _on_compile_end(self, error: Exception | None) -> None:
         with self._lock:
             if error is None:
                 self._run = run_only(self._decoder)
@@ -370,6 +370,6 @@ def _is_wrapped(module: Any) -> bool:
     return "base_layer" in module._modules
 
 
-def _described(copies: Iterable[tuple[Any, RehearsedCall]]) -> str:
+def _class_names(copies: Iterable[tuple[Any, RehearsedCall]]) -> str:
     """Classes of the blocks."""
     return ", ".join(dict.fromkeys(type(block).__name__ for block, _ in copies))

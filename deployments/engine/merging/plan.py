@@ -110,9 +110,9 @@ class RoleFinder:
             )
             return Leaf(Role.LISTED), (("listed", shapes), None)
         if name in self.declared.repeated and len(value) == count:
-            _, (kinds, contents) = self._of_many(type(value), _numbered(name, value))
+            _, (kinds, contents) = self._of_many(type(value), _enumerate_values(name, value))
             return Leaf(Role.REPEATED), (("repeated", kinds), contents)
-        return self._of_many(type(value), _numbered(name, value))
+        return self._of_many(type(value), _enumerate_values(name, value))
 
     def _of_many(self, kind: type, named: list[tuple[Any, str, Any]]) -> tuple[Roles, Key]:
         roles: list[tuple[Any, Roles]] = []
@@ -159,7 +159,7 @@ def _kind(role: Role, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> Ke
     return (role, shape, tensor.dtype, tensor.device), None
 
 
-def _numbered(name: str, values: list[Any] | tuple[Any, ...]) -> list[tuple[Any, str, Any]]:
+def _enumerate_values(name: str, values: list[Any] | tuple[Any, ...]) -> list[tuple[Any, str, Any]]:
     return [(index, name, value) for index, value in enumerate(values)]
 
 

@@ -57,7 +57,7 @@ class ParallelGroup:
             ) from error
         if not self.accelerator.capabilities.discrete:
             # gloo's own `all_gather` refuses parts of different lengths.
-            context_parallel._all_gather_anything = _gathered  # noqa: SLF001
+            context_parallel._all_gather_anything = _all_gather  # noqa: SLF001
 
     def leave(self) -> None:
         """Leave the group. The other processes' next call with this one fails."""
@@ -113,7 +113,7 @@ class ParallelGroup:
         return config
 
 
-def _gathered(tensor: torch.Tensor, dim: int, group: Any) -> torch.Tensor:
+def _all_gather(tensor: torch.Tensor, dim: int, group: Any) -> torch.Tensor:
     """Concatenate the parts of all ranks along ``dim``."""
     parts: list[torch.Tensor] = []
     for rank, length in enumerate(gather_size_by_comm(tensor.shape[dim], group)):

@@ -102,7 +102,7 @@ def receive(group: ParallelGroup, between: tuple[int, int] | None = None) -> Any
     content = group.send(torch.empty(length, dtype=torch.uint8), between)
     # It comes from our own ranks, over connections on this machine that others cannot use.
     forms, structure = pickle.loads(content.numpy().tobytes())  # noqa: S301
-    tensors = [_received(group, between, *form) for form in forms]
+    tensors = [_receive_tensor(group, between, *form) for form in forms]
     return _Unpickler(io.BytesIO(structure), tensors).load()
 
 
@@ -144,7 +144,7 @@ class _Unpickler(pickle.Unpickler):
         return self._tensors[pid]
 
 
-def _received(
+def _receive_tensor(
     group: ParallelGroup,
     between: tuple[int, int] | None,
     shape: tuple[int, ...],

@@ -175,7 +175,7 @@ class ParallelWorker:
             self._rows.release_memory()
             self._group.accelerator.memory.release()
             outcome = self._outcome(call, part)
-        send(self._group, _packed(outcome), (self._group.rank, 0))
+        send(self._group, _pack_outcome(outcome), (self._group.rank, 0))
 
     def _outcome(self, call: ParallelCall, part: Part) -> PartResult:
         """Compute a part. Raises an error that says that the device has failed."""
@@ -231,7 +231,7 @@ class ParallelWorker:
             self._group.accelerator.memory.release()
 
 
-def _packed(outcome: PartResult) -> Packed:
+def _pack_outcome(outcome: PartResult) -> Packed:
     """Pack an outcome; one that cannot be sent becomes an error that says so."""
     try:
         return packed(outcome)

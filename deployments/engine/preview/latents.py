@@ -175,7 +175,7 @@ def clean_latents(at: DecoderParams) -> Tensor:
         names.get("t"),
     )
     if clean.ndim == 3:
-        clean = _unpacked(at, clean)
+        clean = _unpack_tokens(at, clean)
     channels = _channels(vae)
     if clean.ndim == 5:
         clean = _middle_frame(clean, channels)
@@ -197,7 +197,7 @@ def _middle_frame(video: Tensor, channels: int | None) -> Tensor:
     return video[:, :, video.shape[2] // 2]
 
 
-def _unpacked(at: DecoderParams, latents: Tensor) -> Tensor:
+def _unpack_tokens(at: DecoderParams, latents: Tensor) -> Tensor:
     """Arrange tokens as an image or video with the pipeline's own function."""
     if (unpack := getattr(at.pipeline, "_unpack_latents_with_ids", None)) is not None:  # FLUX.2
         if (places := at.names.get("latent_ids")) is None:

@@ -85,13 +85,13 @@ class PreviewRenderer:
     def _projection(self, vae: Any) -> Projection:
         known = self._projections.get(vae)
         if known is None:
-            known = self._projections[vae] = _learned(vae)
+            known = self._projections[vae] = _fit_projection(vae)
         if isinstance(known, Unsupported):
             raise Unsupported(known.message)
         return known
 
 
-def _learned(vae: Any) -> Projection | Unsupported:
+def _fit_projection(vae: Any) -> Projection | Unsupported:
     try:
         return fitted(vae)
     except Unsupported as error:

@@ -58,15 +58,15 @@ def fitted(vae: Any) -> Projection:
 def _samples(vae: Any) -> tuple[Tensor, Tensor]:
     """Sample images, [n, 3, side, side], and their latents, [n, channels, h, w]."""
     images = _images(_SIDES[0])
-    latents = _encoded(vae, images)
+    latents = _encode_images(vae, images)
     channels = latents.shape[1]
     if latents.numel() // channels < _MIN_SAMPLES * (channels + 1):
         images = _images(_SIDES[1])
-        latents = _encoded(vae, images)
+        latents = _encode_images(vae, images)
     return images, latents
 
 
-def _encoded(vae: Any, images: Tensor) -> Tensor:
+def _encode_images(vae: Any, images: Tensor) -> Tensor:
     weight = next((parameter for parameter in vae.parameters() if parameter.ndim >= 4), None)
     if weight is None or not _makes_colours(vae.config) or not hasattr(vae, "encode"):
         raise Unsupported(f"Its {type(vae).__name__} does not encode images.")

@@ -70,7 +70,7 @@ def read_checkpoint(
         kind, dtype = classes[component], dtypes.get(component, dtypes["default"])
         with giving_values(next(iter(stored.values())).file):
             try:
-                module = _module(kind, _unscaled(tensors, dtype), folder, component, dtype)
+                module = _module(kind, _apply_scales(tensors, dtype), folder, component, dtype)
             except LookupError as error:  # a converter looks for a name
                 why = f"it does not have the tensors of a {kind.__name__}"
                 raise _unfit(weights, folder, component, why) from error
@@ -86,7 +86,7 @@ def _module(
     kind: Any, tensors: Tensors, folder: Path, component: str, dtype: torch.dtype
 ) -> torch.nn.Module:
     if issubclass(kind, ModelMixin):
-        return _converted(kind, tensors, folder, component, dtype)
+        return _convert_to_model(kind, tensors, folder, component, dtype)
     if single_file_utils.is_t5_in_single_file(tensors):  # diffusers does not tie its weights
         config = kind.config_class.from_pretrained(str(folder / component))
         own = single_file_utils.convert_sd3_t5_checkpoint_to_diffusers(tensors)
@@ -100,7 +100,7 @@ def _module(
     return make(kind, tensors, torch_dtype=dtype, local_files_only=True, **where).eval()
 
 
-def _converted(
+def _convert_to_model(
     kind: Any, tensors: Tensors, folder: Path, component: str, dtype: torch.dtype
 ) -> torch.nn.Module:
     """Model of diffusers, made as its ``from_single_file`` does.
@@ -127,7 +127,7 @@ def _converted(
     return model.eval()
 
 
-def _unscaled(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+def _apply_scales(tensors: Tensors, dtype: torch.dtype) -> Tensors:
     """Weights, those with scales multiplied by them."""
     unscaled = {
         name: tensor for name, tensor in tensors.items() if not name.endswith((*SCALES, *NOTES))

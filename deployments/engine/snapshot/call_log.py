@@ -117,14 +117,14 @@ def placeholder(form: Form, device: str) -> Any:
             return {key: placeholder(item, device) for key, item in items}
         case {"of": [str(module), str(name)], "fields": fields}:
             values = {name: placeholder(field, device) for name, field in fields.items()}
-            return _made(module, name, values)
+            return _instantiate(module, name, values)
         case Mapping():
             raise ValueError(f"{form} is not the form of an output.")
         case _:
             return form
 
 
-def _made(module: str, name: str, fields: Mapping[str, Any]) -> Any:
+def _instantiate(module: str, name: str, fields: Mapping[str, Any]) -> Any:
     """Create an instance without calling its constructor, except for outputs that are dictionaries.
 
     A snapshot is untrusted input, so it can only name classes that diffusers' models define.

@@ -201,7 +201,7 @@ async def describe(
     with TemporaryDirectory(prefix="darkroom-cog-") as scratch:
         place = Path(scratch)
         unpack(code, place / "imported")
-        by_mode = await _described(place, project, environments, within_s)
+        by_mode = await _describe_project(place, project, environments, within_s)
         concurrency = {mode: _concurrency(project, mode, by_mode[mode]) for mode in project.targets}
         document = openapi(by_mode)
         unpack(code, place / "code")  # what the import wrote is not in it
@@ -230,7 +230,7 @@ def _concurrency(project: CogProject, mode: str, found: Mapping[str, Any]) -> in
     return max(1, most)
 
 
-async def _described(
+async def _describe_project(
     place: Path, project: CogProject, environments: Environments, within_s: float
 ) -> Mapping[str, Any]:
     python = await environments.python(project.requirements)

@@ -132,7 +132,7 @@ class LoopbackExchange:
         try:
             await asyncio.to_thread(call.folder.mkdir, parents=True, exist_ok=True)
             with await asyncio.to_thread(path.open, "wb") as file:
-                await _stored(request, file)
+                await _write_body(request, file)
         except (OSError, web.RequestPayloadError) as error:
             # The server process would leave the file out, and call that a success.
             call.lost = f"{name}: {error}"
@@ -148,7 +148,7 @@ class LoopbackExchange:
         return web.Response()
 
 
-async def _stored(request: web.Request, file: IO[bytes]) -> None:
+async def _write_body(request: web.Request, file: IO[bytes]) -> None:
     async for chunk in request.content.iter_chunked(CHUNK):
         await asyncio.to_thread(file.write, chunk)
 
@@ -178,7 +178,7 @@ class InlineFiles:
 
     async def give(self, id_: str, path: Path) -> str:
         del id_
-        return await asyncio.to_thread(_inlined, path)
+        return await asyncio.to_thread(_data_uri, path)
 
     def webhook(self, id_: str) -> Mapping[str, Any]:
         del id_
@@ -243,7 +243,7 @@ class LoopbackFiles(InlineFiles):
             raise PipelineFailed(f"An output file could not be stored on the replica: {lost}")
 
 
-def _inlined(path: Path) -> str:
+def _data_uri(path: Path) -> str:
     if path.stat().st_size > MAX_INLINE_BYTES:
         raise InvalidInput(
             f"The input has a file of more than {MAX_INLINE_BYTES // 2**20} MiB, which cannot be "

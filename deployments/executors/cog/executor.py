@@ -185,7 +185,7 @@ class CogExecutor:
         on_progress(Progress(Stage.LOADING))
         # A copy: predictors write to the current folder, and the code is shared by the node.
         folder = self._home / "src"
-        await asyncio.to_thread(_copied, code, folder)
+        await asyncio.to_thread(_copy_code, code, folder)
         await self._exchange.start()
         try:
             await self._server.start(lambda port: self._launch(python, port), folder)
@@ -261,7 +261,7 @@ def ready(health: Mapping[str, Any], name: str) -> bool:
     return status in HEALTHY
 
 
-def _copied(code: Path, folder: Path) -> None:
+def _copy_code(code: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(code, folder)

@@ -61,7 +61,7 @@ def described(mode: str, target: str) -> dict[str, Any]:
     file, _, name = target.partition(":")
     if not pathlib.Path(file).is_file():
         raise NotDescribed(f"cog.yaml names the file {file}, which is not there")
-    module = _loaded(file)
+    module = _load_module(file)
     chosen = [name] if name else ["Runner", "Predictor"] if mode == "predict" else ["Trainer"]
     predictor = next(
         (getattr(module, candidate) for candidate in chosen if hasattr(module, candidate)), None
@@ -94,7 +94,7 @@ def _reads_context() -> bool:
     return False
 
 
-def _loaded(file: str) -> types.ModuleType:
+def _load_module(file: str) -> types.ModuleType:
     name = pathlib.Path(file).stem
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -170,7 +170,7 @@ def _input(where: str, function: Callable[..., Any], *, is_method: bool) -> dict
         }
         field |= schema | _limits(at, schema, parameter.default)
         if default is not None:
-            field["default"] = _checked(at, field, _plain(default))
+            field["default"] = _check_default(at, field, _plain(default))
         elif is_required:
             required.append(parameter.name)
         else:
@@ -249,7 +249,7 @@ def _limits(at: str, schema: dict[str, Any], given: Any) -> dict[str, Any]:
     return limits
 
 
-def _checked(at: str, field: dict[str, Any], value: Any) -> Any:
+def _check_default(at: str, field: dict[str, Any], value: Any) -> Any:
     """``value``, a default. ``NotDescribed`` if the input itself would not be accepted."""
     if "enum" in field and value not in field["enum"]:
         raise NotDescribed(f"{at} has the default {value!r}, which is none of its choices")
@@ -323,7 +323,7 @@ def _class(at: str, type_: type) -> dict[str, Any]:
         return {"type": "object"}
     fields = typing.get_type_hints(type_, include_extras=True)
     if issubclass(type_, cog.BaseModel) or hasattr(type_, "model_fields"):
-        shown = {name: field for name, field in fields.items() if not _hidden(name, field)}
+        shown = {name: field for name, field in fields.items() if not _is_hidden(name, field)}
         properties = {
             name: {**_type(at, field), "title": name.replace("_", " ").title()}
             for name, field in shown.items()
@@ -332,7 +332,7 @@ def _class(at: str, type_: type) -> dict[str, Any]:
     raise NotDescribed(f"{at} has the type {type_.__name__}, which Cog cannot send")
 
 
-def _hidden(name: str, type_: Any) -> bool:
+def _is_hidden(name: str, type_: Any) -> bool:
     return name.startswith(("_", "model_")) or typing.get_origin(type_) is typing.ClassVar
 
 

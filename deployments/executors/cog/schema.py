@@ -65,7 +65,7 @@ def openapi(described: Schema) -> dict[str, Any]:
 def input_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:
     """JSON Schema of a request's input: an OpenAPI document's own, where files are marked, what
     may be left out may be null, and other fields are refused."""
-    resolved = _resolved(document, MODES[mode][0])
+    resolved = _resolve_schema(document, MODES[mode][0])
     fields = cast("dict[str, Schema]", resolved.get("properties") or {})
     order = sorted(fields, key=lambda name: int(fields[name].get("x-order", 0)))
     properties = {name: _input(fields[name]) for name in order}
@@ -92,14 +92,14 @@ def takes_context(document: Schema, mode: str) -> bool:
 def hides_context(document: Schema, mode: str) -> bool:
     """True if an input of the model has the name of what it also reads beside its input."""
     return takes_context(document, mode) and CONTEXT in (
-        _resolved(document, MODES[mode][0]).get("properties") or {}
+        _resolve_schema(document, MODES[mode][0]).get("properties") or {}
     )
 
 
 def output_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:
     """JSON Schema of a request's output, which has Cog's in the field ``output``."""
     schema = marked_output(document, mode)
-    inner = {"type": "string"} if is_text(schema) else _shown(schema)
+    inner = {"type": "string"} if is_text(schema) else _expand_files(schema)
     return {
         "title": "Output",
         "type": "object",
@@ -111,7 +111,7 @@ def output_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:
 
 def marked_output(document: Schema, mode: str = "predict") -> dict[str, Any]:
     """Schema of Cog's own output, whose files are marked texts."""
-    return cast("dict[str, Any]", _marked(_resolved(document, MODES[mode][1])))
+    return cast("dict[str, Any]", _mark_files(_resolve_schema(document, MODES[mode][1])))
 
 
 def is_text(output: Schema) -> bool:
@@ -123,7 +123,7 @@ def is_file(schema: Schema) -> bool:
     return FILE_MARK in schema
 
 
-def _resolved(document: Schema, name: str) -> dict[str, Any]:
+def _resolve_schema(document: Schema, name: str) -> dict[str, Any]:
     """Schema of an OpenAPI document, without references."""
     schemas = cast("Schema", (document.get("components") or {}).get("schemas") or {})
 
@@ -144,13 +144,13 @@ def _resolved(document: Schema, name: str) -> dict[str, Any]:
     return resolve(schemas.get(name, {}), 0)
 
 
-def _marked(value: Any) -> Any:
+def _mark_files(value: Any) -> Any:
     """``value`` with the mark of a file at each text that is a URI."""
     if isinstance(value, list):
-        return [_marked(item) for item in cast("list[Any]", value)]
+        return [_mark_files(item) for item in cast("list[Any]", value)]
     if not isinstance(value, Mapping):
         return value
-    schema = {key: _marked(item) for key, item in cast("Schema", value).items()}
+    schema = {key: _mark_files(item) for key, item in cast("Schema", value).items()}
     if schema.get("type") == "string" and schema.get("format") == "uri":
         schema[FILE_MARK] = _kind(str(schema.get("x-cog-accept", "")))
     return schema
@@ -164,7 +164,7 @@ def _kind(accept: str) -> str:
 
 
 def _input(field: Schema) -> dict[str, Any]:
-    schema = cast("dict[str, Any]", _marked(field))
+    schema = cast("dict[str, Any]", _mark_files(field))
     for part in schema.pop("allOf", ()):  # how Cog writes a reference with a default
         schema = {**part, **schema}
     nullable = schema.pop("nullable", False)
@@ -178,10 +178,10 @@ def _input(field: Schema) -> dict[str, Any]:
     return {**kept, "anyOf": [*inner.pop("anyOf", [inner]), {"type": "null"}]}
 
 
-def _shown(value: Any) -> Any:
+def _expand_files(value: Any) -> Any:
     """An output's schema with an object in place of each file, which clients get."""
     if isinstance(value, list):
-        return [_shown(item) for item in cast("list[Any]", value)]
+        return [_expand_files(item) for item in cast("list[Any]", value)]
     if not isinstance(value, Mapping):
         return value
     schema = dict(cast("Schema", value))
@@ -194,5 +194,5 @@ def _shown(value: Any) -> Any:
             FILE_MARK: schema[FILE_MARK],
         }
     else:
-        shown = {key: _shown(item) for key, item in schema.items()}
+        shown = {key: _expand_files(item) for key, item in schema.items()}
     return {"anyOf": [shown, {"type": "null"}]} if nullable else shown

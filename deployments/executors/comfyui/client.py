@@ -103,7 +103,9 @@ class ComfyUiClient:
         }
         raw = await self._read("/object_info")
         version = str(cast("Mapping[str, Any]", system).get("comfyui_version", ""))
-        return await asyncio.to_thread(_packed, raw, {"version": version, "models": models})
+        return await asyncio.to_thread(
+            _pack_description, raw, {"version": version, "models": models}
+        )
 
     async def submit(
         self, id_: str, graph: Mapping[str, Any], extra: Mapping[str, Any] | None = None
@@ -230,7 +232,7 @@ async def _events(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Comf
                 yield ComfyUiEvent("preview", {}, message.data[8:], FORMATS.get(format_, ""))
 
 
-def _packed(raw: bytes, more: Mapping[str, Any]) -> bytes:
+def _pack_description(raw: bytes, more: Mapping[str, Any]) -> bytes:
     """Description as it is stored. Names of files that others have uploaded are left out."""
     classes = cast("Mapping[str, Mapping[str, Any]]", json.loads(raw))
     for node_class in classes.values():

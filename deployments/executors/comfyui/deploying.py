@@ -35,7 +35,7 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
         )
     classes = asyncio.run(node_classes(settings, context.weights))
     places = dict(map(_place, choices.inputs))
-    exposed = interface(_checked(graph), classes, places, choices.outputs)
+    exposed = interface(_check_graph(graph), classes, places, choices.outputs)
     entry = {
         "family": COMFYUI,
         "schema": "json",
@@ -92,7 +92,7 @@ def _place(text: str) -> tuple[str, str]:
     return name, place
 
 
-def _checked(graph: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check_graph(graph: Mapping[str, Any]) -> Mapping[str, Any]:
     for node, entry in graph.items():
         if not isinstance(entry.get("inputs"), dict):
             raise Misconfigured(f"Node {node} ({entry['class_type']}) has no inputs.")

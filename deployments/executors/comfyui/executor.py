@@ -182,7 +182,7 @@ class ComfyUiExecutor:
         name = work.folder.name
         self._prompts[work.request_id] = _Sent(name)
         try:
-            inputs = await self._uploaded(workflow, work.input, name)
+            inputs = await self._upload_files(workflow, work.input, name)
             prompt = job(workflow, inputs, name)
             self._prompts[work.request_id] = _Sent(name, prompt.id)
             run = _Run(prompt)
@@ -199,7 +199,7 @@ class ComfyUiExecutor:
         except Exception as error:
             await self._end(work.request_id)
             if isinstance(error, (aiohttp.ClientError, TimeoutError)):
-                gone = await self._gone(f"ComfyUI does not answer: {error!r}")
+                gone = await self._end_reason(f"ComfyUI does not answer: {error!r}")
                 raise ReplicaDied(gone) from error
             raise
         if asyncio.get_running_loop().time() > self._described_at + DESCRIBE_EVERY_S:
@@ -213,13 +213,13 @@ class ComfyUiExecutor:
         try:
             async with asyncio.timeout(grace_s):
                 if sent.id:
-                    await self._interrupted(sent.id)
+                    await self._interrupt(sent.id)
         except (aiohttp.ClientError, TimeoutError):
             return not self._server.alive
         await self._end(request_id)
         return True
 
-    async def _interrupted(self, id_: str) -> None:
+    async def _interrupt(self, id_: str) -> None:
         """Ask a prompt to end, and wait for that."""
         await self.client.interrupt(id_)
         while await self.client.waits(id_):  # noqa: ASYNC110  # no event says so
@@ -252,7 +252,7 @@ class ComfyUiExecutor:
         except ComfyUiRefused as refused:
             raise _refusal(workflow, refused.answer) from None
 
-    async def _uploaded(
+    async def _upload_files(
         self, workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str
     ) -> Mapping[str, Any]:
         """The input with ComfyUI's names of its files."""
@@ -283,10 +283,10 @@ class ComfyUiExecutor:
             if history is not None:
                 return history
             if not waits:
-                raise ReplicaDied(await self._gone(LOST))
+                raise ReplicaDied(await self._end_reason(LOST))
             await asyncio.sleep(POLL_S)
 
-    async def _gone(self, otherwise: str) -> str:
+    async def _end_reason(self, otherwise: str) -> str:
         """How ComfyUI ended, or ``otherwise`` if it did not. A process that has closed its port may
         end only now."""
         for _ in range(ENDS_WITHIN_CHECKS if self._server.files is not None else 0):

@@ -61,13 +61,13 @@ def interface(
     Raises ``Misconfigured``, which names the node.
     """
     _check(graph, classes)
-    inputs = _named(graph, classes, named) if named else _found(graph, classes)
+    inputs = _select_inputs(graph, classes, named) if named else _detect_inputs(graph, classes)
     saving = [node for node in graph if _class(graph, classes, node).get("output_node")]
     for node in outputs:
         if node not in graph:
             raise Misconfigured(f"The workflow has no node {node}, whose output you named.")
         if node not in saving:
-            raise Misconfigured(f"{_called(graph, node)} saves nothing, so it has no output.")
+            raise Misconfigured(f"{_node_label(graph, node)} saves nothing, so it has no output.")
     if not saving:
         raise Misconfigured(
             "The workflow saves nothing: it needs a node such as SaveImage, whose files are the "
@@ -123,7 +123,7 @@ def _check(graph: Graph, classes: NodeClasses) -> None:
     """Check what ComfyUI would refuse. Raises ``Misconfigured``."""
     for node in graph:
         described, values = _class(graph, classes, node), graph[node]["inputs"]
-        where = _called(graph, node)
+        where = _node_label(graph, node)
         for name, spec in _specs(described, "required"):
             if name not in values:
                 raise Misconfigured(f"{where}: the value `{name}` is missing.")
@@ -147,13 +147,13 @@ def _class(graph: Graph, classes: NodeClasses, node: str) -> Mapping[str, Any]:
     node_class = classes.get(str(graph[node]["class_type"]))
     if node_class is None:
         raise Misconfigured(
-            f"{_called(graph, node)}: this ComfyUI has no such class of nodes. Install its custom "
-            "nodes there, and list them in the setting `comfyui`."
+            f"{_node_label(graph, node)}: this ComfyUI has no such class of nodes. Install its "
+            "custom nodes there, and list them in the setting `comfyui`."
         )
     return node_class
 
 
-def _called(graph: Graph, node: str) -> str:
+def _node_label(graph: Graph, node: str) -> str:
     title = graph[node].get("_meta", {}).get("title")
     name = graph[node]["class_type"]
     return f"Node {node} ({name})" if title in (None, name) else f"Node {node} ({name}, “{title}”)"
@@ -187,7 +187,7 @@ def _upload(spec: Sequence[Any]) -> str:
     return next((kind for option, kind in UPLOADS.items() if options.get(option)), "")
 
 
-def _found(graph: Graph, classes: NodeClasses) -> list[ExposedInput]:
+def _detect_inputs(graph: Graph, classes: NodeClasses) -> list[ExposedInput]:
     """Inputs that a user of the workflow wants to give: files, prompts, seeds, sizes, steps."""
     texts = _texts(graph)
     exposed: list[tuple[str, str, str, str]] = []
@@ -235,14 +235,16 @@ def _before(graph: Graph, node: str) -> set[str]:
     return seen
 
 
-def _named(graph: Graph, classes: NodeClasses, named: Mapping[str, str]) -> list[ExposedInput]:
+def _select_inputs(
+    graph: Graph, classes: NodeClasses, named: Mapping[str, str]
+) -> list[ExposedInput]:
     exposed: list[ExposedInput] = []
     for name, place in named.items():
         node, _, field = place.partition(".")
         if node not in graph:
             raise Misconfigured(f"Input {name}: the workflow has no node {node}.")
         specs = dict(_specs(_class(graph, classes, node), "required", "optional"))
-        where = _called(graph, node)
+        where = _node_label(graph, node)
         if field not in specs:
             raise Misconfigured(
                 f"Input {name}: {where} has no value `{field}`. It has: {', '.join(specs)}."

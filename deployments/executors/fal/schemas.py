@@ -74,7 +74,7 @@ class _Document:
             required += [parameter["name"]] if parameter.get("required") else []
         whole = {**schema, "type": "object", "properties": properties}
         whole |= {"required": required} if required else {}
-        return self._closed(_with_marks(whole), is_input=True)
+        return self._with_definitions(_with_marks(whole), is_input=True)
 
     def _body(self, operation: Schema) -> Schema:
         content = operation.get("requestBody", {}).get("content")
@@ -83,9 +83,9 @@ class _Document:
         json_body = content.get("application/json")
         if json_body is None:
             raise NotServable(f"takes {', '.join(content)}, and a request's input is JSON")
-        schema = self._resolved(cast("Schema", json_body.get("schema", {})))
+        schema = self._resolve(cast("Schema", json_body.get("schema", {})))
         # One optional model: FastAPI describes it as a union with null.
-        branches = [self._resolved(branch) for branch in schema.get("anyOf", ())]
+        branches = [self._resolve(branch) for branch in schema.get("anyOf", ())]
         objects = [branch for branch in branches if branch.get("type") == "object"]
         if len(objects) == 1 and len(branches) == 2:
             schema = objects[0]
@@ -96,22 +96,22 @@ class _Document:
     def output(self, operation: Schema) -> dict[str, Any]:
         answers = operation.get("responses", {})
         content = answers.get("200", answers.get("201", {})).get("content", {})
-        schema = self._resolved(content.get("application/json", {}).get("schema", {}))
+        schema = self._resolve(content.get("application/json", {}).get("schema", {}))
         if is_file(schema):
             schema = _file(schema, is_input=False)
         elif schema and schema.get("type") != "object":
             schema = {"type": "object", "properties": {"output": schema}}
-        return self._closed({"type": "object", **schema}, is_input=False)
+        return self._with_definitions({"type": "object", **schema}, is_input=False)
 
-    def _resolved(self, schema: Schema) -> Schema:
+    def _resolve(self, schema: Schema) -> Schema:
         """``schema``, or the one that it refers to."""
         name = str(schema.get("$ref", "")).removeprefix(REFERENCE)
         if name not in self._known:
             return schema
         rest = {key: value for key, value in schema.items() if key != "$ref"}
-        return self._resolved({**self._known[name], **rest})
+        return self._resolve({**self._known[name], **rest})
 
-    def _closed(self, schema: Schema, *, is_input: bool) -> dict[str, Any]:
+    def _with_definitions(self, schema: Schema, *, is_input: bool) -> dict[str, Any]:
         """``schema`` with all definitions that it needs, and with marks at files."""
         needed: dict[str, Any] = {}
         whole = self._rewritten(schema, needed, is_input=is_input)
@@ -165,13 +165,13 @@ def _with_marks(schema: Schema) -> Schema:
     if not isinstance(properties, Mapping) or is_file(schema):
         return schema
     marked = {
-        name: _marked(name, field) if isinstance(field, Mapping) else field
+        name: _mark_field(name, field) if isinstance(field, Mapping) else field
         for name, field in cast("Mapping[str, Any]", properties).items()
     }
     return {**schema, "properties": marked}
 
 
-def _marked(name: str, field: Schema) -> Schema:
+def _mark_field(name: str, field: Schema) -> Schema:
     kind = _kind_of_ui(field)
     if kind is None and _URL_FIELD.search(name) and not _NO_FILES.search(name):
         kind = _kind_of_text(name) or "file"

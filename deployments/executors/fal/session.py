@@ -79,7 +79,7 @@ class MessagePipe:
 
     async def send(self, content: Content) -> None:
         """Give a message to the app, when it has room. ``Fenced``: there is none any more."""
-        async with self._called():
+        async with self._count_call():
             await self._until(lambda: self._is_over or (self._tell is not None and self._has_room))
             if self._is_over or self._tell is None:
                 raise Fenced(ENDED)
@@ -91,7 +91,7 @@ class MessagePipe:
     async def take(self, within_s: float) -> AppMessages:
         """Messages of the app since the last call, or none ``within_s`` seconds later. ``Fenced``:
         there will be none."""
-        async with self._called():
+        async with self._count_call():
             if not await self._until(lambda: self._waiting or self._is_over, within_s):
                 return AppMessages(idle_s=self._idle_s)
             if self._end is None and not self._waiting:
@@ -174,7 +174,7 @@ class MessagePipe:
         return self._clock.monotonic() - self._moved_at
 
     @asynccontextmanager
-    async def _called(self) -> AsyncGenerator[None]:
+    async def _count_call(self) -> AsyncGenerator[None]:
         self._calls += 1
         try:
             yield
@@ -254,7 +254,9 @@ class AppSession(ExecutorAttempt):
             if isinstance(event, SessionRead):
                 self.pipe.read(event.number, waits=event.waits)
             elif isinstance(event, SessionMessage):
-                await self.pipe.keep(await self._shown(event) if event.files else event.content)
+                await self.pipe.keep(
+                    await self._inline_files(event) if event.files else event.content
+                )
                 self.state.set_progress(Progress(Stage.RUNNING, self.pipe.made))
             elif isinstance(event, LoggedLine):
                 self.printed.append(event.level, event.text)
@@ -278,7 +280,7 @@ class AppSession(ExecutorAttempt):
         fetched = await self._files.fetch_inline(cast("Mapping[str, Any]", document))
         return message if fetched is document else cast("bytes", msgpack.packb(fetched))
 
-    async def _shown(self, message: SessionMessage) -> Content:
+    async def _inline_files(self, message: SessionMessage) -> Content:
         """A message of the app with its files as data URIs. In place of one that cannot be shown,
         an error that fal's clients raise."""
         content, files = message.content, message.files

@@ -42,9 +42,9 @@ def dotted(expression: ast.expr) -> str:
 def literal(tree: ast.Module, node: ast.ClassDef, name: str) -> Any:
     """Value of a class's attribute that is written out, also as a constant of the module. None if
     it has none, or one that only an import would tell."""
-    written = _assigned(node.body, name)
+    written = _find_assignment(node.body, name)
     if isinstance(written, ast.Name):
-        written = _assigned(tree.body, written.id)
+        written = _find_assignment(tree.body, written.id)
     if written is None:
         return None
     try:
@@ -53,7 +53,7 @@ def literal(tree: ast.Module, node: ast.ClassDef, name: str) -> Any:
         return None
 
 
-def _assigned(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
+def _find_assignment(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
     for line in reversed(body):  # the last one counts
         if isinstance(line, ast.Assign):
             targets = line.targets
@@ -88,15 +88,15 @@ def files_beside(path: Path, class_name: str, working: Path) -> Mapping[str, Pat
                 f"{path.name}: local_python_modules names {module}, which is not beside the file "
                 "and not in this folder. Add it by --with."
             )
-        files |= _named(name, place)
-    files |= _imported(tree, path, working)
+        files |= _files_at(name, place)
+    files |= _local_imports(tree, path, working)
     context = path.parent / str(literal(tree, node, "app_files_context_dir") or ".")
     for app_file in _texts(tree, node, "app_files"):
         place = context / app_file
         if not place.exists():
             raise Misconfigured(f"{path.name}: app_files names {app_file}, which is not there.")
         name = place.resolve().relative_to(context.resolve()).as_posix()
-        files |= _named(name, place.resolve())
+        files |= _files_at(name, place.resolve())
     files.pop(path.name, None)
     return files
 
@@ -106,7 +106,7 @@ def _texts(tree: ast.Module, node: ast.ClassDef, name: str) -> list[str]:
     return [str(item) for item in cast("Sequence[Any]", value)] if isinstance(value, list) else []
 
 
-def _imported(tree: ast.Module, path: Path, working: Path) -> dict[str, Path]:
+def _local_imports(tree: ast.Module, path: Path, working: Path) -> dict[str, Path]:
     """Local modules that a file imports, and those that they import."""
     modules: dict[str, Path] = {}
     waiting = list(_top_names(tree))
@@ -116,7 +116,9 @@ def _imported(tree: ast.Module, path: Path, working: Path) -> dict[str, Path]:
         known = name in sys.stdlib_module_names or name in INSTALLED
         if known or place is None or (place.is_dir() and not (place / "__init__.py").is_file()):
             continue
-        if files := {key: file for key, file in _named(name, place).items() if key not in modules}:
+        if files := {
+            key: file for key, file in _files_at(name, place).items() if key not in modules
+        }:
             modules |= files
             if place.is_file():
                 waiting += _top_names(ast.parse(place.read_bytes()))
@@ -141,7 +143,7 @@ def _module(name: str, path: Path, working: Path) -> Path | None:
     return None
 
 
-def _named(name: str, place: Path) -> dict[str, Path]:
+def _files_at(name: str, place: Path) -> dict[str, Path]:
     """Files at a place, by their names in a bundle."""
     if place.is_file():
         stem = Path(name)

@@ -153,12 +153,12 @@ class HostedExecutor:
     ) -> AsyncIterator[Event]:
         body = await asyncio.to_thread(files.inlined)
         # A task of its own: what was sent is recorded also if the attempt is stopped meanwhile.
-        sent.placing = asyncio.create_task(self._placed(sent, spec, http, body))
-        sent.placing.add_done_callback(_seen)
+        sent.placing = asyncio.create_task(self._place_job(sent, spec, http, body))
+        sent.placing.add_done_callback(_retrieve_error)
         job = await asyncio.shield(sent.placing)
         if sent.provider is None:
             raise Misconfigured("The job has no provider.")
-        async for event in self._followed(sent.provider, job):
+        async for event in self._follow_job(sent.provider, job):
             if isinstance(event, MadeOutput):
                 output = await files.fetched(event.output, sent.provider.wire)
                 for warning in files.warnings:
@@ -198,11 +198,11 @@ class HostedExecutor:
         try:
             job = await asyncio.shield(sent.placing)
             if sent.work.stopped() in UNWANTED and sent.provider is not None:
-                await self._cancelled(sent.provider, job)
+                await self._cancel_job(sent.provider, job)
         except DarkroomError as error:
             log.info("The provider's job is not cancelled: %s", error.message)
 
-    async def _cancelled(self, provider: ProviderApi, job: HostedJob) -> None:
+    async def _cancel_job(self, provider: ProviderApi, job: HostedJob) -> None:
         until = _now() + CANCEL_S
         for pause in _doubling(self._pauses.look):
             try:
@@ -214,7 +214,7 @@ class HostedExecutor:
                     return
             await asyncio.sleep(pause)
 
-    async def _placed(
+    async def _place_job(
         self, sent: _Sent, spec: HostedEndpoint, http: ProviderClient, body: Mapping[str, Any]
     ) -> HostedJob:
         """The provider's job of a request: sent now, or by an earlier attempt."""
@@ -230,7 +230,7 @@ class HostedExecutor:
                 # No list has to tell equal calls apart, so none waits for another one.
                 unique = digest if spec.is_listed else f"{digest} {call_id}"
                 new = NewCall(call_id, spec.account, owner, spec.endpoint, unique)
-                call = await self._begun(sent, new)
+                call = await self._begin_call(sent, new)
                 if call.fresh and _is_stopped(sent):  # while the provider or an equal call was busy
                     await self._end(call, "refused")
                     raise HostedFailed(STOPPED)
@@ -255,13 +255,13 @@ class HostedExecutor:
             await asyncio.sleep(pause)
         raise AssertionError
 
-    async def _begun(self, sent: _Sent, new: NewCall) -> HostedCall:
+    async def _begin_call(self, sent: _Sent, new: NewCall) -> HostedCall:
         """The request's call, written to the database. Waits while an equal one is being sent by
         another process."""
         if sent.work.held is None:
             raise Misconfigured("A request of a hosted provider has no lease.")
         for pause in _doubling(self._pauses.store):
-            call = await self._kept(self._source.begin_hosted_call, sent.work.held, new)
+            call = await self._call_ingress(self._source.begin_hosted_call, sent.work.held, new)
             if call is not None:
                 return call
             if _is_stopped(sent):
@@ -285,25 +285,25 @@ class HostedExecutor:
         since = self._now() - timedelta(seconds=call.age_s) - CLOCK_SKEW
         if call.fresh:
             try:
-                return await self._accepted(call, await provider.submit(call, body))
+                return await self._accept_job(call, await provider.submit(call, body))
             except CallRefused as error:
                 await self._end(call, "refused")
                 raise error.error from None
             except Unknown as error:
                 lost = error
                 log.warning("A call of %s may have been accepted: %s", spec.account, error)
-        job = await self._found(call, provider, spec, partial(provider.find, call, body, since))
+        job = await self._find_job(call, provider, spec, partial(provider.find, call, body, since))
         if job is None:
             raise lost
         return job
 
-    async def _accepted(self, call: HostedCall, job: HostedJob) -> HostedJob:
+    async def _accept_job(self, call: HostedCall, job: HostedJob) -> HostedJob:
         accept = self._source.accept_hosted_call
-        if not await self._kept(accept, call.id, job.id, job.place):
+        if not await self._call_ingress(accept, call.id, job.id, job.place):
             raise HostedUnconfirmed(f"The provider's job {job.id} belongs to another request.")
         return job
 
-    async def _found(
+    async def _find_job(
         self,
         call: HostedCall,
         provider: ProviderApi,
@@ -318,7 +318,7 @@ class HostedExecutor:
             try:
                 for job in await find():
                     accept = self._source.accept_hosted_call
-                    if await self._kept(accept, call.id, job.id, job.place):
+                    if await self._call_ingress(accept, call.id, job.id, job.place):
                         log.info("The job %s of %s was found.", job.id, spec.account)
                         return job
             except Away as error:
@@ -331,7 +331,7 @@ class HostedExecutor:
             await asyncio.sleep(pause)
         return None
 
-    async def _followed(self, provider: ProviderApi, job: HostedJob) -> AsyncIterator[Event]:
+    async def _follow_job(self, provider: ProviderApi, job: HostedJob) -> AsyncIterator[Event]:
         """Events of a job until its result, which has ``HostedFile`` in place of files."""
         read_at, lines = _now(), 0
         last: Progress | None = None
@@ -355,9 +355,9 @@ class HostedExecutor:
             await asyncio.sleep(pause)
 
     async def _end(self, call: HostedCall, state: str) -> None:
-        await self._kept(self._source.end_hosted_call, call.id, state)
+        await self._call_ingress(self._source.end_hosted_call, call.id, state)
 
-    async def _kept(self, write: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def _call_ingress(self, write: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Result of a call of the ingress, which is repeated until it answers."""
         for pause in _doubling(self._pauses.store):
             try:
@@ -436,7 +436,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _seen(task: asyncio.Task[Any]) -> None:
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
     """Read the error of a task, which is nobody's any more if its attempt was stopped."""
     if not task.cancelled():
         task.exception()

@@ -54,35 +54,37 @@ class HostedFiles:
     def inlined(self) -> Mapping[str, Any]:
         """The input with ``data:`` URIs in place of files. ``InvalidInput`` names one that is too
         large. Blocks."""
-        return cast("Mapping[str, Any]", self._inlined(dict(self._work.input), ""))
+        return cast("Mapping[str, Any]", self._inline_files(dict(self._work.input), ""))
 
-    def _inlined(self, value: Any, field: str) -> Any:
+    def _inline_files(self, value: Any, field: str) -> Any:
         if isinstance(value, Mapping):
             fields = cast("Mapping[str, Any]", value)
             if isinstance(fields.get(PATH_KEY), str):
                 return _data_uri(Path(fields[PATH_KEY]), field)
             return {
-                name: self._inlined(inner, f"{field}.{name}".strip("."))
+                name: self._inline_files(inner, f"{field}.{name}".strip("."))
                 for name, inner in fields.items()
             }
         if isinstance(value, list | tuple):
             listed = cast("list[Any]", value)
-            return [self._inlined(item, f"{field}.{number}") for number, item in enumerate(listed)]
+            return [
+                self._inline_files(item, f"{field}.{number}") for number, item in enumerate(listed)
+            ]
         return value
 
     async def fetched(self, output: Mapping[str, Any], wire: Wire) -> Mapping[str, Any]:
         """An output with files of this machine in place of ``HostedFile``."""
         self._wire = wire
-        return cast("Mapping[str, Any]", await self._fetched(dict(output)))
+        return cast("Mapping[str, Any]", await self._fetch_files(dict(output)))
 
-    async def _fetched(self, value: Any) -> Any:
+    async def _fetch_files(self, value: Any) -> Any:
         if isinstance(value, HostedFile):
             return await self._file(value)
         if isinstance(value, Mapping):
             fields = cast("Mapping[str, Any]", value)
-            return {name: await self._fetched(inner) for name, inner in fields.items()}
+            return {name: await self._fetch_files(inner) for name, inner in fields.items()}
         if isinstance(value, list):
-            return [await self._fetched(item) for item in cast("list[Any]", value)]
+            return [await self._fetch_files(item) for item in cast("list[Any]", value)]
         return value
 
     async def _file(self, file: HostedFile) -> Any:
@@ -108,11 +110,11 @@ class HostedFiles:
         if file.content is not None:
             await asyncio.to_thread(path.write_bytes, file.content)
         else:
-            media_type = await self._written(file, path) or media_type
+            media_type = await self._download(file, path) or media_type
         known = media_type or type_of_name(path.name) or DEFAULT_MEDIA_TYPE
         return MadeFile({**file.facts, PATH_KEY: str(path), "media_type": known})
 
-    async def _written(self, file: HostedFile, path: Path) -> str:
+    async def _download(self, file: HostedFile, path: Path) -> str:
         """Fetch a file, with several tries. Returns its media type, if the server says it."""
         for attempt in range(TRIES):
             try:

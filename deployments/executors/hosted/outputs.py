@@ -29,9 +29,9 @@ def replicate_files(value: Any, schema: Schema, *, is_own: Callable[[object], bo
     servers, and those that end as files do.
     """
     if described(schema):
-        places = set(file_places(value, _marked(schema)))
-        return _replaced(value, lambda place, text: place in places and _is_url(text))
-    return _replaced(
+        places = set(file_places(value, _mark_uris(schema)))
+        return _replace_urls(value, lambda place, text: place in places and _is_url(text))
+    return _replace_urls(
         value,
         lambda _, text: (
             _is_url(text) and (is_own(text) or _is_delivery(text) or _ends_as_file(text))
@@ -42,7 +42,7 @@ def replicate_files(value: Any, schema: Schema, *, is_own: Callable[[object], bo
 def fal_files(value: Any, schema: Schema) -> Any:
     """An output of fal with ``HostedFile`` in place of objects with the URL of a file. Objects
     that only link to something, such as results of a search, stay as they are."""
-    return _with_objects(value, (), set(file_places(value, _marked(schema))))
+    return _with_objects(value, (), set(file_places(value, _mark_uris(schema))))
 
 
 def described(schema: Schema) -> bool:
@@ -50,23 +50,25 @@ def described(schema: Schema) -> bool:
     return bool(schema.get("properties") or schema.get("$ref") or schema.get("allOf"))
 
 
-def _marked(schema: Any) -> Any:
+def _mark_uris(schema: Any) -> Any:
     """Schema whose texts of the format ``uri`` are files."""
     if isinstance(schema, Mapping):
-        marked = {name: _marked(inner) for name, inner in cast("Schema", schema).items()}
+        marked = {name: _mark_uris(inner) for name, inner in cast("Schema", schema).items()}
         return {**marked, FILE_MARK: "file"} if marked.get("format") == "uri" else marked
-    return [_marked(item) for item in schema] if isinstance(schema, list) else schema
+    return [_mark_uris(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def _replaced(value: Any, is_file: Callable[[Place, str], bool], place: Place = ()) -> Any:
+def _replace_urls(value: Any, is_file: Callable[[Place, str], bool], place: Place = ()) -> Any:
     if isinstance(value, str):
         return HostedFile(value, given=value) if is_file(place, value) else value
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
-        return {name: _replaced(inner, is_file, (*place, name)) for name, inner in fields.items()}
+        return {
+            name: _replace_urls(inner, is_file, (*place, name)) for name, inner in fields.items()
+        }
     if isinstance(value, list):
         listed = enumerate(cast("list[Any]", value))
-        return [_replaced(item, is_file, (*place, number)) for number, item in listed]
+        return [_replace_urls(item, is_file, (*place, number)) for number, item in listed]
     return value
 
 

@@ -190,7 +190,7 @@ class OpenAiVideoCalls:
         for _ in range(MAX_PAGES):
             page = await self.wire.json(self._url, **query)
             listed = [video for video in page.get("data") or () if isinstance(video, dict)]
-            recent = [video for video in listed if _created(video) >= since.timestamp()]
+            recent = [video for video in listed if _creation_time(video) >= since.timestamp()]
             jobs += [self._job(video) for video in recent if covers(video, ours)]
             if len(recent) < len(listed) or not page.get("has_more") or not page.get("last_id"):
                 break
@@ -229,7 +229,7 @@ def _part(value: Any) -> Part:
     return None, value if isinstance(value, str) else json.dumps(value)
 
 
-def _created(listed: Mapping[str, Any]) -> float:
+def _creation_time(listed: Mapping[str, Any]) -> float:
     at = listed.get("created_at")
     return float(at) if isinstance(at, int | float) else math.inf
 

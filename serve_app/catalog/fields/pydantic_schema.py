@@ -117,7 +117,7 @@ def _problem(detail: ErrorDetails) -> FieldProblem:
     for only_in_message in ("names", "more", "why"):
         context.pop(only_in_message, None)
     within = [context.pop(WITHIN)] if WITHIN in context else []
-    value = _shown(detail)
+    value = _input_value(detail)
     return FieldProblem(
         loc=("body", *detail["loc"], *within),
         message=detail["msg"],
@@ -127,7 +127,7 @@ def _problem(detail: ErrorDetails) -> FieldProblem:
     )
 
 
-def _shown(detail: ErrorDetails) -> Any:
+def _input_value(detail: ErrorDetails) -> Any:
     # For a missing field, pydantic's ``input`` is the whole object around it.
     return None if detail["type"] == "missing" else detail["input"]
 

@@ -199,7 +199,9 @@ def _number(declared: DeclaredInput) -> Any:
     return Annotated[float, Field(ge=declared.least, le=declared.most, allow_inf_nan=False)]
 
 
-def _whole(least: int | None = None, most: int | None = None) -> Callable[[DeclaredInput], Any]:
+def _integer_annotation(
+    least: int | None = None, most: int | None = None
+) -> Callable[[DeclaredInput], Any]:
     def annotation(declared: DeclaredInput) -> Any:
         from_ = least if declared.least is None else declared.least
         to = most if declared.most is None else declared.most
@@ -213,12 +215,12 @@ def _numbers(item: Any) -> Callable[[DeclaredInput], Any]:
 
     def annotation(declared: DeclaredInput) -> Any:
         bounds = Field(ge=declared.item_least, le=declared.item_most)
-        return _listed(Annotated[item, bounds], MAX_NUMBERS)(declared)
+        return _list_annotation(Annotated[item, bounds], MAX_NUMBERS)(declared)
 
     return annotation
 
 
-def _listed(item: Any, most: int) -> Callable[[DeclaredInput], Any]:
+def _list_annotation(item: Any, most: int) -> Callable[[DeclaredInput], Any]:
     def annotation(declared: DeclaredInput) -> Any:
         least = int(declared.least or (1 if declared.required else 0))
         bound = int(declared.most or most)
@@ -240,7 +242,7 @@ def _objects(name: str, declared: DeclaredInput) -> Any:
     model: Any = create_model(title, __base__=_Object, **fields)
     if declared.one_of:
         model = Annotated[model, AfterValidator(_exactly_one(declared.one_of))]
-    return _listed(model, MAX_OBJECTS)(declared)
+    return _list_annotation(model, MAX_OBJECTS)(declared)
 
 
 def _exactly_one(fields: tuple[str, ...]) -> Callable[[BaseModel], BaseModel]:
@@ -262,23 +264,23 @@ _TEXT = Annotated[str, Field(max_length=MAX_PROMPT)]
 _FINITE = Annotated[float, Field(allow_inf_nan=False)]
 _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.TEXT: lambda _: _TEXT,
-    InputType.INTEGER: _whole(),
+    InputType.INTEGER: _integer_annotation(),
     InputType.NUMBER: _number,
     InputType.BOOLEAN: lambda _: bool,
-    InputType.TEXTS: _listed(_TEXT, MAX_FILES),
+    InputType.TEXTS: _list_annotation(_TEXT, MAX_FILES),
     InputType.INTEGERS: _numbers(int),
     InputType.ANY: lambda _: Any,
     InputType.FORMAT: lambda _: ImageFormat,
     InputType.NUMBERS: _numbers(_FINITE),
     InputType.IMAGE: lambda _: FileUrl,
-    InputType.IMAGES: _listed(FileUrl, MAX_FILES),
+    InputType.IMAGES: _list_annotation(FileUrl, MAX_FILES),
     InputType.MASK: lambda _: FileUrl,
     InputType.VIDEO: lambda _: FileUrl,
     InputType.AUDIO: lambda _: FileUrl,
     InputType.SIZE: lambda _: Size,
-    InputType.COUNT: _whole(1, MAX_IMAGES),
-    InputType.LAYERS: _whole(1, MAX_LAYERS),
-    InputType.FRAMES: _whole(1, MAX_FRAMES),
+    InputType.COUNT: _integer_annotation(1, MAX_IMAGES),
+    InputType.LAYERS: _integer_annotation(1, MAX_LAYERS),
+    InputType.FRAMES: _integer_annotation(1, MAX_FRAMES),
     InputType.RATE: lambda _: Annotated[float, Field(ge=0.1, le=MAX_FPS, allow_inf_nan=False)],
     InputType.SECONDS: lambda _: Seconds,
     InputType.LORAS: lambda _: Loras,

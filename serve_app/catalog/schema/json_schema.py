@@ -81,8 +81,8 @@ class JsonSchema:
     makes_drafts = False
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._schema = _narrowed(_given(endpoint, INPUT), endpoint)
-        self._output = _given(endpoint, OUTPUT)
+        self._schema = _narrow_schema(_schema_option(endpoint, INPUT), endpoint)
+        self._output = _schema_option(endpoint, OUTPUT)
         self._validator = BoundedValidator(self._schema)
         self._fields = cast("Mapping[str, Any]", self._schema["properties"])
         self.fields = frozenset(self._fields)
@@ -145,7 +145,7 @@ class JsonSchema:
         return usable
 
 
-def _given(endpoint: Endpoint, option: str) -> dict[str, Any]:
+def _schema_option(endpoint: Endpoint, option: str) -> dict[str, Any]:
     schema = endpoint.options.get(option)
     if not isinstance(schema, Mapping):
         raise ValueError(f"the schema `json` needs `options.{option}`, a JSON Schema")  # noqa: TRY004
@@ -165,7 +165,7 @@ def _given(endpoint: Endpoint, option: str) -> dict[str, Any]:
     return document
 
 
-def _narrowed(schema: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+def _narrow_schema(schema: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
     """``schema`` with the endpoint's defaults and bounds."""
     fields = schema.setdefault("properties", {})
     unknown = sorted((endpoint.defaults.keys() | endpoint.bounds.keys()) - fields.keys())
@@ -229,7 +229,7 @@ def _problem(error: SchemaViolation) -> FieldProblem:
         message = f"Input should be of type {constraint}"
         type_, message = _JSON_TYPES.get(str(constraint), ("value_error", message))
     elif keyword in ("enum", "const"):
-        expected = _listed(constraint if keyword == "enum" else [constraint])
+        expected = _alternatives(constraint if keyword == "enum" else [constraint])
         message, context = f"Input should be {expected}"[:MOST_SHOWN], {"expected": expected}
     elif keyword in ("anyOf", "oneOf", "not"):
         message = "Input has none of the forms that are possible here"
@@ -243,7 +243,7 @@ def _problem(error: SchemaViolation) -> FieldProblem:
     return FieldProblem(loc, message, type_, context, value)
 
 
-def _listed(values: Sequence[Any]) -> str:
+def _alternatives(values: Sequence[Any]) -> str:
     """``'a', 'b' or 'c'``."""
     *others, last = map(repr, values)
     return f"{', '.join(others)} or {last}" if others else last

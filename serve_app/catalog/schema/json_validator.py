@@ -273,7 +273,7 @@ def _is_multiple(value: float, step: float) -> bool:
     return rest <= margin or abs(rest - step) <= margin
 
 
-def _counted(keyword: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+def _within_budget(keyword: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
     def run(validator: Any, given: Any, value: Any, schema: Schema) -> Iterator[Any]:
         _spend(1 + len(cast("Sequence[Any]", given)) // 8 if isinstance(given, (list, dict)) else 1)
         yield from keyword(validator, given, value, schema) or ()
@@ -291,5 +291,5 @@ _KEYWORDS: dict[str, Callable[..., Any]] = {
     "uniqueItems": _unique_items,
 }
 _Validator: Any = extend(
-    Draft202012Validator, {name: _counted(keyword) for name, keyword in _KEYWORDS.items()}
+    Draft202012Validator, {name: _within_budget(keyword) for name, keyword in _KEYWORDS.items()}
 )

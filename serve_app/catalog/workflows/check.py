@@ -87,7 +87,7 @@ class _Check:
             schema, walked = inner, f"{walked}.{part}"
         if EACH in reference.path:
             return {"type": "array"}
-        return schema if root is None else _inlined(schema, root)
+        return schema if root is None else _with_definitions(schema, root)
 
     def _source(self, name: str) -> tuple[Schema, Schema | None]:
         if name == INPUT:
@@ -123,7 +123,7 @@ class _Check:
     ) -> None:
         """Check the fields that do not depend on a reference, and that none is missing."""
         try:
-            entry.schema.validate({name: _unescaped(value) for name, value in given.items()})
+            entry.schema.validate({name: _unescape(value) for name, value in given.items()})
         except InvalidInput as error:
             for problem in error.problems:
                 field = problem.loc[1:]
@@ -157,32 +157,33 @@ class _Check:
             hint = f"; for its URL, write `{reference}.url`"
         self._mistakes.add(
             (*at, name),
-            f"`{reference}` is {_named(kinds)}, and {node.app} wants {_named(expected)}{hint}",
+            f"`{reference}` is {_kinds_text(kinds)}, and {node.app} wants "
+            f"{_kinds_text(expected)}{hint}",
         )
 
 
-def _unescaped(value: Any) -> Any:
+def _unescape(value: Any) -> Any:
     if isinstance(value, str):
         return value[1:] if value.startswith("$$") else value
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
-        return {name: _unescaped(inner) for name, inner in fields.items()}
+        return {name: _unescape(inner) for name, inner in fields.items()}
     if isinstance(value, list):
-        return [_unescaped(item) for item in cast("list[Any]", value)]
+        return [_unescape(item) for item in cast("list[Any]", value)]
     return value
 
 
 _KINDS = {"object": "an object", "list": "a list", "value": "a text, number or boolean"}
 
 
-def _named(kinds: frozenset[str]) -> str:
+def _kinds_text(kinds: frozenset[str]) -> str:
     return " or ".join(_KINDS[kind] for kind in sorted(kinds))
 
 
 # Schemas. What is not understood may be anything.
 
 
-def _resolved(schema: Any, root: Schema | None) -> Schema:
+def _resolve_references(schema: Any, root: Schema | None) -> Schema:
     for _ in range(_MAX_REFERENCES):
         if not isinstance(schema, Mapping):
             return ANYTHING
@@ -198,7 +199,7 @@ def _resolved(schema: Any, root: Schema | None) -> Schema:
 
 def _branches(schema: Any, root: Schema | None) -> Iterator[Schema]:
     """Forms that a value may have; ``ANYTHING`` for one that is not understood."""
-    resolved = _resolved(schema, root)
+    resolved = _resolve_references(schema, root)
     for keyword in ("anyOf", "oneOf"):
         if isinstance(resolved.get(keyword), list):
             for branch in resolved[keyword]:
@@ -264,7 +265,7 @@ def _field(schema: Schema, part: str) -> Schema | None:
     return ANYTHING if open_ else None
 
 
-def _inlined(schema: Schema, root: Schema) -> Schema:
+def _with_definitions(schema: Schema, root: Schema) -> Schema:
     """Schema with the definitions that it refers to."""
     definitions = root.get("$defs")
     return {**schema, "$defs": definitions} if definitions else schema

@@ -106,12 +106,12 @@ def verify_command(
     kept = read_anchors([*anchors, *_lines_of(anchors_file)])
     if file is not None:
         with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as opened:
-            chain = _checked(opened, kept, str(file))
+            chain = _check_chain(opened, kept, str(file))
     else:
         server = options.named_server(given)
         with Client(server) as client, client.lines("/v1/audit/export") as lines:
             with ProgressLine("Checking the audit log", quiet=as_json):
-                chain = _checked(lines, kept, "The audit log")
+                chain = _check_chain(lines, kept, "The audit log")
     if as_json:
         echo(json.dumps({"entries": chain.entries, "first": chain.first, "last": chain.last,
                                "hash": chain.last_hash, "anchors": len(kept)}))  # fmt: skip
@@ -144,7 +144,7 @@ def _lines_of(file: Path | None) -> Iterable[str]:
     return [] if file is None else file.read_text(encoding="utf-8").splitlines()
 
 
-def _checked(lines: Iterable[str], anchors: dict[int, str], what: str) -> ChainCheck:
+def _check_chain(lines: Iterable[str], anchors: dict[int, str], what: str) -> ChainCheck:
     try:
         return verify(lines, anchors)
     except BrokenChain as error:

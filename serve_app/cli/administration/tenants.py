@@ -233,7 +233,7 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
     with ProgressLine(f"Deleting {tenant}", quiet=as_json) as waiting, Client(server) as client:
         deletion = client.delete(path_of(TENANTS, tenant))
         while wait and deletion["ended_at"] is None:
-            waiting.show(f"Deleting {tenant}: {_left(deletion)} are left")
+            waiting.show(f"Deleting {tenant}: {_rows_left(deletion)} are left")
             time.sleep(POLL_S)
             deletion = client.poll(f"{path_of(TENANTS, tenant)}/deletion")
     echo(json.dumps(deletion) if as_json else deletion_text(deletion))
@@ -292,10 +292,10 @@ def deletion_text(found: dict[str, Any]) -> str:
         kept = found["usage_kept_as"]
         usage = "" if kept is None else f" The totals of its usage are kept as {kept}."
         return f"{found['tenant']} was deleted at {found['ended_at'][:19]}.{usage}"
-    return f"{found['tenant']} is disabled and is being deleted. Left: {_left(found)}."
+    return f"{found['tenant']} is disabled and is being deleted. Left: {_rows_left(found)}."
 
 
-def _left(found: Mapping[str, Any]) -> str:
+def _rows_left(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
 
 

@@ -66,7 +66,7 @@ def read_workflow(file: Path, name: str | None) -> dict[str, Any]:
 
     ``Misconfigured``, with file and line: it is neither JSON nor YAML with an object.
     """
-    document = _parsed(file)
+    document = _parse_file(file)
     if not isinstance(document, Mapping):
         raise Misconfigured(f"{file}: a workflow is an object with `steps` or `nodes`.")
     body = dict(cast("Mapping[Any, Any]", document))
@@ -81,7 +81,7 @@ def read_workflow(file: Path, name: str | None) -> dict[str, Any]:
     return {**body, "name": chosen}
 
 
-def _parsed(file: Path) -> Any:
+def _parse_file(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

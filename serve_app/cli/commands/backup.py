@@ -160,7 +160,7 @@ async def _back_up(
     from serve_app.backup.installation import opened  # noqa: PLC0415
 
     async with opened(config, Secrets(), other_storage=other_storage) as target:
-        return await back_up(target, BackupFolder(folder), _copied(waiting))
+        return await back_up(target, BackupFolder(folder), _progress_callback(waiting))
 
 
 async def _restore(
@@ -175,10 +175,12 @@ async def _restore(
     here = Installation(config.server.data_dir)
     with here.held("Stop it, and repeat the command.", "darkroom restore"):
         async with opened(config, Secrets(), create=True, other_storage=other_storage) as target:
-            return await restore(target, BackupFolder(folder), _copied(waiting), replace=replace)
+            return await restore(
+                target, BackupFolder(folder), _progress_callback(waiting), replace=replace
+            )
 
 
-def _copied(waiting: ProgressLine) -> Callable[[int, int], None]:
+def _progress_callback(waiting: ProgressLine) -> Callable[[int, int], None]:
     """Function that shows how many files, and how many bytes of them, were copied."""
     return lambda files, size: waiting.show(f"Copied {files} files, {size_text(size)}")
 

@@ -157,7 +157,7 @@ def variables(server: Server, mode: str) -> dict[str, str]:
     if mode == "plain":
         return key
     if mode == "hosts":
-        place = urlsplit(_needed(server.tls_url(), "TLS", "DARKROOM_TLS_PORT")).netloc
+        place = urlsplit(_require_url(server.tls_url(), "TLS", "DARKROOM_TLS_PORT")).netloc
         hosts = {"FAL_RUN_HOST": place, "FAL_QUEUE_RUN_HOST": f"{place}/queue"}
         return key | hosts | _trust(server)
     if isinstance(server, Remote):
@@ -166,7 +166,7 @@ def variables(server: Server, mode: str) -> dict[str, str]:
             "`darkroom env --mode hosts` if the address is HTTPS, or --mode plain and programs "
             "that name its address."
         )
-    proxy = _needed(server.proxy_url(), "proxy", "DARKROOM_PROXY_PORT")
+    proxy = _require_url(server.proxy_url(), "proxy", "DARKROOM_PROXY_PORT")
     here = "localhost,127.0.0.1,::1"
     return (
         key
@@ -182,16 +182,16 @@ def _node_variables(server: Server) -> dict[str, str]:
     node = installed_node()
     if node is None or node.uses_proxy:
         return {"NODE_USE_ENV_PROXY": "1", NODE_OPTIONS: USE_PROXY}
-    return {"FAL_PLAIN_HTTP": server.url(), NODE_OPTIONS: f"--require={_quoted(REDIRECT)}"}
+    return {"FAL_PLAIN_HTTP": server.url(), NODE_OPTIONS: f"--require={_quote(REDIRECT)}"}
 
 
-def _quoted(path: Path) -> str:
+def _quote(path: Path) -> str:
     """Path as Node.js splits its options."""
     text = str(path)
     return f'"{text}"' if " " in text else text
 
 
-def _needed(url: str | None, what: str, setting: str) -> str:
+def _require_url(url: str | None, what: str, setting: str) -> str:
     if url is None:
         raise Misconfigured(
             f"This Darkroom has no {what} port, so with variables alone fal's clients could send "

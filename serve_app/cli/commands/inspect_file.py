@@ -66,7 +66,7 @@ def lines(found: FileMetadata, file: Path) -> Iterator[str]:
         yield "settings"
         width = max(map(len, found.settings))
         for name, value in found.settings.items():
-            yield f"  {one_line(name):<{width}}  {_shown(value)}"
+            yield f"  {one_line(name):<{width}}  {_value_text(value)}"
     missing = _missing(found)
     yield f"again     {again(found, file, missing)}"
     if missing:
@@ -111,5 +111,5 @@ def again(found: FileMetadata, file: Path, missing: Sequence[str] = ()) -> str:
     return printable(shlex.join(words))
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

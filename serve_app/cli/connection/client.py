@@ -87,7 +87,7 @@ class Client:
                 base_url=self.url,
                 headers={"Authorization": f"Key {key}"} if key else {},  # none before a sign-in
                 timeout=30,
-                verify=_trusted(server),
+                verify=_certificate_authorities(server),
                 # Proxies of the environment do not apply to this machine.
                 trust_env=isinstance(server, Remote) and not server.is_this_machine,
             )
@@ -103,7 +103,7 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
-        return self._call("GET", path, params=_given(query))
+        return self._call("GET", path, params=_query_params(query))
 
     def poll(self, path: str, **query: Any) -> Any:
         """State of what is being waited for: ``get`` that outlasts a restart of the server."""
@@ -141,23 +141,23 @@ class Client:
     @contextmanager
     def lines(self, path: str, **query: Any) -> Generator[Iterator[str]]:
         """Lines of a response that may be longer than the memory."""
-        with self._streamed(path, query) as response:
+        with self._open_stream(path, query) as response:
             yield _lines(response)
 
     @contextmanager
     def chunks(self, path: str, **query: Any) -> Generator[Iterator[bytes]]:
         """Chunks of a response that may be longer than the memory."""
-        with self._streamed(path, query) as response:
+        with self._open_stream(path, query) as response:
             yield response.iter_bytes()
 
     @contextmanager
-    def _streamed(self, path: str, query: Mapping[str, Any]) -> Generator[httpx2.Response]:
+    def _open_stream(self, path: str, query: Mapping[str, Any]) -> Generator[httpx2.Response]:
         try:
-            with self._http.stream("GET", path, params=_given(query)) as response:
+            with self._http.stream("GET", path, params=_query_params(query)) as response:
                 _refuse_layers(response)
                 if not response.is_success:
                     raise ApiFailure(
-                        _message(_whole(response, MOST_BYTES)), status=response.status_code
+                        _message(_read_body(response, MOST_BYTES)), status=response.status_code
                     )
                 yield response
         except httpx2.RequestError as error:
@@ -173,7 +173,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         **query: Any,
     ) -> Any:
-        return self._call("PUT", path, json=body, headers=headers, params=_given(query))
+        return self._call("PUT", path, json=body, headers=headers, params=_query_params(query))
 
     def post(
         self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
@@ -190,7 +190,7 @@ class Client:
         return self._call("PATCH", path, json=body)
 
     def delete(self, path: str, **query: Any) -> Any:
-        return self._call("DELETE", path, params=_given(query))
+        return self._call("DELETE", path, params=_query_params(query))
 
     def upload(self, path: Path) -> str:
         """Upload a file, and return its URL. ``Misconfigured``: it cannot be read."""
@@ -245,7 +245,7 @@ class Client:
     def download(self, url: str) -> bytes:
         """Content of a URL. Another server than Darkroom does not get the key."""
         with self._file(url) as response:
-            return _whole(response, MOST_FILE_BYTES).content
+            return _read_body(response, MOST_FILE_BYTES).content
 
     def post_form(self, path: str, name: str, content: bytes, fields: dict[str, str]) -> Any:
         """Send a file in a form, as its field ``file``."""
@@ -280,7 +280,9 @@ class Client:
             with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
                 _refuse_layers(response)
                 if response.status_code != 200:
-                    what = f"{url} could not be fetched: {_message(_whole(response, MOST_BYTES))}"
+                    what = (
+                        f"{url} could not be fetched: {_message(_read_body(response, MOST_BYTES))}"
+                    )
                     raise ApiFailure(what, status=response.status_code)
                 yield response
         except httpx2.ConnectError as error:
@@ -317,7 +319,7 @@ class Client:
             with self._http.stream(method, self._at_own_address(url), **arguments) as response:
                 _refuse_layers(response)
                 note_answer(self.url)
-                return _whole(response, MOST_BYTES)
+                return _read_body(response, MOST_BYTES)
         except UnicodeEncodeError:
             raise Misconfigured(
                 "An argument is not text in UTF-8, so it cannot be sent. Nothing was done."
@@ -335,7 +337,7 @@ class Client:
         )
 
 
-def _whole(response: httpx2.Response, most: int) -> httpx2.Response:
+def _read_body(response: httpx2.Response, most: int) -> httpx2.Response:
     """The response, with its body read. ``ApiFailure``: that has more bytes than ``most``."""
     chunks: list[bytes] = []
     size = 0
@@ -378,13 +380,13 @@ def _say(text: str) -> None:
     echo(f"{below}{one_line(text)}", err=True)
 
 
-def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:
+def _query_params(query: Mapping[str, Any]) -> dict[str, Any] | None:
     """Query parameters that have a value. None if there are none: httpx2 would replace those of the
     path by an empty object."""
     return {name: value for name, value in query.items() if value is not None} or None
 
 
-def _trusted(server: Server) -> ssl.SSLContext | bool:
+def _certificate_authorities(server: Server) -> ssl.SSLContext | bool:
     """Authorities whose certificates are accepted."""
     if not isinstance(server, Remote) or server.ca_file is None:
         return True

@@ -95,17 +95,17 @@ class Installation:
 
     def url(self) -> str:
         """Origin of the HTTP port of the Darkroom that runs on this data directory."""
-        return self._recorded("url") or ""
+        return self._read_address("url") or ""
 
     def tls_url(self) -> str | None:
         """Origin of the TLS port; None if there is none."""
-        return self._recorded("tls_url")
+        return self._read_address("tls_url")
 
     def proxy_url(self) -> str | None:
         """URL of the proxy port, for programs to use as HTTPS proxy; None if there is none."""
-        return self._recorded("proxy_url")
+        return self._read_address("proxy_url")
 
-    def _recorded(self, name: str) -> str | None:
+    def _read_address(self, name: str) -> str | None:
         for path in (self.run_file, self.address_file):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 content = json.loads(path.read_text())

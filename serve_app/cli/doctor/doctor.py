@@ -46,7 +46,7 @@ def findings(
     why = f"no Darkroom runs on {server.data_dir}"
     if server.is_started:
         try:
-            results = _examined(server)
+            results = _examine_server(server)
         except DarkroomError as error:
             why = f"the ingress did not check its own. {error.message}"
         else:
@@ -138,14 +138,14 @@ def _of_ingress(server: Remote) -> Sequence[StepResult]:
     """What the server finds on the machine of its ingress. Nothing if it cannot be reached, which
     another check reports."""
     try:
-        return _examined(server)
+        return _examine_server(server)
     except Misconfigured:
         return ()
     except ApiFailure as error:
         return [StepResult("doctor", error.message, problem=True)]
 
 
-def _examined(server: Server) -> Sequence[StepResult]:
+def _examine_server(server: Server) -> Sequence[StepResult]:
     """What the running ingress finds by its own settings, on its machine. ``Misconfigured``: it
     cannot be reached, or there is no key. ``ApiFailure``: it refuses."""
     with Client(server) as client:

@@ -67,7 +67,7 @@ def run(
             check_output(place)
         on_status = PreviewFile(client.preview, preview).on_status if preview else _ignore
         submitted: list[str] = []
-        with _named(submitted):
+        with _naming_request(submitted):
             result, files, contents = _make(
                 client,
                 wish,
@@ -86,7 +86,7 @@ def run(
         _write_stdout(files, contents)
         _print_result(result, (), ())
         return
-    with _named(submitted):
+    with _naming_request(submitted):
         saved = write_outputs(place, files, contents, overwrite=overwrite)
     if as_json:
         echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
@@ -139,7 +139,7 @@ def _make(
 
 
 @contextmanager
-def _named(submitted: Sequence[str]) -> Generator[None]:
+def _naming_request(submitted: Sequence[str]) -> Generator[None]:
     """Errors name the request, once it has been accepted: it may go on, and may cost money."""
     try:
         yield

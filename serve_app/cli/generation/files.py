@@ -164,14 +164,14 @@ def output_paths(
     A file of another type than the first, such as the poster of a video, gets its own extension and
     the same number: ``video.mp4``, ``video.jpg``.
     """
-    first, paths = 1, _numbered(path, files, 1)
+    first, paths = 1, _paths_for(path, files, 1)
     while any(map(taken, paths)):
         first += 1
-        paths = _numbered(path, files, first)
+        paths = _paths_for(path, files, first)
     return paths
 
 
-def _numbered(path: Path, files: Sequence[Mapping[str, Any]], first: int) -> list[Path]:
+def _paths_for(path: Path, files: Sequence[Mapping[str, Any]], first: int) -> list[Path]:
     numbers: dict[str, int] = {}  # by extension
     paths: list[Path] = []
     for file in files:

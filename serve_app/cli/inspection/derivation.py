@@ -261,13 +261,13 @@ def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
 def _for_nets(call: PipelineCall, argument: Argument, nets: ControlNets | None) -> Declared | None:
     """Declaration of an argument's field, with a value for each of several ControlNets; None: JSON
     has no such type."""
-    declared = _declared(call, argument)
+    declared = _field_declaration(call, argument)
     if declared is None or nets is None:
         return declared
     return nets.declared(CONTROL if _is_control(call, argument.name) else argument.name, declared)
 
 
-def _declared(call: PipelineCall, argument: Argument) -> Declared | None:
+def _field_declaration(call: PipelineCall, argument: Argument) -> Declared | None:
     """Declaration of an argument's field; None: JSON has no such type."""
     name = argument.name
     if _is_audio(call, argument):

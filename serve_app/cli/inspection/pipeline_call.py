@@ -276,7 +276,7 @@ def _call(pipelines: Path, name: str) -> _Call | None:
     for statement in node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__call__":
             takes_loras = any("LoraLoader" in base for base in bases)
-            return _Call(statement, frozenset(_made(pipelines, statement)), takes_loras)
+            return _Call(statement, frozenset(_result_fields(pipelines, statement)), takes_loras)
     inherited = (_call(pipelines, base) for base in bases if base.endswith("Pipeline"))
     return next((call for call in inherited if call is not None), None)
 
@@ -297,15 +297,15 @@ def _files(pipelines: Path) -> Mapping[str, Path]:
     }
 
 
-def _made(pipelines: Path, function: ast.FunctionDef) -> list[str]:
+def _result_fields(pipelines: Path, function: ast.FunctionDef) -> list[str]:
     """Fields of the results that a call returns, or else of those that its docstring names."""
-    names = [*_returned(pipelines, function)]
+    names = [*_return_fields(pipelines, function)]
     described = ast.get_docstring(function, clean=False) or ""
     named = [] if names else dict.fromkeys(re.findall(r"\w+Output\b", described))
     return [*names, *(field for name in named for field in _fields(pipelines, name))]
 
 
-def _returned(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
+def _return_fields(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
     for node in ast.walk(function):
         if not (isinstance(node, ast.Return) and isinstance(node.value, ast.Call)):
             continue
@@ -318,10 +318,10 @@ def _returned(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
 def _fields(pipelines: Path, name: str) -> list[str]:
     """Fields of a class of results; empty for one that is not there."""
     definition = _class(pipelines, name)
-    return [] if definition is None else [name for name, _ in _annotated(definition)]
+    return [] if definition is None else [name for name, _ in _class_fields(definition)]
 
 
-def _annotated(kind: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
+def _class_fields(kind: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
     """Names and statements of the fields of a class."""
     for statement in kind.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -335,7 +335,7 @@ def _item(pipelines: Path, annotation: str) -> Iterator[Argument]:
         if definition is None or not any(map(_is_dataclass, definition.decorator_list)):
             continue
         described = dict(_descriptions(ast.get_docstring(definition, clean=False) or ""))
-        for field, statement in _annotated(definition):
+        for field, statement in _class_fields(definition):
             written = ast.unparse(statement.annotation)
             yield Argument(field, _value(statement.value), written, described.get(field, ""))
 

@@ -128,7 +128,7 @@ def id_of(repository: str) -> str:
     hub, or ``local/`` with that of its folder. ``Misconfigured``: it is neither."""
     if (folder := _folder(repository)) is not None:
         return f"local/{_NO_ID.sub('-', folder.name).lower()}"
-    return _named(repository)[0]
+    return _parse_repository(repository)[0]
 
 
 def _folder(given: str) -> Path | None:
@@ -140,7 +140,7 @@ def _folder(given: str) -> Path | None:
     return folder.resolve() if folder.is_dir() else None
 
 
-def _named(given: str) -> tuple[str, str | None]:
+def _parse_repository(given: str) -> tuple[str, str | None]:
     """Repository of the hub that is given, and its revision, if that is given."""
     _refuse_file(given)
     named = _HUB.fullmatch(given)
@@ -179,7 +179,7 @@ def inspected(
     file = None if checkpoint is None else _single_file(checkpoint, store)
     if (folder := _folder(given)) is not None:
         return _with_parts(_of_folder(folder, variant, file), store, parts, pipeline)
-    whole = _of_hub(*_named(given), variant, store, file)
+    whole = _of_hub(*_parse_repository(given), variant, store, file)
     return _with_parts(whole, store, parts, pipeline)
 
 
@@ -408,7 +408,7 @@ def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> R
         raise Misconfigured(f"{folder / own} {error}") from error
     in_file = {} if file is None else file.held(index)
     needed = select(list(files), index, variant, str(folder), in_file)
-    weights = _written({"directory": str(folder)}, variant, file, in_file)
+    weights = _weights_entry({"directory": str(folder)}, variant, file, in_file)
     sizes = _sizes({path: size for path, size in files.items() if path in needed}, file, in_file)
     return Repository(weights, index, sizes, file is None or file.is_here, read)
 
@@ -432,13 +432,13 @@ def _of_hub(
     is_here = store.is_here(weights)
     needed = listing.needed(weights)
     sizes = _sizes({listed.path: listed.size for listed in needed}, file, in_file)
-    written = _written({"hub": name, "revision": revision}, variant, file, in_file)
+    written = _weights_entry({"hub": name, "revision": revision}, variant, file, in_file)
     all_here = is_here and (file is None or file.is_here)
     read = _reader_of_hub(weights, listing, store, is_here=is_here)
     return Repository(written, listing.index, sizes, all_here, read)
 
 
-def _written(
+def _weights_entry(
     weights: dict[str, Any], variant: str | None, file: _SingleFile | None, held: Held
 ) -> Mapping[str, Any]:
     """The key ``weights`` of an entry."""

@@ -53,7 +53,7 @@ def value_of(node: Node | None, names: ScopeNames, steps: int = MAX_DEPTH) -> Va
     return read(node, names, steps - 1) if read else COMPUTED
 
 
-def _named(node: Node, names: ScopeNames, steps: int) -> Value:
+def _identifier_value(node: Node, names: ScopeNames, steps: int) -> Value:
     name = text_of(node)
     owner = names.owner(node)
     if owner is None:
@@ -73,7 +73,7 @@ def _named(node: Node, names: ScopeNames, steps: int) -> Value:
     return literal
 
 
-def _wrapped(node: Node, names: ScopeNames, steps: int) -> Value:
+def _unwrap(node: Node, names: ScopeNames, steps: int) -> Value:
     inside = parts_of(node)
     return value_of(inside[0], names, steps) if inside else COMPUTED
 
@@ -92,7 +92,7 @@ def _sum(node: Node, names: ScopeNames, steps: int) -> Value:
     if text_of(node.child_by_field_name("operator")) != "+":
         return COMPUTED
     sides = (node.child_by_field_name(side) for side in ("left", "right"))
-    return _joined([value_of(operand, names, steps) for operand in sides])
+    return _join_text([value_of(operand, names, steps) for operand in sides])
 
 
 def _member(node: Node, names: ScopeNames, steps: int) -> Value:
@@ -117,7 +117,7 @@ def _object(node: Node, names: ScopeNames, steps: int) -> ObjectLiteral:
             else:
                 literal.complete = False
         elif member.type == "shorthand_property_identifier":
-            literal.put(text_of(member), _named(member, names, steps), line_of(member))
+            literal.put(text_of(member), _identifier_value(member, names, steps), line_of(member))
         elif member.type == "spread_element":
             for part in _alternatives(parts_of(member)[0]):
                 literal.merge(value_of(part, names, steps))
@@ -164,7 +164,7 @@ def _template(node: Node, names: ScopeNames, steps: int) -> Value:
             pieces.append(value_of(child, names, steps))
         else:
             return COMPUTED
-    return _joined(pieces)
+    return _join_text(pieces)
 
 
 def _number(node: Node, _names: ScopeNames, _steps: int) -> Value:
@@ -175,7 +175,7 @@ def _number(node: Node, _names: ScopeNames, _steps: int) -> Value:
         return COMPUTED
 
 
-def _joined(parts: list[Value]) -> Value:
+def _join_text(parts: list[Value]) -> Value:
     words = [part for part in parts if isinstance(part, str)]
     return "".join(words) if len(words) == len(parts) else COMPUTED
 
@@ -183,7 +183,7 @@ def _joined(parts: list[Value]) -> Value:
 READERS: dict[str, Callable[[Node, ScopeNames, int], Value]] = {
     "array": _array,
     "binary_expression": _sum,
-    "identifier": _named,
+    "identifier": _identifier_value,
     "member_expression": _member,
     "number": _number,
     "object": _object,
@@ -191,7 +191,7 @@ READERS: dict[str, Callable[[Node, ScopeNames, int], Value]] = {
     "subscript_expression": _member,
     "template_string": _template,
     "unary_expression": _negative,
-    **dict.fromkeys(WRAPPERS, _wrapped),
+    **dict.fromkeys(WRAPPERS, _unwrap),
 }
 
 
@@ -234,11 +234,11 @@ def _clients(nodes: list[Node]) -> set[str]:
     clients = {DEFAULT_CLIENT_NAME}
     for node in nodes:
         if node.type == "import_statement" and _module(node.child_by_field_name("source")):
-            clients |= _imported(node)
+            clients |= _import_bindings(node)
         elif node.type == "public_field_definition":
-            clients |= {f"this.{name}" for name in _made(node)}
+            clients |= {f"this.{name}" for name in _client_bindings(node)}
         elif node.type in {"variable_declarator", "assignment_expression"}:
-            clients |= _made(node)
+            clients |= _client_bindings(node)
     return clients
 
 
@@ -246,7 +246,7 @@ def _module(source: Node | None) -> bool:
     return text_of(source)[1:-1] in MODULES
 
 
-def _imported(statement: Node) -> set[str]:
+def _import_bindings(statement: Node) -> set[str]:
     """Names that an import binds: ``fal`` for ``import { fal }``, ``f`` for
     ``import { fal as f }`` and ``import * as f``."""
     names: set[str] = set()
@@ -260,7 +260,7 @@ def _imported(statement: Node) -> set[str]:
     return names
 
 
-def _made(node: Node) -> set[str]:
+def _client_bindings(node: Node) -> set[str]:
     """Names bound by an assignment: ``x`` for ``x = createFalClient()`` and for
     ``x = require("@fal-ai/client").fal``."""
     target = node.child_by_field_name("name") or node.child_by_field_name("left")

@@ -70,7 +70,7 @@ def value_of(node: ast.expr | None, names: BoundNames, steps: int = MAX_DEPTH) -
         case ast.Constant(value=value) if value is None or isinstance(value, str | int | float):
             literal = value
         case ast.Name(id=name):
-            literal = _named(name, names, steps - 1)
+            literal = _name_value(name, names, steps - 1)
         case ast.List(elts=items) | ast.Tuple(elts=items):
             literal = [value_of(item, names, steps - 1) for item in items]
         case ast.Dict():
@@ -92,9 +92,9 @@ def value_of(node: ast.expr | None, names: BoundNames, steps: int = MAX_DEPTH) -
 def _text(node: ast.expr, names: BoundNames, steps: int) -> Value:
     match node:
         case ast.BinOp(op=ast.Add()):
-            return _joined([value_of(side, names, steps) for side in (node.left, node.right)])
+            return _join_text([value_of(side, names, steps) for side in (node.left, node.right)])
         case ast.JoinedStr(values=pieces):
-            return _joined([value_of(piece, names, steps) for piece in pieces])
+            return _join_text([value_of(piece, names, steps) for piece in pieces])
         case ast.FormattedValue(format_spec=None, conversion=-1):
             return value_of(node.value, names, steps)
         case _:
@@ -170,7 +170,7 @@ def _assign(target: ast.expr, value: ast.expr, names: BoundNames) -> None:
             pass
 
 
-def _named(name: str, names: BoundNames, steps: int) -> Value:
+def _name_value(name: str, names: BoundNames, steps: int) -> Value:
     owner = names.owner(name)
     if owner is None:
         return COMPUTED
@@ -222,6 +222,6 @@ def _dictionary(node: ast.Dict, names: BoundNames, steps: int) -> ObjectLiteral:
     return literal
 
 
-def _joined(parts: list[Value]) -> Value:
+def _join_text(parts: list[Value]) -> Value:
     words = [part for part in parts if isinstance(part, str)]
     return "".join(words) if len(words) == len(parts) else COMPUTED

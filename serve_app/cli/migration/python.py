@@ -38,7 +38,7 @@ def calls_in(text: str, file: str) -> list[ClientCall]:
 
 def _calls(module: ast.Module, file: str) -> list[ClientCall]:
     nodes = list(walk(module, BoundNames(None)))
-    clients, functions = _imported([node for node, _ in nodes])
+    clients, functions = _find_imports([node for node, _ in nodes])
     return [
         _call(node, method, names, file)
         for node, names in nodes
@@ -46,7 +46,7 @@ def _calls(module: ast.Module, file: str) -> list[ClientCall]:
     ]
 
 
-def _imported(nodes: list[ast.AST]) -> tuple[set[str], dict[str, str]]:
+def _find_imports(nodes: list[ast.AST]) -> tuple[set[str], dict[str, str]]:
     """Names of the module and its clients (``fal_client``, ``self.client``), and the functions
     that were imported from it, by their local names."""
     clients = {MODULE}  # counts even without an import of that name

@@ -60,7 +60,7 @@ class ReportItem:
 def findings(call: ClientCall, offer: AvailableEndpoints) -> Iterator[ReportItem]:
     """Findings on a call: the endpoint first, then its fields in the order of the code."""
     if call.endpoint is not None:
-        offered = _found(call, call.endpoint, offer)
+        offered = _find_endpoint(call, call.endpoint, offer)
         if offered is None:
             why = offer.not_found_message(call.endpoint)
             yield ReportItem(call.place, call.endpoint, None, CallVerdict.MISSING, why)
@@ -73,7 +73,9 @@ def findings(call: ClientCall, offer: AvailableEndpoints) -> Iterator[ReportItem
         yield ReportItem(call.place, call.endpoint, None, CallVerdict.UNREAD, why)
 
 
-def _found(call: ClientCall, endpoint: str, offer: AvailableEndpoints) -> AvailableEndpoint | None:
+def _find_endpoint(
+    call: ClientCall, endpoint: str, offer: AvailableEndpoints
+) -> AvailableEndpoint | None:
     """Endpoint that a call reaches, or None.
 
     fal's clients append ``/realtime`` themselves, and some endpoint ids end with it.

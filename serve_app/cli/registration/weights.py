@@ -72,9 +72,9 @@ def add_command(
         if files:
             _check(client, fields, size)
         uploads: list[str] = []
-        answer = _registered(client, fields, source, files, uploads)
+        answer = _upload_and_register(client, fields, source, files, uploads)
         if not no_wait:
-            answer = _waited(client, name, answer, waiting)
+            answer = _wait_for_check(client, name, answer, waiting)
         if answer["state"] in FINAL:  # they are stored, or of no use
             _delete(client, uploads)
     resources.echo_one(WEIGHTS, answer, as_json=as_json)
@@ -150,7 +150,7 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
         )
 
 
-def _registered(
+def _upload_and_register(
     client: Client,
     asked: Mapping[str, Any],
     source: str,
@@ -168,7 +168,7 @@ def _registered(
             source_fields: dict[str, Any] = {"source": source}
         else:
             source_fields = {"source": urls[""]} if "" in urls else {"files": urls}
-        return dict(_posted(client, {**asked, **source_fields}))
+        return dict(_post(client, {**asked, **source_fields}))
     except _Unknown:
         raise
     except (DarkroomError, KeyboardInterrupt):
@@ -180,7 +180,7 @@ class _Unknown(ApiFailure):
     """The answer was lost, so the weights may have been registered: their check needs the files."""
 
 
-def _posted(client: Client, body: dict[str, Any]) -> Any:
+def _post(client: Client, body: dict[str, Any]) -> Any:
     try:
         return client.post(WEIGHTS.path, body)
     except DarkroomError as error:
@@ -192,7 +192,7 @@ def _posted(client: Client, body: dict[str, Any]) -> Any:
         raise
 
 
-def _waited(
+def _wait_for_check(
     client: Client, name: str, answer: dict[str, Any], waiting: ProgressLine
 ) -> dict[str, Any]:
     """Weights after their check. Ctrl-C ends the command, and not the check."""

@@ -127,8 +127,8 @@ def plan(config: Config, host: str, port: int) -> GatewayPlan:
     _check(gateway)
     tls: int | None = None
     if haproxy.available():
-        tls = _chosen(gateway.tls_port, port + TLS_PORT_OFFSET, host, "--tls-port")
-    proxy = _chosen(
+        tls = _choose_port(gateway.tls_port, port + TLS_PORT_OFFSET, host, "--tls-port")
+    proxy = _choose_port(
         gateway.proxy_port, port + PROXY_PORT_OFFSET, gateway.proxy_host, "--proxy-port"
     )
     return GatewayPlan(
@@ -171,7 +171,7 @@ def _check(gateway: GatewaySettings) -> None:
         )
 
 
-def _chosen(given: int | None, usual: int, host: str, option: str) -> int | None:
+def _choose_port(given: int | None, usual: int, host: str, option: str) -> int | None:
     if given == 0:
         return None
     if given is not None:

@@ -100,7 +100,7 @@ def verify(lines: Iterable[str], anchors: Mapping[int, str] | None = None) -> Ch
     known, check = anchors or {}, ChainCheck()
     begins_after: tuple[int, str] | None = None  # where a checkpoint must say that it begins
     for number, text in enumerate(lines, 1):
-        entry = _parsed(number, text)
+        entry = _parse_entry(number, text)
         if entry["hash"] != hash_of({name: entry[name] for name in FIELDS}):
             raise BrokenChain(number, "its hash does not fit its content: it was changed")
         if check.entries == 0:
@@ -142,7 +142,7 @@ def _beginning(number: int, entry: Mapping[str, Any]) -> tuple[int, str] | None:
     return None
 
 
-def _parsed(number: int, text: str) -> dict[str, Any]:
+def _parse_entry(number: int, text: str) -> dict[str, Any]:
     if len(text) > MAX_LINE:
         raise BrokenChain(number, "it is too long for an entry of the audit log")
     try:

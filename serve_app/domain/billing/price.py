@@ -109,7 +109,7 @@ def made_by(outcome: Outcome) -> Quantities:
         artifact for artifact in outcome.artifacts if artifact.media_type.startswith("image/")
     ]
     seconds = outcome.usage.units if len(images) < len(outcome.artifacts) else 0.0
-    return _made(images, seconds, outcome.usage)
+    return _quantities_of(images, seconds, outcome.usage)
 
 
 def made_by_session(outcome: Outcome) -> Quantities:
@@ -119,7 +119,7 @@ def made_by_session(outcome: Outcome) -> Quantities:
     return replace(quantities, requests=0) if FRAMES in (outcome.output or {}) else quantities
 
 
-def _made(images: Sequence[Artifact], seconds: float, usage: Usage) -> Quantities:
+def _quantities_of(images: Sequence[Artifact], seconds: float, usage: Usage) -> Quantities:
     megapixels = sum(
         rounded_megapixels((image.width or 0) * (image.height or 0)) for image in images
     )

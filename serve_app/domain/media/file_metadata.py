@@ -122,13 +122,13 @@ def find(content: Searchable) -> FileMetadata | None:
     """Description in the bytes of a file; None if it has none."""
     place = -1
     while (place := content.find(MARK, place + 1)) >= 0:
-        metadata = _parsed(content[place : place + MAX_BYTES])
+        metadata = _parse_metadata(content[place : place + MAX_BYTES])
         if metadata is not None:
             return metadata
     return None
 
 
-def _parsed(beginning: bytes) -> FileMetadata | None:
+def _parse_metadata(beginning: bytes) -> FileMetadata | None:
     """Description that ``beginning`` begins with; None if it is damaged."""
     try:
         content, _ = json.JSONDecoder().raw_decode(beginning.decode("latin-1"))

@@ -116,7 +116,7 @@ class AdmissionControl:
 
     async def enter(self, tenant: str) -> None:
         """Count a call in. ``Overloaded``: see ``admit``."""
-        state = self._touched(tenant)
+        state = self._touch_tenant(tenant)
         share = self._share()
         if not state.waiting and (share is None or state.places < share):
             state.held += 1
@@ -141,20 +141,20 @@ class AdmissionControl:
 
     def leave(self, tenant: str, took_s: float = 0.0) -> None:
         """Count a call out, which took so long."""
-        state = self._touched(tenant)
+        state = self._touch_tenant(tenant)
         state.held -= 1
         if not state.waiting:
             return
         if took_s and self._share() is not None and self._others_are_few():
             state.resting += 1
-            self._later(RESTS * took_s, partial(self._rested, state))
+            self._later(RESTS * took_s, partial(self._end_rest, state))
         self._admit_waiting(state)
 
     def _others_are_few(self) -> bool:
         """Return whether an active tenant has no more calls than its share."""
         return any(not state.waiting for state in self._tenants.values())
 
-    def _rested(self, state: _Tenant) -> None:
+    def _end_rest(self, state: _Tenant) -> None:
         state.resting -= 1
         if state.waiting:
             self._admit_waiting(state)
@@ -170,7 +170,7 @@ class AdmissionControl:
     async def pace(self, tenant: str, cost: int) -> None:
         """Wait until a body of ``cost`` bytes keeps its tenant to its rate, unless it is alone.
         Bodies go in the order of their calls. ``Overloaded``: it would wait too long."""
-        self._touched(tenant)
+        self._touch_tenant(tenant)
         now = self._clock.monotonic()
         earliest = now - BURST_BYTES / BYTES_PER_S
         for other, until in list(self._paced_until.items()):
@@ -187,11 +187,11 @@ class AdmissionControl:
         self._paced_until[tenant] = begin + cost / BYTES_PER_S
         while (left_s := begin - self._clock.monotonic()) > 0 and self._share() is not None:
             await _pause(min(left_s, RECHECK_S))
-            self._touched(tenant)
+            self._touch_tenant(tenant)
         if self._share() is None:
             self._paced_until.pop(tenant, None)  # what it does alone does not count against it
 
-    def _touched(self, tenant: str) -> _Tenant:
+    def _touch_tenant(self, tenant: str) -> _Tenant:
         state = self._tenants.get(tenant)
         if state is None:
             state = self._tenants[tenant] = _Tenant()
@@ -207,7 +207,7 @@ class AdmissionControl:
             if now - state.active_at <= ACTIVE_S:
                 break
             if state.places or state.waiting:  # its work takes longer than that
-                self._touched(tenant)
+                self._touch_tenant(tenant)
             else:
                 del self._tenants[tenant]
         active = len(self._tenants)

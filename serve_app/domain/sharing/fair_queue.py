@@ -144,7 +144,7 @@ class FairThreads(Executor):
         with self._lock:
             at_once = not self._closed and self._queue.start(tenant)
         if at_once:
-            future = self._started(tenant, fn, *args, **kwargs)
+            future = self._start_job(tenant, fn, *args, **kwargs)
             future.add_done_callback(lambda _: self._start_waiting(tenant))
             return future
         job = _Job(tenant, partial(fn, *args, **kwargs))
@@ -152,7 +152,7 @@ class FairThreads(Executor):
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._queue.wait(tenant, job)
-        job.future.add_done_callback(lambda _: self._left(job))
+        job.future.add_done_callback(lambda _: self._on_job_done(job))
         self._start_waiting()  # a thread may have become free since
         return job.future
 
@@ -165,7 +165,7 @@ class FairThreads(Executor):
             job.future.cancel()
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
-    def _started(
+    def _start_job(
         self, tenant: str, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
         try:
@@ -175,7 +175,7 @@ class FairThreads(Executor):
                 self._queue.end(tenant)
             raise
 
-    def _left(self, job: _Job) -> None:
+    def _on_job_done(self, job: _Job) -> None:
         """Called when the future of a job that had to wait is done."""
         with self._lock:
             waited = self._queue.leave(job.tenant, job)

@@ -170,12 +170,12 @@ class _Look:
         )
 
     def _elements(self, node: Node) -> Sequence[Any]:
-        value = self._resolved(node, node.for_each, self._source, "for_each")
+        value = self._resolve_value(node, node.for_each, self._source, "for_each")
         if not isinstance(value, list):
-            raise self._failed(node, "`for_each` does not stand for a list")
+            raise self._step_failure(node, "`for_each` does not stand for a list")
         elements = cast("list[Any]", value)
         if len(elements) > MAX_ITEMS:
-            raise self._failed(
+            raise self._step_failure(
                 node, f"`for_each` has {len(elements)} elements, and at most {MAX_ITEMS} may be"
             )
         return elements
@@ -195,21 +195,21 @@ class _Look:
         if step in self._steps:
             result = self._steps[step]
             return _Mark.WAITING if result is None else result
-        resolved = self._resolved(node, node.input, lookup, "input")
+        resolved = self._resolve_value(node, node.input, lookup, "input")
         if not isinstance(resolved, Mapping):
-            raise self._failed(node, "`input` does not stand for an object")
+            raise self._step_failure(node, "`input` does not stand for an object")
         resolved = cast("Mapping[str, Any]", resolved)
         # A null, as of `$first` with skipped steps only, leaves the field to its default.
         arguments = {name: value for name, value in resolved.items() if value is not None}
         self.calls.append(StepCall(step, node.app, arguments))
         return _Mark.WAITING
 
-    def _resolved(self, node: Node, value: Any, lookup: Lookup, field: str) -> Any:
+    def _resolve_value(self, node: Node, value: Any, lookup: Lookup, field: str) -> Any:
         try:
             return resolve(value, lookup)
         except NotThere as error:
-            raise self._failed(node, f"{field}: {error}") from None
+            raise self._step_failure(node, f"{field}: {error}") from None
 
     @staticmethod
-    def _failed(node: Node, why: str) -> _Failed:
+    def _step_failure(node: Node, why: str) -> _Failed:
         return _Failed(StepFailure(node.id, f"The step `{node.id}` cannot start: {why}."))

@@ -32,7 +32,7 @@ async def list_drafts(call: Call) -> ResourceList[RequestDraft]:
         "bytes": await drafts.used(call.owner),
         "max_bytes": max_bytes(call.services, call.owner),
     }
-    return ResourceList([_shown(draft) for draft in newest], about)
+    return ResourceList([_draft_body(draft) for draft in newest], about)
 
 
 @calls.show("Show a draft")
@@ -41,7 +41,7 @@ async def show_draft(call: Call, draft_id: str) -> RequestDraft | None:
     if draft is None:
         return None
     call.caller.require_endpoint(draft.endpoint)
-    return _shown(draft)
+    return _draft_body(draft)
 
 
 @calls.delete()
@@ -51,7 +51,7 @@ async def delete_draft(call: Call, draft_id: str) -> bool:
     return await call.services.queue.drafts.delete(call.owner, draft_id, call.actor)
 
 
-def _shown(draft: StoredDraft) -> RequestDraft:
+def _draft_body(draft: StoredDraft) -> RequestDraft:
     return RequestDraft(
         draft.id,
         draft.endpoint,

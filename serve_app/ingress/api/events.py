@@ -97,7 +97,7 @@ async def stream(
                     quiet_s = 0.0
                     yield event
             before = request
-            request = await _changed(queue, partials, request, wait_s)
+            request = await _wait_for_change(queue, partials, request, wait_s)
             quiet_s = quiet_s + wait_s if request == before else 0.0
             if quiet_s >= keep_alive_s:
                 quiet_s = 0.0
@@ -116,7 +116,7 @@ async def _new(partials: PartialReader | None) -> AsyncGenerator[PartialResult]:
             yield partial_result
 
 
-async def _changed(
+async def _wait_for_change(
     queue: Queue, partials: PartialReader | None, request: Request, wait_s: float
 ) -> Request:
     if partials is not None and request.state is State.RUNNING:

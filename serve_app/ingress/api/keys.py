@@ -140,7 +140,7 @@ async def create_key(call: Call, new: NewKey) -> CreatedKey:
     method="POST",
 )
 async def rotate_key(call: Call, key_id: str, wanted: Rotation) -> CreatedKey | None:
-    api_key = await _managed(call, key_id)
+    api_key = await _manageable_key(call, key_id)
     if api_key is None:
         return None
     if api_key.person:
@@ -166,12 +166,12 @@ async def revoke_key(call: Call, key_id: str) -> bool:
         raise Forbidden(
             "A key cannot revoke itself. Create another key with the same scopes, and use that."
         )
-    if await _managed(call, key_id) is None:
+    if await _manageable_key(call, key_id) is None:
         return False
     return await call.services.identity.keys.revoke(key_id, call.actor)
 
 
-async def _managed(call: Call, key_id: str) -> ApiKey | None:
+async def _manageable_key(call: Call, key_id: str) -> ApiKey | None:
     """Key that the caller may manage. None: there is no such key, or it is of another tenant."""
     api_key = await call.services.identity.keys.find(key_id)
     if api_key is None or (api_key.tenant != call.owner and not call.caller.may(OPERATOR)):

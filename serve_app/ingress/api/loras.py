@@ -84,12 +84,12 @@ async def list_loras(call: Call) -> UploadedLoras:
     uploads = [upload async for upload in _uploads(files, caller, limit, words)]
     slots = asyncio.Semaphore(MAX_READS)
     described = await asyncio.gather(
-        *(_described(files.storage, upload, slots) for upload in uploads)
+        *(_read_metadata(files.storage, upload, slots) for upload in uploads)
     )
     loras = [_lora(*pair, origin) for pair in zip(uploads, described, strict=True)]
     page = await call.services.weights.page(caller.tenant, MAX_REGISTERED)
     registered = [
-        _registered(weights, caller.tenant)
+        _lora_of_weights(weights, caller.tenant)
         for weights in page
         if _is_lora(weights) and _has_words(weights.name, words)
     ]
@@ -116,7 +116,9 @@ async def _uploads(
         before = (page[-1].created_at, page[-1].key)
 
 
-async def _described(storage: Storage, file: KeptFile, slots: asyncio.Semaphore) -> LoraMetadata:
+async def _read_metadata(
+    storage: Storage, file: KeptFile, slots: asyncio.Semaphore
+) -> LoraMetadata:
     """Metadata of the file; empty for a file that has none, or is being deleted."""
     async with slots:
         try:
@@ -163,7 +165,7 @@ def _is_lora(weights: TenantWeights) -> bool:
     return weights.kind == "lora" and weights.state is WeightState.READY
 
 
-def _registered(weights: TenantWeights, tenant: str) -> UploadedLora:
+def _lora_of_weights(weights: TenantWeights, tenant: str) -> UploadedLora:
     own = weights.tenant == tenant
     words = weights.facts.get("trigger_words")
     if words is None:  # registered by an earlier version

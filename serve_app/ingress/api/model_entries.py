@@ -135,7 +135,7 @@ async def list_entries(call: Call) -> ResourceList[StoredModel]:
 
 @calls.show("Show an endpoint's entry, from any place, as it was written", WRITTEN)
 async def show(call: Call, endpoint: str) -> WrittenEntry:
-    return _written(call.services, call.services.catalog.listed(endpoint))
+    return _entry_body(call.services, call.services.catalog.listed(endpoint))
 
 
 @calls.put(
@@ -163,7 +163,7 @@ async def put(call: Call, endpoint: str, entry: ModelEntry) -> WrittenEntry:
     else:
         store = entries.put if new is None else entries.add
         checked = await store(endpoint, entry, call.actor)
-    return _written(call.services, checked)
+    return _entry_body(call.services, checked)
 
 
 @calls.delete(
@@ -214,7 +214,7 @@ CODE = Operation(
 ROUTES = [DocumentedRoute("/v1/apps/code", code_stored, {"POST": CODE}, OPERATOR), *calls.routes]
 
 
-def _written(services: Services, entry: CatalogEntry) -> WrittenEntry:
+def _entry_body(services: Services, entry: CatalogEntry) -> WrittenEntry:
     return {
         "endpoint_id": entry.endpoint.id,
         "origin": entry.origin.value,

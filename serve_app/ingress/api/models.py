@@ -249,12 +249,12 @@ async def models(request: HttpRequest) -> Response:
     services = services_of(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     allowed = [entry for entry in services.catalog_of(caller) if caller.allows(entry.endpoint.id)]
-    entries = [entry for entry in _after(request, allowed) if _wanted(request, entry)]
+    entries = [entry for entry in _after(request, allowed) if _matches_query(request, entry)]
     page = entries[:limit]
     origin = origin_of(request)
     weights = await held_weights(services)
     listed = [_model(entry, origin, weights) for entry in page]
-    expanded = _expanded(request)
+    expanded = _expansions(request)
     if PREFLIGHT in expanded:
         for model, answer in zip(listed, await _preflights(services, caller, page), strict=True):
             model["darkroom"]["preflight"] = answer
@@ -296,7 +296,7 @@ LIST = Operation(
 )
 
 
-def _wanted(request: HttpRequest, entry: CatalogEntry) -> bool:
+def _matches_query(request: HttpRequest, entry: CatalogEntry) -> bool:
     params, endpoint = request.query_params, entry.endpoint
     ids = query.several(request, "endpoint_id")
     status = params.get("status")
@@ -326,7 +326,7 @@ def _after(request: HttpRequest, entries: list[CatalogEntry]) -> list[CatalogEnt
     return entries[ids.index(cursor) + 1 :]
 
 
-def _expanded(request: HttpRequest) -> Collection[str]:
+def _expansions(request: HttpRequest) -> Collection[str]:
     fields = request.query_params.getlist("expand")
     for field in fields:
         if field not in (OPENAPI, PREFLIGHT):

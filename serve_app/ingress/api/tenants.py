@@ -96,7 +96,7 @@ async def list_tenants(call: Call) -> Sequence[TenantStatus]:
 
 @calls.create("Create a tenant. It has no keys yet", NewTenant, Special(status=201, errors=(400,)))
 async def create_tenant(call: Call, new: NewTenant) -> TenantStatus:
-    limits = await _given(call.services, new.tenant, new.limits)
+    limits = await _read_limits(call.services, new.tenant, new.limits)
     tenants = call.services.identity.tenants
     return await _status(call, await tenants.create(new.tenant, new.name, limits, call.actor))
 
@@ -111,7 +111,7 @@ async def show_tenant(call: Call, tenant: str) -> TenantStatus:
     TenantChanges,
 )
 async def change_tenant(call: Call, tenant: str, wanted: TenantChanges) -> TenantStatus:
-    limits = await _given(call.services, tenant, wanted.limits)
+    limits = await _read_limits(call.services, tenant, wanted.limits)
     return await _change(call, tenant, TenantChange(wanted.name, limits))
 
 
@@ -152,7 +152,7 @@ async def _statuses(services: Services, infos: Sequence[TenantInfo]) -> Sequence
     return [_of(services, tenant, sizes[tenant.id]) for tenant in infos]
 
 
-async def _given(services: Services, tenant: str, limits: BaseModel | None) -> dict[str, Any]:
+async def _read_limits(services: Services, tenant: str, limits: BaseModel | None) -> dict[str, Any]:
     """The limits of a call. ``InvalidInput``: a budget's webhook cannot be called."""
     if limits is None:
         return {}

@@ -77,7 +77,7 @@ async def put(call: Call, given: Mapping[str, Any]) -> ShownWorkflow:
     if public:
         call.caller.require(OPERATOR)
     written = await in_cpu_thread(read, given)
-    definition = await _checked(call, written, public=public)
+    definition = await _check_definition(call, written, public=public)
     new = NewWorkflow(call.owner, written.name, definition, given, public)
     if not dry_run:
         definitions = call.services.queue.workflows.definitions
@@ -86,10 +86,12 @@ async def put(call: Call, given: Mapping[str, Any]) -> ShownWorkflow:
                 "name", f"You have {MAX_PER_TENANT} workflows, and no more are possible. Delete one"
             )
         await call.services.entries.refresh()
-    return replace(_shown(call, new), served=True, reason=None)
+    return replace(_workflow_body(call, new), served=True, reason=None)
 
 
-async def _checked(call: Call, written: WrittenWorkflow, *, public: bool) -> Mapping[str, Any]:
+async def _check_definition(
+    call: Call, written: WrittenWorkflow, *, public: bool
+) -> Mapping[str, Any]:
     """Definition of a workflow. ``InvalidInput`` names every mistake."""
     tenant, caller = call.owner, call.caller
     if tenant in RESERVED_OWNERS:
@@ -118,7 +120,7 @@ async def _checked(call: Call, written: WrittenWorkflow, *, public: bool) -> Map
 async def list_workflows(call: Call) -> Sequence[ShownWorkflow]:
     page = await call.services.queue.workflows.definitions.page(call.owner)
     return [
-        _shown(call, workflow)
+        _workflow_body(call, workflow)
         for workflow in page
         if call.caller.allows(endpoint_id(workflow.tenant, workflow.name))
     ]
@@ -128,7 +130,7 @@ async def list_workflows(call: Call) -> Sequence[ShownWorkflow]:
 async def show(call: Call, name: str) -> ShownWorkflow | None:
     call.caller.require_endpoint(endpoint_id(call.owner, name))
     workflow = await call.services.queue.workflows.definitions.find(call.owner, name)
-    return None if workflow is None else _shown(call, workflow)
+    return None if workflow is None else _workflow_body(call, workflow)
 
 
 @calls.delete()
@@ -156,7 +158,7 @@ async def steps(call: Call) -> StepsOfRequest:
     return {"request_id": request.id, "workflow": await workflow_status(call.services, request)}
 
 
-def _shown(call: Call, workflow: NewWorkflow | RegisteredWorkflow) -> ShownWorkflow:
+def _workflow_body(call: Call, workflow: NewWorkflow | RegisteredWorkflow) -> ShownWorkflow:
     definition, id_ = workflow.definition, endpoint_id(workflow.tenant, workflow.name)
     entry = call.services.catalog.of_tenant(call.owner).find(id_)
     stored = workflow if isinstance(workflow, RegisteredWorkflow) else None

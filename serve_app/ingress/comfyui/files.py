@@ -108,7 +108,7 @@ async def mask_uploaded(request: HttpRequest) -> Response:
         key = await _upload(services, caller, f"{folder}/{name}" if folder else name, {})
     else:
         endpoint = endpoint_of(request, caller).endpoint.id
-        key = await _made(services, caller.tenant, endpoint, folder, name)
+        key = await _find_output(services, caller.tenant, endpoint, folder, name)
     if key is None or is_elsewhere(key):
         raise InvalidInput.of_field("original_ref", "There is no such image here")
     size = await services.files.storage.size(key)
@@ -158,7 +158,7 @@ async def viewed(request: HttpRequest) -> Response:
         key = await _upload(services, caller, path, {})
     else:
         endpoint = endpoint_of(request, caller).endpoint.id
-        key = await _made(services, caller.tenant, endpoint, folder, name)
+        key = await _find_output(services, caller.tenant, endpoint, folder, name)
     if key is None:
         raise ArtifactNotFound(NO_FILE)
     if is_elsewhere(key):
@@ -218,7 +218,7 @@ async def _upload(
     return recent.get(keys.upload_name(keys.upload_type("", name), name))
 
 
-async def _made(
+async def _find_output(
     services: Services, tenant: str, endpoint: str, request_id: str, name: str
 ) -> str | None:
     if not request_ids.valid(request_id):

@@ -116,7 +116,7 @@ async def listed(request: HttpRequest) -> Response:
 
 async def shown(request: HttpRequest) -> Response:
     """``GET /jobs/{job_id}``: a prompt with its outputs and its workflow."""
-    return json_reply(whole_job(await _found(request)))
+    return json_reply(whole_job(await _find_request(request)))
 
 
 async def cancelled(request: HttpRequest) -> Response:
@@ -148,7 +148,7 @@ async def _cancel(request: HttpRequest, caller: Caller, ids: Sequence[str]) -> l
     return ended
 
 
-async def _found(request: HttpRequest) -> Request:
+async def _find_request(request: HttpRequest) -> Request:
     caller = await caller_of(request)
     entry, job_id = endpoint_of(request, caller), request.path_params["job_id"]
     execution = await prompt.find(services_of(request).queue, caller.tenant, entry, job_id)

@@ -44,7 +44,7 @@ class ModelName(TypedDict):
 
 async def object_info(request: HttpRequest) -> Response:
     """``GET /object_info``: all classes of nodes, as a replica's ComfyUI describes them."""
-    known = await _known(request)
+    known = await _current_nodes(request)
     headers = {"content-type": "application/json", "vary": "accept-encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(known.packed, headers={**headers, "content-encoding": "gzip"})
@@ -53,14 +53,14 @@ async def object_info(request: HttpRequest) -> Response:
 
 async def one_class(request: HttpRequest) -> Response:
     """``GET /object_info/{node_class}``: one class, or nothing if there is none of this name."""
-    known = await _known(request)
+    known = await _current_nodes(request)
     described = await in_cpu_thread(known.described, request.path_params["node_class"])
     return json_reply(described)
 
 
 async def kinds(request: HttpRequest) -> Response:
     """``GET /models``: kinds of models."""
-    return json_reply([*(await _known(request)).models])
+    return json_reply([*(await _current_nodes(request)).models])
 
 
 async def models(request: HttpRequest) -> Response:
@@ -71,7 +71,7 @@ async def models(request: HttpRequest) -> Response:
 async def kinds_of_page(request: HttpRequest) -> Response:
     """``GET /experiment/models``: kinds of models, as ComfyUI's page reads them."""
     folders: list[ModelFolder] = [
-        {"name": kind, "folders": []} for kind in (await _known(request)).models
+        {"name": kind, "folders": []} for kind in (await _current_nodes(request)).models
     ]
     return json_reply(folders)
 
@@ -84,11 +84,11 @@ async def models_of_page(request: HttpRequest) -> Response:
 
 async def embeddings(request: HttpRequest) -> Response:
     """``GET /embeddings``: names of the embeddings, without their suffixes."""
-    names = (await _known(request)).models.get("embeddings", ())
+    names = (await _current_nodes(request)).models.get("embeddings", ())
     return json_reply([_stem(name) for name in names])
 
 
-async def _known(request: HttpRequest) -> KnownNodes:
+async def _current_nodes(request: HttpRequest) -> KnownNodes:
     """``NodesUnknown``: no replica has ever described them."""
     endpoint_of(request, await caller_of(request))
     known = await services_of(request).comfyui.current()
@@ -98,7 +98,7 @@ async def _known(request: HttpRequest) -> KnownNodes:
 
 
 async def _models(request: HttpRequest) -> Sequence[str]:
-    known = (await _known(request)).models
+    known = (await _current_nodes(request)).models
     kind: str = request.path_params["folder"]
     if kind not in known:
         raise NotFound(f"ComfyUI has no kind of models {kind[:100]!r}. See /comfyui/models.")
@@ -140,7 +140,7 @@ def _unknown(graph: Mapping[str, Any], known: KnownNodes) -> Iterator[FieldProbl
     for node in graph:
         name = _class(graph, node)
         if name not in known.classes:
-            message = f"{_called(graph, node)}: ComfyUI here has no such class of nodes"
+            message = f"{_node_label(graph, node)}: ComfyUI here has no such class of nodes"
             where = ("body", "prompt", node, "class_type")
             yield FieldProblem(where, message, "missing_node_type", {"class_type": name})
 
@@ -148,7 +148,7 @@ def _unknown(graph: Mapping[str, Any], known: KnownNodes) -> Iterator[FieldProbl
 def _missing(graph: Mapping[str, Any], node: str, known: KnownNodes) -> Iterator[FieldProblem]:
     for name in known.classes[_class(graph, node)].required:
         if name not in graph[node]["inputs"]:
-            message = f"{_called(graph, node)}: Required input is missing: {name}"
+            message = f"{_node_label(graph, node)}: Required input is missing: {name}"
             where = ("body", "prompt", node, "inputs", name)
             of = {"class_type": _class(graph, node)}
             yield FieldProblem(where, message, "required_input_missing", of)
@@ -174,7 +174,7 @@ def _class(graph: Mapping[str, Any], node: str) -> str:
     return str(graph[node]["class_type"])
 
 
-def _called(graph: Mapping[str, Any], node: str) -> str:
+def _node_label(graph: Mapping[str, Any], node: str) -> str:
     meta = graph[node].get("_meta")
     title = cast("Mapping[str, Any]", meta).get("title") if isinstance(meta, Mapping) else None
     name = _class(graph, node)

@@ -82,7 +82,7 @@ def history(request: Request) -> HistoryEntry:
     by_node = outputs(request)
     ended = [*queued(request)[:4], list(by_node)]
     succeeded = request.state is State.SUCCEEDED
-    messages = [["execution_start", _said(request, request.started_at)], *endings(request)]
+    messages = [["execution_start", _message_data(request, request.started_at)], *endings(request)]
     return {
         "prompt": ended,
         "outputs": by_node,
@@ -144,7 +144,7 @@ def endings(request: Request) -> list[list[Any]]:
 
 def ending(request: Request, node: str = "") -> Event:
     """Event of the end. ``node``: the one that ran."""
-    message = _said(request, request.finished_at)
+    message = _message_data(request, request.finished_at)
     if request.state is State.SUCCEEDED:
         return "execution_success", message
     graph = cast("Mapping[str, Any]", request.input.get("prompt") or {})
@@ -166,7 +166,7 @@ def _exception(failure: Failure | None) -> dict[str, Any]:
     }
 
 
-def _said(request: Request, at: datetime | None) -> dict[str, Any]:
+def _message_data(request: Request, at: datetime | None) -> dict[str, Any]:
     when = at or request.finished_at or request.created_at
     return {"prompt_id": prompt_id(request), "timestamp": int(when.timestamp() * 1000)}
 

@@ -89,7 +89,7 @@ async def listed(request: HttpRequest) -> Response:
     """``GET /userdata?dir=``: files in a folder. An empty list if there is no such folder."""
     caller = await caller_of(request)
     query = request.query_params
-    folder = _checked(query.get("dir", "").strip("/")) + "/"
+    folder = _check_path(query.get("dir", "").strip("/")) + "/"
     below = [
         replace(file, path=file.path.removeprefix(folder))
         for file in await services_of(request).comfyui.book.files(caller.tenant)
@@ -108,7 +108,7 @@ async def listed_with_folders(request: HttpRequest) -> Response:
     """``GET /v2/userdata?path=``: files and folders below a folder, the folders first."""
     caller = await caller_of(request)
     folder = request.query_params.get("path", "").strip("/")
-    start = _checked(folder) + "/" if folder else ""
+    start = _check_path(folder) + "/" if folder else ""
     files = await services_of(request).comfyui.book.files(caller.tenant)
     folders: dict[str, UserEntry] = {}
     entries: list[UserEntry] = []
@@ -135,7 +135,7 @@ async def listed_with_folders(request: HttpRequest) -> Response:
 async def read(request: HttpRequest) -> Response:
     """``GET /userdata/{file}``: content of a file."""
     caller = await caller_of(request)
-    path = _checked(request.path_params["file"])
+    path = _check_path(request.path_params["file"])
     content = await services_of(request).comfyui.book.read(caller.tenant, path)
     if content is None:
         raise NotFound("There is no such file.")
@@ -153,38 +153,38 @@ async def read(request: HttpRequest) -> Response:
 async def written(request: HttpRequest) -> Response:
     """``POST /userdata/{file}``: store the body as a file."""
     caller = await caller_of(request)
-    path = _checked(request.path_params["file"])
+    path = _check_path(request.path_params["file"])
     content = await read_body(request, MAX_FILE_BYTES)
     if path == SETTINGS and not isinstance(await parse_body(content), dict):
         raise InvalidInput("The settings must be a JSON object.")
     book = services_of(request).comfyui.book
     if not await book.put(caller.tenant, path, content, overwrite=_overwrites(request)):
         return exists(path)
-    return await _stored(request, caller, path)
+    return await _file_reply(request, caller, path)
 
 
 async def moved(request: HttpRequest) -> Response:
     """``POST /userdata/{file}/move/{dest}``: rename a file."""
     caller = await caller_of(request)
-    source, path = (_checked(request.path_params[parameter]) for parameter in ("file", "dest"))
+    source, path = (_check_path(request.path_params[parameter]) for parameter in ("file", "dest"))
     if SETTINGS in (source, path):
         raise InvalidInput("The settings cannot be moved.")
     book = services_of(request).comfyui.book
     if not await book.move(caller.tenant, source, path, overwrite=_overwrites(request)):
         return exists(path)
-    return await _stored(request, caller, path)
+    return await _file_reply(request, caller, path)
 
 
 async def removed(request: HttpRequest) -> Response:
     """``DELETE /userdata/{file}``."""
     caller = await caller_of(request)
-    path = _checked(request.path_params["file"])
+    path = _check_path(request.path_params["file"])
     if not await services_of(request).comfyui.book.remove(caller.tenant, path):
         raise NotFound("There is no such file.")
     return Response(status_code=204)
 
 
-async def _stored(request: HttpRequest, caller: Caller, path: str) -> Response:
+async def _file_reply(request: HttpRequest, caller: Caller, path: str) -> Response:
     if request.query_params.get("full_info", "").lower() != "true":
         return json_reply(path)
     files: Sequence[ComfyUiFileInfo] = await services_of(request).comfyui.book.files(caller.tenant)
@@ -195,7 +195,7 @@ def _overwrites(request: HttpRequest) -> bool:
     return request.query_params.get("overwrite", "true") != "false"
 
 
-def _checked(path: str) -> str:
+def _check_path(path: str) -> str:
     """A path as it is stored. ``InvalidInput``: it leaves the folder of its tenant, or no system
     could have it."""
     parts = path.split("/")

@@ -98,7 +98,7 @@ def submit_of_endpoint(entry: CatalogEntry, prefix: str) -> Operations:
         {200: answer("The request is stored.", QueueStatus)},
         errors=AT_SUBMIT,
         parameters=(*HEADERS, WEBHOOK, WEBHOOK_PROGRESS, QUEUE_LENGTH),
-        **_shared(entry),
+        **_common_fields(entry),
     )
     return {path: {"POST": call}}
 
@@ -114,7 +114,7 @@ def _run(entry: CatalogEntry, path: str) -> Operation:
         errors=(*AT_SUBMIT, *AT_END),
         parameters=(*HEADERS, WEBHOOK),
         error_format=OUTCOME_ERRORS,
-        **_shared(entry),
+        **_common_fields(entry),
     )
 
 
@@ -126,11 +126,11 @@ def _stream(entry: CatalogEntry, path: str) -> Operation:
         errors=(*AT_SUBMIT, *AT_END),
         parameters=HEADERS,
         error_format=OUTCOME_ERRORS,
-        **_shared(entry),
+        **_common_fields(entry),
     )
 
 
-def _shared(entry: CatalogEntry) -> dict[str, Any]:
+def _common_fields(entry: CatalogEntry) -> dict[str, Any]:
     extensions: Json = {"x-darkroom-demo": True} if entry.demo else {}
     if entry.missing:
         extensions["x-darkroom-not-served"] = entry.missing

@@ -50,23 +50,23 @@ class PathRewriting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            if _proxied(scope["path"]):
+            if _is_proxy_path(scope["path"]):
                 send = _varying(send)
-            scope = self._routed(scope)
+            scope = self._rewrite_scope(scope)
             if not _UNNAMED.isdisjoint(scope["path"]):
-                scope = cast("Scope", {**scope, "path": _replaced(scope["path"])})
+                scope = cast("Scope", {**scope, "path": _sanitize_path(scope["path"])})
         await self._app(scope, receive, send)
 
-    def _routed(self, scope: Scope) -> Scope:
+    def _rewrite_scope(self, scope: Scope) -> Scope:
         host = target = b""
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value
-            elif name == TARGET and _proxied(scope["path"]):
+            elif name == TARGET and _is_proxy_path(scope["path"]):
                 target = value
         if target and (url := _fal_url(target.decode("latin-1"))) is not None:
             led = self._below(service_of(url.hostname or ""), url.path or "/")
-            return _moved(scope, led or url.path or "/", url.query)
+            return _with_path(scope, led or url.path or "/", url.query)
         service = service_of(host.decode("latin-1").partition(":")[0])
         if service is Service.RUN:  # it needs no prefix
             return scope
@@ -74,7 +74,7 @@ class PathRewriting:
         led = self._below(service, raw.decode("latin-1"))
         if led is None:
             return scope
-        moved = _moved(scope, led, None)
+        moved = _with_path(scope, led, None)
         moved[REWRITTEN_BY_HOST] = True
         return moved
 
@@ -119,7 +119,7 @@ ROUTES = [
 ]
 
 
-def _proxied(path: str) -> bool:
+def _is_proxy_path(path: str) -> bool:
     return path == PROXY_PATH or path.startswith(f"{PROXY_PATH}/")
 
 
@@ -134,7 +134,7 @@ def _varying(send: Send) -> Send:
     return varying
 
 
-def _replaced(path: str) -> str:
+def _sanitize_path(path: str) -> str:
     """Replace these characters by U+FFFD, as is done for bytes that are not UTF-8. Each route then
     answers "not found" in the format of its own protocol."""
     return "".join("\ufffd" if char in _UNNAMED else char for char in path)
@@ -150,7 +150,7 @@ def _fal_url(url: str) -> SplitResult | None:
     return parts if fals and parts.scheme in ("https", "wss") else None
 
 
-def _moved(scope: Scope, raw_path: str, query: str | None) -> Scope:
+def _with_path(scope: Scope, raw_path: str, query: str | None) -> Scope:
     moved = cast("Scope", dict(scope))
     moved["path"], moved["raw_path"] = unquote(raw_path), raw_path.encode("latin-1", "replace")
     if query is not None:

@@ -158,7 +158,7 @@ async def unsupported_call(request: HttpRequest) -> Response:
     )
 
 
-def _unsupported(host: str) -> DocumentedRoute:
+def _catch_all_route(host: str) -> DocumentedRoute:
     calls = {
         method: Operation(
             f"{host}{method.title()}",
@@ -182,7 +182,7 @@ ROUTES = [
     *TOKEN_ROUTES,
     *rewriting.ROUTES,
     *webhooks.ROUTES,
-    *(_unsupported(host) for host in ("rest", "cdn")),
+    *(_catch_all_route(host) for host in ("rest", "cdn")),
 ]
 
 UNPREFIXED = ScopedRoute("/{path:path}", run_call, methods=METHODS, scope=BY_CALL)

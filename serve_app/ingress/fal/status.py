@@ -129,11 +129,11 @@ def status_details(
 ) -> StatusDetails:
     """Fields of ``status_body`` that depend on the state."""
     if waiting is not None:
-        body = _queued(waiting)
+        body = _queue_details(waiting)
     elif not request.state.final:
         body = _running(request, ends_at, preview)
     else:
-        body = _ended(request)
+        body = _end_details(request)
     if request.retries_left is not None:
         body["darkroom"]["retries_left"] = retries_body(request.retries_left)
     if (fallback := fallback_body(request)) is not None:
@@ -177,7 +177,7 @@ def version(request: Request, lines: int) -> Hashable:
     )
 
 
-def _queued(waiting: Waiting) -> StatusDetails:
+def _queue_details(waiting: Waiting) -> StatusDetails:
     return {"queue_position": waiting.position, "darkroom": {**waiting_body(waiting)}}
 
 
@@ -197,7 +197,7 @@ def _running(request: Request, ends_at: datetime | None, preview: str | None) ->
     return {"darkroom": details}
 
 
-def _ended(request: Request) -> StatusDetails:
+def _end_details(request: Request) -> StatusDetails:
     outcome = request.outcome
     end: StatusDetails = {
         "metrics": {"inference_time": outcome.usage.run_s if outcome else None},

@@ -73,7 +73,7 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
         raise
     base = request_base(request, "/queue")
     source = _EventSource(services, stored, begun, origin, base, partials)
-    if begun.state.final and not _succeeded(begun):
+    if begun.state.final and not _has_succeeded(begun):
         return add_replay_headers(request, await source.end(begun), new, begun)
     reply = EventStream(source, lambda: submission.abandon(services, new, storing))
     return add_replay_headers(request, reply, new, begun)
@@ -140,7 +140,7 @@ class _EventSource:
                 yield event
         except DarkroomError as error:  # the database failed, or the request was deleted
             self.ended = self._request.state.final
-            yield _failed(body_for(error), http_answer(error).status)
+            yield _error_event(body_for(error), http_answer(error).status)
 
     def _events(self) -> AsyncGenerator[bytes]:
         if self._request.pool == POOL:
@@ -156,10 +156,10 @@ class _EventSource:
                 yield sse.json_event(event)
             if request.state.final:
                 break
-            self._request = await self._changed(request)
+            self._request = await self._wait_for_change(request)
             if self._request == request:
                 yield sse.NOTHING_NEW
-        self.succeeded = _succeeded(self._request)
+        self.succeeded = _has_succeeded(self._request)
         self.ended = True
         if self.succeeded:
             yield sse.json_event(await events.output(self._request))
@@ -177,7 +177,7 @@ class _EventSource:
             if body != last_sent:
                 yield sse.json_event({**body, **await self._image(request)})
                 last_sent = body
-            self._request = await self._changed(request)
+            self._request = await self._wait_for_change(request)
             if self._request == request:
                 yield sse.NOTHING_NEW
         yield await self._last()
@@ -206,12 +206,12 @@ class _EventSource:
 
     async def _last(self, sent: Any = None) -> bytes:
         """The event with the output, or with the error. Empty if the output is ``sent``."""
-        self.succeeded = _succeeded(self._request)
+        self.succeeded = _has_succeeded(self._request)
         reply = await self.end(self._request)
         self.ended = True
         body = bytes(reply.body)
         if not self.succeeded:
-            return _failed(json.loads(body), reply.status_code)
+            return _error_event(json.loads(body), reply.status_code)
         return b"" if sent is not None and json.loads(body) == sent else sse.event(body)
 
     async def end(self, request: Request) -> Response:
@@ -245,7 +245,7 @@ class _EventSource:
         image = {"url": f"data:image/jpeg;base64,{encoded}", "content_type": "image/jpeg"}
         return {"images": [image]}
 
-    async def _changed(self, request: Request) -> Request:
+    async def _wait_for_change(self, request: Request) -> Request:
         wait_s = PREVIEW_INTERVAL_S if request.state is State.RUNNING else KEEP_ALIVE_S
         return await self._services.queue.changed(request.tenant, request.id, wait_s, since=request)
 
@@ -280,9 +280,9 @@ async def _next_event(
     return None if coming.cancelled() else coming.result()
 
 
-def _succeeded(request: Request) -> bool:
+def _has_succeeded(request: Request) -> bool:
     return request.outcome is not None and request.outcome.failure is None
 
 
-def _failed(body: Mapping[str, Any], status: int) -> bytes:
+def _error_event(body: Mapping[str, Any], status: int) -> bytes:
     return sse.json_event({**body, "status": status}, event="error")

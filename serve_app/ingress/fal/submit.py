@@ -64,9 +64,9 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     if with_progress:
         storing.add_done_callback(partial(when_new, new, partial(_follow, services, new, origin)))
     if new.replay_key is None:
-        return await _submitted(request, services.queue, new, storing, base)
+        return await _submit_reply(request, services.queue, new, storing, base)
     with notice_loss(services, new, storing):
-        reply = await _submitted(request, services.queue, new, storing, base)
+        reply = await _submit_reply(request, services.queue, new, storing, base)
     return ConfirmedResponse(reply, services, new, storing)
 
 
@@ -75,7 +75,7 @@ def _follow(services: Services, new: NewRequest, origin: str, stored: Request) -
         webhooks.follow(services, stored, new.webhook.url, origin)
 
 
-async def _submitted(
+async def _submit_reply(
     request: HttpRequest,
     queue: Queue,
     new: NewRequest,

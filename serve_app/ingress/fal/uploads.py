@@ -126,7 +126,7 @@ async def token(request: HttpRequest) -> Response:
 async def initiate(request: HttpRequest) -> Response:
     """``POST /rest/storage/upload/initiate``: URL to PUT a file to, and the file's later URL."""
     context_of(request).route = "fal.upload.initiate"
-    upload, origin = await _offered(request, in_parts=False)
+    upload, origin = await _offer_upload(request, in_parts=False)
     body: UploadPlace = {
         "upload_url": f"{file_url(origin, upload.key)}/upload/{upload.id}",
         "file_url": _readable(request, origin, upload),
@@ -137,7 +137,7 @@ async def initiate(request: HttpRequest) -> Response:
 async def initiate_in_parts(request: HttpRequest) -> Response:
     """``POST /rest/storage/upload/initiate-multipart``: the parts' base URL, and the file's URL."""
     context_of(request).route = "fal.upload.initiate"
-    upload, origin = await _offered(request, in_parts=True)
+    upload, origin = await _offer_upload(request, in_parts=True)
     body: UploadPlace = {
         "upload_url": f"{file_url(origin, upload.key)}/multipart/{upload.id}",
         "file_url": _readable(request, origin, upload),
@@ -171,7 +171,7 @@ async def content(request: HttpRequest) -> Response:
     context_of(request).route = "fal.upload"
     uploads, incoming = services_of(request).files.uploads, _incoming(request)
     async with incoming.drain_on_error():
-        upload = await _found(request, in_parts=False)
+        upload = await _find_upload(request, in_parts=False)
         await uploads.receive(upload, incoming.chunks())
     body: StoredFile = {"file_url": _readable(request, origin_of(request), upload)}
     return json_reply(body)
@@ -187,7 +187,7 @@ async def part(request: HttpRequest) -> Response:
     else:
         incoming = UploadStream(request, MAX_PART_BYTES, LARGER_PART, files.check_disk_for_upload)
     async with incoming.drain_on_error():
-        upload = await _found(request, in_parts=True)
+        upload = await _find_upload(request, in_parts=True)
         number = _part_number(request.path_params["number"])
         stored = await files.uploads.receive_part(upload, number, incoming.chunks())
     etag = f'"{stored.etag}"'
@@ -208,7 +208,7 @@ async def join(request: HttpRequest) -> Response:
     """``POST``: join the parts that the body names, in any order, into the file."""
     context_of(request).route = "fal.upload.complete"
     files = services_of(request).files
-    upload = await _found(request, in_parts=True)
+    upload = await _find_upload(request, in_parts=True)
     joining = await read_model(request, CompletedUpload, MAX_CALL_BYTES)
     etags = {piece.number: piece.etag.strip('"') for piece in joining.parts}
     joined = await files.uploads.join(upload, etags)
@@ -322,7 +322,7 @@ ROUTES = [
 ]
 
 
-async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str]:
+async def _offer_upload(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str]:
     files, origin = services_of(request).files, origin_of(request)
     caller = await authenticate(request)
     initiated = await read_model(request, InitiateUpload, MAX_CALL_BYTES)
@@ -380,7 +380,7 @@ async def _tenant(request: HttpRequest) -> str:
     return (await owner_of_token(request, grant.key_id)).tenant
 
 
-async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:
+async def _find_upload(request: HttpRequest, *, in_parts: bool) -> Upload:
     """Upload that the URL names.
 
     Knowing the URL is enough, until the key that asked for it ends. If the call also has a token

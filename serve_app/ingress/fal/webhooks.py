@@ -78,10 +78,10 @@ class Composer:
             error = f"Invalid status code: {answer_for(failure).status}"
             rest = {"status": "ERROR", "error": error, "payload": failure_body(failure)}
             rest |= _about_fallback(request)
-            return await in_cpu_thread(_encoded, request.id, rest)
-        return await self._succeeded(request, outcome, claimed.origin)
+            return await in_cpu_thread(_encode_body, request.id, rest)
+        return await self._success_body(request, outcome, claimed.origin)
 
-    async def _succeeded(self, request: Request, outcome: Outcome, origin: str) -> bytes:
+    async def _success_body(self, request: Request, outcome: Outcome, origin: str) -> bytes:
         # Base64 needs four characters for three bytes.
         small = sum(artifact.size for artifact in outcome.artifacts) * 4 / 3 < MAX_BODY_BYTES
         inline = request.input.get("sync_mode") is True and small
@@ -90,7 +90,7 @@ class Composer:
             rest["payload"] = await output_of(
                 outcome, self._files, origin, request.tenant, inline=inline
             )
-            body = await in_cpu_thread(_encoded, request.id, rest)
+            body = await in_cpu_thread(_encode_body, request.id, rest)
         except ArtifactNotFound as error:
             rest["payload_error"] = error.message
         except ValueError as error:  # NaN, half of a surrogate pair
@@ -101,7 +101,7 @@ class Composer:
             rest["payload_error"] = (
                 f"The output exceeds {MAX_BODY_BYTES} bytes. Get it from the result's URL."
             )
-        return _encoded(request.id, {**rest, "payload": None})
+        return _encode_body(request.id, {**rest, "payload": None})
 
 
 def _about_fallback(request: Request) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _about_fallback(request: Request) -> dict[str, Any]:
     return {} if fallback is None else {"darkroom": {"fallback": fallback}}
 
 
-def _encoded(request_id: str, rest: dict[str, Any]) -> bytes:
+def _encode_body(request_id: str, rest: dict[str, Any]) -> bytes:
     """Encode the body. ``ValueError``: it has a value that JSON cannot represent."""
     return _encode({"request_id": request_id, "gateway_request_id": request_id, **rest}).encode()
 

@@ -379,7 +379,7 @@ async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Fo
         max_part_size=max_bytes,
     )
     parser.spool_max_size = max_bytes + 1  # it is already in memory; a file would be another copy
-    parsed = await _parsed(parser)
+    parsed = await _parse_form(parser)
     try:
         for name, value in parsed.multi_items():
             plain = name.removesuffix("[]")
@@ -436,7 +436,7 @@ async def spooled_form(
         max_files=1,
         max_fields=MAX_FIELDS,
     )
-    parsed = await _parsed(parser)
+    parsed = await _parse_form(parser)
     try:
         texts = {name: value for name, value in parsed.multi_items() if isinstance(value, str)}
         for name, value in texts.items():
@@ -449,7 +449,7 @@ async def spooled_form(
         await parsed.close()
 
 
-async def _parsed(parser: MultiPartParser) -> FormData:
+async def _parse_form(parser: MultiPartParser) -> FormData:
     try:
         return await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
@@ -492,7 +492,7 @@ class UploadStream:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         end_admission()  # it lasts as long as the client sends
-        self._check(self._declared())
+        self._check(self._content_length())
         if self._room is not None:
             await self._room()
         size, looked_at = 0, 0
@@ -522,7 +522,7 @@ class UploadStream:
                 while not self._ended and drained < LINGER_BYTES:
                     drained += len(await self._receive())
 
-    def _declared(self) -> int:
+    def _content_length(self) -> int:
         declared = self._request.headers.get("content-length", "")
         return int(declared) if declared.isdecimal() else 0
 

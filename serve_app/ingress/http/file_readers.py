@@ -52,7 +52,7 @@ async def require_readable(request: HttpRequest, key: str) -> int | None:
     services = services_of(request)
     access, refused = services.files.access, PRIVATE_FILE
     if SIGNATURE in request.query_params:
-        check = partial(_signed, services, key, request.query_params)
+        check = partial(_check_signed_url, services, key, request.query_params)
         try:
             until = await check()
         except Forbidden as error:
@@ -77,7 +77,7 @@ async def require_readable(request: HttpRequest, key: str) -> int | None:
     return None
 
 
-async def _signed(services: Services, key: str, params: Mapping[str, str]) -> int | None:
+async def _check_signed_url(services: Services, key: str, params: Mapping[str, str]) -> int | None:
     """Time stamp at which the signed URL of a file expires; None: it does not. ``Forbidden``: it is
     not valid, or has ended, also with its tenant."""
     access = services.files.access

@@ -95,12 +95,12 @@ def trusted_names(bound: str, given: Iterable[str | None]) -> frozenset[str]:
         for interface in psutil.net_if_addrs().values()
         for address in interface
     )
-    own = (_bracketed(host) for host in (*addresses, bound))
+    own = (_bracket_ipv6(host) for host in (*addresses, bound))
     here = (*LOCAL, COMFYUI, socket.gethostname())
     return frozenset(name.lower() for name in (*here, *own, *given) if name)
 
 
-def _bracketed(address: str) -> str:
+def _bracket_ipv6(address: str) -> str:
     try:
         return f"[{address}]" if ip_address(address).version == 6 else address
     except ValueError:  # a name, or the address of a network card

@@ -54,13 +54,13 @@ def schema_of(type_: Any, mode: Mode) -> tuple[Json, Mapping[str, Json]]:
         [(0, mode, TypeAdapter(type_))], schema_generator=_Untitled
     )
     components = {
-        name: _converted(_untitled(definition), "")
+        name: _convert_schema(_without_title(definition), "")
         for name, definition in definitions.get("$defs", {}).items()
     }
-    return _converted(schemas[0, mode], ""), components
+    return _convert_schema(schemas[0, mode], ""), components
 
 
-def _untitled(schema: Mapping[str, Any]) -> Json:
+def _without_title(schema: Mapping[str, Any]) -> Json:
     return {key: value for key, value in schema.items() if key != "title"}
 
 
@@ -69,9 +69,9 @@ def components(name: str, schema: Mapping[str, Any]) -> dict[str, Json]:
     several schemas go into one document."""
     definitions: Mapping[str, Any] = schema.get("$defs", {})
     plain = {key: value for key, value in schema.items() if key != "$defs"}
-    schemas = {name: _converted(plain, name)}
+    schemas = {name: _convert_schema(plain, name)}
     for own_name, definition in definitions.items():
-        schemas[name + own_name] = _converted(definition, name)
+        schemas[name + own_name] = _convert_schema(definition, name)
     return schemas
 
 
@@ -90,7 +90,7 @@ _NOT_IN_OPENAPI = frozenset(
 """Keywords of JSON Schema 2020-12 that OpenAPI 3.0 does not have. Inputs are checked by them."""
 
 
-def _converted(value: Any, prefix: str) -> Any:
+def _convert_schema(value: Any, prefix: str) -> Any:
     """A schema in OpenAPI's dialect. ``value`` may be any schema that an app declares."""
     if not isinstance(value, dict):
         return {} if value is True else value
@@ -120,12 +120,12 @@ def _converted(value: Any, prefix: str) -> Any:
 def _inner(key: str, inner: Any, prefix: str) -> Any:
     if key in _OF_NAMES and isinstance(inner, dict):
         fields = cast("Json", inner)
-        return {name: _converted(field, prefix) for name, field in fields.items()}
+        return {name: _convert_schema(field, prefix) for name, field in fields.items()}
     if key in _OF_SCHEMAS and isinstance(inner, list):
         each_ = cast("list[Any]", inner)
-        return [item if item == NULL else _converted(item, prefix) for item in each_]
+        return [item if item == NULL else _convert_schema(item, prefix) for item in each_]
     if key in _OF_A_SCHEMA and not isinstance(inner, bool):
-        return _converted(inner, prefix)
+        return _convert_schema(inner, prefix)
     return inner
 
 
@@ -142,7 +142,7 @@ def _of_types(schema: Json) -> Json:
 def _reference(schema: Json, prefix: str) -> Json:
     """OpenAPI 3.0 ignores what stands beside a reference, so the reference goes into ``allOf``."""
     reference = {"$ref": NEW_REFERENCE + prefix + schema["$ref"].removeprefix(OLD_REFERENCE)}
-    beside = {key: _converted(inner, prefix) for key, inner in schema.items() if key != "$ref"}
+    beside = {key: _convert_schema(inner, prefix) for key, inner in schema.items() if key != "$ref"}
     return {**beside, "allOf": [reference]} if beside else reference
 
 

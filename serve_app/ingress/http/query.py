@@ -13,7 +13,7 @@ from serve_app.ingress.services import request_ids
 def page_size(request: HTTPConnection, *, default: int, most: int) -> int:
     """Read ``limit``. ``InvalidInput``: it is not from 1 to ``most``."""
     value = request.query_params.get("limit", str(default))
-    if (size := _counted(value, most)) is None or size < 1:
+    if (size := _parse_count(value, most)) is None or size < 1:
         raise invalid("limit", f"should be from 1 to {most}", value)
     return size
 
@@ -35,7 +35,7 @@ def time(request: HTTPConnection, name: str) -> datetime | None:
 def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
     """Read a whole number. ``InvalidInput``: it is not from 0 to ``most``."""
     value = request.query_params.get(name, str(default))
-    if (number := _counted(value, most)) is None:
+    if (number := _parse_count(value, most)) is None:
         raise invalid(name, f"should be a whole number from 0 to {most}", value)
     return number
 
@@ -68,7 +68,7 @@ def several(request: HTTPConnection, name: str) -> list[str]:
     return [part for value in _texts(request, name) for part in value.split(",") if part]
 
 
-def _counted(given: str, most: int) -> int | None:
+def _parse_count(given: str, most: int) -> int | None:
     """Number from 0 to ``most``; None for anything else. The length is checked first, because
     Python refuses to read thousands of digits."""
     if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most))):

@@ -40,7 +40,7 @@ class ScopedRoute(Route):
     ) -> None:
         super().__init__(path, handler, methods=list(methods))
         self.app = _answering(handler)
-        self.scope = _known(scope)
+        self.scope = _check_scope(scope)
 
 
 class ScopedSocketRoute(WebSocketRoute):
@@ -50,7 +50,7 @@ class ScopedSocketRoute(WebSocketRoute):
         self, path: str, handler: Callable[[WebSocket], Awaitable[None]], *, scope: str
     ) -> None:
         super().__init__(path, handler)
-        self.scope = _known(scope)
+        self.scope = _check_scope(scope)
 
 
 def _answering(handler: Callable[[HttpRequest], Awaitable[Response]]) -> ASGIApp:
@@ -64,7 +64,7 @@ def _answering(handler: Callable[[HttpRequest], Awaitable[Response]]) -> ASGIApp
     return app
 
 
-def _known(scope: str) -> str:
+def _check_scope(scope: str) -> str:
     if scope not in {NO_KEY, ANY_KEY, BY_CALL, *SINGLE}:
         raise ValueError(f"There is no scope {scope}.")
     return scope

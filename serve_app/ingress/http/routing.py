@@ -153,7 +153,7 @@ def renamed(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
         return error
     problems = tuple(
         FieldProblem(
-            _renamed(problem.loc, names),
+            _rename_location(problem.loc, names),
             problem.message,
             problem.type,
             problem.context,
@@ -164,7 +164,7 @@ def renamed(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
     return InvalidInput.of_problems(problems)
 
 
-def _renamed(loc: tuple[str | int, ...], names: Mapping[str, str]) -> tuple[str | int, ...]:
+def _rename_location(loc: tuple[str | int, ...], names: Mapping[str, str]) -> tuple[str | int, ...]:
     if len(loc) < 2 or loc[0] != "body" or loc[1] not in names:
         return loc
     return ("body", names[str(loc[1])], *loc[2:])

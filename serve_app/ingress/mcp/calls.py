@@ -87,7 +87,7 @@ async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
 async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult:
     entry = find_endpoint(call.services, call.caller, given.model)
     call.caller.require_endpoint(entry.endpoint.id)
-    facts = await in_cpu_thread(_described, entry)
+    facts = await in_cpu_thread(_describe_model, entry)
     return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
 
 
@@ -230,7 +230,7 @@ def _summary(entry: CatalogEntry) -> dict[str, Any]:
     }
 
 
-def _described(entry: CatalogEntry) -> dict[str, Any]:
+def _describe_model(entry: CatalogEntry) -> dict[str, Any]:
     """Facts about a model. It takes milliseconds, so call it in a thread."""
     return {
         **_summary(entry),

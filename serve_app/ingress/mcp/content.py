@@ -57,7 +57,7 @@ async def final_result(files: Files, request: Request, origin: str) -> CallToolR
     blocks: list[ContentBlock] = [TextContent(text=json.dumps(facts, ensure_ascii=False))]
     left = MAX_INLINE_BYTES
     for artifact in outcome.artifacts:
-        if artifact.size <= left and _shown(artifact):
+        if artifact.size <= left and _may_show(artifact):
             left -= artifact.size
             blocks.append(await _inline(files.storage, artifact))
         blocks.append(_link(artifact, files.access.url(origin, artifact.key, request.tenant)))
@@ -75,7 +75,7 @@ def failed(request: Request, failure: Failure) -> CallToolResult:
     return text_result(sentence, facts, error=True)
 
 
-def _shown(artifact: Artifact) -> bool:
+def _may_show(artifact: Artifact) -> bool:
     shown = artifact.media_type in SHOWN or artifact.media_type.startswith("audio/")
     return shown and not is_elsewhere(artifact.key)
 

@@ -56,15 +56,15 @@ TEXT = "text/plain"
 
 async def transcriptions(request: HttpRequest) -> Response:
     """Write down what is said in an audio file."""
-    return await _transcribed(request, TranscriptionParameters, "transcribe")
+    return await _transcribe(request, TranscriptionParameters, "transcribe")
 
 
 async def translations(request: HttpRequest) -> Response:
     """Write down in English what is said in an audio file."""
-    return await _transcribed(request, TranslationParameters, "translate")
+    return await _transcribe(request, TranslationParameters, "translate")
 
 
-async def _transcribed(
+async def _transcribe(
     request: HttpRequest, parameters: type[TranslationParameters], task: Task
 ) -> Response:
     caller = await authenticate(request)
@@ -90,7 +90,7 @@ async def _transcribed(
 
     async def reply(ended: Request) -> Response:
         output = final_outcome(ended).output or {}
-        return _written(Transcript.of_output(output, ended.endpoint), options, task, ended)
+        return _transcript_reply(Transcript.of_output(output, ended.endpoint), options, task, ended)
 
     return await run(request, new, NAMES, reply)
 
@@ -103,7 +103,7 @@ def _audio_uri(file: FormFile) -> str:
     return data_uri(file.content, sent)
 
 
-def _written(
+def _transcript_reply(
     transcript: Transcript, given: TranslationParameters, task: Task, ended: Request
 ) -> Response:
     headers = outcome_headers(ended)

@@ -49,10 +49,10 @@ def unfolded(texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
         for part in above:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise _mixed(name)
+                raise _ambiguous_field(name)
         values = node.setdefault(last, [])
         if not isinstance(values, list):
-            raise _mixed(name)
+            raise _ambiguous_field(name)
         cast("list[str]", values).append(text)
     return {name: _value(node, name) for name, node in root.items()}
 
@@ -73,7 +73,7 @@ def _parts(name: str) -> list[str]:
     return parts
 
 
-def _mixed(name: str) -> InvalidInput:
+def _ambiguous_field(name: str) -> InvalidInput:
     message = "It was sent in two ways that exclude each other: as a text, a list or an object"
     return InvalidInput.of_field(name[:MAX_SHOWN], message)
 
@@ -85,7 +85,7 @@ def _value(node: Any, name: str) -> Any:
     if ITEM not in fields:
         return {part: _value(inner, f"{name}[{part}]") for part, inner in fields.items()}
     if len(fields) > 1:
-        raise _mixed(name)
+        raise _ambiguous_field(name)
     items = fields[ITEM]
     if isinstance(items, list):
         return cast("list[str]", items)
@@ -117,22 +117,27 @@ def typed(given: ParametersT, fields: EndpointFields) -> ParametersT:
     of texts. A text that does not fit stays, and the schema refuses it."""
     more = given.model_extra or {}
     schema = fields.schema
-    own = {name: _typed(value, _inner([schema], name), schema) for name, value in more.items()}
+    own = {
+        name: _convert_value(value, _inner([schema], name), schema) for name, value in more.items()
+    }
     return given.model_copy(update=own)
 
 
 _Schema = Mapping[str, Any]
 
 
-def _typed(value: Any, schemas: Iterable[Any], root: _Schema) -> Any:
+def _convert_value(value: Any, schemas: Iterable[Any], root: _Schema) -> Any:
     """``schemas``: those that may describe the value."""
     branches = _branches(schemas, root)
     if isinstance(value, dict):
         fields = cast("Mapping[str, Any]", value)
-        return {name: _typed(field, _inner(branches, name), root) for name, field in fields.items()}
+        return {
+            name: _convert_value(field, _inner(branches, name), root)
+            for name, field in fields.items()
+        }
     if isinstance(value, list):
         items = [schema.get("items") for schema in branches]
-        return [_typed(item, items, root) for item in cast("list[Any]", value)]
+        return [_convert_value(item, items, root) for item in cast("list[Any]", value)]
     return _of_text(value, branches)
 
 
@@ -155,11 +160,11 @@ def _branches(schemas: Iterable[Any], root: _Schema) -> Sequence[_Schema]:
         branches.append(branch)
         for keyword in ("anyOf", "oneOf", "allOf"):
             pending += branch.get(keyword, ())
-        pending.append(_referred(branch.get("$ref"), root))
+        pending.append(_resolve_reference(branch.get("$ref"), root))
     return branches
 
 
-def _referred(reference: Any, root: _Schema) -> Any:
+def _resolve_reference(reference: Any, root: _Schema) -> Any:
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return None
     schema: Any = root

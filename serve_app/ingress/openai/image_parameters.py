@@ -109,7 +109,9 @@ def parse_parameters(
 
     ``files``: fields of the input for the images to edit.
     """
-    arguments = _passed_on(given) if fields.are_openais else _translated(given, fields, files)
+    arguments = (
+        _passed_on(given) if fields.are_openais else _translate_parameters(given, fields, files)
+    )
     echoed = {
         "background": given.background or "auto",
         "quality": given.quality or "auto",
@@ -136,7 +138,7 @@ def _passed_on(given: ImageParameters) -> dict[str, Any]:
     return given.model_dump(exclude_none=True, exclude=OF_THE_ANSWER)
 
 
-def _translated(
+def _translate_parameters(
     given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Input of an endpoint with names of its own."""
@@ -319,7 +321,7 @@ async def image_answer(
     return {
         "created": created,
         "data": [await _image(image, image_request, files.storage, url) for image in images],
-        **_echoed(image_request, images[0]),
+        **_echo_parameters(image_request, images[0]),
         **kept_of(request),
     }
 
@@ -354,7 +356,7 @@ async def _image(
     return image
 
 
-def _echoed(image_request: ImageRequest, image: Artifact) -> EchoedParameters:
+def _echo_parameters(image_request: ImageRequest, image: Artifact) -> EchoedParameters:
     """Parameters that the response repeats. OpenAI reports the chosen values, never "auto"."""
     parameters = {
         **image_request.echoed,

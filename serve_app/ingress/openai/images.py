@@ -105,7 +105,7 @@ def json_call(services: Services, caller: Caller, body: Any, *, edits: bool = Fa
     entry = named_endpoint(services, caller, parameters)
     files: dict[str, Any] = {}
     if edits:
-        urls, parameters = _edited(parameters)
+        urls, parameters = _split_image_urls(parameters)
         entry = editing(services.catalog_of(caller), entry, len(urls), masked=_has_mask(parameters))
         is_single = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
         files = {"image_url": urls[0]} if is_single else {"image_urls": urls}
@@ -113,7 +113,7 @@ def json_call(services: Services, caller: Caller, body: Any, *, edits: bool = Fa
     return ImageCall(entry, parameters, image_request)
 
 
-def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
+def _split_image_urls(given: ImageParameters) -> tuple[list[str], ImageParameters]:
     """URLs of the images to edit, and the other parameters. JSON has no files, so images are URLs
     or data URIs: ``image`` or ``images``, each a text or an object with ``image_url``."""
     more = {**(given.model_extra or {})}

@@ -287,7 +287,7 @@ async def _item(
 ) -> OpenAiImageCall:
     pixels = image.width is not None and image.height is not None
     return {
-        **_begun(request, number),
+        **_pending_image(request, number),
         "status": "completed",
         "result": await base64_of(services.files.storage, image.key, image.size),
         "output_format": format_of(image),
@@ -296,7 +296,7 @@ async def _item(
     }
 
 
-def _begun(request: Request, number: int = 0) -> OpenAiImageCall:
+def _pending_image(request: Request, number: int = 0) -> OpenAiImageCall:
     """Image that is not there yet."""
     return {
         "id": f"{IMAGE_CALL}{request.id}" + (f"_{number}" if number else ""),
@@ -321,7 +321,7 @@ class _Events:
         response = _response(request, (), self.previous, "in_progress")
         yield self._event("created", response=response)
         yield self._event("in_progress", response=response)
-        yield self._event("output_item.added", output_index=0, item=_begun(request))
+        yield self._event("output_item.added", output_index=0, item=_pending_image(request))
         yield self._of_call("in_progress", request)
         yield self._of_call("generating", request)
 
@@ -341,14 +341,14 @@ class _Events:
         items = await _items(self.services, request)
         for number, item in enumerate(items):
             if number:
-                added = _begun(request, number)
+                added = _pending_image(request, number)
                 yield self._event("output_item.added", output_index=number, item=added)
             yield self._of_call("completed", request, number)
             yield self._event("output_item.done", output_index=number, item=item)
         yield self._event("completed", response=_response(request, items, self.previous))
 
     def _of_call(self, name: str, request: Request, number: int = 0, **fields: Any) -> bytes:
-        item = {"item_id": _begun(request, number)["id"], "output_index": number}
+        item = {"item_id": _pending_image(request, number)["id"], "output_index": number}
         return self._event(f"{CALL}.{name}", **item, **fields)
 
     def _event(self, name: str, **fields: Any) -> bytes:

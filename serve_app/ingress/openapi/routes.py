@@ -92,7 +92,7 @@ async def llms_index(request: HttpRequest) -> Response:
         for entry in served
         if (caller.allows(entry.endpoint.id) if caller is not None else _public(entry))
     ]
-    return _text(_whole(shown, origin_of(request)))
+    return _text(_index_text(shown, origin_of(request)))
 
 
 async def llms_endpoint(request: HttpRequest) -> Response:
@@ -165,7 +165,7 @@ def _text(text: str) -> Response:
     return PlainTextResponse(text, headers={"cache-control": "no-cache"})
 
 
-def _whole(entries: Iterable[CatalogEntry], origin: str) -> str:
+def _index_text(entries: Iterable[CatalogEntry], origin: str) -> str:
     served = (entry.endpoint for entry in entries)
     endpoints = "\n".join(
         f"- [{endpoint.id}]({origin}/models/{endpoint.id}/llms.txt): {endpoint.category}. "

@@ -60,7 +60,9 @@ def bundles_of(files: Mapping[str, str], main: str, name: str) -> Mapping[str, s
         text, later = _bundle(files, path, known, place := late_bundle(path))
         if later:
             raise ValueError(f"{path}: only modules of the first bundle may import by a call")
-        shared = [numbers[module] for module in sorted(_needed(files, path)) if module in numbers]
+        shared = [
+            numbers[module] for module in sorted(_dependencies(files, path)) if module in numbers
+        ]
         first = posixpath.relpath(name, posixpath.dirname(place))
         names = _exports(files[path])
         bundles[place] = (
@@ -98,7 +100,7 @@ def _in_order(files: Mapping[str, str], path: str, above: tuple[str, ...]) -> It
     yield path
 
 
-def _needed(files: Mapping[str, str], path: str) -> set[str]:
+def _dependencies(files: Mapping[str, str], path: str) -> set[str]:
     return set(_in_order(files, path, ()))
 
 
@@ -115,8 +117,8 @@ def _function(path: str, source: str, numbers: Mapping[str, int], place: str) ->
     body = _EXPORT.sub(lambda found: found["kept"], _IMPORT.sub(bound, written))
     if left := _LEFT.search(body):
         raise ValueError(f"{path}: this form is not bundled: {left[0]}")
-    body = _stripped(_LATE.sub(called, body))
-    listed = [f"{name}: {own}" for own, name in _listed(source)]
+    body = _strip_module(_LATE.sub(called, body))
+    listed = [f"{name}: {own}" for own, name in _trailing_exports(source)]
     returned = f"return {{ {', '.join([*_exports(source), *listed])} }};"
     return f"// {path}\nconst module{numbers[path]} = (() => {{\n{body}\n{returned}\n}})();\n"
 
@@ -126,7 +128,7 @@ def stripped_styles(sheet: str) -> str:
     return _INDENTATION.sub("", _STYLE_COMMENT.sub("", sheet))
 
 
-def _stripped(source: str) -> str:
+def _strip_module(source: str) -> str:
     """Module without its comments, indentation and empty lines, a tenth of the bytes that are sent.
 
     A module that may have a template of several lines keeps its lines, because they may be text. It
@@ -142,7 +144,7 @@ def _exports(source: str) -> list[str]:
     return [match["name"] for match in _EXPORT.finditer(source)]
 
 
-def _listed(source: str) -> Iterator[tuple[str, str]]:
+def _trailing_exports(source: str) -> Iterator[tuple[str, str]]:
     """Names of the exports at the end of a library, each inside of it and outside."""
     if (match := _EXPORT_LIST.search(source)) is not None:
         for specifier in match["names"].split(","):

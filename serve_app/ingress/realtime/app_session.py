@@ -158,12 +158,12 @@ class AppSocketSession(RealtimeSession):
                 await self._socket.send(message)
                 self._count("drawn")
             if got.end is not None:
-                return _closed(got.end)
+                return _close_for(got.end)
             if got.idle_s >= idle_s:
                 return Close(messages.CLEAN, f"No message arrived for {idle_s:g} s.")
 
 
-def _closed(end: SessionEnd) -> Close:
+def _close_for(end: SessionEnd) -> Close:
     if end.failure is not None:
         return Close(messages.BROKEN, end.reason, messages.of_failure(end.failure))
     allowed = 1000 <= end.code < 5000 and end.code not in NEVER_SENT

@@ -91,7 +91,7 @@ def rendered(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool) -> d
             if isinstance(key := fields.get("artifact"), str) and key in files:
                 rest = {name: inner for name, inner in fields.items() if name != "artifact"}
                 return types[key] | rest | _content(files[key], types[key]["content_type"])
-            return {name: render(inner) for name, inner in fields.items()} | _unpacked(fields)
+            return {name: render(inner) for name, inner in fields.items()} | _decode_image(fields)
         if isinstance(value, (list, tuple)):
             return [render(inner) for inner in cast("Sequence[Any]", value)]
         return value
@@ -109,7 +109,7 @@ def data_uri(body: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(body).decode('ascii')}"
 
 
-def _unpacked(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _decode_image(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Bytes of an image that a family wrote into its output, which is JSON, as Base64."""
     content = fields.get("content")
     if not isinstance(content, str) or not str(fields.get("content_type", "")).startswith("image/"):

@@ -150,9 +150,9 @@ class RealtimeSession:
         while (message := await self._socket.receive()) is not None:
             echo: Control = {}
             try:
-                body = await self._unpacked(message)
+                body = await self._unpack_frame(message)
                 echo = _echo(body.get("request_id"))
-                admitted = await self._admitted(body)
+                admitted = await self._admit_frame(body)
             except DarkroomError as error:
                 self._count("refused")
                 await self._socket.send_message(messages.refused(error, **echo))
@@ -164,7 +164,7 @@ class RealtimeSession:
                 self._count("dropped")
                 await self._socket.send_message(messages.dropped(dropped.echo))
 
-    async def _admitted(self, body: dict[str, Any]) -> Submission:
+    async def _admit_frame(self, body: dict[str, Any]) -> Submission:
         """The admitted frame. Raises its refusal."""
         services, new = self._services, self._new
         entry = services.catalog.of_tenant(new.tenant).get(new.endpoint)
@@ -175,7 +175,7 @@ class RealtimeSession:
             raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
         return frame
 
-    async def _unpacked(self, message: bytes | str) -> dict[str, Any]:
+    async def _unpack_frame(self, message: bytes | str) -> dict[str, Any]:
         if isinstance(message, str):
             raise InvalidInput("The frame was a text message. Send msgpack in a binary message.")
         most = self._services.config.limits.max_frame_bytes
@@ -240,9 +240,9 @@ class RealtimeSession:
                 lease = lease_of(request)
                 self._seated.set_result(ReplicaSlot(request.pool, request.replica_id or "", lease))
             elif self._seated.done() and not _holds(request, self._seated.result()):
-                return _orphaned(request)
+                return _orphan_close(request)
             request = await queue.changed(new.tenant, new.id, CHANGE_WAIT_S, since=request)
-        return _ended(request)
+        return _end_close(request)
 
     async def _watch_budget(self) -> NoReturn:
         """Raise once the budget for the session's frames is used up. That it cannot be read is no
@@ -306,7 +306,7 @@ def _holds(request: Request, seat: ReplicaSlot) -> bool:
     return request.state is State.RUNNING and lease_of(request) == seat.held
 
 
-def _orphaned(request: Request) -> Close:
+def _orphan_close(request: Request) -> Close:
     if request.failures:
         reason = "The replica of this session died. Connect again."
         return Close(messages.BROKEN, reason, messages.failed("RUNNER_DISCONNECTED", reason))
@@ -314,7 +314,7 @@ def _orphaned(request: Request) -> Close:
     return Close(messages.RESTART, reason, messages.failed("RUNNER_DISCONNECTED", reason))
 
 
-def _ended(request: Request) -> Close:
+def _end_close(request: Request) -> Close:
     failure = request.outcome.failure if request.outcome else None
     if failure is None:
         return Close(messages.CLEAN, "The session has ended.")

@@ -47,7 +47,7 @@ async def connected(socket: WebSocket) -> None:
     with logs.log_context(context_of(socket).request_id):
         try:
             await socket.accept(headers=encoded_headers(trace_of(socket)))
-            end = await _served(socket)
+            end = await _serve_session(socket)
             if end is not None:
                 if end.message is not None:
                     await socket.send_text(json.dumps(end.message))
@@ -56,10 +56,10 @@ async def connected(socket: WebSocket) -> None:
             log.debug("the client disconnected")
 
 
-async def _served(socket: WebSocket) -> Close | None:
+async def _serve_session(socket: WebSocket) -> Close | None:
     services = services_of(socket)
     try:
-        entry, new = await _asked(socket, services)
+        entry, new = await _prepare_request(socket, services)
         logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
         most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
         of_app = session_kind(entry.endpoint) == "app"
@@ -84,7 +84,9 @@ async def _served(socket: WebSocket) -> Close | None:
         return messages.closing(DarkroomError(message))
 
 
-async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, NewRequest]:
+async def _prepare_request(
+    socket: WebSocket, services: Services
+) -> tuple[CatalogEntry, NewRequest]:
     """Return the endpoint, and the request whose lease the session will hold."""
     path: str = socket.path_params["path"]
     endpoint_id = _endpoint_of(path.strip("/"), services)

@@ -109,7 +109,9 @@ async def created(request: HttpRequest) -> Response:
     if not isinstance(version, str):
         raise InvalidInput.of_field("version", "Field required", "missing")
     entry = endpoint_of_version(services, caller, version)
-    return await _created(request, services, entry, requested_model(version, entry), body, began)
+    return await _create_prediction(
+        request, services, entry, requested_model(version, entry), body, began
+    )
 
 
 async def created_of_model(request: HttpRequest) -> Response:
@@ -120,7 +122,9 @@ async def created_of_model(request: HttpRequest) -> Response:
     body = await _body(request, services.config.limits.max_body_bytes)
     name = f"{request.path_params['owner']}/{request.path_params['name']}"
     entry = listed_models(services, caller, name)
-    return await _created(request, services, entry, requested_model(name, entry), body, began)
+    return await _create_prediction(
+        request, services, entry, requested_model(name, entry), body, began
+    )
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -214,7 +218,7 @@ STREAM = replace(
 )
 
 
-async def _created(
+async def _create_prediction(
     request: HttpRequest,
     services: Services,
     entry: CatalogEntry,
@@ -246,7 +250,9 @@ async def _created(
     if hook_request:  # also if the client leaves meanwhile: its prediction goes on
         storing.add_done_callback(partial(when_new, new, partial(hook_request.follow, services)))
     stored = await asyncio.shield(storing)
-    return await _answered(request, new, stored, began + longest_wait_s if longest_wait_s else None)
+    return await _answer_prediction(
+        request, new, stored, began + longest_wait_s if longest_wait_s else None
+    )
 
 
 def _options(request: HttpRequest, caller: Caller, webhook: Webhook | None) -> SubmitOptions:
@@ -255,7 +261,7 @@ def _options(request: HttpRequest, caller: Caller, webhook: Webhook | None) -> S
     return options if end_s is None else replace(options, end_within_s=min(end_s, own_s or end_s))
 
 
-async def _answered(
+async def _answer_prediction(
     request: HttpRequest, new: NewRequest, stored: Request, until: float | None
 ) -> Response:
     """Answer 201 with the prediction, at once or at its end. It is 202 if it has not ended at the

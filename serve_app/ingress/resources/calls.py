@@ -255,7 +255,9 @@ class Calls(Generic[Row]):
         """``part``: end of the path, if not the resource is shown, but something about it."""
 
         def add(read: Act[Reply]) -> Act[Reply]:
-            self._one("GET", "get", summary, read, special, under=f"/{part}" if part else "")
+            self._add_item_call(
+                "GET", "get", summary, read, special, under=f"/{part}" if part else ""
+            )
             return read
 
         return add
@@ -297,7 +299,7 @@ class Calls(Generic[Row]):
             async def handle(call: Call, key: str) -> Any:
                 return (await remove(call, key)) or None
 
-            self._one("DELETE", "delete", summary, handle, special)
+            self._add_item_call("DELETE", "delete", summary, handle, special)
             return remove
 
         return add
@@ -335,12 +337,12 @@ class Calls(Generic[Row]):
             async def handle(call: Call, key: str) -> Any:
                 return await write(call, key, await _read(call.request, body, special.max_bytes))
 
-            self._one(method, verb, summary, handle, special, body, under)
+            self._add_item_call(method, verb, summary, handle, special, body, under)
             return write
 
         return add
 
-    def _one(
+    def _add_item_call(
         self,
         method: str,
         verb: str,

@@ -177,12 +177,12 @@ class FileAccessControl:
             raise DatabaseUnavailable(
                 "The signed URL cannot be checked, because the database is not available."
             )
-        url = self._verified(key, params)
+        url = self._verify_url(key, params)
         if (key, url.signature) in self._revoked:
             raise Forbidden("This URL was revoked. Ask the file's owner for a new one.")
         return url
 
-    def _verified(self, key: str, params: Mapping[str, str]) -> SignedUrl:
+    def _verify_url(self, key: str, params: Mapping[str, str]) -> SignedUrl:
         return self.signer.check(key, params, self._generations.get(key, 0))
 
     # Signed URLs.
@@ -196,7 +196,7 @@ class FileAccessControl:
         valid_s = self.defaults.valid_s(tenant)
         step = valid_s * STABLE_SHARE
         until = self._clock.now().timestamp() + valid_s
-        return self._signed(origin, key, int(math.ceil(until / step) * step))
+        return self._sign_url(origin, key, int(math.ceil(until / step) * step))
 
     async def signed_again(self, body: bytes, tenant: str) -> bytes:
         """A stored body in JSON as its ``tenant`` reads it now: URLs of the tenant's private files
@@ -219,9 +219,9 @@ class FileAccessControl:
     def sign(self, origin: str, key: str, expires_at: datetime | None) -> str:
         """New URL of a private file, which differs from all others. None: it does not expire."""
         at = None if expires_at is None else int(expires_at.timestamp())
-        return self._signed(origin, key, at, unique=True)
+        return self._sign_url(origin, key, at, unique=True)
 
-    def _signed(
+    def _sign_url(
         self, origin: str, key: str, expires_at: int | None, *, unique: bool = False
     ) -> str:
         generation = self._generations.get(key, 0)
@@ -237,7 +237,7 @@ class FileAccessControl:
         here at once, and elsewhere within seconds. ``Forbidden``: the URL is not valid."""
         signature, expires_at = "", None
         if params is not None:
-            url = self._verified(key, params)
+            url = self._verify_url(key, params)
             signature = url.signature
             if url.expires_at is not None:
                 expires_at = datetime.fromtimestamp(url.expires_at, self._clock.now().tzinfo)

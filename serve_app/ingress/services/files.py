@@ -119,7 +119,7 @@ class Uploads:
         ``Overloaded`` if it has too many open uploads.
         """
         used = await self._book.used(new.tenant)
-        self._left(new.tenant, used)
+        self._remaining_bytes(new.tenant, used)
         if used.open >= self._limits.max_open_per_tenant:
             raise Overloaded(
                 f"{used.open} of your uploads are open, and {self._limits.max_open_per_tenant} may "
@@ -128,7 +128,7 @@ class Uploads:
                 OPEN_RETRY_S,
                 "open_uploads_limit",
             )
-        upload = await self._made(new)
+        upload = await self._create_upload(new)
         if in_parts:
             parts_id = await self._storage.begin_parts(upload.key, upload.media_type)
             upload = replace(upload, parts_id=parts_id)
@@ -149,11 +149,11 @@ class Uploads:
     async def write(self, new: NewUpload, chunks: AsyncIterator[bytes]) -> Upload:
         """Store a file that Darkroom makes for the tenant. It counts towards the tenant's bytes,
         and is stored also beyond their limit."""
-        upload = await self._made(new)
+        upload = await self._create_upload(new)
         await self._book.open(upload)
         try:
             size = await self._storage.put(upload.key, upload.media_type, chunks)
-            return await self._whole(upload, size)
+            return await self._finish_upload(upload, size)
         except BaseException:
             with contextlib.suppress(DarkroomError):
                 await asyncio.shield(self._book.abandon(upload.key))
@@ -169,18 +169,18 @@ class Uploads:
     async def receive(self, upload: Upload, chunks: AsyncIterator[bytes]) -> Upload:
         """Store the content of a recorded file. ``Forbidden``: it already has other content."""
         if upload.size is None:  # otherwise a repeat, which adds nothing
-            chunks = await self._capped(upload.tenant, chunks)
+            chunks = await self._limit_chunks(upload.tenant, chunks)
         with self._metrics.uploading("client"):
             size = await self._storage.put(upload.key, upload.media_type, chunks)
         self._metrics.uploaded("client", size)
-        return await self._whole(upload, size)
+        return await self._finish_upload(upload, size)
 
     async def receive_part(
         self, upload: Upload, number: int, chunks: AsyncIterator[bytes]
     ) -> UploadPart:
         """Store one part. ``TooLarge``: the parts together are too large; the upload is aborted."""
         parts_id = _parts_id(upload)
-        capped = await self._capped(upload.tenant, chunks)
+        capped = await self._limit_chunks(upload.tenant, chunks)
         with self._metrics.uploading("client"):
             part = await self._storage.put_part(upload.key, parts_id, number, capped)
         self._metrics.uploaded("client", part.size)
@@ -198,7 +198,7 @@ class Uploads:
         if upload.size is not None:
             return upload  # a repeat of a call whose response was lost
         try:
-            size = await self._joined(upload, etags)
+            size = await self._join_parts(upload, etags)
         except (InvalidInput, NotFound):
             # Another call has joined them, now or earlier without recording it in the book.
             try:
@@ -207,9 +207,9 @@ class Uploads:
                 size = None
             if size is None:
                 raise
-        return await self._whole(upload, size)
+        return await self._finish_upload(upload, size)
 
-    async def _joined(self, upload: Upload, etags: Mapping[int, str]) -> int:
+    async def _join_parts(self, upload: Upload, etags: Mapping[int, str]) -> int:
         there = await self._book.parts(upload.key)
         for number, etag in etags.items():
             if number not in there or there[number].etag != etag:
@@ -258,14 +258,14 @@ class Uploads:
             )
         if not await self._book.delete(caller.tenant, key, actor, caller.batches_of):
             raise no_upload()
-        return await self._dropped(key)
+        return await self._try_delete(key)
 
     async def discard(self, tenant: str, key: str) -> None:
         """Delete a file that Darkroom has made with ``write``, now or later."""
         if await self._book.delete(tenant, key):
-            await self._dropped(key)
+            await self._try_delete(key)
 
-    async def _dropped(self, key: str) -> bool:
+    async def _try_delete(self, key: str) -> bool:
         try:
             # Parts and other remains are deleted by the next round of the disposal.
             await self._storage.delete([key])
@@ -273,9 +273,11 @@ class Uploads:
             return False
         return True
 
-    async def _capped(self, tenant: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _limit_chunks(
+        self, tenant: str, chunks: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
         """``chunks``, until they exceed what the tenant's files may still take."""
-        left = self._left(tenant, await self._book.used(tenant))
+        left = self._remaining_bytes(tenant, await self._book.used(tenant))
 
         async def capped() -> AsyncIterator[bytes]:
             size = 0
@@ -287,7 +289,7 @@ class Uploads:
 
         return capped()
 
-    def _left(self, tenant: str, used: UploadUse) -> int:
+    def _remaining_bytes(self, tenant: str, used: UploadUse) -> int:
         left = self._limits.bytes_of_tenant(tenant) - used.size
         if left <= 0:
             raise self._quota(tenant)
@@ -301,13 +303,13 @@ class Uploads:
             "DELETE /v1/uploads/{key}."
         )
 
-    async def _whole(self, upload: Upload, size: int) -> Upload:
+    async def _finish_upload(self, upload: Upload, size: int) -> Upload:
         if not await self._book.finish(upload.key, size):
             await self._storage.delete([upload.key])
             raise NotFound("The upload took too long and was aborted. Start a new one.")
         return replace(upload, size=size)
 
-    async def _made(self, new: NewUpload) -> Upload:
+    async def _create_upload(self, new: NewUpload) -> Upload:
         media_type = upload_type(new.media_type, new.file_name)
         access = self._access.of_new(new.tenant, new.acl)
         access_id = "" if access is None else await self._access.kept(access)

@@ -195,7 +195,7 @@ class PlacementCheck:
             asyncio.to_thread(self._nodes), asyncio.to_thread(self._free)
         )
         return _about(
-            {name: _lack(needs, nodes) or _taken(needs, free) for name, needs in missing.items()}
+            {name: _lack(needs, nodes) or _shortage(needs, free) for name, needs in missing.items()}
         )
 
     async def unplaceable(self, hosted: Collection[str]) -> dict[str, str]:
@@ -230,10 +230,10 @@ def _lack(needs: Resources, nodes: Sequence[Resources]) -> str:
     count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}"
     if not short:
         return (
-            f"a replica needs {_listed(needs)} on one node, but none of {count} has all of it. "
-            f"{_ADD}"
+            f"a replica needs {_resources_text(needs)} on one node, but none of {count} has all of "
+            f"it. {_ADD}"
         )
-    needed = _listed({name: needs[name] for name in short})
+    needed = _resources_text({name: needs[name] for name in short})
     largest = ", ".join(
         f"{most[name]:g} {name}" for name in short if not name.startswith(_CLASS_OF_GPU)
     )
@@ -243,27 +243,29 @@ def _lack(needs: Resources, nodes: Sequence[Resources]) -> str:
     return f"a replica needs {needed}, but {has}. {_ADD}"
 
 
-def _taken(needs: Resources, free: Resources) -> str:
+def _shortage(needs: Resources, free: Resources) -> str:
     """Missing free resources in words; empty text if enough are free."""
     short = [name for name, amount in needs.items() if free.get(name, 0.0) < amount]
     if not short:
         return ""
-    needed = _listed({name: needs[name] for name in short})
-    available = ", ".join(f"{free.get(name, 0.0):g} {_named(name)}" for name in short)
+    needed = _resources_text({name: needs[name] for name in short})
+    available = ", ".join(f"{free.get(name, 0.0):g} {_resource_name(name)}" for name in short)
     return (
         f"a replica needs {needed}, but only {available} is free in the whole cluster: others use "
         "the rest. Stop them, add a node, or reduce another pool's replicas."
     )
 
 
-def _listed(needs: Resources) -> str:
+def _resources_text(needs: Resources) -> str:
     return ", ".join(
-        _named(name) if name.startswith(_CLASS_OF_GPU) else f"{amount:g} {_named(name)}"
+        _resource_name(name)
+        if name.startswith(_CLASS_OF_GPU)
+        else f"{amount:g} {_resource_name(name)}"
         for name, amount in needs.items()
     )
 
 
-def _named(resource: str) -> str:
+def _resource_name(resource: str) -> str:
     if resource.startswith(_CLASS_OF_GPU):
         return f"a GPU of the class {resource.removeprefix(_CLASS_OF_GPU)}"
     return resource

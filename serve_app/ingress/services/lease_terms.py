@@ -159,7 +159,7 @@ class CatalogLeaseTerms:
     ) -> UploadTicket:
         if upload_policy is not None:
             return self._post_ticket(held, number, media_type, upload_policy)
-        planned = self._planned(held, number, media_type, file_access)
+        planned = self._plan_file(held, number, media_type, file_access)
         if not DEPICTED.match(media_type):
             planned = replace(planned, thumbnail=None)
         return self._ticket(planned, self._places.of_tenant(tenant))
@@ -183,11 +183,11 @@ class CatalogLeaseTerms:
             raise EndpointNotFound(f"There is no endpoint {endpoint.id}.")
         media_types = entry.schema.media_types(input)
         return [
-            self._planned(held, number, media_type, access)
+            self._plan_file(held, number, media_type, access)
             for number, media_type in enumerate(media_types)
         ]
 
-    def _planned(self, held: LeaseKey, number: int, media_type: str, access: str) -> _PlannedFile:
+    def _plan_file(self, held: LeaseKey, number: int, media_type: str, access: str) -> _PlannedFile:
         thumbnail, most = None, self._max_artifact_bytes
         if self._files.thumbnails and media_type != DRAFT_TYPE:
             token = self._token(held, number, "thumbnail")

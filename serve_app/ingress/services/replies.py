@@ -67,14 +67,14 @@ class UndeliveredReplies:
         """Register ``task``, which stores ``new`` and then records that its response was lost."""
         alike = (new.replay_key, new.body_digest)
         self._pending.setdefault(alike, set()).add(task)
-        task.add_done_callback(lambda done: self._recorded(alike, done))
+        task.add_done_callback(lambda done: self._on_record_end(alike, done))
 
     async def wait_recorded(self, new: NewRequest) -> None:
         """Wait until all pending records with the same API key and body are stored."""
         if tasks := self._pending.get((new.replay_key, new.body_digest)):
             await asyncio.wait(tuple(tasks))
 
-    def _recorded(self, alike: tuple[str | None, bytes], task: asyncio.Task[None]) -> None:
+    def _on_record_end(self, alike: tuple[str | None, bytes], task: asyncio.Task[None]) -> None:
         tasks = self._pending[alike]
         tasks.discard(task)
         if not tasks:

@@ -129,9 +129,9 @@ class WarmPools:
             of_pool: defaultdict[str, list[HeldWeights]] = defaultdict(list)
             for replica in replicas:
                 of_pool[replica.pool].append(replica)
-            self._states = [_seen(target, of_pool[target.pool]) for target in targets]
+            self._states = [_with_replicas(target, of_pool[target.pool]) for target in targets]
             self._record()
-            changed = _changed(by_pool, of_pool)
+            changed = _keep_changes(by_pool, of_pool)
             if changed and await self._leader.leads("warm"):
                 await self._held.write(changed)
                 await self._held.refresh(by_pool)
@@ -144,15 +144,15 @@ class WarmPools:
             for warm in pool.warm
             if warm.is_in_force(now)
         ]
-        states = [item if not item.endpoint else self._checked(item, pools) for item in states]
+        states = [item if not item.endpoint else self._assign_pool(item, pools) for item in states]
         for target in await self._operations.warm_targets():
             state = TargetState(
                 target.endpoint, "", target.replicas, target.level, "operator", target.until
             )
-            states.append(self._checked(state, pools))
+            states.append(self._assign_pool(state, pools))
         return states
 
-    def _checked(self, target: TargetState, pools: Pools) -> TargetState:
+    def _assign_pool(self, target: TargetState, pools: Pools) -> TargetState:
         """The target in its pool, or with the reason why it has no effect."""
         entry = self._catalog.find_any(target.endpoint)
         if entry is None:
@@ -196,7 +196,7 @@ def _without_effect(target: TargetState, problem: str) -> TargetState:
     return replace(target, pool="", problems=(problem,))
 
 
-def _seen(target: TargetState, held: Sequence[HeldWeights]) -> TargetState:
+def _with_replicas(target: TargetState, held: Sequence[HeldWeights]) -> TargetState:
     """The target with the replicas that fulfil it, and what keeps others from it."""
     if not target.pool:
         return target
@@ -211,7 +211,7 @@ def _seen(target: TargetState, held: Sequence[HeldWeights]) -> TargetState:
     return replace(target, ready=count, problems=(*target.problems, *problems))
 
 
-def _changed(
+def _keep_changes(
     by_pool: Mapping[str, Sequence[TargetState]], held: Mapping[str, Sequence[HeldWeights]]
 ) -> Mapping[str, Keep]:
     """What replicas should hold from now on, where it differs from before."""

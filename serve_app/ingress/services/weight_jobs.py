@@ -186,7 +186,7 @@ class WeightJobs(JobHandler):
         message = self._message(weights, folder, entry.endpoint.weights, left)
         message["files"] = uploaded
         message["token"] = await self._token_of(job.tenant)
-        result = await self._checked(message, progress)
+        result = await self._run_check(message, progress)
         checked = CheckedWeights(
             str(result["kind"]),
             [
@@ -245,7 +245,9 @@ class WeightJobs(JobHandler):
             names[path] = str(number)
         return names
 
-    async def _checked(self, message: Mapping[str, Any], progress: _Progress) -> Mapping[str, Any]:
+    async def _run_check(
+        self, message: Mapping[str, Any], progress: _Progress
+    ) -> Mapping[str, Any]:
         """Result of the checking process. ``Refused`` or ``_Lost``."""
         process = await asyncio.create_subprocess_exec(
             *self._command(),

@@ -30,7 +30,7 @@ async def check_cost(submission: Submission) -> None:
         raise header_refused(f"allows {most}, and {refusal}")
     limits = submission.services.config.queue.tenant_limits.get(submission.tenant, NO_LIMITS)
     if limits.budget is not None and submission.entry.endpoint.family == FAMILY:
-        submission.needed = await in_cpu_thread(_needed, submission)
+        submission.needed = await in_cpu_thread(_step_reservations, submission)
 
 
 async def known_cost(submission: Submission) -> KnownCost:
@@ -43,7 +43,7 @@ async def known_cost(submission: Submission) -> KnownCost:
     return await in_cpu_thread(cost_of_workflow, *parts, entry, submission.input)
 
 
-def _needed(submission: Submission) -> Mapping[str, Decimal]:
+def _step_reservations(submission: Submission) -> Mapping[str, Decimal]:
     """What the steps of a workflow will reserve, by currency, as far as it is known."""
     amounts = defaultdict[str, Decimal](Decimal)
     parts = _catalog_and_prices(submission)

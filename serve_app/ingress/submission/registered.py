@@ -31,7 +31,7 @@ async def pin_weights(submission: Submission) -> None:
     for number, lora in enumerate(loras):
         if is_registered(lora):
             field = f"{FIELD}.{number}.path"
-            source = await _resolved(submission, lora["path"], field)
+            source = await _resolve_lora(submission, lora["path"], field)
             pinned.append({**lora, "path": str(source)})
         else:
             pinned.append(lora)
@@ -65,7 +65,7 @@ def is_registered(lora: object) -> bool:
     return isinstance(lora, Mapping) and str(lora.get("path", "")).startswith(START)
 
 
-async def _resolved(submission: Submission, path: str, field: str) -> RegisteredFile:
+async def _resolve_lora(submission: Submission, path: str, field: str) -> RegisteredFile:
     try:
         named = cast("RegisteredFile", parse_lora_path(path))  # no other form begins like this
     except ValueError as error:

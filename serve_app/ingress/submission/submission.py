@@ -135,7 +135,7 @@ async def end_of_run(
         stored = await asyncio.shield(storing)
         if not stored.state.final:
             stored = await services.queue.wait(stored.tenant, stored.id, QUICK_S)
-        ended = stored if stored.state.final else await _watched(services, stored, client_gone)
+        ended = stored if stored.state.final else await _wait_for_end(services, stored, client_gone)
     except RequestNotFound:
         raise Unavailable(LOST) from None
     except (asyncio.CancelledError, DatabaseUnavailable):
@@ -155,12 +155,12 @@ def abandon(services: Services, new: NewRequest, storing: asyncio.Task[Request])
 
 async def _store(services: Services, new: NewRequest, most_queued: int | None) -> Request:
     try:
-        return await _stored(services, new, most_queued)
+        return await _store_request(services, new, most_queued)
     finally:
         end_admission()  # of the call that submits: it may wait for the end from now on
 
 
-async def _stored(services: Services, new: NewRequest, most_queued: int | None) -> Request:
+async def _store_request(services: Services, new: NewRequest, most_queued: int | None) -> Request:
     earlier = new.repeats or await find_earlier(services, new)
     if earlier is not None:
         services.metrics.queue.replayed(new.endpoint)
@@ -196,7 +196,7 @@ async def _store_new(services: Services, new: NewRequest, most_queued: int | Non
     return stored
 
 
-async def _watched(
+async def _wait_for_end(
     services: Services, stored: Request, client_gone: Callable[[], Coroutine[Any, Any, None]]
 ) -> Request | None:
     gone = asyncio.ensure_future(client_gone())

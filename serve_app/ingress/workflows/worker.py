@@ -87,8 +87,8 @@ class WorkflowWorker:
             await self._finish(run, Outcome(failure=failure), ())
             return
         workflow = Workflow.from_json(run.definition)
-        steps = await self._settled(run, workflow, await self._book.runs.steps(run))
-        if (stop := _stopped(run)) is not None:
+        steps = await self._settle_steps(run, workflow, await self._book.runs.steps(run))
+        if (stop := _stop_outcome(run)) is not None:
             await self._finish(run, replace(stop, usage=requests.usage_of(steps)), steps)
             return
         unsent = [step for step in steps if step.state is StepState.SENDING]
@@ -106,7 +106,7 @@ class WorkflowWorker:
         elif next_.calls:
             await self._start(run, workflow, next_, steps)
 
-    async def _settled(
+    async def _settle_steps(
         self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step]
     ) -> Sequence[Step]:
         """Steps with the outcomes of those whose requests have ended."""
@@ -196,7 +196,7 @@ class WorkflowWorker:
         await self._services.queue.log(run.held.request_id, (level, message))
 
 
-def _stopped(run: WorkflowRun) -> Outcome | None:
+def _stop_outcome(run: WorkflowRun) -> Outcome | None:
     """Outcome of a run that is not to go on."""
     if run.cancel_requested:
         message = "The workflow was cancelled, with all its steps that had not ended."

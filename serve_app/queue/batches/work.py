@@ -230,14 +230,14 @@ class PostgresBatchWork:
 
     async def settle(self, batch: str, results: Sequence[LineResult]) -> None:
         rows = [
-            {"line": result.line, "succeeded": result.succeeded, "result": _stored(result)}
+            {"line": result.line, "succeeded": result.succeeded, "result": _encode_result(result)}
             for result in results
         ]
         params = {"batch": batch, "results": messages.compact(rows)}
         await self._database.rows(SETTLE, params)
 
     async def drop_waiting(self, batch: str, most: int, error: Mapping[str, Any]) -> int:
-        result = _stored(LineResult(0, succeeded=False, error=error))
+        result = _encode_result(LineResult(0, succeeded=False, error=error))
         params = {"batch": batch, "most": most, "result": result}
         value = await self._database.value(DROP_WAITING, params)
         return 0 if value is None else int(value)
@@ -277,7 +277,7 @@ class PostgresBatchWork:
             await self._database.rows(MOVE, params)
 
 
-def _stored(result: LineResult) -> str:
+def _encode_result(result: LineResult) -> str:
     """JSON of a result, as ``results`` reads it back."""
     return messages.compact(
         {"response": result.response, "error": result.error, "inlined": [*result.inlined]}

@@ -173,17 +173,19 @@ class Lanes:
         are gone: with a tenant that was deleted, before there was another one of its name.
         """
         batch = [*lanes]
-        outdated = batch and await self._database.rows(OUTDATED, {"lanes": self._named(batch)})
+        outdated = batch and await self._database.rows(
+            OUTDATED, {"lanes": self._encode_lanes(batch)}
+        )
         if outdated:
             await self._open({(pool, tenant) for pool, tenant in outdated})
 
     async def _open(self, lanes: set[Lane]) -> None:
-        await self._database.rows(OPEN, {"lanes": self._named(lanes)})
+        await self._database.rows(OPEN, {"lanes": self._encode_lanes(lanes)})
         self._known |= lanes
 
     async def wake_if_work(self, lanes: Iterable[Lane]) -> None:
         """Wake those of the lanes that have work. Call it after a commit."""
-        await self._database.rows(WAKE, {"lanes": self._named(lanes)})
+        await self._database.rows(WAKE, {"lanes": self._encode_lanes(lanes)})
 
     def wake_if_work_soon(self, lanes: Iterable[Lane]) -> None:
         """Do the same in the background. Lanes that arrive in between are looked at together."""
@@ -225,7 +227,7 @@ class Lanes:
         """Wake every sleeping lane that has work."""
         await self._database.rows(SWEEP_AWAKE)
 
-    def _named(self, lanes: Iterable[Lane]) -> str:
+    def _encode_lanes(self, lanes: Iterable[Lane]) -> str:
         return messages.compact(
             [
                 {"pool": pool, "tenant": tenant, "weight": self._limits.weight(tenant)}

@@ -171,7 +171,7 @@ class OpenSnapshots:
             look = self._looks.get(request.pool)
             rank = request.created_at.timestamp() + head_start_s(request.priority) - ROUNDING_S
             if look is not None and rank < look.ranks.get(request.tenant, inf):
-                self._moved(request.pool, request.tenant)
+                self._note_move(request.pool, request.tenant)
                 if request.tenant in look.ranks:
                     look.ranks[request.tenant] = rank
 
@@ -179,7 +179,7 @@ class OpenSnapshots:
         """Forget the front of a tenant: a request returned to a place before it."""
         if look := self._looks.get(pool):
             look.ranks.pop(tenant, None)
-            self._moved(pool, tenant)
+            self._note_move(pool, tenant)
 
     def is_due(self, work: str) -> bool:
         """True if it is time for periodic ``work`` that writes lanes: always, but only every
@@ -191,6 +191,6 @@ class OpenSnapshots:
         self._did_at[work] = now
         return True
 
-    def _moved(self, pool: str, tenant: str) -> None:
+    def _note_move(self, pool: str, tenant: str) -> None:
         """Note that a request was put in front: a look under way may not see it."""
         self._moved_at.setdefault(pool, {})[tenant] = self._clock.monotonic()

@@ -109,7 +109,7 @@ class Overflow:
                 await self._look()
 
     async def _look(self) -> None:
-        queued = [(_queued(row), row[-4:]) for row in await self._database.rows(READ)]
+        queued = [(_request_of_row(row), row[-4:]) for row in await self._database.rows(READ)]
         if queued:
             # A move costs money, so it is decided by what runs and waits at this moment.
             await self._state.stats.refresh_starts(request for request, _ in queued)
@@ -140,7 +140,7 @@ class Overflow:
 _NO_INPUT: Mapping[str, Any] = {}
 
 
-def _queued(row: tuple[Any, ...]) -> Request:
+def _request_of_row(row: tuple[Any, ...]) -> Request:
     id_, tenant, endpoint, pool, priority, created_at, work, *_ = row
     return Request(
         id=id_,

@@ -126,7 +126,7 @@ class ColdStarts:
         if now - seen > SEEN_WITHIN_S:
             began = now  # another wait
         self._without[pool] = began, now
-        node = self._timed(ColdStage.NODE, pool, began)
+        node = self._estimate_stage(ColdStage.NODE, pool, began)
         return StageEstimate(node.share, node.left_s + self.expected_s(ColdStage.STARTING, pool))
 
     def announced(self, pool: str) -> None:
@@ -138,7 +138,7 @@ class ColdStarts:
 
     def starting(self, pool: str, began: float) -> StageEstimate:
         """Estimate for a replica that announced its start at ``began``, by the monotonic clock."""
-        return self._timed(ColdStage.STARTING, pool, began)
+        return self._estimate_stage(ColdStage.STARTING, pool, began)
 
     # Loads
 
@@ -150,7 +150,7 @@ class ColdStarts:
         for presence in present:
             for loading in from_plain(presence.loading):
                 known = before.get((presence.replica_id, loading.endpoints[0]))
-                load = self._followed(known, presence.pool, loading)
+                load = self._track_load(known, presence.pool, loading)
                 if load is not None:
                     kept.add(id(load))
                     self._loads |= {(presence.replica_id, name): load for name in loading.endpoints}
@@ -167,12 +167,12 @@ class ColdStarts:
         if load.stage in _BYTES:
             now = StageEstimate(min(1.0, load.done / load.total), self._bytes_left_s(load))
         else:
-            now = self._timed(load.stage, load.pool, load.began)
+            now = self._estimate_stage(load.stage, load.pool, load.began)
         later = _OF_A_LOAD[_OF_A_LOAD.index(load.stage) + 1 :]
         rest_s = sum(self._later_s(stage, load) for stage in later)
         return StageEstimate(now.share, now.left_s + rest_s)
 
-    def _followed(self, before: _Load | None, pool: str, one: Loading) -> _Load | None:
+    def _track_load(self, before: _Load | None, pool: str, one: Loading) -> _Load | None:
         if one.stage not in _STAGES or one.warm:
             return None  # a copy from host memory takes as long as it takes
         stage, now = _STAGES[one.stage], self._clock.monotonic()
@@ -206,7 +206,7 @@ class ColdStarts:
         known = self._costs.knows(*stage_key(stage, load.pool))
         return self.expected_s(stage, load.pool) if known else 0.0
 
-    def _timed(self, stage: ColdStage, pool: str, began: float) -> StageEstimate:
+    def _estimate_stage(self, stage: ColdStage, pool: str, began: float) -> StageEstimate:
         elapsed_s = self._clock.monotonic() - began
         expected_s = self.expected_s(stage, pool)
         left_s = max(expected_s - elapsed_s, OVERRUN_FRACTION * elapsed_s)

@@ -264,7 +264,7 @@ class EtaModel:
             or any(self._serves(pool, request.pool) for pool, _ in self._slots.values())
         ):
             return None  # the first request starts with the first replica
-        tenant, slowed = request.tenant, self._slowed(request)
+        tenant, slowed = request.tenant, self._slowdown(request)
         if tenant in self._limits.disabled:
             return None
         most = self._limits.running_of_tenant(tenant) if self.limit_reached(request) else None
@@ -292,7 +292,7 @@ class EtaModel:
             return None
         runs_in, slowed = request.pool, 1.0
         if request.replica_id is None or request.state is State.QUEUED:
-            slowed = self._slowed(request)
+            slowed = self._slowdown(request)
         else:
             runs_in = self._pool_of(request.replica_id, request.pool)
         expected_s = self._costs.expected_s(request.endpoint, runs_in, request.work) * slowed
@@ -303,7 +303,7 @@ class EtaModel:
                 return expected_s + cold.left_s
         return remaining_s(expected_s, elapsed_s, progress)
 
-    def _slowed(self, request: Request) -> float:
+    def _slowdown(self, request: Request) -> float:
         """Time of a request over all slots of its queue, as a multiple of that in the queue's own
         pool: above 1 if overflow pools are slower. Each class of slots counts by what it gets done.
         """

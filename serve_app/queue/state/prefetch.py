@@ -157,7 +157,7 @@ class PrefetchHints:
     async def look(self) -> None:
         """Decide again, and tell the replicas that poll without a free slot."""
         before = {id_: self._kept.upcoming(id_) for id_ in self.decided}
-        self.decided = await self._decided()
+        self.decided = await self._decide()
         self._kept.decide_upcoming(self.decided)
         changed = {id_ for id_ in self.decided if self._kept.upcoming(id_) != before.get(id_)}
         self._waiters.end_full_polls(
@@ -168,7 +168,7 @@ class PrefetchHints:
             )
         )
 
-    async def _decided(self) -> Mapping[str, Sequence[str]]:
+    async def _decide(self) -> Mapping[str, Sequence[str]]:
         overflow = self._limits.overflow
         queues = sorted({overflow.queue_of(pool) for pool, _ in self._stats.stages()})
         full = self._running_limits.known_full

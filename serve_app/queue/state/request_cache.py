@@ -132,7 +132,7 @@ class RequestCache:
 
     async def current(self, tenant: str, request_id: str) -> Request:
         """The request as it is stored now; otherwise as ``get``."""
-        return _own(tenant, request_id, await self._reads.call(known_id(request_id)))
+        return _check_owner(tenant, request_id, await self._reads.call(known_id(request_id)))
 
     async def _get(self, tenant: str, request_id: str) -> Request:
         id_ = known_id(request_id)
@@ -142,8 +142,8 @@ class RequestCache:
         if entry is not None:
             lasts_s = FINAL_FRESH_S if entry.stored.request.state.final else FRESH_S
             if now - entry.checked <= lasts_s:
-                return _own(tenant, request_id, entry.stored)
-        return _own(tenant, request_id, await self._reads.call(id_))
+                return _check_owner(tenant, request_id, entry.stored)
+        return _check_owner(tenant, request_id, await self._reads.call(id_))
 
     async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
         """The request as soon as its state is final, or after ``timeout_s`` as it is then."""
@@ -285,7 +285,7 @@ class RequestCache:
         await self._note_followed()
         now = self._clock.monotonic()
         self._looked_at = {id_: at for id_, at in self._looked_at.items() if now - at < LOOKED_AT_S}
-        due = [id_ for id_ in {*self._futures, *self._looked_at} if self._due(id_, now)]
+        due = [id_ for id_ in {*self._futures, *self._looked_at} if self._is_due(id_, now)]
         for start in range(0, len(due), POLL_BATCH):
             await self._read(due[start : start + POLL_BATCH])
         self._keep_to_age(now)
@@ -321,7 +321,7 @@ class RequestCache:
         if entry is not None:
             self.size -= entry.size
 
-    def _due(self, id_: str, now: float) -> bool:
+    def _is_due(self, id_: str, now: float) -> bool:
         entry = self._entries.get(id_)
         if entry is None:
             return id_ in self._futures
@@ -400,7 +400,7 @@ def visible(request: Request) -> tuple[Any, ...]:
     )
 
 
-def _own(tenant: str, request_id: str, found: StoredRequest | None) -> Request:
+def _check_owner(tenant: str, request_id: str, found: StoredRequest | None) -> Request:
     if found is None or found.request.tenant != tenant:
         raise RequestNotFound(f"There is no request {request_id}.")
     return found.request

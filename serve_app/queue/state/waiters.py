@@ -126,7 +126,7 @@ class Waiters:
         at once. ``offer``: None for the requests of its own pool.
         """
         waiter = Waiter(ask, offer or PoolOffer(ask.pool))
-        self._returned(ask.replica_id)
+        self._on_return(ask.replica_id)
         self._last.pop(ask.replica_id, None)
         if ask.held or waiter.left_out:
             self._last[ask.replica_id] = waiter, self._clock.monotonic()
@@ -163,7 +163,7 @@ class Waiters:
             expected.slots = waiter.free
             expected.until = self._clock.monotonic() + RETURN_S
 
-    def _returned(self, replica_id: str) -> None:
+    def _on_return(self, replica_id: str) -> None:
         expected = self._returns.get(replica_id)
         if expected is not None and expected.slots:
             in_time = self._clock.monotonic() <= expected.until

@@ -147,7 +147,7 @@ class KeptWeightsRegistry:
         whose replicas wait at their start for what they should hold."""
         self._pools = frozenset(pools)
         rows = await self._database.rows(READ_HELD)
-        replicas = [_held(row) for row in rows]
+        replicas = [_weights_of_row(row) for row in rows]
         self._keep = {
             replica.replica_id: self._with_version(replica.keep)
             for replica in replicas
@@ -214,7 +214,7 @@ def _version(weights: Sequence[object]) -> str:
     return blake2b(repr(weights).encode(), digest_size=8).hexdigest()
 
 
-def _held(row: tuple[Any, ...]) -> HeldWeights:
+def _weights_of_row(row: tuple[Any, ...]) -> HeldWeights:
     id_, pool, stage, hot, warm, on_disk, not_kept, keep = row
     return HeldWeights(
         replica_id=id_,

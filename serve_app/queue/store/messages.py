@@ -45,7 +45,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 def cancelled() -> Outcome:
     """Outcome of a request that was cancelled while no attempt could answer for it."""
-    return _failed(Cancelled("The request was cancelled."))
+    return _failure_outcome(Cancelled("The request was cancelled."))
 
 
 def reused(earlier: str) -> str:
@@ -90,11 +90,11 @@ WAITING_BYTES_SETTINGS = "DARKROOM_MAX_WAITING_BYTES_PER_TENANT, or max_waiting_
 
 
 def expired() -> Outcome:
-    return _failed(Expired("The request did not start within the time that it allowed."))
+    return _failure_outcome(Expired("The request did not start within the time that it allowed."))
 
 
 def not_in_time() -> Outcome:
-    return _failed(Expired(TOO_LATE))
+    return _failure_outcome(Expired(TOO_LATE))
 
 
 def ended_its_replica(times: int) -> Outcome:
@@ -102,11 +102,11 @@ def ended_its_replica(times: int) -> Outcome:
         f"The request ended its replica {times} times before it was complete. It is not retried; "
         "submit it again with a smaller input, or ask the operator to look at the replica's log."
     )
-    return _failed(Poison(message))
+    return _failure_outcome(Poison(message))
 
 
 def no_retry_left() -> Outcome:
-    return _failed(
+    return _failure_outcome(
         ReplicaDied(
             "The replica that ran the request died or stopped answering, and the request's "
             "X-Fal-No-Retry or X-Fal-Retry-Config header allows no retry. Submit it again."
@@ -119,12 +119,14 @@ def never_confirmed(times: int) -> Outcome:
         f"The request was leased {times} times, but no replica confirmed it, or Darkroom was "
         "stopped first. It is not retried; submit it again."
     )
-    return _failed(Poison(message))
+    return _failure_outcome(Poison(message))
 
 
 def failed_by_hand(reason: str) -> Outcome:
     why = f": {clean(reason)}" if reason else "."
-    return _failed(FailedByHand(f"An operator of this installation ended the request{why}"))
+    return _failure_outcome(
+        FailedByHand(f"An operator of this installation ended the request{why}")
+    )
 
 
 def endpoint_gone(endpoint: str) -> Outcome:
@@ -143,10 +145,10 @@ def no_terms(error: Exception) -> Outcome:
 
 
 def upload_refused(why: str) -> Outcome:
-    return _failed(UploadPolicyFailed(why))
+    return _failure_outcome(UploadPolicyFailed(why))
 
 
-def _failed(error: GenerationError) -> Outcome:
+def _failure_outcome(error: GenerationError) -> Outcome:
     return Outcome(failure=Failure(error.code, error.message, retryable=False))
 
 

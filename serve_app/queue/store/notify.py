@@ -196,12 +196,12 @@ class Notifier:
         self._on_gap()
         while True:
             async for notify in connection.notifies(timeout=PROBE_S):
-                self._received(notify.payload)
+                self._on_payload(notify.payload)
             # A listener sends nothing, so only this finds out that its connection is silent.
             async with AnswerLimit(connection, SILENT_S):
                 await connection.execute("SELECT 1")
 
-    def _received(self, payload: str) -> None:
+    def _on_payload(self, payload: str) -> None:
         message = json.loads(payload)
         if message["from"] == self._ingress_id:
             return

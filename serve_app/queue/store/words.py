@@ -38,7 +38,7 @@ def words_column(tenant: str, input: Mapping[str, Any]) -> str | None:
     """Value of the column ``words``, as text; None if the input has no words."""
     texts = (input.get(name) for name in FIELDS)
     words = words_of(" ".join(text for text in texts if isinstance(text, str)))
-    return " ".join(map(_quoted, (_owner(tenant), *words))) if words else None
+    return " ".join(map(_quote, (_owner(tenant), *words))) if words else None
 
 
 def words_query(tenant: str, text: str) -> str | None:
@@ -46,13 +46,13 @@ def words_query(tenant: str, text: str) -> str | None:
     words = words_of(text)[:MAX_SEARCHED]
     if not words:
         return None
-    terms = (_quoted(word) + (":*" if len(word) >= MIN_PREFIX else "") for word in words)
-    return " & ".join((_quoted(_owner(tenant)), *terms))
+    terms = (_quote(word) + (":*" if len(word) >= MIN_PREFIX else "") for word in words)
+    return " & ".join((_quote(_owner(tenant)), *terms))
 
 
 def _owner(tenant: str) -> str:
     return f"@{tenant}"  # no word of a text has the character
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     return "'" + word.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -166,7 +166,7 @@ async def cancel_request(
         "requested": messages.CANCEL_REQUESTED,
         **audit_columns(actor),
     }
-    removed = _removed(await database.rows(CANCEL, params))
+    removed = _removals(await database.rows(CANCEL, params))
     return removed[0] if removed else None
 
 
@@ -188,8 +188,8 @@ async def expire_requests(
         "requested": "",
     }
     return [
-        *_removed(await database.rows(EXPIRE, params)),
-        *_removed(await database.rows(EXPIRE_FOLLOWING, params)),
+        *_removals(await database.rows(EXPIRE, params)),
+        *_removals(await database.rows(EXPIRE_FOLLOWING, params)),
     ]
 
 
@@ -204,11 +204,11 @@ async def fail_request(
         "requested": "",
         **noted,
     }
-    removed = _removed(await database.rows(FAIL, params))
+    removed = _removals(await database.rows(FAIL, params))
     return removed[0] if removed else None
 
 
-def _removed(rows: Sequence[tuple[object, ...]]) -> list[Removed]:
+def _removals(rows: Sequence[tuple[object, ...]]) -> list[Removed]:
     return [
         Removed(LeaseKey(*row[:3]), State(row[3]), *row[4:])  # pyright: ignore
         for row in rows

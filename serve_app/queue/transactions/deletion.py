@@ -201,7 +201,7 @@ class Deletion:
         for tenant, age_s in await self._database.rows(DUE_TENANTS, self._ages()):
             while batches > 0:
                 batches -= 1
-                gone = await self._aged(tenant, age_s)
+                gone = await self._delete_older(tenant, age_s)
                 deleted += gone
                 if len(gone) < BATCH_SIZE:
                     break
@@ -210,7 +210,7 @@ class Deletion:
     async def delete_of_tenant(self, tenant: str) -> Sequence[str]:
         """Delete some of the ended requests of a tenant, whatever their age, and return their
         ids."""
-        return await self._aged(tenant, IN_THE_FUTURE_S)
+        return await self._delete_older(tenant, IN_THE_FUTURE_S)
 
     async def delete_expired_keys(self) -> None:
         """Delete the idempotency keys of deleted requests that have expired. Call it periodically:
@@ -231,7 +231,7 @@ class Deletion:
         default_s = None if retention.days is None else retention.days * DAY_S
         return {"ages": messages.compact(own), "age_s": default_s}
 
-    async def _aged(self, tenant: str, age_s: float) -> Sequence[str]:
+    async def _delete_older(self, tenant: str, age_s: float) -> Sequence[str]:
         params = {
             "tenant": tenant,
             "age_s": age_s,

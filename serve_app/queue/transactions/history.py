@@ -162,7 +162,7 @@ class History:
 
 def bounds_of(wanted: RequestFilter) -> dict[str, object]:
     """Parameters of a statement about pages, without the tenant and the limit."""
-    last = None if wanted.until is None else first_id(_moved(wanted.until, CLOCK_SKEW))
+    last = None if wanted.until is None else first_id(_shift_time(wanted.until, CLOCK_SKEW))
     ends = [end for end in (last, wanted.before and known_id(wanted.before)) if end]
     following = not wanted.states or State.QUEUED in wanted.states
     return {
@@ -170,12 +170,12 @@ def bounds_of(wanted: RequestFilter) -> dict[str, object]:
         "endpoints": [*wanted.endpoints] or None,
         "since": wanted.since,
         "until": wanted.until,
-        "first": None if wanted.since is None else first_id(_moved(wanted.since, -CLOCK_SKEW)),
+        "first": None if wanted.since is None else first_id(_shift_time(wanted.since, -CLOCK_SKEW)),
         "before": min(ends, default=None),
     }
 
 
-def _moved(at: datetime, by: timedelta) -> datetime:
+def _shift_time(at: datetime, by: timedelta) -> datetime:
     """The time, moved as far as Python's calendar goes."""
     try:
         return at + by

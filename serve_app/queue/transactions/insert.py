@@ -316,12 +316,12 @@ async def insert_requests(
     stored = {id_: columns for id_, *columns, _ in inserted}
     column_lists = [stored.get(new_row.request.id.lower()) for new_row in new]
     return [
-        None if columns is None else _found(new_row, columns)
+        None if columns is None else _result_or_refusal(new_row, columns)
         for new_row, columns in zip(new, column_lists, strict=True)
     ]
 
 
-def _found(each: NewRow, columns: Sequence[Any]) -> InsertResult | Refusal:
+def _result_or_refusal(each: NewRow, columns: Sequence[Any]) -> InsertResult | Refusal:
     state, *_, left = columns
     return Refusal(json.loads(left)) if state == REFUSED else _result(each, *columns)
 

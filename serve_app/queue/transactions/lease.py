@@ -211,7 +211,7 @@ def _result(rows: Sequence[tuple[Any, ...]], of_lane: int, slots: int) -> LeaseR
     """``of_lane``: most requests that it leased of one lane."""
     _, seen, takeable, _, _, unwritten, served, rooms, *_ = rows[0]
     rows = [(n, *columns) for n, *columns in rows if n is not None]
-    leased = [_found(row) for row in rows]
+    leased = [_parse_row(row) for row in rows]
     drained = frozenset(
         each.request.tenant
         for (_, _, _, is_drained, *_), (_, each, _) in zip(rows, leased, strict=True)
@@ -233,7 +233,7 @@ def _full(rooms: Mapping[str, Mapping[str, int] | None], leased: Sequence[Reques
     )
 
 
-def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
+def _parse_row(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
     n, _, _, _, whole, _, _, _, _, *columns = row
     record = stored(columns)
     return n - 1, record, record.request.input if whole is None else whole

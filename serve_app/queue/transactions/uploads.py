@@ -211,7 +211,7 @@ class PostgresUploads:
     async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
         params = {"tenant": tenant, "key": key, "batches_of": batches_of}
         row = await self._database.row(KEPT, params)
-        return self._kept(tenant, row) if row else None
+        return self._file_of_row(tenant, row) if row else None
 
     async def page(
         self,
@@ -225,13 +225,13 @@ class PostgresUploads:
         if before is not None:
             params["at"], params["key"] = before
         rows = await self._database.rows(NEXT_PAGE if before else PAGE, params)
-        return [self._kept(tenant, row) for row in rows]
+        return [self._file_of_row(tenant, row) for row in rows]
 
     async def read_by(self, tenant: str, key: str) -> str | None:
         value = await self._database.value(READ_BY, {"tenant": tenant, "key": key})
         return None if value is None else str(value)
 
-    def _kept(self, tenant: str, row: tuple[Any, ...]) -> KeptFile:
+    def _file_of_row(self, tenant: str, row: tuple[Any, ...]) -> KeptFile:
         key, media_type, size, created_at, due_at = row
         age_s = self._retention.upload_age_s(tenant)
         if due_at is None and age_s is not None:

@@ -199,7 +199,7 @@ class PostgresOutbox:
                 "later_s": self._later_s,
             },
         )
-        return [_claimed(row) for row in rows]
+        return [_delivery_of_row(row) for row in rows]
 
     async def keep_body(self, claimed: ClaimedDelivery, body: bytes) -> bytes | None:
         value = await self._database.value(KEEP_BODY, {**_mine(claimed), "body": body})
@@ -228,7 +228,7 @@ class PostgresOutbox:
         return WebhookBacklog(pending, oldest_s or 0.0)
 
     async def get(self, tenant: str, request_id: str) -> WebhookDelivery:
-        delivery, *_ = await self._found(tenant, request_id)
+        delivery, *_ = await self._find_delivery(tenant, request_id)
         return delivery
 
     async def tries(self, tenant: str, request_id: str) -> Sequence[DeliveryAttempt]:
@@ -247,7 +247,7 @@ class PostgresOutbox:
         return [_delivery(row) for row in await self._database.rows(PAGES[state], params)]
 
     async def redeliver(self, tenant: str, request_id: str, actor: Actor) -> WebhookDelivery:
-        delivery, state, forgetting = await self._found(tenant, request_id)
+        delivery, state, forgetting = await self._find_delivery(tenant, request_id)
         if not state.final:
             raise not_ended(state)
         if forgetting == Redacted.DONE:
@@ -256,7 +256,7 @@ class PostgresOutbox:
         await self._database.rows(REDELIVER, params)
         return await self.get(tenant, request_id)
 
-    async def _found(
+    async def _find_delivery(
         self, tenant: str, request_id: str
     ) -> tuple[WebhookDelivery, State, str | None]:
         params = {"tenant": tenant, "id": known_id(request_id)}
@@ -306,7 +306,7 @@ def _mine(claimed: ClaimedDelivery) -> dict[str, Any]:
     return {"id": claimed.id, "claim": claimed.claim}
 
 
-def _claimed(row: tuple[Any, ...]) -> ClaimedDelivery:
+def _delivery_of_row(row: tuple[Any, ...]) -> ClaimedDelivery:
     (id_, claim, request_id, tenant, host, url, origin, tries, body, trace) = row
     stored = None if body is None else bytes(body)
     return ClaimedDelivery(id_, claim, request_id, tenant, host, url, origin, tries, stored, trace)

@@ -105,7 +105,7 @@ class PostgresWorkflowDefinitions:
             "source": messages.compact(new.source),
             "public": new.public,
             "most": most,
-            **_audited(new.tenant, new.name, actor, public=new.public),
+            **_audit_params(new.tenant, new.name, actor, public=new.public),
         }
         lock = Lock([outcome_lock_number(new.tenant, b"workflows")])
         return bool(await self._database.rows(PUT, params, lock=lock))
@@ -121,7 +121,7 @@ class PostgresWorkflowDefinitions:
 
     async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
         clean = messages.clean(name)
-        params = {"tenant": tenant, "name": clean, **_audited(tenant, clean, actor)}
+        params = {"tenant": tenant, "name": clean, **_audit_params(tenant, clean, actor)}
         return bool(await self._database.rows(REMOVE, params))
 
     async def version(self) -> str:
@@ -156,7 +156,7 @@ class PostgresWorkflows:
         return [str(row[0]) for row in await self._database.rows(STEP_REQUESTS, params)]
 
 
-def _audited(tenant: str, name: str, actor: Actor, **detail: Any) -> dict[str, Any]:
+def _audit_params(tenant: str, name: str, actor: Actor, **detail: Any) -> dict[str, Any]:
     return {
         "subject": endpoint_id(tenant, name),
         "detail": messages.compact({"tenant": tenant, **detail}),

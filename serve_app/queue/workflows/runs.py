@@ -217,11 +217,13 @@ class PostgresWorkflowRuns:
         return [StepId(*row) for row in await self._database.rows(TAKE, params)]
 
     async def sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
-        return bool(await self._database.rows(SENT, {**_named(run, step), "request": request_id}))
+        return bool(
+            await self._database.rows(SENT, {**_step_params(run, step), "request": request_id})
+        )
 
     async def settle(self, run: WorkflowRun, step: StepId, outcome: Outcome) -> bool:
         text = messages.compact(outcome_to_json(outcome))
-        return bool(await self._database.rows(SETTLE, {**_named(run, step), "outcome": text}))
+        return bool(await self._database.rows(SETTLE, {**_step_params(run, step), "outcome": text}))
 
     async def abandoned(self, limit: int) -> Sequence[tuple[str, str, str]]:
         rows = await self._database.rows(ABANDONED, {"limit": limit})
@@ -232,7 +234,7 @@ class PostgresWorkflowRuns:
         await self._database.rows(FORGET)
 
 
-def _named(run: WorkflowRun, step: StepId) -> dict[str, Any]:
+def _step_params(run: WorkflowRun, step: StepId) -> dict[str, Any]:
     return {"id": run.held.request_id, "node": step.node, "item": step.item}
 
 

@@ -117,14 +117,14 @@ def explain(error: BaseException, location: S3Location, doing: str) -> DarkroomE
     if isinstance(error, DarkroomError):
         return error
     if isinstance(error, ClientError):
-        return _refused(error, location, doing)
+        return _client_error(error, location, doing)
     if isinstance(error, _NO_CREDENTIALS):
         reason = str(error).rstrip(".")
         return StorageUnavailable(
             f"No credentials for S3 were found ({reason}). Set {CREDENTIALS}."
         )
     if isinstance(error, (BotoCoreError, OSError)):
-        return _unreached(error, location)
+        return _connection_error(error, location)
     return StorageUnavailable(f"{doing} failed unexpectedly: {type(error).__name__}: {error}")
 
 
@@ -133,7 +133,7 @@ def no_bucket(location: S3Location) -> StorageUnavailable:
     return StorageUnavailable(_sentence("NoSuchBucket", location, "", None) or "")
 
 
-def _unreached(error: BaseException, location: S3Location) -> StorageUnavailable:
+def _connection_error(error: BaseException, location: S3Location) -> StorageUnavailable:
     where = location.endpoint_url or "AWS"
     if isinstance(error, SSLError):
         return StorageUnavailable(
@@ -159,7 +159,7 @@ def _unreached(error: BaseException, location: S3Location) -> StorageUnavailable
     return StorageUnavailable(f"The connection to S3 at {where} broke: {error}.")
 
 
-def _refused(error: ClientError, location: S3Location, doing: str) -> DarkroomError:
+def _client_error(error: ClientError, location: S3Location, doing: str) -> DarkroomError:
     code = code_of(error)
     response: Mapping[str, Any] = error.response
     answer = response.get("ResponseMetadata", {})

@@ -66,7 +66,7 @@ class S3Parts:
         try:
             await write_all(chunks, spooled.write)
             spooled.file.seek(0)
-            answer = await self._known(
+            answer = await self._call_upload(
                 "upload_part",
                 Key=name,
                 UploadId=parts_id,
@@ -88,7 +88,7 @@ class S3Parts:
             {"PartNumber": number, "ETag": f'"{etags[number]}"', **known.get(number, {})}
             for number in sorted(etags)
         ]
-        await self._known(
+        await self._call_upload(
             "complete_multipart_upload",
             Key=name,
             UploadId=parts_id,
@@ -101,7 +101,7 @@ class S3Parts:
         checksums: dict[int, dict[str, str]] = {}
         while True:
             try:
-                answer = await self._known("list_parts", **page)
+                answer = await self._call_upload("list_parts", **page)
             except Unsupported:
                 return {}
             for part in answer.get("Parts", ()):
@@ -113,13 +113,13 @@ class S3Parts:
 
     async def drop(self, name: str, parts_id: str) -> None:
         try:
-            await self._known("abort_multipart_upload", Key=name, UploadId=parts_id)
+            await self._call_upload("abort_multipart_upload", Key=name, UploadId=parts_id)
         except NotFound:
             pass
         except Unsupported as error:
             log.warning("The parts of an aborted upload remain in the bucket: %s", error.message)
 
-    async def _known(self, operation: str, **parameters: Any) -> Any:
+    async def _call_upload(self, operation: str, **parameters: Any) -> Any:
         """Call about an existing upload. Raises ``NotFound``, ``InvalidInput``, ``Unsupported``."""
         method = getattr(self._clients.calls, operation)
 

@@ -77,7 +77,7 @@ class S3SelfTest(SelfTest):
             sent = answer.headers.get(ENCRYPTION_HEADER)
             if sent != self.s3.location.encryption.method:
                 raise not_encrypted(self.s3.location)
-        can = f"replicas can upload{self._encrypted()} to {_origin(self.ticket.url)}"
+        can = f"replicas can upload{self._encryption_text()} to {_origin(self.ticket.url)}"
         if not self.s3.location.conditional_writes:
             return f"{can}, and can overwrite until their ticket expires"
         try:
@@ -88,7 +88,7 @@ class S3SelfTest(SelfTest):
             raise
         return f"{can}; the store ignores If-None-Match, so they can overwrite"
 
-    def _encrypted(self) -> str:
+    def _encryption_text(self) -> str:
         encryption = self.s3.location.encryption
         return "" if encryption is None else f", encrypted by {encryption.method},"
 
@@ -131,14 +131,14 @@ class S3SelfTest(SelfTest):
             async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
                 answer = await client.request(method, url, headers=headers, content=content)
         except httpx2.HTTPError as error:
-            raise StorageUnavailable(self._unreached(method, url, error)) from error
+            raise StorageUnavailable(self._unreachable_message(method, url, error)) from error
         if not answer.is_success:
             refusal = _as_client_error(answer, method)
             action = {"PUT": "s3:PutObject", "GET": "s3:GetObject"}.get(method, "s3:DeleteObject")
             raise errors.explain(refusal, self.s3.location, action) from refusal
         return answer
 
-    def _unreached(self, method: str, url: str, error: httpx2.HTTPError) -> str:
+    def _unreachable_message(self, method: str, url: str, error: httpx2.HTTPError) -> str:
         who, setting = ("Replicas upload", "DARKROOM_S3_ENDPOINT_URL")
         if method == "GET" and self.s3.location.public_endpoint_url:
             who, setting = ("Clients are sent", "DARKROOM_S3_PUBLIC_ENDPOINT_URL")

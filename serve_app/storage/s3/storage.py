@@ -97,7 +97,7 @@ class S3Storage:
             headers.append(("if-none-match", "*"))
         if self.location.encryption is not None:
             headers += self.location.encryption.headers()
-        signer = _opened(self._clients.uploads)
+        signer = _require_open(self._clients.uploads)
         return UploadTicket(
             key=key,
             url=signer.url("PUT", name, valid_s, headers=headers),
@@ -122,7 +122,7 @@ class S3Storage:
             "response-content-disposition": disposition,
             "response-cache-control": PRIVATE_CACHING if is_private(key) else LINK_CACHING,
         }
-        signer = _opened(self._clients.downloads)
+        signer = _require_open(self._clients.downloads)
         return signer.url("GET", self._name(key), valid_s, params=answered)
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
@@ -130,7 +130,7 @@ class S3Storage:
 
         Raises ``StorageFull`` or ``StorageUnavailable``.
         """
-        name = self._named(key)["Key"]
+        name = self._bucket_and_key(key)["Key"]
         # If the store has no conditional writes, the lock at least prevents races in this process.
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
@@ -166,7 +166,9 @@ class S3Storage:
         await self._in_parts.drop(self._name(key), parts_id)
 
     async def size(self, key: str) -> int:
-        answer = await self._clients.call(READING, "head_object", Key=self._named(key)["Key"])
+        answer = await self._clients.call(
+            READING, "head_object", Key=self._bucket_and_key(key)["Key"]
+        )
         return int(answer["ContentLength"])
 
     async def head(self, key: str, most: int) -> tuple[int, bytes]:
@@ -174,7 +176,7 @@ class S3Storage:
         return await self.size(key), b""
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        name = self._named(key)["Key"]
+        name = self._bucket_and_key(key)["Key"]
         download = S3Download(self._clients.calls, self.location, name, start, end)
         try:
             while chunk := await self._clients.in_thread("s3:GetObject", download.read):
@@ -218,7 +220,7 @@ class S3Storage:
 
     async def check(self) -> None:
         """Write, read and delete a small object with short timeouts. Raises ``DarkroomError``."""
-        named = self._named(f"check/{secrets.token_hex(8)}.bin")
+        named = self._bucket_and_key(f"check/{secrets.token_hex(8)}.bin")
         content = secrets.token_bytes(32)
         client = self._clients.checks
         run = self._clients.check
@@ -294,15 +296,15 @@ class S3Storage:
             raise Forbidden("This artifact was already uploaded with different content.")
 
     def _name(self, key: str) -> str:
-        return str(self._named(key)["Key"])
+        return str(self._bucket_and_key(key)["Key"])
 
-    def _named(self, key: str) -> dict[str, Any]:
+    def _bucket_and_key(self, key: str) -> dict[str, Any]:
         if not key_names.valid(key):
             raise ArtifactNotFound("No such artifact.")
         return {"Bucket": self.location.bucket, "Key": self.location.name(key)}
 
 
-def _opened(signer: Presigner | None) -> Presigner:
+def _require_open(signer: Presigner | None) -> Presigner:
     if signer is None:
         raise StorageUnavailable("The storage is closed.")
     return signer

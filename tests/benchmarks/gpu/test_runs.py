@@ -32,7 +32,7 @@ def test_solvers_work_on_the_host_wherever_the_weights_are(case):
     pipeline.scheduler.set_timesteps(4, device="cpu", **more)
     assert pipeline.scheduler.timesteps.device.type == "cpu"
     denoiser = getattr(pipeline, case.denoiser)
-    assert {each.device.type for each in denoiser.parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in denoiser.parameters()} == {"meta"}
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -54,21 +54,21 @@ def test_sections_run_on_a_cpu_and_are_not_run_twice(tmp_path, capfd):
     assert tiny(tmp_path, "--only", *few) == 0
     merged = figures(tmp_path, "alone_and_merged")
     assert {"alone_same_bits": True} in merged
-    assert [each["batch_sizes"] for each in merged if "batch_sizes" in each] == [{"8": 2}]
-    assert [each["by"] for each in merged if "by" in each] == [
+    assert [figure["batch_sizes"] for figure in merged if "batch_sizes" in figure] == [{"8": 2}]
+    assert [figure["by"] for figure in merged if "by" in figure] == [
         "diffusers",
         "diffusers, a batch",
         "engine",
         "engine, merged",
     ]
     turns = figures(tmp_path, "in_turns")
-    assert [each["same_bits"] for each in turns if "same_bits" in each] == [True, True]
+    assert [turn["same_bits"] for turn in turns if "same_bits" in turn] == [True, True]
     assert turns[-1]["steps_left"] == 2
-    assert [each["loras"] for each in figures(tmp_path, "loras")] == [0, 4]
+    assert [figure["loras"] for figure in figures(tmp_path, "loras")] == [0, 4]
     printed = capfd.readouterr().out
     assert "graphs: done" in printed
     assert len(printed) <= LONGEST + 1000
-    assert {each.name for each in tmp_path.iterdir()} == {FILE, LOG}
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, LOG}
     before = (tmp_path / FILE).read_text()
     assert tiny(tmp_path, "--only", *few) == 0
     assert (tmp_path / FILE).read_text() == before  # all of it is done
@@ -80,7 +80,7 @@ def test_a_run_writes_one_file_with_its_machine_and_prints_its_table(tmp_path, c
     content = json.loads((tmp_path / FILE).read_text())
     assert content["machine"]["torch"] == torch.__version__
     assert content["sections"]["machine"]["commit"] == "abc"
-    assert {each["verdict"] for each in content["verdicts"].values()} == {"undecided"}
+    assert {verdict["verdict"] for verdict in content["verdicts"].values()} == {"undecided"}
     printed = capfd.readouterr().out
     assert "product in bfloat16" in printed
     assert "published by others" in printed
@@ -167,7 +167,7 @@ def test_a_damaged_file_of_results_is_begun_anew(tmp_path):
 
 @pytest.mark.parametrize("plan", MINUTES)
 def test_the_sections_of_a_plan_fit_into_its_minutes_with_the_start(plan):
-    seconds = sum(each.seconds for each in sections() if each.plan == plan)
+    seconds = sum(section.seconds for section in sections() if section.plan == plan)
     assert seconds / 60 + START_MINUTES <= MINUTES[plan]
 
 
@@ -217,12 +217,12 @@ def watched(tmp_path, end, hangs_s):
     chosen = [Section(name, machine, 540.0, needs=()) for name in names]
     child = [sys.executable, "-c", CHILD, str(tmp_path), repr(end), repr(hangs_s)]
     Watch(child, results, run_until(end)).watch(chosen)
-    return {each.name: results.section(each.name) for each in chosen}
+    return {section.name: results.section(section.name) for section in chosen}
 
 
 def test_a_figure_that_takes_too_long_is_ended_and_the_other_sections_run(tmp_path):
     ended = watched(tmp_path, time.monotonic() + 1000, hangs_s=0.0)
-    statuses = {name: (each["status"], each["figures"]) for name, each in ended.items()}
+    statuses = {name: (section["status"], section["figures"]) for name, section in ended.items()}
     assert statuses["fails"] == ("failed", [{"figure": 2}])
     assert statuses["works"][0] == "done"
     assert statuses["works"][1][0] == {"figure": 3}

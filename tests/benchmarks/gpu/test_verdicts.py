@@ -54,8 +54,8 @@ def verdict(switch, **changed):
 def test_what_is_faster_on_this_card_is_on_and_the_figures_that_decide_are_named():
     decided = verdicts(BETTER)
     assert decided.pop("float8-dynamic").verdict == "undecided"
-    assert {each.verdict for each in decided.values()} == {"on"}
-    assert all(len(each.figures) == 2 for each in decided.values())
+    assert {decision.verdict for decision in decided.values()} == {"on"}
+    assert all(len(decision.figures) == 2 for decision in decided.values())
     assert decided["compile"].figures == {"as written, s": 4.4, "compiled, s": 3.2}
     assert "1.38 times as fast" in decided["compile"].reason
 
@@ -110,9 +110,9 @@ def test_whatever_is_missing_nothing_raises_and_the_rest_is_decided(data):
     }
     decided = verdicts(some)
     assert decided.keys() == verdicts(BETTER).keys()
-    assert json.dumps([each.reason for each in decided.values()])
+    assert json.dumps([decision.reason for decision in decided.values()])
     if not some:
-        assert {each.verdict for each in decided.values()} == {"undecided"}
+        assert {decision.verdict for decision in decided.values()} == {"undecided"}
 
 
 def test_each_switch_of_adr_0090_has_a_verdict_and_each_verdict_its_row():
@@ -124,13 +124,15 @@ def test_each_switch_of_adr_0090_has_a_verdict_and_each_verdict_its_row():
 @pytest.mark.parametrize("figures", [0, 3, 200])
 def test_the_table_fits_into_what_a_lent_machine_gives_back(figures):
     many = {
-        each.name: done(*({"by": "as written", "s": 0.123456789, "n": n} for n in range(figures)))
-        for each in sections()
+        section.name: done(
+            *({"by": "as written", "s": 0.123456789, "n": n} for n in range(figures))
+        )
+        for section in sections()
     }
     content = {"machine": {"card": "NVIDIA H200"}, "sections": BETTER | many}
     content["verdicts"] = {
-        name: {"verdict": each.verdict, "reason": each.reason, "figures": each.figures}
-        for name, each in verdicts(BETTER).items()
+        name: {"verdict": decision.verdict, "reason": decision.reason, "figures": decision.figures}
+        for name, decision in verdicts(BETTER).items()
     }
     text = table(content, sections())
     assert len(text) <= LONGEST

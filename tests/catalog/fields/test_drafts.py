@@ -47,11 +47,11 @@ def test_each_draft_has_the_files_of_an_output_and_one_of_its_own(
     catalog: Catalog, endpoint_id: str
 ) -> None:
     types = catalog.listed(endpoint_id).schema.media_types
-    one = checked(catalog, endpoint_id, seed=1)
+    single = checked(catalog, endpoint_id, seed=1)
     eight = checked(catalog, endpoint_id, draft={"count": 8})
     assert eight["draft"] == {"count": 8, "until": 0.25}
-    assert types(eight) == (*types(one), DRAFT_TYPE) * 8
-    assert work_of(eight) == pytest.approx(8 * 0.25 * work_of(one))
+    assert types(eight) == (*types(single), DRAFT_TYPE) * 8
+    assert work_of(eight) == pytest.approx(8 * 0.25 * work_of(single))
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_each_draft_has_the_files_of_an_output_and_one_of_its_own(
 def test_drafts_are_expected_to_cost_their_share_of_the_steps(
     catalog: Catalog, endpoint_id: str, fields: dict[str, Any], share: str
 ) -> None:
-    given = {"image_url": "https://example.com/a.png"} if endpoint_id == REDRAWN else {}
-    eight = checked(catalog, endpoint_id, **{"draft": {"count": 8}, **given, **fields})
-    made = expected_quantities(catalog.listed(endpoint_id).endpoint, eight)
-    assert (made.images, made.of(PriceUnit.IMAGE)) == (8, 8 * Decimal(share))
-    assert made.of(PriceUnit.REQUEST) == 1
+    source = {"image_url": "https://example.com/a.png"} if endpoint_id == REDRAWN else {}
+    eight = checked(catalog, endpoint_id, **{"draft": {"count": 8}, **source, **fields})
+    quantities = expected_quantities(catalog.listed(endpoint_id).endpoint, eight)
+    assert (quantities.images, quantities.of(PriceUnit.IMAGE)) == (8, 8 * Decimal(share))
+    assert quantities.of(PriceUnit.REQUEST) == 1
 
 
 def test_drafts_of_a_video_are_expected_to_take_the_seconds_of_their_steps(
@@ -145,15 +145,15 @@ def test_endpoints_that_make_no_drafts_have_no_such_fields(
 
 def test_a_draft_goes_on_with_its_own_input_and_seed(catalog: Catalog) -> None:
     origin: dict[str, Any] = {"seeds": [41, 42], "draft": {}, "image_size": "square"}
-    found = continued(catalog, SCHNELL, origin)
-    assert (found["prompt"], found["seed"], found["num_images"]) == ("x", 42, 1)
-    assert found["image_size"] == {"width": 512, "height": 512}
-    assert found["from_draft"] == "one"
-    assert not {"draft", "seeds"} & found.keys()
+    body = continued(catalog, SCHNELL, origin)
+    assert (body["prompt"], body["seed"], body["num_images"]) == ("x", 42, 1)
+    assert body["image_size"] == {"width": 512, "height": 512}
+    assert body["from_draft"] == "one"
+    assert not {"draft", "seeds"} & body.keys()
 
 
 def test_what_a_draft_leaves_open_may_change(catalog: Catalog) -> None:
-    found = continued(
+    body = continued(
         catalog,
         SDXL,
         {"draft": {}},
@@ -165,8 +165,8 @@ def test_what_a_draft_leaves_open_may_change(catalog: Catalog) -> None:
         image_size="square_hd",
         num_images=1,
     )
-    assert (found["prompt"], found["guidance_scale"], found["new_noise"]) == ("y", 2.0, 0.5)
-    assert found["noise_seed"] == 9
+    assert (body["prompt"], body["guidance_scale"], body["new_noise"]) == ("y", 2.0, 0.5)
+    assert body["noise_seed"] == 9
 
 
 @pytest.mark.parametrize(

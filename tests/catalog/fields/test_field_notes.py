@@ -72,10 +72,10 @@ def test_what_would_change_the_image_is_refused_and_not_left_out(catalog: Catalo
 
 
 def test_fields_of_the_items_of_a_list_are_marked_and_reported_too(catalog: Catalog) -> None:
-    one = {"path": "house/style"}
-    assert warnings(catalog, loras=[one, {**one, "force": False}]) == ()
-    (said,) = warnings(catalog, loras=[one, {**one, "force": True}])
-    assert said.startswith("loras.1.force has no effect: ")
+    lora = {"path": "house/style"}
+    assert warnings(catalog, loras=[lora, {**lora, "force": False}]) == ()
+    (warning,) = warnings(catalog, loras=[lora, {**lora, "force": True}])
+    assert warning.startswith("loras.1.force has no effect: ")
     shown = catalog.get(SDXL).schema.json_schema()["$defs"]["LoraWeight"]["properties"]
     assert shown["force"]["x-darkroom-no-effect"] is True
     assert "x-darkroom-no-effect" not in shown["path"]

@@ -28,15 +28,15 @@ def checked(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]
 @pytest.mark.parametrize("endpoint_id", [SCHNELL, SDXL, VIDEO, AUDIO])
 def test_as_many_files_are_made_as_there_are_seeds(catalog: Catalog, endpoint_id: str) -> None:
     types = catalog.listed(endpoint_id).schema.media_types
-    one = checked(catalog, endpoint_id, seed=1)
+    single = checked(catalog, endpoint_id, seed=1)
     four = checked(catalog, endpoint_id, seeds=FOUR)
     assert four["seeds"] == FOUR
-    assert types(four) == types(one) * 4
-    assert work_of(four) == pytest.approx(4 * work_of(one))
+    assert types(four) == types(single) * 4
+    assert work_of(four) == pytest.approx(4 * work_of(single))
     endpoint = catalog.listed(endpoint_id).endpoint
-    made, each = expected_quantities(endpoint, four), expected_quantities(endpoint, one)
-    assert made.images == 4 * each.images
-    assert made.seconds == (4 if endpoint_id in (VIDEO, AUDIO) else 1) * each.seconds
+    total, per_file = expected_quantities(endpoint, four), expected_quantities(endpoint, single)
+    assert total.images == 4 * per_file.images
+    assert total.seconds == (4 if endpoint_id in (VIDEO, AUDIO) else 1) * per_file.seconds
 
 
 def test_a_count_that_agrees_may_be_given(catalog: Catalog) -> None:
@@ -70,7 +70,7 @@ def test_what_disagrees_is_refused_by_its_name(
 def test_a_long_list_of_wrong_seeds_has_one_problem(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput) as refused:
         checked(catalog, VIDEO, seeds=[1.5] * 1000)
-    assert [each.loc for each in refused.value.problems] == [("body", "seeds", 0)]
+    assert [problem.loc for problem in refused.value.problems] == [("body", "seeds", 0)]
 
 
 def test_an_operator_who_allows_fewer_images_allows_fewer_seeds(tmp_path: Path) -> None:

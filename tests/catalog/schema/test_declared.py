@@ -30,10 +30,10 @@ def schema(family: str = "generic", **inputs: Mapping[str, Any]) -> DeclaredSche
 
 
 def test_a_request_has_the_declared_fields_in_their_order_before_those_of_every_input() -> None:
-    found = schema(image_size={"type": "size"}).json_schema()["properties"]
-    assert [*found][:3] == ["prompt", "image_size", "seed"]
-    assert {"seeds", "output_format", "sync_mode", "enable_safety_checker"} <= found.keys()
-    assert found["prompt"]["description"] == DESCRIPTIONS["prompt"]
+    properties = schema(image_size={"type": "size"}).json_schema()["properties"]
+    assert [*properties][:3] == ["prompt", "image_size", "seed"]
+    assert {"seeds", "output_format", "sync_mode", "enable_safety_checker"} <= properties.keys()
+    assert properties["prompt"]["description"] == DESCRIPTIONS["prompt"]
 
 
 @pytest.mark.parametrize(
@@ -60,20 +60,20 @@ def test_a_request_has_the_declared_fields_in_their_order_before_those_of_every_
 def test_a_value_is_of_its_declared_type_or_is_refused_with_the_field(
     declared: Mapping[str, Any], good: Any, bad: Any, type_: str
 ) -> None:
-    one = schema(field=declared)
-    assert one.validate({"prompt": "x", "field": good})[0]["field"] is not None
+    validator = schema(field=declared)
+    assert validator.validate({"prompt": "x", "field": good})[0]["field"] is not None
     with pytest.raises(InvalidInput) as error:
-        one.validate({"prompt": "x", "field": bad})
+        validator.validate({"prompt": "x", "field": bad})
     assert {problem.loc[:2] for problem in error.value.problems} == {("body", "field")}
     assert error.value.problems[0].type == type_
 
 
 def test_a_field_without_a_default_may_be_left_out_and_a_required_one_may_not() -> None:
-    one = schema(clip_skip={"type": "integer"}, eta={"type": "number", "default": 0.5})
-    checked, warnings = one.validate({"prompt": "x"})
+    declared = schema(clip_skip={"type": "integer"}, eta={"type": "number", "default": 0.5})
+    checked, warnings = declared.validate({"prompt": "x"})
     assert (checked["clip_skip"], checked["eta"], warnings) == (None, 0.5, ())
     with pytest.raises(InvalidInput, match="prompt"):
-        one.validate({})
+        declared.validate({})
 
 
 def test_an_input_with_a_mask_may_give_up_what_lies_outside_it() -> None:
@@ -90,8 +90,8 @@ def test_an_input_with_a_mask_may_give_up_what_lies_outside_it() -> None:
     ],
 )
 def test_the_files_are_those_of_the_family(family: str, types: tuple[str, ...]) -> None:
-    one = schema(family)
-    assert one.media_types(one.validate({"prompt": "x"})[0]) == types
+    declared = schema(family)
+    assert declared.media_types(declared.validate({"prompt": "x"})[0]) == types
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_files_in_a_field_whose_twin_the_endpoint_has_are_not_left_out(
 def test_defaults_and_bounds_of_the_entry_hold() -> None:
     inputs = {"prompt": PROMPT, "num_inference_steps": {"type": "integer", "default": 50}}
     bounds = {"num_inference_steps": (1.0, 30.0)}
-    one = DeclaredSchema(endpoint(inputs, defaults={"num_inference_steps": 20}, bounds=bounds))
-    assert one.validate({"prompt": "x"})[0]["num_inference_steps"] == 20
+    declared = DeclaredSchema(endpoint(inputs, defaults={"num_inference_steps": 20}, bounds=bounds))
+    assert declared.validate({"prompt": "x"})[0]["num_inference_steps"] == 20
     with pytest.raises(InvalidInput, match="less than or equal to 30"):
-        one.validate({"prompt": "x", "num_inference_steps": 31})
+        declared.validate({"prompt": "x", "num_inference_steps": 31})
 
 
 @pytest.mark.parametrize(
@@ -165,30 +165,30 @@ def with_result(result: Any, **inputs: Any) -> DeclaredSchema:
 
 def types_of(found: DeclaredSchema, **body: Any) -> list[str]:
     checked, _ = found.validate({"image_url": URL, **body})
-    return [each.removeprefix("image/") for each in found.media_types(checked)]
+    return [media_type.removeprefix("image/") for media_type in found.media_types(checked)]
 
 
 def test_each_layer_is_a_file_of_a_format_with_transparency() -> None:
-    found = with_result({"type": "layers"}, num_layers={"type": "layers", "default": 4})
-    assert types_of(found) == ["png"] * 4
-    assert types_of(found, num_layers=3, seeds=[1, 2], output_format="webp") == ["webp"] * 6
+    declared = with_result({"type": "layers"}, num_layers={"type": "layers", "default": 4})
+    assert types_of(declared) == ["png"] * 4
+    assert types_of(declared, num_layers=3, seeds=[1, 2], output_format="webp") == ["webp"] * 6
     for body in ({"num_layers": 11}, {"output_format": "jpeg"}):
         with pytest.raises(InvalidInput, match=next(iter(body))):
-            types_of(found, **body)
+            types_of(declared, **body)
 
 
 def test_a_depth_map_has_a_lossless_file_beside_its_image() -> None:
-    found = with_result({"type": "depth"})
-    assert types_of(found, output_format="jpeg", seeds=[1, 2]) == ["jpeg", "png"] * 2
-    output = found.output_schema()
+    declared = with_result({"type": "depth"})
+    assert types_of(declared, output_format="jpeg", seeds=[1, 2]) == ["jpeg", "png"] * 2
+    output = declared.output_schema()
     assert {"image", "depth_map", "seed", "timings"} <= {*output["required"]}
     assert {"images", "depth_maps"} <= output["properties"].keys()
 
 
 def test_the_maps_that_the_entry_names_are_fields_of_the_output() -> None:
-    found = with_result({"type": "intrinsics", "fields": ["albedo", "shading"]})
-    assert types_of(found) == ["png"] * 2
-    assert {"albedo", "shading", "shadings"} <= found.output_schema()["properties"].keys()
+    declared = with_result({"type": "intrinsics", "fields": ["albedo", "shading"]})
+    assert types_of(declared) == ["png"] * 2
+    assert {"albedo", "shading", "shadings"} <= declared.output_schema()["properties"].keys()
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,9 @@ def test_as_many_images_are_expected_as_are_billed(result: Any, inputs: Any) -> 
 
 
 def test_several_seeds_have_a_file_each_where_an_input_has_no_number_of_images() -> None:
-    found = schema()
-    checked, _ = found.validate({"prompt": "x", "seeds": [1, 2, 3]})
-    assert found.media_types(checked) == ("image/png",) * 3
+    declared = schema()
+    checked, _ = declared.validate({"prompt": "x", "seeds": [1, 2, 3]})
+    assert declared.media_types(checked) == ("image/png",) * 3
 
 
 @pytest.mark.parametrize(
@@ -246,14 +246,14 @@ CONDITIONS = {
 
 
 def test_objects_have_their_fields_with_defaults() -> None:
-    one = schema("video", conditions=CONDITIONS)
+    declared = schema("video", conditions=CONDITIONS)
     body = {"prompt": "x", "conditions": [{"image_url": URL}, {"video_url": URL, "frame_index": 8}]}
-    assert one.validate(body)[0]["conditions"] == [
+    assert declared.validate(body)[0]["conditions"] == [
         {"image_url": URL, "video_url": None, "frame_index": 0, "strength": 1.0},
         {"image_url": None, "video_url": URL, "frame_index": 8, "strength": 1.0},
     ]
-    assert one.validate({"prompt": "x"})[0]["conditions"] is None
-    stated = one.json_schema()["$defs"]["Condition"]["properties"]
+    assert declared.validate({"prompt": "x"})[0]["conditions"] is None
+    stated = declared.json_schema()["$defs"]["Condition"]["properties"]
     assert [*stated] == ["image_url", "video_url", "frame_index", "strength"]
 
 
@@ -282,10 +282,10 @@ def test_a_wrong_object_is_refused_with_its_field(
 def test_a_refused_field_of_an_object_is_refused_with_its_place() -> None:
     depth = {"type": "text", "default": "rgb", "refused": "no", "granted": ["rgb"]}
     inner: dict[str, Any] = {"image_url": {"type": "image", "required": True}, "kind": depth}
-    one = schema("video", items={"type": "objects", "fields": inner})
-    assert one.validate({"prompt": "x", "items": [{"image_url": URL}]})[0]["items"]
+    declared = schema("video", items={"type": "objects", "fields": inner})
+    assert declared.validate({"prompt": "x", "items": [{"image_url": URL}]})[0]["items"]
     with pytest.raises(InvalidInput, match=r"^items\.0\.kind: Not supported here: no"):
-        one.validate({"prompt": "x", "items": [{"image_url": URL, "kind": "depth"}]})
+        declared.validate({"prompt": "x", "items": [{"image_url": URL, "kind": "depth"}]})
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,9 @@ def test_every_choice_of_fals_is_shown(catalog: Catalog, endpoint_id: str) -> No
     shown = properties(catalog, endpoint_id)
     for name, field in (fal_input(endpoint_id) or {}).items():
         types = field.type.types if isinstance(field.type, OneOf) else (field.type,)
-        fals = {value for each in types if isinstance(each, Choice) for value in each.values}
+        fals = {value for kind in types if isinstance(kind, Choice) for value in kind.values}
         branches = (shown[name], *shown[name].get("anyOf", ()))
-        assert fals <= {value for each in branches for value in each.get("enum", ())}, name
+        assert fals <= {value for branch in branches for value in branch.get("enum", ())}, name
 
 
 @EACH
@@ -204,7 +204,7 @@ def test_a_needed_field_that_is_left_out_is_named(catalog: Catalog, endpoint_id:
         body = {key: value for key, value in least(endpoint_id).items() if key != name}
         with pytest.raises(InvalidInput) as caught:
             catalog.listed(endpoint_id).schema.validate(body)
-        assert [(each.loc, each.type) for each in caught.value.problems] == [
+        assert [(problem.loc, problem.type) for problem in caught.value.problems] == [
             (("body", name), "missing")
         ]
 
@@ -230,7 +230,7 @@ def test_sizes_are_names_or_pixels(catalog: Catalog, endpoint_id: str) -> None:
 def test_an_image_is_given_by_web_address_or_inline(
     catalog: Catalog, endpoint_id: str, url: str
 ) -> None:
-    for name in (each for each in least(endpoint_id) if each.endswith("_url")):
+    for name in (field for field in least(endpoint_id) if field.endswith("_url")):
         assert refusal(catalog, endpoint_id, name, url) == "url_scheme"
         for good in ("HTTP://example.org:8000/a?b=c", "data:image/png;base64,iVBORw0KGgo="):
             assert check(catalog, endpoint_id, **{name: good})[name] == good

@@ -113,11 +113,11 @@ def likely(model: type[BaseModel]) -> some.SearchStrategy[dict[str, Any]]:
         name: some.sampled_from(usual[name]) | VALUES if name in usual else VALUES
         for name in model.model_fields
     }
-    required = {name for name, each in model.model_fields.items() if each.is_required()}
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
     return some.one_of(
         some.fixed_dictionaries(
-            {name: each for name, each in values.items() if name in required},
-            optional={name: each for name, each in values.items() if name not in required},
+            {name: value for name, value in values.items() if name in required},
+            optional={name: value for name, value in values.items() if name not in required},
         ),
         some.dictionaries(KEYS, VALUES, max_size=4),
     )
@@ -143,7 +143,7 @@ def test_an_input_is_valid_if_and_only_if_pydantic_accepts_it(
 ) -> None:
     model, body = case
     text = json.dumps(body)
-    if model is Zoo and any(not str(each).startswith("x") for each in _names(body.get("parts"))):
+    if model is Zoo and any(not str(key).startswith("x") for key in _names(body.get("parts"))):
         return  # other names are allowed by pydantic's schema, although its validator refuses them
     try:
         model.model_validate_json(text, strict=True)
@@ -152,16 +152,16 @@ def test_an_input_is_valid_if_and_only_if_pydantic_accepts_it(
         expected = invalid_input(error)
     try:
         SCHEMAS[model].validate(json.loads(text))
-        found = None
+        raised = None
     except InvalidInput as error:
-        found = error
-    assert (found is None) == (expected is None), (found, expected)
-    if found is not None and expected is not None and model is Flat:
+        raised = error
+    assert (raised is None) == (expected is None), (raised, expected)
+    if raised is not None and expected is not None and model is Flat:
         # pydantic stops at a field's first problem.
-        places = {(each.loc, each.type) for each in found.problems}
-        wrong = {each.loc[:2] for each in expected.problems}
-        assert {each.loc[:2] for each in found.problems} == wrong
-        assert places >= {(each.loc, each.type) for each in expected.problems}
+        places = {(problem.loc, problem.type) for problem in raised.problems}
+        wrong = {problem.loc[:2] for problem in expected.problems}
+        assert {problem.loc[:2] for problem in raised.problems} == wrong
+        assert places >= {(problem.loc, problem.type) for problem in expected.problems}
 
 
 def _names(value: Any) -> list[Any]:
@@ -194,15 +194,19 @@ def test_a_problem_is_the_one_that_pydantic_names(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as raised:
         Flat.model_validate(body, strict=True)
     (expected,) = invalid_input(raised.value).problems
-    found, *_ = refused(SCHEMAS[Flat], body).problems  # pydantic stops at a field's first
-    assert (found.loc, found.type, found.value) == (expected.loc, expected.type, expected.value)
-    assert found.context == expected.context
-    assert found.message == expected.message
+    problem, *_ = refused(SCHEMAS[Flat], body).problems  # pydantic stops at a field's first
+    assert (problem.loc, problem.type, problem.value) == (
+        expected.loc,
+        expected.type,
+        expected.value,
+    )
+    assert problem.context == expected.context
+    assert problem.message == expected.message
 
 
 def test_every_missing_field_is_named() -> None:
     error = refused(schema_of({**fields(a={}, b={}), "required": ["a", "b"]}), {})
-    assert [(each.loc, each.type) for each in error.problems] == [
+    assert [(problem.loc, problem.type) for problem in error.problems] == [
         (("body", "a"), "missing"),
         (("body", "b"), "missing"),
     ]
@@ -211,7 +215,7 @@ def test_every_missing_field_is_named() -> None:
 
 def test_every_field_that_a_closed_object_lacks_is_named() -> None:
     error = refused(SCHEMAS[Closed], {"name": "a", "x": 1, "y": 2})
-    assert [(each.loc, each.type, each.value) for each in error.problems] == [
+    assert [(problem.loc, problem.type, problem.value) for problem in error.problems] == [
         (("body", "x"), "extra_forbidden", 1),
         (("body", "y"), "extra_forbidden", 2),
     ]
@@ -377,7 +381,7 @@ def test_a_pattern_with_nested_repetitions_takes_linear_time() -> None:
 
 def test_items_that_cannot_be_sorted_are_compared_in_linear_time() -> None:
     schema = schema_of(fields(a={"type": "array", "uniqueItems": True}))
-    mixed = [each for number in range(20_000) for each in (number, str(number), {"a": number})]
+    mixed = [value for number in range(20_000) for value in (number, str(number), {"a": number})]
     assert schema.validate({"a": mixed})[0]["a"] is mixed
     for equal in ([1, 1.0], [{"a": 1, "b": 2}, {"b": 2.0, "a": 1}], [None, None]):
         assert refused(schema, {"a": equal}).problems[0].loc == ("body", "a")

@@ -109,16 +109,16 @@ def test_an_entry_is_listed_while_a_steps_endpoint_is_missing() -> None:
 
 def changed(place: str, value: Any) -> dict[str, Any]:
     """Our own form with another value at a place; ``...``: without it."""
-    given = deepcopy(dict(OWN))
+    document = deepcopy(dict(OWN))
     *path, last = place.split(".")
-    inner: Any = given
+    inner: Any = document
     for part in path:
         inner = inner[part]
     if value is ...:
         del inner[last]
     else:
         inner[last] = value
-    return given
+    return document
 
 
 MISTAKES = [
@@ -179,16 +179,18 @@ MISTAKES = [
 def test_a_mistake_names_its_place(place: str, value: Any, at: str, said: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         check(read(changed(place, value)), OTHERS.get)
-    found = [(".".join(map(str, each.loc[1:])), each.message) for each in refused.value.problems]
-    assert any(place == at and said in message for place, message in found), found
-    assert refused.value.message.startswith(f"{found[0][0]}: ")
+    problems = [
+        (".".join(map(str, problem.loc[1:])), problem.message) for problem in refused.value.problems
+    ]
+    assert any(place == at and said in message for place, message in problems), problems
+    assert refused.value.message.startswith(f"{problems[0][0]}: ")
 
 
 def test_all_mistakes_are_named_at_once() -> None:
-    given = changed("steps.draw.input.prompt", "$a.x")
-    given["output"]["more"] = "$b.x"
+    document = changed("steps.draw.input.prompt", "$a.x")
+    document["output"]["more"] = "$b.x"
     with pytest.raises(InvalidInput) as refused:
-        read(given)
+        read(document)
     assert len(refused.value.problems) == 2
     assert "(and 1 more)" in refused.value.message
 
@@ -205,13 +207,13 @@ def test_a_type_of_another_node_is_refused() -> None:
     nodes = {"a": {"type": "loop", "id": "b", "app": "x"}}
     with pytest.raises(InvalidInput) as refused:
         read({"name": "x", "nodes": nodes, "output": {"x": "$a"}})
-    assert {each.loc[-1] for each in refused.value.problems} >= {"type", "id"}
+    assert {problem.loc[-1] for problem in refused.value.problems} >= {"type", "id"}
 
 
 def test_nested_deeply_or_with_nul_is_refused() -> None:
     deep: Any = "x"
     for _ in range(60):
         deep = {"a": deep}
-    for prompt, said in ((deep, "nested deeper"), ("a\0b", "NUL")):
-        with pytest.raises(InvalidInput, match=said):
+    for prompt, message in ((deep, "nested deeper"), ("a\0b", "NUL")):
+        with pytest.raises(InvalidInput, match=message):
             read(changed("steps.draw.input.prompt", prompt))

@@ -34,9 +34,9 @@ def test_an_export_is_verified_without_a_server(darkroom: Any, tmp_path: Path) -
     assert "exists" in darkroom("audit", "export", "-o", str(file), fails=True).stderr
     nowhere = darkroom("audit", "export", "-o", str(tmp_path / "a" / "b"), fails=True).stderr
     assert "cannot be written: No such file or directory" in nowhere
-    said = darkroom("audit", "verify", str(file), at=False).stdout
-    assert "are an unbroken chain" in said
-    anchor = said.split()[-1]
+    output = darkroom("audit", "verify", str(file), at=False).stdout
+    assert "are an unbroken chain" in output
+    anchor = output.split()[-1]
     darkroom("audit", "verify", str(file), "--anchor", anchor, at=False)
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines).replace('"endpoint.pause"', '"endpoint.drain"', 1))
@@ -48,11 +48,11 @@ def test_an_export_is_verified_without_a_server(darkroom: Any, tmp_path: Path) -
 
 
 def test_the_live_log_is_verified_with_anchors_of_a_file(darkroom: Any, tmp_path: Path) -> None:
-    found = json.loads(darkroom("audit", "verify", "--json").stdout)
+    report = json.loads(darkroom("audit", "verify", "--json").stdout)
     anchors = tmp_path / "anchors"
-    anchors.write_text(f"2026-05-01T00:00:00+00:00 {found['last']}:{found['hash']}\n")
+    anchors.write_text(f"2026-05-01T00:00:00+00:00 {report['last']}:{report['hash']}\n")
     darkroom("audit", "verify", "--anchors", str(anchors))
-    anchors.write_text(f"{found['last']}:{'0' * 64}\n")
+    anchors.write_text(f"{report['last']}:{'0' * 64}\n")
     failed = darkroom("audit", "verify", "--anchors", str(anchors), fails=True).stderr
     assert "written anew" in failed
     assert "is not SEQUENCE:HASH" in darkroom("audit", "verify", "--anchor", "x", fails=True).stderr
@@ -60,7 +60,7 @@ def test_the_live_log_is_verified_with_anchors_of_a_file(darkroom: Any, tmp_path
 
 def test_the_export_goes_to_standard_output_by_default(darkroom: Any) -> None:
     lines = darkroom("audit", "export").stdout.splitlines()
-    assert [json.loads(each)["sequence"] for each in lines] == [*range(1, len(lines) + 1)]
+    assert [json.loads(line)["sequence"] for line in lines] == [*range(1, len(lines) + 1)]
 
 
 def test_an_export_that_ends_early_leaves_nothing_and_can_be_repeated(

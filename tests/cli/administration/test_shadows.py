@@ -56,10 +56,10 @@ def test_a_missing_copy_says_why() -> None:
 
 def test_text_of_strangers_stays_in_its_line_and_commands_no_terminal() -> None:
     error = {"code": "app_failed", "message": "no\x1b]0;title\x07\nfox"}
-    said = [*shadow_lines(found(prompt="a fox\x1b[2J\nok", copy=FAILED | {"error": error}))]
-    assert len(said) == 6
-    assert all(line.isprintable() for line in said)
-    assert said[3] == "a/own → a/other  a fox\N{REPLACEMENT CHARACTER}[2J ok"
+    lines = [*shadow_lines(found(prompt="a fox\x1b[2J\nok", copy=FAILED | {"error": error}))]
+    assert len(lines) == 6
+    assert all(line.isprintable() for line in lines)
+    assert lines[3] == "a/own → a/other  a fox\N{REPLACEMENT CHARACTER}[2J ok"
 
 
 def test_an_installation_without_copies_says_so(darkroom: Any) -> None:

@@ -22,7 +22,7 @@ def test_an_export_is_a_whole_archive_in_a_new_file(darkroom: Any, tmp_path: Pat
     assert (
         "no tenant" in darkroom("tenants", "export", "nobody", "-o", str(other), fails=True).stderr
     )
-    assert [each.name for each in tmp_path.glob("*.zip")] == ["default.zip"]
+    assert [path.name for path in tmp_path.glob("*.zip")] == ["default.zip"]
     assert not [*tmp_path.glob(".*.part")]
 
 

@@ -59,8 +59,8 @@ class Typist:
 
     def deploy(self, text: str, *words: str) -> Result:
         self.file.write_text(text)
-        given = ["deploy", str(self.file), "--data-dir", str(self.data_dir), *words]
-        return CliRunner().invoke(main, given)
+        arguments = ["deploy", str(self.file), "--data-dir", str(self.data_dir), *words]
+        return CliRunner().invoke(main, arguments)
 
     def undeploy(self, *words: str) -> Any:
         return CliRunner().invoke(main, ["undeploy", *words, "--data-dir", str(self.data_dir)])
@@ -72,7 +72,7 @@ class Typist:
             headers={"Authorization": f"Key {self.address.key}"},
             trust_env=False,
         )
-        return {each["endpoint_id"]: each["entry"] for each in answer.json()["entries"]}
+        return {entry["endpoint_id"]: entry["entry"] for entry in answer.json()["entries"]}
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_an_endpoint_that_the_class_has_no_more_is_removed(typist: Typist) -> No
     assert "team/less/draw" in typist.entries()
     ran = typist.deploy(less, "--name", "team/less")
     assert "team/less/draw is deleted: the class no longer has it." in ran.output
-    left = {each for each in typist.entries() if each.startswith("team/less")}
+    left = {entry for entry in typist.entries() if entry.startswith("team/less")}
     assert left == {"team/less", "team/less/paint", "team/less/draw/kept"}
 
 
@@ -193,7 +193,7 @@ def test_an_app_is_removed_with_all_its_endpoints(typist: Typist) -> None:
         "team/gone is deleted.",
         "team/gone/draw is deleted.",
     ]
-    left = {each for each in typist.entries() if each.startswith("team/gone")}
+    left = {entry for entry in typist.entries() if entry.startswith("team/gone")}
     assert left == {"team/goner", "team/goner/draw"}
     again = typist.undeploy("team/gone")
     assert again.exit_code != 0
@@ -240,9 +240,9 @@ def test_a_requirement_that_cannot_be_installed_is_named_before_anything_is_stor
     text = GREETER.replace("concurrency = 2", "requirements = ['nothing-like-it==4']")
     ran = typist.deploy(text, "--data-dir", str(typist.data_dir))
     assert ran.exit_code == 1
-    said = " ".join(ran.output.split())
-    assert "The requirements nothing-like-it==4 cannot be installed: " in said
-    assert "Traceback" not in said
+    output = " ".join(ran.output.split())
+    assert "The requirements nothing-like-it==4 cannot be installed: " in output
+    assert "Traceback" not in output
     assert typist.entries() == before
 
 
@@ -262,9 +262,9 @@ def test_one_of_two_classes_is_chosen_and_a_module_beside_it_comes_along(
 def test_an_app_for_a_gpu_is_given_to_its_pool(typist: Typist) -> None:
     shown = typist.deploy(ON_GPU, "--pool", "large", "--dry-run", "--json")
     assert shown.exit_code == 0, shown.output
-    found = {"name": "a", "class": "a:A", "requirements": [], "concurrency": 1}
+    app = {"name": "a", "class": "a:A", "requirements": [], "concurrency": 1}
     endpoint = {"path": "/", "description": "", "input_schema": {}, "output_schema": {}}
-    whole = {**found, "secrets": [], "start_timeout_s": 1, "endpoints": [endpoint]}
+    whole = {**app, "secrets": [], "start_timeout_s": 1, "endpoints": [endpoint]}
     ((name, entry),) = entries(whole, Choices(None, pool="large"), "d")
     assert (name, entry["pool"]) == ("apps/a", "large")
 

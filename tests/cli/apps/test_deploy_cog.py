@@ -64,7 +64,7 @@ class Typist:
             headers={"Authorization": f"Key {self._address.key}"},
             trust_env=False,
         )
-        return {each["endpoint_id"]: each["entry"] for each in answer.json()["entries"]}
+        return {entry["endpoint_id"]: entry["entry"] for entry in answer.json()["entries"]}
 
 
 @pytest.fixture

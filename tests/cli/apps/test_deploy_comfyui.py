@@ -50,8 +50,8 @@ class Designer:
     def deploy(self, workflow: Any, *words: str) -> Result:
         file = self.folder / "My Cat.json"
         file.write_text(json.dumps(workflow))
-        given = ["deploy", str(file), "--data-dir", str(self.data_dir), *words]
-        return CliRunner().invoke(main, given)
+        arguments = ["deploy", str(file), "--data-dir", str(self.data_dir), *words]
+        return CliRunner().invoke(main, arguments)
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ def here() -> Iterator[Address]:
 @pytest.fixture
 def typist(tmp_path: Path, here: Address, monkeypatch: pytest.MonkeyPatch) -> Typist:
     environments = environments_with_fal()
-    made = Typist(tmp_path, here)
-    (made.data_dir / "apps").mkdir()
-    (made.data_dir / "apps" / "environments").symlink_to(environments)
-    monkeypatch.setenv("DARKROOM_DATA_DIR", str(made.data_dir))
-    return made
+    terminal = Typist(tmp_path, here)
+    (terminal.data_dir / "apps").mkdir()
+    (terminal.data_dir / "apps" / "environments").symlink_to(environments)
+    monkeypatch.setenv("DARKROOM_DATA_DIR", str(terminal.data_dir))
+    return terminal
 
 
 def test_the_routes_of_an_app_for_fal_become_entries(typist: Typist) -> None:

@@ -68,14 +68,14 @@ def test_a_workflow_of_comfyui_is_not_left_to_a_cpu_unless_its_pool_is_named(
     monkeypatch.setenv("DARKROOM_COMFYUI", json.dumps(COMFYUI))
     file = typist.file.with_name("cat.json")
     file.write_text(json.dumps(GRAPH))
-    given = ["deploy", str(file), "--data-dir", str(typist.data_dir)]
-    shown = CliRunner().invoke(main, given)
+    arguments = ["deploy", str(file), "--data-dir", str(typist.data_dir)]
+    shown = CliRunner().invoke(main, arguments)
     assert shown.exit_code == 1
-    said = " ".join(shown.output.split())
-    assert "have no GPU, so ComfyUI would compute on their CPUs. Name a pool with GPUs" in said
-    assert "by --pool: small. To let it compute on CPUs, name apps." in said
+    output = " ".join(shown.output.split())
+    assert "have no GPU, so ComfyUI would compute on their CPUs. Name a pool with GPUs" in output
+    assert "by --pool: small. To let it compute on CPUs, name apps." in output
     for pool in ("small", "apps"):
-        named = CliRunner().invoke(main, [*given, "--pool", pool])
+        named = CliRunner().invoke(main, [*arguments, "--pool", pool])
         assert named.exit_code == 0, named.output
         assert f"apps/cat is served by the pool {pool}." in named.output
     removed = typist.undeploy("cat")
@@ -123,8 +123,8 @@ def gpus(number: float, accelerator: str | None = None) -> PoolGpus:
 def test_a_pools_gpus_are_compared_with_what_is_asked_for(
     wanted: str, has: PoolGpus, words: str
 ) -> None:
-    said = gpu_problem(wanted, "python", "pool", {"pool": has})
-    assert (words in said) if words else not said
+    problem = gpu_problem(wanted, "python", "pool", {"pool": has})
+    assert (words in problem) if words else not problem
 
 
 def test_without_any_gpu_comfyui_computes_on_the_cpu() -> None:

@@ -74,8 +74,8 @@ def test_json_of_fals_is_checked_without_being_stored(data_dir: Path, tmp_path: 
     file = written(tmp_path, "flow.json", json.dumps(nodes))
     done = deploy(data_dir, file, "--name", "try", "--dry-run", "--public", "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.output)
-    assert (found["endpoint_id"], found["public"]) == ("workflows/default/try", True)
+    document = json.loads(done.output)
+    assert (document["endpoint_id"], document["public"]) == ("workflows/default/try", True)
 
 
 @pytest.mark.parametrize(

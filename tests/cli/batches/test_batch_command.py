@@ -30,7 +30,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def write(file: Path, *lines: Any) -> str:
-    file.write_text("\n".join(json.dumps(each) for each in lines))
+    file.write_text("\n".join(json.dumps(line) for line in lines))
     return str(file)
 
 
@@ -47,10 +47,10 @@ def test_inputs_of_an_endpoint_run_and_are_not_repeated(
     out = tmp_path / "out"
     words = ("batch", "run", file, "--endpoint", "test/images", "--output", str(out))
     assert "3 of 3 done" in darkroom(*words).output
-    rows = [json.loads(each) for each in (out / "output.jsonl").read_text().splitlines()]
-    assert [each["custom_id"] for each in rows] == ["line-1", "line-2", "line-3"]
+    rows = [json.loads(line) for line in (out / "output.jsonl").read_text().splitlines()]
+    assert [row["custom_id"] for row in rows] == ["line-1", "line-2", "line-3"]
     files = sorted(out.glob("*.png"))
-    assert [each.read_bytes() for each in files] == [b"image"] * 3
+    assert [path.read_bytes() for path in files] == [b"image"] * 3
     assert not [*out.glob("*.part")]
     before, kept = number_of_batches(address), files.pop(0)
     files[0].unlink()

@@ -88,8 +88,8 @@ async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
     assert totals["problems"] == 1
     again = darkroom("restore", folder, "--data-dir", other)
     assert (again.returncode, again.stderr.count("--replace")) == (1, 1)
-    for each in (data_dir, other):
-        until_stopped(ClusterFiles(each))
+    for directory in (data_dir, other):
+        until_stopped(ClusterFiles(directory))
 
 
 async def test_settings_of_the_configuration_file_are_followed_and_needed(tmp_path: Path) -> None:

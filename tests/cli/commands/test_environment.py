@@ -117,11 +117,11 @@ def test_a_shell_that_evaluates_it_has_a_proxy_for_all_of_fal_s_names(tmp_path: 
 
 
 def test_without_a_tls_port_the_proxy_still_keeps_the_key_from_fal(tmp_path: Path) -> None:
-    said = env(installed(tmp_path / "data", proxy_url=PORTS["proxy_url"]))
-    seen = exported(said, {})
+    output = env(installed(tmp_path / "data", proxy_url=PORTS["proxy_url"]))
+    seen = exported(output, {})
     assert seen["HTTPS_PROXY"] == PORTS["proxy_url"]
     assert "SSL_CERT_FILE" not in seen
-    assert "fal_plain_http.use('http://127.0.0.1:8000')" in said
+    assert "fal_plain_http.use('http://127.0.0.1:8000')" in output
 
 
 def test_without_a_proxy_port_it_prints_no_key_that_would_go_to_fal(tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_without_a_proxy_port_it_prints_no_key_that_would_go_to_fal(tmp_path: Pa
 
 
 def test_host_names_for_fal_s_python_client_come_with_a_warning(tmp_path: Path) -> None:
-    said = env(installed(tmp_path / "data", **PORTS), "--mode", "hosts")
-    seen = exported(said, {})
+    output = env(installed(tmp_path / "data", **PORTS), "--mode", "hosts")
+    seen = exported(output, {})
     assert seen["FAL_RUN_HOST"] == "127.0.0.1:8443"
     assert seen["FAL_QUEUE_RUN_HOST"] == "127.0.0.1:8443/queue", "both, or submit waits a minute"
-    assert "uploads" in said
+    assert "uploads" in output
     assert "HTTPS_PROXY" not in seen
 
 
@@ -146,10 +146,10 @@ def test_host_names_for_fal_s_python_client_come_with_a_warning(tmp_path: Path) 
 def test_every_shell_gets_every_variable(tmp_path: Path, shell: str) -> None:
     folder = installed(tmp_path / "data", **PORTS)
     printed: dict[str, Any] = json.loads(env(folder, "--json"))
-    said = env(folder, "--shell", shell)
+    output = env(folder, "--shell", shell)
     for name, value in printed["variables"].items():
         begin = BEGINS[shell].format(name)
-        (line,) = (each for each in said.splitlines() if each.startswith(begin))
+        (line,) = (row for row in output.splitlines() if row.startswith(begin))
         assert value in line
     assert printed["key"] == KEY
     assert printed["proxy_url"] == PORTS["proxy_url"]
@@ -157,7 +157,7 @@ def test_every_shell_gets_every_variable(tmp_path: Path, shell: str) -> None:
 
 def test_a_quote_in_a_path_stays_a_quote(tmp_path: Path) -> None:
     folder = installed(tmp_path / "it's", **PORTS)
-    (line,) = (one for one in env(folder).splitlines() if "SSL_CERT_FILE" in one)
+    (line,) = (row for row in env(folder).splitlines() if "SSL_CERT_FILE" in row)
     assert shlex.split(line) == ["export", f"SSL_CERT_FILE={folder}/tls/bundle.pem"]
 
 

@@ -61,8 +61,8 @@ def test_a_file_of_an_app_that_says_no_seed_is_made_again_without_one(tmp_path: 
 
 def again(path: Path, **input_: Any) -> list[str]:
     """Command that repeats a generation with this input, and what is said below it."""
-    given = {"prompt": "x", **input_}
-    written = FileMetadata.of_input(given, endpoint="test/images", model="", seed=7)
+    fields = {"prompt": "x", **input_}
+    written = FileMetadata.of_input(fields, endpoint="test/images", model="", seed=7)
     path.write_text(written.text())
     shown = inspect(path).stdout.partition("again     ")[2]
     return [line.strip() for line in shown.splitlines()]

@@ -14,9 +14,9 @@ from tests.wire.served import Address
 
 def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: Any) -> None:
     options = ("--scope", "submit", "--scope", "read", "--endpoint", "fal-ai/flux/*")
-    made = darkroom("keys", "create", "thumbnails", *options, "--expires-in", "12h")
-    key_id = made.stdout.partition(":")[0]
-    (line,) = [each for each in darkroom("keys", "list").stdout.splitlines() if key_id in each]
+    created = darkroom("keys", "create", "thumbnails", *options, "--expires-in", "12h")
+    key_id = created.stdout.partition(":")[0]
+    (line,) = [row for row in darkroom("keys", "list").stdout.splitlines() if key_id in row]
     for words in ("read, submit", "thumbnails", "fal-ai/flux/*"):
         assert words in line
 
@@ -24,7 +24,7 @@ def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: An
 def test_a_key_without_a_name_has_that_of_its_maker(darkroom: Any) -> None:
     key_id = darkroom("keys", "create").stdout.partition(":")[0]
     listed = json.loads(darkroom("keys", "list", "--json").stdout)["keys"]
-    (name,) = [each["alias"] for each in listed if each["key_id"] == key_id]
+    (name,) = [entry["alias"] for entry in listed if entry["key_id"] == key_id]
     assert name == own_name()
     assert re.fullmatch(r".+@.+", name)
 

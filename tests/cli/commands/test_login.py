@@ -61,9 +61,9 @@ def test_the_command_waits_as_long_as_the_provider_wants_it_to(
     key = login.signed_in(Remote(address.url, ""), sleep)
     openid.slow = 0
     assert pauses == [7, 12, 12]
-    said = capsys.readouterr().out
-    assert f"Open {openid.issuer}/enter in a browser, and enter the code " in said
-    assert "You are ada@example.org" in said
+    output = capsys.readouterr().out
+    assert f"Open {openid.issuer}/enter in a browser, and enter the code " in output
+    assert "You are ada@example.org" in output
     headers = {"authorization": f"Key {key}"}
     assert httpx.get(f"{address.url}/v1/keys/self", headers=headers).json()["tenant"] == "studio"
 
@@ -72,8 +72,8 @@ def test_a_sign_in_is_saved_and_its_key_revoked_by_the_logout(
     address: Address, openid: DeviceProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(login.time, "sleep", lambda _: openid.agree("ada"))
-    said = darkroom("login", address.url, "--name", "lab", "--sign-in").output
-    assert f"All commands use {address.url} now." in said
+    output = darkroom("login", address.url, "--name", "lab", "--sign-in").output
+    assert f"All commands use {address.url} now." in output
     saved = read_contexts().named["lab"]
     assert saved.signed_in
     headers = {"authorization": f"Key {saved.secret}"}
@@ -90,8 +90,8 @@ def test_a_logout_without_the_server_deletes_the_context_and_says_what_is_left(
     away = {"address": "http://127.0.0.1:1", "secret": "a:b", "signed_in": True}
     content = {"current": "lab", "contexts": {"lab": away}}
     (folder / "contexts.json").write_text(json.dumps(content))
-    said = darkroom("logout").output
-    assert "Its key could not be revoked" in said
+    output = darkroom("logout").output
+    assert "Its key could not be revoked" in output
     assert not read_contexts().named
 
 
@@ -102,5 +102,5 @@ def test_a_person_who_refuses_gets_no_context(address: Address, openid: DevicePr
 
 
 def test_a_key_and_a_sign_in_are_one_too_many(address: Address) -> None:
-    said = darkroom("login", address.url, "--key", "a:b", "--sign-in", fails=True)
-    assert "not both" in said.output
+    result = darkroom("login", address.url, "--key", "a:b", "--sign-in", fails=True)
+    assert "not both" in result.output

@@ -86,7 +86,7 @@ def test_a_folder_is_served_with_what_its_pipeline_needs(data_dir: Path, tmp_pat
     assert "weights  2.5 MB: transformer 2.5 MB" in ran.output
     assert "licence  house-licence" in ran.output
     assert "recipes  none" in ran.output
-    (line,) = (each for each in typed(data_dir).output.splitlines() if "portraits" in each)
+    (line,) = (row for row in typed(data_dir).output.splitlines() if "portraits" in row)
     assert line.split() == ["house/portraits", "Portraits"]
     about = typed(data_dir, "show", "house/portraits").output
     assert f"  family    flux\n  weights   {folder}\n  from      database\n" in about
@@ -146,7 +146,7 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     assert there in ran.output
     assert "licence  house-licence" in ran.output
     shown = json.loads(typed(data_dir, "--json").output)["models"]
-    (mine,) = [each for each in shown if each["endpoint_id"] == "house/portraits"]
+    (mine,) = [model for model in shown if model["endpoint_id"] == "house/portraits"]
     assert mine["darkroom"]["weights"] == {
         "source": "house/portraits",
         "revision": COMMIT,
@@ -170,14 +170,14 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
 def test_a_repository_alone_is_served_under_its_name_offline_too(
     data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = added(data_dir, "house/portraits")
-    assert found["endpoint_id"] == "house/portraits"
-    assert found["entry"]["weights"] == {"hub": "house/portraits", "revision": COMMIT}
+    model = added(data_dir, "house/portraits")
+    assert model["endpoint_id"] == "house/portraits"
+    assert model["entry"]["weights"] == {"hub": "house/portraits", "revision": COMMIT}
     pulled = typed(data_dir, "pull", "house/portraits", "--yes")
     assert pulled.exit_code == 0, pulled.output
     monkeypatch.setenv("DARKROOM_OFFLINE", "1")
     offline = added(data_dir, "house/portraits", "--replace")
-    assert offline["entry"]["weights"] == found["entry"]["weights"]
+    assert offline["entry"]["weights"] == model["entry"]["weights"]
     assert offline["weights_are_here"]
     refused = typed(data_dir, "add", "house/landscapes")
     assert refused.exit_code == 1
@@ -185,8 +185,8 @@ def test_a_repository_alone_is_served_under_its_name_offline_too(
 
 
 def test_a_folder_alone_is_served_under_its_name(data_dir: Path, tmp_path: Path) -> None:
-    found = added(data_dir, str(repository(tmp_path / "My Portraits 2")))
-    assert found["endpoint_id"] == "local/my-portraits-2"
+    model = added(data_dir, str(repository(tmp_path / "My Portraits 2")))
+    assert model["endpoint_id"] == "local/my-portraits-2"
     refused = typed(data_dir, "add", "portraits")
     assert refused.exit_code == 1
     assert "There is no folder portraits on this machine" in refused.output
@@ -240,9 +240,9 @@ def test_beside_demo_models_added_weights_of_the_hub_are_served_and_recipes_of_a
     assert told["served"]
     assert told["entry"]["cpu"] == {}
     (shown,) = [
-        each
-        for each in json.loads(typed(data_dir, "--json").output)["models"]
-        if each["endpoint_id"] == "house/like"
+        model
+        for model in json.loads(typed(data_dir, "--json").output)["models"]
+        if model["endpoint_id"] == "house/like"
     ]
     assert not shown["darkroom_demo"]
     assert shown["darkroom"]["cpu"] == {"seconds": None, "download_gb": None}
@@ -293,8 +293,8 @@ def test_what_cannot_be_served_is_refused(
         folder.mkdir()
         (folder / "model_index.json").write_text(text)
     folders = {"empty": empty, "strange": strange, "pickled": pickled}
-    given = weights.format(**folders, listed=listed, deep=deep)
-    ran = typed(data_dir, "add", "house/x", "--weights", given)
+    source = weights.format(**folders, listed=listed, deep=deep)
+    ran = typed(data_dir, "add", "house/x", "--weights", source)
     assert ran.exit_code == 1
     assert words in ran.output
 
@@ -406,8 +406,8 @@ def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
 def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_path: Path) -> None:
     base = repository(tmp_path / "base")
     edges, depth = part(tmp_path / "edges"), part(tmp_path / "depth")
-    given = ("--part", f"controlnet={edges}", "--part", f"controlnet={depth}")
-    command = ("--weights", str(base), *given, "--pipeline", "FluxControlNetPipeline")
+    parts = ("--part", f"controlnet={edges}", "--part", f"controlnet={depth}")
+    command = ("--weights", str(base), *parts, "--pipeline", "FluxControlNetPipeline")
     stored = added(data_dir, "house/x", *command)
     places = [{"directory": str(edges)}, {"directory": str(depth)}]
     assert stored["entry"]["weights"]["parts"] == {"controlnet": places}
@@ -417,7 +417,7 @@ def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_p
     assert (images["least"], images["most"]) == (2, 2)
     shown = typed(data_dir, "show", "house/x").output
     assert f"weights   {base} with controlnet of {edges} and {depth}\n" in shown
-    other = typed(data_dir, "add", "house/y", "--weights", str(base), *given)
+    other = typed(data_dir, "add", "house/y", "--weights", str(base), *parts)
     assert "FluxPipeline does not take 2 ControlNets together" in " ".join(other.output.split())
 
 
@@ -428,15 +428,16 @@ def test_several_parts_of_the_hub_are_all_pulled(
     part(tmp_path / "files/canny")
     part(tmp_path / "files/depth")
     hub.add("house/control", COMMIT, tmp_path / "files")
-    given = [f"--part=controlnet=house/control/{each}@main" for each in ("canny", "depth")]
-    weights = ("--weights", "house/portraits@main", *given, "--pipeline", "FluxControlNetPipeline")
+    parts = [f"--part=controlnet=house/control/{name}@main" for name in ("canny", "depth")]
+    weights = ("--weights", "house/portraits@main", *parts, "--pipeline", "FluxControlNetPipeline")
     stored = added(data_dir, "house/x", *weights)
     assert stored["entry"]["weights"]["parts"]["controlnet"] == [
-        {"hub": "house/control", "revision": COMMIT, "folder": each} for each in ("canny", "depth")
+        {"hub": "house/control", "revision": COMMIT, "folder": folder}
+        for folder in ("canny", "depth")
     ]
     assert typed(data_dir, "pull", "house/x", "--yes").exit_code == 0
-    found = tmp_path.glob("store/models--house--control/snapshots/*/*/*.safetensors")
-    assert {each.parent.name for each in found} == {"canny", "depth"}
+    files = tmp_path.glob("store/models--house--control/snapshots/*/*/*.safetensors")
+    assert {file.parent.name for file in files} == {"canny", "depth"}
 
 
 @pytest.mark.long
@@ -530,7 +531,7 @@ def test_a_single_file_in_place_of_a_folder_is_refused_with_its_option(
     data_dir: Path, tmp_path: Path, given: tuple[str, ...]
 ) -> None:
     base = repository(tmp_path / "base")
-    ran = typed(data_dir, "add", "house/x", *(each.format(base=base) for each in given))
+    ran = typed(data_dir, "add", "house/x", *(word.format(base=base) for word in given))
     assert ran.exit_code
     assert "z.gguf" in ran.output
     assert "is a single file. Name it with --checkpoint" in " ".join(ran.output.split())

@@ -34,7 +34,7 @@ def test_served_endpoints_are_one_line_each_in_groups(data_dir: Path) -> None:
     lines = shown(data_dir).splitlines()
     assert lines[0] == "Images from text"
     listed, rest = lines[1:-2], lines[-2:]
-    assert [each.split()[0] for each in listed] == [
+    assert [line.split()[0] for line in listed] == [
         "test/probe",
         "test/generator",
         "test/generator/stream",
@@ -74,11 +74,11 @@ def test_one_that_is_not_there_is_named(data_dir: Path) -> None:
 
 def test_programs_get_one_json_document(data_dir: Path) -> None:
     document = json.loads(shown(data_dir, "--json"))
-    found = {each["endpoint_id"]: each for each in document["models"]}
-    answer = found["test/unserved"]["darkroom"]["preflight"]
+    models = {model["endpoint_id"]: model for model in document["models"]}
+    answer = models["test/unserved"]["darkroom"]["preflight"]
     assert (answer["server"], answer["fits"]) == ("nothing", False)
     assert answer["needs"]["device_gb"] == 24
-    assert found["fal-ai/flux/schnell"]["darkroom_demo"] is True
+    assert models["fal-ai/flux/schnell"]["darkroom_demo"] is True
 
 
 def test_all_pages_are_shown(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,14 +95,14 @@ def test_what_is_here_is_not_downloaded_again(hub: HubServer) -> None:
 
 def test_programs_get_one_json_document(hub: HubServer) -> None:
     printed = json.loads(typed("pull", "house/draw", "--json").output)
-    (one,) = printed["downloads"]
-    assert (one["repository"], [*one["endpoints"]]) == (NAME, ["house/draw"])
-    answer = one["endpoints"]["house/draw"]
+    (download,) = printed["downloads"]
+    assert (download["repository"], [*download["endpoints"]]) == (NAME, ["house/draw"])
+    answer = download["endpoints"]["house/draw"]
     assert (answer["said"]["licence"], answer["fits"]) == ("House Licence 1", True)
     assert answer["download"]["source"] == "gives"
-    assert one["missing_bytes"] == one["total_bytes"] > 500_000
-    assert Path(one["path"]).is_dir()
-    assert one["error"] is None
+    assert download["missing_bytes"] == download["total_bytes"] > 500_000
+    assert Path(download["path"]).is_dir()
+    assert download["error"] is None
 
 
 def test_on_a_terminal_no_is_an_answer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,28 +166,28 @@ def test_a_mirror_that_is_not_set_is_reported(hub: HubServer) -> None:
 
 
 def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> None:
-    said: list[str] = []
-    notices.print_missing_weights(Config(), said.append)
-    text = "\n".join(said)
+    lines: list[str] = []
+    notices.print_missing_weights(Config(), lines.append)
+    text = "\n".join(lines)
     assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download" in text
     assert "licence  House Licence 1" in text
     assert "fits     yes: bfloat16" in text
     assert "GB are free. `darkroom models pull` downloads them now." in text
-    said.clear()
-    notices.print_missing_weights(Config(data_dir=tmp_path / "its data"), said.append)
+    lines.clear()
+    notices.print_missing_weights(Config(data_dir=tmp_path / "its data"), lines.append)
     pull = f"darkroom models pull --data-dir '{tmp_path / 'its data'}'"
-    assert f"GB are free. `{pull}` downloads them now." in said[-1]
+    assert f"GB are free. `{pull}` downloads them now." in lines[-1]
     typed("pull")
-    said.clear()
-    notices.print_missing_weights(Config(), said.append)
-    assert said == []
+    lines.clear()
+    notices.print_missing_weights(Config(), lines.append)
+    assert lines == []
 
 
 def test_the_start_says_of_gated_weights_where_to_accept(hub: HubServer) -> None:
     hub.gated.add(NAME)
-    said: list[str] = []
-    notices.print_missing_weights(Config(), said.append)
-    assert f"accept its licence at {hub.url}/{NAME}" in "\n".join(said)
+    lines: list[str] = []
+    notices.print_missing_weights(Config(), lines.append)
+    assert f"accept its licence at {hub.url}/{NAME}" in "\n".join(lines)
 
 
 def test_a_hub_that_does_not_answer_does_not_hold_the_start_up(
@@ -195,17 +195,17 @@ def test_a_hub_that_does_not_answer_does_not_hold_the_start_up(
 ) -> None:
     monkeypatch.setattr(notices, "TIMEOUT_S", 0.3)
     hub.hold_after["model_index.json"] = 0
-    said: list[str] = []
-    notices.print_missing_weights(Config(), said.append)
-    assert f"{NAME}@{COMMIT[:12]}: The hub does not answer about {NAME}." in "\n".join(said)
-    assert "In total 1 repository of unknown size to " in said[-1]
+    lines: list[str] = []
+    notices.print_missing_weights(Config(), lines.append)
+    assert f"{NAME}@{COMMIT[:12]}: The hub does not answer about {NAME}." in "\n".join(lines)
+    assert "In total 1 repository of unknown size to " in lines[-1]
     hub.go.set()
 
 
 def test_demo_models_need_no_notice(hub: HubServer) -> None:
-    said: list[str] = []
-    notices.print_missing_weights(Config(demo=True), said.append)
-    assert said == []
+    lines: list[str] = []
+    notices.print_missing_weights(Config(demo=True), lines.append)
+    assert lines == []
     assert hub.asked == []
 
 
@@ -231,24 +231,24 @@ def beside_demos(tmp_path: Path) -> Config:
 def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    config, said = beside_demos(tmp_path), list[str]()
-    notices.print_real_model(config, said.append)
-    about, offer, command = said
+    config, lines = beside_demos(tmp_path), list[str]()
+    notices.print_real_model(config, lines.append)
+    about, offer, command = lines
     assert "demo models are tiny" in about
     size = f"{SIZE} MB to download"
     time = "about 12 s for each image"
     assert f"House Small (House Licence 1, {size}, {time})." in offer
     assert command == f"Run `darkroom models pull house/small --data-dir {tmp_path}`.\n"
-    notices.print_real_model(config, said.append)
-    assert len(said) == 3
+    notices.print_real_model(config, lines.append)
+    assert len(lines) == 3
     assert typed("pull", "house/small").exit_code == 0
 
 
 def test_a_real_model_whose_weights_are_here_is_not_offered(hub: HubServer, tmp_path: Path) -> None:
-    config, said = beside_demos(tmp_path), list[str]()
+    config, lines = beside_demos(tmp_path), list[str]()
     typed("pull", "house/small")
-    notices.print_real_model(config, said.append)
-    assert said == []
+    notices.print_real_model(config, lines.append)
+    assert lines == []
 
 
 @pytest.mark.parametrize("silent", ["gone", "hangs", "offline"])
@@ -256,7 +256,7 @@ def test_where_it_cannot_be_downloaded_the_start_says_why_once_and_offers_it_aga
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
     monkeypatch.setattr(notices, "OFFER_TIMEOUT_S", 0.3)
-    kept, config, said = dict(hub.repositories), beside_demos(tmp_path), list[str]()
+    kept, config, lines = dict(hub.repositories), beside_demos(tmp_path), list[str]()
     if silent == "gone":
         hub.repositories.clear()
     elif silent == "hangs":
@@ -264,24 +264,26 @@ def test_where_it_cannot_be_downloaded_the_start_says_why_once_and_offers_it_aga
     else:
         config = Config(demo=True, data_dir=tmp_path, offline=True)
     words = {"gone": "has no house/small", "hangs": "does not answer", "offline": "offline"}
-    notices.print_real_model(config, said.append)
-    assert "cannot be downloaded now: " in said[-1]
-    assert words[silent] in said[-1]
-    notices.print_real_model(config, said.append)
-    assert len(said) == 3
+    notices.print_real_model(config, lines.append)
+    assert "cannot be downloaded now: " in lines[-1]
+    assert words[silent] in lines[-1]
+    notices.print_real_model(config, lines.append)
+    assert len(lines) == 3
     hub.repositories.update(kept)
     hub.hold_after.clear()
     hub.go.set()
     monkeypatch.setattr(notices, "OFFER_TIMEOUT_S", 5.0)
-    notices.print_real_model(beside_demos(tmp_path), said.append)
-    assert said[-1].startswith("Run `darkroom models pull house/small")
+    notices.print_real_model(beside_demos(tmp_path), lines.append)
+    assert lines[-1].startswith("Run `darkroom models pull house/small")
 
 
 def test_the_doctor_looks_at_directory_hub_and_disk(hub: HubServer, tmp_path: Path) -> None:
-    said = {name: check() for name, check in checks.weights_checks(Config())}
-    assert said["weights"].startswith(f"{tmp_path / 'store'}, ")
-    assert said["hub"] == f"{hub.url} answers; HF_TOKEN is not set, but gated repositories need it"
-    assert said["downloads"].startswith(f"{SIZE} MB are not downloaded yet")
+    findings = {name: check() for name, check in checks.weights_checks(Config())}
+    assert findings["weights"].startswith(f"{tmp_path / 'store'}, ")
+    assert (
+        findings["hub"] == f"{hub.url} answers; HF_TOKEN is not set, but gated repositories need it"
+    )
+    assert findings["downloads"].startswith(f"{SIZE} MB are not downloaded yet")
 
 
 def test_the_doctor_says_why_weights_cannot_be_had(hub: HubServer) -> None:
@@ -303,12 +305,12 @@ def test_the_doctor_says_of_the_hub_also_where_demo_models_need_none(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Config(demo=True, data_dir=tmp_path)
-    said = {name: check() for name, check in checks.weights_checks(config)}
-    assert said["hub"].startswith(f"{hub.url} answers")
+    findings = {name: check() for name, check in checks.weights_checks(config)}
+    assert findings["hub"].startswith(f"{hub.url} answers")
     monkeypatch.setenv("HF_TOKEN", "old")
     hub.statuses.append((401, {}))
-    said = {name: check() for name, check in checks.weights_checks(config)}
-    assert said["hub"].startswith("real models cannot be downloaded now. The hub")
+    findings = {name: check() for name, check in checks.weights_checks(config)}
+    assert findings["hub"].startswith("real models cannot be downloaded now. The hub")
 
 
 def test_the_doctor_counts_the_real_models_that_fit(
@@ -316,6 +318,6 @@ def test_the_doctor_counts_the_real_models_that_fit(
 ) -> None:
     assert checks.real_models(Config()) == "all 2 fit this machine"
     monkeypatch.setattr(preflight, "smallest_gpu_bytes", lambda: 8 * 10**9)
-    said = checks.real_models(Config())
-    assert said.startswith("0 of 2 fit this machine; the smallest GPU that serves one has 12 GB")
+    report = checks.real_models(Config())
+    assert report.startswith("0 of 2 fit this machine; the smallest GPU that serves one has 12 GB")
     assert hub.asked == []

@@ -25,7 +25,7 @@ def test_an_endpoint_is_paused_drained_and_resumed(darkroom: Any) -> None:
     assert darkroom("endpoints", "resume", PROBE).stdout == "test/probe is resumed.\n"
     assert "neither paused" in darkroom("endpoints", "resume", PROBE, fails=True).stderr
     acts = json.loads(darkroom("audit", "--limit", "3", "--json").stdout)["acts"]
-    assert [each["action"] for each in acts] == [
+    assert [act["action"] for act in acts] == [
         "endpoint.resume", "endpoint.drain", "endpoint.pause",
     ]  # fmt: skip
 
@@ -75,15 +75,15 @@ def test_the_queue_is_shown_in_words() -> None:
         "oldest database transaction: 61.2 s, idle in transaction (psql, process 7)",
     ]
     short = oldest | {"age_s": -0.01}  # clocks of the database's processes differ
-    for each in (None, short):
-        nothing = {"lanes": [], "leases": [], "halts": [], "oldest_transaction": each}
+    for transaction in (None, short):
+        nothing = {"lanes": [], "leases": [], "halts": [], "oldest_transaction": transaction}
         assert list(queue_lines(nothing)) == ["No requests are queued or running."]
 
 
 def test_an_endpoint_is_kept_warm_for_a_time(darkroom: Any) -> None:
     assert darkroom("warm", "list").stdout == "No model is kept warm.\n"
-    wanted = ("--replicas", "2", "--for", "30m", "--level", "host")
-    assert "\nUntil     20" in darkroom("warm", "set", PROBE, *wanted).stdout
+    options = ("--replicas", "2", "--for", "30m", "--level", "host")
+    assert "\nUntil     20" in darkroom("warm", "set", PROBE, *options).stdout
     listed = darkroom("warm", "list").stdout
     assert re.search(r"\ntest/probe +studio +host +0 +2 +20\d\d-.* operator +–\n", listed)
     assert listed in darkroom("status").stdout

@@ -36,7 +36,7 @@ def test_another_version_is_another_configuration_of_every_application(
     entries: list[dict[str, Any]],
 ) -> None:
     assert len(entries) > 1
-    assert {each["args"]["version"] for each in entries} == {code_version()}
+    assert {entry["args"]["version"] for entry in entries} == {code_version()}
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["ingress", "pool"])
@@ -47,5 +47,5 @@ def test_the_version_changes_nothing_of_what_is_built(
     before = {name: value for name, value in entry["args"].items() if name != "version"}
     ours, older = built(entry), built(entry | {"args": before})
     if number:  # the pool below the root
-        ours, older = (each.init_args[0]._bound_deployment for each in (ours, older))
+        ours, older = (app.init_args[0]._bound_deployment for app in (ours, older))
     assert repr(ours.init_args[:3]) == repr(older.init_args[:3])

@@ -160,7 +160,7 @@ def test_the_view_shows_what_each_replica_holds_and_loads() -> None:
 
 
 def test_the_throughput_is_that_of_all_ingress_replicas_whichever_answers() -> None:
-    one, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    first, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     throughput = RateMeter()
 
     def read(metrics: Metrics, now: float) -> None:
@@ -171,13 +171,13 @@ def test_the_throughput_is_that_of_all_ingress_replicas_whichever_answers() -> N
             metrics.queue.entered(PROBE, State.SUCCEEDED)
             metrics.computed("studio", EngineUsage(4, {}, {}, {}))
 
-    end(one, 100)  # before the view
-    read(one, 0.0)
+    end(first, 100)  # before the view
+    read(first, 0.0)
     assert throughput.rates() is None
     end(two, 7)
     read(two, 1.0)
-    end(one, 4)
-    read(one, 2.0)
+    end(first, 4)
+    read(first, 2.0)
     assert throughput.rates() == {(PROBE, "succeeded"): 2.0, ("studio", "steps"): 8.0}
     end(two, 6)
     read(two, 3.0)

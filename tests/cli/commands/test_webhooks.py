@@ -75,8 +75,8 @@ def test_what_is_dead_is_listed_shown_and_sent_again(
     assert "It answered 404." in listed
     assert "It answered 404." in darkroom("webhooks", "show", request_id).stdout
     receiver.status = 200
-    said = darkroom("webhooks", "redeliver", request_id).stdout
-    assert said == f"The webhook is sent again to {url_of(receiver)}.\n"
+    output = darkroom("webhooks", "redeliver", request_id).stdout
+    assert output == f"The webhook is sent again to {url_of(receiver)}.\n"
     assert len(shown(darkroom, request_id, "delivered")["log"]) == 2
     assert darkroom("webhooks", "list", "--state", "dead").stdout == ""
     assert f"webhook.redeliver  {request_id}" in darkroom("audit").stdout

@@ -94,5 +94,5 @@ def test_endpoints_are_completed_from_what_runs(
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
     (tmp_path / "api_key").write_text(address.key)
-    found = completed(programs, *words, "fal-ai/flux/s", data_dir=tmp_path)
-    assert found == ["fal-ai/flux/schnell"]
+    completions = completed(programs, *words, "fal-ai/flux/s", data_dir=tmp_path)
+    assert completions == ["fal-ai/flux/schnell"]

@@ -57,7 +57,7 @@ def test_a_table_shows_values_by_their_fields_and_types() -> None:
 
 
 def test_formats_are_those_of_fields_and_types() -> None:
-    formats = {each.field: each.format for each in THINGS.detail_columns}
+    formats = {column.field: column.format for column in THINGS.detail_columns}
     assert formats == {
         "thing_id": "code",
         "title": "code",

@@ -61,8 +61,8 @@ def test_an_address_and_a_key_reach_a_server_without_any_file(
 
 
 def test_after_a_login_all_commands_use_the_server_until_the_logout(address: Address) -> None:
-    said = darkroom("login", address.url, "--name", "lab", given=address.key + "\n").output
-    assert f"All commands use {address.url} now." in said
+    output = darkroom("login", address.url, "--name", "lab", given=address.key + "\n").output
+    assert f"All commands use {address.url} now." in output
     assert f"{address.url}: ready" in darkroom("status").output
     assert "* lab" in darkroom("contexts").output
     darkroom("logout")
@@ -71,14 +71,14 @@ def test_after_a_login_all_commands_use_the_server_until_the_logout(address: Add
 
 
 def test_a_login_with_a_wrong_key_saves_nothing(address: Address) -> None:
-    said = darkroom("login", address.url, "--key", "who:wrong", fails=True).output
-    assert "key" in said.lower()
+    output = darkroom("login", address.url, "--key", "who:wrong", fails=True).output
+    assert "key" in output.lower()
     assert not contexts_file().exists()
 
 
 def test_a_login_to_a_server_that_is_no_darkroom_says_so() -> None:
-    said = darkroom("login", "http://127.0.0.1:9", "--key", "a:b", fails=True).output
-    assert "Nothing answers at http://127.0.0.1:9" in said
+    output = darkroom("login", "http://127.0.0.1:9", "--key", "a:b", fails=True).output
+    assert "Nothing answers at http://127.0.0.1:9" in output
 
 
 def test_only_the_owner_can_read_the_saved_keys(address: Address) -> None:
@@ -103,16 +103,16 @@ def test_a_context_is_chosen_for_one_command_or_for_all(
     assert tenant_of() == ones
     monkeypatch.setenv("DARKROOM_CONTEXT", "two")
     assert tenant_of() == twos
-    said = darkroom("status", "--context", "three", fails=True).output
-    assert "There is no context `three`. Saved contexts: one, two." in said
+    output = darkroom("status", "--context", "three", fails=True).output
+    assert "There is no context `three`. Saved contexts: one, two." in output
 
 
 def test_the_address_of_a_saved_context_needs_no_key(address: Address) -> None:
     darkroom("login", address.url, "--key", address.key)
     darkroom("contexts", "use", "--local")
     assert f"{address.url}: ready" in darkroom("status", "--url", address.url).output
-    said = darkroom("status", "--url", "https://elsewhere.example", fails=True).output
-    assert "There is no API key for https://elsewhere.example." in said
+    output = darkroom("status", "--url", "https://elsewhere.example", fails=True).output
+    assert "There is no API key for https://elsewhere.example." in output
 
 
 def test_a_data_directory_is_used_before_the_current_context(
@@ -127,8 +127,8 @@ def test_a_data_directory_is_used_before_the_current_context(
 
 
 def test_two_names_for_a_server_contradict_each_other() -> None:
-    said = darkroom("status", "--url", "http://a", "--context", "b", fails=True).output
-    assert "--url, --context and --data-dir each name a server." in said
+    output = darkroom("status", "--url", "http://a", "--context", "b", fails=True).output
+    assert "--url, --context and --data-dir each name a server." in output
 
 
 def test_a_server_that_ray_started_is_found_by_its_data_directory(
@@ -143,43 +143,43 @@ def test_what_opens_files_refuses_to_work_on_another_machine(
     words: tuple[str, ...], address: Address
 ) -> None:
     darkroom("login", address.url, "--key", address.key)
-    said = darkroom(*words, fails=True).output
-    assert f"not through {address.url}" in said
+    output = darkroom(*words, fails=True).output
+    assert f"not through {address.url}" in output
 
 
 def test_the_doctor_of_another_machine_checks_the_server_and_its_machine(
     address: Address,
 ) -> None:
     at = ("--url", address.url, "--key", address.key)
-    said = darkroom("doctor", *at).output
-    assert f"ok       server: {address.url} is ready" in said
-    assert "ok       memory: " in said
-    assert "hub" not in said, "only the machine itself checks its weights"
+    output = darkroom("doctor", *at).output
+    assert f"ok       server: {address.url} is ready" in output
+    assert "ok       memory: " in output
+    assert "hub" not in output, "only the machine itself checks its weights"
 
 
 def test_the_doctor_says_so_once_where_a_server_does_not_answer() -> None:
-    said = darkroom("doctor", "--url", "http://127.0.0.1:9", "--key", "a:b", fails=True).output
-    assert "PROBLEM  server:" in said
-    assert "PROBLEM  pools:" in said
-    assert "2 problems found." in said
+    output = darkroom("doctor", "--url", "http://127.0.0.1:9", "--key", "a:b", fails=True).output
+    assert "PROBLEM  server:" in output
+    assert "PROBLEM  pools:" in output
+    assert "2 problems found." in output
 
 
 def test_variables_for_a_server_elsewhere_are_those_that_work_from_here(address: Address) -> None:
     at = ("--url", address.url, "--key", address.key)
     assert f"FAL_KEY='{address.key}'" in darkroom("env", "--mode", "plain", *at).output
-    said = darkroom("env", *at, fails=True).output
-    assert "knows where its proxy port is" in said
+    output = darkroom("env", *at, fails=True).output
+    assert "knows where its proxy port is" in output
     secure = ("--url", "https://gpu.example:8443", "--key", "a:b")
-    said = darkroom("env", "--mode", "hosts", *secure).output
-    assert "FAL_QUEUE_RUN_HOST='gpu.example:8443/queue'" in said
-    assert "SSL_CERT_FILE" not in said  # its certificate is one that everybody trusts
+    output = darkroom("env", "--mode", "hosts", *secure).output
+    assert "FAL_QUEUE_RUN_HOST='gpu.example:8443/queue'" in output
+    assert "SSL_CERT_FILE" not in output  # its certificate is one that everybody trusts
 
 
 def test_damaged_contexts_are_named() -> None:
     contexts_file().parent.mkdir(parents=True)
     contexts_file().write_text('{"contexts": []}')
-    said = darkroom("status", fails=True).output
-    assert f"The saved contexts in {contexts_file()} cannot be read" in said
+    output = darkroom("status", fails=True).output
+    assert f"The saved contexts in {contexts_file()} cannot be read" in output
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,8 @@ def test_two_values_of_an_option_before_and_after_a_subcommand_contradict_each_o
     address: Address,
 ) -> None:
     at = ("--url", address.url, "--key", address.key)
-    said = darkroom("models", *at, "check", "--url", "http://127.0.0.1:9", fails=True).output
-    assert "--url has one value before the subcommand and another one after it." in said
+    output = darkroom("models", *at, "check", "--url", "http://127.0.0.1:9", fails=True).output
+    assert "--url has one value before the subcommand and another one after it." in output
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ def test_two_values_of_an_option_before_and_after_a_subcommand_contradict_each_o
 def test_an_option_that_a_subcommand_does_not_have_is_refused(
     words: tuple[str, ...], option: str
 ) -> None:
-    said = darkroom(*words, fails=True).output
-    assert f"does not have the option {option}." in said
+    output = darkroom(*words, fails=True).output
+    assert f"does not have the option {option}." in output
 
 
 def test_what_needs_no_darkroom_does_not_look_for_one(

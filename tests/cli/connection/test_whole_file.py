@@ -21,7 +21,7 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
         file.flush()
         assert target.read_text() == "before"
     assert (target.read_text(), target.stat().st_mode & 0o777) == ("after", 0o600)
-    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_full_disk_is_said_in_a_sentence_and_the_file_before_stays(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_file_before_stays(tmp_path: P
         with whole_file(target) as file:
             file.write(b"after")
     assert target.read_text() == "before"
-    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path: Path) -> None:
     assert target.read_text() == "of another program"
     with pytest.raises(FileThere, match="exists"), whole_file(target, new=True):
         pytest.fail("it is not opened")
-    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_link_stays_one_and_its_file_is_replaced(tmp_path: Path) -> None:

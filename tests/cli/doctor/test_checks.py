@@ -64,8 +64,8 @@ def reaching(server: S3Server, location: S3Location, **changes: str) -> dict[str
 
 
 def test_the_directory_is_tried(typed: Typed, tmp_path: Path) -> None:
-    status, said = typed()
-    assert (status, "No problems found." in said) == (0, True)
+    status, output = typed()
+    assert (status, "No problems found." in output) == (0, True)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -76,9 +76,9 @@ def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
 ) -> None:
     server: S3Server = request.getfixturevalue(f"{name}_server")
     location = server.new_bucket()
-    status, said = typed(**reaching(server, location))
-    assert (status, "No problems found." in said) == (0, True), said
-    assert [step for step in EVERY_STEP if f"ok {step}:" in said] == EVERY_STEP
+    status, output = typed(**reaching(server, location))
+    assert (status, "No problems found." in output) == (0, True), output
+    assert [step for step in EVERY_STEP if f"ok {step}:" in output] == EVERY_STEP
     assert server.client().list_objects_v2(Bucket=location.bucket)["KeyCount"] == 0
 
 
@@ -92,12 +92,12 @@ def test_the_settings_of_a_configuration_file_are_tried(
     file = tmp_path / "darkroom.yaml"
     application = {"import_path": "serve_app.app:build", "args": own}
     file.write_text(json.dumps({"applications": [application]}))  # which is YAML too
-    status, said = typed("doctor", "storage", "--config", str(file), **settings)
-    assert (status, "ok presigned put:" in said) == (0, True), said
-    _, said = typed("doctor", "--config", str(file))
-    assert f"ok storage: {location.description}" in said
-    _, said = typed("storage", "lifecycle", "--config", str(file))
-    assert location.bucket in said
+    status, output = typed("doctor", "storage", "--config", str(file), **settings)
+    assert (status, "ok presigned put:" in output) == (0, True), output
+    _, output = typed("doctor", "--config", str(file))
+    assert f"ok storage: {location.description}" in output
+    _, output = typed("storage", "lifecycle", "--config", str(file))
+    assert location.bucket in output
 
 
 @pytest.mark.long
@@ -105,25 +105,29 @@ def test_the_whole_examination_looks_at_the_storage_too(
     typed: Typed, moto_server: S3Server
 ) -> None:
     location = moto_server.new_bucket()
-    _, said = typed("doctor", **reaching(moto_server, location))
-    assert f"ok storage: {location.description}" in said
-    _, said = typed("doctor", **reaching(moto_server, location, bucket="nowhere"))
-    assert "PROBLEM storage: There is no bucket nowhere" in said
+    _, output = typed("doctor", **reaching(moto_server, location))
+    assert f"ok storage: {location.description}" in output
+    _, output = typed("doctor", **reaching(moto_server, location, bucket="nowhere"))
+    assert "PROBLEM storage: There is no bucket nowhere" in output
 
 
 def test_both_doctors_report_the_same_in_json(typed: Typed) -> None:
     for words in (("doctor",), ("doctor", "storage")):
-        status, said = typed(*words, "--json")
-        printed = json.loads(said)
-        assert status == printed["problems"] == sum(not each["ok"] for each in printed["findings"])
+        status, output = typed(*words, "--json")
+        printed = json.loads(output)
+        assert (
+            status
+            == printed["problems"]
+            == sum(not finding["ok"] for finding in printed["findings"])
+        )
         assert {"name", "ok", "said"} == set(printed["findings"][0])
 
 
 def test_a_store_that_knows_no_conditions_is_named_as_such(
     typed: Typed, s3rver_server: S3Server
 ) -> None:
-    _, said = typed(**reaching(s3rver_server, s3rver_server.new_bucket()))
-    assert "the store ignores If-None-Match" in said
+    _, output = typed(**reaching(s3rver_server, s3rver_server.new_bucket()))
+    assert "the store ignores If-None-Match" in output
 
 
 @pytest.mark.variants(1)
@@ -140,24 +144,24 @@ def test_a_store_that_knows_no_conditions_is_named_as_such(
 def test_what_is_wrong_is_said_once(
     typed: Typed, moto_server: S3Server, changes: dict[str, str], sentence: str
 ) -> None:
-    status, said = typed(**reaching(moto_server, moto_server.new_bucket(), **changes))
+    status, output = typed(**reaching(moto_server, moto_server.new_bucket(), **changes))
     assert status == 1
-    assert sentence in said
+    assert sentence in output
 
 
 @pytest.mark.long
 def test_encryption_is_asked_for_and_confirmed(typed: Typed, moto_server: S3Server) -> None:
     settings = reaching(moto_server, moto_server.new_bucket(), encryption="aws:kms")
-    status, said = typed(**settings)
-    assert (status, "replicas can upload, encrypted by aws:kms, to" in said) == (0, True), said
+    status, output = typed(**settings)
+    assert (status, "replicas can upload, encrypted by aws:kms, to" in output) == (0, True), output
     assert moto_server.strict is not None
     moto_server.strict.forget = frozenset({"x-amz-server-side-encryption"})
     try:
-        status, said = typed(**settings)
+        status, output = typed(**settings)
     finally:
         moto_server.strict.forget = frozenset()
-    assert (status, "PROBLEM bucket: " in said) == (1, True)
-    assert "without encrypting it as asked" in said
+    assert (status, "PROBLEM bucket: " in output) == (1, True)
+    assert "without encrypting it as asked" in output
 
 
 @pytest.mark.long
@@ -168,15 +172,15 @@ def test_locations_of_tenants_are_tried_too(
     path = tmp_path / "locations.yaml"
     path.write_text(f"acme: {{bucket: {bucket}}}\nborg: {{bucket: nowhere}}\n")
     monkeypatch.setenv("DARKROOM_STORAGE_LOCATIONS", str(path))
-    status, said = typed(**reaching(moto_server, moto_server.new_bucket()))
-    assert f"ok acme: bucket: the bucket {bucket}" in said
-    assert "PROBLEM borg: bucket: There is no bucket nowhere" in said
+    status, output = typed(**reaching(moto_server, moto_server.new_bucket()))
+    assert f"ok acme: bucket: the bucket {bucket}" in output
+    assert "PROBLEM borg: bucket: There is no bucket nowhere" in output
     assert status == 1
 
 
 def rules_in(server: S3Server, bucket: str) -> dict[str, dict[str, str]]:
-    found = server.client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
-    return {each["ID"]: each["Filter"] for each in found}
+    rules = server.client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    return {rule["ID"]: rule["Filter"] for rule in rules}
 
 
 @pytest.mark.long
@@ -194,26 +198,26 @@ def test_lifecycle_rules_are_printed_installed_and_looked_for(
     moto_server.client().put_bucket_lifecycle_configuration(
         Bucket=location.bucket, LifecycleConfiguration={"Rules": [own]}
     )
-    _, said = typed(**settings)
-    assert "ok lifecycle: no darkroom-expire-art-check, darkroom-abort-art: `darkroom" in said
+    _, output = typed(**settings)
+    assert "ok lifecycle: no darkroom-expire-art-check, darkroom-abort-art: `darkroom" in output
     status, printed = typed("storage", "lifecycle", **settings)
     assert status == 0
-    assert [each["ID"] for each in json.loads(printed)["Rules"]] == [
+    assert [rule["ID"] for rule in json.loads(printed)["Rules"]] == [
         "darkroom-expire-art-check",
         "darkroom-abort-art",
     ]
     assert list(rules_in(moto_server, location.bucket)) == ["theirs"]
-    _, said = typed("storage", "lifecycle", "--install", **settings)
-    assert "darkroom-abort-art" in said
+    _, output = typed("storage", "lifecycle", "--install", **settings)
+    assert "darkroom-abort-art" in output
     assert rules_in(moto_server, location.bucket) == {
         "theirs": {"Prefix": "logs/"},
         "darkroom-expire-art-check": {"Prefix": "art/check/"},
         "darkroom-abort-art": {"Prefix": "art/"},
     }
-    _, said = typed("storage", "lifecycle", "--install", **settings)
-    assert "all rules were there" in said
-    _, said = typed(**settings)
-    assert "ok lifecycle: the bucket aborts abandoned uploads" in said
+    _, output = typed("storage", "lifecycle", "--install", **settings)
+    assert "all rules were there" in output
+    _, output = typed(**settings)
+    assert "ok lifecycle: the bucket aborts abandoned uploads" in output
 
 
 def test_the_rules_of_several_prefixes_stay_beside_each_other(
@@ -223,11 +227,11 @@ def test_the_rules_of_several_prefixes_stay_beside_each_other(
     path = tmp_path / "locations.yaml"
     path.write_text("acme: {prefix: acme}\n")
     monkeypatch.setenv("DARKROOM_STORAGE_LOCATIONS", str(path))
-    status, said = typed(
+    status, output = typed(
         "storage", "lifecycle", "--install", **reaching(moto_server, location, prefix="art")
     )
-    assert status == 0, said
-    assert {each["Prefix"] for each in rules_in(moto_server, location.bucket).values()} == {
+    assert status == 0, output
+    assert {rule["Prefix"] for rule in rules_in(moto_server, location.bucket).values()} == {
         *("art/", "art/check/", "acme/", "acme/check/")
     }
 
@@ -247,8 +251,8 @@ def test_rules_never_delete_what_is_kept(
     if retention is not None:
         monkeypatch.setenv("DARKROOM_RETENTION_DAYS", retention)
     settings = reaching(moto_server, moto_server.new_bucket(), prefix="art")
-    status, said = typed("storage", "lifecycle", "--expire-days", days, **settings)
-    assert (status != 0, sentence in said) == (True, True), said
+    status, output = typed("storage", "lifecycle", "--expire-days", days, **settings)
+    assert (status != 0, sentence in output) == (True, True), output
 
 
 def test_files_of_requests_expire_after_more_than_the_retention(
@@ -257,15 +261,17 @@ def test_files_of_requests_expire_after_more_than_the_retention(
     monkeypatch.setenv("DARKROOM_RETENTION_DAYS", "30")
     settings = reaching(moto_server, moto_server.new_bucket(), prefix="art")
     _, printed = typed("storage", "lifecycle", "--expire-days", "60", **settings)
-    rules = {each["ID"]: each for each in json.loads(printed)["Rules"]}
+    rules = {rule["ID"]: rule for rule in json.loads(printed)["Rules"]}
     assert rules["darkroom-expire-art-r"]["Expiration"] == {"Days": 60}
     # Clients choose how long their uploads live.
     assert "darkroom-expire-art-u" not in rules
-    prefixes = {each["Filter"]["Prefix"] for each in rules.values() if "Expiration" in each}
+    prefixes = {rule["Filter"]["Prefix"] for rule in rules.values() if "Expiration" in rule}
     access = FileAccess("acme", AccessDecision.FORBID)
-    made = artifact_key("0195", 1, "image/png", access=access.keyed(b"x", outputs=True).id)
+    output_key = artifact_key("0195", 1, "image/png", access=access.keyed(b"x", outputs=True).id)
     sent = upload_key("image/png", access=access.keyed(b"x").id)
-    reached = [any(f"art/{key}".startswith(each) for each in prefixes) for key in (made, sent)]
+    reached = [
+        any(f"art/{key}".startswith(prefix) for prefix in prefixes) for key in (output_key, sent)
+    ]
     assert reached == [True, False], "private files, too"
 
 
@@ -273,13 +279,13 @@ def test_without_a_prefix_only_darkrooms_own_folders_have_rules(
     typed: Typed, moto_server: S3Server
 ) -> None:
     _, printed = typed("storage", "lifecycle", **reaching(moto_server, moto_server.new_bucket()))
-    prefixes = [each["Filter"]["Prefix"] for each in json.loads(printed)["Rules"]]
+    prefixes = [rule["Filter"]["Prefix"] for rule in json.loads(printed)["Rules"]]
     assert prefixes == ["check/", "d/", "p/", "r/", "s/", "u/", "w/"]
 
 
 def test_without_a_bucket_there_are_no_rules(typed: Typed) -> None:
-    status, said = typed("storage", "lifecycle")
-    assert (status != 0, "data directory" in said) == (True, True)
+    status, output = typed("storage", "lifecycle")
+    assert (status != 0, "data directory" in output) == (True, True)
 
 
 def test_a_skewed_clock_is_said(typed: Typed, moto_server: S3Server) -> None:
@@ -287,10 +293,10 @@ def test_a_skewed_clock_is_said(typed: Typed, moto_server: S3Server) -> None:
     location = moto_server.new_bucket()
     moto_server.strict.skew = timedelta(hours=2)
     try:
-        status, said = typed(**reaching(moto_server, location))
+        status, output = typed(**reaching(moto_server, location))
     finally:
         moto_server.strict.skew = timedelta()
-    assert (status, "clock of this machine differs" in said) == (1, True)
+    assert (status, "clock of this machine differs" in output) == (1, True)
 
 
 @pytest.mark.long
@@ -298,10 +304,10 @@ def test_a_public_endpoint_that_cannot_be_reached_is_said(
     typed: Typed, moto_server: S3Server
 ) -> None:
     settings = reaching(moto_server, moto_server.new_bucket(), downloads="redirect")
-    status, said = typed(**settings, public_endpoint_url="http://127.0.0.1:1")
+    status, output = typed(**settings, public_endpoint_url="http://127.0.0.1:1")
     assert status == 1
-    assert "PROBLEM presigned get: http://127.0.0.1:1 cannot be reached" in said
-    assert "DARKROOM_S3_PUBLIC_ENDPOINT_URL" in said
+    assert "PROBLEM presigned get: http://127.0.0.1:1 cannot be reached" in output
+    assert "DARKROOM_S3_PUBLIC_ENDPOINT_URL" in output
 
 
 @pytest.mark.parametrize(
@@ -318,8 +324,8 @@ def test_a_public_endpoint_that_cannot_be_reached_is_said(
 )
 def test_what_a_store_refuses_is_said(typed: Typed, answer: Says | str, sentence: str) -> None:
     with broken_s3(after=answer) as broken:
-        status, said = typed(
+        status, output = typed(
             bucket="pics", endpoint_url=broken.url, access_key_id="a", secret_access_key="b"
         )
     assert status == 1
-    assert sentence in said
+    assert sentence in output

@@ -24,15 +24,15 @@ USUAL: dict[str, Any] = {"queued": 0, "max_replicas": 4, "overflow_of": None}
 def test_a_pool_with_replicas_or_without_requests_is_no_problem(
     pools: dict[str, dict[str, Any]], hosted: set[str]
 ) -> None:
-    assert pool_without_replica({name: USUAL | each for name, each in pools.items()}, hosted) == ""
+    assert pool_without_replica({name: USUAL | pool for name, pool in pools.items()}, hosted) == ""
 
 
 def test_a_configured_pool_without_a_replica_starts_one_or_fails_to() -> None:
-    said = pool_without_replica({"flux": USUAL | {"queued": 3}}, set())
-    assert "Pool flux has 3 queued requests and no replica, although" in said
+    message = pool_without_replica({"flux": USUAL | {"queued": 3}}, set())
+    assert "Pool flux has 3 queued requests and no replica, although" in message
 
 
 def test_a_pool_that_is_gone_is_not_said_to_start_a_replica() -> None:
-    said = pool_without_replica({"studio": USUAL | {"queued": 3, "max_replicas": None}}, set())
-    assert "Pool studio has 3 queued requests and is not configured" in said
-    assert "starting" not in said
+    message = pool_without_replica({"studio": USUAL | {"queued": 3, "max_replicas": None}}, set())
+    assert "Pool studio has 3 queued requests and is not configured" in message
+    assert "starting" not in message

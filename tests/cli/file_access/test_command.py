@@ -24,8 +24,8 @@ def address() -> Iterator[Address]:
 def file(address: Address) -> str:
     """URL of a private file, without a signature."""
     headers = {"authorization": f"Key {address.key}", "content-type": "image/png"}
-    made = httpx.post(f"{address.url}/cdn/files/upload", content=b"x", headers=headers)
-    return str(made.json()["access_url"]).partition("?")[0]
+    response = httpx.post(f"{address.url}/cdn/files/upload", content=b"x", headers=headers)
+    return str(response.json()["access_url"]).partition("?")[0]
 
 
 def test_a_url_is_signed_and_revoked(darkroom: Run, file: str) -> None:
@@ -33,9 +33,9 @@ def test_a_url_is_signed_and_revoked(darkroom: Run, file: str) -> None:
     first = darkroom("files", "sign", file, "--expires-in", "2h").stdout.strip()
     second = darkroom("files", "sign", file).stdout.strip()
     assert ("expires=" in first, "expires=" in second) == (True, False)
-    assert [httpx.get(each).status_code for each in (first, second)] == [200, 200]
+    assert [httpx.get(url).status_code for url in (first, second)] == [200, 200]
     assert darkroom("files", "revoke", first).stdout == "The URL is revoked.\n"
-    assert [httpx.get(each).status_code for each in (first, second)] == [403, 200]
+    assert [httpx.get(url).status_code for url in (first, second)] == [403, 200]
     darkroom("files", "revoke", second, "--all")
     assert httpx.get(second).status_code == 403
 

@@ -55,8 +55,8 @@ class Shell:
         self._data_dir = data_dir
 
     def __call__(self, *words: str, typed: str | bytes | None = None) -> Result:
-        given = ["generate", *words, "--data-dir", str(self._data_dir)]
-        return CliRunner().invoke(main, given, input=typed)
+        arguments = ["generate", *words, "--data-dir", str(self._data_dir)]
+        return CliRunner().invoke(main, arguments, input=typed)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Process of its own, as in a terminal."""
@@ -86,9 +86,9 @@ def generate(data_dir: Path, here: Path) -> Shell:
 def test_without_a_name_the_file_is_of_the_kind_that_the_endpoint_makes(
     generate: Shell, here: Path, model: str, file: str
 ) -> None:
-    made = generate("x", "-m", model)
-    assert made.exit_code == 0, made.output
-    assert [each.name for each in here.iterdir()] == [file]
+    result = generate("x", "-m", model)
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in here.iterdir()] == [file]
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_without_a_name_the_file_is_of_the_kind_that_the_endpoint_makes(
 def test_without_a_name_the_file_has_the_format_of_the_field(
     generate: Shell, here: Path, field: str, file: str
 ) -> None:
-    made = generate("x", "-m", "test/images", "--field", field)
-    assert made.exit_code == 0, made.output
-    assert [each.name for each in here.iterdir()] == [file]
+    result = generate("x", "-m", "test/images", "--field", field)
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in here.iterdir()] == [file]
     named = generate("x", "-m", "test/images", "--set", field, "-o", f"named{Path(file).suffix}")
     assert named.exit_code == 0, named.output
 
@@ -110,9 +110,12 @@ def test_files_that_exist_are_kept_and_the_new_ones_are_numbered(
 ) -> None:
     (here / "out.png").write_text("precious")
     (here / "out-3.png").write_text("precious")
-    made = generate("x", "-m", "test/images", "-n", "2")
-    assert [each.split()[0] for each in made.stdout.splitlines()[:2]] == ["out-4.png", "out-5.png"]
-    assert {(here / each).read_text() for each in ("out.png", "out-3.png")} == {"precious"}
+    result = generate("x", "-m", "test/images", "-n", "2")
+    assert [line.split()[0] for line in result.stdout.splitlines()[:2]] == [
+        "out-4.png",
+        "out-5.png",
+    ]
+    assert {(here / name).read_text() for name in ("out.png", "out-3.png")} == {"precious"}
     assert generate("x", "-m", "test/images", "-o", "out.png", "--overwrite").exit_code == 0
     assert (here / "out.png").read_text() == "image"
 
@@ -168,17 +171,17 @@ def test_an_error_of_the_server_names_the_option(generate: Shell) -> None:
 
 
 def test_a_dash_reads_the_prompt_from_standard_input(generate: Shell) -> None:
-    made = generate("-", "-m", "test/images", "--json", typed="a red circle\n")
-    assert json.loads(made.stdout)["prompt"] == "a red circle"
+    result = generate("-", "-m", "test/images", "--json", typed="a red circle\n")
+    assert json.loads(result.stdout)["prompt"] == "a red circle"
     assert "has no prompt" in generate("-", typed=" \n").stderr
 
 
 def test_a_dash_writes_the_file_to_standard_output_and_nothing_else(
     generate: Shell, here: Path
 ) -> None:
-    made = generate("x", "-m", "test/images", "-o", "-", "--field", "content=the bytes")
-    assert made.stdout_bytes == b"the bytes"
-    assert "seed 0" in made.stderr
+    result = generate("x", "-m", "test/images", "-o", "-", "--field", "content=the bytes")
+    assert result.stdout_bytes == b"the bytes"
+    assert "seed 0" in result.stderr
     assert not list(here.iterdir())
 
 
@@ -194,19 +197,19 @@ def test_an_output_without_files_is_printed(generate: Shell, here: Path) -> None
 
 @pytest.mark.long
 def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) -> None:
-    before = {each["request_id"] for each in generate.requests()}
+    before = {request["request_id"] for request in generate.requests()}
     running = generate.start("x", "-m", "test/images", "--field", "sleep_s=60")
     try:
         assert running.stderr is not None
         assert "queued" in running.stderr.readline()  # it has the answer to its submit
         (new,) = (r for r in generate.requests() if r["request_id"] not in before)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
+        _, stderr = running.communicate(timeout=60)
     finally:
         running.kill()
         running.wait()
     assert running.returncode == 130
-    assert f"Cancelled request {new['request_id']}." in said
+    assert f"Cancelled request {new['request_id']}." in stderr
     with Client(Installation(generate._data_dir)) as client:
         follow = {"status_url": f"/queue/test/images/requests/{new['request_id']}/status"}
         *_, last = client.follow(follow)
@@ -241,11 +244,11 @@ def test_a_restart_of_the_server_does_not_lose_the_request(
     address: Address, data_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     monkeypatch.setattr(connection, "PAUSES_S", (0.0,))
-    made = through(address, Restart(part, 502, DROP, 503, 504), data_dir)
-    assert made.exit_code == 0, made.output
+    result = through(address, Restart(part, 502, DROP, 503, 504), data_dir)
+    assert result.exit_code == 0, result.output
     assert (here / "out.png").read_text() == "image"
-    assert made.stderr.count("Trying again for up to 60 s.") == 1
-    assert made.stderr.count("answers again.") == 1
+    assert result.stderr.count("Trying again for up to 60 s.") == 1
+    assert result.stderr.count("answers again.") == 1
 
 
 def test_a_request_that_failed_with_503_is_not_asked_for_again(
@@ -308,8 +311,8 @@ def test_a_submit_whose_answer_is_lost_is_repeated_and_makes_one_request(
         submits.append(path)
         return answer if len(submits) == 1 else None
 
-    made = through(address, trouble, data_dir)
-    assert made.exit_code == 0, made.output
+    result = through(address, trouble, data_dir)
+    assert result.exit_code == 0, result.output
     assert (here / "out.png").read_text() == "image"
     assert len(submits) == 2
     assert len(Shell(data_dir_of(address, data_dir)).requests()) == before + 1
@@ -343,6 +346,6 @@ def test_a_full_disk_keeps_what_was_there_and_says_how_to_see_the_result(
 
 def test_a_link_that_leads_nowhere_is_a_name_that_is_taken(generate: Shell, here: Path) -> None:
     (here / "out.png").symlink_to(here / "gone")
-    made = generate("x", "-m", "test/images")
-    assert made.exit_code == 0, made.output
-    assert sorted(each.name for each in here.iterdir()) == ["out-2.png", "out.png"]
+    result = generate("x", "-m", "test/images")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in here.iterdir()) == ["out-2.png", "out.png"]

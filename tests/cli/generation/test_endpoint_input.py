@@ -34,10 +34,10 @@ def described(endpoint: str) -> EndpointInput:
 def test_the_schema_names_the_field_of_the_format_and_the_usual_file(
     endpoint: str, name: str | None, file: str
 ) -> None:
-    found = described(endpoint)
-    assert found.format_field == name
-    assert found.default_output() == Path(file)
-    found.check_format(found.default_output())
+    description = described(endpoint)
+    assert description.format_field == name
+    assert description.default_output() == Path(file)
+    description.check_format(description.default_output())
 
 
 @pytest.mark.parametrize(
@@ -74,22 +74,22 @@ def test_an_image_without_a_size_keeps_its_shape_where_the_endpoint_offers_that(
     image = {"image_url": "https://example.test/a.png"}
     inpainting = described("fal-ai/fast-sdxl/inpainting").fields
     assert in_shape_of_image(image, inpainting) == {**image, "image_size": "auto"}
-    for given, fields in [
+    for body, fields in [
         ({**image, "image_size": "square"}, inpainting),
         ({**image, "from_draft": "d1"}, inpainting),
         ({"prompt": "a circle"}, inpainting),
         (image, described("fal-ai/flux/schnell").fields),
         (image, {}),
     ]:
-        assert in_shape_of_image(given, fields) == given
+        assert in_shape_of_image(body, fields) == body
 
 
 def test_an_image_goes_into_the_list_of_an_endpoint_that_takes_several() -> None:
-    one = GenerateOptions("a", images=("https://example.test/a.png",)).body()
+    body = GenerateOptions("a", images=("https://example.test/a.png",)).body()
     several = EndpointInput("house/x", "", {"prompt": {}, "image_urls": {}})
-    assert several.in_its_fields(one)["image_urls"] == ["https://example.test/a.png"]
+    assert several.in_its_fields(body)["image_urls"] == ["https://example.test/a.png"]
     single = EndpointInput("house/x", "", {"prompt": {}, "image_url": {}})
-    assert single.in_its_fields(one) == one
+    assert single.in_its_fields(body) == body
     both = GenerateOptions("a", images=("https://example.test/a.png",) * 2)
     with pytest.raises(InvalidInput, match=r"^--image \(image_urls\): house/x has no such input"):
         single.check_fields(single.in_its_fields(both.body()), both)

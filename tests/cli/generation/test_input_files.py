@@ -28,7 +28,7 @@ SEVERAL = {
 
 
 def test_a_file_that_an_output_names_twice_is_one() -> None:
-    names = [each["url"].rpartition("/")[2] for each in outputs(SEVERAL)]
+    names = [output["url"].rpartition("/")[2] for output in outputs(SEVERAL)]
     assert names == ["1.mp4", "2.mp4", "1.jpg", "2.jpg"]
 
 

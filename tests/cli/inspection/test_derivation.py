@@ -19,8 +19,8 @@ def fields(name: str) -> Mapping[str, Mapping[str, Any]]:
 def one(type_: str, default: Any = None, name: str = "x") -> Mapping[str, Any] | None:
     """Declaration of an argument of a made-up call."""
     call = PipelineCall("Made", {name: Argument(name, default, type_)}, "image")
-    found = derived(call).inputs
-    return next(iter(found.values()), None)
+    inputs = derived(call).inputs
+    return next(iter(inputs.values()), None)
 
 
 def test_files_have_the_names_that_fals_clients_send() -> None:
@@ -85,12 +85,12 @@ def test_a_video_has_the_frame_rate_that_its_model_is_asked_for() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["QwenImageLayeredPipeline", "QwenImageLayeredModularPipeline"])
 def test_layers_are_made_of_an_image_whose_prompt_may_be_left_out(name: str) -> None:
-    found = fields(name)
-    assert found["image_url"]["required"]
-    assert "required" not in found["prompt"]
-    assert (found["layers"]["type"], found["layers"]["default"]) == ("layers", 4)
-    assert found["resolution"]["choices"] == [640, 1024]
-    assert "num_images" not in found
+    inputs = fields(name)
+    assert inputs["image_url"]["required"]
+    assert "required" not in inputs["prompt"]
+    assert (inputs["layers"]["type"], inputs["layers"]["default"]) == ("layers", 4)
+    assert inputs["resolution"]["choices"] == [640, 1024]
+    assert "num_images" not in inputs
 
 
 def test_numbers_of_layers_tokens_and_frames_have_bounds() -> None:
@@ -102,11 +102,11 @@ def test_numbers_of_layers_tokens_and_frames_have_bounds() -> None:
 
 
 def test_a_map_is_made_of_an_image_alone() -> None:
-    found = fields("MarigoldDepthPipeline")
-    assert [name for name, each in found.items() if each.get("required")] == ["image_url"]
-    assert (found["ensemble_size"]["least"], found["ensemble_size"]["most"]) == (1, 50)
-    assert "bicubic" in found["resample_method_output"]["choices"]
-    assert not found.keys() & {"output_uncertainty", "output_latent", "batch_size"}
+    inputs = fields("MarigoldDepthPipeline")
+    assert [name for name, field in inputs.items() if field.get("required")] == ["image_url"]
+    assert (inputs["ensemble_size"]["least"], inputs["ensemble_size"]["most"]) == (1, 50)
+    assert "bicubic" in inputs["resample_method_output"]["choices"]
+    assert not inputs.keys() & {"output_uncertainty", "output_latent", "batch_size"}
 
 
 def test_the_guidance_of_a_distilled_model_is_the_one_that_works_at_fal() -> None:
@@ -170,15 +170,15 @@ def test_what_cannot_be_given_is_named_with_the_reason() -> None:
 
 
 def test_a_crop_that_pipelines_make_of_finished_files_alone_is_left_out() -> None:
-    found = derived(read_call("StableDiffusionXLInpaintPipeline"))
-    assert "crop the image" in found.told["padding_mask_crop"]
-    assert "padding_mask_crop" not in found.inputs
+    derivation = derived(read_call("StableDiffusionXLInpaintPipeline"))
+    assert "crop the image" in derivation.told["padding_mask_crop"]
+    assert "padding_mask_crop" not in derivation.inputs
 
 
 def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:
-    found = derived(read_call("FluxPipeline"), native=1024, adapter=True)
-    assert not [name for name in found.told if "ip_adapter" in name]
-    inputs = found.inputs
+    derivation = derived(read_call("FluxPipeline"), native=1024, adapter=True)
+    assert not [name for name in derivation.told if "ip_adapter" in name]
+    inputs = derivation.inputs
     for name in ("ip_adapter_image", "negative_ip_adapter_image"):
         declared = {"type": "image", "argument": name, "as_is": True}
         assert inputs[f"{name}_url"] == declared
@@ -217,16 +217,16 @@ def test_a_field_says_what_the_docstring_says_of_its_argument() -> None:
 
 
 def test_a_list_of_objects_has_the_fields_of_its_class() -> None:
-    found = fields("LTXConditionPipeline")["conditions"]
-    assert (found["type"], found["one_of"]) == ("objects", ["image_url", "video_url"])
-    inner = {name: {**each, "about": ""} for name, each in found["fields"].items()}
+    conditions = fields("LTXConditionPipeline")["conditions"]
+    assert (conditions["type"], conditions["one_of"]) == ("objects", ["image_url", "video_url"])
+    inner = {name: {**field, "about": ""} for name, field in conditions["fields"].items()}
     assert inner == {
         "image_url": {"type": "image", "argument": "image", "about": ""},
         "video_url": {"type": "video", "argument": "video", "about": ""},
         "frame_index": {"type": "integer", "default": 0, "about": ""},
         "strength": {"type": "number", "least": 0, "most": 1, "default": 1.0, "about": ""},
     }
-    assert found["fields"]["frame_index"]["about"].startswith("The frame index")
+    assert conditions["fields"]["frame_index"]["about"].startswith("The frame index")
 
 
 @pytest.mark.parametrize(
@@ -240,30 +240,30 @@ def test_a_list_of_objects_has_the_fields_of_its_class() -> None:
     ],
 )
 def test_frames_of_an_object_are_an_image_or_a_video(name: str, field: str) -> None:
-    found = fields(name)[field]
-    assert found["one_of"] == ["image_url", "video_url"]
-    arguments = {each: found["fields"][each]["argument"] for each in found["one_of"]}
-    assert arguments == dict.fromkeys(found["one_of"], "frames")
+    declared = fields(name)[field]
+    assert declared["one_of"] == ["image_url", "video_url"]
+    arguments = {choice: declared["fields"][choice]["argument"] for choice in declared["one_of"]}
+    assert arguments == dict.fromkeys(declared["one_of"], "frames")
 
 
 def test_an_image_that_objects_may_have_is_not_required_beside_them() -> None:
-    found = fields("LTXConditionPipeline")
-    assert "required" not in found["image_url"]
-    assert [*found].index("conditions") < [*found].index("negative_prompt")
+    inputs = fields("LTXConditionPipeline")
+    assert "required" not in inputs["image_url"]
+    assert [*inputs].index("conditions") < [*inputs].index("negative_prompt")
 
 
 def test_keys_of_mappings_that_no_type_states_are_those_that_the_pipeline_reads() -> None:
-    found = fields("LTXI2VLongMultiPromptPipeline")["prompt_segments"]
-    assert {n for n, each in found["fields"].items() if each.get("required")} == {
+    segments = fields("LTXI2VLongMultiPromptPipeline")["prompt_segments"]
+    assert {n for n, field in segments["fields"].items() if field.get("required")} == {
         "end_window",
         "text",
     }
 
 
 def test_a_list_without_a_type_has_that_of_its_default() -> None:
-    found = fields("HeliosPyramidPipeline")
-    assert (found["history_sizes"]["type"], found["history_sizes"]["default"]) == (
+    inputs = fields("HeliosPyramidPipeline")
+    assert (inputs["history_sizes"]["type"], inputs["history_sizes"]["default"]) == (
         "integers",
         [16, 2, 1],
     )
-    assert found["pyramid_num_inference_steps_list"]["type"] == "integers"
+    assert inputs["pyramid_num_inference_steps_list"]["type"] == "integers"

@@ -44,7 +44,7 @@ def test_no_field_of_fals_is_missing_and_what_is_required_suffices(
     schema = entry(endpoint_id, name).schema
     assert fals.keys() <= schema.fields
     required = schema.json_schema().get("required", [])
-    assert set(required) <= {field for field, each in fals.items() if each.required}
+    assert set(required) <= {field for field, fal_field in fals.items() if fal_field.required}
 
 
 def test_defaults_and_choices_are_fals() -> None:
@@ -124,11 +124,13 @@ def test_an_id_whose_clients_do_not_send_what_the_pipeline_needs_is_refused(
 
 
 def test_fals_lists_of_images_and_of_videos_are_one_list_of_the_pipeline() -> None:
-    found = entry("fal-ai/ltx-video-v095/multiconditioning", "LTXConditionPipeline")
-    declared = found.endpoint.options["inputs"]
+    merged = entry("fal-ai/ltx-video-v095/multiconditioning", "LTXConditionPipeline")
+    declared = merged.endpoint.options["inputs"]
     assert {declared[name]["argument"] for name in ("images", "videos")} == {"conditions"}
     assert declared["images"]["fields"]["start_frame_num"]["argument"] == "frame_index"
     body = {"prompt": "x", "videos": [{"video_url": URL}]}
-    assert found.schema.validate(body)[0]["videos"][0]["start_frame_num"] == 0
+    assert merged.schema.validate(body)[0]["videos"][0]["start_frame_num"] == 0
     with pytest.raises(InvalidInput, match=r"videos\.0\.conditioning_type: Not supported here"):
-        found.schema.validate({**body, "videos": [{"video_url": URL, "conditioning_type": "pose"}]})
+        merged.schema.validate(
+            {**body, "videos": [{"video_url": URL, "conditioning_type": "pose"}]}
+        )

@@ -28,7 +28,7 @@ def inputs(name: str, available: Collection[str] | None = None) -> Mapping[str, 
 
 def test_what_every_workflow_needs_is_required_and_the_rest_may_be_left_out() -> None:
     fields = inputs("Flux3ModularPipeline")
-    assert [name for name, each in fields.items() if each.get("required")] == ["prompt"]
+    assert [name for name, field in fields.items() if field.get("required")] == ["prompt"]
     assert fields["image_urls"] == {"type": "images", "argument": "image"}
     assert fields["image_size"]["type"] == "size"
     assert fields["num_images"]["argument"] == "num_images_per_prompt"
@@ -36,7 +36,7 @@ def test_what_every_workflow_needs_is_required_and_the_rest_may_be_left_out() ->
 
 def test_media_of_a_call_become_files_of_a_request() -> None:
     fields = inputs("WanAnimate2ModularPipeline")
-    required = {name: each["type"] for name, each in fields.items() if each.get("required")}
+    required = {name: field["type"] for name, field in fields.items() if field.get("required")}
     assert required == {"prompt": "text", "image_url": "image", "driving_video_url": "video"}
     assert inputs("MiniMaxH3ModularPipeline").keys() >= {"image_url", "end_image_url"}
     assert inputs("MiniMaxMusic3ModularPipeline")["lyrics"]["required"] is True
@@ -108,27 +108,27 @@ def test_the_frame_rate_is_that_of_the_model() -> None:
 
 
 def test_a_list_of_objects_has_the_fields_of_the_class_that_a_block_names() -> None:
-    found = inputs("LTX25ModularPipeline")
-    assert [*found["conditions"]["fields"]] == [
+    declared = inputs("LTX25ModularPipeline")
+    assert [*declared["conditions"]["fields"]] == [
         "image_url",
         "video_url",
         "index",
         "strength",
         "crf",
     ]
-    assert found["conditions"]["fields"]["index"]["about"].startswith("The index at which")
-    assert found["reference_conditions"]["one_of"] == ["image_url", "video_url"]
+    assert declared["conditions"]["fields"]["index"]["about"].startswith("The index at which")
+    assert declared["reference_conditions"]["one_of"] == ["image_url", "video_url"]
 
 
 def test_a_list_of_several_classes_has_the_files_of_all() -> None:
-    found = inputs("MiniMaxH3ModularPipeline")["references"]
-    assert {name: each["argument"] for name, each in found["fields"].items()} == {
+    references = inputs("MiniMaxH3ModularPipeline")["references"]
+    assert {name: field["argument"] for name, field in references["fields"].items()} == {
         "image_url": "image",
         "video_url": "frames",
         "audio_url": "audio",
     }
-    assert found["one_of"] == [*found["fields"]]
-    assert all(found["fields"][name]["as_is"] for name in ("image_url", "video_url"))
+    assert references["one_of"] == [*references["fields"]]
+    assert all(references["fields"][name]["as_is"] for name in ("image_url", "video_url"))
 
 
 def test_boxes_have_the_keys_that_the_blocks_read() -> None:

@@ -112,21 +112,22 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def reported(check: Run, *words: str, files: dict[str, str]) -> list[tuple[Any, ...]]:
     """Line, endpoint, field and verdict of all findings."""
-    found = json.loads(check(*words, "--json", files=files).stdout)["findings"]
+    findings = json.loads(check(*words, "--json", files=files).stdout)["findings"]
     return [
-        tuple(each[name] for name in ("line", "endpoint", "field", "verdict")) for each in found
+        tuple(finding[name] for name in ("line", "endpoint", "field", "verdict"))
+        for finding in findings
     ]
 
 
 def line(text: str, containing: str) -> int:
-    return next(n for n, each in enumerate(text.splitlines(), 1) if containing in each)
+    return next(n for n, row in enumerate(text.splitlines(), 1) if containing in row)
 
 
 def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
-    found = reported(check, "app.py", files={"app.py": PYTHON})
+    findings = reported(check, "app.py", files={"app.py": PYTHON})
     at = line(PYTHON, "subscribe(MODEL")
     dev, sdxl = "fal-ai/flux/dev", "fal-ai/fast-sdxl"
-    assert found[:6] == [
+    assert findings[:6] == [
         (at, dev, None, "served"),
         (line(PYTHON, "DEFAULTS ="), dev, "num_inference_steps", "served"),
         (line(PYTHON, "DEFAULTS ="), dev, "enable_safety_checker", "ignored"),
@@ -134,17 +135,17 @@ def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
         (line(PYTHON, "acceleration"), dev, "acceleration", "served"),
         (line(PYTHON, '["seed"] = seed'), dev, "seed", "served"),
     ]
-    assert (line(PYTHON, "embeddings"), sdxl, "embeddings", "refused") in found
-    assert (line(PYTHON, "veo3"), "fal-ai/veo3", None, "missing") in found
-    assert (line(PYTHON, "getenv"), None, None, "unread") in found
-    assert found[-1] == (line(PYTHON, "make())"), "fal-ai/flux/schnell", None, "unread")
+    assert (line(PYTHON, "embeddings"), sdxl, "embeddings", "refused") in findings
+    assert (line(PYTHON, "veo3"), "fal-ai/veo3", None, "missing") in findings
+    assert (line(PYTHON, "getenv"), None, None, "unread") in findings
+    assert findings[-1] == (line(PYTHON, "make())"), "fal-ai/flux/schnell", None, "unread")
 
 
 def test_typescript_is_read_with_its_constants_and_types(check: Run) -> None:
-    found = reported(check, "web", files={"web/generate.ts": TYPESCRIPT})
+    findings = reported(check, "web", files={"web/generate.ts": TYPESCRIPT})
     dev, schnell = "fal-ai/flux/dev", "fal-ai/flux/schnell"
     stream = line(TYPESCRIPT, "media.stream")
-    assert found == [
+    assert findings == [
         (line(TYPESCRIPT, "MODELS.final"), dev, None, "served"),
         (line(TYPESCRIPT, "prompt,"), dev, "prompt", "served"),
         (line(TYPESCRIPT, "huge"), dev, "image_size", "refused"),
@@ -158,13 +159,13 @@ def test_typescript_is_read_with_its_constants_and_types(check: Run) -> None:
 
 
 def test_jsx_is_read_and_a_session_s_endpoint_is_the_one_that_the_client_opens(check: Run) -> None:
-    found = reported(check, ".", files={"src/studio.jsx": JSX})
+    findings = reported(check, ".", files={"src/studio.jsx": JSX})
     live = line(JSX, "realtime")
-    assert found[:2] == [
+    assert findings[:2] == [
         (live, "fal-ai/flux-2/klein/realtime", None, "served"),
         (live, "fal-ai/flux-2/klein", None, "unread"),
     ]
-    assert (line(JSX, "= 99"), "fal-ai/flux/dev", "num_images", "refused") in found
+    assert (line(JSX, "= 99"), "fal-ai/flux/dev", "num_images", "refused") in findings
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_a_client_is_known_however_it_came(check: Run, made: str) -> None:
     files = {
         "a.mjs": f"{made}await f.run('fal-ai/flux/dev', {{ input: {{ prompt: 'it\\'s' }} }});\n"
     }
-    assert [each[1:] for each in reported(check, "a.mjs", files=files)] == [
+    assert [finding[1:] for finding in reported(check, "a.mjs", files=files)] == [
         ("fal-ai/flux/dev", None, "served"),
         ("fal-ai/flux/dev", "prompt", "served"),
     ]
@@ -272,7 +273,9 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
                 self._client.submit(self._final, given)
                 self._client.submit(self._model, given)
         """)
-    assert [each[1] for each in reported(check, "a.py", files={"a.py": python}) if not each[2]] == [
+    assert [
+        finding[1] for finding in reported(check, "a.py", files={"a.py": python}) if not finding[2]
+    ] == [
         "fal-ai/flux/schnell",
         "fal-ai/flux/schnell",
         "fal-ai/flux/dev",
@@ -312,7 +315,7 @@ def test_fields_that_are_sent_at_times_count(check: Run) -> None:
         "fal.run('fal-ai/flux/dev', { input: { prompt, ...(seed && { seed, raw: true }),"
         " ...(big ? { num_images: 9 } : {}) } });\n"
     )
-    assert [each[2:] for each in reported(check, "a.js", files={"a.js": code})] == [
+    assert [finding[2:] for finding in reported(check, "a.js", files={"a.js": code})] == [
         (None, "served"),
         ("prompt", "served"),
         ("seed", "served"),
@@ -323,7 +326,7 @@ def test_fields_that_are_sent_at_times_count(check: Run) -> None:
 
 def test_a_file_of_windows_with_odd_escapes_is_read(check: Run) -> None:
     code = "\ufeffimport fal_client\r\nfal_client.run('fal-ai/flux/dev', {'prompt': 'a\\d'})\r\n"
-    assert {each[3] for each in reported(check, "a.py", files={"a.py": code})} == {"served"}
+    assert {finding[3] for finding in reported(check, "a.py", files={"a.py": code})} == {"served"}
 
 
 def test_what_is_required_and_not_sent_is_refused(check: Run) -> None:
@@ -334,9 +337,9 @@ def test_what_is_required_and_not_sent_is_refused(check: Run) -> None:
 
 
 def test_a_value_that_is_converted_is_served(check: Run) -> None:
-    given = [{"endpoint": "fal-ai/flux/dev", "input": {"prompt": "a", "num_images": "2"}}]
-    found = reported(check, "a.json", files={"a.json": json.dumps(given)})
-    assert {each[3] for each in found} == {"served"}
+    calls = [{"endpoint": "fal-ai/flux/dev", "input": {"prompt": "a", "num_images": "2"}}]
+    findings = reported(check, "a.json", files={"a.json": json.dumps(calls)})
+    assert {finding[3] for finding in findings} == {"served"}
 
 
 def test_a_field_whose_value_decides_and_is_computed_is_said_to_be_unread(check: Run) -> None:
@@ -348,9 +351,9 @@ def test_a_field_whose_value_decides_and_is_computed_is_said_to_be_unread(check:
 
 def test_fields_of_objects_in_a_list_are_looked_at(check: Run) -> None:
     loras = [{"path": "https://example.test/a.safetensors", "scael": 1}]
-    given = [{"endpoint": "fal-ai/flux-lora", "input": {"prompt": "a", "loras": loras}}]
-    found = reported(check, "a.json", files={"a.json": json.dumps(given)})
-    assert (1, "fal-ai/flux-lora", "loras.0.scael", "missing") in found
+    calls = [{"endpoint": "fal-ai/flux-lora", "input": {"prompt": "a", "loras": loras}}]
+    findings = reported(check, "a.json", files={"a.json": json.dumps(calls)})
+    assert (1, "fal-ai/flux-lora", "loras.0.scael", "missing") in findings
 
 
 def test_a_list_of_inputs_is_read_with_the_lines_of_its_entries(check: Run) -> None:
@@ -368,8 +371,8 @@ def test_a_list_of_inputs_is_read_with_the_lines_of_its_entries(check: Run) -> N
     ]
     entry = '{"endpoint": "fal-ai/flux/dev",\n\t "input": {"prompt": "a\\u00e9"}}'
     tabs = f'[\n\t{entry},\n\t{{"endpoint": "x/y"}}]'
-    found = reported(check, "sent.json", files={"sent.json": tabs})
-    assert [each[0] for each in found] == [2, 2, 4]
+    findings = reported(check, "sent.json", files={"sent.json": tabs})
+    assert [finding[0] for finding in findings] == [2, 2, 4]
 
 
 def test_ids_are_looked_up_and_the_nearest_named(check: Run) -> None:
@@ -431,10 +434,10 @@ def test_a_catalogue_of_one_s_own_counts_too(
     own = tmp_path / "models.yaml"
     monkeypatch.setenv("DARKROOM_MODELS", str(own))
     own.write_text("endpoints:\n  me/mine: {family: mine, schema: open}\n")
-    found = reported(
+    findings = reported(
         check, "a.json", files={"a.json": '[{"endpoint": "me/mine", "input": {"x": 1}}]'}
     )
-    assert [each[2:] for each in found] == [(None, "served"), ("x", "served")]
+    assert [finding[2:] for finding in findings] == [(None, "served"), ("x", "served")]
     assert check("fal-ai/flux/dev").exit_code == 0
     own.write_text(f"built_in: false\n{own.read_text()}")
     assert check("fal-ai/flux/dev").exit_code == 1
@@ -447,12 +450,12 @@ def address() -> Iterator[Address]:
 
 
 def test_a_running_darkroom_is_asked_for_what_it_serves(check: Run, address: Address) -> None:
-    given = {"prompt": "a", "image_size": "huge", "num_images": 2, "acceleration": "high", "no": 1}
-    sent = [{"endpoint": "fal-ai/flux/schnell", "input": given}, {"endpoint": "test/unserved"}]
+    body = {"prompt": "a", "image_size": "huge", "num_images": 2, "acceleration": "high", "no": 1}
+    sent = [{"endpoint": "fal-ai/flux/schnell", "input": body}, {"endpoint": "test/unserved"}]
     files = {"sent.json": json.dumps(sent)}
     there = ("--url", f"{address.url}/", "--key", address.key)
-    found = reported(check, "sent.json", *there, files=files)
-    assert [each[2:] for each in found] == [
+    findings = reported(check, "sent.json", *there, files=files)
+    assert [finding[2:] for finding in findings] == [
         (None, "served"),
         ("prompt", "served"),
         ("image_size", "refused"),

@@ -32,22 +32,22 @@ def test_a_secret_is_read_from_standard_input_and_not_shown(
         return ran.exit_code, ran.output
 
     assert darkroom("set", "FAL_KEY", given="id:sk\n") == (0, "The secret FAL_KEY is set.\n")
-    code, said = darkroom("set", "FAL_KEY", "--installation", given="id:sk\n")
-    assert (code, said) == (0, "The secret FAL_KEY is set.\n")
-    code, said = darkroom("list")
-    heading, row = said.splitlines()
-    assert (code, heading.split(), "sk" in said) == (
+    code, output = darkroom("set", "FAL_KEY", "--installation", given="id:sk\n")
+    assert (code, output) == (0, "The secret FAL_KEY is set.\n")
+    code, output = darkroom("list")
+    heading, row = output.splitlines()
+    assert (code, heading.split(), "sk" in output) == (
         0,
         ["NAME", "CHANGED", "AT", "CHANGED", "BY"],
         False,
     )
     assert row.startswith("FAL_KEY ")
     shown = json.loads(darkroom("list", "--installation", "--json")[1])
-    assert [each["name"] for each in shown["secrets"]] == ["FAL_KEY"]
+    assert [secret["name"] for secret in shown["secrets"]] == ["FAL_KEY"]
     assert darkroom("delete", "FAL_KEY") == (0, "The secret FAL_KEY is deleted.\n")
     assert darkroom("list") == (0, "There are no secrets.\n")
     assert darkroom("delete", "FAL_KEY")[0] == 1
-    code, said = darkroom("set", "FAL_KEY", given="\n")
-    assert (code, "is empty" in said) == (1, True)
-    code, said = darkroom("list", "--installation", "--tenant", "default")
-    assert (code, "either --tenant or --installation" in said) == (1, True)
+    code, output = darkroom("set", "FAL_KEY", given="\n")
+    assert (code, "is empty" in output) == (1, True)
+    code, output = darkroom("list", "--installation", "--tenant", "default")
+    assert (code, "either --tenant or --installation" in output) == (1, True)

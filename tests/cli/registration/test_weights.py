@@ -84,9 +84,7 @@ class Calls:
         return self._status if (method, path) == ("POST", "/v1/weights") else None
 
     def count(self, method: str, beginning: str) -> int:
-        return sum(
-            (found, path.startswith(beginning)) == (method, True) for found, path in self.made
-        )
+        return sum((verb, path.startswith(beginning)) == (method, True) for verb, path in self.made)
 
     @property
     def uploaded(self) -> int:

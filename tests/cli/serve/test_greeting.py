@@ -94,11 +94,11 @@ def test_measurements_of_another_gpu_driver_or_torch_are_none_of_this_machine(
         return lines
 
     machine = {"device": "NVIDIA H200", "driver": "580.65.06"}
-    machine |= {each: version(each) for each in gpus.PACKAGES}
+    machine |= {package: version(package) for package in gpus.PACKAGES}
     (tmp_path / "tuning.json").write_text(json.dumps({"tunings": [{"machine": machine}]}))
     assert lines_with("NVIDIA H200") == []
-    (said,) = lines_with("NVIDIA L4")
-    assert "has not been tuned. Its measurements are of another GPU, driver or torch." in said
+    (line,) = lines_with("NVIDIA L4")
+    assert "has not been tuned. Its measurements are of another GPU, driver or torch." in line
     assert lines_with("NVIDIA L4") == []
     assert lines_with("NVIDIA H200") == []
     assert len(lines_with("NVIDIA H200", "590.10")) == 1
@@ -106,7 +106,7 @@ def test_measurements_of_another_gpu_driver_or_torch_are_none_of_this_machine(
 
 def test_the_machine_of_the_greeting_is_the_one_of_the_measurements() -> None:
     """Both read the same facts, one with torch and the other without."""
-    assert [each.name for each in fields(Machine)] == ["device", "driver", *gpus.PACKAGES]
+    assert [field.name for field in fields(Machine)] == ["device", "driver", *gpus.PACKAGES]
 
 
 class Terminal(io.StringIO):

@@ -60,11 +60,11 @@ def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         config = tmp_path / "haproxy.cfg"
         config.write_text(config_text)
         script = haproxy.write_script(tmp_path, trusted, secret="s3cret")
-        said = subprocess.run(
+        result = subprocess.run(
             [script, "-c", "-f", config], check=False, capture_output=True, text=True, timeout=30
         )
-        assert "unknown" not in said.stderr.lower(), said.stderr
-        assert "[ALERT]" not in said.stderr, said.stderr
+        assert "unknown" not in result.stderr.lower(), result.stderr
+        assert "[ALERT]" not in result.stderr, result.stderr
         return config.read_text()
 
     return start
@@ -282,21 +282,21 @@ class Ingress:
 @pytest.fixture
 def ingress(tmp_path: Path) -> Iterator[tuple[Ingress, str]]:
     """A server, and the URL of HAProxy before it."""
-    made, port, config = Ingress(), free_port(), tmp_path / "haproxy.cfg"
-    threading.Thread(target=made.server.serve_forever, daemon=True).start()
+    backend, port, config = Ingress(), free_port(), tmp_path / "haproxy.cfg"
+    threading.Thread(target=backend.server.serve_forever, daemon=True).start()
     config.write_text(
-        HEALTH_CHECKED.format(folder=tmp_path, port=port, server=made.server.server_port)
+        HEALTH_CHECKED.format(folder=tmp_path, port=port, server=backend.server.server_port)
     )
     script = haproxy.write_script(tmp_path, secret="s3cret")
     with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
         try:
             connected(port, process).close()
-            yield made, f"http://127.0.0.1:{port}"
+            yield backend, f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            made.answers.set()
-            made.server.shutdown()
-            made.server.server_close()
+            backend.answers.set()
+            backend.server.shutdown()
+            backend.server.server_close()
 
 
 def test_calls_to_an_ingress_that_is_frozen_are_answered_when_its_health_check_is_not(

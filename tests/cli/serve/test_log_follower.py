@@ -47,9 +47,9 @@ def test_the_file_stays_small_while_others_write_it_and_the_console_shows_all(
     monkeypatch.setattr(log_console, "ROTATE_AT_BYTES", 1000)
     path, screen = tmp_path / "logs" / "darkroom.log", Screen()
     follower = following(path, screen)
-    with path.open("a", buffering=1) as one, path.open("a", buffering=1) as other:
+    with path.open("a", buffering=1) as first, path.open("a", buffering=1) as other:
         for number in range(100):
-            (one if number % 2 else other).write(f"line {number} {'x' * 20}\n")
+            (first if number % 2 else other).write(f"line {number} {'x' * 20}\n")
             screen.wait_for(f"line {number} ")
             # What is written in the moment of a rotation is lost, so none is written then.
             eventually(lambda: path.stat().st_size <= 1000, "the file has been rotated")
@@ -116,6 +116,6 @@ print("ended")
         os.close(theirs)
         assert b"queued" in os.read(ours, 1000)
         os.close(ours)
-        said, _ = running.communicate("\n", timeout=60)
-    assert said == "ended\n"
+        output, _ = running.communicate("\n", timeout=60)
+    assert output == "ended\n"
     assert running.returncode == 0

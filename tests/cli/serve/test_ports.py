@@ -33,41 +33,41 @@ def taken(port: int) -> Iterator[None]:
 
 def test_ports_follow_from_the_http_port() -> None:
     port = free_port()
-    found = plan(config(), HERE, port)
-    assert found.tls == (HERE, port + TLS_PORT_OFFSET)
-    assert found.proxy == (HERE, port + PROXY_PORT_OFFSET)
-    assert found.names == ()
+    planned = plan(config(), HERE, port)
+    assert planned.tls == (HERE, port + TLS_PORT_OFFSET)
+    assert planned.proxy == (HERE, port + PROXY_PORT_OFFSET)
+    assert planned.names == ()
 
 
 def test_a_usual_port_that_is_taken_is_replaced_and_a_given_one_is_not() -> None:
-    port, given = free_port(), free_port()
-    with taken(port + TLS_PORT_OFFSET), taken(given):
-        found = plan(config(), HERE, port)
-        assert found.tls is not None
-        assert found.tls[1] not in (port, port + TLS_PORT_OFFSET)
-        with pytest.raises(Misconfigured, match=f"Port {given} .* --tls-port"):
-            plan(config(tls_port=given), HERE, port)
-        with pytest.raises(Misconfigured, match=f"Port {given} .* --proxy-port"):
-            plan(config(proxy_port=given), HERE, port)
+    port, chosen = free_port(), free_port()
+    with taken(port + TLS_PORT_OFFSET), taken(chosen):
+        planned = plan(config(), HERE, port)
+        assert planned.tls is not None
+        assert planned.tls[1] not in (port, port + TLS_PORT_OFFSET)
+        with pytest.raises(Misconfigured, match=f"Port {chosen} .* --tls-port"):
+            plan(config(tls_port=chosen), HERE, port)
+        with pytest.raises(Misconfigured, match=f"Port {chosen} .* --proxy-port"):
+            plan(config(proxy_port=chosen), HERE, port)
 
 
 def test_beyond_the_last_port_there_is_another() -> None:
-    found = plan(config(), HERE, 65535)
-    assert found.tls is not None
-    assert found.tls[1] < 65535
+    planned = plan(config(), HERE, 65535)
+    assert planned.tls is not None
+    assert planned.tls[1] < 65535
 
 
 def test_zero_is_none() -> None:
-    found = plan(config(tls_port=0, proxy_port=0), HERE, free_port())
-    assert (found.tls, found.proxy) == (None, None)
+    planned = plan(config(tls_port=0, proxy_port=0), HERE, free_port())
+    assert (planned.tls, planned.proxy) == (None, None)
 
 
 def test_the_proxy_stays_on_loopback_when_the_rest_does_not() -> None:
-    found = plan(config(trusted_hosts=("gpu-box",)), EVERYWHERE, free_port())
-    assert found.tls is not None
-    assert found.proxy is not None
-    assert (found.tls[0], found.proxy[0]) == (EVERYWHERE, HERE)
-    assert {"gpu-box", socket.gethostname().lower()} <= set(found.names)
+    planned = plan(config(trusted_hosts=("gpu-box",)), EVERYWHERE, free_port())
+    assert planned.tls is not None
+    assert planned.proxy is not None
+    assert (planned.tls[0], planned.proxy[0]) == (EVERYWHERE, HERE)
+    assert {"gpu-box", socket.gethostname().lower()} <= set(planned.names)
 
 
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from serve_app.settings import read_config
 
 
 def test_a_data_directory_is_made_with_its_parents_and_for_its_owner_only(tmp_path: Path) -> None:
-    wanted = tmp_path / "a" / "b"
-    ports.check_data_dir(wanted)
-    assert wanted.stat().st_mode & 0o077 == 0
-    assert list(wanted.iterdir()) == []
+    directory = tmp_path / "a" / "b"
+    ports.check_data_dir(directory)
+    assert directory.stat().st_mode & 0o077 == 0
+    assert list(directory.iterdir()) == []
 
 
 def test_other_users_lose_their_rights_on_a_data_directory_of_an_earlier_version(

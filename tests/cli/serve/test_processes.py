@@ -54,8 +54,8 @@ def test_a_process_that_no_record_has_is_known_by_the_run_directory(tmp_path: Pa
         "one = subprocess.Popen(command, stdout=subprocess.DEVNULL);"
         "print(one.pid)"
     )
-    said = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, check=True)
-    stray = psutil.Process(int(said.stdout))
+    result = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, check=True)
+    stray = psutil.Process(int(result.stdout))
     assert stray not in psutil.Process().children(recursive=True)
     assert RunRecord(tmp_path / "run.json", run_dir).stop_leftover_processes() == 1
     assert not stray.is_running()
@@ -67,8 +67,8 @@ def test_a_process_that_got_the_pid_later_is_left_alone(
     path = tmp_path / "run.json"
     RunRecord(path, tmp_path / "run").write("")
     content = json.loads(path.read_text())
-    for one in content["started"]:
-        one["start_time"] -= 1000
+    for entry in content["started"]:
+        entry["start_time"] -= 1000
     path.write_text(json.dumps(content))
     assert RunRecord(path, tmp_path / "run").stop_leftover_processes() == 0
     assert psutil.pid_exists(sleeper.pid)

@@ -33,13 +33,13 @@ def test_processes_that_are_started_inherit_no_secret(
     monkeypatch.setenv("DARKROOM_PROXY_SECRET", "of-the-user")
     ray_flags.hide_secrets(tmp_path / "secrets", "of-this-start")
     inherited = " ".join(os.environ.values())  # noqa: TID251 what children inherit
-    assert not [each for each in ("password", "of-a-file", "of-the-user") if each in inherited]
+    assert not [word for word in ("password", "of-a-file", "of-the-user") if word in inherited]
     assert Secrets().by_name() == {  # as the ingress reads them
         "DARKROOM_DATABASE_URL": "postgresql://me:password@host/db",
         "DARKROOM_S3_SECRET_ACCESS_KEY": "of-a-file",
         "DARKROOM_PROXY_SECRET": "of-this-start",
     }
-    modes = {each.stat().st_mode & 0o777 for each in (tmp_path / "secrets").iterdir()}
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "secrets").iterdir()}
     assert ((tmp_path / "secrets").stat().st_mode & 0o777, modes) == (0o700, {0o600})
 
 

@@ -30,8 +30,8 @@ def control_store() -> Iterator[socket.socket]:
 
 def stopped(path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Stop a command that started Ray at the address; True if Ray was asked to shut down."""
-    asked = threading.Event()
-    monkeypatch.setattr(server, "_shut_serve_down", asked.set)
+    stopping = threading.Event()
+    monkeypatch.setattr(server, "_shut_serve_down", stopping.set)
     monkeypatch.setattr(server, "STOP_SIGNALS", ())  # those of the tests stay as they are
     monkeypatch.setitem(sys.modules, "ray", sys.modules.get("ray") or ModuleType("ray"))
     command = ServeCommand(Installation(path), Config(gpus=0, data_dir=path), "127.0.0.1", 0)
@@ -41,7 +41,7 @@ def stopped(path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> bool:
         command._stop()
     finally:
         command.console.close()
-    return asked.is_set()
+    return stopping.is_set()
 
 
 def test_ray_is_asked_to_shut_down_while_its_control_store_answers(

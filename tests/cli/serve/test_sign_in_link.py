@@ -40,9 +40,9 @@ def test_other_machines_get_the_address_that_it_listens_on_or_the_public_one(
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
 def test_on_all_addresses_it_is_one_of_this_machine(host: str) -> None:
-    found = network_origin(host, 8000, None)
-    if found is not None:  # without a network there is none
-        name = urlsplit(found).hostname
+    origin = network_origin(host, 8000, None)
+    if origin is not None:  # without a network there is none
+        name = urlsplit(origin).hostname
         assert name not in (host, "127.0.0.1", "::1", "192.0.2.1")
 
 
@@ -87,10 +87,10 @@ def test_the_code_has_the_modules_of_the_link_with_a_quiet_zone() -> None:
     """Half blocks: each character is two modules, one above the other, and light is drawn."""
     link = "http://10.1.2.3:8000/#link=0123456789abcdefghijklmnopqrstuv"
     light = {"█": (1, 1), "▀": (1, 0), "▄": (0, 1), " ": (0, 0)}
-    rows = [[light[each] for each in line] for line in qr_code(link).splitlines() if line]
+    rows = [[light[character] for character in line] for line in qr_code(link).splitlines() if line]
     modules = [[pair[half] for pair in row] for row in rows for half in (0, 1)]
     expected = [
-        [1 - each for each in row] for row in segno.make(link, error="l").matrix_iter(border=2)
+        [1 - pixel for pixel in row] for row in segno.make(link, error="l").matrix_iter(border=2)
     ]
     assert all(a == b for a, b in itertools.zip_longest(modules[: len(expected)], expected))
 

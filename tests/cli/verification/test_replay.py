@@ -39,7 +39,7 @@ class Darkroom:
         self._rig.port.offer(lease)
         outcome = await self._rig.outcome(lease.held)
         assert outcome.failure is None
-        return [self._rig.storage.objects[each.key] for each in outcome.artifacts]
+        return [self._rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
     def drawing(self, **changed: Any) -> Draw:
         """What ``replay`` draws with, in another thread. ``changed``: fields that this server
@@ -69,13 +69,13 @@ async def test_a_deterministic_image_is_equal_and_a_changed_one_differs_with_the
     (body,) = await darkroom.draw(prompt="a blue star", seed=7, output_format="png")
     file = tmp_path / "a.png"
     await asyncio.to_thread(file.write_bytes, body)
-    found = await asyncio.to_thread(verify, file)
-    assert found.verdict is SignatureState.UNKNOWN_SIGNER
-    same = await replayed(darkroom.drawing(), file, found)
+    verification = await asyncio.to_thread(verify, file)
+    assert verification.verdict is SignatureState.UNKNOWN_SIGNER
+    same = await replayed(darkroom.drawing(), file, verification)
     assert same.words == "drawn again, every pixel is equal"
     assert same.deterministic
     assert same.differing_facts == ()
-    other = await replayed(darkroom.drawing(num_inference_steps=4, seed=8), file, found)
+    other = await replayed(darkroom.drawing(num_inference_steps=4, seed=8), file, verification)
     assert not other.equal
     assert other.differing_facts == ("seed 7 then, 8 now", "steps 2 then, 4 now")
 
@@ -103,6 +103,6 @@ def never(_endpoint: str, _body: dict[str, Any]) -> Sequence[bytes]:
 def test_an_input_that_the_manifest_does_not_have_whole_is_not_drawn(
     tmp_path: Path, changed: dict[str, Any], named: str
 ) -> None:
-    facts = {name: each for name, each in {**FACTS, **changed}.items() if each is not None}
+    facts = {name: fact for name, fact in {**FACTS, **changed}.items() if fact is not None}
     with pytest.raises(InvalidInput, match=rf"whole input.*{named}"):
         replay(never, tmp_path / "a.png", facts)

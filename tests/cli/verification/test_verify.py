@@ -106,9 +106,9 @@ def test_a_change_of_one_byte_is_found(file: Path, data_dir: Path) -> None:
     file.write_bytes(body)
     ran = typed(file, data_dir, "--json")
     assert ran.exit_code == 2
-    found = json.loads(ran.stdout)
-    assert found["verdict"] == "invalid"
-    assert any("mismatch" in each for each in found["problems"])
+    report = json.loads(ran.stdout)
+    assert report["verdict"] == "invalid"
+    assert any("mismatch" in problem for problem in report["problems"])
 
 
 def test_a_file_that_was_saved_again_has_no_signature(file: Path, data_dir: Path) -> None:
@@ -149,21 +149,21 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_changed(file: Path, tmp_pa
 
 def of(*images: bytes) -> Any:
     """Server that draws these, and notes what it was asked for."""
-    asked: list[tuple[str, dict[str, Any]]] = []
+    calls: list[tuple[str, dict[str, Any]]] = []
 
     def draw(endpoint: str, body: dict[str, Any]) -> Iterable[bytes]:
-        asked.append((endpoint, body))
+        calls.append((endpoint, body))
         return images
 
-    draw.asked = asked  # pyright: ignore[reportFunctionMemberAccess]
+    draw.asked = calls  # pyright: ignore[reportFunctionMemberAccess]
     return draw
 
 
 def test_an_image_that_is_drawn_again_is_compared_pixel_by_pixel(file: Path) -> None:
     facts = verify(file).generation
     draw = of(signed(png()))
-    found = replay(draw, file, facts)
-    assert (found.equal, found.differing_facts) == (True, ())
+    comparison = replay(draw, file, facts)
+    assert (comparison.equal, comparison.differing_facts) == (True, ())
     body = {"prompt": "a red circle", "seed": 7, "image_size": "square"}
     assert draw.asked == [("fal-ai/flux/schnell", body)]
 
@@ -171,10 +171,10 @@ def test_an_image_that_is_drawn_again_is_compared_pixel_by_pixel(file: Path) -> 
 def test_the_nearest_of_several_images_counts_and_its_difference_is_said(file: Path) -> None:
     facts = verify(file).generation
     changed = replace(FACTS, model="o/n@2", description={})
-    found = replay(of(png(0), signed(png(203), changed)), file, facts)
-    assert (found.most, found.changed, found.facts_known) == (3, 1.0, True)
-    assert found.words == "drawn again, 100.0% of the pixels differ, by at most 3 of 255"
-    assert found.differing_facts == ("model o/n@1 then, o/n@2 now",)
+    comparison = replay(of(png(0), signed(png(203), changed)), file, facts)
+    assert (comparison.most, comparison.changed, comparison.facts_known) == (3, 1.0, True)
+    assert comparison.words == "drawn again, 100.0% of the pixels differ, by at most 3 of 255"
+    assert comparison.differing_facts == ("model o/n@1 then, o/n@2 now",)
 
 
 def test_without_a_prompt_in_the_manifest_nothing_is_drawn(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def probe_pool(replicas: int, slots: int = 2) -> dict[str, Any]:
 def with_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WithPool]:
     """Gives the Darkroom this pool in place of its last, and starts it the first time. It has its
     first key from its environment, and ignores hangups and, at its start, interrupts."""
-    with contextlib.ExitStack() as made:
+    with contextlib.ExitStack() as stack:
         darkroom = Darkroom(tmp_path_factory.mktemp("changing") / "data", api_key=KEY)
-        made.callback(darkroom.clear_away)
+        stack.callback(darkroom.clear_away)
         last: Mapping[str, Any] = {}
 
         def give(pool: Mapping[str, Any], endpoint: str = "test/probe") -> Darkroom:
@@ -70,4 +70,4 @@ def _without_bounds(pool: Mapping[str, Any]) -> dict[str, Any]:
 
 def _serves(darkroom: Darkroom, endpoint: str) -> bool:
     answer = darkroom.http.get("/v1/models", params={"endpoint_id": endpoint})
-    return any(each["darkroom"]["served"] for each in answer.json()["models"])
+    return any(model["darkroom"]["served"] for model in answer.json()["models"])

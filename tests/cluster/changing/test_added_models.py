@@ -60,8 +60,8 @@ def images(darkroom: Darkroom, *endpoints: str) -> list[Image.Image]:
         "output_format": "png",
     }
     printed = program(CALL, darkroom.url, darkroom.key, json.dumps(body), *endpoints)
-    made = [image for output in json.loads(printed) for image in output["images"]]
-    return [Image.open(io.BytesIO(httpx.get(each["url"]).content)) for each in made]
+    files = [image for output in json.loads(printed) for image in output["images"]]
+    return [Image.open(io.BytesIO(httpx.get(file["url"]).content)) for file in files]
 
 
 @pytest.mark.long
@@ -82,13 +82,13 @@ def test_a_repository_is_added_called_and_removed_without_a_restart(
 
     drawn = images(darkroom, "house/sd3", "house/flux")
     assert len(drawn) == 2
-    for made in drawn:
-        assert made.size == (SIZE["width"], SIZE["height"])
-        assert len(made.convert("RGB").getcolors(made.width * made.height) or ()) > 50
+    for image in drawn:
+        assert image.size == (SIZE["width"], SIZE["height"])
+        assert len(image.convert("RGB").getcolors(image.width * image.height) or ()) > 50
 
     again = darkroom.command(*adding)
     assert (again.returncode, "exists already" in again.stderr) == (1, True)
     deleted = darkroom.command("models", "delete", "house/sd3")
     assert deleted.stdout == "house/sd3 is deleted.\n"
     assert darkroom.http.post("/run/house/sd3", json={}).status_code == 404
-    assert [each.pid for each in darkroom.replicas()] == [before.pid]
+    assert [replica.pid for replica in darkroom.replicas()] == [before.pid]

@@ -24,8 +24,8 @@ def _submit(darkroom: Darkroom, steps: int) -> str:
 
 
 def _followers(darkroom: Darkroom) -> list[psutil.Process]:
-    found = darkroom.process.children(recursive=True)
-    return [each for each in found if "ray::RankActor" in command_of(each)]
+    children = darkroom.process.children(recursive=True)
+    return [child for child in children if "ray::RankActor" in command_of(child)]
 
 
 @pytest.mark.long
@@ -33,9 +33,9 @@ def test_two_devices_make_a_video_and_make_another_when_one_of_them_has_died(
     with_pool: WithPool,
 ) -> None:
     darkroom = with_pool(POOL, ENDPOINT)
-    made = darkroom.in_state(_submit(darkroom, 4), "succeeded", "failed")
-    assert made["state"] == "succeeded", made
-    output = darkroom.http.get(f"/queue/fal-ai/wan/requests/{made['request_id']}").json()
+    request = darkroom.in_state(_submit(darkroom, 4), "succeeded", "failed")
+    assert request["state"] == "succeeded", request
+    output = darkroom.http.get(f"/queue/fal-ai/wan/requests/{request['request_id']}").json()
     assert httpx.get(output["video"]["url"]).content[4:8] == b"ftyp"
     (follower,) = _followers(darkroom)
 

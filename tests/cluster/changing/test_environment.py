@@ -35,7 +35,7 @@ def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
         descriptors = [file.path for file in process.open_files()]
         assert not [path for path in descriptors if "postgres" in path or "api_key" in path]
         # No connection to the database either: its socket is the only way in.
-        unix = [one.laddr for one in process.net_connections("unix")]
+        unix = [connection.laddr for connection in process.net_connections("unix")]
         assert not [path for path in unix if ".s.PGSQL" in str(path)]
 
 
@@ -44,23 +44,27 @@ def test_no_process_but_the_first_has_a_secret_in_its_environment_or_its_command
 ) -> None:
     darkroom = under_nohup
     secrets = (KEY, (darkroom.data_dir / "postgres" / "password").read_text().strip())
-    started = [each for each in darkroom.leftovers() if each.pid != darkroom.process.pid]
+    started = [
+        leftover for leftover in darkroom.leftovers() if leftover.pid != darkroom.process.pid
+    ]
     assert len(started) > 10  # Ray's, PostgreSQL's, HAProxy's
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             shown = [*process.environ().values(), *process.cmdline()]
-            assert not [each for each in shown if any(one in each for one in secrets)], process
+            assert not [value for value in shown if any(secret in value for secret in secrets)], (
+                process
+            )
 
 
 def test_the_token_of_the_hub_reaches_replicas_and_not_the_ingress(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
-    assert [each.environ().get("HF_TOKEN") for each in darkroom.replicas()] == [HUB_TOKEN]
-    assert not any(each.environ().get("HF_TOKEN") for each in darkroom.replicas("ingress"))
+    assert [replica.environ().get("HF_TOKEN") for replica in darkroom.replicas()] == [HUB_TOKEN]
+    assert not any(replica.environ().get("HF_TOKEN") for replica in darkroom.replicas("ingress"))
 
 
 def test_where_hangups_are_ignored_a_closed_terminal_ends_nothing(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
-    before = {each.pid for each in darkroom.leftovers()}
+    before = {leftover.pid for leftover in darkroom.leftovers()}
     darkroom.hang_up()
     assert darkroom.in_state(darkroom.submit(steps=3, step_ms=20), "succeeded")["failures"] == 0
-    assert before <= {each.pid for each in darkroom.leftovers()}
+    assert before <= {leftover.pid for leftover in darkroom.leftovers()}

@@ -42,7 +42,7 @@ def test_a_pool_at_zero_gets_a_replica_for_a_warm_target_until_it_ends(with_pool
     status = darkroom.http.get("/v1/status").json()
     pool = status["pools"]["studio"]
     assert (pool["target_replicas"], pool["warm_replicas"], pool["queued"]) == (1, 1, 0)
-    (holder,) = [each for each in status["replicas"] if each["stage"] == "ready"]
+    (holder,) = [replica for replica in status["replicas"] if replica["stage"] == "ready"]
     assert (holder["hot"], holder["keep"]) == (["test/probe"], [["test/probe", "hot"]])
     assert holder["node"]
     assert darkroom.http.delete("/v1/warm/test/probe").status_code == 204

@@ -127,7 +127,7 @@ async def test_events_are_read_however_they_are_cut() -> None:
             yield part
         yield b"ta: end"
 
-    assert [each async for each in events(body())] == ["one", "two\n3", "end"]
+    assert [event async for event in events(body())] == ["one", "two\n3", "end"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_an_output_is_an_object(kind: str, content: bytes, expected: Any) -> Non
 async def test_an_app_that_fails_its_health_check_in_succession_is_reported(
     statuses: list[Any], expected: str
 ) -> None:
-    left, said = iter(statuses), list[str]()
+    left, reports = iter(statuses), list[str]()
 
     async def call() -> int:
         status = next(left)
@@ -165,10 +165,10 @@ async def test_an_app_that_fails_its_health_check_in_succession_is_reported(
             raise status
         return status
 
-    check = HealthCheck(call, said.append, 0.01, failures=2, start_s=0, interval_s=0)
+    check = HealthCheck(call, reports.append, 0.01, failures=2, start_s=0, interval_s=0)
     async with asyncio.timeout(60):
         await check.run()
-    assert said == [expected]
+    assert reports == [expected]
 
 
 async def test_failures_do_not_count_while_an_app_may_start() -> None:

@@ -17,10 +17,10 @@ from darkroom.fal.local_files import LocalFiles, Store, UnknownFile, named_files
 
 @pytest.fixture
 def files() -> Iterator[LocalFiles]:
-    made = LocalFiles()
-    made.start()
-    yield made
-    made.close()
+    server = LocalFiles()
+    server.start()
+    yield server
+    server.close()
 
 
 def read(url: str, asked: str = "", method: str = "GET") -> tuple[int, bytes, str | None]:
@@ -37,11 +37,11 @@ def read(url: str, asked: str = "", method: str = "GET") -> tuple[int, bytes, st
 def test_an_input_has_urls_that_the_app_can_read(files: LocalFiles, tmp_path: Path) -> None:
     path = tmp_path / "a b.png"
     path.write_bytes(b"0123456789")
-    given = {"image": {"url": {"$file": str(path)}}, "urls": [{"$file": str(path)}], "n": 1}
-    made = files.with_urls(given)
-    (url,) = made["urls"]
-    assert made["n"] == 1
-    assert read(made["image"]["url"]) == (200, b"0123456789", None)
+    arguments = {"image": {"url": {"$file": str(path)}}, "urls": [{"$file": str(path)}], "n": 1}
+    readable = files.with_urls(arguments)
+    (url,) = readable["urls"]
+    assert readable["n"] == 1
+    assert read(readable["image"]["url"]) == (200, b"0123456789", None)
     assert read(url, "bytes=2-4") == (206, b"234", "bytes 2-4/10")
     assert read(url, "bytes=-3") == (206, b"789", "bytes 7-9/10")
     assert read(url, "bytes=8-") == (206, b"89", "bytes 8-9/10")
@@ -59,8 +59,8 @@ def test_a_file_of_an_output_has_its_path_and_its_facts(files: LocalFiles, tmp_p
         file = {"url": url, "content_type": "image/jpeg", "file_name": "x.png", "width": None}
         return files.with_paths({"image": file, "link": url, "other": {"url": "https://a/b"}})
 
-    made = context_of(call).run(make)
-    image, link = made["image"], made["link"]
+    output = context_of(call).run(make)
+    image, link = output["image"], output["link"]
     assert image == {
         "file_name": "x.png",
         "$file": image["$file"],
@@ -68,8 +68,8 @@ def test_a_file_of_an_output_has_its_path_and_its_facts(files: LocalFiles, tmp_p
     }
     assert link == {"$file": image["$file"], "media_type": "image/png", "$as": "url"}
     assert Path(image["$file"]).is_relative_to(tmp_path / "r")
-    assert made["other"] == {"url": "https://a/b"}
-    assert named_files(made) == {"files": [("image",), ("link",)]}
+    assert output["other"] == {"url": "https://a/b"}
+    assert named_files(output) == {"files": [("image",), ("link",)]}
     assert named_files({"echo": {"$file": "/etc/hostname"}}) == {}, "it only looks like a file"
 
 

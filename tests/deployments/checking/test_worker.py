@@ -58,12 +58,12 @@ def job(tmp_path: Path, source: Mapping[str, Any], **given: Any) -> CheckJob:
 def uploaded(tmp_path: Path, files: Mapping[str, Path], **given: Any) -> Mapping[str, Any]:
     """Result for files that were uploaded, by their path in the pipeline."""
     names: dict[str, str] = {}
-    made = job(tmp_path, {"upload": "u/x"}, **given)
+    empty_job = job(tmp_path, {"upload": "u/x"}, **given)
     for number, (path, file) in enumerate(files.items()):
-        shutil.copyfile(file, made.folder / str(number))
+        shutil.copyfile(file, empty_job.folder / str(number))
         names[path] = str(number)
-    wanted = job(tmp_path, {"upload": "u/x"}, files=names, **given)
-    return run(wanted, Reports())
+    upload_job = job(tmp_path, {"upload": "u/x"}, files=names, **given)
+    return run(upload_job, Reports())
 
 
 def lora(
@@ -97,8 +97,8 @@ def test_a_lora_that_fits_is_accepted(tmp_path: Path) -> None:
     digest = digest_of(file, "0" * SHA256_DIGITS)
     result = uploaded(tmp_path, {"a.safetensors": file})
     assert result["kind"] == "lora"
-    (one,) = result["files"]
-    assert (one["path"], one["digest"]) == ("lora.safetensors", digest)
+    (lora_file,) = result["files"]
+    assert (lora_file["path"], lora_file["digest"]) == ("lora.safetensors", digest)
 
 
 def test_the_words_of_a_lora_are_its_phrase_or_the_captions_of_its_training(tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_the_words_of_a_lora_are_its_phrase_or_the_captions_of_its_training(tmp_
 
 def test_long_facts_are_left_out_and_those_kept_can_be_stored(tmp_path: Path) -> None:
     """The image in ``modelspec.thumbnail`` may have megabytes, and PostgreSQL has no NUL."""
-    said = {"modelspec.title": "thin\0 ink", "modelspec.trigger_phrase": "i\0nk"}
+    short = {"modelspec.title": "thin\0 ink", "modelspec.trigger_phrase": "i\0nk"}
     long = {f"modelspec.{number}": "x" * 400 for number in range(2000)}
     file = lora(
-        tmp_path / "a.safetensors", metadata={**said, "modelspec.thumbnail": "x" * 10**6, **long}
+        tmp_path / "a.safetensors", metadata={**short, "modelspec.thumbnail": "x" * 10**6, **long}
     )
     facts = uploaded(tmp_path, {"a.safetensors": file})["facts"]
     assert facts["trigger_words"] == ["ink"]
@@ -129,9 +129,11 @@ def test_long_facts_are_left_out_and_those_kept_can_be_stored(tmp_path: Path) ->
 
 def test_a_lora_of_another_size_names_the_layer_and_the_shape_of_the_base(tmp_path: Path) -> None:
     file = lora(tmp_path / "a.safetensors", width=131)
-    with pytest.raises(WeightsUnavailable, match=rf"\(128, 128\) of transformer\.{LAYER}") as found:
+    with pytest.raises(
+        WeightsUnavailable, match=rf"\(128, 128\) of transformer\.{LAYER}"
+    ) as raised:
         uploaded(tmp_path, {"a.safetensors": file})
-    assert str(tmp_path) not in found.value.message
+    assert str(tmp_path) not in raised.value.message
 
 
 def test_a_lora_for_another_model_is_refused(tmp_path: Path) -> None:
@@ -142,7 +144,11 @@ def test_a_lora_for_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_lora_may_have_the_names_of_kohya(tmp_path: Path) -> None:
     weight = load_file(DEMO / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors")
-    key = next(each for each in weight if each.endswith("transformer_blocks.0.attn1.to_q.weight"))
+    key = next(
+        tensor_name
+        for tensor_name in weight
+        if tensor_name.endswith("transformer_blocks.0.attn1.to_q.weight")
+    )
     name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
     rows, columns = weight[key].shape
     halves = {
@@ -163,7 +169,7 @@ def test_a_model_whose_own_tensors_are_called_alpha_is_a_fine_tune(tmp_path: Pat
     files = {"vae.safetensors": tmp_path / "vae.safetensors"}
     result = uploaded(tmp_path, files, base=Weights(str(DEMO / "stable-audio")))
     assert result["kind"] == "finetune"
-    assert [each["path"].partition("/")[0] for each in result["files"]] == ["vae"]
+    assert [file["path"].partition("/")[0] for file in result["files"]] == ["vae"]
 
 
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -188,7 +194,7 @@ def test_a_single_file_replaces_the_component_that_has_its_tensors(tmp_path: Pat
     )
     result = uploaded(tmp_path, {"mine.safetensors": file})
     assert result["kind"] == "finetune"
-    assert [each["path"] for each in result["files"]] == [TRANSFORMER]
+    assert [stored["path"] for stored in result["files"]] == [TRANSFORMER]
 
 
 def test_of_a_whole_pipeline_only_what_differs_is_kept(tmp_path: Path) -> None:
@@ -197,7 +203,7 @@ def test_of_a_whole_pipeline_only_what_differs_is_kept(tmp_path: Path) -> None:
     )
     vae = "vae/diffusion_pytorch_model.safetensors"
     result = uploaded(tmp_path, {TRANSFORMER: file, vae: FLUX / vae})
-    assert [each["path"] for each in result["files"]] == [TRANSFORMER]
+    assert [stored["path"] for stored in result["files"]] == [TRANSFORMER]
 
 
 def test_weights_that_all_equal_the_base_are_refused(tmp_path: Path) -> None:
@@ -240,7 +246,7 @@ def test_a_repository_of_the_hub_is_read_with_the_token_that_was_given(
     hub.gated.add("studio/style")
     source = {"hub": "studio/style", "revision": COMMIT}
     assert run(job(tmp_path, source, token="hf_tenants"), Reports())["kind"] == "lora"
-    sent = {each.authorization for each in hub.asked if not each.of_cdn}
+    sent = {request.authorization for request in hub.asked if not request.of_cdn}
     assert sent == {"Bearer hf_tenants"}
 
 
@@ -257,7 +263,7 @@ def test_without_a_token_none_of_this_machine_is_sent(
     source = {"hub": "studio/style", "revision": COMMIT}
     with pytest.raises(WeightsUnavailable, match="gated"):
         run(job(tmp_path, source, token=""), Reports())
-    assert {each.authorization for each in hub.asked} == {None}
+    assert {request.authorization for request in hub.asked} == {None}
 
 
 def test_components_of_the_base_are_not_fetched_from_the_hub(
@@ -269,7 +275,7 @@ def test_components_of_the_base_are_not_fetched_from_the_hub(
     hub.add("studio/portraits", COMMIT, repository)
     source = {"hub": "studio/portraits", "revision": COMMIT}
     result = run(job(tmp_path, source), Reports())
-    assert [each["path"] for each in result["files"]] == [TRANSFORMER]
+    assert [file["path"] for file in result["files"]] == [TRANSFORMER]
     assert not hub.downloads("vae/diffusion_pytorch_model.safetensors")
 
 
@@ -292,10 +298,10 @@ def test_a_url_with_a_private_address_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_process_answers_with_the_reason(tmp_path: Path) -> None:
-    made = job(tmp_path, {"upload": "u/x"})
-    (made.folder / "0").write_bytes(b"\x80\x04K\x01.")
+    check_job = job(tmp_path, {"upload": "u/x"})
+    (check_job.folder / "0").write_bytes(b"\x80\x04K\x01.")
     message = {
-        "folder": str(made.folder),
+        "folder": str(check_job.folder),
         "store": "",
         "base": {"source": str(FLUX)},
         "source": {"upload": "u/x"},

@@ -142,7 +142,7 @@ class FakeAppSource:
     async def report_decisions(
         self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
-        self.decisions += [(held, str(each["action"])) for each in decisions]
+        self.decisions += [(held, str(decision["action"])) for decision in decisions]
 
     async def add_partials(
         self, held: LeaseKey, values: Sequence[PartialResult], first: int
@@ -250,8 +250,8 @@ class ExecutorRig:
 
     async def outcome(self, held: LeaseKey) -> Outcome:
         """The outcome that the replica reports for the lease."""
-        await self.port.until(lambda: any(one.held == held for one in self.port.finishes))
-        return next(one.outcome for one in self.port.finishes if one.held == held)
+        await self.port.until(lambda: any(finish.held == held for finish in self.port.finishes))
+        return next(finish.outcome for finish in self.port.finishes if finish.held == held)
 
     async def lines(self, held: LeaseKey) -> Sequence[tuple[str, str]]:
         """Levels and texts that the request has printed until its end. Reports take those that
@@ -264,7 +264,7 @@ class ExecutorRig:
             if of == held
             for line in lines
         ]
-        finish = next(one for one in self.port.finishes if one.held == held)
+        finish = next(ended for ended in self.port.finishes if ended.held == held)
         return [*reported, *finish.lines]
 
     async def running(self, held: LeaseKey) -> None:

@@ -56,8 +56,8 @@ class Studio(darkroom.App):
     ) -> Iterator[dict[str, darkroom.File]]:
         from PIL import Image  # noqa: PLC0415
 
-        made = darkroom.Image.from_pil(Image.new("RGB", (16, 16), color))
-        file = darkroom.File(made.path, kind, generated=generated)
+        image = darkroom.Image.from_pil(Image.new("RGB", (16, 16), color))
+        file = darkroom.File(image.path, kind, generated=generated)
         yield {"file": file}
         yield {"file": file, "same": file}
 

@@ -35,7 +35,7 @@ def refused(content: bytes, folder: Path) -> str:
 
 
 def names_in(folder: Path) -> list[str]:
-    return [each.name for each in folder.iterdir()]
+    return [entry.name for entry in folder.iterdir()]
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def test_all_files_are_there(folder: Path) -> None:
     unpack(GOOD, folder)
     assert (folder / "app.py").read_bytes() == b"x = 1\n"
     assert (folder / "lib" / "more.py").read_bytes() == b"y = 2\n"
-    assert [each.name for each in folder.parent.iterdir()] == ["app"]
+    assert [entry.name for entry in folder.parent.iterdir()] == ["app"]
 
 
 @pytest.mark.parametrize("name", ["../out.py", "/srv/out.py", "a/../../out.py", "a\\..\\out.py"])
 def test_a_file_outside_of_the_folder_is_refused(folder: Path, name: str) -> None:
-    said = refused(zipped({name: b"x"}), folder)
-    assert said == f"The code of the app has a file outside of it: {name}"
+    message = refused(zipped({name: b"x"}), folder)
+    assert message == f"The code of the app has a file outside of it: {name}"
     assert not (folder.parent.parent / "out.py").exists()
 
 
@@ -153,7 +153,7 @@ async def test_code_is_fetched_and_unpacked_once(tmp_path: Path) -> None:
 async def test_two_replicas_that_unpack_at_once_get_the_same_folder(tmp_path: Path) -> None:
     source = Source(GOOD, together=2)
     replicas = [AppCode(tmp_path, source.fetch) for _ in range(2)]
-    one, two = await asyncio.gather(*(each.folder(source.digest) for each in replicas))
+    one, two = await asyncio.gather(*(replica.folder(source.digest) for replica in replicas))
     assert one == two
     assert names_in(tmp_path) == [source.digest]
     assert (one / "lib" / "more.py").is_file()

@@ -30,13 +30,19 @@ async def stored(desk: Desk, output: Any = None, **options: Any) -> bytes:
 @pytest.mark.parametrize("marking", ["on", "off"])
 async def test_a_file_says_what_made_it(desk: Desk, marking: str) -> None:
     url = "https://example.com/a.png?signature=secret"
-    given = {"prompt": "a cat", "seed": 0, "size": {"width": 64}, "image_url": url}
-    content = await stored(desk, marking=marking, **given)
-    found = find(content)
-    assert found is not None
-    assert found.model.startswith("python:")
-    assert found == FileMetadata(
-        "apps/a", found.model, 0, "a cat", {"size": {"width": 64}}, "one", left_out=("image_url",)
+    arguments = {"prompt": "a cat", "seed": 0, "size": {"width": 64}, "image_url": url}
+    content = await stored(desk, marking=marking, **arguments)
+    metadata = find(content)
+    assert metadata is not None
+    assert metadata.model.startswith("python:")
+    assert metadata == FileMetadata(
+        "apps/a",
+        metadata.model,
+        0,
+        "a cat",
+        {"size": {"width": 64}},
+        "one",
+        left_out=("image_url",),
     )
     assert is_marked(content) is (marking == "on")
 
@@ -45,10 +51,10 @@ async def test_the_size_of_a_file_counts_what_it_says(desk: Desk) -> None:
     image = drawn(desk.scratch / "one-1", "b.png")
     sized = MadeFile({**image, "file_size": 1})
     files = desk.files(described=True, prompt="a cat")
-    made, (artifact,) = await files.store({"image": sized}, desk.progress.append)
+    output, (artifact,) = await files.store({"image": sized}, desk.progress.append)
     (content,) = desk.storage.objects.values()
     assert find(content) is not None
-    assert made["image"]["file_size"] == artifact.size == len(content)
+    assert output["image"]["file_size"] == artifact.size == len(content)
 
 
 @pytest.mark.parametrize(("output", "seed"), [({"seed": 5}, 5), ({"seed": "x"}, None), ({}, None)])
@@ -56,16 +62,16 @@ async def test_its_seed_is_the_one_that_the_code_says(
     desk: Desk, output: dict[str, Any], seed: int | None
 ) -> None:
     content = await stored(desk, output)
-    found = find(content)
-    assert found is not None
-    assert found.seed == seed
+    metadata = find(content)
+    assert metadata is not None
+    assert metadata.seed == seed
 
 
 async def test_secrets_of_an_input_are_not_in_its_files(desk: Desk) -> None:
     content = await stored(desk, schema=TOKEN, token="hush", prompt="a cat")
-    found = find(content)
-    assert found is not None
-    assert (found.settings, found.left_out) == ({}, ("token",))
+    metadata = find(content)
+    assert metadata is not None
+    assert (metadata.settings, metadata.left_out) == ({}, ("token",))
     assert b"hush" not in content
 
 

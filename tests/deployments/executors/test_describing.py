@@ -141,7 +141,7 @@ def names(content: bytes) -> list[str]:
 
 
 def test_equal_code_makes_an_equal_file(tmp_path: Path) -> None:
-    made: list[bytes] = []
+    bundles: list[bytes] = []
     for number, order in enumerate((["a.py", "b.py"], ["b.py", "a.py"])):
         folder = tmp_path / str(number)
         app = written(folder, GREETER)
@@ -149,17 +149,17 @@ def test_equal_code_makes_an_equal_file(tmp_path: Path) -> None:
             path = written(folder, "x = 1\n", f"lib/{name}")
             os.utime(path, (number, number))
             path.chmod(0o600 + number * 0o100)
-        made.append(bundle(app, [folder / "lib"]))
-    assert made[0] == made[1]
-    assert names(made[0]) == ["greeter.py", "lib/a.py", "lib/b.py"]
+        bundles.append(bundle(app, [folder / "lib"]))
+    assert bundles[0] == bundles[1]
+    assert names(bundles[0]) == ["greeter.py", "lib/a.py", "lib/b.py"]
 
 
 def test_hidden_files_and_caches_are_left_out(tmp_path: Path) -> None:
     app = written(tmp_path, GREETER)
     for name in ("a.py", ".env", ".git/config", "__pycache__/a.pyc", "sub/.key", "sub/b.py"):
         written(tmp_path, "x", f"lib/{name}")
-    found = names(bundle(app, [tmp_path / "lib"]))
-    assert found == ["greeter.py", "lib/a.py", "lib/sub/b.py"]
+    listed = names(bundle(app, [tmp_path / "lib"]))
+    assert listed == ["greeter.py", "lib/a.py", "lib/sub/b.py"]
 
 
 def test_a_folder_has_its_name_however_it_is_written(
@@ -168,8 +168,8 @@ def test_a_folder_has_its_name_however_it_is_written(
     app = written(tmp_path, GREETER)
     written(tmp_path, "x", "lib/a.py")
     monkeypatch.chdir(tmp_path / "lib")
-    for given in (".", "../lib", "../lib/"):
-        assert names(bundle(app, [Path(given)])) == ["greeter.py", "lib/a.py"]
+    for spelling in (".", "../lib", "../lib/"):
+        assert names(bundle(app, [Path(spelling)])) == ["greeter.py", "lib/a.py"]
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_bundle_can_be_unpacked(tmp_path: Path) -> None:
 
 async def test_an_app_is_described_in_a_process_of_its_own(tmp_path: Path) -> None:
     (app,) = read(tmp_path, GREETER)
-    found = await describe(tmp_path, "greeter", app, Environments(tmp_path / "environments"))
-    assert found["name"] == "greeter"
-    assert [each["path"] for each in found["endpoints"]] == ["/"]
+    description = await describe(tmp_path, "greeter", app, Environments(tmp_path / "environments"))
+    assert description["name"] == "greeter"
+    assert [endpoint["path"] for endpoint in description["endpoints"]] == ["/"]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +269,8 @@ async def test_what_an_app_imports_of_its_package_comes_along(tmp_path: Path) ->
     ]
     unpack(content, tmp_path / "code")
     (app,) = read_source(tmp_path / "code" / "greeter.py")
-    found = await describe(tmp_path / "code", "greeter", app, Environments(tmp_path / "made"))
-    assert found["name"] == "greeter"
+    description = await describe(tmp_path / "code", "greeter", app, Environments(tmp_path / "made"))
+    assert description["name"] == "greeter"
 
     # In a folder that is no package, nothing does; a mistake in one is named.
     (inner / "names.py").write_text("HELLO =\n")

@@ -43,10 +43,10 @@ def wheel(
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     every = {**files, **about}
-    record = "".join(f"{each},,\n" for each in (*every, f"{info}/RECORD"))
+    record = "".join(f"{entry},,\n" for entry in (*every, f"{info}/RECORD"))
     with zipfile.ZipFile(path, "w") as archive:
-        for each, content in {**every, f"{info}/RECORD": record.encode()}.items():
-            archive.writestr(each, content)
+        for member, content in {**every, f"{info}/RECORD": record.encode()}.items():
+            archive.writestr(member, content)
     return path
 
 
@@ -58,14 +58,16 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in NEEDED:
         installed = distribution(name)
         files = {
-            str(each): Path(str(each.locate())).read_bytes()
-            for each in installed.files or ()
-            if ".." not in each.parts
-            and not each.name.endswith(".pyc")
-            and not each.parts[0].endswith(".dist-info")
+            str(file): Path(str(file.locate())).read_bytes()
+            for file in installed.files or ()
+            if ".." not in file.parts
+            and not file.name.endswith(".pyc")
+            and not file.parts[0].endswith(".dist-info")
         }
-        needs = [each for each in installed.requires or () if "extra" not in each]
-        listed = "".join(f"Requires-Dist: {each}\n" for each in needs)
+        needs = [
+            requirement for requirement in installed.requires or () if "extra" not in requirement
+        ]
+        listed = "".join(f"Requires-Dist: {need}\n" for need in needs)
         wheel(folder, name.replace("-", "_"), files, installed.version, listed)
     return folder
 
@@ -129,11 +131,11 @@ def test_two_processes_at_once_build_one_environment(
     go = context.Barrier(2)
     directory = str(tmp_path / "environments")
     processes = [context.Process(target=build, args=(directory, settings, go)) for _ in range(2)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join(120)
-    assert [each.exitcode for each in processes] == [0, 0]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [builder.exitcode for builder in processes] == [0, 0]
     assert (tmp_path / "calls").read_text().split() == ["venv", "pip"]
 
 
@@ -143,9 +145,9 @@ async def test_a_requirement_that_is_not_there_is_an_error_with_the_installers_w
     environments = Environments(tmp_path / "environments", settings)
     with pytest.raises(AppNotStarted) as raised:
         await environments.python(["nothing-like-it==4"])
-    said = str(raised.value)
-    assert said.startswith("The requirements nothing-like-it==4 cannot be installed: ")
-    assert "nothing-like-it was not found" in said
+    message = str(raised.value)
+    assert message.startswith("The requirements nothing-like-it==4 cannot be installed: ")
+    assert "nothing-like-it was not found" in message
     # It is no environment, and the next attempt tries again.
     with pytest.raises(AppNotStarted):
         await environments.python(["nothing-like-it==4"])
@@ -261,8 +263,8 @@ async def test_an_installer_gets_no_secrets(
 
 def options(**settings: str) -> list[str]:
     """Options that uv gets for settings of pip."""
-    given = {name.replace("_", "-"): value for name, value in settings.items()}
-    _, install = commands(Path("/e"), Path("/e/bin/python"), given)
+    flags = {name.replace("_", "-"): value for name, value in settings.items()}
+    _, install = commands(Path("/e"), Path("/e/bin/python"), flags)
     return list(install[install.index("/e/bin/python") + 1 :])
 
 
@@ -299,18 +301,18 @@ def test_the_settings_of_pip_are_those_of_its_file_and_its_variables(
         "[install]\nfind-links = /install\nno-index = yes\n"
         "[global]\nfind-links = /global\nindex-url = https://a\n[download]\ncert = /d\n"
     )
-    for name in [each for each in os.environ if each.startswith("PIP_")]:  # noqa: TID251
+    for name in [variable for variable in os.environ if variable.startswith("PIP_")]:  # noqa: TID251
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
-    found = pip_settings()
-    assert found["find-links"] == "/install"
-    assert (found["index-url"], found["no-index"]) == ("https://a", "yes")
-    assert found.get("cert") != "/d"
+    pip_options = pip_settings()
+    assert pip_options["find-links"] == "/install"
+    assert (pip_options["index-url"], pip_options["no-index"]) == ("https://a", "yes")
+    assert pip_options.get("cert") != "/d"
     monkeypatch.setenv("PIP_FIND_LINKS", "/variable")
     assert pip_settings()["find-links"] == "/variable"
 
 
 def test_what_decides_about_an_environment_is_in_its_name() -> None:
-    names = {environment_key(each) for each in ([], ["a"], ["a", "b"], ["b", "a"])}
+    names = {environment_key(packages) for packages in ([], ["a"], ["a", "b"], ["b", "a"])}
     assert len(names) == 4
     assert environment_key(("a", "b")) == environment_key(["a", "b"])

@@ -55,11 +55,11 @@ async def test_a_replica_whose_term_has_ended_ends_its_apps_and_its_process(
     rig: ExecutorRig,
 ) -> None:
     process = int((await process_of(rig, "first"))["pid"])
-    held = rig.offer("one", text="hello", steps=1, until="/never")
-    await rig.running(held)
+    key = rig.offer("one", text="hello", steps=1, until="/never")
+    await rig.running(key)
     rig.port.end_term("its node failed")
     await rig.process_ended.wait()
-    assert not any(each.held == held for each in rig.port.finishes)
+    assert not any(finish.held == key for finish in rig.port.finishes)
     assert not rig.port.handed_back  # another replica has it already
     assert not alive(process)
 
@@ -81,8 +81,8 @@ async def test_endpoints_of_an_app_share_one_process_which_stays(rig: ExecutorRi
 
 
 async def test_printed_lines_arrive_with_their_levels(rig: ExecutorRig) -> None:
-    held = rig.offer("one", text="hello")
-    assert await rig.lines(held) == PRINTED
+    key = rig.offer("one", text="hello")
+    assert await rig.lines(key) == PRINTED
 
 
 PRINTED = [("INFO", "echoing hello"), ("ERROR", "to the error stream")]
@@ -100,10 +100,10 @@ async def test_lines_of_a_report_that_is_lost_come_later(
         return await arrives(given)
 
     monkeypatch.setattr(rig.port, "report", report)
-    held = rig.offer("one", text="hello", until=str(tmp_path / "lost"))
+    key = rig.offer("one", text="hello", until=str(tmp_path / "lost"))
     await lost.wait()
     (tmp_path / "lost").touch()
-    assert await rig.lines(held) == PRINTED
+    assert await rig.lines(key) == PRINTED
 
 
 async def test_the_end_comes_after_the_report_that_has_lines(
@@ -118,13 +118,13 @@ async def test_the_end_comes_after_the_report_that_has_lines(
         return await arrives(given)
 
     monkeypatch.setattr(rig.port, "report", report)
-    held = rig.offer("one", text="hello", until=str(tmp_path / "sent"))
+    key = rig.offer("one", text="hello", until=str(tmp_path / "sent"))
     await sent.wait()
     (tmp_path / "sent").touch()
     await asyncio.sleep(1)  # it ends meanwhile
     assert not rig.port.finishes
     on.set()
-    assert await rig.lines(held) == PRINTED
+    assert await rig.lines(key) == PRINTED
 
 
 async def test_the_last_value_of_a_generator_is_the_result(rig: ExecutorRig) -> None:
@@ -136,8 +136,8 @@ async def test_the_last_value_of_a_generator_is_the_result(rig: ExecutorRig) -> 
 
 async def test_files_come_by_path_and_go_to_storage(rig: ExecutorRig) -> None:
     rig.storage.objects["u/cat.png"] = PNG
-    held = rig.offer("one", "/copy", image_url="http://anywhere/files/u/cat.png")
-    outcome = await rig.outcome(held)
+    key = rig.offer("one", "/copy", image_url="http://anywhere/files/u/cat.png")
+    outcome = await rig.outcome(key)
     assert outcome.output == {
         "image": {
             "artifact": "r/one/1/0",
@@ -170,8 +170,8 @@ async def test_a_file_of_an_input_may_go_from_one_model_to_another(rig: Executor
 
 
 async def test_a_file_that_cannot_be_fetched_names_its_field(rig: ExecutorRig) -> None:
-    held = rig.offer("one", "/copy", image_url="http://anywhere/files/u/none.png")
-    failure = (await rig.outcome(held)).failure
+    key = rig.offer("one", "/copy", image_url="http://anywhere/files/u/none.png")
+    failure = (await rig.outcome(key)).failure
     assert failure is not None
     assert (failure.code, failure.field) == ("invalid_input", "image_url")
 
@@ -219,10 +219,10 @@ async def test_after_a_death_the_next_request_starts_another_process(rig: Execut
 @pytest.mark.parametrize("path", ["/wait", "/polite"])
 async def test_a_cancelled_request_ends_and_its_process_stays(rig: ExecutorRig, path: str) -> None:
     before = await process_of(rig, "one")
-    held = rig.offer("two", path)
-    await rig.port.until(lambda: held in rig.port.asks[-1].held)
-    rig.port.cancelled.add(held)
-    failure = (await rig.outcome(held)).failure
+    key = rig.offer("two", path)
+    await rig.port.until(lambda: key in rig.port.asks[-1].held)
+    rig.port.cancelled.add(key)
+    failure = (await rig.outcome(key)).failure
     assert failure is not None
     assert failure.code == "cancelled"
     assert (await process_of(rig, "three"))["pid"] == before["pid"]
@@ -233,13 +233,13 @@ async def test_an_attempt_that_lost_its_lease_ends_before_the_next_of_its_reques
 ) -> None:
     lost = rig.offer("one", "/polite")
     await rig.running(lost)
-    held = rig.offer("one", "/polite", attempt=2, lease_deadline_s=5.0)
-    await rig.running(held)
+    key = rig.offer("one", "/polite", attempt=2, lease_deadline_s=5.0)
+    await rig.running(key)
     rig.port.fenced.add(lost)
-    failure = (await rig.outcome(held)).failure
+    failure = (await rig.outcome(key)).failure
     assert failure is not None
     assert failure.code == "expired", "the end of the lost attempt does not end the next one"
-    assert not any(one.held == lost for one in rig.port.finishes)
+    assert not any(finish.held == lost for finish in rig.port.finishes)
 
 
 @pytest.mark.long
@@ -248,10 +248,10 @@ async def test_a_process_that_does_not_obey_a_cancellation_ends(
 ) -> None:
     monkeypatch.setattr("deployments.executors.attempt.CANCEL_GRACE_S", 0.1)
     before = await process_of(rig, "one")
-    held = rig.offer("two", "/stubborn")
-    await rig.running(held)
-    rig.port.signal(Signal(SignalKind.CANCEL, held))
-    failure = (await rig.outcome(held)).failure
+    key = rig.offer("two", "/stubborn")
+    await rig.running(key)
+    rig.port.signal(Signal(SignalKind.CANCEL, key))
+    failure = (await rig.outcome(key)).failure
     assert failure is not None
     assert failure.code == "cancelled"
     assert not alive(before["pid"])
@@ -266,8 +266,8 @@ async def test_a_deadline_ends_a_request(rig: ExecutorRig) -> None:
 
 async def test_an_app_runs_as_many_requests_at_once_as_it_says(rig: ExecutorRig) -> None:
     both = [rig.offer(f"polite {number}", "/polite") for number in range(2)]
-    for held in both:
-        await rig.running(held)
+    for key in both:
+        await rig.running(key)
     third = rig.offer("third", text="after them")
     await rig.port.until(lambda: third in rig.port.asks[-1].held)
     assert rig.port.finishes == []
@@ -288,8 +288,8 @@ async def test_an_app_runs_as_many_requests_at_once_as_it_says(rig: ExecutorRig)
 async def test_an_app_that_does_not_start_says_why(
     rig: ExecutorRig, name: str, app: dict[str, Any], words: str
 ) -> None:
-    held = rig.offer("one", lease_endpoint=endpoint("/", name, **app))
-    failure = (await rig.outcome(held)).failure
+    key = rig.offer("one", lease_endpoint=endpoint("/", name, **app))
+    failure = (await rig.outcome(key)).failure
     assert failure is not None
     assert (failure.code, failure.retryable) == ("app_not_started", True)
     assert words in failure.message
@@ -326,8 +326,8 @@ async def test_a_replaced_secret_starts_another_process_and_ends_the_one_before(
 
 
 async def test_a_secret_that_is_not_set_is_named_and_not_tried_again(rig: ExecutorRig) -> None:
-    held = rig.offer("one", lease_endpoint=endpoint("/", secrets=["HF_TOKEN"]))
-    failure = (await rig.outcome(held)).failure
+    key = rig.offer("one", lease_endpoint=endpoint("/", secrets=["HF_TOKEN"]))
+    failure = (await rig.outcome(key)).failure
     assert failure is not None
     assert (failure.code, failure.retryable) == ("secret_missing", False)
     assert "darkroom secrets set HF_TOKEN --installation" in failure.message
@@ -356,10 +356,10 @@ async def test_closing_hands_back_what_runs_and_ends_every_process(tmp_path: Pat
     rig = ExecutorRig(tmp_path)
     await rig.replica.start()
     pid = (await process_of(rig, "one"))["pid"]
-    held = rig.offer("two", "/polite")
-    await rig.running(held)
+    key = rig.offer("two", "/polite")
+    await rig.running(key)
     await rig.replica.aclose()
-    assert rig.port.handed_back == [held]
+    assert rig.port.handed_back == [key]
     assert not alive(pid)
     assert rig.port.presences[-1].stage == "draining"
 
@@ -381,9 +381,9 @@ async def test_an_app_makes_room_for_another_one_when_it_is_idle(tmp_path: Path)
 
 
 async def test_requests_that_wait_for_one_start_start_one_process(rig: ExecutorRig) -> None:
-    held = [rig.offer(f"request {number}", "/process") for number in range(4)]
-    outcomes = await asyncio.gather(*(rig.outcome(each) for each in held))
-    assert len({(each.output or {})["pid"] for each in outcomes}) == 1
+    keys = [rig.offer(f"request {number}", "/process") for number in range(4)]
+    outcomes = await asyncio.gather(*(rig.outcome(key) for key in keys))
+    assert len({(outcome.output or {})["pid"] for outcome in outcomes}) == 1
 
 
 class BucketSource(FakeAppSource):

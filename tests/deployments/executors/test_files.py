@@ -139,11 +139,11 @@ async def test_files_of_an_input_are_fetched_to_the_folder_of_the_request(desk: 
     assert request.are_remote
     fetched = await request.fetch(desk.progress.append)
     assert fetched["prompt"] == "https://example.com/no.png"
-    paths = [Path(each["$file"]) for each in fetched["layers"]]
-    assert [each.name for each in paths] == ["input-0.png", "input-1.png", "input-2.txt"]
-    assert [await asyncio.to_thread(each.read_bytes) for each in paths] == [b"a", b"b", b"c"]
-    assert {each.parent for each in paths} == {desk.scratch / "new-1"}
-    assert [each.stage for each in desk.progress] == [Stage.FETCHING] * 3
+    paths = [Path(layer["$file"]) for layer in fetched["layers"]]
+    assert [path.name for path in paths] == ["input-0.png", "input-1.png", "input-2.txt"]
+    assert [await asyncio.to_thread(path.read_bytes) for path in paths] == [b"a", b"b", b"c"]
+    assert {path.parent for path in paths} == {desk.scratch / "new-1"}
+    assert [progress.stage for progress in desk.progress] == [Stage.FETCHING] * 3
     await request.remove()
     assert not await asyncio.to_thread((desk.scratch / "new-1").exists)
     await request.remove()
@@ -194,7 +194,7 @@ async def test_files_of_an_output_are_stored(desk: Desk) -> None:
         "text": "a",
     }
     assert desk.storage.objects == {"r/one/0": b"a", "r/one/1": b"bb"}
-    assert [(each.key, each.size, each.width) for each in artifacts] == [
+    assert [(artifact.key, artifact.size, artifact.width) for artifact in artifacts] == [
         ("r/one/0", 1, 4),
         ("r/one/1", 2, None),
     ]
@@ -299,11 +299,11 @@ async def test_thumbnails_of_images_and_videos_need_no_torch(tmp_path: Path) -> 
     Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
     film(tmp_path / "a.mp4")
     paths = str(tmp_path / "a.png"), str(tmp_path / "a.mp4")
-    made = await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", DRAW, *paths), stdout=subprocess.PIPE
     )
-    said, _ = await made.communicate()
-    assert said.decode().split("\n") == ["(64, 32)", "(64, 32)", "False", ""]
+    printed, _ = await process.communicate()
+    assert printed.decode().split("\n") == ["(64, 32)", "(64, 32)", "False", ""]
 
 
 async def test_an_app_decides_neither_about_the_key_nor_about_the_url_of_a_file(

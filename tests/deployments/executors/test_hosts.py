@@ -101,7 +101,7 @@ async def test_requests_that_come_while_an_older_version_ends_share_one_new_proc
     await asyncio.gather(first, second)
     await apps.host.aclose(0)
     assert len(apps.made) == 2
-    assert [each.closed for each in apps.made] == [True, True]
+    assert [app.closed for app in apps.made] == [True, True]
 
 
 async def test_a_dead_process_is_ended_also_if_a_request_comes_before_its_last_one_has_left(
@@ -115,7 +115,7 @@ async def test_a_dead_process_is_ended_also_if_a_request_comes_before_its_last_o
     await until(lambda: apps.uses == 2)
     leave.set()
     await first
-    assert [each.closed for each in apps.made] == [True, False]
+    assert [app.closed for app in apps.made] == [True, False]
     assert apps.host.ready_endpoints == (ENDPOINT.id,)
     stay.set()
     await second
@@ -137,7 +137,7 @@ async def test_a_process_that_makes_room_ends_also_if_the_request_for_that_is_st
     assert len(apps.made) == 1  # it still takes the only place
     apps.ends.set()
     await again
-    assert [each.closed for each in apps.made] == [True, False]
+    assert [app.closed for app in apps.made] == [True, False]
 
 
 async def test_the_files_of_a_process_go_with_it(apps: Apps) -> None:
@@ -145,7 +145,7 @@ async def test_the_files_of_a_process_go_with_it(apps: Apps) -> None:
     leave.set()
     await apps.use("old", leave)
     await apps.use("new", leave)
-    assert [each.home.exists() for each in apps.made] == [False, True]
+    assert [app.home.exists() for app in apps.made] == [False, True]
     await apps.host.end(apps.made[1])
     assert not apps.made[1].home.exists()
 

@@ -47,8 +47,8 @@ def test_a_marked_image_shows_the_same_pixels(tmp_path: Path, name: str) -> None
     with Image.open(path) as after:
         assert np.array_equal(np.array(after), pixels)
         if media_type != "image/gif":  # Pillow reads no XMP of GIF
-            found = after.info.get("xmp") or after.info.get("XML:com.adobe.xmp")
-            assert found in (XMP, XMP.encode())
+            embedded = after.info.get("xmp") or after.info.get("XML:com.adobe.xmp")
+            assert embedded in (XMP, XMP.encode())
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -101,13 +101,13 @@ def write_sound(path: Path, form: str, codec: str, **options: str) -> None:
         resampler = av.AudioResampler(stream.format, "mono", 48_000, stream.frame_size or None)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
         frame.sample_rate = 48_000
-        for each in (*resampler.resample(frame), *resampler.resample(None), None):
-            container.mux(stream.encode(each))
+        for resampled in (*resampler.resample(frame), *resampler.resample(None), None):
+            container.mux(stream.encode(resampled))
 
 
 def heard(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
-        return np.concatenate([each.to_ndarray() for each in container.decode(audio=0)], axis=-1)
+        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=-1)
 
 
 @pytest.mark.parametrize("media_type", SOUNDS)
@@ -150,7 +150,10 @@ def test_a_marked_video_shows_the_same_frames(
 
     def frames() -> list[bytes]:
         with av.open(str(path)) as container:
-            return [each.to_ndarray(format="rgb24").tobytes() for each in container.decode(video=0)]
+            return [
+                decoded.to_ndarray(format="rgb24").tobytes()
+                for decoded in container.decode(video=0)
+            ]
 
     before = frames()
     assert insert(path, media_type, WRITTEN.text())

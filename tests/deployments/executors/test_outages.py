@@ -123,10 +123,10 @@ class PainterRig(ExecutorRig):
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[PainterRig]:
-    made = PainterRig(tmp_path)
-    await made.replica.start()
-    yield made
-    await made.replica.aclose()
+    painter = PainterRig(tmp_path)
+    await painter.replica.start()
+    yield painter
+    await painter.replica.aclose()
 
 
 @pytest.mark.parametrize("call", ["app_bundle", "secrets", "file_ticket", "report_decisions"])
@@ -136,11 +136,11 @@ async def test_a_request_of_an_app_outlasts_an_ingress_that_restarts(
     rig.away[call] = [ConnectionError(DEAD), DatabaseUnavailable("PostgreSQL restarts.")]
     rig.source.kept = [Secret("HF_TOKEN", "", "hf_one")]
     painted = endpoint("/paint", secrets=["HF_TOKEN"])
-    held = rig.offer("one", lease_endpoint=painted, color="red", lease_safety=(rule("flag"),))
-    outcome = await rig.outcome(held)
+    key = rig.offer("one", lease_endpoint=painted, color="red", lease_safety=(rule("flag"),))
+    outcome = await rig.outcome(key)
     assert outcome.failure is None, outcome.failure
     assert rig.away[call] == []
-    assert {each.key for each in outcome.artifacts} <= rig.storage.objects.keys()
+    assert {artifact.key for artifact in outcome.artifacts} <= rig.storage.objects.keys()
 
 
 async def test_a_call_that_an_ingress_does_not_answer_is_repeated(rig: PainterRig) -> None:
@@ -158,11 +158,11 @@ async def test_with_the_ingress_away_for_long_the_lease_is_handed_back_without_a
     rig.away["file_ticket"] = [ConnectionError(DEAD)] * 100
     await rig.replica.start()
     try:
-        held = rig.paint()
+        key = rig.paint()
         async with asyncio.timeout(60):
             await rig.port.until(lambda: rig.port.hand_backs or rig.port.finishes)
         ((handed_back, _, reason),) = rig.port.hand_backs
-        assert handed_back == held
+        assert handed_back == key
         assert "did not answer" in reason
         assert "ip-10-0-0-7" not in reason
         assert rig.port.finishes == []
@@ -188,17 +188,17 @@ async def test_a_stop_while_an_attempt_clears_up_does_not_take_its_outcome_away(
 
     monkeypatch.setattr(RequestFiles, "remove", slowly)
     monkeypatch.setattr(ExecutorAttempt, how, stopped)
-    held = rig.paint()
+    key = rig.paint()
     await clearing.wait()
     if how == "stop":
-        rig.port.signal(Signal(SignalKind.CANCEL, held))
+        rig.port.signal(Signal(SignalKind.CANCEL, key))
     else:
         await rig.replica.aclose()
     async with asyncio.timeout(60):
-        outcome = await rig.outcome(held)
+        outcome = await rig.outcome(key)
     assert outcome.failure is None, outcome.failure
     assert rig.port.hand_backs == []
-    assert {each.key for each in outcome.artifacts} <= rig.storage.objects.keys()
+    assert {artifact.key for artifact in outcome.artifacts} <= rig.storage.objects.keys()
 
 
 async def test_paid_images_wait_for_a_storage_that_is_away_for_long(
@@ -212,13 +212,15 @@ async def test_paid_images_wait_for_a_storage_that_is_away_for_long(
     rig.storage.problems.extend([503] * 5)
     await rig.replica.start()
     try:
-        held = rig.paint("openai")
+        key = rig.paint("openai")
         async with asyncio.timeout(60):
             await rig.port.until(lambda: rig.port.hand_backs or rig.port.finishes)
         assert rig.port.hand_backs == []
-        outcome = await rig.outcome(held)
+        outcome = await rig.outcome(key)
         assert outcome.failure is None, outcome.failure
-        assert [rig.storage.objects[each.key] for each in outcome.artifacts] == [b"an image"]
+        assert [rig.storage.objects[artifact.key] for artifact in outcome.artifacts] == [
+            b"an image"
+        ]
         assert rig.painter.runs == 1
     finally:
         await rig.replica.aclose()
@@ -235,9 +237,9 @@ async def test_paid_images_that_are_being_stored_are_not_abandoned_when_the_repl
         closed.set()
 
     monkeypatch.setattr(ExecutorAttempt, "abandon", abandoned)
-    held = rig.paint("openai")
+    key = rig.paint("openai")
     await rig.port.until(lambda: rig.storage.requests)
     await rig.replica.aclose()
     assert closed.is_set()
     assert rig.port.hand_backs == []
-    assert (await rig.outcome(held)).failure is None
+    assert (await rig.outcome(key)).failure is None

@@ -20,10 +20,10 @@ from tests.fakes.image_checkers import AllIsUnsafe, Broken, rule
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
-    made = ExecutorRig(tmp_path)
-    await made.replica.start()
-    yield made
-    await made.replica.aclose()
+    executor_rig = ExecutorRig(tmp_path)
+    await executor_rig.replica.start()
+    yield executor_rig
+    await executor_rig.replica.aclose()
 
 
 async def painted(rig: ExecutorRig, **more: Any) -> Outcome:
@@ -31,34 +31,36 @@ async def painted(rig: ExecutorRig, **more: Any) -> Outcome:
 
 
 def stored(rig: ExecutorRig, outcome: Outcome) -> list[bytes]:
-    return [rig.storage.objects[each.key] for each in outcome.artifacts]
+    return [rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
 
 @pytest.mark.parametrize("policy", ["on", "required"])
 async def test_files_and_partial_results_have_the_mark(rig: ExecutorRig, policy: str) -> None:
     outcome = await painted(rig, color="red", lease_marking=policy)
-    made = stored(rig, outcome)
-    assert len(made) == 2
-    assert all(is_marked(each) for each in made)
+    contents = stored(rig, outcome)
+    assert len(contents) == 2
+    assert all(is_marked(content) for content in contents)
     shown = [
-        base64.b64decode(json.loads(each.value)["file"]["url"].partition(",")[2])
-        for each in rig.source.partials
+        base64.b64decode(json.loads(partial.value)["file"]["url"].partition(",")[2])
+        for partial in rig.source.partials
     ]
     assert len(shown) == 2
-    assert all(is_marked(each) for each in shown)
-    with Image.open(BytesIO(made[0])) as image:
+    assert all(is_marked(content) for content in shown)
+    with Image.open(BytesIO(contents[0])) as image:
         assert image.getpixel((3, 3)) == (255, 0, 0)
-    assert [each.size for each in outcome.artifacts] == [len(each) for each in made]
+    assert [artifact.size for artifact in outcome.artifacts] == [
+        len(content) for content in contents
+    ]
 
 
 async def test_the_mark_can_be_off(rig: ExecutorRig) -> None:
     outcome = await painted(rig, color="red", lease_marking="off")
-    assert not any(is_marked(each) for each in stored(rig, outcome))
+    assert not any(is_marked(content) for content in stored(rig, outcome))
 
 
 async def test_what_no_model_has_made_is_not_marked(rig: ExecutorRig) -> None:
     own = await painted(rig, color="red", generated=False, lease_marking="required")
-    assert not any(is_marked(each) for each in stored(rig, own))
+    assert not any(is_marked(content) for content in stored(rig, own))
     rig.storage.objects["u/cat.png"] = b"a photograph"
     url = "http://anywhere/files/u/cat.png"
     passed = await rig.outcome(rig.offer("two", "/pass", image_url=url, lease_marking="required"))
@@ -100,13 +102,19 @@ async def test_an_unsafe_file_is_blocked_blurred_or_flagged(rig: ExecutorRig) ->
     assert blocked.failure.code == "content_policy_violation"
     assert not any(key.startswith("r/") for key in rig.storage.objects)
     for name, action in (("two", "blur"), ("three", "flag")):
-        held = rig.offer(
+        lease_key = rig.offer(
             name, "/paint", color="red", lease_safety=(rule(action),), lease_marking="required"
         )
-        outcome = await rig.outcome(held)
+        outcome = await rig.outcome(lease_key)
         assert outcome.failure is None
-        assert all(is_marked(each) for each in stored(rig, outcome))
-    assert [each for _, each in rig.source.decisions] == ["block", "blur", "blur", "flag", "flag"]
+        assert all(is_marked(content) for content in stored(rig, outcome))
+    assert [decision for _, decision in rig.source.decisions] == [
+        "block",
+        "blur",
+        "blur",
+        "flag",
+        "flag",
+    ]
 
 
 @pytest.mark.long
@@ -118,5 +126,5 @@ async def test_what_cannot_be_checked_is_delivered_only_if_the_rule_says_so(
     outcome = await painted(rig, color="red", lease_safety=(broken,))
     assert (outcome.failure is None) == (on_error == "pass")
     unknown = rule("flag", AllIsUnsafe, on_error)
-    held = rig.offer("two", "/own", lease_safety=(unknown,))  # no image
-    assert ((await rig.outcome(held)).failure is None) == (on_error == "pass")
+    key = rig.offer("two", "/own", lease_safety=(unknown,))  # no image
+    assert ((await rig.outcome(key)).failure is None) == (on_error == "pass")

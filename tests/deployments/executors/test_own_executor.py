@@ -97,9 +97,9 @@ def shouting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (folder / "kind.py").write_text(KIND)
     path = [*executors.__path__, str(folder.parent)]
     monkeypatch.setattr(executors, "__path__", path)
-    found = {family: kind for kind in find_kinds() for family in kind.families}
-    assert found.keys() - EXECUTORS.keys() == {"shout"}
-    monkeypatch.setitem(EXECUTORS, "shout", found["shout"])
+    kinds = {family: kind for kind in find_kinds() for family in kind.families}
+    assert kinds.keys() - EXECUTORS.keys() == {"shout"}
+    monkeypatch.setitem(EXECUTORS, "shout", kinds["shout"])
     yield
     for name in [name for name in sys.modules if name.startswith("deployments.executors.shout")]:
         del sys.modules[name]
@@ -110,11 +110,11 @@ async def test_a_folder_is_an_executor_whose_requests_run_as_all_do(tmp_path: Pa
     rig = ExecutorRig(tmp_path)
     await rig.replica.start()
     try:
-        held = rig.offer("one", lease_endpoint=ENDPOINT, text="hello")
-        outcome = await rig.outcome(held)
+        key = rig.offer("one", lease_endpoint=ENDPOINT, text="hello")
+        outcome = await rig.outcome(key)
         assert outcome.failure is None
-        assert [rig.storage.objects[each.key] for each in outcome.artifacts] == [b"HELLO"]
-        assert ("INFO", "shouting hello") in await rig.lines(held)
+        assert [rig.storage.objects[artifact.key] for artifact in outcome.artifacts] == [b"HELLO"]
+        assert ("INFO", "shouting hello") in await rig.lines(key)
         wrong = await rig.outcome(rig.offer("two", lease_endpoint=ENDPOINT, text=""))
         assert wrong.failure is not None
         assert (wrong.failure.code, wrong.failure.field) == ("invalid_input", "text")
@@ -142,9 +142,9 @@ def test_pools_host_it_as_they_host_the_others() -> None:
 def test_what_it_knows_is_deployed_by_the_same_command(tmp_path: Path) -> None:
     file = tmp_path / "loud.shout"
     file.touch()
-    made = deployable(Choices(file, pool="apps"))
-    assert made is not None
-    ((id_, entry),) = made.entries
+    deployment = deployable(Choices(file, pool="apps"))
+    assert deployment is not None
+    ((id_, entry),) = deployment.entries
     assert (id_, entry["pool"], entry["category"]) == ("apps/loud", "apps", "text-to-text")
     with pytest.raises(click.UsageError, match="--app cannot be used for a shout"):
         deployable(Choices(file, class_name="App"))

@@ -26,10 +26,10 @@ RULE = {"name": "all", "action": "flag", "on_error": "block", "checker": {}}
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
-    made = ExecutorRig(tmp_path)
-    await made.replica.start()
-    yield made
-    await made.replica.aclose()
+    executor_rig = ExecutorRig(tmp_path)
+    await executor_rig.replica.start()
+    yield executor_rig
+    await executor_rig.replica.aclose()
 
 
 def noted_in(file: Path) -> int:
@@ -46,22 +46,24 @@ async def until_noted(file: Path, values: int) -> None:
 async def test_every_value_of_a_generator_arrives_in_its_order_before_the_outcome(
     rig: ExecutorRig,
 ) -> None:
-    held = rig.offer("one", "/count", to=200)
-    outcome = await rig.outcome(held)
+    key = rig.offer("one", "/count", to=200)
+    outcome = await rig.outcome(key)
     assert outcome.output == {"number": 199}
-    assert [json.loads(each.value)["number"] for each in rig.source.partials] == [*range(200)]
-    assert [each.position for each in rig.source.partials] == [(1, each) for each in range(200)]
+    assert [json.loads(partial.value)["number"] for partial in rig.source.partials] == [*range(200)]
+    assert [partial.position for partial in rig.source.partials] == [
+        (1, number) for number in range(200)
+    ]
 
 
 async def test_files_of_partial_results_are_data_uris_and_leave_nothing_in_storage(
     rig: ExecutorRig,
 ) -> None:
-    held = rig.offer("one", "/draw", sizes=[3, 5])
-    outcome = await rig.outcome(held)
+    key = rig.offer("one", "/draw", sizes=[3, 5])
+    outcome = await rig.outcome(key)
     assert outcome.failure is None
-    found = [json.loads(each.value)["image"] for each in rig.source.partials]
-    assert [each["content_type"] for each in found] == ["image/png"] * 2
-    assert [base64.b64decode(each["url"].partition(",")[2]) for each in found] == [
+    images = [json.loads(partial.value)["image"] for partial in rig.source.partials]
+    assert [image["content_type"] for image in images] == ["image/png"] * 2
+    assert [base64.b64decode(image["url"].partition(",")[2]) for image in images] == [
         b"aaa",
         b"aaaaa",
     ]
@@ -77,11 +79,11 @@ async def test_a_partial_result_that_cannot_be_shown_is_left_out_and_the_log_say
         "checked": {"lease_safety": (RULE,)},
         "marked": {"lease_marking": MarkPolicy.REQUIRED},
     }[why]
-    held = rig.offer("one", "/draw", sizes=[MAX_PARTIAL_BYTES + 1, 3], **more)
-    outcome = await rig.outcome(held)
+    key = rig.offer("one", "/draw", sizes=[MAX_PARTIAL_BYTES + 1, 3], **more)
+    outcome = await rig.outcome(key)
     assert (outcome.failure is None) == (why == "large")
     assert len(rig.source.partials) == (1 if why == "large" else 0)
-    printed = await rig.lines(held)
+    printed = await rig.lines(key)
     assert any("A partial result was left out" in text for _, text in printed)
 
 
@@ -91,14 +93,14 @@ async def test_a_generator_waits_while_its_values_are_not_taken(
 ) -> None:
     noted = tmp_path / "noted"
     rig.source.taking.clear()
-    held = rig.offer("one", "/noted", to=10_000, file=str(noted))
+    key = rig.offer("one", "/noted", to=10_000, file=str(noted))
     most = MAX_WAITING + MAX_UNTAKEN + 2  # one that is made, and one that has been asked for
     least = MAX_WAITING + MAX_UNTAKEN
     await until_noted(noted, least)
     await asyncio.sleep(0.5)  # in which it would make some hundred more
     assert noted_in(noted) <= most
     rig.source.taking.set()
-    assert (await rig.outcome(held)).output == {"output": 9_999}
+    assert (await rig.outcome(key)).output == {"output": 9_999}
     assert len(rig.source.partials) == 10_000
     assert rig.source.firsts[-1] == 9_000
 
@@ -106,10 +108,10 @@ async def test_a_generator_waits_while_its_values_are_not_taken(
 async def test_a_waiting_generator_can_be_cancelled(rig: ExecutorRig, tmp_path: Path) -> None:
     noted = tmp_path / "noted"
     rig.source.taking.clear()
-    held = rig.offer("one", "/noted", to=10_000, file=str(noted))
+    key = rig.offer("one", "/noted", to=10_000, file=str(noted))
     await until_noted(noted, MAX_UNTAKEN)
-    rig.port.cancelled.add(held)
-    outcome = await rig.outcome(held)
+    rig.port.cancelled.add(key)
+    outcome = await rig.outcome(key)
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
 

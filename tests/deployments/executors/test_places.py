@@ -16,35 +16,35 @@ Case = tuple[dict[str, Any], Any, list[tuple[str | int, ...]]]
 
 
 def _within(key: str | int, places: list[tuple[str | int, ...]]) -> list[tuple[str | int, ...]]:
-    return [(key, *each) for each in places]
+    return [(key, *place) for place in places]
 
 
 @some.composite
 def objects(draw: Any, inner: some.SearchStrategy[Case]) -> Case:
     cases = draw(some.dictionaries(some.sampled_from("abcd"), inner, max_size=3))
-    there = {name: each for name, each in cases.items() if draw(some.booleans())}
-    value = {name: each[1] for name, each in there.items()}
+    there = {name: case for name, case in cases.items() if draw(some.booleans())}
+    value = {name: case[1] for name, case in there.items()}
     places = [place for name in there for place in _within(name, there[name][2])]
     if draw(some.booleans()):
         return (
             {
                 "type": "object",
-                "properties": {name: each[0] for name, each in cases.items()},
+                "properties": {name: case[0] for name, case in cases.items()},
             },
             value,
             places,
         )
-    schema, more, found = draw(inner)
+    schema, more, nested = draw(inner)
     keyword = draw(some.sampled_from(["additionalProperties", "patternProperties"]))
     described = {"^z": schema} if keyword == "patternProperties" else schema
     return (
         {
             "type": "object",
-            "properties": {name: each[0] for name, each in cases.items()},
+            "properties": {name: case[0] for name, case in cases.items()},
             keyword: described,
         },
         {**value, "z": more},
-        places + _within("z", found),
+        places + _within("z", nested),
     )
 
 
@@ -53,11 +53,11 @@ def lists(draw: Any, inner: some.SearchStrategy[Case]) -> Case:
     first = draw(some.lists(inner, max_size=2))
     schema, value, places = draw(inner)
     count = draw(some.integers(0, 2))
-    found = [place for n, each in enumerate(first) for place in _within(n, each[2])]
-    found += [place for n in range(count) for place in _within(len(first) + n, places)]
+    located = [place for n, case in enumerate(first) for place in _within(n, case[2])]
+    located += [place for n in range(count) for place in _within(len(first) + n, places)]
     described: dict[str, Any] = {"type": "array", "items": schema}
-    described |= {"prefixItems": [each[0] for each in first]} if first else {}
-    return described, [*(each[1] for each in first), *[value] * count], found
+    described |= {"prefixItems": [case[0] for case in first]} if first else {}
+    return described, [*(case[1] for case in first), *[value] * count], located
 
 
 @some.composite
@@ -108,9 +108,9 @@ DEFINITIONS = {
 def test_files_are_found_where_the_schema_has_them_and_nowhere_else(case: Case) -> None:
     schema, value, places = case
     whole = {"type": "object", "properties": {"x": schema}, "$defs": DEFINITIONS}
-    found = list(file_places({"x": value}, whole))
-    assert sorted(map(str, found)) == sorted(map(str, _within("x", places)))
-    for place in found:
+    located = list(file_places({"x": value}, whole))
+    assert sorted(map(str, located)) == sorted(map(str, _within("x", places)))
+    for place in located:
         changed = replaced({"x": value}, place, "new")
         assert replaced(changed, place, _at({"x": value}, place)) == {"x": value}
 

@@ -53,16 +53,16 @@ async def until_gone(leader: int, within_s: float = 120.0) -> None:
 
 def alive(leader: int) -> set[int]:
     """Processes of a group that are alive: those that have ended may still be listed."""
-    found: set[int] = set()
-    for each in Path("/proc").iterdir():
-        if each.name.isdecimal():
+    pids: set[int] = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
             try:
-                state = (each / "stat").read_text().rpartition(")")[2].split()
+                state = (process / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
             if int(state[2]) == leader and state[0] != "Z":
-                found.add(int(each.name))
-    return found
+                pids.add(int(process.name))
+    return pids
 
 
 async def started(folder: Path, code: str = SERVER) -> ServerProcess:

@@ -66,11 +66,11 @@ async def test_a_file_is_signed_and_says_what_made_it(
     desk: Desk, signer: FakeFileSigner, tmp_path: Path, media_type: str
 ) -> None:
     files = desk.files(marking="required", certificates=signer.chain, seed=7, prompt="a secret")
-    given = made(desk.scratch / "one-1", media_type)
-    output, (artifact,) = await files.store({"file": given}, desk.progress.append)
-    found = read(desk, tmp_path, signer)
-    assert found.verdict is SignatureState.TRUSTED
-    facts = found.generation
+    file = made(desk.scratch / "one-1", media_type)
+    output, (artifact,) = await files.store({"file": file}, desk.progress.append)
+    signature = read(desk, tmp_path, signer)
+    assert signature.verdict is SignatureState.TRUSTED
+    facts = signature.generation
     assert (facts["endpoint"], facts["seed"], facts["request_id"]) == ("apps/a", 7, "one")
     assert facts["model"].startswith("python:")
     assert facts["versions"].keys() == {"darkroom"}, "an app may have other packages"
@@ -102,13 +102,13 @@ async def test_a_file_that_no_model_has_made_is_not_signed(
 async def test_a_type_without_a_place_for_a_signature_fails_only_where_it_is_required(
     desk: Desk, signer: FakeFileSigner
 ) -> None:
-    given = {"file": made(desk.scratch / "one-1", "audio/ogg")}
+    output = {"file": made(desk.scratch / "one-1", "audio/ogg")}
     strict = desk.files(marking="required", certificates=signer.chain)
     with pytest.raises(MarkMissing, match=r"audio/ogg cannot be signed.*another format"):
-        await strict.store(given, desk.progress.append)
+        await strict.store(output, desk.progress.append)
     assert desk.storage.objects == {}
     files = desk.files(marking="on", certificates=signer.chain)
-    await files.store(given, desk.progress.append)
+    await files.store(output, desk.progress.append)
     assert all(map(is_marked, desk.storage.objects.values()))
     assert signer.unsigned == ["A file of audio/ogg cannot be signed."]
 
@@ -117,13 +117,13 @@ async def test_a_signer_that_fails_fails_the_request_only_where_signatures_are_r
     desk: Desk, signer: FakeFileSigner
 ) -> None:
     signer.fails = Unavailable("The ingress is away.")
-    given = {"file": made(desk.scratch / "one-1")}
+    output = {"file": made(desk.scratch / "one-1")}
     strict = desk.files(marking="required", certificates=signer.chain)
     with pytest.raises(NotSigned, match="The ingress is away") as raised:
-        await strict.store(given, desk.progress.append)
+        await strict.store(output, desk.progress.append)
     assert raised.value.retryable
     assert desk.storage.objects == {}
-    await desk.files(marking="on", certificates=signer.chain).store(given, desk.progress.append)
+    await desk.files(marking="on", certificates=signer.chain).store(output, desk.progress.append)
     assert all(map(is_marked, desk.storage.objects.values()))
     assert signer.unsigned == ["A file could not be signed: The ingress is away."]
 
@@ -131,11 +131,11 @@ async def test_a_signer_that_fails_fails_the_request_only_where_signatures_are_r
 async def test_a_replica_without_a_signer_delivers_nothing_where_signatures_are_required(
     desk: Desk,
 ) -> None:
-    given, chain = {"file": made(desk.scratch / "one-1")}, FakeFileSigner().chain
+    output, chain = {"file": made(desk.scratch / "one-1")}, FakeFileSigner().chain
     with pytest.raises(NotSigned):
-        await desk.files(marking="required", certificates=chain).store(given, desk.progress.append)
+        await desk.files(marking="required", certificates=chain).store(output, desk.progress.append)
     assert desk.storage.objects == {}
-    await desk.files(marking="on", certificates=chain).store(given, desk.progress.append)
+    await desk.files(marking="on", certificates=chain).store(output, desk.progress.append)
     assert all(map(is_marked, desk.storage.objects.values()))
 
 
@@ -172,9 +172,9 @@ async def test_a_manifest_that_a_file_had_is_replaced(
     again = MadeFile({"$file": str(signed), "media_type": "image/png"})
     files = desk.files(marking="on", certificates=signer.chain)
     await files.store({"file": again}, desk.progress.append)
-    found = read(desk, tmp_path, signer)
-    assert found.verdict is SignatureState.TRUSTED
-    assert found.generation["request_id"] == "one"
+    signature = read(desk, tmp_path, signer)
+    assert signature.verdict is SignatureState.TRUSTED
+    assert signature.generation["request_id"] == "one"
     assert await asyncio.to_thread(signed.read_bytes) == body, "the app's file stays as it was"
 
 
@@ -212,17 +212,17 @@ async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
 
 
 async def test_a_replica_signs_the_files_of_its_apps(rig: ExecutorRig, tmp_path: Path) -> None:
-    held = rig.offer(
+    key = rig.offer(
         *("one", "/paint"),
         color="red",
         lease_marking="required",
         lease_certificates=rig.signer.chain,
     )
-    outcome = await rig.outcome(held)
+    outcome = await rig.outcome(key)
     assert outcome.failure is None
     for artifact in outcome.artifacts:
         path = tmp_path / "read.png"
         path.write_bytes(rig.storage.objects[artifact.key])
-        found = verify(path, rig.signer.chain)
-        assert found.verdict is SignatureState.TRUSTED
-        assert found.generation["model"] == f"python:{DIGEST}"
+        signature = verify(path, rig.signer.chain)
+        assert signature.verdict is SignatureState.TRUSTED
+        assert signature.generation["model"] == f"python:{DIGEST}"

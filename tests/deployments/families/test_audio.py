@@ -69,14 +69,14 @@ def serve(engine, pipelines):
 def tickets(media_type: str = "audio/wav", count: int = 2) -> tuple[UploadTicket, ...]:
     types = (media_type, "image/png")[:count]
     return tuple(
-        UploadTicket(f"key-{number}", f"http://storage/{number}", each, 10**8)
-        for number, each in enumerate(types)
+        UploadTicket(f"key-{number}", f"http://storage/{number}", kind, 10**8)
+        for number, kind in enumerate(types)
     )
 
 
 def deliver(served: Served, call: Any, result: Any, scratch: Scratch, **more: Any) -> Product:
-    made = GenerationResult(result, 1.5, 3, scratch)
-    return served.family.deliver(served.entry.endpoint, call, made, tickets(**more))
+    generated = GenerationResult(result, 1.5, 3, scratch)
+    return served.family.deliver(served.entry.endpoint, call, generated, tickets(**more))
 
 
 def plain(served: Served, **arguments: Any) -> torch.Tensor:
@@ -100,8 +100,8 @@ def test_stable_audio_makes_what_diffusers_makes(serve):
 
 def test_an_endpoint_may_fix_the_number_of_steps(serve):
     served = serve(STABLE, fixed={"num_inference_steps": 2})
-    given = {"prompt": "a low tone", "seconds_total": 0.15}
-    call = served.family.prepare(served.entry.endpoint, given, served.pipeline, 7)
+    arguments = {"prompt": "a low tone", "seconds_total": 0.15}
+    call = served.family.prepare(served.entry.endpoint, arguments, served.pipeline, 7)
     assert call.arguments["num_inference_steps"] == 2
 
 
@@ -115,8 +115,8 @@ def test_a_song_is_what_diffusers_makes_of_its_tags_and_lyrics(serve):
         num_inference_steps=2,
         guidance_scale=15.0,
     )
-    made = served.run(served.call(BODIES[SONG])).audios
-    assert torch.equal(made, expected)
+    audio = served.run(served.call(BODIES[SONG])).audios
+    assert torch.equal(audio, expected)
     sung = served.call({**BODIES[SONG], "lyrics": "we sing of nothing"})
     assert not torch.equal(served.run(sung).audios, expected)
 
@@ -209,19 +209,19 @@ def test_it_goes_on_from_a_snapshot_bit_for_bit_though_nothing_calls_back(serve,
     served = serve(STABLE)
     body = {**BODIES[STABLE], "steps": 6}
     expected = served.run(served.call(body)).audios
-    asked: list[Any] = []
+    snapshots: list[Any] = []
     box: list[Any] = []
 
     def ask(progress: Any) -> None:
-        if progress.step == 3 and not asked:
-            asked.append(box[0].request_snapshot())
+        if progress.step == 3 and not snapshots:
+            snapshots.append(box[0].request_snapshot())
 
     gate = Gate(engine)
     first = served.call(body)
     box.append(engine.submit(pipeline=STABLE, on_progress=ask, **first.arguments))
     gate.open()
     assert torch.equal(box[0].result(60).audios, expected)
-    state = asked[0].result(60)
+    state = snapshots[0].result(60)
     assert state.step == 3
     again = engine.submit(pipeline=STABLE, snapshot=state.to_bytes(), **served.call(body).arguments)
     assert torch.equal(again.result(60).audios, expected)

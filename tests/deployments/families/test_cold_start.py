@@ -65,7 +65,9 @@ def load():
 def reports(rig, held):
     """Distinct progress values of the reports."""
     every = [p for _, report in rig.port.reports for of, p in report.progress if of == held]
-    return [one for one, before in zip(every, [None, *every], strict=False) if one != before]
+    return [
+        current for current, before in zip(every, [None, *every], strict=False) if current != before
+    ]
 
 
 async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, store):
@@ -76,16 +78,16 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
         return [p for p in reports(rig, held) if p.stage is Stage.DOWNLOADING and p.step > 0]
 
     await rig.port.until(lambda: all(map(downloading, both)))
-    assert all(p.step < p.steps > 550_000 for held in both for p in downloading(held))
+    assert all(p.step < p.steps > 550_000 for lease_key in both for p in downloading(lease_key))
     assert any(r.detail.startswith("downloading coming, 0.0 of") for _, r in rig.port.reports)
     (loading,) = from_plain(next(r.loading for _, r in reversed(rig.port.reports) if r.loading))
     assert set(loading.endpoints) == {"coming", "same"}
     assert 0 < loading.share < 1
     halfway.go.set()
-    for held in both:
-        assert (await rig.outcome(held)).succeeded
-        seen = reports(rig, held)
-        assert Progress(Stage.LOADING) in seen[seen.index(downloading(held)[-1]) :]
+    for key in both:
+        assert (await rig.outcome(key)).succeeded
+        seen = reports(rig, key)
+        assert Progress(Stage.LOADING) in seen[seen.index(downloading(key)[-1]) :]
 
 
 async def test_a_download_has_no_slot_and_what_is_loaded_is_served_meanwhile(
@@ -93,44 +95,44 @@ async def test_a_download_has_no_slot_and_what_is_loaded_is_served_meanwhile(
 ):
     rig = await make_rig(store=store, slots=1)
     assert (await rig.outcome(rig.offer("warm", steps=1))).succeeded
-    held = rig.offer("one", endpoint=COMING)
-    await rig.port.until(lambda: any(each.coming == ("coming",) for each in rig.port.outstanding))
-    (asked,) = rig.port.outstanding
-    assert (asked.slots, asked.held) == (1, (held,))
+    key = rig.offer("one", endpoint=COMING)
+    await rig.port.until(lambda: any(ask.coming == ("coming",) for ask in rig.port.outstanding))
+    (pending,) = rig.port.outstanding
+    assert (pending.slots, pending.held) == (1, (key,))
     for name in ("two", "three"):
         assert (await rig.outcome(rig.offer(name, steps=1))).succeeded
     halfway.go.set()
-    assert (await rig.outcome(held)).succeeded
+    assert (await rig.outcome(key)).succeeded
     await rig.port.until(lambda: rig.port.asks[-1].coming == ())
 
 
 async def test_what_lies_on_the_disk_is_loaded_beside_a_download(make_rig, halfway, store):
     rig = await make_rig(store=store, slots=2)
-    held = rig.offer("one", endpoint=COMING)
-    await rig.port.until(lambda: any(each.coming for each in rig.port.asks))
+    key = rig.offer("one", endpoint=COMING)
+    await rig.port.until(lambda: any(ask.coming for ask in rig.port.asks))
     assert (await rig.outcome(rig.offer("two", endpoint=slow(load_s=0.1)))).succeeded
     halfway.go.set()
-    assert (await rig.outcome(held)).succeeded
+    assert (await rig.outcome(key)).succeeded
 
 
 async def test_a_lease_is_renewed_all_through_a_long_load(make_rig, load):
     """A scaled-down load of ten minutes: a report in every interval, within the lease's time."""
     rig = await make_rig(probe=HELD)
-    held = rig.offer("one", endpoint=slow(held=True))
-    await rig.port.until(lambda: len(rig.port.renewals(held)) >= 8)
+    key = rig.offer("one", endpoint=slow(held=True))
+    await rig.port.until(lambda: len(rig.port.renewals(key)) >= 8)
     load.set()
-    assert (await rig.outcome(held)).succeeded
-    gaps = [after - before for before, after in pairwise(rig.port.renewals(held))]
+    assert (await rig.outcome(key)).succeeded
+    gaps = [after - before for before, after in pairwise(rig.port.renewals(key))]
     assert max(gaps) < 5.0  # so long does a lease last
 
 
 async def test_a_cancel_during_a_load_frees_the_slot_at_once(make_rig, load):
     rig = await make_rig(slots=1, probe=HELD)
     assert (await rig.outcome(rig.offer("warm", steps=1))).succeeded
-    held = rig.offer("one", endpoint=slow(held=True))
-    await rig.port.until(lambda: Progress(Stage.LOADING) in reports(rig, held))
-    rig.port.cancelled.add(held)
-    assert (await rig.outcome(held)).failure.code == "cancelled"
+    key = rig.offer("one", endpoint=slow(held=True))
+    await rig.port.until(lambda: Progress(Stage.LOADING) in reports(rig, key))
+    rig.port.cancelled.add(key)
+    assert (await rig.outcome(key)).failure.code == "cancelled"
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
     assert rig.resources.residency.loading()  # It has not ended.
 
@@ -140,7 +142,7 @@ async def test_a_replica_says_what_it_loads_before_it_is_ready(make_rig, halfway
     starting = asyncio.create_task(make_rig(port=port, start_interval_s=0.05, store=store))
 
     def said(beginning):
-        return any(each.detail.startswith(beginning) for each in port.presences)
+        return any(presence.detail.startswith(beginning) for presence in port.presences)
 
     await port.until(lambda: said("downloading coming, "))
     assert port.asks == []
@@ -148,7 +150,7 @@ async def test_a_replica_says_what_it_loads_before_it_is_ready(make_rig, halfway
     await port.until(lambda: said("loading coming"))
     await starting
     await port.until(lambda: port.asks)
-    assert {each.stage for each in port.presences} == {ReplicaStage.STARTING}
+    assert {presence.stage for presence in port.presences} == {ReplicaStage.STARTING}
     assert set(port.asks[0].hot) == {"coming", "probe"}
     assert port.asks[0].detail == ""
 

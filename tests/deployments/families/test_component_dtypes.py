@@ -38,7 +38,7 @@ def test_a_video_decoded_in_float32_is_that_of_the_pipeline_by_itself():
     with Engine(wan(), threads=1) as engine:
         # `deterministic` keeps them from being merged, which may change the last bits of bfloat16.
         generations = [engine.submit(deterministic=True, **seeded(seed)) for seed in (1, 2)]
-        found = [each.result(timeout=300).frames for each in generations]
-    for one, other in zip(expected, found, strict=True):
-        assert one.dtype == other.dtype == torch.float32
-        torch.testing.assert_close(other, one, rtol=0, atol=0)
+        decoded = [generation.result(timeout=300).frames for generation in generations]
+    for plain, other in zip(expected, decoded, strict=True):
+        assert plain.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(other, plain, rtol=0, atol=0)

@@ -75,7 +75,7 @@ class Places:
 
     @property
     def parts(self) -> list[tuple[str, str]]:
-        return [("controlnet", str(each)) for each in self.nets]
+        return [("controlnet", str(net)) for net in self.nets]
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,13 @@ def places_of(name: str, folder: Path) -> Places:
     case = cases()[name]
     cases()[BASES.get(name, name)].build().save_pretrained(folder / name)
     nets = [folder / f"{name}-{number}" for number in range(2)]
-    for number, each in enumerate(nets):
+    for number, target in enumerate(nets):
         net = case.build().controlnet
         torch.manual_seed(number)
         with torch.no_grad():
             for values in net.parameters():
                 values.add_(torch.randn_like(values) * 0.05)
-        net.save_pretrained(each)
+        net.save_pretrained(target)
     return Places(folder / name, nets)
 
 
@@ -136,10 +136,10 @@ def with_two(name: str, case: Case) -> dict[str, Any]:
 
 def plain(name: str, places: Places, arguments: Mapping[str, Any]) -> torch.Tensor:
     """What diffusers draws with a list of ControlNets."""
-    one = cases()[name].build()
-    nets = [type(one.controlnet).from_pretrained(each) for each in places.nets]
-    settings = {each: one.config[each] for each in one.config if not each.startswith("_")}
-    pipeline = type(one)(**{**settings, **one.components, "controlnet": nets})
+    source = cases()[name].build()
+    nets = [type(source.controlnet).from_pretrained(net) for net in places.nets]
+    settings = {key: source.config[key] for key in source.config if not key.startswith("_")}
+    pipeline = type(source)(**{**settings, **source.components, "controlnet": nets})
     torch.manual_seed(WISHES[0].seed)  # some encode control images with the global random state
     return pipeline(**arguments).images.float()
 
@@ -150,14 +150,14 @@ def check_equal(name: str, folder: Path, store: Store) -> None:
     entry = entry_of(repository(name, places, store))
     pipeline = weights.load(store, GenericFamily(), in_float32(entry), "cpu")
     assert type(pipeline.controlnet).__name__ in TOGETHER.values()
-    asked = prepared(entry, with_two(name, case), pipeline)
+    request = prepared(entry, with_two(name, case), pipeline)
     with Engine(pipeline, device="cpu", threads=1) as engine:
-        made = engine.submit(view=asked.call.view, **asked.call.arguments).result(300).images
+        images = engine.submit(view=request.call.view, **request.call.arguments).result(300).images
     usual = plain(name, places, with_two(name, case))
-    assert torch.allclose(made.float(), usual, atol=1e-5)
+    assert torch.allclose(images.float(), usual, atol=1e-5)
     if name not in WITHOUT_EFFECT:
-        one = {**with_two(name, case), "controlnet_conditioning_scale": [0.7, 0.0]}
-        assert not torch.allclose(plain(name, places, one), usual, atol=1e-4)
+        single = {**with_two(name, case), "controlnet_conditioning_scale": [0.7, 0.0]}
+        assert not torch.allclose(plain(name, places, single), usual, atol=1e-4)
 
 
 @pytest.mark.variants(1)
@@ -196,14 +196,14 @@ def test_every_class_of_several_is_known_but_that_of_one_net() -> None:
 def test_a_folder_that_diffusers_saved_with_several_is_served_too(
     name: str, folder: Path, store: Store, tmp_path: Path
 ) -> None:
-    places, one = places_of(name, folder), cases()[name].build()
-    nets = [type(one.controlnet).from_pretrained(each) for each in places.nets]
-    type(one)(**{**one.components, "controlnet": nets}).save_pretrained(tmp_path)
-    found = inspected(str(tmp_path), None, store)
-    assert found.sizes.keys() >= {"controlnet", "controlnet_1"}
-    assert found.control_nets is not None
-    assert found.control_nets.count == 2
-    fields = entry_of(found).schema.fields
+    places, reference = places_of(name, folder), cases()[name].build()
+    nets = [type(reference.controlnet).from_pretrained(net_folder) for net_folder in places.nets]
+    type(reference)(**{**reference.components, "controlnet": nets}).save_pretrained(tmp_path)
+    model = inspected(str(tmp_path), None, store)
+    assert model.sizes.keys() >= {"controlnet", "controlnet_1"}
+    assert model.control_nets is not None
+    assert model.control_nets.count == 2
+    fields = entry_of(model).schema.fields
     assert fields >= {"control_image_urls", "controlnet_conditioning_scale"}
     pipeline = load_pipeline(Weights(str(tmp_path)))
     for net, place in zip(pipeline.controlnet.nets, places.nets, strict=True):
@@ -238,16 +238,16 @@ def test_a_request_needs_a_value_for_each(
     assert checked["controlnet_conditioning_scale"] == [1.0, 1.0]
     with pytest.raises(InvalidInput) as caught:
         entry.schema.validate({**ASKED, **wrong})
-    assert field in {str(each.loc[1]) for each in caught.value.problems}
+    assert field in {str(problem.loc[1]) for problem in caught.value.problems}
 
 
 def test_each_control_image_gets_the_size_of_the_output(entry: CatalogEntry, store: Store) -> None:
     pipeline = weights.load(store, GenericFamily(), in_float32(entry), "cpu")
     images = [Image.new("RGB", size, "white") for size in ((40, 30), (20, 90))]
     size = {"width": 24, "height": 16}
-    asked = {**ASKED, "control_image_urls": images, "image_size": size, "seed": 1}
-    given = GenericFamily().prepare(entry.endpoint, asked, pipeline, 0).arguments["image"]
-    assert [each.size for each in given] == [(24, 16), (24, 16)]
+    arguments = {**ASKED, "control_image_urls": images, "image_size": size, "seed": 1}
+    controls = GenericFamily().prepare(entry.endpoint, arguments, pipeline, 0).arguments["image"]
+    assert [image.size for image in controls] == [(24, 16), (24, 16)]
 
 
 def test_loaded_weights_are_tried_with_an_image_for_each(entry: CatalogEntry) -> None:
@@ -261,10 +261,10 @@ def test_the_memory_of_each_counts_in_the_dtype_of_the_component(
     (_, *others), sizes = entry.endpoint.weights.parts, list[int]()
     fewer = replace(in_float32(entry), weights=replace(entry.endpoint.weights, parts=(*others,)))
     halved = {**in_float32(entry).options, "dtypes": {"controlnet": "float16"}}
-    for each in (in_float32(entry), fewer, replace(entry.endpoint, options=halved)):
-        weights.load(store, GenericFamily(), each, "cpu", on_found=sizes.append)
-    both, one, in_half = sizes
-    assert both - one == one_net(entry) * 4
+    for variant in (in_float32(entry), fewer, replace(entry.endpoint, options=halved)):
+        weights.load(store, GenericFamily(), variant, "cpu", on_found=sizes.append)
+    both, single, in_half = sizes
+    assert both - single == one_net(entry) * 4
     assert both - in_half == one_net(entry) * 2 * 2
 
 
@@ -303,7 +303,7 @@ def net_of(folder: Path, name: str, class_name: str, **settings: Any) -> tuple[s
 def test_parts_that_do_not_run_together_are_refused(
     folder: Path, store: Store, tmp_path: Path, classes: Sequence[str], words: str
 ) -> None:
-    parts = [net_of(tmp_path, f"{number}", each) for number, each in enumerate(classes)]
+    parts = [net_of(tmp_path, f"{number}", class_name) for number, class_name in enumerate(classes)]
     with pytest.raises(WeightsUnavailable, match=words):
         inspected(str(places_of(SDXL, folder).base), None, store, parts=parts, pipeline=SDXL)
 
@@ -320,11 +320,11 @@ def test_parts_that_do_not_run_together_are_refused(
 def test_a_class_that_does_not_run_them_is_refused(
     name: str, class_name: str, words: str, folder: Path, store: Store, tmp_path: Path
 ) -> None:
-    parts = [net_of(tmp_path, each, class_name) for each in "ab"]
+    parts = [net_of(tmp_path, letter, class_name) for letter in "ab"]
     base = str(places_of(SDXL, folder).base)
-    found = inspected(base, None, store, parts=parts, pipeline=name)
+    model = inspected(base, None, store, parts=parts, pipeline=name)
     with pytest.raises(Misconfigured, match=words):
-        check_control_nets(call_of(name), found.control_nets)
+        check_control_nets(call_of(name), model.control_nets)
 
 
 def test_a_modular_pipeline_of_a_file_is_refused_with_several(
@@ -336,9 +336,9 @@ def test_a_modular_pipeline_of_a_file_is_refused_with_several(
 
 
 def test_an_endpoint_of_fals_has_one_control_image(folder: Path, store: Store) -> None:
-    found = repository(FLUX, places_of(FLUX, folder), store)
+    model = repository(FLUX, places_of(FLUX, folder), store)
     with pytest.raises(Misconfigured, match="under an id of your own"):
-        proposed(read_call(FLUX), found.config, "fal-ai/flux-general", nets=found.control_nets)
+        proposed(read_call(FLUX), model.config, "fal-ai/flux-general", nets=model.control_nets)
 
 
 def test_of_unions_each_needs_a_mode_that_both_know(
@@ -348,8 +348,8 @@ def test_of_unions_each_needs_a_mode_that_both_know(
     parts.append(net_of(tmp_path, "alone", "FluxControlNetModel", num_mode=None))
     base = str(places_of(FLUX, folder).base)
     schema = entry_of(inspected(base, None, store, parts=parts, pipeline=FLUX)).schema
-    asked = {"prompt": "x", "control_image_urls": [*URLS, URLS[0]]}
-    schema.validate({**asked, "control_mode": [6, 0, 0]})
+    arguments = {"prompt": "x", "control_image_urls": [*URLS, URLS[0]]}
+    schema.validate({**arguments, "control_mode": [6, 0, 0]})
     for modes in (None, [7, 0, 0], [0, -1, 0], [0, 0]):
         with pytest.raises(InvalidInput, match="control_mode"):
-            schema.validate(asked if modes is None else {**asked, "control_mode": modes})
+            schema.validate(arguments if modes is None else {**arguments, "control_mode": modes})

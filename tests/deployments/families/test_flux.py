@@ -103,8 +103,8 @@ def test_the_demo_says_that_it_is_one(engine, pipeline):
 @pytest.mark.parametrize("size", [(33, 17), (100, 75), (16, 16), (250, 30)])
 @pytest.mark.parametrize("endpoint", [FLUX, DEMO])
 def test_every_size_is_made_exactly(engine, pipeline, endpoint, size):
-    asked = {"width": size[0], "height": size[1]}
-    (file,) = draw(engine, pipeline, endpoint, image_size=asked).files
+    image_size = {"width": size[0], "height": size[1]}
+    (file,) = draw(engine, pipeline, endpoint, image_size=image_size).files
     assert image(file).size == size == (file.width, file.height)
 
 
@@ -130,9 +130,9 @@ def test_several_images_differ_and_the_first_is_the_one_made_alone(engine, pipel
 def test_too_few_tickets_are_a_mistake_of_the_installation(engine, pipeline):
     family = FluxFamily()
     call = family.prepare(FLUX, wish(num_images=2), pipeline, seed=1)
-    made = GenerationResult(engine.submit(pipeline="flux", **call.arguments).result(60), 1.0, 2)
+    result = GenerationResult(engine.submit(pipeline="flux", **call.arguments).result(60), 1.0, 2)
     with pytest.raises(Misconfigured, match="tickets"):
-        family.deliver(FLUX, call, made, tickets(1))
+        family.deliver(FLUX, call, result, tickets(1))
 
 
 def test_the_text_is_as_long_as_the_model_was_trained_with(pipeline):

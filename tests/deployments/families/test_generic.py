@@ -77,12 +77,12 @@ def generator(seed: int = 7) -> torch.Generator:
 def test_the_entry_of_the_docs_serves_stable_diffusion_3(engine, sd3, tmp_path):
     """Text-to-image and image-to-image over the same weights."""
     page = DOCS / "how-to" / "add-a-model.md"
-    (text,) = [each.text for each in blocks(page, "yaml") if "sd3" in each.text]
+    (text,) = [block.text for block in blocks(page, "yaml") if "sd3" in block.text]
     path = tmp_path / "models.yaml"
     path.write_text(text)
     catalog = load(path, demo=False, demo_dir=tmp_path, families=FAMILIES)
     ids = ("house/sd3", "house/sd3/image-to-image")
-    drawing, redrawing = (Served(catalog.get(each), sd3, engine) for each in ids)
+    drawing, redrawing = (Served(catalog.get(endpoint_id), sd3, engine) for endpoint_id in ids)
     common = {"prompt": "a red circle", "num_inference_steps": 4, "seed": 7, "guidance_scale": 3.0}
     plain = {key: value for key, value in common.items() if key != "seed"}
 
@@ -143,7 +143,7 @@ def test_a_pipeline_that_wants_images_as_pillows_gets_them(engine, tmp_path):
     )
     body = {"prompt": "a", "image_url": IMAGE, "num_inference_steps": 2, "seed": 7}
     call = served.call(body, image_url=given(90, 70))
-    made = served.run(call).images
+    images = served.run(call).images
     plain = pipeline(
         prompt="a",
         image=given(90, 70).resize((92, 72), Image.Resampling.LANCZOS, reducing_gap=3.0),
@@ -154,7 +154,7 @@ def test_a_pipeline_that_wants_images_as_pillows_gets_them(engine, tmp_path):
         generator=generator(),
         output_type="pt",
     )
-    assert torch.equal(made, plain.images)
+    assert torch.equal(images, plain.images)
     (file,) = served.deliver(call, served.run(call), 1).files
     assert Image.open(BytesIO(file.body)).size == (90, 70)  # the size of the input image
 
@@ -298,9 +298,9 @@ def test_several_images_reach_a_pipeline_that_edits_them_together(engine, tmp_pa
     urls, images = [IMAGE, IMAGE], [given(64, 96), given(96, 64)]
     body = {"prompt": "a", "image_urls": urls, "num_images": 1, "seed": 7}
     files = input_files(served.entry.endpoint, served.entry.schema.validate(body)[0])
-    assert [each.place for each in files] == ["image_urls.0", "image_urls.1"]
+    assert [file.place for file in files] == ["image_urls.0", "image_urls.1"]
     call = served.call(body, image_urls=images)
-    assert [each.size for each in call.arguments["image"]] == [(64, 96), (96, 64)]
+    assert [image.size for image in call.arguments["image"]] == [(64, 96), (96, 64)]
     assert call.output_facts["size"] is None or call.output_facts["size"] == Size(64, 96)
     expected = pipeline(
         prompt="a",

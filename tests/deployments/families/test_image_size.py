@@ -47,9 +47,9 @@ def test_an_unknown_preset_is_refused():
 @given(sides, sides, multiples)
 def test_without_a_native_size_the_rendering_covers_what_is_asked_by_the_least(w, h, multiple):
     rendered = rendered_size(Size(w, h), multiple, None)
-    for side, asked in ((rendered.width, w), (rendered.height, h)):
+    for side, requested in ((rendered.width, w), (rendered.height, h)):
         assert side % multiple == 0
-        assert asked <= side < asked + multiple
+        assert requested <= side < requested + multiple
 
 
 @given(sides, sides, multiples)

@@ -132,8 +132,8 @@ def test_flux_makes_a_very_large_image_smaller(pipelines):
 @pytest.mark.parametrize("name", ["sdxl", "inpainting"])
 @pytest.mark.parametrize("options", [{}, {"native_size": 32}])
 def test_sdxl_delivers_in_the_size_asked_for(engine, pipelines, name, options):
-    asked = {"width": 40, "height": 24}
-    (file,) = draw(engine, pipelines, name, options, image_size=asked).files
+    image_size = {"width": 40, "height": 24}
+    (file,) = draw(engine, pipelines, name, options, image_size=image_size).files
     assert image(file).size == (40, 24)
 
 
@@ -146,8 +146,8 @@ def test_sdxl_delivers_in_the_shape_of_the_image_where_no_other_is_asked_for(pip
 
 @pytest.mark.parametrize("field", ["preserve_aspect_ratio", "crop_output"])
 def test_sdxl_keeps_the_images_shape_if_asked_to(engine, pipelines, field):
-    asked = {"width": 40, "height": 40}
-    (file,) = draw(engine, pipelines, "sdxl", image_size=asked, **{field: True}).files
+    image_size = {"width": 40, "height": 40}
+    (file,) = draw(engine, pipelines, "sdxl", image_size=image_size, **{field: True}).files
     assert image(file).size == (40, 20)
 
 
@@ -155,22 +155,22 @@ def test_sdxl_keeps_the_images_shape_if_asked_to(engine, pipelines, field):
 @pytest.mark.parametrize("options", [{}, {"native_size": 32}])
 def test_each_inpainted_image_keeps_every_pixel_outside_the_mask(engine, pipelines, options, size):
     width, height = size
-    asked = {"num_images": 2, "image_size": {"width": width, "height": height}}
-    product = draw(engine, pipelines, "inpainting", options, strength=1.0, seed=3, **asked)
+    arguments = {"num_images": 2, "image_size": {"width": width, "height": height}}
+    product = draw(engine, pipelines, "inpainting", options, strength=1.0, seed=3, **arguments)
     original = given().resize(size, Image.Resampling.LANCZOS)
     outside = (0, 0, width // 2 - 1, height)
     for file in product.files:
-        for made in (image(file), file.image):  # also what is checked and has a thumbnail
-            assert made.crop(outside).tobytes() == original.crop(outside).tobytes()
-            assert made.tobytes() != original.tobytes()
+        for inpainted in (image(file), file.image):  # also what is checked and has a thumbnail
+            assert inpainted.crop(outside).tobytes() == original.crop(outside).tobytes()
+            assert inpainted.tobytes() != original.tobytes()
 
 
 def test_the_whole_image_is_the_models_if_asked_to(engine, pipelines):
-    asked = {"strength": 1.0, "seed": 3, "preserve_unmasked": False}
-    kept = draw(engine, pipelines, "inpainting", **asked)
-    redrawn = draw(engine, pipelines, "sdxl", **asked)
+    arguments = {"strength": 1.0, "seed": 3, "preserve_unmasked": False}
+    kept = draw(engine, pipelines, "inpainting", **arguments)
+    redrawn = draw(engine, pipelines, "sdxl", **arguments)
     clear = Image.new("L", (32, 16))
-    untouched = draw(engine, pipelines, "inpainting", **asked, mask_url=clear)
+    untouched = draw(engine, pipelines, "inpainting", **arguments, mask_url=clear)
     left = (slice(None), slice(0, 14))  # outside the mask
 
     def half(product):
@@ -197,12 +197,12 @@ def test_a_task_that_a_family_does_not_know_is_a_mistake_of_the_catalogue(pipeli
 def test_text_to_image_needs_no_image():
     assert input_files(Endpoint("e", "flux", Weights("/"), "s"), wish()) == []
     both = [("image_url", InputKind.IMAGE), ("mask_url", InputKind.MASK)]
-    assert [(each.place, each.kind) for each in input_files(endpoint("inpainting"), wish())] == both
+    assert [(file.place, file.kind) for file in input_files(endpoint("inpainting"), wish())] == both
 
 
 def test_a_file_that_the_input_does_not_name_is_not_fetched():
     whole = endpoint("inpainting")
-    assert [each.place for each in input_files(whole, wish(mask_url=None))] == ["image_url"]
+    assert [file.place for file in input_files(whole, wish(mask_url=None))] == ["image_url"]
 
 
 def test_a_unet_of_other_latents_inpaints_too(engine):
@@ -235,10 +235,10 @@ async def test_what_a_mask_may_mean_is_said_in_the_requests_log(rig):
     lease = rig.lease("masked", probe, image_url=inline(given()), mask_url=mask, echo="made")
     rig.port.offer(lease)
     await rig.outcome(lease.held)
-    lines = [line for each in rig.port.finishes for line in each.lines]
+    lines = [line for finish in rig.port.finishes for line in finish.lines]
     lines += [line for _, report in rig.port.reports for _, sent in report.lines for line in sent]
-    said = "mask_url: the mask selects nothing. Selected parts are white."
-    assert lines == [("WARNING", said)]
+    warning = "mask_url: the mask selects nothing. Selected parts are white."
+    assert lines == [("WARNING", warning)]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_demo_model_inpaints_with_the_loras_of_each_request(tmp_path: Any) -
     file = save_lora(tmp_path, pipeline, 1, layers=layers)
     calls = [arguments_of(pipeline, 1) for _ in range(2)]
     assert calls[0]["view"].unet is not pipeline.unet  # what this test is about
-    plain, with_lora = (dict(each) for each in calls)
+    plain, with_lora = (dict(call) for call in calls)
     with Engine(threads=1, max_batch=4, limit_rows=False) as engine:
         engine.add("sdxl", pipeline)
         gate = Gate(engine)
@@ -55,7 +55,7 @@ def test_the_demo_model_inpaints_with_the_loras_of_each_request(tmp_path: Any) -
             engine.submit(pipeline="sdxl", loras=[Lora(file, 0.3)], **with_lora),
         ]
         gate.open()
-        made = [each.result(120).images for each in running]
+        images = [generation.result(120).images for generation in running]
         again = arguments_of(pipeline, 1)
         after = engine.submit(pipeline="sdxl", **again).result(120).images
 
@@ -65,9 +65,9 @@ def test_the_demo_model_inpaints_with_the_loras_of_each_request(tmp_path: Any) -
         if scale:
             alone.load_lora_weights(str(tmp_path), weight_name=file.name, adapter_name="it")
             alone.set_adapters(["it"], [scale])
-        given = arguments_of(alone, 1)
-        expected.append(given.pop("view")(**given).images)
+        arguments = arguments_of(alone, 1)
+        expected.append(arguments.pop("view")(**arguments).images)
     assert (expected[0] - expected[1]).abs().max() > 0.01
-    assert (made[0] - expected[0]).abs().max() < 1e-3
-    assert (made[1] - expected[1]).abs().max() < 1e-3
+    assert (images[0] - expected[0]).abs().max() < 1e-3
+    assert (images[1] - expected[1]).abs().max() < 1e-3
     assert torch.equal(after, expected[0])

@@ -61,10 +61,10 @@ def from_image(request, endpoint):
 
 def in_folder(folder: Any, listed: Endpoint) -> Endpoint:
     local = [
-        {name: value for name, value in each.items() if name not in ("hub", "revision")}
-        for each in listed.options["adapters"]
+        {name: value for name, value in adapter.items() if name not in ("hub", "revision")}
+        for adapter in listed.options["adapters"]
     ]
-    adapters = [{**each, "directory": str(folder), "scale": 0.1} for each in local]
+    adapters = [{**adapter, "directory": str(folder), "scale": 0.1} for adapter in local]
     options = {**listed.options, "dtype": "float32", "adapters": adapters}
     return replace(listed, options=options)
 
@@ -97,18 +97,22 @@ def published(folder: Any, steps: int, kind: Any = None, **files: Any) -> torch.
 def test_each_number_of_steps_has_the_adapter_that_was_distilled_for_it(endpoint, tmp_path):
     pipeline, store = tiny_sdxl(), Store(StoreConfig())
     usual = pipeline.scheduler
-    made = []
+    generations = []
     with Engine(device="cpu", threads=1) as engine:
         engine.add("sdxl", pipeline)
         for steps in STEPS:
             adapters = weights.adapters(store, endpoint, given(steps))
-            assert [each.file.name for each in adapters] == [
+            assert [adapter.file.name for adapter in adapters] == [
                 f"sdxl_lightning_{steps}step_lora.safetensors"
             ]
             call = prepared_call(SdxlFamily(), endpoint, given(steps), pipeline, 7)
             view, arguments = call.view, call.arguments
-            made.append(engine.submit(pipeline="sdxl", view=view, loras=adapters, **arguments))
-            assert (made[-1].result(120).images - published(tmp_path, steps)).abs().max() < 1e-4
+            generations.append(
+                engine.submit(pipeline="sdxl", view=view, loras=adapters, **arguments)
+            )
+            assert (
+                generations[-1].result(120).images - published(tmp_path, steps)
+            ).abs().max() < 1e-4
     assert pipeline.scheduler is usual  # that of the entries without adapters
 
 
@@ -120,21 +124,23 @@ def test_an_image_is_redrawn_as_diffusers_does_it_with_adapter_and_solver(from_i
     files, urls = {"image": image}, {"image_url": "https://a/b.png"}
     if "inpainting" in from_image.id:
         files, urls = {"image": image, "mask_image": mask}, urls | {"mask_url": "https://a/m.png"}
-    asked = given(4, from_image.id, strength=0.6, **urls)
-    asked |= {"image_url": image, "mask_url": mask}
-    adapters = weights.adapters(store, from_image, asked)
-    call = prepared_call(SdxlFamily(), from_image, asked, pipeline, 7)
+    arguments = given(4, from_image.id, strength=0.6, **urls)
+    arguments |= {"image_url": image, "mask_url": mask}
+    adapters = weights.adapters(store, from_image, arguments)
+    call = prepared_call(SdxlFamily(), from_image, arguments, pipeline, 7)
     with Engine(device="cpu", threads=1) as engine:
         engine.add("sdxl", pipeline)
-        made = engine.submit(pipeline="sdxl", view=call.view, loras=adapters, **call.arguments)
-        images = made.result(120).images
-    assert made.steps_done == 2  # 0.6 of four steps
-    wanted = published(tmp_path, 4, FROM_IMAGE[from_image.id], strength=0.6, **files)
-    assert (images - wanted).abs().max() < 1e-4
+        generation = engine.submit(
+            pipeline="sdxl", view=call.view, loras=adapters, **call.arguments
+        )
+        images = generation.result(120).images
+    assert generation.steps_done == 2  # 0.6 of four steps
+    expected = published(tmp_path, 4, FROM_IMAGE[from_image.id], strength=0.6, **files)
+    assert (images - expected).abs().max() < 1e-4
 
 
 def test_the_weights_are_those_of_the_entry_without_adapters():
-    lightning, base = (CATALOG.get(each).endpoint for each in (LIGHTNING, BASE))
+    lightning, base = (CATALOG.get(endpoint_id).endpoint for endpoint_id in (LIGHTNING, BASE))
     assert weights_name(lightning, None) == weights_name(base, None)
     _, adapters = repositories_of(lightning)
     assert adapters.source == "ByteDance/SDXL-Lightning"

@@ -95,7 +95,7 @@ def drawn(served: Served, fields: dict[str, Any]) -> torch.Tensor:
 @EACH
 def test_a_request_draws_what_the_plain_pipeline_draws_bit_for_bit(serve, pipelines, endpoint_id):
     for changes, seed in (({}, 7), ({"seed": None}, SEED)):
-        made = drawn(serve(endpoint_id), body(endpoint_id, **changes))
+        images = drawn(serve(endpoint_id), body(endpoint_id, **changes))
         plain = pipelines[endpoint_id](
             prompt="a red circle",
             width=SIZE["width"],
@@ -105,8 +105,8 @@ def test_a_request_draws_what_the_plain_pipeline_draws_bit_for_bit(serve, pipeli
             output_type="pt",
             **CASES[endpoint_id].plain,
         ).images
-        assert torch.equal(made, plain)
-        assert made.std() > 0.01
+        assert torch.equal(images, plain)
+        assert images.std() > 0.01
 
 
 @pytest.mark.long
@@ -152,8 +152,8 @@ def test_several_images_differ_and_the_first_is_the_one_made_alone(serve, endpoi
 @pytest.mark.parametrize("size", [(64, 64), (99, 65)])
 def test_every_size_is_made_exactly(serve, endpoint_id, size):
     served = serve(endpoint_id)
-    asked = {"width": size[0], "height": size[1]}
-    call = served.call(body(endpoint_id, image_size=asked, num_inference_steps=1))
+    image_size = {"width": size[0], "height": size[1]}
+    call = served.call(body(endpoint_id, image_size=image_size, num_inference_steps=1))
     product = served.deliver(call, served.run(call), 1)
     assert Image.open(BytesIO(product.files[0].body)).size == size
     assert product.output["seed"] == 7
@@ -210,7 +210,7 @@ def frame(served: Served, image: Image.Image | None = None, **fields: Any) -> An
 
 def test_a_frame_is_drawn_in_the_noise_levels_that_schedule_mu_asks_for(realtime):
     call = frame(realtime, schedule_mu=1.5, num_inference_steps=4)
-    made = realtime.run(call).images
+    images = realtime.run(call).images
     # Replace the plain pipeline's own shift with a scheduler that shifts by 1.5.
     by_hand = tiny_flux2_klein()
     solver = by_hand.scheduler
@@ -226,7 +226,7 @@ def test_a_frame_is_drawn_in_the_noise_levels_that_schedule_mu_asks_for(realtime
         generator=torch.Generator().manual_seed(35),  # the endpoint's default seed
         output_type="pt",
     ).images
-    assert torch.allclose(made, plain, atol=1e-5)
+    assert torch.allclose(images, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ def test_a_frame_is_drawn_in_the_noise_levels_that_schedule_mu_asks_for(realtime
     ],
 )
 def test_every_kind_of_solver_steps_through_the_levels_that_are_asked_for(config):
-    wanted = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    wanted.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=1.5)
+    reference = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    reference.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=1.5)
     solver = FlowMatchEulerDiscreteScheduler(**config)
     own = compute_empirical_mu(image_seq_len=256, num_steps=4)
     solver.set_timesteps(sigmas=shifted_sigmas(1.5, 4, 256, solver.config), mu=own)
-    assert torch.allclose(solver.sigmas, wanted.sigmas, atol=1e-6)
+    assert torch.allclose(solver.sigmas, reference.sigmas, atol=1e-6)
 
 
 @pytest.mark.long
@@ -257,8 +257,8 @@ def test_every_field_of_a_frame_has_its_effect(realtime, fields):
 
 
 def test_a_frame_is_what_the_plain_pipeline_draws_bit_for_bit(realtime, klein):
-    made = realtime.run(frame(realtime)).images
-    assert torch.equal(made, klein(**frame(realtime).arguments).images)
+    images = realtime.run(frame(realtime)).images
+    assert torch.equal(images, klein(**frame(realtime).arguments).images)
 
 
 def test_a_frame_follows_the_given_image(realtime):
@@ -290,7 +290,7 @@ def test_what_only_a_session_could_do_is_reported_in_the_log() -> None:
     validated = schema.validate(
         {**fields, "output_feedback_strength": 0.5, "enable_interpolation": True}
     )
-    assert [each.partition(" ")[0] for each in validated[1]] == [
+    assert [note.partition(" ")[0] for note in validated[1]] == [
         "enable_interpolation",
         "output_feedback_strength",
     ]

@@ -40,14 +40,14 @@ IMAGES = ("image_url", "mask_url")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Folders of the tiny pipelines, each with two LoRAs."""
-    made = {}
+    saved = {}
     for make in dict.fromkeys(ENDPOINTS.values()):
         folder, pipeline = tmp_path_factory.mktemp(make.__name__), make()
         pipeline.save_pretrained(folder / "weights", safe_serialization=True)
-        made[make] = folder
+        saved[make] = folder
         for seed in (1, 2):
             save_lora(folder, pipeline, seed)
-    return made
+    return saved
 
 
 def inline(file):
@@ -115,20 +115,20 @@ async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_mak
 
     # Loaded first, so that the requests under test run together.
     first = [offer(f"first {n}", lora, steps=2)[0] for n, lora in enumerate(loras)]
-    assert [(await rig.outcome(held)).failure for held in first] == [None, None]
+    assert [(await rig.outcome(key)).failure for key in first] == [None, None]
     engine = rig.resources.engine
     before = engine.counts()["merged_calls"]
     gate = Gate(engine)
     both = [offer(f"second {n}", lora, seed=n) for n, lora in enumerate(loras)]
-    await until(lambda: all(_looked(rig, held) for held, _, _ in both))
+    await until(lambda: all(_looked(rig, key) for key, _, _ in both))
     await asyncio.to_thread(gate.open)
-    for (held, checked, image), lora in zip(both, loras, strict=True):
-        assert (await rig.outcome(held)).failure is None
-        made = rig.storage.objects[f"{held.request_id}/1/0"]
+    for (lease_key, checked, image), lora in zip(both, loras, strict=True):
+        assert (await rig.outcome(lease_key)).failure is None
+        stored = rig.storage.objects[f"{lease_key.request_id}/1/0"]
         result, family, call = by_diffusers(endpoint, make, lora, checked, image)
         ticket = rig.storage.ticket("expected")
         (file,) = family.deliver(endpoint, call, GenerationResult(result, 1.0, 1), [ticket]).files
-        assert (levels(made) - levels(file.body)).abs().max() <= 1
+        assert (levels(stored) - levels(file.body)).abs().max() <= 1
     assert engine.counts()["merged_calls"] > before
 
 
@@ -171,7 +171,7 @@ WRONG = {
     },
     "for a model of another size": lambda state: {name: torch.ones(3, 3) for name in state},
     "is a DoRA that lacks lora_up": lambda state: {
-        name.replace("lora_B.weight", "dora_scale"): each for name, each in state.items()
+        name.replace("lora_B.weight", "dora_scale"): tensor for name, tensor in state.items()
     },
 }
 
@@ -232,17 +232,17 @@ async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_en
 async def test_another_replica_goes_on_from_a_snapshot_with_the_same_loras(make_rig, flux):
     checked, _ = asked(FLUX, (flux / "1.safetensors", 0.6), steps=50)
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
-    one = await make_rig(snapshot_interval_s=0.05, report_interval_s=0.05)
-    first = one.lease("long", endpoint, **checked)
-    one.port.offer(first)
-    await until(lambda: _step(one, first.held) > 0)
-    generation = one.replica._attempts[first.held].state.generation
+    first_rig = await make_rig(snapshot_interval_s=0.05, report_interval_s=0.05)
+    first = first_rig.lease("long", endpoint, **checked)
+    first_rig.port.offer(first)
+    await until(lambda: _step(first_rig, first.held) > 0)
+    generation = first_rig.replica._attempts[first.held].state.generation
     generation.pause()
-    await one.port.until(lambda: first.held in one.port.snapshots)
-    kept = one.port.snapshots[first.held]
-    body = one.storage.objects[kept.key]
+    await first_rig.port.until(lambda: first.held in first_rig.port.snapshots)
+    kept = first_rig.port.snapshots[first.held]
+    body = first_rig.storage.objects[kept.key]
     generation.resume()
-    assert (await one.outcome(first.held)).failure is None
+    assert (await first_rig.outcome(first.held)).failure is None
     other = await make_rig()
     other.storage.objects[kept.key] = body
     again = replace(
@@ -253,4 +253,4 @@ async def test_another_replica_goes_on_from_a_snapshot_with_the_same_loras(make_
     other.port.offer(again)
     assert (await other.outcome(again.held)).failure is None
     assert other.resources.engine.counts()["forwards"] == 50 - kept.step
-    assert other.storage.objects["long/2/0"] == one.storage.objects["long/1/0"]
+    assert other.storage.objects["long/2/0"] == first_rig.storage.objects["long/1/0"]

@@ -27,7 +27,8 @@ def test_every_class_is_there_and_counted() -> None:
     rows = documented()
     assert rows.keys() == of_media().keys()
     count = {
-        each: sum(served == each for served, _ in rows.values()) for each in (SERVED, FITS, NOT)
+        verdict: sum(served == verdict for served, _ in rows.values())
+        for verdict in (SERVED, FITS, NOT)
     }
     text = " ".join(PAGE.read_text().split())
     assert f"Of {len(rows)} classes, {count[SERVED]} are served, {count[FITS]} accept" in text
@@ -38,7 +39,7 @@ def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random
     classes, rows = of_media(), documented()
     for name in chance.sample(sorted(classes), 6):
         served, how = rows[name]
-        found = examine(name, classes[name])
-        assert found.how == how, name
+        finding = examine(name, classes[name])
+        assert finding.how == how, name
         # Tiny components may have been added since the page was written.
-        assert found.served == served or (served == FITS and found.served == SERVED), name
+        assert finding.served == served or (served == FITS and finding.served == SERVED), name

@@ -59,15 +59,15 @@ def call(tmp_path, endpoint=VIDEO, pipeline=None, how=None, **changes):
 
 def test_a_video_is_drawn_anew_as_the_plain_pipeline_does_it(tmp_path):
     pipeline = MAKE[WAN_T2V]()
-    made = call(tmp_path, pipeline=pipeline, how={"frames": 9, "size": (48, 32)})
-    frames = made.arguments["video"]
-    assert [each.size for each in frames] == [(48, 32)] * 9
-    assert made.output_facts["video"].form.fps == 8
+    prepared = call(tmp_path, pipeline=pipeline, how={"frames": 9, "size": (48, 32)})
+    frames = prepared.arguments["video"]
+    assert [frame.size for frame in frames] == [(48, 32)] * 9
+    assert prepared.output_facts["video"].form.fps == 8
     with Engine(device="cpu", threads=1) as engine:
         engine.add("wan", pipeline)
-        result = engine.submit(pipeline="wan", view=made.view, **made.arguments).result(60)
+        result = engine.submit(pipeline="wan", view=prepared.view, **prepared.arguments).result(60)
     plain = view_of(pipeline, WanVideoToVideoPipeline)(
-        **{**made.arguments, "generator": torch.Generator().manual_seed(7)}
+        **{**prepared.arguments, "generator": torch.Generator().manual_seed(7)}
     )
     assert torch.equal(result.frames, plain.frames)
     assert result.frames.shape[:2] == (1, 9)
@@ -87,16 +87,16 @@ def test_a_video_is_drawn_anew_as_the_plain_pipeline_does_it(tmp_path):
 def test_as_many_frames_are_taken_as_are_asked_for_and_there(
     tmp_path, frames, asked, taken, delivered, fps
 ):
-    made = call(tmp_path, how={"frames": frames}, **asked)
-    form = made.output_facts["video"].form
-    assert len(made.arguments["video"]) == taken
+    prepared = call(tmp_path, how={"frames": frames}, **asked)
+    form = prepared.output_facts["video"].form
+    assert len(prepared.arguments["video"]) == taken
     assert (form.num_frames, form.fps) == (delivered, Fraction(fps))
 
 
 def test_a_video_whose_frames_would_fill_memory_is_refused(tmp_path, monkeypatch):
     nine = {"frames": 9}
-    made = call(tmp_path, how=nine, num_frames=4).arguments
-    size = made["width"], made["height"]
+    arguments = call(tmp_path, how=nine, num_frames=4).arguments
+    size = arguments["width"], arguments["height"]
     monkeypatch.setattr(video_io, "MAX_PIXELS", 4 * size[0] * size[1])
     assert call(tmp_path, how=nine, num_frames=4).output_facts["video"].form.num_frames == 4
     with pytest.raises(InvalidInput, match=f"more than 4 frames of {size[0]}×{size[1]}") as caught:
@@ -113,17 +113,17 @@ def test_an_entry_may_say_the_pace_and_the_argument(tmp_path):
         "fixed": {},
     }
     pipeline = zoo.cases()["CogVideoXVideoToVideoPipeline"].build()
-    made = call(tmp_path, replace(VIDEO, options={**options, "pipeline": None}), pipeline)
-    assert len(made.arguments["video"]) >= 4
-    assert made.output_facts["video"].form.num_frames == 4
-    assert made.output_facts["video"].form.fps == 4
+    prepared = call(tmp_path, replace(VIDEO, options={**options, "pipeline": None}), pipeline)
+    assert len(prepared.arguments["video"]) >= 4
+    assert prepared.output_facts["video"].form.num_frames == 4
+    assert prepared.output_facts["video"].form.fps == 4
     with pytest.raises(Misconfigured, match="has no argument control_video"):
         call(tmp_path, replace(VIDEO, options={**options, "video": "control_video"}), pipeline)
 
 
 def test_the_shape_is_that_of_the_given_video(tmp_path):
-    made = call(tmp_path, how={"size": (48, 96)})
-    assert made.arguments["video"][0].size == (16, 48)  # the area of 48×32, in multiples of 16
+    prepared = call(tmp_path, how={"size": (48, 96)})
+    assert prepared.arguments["video"][0].size == (16, 48)  # the area of 48×32, in multiples of 16
     wide = call(tmp_path, how={"size": (48, 96)}, image_size={"width": 64, "height": 32})
     assert isinstance(wide.arguments["video"][0], Image.Image)
     assert wide.arguments["video"][0].size == (64, 32)
@@ -157,14 +157,14 @@ def heard(tmp_path, seconds=0.2):
 def test_an_audio_file_is_changed_as_the_plain_pipeline_does_it(tmp_path):
     pipeline = zoo.cases()["StableAudio3AudioToAudioPipeline"].build()
     body = {**WORDS, "audio_url": heard(tmp_path), "noise": 0.4}
-    made = AudioFamily().prepare(AUDIO, body, pipeline, 1)
-    form, given_audio = made.output_facts["audio"].form, made.arguments["audio"]
+    prepared = AudioFamily().prepare(AUDIO, body, pipeline, 1)
+    form, given_audio = prepared.output_facts["audio"].form, prepared.arguments["audio"]
     assert form.seconds == pytest.approx(0.2, abs=0.01)
     assert given_audio.shape[0] == 1
     assert given_audio.shape[2] == pytest.approx(0.2 * form.rate, abs=2)
     with Engine(pipeline, threads=1) as engine:
-        result = engine.submit(**made.arguments).result(60).audios
-    plain = pipeline(**{**made.arguments, "generator": torch.Generator().manual_seed(7)}).audios
+        result = engine.submit(**prepared.arguments).result(60).audios
+    plain = pipeline(**{**prepared.arguments, "generator": torch.Generator().manual_seed(7)}).audios
     assert np.array_equal(np.asarray(result), np.asarray(plain))
     other = AudioFamily().prepare(AUDIO, {**body, "noise": 0.9}, pipeline, 1)
     assert other.arguments["init_noise_level"] == 0.9
@@ -180,15 +180,15 @@ def test_stable_audio_gets_the_rate_of_the_audio_too(tmp_path):
     endpoint = replace(
         AUDIO, options={"task": "audio-to-audio", "audio_format": {**timing, **given_as}}
     )
-    made = AudioFamily().prepare(
+    prepared = AudioFamily().prepare(
         endpoint, {**WORDS, "audio_url": heard(tmp_path, 2.0)}, pipeline, 1
     )
-    assert made.arguments["initial_audio_sampling_rate"] == pipeline.vae.config.sampling_rate
+    assert prepared.arguments["initial_audio_sampling_rate"] == pipeline.vae.config.sampling_rate
     # Not longer than the model's maximum.
-    assert made.output_facts["audio"].form.seconds == pytest.approx(0.16)
+    assert prepared.output_facts["audio"].form.seconds == pytest.approx(0.16)
     with Engine(pipeline, threads=1) as engine:
         assert torch.isfinite(
-            torch.as_tensor(engine.submit(**made.arguments).result(60).audios)
+            torch.as_tensor(engine.submit(**prepared.arguments).result(60).audios)
         ).all()
 
 

@@ -39,8 +39,8 @@ def pipeline(case: Case) -> Any:
 
 @pytest.fixture(scope="module")
 def endpoint(case: Case, pipeline: Any) -> Endpoint:
-    found = entry_of(case, pipeline).endpoint
-    return replace(found, options={**found.options, "dtype": "float32"})
+    listed = entry_of(case, pipeline).endpoint
+    return replace(listed, options={**listed.options, "dtype": "float32"})
 
 
 def test_each_request_has_its_own_guidance_scale(endpoint: Endpoint, pipeline: Any) -> None:
@@ -48,11 +48,11 @@ def test_each_request_has_its_own_guidance_scale(endpoint: Endpoint, pipeline: A
     scales = (2.0, 9.0)
     with Engine(pipeline, device="cpu", threads=1) as engine:
         calls = [
-            family.prepare(endpoint, {**ASKED, "guidance_scale": each}, pipeline, 0)
-            for each in scales
+            family.prepare(endpoint, {**ASKED, "guidance_scale": guidance}, pipeline, 0)
+            for guidance in scales
         ]
-        together = [engine.submit(view=each.view, **each.arguments) for each in calls]
-        images = [each.result(60)["images"] for each in together]
+        together = [engine.submit(view=request.view, **request.arguments) for request in calls]
+        images = [generation.result(60)["images"] for generation in together]
     assert not torch.equal(*images)
     for scale, image in zip(scales, images, strict=True):
         alone = pipeline_view(endpoint, pipeline, type(pipeline))
@@ -77,8 +77,8 @@ def test_a_modular_pipeline_is_called_over_the_weights_of_a_whole_one(endpoint: 
     chosen = replace(endpoint, options={**endpoint.options, "pipeline": "ZImageModularPipeline"})
     with Engine(whole, device="cpu", threads=1) as engine:
         call = GenericFamily().prepare(chosen, ASKED, whole, 0)
-        made = engine.submit(view=call.view, **call.arguments).result(60)
-    assert made["images"].shape == (1, 3, 32, 32)
+        outputs = engine.submit(view=call.view, **call.arguments).result(60)
+    assert outputs["images"].shape == (1, 3, 32, 32)
 
 
 def test_components_of_another_model_are_named(endpoint: Endpoint) -> None:

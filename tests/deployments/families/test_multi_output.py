@@ -18,8 +18,10 @@ ENDPOINT = Endpoint("house/any", "any", Weights("any"), "any")
 
 
 def leased(tickets: int, *, alone: bool = False, **input: Any) -> Lease:
-    given = tuple(UploadTicket(f"{n}", f"http://s/{n}", "image/png", 10) for n in range(tickets))
-    return Lease("one", 1, 5.0, ENDPOINT, input, given, Priority.NORMAL, alone=alone)
+    upload_tickets = tuple(
+        UploadTicket(f"{n}", f"http://s/{n}", "image/png", 10) for n in range(tickets)
+    )
+    return Lease("one", 1, 5.0, ENDPOINT, input, upload_tickets, Priority.NORMAL, alone=alone)
 
 
 def test_seeds_are_the_inputs_or_follow_its_seed_or_the_one_for_inputs_without() -> None:
@@ -34,30 +36,30 @@ def test_after_the_greatest_seed_comes_nought() -> None:
 
 
 def test_images_come_out_of_one_call_and_those_of_seeds_alone_out_of_one_each() -> None:
-    asked: dict[str, Any] = {"prompt": "x", "seeds": [7, 3], "num_images": 2}
-    (whole,) = split(leased(2, **asked), 9)
-    assert (whole.input, len(whole.tickets)) == (asked, 2)
-    first, second = split(leased(2, alone=True, **asked), 9)
+    arguments: dict[str, Any] = {"prompt": "x", "seeds": [7, 3], "num_images": 2}
+    (whole,) = split(leased(2, **arguments), 9)
+    assert (whole.input, len(whole.tickets)) == (arguments, 2)
+    first, second = split(leased(2, alone=True, **arguments), 9)
     assert first.input == {"prompt": "x", "seed": 7, "seeds": None, "num_images": 1}
     assert second.input["seed"] == 3
-    assert [each.tickets[0].key for each in (first, second)] == ["0", "1"]
+    assert [part.tickets[0].key for part in (first, second)] == ["0", "1"]
 
 
 def test_images_without_seeds_come_out_of_one_call_alone_too() -> None:
-    asked: dict[str, Any] = {"num_images": 4, "seed": 1}
-    (whole,) = split(leased(4, alone=True, **asked), 9)
-    assert (whole.input, len(whole.tickets)) == (asked, 4)
+    arguments: dict[str, Any] = {"num_images": 4, "seed": 1}
+    (whole,) = split(leased(4, alone=True, **arguments), 9)
+    assert (whole.input, len(whole.tickets)) == (arguments, 4)
 
 
 def test_images_that_were_together_are_again() -> None:
-    asked: dict[str, Any] = {"num_images": 2, "seeds": [1, 2]}
-    assert len(split(leased(2, alone=True, **asked), 9, together=True)) == 1
+    arguments: dict[str, Any] = {"num_images": 2, "seeds": [1, 2]}
+    assert len(split(leased(2, alone=True, **arguments), 9, together=True)) == 1
 
 
 def test_each_video_is_a_call_with_its_own_tickets() -> None:
     parts = split(leased(4, seeds=[7, 3]), 9)
-    assert [each.input["seed"] for each in parts] == [7, 3]
-    assert [[one.key for one in each.tickets] for each in parts] == [["0", "1"], ["2", "3"]]
+    assert [part.input["seed"] for part in parts] == [7, 3]
+    assert [[ticket.key for ticket in part.tickets] for part in parts] == [["0", "1"], ["2", "3"]]
 
 
 @pytest.mark.parametrize("input", [{}, {"seed": 3}, {"seed": 3, "num_images": 1}])

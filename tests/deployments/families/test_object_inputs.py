@@ -51,8 +51,8 @@ def pipeline() -> Any:
 
 @pytest.fixture
 def endpoint(pipeline: Any) -> Endpoint:
-    found = entry_of(CASE, pipeline).endpoint
-    return replace(found, options={**found.options, "dtype": "float32"})
+    listed = entry_of(CASE, pipeline).endpoint
+    return replace(listed, options={**listed.options, "dtype": "float32"})
 
 
 def picture(seed: int, side: int = 32) -> Image.Image:
@@ -78,7 +78,7 @@ def test_each_object_becomes_one_of_the_class_that_the_call_names(
     assert isinstance(first, LTXVideoCondition)
     assert (first.image.size, first.frame_index, first.strength) == ((32, 32), 0, 0.5)
     assert (second.image, second.frame_index, second.strength) == (None, 8, 1.0)
-    assert {each.size for each in second.video} == {(32, 32)}
+    assert {frame.size for frame in second.video} == {(32, 32)}
 
 
 def test_a_request_makes_what_the_pipeline_makes_and_another_place_in_time_something_else(
@@ -102,13 +102,13 @@ def test_a_request_makes_what_the_pipeline_makes_and_another_place_in_time_somet
 
 
 def test_files_in_objects_are_fetched_under_their_place(endpoint: Endpoint) -> None:
-    given = {"conditions": [{"image_url": URL}, {"video_url": URL, "image_url": None}]}
-    found = input_files(endpoint, given)
-    assert [(each.place, each.kind) for each in found] == [
+    arguments = {"conditions": [{"image_url": URL}, {"video_url": URL, "image_url": None}]}
+    files = input_files(endpoint, arguments)
+    assert [(file.place, file.kind) for file in files] == [
         ("conditions.0.image_url", "image"),
         ("conditions.1.video_url", "video"),
     ]
-    filled = with_files(given, dict(zip(found, "xy", strict=True)))
+    filled = with_files(arguments, dict(zip(files, "xy", strict=True)))
     assert filled["conditions"] == [{"image_url": "x"}, {"video_url": "y", "image_url": None}]
 
 
@@ -116,8 +116,8 @@ def test_the_video_has_the_shape_of_the_first_file_of_its_objects(
     endpoint: Endpoint, pipeline: Any
 ) -> None:
     wide = Image.new("RGB", (128, 32))
-    one = call(endpoint, pipeline, image_size=None, conditions=[{"image_url": wide}])
-    assert one.arguments["width"] > 2 * one.arguments["height"]
+    prepared = call(endpoint, pipeline, image_size=None, conditions=[{"image_url": wide}])
+    assert prepared.arguments["width"] > 2 * prepared.arguments["height"]
 
 
 @pytest.mark.parametrize("index", [-1, 17])
@@ -178,8 +178,8 @@ def test_objects_without_a_class_are_mappings() -> None:
     )
     segments = [{"start_window": 0, "end_window": 1, "text": "a"}, {"end_window": 2, "text": "b"}]
     kind = diffusers.LTXI2VLongMultiPromptPipeline
-    found = object_arguments(inputs, {"prompt_segments": segments}, kind)
-    assert found == {"prompt_segments": segments}
+    arguments = object_arguments(inputs, {"prompt_segments": segments}, kind)
+    assert arguments == {"prompt_segments": segments}
 
 
 def test_the_kind_of_an_object_follows_from_the_file_that_it_has() -> None:
@@ -187,8 +187,8 @@ def test_the_kind_of_an_object_follows_from_the_file_that_it_has() -> None:
     names = {"image_url": "image", "video_url": "frames", "audio_url": "audio"}
     fields = {n: {"type": n.removesuffix("_url"), "argument": a} for n, a in names.items()}
     items = [{name: "file"} for name in fields]
-    found = object_arguments(declared(fields), {"references": items}, kind)
-    assert [type(each).__name__ for each in found["references"]] == [
+    arguments = object_arguments(declared(fields), {"references": items}, kind)
+    assert [type(reference).__name__ for reference in arguments["references"]] == [
         "MiniMaxH3ImageReference",
         "MiniMaxH3VideoReference",
         "MiniMaxH3AudioReference",

@@ -65,8 +65,8 @@ def asked(listed, **more):
 
 def adapters_of(endpoint):
     return [
-        Lora(f"{each.directory}/{each.file}", each.scale, each.denoiser, is_own=True)
-        for each in own_adapters(endpoint)
+        Lora(f"{adapter.directory}/{adapter.file}", adapter.scale, adapter.denoiser, is_own=True)
+        for adapter in own_adapters(endpoint)
     ]
 
 
@@ -107,17 +107,17 @@ def test_a_turbo_endpoint_gives_what_diffusers_gives_with_its_adapters(endpoint_
 
         submit([*loras, user]).result(120)  # loads them, so that the generations meet
         gate = Gate(engine)
-        submitted = [submit(each) for each in (loras, [*loras, user], [])]
+        submitted = [submit(stack) for stack in (loras, [*loras, user], [])]
         gate.open()
-        made = [each.result(120).frames for each in submitted]
+        videos = [generation.result(120).frames for generation in submitted]
         merged = engine.counts()["merged_calls"]
     expected = by_diffusers(endpoint_id, folder, checked, listed)
     stacked = by_diffusers(endpoint_id, folder, checked, listed, user=0.1)
     # Rounding, of products in another order, over all steps and the decoding.
-    assert (made[0] - expected).abs().max() <= 5e-4
-    assert (made[1] - stacked).abs().max() <= 5e-4
+    assert (videos[0] - expected).abs().max() <= 5e-4
+    assert (videos[1] - stacked).abs().max() <= 5e-4
     assert (expected - stacked).abs().max() > 1e-3
-    assert (made[2] - expected).abs().max() > 1e-3
+    assert (videos[2] - expected).abs().max() > 1e-3
     assert merged >= 2 * STEPS  # the three share forwards, each row with its own adapters
     assert pipeline.scheduler is usual
 
@@ -157,14 +157,16 @@ def test_own_adapters_do_not_count_against_the_limit_of_requests(folder, endpoin
     listed = turbo(endpoint_id, folder)
     pipeline, checked = MAKE[BASE[endpoint_id]](), asked(listed)
     own, user = adapters_of(listed.endpoint), Lora(folder / "3.safetensors")
-    size = sum(each.numel() for each in load_file(folder / "3.safetensors").values()) * 4
+    size = sum(tensor.numel() for tensor in load_file(folder / "3.safetensors").values()) * 4
     with Engine(threads=1, lora_bytes=size + 100) as engine:
         engine.add("wan", pipeline)
 
         def run(*loras):
             call = prepared_call(VideoFamily(), listed.endpoint, checked, pipeline, 1)
-            given = engine.submit(pipeline="wan", view=call.view, loras=loras, **call.arguments)
-            return given.result(120).frames
+            generation = engine.submit(
+                pipeline="wan", view=call.view, loras=loras, **call.arguments
+            )
+            return generation.result(120).frames
 
         assert torch.isfinite(run(*own, user)).all()
         with pytest.raises(LoraRefused, match="Use fewer"):

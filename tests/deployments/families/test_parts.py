@@ -50,9 +50,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def endpoint(places: tuple[Path, Path], store: Store) -> Endpoint:
     """What ``darkroom models add --part controlnet=… --pipeline …`` makes of them."""
     base, control = places
-    found = inspected(str(base), None, store, parts=[("controlnet", str(control))], pipeline=CLASS)
-    assert found.sizes.keys() >= {"controlnet", "transformer"}
-    entry = completed(proposed(read_call(found.pipeline, found.index), found.config), found)
+    model = inspected(str(base), None, store, parts=[("controlnet", str(control))], pipeline=CLASS)
+    assert model.sizes.keys() >= {"controlnet", "transformer"}
+    entry = completed(proposed(read_call(model.pipeline, model.index), model.config), model)
     assert entry["weights"] == {
         "directory": str(base),
         "pipeline": CLASS,
@@ -63,7 +63,7 @@ def endpoint(places: tuple[Path, Path], store: Store) -> Endpoint:
 
 
 def call(endpoint: Endpoint, pipeline: Any, image: Image.Image) -> Any:
-    asked = {
+    arguments = {
         "prompt": "a red dog",
         "control_image_url": image,
         "image_size": {"width": 16, "height": 16},
@@ -71,20 +71,20 @@ def call(endpoint: Endpoint, pipeline: Any, image: Image.Image) -> Any:
         "max_sequence_length": 16,
         "seed": 1,
     }
-    return GenericFamily().prepare(endpoint, asked, pipeline, 0)
+    return GenericFamily().prepare(endpoint, arguments, pipeline, 0)
 
 
 def test_the_control_image_changes_what_is_drawn(endpoint: Endpoint, store: Store) -> None:
     pipeline = weights.load(store, GenericFamily(), endpoint, "cpu")
     assert type(pipeline).__name__ == CLASS
-    images = [Image.new("RGB", (16, 16), each) for each in ("black", "white")]
+    images = [Image.new("RGB", (16, 16), colour) for colour in ("black", "white")]
     with Engine(pipeline, device="cpu", threads=1) as engine:
-        made = [
-            engine.submit(**call(endpoint, pipeline, each).arguments).result(60).images
-            for each in images
+        drawn = [
+            engine.submit(**call(endpoint, pipeline, image).arguments).result(60).images
+            for image in images
         ]
-    assert made[0].shape == (1, 3, 16, 16)
-    assert not torch.equal(*made)
+    assert drawn[0].shape == (1, 3, 16, 16)
+    assert not torch.equal(*drawn)
 
 
 def test_the_memory_of_the_parts_counts(endpoint: Endpoint, store: Store) -> None:
@@ -100,7 +100,7 @@ def test_endpoints_with_other_parts_are_other_weights(endpoint: Endpoint) -> Non
     bare = replace(endpoint, weights=replace(endpoint.weights, parts=(), pipeline=""))
     moved = replace(endpoint.weights.parts[0], folder="canny")
     other = replace(endpoint, weights=replace(endpoint.weights, parts=(moved,)))
-    assert len({weights_name(each, None) for each in (endpoint, bare, other)}) == 3
+    assert len({weights_name(variant, None) for variant in (endpoint, bare, other)}) == 3
 
 
 def test_a_part_that_is_nowhere_is_refused(places: tuple[Path, Path], store: Store) -> None:

@@ -73,10 +73,10 @@ def save_as_published(file: Path, seed: int) -> None:
     transformer = qwen().transformer
     ends = ("to_q", "add_k_proj", "to_out.0", "img_mlp.net.0.proj", "txt_mlp.net.2")
     state = {}
-    for name, each in parts(transformer, attention_of(transformer, ends), seed, rank=4).items():
+    for name, tensor in parts(transformer, attention_of(transformer, ends), seed, rank=4).items():
         layer, half, _ = name.rsplit(".", 2)
         half = {"lora_A": "lora_down", "lora_B": "lora_up"}[half]
-        state[f"{layer}.{half}.weight"] = each * 0.2
+        state[f"{layer}.{half}.weight"] = tensor * 0.2
         state[f"{layer}.alpha"] = torch.tensor(2.0)
     save_file(state, file)
 
@@ -88,8 +88,8 @@ def endpoint(tmp_path: Path) -> Any:
         save_as_published(tmp_path / name_of(steps), steps)
     listed = CATALOG.get(LIGHTNING).endpoint
     adapters = [
-        {"directory": str(tmp_path), "file": each["file"], "steps": each["steps"]}
-        for each in listed.options["adapters"]
+        {"directory": str(tmp_path), "file": adapter["file"], "steps": adapter["steps"]}
+        for adapter in listed.options["adapters"]
     ]
     return replace(listed, options={**listed.options, "dtype": "float32", "adapters": adapters})
 
@@ -122,17 +122,19 @@ def test_each_number_of_steps_has_its_adapter_and_the_authors_schedule(endpoint,
         engine.add("qwen", pipeline)
         for steps in STEPS:
             adapters = weights.adapters(store, endpoint, given(steps))
-            assert [each.file.name for each in adapters] == [name_of(steps)]
+            assert [adapter.file.name for adapter in adapters] == [name_of(steps)]
             call = prepared_call(GenericFamily(), endpoint, given(steps), pipeline, 7)
-            made = engine.submit(pipeline="qwen", view=call.view, loras=adapters, **call.arguments)
-            images.append(made.result(120).images)
+            generation = engine.submit(
+                pipeline="qwen", view=call.view, loras=adapters, **call.arguments
+            )
+            images.append(generation.result(120).images)
             assert (images[-1] - published(tmp_path, steps)).abs().max() < 1e-4
     assert not torch.equal(*images)
     assert pipeline.scheduler is usual  # that of fal-ai/qwen-image
 
 
 def test_the_weights_are_those_of_qwen_image():
-    lightning, base = (CATALOG.get(each).endpoint for each in (LIGHTNING, BASE))
+    lightning, base = (CATALOG.get(endpoint_id).endpoint for endpoint_id in (LIGHTNING, BASE))
     assert weights_name(lightning, None) == weights_name(base, None)
     _, adapters = repositories_of(lightning)
     assert adapters.source == "lightx2v/Qwen-Image-Lightning"

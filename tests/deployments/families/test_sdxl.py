@@ -103,8 +103,8 @@ def test_a_negative_prompt_and_guidance_change_the_image(engine, pipeline):
 
 
 def test_an_empty_negative_prompt_is_the_same_as_none(engine, pipeline):
-    given = SdxlFamily().prepare(SDXL, wish(), pipeline, seed=1).arguments["negative_prompt"]
-    assert given is None
+    negative = SdxlFamily().prepare(SDXL, wish(), pipeline, seed=1).arguments["negative_prompt"]
+    assert negative is None
 
 
 def test_the_demo_says_that_it_is_one(engine, pipeline):
@@ -114,8 +114,8 @@ def test_the_demo_says_that_it_is_one(engine, pipeline):
 @pytest.mark.parametrize("size", [(33, 17), (100, 75), (16, 16), (250, 30)])
 @pytest.mark.parametrize("endpoint", [SDXL, DEMO])
 def test_every_size_is_made_exactly(engine, pipeline, endpoint, size):
-    asked = {"width": size[0], "height": size[1]}
-    (file,) = draw(engine, pipeline, endpoint, image_size=asked).files
+    image_size = {"width": size[0], "height": size[1]}
+    (file,) = draw(engine, pipeline, endpoint, image_size=image_size).files
     assert image(file).size == size == (file.width, file.height)
 
 

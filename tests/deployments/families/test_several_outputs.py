@@ -35,18 +35,18 @@ async def made(
 async def test_in_deterministic_mode_each_output_is_that_of_its_seed_bit_for_bit(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
-    each = 1 if endpoint_id == FLUX else 2  # files of one output
+    per_output = 1 if endpoint_id == FLUX else 2  # files of one output
     rig: Rig = await make_rig(call_timeout_s=20.0)
     output, both = await made(rig, "both", endpoint_id, alone=True, seeds=[11, 5])
     _, eleven = await made(rig, "eleven", endpoint_id, alone=True, seed=11)
     _, five = await made(rig, "five", endpoint_id, alone=True, seed=5)
     stored = rig.storage.objects
-    for number in range(each):
+    for number in range(per_output):
         assert stored[f"both/{number}"] == stored[f"eleven/{number}"]
-        assert stored[f"both/{each + number}"] == stored[f"five/{number}"]
-    assert stored["both/0"] != stored[f"both/{each}"]
+        assert stored[f"both/{per_output + number}"] == stored[f"five/{number}"]
+    assert stored["both/0"] != stored[f"both/{per_output}"]
     assert (output["seed"], output["seeds"]) == (11, [11, 5])
-    assert len(both.artifacts) == 2 * each
+    assert len(both.artifacts) == 2 * per_output
     assert both.usage.units == pytest.approx(eleven.usage.units + five.usage.units)
     assert both.usage.steps == eleven.usage.steps + five.usage.steps
 
@@ -73,8 +73,8 @@ async def test_images_that_share_a_call_are_those_of_their_seeds_within_rounding
 async def test_videos_are_listed_with_the_first_where_it_always_is(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     output, _ = await made(rig, "both", WAN, seeds=[11, 5])
-    assert [each["artifact"] for each in output["videos"]] == ["both/0", "both/2"]
-    assert [each["artifact"] for each in output["posters"]] == ["both/1", "both/3"]
+    assert [video["artifact"] for video in output["videos"]] == ["both/0", "both/2"]
+    assert [poster["artifact"] for poster in output["posters"]] == ["both/1", "both/3"]
     assert output["video"] == output["videos"][0]
     assert output["poster"] == output["posters"][0]
 
@@ -91,9 +91,9 @@ async def test_progress_counts_the_steps_of_all_and_never_goes_back(make_rig: Ma
         for _, progress in report.progress
         if progress.stage is Stage.DENOISING
     ]
-    assert {each.steps for each in progress} == {20}
-    assert all(one.step <= other.step for one, other in pairwise(progress))
-    assert any(each.step > 10 for each in progress)
+    assert {update.steps for update in progress} == {20}
+    assert all(earlier.step <= other.step for earlier, other in pairwise(progress))
+    assert any(update.step > 10 for update in progress)
 
 
 @pytest.mark.long

@@ -39,8 +39,8 @@ def endpoint(step_cache, folder="flux", of="fal-ai/flux/dev"):
 
 
 def load(step_cache):
-    given = endpoint(step_cache)
-    return FluxFamily().load(replace(given, weights=Weights(str(DEMO / "flux"))), "cpu")
+    configured = endpoint(step_cache)
+    return FluxFamily().load(replace(configured, weights=Weights(str(DEMO / "flux"))), "cpu")
 
 
 def call(seed):
@@ -61,10 +61,10 @@ def alone(pipeline, cache, seed):
         lambda *_: counted.append(1)
     )
     if cache is not None:
-        given = {name: value for name, value in cache.items() if name != "name"}
+        settings = {name: value for name, value in cache.items() if name != "name"}
         if cache is TAYLOR:
-            given["taylor_factors_dtype"] = torch.float32
-        pipeline.transformer.enable_cache(CONFIGS[cache["name"]](**given))
+            settings["taylor_factors_dtype"] = torch.float32
+        pipeline.transformer.enable_cache(CONFIGS[cache["name"]](**settings))
     try:
         return pipeline(**call(seed)).images, len(counted)
     finally:
@@ -81,8 +81,12 @@ def cached(cache, **more):
 @pytest.mark.parametrize(
     "cache",
     [
-        pytest.param(each, marks=[] if each is FIRST_BLOCK else [pytest.mark.long], id=each["name"])
-        for each in (FIRST_BLOCK, MAGNITUDE, TAYLOR)
+        pytest.param(
+            settings,
+            marks=[] if settings is FIRST_BLOCK else [pytest.mark.long],
+            id=settings["name"],
+        )
+        for settings in (FIRST_BLOCK, MAGNITUDE, TAYLOR)
     ],
 )
 def test_requests_with_a_step_cache_compute_less_beside_others_that_compute_every_step(cache):
@@ -102,10 +106,10 @@ def test_requests_with_a_step_cache_compute_less_beside_others_that_compute_ever
             for seed in range(6)
         ]
         gate.open()
-        together = [each.result(120).images for each in submitted]
+        together = [generation.result(120).images for generation in submitted]
         counts = engine.counts()
-    for images, (wanted, _) in zip(together, expected, strict=True):
-        assert (images - wanted).abs().max() <= 1e-4
+    for images, (reference, _) in zip(together, expected, strict=True):
+        assert (images - reference).abs().max() <= 1e-4
     if cache is TAYLOR:
         assert counts["not_merged"]["step cache"] == 3 * STEPS
     else:
@@ -133,17 +137,17 @@ def test_a_request_without_a_step_cache_has_the_bits_of_a_model_that_never_had_o
 def test_the_same_cache_with_other_settings_is_a_cache_of_its_own():
     pipeline, one_by_one = load(None), load(None)
     eager = {**FIRST_BLOCK, "threshold": 10.0}
-    expected = [alone(one_by_one, each, 1) for each in (FIRST_BLOCK, eager)]
+    expected = [alone(one_by_one, step_cache, 1) for step_cache in (FIRST_BLOCK, eager)]
     assert expected[1][1] < expected[0][1]
     with Engine(max_batch=4, threads=1, limit_rows=False) as engine:
         engine.add("flux", pipeline)
-        made = [
-            engine.submit(pipeline="flux", options=cached(each), **call(1))
-            for each in (FIRST_BLOCK, eager, dict(reversed(FIRST_BLOCK.items())))
+        generations = [
+            engine.submit(pipeline="flux", options=cached(variant), **call(1))
+            for variant in (FIRST_BLOCK, eager, dict(reversed(FIRST_BLOCK.items())))
         ]
-        images = [each.result(120).images for each in made]
-    for one, (wanted, _) in zip(images, [*expected, expected[0]], strict=True):
-        assert (one - wanted).abs().max() <= 1e-4
+        images = [generation.result(120).images for generation in generations]
+    for image, (reference, _) in zip(images, [*expected, expected[0]], strict=True):
+        assert (image - reference).abs().max() <= 1e-4
 
 
 def lora(file, scale):
@@ -171,13 +175,13 @@ def test_a_lora_changes_a_generation_with_a_step_cache(tmp_path):
     assert 0 < computed < STEPS
     with Engine(max_batch=4, threads=1, limit_rows=False) as engine:
         engine.add("flux", load(None))
-        made = [
-            engine.submit(pipeline="flux", loras=each, options=cached(FIRST_BLOCK), **call(1))
-            for each in ([], [Lora(file)], [])
+        generations = [
+            engine.submit(pipeline="flux", loras=loras, options=cached(FIRST_BLOCK), **call(1))
+            for loras in ([], [Lora(file)], [])
         ]
-        images = [each.result(120).images for each in made]
-    for one, wanted in zip(images, (plain, expected, plain), strict=True):
-        assert (one - wanted).abs().max() <= 1e-4
+        images = [generation.result(120).images for generation in generations]
+    for image, reference in zip(images, (plain, expected, plain), strict=True):
+        assert (image - reference).abs().max() <= 1e-4
 
 
 @pytest.mark.long
@@ -185,14 +189,14 @@ def test_a_lora_changes_a_generation_with_a_step_cache(tmp_path):
 def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
     with Engine(load(None), threads=1) as engine:
         whole = engine.submit(options=cached(cache), deterministic=True, **call(1))
-        asked = []
+        snapshots = []
         options = cached(cache)
         gate = Gate(engine)
         begun = engine.submit(
             options=options,
             deterministic=True,
             on_progress=lambda it: (
-                asked.append(begun.request_snapshot())
+                snapshots.append(begun.request_snapshot())
                 if it.step == STEPS // 2 and it.stage is Stage.DENOISING
                 else None
             ),
@@ -201,7 +205,7 @@ def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
         gate.open()
         expected = whole.result(60).images
         assert torch.equal(begun.result(60).images, expected)
-        taken = asked[0].result(60).to_bytes()
+        taken = snapshots[0].result(60).to_bytes()
     with Engine(load(None), threads=1) as engine:
         again = {"deterministic": True, "snapshot": taken}
         resumed = engine.submit(options=cached(cache), **again, **call(1))
@@ -217,9 +221,9 @@ def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
 )
 def test_the_level_of_a_request_chooses_the_cache(acceleration, expected):
     levels = {"regular": FIRST_BLOCK, "high": {**FIRST_BLOCK, "threshold": 0.5}}
-    given = endpoint(levels)
+    configured = endpoint(levels)
     body = {} if acceleration is None else {"acceleration": acceleration}
-    assert requested_cache(declared_levels(given, None), body) == levels.get(expected)
+    assert requested_cache(declared_levels(configured, None), body) == levels.get(expected)
     only = requested_cache(declared_levels(endpoint(FIRST_BLOCK), None), body)
     assert only == (None if expected is None else FIRST_BLOCK)
 
@@ -227,11 +231,11 @@ def test_the_level_of_a_request_chooses_the_cache(acceleration, expected):
 def test_a_recipe_has_step_caches_of_its_own():
     own = {"name": "FirstBlockCache", "threshold": 0.2}
     recipe = Recipe(24, "bfloat16", step_cache=own)
-    given = endpoint(FIRST_BLOCK)
-    for_it = declared_levels(given, recipe)
+    configured = endpoint(FIRST_BLOCK)
+    for_it = declared_levels(configured, recipe)
     assert requested_cache(for_it, {"acceleration": "regular"}) == own
     assert requested_cache(for_it, {"acceleration": "none"}) is None
-    assert declared_levels(given, Recipe(48, "bfloat16")) == {"regular": FIRST_BLOCK}
+    assert declared_levels(configured, Recipe(48, "bfloat16")) == {"regular": FIRST_BLOCK}
 
 
 @pytest.mark.long
@@ -251,9 +255,9 @@ def test_a_step_cache_that_cannot_be_is_refused_with_the_endpoint_and_the_reason
 
 
 def test_a_denoiser_without_step_caches_says_so():
-    given = endpoint(FIRST_BLOCK, "sdxl", "fal-ai/fast-sdxl")
+    configured = endpoint(FIRST_BLOCK, "sdxl", "fal-ai/fast-sdxl")
     with pytest.raises(Misconfigured, match=r"StableDiffusionXLPipeline has no step caches"):
-        SdxlFamily().load(given, "cpu")
+        SdxlFamily().load(configured, "cpu")
 
 
 @pytest.mark.long
@@ -261,13 +265,13 @@ async def test_a_request_gets_the_step_cache_of_its_acceleration(make_rig):
     endpoint_id = "fal-ai/flux/dev"
     options = {"native_size": 128, "dtype": "float32"}
     levels = {"regular": FIRST_BLOCK, "high": {**FIRST_BLOCK, "threshold": 10.0}}
-    given = from_folder(endpoint_id, DEMO / "flux", **options, step_cache=levels)
+    configured = from_folder(endpoint_id, DEMO / "flux", **options, step_cache=levels)
     rig = await make_rig(slots=1)
     body = {"prompt": PROMPTS[0], "seed": 1, "num_inference_steps": STEPS, "image_size": "square"}
     files = {}
     for level in ("none", "regular", "high", "none"):
         checked, _ = CATALOG.get(endpoint_id).schema.validate({**body, "acceleration": level})
-        lease = rig.lease(f"{level} {len(files)}", given, **checked)
+        lease = rig.lease(f"{level} {len(files)}", configured, **checked)
         rig.port.offer(lease)
         outcome = await rig.outcome(lease.held)
         assert outcome.failure is None

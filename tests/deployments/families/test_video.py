@@ -54,9 +54,9 @@ def test_a_request_makes_the_frames_of_the_plain_pipeline_bit_for_bit(
     serve, pipelines, endpoint_id
 ):
     for changes, seed in (({}, 7), ({"seed": None}, SEED)):
-        made = frames(serve(endpoint_id), body(endpoint_id, **changes))
-        assert torch.equal(made, plain(pipelines(endpoint_id), CASES[endpoint_id], seed))
-        assert made.std() > 0.01
+        video = frames(serve(endpoint_id), body(endpoint_id, **changes))
+        assert torch.equal(video, plain(pipelines(endpoint_id), CASES[endpoint_id], seed))
+        assert video.std() > 0.01
 
 
 @pytest.mark.long
@@ -97,7 +97,7 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
 def test_a_video_from_an_image_begins_with_it_as_the_plain_pipelines_do(serve, pipelines):
     for endpoint_id, kind in ((WAN_I2V, None), (SMALL_I2V, WanImageToVideoPipeline)):
         # 3:2 with the area of 720p is 1168×784 in multiples of 16; rendered at 32 for tiny models.
-        made = frames(
+        video = frames(
             serve(endpoint_id),
             body(endpoint_id, image_url="https://example.org/a.png", shift=5),
             image_url=given(96, 64),
@@ -117,7 +117,7 @@ def test_a_video_from_an_image_begins_with_it_as_the_plain_pipelines_do(serve, p
             },
             shift=5.0,
         )
-        assert torch.equal(made, plain(called, case, 7)), endpoint_id
+        assert torch.equal(video, plain(called, case, 7)), endpoint_id
 
 
 def test_a_video_may_end_with_an_image_too(serve, pipelines):
@@ -127,7 +127,7 @@ def test_a_video_may_end_with_an_image_too(serve, pipelines):
         end_image_url="https://example.org/b.png",
     )
     last = Image.new("RGB", (30, 30))
-    made = frames(serve(LARGE_I2V), fields, image_url=given(), end_image_url=last, num_frames=5)
+    video = frames(serve(LARGE_I2V), fields, image_url=given(), end_image_url=last, num_frames=5)
     case = Case(
         {
             **WIDE,
@@ -140,10 +140,10 @@ def test_a_video_may_end_with_an_image_too(serve, pipelines):
         },
         shift=5.0,
     )
-    assert torch.equal(made, plain(pipelines(LARGE_I2V), case, 7))
+    assert torch.equal(video, plain(pipelines(LARGE_I2V), case, 7))
     del fields["end_image_url"]
     without = frames(serve(LARGE_I2V), fields, image_url=given(), num_frames=5)
-    assert not torch.equal(made, without)
+    assert not torch.equal(video, without)
 
 
 @pytest.mark.parametrize("endpoint_id", [WAN_I2V, SMALL_I2V])
@@ -174,13 +174,13 @@ def test_ltx_follows_the_image_that_it_is_given(serve):
 def test_hunyuan_begins_with_the_image_as_its_plain_pipeline_does(serve, pipelines):
     served = serve(HUNYUAN_I2V)
     fields = body(HUNYUAN_I2V, image_url="https://example.org/a.png")
-    made = frames(served, fields, image_url=given(96, 64), num_frames=5)
+    video = frames(served, fields, image_url=given(96, 64), num_frames=5)
     begun = {**WIDE, "num_frames": 5, "image": fit(given(96, 64), 32, 16), "guidance_scale": 6.0}
-    assert torch.equal(made, plain(pipelines(HUNYUAN_I2V), Case(begun), 7))
+    assert torch.equal(video, plain(pipelines(HUNYUAN_I2V), Case(begun), 7))
     # Its prompt is encoded together with the image, and its first frame is the image.
     other = frames(served, fields, image_url=Image.new("RGB", (96, 64)), num_frames=5)
-    assert not torch.equal(made[0, 0], other[0, 0])
-    assert not torch.equal(made[0, -1], other[0, -1])
+    assert not torch.equal(video[0, 0], other[0, 0])
+    assert not torch.equal(video[0, -1], other[0, -1])
     upright = served.call({**fields, "aspect_ratio": "9:16"}, image_url=given(), num_frames=5)
     assert (upright.arguments["width"], upright.arguments["height"]) == (16, 32)
 

@@ -63,8 +63,8 @@ def test_any_other_pipeline_of_videos_is_served_by_its_entry_alone(engine, tmp_p
     endpoint = replace(ANY, weights=Weights(str(folder)), options=options)
     family = VideoFamily()
     pipeline = family.load(endpoint, "cpu")
-    asked = {"prompt": "a red dog", "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
-    call = family.prepare(endpoint, asked, pipeline, 1)
+    arguments = {"prompt": "a red dog", "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
+    call = family.prepare(endpoint, arguments, pipeline, 1)
     engine.add("any", pipeline)
     result = engine.submit(pipeline="any", view=call.view, **call.arguments).result(60)
     expected = pipeline(
@@ -88,9 +88,9 @@ def test_a_pipeline_that_takes_no_prompt_needs_none(engine):
     video = {"width": 32, "height": 32, "num_frames": 2, "fps": 7}
     options = {"task": "image-to-video", "images": "pillow", "video_format": video}
     endpoint = replace(ANY, options=options)
-    asked = {"num_inference_steps": 2, "image_url": given(32, 32), "seed": 7}
+    arguments = {"num_inference_steps": 2, "image_url": given(32, 32), "seed": 7}
     family = VideoFamily()
-    call = family.prepare(endpoint, asked, pipeline, 1)
+    call = family.prepare(endpoint, arguments, pipeline, 1)
     engine.add("wordless", pipeline)
     result = engine.submit(pipeline="wordless", **call.arguments).result(60)
     product = family.deliver(endpoint, call, GenerationResult(result, 1.0, 2), tickets())
@@ -98,7 +98,7 @@ def test_a_pipeline_that_takes_no_prompt_needs_none(engine):
     assert product.output["prompt"] == ""
     text = replace(ANY, options={**options, "task": "text-to-video"})
     with pytest.raises(Misconfigured, match="StableVideoDiffusionPipeline has no argument prompt"):
-        family.prepare(text, {**asked, "prompt": "a"}, pipeline, 1)
+        family.prepare(text, {**arguments, "prompt": "a"}, pipeline, 1)
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_an_entry_says_in_how_many_frames_its_videos_are_decoded():
 def test_an_exact_size_is_rendered_larger_and_cropped_and_made_even(serve):
     pipeline = serve(WAN_T2V).pipeline
     family = VideoFamily()
-    asked = {"prompt": "a", "num_inference_steps": 2, "image_size": {"width": 71, "height": 50}}
+    arguments = {"prompt": "a", "num_inference_steps": 2, "image_size": {"width": 71, "height": 50}}
     options = {**ANY.options, "arguments": {}}
     endpoint = replace(ANY, options=options)
-    call = family.prepare(endpoint, asked, pipeline, 1)
+    call = family.prepare(endpoint, arguments, pipeline, 1)
     assert (call.arguments["width"], call.arguments["height"]) == (80, 64)
     form = call.output_facts["video"].form
     assert (form.width, form.height, form.fps) == (70, 50, Fraction(8))
-    webm = family.prepare(endpoint, {**asked, "output_format": "webm"}, pipeline, 1)
+    webm = family.prepare(endpoint, {**arguments, "output_format": "webm"}, pipeline, 1)
     assert (webm.output_facts["video"].form.width, webm.output_facts["video"].form.height) == (
         71,
         50,

@@ -74,11 +74,11 @@ def test_the_product_is_a_video_with_its_first_frame_and_fals_facts_about_it(ser
     assert video.duration_s == 0.36
     assert len(video.frames) == 9
     drawn = [
-        np.asarray(fit(Image.fromarray(each), 64, 32), dtype=int)
-        for each in to_levels(result.frames[0])
+        np.asarray(fit(Image.fromarray(pixels), 64, 32), dtype=int)
+        for pixels in to_levels(result.frames[0])
     ]
-    for number, made in enumerate(video.frames):  # scaled and lossy, but in order
-        errors = [np.abs(made.astype(int) - each).mean() for each in drawn]
+    for number, frame in enumerate(video.frames):  # scaled and lossy, but in order
+        errors = [np.abs(frame.astype(int) - drawing).mean() for drawing in drawn]
         assert np.argmin(errors) == number
     poster = Image.open(BytesIO(product.files[1].body))
     assert (poster.format, poster.size) == ("JPEG", (64, 32))
@@ -96,8 +96,8 @@ def test_the_same_seed_gives_the_same_bytes(serve):
 def test_ltx_2_comes_with_its_audio_unless_it_is_not_wanted(serve):
     served = serve(LTX2, video_format={"width": 64, "height": 32})
     result = served.run(call_of(served, body(LTX2), resolution=None))
-    for wanted, audio in ((True, ("aac", 24000)), (False, None)):
-        call = call_of(served, body(LTX2, generate_audio=wanted), resolution=None)
+    for has_audio, audio in ((True, ("aac", 24000)), (False, None)):
+        call = call_of(served, body(LTX2, generate_audio=has_audio), resolution=None)
         product = deliver(served, call, result)
         video = seen(product.files[0].body)
         assert (video.audio[:2] if video.audio else None) == audio
@@ -158,10 +158,10 @@ def test_files_that_are_no_longer_waited_for_are_given_up_between_two_frames(ser
             scratch.close()
 
     scratch = Scratch(on_made)
-    made = GenerationResult(result, 1.0, 2, scratch)
+    generated = GenerationResult(result, 1.0, 2, scratch)
     folder = scratch.new_file("mp4").parent
     with pytest.raises(Cancelled), scratch.busy():
-        served.family.deliver(served.entry.endpoint, call, made, tickets())
+        served.family.deliver(served.entry.endpoint, call, generated, tickets())
     assert reported == [(1, 9), (2, 9), (3, 9)]
     assert not folder.exists()
 
@@ -169,10 +169,10 @@ def test_files_that_are_no_longer_waited_for_are_given_up_between_two_frames(ser
 def test_a_lease_with_tickets_for_other_files_is_a_mistake_of_ours(serve):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V))
-    made = GenerationResult(served.run(call), 1.0, 2)
+    generated = GenerationResult(served.run(call), 1.0, 2)
     for wrong in ((), tickets(media_type="video/webm")):
         with pytest.raises(Misconfigured, match=r"makes a video as video/mp4"):
-            served.family.deliver(served.entry.endpoint, call, made, wrong)
+            served.family.deliver(served.entry.endpoint, call, generated, wrong)
 
 
 def test_a_video_without_a_second_ticket_has_no_poster(serve):

@@ -54,7 +54,7 @@ def test_a_wrong_field_is_refused_by_its_name(endpoint_id, fields, name):
 
 def test_what_cannot_be_honoured_is_said_in_the_log_and_what_happens_anyway_is_not():
     schema = CATALOG.get(LARGE_T2V).schema
-    asked = {
+    arguments = {
         "prompt": "a",
         "interpolator_model": "rife",
         "num_interpolated_frames": 2,
@@ -64,8 +64,10 @@ def test_what_cannot_be_honoured_is_said_in_the_log_and_what_happens_anyway_is_n
         "enable_output_safety_checker": True,
         "acceleration": "regular",
     }
-    reported = schema.validate(asked)[1]
-    assert sorted(each.partition(" ")[0] for each in reported) == sorted(asked.keys() - {"prompt"})
+    reported = schema.validate(arguments)[1]
+    assert sorted(warning.partition(" ")[0] for warning in reported) == sorted(
+        arguments.keys() - {"prompt"}
+    )
     quiet = {"prompt": "a", "interpolator_model": "none", "enable_prompt_expansion": False}
     assert schema.validate({**quiet, "acceleration": "none"})[1] == ()
 

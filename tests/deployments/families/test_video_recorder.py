@@ -85,8 +85,8 @@ def test_frames_come_out_in_their_order_however_they_came(scratch, encoders):
         recording.take(chunk(number))
     video = seen(recording.finish().path)
     levels = [frame.mean() for frame in video.frames]
-    wanted = [255 * (number // 2) / 8 for number in range(8)]
-    assert levels == pytest.approx(wanted, abs=4)
+    expected = [255 * (number // 2) / 8 for number in range(8)]
+    assert levels == pytest.approx(expected, abs=4)
 
 
 def test_a_generation_stands_still_while_its_frames_wait_and_then_goes_on(scratch, encoders):
@@ -98,7 +98,7 @@ def test_a_generation_stands_still_while_its_frames_wait_and_then_goes_on(scratc
     recording.take(chunk(1))
     assert generation.calls == ["pause"]
     let.set()
-    assert all(each.result() for each in busy)
+    assert all(future.result() for future in busy)
     recording.take(chunk(2))
     recording.take(chunk(3))
     assert len(seen(recording.finish().path).frames) == 8

@@ -111,15 +111,15 @@ def test_what_their_denoisers_repeat_is_compiled_by_it_and_no_more_is_later():
     counters.clear()
     # Over weights of another class, and with an input image.
     endpoint, pipeline = small(videos.SMALL_I2V), videos.MAKE[videos.SMALL_I2V]()
-    asked = partial(short_call, load_families(FAMILIES)[endpoint.family], endpoint, pipeline)
+    make_call = partial(short_call, load_families(FAMILIES)[endpoint.family], endpoint, pipeline)
     compile_regions(pipeline, "eager")
     with merging_engine(threads=1) as engine:
-        engine.precompile(pipeline, asked)
+        engine.precompile(pipeline, make_call)
         assert (before := counters["stats"]["unique_graphs"]) > 0
         engine.add("it", pipeline)
         gate = Gate(engine)
-        two = [engine.submit(pipeline="it", **asked()) for _ in range(2)]
+        two = [engine.submit(pipeline="it", **make_call()) for _ in range(2)]
         gate.open()
-        assert all(each.result(60) for each in two)
+        assert all(generation.result(60) for generation in two)
         assert engine.counts()["merged_calls"] >= 2
     assert counters["stats"]["unique_graphs"] == before

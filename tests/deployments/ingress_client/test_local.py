@@ -180,7 +180,7 @@ async def test_many_calls_at_once_get_each_its_own_answer(house: House) -> None:
     port = await house.connected()
     house.at_line.fenced = {LeaseKey(f"r{n}", 1) for n in range(0, 200, 3)}
     finishes = [Finish(LeaseKey(f"r{n}", 1), "r1", Outcome(output={"n": n})) for n in range(200)]
-    verdicts = await asyncio.gather(*(port.finish(each) for each in finishes))
+    verdicts = await asyncio.gather(*(port.finish(finish) for finish in finishes))
     assert [verdict is Verdict.FENCED for verdict in verdicts] == [n % 3 == 0 for n in range(200)]
 
 

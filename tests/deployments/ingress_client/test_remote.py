@@ -52,9 +52,9 @@ async def server(port: FakeLeasePort, tmp_path: Path) -> AsyncIterator[LocalRpcS
 
 
 def remote(server: LocalRpcServer) -> tuple[str, int, bytes]:
-    found = server.remote
-    assert found is not None
-    return found
+    address = server.remote
+    assert address is not None
+    return address
 
 
 async def test_who_proves_the_key_calls_the_ingress(

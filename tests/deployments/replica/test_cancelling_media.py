@@ -77,9 +77,9 @@ async def test_one_that_is_cancelled_leaves_nothing(
     make_rig: MakeRig, scratch_folder: Path, doing: str
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, slots=1, report_interval_s=0.02)
-    held, generation = await begun(rig, doing)
-    rig.port.cancelled.add(held)
-    outcome = await rig.outcome(held)
+    key, generation = await begun(rig, doing)
+    rig.port.cancelled.add(key)
+    outcome = await rig.outcome(key)
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
     await nothing_is_left(rig, generation, scratch_folder)
@@ -91,9 +91,9 @@ async def test_one_whose_time_is_over_says_so_and_leaves_nothing(
     make_rig: MakeRig, scratch_folder: Path, doing: str
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, slots=1, report_interval_s=0.02)
-    held, generation = await begun(rig, doing)
-    rig.replica._attempts[held].stop(StopReason.DEADLINE)
-    outcome = await rig.outcome(held)
+    key, generation = await begun(rig, doing)
+    rig.replica._attempts[key].stop(StopReason.DEADLINE)
+    outcome = await rig.outcome(key)
     assert outcome.failure is not None
     assert outcome.failure.code == "expired"
     await nothing_is_left(rig, generation, scratch_folder)

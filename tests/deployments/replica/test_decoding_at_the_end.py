@@ -52,19 +52,19 @@ async def test_a_video_that_is_decoded_when_its_replica_closes_is_not_denoised_a
 ) -> None:
     monkeypatch.setattr("deployments.replica.attempt_state.MIN_SNAPSHOT_S", 0.0)
     quiet = {"call_timeout_s": 60.0, "snapshot_interval_s": 0.0}
-    one = await make_rig(**quiet, snapshot_worth_s=0.0, graceful_shutdown_timeout_s=120.0)
-    one.port.offer(lease := leased(one, "video", WAN, **VIDEO))
+    first_rig = await make_rig(**quiet, snapshot_worth_s=0.0, graceful_shutdown_timeout_s=120.0)
+    first_rig.port.offer(lease := leased(first_rig, "video", WAN, **VIDEO))
     assert await asyncio.to_thread(decoder.reached.wait, 90)
-    closing = asyncio.create_task(one.replica.aclose())
+    closing = asyncio.create_task(first_rig.replica.aclose())
     # The engine's thread is blocked, so the stored snapshot is from the start of decoding.
-    stored = one.storage.objects
+    stored = first_rig.storage.objects
     async with asyncio.timeout(90):
         while not any(key.startswith("s/video/") for key in stored):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     decoder.let_go.set()
     await closing
-    assert one.port.handed_back == [lease.held]
-    kept = one.port.snapshots[lease.held]
+    assert first_rig.port.handed_back == [lease.held]
+    kept = first_rig.port.snapshots[lease.held]
     assert kept.step == Snapshot.of_bytes(stored[kept.key]).step == STEPS
 
     # Another replica only decodes, and the video equals that of an uninterrupted run.
@@ -74,11 +74,11 @@ async def test_a_video_that_is_decoded_when_its_replica_closes_is_not_denoised_a
     again = leased(other, "video", WAN, **VIDEO)
     again = replace(again, attempt=2, snapshot_url=snapshot_url, files_url="http://storage")
     whole = leased(other, "whole", WAN, **VIDEO)
-    made = []
-    for each, steps in ((again, 0), (whole, STEPS)):
+    videos = []
+    for offered, steps in ((again, 0), (whole, STEPS)):
         before = other.resources.engine.counts()["steps"]
-        other.port.offer(each)
-        assert (await other.outcome(each.held)).failure is None
+        other.port.offer(offered)
+        assert (await other.outcome(offered.held)).failure is None
         assert other.resources.engine.counts()["steps"] - before == steps
-        made.append(other.storage.objects[f"{each.request_id}/0"])
-    assert made[0] == made[1]
+        videos.append(other.storage.objects[f"{offered.request_id}/0"])
+    assert videos[0] == videos[1]

@@ -25,7 +25,7 @@ async def files(rig: Rig, lease: Lease) -> list[bytes]:
     async with asyncio.timeout(60):
         outcome = await rig.outcome(lease.held)
     assert outcome.failure is None
-    return [rig.storage.objects[each.key] for each in outcome.artifacts]
+    return [rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
 
 def described(lease: Lease) -> Lease:
@@ -37,14 +37,14 @@ def described(lease: Lease) -> Lease:
 async def test_each_file_says_what_made_it(make_rig: MakeRig, endpoint_id: str) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
     lease = described(leased(rig, "one", endpoint_id, prompt="a blue star", seed=7))
-    made = [find(each) for each in await files(rig, lease)]
-    assert made[0] is not None
-    assert made[0] == FileMetadata.of_input(
+    metadata = [find(file) for file in await files(rig, lease)]
+    assert metadata[0] is not None
+    assert metadata[0] == FileMetadata.of_input(
         lease.input, endpoint=endpoint_id, model="", seed=7, request_id="one", demo=True
     )
-    assert (made[0].prompt, made[0].request_id) == ("a blue star", "one")
+    assert (metadata[0].prompt, metadata[0].request_id) == ("a blue star", "one")
     if endpoint_id == WAN:
-        assert made == [made[0], made[0]], "also the poster"
+        assert metadata == [metadata[0], metadata[0]], "also the poster"
 
 
 @pytest.mark.long
@@ -63,19 +63,21 @@ async def test_equal_requests_give_equal_pixels_and_deterministic_ones_equal_fil
             described(leased(rig, "again", FLUX, alone=True, **same)),
         )
     ]
-    pixels = {Image.open(io.BytesIO(each)).tobytes() for each in (plain, first, second, alone)}
+    pixels = {
+        Image.open(io.BytesIO(content)).tobytes() for content in (plain, first, second, alone)
+    }
     assert len(pixels) == 1
     assert find(plain) is None
     assert first != second, "each has the id of its request"
     assert alone == again
-    found = find(alone)
-    assert found is not None
-    assert found.request_id == ""
+    metadata = find(alone)
+    assert metadata is not None
+    assert metadata.request_id == ""
 
 
 async def test_a_seed_that_no_one_chose_is_the_one_that_was_used(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
     lease = described(leased(rig, "one", FLUX))
-    found = find((await files(rig, lease))[0])
-    assert found is not None
-    assert found.seed == (await rig.outcome(lease.held)).output["seed"]
+    metadata = find((await files(rig, lease))[0])
+    assert metadata is not None
+    assert metadata.seed == (await rig.outcome(lease.held)).output["seed"]

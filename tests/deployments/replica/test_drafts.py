@@ -53,7 +53,7 @@ def continuing(
     """Lease of a request that goes on from a draft of an earlier one, as the ingress makes it."""
     assert drafted.output is not None
     facts, key = drafted.output["drafts"][number], drafted.drafts[number].key
-    known = {each: facts[each] for each in ("id", "seed", "step", "steps", "noise")}
+    known = {field: facts[field] for field in ("id", "seed", "step", "steps", "noise")}
     now = rig.resources.clock.now()
     stored = StoredDraft(
         **known, tenant="", request_id="", endpoint="", key=key, size=0, created_at=now,
@@ -63,7 +63,9 @@ def continuing(
     body = {"from_draft": facts["id"], **changes}
     checked = CATALOG.validate(endpoint_id, body, beneath(lease.input, stored)).input
     types = CATALOG.get(endpoint_id).schema.media_types(checked)
-    tickets = (rig.storage.ticket(f"{name}/{n}", each, 10**8) for n, each in enumerate(types))
+    tickets = (
+        rig.storage.ticket(f"{name}/{n}", media_type, 10**8) for n, media_type in enumerate(types)
+    )
     return replace(
         rig.lease(name, lease.endpoint, **checked),
         upload_tickets=tuple(tickets),
@@ -75,7 +77,7 @@ def continuing(
 
 def files(rig: Rig, outcome: Outcome) -> list[bytes]:
     assert outcome.failure is None, outcome.failure
-    return [rig.storage.objects[each.key] for each in outcome.artifacts]
+    return [rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
 
 def pixels(body: bytes) -> np.ndarray[Any, Any]:
@@ -92,25 +94,25 @@ async def test_each_draft_has_a_preview_and_goes_on_to_the_same_bits(
     assert drafted.failure is None, drafted.failure
     assert drafted.output is not None
     facts = drafted.output["drafts"]
-    assert [(each["seed"], each["step"], each["steps"]) for each in facts] == [
+    assert [(fact["seed"], fact["step"], fact["steps"]) for fact in facts] == [
         (7, 2, STEPS),
         (8, 2, STEPS),
     ]
-    assert len({each["id"] for each in facts}) == 2
+    assert len({fact["id"] for fact in facts}) == 2
     assert 0 < facts[0]["noise"] < 1
     assert len(drafted.artifacts) == 2 * MEDIA[endpoint_id]
-    assert all(each.media_type != DRAFT_TYPE for each in drafted.artifacts)
-    for each in drafted.drafts:
-        assert each.media_type == DRAFT_TYPE
-        assert Draft.of_bytes(rig.storage.objects[each.key]).step == 2
+    assert all(artifact.media_type != DRAFT_TYPE for artifact in drafted.artifacts)
+    for draft in drafted.drafts:
+        assert draft.media_type == DRAFT_TYPE
+        assert Draft.of_bytes(rig.storage.objects[draft.key]).step == 2
     assert drafted.usage.steps == 4
     assert rig.resources.engine.counts()["steps"] == 4
 
     whole = leased(rig, "whole", endpoint_id, alone=True, seed=8, **LONG[endpoint_id])
-    wanted = files(rig, await ended(rig, whole))
+    expected = files(rig, await ended(rig, whole))
     before = rig.resources.engine.counts()["steps"]
     outcome = await ended(rig, continuing(rig, "fork", lease, drafted, 1))
-    assert files(rig, outcome) == wanted
+    assert files(rig, outcome) == expected
     assert outcome.usage.steps == STEPS - 2
     assert rig.resources.engine.counts()["steps"] == before + STEPS - 2
 
@@ -140,11 +142,11 @@ async def test_a_draft_goes_on_with_another_prompt_and_new_noise(make_rig: MakeR
         {"new_noise": 0.5, "noise_seed": 1},
         {"new_noise": 0.5, "noise_seed": 2},
     ]
-    made = [
-        files(rig, await ended(rig, continuing(rig, f"f{n}", lease, drafted, **each)))[0]
-        for n, each in enumerate(changes)
+    videos = [
+        files(rig, await ended(rig, continuing(rig, f"f{n}", lease, drafted, **change)))[0]
+        for n, change in enumerate(changes)
     ]
-    assert len(set(made)) == len(made)
+    assert len(set(videos)) == len(videos)
 
 
 @pytest.mark.long
@@ -181,17 +183,19 @@ async def test_what_only_the_replica_can_refuse_names_the_field(make_rig: MakeRi
 
 @pytest.mark.long
 async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig) -> None:
-    one: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
-    lease = drafting(one, "first", WAN, draft={"count": 3, "until": 0.5})
-    attempts = one.replica._attempts
+    first_rig: Rig = await make_rig(
+        call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0
+    )
+    lease = drafting(first_rig, "first", WAN, draft={"count": 3, "until": 0.5})
+    attempts = first_rig.replica._attempts
 
     def begun(generation: Any) -> bool:
         attempt = attempts.get(lease.held)
         parts = 0 if attempt is None else len(attempt.state.finished or ())
         return parts == 2 and generation.steps_done > 0
 
-    pausing(one.resources.engine, begun)
-    one.port.offer(lease)
+    pausing(first_rig.resources.engine, begun)
+    first_rig.port.offer(lease)
     await until(
         lambda: (
             (attempt := attempts.get(lease.held)) is not None
@@ -199,10 +203,10 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
             and attempt.state.generation.paused
         )
     )
-    await one.replica.aclose()
-    kept = one.port.snapshots[lease.held]
+    await first_rig.replica.aclose()
+    kept = first_rig.port.snapshots[lease.held]
     other: Rig = await make_rig(call_timeout_s=20.0)
-    other.storage.objects[kept.key] = one.storage.objects[kept.key]
+    other.storage.objects[kept.key] = first_rig.storage.objects[kept.key]
     again = replace(
         drafting(other, "second", WAN, draft={"count": 3, "until": 0.5}),
         attempt=2,
@@ -214,22 +218,24 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
     assert drafted.output is not None
     assert kept.step > 8  # the third had begun
     assert other.resources.engine.counts()["steps"] == 12 - kept.step
-    assert [each["seed"] for each in drafted.output["drafts"]] == [7, 8, 9]
+    assert [draft["seed"] for draft in drafted.output["drafts"]] == [7, 8, 9]
     assert drafted.usage.steps == 12
-    assert [each.key for each in drafted.drafts] == ["second/2", "second/5", "second/8"]
+    assert [draft.key for draft in drafted.drafts] == ["second/2", "second/5", "second/8"]
     await ended(other, continuing(other, "fork", again, drafted))
 
 
 @pytest.mark.long
 async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeRig) -> None:
     steps = 12
-    one: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
-    lease = drafting(one, "drafts", WAN, draft={"count": 1}, num_inference_steps=steps)
-    drafted = await ended(one, lease)
-    forked = continuing(one, "fork", lease, drafted)
-    attempts = one.replica._attempts
-    pausing(one.resources.engine, lambda generation: generation.steps_done >= 6)
-    one.port.offer(forked)
+    first_rig: Rig = await make_rig(
+        call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0
+    )
+    lease = drafting(first_rig, "drafts", WAN, draft={"count": 1}, num_inference_steps=steps)
+    drafted = await ended(first_rig, lease)
+    forked = continuing(first_rig, "fork", lease, drafted)
+    attempts = first_rig.replica._attempts
+    pausing(first_rig.resources.engine, lambda generation: generation.steps_done >= 6)
+    first_rig.port.offer(forked)
     await until(
         lambda: (
             (attempt := attempts.get(forked.held)) is not None
@@ -237,11 +243,11 @@ async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeR
             and attempt.state.generation.paused
         )
     )
-    await one.replica.aclose()
-    kept = one.port.snapshots[forked.held]
+    await first_rig.replica.aclose()
+    kept = first_rig.port.snapshots[forked.held]
     other: Rig = await make_rig(call_timeout_s=20.0)
     for key in (kept.key, drafted.drafts[0].key):
-        other.storage.objects[key] = one.storage.objects[key]
+        other.storage.objects[key] = first_rig.storage.objects[key]
     again = replace(
         continuing(other, "again", lease, drafted),
         attempt=2,
@@ -260,10 +266,10 @@ async def test_the_file_of_a_preview_says_that_it_is_one(make_rig: MakeRig) -> N
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = replace(drafting(rig, "drafts", FLUX), describe_files=True)
     for number, body in enumerate(files(rig, await ended(rig, lease))):
-        found = find(body)
-        assert found is not None
-        assert found.settings["draft"] == {"count": 1, "until": 0.25}
-        assert found.seed == 7 + number
+        metadata = find(body)
+        assert metadata is not None
+        assert metadata.settings["draft"] == {"count": 1, "until": 0.25}
+        assert metadata.seed == 7 + number
 
 
 @pytest.mark.long

@@ -74,7 +74,7 @@ async def ended(queue: Queue, tenant: str, id_: str) -> State:
 
 
 async def submit(queue: Queue, tenant: str, endpoint: str = "probe", **input: Any) -> str:
-    made = await queue.submit(
+    request = await queue.submit(
         new(
             tenant=tenant,
             endpoint=endpoint,
@@ -82,7 +82,7 @@ async def submit(queue: Queue, tenant: str, endpoint: str = "probe", **input: An
             input={"steps": 1, "artifacts": 0, **input},
         )
     )
-    return made.id
+    return request.id
 
 
 async def test_a_tenant_whose_server_drips_keeps_nobody_from_computing(
@@ -97,12 +97,12 @@ async def test_a_tenant_whose_server_drips_keeps_nobody_from_computing(
         bobs = await submit(queue, "bob", endpoint, **image)
         assert await ended(queue, "bob", bobs) is State.SUCCEEDED
     assert slow.open == max_fetches(1)  # of Alice's twenty
-    states = [(await queue.get("alice", each)).state for each in alices]
+    states = [(await queue.get("alice", alice)).state for alice in alices]
     assert states.count(State.RUNNING) == max_fetches(1)
-    for each in alices:
-        await queue.cancel("alice", each)
-    for each in alices:
-        assert await ended(queue, "alice", each) is State.CANCELLED
+    for request_id in alices:
+        await queue.cancel("alice", request_id)
+    for request_id in alices:
+        assert await ended(queue, "alice", request_id) is State.CANCELLED
 
 
 class LoraFamily(ProbeFamily):
@@ -124,12 +124,12 @@ async def test_a_tenant_whose_lora_drips_keeps_nobody_from_computing(
     for _ in range(2):
         bobs = await submit(queue, "bob")
         assert await ended(queue, "bob", bobs) is State.SUCCEEDED
-    states = [(await queue.get("alice", each)).state for each in alices]
+    states = [(await queue.get("alice", alice)).state for alice in alices]
     assert states.count(State.RUNNING) == max_fetches(1)
-    for each in alices:
-        await queue.cancel("alice", each)
-    for each in alices:
-        assert await ended(queue, "alice", each) is State.CANCELLED
+    for request_id in alices:
+        await queue.cancel("alice", request_id)
+    for request_id in alices:
+        assert await ended(queue, "alice", request_id) is State.CANCELLED
 
 
 async def test_what_was_fetched_waits_for_a_slot_and_takes_no_more_work(
@@ -143,7 +143,7 @@ async def test_what_was_fetched_waits_for_a_slot_and_takes_no_more_work(
 
     def watched(**arguments: Any) -> Any:
         generations.append(unwatched(**arguments))
-        at_once.append(sum(not each.done() for each in generations[:-1]) + 1)
+        at_once.append(sum(not generation.done() for generation in generations[:-1]) + 1)
         return generations[-1]
 
     monkeypatch.setattr(engine, "submit", watched)
@@ -154,8 +154,8 @@ async def test_what_was_fetched_waits_for_a_slot_and_takes_no_more_work(
         while request.state is not State.RUNNING:
             request = await queue.changed("bob", bobs, 5.0, since=request)
     slow.release()
-    for tenant, each in [("bob", bobs), *[("alice", each) for each in alices]]:
-        assert await ended(queue, tenant, each) is State.SUCCEEDED
+    for tenant, request_id in [("bob", bobs), *[("alice", alice) for alice in alices]]:
+        assert await ended(queue, tenant, request_id) is State.SUCCEEDED
     assert at_once == [1, 1, 1]
 
 
@@ -165,8 +165,8 @@ async def test_a_lone_tenant_fetches_and_computes_all_that_it_queued(
     queue = await make(LIMITS)
     await make_rig(queue, slots=1, fetcher=fetcher())
     alices = [await submit(queue, "alice", "edits", image_url=slow.url("late")) for _ in range(6)]
-    for each in alices:
-        assert await ended(queue, "alice", each) is State.SUCCEEDED
+    for request_id in alices:
+        assert await ended(queue, "alice", request_id) is State.SUCCEEDED
 
 
 async def test_requests_that_fetch_are_handed_back_when_the_replica_closes(

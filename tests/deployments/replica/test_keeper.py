@@ -121,18 +121,18 @@ async def test_a_replica_starts_without_a_decision_that_does_not_come(make_rig: 
 
 async def running(rig: Rig, endpoint: Endpoint = PROBE) -> LeaseKey:
     """A request that runs until it is cancelled."""
-    held = rig.offer("long", endpoint=endpoint, steps=10**6)
-    await rig.reported(held)
-    return held
+    key = rig.offer("long", endpoint=endpoint, steps=10**6)
+    await rig.reported(key)
+    return key
 
 
 async def test_what_runs_next_is_loaded_while_the_current_request_runs(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=1)
-    held = await running(rig)
+    key = await running(rig)
     rig.port.upcoming = (PROBE, OTHER), "1"
     await rig.port.until(lambda: "other" in rig.port.asks[-1].hot)
     assert rig.port.asks[-1].upcoming == "1"
-    assert held in rig.port.asks[-1].held
+    assert key in rig.port.asks[-1].held
     assert set(rig.resources.loaded_endpoints) == {"probe", "other"}
 
 

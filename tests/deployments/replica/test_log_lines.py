@@ -68,14 +68,14 @@ class Lines(logging.Handler):
 def lines() -> Iterator[Lines]:
     handler = Lines()
     loggers = [logging.getLogger(name) for name in ("deployments", "weights")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.addHandler(handler)
-        each.setLevel(logging.DEBUG)
+    levels = [source.level for source in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
     yield handler
-    for each, level in zip(loggers, levels, strict=True):
-        each.removeHandler(handler)
-        each.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_logged(
@@ -91,11 +91,11 @@ async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_lo
 
     monkeypatch.setattr(Generation, "__init__", begin)
     rig = await make_rig(probe=HERE)
-    one = rig.offer("one", steps=2, artifacts=1)
+    good = rig.offer("one", steps=2, artifacts=1)
     two = rig.offer("two", steps=2, artifacts=1)
     bad = rig.offer("bad", steps=1, fail="No paint.")
-    for held in (one, two, bad):
-        await rig.outcome(held)
+    for key in (good, two, bad):
+        await rig.outcome(key)
     await rig.replica.aclose()
     assert set(lines.about_nothing()) <= {"It computes."}  # logged in a shared forward
     assert lines.about("It prepares.") == {"one", "two", "bad"}
@@ -135,9 +135,9 @@ async def test_what_the_engine_says_of_a_preview_has_the_id_of_who_is_watched(
     make_rig: MakeRig, lines: Lines
 ) -> None:
     rig = await make_rig(probe=HERE)
-    held = rig.offer("one", steps=40, step_ms=20)
-    rig.port.watched.add(held)
-    await rig.outcome(held)
+    key = rig.offer("one", steps=40, step_ms=20)
+    rig.port.watched.add(key)
+    await rig.outcome(key)
     await rig.replica.aclose()
     assert lines.about("No preview of this generation:") == lines.about("It computes.") == {"one"}
     assert not lines.about_nothing()

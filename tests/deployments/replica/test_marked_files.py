@@ -39,20 +39,20 @@ async def test_each_file_and_thumbnail_has_the_mark_and_nothing_of_the_prompt(
 ) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
     lease = with_thumbnails(rig, leased(rig, "one", endpoint_id, prompt="a blue star"))
-    made = await files(rig, under(MarkPolicy.REQUIRED, lease))
+    delivered = await files(rig, under(MarkPolicy.REQUIRED, lease))
     stored = list(rig.storage.objects.values())
-    assert len(stored) == 2 * len(made)
-    for each in stored:
-        assert is_marked(each)
-        assert find(each) is None
-        assert b"blue star" not in each
+    assert len(stored) == 2 * len(delivered)
+    for content in stored:
+        assert is_marked(content)
+        assert find(content) is None
+        assert b"blue star" not in content
 
 
 async def test_an_operator_may_turn_the_mark_off(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
     lease = with_thumbnails(rig, leased(rig, "one", FLUX))
     await files(rig, under(MarkPolicy.OFF, lease))
-    assert not any(is_marked(each) for each in rig.storage.objects.values())
+    assert not any(is_marked(content) for content in rig.storage.objects.values())
 
 
 @pytest.mark.long
@@ -74,7 +74,7 @@ async def test_a_preview_has_the_mark(make_rig: MakeRig) -> None:
     await rig.outcome(lease.held)
     shown = previews(rig, lease.held)
     assert shown
-    assert all(is_marked(each.image) for each in shown)
+    assert all(is_marked(preview.image) for preview in shown)
 
 
 def of_type(body: bytes | Path, media_type: str = "image/png") -> MediaFile:

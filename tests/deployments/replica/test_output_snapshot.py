@@ -54,10 +54,10 @@ def test_what_comes_out_is_what_went_in_with_the_tickets_of_another_attempt(
     tickets = [(ticket(f"new/{n}"), ticket(f"new/{n}p")) for n in range(3)]
     (first, second), under_way = from_bytes(body, tickets)
     assert under_way == UNDER_WAY
-    assert [each.body for each in first.product.files] == [b"in memory", b"p"]
-    assert [each.body for each in second.product.files] == [b"on the disk", b"p"]
-    assert [each.ticket for each in second.product.files] == list(tickets[1])
-    assert [(each.width, each.height) for each in first.product.files] == [(64, 48), (4, 3)]
+    assert [file.body for file in first.product.files] == [b"in memory", b"p"]
+    assert [file.body for file in second.product.files] == [b"on the disk", b"p"]
+    assert [file.ticket for file in second.product.files] == list(tickets[1])
+    assert [(file.width, file.height) for file in first.product.files] == [(64, 48), (4, 3)]
     assert first.product.output == {
         "video": {"artifact": "new/0", "width": 64, "more": [{"artifact": "new/0p"}]},
         "seed": 2**63,

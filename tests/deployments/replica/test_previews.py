@@ -31,7 +31,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarn
 
 
 def previews(rig, held):
-    return [each for _, report in rig.port.reports for of, each in report.previews if of == held]
+    return [
+        preview for _, report in rig.port.reports for of, preview in report.previews if of == held
+    ]
 
 
 @pytest.mark.long
@@ -44,7 +46,7 @@ async def test_while_somebody_looks_each_report_carries_at_most_one_preview(make
     assert outcome.failure is None, outcome.failure
     for _, report in rig.port.reports:
         assert len(report.previews) <= 1
-    steps = [each.step for each in previews(rig, lease.held)]
+    steps = [preview.step for preview in previews(rig, lease.held)]
     assert steps
     assert steps == sorted(set(steps))
     image = Image.open(BytesIO(previews(rig, lease.held)[0].image))
@@ -61,19 +63,19 @@ async def test_where_no_one_looks_no_preview_is_made(make_rig):
 
 
 async def test_what_shows_no_image_runs_on(rig):
-    held = rig.lease("a").held
-    rig.port.watched.add(held)
-    assert rig.offer("a", steps=40, step_ms=20) == held
-    outcome = await rig.outcome(held)
+    key = rig.lease("a").held
+    rig.port.watched.add(key)
+    assert rig.offer("a", steps=40, step_ms=20) == key
+    outcome = await rig.outcome(key)
     assert outcome.failure is None
-    assert previews(rig, held) == []
+    assert previews(rig, key) == []
 
 
 async def test_reports_contain_the_rate(rig):
-    held = rig.offer("a", steps=40, step_ms=20)
-    await rig.outcome(held)
-    reported = [each for _, report in rig.port.reports for _, each in report.progress]
-    rates = [each.rate for each in reported if each.rate]
+    key = rig.offer("a", steps=40, step_ms=20)
+    await rig.outcome(key)
+    reported = [progress for _, report in rig.port.reports for _, progress in report.progress]
+    rates = [progress.rate for progress in reported if progress.rate]
     assert rates
     assert all(0 < rate < 50 for rate in rates)
 
@@ -94,21 +96,21 @@ class Steps:
     """A generation that makes one step per requested preview."""
 
     def request_preview(self, after: int) -> Future[Any]:
-        asked: Future[Any] = Future()
-        asked.set_result(Shown(after + 1))
-        return asked
+        future: Future[Any] = Future()
+        future.set_result(Shown(after + 1))
+        return future
 
 
 def test_a_preview_that_becomes_no_image_is_said_once_and_the_next_one_comes(caplog):
-    made = []
+    shown = []
     with ThreadPoolExecutor(1) as encoders:
         previewer = Previewer(encoders)
         previewer.follow(cast("Any", Steps()))
         for _ in range(3):
             previewer.want()
             encoders.submit(lambda: None).result(60)  # everything queued before it has run
-            made.append(previewer.take())
-    assert made == [None, None, Preview(3, b"an image")]
-    (said,) = [each for each in caplog.records if each.levelname == "WARNING"]
-    assert "preview could not be encoded" in said.message
+            shown.append(previewer.take())
+    assert shown == [None, None, Preview(3, b"an image")]
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "preview could not be encoded" in warning.message
     assert "encoder error -2" in caplog.text

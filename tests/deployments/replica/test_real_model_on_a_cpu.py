@@ -34,10 +34,10 @@ OF_THE_PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet")
 def hub(tmp_path: Path) -> Iterator[HubServer]:
     """Hub with a repository of the real one's layout: without a safety checker, and with an
     autoencoder for previews beside a larger one that the pipeline does not name."""
-    made = {name: part for name, part in parts().items() if name in OF_THE_PIPELINE}
+    components = {name: part for name, part in parts().items() if name in OF_THE_PIPELINE}
     absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
     pipeline = diffusers.StableDiffusionPipeline(
-        **made, **absent, vae=autoencoders.tiny(), requires_safety_checker=False
+        **components, **absent, vae=autoencoders.tiny(), requires_safety_checker=False
     )
     folder = tmp_path / "published"
     pipeline.save_pretrained(folder, safe_serialization=True)

@@ -46,11 +46,11 @@ def test_the_recipe_says_what_is_loaded_unless_it_is_for_storing_alone():
 
 
 def test_a_recipe_may_load_a_component_in_less_than_the_endpoint_asks_for():
-    asked = replace(ENDPOINT, options={"dtypes": {"vae": "float32", "text_encoder": "float16"}})
+    endpoint = replace(ENDPOINT, options={"dtypes": {"vae": "float32", "text_encoder": "float16"}})
     tight = replace(RECIPES[1], dtypes={"vae": "bfloat16"})
-    loaded = with_recipe_dtype(asked, tight).options
+    loaded = with_recipe_dtype(endpoint, tight).options
     assert loaded["dtypes"] == {"vae": "bfloat16", "text_encoder": "float16"}
-    assert weights_name(asked, tight) != weights_name(asked, RECIPES[1])
+    assert weights_name(endpoint, tight) != weights_name(endpoint, RECIPES[1])
 
 
 def test_endpoints_share_weights_of_the_same_source_revision_type_and_recipe():
@@ -171,4 +171,4 @@ async def test_a_request_above_the_limit_of_decoding_at_once_is_decoded_in_tiles
     assert (await rig.outcome(rig.offer("one", endpoint=endpoint, **PROMPT))).failure is None
     small = {**PROMPT, "image_size": {"width": 32, "height": 32}}
     assert (await rig.outcome(rig.offer("two", endpoint=endpoint, **small))).failure is None
-    assert [each.tiles for each in options] == [True, False]
+    assert [option.tiles for option in options] == [True, False]

@@ -40,14 +40,14 @@ async def test_a_lease_to_run_alone_shares_no_forward(rig: Any):
 
 
 async def test_reports_contain_what_the_engine_did(rig: Any):
-    held = rig.offer("one", steps=20, step_ms=20)
-    await rig.outcome(held)
+    lease_key = rig.offer("one", steps=20, step_ms=20)
+    await rig.outcome(lease_key)
     computed = [report.computed for _, report in rig.port.reports]
-    steps = sum(each.steps for each in computed)
-    forwards = sum(each.forwards.get(("denoiser", 1), 0) for each in computed)
+    steps = sum(work.steps for work in computed)
+    forwards = sum(work.forwards.get(("denoiser", 1), 0) for work in computed)
     assert 0 < steps <= forwards <= 20
     assert forwards - steps <= 1  # the report came between a forward pass and the end of its step
-    kinds = {key for each in computed for key in each.seconds}
+    kinds = {key for work in computed for key in work.seconds}
     assert ("probe", "denoising") in kinds
     assert {family for family, _ in kinds} == {"probe"}
     assert {report.pool for _, report in rig.port.reports} == {"pool"}
@@ -87,20 +87,20 @@ async def test_a_request_of_a_family_that_it_has_not_is_handed_back_and_not_take
     assert "without the family newer" in reason
     await rig.port.until(lambda: rig.port.asks[-1].slots and newer.id in rig.port.asks[-1].coming)
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
-    assert not any(one.held == lease.held for one in rig.port.finishes)
+    assert not any(finish.held == lease.held for finish in rig.port.finishes)
 
 
 async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig: MakeRig):
     rig = await make_rig(upload_give_up_s=3.0)
     rig.storage.problems.extend([503] * 10_000)
-    held = rig.offer("one", steps=1, artifact_bytes=100)
-    await rig.port.until(lambda: rig.port.handed_back == [held])
+    key = rig.offer("one", steps=1, artifact_bytes=100)
+    await rig.port.until(lambda: rig.port.handed_back == [key])
     ((_, _, reason),) = rig.port.hand_backs
     assert "503" in reason
     assert rig.port.finishes == []
     # During that time its lease was renewed, and the report said what it waits for.
-    assert len(rig.port.renewals(held)) > 3
-    last = [p for _, report in rig.port.reports for of, p in report.progress if of == held][-1]
+    assert len(rig.port.renewals(key)) > 3
+    last = [p for _, report in rig.port.reports for of, p in report.progress if of == key][-1]
     assert last.stage is Stage.UPLOADING
     failed = sum(r.computed.storage_calls.get(("write", "error"), 0) for _, r in rig.port.reports)
     assert 0 < failed <= len(rig.storage.requests)
@@ -113,8 +113,8 @@ async def test_a_storage_that_hangs_is_given_up_too_and_the_next_attempt_succeed
 ):
     rig = await make_rig(upload_give_up_s=0.5)
     rig.storage.closed = asyncio.Event()
-    held = rig.offer("one", steps=1, artifact_bytes=100)
-    await rig.port.until(lambda: rig.port.handed_back == [held])
+    key = rig.offer("one", steps=1, artifact_bytes=100)
+    await rig.port.until(lambda: rig.port.handed_back == [key])
     rig.storage.closed.set()
     again = rig.lease("one", attempt=2, steps=1, artifact_bytes=100)
     rig.port.offer(again)
@@ -131,14 +131,14 @@ async def test_a_refused_upload_is_a_failure_worth_another_try(rig: Any):
 
 async def test_a_request_can_be_cancelled_while_storage_is_away(rig: Any):
     rig.storage.problems.extend([503] * 10_000)
-    held = rig.offer("one", steps=1, artifact_bytes=100)
+    key = rig.offer("one", steps=1, artifact_bytes=100)
     await rig.port.until(
         lambda: any(
             p.stage is Stage.UPLOADING for _, report in rig.port.reports for _, p in report.progress
         )
     )
-    rig.port.cancelled.add(held)
-    assert (await rig.outcome(held)).failure.code == "cancelled"
+    rig.port.cancelled.add(key)
+    assert (await rig.outcome(key)).failure.code == "cancelled"
 
 
 async def test_an_error_of_the_pipeline_is_final_and_shows_no_traceback(rig: Any):
@@ -169,19 +169,19 @@ async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig: Any)
 
 
 async def test_progress_is_reported_while_it_runs(rig: Any):
-    held = rig.offer("one", steps=10_000, step_ms=25)
+    key = rig.offer("one", steps=10_000, step_ms=25)
 
     def steps() -> list[int]:
         return [
             progress.step
             for _, report in rig.port.reports
             for of, progress in report.progress
-            if of == held and progress.stage is Stage.DENOISING
+            if of == key and progress.stage is Stage.DENOISING
         ]
 
     await rig.port.until(lambda: len(set(steps())) >= 3)
     assert steps() == sorted(steps())
-    rig.port.cancelled.add(held)
+    rig.port.cancelled.add(key)
 
 
 async def test_a_cancel_signal_ends_it_at_the_next_step(rig: Any):
@@ -229,10 +229,10 @@ async def test_cancelling_while_weights_load_does_not_stop_the_loading_for_other
 
 async def test_a_fenced_attempt_is_dropped_and_its_upload_deleted(rig: Any):
     rig.storage.closed = asyncio.Event()
-    held = rig.offer("one", steps=1, artifact_bytes=10)
+    key = rig.offer("one", steps=1, artifact_bytes=10)
     await rig.port.until(lambda: rig.storage.requests)
-    rig.port.fenced.add(held)
-    await rig.port.until(lambda: rig.port.renewals(held))
+    rig.port.fenced.add(key)
+    await rig.port.until(lambda: rig.port.renewals(key))
     rig.storage.closed.set()
     await until(lambda: rig.storage.requests[-1].method == "DELETE")
     assert rig.port.finishes == []
@@ -241,8 +241,8 @@ async def test_a_fenced_attempt_is_dropped_and_its_upload_deleted(rig: Any):
 
 async def test_a_finish_that_is_refused_by_the_fence_is_not_tried_again(make_rig: MakeRig):
     rig = await make_rig(report_interval_s=100, confirm_after_s=100)
-    held = rig.offer("one", steps=1, artifact_bytes=10)
-    rig.port.fenced.add(held)
+    key = rig.offer("one", steps=1, artifact_bytes=10)
+    rig.port.fenced.add(key)
     await until(lambda: [request.method for request in rig.storage.requests] == ["PUT", "DELETE"])
     assert rig.port.finishes == []
 
@@ -287,38 +287,38 @@ async def test_no_more_is_taken_than_there_are_slots(rig: Any):
 async def test_nothing_is_taken_while_a_generation_waits_for_memory(rig: Any):
     loop: Any = rig.resources.engine._loop
     admits, loop._runs.admit = loop._runs.admit, lambda turn: admits(turn) or True
-    held = rig.offer("one", steps=1000, step_ms=10)
+    key = rig.offer("one", steps=1000, step_ms=10)
     await rig.port.until(lambda: any(ask.slots == 0 for ask in rig.port.outstanding))
     rig.offer("two", steps=1)
     await until(lambda: loop.turn > 20)
     assert rig.port.finishes == []
     loop._runs.admit = admits  # there is memory
     await rig.port.finished(1)
-    rig.port.cancelled.add(held)
+    rig.port.cancelled.add(key)
 
 
 async def test_a_lease_is_confirmed_once_before_the_next_regular_report(make_rig: MakeRig):
     rig = await make_rig(report_interval_s=100, confirm_after_s=0.05)
-    held = rig.offer("one", steps=100_000, step_ms=10)
-    await rig.port.until(lambda: rig.port.renewals(held))
+    key = rig.offer("one", steps=100_000, step_ms=10)
+    await rig.port.until(lambda: rig.port.renewals(key))
     await asyncio.sleep(0.3)
-    assert len(rig.port.renewals(held)) == 1
-    rig.port.cancelled.add(held)
+    assert len(rig.port.renewals(key)) == 1
+    rig.port.cancelled.add(key)
 
 
 async def test_what_nobody_follows_is_reported_as_rarely_as_the_ingress_allows(make_rig: MakeRig):
     rig = await make_rig(report_interval_s=0.02, confirm_after_s=0.01)
     rig.port.next_in_s = 1.0
-    held = rig.offer("one", steps=100_000, step_ms=10)
-    await rig.port.until(lambda: len(rig.port.renewals(held)) >= 3)
-    _, first, second = rig.port.renewals(held)[:3]
+    key = rig.offer("one", steps=100_000, step_ms=10)
+    await rig.port.until(lambda: len(rig.port.renewals(key)) >= 3)
+    _, first, second = rig.port.renewals(key)[:3]
     assert second - first >= 0.5
     rig.port.next_in_s = 0.0  # somebody follows it
-    await rig.port.until(lambda: len(rig.port.renewals(held)) >= 5)
+    await rig.port.until(lambda: len(rig.port.renewals(key)) >= 5)
     other = rig.offer("two", steps=100_000, step_ms=10)
     rig.port.next_in_s = 1.0
     await rig.port.until(lambda: rig.port.renewals(other))
-    rig.port.cancelled.update({held, other})
+    rig.port.cancelled.update({key, other})
 
 
 async def test_an_attempt_that_ends_soon_is_in_no_report(make_rig: MakeRig):
@@ -341,22 +341,22 @@ async def test_a_short_first_lease_is_confirmed_before_it_runs_out(make_rig: Mak
 
 
 async def test_leases_are_renewed_while_the_engine_is_stalled(rig: Any):
-    held = rig.offer("one", steps=1, hang_s=3.0)
+    key = rig.offer("one", steps=1, hang_s=3.0)
     other = rig.offer("two", steps=1)
-    await rig.outcome(held)
-    assert len(rig.port.renewals(held)) >= 4
+    await rig.outcome(key)
+    assert len(rig.port.renewals(key)) >= 4
     assert (await rig.outcome(other)).succeeded
 
 
 async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(rig: Any):
-    held = rig.offer("one", steps=200, step_ms=10)
-    await rig.reported(held)
+    key = rig.offer("one", steps=200, step_ms=10)
+    await rig.reported(key)
     rig.port.away = True
     refused = rig.port.refused_calls
     await rig.port.until(lambda: rig.port.refused_calls > refused + 10)
     assert rig.port.finishes == []
     rig.port.away = False
-    outcome = await rig.outcome(held)
+    outcome = await rig.outcome(key)
     assert outcome.usage.steps == 200
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
     rig.replica.check_health()
@@ -364,10 +364,10 @@ async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(ri
 
 async def test_an_outcome_that_is_never_taken_is_dropped_in_the_end(make_rig: MakeRig):
     rig = await make_rig(finish_give_up_s=0.3)
-    held = rig.offer("one", steps=200, step_ms=10)
-    await rig.reported(held)
+    key = rig.offer("one", steps=200, step_ms=10)
+    await rig.reported(key)
     rig.port.away = True
-    await until(lambda: held not in rig.replica._attempts)
+    await until(lambda: key not in rig.replica._attempts)
     rig.port.away = False
     assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
     assert [finish.held.request_id for finish in rig.port.finishes] == ["two"]
@@ -375,18 +375,18 @@ async def test_an_outcome_that_is_never_taken_is_dropped_in_the_end(make_rig: Ma
 
 async def test_a_replica_that_closes_says_so_and_asks_for_no_more(rig: Any):
     await rig.port.until(lambda: rig.port.outstanding)
-    asked = len(rig.port.asks)
+    ask_count = len(rig.port.asks)
     closing = asyncio.create_task(rig.replica.aclose())
     await rig.port.until(lambda: rig.port.presences[-1].stage is ReplicaStage.DRAINING)
     rig.offer("late", steps=1)
     await closing
-    assert len(rig.port.asks) == asked
+    assert len(rig.port.asks) == ask_count
 
 
 async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig: MakeRig):
     rig = await make_rig()
     rig.storage.closed = asyncio.Event()
-    made = rig.offer("made", steps=1, artifact_bytes=10)
+    delivered = rig.offer("made", steps=1, artifact_bytes=10)
     await until(lambda: rig.storage.requests)
     running = rig.offer("running", steps=10_000, step_ms=5)
     await rig.reported(running)
@@ -395,20 +395,20 @@ async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig: 
     rig.storage.closed.set()
     await closing
     assert rig.port.handed_back == [running]
-    assert [finish.held for finish in rig.port.finishes] == [made]
+    assert [finish.held for finish in rig.port.finishes] == [delivered]
     assert not rig.resources.engine.alive
     assert rig.port.outstanding == []
 
 
 async def test_closing_does_not_wait_for_a_hung_engine(make_rig: MakeRig):
     rig = await make_rig(graceful_shutdown_timeout_s=6.5)
-    held = rig.offer("one", steps=1, hang_s=30.0)
-    await rig.port.until(lambda: rig.port.renewals(held))
+    key = rig.offer("one", steps=1, hang_s=30.0)
+    await rig.port.until(lambda: rig.port.renewals(key))
     loop = asyncio.get_running_loop()
     started = loop.time()
     await rig.replica.aclose()
     assert loop.time() - started < 15.0
-    assert rig.port.handed_back == [held]
+    assert rig.port.handed_back == [key]
 
 
 async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig: MakeRig):
@@ -450,10 +450,10 @@ async def test_a_replica_whose_engine_ended_is_not_healthy(rig: Any):
 
 
 async def test_a_request_whose_engine_ends_under_it_may_be_tried_again(rig: Any):
-    held = rig.offer("one", steps=1000, step_ms=5)
-    await rig.reported(held)
+    key = rig.offer("one", steps=1000, step_ms=5)
+    await rig.reported(key)
     await asyncio.to_thread(rig.resources.engine.close, 30)
-    failure = (await rig.outcome(held)).failure
+    failure = (await rig.outcome(key)).failure
     assert (failure.code, failure.retryable) == ("replica_died", True)
 
 
@@ -463,9 +463,9 @@ def test_the_time_to_close_in_leaves_serve_its_share():
 
 
 async def test_a_replica_whose_term_has_ended_drops_what_it_holds_and_ends_its_process(rig: Any):
-    held = rig.offer("one", steps=100_000, step_ms=5)
-    await rig.reported(held)
-    await rig.port.until(lambda: any(held in each.held for each in rig.port.outstanding))
+    key = rig.offer("one", steps=100_000, step_ms=5)
+    await rig.reported(key)
+    await rig.port.until(lambda: any(key in ask.held for ask in rig.port.outstanding))
     rig.port.end_term("its node failed")
     await rig.process_ended.wait()
     assert not rig.port.finishes

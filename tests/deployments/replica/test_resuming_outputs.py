@@ -41,7 +41,7 @@ def several(rig: Rig, name: str, endpoint_id: str) -> Lease:
 
 def files(rig: Rig, outcome: Outcome) -> list[bytes]:
     assert outcome.failure is None
-    return [rig.storage.objects[each.key] for each in outcome.artifacts]
+    return [rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
 
 async def ended(rig: Rig, lease: Lease) -> Outcome:
@@ -55,17 +55,17 @@ def pausing(engine: Engine, when: Callable[[Generation], bool]) -> None:
     submit = engine.submit
 
     def submitted(**arguments: Any) -> Generation:
-        report, made = arguments.pop("on_progress", None), Future[Generation]()
+        report, future = arguments.pop("on_progress", None), Future[Generation]()
 
         def on_progress(progress: Progress) -> None:
             if report is not None:
                 report(progress)
-            generation = made.result(60)
+            generation = future.result(60)
             if when(generation):
                 generation.pause()
 
         generation = submit(**arguments, on_progress=on_progress)
-        made.set_result(generation)
+        future.set_result(generation)
         return generation
 
     engine.submit = submitted  # type: ignore[method-assign]
@@ -112,17 +112,17 @@ def again(rig: Rig, before: Rig, held: LeaseKey, endpoint_id: str) -> Lease:
 async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for_bit(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
-    one, held = await handed_back(make_rig, endpoint_id, finished=2)
-    assert one.port.snapshots[held].step > 2 * steps_of(endpoint_id)
+    first, key = await handed_back(make_rig, endpoint_id, finished=2)
+    assert first.port.snapshots[key].step > 2 * steps_of(endpoint_id)
     other: Rig = await make_rig(call_timeout_s=20.0)
-    outcome = await ended(other, again(other, one, held, endpoint_id))
-    made = other.resources.engine.counts()["steps"]
-    assert made == 3 * steps_of(endpoint_id) - one.port.snapshots[held].step
+    outcome = await ended(other, again(other, first, key, endpoint_id))
+    steps = other.resources.engine.counts()["steps"]
+    assert steps == 3 * steps_of(endpoint_id) - first.port.snapshots[key].step
     whole = await ended(other, several(other, "whole", endpoint_id))
     assert files(other, outcome) == files(other, whole)
     assert outcome.output is not None
     assert whole.output is not None
-    assert {"second/0"} <= {each.key for each in outcome.artifacts}
+    assert {"second/0"} <= {artifact.key for artifact in outcome.artifacts}
     assert outcome.output.keys() == whole.output.keys()
     assert outcome.output["seeds"] == SEEDS
     assert outcome.usage.steps == whole.usage.steps
@@ -133,11 +133,11 @@ async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for
 async def test_images_of_seeds_that_were_in_their_first_are_not_taken_for_one_call(
     make_rig: MakeRig,
 ) -> None:
-    one, held = await handed_back(make_rig, FLUX, finished=0)
-    assert one.port.snapshots[held].step < STEPS
+    first, key = await handed_back(make_rig, FLUX, finished=0)
+    assert first.port.snapshots[key].step < STEPS
     other: Rig = await make_rig(call_timeout_s=20.0)
-    outcome = await ended(other, again(other, one, held, FLUX))
-    assert other.resources.engine.counts()["steps"] == 3 * STEPS - one.port.snapshots[held].step
+    outcome = await ended(other, again(other, first, key, FLUX))
+    assert other.resources.engine.counts()["steps"] == 3 * STEPS - first.port.snapshots[key].step
     assert files(other, outcome) == files(other, await ended(other, several(other, "whole", FLUX)))
 
 
@@ -178,10 +178,10 @@ async def test_beyond_the_limit_the_last_snapshot_stays_and_the_request_goes_on(
 
 @pytest.mark.long
 async def test_what_cannot_be_used_is_made_anew(make_rig: MakeRig) -> None:
-    one, held = await handed_back(make_rig, WAN, finished=1)
+    first, key = await handed_back(make_rig, WAN, finished=1)
     other: Rig = await make_rig(call_timeout_s=20.0)
-    lease = again(other, one, held, WAN)
-    kept = one.port.snapshots[held].key
+    lease = again(other, first, key, WAN)
+    kept = first.port.snapshots[key].key
     other.storage.objects[kept] = other.storage.objects[kept][:-5]
     outcome = await ended(other, lease)
     assert len(files(other, outcome)) == 6

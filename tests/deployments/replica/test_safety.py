@@ -77,7 +77,7 @@ async def test_a_blurred_image_and_its_thumbnail_are_marked_and_show_no_edges(
         before, after = (edges(rig.storage.objects[f"{name}/{key}"]) for name in ("plain", "one"))
         assert after < before / 2
         assert is_marked(rig.storage.objects[f"one/{key}"])
-    assert [each["action"] for each in log.decisions] == ["blur"]
+    assert [decision["action"] for decision in log.decisions] == ["blur"]
 
 
 def edges(body: bytes) -> float:
@@ -116,7 +116,7 @@ async def test_a_broken_checker_ends_the_request_unless_the_rule_lets_it_pass(
     lax = await ended(rig, under(leased(rig, "two", FLUX), rule("flag", Broken, "pass")))
     assert lax.failure is None
     assert (lax.output or {})["darkroom_safety"] == "not-checked"
-    assert [each["action"] for each in log.decisions] == ["block", "pass"]
+    assert [decision["action"] for decision in log.decisions] == ["block", "pass"]
 
 
 @pytest.mark.long

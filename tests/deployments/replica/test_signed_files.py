@@ -47,7 +47,9 @@ def manifest(media_type: str, body: bytes, trusted: str = "") -> tuple[str, dict
     context = c2pa.Context(c2pa.Settings.from_dict(settings))
     with c2pa.Reader(media_type, io.BytesIO(body), context=context) as reader:
         active = reader.get_active_manifest() or {}
-        facts = next(each for each in active["assertions"] if each["label"] == GENERATION)
+        facts = next(
+            assertion for assertion in active["assertions"] if assertion["label"] == GENERATION
+        )
         return str(reader.get_validation_state()), facts["data"]
 
 
@@ -96,7 +98,7 @@ async def test_a_signature_changes_no_pixel_and_tells_the_prompt_only_in_describ
     for lease in (plain, one, two):
         (artifact,) = (await ended(rig, lease)).artifacts
         bodies.append(rig.storage.objects[artifact.key])
-    assert len({Image.open(io.BytesIO(each)).tobytes() for each in bodies}) == 1
+    assert len({Image.open(io.BytesIO(body)).tobytes() for body in bodies}) == 1
     assert "description" not in manifest("image/png", bodies[1])[1]
     assert manifest("image/png", bodies[2])[1]["description"]["prompt"] == "a blue star"
 

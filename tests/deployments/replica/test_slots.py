@@ -66,10 +66,10 @@ async def test_a_tenant_never_fetches_more_than_its_share_whatever_is_leased(
     users: list[User] = []
     while grants:
         offer = slot_offer(slots, users)
-        wanted = [each for each in grants[: offer.slots] if each[0] not in offer.full_tenants]
-        if not wanted:
+        granted = [grant for grant in grants[: offer.slots] if grant[0] not in offer.full_tenants]
+        if not granted:
             break
-        users += [user(Phase.FETCHING if f else Phase.IN_ENGINE, t) for t, f in wanted]
+        users += [user(Phase.FETCHING if f else Phase.IN_ENGINE, t) for t, f in granted]
         grants = grants[offer.slots :]
     for tenant in "abc":
         fetches = [u for u in users if u.state.is_fetching and u.lease.tenant == tenant]
@@ -89,7 +89,7 @@ async def test_a_free_slot_is_taken_at_once_and_a_freed_one_by_priority() -> Non
     a, b, c = users.values()
     await queue.take(a)
     assert a.state.holds_slot
-    waiting = [asyncio.create_task(queue.take(each)) for each in (b, c)]
+    waiting = [asyncio.create_task(queue.take(waiter)) for waiter in (b, c)]
     await asyncio.sleep(0)
     assert not b.state.holds_slot
     a.state.enter(Phase.DELIVERING)
@@ -109,7 +109,7 @@ async def test_a_stopped_attempt_leaves_its_turn_to_the_next() -> None:
     queue = SlotQueue(1, users)
     a, b, c = users.values()
     await queue.take(a)
-    waiting = [asyncio.create_task(queue.take(each)) for each in (b, c)]
+    waiting = [asyncio.create_task(queue.take(waiter)) for waiter in (b, c)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     a.state.enter(Phase.ENDED)

@@ -28,57 +28,57 @@ def forwards(rig: Rig) -> int:
 
 async def test_what_runs_long_is_kept_again_and_again(make_rig):
     rig = await make_rig(snapshot_interval_s=0.1)
-    held = long_one(rig)
-    await rig.port.until(lambda: held in rig.port.snapshots)
-    first = rig.port.snapshots[held]
-    await rig.port.until(lambda: rig.port.snapshots[held] != first)
-    second = rig.port.snapshots[held]
+    key = long_one(rig)
+    await rig.port.until(lambda: key in rig.port.snapshots)
+    first = rig.port.snapshots[key]
+    await rig.port.until(lambda: rig.port.snapshots[key] != first)
+    second = rig.port.snapshots[key]
     assert second.key != first.key
     assert 0 <= first.step < second.step < ENDLESS
-    assert stored(rig, held).step == rig.port.snapshots[held].step
-    rig.port.cancelled.add(held)
+    assert stored(rig, key).step == rig.port.snapshots[key].step
+    rig.port.cancelled.add(key)
     kept_too = rig.offer("to its end", steps=STEPS // 4, step_ms=STEP_MS)
     assert (await rig.outcome(kept_too)).output["steps"] == STEPS // 4
 
 
 async def test_each_snapshot_is_reported_once(make_rig):
     rig = await make_rig(snapshot_interval_s=0.2)
-    held = long_one(rig)
+    key = long_one(rig)
 
     def keys() -> list[str]:
-        return [each.key for _, report in rig.port.reports for _, each in report.snapshots]
+        return [snapshot.key for _, report in rig.port.reports for _, snapshot in report.snapshots]
 
     await rig.port.until(lambda: len(keys()) >= 3)
-    rig.port.cancelled.add(held)
-    await rig.outcome(held)
+    rig.port.cancelled.add(key)
+    await rig.outcome(key)
     assert len(set(keys())) == len(keys())
 
 
 async def test_what_is_short_is_not_kept(make_rig):
     rig = await make_rig(snapshot_interval_s=10.0)
-    held = rig.offer("short", steps=4, step_ms=STEP_MS)
-    await rig.outcome(held)
+    key = rig.offer("short", steps=4, step_ms=STEP_MS)
+    await rig.outcome(key)
     assert rig.port.tickets == 0
 
 
 async def test_a_closing_replica_hands_back_what_was_done(make_rig):
     rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
-    held = long_one(rig)
-    await rig.reported(held, step=3)
+    key = long_one(rig)
+    await rig.reported(key, step=3)
     await rig.replica.aclose()
-    assert rig.port.handed_back == [held]
-    assert rig.port.snapshots[held].step >= 3
-    assert stored(rig, held).step == rig.port.snapshots[held].step
+    assert rig.port.handed_back == [key]
+    assert rig.port.snapshots[key].step >= 3
+    assert stored(rig, key).step == rig.port.snapshots[key].step
 
 
 async def test_another_replica_goes_on_from_there(make_rig):
-    one = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
-    held = long_one(one, STEPS)
-    await one.reported(held, step=STEPS // 6)
-    await one.replica.aclose()
-    kept = one.port.snapshots[held]
+    first_rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
+    key = long_one(first_rig, STEPS)
+    await first_rig.reported(key, step=STEPS // 6)
+    await first_rig.replica.aclose()
+    kept = first_rig.port.snapshots[key]
     other = await make_rig()
-    other.storage.objects.update(one.storage.objects)
+    other.storage.objects.update(first_rig.storage.objects)
     again = replace(
         other.lease("long", attempt=2, steps=STEPS, step_ms=STEP_MS),
         snapshot_url=f"http://storage/files/{kept.key}",
@@ -92,14 +92,14 @@ async def test_another_replica_goes_on_from_there(make_rig):
 
 @pytest.mark.parametrize("trouble", ["gone", "broken", "of_another_call"])
 async def test_without_a_snapshot_that_fits_it_starts_anew(make_rig, trouble):
-    one = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
-    held = long_one(one)
-    await one.reported(held, step=3)
-    await one.replica.aclose()
-    kept = one.port.snapshots[held]
+    first_rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
+    key = long_one(first_rig)
+    await first_rig.reported(key, step=3)
+    await first_rig.replica.aclose()
+    kept = first_rig.port.snapshots[key]
     other = await make_rig()
     if trouble != "gone":
-        body = one.storage.objects[kept.key]
+        body = first_rig.storage.objects[kept.key]
         other.storage.objects[kept.key] = body if trouble == "of_another_call" else body[:100]
     steps = STEPS // 12
     again = replace(
@@ -116,9 +116,9 @@ async def test_without_a_snapshot_that_fits_it_starts_anew(make_rig, trouble):
 
 async def test_a_cancelled_attempt_is_cancelled_though_a_snapshot_is_under_way(make_rig):
     rig = await make_rig(snapshot_interval_s=0.05)
-    held = long_one(rig)
+    key = long_one(rig)
     await rig.port.until(lambda: rig.port.tickets > 0)
-    rig.port.cancelled.add(held)
-    outcome = await rig.outcome(held)
+    rig.port.cancelled.add(key)
+    outcome = await rig.outcome(key)
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"

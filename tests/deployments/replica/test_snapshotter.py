@@ -47,9 +47,9 @@ class Steady:
         return int((self._clock.monotonic() - self.in_engine_since) * STEPS_A_SECOND)
 
     def request_snapshot(self) -> Future[Taken]:
-        asked: Future[Taken] = Future()
-        asked.set_result(Taken(self.steps_done))
-        return asked
+        future: Future[Taken] = Future()
+        future.set_result(Taken(self.steps_done))
+        return future
 
 
 @dataclass
@@ -89,7 +89,7 @@ async def test_a_death_at_any_time_loses_at_most_one_interval_of_work(
         snapshotter.mark_reported(reported)
         known = max([known, *(snapshot.step for _, snapshot in reported)])
         snapshotter.use_tickets(
-            [(held, tickets.ticket(f"s/{number}")) for held in snapshotter.wants_tickets()]
+            [(key, tickets.ticket(f"s/{number}")) for key in snapshotter.wants_tickets()]
         )
         await snapshotter.wait_uploaded(asyncio.get_running_loop().time() + 30)
         taken += len(reported)
@@ -111,7 +111,7 @@ async def test_of_one_that_is_decoded_what_it_was_before_is_kept_once(room: Room
         reported += snapshotter.unreported()
         snapshotter.mark_reported(reported)
         snapshotter.use_tickets(
-            [(held, tickets.ticket(f"s/{number}")) for held in snapshotter.wants_tickets()]
+            [(key, tickets.ticket(f"s/{number}")) for key in snapshotter.wants_tickets()]
         )
         await snapshotter.wait_uploaded(asyncio.get_running_loop().time() + 30)
     assert [snapshot.step for _, snapshot in reported] == [STEPS_A_SECOND]

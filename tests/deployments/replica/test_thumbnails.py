@@ -37,8 +37,8 @@ def with_thumbnails(rig: Rig, lease: Lease) -> Lease:
     return replace(
         lease,
         upload_tickets=tuple(
-            replace(each, thumbnail=rig.storage.ticket(f"{each.key}-small", THUMBNAIL_TYPE))
-            for each in lease.upload_tickets
+            replace(ticket, thumbnail=rig.storage.ticket(f"{ticket.key}-small", THUMBNAIL_TYPE))
+            for ticket in lease.upload_tickets
         ),
     )
 
@@ -66,14 +66,14 @@ async def test_an_image_is_delivered_with_its_thumbnail(
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
     assert len(outcome.artifacts) == 2
-    for made in outcome.artifacts:
-        small = made.thumbnail
+    for artifact in outcome.artifacts:
+        small = artifact.thumbnail
         assert small is not None
         body = rig.storage.objects[small.key]
         assert (small.size, small.media_type) == (len(body), THUMBNAIL_TYPE)
         assert opened(body).format == "WEBP"
         assert opened(body).size == (small.width, small.height) == (512, 512)
-        whole = opened(rig.storage.objects[made.key]).convert("RGB").resize((8, 8))
+        whole = opened(rig.storage.objects[artifact.key]).convert("RGB").resize((8, 8))
         apart = np.abs(np.asarray(whole, float) - np.asarray(opened(body).resize((8, 8)), float))
         assert apart.mean() < 12  # of 255
     encoders = rig.resources.encoders._threads
@@ -85,19 +85,19 @@ async def test_a_lease_without_a_ticket_for_it_gets_none(make_rig: MakeRig) -> N
     rig = await make_rig(call_timeout_s=20.0)
     lease = leased(rig, "one", FLUX)
     rig.port.offer(lease)
-    (made,) = (await rig.outcome(lease.held)).artifacts
-    assert made.thumbnail is None
-    assert rig.storage.objects.keys() == {made.key}
+    (artifact,) = (await rig.outcome(lease.held)).artifacts
+    assert artifact.thumbnail is None
+    assert rig.storage.objects.keys() == {artifact.key}
 
 
 async def test_a_file_that_is_no_image_is_delivered_without_one(rig: Any) -> None:
     lease = with_thumbnails(rig, rig.lease("one", steps=1, artifact_bytes=1000))
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
-    (made,) = outcome.artifacts
+    (artifact,) = outcome.artifacts
     assert outcome.succeeded
-    assert made.thumbnail is None
-    assert rig.storage.objects.keys() == {made.key}
+    assert artifact.thumbnail is None
+    assert rig.storage.objects.keys() == {artifact.key}
 
 
 @pytest.mark.long
@@ -111,9 +111,9 @@ async def test_a_thumbnail_that_storage_refuses_does_not_fail_the_request(
     tiny = replace(ticket, thumbnail=replace(ticket.thumbnail, max_bytes=1))
     lease = replace(lease, upload_tickets=(tiny,))
     rig.port.offer(lease)
-    (made,) = (await rig.outcome(lease.held)).artifacts
-    assert made.thumbnail is None
-    assert rig.storage.objects.keys() == {made.key}
+    (artifact,) = (await rig.outcome(lease.held)).artifacts
+    assert artifact.thumbnail is None
+    assert rig.storage.objects.keys() == {artifact.key}
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ async def test_a_thumbnail_that_storage_refuses_does_not_fail_the_request(
 def test_it_is_at_most_so_large_and_never_larger_than_the_image(
     size: tuple[int, int], small: tuple[int, int]
 ) -> None:
-    body, *found = thumbnail(Image.new("RGB", size, "red"))
-    assert tuple(found) == small == opened(body).size
+    body, *dimensions = thumbnail(Image.new("RGB", size, "red"))
+    assert tuple(dimensions) == small == opened(body).size
     assert max(small) <= THUMBNAIL_SIDE
 
 
@@ -132,9 +132,9 @@ def test_it_is_at_most_so_large_and_never_larger_than_the_image(
 def test_an_image_file_is_read_again_where_its_pixels_are_gone(kind: str) -> None:
     body = io.BytesIO()
     Image.new("RGB", (3000, 1500), "red").save(body, kind)
-    found = shown_image(of_type(f"image/{kind.lower()}", body.getvalue()))
-    assert found.width == 2 * found.height >= 1024
-    assert np.allclose(found.resize((1, 1)).getpixel((0, 0)), (255, 0, 0), atol=4)
+    shown = shown_image(of_type(f"image/{kind.lower()}", body.getvalue()))
+    assert shown.width == 2 * shown.height >= 1024
+    assert np.allclose(shown.resize((1, 1)).getpixel((0, 0)), (255, 0, 0), atol=4)
 
 
 def test_a_video_shows_its_first_frame(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_a_video_shows_its_first_frame(tmp_path: Path) -> None:
     with VideoWriter(path, FORM) as writer:
         for blue in (255, 0, 0):
             writer.write(np.full((32, 64, 3), (0, 0, blue), np.uint8))
-    found = shown_image(of_type("video/mp4", path))
-    assert found.size == (64, 32)
-    red, green, blue = found.resize((1, 1)).getpixel((0, 0))
+    shown = shown_image(of_type("video/mp4", path))
+    assert shown.size == (64, 32)
+    red, green, blue = shown.resize((1, 1)).getpixel((0, 0))
     assert blue > 200
     assert max(red, green) < 100
 
@@ -177,8 +177,8 @@ async def test_images_go_to_the_bucket_of_the_client_without_thumbnails(
     stored = bucket.objects()
     assert sorted(stored) == ["out/one-0.png", "out/one-1.png"]
     assert {opened(body).format for body in stored.values()} == {"PNG"}
-    assert [made.key for made in outcome.artifacts] == [ticket.key for ticket in tickets]
-    assert [made.thumbnail for made in outcome.artifacts] == [None, None]
+    assert [artifact.key for artifact in outcome.artifacts] == [ticket.key for ticket in tickets]
+    assert [artifact.thumbnail for artifact in outcome.artifacts] == [None, None]
     shown = [image["artifact"] for image in outcome.output["images"]]
     assert shown == [ticket.key for ticket in tickets]
     assert rig.storage.objects == {}

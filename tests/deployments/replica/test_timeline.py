@@ -21,7 +21,7 @@ LEASE = Lease(
 
 
 def spans(trace: AttemptTrace) -> list[tuple[str, float, float]]:
-    return [(each.name, each.after_s, each.took_s) for each in trace.stages]
+    return [(stage.name, stage.after_s, stage.took_s) for stage in trace.stages]
 
 
 def test_a_stage_that_is_entered_by_turns_is_one_span_per_part() -> None:
@@ -59,7 +59,7 @@ def test_attributes_belong_to_the_last_denoising() -> None:
         timeline.enter("denoising", part)
         timeline.note(steps=steps)
         timeline.enter("decoding", part)
-    noted = [each.attributes for each in timeline.ended(LEASE, "").stages]
+    noted = [stage.attributes for stage in timeline.ended(LEASE, "").stages]
     assert noted == [{"darkroom.steps": 4}, {}, {"darkroom.steps": 5}, {}]
 
 
@@ -73,7 +73,7 @@ def test_what_is_sent_can_be_read() -> None:
 
 async def traced(rig: Rig, count: int) -> Sequence[AttemptTrace]:
     def sent() -> list[AttemptTrace]:
-        return [from_plain(each) for _, report in rig.port.reports for each in report.traces]
+        return [from_plain(trace) for _, report in rig.port.reports for trace in report.traces]
 
     await rig.port.until(lambda: len(sent()) >= count)
     return sent()
@@ -85,19 +85,19 @@ async def test_ended_attempts_are_reported_once_with_their_error(make_rig) -> No
         rig.port.offer(replace(lease, trace=TRACE, tenant="ann"))
     rig.port.offer(rig.lease("quiet", steps=1))
     await rig.port.finished(3)
-    sent = {each.held.request_id: each for each in await traced(rig, 2)}
-    assert {name: each.error for name, each in sent.items()} == {
+    sent = {trace.held.request_id: trace for trace in await traced(rig, 2)}
+    assert {name: trace.error for name, trace in sent.items()} == {
         "good": "",
         "bad": "pipeline_failed",
     }
     good = sent["good"]
     assert (good.trace, good.tenant, good.endpoint) == (TRACE, "ann", "probe")
-    stages = {each.name: each for each in good.stages}
+    stages = {stage.name: stage for stage in good.stages}
     denoising = stages["denoising"].attributes
     assert denoising["darkroom.steps"] == 3
     assert 1 <= float(denoising["darkroom.batch_size"]) <= 2  # with the one that is not traced
     assert {"uploading", "finish"} <= stages.keys()
-    assert all(0 <= each.after_s <= good.took_s for each in good.stages)
+    assert all(0 <= stage.after_s <= good.took_s for stage in good.stages)
     assert all(not report.renewals for _, report in rig.port.reports if report.traces)
 
 
@@ -121,4 +121,4 @@ async def test_an_attempt_that_lost_its_lease_is_not_reported(make_rig) -> None:
     rig.port.fenced.add(lost.held)
     rig.port.offer(replace(rig.lease("good", steps=1), trace=TRACE))
     await rig.port.finished(1)
-    assert [each.held.request_id for each in await traced(rig, 1)] == ["good"]
+    assert [trace.held.request_id for trace in await traced(rig, 1)] == ["good"]

@@ -39,11 +39,11 @@ NAME = weights_name(ENDPOINT, DEFAULT)
 
 
 def tuning(name: str = NAME, machine: Machine = MACHINE, revision: str = "1") -> Tuning:
-    found = (
+    measurements = (
         Measurement("plain", DEFAULT, generation_s=2.0, step_s=0.2),
         Measurement("compiled", FAST, {"tiling": None}, generation_s=1.0, step_s=0.1),
     )
-    return Tuning(machine, name, revision, ("e",), 4, 0.9, 0, measurements=found)
+    return Tuning(machine, name, revision, ("e",), 4, 0.9, 0, measurements=measurements)
 
 
 def test_the_chosen_variant_is_loaded_instead_of_the_recipe(
@@ -55,7 +55,7 @@ def test_the_chosen_variant_is_loaded_instead_of_the_recipe(
         endpoint, recipe = tuned.find(NAME, ENDPOINT).applied(ENDPOINT)
         assert recipe == FAST
         assert endpoint.options == {"x": 1}
-    (line,) = [each.message for each in caplog.records]
+    (line,) = [record.message for record in caplog.records]
     assert "uses the variant compiled" in line
     assert "0.100 s per step, 2.00 times as fast as the recipe" in line
 
@@ -115,14 +115,14 @@ def test_a_file_that_cannot_be_read_is_reported_and_ignored(
     assert str(file.path) in caplog.text
     file.write([tuning()])
     assert file.read() == (tuning(),)
-    assert [each.name for each in tmp_path.iterdir()] == ["tuning.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tuning.json"]
 
 
 def test_of_one_subject_one_tuning_is_kept(tmp_path: Path) -> None:
     file = TuningFile(tmp_path / "tuning.json")
-    for each in (tuning(), tuning(name="other"), replace(tuning(), quality=0.5)):
-        file.keep(each)
-    assert [(each.model, each.quality) for each in file.read()] == [("other", 0.9), (NAME, 0.5)]
+    for candidate in (tuning(), tuning(name="other"), replace(tuning(), quality=0.5)):
+        file.keep(candidate)
+    assert [(entry.model, entry.quality) for entry in file.read()] == [("other", 0.9), (NAME, 0.5)]
 
 
 def test_a_replica_loads_the_tuned_variant(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_replica_loads_the_tuned_variant(tmp_path: Path) -> None:
         family = load_families({"flux": FAMILIES["flux"]})["flux"]
         handle = resources.acquire(family, endpoint)
         pipeline = handle.future.result(120)
-        stored = {str(each.dtype) for each in pipeline.transformer.parameters()}
+        stored = {str(parameter.dtype) for parameter in pipeline.transformer.parameters()}
         assert "torch.float8_e4m3fn" in stored
         assert "float8" in resources.weights_by_endpoint["e"]
     finally:
@@ -165,8 +165,8 @@ def test_a_tuning_holds_for_its_files_alone(tmp_path: Path) -> None:
     of_folder = Weights(str(tmp_path / "base"))
     for base in (of_hub, of_folder):
         with_file = replace(base, checkpoint=str(file), components=("unet",))
-        found = {revision_of(base)}
+        revisions = {revision_of(base)}
         for content in ("one", "two and three"):
             file.write_text(content)
-            found.add(revision_of(with_file))
-        assert len(found) == 3
+            revisions.add(revision_of(with_file))
+        assert len(revisions) == 3

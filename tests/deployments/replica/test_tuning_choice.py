@@ -25,8 +25,8 @@ def tuning(*measurements: Measurement, **more: Any) -> Tuning:
 
 
 def chosen(*measurements: Measurement, **more: Any) -> str | None:
-    found = tuning(*measurements, **more).chosen
-    return None if found is None else found.variant
+    choice = tuning(*measurements, **more).chosen
+    return None if choice is None else choice.variant
 
 
 def test_the_fastest_variant_within_the_quality_bound_is_chosen() -> None:
@@ -63,8 +63,8 @@ STRONGER = {"name": "FirstBlockCache", "threshold": 0.2}
 
 
 def cached(*measurements: Measurement, **more: Any) -> str | None:
-    found = tuning(*measurements, **more).chosen_step_cache
-    return None if found is None else found.variant
+    choice = tuning(*measurements, **more).chosen_step_cache
+    return None if choice is None else choice.variant
 
 
 def test_a_step_cache_is_chosen_within_the_quality_bound_and_only_beside_the_recipe() -> None:
@@ -118,7 +118,7 @@ def test_what_is_written_is_read_again() -> None:
 def test_a_tuning_of_a_later_version_is_left_out() -> None:
     content = to_json([tuning(measured("plain", 2.0)), tuning(measured("plain", 1.0))])
     content["tunings"][0]["measurements"][0]["recipe"]["teleport"] = True
-    assert [each.measurements[0].generation_s for each in from_json(content)] == [1.0]
+    assert [entry.measurements[0].generation_s for entry in from_json(content)] == [1.0]
     with pytest.raises(ValueError, match="format 1"):
         from_json({**content, "format": 2})
 
@@ -126,6 +126,6 @@ def test_a_tuning_of_a_later_version_is_left_out() -> None:
 def test_a_measurement_replaces_an_earlier_one_of_its_variant() -> None:
     kept = tuning(measured("plain", 2.0), measured("fast", 1.0))
     again = kept.with_measurement(measured("plain", 3.0))
-    assert [each.generation_s for each in again.measurements] == [1.0, 3.0]
+    assert [measurement.generation_s for measurement in again.measurements] == [1.0, 3.0]
     assert kept.same_subject(replace(again, steps=9))
     assert not kept.same_subject(replace(kept, machine=replace(MACHINE, driver="581")))

@@ -74,7 +74,7 @@ async def test_a_replica_makes_a_video_and_its_poster(
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
     assert outcome.failure is None
-    assert [each.media_type for each in outcome.artifacts] == ["video/mp4", "image/jpeg"]
+    assert [artifact.media_type for artifact in outcome.artifacts] == ["video/mp4", "image/jpeg"]
     assert outcome.output["video"]["artifact"] == "one/video"
     assert outcome.output["video"]["file_size"] == len(rig.storage.objects["one/video"])
     assert outcome.output["seed"] == 3
@@ -89,13 +89,13 @@ async def test_a_replica_makes_a_video_and_its_poster(
 async def test_a_replica_draws_a_video_of_ours_anew(make_rig, saved, tmp_path):
     rig: Rig = await make_rig(call_timeout_s=20.0)
     body = video(tmp_path, frames=8, fps=8, size=(64, 48))
-    given = "data:video/mp4;base64," + base64.b64encode(body).decode()
+    data_uri = "data:video/mp4;base64," + base64.b64encode(body).decode()
     lease = leased(
         rig,
         "again",
         WAN_T2V,
         saved(WAN_T2V),
-        video_url=given,
+        video_url=data_uri,
         strength=0.6,
         num_frames=None,
         frames_per_second=None,
@@ -110,9 +110,9 @@ async def test_a_replica_draws_a_video_of_ours_anew(make_rig, saved, tmp_path):
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
     assert outcome.failure is None
-    made = written(rig, "again/video", tmp_path)
-    assert (len(made.frames), made.fps) == (8, 8)
-    assert made.size == (64, 48)
+    clip = written(rig, "again/video", tmp_path)
+    assert (len(clip.frames), clip.fps) == (8, 8)
+    assert clip.size == (64, 48)
 
 
 async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, saved):
@@ -123,8 +123,8 @@ async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, saved
         "video_format": {"width": 64, "height": 48},
         "arguments": {},
     }
-    given = {"video_url": "data:video/mp4;base64,AAAA"}
-    lease = leased(rig, "none", WAN_T2V, saved(WAN_T2V), **given, options=options)
+    arguments = {"video_url": "data:video/mp4;base64,AAAA"}
+    lease = leased(rig, "none", WAN_T2V, saved(WAN_T2V), **arguments, options=options)
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
     assert outcome.failure is not None
@@ -163,11 +163,11 @@ async def test_a_video_that_is_cancelled_while_it_is_written_leaves_nothing(
 
 
 def test_a_video_goes_on_from_a_snapshot_with_the_same_frames() -> None:
-    asked: list[Any] = []
+    snapshots: list[Any] = []
 
     def ask(progress: Any) -> None:
         if progress.stage is Stage.DENOISING and progress.step == 2:
-            asked.append(running.request_snapshot())
+            snapshots.append(running.request_snapshot())
 
     def frames(engine: Engine, **more: Any) -> tuple[Any, list[np.ndarray]]:
         came: list[np.ndarray] = []
@@ -191,7 +191,7 @@ def test_a_video_goes_on_from_a_snapshot_with_the_same_frames() -> None:
         running, whole = frames(engine, on_progress=ask)
         gate.open()
         running.result(60)
-    snapshot = asked[0].result(60).to_bytes()
+    snapshot = snapshots[0].result(60).to_bytes()
     with Engine(device="cpu", threads=1) as other:
         resumed, again = frames(other, snapshot=snapshot)
         resumed.result(60)

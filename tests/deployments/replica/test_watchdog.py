@@ -44,9 +44,9 @@ def later():
 
 def said_to_hang(replica):
     """Message of the health check."""
-    with pytest.raises(Misconfigured, match=r"it hangs, and the replica is replaced\.$") as said:
+    with pytest.raises(Misconfigured, match=r"it hangs, and the replica is replaced\.$") as raised:
         replica.check_health()
-    return said.value.message
+    return raised.value.message
 
 
 async def test_what_runs_when_the_engine_hangs_fails_and_is_tried_again(
@@ -54,13 +54,13 @@ async def test_what_runs_when_the_engine_hangs_fails_and_is_tried_again(
 ):
     monkeypatch.setattr(probe_pipeline, "time", SimpleNamespace(sleep=standstill.sleep))
     rig = await make_rig()
-    held = rig.offer("hangs", steps=2, step_ms=1)
-    await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(held))
+    key = rig.offer("hangs", steps=2, step_ms=1)
+    await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(key))
     rig.replica.check_health()
     rig.resources.engine._loop._turn_watch._monotonic = later
     assert said_to_hang(rig.replica).startswith("One turn of the engine has taken 1000000")
     assert rig.replica._make_ask().slots == 0
-    failure = (await rig.outcome(held)).failure
+    failure = (await rig.outcome(key)).failure
     assert (failure.code, failure.retryable) == ("replica_died", True)
     assert failure.message.startswith("One turn of the engine")
     assert rig.port.handed_back == []
@@ -74,15 +74,15 @@ async def test_who_waits_for_a_load_that_hangs_fails_and_what_is_loaded_goes_on(
     await rig.outcome(rig.offer("quick", steps=1))
     monkeypatch.setattr(family, "time", SimpleNamespace(sleep=standstill.sleep))
     slow = Endpoint("slow", "probe", Weights("slow"), "probe")
-    held = rig.offer("hangs", endpoint=slow)
-    await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(held))
+    key = rig.offer("hangs", endpoint=slow)
+    await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(key))
     runs = rig.offer("runs", steps=20, step_ms=10)
     await rig.reported(runs)
     rig.replica.check_health()
     rig.resources.residency._heartbeat._monotonic = later
     assert "The load of probe:slow has not reported" in said_to_hang(rig.replica)
     assert rig.replica._make_ask().slots == 0
-    failure = (await rig.outcome(held)).failure
+    failure = (await rig.outcome(key)).failure
     assert (failure.code, failure.retryable) == ("replica_died", True)
     assert (await rig.outcome(runs)).failure is None
     standstill.over.set()

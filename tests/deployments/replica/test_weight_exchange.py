@@ -65,8 +65,8 @@ async def join(
         return exchange
 
     yield start
-    for each in joined:
-        await each.aclose()
+    for member in joined:
+        await member.aclose()
 
 
 async def found(exchange: WeightExchange) -> bool:
@@ -118,8 +118,8 @@ async def test_replicas_of_the_same_node_are_no_peers_and_closed_ones_neither(
     full, elsewhere, same = await join("full"), await join("elsewhere"), await join("full")
     await until_found(elsewhere)
     assert not await found(same)
-    for each in (full, same):
-        await each.aclose()
+    for exchange in (full, same):
+        await exchange.aclose()
     assert not await found(elsewhere)
 
 

@@ -34,16 +34,16 @@ CHECKER = "Falconsai/nsfw_image_detection"
 
 def documented() -> Mapping[str, Any]:
     """Setting of the docs with a classifier on the hub."""
-    (found,) = (each.text for each in blocks(PAGE, "json") if CHECKER in each.text)
-    return json.loads(found)
+    (text,) = (block.text for block in blocks(PAGE, "json") if CHECKER in block.text)
+    return json.loads(text)
 
 
 def rule_of_settings(action: str = "block") -> Mapping[str, Any]:
     """Rule of a lease, as the settings make it of the docs' checker."""
     rule = {"outputs": action, "checker": "nsfw"}
-    given = {"safety_rules": [rule], "safety_checkers": documented()}
-    (found,) = read_config(given).safety.policy().of_lease("t", "fal-ai/flux/dev")
-    return found
+    settings = {"safety_rules": [rule], "safety_checkers": documented()}
+    (lease_rule,) = read_config(settings).safety.policy().of_lease("t", "fal-ai/flux/dev")
+    return lease_rule
 
 
 def test_the_classifier_of_the_docs_is_a_valid_setting() -> None:
@@ -57,8 +57,8 @@ def hub(tmp_path: Path, classifier: Path) -> Iterator[HubServer]:
     """Hub with a classifier in the format of the documented one, and what is beside it there."""
     folder = tmp_path / "repository"
     folder.mkdir()
-    for each in classifier.iterdir():
-        (folder / each.name).write_bytes(each.read_bytes())
+    for file in classifier.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
     for name in ("optimizer.pt", "pytorch_model.bin"):
         (folder / name).write_bytes(b"a pickle")
     server = HubServer()
@@ -81,30 +81,30 @@ def test_a_classifier_is_fetched_at_its_commit_without_pickles_and_decides(
 
     with pytest.raises(ContentBlocked, match="nsfw"):
         applied(1e-6)
-    made, decisions = applied(1.0)
-    assert (len(made.files), decisions) == (1, [])
-    assert [each.path for each in hub.asked if "/resolve/" in each.path]
-    assert not [each for each in hub.asked if each.path.endswith((".pt", ".bin"))]
+    checked, decisions = applied(1.0)
+    assert (len(checked.files), decisions) == (1, [])
+    assert [request.path for request in hub.asked if "/resolve/" in request.path]
+    assert not [request for request in hub.asked if request.path.endswith((".pt", ".bin"))]
 
 
 def test_the_class_of_the_docs_checks_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = (each.text for each in blocks(PAGE, "python"))
+    (code,) = (block.text for block in blocks(PAGE, "python"))
     (tmp_path / "house_rules.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "house_rules", raising=False)
-    given = {"red": {"class_path": "house_rules:TooRed"}}
+    declared = {"red": {"class_path": "house_rules:TooRed"}}
     settings = {
         "safety_rules": [{"outputs": "block", "checker": "red"}],
-        "safety_checkers": given,
+        "safety_checkers": declared,
     }
     rules = read_config(settings).safety.policy().of_lease("t", "e")
     checkers = Checkers(Store(StoreConfig()))
     with pytest.raises(ContentBlocked, match="red"):
         OutputPolicy(rules, checkers, "").applied(product(image_file(RED, "a")), encode)
-    made, _ = OutputPolicy(rules, checkers, "").applied(product(image_file(BLUE, "a")), encode)
-    assert len(made.files) == 1
+    checked, _ = OutputPolicy(rules, checkers, "").applied(product(image_file(BLUE, "a")), encode)
+    assert len(checked.files) == 1
     config = rules[0]["checker"]
     assert checkers.checker(config) is checkers.checker(dict(config)), "made once in a replica"
     assert checkers.checker(config).check(Image.new("RGB", (8, 8), RED), "").score > 0.9

@@ -46,7 +46,7 @@ def image_file(colour: tuple[int, int, int], key: str) -> MediaFile:
 
 
 def product(*files: MediaFile) -> Product:
-    images = [{"artifact": each.ticket.key, "file_size": each.size} for each in files]
+    images = [{"artifact": file.ticket.key, "file_size": file.size} for file in files]
     return Product({"images": images, "has_nsfw_concepts": [False] * len(files)}, files)
 
 
@@ -56,56 +56,57 @@ def applied(made: Product, *rules: dict[str, Any]):
 
 
 def test_an_unsafe_image_is_flagged_and_the_safe_one_beside_it_is_not() -> None:
-    made, decisions = applied(product(image_file(BLUE, "a"), image_file(RED, "b")), rule("flag"))
-    assert made.output["has_nsfw_concepts"] == [False, True]
-    assert made.output[SAFETY] == "checked: mine"
+    checked, decisions = applied(product(image_file(BLUE, "a"), image_file(RED, "b")), rule("flag"))
+    assert checked.output["has_nsfw_concepts"] == [False, True]
+    assert checked.output[SAFETY] == "checked: mine"
     (decision,) = decisions
     assert (decision.rule, decision.action, decision.label) == ("mine", "flag", "red")
     assert RedIsUnsafe.prompts[-1] == "a prompt"
 
 
 def test_an_image_that_its_app_or_provider_has_flagged_stays_flagged() -> None:
-    given = product(image_file(BLUE, "a"), image_file(BLUE, "b"))
-    made, decisions = applied(
-        replace(given, output={**given.output, "has_nsfw_concepts": [True, False]}), rule("block")
+    original = product(image_file(BLUE, "a"), image_file(BLUE, "b"))
+    checked, decisions = applied(
+        replace(original, output={**original.output, "has_nsfw_concepts": [True, False]}),
+        rule("block"),
     )
-    assert (made.output["has_nsfw_concepts"], decisions) == ([True, False], [])
+    assert (checked.output["has_nsfw_concepts"], decisions) == ([True, False], [])
 
 
 def test_images_of_an_app_may_be_other_than_files() -> None:
-    given = product(image_file(RED, "a"))
-    images = ["https://example.com/a.png", *given.output["images"]]
-    output = {**given.output, "images": images, "has_nsfw_concepts": []}
-    made, _ = applied(replace(given, output=output), rule("flag"))
-    assert made.output["has_nsfw_concepts"] == [False, True]
-    assert made.output["images"][0] == images[0]
+    original = product(image_file(RED, "a"))
+    images = ["https://example.com/a.png", *original.output["images"]]
+    output = {**original.output, "images": images, "has_nsfw_concepts": []}
+    checked, _ = applied(replace(original, output=output), rule("flag"))
+    assert checked.output["has_nsfw_concepts"] == [False, True]
+    assert checked.output["images"][0] == images[0]
 
 
 def test_an_unsafe_image_is_blurred_and_its_thumbnail_and_size_are_of_the_blurred_one() -> None:
     before = image_file(RED, "a")
     edges = np.asarray(before.image).astype(float).std()
-    made, _ = applied(product(before), rule("blur"))
-    (file,) = made.files
+    checked, _ = applied(product(before), rule("blur"))
+    (file,) = checked.files
     assert file.image is not None
     assert np.asarray(file.image).astype(float).std(axis=(0, 1)).max() < 2 < edges
     assert Image.open(io.BytesIO(file.in_memory())).tobytes() == file.image.tobytes()
-    assert made.output["images"][0]["file_size"] == file.size != before.size
-    assert made.output["has_nsfw_concepts"] == [True]
+    assert checked.output["images"][0]["file_size"] == file.size != before.size
+    assert checked.output["has_nsfw_concepts"] == [True]
 
 
 def test_an_unsafe_image_is_blocked_with_what_was_found() -> None:
     with pytest.raises(ContentBlocked, match=r"blocks the output \(mine: red\)"):
         applied(product(image_file(BLUE, "a"), image_file(RED, "b")), rule("block"))
-    made, decisions = applied(product(image_file(BLUE, "a")), rule("block"))
-    assert (made.output["has_nsfw_concepts"], decisions) == ([False], [])
+    checked, decisions = applied(product(image_file(BLUE, "a")), rule("block"))
+    assert (checked.output["has_nsfw_concepts"], decisions) == ([False], [])
 
 
 def test_nothing_passes_unchecked_unless_the_rule_says_so() -> None:
     with pytest.raises(ContentBlocked, match="delivers nothing unchecked"):
         applied(product(image_file(BLUE, "a")), rule("flag", Broken))
-    made, decisions = applied(product(image_file(BLUE, "a")), rule("block", Broken, "pass"))
-    assert [each.action for each in decisions] == ["pass"]
-    assert made.output["has_nsfw_concepts"] == [False]
+    checked, decisions = applied(product(image_file(BLUE, "a")), rule("block", Broken, "pass"))
+    assert [decision.action for decision in decisions] == ["pass"]
+    assert checked.output["has_nsfw_concepts"] == [False]
     with pytest.raises(ContentBlocked):
         applied(product(image_file(BLUE, "a")), rule("flag") | {"checker": {"class_path": "no:No"}})
 
@@ -128,8 +129,8 @@ def test_frames_of_a_video_are_checked_to_its_end(
     with pytest.raises(ContentBlocked):
         applied(Product({}, (unsafe,)), rule(action))
     safe = video(tmp_path / "b", [BLUE] * 20, media_type)
-    made, decisions = applied(Product({}, (safe,)), rule(action))
-    assert (made.files[0], decisions) == (safe, [])
+    checked, decisions = applied(Product({}, (safe,)), rule(action))
+    assert (checked.files[0], decisions) == (safe, [])
     with (tmp_path / "b").open("rb") as content:
         assert len(list(sampled_frames(content, 8))) == 8
 
@@ -142,38 +143,38 @@ def audio(key: str = "a") -> MediaFile:
 def test_audio_is_blocked_as_no_checker_hears_it_unless_the_rule_lets_it_pass(action: str) -> None:
     with pytest.raises(ContentBlocked, match="no checker of this installation hears"):
         applied(Product({}, (audio(),)), rule(action))
-    made, decisions = applied(Product({}, (audio(),)), rule(action) | {"audio": "pass"})
-    assert made.output[SAFETY] == "not-checked"
-    assert [each.action for each in decisions] == ["pass"]
+    checked, decisions = applied(Product({}, (audio(),)), rule(action) | {"audio": "pass"})
+    assert checked.output[SAFETY] == "not-checked"
+    assert [decision.action for decision in decisions] == ["pass"]
 
 
 def test_a_rule_that_only_flags_withholds_no_audio_and_claims_no_check() -> None:
-    made, decisions = applied(Product({}, (audio(),)), rule("flag", Broken))
-    assert (made.output[SAFETY], decisions) == ("not-checked", [])
+    checked, decisions = applied(Product({}, (audio(),)), rule("flag", Broken))
+    assert (checked.output[SAFETY], decisions) == ("not-checked", [])
 
 
 def test_the_output_says_which_rules_looked_at_how_many_files() -> None:
     both = product(image_file(BLUE, "a"), audio("b"))
     lax = rule("flag", Broken, "pass") | {"name": "broken"}
-    made, _ = applied(both, rule("flag"), lax)
-    assert made.output[SAFETY] == "checked: mine in 1 of 2 files; not checked: broken"
-    made, _ = applied(product(image_file(BLUE, "a")), lax)
-    assert made.output[SAFETY] == "not-checked"
+    checked, _ = applied(both, rule("flag"), lax)
+    assert checked.output[SAFETY] == "checked: mine in 1 of 2 files; not checked: broken"
+    checked, _ = applied(product(image_file(BLUE, "a")), lax)
+    assert checked.output[SAFETY] == "not-checked"
     assert applied(Product({}, ()), rule("block"))[0].output[SAFETY] == "not-checked"
 
 
 def test_a_service_gets_the_image_and_the_prompt() -> None:
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def send(url: str, **call: Any) -> httpx2.Response:
-        asked.append({"url": url, **call})
+        calls.append({"url": url, **call})
         answer = {"unsafe": True, "label": "red", "score": 0.9}
         return httpx2.Response(200, json=answer, request=httpx2.Request("POST", url))
 
     checker = HttpChecker("http://checker/", 3.0, send)
-    found = checker.check(Image.new("RGB", (8, 8), RED), "ein Café")
-    assert asdict(found) == {"unsafe": True, "label": "red", "score": 0.9}
-    (call,) = asked
+    verdict = checker.check(Image.new("RGB", (8, 8), RED), "ein Café")
+    assert asdict(verdict) == {"unsafe": True, "label": "red", "score": 0.9}
+    (call,) = calls
     assert Image.open(io.BytesIO(call["content"])).size == (8, 8)
     assert json.loads(call["headers"]["x-darkroom-prompt"]) == "ein Café"
     assert call["timeout"] == 3.0
@@ -209,9 +210,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_classifier_is_loaded_from_its_files_and_its_scores_decide(classifier: Path) -> None:
     image = Image.new("RGB", (64, 48), RED)
-    found = ClassifierChecker(classifier, frozenset({"nsfw"}), 1e-6).check(image, "")
-    assert found.unsafe
-    assert (found.label, 0 < found.score < 1) == ("nsfw", True)
+    verdict = ClassifierChecker(classifier, frozenset({"nsfw"}), 1e-6).check(image, "")
+    assert verdict.unsafe
+    assert (verdict.label, 0 < verdict.score < 1) == ("nsfw", True)
     both = frozenset({"nsfw", "normal"})
     assert ClassifierChecker(classifier, both, 0.9).check(image, "").score == pytest.approx(1.0)
     assert not ClassifierChecker(classifier, frozenset({"nsfw"}), 1.0).check(image, "").unsafe
@@ -225,10 +226,10 @@ def test_a_classifier_that_is_made_while_a_pipeline_is_loaded_has_its_weights(
     """A load keeps what other threads build off the host, as ``loader`` says."""
     with ThreadPoolExecutor(1) as thread:
         with ONE_BUILDER, init_empty_weights():
-            made = thread.submit(ClassifierChecker, classifier, frozenset({"nsfw"}), 0.5)
-            wait([made], timeout=3)
-        found = made.result().check(Image.new("RGB", (64, 48), RED), "")
-    assert 0 < found.score < 1
+            checker = thread.submit(ClassifierChecker, classifier, frozenset({"nsfw"}), 0.5)
+            wait([checker], timeout=3)
+        verdict = checker.result().check(Image.new("RGB", (64, 48), RED), "")
+    assert 0 < verdict.score < 1
 
 
 def test_a_checker_is_made_once_for_a_configuration(classifier: Path) -> None:

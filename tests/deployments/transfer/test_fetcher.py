@@ -314,7 +314,7 @@ async def test_neither_public_files_nor_other_servers_get_the_token(web):
     )
     web.answers[f"bucket{PRIVATE_PATH}"] = httpx2.Response(200, content=BODY)
     assert await web.fetcher().fetch(f"http://a.example{PRIVATE_PATH}", FIELD, OURS) == BODY
-    sent = [(each.url.host, "authorization" in each.headers) for each in web.requests]
+    sent = [(request.url.host, "authorization" in request.headers) for request in web.requests]
     assert sent == [("ingress", False), ("ingress", True), ("bucket", False)]
 
 

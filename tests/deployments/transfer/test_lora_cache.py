@@ -28,18 +28,18 @@ def keep(cache, clock, key, size=40):
 
 def use(cache, clock, key):
     clock.advance(1)
-    held = cache.acquire(key)
-    if held is None:
+    file = cache.acquire(key)
+    if file is None:
         return False
-    held.release()
+    file.release()
     return True
 
 
 def test_what_is_kept_is_found_and_nothing_else(cache, clock, tmp_path):
     assert cache.acquire("a") is None
     keep(cache, clock, "a")
-    held = cache.acquire("a")
-    assert held.path.read_bytes() == bytes(40)
+    file = cache.acquire("a")
+    assert file.path.read_bytes() == bytes(40)
     assert [path.name for path in (tmp_path / "loras").iterdir()] == ["a.safetensors"]
     assert cache.acquire("b") is None
 
@@ -54,21 +54,21 @@ def test_what_was_unused_for_longest_makes_room(cache, clock):
 
 def test_what_is_in_use_stays_also_when_another_process_makes_room(cache, clock, tmp_path):
     keep(cache, clock, "a")
-    held = cache.acquire("a")
+    file = cache.acquire("a")
     other = LoraCache(tmp_path / "loras", 100, clock.now)
     keep(other, clock, "b", 90)
-    assert held.path.exists()
-    held.release()
+    assert file.path.exists()
+    file.release()
     keep(other, clock, "c", 90)
     assert [use(cache, clock, key) for key in "abc"] == [False, False, True]
 
 
 def test_using_a_file_does_not_look_like_a_change_of_it(cache, clock):
     keep(cache, clock, "a")
-    held = cache.acquire("a")
-    before = held.path.stat().st_mtime_ns
+    file = cache.acquire("a")
+    before = file.path.stat().st_mtime_ns
     use(cache, clock, "a")
-    assert held.path.stat().st_mtime_ns == before
+    assert file.path.stat().st_mtime_ns == before
 
 
 def test_a_half_written_file_is_never_found(cache, tmp_path):

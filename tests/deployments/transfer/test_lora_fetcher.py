@@ -55,7 +55,7 @@ class House:
     def fetcher(self, *, offline=False, most=MOST):
         config = StoreConfig(directory=self._store, offline=offline)
         store = Store(config, lambda: Hub(self.hub.url, tries=1))
-        made = LoraFetcher(
+        lora_fetcher = LoraFetcher(
             self.web.fetcher(max_bytes=most, offline=offline),
             RepositoryFiles(store),
             LoraCache(self.folder, 10**6, self.clock.now),
@@ -63,8 +63,8 @@ class House:
             most,
             self.locate,
         )
-        self.fetchers.append(made)
-        return made
+        self.fetchers.append(lora_fetcher)
+        return lora_fetcher
 
     def publish(self, folder, *names, fill=b"\1"):
         for name in names:
@@ -78,21 +78,21 @@ async def house(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with serving(HubServer()) as hub:
-        made = House(tmp_path, hub)
-        yield made
-        for each in made.fetchers:
-            await each.aclose()
+        new_house = House(tmp_path, hub)
+        yield new_house
+        for fetcher in new_house.fetchers:
+            await fetcher.aclose()
 
 
 async def bring(fetcher, *paths, files=NO_FILES, scope="", tenant=""):
-    held = []
+    acquired = []
     try:
-        asked = requested_loras({"loras": [{"path": path} for path in paths]})
-        fetched = await fetcher.acquire(asked, held, files, scope, tenant)
-        return [each.file.read_bytes() for each in fetched]
+        loras = requested_loras({"loras": [{"path": path} for path in paths]})
+        fetched = await fetcher.acquire(loras, acquired, files, scope, tenant)
+        return [lora.file.read_bytes() for lora in fetched]
     finally:
-        for each in held:
-            each.release()
+        for file in acquired:
+            file.release()
 
 
 async def refused(fetcher, path, match, **more):
@@ -119,7 +119,7 @@ async def test_what_one_tenant_has_fetched_is_no_faster_for_another(house, tmp_p
         200, content=safetensors()
     )
     house.publish(tmp_path / "hub", "a.safetensors")
-    (source,) = (each.source for each in requested_loras({"loras": [{"path": URL}]}))
+    (source,) = (lora.source for lora in requested_loras({"loras": [{"path": URL}]}))
     fetcher = house.fetcher()
     for scope in ("a", "b", ""):
         assert not fetcher.is_current(source, scope)
@@ -134,7 +134,7 @@ async def test_what_one_tenant_has_fetched_is_no_faster_for_another(house, tmp_p
             assert await bring(fetcher, "house/style", scope=scope) == [safetensors()]
         assert len(house.hub.downloads("a.safetensors")) == number
     digest = hashlib.sha256(safetensors()).hexdigest()
-    assert {each.stem for each in house.folder.rglob("*.safetensors")} == {digest}
+    assert {path.stem for path in house.folder.rglob("*.safetensors")} == {digest}
 
 
 async def test_a_file_may_be_inside_the_input_or_in_our_own_storage(house):
@@ -142,8 +142,8 @@ async def test_a_file_may_be_inside_the_input_or_in_our_own_storage(house):
     inline = "data:;base64," + base64.b64encode(safetensors()).decode()
     ours = "http://localhost:8000/files/r/1/a"
     for fetcher in (house.fetcher(), house.fetcher(offline=True)):
-        found = await bring(fetcher, inline, ours, files=OwnFiles("http://ingress:8000"))
-        assert found == [safetensors(), safetensors(b"\2")]
+        contents = await bring(fetcher, inline, ours, files=OwnFiles("http://ingress:8000"))
+        assert contents == [safetensors(), safetensors(b"\2")]
 
 
 async def test_a_private_file_is_for_its_tenant_also_where_tenants_share_caches(house):
@@ -174,10 +174,10 @@ async def test_a_private_file_is_for_its_tenant_also_where_tenants_share_caches(
 
 
 async def test_who_asks_for_the_same_at_once_waits_for_one_fetch(house):
-    asked, go = asyncio.Event(), asyncio.Event()
+    requested, go = asyncio.Event(), asyncio.Event()
 
     async def slow():
-        asked.set()
+        requested.set()
         await go.wait()
         return httpx2.Response(200, content=safetensors())
 
@@ -185,7 +185,7 @@ async def test_who_asks_for_the_same_at_once_waits_for_one_fetch(house):
     fetcher = house.fetcher()
     first = asyncio.create_task(bring(fetcher, URL))
     others = [asyncio.create_task(bring(fetcher, URL, URL)) for _ in range(3)]
-    await asked.wait()
+    await requested.wait()
     first.cancel()  # the other callers still get the file
     go.set()
     assert await asyncio.gather(*others) == [[safetensors(), safetensors()]] * 3
@@ -263,12 +263,12 @@ async def test_of_a_repository_the_file_that_is_meant_comes_alone(house, tmp_pat
     folder = tmp_path / "published"
     house.publish(folder, "pytorch_lora_weights.safetensors", "other.safetensors")
     (folder / "other.safetensors").write_bytes(safetensors(b"\2"))
-    found = await bring(
+    contents = await bring(
         house.fetcher(),
         f"house/style@{COMMIT}",
         f"house/style/other.safetensors@{COMMIT}",
     )
-    assert found == [safetensors(), safetensors(b"\2")]
+    assert contents == [safetensors(), safetensors(b"\2")]
     assert len(house.hub.downloads(".safetensors")) == 2
     # Another replica on the node downloads nothing.
     assert await bring(house.fetcher(), f"house/style@{COMMIT}") == [safetensors()]
@@ -282,7 +282,7 @@ async def test_a_file_that_its_repository_stores_without_lfs_has_its_sha256_as_t
     house.publish(tmp_path / "one", "style.safetensors")
     assert await bring(house.fetcher(), "house/style") == [safetensors()]
     digest = hashlib.sha256(safetensors()).hexdigest()
-    assert [each.stem for each in house.folder.rglob("*.safetensors")] == [digest]
+    assert [path.stem for path in house.folder.rglob("*.safetensors")] == [digest]
 
 
 async def test_without_a_revision_it_is_what_the_main_branch_is_now(house, tmp_path):
@@ -301,10 +301,10 @@ async def test_a_commit_is_not_asked_for_twice(house, tmp_path):
     house.publish(tmp_path / "one", "style.safetensors")
     fetcher = house.fetcher()
     await bring(fetcher, f"house/style@{COMMIT}")
-    asked = len(house.hub.asked)
+    request_count = len(house.hub.asked)
     house.clock.advance(REVALIDATE_S + 1)
     await bring(fetcher, f"house/style@{COMMIT}")
-    assert len(house.hub.asked) == asked
+    assert len(house.hub.asked) == request_count
 
 
 async def test_a_repository_that_leaves_a_choice_or_has_none_is_reported(house, tmp_path):
@@ -342,8 +342,8 @@ async def test_a_registered_file_is_located_by_its_digest_and_kept(house):
     )
     for fetcher in (house.fetcher(), house.fetcher(offline=True)):
         path = f"weights:style@{digest}"
-        found = await bring(fetcher, path, path, files=OwnFiles("http://ingress:8000"))
-        assert found == [content, content]
+        contents = await bring(fetcher, path, path, files=OwnFiles("http://ingress:8000"))
+        assert contents == [content, content]
     assert house.located == [digest]  # the second one found it on the disk
     assert fetcher.is_current(requested_loras({"loras": [{"path": path}]})[0].source)
 

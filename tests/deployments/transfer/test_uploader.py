@@ -125,8 +125,8 @@ async def test_an_upload_whose_answer_was_lost_is_known_again(storage, uploader)
 async def test_a_checksum_goes_along_where_storage_takes_it(storage, uploader):
     await uploader.put(MediaFile(storage.ticket("one"), b"body"))
     await uploader.put(MediaFile(replace(storage.ticket("two"), takes_md5=True), b"body"))
-    given = [request.headers.get("content-md5") for request in storage.requests]
-    assert given == [None, "hBotaJrYa9FhFEdFPCLG/A=="]
+    checksums = [request.headers.get("content-md5") for request in storage.requests]
+    assert checksums == [None, "hBotaJrYa9FhFEdFPCLG/A=="]
 
 
 async def test_deleting_goes_where_the_ticket_says(storage, uploader):
@@ -215,7 +215,7 @@ async def test_beside_the_storage_a_file_is_written_without_a_call(
         await uploader.put(file)
         assert await stored(folder) == body
     assert storage.requests == []
-    assert [each.name for each in (folder.root / KEY).parent.iterdir()] == [Path(KEY).name]
+    assert [entry.name for entry in (folder.root / KEY).parent.iterdir()] == [Path(KEY).name]
 
 
 async def elsewhere(folder):

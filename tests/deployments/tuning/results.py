@@ -26,8 +26,8 @@ def results(machine: Machine, **verdicts: str) -> dict[str, Any]:
         },
         "sections": {"compiled": {"status": "done", "took_s": 12.3, "figures": []}},
         "verdicts": {
-            name: {"verdict": each, "figures": {"compiled, s": 3.2}, "reason": SLOW}
-            for name, each in verdicts.items()
+            name: {"verdict": verdict, "figures": {"compiled, s": 3.2}, "reason": SLOW}
+            for name, verdict in verdicts.items()
         },
     }
 

@@ -42,7 +42,7 @@ def test_of_flat_images_only_the_luminance_at_the_last_scale_is_left():
 
 
 def test_more_noise_is_less_similar(image):
-    little, much = (distance(noisy(image, each), image) for each in (2, 40))
+    little, much = (distance(noisy(image, amount), image) for amount in (2, 40))
     assert 0.95 < little.similarity < 1
     assert much.similarity < little.similarity
     assert much.psnr_db < little.psnr_db
@@ -50,9 +50,9 @@ def test_more_noise_is_less_similar(image):
 
 def test_a_brighter_image_is_similar_though_psnr_calls_it_far(image):
     brighter = (image.float() * 0.8 + 40).to(torch.uint8)
-    found = distance(brighter, image)
-    assert found.similarity > 0.9
-    assert found.psnr_db < 30
+    difference = distance(brighter, image)
+    assert difference.similarity > 0.9
+    assert difference.psnr_db < 30
 
 
 def test_another_image_is_not_similar(image):

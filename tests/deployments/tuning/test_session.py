@@ -88,14 +88,14 @@ def test_a_variant_that_fails_is_marked_and_the_rest_goes_on(
 
     options = TuneOptions(0.9, time.monotonic() + 600)
     result = tuner.tune(model(), facts, options, show)
-    found = {each.variant: each for each in result.tuning.measurements}
+    by_variant = {measurement.variant: measurement for measurement in result.tuning.measurements}
     assert shown == ["plain", "too large", "killed", "after"]
-    assert "out of memory" in found["too large"].error.lower()
-    assert "signal 9" in found["killed"].error
-    assert found["plain"].ok
-    assert found["after"].ok, found["after"].error
-    assert found["after"].psnr_db is None  # the same values
-    assert found["plain"].generation_s > 0 < found["plain"].peak_bytes
+    assert "out of memory" in by_variant["too large"].error.lower()
+    assert "signal 9" in by_variant["killed"].error
+    assert by_variant["plain"].ok
+    assert by_variant["after"].ok, by_variant["after"].error
+    assert by_variant["after"].psnr_db is None  # the same values
+    assert by_variant["plain"].generation_s > 0 < by_variant["plain"].peak_bytes
     assert result.tuning.complete
     assert tuner.file.read() == (result.tuning,)
     assert not list((tmp_path / "tuning").glob("*.safetensors"))
@@ -188,14 +188,14 @@ def test_endpoints_with_adapters_are_measured_too_and_step_caches_over_what_was_
     turbo = with_adapter(tmp_path / "lora")
     other = replace(DEV, id="e/other", weights=replace(DEV.weights, source=str(tmp_path)))
     entries = [(turbo, inputs), (DEV, inputs), (replace(DEV, id="e/same"), inputs), (other, inputs)]
-    found = tuner.models(entries, facts, lambda *_: None)
-    assert [each.endpoints for each in found] == [(DEV.id, "e/same", "e/turbo"), ("e/other",)]
-    assert [each.endpoint.id for each in found[0].workloads] == [DEV.id, "e/turbo"]
-    names = tuner.variants(found)
+    models = tuner.models(entries, facts, lambda *_: None)
+    assert [group.endpoints for group in models] == [(DEV.id, "e/same", "e/turbo"), ("e/other",)]
+    assert [workload.endpoint.id for workload in models[0].workloads] == [DEV.id, "e/turbo"]
+    names = tuner.variants(models)
     assert {"step cache regular", "step cache high", "step cache 9.0"} <= set(names)
 
     options = TuneOptions(0.0, time.monotonic() + 600, ("step cache 9.0",))
-    result = tuner.tune(found[0], facts, options, lambda *_: None)
+    result = tuner.tune(models[0], facts, options, lambda *_: None)
     plain, cached = result.tuning.measurements
     assert plain.ok, plain.error
     assert cached.ok, cached.error

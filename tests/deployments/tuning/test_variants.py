@@ -21,7 +21,7 @@ SMALL = Recipe(24, "float8", "components", ("transformer",))
 
 def names(recipe, *, discrete=True, **options):
     endpoint = Endpoint("e", "flux", Weights("a/b", "1"), "s", options=options)
-    return [each.name for each in candidates(Subject(endpoint, recipe, discrete))]
+    return [candidate.name for candidate in candidates(Subject(endpoint, recipe, discrete))]
 
 
 def test_plain_comes_first_and_has_no_switches():
@@ -55,7 +55,7 @@ def test_tiles_are_left_out_only_where_there_are_some():
 def test_decoders_are_compiled_for_images_on_a_gpu_only():
     def found(category, *, discrete=True):
         endpoint = replace(ENDPOINT, category=category)
-        return [each.name for each in candidates(Subject(endpoint, LARGE, discrete))]
+        return [candidate.name for candidate in candidates(Subject(endpoint, LARGE, discrete))]
 
     assert "compiled decoder" in found("text-to-image")
     assert "compiled decoder" not in found("text-to-video")
@@ -64,18 +64,19 @@ def test_decoders_are_compiled_for_images_on_a_gpu_only():
 
 def test_no_variant_compiles_what_the_catalogue_would_refuse():
     streamed = Recipe(12, "float8", "blocks")
-    for each in candidates(Subject(ENDPOINT, streamed, discrete=True)):
-        assert not (each.recipe.compile and each.recipe.offload == "blocks")
+    for candidate in candidates(Subject(ENDPOINT, streamed, discrete=True)):
+        assert not (candidate.recipe.compile and candidate.recipe.offload == "blocks")
 
 
 def tuned(**seconds):
-    found = candidates(Subject(ENDPOINT, LARGE, discrete=True))
-    by_name = {each.name: each for each in found}
+    variants = candidates(Subject(ENDPOINT, LARGE, discrete=True))
+    by_name = {candidate.name: candidate for candidate in variants}
     measurements = tuple(
-        Measurement(name, by_name[name].recipe, generation_s=each) for name, each in seconds.items()
+        Measurement(name, by_name[name].recipe, generation_s=duration)
+        for name, duration in seconds.items()
     )
     machine = Machine("GPU", "1", "2", "3")
-    return found, Tuning(machine, "m", "1", ("e",), 4, 0.9, 0, measurements=measurements)
+    return variants, Tuning(machine, "m", "1", ("e",), 4, 0.9, 0, measurements=measurements)
 
 
 def test_switches_that_help_on_their_own_are_measured_together():
@@ -85,9 +86,9 @@ def test_switches_that_help_on_their_own_are_measured_together():
 
 
 def test_of_two_that_contradict_the_faster_one_stays():
-    found, tuning = tuned(plain=2.0, compiled=1.5, float16=1.8, float8=1.7)
-    assert combination(found, tuning) is not None
-    assert combination(found, tuning).recipe.precision == "float16"  # float8 is not compiled
+    variants, tuning = tuned(plain=2.0, compiled=1.5, float16=1.8, float8=1.7)
+    assert combination(variants, tuning) is not None
+    assert combination(variants, tuning).recipe.precision == "float16"  # float8 is not compiled
 
 
 def test_one_switch_alone_is_no_combination():
@@ -101,8 +102,10 @@ def against(recipe, *off):
     """Reasons by variant, where the switches ``off`` are off."""
     subject = Subject(IMAGES, recipe, discrete=True)
     reasons = dict.fromkeys(off, "slower")
-    found = {each.name: reason_against(each, reasons) for each in candidates(subject)}
-    return {name: reason for name, reason in found.items() if reason}
+    objections = {
+        candidate.name: reason_against(candidate, reasons) for candidate in candidates(subject)
+    }
+    return {name: reason for name, reason in objections.items() if reason}
 
 
 def test_a_variant_is_left_out_for_the_switch_that_it_sets():
@@ -136,4 +139,4 @@ def test_a_model_may_pass_masks():
 def test_each_switch_of_the_benchmark_is_one_of_a_variant():
     subject = Subject(IMAGES, LARGE, discrete=True)
     for has in BENCHMARKED.values():
-        assert any(has(each.recipe) for each in candidates(subject))
+        assert any(has(candidate.recipe) for candidate in candidates(subject))

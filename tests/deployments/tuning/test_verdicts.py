@@ -58,16 +58,16 @@ def test_verdicts_of_another_card_or_torch_are_refused(
     path = write_results(tmp_path, H200, compile="off")
     with pytest.raises(Misconfigured) as refused:
         read_verdicts(path, here)
-    for each in (str(path), *named, "Run `python -m benchmarks.gpu --out DIR` on this machine"):
-        assert each in refused.value.message
+    for part in (str(path), *named, "Run `python -m benchmarks.gpu --out DIR` on this machine"):
+        assert part in refused.value.message
 
 
 def damaged(place: str, value: Any) -> str:
     content = results(H200, compile="off")
     *parents, last = place.split(".")
     at: Any = content
-    for each in parents:
-        at = at[each]
+    for key in parents:
+        at = at[key]
     if value is None:
         del at[last]
     else:

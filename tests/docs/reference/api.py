@@ -89,19 +89,19 @@ def page() -> str:
     """The whole page, in Markdown."""
     spec = _spec()
     groups = _grouped(spec["paths"])
-    elsewhere = ", ".join(f"[{each}]({OWN_PAGE[each]})" for each in groups if each in OWN_PAGE)
+    elsewhere = ", ".join(f"[{group}]({OWN_PAGE[group]})" for group in groups if group in OWN_PAGE)
     parts = [HEAD.replace("{elsewhere}", elsewhere)]
     for heading, calls in groups.items():
         if heading in OWN_PAGE or heading == NOT_SUPPORTED:
             continue
         parts.append(f"\n## {heading}\n\n")
-        parts.extend(_call(*each) for each in calls)
+        parts.extend(_call(*call) for call in calls)
     return "".join(parts)
 
 
 def _spec() -> Json:
-    found = load(None, demo=True, demo_dir=ROOT / "deployments" / "demo")
-    entry = found.get(EXAMPLE)
+    catalog = load(None, demo=True, demo_dir=ROOT / "deployments" / "demo")
+    entry = catalog.get(EXAMPLE)
     return create_app().state.document.whole(Catalog({EXAMPLE: entry}), "http://127.0.0.1:8000")
 
 
@@ -109,14 +109,16 @@ def _grouped(paths: Json) -> dict[str, list[tuple[str, str, Json]]]:
     groups: dict[str, list[tuple[str, str, Json]]] = {heading: [] for heading, _ in GROUPS}
     for path, calls in paths.items():
         heading = next(
-            name for name, patterns in GROUPS if any(re.fullmatch(one, path) for one in patterns)
+            name
+            for name, patterns in GROUPS
+            if any(re.fullmatch(pattern, path) for pattern in patterns)
         )
         groups[heading].extend(
             (path, method, call)
             for method, call in calls.items()
             if (method != "head" or "get" not in calls) and (method, path) not in OF_REPLICAS
         )
-    return {heading: found for heading, found in groups.items() if found}
+    return {heading: group for heading, group in groups.items() if group}
 
 
 def _call(path: str, method: str, call: Json) -> str:
@@ -125,9 +127,9 @@ def _call(path: str, method: str, call: Json) -> str:
     if not call.get("security"):
         scope = "no key"
     names = [
-        f"`{each['name']}`"
-        for each in call.get("parameters", ())
-        if each["in"] != "path" and each["name"] not in SAID_ONCE
+        f"`{parameter['name']}`"
+        for parameter in call.get("parameters", ())
+        if parameter["in"] != "path" and parameter["name"] not in SAID_ONCE
     ]
     meaning = summary.partition(". ")[0].rstrip(".") + (f" ({', '.join(names)})" if names else "")
     needs = f" ({scope.rstrip('.')})" if scope else ""

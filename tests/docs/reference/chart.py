@@ -19,4 +19,4 @@ def page() -> str:
         "bounds": BOUNDS,
         "own_of_canary": OWN_OF_CANARY,
     }
-    return json.dumps({name: sorted(each) for name, each in names.items()}, indent=1) + "\n"
+    return json.dumps({name: sorted(keys) for name, keys in names.items()}, indent=1) + "\n"

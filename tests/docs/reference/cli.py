@@ -76,11 +76,11 @@ def page() -> str:
 
 def _shared() -> dict[tuple[str, str], str]:
     """Options of several commands by name and help, with their row."""
-    found: dict[tuple[str, str], list[str]] = {}
+    sharers: dict[tuple[str, str], list[str]] = {}
     for name, command in commands().items():
-        for each in _documented_options(command):
-            found.setdefault(_identity(each), []).append(_row(each, _context(name, command)))
-    often = {key: rows[0] for key, rows in sorted(found.items()) if len(rows) >= LEAST_SHARERS}
+        for option in _documented_options(command):
+            sharers.setdefault(_identity(option), []).append(_row(option, _context(name, command)))
+    often = {key: rows[0] for key, rows in sorted(sharers.items()) if len(rows) >= LEAST_SHARERS}
     names = [name for name, _ in often]
     return {key: row for key, row in often.items() if names.count(key[0]) == 1}
 
@@ -89,9 +89,11 @@ def _documented_options(command: click.Command) -> list[click.Option]:
     """Options but those of the head."""
     known = OF_MANY | (SERVER if _is_remote(command) else set())
     return [
-        each
-        for each in command.params
-        if isinstance(each, click.Option) and not each.hidden and not known.intersection(each.opts)
+        param
+        for param in command.params
+        if isinstance(param, click.Option)
+        and not param.hidden
+        and not known.intersection(param.opts)
     ]
 
 
@@ -121,14 +123,14 @@ def _usage(name: str, command: click.Command, shared: Mapping[tuple[str, str], s
     """The command with its own options."""
     context = _context(name, command)
     named = [
-        f"[{each.opts[-1]}{'' if each.is_flag else f' {each.make_metavar(context)}'}]"
-        for each in _documented_options(command)
-        if _identity(each) not in shared
+        f"[{option.opts[-1]}{'' if option.is_flag else f' {option.make_metavar(context)}'}]"
+        for option in _documented_options(command)
+        if _identity(option) not in shared
     ]
     pieces = [
-        each
-        for each in command.collect_usage_pieces(context)
-        if each not in ("[OPTIONS]", "[COMMAND] [ARGS]...")
+        piece
+        for piece in command.collect_usage_pieces(context)
+        if piece not in ("[OPTIONS]", "[COMMAND] [ARGS]...")
     ]
     return " ".join([NAME, name, *named, *pieces])
 
@@ -138,7 +140,7 @@ def _context(name: str, command: click.Command) -> click.Context:
 
 
 def _row(option: click.Option, context: click.Context) -> str:
-    names = ", ".join(f"`{each}`" for each in option.opts)
+    names = ", ".join(f"`{opt}`" for opt in option.opts)
     if not option.is_flag:
         names += f" `{_cell(option.make_metavar(context))}`"
     return f"| {names} | {_cell(' '.join((option.help or '').split()))} |\n"
@@ -151,11 +153,11 @@ def _summary(command: click.Command) -> str:
 
 
 def _is_remote(command: click.Command) -> bool:
-    return all(_has(command, each) for each in SERVER)
+    return all(_has(command, option) for option in SERVER)
 
 
 def _has(command: click.Command, option: str) -> bool:
-    return any(option in each.opts for each in command.params)
+    return any(option in param.opts for param in command.params)
 
 
 def _cell(text: str) -> str:

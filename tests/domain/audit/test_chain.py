@@ -18,19 +18,19 @@ AT = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
 def acts(number: int, **fields: Any) -> Sequence[SealedAct]:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "actor": "key", "address": "10.0.0.7", "action": "endpoint.pause", "subject": "e",
         "detail": {"n": 1}, "tenant": "",
     }  # fmt: skip
-    made = [
-        SealedAct(0, n, AT + timedelta(seconds=n), **(given | fields), previous="")
+    sealed = [
+        SealedAct(0, n, AT + timedelta(seconds=n), **(defaults | fields), previous="")
         for n in range(number)
     ]
-    return chained(None, made)
+    return chained(None, sealed)
 
 
 def lines(number: int) -> list[str]:
-    return [each.line for each in acts(number)]
+    return [act.line for act in acts(number)]
 
 
 def changed(line: str, *, rehash: bool = False, **fields: Any) -> str:
@@ -41,8 +41,8 @@ def changed(line: str, *, rehash: bool = False, **fields: Any) -> str:
 
 
 def test_an_export_is_a_chain() -> None:
-    found = verify(lines(5))
-    assert (found.entries, found.first, found.last) == (5, 1, 5)
+    verified = verify(lines(5))
+    assert (verified.entries, verified.first, verified.last) == (5, 1, 5)
     assert verify([]).entries == 0
 
 
@@ -52,41 +52,41 @@ def test_an_export_is_a_chain() -> None:
     value=st.one_of(st.text(), st.integers(), st.dictionaries(st.text(), st.text(), min_size=1)),
 )
 def test_any_change_of_a_field_is_found_at_its_line(at: int, name: str, value: object) -> None:
-    given = lines(7)
-    if json.loads(given[at])[name] == value:
+    export = lines(7)
+    if json.loads(export[at])[name] == value:
         return
-    given[at] = changed(given[at], **{name: value})
+    export[at] = changed(export[at], **{name: value})
     with pytest.raises(BrokenChain) as raised:
-        verify(given)
+        verify(export)
     assert raised.value.line == at + 1
 
 
 @given(st.permutations(range(6)), st.integers(0, 6))
 def test_moved_or_missing_lines_are_found(order: Sequence[int], kept: int) -> None:
     known = lines(6)
-    given = [known[n] for n in order][:kept]
-    if given == known[:kept]:
-        assert verify(given).entries == kept
+    export = [known[n] for n in order][:kept]
+    if export == known[:kept]:
+        assert verify(export).entries == kept
         return
     with pytest.raises(BrokenChain):
-        verify(given)
+        verify(export)
 
 
 def test_a_changed_entry_whose_hash_was_computed_anew_is_found_at_the_next_line() -> None:
-    given = lines(4)
-    given[1] = changed(given[1], rehash=True, actor="someone else")
+    export = lines(4)
+    export[1] = changed(export[1], rehash=True, actor="someone else")
     with pytest.raises(BrokenChain, match="line 3: it does not continue"):
-        verify(given)
+        verify(export)
 
 
 def test_a_chain_that_was_cut_or_written_anew_is_found_by_a_hash_kept_elsewhere() -> None:
     known = acts(5)
-    anchors = {each.sequence: each.hash for each in known[3:4]}
-    assert verify([each.line for each in known], anchors).entries == 5
+    anchors = {act.sequence: act.hash for act in known[3:4]}
+    assert verify([act.line for act in known], anchors).entries == 5
     with pytest.raises(BrokenChain, match="line 4: entry 4 was kept elsewhere"):
-        verify([each.line for each in known[:3]], anchors)
+        verify([act.line for act in known[:3]], anchors)
     with pytest.raises(BrokenChain, match="line 4: its hash is not the one that was kept"):
-        verify([each.line for each in acts(5, actor="someone else")], anchors)
+        verify([act.line for act in acts(5, actor="someone else")], anchors)
 
 
 def test_entries_before_the_first_line_need_a_checkpoint() -> None:
@@ -94,9 +94,9 @@ def test_entries_before_the_first_line_need_a_checkpoint() -> None:
     pruned = {"sequence": 2, "hash": known[1].hash, "entries": 2}
     checkpoint = SealedAct(0, 9, AT, "", "", "audit.prune", "", pruned, "", "")
     chain = [*known, *chained(known[-1], [checkpoint])]
-    assert verify([each.line for each in chain[2:]], {1: "deleted"}).first == 3
+    assert verify([act.line for act in chain[2:]], {1: "deleted"}).first == 3
     with pytest.raises(BrokenChain, match="entries 1 to 1 are missing"):
-        verify([each.line for each in chain[1:]])
+        verify([act.line for act in chain[1:]])
     with pytest.raises(BrokenChain, match="entries 1 to 2 are missing"):
         verify([known[2].line])
 

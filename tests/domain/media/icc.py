@@ -72,7 +72,7 @@ def of_inks(corners: Mapping[tuple[int, int, int, int], Sequence[int]]) -> bytes
 
 
 def _xyz(values: Sequence[float] | np.ndarray) -> bytes:
-    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(each * 65536) for each in values))
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
 
 
 def _profile(kind: str, space: str, connection: str, tags: Mapping[str, bytes]) -> bytes:

@@ -108,8 +108,8 @@ def test_what_is_no_image_is_refused(body):
 @pytest.mark.parametrize("name", ["TGA", "ICO", "JPEG2000"])
 def test_a_format_that_is_not_read_is_named(name):
     body = written(Image.new("RGB", (32, 32)), name)
-    said = {"JPEG2000": "JPEG 2000"}.get(name, name)
-    context = refused(body, f"is {said}, which is not supported", "unsupported_image_format")
+    format_name = {"JPEG2000": "JPEG 2000"}.get(name, name)
+    context = refused(body, f"is {format_name}, which is not supported", "unsupported_image_format")
     assert context == {"supported_formats": list(PILLOW_NAMES)}
 
 
@@ -201,11 +201,11 @@ def test_the_ingress_decodes_no_frames_that_may_be_larger_than_their_header_says
 def test_browsers_show_what_is_read_but_tiff():
     page = Path(serve_app.__file__).with_name("page") / "interface" / "image_types.js"
     (kinds,) = re.findall(r"image.{2}\(\?:([a-z|]+)\)", page.read_text())
-    shown = {f"image/{each}" for each in kinds.split("|")}
-    assert shown == {each.media_type for each in FORMATS} - {"image/tiff"}
+    shown = {f"image/{kind}" for kind in kinds.split("|")}
+    assert shown == {image_format.media_type for image_format in FORMATS} - {"image/tiff"}
 
 
 def test_every_format_has_suffixes():
-    assert {Image.MIME[Image.registered_extensions()[each]] for each in BY_SUFFIX} == {
-        each.media_type for each in FORMATS
+    assert {Image.MIME[Image.registered_extensions()[suffix]] for suffix in BY_SUFFIX} == {
+        image_format.media_type for image_format in FORMATS
     }

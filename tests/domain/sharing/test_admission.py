@@ -74,24 +74,24 @@ class Calls:
 
     async def passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        due = [each for each in self.timers if each[0] <= self.clock.monotonic()]
-        self.timers = [each for each in self.timers if each not in due]
+        due = [timer for timer in self.timers if timer[0] <= self.clock.monotonic()]
+        self.timers = [timer for timer in self.timers if timer not in due]
         for _, act in due:
             act()
         await self.look()
 
     def held(self, tenant: str) -> int:
-        return sum(each == tenant for each, _ in self.working)
+        return sum(owner == tenant for owner, _ in self.working)
 
     async def begin(self, tenant: str) -> None:
         before = self.held(tenant)
         task = asyncio.create_task(self._call(tenant))
         self.waiting.append((tenant, task))
         await settled()
-        others = any(each == tenant for each, _ in self.waiting[:-1])
+        others = any(owner == tenant for owner, _ in self.waiting[:-1])
         if before < LEAST_CALLS and not others and not self.timers:
             assert task.done(), "a tenant with little in work waited"
-        self.waiting = [each for each in self.waiting if not each[1].done()]
+        self.waiting = [entry for entry in self.waiting if not entry[1].done()]
 
     async def _call(self, tenant: str) -> None:
         admitted = await self.control.admit(tenant)
@@ -112,8 +112,8 @@ class Calls:
 
     async def look(self) -> None:
         await settled()
-        self.waiting = [each for each in self.waiting if not each[1].done()]
-        for tenant in {each for each, _ in self.waiting}:
+        self.waiting = [entry for entry in self.waiting if not entry[1].done()]
+        for tenant in {owner for owner, _ in self.waiting}:
             few = self.held(tenant) < LEAST_CALLS and not self.timers
             assert not few, "a tenant waits, has little in work, and no place rests"
 
@@ -155,7 +155,7 @@ async def test_beside_another_tenant_calls_wait_in_their_order() -> None:
     await calls.begin("b")
     assert calls.held("b") == 2, "the other tenant does not wait behind them"
     first, *others = [task for _, task in calls.waiting]
-    await calls.end([each for each, _ in calls.working].index("a"))
+    await calls.end([owner for owner, _ in calls.working].index("a"))
     assert first.done()
     assert not any(each.done() for each in others)
 
@@ -165,7 +165,7 @@ async def test_calls_go_on_once_the_other_tenant_is_quiet() -> None:
     await calls.begin("b")
     for _ in range(CALLS):
         await calls.begin("a")
-    await calls.end([each for each, _ in calls.working].index("b"))
+    await calls.end([owner for owner, _ in calls.working].index("b"))
     assert calls.waiting
     calls.clock.advance(2 * ACTIVE_S)
     await calls.end(0)
@@ -178,7 +178,7 @@ async def test_a_place_rests_beside_a_tenant_whose_calls_do_not_wait() -> None:
     for _ in range(CALLS):
         await calls.begin("a")
     calls.clock.advance(0.01)
-    await calls.end([each for each, _ in calls.working].index("a"))
+    await calls.end([owner for owner, _ in calls.working].index("a"))
     assert calls.held("a") == CALLS // 2 - 1
     await calls.passes(0.99 * RESTS * 0.01)
     assert calls.held("a") == CALLS // 2 - 1
@@ -193,10 +193,10 @@ async def test_no_place_rests_where_calls_of_all_tenants_wait() -> None:
     for _ in range(CALLS):
         await calls.begin("a")
         await calls.begin("b")
-    assert {each for each, _ in calls.waiting} == {"a", "b"}
+    assert {owner for owner, _ in calls.waiting} == {"a", "b"}
     calls.clock.advance(0.01)
     waiting = len(calls.waiting)
-    await calls.end([each for each, _ in calls.working].index("a"))
+    await calls.end([owner for owner, _ in calls.working].index("a"))
     assert len(calls.waiting) == waiting - 1
     assert not calls.timers
 
@@ -206,12 +206,12 @@ async def test_a_call_that_waits_for_its_client_is_not_counted() -> None:
     await calls.begin("b")
     for _ in range(CALLS // 2):
         await calls.begin("a")
-    (_, sending), *_ = [each for each in calls.working if each[0] == "a"]
+    (_, sending), *_ = [call for call in calls.working if call[0] == "a"]
     async with sending.suspended():
         await calls.begin("a")
         assert not calls.waiting
         calls.working.remove(("a", sending))
-        await calls.end([each for each, _ in calls.working].index("a"))
+        await calls.end([owner for owner, _ in calls.working].index("a"))
     await calls.look()
     assert not calls.waiting
 
@@ -221,7 +221,7 @@ async def test_a_call_that_failed_while_it_was_suspended_is_not_counted_out_twic
     await calls.begin("b")
     for _ in range(CALLS // 2):
         await calls.begin("a")
-    failing = next(each for tenant, each in calls.working if tenant == "a")
+    failing = next(admitted for tenant, admitted in calls.working if tenant == "a")
     with pytest.raises(ConnectionError):
         async with failing.suspended():
             raise ConnectionError
@@ -243,8 +243,8 @@ async def test_too_many_waiting_calls_are_refused() -> None:
     with pytest.raises(Overloaded, match="1000 of your calls already wait") as refused:
         await control.admit("a")
     assert refused.value.reason == "calls_limit"
-    for each in waiting:
-        each.cancel()
+    for task in waiting:
+        task.cancel()
     await asyncio.wait(waiting)
 
 
@@ -257,7 +257,7 @@ async def ended_after(
     clock.advance(seconds)
     wake()
     await settled()
-    return sum(each.done() for each in tasks)
+    return sum(task.done() for task in tasks)
 
 
 @pytest.fixture
@@ -271,8 +271,8 @@ def wake(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         await turn
 
     def woken() -> None:
-        for each in sleeping:
-            each.set_result(None)
+        for sleeper in sleeping:
+            sleeper.set_result(None)
         sleeping.clear()
 
     monkeypatch.setattr(admission, "_pause", sleep)
@@ -285,7 +285,7 @@ async def test_bodies_beside_another_tenant_keep_to_a_rate(wake: Callable[[], No
     await control.admit("b")  # and is at work all the time
     tasks = [asyncio.create_task(control.pace("a", 16 * MIB)) for _ in range(5)]
     await settled()
-    assert [each.done() for each in tasks] == [True, True, False, False, False]
+    assert [task.done() for task in tasks] == [True, True, False, False, False]
     assert await ended_after(1.9, tasks, clock, wake) == 2
     assert await ended_after(0.2, tasks, clock, wake) == 3
     assert tasks[2].done(), "in the order of their arrival"
@@ -318,9 +318,9 @@ async def test_bodies_of_two_tenants_do_not_wait_for_each_other() -> None:
     mallory = [asyncio.create_task(control.pace("a", 16 * MIB)) for _ in range(5)]
     await settled()
     await control.pace("b", 16 * MIB)
-    assert not all(each.done() for each in mallory)
-    for each in mallory:
-        each.cancel()
+    assert not all(call.done() for call in mallory)
+    for task in mallory:
+        task.cancel()
     await asyncio.wait(mallory)
 
 
@@ -358,10 +358,10 @@ class Bodies:
     )
 
     def held(self, tenant: str) -> int:
-        return sum(size for each, size in self.read if each == tenant)
+        return sum(size for owner, size in self.read if owner == tenant)
 
     async def begin(self, tenant: str, size: int) -> None:
-        newcomer = not self.held(tenant) and all(each[0][0] != tenant for each in self.waiting)
+        newcomer = not self.held(tenant) and all(entry[0][0] != tenant for entry in self.waiting)
         fits = size <= 100 - self.memory.used
         task = asyncio.create_task(self._read((tenant, size)))
         self.waiting.append(((tenant, size), task))
@@ -384,7 +384,7 @@ class Bodies:
 
     async def look(self) -> None:
         await settled()
-        self.waiting = [each for each in self.waiting if not each[1].done()]
+        self.waiting = [entry for entry in self.waiting if not entry[1].done()]
         assert self.memory.used == sum(size for _, size in self.read) <= 100
 
 
@@ -441,20 +441,20 @@ OPENINGS = st.lists(
 def test_open_calls_are_never_too_many_and_always_leave_room_for_another_tenant(
     events: list[tuple[str, str, int]],
 ) -> None:
-    calls, held = OpenCalls(20), list[str]()
+    calls, tenants = OpenCalls(20), list[str]()
     for what, tenant, number in events:
         if what == "end":
-            if held:
-                calls.end(held.pop(number % len(held)))
+            if tenants:
+                calls.end(tenants.pop(number % len(tenants)))
             continue
-        if held.count(tenant) < 20 - len(held):
+        if tenants.count(tenant) < 20 - len(tenants):
             calls.begin(tenant)
-            held.append(tenant)
+            tenants.append(tenant)
         else:
             with pytest.raises(Overloaded) as refused:
                 calls.begin(tenant)
             assert refused.value.reason == "open_calls_limit"
-    assert calls.number == len(held) <= 20
+    assert calls.number == len(tenants) <= 20
 
 
 def test_each_tenant_alone_may_have_half_of_the_open_calls() -> None:

@@ -46,12 +46,12 @@ class Pool:
         self.queue = FairQueue(self.threads)
 
     def held(self, tenant: str) -> int:
-        return sum(each[0] == tenant for each in self.running)
+        return sum(entry[0] == tenant for entry in self.running)
 
     def submit(self, tenant: str) -> None:
         job = (tenant, self.submitted)
         self.submitted += 1
-        newcomer = self.held(tenant) == 0 and all(each[0] != tenant for each in self.waiting)
+        newcomer = self.held(tenant) == 0 and all(entry[0] != tenant for entry in self.waiting)
         free = self.threads - len(self.running)
         if self.queue.start(tenant):
             self.started(job)
@@ -73,12 +73,12 @@ class Pool:
             self.cancelled += 1
             assert self.queue.leave(*self.placed(job))
             assert not self.queue.leave(*self.placed(job))
-            if all(each[0] != job[0] for each in self.waiting):
+            if all(entry[0] != job[0] for entry in self.waiting):
                 self.overtaken.pop(job[0], None)  # its next job comes last
 
     def start_waiting(self) -> None:
         while (job := self.queue.next()) is not None:
-            of_tenant = [each for each in self.waiting if each[0] == job[0]]
+            of_tenant = [entry for entry in self.waiting if entry[0] == job[0]]
             assert job == of_tenant[0], "jobs of a tenant start in the order of their arrival"
             self.waiting.remove(job)
             self.started(job)
@@ -88,7 +88,7 @@ class Pool:
         assert self.held(job[0]) < free, "a tenant holds no more threads than are free"
         self.running.append(job)
         self.overtaken.pop(job[0], None)
-        for tenant in {each[0] for each in self.waiting}:
+        for tenant in {entry[0] for entry in self.waiting}:
             if not self.held(tenant):
                 assert job[0] not in self.overtaken[tenant], MESSAGE_TWICE
                 self.overtaken[tenant].append(job[0])

@@ -34,17 +34,17 @@ class Blocked:
 
 @pytest.fixture
 def blocked() -> Iterator[Blocked]:
-    made = Blocked()
-    yield made
-    made.released.set()
+    blocker = Blocked()
+    yield blocker
+    blocker.released.set()
 
 
 @pytest.fixture
 def threads(blocked: Blocked) -> Iterator[FairThreads]:
-    made = FairThreads(THREADS, "test")
-    yield made
+    pool = FairThreads(THREADS, "test")
+    yield pool
     blocked.released.set()
-    made.shutdown(cancel_futures=True)
+    pool.shutdown(cancel_futures=True)
 
 
 def blocks(threads: FairThreads, tenant: str, blocked: Blocked, count: int) -> list[Future[str]]:
@@ -61,7 +61,7 @@ def test_another_tenants_work_runs_beside_forty_blocked_jobs(
         assert threads.submit(str, 7).result(PATIENCE_S) == "7"
     assert threads.waiting == 38
     blocked.released.set()
-    assert [each.result(PATIENCE_S) for each in waiting] == ["released"] * 40
+    assert [future.result(PATIENCE_S) for future in waiting] == ["released"] * 40
     assert threads.waiting == 0
 
 
@@ -74,8 +74,8 @@ def test_a_tenant_that_finds_no_free_thread_has_its_turn(blocked: Blocked) -> No
         with work_of(tenant):
             futures.append(threads.submit(order.append, tenant))
     blocked.released.set()
-    for each in futures:
-        each.result(PATIENCE_S)
+    for future in futures:
+        future.result(PATIENCE_S)
     assert order[:5] == ["ann", "cy", "bob", "ann", "cy"]
     assert len(order) == 41
     threads.shutdown()
@@ -108,9 +108,9 @@ def test_errors_reach_the_caller_and_free_the_thread(
     with work_of("ann"):
         waiting = [threads.submit(int, "x") for _ in range(10)]
     blocked.released.set()
-    for each in waiting:
+    for future in waiting:
         with pytest.raises(ValueError, match="invalid literal"):
-            each.result(PATIENCE_S)
+            future.result(PATIENCE_S)
     with work_of("ann"):
         for _ in range(10):
             with pytest.raises(ValueError, match="invalid literal"):
@@ -122,9 +122,9 @@ def test_a_shutdown_cancels_what_waits(threads: FairThreads, blocked: Blocked) -
     running, *waiting = blocks(threads, "ann", blocked, 5)
     blocked.until_began(2)
     threads.shutdown(wait=False)
-    for each in waiting[1:]:
+    for future in waiting[1:]:
         with pytest.raises(CancelledError):
-            each.result(PATIENCE_S)
+            future.result(PATIENCE_S)
     blocked.released.set()
     assert running.result(PATIENCE_S) == "released"
     with pytest.raises(RuntimeError):
@@ -148,8 +148,8 @@ def test_threads_are_never_more_than_the_pool_has(threads: FairThreads) -> None:
             futures.append(threads.submit(work))
         if number % 5 == 0:
             futures.pop().cancel()
-    for each in futures:
-        each.result(PATIENCE_S)
+    for future in futures:
+        future.result(PATIENCE_S)
     assert most <= THREADS
     assert threads.waiting == 0
     with work_of("last"):  # every share came back

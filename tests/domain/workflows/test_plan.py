@@ -15,8 +15,8 @@ from serve_app.domain.workflows.references import FILE_URL, NotThere, resolve
 
 
 def flow(output: dict[str, Any] | None = None, **nodes: Any) -> Workflow:
-    made = {name: Node(name, "a/b", **fields) for name, fields in nodes.items()}
-    return Workflow(made, output or {"x": 1})
+    by_name = {name: Node(name, "a/b", **fields) for name, fields in nodes.items()}
+    return Workflow(by_name, output or {"x": 1})
 
 
 @st.composite

@@ -55,13 +55,13 @@ def test_recorded_work_is_done_again_with_the_inputs_of_its_replay(accelerator):
     pool = accelerator.graph_pool()
     if pool is None:
         pytest.skip("It records nothing.")
-    given = [VALUES.to(accelerator.device).clone() for _ in range(2)]
+    inputs = [VALUES.to(accelerator.device).clone() for _ in range(2)]
     pool_size = pool.size
-    recorded = [pool.record(lambda each=each: (each * 2, each.sum())) for each in given]
+    recorded = [pool.record(lambda source=source: (source * 2, source.sum())) for source in inputs]
     assert pool.size > pool_size
     for factor in (1.0, 3.0):
-        for (graph, (doubled, total)), each in zip(recorded, given, strict=True):
-            each.copy_(VALUES * factor)
+        for (graph, (doubled, total)), buffer in zip(recorded, inputs, strict=True):
+            buffer.copy_(VALUES * factor)
             graph.replay()
             assert torch.equal(doubled.cpu(), VALUES * factor * 2)
             assert total.item() == VALUES.sum() * factor
@@ -84,9 +84,9 @@ def test_after_a_recording_that_failed_the_device_computes_and_records(accelerat
         accelerator.graph_pool().record(reads)
     assert not accelerator.has_failed()
     assert torch.equal((there * 2).cpu(), VALUES * 2)
-    graph, made = accelerator.graph_pool().record(lambda: there * 3)
+    graph, tripled = accelerator.graph_pool().record(lambda: there * 3)
     graph.replay()
-    assert torch.equal(made.cpu(), VALUES * 3)
+    assert torch.equal(tripled.cpu(), VALUES * 3)
     accelerator.memory.release()
 
 
@@ -174,10 +174,10 @@ def test_seconds_between_two_timestamps_are_known_once_they_are_passed(accelerat
 
 def test_its_generators_repeat_what_they_drew(accelerator):
     generators = accelerator.generators()
-    states = [each.get_state() for each in generators]
+    states = [rng.get_state() for rng in generators]
     drawn = torch.rand(3, device=accelerator.device)
-    for each, state in zip(generators, states, strict=True):
-        each.set_state(state)
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
     assert torch.equal(torch.rand(3, device=accelerator.device), drawn)
 
 
@@ -248,9 +248,9 @@ def test_what_it_says_it_multiplies_in_eight_bits_it_multiplies(accelerator, pre
     expected = layer(rows)
     quantized = QuantizedLinear(layer, quantization).to(accelerator.device)
     for count in (1, 16, 40):
-        made = quantized(rows[:count].to(accelerator.device)).cpu()
+        product = quantized(rows[:count].to(accelerator.device)).cpu()
         # Of float8, 3.5 % in the mean: a mantissa of 3 bits, of weights and rows. One row strays.
-        assert (made - expected[:count]).norm() <= 0.08 * expected[:count].norm()
+        assert (product - expected[:count]).norm() <= 0.08 * expected[:count].norm()
 
 
 def test_small_values_are_on_the_device_for_the_work_after_them(accelerator):

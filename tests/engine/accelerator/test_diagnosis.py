@@ -65,5 +65,5 @@ def test_the_doctor_reports_a_gpu_that_torch_cannot_use(
 ):
     monkeypatch.setenv("DARKROOM_GPUS", "1")
     monkeypatch.setenv("DARKROOM_OFFLINE", "1")  # or it waits for the hub
-    said = CliRunner().invoke(main, ["doctor", "--data-dir", str(tmp_path)]).output
-    assert "PROBLEM gpu: torch" in " ".join(said.split())
+    output = CliRunner().invoke(main, ["doctor", "--data-dir", str(tmp_path)]).output
+    assert "PROBLEM gpu: torch" in " ".join(output.split())

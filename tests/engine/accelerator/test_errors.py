@@ -65,8 +65,8 @@ def test_out_of_memory_by_any_name_is_relieved_and_the_call_repeated(error):
     dropped = []
     with Engine(Loop(Failing(error)), threads=1) as engine:
         engine.add_reclaimer(lambda: dropped.append(True))
-        made = engine.submit(start=start(1), steps=3).result(60)
-    assert torch.equal(made, Loop(Denoiser())(start=start(1), steps=3))
+        result = engine.submit(start=start(1), steps=3).result(60)
+    assert torch.equal(result, Loop(Denoiser())(start=start(1), steps=3))
     assert dropped
 
 
@@ -79,10 +79,10 @@ def test_a_merged_forward_that_is_short_of_memory_by_another_name_is_halved():
 
     with merging_engine(Loop(Small()), max_batch=4, threads=1) as engine:
         gate = Gate(engine)
-        running = [engine.submit(start=start(each), steps=2) for each in range(4)]
+        running = [engine.submit(start=start(seed), steps=2) for seed in range(4)]
         gate.open()
-        for each in running:
-            each.result(60)
+        for generation in running:
+            generation.result(60)
         counts = engine.counts()
     assert max(counts["batch_sizes"]) == 2
 
@@ -104,11 +104,11 @@ def test_a_device_that_fails_fails_all_generations_as_their_replicas_death(error
     denoiser = Failing(error, 5, accelerator)
     with Engine(Loop(denoiser), accelerator, max_batch=1, threads=1) as engine:
         gate = Gate(engine)
-        running = [engine.submit(start=start(each), steps=8) for each in range(3)]
+        running = [engine.submit(start=start(seed), steps=8) for seed in range(3)]
         gate.open()
-        for each in running:
+        for generation in running:
             with pytest.raises(ReplicaDied, match="The device failed, and everything") as told:
-                each.result(60)
+                generation.result(60)
             assert told.value.retryable
             assert str(error).partition("\n")[0] in str(told.value) or "illegal" in str(told.value)
         engine._thread.join(60)
@@ -138,11 +138,11 @@ def test_an_error_that_leaves_the_device_working_is_its_own_generations():
     denoiser = Failing(torch.AcceleratorError(CONFIGURATION), 5)
     with Engine(Loop(denoiser), accelerator, max_batch=1, threads=1) as engine:
         gate = Gate(engine)
-        running = [engine.submit(start=start(each), steps=4) for each in range(3)]
+        running = [engine.submit(start=start(seed), steps=4) for seed in range(3)]
         gate.open()
-        errors = [each._future.exception(60) for each in running]
+        errors = [generation._future.exception(60) for generation in running]
         assert engine.alive
-    assert [type(each) for each in errors if each is not None] == [torch.AcceleratorError]
+    assert [type(error) for error in errors if error is not None] == [torch.AcceleratorError]
 
 
 def test_a_device_that_fails_while_weights_are_loaded_ends_the_engine():

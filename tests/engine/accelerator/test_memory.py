@@ -42,13 +42,13 @@ def test_what_is_allocated_is_not_free_and_then_is_again(memory):
 
 def test_what_another_stream_has_freed_is_free_and_given_back_by_a_release(memory):
     memory.release()
-    before, held = memory.free(), memory.held()
+    before, held_bytes = memory.free(), memory.held()
     block = memory.allocate(64 * MB, "weights")
     del block
     assert memory.free() == before
-    assert memory.held() == held + 64 * MB
+    assert memory.held() == held_bytes + 64 * MB
     memory.release()
-    assert memory.held() <= held
+    assert memory.held() <= held_bytes
 
 
 def test_a_measurement_reports_the_peak_and_what_is_left_of_it(memory):

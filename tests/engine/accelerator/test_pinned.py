@@ -20,15 +20,15 @@ pytestmark = pytest.mark.engine
 
 def test_a_component_takes_no_more_pinned_memory_than_its_weights_have():
     accelerator, module = FakeAccelerator(), tiny_flux().transformer
-    before = {name: each.clone() for name, each in module.state_dict().items()}
+    before = {name: weight.clone() for name, weight in module.state_dict().items()}
     pin([module], accelerator)
     count = len([*module.parameters(), *module.buffers()])
     assert bytes_of([module]) <= accelerator.pinned_bytes < bytes_of([module]) + 256 * count
     assert len(accelerator.pinned) == 1
-    for name, each in module.state_dict().items():
-        assert torch.equal(each, before[name])
-        assert each.dtype is before[name].dtype
-        assert each.stride() == before[name].stride()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.dtype is before[name].dtype
+        assert tensor.stride() == before[name].stride()
 
 
 def test_the_memory_is_unlocked_while_it_is_mapped_once_the_last_weight_is_gone():
@@ -58,7 +58,7 @@ def test_the_memory_is_unlocked_while_it_is_mapped_once_the_last_weight_is_gone(
 
 def is_mapped(address):
     for line in Path("/proc/self/maps").read_text().splitlines():
-        begin, end = (int(each, 16) for each in line.split()[0].split("-"))
+        begin, end = (int(bound, 16) for bound in line.split()[0].split("-"))
         if begin <= address < end:
             return True
     return False

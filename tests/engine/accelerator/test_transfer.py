@@ -27,21 +27,21 @@ pytestmark = pytest.mark.engine
 
 
 def state(module):
-    return {name: each.clone() for name, each in module.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def same_state(module, before):
-    return all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
+    return all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
 def test_weights_go_by_a_stream_of_their_own_which_is_waited_for_before_they_are_used():
     accelerator, pipeline = FakeAccelerator(), tiny_flux()
     plain = alone(pipeline)
-    at_home = [each.data_ptr() for each in pipeline.transformer.parameters()]
+    at_home = [parameter.data_ptr() for parameter in pipeline.transformer.parameters()]
     placed_by(None, pipeline).apply(accelerator)
     assert {stream for stream, _ in accelerator.operations} == {"weights"}
     assert accelerator.operations[-1] == ("weights", "synchronize")
-    there = [each.data_ptr() for each in pipeline.transformer.parameters()]
+    there = [parameter.data_ptr() for parameter in pipeline.transformer.parameters()]
     assert not set(there) & set(at_home)
     assert set(there) <= set(accelerator.shared)  # not freed while the engine may still read them
     assert torch.equal(alone(pipeline), plain)
@@ -68,7 +68,7 @@ def test_tied_weights_and_other_layouts_arrive_as_they_were():
     odd.register_buffer("gaps", torch.arange(12.0).view(3, 4)[:, ::2])
     odd.register_buffer("one", torch.tensor(3, dtype=torch.int64))
     odd.register_buffer("nothing", torch.empty(0))
-    before = [state(each) for each in (tied, strided, odd)]
+    before = [state(layer) for layer in (tied, strided, odd)]
     with Transfer(accelerator, "weights") as transfer:
         transfer.move([tied, strided, odd])
     assert all(map(same_state, (tied, strided, odd), before))
@@ -78,11 +78,11 @@ def test_tied_weights_and_other_layouts_arrive_as_they_were():
 
 def test_a_module_that_does_not_fit_has_the_weights_that_it_had():
     accelerator, module = FakeAccelerator(), tiny_flux().transformer
-    at_home = [each.data_ptr() for each in module.parameters()]
+    at_home = [parameter.data_ptr() for parameter in module.parameters()]
     accelerator.refuse(7)
     with pytest.raises(torch.OutOfMemoryError), Transfer(accelerator, "weights") as transfer:
         transfer.move([module])
-    assert [each.data_ptr() for each in module.parameters()] == at_home
+    assert [parameter.data_ptr() for parameter in module.parameters()] == at_home
     assert accelerator.operations[-1] == ("weights", "synchronize")
 
 
@@ -134,8 +134,8 @@ def test_a_result_leaves_the_device_before_the_next_forward():
     expected = [Loop(Denoiser())(start=start(n), steps=n) for n in (2, 6)]
     with Engine(Loop(Noting(accelerator)), accelerator, max_batch=1, max_generations=2) as engine:
         running = [engine.submit(start=start(n), steps=n) for n in (2, 6)]
-        made = [each.result(60) for each in running]
-    assert all(map(torch.equal, made, expected))
+        results = [generation.result(60) for generation in running]
+    assert all(map(torch.equal, results, expected))
     work = [what for stream, what in accelerator.operations if what in ("forward", "copy to host")]
     assert work == [*["forward"] * work.index("copy to host"), *work[work.index("copy to host") :]]
     assert work.count("copy to host") == 2
@@ -160,9 +160,9 @@ def test_others_step_on_while_a_result_is_copied():
         assert stepped.wait(60)
         assert not first.done()
         accelerator.copied.set()
-        for each, number, steps in ((first, 1, 1), (second, 2, 5), (third, 3, 3)):
+        for generation, number, steps in ((first, 1, 1), (second, 2, 5), (third, 3, 3)):
             expected = Loop(Denoiser())(start=start(number), steps=steps)
-            assert torch.equal(each.result(60), expected)
+            assert torch.equal(generation.result(60), expected)
 
 
 Pair = namedtuple("Pair", "one other")
@@ -175,7 +175,7 @@ class Both:
 
 
 def test_a_result_of_any_form_is_complete_and_of_that_form():
-    made = {
+    outputs = {
         "tensor": torch.ones(2),
         "output": FluxPipelineOutput(images=torch.ones(3)),
         "both": Both(torch.ones(4), "text"),
@@ -183,7 +183,7 @@ def test_a_result_of_any_form_is_complete_and_of_that_form():
         "none": [1, "text"],
     }
     with Engine(device=FakeAccelerator(), threads=1) as engine:
-        engine.add("it", lambda: made)
+        engine.add("it", lambda: outputs)
         came = engine.submit(pipeline="it").result(60)
     assert torch.equal(came["tensor"], torch.ones(2))
     assert type(came["output"]) is FluxPipelineOutput
@@ -195,7 +195,7 @@ def test_a_result_of_any_form_is_complete_and_of_that_form():
     assert (type(pair), pair.other, both[1]) == (Pair, 1, None)
     for tensor, size in ((pair.one, 5), (both[0], 6), (named["a"], 7)):
         assert torch.equal(tensor, torch.ones(size))
-    assert came["none"] is made["none"]
+    assert came["none"] is outputs["none"]
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
     parser.add_argument("classes", nargs="*", metavar="CLASS", help="only these")
     parser.add_argument("--out", type=Path, help="where to write the page, in Markdown")
-    given = parser.parse_args()
+    options = parser.parse_args()
     be_quiet()
     cases = zoo.cases()
     findings: list[Finding] = []
     failed: dict[str, str] = {}
-    for name in given.classes or cases:
+    for name in options.classes or cases:
         began = time.monotonic()
         try:
             finding = examine(cases[name])
@@ -41,13 +41,17 @@ def main() -> int:
         alike = f"ok, merged {finding.together}, shared {finding.shared:.2f}"
         verdict = " ".join(finding.wrong or [alike, *finding.notes])
         _print(f"{name}: {verdict} ({time.monotonic() - began:.1f} s)")
-    if given.out:
+    if options.out:
         built = {case.name for case in cases.values()}
         absent = {
             name: classes.why_absent(name) for name in classes.exported() if name not in built
         }
-        given.out.write_text(table.page(findings, failed, absent))
-    surprises = [each for each in findings if bool(each.wrong) != (each.case.title in DEFECTS)]
+        options.out.write_text(table.page(findings, failed, absent))
+    surprises = [
+        examined
+        for examined in findings
+        if bool(examined.wrong) != (examined.case.title in DEFECTS)
+    ]
     return 1 if failed or surprises else 0
 
 

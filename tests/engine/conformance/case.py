@@ -96,7 +96,11 @@ def _built(kind: type, parts: Mapping[str, Any]) -> Any:
         return pipeline
     takes = list(inspect.signature(kind.__init__).parameters.values())[1:]
     return kind(
-        **{each.name: _part(each, parts) for each in takes if each.kind is not each.VAR_KEYWORD}
+        **{
+            parameter.name: _part(parameter, parts)
+            for parameter in takes
+            if parameter.kind is not parameter.VAR_KEYWORD
+        }
     )
 
 

@@ -195,10 +195,10 @@ def _drafted(finding: Finding, engine: Engine, plain: Any) -> None:
     except ForkRefused as refused:
         finding.require(False, f"It does not go on from its draft: {refused}")
         return
-    apart, made = difference(output, plain), engine.counts()["steps"] - before
+    apart, steps = difference(output, plain), engine.counts()["steps"] - before
     finding.require(
-        made == forked.steps_done,
-        f"Its draft and the rest took {made} steps instead of {forked.steps_done}.",
+        steps == forked.steps_done,
+        f"Its draft and the rest took {steps} steps instead of {forked.steps_done}.",
     )
     finding.require(
         same_bits(output, plain), f"From its draft, it differs from the plain call by {apart:.1e}."
@@ -209,17 +209,22 @@ def _snapshot(case: Case, engine: Engine, **more: Any) -> tuple[Snapshot | None,
     """None where it has too few steps; and how many it took in all."""
     ready = threading.Event()
     running: list[Generation] = []
-    asked: list[Future[Snapshot]] = []
+    snapshots: list[Future[Snapshot]] = []
 
     def ask(progress: Progress) -> None:  # on the engine's thread
         there = _SNAPSHOT_STEP <= progress.step < (progress.steps or WISHES[1].steps)
-        if progress.stage is Stage.DENOISING and there and not asked and ready.wait(_PATIENCE_S):
-            asked.append(running[0].request_snapshot())
+        if (
+            progress.stage is Stage.DENOISING
+            and there
+            and not snapshots
+            and ready.wait(_PATIENCE_S)
+        ):
+            snapshots.append(running[0].request_snapshot())
 
     running.append(_submit(case, engine, WISHES[1], on_progress=ask, **more))
     ready.set()
     running[0].result(_PATIENCE_S)
-    return asked[0].result(_PATIENCE_S) if asked else None, running[0].steps_done
+    return snapshots[0].result(_PATIENCE_S) if snapshots else None, running[0].steps_done
 
 
 def _more(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:

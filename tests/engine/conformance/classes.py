@@ -38,9 +38,9 @@ def why_absent(name: str) -> str:
     """The reason why a class has no case."""
     kind: Any = exported()[name]
     if needs := getattr(kind, "_backends", None):
-        missing = ", ".join(f"`{each}`" for each in needs if each not in {"torch", "transformers"})
+        missing = ", ".join(f"`{need}`" for need in needs if need not in {"torch", "transformers"})
         return f"needs {missing}"
-    deprecated = any("Deprecated" in one.__name__ for one in kind.__mro__)
+    deprecated = any("Deprecated" in base.__name__ for base in kind.__mro__)
     if deprecated or ".deprecated." in kind.__module__:
         return "deprecated by diffusers"
     return REASONS.get(name, NOT_BUILT)

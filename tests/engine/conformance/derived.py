@@ -99,13 +99,14 @@ def refusal(case: Case) -> str | None:
 
 def served(case: Case, pipeline: Any, engine: Engine, endpoint_id: str = "") -> Product:
     """What a request to the derived endpoint delivers that asks for what the case does."""
-    asked = prepared(entry_of(case, pipeline, endpoint_id), case.arguments(WISHES[0]), pipeline)
-    result = engine.submit(view=asked.call.view, **asked.call.arguments).result(300)
+    request = prepared(entry_of(case, pipeline, endpoint_id), case.arguments(WISHES[0]), pipeline)
+    result = engine.submit(view=request.call.view, **request.call.arguments).result(300)
     tickets = [
-        UploadTicket(f"key-{n}", f"http://x/{n}", each, 10**8) for n, each in enumerate(asked.types)
+        UploadTicket(f"key-{n}", f"http://x/{n}", media_type, 10**8)
+        for n, media_type in enumerate(request.types)
     ]
     generated = GenerationResult(result, 1.0, 1, Scratch())
-    return asked.family.deliver(asked.endpoint, asked.call, generated, tickets)
+    return request.family.deliver(request.endpoint, request.call, generated, tickets)
 
 
 @dataclass(frozen=True)
@@ -124,22 +125,22 @@ def prepared(entry: CatalogEntry, arguments: Mapping[str, Any], pipeline: Any) -
     endpoint = replace(entry.endpoint, options={**entry.endpoint.options, "dtype": "float32"})
     files: dict[str, Any] = {}
     body: dict[str, Any] = {"seed": 1}
-    for name, each in declared_inputs(endpoint).items():
-        if each.unused or each.refused or each.by_family:
+    for name, declared in declared_inputs(endpoint).items():
+        if declared.unused or declared.refused or declared.by_family:
             continue
-        given = _given(each, arguments)
-        if given is None and each.required and each.type in IMAGE_TYPES:
-            given = AS[each.type](arguments.get("image") or inputs.image(WISHES[0], 64))
-        if given is None:
+        value = _given(declared, arguments)
+        if value is None and declared.required and declared.type in IMAGE_TYPES:
+            value = AS[declared.type](arguments.get("image") or inputs.image(WISHES[0], 64))
+        if value is None:
             continue
-        if each.fields:
-            files[name] = given
-            body[name] = [_named(each, item) for item in given]
-        elif each.is_file:
-            files[name] = given
-            body[name] = [URL] * len(given) if isinstance(given, list) else URL
+        if declared.fields:
+            files[name] = value
+            body[name] = [_named(declared, item) for item in value]
+        elif declared.is_file:
+            files[name] = value
+            body[name] = [URL] * len(value) if isinstance(value, list) else URL
         else:
-            body[name] = given
+            body[name] = value
     # Tiny models make smaller images than requests may ask for.
     sizes = {name: body.pop(name) for name in ("image_size", "video_size") if name in body}
     checked, warnings = entry.schema.validate(body)
@@ -154,7 +155,7 @@ def prepared(entry: CatalogEntry, arguments: Mapping[str, Any], pipeline: Any) -
 def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:
     """Value of a field that asks for what the arguments do; None: they do not say."""
     match declared.type:
-        case InputType.SIZE if None not in (sides := [arguments.get(each) for each in SIDES]):
+        case InputType.SIZE if None not in (sides := [arguments.get(side) for side in SIDES]):
             return dict(zip(SIDES, sides, strict=True))
         case InputType.FRAMES:
             return _first(arguments, NUMBERS_OF_FRAMES)
@@ -162,7 +163,7 @@ def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:
             return _first(arguments, (*LENGTHS, "audio_end_in_s"))
         case InputType.OBJECTS:
             return [
-                _item(declared, each) for each in arguments.get(declared.argument) or ()
+                _item(declared, item) for item in arguments.get(declared.argument) or ()
             ] or None
     value = arguments.get(declared.argument)
     return None if value is None or declared.type not in AS else AS[declared.type](value)
@@ -171,12 +172,12 @@ def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:
 def _item(declared: DeclaredInput, value: Any) -> dict[str, Any]:
     """Item of a request that asks for an object of a call. One image is no video."""
     own = {}
-    for name, each in declared.fields.items():
-        given = getattr(value, each.argument, None)
-        if each.is_file and isinstance(given, list) != (each.type is InputType.VIDEO):
-            given = given if each.type is InputType.AUDIO else None
-        if given is not None:
-            own[name] = AS[each.type](given)
+    for name, field in declared.fields.items():
+        content = getattr(value, field.argument, None)
+        if field.is_file and isinstance(content, list) != (field.type is InputType.VIDEO):
+            content = content if field.type is InputType.AUDIO else None
+        if content is not None:
+            own[name] = AS[field.type](content)
     return own
 
 
@@ -197,11 +198,11 @@ class _Video:
     fps = Fraction(8)
 
     def __init__(self, frames: Sequence[Image.Image]) -> None:
-        self._frames = [_image(each) for each in frames]
+        self._frames = [_image(frame) for frame in frames]
         self.size = self._frames[0].size
 
     def frames(self, width: int, height: int, _fps: Any, most: int) -> list[Image.Image]:
-        return [each.resize((width, height)) for each in self._frames[:most]]
+        return [frame.resize((width, height)) for frame in self._frames[:most]]
 
 
 def _first(arguments: Mapping[str, Any], names: Sequence[str]) -> Any:

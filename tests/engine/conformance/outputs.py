@@ -44,7 +44,7 @@ def difference(one: Any, other: Any) -> float:
 
 def _pairs(one: Any, other: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ours, theirs = tensors_of(one), tensors_of(other)
-    if [each.shape for each in ours] != [each.shape for each in theirs]:
+    if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
         return []
     return list(zip(ours, theirs, strict=True))
 

@@ -39,7 +39,7 @@ class TextsAndImages:
         if images is not None:
             seen = dict(self.image_processor(images, return_tensors="pt"))
             marks = [int(grid.prod()) // _MERGE**2 for grid in seen["image_grid_thw"]]
-            texts = [_spread(each, marks) for each in texts]
+            texts = [_spread(prompt, marks) for prompt in texts]
         tokens = self.tokenizer(texts, **options)
         if seen:
             seen["mm_token_type_ids"] = (tokens["input_ids"] == self.image_token_id).int()
@@ -60,7 +60,7 @@ class TextsAndImages:
 
     def create_mm_token_type_ids(self, tokens: list[list[int]]) -> list[list[int]]:
         """1 for the mark of an image, else 0."""
-        return [[int(each == self.image_token_id) for each in line] for line in tokens]
+        return [[int(token == self.image_token_id) for token in line] for line in tokens]
 
     def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
         return self.tokenizer.batch_decode(tokens, **options)
@@ -81,6 +81,6 @@ def _spread(text: str, marks: list[int]) -> str:
     """One mark for an image becomes as many as it has tokens."""
     before, *rest = text.split(_IMAGE)
     filled = before
-    for each in rest:
-        filled += " ".join([_IMAGE] * marks.pop(0)) + each
+    for part in rest:
+        filled += " ".join([_IMAGE] * marks.pop(0)) + part
     return filled

@@ -59,9 +59,13 @@ def page(findings: Sequence[Finding], failed: Mapping[str, str], absent: Mapping
     reasons: defaultdict[str, list[str]] = defaultdict(list)
     for name, why in {**absent, **failed}.items():
         reasons[why].append(f"`{name}`")
-    ran = _table(("family", "classes"), [(key, ", ".join(each)) for key, each in usual.items()])
+    ran = _table(
+        ("family", "classes"), [(key, ", ".join(classes)) for key, classes in usual.items()]
+    )
     notes = _table(("family", "class", "what differs"), others)
-    missing = _table(("why", "classes"), [(key, ", ".join(each)) for key, each in reasons.items()])
+    missing = _table(
+        ("why", "classes"), [(key, ", ".join(classes)) for key, classes in reasons.items()]
+    )
     return (
         f"{head}\n{figures}\n\n{ran}\n\n## With a remark\n\nThey passed all five checks "
         f"as well, unless the remark says otherwise.\n\n{notes}\n\n## Absent\n\n{missing}\n"

@@ -25,11 +25,11 @@ def test_every_case_is_a_class_that_diffusers_exports():
 
 def test_a_sample_is_repeated_by_its_seed_and_holds_the_big_families():
     everything = list(cases().values())
-    one = sample(everything, seed=7, size=12)
-    assert one == sample(everything, seed=7, size=12)
-    assert one != sample(everything, seed=8, size=12)
-    assert len(one) == 12
-    assert {*ALWAYS} <= {case.family for case in one}
+    chosen = sample(everything, seed=7, size=12)
+    assert chosen == sample(everything, seed=7, size=12)
+    assert chosen != sample(everything, seed=8, size=12)
+    assert len(chosen) == 12
+    assert {*ALWAYS} <= {case.family for case in chosen}
 
 
 def test_the_wishes_differ_in_all_but_the_length_of_their_prompts():
@@ -50,6 +50,6 @@ def test_steps_are_counted_whether_a_solver_or_copies_of_it_take_them(title):
         generation = engine.submit(on_progress=reported.append, **case.arguments(wish))
         generation.result(60)
     assert generation.steps_done == wish.steps
-    denoising = [each for each in reported if each.stage is Stage.DENOISING]
-    assert [each.step for each in denoising] == list(range(wish.steps + 1))
-    assert {each.steps for each in denoising} == {wish.steps}
+    denoising = [report for report in reported if report.stage is Stage.DENOISING]
+    assert [report.step for report in denoising] == list(range(wish.steps + 1))
+    assert {report.steps for report in denoising} == {wish.steps}

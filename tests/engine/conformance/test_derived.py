@@ -26,7 +26,11 @@ OTHER_WEIGHTS = {
     "fal-ai/wan/v2.2-a14b/video-to-video": "its case has one expert",
 }
 IDS: Mapping[str, Sequence[str]] = {
-    name: [i for i, each in OPEN_ENDPOINTS.items() if each == name and i not in OTHER_WEIGHTS]
+    name: [
+        i
+        for i, class_name in OPEN_ENDPOINTS.items()
+        if class_name == name and i not in OTHER_WEIGHTS
+    ]
     for name in OPEN_ENDPOINTS.values()
 }
 """Class → endpoints of fal's that it runs."""
@@ -55,11 +59,11 @@ def deliver(case: Case) -> None:
 def check(case: Case, output: Mapping[str, Any]) -> None:
     arguments = case.arguments(WISHES[0])
     files: list[Any] = output.get("images") or [
-        each for each in output.values() if isinstance(each, Mapping) and "artifact" in each
+        entry for entry in output.values() if isinstance(entry, Mapping) and "artifact" in entry
     ]
     assert len(files) >= 1
     assert len(files) == arguments.get("layers", len(files))
-    assert all(each["file_size"] > 0 for each in files)
+    assert all(file["file_size"] > 0 for file in files)
     if arguments.get("width") and "audio" not in output:
         assert {(e["width"], e["height"]) for e in files} == {
             (arguments["width"], arguments["height"])
@@ -87,7 +91,7 @@ def test_every_derived_endpoint_does(title: str) -> None:
 def test_of_all_classes_most_are_served_by_one_command_and_the_others_refused_with_a_reason() -> (
     None
 ):
-    found, refused = 0, list[str]()
+    count, refused = 0, list[str]()
     for name, kind in classes.exported().items():
         if hasattr(kind, "_backends"):  # a placeholder for what cannot be imported here
             continue
@@ -96,6 +100,8 @@ def test_of_all_classes_most_are_served_by_one_command_and_the_others_refused_wi
         except Misconfigured as error:
             refused.append(error.message)
         else:
-            found += 1
-    assert found >= 300
-    assert all("needs " in each or any(why in each for why in REASONS) for each in refused), refused
+            count += 1
+    assert count >= 300
+    assert all(
+        "needs " in sentence or any(why in sentence for why in REASONS) for sentence in refused
+    ), refused

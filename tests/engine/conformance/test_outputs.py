@@ -13,13 +13,13 @@ pytestmark = pytest.mark.engine
 def test_arrays_tensors_and_images_are_found_however_deep():
     image = Image.new("RGB", (2, 2))
     output = {"images": [image, np.zeros(3)], "more": (torch.ones(2), "words", None)}
-    assert [tuple(each.shape) for each in tensors_of(output)] == [(2, 2, 3), (3,), (2,)]
+    assert [tuple(tensor.shape) for tensor in tensors_of(output)] == [(2, 2, 3), (3,), (2,)]
 
 
 def test_one_bit_makes_outputs_differ():
-    one = torch.ones(4)
-    assert same_bits([one], [one.clone()])
-    assert not same_bits([one], [one + torch.tensor([0.0, 0.0, 0.0, 1e-7])])
+    ones = torch.ones(4)
+    assert same_bits([ones], [ones.clone()])
+    assert not same_bits([ones], [ones + torch.tensor([0.0, 0.0, 0.0, 1e-7])])
 
 
 def test_nothing_to_compare_is_no_equality():

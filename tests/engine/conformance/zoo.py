@@ -11,10 +11,10 @@ from tests.engine.conformance.case import Case
 
 def cases() -> dict[str, Case]:
     """By title, in the order of the families' names."""
-    found: dict[str, Case] = {}
-    for module in sorted(each.name for each in pkgutil.iter_modules(families.__path__)):
+    by_title: dict[str, Case] = {}
+    for module in sorted(family.name for family in pkgutil.iter_modules(families.__path__)):
         for case in importlib.import_module(f"{families.__name__}.{module}").CASES:
-            if case.title in found:
+            if case.title in by_title:
                 raise ValueError(f"There are two cases of {case.title}.")
-            found[case.title] = case
-    return found
+            by_title[case.title] = case
+    return by_title

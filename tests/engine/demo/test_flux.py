@@ -78,9 +78,9 @@ def test_it_draws_each_object_where_the_prompt_says(regular: dict[str, float]) -
 
 def test_it_draws_pairs_on_white_all_but_always_right(pipeline: FluxPipeline) -> None:
     questions = [
-        each
-        for each in exam.set_questions(200, seed=32)
-        if each.composition.layout == "pair" and each.composition.background == "white"
+        question
+        for question in exam.set_questions(200, seed=32)
+        if question.composition.layout == "pair" and question.composition.background == "white"
     ]
     assert len(questions) >= 15
     assert exam.figures(exam.sit(pipeline, questions, steps=4))["everything"] >= 0.85
@@ -88,11 +88,11 @@ def test_it_draws_pairs_on_white_all_but_always_right(pipeline: FluxPipeline) ->
 
 @pytest.mark.parametrize("each", [1, 3])
 def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, each: int) -> None:
-    asked = [("green", "triangle"), ("cyan", "heart"), ("blue", "ring"), ("black", "cross")]
-    prompts = [f"a {colour} {shape}" for colour, shape in asked]
+    looks = [("green", "triangle"), ("cyan", "heart"), ("blue", "ring"), ("black", "cross")]
+    prompts = [f"a {colour} {shape}" for colour, shape in looks]
     images = exam.draw(pipeline, prompts * each, steps=4, seeds=range(4 * each))
-    seen = [[(one.colour, one.shape) for one in read(image).sights] for image in images]
-    right = sum(one == [look] for one, look in zip(seen, asked * each, strict=True))
+    seen = [[(sight.colour, sight.shape) for sight in read(image).sights] for image in images]
+    right = sum(shapes == [look] for shapes, look in zip(seen, looks * each, strict=True))
     assert right >= 4 * each - 1
 
 
@@ -101,14 +101,14 @@ def test_it_counts_to_four(pipeline: FluxPipeline, count: int) -> None:
     words = {1: "a blue square", 2: "two blue squares", 3: "three blue squares"}
     prompt = words.get(count, "four blue squares")
     images = exam.draw(pipeline, [prompt] * 3, steps=4, seeds=range(3))
-    seen = [[one.look for one in read(image).sights] for image in images]
+    seen = [[sight.look for sight in read(image).sights] for image in images]
     assert seen == [[("blue", "square")] * count] * 3
 
 
 def test_it_draws_three_objects_with_two_relations(pipeline: FluxPipeline) -> None:
     prompt = "a red circle above a blue square and left of a green triangle"
     (image,) = exam.draw(pipeline, [prompt], steps=4, seeds=[1])
-    places = {one.look: (one.x, one.y) for one in read(image).sights}
+    places = {sight.look: (sight.x, sight.y) for sight in read(image).sights}
     red, blue, green = (
         places["red", "circle"],
         places["blue", "square"],
@@ -137,7 +137,7 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
 ) -> None:
     drawn = exam.draw(pipeline, ["a red circle above a blue square"], steps=4, seeds=[3])[0]
     before = read(drawn)
-    assert {one.colour for one in before.sights} == {"red", "blue"}
+    assert {sight.colour for sight in before.sights} == {"red", "blue"}
     rights = 0
     for seed in range(seeds):
         endpoint = Endpoint(
@@ -147,7 +147,7 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
             "flux",
             options={"task": "image-to-image", "native_size": SIDE},
         )
-        asked = {
+        fields = {
             "prompt": "a green circle above a blue square",
             "image_url": drawn,
             "strength": 0.8,
@@ -155,12 +155,12 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
             "guidance_scale": 0.0,
             "seed": seed,
         }
-        call = FluxFamily().prepare(endpoint, asked, pipeline, seed=0)
-        (made,) = call.view(**call.arguments).images
-        image = Image.fromarray((made.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        call = FluxFamily().prepare(endpoint, fields, pipeline, seed=0)
+        (pixels,) = call.view(**call.arguments).images
+        image = Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
         after = read(image)
         far = [min(np.hypot(a.x - b.x, a.y - b.y) for a in after.sights) for b in before.sights]
-        rights += {one.colour for one in after.sights} == {"green", "blue"} and max(far) < 40
+        rights += {sight.colour for sight in after.sights} == {"green", "blue"} and max(far) < 40
     assert rights >= seeds * 2 / 3
 
 

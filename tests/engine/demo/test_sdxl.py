@@ -76,9 +76,9 @@ def test_it_draws_each_of_two_objects_where_the_prompt_says(regular: dict[str, f
 def test_it_counts_to_four(pipeline: StableDiffusionXLPipeline) -> None:
     prompts = ["a blue square", "two blue squares", "three blue squares", "four blue squares"]
     images = exam.draw(pipeline, prompts, steps=STEPS, guidance=GUIDANCE, seeds=range(4))
-    seen = [[one.look for one in read(image).sights] for image in images]
-    assert [len(each) for each in seen] == [1, 2, 3, 4]
-    assert {look for each in seen for look in each} == {("blue", "square")}
+    seen = [[sight.look for sight in read(image).sights] for image in images]
+    assert [len(looks) for looks in seen] == [1, 2, 3, 4]
+    assert {look for looks in seen for look in looks} == {("blue", "square")}
 
 
 def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipeline) -> None:
@@ -89,17 +89,17 @@ def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipe
 
 
 def test_what_is_not_wanted_is_not_drawn(pipeline: StableDiffusionXLPipeline) -> None:
-    asked = {"num_inference_steps": 10, "guidance_scale": 4.0, "width": SIDE, "height": SIDE}
+    settings = {"num_inference_steps": 10, "guidance_scale": 4.0, "width": SIDE, "height": SIDE}
 
     def cyan(unwanted: str | None) -> int:
         """Number of images with a cyan circle, of eight."""
         seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
-        given = None if unwanted is None else [unwanted] * 8
+        negative = None if unwanted is None else [unwanted] * 8
         images = pipeline(
-            prompt=["a circle"] * 8, negative_prompt=given, generator=seeds, **asked
+            prompt=["a circle"] * 8, negative_prompt=negative, generator=seeds, **settings
         ).images
-        looks = [{one.look for one in read(image).sights} for image in images]
-        return sum(("cyan", "circle") in each for each in looks)
+        looks = [{sight.look for sight in read(image).sights} for image in images]
+        return sum(("cyan", "circle") in image_looks for image_looks in looks)
 
     assert cyan(None) >= 2
     assert cyan("a cyan circle") == 0
@@ -160,11 +160,11 @@ def _made(pipeline: StableDiffusionXLPipeline, task: str, **input: object) -> Im
         options={"task": task, "native_size": SIDE},
     )
     size = {"width": SIDE, "height": SIDE}
-    asked = {"num_inference_steps": 20, "guidance_scale": 3.0, "image_size": size, **input}
-    call = SdxlFamily().prepare(endpoint, asked, pipeline, seed=0)
-    made = GenerationResult(call.view(**call.arguments), 0.0, 20)
+    fields = {"num_inference_steps": 20, "guidance_scale": 3.0, "image_size": size, **input}
+    call = SdxlFamily().prepare(endpoint, fields, pipeline, seed=0)
+    result = GenerationResult(call.view(**call.arguments), 0.0, 20)
     ticket = UploadTicket("key", "https://storage", "image/png", 10**7)
-    (file,) = SdxlFamily().deliver(endpoint, call, made, [ticket]).files
+    (file,) = SdxlFamily().deliver(endpoint, call, result, [ticket]).files
     assert file.image is not None
     return file.image
 
@@ -181,7 +181,7 @@ def _scene(first: str, at: tuple[int, int], second: str, other: tuple[int, int])
 
 
 def _colours(reading: Reading) -> set[str]:
-    return {one.colour for one in reading.sights}
+    return {sight.colour for sight in reading.sights}
 
 
 def _far(one: Sight, other: Sight) -> float:

@@ -70,8 +70,8 @@ def test_each_does_what_it_is_called(pipeline: StableAudioPipeline) -> None:
         "three low beeps": "three beeps",
         "four beeps": "four beeps",
     }
-    asked = [prompt for prompt in prompts for _ in range(3)]
-    waves = exam.play(pipeline, asked, steps=16, guidance=3.0, seeds=range(len(asked)))
+    batch = [prompt for prompt in prompts for _ in range(3)]
+    waves = exam.play(pipeline, batch, steps=16, guidance=3.0, seeds=range(len(batch)))
     heard = [hear(wave, SAMPLE_RATE).manner for wave in waves]
     for number, manner in enumerate(prompts.values()):
         assert heard[3 * number : 3 * number + 3].count(manner) >= 2, manner

@@ -53,8 +53,8 @@ def test_it_is_a_plain_wan_pipeline_of_the_5b_kind(pipeline: WanPipeline) -> Non
 
 @pytest.mark.parametrize("count", [4, 12])
 def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline, count: int) -> None:
-    asked = exam.set_questions(count, seed=31)
-    answers = exam.sit(pipeline, asked, steps=8, scale=SHIPPED_SCALE)
+    questions = exam.set_questions(count, seed=31)
+    answers = exam.sit(pipeline, questions, steps=8, scale=SHIPPED_SCALE)
     parts = exam.figures(answers)
     assert answers[0].frames.shape == (FRAMES, SIDE, SIDE, 3)
     assert parts["motion"] >= 0.9
@@ -64,16 +64,16 @@ def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline, cou
 
 
 def test_free_and_noisy_wording_is_understood_as_well(pipeline: WanPipeline) -> None:
-    asked = exam.set_questions(12, seed=32, free_wording=True)
-    parts = exam.figures(exam.sit(pipeline, asked, steps=12, scale=SHIPPED_SCALE))
+    questions = exam.set_questions(12, seed=32, free_wording=True)
+    parts = exam.figures(exam.sit(pipeline, questions, steps=12, scale=SHIPPED_SCALE))
     assert parts["motion"] >= 0.8
     assert parts["colour"] >= 0.9
 
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_the_same_weights_go_on_from_an_image(pipeline: WanPipeline, count: int) -> None:
-    asked = exam.set_images(count, seed=33, scale=SHIPPED_SCALE)
-    parts = exam.figures(exam.sit(pipeline, asked, steps=8))
+    questions = exam.set_images(count, seed=33, scale=SHIPPED_SCALE)
+    parts = exam.figures(exam.sit(pipeline, questions, steps=8))
     assert parts["starts"] >= 0.9
     assert parts["motion"] >= 0.8
 
@@ -110,19 +110,19 @@ def test_a_request_that_names_nothing_else_is_rendered_as_it_was_trained(
 ) -> None:
     catalog = load(None, demo=True, demo_dir=FOLDER.parent, families=FAMILIES)
     entry = catalog.get(f"fal-ai/wan/v2.2-5b/{task}")
-    (asked,) = exam.set_images(1, seed=34, scale=SHIPPED_SCALE)
-    body: dict[str, object] = {"prompt": asked.prompt}
+    (question,) = exam.set_images(1, seed=34, scale=SHIPPED_SCALE)
+    body: dict[str, object] = {"prompt": question.prompt}
     if task == "image-to-video":
         body["image_url"] = "https://example.com/a.png"
     checked, _ = entry.schema.validate(body)
-    checked["image_url"] = asked.image
+    checked["image_url"] = question.image
     call = VideoFamily().prepare(entry.endpoint, checked, pipeline, seed=1)
     arguments = dict(call.arguments) | {"num_inference_steps": 3}
     (frames,) = (call.view or pipeline)(**arguments).frames
     assert tuple(frames.shape) == (FRAMES, 3, SIDE, SIDE)
     if task == "image-to-video":
         assert sight((frames.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)).background == (
-            asked.video.background
+            question.video.background
         )
 
 

@@ -107,14 +107,14 @@ def test_parts_of_a_generation_are_no_measure_of_the_memory_of_a_whole_one(
 ) -> None:
     """A draft is not decoded, and its preview calls no denoiser."""
     ways = [GenerationOptions(), QUARTER, from_(drawn, preview=True), from_(drawn)]
-    going = [flux.submit(options=each, **call("flux", 1, STEPS)) for each in ways]
-    whole, draft, preview, fork = (each.memory_kind for each in going)
+    going = [flux.submit(options=way, **call("flux", 1, STEPS)) for way in ways]
+    whole, draft, preview, fork = (running.memory_kind for running in going)
     assert fork == whole
     assert len({whole, draft, preview}) == 3
     assert growth(draft, whole) is None
     assert growth(preview, whole) is None
-    for each in going:
-        each.result(60)
+    for generation in going:
+        generation.result(60)
 
 
 @pytest.mark.long
@@ -122,15 +122,15 @@ def test_drafts_and_forks_share_forwards_with_others(flux: Engine) -> None:
     gate, before = Gate(flux), flux.counts()
     drafts = [flux.submit(options=QUARTER, **call("flux", seed, STEPS)) for seed in range(4)]
     gate.open()
-    drawn = [each.result(60) for each in drafts]
+    drawn = [draft.result(60) for draft in drafts]
     gate = Gate(flux)
     forks = [
-        flux.submit(options=from_(each), **call("flux", seed, STEPS))
-        for seed, each in enumerate(drawn)
+        flux.submit(options=from_(draft), **call("flux", seed, STEPS))
+        for seed, draft in enumerate(drawn)
     ]
     whole = flux.submit(**call("flux", 9, STEPS))
     gate.open()
-    images = [made_of(each.result(60)) for each in forks]
+    images = [made_of(fork.result(60)) for fork in forks]
     whole.result(60)
     counts = flux.counts()
     assert counts["merged_calls"] - before["merged_calls"] >= 4 * STEPS
@@ -160,15 +160,15 @@ def test_eight_drafts_with_two_finished_cost_less_than_half_of_eight_whole_ones(
 
     def together(options: list[GenerationOptions]) -> list[Any]:
         going = [
-            flux.submit(options=each, loras=[loras[n % 2]], **call("flux", n, STEPS))
-            for n, each in enumerate(options)
+            flux.submit(options=option, loras=[loras[n % 2]], **call("flux", n, STEPS))
+            for n, option in enumerate(options)
         ]
-        return [each.result(60) for each in going]
+        return [generation.result(60) for generation in going]
 
     before = flux.counts()["steps"]
     drafts = together([QUARTER] * 8)
-    together([from_(each, preview=True) for each in drafts])
-    together([from_(each) for each in drafts[:2]])
+    together([from_(draft, preview=True) for draft in drafts])
+    together([from_(draft) for draft in drafts[:2]])
     drafted = flux.counts()["steps"] - before
     together([GenerationOptions()] * 8)
     assert drafted <= 0.46 * (flux.counts()["steps"] - before - drafted)
@@ -272,9 +272,9 @@ def test_a_generation_of_one_step_is_no_draft(flux: Engine) -> None:
 
 
 def test_bytes_that_are_no_draft_are_refused() -> None:
-    for given in (b"", b"\0" * 64, b"\x08\0\0\0\0\0\0\0{}      "):
+    for content in (b"", b"\0" * 64, b"\x08\0\0\0\0\0\0\0{}      "):
         with pytest.raises(ForkRefused, match="not a draft"):
-            Draft.of_bytes(given)
+            Draft.of_bytes(content)
 
 
 def test_a_class_that_cannot_make_drafts_says_why_before_it_computes() -> None:

@@ -73,9 +73,9 @@ def prediction(solver, latents, clean, number):
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_the_clean_latents_that_a_step_was_made_with_are_found(kind):
     step, _ = walked(kind)
-    found = step.clean_latents()
-    assert found is not None
-    assert (found - 0.5).abs().max() < 0.02
+    latents = step.clean_latents()
+    assert latents is not None
+    assert (latents - 0.5).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("kind", SOLVERS)

@@ -82,16 +82,16 @@ def made(kind):
 def test_videos_that_take_turns_do_not_mix(kind, pipeline):
     vae, latents, video = made(kind)
     calls = pipeline(vae)
-    given = [torch.randn(latents if pipeline is Decodes else video) for _ in range(2)]
+    inputs = [torch.randn(latents if pipeline is Decodes else video) for _ in range(2)]
     whose = []
     inner = vae.decoder if pipeline is Decodes else vae.encoder
     with torch.no_grad():
-        expected = [calls(each) for each in given]
+        expected = [calls(tensor) for tensor in inputs]
     before = dict(vars(vae))
     inner.register_forward_pre_hook(lambda _, arguments: whose.append(len(arguments[0])))
     with merging_engine(calls, threads=1) as engine:
         gate = Gate(engine)
-        running = [engine.submit(latents=each) for each in given]
+        running = [engine.submit(latents=tensor) for tensor in inputs]
         gate.open()
         for generation, video in zip(running, expected, strict=True):
             assert torch.equal(generation.result(60), video)
@@ -154,26 +154,26 @@ def test_a_video_of_few_chunks_goes_before_a_generation_of_many_steps():
         for generation in running:
             generation.result(60)
     assert order.index("chunk") < 3
-    assert "".join(each[0] for each in order).count("ccc") == 1
+    assert "".join(name[0] for name in order).count("ccc") == 1
 
 
 def test_one_is_cancelled_between_two_chunks_and_the_next_is_whole():
     vae, latents, _ = made("wan")
-    given = torch.randn(latents)
+    tensor = torch.randn(latents)
     pipeline = Decodes(vae)
     with torch.no_grad():
-        expected = pipeline(given)
+        expected = pipeline(tensor)
     doomed = []
     hook = vae.decoder.register_forward_pre_hook(lambda *_: doomed[0].cancel())
     with merging_engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
-        doomed.append(engine.submit(latents=given))
+        doomed.append(engine.submit(latents=tensor))
         gate.open()
         with pytest.raises(Cancelled):
             doomed[0].result(60)
         hook.remove()
         assert engine.counts()["autoencoders"]["single_calls"] == 1
-        assert torch.equal(engine.submit(latents=given).result(60), expected)
+        assert torch.equal(engine.submit(latents=tensor).result(60), expected)
 
 
 class Videos(Loop):
@@ -196,18 +196,18 @@ def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
     arguments = {"start": torch.randn(latents), "num_inference_steps": 4}
     with torch.no_grad():
         expected = pipeline(**arguments)
-    asked = []
+    snapshots = []
 
     def ask(progress):
         if progress.stage is Stage.DECODING:
-            asked.append(running.request_snapshot())
+            snapshots.append(running.request_snapshot())
 
     with Engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(on_progress=ask, **arguments)
         gate.open()
         assert torch.equal(running.result(60), expected)
-    state = asked[0].result(60).to_bytes()
+    state = snapshots[0].result(60).to_bytes()
     with Engine(pipeline, threads=1) as other:
         assert torch.equal(other.submit(snapshot=state, **arguments).result(60), expected)
         assert other.counts()["forwards"] == 0
@@ -234,25 +234,25 @@ def test_progress_of_decoding_is_reported_chunk_by_chunk(kind):
         assert torch.equal(running.result(60), expected)
         assert engine.counts()["autoencoders"]["single_calls"] == len(computed) > 1
     assert sum(computed) == decoded_of(vae, shape)
-    first, *chunks = [each for each in reported if each.stage is Stage.DECODING]
+    first, *chunks = [progress for progress in reported if progress.stage is Stage.DECODING]
     assert (first.step, first.steps) == (0, 0)
     assert len(chunks) == len(computed)
     frames = shape[2] if len(shape) == 5 else len(computed)
     done = [sum(computed[:number]) / sum(computed) for number in range(len(computed))]
-    assert [each.step for each in chunks] == [int(share * frames) for share in done]
-    assert {each.steps for each in chunks} == {frames}
+    assert [chunk.step for chunk in chunks] == [int(share * frames) for share in done]
+    assert {chunk.steps for chunk in chunks} == {frames}
     assert running.steps_done == 2
 
 
 def test_audio_files_that_are_decoded_beside_each_other_are_those_of_each_alone():
     make, shape = LONG["audio"]
     pipeline = Decodes(make())
-    given = [torch.randn(shape) for _ in range(2)]
+    inputs = [torch.randn(shape) for _ in range(2)]
     with torch.no_grad():
-        expected = [pipeline(each) for each in given]
+        expected = [pipeline(tensor) for tensor in inputs]
     with Engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
-        running = [engine.submit(latents=each) for each in given]
+        running = [engine.submit(latents=tensor) for tensor in inputs]
         gate.open()
         for generation, audio in zip(running, expected, strict=True):
             assert torch.allclose(generation.result(60), audio, atol=1e-5)

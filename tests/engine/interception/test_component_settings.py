@@ -41,8 +41,8 @@ def only_above(value: float, pipeline: Any) -> None:
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
     """With an IP-adapter."""
-    made = tiny_sdxl()
-    unet = made.unet
+    sdxl = tiny_sdxl()
+    unet = sdxl.unet
     width = unet.config["cross_attention_dim"]
     weights: dict[str, torch.Tensor] = {}
     places = [name for name in unet.attn_processors if "attn2" in name]
@@ -58,7 +58,7 @@ def pipeline() -> Any:
         "norm.bias": torch.zeros(width),
     }
     unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": weights}])
-    return made
+    return sdxl
 
 
 def wish(seed: int, **more: Any) -> dict[str, Any]:
@@ -118,9 +118,9 @@ def test_interleaved_each_has_its_own_and_makes_the_bits_of_a_plain_call(
     expected = [plain(pipeline, set_up, **wish(n)) for n, set_up in enumerate(CASES[name], 1)]
     unset = [plain(pipeline, None, **wish(n)) for n, _ in enumerate(CASES[name], 1)]
     with merging_engine(pipeline, max_batch=4, threads=1) as engine:
-        made = together(engine, CASES[name])
+        results = together(engine, CASES[name])
         counts = engine.counts()
-    for set_up, images, its, without in zip(CASES[name], made, expected, unset, strict=True):
+    for set_up, images, its, without in zip(CASES[name], results, expected, unset, strict=True):
         assert torch.equal(images, its)
         assert torch.equal(images, without) == (set_up is None)  # or nothing would be shown
     assert counts["merged_calls"] == 0
@@ -134,12 +134,12 @@ def test_those_with_equal_settings_share_their_forwards_and_no_others(
     pipeline: Any, set_up: SetUp
 ) -> None:
     expected = [
-        plain(pipeline, each, **wish(n)) for n, each in enumerate([set_up, set_up, None], 1)
+        plain(pipeline, settings, **wish(n)) for n, settings in enumerate([set_up, set_up, None], 1)
     ]
     with merging_engine(pipeline, max_batch=4, threads=1) as engine:
-        made = together(engine, [set_up, set_up, None])
+        results = together(engine, [set_up, set_up, None])
         counts = engine.counts()
-    for images, its in zip(made, expected, strict=True):
+    for images, its in zip(results, expected, strict=True):
         assert (images - its).abs().max() <= 1e-4
     assert counts["batch_sizes"] == {2: 3, 1: 1 + 5}
 

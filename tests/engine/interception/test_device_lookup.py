@@ -97,18 +97,18 @@ def test_hooks_that_come_later_are_seen_by_the_next_generation():
 
 def test_modules_without_hooks_are_not_asked_for_them_when_the_pipeline_looks_where_it_computes():
     """A module says slowly that it lacks something."""
-    asked = []
+    lookups = []
 
     class Watched(torch.nn.Linear):
         def __getattr__(self, name):
-            asked.append(name)
+            lookups.append(name)
             return super().__getattr__(name)
 
     class Looks(FluxPipeline):
         def __call__(self, prompt):
-            asked.clear()
+            lookups.clear()
             _ = self._execution_device, self.transformer.device, self.transformer.dtype
-            return list(asked)
+            return list(lookups)
 
     pipeline = tiny_flux()
     pipeline.__class__ = Looks
@@ -116,7 +116,7 @@ def test_modules_without_hooks_are_not_asked_for_them_when_the_pipeline_looks_wh
     with Engine(pipeline) as engine:
         assert engine.submit(prompt="a red circle").result(60) == []
     assert pipeline._execution_device == torch.device("cpu")
-    assert "_diffusers_hook" in asked
+    assert "_diffusers_hook" in lookups
 
 
 def test_the_copy_of_a_generation_has_its_pipeline_s_name():

@@ -71,13 +71,13 @@ def assert_merged(pipeline, calls, within):
     """All two steps of all three share their forwards, and each gives what it gives alone."""
     with merging_engine(pipeline, verify_merges=True, threads=1) as engine:
         gate = Gate(engine)
-        running = [engine.submit(**each) for each in calls]
+        running = [engine.submit(**call) for call in calls]
         gate.open()
-        made = [generation.result(60) for generation in running]
+        results = [generation.result(60) for generation in running]
         assert engine.counts()["merged_calls"] == 6
     with torch.no_grad():
-        for each, one in zip(calls, made, strict=True):
-            assert (pipeline(**each) - one).abs().max() < within
+        for arguments, result in zip(calls, results, strict=True):
+            assert (pipeline(**arguments) - result).abs().max() < within
 
 
 def test_prompts_of_other_lengths_merge_in_qwen_image(qwen):
@@ -146,7 +146,7 @@ def test_each_declared_class_is_one_of_diffusers_and_declared_by_one_family():
         autoencoder_kl_ltx,
     )
     source = ast.parse(inspect.getsource(model_traits))
-    tables = [each for each in ast.walk(source) if isinstance(each, ast.Dict)]
+    tables = [node for node in ast.walk(source) if isinstance(node, ast.Dict)]
     names = [key.value for key in max(tables, key=lambda each: len(each.keys)).keys]
     assert set(names) == set(BUILT_IN)
     assert len(names) > 20
@@ -176,11 +176,13 @@ def test_what_a_house_declares_about_its_models_is_heeded(kind):
     ]
     with merging_engine(pipeline, threads=1, traits=combined) as engine:
         gate = Gate(engine)
-        running = [engine.submit(**each) for each in calls]
+        running = [engine.submit(**call) for call in calls]
         gate.open()
-        made = [generation.result(60) for generation in running]
+        results = [generation.result(60) for generation in running]
         assert engine.counts()["merged_calls"] == 0
-    assert all(torch.equal(one, pipeline(**its)) for one, its in zip(made, calls, strict=True))
+    assert all(
+        torch.equal(result, pipeline(**its)) for result, its in zip(results, calls, strict=True)
+    )
     assert KNOWN.of(kind) == NOTHING  # other engines do not know
 
 

@@ -79,14 +79,14 @@ def as_pipelines_give_it(decoded):
 @pytest.mark.parametrize("kind", sampled(VIDEOS, "wan", "hunyuan", "ltx", "ltx2 in tiles"))
 def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
     pipeline, shape = made(kind)
-    given = [torch.randn(shape) for _ in range(2)]
+    inputs = [torch.randn(shape) for _ in range(2)]
     with torch.no_grad():
-        expected = [pipeline(each) for each in given]
+        expected = [pipeline(tensor) for tensor in inputs]
     with Engine(pipeline, threads=1) as engine:
         came = [[], []]
         running = [
             engine.submit(latents=latents, options=GenerationOptions(on_frames=frames.append))
-            for latents, frames in zip(given, came, strict=True)
+            for latents, frames in zip(inputs, came, strict=True)
         ]
         for generation, frames, whole in zip(running, came, expected, strict=True):
             small = generation.result(60)

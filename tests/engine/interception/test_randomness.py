@@ -52,10 +52,10 @@ def test_each_draws_as_if_alone_after_its_own_seed_and_no_other_notices():
     expected = [alone(pipeline, *wish) for wish in WISHES]
     torch.manual_seed(77)
     before = torch.get_rng_state()
-    made = together(pipeline, WISHES)
+    results = together(pipeline, WISHES)
     assert torch.equal(torch.get_rng_state(), before)
-    for one, its in zip(made, expected, strict=True):
-        assert torch.equal(one, its)
+    for result, its in zip(results, expected, strict=True):
+        assert torch.equal(result, its)
 
 
 def test_others_share_the_state_and_it_shows():
@@ -67,25 +67,25 @@ def test_others_share_the_state_and_it_shows():
 def test_without_a_generator_nothing_repeats():
     pipeline = StableDiffusion3ControlNetPipeline()
     with Engine(pipeline) as engine:
-        one, other = (engine.submit(steps=3).result(60) for _ in range(2))
-    assert not torch.equal(one, other)
+        first, other = (engine.submit(steps=3).result(60) for _ in range(2))
+    assert not torch.equal(first, other)
 
 
 def test_a_resumed_one_draws_on_where_it_was():
     pipeline = StableDiffusion3ControlNetPipeline()
     expected = alone(pipeline, 5, 6)
-    running, asked = [], []
+    running, snapshots = [], []
 
     def ask(progress):
         if progress.step == 3:
-            asked.append(running[0].request_snapshot())
+            snapshots.append(running[0].request_snapshot())
 
     with merging_engine(pipeline) as engine:
         gate = Gate(engine)
         running.append(engine.submit(steps=6, generator=seeded(5), on_progress=ask))
         gate.open()
         assert torch.equal(running[0].result(60), expected)
-        state = asked[0].result(60)
+        state = snapshots[0].result(60)
         assert state.step == 3
         resumed = engine.submit(steps=6, generator=seeded(5), snapshot=state.to_bytes())
         assert torch.equal(resumed.result(60), expected)

@@ -73,9 +73,9 @@ def test_a_view_holds_the_very_weights(pipeline, kind):
 
 def test_in_the_engine_it_makes_what_it_makes_alone(engine, pipeline, kind):
     engine.add("it", pipeline)
-    made = submit(engine, pipeline, kind).result(60).images
-    assert torch.equal(made, view_of(pipeline, kind)(**wish(kind)).images)
-    assert made.shape == (1, 3, SIDE, SIDE)
+    images = submit(engine, pipeline, kind).result(60).images
+    assert torch.equal(images, view_of(pipeline, kind)(**wish(kind)).images)
+    assert images.shape == (1, 3, SIDE, SIDE)
 
 
 @pytest.mark.long
@@ -84,8 +84,8 @@ def test_it_interleaves_with_the_pipeline_itself(engine, pipeline, kind):
     plain = engine.submit(pipeline="it", **call(seed=3, steps=5))
     views = [submit(engine, pipeline, kind, seed=seed, steps=6) for seed in (1, 2)]
     # All of them before the first plain run: the modules are the same, and are for one thread.
-    made, whole = [each.result(60).images for each in views], plain.result(60).images
-    for seed, images in zip((1, 2), made, strict=True):
+    results, whole = [view.result(60).images for view in views], plain.result(60).images
+    for seed, images in zip((1, 2), results, strict=True):
         alone = view_of(pipeline, kind)(**wish(kind, seed=seed, steps=6)).images
         assert torch.equal(images, alone)
     assert torch.equal(whole, pipeline(**call(seed=3, steps=5)).images)
@@ -135,7 +135,7 @@ def test_a_video_is_drawn_anew_in_its_size_also_by_an_autoencoder_that_takes_pix
     wan = load_pipeline(Weights(str(DEMO / "wan")))
     assert wan.vae.config.patch_size == 2
     frames = [Image.new("RGB", (64, 48), "red")] * 5
-    asked = {"prompt": "a red circle", "width": 64, "height": 48, "guidance_scale": 1.0}
+    fields = {"prompt": "a red circle", "width": 64, "height": 48, "guidance_scale": 1.0}
     view = view_of(wan, WanVideoToVideoPipeline)
-    made = view(video=frames, **asked, num_inference_steps=2, output_type="pt").frames
-    assert made.shape == (1, 5, 3, 48, 64)
+    redrawn = view(video=frames, **fields, num_inference_steps=2, output_type="pt").frames
+    assert redrawn.shape == (1, 5, 3, 48, 64)

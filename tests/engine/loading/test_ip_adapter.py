@@ -49,7 +49,7 @@ def pipeline(folder: Path) -> Any:
 
 
 def wish(seed: int, image: Any = None, **more: Any) -> dict[str, Any]:
-    given = {} if image is None else {"ip_adapter_image": image}
+    fields = {} if image is None else {"ip_adapter_image": image}
     return {
         "prompt": "a red circle",
         "num_inference_steps": 3,
@@ -57,7 +57,7 @@ def wish(seed: int, image: Any = None, **more: Any) -> dict[str, Any]:
         "height": 32,
         "output_type": "pt",
         "generator": torch.Generator().manual_seed(seed),
-        **given,
+        **fields,
         **more,
     }
 
@@ -98,14 +98,14 @@ def test_requests_with_other_images_and_scales_share_forwards_and_make_what_each
     pipeline: Any,
 ) -> None:
     inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 1.0), (2, BLUE, 0.4), (3, RED, 0.0)]
-    expected = [alone(pipeline, *each) for each in inputs]
+    expected = [alone(pipeline, *arguments) for arguments in inputs]
     calls = [{**wish(seed, image), "options": scaled(scale)} for seed, image, scale in inputs]
     with merging_engine(pipeline, threads=1) as engine:
-        made = together(engine, [*calls, wish(4)])
+        results = together(engine, [*calls, wish(4)])
         counts = engine.counts()
-    for result, its in zip(made, expected, strict=False):
+    for result, its in zip(results, expected, strict=False):
         assert (result.images - its).abs().max() <= BOUND
-    assert (made[3].images - alone(pipeline, 4)).abs().max() <= BOUND
+    assert (results[3].images - alone(pipeline, 4)).abs().max() <= BOUND
     assert max(counts["batch_sizes"]) == 3
     assert "failed when merged" not in counts["not_merged"]
 
@@ -130,26 +130,28 @@ def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
     for scale in (1.0, 0.35):
         theirs.set_ip_adapter_scale(scale)
         expected = theirs(**wish(5, BLUE)).images
-        made = alone(ours, 5, BLUE, scale)
-        assert torch.equal(made, expected) if scale == 1 else (made - expected).abs().max() < BOUND
+        result = alone(ours, 5, BLUE, scale)
+        assert (
+            torch.equal(result, expected) if scale == 1 else (result - expected).abs().max() < BOUND
+        )
 
 
 @pytest.mark.long
 def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
     expected = alone(pipeline, 6, RED, 0.5)
     box: list[Any] = []
-    asked: list[Any] = []
+    snapshots: list[Any] = []
 
     def ask(progress: Progress) -> None:
         if progress.stage is Stage.DENOISING and progress.step == 1:
-            asked.append(box[0].request_snapshot())
+            snapshots.append(box[0].request_snapshot())
 
     with Engine(pipeline, threads=1, max_batch=1) as engine:
         gate = Gate(engine)
         box.append(engine.submit(options=scaled(0.5), on_progress=ask, **wish(6, RED)))
         gate.open()
         assert torch.equal(box[0].result(60).images, expected)
-        snapshot = asked[0].result(60).to_bytes()
+        snapshot = snapshots[0].result(60).to_bytes()
         resumed = engine.submit(options=scaled(0.5), snapshot=snapshot, **wish(6, RED))
         assert torch.equal(resumed.result(60).images, expected)
         assert resumed.steps_done == 3
@@ -159,14 +161,14 @@ def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
 def test_its_weights_are_read_later_and_counted(folder: Path, pipeline: Any) -> None:
     with reading_later():
         unread = loaded(folder)
-    assert all(isinstance(each, UnreadWeight) for each in _denoiser(unread).parameters())
+    assert all(isinstance(parameter, UnreadWeight) for parameter in _denoiser(unread).parameters())
     of_all = weights_bytes(Weights(str(folder)), {"default": "float32"}, select)
-    held = [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
-    parameters = {id(p): p.numel() * 4 for each in held for p in each.parameters()}
+    modules = [value for value in vars(pipeline).values() if isinstance(value, torch.nn.Module)]
+    parameters = {id(p): p.numel() * 4 for module in modules for p in module.parameters()}
     assert sum(parameters.values()) <= of_all
     layers = [e for e in _denoiser(pipeline).modules() if isinstance(e, ScaledValues)]
     assert layers
-    assert all(each.linear.weight.dtype == torch.float32 for each in layers)
+    assert all(layer.linear.weight.dtype == torch.float32 for layer in layers)
 
 
 def _denoiser(pipeline: Any) -> Any:
@@ -176,7 +178,7 @@ def _denoiser(pipeline: Any) -> Any:
 @pytest.mark.long
 def test_its_layers_have_the_denoisers_dtype(folder: Path) -> None:
     pipeline = loaded(folder, "bfloat16")
-    assert {each.dtype for each in _denoiser(pipeline).parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in _denoiser(pipeline).parameters()} == {torch.bfloat16}
     assert alone(pipeline, 1, RED, 0.5).isfinite().all()
 
 
@@ -198,20 +200,20 @@ def test_its_layers_have_the_denoisers_dtype(folder: Path) -> None:
 def test_an_adapter_of_another_model_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    made = tiny_sdxl()
-    tensors = adapter_of(made, width=change.get("width", 32))
+    original = tiny_sdxl()
+    tensors = adapter_of(original, width=change.get("width", 32))
     if without := change.get("without"):
-        tensors = {name: each for name, each in tensors.items() if not name.startswith(without)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
     if change.get("narrow"):
         tensors = {
-            name: each[:, :32].contiguous() if "_ip." in name else each
-            for name, each in tensors.items()
+            name: tensor[:, :32].contiguous() if "_ip." in name else tensor
+            for name, tensor in tensors.items()
         }
     if change.get("face"):
         del tensors["image_proj.proj.weight"], tensors["image_proj.proj.bias"]
         tensors["image_proj.proj.0.weight"] = torch.zeros(64, 512)
         tensors["image_proj.proj.2.weight"] = torch.zeros(256, 64)
-    folder = save_with_adapter(tmp_path, made, tensors)
+    folder = save_with_adapter(tmp_path, original, tensors)
     with pytest.raises(WeightsUnavailable, match=message) as refused:
         loaded(folder)
     assert f"The part ip_adapter, {FILE}, cannot be loaded" in str(refused.value)
@@ -232,12 +234,12 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.long
 def test_of_stable_diffusion_3_requests_with_equal_scales_share_forwards(sd3: Any) -> None:
     inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 0.8), (2, BLUE, 0.8), (3, BLUE, 0.2)]
-    expected = [alone(sd3, *each) for each in inputs]
+    expected = [alone(sd3, *arguments) for arguments in inputs]
     calls = [{**wish(seed, image), "options": scaled(scale)} for seed, image, scale in inputs]
     with merging_engine(sd3, threads=1) as engine:
-        made = together(engine, calls)
+        results = together(engine, calls)
         counts = engine.counts()
-    for result, its in zip(made, expected, strict=True):
+    for result, its in zip(results, expected, strict=True):
         assert (result.images - its).abs().max() <= BOUND
     assert max(counts["batch_sizes"]) == 2
     assert torch.equal(alone(sd3, 1, RED, 0), alone(sd3, 1))

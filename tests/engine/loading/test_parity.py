@@ -119,15 +119,17 @@ def test_what_is_read_to_a_device_is_the_same(family, precision, offload):
     recipe = Recipe(1, precision=precision, offload=offload, hot=("transformer",))
     with reading_later():
         ours = load_pipeline(Weights(str(DEMO / family)), dtype="bfloat16")
-    assert all(type(each) is UnreadWeight for each in ours.transformer.parameters())
+    assert all(type(parameter) is UnreadWeight for parameter in ours.transformer.parameters())
     accelerator = FakeAccelerator()
     placed_by(recipe, ours).apply(accelerator)
     theirs = usual(DEMO / family, torch.bfloat16)
     if precision == "float8":
         store_in_float8(theirs)
-        assert torch.float8_e4m3fn in {each.dtype for each in ours.transformer.parameters()}
+        assert torch.float8_e4m3fn in {
+            parameter.dtype for parameter in ours.transformer.parameters()
+        }
     for module in modules_of(ours).values():  # hooks are no weights
-        assert not any(isinstance(each, UnreadWeight) for each in tensors_of(module).values())
+        assert not any(isinstance(tensor, UnreadWeight) for tensor in tensors_of(module).values())
     assert_same(ours, theirs)
 
 
@@ -213,8 +215,8 @@ def test_a_quantized_component_is_read_by_its_library(flux_folder):
 
 def test_a_pipeline_may_be_deleted_before_its_weights_are_read(flux_folder):
     theirs = usual(flux_folder)
-    for each in modules_of(theirs).values():
-        for tensor in tensors_of(each).values():
+    for module in modules_of(theirs).values():
+        for tensor in tensors_of(module).values():
             tensor.data = tensor.data.clone()  # they are mapped
     with reading_later():
         ours = load_pipeline(Weights(str(flux_folder)))

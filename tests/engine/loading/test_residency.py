@@ -251,7 +251,7 @@ def test_a_model_that_is_not_warm_yet_is_given_to_no_one(residency):
     warm = LoadPlan(lambda *_: Warm(), warm_up=lambda _: {"steps": 1})
     residency.acquire("it", warm, reported.append).future.result(30)
     assert calls == [1]
-    assert [each.stage for each in reported] == [Stage.LOADING, Stage.WARMING_UP]
+    assert [progress.stage for progress in reported] == [Stage.LOADING, Stage.WARMING_UP]
 
 
 def test_a_failed_warm_up_is_reported_by_the_next_generation(residency, caplog):
@@ -294,7 +294,7 @@ def test_a_load_reports_its_bytes_and_is_not_silent_while_it_reads(engine):
     residency.acquire("it", flux, reported.append).future.result(60)
     assert silent
     assert {*silent} == {("it", 0.0)}
-    size = sum(each.stat().st_size for each in Path("deployments/demo/flux").rglob("*.safetensors"))
+    size = sum(file.stat().st_size for file in Path("deployments/demo/flux").rglob("*.safetensors"))
     last = reported[-1]
     assert (last.stage, last.step) == (Stage.LOADING, last.steps)
     assert 0.98 * size < last.steps <= size
@@ -345,13 +345,13 @@ def test_what_was_evicted_is_let_go_of_and_loaded_again_when_asked_for(small):
 
 def test_weights_in_use_are_never_evicted_and_the_load_waits(small):
     use(small, "idle", 300)
-    held = small.acquire("held", plan(600))
-    held.future.result(30)
+    claim = small.acquire("held", plan(600))
+    claim.future.result(30)
     coming = small.acquire("coming", plan(700))
     with pytest.raises(TimeoutError):
         coming.future.result(0.2)
-    assert small.find("held") is held.future.result()
-    small.release(held)
+    assert small.find("held") is claim.future.result()
+    small.release(claim)
     assert isinstance(coming.future.result(30), Pipeline)
     assert loaded(small, "idle", "held", "coming") == ["coming"]
 
@@ -386,8 +386,8 @@ def test_alternating_loans_from_many_threads_all_end(small):
 
 
 def test_a_load_that_is_no_longer_waited_for_ends(small):
-    held = small.acquire("held", plan(600))
-    held.future.result(30)
+    claim = small.acquire("held", plan(600))
+    claim.future.result(30)
     given_up = small.acquire("coming", plan(600))
     with pytest.raises(TimeoutError):
         given_up.future.result(0.2)
@@ -398,10 +398,10 @@ def test_a_load_that_is_no_longer_waited_for_ends(small):
 
 
 def test_giving_back_twice_is_giving_back_once(small):
-    one, two = (small.acquire("a", plan(600)) for _ in range(2))
+    first, two = (small.acquire("a", plan(600)) for _ in range(2))
     two.future.result(30)
-    small.release(one)
-    small.release(one)
+    small.release(first)
+    small.release(first)
     coming = small.acquire("b", plan(600))
     with pytest.raises(TimeoutError):
         coming.future.result(0.2)

@@ -51,11 +51,11 @@ def test_a_load_for_nobody_ends_when_a_request_comes_for_other_weights(small):
 
     spare = small.acquire("it", LoadPlan(load), spare=True)
     assert loading.wait(30)
-    asked = small.acquire("asked", plan(300))
+    claim = small.acquire("asked", plan(300))
     go.set()
     with pytest.raises(SpareLoadStopped):
         spare.future.result(30)
-    assert asked.future.result(30) is small.find("asked")
+    assert claim.future.result(30) is small.find("asked")
     assert small.find("it") is None
     use(small, "it", 300)
 
@@ -72,9 +72,9 @@ def test_a_load_for_nobody_becomes_that_of_a_request_that_comes_to_wait_for_it(s
 
     spare = small.acquire("it", LoadPlan(load), spare=True)
     assert loading.wait(30)
-    asked = small.acquire("it", LoadPlan(load))
+    claim = small.acquire("it", LoadPlan(load))
     go.set()
-    assert asked.future.result(30) is spare.future.result(30) is small.find("it")
+    assert claim.future.result(30) is spare.future.result(30) is small.find("it")
     assert small.find("kept") is None
 
 

@@ -67,8 +67,8 @@ class Device:
 
     def run(self, requests):
         waiting = sorted(requests, key=lambda each: each.arrives)
-        for number, each in enumerate(waiting):
-            each.number, each.left = number, each.steps
+        for number, request in enumerate(waiting):
+            request.number, request.left = number, request.steps
         running = []
         while waiting or running:
             if not running and waiting[0].arrives > self.now:
@@ -77,21 +77,21 @@ class Device:
             while waiting and waiting[0].arrives <= self.now and len(running) < self.places:
                 running.append(self._begun(waiting.pop(0)))
             self._turn(running)
-            running = [each for each in running if each.left]
+            running = [member for member in running if member.left]
         return requests
 
     def serve(self, clients, requests):
         """Let each client take the next of ``requests`` as soon as its last one is done."""
         running, waiting = [], list(requests)
-        for number, each in enumerate(waiting):
-            each.number, each.left = number, each.steps
+        for number, request in enumerate(waiting):
+            request.number, request.left = number, request.steps
         while waiting or running:
             while waiting and len(running) < clients:
-                each = waiting.pop(0)
-                each.arrives = self.now
-                running.append(self._begun(each))
+                request = waiting.pop(0)
+                request.arrives = self.now
+                running.append(self._begun(request))
             self._turn(running)
-            running = [each for each in running if each.left]
+            running = [member for member in running if member.left]
         return requests
 
     def _begun(self, request):
@@ -109,29 +109,31 @@ class Device:
         alone = self.times.seconds(1) or 0.0
         candidates = [
             Candidate(
-                each.number,
+                member.number,
                 0,
-                each.last_turn,
+                member.last_turn,
                 "the same",
                 due_at=float("inf")
                 if self.merges_all
-                else due_at(each.arrives, each.steps * alone),
-                remaining=each.left,
+                else due_at(member.arrives, member.steps * alone),
+                remaining=member.left,
                 max_calls=most,
             )
-            for each in running
+            for member in running
         ]
-        chosen = {each.generation for each in self.batcher.choose(candidates, self.turn, self.now)}
+        chosen = {
+            choice.generation for choice in self.batcher.choose(candidates, self.turn, self.now)
+        }
         seconds = self.seconds(len(chosen))
         self.times.record(len(chosen), seconds)
         self.batches.append(len(chosen))
         self.now += seconds
-        for each in running:
-            if each.number in chosen:
-                each.left -= 1
-                each.last_turn = self.turn
-                each.done = self.now
-                if not each.left:
+        for request in running:
+            if request.number in chosen:
+                request.left -= 1
+                request.last_turn = self.turn
+                request.done = self.now
+                if not request.left:
                     self.busy.ended()
 
 
@@ -143,12 +145,12 @@ def poisson(load, seconds, steps, count=500, seed=7):
     """Arrivals that take ``load`` of the device's best throughput."""
     draw = random.Random(seed)  # noqa: S311
     best = max(rows / seconds(rows) for rows in range(1, 9))
-    at, made = 0.0, []
+    at, requests = 0.0, []
     for _ in range(count):
         at += draw.expovariate(load * best / mean(steps))
-        made.append(Request(at, draw.choice(steps)))
-    return made
+        requests.append(Request(at, draw.choice(steps)))
+    return requests
 
 
 def mean_latency(requests):
-    return mean(each.latency for each in requests)
+    return mean(request.latency for request in requests)

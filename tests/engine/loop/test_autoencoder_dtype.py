@@ -33,10 +33,10 @@ def decoded_in_float32(latents):
 def test_images_of_a_bfloat16_autoencoder_are_those_of_float32_within_its_rounding():
     pipeline = halves()
     with Engine(pipeline, threads=1) as engine:
-        asked = [engine.submit(**call(seed=seed)) for seed in (1, 2)]
-        made = [each.result(60).images for each in asked]
+        generations = [engine.submit(**call(seed=seed)) for seed in (1, 2)]
+        results = [generation.result(60).images for generation in generations]
     plain = halves()
-    for seed, image in zip((1, 2), made, strict=True):
+    for seed, image in zip((1, 2), results, strict=True):
         assert image.dtype is torch.bfloat16
         latents = alone(plain, seed=seed, output_type="latent").float()
         expected = decoded_in_float32(latents)

@@ -31,7 +31,7 @@ def together(engine, seeds, **more):
     gate = Gate(engine)
     running = [engine.submit(**more, **call(seed=seed, steps=2)) for seed in seeds]
     gate.open()
-    return [each.result(60).images for each in running]
+    return [generation.result(60).images for generation in running]
 
 
 def close(images, pipeline, seed):
@@ -41,8 +41,8 @@ def close(images, pipeline, seed):
 def test_images_that_are_ready_at_once_are_decoded_together(engine, pipeline):
     first = engine.submit(**call(steps=2)).result(60).images  # shows how large they become
     assert torch.equal(first, pipeline(**call(steps=2)).images)
-    made = together(engine, (1, 2, 3, 4))
-    assert all(close(images, pipeline, seed) for seed, images in enumerate(made, 1))
+    results = together(engine, (1, 2, 3, 4))
+    assert all(close(images, pipeline, seed) for seed, images in enumerate(results, 1))
     # Two are compared with what they give alone, then the others follow.
     assert engine.counts()["autoencoders"]["batch_sizes"] == {1: 1, 2: 2}
     together(engine, (1, 2, 3, 4))
@@ -52,8 +52,8 @@ def test_images_that_are_ready_at_once_are_decoded_together(engine, pipeline):
 def test_no_more_pixels_are_decoded_together_than_may_be(engine, pipeline, monkeypatch):
     monkeypatch.setattr(encoders, "MAX_PIXELS", 2 * SIDE**2)
     engine.submit(**call(steps=2)).result(60)
-    made = together(engine, (1, 2, 3, 4))
-    assert all(close(images, pipeline, seed) for seed, images in enumerate(made, 1))
+    results = together(engine, (1, 2, 3, 4))
+    assert all(close(images, pipeline, seed) for seed, images in enumerate(results, 1))
     assert engine.counts()["autoencoders"]["batch_sizes"] == {1: 1, 2: 2}
 
 
@@ -81,9 +81,9 @@ def test_one_that_a_pipeline_has_upcast_runs_in_one_go(pipeline):
 
         def __call__(self, latents):
             self.vae.to(torch.float64)
-            made = self.vae.decode(latents.double()).sample
+            image = self.vae.decode(latents.double()).sample
             self.vae.to(torch.float32)
-            return made
+            return image
 
     upcasts = Upcasts()
     latents = torch.randn(1, upcasts.vae.config.latent_channels, 4, 4)
@@ -91,10 +91,10 @@ def test_one_that_a_pipeline_has_upcast_runs_in_one_go(pipeline):
         gate = Gate(engine)
         running = [engine.submit(latents=latents) for _ in range(2)]
         gate.open()
-        made = [each.result(60) for each in running]
+        results = [generation.result(60) for generation in running]
         assert engine.counts()["autoencoders"]["forwards"] == 0
     with torch.no_grad():
-        assert all(torch.equal(each, upcasts(latents)) for each in made)
+        assert all(torch.equal(result, upcasts(latents)) for result in results)
 
 
 @pytest.mark.long
@@ -160,9 +160,11 @@ def test_one_that_waits_for_its_decoding_can_be_cancelled(engine):
 
 @pytest.mark.parametrize("keep_outputs_bytes", [0, 2**20])
 def test_a_snapshot_before_the_decoding_takes_no_step_again(engine, pipeline, keep_outputs_bytes):
-    asked, kept = [], {"options": GenerationOptions(keep_outputs_bytes=keep_outputs_bytes)}
-    at_decoding(engine, lambda running: asked.append(running.request_snapshot()), **kept).result(60)
-    snapshot = asked[0].result(60)
+    snapshots, kept = [], {"options": GenerationOptions(keep_outputs_bytes=keep_outputs_bytes)}
+    at_decoding(
+        engine, lambda running: snapshots.append(running.request_snapshot()), **kept
+    ).result(60)
+    snapshot = snapshots[0].result(60)
     assert (snapshot.step, snapshot.awaits) == (3, "vae.decode")
     reported = []
     with Engine(pipeline, threads=1) as other:

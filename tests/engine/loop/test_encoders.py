@@ -33,13 +33,13 @@ def together(engine, wishes):
     gate = Gate(engine)
     running = [engine.submit(**wish) for wish in wishes]
     gate.open()
-    return [each.result(60).images for each in running]
+    return [generation.result(60).images for generation in running]
 
 
 def test_new_prompts_share_the_forwards_of_both_encoders(engine, pipeline):
     wishes = [call(prompt, seed=seed, steps=2) for seed, prompt in enumerate(PROMPTS)]
-    made = together(engine, wishes)
-    for seed, (prompt, images) in enumerate(zip(PROMPTS, made, strict=True)):
+    results = together(engine, wishes)
+    for seed, (prompt, images) in enumerate(zip(PROMPTS, results, strict=True)):
         alone = pipeline(**call(prompt, seed=seed, steps=2)).images
         assert (images - alone).abs().max() <= 1e-4
     counts = engine.counts()
@@ -51,8 +51,8 @@ def test_new_prompts_share_the_forwards_of_both_encoders(engine, pipeline):
 
 def test_one_new_prompt_of_many_is_encoded_once_and_no_two_share_tensors(engine, pipeline):
     wishes = [call(seed=seed, steps=2) for seed in range(4)]
-    made = together(engine, wishes)
-    for seed, images in enumerate(made):
+    results = together(engine, wishes)
+    for seed, images in enumerate(results):
         assert (images - pipeline(**call(seed=seed, steps=2)).images).abs().max() <= 1e-4
     counts = engine.counts()
     assert counts["encoders"]["batch_sizes"] == {1: 2}
@@ -63,13 +63,13 @@ def test_what_was_encoded_with_others_is_not_remembered_for_one_that_is_alone(en
     together(engine, [call(prompt, steps=1) for prompt in PROMPTS])
     before = engine.counts()["prompts_encoded"]
     for again in range(2):
-        made = engine.submit(**call(PROMPTS[0])).result(60)
-        assert torch.equal(made.images, pipeline(**call(PROMPTS[0])).images)
+        result = engine.submit(**call(PROMPTS[0])).result(60)
+        assert torch.equal(result.images, pipeline(**call(PROMPTS[0])).images)
         assert engine.counts()["prompts_encoded"] == before + 2, again
     # Nor for a deterministic one beside others, whose bits no other may change.
     wishes = [call(PROMPTS[1], deterministic=True), call(PROMPTS[2])]
-    made, _ = together(engine, wishes)
-    assert torch.equal(made, pipeline(**call(PROMPTS[1])).images)
+    result, _ = together(engine, wishes)
+    assert torch.equal(result, pipeline(**call(PROMPTS[1])).images)
 
 
 def test_an_encoder_that_fails_for_one_prompt_fails_it_alone(engine, pipeline):
@@ -113,17 +113,17 @@ def test_one_that_waits_for_its_encoder_can_be_cancelled_and_says_what_it_does(e
 
 
 def test_a_snapshot_of_one_that_encodes_comes_at_its_first_step(engine, pipeline):
-    asked = []
+    snapshots = []
 
     def ask(progress):
         if progress.stage is Stage.ENCODING_TEXT:
-            asked.append(running.request_snapshot())
+            snapshots.append(running.request_snapshot())
 
     gate = Gate(engine)
     running = engine.submit(on_progress=ask, **call("a snapshot"))
     gate.open()
     running.result(60)
-    snapshot = asked[0].result(60)
+    snapshot = snapshots[0].result(60)
     assert snapshot.step == 0
     with Engine(pipeline, threads=1) as other:
         resumed = other.submit(snapshot=snapshot.to_bytes(), **call("a snapshot")).result(60)
@@ -158,13 +158,13 @@ def test_a_pipeline_that_returns_what_its_encoder_gave_returns_plain_tensors(pip
 
     ids = torch.ones(1, 8, dtype=torch.long)
     with Engine(Encodes(), threads=1) as engine:
-        made = [engine.submit(ids=ids).result(60) for _ in range(2)]
+        results = [engine.submit(ids=ids).result(60) for _ in range(2)]
     with torch.no_grad():
         expected = tree_leaves(form(pipeline.text_encoder_2(ids)))
-    for each in made:
-        for one, other in zip(tree_leaves(each), expected, strict=True):
-            assert type(one) is torch.Tensor
-            assert torch.equal(one, other)
+    for result in results:
+        for tensor, other in zip(tree_leaves(result), expected, strict=True):
+            assert type(tensor) is torch.Tensor
+            assert torch.equal(tensor, other)
 
 
 class Writer:
@@ -192,12 +192,12 @@ def test_a_language_model_that_writes_is_not_interrupted():
     )
     model = GPT2LMHeadModel(config).eval()
     pipeline = Writer(model)
-    asked = [torch.tensor([[number, 7, 9]]) for number in (3, 4)]
+    inputs = [torch.tensor([[number, 7, 9]]) for number in (3, 4)]
     with Engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
-        running = [engine.submit(ids=ids) for ids in asked]
+        running = [engine.submit(ids=ids) for ids in inputs]
         gate.open()
-        written = [each.result(60) for each in running]
+        written = [generation.result(60) for generation in running]
         assert engine.counts()["encoders"]["forwards"] == 0
-    for ids, words in zip(asked, written, strict=True):
+    for ids, words in zip(inputs, written, strict=True):
         assert torch.equal(words, pipeline(ids))

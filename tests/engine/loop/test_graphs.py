@@ -63,9 +63,9 @@ def test_recorded_steps_give_the_bits_of_plain_ones(make):
     pipeline, accelerator = recorded(make()), FakeAccelerator()
     plain = pipeline(**call(steps=STEPS, seed=3)).images
     with merging_engine(pipeline, accelerator) as engine:
-        made = draw(engine, seed=3)
+        image = draw(engine, seed=3)
         again = draw(engine, seed=3)
-    assert torch.equal(made, plain)
+    assert torch.equal(image, plain)
     assert torch.equal(again, plain)
     records, replays = counted(accelerator)
     assert records == 1
@@ -82,10 +82,10 @@ def test_merged_forwards_have_graphs_of_their_own(make):
             gate = Gate(engine)
             running = [engine.submit(**call(steps=STEPS, seed=seed)) for seed in range(3)]
             gate.open()
-            made = [each.result(RESULT_S).images for each in running]
+            images = [generation.result(RESULT_S).images for generation in running]
         assert engine.counts()["merged_calls"] >= 6 * (STEPS - 1)
-    for one, other in zip(made, plain, strict=True):
-        assert (one - other).abs().max() < 1e-4
+    for image, other in zip(images, plain, strict=True):
+        assert (image - other).abs().max() < 1e-4
     records, replays = counted(accelerator)
     assert records == 1
     assert replays > STEPS
@@ -97,9 +97,9 @@ def test_another_size_is_recorded_by_itself(pipeline):
     with merging_engine(pipeline, accelerator) as engine:
         for _ in range(2):
             for side in (32, 48):
-                made = draw(engine, width=side, height=side)
+                image = draw(engine, width=side, height=side)
                 again = pipeline(**call(steps=STEPS, width=side, height=side)).images
-                assert torch.equal(made, again)
+                assert torch.equal(image, again)
     assert counted(accelerator)[0] == 2
 
 
@@ -112,8 +112,8 @@ def test_without_the_switch_nothing_is_recorded():
 
 def test_a_cpu_ignores_the_switch(pipeline, caplog):
     with merging_engine(pipeline) as engine:
-        made = draw(engine)
-    assert torch.equal(made, pipeline(**call(steps=STEPS)).images)
+        image = draw(engine)
+    assert torch.equal(image, pipeline(**call(steps=STEPS)).images)
     assert "graphs" not in caplog.text
 
 
@@ -146,10 +146,10 @@ def test_graphs_are_dropped_when_weights_have_moved(pipeline):
     accelerator = FakeAccelerator()
     with merging_engine(pipeline, accelerator) as engine:
         draw(engine)
-        for each in pipeline.transformer.parameters():
-            each.data = each.data * 1.5
-        made = draw(engine)
-    assert torch.equal(made, pipeline(**call(steps=STEPS)).images)
+        for parameter in pipeline.transformer.parameters():
+            parameter.data = parameter.data * 1.5
+        image = draw(engine)
+    assert torch.equal(image, pipeline(**call(steps=STEPS)).images)
     assert counted(accelerator)[0] == 2
 
 
@@ -165,8 +165,8 @@ def test_a_forward_that_cannot_be_recorded_runs_as_ever(pipeline, caplog, error,
     accelerator = FakeAccelerator()
     accelerator.refuse_recording(1, error)
     with merging_engine(pipeline, accelerator) as engine:
-        made = draw(engine, steps=2 * STEPS)
-    assert torch.equal(made, pipeline(**call(steps=2 * STEPS)).images)
+        image = draw(engine, steps=2 * STEPS)
+    assert torch.equal(image, pipeline(**call(steps=2 * STEPS)).images)
     assert counted(accelerator)[0] == records
     assert ("not permitted" in caplog.text) is (records == 1)
 
@@ -176,9 +176,9 @@ def test_a_forward_that_writes_into_its_inputs_is_not_recorded(caplog):
     forward = pipeline.transformer.forward
 
     def writing(hidden_states, *arguments, **keywords):
-        made = forward(hidden_states, *arguments, **keywords)
+        output = forward(hidden_states, *arguments, **keywords)
         hidden_states.add_(0)
-        return made
+        return output
 
     pipeline.transformer.forward = writing
     with merging_engine(pipeline, accelerator) as engine:
@@ -193,8 +193,8 @@ def test_a_recording_that_gives_other_values_is_not_used(caplog):
 
     def counting(*arguments, **keywords):
         calls.append(1)
-        made = forward(*arguments, **keywords)
-        return (made[0] * len(calls),) if len(calls) > RUNS_BEFORE + 1 else made
+        output = forward(*arguments, **keywords)
+        return (output[0] * len(calls),) if len(calls) > RUNS_BEFORE + 1 else output
 
     pipeline.transformer.forward = counting
     with merging_engine(pipeline, accelerator) as engine:
@@ -248,12 +248,12 @@ def test_a_recording_is_put_off_while_another_model_is_compiled(pipeline, compil
     engine, accelerator, compiler = compiled_beside
     engine.submit(pipeline="other", **start()).result(RESULT_S)
     assert compiler.began.wait(RESULT_S)
-    made = draw(engine)
+    image = draw(engine)
     assert counted(accelerator) == (0, 0)
     compiler.may_end.set()
     engine.finish_compiling()
     again = draw(engine)
-    assert torch.equal(made, again)
+    assert torch.equal(image, again)
     assert counted(accelerator) == (1, STEPS)
     assert "not recorded" not in caplog.text
 
@@ -291,10 +291,10 @@ def test_a_recipe_switches_graphs_on_and_they_go_with_the_weights(caplog):
         draw(engine, pipeline="flux")
         assert counted(accelerator)[1] > 0
         graphs = engine._loop._graphs
-        assert any(each.graphs for each in graphs._denoisers.values())
+        assert any(denoiser.graphs for denoiser in graphs._denoisers.values())
         engine.remove("flux")
         residency.close()
-        assert not any(each.graphs for each in graphs._denoisers.values())
+        assert not any(denoiser.graphs for denoiser in graphs._denoisers.values())
 
 
 @pytest.mark.long
@@ -305,8 +305,8 @@ def test_memory_that_runs_out_takes_the_graphs(pipeline, caplog):
             draw(engine)
             engine._loop._pressure.relieve()
         records = counted(accelerator)[0]
-        made = draw(engine)
-    assert torch.equal(made, pipeline(**call(steps=STEPS)).images)
+        image = draw(engine)
+    assert torch.equal(image, pipeline(**call(steps=STEPS)).images)
     assert records == counted(accelerator)[0] == MAX_RELEASES
     assert "memory runs out beside its graphs" in caplog.text
 

@@ -105,9 +105,9 @@ def test_more_rows_than_at_the_knee_share_a_forward_while_the_demand_needs_them(
 
 
 def test_models_that_share_a_device_share_the_demand():
-    one, other = measured(compute_bound), measured(compute_bound)
+    first, other = measured(compute_bound), measured(compute_bound)
     demand = StepDemand()
-    for times in (one, other):
+    for times in (first, other):
         demand.add(times, int(0.6 * WINDOW_S * MAX_LOAD / compute_bound(1)), now=0.0)
     assert demand.load(1.0, 8) == pytest.approx(1.2, rel=0.01)
 
@@ -116,7 +116,9 @@ def test_eight_that_come_together_are_ready_in_six_tenths_of_the_time_and_the_la
     merged = Device(compute_bound, merges_all=True).run(burst())
     limited = Device(compute_bound).learn().run(burst())
     assert mean_latency(limited) <= 0.6 * mean_latency(merged)
-    assert max(each.latency for each in limited) <= 1.06 * max(each.latency for each in merged)
+    assert max(request.latency for request in limited) <= 1.06 * max(
+        request.latency for request in merged
+    )
 
 
 @pytest.mark.long
@@ -126,11 +128,11 @@ def test_eight_that_come_together_are_ready_in_six_tenths_of_the_time_and_the_la
 def test_under_load_the_throughput_stays(seconds, load, steps):
     merging, limited = Device(seconds, merges_all=True), Device(seconds)
     merged = merging.run(poisson(load, seconds, steps))
-    made = limited.run(poisson(load, seconds, steps))
+    served = limited.run(poisson(load, seconds, steps))
     assert limited.now <= 1.01 * merging.now
-    assert mean_latency(made) <= 1.12 * mean_latency(merged)
-    slowest = max(each.latency for each in made)
-    assert slowest <= 1.3 * max(each.latency for each in merged)
+    assert mean_latency(served) <= 1.12 * mean_latency(merged)
+    slowest = max(request.latency for request in served)
+    assert slowest <= 1.3 * max(request.latency for request in merged)
 
 
 requests = st.lists(
@@ -152,9 +154,9 @@ def test_one_that_is_due_ends_within_twice_the_work_that_is_due_before_it_and_it
     batcher, turn, now = StepBatcher(), 0, 0.0
     longest = 0.1 * most
     waiting = sorted(wished, key=lambda each: each.arrives)
-    for number, each in enumerate(waiting):
-        each.number, each.left = number, each.steps
-    due_times = {each.number: due_at(each.arrives, each.steps * 0.1) for each in waiting}
+    for number, request in enumerate(waiting):
+        request.number, request.left = number, request.steps
+    due_times = {waiter.number: due_at(waiter.arrives, waiter.steps * 0.1) for waiter in waiting}
     bounds = {}
     running = []
     while waiting or running:
@@ -162,39 +164,39 @@ def test_one_that_is_due_ends_within_twice_the_work_that_is_due_before_it_and_it
             now = max(now, waiting[0].arrives)
         while waiting and waiting[0].arrives <= now:
             running.append(waiting.pop(0))
-        for each in running:
-            if due_times[each.number] <= now and each.number not in bounds:
-                mine = due_times[each.number], each.number
+        for request in running:
+            if due_times[request.number] <= now and request.number not in bounds:
+                mine = due_times[request.number], request.number
                 before = sum(
                     other.left
                     for other in running
                     if (due_times[other.number], other.number) <= mine
                 )
-                bounds[each.number] = now + 2 * longest * (before + 1)
+                bounds[request.number] = now + 2 * longest * (before + 1)
         turn += 1
         chosen = batcher.choose(
             [
                 Candidate(
-                    each.number,
+                    member.number,
                     0,
-                    each.last_turn,
-                    keys[each.number],
-                    due_at=due_times[each.number],
-                    remaining=each.left,
+                    member.last_turn,
+                    keys[member.number],
+                    due_at=due_times[member.number],
+                    remaining=member.left,
                     max_calls=most,
                 )
-                for each in running
+                for member in running
             ],
             turn,
             now,
         )
         now += 0.1 * len(chosen)
-        numbers = {each.generation for each in chosen}
-        for each in running:
-            if each.number in numbers:
-                each.left, each.last_turn = each.left - 1, turn
-                assert now <= bounds.get(each.number, inf) + 1e-9
-        running = [each for each in running if each.left]
+        numbers = {choice.generation for choice in chosen}
+        for request in running:
+            if request.number in numbers:
+                request.left, request.last_turn = request.left - 1, turn
+                assert now <= bounds.get(request.number, inf) + 1e-9
+        running = [member for member in running if member.left]
 
 
 def test_while_clients_keep_coming_more_than_the_knee_are_merged_within_seconds():
@@ -203,7 +205,7 @@ def test_while_clients_keep_coming_more_than_the_knee_are_merged_within_seconds(
     for merges_all in (True, False):
         device = Device(flattening, max_batch=16, merges_all=merges_all).learn()
         began = device.now
-        device.serve(16, [Request(0.0, each) for each in steps])
+        device.serve(16, [Request(0.0, count) for count in steps])
         ended.append(device.now - began)
     merged, limited = ended
     assert limited < 10  # seconds, of a window of 60

@@ -30,7 +30,7 @@ def start(number, rows=1):
 def together(engine, calls):
     """The generations, ended. All begin before one goes on."""
     gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
+    running = [engine.submit(**call) for call in calls]
     gate.open()
     for generation in running:
         with suppress(Exception):
@@ -40,10 +40,10 @@ def together(engine, calls):
 
 def made(pipeline, engine, calls):
     """What they made, which is what they make alone."""
-    alone = [pipeline(**each) for each in calls]
+    alone = [pipeline(**call) for call in calls]
     running = together(engine, calls)
-    for one, generation in zip(alone, running, strict=True):
-        assert torch.equal(generation.result(0), one)
+    for expected, generation in zip(alone, running, strict=True):
+        assert torch.equal(generation.result(0), expected)
     return engine.counts()
 
 
@@ -133,8 +133,8 @@ def test_without_the_verification_it_is_not_found():
     """Or the test above would prove nothing."""
     pipeline = Loop(Mixes())
     with merging_engine(pipeline) as engine:
-        one, _ = together(engine, [{"start": start(1)}, {"start": start(2)}])
-        assert not torch.equal(one.result(0), pipeline(start(1)))
+        first, _ = together(engine, [{"start": start(1)}, {"start": start(2)}])
+        assert not torch.equal(first.result(0), pipeline(start(1)))
 
 
 def test_a_verified_merge_is_merged_from_then_on():

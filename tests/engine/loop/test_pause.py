@@ -49,8 +49,8 @@ def test_it_gives_snapshots_and_others_go_on_from_them(engine, flux):
     paused = paused_after(engine, 2, steps=5)
     state = paused.snapshot(60)
     assert Snapshot.of_bytes(state).step == 2
-    made = engine.submit(snapshot=state, **call(steps=5)).result(60)
-    assert torch.equal(made.images, alone(flux, steps=5))
+    result = engine.submit(snapshot=state, **call(steps=5)).result(60)
+    assert torch.equal(result.images, alone(flux, steps=5))
     assert not paused.done()
 
 

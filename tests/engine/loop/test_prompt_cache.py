@@ -61,9 +61,9 @@ def test_images_are_the_same_and_encoders_run_once(make, encoders):
     pipeline = make()
     with Engine(pipeline, max_batch=1, threads=1) as engine:
         for seed in (1, 2, 3):
-            made = engine.submit(**call(seed=seed, negative_prompt="a blue square")).result(60)
+            result = engine.submit(**call(seed=seed, negative_prompt="a blue square")).result(60)
             plain = pipeline(**call(seed=seed, negative_prompt="a blue square"))
-            assert torch.equal(made.images, plain.images)
+            assert torch.equal(result.images, plain.images)
         counts = engine.counts()
     assert counts["prompts_encoded"] == encoders
     assert counts["prompts_remembered"] == 2 * encoders
@@ -148,30 +148,32 @@ def test_whatever_was_read_before_others_read_the_same_bits(encoder, how, before
     with torch.no_grad():
         expected = READERS[how](encoder(ids(1, 2), output_hidden_states=True))
     for _ in range(2):
-        made = READERS[how](whole_output_of(prompts, encoder, ids(1, 2), output_hidden_states=True))
-        assert type(made) is torch.Tensor
-        assert torch.equal(made, expected)
+        result = READERS[how](
+            whole_output_of(prompts, encoder, ids(1, 2), output_hidden_states=True)
+        )
+        assert type(result) is torch.Tensor
+        assert torch.equal(result, expected)
 
 
 def test_what_is_not_kept_is_computed_once_and_kept_then(encoder):
     prompts, counts = cache()
-    one = output_of(prompts, encoder, ids(1, 2), output_hidden_states=True)
-    assert prompts.size == one.nbytes
+    tensor = output_of(prompts, encoder, ids(1, 2), output_hidden_states=True)
+    assert prompts.size == tensor.nbytes
     for _ in range(3):
         output = whole_output_of(prompts, encoder, ids(1, 2), output_hidden_states=True)
         torch.stack(output.hidden_states)
     assert counts.prompts_encoded == 2
-    assert prompts.size == one.nbytes * len(output.hidden_states)  # the last is one of them
+    assert prompts.size == tensor.nbytes * len(output.hidden_states)  # the last is one of them
 
 
 def test_what_leaves_the_device_waits_in_host_memory(encoder):
     size = output_of(cache()[0], encoder, ids(1, 2)).nbytes
     prompts, counts = cache(size, host_bytes=2 * size)
-    made = [output_of(prompts, encoder, ids(n, n)) for n in (1, 2, 3)]
+    outputs = [output_of(prompts, encoder, ids(n, n)) for n in (1, 2, 3)]
     assert (prompts.size, prompts.host_size) == (size, 2 * size)
     again = [output_of(prompts, encoder, ids(n, n)) for n in (1, 2, 3)]
     assert (counts.prompts_encoded, counts.prompts_remembered) == (3, 3)
-    assert all(torch.equal(one, other) for one, other in zip(made, again, strict=True))
+    assert all(torch.equal(output, other) for output, other in zip(outputs, again, strict=True))
     output_of(prompts, encoder, ids(4, 4))  # now 1 has been unused for longest
     output_of(prompts, encoder, ids(1, 1))
     assert (prompts.size, prompts.host_size) == (size, 2 * size)
@@ -183,19 +185,23 @@ def test_an_output_larger_than_the_devices_limit_is_kept_in_host_memory(encoder)
 
     def all_of(prompts, *numbers):
         output = whole_output_of(prompts, encoder, ids(*numbers), output_hidden_states=True)
-        return [read(each) for each in output.hidden_states]
+        return [read(state) for state in output.hidden_states]
 
     plain = all_of(cache()[0], 1, 2)
-    size = sum(each.nbytes for each in {id(each): each for each in plain}.values())
-    one = plain[0].nbytes
-    for most_bytes in (one // 2, one, size - 1):  # none of them fits, one, all but one
+    size = sum(tensor.nbytes for tensor in {id(state): state for state in plain}.values())
+    state_bytes = plain[0].nbytes
+    for most_bytes in (
+        state_bytes // 2,
+        state_bytes,
+        size - 1,
+    ):  # none of them fits, one, all but one
         prompts, counts = cache(most_bytes, host_bytes=2 * size)
-        made = [all_of(prompts, 1, 2) for _ in range(3)]
+        results = [all_of(prompts, 1, 2) for _ in range(3)]
         assert (counts.prompts_encoded, counts.prompts_remembered) == (1, 2)
         assert (prompts.size, prompts.host_size) == (0, size)
-        for each in made:
-            assert all(torch.equal(a, b) for a, b in zip(each, plain, strict=True))
-            each[0].fill_(7)  # a caller's own
+        for states in results:
+            assert all(torch.equal(a, b) for a, b in zip(states, plain, strict=True))
+            states[0].fill_(7)  # a caller's own
         for number in (3, 4):
             all_of(prompts, number, number)
         assert prompts.host_size <= 2 * size
@@ -280,23 +286,23 @@ def test_the_prompts_of_ltx2_are_remembered_in_host_memory():
     plain = pipeline(**case.arguments(wish))[0]
     device = FakeAccelerator(SmallDevice(10**9), discrete=False)
     with Engine(pipeline, device=device, threads=1, prompt_cache_bytes=100) as engine:
-        made = [engine.submit(**case.arguments(wish)).result(60)[0] for _ in range(2)]
+        results = [engine.submit(**case.arguments(wish)).result(60)[0] for _ in range(2)]
         counts, prompts = engine.counts(), engine._loop.prompts
         assert prompts.size == 0
         assert prompts.host_size > 100
     assert counts["prompts_encoded"] == counts["prompts_remembered"] > 0
-    for each in made:
-        assert torch.equal(torch.as_tensor(each), torch.as_tensor(plain))
+    for result in results:
+        assert torch.equal(torch.as_tensor(result), torch.as_tensor(plain))
 
 
 def test_equal_prompts_of_other_scopes_are_encoded_again():
     """Neither one after the other nor together do they tell of each other."""
-    made, encoded = {}, {}
+    reference, encoded = {}, {}
     with Engine(tiny_sdxl(), threads=1, max_batch=4) as engine:
         for scope in ("a", "b", "a", "b", "", ""):
             options = GenerationOptions(cache_scope=scope)
             images = engine.submit(**small_call(), options=options).result(60).images
-            assert torch.equal(made.setdefault("images", images), images)
+            assert torch.equal(reference.setdefault("images", images), images)
             counts = engine.counts()
             encoded.setdefault(scope, []).append(counts["prompts_encoded"])
         once = encoded["a"][0]
@@ -308,7 +314,7 @@ def test_equal_prompts_of_other_scopes_are_encoded_again():
             for scope in ("a", "b")
         ]
         gate.open()
-        assert all(each.result(60) for each in running)
+        assert all(generation.result(60) for generation in running)
         assert engine.counts()["prompts_encoded"] > 4 * once
 
 
@@ -320,10 +326,10 @@ def test_equal_prompts_that_come_together_are_encoded_once(make):
         gate = Gate(engine)
         running = [engine.submit(**small_call(seed=seed)) for seed in range(4)]
         gate.open()
-        made = [each.result(60).images for each in running]
+        results = [generation.result(60).images for generation in running]
         encoded = engine.counts()["prompts_encoded"]
     with Engine(pipeline, threads=1) as other:
         other.submit(**small_call()).result(60)
         assert other.counts()["prompts_encoded"] == encoded
-    for seed, images in enumerate(made):
+    for seed, images in enumerate(results):
         assert (images - pipeline(**small_call(seed=seed)).images).abs().max() <= 1e-4

@@ -50,11 +50,11 @@ def latencies(engine, clock, count=8, steps=STEPS):
     running = [
         engine.submit(start=start(n), steps=steps, num_inference_steps=steps) for n in range(count)
     ]
-    for each in running:
-        each.add_done_callback(lambda _: ended.append(clock.now - began))
+    for generation in running:
+        generation.add_done_callback(lambda _: ended.append(clock.now - began))
     gate.open()
-    for number, each in enumerate(running):
-        assert torch.equal(each.result(60), Loop(Denoiser())(start(number), steps))
+    for number, generation in enumerate(running):
+        assert torch.equal(generation.result(60), Loop(Denoiser())(start(number), steps))
     while len(ended) < count:  # callbacks come after the result
         sleep(0.001)
     return ended

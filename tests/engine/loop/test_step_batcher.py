@@ -23,17 +23,17 @@ candidates = st.builds(
     max_calls=st.just(MOST),
 )
 mixes = st.lists(candidates, min_size=1, max_size=8).map(
-    lambda those: [replace(each, generation=n) for n, each in enumerate(those)]
+    lambda those: [replace(candidate, generation=n) for n, candidate in enumerate(those)]
 )
 
 
 def turns(waiting, count, batcher=None, now=0.0):
     """Which generations go on in each of ``count`` turns, when none ends or comes nearer to it."""
     batcher = batcher or StepBatcher()
-    waiting = {each.generation: each for each in waiting}
+    waiting = {candidate.generation: candidate for candidate in waiting}
     chosen = []
     for turn in range(1, count + 1):
-        going = [each.generation for each in batcher.choose(list(waiting.values()), turn, now)]
+        going = [choice.generation for choice in batcher.choose(list(waiting.values()), turn, now)]
         for generation in going:
             waiting[generation] = replace(waiting[generation], last_turn=turn)
         chosen.append(going)
@@ -65,29 +65,29 @@ def test_one_that_is_a_step_ahead_goes_on():
 @given(mixes, st.integers(1, 10))
 def test_the_highest_priority_goes_first(mix, turn):
     leader, *_ = StepBatcher().choose(mix, turn)
-    assert leader.priority == max(each.priority for each in mix)
+    assert leader.priority == max(candidate.priority for candidate in mix)
 
 
 @given(mixes, st.integers(1, 60))
 def test_those_that_go_together_have_one_key_and_are_no_more_than_may(mix, turn):
     chosen = StepBatcher().choose(mix, turn)
-    assert len({each.key for each in chosen}) == 1
+    assert len({choice.key for choice in chosen}) == 1
     assert len(chosen) <= MOST
     assert len(chosen) == 1 or chosen[0].key is not None
-    assert len({each.generation for each in chosen}) == len(chosen)
+    assert len({choice.generation for choice in chosen}) == len(chosen)
 
 
 @given(mixes, st.integers(1, 60))
 def test_none_is_left_behind_that_could_have_come_along(mix, turn):
     chosen = StepBatcher().choose(mix, turn)
-    same = [each for each in mix if each.key == chosen[0].key]
+    same = [candidate for candidate in mix if candidate.key == chosen[0].key]
     if chosen[0].key is not None:
         assert len(chosen) == min(MOST, len(same))
 
 
 @given(mixes, st.integers(1, 40))
 def test_no_priority_starves(mix, patience):
-    those = {each.generation: each.priority for each in mix}
+    those = {candidate.generation: candidate.priority for candidate in mix}
     bound = patience + len(set(those.values()))
     chosen = turns(mix, 3 * bound, StepBatcher(patience))
     for priority in set(those.values()):
@@ -115,7 +115,7 @@ def test_the_due_and_the_others_change_seldom_where_each_change_moves_weights():
         there = chosen.generation
         last[there] = turn
         gone.append(there)
-    changes = sum(one != other for one, other in pairwise(gone))
+    changes = sum(previous != other for previous, other in pairwise(gone))
     assert changes == 4
     assert 15 <= gone.count(1) <= 24
 
@@ -196,7 +196,7 @@ def test_the_steps_of_a_short_one_and_prompts_of_longer_ones_take_turns():
     queue = [encoding(n, 0, f"prompt {n}", remaining=20.0) for n in range(1, 9)]
     chosen = turns([stepping(0, 0, remaining=5.0), *queue], 8)
     gone = [0 in going for going in chosen]
-    assert all(one != other for one, other in pairwise(gone))
+    assert all(previous != other for previous, other in pairwise(gone))
 
 
 def test_a_short_one_that_comes_to_its_decoder_does_not_wait_for_a_step_of_a_long_one():

@@ -94,8 +94,8 @@ def test_seconds_are_counted_by_pipeline_and_a_merged_forward_counts_once():
             for name in ("one", "two", "two")
         ]
         gate.open()
-        for each in running:
-            each.result(60)
+        for generation in running:
+            generation.result(60)
     seconds = engine.counts()["seconds"]
     assert {key: s for key, s in seconds.items() if s} == {
         ("one", "denoising"): 4.0,
@@ -111,4 +111,4 @@ def test_each_stage_of_a_pipeline_takes_its_time():
     seconds = engine.counts()["seconds"]
     stages = {("pipeline", stage) for stage in ("encoding_text", "denoising", "decoding")}
     assert seconds.keys() == stages
-    assert all(each > 0 for each in seconds.values())
+    assert all(duration > 0 for duration in seconds.values())

@@ -43,8 +43,8 @@ def only(kind: str, **components: Any) -> Any:
 def _double(block: str, original: str, ff: Sequence[str], theirs: Sequence[str]) -> dict[str, Any]:
     attn, b = f"{block}.attn", original
     return {
-        f"{b}.img_attn.qkv": [f"{attn}.to_{each}" for each in "qkv"],
-        f"{b}.txt_attn.qkv": [f"{attn}.add_{each}_proj" for each in "qkv"],
+        f"{b}.img_attn.qkv": [f"{attn}.to_{letter}" for letter in "qkv"],
+        f"{b}.txt_attn.qkv": [f"{attn}.add_{letter}_proj" for letter in "qkv"],
         f"{b}.img_attn.proj": [f"{attn}.to_out.0"],
         f"{b}.txt_attn.proj": [f"{attn}.to_add_out"],
         **{f"{b}.img_mlp.{o}": [f"{block}.ff.{n}"] for n, o in zip(ff, theirs, strict=True)},
@@ -62,7 +62,7 @@ FLUX = Family(
         "double_blocks.0.img_mod.lin": ["transformer_blocks.0.norm1.linear"],
         "double_blocks.0.txt_mod.lin": ["transformer_blocks.0.norm1_context.linear"],
         "single_blocks.0.linear1": [
-            *(f"{_SINGLE}.attn.to_{each}" for each in "qkv"),
+            *(f"{_SINGLE}.attn.to_{letter}" for letter in "qkv"),
             f"{_SINGLE}.proj_mlp",
         ],
         "single_blocks.0.linear2": [f"{_SINGLE}.proj_out"],
@@ -131,7 +131,10 @@ QWEN = Family(
     {
         name: [name]
         for name in (
-            *(f"transformer_blocks.0.attn.{each}" for each in ("to_q", "add_k_proj", "to_add_out")),
+            *(
+                f"transformer_blocks.0.attn.{projection}"
+                for projection in ("to_q", "add_k_proj", "to_add_out")
+            ),
             "transformer_blocks.0.attn.to_out.0",
             "transformer_blocks.0.img_mlp.net.0.proj",
             "transformer_blocks.0.txt_mlp.net.2",
@@ -147,7 +150,7 @@ Z_IMAGE = Family(
     tiny_z_image,
     {
         **{
-            f"{block}.0.attention.qkv": [f"{block}.0.attention.to_{each}" for each in "qkv"]
+            f"{block}.0.attention.qkv": [f"{block}.0.attention.to_{letter}" for letter in "qkv"]
             for block in ("layers", "noise_refiner", "context_refiner")
         },
         "layers.0.attention.out": ["layers.0.attention.to_out.0"],
@@ -210,7 +213,7 @@ HUNYUAN_VIDEO = Family(
         "single_blocks.0.linear1": FLUX.layers["single_blocks.0.linear1"],
         "single_blocks.0.linear2": [f"{_SINGLE}.proj_out"],
         "single_blocks.0.modulation.linear": [f"{_SINGLE}.norm.linear"],
-        f"{_THEIR_REFINER}.self_attn_qkv": [f"{_REFINER}.attn.to_{each}" for each in "qkv"],
+        f"{_THEIR_REFINER}.self_attn_qkv": [f"{_REFINER}.attn.to_{letter}" for letter in "qkv"],
         f"{_THEIR_REFINER}.mlp.fc1": [f"{_REFINER}.ff.net.0.proj"],
         "txt_in.input_embedder": ["context_embedder.proj_in"],
         "time_in.mlp.0": ["time_text_embed.timestep_embedder.linear_1"],
@@ -300,7 +303,9 @@ class _Writer:
     def write(self, file: Any) -> Expected:
         family, layout = self._family, self._layout
         for name, layers in self._named_layers():
-            self._add(self._full(name), [f"{family.denoiser}.{each}" for each in layers], name)
+            self._add(
+                self._full(name), [f"{family.denoiser}.{layer_name}" for layer_name in layers], name
+            )
         if "encoders" in layout.more:
             for name, layer in family.encoders.items():
                 self._add(self._of_encoder(name, layer), [layer], name)
@@ -311,18 +316,18 @@ class _Writer:
             self._expected[f"{family.denoiser}.{layer}"] = change, None
         if "zeros" in layout.more:
             self._state[f"{self._full('blocks.0.norm_of_no_model')}.diff"] = torch.zeros(3)
-        save_file({name: each.contiguous() for name, each in self._state.items()}, file)
+        save_file({name: tensor.contiguous() for name, tensor in self._state.items()}, file)
         return self._expected
 
     def _named_layers(self) -> list[tuple[str, Sequence[str]]]:
         match self._layout.names:
             case "own":
-                return [(each, [each]) for its in self._family.layers.values() for each in its]
+                return [(layer, [layer]) for its in self._family.layers.values() for layer in its]
             case "split":
                 return [
-                    (f"{name}.{number}" if len(its) > 1 else name, [each])
+                    (f"{name}.{number}" if len(its) > 1 else name, [layer])
                     for name, its in self._family.layers.items()
-                    for number, each in enumerate(its)
+                    for number, layer in enumerate(its)
                 ]
             case "xlabs":
                 single = self._family.layers["single_blocks.0.linear1"][:3]
@@ -353,13 +358,13 @@ class _Writer:
 
     def _add(self, full: str, layers: Sequence[str], name: str) -> None:
         """Add an adapter of one layer of the original, which may be several of the model."""
-        bases = [layer_of(self._pipeline, each) for each in layers]
-        whole = torch.cat([each.weight.detach() for each in bases])
+        bases = [layer_of(self._pipeline, layer_name) for layer_name in layers]
+        whole = torch.cat([base.weight.detach() for base in bases])
         is_swapped = name == self._family.swapped
         if is_swapped:
             whole = whole.roll(len(whole) // 2, 0)
         delta, bias = self._adapter(full, whole)
-        sizes = [len(each.weight) for each in bases]
+        sizes = [len(base.weight) for base in bases]
         for layer, its, of_bias in zip(
             layers,
             delta.split(sizes),
@@ -400,10 +405,10 @@ class _Writer:
         out, columns = len(whole), whole[0].numel()
         match self._layout.kind:
             case "LoKr":
-                one, two = (2, 1), (out // 2, RANK)
+                first, two = (2, 1), (out // 2, RANK)
                 if out % 2:
-                    one, two = (1, 1), (out, RANK)
-                parts = {"lokr_w1": one, "lokr_w2_a": two, "lokr_w2_b": (RANK, columns)}
+                    first, two = (1, 1), (out, RANK)
+                parts = {"lokr_w1": first, "lokr_w2_a": two, "lokr_w2_b": (RANK, columns)}
             case "LoHa":
                 pair = {"a": (out, RANK), "b": (RANK, columns)}
                 parts = {f"hada_w{n}_{half}": pair[half] for n in "12" for half in "ab"}
@@ -411,15 +416,17 @@ class _Writer:
                 down, up = self._layout.halves
                 kernel = [1 for _ in whole.shape[2:]]
                 parts = {down: (RANK, *whole.shape[1:]), up: (out, RANK, *kernel)}
-        made = [self._random(*shape) for shape in parts.values()]
-        self._state |= {f"{full}.{name}": each for name, each in zip(parts, made, strict=True)}
+        factors = [self._random(*shape) for shape in parts.values()]
+        self._state |= {
+            f"{full}.{name}": factor for name, factor in zip(parts, factors, strict=True)
+        }
         match self._layout.kind:
             case "LoKr":
-                return torch.kron(made[0], made[1] @ made[2])
+                return torch.kron(factors[0], factors[1] @ factors[2])
             case "LoHa":
-                return (made[0] @ made[1]) * (made[2] @ made[3])
+                return (factors[0] @ factors[1]) * (factors[2] @ factors[3])
             case _:
-                return made[1].flatten(1) @ made[0].flatten(1)
+                return factors[1].flatten(1) @ factors[0].flatten(1)
 
 
 def layer_of(pipeline: Any, name: str) -> Any:

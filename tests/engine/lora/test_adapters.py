@@ -110,10 +110,10 @@ def test_each_kind_is_applied_and_merged_as_by_peft(model, kind, names, tmp_path
     expected = scaled(pipeline, 0.7)(**call(steps=2)).images
     base = make()
     with Engine(base, threads=1) as engine:
-        made = engine.submit(loras=[Lora(file, 0.7)], **call(steps=2)).result(60).images
+        images = engine.submit(loras=[Lora(file, 0.7)], **call(steps=2)).result(60).images
         plain = engine.submit(**call(steps=2)).result(60).images
     assert relative(plain, expected) > 1e-3
-    assert relative(made, expected) <= 1e-5
+    assert relative(images, expected) <= 1e-5
     merge_lora(base, file, 0.7)
     assert relative(base(**call(steps=2)).images, expected) <= 1e-4
 
@@ -132,21 +132,23 @@ def asked_for(folder, kinds=("LoKr", "LoHa", "DoRA")):
 def test_rows_with_any_kind_share_forwards(model, tmp_path):
     make, layers = MAKERS[model]
     base = make()
-    asked = [[Lora(save_lora(tmp_path, base, 1, 2), 0.5)], []]
+    lora_lists = [[Lora(save_lora(tmp_path, base, 1, 2), 0.5)], []]
     for seed, kind in enumerate(("LoKr", "LoHa", "DoRA")):
         pipeline, state = adapted(make, layers[seed:], kind, seed)
-        asked.append([Lora(saved(tmp_path, state, kind, pipeline, "kohya"), 0.6)])
-    calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(asked)]
+        lora_lists.append([Lora(saved(tmp_path, state, kind, pipeline, "kohya"), 0.6)])
+    calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(lora_lists)]
     with merging_engine(base, max_batch=8, threads=1, verify_merges=True) as engine:
-        alone = [engine.submit(**{**each, "generator": seeded(n)}).result(60).images
-                 for n, each in enumerate(calls)]  # fmt: skip
+        alone = [engine.submit(**{**fields, "generator": seeded(n)}).result(60).images
+                 for n, fields in enumerate(calls)]  # fmt: skip
         before = engine.counts()["merged_calls"]
-        made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
+        images = together(
+            engine, [{**fields, "generator": seeded(n)} for n, fields in enumerate(calls)]
+        )
         counts = engine.counts()
     assert counts["merged_calls"] - before >= 3 * len(calls)
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
-    for one, other in zip(made, alone, strict=True):
-        assert relative(one, other) <= 1e-5
+    for image, other in zip(images, alone, strict=True):
+        assert relative(image, other) <= 1e-5
 
 
 def seeded(seed):
@@ -170,8 +172,8 @@ def test_several_of_one_generation_come_one_after_another_as_in_peft(tmp_path):
         expected = pipeline(**call(steps=2)).images
         chosen = [{"default": dora, "other": Lora(lora)}[name] for name in order]
         with Engine(tiny_flux(), threads=1) as engine:
-            made = engine.submit(loras=chosen, **call(steps=2)).result(60).images
-        assert relative(made, expected) <= 1e-5
+            images = engine.submit(loras=chosen, **call(steps=2)).result(60).images
+        assert relative(images, expected) <= 1e-5
 
 
 @pytest.mark.long
@@ -186,7 +188,9 @@ def test_a_layer_that_diffusers_splits_gets_its_rows(kind, tmp_path):
     plain = tiny_flux()
     attention = plain.transformer.transformer_blocks[0].attn
     width = attention.to_q.weight.shape[1]
-    weights = torch.cat([each.weight for each in (attention.to_q, attention.to_k, attention.to_v)])
+    weights = torch.cat(
+        [projection.weight for projection in (attention.to_q, attention.to_k, attention.to_v)]
+    )
     if kind == "LoKr":
         parts = {"lokr_w1": random(4, 4), "lokr_w2": random(3 * width // 4, width // 4)}
         delta = torch.kron(parts["lokr_w1"], parts["lokr_w2"])
@@ -204,7 +208,7 @@ def test_a_layer_that_diffusers_splits_gets_its_rows(kind, tmp_path):
     if kind == "DoRA":
         changed = changed * parts["dora_scale"] / changed.norm(dim=1, keepdim=True)
     rank = 2.0
-    state = {f"{block}_qkv.{name}": each for name, each in parts.items()}
+    state = {f"{block}_qkv.{name}": tensor for name, tensor in parts.items()}
     state[f"{block}_qkv.alpha"] = torch.tensor(rank)
     file = tmp_path / "fused.safetensors"
     save_file(state, file)
@@ -216,12 +220,12 @@ def test_a_layer_that_diffusers_splits_gets_its_rows(kind, tmp_path):
     accelerator = FakeAccelerator()
     with Engine(tiny_flux(), accelerator, threads=1) as engine:
         accelerator.operations.clear()
-        made = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
+        images = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
     # The parts that all rows need are uploaded once, and the others three times.
     whole, by_rows = {"LoKr": (2, 0), "LoHa": (2, 2), "DoRA": (1, 2)}[kind]
     assert accelerator.operations.count(("loras", "allocate")) == whole + 3 * by_rows
-    assert relative(made, expected) <= 1e-5
-    assert relative(made, plain_with(tiny_flux, [], steps=2)) > 1e-3
+    assert relative(images, expected) <= 1e-5
+    assert relative(images, plain_with(tiny_flux, [], steps=2)) > 1e-3
 
 
 @pytest.mark.long
@@ -231,14 +235,14 @@ def test_weights_in_eight_bits_or_elsewhere_take_them_too(offload, tmp_path):
     for lora in asked_for(tmp_path):
         with Engine(threads=1) as engine:
             engine.add("stored", tiny_flux(), recipe)
-            made = engine.submit(pipeline="stored", loras=[lora], **call()).result(60).images
+            images = engine.submit(pipeline="stored", loras=[lora], **call()).result(60).images
             plain = engine.submit(pipeline="stored", **call()).result(60).images
-        assert torch.isfinite(made).all()
+        assert torch.isfinite(images).all()
         with Engine(threads=1) as engine:
             engine.add("there", tiny_flux(), Recipe(12, "float8", "none", ()))
             usual = engine.submit(pipeline="there", loras=[lora], **call()).result(60).images
-        assert relative(made, usual) <= 1e-5
-        assert relative(made, plain) > 1e-3
+        assert relative(images, usual) <= 1e-5
+        assert relative(images, plain) > 1e-3
 
 
 def test_text_encoders_take_them_too(tmp_path):
@@ -247,13 +251,13 @@ def test_text_encoders_take_them_too(tmp_path):
     width = pipeline.text_encoder.config.hidden_size
     parts = {"lokr_w1": torch.eye(4), "lokr_w2": torch.randn(width // 4, width // 4)}
     file = tmp_path / "encoder.safetensors"
-    save_file({f"{layer}.{name}": each for name, each in parts.items()}, file)
+    save_file({f"{layer}.{name}": tensor for name, tensor in parts.items()}, file)
     with Engine(pipeline, threads=1) as engine:
-        made = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
+        images = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
         plain = engine.submit(**call(steps=2)).result(60).images
     merge_lora(pipeline, file)
-    assert relative(made, pipeline(**call(steps=2)).images) <= 1e-5
-    assert relative(made, plain) > 1e-4
+    assert relative(images, pipeline(**call(steps=2)).images) <= 1e-5
+    assert relative(images, plain) > 1e-4
 
 
 def test_names_that_diffusers_knows_for_a_lora_are_known_for_other_kinds(tmp_path):
@@ -264,7 +268,7 @@ def test_names_that_diffusers_knows_for_a_lora_are_known_for_other_kinds(tmp_pat
     parts = {"lokr_w1": torch.randn(4, 4), "lokr_w2": torch.randn(*(n // 4 for n in weight.shape))}
     name = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q"
     file = tmp_path / "sgm.safetensors"
-    save_file({f"{name}.{part}": each for part, each in parts.items()}, file)
+    save_file({f"{name}.{part}": tensor for part, tensor in parts.items()}, file)
     before = weight.clone()
     merge_lora(pipeline, file)
     assert torch.allclose(weight - before, torch.kron(*parts.values()), atol=1e-5)

@@ -112,7 +112,7 @@ def plain():
 
 
 # Of one kind of blocks, and outside of blocks: each kind is compiled apart, which takes seconds.
-LAYERS = [each for each in FLUX_LAYERS if not each.startswith("single")]
+LAYERS = [layer for layer in FLUX_LAYERS if not layer.startswith("single")]
 
 
 def saved(folder, seed, rank):
@@ -134,8 +134,8 @@ def test_code_of_a_bucket_runs_all_mixes_ranks_scales_and_rows(studio, plain, lo
         assert relative(image, plain(its, steps=2)) <= 1e-5
     for few in (wishes[:2], wishes[1:4], wishes[2:], [wishes[0], wishes[0]]):
         before = studio.runs.count
-        asked = [{**call(seed=seed), "loras": its} for seed, its in enumerate(few)]
-        images = together(studio.engine, asked)
+        calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(few)]
+        images = together(studio.engine, calls)
         assert studio.runs.count > before
         for seed, (image, its) in enumerate(zip(images, few, strict=True)):
             assert relative(image, plain(its, seed=seed)) <= 1e-5
@@ -220,7 +220,7 @@ def test_stacks_that_are_dropped_are_not_kept_by_layers(studio, loras):
     assert rows.kept_bytes == 0
     assert [*studio.pipeline.transformer.modules()] == studio.own
     (layers,) = studio.engine._loras._layers.values()
-    assert all(each.halves is None for each in layers._compiled._padded.values())
+    assert all(entry.halves is None for entry in layers._compiled._padded.values())
 
 
 CACHED = GenerationOptions(step_cache={"name": "FirstBlockCache", "threshold": 0.9})

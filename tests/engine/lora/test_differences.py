@@ -44,10 +44,10 @@ def test_differences_of_biases_and_norms_are_applied_and_merged(make, tmp_path):
     with Engine(base, threads=1) as engine:
         before = engine.submit(**call(steps=2)).result(60).images
         generation = engine.submit(loras=[lora], **call(steps=2))
-        made = generation.result(60).images
+        images = generation.result(60).images
         after = engine.submit(**call(steps=2)).result(60).images
     assert relative(before, expected) > 1e-3
-    assert relative(made, expected) <= 1e-5
+    assert relative(images, expected) <= 1e-5
     assert torch.equal(before, after)
     ((number, note),) = generation.lora_notes
     assert number == 0
@@ -61,20 +61,22 @@ def test_differences_of_biases_and_norms_are_applied_and_merged(make, tmp_path):
 def test_rows_with_differences_share_forwards_with_others(make, tmp_path):
     lora, _ = distilled(tmp_path, make)
     plain = Lora(save_lora(tmp_path, make(), 1, 2), 0.5)
-    asked = [[lora], [], [plain], [Lora(lora.file, 0.5), plain]]
-    calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(asked)]
+    lora_lists = [[lora], [], [plain], [Lora(lora.file, 0.5), plain]]
+    calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(lora_lists)]
     with merging_engine(make(), max_batch=8, threads=1, verify_merges=True) as engine:
         alone = [
-            engine.submit(**{**each, "generator": seeded(n)}).result(60).images
-            for n, each in enumerate(calls)
+            engine.submit(**{**fields, "generator": seeded(n)}).result(60).images
+            for n, fields in enumerate(calls)
         ]
         before = engine.counts()["merged_calls"]
-        made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
+        images = together(
+            engine, [{**fields, "generator": seeded(n)} for n, fields in enumerate(calls)]
+        )
         counts = engine.counts()
     assert counts["merged_calls"] - before >= 3 * len(calls)
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
-    for one, other in zip(made, alone, strict=True):
-        assert relative(one, other) <= 1e-5
+    for image, other in zip(images, alone, strict=True):
+        assert relative(image, other) <= 1e-5
 
 
 def test_t5_of_flux_is_changed_too(tmp_path):
@@ -86,11 +88,11 @@ def test_t5_of_flux_is_changed_too(tmp_path):
     down, up = torch.randn(2, columns), torch.randn(out, 2)
     save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, file)
     with Engine(tiny_flux(), threads=1) as engine:
-        made = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
+        images = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
         plain = engine.submit(**call(steps=2)).result(60).images
     layer.weight.data += up @ down
     expected = pipeline(**call(steps=2)).images
-    assert relative(made, expected) <= 1e-5
+    assert relative(images, expected) <= 1e-5
     assert relative(plain, expected) > 1e-4
 
 
@@ -102,10 +104,10 @@ def test_a_bias_that_a_layer_does_not_have_is_added(tmp_path):
     bias = torch.randn(len(layer.weight))
     save_file({f"unet.{name}.diff_b": bias}, file)
     with Engine(tiny_sdxl(), threads=1) as engine:
-        made = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
+        images = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
     merge_lora(pipeline, file)
     assert torch.allclose(layer.bias, bias)
-    assert relative(made, pipeline(**call(steps=2)).images) <= 1e-5
+    assert relative(images, pipeline(**call(steps=2)).images) <= 1e-5
 
 
 def seeded(seed):

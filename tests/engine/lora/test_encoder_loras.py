@@ -27,34 +27,36 @@ pytestmark = [
 def test_loras_may_change_text_encoders_too(make, tmp_path):
     pipeline = make()
     loras = [save_lora(tmp_path, pipeline, seed) for seed in (1, 2)]
-    one, two = (with_encoders(file, pipeline, 5 + n, tmp_path) for n, file in enumerate(loras))
-    asked = [[Lora(one)], [], [Lora(two, 0.5)], [Lora(loras[0])], [Lora(one, 0.3)]]
+    first, two = (with_encoders(file, pipeline, 5 + n, tmp_path) for n, file in enumerate(loras))
+    lora_lists = [[Lora(first)], [], [Lora(two, 0.5)], [Lora(loras[0])], [Lora(first, 0.3)]]
     with merging_engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
         before = engine.submit(**call(seed=1)).result(60).images
-        for each in (one, two, loras[0]):
-            engine.submit(loras=[Lora(each)], **call(steps=1)).result(60)
+        for path in (first, two, loras[0]):
+            engine.submit(loras=[Lora(path)], **call(steps=1)).result(60)
         # The same prompt for all: what encoders remember is distinguished by the LoRAs.
-        made = together(
-            engine, [{**call(seed=seed), "loras": each} for seed, each in enumerate(asked)]
+        results = together(
+            engine,
+            [{**call(seed=seed), "loras": lora_list} for seed, lora_list in enumerate(lora_lists)],
         )
         encoded = engine.counts()["prompts_encoded"]
         again = together(
-            engine, [{**call(seed=seed), "loras": each} for seed, each in enumerate(asked)]
+            engine,
+            [{**call(seed=seed), "loras": lora_list} for seed, lora_list in enumerate(lora_lists)],
         )
         assert engine.counts()["prompts_encoded"] == encoded
         counts = engine.counts()
         after = engine.submit(**call(seed=1)).result(60).images
     assert torch.equal(before, after)
-    for seed, chosen in enumerate(asked):
+    for seed, chosen in enumerate(lora_lists):
         expected = plain_with(make, chosen, seed=seed)
-        assert relative(made[seed], expected) <= 1e-5
+        assert relative(results[seed], expected) <= 1e-5
         assert relative(again[seed], expected) <= 1e-5
     alike = [Lora(loras[0])]  # or the test would prove nothing
-    assert relative(plain_with(make, alike, seed=0), made[0]) > 1e-4
+    assert relative(plain_with(make, alike, seed=0), results[0]) > 1e-4
     assert (
         not {"failed when merged", "differs when merged"} & counts["encoders"]["not_merged"].keys()
     )
-    assert not any(isinstance(each, LoraLayer) for each in pipeline.text_encoder.modules())
+    assert not any(isinstance(module, LoraLayer) for module in pipeline.text_encoder.modules())
 
 
 def in_the_names_of_kohya(pipeline, file):
@@ -79,7 +81,7 @@ def test_loras_with_text_encoders_are_read_as_they_are_published(tmp_path):
     pipeline = tiny_sdxl()
     chosen = [Lora(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]
     with Engine(pipeline, threads=1) as engine:
-        made = engine.submit(loras=chosen, **call()).result(60).images
-    assert relative(made, plain_with(tiny_sdxl, chosen)) <= 1e-5
+        images = engine.submit(loras=chosen, **call()).result(60).images
+    assert relative(images, plain_with(tiny_sdxl, chosen)) <= 1e-5
     merge_lora(pipeline, chosen[0].file, chosen[0].scale)
-    assert relative(pipeline(**call()).images, made) <= 1e-4
+    assert relative(pipeline(**call()).images, images) <= 1e-4

@@ -23,7 +23,7 @@ def test_layers_that_compute_in_other_types_share_a_forward():
     with rows.use_mixes(["a", ""]), torch.no_grad():
         for base, layer in zip(for_all, layers, strict=True):
             x = torch.randn(2, 5, 4, dtype=base.weight.dtype)
-            made, expected = layer(x), base(x)
+            output, expected = layer(x), base(x)
             expected[0] += x[0] @ (0.5 * pair.up @ pair.down).mT.to(x.dtype)
-            assert made.dtype == x.dtype
-            assert torch.allclose(made, expected, atol=1e-5)
+            assert output.dtype == x.dtype
+            assert torch.allclose(output, expected, atol=1e-5)

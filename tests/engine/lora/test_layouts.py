@@ -25,13 +25,13 @@ def made(family):
 
 def differences(pipeline, changes):
     """What the changes add to weights and biases."""
-    found = {}
+    deltas = {}
     for name, change in changes.items():
         layer = layer_of(pipeline, name)
         weight = layer.weight.detach().float()
         bias = getattr(change, "bias", None)
-        found[name] = change.merged(weight, 1.0) - weight, bias
-    return found
+        deltas[name] = change.merged(weight, 1.0) - weight, bias
+    return deltas
 
 
 def error(made, expected):
@@ -44,12 +44,12 @@ def test_each_tensor_changes_its_layer(family, layout, tmp_path):
     pipeline, file = made(family), tmp_path / "lora.safetensors"
     expected = write(pipeline, FAMILIES[family], LAYOUTS[layout], file)
     contents = read_lora(pipeline, file)
-    found = differences(pipeline, contents.changes)
-    assert found.keys() == expected.keys()
+    actual = differences(pipeline, contents.changes)
+    assert actual.keys() == expected.keys()
     for name, (weight, bias) in expected.items():
-        assert error(found[name][0], weight) <= 2e-3, name
-        assert (bias is None) == (found[name][1] is None), name
-        assert bias is None or error(found[name][1], bias) <= 2e-3, name
+        assert error(actual[name][0], weight) <= 2e-3, name
+        assert (bias is None) == (actual[name][1] is None), name
+        assert bias is None or error(actual[name][1], bias) <= 2e-3, name
     zeros = "zeros" in LAYOUTS[layout].more
     assert bool(contents.notes) == zeros
 
@@ -108,8 +108,8 @@ def test_a_lora_for_images_as_conditions_says_what_a_model_of_texts_leaves_out(t
 def test_layers_that_are_in_a_file_twice_are_applied_once(tmp_path):
     """Anime-Z writes query, key and value both as one and apart."""
     state = flux_pair("layers.0.attention.qkv", 96)
-    for each in "qkv":
-        state |= flux_pair(f"layers.0.attention.to.{each}")
+    for letter in "qkv":
+        state |= flux_pair(f"layers.0.attention.to.{letter}")
     contents = read_lora(made("Z-Image"), saved(tmp_path, state))
     assert len(contents.changes) == 3
     assert "under other names too" in contents.notes[0]
@@ -134,8 +134,8 @@ def test_a_convolution_with_a_third_matrix_is_applied(tmp_path):
     down, up = torch.randn(3, weight.shape[1], 1, 1), torch.randn(len(weight), 3, 1, 1)
     core = torch.randn(3, 3, *weight.shape[2:])
     name = "lora_unet_middle_block_0_in_layers_2"
-    state = {f"{name}.lora_{part}.weight": each
-             for part, each in (("down", down), ("up", up), ("mid", core))}  # fmt: skip
+    state = {f"{name}.lora_{part}.weight": tensor
+             for part, tensor in (("down", down), ("up", up), ("mid", core))}  # fmt: skip
     (change,) = read_lora(pipeline, saved(tmp_path, state)).changes.values()
     expected = torch.einsum("or,rskl,si->oikl", up[..., 0, 0], core, down[..., 0, 0])
     assert error(change.merged(torch.zeros(weight.shape), 1.0), expected) <= 1e-5

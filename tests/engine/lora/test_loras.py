@@ -65,7 +65,7 @@ def loras(pipeline, tmp_path_factory):
 
 def wrapped(pipeline):
     component = getattr(pipeline, "transformer", None) or pipeline.unet
-    return [each for each in component.modules() if isinstance(each, LoraLayer)]
+    return [module for module in component.modules() if isinstance(module, LoraLayer)]
 
 
 @pytest.mark.variants(1)
@@ -88,24 +88,27 @@ def wrapped(pipeline):
     ],
 )
 def test_each_gets_what_diffusers_makes_with_its_loras_alone(make, pipeline, loras, meeting):
-    asked = [[Lora(loras[number], scale) for number, scale in each] for each in meeting]
-    wishes = [{"seed": seed, "steps": 4} for seed in range(len(asked))]
+    lora_lists = [[Lora(loras[number], scale) for number, scale in pairs] for pairs in meeting]
+    wishes = [{"seed": seed, "steps": 4} for seed in range(len(lora_lists))]
     with merging_engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
         # Loaded before, so that the generations meet.
-        for each in loras:
-            engine.submit(loras=[Lora(each)], **call(steps=1)).result(60)
+        for item in loras:
+            engine.submit(loras=[Lora(item)], **call(steps=1)).result(60)
         before = engine.counts()["merged_calls"]
-        made = together(
+        results = together(
             engine,
-            [{**call(**wish), "loras": chosen} for wish, chosen in zip(wishes, asked, strict=True)],
+            [
+                {**call(**wish), "loras": chosen}
+                for wish, chosen in zip(wishes, lora_lists, strict=True)
+            ],
         )
         counts = engine.counts()
     expected = [
-        plain_with(make, chosen, **wish) for wish, chosen in zip(wishes, asked, strict=True)
+        plain_with(make, chosen, **wish) for wish, chosen in zip(wishes, lora_lists, strict=True)
     ]
-    for images, each in zip(made, expected, strict=True):
-        assert relative(images, each) <= 1e-5
-    for place, chosen in enumerate(asked):
+    for images, item in zip(results, expected, strict=True):
+        assert relative(images, item) <= 1e-5
+    for place, chosen in enumerate(lora_lists):
         if chosen:  # or the test would prove nothing
             assert relative(plain_with(make, [], **wishes[place]), expected[place]) > 1e-3
     assert counts["merged_calls"] - before >= 4 * 4
@@ -115,33 +118,37 @@ def test_each_gets_what_diffusers_makes_with_its_loras_alone(make, pipeline, lor
 @pytest.mark.long
 def test_a_lora_that_holds_no_numbers_spoils_its_own_image_only(make, pipeline, tmp_path):
     broken, audio = (save_lora(tmp_path, pipeline, seed) for seed in (1, 2))
-    save_file({name: each * torch.nan for name, each in load_file(broken).items()}, broken)
-    asked = [[Lora(broken)], [], [Lora(audio)]]
-    calls = [{**call(seed=seed), "loras": each} for seed, each in enumerate(asked)]
+    save_file({name: tensor * torch.nan for name, tensor in load_file(broken).items()}, broken)
+    lora_lists = [[Lora(broken)], [], [Lora(audio)]]
+    calls = [{**call(seed=seed), "loras": lora_list} for seed, lora_list in enumerate(lora_lists)]
     with merging_engine(pipeline, max_batch=4, threads=1) as engine:
-        for each in calls:
-            engine.submit(**{**each, "num_inference_steps": 1}).result(60)
-        made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
+        for fields in calls:
+            engine.submit(**{**fields, "num_inference_steps": 1}).result(60)
+        results = together(
+            engine, [{**arguments, "generator": seeded(n)} for n, arguments in enumerate(calls)]
+        )
         assert engine.counts()["merged_calls"] >= 9
-    assert torch.isnan(made[0]).all()
+    assert torch.isnan(results[0]).all()
     for seed in (1, 2):
-        assert relative(made[seed], plain_with(make, asked[seed], seed=seed)) <= 1e-5
+        assert relative(results[seed], plain_with(make, lora_lists[seed], seed=seed)) <= 1e-5
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("make_other", [tiny_sd3, tiny_qwen_image, tiny_flux2_klein, tiny_z_image])
 def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_path):
     pipeline = make_other()
-    asked = [[Lora(save_lora(tmp_path, pipeline, 1), 0.4)], [], []]
-    asked[2] = [Lora(save_lora(tmp_path, pipeline, 2), 0.2)]
+    lora_lists = [[Lora(save_lora(tmp_path, pipeline, 1), 0.4)], [], []]
+    lora_lists[2] = [Lora(save_lora(tmp_path, pipeline, 2), 0.2)]
     wishes = [{"seed": seed, "width": 32, "height": 32} for seed in range(3)]
-    calls = [{**call(**wish), "loras": its} for wish, its in zip(wishes, asked, strict=True)]
+    calls = [{**call(**wish), "loras": its} for wish, its in zip(wishes, lora_lists, strict=True)]
     with merging_engine(pipeline, max_batch=4, threads=1) as engine:
-        for each in asked:
-            engine.submit(**{**calls[0], "loras": each, "num_inference_steps": 1}).result(60)
-        made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
+        for lora_list in lora_lists:
+            engine.submit(**{**calls[0], "loras": lora_list, "num_inference_steps": 1}).result(60)
+        results = together(
+            engine, [{**fields, "generator": seeded(n)} for n, fields in enumerate(calls)]
+        )
         counts = engine.counts()
-    for images, chosen, wish in zip(made, asked, wishes, strict=True):
+    for images, chosen, wish in zip(results, lora_lists, wishes, strict=True):
         assert relative(images, plain_with(make_other, chosen, **wish)) <= 1e-5
     if make_other is tiny_z_image:  # lays the rows of all end to end
         assert counts["merged_calls"] == 0
@@ -156,9 +163,11 @@ def test_where_rows_cannot_be_distinguished_those_with_the_same_loras_merge(tmp_
     size = {"width": 32, "height": 32}
     with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         engine.submit(loras=chosen, **call(steps=1, **size)).result(60)
-        made = together(engine, [{**call(seed=seed, **size), "loras": chosen} for seed in range(2)])
+        results = together(
+            engine, [{**call(seed=seed, **size), "loras": chosen} for seed in range(2)]
+        )
         assert engine.counts()["merged_calls"] == 6
-    for seed, images in enumerate(made):
+    for seed, images in enumerate(results):
         assert relative(images, plain_with(tiny_z_image, chosen, seed=seed, **size)) <= 1e-5
 
 
@@ -206,17 +215,17 @@ def test_another_scale_or_copy_of_a_file_takes_no_more_memory(pipeline, loras, t
     with Engine(pipeline, max_batch=4, threads=1) as engine:
         for lora in (Lora(loras[0]), Lora(loras[0], 0.25), Lora(copy)):
             engine.submit(loras=[lora], **call(steps=1)).result(60)
-        assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
+        assert {len(layer.lora_A) for layer in wrapped(pipeline)} == {1}
 
 
 @pytest.mark.long
 def test_those_unused_for_longest_make_room_and_those_in_use_are_waited_for(make, pipeline, loras):
-    sizes = [each.stat().st_size for each in loras]
+    sizes = [path.stat().st_size for path in loras]
     with Engine(pipeline, max_batch=4, threads=1, lora_bytes=max(sizes)) as engine:
-        running = [engine.submit(loras=[Lora(each)], **call()) for each in loras * 2]
-        made = [each.result(60).images for each in running]
-        assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
-    for images, file in zip(made, loras * 2, strict=True):
+        running = [engine.submit(loras=[Lora(path)], **call()) for path in loras * 2]
+        results = [generation.result(60).images for generation in running]
+        assert {len(layer.lora_A) for layer in wrapped(pipeline)} == {1}
+    for images, file in zip(results, loras * 2, strict=True):
         assert relative(images, plain_with(make, [Lora(file)])) <= 1e-5
 
 
@@ -229,7 +238,7 @@ def test_one_that_was_loaded_for_a_cancelled_generation_makes_room(pipeline, lor
         return real(*given)
 
     monkeypatch.setattr(residency, "load_layers", load_layers)
-    room = max(each.stat().st_size for each in loras[:2])
+    room = max(path.stat().st_size for path in loras[:2])
     with Engine(pipeline, threads=1, lora_bytes=room) as engine:
         doomed = engine.submit(loras=[Lora(loras[0])], **call())
         assert loading.wait(60)
@@ -242,7 +251,7 @@ def test_one_that_was_loaded_for_a_cancelled_generation_makes_room(pipeline, lor
 
 @pytest.mark.long
 def test_one_that_is_paused_before_it_begins_leaves_the_room_for_loras_to_others(pipeline, loras):
-    room = max(each.stat().st_size for each in loras[:2])
+    room = max(path.stat().st_size for path in loras[:2])
     with Engine(pipeline, threads=1, max_batch=4, lora_bytes=room) as engine:
         long = engine.submit(loras=[Lora(loras[0])], **call(steps=100_000))
         paused = engine.submit(loras=[Lora(loras[1])], **call())
@@ -263,14 +272,14 @@ class TooLarge(Denoiser):
 def test_idle_ones_go_when_memory_runs_out_and_come_again(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
         engine.add("large", Loop(TooLarge()))
-        made = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
+        images = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
         assert wrapped(pipeline)
         with pytest.raises(OutOfMemory):
             engine.submit(pipeline="large", start=torch.zeros(1, 4)).result(60)
         assert not wrapped(pipeline)
         encoded = engine.counts()["prompts_encoded"]
         again = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
-        assert torch.equal(again, made)
+        assert torch.equal(again, images)
         assert engine.counts()["prompts_encoded"] == 2 * encoded
 
 
@@ -320,8 +329,8 @@ def test_where_applying_loras_failed_the_next_generation_has_them(
     with Engine(pipeline, threads=1) as engine:
         with pytest.raises(OutOfMemory):
             engine.submit(loras=chosen, **call()).result(60)
-        made = engine.submit(loras=chosen, **call()).result(60).images
-    assert relative(made, plain_with(make, chosen)) <= 1e-5
+        images = engine.submit(loras=chosen, **call()).result(60).images
+    assert relative(images, plain_with(make, chosen)) <= 1e-5
     assert not wrapped(pipeline)
 
 
@@ -339,7 +348,7 @@ def test_weights_in_eight_bits_or_elsewhere_take_them_too(loras, make, offload):
     stored = make()
     with Engine(threads=1) as engine:
         engine.add("stored", stored, recipe)
-        made = engine.submit(pipeline="stored", loras=[Lora(loras[0])], **call()).result(60)
+        result = engine.submit(pipeline="stored", loras=[Lora(loras[0])], **call()).result(60)
         base = engine.submit(pipeline="stored", **call()).result(60)
     rounded = make()
     for name, component in rounded.components.items():
@@ -350,7 +359,7 @@ def test_weights_in_eight_bits_or_elsewhere_take_them_too(loras, make, offload):
                     tensor.copy_(tensor.to(torch.float8_e4m3fn).to(tensor.dtype))
     assert relative(base.images, rounded(**call()).images) <= 1e-5
     rounded.load_lora_weights(loras[0].parent, weight_name=loras[0].name)
-    assert relative(made.images, rounded(**call()).images) <= 1e-5
+    assert relative(result.images, rounded(**call()).images) <= 1e-5
 
 
 def test_an_engine_that_is_closing_takes_no_more(pipeline, loras):
@@ -380,7 +389,7 @@ def test_loras_come_and_go_while_others_are_looked_at(pipeline, loras):
         running = [
             engine.submit(loras=[Lora(loras[n % 3], n / 7)], **call(steps=1)) for n in range(30)
         ]
-        assert all(each.result(60) for each in running)
+        assert all(generation.result(60) for generation in running)
 
 
 def test_a_pipeline_that_is_removed_takes_its_loras_with_it(make, loras):
@@ -403,10 +412,10 @@ def test_alphas_by_layer_and_scaled_by_the_root_of_the_rank_count_as_in_diffuser
     more = {"alpha_pattern": {layer: 5}, "use_rslora": True}
     file = save_lora(tmp_path, pipeline, 1, alpha=2, **more)
     with Engine(pipeline, threads=1) as engine:
-        made = engine.submit(loras=[Lora(file)], **call()).result(60).images
-    assert relative(made, plain_with(make, [Lora(file)])) <= 1e-5
+        images = engine.submit(loras=[Lora(file)], **call()).result(60).images
+    assert relative(images, plain_with(make, [Lora(file)])) <= 1e-5
     without = save_lora(tmp_path / "without", pipeline, 1, alpha=2)
-    assert relative(made, plain_with(make, [Lora(without)])) > 1e-3
+    assert relative(images, plain_with(make, [Lora(without)])) > 1e-3
 
 
 def test_a_pipeline_without_loras_says_so():
@@ -432,22 +441,22 @@ def test_a_file_that_was_replaced_is_another_lora(make, pipeline, loras, tmp_pat
             new = tmp_path / "new"
             new.write_bytes(source.read_bytes())
             new.replace(file)
-            made = engine.submit(loras=[Lora(file)], **call()).result(60).images
-            assert relative(made, plain_with(make, [Lora(source)])) <= 1e-5
+            images = engine.submit(loras=[Lora(file)], **call()).result(60).images
+            assert relative(images, plain_with(make, [Lora(source)])) <= 1e-5
 
 
 def test_an_evicted_lora_leaves_no_memory_behind(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
-        engine.submit(loras=[Lora(each) for each in loras], **call()).result(60)
-        layers = [weakref.ref(each) for each in wrapped(pipeline)]
+        engine.submit(loras=[Lora(path) for path in loras], **call()).result(60)
+        layers = [weakref.ref(layer) for layer in wrapped(pipeline)]
     gc.collect()
     assert layers
-    assert not [each for each in layers if each() is not None]
+    assert not [layer for layer in layers if layer() is not None]
 
 
 def state_of(pipeline):
     """Wrapped layers, compiled blocks."""
-    blocks = [each for each in pipeline.transformer.modules() if each._compiled_call_impl]
+    blocks = [module for module in pipeline.transformer.modules() if module._compiled_call_impl]
     return len(wrapped(pipeline)), len(blocks)
 
 
@@ -492,8 +501,8 @@ def test_layers_stay_wrapped_from_one_generation_with_loras_to_the_next(tmp_path
             for n in range(5)
         ]
         gate.open()
-        for each in running:
-            each.result(60)
+        for generation in running:
+            generation.result(60)
         assert not any(unwrapped)
         engine.submit(**call()).result(60)
         assert sum(unwrapped) == 1
@@ -502,14 +511,14 @@ def test_layers_stay_wrapped_from_one_generation_with_loras_to_the_next(tmp_path
 def test_a_lora_that_is_evicted_while_set_aside_leaves_nothing(tmp_path):
     pipeline = tiny_flux()
     files = [save_lora(tmp_path, pipeline, seed, rank=8) for seed in (1, 2)]
-    size = max(sum(each.nbytes for each in load_file(file).values()) for file in files)
+    size = max(sum(tensor.nbytes for tensor in load_file(file).values()) for file in files)
     with Engine(pipeline, threads=1, lora_bytes=size) as engine:
         engine.submit(loras=[Lora(files[0])], **call(steps=1)).result(60)
         engine.submit(**call(steps=1)).result(60)
         assert not wrapped(pipeline)
         (layers,) = engine._loras._layers.values()
-        halves = [weakref.ref(each.lora_A) for each in layers._layers.values()]
-        made = engine.submit(loras=[Lora(files[1])], **call(steps=2)).result(60).images
+        halves = [weakref.ref(layer.lora_A) for layer in layers._layers.values()]
+        images = engine.submit(loras=[Lora(files[1])], **call(steps=2)).result(60).images
         gc.collect()
-        assert not any(each() for each in halves)
-    assert relative(made, plain_with(tiny_flux, [Lora(files[1])], steps=2)) <= 1e-5
+        assert not any(half() for half in halves)
+    assert relative(images, plain_with(tiny_flux, [Lora(files[1])], steps=2)) <= 1e-5

@@ -49,7 +49,7 @@ def test_its_layers_get_the_product_of_its_parts_and_no_others_change(tmp_path, 
     pipeline, plain = tiny_sdxl(), tiny_sdxl()
     merge_lora(pipeline, written(tmp_path, plain.unet, alpha), scale=0.5)
     for number, name in enumerate(LAYERS):
-        before, after = (each.unet.get_submodule(name).weight for each in (plain, pipeline))
+        before, after = (model.unet.get_submodule(name).weight for model in (plain, pipeline))
         down, up = parts(plain.unet.get_submodule(name), number)
         product = torch.einsum("or,ri->oi", up.flatten(1), down.flatten(1)).view(before.shape)
         assert torch.allclose(after - before, 0.5 * factor * product, atol=1e-5)
@@ -66,7 +66,7 @@ def test_weights_of_half_precision_stay_so_and_are_added_to_in_whole(tmp_path):
     plain.unet.to(torch.float16).to(torch.float32)
     merge_lora(pipeline, file)
     merge_lora(plain, file)
-    half, whole = (each.unet.get_submodule(FEED).weight for each in (pipeline, plain))
+    half, whole = (model.unet.get_submodule(FEED).weight for model in (pipeline, plain))
     assert half.dtype is torch.float16
     assert torch.equal(half, whole.to(torch.float16))
 
@@ -79,7 +79,7 @@ def test_a_transformers_lora_in_diffusers_own_layout_is_read(tmp_path):
     file = tmp_path / "flux.safetensors"
     save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, file)
     merge_lora(pipeline, file)
-    before, after = (each.transformer.get_submodule(name).weight for each in (plain, pipeline))
+    before, after = (model.transformer.get_submodule(name).weight for model in (plain, pipeline))
     assert torch.allclose(after, before + up @ down, atol=1e-5)
 
 

@@ -81,7 +81,7 @@ def test_a_tensor_of_an_unknown_kind_is_refused(tmp_path):
 )
 def test_parts_of_shapes_that_no_adapter_has_are_refused(tmp_path, parts):
     file = tmp_path / "lora.safetensors"
-    tensors = {f"transformer.proj_out.{name}": torch.ones(each) for name, each in parts.items()}
+    tensors = {f"transformer.proj_out.{name}": torch.ones(shape) for name, shape in parts.items()}
     save_file(tensors, file)
     with pytest.raises(Misconfigured, match=r"lora\.safetensors"):
         read_lora(tiny_flux(), file)
@@ -91,7 +91,7 @@ def kohya_of_flux(alpha):
     layer = "lora_transformer_single_transformer_blocks_0_attn_to_q"
     width = tiny_flux().transformer.inner_dim
     halves = {"lora_down": torch.ones(1, width), "lora_up": torch.ones(width, 1)}
-    return {f"{layer}.{name}.weight": each for name, each in halves.items()} | {
+    return {f"{layer}.{name}.weight": half for name, half in halves.items()} | {
         f"{layer}.alpha": alpha
     }
 

@@ -41,7 +41,7 @@ def stacked(monkeypatch):
     ranks = []
 
     def counted(weights):
-        ranks.append([len(each) for each in weights])
+        ranks.append([len(weight) for weight in weights])
         return real(weights)
 
     real = layers.stack_padded
@@ -50,19 +50,21 @@ def stacked(monkeypatch):
 
 
 def files_bytes(loras):
-    return sum(half.nbytes for each in loras for half in load_file(each.file).values())
+    return sum(half.nbytes for lora in loras for half in load_file(lora.file).values())
 
 
 def images(loras, steps, **options):
     """Two generations with a LoRA each and one without, in common forwards."""
-    asked = [[loras[0]], [], [loras[1]]]
+    lora_lists = [[loras[0]], [], [loras[1]]]
     with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False, **options) as engine:
-        for each in loras:
-            engine.submit(loras=[each], **call(steps=1)).result(60)
-        calls = [{**call(seed=seed, steps=steps), "loras": its} for seed, its in enumerate(asked)]
-        made = together(engine, calls)
+        for lora in loras:
+            engine.submit(loras=[lora], **call(steps=1)).result(60)
+        calls = [
+            {**call(seed=seed, steps=steps), "loras": its} for seed, its in enumerate(lora_lists)
+        ]
+        results = together(engine, calls)
         assert engine.counts()["merged_calls"] >= 3 * steps
-    return made
+    return results
 
 
 # Two at most: the generations may be in another order in their first step.
@@ -73,7 +75,11 @@ def test_steps_like_the_one_before_stack_and_copy_nothing(loras, stacked):
     accelerator = FakeAccelerator()
     images(loras, 9, device=accelerator)
     assert len(stacked) <= ORDERS * 2 * len(FLUX_LAYERS)
-    copies = [each for each in accelerator.operations if each == ("compute", "copy to device")]
+    copies = [
+        operation
+        for operation in accelerator.operations
+        if operation == ("compute", "copy to device")
+    ]
     assert 1 <= len(copies) <= ORDERS  # the factors, which all layers share
 
 
@@ -82,8 +88,8 @@ def test_kept_stacks_give_the_bits_of_those_that_are_stacked_anew(loras, stacked
     stacked.clear()
     anew = images(loras, 6, lora_bytes=files_bytes(loras))
     assert len(stacked) >= 6 * 2 * len(FLUX_LAYERS)
-    for one, other in zip(kept, anew, strict=True):
-        assert torch.equal(one, other)
+    for result, other in zip(kept, anew, strict=True):
+        assert torch.equal(result, other)
 
 
 def test_nothing_is_kept_after_the_generations(loras, monkeypatch):
@@ -97,9 +103,9 @@ def test_nothing_is_kept_after_the_generations(loras, monkeypatch):
     monkeypatch.setattr(LoraRows, "keep", spied)
     with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False) as engine:
         rows = engine._loras.rows
-        for each in loras:
-            engine.submit(loras=[each], **call(steps=1)).result(60)
-        together(engine, [{**call(seed=n), "loras": [each]} for n, each in enumerate(loras)])
+        for lora in loras:
+            engine.submit(loras=[lora], **call(steps=1)).result(60)
+        together(engine, [{**call(seed=n), "loras": [adapter]} for n, adapter in enumerate(loras)])
         engine.submit(**call(steps=1)).result(60)
         assert max(most) > 0
         assert rows.kept_bytes == 0
@@ -109,22 +115,22 @@ def test_nothing_is_kept_after_the_generations(loras, monkeypatch):
 @pytest.mark.long
 def test_idle_loras_make_room_for_stacks_and_stacks_for_loras_in_use(loras, stacked, tmp_path):
     idle = [Lora(save_lora(tmp_path, tiny_flux(), seed, 8)) for seed in (5, 6)]
-    made = images(loras, 8)
+    results = images(loras, 8)
     room = files_bytes(loras) + files_bytes(idle)
     stacked.clear()
     with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False, lora_bytes=room) as engine:
-        for each in (*idle, *loras):
-            engine.submit(loras=[each], **call(steps=1)).result(60)
-        asked = [[loras[0]], [], [loras[1]]]
-        calls = [{**call(seed=seed, steps=8), "loras": its} for seed, its in enumerate(asked)]
+        for lora in (*idle, *loras):
+            engine.submit(loras=[lora], **call(steps=1)).result(60)
+        lora_lists = [[loras[0]], [], [loras[1]]]
+        calls = [{**call(seed=seed, steps=8), "loras": its} for seed, its in enumerate(lora_lists)]
         again = together(engine, calls)
         here = {file.file.file for it in engine._loras._loaded.values() for file in it.values()}
         assert idle[0].file not in here
         # The first step or two found no room.
         assert len(stacked) <= (ORDERS + 2) * 2 * len(FLUX_LAYERS)
         assert engine.submit(loras=idle, **call(steps=1)).result(60)
-    for one, other in zip(made, again, strict=True):
-        assert torch.equal(one, other)
+    for result, other in zip(results, again, strict=True):
+        assert torch.equal(result, other)
 
 
 class Shortage(Denoiser):
@@ -139,23 +145,23 @@ def test_stacks_go_when_memory_is_short_and_are_not_kept_again_by_those_that_run
     with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False) as engine:
         engine.add("large", Loop(Shortage()))
         rows = engine._loras.rows
-        for each in loras:
-            engine.submit(loras=[each], **call(steps=1)).result(60)
+        for item in loras:
+            engine.submit(loras=[item], **call(steps=1)).result(60)
         running = [
-            engine.submit(loras=[each], **call(seed=n, steps=100_000))
-            for n, each in enumerate(loras)
+            engine.submit(loras=[lora], **call(seed=n, steps=100_000))
+            for n, lora in enumerate(loras)
         ]
         while not rows.kept_bytes:
-            assert not any(each.done() for each in running)
+            assert not any(generation.done() for generation in running)
         failed = engine.submit(pipeline="large", start=torch.zeros(1, 4))
         while rows.kept_bytes:
-            assert not any(each.done() for each in running)
+            assert not any(generation.done() for generation in running)
         before = engine.counts()["merged_calls"]
         while engine.counts()["merged_calls"] < before + 8:
-            assert not any(each.done() for each in running)
+            assert not any(generation.done() for generation in running)
         assert rows.kept_bytes == 0
-        for each in running:
-            each.cancel()
+        for item in running:
+            item.cancel()
         with pytest.raises(OutOfMemory):
             failed.result(60)
 
@@ -219,8 +225,8 @@ def test_loras_are_loaded_while_another_model_is_read_from_disk(loras):
         loader.start()
         try:
             assert reads.wait(60)
-            made = engine.submit(loras=[loras[0]], **call()).result(60).images
+            image = engine.submit(loras=[loras[0]], **call()).result(60).images
         finally:
             read.set()
             loader.join()
-    assert relative(made, plain_with(tiny_flux, [loras[0]])) <= 1e-5
+    assert relative(image, plain_with(tiny_flux, [loras[0]])) <= 1e-5

@@ -61,16 +61,16 @@ def by_blocks(monkeypatch):
 
 def images(pipeline, loras):
     """Two generations with the LoRAs, alone and merged with one without, and one after them."""
-    made = []
+    results = []
     with Engine(pipeline, threads=1, max_batch=4) as engine:
-        made.append(engine.submit(**call(seed=1)).result(60).images)
+        results.append(engine.submit(**call(seed=1)).result(60).images)
         running = [
-            engine.submit(loras=each, **call(seed=seed))
-            for seed, each in ((1, loras), (2, loras[:1]), (3, ()))
+            engine.submit(loras=lora_list, **call(seed=seed))
+            for seed, lora_list in ((1, loras), (2, loras[:1]), (3, ()))
         ]
-        made += [each.result(60).images for each in running]
-        made.append(engine.submit(**call(seed=1)).result(60).images)
-    return made
+        results += [generation.result(60).images for generation in running]
+        results.append(engine.submit(**call(seed=1)).result(60).images)
+    return results
 
 
 def test_they_change_their_own_requests_and_break_nobody_elses(by_blocks, tmp_path):
@@ -83,7 +83,7 @@ def test_they_change_their_own_requests_and_break_nobody_elses(by_blocks, tmp_pa
     pipeline = tiny_flux()
     by_blocks(pipeline.transformer)
     streamed = images(pipeline, loras)
-    for made, expected in zip(streamed, resident, strict=True):
-        torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    for actual, expected in zip(streamed, resident, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     assert torch.equal(streamed[0], streamed[-1])
     assert not torch.equal(streamed[0], streamed[1])

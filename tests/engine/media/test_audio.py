@@ -19,8 +19,8 @@ TYPES = {"audio/wav": "wav", "audio/flac": "flac", "audio/mpeg": "mp3", "audio/o
 
 def tone(hertz: float, seconds: float, rate: int, channels: int = 2) -> np.ndarray:
     times = np.arange(round(seconds * rate)) / rate
-    one = 0.5 * np.sin(2 * np.pi * hertz * times)
-    return np.tile(one, (channels, 1)).astype(np.float32)
+    wave = 0.5 * np.sin(2 * np.pi * hertz * times)
+    return np.tile(wave, (channels, 1)).astype(np.float32)
 
 
 def read(path: Path) -> tuple[np.ndarray, int]:
@@ -29,9 +29,9 @@ def read(path: Path) -> tuple[np.ndarray, int]:
         stream = file.streams.audio[0]
         resampler = av.AudioResampler("fltp", stream.layout, stream.rate)
         parts = [
-            each.to_ndarray()
+            resampled.to_ndarray()
             for frame in [*file.decode(stream), None]
-            for each in resampler.resample(frame)
+            for resampled in resampler.resample(frame)
         ]
         return np.concatenate(parts, axis=1), stream.rate
 
@@ -54,12 +54,12 @@ def test_a_tone_is_heard_at_its_pitch_as_long_as_it_was_and_as_loud(tmp_path, me
 
 @pytest.mark.parametrize("media_type", ["audio/wav", "audio/flac"])
 def test_types_that_lose_nothing_give_back_every_sample(tmp_path, media_type):
-    made = tone(200, 2.25, 16_000)
+    wave = tone(200, 2.25, 16_000)
     path = tmp_path / "audio"
-    write_audio(path, made, 16_000, media_type)
+    write_audio(path, wave, 16_000, media_type)
     samples, rate = read(path)
-    assert (rate, samples.shape) == (16_000, made.shape)
-    assert np.abs(samples - made).max() <= 1 / 32_768
+    assert (rate, samples.shape) == (16_000, wave.shape)
+    assert np.abs(samples - wave).max() <= 1 / 32_768
 
 
 @pytest.mark.parametrize(("media_type", "rate"), [("audio/mpeg", 8_000), ("audio/ogg", 48_000)])
@@ -91,31 +91,31 @@ def test_a_type_that_is_no_audio_is_refused(tmp_path):
 
 
 def test_an_audio_file_that_is_too_loud_is_made_quieter_as_a_whole():
-    made = torch.tensor(tone(50, 1, 1_000)) * 6
-    samples = limit_peak(made, 1_000)
+    wave = torch.tensor(tone(50, 1, 1_000)) * 6
+    samples = limit_peak(wave, 1_000)
     assert np.abs(samples).max() == pytest.approx(CEILING)
-    assert np.allclose(samples / samples.max(), made.numpy() / made.numpy().max(), atol=1e-6)
+    assert np.allclose(samples / samples.max(), wave.numpy() / wave.numpy().max(), atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.5])
 def test_one_that_is_not_stays_as_it_is(scale):
-    made = torch.tensor(tone(50, 1, 1_000)) * scale
-    assert np.array_equal(limit_peak(made, 1_000), made.numpy())
+    wave = torch.tensor(tone(50, 1, 1_000)) * scale
+    assert np.array_equal(limit_peak(wave, 1_000), wave.numpy())
 
 
 def test_it_has_as_many_samples_as_were_asked_for():
-    made = torch.ones(1, 10, dtype=torch.bfloat16) / 2
-    assert limit_peak(made, 4).shape == (1, 4)
-    longer = limit_peak(made[0], 14)
+    wave = torch.ones(1, 10, dtype=torch.bfloat16) / 2
+    assert limit_peak(wave, 4).shape == (1, 4)
+    longer = limit_peak(wave[0], 14)
     assert (longer.shape, longer[0, 9], longer[0, 10]) == ((1, 14), 0.5, 0.0)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_samples_that_are_no_numbers_are_an_error_that_says_so(wrong):
-    made = torch.zeros(2, 100)
-    made[1, 50] = wrong
+    wave = torch.zeros(2, 100)
+    wave[1, 50] = wrong
     with pytest.raises(PipelineFailed, match="not finite numbers"):
-        limit_peak(made, 100)
+        limit_peak(wave, 100)
 
 
 def test_the_image_is_high_where_the_audio_is_loud():

@@ -48,8 +48,8 @@ def test_an_audio_file_is_read_at_the_rate_and_in_the_channels_that_are_asked_fo
 
 
 def test_a_channel_is_as_loud_in_both_of_stereo(tmp_path):
-    given = read_audio(audio(tmp_path, rate=8_000, channels=1), "audio_url").samples(8_000, 2, 10)
-    assert np.allclose(given, np.repeat(tone(440, 1.5, 8_000, 1), 2, axis=0), atol=1e-4)
+    samples = read_audio(audio(tmp_path, rate=8_000, channels=1), "audio_url").samples(8_000, 2, 10)
+    assert np.allclose(samples, np.repeat(tone(440, 1.5, 8_000, 1), 2, axis=0), atol=1e-4)
 
 
 def surround(tmp_path, layout):
@@ -77,8 +77,8 @@ def test_loud_channels_are_mixed_without_clipping(tmp_path, layout, channels):
 
 
 def test_what_is_beyond_the_seconds_that_a_model_makes_is_left_out(tmp_path):
-    given = read_audio(audio(tmp_path), "audio_url")
-    assert given.samples(8_000, 1, 0.5).shape == (1, 4_000)
+    sound = read_audio(audio(tmp_path), "audio_url")
+    assert sound.samples(8_000, 1, 0.5).shape == (1, 4_000)
     exact = read_audio(audio(tmp_path, rate=8_000), "audio_url").samples(8_000, 2, 10)
     assert np.allclose(exact, tone(440, 1.5, 8_000), atol=1e-4)
 

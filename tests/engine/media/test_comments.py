@@ -30,7 +30,7 @@ def test_an_image_has_its_comment_and_the_same_pixels(media_type: str) -> None:
     assert find(plain) is None
     assert find(described) == WRITTEN
     assert encode(image, media_type, COMMENT) == described
-    before, after = (Image.open(io.BytesIO(each)) for each in (plain, described))
+    before, after = (Image.open(io.BytesIO(content)) for content in (plain, described))
     assert before.tobytes() == after.tobytes()
     assert (after.mode, after.size, after.getexif().get(0x0112)) == ("RGB", (32, 24), None)
 
@@ -89,7 +89,7 @@ def test_a_video_has_its_comment_and_the_same_frames(
 
 def packets(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
-        return [bytes(each) for each in container.demux() if each.size]
+        return [bytes(packet) for packet in container.demux() if packet.size]
 
 
 def tags(path: Path) -> dict[str, str]:

@@ -31,10 +31,10 @@ def share(mask):
 def test_each_image_is_the_original_outside_the_mask_and_itself_deep_inside():
     original, drawn = noise(0), [noise(1), noise(2)]
     outside = np.asarray(boxed()) == 0
-    for image, made in zip(keep_outside(drawn, original, boxed()), drawn, strict=True):
+    for image, drawing in zip(keep_outside(drawn, original, boxed()), drawn, strict=True):
         assert (np.asarray(image)[outside] == np.asarray(original)[outside]).all()
         inside = (slice(16 + FEATHER, 32 - FEATHER),) * 2
-        assert (np.asarray(image)[inside] == np.asarray(made)[inside]).all()
+        assert (np.asarray(image)[inside] == np.asarray(drawing)[inside]).all()
 
 
 def test_the_border_is_soft_inside_the_mask_and_none_is_at_the_edge_of_the_image():

@@ -63,13 +63,15 @@ def test_maps_have_the_names_of_the_weights():
     }
     images = intrinsics(torch.full((2, 3, 4, 5), 0.5), properties)
     assert {*images} == {"albedo", "material", "roughness"}
-    assert {(each.mode, each.size) for each in images.values()} == {("RGB", (5, 4))}
+    assert {(image.mode, image.size) for image in images.values()} == {("RGB", (5, 4))}
 
 
 def test_layers_keep_their_transparency_also_in_thumbnails():
     layers = torch.zeros(3, 4, 8, 8)
     images = to_images([layers])
-    assert [(each.mode, each.getpixel((0, 0))) for each in images] == [("RGBA", (0, 0, 0, 0))] * 3
+    assert [(picture.mode, picture.getpixel((0, 0))) for picture in images] == [
+        ("RGBA", (0, 0, 0, 0))
+    ] * 3
     small, *_ = thumbnail(images[0])
     with Image.open(BytesIO(small)) as image:
         assert image.convert("RGBA").getpixel((0, 0))[3] == 0

@@ -44,8 +44,8 @@ def test_other_programs_read_the_mark_of_an_image(media_type: str) -> None:
 def source_type(image: Image.Image) -> str:
     """Digital source type in the XMP packet that Pillow finds."""
     packet = ElementTree.fromstring(image.info["xmp"])  # noqa: S314  our own
-    found = packet.find(f".//{{{IPTC}}}DigitalSourceType")
-    return "" if found is None else found.text or ""
+    element = packet.find(f".//{{{IPTC}}}DigitalSourceType")
+    return "" if element is None else element.text or ""
 
 
 def test_a_thumbnail_keeps_the_mark() -> None:
@@ -87,7 +87,7 @@ def test_a_video_has_the_mark_and_the_same_frames(
 
 def frames(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
-        return [each.to_ndarray(format="rgb24").tobytes() for each in container.decode(video=0)]
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize(

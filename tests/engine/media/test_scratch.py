@@ -15,14 +15,14 @@ from serve_app.domain.errors import Cancelled
 
 def test_files_have_names_of_their_own_and_go_when_it_is_closed():
     scratch = Scratch()
-    one, two = scratch.new_file("mp4"), scratch.new_file("jpg")
-    assert (one.suffix, two.suffix) == (".mp4", ".jpg")
-    assert one.stem != two.stem
-    one.write_bytes(b"video")
+    first, two = scratch.new_file("mp4"), scratch.new_file("jpg")
+    assert (first.suffix, two.suffix) == (".mp4", ".jpg")
+    assert first.stem != two.stem
+    first.write_bytes(b"video")
     scratch.check()
     scratch.close()
     scratch.close()
-    assert not one.parent.exists()
+    assert not first.parent.exists()
 
 
 def test_no_folder_is_made_where_no_file_is_asked_for():

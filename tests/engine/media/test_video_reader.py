@@ -35,31 +35,31 @@ def video(tmp_path, media_type="video/mp4", frames=8, fps=8, size=(64, 48), audi
 
 def levels(images):
     """How bright the right half of each is, 0 to 1."""
-    return [np.asarray(each)[:, each.width * 3 // 4 :].mean() / 255 for each in images]
+    return [np.asarray(image)[:, image.width * 3 // 4 :].mean() / 255 for image in images]
 
 
 @pytest.mark.parametrize("media_type", TYPES)
 def test_the_frames_of_a_video_are_read_in_order_and_in_the_size_that_is_asked_for(
     tmp_path, media_type
 ):
-    given = read_video(video(tmp_path, media_type), "video_url")
-    assert given.size == (64, 48)
-    assert given.fps == pytest.approx(8, rel=0.05)
-    frames = given.frames(32, 16, Fraction(8), 100)
-    assert {each.size for each in frames} == {(32, 16)}
+    clip = read_video(video(tmp_path, media_type), "video_url")
+    assert clip.size == (64, 48)
+    assert clip.fps == pytest.approx(8, rel=0.05)
+    frames = clip.frames(32, 16, Fraction(8), 100)
+    assert {frame.size for frame in frames} == {(32, 16)}
     assert levels(frames) == pytest.approx([n / 7 for n in range(8)], abs=0.05)
     red = np.asarray(frames[-1])[:, :8].mean(axis=(0, 1))
     assert red == pytest.approx([200, 20, 20], abs=12)
 
 
 def test_another_pace_takes_frames_out_or_repeats_them(tmp_path):
-    given = read_video(video(tmp_path, frames=8, fps=8), "video_url")
-    assert levels(given.frames(32, 16, Fraction(4), 100)) == pytest.approx(
+    clip = read_video(video(tmp_path, frames=8, fps=8), "video_url")
+    assert levels(clip.frames(32, 16, Fraction(4), 100)) == pytest.approx(
         [0, 2 / 7, 4 / 7, 6 / 7], abs=0.05
     )
-    doubled = given.frames(32, 16, Fraction(16), 100)
+    doubled = clip.frames(32, 16, Fraction(16), 100)
     assert levels(doubled) == pytest.approx([n // 2 / 7 for n in range(16)], abs=0.05)
-    assert len(given.frames(32, 16, Fraction(16), 5)) == 5
+    assert len(clip.frames(32, 16, Fraction(16), 5)) == 5
 
 
 def test_one_that_begins_late_begins_with_its_first_frame(tmp_path):
@@ -92,12 +92,12 @@ MATRICES = {
 def test_one_of_a_camera_that_was_turned_or_mirrored_is_upright(tmp_path, matrix):
     body = bytearray(video(tmp_path))
     plain = read_video(bytes(body), "video_url").frames(64, 48, Fraction(8), 8)[-1]
-    a, b, c, d = (each << 16 for each in matrix)
+    a, b, c, d = (entry << 16 for entry in matrix)
     at = body.index(b"tkhd") + 4 + 40
     body[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    given, expected = read_video(bytes(body), "video_url"), plain.transpose(MATRICES[matrix])
-    assert given.size == expected.size
-    assert given.frames(*given.size, Fraction(8), 8)[-1] == expected
+    clip, expected = read_video(bytes(body), "video_url"), plain.transpose(MATRICES[matrix])
+    assert clip.size == expected.size
+    assert clip.frames(*clip.size, Fraction(8), 8)[-1] == expected
 
 
 def written(tmp_path, frames, codec="libx264", form="mp4", **settings):
@@ -120,9 +120,9 @@ def test_its_pixels_become_square(tmp_path):
     pixels[:, :32] = 255
     frame = av.VideoFrame.from_ndarray(pixels)
     body = written(tmp_path, [frame], pix_fmt="yuv420p", sample_aspect_ratio=Fraction(2))
-    given = read_video(body, "video_url")
-    assert given.size == (128, 48)
-    shown = np.asarray(given.frames(128, 48, Fraction(8), 1)[0])
+    clip = read_video(body, "video_url")
+    assert clip.size == (128, 48)
+    shown = np.asarray(clip.frames(128, 48, Fraction(8), 1)[0])
     assert (shown[:, 32].mean(), shown[:, 96].mean()) == pytest.approx((255, 0), abs=3)
 
 
@@ -141,10 +141,10 @@ def test_frames_of_unequal_length_are_shown_as_long_as_they_are(tmp_path):
     frames = [av.VideoFrame.from_ndarray(np.full((47, 63, 3), n * 80, np.uint8)) for n in range(4)]
     for frame, start in zip(frames, (0, 1, 6, 7), strict=True):
         frame.pts, frame.time_base = start, Fraction(1, 8)
-    given = read_video(written(tmp_path, frames, pix_fmt="yuv444p"), "video_url")
-    assert given.size == (63, 47)
-    shown = levels(given.frames(63, 47, Fraction(8), 8))
-    expected = [each * 80 / 255 for each in (0, 1, 1, 1, 1, 1, 2, 3)]
+    clip = read_video(written(tmp_path, frames, pix_fmt="yuv444p"), "video_url")
+    assert clip.size == (63, 47)
+    shown = levels(clip.frames(63, 47, Fraction(8), 8))
+    expected = [index * 80 / 255 for index in (0, 1, 1, 1, 1, 1, 2, 3)]
     assert shown == pytest.approx(expected, abs=0.03)
 
 
@@ -184,8 +184,8 @@ def hdr(tmp_path, transfer, signal):
     ids=["PQ", "HLG"],
 )
 def test_hdr_becomes_sdr_with_its_highlights(tmp_path, transfer, signal):
-    given = read_video(hdr(tmp_path, transfer, signal), "video_url")
-    read = np.asarray(given.frames(64, 48, Fraction(8), 1)[0])
+    clip = read_video(hdr(tmp_path, transfer, signal), "video_url")
+    read = np.asarray(clip.frames(64, 48, Fraction(8), 1)[0])
     black, middle, white, highlight = (int(read[24, at].mean()) for at in (8, 24, 40, 56))
     assert black < 5
     assert 80 < middle < 140
@@ -244,8 +244,8 @@ def test_half_a_video_is_refused_or_read_as_far_as_it_goes(tmp_path):
     reported = set()
     for share in range(1, 10):
         try:
-            given = read_video(body[: len(body) * share // 10], "video_url")
-            reported.add(len(given.frames(32, 16, Fraction(8), 100)) <= 24)
+            clip = read_video(body[: len(body) * share // 10], "video_url")
+            reported.add(len(clip.frames(32, 16, Fraction(8), 100)) <= 24)
         except InvalidInput as error:
             reported.add(error.problems[0].type)
     assert reported <= {True, "unsupported_video_format"}
@@ -327,7 +327,7 @@ def test_an_mp4_header_with_a_huge_size_is_refused(tmp_path):
 
 def test_frames_are_freed_while_a_video_is_read(tmp_path):
     def living():
-        return sum(isinstance(each, av.VideoFrame) for each in gc.get_objects())
+        return sum(isinstance(instance, av.VideoFrame) for instance in gc.get_objects())
 
     body, before = video(tmp_path, frames=40), living()
     gc.disable()  # it would come after some hundred objects, which may be frames of 64 MB

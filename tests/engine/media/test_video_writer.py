@@ -62,9 +62,9 @@ def test_every_format_holds_the_frames_in_their_colours_at_every_size(tmp_path, 
     video = written(tmp_path / f"a.{name}", form(name, *size, quality="maximum"))
     assert video.size == size
     assert len(video.frames) == 7
-    for made, wanted in zip(video.frames, drawn(*size, 7), strict=True):
-        assert np.abs(made.astype(int) - wanted.astype(int)).mean() < 12
-        assert np.abs(made[:, -2:].astype(int) - wanted[:, -2:]).mean() < 30
+    for frame, expected in zip(video.frames, drawn(*size, 7), strict=True):
+        assert np.abs(frame.astype(int) - expected.astype(int)).mean() < 12
+        assert np.abs(frame[:, -2:].astype(int) - expected[:, -2:]).mean() < 30
 
 
 def test_frames_of_another_shape_lose_their_edges_and_are_scaled(tmp_path):
@@ -72,9 +72,9 @@ def test_frames_of_another_shape_lose_their_edges_and_are_scaled(tmp_path):
     frame[:, 30:70] = 200  # the middle square
     with VideoWriter(tmp_path / "a.mp4", form(width=64, height=64, num_frames=1)) as writer:
         writer.write(frame)
-    (made,) = seen(tmp_path / "a.mp4").frames
-    assert made.shape == (64, 64, 3)
-    assert made.min() > 180
+    (picture,) = seen(tmp_path / "a.mp4").frames
+    assert picture.shape == (64, 64, 3)
+    assert picture.min() > 180
 
 
 @pytest.mark.parametrize("name", TYPES)

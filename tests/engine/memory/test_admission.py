@@ -41,11 +41,11 @@ class Holding(Loop):
 
     def __call__(self, start, held, passing=0, **more):
         kept = self.device.allocate(held)
-        made = super().__call__(start, **more)
+        output = super().__call__(start, **more)
         if passing:
             self.device.allocate(passing)
         del kept
-        return made
+        return output
 
 
 def start(number, rows=1):
@@ -54,10 +54,10 @@ def start(number, rows=1):
 
 def together(engine, calls):
     gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
+    running = [engine.submit(**call) for call in calls]
     gate.open()
-    for each in running:
-        each._future.exception(60)
+    for generation in running:
+        generation._future.exception(60)
     return running
 
 
@@ -105,8 +105,8 @@ def test_generations_begin_when_what_they_hold_fits_and_all_end():
     with engine_on(device, pipeline) as engine:
         engine.submit(**call).result(60)
         running = together(engine, [call] * 8)
-        for each in running:
-            each.result(0)
+        for generation in running:
+            generation.result(0)
         assert max(engine.counts()["batch_sizes"]) == 2  # a third would leave too little to end
     assert device.released == 0
 
@@ -117,7 +117,9 @@ def test_without_knowing_what_they_hold_they_would_have_run_out():
     pipeline = Holding(Hungry(device, 1), device)
     with engine_on(device, pipeline) as engine:
         running = together(engine, [{"start": start(1), "held": 300, "passing": 200}] * 8)
-        assert any(isinstance(each._future.exception(0), OutOfMemory) for each in running)
+        assert any(
+            isinstance(generation._future.exception(0), OutOfMemory) for generation in running
+        )
 
 
 def test_generations_of_a_size_that_was_not_measured_yet_begin_when_they_fit_by_others():
@@ -126,8 +128,8 @@ def test_generations_of_a_size_that_was_not_measured_yet_begin_when_they_fit_by_
     with engine_on(device, pipeline) as engine:
         engine.submit(start=start(1), held=150, passing=100).result(60)
         running = together(engine, [{"start": start(1), "held": 300, "passing": 200}] * 8)
-        for each in running:
-            each.result(0)
+        for generation in running:
+            generation.result(0)
     assert device.released == 0
 
 
@@ -137,8 +139,8 @@ def test_a_generation_begins_when_the_largest_call_of_each_fits_beside_what_all_
     with engine_on(device, pipeline) as engine:
         engine.submit(start=start(1), held=250).result(60)
         running = together(engine, [{"start": start(1), "held": 250}] * 4)
-        for each in running:
-            each.result(0)
+        for generation in running:
+            generation.result(0)
     assert device.released == 0  # three would hold 750, and none of their calls would fit
 
 
@@ -173,11 +175,11 @@ def test_a_small_one_does_not_pass_a_large_one_that_waits_for_memory():
     small = {"start": start(1), "held": 100}
     ended = []
     with engine_on(device, pipeline) as engine:
-        for each in (large, small):
-            engine.submit(**each).result(60)
+        for arguments in (large, small):
+            engine.submit(**arguments).result(60)
         gate = Gate(engine)
-        for name, each in {"first": large, "second": large, "third": small}.items():
-            generation = engine.submit(**each)
+        for name, arguments in {"first": large, "second": large, "third": small}.items():
+            generation = engine.submit(**arguments)
             generation.add_done_callback(lambda _, name=name: ended.append(name))
         gate.open()
         generation.result(60)
@@ -214,8 +216,8 @@ def test_a_call_that_does_not_fit_waits_for_others_to_end_and_nothing_is_lost():
     calls.append({"start": start(2, rows=2), "held": 150, "steps": 2})  # which go first
     with engine_on(device, pipeline) as engine:
         running = together(engine, calls)  # the first of their kinds
-        for each, its in zip(running, calls, strict=True):
-            assert torch.equal(each.result(0), Loop(Denoiser())(its["start"], its["steps"]))
+        for generation, its in zip(running, calls, strict=True):
+            assert torch.equal(generation.result(0), Loop(Denoiser())(its["start"], its["steps"]))
         assert engine.counts()["trial_forwards"] == 0
     assert device.released  # the one with two rows did not fit at first
 
@@ -299,7 +301,7 @@ def test_an_estimate_by_another_size_is_never_too_low_for_what_grows_with_sizes(
             fixed + by_pixels * pixels + by_volume * pixels * frames + by_image * sizes["image"][0]
         )
 
-    factor = growth(*(memory_kind_of("it", None, as_arguments(each)) for each in (one, other)))
+    factor = growth(*(memory_kind_of("it", None, as_arguments(fields)) for fields in (one, other)))
     assert factor is not None
     assert memory(other) <= memory(one) * factor * (1 + 1e-9)
 
@@ -316,7 +318,7 @@ def test_an_image_that_is_turned_takes_the_same_memory():
 @pytest.mark.parametrize("arguments", [{"tiles": True}, {"width": 0}, {"image": torch.zeros(1)}])
 def test_kinds_with_other_arguments_or_flags_are_not_compared(arguments):
     first = {"width": 64, "tiles": False}
-    kinds = [memory_kind_of("it", None, each) for each in (first, {**first, **arguments})]
+    kinds = [memory_kind_of("it", None, fields) for fields in (first, {**first, **arguments})]
     assert growth(*kinds) is None
     assert growth(kinds[0], memory_kind_of("another", None, first)) is None
     assert growth(kinds[0], memory_kind_of("it", Loop(None), first)) is None

@@ -156,10 +156,10 @@ def test_weights_of_a_load_that_ended_because_a_request_came_for_others():
         plan = LoadPlan(lambda *_: load_pipeline(Weights(str(DEMO / "flux"))))
         spare = s.residency.acquire("spare", plan, spare=True)
         assert begun.wait(RESULT_S)
-        asked = s.acquire("asked", 400)
+        claim = s.acquire("asked", 400)
         go.set()
         assert isinstance(spare.future.exception(RESULT_S), SpareLoadStopped)
-        asked.future.result(RESULT_S)
+        claim.future.result(RESULT_S)
         assert s.device.free() == 10**9 - 400
         assert all_that_is_free(s.device)
 
@@ -255,8 +255,8 @@ def test_memory_of_graphs_that_are_dropped(reason, caplog):
         graphs = engine._loop._graphs
         assert graphs.size > 0
         if reason == "the weights have moved":
-            for each in pipeline.transformer.parameters():
-                each.data = each.data.clone()
+            for parameter in pipeline.transformer.parameters():
+                parameter.data = parameter.data.clone()
             draw(engine, steps=1)
         else:
             accelerator.refuse_recording(1)

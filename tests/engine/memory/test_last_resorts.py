@@ -20,16 +20,16 @@ HOT_VAE = Recipe(24, "float32", "components", ("vae",))
 def full_while(pipeline, occupied, error=None):
     """Let the autoencoder's decoder run out of memory while ``occupied`` returns True."""
     decode = pipeline.vae.decoder.forward
-    asked = []
+    attempts = []
 
     def short(*arguments, **keywords):
-        asked.append(occupied())
-        if asked[-1]:
+        attempts.append(occupied())
+        if attempts[-1]:
             raise error or torch.OutOfMemoryError("There is no room.")
         return decode(*arguments, **keywords)
 
     pipeline.vae.decoder.forward = short
-    return asked
+    return attempts
 
 
 def slot_of(pipeline):
@@ -45,10 +45,10 @@ def made_by(pipeline, recipe, device="cpu", **options):
 @pytest.mark.parametrize("device", ["cpu", "fake"])
 def test_a_component_that_only_waits_to_be_called_again_leaves_for_a_decode(device):
     plain, pipeline = alone(tiny_flux()), tiny_flux()
-    asked = full_while(pipeline, lambda: slot_of(pipeline)._guest is not None)
+    attempts = full_while(pipeline, lambda: slot_of(pipeline)._guest is not None)
     accelerator = FakeAccelerator() if device == "fake" else device
     assert torch.equal(made_by(pipeline, HOT_VAE, accelerator), plain)
-    assert asked == [True, False]
+    assert attempts == [True, False]
 
 
 def test_what_left_is_as_it_was_and_comes_back_when_called():
@@ -81,12 +81,12 @@ def tiled(pipeline):
 def test_a_decode_that_does_not_fit_in_one_piece_is_done_by_tiles(caplog):
     expected, pipeline = tiled(tiny_flux()), tiny_flux()
     tiles(pipeline, 4)
-    asked = full_while(pipeline, lambda: not pipeline.vae.use_tiling)
-    made = made_by(pipeline, None)
-    assert torch.equal(made, expected)
-    assert asked[:2] == [True, True]  # at once, and with idle memory dropped
-    assert len(asked) > 3
-    assert not any(asked[2:])  # the tiles
+    attempts = full_while(pipeline, lambda: not pipeline.vae.use_tiling)
+    image = made_by(pipeline, None)
+    assert torch.equal(image, expected)
+    assert attempts[:2] == [True, True]  # at once, and with idle memory dropped
+    assert len(attempts) > 3
+    assert not any(attempts[2:])  # the tiles
     assert not pipeline.vae.use_tiling
     assert "did not fit in memory in one piece" in caplog.text
 
@@ -113,14 +113,14 @@ def test_a_generation_that_asks_for_tiles_has_them_and_others_beside_it_do_not()
     expected, plain, pipeline = tiled(tiny_flux()), alone(tiny_flux()), tiny_flux()
     tiles(pipeline, 4)
     with Engine(pipeline, threads=1, max_batch=1) as engine:
-        asked = [
-            engine.submit(options=GenerationOptions(tiles=each), **call())
-            for each in (True, False, True)
+        generations = [
+            engine.submit(options=GenerationOptions(tiles=has_tiles), **call())
+            for has_tiles in (True, False, True)
         ]
-        made = [each.result(60).images for each in asked]
-    assert torch.equal(made[0], expected)
-    assert torch.equal(made[1], plain)
-    assert torch.equal(made[2], expected)
+        results = [generation.result(60).images for generation in generations]
+    assert torch.equal(results[0], expected)
+    assert torch.equal(results[1], plain)
+    assert torch.equal(results[2], expected)
     assert not torch.equal(expected, plain)
     assert not pipeline.vae.use_tiling
 
@@ -131,7 +131,9 @@ def test_tiles_of_an_autoencoder_that_waits_in_host_memory_are_computed_on_the_d
     with Engine(device=FakeAccelerator(), threads=1) as engine:
         engine.add("it", pipeline, Recipe(24, "float32", "components", ("text_encoder",)))
         for _ in range(2):
-            asked = engine.submit(pipeline="it", options=GenerationOptions(tiles=True), **call())
-            assert torch.equal(asked.result(60).images, expected)
+            generation = engine.submit(
+                pipeline="it", options=GenerationOptions(tiles=True), **call()
+            )
+            assert torch.equal(generation.result(60).images, expected)
         whole = engine.submit(pipeline="it", **call()).result(60).images
     assert torch.equal(whole, alone(tiny_flux()))

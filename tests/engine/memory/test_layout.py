@@ -50,7 +50,7 @@ def test_what_a_residency_loads_is_laid_out_for_its_engine():
 
 def backends(pipeline):
     processors = pipeline.transformer.attn_processors.values()
-    return {getattr(each._attention_backend, "value", None) for each in processors}
+    return {getattr(processor._attention_backend, "value", None) for processor in processors}
 
 
 def test_attention_is_torchs_own_unless_a_recipe_names_another():

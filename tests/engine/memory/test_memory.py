@@ -136,11 +136,11 @@ def test_who_begins_leaves_the_others_what_they_still_need(expected, others, fre
     if not may_begin(expected, others, free):
         return
     rest = free - expected.held
-    for each in others:
-        if each.expected is not None:
-            rest -= max(0, each.expected.held - each.held)
-    known = [expected, *(each.expected for each in others if each.expected is not None)]
-    assert all(each.transient <= rest for each in known)
+    for guest in others:
+        if guest.expected is not None:
+            rest -= max(0, guest.expected.held - guest.held)
+    known = [expected, *(admitted.expected for admitted in others if admitted.expected is not None)]
+    assert all(footprint.transient <= rest for footprint in known)
 
 
 @given(footprints, guests, sizes, sizes)

@@ -49,11 +49,11 @@ def images(pipeline, recipe, device="cpu"):
     """Two generations that interleave."""
     with Engine(device=device, threads=1, max_batch=1, max_generations=2) as engine:
         engine.add("it", pipeline, recipe)
-        made = [
+        generations = [
             engine.submit(pipeline="it", **wish(prompt, seed))
             for prompt, seed in (("a red circle", 1), ("a blue square", 2))
         ]
-        return torch.cat([each.result(60).images.cpu() for each in made])
+        return torch.cat([generation.result(60).images.cpu() for generation in generations])
 
 
 class Halves:
@@ -84,7 +84,7 @@ def test_generations_in_two_halves_of_a_model_do_not_swap_them_at_each_step(monk
         gate = Gate(engine)
         calls = [{"half": "transformer", "steps": 40}, {"half": "transformer_2", "steps": 30}]
         calls[1]["num_inference_steps"] = 30  # of the other one it is not known; it is soon due
-        running = [engine.submit(pipeline="it", start=torch.ones(1, 4), **each) for each in calls]
+        running = [engine.submit(pipeline="it", start=torch.ones(1, 4), **call) for call in calls]
         gate.open()
         for generation in running:
             generation.result(60)
@@ -110,8 +110,8 @@ def test_views_are_over_weights_that_wait(recipe):
             engine.add("it", pipeline, recipe)
             view = view_of(pipeline, StableDiffusionXLImg2ImgPipeline)
             view.unet = copy.copy(view.unet)
-            given = {"image": torch.full((1, 3, 32, 32), 0.5), "strength": 0.6}
-            fields = {**wish("a red circle", 1), **given, "num_inference_steps": 4}
+            source = {"image": torch.full((1, 3, 32, 32), 0.5), "strength": 0.6}
+            fields = {**wish("a red circle", 1), **source, "num_inference_steps": 4}
             del fields["width"], fields["height"]
             return engine.submit(pipeline="it", view=view, **fields).result(60).images
 
@@ -140,7 +140,7 @@ def test_float8_spares_norms_embeddings_autoencoders_and_what_code_looks_at():
     before = bytes_of([pipeline.transformer])
     placed_by(Recipe(12, "float8"), pipeline)
     assert bytes_of([pipeline.transformer]) < 0.5 * before
-    assert {each.dtype for each in pipeline.vae.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in pipeline.vae.parameters()} == {torch.float32}
     assert pipeline.transformer.dtype is pipeline.text_encoder.dtype is torch.float32
     t5 = tiny_flux().text_encoder_2
     placed_by(Recipe(12, "float8"), SimpleNamespace(text_encoder=t5))
@@ -149,7 +149,7 @@ def test_float8_spares_norms_embeddings_autoencoders_and_what_code_looks_at():
     assert t5.encoder.block[0].layer[0].SelfAttention.q.weight.dtype is torch.float8_e4m3fn
     tokens = torch.arange(2, 8)[None]
     with torch.no_grad():
-        small, full = (each(tokens)[0] for each in (t5, tiny_flux().text_encoder_2))
+        small, full = (encoder(tokens)[0] for encoder in (t5, tiny_flux().text_encoder_2))
     assert 0 < (small - full).abs().max() < 0.1 * full.abs().max()
 
 
@@ -165,7 +165,7 @@ def test_what_counts_is_what_is_on_the_device():
         *pipeline.transformer.transformer_blocks,
         *pipeline.transformer.single_transformer_blocks,
     ]
-    most = max(bytes_of([each]) for each in blocks)
+    most = max(bytes_of([block]) for block in blocks)
     rest = parts["transformer"] - bytes_of(blocks)
     passing = rest + min(2 * most, bytes_of(blocks))
     assert placed_by(BLOCKS, pipeline).device_bytes == parts["vae"] + passing + max(encoders)
@@ -185,15 +185,15 @@ class OtherMemory(DeviceSlot):
 
 def test_one_component_at_a_time_is_on_the_device_and_goes_back_as_it_came():
     def places(module):
-        return [each.data_ptr() for each in (*module.parameters(), *module.buffers())]
+        return [tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())]
 
-    one, two = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
-    at_home = {module: places(module) for module in (one, two)}
+    first, two = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
+    at_home = {module: places(module) for module in (first, two)}
     berth = OtherMemory(Cpu())
-    berth.admit(one)
-    assert not set(places(one)) & set(at_home[one])
+    berth.admit(first)
+    assert not set(places(first)) & set(at_home[first])
     berth.admit(two)
-    assert places(one) == at_home[one]
+    assert places(first) == at_home[first]
     assert not set(places(two)) & set(at_home[two])
 
 
@@ -205,10 +205,10 @@ def test_a_component_that_does_not_fit_in_is_not_left_halfway():
             return tensor.clone()
 
     module = torch.nn.Linear(2, 2)
-    at_home = [each.data_ptr() for each in module.parameters()]
+    at_home = [parameter.data_ptr() for parameter in module.parameters()]
     with pytest.raises(torch.OutOfMemoryError):
         Full(Cpu()).admit(module)
-    assert [each.data_ptr() for each in module.parameters()] == at_home
+    assert [parameter.data_ptr() for parameter in module.parameters()] == at_home
 
 
 def test_what_was_cast_on_the_device_stays_cast():
@@ -225,7 +225,7 @@ def test_what_was_cast_on_the_device_stays_cast():
 @pytest.mark.parametrize("recipe", [COMPONENTS, BLOCKS])
 def test_on_a_gpu_no_more_weights_are_there_than_the_placement_says(recipe):
     pipeline = tiny_flux()
-    said = placed_by(recipe, pipeline).device_bytes
+    limit = placed_by(recipe, pipeline).device_bytes
     images(pipeline, recipe, "cuda")
     gc.collect()
     there = [
@@ -235,4 +235,4 @@ def test_on_a_gpu_no_more_weights_are_there_than_the_placement_says(recipe):
         for tensor in (*module.parameters(), *module.buffers())
         if tensor.is_cuda
     ]
-    assert sum(each.numel() * each.element_size() for each in there) <= said
+    assert sum(each.numel() * each.element_size() for each in there) <= limit

@@ -123,19 +123,19 @@ class Studio:
 
 @pytest.fixture
 def studio():
-    made = []
+    studios = []
 
     def make(total):
-        made.append(Studio(total))
-        made[-1].engine.start()
-        return made[-1]
+        studios.append(Studio(total))
+        studios[-1].engine.start()
+        return studios[-1]
 
     yield make
-    for each in made:
-        for model in each.models.values():
+    for instance in studios:
+        for model in instance.models.values():
             model.transformer.all.set()
-        each.residency.close()
-        each.engine.close(PATIENCE_S)
+        instance.residency.close()
+        instance.engine.close(PATIENCE_S)
 
 
 def test_weights_wait_for_the_room_that_a_generation_holds_and_harm_no_one(studio):
@@ -163,8 +163,8 @@ def test_while_weights_wait_no_other_generation_takes_the_room(studio):
     happened = s.models["first"].happened = s.models["second"].happened = []
     another = s.engine.submit(pipeline="first", steps=1)
     s.go_on("first")
-    for each in (generation, another):
-        each.result(PATIENCE_S)
+    for pending in (generation, another):
+        pending.result(PATIENCE_S)
     came.future.result(PATIENCE_S)
     assert happened == ["weights came", "a generation began"]
 
@@ -415,17 +415,17 @@ class CompiledLater:
 
 @pytest.fixture
 def compiled_later():
-    made = CompiledLater()
-    made.start()
-    yield made
-    made.engine.close(PATIENCE_S)
+    later = CompiledLater()
+    later.start()
+    yield later
+    later.engine.close(PATIENCE_S)
 
 
 def test_code_that_comes_later_has_memory_set_aside_while_it_is_compiled(compiled_later):
     compiled_later.result()
     compiled_later.engine.finish_compiling()
-    given = torch.zeros(1, 4, 8).nbytes
-    assert compiled_later.free == [10_000 - WORKING_SET * given]
+    input_bytes = torch.zeros(1, 4, 8).nbytes
+    assert compiled_later.free == [10_000 - WORKING_SET * input_bytes]
     assert compiled_later.engine.free_bytes() == 10_000
 
 

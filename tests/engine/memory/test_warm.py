@@ -62,8 +62,8 @@ def keep(warm, name, pipeline, recipe=None):
 
 
 def state(pipeline):
-    modules = [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
-    return [each.clone() for module in modules for each in module.state_dict().values()]
+    modules = [value for value in vars(pipeline).values() if isinstance(value, torch.nn.Module)]
+    return [tensor.clone() for module in modules for tensor in module.state_dict().values()]
 
 
 def test_weights_that_left_the_device_come_back_bit_for_bit():
@@ -220,7 +220,9 @@ def engine():
 @pytest.fixture
 def residency(engine):
     pipeline = tiny_flux()
-    size = bytes_of([each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)])
+    size = bytes_of(
+        [value for value in vars(pipeline).values() if isinstance(value, torch.nn.Module)]
+    )
     residency = Residency(engine, budget_bytes=size * 3 // 2, warm_share=0.5)
     yield residency
     residency.close()
@@ -336,14 +338,14 @@ def test_weights_for_which_there_is_no_room_yet_are_read_once_and_come_from_host
         warm_ups.append(1)
         return call()
 
-    held = residency.acquire("a", LoadPlan(load_flux))
-    held.future.result(60)
+    claim = residency.acquire("a", LoadPlan(load_flux))
+    claim.future.result(60)
     plan = LoadPlan(load, warm_up=warm_up)
     assert isinstance(spare(residency, "b", plan), NoSpareRoom)
     assert (residency.find("b"), residency.warm) == (None, ["b"])
     assert engine.accelerator.pinned_bytes >= residency._warm.bytes > 0
     assert spare(residency, "b", plan) is not None  # it stays there
-    residency.release(held)
+    residency.release(claim)
     use(residency, "b", plan)
     assert len(loads) == len(warm_ups) == 1
     assert "b" not in residency.warm
@@ -378,8 +380,8 @@ def test_a_host_that_cannot_lock_so_much_memory_waits_with_the_weights():
 @pytest.mark.long
 def test_reading_to_host_memory_ends_when_a_request_comes_for_other_weights(room_for_one):
     residency = room_for_one
-    held = residency.acquire("a", LoadPlan(load_flux))
-    held.future.result(60)
+    old_claim = residency.acquire("a", LoadPlan(load_flux))
+    old_claim.future.result(60)
     begun, go, on_bytes = threading.Event(), threading.Event(), residency._on_bytes
 
     def slowly(*each):
@@ -390,12 +392,12 @@ def test_reading_to_host_memory_ends_when_a_request_comes_for_other_weights(room
     residency._on_bytes = slowly
     nobodys = residency.acquire("b", LoadPlan(load_flux), spare=True)
     assert begun.wait(60)
-    asked = residency.acquire("c", LoadPlan(lambda *_: tiny_flux()))
+    claim = residency.acquire("c", LoadPlan(lambda *_: tiny_flux()))
     go.set()
     assert isinstance(nobodys.future.exception(60), SpareLoadStopped)
     assert residency.warm == []
-    residency.release(held)
-    assert asked.future.result(60) is residency.find("c")
+    residency.release(old_claim)
+    assert claim.future.result(60) is residency.find("c")
 
 
 @pytest.mark.long

@@ -55,7 +55,7 @@ def afresh():
 def made(engine, calls, name="it"):
     """By generations that go together."""
     gate = Gate(engine)
-    running = [engine.submit(pipeline=name, **each) for each in calls]
+    running = [engine.submit(pipeline=name, **fields) for fields in calls]
     gate.open()
     return [generation.result(100) for generation in running]
 
@@ -65,18 +65,20 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
     plain, pipeline = small(), small()
     calls = [start(tokens=tokens, value=tokens / 8) for tokens in (4, 6, 16)]
     with torch.no_grad():
-        expected = [plain(**each) for each in calls]
+        expected = [plain(**fields) for fields in calls]
     compile_regions(pipeline, "eager")
     with merging_engine(threads=1) as engine:
         engine.precompile(pipeline, start)
         known = graphs()
         assert known == 2  # of one row, and of any other number
         engine.add_placed("it", pipeline)
-        for each, one in zip(calls, expected, strict=True):
-            assert torch.allclose(engine.submit(pipeline="it", **each).result(100), one, atol=1e-6)
+        for arguments, reference in zip(calls, expected, strict=True):
+            assert torch.allclose(
+                engine.submit(pipeline="it", **arguments).result(100), reference, atol=1e-6
+            )
             for merged in (2, 3):
-                for its in made(engine, [each] * merged):
-                    assert torch.allclose(its, one, atol=1e-6)
+                for its in made(engine, [arguments] * merged):
+                    assert torch.allclose(its, reference, atol=1e-6)
         assert {1, 2, 3} <= engine.counts()["batch_sizes"].keys()
     assert graphs() == known
 
@@ -164,7 +166,7 @@ def test_a_rehearsal_has_a_stream_of_its_own_and_makes_measurements_unreliable()
 def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged():
     wishes = [call(prompt=f"a lighthouse {seed}", seed=seed, steps=3) for seed in (1, 2)]
     with torch.no_grad():
-        expected = [tiny_sdxl()(**each).images for each in wishes]
+        expected = [tiny_sdxl()(**fields).images for fields in wishes]
     wishes = [call(prompt=f"a lighthouse {seed}", seed=seed, steps=3) for seed in (1, 2)]
     pipeline = tiny_sdxl()
     compile_regions(pipeline, "eager")
@@ -172,14 +174,14 @@ def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged
         engine.precompile(pipeline, lambda: call(seed=9, steps=1))
         known = graphs()
         assert known > 0
-        for seed, one in zip((1, 2), expected, strict=True):
+        for seed, reference in zip((1, 2), expected, strict=True):
             wish = call(prompt=f"a lighthouse {seed}", seed=seed, steps=3)
-            assert torch.allclose(engine.submit(**wish).result(100).images, one, atol=1e-5)
+            assert torch.allclose(engine.submit(**wish).result(100).images, reference, atol=1e-5)
         gate = Gate(engine)
-        running = [engine.submit(**each) for each in wishes]
+        running = [engine.submit(**fields) for fields in wishes]
         gate.open()
-        for generation, one in zip(running, expected, strict=True):
-            assert torch.allclose(generation.result(100).images, one, atol=1e-5)
+        for generation, reference in zip(running, expected, strict=True):
+            assert torch.allclose(generation.result(100).images, reference, atol=1e-5)
         assert 2 in engine.counts()["batch_sizes"]
     assert graphs() == known
 
@@ -207,8 +209,8 @@ def test_while_there_is_no_code_for_loras_the_blocks_run_as_they_are(tmp_path, m
         gate.open(running)
         images = [generation.result(100).images for generation in running]
         assert 2 in engine.counts()["batch_sizes"]
-    for its, one in zip(images, (expected, without), strict=True):
-        assert torch.allclose(its, one, atol=1e-5)
+    for its, reference in zip(images, (expected, without), strict=True):
+        assert torch.allclose(its, reference, atol=1e-5)
     assert graphs() == known
     assert len(later) == 1  # asked for once
     regions = pipeline.unet.compiled_regions  # closing has taken the LoRAs off
@@ -232,8 +234,8 @@ def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(mon
         loan = residency.acquire("it", plan, lambda progress: stages.append(progress.stage))
         assert loan.future.result(110) is pipeline
         known = graphs()
-        for each in [*made(engine, [start()]), *made(engine, [start()] * 2)]:
-            assert torch.allclose(each, expected, atol=1e-6)
+        for result in [*made(engine, [start()]), *made(engine, [start()] * 2)]:
+            assert torch.allclose(result, expected, atol=1e-6)
         assert graphs() == known == 2
         residency.close()
     assert stages == [Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP]
@@ -243,7 +245,7 @@ def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(mon
 def test_a_compiled_decoder_runs_for_other_rows_and_sizes_and_nothing_is_compiled_then():
     counting, runs = counting_backend()
     calls = [partial(call, seed=seed, width=side, steps=1) for seed, side in SIZES]
-    expected = [tiny_flux()(**each()).images for each in calls]
+    expected = [tiny_flux()(**make_call()).images for make_call in calls]
     pipeline = tiny_flux()
     compile_decoder(pipeline, counting)
     with Engine(threads=1) as engine:
@@ -252,12 +254,16 @@ def test_a_compiled_decoder_runs_for_other_rows_and_sizes_and_nothing_is_compile
         assert known >= 2  # of one row, and of any other number
         before = len(runs)
         engine.add_placed("it", pipeline)
-        alone = [engine.submit(pipeline="it", **each()).result(100).images for each in calls]
+        alone = [
+            engine.submit(pipeline="it", **make_call()).result(100).images for make_call in calls
+        ]
         assert len(runs) > before
-        merged = made(engine, [each() for each in calls * 2])
+        merged = made(engine, [make_call() for make_call in calls * 2])
     assert graphs() == known
-    for one, right in zip([*alone, *(each.images for each in merged)], expected * 3, strict=True):
-        assert torch.allclose(one, right, atol=1e-5)
+    for image, right in zip(
+        [*alone, *(output.images for output in merged)], expected * 3, strict=True
+    ):
+        assert torch.allclose(image, right, atol=1e-5)
 
 
 @pytest.mark.long

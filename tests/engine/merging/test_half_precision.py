@@ -81,12 +81,12 @@ def test_merging_changes_what_a_demo_model_makes_no_more_than_other_kernels_do(
         gate = Gate(engine)
         generations = [engine.submit(**wish(family, number)) for number in range(len(WISHES))]
         gate.open()
-        merged = [made_of(each.result(100)) for each in generations]
+        merged = [made_of(generation.result(100)) for generation in generations]
         counts = engine.counts()
         assert counts["merged_calls"] >= 8
         assert "differs when merged" not in counts["not_merged"]
-        one = engine.submit(**wish(family, 0)).result(100)
-    assert torch.equal(made_of(one), plain[0])
+        single = engine.submit(**wish(family, 0)).result(100)
+    assert torch.equal(made_of(single), plain[0])
     noise = apart(plain, otherwise)
     assert noise > 1e-4  # or the comparison would say nothing
     assert apart(plain, merged) <= noise
@@ -130,13 +130,13 @@ def test_a_first_merge_may_differ_as_much_as_a_call_among_copies_of_itself_and_n
         gate = Gate(engine)
         generations = [engine.submit(start=start) for start in starts]
         gate.open()
-        made = [each.result(60) for each in generations]
+        outputs = [generation.result(60) for generation in generations]
         counts = engine.counts()
     assert counts["merged_calls"] == (9 if merges else 0)
     if not merges:
         assert counts["single_calls"] == 9
         assert counts["not_merged"]["differs when merged"] >= 8  # the last has nobody else
-        for start, output in zip(starts, made, strict=True):
+        for start, output in zip(starts, outputs, strict=True):
             assert torch.equal(output, Loop(denoiser())(start))
 
 
@@ -156,8 +156,8 @@ def test_loras_of_any_scale_share_forwards(
         gate = Gate(engine)
         running = [engine.submit(loras=its, **wish("flux", n)) for n, its in enumerate(loras)]
         gate.open()
-        for each in running:
-            each.result(100)
+        for generation in running:
+            generation.result(100)
         counts = engine.counts()
     assert counts["merged_calls"] >= 8
     assert "differs when merged" not in counts["not_merged"]

@@ -57,8 +57,8 @@ class Backend:
     def __call__(self, graph, _inputs):
         def run(*inputs):
             self.runs += 1
-            made = graph(*inputs)
-            return [each + 1 if self.wrong else each for each in made]
+            outputs = graph(*inputs)
+            return [output + 1 if self.wrong else output for output in outputs]
 
         return run
 
@@ -86,18 +86,18 @@ class Later:
         self.engine.close()
 
     def compile(self):
-        asked, self.asked = self.asked, []
-        for each in asked:
-            each.run()
-        return len(asked)
+        requests, self.asked = self.asked, []
+        for request in requests:
+            request.run()
+        return len(requests)
 
     def made(self, *calls, **more):
         """Results of generations that go together, and the runs of code meanwhile."""
         before = self.backend.runs
         gate = Gate(self.engine)
-        running = [self.engine.submit(pipeline="it", **more, **each) for each in calls]
+        running = [self.engine.submit(pipeline="it", **more, **fields) for fields in calls]
         gate.open()
-        return [each.result(100) for each in running], self.backend.runs - before
+        return [generation.result(100) for generation in running], self.backend.runs - before
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def test_merged_calls_get_code_of_their_own_once_for_all_numbers_of_rows(later):
     known = graphs()
     for rows in (2, 3):
         results, runs = later.made(*[start()] * rows)
-        for each in results:
-            assert torch.allclose(each, plain(**start()), atol=1e-6)
+        for result in results:
+            assert torch.allclose(result, plain(**start()), atol=1e-6)
         assert runs >= CALLS_OF_BLOCKS
     assert later.asked == []
     assert graphs() == known
@@ -197,7 +197,7 @@ def test_a_failed_call_leaves_the_blocks_as_they_were_and_the_next_is_recorded(l
     module = later.pipeline.transformer
     with torch.no_grad(), pytest.raises(RuntimeError):
         module(torch.zeros(1, 4, 9), timestep=0)
-    assert all(each._compiled_call_impl is None for each, _ in regions_of(module))
+    assert all(region._compiled_call_impl is None for region, _ in regions_of(module))
     later.asked.clear()
     later.made(start())
     later.compile()
@@ -232,8 +232,8 @@ def test_loras_of_the_first_requests_are_applied_and_theirs_get_code_too(monkeyp
         made(loras, 2)
         for _ in range(3):  # merged: without LoRAs, with LoRAs, and with both kinds of code
             results, runs = later.made(wish(), wish(), loras=loras)
-            for each in results:
-                assert torch.allclose(each.images, expected, atol=1e-5)
+            for result in results:
+                assert torch.allclose(result.images, expected, atol=1e-5)
             later.compile()
         assert runs == 2 * blocks
 
@@ -322,11 +322,13 @@ def test_an_evicted_model_is_freed_though_it_is_still_to_be_compiled(monkeypatch
     with Later(monkeypatch, small(), Backend()) as later:
         later.made(start())
         transformer = later.pipeline.transformer
-        freed = [weakref.ref(each) for each in (transformer, transformer.blocks[1].inner.weight)]
+        freed = [
+            weakref.ref(target) for target in (transformer, transformer.blocks[1].inner.weight)
+        ]
         later.engine.remove("it")
         del later.pipeline, transformer
         gc.collect()
-        assert [each() for each in freed] == [None, None]
+        assert [reference() for reference in freed] == [None, None]
         assert later.compile() == 1
     assert graphs() == 0
 

@@ -85,7 +85,7 @@ class Full:
 
 def together(engine, calls):
     gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
+    running = [engine.submit(**fields) for fields in calls]
     gate.open()
     return [generation.result(60).images for generation in running]
 
@@ -100,8 +100,8 @@ def test_merged_each_gets_what_it_gets_alone_and_less_is_computed(case, verify):
     with merging_engine(pipeline, max_batch=4, threads=1, verify_merges=verify) as engine:
         images = together(engine, [call(**wish, **more) for wish in WISHES])
         counts = engine.counts()
-    for one, expected in zip(images, alone, strict=True):
-        assert (one - expected).abs().max() <= 1e-5
+    for image, expected in zip(images, alone, strict=True):
+        assert (image - expected).abs().max() <= 1e-5
     if not verify:
         assert full.taken() < singly
         assert counts["trial_forwards"] == 0
@@ -138,8 +138,8 @@ def test_a_merge_that_fails_leaves_the_caches_as_they_were(case):
         images = together(engine, [call(**wish, **more) for wish in WISHES])
         assert engine.counts()["merged_calls"] == 0
     hook.remove()
-    for one, expected in zip(images, alone, strict=True):
-        assert torch.equal(one, expected)
+    for image, expected in zip(images, alone, strict=True):
+        assert torch.equal(image, expected)
 
 
 def test_prompts_of_other_lengths_are_not_padded_where_a_cache_would_keep_the_padding(made):
@@ -150,8 +150,8 @@ def test_prompts_of_other_lengths_are_not_padded_where_a_cache_would_keep_the_pa
     with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         images = together(engine, [call(**wish) for wish in wishes])
         assert engine.counts()["merged_calls"] > 0  # the negative prompts have one length
-    for one, expected in zip(images, alone, strict=True):
-        assert (one - expected).abs().max() <= 1e-5
+    for image, expected in zip(images, alone, strict=True):
+        assert (image - expected).abs().max() <= 1e-5
     pipeline.transformer.disable_cache()
 
 
@@ -219,11 +219,11 @@ def test_which_steps_are_computed_is_what_the_hook_of_diffusers_says(
     head._metadata = TransformerBlockRegistry.get(FluxTransformerBlock)
     head.fn_ref = SimpleNamespace(original_forward=lambda **_: "computed")
     cache = Magnitude(head, tail)
-    given = {"hidden_states": torch.zeros(1, 2, 3), "encoder_hidden_states": torch.zeros(1)}
+    inputs = {"hidden_states": torch.zeros(1, 2, 3), "encoder_hidden_states": torch.zeros(1)}
     for _ in range(calls):
-        said = cache.key("1:cond")
-        computed = head.new_forward(None, **given) == "computed"
-        assert said is computed
+        decision = cache.key("1:cond")
+        computed = head.new_forward(None, **inputs) == "computed"
+        assert decision is computed
         state = manager.get_state()
         if computed:
             state.previous_residual = torch.zeros(1, 2, 3)

@@ -66,7 +66,7 @@ def engine(pipeline):
 def together(engine, calls):
     """Results of generations that all begin before one goes on."""
     gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
+    running = [engine.submit(**fields) for fields in calls]
     gate.open()
     return [generation.result(60).images for generation in running]
 
@@ -79,10 +79,10 @@ def close(one, other):
 def test_generations_with_other_prompts_seeds_and_steps_share_their_forwards(
     engine, pipeline, wish
 ):
-    wishes = [wish(**each) for each in WISHES]
-    made = together(engine, wishes)
-    for each, images in zip(WISHES, made, strict=True):
-        assert close(images, pipeline(**wish(**each)).images)
+    wishes = [wish(**arguments) for arguments in WISHES]
+    results = together(engine, wishes)
+    for fields, images in zip(WISHES, results, strict=True):
+        assert close(images, pipeline(**wish(**fields)).images)
     counts = engine.counts()
     calls = counts["merged_calls"] + counts["single_calls"]
     assert calls == 15
@@ -103,7 +103,7 @@ def test_alone_and_after_a_merge_it_makes_bit_for_bit_what_a_plain_call_makes(
 
 def test_a_deterministic_generation_is_bit_for_bit_the_same_among_others(engine, pipeline, wish):
     wishes = [wish(seed=2), wish(seed=3), {**wish(), "deterministic": True}]
-    *_, made = together(engine, wishes)
-    assert torch.equal(made, pipeline(**wish()).images)
+    *_, images = together(engine, wishes)
+    assert torch.equal(images, pipeline(**wish()).images)
     assert engine.counts()["not_merged"]["deterministic"] == 3
     assert engine.counts()["merged_calls"] == 6

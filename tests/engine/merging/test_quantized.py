@@ -100,8 +100,8 @@ def test_only_large_layers_of_the_repeated_blocks_are_quantized() -> None:
     quantize(pipeline, "int8-dynamic")
     names = {
         name
-        for name, each in pipeline.transformer.named_modules()
-        if isinstance(each, QuantizedLinear)
+        for name, module in pipeline.transformer.named_modules()
+        if isinstance(module, QuantizedLinear)
     }
     assert "transformer_blocks.0.attn.to_q" in names
     assert "single_transformer_blocks.0.proj_out" in names
@@ -196,12 +196,12 @@ def test_a_layer_gives_the_bits_of_the_plain_formula(
     if transposed:
         x = x.mT.contiguous().mT
     rows = x.reshape(-1, 64)
-    for made, right in zip(
+    for actual, right in zip(
         rounded_rows(rows, DYNAMIC[precision]),
         plainly_rounded(rows, DYNAMIC[precision]),
         strict=True,
     ):
-        assert torch.equal(bits(made), bits(right))
+        assert torch.equal(bits(actual), bits(right))
     quantized = QuantizedLinear(layer().to(dtype), QUANTIZATIONS[precision])
     assert torch.equal(bits(quantized(x)), bits(plainly_computed(quantized, x)))
 
@@ -223,10 +223,10 @@ def test_the_largest_number_of_a_row_rounds_to_the_largest_of_the_type_unclamped
     """Divided by its scale, it may exceed that by one last bit. Exponents change nothing, but for
     numbers that are too small for a scale of their own."""
     numbers = numbers[numbers.isfinite()]
-    for made, right in zip(
+    for actual, right in zip(
         rounded_rows(numbers[:, None], to), plainly_rounded(numbers[:, None], to), strict=True
     ):
-        assert torch.equal(bits(made), bits(right))
+        assert torch.equal(bits(actual), bits(right))
 
 
 class Traffic(TorchDispatchMode):
@@ -238,11 +238,13 @@ class Traffic(TorchDispatchMode):
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
         if not func.is_view and func._overloadpacket not in SILENT:
-            writes = [made] if isinstance(made, torch.Tensor) else made
-            self.elements += sum(each.numel() for each in [*args, *writes] if self._counts(each))
-        return made
+            writes = [output] if isinstance(output, torch.Tensor) else output
+            self.elements += sum(
+                tensor.numel() for tensor in [*args, *writes] if self._counts(tensor)
+            )
+        return output
 
     def _counts(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and value.numel() == self.numel
@@ -303,14 +305,14 @@ def test_demo_models_draw_the_same_colours_and_shapes_in_eight_bits(
         **{**pipeline.components, denoiser: copy.deepcopy(getattr(pipeline, denoiser))}
     )
     quantize(small, precision)
-    made = exam.draw(small, PROMPTS, seeds=range(8), **how)
-    seen = [[(one.colour, one.shape) for one in read(image).sights] for image in made]
+    drawings = exam.draw(small, PROMPTS, seeds=range(8), **how)
+    seen = [[(sight.colour, sight.shape) for sight in read(image).sights] for image in drawings]
     assert seen == [[look] for look in ASKED]
-    assert rms(pixels(made), pixels(images)) <= OF_IMAGES[precision]
+    assert rms(pixels(drawings), pixels(images)) <= OF_IMAGES[precision]
 
 
 def pixels(images: list[Any]) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(np.array(each)) for each in images])
+    return torch.stack([torch.from_numpy(np.array(image)) for image in images])
 
 
 # In the engine.
@@ -329,8 +331,8 @@ def test_calls_in_eight_bits_merge_though_last_bits_become_steps(precision: str)
         gate = Gate(engine)
         running = [engine.submit(pipeline="it", **wish) for wish in wishes]
         gate.open()
-        for each in running:
-            each.result(100)
+        for generation in running:
+            generation.result(100)
         counts = engine.counts()
         assert "differs when merged" not in counts["not_merged"]
         assert counts["merged_calls"] == 12
@@ -380,14 +382,14 @@ def test_parameters_of_unknown_quantizers_are_taken_for_such_that_round_inputs()
 @pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "int8-dynamic"))
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_wherever_they_wait_layers_in_eight_bits_give_the_same(make: Any, precision: str) -> None:
-    made = []
+    results = []
     for offload in ("none", "components", "blocks"):
         hot = ("vae",) if offload == "blocks" else ()
         with Engine(threads=1) as engine:
             engine.add("it", make(), Recipe(24, precision, offload, hot))
-            made.append(engine.submit(pipeline="it", **call()).result(60).images)
-    assert torch.equal(made[0], made[1])
-    assert torch.equal(made[0], made[2])
+            results.append(engine.submit(pipeline="it", **call()).result(60).images)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
 @pytest.mark.long
@@ -397,21 +399,23 @@ def test_layers_in_eight_bits_take_loras_and_give_what_diffusers_gives(
     make: Any, precision: str, tmp_path: Path
 ) -> None:
     def plain() -> Any:
-        quantize(made := make(), precision)
-        return made
+        quantize(model := make(), precision)
+        return model
 
     pipeline = make()
-    one, other = (save_lora(tmp_path, pipeline, seed, 4) for seed in (1, 2))
+    first, other = (save_lora(tmp_path, pipeline, seed, 4) for seed in (1, 2))
     with merging_engine(threads=1, max_batch=4) as engine:
         engine.add("it", pipeline, Recipe(24, precision))
-        lists = [[Lora(one)], [Lora(other)], []]
-        made = together(engine, [{"pipeline": "it", "loras": each, **call()} for each in lists])
+        lists = [[Lora(first)], [Lora(other)], []]
+        results = together(
+            engine, [{"pipeline": "it", "loras": lora_list, **call()} for lora_list in lists]
+        )
         assert engine.counts()["merged_calls"] >= 6
     apart = [
-        rms(images, plain_with(plain, loras)) for loras, images in zip(lists, made, strict=True)
+        rms(images, plain_with(plain, loras)) for loras, images in zip(lists, results, strict=True)
     ]
     assert max(apart) <= DISTANCES[precision]
-    assert rms(made[0], made[2]) > 2 * max(apart)
+    assert rms(results[0], results[2]) > 2 * max(apart)
 
 
 @pytest.mark.long

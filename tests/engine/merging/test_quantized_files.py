@@ -83,20 +83,20 @@ def loaded(
         pipeline = load_pipeline(Weights(str(folder)), dtype=dtype)
         placement = placed_by(Recipe(24, precision), pipeline, files)
     placement.apply(accelerator)
-    assert any(isinstance(each, QuantizedLinear) for each in pipeline.transformer.modules())
+    assert any(isinstance(module, QuantizedLinear) for module in pipeline.transformer.modules())
     return values_of(pipeline.transformer)
 
 
 def values_of(denoiser: Any) -> dict[str, torch.Tensor]:
     named = (*denoiser.named_buffers(), *denoiser.named_parameters())
-    return {name: each.detach().cpu().clone() for name, each in named}
+    return {name: tensor.detach().cpu().clone() for name, tensor in named}
 
 
 def assert_same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> None:
     assert some.keys() == others.keys()
-    for name, each in some.items():
-        assert (each.dtype, each.shape) == (others[name].dtype, others[name].shape), name
-        assert torch.equal(each.view(torch.uint8), others[name].view(torch.uint8)), name
+    for name, tensor in some.items():
+        assert (tensor.dtype, tensor.shape) == (others[name].dtype, others[name].shape), name
+        assert torch.equal(tensor.view(torch.uint8), others[name].view(torch.uint8)), name
 
 
 @pytest.mark.variants(1)
@@ -179,13 +179,15 @@ def test_a_byte_is_read_for_each_weight_in_place_of_two(weights: Path, files: Fi
     loaded(weights, "int8-weights", files, FakeAccelerator(), "bfloat16")
     with reading_later():
         pipeline = load_pipeline(Weights(str(weights)), dtype="bfloat16")
-        unread = sum(each.nbytes for each in _unread(pipeline))
+        unread = sum(weight.nbytes for weight in _unread(pipeline))
         placed_by(Recipe(24, "int8-weights"), pipeline, files)
-        left = sum(each.nbytes for each in _unread(pipeline))
+        left = sum(weight.nbytes for weight in _unread(pipeline))
         small = [
-            each for each in pipeline.transformer.modules() if isinstance(each, QuantizedLinear)
+            module
+            for module in pipeline.transformer.modules()
+            if isinstance(module, QuantizedLinear)
         ]
-    saved = sum(each.weight.numel() - 4 * len(each.scale) for each in small)
+    saved = sum(layer.weight.numel() - 4 * len(layer.scale) for layer in small)
     assert unread - left == saved  # all but the scales
 
 

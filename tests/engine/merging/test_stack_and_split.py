@@ -76,21 +76,21 @@ trees = st.recursive(
 
 def filled(tree, rows):
     """Random tensors in the place of shapes."""
-    if isinstance(tree, tuple) and all(isinstance(each, int) for each in tree):
+    if isinstance(tree, tuple) and all(isinstance(side, int) for side in tree):
         return numbers(rows, *tree)
     if isinstance(tree, dict):
-        return {key: filled(each, rows) for key, each in tree.items()}
-    return type(tree)(filled(each, rows) for each in tree)
+        return {key: filled(branch, rows) for key, branch in tree.items()}
+    return type(tree)(filled(branch, rows) for branch in tree)
 
 
 @given(trees, GENERATIONS, ROWS)
 def test_what_is_woven_comes_apart_as_it_was(tree, generations, rows):
     given_ = [(numbers(rows, 4), filled(tree, rows)) for _ in range(generations)]
     plans = [plan(main, added_cond_kwargs=more) for main, more in given_]
-    assert len({each.signature for each in plans}) == 1
+    assert len({call_plan.signature for call_plan in plans}) == 1
     parts = Splitter.of(plans).split(tuple(stack(plans).named.values()))
-    for each, part in zip(given_, parts, strict=True):
-        assert equal(each, part)
+    for original, part in zip(given_, parts, strict=True):
+        assert equal(original, part)
 
 
 @given(GENERATIONS, ROWS, st.integers(2, 4))
@@ -101,29 +101,36 @@ def test_what_has_frames_folded_into_its_rows_comes_apart_as_it_was(generations,
     plans = [plan(main, encoder_hidden_states=text) for main, text in given_]
     together = stack(plans).named
     assert together["encoder_hidden_states"].shape[0] == generations * rows * frames
-    for each, part in zip(given_, Splitter.of(plans).split(tuple(together.values())), strict=True):
-        assert equal(each, part)
+    for original, part in zip(
+        given_, Splitter.of(plans).split(tuple(together.values())), strict=True
+    ):
+        assert equal(original, part)
 
 
 @given(GENERATIONS, ROWS)
 def test_lists_with_one_tensor_per_row_come_apart_as_they_were(generations, rows):
     given_ = [[numbers(3, 2) for _ in range(rows)] for _ in range(generations)]
-    plans = [plan(each) for each in given_]
+    plans = [plan(sample) for sample in given_]
     together = stack(plans).named["hidden_states"]
     assert len(together) == generations * rows
     assert equal(given_, Splitter.of(plans).split(together))
 
 
 def test_rows_are_woven_sample_by_sample():
-    one, two = torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [20.0]])
-    assert stack([plan(one), plan(two)]).named["hidden_states"].flatten().tolist() == [1, 10, 2, 20]
+    first, two = torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [20.0]])
+    assert stack([plan(first), plan(two)]).named["hidden_states"].flatten().tolist() == [
+        1,
+        10,
+        2,
+        20,
+    ]
 
 
 def test_a_dataclass_comes_apart_as_dataclasses():
     plans = [plan(numbers(1, 2)), plan(numbers(1, 2))]
     sample, residual = numbers(2, 3), numbers(2, 5)
-    one, two = Splitter.of(plans).split(Output(sample, (residual, None)))
-    assert torch.equal(one.sample, sample[:1])
+    first, two = Splitter.of(plans).split(Output(sample, (residual, None)))
+    assert torch.equal(first.sample, sample[:1])
     assert torch.equal(two.residuals[0], residual[1:])
     assert two.residuals[1] is None
 
@@ -131,11 +138,13 @@ def test_a_dataclass_comes_apart_as_dataclasses():
 @pytest.mark.parametrize("timesteps", [(3, 7), (0.5, 0.25), (torch.tensor(3), torch.tensor(7))])
 def test_timesteps_become_a_vector_with_one_entry_per_row(timesteps):
     plans = [plan(numbers(2, 4), timestep) for timestep in timesteps]
-    assert len({each.signature for each in plans}) == 1
-    one, two = timesteps
+    assert len({call_plan.signature for call_plan in plans}) == 1
+    first, two = timesteps
     vector = stack(plans).named["timestep"]
-    assert vector.tolist() == [one, two, one, two]
-    assert vector.dtype == torch.as_tensor(one, dtype=torch.float64 if one == 0.5 else None).dtype
+    assert vector.tolist() == [first, two, first, two]
+    assert (
+        vector.dtype == torch.as_tensor(first, dtype=torch.float64 if first == 0.5 else None).dtype
+    )
 
 
 def test_one_entry_for_all_rows_is_given_to_each():
@@ -149,21 +158,23 @@ def may_merge(one, other):
 
 def test_positions_are_shared_where_they_are_equal_and_kept_apart_where_not():
     here, there = torch.arange(6.0).reshape(3, 2), torch.arange(6.0).reshape(3, 2) + 1
-    one, same, other = (
-        plan(numbers(1, 4), image_rotary_emb=(each, each.clone()))
-        for each in (here, here.clone(), there)
+    first, same, other = (
+        plan(numbers(1, 4), image_rotary_emb=(positions, positions.clone()))
+        for positions in (here, here.clone(), there)
     )
-    assert may_merge(one, same)
-    assert not may_merge(one, other)
-    assert equal(stack([one, same]).named["image_rotary_emb"], (here, here))
+    assert may_merge(first, same)
+    assert not may_merge(first, other)
+    assert equal(stack([first, same]).named["image_rotary_emb"], (here, here))
 
 
 def test_positions_with_rows_must_be_equal_too():
     here, there = torch.zeros(1, 3, 2), torch.ones(1, 3, 2)
-    one, same, other = (plan(numbers(1, 4), image_rotary_emb=each) for each in (here, here, there))
-    assert may_merge(one, same)
-    assert not may_merge(one, other)
-    assert stack([one, same]).named["image_rotary_emb"].shape == (2, 3, 2)
+    first, same, other = (
+        plan(numbers(1, 4), image_rotary_emb=positions) for positions in (here, here, there)
+    )
+    assert may_merge(first, same)
+    assert not may_merge(first, other)
+    assert stack([first, same]).named["image_rotary_emb"].shape == (2, 3, 2)
 
 
 def test_positions_that_were_written_to_are_looked_at_again():

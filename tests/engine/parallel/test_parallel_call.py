@@ -135,10 +135,10 @@ def test_a_video_of_two_devices_is_that_of_one(demo):
     alone.set_progress_bar_config(disable=True)
     with Engine(demo, threads=1) as engine:
         videos = [engine.submit(**video(PROMPTS[0], seed=3)).result(300).frames for _ in "ab"]
-    one = torch.as_tensor(alone(**video(PROMPTS[0], seed=3)).frames)
-    assert one.std() > 0.05
+    single = torch.as_tensor(alone(**video(PROMPTS[0], seed=3)).frames)
+    assert single.std() > 0.05
     for two in videos:
-        torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.as_tensor(two), single, rtol=0, atol=1e-5)
 
 
 def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
@@ -156,33 +156,33 @@ def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
 def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(added, name):
-    one = made(name)(**image("a red dog", seed=5)).images
+    single = made(name)(**image("a red dog", seed=5)).images
     with Engine(added(name), threads=1) as engine:
         two = engine.submit(**image("a red dog", seed=5)).result(300).images
-    torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
+    torch.testing.assert_close(two, single, rtol=0, atol=5e-5)
 
 
 def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added, ways):
     """Of a model for which diffusers has no plan."""
-    one = made("sdxl")(**image("a red dog", seed=5)).images
+    single = made("sdxl")(**image("a red dog", seed=5)).images
     with Engine(added("sdxl"), threads=1) as engine:
         two = engine.submit(**image("a red dog", seed=5)).result(300).images
         assert ways == {"rows": 4}
         engine.count_parallel_calls(ways)
         engine.submit(guidance_scale=1.0, **image("a red dog", seed=5)).result(300)
         assert engine.counts()["parallel_calls"] == {"rows": 4, "one row": 4}
-    torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
+    torch.testing.assert_close(two, single, rtol=0, atol=5e-5)
 
 
 def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, ways):
     small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
     alone = made("demo")
     alone.set_progress_bar_config(disable=True)
-    one = torch.as_tensor(alone(**small).frames)
+    single = torch.as_tensor(alone(**small).frames)
     with Engine(demo, threads=1) as engine:
         small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
         two = engine.submit(**small).result(300).frames
-        torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.as_tensor(two), single, rtol=0, atol=1e-5)
         assert ways["tokens"] == 1  # then it is known
         assert engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(300).frames is not None
 
@@ -196,11 +196,11 @@ def test_the_second_call_of_a_step_is_computed_with_the_first_where_it_is_as_exp
 ):
     """By the other device, and bit for bit."""
     start = torch.tensor([[0.5, 0.25]])
-    one = made("guiding")(start, otherwise)
+    single = made("guiding")(start, otherwise)
     with Engine(added("guiding"), threads=1) as engine:
         two = engine.submit(start=start, otherwise=otherwise).result(300)
         assert engine.counts()["not_merged"]["computed ahead"] == ahead
-    assert torch.equal(two, one)
+    assert torch.equal(two, single)
     assert ways[AHEAD] >= ahead
 
 
@@ -211,8 +211,8 @@ def test_a_guided_video_is_computed_with_two_calls_at_a_time(demo, ways):
     assert ways == {"tokens": 2, AHEAD: 3}
     assert counts["not_merged"]["computed ahead"] == 3
     with Engine(made("demo"), threads=1) as engine:
-        one = engine.submit(**video(PROMPTS[0], seed=3)).result(300).frames
-    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+        single = engine.submit(**video(PROMPTS[0], seed=3)).result(300).frames
+    torch.testing.assert_close(two, single, rtol=0, atol=1e-5)
 
 
 ODD = {"width": 48, "height": 48}
@@ -223,9 +223,9 @@ ROWS = {"start": torch.tensor([[0.5], [1.5]])}
 
 @pytest.mark.parametrize("name", ["mixes", "guided"])
 def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(added, ways, name):
-    one = made(name)(**ROWS)
+    single = made(name)(**ROWS)
     with Engine(added(name), threads=1) as engine:
-        torch.testing.assert_close(engine.submit(**ROWS).result(300), one)
+        torch.testing.assert_close(engine.submit(**ROWS).result(300), single)
     assert ways["rows"] == 1  # then it is known
     assert sum(ways.values()) == 3
 
@@ -233,12 +233,12 @@ def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(a
 def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
     """The denoiser has memory for two rows."""
     four = torch.arange(4.0)[:, None]
-    one = torch.cat([made("small")(start=each) for each in four.split(2)])
+    single = torch.cat([made("small")(start=half) for half in four.split(2)])
     with Engine(added("small"), threads=1) as engine:
-        torch.testing.assert_close(engine.submit(start=four).result(300), one)
+        torch.testing.assert_close(engine.submit(start=four).result(300), single)
         with pytest.raises(OutOfMemory):
             engine.submit(start=torch.ones(6, 1)).result(300)
-        torch.testing.assert_close(engine.submit(start=four).result(300), one)
+        torch.testing.assert_close(engine.submit(start=four).result(300), single)
     assert ways.keys() == {"rows"}
 
 
@@ -255,7 +255,7 @@ def test_an_error_of_one_device_is_the_failure_of_its_call_alone(added, place):
 
 def test_a_cancelled_generation_leaves_the_devices_in_step(added):
     going = Event()
-    one = made("sdxl")(**image("a red dog", seed=5)).images
+    single = made("sdxl")(**image("a red dog", seed=5)).images
     with Engine(added("sdxl"), threads=1) as engine:
         cancelled = engine.submit(
             on_progress=lambda _: going.set(), **image("a dog", seed=1, steps=900)
@@ -265,7 +265,7 @@ def test_a_cancelled_generation_leaves_the_devices_in_step(added):
         with pytest.raises(Cancelled):
             cancelled.result(300)
         two = engine.submit(**image("a red dog", seed=5)).result(300).images
-    torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
+    torch.testing.assert_close(two, single, rtol=0, atol=5e-5)
 
 
 @pytest.fixture(scope="module")
@@ -284,17 +284,17 @@ def compiled(spread: ParallelModels, added: Callable[[str], Any]) -> Iterator[En
 def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_divided(
     compiled, ways, at_the_end
 ):
-    one = made("compiled")(**image("a red dog", seed=5)).images
+    single = made("compiled")(**image("a red dog", seed=5)).images
     before = following.runs["plain"]
     two = compiled.submit(pipeline="it", **image("a red dog", seed=5)).result(300).images
-    torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
+    torch.testing.assert_close(two, single, rtol=0, atol=5e-5)
     assert ways == {"tokens": 4}
     assert following.runs["plain"] == before
     gate = Gate(compiled)
     both = [compiled.submit(pipeline="it", **image("a red dog", seed=5)) for _ in "ab"]
     gate.open()
-    for each in both:
-        torch.testing.assert_close(each.result(300).images, one, rtol=0, atol=1e-4)
+    for generation in both:
+        torch.testing.assert_close(generation.result(300).images, single, rtol=0, atol=1e-4)
     assert ways["rows"] > 0
     assert following.runs["plain"] > before
     at_the_end.append(lambda ended: ended["plain"] > 0)
@@ -302,19 +302,19 @@ def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_div
 
 def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, tmp_path):
     # Of one kind of blocks, and outside of blocks: each kind takes seconds to compile.
-    layers = [each for each in FLUX_LAYERS if not each.startswith("single")]
+    layers = [layer for layer in FLUX_LAYERS if not layer.startswith("single")]
     file = save_lora(tmp_path, made("flux"), 1, 4, layers)
-    asked = ([Lora(file)], [Lora(file, -0.5)])  # two rows, one for each device
+    lora_lists = ([Lora(file)], [Lora(file, -0.5)])  # two rows, one for each device
     with Engine(made("flux"), threads=1) as engine:
         expected = [
             engine.submit(loras=its, **call(seed=seed, **ODD)).result(300).images
-            for seed, its in enumerate(asked)
+            for seed, its in enumerate(lora_lists)
         ]
 
     def calls() -> list[dict[str, Any]]:
         return [
             {"pipeline": "it", "loras": its, **call(seed=seed, **ODD)}
-            for seed, its in enumerate(asked)
+            for seed, its in enumerate(lora_lists)
         ]
 
     def check_alone() -> None:
@@ -355,20 +355,29 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at
 def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
     """Alone, mixed in one forward with others and with none, several at once, and gone again."""
     loras = [save_lora(tmp_path, made(name), seed, rank) for seed, rank in ((1, 4), (2, 2))]
-    asked = [[Lora(loras[0])], [], [Lora(loras[1], 0.5)], [Lora(loras[0], -0.7), Lora(loras[1])]]
-    wishes = [{"seed": seed, "steps": 2, **ODD} for seed in range(len(asked))]
+    lora_lists = [
+        [Lora(loras[0])],
+        [],
+        [Lora(loras[1], 0.5)],
+        [Lora(loras[0], -0.7), Lora(loras[1])],
+    ]
+    wishes = [{"seed": seed, "steps": 2, **ODD} for seed in range(len(lora_lists))]
     expected = [
-        plain_with(MAKERS[name], each, **wish) for each, wish in zip(asked, wishes, strict=True)
+        plain_with(MAKERS[name], lora_list, **wish)
+        for lora_list, wish in zip(lora_lists, wishes, strict=True)
     ]
     with merging_engine(added(name), threads=1, verify_merges=True) as engine:
-        one = engine.submit(loras=asked[0], **call(**wishes[0])).result(300).images
-        assert relative(one, expected[0]) <= 1e-5
-        for each in loras:  # loaded before, so that the generations meet
-            engine.submit(loras=[Lora(each)], **call(steps=1, **ODD)).result(300)
-        calls = [{**call(**wish), "loras": each} for each, wish in zip(asked, wishes, strict=True)]
+        single = engine.submit(loras=lora_lists[0], **call(**wishes[0])).result(300).images
+        assert relative(single, expected[0]) <= 1e-5
+        for file in loras:  # loaded before, so that the generations meet
+            engine.submit(loras=[Lora(file)], **call(steps=1, **ODD)).result(300)
+        calls = [
+            {**call(**wish), "loras": lora_list}
+            for lora_list, wish in zip(lora_lists, wishes, strict=True)
+        ]
         for images, its in zip(together(engine, calls, 300), expected, strict=True):
             assert relative(images, its) <= 1e-5
-        assert engine.counts()["merged_calls"] >= len(asked)
+        assert engine.counts()["merged_calls"] >= len(lora_lists)
         plain = engine.submit(**call(**wishes[1])).result(300).images
         assert relative(plain, expected[1]) <= 1e-5
     assert ways["rows"] > 0
@@ -381,7 +390,7 @@ def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(added, 
     width = made("flux").transformer.inner_dim
     parts = {"lokr_w1": torch.randn(4, 4), "lokr_w2": torch.randn(3 * width // 4, width // 4)}
     layer, file = "lora_unet_double_blocks_0_img_attn_qkv", tmp_path / "lokr.safetensors"
-    save_file({f"{layer}.{name}": each for name, each in parts.items()}, file)
+    save_file({f"{layer}.{name}": tensor for name, tensor in parts.items()}, file)
     with Engine(made("flux"), threads=1) as engine:
         expected = engine.submit(loras=[Lora(file)], **call(steps=2, **ODD)).result(300).images
         plain = engine.submit(**call(steps=2, **ODD)).result(300).images
@@ -419,9 +428,9 @@ def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_pa
     """While both compute tokens of a call."""
     with process("leading", str(tmp_path / "rendezvous"), "flux") as leader:
         stepping(leader).kill()
-        said = leader.communicate(timeout=300)[0].splitlines()
+        lines = leader.communicate(timeout=300)[0].splitlines()
     died = "ReplicaDied: One of the replica's 2 devices ended; the replica is being replaced."
-    assert [line for line in said if "step" not in line] == ["lost", died, died]
+    assert [line for line in lines if "step" not in line] == ["lost", died, died]
 
 
 @pytest.mark.parametrize("lost_at", [None, (0, 1), (1, 0)])

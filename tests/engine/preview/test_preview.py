@@ -68,8 +68,8 @@ def pixels_of(preview):
 def alike(preview, final):
     """The correlation of two images' colours."""
     small = [
-        torch.nn.functional.adaptive_avg_pool2d(each, (8, 8)).flatten()
-        for each in (pixels_of(preview), final)
+        torch.nn.functional.adaptive_avg_pool2d(picture, (8, 8)).flatten()
+        for picture in (pixels_of(preview), final)
     ]
     return torch.corrcoef(torch.stack(small))[0, 1].item()
 
@@ -79,11 +79,11 @@ def test_half_way_a_preview_looks_like_the_final_image_and_like_no_other(demo):
     with Engine(demo, threads=1) as engine:
         gate = Gate(engine)
         running = [engine.submit(**drawing(prompt, demo)) for prompt in prompts]
-        asked = [each.request_preview(after=3) for each in running]
+        requests = [generation.request_preview(after=3) for generation in running]
         gate.open()
-        previews = [each.result(60) for each in asked]
-        finals = [each.result(60).images[0] for each in running]
-    assert [each.step for each in previews] == [4, 4]
+        previews = [request.result(60) for request in requests]
+        finals = [generation.result(60).images[0] for generation in running]
+    assert [shown.step for shown in previews] == [4, 4]
     for preview, own, other in zip(previews, finals, reversed(finals), strict=True):
         assert alike(preview, own) > 0.8
         assert alike(preview, own) > alike(preview, other) + 0.5
@@ -93,9 +93,9 @@ def test_the_first_step_already_hints_at_the_image(demo):
     with Engine(demo, threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(**drawing("a large green triangle on a yellow background", demo))
-        asked = running.request_preview()
+        request = running.request_preview()
         gate.open()
-        first = asked.result(60)
+        first = request.result(60)
         final = running.result(60).images[0]
     assert first.step == 1
     assert alike(first, final) > 0.7
@@ -107,9 +107,9 @@ def test_a_preview_changes_nothing_of_the_result(sdxl):
     with Engine(sdxl, threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(**call(steps=4))
-        asked = [running.request_preview(after) for after in range(3)]
+        requests = [running.request_preview(after) for after in range(3)]
         gate.open()
-        assert [each.result(60).step for each in asked] == [1, 2, 3]
+        assert [request.result(60).step for request in requests] == [1, 2, 3]
         assert torch.equal(running.result(60).images, plain)
 
 
@@ -122,9 +122,9 @@ def test_nothing_is_computed_for_who_does_not_ask():
 
     def look():
         gate = Gate(engine)
-        asked = engine.submit(**call()).request_preview()
+        request = engine.submit(**call()).request_preview()
         gate.open()
-        asked.result(60)
+        request.result(60)
 
     with Engine(pipeline, threads=1) as engine:
         engine.submit(**call()).result(60)
@@ -156,9 +156,9 @@ def test_videos_and_packed_latents_have_previews_in_their_shape(name):
     with Engine(case.build(), threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(**{**case.arguments(WISHES[0]), **sides})
-        asked = running.request_preview()
+        request = running.request_preview()
         gate.open()
-        preview = asked.result(60)
+        preview = request.result(60)
         running.result(60)
     assert pixels_of(preview).shape == (3, SIDE // 2, SIDE)
     assert pixels_of(preview).std(dim=(1, 2)).max() > 0
@@ -169,10 +169,10 @@ def test_audio_has_no_preview_and_says_so():
     with Engine(case.build(), threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(**case.arguments(WISHES[0]))
-        asked = running.request_preview()
+        request = running.request_preview()
         gate.open()
         with pytest.raises(Unsupported, match="image"):
-            asked.result(60)
+            request.result(60)
         running.result(60)
 
 
@@ -181,9 +181,9 @@ def test_an_ask_after_the_end_is_refused(sdxl):
         running = engine.submit(**call(steps=2))
         late = running.request_preview(after=100)
         running.result(60)
-        for asked in (late, running.request_preview()):
+        for request in (late, running.request_preview()):
             with pytest.raises(Unsupported, match="has ended"):
-                asked.result(60)
+                request.result(60)
 
 
 @pytest.mark.long

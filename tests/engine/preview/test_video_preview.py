@@ -25,7 +25,8 @@ def alike(jpeg: bytes, frame: torch.Tensor) -> float:
     """The correlation of two images' colours; ``frame``: [3, height, width], from 0 to 1."""
     shown = torch.from_numpy(np.array(Image.open(BytesIO(jpeg)))).permute(2, 0, 1) / 255
     both = [
-        torch.nn.functional.adaptive_avg_pool2d(each, (8, 8)).flatten() for each in (shown, frame)
+        torch.nn.functional.adaptive_avg_pool2d(picture, (8, 8)).flatten()
+        for picture in (shown, frame)
     ]
     return torch.corrcoef(torch.stack(both))[0, 1].item()
 
@@ -45,9 +46,9 @@ def test_it_does_with_an_autoencoder_that_makes_squares_of_pixels_as_channels() 
             )
             for prompt in PROMPTS
         ]
-        asked = [each.request_preview(after=5) for each in running]
+        requests = [generation.request_preview(after=5) for generation in running]
         gate.open()
-        previews = [each.result(60).jpeg() for each in asked]
-        finals = [each.result(60).frames[0][4] for each in running]
+        previews = [request.result(60).jpeg() for request in requests]
+        finals = [generation.result(60).frames[0][4] for generation in running]
     for preview, own, other in zip(previews, finals, reversed(finals), strict=True):
         assert alike(preview, own) > max(0.8, alike(preview, other))

@@ -68,11 +68,11 @@ def read_to(accelerator, home, path, *casts):
 @pytest.mark.parametrize("make", [Cpu, FakeAccelerator])
 def test_values_of_every_type_are_those_of_the_gguf_package(every_type, make, home, casts):
     path, values = every_type
-    found = read_to(make(), home, path, *casts)
-    for name, each in values.items():
-        expected = cast_by(casts, each)
-        assert found[name].dtype == expected.dtype
-        ours, theirs = (each.view(torch.uint8) for each in (found[name], expected))
+    tensors = read_to(make(), home, path, *casts)
+    for name, value in values.items():
+        expected = cast_by(casts, value)
+        assert tensors[name].dtype == expected.dtype
+        ours, theirs = (tensor.view(torch.uint8) for tensor in (tensors[name], expected))
         assert torch.equal(ours.cpu(), theirs), name
 
 
@@ -81,14 +81,14 @@ def test_parts_are_read_from_their_blocks_or_else_from_all_values(tmp_path):
     shape = (8, 4, 3, 3)  # a row ends inside a block
     write_stored(tmp_path / "x.gguf", {"rows": blocks, "shaped": blocks}, {"shaped": shape})
     file = WeightFile(tmp_path / "x.gguf")
-    rows, shaped = (UnreadWeight(each) for each in file.header().tensors.values())
+    rows, shaped = (UnreadWeight(tensor) for tensor in file.header().tensors.values())
     values = torch.from_numpy(dequantize(*blocks))
     with giving_values(file):
         parts = rows.split(3)
-        assert all(isinstance(each, UnreadWeight) for each in parts)
+        assert all(isinstance(part, UnreadWeight) for part in parts)
         assert torch.equal(torch.cat(parts), values)
         parts = shaped.split(5)
-        assert [type(each) for each in parts] == [torch.Tensor] * 2
+        assert [type(part) for part in parts] == [torch.Tensor] * 2
         assert torch.equal(torch.cat(parts), values.view(shape))
         assert torch.equal(shaped[3:], values.view(shape)[3:])
 
@@ -120,21 +120,21 @@ def z_image(tmp_path_factory):
 def original_z_image(transformer):
     """Its weights with the names of the original repository, as ComfyUI has them."""
     tensors = dict(transformer.state_dict())
-    for name in [each for each in tensors if each.endswith("attention.to_q.weight")]:
-        parts = (tensors.pop(name.replace("to_q", f"to_{each}")) for each in "qkv")
+    for name in [key for key in tensors if key.endswith("attention.to_q.weight")]:
+        parts = (tensors.pop(name.replace("to_q", f"to_{letter}")) for letter in "qkv")
         tensors[name.replace("to_q", "qkv")] = torch.cat([*parts])
     renamed = (
         ("all_final_layer.2-1.", "final_layer."), ("all_x_embedder.2-1.", "x_embedder."),
         ("attention.to_out.0.", "attention.out."), ("attention.norm_", "attention."),
         ("attention.k.", "attention.k_norm."), ("attention.q.", "attention.q_norm."),
     )  # fmt: skip
-    found = {}
+    stored = {}
     for name, values in tensors.items():
         original = name
         for new, old in renamed:
             original = original.replace(new, old)
-        found[original] = values
-    return found
+        stored[original] = values
+    return stored
 
 
 def image_of(pipeline):
@@ -156,8 +156,8 @@ def test_images_are_those_of_the_dequantized_weights_bit_for_bit(z_image, tmp_pa
         values.copy_(meant[name])
     for name, values in meant.items():
         if ".qkv." in name:
-            for each, part in zip("qkv", values.chunk(3), strict=True):
-                theirs.transformer.state_dict()[name.replace("qkv", f"to_{each}")].copy_(part)
+            for letter, part in zip("qkv", values.chunk(3), strict=True):
+                theirs.transformer.state_dict()[name.replace("qkv", f"to_{letter}")].copy_(part)
     same(ours.transformer, theirs.transformer)
     assert torch.equal(image_of(ours), image_of(theirs))
     assert not torch.equal(image_of(ours), image_of(pipeline))
@@ -169,7 +169,7 @@ def test_nothing_is_in_host_memory_before_it_is_placed(z_image, tmp_path):
     weights = Weights(str(folder), checkpoint=str(tmp_path / "x.gguf"), components=("transformer",))
     with reading_later():
         loaded = load_pipeline(weights, dtype="bfloat16")
-    assert all(isinstance(each, UnreadWeight) for each in loaded.transformer.parameters())
+    assert all(isinstance(parameter, UnreadWeight) for parameter in loaded.transformer.parameters())
 
 
 def test_a_recipe_makes_them_smaller_on_the_device(z_image, tmp_path):
@@ -224,9 +224,10 @@ def test_fused_weights_of_flux_are_read_from_their_blocks_in_the_file(flux):
     file, shapes = folder / "flux.gguf", flux_shapes()
     writer = GGUFWriter(file, "flux")
     kinds = {
-        n: "Q4_K" if len(each) > 1 and each[-1] % 256 == 0 else "F32" for n, each in shapes.items()
+        n: "Q4_K" if len(dimensions) > 1 and dimensions[-1] % 256 == 0 else "F32"
+        for n, dimensions in shapes.items()
     }
-    sizes = {each.name: each for each in TYPES.values()}
+    sizes = {gguf_type.name: gguf_type for gguf_type in TYPES.values()}
     for name, shape in shapes.items():
         kind = sizes[kinds[name]]
         size = math.prod(shape) // kind.values * kind.size
@@ -243,10 +244,10 @@ def test_fused_weights_of_flux_are_read_from_their_blocks_in_the_file(flux):
     block = transformer.single_transformer_blocks[0]
     parts = (block.attn.to_q, block.attn.to_k, block.attn.to_v, block.proj_mlp)
     rows = WIDTH * WIDTH // 256 * 144  # bytes of a square part
-    begins = [each.weight.stored.begin - fused.begin for each in parts]
+    begins = [part.weight.stored.begin - fused.begin for part in parts]
     assert begins == [0, rows, 2 * rows, 3 * rows]
-    assert [each.weight.stored.size for each in parts] == [rows, rows, rows, 4 * rows]
-    assert {each.weight.dtype for each in parts} == {torch.bfloat16}
+    assert [part.weight.stored.size for part in parts] == [rows, rows, rows, 4 * rows]
+    assert {part.weight.dtype for part in parts} == {torch.bfloat16}
 
 
 # What cannot be read.

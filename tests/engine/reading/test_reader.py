@@ -70,11 +70,11 @@ def module_of(file, *, cast=False):
 
 
 def expected_of(path, *, cast=False):
-    found = load_file(path)
-    for name, values in found.items():
+    tensors = load_file(path)
+    for name, values in tensors.items():
         for dtype in CASTS.get(values.dtype, ()) if cast else ():
-            found[name] = found[name].to(dtype)
-    return found
+            tensors[name] = tensors[name].to(dtype)
+    return tensors
 
 
 def assert_read(module, expected):
@@ -98,9 +98,9 @@ def test_a_module_has_one_slab_on_the_device_and_the_compute_stream_may_use_it(p
     accelerator, module = FakeAccelerator(), module_of(WeightFile(path))
     WeightReader(accelerator).read([(module, Home.DEVICE)])
     tensors = [*module.parameters(), *module.buffers()]
-    slabs = {each.untyped_storage().data_ptr() for each in tensors if each.numel()}
+    slabs = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
     assert slabs == {*accelerator.shared}
-    size = sum(each.numel() * each.element_size() for each in tensors)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert size <= tensors[1].untyped_storage().nbytes() < size + 256 * len(tensors)
     assert {stream for stream, _ in accelerator.operations} == {"weights"}
     assert accelerator.operations[-1] == ("weights", "synchronize")
@@ -186,7 +186,7 @@ def test_a_file_that_becomes_shorter_is_reported_and_changes_nothing(path, way, 
     os.truncate(path, 20_000)
     with pytest.raises(WeightsUnavailable, match="shorter"):
         WeightReader(FakeAccelerator()).read([(module, home)])
-    assert all(type(each) is UnreadWeight for each in module.parameters())
+    assert all(type(parameter) is UnreadWeight for parameter in module.parameters())
 
 
 def test_what_did_not_fit_can_be_read_later(path):
@@ -204,7 +204,7 @@ def test_progress_is_reported_as_bytes_are_read(path, way):
     read = WeightReader(Cpu()).read(
         [(module_of(file), Home.HOST)], lambda *each: reported.append(each)
     )
-    in_all = sum(each.size for each in file.header().tensors.values())
+    in_all = sum(tensor.size for tensor in file.header().tensors.values())
     assert read == in_all
     assert len(reported) > 5
     assert reported == sorted(reported)
@@ -242,37 +242,37 @@ def aligned(tmp_path):
 
 def mapped_files():
     """Addresses of this process's mapped files, by path."""
-    found = {}
+    ranges = {}
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         address, *_, path = line.split()
         begin, _, end = address.partition("-")
-        found.setdefault(path, []).append(range(int(begin, 16), int(end, 16)))
-    return found
+        ranges.setdefault(path, []).append(range(int(begin, 16), int(end, 16)))
+    return ranges
 
 
 def is_mapped(tensor, path):
-    return any(tensor.data_ptr() in each for each in mapped_files().get(str(path), []))
+    return any(tensor.data_ptr() in span for span in mapped_files().get(str(path), []))
 
 
 def test_a_cpu_has_weights_that_are_not_cast_in_the_memory_of_their_file(aligned, way):
     module, expected = module_of(WeightFile(aligned)), expected_of(aligned)
     assert WeightReader(Cpu()).read([(module, Home.HOST)]) > 0
     assert_read(module, expected)
-    weights = [each for each in module.parameters() if each.numel()]
+    weights = [parameter for parameter in module.parameters() if parameter.numel()]
     assert len(weights) == 3
-    for each in weights:
-        assert is_mapped(each, aligned)
-        assert each.untyped_storage().nbytes() == each.nbytes  # a deep copy takes no more
+    for weight in weights:
+        assert is_mapped(weight, aligned)
+        assert weight.untyped_storage().nbytes() == weight.nbytes  # a deep copy takes no more
 
 
 def test_what_is_written_to_a_mapped_weight_changes_neither_the_file_nor_other_pipelines(aligned):
     modules = [module_of(WeightFile(aligned)) for _ in range(2)]
     before, expected = aligned.read_bytes(), expected_of(aligned)
-    for each in modules:
-        WeightReader(Cpu()).read([(each, Home.HOST)])
+    for module in modules:
+        WeightReader(Cpu()).read([(module, Home.HOST)])
     with torch.no_grad():
-        for each in modules[0].parameters():
-            each.zero_()
+        for module in modules[0].parameters():
+            module.zero_()
     assert_read(modules[1], expected)
     assert aligned.read_bytes() == before
 
@@ -288,7 +288,9 @@ def test_weights_that_are_cast_or_not_aligned_or_for_a_device_have_memory_of_the
         module = module_of(WeightFile(file), cast=cast)
         WeightReader(make()).read([(module, Home.HOST)])
         assert_read(module, expected_of(file, cast=cast))
-        assert not any(is_mapped(each, file) for each in module.parameters() if each.numel())
+        assert not any(
+            is_mapped(parameter, file) for parameter in module.parameters() if parameter.numel()
+        )
 
 
 def test_a_file_that_becomes_shorter_before_it_is_mapped_is_reported(aligned):

@@ -49,7 +49,7 @@ def write(base, tmp_path):
 
     def written(tensors, *components):
         file = tmp_path / "file.safetensors"
-        save_file({name: each.contiguous() for name, each in tensors.items()}, file)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
         return Weights(str(base), checkpoint=str(file), components=components)
 
     return written
@@ -78,16 +78,16 @@ def test_only_what_is_computed_is_in_host_memory_before(write, sdxl):
     read = [
         name
         for component in EVERY
-        for name, each in getattr(loaded, component).named_parameters()
-        if not isinstance(each, UnreadWeight)
+        for name, parameter in getattr(loaded, component).named_parameters()
+        if not isinstance(parameter, UnreadWeight)
     ]
     assert "text_projection.weight" in read  # it is transposed
-    assert all("mid_block.attentions.0" in each for each in {*read} - {"text_projection.weight"})
+    assert all("mid_block.attentions.0" in key for key in {*read} - {"text_projection.weight"})
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_a_file_may_hold_the_denoiser_alone(write, sdxl, prefix):
-    tensors = {f"{prefix}{name}": each for name, each in original_unet(sdxl.unet).items()}
+    tensors = {f"{prefix}{name}": tensor for name, tensor in original_unet(sdxl.unet).items()}
     same(load_pipeline(write(tensors, "unet")).unet, sdxl.unet)
 
 
@@ -117,10 +117,10 @@ def test_text_encoders_of_flux_in_comfyuis_layout_are_those_of_the_folder(tmp_pa
     pipeline.save_pretrained(tmp_path / "flux")
     clip, t5 = pipeline.text_encoder.state_dict(), pipeline.text_encoder_2.state_dict()
     begin = "clip_l.transformer.text_model."
-    tensors = {begin + name.removeprefix("text_model."): each for name, each in clip.items()}
+    tensors = {begin + name.removeprefix("text_model."): tensor for name, tensor in clip.items()}
     tensors |= {f"t5xxl.transformer.{n}": v for n, v in t5.items() if "embed_tokens" not in n}
     file = tmp_path / "file.safetensors"
-    save_file({f"text_encoders.{name}": each for name, each in tensors.items()}, file)
+    save_file({f"text_encoders.{name}": tensor for name, tensor in tensors.items()}, file)
     both = ("text_encoder", "text_encoder_2")
     weights = Weights(str(tmp_path / "flux"), checkpoint=str(file), components=both)
     loaded = load_pipeline(weights, dtype="float16")
@@ -134,16 +134,16 @@ def test_text_encoders_of_flux_in_comfyuis_layout_are_those_of_the_folder(tmp_pa
 
 def in_fp8(tensors, *, scale_of=None, end=""):
     """Tensors with linear weights in FP8, and their scales."""
-    found = {}
+    converted = {}
     for name, values in tensors.items():
         if values.dim() != 2 or not name.endswith(".weight"):
-            found[name] = values
+            converted[name] = values
             continue
         scale = scale_of(values) / FP8_MAX if scale_of else torch.tensor(1.0)
-        found[name] = (values / scale).to(FP8)
+        converted[name] = (values / scale).to(FP8)
         if scale_of:
-            found[name.removesuffix(".weight") + end] = scale
-    return found
+            converted[name.removesuffix(".weight") + end] = scale
+    return converted
 
 
 @pytest.mark.long
@@ -156,7 +156,7 @@ def in_fp8(tensors, *, scale_of=None, end=""):
 )
 def test_scaled_fp8_gives_the_weights_within_its_precision(write, sdxl, scale_of, end, notes):
     tensors = original_unet(sdxl.unet)
-    tensors = {f"model.diffusion_model.{name}": each for name, each in tensors.items()}
+    tensors = {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}
     weights = write(in_fp8(tensors, scale_of=scale_of, end=end) | notes, "unet")
     for name, values in load_pipeline(weights).unet.state_dict().items():
         expected = sdxl.unet.state_dict()[name]
@@ -168,7 +168,7 @@ def test_fp8_without_scales_is_read_as_it_is(write, sdxl):
     tensors = in_fp8(original_unet(sdxl.unet))
     with reading_later():
         later = load_pipeline(write(tensors, "unet")).unet
-    assert all(isinstance(each, UnreadWeight) for each in later.parameters())
+    assert all(isinstance(parameter, UnreadWeight) for parameter in later.parameters())
     loaded = load_pipeline(write(tensors, "unet")).unet.state_dict()
     name = "time_embedding.linear_1.weight"
     assert torch.equal(loaded[name], sdxl.unet.state_dict()[name].to(FP8).float())
@@ -194,7 +194,7 @@ def sparse_file(file: Path, shapes):
     with file.open("wb") as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
         opened.truncate(8 + len(text) + at)
-    return {name: each["data_offsets"][0] + 8 + len(text) for name, each in header.items()}
+    return {name: entry["data_offsets"][0] + 8 + len(text) for name, entry in header.items()}
 
 
 def flux_shapes():
@@ -214,10 +214,10 @@ def flux_shapes():
         linears |= {f"{block}attn.proj": (WIDTH, WIDTH), f"{block}mlp.0": (4 * WIDTH, WIDTH)}
         linears |= {f"{block}mlp.2": (WIDTH, 4 * WIDTH)}
         norms.append(f"{block}attn.norm")
-    shapes = {f"{name}.weight": [*each] for name, each in linears.items()}
-    shapes |= {f"{name}.bias": [each[0]] for name, each in linears.items()}
+    shapes = {f"{name}.weight": [*shape] for name, shape in linears.items()}
+    shapes |= {f"{name}.bias": [shape[0]] for name, shape in linears.items()}
     return shapes | {
-        f"{name}.{each}_norm.scale": [128] for name in norms for each in ("query", "key")
+        f"{name}.{role}_norm.scale": [128] for name in norms for role in ("query", "key")
     }
 
 
@@ -250,8 +250,8 @@ def test_fused_weights_of_flux_are_read_from_their_rows_in_the_file(flux):
     )
     parts = (block.attn.to_q, block.attn.to_k, block.attn.to_v, block.proj_mlp)
     rows = 2 * WIDTH * WIDTH  # bytes of a square part
-    assert [each.weight.stored.begin - fused for each in parts] == [0, rows, 2 * rows, 3 * rows]
-    assert [each.weight.stored.size for each in parts] == [rows, rows, rows, 4 * rows]
+    assert [part.weight.stored.begin - fused for part in parts] == [0, rows, 2 * rows, 3 * rows]
+    assert [part.weight.stored.size for part in parts] == [rows, rows, rows, 4 * rows]
     read_now = [n for n, p in transformer.named_parameters() if not isinstance(p, UnreadWeight)]
     assert read_now == ["norm_out.linear.weight", "norm_out.linear.bias"]  # their halves swap
 
@@ -259,14 +259,14 @@ def test_fused_weights_of_flux_are_read_from_their_rows_in_the_file(flux):
 def test_modules_that_a_class_keeps_in_float32_stay_in_float32(tmp_path):
     sides = ("attention_head_dim", "in_channels", "out_channels", "text_dim", "freq_dim", "ffn_dim")
     config = {"num_attention_heads": 2, "num_layers": 1} | dict.fromkeys(sides, 12)
-    made = WanTransformer3DModel(**config)
-    made.save_pretrained(tmp_path / "transformer")
+    transformer = WanTransformer3DModel(**config)
+    transformer.save_pretrained(tmp_path / "transformer")
     index = {"transformer": ["diffusers", "WanTransformer3DModel"]}
     file = tmp_path / "transformer/diffusion_pytorch_model.safetensors"
     ours = read(tmp_path, index, file, WanTransformer3DModel)
     theirs = WanTransformer3DModel.from_pretrained(tmp_path / "transformer", dtype=torch.bfloat16)
-    types = {name: each.dtype for name, each in theirs.named_parameters()}
-    assert {name: each.dtype for name, each in ours.named_parameters()} == types
+    types = {name: parameter.dtype for name, parameter in theirs.named_parameters()}
+    assert {name: parameter.dtype for name, parameter in ours.named_parameters()} == types
     assert {*types.values()} == {torch.float32, torch.bfloat16}
 
 
@@ -300,7 +300,9 @@ def test_a_file_that_lacks_tensors_is_refused_with_their_names(write, sdxl):
 
 
 def test_a_file_without_a_component_is_refused_with_what_it_holds(write, sdxl):
-    tensors = {f"model.diffusion_model.{n}": each for n, each in original_unet(sdxl.unet).items()}
+    tensors = {
+        f"model.diffusion_model.{n}": tensor for n, tensor in original_unet(sdxl.unet).items()
+    }
     assert "has no tensors of vae: it holds unet" in refusal(write(tensors, "unet", "vae"))
 
 

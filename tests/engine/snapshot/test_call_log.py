@@ -20,15 +20,15 @@ def again(output):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.bool])
 def test_a_tensor_becomes_zeros_of_its_shape_and_type(dtype):
-    made = again(torch.ones(2, 3, dtype=dtype))
-    assert (made.shape, made.dtype, made.any().item()) == ((2, 3), dtype, False)
+    rebuilt = again(torch.ones(2, 3, dtype=dtype))
+    assert (rebuilt.shape, rebuilt.dtype, rebuilt.any().item()) == ((2, 3), dtype, False)
 
 
 def test_containers_and_plain_values_are_as_they_were():
-    made = again(([torch.ones(1)], {0: torch.ones(2), "b": "text"}, None, 3))
-    assert isinstance(made, tuple)
-    assert (made[0][0].shape, made[1][0].shape) == ((1,), (2,))
-    assert (made[1]["b"], made[2], made[3]) == ("text", None, 3)
+    rebuilt = again(([torch.ones(1)], {0: torch.ones(2), "b": "text"}, None, 3))
+    assert isinstance(rebuilt, tuple)
+    assert (rebuilt[0][0].shape, rebuilt[1][0].shape) == ((1,), (2,))
+    assert (rebuilt[1]["b"], rebuilt[2], rebuilt[3]) == ("text", None, 3)
 
 
 def test_outputs_of_models_are_of_their_classes():
@@ -42,10 +42,10 @@ def test_outputs_of_models_are_of_their_classes():
 def test_what_models_make_of_their_own_is_made_with_what_it_holds():
     cache = Flux2KVCache(2, 1)
     cache.get_single(0).store(torch.ones(1, 2), torch.ones(1, 3))
-    made = again((torch.ones(1), cache))[1]
-    assert isinstance(made, Flux2KVCache)
-    assert [part.shape for part in made.get_single(0).get()] == [(1, 2), (1, 3)]
-    assert made.get_double(1).k_ref is None
+    rebuilt = again((torch.ones(1), cache))[1]
+    assert isinstance(rebuilt, Flux2KVCache)
+    assert [part.shape for part in rebuilt.get_single(0).get()] == [(1, 2), (1, 3)]
+    assert rebuilt.get_double(1).k_ref is None
 
 
 def test_what_is_not_known_is_named():

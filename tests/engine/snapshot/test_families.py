@@ -54,8 +54,8 @@ def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str
         gate.open()
         first.result(60)
         assert engine.counts()["merged_calls"] > 0
-        for each in beside:
-            each.result(60)
+        for generation in beside:
+            generation.result(60)
         after = engine.submit(
             snapshot=asking.states()[2], deterministic=True, **call(family, 1, STEPS)
         ).result(60)
@@ -67,8 +67,8 @@ def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str
         gate.open()
         among = resumed.result(60)
         assert engine.counts()["merged_calls"] > merged_before
-    for made in (after, among):
-        assert (made_of(made) - made_of(whole)).abs().max() <= WITHIN
+    for result in (after, among):
+        assert (made_of(result) - made_of(whole)).abs().max() <= WITHIN
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_what_a_process_was_killed_in_goes_on_in_another_bit_for_bit(
     state = file.read_bytes()
     with Engine(load_pipeline(Weights(str(DEMO / family))), threads=1) as engine:
         again, whole = (
-            engine.submit(deterministic=True, snapshot=each, **call(family, 1, LONG))
-            for each in (state, None)
+            engine.submit(deterministic=True, snapshot=snapshot, **call(family, 1, LONG))
+            for snapshot in (state, None)
         )
         assert torch.equal(made_of(again.result(60)), made_of(whole.result(60)))
         assert engine.counts()["steps"] == 2 * LONG - Snapshot.of_bytes(state).step

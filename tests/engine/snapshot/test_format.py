@@ -62,8 +62,8 @@ class AskAt:
         self.asked = {}
 
     def __call__(self, progress):
-        wanted = progress.stage is Stage.DENOISING and progress.step in self._steps
-        if wanted and progress.step not in self.asked:
+        is_due = progress.stage is Stage.DENOISING and progress.step in self._steps
+        if is_due and progress.step not in self.asked:
             assert self._known.wait(60)
             self.asked[progress.step] = self.generation.request_snapshot()
 
@@ -72,7 +72,7 @@ class AskAt:
         self._known.set()
 
     def states(self):
-        return {step: asked.result(60).to_bytes() for step, asked in self.asked.items()}
+        return {step: snapshot.result(60).to_bytes() for step, snapshot in self.asked.items()}
 
 
 def run_with_snapshots(engine, steps, arguments, **more):
@@ -88,19 +88,19 @@ def run_with_snapshots(engine, steps, arguments, **more):
 def test_a_generation_goes_on_from_any_step_on_another_engine_bit_for_bit(pipeline, kept):
     plain = alone(pipeline, steps=STEPS)
     with engine_of(pipeline) as engine:
-        made, states = run_with_snapshots(
+        result, states = run_with_snapshots(
             engine,
             range(STEPS),
             call(steps=STEPS),
             options=GenerationOptions(keep_outputs_bytes=kept),
         )
-    assert torch.equal(made.images, plain)  # asking has changed nothing
+    assert torch.equal(result.images, plain)  # asking has changed nothing
     assert len(states) == STEPS
     for step, state in states.items():
         with engine_of(pipeline) as other:
-            made = other.submit(snapshot=state, **call(steps=STEPS)).result(60)
+            result = other.submit(snapshot=state, **call(steps=STEPS)).result(60)
             counts = other.counts()
-        assert torch.equal(made.images, plain)
+        assert torch.equal(result.images, plain)
         assert (counts["steps"], counts["forwards"]) == (STEPS - step, STEPS - step)
 
 
@@ -114,13 +114,13 @@ def test_a_solver_that_takes_no_generator_draws_by_the_request_s_seed_also_when_
     with engine_of(pipeline) as engine:
         plain = engine.submit(**call(**arguments)).result(60).images
         torch.rand(7)  # others draw from the global state
-        made, states = run_with_snapshots(engine, [2, 5], call(**arguments), options=options)
-    assert torch.equal(made.images, plain)
+        result, states = run_with_snapshots(engine, [2, 5], call(**arguments), options=options)
+    assert torch.equal(result.images, plain)
     assert len(states) == 2
     for state in states.values():
         with engine_of(pipeline) as other:
-            made = other.submit(snapshot=state, **call(**arguments)).result(60)
-        assert torch.equal(made.images, plain)
+            result = other.submit(snapshot=state, **call(**arguments)).result(60)
+        assert torch.equal(result.images, plain)
 
 
 @pytest.mark.long
@@ -133,8 +133,8 @@ def test_a_solver_that_takes_no_generator_draws_each_image_by_its_own_seed():
             **{**call(steps=STEPS), "generator": two, "num_images_per_prompt": 2}
         ).result(60)
         alone = [engine.submit(**call(steps=STEPS, seed=seed)).result(60) for seed in (1, 2)]
-    for one, its in zip(both.images, alone, strict=True):
-        assert (one - its.images[0]).abs().max() <= 1e-4
+    for image, its in zip(both.images, alone, strict=True):
+        assert (image - its.images[0]).abs().max() <= 1e-4
 
 
 def test_a_snapshot_of_what_went_on_from_a_snapshot_is_as_good(flux):
@@ -142,8 +142,8 @@ def test_a_snapshot_of_what_went_on_from_a_snapshot_is_as_good(flux):
     with engine_of(flux) as engine:
         _, states = run_with_snapshots(engine, [2], call(steps=STEPS))
         _, states = run_with_snapshots(engine, [4], call(steps=STEPS), snapshot=states[2])
-        made = engine.submit(snapshot=states[4], **call(steps=STEPS)).result(60)
-    assert torch.equal(made.images, plain)
+        result = engine.submit(snapshot=states[4], **call(steps=STEPS)).result(60)
+    assert torch.equal(result.images, plain)
 
 
 @pytest.mark.long
@@ -164,10 +164,10 @@ def test_it_works_among_merged_neighbours(flux):
         resumed = [engine.submit(snapshot=state, **call(**wishes[0]))]
         resumed += [engine.submit(**call(**wish)) for wish in wishes[1:]]
         gate.open()
-        made = [generation.result(60).images for generation in resumed]
+        results = [generation.result(60).images for generation in resumed]
         assert merged_before > 0
         assert engine.counts()["merged_calls"] > merged_before
-    for wish, images in zip(wishes, made, strict=True):
+    for wish, images in zip(wishes, results, strict=True):
         assert (images - alone(flux, **wish)).abs().max() <= 1e-4
 
 
@@ -285,24 +285,26 @@ def test_one_that_calls_back_needs_its_outputs_kept(flux):
         snapshot = asked_in_the_middle(engine.submit(**arguments, **call(steps=1000)))
         with pytest.raises(SnapshotRefused, match="keep_outputs_bytes"):
             snapshot.result(60)
-        given = {**arguments, **call(steps=STEPS)}
-        made, states = run_with_snapshots(
-            engine, [2], given, options=GenerationOptions(keep_outputs_bytes=KEPT)
+        fields = {**arguments, **call(steps=STEPS)}
+        result, states = run_with_snapshots(
+            engine, [2], fields, options=GenerationOptions(keep_outputs_bytes=KEPT)
         )
         again = engine.submit(snapshot=states[2], **arguments, **call(steps=STEPS)).result(60)
-    assert torch.equal(made.images, again.images)
+    assert torch.equal(result.images, again.images)
 
 
 def asked_in_the_middle(generation):
-    asked = generation.request_snapshot()
-    while isinstance(asked.exception(60), SnapshotRefused) and "begun" in str(asked.exception()):
-        asked = generation.request_snapshot()
-    return asked
+    snapshot = generation.request_snapshot()
+    while isinstance(snapshot.exception(60), SnapshotRefused) and "begun" in str(
+        snapshot.exception()
+    ):
+        snapshot = generation.request_snapshot()
+    return snapshot
 
 
 def test_outputs_above_the_bound_are_let_go_and_the_frames_used(flux):
     with engine_of(flux) as engine:
-        made, states = run_with_snapshots(
+        result, states = run_with_snapshots(
             engine,
             [3],
             call(steps=STEPS),
@@ -310,7 +312,7 @@ def test_outputs_above_the_bound_are_let_go_and_the_frames_used(flux):
         )
         assert Snapshot.of_bytes(states[3]).outputs is None
         again = engine.submit(snapshot=states[3], **call(steps=STEPS)).result(60)
-    assert torch.equal(made.images, again.images)
+    assert torch.equal(result.images, again.images)
 
 
 @pytest.mark.long
@@ -328,7 +330,7 @@ def test_neither_snapshots_nor_refusals_keep_tensors_of_an_ended_generation(flux
         generation = engine.submit(on_progress=calling, **arguments)
         calling.watch(generation)
         generation.result(60)
-        refusals.extend(asked.exception(60) for asked in calling.asked.values())
+        refusals.extend(snapshot.exception(60) for snapshot in calling.asked.values())
 
     with engine_of(flux) as engine:
         take_all(engine)
@@ -368,12 +370,12 @@ class Remembers(Loop):
 
 def middle(engine, loop, steps=5, **more):
     """The output, and a snapshot from before its fourth call."""
-    asked = []
+    snapshots = []
     loop.transformer.rows.clear()
 
     def ask(module, arguments):
         if len(module.rows) == 2:  # the third forward; the snapshot is taken before the next
-            asked.append(box[0].request_snapshot())
+            snapshots.append(box[0].request_snapshot())
 
     hook = loop.transformer.register_forward_pre_hook(ask)
     gate = Gate(engine)
@@ -381,32 +383,32 @@ def middle(engine, loop, steps=5, **more):
     gate.open()
     output = box[0].result(60)
     hook.remove()
-    return output, asked[0]
+    return output, snapshots[0]
 
 
 def test_numbers_lists_and_dictionaries_of_a_frame_are_put_back():
     with engine_of(Remembers(Denoiser())) as engine:
-        made, asked = middle(engine, engine._pipeline)
-        state = asked.result(60).to_bytes()
+        result, snapshot = middle(engine, engine._pipeline)
+        state = snapshot.result(60).to_bytes()
     loop = Remembers(Denoiser())
     with engine_of(loop) as engine:
         again = engine.submit(snapshot=state, start=torch.ones(1, 2), steps=5).result(60)
     assert len(loop.transformer.rows) == 2
-    assert torch.equal(again[0], made[0])
-    assert all(map(torch.equal, again[1], made[1]))
-    assert torch.equal(again[2]["sum"], made[2]["sum"])
-    assert again[3] == made[3]
-    assert torch.equal(again[4], made[4])
+    assert torch.equal(again[0], result[0])
+    assert all(map(torch.equal, again[1], result[1]))
+    assert torch.equal(again[2]["sum"], result[2]["sum"])
+    assert again[3] == result[3]
+    assert torch.equal(again[4], result[4])
 
 
 def test_what_cannot_be_read_is_refused_by_name_and_goes_on_from_its_outputs():
     with engine_of(Iterates(Denoiser())) as engine:
-        _, asked = middle(engine, engine._pipeline)
+        _, snapshot = middle(engine, engine._pipeline)
         with pytest.raises(SnapshotRefused, match=r"range_iterator.*keep_outputs_bytes"):
-            asked.result(60)
-        made, asked = middle(
+            snapshot.result(60)
+        result, snapshot = middle(
             engine, engine._pipeline, options=GenerationOptions(keep_outputs_bytes=KEPT)
         )
-        state = asked.result(60).to_bytes()
+        state = snapshot.result(60).to_bytes()
         again = engine.submit(snapshot=state, start=torch.ones(1, 2), steps=5).result(60)
-    assert torch.equal(made, again)
+    assert torch.equal(result, again)

@@ -73,9 +73,9 @@ def blurred(value):
     if isinstance(value, torch.Tensor):
         return torch.zeros_like(value)
     if isinstance(value, dict):
-        return {key: blurred(each) for key, each in value.items()}
+        return {key: blurred(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(blurred(each) for each in value)
+        return type(value)(blurred(item) for item in value)
     if isinstance(value, set | frozenset):
         return type(value)()
     return 0.0 if isinstance(value, float) else value
@@ -142,8 +142,8 @@ def test_a_set_keeps_its_identity():
     there = {"a"}
     assert moved({"b", 1}, there) is there
     assert there == {"b", 1}
-    one, other = moved([there, there], [set(), set()])
-    assert one is other
+    first, other = moved([there, there], [set(), set()])
+    assert first is other
 
 
 @pytest.mark.parametrize("hint", [list[int], int | None, Optional[int], list[Any]])  # noqa: UP045
@@ -165,10 +165,10 @@ def test_objects_keep_their_identity_and_may_hold_themselves():
 
 
 def test_what_is_held_twice_is_one_thing_afterwards():
-    held = [1]
-    one, other = moved([held, held], [[0], [0]])
-    assert one is other
-    assert one == [1]
+    shared = [1]
+    first, other = moved([shared, shared], [[0], [0]])
+    assert first is other
+    assert first == [1]
 
 
 @pytest.mark.parametrize(

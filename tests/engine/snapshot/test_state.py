@@ -19,7 +19,7 @@ pytestmark = [
 
 def together(engine, calls):
     gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
+    running = [engine.submit(**fields) for fields in calls]
     gate.open()
     return [generation.result(60).images for generation in running]
 
@@ -37,13 +37,13 @@ def plain():
 def perturbed(plain):
     """Over the same weights; it sets other attention processors on the UNet while it runs."""
     has = {**plain.config, **plain.components}
-    made = StableDiffusionXLPAGPipeline(
+    pipeline = StableDiffusionXLPAGPipeline(
         **{name: has[name] for name in plain.components},
         pag_applied_layers=["mid"],
         add_watermarker=False,
     )
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def test_attention_processors_that_one_sets_are_not_the_others(plain, perturbed):
@@ -52,9 +52,9 @@ def test_attention_processors_that_one_sets_are_not_the_others(plain, perturbed)
     with merging_engine(max_batch=4, threads=1) as engine:
         engine.add("plain", plain)
         engine.add("perturbed", perturbed)
-        named = [{**each, "pipeline": "plain"} for each in wishes]
-        named += [{**each, "pipeline": "perturbed"} for each in guided]
-        made = together(engine, named)
+        named = [{**wish, "pipeline": "plain"} for wish in wishes]
+        named += [{**fields, "pipeline": "perturbed"} for fields in guided]
+        results = together(engine, named)
         counts = engine.counts()
     before = plain.unet.attn_processors
     alone = [plain(**call(seed=1, steps=4)), plain(**call(seed=2, steps=5))]
@@ -62,7 +62,7 @@ def test_attention_processors_that_one_sets_are_not_the_others(plain, perturbed)
         perturbed(**call(seed=3, steps=6, pag_scale=5.0)),
         perturbed(**call(seed=4, steps=3, pag_scale=2.0)),
     ]
-    for images, expected in zip(made, alone, strict=True):
+    for images, expected in zip(results, alone, strict=True):
         assert close(images, expected.images)
     assert counts["merged_calls"] == 14  # eight of the plain ones, six of the others
     assert plain.unet.attn_processors.keys() == before.keys()
@@ -92,11 +92,11 @@ def caching():
 
 def test_step_caches_of_interleaved_generations_are_their_own(caching):
     wishes = [{"seed": 1, "steps": 6}, {"seed": 2, "steps": 8}, {"seed": 3, "steps": 7}]
-    alone = [caching(**call(**each)).images for each in wishes]
+    alone = [caching(**call(**wish)).images for wish in wishes]
     with merging_engine(caching, max_batch=4, threads=1) as engine:
-        made = together(engine, [call(**each) for each in wishes])
+        results = together(engine, [call(**wish) for wish in wishes])
         counts = engine.counts()
-    for images, expected in zip(made, alone, strict=True):
+    for images, expected in zip(results, alone, strict=True):
         assert torch.equal(images, expected)
     # Whose calls come when the others have ended is not looked at further.
     assert counts["not_merged"].keys() == {"step cache", "nobody else"}

@@ -35,7 +35,7 @@ async def test_buckets_have_what_ended_in_them_and_only_the_metrics_that_are_nam
     await client.post(f"/run/{PROBE}", json={})
     body = await fetched(client, expand="request_count,p50_duration", timeframe="hour")
     assert "summary" not in body
-    (bucket,) = [each for each in body["time_series"] if each["results"]]
+    (bucket,) = [entry for entry in body["time_series"] if entry["results"]]
     (result,) = bucket["results"]
     assert set(result) == {"endpoint_id", "request_count", "p50_duration"}
     assert result["request_count"] == 1
@@ -43,8 +43,8 @@ async def test_buckets_have_what_ended_in_them_and_only_the_metrics_that_are_nam
 
 async def test_what_never_started_has_no_duration(house: House, client: httpx.AsyncClient) -> None:
     await house.replica.aclose()
-    made = (await client.post(f"/queue/{PROBE}", json={})).json()
-    await client.put(f"/queue/{PROBE}/requests/{made['request_id']}/cancel")
+    submitted = (await client.post(f"/queue/{PROBE}", json={})).json()
+    await client.put(f"/queue/{PROBE}/requests/{submitted['request_id']}/cancel")
     (result,) = (await fetched(client, expand="summary"))["summary"]
     assert (result["request_count"], result["p50_duration"]) == (1, None)
 

@@ -72,10 +72,10 @@ class Place:
         return httpx.AsyncClient(base_url=url or self.url, headers=known | headers, timeout=60)
 
     async def rows(self) -> Sequence[Row]:
-        found = await self.database.rows(
+        records = await self.database.rows(
             "SELECT actor, address, action, subject, detail FROM audit ORDER BY id"
         )
-        return [(*row,) for row in found]
+        return [(*row,) for row in records]
 
 
 @asynccontextmanager
@@ -88,15 +88,17 @@ async def placed(conninfo: str, **settings: Any) -> AsyncGenerator[Place]:
     keys = KeyRing(database, clock)
     audit = AuditTrail(queue.operations, clock)
     async with built(replica=False, port=port, trusted_hosts=(HERE,), **settings) as house:
-        made = house.services
+        services = house.services
         book = PostgresUploads(database, Retention())
-        uploads = Uploads(book, house.storage, UploadLimits.of(made.config), made.files.access)
+        uploads = Uploads(
+            book, house.storage, UploadLimits.of(services.config), services.files.access
+        )
         house.app.state.services = replace(
-            made,
+            services,
             queue=queue,
             audit=audit,
-            identity=replace(made.identity, keys=keys),
-            files=replace(made.files, uploads=uploads),
+            identity=replace(services.identity, keys=keys),
+            files=replace(services.files, uploads=uploads),
         )
         serving = uvicorn.Server(
             uvicorn.Config(
@@ -125,8 +127,8 @@ async def placed(conninfo: str, **settings: Any) -> AsyncGenerator[Place]:
 
 @pytest.fixture
 async def place(conninfo: str) -> AsyncIterator[Place]:
-    async with placed(conninfo) as made:
-        yield made
+    async with placed(conninfo) as instance:
+        yield instance
 
 
 @asynccontextmanager
@@ -189,10 +191,10 @@ async def test_a_client_cannot_choose_the_address_that_is_recorded(
 async def test_what_the_tls_port_says_of_its_client_is_recorded(
     place: Place, tmp_path: Path
 ) -> None:
-    said = {"X-Darkroom-Client": "198.51.100.4", "X-Darkroom-Proxy-Secret": PROXY_SECRET}
+    headers = {"X-Darkroom-Client": "198.51.100.4", "X-Darkroom-Proxy-Secret": PROXY_SECRET}
     async with (
         behind_haproxy(place.url, tmp_path) as url,
-        place.client(place.admin, url, **said) as client,
+        place.client(place.admin, url, **headers) as client,
     ):
         await paused_by(client)
     assert [row[1] for row in await place.rows()] == ["198.51.100.4"]

@@ -38,7 +38,7 @@ async def test_hours_and_costs_are_compared_with_fals(house: House) -> None:
     assert (big["paid_hours"], big["busy_hours"], big["idle_hours"]) == (20.0, 8.0, 12.0)
     assert (big["cost"], studio["cost"]) == (10.0, None)
     assert (body["paid_hours"], body["cost"], body["currency"]) == (21.0, 10.0, "EUR")
-    assert [each["cost"] for each in body["endpoints"]] == [3.0, None]
+    assert [endpoint["cost"] for endpoint in body["endpoints"]] == [3.0, None]
     assert body["fal_cost"] == 3.0
 
 

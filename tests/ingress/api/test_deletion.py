@@ -75,14 +75,22 @@ async def test_what_waits_is_refused_with_what_to_do(idle_client: httpx.AsyncCli
 
 async def test_the_list_is_narrowed(client: httpx.AsyncClient) -> None:
     id_, _ = await made(client)
-    one = (await client.get(f"/v1/requests/{id_}")).json()
+    request = (await client.get(f"/v1/requests/{id_}")).json()
 
     async def ids(**narrowed: str) -> list[str]:
         answer = await client.get("/v1/requests", params=narrowed)
         return [each["request_id"] for each in answer.json()["requests"]]
 
-    assert await ids(endpoint_id=one["endpoint_id"]) == await ids(since=one["created_at"]) == [id_]
-    assert await ids(until=one["created_at"]) == await ids(endpoint_id="test/deep/path/probe") == []
+    assert (
+        await ids(endpoint_id=request["endpoint_id"])
+        == await ids(since=request["created_at"])
+        == [id_]
+    )
+    assert (
+        await ids(until=request["created_at"])
+        == await ids(endpoint_id="test/deep/path/probe")
+        == []
+    )
 
 
 async def test_an_admin_lists_and_looks_at_requests_of_other_tenants(house: House) -> None:
@@ -92,7 +100,7 @@ async def test_an_admin_lists_and_looks_at_requests_of_other_tenants(house: Hous
 
         async def listed(**asked: Any) -> list[tuple[str, str]]:
             page = (await admin.get("/v1/requests", params=asked)).json()["requests"]
-            return [(each["tenant"], each["request_id"]) for each in page]
+            return [(request["tenant"], request["request_id"]) for request in page]
 
         theirs = [("default", id_) for id_ in reversed(ids)]
         assert await listed() == await listed(tenant="other") == [("other", own)]
@@ -128,12 +136,16 @@ async def test_what_is_not_to_be_stored_is_forgotten_and_reported_as_gone(
     house: House, client: httpx.AsyncClient
 ) -> None:
     body = {"prompt": "a secret", "sync_mode": True, "artifacts": 1}
-    asked = await client.post("/queue/test/probe", json=body, headers={"X-Fal-Store-IO": "0"})
-    shown = asked.json()
+    answer = await client.post("/queue/test/probe", json=body, headers={"X-Fal-Store-IO": "0"})
+    shown = answer.json()
     await completed(client, shown)
     path = f"/v1/requests/{shown['request_id']}"
-    one = (await client.get(path)).json()
-    assert (one["prompt"], one["input"], one["forgotten"]) == (None, {"sync_mode": True}, ["input"])
+    request = (await client.get(path)).json()
+    assert (request["prompt"], request["input"], request["forgotten"]) == (
+        None,
+        {"sync_mode": True},
+        ["input"],
+    )
     result = await client.get(shown["response_url"])
     assert result.json()["images"][0]["url"].startswith("data:")
     row = house.queue._rows[shown["request_id"]]

@@ -53,19 +53,17 @@ async def test_a_program_gets_a_key_once_the_person_has_signed_in(
         waiting = await ask(client, device)
         assert (waiting.status_code, waiting.json()) == (202, {"pending": True, "slower": False})
         openid.agree("ada")
-        made = await ask(client, device)
-        assert made.status_code == 201, made.text
+        answer = await ask(client, device)
+        assert answer.status_code == 201, answer.text
         again = await ask(client, device)
         assert (again.status_code, "used before" in again.text) == (401, True)
-    assert (made.json()["person"], made.json()["tenant"]) == ("ada@example.org", "studio")
-    async with house.client(made.json()["key"]) as ada:
+    assert (answer.json()["person"], answer.json()["tenant"]) == ("ada@example.org", "studio")
+    async with house.client(answer.json()["key"]) as ada:
         own = (await ada.get("/v1/keys/self")).json()
         assert (own["scopes"], own["endpoints"]) == (["read", "submit"], ["test/*"])
     async with house.client() as admin:
         acts = (await admin.get("/v1/audit")).json()["acts"]
-        assert [each["subject"] for each in acts if each["action"] == "sign-in"] == [
-            "ada@example.org"
-        ]
+        assert [act["subject"] for act in acts if act["action"] == "sign-in"] == ["ada@example.org"]
 
 
 async def test_a_provider_that_names_no_interval_is_asked_every_five_seconds(
@@ -100,7 +98,7 @@ async def test_a_sign_in_that_has_ended_says_why(
     assert (answer.status_code, words in answer.text) == (status, True)
     await house.services.audit.write()
     async with house.client() as admin:
-        assert [each["action"] for each in (await admin.get("/v1/audit")).json()["acts"]] == [
+        assert [act["action"] for act in (await admin.get("/v1/audit")).json()["acts"]] == [
             "login.fail"
         ]
 
@@ -154,8 +152,8 @@ async def test_signing_out_goes_on_to_the_provider_if_the_operator_wants_it() ->
                 assert (await ada.get("/v1/keys/self")).status_code == 401
             url = ended.json()["provider_logout_url"]
             assert url.startswith(issuer)
-            asked = parse_qs(urlsplit(url).query)
-            assert asked["post_logout_redirect_uri"] == ["http://testserver/"]
+            query = parse_qs(urlsplit(url).query)
+            assert query["post_logout_redirect_uri"] == ["http://testserver/"]
             async with httpx.AsyncClient(trust_env=False) as person:
                 page = await person.get(url)
                 assert page.status_code == 200, page.text

@@ -24,12 +24,12 @@ async def test_an_estimate_knows_the_seconds_once_a_request_has_run_and_stores_n
 ) -> None:
     assert (await estimated(client))["runs_s"] is None
     await completed(client, await submit(client))
-    found = await estimated(client)
-    assert (found["endpoint_id"], found["queue_position"]) == (PROBE, 0)
-    assert found["runs_s"] > 0
-    assert (found["starts_in_s"], found["waiting"]) == (0, None)
-    assert found["ends_in_s"] == pytest.approx(found["runs_s"], rel=0.01)  # of three digits
-    assert found["weights"] in {"hot", "warm", "cold"}
+    estimate = await estimated(client)
+    assert (estimate["endpoint_id"], estimate["queue_position"]) == (PROBE, 0)
+    assert estimate["runs_s"] > 0
+    assert (estimate["starts_in_s"], estimate["waiting"]) == (0, None)
+    assert estimate["ends_in_s"] == pytest.approx(estimate["runs_s"], rel=0.01)  # of three digits
+    assert estimate["weights"] in {"hot", "warm", "cold"}
     assert len((await client.get("/v1/requests")).json()["requests"]) == 1
 
 
@@ -37,9 +37,9 @@ async def test_an_estimate_says_why_a_request_would_wait(client: httpx.AsyncClie
     await completed(client, await submit(client))
     paused = await client.put(f"/v1/endpoints/{PROBE}/pause")
     assert paused.status_code == 200, paused.text
-    found = await estimated(client)
-    assert found["waiting"]["reason"] == "paused"
-    assert found["starts_in_s"] is None
+    estimate = await estimated(client)
+    assert estimate["waiting"]["reason"] == "paused"
+    assert estimate["starts_in_s"] is None
 
 
 async def test_an_input_that_a_submit_refuses_has_no_estimate(client: httpx.AsyncClient) -> None:

@@ -51,11 +51,11 @@ async def test_a_listed_request_has_its_files_and_their_thumbnails(house: House)
 async def test_a_file_without_a_thumbnail_says_so(client: httpx.AsyncClient) -> None:
     await made(client, artifacts=2)
     (shown,) = (await listed(client))["requests"]
-    assert [each["thumbnail"] for each in shown["files"]] == [None, None]
+    assert [file["thumbnail"] for file in shown["files"]] == [None, None]
 
 
 async def ids(client: httpx.AsyncClient, **query: Any) -> list[str]:
-    return [each["request_id"] for each in (await listed(client, **query))["requests"]]
+    return [request["request_id"] for request in (await listed(client, **query))["requests"]]
 
 
 async def test_requests_are_found_by_words_kind_and_endpoints(client: httpx.AsyncClient) -> None:
@@ -76,20 +76,23 @@ async def test_requests_are_found_by_words_kind_and_endpoints(client: httpx.Asyn
 
 async def test_favourites_are_marked_and_filtered(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        one, two = await made(client, prompt="one"), await made(client, prompt="two")
+        first, two = await made(client, prompt="one"), await made(client, prompt="two")
         unknown = house.services.new_id()
-        body = {"request_ids": [one, one, unknown], "favourite": True}
+        body = {"request_ids": [first, first, unknown], "favourite": True}
         answer = await client.post("/v1/requests/favourites", json=body)
         assert answer.json()["results"] == [
-            {"request_id": one, "status": "done"},
+            {"request_id": first, "status": "done"},
             {"request_id": unknown, "status": "not_found"},
         ]
-        assert await ids(client, favourite="true") == [one]
+        assert await ids(client, favourite="true") == [first]
         shown = (await listed(client))["requests"]
-        assert {each["request_id"]: each["favourite"] for each in shown} == {one: True, two: False}
-        assert (await client.get(f"/v1/requests/{one}")).json()["favourite"] is True
+        assert {request["request_id"]: request["favourite"] for request in shown} == {
+            first: True,
+            two: False,
+        }
+        assert (await client.get(f"/v1/requests/{first}")).json()["favourite"] is True
         results = (await other.post("/v1/requests/favourites", json=body)).json()["results"]
-        assert {each["status"] for each in results} == {"not_found"}
+        assert {result["status"] for result in results} == {"not_found"}
         body |= {"favourite": False}
         assert (await client.post("/v1/requests/favourites", json=body)).status_code == 200
         assert await ids(client, favourite="true") == []

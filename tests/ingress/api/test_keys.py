@@ -19,27 +19,27 @@ async def make(client: httpx.AsyncClient, **wish: object) -> dict[str, str]:
 
 async def test_a_new_key_works_until_it_is_revoked(house: House) -> None:
     async with house.client() as admin:
-        made = await make(admin, alias="the web app")
-        assert made["key"] == f"{made['key_id']}:{made['key_secret']}"
-        async with house.client(made["key"]) as fresh:
+        key = await make(admin, alias="the web app")
+        assert key["key"] == f"{key['key_id']}:{key['key_secret']}"
+        async with house.client(key["key"]) as fresh:
             assert (await fresh.get("/v1/requests")).status_code == 200
             assert (await fresh.get("/v1/keys")).status_code == 403
-            assert (await admin.delete(f"/v1/keys/{made['key_id']}")).status_code == 204
+            assert (await admin.delete(f"/v1/keys/{key['key_id']}")).status_code == 204
             assert (await fresh.get("/v1/requests")).status_code == 401
 
 
 async def test_the_list_shows_everything_but_secrets(house: House) -> None:
     async with house.client() as admin:
         end = datetime.now(UTC) + timedelta(days=1)
-        made = await make(
+        key = await make(
             admin, alias="a", tenant="lab", scopes=["api", "admin"], expires_at=end.isoformat()
         )
         answer = await admin.get("/v1/keys?tenant=lab")
         (shown,) = answer.json()["keys"]
-        assert (shown["key_id"], shown["alias"], shown["tenant"]) == (made["key_id"], "a", "lab")
+        assert (shown["key_id"], shown["alias"], shown["tenant"]) == (key["key_id"], "a", "lab")
         assert shown["scopes"] == ["admin", "api"]
         assert datetime.fromisoformat(shown["expires_at"]) == end
-        assert made["key_secret"] not in answer.text
+        assert key["key_secret"] not in answer.text
 
 
 async def test_the_list_says_which_keys_are_valid(house: House) -> None:
@@ -50,13 +50,13 @@ async def test_the_list_says_which_keys_are_valid(house: House) -> None:
     await house.keys.revoke(gone.id)
     async with house.client() as client:
         keys = (await client.get("/v1/keys")).json()["keys"]
-    states = {each["alias"]: each["state"] for each in keys}
+    states = {key["alias"]: key["state"] for key in keys}
     assert [states[alias] for alias in ("old", "new", "gone")] == ["expired", "valid", "revoked"]
 
 
 async def test_a_key_learns_its_tenant_and_its_scopes(house: House) -> None:
     async with house.client() as admin, house.client(house.weak_key) as weak:
-        strong, plain = [(await each.get("/v1/keys/self")).json() for each in (admin, weak)]
+        strong, plain = [(await client.get("/v1/keys/self")).json() for client in (admin, weak)]
     assert strong == {
         "key_id": house.key.partition(":")[0],
         "tenant": "default",
@@ -108,12 +108,12 @@ async def test_keys_take_a_stronger_key(house: House, call: str) -> None:
 
 async def test_what_is_done_with_keys_is_in_the_audit(house: House) -> None:
     async with house.client() as admin:
-        made = await make(admin, alias="the web app", tenant="lab")
-        await admin.delete(f"/v1/keys/{made['key_id']}")
+        key = await make(admin, alias="the web app", tenant="lab")
+        await admin.delete(f"/v1/keys/{key['key_id']}")
         acts = (await admin.get("/v1/audit")).json()["acts"]
-    shown = [(each["actor"], each["action"], each["subject"]) for each in acts]
+    shown = [(act["actor"], act["action"], act["subject"]) for act in acts]
     boss = house.key.partition(":")[0]
-    assert shown == [(boss, "key.revoke", made["key_id"]), (boss, "key.create", made["key_id"])]
+    assert shown == [(boss, "key.revoke", key["key_id"]), (boss, "key.create", key["key_id"])]
     assert acts[1]["detail"] == {"tenant": "lab", "alias": "the web app", "scopes": ["api"]}
 
 
@@ -135,8 +135,8 @@ async def test_a_one_time_link_is_exchanged_for_a_key_once_without_one(house: Ho
 
 async def test_a_link_is_offered_by_who_may_make_keys_and_for_a_week_at_most(house: House) -> None:
     async with house.client() as admin:
-        made = await make(admin)
-        async with house.client(made["key"]) as plain:
+        key = await make(admin)
+        async with house.client(key["key"]) as plain:
             assert (await plain.post("/v1/sign-in/links", json={})).status_code == 403
         answer = await admin.post("/v1/sign-in/links", json={"valid_s": 8 * 86_400})
         assert answer.status_code == 422

@@ -41,18 +41,18 @@ async def test_uploaded_loras_are_listed_with_their_trigger_words(
     about = {"modelspec.trigger_phrase": "inkline, thin ink", "modelspec.architecture": "flux"}
     url = await upload(client, "my lines.safetensors", safetensors(about))
     await upload(client, "hill.png", b"no weights")
-    (found,) = await loras(client)
+    (lora,) = await loras(client)
     assert url.startswith(f"{ORIGIN}/files/u/")
     assert url.endswith("/my_lines.safetensors")
-    assert (found["path"], found["name"]) == (url, "my_lines")
-    assert (found["trigger_words"], found["base_model"]) == (["inkline", "thin ink"], "flux")
+    assert (lora["path"], lora["name"]) == (url, "my_lines")
+    assert (lora["trigger_words"], lora["base_model"]) == (["inkline", "thin ink"], "flux")
 
 
 async def test_words_that_no_answer_can_have_hide_no_lora(client: httpx.AsyncClient) -> None:
     about = {"modelspec.trigger_phrase": "ink\ud800line, \udfff", "ss_base_model_version": "\udfff"}
     await upload(client, "lines.safetensors", safetensors(about))
-    (found,) = await loras(client)
-    assert (found["trigger_words"], found["base_model"]) == (["inkline"], None)
+    (lora,) = await loras(client)
+    assert (lora["trigger_words"], lora["base_model"]) == (["inkline"], None)
 
 
 async def test_the_latest_are_first_and_the_limit_holds(
@@ -60,7 +60,7 @@ async def test_the_latest_are_first_and_the_limit_holds(
 ) -> None:
     for name in ("one", "two", "three"):
         await upload(client, f"{name}.safetensors", safetensors())
-    assert [each["name"] for each in await loras(client, "?limit=2")] == ["three", "two"]
+    assert [lora["name"] for lora in await loras(client, "?limit=2")] == ["three", "two"]
     assert (await client.get("/v1/loras?limit=0")).status_code == 422
 
 
@@ -69,9 +69,9 @@ async def test_words_find_loras_by_name_also_beyond_the_first_page(
 ) -> None:
     for name in ("Ink lines", "thin ink", "waves"):
         await upload(client, f"{name}.safetensors", safetensors())
-    found = await loras(client, "?limit=1&q=LINES+ink")
-    assert [each["name"] for each in found] == ["Ink_lines"]
-    assert [each["name"] for each in await loras(client, "?q=ink")] == ["thin_ink", "Ink_lines"]
+    matches = await loras(client, "?limit=1&q=LINES+ink")
+    assert [lora["name"] for lora in matches] == ["Ink_lines"]
+    assert [lora["name"] for lora in await loras(client, "?q=ink")] == ["thin_ink", "Ink_lines"]
     assert await loras(client, "?q=oil") == []
     assert (await client.get("/v1/loras?q=%00")).status_code == 422
 
@@ -102,19 +102,19 @@ async def test_a_file_that_says_nothing_of_itself_is_listed_too(
     client: httpx.AsyncClient, content: bytes
 ) -> None:
     await upload(client, "lines.safetensors", content)
-    (found,) = await loras(client)
-    assert (found["trigger_words"], found["base_model"]) == ([], None)
+    (lora,) = await loras(client)
+    assert (lora["trigger_words"], lora["base_model"]) == ([], None)
 
 
 def test_captions_are_counted_over_folders_and_the_most_frequent_are_first() -> None:
     counts = {"10_a": {"inkline": 9, "hill": 2}, "5_b": {"hill": 3, "inkline": 1, "lake": "x"}}
     about = {"ss_tag_frequency": json.dumps(counts), "ss_base_model_version": "sdxl_base_v1-0"}
-    found = lora_metadata(json.dumps({"__metadata__": about}).encode())
-    assert found == LoraMetadata(("inkline", "hill"), "sdxl_base_v1-0")
+    metadata = lora_metadata(json.dumps({"__metadata__": about}).encode())
+    assert metadata == LoraMetadata(("inkline", "hill"), "sdxl_base_v1-0")
 
 
 def test_there_are_not_too_many_words_and_none_twice() -> None:
-    phrase = ", ".join(["same"] * 3 + [str(each) for each in range(99)])
+    phrase = ", ".join(["same"] * 3 + [str(number) for number in range(99)])
     about = {"__metadata__": {"modelspec.trigger_phrase": phrase}}
     words = lora_metadata(json.dumps(about).encode()).trigger_words
     assert (len(words), words[:2]) == (MAX_WORDS, ("same", "0"))

@@ -38,7 +38,10 @@ async def by_range(house: House, client: httpx.AsyncClient) -> list[bytes]:
     await made(client, **BODY)
     (file,) = (await listed(client))["requests"][0]["files"]
     ranges = ("bytes=0-9", "bytes=10-")
-    parts = [(await client.get(file["url"], headers={"range": each})).content for each in ranges]
+    parts = [
+        (await client.get(file["url"], headers={"range": byte_range})).content
+        for byte_range in ranges
+    ]
     return [b"".join(parts)]
 
 
@@ -51,14 +54,14 @@ async def by_data_uri(house: House, client: httpx.AsyncClient) -> list[bytes]:
 async def by_zip(house: House, client: httpx.AsyncClient) -> list[bytes]:
     id_ = await made(client, **BODY)
     archive = opened((await client.post(ZIP, json={"request_ids": [id_]})).content)
-    return [archive.read(each) for each in archive.infolist()]
+    return [archive.read(member) for member in archive.infolist()]
 
 
 async def by_share_link(house: House, client: httpx.AsyncClient) -> list[bytes]:
     link = await shared(client, await made(client, **BODY))
     async with anonymous(house) as guest:
         (file,) = (await guest.get(link["url"])).json()["files"]
-        return [(await guest.get(each["url"])).content for each in (file, file["thumbnail"])]
+        return [(await guest.get(part["url"])).content for part in (file, file["thumbnail"])]
 
 
 async def by_mcp(house: House, client: httpx.AsyncClient) -> list[bytes]:
@@ -76,4 +79,4 @@ async def test_a_file_leaves_with_its_mark(house: House, way: Way) -> None:
     async with house.client() as client:
         received = await way(house, client)
     assert received
-    assert all(each == BYTES for each in received)
+    assert all(content == BYTES for content in received)

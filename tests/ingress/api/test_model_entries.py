@@ -72,13 +72,13 @@ async def test_it_is_listed_wherever_models_are(admin: httpx.AsyncClient) -> Non
     assert model["darkroom"]["origin"] == "database"
     document = (await admin.get("/openapi.json")).json()
     assert "/run/house/portraits" in document["paths"]
-    named = {each["id"] for each in (await admin.get("/openai/v1/models")).json()["data"]}
+    named = {listed["id"] for listed in (await admin.get("/openai/v1/models")).json()["data"]}
     assert "house/portraits" in named
     called = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
     tool = {"name": "list_models", "arguments": {}}
     headers = {"accept": "application/json, text/event-stream"}
-    said = await admin.post("/mcp", json=called | {"params": tool}, headers=headers)
-    assert "house/portraits" in said.text
+    answer = await admin.post("/mcp", json=called | {"params": tool}, headers=headers)
+    assert "house/portraits" in answer.text
     replicate = await admin.get("/replicate/v1/models/house/portraits")
     assert replicate.status_code == 200
 
@@ -87,10 +87,10 @@ async def test_a_mistake_names_the_key_and_the_nearest_known_one(admin: httpx.As
     entry = {**OPEN, "famly": "flux", "recipes": [{"memory_gb": 9, "precison": "float16"}]}
     answer = await admin.put(PROBE, json=entry)
     assert answer.status_code == 422
-    found = {tuple(each["loc"][1:]): each["msg"] for each in answer.json()["detail"]}
-    assert found["famly",] == "unknown key `famly`; did you mean `family`?"
-    assert found["recipes", 0, "precison"] == "unknown key `precison`; did you mean `precision`?"
-    assert ("recipes", 0, "precision") in found
+    problems = {tuple(problem["loc"][1:]): problem["msg"] for problem in answer.json()["detail"]}
+    assert problems["famly",] == "unknown key `famly`; did you mean `family`?"
+    assert problems["recipes", 0, "precison"] == "unknown key `precison`; did you mean `precision`?"
+    assert ("recipes", 0, "precision") in problems
     options = {**FLUX, "options": {"natve_size": 128}}
     answer = await admin.put(PROBE, json=options)
     assert "did you mean `native_size`?" in answer.json()["detail"][0]["msg"]
@@ -188,12 +188,12 @@ async def test_two_ingress_processes_serve_what_one_of_them_was_given(database: 
     first = PostgresCatalogEntries(database)
     second = PostgresCatalogEntries(database)
     async with (
-        built(entries=first, **ADDING) as one,
+        built(entries=first, **ADDING) as local,
         built(entries=second, **ADDING) as other,
-        one.client() as here,
+        local.client() as here,
         other.client() as there,
     ):
-        one.services.entries.start()
+        local.services.entries.start()
         other.services.entries.start()
         try:
             await here.put(PROBE, json=OPEN)
@@ -212,7 +212,7 @@ async def test_two_ingress_processes_serve_what_one_of_them_was_given(database: 
             acts = await database.rows("SELECT action, subject FROM audit ORDER BY id")
             assert acts == [("model.add", "house/probe"), ("model.remove", "house/probe")]
         finally:
-            await one.services.entries.aclose()
+            await local.services.entries.aclose()
             await other.services.entries.aclose()
 
 
@@ -226,8 +226,8 @@ async def test_an_entry_that_a_later_version_does_not_know_is_left_out_and_named
     )
     stored = PostgresCatalogEntries(database)
     async with built(entries=stored, **ADDING) as house, house.client() as admin:
-        (one,) = (await admin.get(ENTRIES)).json()["entries"]
-        assert "there is no schema `gone`" in one["problem"]
+        (broken,) = (await admin.get(ENTRIES)).json()["entries"]
+        assert "there is no schema `gone`" in broken["problem"]
         assert (await admin.post("/run/house/probe", json={})).status_code == 404
         assert (await admin.post("/run/test/probe", json={})).status_code == 200
 

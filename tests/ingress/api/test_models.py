@@ -29,14 +29,14 @@ GENERATORS = "test/generator", "test/generator/stream"
 
 async def model(client: httpx.AsyncClient, endpoint_id: str, **query: Any) -> dict[str, Any]:
     answer = await client.get("/v1/models", params={"endpoint_id": endpoint_id, **query})
-    (found,) = answer.json()["models"]
-    return dict(found)
+    (entry,) = answer.json()["models"]
+    return dict(entry)
 
 
 async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> None:
     page = (await client.get("/v1/models")).json()
     assert (page["next_cursor"], page["has_more"]) == (None, False)
-    models = {each["endpoint_id"]: each for each in page["models"]}
+    models = {entry["endpoint_id"]: entry for entry in page["models"]}
     assert models.keys() == {SCHNELL, PROBE, *GENERATORS, "test/deep/path/probe", UNSERVED}
     assert models[SCHNELL]["metadata"] == {
         "display_name": "FLUX.1 [schnell]",
@@ -47,7 +47,7 @@ async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> Non
         "license": "Apache-2.0",
         "model_url": f"http://testserver/run/{SCHNELL}",
     }
-    assert all("openapi" not in each for each in page["models"])
+    assert all("openapi" not in entry for entry in page["models"])
 
 
 async def test_demo_models_are_distinguished_from_others(client: httpx.AsyncClient) -> None:
@@ -56,14 +56,14 @@ async def test_demo_models_are_distinguished_from_others(client: httpx.AsyncClie
 
 
 async def test_what_is_not_served_is_listed_with_its_reason(client: httpx.AsyncClient) -> None:
-    found = await model(client, UNSERVED)
-    assert found["metadata"]["status"] == "inactive"
-    assert found["darkroom"]["served"] is False
-    assert "no demo model" in found["darkroom"]["reason"]
+    entry = await model(client, UNSERVED)
+    assert entry["metadata"]["status"] == "inactive"
+    assert entry["darkroom"]["served"] is False
+    assert "no demo model" in entry["darkroom"]["reason"]
     assert (await model(client, PROBE))["darkroom"]["reason"] is None
     refused = await client.post(f"/{UNSERVED}", json={"prompt": "x", "image_url": "http://x/y"})
     assert (refused.status_code, refused.json()["code"]) == (400, "endpoint_not_served")
-    assert found["darkroom"]["reason"] in refused.json()["message"]
+    assert entry["darkroom"]["reason"] in refused.json()["message"]
 
 
 async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
@@ -119,7 +119,7 @@ async def test_the_list_comes_page_by_page(client: httpx.AsyncClient) -> None:
     query = {"limit": 3, "cursor": first["next_cursor"]}
     rest = (await client.get("/v1/models", params=query)).json()
     assert (rest["has_more"], rest["next_cursor"]) == (False, None)
-    listed = [each["endpoint_id"] for each in (*first["models"], *rest["models"])]
+    listed = [entry["endpoint_id"] for entry in (*first["models"], *rest["models"])]
     assert listed == whole
 
 
@@ -171,15 +171,17 @@ async def test_a_model_says_what_it_makes_and_where_its_weights_are(house: House
 
     house.services.health = replace(house.services.health, replicas=listed)
     async with house.client() as client:
-        found = {each: (await model(client, each))["darkroom"] for each in await ids(client)}
-    assert {each: status["state"] for each, status in found.items()} == {
+        statuses = {
+            model_id: (await model(client, model_id))["darkroom"] for model_id in await ids(client)
+        }
+    assert {model_id: status["state"] for model_id, status in statuses.items()} == {
         PROBE: "hot",
         SCHNELL: "warm",
         **dict.fromkeys(GENERATORS, "cold"),
         "test/deep/path/probe": "cold",
         UNSERVED: "not_served",
     }
-    assert found[SCHNELL]["kind"] == "image"
+    assert statuses[SCHNELL]["kind"] == "image"
 
 
 async def test_models_are_listed_while_the_database_does_not_answer(house: House) -> None:

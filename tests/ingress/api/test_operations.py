@@ -56,9 +56,7 @@ async def test_any_tenants_request_is_requeued_and_failed(idle: House) -> None:
         assert (await admin.put(path)).json()["code"] == "already_final"
         assert (await admin.put(f"/v1/requests/{UNKNOWN}/fail")).status_code == 404
         acts = (await admin.get("/v1/audit")).json()["acts"]
-        assert [(each["action"], each["subject"]) for each in acts] == [
-            ("request.fail", request_id)
-        ]
+        assert [(act["action"], act["subject"]) for act in acts] == [("request.fail", request_id)]
         assert acts[0]["actor"] == idle.key.split(":")[0]
 
 
@@ -82,9 +80,9 @@ async def test_the_audit_comes_in_pages(idle_client: httpx.AsyncClient) -> None:
     for act in ("pause", "drain", "resume"):
         await idle_client.put(f"{PROBE}/{act}")
     page = (await idle_client.get("/v1/audit", params={"limit": 2})).json()
-    assert [each["action"] for each in page["acts"]] == ["endpoint.resume", "endpoint.drain"]
+    assert [record["action"] for record in page["acts"]] == ["endpoint.resume", "endpoint.drain"]
     rest = await idle_client.get("/v1/audit", params={"before": page["next_before"]})
-    assert [each["action"] for each in rest.json()["acts"]] == ["endpoint.pause"]
+    assert [record["action"] for record in rest.json()["acts"]] == ["endpoint.pause"]
     assert rest.json()["next_before"] is None
 
 
@@ -98,21 +96,21 @@ async def test_the_queue_shows_lanes(idle_client: httpx.AsyncClient) -> None:
 
 async def test_what_waits_longest_is_listed_page_by_page_of_one_tenant_or_all(idle: House) -> None:
     async with idle.client(idle.other_key) as other, idle.client() as admin:
-        ids = [await submitted(each) for each in (other, admin, other)]
+        ids = [await submitted(client) for client in (other, admin, other)]
         first = (await admin.get("/v1/queue/requests", params={"limit": 2})).json()
-        assert [each["request_id"] for each in first["requests"]] == ids[:2]
-        assert [each["tenant"] for each in first["requests"]] == ["other", "default"]
+        assert [request["request_id"] for request in first["requests"]] == ids[:2]
+        assert [request["tenant"] for request in first["requests"]] == ["other", "default"]
         rest = {"limit": 2, "after": first["next_after"]}
         last = (await admin.get("/v1/queue/requests", params=rest)).json()
-        assert [each["request_id"] for each in last["requests"]] == ids[2:]
+        assert [request["request_id"] for request in last["requests"]] == ids[2:]
         assert last["next_after"] is None
-        for chosen, found in (
+        for chosen, expected in (
             ({"tenant": "other"}, ids[::2]),
             ({"tenant": "other", "endpoint_id": "test/none"}, []),
             ({"endpoint_id": "test/none,test/probe"}, ids),
         ):
             page = (await admin.get("/v1/queue/requests", params=chosen)).json()
-            assert [each["request_id"] for each in page["requests"]] == found
+            assert [request["request_id"] for request in page["requests"]] == expected
         for name, wrong in (("after", "x"), ("after", str(2**63)), ("limit", "501")):
             refused = await admin.get("/v1/queue/requests", params={name: wrong})
             assert refused.json()["detail"][0]["loc"] == ["query", name]

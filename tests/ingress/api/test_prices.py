@@ -71,7 +71,7 @@ async def test_a_changed_price_holds_for_new_requests_only(house: House) -> None
         house.services.config = changed
         await client.post(f"/{PROBE}", json={})
         lines = await summary(client)
-    assert sorted(each["cost"] for each in lines) == [0.02, 1.0]
+    assert sorted(line["cost"] for line in lines) == [0.02, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_costs_are_estimated_before_a_call(
 
 
 async def test_prices_in_two_currencies_are_not_added_up(house: House) -> None:
-    endpoints = {each: {"unit_quantity": 1} for each in PRICES}
+    endpoints = {endpoint: {"unit_quantity": 1} for endpoint in PRICES}
     body = {"estimate_type": "unit_price", "endpoints": endpoints}
     async with house.client() as client:
         answer = await client.post("/v1/models/pricing/estimate", json=body)

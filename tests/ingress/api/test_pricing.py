@@ -17,7 +17,7 @@ async def test_endpoints_are_free_and_counted_by_the_unit_of_the_usage(
     answer = await client.get("/v1/models/pricing", params={"endpoint_id": f"{FLUX},{WAN}"})
     assert answer.status_code == 200
     prices = answer.json()
-    assert [each["endpoint_id"] for each in prices["prices"]] == [FLUX, WAN]
+    assert [price["endpoint_id"] for price in prices["prices"]] == [FLUX, WAN]
     free = {"unit_price": 0.0, "unit": "megapixels", "currency": "USD"}
     assert prices["prices"][0] == {"endpoint_id": FLUX, **free}
     assert (prices["next_cursor"], prices["has_more"]) == (None, False)

@@ -34,19 +34,19 @@ async def events(
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
     blocks = [part.splitlines() for part in answer.text.split("\n\n") if part]
-    found = [dict(line.split(": ", 1) for line in block if line[0] != ":") for block in blocks]
-    return [each for each in found if "event" in each]
+    fields = [dict(line.split(": ", 1) for line in block if line[0] != ":") for block in blocks]
+    return [event for event in fields if "event" in event]
 
 
 async def test_a_request_is_followed_to_its_end(client: httpx.AsyncClient) -> None:
     received = await events(client, await submitted(client, sleep_s=0.2))
-    states = [json.loads(each["data"])["state"] for each in received if each["event"] == "state"]
+    states = [json.loads(event["data"])["state"] for event in received if event["event"] == "state"]
     assert states == ["queued", "running", "succeeded"]
     assert received[-1]["event"] == "state"
-    progress = [json.loads(each["data"]) for each in received if each["event"] == "progress"]
-    assert all(each["attempt"] == 1 for each in progress)
-    assert all({"stage", "step", "steps", "rate", "left_s"} <= each.keys() for each in progress)
-    assert all("id" not in each for each in received if each["event"] == "progress")
+    progress = [json.loads(event["data"]) for event in received if event["event"] == "progress"]
+    assert all(report["attempt"] == 1 for report in progress)
+    assert all({"stage", "step", "steps", "rate", "left_s"} <= report.keys() for report in progress)
+    assert all("id" not in event for event in received if event["event"] == "progress")
 
 
 async def test_a_client_that_waits_gets_the_place_the_reason_and_how_far_a_cold_start_is(
@@ -55,9 +55,9 @@ async def test_a_client_that_waits_gets_the_place_the_reason_and_how_far_a_cold_
     presence = Presence("r1", "actor-r1", "studio", ReplicaStage.STARTING)
     loading = Loading(("test/probe",), Stage.DOWNLOADING, 1, 4)
     async with idle.client() as client:
-        found = await idle.queue.get("default", await submitted(client))
-        await idle.queue.announce(replace(presence, pool=found.pool, loading=to_plain([loading])))
-        received = stream(idle.queue, found, 0)
+        request = await idle.queue.get("default", await submitted(client))
+        await idle.queue.announce(replace(presence, pool=request.pool, loading=to_plain([loading])))
+        received = stream(idle.queue, request, 0)
         async with aclosing(received):
             texts = [text async for text in _until(received, "event: waiting")]
     waiting = json.loads(texts[-1].split("data: ")[1])
@@ -78,9 +78,9 @@ async def test_last_event_id_resumes_and_after_the_end_there_is_nothing(
     client: httpx.AsyncClient,
 ) -> None:
     request_id = await submitted(client)
-    ids = [each["id"] for each in await events(client, request_id) if "id" in each]
+    ids = [event["id"] for event in await events(client, request_id) if "id" in event]
     assert ids == [str(n) for n in range(1, len(ids) + 1)]
-    assert [each["id"] for each in await events(client, request_id, ids[0])] == ids[1:]
+    assert [event["id"] for event in await events(client, request_id, ids[0])] == ids[1:]
     over = await client.get(f"/v1/requests/{request_id}/events", headers={"Last-Event-ID": ids[-1]})
     assert (over.status_code, over.content) == (204, b"")
 

@@ -63,9 +63,9 @@ async def test_they_are_filtered_by_how_they_ended(client: httpx.AsyncClient) ->
     good = await run(client, {})
     broken = await run(client, {"fail": "pipeline_failed", "message": "No."})
     wrong = await run(client, {"fail": "invalid_input", "message": "No."})
-    for status, wanted in (("success", good), ("error", broken), ("user_error", wrong)):
+    for status, expected in (("success", good), ("error", broken), ("user_error", wrong)):
         items = (await fetched(client, status=status))["items"]
-        assert [each["request_id"] for each in items] == [wanted], status
+        assert [item["request_id"] for item in items] == [expected], status
 
 
 async def test_they_come_page_by_page_the_latest_end_first(client: httpx.AsyncClient) -> None:
@@ -74,7 +74,7 @@ async def test_they_come_page_by_page_the_latest_end_first(client: httpx.AsyncCl
     listed: list[str] = []
     while True:
         body = await fetched(client, **query)
-        listed += [each["request_id"] for each in body["items"]]
+        listed += [item["request_id"] for item in body["items"]]
         if not body["has_more"]:
             break
         query["cursor"] = body["next_cursor"]
@@ -88,8 +88,8 @@ async def test_they_are_found_by_time_and_by_id(client: httpx.AsyncClient) -> No
     by_id = (await fetched(client, request_id=first))["items"]
     later = (await fetched(client, start=between))["items"]
     earlier = (await fetched(client, end=between))["items"]
-    found = [[each["request_id"] for each in items] for items in (by_id, later, earlier)]
-    assert found == [[first], [second], [first]]
+    listed = [[item["request_id"] for item in items] for items in (by_id, later, earlier)]
+    assert listed == [[first], [second], [first]]
 
 
 async def test_a_tenant_sees_its_own_requests_only(house: House) -> None:

@@ -98,10 +98,10 @@ async def test_requests_are_listed_newest_first_page_by_page(client: httpx.Async
     ]
     first = (await client.get("/v1/requests?limit=3")).json()
     rest = (await client.get(f"/v1/requests?limit=3&before={first['next_before']}")).json()
-    listed = [each["request_id"] for each in (*first["requests"], *rest["requests"])]
+    listed = [request["request_id"] for request in (*first["requests"], *rest["requests"])]
     assert listed == sent[::-1]
     assert rest["next_before"] is None
-    assert {each["state"] for each in first["requests"]} == {"succeeded"}
+    assert {request["state"] for request in first["requests"]} == {"succeeded"}
 
 
 async def test_a_listed_request_is_known_again_by_the_beginning_of_its_prompt(
@@ -110,7 +110,7 @@ async def test_a_listed_request_is_known_again_by_the_beginning_of_its_prompt(
     await client.post("/test/probe", json={"prompt": "a heart " * 100})
     await client.post("/test/probe", json={"prompt": 7})
     listed = (await client.get("/v1/requests")).json()["requests"]
-    assert [each["prompt"] for each in listed] == [None, ("a heart " * 100)[:200]]
+    assert [request["prompt"] for request in listed] == [None, ("a heart " * 100)[:200]]
 
 
 async def test_requests_are_listed_by_state_and_only_ones_own(house: House) -> None:
@@ -118,7 +118,9 @@ async def test_requests_are_listed_by_state_and_only_ones_own(house: House) -> N
         await mine.post("/test/probe", json={})
         await mine.post("/test/probe", json={"fail": "pipeline_failed", "message": "No."})
         failed = (await mine.get("/v1/requests?state=failed")).json()["requests"]
-        assert [each["error"] for each in failed] == [{"code": "pipeline_failed", "message": "No."}]
+        assert [request["error"] for request in failed] == [
+            {"code": "pipeline_failed", "message": "No."}
+        ]
         assert (await other.get("/v1/requests")).json()["requests"] == []
 
 

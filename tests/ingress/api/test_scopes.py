@@ -17,8 +17,8 @@ PROBE, DEEP = "test/probe", "test/deep/path/probe"
 
 
 async def key(house: House, *scopes: str, endpoints: tuple[str, ...] = ()) -> str:
-    made = await house.keys.create("default", scopes=frozenset(scopes), endpoints=endpoints)
-    return str(made)
+    credential = await house.keys.create("default", scopes=frozenset(scopes), endpoints=endpoints)
+    return str(credential)
 
 
 async def submitted(client: httpx.AsyncClient, endpoint: str = PROBE, **input: Any) -> str:
@@ -37,8 +37,8 @@ def calls_with_a_scope() -> list[tuple[str, str, str]]:
 
 async def test_every_call_refuses_a_key_that_has_all_scopes_but_its_own(house: House) -> None:
     without = {
-        each: house.client(await key(house, *(set(SINGLE) - {each, "operator"} or SINGLE)))
-        for each in SINGLE
+        tested: house.client(await key(house, *(set(SINGLE) - {tested, "operator"} or SINGLE)))
+        for tested in SINGLE
     }
     skipped = re.compile(r"/files/.*(upload|multipart)")  # their URL is the credential
     for method, path, scope in calls_with_a_scope():
@@ -48,8 +48,8 @@ async def test_every_call_refuses_a_key_that_has_all_scopes_but_its_own(house: H
         answer = await without[scope].request(method, url, json={})
         assert answer.status_code == 403, (method, path, answer.text)
         assert f"lacks the scope `{scope}`" in answer.text
-    for each in without.values():
-        await each.aclose()
+    for client in without.values():
+        await client.aclose()
 
 
 async def test_a_key_that_submits_does_not_read(house: House) -> None:
@@ -157,8 +157,8 @@ async def test_a_limited_key_lists_and_reads_only_requests_of_its_endpoints(hous
         other, own = await submitted(owner), await submitted(owner, DEEP)
         for path in ("/v1/requests", "/replicate/v1/predictions"):
             listed = (await limited.get(path)).json()
-            shown = [each.get("request_id") or each["id"] for each in [*listed.values()][-1] or []]
-            shown = shown or [each["request_id"] for each in listed["requests"]]
+            shown = [item.get("request_id") or item["id"] for item in [*listed.values()][-1] or []]
+            shown = shown or [item["request_id"] for item in listed["requests"]]
             assert shown == [own], path
         assert (await limited.get("/v1/requests/days")).is_success
         assert (await limited.get(f"/v1/requests/{own}")).is_success
@@ -184,15 +184,15 @@ async def test_a_limited_key_lists_and_reads_only_requests_of_its_endpoints(hous
 async def test_a_tenants_admin_manages_the_keys_of_its_tenant_and_no_others(house: House) -> None:
     other_id = house.other_key.partition(":")[0]
     async with house.client(await key(house, "read", "tenant-admin")) as admin:
-        made = await admin.post("/v1/keys", json={"scopes": ["read"]})
-        assert made.status_code == 201
+        created = await admin.post("/v1/keys", json={"scopes": ["read"]})
+        assert created.status_code == 201
         assert (await admin.get("/v1/keys")).is_success
         assert (await admin.get("/v1/keys?tenant=other")).status_code == 403
         answer = await admin.post("/v1/keys", json={"scopes": ["read"], "tenant": "other"})
         assert answer.status_code == 403
         assert (await admin.delete(f"/v1/keys/{other_id}")).status_code == 404
         assert (await admin.post(f"/v1/keys/{other_id}/rotate", json={})).status_code == 404
-        assert (await admin.delete(f"/v1/keys/{made.json()['key_id']}")).status_code == 204
+        assert (await admin.delete(f"/v1/keys/{created.json()['key_id']}")).status_code == 204
 
 
 async def test_a_tenants_admin_neither_makes_nor_takes_over_a_stronger_key(house: House) -> None:
@@ -208,17 +208,19 @@ async def test_a_key_is_rotated_with_an_overlap(house: House) -> None:
     old = await key(house, "read", endpoints=("test/*",))
     old_id = old.partition(":")[0]
     async with house.client() as admin:
-        made = await admin.post(f"/v1/keys/{old_id}/rotate", json={"overlap_s": 3600})
-        assert made.status_code == 201
-        for each in (old, made.json()["key"]):
-            async with house.client(each) as client:
+        answer = await admin.post(f"/v1/keys/{old_id}/rotate", json={"overlap_s": 3600})
+        assert answer.status_code == 201
+        for secret in (old, answer.json()["key"]):
+            async with house.client(secret) as client:
                 assert (await client.get("/v1/keys/self")).json()["endpoints"] == ["test/*"]
         again = await admin.post(f"/v1/keys/{old_id}/rotate", json={})
         assert (again.status_code, "rotated before" in again.text) == (400, True)
-        shown = {each["key_id"]: each for each in (await admin.get("/v1/keys")).json()["keys"]}
-        assert shown[old_id]["successor"] == made.json()["key_id"]
+        shown = {entry["key_id"]: entry for entry in (await admin.get("/v1/keys")).json()["keys"]}
+        assert shown[old_id]["successor"] == answer.json()["key_id"]
         assert shown[old_id]["kind"] == "service"
-        wrong = await admin.post(f"/v1/keys/{made.json()['key_id']}/rotate", json={"overlap_s": -1})
+        wrong = await admin.post(
+            f"/v1/keys/{answer.json()['key_id']}/rotate", json={"overlap_s": -1}
+        )
         assert wrong.status_code == 422
 
 
@@ -272,13 +274,15 @@ async def test_a_limited_key_of_a_tenants_admin_sees_the_keys_of_its_endpoints(
     await key(house, "api", endpoints=("fal-ai/flux/dev",))
     async with house.client(limited) as client:
         seen = (await client.get("/v1/keys")).json()["keys"]
-    assert {each["key_id"] for each in seen} == {each.partition(":")[0] for each in (limited, own)}
+    assert {entry["key_id"] for entry in seen} == {
+        secret.partition(":")[0] for secret in (limited, own)
+    }
 
 
 async def test_a_limited_key_sees_the_usage_of_its_endpoints(house: House) -> None:
     async with (
         house.client() as all_,
-        house.client(await key(house, "api", endpoints=(PROBE,))) as one,
+        house.client(await key(house, "api", endpoints=(PROBE,))) as limited,
     ):
         for endpoint in (PROBE, DEEP):
             assert (await all_.post(f"/{endpoint}", json={})).status_code == 200
@@ -286,13 +290,13 @@ async def test_a_limited_key_sees_the_usage_of_its_endpoints(house: House) -> No
             ("/v1/models/usage?expand=summary", "summary"),
             ("/v1/usage?by=endpoint", "results"),
         ):
-            found = {
-                name: {each["endpoint_id"] for each in (await client.get(url)).json()[path]}
-                for name, client in {"all": all_, "one": one}.items()
+            endpoints = {
+                name: {row["endpoint_id"] for row in (await client.get(url)).json()[path]}
+                for name, client in {"all": all_, "one": limited}.items()
             }
-            assert found == {"all": {PROBE, DEEP}, "one": {PROBE}}
+            assert endpoints == {"all": {PROBE, DEEP}, "one": {PROBE}}
         for path in ("/v1/models/usage", "/v1/models/analytics", "/v1/usage"):
-            refused = await one.get(path, params={"endpoint_id": DEEP})
+            refused = await limited.get(path, params={"endpoint_id": DEEP})
             assert refused.status_code == 403, refused.text
 
 
@@ -303,13 +307,13 @@ async def test_a_limited_key_lists_only_models_links_and_webhooks_of_its_endpoin
     async with house.client() as owner, house.client(limited_key) as limited:
         other, own = await submitted(owner), await submitted(owner, DEEP)
         links = [
-            (await owner.post(f"/v1/requests/{each}/share", json={})).json()["share_id"]
-            for each in (other, own)
+            (await owner.post(f"/v1/requests/{request_id}/share", json={})).json()["share_id"]
+            for request_id in (other, own)
         ]
         models = (await limited.get("/v1/models")).json()["models"]
-        assert [each["endpoint_id"] for each in models] == [DEEP]
+        assert [model["endpoint_id"] for model in models] == [DEEP]
         shares = (await limited.get("/v1/shares")).json()["shares"]
-        assert [each["request_id"] for each in shares] == [own]
+        assert [share["request_id"] for share in shares] == [own]
         assert (await limited.delete(f"/v1/shares/{links[0]}")).status_code == 403
         assert (await limited.delete(f"/v1/shares/{links[1]}")).status_code == 204
         refused = await limited.post(f"/v1/requests/{other}/share", json={})
@@ -320,13 +324,13 @@ async def test_lists_of_models_have_only_the_endpoints_of_the_key(house: House) 
     limited = await key(house, "api", endpoints=(DEEP,))
     async with house.client(limited) as client:
         models = (await client.get("/openai/v1/models")).json()["data"]
-        assert {each["darkroom_endpoint"] for each in models} == {DEEP}
+        assert {model["darkroom_endpoint"] for model in models} == {DEEP}
         for answer in (
             await client.get("/replicate/v1/models"),
             await client.request("QUERY", "/replicate/v1/models", content="probe"),
         ):
-            found = answer.json()["results"]
-            assert {each["darkroom_endpoint"] for each in found} == {DEEP}
+            results = answer.json()["results"]
+            assert {model["darkroom_endpoint"] for model in results} == {DEEP}
         index = (await client.get("/llms.txt")).text
         assert (DEEP in index, f"/{PROBE}/" in index) == (True, False)
         for path in ("/openai/v1/models/{}", "/replicate/v1/models/{}", "/models/{}/llms.txt"):

@@ -51,7 +51,7 @@ async def test_a_link_is_listed_without_its_token_and_ends_when_it_is_revoked(
         id_ = await made(client)
         first, second = await shared(client, id_), await shared(client, id_)
         listed = (await client.get("/v1/shares")).json()["shares"]
-        assert [each["share_id"] for each in listed] == [second["share_id"], first["share_id"]]
+        assert [share["share_id"] for share in listed] == [second["share_id"], first["share_id"]]
         assert first["url"].rpartition("/")[2] not in str(listed)
         path = f"/v1/shares/{first['share_id']}"
         assert (await other.get("/v1/shares")).json()["shares"] == []
@@ -62,7 +62,7 @@ async def test_a_link_is_listed_without_its_token_and_ends_when_it_is_revoked(
         assert (await client.get(first["url"])).status_code == 404
         assert (await client.get(second["url"])).status_code == 200
         acts = (await client.get("/v1/audit")).json()["acts"]
-        assert [each["action"] for each in acts[:3]] == [
+        assert [act["action"] for act in acts[:3]] == [
             "share.revoke",
             "share.create",
             "share.create",
@@ -118,7 +118,7 @@ async def test_a_link_shows_no_signature_token_or_password_of_the_inputs_urls(
         f"HTTPS://ann:{SECRET}@hub.example.org/lora.safetensors?token={SECRET}#{SECRET}",
         f"s3://{SECRET}@bucket/in.png?sig={SECRET}",
     ]
-    given = {
+    echo = {
         "image_url": urls[0],
         "loras": [{"path": urls[1], "scale": 0.5}, {"path": "owner/name@v1"}],
         "deep": [[{"url": urls[2], urls[0]: None}], True, 7],
@@ -126,7 +126,7 @@ async def test_a_link_shows_no_signature_token_or_password_of_the_inputs_urls(
         "inline": "data:image/png;base64,AAAA",
     }
     async with house.client() as client, anonymous(house) as guest:
-        id_ = await made(client, echo=given)
+        id_ = await made(client, echo=echo)
         link = await shared(client, id_)
         answer = await guest.get(link["url"])
         own = (await client.get(f"/v1/requests/{id_}")).json()
@@ -139,7 +139,7 @@ async def test_a_link_shows_no_signature_token_or_password_of_the_inputs_urls(
         "words": f"Like {BUCKET} and\n{lora} is it? #yes",
         "inline": "data:image/png;base64,AAAA",
     }
-    assert own["input"]["echo"] == given
+    assert own["input"]["echo"] == echo
 
 
 @pytest.mark.parametrize("text", ["a.-+" * 500_000, "https://" * 250_000, "http://@" * 250_000])

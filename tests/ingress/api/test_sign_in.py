@@ -91,18 +91,20 @@ async def test_a_person_gets_a_key_with_the_rights_of_its_group(house: House) ->
         assert (await client.get("/v1/sign-in")).json() == {"available": True}
         answer = await come_back(client, await begin(client), "ada")
         assert answer.status_code == 201, answer.text
-    made = answer.json()
-    assert (made["person"], made["tenant"]) == ("ada@example.org", "studio")
-    async with house.client(made["key"]) as ada:
+    session = answer.json()
+    assert (session["person"], session["tenant"]) == ("ada@example.org", "studio")
+    async with house.client(session["key"]) as ada:
         own = (await ada.get("/v1/keys/self")).json()
         assert (own["scopes"], own["endpoints"]) == (["read", "submit"], ["test/*"])
         assert (await ada.post("/queue/test/probe", json={})).status_code == 200
     async with house.client() as admin:
         shown = (await admin.get("/v1/keys?tenant=studio")).json()["keys"]
-        assert [(each["kind"], each["person"]) for each in shown] == [("person", made["person"])]
+        assert [(entry["kind"], entry["person"]) for entry in shown] == [
+            ("person", session["person"])
+        ]
         acts = (await admin.get("/v1/audit")).json()["acts"]
-        (act,) = [each for each in acts if each["action"] == "sign-in"]
-        assert (act["subject"], act["actor"]) == ("ada@example.org", made["key_id"])
+        (act,) = [entry for entry in acts if entry["action"] == "sign-in"]
+        assert (act["subject"], act["actor"]) == ("ada@example.org", session["key_id"])
         assert act["detail"]["sub"] == "ada", "people may change their names"
 
 
@@ -121,9 +123,9 @@ async def test_a_person_makes_no_key_that_outlives_the_sign_in(
                 assert refused.status_code == 403, refused.text
                 assert "DARKROOM_OIDC_LASTING_KEYS" in refused.json()["message"]
             assert (await ada.post(f"/v1/keys/{lasting.id}/rotate", json={})).status_code == 403
-            made = await ada.post("/v1/keys", json={"expires_at": sooner.isoformat()})
-            assert made.status_code == 201, made.text
-            rotated = await ada.post(f"/v1/keys/{made.json()['key_id']}/rotate", json={})
+            answer = await ada.post("/v1/keys", json={"expires_at": sooner.isoformat()})
+            assert answer.status_code == 201, answer.text
+            rotated = await ada.post(f"/v1/keys/{answer.json()['key_id']}/rotate", json={})
             assert rotated.status_code == 201, rotated.text
         token = await signed_token(issuer, "ada")
         async with bearer(house, token) as program:
@@ -167,19 +169,19 @@ async def test_calls_without_a_key_that_check_a_secret_have_a_rate(
 async def test_the_provider_is_asked_with_pkce_a_nonce_and_a_state(house: House) -> None:
     async with browser(house) as client:
         begun = await begin(client)
-    asked = {name: values[0] for name, values in parse_qs(urlsplit(begun["url"]).query).items()}
-    assert asked["code_challenge_method"] == "S256"
-    assert asked["redirect_uri"] == "http://testserver/"
-    assert asked["state"] == begun["state"]
-    assert {"code_challenge", "nonce"} <= asked.keys()
+    query = {name: values[0] for name, values in parse_qs(urlsplit(begun["url"]).query).items()}
+    assert query["code_challenge_method"] == "S256"
+    assert query["redirect_uri"] == "http://testserver/"
+    assert query["state"] == begun["state"]
+    assert {"code_challenge", "nonce"} <= query.keys()
     assert begun["secret"] not in begun["url"]
 
 
 async def test_a_session_ends_by_itself_and_by_signing_out(house: House, clock: FakeClock) -> None:
     async with browser(house) as client:
-        one = (await come_back(client, await begin(client), "ada")).json()["key"]
+        key = (await come_back(client, await begin(client), "ada")).json()["key"]
         other = (await come_back(client, await begin(client), "ada")).json()["key"]
-    async with house.client(one) as ada:
+    async with house.client(key) as ada:
         assert (await ada.delete("/v1/sign-in")).status_code == 204
         assert (await ada.get("/v1/keys/self")).status_code == 401
     async with house.client(other) as ada:
@@ -192,17 +194,17 @@ async def test_a_session_ends_by_itself_and_by_signing_out(house: House, clock: 
 
 async def test_a_session_is_revoked_by_an_operator(house: House) -> None:
     async with browser(house) as client:
-        made = (await come_back(client, await begin(client), "ada")).json()
-    async with house.client() as admin, house.client(made["key"]) as ada:
-        assert (await admin.delete(f"/v1/keys/{made['key_id']}")).status_code == 204
+        session = (await come_back(client, await begin(client), "ada")).json()
+    async with house.client() as admin, house.client(session["key"]) as ada:
+        assert (await admin.delete(f"/v1/keys/{session['key_id']}")).status_code == 204
         assert (await ada.get("/v1/keys/self")).status_code == 401
 
 
 async def test_a_session_is_not_prolonged_by_a_rotation(house: House) -> None:
     async with browser(house) as client:
-        made = (await come_back(client, await begin(client), "bob")).json()
-    async with house.client(made["key"]) as bob:
-        refused = await bob.post(f"/v1/keys/{made['key_id']}/rotate", json={})
+        session = (await come_back(client, await begin(client), "bob")).json()
+    async with house.client(session["key"]) as bob:
+        refused = await bob.post(f"/v1/keys/{session['key_id']}/rotate", json={})
     assert (refused.status_code, "Sign in again" in refused.text) == (403, True)
 
 
@@ -275,7 +277,7 @@ async def test_failed_sign_ins_are_counted_as_failed_logins(house: House) -> Non
     await house.services.audit.write()
     async with house.client() as admin:
         acts = (await admin.get("/v1/audit")).json()["acts"]
-    assert [each["action"] for each in acts] == ["login.fail"]
+    assert [act["action"] for act in acts] == ["login.fail"]
 
 
 async def test_refused_people_are_failed_logins_by_the_providers_id(
@@ -369,8 +371,8 @@ async def test_a_token_of_another_provider_is_refused(house: House) -> None:
 
 async def test_the_tokens_of_a_disabled_tenant_are_refused(house: House, issuer: str) -> None:
     async with house.client() as admin, browser(house) as client:
-        made = await admin.post("/v1/tenants", json={"tenant": "studio"})
-        assert made.status_code == 201
+        answer = await admin.post("/v1/tenants", json={"tenant": "studio"})
+        assert answer.status_code == 201
         await admin.put("/v1/tenants/studio/disable", json={})
         async with bearer(house, await signed_token(issuer, "ada")) as ada:
             assert (await ada.get("/v1/keys/self")).json()["code"] == "tenant_disabled"

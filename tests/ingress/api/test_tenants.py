@@ -29,12 +29,12 @@ async def test_tenants_are_listed_with_the_limits_in_force_and_their_files() -> 
     ):
         await admin.post("/cdn/files/upload", content=b"seven b")
         listed = (await admin.get("/v1/tenants")).json()["tenants"]
-    found = {each["tenant"]: each for each in listed}
-    assert [*found] == ["default", "other"]
-    assert (found["default"]["valid_keys"], found["default"]["max_running"]) == (2, None)
-    assert (found["other"]["weight"], found["other"]["max_running"]) == (3.0, 8)
-    assert (found["other"]["retention_days"], found["other"]["max_waiting"]) == (30.0, 70)
-    assert [found[each]["uploads_bytes"] for each in found] == [7, 0]
+    tenants = {row["tenant"]: row for row in listed}
+    assert [*tenants] == ["default", "other"]
+    assert (tenants["default"]["valid_keys"], tenants["default"]["max_running"]) == (2, None)
+    assert (tenants["other"]["weight"], tenants["other"]["max_running"]) == (3.0, 8)
+    assert (tenants["other"]["retention_days"], tenants["other"]["max_waiting"]) == (30.0, 70)
+    assert [tenants[name]["uploads_bytes"] for name in tenants] == [7, 0]
 
 
 async def test_each_limit_says_where_it_comes_from_and_operators_come_first() -> None:
@@ -74,9 +74,9 @@ async def test_a_limit_that_is_set_is_in_force_for_the_next_submit() -> None:
 async def test_a_tenant_is_created_with_a_name_and_limits(house: House) -> None:
     async with house.client() as admin:
         wish = {"tenant": "studio", "name": "Studio A", "limits": {"weight": 2}}
-        made = await admin.post("/v1/tenants", json=wish)
-        assert made.status_code == 201, made.text
-        assert (made.json()["name"], made.json()["weight"], made.json()["valid_keys"]) == (
+        answer = await admin.post("/v1/tenants", json=wish)
+        assert answer.status_code == 201, answer.text
+        assert (answer.json()["name"], answer.json()["weight"], answer.json()["valid_keys"]) == (
             "Studio A",
             2.0,
             0,
@@ -86,7 +86,7 @@ async def test_a_tenant_is_created_with_a_name_and_limits(house: House) -> None:
         renamed = await admin.patch("/v1/tenants/studio", json={"name": "Studio B"})
         assert (renamed.json()["name"], renamed.json()["weight"]) == ("Studio B", 2.0)
         acts = (await admin.get("/v1/audit")).json()["acts"]
-    assert [each["action"] for each in acts] == ["tenant.change", "tenant.create"]
+    assert [act["action"] for act in acts] == ["tenant.change", "tenant.create"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_a_disabled_tenants_keys_are_refused_and_its_requests_wait() -> No
         assert on.json()["disabled_at"] is None
         assert (await other.get("/v1/requests")).status_code == 200
         acts = (await admin.get("/v1/audit")).json()["acts"]
-    actions = [each["action"] for each in acts if each["action"].startswith("tenant.")]
+    actions = [act["action"] for act in acts if act["action"].startswith("tenant.")]
     assert actions == ["tenant.enable", "tenant.read", "tenant.disable"]
 
 
@@ -144,8 +144,8 @@ async def test_what_is_queued_is_cancelled_by_a_switch() -> None:
         ids = [(await other.post(f"/queue/{PROBE}", json={})).json()["request_id"] for _ in "abc"]
         await admin.put("/v1/tenants/other/disable", json={"cancel_queued": True})
         async with asyncio.timeout(60):
-            for each in ids:
-                path = f"/v1/requests/{each}?tenant=other&wait=30"
+            for request_id in ids:
+                path = f"/v1/requests/{request_id}?tenant=other&wait=30"
                 while (await admin.get(path)).json()["state"] != "cancelled":
                     pass
 
@@ -207,9 +207,9 @@ async def test_a_budget_that_an_operator_sets_is_in_force_and_audited() -> None:
 async def test_a_tenant_is_created_with_a_budget(house: House) -> None:
     async with house.client() as admin:
         body = {"tenant": "made", "limits": {"budget": {"amount": 3, "stop": False}}}
-        made = await admin.post("/v1/tenants", json=body)
-        assert made.status_code == 201, made.text
-        assert (made.json()["budget"]["amount"], made.json()["budget"]["stop"]) == ("3", False)
+        answer = await admin.post("/v1/tenants", json=body)
+        assert answer.status_code == 201, answer.text
+        assert (answer.json()["budget"]["amount"], answer.json()["budget"]["stop"]) == ("3", False)
 
 
 async def test_a_budget_of_an_operator_comes_before_that_of_the_settings() -> None:

@@ -24,7 +24,7 @@ async def test_usage_is_listed_by_time_and_endpoint(client: httpx.AsyncClient) -
         await client.post(f"/{PROBE}", json={})
     body = await fetched(client, expand="time_series,summary")
     assert (body["has_more"], body["next_cursor"]) == (False, None)
-    (full,) = [each for each in body["time_series"] if each["results"]]
+    (full,) = [bucket for bucket in body["time_series"] if bucket["results"]]
     (result,) = full["results"]
     assert result.pop("darkroom")["requests"] == 2
     assert result == {
@@ -35,7 +35,7 @@ async def test_usage_is_listed_by_time_and_endpoint(client: httpx.AsyncClient) -
         "cost": 0.0,
         "currency": "USD",
     }
-    assert [each["endpoint_id"] for each in body["summary"]] == [PROBE]
+    assert [row["endpoint_id"] for row in body["summary"]] == [PROBE]
     begins = datetime.fromisoformat(full["bucket"])
     assert begins <= datetime.now(UTC) < begins + timedelta(hours=1)
 
@@ -71,7 +71,7 @@ async def test_buckets_come_page_by_page_without_gap_or_repetition(
     days: list[str] = []
     while True:
         body = await fetched(client, **query)
-        days += [each["bucket"][:10] for each in body["time_series"]]
+        days += [bucket["bucket"][:10] for bucket in body["time_series"]]
         if not body["has_more"]:
             break
         query["cursor"] = body["next_cursor"]
@@ -81,7 +81,7 @@ async def test_buckets_come_page_by_page_without_gap_or_repetition(
 async def test_days_are_those_of_the_zone_that_is_named(client: httpx.AsyncClient) -> None:
     query = {"start": "2026-03-28", "end": "2026-03-31", "timezone": "Europe/Berlin"}
     body = await fetched(client, timeframe="day", **query)
-    assert [each["bucket"] for each in body["time_series"]] == [
+    assert [bucket["bucket"] for bucket in body["time_series"]] == [
         "2026-03-28T00:00:00+01:00",
         "2026-03-29T00:00:00+01:00",
         "2026-03-30T00:00:00+02:00",
@@ -98,7 +98,7 @@ async def test_times_are_widened_to_whole_buckets_unless_they_are_not_to_be(
     assert len(widened["summary"]) == 1
     exact = await fetched(client, expand="summary,time_series", bound_to_timeframe="false", **query)
     assert exact["summary"] == []
-    assert not any(each["results"] for each in exact["time_series"])
+    assert not any(bucket["results"] for bucket in exact["time_series"])
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ async def test_an_operator_sees_the_usage_of_another_tenant_and_others_do_not(ho
         await admin.post(f"/{PROBE}", json={})
         async with house.client(house.other_key) as other:
             body = await fetched(other, tenant="default", expand="summary")
-        assert [each["endpoint_id"] for each in body["summary"]] == [PROBE]
+        assert [row["endpoint_id"] for row in body["summary"]] == [PROBE]
         assert (await weak.get(PATH, params={"tenant": "other"})).status_code == 403

@@ -53,7 +53,7 @@ async def test_an_operator_sees_all_tenants(house: House) -> None:
     async with house.client() as client:
         body = await sums(client, by="tenant", tenants="*")
         acts = (await client.get("/v1/audit")).json()["acts"]
-    assert {each["tenant"]: each["requests"] for each in body["results"]} == {
+    assert {result["tenant"]: result["requests"] for result in body["results"]} == {
         "default": 1,
         "other": 2,
     }
@@ -97,7 +97,7 @@ async def test_the_sums_of_a_quarter_are_not_widened_to_weeks(house: House) -> N
         "2026-01-01T00:00:00+00:00",
         "2026-04-01T00:00:00+00:00",
     )
-    assert [each["requests"] for each in within["results"]] == [1]
+    assert [result["requests"] for result in within["results"]] == [1]
 
 
 async def test_the_days_of_a_long_time_are_not_listed_first(house: House) -> None:
@@ -106,7 +106,7 @@ async def test_the_days_of_a_long_time_are_not_listed_first(house: House) -> Non
         began = monotonic()
         body = await sums(client, **long)
         assert monotonic() - began < 5  # it blocked the process for half a minute
-    assert [each["requests"] for each in body["results"]] == [1]
+    assert [result["requests"] for result in body["results"]] == [1]
 
 
 async def test_a_file_that_is_refused_is_not_begun(

@@ -35,7 +35,7 @@ async def test_an_operator_sets_lists_and_ends_a_target(house: House) -> None:
         assert (await client.delete(f"/v1/warm/{PROBE}")).status_code == 404
         assert (await client.get("/v1/warm")).json()["warm_targets"] == []
         acts = (await client.get("/v1/audit")).json()["acts"]
-        assert [each["action"] for each in acts] == ["warm.end", "warm.set", "warm.set"]
+        assert [act["action"] for act in acts] == ["warm.end", "warm.set", "warm.set"]
 
 
 async def test_targets_are_for_operators(house: House) -> None:
@@ -103,7 +103,7 @@ async def test_pages_show_each_of_several_targets_of_one_model_once() -> None:
         await client.post("/v1/warm", json={"endpoint_id": PROBE, "level": "disk"})
         page = (await client.get("/v1/warm?limit=1")).json()
         while len(levels) < 4:
-            levels += [each["level"] for each in page["warm_targets"]]
+            levels += [target["level"] for target in page["warm_targets"]]
             if not page["has_more"]:
                 break
             page = (await client.get(f"/v1/warm?limit=1&cursor={page['next_cursor']}")).json()

@@ -39,19 +39,19 @@ async def test_a_workflow_is_an_endpoint_of_the_catalogue_and_the_document(
     assert stored["steps"] == {"draw": IMAGES, "big": PROBE}
     assert stored["source"] == POSTER
     models = (await client.get("/v1/models", params={"limit": 100})).json()["models"]
-    assert ENDPOINT in [each["endpoint_id"] for each in models]
+    assert ENDPOINT in [model["endpoint_id"] for model in models]
     document = (await client.get("/openapi.json")).json()
     assert f"/queue/{ENDPOINT}" in document["paths"]
     (schema,) = [
-        each
-        for name, each in document["components"]["schemas"].items()
+        definition
+        for name, definition in document["components"]["schemas"].items()
         if name.endswith("PosterInput")
     ]
     assert schema["properties"]["idea"] == {"type": "string"}
     async with house.client(house.other_key) as other:
         assert (await other.get(PATH)).json()["workflows"] == []
         models = (await other.get("/v1/models", params={"limit": 100})).json()["models"]
-        assert ENDPOINT not in [each["endpoint_id"] for each in models]
+        assert ENDPOINT not in [model["endpoint_id"] for model in models]
         answer = await other.post(f"/queue/{ENDPOINT}", json={"idea": "x"})
         assert answer.status_code == 404
         assert "There is no workflow" in answer.json()["message"]
@@ -71,7 +71,7 @@ async def test_it_is_listed_shown_replaced_and_deleted(
     for method in ("GET", "DELETE"):
         assert (await client.request(method, f"{PATH}/poster")).status_code == 404
     assert (await client.post(f"/queue/{ENDPOINT}", json={})).status_code == 404
-    acts = [each.action for each in await house.queue.operations.audit(limit=9)]
+    acts = [act.action for act in await house.queue.operations.audit(limit=9)]
     assert acts == ["workflow.remove", "workflow.put", "workflow.put"]
 
 
@@ -113,7 +113,7 @@ async def test_a_mistake_is_a_422_that_names_its_place(
     detail = answer.json()["detail"]
     assert said in str(answer.json())
     if loc:
-        assert loc in [each["loc"] for each in detail]
+        assert loc in [problem["loc"] for problem in detail]
     assert (await client.get(PATH)).json()["workflows"] == []
 
 
@@ -177,7 +177,9 @@ async def test_a_call_is_refused_while_a_steps_endpoint_is_gone(
     house: House, client: httpx.AsyncClient
 ) -> None:
     await put(client)
-    rest = {each.endpoint.id: each for each in house.services.catalog if each.endpoint.id != PROBE}
+    rest = {
+        model.endpoint.id: model for model in house.services.catalog if model.endpoint.id != PROBE
+    }
     house.services.catalog.become(type(house.services.catalog)(rest))
     house.services.entries._version = ("", "")
     await house.services.entries.refresh()

@@ -36,10 +36,10 @@ async def test_the_files_of_many_requests_come_as_one_archive_in_their_order(
     house: House,
 ) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        one = await made(client, artifacts=2, content="one", thumbnails=True)
+        first = await made(client, artifacts=2, content="one", thumbnails=True)
         two = await made(client, artifacts=1, content="two")
         foreign = await made(other, artifacts=1, content="foreign")
-        answer = await client.post(URL, json={"request_ids": [two, one, two, foreign]})
+        answer = await client.post(URL, json={"request_ids": [two, first, two, foreign]})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/zip"
     assert re.fullmatch(
@@ -47,10 +47,10 @@ async def test_the_files_of_many_requests_come_as_one_archive_in_their_order(
     )
     archive = opened(answer.content)
     *files, last = archive.infolist()
-    assert [archive.read(each) for each in files] == [b"one", b"one", b"two"]
-    assert [each.filename for each in files] == sorted(each.filename for each in files)
-    assert all(NAME.fullmatch(each.filename) for each in files)
-    assert all(each.compress_type == zipfile.ZIP_STORED for each in files)
+    assert [archive.read(file) for file in files] == [b"one", b"one", b"two"]
+    assert [file.filename for file in files] == sorted(file.filename for file in files)
+    assert all(NAME.fullmatch(file.filename) for file in files)
+    assert all(file.compress_type == zipfile.ZIP_STORED for file in files)
     assert (last.filename, archive.read(last).decode()) == (MISSING, f"request {foreign}\n")
 
 
@@ -60,7 +60,7 @@ async def test_a_file_that_is_gone_is_named(house: House) -> None:
         gone = await made(client, artifacts=1, content="gone")
         (request,) = await house.queue.gallery.several("default", [gone])
         assert request.outcome is not None
-        await house.storage.delete([each.key for each in request.outcome.artifacts])
+        await house.storage.delete([artifact.key for artifact in request.outcome.artifacts])
         archive = opened((await client.post(URL, json={"request_ids": [one, gone]})).content)
     first, last = archive.infolist()
     assert archive.read(first) == b"one"

@@ -71,8 +71,8 @@ class GraphReplica(ScriptedReplica):
     async def _graph(self, lease: Lease) -> Outcome:
         images: list[dict[str, Any]] = []
         texts: list[tuple[str, str]] = []
-        for number, (name, each) in enumerate(lease.input["prompt"].items()):
-            kind = each["class_type"]
+        for number, (name, graph_node) in enumerate(lease.input["prompt"].items()):
+            kind = graph_node["class_type"]
             await self._log.log(lease.request_id, ("INFO", f"Node {name} ({kind})"))
             progress = ((lease.held, Progress(Stage.RUNNING, number + 1, 4)),)
             previews = ((lease.held, Preview(number + 1, JPEG)),)
@@ -83,11 +83,14 @@ class GraphReplica(ScriptedReplica):
                 failure = Failure("pipeline_failed", f"Node {name} (Fail) failed: no", False)
                 return Outcome(failure=failure)
             if kind == "ShowText":
-                texts.append((name, each["inputs"]["text"]))
+                texts.append((name, graph_node["inputs"]["text"]))
             if kind in ("SaveImage", "SaveImageWebsocket"):
                 images.append(await self._image(lease, name))
         output: dict[str, Any] = {"images": images}
-        output |= {"texts": [text for _, text in texts], "text_nodes": [one for one, _ in texts]}
+        output |= {
+            "texts": [text for _, text in texts],
+            "text_nodes": [node_id for node_id, _ in texts],
+        }
         return Outcome(output=output, usage=Usage(run_s=0.25))
 
     def content_of(self, name: str) -> bytes:
@@ -151,11 +154,11 @@ class Socket:
         """Messages to the next one of this kind with these fields."""
         heard: list[Any] = []
         while True:
-            said = await self.hear()
-            heard.append(said)
-            if isinstance(said, dict) and said["type"] == kind:
-                data = said["data"]
-                if all(name in data and data[name] == each for name, each in fields.items()):
+            message = await self.hear()
+            heard.append(message)
+            if isinstance(message, dict) and message["type"] == kind:
+                data = message["data"]
+                if all(name in data and data[name] == value for name, value in fields.items()):
                     return heard
 
     async def receive(self) -> dict[str, Any]:
@@ -166,8 +169,8 @@ class Socket:
             self.refused = True
             self.closed.set_result((message["code"], message.get("reason") or ""))
         elif message["type"] == "websocket.send":
-            said = message.get("bytes")
-            self._heard.put_nowait(json.loads(message["text"]) if said is None else said)
+            binary = message.get("bytes")
+            self._heard.put_nowait(json.loads(message["text"]) if binary is None else binary)
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ async def test_nodes_and_models_are_as_the_replica_described_them(place: Place) 
     plain = await place.client.get("/comfyui/object_info", headers={"accept-encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.json() == DESCRIBED["classes"]
-    for path, found in (
+    for path, expected in (
         ("object_info/Hold", {"Hold": {"input": {}}}),
         ("object_info/None", {}),
         ("models", ["checkpoints", "embeddings"]),
@@ -49,7 +49,7 @@ async def test_nodes_and_models_are_as_the_replica_described_them(place: Place) 
         ("embeddings", ["style/soft"]),
         ("experiment/models/checkpoints", [{"name": "sd15.safetensors", "pathIndex": 0}]),
     ):
-        assert (await place.client.get(f"/comfyui/{path}")).json() == found, path
+        assert (await place.client.get(f"/comfyui/{path}")).json() == expected, path
     kinds = (await place.client.get("/comfyui/experiment/models")).json()
     assert kinds[0] == {"name": "checkpoints", "folders": []}
     unknown = await place.client.get("/comfyui/models/secrets")
@@ -107,9 +107,9 @@ async def test_a_graph_without_outputs_or_inputs_is_refused(place: Place) -> Non
     }
     answer = await place.client.post("/comfyui/prompt", json={"prompt": graph})
     assert answer.status_code == 400
-    found = answer.json()["node_errors"]
-    assert found.keys() == {"1", "3"}
-    (problem,) = found["1"]["errors"]
+    errors = answer.json()["node_errors"]
+    assert errors.keys() == {"1", "3"}
+    (problem,) = errors["1"]["errors"]
     assert problem["type"] == "required_input_missing"
     assert problem["extra_info"] == {"input_name": "seed"}, (
         "what depends on the graph may be missing"

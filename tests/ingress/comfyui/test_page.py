@@ -49,8 +49,8 @@ async def test_a_browser_is_asked_for_the_key_and_gets_the_page(paged: House) ->
     async with httpx.AsyncClient(transport=transport, base_url=OWN) as browser:
         moved = await browser.get("/comfyui")
         assert (moved.status_code, moved.headers["location"]) == (307, "/comfyui/")
-        asked = await browser.get("/comfyui/")
-        assert (asked.status_code, asked.headers["www-authenticate"][:5]) == (401, "Basic")
+        challenge = await browser.get("/comfyui/")
+        assert (challenge.status_code, challenge.headers["www-authenticate"][:5]) == (401, "Basic")
         user, _, password = paged.key.partition(":")
         browser.auth = httpx.BasicAuth(user, password)
         page = await browser.get("/comfyui/")
@@ -98,8 +98,8 @@ async def test_the_page_has_an_origin_of_its_own(paged: House) -> None:
 async def test_without_a_page_a_sentence_says_what_to_do(place: Place) -> None:
     answer = await place.client.get("/comfyui/")
     assert (answer.status_code, "`comfyui_page`" in answer.text) == (404, True)
-    for path, found in (("extensions", []), ("i18n", {}), ("workflow_templates", {})):
-        assert (await place.client.get(f"/comfyui/api/{path}")).json() == found
+    for path, expected in (("extensions", []), ("i18n", {}), ("workflow_templates", {})):
+        assert (await place.client.get(f"/comfyui/api/{path}")).json() == expected
     assert (await place.client.get("/comfyui/users")).json()["storage"] == "server"
     assert (await place.client.get("/comfyui/features")).json()["max_upload_size"] == 1 << 20
     assert (await place.client.post("/comfyui/free", json={})).status_code == 200
@@ -151,21 +151,21 @@ async def test_workflows_are_kept_listed_moved_and_deleted(place: Place) -> None
     listed = await mine.get(f"/comfyui/userdata?{query}")
     assert listed.json() == ["a/dog.json", "cat.json"]
     full = await mine.get(f"/comfyui/userdata?{query}&full_info=true")
-    assert [each["size"] for each in full.json()] == [1, 2]
+    assert [entry["size"] for entry in full.json()] == [1, 2]
     assert (await mine.get("/comfyui/userdata?dir=workflows&split=true")).json() == [
         ["cat.json", "cat.json"]
     ]
     tree = (await mine.get("/comfyui/v2/userdata?path=workflows")).json()
-    assert [(each["type"], each["path"]) for each in tree] == [
+    assert [(entry["type"], entry["path"]) for entry in tree] == [
         ("directory", "workflows/a"),
         ("file", "workflows/a/dog.json"),
         ("file", "workflows/cat.json"),
     ]
     moved = await mine.post(f"{path}/move/workflows%2Flion.json")
     assert moved.json() == "workflows/lion.json"
-    for each in (path, "/comfyui/userdata/workflows%2Flion.json"):
-        assert (await other.get(each)).status_code == 404
-        assert (await other.delete(each)).status_code == 404
+    for url in (path, "/comfyui/userdata/workflows%2Flion.json"):
+        assert (await other.get(url)).status_code == 404
+        assert (await other.delete(url)).status_code == 404
     assert (await other.get(f"/comfyui/userdata?{query}")).json() == []
     assert (await mine.delete("/comfyui/userdata/workflows%2Flion.json")).status_code == 204
     for bad in ("..%2Fx.json", "a%2F..%2Fx", "%2Fx", "a%5Cx", "x" * 301):
@@ -178,9 +178,9 @@ async def test_workflows_are_kept_listed_moved_and_deleted(place: Place) -> None
 async def test_a_kept_file_is_never_a_page_or_a_script(place: Place) -> None:
     for name, kind in (("a.html", "application/octet-stream"), ("user.css", "text/css")):
         await place.client.post(f"/comfyui/userdata/{name}", content=b"<script>")
-        found = await place.client.get(f"/comfyui/userdata/{name}")
-        assert found.headers["content-type"].startswith(kind)
-        assert found.headers["x-content-type-options"] == "nosniff"
+        answer = await place.client.get(f"/comfyui/userdata/{name}")
+        assert answer.headers["content-type"].startswith(kind)
+        assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_jobs_are_the_prompts(place: Place) -> None:
@@ -189,36 +189,36 @@ async def test_jobs_are_the_prompts(place: Place) -> None:
     failed = await queue_prompt(place.client, {"7": node("Fail")})
     for request_id in [done, failed]:
         await place.over(request_id)
-    held = await queue_prompt(place.client, HOLD)
-    await place.running(held)
+    holding = await queue_prompt(place.client, HOLD)
+    await place.running(holding)
     jobs = (await place.client.get("/comfyui/api/jobs")).json()
-    found = [(each["id"], each["status"]) for each in jobs["jobs"]]
-    assert found == [(held, "in_progress"), (failed, "failed"), ("mine", "completed")]
+    states = [(job["id"], job["status"]) for job in jobs["jobs"]]
+    assert states == [(holding, "in_progress"), (failed, "failed"), ("mine", "completed")]
     assert jobs["jobs"][2]["workflow_id"] == "flow-1"
     assert jobs["jobs"][2]["preview_output"]["nodeId"] == "2"
     assert "Fail" in jobs["jobs"][1]["execution_error"]["exception_message"]
     page = (await place.client.get("/comfyui/jobs?status=completed,failed&limit=1")).json()
-    assert ([each["id"] for each in page["jobs"]], page["pagination"]["has_more"]) == (
+    assert ([job["id"] for job in page["jobs"]], page["pagination"]["has_more"]) == (
         [failed],
         True,
     )
     page = (await place.client.get("/comfyui/jobs?status=completed,failed&limit=1&offset=1")).json()
-    assert ([each["id"] for each in page["jobs"]], page["pagination"]["has_more"]) == (
+    assert ([job["id"] for job in page["jobs"]], page["pagination"]["has_more"]) == (
         ["mine"],
         False,
     )
     assert (await place.client.get("/comfyui/jobs?status=lost")).status_code == 400
-    one = (await place.client.get("/comfyui/jobs/mine")).json()
-    assert one["workflow"]["prompt"] == GRAPH
-    assert one["execution_status"]["status_str"] == "success"
-    for path in ("jobs/mine", f"jobs/{held}"):
+    detail = (await place.client.get("/comfyui/jobs/mine")).json()
+    assert detail["workflow"]["prompt"] == GRAPH
+    assert detail["execution_status"]["status_str"] == "success"
+    for path in ("jobs/mine", f"jobs/{holding}"):
         assert (await place.other.get(f"/comfyui/{path}")).status_code == 404
     assert (await place.other.get("/comfyui/jobs")).json()["jobs"] == []
-    none = await place.other.post("/comfyui/jobs/cancel", json={"job_ids": [held]})
+    none = await place.other.post("/comfyui/jobs/cancel", json={"job_ids": [holding]})
     assert none.json() == {"cancelled": []}
-    ended_ = await place.client.post("/comfyui/jobs/cancel", json={"job_ids": [held, "mine"]})
-    assert ended_.json() == {"cancelled": [held]}
-    again = await place.client.post(f"/comfyui/jobs/{held}/cancel")
+    ended_ = await place.client.post("/comfyui/jobs/cancel", json={"job_ids": [holding, "mine"]})
+    assert ended_.json() == {"cancelled": [holding]}
+    again = await place.client.post(f"/comfyui/jobs/{holding}/cancel")
     assert again.status_code == 200
     place.replica.release.set()
 
@@ -228,11 +228,11 @@ async def test_the_history_forgets_prompts_that_have_ended(place: Place) -> None
     second = await queue_prompt(place.client, GRAPH)
     await place.over("first")
     await place.over(second)
-    held = await queue_prompt(place.client, HOLD)
-    await place.running(held)
+    holding = await queue_prompt(place.client, HOLD)
+    await place.running(holding)
     await place.other.post("/comfyui/history", json={"delete": [first, second], "clear": True})
     (image,) = (await history(place.client, first))[first]["outputs"]["2"]["images"]
-    await place.client.post("/comfyui/history", json={"delete": [first, held, "unknown"]})
+    await place.client.post("/comfyui/history", json={"delete": [first, holding, "unknown"]})
     assert await history(place.client, first) == {}
     assert (await place.client.get("/comfyui/view", params=image)).status_code == 404
     assert list(await history(place.client, second)) == [second]
@@ -259,10 +259,10 @@ async def test_a_mask_becomes_the_alpha_channel_of_its_image(place: Place) -> No
     )
     assert sent.status_code == 200, sent.text
     query = {"filename": sent.json()["name"], "type": "input"}
-    made = await place.client.get("/comfyui/view", params=query)
-    with Image.open(io.BytesIO(made.content)) as image:
+    masked = await place.client.get("/comfyui/view", params=query)
+    with Image.open(io.BytesIO(masked.content)) as image:
         assert image.getpixel((0, 0)) == (9, 8, 7, 50)
-    for who, given, data in (
+    for who, upload, data in (
         (place.other, mask, {"original_ref": ref}),
         (place.client, mask, {"original_ref": "x"}),
         (place.client, mask, {"original_ref": "[" * 100_000}),
@@ -270,7 +270,7 @@ async def test_a_mask_becomes_the_alpha_channel_of_its_image(place: Place) -> No
         (place.client, {"image": ("m.png", b"x", "image/png")}, {"original_ref": ref}),
         (place.client, {"image": ("m.png", png((0,), "L", 5), "image/png")}, {"original_ref": ref}),
     ):
-        answer = await who.post("/comfyui/upload/mask", files=given, data=data)
+        answer = await who.post("/comfyui/upload/mask", files=upload, data=data)
         assert answer.status_code == 400, answer.text
 
 
@@ -295,11 +295,13 @@ async def test_images_that_are_not_saved_come_by_the_socket(place: Place) -> Non
     async with connected(place.house, "me") as socket:
         prompt_id = await queue_prompt(place.client, graph, client_id="me")
         heard = await socket.until("executing", node=None, prompt_id=prompt_id)
-    places = [n for n, each in enumerate(heard) if isinstance(each, bytes)]
+    places = [n for n, message in enumerate(heard) if isinstance(message, bytes)]
     results = [n for n in places if heard[n].startswith(b"\0\0\0\1\0\0\0\2")]
     (at,) = results
     assert heard[at][8:] == b"image of 9"
-    before = [each for each in heard[:at] if isinstance(each, dict) and each["type"] == "executing"]
+    before = [
+        event for event in heard[:at] if isinstance(event, dict) and event["type"] == "executing"
+    ]
     assert before[-1]["data"]["node"] == "9"
 
 
@@ -318,7 +320,9 @@ async def test_an_image_that_cannot_be_read_does_not_end_the_socket(
         for _ in range(2):
             prompt_id = await queue_prompt(place.client, graph, client_id="me")
             heard = await socket.until("executing", node=None, prompt_id=prompt_id)
-            assert "execution_success" in [each["type"] for each in heard if isinstance(each, dict)]
+            assert "execution_success" in [
+                event["type"] for event in heard if isinstance(event, dict)
+            ]
 
 
 async def test_states_of_nodes_are_told_for_the_page(place: Place) -> None:
@@ -326,8 +330,8 @@ async def test_states_of_nodes_are_told_for_the_page(place: Place) -> None:
         prompt_id = await queue_prompt(place.client, GRAPH, client_id="me")
         await ended(place.house, prompt_id)
         heard = await socket.until("execution_success", prompt_id=prompt_id)
-    states = [each["data"]["nodes"] for each in heard if each["type"] == "progress_state"]
-    assert {node: each["state"] for node, each in states[-1].items()} == {
+    states = [event["data"]["nodes"] for event in heard if event["type"] == "progress_state"]
+    assert {node: entry["state"] for node, entry in states[-1].items()} == {
         "1": "finished",
         "2": "finished",
     }

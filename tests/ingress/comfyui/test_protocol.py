@@ -41,13 +41,13 @@ async def test_a_client_as_in_comfyuis_example_gets_its_images(
         prompt_id = await queue_prompt(place.client, GRAPH, client_id="me", **more)
         assert chosen in (None, prompt_id)
         heard = await socket.until("executing", node=None, prompt_id=prompt_id)
-        kinds = [each["type"] for each in heard if isinstance(each, dict)]
+        kinds = [event["type"] for event in heard if isinstance(event, dict)]
         assert kinds[0] == "execution_start"
         assert kinds[-3:] == ["executed", "execution_success", "executing"]
-    found = (await history(place.client, prompt_id))[prompt_id]
-    assert found["status"]["status_str"] == "success"
-    assert found["prompt"][2] == GRAPH
-    (image,) = found["outputs"]["2"]["images"]
+    entry = (await history(place.client, prompt_id))[prompt_id]
+    assert entry["status"]["status_str"] == "success"
+    assert entry["prompt"][2] == GRAPH
+    (image,) = entry["outputs"]["2"]["images"]
     assert image["filename"] == "2_00001_.png"
     file = await place.client.get("/comfyui/view", params=image)
     assert (file.content, file.headers["content-type"]) == (b"image of 2", "image/png")
@@ -60,12 +60,12 @@ async def test_events_name_the_node_that_runs_its_steps_and_previews(place: Plac
         await socket.until("executing", node="1", prompt_id=prompt_id)
         place.replica.release.set()
         heard = await socket.until("executing", node=None)
-        said = [each for each in heard if isinstance(each, dict)]
-        steps = [each["data"] for each in said if each["type"] == "progress"]
-        assert all((each["max"], each["prompt_id"]) == (4, prompt_id) for each in steps)
-        previews = [each for each in heard if isinstance(each, bytes)]
-        assert all(each == b"\0\0\0\1\0\0\0\1" + JPEG for each in previews)
-        (executed,) = [each for each in said if each["type"] == "executed"]
+        events = [event for event in heard if isinstance(event, dict)]
+        steps = [event["data"] for event in events if event["type"] == "progress"]
+        assert all((step["max"], step["prompt_id"]) == (4, prompt_id) for step in steps)
+        previews = [message for message in heard if isinstance(message, bytes)]
+        assert all(preview == b"\0\0\0\1\0\0\0\1" + JPEG for preview in previews)
+        (executed,) = [event for event in events if event["type"] == "executed"]
         assert executed["data"]["output"]["images"][0]["subfolder"] == prompt_id
         assert (await yours.hear())["type"] == "status"
         await queue_prompt(place.client, GRAPH, client_id="you")
@@ -111,32 +111,32 @@ async def test_a_socket_ends_when_its_tenant_is_disabled(place: Place) -> None:
 async def test_a_failed_node_and_an_interrupted_prompt_end_as_comfyuis_do(place: Place) -> None:
     async with connected(place.house, "me") as socket:
         failed = await queue_prompt(place.client, {"7": node("Fail")}, client_id="me")
-        said = (await socket.until("execution_error", prompt_id=failed))[-1]["data"]
-        assert "Node 7 (Fail) failed" in said["exception_message"]
+        failure = (await socket.until("execution_error", prompt_id=failed))[-1]["data"]
+        assert "Node 7 (Fail) failed" in failure["exception_message"]
         entry = (await history(place.client, failed))[failed]
         assert entry["status"]["status_str"] == "error"
         assert entry["status"]["messages"][-1][0] == "execution_error"
-        held = await queue_prompt(place.client, HOLD, client_id="me")
-        await place.running(held)
+        holding = await queue_prompt(place.client, HOLD, client_id="me")
+        await place.running(holding)
         assert (await place.client.post("/comfyui/interrupt")).status_code == 200
-        await socket.until("execution_interrupted", prompt_id=held)
-    assert (await history(place.client, held))[held]["status"]["completed"] is False
+        await socket.until("execution_interrupted", prompt_id=holding)
+    assert (await history(place.client, holding))[holding]["status"]["completed"] is False
 
 
 async def test_the_queue_has_what_waits_and_runs_and_what_waits_can_be_deleted() -> None:
     async with built(catalog=CATALOG, replica=False) as house, house.client() as client:
-        first, second = [await queue_prompt(client, GRAPH, prompt_id=each) for each in ("a", "b")]
+        first, second = [await queue_prompt(client, GRAPH, prompt_id=name) for name in ("a", "b")]
         assert (first, second) == ("a", "b")
-        found = (await client.get("/comfyui/queue")).json()
-        assert [each[1] for each in found["queue_pending"]] == ["a", "b"]
-        assert found["queue_running"] == []
+        queue = (await client.get("/comfyui/queue")).json()
+        assert [item[1] for item in queue["queue_pending"]] == ["a", "b"]
+        assert queue["queue_running"] == []
         assert await queue_prompt(client, GRAPH, prompt_id="a") == "a", "it runs once"
         info = (await client.get("/comfyui/prompt")).json()["exec_info"]
         assert info == {"queue_remaining": 2}
         await client.post("/comfyui/interrupt", json={"prompt_id": "a"})
         await client.post("/comfyui/queue", json={"delete": ["b", "unknown"]})
-        found = (await client.get("/comfyui/queue")).json()
-        assert [each[1] for each in found["queue_pending"]] == ["a"], "it does not run"
+        queue = (await client.get("/comfyui/queue")).json()
+        assert [item[1] for item in queue["queue_pending"]] == ["a"], "it does not run"
         await client.post("/comfyui/queue", json={"clear": True})
         assert (await client.get("/comfyui/queue")).json()["queue_pending"] == []
 
@@ -148,8 +148,8 @@ async def test_clear_cancels_and_deletes_more_than_are_listed(
     async with built(catalog=CATALOG, replica=False) as house, house.client() as client:
         for number in range(5):
             await queue_prompt(client, GRAPH, prompt_id=f"p{number}")
-        found = (await client.get("/comfyui/queue")).json()
-        assert [each[1] for each in found["queue_pending"]] == ["p3", "p4"], "the newest"
+        queue = (await client.get("/comfyui/queue")).json()
+        assert [item[1] for item in queue["queue_pending"]] == ["p3", "p4"], "the newest"
         await client.post("/comfyui/queue", json={"clear": True})
         waiting = await house.queue.page("default", states=(State.QUEUED,))
         assert [*waiting] == []
@@ -161,12 +161,12 @@ async def test_an_interrupt_stops_more_than_are_listed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prompts, "MAX_LISTED", 1)
-    held = [await queue_prompt(place.client, HOLD) for _ in range(3)]
-    for each in held:
-        await place.running(each)
+    prompt_ids = [await queue_prompt(place.client, HOLD) for _ in range(3)]
+    for prompt_id in prompt_ids:
+        await place.running(prompt_id)
     assert (await place.client.post("/comfyui/interrupt")).status_code == 200
-    for each in held:
-        assert (await place.house.queue.wait("default", each, 5)).state is State.CANCELLED
+    for prompt_id in prompt_ids:
+        assert (await place.house.queue.wait("default", prompt_id, 5)).state is State.CANCELLED
 
 
 async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(place: Place) -> None:
@@ -191,25 +191,25 @@ async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(plac
 
 async def test_another_tenant_finds_nothing(place: Place) -> None:
     mine = await queue_prompt(place.client, GRAPH, prompt_id="mine")
-    held = await queue_prompt(place.client, HOLD)
-    await place.running(held)
+    holding = await queue_prompt(place.client, HOLD)
+    await place.running(holding)
     request_id = place.replica.ran[0]
     await ended(place.house, request_id)
     files = {"image": ("cat.png", JPEG, "image/png")}
     upload = (await place.client.post("/comfyui/upload/image", files=files)).json()["name"]
     (image,) = (await history(place.client, mine))[mine]["outputs"]["2"]["images"]
     other = place.other
-    for each in (mine, request_id, held):
-        assert await history(other, each) == {}
-        await other.post("/comfyui/interrupt", json={"prompt_id": each})
-        await other.post("/comfyui/queue", json={"delete": [each], "clear": True})
+    for prompt in (mine, request_id, holding):
+        assert await history(other, prompt) == {}
+        await other.post("/comfyui/interrupt", json={"prompt_id": prompt})
+        await other.post("/comfyui/queue", json={"delete": [prompt], "clear": True})
     await other.post("/comfyui/interrupt")
     assert (await other.get("/comfyui/history")).json() == {}
     assert (await other.get("/comfyui/queue")).json()["queue_running"] == []
     for query in (image, {"filename": upload, "type": "input"}):
         assert (await other.get("/comfyui/view", params=query)).status_code == 404
         assert (await place.client.get("/comfyui/view", params=query)).status_code == 200
-    request = await place.house.queue.get("default", held)
+    request = await place.house.queue.get("default", holding)
     assert (request.state, request.cancel_requested) == (State.RUNNING, False)
     place.replica.release.set()
 
@@ -220,8 +220,8 @@ async def test_texts_are_of_their_nodes_and_extra_data_goes_with_the_graph(place
     prompt_id = await queue_prompt(place.client, graph, extra_data=extra)
     await ended(place.house, prompt_id)
     assert place.replica.given[-1]["extra_data"] == {"extra_pnginfo": {"workflow": {}}}
-    found = (await history(place.client, prompt_id))[prompt_id]
-    assert found["outputs"]["4"] == {"text": ["a cat"]}
+    entry = (await history(place.client, prompt_id))[prompt_id]
+    assert entry["outputs"]["4"] == {"text": ["a cat"]}
 
 
 async def test_a_graph_that_is_none_is_refused_in_comfyuis_form(place: Place) -> None:
@@ -263,8 +263,8 @@ async def test_without_one_endpoint_a_sentence_says_what_to_do(others: int) -> N
     async with built(catalog=catalog, documented=CATALOG) as house, house.client() as client:
         answer = await client.post("/comfyui/prompt", json={"prompt": GRAPH})
         assert answer.status_code == 404
-        said = "Several endpoints" if others else "No endpoint here takes any ComfyUI workflow"
-        assert said in json.loads(answer.text)["error"]["message"]
+        reason = "Several endpoints" if others else "No endpoint here takes any ComfyUI workflow"
+        assert reason in json.loads(answer.text)["error"]["message"]
 
 
 async def test_a_key_that_is_limited_to_other_endpoints_is_refused(place: Place) -> None:

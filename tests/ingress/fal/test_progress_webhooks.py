@@ -52,18 +52,18 @@ async def test_a_client_that_asks_for_it_gets_progress_and_then_the_end(
     async with house.client() as client:
         request_id = await ended(client, receiver.url("/hook"), LONG, fal_webhook_progress="1")
         keys = (await client.get("/.well-known/jwks.json")).json()
-    *before, end = [json.loads(each.body) for each in receiver.received]
+    *before, end = [json.loads(posted.body) for posted in receiver.received]
     assert (end["status"], end["request_id"]) == ("OK", request_id)
-    assert {each["status"] for each in before} == {"IN_PROGRESS"}
-    assert {each["request_id"] for each in before} == {request_id}
-    assert {each["darkroom"]["stage"] for each in before} == {"denoising"}
-    steps = [each["darkroom"]["step"] for each in before]
+    assert {event["status"] for event in before} == {"IN_PROGRESS"}
+    assert {event["request_id"] for event in before} == {request_id}
+    assert {event["darkroom"]["stage"] for event in before} == {"denoising"}
+    steps = [event["darkroom"]["step"] for event in before]
     assert steps == sorted(set(steps))  # in order, each later than the one before
     assert 2 <= len(before) <= 1 + (time.monotonic() - began) / MIN_INTERVAL_S
     assert receiver.most_at_once == 1
-    for each in receiver.received:
-        assert each.target == "/hook"
-        assert verified(each.headers, each.body, keys)
+    for delivery in receiver.received:
+        assert delivery.target == "/hook"
+        assert verified(delivery.headers, delivery.body, keys)
 
 
 @pytest.mark.parametrize("query", [{}, {"fal_webhook_progress": "0"}])
@@ -72,7 +72,7 @@ async def test_a_client_that_does_not_ask_gets_the_end_alone(
 ) -> None:
     async with house.client() as client:
         await ended(client, receiver.url(), LONG, **query)
-    assert [json.loads(each.body)["status"] for each in receiver.received] == ["OK"]
+    assert [json.loads(delivery.body)["status"] for delivery in receiver.received] == ["OK"]
 
 
 async def test_a_progress_call_that_fails_is_not_repeated_and_the_end_is_still_sent(
@@ -80,8 +80,8 @@ async def test_a_progress_call_that_fails_is_not_repeated_and_the_end_is_still_s
 ) -> None:
     async with Receiver(always(Reply(status=500))) as receiver, house.client() as client:
         await ended(client, receiver.url(), LONG, fal_webhook_progress="true")
-    bodies = [each.body for each in receiver.received]
-    before = [each for each in bodies if json.loads(each)["status"] == "IN_PROGRESS"]
+    bodies = [delivery.body for delivery in receiver.received]
+    before = [body for body in bodies if json.loads(body)["status"] == "IN_PROGRESS"]
     assert len(before) == len(set(before)) >= 1
     assert json.loads(bodies[-1])["status"] == "OK"
 

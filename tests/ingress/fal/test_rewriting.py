@@ -34,11 +34,11 @@ async def test_a_target_url_says_what_is_meant_below_the_proxy_path(
     refused = await client.post(path, json={"echo": 1}, headers=headers)
     assert refused.status_code == 422, "the query is the target's"
     submitted = await client.post(path, json={"echo": 2}, headers=to(f"{QUEUE}/test/probe"))
-    said = submitted.json()
-    assert said["response_url"].startswith(f"{ORIGIN}/queue/test/probe/requests/")
-    asked = f"{QUEUE}/test/probe/requests/{said['request_id']}"
-    assert (await client.get(path, headers=to(f"{asked}/status"))).status_code in (200, 202)
-    assert (await client.get(said["status_url"])).status_code in (200, 202)
+    queued = submitted.json()
+    assert queued["response_url"].startswith(f"{ORIGIN}/queue/test/probe/requests/")
+    target = f"{QUEUE}/test/probe/requests/{queued['request_id']}"
+    assert (await client.get(path, headers=to(f"{target}/status"))).status_code in (200, 202)
+    assert (await client.get(queued["status_url"])).status_code in (200, 202)
 
 
 async def test_a_target_with_escapes_and_a_port_is_read_as_a_url(client: httpx.AsyncClient) -> None:
@@ -89,8 +89,8 @@ async def test_a_target_changes_nothing_on_other_paths(
 async def test_a_cache_keeps_the_answers_for_several_targets_apart(
     client: httpx.AsyncClient,
 ) -> None:
-    made = await client.post(PROBE, json={"artifacts": 1}, headers=host("fal.run"))
-    path = httpx.URL(made.json()["images"][0]["url"]).path
+    response = await client.post(PROBE, json={"artifacts": 1}, headers=host("fal.run"))
+    path = httpx.URL(response.json()["images"][0]["url"]).path
     for headers in ({}, to(f"https://v3.fal.media{path}")):
         answer = await client.get("/fal/proxy", headers=headers)
         assert answer.headers["vary"] == "x-fal-target-url"
@@ -105,10 +105,10 @@ async def test_a_key_is_needed_as_everywhere(house: House) -> None:
 
 @pytest.mark.parametrize("name", ["queue.fal.run", "queue.falrun.com", "QUEUE.FAL.RUN"])
 async def test_the_queue_s_host_is_the_queue(client: httpx.AsyncClient, name: str) -> None:
-    said = (await client.post(PROBE, json={"echo": 4}, headers=host(name))).json()
-    assert said["status"] == "IN_QUEUE"
-    base = f"https://{name}/test/probe/requests/{said['request_id']}"
-    assert said["response_url"] == base
+    queued = (await client.post(PROBE, json={"echo": 4}, headers=host(name))).json()
+    assert queued["status"] == "IN_QUEUE"
+    base = f"https://{name}/test/probe/requests/{queued['request_id']}"
+    assert queued["response_url"] == base
     path = base.removeprefix(f"https://{name}")
     status = (await client.get(f"{path}/status", headers=host(name))).json()
     assert status["cancel_url"] == f"{base}/cancel"
@@ -138,14 +138,14 @@ async def test_uploads_go_where_they_go_below_a_prefix(
     by_target = await client.post("/fal/proxy", json={}, headers=to(f"https://{name}{path}"))
     assert by_host.status_code == by_target.status_code == below.status_code
     # The URLs are new each time, and have the host that was called.
-    shown = [sorted(each.json()) for each in (by_host, by_target, below)]
+    shown = [sorted(answer.json()) for answer in (by_host, by_target, below)]
     assert shown[0] == shown[1] == shown[2]
     assert by_host.json() != (await client.post("/no/such", json={})).json()
 
 
 async def test_files_are_found_under_every_host(client: httpx.AsyncClient) -> None:
-    made = await client.post(PROBE, json={"artifacts": 1}, headers=host("fal.run"))
-    url = httpx.URL(made.json()["images"][0]["url"])
+    answer = await client.post(PROBE, json={"artifacts": 1}, headers=host("fal.run"))
+    url = httpx.URL(answer.json()["images"][0]["url"])
     assert (url.scheme, url.host) == ("https", "fal.run")
     for name in ("fal.run", "queue.fal.run", "v3.fal.media", "rest.fal.ai", "testserver"):
         assert (await client.get(url.path, headers=host(name))).status_code == 200
@@ -165,16 +165,16 @@ async def test_own_paths_are_the_same_under_every_host(client: httpx.AsyncClient
 async def test_a_service_below_our_name_is_recognized_by_its_host(
     client: httpx.AsyncClient,
 ) -> None:
-    said = (await client.post(PROBE, json={}, headers=host("queue.localhost:8443"))).json()
-    assert said["response_url"].startswith("http://queue.localhost:8443/test/probe/requests/")
+    queued = (await client.post(PROBE, json={}, headers=host("queue.localhost:8443"))).json()
+    assert queued["response_url"].startswith("http://queue.localhost:8443/test/probe/requests/")
     answer = await client.post(PROBE, json={}, headers=host("queue.example.org"))
     assert answer.json()["error_type"] == "untrusted_host"
 
 
 async def test_our_tls_port_makes_urls_https(client: httpx.AsyncClient) -> None:
     headers = {"host": "localhost:8443", "x-darkroom-scheme": "https"}
-    said = (await client.post(f"/queue{PROBE}", json={}, headers=headers)).json()
-    assert said["status_url"].startswith("https://localhost:8443/queue/test/probe/requests/")
+    queued = (await client.post(f"/queue{PROBE}", json={}, headers=headers)).json()
+    assert queued["status_url"].startswith("https://localhost:8443/queue/test/probe/requests/")
 
 
 async def test_a_forwarded_scheme_is_believed_of_a_trusted_proxy_only() -> None:
@@ -183,8 +183,8 @@ async def test_a_forwarded_scheme_is_believed_of_a_trusted_proxy_only() -> None:
             transport = httpx.ASGITransport(house.app, client=(client, 4000))
             headers = {"Authorization": f"Key {house.key}", "x-forwarded-proto": given}
             async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as caller:
-                said = (await caller.post(f"/queue{PROBE}", json={}, headers=headers)).json()
-            return said["response_url"].partition(":")[0]
+                queued = (await caller.post(f"/queue{PROBE}", json={}, headers=headers)).json()
+            return queued["response_url"].partition(":")[0]
 
     assert await scheme("https") == "http"
     assert await scheme("https", client="127.0.0.1") == "http"
@@ -201,8 +201,8 @@ async def test_the_scheme_that_uvicorn_believes_is_not_used(house: House) -> Non
     headers = {"Authorization": f"Key {house.key}"}
     transport = httpx.ASGITransport(forwarded)
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers) as caller:
-        said = (await caller.post(f"/queue{PROBE}", json={})).json()
-    assert said["response_url"].startswith("http://")
+        queued = (await caller.post(f"/queue{PROBE}", json={})).json()
+    assert queued["response_url"].startswith("http://")
 
 
 async def test_files_of_a_darkroom_on_loopback_can_be_opened_outside_of_its_clients() -> None:
@@ -212,8 +212,8 @@ async def test_files_of_a_darkroom_on_loopback_can_be_opened_outside_of_its_clie
             ran = await client.post(PROBE, json={"artifacts": 1}, headers=headers)
             assert ran.json()["images"][0]["url"].startswith(f"{origin}/files/")
             headers_of_queue = headers | {"host": "queue.fal.run"}
-            said = (await client.post(PROBE, json={}, headers=headers_of_queue)).json()
-            assert said["response_url"].startswith("https://queue.fal.run/test/probe/")
+            queued = (await client.post(PROBE, json={}, headers=headers_of_queue)).json()
+            assert queued["response_url"].startswith("https://queue.fal.run/test/probe/")
 
 
 async def test_with_a_public_url_clients_of_fal_s_hosts_still_find_their_requests_there() -> None:
@@ -222,20 +222,20 @@ async def test_with_a_public_url_clients_of_fal_s_hosts_still_find_their_request
         assert at_fal["status_url"].startswith("https://queue.fal.run/test/probe/requests/")
         for name in ("queue.localhost", "whatever.example.org"):
             path = PROBE if name.startswith("queue.") else f"/queue{PROBE}"
-            said = (await client.post(path, json={}, headers=host(name))).json()
+            queued = (await client.post(path, json={}, headers=host(name))).json()
             base = "https://images.example.org/queue/test/probe/requests/"
-            assert said["response_url"].startswith(base)
+            assert queued["response_url"].startswith(base)
         ran = await client.post(PROBE, json={"artifacts": 1}, headers=host("fal.run"))
         url = ran.json()["images"][0]["url"]
         assert url.startswith("https://images.example.org/files/")
 
 
 async def test_a_browser_may_send_what_fal_s_client_sends(client: httpx.AsyncClient) -> None:
-    asked = "authorization,content-type,x-fal-target-url,x-app-fal-disable-fallback"
-    headers: dict[str, Any] = {"access-control-request-headers": asked, "origin": "https://a.b"}
+    names = "authorization,content-type,x-fal-target-url,x-app-fal-disable-fallback"
+    headers: dict[str, Any] = {"access-control-request-headers": names, "origin": "https://a.b"}
     answer = await client.options("/fal/proxy", headers=headers)
     assert answer.status_code == 204
-    assert answer.headers["access-control-allow-headers"] == asked
+    assert answer.headers["access-control-allow-headers"] == names
     called = await client.post("/fal/proxy", json={}, headers=to("https://fal.run/test/probe"))
     assert "x-fal-request-id" in called.headers["access-control-expose-headers"].split(", ")
 

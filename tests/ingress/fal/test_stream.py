@@ -74,12 +74,12 @@ async def test_an_error_before_the_first_event_is_given_by_the_status(
 
 def values_in(text: str) -> list[tuple[str, Any]]:
     """Id and data of each event."""
-    found = []
+    values = []
     for event in text.strip().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in event.splitlines() if line[0] != ":")
         if fields:
-            found.append((fields.get("id", ""), json.loads(fields["data"])))
-    return found
+            values.append((fields.get("id", ""), json.loads(fields["data"])))
+    return values
 
 
 async def test_the_events_of_a_generator_are_its_values(client: httpx.AsyncClient) -> None:
@@ -101,7 +101,7 @@ async def test_an_output_that_differs_from_the_last_value_is_the_last_event(
     yields = [{"image": {"url": "data:,a"}}, {"image": {"artifact": "r/none.png"}}]
     answer = await client.post("/test/generator/stream", json={"yields": yields})
     *values, (id_, last) = values_in(answer.text)
-    assert [each for _, each in values] == yields
+    assert [value for _, value in values] == yields
     assert id_ == ""
     assert "/files/r/none.png" in last["image"]["url"]
 
@@ -115,7 +115,7 @@ async def test_a_generator_without_values_streams_its_output(client: httpx.Async
 async def test_more_values_than_one_page_arrive(client: httpx.AsyncClient) -> None:
     yields = [{"n": number} for number in range(150)]
     answer = await client.post("/test/generator/stream", json={"yields": yields})
-    assert [each for _, each in values_in(answer.text)] == yields
+    assert [value for _, value in values_in(answer.text)] == yields
 
 
 async def test_a_generators_own_path_streams_for_clients_that_ask_for_events(
@@ -124,7 +124,7 @@ async def test_a_generators_own_path_streams_for_clients_that_ask_for_events(
     orders = {"yields": [{"n": 1}, {"n": 2}]}
     accept = {"accept": "text/event-stream"}
     streamed = await client.post("/run/test/generator", json=orders, headers=accept)
-    assert [each for _, each in values_in(streamed.text)] == orders["yields"]
+    assert [value for _, value in values_in(streamed.text)] == orders["yields"]
     assert (await client.post("/run/test/generator", json=orders)).json() == {"n": 2}
 
 
@@ -143,7 +143,7 @@ async def test_the_events_of_a_request_have_the_values(client: httpx.AsyncClient
     orders = {"yields": [{"n": 1}, {"n": 2}]}
     submitted = (await client.post("/queue/test/generator", json=orders)).json()
     answer = await client.get(f"/v1/requests/{submitted['request_id']}/events")
-    values = [each for each in events_in(answer.text) if "number" in each]
+    values = [event for event in events_in(answer.text) if "number" in event]
     assert values == [
         {"attempt": 1, "number": 0, "output": {"n": 1}},
         {"attempt": 1, "number": 1, "output": {"n": 2}},
@@ -162,21 +162,21 @@ class Wire:
 
     async def call(self, body: dict[str, Any], **headers: str) -> None:
         self._body[0]["body"] = json.dumps(body).encode()
-        given = {"authorization": f"Key {self._house.key}", "host": "testserver", **headers}
+        fields = {"authorization": f"Key {self._house.key}", "host": "testserver", **headers}
         scope = {
             "type": "http",
             "method": "POST",
             "path": "/test/probe/stream",
             "raw_path": b"/test/probe/stream",
             "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+            "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
             "scheme": "http",
         }
         await self._house.app(scope, self._receive, self._send)
 
     @property
     def text(self) -> str:
-        return b"".join(each.get("body", b"") for each in self.sent).decode()
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
 
     @property
     def complete(self) -> bool:
@@ -244,18 +244,18 @@ async def token(client: httpx.AsyncClient, **body: object) -> str:
 async def test_a_token_in_the_query_stands_for_the_key(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    given = await token(client, allowed_apps=["probe"], token_expiration=120)
+    jwt = await token(client, allowed_apps=["probe"], token_expiration=120)
     transport = httpx.ASGITransport(house.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as browser:
-        query = {"fal_jwt_token": given}
+        query = {"fal_jwt_token": jwt}
         answer = await browser.post("/test/probe/stream", json={"echo": 1}, params=query)
         assert events_in(answer.text)[-1]["echo"] == 1
         other = await browser.post("/fal-ai/flux/schnell/stream", json={}, params=query)
         assert other.status_code == 403
-        query = {"fal_jwt_token": given[:-4] + "AAAA"}
+        query = {"fal_jwt_token": jwt[:-4] + "AAAA"}
         forged = await browser.post("/test/probe/stream", json={}, params=query)
         assert forged.status_code == 401
-        plain = await browser.post("/test/probe", json={}, params={"fal_jwt_token": given})
+        plain = await browser.post("/test/probe", json={}, params={"fal_jwt_token": jwt})
         assert plain.status_code == 401, "only what browsers call directly takes tokens"
 
 
@@ -297,7 +297,7 @@ async def test_a_stream_shows_previews_inside_its_events() -> None:
         wire.said.clear()
         await maker.report(3, preview=Preview(3, JPEG))
         await wire.said.wait()
-        shown = [each["images"] for each in events_in(wire.text) if "images" in each]
+        shown = [event["images"] for event in events_in(wire.text) if "images" in event]
         assert shown[0][0]["url"].startswith("data:image/jpeg;base64,")
         calling.cancel()
         await asyncio.gather(calling, return_exceptions=True)

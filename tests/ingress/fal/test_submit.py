@@ -358,5 +358,5 @@ async def test_two_hundred_polling_clients_cost_a_few_hundred_calls_a_second(
             calls += 1
             await asyncio.sleep(0.1)
 
-    await asyncio.gather(*(poll(each["status_url"]) for each in submitted))
+    await asyncio.gather(*(poll(queued["status_url"]) for queued in submitted))
     assert calls < 200 * 8  # at the poll rate of fal's client it would be 200 × 20

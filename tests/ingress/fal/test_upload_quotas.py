@@ -21,10 +21,10 @@ async def test_a_tenant_s_files_take_no_more_bytes_than_they_may_until_some_are_
             await client.post("/cdn/files/upload", content=pieces(3, 50)),  # no declared size
             await client.put(f"{parts}/2", content=bytes(101)),
         ]
-        for each in refused:
-            assert (each.status_code, "retry-after" in each.headers) == (507, True)
-            assert "DARKROOM_MAX_UPLOADS_BYTES_PER_TENANT" in each.json()["detail"]
-        assert sum(len(each) for each in house.storage.objects.values()) == 600
+        for answer in refused:
+            assert (answer.status_code, "retry-after" in answer.headers) == (507, True)
+            assert "DARKROOM_MAX_UPLOADS_BYTES_PER_TENANT" in answer.json()["detail"]
+        assert sum(len(content) for content in house.storage.objects.values()) == 600
         assert (await other.post("/cdn/files/upload", content=bytes(4000))).status_code == 200
         assert (await client.put(f"{parts}/2", content=bytes(100))).status_code == 200
         full = await client.post("/rest/storage/upload/initiate", json={})

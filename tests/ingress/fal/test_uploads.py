@@ -40,17 +40,17 @@ def without_key(house: House, **headers: str) -> httpx.AsyncClient:
 
 
 async def initiated(client: httpx.AsyncClient, how: str = "initiate", **more: str) -> Any:
-    said = {"file_name": "a.png", "content_type": "image/png"} | more
-    answer = await client.post(f"/rest/storage/upload/{how}", json=said)
+    fields = {"file_name": "a.png", "content_type": "image/png"} | more
+    answer = await client.post(f"/rest/storage/upload/{how}", json=fields)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 async def test_a_token_says_where_and_until_when(house: House, client: httpx.AsyncClient) -> None:
     answer = await client.post("/rest/storage/auth/token", json={})
-    said = answer.json()
-    assert (said["token_type"], said["base_url"]) == ("Bearer", f"{ORIGIN}/cdn")
-    assert said["expires_at"].endswith("+00:00")
+    grant = answer.json()
+    assert (grant["token_type"], grant["base_url"]) == ("Bearer", f"{ORIGIN}/cdn")
+    assert grant["expires_at"].endswith("+00:00")
 
 
 async def test_a_token_is_for_uploads_and_for_nothing_else(
@@ -240,7 +240,7 @@ async def test_many_completions_at_once_all_succeed(
         async with built(storage=storage, replica=False) as house, house.client() as client:
             url, body, file_url = await in_two_parts(client)
             answers = await asyncio.gather(*(client.post(url, json=body) for _ in range(8)))
-            assert [each.status_code for each in answers] == [200] * 8
+            assert [answer.status_code for answer in answers] == [200] * 8
             assert (await client.get(file_url)).content == b"abab"
 
 
@@ -252,7 +252,7 @@ async def test_one_that_was_joined_by_an_ingress_that_died_is_found(tmp_path: Pa
             upload = await house.uploads.find(key, url.split("/")[-2])
             assert upload is not None
             assert upload.parts_id is not None
-            etags = {each["partNumber"]: each["etag"].strip('"') for each in body["parts"]}
+            etags = {part["partNumber"]: part["etag"].strip('"') for part in body["parts"]}
             await house.services.files.storage.join_parts(key, upload.parts_id, etags)
             assert (await client.post(url, json=body)).json()["file_size"] == 4
 
@@ -300,7 +300,7 @@ async def test_one_that_is_too_large_is_refused_and_leaves_nothing() -> None:
             assert refused.json()["error_type"] == "file_too_large"
         assert (await client.put(place["upload_url"], content=bytes(1001))).status_code == 413
         assert (await client.post("/cdn/files/upload", content=bytes(1000))).status_code == 200
-        assert [len(each) for each in house.storage.objects.values()] == [1000]
+        assert [len(stored) for stored in house.storage.objects.values()] == [1000]
 
 
 async def test_parts_that_are_too_much_together_are_refused_and_given_up() -> None:

@@ -71,7 +71,7 @@ async def test_an_outcome_is_sent_as_fal_sends_it(delivering: House, receiver: R
     assert received.headers["content-type"] == "application/json"
     assert received.headers["host"] == f"127.0.0.1:{receiver.port}"
     assert (delivery["state"], delivery["status"], delivery["tries"]) == ("delivered", 200, 1)
-    assert [(one["status"], one["error"]) for one in delivery["log"]] == [(200, None)]
+    assert [(attempt["status"], attempt["error"]) for attempt in delivery["log"]] == [(200, None)]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ async def test_files_come_within_the_output_unless_they_are_too_large(
         request_id = await submitted(client, receiver.url(), body)
         await settled(client, request_id)
     files = json.loads(receiver.received[0].body)["payload"]["images"]
-    assert [one["url"].startswith(begins) for one in files] == [True, True]
+    assert [file["url"].startswith(begins) for file in files] == [True, True]
 
 
 async def test_an_output_that_is_too_large_is_reported_without_it(
@@ -184,7 +184,7 @@ async def test_each_try_has_the_same_bytes_and_the_same_id(
         delivery = await settled(client, await submitted(client, receiver.url()))
     assert len({received.body for received in receiver.received}) == 1
     assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
-    assert [one["status"] for one in delivery["log"]] == [500, 503, 204]
+    assert [attempt["status"] for attempt in delivery["log"]] == [500, 503, 204]
     assert (delivery["state"], delivery["tries"], delivery["error"]) == ("delivered", 3, None)
 
 
@@ -198,7 +198,7 @@ async def test_after_the_last_wait_it_is_dead_and_is_sent_again_by_hand(
         assert (delivery["state"], delivery["tries"]) == ("dead", 1 + len(WAITS))
         assert delivery["error"] == "It answered 400."
         listed = (await client.get("/v1/webhooks", params={"state": "dead"})).json()["webhooks"]
-        assert [one["request_id"] for one in listed] == [request_id]
+        assert [webhook["request_id"] for webhook in listed] == [request_id]
         receiver.script = always(Reply())
         again = await client.put(f"/v1/requests/{request_id}/webhook/redeliver")
         assert again.json()["state"] == "pending"
@@ -342,9 +342,9 @@ async def test_the_list_comes_in_pages(delivering: House, receiver: Receiver) ->
         for request_id in ids:
             await settled(client, request_id)
         page = (await client.get("/v1/webhooks", params={"limit": 2})).json()
-        assert [one["request_id"] for one in page["webhooks"]] == ids[:0:-1]
+        assert [webhook["request_id"] for webhook in page["webhooks"]] == ids[:0:-1]
         rest = (await client.get("/v1/webhooks", params={"before": page["next_before"]})).json()
-        assert [one["request_id"] for one in rest["webhooks"]] == ids[:1]
+        assert [webhook["request_id"] for webhook in rest["webhooks"]] == ids[:1]
         assert rest["next_before"] is None
         for bad in ({"state": "awaited"}, {"before": "x"}, {"limit": "0"}):
             assert (await client.get("/v1/webhooks", params=bad)).status_code == 422

@@ -44,7 +44,7 @@ async def test_ids_of_access_rules_tell_nothing_of_a_tenant_or_of_its_friends(
     await scene.house.rules.keep(old)
     rules = lifecycle(default, friend="forbid")
     url = (await uploaded(scene.owner, rules)).partition("?")[0]
-    (known,) = {each for each in url.split("/") if each in scene.house.rules.ids} - {old.id}
+    (known,) = {part for part in url.split("/") if part in scene.house.rules.ids} - {old.id}
     computed = FileAccess("nobody", default, {"friend": AccessDecision.FORBID}).id
     weak = str(await scene.house.keys.create(STRANGER, scopes=frozenset({API, SUBMIT})))
     friend = str(await scene.house.keys.create("friend"))
@@ -59,12 +59,12 @@ async def test_ids_of_access_rules_tell_nothing_of_a_tenant_or_of_its_friends(
                     await reader.get(f"/files/p/{id_}/u/{'A' * 22}/x.png{query}")
                     for id_ in (old.id, known, computed)
                 ]
-                assert {each.status_code for each in answers} == {404}
-                assert len({each.text for each in answers}) == 1
+                assert {answer.status_code for answer in answers} == {404}
+                assert len({answer.text for answer in answers}) == 1
         for client in (scopeless, scene.stranger, named):
             for id_ in (old.id, known, computed):
-                given = {"echo": f"http://testserver/files/p/{id_}/u/{'A' * 22}/x.png"}
-                sent = await client.post("/queue/test/probe", json=given)
+                body = {"echo": f"http://testserver/files/p/{id_}/u/{'A' * 22}/x.png"}
+                sent = await client.post("/queue/test/probe", json=body)
                 assert sent.status_code == 200, "its replica learns that there is none"
 
 
@@ -79,9 +79,9 @@ async def test_a_forbidden_file_is_refused_and_a_hidden_one_is_not_there(scene: 
             assert (theirs.status_code, theirs.text) == (none.status_code, none.text)
             assert theirs.status_code == 404
         for header in ("Key nobody:0123", "Bearer darkroom-reader.a.b.c"):
-            said = {"authorization": header}
-            theirs = await guest.get(hidden, headers=said)
-            none = await guest.get(INVENTED, headers=said)
+            headers = {"authorization": header}
+            theirs = await guest.get(hidden, headers=headers)
+            none = await guest.get(INVENTED, headers=headers)
             assert (theirs.status_code, theirs.text) == (none.status_code, none.text)
         sent = await scene.stranger.post("/queue/test/probe", json={"echo": forbidden})
         assert sent.status_code == 403

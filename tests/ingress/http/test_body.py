@@ -146,7 +146,7 @@ async def test_a_client_that_disconnects_in_its_body_is_no_error_of_ours(
             writer.close()
             await until(lambda: "disconnected while it was sending" in caplog.text)
     assert "Error handling POST request" not in caplog.text
-    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @pytest.mark.usefixtures("quick")

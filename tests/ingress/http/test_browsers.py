@@ -27,7 +27,7 @@ MESSAGES = {"x-fal-error", "x-fal-message"}
 
 
 def names(text: str) -> set[str]:
-    return {found.lower() for found in NAME.findall(text)} - MESSAGES
+    return {name.lower() for name in NAME.findall(text)} - MESSAGES
 
 
 async def allowed(client: httpx.AsyncClient, asked: str = "") -> set[str]:
@@ -55,7 +55,7 @@ async def test_every_header_of_fal_s_javascript_client_may_be_sent(
 ) -> None:
     packages(CLIENT)
     sources = (CLIENT / "node_modules" / "@fal-ai" / "client" / "src").glob("*.js")
-    sent = set[str]().union(*(names(each.read_text()) for each in sources)) - ANSWERS
+    sent = set[str]().union(*(names(source.read_text()) for source in sources)) - ANSWERS
     assert sent >= {"x-fal-queue-priority", "x-fal-object-lifecycle-preference"}
     assert sent - await allowed(client) == set()
 

@@ -225,7 +225,7 @@ async def test_an_endpoint_that_no_pool_hosts_is_refused_at_once() -> None:
     async with built(pools=pools, replica=False) as house, house.client() as client:
         hosted = await client.post(f"/queue{FLUX}", json={"prompt": "x"})
         answer = await client.post("/queue/test/probe", json={})
-        assert [each.pool for each in await house.queue.page("default")] == ["images"]
+        assert [request.pool for request in await house.queue.page("default")] == ["images"]
     assert hosted.status_code == 200
     assert answer.status_code == 503
     assert "probe" in answer.json()["message"]

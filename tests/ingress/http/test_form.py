@@ -45,7 +45,7 @@ def test_what_was_sent_arrives(sent: list[tuple[str, bytes]], said: dict[str, st
     body += b"".join(part(name, value.encode()) for name, value in said.items()) + b"--x--"
     form = read(body, "multipart/form-data; boundary=x")
     assert form.texts == said
-    arrived = [(name, file.content) for name, each in form.files.items() for file in each]
+    arrived = [(name, file.content) for name, uploads in form.files.items() for file in uploads]
     assert sorted(arrived) == sorted(sent)
 
 

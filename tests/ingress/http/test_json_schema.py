@@ -11,8 +11,8 @@ from serve_app.ingress.http.json_schema import components
 
 
 def document(schema: dict[str, Any]) -> dict[str, Any]:
-    found = {"openapi": "3.0.3", "info": {"title": "x", "version": "1"}, "paths": {}}
-    return {**found, "components": {"schemas": components("App", schema)}}
+    skeleton = {"openapi": "3.0.3", "info": {"title": "x", "version": "1"}, "paths": {}}
+    return {**skeleton, "components": {"schemas": components("App", schema)}}
 
 
 @pytest.mark.parametrize(
@@ -49,17 +49,17 @@ def document(schema: dict[str, Any]) -> dict[str, Any]:
 )
 def test_keywords_that_openapi_lacks_are_said_otherwise(field: Any, converted: Any) -> None:
     schema = {"type": "object", "properties": {"value": field}}
-    made = document(schema)
-    validate(made, cls=OpenAPIV30SpecValidator)
-    assert made["components"]["schemas"]["App"]["properties"]["value"] == converted
+    spec = document(schema)
+    validate(spec, cls=OpenAPIV30SpecValidator)
+    assert spec["components"]["schemas"]["App"]["properties"]["value"] == converted
 
 
 def test_a_field_may_have_the_name_of_a_keyword() -> None:
     names = ("const", "examples", "type", "exclusiveMinimum", "$ref")
     schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
-    made = document(schema)
-    validate(made, cls=OpenAPIV30SpecValidator)
-    assert set(made["components"]["schemas"]["App"]["properties"]) == set(names)
+    spec = document(schema)
+    validate(spec, cls=OpenAPIV30SpecValidator)
+    assert set(spec["components"]["schemas"]["App"]["properties"]) == set(names)
 
 
 def test_definitions_are_named_after_the_app() -> None:
@@ -69,6 +69,6 @@ def test_definitions_are_named_after_the_app() -> None:
         "properties": {"inner": {"$ref": "#/$defs/Inner", "description": "It."}},
         "$defs": {"Inner": inner},
     }
-    made = document(schema)
-    validate(made, cls=OpenAPIV30SpecValidator)
-    assert set(made["components"]["schemas"]) == {"App", "AppInner"}
+    spec = document(schema)
+    validate(spec, cls=OpenAPIV30SpecValidator)
+    assert set(spec["components"]["schemas"]) == {"App", "AppInner"}

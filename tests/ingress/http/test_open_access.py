@@ -64,9 +64,9 @@ async def place(house: House) -> AsyncIterator[Place]:
 
 async def until(house: House, request_id: str, enough: Callable[[Request], bool]) -> None:
     async with asyncio.timeout(60):
-        found = await house.queue.get(TENANT, request_id)
-        while not enough(found):
-            found = await house.queue.changed(TENANT, request_id, 60, since=found)
+        request = await house.queue.get(TENANT, request_id)
+        while not enough(request):
+            request = await house.queue.changed(TENANT, request_id, 60, since=request)
 
 
 def client_of(house: House, key: str) -> httpx.AsyncClient:
@@ -146,8 +146,8 @@ async def large_file(client: httpx.AsyncClient) -> str:
 @asynccontextmanager
 async def zip_of_files(place: Place) -> AsyncIterator[Exchange]:
     async with client_of(place.house, place.key) as client:
-        made, _ = await generated(client, content=LARGE, artifacts=3)
-    body = {"request_ids": [made]}
+        request_id, _ = await generated(client, content=LARGE, artifacts=3)
+    body = {"request_ids": [request_id]}
     url = "/v1/requests/zip"
     async with opened(place.house, "POST", url, place.key, body=body, slow=True) as call:
         yield call

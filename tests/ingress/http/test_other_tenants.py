@@ -244,13 +244,13 @@ def filled(text: str, things: Things) -> str:
 
 def plain(resources: Sequence[Resource[Any]]) -> Sequence[Resource[Any]]:
     """Resources that have only plain calls, which need no case of their own."""
-    return [each for each in resources if each.body is not None]
+    return [resource for resource in resources if resource.body is not None]
 
 
 def url_of(path: str, things: Things, resources: Sequence[Resource[Any]] = RESOURCES) -> str:
     """URL of a route with these ids. ``KeyError``: a parameter has no case."""
     values = OF_NO_TENANT | asdict(things)
-    values |= dict.fromkeys((each.parameter for each in plain(resources)), things.plain)
+    values |= dict.fromkeys((resource.parameter for resource in plain(resources)), things.plain)
     for begins, renamed in RENAMED.items():
         if path.startswith(begins):
             values |= {name: values[thing] for name, thing in renamed.items()}
@@ -274,8 +274,8 @@ async def made_by(
 ) -> Things:
     """Make one of everything for the client's tenant."""
     hidden = lifecycle("hide")
-    said = {"content-type": "image/png", "x-fal-file-name": "lighthouse.png"}
-    upload = await client.post("/cdn/files/upload", content=CONTENT, headers=hidden | said)
+    headers = {"content-type": "image/png", "x-fal-file-name": "lighthouse.png"}
+    upload = await client.post("/cdn/files/upload", content=CONTENT, headers=hidden | headers)
     lora = {"content-type": "application/octet-stream", "x-fal-file-name": "lines.safetensors"}
     public = await client.post("/cdn/files/upload", content=safetensors(), headers=lora)
     opened = await client.post(
@@ -319,13 +319,13 @@ async def made_by(
         },
     )
     assert batch.status_code == 200, batch.text
-    for each in plain(resources):
+    for resource in plain(resources):
         texts = {
             name: SECRET
-            for name, field in each.body.model_fields.items()
+            for name, field in resource.body.model_fields.items()
             if field.annotation is str
         }
-        answer = await client.put(f"{each.path}/lighthouse-thing", json=texts)
+        answer = await client.put(f"{resource.path}/lighthouse-thing", json=texts)
         assert answer.status_code == 200, answer.text
     favourite = {"request_ids": [request_id], "favourite": True}
     assert (await client.post("/v1/requests/favourites", json=favourite)).status_code == 200
@@ -408,22 +408,22 @@ class Scene:
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[httpx.Response, httpx.Response]:
         """Answers to the stranger, with the owner's ids and with invented ones."""
-        found: list[httpx.Response] = []
+        answers: list[httpx.Response] = []
         for things in (self.things, INVENTED):
             sent = None if body is None else body_of(body, things)
-            found.append(
+            answers.append(
                 await self.stranger.request(
                     method, filled(self.url_of(path, things), things), json=sent, headers=headers
                 )
             )
-        return found[0], found[1]
+        return answers[0], answers[1]
 
 
 def lengths(answer: httpx.Response) -> Mapping[str, int]:
     """Number of elements of each list in an answer, which may have the time besides."""
     is_json = answer.headers.get("content-type") == "application/json"
-    found = answer.json() if is_json else {}
-    fields = found.items() if isinstance(found, dict) else [("", found)]
+    content = answer.json() if is_json else {}
+    fields = content.items() if isinstance(content, dict) else [("", content)]
     return {name: len(value) for name, value in fields if isinstance(value, list)}
 
 
@@ -469,12 +469,16 @@ async def scene(books: MakeBooks) -> AsyncIterator[Scene]:
 def calls(resources: Sequence[Resource[Any]] = RESOURCES) -> list[tuple[str, str]]:
     """Every call but those of fal's paths, and HEAD, which is answered as GET."""
     return sorted(
-        each for each in scopes(resources) if each[0] != "HEAD" and each[1] not in IN_ALL_METHODS
+        route
+        for route in scopes(resources)
+        if route[0] != "HEAD" and route[1] not in IN_ALL_METHODS
     )
 
 
 def names_something(path: str, resources: Sequence[Resource[Any]] = RESOURCES) -> bool:
-    own = {each.name for each in fields(Things)} | {each.parameter for each in plain(resources)}
+    own = {field.name for field in fields(Things)} | {
+        resource.parameter for resource in plain(resources)
+    }
     return bool(own & set(re.findall(r"\{(\w+)", path)))
 
 
@@ -590,7 +594,7 @@ async def test_no_list_shows_anything_of_another_tenant(scene: Scene) -> None:
 
 async def shown_to(client: httpx.AsyncClient, scene: Scene) -> Mapping[tuple[str, str], str]:
     """Text of every list that has something, by its path and query."""
-    found: dict[tuple[str, str], str] = {}
+    texts: dict[tuple[str, str], str] = {}
     for method, path in calls(scene.resources):
         of_operators = scene.scope_of(method, path) == OPERATOR
         if method != "GET" or scene.names_something(path) or of_operators:
@@ -602,8 +606,8 @@ async def shown_to(client: httpx.AsyncClient, scene: Scene) -> Mapping[tuple[str
             if not query and not any(lengths(answer).values()):
                 break
             # Usage is that of the last day.
-            found[path, query] = re.sub(r'"(start|end)":"[^"]*"', "", answer.text)
-    return found
+            texts[path, query] = re.sub(r'"(start|end)":"[^"]*"', "", answer.text)
+    return texts
 
 
 @pytest.mark.long
@@ -616,9 +620,9 @@ async def test_a_tenant_is_alone_whatever_another_one_has(server: str) -> None:
         scene.things = await made_by(owner)
         shown = await shown_to(stranger, scene)
         # What a process notes once a minute may come into the audit log meanwhile.
-        acts = {each: shown.pop(each) for each in [*shown] if each[0] == "/v1/audit"}
+        acts = {key: shown.pop(key) for key in [*shown] if key[0] == "/v1/audit"}
         assert not any(f'"tenant":"{OWNER}"' in text for text in acts.values())
-        assert {each: text for each, text in shown.items() if text != alone.get(each)} == {}
+        assert {key: text for key, text in shown.items() if text != alone.get(key)} == {}
         for path in dict.fromkeys(path for path, _ in (*shown, *acts)):
             for query in NAMING:
                 # A request's id is also a time, before which requests may be listed.
@@ -656,8 +660,8 @@ async def test_an_upload_in_progress_is_not_continued_with_a_key_of_another_tena
 async def unharmed(scene: Scene) -> None:
     """Everything of the owner is as it was."""
     things, owner = scene.things, scene.owner
-    for each in plain(scene.resources):
-        assert SECRET in (await owner.get(each.path)).text
+    for resource in plain(scene.resources):
+        assert SECRET in (await owner.get(resource.path)).text
     for path in (
         f"/v1/requests/{things.request_id}",
         f"/v1/drafts/{things.draft}",

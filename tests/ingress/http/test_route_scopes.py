@@ -62,16 +62,16 @@ def test_a_route_without_a_scope_that_there_is_cannot_be_made() -> None:
 
 def test_websockets_have_a_scope_too() -> None:
     app = create_app()
-    routes = [each for route in app.routes for each in (route, *getattr(route, "routes", ()))]
+    routes = [inner for route in app.routes for inner in (route, *getattr(route, "routes", ()))]
     sockets = [each for each in routes if isinstance(each, WebSocketRoute)]
-    scoped = [each for each in sockets if isinstance(each, ScopedSocketRoute)]
+    scoped = [socket for socket in sockets if isinstance(socket, ScopedSocketRoute)]
     assert sockets == scoped
-    assert {each.scope for each in scoped} == {BY_CALL, READ}
+    assert {socket.scope for socket in scoped} == {BY_CALL, READ}
 
 
 def test_calls_about_the_callers_own_rights_are_those_of_tenant_admins() -> None:
-    found = {path for (_, path), scope in scopes().items() if scope == TENANT_ADMIN}
-    assert found >= OF_OWN_RIGHTS
+    paths = {path for (_, path), scope in scopes().items() if scope == TENANT_ADMIN}
+    assert paths >= OF_OWN_RIGHTS
 
 
 def test_a_call_that_is_documented_as_open_needs_no_key() -> None:

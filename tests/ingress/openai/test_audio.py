@@ -93,10 +93,10 @@ async def test_a_transcription_is_a_request_to_whisper(
     )
     assert answer.json() == {"text": "Good morning. Bye."}
     assert answer.headers["x-darkroom-endpoint"] == "fal-ai/whisper"
-    made = await stored(house, answer)
-    kind, _, content = made.pop("audio_url").partition(",")
+    stored_input = await stored(house, answer)
+    kind, _, content = stored_input.pop("audio_url").partition(",")
     assert (kind, base64.b64decode(content)) == ("data:audio/mpeg;base64", b"sound")
-    assert made == {
+    assert stored_input == {
         "task": "transcribe",
         "language": "de",
         "prompt": "Names.",
@@ -144,7 +144,7 @@ async def test_a_stream_has_the_whole_text_at_its_end(client: httpx.AsyncClient)
     answer = await heard(client, stream="true")
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data")]
-    assert [each["type"] for each in events] == ["transcript.text.delta", "transcript.text.done"]
+    assert [event["type"] for event in events] == ["transcript.text.delta", "transcript.text.done"]
     assert events[0]["delta"] == events[1]["text"] == HEARD["text"]
 
 
@@ -208,15 +208,15 @@ async def test_a_type_comes_from_the_name_if_the_client_sends_none(
         (("a", b"x", "audio/ogg; codecs=opus"), "audio/ogg"),
         (("a", b"x", "application/octet-stream"), "application/octet-stream"),
     ):
-        made = await stored(house, await heard(client, file=file))
-        assert made["audio_url"].startswith(f"data:{kind};base64,")
+        stored_input = await stored(house, await heard(client, file=file))
+        assert stored_input["audio_url"].startswith(f"data:{kind};base64,")
 
 
 async def test_speech_is_the_file_that_the_endpoint_makes(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    for asked in (None, "wav"):
-        body = {"input": "Hello", "voice": "alloy", "speed": 1, "response_format": asked}
+    for format_name in (None, "wav"):
+        body = {"input": "Hello", "voice": "alloy", "speed": 1, "response_format": format_name}
         answer = await client.post(SPEECH, json=body)
         assert (answer.status_code, answer.content) == (200, b"image"), answer.text
         assert answer.headers["content-type"] == "audio/wav"
@@ -275,13 +275,13 @@ def spoken(takes: EndpointFields, **given: Any) -> dict[str, Any]:
 def test_speech_has_the_fields_of_its_endpoint() -> None:
     formats = {"type": "string", "enum": ["mp3", "wav"]}
     takes = fields(prompt=TEXT, voice=TEXT, speed=TEXT, output_format=formats)
-    made = spoken(takes, voice={"id": "af"}, speed=1.5, response_format="mp3")
-    assert made == {"prompt": "Hello", "voice": "af", "speed": 1.5, "output_format": "mp3"}
+    output = spoken(takes, voice={"id": "af"}, speed=1.5, response_format="mp3")
+    assert output == {"prompt": "Hello", "voice": "af", "speed": 1.5, "output_format": "mp3"}
     assert spoken(fields(text=TEXT), voice="alloy", speed=1) == {"text": "Hello"}
     assert spoken(takes)["output_format"] == "mp3", "as at OpenAI, for who names none"
-    for given, made in (("opus", "ogg"), (None, None)):
+    for asked_format, output in (("opus", "ogg"), (None, None)):
         others = fields(text=TEXT, format={"type": "string", "enum": ["wav", "ogg"]})
-        assert spoken(others, response_format=given).get("format") == made
+        assert spoken(others, response_format=asked_format).get("format") == output
     with pytest.raises(InvalidInput, match="makes mp3, wav"):
         spoken(takes, response_format="opus")
     for name, value in (("speed", 2), ("instructions", "Sadly"), ("pitch", 3)):
@@ -292,10 +292,10 @@ def test_speech_has_the_fields_of_its_endpoint() -> None:
 
 
 def test_an_endpoint_without_tasks_does_not_translate() -> None:
-    given = TranslationParameters.read({})
-    assert transcription_input(given, "transcribe", fields(audio_url=TEXT)) == {}
+    parameters = TranslationParameters.read({})
+    assert transcription_input(parameters, "transcribe", fields(audio_url=TEXT)) == {}
     with pytest.raises(Unsupported, match="cannot translate"):
-        transcription_input(given, "translate", fields(audio_url=TEXT))
+        transcription_input(parameters, "translate", fields(audio_url=TEXT))
 
 
 def test_an_output_without_a_text_is_no_transcript() -> None:

@@ -24,7 +24,7 @@ def sent(given: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and texts, in the order in which OpenAI's Python client sends them."""
     items = Querystring().stringify_items(given, array_format="brackets")
     names = dict.fromkeys(name for name, _ in items)
-    return [(name, text) for each in names for name, text in items if name == each]
+    return [(name, text) for field in names for name, text in items if name == field]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,6 @@ def fields() -> EndpointFields:
 def test_texts_get_the_types_of_the_endpoints_schema(
     fields: EndpointFields, name: str, text: Any, value: Any
 ) -> None:
-    given = ImageParameters.read({"prompt": "x", name: text})
-    made = (typed(given, fields).model_extra or {})[name]
-    assert (made, type(made)) == (value, type(value))
+    parameters = ImageParameters.read({"prompt": "x", name: text})
+    typed_value = (typed(parameters, fields).model_extra or {})[name]
+    assert (typed_value, type(typed_value)) == (value, type(value))

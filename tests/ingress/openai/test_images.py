@@ -95,11 +95,15 @@ async def test_parameters_become_fields_of_the_endpoint(
         client, n=2, size="768x512", quality="high", output_format="webp", seed=7, user="someone"
     )
     assert answer.status_code == 200, answer.text
-    made = await stored(house, answer)
-    assert made["num_images"] == 2
-    assert made["image_size"] == {"width": 768, "height": 512}
-    assert made["num_inference_steps"] == 38
-    assert (made["format"], made["seed"], made["prompt"]) == ("webp", 7, "a red circle")
+    stored_input = await stored(house, answer)
+    assert stored_input["num_images"] == 2
+    assert stored_input["image_size"] == {"width": 768, "height": 512}
+    assert stored_input["num_inference_steps"] == 38
+    assert (stored_input["format"], stored_input["seed"], stored_input["prompt"]) == (
+        "webp",
+        7,
+        "a red circle",
+    )
     body = answer.json()
     assert len(body["data"]) == 2
     assert body["output_format"] == "webp"
@@ -119,7 +123,7 @@ def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
     entry = CatalogEntry(
         endpoint, SCHEMAS["json"](endpoint), EndpointSource(family="openai", schema="json")
     )
-    given = {
+    own_parameters = {
         "prompt": "a red circle",
         "n": 2,
         "size": "1024x1536",
@@ -129,9 +133,11 @@ def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
         "output_compression": 50,
     }
     ours = {"model": "openai/gpt-image-1", "response_format": "b64_json", "stream": True}
-    made = parse_parameters(ImageParameters.read(given | ours), EndpointFields(entry))
-    assert made.input == given
-    assert (made.size, made.streamed) == ("1024x1536", True)
+    parsed_request = parse_parameters(
+        ImageParameters.read(own_parameters | ours), EndpointFields(entry)
+    )
+    assert parsed_request.input == own_parameters
+    assert (parsed_request.size, parsed_request.streamed) == ("1024x1536", True)
 
 
 def app_fields(name: str = "apps/x", **properties: Any) -> EndpointFields:
@@ -146,8 +152,8 @@ def app_fields(name: str = "apps/x", **properties: Any) -> EndpointFields:
 @pytest.mark.parametrize(("prompt", "sent"), [("", {}), ("a hill", {"prompt": "a hill"})])
 def test_an_upscaler_gets_no_empty_prompt(prompt: str, sent: dict[str, Any]) -> None:
     """OpenAI's client cannot leave a prompt out. One with words is refused by the schema."""
-    given = ImageParameters.read({"prompt": prompt})
-    assert parse_parameters(given, app_fields(image_url={"type": "string"})).input == sent
+    parameters = ImageParameters.read({"prompt": prompt})
+    assert parse_parameters(parameters, app_fields(image_url={"type": "string"})).input == sent
 
 
 FORMATS = {"type": "string", "enum": ["webp", "jpg", "png"]}
@@ -157,16 +163,18 @@ QUALITY = {"type": "integer", "minimum": 0, "maximum": 100}
 def parsed(fields: EndpointFields, *, edited: bool = False, **given: Any) -> dict[str, Any]:
     """Input for a call with these parameters, and an image to edit."""
     files = {"image_url": "https://example.org/a.png"} if edited else {}
-    made = parse_parameters(ImageParameters.read({"prompt": ""} | given), fields, files).input
-    return {name: value for name, value in made.items() if name not in files}
+    parsed_input = parse_parameters(
+        ImageParameters.read({"prompt": ""} | given), fields, files
+    ).input
+    return {name: value for name, value in parsed_input.items() if name not in files}
 
 
 @pytest.mark.parametrize("name", ["output_quality", "output_compression"])
 def test_the_compression_is_the_quality_of_an_endpoint_that_has_one(name: str) -> None:
     fields = app_fields(output_format=FORMATS, **{name: QUALITY})
-    for asked, written in (("jpeg", "jpg"), ("webp", "webp")):
-        made = parsed(fields, output_compression=60, output_format=asked)
-        assert made == {"output_format": written, name: 60}
+    for asked_format, written in (("jpeg", "jpg"), ("webp", "webp")):
+        parsed_input = parsed(fields, output_compression=60, output_format=asked_format)
+        assert parsed_input == {"output_format": written, name: 60}
     with pytest.raises(InvalidInput, match="PNG has none"):
         parsed(fields, output_compression=60)
     with pytest.raises(InvalidInput, match="always written at the best quality"):
@@ -207,10 +215,10 @@ async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(
     house: House, client: httpx.AsyncClient
 ) -> None:
     answer = await generated(client, size="auto", quality="auto", background="auto", n=None)
-    made = await stored(house, answer)
-    assert made["image_size"] == {"width": 1024, "height": 1024}
-    assert made["num_inference_steps"] == 25
-    assert made["format"] == "png"
+    stored_input = await stored(house, answer)
+    assert stored_input["image_size"] == {"width": 1024, "height": 1024}
+    assert stored_input["num_inference_steps"] == 25
+    assert stored_input["format"] == "png"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +309,7 @@ async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() ->
     assert usual.headers["x-darkroom-endpoint"] == "test/images"
     assert mine.headers["x-darkroom-endpoint"] == SDXL
     assert (strange.status_code, strange.json()["error"]["code"]) == (404, "model_not_found")
-    by_name = {each["id"]: each["darkroom_endpoint"] for each in models}
+    by_name = {model["id"]: model["darkroom_endpoint"] for model in models}
     assert by_name["mine"] == by_name[SDXL] == SDXL
     assert "test/unserved" not in by_name
 
@@ -340,7 +348,7 @@ async def test_built_in_aliases_have_the_names_to_come_and_lists_leave_patterns_
     for name in ("gpt-image-2-2026-04-21", "gpt-image-2.6-flare"):
         shown = (await client.get(f"/openai/v1/models/{name}")).json()
         assert (shown["id"], shown["darkroom_endpoint"]) == (name, SDXL)
-    names = [each["id"] for each in (await client.get("/openai/v1/models")).json()["data"]]
+    names = [model["id"] for model in (await client.get("/openai/v1/models")).json()["data"]]
     assert "gpt-image-2" in names
     assert not [name for name in names if "*" in name]
 
@@ -418,10 +426,10 @@ async def test_an_image_is_edited_by_the_endpoints_sibling_at_its_own_shape(
     answer = await client.post(EDITS, data=data, files=files)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
-    made = await stored(house, answer)
-    assert made["image_size"] == "auto"
-    assert (made["num_images"], made["strength"]) == (2, 0.5)
-    kind, _, content = made["image_url"].partition(",")
+    stored_input = await stored(house, answer)
+    assert stored_input["image_size"] == "auto"
+    assert (stored_input["num_images"], stored_input["strength"]) == (2, 0.5)
+    kind, _, content = stored_input["image_url"].partition(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == files["image"][1]
 
@@ -497,8 +505,8 @@ async def test_what_is_transparent_in_a_mask_is_white_for_the_endpoint(
     answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/inpainting"
-    made = await stored(house, answer)
-    content = base64.b64decode(made["mask_url"].partition(",")[2])
+    stored_input = await stored(house, answer)
+    content = base64.b64decode(stored_input["mask_url"].partition(",")[2])
     with Image.open(io.BytesIO(content)) as white:
         assert (white.mode, white.size) == ("L", (96, 64))
         assert (white.getpixel((10, 10)), white.getpixel((90, 10))) == (255, 0)
@@ -515,9 +523,11 @@ async def test_a_mask_fits_a_photo_as_it_is_shown(house: House, client: httpx.As
         files = {"image": ("a.png", photo), "mask": ("m.png", drawn)}
         answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
         assert answer.status_code == 200, answer.text
-        made = await stored(house, answer)
-        assert made["image_size"] == "auto"
-        with Image.open(io.BytesIO(base64.b64decode(made["mask_url"].partition(",")[2]))) as white:
+        stored_input = await stored(house, answer)
+        assert stored_input["image_size"] == "auto"
+        with Image.open(
+            io.BytesIO(base64.b64decode(stored_input["mask_url"].partition(",")[2]))
+        ) as white:
             assert white.size == (64, 96)
             assert (white.getpixel((10, 10)), white.getpixel((10, 90))) == (255, 0)
     files = {"image": ("a.png", photo), "mask": ("m.png", png("RGBA"))}

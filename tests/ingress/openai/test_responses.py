@@ -52,9 +52,9 @@ async def test_a_response_is_a_request_for_an_image(
 ) -> None:
     tool = {"model": SDXL, "size": "768x512", "quality": "high", "seed": 3}
     answer = await responded(client, tool=tool, model="gpt-5.5")
-    made, body = await stored(house, answer), answer.json()
-    assert (made["prompt"], made["seed"]) == ("a fox", 3)
-    assert made["image_size"] == {"width": 768, "height": 512}
+    stored_input, body = await stored(house, answer), answer.json()
+    assert (stored_input["prompt"], stored_input["seed"]) == ("a fox", 3)
+    assert stored_input["image_size"] == {"width": 768, "height": 512}
     assert body["id"] == f"resp_{answer.headers['x-request-id']}"
     assert (body["status"], body["model"]) == ("completed", SDXL)
     (item,) = body["output"]
@@ -91,8 +91,8 @@ async def test_messages_are_a_prompt_and_images(house: House, client: httpx.Asyn
         user("Now with", URL),
         {"type": "message", "role": "user", "content": "a hat"},
     ]
-    made = await stored(house, await responded(client, turns))
-    assert (made["prompt"], made["image_url"]) == ("Now with\na hat", URL)
+    stored_input = await stored(house, await responded(client, turns))
+    assert (stored_input["prompt"], stored_input["image_url"]) == ("Now with\na hat", URL)
     several = await stored(house, await responded(client, [user("x", URL, URL)]))
     assert several["image_urls"] == [URL, URL]
     only = {"action": "generate"}
@@ -107,14 +107,14 @@ async def test_the_image_of_the_previous_response_is_edited(
     second = await responded(
         client, "in winter", tool={"model": SDXL}, previous_response_id=first["id"]
     )
-    made = await stored(house, second)
+    stored_input = await stored(house, second)
     assert second.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
-    assert made["prompt"] == "in winter"
-    assert (await client.get(made["image_url"])).content == b"image"
+    assert stored_input["prompt"] == "in winter"
+    assert (await client.get(stored_input["image_url"])).content == b"image"
     assert second.json()["previous_response_id"] == first["id"]
     call = {"type": "image_generation_call", "id": first["output"][1]["id"]}
     by_id = await stored(house, await responded(client, [user("x"), call, user("in winter")]))
-    assert by_id["image_url"] != made["image_url"]
+    assert by_id["image_url"] != stored_input["image_url"]
     assert by_id["prompt"] == "in winter"
 
 
@@ -155,8 +155,8 @@ async def test_a_response_is_cancelled_and_then_deleted(
 
 
 async def test_a_response_that_has_ended_is_not_cancelled(client: httpx.AsyncClient) -> None:
-    made = (await responded(client)).json()
-    assert (await client.post(f"{RESPONSES}/{made['id']}/cancel")).json() == made
+    created = (await responded(client)).json()
+    assert (await client.post(f"{RESPONSES}/{created['id']}/cancel")).json() == created
 
 
 async def test_a_failure_is_an_error_or_the_end_of_its_stream(client: httpx.AsyncClient) -> None:
@@ -175,9 +175,9 @@ async def test_a_failure_is_an_error_or_the_end_of_its_stream(client: httpx.Asyn
 
 
 async def test_a_request_that_made_no_image_is_no_response(client: httpx.AsyncClient) -> None:
-    made = await client.post("/run/test/probe", json={})
-    assert made.status_code == 200, made.text
-    name = f"resp_{made.headers['x-fal-request-id']}"
+    submitted = await client.post("/run/test/probe", json={})
+    assert submitted.status_code == 200, submitted.text
+    name = f"resp_{submitted.headers['x-fal-request-id']}"
     assert (await client.get(f"{RESPONSES}/{name}")).status_code == 404
     edited = await responded(client, previous_response_id=name)
     assert edited.status_code == 404

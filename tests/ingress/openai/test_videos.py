@@ -86,14 +86,17 @@ async def house() -> AsyncIterator[House]:
 
 
 def test_seconds_and_size_become_what_the_endpoint_counts_in() -> None:
-    made = wanted(ByFrames, seconds="4", size="1280x720")
-    assert made == {
+    video_input = wanted(ByFrames, seconds="4", size="1280x720")
+    assert video_input == {
         "prompt": "x",
         "num_frames": 96,
         "resolution": "720p",
         "aspect_ratio": "16:9",
     }
-    assert (length_text({**made, "frames_per_second": 24}), size_text(made)) == ("4", "1280x720")
+    assert (length_text({**video_input, "frames_per_second": 24}), size_text(video_input)) == (
+        "4",
+        "1280x720",
+    )
     assert wanted(ByFrames, seconds=2, frames_per_second=30)["num_frames"] == 60
     assert wanted(ByFrames, size="720x1280")["aspect_ratio"] == "9:16"
     assert wanted(ByDuration, seconds="10")["duration"] == "10"
@@ -105,10 +108,12 @@ def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
     endpoint = Endpoint(id="openai/sora-2", family="openai", weights=Weights(""), schema="x")
     schema = PydanticSchema(Shape(ByFrames, ImagesOutput, None), endpoint)
     fields = EndpointFields(CatalogEntry(endpoint, schema, PROBE))
-    given = VideoParameters.read({"prompt": "x", "seconds": 4, "size": "1280x720", "model": "y"})
-    made = input_of(given, fields)
-    assert made == {"prompt": "x", "seconds": "4", "size": "1280x720"}
-    assert (length_text(made), size_text(made)) == ("4", "1280x720")
+    parameters = VideoParameters.read(
+        {"prompt": "x", "seconds": 4, "size": "1280x720", "model": "y"}
+    )
+    video_input = input_of(parameters, fields)
+    assert video_input == {"prompt": "x", "seconds": "4", "size": "1280x720"}
+    assert (length_text(video_input), size_text(video_input)) == ("4", "1280x720")
 
 
 @pytest.mark.parametrize(
@@ -166,10 +171,10 @@ def test_lengths_and_sizes_that_an_input_does_not_say_are_left_out() -> None:
 async def test_an_endpoint_that_takes_any_input_shows_requests_whatever_that_is(
     client: httpx.AsyncClient, input: dict[str, Any]
 ) -> None:
-    made = await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"} | input)
-    assert made.status_code == 200, made.text
-    assert (made.json()["seconds"], made.json()["size"]) == ("", "")
-    shown = await client.get(f"{VIDEOS}/{made.json()['id']}")
+    created = await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"} | input)
+    assert created.status_code == 200, created.text
+    assert (created.json()["seconds"], created.json()["size"]) == ("", "")
+    shown = await client.get(f"{VIDEOS}/{created.json()['id']}")
     assert shown.status_code == 200, shown.text
 
 
@@ -193,9 +198,9 @@ async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:
         assert short["message"] == "seconds: Input should be greater than or equal to 0.71"
         most = await client.post(VIDEOS, json=body | {"seconds": 6.7})
         assert most.status_code == 200, most.text
-        made = await client.post(VIDEOS, json=body | {"seconds": "4", "size": "1280x720"})
-    assert made.json()["seconds"] == "4"
-    assert made.json()["size"] == "1280x720"
+        created = await client.post(VIDEOS, json=body | {"seconds": "4", "size": "1280x720"})
+    assert created.json()["seconds"] == "4"
+    assert created.json()["size"] == "1280x720"
 
 
 @pytest.mark.parametrize(
@@ -207,10 +212,10 @@ async def test_a_video_has_the_model_that_was_named_and_a_header_its_endpoint(
 ) -> None:
     aliases = {"sora-*": "test/videos"}
     async with built(catalog=OTHERS, model_aliases=aliases) as house, house.client() as client:
-        made = await client.post(VIDEOS, json={"prompt": "x", "model": called})
-        again = await client.get(f"{VIDEOS}/{made.json()['id']}")
-        prediction = await client.get(f"/replicate/v1/predictions/{made.json()['id']}")
-    for answer in (made, again):
+        created = await client.post(VIDEOS, json={"prompt": "x", "model": called})
+        again = await client.get(f"{VIDEOS}/{created.json()['id']}")
+        prediction = await client.get(f"/replicate/v1/predictions/{created.json()['id']}")
+    for answer in (created, again):
         assert answer.json()["model"] == shown
         assert answer.headers["x-darkroom-endpoint"] == "test/videos"
     assert prediction.json()["model"] == "test/videos", "Replicate has no such name"
@@ -219,21 +224,21 @@ async def test_a_video_has_the_model_that_was_named_and_a_header_its_endpoint(
 async def test_progress_is_shown_in_percent() -> None:
     async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
         body = {"prompt": "x", "model": "test/videos"}
-        made = (await client.post(VIDEOS, json=body)).json()
-        url, seen = f"{VIDEOS}/{made['id']}", [made]
-        held = (await house.queue.ask(Ask("r1", "actor-1", "studio", 1))).leases[0].held
+        video = (await client.post(VIDEOS, json=body)).json()
+        url, seen = f"{VIDEOS}/{video['id']}", [video]
+        lease_key = (await house.queue.ask(Ask("r1", "actor-1", "studio", 1))).leases[0].held
         for progress in (
             Progress(Stage.LOADING, 1, 2),
             Progress(Stage.DENOISING, 20, 40),
             Progress(Stage.DENOISING, 40, 40),
             Progress(Stage.ENCODING_MEDIA),
         ):
-            await house.queue.report(Report("r1", (held,), ((held, progress),)))
+            await house.queue.report(Report("r1", (lease_key,), ((lease_key, progress),)))
             seen.append((await client.get(url)).json())
         early = [await client.get(f"{url}/content"), await client.delete(url)]
-    assert [each["status"] for each in seen] == ["queued", *["in_progress"] * 4]
-    assert [each["progress"] for each in seen] == [0, 0, 45, 90, 90]
-    assert [each.status_code for each in early] == [400, 400]
+    assert [answer["status"] for answer in seen] == ["queued", *["in_progress"] * 4]
+    assert [answer["progress"] for answer in seen] == [0, 0, 45, 90, 90]
+    assert [response.status_code for response in early] == [400, 400]
     assert "not ready yet" in early[0].json()["error"]["message"]
 
 
@@ -289,18 +294,18 @@ async def test_other_requests_are_no_videos(client: httpx.AsyncClient) -> None:
 async def test_a_finished_video_is_remixed_by_an_endpoint_that_takes_one(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    made = (await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"})).json()
-    await house.queue.wait("default", made["id"], 10)
-    remix = f"{VIDEOS}/{made['id']}/remix"
+    video = (await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"})).json()
+    await house.queue.wait("default", video["id"], 10)
+    remix = f"{VIDEOS}/{video['id']}/remix"
     answer = await client.post(remix, json={"prompt": "in winter", "seed": 5})
     body = answer.json()
     assert (answer.status_code, body["prompt"]) == (200, "in winter"), body
-    assert body["id"] not in (made["id"], None)
+    assert body["id"] not in (video["id"], None)
     assert answer.headers["x-request-id"] == body["id"]
-    assert body["remixed_from_video_id"] == made["id"]
-    given = (await house.queue.get("default", body["id"])).input
-    assert given["seed"] == 5
-    assert (await client.get(given["video_url"])).content == b"image"
+    assert body["remixed_from_video_id"] == video["id"]
+    stored_input = (await house.queue.get("default", body["id"])).input
+    assert stored_input["seed"] == 5
+    assert (await client.get(stored_input["video_url"])).content == b"image"
     other = {"prompt": "x", "model": "fal-ai/fast-sdxl"}
     refused = await client.post(remix, json=other)
     assert refused.status_code == 400

@@ -44,8 +44,8 @@ def test_a_documented_answer_has_no_problems() -> None:
 def test_what_the_document_lacks_is_noticed(
     body: object, more: dict[str, Any], problem: str
 ) -> None:
-    found = problems("/v1/requests/x", body, **more)
-    assert problem in "\n".join(found)
+    mismatches = problems("/v1/requests/x", body, **more)
+    assert problem in "\n".join(mismatches)
 
 
 def test_an_undocumented_path_may_only_be_refused() -> None:
@@ -63,12 +63,12 @@ def test_calls_about_requests_are_known_under_each_prefix(path: str, tail: str) 
 
 
 async def test_answers_are_recorded_as_they_are_sent() -> None:
-    found: list[str] = []
-    app = CheckedAnswers(JSONResponse({"status": "fine"}), CONTRACT, found)
+    mismatches: list[str] = []
+    app = CheckedAnswers(JSONResponse({"status": "fine"}), CONTRACT, mismatches)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN) as client:
         assert (await client.get("/healthz")).json() == {"status": "fine"}
-    assert len(found) == 1
-    assert "'fine' is not one of ['ok']" in found[0]
+    assert len(mismatches) == 1
+    assert "'fine' is not one of ['ok']" in mismatches[0]
 
 
 def test_every_documented_path_is_known() -> None:

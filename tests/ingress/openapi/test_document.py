@@ -40,7 +40,7 @@ def routes() -> Sequence[Route]:
     """Routes of HTTP. OpenAPI cannot describe WebSockets."""
     by_segment, *rest = create_app().routes
     assert isinstance(by_segment, SegmentRouter)
-    return [each for each in (*by_segment.routes, *rest) if isinstance(each, Route)]
+    return [route for route in (*by_segment.routes, *rest) if isinstance(route, Route)]
 
 
 def test_it_is_valid(document: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ def test_the_calls_about_a_request_are_described_once_for_each_app(
 ) -> None:
     calls = document["paths"]["/queue/fal-ai/flux/requests/{request_id}"]["get"]["responses"]
     shapes = calls["200"]["content"]["application/json"]["schema"]["anyOf"]
-    assert {each["$ref"].rpartition("/")[2] for each in shapes} == {
+    assert {shape["$ref"].rpartition("/")[2] for shape in shapes} == {
         "FalAiFluxSchnellOutput",
         "FalAiFluxDevOutput",
         "FalAiFluxDevImageToImageOutput",
@@ -196,8 +196,8 @@ async def test_one_endpoint_is_described_at_fals_path(client: httpx.AsyncClient)
 
 async def test_the_whole_document_can_be_asked_for_one_endpoint(client: httpx.AsyncClient) -> None:
     named = {"endpoint_id": "fal-ai/flux/schnell"}
-    one = await client.get("/openapi.json", params=named)
-    assert one.json() == (await client.get(PATH, params=named)).json()
+    response = await client.get("/openapi.json", params=named)
+    assert response.json() == (await client.get(PATH, params=named)).json()
     whole = await client.get("/openapi.json")
-    assert len(one.content) < len(whole.content) / 5
+    assert len(response.content) < len(whole.content) / 5
     assert (await client.get("/openapi.json", params={"endpoint_id": "no/such"})).status_code == 404

@@ -30,16 +30,16 @@ def test_the_example_of_an_endpoint_is_a_valid_input(endpoint_id: str) -> None:
     entry = ENTRIES[endpoint_id]
     shown = example(entry.schema.json_schema())
     entry.schema.validate(shown)
-    found = re.search(r"--data '(.+)'", endpoint_text(entry, ORIGIN))
-    assert found is not None
-    assert json.loads(found[1]) == shown
+    match = re.search(r"--data '(.+)'", endpoint_text(entry, ORIGIN))
+    assert match is not None
+    assert json.loads(match[1]) == shown
 
 
 async def test_the_whole_links_to_each_endpoint_that_is_served(client: httpx.AsyncClient) -> None:
     answer = await client.get("/llms.txt")
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     links = re.findall(rf"\]\({ORIGIN}(/models/\S+/llms\.txt)\)", answer.text)
-    assert len(links) == sum(not each.missing for each in CATALOG)
+    assert len(links) == sum(not entry.missing for entry in CATALOG)
     for link in links:
         assert (await client.get(link)).text.startswith("# ")
 
@@ -58,7 +58,7 @@ async def test_without_a_key_it_has_the_built_in_endpoints_that_are_served() -> 
         assert (await client.get("/llms.txt")).text == whole.text
         text = (await client.get("/models/fal-ai/flux/schnell/llms.txt")).text
         assert text.startswith("# FLUX.1 [schnell]")
-        unserved = next(each.endpoint.id for each in BUILT_IN if each.missing)
+        unserved = next(entry.endpoint.id for entry in BUILT_IN if entry.missing)
         assert (await client.get(f"/models/{unserved}/llms.txt")).status_code == 404
         assert unserved not in whole.text
 

@@ -29,8 +29,12 @@ SCHNELL = "fal-ai/flux/schnell"
 def answer() -> dict[str, Any]:
     family, endpoint = FluxFamily(), CATALOG.get(SCHNELL).endpoint
     small = replace(endpoint, options={"native_size": 32})
-    asked = {"prompt": "x", "image_size": {"width": 64, "height": 64}, "num_inference_steps": 1}
-    wish = CATALOG.validate(SCHNELL, asked).input
+    parameters = {
+        "prompt": "x",
+        "image_size": {"width": 64, "height": 64},
+        "num_inference_steps": 1,
+    }
+    wish = CATALOG.validate(SCHNELL, parameters).input
     with Engine(device="cpu", threads=1) as engine:
         pipeline = tiny_flux()
         engine.add("flux", pipeline)

@@ -38,9 +38,9 @@ async def stranger(house: House) -> AsyncIterator[httpx.AsyncClient]:
 
 async def script_of(stranger: httpx.AsyncClient) -> str:
     """Address of the first script of the page."""
-    found = SOURCE.search((await stranger.get("/")).text)
-    assert found
-    return f"/page/{found[1]}"
+    match = SOURCE.search((await stranger.get("/")).text)
+    assert match
+    return f"/page/{match[1]}"
 
 
 async def test_the_page_takes_no_key(stranger: httpx.AsyncClient) -> None:
@@ -78,7 +78,7 @@ async def test_the_scripts_of_a_page_are_those_of_its_version_and_no_others(
 ) -> None:
     for page, script in (("/", SCRIPT), ("/v1/shared/any", "shared/shared.bundle.js")):
         text = (await stranger.get(page, headers={"accept": "text/html"})).text
-        address = "/page/" + found[1] if (found := SOURCE.search(text)) else ""
+        address = "/page/" + match[1] if (match := SOURCE.search(text)) else ""
         assert re.fullmatch(rf"/page/v/[0-9a-f]+/{script}", address)
         answer = await stranger.get(address)
         assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
@@ -133,8 +133,8 @@ async def test_a_page_has_its_styles_and_first_script_inside_and_allows_only_tho
     for tag, directive in (("style", "style-src"), ("script", "script-src")):
         inside = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
         assert inside
-        digests = (hashlib.sha256(each.encode()).digest() for each in inside)
-        hashes = [f"'sha256-{base64.b64encode(each).decode()}'" for each in digests]
+        digests = (hashlib.sha256(content.encode()).digest() for content in inside)
+        hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
         assert rules[directive] == " ".join(["'self'", *hashes])
     assert 'rel="stylesheet"' not in answer.text
     script = await stranger.get(await script_of(stranger))
@@ -215,19 +215,19 @@ def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_pr
     index = (FOLDER / "index.html").read_text()
     named = re.findall(r'(?:href|src)="([^"#]+)"', index)
     assert named
-    assert {each.removeprefix("page/") for each in named} <= {*NAMES, SCRIPT, STYLES}
-    assert all(each.startswith("page/") for each in named)
+    assert {address.removeprefix("page/") for address in named} <= {*NAMES, SCRIPT, STYLES}
+    assert all(address.startswith("page/") for address in named)
     # The page of a share link is two folders below.
     shared = re.findall(r'(?:href|src)="([^"#]+)"', (FOLDER / "shared/shared.html").read_text())
     assert shared
-    assert all(each.startswith("../../page/") for each in shared)
+    assert all(address.startswith("../../page/") for address in shared)
 
 
 def test_every_style_sheet_is_in_the_bundle_or_loaded_by_what_it_is_for() -> None:
-    texts = [each.read_text(encoding="utf-8") for each in FILES if each.suffix in (".js", ".html")]
+    texts = [file.read_text(encoding="utf-8") for file in FILES if file.suffix in (".js", ".html")]
     named = re.findall(r'"([^"]+\.css)"', "".join(texts))
-    loaded = {each.removeprefix("../../").removeprefix("page/") for each in named} - {STYLES}
-    assert {*SHEETS, *loaded} == {each for each in NAMES if each.endswith(".css")}
+    loaded = {address.removeprefix("../../").removeprefix("page/") for address in named} - {STYLES}
+    assert {*SHEETS, *loaded} == {name for name in NAMES if name.endswith(".css")}
 
 
 async def test_a_browser_gets_the_page_compressed(stranger: httpx.AsyncClient) -> None:

@@ -82,7 +82,12 @@ def test_a_frame_that_is_too_large_is_refused_before_it_is_read() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [[[]] * 30_000, [None] * 30_000, {str(each): 0 for each in range(30_000)}, [[0] * 999] * 25],
+    [
+        [[]] * 30_000,
+        [None] * 30_000,
+        {str(number): 0 for number in range(30_000)},
+        [[0] * 999] * 25,
+    ],
 )
 def test_a_frame_of_too_many_values_is_refused_before_they_are_looked_at(value: Any) -> None:
     with pytest.raises((TooLarge, InvalidInput), match=r"more than 20000 values|exceeds"):
@@ -90,7 +95,7 @@ def test_a_frame_of_too_many_values_is_refused_before_they_are_looked_at(value: 
 
 
 def test_a_frame_may_have_thousands_of_values() -> None:
-    points = [[each, 0.5] for each in range(5000)]
+    points = [[number, 0.5] for number in range(5000)]
     assert unpack(msgpack.packb({"points": points}), 1 << 20) == {"points": points}
 
 
@@ -107,10 +112,10 @@ def test_images_go_into_the_output_in_place_of_their_names() -> None:
         "text": {"content": "YWJj", "content_type": "text/plain"},
     }
     outcome = Outcome(output, (artifact,))
-    found = rendered(outcome, {"k": b"abc"}, inline=False)
-    assert found["images"] == [{"content": b"abc", "content_type": "image/png", "width": 8}]
-    assert found["more"]["content"] == b"abc", "families that write images as Base64"
-    assert found["text"]["content"] == "YWJj"
+    rendering = rendered(outcome, {"k": b"abc"}, inline=False)
+    assert rendering["images"] == [{"content": b"abc", "content_type": "image/png", "width": 8}]
+    assert rendering["more"]["content"] == b"abc", "families that write images as Base64"
+    assert rendering["text"]["content"] == "YWJj"
     (image,) = rendered(outcome, {"k": b"abc"}, inline=True)["images"]
     assert image["url"] == "data:image/png;base64,YWJj"
 
@@ -132,5 +137,5 @@ async def test_an_inbox_keeps_the_newest_within_its_bounds(
         assert 1 <= len(inbox) <= most
     left = [await inbox.take(1.0) for _ in range(len(inbox))]
     assert left == frames[dropped:]
-    assert len(left) == 1 or sum(each.size for each in frames[dropped:]) <= most_bytes
+    assert len(left) == 1 or sum(received.size for received in frames[dropped:]) <= most_bytes
     assert await inbox.take(0.001) is None

@@ -41,11 +41,11 @@ async def test_one_more_session_than_the_limit_is_refused_until_another_ends() -
 @asynccontextmanager
 async def two_processes(most: int) -> AsyncGenerator[tuple[House, House]]:
     """Two ingress processes with one queue; sessions are only counted in common by the queue."""
-    async with built(max_sessions_per_tenant=most) as one:
-        services = replace(one.services, session_counts=SessionCounts())
+    async with built(max_sessions_per_tenant=most) as house:
+        services = replace(house.services, session_counts=SessionCounts())
         app = create_app()
         app.state.services = services
-        yield one, replace(one, app=app, services=services)
+        yield house, replace(house, app=app, services=services)
 
 
 async def test_the_limit_counts_the_sessions_at_all_ingress_processes(
@@ -67,17 +67,17 @@ async def test_the_limit_counts_the_sessions_at_all_ingress_processes(
 async def test_a_session_that_was_just_closed_elsewhere_makes_room_for_the_next() -> None:
     async with two_processes(most=1) as (here, there):
         for house in (here, there, here):
-            async with connected(house) as each:
-                each.send(echo=1)
-                assert (await each.hear())["echo"] == 1
+            async with connected(house) as client:
+                client.send(echo=1)
+                assert (await client.hear())["echo"] == 1
 
 
 async def test_sessions_that_begin_at_once_at_several_processes_are_never_too_many() -> None:
     async with two_processes(most=1) as houses, AsyncExitStack() as stack:
-        each = [await stack.enter_async_context(connected(houses[n % 2])) for n in range(4)]
-        for client in each:
+        clients = [await stack.enter_async_context(connected(houses[n % 2])) for n in range(4)]
+        for client in clients:
             client.send(echo=1)
-        heard = [await client.hear(within_s=60.0) for client in each]
+        heard = [await client.hear(within_s=60.0) for client in clients]
         assert sum("echo" in message for message in heard) <= 1
         await until(lambda: len(here_open(houses[0])) <= 1)
 

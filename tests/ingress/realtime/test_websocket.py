@@ -21,7 +21,7 @@ from tests.ingress.socket import connected
 async def sessions_of(house: House) -> list:
     """Requests of sessions, newest first."""
     page = await house.queue.page("default")
-    return [each for each in page if each.input == {"realtime": True}]
+    return [request for request in page if request.input == {"realtime": True}]
 
 
 async def test_a_frame_is_answered_with_its_images_inside(house: House) -> None:
@@ -146,9 +146,9 @@ async def test_frames_that_have_not_begun_give_way_to_newer_ones(house: House) -
         for number in range(2, 6):
             client.send(echo=number, request_id=number)
         heard = [await client.hear() for _ in range(5)]
-    dropped = [each["request_id"] for each in heard if each.get("action") == "dropped"]
+    dropped = [message["request_id"] for message in heard if message.get("action") == "dropped"]
     assert dropped == [2, 3, 4]
-    assert [each["echo"] for each in heard if "echo" in each] == [1, 5]
+    assert [message["echo"] for message in heard if "echo" in message] == [1, 5]
 
 
 async def test_without_max_buffering_frames_are_answered_in_their_order(house: House) -> None:
@@ -221,8 +221,8 @@ async def test_a_session_ends_when_its_key_is_revoked(house: House) -> None:
         client.send(echo=1)
         await client.hear()
         assert await house.keys.revoke(house.key.partition(":")[0])
-        said = await client.hear()
-        assert (said["error"], said["reason"]) == (
+        message = await client.hear()
+        assert (message["error"], message["reason"]) == (
             "Unauthorized",
             "The API key is no longer valid.",
         )
@@ -313,9 +313,9 @@ async def test_without_a_good_key_the_client_is_asked_to_authenticate(
     house: House, key: str | None
 ) -> None:
     async with connected(house, key=key) as client:
-        said = await client.hear()
+        message = await client.hear()
         # The JavaScript client reads the first two, the Python client the third.
-        assert (said["status"], said["error"], said["type"]) == (
+        assert (message["status"], message["error"], message["type"]) == (
             *("error", "Unauthorized"),
             "x-fal-error",
         )

@@ -29,7 +29,7 @@ async def test_a_warm_target_is_the_least_and_the_pool_s_limit_the_most() -> Non
         }
         assert shown[SDXL]["configuration"]["min_instances"] == 0
         pools_shown = (await client.get("/replicate/v1/hardware")).json()
-        assert {each["sku"]: each["name"] for each in pools_shown} == {
+        assert {pool["sku"]: pool["name"] for pool in pools_shown} == {
             "small": "Pool small",
             "large": "Pool large (80 GB GPUs)",
         }

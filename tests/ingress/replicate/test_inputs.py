@@ -55,8 +55,8 @@ def test_an_aspect_ratio_is_a_size_of_that_shape_and_area(
 def test_an_input_with_an_image_and_no_size_keeps_the_shape_of_the_image(
     more: dict[str, Any], size: object
 ) -> None:
-    given = {"prompt": "x", "image": "https://example.org/cat.png", **more}
-    assert translate(OTHERS, SDXL, given)[1].get("image_size") == size
+    model_input = {"prompt": "x", "image": "https://example.org/cat.png", **more}
+    assert translate(OTHERS, SDXL, model_input)[1].get("image_size") == size
 
 
 @pytest.mark.parametrize(("megapixels", "side"), [("0.25", 512), ("1", 1024)])
@@ -180,22 +180,22 @@ each."""
 def test_the_usual_input_of_a_model_is_taken_by_its_endpoint(
     name: str, given: dict[str, Any], part: dict[str, Any]
 ) -> None:
-    entry, made = translate(BUILT_IN, BUILT_IN.listed(MODEL_ALIASES[name]), given)
-    checked, _ = entry.schema.validate(made)
-    assert {field: made[field] for field in part} == part
+    entry, fields = translate(BUILT_IN, BUILT_IN.listed(MODEL_ALIASES[name]), given)
+    checked, _ = entry.schema.validate(fields)
+    assert {field: fields[field] for field in part} == part
     assert part.keys() <= checked.keys()
 
 
 @pytest.mark.parametrize("image", [{}, {"image": None}])
 def test_a_field_that_is_about_an_image_is_ignored_without_one(image: dict[str, Any]) -> None:
-    given = {"prompt": "x", "prompt_strength": 0.8, **image}
-    entry, made = translate(OTHERS, SDXL, given)
-    assert (entry, made["prompt_strength"], "strength" in made) == (SDXL, 0.8, False)
+    model_input = {"prompt": "x", "prompt_strength": 0.8, **image}
+    entry, fields = translate(OTHERS, SDXL, model_input)
+    assert (entry, fields["prompt_strength"], "strength" in fields) == (SDXL, 0.8, False)
     checked, warnings = SDXL.schema.validate({"prompt": "x", "prompt_strength": 0.8})
     assert "strength" not in checked
     assert any("prompt_strength" in line for line in warnings)
     own = OTHERS.listed("fal-ai/fast-sdxl/image-to-image")
-    assert translate(OTHERS, own, given)[1]["strength"] == 0.8
+    assert translate(OTHERS, own, model_input)[1]["strength"] == 0.8
     with pytest.raises(InvalidInput, match="mask: needs `image`"):
         translate(OTHERS, SDXL, {"prompt": "x", "mask": "https://example.org/mask.png", **image})
 

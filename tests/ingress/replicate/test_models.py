@@ -26,5 +26,5 @@ async def test_a_search_is_a_text_or_a_json_string(query: bytes, names: list[str
     async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
         kind = {"content-type": "text/plain"}
         answer = await client.request("QUERY", MODELS, content=query, headers=kind)
-        found = [f"{each['owner']}/{each['name']}" for each in answer.json()["results"]]
-    assert (answer.status_code, found) == (200, names)
+        model_names = [f"{model['owner']}/{model['name']}" for model in answer.json()["results"]]
+    assert (answer.status_code, model_names) == (200, names)

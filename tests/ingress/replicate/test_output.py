@@ -38,14 +38,14 @@ def test_what_a_model_returns_is_the_output_with_urls_of_files(
 
 def entry(output: dict[str, Any]) -> CatalogEntry:
     options = {"input_schema": {"type": "object"}, "output_schema": output}
-    given = {"family": "cog", "schema": "json", "category": "text-to-image", "options": options}
-    source = EndpointSource.model_validate(given)
+    fields = {"family": "cog", "schema": "json", "category": "text-to-image", "options": options}
+    source = EndpointSource.model_validate(fields)
     return EntryBuilder(demo=False, demo_dir=Path("/none")).build("apps/model", source)
 
 
 def test_the_schema_of_a_models_output_has_urls_of_files() -> None:
     file = {"type": "object", "properties": {"url": {"type": "string"}}, "x-darkroom-file": "image"}
     output = {"type": "array", "title": "Output", "items": file}
-    found = schemas(entry({"type": "object", "properties": {"output": output}}))
+    components = schemas(entry({"type": "object", "properties": {"output": output}}))
     uri = {"type": "string", "format": "uri"}
-    assert found["Output"] == {"type": "array", "title": "Output", "items": uri}
+    assert components["Output"] == {"type": "array", "title": "Output", "items": uri}

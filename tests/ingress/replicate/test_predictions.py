@@ -73,11 +73,11 @@ async def test_the_time_of_a_wait_begins_before_the_body_arrives(
 async def test_the_version_of_a_prediction_is_the_one_that_was_asked_for() -> None:
     async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
         version = OTHERS.listed("test/images").endpoint.digest
-        asked = {"version": version, "input": {}}
-        made = (await client.post("/replicate/v1/predictions", json=asked)).json()
-        assert made["version"] == version
+        body = {"version": version, "input": {}}
+        prediction = (await client.post("/replicate/v1/predictions", json=body)).json()
+        assert prediction["version"] == version
         house.services.catalog.become(CATALOG)  # where the endpoint is another one, or none
-        for path in (f"/replicate/v1/predictions/{made['id']}", "/replicate/v1/predictions"):
+        for path in (f"/replicate/v1/predictions/{prediction['id']}", "/replicate/v1/predictions"):
             shown = (await client.get(path)).json()
             (later,) = shown.get("results", [shown])
             assert (later["model"], later["version"]) == ("test/images", version)
@@ -102,12 +102,12 @@ async def test_the_model_of_a_prediction_is_the_one_that_was_asked_for(
     aliases = dict.fromkeys(("black-forest-labs/flux-schnell", "acme/*"), "fal-ai/flux/schnell")
     building = built(catalog=OTHERS, replica=False, model_aliases=aliases)
     async with building as house, house.client() as client:
-        asked = {"version": called.format(version=version), "input": {"prompt": "x"}}
-        made = (await client.post("/replicate/v1/predictions", json=asked)).json()
+        body = {"version": called.format(version=version), "input": {"prompt": "x"}}
+        prediction = (await client.post("/replicate/v1/predictions", json=body)).json()
         (listed,) = (await client.get("/replicate/v1/predictions")).json()["results"]
-        for each in (made, listed):
-            assert (each["model"], each["version"]) == (shown, version)
-            assert each["darkroom_endpoint"] == "fal-ai/flux/schnell"
+        for document in (prediction, listed):
+            assert (document["model"], document["version"]) == (shown, version)
+            assert document["darkroom_endpoint"] == "fal-ai/flux/schnell"
 
 
 async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(
@@ -164,13 +164,13 @@ async def test_the_shorter_deadline_counts_and_a_late_start_is_a_failure() -> No
             ({"cancel-after": "10s", "x-darkroom-deadline": "30"}, 10, "canceled"),
             ({"cancel-after": "30s", "x-fal-request-timeout": "10"}, 30, "failed"),
         ]
-        made = [(await created(client, **headers)).json() for headers, _, _ in cases]
-        for one, (_, seconds, _) in zip(made, cases, strict=True):
-            life = datetime.fromisoformat(one["deadline"]) - clock.now()
+        predictions = [(await created(client, **headers)).json() for headers, _, _ in cases]
+        for prediction, (_, seconds, _) in zip(predictions, cases, strict=True):
+            life = datetime.fromisoformat(prediction["deadline"]) - clock.now()
             assert life.total_seconds() == pytest.approx(seconds)
         for seconds, ended in ((11, [1, 2, 3]), (20, [0])):
             clock.advance(seconds)
             for number in ended:
-                await house.queue.wait("default", made[number]["id"], 5)
-                shown = await client.get(f"/replicate/v1/predictions/{made[number]['id']}")
+                await house.queue.wait("default", predictions[number]["id"], 5)
+                shown = await client.get(f"/replicate/v1/predictions/{predictions[number]['id']}")
                 assert shown.json()["status"] == cases[number][2], cases[number]

@@ -68,4 +68,4 @@ async def test_the_token_ends_with_its_key(house: House, anonymous: httpx.AsyncC
 async def test_a_list_has_addresses_without_tokens(client: httpx.AsyncClient) -> None:
     await created(client)
     page = (await client.get("/replicate/v1/predictions")).json()
-    assert all(each["urls"]["stream"].endswith("/stream") for each in page["results"])
+    assert all(prediction["urls"]["stream"].endswith("/stream") for prediction in page["results"])

@@ -44,11 +44,11 @@ async def house() -> AsyncIterator[House]:
 
 async def delivered(client: httpx.AsyncClient, input: dict[str, Any], **body: Any) -> Any:
     """Prediction at present, once its webhook was called, without the token that webhooks lack."""
-    made = await client.post(
+    response = await client.post(
         f"/replicate/v1/models/{IMAGES}/predictions", json={"input": input, **body}
     )
-    assert made.status_code == 201, made.text
-    request_id = made.json()["id"]
+    assert response.status_code == 201, response.text
+    request_id = response.json()["id"]
     await settled(client, request_id)
     now = (await client.get(f"/replicate/v1/predictions/{request_id}")).json()
     now["urls"]["stream"] = now["urls"]["stream"].partition("?")[0]
@@ -65,7 +65,7 @@ async def settled(client: httpx.AsyncClient, request_id: str) -> None:
 
 
 def sent_to(receiver: Receiver) -> list[dict[str, Any]]:
-    return [json.loads(each.body) for each in receiver.received]
+    return [json.loads(delivery.body) for delivery in receiver.received]
 
 
 LONG = {"sleep_s": 1.3, "steps": 13}
@@ -94,7 +94,7 @@ async def test_events_are_sent_also_if_the_client_leaves_while_its_prediction_is
         async with asyncio.timeout(120):
             while not receiver.received:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-    assert [each["status"] for each in sent_to(receiver)] == ["processing"]
+    assert [event["status"] for event in sent_to(receiver)] == ["processing"]
 
 
 async def test_by_default_start_and_logs_come_before_the_end(
@@ -103,11 +103,11 @@ async def test_by_default_start_and_logs_come_before_the_end(
     async with house.client() as client:
         now = await delivered(client, LONG, webhook=receiver.url())
     sent = sent_to(receiver)
-    assert [each["status"] for each in sent] == ["processing"] * (len(sent) - 1) + ["succeeded"]
+    assert [event["status"] for event in sent] == ["processing"] * (len(sent) - 1) + ["succeeded"]
     assert sent[-1] == now
     assert 2 <= len(sent) <= 1 + 1 + 1.3 / 0.5 + 1
-    assert all(Prediction(**each).id == now["id"] for each in sent)
-    progress = [each["logs"].splitlines()[-1] for each in sent[:-1]]
+    assert all(Prediction(**event).id == now["id"] for event in sent)
+    progress = [event["logs"].splitlines()[-1] for event in sent[:-1]]
     assert len(set(progress)) == len(progress)  # each has something new
 
 
@@ -116,8 +116,8 @@ async def test_a_stage_that_adds_nothing_to_the_log_is_not_reported(house: House
         house.queue, renderer_of(house.services), frozenset({"logs"}), "http://here/replicate"
     )
     async with house.client() as client:
-        made = await client.post(f"/queue/{IMAGES}", json={"prompt": "x"})
-    request = await house.queue.wait("default", made.json()["request_id"], 10)
+        response = await client.post(f"/queue/{IMAGES}", json={"prompt": "x"})
+    request = await house.queue.wait("default", response.json()["request_id"], 10)
     running = replace(request, state=State.RUNNING)
     sent = [
         await plot(replace(running, progress=progress)) is not None
@@ -138,14 +138,14 @@ async def test_each_call_is_signed_and_has_an_id_of_its_own(
     async with house.client() as client:
         await delivered(client, LONG, webhook=receiver.url())
         key = (await client.get("/replicate/v1/webhooks/default/secret")).json()["key"]
-    for each in receiver.received:
+    for call in receiver.received:
         Webhooks.validate(
-            headers=dict(each.headers),
-            body=each.body.decode(),
+            headers=dict(call.headers),
+            body=call.body.decode(),
             secret=WebhookSigningSecret(key=key),
             tolerance=300,
         )
-    ids = [each.headers["webhook-id"] for each in receiver.received]
+    ids = [delivery.headers["webhook-id"] for delivery in receiver.received]
     assert len(set(ids)) == len(ids) >= 2
 
 
@@ -170,7 +170,7 @@ async def test_only_the_events_that_the_filter_names_are_sent(
         )
         await receiver.until(len(statuses))
         await house.services.webhooks.notifier.aclose()
-    assert [each["status"] for each in sent_to(receiver)] == statuses
+    assert [event["status"] for event in sent_to(receiver)] == statuses
 
 
 async def test_a_filter_without_the_end_leaves_nothing_to_deliver_for_certain(
@@ -178,8 +178,8 @@ async def test_a_filter_without_the_end_leaves_nothing_to_deliver_for_certain(
 ) -> None:
     async with house.client() as client:
         body = {"input": {}, "webhook": receiver.url(), "webhook_events_filter": ["output"]}
-        made = await client.post(f"/replicate/v1/models/{IMAGES}/predictions", json=body)
-        answer = await client.get(f"/v1/requests/{made.json()['id']}/webhook")
+        response = await client.post(f"/replicate/v1/models/{IMAGES}/predictions", json=body)
+        answer = await client.get(f"/v1/requests/{response.json()['id']}/webhook")
     assert answer.status_code == 404
 
 

@@ -47,7 +47,7 @@ class SlowStore:
 
 
 def statuses(answers: list[httpx.Response]) -> set[int]:
-    return {each.status_code for each in answers}
+    return {answer.status_code for answer in answers}
 
 
 async def test_beside_another_tenant_only_some_calls_are_worked_on_and_the_others_follow(
@@ -61,12 +61,12 @@ async def test_beside_another_tenant_only_some_calls_are_worked_on_and_the_other
     ):
         slow = SlowStore(monkeypatch)
         assert (await bob.post(SUBMIT, json={})).status_code == 200
-        held = await slow.submits(mallory, 3 * CALLS)
+        calls = await slow.submits(mallory, 3 * CALLS)
         await until(lambda: slow.arrived == SHARE)
         assert (await bob.post(SUBMIT, json={})).status_code == 200
         assert slow.arrived == SHARE
         slow.released.set()
-        assert statuses(await asyncio.gather(*held)) == {200}
+        assert statuses(await asyncio.gather(*calls)) == {200}
 
 
 async def test_a_tenant_alone_has_all_its_calls_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,17 +76,17 @@ async def test_a_tenant_alone_has_all_its_calls_worked_on(monkeypatch: pytest.Mo
         house.client() as client,
     ):
         slow = SlowStore(monkeypatch)
-        held = await slow.submits(client, 5 * CALLS)
+        calls = await slow.submits(client, 5 * CALLS)
         await until(lambda: slow.arrived == 5 * CALLS)
         slow.released.set()
-        assert statuses(await asyncio.gather(*held)) == {200}
+        assert statuses(await asyncio.gather(*calls)) == {200}
 
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     """Nothing that is queued here ever runs."""
-    async with built(replica=False) as made:
-        yield made
+    async with built(replica=False) as ingress:
+        yield ingress
 
 
 async def slow_body(go_on: asyncio.Event) -> AsyncIterator[bytes]:
@@ -142,9 +142,9 @@ async def test_whoever_waits_holds_up_no_other_call_of_the_tenant(
             await asyncio.sleep(0)  # those that wait have their turns first
             assert (await client.post(SUBMIT, json={})).status_code == 200
             assert (await bob.get("/v1/requests")).status_code == 200
-        assert [each.result().text for each in waiting if each.done()] == []
-        for each in waiting:
-            each.cancel()
+        assert [call.result().text for call in waiting if call.done()] == []
+        for waiter in waiting:
+            waiter.cancel()
         go_on.set()
         await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -162,15 +162,15 @@ async def test_polls_that_are_held_back_hold_up_no_other_call_of_the_tenant(
         status = FAL_STATUS.format(id=submitted.json()["request_id"])
         assert (await client.get(status)).status_code == 202
         await bob.get("/v1/requests")
-        held = [asyncio.create_task(client.get(status)) for _ in range(2 * CALLS)]
+        polls = [asyncio.create_task(client.get(status)) for _ in range(2 * CALLS)]
         for _ in range(20):
             await asyncio.sleep(0)
             assert (await client.post("/queue/test/other", json={})).status_code in (200, 404)
             await bob.get("/v1/requests")
-        assert not any(each.done() for each in held)
-        for each in held:
-            each.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
+        assert not any(task.done() for task in polls)
+        for poll in polls:
+            poll.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
 
 
 async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> None:
@@ -238,7 +238,7 @@ async def test_a_tenant_s_streams_leave_room_for_the_calls_of_others(house: Hous
     ):
         submitted = await mallory.post(SUBMIT, json={})
         status = f"/v1/requests/{submitted.json()['request_id']}?wait=60"
-        held = [asyncio.create_task(mallory.get(status)) for _ in range(4)]
+        streams = [asyncio.create_task(mallory.get(status)) for _ in range(4)]
         open_calls = house.services.admission.open_calls
         await until(lambda: open_calls.number == 4)
         refused = await mallory.get("/v1/requests")
@@ -246,8 +246,8 @@ async def test_a_tenant_s_streams_leave_room_for_the_calls_of_others(house: Hous
         assert refused.headers["retry-after"] == "5"
         assert "You have 4 open calls and streams" in refused.json()["message"]
         assert (await bob.post(SUBMIT, json={})).status_code == 200
-        for each in held:
-            each.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
+        for stream in streams:
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
         await until(lambda: open_calls.number == 0)
         assert (await mallory.get("/v1/requests")).status_code == 200

@@ -80,7 +80,7 @@ class ListedUploads:
         return taken
 
     async def forget(self, keys: Sequence[str]) -> None:
-        self.uploads = [each for each in self.uploads if each.key not in keys]
+        self.uploads = [upload for upload in self.uploads if upload.key not in keys]
         self.forgotten.set()
 
 

@@ -48,12 +48,12 @@ class HangingLookUps:
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingLookUps]:
-    made = HangingLookUps()
-    monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
+    look_ups = HangingLookUps()
+    monkeypatch.setattr(socket, "getaddrinfo", look_ups.getaddrinfo)
     # Its own limit would end the look-ups while a slow machine answers the other tenant.
     monkeypatch.setitem(NameResolver.__init__.__kwdefaults__, "limit_s", PATIENCE_S)
-    yield made
-    made.released.set()
+    yield look_ups
+    look_ups.released.set()
 
 
 async def one_chunk(data: bytes) -> AsyncIterator[bytes]:
@@ -95,9 +95,9 @@ async def test_slow_dns_of_one_tenant_delays_no_file_and_no_submit_of_another(
         assert (file.status_code, file.content) == (200, b"png")
         assert submitted.status_code == 200, submitted.text
         assert read.status_code in (200, 422)
-        assert not any(each.done() for each in submits)
+        assert not any(submit.done() for submit in submits)
         hanging.released.set()
-        assert {each.status_code for each in await asyncio.gather(*submits)} == {200}
+        assert {response.status_code for response in await asyncio.gather(*submits)} == {200}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class SlowWork:
 async def until_waiting(*pools: FairThreads) -> None:
     """Wait until jobs that find no thread wait in each pool."""
     async with asyncio.timeout(PATIENCE_S):
-        while not all(each.waiting for each in pools):  # noqa: ASYNC110 - handlers fill them
+        while not all(pool.waiting for pool in pools):  # noqa: ASYNC110 - handlers fill them
             await asyncio.sleep(0.005)
 
 
@@ -149,12 +149,12 @@ async def test_slow_work_of_one_tenant_leaves_threads_to_another(
         house.client() as mallory,
         house.client(house.other_key) as bob,
     ):
-        held: list[asyncio.Task[httpx.Response]] = []
+        tasks: list[asyncio.Task[httpx.Response]] = []
         for kind in (
             lambda: upload(mallory, b"slow"),
             lambda: mallory.post("/v1/workflows", json={}),
         ):
-            held += [asyncio.create_task(kind()) for _ in range(JOBS)]
+            tasks += [asyncio.create_task(kind()) for _ in range(JOBS)]
         await until_waiting(blocking._THREADS, cpu_executor._THREADS)
         large = {"prompt": "x" * (PARSE_IN_THREAD_BYTES + 1)}
         async with asyncio.timeout(PATIENCE_S):
@@ -162,7 +162,7 @@ async def test_slow_work_of_one_tenant_leaves_threads_to_another(
             submitted = await bob.post("/queue/test/probe", json=large)
         assert stored.status_code == 200, stored.text
         assert submitted.status_code in (200, 422)
-        assert not any(each.done() for each in held)
+        assert not any(task.done() for task in tasks)
         slow.released.set()
-        answers = await asyncio.gather(*held)
-        assert {each.status_code for each in answers} == {200, 422}
+        answers = await asyncio.gather(*tasks)
+        assert {answer.status_code for answer in answers} == {200, 422}

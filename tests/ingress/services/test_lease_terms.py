@@ -40,8 +40,8 @@ def test_a_lease_says_where_our_own_files_are_read() -> None:
 
 
 def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogLeaseTerms) -> None:
-    asked = {"num_images": 2, "output_format": "png"}
-    tickets = terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, asked)
+    parameters = {"num_images": 2, "output_format": "png"}
+    tickets = terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, parameters)
     assert [ticket.media_type for ticket in tickets] == ["image/png"] * 2
     assert all(ticket.key.startswith("r/0195-a/3/") for ticket in tickets)
     assert all(ticket.max_bytes == 4096 for ticket in tickets)
@@ -51,25 +51,32 @@ def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogLeaseTe
 def test_each_ticket_has_one_for_a_thumbnail_with_a_name_of_its_own(
     terms: CatalogLeaseTerms,
 ) -> None:
-    asked = {"num_images": 2, "output_format": "png"}
-    tickets = terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, asked)
-    small = [each.thumbnail for each in tickets if each.thumbnail is not None]
-    assert [each.media_type for each in small] == [THUMBNAIL_TYPE] * 2
-    assert all(re.fullmatch(r"r/0195-a/3/[\w-]{22}\.webp", each.key) for each in small)
-    assert len({each.key.partition(".")[0] for each in (*small, *tickets)}) == 4
-    assert terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, asked) == tickets
+    parameters = {"num_images": 2, "output_format": "png"}
+    tickets = terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, parameters)
+    small = [ticket.thumbnail for ticket in tickets if ticket.thumbnail is not None]
+    assert [thumbnail.media_type for thumbnail in small] == [THUMBNAIL_TYPE] * 2
+    assert all(re.fullmatch(r"r/0195-a/3/[\w-]{22}\.webp", thumbnail.key) for thumbnail in small)
+    assert len({ticket.key.partition(".")[0] for ticket in (*small, *tickets)}) == 4
+    assert terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, parameters) == tickets
 
 
 def test_a_file_of_an_executor_has_a_ticket_for_a_thumbnail_if_it_shows_something(
     terms: CatalogLeaseTerms,
 ) -> None:
     types = "image/png", "video/mp4", "audio/wav", "image/svg+xml", "application/json"
-    held = LeaseKey("0195-a", 3)
-    tickets = [terms.file_ticket(held, "studio", *each) for each in enumerate(types)]
-    small = [each.thumbnail for each in tickets]
-    assert [each and each.media_type for each in small] == [*[THUMBNAIL_TYPE] * 2, None, None, None]
-    assert len({each.key for each in (*small, *tickets) if each is not None}) == 7
-    assert terms.file_ticket(held, "studio", 0, types[0]) == tickets[0]
+    lease_key = LeaseKey("0195-a", 3)
+    tickets = [
+        terms.file_ticket(lease_key, "studio", *numbered_type) for numbered_type in enumerate(types)
+    ]
+    small = [ticket.thumbnail for ticket in tickets]
+    assert [thumbnail and thumbnail.media_type for thumbnail in small] == [
+        *[THUMBNAIL_TYPE] * 2,
+        None,
+        None,
+        None,
+    ]
+    assert len({ticket.key for ticket in (*small, *tickets) if ticket is not None}) == 7
+    assert terms.file_ticket(lease_key, "studio", 0, types[0]) == tickets[0]
 
 
 def test_without_thumbnails_there_are_no_tickets_for_them() -> None:
@@ -110,7 +117,7 @@ def test_a_pool_that_names_endpoints_gets_these_and_no_others() -> None:
     rest = PoolConfig(families=("flux", "probe"))
     pools = PoolMap({"own": own, "rest": rest})
     other = replace(FLUX, id="fal-ai/flux/other")
-    assert [pools.pool_of(each) for each in (FLUX, other, PROBE)] == ["own", "rest", "rest"]
+    assert [pools.pool_of(endpoint) for endpoint in (FLUX, other, PROBE)] == ["own", "rest", "rest"]
     with pytest.raises(Unavailable, match="except for other `endpoints`"):
         PoolMap({"own": own}).pool_of(other)
     lacks_family = PoolConfig(families=("probe",), endpoints=(FLUX.id,))
@@ -123,13 +130,13 @@ def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its
         storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
         terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=secret)
         endpoint = CATALOG.get("test/probe").endpoint
-        held = LeaseKey(request_id, attempt, nonce)
-        return [t.key for t in terms.tickets(held, "studio", endpoint, {"artifacts": 3})]
+        lease_key = LeaseKey(request_id, attempt, nonce)
+        return [t.key for t in terms.tickets(lease_key, "studio", endpoint, {"artifacts": 3})]
 
     assert keys("a", 1) == keys("a", 1)
     others = [keys("a", 1), keys("a", 2), keys("b", 1), keys("a", 1, b"t" * 32)]
     others.append(keys("a", 1, nonce=6))
-    assert len({key for each in others for key in each}) == 15
+    assert len({key for file_keys in others for key in file_keys}) == 15
 
 
 @pytest.mark.parametrize("key", ["overflow_of", "canary_of"])
@@ -176,14 +183,14 @@ def test_files_of_a_tenant_go_to_its_location_and_are_found_when_it_has_changed(
         names_secret=SECRET,
         places=Places(lambda tenant: places.get(tenant, ""), ("acme", "borg")),
     )
-    held = LeaseKey("0195-a", 3)
+    lease_key = LeaseKey("0195-a", 3)
     png = {"output_format": "png"}
-    (there,) = terms.tickets(held, "studio", FLUX, png)
-    (own,) = terms.tickets(held, "other", FLUX, png)
+    (there,) = terms.tickets(lease_key, "studio", FLUX, png)
+    (own,) = terms.tickets(lease_key, "other", FLUX, png)
     assert there.thumbnail is not None
     assert [location_id(each) for each in (there.key, there.thumbnail.key)] == ["acme", "acme"]
-    assert location_id(terms.snapshot_ticket(held, "studio").key) == "acme"
-    assert location_id(own.key) == location_id(terms.snapshot_ticket(held, "other").key) == ""
-    left = terms.leftovers(held, FLUX, png)
+    assert location_id(terms.snapshot_ticket(lease_key, "studio").key) == "acme"
+    assert location_id(own.key) == location_id(terms.snapshot_ticket(lease_key, "other").key) == ""
+    left = terms.leftovers(lease_key, FLUX, png)
     assert {there.key, there.thumbnail.key, own.key} < set(left)
     assert {location_id(key) for key in left} == {"", "acme", "borg"}

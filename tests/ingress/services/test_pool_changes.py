@@ -23,8 +23,8 @@ PROBES = PoolConfig(families=("probe",))
 
 @asynccontextmanager
 async def house(**pools: PoolConfig) -> AsyncGenerator[House]:
-    async with built(pools=pools, replica=False) as made:
-        yield made
+    async with built(pools=pools, replica=False) as ingress:
+        yield ingress
 
 
 def changes(
@@ -45,18 +45,18 @@ async def pool_of(house: House, request_id: str) -> str:
 
 
 async def test_requests_of_a_pool_that_is_gone_go_to_the_one_that_has_their_family() -> None:
-    async with house(probes=PROBES) as made:
-        request = await queued(made, "studio")
-        await changes(made).look()
-        assert await pool_of(made, request) == "probes"
+    async with house(probes=PROBES) as ingress:
+        request = await queued(ingress, "studio")
+        await changes(ingress).look()
+        assert await pool_of(ingress, request) == "probes"
 
 
 async def test_a_pool_that_takes_overflow_has_no_queue_any_more() -> None:
     more = PoolConfig(families=("probe",), overflow_of="probes")
-    async with house(probes=PROBES, more=more) as made:
-        request = await queued(made, "more")
-        await changes(made, [(HERE, "more"), (HERE, "probes")]).look()
-        assert await pool_of(made, request) == "probes"
+    async with house(probes=PROBES, more=more) as ingress:
+        request = await queued(ingress, "more")
+        await changes(ingress, [(HERE, "more"), (HERE, "probes")]).look()
+        assert await pool_of(ingress, request) == "probes"
 
 
 @pytest.mark.parametrize(
@@ -71,40 +71,40 @@ async def test_a_pool_that_takes_overflow_has_no_queue_any_more() -> None:
 async def test_requests_of_a_pool_that_is_there_stay(
     pool: str, led: Collection[tuple[str, str]]
 ) -> None:
-    async with house(probes=PROBES, second=PROBES) as made:
-        request = await queued(made, pool)
-        await changes(made, led).look()
-        assert await pool_of(made, request) == pool
+    async with house(probes=PROBES, second=PROBES) as ingress:
+        request = await queued(ingress, pool)
+        await changes(ingress, led).look()
+        assert await pool_of(ingress, request) == pool
 
 
 async def test_a_pool_that_comes_back_keeps_its_requests() -> None:
-    async with house(probes=PROBES) as made:
-        clock = made.services.clock = FakeClock()
-        request, moving = await queued(made, "studio"), changes(made, gone_s=60)
+    async with house(probes=PROBES) as ingress:
+        clock = ingress.services.clock = FakeClock()
+        request, moving = await queued(ingress, "studio"), changes(ingress, gone_s=60)
         await moving.look()
         clock.advance(59)
-        made.services.pools = PoolMap({"probes": PROBES, "studio": PROBES})
+        ingress.services.pools = PoolMap({"probes": PROBES, "studio": PROBES})
         await moving.look()
-        made.services.pools = PoolMap({"probes": PROBES})
+        ingress.services.pools = PoolMap({"probes": PROBES})
         await moving.look()
         clock.advance(59)
         await moving.look()
-        assert await pool_of(made, request) == "studio"
+        assert await pool_of(ingress, request) == "studio"
         clock.advance(1)
         await moving.look()
-        assert await pool_of(made, request) == "probes"
+        assert await pool_of(ingress, request) == "probes"
 
 
 async def test_requests_that_no_pool_runs_are_named_once_and_stay(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with house(probes=PROBES) as made:
-        unknown = await queued(made, "studio", "test/not-there")
-        other = await queued(made, "studio", "fal-ai/flux/schnell")
-        moving = changes(made)
+    async with house(probes=PROBES) as ingress:
+        unknown = await queued(ingress, "studio", "test/not-there")
+        other = await queued(ingress, "studio", "fal-ai/flux/schnell")
+        moving = changes(ingress)
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
                 await moving.look()
-        assert {await pool_of(made, each) for each in (unknown, other)} == {"studio"}
+        assert {await pool_of(ingress, request_id) for request_id in (unknown, other)} == {"studio"}
         assert len(caplog.messages) == 2
         assert all("wait in the pool studio, which is not configured" in x for x in caplog.messages)

@@ -32,8 +32,8 @@ class Surroundings:
     asked: list[str] = field(default_factory=list)
 
     def look(self, wanted: Sequence[Endpoint]) -> Mapping[str, Download]:
-        self.asked += [each.id for each in wanted]
-        return {each.id: self.download for each in wanted}
+        self.asked += [endpoint.id for endpoint in wanted]
+        return {endpoint.id: self.download for endpoint in wanted}
 
     def preflights(self, clock: FakeClock) -> Preflights:
         machine = MachineFacts(0, 16 * 10**9, 100 * 10**9)
@@ -62,10 +62,10 @@ async def test_operators_get_what_a_look_at_machine_and_hub_found(
 ) -> None:
     async with built(catalog=CATALOG) as house:
         house.services.preflights = around.preflights(clock)
-        found = await answer(house, house.key)
-        assert (found["server"], found["fits"]) == ("real", True)
-        assert found["machine"] == {"device_gb": 0.0, "memory_gb": 16.0, "free_gb": 100.0}
-        assert found["download"]["missing_bytes"] == SIZE
+        preflight = await answer(house, house.key)
+        assert (preflight["server"], preflight["fits"]) == ("real", True)
+        assert preflight["machine"] == {"device_gb": 0.0, "memory_gb": 16.0, "free_gb": 100.0}
+        assert preflight["download"]["missing_bytes"] == SIZE
         demo = await answer(house, house.key, SCHNELL)
         assert (demo["server"], demo["fits"]) == ("demo", False)
         assert "needs a GPU with 12 GB or more, and this machine has none" in demo["said"]["fits"]
@@ -77,9 +77,9 @@ async def test_others_get_what_the_entry_says_and_no_look_is_taken(
     async with built(catalog=CATALOG) as house:
         house.services.preflights = around.preflights(clock)
         key = await house.services.identity.keys.create("other", scopes=frozenset({API}))
-        found = await answer(house, str(key))
-    assert found["machine"] == {"device_gb": None, "memory_gb": None, "free_gb": None}
-    assert found["said"]["download"] == "about 1.8 GB"
+        preflight = await answer(house, str(key))
+    assert preflight["machine"] == {"device_gb": None, "memory_gb": None, "free_gb": None}
+    assert preflight["said"]["download"] == "about 1.8 GB"
     assert around.asked == []
 
 
@@ -90,8 +90,8 @@ async def test_an_answer_is_kept_and_looked_for_again_sooner_while_weights_are_m
     entry = CATALOG.listed(SDXS)
 
     async def missing() -> int | None:
-        (found,) = await preflights.of([entry], {}, lambda _: None, looks=True)
-        return found.download.missing_bytes
+        (preflight,) = await preflights.of([entry], {}, lambda _: None, looks=True)
+        return preflight.download.missing_bytes
 
     assert [await missing(), await missing()] == [SIZE, SIZE]
     assert around.asked == [SDXS]
@@ -112,18 +112,18 @@ async def test_on_a_cluster_nobody_knows_the_disks_and_replicas_name_their_gpus(
     around.nodes = 3
     entry = load(None, demo=False, demo_dir=DEMO).listed(SCHNELL)
     preflights = around.preflights(clock)
-    (found,) = await preflights.of([entry], {}, lambda _: None, looks=True)
-    assert found.fits is None
-    assert (found.download.total_bytes, found.download.missing_bytes) == (SIZE, None)
-    (found,) = await preflights.of([entry], {SCHNELL: 24 * 10**9}, lambda _: 0.52, looks=True)
-    assert found.fits
-    assert found.said()["time"] == "0.52 s for each image, measured here"
+    (preflight,) = await preflights.of([entry], {}, lambda _: None, looks=True)
+    assert preflight.fits is None
+    assert (preflight.download.total_bytes, preflight.download.missing_bytes) == (SIZE, None)
+    (preflight,) = await preflights.of([entry], {SCHNELL: 24 * 10**9}, lambda _: 0.52, looks=True)
+    assert preflight.fits
+    assert preflight.said()["time"] == "0.52 s for each image, measured here"
 
 
 async def test_a_demo_s_time_is_not_the_real_model_s(
     around: Surroundings, clock: FakeClock
 ) -> None:
-    (found,) = await around.preflights(clock).of(
+    (preflight,) = await around.preflights(clock).of(
         [CATALOG.listed(SCHNELL)], {}, lambda _: 0.4, looks=True
     )
-    assert found.needs.seconds is None
+    assert preflight.needs.seconds is None

@@ -18,12 +18,12 @@ def test_an_id_is_a_uuid_of_version_7_with_the_time_in_it() -> None:
 def test_ids_sort_by_age() -> None:
     clock = FakeClock()
     make = RequestIds(clock)
-    made: list[str] = []
+    ids: list[str] = []
     for _ in range(2000):
-        made.append(make())
+        ids.append(make())
         clock.advance(1e-6)
-    assert made == sorted(made)
-    assert len(set(made)) == 2000
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 2000
 
 
 def test_only_the_usual_spelling_names_a_request() -> None:

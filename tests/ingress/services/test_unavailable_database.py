@@ -36,12 +36,12 @@ async def ingress_on(conninfo: str) -> AsyncGenerator[httpx.AsyncClient]:
     await database.start()
     queue = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "one")
     await queue.start()
-    async with built(replica=False) as made:
+    async with built(replica=False) as house:
         health = Health(Readiness({"database": database.check}, SystemClock()))
-        made.app.state.services = replace(made.services, queue=queue, health=health)
-        async with made.client() as client:
+        house.app.state.services = replace(house.services, queue=queue, health=health)
+        async with house.client() as client:
             yield client
-        await made.app.state.services.background.join()
+        await house.app.state.services.background.join()
     await queue.aclose()
     await database.aclose()
 
@@ -91,22 +91,22 @@ def limited(conninfo: str) -> Iterator[str]:
 
 async def take_all(owner: str, limited: str) -> list[psycopg.AsyncConnection]:
     """Hold every connection that the role may have, in place of those that others hold."""
-    held: list[psycopg.AsyncConnection] = []
+    connections: list[psycopg.AsyncConnection] = []
     async with (
         asyncio.timeout(PATIENCE_S),
         await psycopg.AsyncConnection.connect(owner, autocommit=True) as operator,
     ):
-        while len(held) < CONNECTIONS:
+        while len(connections) < CONNECTIONS:
             try:
-                held.append(await psycopg.AsyncConnection.connect(limited))
+                connections.append(await psycopg.AsyncConnection.connect(limited))
             except psycopg.OperationalError as error:
                 assert "too many connections" in str(error)  # noqa: PT017
                 await operator.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE usename = %s AND pid <> ALL(%s)",
-                    (ROLE, [each.info.backend_pid for each in held]),
+                    (ROLE, [connection.info.backend_pid for connection in connections]),
                 )
-    return held
+    return connections
 
 
 async def test_without_a_free_connection_calls_are_refused_until_there_is_one(
@@ -114,7 +114,7 @@ async def test_without_a_free_connection_calls_are_refused_until_there_is_one(
 ) -> None:
     async with ingress_on(limited) as client:
         await until_status(client, "POST", "/queue/test/probe", 200)
-        held = await take_all(conninfo, limited)
+        connections = await take_all(conninfo, limited)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
@@ -126,8 +126,8 @@ async def test_without_a_free_connection_calls_are_refused_until_there_is_one(
             ready = await until_status(client, "GET", "/readyz", 503)
             assert "too many connections" in ready.text
         finally:
-            for each in held:
-                await each.close()
+            for connection in connections:
+                await connection.close()
         await until_status(client, "POST", "/queue/test/probe", 200)
         await until_status(client, "GET", "/readyz", 200)
 

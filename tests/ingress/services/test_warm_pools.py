@@ -26,8 +26,8 @@ ADMIN = Actor("key")
 
 def replica(name: str, *hot: str, keep: Keep | None = None, **changes: object) -> HeldWeights:
     usual = {"host": frozenset[str](), "disk": frozenset[str](), "not_kept": {}}
-    given = {"pool": "probes", "stage": "ready", **usual, **changes}
-    return HeldWeights(replica_id=name, hot=frozenset(hot), keep=keep, **given)  # type: ignore[arg-type]
+    fields = {"pool": "probes", "stage": "ready", **usual, **changes}
+    return HeldWeights(replica_id=name, hot=frozenset(hot), keep=keep, **fields)  # type: ignore[arg-type]
 
 
 async def _unused(*_: object) -> CancelVerdict:
@@ -110,7 +110,7 @@ async def test_a_target_without_effect_says_why_and_keeps_nothing() -> None:
         }
     )
     await scene.warm.look()
-    assert {each.problems[0] for each in scene.warm.states} == {
+    assert {state.problems[0] for state in scene.warm.states} == {
         "The catalogue has no endpoint gone/model.",
         "test/probe runs in the pool probes, not in others.",
     }

@@ -96,9 +96,9 @@ class Bench:
         new = NewWeights("house", "style", BASE, {"upload": KEY})
         await self.book.add(new, WeightQuota(10**9, 5), ME)
         await self.run_due(program)
-        found = await self.book.find("house", "style")
-        assert found is not None
-        return found
+        weights = await self.book.find("house", "style")
+        assert weights is not None
+        return weights
 
     async def run_due(self, program: str) -> None:
         await JobWorker(self.book.jobs, [self.jobs(program)]).run_due()
@@ -108,8 +108,8 @@ class Bench:
             return self.token if tenant == "house" else f"hf_{tenant}"
 
         command = (sys.executable, "-c", program)
-        given = self.book, self.storage, self.catalog, lambda: self.config, token_of
-        return WeightJobs(*given, command=lambda: command)
+        arguments = self.book, self.storage, self.catalog, lambda: self.config, token_of
+        return WeightJobs(*arguments, command=lambda: command)
 
     async def add(self, tenant: str, *names: str, kind: str = "") -> None:
         for name in names:
@@ -117,10 +117,10 @@ class Bench:
             assert await self.book.add(new, WeightQuota(10**9, 5), ME) == ""
 
     async def states(self, tenant: str) -> list[WeightState]:
-        return [each.state for each in await self.book.page(tenant, 100)]
+        return [weights.state for weights in await self.book.page(tenant, 100)]
 
     def left(self) -> list[Path]:
-        return [each for each in (self.path / "weights-arriving").rglob("*") if each.is_file()]
+        return [path for path in (self.path / "weights-arriving").rglob("*") if path.is_file()]
 
 
 @pytest.fixture
@@ -298,10 +298,10 @@ async def test_the_checking_process_gets_no_secret_of_the_ingress(
         "import json, os, sys; json.loads(sys.stdin.readline()); print(json.dumps({'refused': "
     )
     refused = await bench.run(program + "json.dumps(dict(os.environ))}))")
-    given = json.loads(refused.problem)
-    assert given["HF_HOME"] == "/models"
-    assert "secret" not in given.values()
-    assert not [name for name in given if name.startswith(("DARKROOM", "AWS"))]
+    environment = json.loads(refused.problem)
+    assert environment["HF_HOME"] == "/models"
+    assert "secret" not in environment.values()
+    assert not [name for name in environment if name.startswith(("DARKROOM", "AWS"))]
 
 
 @pytest.mark.long
@@ -343,9 +343,9 @@ async def test_weights_are_fetched_together_and_checked_one_after_another(bench:
         await bench.add(tenant, "style")
     await bench.run_due(CHECKS_ALONE)
     for tenant in ("house", "other", "third"):
-        found = await bench.book.find(tenant, "style")
-        assert found is not None
-        assert found.problem == "It was alone."
+        weights = await bench.book.find(tenant, "style")
+        assert weights is not None
+        assert weights.problem == "It was alone."
 
 
 async def test_what_is_said_to_be_a_lora_is_fetched_no_further_than_a_lora_may_be_large(
@@ -358,6 +358,6 @@ async def test_what_is_said_to_be_a_lora_is_fetched_no_further_than_a_lora_may_b
         "import json, sys; limits = json.loads(sys.stdin.readline())['limits']; "
         "print(json.dumps({'refused': str(limits['max_bytes'])}))"
     )
-    found = await bench.book.find("house", "style")
-    assert found is not None
-    assert found.problem == "1000"
+    weights = await bench.book.find("house", "style")
+    assert weights is not None
+    assert weights.problem == "1000"

@@ -109,7 +109,7 @@ async def test_the_same_wish_while_the_first_runs_waits_for_it_and_says_so(
     assert (shown["state"], shown["follows"]) == ("queued", first["request_id"])
     ran = await client.post(RUN, json=wish(sleep_s=0.3), headers=ALLOW)
     assert ran.headers["x-darkroom-cache"] == "hit"
-    answers = [await client.get(each["response_url"]) for each in (first, second)]
+    answers = [await client.get(submission["response_url"]) for submission in (first, second)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].json() == answers[1].json() == ran.json()
     assert house.replica.ran == [first["request_id"]]

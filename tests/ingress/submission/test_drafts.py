@@ -37,15 +37,15 @@ async def test_a_request_answers_with_previews_and_the_ids_of_its_drafts(house: 
         assert len(output["images"]) == 2
         for image in output["images"]:
             assert (await client.get(image["url"])).status_code == 200
-        assert [each["seed"] for each in output["drafts"]] == [7, 8]
+        assert [draft["seed"] for draft in output["drafts"]] == [7, 8]
         (first, _) = output["drafts"]
         assert first["expires_at"].endswith("Z")
         assert "key" not in first
         listed = (await client.get("/v1/drafts")).json()
-        assert {each["id"] for each in listed["drafts"]} == {
-            each["id"] for each in output["drafts"]
+        assert {draft["id"] for draft in listed["drafts"]} == {
+            draft["id"] for draft in output["drafts"]
         }
-        assert listed["bytes"] == sum(each["size"] for each in listed["drafts"])
+        assert listed["bytes"] == sum(draft["size"] for draft in listed["drafts"])
         shown = (await client.get(f"/v1/drafts/{first['id']}")).json()
         assert (shown["endpoint_id"], shown["seed"]) == ("fal-ai/flux/schnell", 7)
 
@@ -62,9 +62,9 @@ async def test_a_key_for_some_endpoints_lists_their_drafts_however_many_others_a
         newer = [*house.queue._rows.values()][-1]
         newer.request = replace(newer.request, endpoint=dev)
         of_all = (await client.get("/v1/drafts")).json()["drafts"]
-        assert {each["endpoint_id"] for each in of_all} == {dev}
+        assert {draft["endpoint_id"] for draft in of_all} == {dev}
         listed = (await limited.get("/v1/drafts")).json()["drafts"]
-        assert [each["endpoint_id"] for each in listed] == ["fal-ai/flux/schnell"] * 2
+        assert [draft["endpoint_id"] for draft in listed] == ["fal-ai/flux/schnell"] * 2
         path = f"/v1/drafts?request_id={listed[0]['request_id']}"
         for caller in (client, limited):
             assert (await caller.get(path)).json()["drafts"] == listed
@@ -126,9 +126,9 @@ async def test_an_unknown_draft_one_of_another_tenant_and_a_deleted_one_are_the_
         assert (await client.delete(f"/v1/drafts/{draft}")).status_code == 204
         assert (await client.delete(f"/v1/drafts/{draft}")).status_code == 404
         problems.append(await refused(client, from_draft=draft))
-    for each in problems:
-        assert each["loc"] == ["body", "from_draft"]
-        assert each["msg"] == UNKNOWN
+    for problem in problems:
+        assert problem["loc"] == ["body", "from_draft"]
+        assert problem["msg"] == UNKNOWN
 
 
 async def test_what_a_draft_has_decided_is_a_422_at_the_field(house: House) -> None:
@@ -173,8 +173,8 @@ async def test_the_bytes_of_a_tenants_drafts_are_limited() -> None:
         assert "DARKROOM_MAX_DRAFTS_BYTES_PER_TENANT" in full.text
         assert (await client.post(f"/run{FLUX}", json={"from_draft": draft})).status_code == 200
         await drafted(other)
-        for each in (await client.get("/v1/drafts")).json()["drafts"]:
-            await client.delete(f"/v1/drafts/{each['id']}")
+        for old_draft in (await client.get("/v1/drafts")).json()["drafts"]:
+            await client.delete(f"/v1/drafts/{old_draft['id']}")
         await drafted(client)
 
 
@@ -205,7 +205,7 @@ async def test_requests_for_drafts_that_are_submitted_at_once_do_not_pass_the_li
     ):
         body = {"prompt": "x", "draft": {"count": 16}}
         sent = [client.post(f"/queue{FLUX}", json=body) for _ in range(20)]
-        answers = sorted([each.status_code for each in await asyncio.gather(*sent)])
+        answers = sorted([response.status_code for response in await asyncio.gather(*sent)])
         assert answers == [200, *[507] * 19]
         assert not house.services.drafts_storing
 
@@ -220,7 +220,7 @@ async def test_a_repeat_is_answered_when_the_bytes_are_used_up() -> None:
             await client.post(f"/run{FLUX}", json=body, headers={"Idempotency-Key": "k"})
             for _ in range(2)
         ]
-        assert [each.status_code for each in sent] == [200, 200]
+        assert [response.status_code for response in sent] == [200, 200]
         assert sent[0].json()["drafts"] == sent[1].json()["drafts"]
 
 
@@ -238,6 +238,6 @@ async def test_equal_requests_make_drafts_of_their_own() -> None:
 async def test_the_list_of_models_says_which_make_drafts(house: House) -> None:
     async with house.client(house.weak_key) as client:
         models = (await client.get("/v1/models")).json()["models"]
-    made = {each["endpoint_id"]: each["darkroom"]["drafts"] for each in models}
-    assert made["fal-ai/flux/schnell"]
-    assert not made["test/probe"]
+    makes_drafts = {model["endpoint_id"]: model["darkroom"]["drafts"] for model in models}
+    assert makes_drafts["fal-ai/flux/schnell"]
+    assert not makes_drafts["test/probe"]

@@ -65,16 +65,16 @@ async def house_with(tmp_path: Path, *, replicas: bool = True, **more: Any) -> A
     catalog = await asyncio.to_thread(load, models, demo=True, demo_dir=MODELS.parent)
     flow = workflow_entry("default", "flow", definition_of(read(FLOW)), public=True, catalog=None)
     documented = catalog.with_private([flow]).of_tenant("default")
-    given = {"catalog": catalog, "documented": documented, "prices": prices}
-    async with built(pools=POOLS, replica=False, **given) as house:
-        made = [ScriptedReplica(house.queue, house.storage, pool) for pool in ("own", "hosted")]
-        for each in made if replicas else ():
-            await each.start()
+    options = {"catalog": catalog, "documented": documented, "prices": prices}
+    async with built(pools=POOLS, replica=False, **options) as house:
+        scripted = [ScriptedReplica(house.queue, house.storage, pool) for pool in ("own", "hosted")]
+        for replica in scripted if replicas else ():
+            await replica.start()
         try:
             yield house
         finally:
-            for each in made:
-                await each.aclose()
+            for replica in scripted:
+                await replica.aclose()
 
 
 async def ended(house: House, body: Any, headers: Any = None, path: str = OWN) -> dict[str, Any]:
@@ -89,7 +89,7 @@ async def ended(house: House, body: Any, headers: Any = None, path: str = OWN) -
 
 
 def logged(status: dict[str, Any]) -> str:
-    return "\n".join(each["message"] for each in status["logs"])
+    return "\n".join(log["message"] for log in status["logs"])
 
 
 async def stored(house: House, status: dict[str, Any]) -> Request:
@@ -109,7 +109,9 @@ async def test_status_result_and_list_say_where_a_request_ran(tmp_path: Path) ->
     assert (status["status"], "It failed" in status["error"]) == ("COMPLETED", False)
     assert f"It falls back to {OTHER} (pipeline_failed)." in logged(status)
     assert result.headers["x-darkroom-endpoint"] == OTHER  # it failed there too
-    assert [(each["endpoint_id"], each["fallback"]) for each in listed] == [(OWN, fallback)]
+    assert [(request["endpoint_id"], request["fallback"]) for request in listed] == [
+        (OWN, fallback)
+    ]
     assert prediction.json()["darkroom_fallback"] == fallback
 
 
@@ -127,7 +129,7 @@ async def test_a_request_that_waits_is_billed_where_it_ran(tmp_path: Path) -> No
         usage = await client.get("/v1/usage?by=endpoint")
     assert waiting.json()["darkroom"]["fallback"] == {"endpoint": OTHER, "reason": "deadline"}
     assert (result.status_code, result.json()["echo"]) == (200, "hello")
-    costs = {each["endpoint_id"]: each["cost"] for each in usage.json()["results"]}
+    costs = {row["endpoint_id"]: row["cost"] for row in usage.json()["results"]}
     assert costs == {OTHER: 0.5}
 
 

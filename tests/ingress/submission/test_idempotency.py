@@ -123,8 +123,8 @@ FLUX = "fal-ai/flux/schnell"
 async def test_a_repeat_is_answered_when_its_draft_is_gone(
     house: House, client: httpx.AsyncClient, path: str, wrapped: Callable[[Any], Any]
 ) -> None:
-    made = await client.post(f"/{FLUX}", json={"prompt": "a dog", "draft": {"count": 1}})
-    draft = made.json()["drafts"][0]["id"]
+    response = await client.post(f"/{FLUX}", json={"prompt": "a dog", "draft": {"count": 1}})
+    draft = response.json()["drafts"][0]["id"]
     body = wrapped({"from_draft": draft})
     first = await client.post(path, json=body, headers=KEY)
     assert first.is_success, first.text
@@ -143,8 +143,8 @@ async def test_a_repeat_is_answered_when_its_draft_is_gone(
 async def test_a_repeat_of_a_tool_of_mcp_is_answered_when_its_draft_is_gone(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    made = await client.post(f"/{FLUX}", json={"prompt": "a dog", "draft": {"count": 1}})
-    draft = made.json()["drafts"][0]["id"]
+    response = await client.post(f"/{FLUX}", json={"prompt": "a dog", "draft": {"count": 1}})
+    draft = response.json()["drafts"][0]["id"]
     tool = {"name": "generate", "arguments": {"model": FLUX, "input": {"from_draft": draft}}}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool}
     answers: list[httpx.Response] = []
@@ -197,10 +197,10 @@ async def test_a_repeat_of_a_deleted_request_that_would_not_validate_says_that_i
 async def test_a_key_of_other_endpoints_finds_no_earlier_request(house: House) -> None:
     async with house.client() as client:
         assert (await client.post(SUBMIT, json={}, headers=KEY)).status_code == 200
-        made = await client.post("/v1/keys", json={"scopes": ["api"], "endpoints": [FLUX]})
-        assert made.status_code == 201, made.text
+        response = await client.post("/v1/keys", json={"scopes": ["api"], "endpoints": [FLUX]})
+        assert response.status_code == 201, response.text
     house.services.catalog.become(Catalog({}))
-    async with house.client(made.json()["key"]) as limited:
+    async with house.client(response.json()["key"]) as limited:
         assert (await limited.post(SUBMIT, json={}, headers=KEY)).status_code == 403
 
 

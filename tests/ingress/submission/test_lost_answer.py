@@ -39,19 +39,19 @@ async def proxy(conninfo: str) -> AsyncIterator[tuple[Proxy, str]]:
 async def queue(proxy: tuple[Proxy, str]) -> AsyncIterator[PostgresQueue]:
     database = Database(proxy[1])
     await database.start()
-    made = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "one")
-    await made.start()
-    yield made
-    await made.aclose()
+    postgres = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "one")
+    await postgres.start()
+    yield postgres
+    await postgres.aclose()
     await database.aclose()
 
 
 @pytest.fixture
 async def house(queue: PostgresQueue) -> AsyncIterator[House]:
-    async with built(replica=False) as made:
-        made.app.state.services = replace(made.services, queue=queue)
-        yield made
-        await made.app.state.services.background.join()
+    async with built(replica=False) as ingress:
+        ingress.app.state.services = replace(ingress.services, queue=queue)
+        yield ingress
+        await ingress.app.state.services.background.join()
 
 
 @pytest.mark.parametrize("path", ["/test/probe", "/queue/test/probe"])
@@ -66,7 +66,7 @@ async def test_it_is_answered_with_503_and_cancelled_if_it_was_stored(
         async with asyncio.timeout(120):
             while not (stored := await queue.page("default")) or not stored[0].state.final:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-    assert [each.state for each in stored] == [State.CANCELLED]
+    assert [request.state for request in stored] == [State.CANCELLED]
 
 
 async def test_it_stays_if_its_idempotency_key_finds_it(
@@ -85,7 +85,9 @@ async def test_it_stays_if_its_idempotency_key_finds_it(
             while (repeated := await submit()).status_code == 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
     assert repeated.status_code == 200, repeated.text
-    assert [each.id for each in await queue.page("default")] == [repeated.json()["request_id"]]
+    assert [request.id for request in await queue.page("default")] == [
+        repeated.json()["request_id"]
+    ]
 
 
 async def test_a_run_that_a_crash_of_the_database_lost_is_answered_with_503(
@@ -127,7 +129,7 @@ async def test_a_request_whose_end_cannot_be_read_is_cancelled_since_its_client_
         proxy[0].heal()
         while not (stored := await page(queue)) or not stored[0].state.final:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-    assert [each.state for each in stored] == [State.CANCELLED]
+    assert [request.state for request in stored] == [State.CANCELLED]
 
 
 async def page(queue: PostgresQueue) -> Sequence[Request]:

@@ -16,7 +16,7 @@ from tests.ingress.house import House, built
 from tests.ingress.socket import connected
 
 PROBE, FLUX = "test/probe", "fal-ai/flux/schnell"
-PRICES = {each: {"unit": "request", "amount": 1} for each in (PROBE, FLUX)}
+PRICES = {endpoint_id: {"unit": "request", "amount": 1} for endpoint_id in (PROBE, FLUX)}
 DOORS = {
     "run": (f"/{PROBE}", {}),
     "queue": (f"/queue/{PROBE}", {}),
@@ -76,8 +76,10 @@ async def test_an_exhausted_budget_is_a_403_with_fals_words(budgeted: House, doo
 @pytest.mark.parametrize("door", DOORS)
 async def test_the_answer_to_a_submit_says_what_is_left(door: str) -> None:
     path, body = DOORS[door]
-    given = limits(requests_per_minute=60, requests_burst=3, budget=BudgetConfig(amount=Decimal(9)))
-    async with built(limits=given, prices=PRICES) as house, house.client() as client:
+    tenant_limits = limits(
+        requests_per_minute=60, requests_burst=3, budget=BudgetConfig(amount=Decimal(9))
+    )
+    async with built(limits=tenant_limits, prices=PRICES) as house, house.client() as client:
         first = await client.post(path, json=body)
         second = await client.post(path, json=body)
         other = await client.get("/v1/models")
@@ -85,7 +87,7 @@ async def test_the_answer_to_a_submit_says_what_is_left(door: str) -> None:
     assert first.headers["x-ratelimit-limit-requests"] == "60"
     assert int(first.headers["x-ratelimit-remaining-requests"]) == 2
     assert first.headers["x-ratelimit-reset-requests"] == "1s"
-    left = [each.headers["x-darkroom-budget-remaining"] for each in (first, second)]
+    left = [response.headers["x-darkroom-budget-remaining"] for response in (first, second)]
     assert left == ["8 USD", "7 USD"]
     assert second.headers["x-darkroom-budget-limit"] == "9 USD"
     assert second.headers["x-darkroom-budget-reset"].endswith("T00:00:00+00:00")

@@ -15,8 +15,8 @@ FULL = {"fail": "out_of_memory", "retryable": True}
 
 
 def config(**retries: Any) -> dict[str, str]:
-    each = {cause: {"retries": count} for cause, count in retries.items()}
-    return {"X-Fal-Retry-Config": json.dumps(each)}
+    policies = {cause: {"retries": count} for cause, count in retries.items()}
+    return {"X-Fal-Retry-Config": json.dumps(policies)}
 
 
 async def tries(house: House, client: httpx.AsyncClient, headers: dict[str, str]) -> int:

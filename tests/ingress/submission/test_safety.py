@@ -24,8 +24,8 @@ async def test_a_blocked_word_is_named_by_fals_type_of_error_and_nothing_is_queu
         assert problem["loc"] == ["body", "prompt"]
         assert problem["type"] == "content_policy_violation"
         assert "“Jane Doe”" in problem["msg"]
-        found = await house.queue.gallery.search(RequestFilter("default"), 10)
-        assert found.requests == []
+        page = await house.queue.gallery.search(RequestFilter("default"), 10)
+        assert page.requests == []
         assert (await other.post("/queue/fal-ai/flux/schnell", json=body)).status_code == 200
         await house.services.background.join()
         (act,) = (await client.get("/v1/audit")).json()["acts"]
@@ -52,8 +52,8 @@ async def test_audio_that_would_be_withheld_is_refused_before_it_is_computed(act
         (problem,) = answer.json()["detail"]
         assert problem["type"] == "content_policy_violation"
         assert "it makes audio, which no checker" in problem["msg"]
-        found = await house.queue.gallery.search(RequestFilter("default"), 10)
-        assert found.requests == []
+        page = await house.queue.gallery.search(RequestFilter("default"), 10)
+        assert page.requests == []
         assert (await client.post("/queue/test/images", json=body)).status_code == 200
         assert (await other.post("/queue/test/audio", json=body)).status_code == 200
         for passing in (rule(action) | {"audio": "pass"}, rule("flag")):

@@ -107,5 +107,7 @@ async def test_json_log_lines_name_the_trace(
         await client.post("/test/probe", json={}, headers=PARENT)
     finally:
         log.removeHandler(handler)
-    (line,) = [each for each in map(json.loads, stream.getvalue().splitlines()) if "error" in each]
+    (line,) = [
+        record for record in map(json.loads, stream.getvalue().splitlines()) if "error" in record
+    ]
     assert (line["trace_id"], line["span_id"]) == (TRACE, SPAN)

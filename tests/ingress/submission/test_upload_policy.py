@@ -70,11 +70,11 @@ async def test_results_name_the_files_in_the_bucket(
 async def test_an_outcome_in_someones_bucket_is_given_to_no_one_else(
     client: httpx.AsyncClient,
 ) -> None:
-    given = {"prompt": "a circle", "seed": 1}
+    parameters = {"prompt": "a circle", "seed": 1}
     shared = {"X-Darkroom-Cache": "allow"}
     hits: list[bool] = []
     for sent in (headers(**shared), headers(**shared), shared, headers(**shared), shared):
-        answer = await client.post(FLUX, json=given, headers=sent)
+        answer = await client.post(FLUX, json=parameters, headers=sent)
         assert answer.status_code == 200
         hits.append("x-darkroom-cache" in answer.headers)
     assert hits == [False, False, False, False, True]

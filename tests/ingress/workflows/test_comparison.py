@@ -98,7 +98,7 @@ def test_a_mistake_is_named(change: Any, place: str, words: str) -> None:
 
 async def test_an_endpoint_that_is_not_there_is_named_before_anything_is_stored() -> None:
     async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
-        given = {**BOTH, "compare": {"a": IMAGES, "b": "no/such"}}
-        answer = await client.post("/v1/workflows", json=given)
+        comparison = {**BOTH, "compare": {"a": IMAGES, "b": "no/such"}}
+        answer = await client.post("/v1/workflows", json=comparison)
     assert answer.status_code == 422
     assert "There is no endpoint `no/such`" in answer.text

@@ -57,7 +57,7 @@ def documented(*names: str) -> Catalog:
     """Catalogue with these workflows, with which answers are compared."""
     definition = definition_of(read(POSTER))
     entries = [
-        workflow_entry("default", each, definition, public=True, catalog=None) for each in names
+        workflow_entry("default", name, definition, public=True, catalog=None) for name in names
     ]
     return OTHERS.with_private(entries).of_tenant("default")
 
@@ -133,8 +133,8 @@ async def result(house: House, endpoint: str, request_id: str) -> httpx.Response
 
 def steps_of(house: House, endpoint: str) -> Sequence[Request]:
     """Requests of steps to an endpoint."""
-    found = (row.request for row in house.queue._rows.values())
-    return [each for each in found if each.endpoint == endpoint]
+    requests = (row.request for row in house.queue._rows.values())
+    return [request for request in requests if request.endpoint == endpoint]
 
 
 async def test_steps_run_one_after_the_other_and_files_are_passed_along(house: House) -> None:
@@ -153,11 +153,11 @@ async def test_steps_run_one_after_the_other_and_files_are_passed_along(house: H
     (draw,), (big,) = steps_of(house, IMAGES), steps_of(house, PROBE)
     assert draw.input["prompt"] == "a red circle"
     assert big.input["echo"] == output["said"]
-    steps = {each["node_id"]: each for each in done["darkroom"]["workflow"]["steps"]}
+    steps = {step["node_id"]: step for step in done["darkroom"]["workflow"]["steps"]}
     assert [steps["draw"]["request_id"], steps["big"]["request_id"]] == [draw.id, big.id]
-    assert {each["state"] for each in steps.values()} == {"succeeded"}
+    assert {step["state"] for step in steps.values()} == {"succeeded"}
     assert done["metrics"]["inference_time"] == done["darkroom"]["workflow"]["run_s"] == 0.5
-    messages = [each["message"] for each in done["logs"]]
+    messages = [log["message"] for log in done["logs"]]
     assert f"Step draw is request {draw.id} to test/images." in messages
     assert "Step big succeeded." in messages
 
@@ -170,8 +170,8 @@ async def test_a_workflow_costs_what_its_steps_cost_and_is_counted_once() -> Non
         done = await ended(house, endpoint, request_id)
         assert done["darkroom"]["workflow"]["cost"] == [{"amount": "0.50", "currency": "EUR"}]
         assert house.queue.ledger.cost("default") == 0.5
-        own = [each for each in house.queue.ledger.lines if each.id == request_id]
-        assert [(each.usage.run_s, each.made.images) for each in own] == [(0.0, 0)]
+        own = [line for line in house.queue.ledger.lines if line.id == request_id]
+        assert [(line.usage.run_s, line.made.images) for line in own] == [(0.0, 0)]
 
 
 async def test_a_run_that_may_cost_more_than_the_budget_has_left_does_not_start() -> None:
@@ -197,7 +197,7 @@ async def test_a_run_that_may_cost_more_than_the_budget_has_left_does_not_start(
 
 
 async def test_a_step_runs_for_each_element_of_a_list(house: House) -> None:
-    given = steps_form(
+    form = steps_form(
         {
             "draw": {"app": IMAGES, "input": {"prompt": "x", "num_images": "$input.count"}},
             "each": {
@@ -209,14 +209,14 @@ async def test_a_step_runs_for_each_element_of_a_list(house: House) -> None:
         {"urls": "$each.*.echo.url", "second": "$each.1.echo.nth"},
         input={"count": {"type": "integer", "minimum": 0, "maximum": 4}},
     )
-    endpoint = await registered(house, given)
+    endpoint = await registered(house, form)
     request_id = await submitted(house, endpoint, {"count": 3})
     done = await ended(house, endpoint, request_id)
     output = (await result(house, endpoint, request_id)).raise_for_status().json()
     assert len({*output["urls"]}) == 3
     assert output["second"] == 1
-    listed = [each for each in done["darkroom"]["workflow"]["steps"] if each["node_id"] == "each"]
-    assert [each["item"] for each in listed] == [0, 1, 2]
+    listed = [step for step in done["darkroom"]["workflow"]["steps"] if step["node_id"] == "each"]
+    assert [step["item"] for step in listed] == [0, 1, 2]
     empty = await submitted(house, endpoint, {"count": 0})
     await ended(house, endpoint, empty)
     answer = await result(house, endpoint, empty)
@@ -226,7 +226,7 @@ async def test_a_step_runs_for_each_element_of_a_list(house: House) -> None:
 async def test_a_step_whose_condition_is_false_is_skipped_with_those_that_need_it(
     house: House,
 ) -> None:
-    given = steps_form(
+    form = steps_form(
         {
             "draw": {"app": IMAGES, "input": {"prompt": "x"}},
             "big": {
@@ -240,7 +240,7 @@ async def test_a_step_whose_condition_is_false_is_skipped_with_those_that_need_i
         {"big": "$after.echo", "any": "$any.echo"},
         input={"size": {"type": "string"}},
     )
-    endpoint = await registered(house, given)
+    endpoint = await registered(house, form)
     answers = []
     for size in ("big", "other"):
         request_id = await submitted(house, endpoint, {"size": size})
@@ -254,26 +254,26 @@ async def test_a_step_whose_condition_is_false_is_skipped_with_those_that_need_i
 
 
 async def test_a_failed_step_ends_the_workflow_and_cancels_the_others(house: House) -> None:
-    given = steps_form(
+    form = steps_form(
         {
             "bad": {"app": PROBE, "input": {"fail": "pipeline_failed", "message": "No paint."}},
             "slow": {"app": PROBE, "input": {"sleep_s": 60}},
         },
         {"x": "$slow.echo"},
     )
-    endpoint = await registered(house, given)
+    endpoint = await registered(house, form)
     request_id = await submitted(house, endpoint, {})
     done = await ended(house, endpoint, request_id)
     assert "The step `bad` (test/probe" in done["error"]
     assert "failed: No paint." in done["error"]
     answer = await result(house, endpoint, request_id)
     assert answer.status_code == 500
-    slow = next(each for each in steps_of(house, PROBE) if "sleep_s" in each.input)
+    slow = next(step for step in steps_of(house, PROBE) if "sleep_s" in step.input)
     assert (await house.queue.wait("default", slow.id, 30)).state is State.CANCELLED
 
 
 async def test_a_step_that_its_endpoint_refuses_is_named(house: House) -> None:
-    given = steps_form(
+    form = steps_form(
         {
             "ask": {"app": PROBE, "input": {"echo": "$input.size"}},
             "draw": {
@@ -284,7 +284,7 @@ async def test_a_step_that_its_endpoint_refuses_is_named(house: House) -> None:
         {"x": "$draw.images"},
         input={"size": {"type": "integer"}},
     )
-    endpoint = await registered(house, given)
+    endpoint = await registered(house, form)
     request_id = await submitted(house, endpoint, {"size": 99})
     done = await ended(house, endpoint, request_id)
     assert "The step `draw`" in done["error"]
@@ -302,22 +302,22 @@ async def test_a_step_whose_input_is_nested_too_deeply_is_refused(house: House) 
         }
         for number in range(4)
     }
-    given = steps_form(steps, {"x": "$s3.echo"}, input={"deep": {"type": "integer"}})
-    endpoint = await registered(house, given)
+    form = steps_form(steps, {"x": "$s3.echo"}, input={"deep": {"type": "integer"}})
+    endpoint = await registered(house, form)
     done = await ended(house, endpoint, await submitted(house, endpoint, {"deep": 1}))
     assert "The step `s3`" in done["error"]
     assert "more than 100 lists and objects in each other" in done["error"]
 
 
 async def test_a_reference_that_leads_nowhere_is_named(house: House) -> None:
-    given = steps_form(
+    form = steps_form(
         {
             "draw": {"app": IMAGES, "input": {"prompt": "x"}},
             "next": {"app": PROBE, "input": {"echo": "$draw.images.5.url"}},
         },
         {"x": "$next.echo"},
     )
-    endpoint = await registered(house, given)
+    endpoint = await registered(house, form)
     request_id = await submitted(house, endpoint, {})
     done = await ended(house, endpoint, request_id)
     assert done["error"] == (
@@ -326,12 +326,12 @@ async def test_a_reference_that_leads_nowhere_is_named(house: House) -> None:
 
 
 async def test_what_a_client_sends_never_becomes_a_file(house: House) -> None:
-    given = steps_form(
+    form = steps_form(
         {"say": {"app": PROBE, "input": {"echo": "$input.it"}}},
         {"it": "$input.it", "url": "$input.it.url", "said": "$say.echo.x"},
         input={"it": {}},
     )
-    endpoint = await registered(house, given)
+    endpoint = await registered(house, form)
     stolen = {"artifact": "p/abc/r/1/1/secret.png", "x": {"artifact_url": "p/abc/r/1/1/s.png"}}
     request_id = await submitted(house, endpoint, {"it": stolen})
     await ended(house, endpoint, request_id)
@@ -383,7 +383,7 @@ async def test_a_workflow_expires_with_its_steps(idle: House) -> None:
     done = await ended(idle, endpoint, request_id)
     assert done["darkroom"]["state"] == "expired"
     await WorkflowWorker(idle.services).tidy()
-    assert all(each.state.final for each in steps_of(idle, IMAGES))
+    assert all(step.state.final for step in steps_of(idle, IMAGES))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -392,7 +392,7 @@ async def test_a_crash_at_any_call_runs_no_step_twice(house: House, after: bool)
     dies_at = deaths = 0
     while True:
         dies_at += 1
-        before = {each.id for each in (*steps_of(house, IMAGES), *steps_of(house, PROBE))}
+        before = {step.id for step in (*steps_of(house, IMAGES), *steps_of(house, PROBE))}
         request_id = await submitted(house, endpoint, {"idea": "x"})
         calls: list[str] = []
         mortal = Mortal(house.queue, calls, dies_at, after=after)
@@ -406,7 +406,7 @@ async def test_a_crash_at_any_call_runs_no_step_twice(house: House, after: bool)
         steps = (*steps_of(house, IMAGES), *steps_of(house, PROBE))
         what = f"died {'after' if after else 'before'} call {dies_at}, {calls[-1:]}"
         assert done["darkroom"]["state"] == "succeeded", what
-        assert len([each for each in steps if each.id not in before]) == 2, what
+        assert len([step for step in steps if step.id not in before]) == 2, what
         if len(calls) < dies_at:  # it lived to the end
             break
     assert deaths > 12
@@ -422,8 +422,8 @@ async def test_two_workers_at_once_run_no_step_twice(house: House) -> None:
     ids = [await submitted(house, endpoint, {"idea": f"{n}"}) for n in range(8)]
     workers = [WorkflowWorker(house.services) for _ in range(3)]
     for request_id in ids:
-        ends = (ended(house, endpoint, request_id, each) for each in workers)
-        states = {each["darkroom"]["state"] for each in await asyncio.gather(*ends)}
+        ends = (ended(house, endpoint, request_id, worker) for worker in workers)
+        states = {ending["darkroom"]["state"] for ending in await asyncio.gather(*ends)}
         assert states == {"succeeded"}
     assert len(steps_of(house, IMAGES)) == len(steps_of(house, PROBE)) == len(ids)
 
@@ -463,14 +463,14 @@ async def test_private_files_go_from_step_to_step() -> None:
 
 
 async def test_a_step_is_deleted_after_its_workflow_only_and_with_it(house: House) -> None:
-    given = steps_form(
+    form = steps_form(
         {
             "draw": {"app": IMAGES, "input": {"prompt": "x"}},
             "slow": {"app": PROBE, "depends": ["draw"], "input": {"sleep_s": 60}},
         },
         {"x": "$draw.images", "y": "$slow.echo"},
     )
-    endpoint = await registered(house, given)
+    endpoint = await registered(house, form)
     request_id = await submitted(house, endpoint, {})
     worker = WorkflowWorker(house.services)
     while not steps_of(house, PROBE):
@@ -514,6 +514,6 @@ async def test_a_public_workflow_runs_for_the_tenant_that_calls_it(house: House)
     while not house.queue._rows[request_id].request.state.final:
         await worker.advance()
         await asyncio.sleep(0.01)
-    assert {each.tenant for each in steps_of(house, IMAGES)} == {"other"}
+    assert {step.tenant for step in steps_of(house, IMAGES)} == {"other"}
     done = await status(house, endpoint, request_id, house.other_key)
     assert done["darkroom"]["state"] == "succeeded"

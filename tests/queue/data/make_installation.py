@@ -108,13 +108,13 @@ class Installation:
 
     async def run(self, name: str, *, replica: str = "r1", **changes: Any) -> LeaseKey:
         """Submit and lease."""
-        given = await self.submit(name, **changes)
-        return await self.leased(name, replica=replica, pool=given.pool)
+        request = await self.submit(name, **changes)
+        return await self.leased(name, replica=replica, pool=request.pool)
 
     async def leased(self, name: str, *, replica: str = "r1", pool: str = POOL) -> LeaseKey:
-        held = (await lease(self.queue, replica, pool)).held
-        assert held.request_id == id_of(name), f"{name} is not next"
-        return held
+        lease_key = (await lease(self.queue, replica, pool)).held
+        assert lease_key.request_id == id_of(name), f"{name} is not next"
+        return lease_key
 
     async def finish(self, held: LeaseKey, outcome: Outcome, replica: str = "r1") -> None:
         await self.queue.finish(done(held, outcome, replica))
@@ -212,13 +212,13 @@ async def make_many_attempts(here: Installation) -> None:
 async def make_cancelled_and_expired(here: Installation) -> None:
     await here.submit("cancelled", webhook=webhook("cancelled"))
     await here.queue.cancel(TENANT, id_of("cancelled"))
-    held = await here.run("cancelled while it ran")
-    await here.queue.cancel(TENANT, held.request_id)
-    await here.finish(held, messages.cancelled())
+    lease_key = await here.run("cancelled while it ran")
+    await here.queue.cancel(TENANT, lease_key.request_id)
+    await here.finish(lease_key, messages.cancelled())
     await here.submit("expired", start_within_s=0.01)
     await here.until("expired", State.EXPIRED)
-    held = await here.run("expired while it ran", end_within_s=600.0)
-    await here.finish(held, messages.not_in_time())
+    lease_key = await here.run("expired while it ran", end_within_s=600.0)
+    await here.finish(lease_key, messages.not_in_time())
 
 
 async def make_deleted_and_forgotten(here: Installation) -> None:
@@ -232,11 +232,11 @@ async def make_deleted_and_forgotten(here: Installation) -> None:
 
 
 async def make_session(here: Installation) -> None:
-    held = await here.run("session", pool=SESSION_POOL, priority=Priority.REALTIME)
+    lease_key = await here.run("session", pool=SESSION_POOL, priority=Priority.REALTIME)
     for _ in range(2):
         frame = new_id()
-        await here.queue.record_frame(held, frame, State.SUCCEEDED, Usage(0.2, 1, 0.25))
-    await here.finish(held, Outcome(output={}, usage=Usage(2.0, 0, 0.0)))
+        await here.queue.record_frame(lease_key, frame, State.SUCCEEDED, Usage(0.2, 1, 0.25))
+    await here.finish(lease_key, Outcome(output={}, usage=Usage(2.0, 0, 0.0)))
 
 
 async def make_webhooks(here: Installation) -> None:
@@ -259,14 +259,14 @@ async def make_uploads(here: Installation) -> None:
     def upload(name: str, **changes: Any) -> Upload:
         return Upload(upload_key(name), name * 4, TENANT, "image/png", **changes)
 
-    for each in (
+    for opening in (
         upload("open"),
         upload("parts", parts_id="storage-7"),
         upload("whole"),
         upload("whole for an hour", keep_s=3600.0),
         upload("given up"),
     ):
-        await here.uploads.open(each)
+        await here.uploads.open(opening)
     for number in (1, 2):
         await here.uploads.add_part(upload_key("parts"), UploadPart(number, "ab" * 16, 5 * 2**20))
     await here.uploads.finish(upload_key("whole"), 3 * 2**30)
@@ -275,21 +275,21 @@ async def make_uploads(here: Installation) -> None:
 
 
 async def make_running(here: Installation) -> None:
-    held = await here.run("running", webhook=webhook("running"))
+    lease_key = await here.run("running", webhook=webhook("running"))
     message = Report(
         replica_id="r1",
-        renewals=(held,),
-        progress=((held, Progress(Stage.DENOISING, 12, 30, 2.5)),),
-        previews=((held, Preview(12, JPEG)),),
-        snapshots=((held, StoredSnapshot(snapshot_of(held), 10)),),
-        wants_tickets=(held,),
+        renewals=(lease_key,),
+        progress=((lease_key, Progress(Stage.DENOISING, 12, 30, 2.5)),),
+        previews=((lease_key, Preview(12, JPEG)),),
+        snapshots=((lease_key, StoredSnapshot(snapshot_of(lease_key), 10)),),
+        wants_tickets=(lease_key,),
     )
     await here.queue.report(message)
-    await here.queue.preview(TENANT, held.request_id)
-    held = await here.run("cancel requested", replica="r2")
+    await here.queue.preview(TENANT, lease_key.request_id)
+    lease_key = await here.run("cancel requested", replica="r2")
     downloading = Progress(Stage.DOWNLOADING, 3_000_000_000, 23_000_000_000, 1e8)
-    await here.queue.report(report(held, replica="r2", progress=((held, downloading),)))
-    await here.queue.cancel(TENANT, held.request_id)
+    await here.queue.report(report(lease_key, replica="r2", progress=((lease_key, downloading),)))
+    await here.queue.cancel(TENANT, lease_key.request_id)
     await here.run("running leader", replica="r3", reuse_digest=reuse_digest("running leader"))
     await here.submit("unconfirmed")
     (granted,) = (await here.queue.ask(ask(1, replica="r4"))).leases

@@ -42,8 +42,8 @@ async def test_a_submit_wakes_its_lane_and_the_sweeper_puts_it_to_sleep(
     await becomes(database, {LANE: False})
     await queue.submit(new())
     await becomes(database, {LANE: True})
-    held = (await queue.ask(ask(1))).leases[0].held
-    await queue.hand_back(held, "r1", "draining")
+    lease_key = (await queue.ask(ask(1))).leases[0].held
+    await queue.hand_back(lease_key, "r1", "draining")
     await becomes(database, {LANE: True})
 
 

@@ -33,9 +33,11 @@ SELECT count(*) FROM (SELECT FROM fair_lanes FOR NO KEY UPDATE SKIP LOCKED) f
 
 async def submitted(database: Database, offer: DirectLease | None = None) -> list[LeaseKey]:
     requests = [new(tenant=tenant) for tenant in (*TENANTS[12:], *TENANTS[:12])]
-    rows = [NewRow(each, EncodedInput(each.input), offer) for each in requests]
-    results = [each.request for each in await insert_requests(database, rows, 60.0) if each]
-    return [LeaseKey(each.id, each.attempt, each.lease_nonce) for each in results]
+    rows = [NewRow(request, EncodedInput(request.input), offer) for request in requests]
+    results = [
+        inserted.request for inserted in await insert_requests(database, rows, 60.0) if inserted
+    ]
+    return [LeaseKey(result.id, result.attempt, result.lease_nonce) for result in results]
 
 
 async def insert(database: Database) -> Callable[[], Awaitable[object]]:
@@ -43,8 +45,11 @@ async def insert(database: Database) -> Callable[[], Awaitable[object]]:
 
 
 async def end_attempts(database: Database) -> Callable[[], Awaitable[object]]:
-    held = await submitted(database, DirectLease("r1", "a1"))
-    ends = [AttemptEnd(each, EndReason.UNDELIVERED, "It was not delivered") for each in held]
+    lease_keys = await submitted(database, DirectLease("r1", "a1"))
+    ends = [
+        AttemptEnd(lease_key, EndReason.UNDELIVERED, "It was not delivered")
+        for lease_key in lease_keys
+    ]
     return lambda: EndAttempts(database, LONG_LEASES).end(ends)
 
 

@@ -93,7 +93,7 @@ async def test_behind_ten_thousand_of_another_a_burst_waits_at_most_twice_as_man
         connection.execute(FILL.encode(), {"expected_s": hog_s})
     pool = Pool(await ingress(LONG_LEASES), run_s)
     await pool.fill()
-    assert {each.endpoint.id for each in pool.running} == {"fal-ai/flux/dev"}  # every slot
+    assert {request.endpoint.id for request in pool.running} == {"fal-ai/flux/dev"}  # every slot
     assert await burst(pool, 40) <= 2 * alone
 
 

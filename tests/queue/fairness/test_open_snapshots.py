@@ -63,12 +63,12 @@ async def alone(empty: str) -> AsyncIterator[Database]:
         for table in ("requests", "fair_lanes"):
             connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
         connection.execute("ALTER ROLE CURRENT_USER IN DATABASE empty SET synchronous_commit = off")
-    each = Database(empty, connections=1)
-    await each.start()
-    await fill(each, SLOTS * LEASINGS + 2000)
-    await each.rows("ANALYZE requests, fair_lanes")
-    yield each
-    await each.aclose()
+    opened = Database(empty, connections=1)
+    await opened.start()
+    await fill(opened, SLOTS * LEASINGS + 2000)
+    await opened.rows("ANALYZE requests, fair_lanes")
+    yield opened
+    await opened.aclose()
 
 
 async def fill(database: Database, count: int) -> None:
@@ -97,16 +97,18 @@ class Leaser:
             await self.snapshots.look()
         self._leased += 1
         self._clock.advance(1 / PER_S)
-        found = await lease_queued(
+        leasing = await lease_queued(
             *(self._database, POOL, [DirectLease("r1", "a1")] * SLOTS),
             *(LeasePreference(left_out=self._left_out), self._limits, self._charges),
             front=self.snapshots.front(POOL, len(self._charges)),
         )
-        assert len(found.found) == SLOTS
-        self._charges = found.unwritten
-        self.snapshots.leased(POOL, found.served, [])
-        await self._database.rows(END, {"ids": [each.request.id for _, each, _ in found.found]})
-        return found
+        assert len(leasing.found) == SLOTS
+        self._charges = leasing.unwritten
+        self.snapshots.leased(POOL, leasing.served, [])
+        await self._database.rows(
+            END, {"ids": [granted.request.id for _, granted, _ in leasing.found]}
+        )
+        return leasing
 
     async def pages(self) -> float:
         """Mean number of pages of a leasing."""
@@ -170,11 +172,11 @@ async def test_a_submit_that_leases_at_once_reads_at_most_twice_the_pages_too(
         for _ in range(submits):
             request = new(tenant="ann")
             row = NewRow(request, EncodedInput(request.input), DirectLease("r1", "a1"))
-            (found,) = await insert_requests(
+            (inserted,) = await insert_requests(
                 alone, [row], 60.0, beside_snapshot=snapshots.open_for_long
             )
-            assert found is not None
-            assert found.leased
+            assert inserted is not None
+            assert inserted.leased
         return (await pages_of(alone) - before) / submits
 
     await alone.rows("DELETE FROM requests")
@@ -198,7 +200,7 @@ async def test_lanes_take_turns_as_always_while_their_charges_are_not_written(
     async def turns(front: Front | None) -> list[str]:
         await database.rows("TRUNCATE requests, attempts, events, fair_lanes")
         await fill(database, 60)
-        found: list[str] = []
+        tenants: list[str] = []
         charges: Mapping[str, float] = {}
         served = 0.0
         for _ in range(20):
@@ -208,8 +210,8 @@ async def test_lanes_take_turns_as_always_while_their_charges_are_not_written(
                 front=None if front is None else replace(front, served=served),
             )
             charges, served = got.unwritten, max(served, got.served or 0.0)
-            found += [each.request.tenant for _, each, _ in got.found]
-        return found
+            tenants += [granted.request.tenant for _, granted, _ in got.found]
+        return tenants
 
     always = await turns(None)
     assert await turns(Front(0.0, {}, writes_lanes=False)) == always
@@ -229,7 +231,9 @@ async def test_a_lane_that_was_idle_has_no_credit_from_leasings_that_wrote_nothi
         *(LeasePreference(), LONG_LEASES, charges),
         front=front,
     )
-    assert Counter(each.request.tenant for _, each, _ in got.found) == dict.fromkeys(TENANTS, 2)
+    assert Counter(granted.request.tenant for _, granted, _ in got.found) == dict.fromkeys(
+        TENANTS, 2
+    )
 
 
 async def test_a_lane_that_was_idle_is_written_with_its_first_lease(database: Database) -> None:
@@ -334,8 +338,8 @@ async def test_a_look_finds_the_first_request_and_lane(database: Database) -> No
             "GROUP BY tenant"
         )
     )
-    assert front.ranks == {each: pytest.approx(first[each], abs=0.01) for each in TENANTS}
-    assert all(front.ranks[each] < first[each] for each in TENANTS)
+    assert front.ranks == {tenant: pytest.approx(first[tenant], abs=0.01) for tenant in TENANTS}
+    assert all(front.ranks[tenant] < first[tenant] for tenant in TENANTS)
     snapshots.leased(POOL, 9.0, [-0.5, -1.5])
     snapshots.queued_again(POOL, "joe")
     front = snapshots.front(POOL, 0)
@@ -393,7 +397,7 @@ async def test_what_other_processes_queue_is_leased_too(ingress: Ingress) -> Non
         (await there.submit(new(tenant=f"tenant-{n % 3}", priority=priorities[n % 3]))).id
         for n in range(12)
     }
-    found = set[str]()
-    while found < submitted:  # the test's time limit ends it
-        found |= {each.request_id for each in (await here.ask(ask(2))).leases}
-    assert found == submitted
+    leased_ids = set[str]()
+    while leased_ids < submitted:  # the test's time limit ends it
+        leased_ids |= {granted.request_id for granted in (await here.ask(ask(2))).leases}
+    assert leased_ids == submitted

@@ -45,7 +45,7 @@ class Served:
                 expected, true = self.costs[ended]
                 lanes[ended].vtime += (true - expected) / lanes[ended].weight
             waiting = [
-                queued(number + n, each, self.costs[each][0]) for n, each in enumerate(lanes)
+                queued(number + n, lane, self.costs[lane][0]) for n, lane in enumerate(lanes)
             ]
             start = in_order(lanes, waiting)[0]
             tenant = start.queued.tenant
@@ -97,9 +97,9 @@ def test_a_single_request_is_next_behind_any_queue_of_another(many: int, expecte
 def test_an_order_loses_nothing_and_keeps_to_the_rank_within_a_tenant(owners: list[str]) -> None:
     waiting = [queued(n, owner) for n, owner in enumerate(owners)]
     order = in_order({owner: LaneClock() for owner in owners}, waiting)
-    assert sorted(each.queued.id for each in order) == sorted(each.id for each in waiting)
+    assert sorted(start.queued.id for start in order) == sorted(request.id for request in waiting)
     for owner in set(owners):
-        places = [each.queued.place for each in order if each.queued.tenant == owner]
+        places = [start.queued.place for start in order if start.queued.tenant == owner]
         assert places == sorted(places)
 
 
@@ -113,7 +113,7 @@ def test_what_is_cold_is_overtaken_only_by_what_came_soon_after_it() -> None:
     soon = queued(1, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S - 1))
     late = queued(2, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S + 1))
     order = in_order({"ann": LaneClock()}, [queued(0, "ann"), soon, late], {"hot"}, BEGIN)
-    assert [each.queued.place for each in order] == [1, 0, 2]
+    assert [start.queued.place for start in order] == [1, 0, 2]
 
 
 def test_what_is_in_host_memory_goes_before_cold_requests_and_behind_hot_ones() -> None:
@@ -123,4 +123,4 @@ def test_what_is_in_host_memory_goes_before_cold_requests_and_behind_hot_ones() 
     hot = queued(3, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S))
     waiting = [cold, late, soon, hot]
     order = in_order({"ann": LaneClock()}, waiting, {"hot"}, BEGIN, {"host"})
-    assert [each.queued.place for each in order] == [3, 2, 0, 1]
+    assert [start.queued.place for start in order] == [3, 2, 0, 1]

@@ -27,7 +27,7 @@ async def test_lanes_of_paused_requests_sleep_until_the_resume(
 
     await eventually(asleep)
     await queue.operations.resume(ENDPOINT, Actor("key"))
-    assert {each.request_id for each in (await queue.ask(ask(2))).leases} == ids
+    assert {granted.request_id for granted in (await queue.ask(ask(2))).leases} == ids
 
 
 async def test_a_pause_there_holds_at_once_here(ingress: Ingress) -> None:
@@ -41,7 +41,7 @@ async def test_a_pause_there_holds_at_once_here(ingress: Ingress) -> None:
 
     await eventually(said)
     await there.operations.resume(ENDPOINT, Actor("key"))
-    assert [each.request_id for each in (await here.ask(ask(1))).leases] == [request.id]
+    assert [granted.request_id for granted in (await here.ask(ask(1))).leases] == [request.id]
 
 
 async def test_a_drain_there_is_soon_one_here(ingress: Ingress) -> None:

@@ -93,5 +93,5 @@ async def test_one_lane_fills_all_slots_by_several_leasings(ingress: Ingress) ->
     while len(got) < len(ids):
         leases = (await queue.ask(ask(2 * LOOK_NEAR, replica=f"r{len(got)}"))).leases
         assert leases
-        got |= {each.request_id for each in leases}
+        got |= {granted.request_id for granted in leases}
     assert got == ids

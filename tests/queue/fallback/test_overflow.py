@@ -77,22 +77,22 @@ def test_the_time_that_it_has_waited_counts() -> None:
     ],
 )
 def test_a_deadline_that_would_be_missed_moves_it(changes: Any, *, moves: bool) -> None:
-    found = choose([waiting(1, **changes)], starts_in_s)
-    assert found == ([FallbackMove("r1", FallbackReason.DEADLINE)] if moves else [])
+    choices = choose([waiting(1, **changes)], starts_in_s)
+    assert choices == ([FallbackMove("r1", FallbackReason.DEADLINE)] if moves else [])
 
 
 def test_without_an_estimate_it_leaves_when_it_has_waited_so_long() -> None:
     given_ = [waiting(0, waited_s=36.0), waiting(1, waited_s=34.0, end_left_s=0.0)]
-    assert [each.request_id for each in choose(given_, lambda *_: None)] == ["r0"]
+    assert [move.request_id for move in choose(given_, lambda *_: None)] == ["r0"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(1, 100)), max_size=12))
 def test_nothing_that_stays_starts_too_late(times: list[tuple[float, float]]) -> None:
     given_ = [waiting(n, waited_s=w, max_wait_s=m) for n, (w, m) in enumerate(times)]
-    gone = {each.request_id for each in choose(given_, starts_in_s)}
-    stays = [each for each in given_ if each.request.id not in gone]
-    for ahead, each in enumerate(stays):
-        assert each.waited_s + ahead * EACH_S <= each.max_wait_s + 1e-6
+    gone = {move.request_id for move in choose(given_, starts_in_s)}
+    stays = [candidate for candidate in given_ if candidate.request.id not in gone]
+    for ahead, staying in enumerate(stays):
+        assert staying.waited_s + ahead * EACH_S <= staying.max_wait_s + 1e-6
 
 
 async def learned(queue: PostgresQueue, run_s: float) -> None:
@@ -119,18 +119,20 @@ async def test_the_back_of_a_long_queue_runs_elsewhere(ingress: Ingress) -> None
     assert running.request_id == requests[0].id
 
     async def fell() -> list[str]:
-        now = [await queue.current(TENANT, each.id) for each in requests]
-        return [each.id for each in now if each.fell_back_to]
+        now = [await queue.current(TENANT, request.id) for request in requests]
+        return [current.id for current in now if current.fell_back_to]
 
     # They start after 400, 800, 1200 and 1600 s.
     async def two() -> bool:
         return len(await fell()) >= 2
 
     await until(two)
-    assert await fell() == [each.id for each in requests[3:]]
+    assert await fell() == [request.id for request in requests[3:]]
     work = await queue.ask(ask(9, replica="r2", pool=ELSEWHERE))
-    assert {each.endpoint.id for each in work.leases} == {HOSTED}
-    assert [each.request_id for each in work.leases] == [each.id for each in requests[3:]]
+    assert {granted.endpoint.id for granted in work.leases} == {HOSTED}
+    assert [granted.request_id for granted in work.leases] == [
+        request.id for request in requests[3:]
+    ]
 
 
 async def test_a_request_that_has_just_ended_counts_no_longer_as_ahead_of_others(
@@ -148,8 +150,8 @@ async def test_a_request_that_has_just_ended_counts_no_longer_as_ahead_of_others
         await queue.submit(new(fallback=plan(max_wait_s=1000.0), price=CENT)) for _ in range(3)
     ]
     await queue._overflow.look()
-    now = [await queue.current(TENANT, each.id) for each in requests]
-    assert not [each for each in now if each.fell_back_to]  # the last starts after 800 s
+    now = [await queue.current(TENANT, request.id) for request in requests]
+    assert not [current for current in now if current.fell_back_to]  # the last starts after 800 s
 
 
 async def test_a_long_queue_of_another_pool_does_not_keep_a_request_waiting(
@@ -194,8 +196,8 @@ async def test_a_move_whose_process_dies_after_its_commit_is_leased_by_others(
 async def test_a_fallback_opens_the_lane_of_a_tenant_that_had_none_there(ingress: Ingress) -> None:
     queue = await ingress()
     await queue.submit(new(fallback=plan(), price=CENT))
-    held = (await lease(queue)).held
-    await queue.finish(done(held, failure("out_of_memory")))
+    lease_key = (await lease(queue)).held
+    await queue.finish(done(lease_key, failure("out_of_memory")))
     async with asyncio.timeout(120):
         while not (await queue.ask(ask(1, pool=ELSEWHERE))).leases:
             pass

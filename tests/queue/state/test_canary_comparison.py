@@ -38,9 +38,9 @@ def ended(
 def test_a_canary_that_fails_what_its_pool_does_not_is_worse_after_a_few_attempts() -> None:
     usual = ended(False, "succeeded", 100)
     assert not compare([*usual, *ended(True, "failed", 1)], "flux").worse
-    found = compare([*usual, *ended(True, "failed", 3)], "flux")
-    assert found.worse == "it fails more often"
-    assert found.said == "3 of 3 attempts failed (flux: 0 of 100)"
+    comparison = compare([*usual, *ended(True, "failed", 3)], "flux")
+    assert comparison.worse == "it fails more often"
+    assert comparison.said == "3 of 3 attempts failed (flux: 0 of 100)"
 
 
 @pytest.mark.parametrize("how", ["failed", "retry", "died", "lost"])
@@ -70,9 +70,9 @@ def test_a_canary_that_takes_longer_is_worse_also_if_all_succeed() -> None:
     usual = ended(False, "succeeded", 50, 2.0)
     assert not compare([*usual, *ended(True, "succeeded", 50, 2.4)], "flux").worse
     assert not compare([*usual, *ended(True, "succeeded", 5, 9.0)], "flux").worse
-    found = compare([*usual, *ended(True, "succeeded", 12, 2.6)], "flux")
-    assert found.worse == "it takes longer"
-    assert found.said.endswith("12 of 12 took over 1.25 times the usual time")
+    comparison = compare([*usual, *ended(True, "succeeded", 12, 2.6)], "flux")
+    assert comparison.worse == "it takes longer"
+    assert comparison.said.endswith("12 of 12 took over 1.25 times the usual time")
 
 
 def test_times_are_compared_only_where_the_usual_one_is_known() -> None:

@@ -56,8 +56,8 @@ def pool() -> ColdPool:
 
 def request(progress: Progress | None = None, state: State = State.QUEUED) -> Request:
     now = FakeClock().now()
-    made = Request("r", "ann", FLUX, POOL, state, {}, Priority.NORMAL, 0, 0, now, work=1.0)
-    return replace(made, progress=progress, replica_id="r1")
+    base = Request("r", "ann", FLUX, POOL, state, {}, Priority.NORMAL, 0, 0, now, work=1.0)
+    return replace(base, progress=progress, replica_id="r1")
 
 
 def starting(name: str = "r1") -> Presence:
@@ -109,15 +109,15 @@ async def test_a_load_is_estimated_by_its_bytes_and_rate_and_by_the_stages_behin
     per_gb = ASSUMED_S[ColdStage.DOWNLOADING], ASSUMED_S[ColdStage.LOADING]
     download = Loading((FLUX, "other"), Stage.DOWNLOADING, 0, 10 * GB)
     pool.loads(download)
-    found = pool.cold.loads("r1", FLUX)
-    assert found is not None
-    assert (found.share, found.left_s) == (0.0, pytest.approx(10 * sum(per_gb)))
+    estimate = pool.cold.loads("r1", FLUX)
+    assert estimate is not None
+    assert (estimate.share, estimate.left_s) == (0.0, pytest.approx(10 * sum(per_gb)))
     pool.clock.advance(4.0)
     pool.loads(replace(download, done=2 * GB))
-    found = pool.cold.loads("r1", "other")
-    assert found is not None
-    assert found.share == pytest.approx(0.2)
-    assert found.left_s == pytest.approx(16.0 + 10 * per_gb[1])  # 0.5 GB/s so far
+    estimate = pool.cold.loads("r1", "other")
+    assert estimate is not None
+    assert estimate.share == pytest.approx(0.2)
+    assert estimate.left_s == pytest.approx(16.0 + 10 * per_gb[1])  # 0.5 GB/s so far
     pool.clock.advance(16.0)
     pool.loads(replace(download, done=10 * GB))
     pool.loads(Loading((FLUX, "other"), Stage.LOADING, 0, 10 * GB))
@@ -125,9 +125,9 @@ async def test_a_load_is_estimated_by_its_bytes_and_rate_and_by_the_stages_behin
     pool.loads(Loading((FLUX, "other"), Stage.LOADING, 5 * GB, 10 * GB))
     pool.loads(Loading((FLUX, "other"), Stage.COMPILING))
     pool.clock.advance(30.0)
-    found = pool.cold.loads("r1", FLUX)
-    assert found is not None
-    assert found.share == pytest.approx(30.0 / ASSUMED_S[ColdStage.COMPILING])
+    estimate = pool.cold.loads("r1", FLUX)
+    assert estimate is not None
+    assert estimate.share == pytest.approx(30.0 / ASSUMED_S[ColdStage.COMPILING])
     pool.loads()
     assert pool.cold.loads("r1", FLUX) is None
     await pool.learn()
@@ -137,16 +137,19 @@ async def test_a_load_is_estimated_by_its_bytes_and_rate_and_by_the_stages_behin
         assert pool.cold.expected_s(ColdStage.COMPILING, name) == pytest.approx(30.0)
     # Now that a load of the pool has been compiled, compiling is expected behind each load.
     pool.loads(Loading((FLUX,), Stage.LOADING, 0, 10 * GB))
-    found = pool.cold.loads("r1", FLUX)
-    assert found is not None
-    assert found.left_s == pytest.approx(10.0 + 30.0)
+    estimate = pool.cold.loads("r1", FLUX)
+    assert estimate is not None
+    assert estimate.left_s == pytest.approx(10.0 + 30.0)
 
 
 def test_each_stage_that_ended_is_measured_with_its_pool(pool: ColdPool) -> None:
     def measured() -> dict[str, float | None]:
         labels = [{"pool": POOL, "stage": stage} for stage in ColdStage]
         name = "darkroom_cold_start_seconds_sum"
-        values = {each["stage"]: pool.registry.get_sample_value(name, each) for each in labels}
+        values = {
+            label_set["stage"]: pool.registry.get_sample_value(name, label_set)
+            for label_set in labels
+        }
         return {stage: value for stage, value in values.items() if value is not None}
 
     pool.cold.waits(POOL)
@@ -195,9 +198,9 @@ def test_a_stage_is_never_over_before_its_end_and_never_has_less_than_no_time(
     pool.cold.took(ColdStage.STARTING, POOL, took_s)
     began = pool.clock.monotonic()
     pool.clock.advance(elapsed_s)
-    found = pool.cold.starting(POOL, began)
-    assert 0.0 <= found.share <= MAX_SHARE
-    assert found.left_s > 0
+    estimate = pool.cold.starting(POOL, began)
+    assert 0.0 <= estimate.share <= MAX_SHARE
+    assert estimate.left_s > 0
 
 
 async def test_the_first_request_of_a_pool_is_told_its_stage_until_it_runs(

@@ -61,14 +61,14 @@ class Tables:
             return [
                 (
                     POOL,
-                    one.request.tenant,
-                    one.request.endpoint,
-                    one.request.work,
-                    now - one.began,
+                    job.request.tenant,
+                    job.request.endpoint,
+                    job.request.work,
+                    now - job.began,
                     None,  # its replica is not known
                     *(None, 0, 0, 0.0),  # no progress
                 )
-                for one in self._pool.running
+                for job in self._pool.running
             ]
         for row in json.loads((params or {})["fits"]):
             endpoint, pool, *sums = row.values()
@@ -145,8 +145,8 @@ class SimulatedPool:
         there += [(self.presence(name, ReplicaStage.STARTING), 1) for name in self.starting]
         await self.forecast.refresh(there)
         if round(self.clock.monotonic()) % 3 == 0:
-            for one in self.waiting.values():
-                self.estimate(one)
+            for job in self.waiting.values():
+                self.estimate(job)
 
     def submit(self) -> None:
         self._count += 1
@@ -162,17 +162,17 @@ class SimulatedPool:
         expected = self.costs.expected_s(endpoint, POOL, work)
         place = QueuedRequest(id_, tenant, endpoint, now, self._count, expected)
         takes_s = (fixed + rate * work) * self.dice.uniform(0.8, 1.2)
-        one = self.waiting[id_] = One(request, place, takes_s, self.clock.monotonic())
-        self.estimate(one)
+        job = self.waiting[id_] = One(request, place, takes_s, self.clock.monotonic())
+        self.estimate(job)
 
     def lease(self) -> None:
         while self.waiting and len(self.running) < sum(self.ready.values()):
-            start = in_order(self.lanes, [each.queued for each in self.waiting.values()])[0]
+            start = in_order(self.lanes, [waiter.queued for waiter in self.waiting.values()])[0]
             charge(self.lanes[start.queued.tenant], start, pool_time(self.lanes.values()))
-            one = self.waiting.pop(start.queued.id)
-            one.began = self.clock.monotonic()
-            self.running.append(one)
-            self.at(self.now + one.takes_s, "end", one)
+            job = self.waiting.pop(start.queued.id)
+            job.began = self.clock.monotonic()
+            self.running.append(job)
+            self.at(self.now + job.takes_s, "end", job)
 
     def end(self, one: One) -> None:
         self.running.remove(one)
@@ -182,7 +182,7 @@ class SimulatedPool:
         self.lanes[request.tenant].vtime += one.takes_s - one.queued.expected_s
 
     def estimate(self, one: One) -> None:
-        order = in_order(self.lanes, [each.queued for each in self.waiting.values()])
+        order = in_order(self.lanes, [waiter.queued for waiter in self.waiting.values()])
         ahead = [start.queued.id for start in order]
         before = [self.waiting[id_].request for id_ in ahead[: ahead.index(one.request.id)]]
         ahead_s = sum(self.costs.expected_s(r.endpoint, POOL, r.work) for r in before)
@@ -199,9 +199,9 @@ class SimulatedPool:
         ``end``.
         """
         errors = [
-            abs(estimate_s - (one.ended - when)) / (one.ended - when)
-            for one, when, estimate_s in self.estimates
-            if one.ended is not None and begin <= when - self._begin < end
+            abs(estimate_s - (job.ended - when)) / (job.ended - when)
+            for job, when, estimate_s in self.estimates
+            if job.ended is not None and begin <= when - self._begin < end
         ]
         assert len(errors) > 50
         return statistics.median(errors)
@@ -279,10 +279,10 @@ def test_the_more_goes_before_the_later_it_starts(
 def test_an_estimate_is_what_a_simulation_of_all_requests_ahead_finds(
     ahead: int, each_s: float, free_in_s: list[float]
 ) -> None:
-    found = FreeTimes(free_in_s).until_start_s(ahead, ahead * each_s)
+    estimate = FreeTimes(free_in_s).until_start_s(ahead, ahead * each_s)
     rounds = (max(free_in_s) - min(free_in_s)) / each_s
     near = 2 * PRECISION * each_s if rounds <= MAX_ROUNDS else each_s
-    assert found == pytest.approx(simulated(ahead, each_s, free_in_s), abs=near, rel=1e-9)
+    assert estimate == pytest.approx(simulated(ahead, each_s, free_in_s), abs=near, rel=1e-9)
 
 
 def test_without_a_slot_there_is_no_estimate() -> None:
@@ -304,9 +304,9 @@ async def test_statuses_do_not_look_at_each_running_request_and_replica() -> Non
         return inner(endpoint, pool, work)
 
     pool.costs.expected_s = expected_s  # type: ignore[method-assign]
-    (one, *_) = pool.waiting.values()
+    (job, *_) = pool.waiting.values()
     for position in range(100):
-        assert pool.forecast.until_start_s(one.request, QueuePosition(position, 6.0 * position))
+        assert pool.forecast.until_start_s(job.request, QueuePosition(position, 6.0 * position))
     assert looked_up <= len(pool.running)
 
 
@@ -315,12 +315,12 @@ async def test_a_replica_that_becomes_ready_shortens_the_estimate_at_once() -> N
     pool.at(0.0, "ready", "a")
     pool.arrivals(0.0, 60.0, per_s=2.0)
     await pool.run(60.0)
-    (one, *_) = pool.waiting.values()
+    (job, *_) = pool.waiting.values()
     place = QueuePosition(20, 120.0)
-    alone = pool.forecast.until_start_s(one.request, place)
+    alone = pool.forecast.until_start_s(job.request, place)
     pool.clock.advance(REBUILD_S)
     pool.present("b", ReplicaStage.READY)
-    shared = pool.forecast.until_start_s(one.request, place)
+    shared = pool.forecast.until_start_s(job.request, place)
     assert alone is not None
     assert shared is not None
     assert shared < 0.8 * alone

@@ -11,7 +11,7 @@ async def test_a_replica_that_starts_is_there_while_its_imports_block_it_and_a_s
 ) -> None:
     queue = await ingress(LONG_LEASES)
     await database.rows(REPLICAS)  # r3 starts, and has been silent for as long as r4
-    shown = {each["replica_id"] for each in await roster(database)}
+    shown = {row["replica_id"] for row in await roster(database)}
     assert shown == {"r1", "r2", "r3"}
     stats = queue.parts.state.stats
     await stats.refresh_replicas()

@@ -43,21 +43,21 @@ REPLICAS = st.lists(
 def test_no_more_replicas_load_an_endpoint_than_its_requests_fill(
     front: list[str], replicas: list[ReplicaWeights]
 ) -> None:
-    found = upcoming(front, replicas)
-    slots = sum(each.slots for each in replicas)
+    plan = upcoming(front, replicas)
+    slots = sum(weights.slots for weights in replicas)
     requests = Counter(front[: ROUNDS * slots])
     loads = Counter[str]()
-    for each in replicas:
-        told = found.get(each.replica_id, ())
+    for holder in replicas:
+        told = plan.get(holder.replica_id, ())
         assert set(told) <= set(requests)
-        mine = [endpoint for endpoint in told if not each.has(endpoint)]
+        mine = [endpoint for endpoint in told if not holder.has(endpoint)]
         assert len(mine) <= MAX_LOADS
-        assert not each.not_kept.intersection(mine)
+        assert not holder.not_kept.intersection(mine)
         # What it has and the queue needs is named too, so that nothing evicts it.
-        assert not told or {name for name in requests if each.has(name)} <= set(told)
+        assert not told or {name for name in requests if holder.has(name)} <= set(told)
         loads.update(mine)
     for endpoint, number in loads.items():
-        there = sum(each.has(endpoint) for each in replicas)
+        there = sum(weights.has(endpoint) for weights in replicas)
         assert there + number <= ceil(requests[endpoint] * len(replicas) / slots)
 
 
@@ -66,23 +66,25 @@ def test_no_more_replicas_load_an_endpoint_than_its_requests_fill(
 def test_every_ingress_decides_the_same_and_a_load_that_begins_changes_nothing(
     front: list[str], replicas: list[ReplicaWeights]
 ) -> None:
-    found = upcoming(front, replicas)
-    assert upcoming(front, replicas) == found
+    plan = upcoming(front, replicas)
+    assert upcoming(front, replicas) == plan
     begun = [
-        replace(each, loading=each.loading | set(found.get(each.replica_id, ())))
-        for each in replicas
+        replace(weights, loading=weights.loading | set(plan.get(weights.replica_id, ())))
+        for weights in replicas
     ]
     after = upcoming(front, begun)
-    for each in replicas:
-        assert set(after.get(each.replica_id, ())) >= set(found.get(each.replica_id, ()))
+    for holder in replicas:
+        assert set(after.get(holder.replica_id, ())) >= set(plan.get(holder.replica_id, ()))
 
 
 def test_a_single_request_is_loaded_for_by_one_replica_and_by_the_nearest() -> None:
     cold = [replica(f"r{n}", hot=frozenset({FLUX})) for n in range(4)]
     front = [FLUX, FLUX, SDXL]
     (name,) = (id_ for id_, told in upcoming(front, cold).items() if SDXL in told)
-    warm = replace(next(each for each in cold if each.replica_id != name), host=frozenset({SDXL}))
-    replicas = [warm, *(each for each in cold if each.replica_id != warm.replica_id)]
+    warm = replace(
+        next(holder for holder in cold if holder.replica_id != name), host=frozenset({SDXL})
+    )
+    replicas = [warm, *(holder for holder in cold if holder.replica_id != warm.replica_id)]
     assert upcoming(front, replicas) == {warm.replica_id: (FLUX, SDXL)}
 
 
@@ -121,7 +123,7 @@ class BusyReplica:
         while True:
             work = await self._queue.ask(replace(full, upcoming=self._version))
             if work.upcoming is not None:
-                self.told = tuple(each.id for each in work.upcoming)
+                self.told = tuple(endpoint.id for endpoint in work.upcoming)
                 self._version = work.upcoming_version
 
     async def aclose(self) -> None:
@@ -141,8 +143,8 @@ async def busy() -> AsyncIterator[Callable[..., Awaitable[BusyReplica]]]:
         return replica
 
     yield start
-    for each in started:
-        await each.aclose()
+    for busy_replica in started:
+        await busy_replica.aclose()
 
 
 async def written(queue: PostgresQueue, replicas: int) -> None:
@@ -166,7 +168,7 @@ async def test_one_busy_replica_is_told_and_the_others_are_not(
     told = await eventually_told(replicas, (SDXL,))
     for _ in range(3):
         await queue.parts.state.prefetch.look()
-    assert [each.told for each in replicas if each is not told] == [None, None]
+    assert [peer.told for peer in replicas if peer is not told] == [None, None]
     # It is leased to a replica that is free, and nothing is to be loaded any more.
     (granted,) = (await queue.ask(ask(1, replica="r9"))).leases
     assert granted.endpoint.id == SDXL
@@ -203,7 +205,7 @@ async def test_all_ingress_processes_tell_the_same_replica(
         return here.parts.state.prefetch.decided == there.parts.state.prefetch.decided != {}
 
     await eventually(agree)
-    assert [each.told for each in replicas if each is not told] == [None] * 3
+    assert [peer.told for peer in replicas if peer is not told] == [None] * 3
 
 
 async def test_nothing_is_loaded_for_a_paused_endpoint(
@@ -234,10 +236,10 @@ async def eventually_told(
     """Wait until one of them was told these, and return it."""
 
     async def told() -> bool:
-        return any(each.told == endpoints for each in replicas)
+        return any(peer.told == endpoints for peer in replicas)
 
     await eventually(told)
-    return next(each for each in replicas if each.told == endpoints)
+    return next(peer for peer in replicas if peer.told == endpoints)
 
 
 def test_only_full_polls_are_ended_early() -> None:

@@ -51,7 +51,7 @@ def test_a_request_that_two_nodes_lose_accuses_itself() -> None:
 
 
 def test_a_request_accuses_the_only_node_that_loses_it_once() -> None:
-    assert times_lost([each._replace(request_id="r") for each in losses(0, 20, 40)], node) == {
+    assert times_lost([loss._replace(request_id="r") for loss in losses(0, 20, 40)], node) == {
         "one": 1
     }
 
@@ -68,8 +68,8 @@ LOSS = st.builds(
 @given(st.lists(LOSS))
 def test_no_node_is_said_to_lose_more_than_its_losses_or_its_requests(found: list[Loss]) -> None:
     for name, times in times_lost(found, node).items():
-        own = [each for each in found if each.node == name]
-        assert times <= min(len(own), len({each.request_id for each in own}))
+        own = [loss for loss in found if loss.node == name]
+        assert times <= min(len(own), len({loss.request_id for loss in own}))
 
 
 def presence(replica: str, node: str) -> Presence:
@@ -89,7 +89,7 @@ async def leased(queue: PostgresQueue, replica: str, node: str, slots: int = 1) 
     async with asyncio.timeout(LEASED_WITHIN_S):
         while not (leases := await offered(queue, replica, node, slots)):
             pass
-    await queue.report(report(*(each.held for each in leases), replica=replica))
+    await queue.report(report(*(granted.held for granted in leases), replica=replica))
     return leases
 
 
@@ -214,10 +214,10 @@ async def test_losses_that_were_read_before_its_release_do_not_quarantine_a_node
     rows = quarantines._database.rows
 
     async def released_after(statement: str, *arguments: Any, **more: Any) -> Any:
-        found = await rows(statement, *arguments, **more)
+        result = await rows(statement, *arguments, **more)
         if statement == LOSSES:
             await quarantines.release("one", held_s=0.0)
-        return found
+        return result
 
     monkeypatch.setattr(quarantines._database, "rows", released_after)
     await quarantines.judge()
@@ -272,7 +272,7 @@ async def test_its_replicas_are_shown_with_the_reason(
     quarantined: PostgresQueue, database: Database
 ) -> None:
     await ready(quarantined, "r4", "one")
-    shown = {each["replica_id"]: each["quarantine"] for each in await roster(database)}
+    shown = {row["replica_id"]: row["quarantine"] for row in await roster(database)}
     assert shown["good"] == ""
     assert "Node one is quarantined since" in shown["r4"]
     assert "it lost attempts 3 times" in shown["r4"]

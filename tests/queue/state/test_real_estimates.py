@@ -110,9 +110,9 @@ class PacedQueue:
         takes_s = (fixed + rate * work) * self.dice.uniform(0.8, 1.2)
         tenant = self.dice.choice(TENANTS)
         wish = new(tenant=tenant, endpoint=endpoint, work=work)
-        one = One(await self.queue.submit(wish), takes_s)
-        self.waiting[one.request.id] = one
-        await self._estimate(one)
+        job = One(await self.queue.submit(wish), takes_s)
+        self.waiting[job.request.id] = job
+        await self._estimate(job)
 
     async def look(self) -> None:
         """Run the tasks that an ingress runs each second."""
@@ -129,8 +129,8 @@ class PacedQueue:
             state.charges.flush,
         ):
             await chore()
-        for one in self.waiting.values():
-            await self._estimate(one)
+        for job in self.waiting.values():
+            await self._estimate(job)
 
     async def start(self, name: str) -> None:
         replica = self.replicas[name] = Replica(name)
@@ -151,9 +151,9 @@ class PacedQueue:
         ``end``.
         """
         errors = [
-            abs(estimate_s - (one.ended - when)) / (one.ended - when)
-            for one, when, estimate_s in self.estimates
-            if one.ended and begin <= when < end
+            abs(estimate_s - (job.ended - when)) / (job.ended - when)
+            for job, when, estimate_s in self.estimates
+            if job.ended and begin <= when < end
         ]
         assert len(errors) > 40
         return statistics.median(errors)
@@ -182,15 +182,17 @@ class PacedQueue:
         done = int(GIGABYTES * 1e9 * (self.now - begin) / (end - begin))
         rate = done / (self.now - begin) * self.dice.uniform(0.8, 1.2)
         progress = Progress(Stage.DOWNLOADING, done, int(GIGABYTES * 1e9), rate)
-        held = tuple(replica.held)
-        await self.queue.report(Report(replica.name, held, tuple((h, progress) for h in held)))
-        for one in replica.held.values():
+        lease_keys = tuple(replica.held)
+        await self.queue.report(
+            Report(replica.name, lease_keys, tuple((h, progress) for h in lease_keys))
+        )
+        for job in replica.held.values():
             ends_at = await self.queue.ends_at(
-                await self.queue.get(one.request.tenant, one.request.id)
+                await self.queue.get(job.request.tenant, job.request.id)
             )
             assert ends_at is not None
             assert ends_at >= self.clock.now()
-            self.estimates.append((one, self.now, (ends_at - self.clock.now()).total_seconds()))
+            self.estimates.append((job, self.now, (ends_at - self.clock.now()).total_seconds()))
 
     async def _lease(self) -> None:
         """Let each replica with a free slot poll while requests are waiting."""
@@ -198,22 +200,22 @@ class PacedQueue:
             while replica.ready and self.waiting and len(replica.held) < SLOTS:
                 free = min(SLOTS - len(replica.held), len(self.waiting))
                 for granted in (await self.queue.ask(self._ask(replica, free))).leases:
-                    one = self.waiting.pop(granted.request_id)
-                    replica.held[granted.held] = one
-                    one.leased = self.now
+                    job = self.waiting.pop(granted.request_id)
+                    replica.held[granted.held] = job
+                    job.leased = self.now
                     begins = max(self.now, self.downloads[1])
-                    self.at(begins + one.takes_s, _ending(self, replica, granted.held))
+                    self.at(begins + job.takes_s, _ending(self, replica, granted.held))
 
     def _ask(self, replica: Replica, free: int) -> Ask:
-        held = tuple(replica.held)
-        return Ask(replica.name, replica.name, POOL, free, held)
+        lease_keys = tuple(replica.held)
+        return Ask(replica.name, replica.name, POOL, free, lease_keys)
 
     async def finish(self, replica: Replica, held: LeaseKey) -> None:
-        one = replica.held.pop(held)
-        outcome = Outcome(output={}, usage=Usage(self.now - one.leased, 4, 1.0))
+        job = replica.held.pop(held)
+        outcome = Outcome(output={}, usage=Usage(self.now - job.leased, 4, 1.0))
         verdict = await self.queue.finish(done(held, outcome, replica.name))
         assert verdict is Verdict.ACCEPTED
-        one.ended = self.now
+        job.ended = self.now
 
     async def _estimate(self, one: One) -> None:
         waiting = await self.queue.waiting(one.request)

@@ -31,25 +31,25 @@ def prompt(n: int) -> dict[str, str]:
 async def test_memory_for_many_large_inputs_stays_within_the_budget(database: Database) -> None:
     cache = RequestCache(database, SystemClock(), BUDGET)
     requests = [new(input=prompt(n)) for n in range(150)]
-    for each in requests:
-        await insert_requests(database, [NewRow(each, EncodedInput(each.input))], 60.0)
+    for request in requests:
+        await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 60.0)
     sizes: list[int] = []
-    ids = [each.id for each in requests]
+    ids = [inserted.id for inserted in requests]
     await cache.get(TENANT, ids[0])
     del requests
     tracemalloc.start()
     try:
         for id_ in ids:
-            found = await cache.get(TENANT, id_)
-            assert found.input["field_0"].endswith("aaa")
+            cached = await cache.get(TENANT, id_)
+            assert cached.input["field_0"].endswith("aaa")
             sizes.append(cache.size)
-        held, _ = tracemalloc.get_traced_memory()
+        allocated, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
         await cache.aclose()
     assert BUDGET / 2 < max(sizes) <= BUDGET
     # What Python and psycopg keep besides: statements, a batch of rows, tasks.
-    assert held < BUDGET + 2**20
+    assert allocated < BUDGET + 2**20
 
 
 @pytest.mark.long
@@ -58,30 +58,32 @@ async def test_the_account_is_not_below_what_requests_take_in_memory(database: D
     cache = RequestCache(database, SystemClock(), 64 * 2**20)
     ids: list[str] = []
     for _ in range(20):
-        rows = [NewRow(each, EncodedInput(each.input)) for each in [new() for _ in range(50)]]
+        rows = [
+            NewRow(request, EncodedInput(request.input)) for request in [new() for _ in range(50)]
+        ]
         await insert_requests(database, rows, 60.0)
-        ids += [each.request.id for each in rows]
+        ids += [row.request.id for row in rows]
     await cache.get(TENANT, ids[0])
     before = cache.size
     tracemalloc.start()
     try:
         for id_ in ids[1:]:
             await cache.get(TENANT, id_)
-        held, _ = tracemalloc.get_traced_memory()
+        allocated, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
         await cache.aclose()
-    assert held < cache.size - before
+    assert allocated < cache.size - before
 
 
 async def test_the_account_follows_changes_and_deletions(database: Database) -> None:
     cache = RequestCache(database, SystemClock(), BUDGET)
     request = new(input=prompt(1))
     await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 60.0)
-    found = await cache.get(TENANT, request.id)
+    cached = await cache.get(TENANT, request.id)
     queued = cache.size
     outcome = Outcome(output={"text": "x" * 50_000}, usage=Usage(1.0, 1, 1.0))
-    cache.apply_change(request.id, found.events + 1, state=State.SUCCEEDED, outcome=outcome)
+    cache.apply_change(request.id, cached.events + 1, state=State.SUCCEEDED, outcome=outcome)
     assert queued + 50_000 < cache.size < queued + 60_000
     await database.rows("DELETE FROM requests")
     cache.invalidate([request.id])
@@ -96,18 +98,18 @@ async def test_requests_that_did_not_change_and_were_not_read_for_a_minute_take_
     clock = FakeClock()
     cache = RequestCache(database, clock, BUDGET)
     old, outdated, waited, recent = requests = [new() for _ in range(4)]
-    for each in requests:
-        await insert_requests(database, [NewRow(each, EncodedInput(each.input))], 60.0)
-    for each in requests[:3]:
-        await cache.get(TENANT, each.id)
+    for request in requests:
+        await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 60.0)
+    for request in requests[:3]:
+        await cache.get(TENANT, request.id)
     cache.invalidate([outdated.id])
     waiting = asyncio.create_task(cache.wait(TENANT, waited.id, 600.0))
     clock.advance(KEPT_S)
     await cache.get(TENANT, recent.id)
-    one = cache.size // 4
+    per_request = cache.size // 4
     clock.advance(1.0)
     await cache.refresh_watched()
-    assert cache.size == 2 * one
+    assert cache.size == 2 * per_request
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     clock.advance(KEPT_S + 1.0)
@@ -123,21 +125,21 @@ async def test_with_a_memory_smaller_than_one_request_everything_still_works(
 ) -> None:
     queue = await ingress(replace(LONG_LEASES, request_cache_bytes=1000))
     requests = [await queue.submit(new(input=prompt(n))) for n in range(5)]
-    watching = [asyncio.create_task(watched(queue, each.id)) for each in requests]
-    waiting = [asyncio.create_task(queue.wait(TENANT, each.id, 60.0)) for each in requests]
+    watching = [asyncio.create_task(watched(queue, request.id)) for request in requests]
+    waiting = [asyncio.create_task(queue.wait(TENANT, request.id, 60.0)) for request in requests]
     for _ in requests:
         granted = await lease(queue)
         assert granted.input["field_1"].endswith("bbb")
         await queue.finish(done(granted.held))
     ended: list[Request] = await asyncio.gather(*waiting)
-    assert {each.state for each in ended} == {State.SUCCEEDED}
-    assert all(each.outcome and each.outcome.output == {"n": 1} for each in ended)
+    assert {request.state for request in ended} == {State.SUCCEEDED}
+    assert all(request.outcome and request.outcome.output == {"n": 1} for request in ended)
     for events in await asyncio.gather(*watching):
         states = [data["state"] for _, name, data in events if name == "state"]
         assert (states[0], states[-1]) == ("queued", "succeeded")
-    for n, each in enumerate(requests):
-        found = await queue.get(TENANT, each.id)
-        assert (found.state, found.input) == (State.SUCCEEDED, prompt(n))
+    for n, submitted in enumerate(requests):
+        stored = await queue.get(TENANT, submitted.id)
+        assert (stored.state, stored.input) == (State.SUCCEEDED, prompt(n))
     assert queue.parts.state.requests.size == 0
 
 
@@ -146,11 +148,11 @@ async def test_late_progress_does_not_make_an_outdated_request_current(
 ) -> None:
     queue = await ingress(LONG_LEASES)
     request = await queue.submit(new())
-    held = (await lease(queue)).held
+    lease_key = (await lease(queue)).held
     cache = RequestCache(database, SystemClock(), BUDGET)
     assert (await cache.get(TENANT, request.id)).state is State.RUNNING
-    await queue.hand_back(held, "r1", "draining")
+    await queue.hand_back(lease_key, "r1", "draining")
     cache.invalidate([request.id])
-    cache.update_progress(held, Progress(Stage.DENOISING, 1, 8))
+    cache.update_progress(lease_key, Progress(Stage.DENOISING, 1, 8))
     assert (await cache.get(TENANT, request.id)).state is State.QUEUED
     await cache.aclose()

@@ -38,10 +38,10 @@ class SlowCounts(Database):
 
 @pytest.fixture
 async def database(conninfo: str) -> AsyncIterator[SlowCounts]:
-    each = SlowCounts(conninfo, limit_s=COUNT_S / 3)
-    await each.start()
-    yield each
-    await each.aclose()
+    slow_counts = SlowCounts(conninfo, limit_s=COUNT_S / 3)
+    await slow_counts.start()
+    yield slow_counts
+    await slow_counts.aclose()
 
 
 def slow_queue(

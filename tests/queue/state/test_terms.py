@@ -161,9 +161,9 @@ class Looking:
 async def two(database: Database, terms: FakeTerms) -> tuple[Looking, Looking]:
     """Two processes that know a replica, of which the first one looks for the dead."""
     first, second = (Looking(database, terms, name) for name in ("first", "second"))
-    for each in (first, second):
-        await each.announce()
-        await each.look()
+    for looker in (first, second):
+        await looker.announce()
+        await looker.look()
     return first, second
 
 
@@ -174,7 +174,9 @@ async def test_one_process_asks_the_cluster_who_is_dead_and_all_know(
     first.liveness.buried.add("actor-r1")
     await first.look()
     await second.look()
-    assert [each.parts.state.terms.end_of("actor-r1") for each in two] == ["its process ended"] * 2
+    assert [looker.parts.state.terms.end_of("actor-r1") for looker in two] == [
+        "its process ended"
+    ] * 2
     assert (first.liveness.asked, second.liveness.asked) == (2, 0)
 
 

@@ -40,7 +40,7 @@ def test_slots_of_a_pool_are_taken_before_those_of_its_overflow_pools(
     for number, (rank, slots) in enumerate(polls):
         poll = replace(ask(f"r{number}", slots), pool=f"pool-{rank}")
         waiters.add(poll, PoolOffer("pool", rank))
-    ranks = [each.rank for each in waiters.reserve("pool", most)]
+    ranks = [waiter.rank for waiter in waiters.reserve("pool", most)]
     assert ranks == sorted(rank for rank, slots in polls for _ in range(slots))[:most]
     assert waiters.slots("pool") == sum(slots for _, slots in polls)
 
@@ -134,16 +134,16 @@ def test_each_waiting_replica_is_last_offered_all_that_it_wants(
     for n, wants in enumerate(wanted):
         polled = replace(ask(str(n), 2), hot=tuple(wants.hot), warm=tuple(wants.host))
         waiters.add(replace(polled, coming=tuple(wants.left_out.endpoints)))
-    found = turns(waiters.reserve("pool", 64))
-    last = dict(found)
+    offers = turns(waiters.reserve("pool", 64))
+    last = dict(offers)
     assert last == {wants: wants for wants in wanted}
-    assert [wants for wants, _ in found[-len(last) :]] == [*dict.fromkeys(wanted)]
-    assert len(found) in (len(last), 2 * len(last))
-    for wants, offered in found[: -len(last)]:
+    assert [wants for wants, _ in offers[-len(last) :]] == [*dict.fromkeys(wanted)]
+    assert len(offers) in (len(last), 2 * len(last))
+    for wants, offered in offers[: -len(last)]:
         for endpoint in offered.left_out.endpoints - wants.left_out.endpoints:
             nearest = min(
-                each.distance(endpoint)
-                for each in wanted
-                if endpoint not in each.left_out.endpoints
+                preference.distance(endpoint)
+                for preference in wanted
+                if endpoint not in preference.left_out.endpoints
             )
             assert nearest < wants.distance(endpoint)

@@ -44,7 +44,7 @@ async def test_a_starting_replica_waits_for_the_decision_only_where_targets_stan
     await decide(queue, "r1")
     decided = await queue.announce(starting())
     assert decided is not None
-    assert [(each.id, level) for each, level in decided.keep or ()] == [(ENDPOINT, "hot")]
+    assert [(endpoint.id, level) for endpoint, level in decided.keep or ()] == [(ENDPOINT, "hot")]
 
 
 async def test_a_running_replica_is_told_once_by_any_ingress(ingress: Ingress) -> None:
@@ -87,10 +87,10 @@ async def test_what_a_replica_holds_is_read_by_every_ingress(ingress: Ingress) -
 
     await eventually(seen)
     await polling
-    (held,) = await there.parts.state.kept.refresh([])
-    assert (held.hot, held.host, held.disk) == ({"a"}, {"b"}, {"c"})
-    assert held.not_kept["d"].startswith("Full")
-    assert held.keep is None
+    (weights,) = await there.parts.state.kept.refresh([])
+    assert (weights.hot, weights.host, weights.disk) == ({"a"}, {"b"}, {"c"})
+    assert weights.not_kept["d"].startswith("Full")
+    assert weights.keep is None
 
 
 async def test_targets_end_by_themselves(ingress: Ingress) -> None:

@@ -85,17 +85,17 @@ async def counting(empty: str) -> AsyncIterator[CountingDatabase]:
 async def queue(
     counting: CountingDatabase, terms: FakeTerms, liveness: FakeLiveness
 ) -> AsyncIterator[PostgresQueue]:
-    made = assemble(counting, SystemClock(), terms, LIMITS, liveness, "ingress-1")
-    await made.start()
-    yield made
-    await made.aclose()
+    postgres = assemble(counting, SystemClock(), terms, LIMITS, liveness, "ingress-1")
+    await postgres.start()
+    yield postgres
+    await postgres.aclose()
 
 
 async def lease(queue: PostgresQueue, **changes: Any) -> Lease:
     """Submit a request while a replica polls, and return its lease."""
-    polling = asyncio.create_task(queue.ask(asked := ask()))
+    polling = asyncio.create_task(queue.ask(poll := ask()))
     parts = queue.parts
-    while not (parts.state.waiters.slots(asked.pool) and parts.polls.drained(asked.pool)):  # noqa: ASYNC110
+    while not (parts.state.waiters.slots(poll.pool) and parts.polls.drained(poll.pool)):  # noqa: ASYNC110
         await asyncio.sleep(0)  # otherwise the request is stored first, and leased afterwards
     await queue.submit(new(**changes))
     (granted,) = (await polling).leases

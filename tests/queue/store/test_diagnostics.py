@@ -15,9 +15,9 @@ from tests.fakes.clock import FakeClock
 
 async def test_a_fit_database_is_named_with_its_version(conninfo: str) -> None:
     durable = make_conninfo(conninfo, options="-c synchronous_commit=on")
-    found = await examine(durable)
-    assert found.startswith("PostgreSQL 1")
-    assert found.endswith("a failover may lose the last accepted requests")
+    description = await examine(durable)
+    assert description.startswith("PostgreSQL 1")
+    assert description.endswith("a failover may lose the last accepted requests")
 
 
 async def test_a_server_that_loses_acknowledged_commits_is_refused(conninfo: str) -> None:
@@ -49,10 +49,19 @@ async def test_clocks_that_differ_are_said_with_what_fails(
 
 
 def test_a_slow_answer_makes_no_difference_of_clocks() -> None:
-    asked = datetime.now(UTC)
-    assert clock_ahead_s(asked + timedelta(seconds=50), asked, asked + timedelta(seconds=60)) == 0
-    assert clock_ahead_s(asked + timedelta(seconds=70), asked, asked + timedelta(seconds=60)) == 10
-    assert clock_ahead_s(asked - timedelta(seconds=5), asked, asked + timedelta(seconds=60)) == -5
+    asked_at = datetime.now(UTC)
+    assert (
+        clock_ahead_s(asked_at + timedelta(seconds=50), asked_at, asked_at + timedelta(seconds=60))
+        == 0
+    )
+    assert (
+        clock_ahead_s(asked_at + timedelta(seconds=70), asked_at, asked_at + timedelta(seconds=60))
+        == 10
+    )
+    assert (
+        clock_ahead_s(asked_at - timedelta(seconds=5), asked_at, asked_at + timedelta(seconds=60))
+        == -5
+    )
 
 
 async def test_a_database_that_does_not_answer_is_said() -> None:
@@ -79,7 +88,7 @@ async def test_a_pooler_that_loses_notifications_is_found_out(
     conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
-        await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as one,
+        await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as listener,
         await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as other,
     ):
         # As through a pgbouncer that pools by transaction: the LISTEN went to another server
@@ -87,9 +96,9 @@ async def test_a_pooler_that_loses_notifications_is_found_out(
         monkeypatch.setattr(diagnostics, "NOTIFICATION_TIMEOUT_S", 0.2)
         deaf = psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         async with await deaf as third:
-            await one.execute("SELECT 1")
+            await listener.execute("SELECT 1")
             with pytest.raises(Misconfigured, match="pool_mode = session"):
-                await diagnostics._check_notifications(_Switched(third, one), other)  # type: ignore[arg-type]
+                await diagnostics._check_notifications(_Switched(third, listener), other)  # type: ignore[arg-type]
 
 
 class _Switched:

@@ -36,12 +36,14 @@ def test_the_baseline_is_frozen() -> None:
 
 
 def test_they_are_numbered_without_gaps() -> None:
-    assert [each.number for each in shipped()] == [*range(1, len(shipped()) + 1)]
+    assert [migration.number for migration in shipped()] == [*range(1, len(shipped()) + 1)]
     assert shipped()[0].name == "0001_baseline.sql"
 
 
 def test_every_file_is_a_migration() -> None:
-    assert {path.name for path in SCHEMA.glob("*.sql")} == {each.name for each in shipped()}
+    assert {path.name for path in SCHEMA.glob("*.sql")} == {
+        migration.name for migration in shipped()
+    }
 
 
 async def test_several_that_start_at_once_apply_each_once_and_nothing_later(empty: str) -> None:
@@ -49,7 +51,7 @@ async def test_several_that_start_at_once_apply_each_once_and_nothing_later(empt
         await asyncio.gather(*(migrate(empty) for _ in range(4)))
         with psycopg.connect(empty) as connection:
             rows = connection.execute("SELECT number FROM migrations ORDER BY number").fetchall()
-        assert [row[0] for row in rows] == [each.number for each in shipped()]
+        assert [row[0] for row in rows] == [migration.number for migration in shipped()]
 
 
 async def test_a_database_of_a_newer_darkroom_is_refused(conninfo: str) -> None:
@@ -89,23 +91,23 @@ _ONCE = re.compile(
 
 def mistakes(migrations: Sequence[Migration]) -> list[str]:
     """What is wrong with migrations after the baseline."""
-    found: list[str] = []
-    for each in migrations:
-        since = each.compatible_since
-        if since is None or since >= each.number:
-            found.append(f"{each.name} ends every version before it: is that meant?")
-        made = set(re.findall(r"CREATE TABLE (\w+)", each.sql))
-        found += [
-            f"{each.name}: build the index of {table} CONCURRENTLY"
-            for table in re.findall(r"CREATE (?:UNIQUE )?INDEX \w+\s+ON (\w+)", each.sql)
-            if table not in made
+    problems: list[str] = []
+    for migration in migrations:
+        since = migration.compatible_since
+        if since is None or since >= migration.number:
+            problems.append(f"{migration.name} ends every version before it: is that meant?")
+        created = set(re.findall(r"CREATE TABLE (\w+)", migration.sql))
+        problems += [
+            f"{migration.name}: build the index of {table} CONCURRENTLY"
+            for table in re.findall(r"CREATE (?:UNIQUE )?INDEX \w+\s+ON (\w+)", migration.sql)
+            if table not in created
         ]
-        if each.outside_transaction:
-            found += [
-                f"{each.name} is repeated after a lock timeout: {statement}"
-                for statement in _ONCE.findall(each.sql)
+        if migration.outside_transaction:
+            problems += [
+                f"{migration.name} is repeated after a lock timeout: {statement}"
+                for statement in _ONCE.findall(migration.sql)
             ]
-    return found
+    return problems
 
 
 def test_the_version_before_works_and_submits_go_on_beside_each_migration() -> None:
@@ -142,8 +144,8 @@ async def test_the_version_before_goes_on_and_starts_again_while_it_is_updated(
         started = await ingress()
         for queue in (running, started):
             await queue.submit(new())
-            held = (await lease(queue)).held
-            assert await queue.finish(done(held)) is Verdict.ACCEPTED
+            lease_key = (await lease(queue)).held
+            assert await queue.finish(done(lease_key)) is Verdict.ACCEPTED
         ended = await started.get(TENANT, before.id)
         assert (ended.state, len(await started.page(TENANT))) == (State.SUCCEEDED, 3)
         database = Database(empty)

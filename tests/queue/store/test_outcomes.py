@@ -13,10 +13,10 @@ def test_an_outcome_comes_back_as_it_was() -> None:
     failure = Failure(
         "invalid_input", "Too small.", False, "image_url", "image_too_small", {"min_width": 8}
     )
-    made = Artifact("r/1/1/a.png", "image/png", 3, "00")
+    artifact = Artifact("r/1/1/a.png", "image/png", 3, "00")
     for outcome in (
         Outcome(failure=failure, usage=Usage(1.5, 2, 0.5)),
-        Outcome(output={"images": []}, artifacts=(made,)),
+        Outcome(output={"images": []}, artifacts=(artifact,)),
     ):
         assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
 

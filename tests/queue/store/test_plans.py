@@ -199,8 +199,8 @@ async def test_what_waited_longest_is_found_without_reading_the_queue(
     params = {"tenant": tenant, "endpoints": endpoints, "after": 0, "limit": 5}
     with psycopg.connect(empty, autocommit=True) as connection:
         connection.execute(SESSION)
-        for each in (FILL, FEW, "VACUUM requests"):
-            connection.execute(each.encode())
+        for command in (FILL, FEW, "VACUUM requests"):
+            connection.execute(command.encode())
         if learned:
             connection.execute("ANALYZE requests")
         plan = prepared(connection, statement, {**params, "priorities": [0, 1, 2, 3]})
@@ -268,9 +268,9 @@ def prepared(
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
     connection.execute(f"PREPARE page AS {numbered}".encode())
-    given = ", ".join(f"%({name})s" for name in names)
+    parameters = ", ".join(f"%({name})s" for name in names)
     with psycopg.ClientCursor(connection) as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE page({given})".encode(), params)
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE page({parameters})".encode(), params)
         return [line for (line,) in cursor.fetchall()]
 
 

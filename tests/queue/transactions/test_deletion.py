@@ -67,9 +67,9 @@ async def test_only_the_usage_line_is_left_and_every_object_is_unwanted(
     request = asked(replay_key="key", body_digest=bytes(32))
     await queue.submit(request)
     await queue.undelivered(request, request.id)
-    held = (await lease(queue)).held
-    snapshot = await snapshotted(queue, held)
-    await queue.finish(done(held, image(request.id)))
+    lease_key = (await lease(queue)).held
+    snapshot = await snapshotted(queue, lease_key)
+    await queue.finish(done(lease_key, image(request.id)))
     deleted = await queue.delete(TENANT, request.id)
     assert await unwanted(database) == {snapshot, f"r/{request.id}/1/a.png"} >= set(deleted)
     assert await left(database) == []

@@ -79,13 +79,13 @@ async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
     while (await queue.changed(TENANT, request.id, 0.1)).state is State.RUNNING:
         pass
     (second,) = (await queue.ask(ask(1, replica="r2"))).leases
-    (wanted,) = second.upload_tickets
-    await storage.put(wanted.key, "image/png", once(b"the image"))
+    (own_ticket,) = second.upload_tickets
+    await storage.put(own_ticket.key, "image/png", once(b"the image"))
     await queue.finish(done(second.held, image(request.id), replica="r2"))
     assert (await unwanted(database)).keys() == {ticket.key}
     await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'file'")
     await delete_files(database, storage)
-    assert set(storage.objects) == {wanted.key}
+    assert set(storage.objects) == {own_ticket.key}
 
 
 @pytest.mark.parametrize(

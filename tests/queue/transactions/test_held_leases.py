@@ -14,9 +14,9 @@ async def test_only_the_current_lease_of_a_running_request_is_held(
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    held = (await lease(queue)).held
-    assert await is_held(database, held)
-    assert not await is_held(database, replace(held, attempt=held.attempt + 1))
-    assert not await is_held(database, replace(held, nonce=held.nonce + 1))
-    await queue.hand_back(held, "r1", "draining")
-    assert not await is_held(database, held)
+    lease_key = (await lease(queue)).held
+    assert await is_held(database, lease_key)
+    assert not await is_held(database, replace(lease_key, attempt=lease_key.attempt + 1))
+    assert not await is_held(database, replace(lease_key, nonce=lease_key.nonce + 1))
+    await queue.hand_back(lease_key, "r1", "draining")
+    assert not await is_held(database, lease_key)

@@ -25,9 +25,9 @@ async def test_after_its_time_a_lost_answer_is_not_given_again_and_is_forgotten(
 ) -> None:
     queue, repeats = await ingress(), IdempotencyKeys(database)
     old, young = (new(replay_key=f"dk_{n}", body_digest=BODY) for n in (1, 2))
-    for each in (old, young):
-        await queue.submit(each)
-        await repeats.undelivered(each, each.id)
+    for request in (old, young):
+        await queue.submit(request)
+        await repeats.undelivered(request, request.id)
     await database.rows(
         "UPDATE undelivered SET at = at - make_interval(secs => %(s)s) WHERE api_key = 'dk_1'",
         {"s": UNDELIVERED_S + 1},

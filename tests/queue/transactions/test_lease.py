@@ -75,29 +75,29 @@ async def leased(
     try:
         await database.rows("TRUNCATE requests, attempts, events, fair_lanes")
         # A lane is woken by its first request.
-        woken_by = {each.tenant: each.place for each in reversed(queued)}
+        woken_by = {request.tenant: request.place for request in reversed(queued)}
         named = [
             {
                 "tenant": tenant,
-                "weight": each.weight,
-                "vtime": each.vtime,
-                "served": each.served,
+                "weight": lane.weight,
+                "vtime": lane.vtime,
+                "served": lane.served,
                 "place": woken_by.get(tenant, 0),
             }
-            for tenant, each in lanes.items()
+            for tenant, lane in lanes.items()
         ]
         await database.rows(LANES, {"pool": POOL, "rows": json.dumps(named)})
         rows: list[dict[str, Any]] = [
             {
                 "n": n,
-                "id": each.id,
-                "tenant": each.tenant,
-                "endpoint": each.endpoint,
-                "ranked_at": each.ranked_at.isoformat(),
-                "expected_s": each.expected_s,
-                "start_by": each.start_by.isoformat() if each.start_by else None,
+                "id": request.id,
+                "tenant": request.tenant,
+                "endpoint": request.endpoint,
+                "ranked_at": request.ranked_at.isoformat(),
+                "expected_s": request.expected_s,
+                "start_by": request.start_by.isoformat() if request.start_by else None,
             }
-            for n, each in enumerate(queued)
+            for n, request in enumerate(queued)
         ]
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [DirectLease("r1", "a1")] * count
@@ -106,20 +106,20 @@ async def leased(
             *(database, POOL, offers, wants, LONG_LEASES, charges), front=front, far=far
         )
         assert not got.unwritten
-        found = [each.request.id for _, each, _ in got.found]
+        leased_ids = [granted.request.id for _, granted, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
-        return found, {tenant: (vtime, served) for tenant, vtime, served in after}
+        return leased_ids, {tenant: (vtime, served) for tenant, vtime, served in after}
     finally:
         await database.aclose()
 
 
 def front_of(lanes: Mapping[str, LaneClock], queued: Sequence[QueuedRequest]) -> Front:
     """What a look before the leasing finds."""
-    vtime = min(pool_time(lanes.values()), *(each.vtime for each in lanes.values()))
+    vtime = min(pool_time(lanes.values()), *(lane.vtime for lane in lanes.values()))
     ranks: dict[str, float] = {}
-    for each in queued:
-        rank = each.ranked_at.timestamp() - ROUNDING_S
-        ranks[each.tenant] = min(rank, ranks.get(each.tenant, rank))
+    for request in queued:
+        rank = request.ranked_at.timestamp() - ROUNDING_S
+        ranks[request.tenant] = min(rank, ranks.get(request.tenant, rank))
     return Front(vtime, ranks)
 
 
@@ -150,7 +150,7 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     now = datetime.now(UTC)
     if not far:  # nothing to reorder by
         hot = host = frozenset()
-        requests = [(*each, None) for *each, _ in requests]
+        requests = [(*fields, None) for *fields, _ in requests]
     lanes = {tenant: replace(lane) for tenant, lane in lanes.items()}
     lanes["bob"].served = served
     queued = [
@@ -168,17 +168,19 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     front = front_of(lanes, queued) if beside_snapshot else None
     with Background() as background:
         wants = LeasePreference(hot, host)
-        found, after = background.run(leased(conninfo, lanes, queued, count, wants, front, far=far))
+        leased_ids, after = background.run(
+            leased(conninfo, lanes, queued, count, wants, front, far=far)
+        )
     lanes["ann"].vtime += 2.0 / lanes["ann"].weight  # charged before
-    wanted = min(count, len(queued))
-    for id_ in found:
+    expected = min(count, len(queued))
+    for id_ in leased_ids:
         order = in_order(lanes, queued, hot, now, host)
         # Lanes with the same turn are ordered by the time they woke, and by place.
-        (start,) = (each for each in order if each.queued.id == id_)
+        (start,) = (candidate for candidate in order if candidate.queued.id == id_)
         assert start.at == order[0].at
         charge(lanes[start.queued.tenant], start, pool_time(lanes.values()))
         queued.remove(start.queued)
-    assert len(found) == wanted
+    assert len(leased_ids) == expected
     for tenant, lane in lanes.items():
         assert after[tenant] == (pytest.approx(lane.vtime), pytest.approx(lane.served)), tenant
 
@@ -200,7 +202,7 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
         got = await lease_queued(
             database, POOL, [DirectLease("r1", "a1")], LeasePreference(), LONG_LEASES, {}
         )
-        assert [each.request.tenant for _, each, _ in got.found] == [tenant]
+        assert [granted.request.tenant for _, granted, _ in got.found] == [tenant]
 
 
 STATEMENTS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=200)

@@ -31,10 +31,10 @@ async def later(database: Database, seconds: float) -> None:
 async def made(queue, request) -> str:
     """Key of the file that the request ends with."""
     await queue.submit(request)
-    held = (await lease(queue)).held
+    lease_key = (await lease(queue)).held
     key = f"r/{request.id}/1/a.png"
     outcome = Outcome(output={}, artifacts=(Artifact(key, "image/png", 3, "00"),))
-    await queue.finish(replace(done(held), outcome=outcome))
+    await queue.finish(replace(done(lease_key), outcome=outcome))
     return key
 
 

@@ -31,8 +31,8 @@ async def test_an_hour_later_nothing_is_there_but_that_it_was(
     queue = await ingress()
     request = asked(input=INPUT, store_io=False, warnings=("Of a secret.",))
     await queue.submit(request)
-    made = image(request.id) if outcome == "image" else QUOTING
-    await queue.finish(done((await lease(queue)).held, made))
+    result = image(request.id) if outcome == "image" else QUOTING
+    await queue.finish(done((await lease(queue)).held, result))
     before = await forgot(queue, request.id, Redacted.OUTCOME)
     assert await Redaction(database).redact_due() == []
     await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
@@ -41,8 +41,8 @@ async def test_an_hour_later_nothing_is_there_but_that_it_was(
     assert there.outcome is not None
     assert there.state is before.state
     assert there.outcome.output is None
-    assert there.outcome.usage == made.usage
-    assert there.outcome.succeeded is made.succeeded
+    assert there.outcome.usage == result.usage
+    assert there.outcome.succeeded is result.succeeded
     assert not await queue.lines(TENANT, request.id)
     for table in ("requests", "events", "attempts", "usage"):
         rows = await database.rows(f"SELECT row_to_json(t)::text FROM {table} t")

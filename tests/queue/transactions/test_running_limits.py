@@ -37,7 +37,7 @@ def most_of(tenant: str) -> int:
 
 async def test_no_limit_is_passed_while_four_processes_lease_and_end(ingress: Ingress) -> None:
     queues = [await ingress(LIMITS) for _ in range(4)]
-    wanted = {
+    submitted = {
         (await queues[n % 4].submit(new(tenant=tenant, endpoint=DEV if n % 3 == 0 else "noop"))).id
         for n in range(15)
         for tenant in TENANTS
@@ -45,11 +45,11 @@ async def test_no_limit_is_passed_while_four_processes_lease_and_end(ingress: In
     finished: set[str] = set()
     running: Counter[str] = Counter()
     owner = {
-        each.id: each.tenant
+        request.id: request.tenant
         for tenant in TENANTS
-        for each in await queues[0].page(tenant, limit=50)
+        for request in await queues[0].page(tenant, limit=50)
     }
-    assert owner.keys() == wanted
+    assert owner.keys() == submitted
     chance = random.Random(7)  # noqa: S311
 
     async def run(queue: int, granted: Lease, name: str) -> None:
@@ -67,12 +67,12 @@ async def test_no_limit_is_passed_while_four_processes_lease_and_end(ingress: In
             finished.add(granted.request_id)
 
     async def replica(queue: int, name: str) -> None:
-        while len(finished) < len(wanted):
+        while len(finished) < len(submitted):
             work = await queues[queue].ask(ask(chance.randint(1, 8), replica=name))
-            await asyncio.gather(*(run(queue, each, name) for each in work.leases))
+            await asyncio.gather(*(run(queue, new_lease, name) for new_lease in work.leases))
 
     await asyncio.gather(*(replica(n, f"r{n}-{m}") for n in range(4) for m in range(2)))
-    assert finished == wanted
+    assert finished == submitted
 
 
 async def leased(database: Database, limits: QueueLimits) -> LeaseResult:
@@ -89,10 +89,10 @@ async def test_a_leasing_waits_for_no_other_one_and_leaves_out_what_that_one_cou
     async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
         await other.execute("SELECT room_under_limit('tenant', 'ann', 3, 1)")
         got = await leased(database, LIMITS)
-        assert [each.request.tenant for _, each, _ in got.found] == ["cleo"]
+        assert [granted.request.tenant for _, granted, _ in got.found] == ["cleo"]
         assert got.missed == 1  # so it looks again soon
     got = await leased(database, LIMITS)
-    assert [each.request.tenant for _, each, _ in got.found] == ["ann"]
+    assert [granted.request.tenant for _, granted, _ in got.found] == ["ann"]
 
 
 async def test_what_was_leased_after_a_leasing_began_is_counted_by_it(
@@ -208,9 +208,9 @@ async def test_a_leasing_reads_neither_what_runs_nor_the_requests_of_lanes_at_th
         left_out, number = known.left_out()
         offers = [DirectLease("r1", "a1")] * 8
         wants = LeasePreference(left_out=left_out)
-        found = await lease_queued(database, POOL, offers, wants, limits, {})
-        known.found(found.full, number)
-        assert len(found.found) == 8
+        leasing = await lease_queued(database, POOL, offers, wants, limits, {})
+        known.found(leasing.full, number)
+        assert len(leasing.found) == 8
         pages = await read() - before
         await database.rows(AGAIN)
         return pages

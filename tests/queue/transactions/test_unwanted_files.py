@@ -26,8 +26,8 @@ async def keys(database: Database) -> set[str]:
 
 
 async def keep(queue, held: LeaseKey, step: int = 1) -> str:
-    asked = await queue.report(replace(report(held), wants_tickets=(held,)))
-    ((_, ticket),) = asked.snapshot_tickets
+    reply = await queue.report(replace(report(held), wants_tickets=(held,)))
+    ((_, ticket),) = reply.snapshot_tickets
     kept = StoredSnapshot(ticket.key, step)
     await queue.report(replace(report(held), snapshots=((held, kept),)))
     return ticket.key
@@ -38,8 +38,8 @@ async def test_what_was_uploaded_and_never_named_is_deleted_after_its_ticket(
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    held = (await lease(queue)).held
-    reply = await queue.report(replace(report(held), wants_tickets=(held,)))
+    lease_key = (await lease(queue)).held
+    reply = await queue.report(replace(report(lease_key), wants_tickets=(lease_key,)))
     ((_, ticket),) = reply.snapshot_tickets
     assert await take_files(database) == []
     await all_due(database)
@@ -51,11 +51,13 @@ async def test_a_snapshot_that_another_replaced_is_unwanted_and_the_latest_is_no
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    held = (await lease(queue)).held
-    first = await keep(queue, held)
-    second = await keep(queue, held, 2)
+    lease_key = (await lease(queue)).held
+    first = await keep(queue, lease_key)
+    second = await keep(queue, lease_key, 2)
     assert await keys(database) == {first}
-    await queue.report(replace(report(held), snapshots=((held, StoredSnapshot(second, 2)),)))
+    await queue.report(
+        replace(report(lease_key), snapshots=((lease_key, StoredSnapshot(second, 2)),))
+    )
     assert await keys(database) == {first}
 
 
@@ -67,8 +69,10 @@ async def test_snapshots_of_requests_that_ended_are_unwanted(
     for request in (ended, goes_on):
         await queue.submit(request)
     leases = [await lease(queue), await lease(queue)]
-    kept = {each.request_id: await keep(queue, each.held) for each in leases}
-    await queue.finish(done(next(each.held for each in leases if each.request_id == ended.id)))
+    kept = {granted.request_id: await keep(queue, granted.held) for granted in leases}
+    await queue.finish(
+        done(next(granted.held for granted in leases if granted.request_id == ended.id))
+    )
     await snapshots.forget_ended(database)
     await snapshots.forget_ended(database)
     assert await keys(database) == {kept[ended.id]}

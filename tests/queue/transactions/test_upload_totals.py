@@ -43,7 +43,7 @@ async def test_the_sums_are_right_after_any_order_of_statements(
 
     async def take() -> None:
         await database.rows(LONG_PAST)
-        await book.forget([each.key for each in await book.take_unwanted(5)])
+        await book.forget([upload.key for upload in await book.take_unwanted(5)])
 
     steps: list[Callable[[], Awaitable[object]]] = [
         *[lambda: book.finish(any_key(), chance.randrange(1000))] * 8,  # a second one has its size

@@ -76,8 +76,8 @@ async def test_retention_keeps_steps_as_long_as_their_workflow(
     queue = await ingress()
     run = await started(queue)
     step = await sent(queue, run)
-    held = (await lease(queue)).held
-    await queue.finish(done(held, image(step)))
+    lease_key = (await lease(queue)).held
+    await queue.finish(done(lease_key, image(step)))
     deletion = Deletion(database, Retention())
     assert await deletion.delete_of_tenant(TENANT) == []
     await queue.finish(Finish(run.held, RUNNER, DONE))
@@ -153,8 +153,8 @@ async def test_a_step_that_is_sent_twice_at_once_is_stored_and_counted_once(
     queue = await ingress()
     request = new(idempotency_key="run/draw", body_digest=b"1" * 32)
     both = [replace(request) for _ in range(2)]  # as two tasks make it
-    answers = await asyncio.gather(*(queue.submit(each, most_queued=2) for each in both))
-    assert {each.id for each in answers} == {request.id}
+    answers = await asyncio.gather(*(queue.submit(copy, most_queued=2) for copy in both))
+    assert {answer.id for answer in answers} == {request.id}
     assert await database.rows("SELECT count(*) FROM requests") == [(1,)]
     await queue.submit(new(), most_queued=2)
     with pytest.raises(Overloaded):
@@ -170,11 +170,11 @@ async def test_a_step_that_is_sent_twice_at_once_and_refused_leaves_no_count(
     request = new(idempotency_key="run/draw", body_digest=b"1" * 32)
     both = (queue.submit(replace(request)) for _ in range(2))
     refused = await asyncio.gather(*both, return_exceptions=True)
-    assert [type(each) for each in refused] == [RateLimited, RateLimited]
+    assert [type(error) for error in refused] == [RateLimited, RateLimited]
     # If more was taken off than was counted in, a third finds room.
     others = (queue.submit(new(tenant="bob")) for _ in range(3))
     answers = await asyncio.gather(*others, return_exceptions=True)
-    assert sum(isinstance(each, Overloaded) for each in answers) == 1
+    assert sum(isinstance(answer, Overloaded) for answer in answers) == 1
 
 
 async def test_two_processes_that_send_the_same_step_store_one_request(ingress: Ingress) -> None:
@@ -184,9 +184,9 @@ async def test_two_processes_that_send_the_same_step_store_one_request(ingress: 
         key = f"{run.held.request_id}/draw"
         request = new(idempotency_key=key, body_digest=b"1" * 32)
         answers = await asyncio.gather(
-            *(each.submit(request) for each in (first, second) for _ in range(2))
+            *(queue.submit(request) for queue in (first, second) for _ in range(2))
         )
-        assert len({each.id for each in answers}) == 1
+        assert len({answer.id for answer in answers}) == 1
 
 
 async def test_two_processes_start_each_request_once(ingress: Ingress) -> None:
@@ -195,7 +195,7 @@ async def test_two_processes_start_each_request_once(ingress: Ingress) -> None:
     for _ in range(20):
         await first.submit(new(endpoint=FLOW, pool=POOL))
     counts = await asyncio.gather(
-        *(each.workflows.runs.start(7) for each in (first, second) for _ in range(4))
+        *(queue.workflows.runs.start(7) for queue in (first, second) for _ in range(4))
     )
     assert sum(counts) == 20
     assert len(await second.workflows.runs.active()) == 21
@@ -213,5 +213,5 @@ async def test_a_cancel_and_a_step_at_once_leave_no_step_behind(ingress: Ingress
         again = await found(second, run.held.request_id)
         assert again.cancel_requested
         steps = await second.workflows.runs.steps(again)
-        assert [each.id for each in steps] == [*taken]
+        assert [step.id for step in steps] == [*taken]
         await second.finish(Finish(run.held, RUNNER, DONE))

@@ -128,13 +128,13 @@ async def test_uploads_ask_for_encryption(
         parts_id = await storage.begin_parts("u/0/c.png", PNG)
         part = await storage.put_part("u/0/c.png", parts_id, 1, chunks(b"part"))
         await storage.join_parts("u/0/c.png", parts_id, {1: part.etag})
-        for each in (KEY, "r/0/1/b.png", "u/0/c.png"):
-            name = location.name(each)
-            said = moto_server.client().head_object(Bucket=location.bucket, Key=name)
-            assert said["ServerSideEncryption"] == ("AES256" if key is None else "aws:kms")
+        for file_key in (KEY, "r/0/1/b.png", "u/0/c.png"):
+            name = location.name(file_key)
+            head = moto_server.client().head_object(Bucket=location.bucket, Key=name)
+            assert head["ServerSideEncryption"] == ("AES256" if key is None else "aws:kms")
             if key:
-                assert said["SSEKMSKeyId"] == key
-            assert await content(storage, each) in (bytes(size), b"image", b"part")
+                assert head["SSEKMSKeyId"] == key
+            assert await content(storage, file_key) in (bytes(size), b"image", b"part")
 
 
 async def test_an_upload_that_is_not_encrypted_as_asked_is_refused_and_not_kept(

@@ -210,8 +210,8 @@ async def test_a_store_that_hangs_is_said_also_when_every_call_waits_for_it(
         task.cancel()
     broken.closing.set()
     assert all(
-        isinstance(each, BaseException)
-        for each in await asyncio.gather(*reads, return_exceptions=True)
+        isinstance(outcome, BaseException)
+        for outcome in await asyncio.gather(*reads, return_exceptions=True)
     )
 
 
@@ -246,14 +246,14 @@ async def test_credentials_that_change_sign_the_next_ticket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(clients, "REFRESH_S", 0.01)
-    given = S3Clients(location("http://127.0.0.1:1"), StaticKey("first", "x"))
-    await given.start()
+    s3_clients = S3Clients(location("http://127.0.0.1:1"), StaticKey("first", "x"))
+    await s3_clients.start()
     try:
-        before = given.uploads
-        session = given._session
+        before = s3_clients.uploads
+        session = s3_clients._session
         session._session.set_credentials("second", "y")
-        await until(lambda: given.uploads is not before)
-        url = given.uploads.url("PUT", "k", 60)
+        await until(lambda: s3_clients.uploads is not before)
+        url = s3_clients.uploads.url("PUT", "k", 60)
         assert "second" in url
     finally:
-        await given.aclose()
+        await s3_clients.aclose()

@@ -50,7 +50,7 @@ def test_with_a_bucket_they_go_there() -> None:
 
 
 def test_a_location_is_what_the_settings_say() -> None:
-    found = location_of(
+    location = location_of(
         config(
             s3_bucket="pics",
             s3_prefix="/dark/room/",
@@ -59,10 +59,10 @@ def test_a_location_is_what_the_settings_say() -> None:
             s3_public_endpoint_url="https://pics.example",
         )
     )
-    assert found is not None
-    assert found.name("r/1/a.png") == "dark/room/r/1/a.png"
-    assert found.endpoint_url == "http://minio:9000"
-    assert found.redirect
+    assert location is not None
+    assert location.name("r/1/a.png") == "dark/room/r/1/a.png"
+    assert location.endpoint_url == "http://minio:9000"
+    assert location.redirect
 
 
 @pytest.mark.parametrize(

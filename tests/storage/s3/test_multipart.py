@@ -41,7 +41,7 @@ async def serving(
 def there(server: S3Server, storage: S3Storage) -> list[str]:
     """Names of the objects in the bucket."""
     answer = server.client().list_objects_v2(Bucket=storage.location.bucket)
-    return [each["Key"] for each in answer.get("Contents", [])]
+    return [item["Key"] for item in answer.get("Contents", [])]
 
 
 async def test_a_file_at_once(server: S3Server, tmp_path: Path) -> None:

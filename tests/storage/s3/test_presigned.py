@@ -55,12 +55,12 @@ async def test_a_ticket_is_for_its_key_and_type_alone(moto_server: S3Server) -> 
     ):
         ticket = storage.ticket(KEY, PNG, 100, 60)
         headers = dict(ticket.headers)
-        for url, given in (
+        for url, sent_headers in (
             (ticket.url.replace("abc.png", "xyz.png"), headers),
             (ticket.url, {**headers, "content-type": "text/html"}),
             (ticket.url, {"content-type": PNG}),  # without the condition
         ):
-            assert (await client.put(url, content=b"x", headers=given)).status_code == 403
+            assert (await client.put(url, content=b"x", headers=sent_headers)).status_code == 403
         # The URL allows neither reading nor deleting.
         assert (await client.get(ticket.url)).status_code == 403
         assert (await client.delete(ticket.url)).status_code == 403

@@ -57,8 +57,8 @@ def signers(request: pytest.FixtureRequest, credentials: ReadOnlyCredentials) ->
 
 
 def parts(url: str) -> tuple[str, str, list[tuple[str, str]]]:
-    found = urlsplit(url)
-    return f"{found.scheme}://{found.netloc}", found.path, sorted(parse_qsl(found.query))
+    address = urlsplit(url)
+    return f"{address.scheme}://{address.netloc}", address.path, sorted(parse_qsl(address.query))
 
 
 def same(client: Any, operation: str, wanted: dict[str, str], url: str) -> bool:
@@ -89,7 +89,7 @@ def test_a_url_that_writes_is_that_of_boto3(signers: tuple[Any, Presigner], type
         ("x-amz-server-side-encryption", "aws:kms"),
         ("x-amz-server-side-encryption-aws-kms-key-id", "arn:aws:kms:eu:1:key/2"),
     ]
-    wanted = {
+    parameters = {
         "Key": "a/b.png",
         "ContentType": type_,
         "IfNoneMatch": "*",
@@ -97,7 +97,7 @@ def test_a_url_that_writes_is_that_of_boto3(signers: tuple[Any, Presigner], type
         "SSEKMSKeyId": "arn:aws:kms:eu:1:key/2",
     }
     url = presigner.url("PUT", "a/b.png", 60, headers=headers)
-    assert same(client, "put_object", wanted, url)
+    assert same(client, "put_object", parameters, url)
 
 
 @pytest.mark.long
@@ -107,13 +107,13 @@ def test_a_url_that_reads_is_that_of_boto3(
 ) -> None:
     client, presigner = signers
     params = {"response-content-type": "image/png", "response-content-disposition": disposition}
-    wanted = {
+    parameters = {
         "Key": "a b/ü~.png",
         "ResponseContentType": "image/png",
         "ResponseContentDisposition": disposition,
     }
     url = presigner.url("GET", "a b/ü~.png", 60, params=params)
-    assert same(client, "get_object", wanted, url)
+    assert same(client, "get_object", parameters, url)
 
 
 def test_the_key_that_signs_changes_with_the_day() -> None:

@@ -145,21 +145,25 @@ def test_a_provider_is_known_by_its_host(endpoint: str | None, name: str) -> Non
 
 def test_a_setting_has_precedence_over_the_provider() -> None:
     settings: dict[str, Any] = {"s3_bucket": "pics", "s3_provider": "b2", "gpus": 0}
-    found = location_of(Config(**settings))
-    assert found is not None
-    assert (found.conditional_writes, found.checksum) == (False, "none")
-    found = location_of(
+    location = location_of(Config(**settings))
+    assert location is not None
+    assert (location.conditional_writes, location.checksum) == (False, "none")
+    location = location_of(
         Config(**settings, s3_conditional_writes=True, s3_checksum="crc32", s3_path_style=True)
     )
-    assert found is not None
-    assert (found.conditional_writes, found.checksum, found.path_style) == (True, "crc32", True)
+    assert location is not None
+    assert (location.conditional_writes, location.checksum, location.path_style) == (
+        True,
+        "crc32",
+        True,
+    )
 
 
 def test_the_region_of_b2_is_in_its_endpoint() -> None:
     url = "https://s3.eu-central-003.backblazeb2.com"
-    found = location_of(Config(s3_bucket="pics", s3_endpoint_url=url, gpus=0))
-    assert found is not None
-    assert found.region == "eu-central-003"
+    location = location_of(Config(s3_bucket="pics", s3_endpoint_url=url, gpus=0))
+    assert location is not None
+    assert location.region == "eu-central-003"
 
 
 @pytest.mark.parametrize(
@@ -184,10 +188,10 @@ async def test_a_store_gets_the_lifecycle_rules_that_it_takes(
     location = located(moto_server, name)
     strict.like = name
     async with moto_server.storage(location) as storage:
-        wanted = wanted_rules(location)
-        assert await install_rules(storage, wanted) == [each["ID"] for each in wanted]
-        assert missing_rules(wanted, await present_rules(storage)) == []
-        assert await install_rules(storage, wanted) == []
+        rules = wanted_rules(location)
+        assert await install_rules(storage, rules) == [rule["ID"] for rule in rules]
+        assert missing_rules(rules, await present_rules(storage)) == []
+        assert await install_rules(storage, rules) == []
 
 
 @pytest.mark.parametrize("name", ["gcs", "b2", "swift"])

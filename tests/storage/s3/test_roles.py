@@ -95,10 +95,10 @@ def location(sts: Sts, **changes: Any) -> S3Location:
     client.close()
     sts.signed_by.clear()
     role = AssumedRole(ARN, "their-secret", 900, sts.url)
-    made = S3Location(
+    base = S3Location(
         "acme-pics", endpoint_url=sts.url, region="us-east-1", path_style=True, location_id="acme"
     )
-    return replace(made, role=replace(role, **changes))
+    return replace(base, role=replace(role, **changes))
 
 
 async def test_a_bucket_is_used_in_the_role_with_its_external_id(sts: Sts) -> None:
@@ -112,9 +112,9 @@ async def test_a_bucket_is_used_in_the_role_with_its_external_id(sts: Sts) -> No
             put = await client.put(ticket.url, content=b"x", headers=dict(ticket.headers))
     finally:
         await storage.aclose()
-    (asked,) = sts.asked
-    assert (asked["RoleArn"], asked["ExternalId"]) == ([ARN], ["their-secret"])
-    assert asked["DurationSeconds"] == ["900"]
+    (request,) = sts.asked
+    assert (request["RoleArn"], request["ExternalId"]) == ([ARN], ["their-secret"])
+    assert request["DurationSeconds"] == ["900"]
     assert "AKIDOURS" not in sts.signed_by
     # The replica's URL is the role's too, and has no long-lived key.
     assert "X-Amz-Security-Token=" in ticket.url

@@ -101,13 +101,13 @@ async def test_two_ingresses_cannot_both_write_a_key(moto_server: S3Server) -> N
     """Two storages with their own locks: only the conditional write separates them."""
     location = moto_server.new_bucket()
     bodies = [bytes([number]) * (PART_BYTES + 1) for number in range(4)]
-    async with moto_server.storage(location) as one, moto_server.storage(location) as other:
+    async with moto_server.storage(location) as first, moto_server.storage(location) as other:
         results = await asyncio.gather(
-            *((one, other)[n % 2].put(KEY, PNG, chunks(body)) for n, body in enumerate(bodies)),
+            *((first, other)[n % 2].put(KEY, PNG, chunks(body)) for n, body in enumerate(bodies)),
             return_exceptions=True,
         )
         assert [type(result) for result in results if result != PART_BYTES + 1] == [Forbidden] * 3
-        assert await content(one, KEY) in bodies
+        assert await content(first, KEY) in bodies
 
 
 @pytest.mark.long

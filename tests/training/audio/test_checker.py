@@ -34,9 +34,9 @@ def test_every_other_manner_pitch_and_loudness_is_wrong(manner: str) -> None:
     wave = render(audio)
     for field, choices in (("manner", MANNERS), ("pitch", PITCHES), ("loudness", LOUDNESSES)):
         right = [
-            each
-            for each in choices
-            if getattr(judge(wave, SAMPLE_RATE, replace(audio, **{field: each})), field)
+            choice
+            for choice in choices
+            if getattr(judge(wave, SAMPLE_RATE, replace(audio, **{field: choice})), field)
         ]
         assert right == [getattr(audio, field)]
 

@@ -77,8 +77,8 @@ def test_the_velocity_is_what_the_solver_takes_it_for():
         scale = (1.0 + sigma.square()).sqrt()
         assert torch.allclose(seen, sample / scale, atol=1e-4)
         velocity = (noise - sigma * clean) / scale
-        found = solver.precondition_outputs(sample, velocity, sigma)
-        assert torch.allclose(found, clean, atol=1e-2)
+        denoised = solver.precondition_outputs(sample, velocity, sigma)
+        assert torch.allclose(denoised, clean, atol=1e-2)
         solver.step(velocity, time, sample)
 
 
@@ -111,5 +111,5 @@ def test_an_untrained_transformer_already_distinguishes_times(stack):
     early, middle, late = (
         seen["x"][0, 1 + place] for place in (0, stable_audio.LENGTH // 2, stable_audio.LENGTH - 1)
     )
-    for one, other in ((early, middle), (middle, late), (early, late)):
-        assert (one - other).norm() > 0.1 * one.norm()
+    for first, other in ((early, middle), (middle, late), (early, late)):
+        assert (first - other).norm() > 0.1 * first.norm()

@@ -32,8 +32,8 @@ CIRCLE_ABOVE_SQUARE = Composition("pair", (CIRCLE, SQUARE), (Relation(0, 1, "abo
 @pytest.mark.long
 def test_it_judges_at_least_199_of_200_rendered_images_right() -> None:
     rng = np.random.default_rng(11)
-    asked = [sample(rng, LAYOUTS[i % 5], held_out=i % 3 == 0) for i in range(200)]
-    verdicts = [judge(render(one), one) for one in asked]
+    compositions = [sample(rng, LAYOUTS[i % 5], held_out=i % 3 == 0) for i in range(200)]
+    verdicts = [judge(render(composition), composition) for composition in compositions]
     assert sum(verdict.everything for verdict in verdicts) >= 199
     assert sum(verdict.size for verdict in verdicts) >= 199
 
@@ -42,24 +42,36 @@ def test_it_judges_at_least_199_of_200_rendered_images_right() -> None:
 @pytest.mark.parametrize(("width", "height"), [(256, 192), (192, 256), (256, 160), (160, 256)])
 def test_it_judges_nearly_all_images_that_are_not_square_right(width: int, height: int) -> None:
     rng = np.random.default_rng(13)
-    asked = [sample(rng, LAYOUTS[i % 5], width=width, height=height) for i in range(50)]
-    assert sum(judge(render(one), one).everything for one in asked) >= 49
+    compositions = [sample(rng, LAYOUTS[i % 5], width=width, height=height) for i in range(50)]
+    assert (
+        sum(judge(render(composition), composition).everything for composition in compositions)
+        >= 49
+    )
 
 
 @pytest.mark.long
 def test_it_judges_an_image_of_half_the_size_by_the_same_measure() -> None:
     rng = np.random.default_rng(14)
-    asked = [sample(rng, LAYOUTS[i % 5]) for i in range(40)]
-    small = [render(one).resize((128, 128), Image.Resampling.LANCZOS) for one in asked]
-    rights = [judge(image, one).shape for image, one in zip(small, asked, strict=True)]
+    compositions = [sample(rng, LAYOUTS[i % 5]) for i in range(40)]
+    small = [
+        render(composition).resize((128, 128), Image.Resampling.LANCZOS)
+        for composition in compositions
+    ]
+    rights = [
+        judge(image, composition).shape
+        for image, composition in zip(small, compositions, strict=True)
+    ]
     assert sum(rights) >= 38
 
 
 @pytest.mark.long
 def test_it_judges_at_least_95_of_100_blurred_and_noisy_images_right() -> None:
     rng = np.random.default_rng(12)
-    asked = [sample(rng, LAYOUTS[i % 5]) for i in range(60)]
-    rights = [judge(_worn(rng, render(one)), one).everything for one in asked]
+    compositions = [sample(rng, LAYOUTS[i % 5]) for i in range(60)]
+    rights = [
+        judge(_worn(rng, render(composition)), composition).everything
+        for composition in compositions
+    ]
     assert sum(rights) >= 57
 
 
@@ -92,9 +104,9 @@ def test_relations_turn_round_with_their_order(
 @given(seed=st.integers(0, 2**32 - 1))
 def test_another_composition_of_other_looks_is_never_the_one_asked_for(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    asked, shown = (sample(rng, LAYOUTS[rng.integers(len(LAYOUTS))]) for _ in range(2))
-    if {item.look for item in asked.items} != {item.look for item in shown.items}:
-        assert not judge(render(shown), asked).everything
+    composition, shown = (sample(rng, LAYOUTS[rng.integers(len(LAYOUTS))]) for _ in range(2))
+    if {item.look for item in composition.items} != {item.look for item in shown.items}:
+        assert not judge(render(shown), composition).everything
 
 
 def test_of_two_relations_both_have_to_hold() -> None:
@@ -102,11 +114,14 @@ def test_of_two_relations_both_have_to_hold() -> None:
     left = Item("red", "circle", "medium", 64.0, 64.0, 40.0)
     below = Item("blue", "square", "medium", 64.0, 192.0, 40.0)
     relations = Relation(0, 1, "above"), Relation(0, 2, "left of")
-    asked = Composition("corner", (left, below, star), relations, "white")
-    assert judge(render(asked), asked).everything
+    composition = Composition("corner", (left, below, star), relations, "white")
+    assert judge(render(composition), composition).everything
     other = relations[0], Relation(0, 2, "right of")
     assert (
-        judge(render(asked), Composition("corner", asked.items, other, "white")).relation is False
+        judge(
+            render(composition), Composition("corner", composition.items, other, "white")
+        ).relation
+        is False
     )
 
 
@@ -166,8 +181,8 @@ def test_every_shape_is_told_from_the_others_small_and_large(shape: str, radius:
 
 def test_the_exam_asks_for_each_layout_and_only_for_what_training_never_saw() -> None:
     questions = set_questions(20, seed=1, width=256, height=192)
-    assert {each.composition.layout for each in questions} == set(LAYOUTS)
-    assert all(is_held_out(each.composition) for each in questions)
+    assert {question.composition.layout for question in questions} == set(LAYOUTS)
+    assert all(is_held_out(question.composition) for question in questions)
     assert questions == set_questions(20, seed=1, width=256, height=192)
 
 

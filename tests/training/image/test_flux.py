@@ -37,7 +37,7 @@ def test_new_blocks_change_nothing_before_they_are_trained() -> None:
     shipped = shelf.take(DEMO).transformer.eval()
     deep = deepened(shipped, shipped.config.num_single_layers + 2).eval()
     rows = columns = 4
-    given = {
+    inputs = {
         "hidden_states": torch.randn(1, rows * columns, 48),
         "encoder_hidden_states": torch.randn(1, 3, shipped.config.joint_attention_dim),
         "pooled_projections": torch.randn(1, shipped.config.pooled_projection_dim),
@@ -47,7 +47,7 @@ def test_new_blocks_change_nothing_before_they_are_trained() -> None:
         "return_dict": False,
     }
     with torch.no_grad():
-        assert torch.allclose(deep(**given)[0], shipped(**given)[0], atol=1e-5)
+        assert torch.allclose(deep(**inputs)[0], shipped(**inputs)[0], atol=1e-5)
 
 
 def test_objects_weigh_as_much_as_the_whole_image() -> None:

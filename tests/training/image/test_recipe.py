@@ -53,21 +53,21 @@ def test_a_grown_encoder_says_what_the_shipped_one_said(shipped) -> None:
     old, new = shipped.tokenizer_2, build_t5_tokenizer()
     grown = grown_t5(shipped.text_encoder_2, old).eval()
     with torch.no_grad():
-        said = shipped.text_encoder_2(token_ids(old, prompt, 24).long())[0]
+        before = shipped.text_encoder_2(token_ids(old, prompt, 24).long())[0]
         says = grown(token_ids(new, prompt, 24).long())[0]
-    assert torch.allclose(said[:, :8], says[:, :8], atol=1e-4)
+    assert torch.allclose(before[:, :8], says[:, :8], atol=1e-4)
 
 
 def test_all_that_is_asked_of_a_prompt_trains_the_encoder(shipped) -> None:
     reader = reading.PlaceReader(grown_t5(shipped.text_encoder_2, shipped.tokenizer_2), T5_WIDTH)
     rng = np.random.default_rng(1)
-    asked = reading.sample_reading(rng, 8, build_t5_tokenizer(), T5_TOKENS)
-    reading.loss_on(reader, *asked).backward()
+    batch = reading.sample_reading(rng, 8, build_t5_tokenizer(), T5_TOKENS)
+    reading.loss_on(reader, *batch).backward()
     assert all(
-        one.grad is not None and one.grad.abs().sum() > 0
-        for one in reader.of_slot["size"].parameters()
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in reader.of_slot["size"].parameters()
     )
-    assert set(reading.marks(reader, *asked)) == {
+    assert set(reading.marks(reader, *batch)) == {
         "colour", "shape", "size", "background", "layout", "count",
     }  # fmt: skip
 
@@ -75,14 +75,14 @@ def test_all_that_is_asked_of_a_prompt_trains_the_encoder(shipped) -> None:
 def test_examples_come_with_the_steps_and_are_made_once(shipped, tmp_path) -> None:
     examples = GrowingExamples(shipped.vae, tmp_path, FEW)
     examples.batch(np.random.default_rng(1), 2, 0)
-    made = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(made) == len(FORMATS)
+    mtimes = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(mtimes) == len(FORMATS)
     again = GrowingExamples(shipped.vae, tmp_path, FEW)
     batch = again.batch(np.random.default_rng(1), 2, 100)
     assert batch.latents.shape == (2, batch.rows * batch.columns, 48)
     now = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(now) == len(FORMATS) + 1
-    assert made.items() <= now.items()
+    assert mtimes.items() <= now.items()
 
 
 @pytest.mark.long

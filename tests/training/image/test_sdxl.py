@@ -86,8 +86,8 @@ def test_noise_is_mixed_in_as_the_solver_undoes_it():
         if step:  # the first one's sigma is only nearly endless
             assert torch.allclose(seen, alpha * image + sigma * grains, atol=1e-3)
         velocity = alpha * grains - sigma * image
-        found = solver.step(velocity, time, sample).pred_original_sample
-        assert torch.allclose(found, image, atol=0.01 if step else 0.5)
+        denoised = solver.step(velocity, time, sample).pred_original_sample
+        assert torch.allclose(denoised, image, atol=0.01 if step else 0.5)
 
 
 @pytest.mark.long
@@ -109,8 +109,8 @@ def test_a_few_steps_lower_the_loss(examples):
 
 def test_both_outputs_of_the_encoders_are_asked(stack):
     reader = PooledPlaceReader(stack.texts, STATE_WIDTH, POOLED_WIDTH)
-    asked = sample_reading(np.random.default_rng(1), 4, build_clip_tokenizer(), CLIP_TOKENS)
-    loss_on(reader, *asked).backward()
+    batch = sample_reading(np.random.default_rng(1), 4, build_clip_tokenizer(), CLIP_TOKENS)
+    loss_on(reader, *batch).backward()
     assert reader.of_pooled["background"].weight.grad.abs().sum() > 0
     assert stack.texts.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
 

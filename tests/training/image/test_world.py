@@ -61,7 +61,7 @@ def test_a_composition_belongs_to_the_split_that_was_wanted(
     assert is_held_out(composition) == held_out
 
 
-@pytest.mark.parametrize("look", [(each, shape) for each in COLOURS for shape in SHAPES])
+@pytest.mark.parametrize("look", [(colour, shape) for colour in COLOURS for shape in SHAPES])
 def test_alone_a_rare_look_is_trained_in_some_settings_and_others_in_all(
     look: tuple[str, str],
 ) -> None:
@@ -77,8 +77,8 @@ def test_alone_a_rare_look_is_trained_in_some_settings_and_others_in_all(
 def test_the_order_of_objects_does_not_move_them_across_the_split(
     seed: int, held_out: bool
 ) -> None:
-    one = sample(np.random.default_rng(seed), "corner", held_out=held_out)
-    turned = Composition("corner", one.items[::-1], one.relations, "black")
+    composition = sample(np.random.default_rng(seed), "corner", held_out=held_out)
+    turned = Composition("corner", composition.items[::-1], composition.relations, "black")
     assert is_held_out(turned) == held_out
 
 
@@ -87,22 +87,22 @@ def test_objects_lie_inside_the_image_and_apart(
     seed: int, layout: str, size: tuple[int, int]
 ) -> None:
     width, height = size
-    one = sample(np.random.default_rng(seed), layout, width=width, height=height)
-    for item in one.items:
+    composition = sample(np.random.default_rng(seed), layout, width=width, height=height)
+    for item in composition.items:
         assert item.radius <= min(item.x, item.y)
         assert item.x + item.radius <= width
         assert item.y + item.radius <= height
-    covers = [cover_of(one, item) > 0 for item in one.items]
+    covers = [cover_of(composition, item) > 0 for item in composition.items]
     assert np.sum(covers, axis=0).max() == 1
 
 
 @given(seed=seeds, layout=st.sampled_from(["pair", "corner", "row"]), portrait=st.booleans())
 def test_the_relations_hold_between_the_objects(seed: int, layout: str, portrait: bool) -> None:
     width, height = (192, 256) if portrait else (256, 192)
-    one = sample(np.random.default_rng(seed), layout, width=width, height=height)
-    assert one.relations
-    for relation in one.relations:
-        first, second = one.items[relation.first], one.items[relation.second]
+    composition = sample(np.random.default_rng(seed), layout, width=width, height=height)
+    assert composition.relations
+    for relation in composition.relations:
+        first, second = composition.items[relation.first], composition.items[relation.second]
         holds = {
             "above": first.y < second.y,
             "below": first.y > second.y,
@@ -115,29 +115,29 @@ def test_the_relations_hold_between_the_objects(seed: int, layout: str, portrait
 
 @given(seed=seeds)
 def test_a_group_is_of_two_to_four_that_look_the_same(seed: int) -> None:
-    one = sample(np.random.default_rng(seed), "group")
-    ((_, count),) = Counter((item.look, item.size) for item in one.items).items()
+    composition = sample(np.random.default_rng(seed), "group")
+    ((_, count),) = Counter((item.look, item.size) for item in composition.items).items()
     assert 2 <= count <= 4
 
 
 @given(seed=seeds, layout=layouts)
 def test_an_object_has_the_usual_radius_of_its_size(seed: int, layout: str) -> None:
-    one = sample(np.random.default_rng(seed), layout)
-    for item in one.items:
-        assert abs(item.radius / usual_radius(item.size, one) - 1) < 0.02
+    composition = sample(np.random.default_rng(seed), layout)
+    for item in composition.items:
+        assert abs(item.radius / usual_radius(item.size, composition) - 1) < 0.02
 
 
 @given(seed=seeds, layout=layouts)
 def test_a_white_object_is_never_on_white(seed: int, layout: str) -> None:
-    one = sample(np.random.default_rng(seed), layout)
-    assert one.background not in {item.colour for item in one.items}
-    assert one.default_background not in {item.colour for item in one.items}
+    composition = sample(np.random.default_rng(seed), layout)
+    assert composition.background not in {item.colour for item in composition.items}
+    assert composition.default_background not in {item.colour for item in composition.items}
 
 
 def test_the_same_seed_makes_the_same_composition_and_image() -> None:
-    one, other = (sample(np.random.default_rng(7), "corner") for _ in range(2))
-    assert one == other
-    assert render(one).tobytes() == render(other).tobytes()
+    first, other = (sample(np.random.default_rng(7), "corner") for _ in range(2))
+    assert first == other
+    assert render(first).tobytes() == render(other).tobytes()
 
 
 @pytest.mark.parametrize("shape", OUTLINES)
@@ -185,9 +185,9 @@ def test_free_wording_names_every_shape_without_gaps_or_spaces_before_commas(
     seed: int, layout: str
 ) -> None:
     rng = np.random.default_rng(seed)
-    one = sample(rng, layout)
-    prompt = sample_prompt(rng, one, noise=1.0)
-    for item in one.items:
+    composition = sample(rng, layout)
+    prompt = sample_prompt(rng, composition, noise=1.0)
+    for item in composition.items:
         assert any(word in prompt for word in SHAPE_WORDS[item.shape])
     assert "  " not in prompt
     assert " ," not in prompt

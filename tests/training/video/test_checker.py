@@ -29,11 +29,15 @@ def test_it_is_right_on_rendered_videos_of_both_splits(free: bool) -> None:
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_every_other_motion_is_wrong(motion: str) -> None:
     rng = np.random.default_rng(2)
-    video = next(each for each in iter(lambda: sample_video(rng), None) if each.motion == motion)
+    video = next(
+        candidate
+        for candidate in iter(lambda: sample_video(rng), None)
+        if candidate.motion == motion
+    )
     frames = _frames(video)
-    assert [each for each in MOTIONS if judge(frames, replace(video, motion=each)).motion] == [
-        motion
-    ]
+    assert [
+        candidate for candidate in MOTIONS if judge(frames, replace(video, motion=candidate)).motion
+    ] == [motion]
 
 
 def test_a_video_played_backwards_moves_the_other_way() -> None:

@@ -114,7 +114,9 @@ def test_a_deeper_transformer_computes_what_it_did_before_it_is_trained():
     assert len(deep.blocks) == 7
     latents, text = torch.randn(1, 16, 2, 4, 4), torch.randn(1, 8, WIDTH)
     times = torch.full((1, 8), 500.0)
-    before, after = (each(latents, times, text, return_dict=False)[0] for each in (shallow, deep))
+    before, after = (
+        network(latents, times, text, return_dict=False)[0] for network in (shallow, deep)
+    )
     assert torch.equal(before, after)
     assert wan.deepened(deep, 5) is deep
 
@@ -135,15 +137,15 @@ def test_the_larger_recipe_goes_from_the_shipped_pipeline_to_one_of_twice_the_si
         tmp_path, shipped, VideoSteps(autoencoder=1, decoder=1, wan=2), Parts(count=2, videos=4)
     )
     pipeline = recipe.cook()
-    asked = exam.set_questions(1, seed=1)
-    (answer,) = exam.sit(pipeline, asked, steps=2, scale=2)
+    questions = exam.set_questions(1, seed=1)
+    (answer,) = exam.sit(pipeline, questions, steps=2, scale=2)
     assert answer.frames.shape == (17, 128, 128, 3)
     (image,) = exam.set_images(1, seed=1, scale=2)
     (answer,) = exam.sit(pipeline, [image], steps=2)
     assert answer.frames.shape == (17, 128, 128, 3)
     # Done stages are not done again.
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("video-examples-*")}
+    mtimes = {path: path.stat().st_mtime_ns for path in tmp_path.glob("video-examples-*")}
     so_far = recipe.so_far().transformer.state_dict()
     for name, value in recipe.cook().transformer.state_dict().items():
         assert torch.equal(value, so_far[name])
-    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert {path: path.stat().st_mtime_ns for path in mtimes} == mtimes

@@ -93,14 +93,14 @@ async def usage_sums(request: HttpRequest) -> Response:
     """Show usage and costs. ``?by=``: groups, separated by commas. ``text/csv`` in ``Accept``, or
     the path with ``.csv``, gives a file."""
     context_of(request).route = "v1.usage"
-    parameters = await _asked(request)
+    parameters = await _parse_query(request)
     ledger = services_of(request).queue.ledger
     by = parameters.query.by
     if parameters.as_csv:
         parts = _csv(ledger, parameters)
         first = await anext(parts)  # what cannot be answered is refused, not broken off
         return StreamingResponse(
-            _joined(first, parts),
+            _prepend(first, parts),
             media_type=CSV,
             headers={"content-disposition": 'attachment; filename="darkroom-usage.csv"'},
         )
@@ -113,13 +113,13 @@ async def usage_sums(request: HttpRequest) -> Response:
         "start": parameters.query.since.isoformat(),
         "end": parameters.query.until.isoformat(),
         "by": list(by),
-        "results": [cast("Sum", _shown(group, by)) for group in sums],
+        "results": [cast("Sum", _sum_body(group, by)) for group in sums],
         "costs": [{"currency": name, "cost": float(cost)} for name, cost in sorted(costs.items())],
     }
     return json_reply(body)
 
 
-async def _asked(request: HttpRequest) -> _Asked:
+async def _parse_query(request: HttpRequest) -> _Asked:
     services = services_of(request)
     caller, tenant = await authenticate_for_tenant(request, "Usage")
     owner: str | None = tenant
@@ -159,7 +159,7 @@ async def _csv(ledger: Ledger, asked: _Asked) -> AsyncIterator[str]:
     rows: list[Sequence[Any]] = [names]
     for until in _ends(asked):
         sums = await ledger.sums(replace(asked.query, since=since, until=until))
-        shown = [_shown(usage_sum, by, exact=True) for usage_sum in sums]
+        shown = [_sum_body(usage_sum, by, exact=True) for usage_sum in sums]
         yield _rows([*rows, *([row.get(name) for name in names] for row in shown)])
         since, rows = until, []
 
@@ -176,7 +176,7 @@ def _ends(asked: _Asked) -> Iterator[datetime]:
     yield until
 
 
-async def _joined(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _prepend(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
     yield first
     async for part in rest:
         yield part
@@ -205,7 +205,9 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
-def _shown(each: UsageSum, by: Sequence[UsageGroup], *, exact: bool = False) -> Mapping[str, Any]:
+def _sum_body(
+    each: UsageSum, by: Sequence[UsageGroup], *, exact: bool = False
+) -> Mapping[str, Any]:
     """A sum as it is answered. ``exact``: amounts stay decimal."""
 
     def number(value: Decimal | None) -> float | Decimal:

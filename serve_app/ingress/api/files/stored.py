@@ -102,7 +102,7 @@ async def storage(call: Call) -> StorageReport:
         "overdue": use.overdue,
         "disk": await asyncio.to_thread(_disk, services.config.server.data_dir),
         "locations": _locations(services),
-        "kept_days": _kept(services.config),
+        "kept_days": _retention_times(services.config),
     }
 
 
@@ -163,7 +163,7 @@ def _locations(services: Services) -> list[StorageLocation]:
     return [own, *others]
 
 
-def _kept(config: Config) -> KeptTimes:
+def _retention_times(config: Config) -> KeptTimes:
     queue = config.queue
     files, requests = queue.file_retention_days, queue.retention_days
     return {

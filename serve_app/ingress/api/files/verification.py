@@ -79,7 +79,7 @@ async def verified(request: HttpRequest) -> Response:
         folder = await in_cpu_thread(tempfile.TemporaryDirectory[str])
         try:
             file = Path(folder.name) / f"file{suffix}"
-            await _received(request, file)
+            await _receive_body(request, file)
             certificates = services.config.server.data_dir / CERTIFICATES_FILE
             async with services.file_checks:  # after the bytes: a slow sender delays no other
                 verification = await check_apart(file, certificates)
@@ -115,7 +115,7 @@ def _suffix(request: HttpRequest) -> str:
     return SUFFIXES[media_type]
 
 
-async def _received(request: HttpRequest, file: Path) -> None:
+async def _receive_body(request: HttpRequest, file: Path) -> None:
     larger = (
         f"The file is larger than {MAX_FILE_BYTES // 2**20} MiB, the most that is checked here. "
         "Check it on your machine, by `darkroom verify FILE`."

@@ -199,10 +199,10 @@ async def delete_many(call: Call, wanted: RequestsToDelete) -> DeletedRequests:
     """One after the other."""
     ids = different(wanted.request_ids)
     await require_requests(call.request, call.caller, ids)
-    return {"results": [await _deleted(call, request_id) for request_id in ids]}
+    return {"results": [await _delete_request(call, request_id) for request_id in ids]}
 
 
-async def _deleted(call: Call, request_id: str) -> DeletedRequest:
+async def _delete_request(call: Call, request_id: str) -> DeletedRequest:
     result: DeletedRequest = {
         "request_id": request_id,
         "status": "deleted",

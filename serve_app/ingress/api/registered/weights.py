@@ -113,7 +113,7 @@ async def list_weights(call: Call) -> ResourceList[RegisteredWeights]:
         "max_bytes": max_weights_bytes(call.services.config, call.owner),
     }
     rows = await weights.page(call.owner, MAX_LISTED)
-    return ResourceList([_shown(row, call.owner) for row in rows], about)
+    return ResourceList([_weights_body(row, call.owner) for row in rows], about)
 
 
 @calls.show("Show registered weights")
@@ -123,7 +123,7 @@ async def show(call: Call, name: str) -> RegisteredWeights | None:
         return None
     if weights.endpoint is not None and weights.state.final:
         await call.services.entries.refresh()  # what is shown as ready can be called at once
-    return _shown(weights, call.owner)
+    return _weights_body(weights, call.owner)
 
 
 @calls.delete(special=Special(status=204, parameters=(FORCE,), errors=(400,)))
@@ -245,7 +245,7 @@ def _refusal(problem: str, new: NewWeights, quota: WeightQuota) -> Exception:
             return InvalidInput.of_field("endpoint", message)
 
 
-def _shown(weights: TenantWeights, tenant: str) -> RegisteredWeights:
+def _weights_body(weights: TenantWeights, tenant: str) -> RegisteredWeights:
     own = weights.tenant == tenant
     name = weights.name if own else f"{weights.tenant}/{weights.name}"
     return RegisteredWeights(

@@ -141,11 +141,13 @@ async def _made_before(
 async def listed(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=20, most=MAX_BATCHES)
-    batches = await _seen(services_of(request), caller, query.text(request, "after"), limit + 1)
+    batches = await _visible_batches(
+        services_of(request), caller, query.text(request, "after"), limit + 1
+    )
     return json_reply(batch_page(batches, limit))
 
 
-async def _seen(
+async def _visible_batches(
     services: Services, caller: Caller, after: str | None, most: int
 ) -> Sequence[StoredBatch]:
     """Batches that the caller may see, newest first, however many of others are between them."""

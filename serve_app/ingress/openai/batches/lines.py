@@ -101,29 +101,31 @@ class FileCheck:
                 f"The line exceeds the limit of {self.max_line} bytes (DARKROOM_MAX_BODY_BYTES). "
                 "Send images as URLs."
             )
-            raise _refused("line_too_long", message, raw)
+            raise _line_refusal("line_too_long", message, raw)
         try:
             value = parse(raw.content)
         except InvalidInput as error:
             what = error.message.removeprefix("The body is not valid JSON: ")
             message = f"This line is not parseable as valid JSON: {what}"
-            raise _refused("invalid_json_line", message, raw) from None
+            raise _line_refusal("invalid_json_line", message, raw) from None
         if not isinstance(value, dict):
-            raise _refused("invalid_json_line", "This line is not a JSON object.", raw)
+            raise _line_refusal("invalid_json_line", "This line is not a JSON object.", raw)
         fields = cast("dict[str, Any]", value)
         custom_id = self._custom_id(fields, raw)
         if fields.get("method") != "POST":
-            raise _refused("invalid_method", "`method` should be POST.", raw, "method")
+            raise _line_refusal("invalid_method", "`method` should be POST.", raw, "method")
         if fields.get("url") != self.endpoint:
             shown = json.dumps(fields.get("url"))[:200]
             message = f"`url` is {shown}, and the batch is for {self.endpoint}: they must be equal."
-            raise _refused("mismatched_url", message, raw, "url")
+            raise _line_refusal("mismatched_url", message, raw, "url")
         if not isinstance(fields.get("body"), dict):
-            raise _refused("missing_required_parameter", "`body` should be an object.", raw, "body")
+            raise _line_refusal(
+                "missing_required_parameter", "`body` should be an object.", raw, "body"
+            )
         try:
             reject_unstorable(fields["body"], ("body",))
         except InvalidInput as error:
-            raise _refused("invalid_body", error.message, raw, "body") from None
+            raise _line_refusal("invalid_body", error.message, raw, "body") from None
         self._lines[custom_id] = raw.line
         return custom_id
 
@@ -131,14 +133,14 @@ class FileCheck:
         custom_id = given.get("custom_id")
         if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
             message = f"`custom_id` should be a text of 1 to {MAX_CUSTOM_ID} characters."
-            raise _refused("missing_required_parameter", message, raw, "custom_id")
+            raise _line_refusal("missing_required_parameter", message, raw, "custom_id")
         try:
             reject_unstorable(custom_id, ("custom_id",))
         except InvalidInput as error:
-            raise _refused("invalid_custom_id", error.message, raw, "custom_id") from None
+            raise _line_refusal("invalid_custom_id", error.message, raw, "custom_id") from None
         if (earlier := self._lines.get(custom_id)) is not None:
             message = f"Line {earlier} has the same `custom_id`: it must be unique in the file."
-            raise _refused("duplicate_custom_id", message, raw, "custom_id")
+            raise _line_refusal("duplicate_custom_id", message, raw, "custom_id")
         return custom_id
 
 
@@ -148,5 +150,5 @@ class _LineRefused(Exception):
         self.error = error
 
 
-def _refused(code: str, message: str, raw: RawLine, param: str | None = None) -> _LineRefused:
+def _line_refusal(code: str, message: str, raw: RawLine, param: str | None = None) -> _LineRefused:
     return _LineRefused(BatchError(code, message, raw.line, param))

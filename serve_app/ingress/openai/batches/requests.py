@@ -149,7 +149,7 @@ async def result_of(
     try:
         failure = final_outcome(request).failure
         if failure is not None:
-            return _failed(batch, line, failure, call.names if call else {})
+            return _failure_result(batch, line, failure, call.names if call else {})
         body, inlined = await _body(services, batch, request, call)
     except DarkroomError as error:
         if error.retryable:
@@ -184,7 +184,7 @@ async def _body(
     return cast("Mapping[str, Any]", body), tuple(keys)
 
 
-def _failed(
+def _failure_result(
     batch: StoredBatch,
     line: BatchLine,
     failure: Failure,

@@ -32,9 +32,9 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
     batches = services.queue.batches
     output = error = None
     if batch.completed:
-        output = await _written(services, batch, succeeded=True)
+        output = await _write_result_file(services, batch, succeeded=True)
     if batch.failed:
-        error = await _written(services, batch, succeeded=False)
+        error = await _write_result_file(services, batch, succeeded=False)
     ids = output and output.id, error and error.id
     ended = await batches.work.finish(batch.id, *ids)
     known = await batches.work.find(batch.id)
@@ -45,7 +45,9 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
     return ended
 
 
-async def _written(services: Services, batch: StoredBatch, *, succeeded: bool) -> BatchFile | None:
+async def _write_result_file(
+    services: Services, batch: StoredBatch, *, succeeded: bool
+) -> BatchFile | None:
     """File of a batch. One that is too large for storage gets URLs in place of base64, and if even
     that is too large, there is none: otherwise the batch would not end."""
     for inline in (True, False):
@@ -84,11 +86,13 @@ async def _lines(
         page = len(results)
         for result in results:
             after = result.result.line
-            response = await _whole(services, batch, result, inline=inline)
-            yield await in_cpu_thread(_encoded, batch.id, result, response)
+            response = await _response_with_images(services, batch, result, inline=inline)
+            yield await in_cpu_thread(_encode_line, batch.id, result, response)
 
 
-async def _whole(services: Services, batch: StoredBatch, ended: EndedLine, *, inline: bool) -> Any:
+async def _response_with_images(
+    services: Services, batch: StoredBatch, ended: EndedLine, *, inline: bool
+) -> Any:
     """Response of a line, with the base64 of its images if it was wanted, or their URLs unless
     ``inline``. An image that was deleted meanwhile has no base64."""
     response = ended.result.response
@@ -105,7 +109,7 @@ async def _whole(services: Services, batch: StoredBatch, ended: EndedLine, *, in
     return {**response, "body": {**response["body"], "data": images}}
 
 
-def _encoded(batch: str, ended: EndedLine, response: Any) -> bytes:
+def _encode_line(batch: str, ended: EndedLine, response: Any) -> bytes:
     line = {
         "id": f"batch_req_{batch.removeprefix('batch_')}_{ended.result.line}",
         "custom_id": ended.custom_id,

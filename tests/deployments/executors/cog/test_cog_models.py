@@ -88,36 +88,36 @@ async def serve(tmp_path_factory: pytest.TempPathFactory, apps_dir: Path) -> Asy
             folder = tmp_path_factory.mktemp("model")
             if target not in models:
                 models[target] = await model(folder, apps_dir, target, mode, more, source)
-            found = models[target]
-            rig = ExecutorRig(folder, code=found.bundle.content, apps_dir=apps_dir)
-            served[name] = Served(rig, found, options)
+            cog_model = models[target]
+            rig = ExecutorRig(folder, code=cog_model.bundle.content, apps_dir=apps_dir)
+            served[name] = Served(rig, cog_model, options)
             await rig.replica.start()
         return served[name]
 
     yield make
-    for each in served.values():
-        await each.rig.replica.aclose()
+    for server in served.values():
+        await server.rig.replica.aclose()
         async with asyncio.timeout(120.0):
             # They were killed, but are perhaps not gone yet.
-            while processes(each.rig.scratch):  # noqa: ASYNC110  # other processes tell nobody
+            while processes(server.rig.scratch):  # noqa: ASYNC110  # other processes tell nobody
                 await asyncio.sleep(0.02)
 
 
 @pytest.mark.long
 async def test_a_model_paints_on_a_file_and_reports_what_it_does(serve: Serve) -> None:
     painter = await serve("Painter")
-    held = painter.offer(text="a cat", image=URL, steps=4, seed=None)
-    outcome = await painter.rig.outcome(held)
+    key = painter.offer(text="a cat", image=URL, steps=4, seed=None)
+    outcome = await painter.rig.outcome(key)
     assert outcome.failure is None
     output = (outcome.output or {})["output"]
     assert output == {
-        "artifact": f"r/{held.request_id}/1/0",
+        "artifact": f"r/{key.request_id}/1/0",
         "content_type": "image/png",
         "file_name": "painting.png",
     }
     assert painter.file(output) == PNG + b"a cat 4 0.5 oil None.png"
     # Bars of tqdm are progress, all else is the log.
-    assert await painter.lines(held) == ["painting a cat with oil"]
+    assert await painter.lines(key) == ["painting a cat with oil"]
     assert not list((painter.rig.scratch / "requests").iterdir())
 
     again = await painter.output(text="dog", steps=1, seed=7, strength=1, style="ink")
@@ -126,25 +126,25 @@ async def test_a_model_paints_on_a_file_and_reports_what_it_does(serve: Serve) -
 
 async def test_what_the_schema_forbids_is_refused_by_cog_too(serve: Serve) -> None:
     painter = await serve("Painter")
-    for field, given, words in (
+    for field, arguments, words in (
         ("steps", {"text": "a", "steps": 51}, "50"),
         ("style", {"text": "a", "style": "chalk"}, "chalk"),
         ("text", {}, "Field required"),
         ("text", {"text": "NO"}, "NO"),
     ):
-        failure = await painter.fail(**given)
+        failure = await painter.fail(**arguments)
         assert (failure.code, failure.field) == ("invalid_input", field)
         assert words in failure.message
 
 
 async def test_a_failed_prediction_says_why_and_keeps_its_last_lines(serve: Serve) -> None:
     painter = await serve("Painter")
-    held = painter.offer(text="a", then="fail")
-    failure = (await painter.rig.outcome(held)).failure
+    key = painter.offer(text="a", then="fail")
+    failure = (await painter.rig.outcome(key)).failure
     assert failure is not None
     assert (failure.code, failure.retryable) == ("pipeline_failed", False)
     assert "there is no paint left" in failure.message
-    assert "about to fail" in await painter.lines(held)
+    assert "about to fail" in await painter.lines(key)
     # The server goes on.
     assert await painter.output(text="b")
 
@@ -163,12 +163,12 @@ async def test_a_server_that_is_killed_is_replaced_and_its_request_tried_again(
 ) -> None:
     painter = await serve("Painter")
     wait = tmp_path / "never"
-    held = painter.offer(text="a", then=f"wait for {wait}")
+    key = painter.offer(text="a", then=f"wait for {wait}")
     await until_exists(painter, Path(f"{wait}.started"))
     for pid in processes(painter.rig.scratch):
         with contextlib.suppress(ProcessLookupError):  # the end of one ends the others
             os.kill(pid, signal.SIGKILL)
-    failure = (await painter.rig.outcome(held)).failure
+    failure = (await painter.rig.outcome(key)).failure
     assert failure is not None
     assert (failure.code, failure.retryable) == ("replica_died", True)
     assert await painter.output(text="b")
@@ -179,11 +179,11 @@ async def test_a_cancelled_prediction_ends_and_its_server_stays(
 ) -> None:
     painter = await serve("Painter")
     wait = tmp_path / "never"
-    held = painter.offer(text="a", then=f"wait for {wait}")
+    key = painter.offer(text="a", then=f"wait for {wait}")
     await until_exists(painter, Path(f"{wait}.started"))
     before = processes(painter.rig.scratch)
-    painter.rig.port.cancelled.add(held)
-    failure = (await painter.rig.outcome(held)).failure
+    painter.rig.port.cancelled.add(key)
+    failure = (await painter.rig.outcome(key)).failure
     assert failure is not None
     assert failure.code == "cancelled"
     assert await painter.output(text="b")
@@ -192,14 +192,14 @@ async def test_a_cancelled_prediction_ends_and_its_server_stays(
 
 async def test_the_files_of_a_list_keep_their_order(serve: Serve) -> None:
     frames = await serve("Frames")
-    held = frames.offer(count=12)
-    output = ((await frames.rig.outcome(held)).output or {})["output"]
-    assert [frames.file(each)[:3].split()[0] for each in output] == [
+    key = frames.offer(count=12)
+    output = ((await frames.rig.outcome(key)).output or {})["output"]
+    assert [frames.file(frame)[:3].split()[0] for frame in output] == [
         str(number).encode() for number in range(12)
     ]
     assert output[0]["content_type"] == "text/plain"
     # Cog's server would keep them for ever.
-    assert not list(LEFT_BY_COG.glob(f"{held.request_id}-*"))
+    assert not list(LEFT_BY_COG.glob(f"{key.request_id}-*"))
 
 
 async def test_text_that_comes_in_parts_is_one_text_and_requests_run_at_once(
@@ -208,7 +208,7 @@ async def test_text_that_comes_in_parts_is_one_text_and_requests_run_at_once(
     writer = await serve("Writer")
     meet = str(tmp_path / "meeting")
     both = [writer.offer(words=number, meet=meet) for number in (1, 2)]
-    texts = [((await writer.rig.outcome(held)).output or {})["output"] for held in both]
+    texts = [((await writer.rig.outcome(key)).output or {})["output"] for key in both]
     assert texts == ["word0 ", "word0 word1 "]
 
 
@@ -237,9 +237,9 @@ async def test_a_training_is_an_endpoint_of_its_own(serve: Serve) -> None:
 
 
 async def test_a_function_is_a_model_and_gets_the_variables_of_its_project(serve: Serve) -> None:
-    found = await serve("environment", more="environment: ['COLOUR=blue']\n")
-    assert await found.output(name="COLOUR") == "blue"
-    assert await found.output(name="PGPASSWORD") == "none"
+    served = await serve("environment", more="environment: ['COLOUR=blue']\n")
+    assert await served.output(name="COLOUR") == "blue"
+    assert await served.output(name="PGPASSWORD") == "none"
 
 
 async def test_a_model_that_reads_the_context_of_a_call_gets_it_beside_its_input(
@@ -281,13 +281,13 @@ async def until_exists(served: Served, path: Path) -> None:
 
 def processes(scratch: Path) -> set[int]:
     """Processes whose files are below ``scratch``."""
-    found: set[int] = set()
-    for each in Path("/proc").iterdir():
-        if each.name.isdecimal():
+    pids: set[int] = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
             try:
-                variables = (each / "environ").read_bytes()
+                variables = (process / "environ").read_bytes()
             except OSError:
                 continue
             if f"HOME={scratch}".encode() in variables:
-                found.add(int(each.name))
-    return found
+                pids.add(int(process.name))
+    return pids

@@ -105,17 +105,17 @@ async def test_a_server_at_an_address_is_an_endpoint_with_its_schemas(
         return await rig.outcome(rig.offer(name, lease_endpoint=endpoint(entry), **given))
 
     try:
-        one = rig.offer("one", lease_endpoint=endpoint(entry), text="a", image=URL, steps=1)
-        outcome = await rig.outcome(one)
+        key = rig.offer("one", lease_endpoint=endpoint(entry), text="a", image=URL, steps=1)
+        outcome = await rig.outcome(key)
         assert outcome.failure is None
         output = (outcome.output or {})["output"]
         assert output["content_type"] == "image/png"
         assert rig.storage.objects[output["artifact"]] == PNG + b"a 1 0.5 oil None.png"
-        assert ("INFO", "painting a with oil") in await rig.lines(one)
+        assert ("INFO", "painting a with oil") in await rig.lines(key)
 
         # Two requests, of which the server takes one at a time: the other one waits.
         both = await asyncio.gather(ask("two", text="b"), ask("three", text="c"))
-        assert [each.failure for each in both] == [None, None]
+        assert [answer.failure for answer in both] == [None, None]
 
         # One that waits for a place is cancelled alone.
         meet = tmp_path / "meeting"
@@ -205,8 +205,8 @@ async def test_entries_without_a_usable_model_say_what_to_do(tmp_path: Path) -> 
     try:
         for number, cog in enumerate(({}, {"output": {}, "mode": "dream"}, {"output": {}})):
             broken = Endpoint("apps/there", "cog", Weights(""), "json", options={"cog": cog})
-            held = rig.offer(f"request {number}", lease_endpoint=broken)
-            failure = (await rig.outcome(held)).failure
+            key = rig.offer(f"request {number}", lease_endpoint=broken)
+            failure = (await rig.outcome(key)).failure
             assert failure is not None
             assert "darkroom deploy" in failure.message
     finally:

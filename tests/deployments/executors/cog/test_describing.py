@@ -43,11 +43,11 @@ async def predictor(folder: Path, apps_dir: Path, signature: str, more: str = ""
 async def test_inputs_are_described_with_all_that_limits_them(
     tmp_path: Path, apps_dir: Path
 ) -> None:
-    found = await model(tmp_path, apps_dir, "Painter")
-    given = input_schema(found.bundle.document)
-    assert given["required"] == ["text"]
-    assert given["additionalProperties"] is False
-    fields = given["properties"]
+    description = await model(tmp_path, apps_dir, "Painter")
+    inputs = input_schema(description.bundle.document)
+    assert inputs["required"] == ["text"]
+    assert inputs["additionalProperties"] is False
+    fields = inputs["properties"]
     assert list(fields) == ["text", "image", "steps", "strength", "style", "seed", "then"]
     assert fields["text"]["pattern"] == "^[a-z ]+$"
     assert fields["text"]["description"] == "What to paint."
@@ -56,8 +56,8 @@ async def test_inputs_are_described_with_all_that_limits_them(
     assert fields["style"]["enum"] == ["oil", "ink"]
     image, null = fields["image"]["anyOf"]
     assert (image["x-darkroom-file"], null) == ("image", {"type": "null"})
-    assert marked_output(found.bundle.document)["x-darkroom-file"] == "file"
-    assert found.bundle.descriptions == {"predict": "Paint a text."}
+    assert marked_output(description.bundle.document)["x-darkroom-file"] == "file"
+    assert description.bundle.descriptions == {"predict": "Paint a text."}
 
 
 async def test_lists_that_cog_does_not_look_into_are_lists_of_objects(
@@ -66,17 +66,20 @@ async def test_lists_that_cog_does_not_look_into_are_lists_of_objects(
     signature = "self, one: Annotated[Box, Opaque], many: Annotated[list[Box], Opaque]) -> str"
     more = "from typing import Annotated\nfrom cog import Opaque\nclass Box: pass\n"
     document = await predictor(tmp_path, apps_dir, signature, more)
-    given = document["components"]["schemas"]["Input"]["properties"]
-    assert given["one"]["type"] == "object"
-    assert (given["many"]["type"], given["many"]["items"]) == ("array", {"type": "object"})
+    properties = document["components"]["schemas"]["Input"]["properties"]
+    assert properties["one"]["type"] == "object"
+    assert (properties["many"]["type"], properties["many"]["items"]) == (
+        "array",
+        {"type": "object"},
+    )
 
 
 async def test_the_ingress_refuses_what_cog_would_refuse(tmp_path: Path, apps_dir: Path) -> None:
-    found = await model(tmp_path, apps_dir, "Painter")
-    schema = JsonSchema(found.endpoint())
+    description = await model(tmp_path, apps_dir, "Painter")
+    schema = JsonSchema(description.endpoint())
     checked, _ = schema.validate({"text": "a", "seed": None})
     assert checked["steps"] == 2
-    for given, field in (
+    for arguments, field in (
         ({}, "text"),
         ({"text": "a", "steps": 51}, "steps"),
         ({"text": "a", "style": "chalk"}, "style"),
@@ -84,7 +87,7 @@ async def test_the_ingress_refuses_what_cog_would_refuse(tmp_path: Path, apps_di
         ({"text": "a", "other": 1}, "other"),
     ):
         with pytest.raises(InvalidInput) as refused:
-            schema.validate(given)
+            schema.validate(arguments)
         assert refused.value.problems[0].loc == ("body", field)
 
 
@@ -95,12 +98,12 @@ async def test_the_context_of_a_call_is_a_field_where_the_code_reads_it(
     tmp_path: Path, apps_dir: Path
 ) -> None:
     document = await predictor(tmp_path, apps_dir, "self, text: str) -> str", READS_CONTEXT)
-    given = input_schema(document)
-    assert list(given["properties"]) == ["text", "context"]
-    assert given["required"] == ["text"]
+    inputs = input_schema(document)
+    assert list(inputs["properties"]) == ["text", "context"]
+    assert inputs["required"] == ["text"]
     # It is no input of the model's, of which a Cog server would know.
     assert list(document["components"]["schemas"]["Input"]["properties"]) == ["text"]
-    options = {"input_schema": given, "output_schema": output_schema(document)}
+    options = {"input_schema": inputs, "output_schema": output_schema(document)}
     schema = JsonSchema(Endpoint("a/b", "cog", Weights(""), "json", options=options))
     checked, _ = schema.validate({"text": "a", "context": {"region": "eu"}})
     assert checked["context"] == {"region": "eu"}
@@ -121,8 +124,8 @@ async def test_an_input_named_context_stays_the_models_own(tmp_path: Path, apps_
 async def test_the_code_has_the_schema_that_a_cog_server_reads(
     tmp_path: Path, apps_dir: Path
 ) -> None:
-    found = await model(tmp_path, apps_dir, "train", "train")
-    with zipfile.ZipFile(io.BytesIO(found.bundle.content)) as archive:
+    description = await model(tmp_path, apps_dir, "train", "train")
+    with zipfile.ZipFile(io.BytesIO(description.bundle.content)) as archive:
         names = archive.namelist()
         document = json.loads(archive.read(".cog/openapi_schema.json"))
     assert names == [".cog/openapi_schema.json", "cog.yaml", "predict.py"]
@@ -151,9 +154,9 @@ async def test_types_of_inputs_and_outputs_are_described(tmp_path: Path, apps_di
         "either: int | str, maybe: Optional[float], shared: str = 'x') -> Found"
     )
     document = await predictor(tmp_path, apps_dir, signature, OUTPUTS)
-    given = document["components"]["schemas"]["Input"]
+    inputs = document["components"]["schemas"]["Input"]
     kinds = {
-        name: each.get("enum") or each.get("type") for name, each in given["properties"].items()
+        name: field.get("enum") or field.get("type") for name, field in inputs["properties"].items()
     }
     assert kinds == {
         "colour": ["red"],
@@ -165,10 +168,10 @@ async def test_types_of_inputs_and_outputs_are_described(tmp_path: Path, apps_di
         "maybe": "number",
         "shared": "string",
     }
-    assert given["required"] == ["colour", "size", "files", "key", "any", "either"]
+    assert inputs["required"] == ["colour", "size", "files", "key", "any", "either"]
     shown = output_schema(document)["properties"]["output"]["properties"]
     picture = shown["boxes"]["items"]["properties"]["picture"]
-    assert [each.get("x-darkroom-file") for each in picture["anyOf"]] == ["file", None]
+    assert [branch.get("x-darkroom-file") for branch in picture["anyOf"]] == ["file", None]
     assert shown["scores"]["additionalProperties"] == {"type": "number"}
     options = {"input_schema": input_schema(document), "output_schema": output_schema(document)}
     JsonSchema(Endpoint("apps/a", "cog", Weights(""), "json", options=options))
@@ -205,22 +208,25 @@ async def test_a_target_that_is_not_there_is_named(tmp_path: Path, apps_dir: Pat
 
 @pytest.mark.long
 async def test_only_async_predictors_run_requests_at_once(tmp_path: Path, apps_dir: Path) -> None:
-    found = await model(tmp_path, apps_dir, "Writer")
-    assert found.bundle.concurrency == {"predict": 2}
+    description = await model(tmp_path, apps_dir, "Writer")
+    assert description.bundle.concurrency == {"predict": 2}
     with pytest.raises(Misconfigured, match=r"concurrency\.max is 3, but .* is not `async`"):
         await model(tmp_path, apps_dir, "Painter", more="concurrency: {max: 3}\n")
 
 
 async def test_the_model_of_the_docs_is_described(tmp_path: Path, apps_dir: Path) -> None:
     page = DOCS / "how-to" / "serve-a-cog-model.md"
-    (code,) = (each.text for each in blocks(page, "python"))
-    (written,) = (each.text for each in blocks(page, "yaml"))
+    (code,) = (block.text for block in blocks(page, "python"))
+    (written,) = (block.text for block in blocks(page, "yaml"))
     (tmp_path / "predict.py").write_text(code)
     (tmp_path / "cog.yaml").write_text(written)
     project = read_project(tmp_path)
     assert project.requirements == (PACKAGES, "pillow>=11")
     # Pillow is imported by its request only, so the environment of the other tests will do.
     described = replace(project, requirements=(PACKAGES,))
-    found = await describe(tmp_path, described, Environments(apps_dir / "environments"))
-    given = input_schema(found.document)["properties"]
-    assert (given["image"]["x-darkroom-file"], given["width"]["maximum"]) == ("image", 4096)
+    description = await describe(tmp_path, described, Environments(apps_dir / "environments"))
+    properties = input_schema(description.document)["properties"]
+    assert (properties["image"]["x-darkroom-file"], properties["width"]["maximum"]) == (
+        "image",
+        4096,
+    )

@@ -20,7 +20,7 @@ def test_requirements_come_from_the_file_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(
         "--extra-index-url https://packages.example\n\n# why\nnumpy==2.3  # this one\nscipy\n"
     )
-    found = project(
+    cog_project = project(
         tmp_path,
         """\
         build:
@@ -35,7 +35,7 @@ def test_requirements_come_from_the_file_that_is_named(tmp_path: Path) -> None:
         train: train.py:train
         """,
     )
-    assert found == CogProject(
+    assert cog_project == CogProject(
         targets={"predict": "predict.py:Predictor", "train": "train.py:train"},
         requirements=(
             PACKAGES,
@@ -51,7 +51,7 @@ def test_requirements_come_from_the_file_that_is_named(tmp_path: Path) -> None:
 
 
 def test_what_differs_from_an_image_is_said(tmp_path: Path) -> None:
-    found = project(
+    cog_project = project(
         tmp_path,
         """\
         build:
@@ -62,17 +62,17 @@ def test_what_differs_from_an_image_is_said(tmp_path: Path) -> None:
         run: run.py
         """,
     )
-    assert found.requirements == (PACKAGES, "numpy")
-    assert found.targets == {"predict": "run.py"}
-    python, cuda, cog = found.notes
+    assert cog_project.requirements == (PACKAGES, "numpy")
+    assert cog_project.targets == {"predict": "run.py"}
+    python, cuda, cog = cog_project.notes
     assert "Python 3.9.1" in python
     assert "build.cuda has no effect" in cuda
     assert "Cog 0.16.0" in cog
 
 
 def test_a_newer_cog_is_the_one_that_is_named(tmp_path: Path) -> None:
-    found = project(tmp_path, 'build: {sdk_version: "0.24.0"}\npredict: predict.py\n')
-    assert found.requirements == ("cog==0.24.0",)
+    cog_project = project(tmp_path, 'build: {sdk_version: "0.24.0"}\npredict: predict.py\n')
+    assert cog_project.requirements == ("cog==0.24.0",)
 
 
 @pytest.mark.parametrize(

@@ -110,16 +110,16 @@ async def test_a_workflow_gets_its_files_and_its_result_is_stored(
     rig: ExecutorRig, classes: Mapping[str, Any]
 ) -> None:
     rig.storage.objects["u/mine.png"] = png("white")
-    found = interface(INVERT, classes, {}, ())
+    workflow = interface(INVERT, classes, {}, ())
     outcome = await rig.outcome(
-        offer(rig, "one", found, image_url="http://anywhere/files/u/mine.png")
+        offer(rig, "one", workflow, image_url="http://anywhere/files/u/mine.png")
     )
     assert outcome.failure is None
     (image,) = (outcome.output or {})["images"]
     assert (image["width"], image["height"], image["content_type"]) == (8, 8, "image/png")
-    with picture(rig, outcome) as made:
-        assert made.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
-    left = [each for each in (rig.scratch / "homes").rglob("*") if "one-" in str(each)]
+    with picture(rig, outcome) as drawn:
+        assert drawn.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+    left = [path for path in (rig.scratch / "homes").rglob("*") if "one-" in str(path)]
     assert left == []  # no other request can ever read them
 
 
@@ -127,16 +127,16 @@ async def test_progress_and_nodes_are_shown(
     rig: ExecutorRig, classes: Mapping[str, Any], tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    held = offer(rig, "one", steps(classes), until=str(go))
-    await rig.running(held)
+    key = offer(rig, "one", steps(classes), until=str(go))
+    await rig.running(key)
     go.touch()
-    outcome = await rig.outcome(held)
+    outcome = await rig.outcome(key)
     assert outcome.output is not None
     assert outcome.output["seeds"].keys() == {"seed"}
     reports = [report for _, report in rig.port.reports]
-    shown = [progress for each in reports for of, progress in each.progress if of == held]
+    shown = [progress for each in reports for of, progress in each.progress if of == key]
     assert {(each.step, each.steps) for each in shown} >= {(1, 4)}
-    assert any("Node 1 (TestSteps)" in text for _, text in await rig.lines(held))
+    assert any("Node 1 (TestSteps)" in text for _, text in await rig.lines(key))
 
 
 async def test_each_step_has_a_preview(classes: Mapping[str, Any], tmp_path: Path) -> None:
@@ -145,11 +145,11 @@ async def test_each_step_has_a_preview(classes: Mapping[str, Any], tmp_path: Pat
     await executor.start(lambda _: None)
     try:
         work = ExecutorWork("one", endpoint(steps(classes)), {"seed": 255}, tmp_path / "one-1")
-        events = [each async for each in executor.run(work)]
+        events = [event async for event in executor.run(work)]
     finally:
         await executor.aclose(5.0)
-    previews = [each for each in events if isinstance(each, PreviewPicture)]
-    assert [each.step for each in previews] == [1, 2, 3, 4]
+    previews = [event for event in events if isinstance(event, PreviewPicture)]
+    assert [preview.step for preview in previews] == [1, 2, 3, 4]
     with Image.open(io.BytesIO(previews[0].picture)) as shown:
         assert shown.format == "JPEG"
 
@@ -158,12 +158,12 @@ async def test_the_same_request_twice_has_two_files(
     rig: ExecutorRig, classes: Mapping[str, Any]
 ) -> None:
     """Although ComfyUI keeps the results of nodes with equal inputs."""
-    found = steps(classes)
-    first = await rig.outcome(offer(rig, "one", found, seed=255))
-    second = await rig.outcome(offer(rig, "two", found, seed=255))
+    workflow = steps(classes)
+    first = await rig.outcome(offer(rig, "one", workflow, seed=255))
+    second = await rig.outcome(offer(rig, "two", workflow, seed=255))
     with picture(rig, first) as one, picture(rig, second) as two:
         assert one.tobytes() == two.tobytes()
-    keys = {(each.output or {})["images"][0]["artifact"] for each in (first, second)}
+    keys = {(outcome.output or {})["images"][0]["artifact"] for outcome in (first, second)}
     assert len(keys) == 2
 
 
@@ -171,7 +171,7 @@ async def test_a_seed_that_is_not_given_is_drawn_and_told(
     rig: ExecutorRig, classes: Mapping[str, Any]
 ) -> None:
     outcomes = [await rig.outcome(offer(rig, name, steps(classes))) for name in ("one", "two")]
-    first, second = ((each.output or {})["seeds"]["seed"] for each in outcomes)
+    first, second = ((outcome.output or {})["seeds"]["seed"] for outcome in outcomes)
     assert first != second
 
 
@@ -210,24 +210,24 @@ async def test_comfyui_dies_and_the_request_can_be_tried_again(
 async def test_comfyui_is_killed_while_it_computes(
     rig: ExecutorRig, classes: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    held = offer(rig, "one", steps(classes), until=str(tmp_path / "never"))
-    await rig.running(held)
-    for each in psutil.Process().children(recursive=True):
-        command = command_of(each)
+    key = offer(rig, "one", steps(classes), until=str(tmp_path / "never"))
+    await rig.running(key)
+    for process in psutil.Process().children(recursive=True):
+        command = command_of(process)
         if "main.py" in command and "guard.py" not in command:
-            each.send_signal(signal.SIGKILL)
-    code, _ = await failure(rig, held)
+            process.send_signal(signal.SIGKILL)
+    code, _ = await failure(rig, key)
     assert code == "replica_died"
 
 
 async def test_a_cancelled_request_ends_and_comfyui_stays(
     rig: ExecutorRig, classes: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    held = offer(rig, "one", steps(classes), until=str(tmp_path / "never"))
-    await rig.running(held)
+    key = offer(rig, "one", steps(classes), until=str(tmp_path / "never"))
+    await rig.running(key)
     before = comfyui_processes()
-    rig.port.signal(Signal(SignalKind.CANCEL, held))
-    code, _ = await failure(rig, held)
+    rig.port.signal(Signal(SignalKind.CANCEL, key))
+    code, _ = await failure(rig, key)
     assert code == "cancelled"
     assert (await rig.outcome(offer(rig, "two", steps(classes)))).failure is None
     assert comfyui_processes() == before
@@ -241,14 +241,14 @@ async def test_files_of_a_request_that_ends_while_they_are_uploaded_do_not_stay(
     await executor.start(lambda _: None)
     (tmp_path / "first.png").write_bytes(png("white"))
     files = {"a.png": "first.png", "b.png": "gone.png"}
-    given = {
+    arguments = {
         "prompt": INVERT,
         "files": {name: {PATH_KEY: str(tmp_path / path)} for name, path in files.items()},
     }
-    work = ExecutorWork("one", endpoint(any_graph()), given, tmp_path / "one-1")
+    work = ExecutorWork("one", endpoint(any_graph()), arguments, tmp_path / "one-1")
     try:
         with pytest.raises(FileNotFoundError):
-            _ = [each async for each in executor.run(work)]
+            _ = [event async for event in executor.run(work)]
         assert [each for each in (tmp_path / "home").rglob("*") if "one-1" in str(each)] == []
     finally:
         await executor.aclose(1.0)
@@ -257,10 +257,10 @@ async def test_files_of_a_request_that_ends_while_they_are_uploaded_do_not_stay(
 async def test_requests_run_one_after_the_other(
     rig: ExecutorRig, classes: Mapping[str, Any]
 ) -> None:
-    held = [offer(rig, name, steps(classes), seed=number) for number, name in enumerate("abc")]
-    outcomes = [await rig.outcome(each) for each in held]
-    assert [each.failure for each in outcomes] == [None] * 3
-    assert [(each.output or {})["seeds"]["seed"] for each in outcomes] == [0, 1, 2]
+    keys = [offer(rig, name, steps(classes), seed=number) for number, name in enumerate("abc")]
+    outcomes = [await rig.outcome(key) for key in keys]
+    assert [outcome.failure for outcome in outcomes] == [None] * 3
+    assert [(outcome.output or {})["seeds"]["seed"] for outcome in outcomes] == [0, 1, 2]
     assert len(comfyui_processes()) == 1
 
 
@@ -294,8 +294,8 @@ async def test_a_request_with_its_own_graph_has_files_and_says_of_which_node_its
     assert outcome.failure is None
     (image,) = (outcome.output or {})["images"]
     assert (image["node"], image["listed_as"]) == ("3", "images")
-    with picture(rig, outcome) as made:
-        assert made.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+    with picture(rig, outcome) as drawn:
+        assert drawn.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
 
 
 async def test_images_that_a_node_only_shows_are_results(rig: ExecutorRig) -> None:
@@ -308,7 +308,7 @@ async def test_images_that_a_node_only_shows_are_results(rig: ExecutorRig) -> No
     outcome = await rig.outcome(offer(rig, "one", any_graph(), prompt=graph))
     assert outcome.failure is None
     images = (outcome.output or {})["images"]
-    assert [(each["node"], each["content_type"], each["width"]) for each in images] == [
+    assert [(entry["node"], entry["content_type"], entry["width"]) for entry in images] == [
         ("9", "image/png", 8)
     ] * 2
     with Image.open(io.BytesIO(rig.storage.objects[images[0]["artifact"]])) as shown:
@@ -380,4 +380,4 @@ async def test_without_the_setting_a_request_says_what_is_missing(
 
 def comfyui_processes() -> set[int]:
     children = psutil.Process().children(recursive=True)
-    return {each.pid for each in children if "guard.py" in command_of(each)}
+    return {child.pid for child in children if "guard.py" in command_of(child)}

@@ -107,7 +107,7 @@ def changed(node: str, **inputs: Any) -> dict[str, Any]:
 
 def test_what_users_want_to_give_has_fal_s_names() -> None:
     properties = found(TEXT_TO_IMAGE).input_schema["properties"]
-    assert {name: each.get("default") for name, each in properties.items()} == {
+    assert {name: field.get("default") for name, field in properties.items()} == {
         "seed": None,  # drawn for each request
         "num_inference_steps": 20,
         "guidance_scale": 7.5,
@@ -231,9 +231,9 @@ def test_an_output_that_saves_nothing_is_refused() -> None:
 
 def test_values_of_a_request_are_set_and_files_have_a_name_of_their_own() -> None:
     workflow = found(TEXT_TO_IMAGE).workflow
-    made = job(workflow, {"prompt": "a dog", "seed": 9}, "request-1")
-    assert made.graph["6"]["inputs"]["text"] == "a dog"
-    assert made.graph["3"]["inputs"]["seed"] == 9
-    assert made.graph["9"]["inputs"]["filename_prefix"] == "darkroom/request-1/9"
+    comfy_job = job(workflow, {"prompt": "a dog", "seed": 9}, "request-1")
+    assert comfy_job.graph["6"]["inputs"]["text"] == "a dog"
+    assert comfy_job.graph["3"]["inputs"]["seed"] == 9
+    assert comfy_job.graph["9"]["inputs"]["filename_prefix"] == "darkroom/request-1/9"
     assert TEXT_TO_IMAGE["6"]["inputs"]["text"] == "a cat"  # the endpoint's stays as it is
-    assert job(workflow, {}, "request-1").id == made.id != job(workflow, {}, "request-2").id
+    assert job(workflow, {}, "request-1").id == comfy_job.id != job(workflow, {}, "request-2").id

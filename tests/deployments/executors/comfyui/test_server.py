@@ -46,9 +46,9 @@ async def refusal(comfyui: Path, weights: Path | None = None) -> str:
 
 async def test_custom_nodes_at_another_commit_stop_the_start(comfyui: Path) -> None:
     arguments = comfyui / "arguments.json"
-    said = await refusal(comfyui)
-    assert f"lists the custom nodes {NAME} at {PINNED}, but" in said
-    assert "is not there. Check out that commit, or change the setting." in said
+    message = await refusal(comfyui)
+    assert f"lists the custom nodes {NAME} at {PINNED}, but" in message
+    assert "is not there. Check out that commit, or change the setting." in message
     for head, packed in ((OTHER, ""), ("ref: refs/heads/main", f"{OTHER} refs/heads/main")):
         checked_out(comfyui, head, packed)
         assert f"is at {OTHER}" in await refusal(comfyui)
@@ -74,10 +74,10 @@ async def test_comfyui_loads_only_the_pinned_nodes_and_knows_the_stored_weights(
 
 
 def test_the_operators_models_are_found_by_the_names_of_their_folders(tmp_path: Path) -> None:
-    for each in ("checkpoints", "upscale_models"):
-        (tmp_path / "models" / each).mkdir(parents=True)
-    found = model_paths(tmp_path / "models", tmp_path / "gone")
-    assert found == {
+    for folder in ("checkpoints", "upscale_models"):
+        (tmp_path / "models" / folder).mkdir(parents=True)
+    paths = model_paths(tmp_path / "models", tmp_path / "gone")
+    assert paths == {
         "operator": {
             "base_path": str(tmp_path / "models"),
             "checkpoints": "checkpoints",

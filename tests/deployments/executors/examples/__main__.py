@@ -29,32 +29,34 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="only examples whose name contains this")
     parser.add_argument("--kept", type=Path, help="folder for environments, to use them again")
     parser.add_argument("--out", type=Path, help="where to write the page, in Markdown")
-    given = parser.parse_args(words)
+    options = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="darkroom-examples-") as scratch:
-        kept = ((given.kept or Path(scratch)) / "environments").resolve()
-        written = asyncio.run(_tried(given.fal, given.cog, given.only or "", kept))
-    if given.out:
-        given.out.write_text(written, encoding="utf-8")
+        kept = ((options.kept or Path(scratch)) / "environments").resolve()
+        written = asyncio.run(_tried(options.fal, options.cog, options.only or "", kept))
+    if options.out:
+        options.out.write_text(written, encoding="utf-8")
     return 0
 
 
 async def _tried(fal: Sequence[str], cog: Sequence[str], only: str, kept: Path) -> str:
     sections: dict[str, Sequence[Finding]] = {}
     absent: dict[str, int] = {}
-    for each in fal:
-        name, root = _named(each)
+    for source in fal:
+        name, root = _named(source)
         environments = BorrowingEnvironments(kept, ())
         sections[name] = await _all(
             fal_apps.tried(root, path, app, environments, kept)
             for path, app in fal_apps.examples(root)
             if only in f"{path}:{app.name}"
         )
-    for each in cog:
-        name, root = _named(each)
+    for source in cog:
+        name, root = _named(source)
         environments = BorrowingEnvironments(kept, [PACKAGES])
-        found = [one for one in cog_projects.examples(root) if only in one.name]
-        sections[name] = await _all(cog_projects.tried(one, environments, kept) for one in found)
-        absent[name] = len(found) - len(sections[name])
+        examples = [example for example in cog_projects.examples(root) if only in example.name]
+        sections[name] = await _all(
+            cog_projects.tried(example, environments, kept) for example in examples
+        )
+        absent[name] = len(examples) - len(sections[name])
     return page(sections, absent)
 
 
@@ -70,14 +72,14 @@ async def _all(trials: Iterable[Awaitable[Finding | None]]) -> Sequence[Finding]
 
     async def one(trial: Awaitable[Finding | None]) -> Finding | None:
         async with turns:
-            found = await trial
-        if found is not None:
-            sys.stdout.write(f"{found.example}: {found.result}: {found.why}\n")
+            finding = await trial
+        if finding is not None:
+            sys.stdout.write(f"{finding.example}: {finding.result}: {finding.why}\n")
             sys.stdout.flush()
-        return found
+        return finding
 
     every = await asyncio.gather(*(one(each) for each in trials))
-    return [each for each in every if each is not None]
+    return [finding for finding in every if finding is not None]
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ def examples(folder: Path) -> Iterator[Example]:
     for path in sorted(folder.rglob(FILE)):
         inner = path.parent
         files = {
-            each.relative_to(inner).as_posix(): each.read_bytes()
-            for each in sorted(inner.rglob("*"))
-            if each.is_file()
+            file.relative_to(inner).as_posix(): file.read_bytes()
+            for file in sorted(inner.rglob("*"))
+            if file.is_file()
         }
         yield Example(inner.relative_to(folder).as_posix(), files, ())
 
@@ -108,7 +108,7 @@ def parsed(name: str, text: str) -> Example:
             last = _call(words[1:], refused=True)
         else:
             continue
-        if last is not None and not any(each is last for each in calls):
+        if last is not None and not any(call is last for call in calls):
             calls.append(last)
     return Example(name, files, calls)
 
@@ -122,17 +122,17 @@ def _call(words: Sequence[str], *, refused: bool) -> Call | None:
         if words[0] != "cog" or words[1] not in ("predict", "run") or "-" in words:
             return None
         if "--json" in words:
-            given = json.loads(words[words.index("--json") + 1])
-            return Call(given, refused, is_http=False)
+            arguments = json.loads(words[words.index("--json") + 1])
+            return Call(arguments, refused, is_http=False)
     except (ValueError, IndexError):
         return None
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for flag, pair in pairwise(words):
         if flag == "-i":
             name, _, value = pair.partition("=")
-            earlier = given.get(name)
-            given[name] = value if earlier is None else [*_listed(earlier), value]
-    return Call(given, refused, is_http=False)
+            earlier = arguments.get(name)
+            arguments[name] = value if earlier is None else [*_listed(earlier), value]
+    return Call(arguments, refused, is_http=False)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -143,7 +143,7 @@ async def tried(
     example: Example, environments: BorrowingEnvironments, kept: Path
 ) -> Finding | None:
     """Describe a project, and make the predictions of its test. None: it has no project."""
-    configurations = [each for each in example.files if PurePosixPath(each).name == FILE]
+    configurations = [path for path in example.files if PurePosixPath(path).name == FILE]
     if not configurations:
         return None
     uses = tuple(used(example, configurations[0]))
@@ -159,16 +159,16 @@ async def tried(
             project = read_project(place)
             bundle = await describe(place, project, environments)
         except DarkroomError as error:
-            said = shortened(str(error), private)
-            missing = "No module named" in said
-            return Finding(example.name, uses, UNREAD if missing else REFUSED, said)
+            why = shortened(str(error), private)
+            missing = "No module named" in why
+            return Finding(example.name, uses, UNREAD if missing else REFUSED, why)
         notes = shortened(settings_of(project.notes), private)
         if project.needs_gpu or not is_small(project.requirements):
             reason = "it needs a GPU" if project.needs_gpu else "its packages are large"
-            said = f"{', '.join(project.targets)}; not run: {reason}."
-            return Finding(example.name, uses, DESCRIBED, f"{said} {notes}".strip())
-        result, said = await _served(example, project, bundle, kept, Path(scratch))
-        return Finding(example.name, uses, result, f"{shortened(said, private)} {notes}".strip())
+            why = f"{', '.join(project.targets)}; not run: {reason}."
+            return Finding(example.name, uses, DESCRIBED, f"{why} {notes}".strip())
+        result, why = await _served(example, project, bundle, kept, Path(scratch))
+        return Finding(example.name, uses, result, f"{shortened(why, private)} {notes}".strip())
 
 
 def _endpoint(project: CogProject, bundle: CogBundle, mode: str) -> Endpoint:
@@ -195,8 +195,8 @@ async def _served(
     endpoint = _endpoint(project, bundle, mode)
     calls = example.calls[:MOST_CALLS] if mode == "predict" else ()
     if not calls:
-        given = sample(endpoint.options["input_schema"])
-        calls = [Call(given, refused=False, is_http=False, is_made_up=True)]
+        arguments = sample(endpoint.options["input_schema"])
+        calls = [Call(arguments, refused=False, is_http=False, is_made_up=True)]
     (scratch / "replica").mkdir()
     rig = ExecutorRig(scratch / "replica", code=bundle.content, apps_dir=kept.parent)
     rig.storage.objects["u/sample.png"] = PNG
@@ -205,8 +205,8 @@ async def _served(
     await rig.replica.start()
     try:
         for number, call in enumerate(calls):
-            given = _typed(call.given, endpoint.options["input_schema"], example, rig)
-            if problem := await _called(rig, endpoint, call, given, f"call-{number}"):
+            arguments = _typed(call.given, endpoint.options["input_schema"], example, rig)
+            if problem := await _called(rig, endpoint, call, arguments, f"call-{number}"):
                 problems.append(problem)
                 wrong.append(f"Call {number + 1} ({json.dumps(call.given)[:80]}): {problem}")
     finally:
@@ -227,9 +227,9 @@ def _typed(
     for name, value in given.items():
         known = schema.get("properties", {}).get(name, {})
         branches = [known, *known.get("anyOf", ())]
-        kinds = {str(each.get("type")) for each in branches}
+        kinds = {str(branch.get("type")) for branch in branches}
         several = "array" in kinds and isinstance(value, (str, list))
-        values = [_scalar(each, kinds, example, rig) for each in _listed(value)]
+        values = [_scalar(item, kinds, example, rig) for item in _listed(value)]
         typed[name] = values if several or isinstance(value, list) else values[0]
     return typed
 
@@ -253,8 +253,8 @@ async def _called(
     try:
         checked, _ = JsonSchema(endpoint).validate(given)
         async with asyncio.timeout(CALL_WITHIN_S / (2 if call.is_made_up else 1)):
-            held = rig.offer(name, lease_endpoint=endpoint, lease_input=checked)
-            outcome = await rig.outcome(held)
+            lease_key = rig.offer(name, lease_endpoint=endpoint, lease_input=checked)
+            outcome = await rig.outcome(lease_key)
     except InvalidInput as error:
         return "" if call.refused else f"refused: {error}"
     except TimeoutError:
@@ -263,17 +263,17 @@ async def _called(
         return "" if outcome.failure else "answered, though it should be refused"
     output = (outcome.output or {}).get("output")
     failed = outcome.failure.message if outcome.failure else ""
-    if failed and not any("failed" in each for each in call.expected):
+    if failed and not any("failed" in pattern for pattern in call.expected):
         return f"failed: {failed}"
     printed = _printed(output, failed, is_http=call.is_http)
     shown = "artifact" in json.dumps(output)  # where a file lies is Darkroom's own
     checked_for = [
-        each
-        for each in call.expected
+        pattern
+        for pattern in call.expected
         # Metrics and logs of an answer have other places here.
-        if not call.is_http or any(f'"{key}"' in each for key in ("status", "output", "error"))
+        if not call.is_http or any(f'"{key}"' in pattern for key in ("status", "output", "error"))
     ]
-    missing = [each for each in checked_for if not shown and not _matches(each, printed)]
+    missing = [pattern for pattern in checked_for if not shown and not _matches(pattern, printed)]
     return f"expected {missing[0]}, answered {printed[0][:120]}" if missing else ""
 
 
@@ -286,15 +286,15 @@ def _printed(output: Any, failed: str, *, is_http: bool) -> Sequence[str]:
     whole = {"status": "failed" if failed else "succeeded", "output": output, "error": failed}
     return [
         plain,
-        *(json.dumps(each, indent=2) for each in (output, whole)),
-        *(json.dumps(each, separators=(",", ":")) for each in (output, whole)),
+        *(json.dumps(answer, indent=2) for answer in (output, whole)),
+        *(json.dumps(answer, separators=(",", ":")) for answer in (output, whole)),
         *("".join(map(str, _listed(output))),),
     ]
 
 
 def _matches(pattern: str, printed: Sequence[str]) -> bool:
     try:
-        return any(re.search(pattern, each, re.MULTILINE) for each in printed)
+        return any(re.search(pattern, text, re.MULTILINE) for text in printed)
     except re.error:
         return True  # a pattern of Go's
 
@@ -302,10 +302,10 @@ def _matches(pattern: str, printed: Sequence[str]) -> bool:
 def used(example: Example, configuration: str) -> Iterator[str]:
     """What a project uses of Cog: keys of its ``cog.yaml`` and names of the package."""
     try:
-        given = yaml.safe_load(example.files[configuration]) or {}
-        build = given.get("build") or {}
-        yield from (each for each in given if each not in ("build", "image"))
-        yield from (f"build.{each}" for each in build if each != "python_version")
+        settings = yaml.safe_load(example.files[configuration]) or {}
+        build = settings.get("build") or {}
+        yield from (key for key in settings if key not in ("build", "image"))
+        yield from (f"build.{key}" for key in build if key != "python_version")
     except (yaml.YAMLError, AttributeError):
         pass
     names: set[str] = set()
@@ -316,7 +316,7 @@ def used(example: Example, configuration: str) -> Iterator[str]:
             tree = ast.parse(content)
         except SyntaxError:
             continue
-        for each in ast.walk(tree):
-            if isinstance(each, ast.ImportFrom) and (each.module or "").split(".")[0] == "cog":
-                names |= {alias.name for alias in each.names}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cog":
+                names |= {alias.name for alias in node.names}
     yield from sorted(names)

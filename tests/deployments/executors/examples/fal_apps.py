@@ -59,7 +59,7 @@ def examples(folder: Path) -> Iterator[tuple[Path, AppClass]]:
         if b"fal" not in path.read_bytes():
             continue
         try:
-            yield from ((path, each) for each in describing.read_source(path) if each.is_fal)
+            yield from ((path, app) for app in describing.read_source(path) if app.is_fal)
         except DarkroomError:
             continue  # `fal deploy` takes such a file by its path; it is none of the examples
 
@@ -69,9 +69,9 @@ async def tried(
 ) -> Finding:
     """Describe an app, and serve it if its requirements are small. ``kept``: folder of the
     environments."""
-    found = await _tried(root, path, app, environments, kept)
-    if found.result != UNREAD:
-        return found
+    finding = await _tried(root, path, app, environments, kept)
+    if finding.result != UNREAD:
+        return finding
     # Its file imports packages that it does not list, such as a test does.
     borrowing = BorrowingEnvironments(kept, (), always=True)
     return await _tried(root, path, app, borrowing, borrowing.borrowed)
@@ -88,15 +88,15 @@ async def _tried(
         try:
             deployed = await _described(root, path, app, environments, Path(scratch), kept)
         except DarkroomError as error:
-            said = shortened(str(error), private)
-            missing = "No module named" in said
-            return Finding(name, uses, UNREAD if missing else REFUSED, said)
+            why = shortened(str(error), private)
+            missing = "No module named" in why
+            return Finding(name, uses, UNREAD if missing else REFUSED, why)
         notes = shortened(settings_of(deployed.found["notes"]), private)
-        paths = ", ".join(f"`{each}`" for each in deployed.endpoints)
+        paths = ", ".join(f"`{route}`" for route in deployed.endpoints)
         if reason := _why_not_run(deployed):
             return Finding(name, uses, DESCRIBED, f"{paths}; not run: {reason}. {notes}".strip())
-        result, said = await _served(deployed, Path(scratch) / "replica")
-        return Finding(name, uses, result, f"{shortened(said, private)} {notes}".strip())
+        result, why = await _served(deployed, Path(scratch) / "replica")
+        return Finding(name, uses, result, f"{shortened(why, private)} {notes}".strip())
 
 
 def _make_repository(folder: str) -> None:
@@ -124,8 +124,8 @@ async def _described(
     beside = describing.files_beside(path, app.name, root)
     code = describing.bundle(path, (), beside)
     describing.unpack(code, scratch / "code")
-    found = await describing.describe(scratch / "code", path.stem, app, environments)
-    whole = {**found, "class": f"{path.stem}:{app.name}"}
+    description = await describing.describe(scratch / "code", path.stem, app, environments)
+    whole = {**description, "class": f"{path.stem}:{app.name}"}
     stored = dict(entries(whole, Choices(None), hashlib.sha256(code).hexdigest()))
     endpoints = {
         entry["options"]["app"]["path"]: Endpoint(
@@ -133,7 +133,7 @@ async def _described(
         )
         for name, entry in stored.items()
     }
-    return DeployedApp(code, endpoints, found, kept)
+    return DeployedApp(code, endpoints, description, kept)
 
 
 async def _served(app: DeployedApp, folder: Path) -> tuple[str, str]:
@@ -145,14 +145,14 @@ async def _served(app: DeployedApp, folder: Path) -> tuple[str, str]:
     async with serving(app, folder) as rig:
         rig.rig.storage.objects["u/sample.png"] = PNG
         for path, endpoint in app.endpoints.items():
-            given = sample(endpoint.options["input_schema"])
+            arguments = sample(endpoint.options["input_schema"])
             try:
                 async with asyncio.timeout(CALL_WITHIN_S):
                     if endpoint.takes_requests:
-                        JsonSchema(endpoint).validate(given)
-                        outcome = await rig.call(path, **given)
+                        JsonSchema(endpoint).validate(arguments)
+                        outcome = await rig.call(path, **arguments)
                     else:
-                        outcome = await _met(rig, path, endpoint, given)
+                        outcome = await _met(rig, path, endpoint, arguments)
             except (DarkroomError, TimeoutError) as error:
                 failed.append(f"`{path}`: {error or 'no answer in time'}")
                 continue
@@ -160,12 +160,12 @@ async def _served(app: DeployedApp, folder: Path) -> tuple[str, str]:
                 (answered if endpoint.takes_requests else opened).append(f"`{path}`")
             else:
                 failed.append(f"`{path}`: {outcome.failure.message}")
-    said = f"answered {', '.join(answered) or 'none'}." if answered or not opened else ""
+    why = f"answered {', '.join(answered) or 'none'}." if answered or not opened else ""
     if opened:
-        said += f" Sessions at {', '.join(opened)}."
+        why += f" Sessions at {', '.join(opened)}."
     if failed:
-        said += f" Failed: {' '.join(failed)}"
-    return (SERVED if answered or opened else DIFFERENT), said.strip()
+        why += f" Failed: {' '.join(failed)}"
+    return (SERVED if answered or opened else DIFFERENT), why.strip()
 
 
 async def _met(rig: FalRig, path: str, endpoint: Endpoint, given: Mapping[str, Any]) -> Outcome:
@@ -203,20 +203,22 @@ def used(path: Path, app: AppClass) -> Iterator[str]:
     if machine is not None:
         yield "GPU" if str(machine) in GPU_MACHINES or isinstance(machine, list) else "CPU"
     names: set[str] = set()
-    for each in ast.walk(node):
-        if isinstance(each, ast.Attribute) and dotted(each).startswith("fal."):
-            names.add(dotted(each))
+    for child in ast.walk(node):
+        if isinstance(child, ast.Attribute) and dotted(child).startswith("fal."):
+            names.add(dotted(child))
     names.discard("fal.App")
     yield from sorted(names)
-    inside = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-    for each in tree.body:
-        if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("fal."):
+    inside = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    for child in tree.body:
+        if isinstance(child, ast.ImportFrom) and (child.module or "").startswith("fal."):
             # Models outside of the class have the toolkit's files.
-            is_tool = str(each.module).startswith(("fal.toolkit", "fal.distributed"))
-            yield from (one.name for one in each.names if is_tool or one.name in inside)
+            is_tool = str(child.module).startswith(("fal.toolkit", "fal.distributed"))
+            yield from (alias.name for alias in child.names if is_tool or alias.name in inside)
     if app.requirements:
         listed = package_names(app.requirements)
-        named = [each for each in listed if "/" not in each and not each.startswith("-")]
+        named = [
+            package for package in listed if "/" not in package and not package.startswith("-")
+        ]
         more = f" and {len(named) - 4} more" if len(named) > 4 else ""
         yield "requirements: " + ", ".join(named[:4]) + more
 

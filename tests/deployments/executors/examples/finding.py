@@ -45,11 +45,11 @@ class Finding:
 
 def package_names(requirements: Requirements) -> list[str]:
     """Names of packages, without versions. Options and addresses keep their text."""
-    found: list[str] = []
-    for each in [name for layer in layers(requirements) for name in layer]:
-        named = _NAME.match(each)
-        found.append(named.group().lower() if named and "://" not in each else each)
-    return found
+    names: list[str] = []
+    for requirement in [name for layer in layers(requirements) for name in layer]:
+        named = _NAME.match(requirement)
+        names.append(named.group().lower() if named and "://" not in requirement else requirement)
+    return names
 
 
 def is_small(requirements: Requirements) -> bool:
@@ -94,8 +94,8 @@ def shortened(text: str, private: Sequence[Path] = ()) -> str:
     """``text`` in one line for a table, without the paths of this machine."""
     here = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), tempfile.gettempdir())
     known = {*map(str, private), *here, str(Path.home()), str(Path.cwd())}
-    for each in sorted(known, key=len, reverse=True):  # one may lie in another
-        text = text.replace(f"{each}/", "").replace(each, "")
+    for folder in sorted(known, key=len, reverse=True):  # one may lie in another
+        text = text.replace(f"{folder}/", "").replace(folder, "")
     text = re.sub(r" \(slot [0-9a-f-]{36}\)", "", text)  # of Cog, another one each time
     text = " ".join(re.sub(r"[^\s(]*/site-packages/", "", text).split())
     return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
@@ -103,7 +103,7 @@ def shortened(text: str, private: Sequence[Path] = ()) -> str:
 
 def settings_of(notes: Sequence[str]) -> str:
     """What the notes of a description are about, in a few words."""
-    named = [each.partition(" = ")[0] for each in notes if " is not used" in each]
-    told = [each for each in notes if " is not used" not in each and "asks for Python" not in each]
-    listed = ", ".join(f"`{each}`" for each in named)
+    named = [note.partition(" = ")[0] for note in notes if " is not used" in note]
+    told = [note for note in notes if " is not used" not in note and "asks for Python" not in note]
+    listed = ", ".join(f"`{name}`" for name in named)
     return " ".join([*([f"Set elsewhere: {listed}."] if named else []), *told])

@@ -40,13 +40,13 @@ def page(sections: Mapping[str, Sequence[Finding]], absent: Mapping[str, int]) -
     """Page with one table for each repository. ``absent``: repository → tests without a project."""
     parts = [HEAD]
     for name, findings in sections.items():
-        counts = Counter(each.result for each in findings)
-        told = ", ".join(f"{counts[each]} {each}" for each in RESULTS if counts[each])
+        counts = Counter(finding.result for finding in findings)
+        told = ", ".join(f"{counts[result]} {result}" for result in RESULTS if counts[result])
         parts.append(
             f"## {name}\n\n{len(findings)} examples: {told or 'none'}.{_absent(absent, name)}\n"
         )
         if findings:
-            rows = [_row(each) for each in findings]
+            rows = [_row(finding) for finding in findings]
             table = [
                 "| example | uses | result | what came out |",
                 "| --- | --- | --- | --- |",
@@ -62,9 +62,9 @@ def _absent(absent: Mapping[str, int], name: str) -> str:
 
 
 def _row(finding: Finding) -> str:
-    uses = ", ".join(f"`{each}`" if " " not in each else each for each in finding.uses)
+    uses = ", ".join(f"`{use}`" if " " not in use else use for use in finding.uses)
     cells = (f"`{finding.example}`", uses, finding.result, finding.why)
-    return "| " + " | ".join(_cell(each) for each in cells) + " |"
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
 
 def _cell(text: str) -> str:

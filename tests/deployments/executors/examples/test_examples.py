@@ -64,8 +64,8 @@ def test_an_app_is_served_and_a_project_is_refused_with_its_sentence(tmp_path: P
     assert command.main([*words, "--kept", str(tmp_path / "kept"), "--out", str(out)]) == 0
     written = out.read_text("utf-8")
     assert "## ours\n\n1 examples: 1 served." in written
-    uses, said = "`CPU`, `fal.endpoint`, `fal.realtime`", "answered `/`. Sessions at `/live`."
-    assert f"| `greeter.py:Greeter` | {uses} | served | {said}" in written
+    uses, why = "`CPU`, `fal.endpoint`, `fal.realtime`", "answered `/`. Sessions at `/live`."
+    assert f"| `greeter.py:Greeter` | {uses} | served | {why}" in written
     assert "Set elsewhere: `max_concurrency`." in written
     assert "1 examples: 1 refused. 1 tests without a `cog.yaml` are left out." in written
     assert "build.system_packages (ffmpeg) needs a Docker image" in written
@@ -86,7 +86,7 @@ def test_only_small_requirements_are_installed() -> None:
 
 
 def test_a_cell_has_no_path_of_this_machine_and_no_end_of_a_column() -> None:
-    said = shortened(f"no {Path.cwd()}/a.py\nhere", [Path("/somewhere")])
-    assert said == "no a.py here"
+    cell = shortened(f"no {Path.cwd()}/a.py\nhere", [Path("/somewhere")])
+    assert cell == "no a.py here"
     written = page({"ours": [Finding("x", ("a", "b c"), SERVED, "either | or")]}, {})
     assert "| `x` | `a`, b c | served | either \\| or |" in written

@@ -81,7 +81,10 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
         # Blocks the event loop, as much code for fal does.
         with urlopen(input.image_url) as opened:  # noqa: ASYNC210, S310
             content = opened.read()
-        images = [Image(url=input.image_url).to_pil("L"), *(each.to_pil() for each in input.layers)]
+        images = [
+            Image(url=input.image_url).to_pil("L"),
+            *(layer.to_pil() for layer in input.layers),
+        ]
         with TemporaryDirectory() as folder:
             assert download_file(input.image_url, folder).read_bytes() == content
         return Image.from_pil(images[-1].convert("L"), "png")
@@ -91,9 +94,9 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
         with NamedTemporaryFile(suffix=".wav") as file:
             Path(file.name).write_bytes(text.encode())
             audio = Audio.from_path(file.name, content_type="audio/wav")
-        made = self.pool.submit(File.from_bytes, b"plain", "text/plain", "notes.txt").result()
+        notes = self.pool.submit(File.from_bytes, b"plain", "text/plain", "notes.txt").result()
         link = File.from_bytes(b"linked", "text/plain", repository="gcp_storage").url
-        return SpeakOutput(audio=audio, link=link, notes=made)
+        return SpeakOutput(audio=audio, link=link, notes=notes)
 
     @fal.endpoint("/about")
     def about(self) -> dict[str, Any]:

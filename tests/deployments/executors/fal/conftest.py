@@ -38,5 +38,5 @@ def live(environments: Path, tmp_path_factory: pytest.TempPathFactory) -> Deploy
 async def rig(
     camera: DeployedApp, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[FalRig]:
-    async with serving(camera, tmp_path_factory.mktemp("replica")) as made:
-        yield made
+    async with serving(camera, tmp_path_factory.mktemp("replica")) as fal_rig:
+        yield fal_rig

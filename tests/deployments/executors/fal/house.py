@@ -49,10 +49,10 @@ def deployed(path: Path, folder: Path, environments: Path) -> DeployedApp:
     beside = describing.files_beside(path, app.name, path.parent)
     code = describing.bundle(path, (), beside)
     describing.unpack(code, folder / "code")
-    found = asyncio.run(
+    description = asyncio.run(
         describing.describe(folder / "code", path.stem, app, Environments(environments))
     )
-    whole = {**found, "class": f"{path.stem}:{app.name}"}
+    whole = {**description, "class": f"{path.stem}:{app.name}"}
     digest = hashlib.sha256(code).hexdigest()
     stored = dict(entries(whole, Choices(None), digest))
     endpoints = {
@@ -61,7 +61,7 @@ def deployed(path: Path, folder: Path, environments: Path) -> DeployedApp:
         )
         for name, entry in stored.items()
     }
-    return DeployedApp(code, endpoints, found, environments)
+    return DeployedApp(code, endpoints, description, environments)
 
 
 @functools.cache
@@ -126,9 +126,9 @@ class FalRig:
 
 @asynccontextmanager
 async def serving(app: DeployedApp, folder: Path) -> AsyncIterator[FalRig]:
-    made = FalRig(app, folder)
-    await made.rig.replica.start()
+    fal_rig = FalRig(app, folder)
+    await fal_rig.rig.replica.start()
     try:
-        yield made
+        yield fal_rig
     finally:
-        await made.rig.replica.aclose()
+        await fal_rig.rig.replica.aclose()

@@ -91,8 +91,8 @@ class Client:
 def catalog_of(app: DeployedApp, folder: Path) -> Catalog:
     """Catalogue with the endpoints of an app."""
     entries: Mapping[str, Any] = {
-        each.id: {"family": "python", "schema": "json", "options": each.options}
-        for each in app.endpoints.values()
+        endpoint.id: {"family": "python", "schema": "json", "options": endpoint.options}
+        for endpoint in app.endpoints.values()
     }
     path = folder / "models.yaml"
     path.write_text(yaml.safe_dump({"built_in": False, "endpoints": entries}))

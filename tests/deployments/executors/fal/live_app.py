@@ -75,13 +75,13 @@ class Live(fal.App):
         if input.prompt == "fail":
             raise RuntimeError("no paint")
         self.number += 1
-        made = Drawn(prompt=input.prompt, number=self.number)
+        drawn = Drawn(prompt=input.prompt, number=self.number)
         if input.image_url:
-            made.size = Image(url=input.image_url).to_pil().width
+            drawn.size = Image(url=input.image_url).to_pil().width
         if input.prompt.startswith("image"):
-            made.image = Image.from_pil(new_image("RGB", (8, 8), "blue"), "png")
-        made.size = made.size or len(input.raw)
-        return made
+            drawn.image = Image.from_pil(new_image("RGB", (8, 8), "blue"), "png")
+        drawn.size = drawn.size or len(input.raw)
+        return drawn
 
     @fal.realtime("/slow", buffering=None)
     async def slow(self, input: Frame) -> Drawn:
@@ -93,7 +93,7 @@ class Live(fal.App):
     @fal.realtime("/batches", max_batch_size=3)
     async def batches(self, first: Frame, *more: Frame) -> dict[str, Any]:
         await asyncio.sleep(0.01)
-        return {"prompts": [each.prompt for each in (first, *more)]}
+        return {"prompts": [frame.prompt for frame in (first, *more)]}
 
     @fal.realtime("/steps")
     async def steps(self, input: Frame) -> AsyncIterator[Step]:
@@ -105,9 +105,9 @@ class Live(fal.App):
     async def talk(self, inputs: AsyncIterator[Frame]) -> AsyncIterator[Drawn]:
         number = 0
         try:
-            async for each in inputs:
+            async for frame in inputs:
                 number += 1
-                yield Drawn(prompt=each.prompt, number=number)
+                yield Drawn(prompt=frame.prompt, number=number)
         finally:
             print("the client has left")  # noqa: T201
 
@@ -125,9 +125,9 @@ class Live(fal.App):
     async def socket(self, websocket: WebSocket) -> None:
         await websocket.accept()
         try:
-            while (said := await websocket.receive_text()) != "bye":
-                is_json = said.startswith("{")
-                echo = {"said": json.loads(said) if is_json else said}
+            while (message := await websocket.receive_text()) != "bye":
+                is_json = message.startswith("{")
+                echo = {"said": json.loads(message) if is_json else message}
                 file = {"file": File.from_bytes(b"mine", "text/plain").url} if is_json else {}
                 await websocket.send_json({**echo, **file})
         except WebSocketDisconnect:

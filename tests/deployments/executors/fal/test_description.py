@@ -47,10 +47,14 @@ def app(*routes: dict[str, Any], settings: dict[str, Any] | None = None, **more:
 
 
 def test_settings_of_fal_are_those_of_an_app() -> None:
-    found = usable("Cat", app(settings={"max_multiplexing": 3, "startup_timeout": 90}))
-    assert (found["kind"], found["concurrency"], found["start_timeout_s"]) == ("fal", 3, 90.0)
-    assert (found["gpu"], found["notes"]) == (None, [])
-    (endpoint,) = found["endpoints"]
+    description = usable("Cat", app(settings={"max_multiplexing": 3, "startup_timeout": 90}))
+    assert (description["kind"], description["concurrency"], description["start_timeout_s"]) == (
+        "fal",
+        3,
+        90.0,
+    )
+    assert (description["gpu"], description["notes"]) == (None, [])
+    (endpoint,) = description["endpoints"]
     assert (endpoint["path"], endpoint["description"]) == ("/", "Draw.")
 
 
@@ -126,12 +130,12 @@ def test_a_setting_with_another_place_here_is_noted(
 
 
 def test_routes_that_are_not_served_are_noted() -> None:
-    found = usable(
+    description = usable(
         "Cat",
         app(ROUTE, {**ROUTE, "path": "/{size}"}, {**ROUTE, "path": "/up", "is_health_check": True}),
     )
-    assert [each["path"] for each in found["endpoints"]] == ["/"]
-    assert [each.partition(":")[0] for each in found["notes"]] == [
+    assert [endpoint["path"] for endpoint in description["endpoints"]] == ["/"]
+    assert [note.partition(":")[0] for note in description["notes"]] == [
         "/{size} is not served",
         "/up is not served",
     ]
@@ -155,9 +159,9 @@ IMAGE = {
 
 def properties(**fields: Any) -> dict[str, Any]:
     known = {"Input": {"type": "object", "properties": fields}, "Image": IMAGE}
-    given = schemas_of("/", openapi({"$ref": "#/components/schemas/Input"}, known))
-    assert list(fields) == given.input["x-fal-order-properties"]
-    return given.input["properties"]
+    schemas = schemas_of("/", openapi({"$ref": "#/components/schemas/Input"}, known))
+    assert list(fields) == schemas.input["x-fal-order-properties"]
+    return schemas.input["properties"]
 
 
 @pytest.mark.parametrize(
@@ -176,26 +180,26 @@ def properties(**fields: Any) -> dict[str, Any]:
     ],
 )
 def test_a_text_whose_name_is_that_of_a_url_is_a_file(name: str, expected: str | None) -> None:
-    found = properties(**{name: {"type": "string"}})
-    assert found[name].get("x-darkroom-file") == expected
+    fields = properties(**{name: {"type": "string"}})
+    assert fields[name].get("x-darkroom-file") == expected
 
 
 def test_urls_in_lists_and_unions_and_fields_that_say_so_are_files() -> None:
     text = {"type": "string"}
-    found = properties(
+    fields = properties(
         image_urls={"type": "array", "items": text},
         audio_url={"anyOf": [text, {"type": "null"}]},
         source={**text, "ui": {"field": "video"}},
     )
-    assert found["image_urls"]["items"]["x-darkroom-file"] == "image"
-    assert found["audio_url"]["anyOf"][0]["x-darkroom-file"] == "audio"
-    assert found["source"]["x-darkroom-file"] == "video"
+    assert fields["image_urls"]["items"]["x-darkroom-file"] == "image"
+    assert fields["audio_url"]["anyOf"][0]["x-darkroom-file"] == "audio"
+    assert fields["source"]["x-darkroom-file"] == "video"
 
 
 def test_a_file_of_the_toolkit_is_given_by_its_url_alone_or_by_its_fields() -> None:
     fields = {"type": "object", "properties": {"face": {"$ref": "#/components/schemas/Image"}}}
-    found = schemas_of("/", openapi(fields, {"Image": IMAGE})).input
-    alone, by_fields = found["$defs"]["Image"]["anyOf"]
+    schema = schemas_of("/", openapi(fields, {"Image": IMAGE})).input
+    alone, by_fields = schema["$defs"]["Image"]["anyOf"]
     assert alone == {"type": "string", "format": "uri", "x-darkroom-file": "image"}
     assert by_fields["properties"]["url"]["x-darkroom-file"] == "image"
 
@@ -207,10 +211,10 @@ def test_arguments_of_the_query_are_fields_and_a_model_may_contain_itself() -> N
         "properties": {"below": {"$ref": "#/components/schemas/Tree"}},
     }
     document = openapi({"$ref": "#/components/schemas/Tree"}, {"Tree": tree}, parameters=query)
-    found = schemas_of("/", document).input
-    assert found["required"] == ["steps"]
-    assert found["properties"]["below"] == {"$ref": "#/$defs/Tree"}
-    assert found["$defs"]["Tree"]["properties"]["below"] == {"$ref": "#/$defs/Tree"}
+    schema = schemas_of("/", document).input
+    assert schema["required"] == ["steps"]
+    assert schema["properties"]["below"] == {"$ref": "#/$defs/Tree"}
+    assert schema["$defs"]["Tree"]["properties"]["below"] == {"$ref": "#/$defs/Tree"}
 
 
 @pytest.mark.parametrize(

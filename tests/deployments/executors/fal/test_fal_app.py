@@ -33,7 +33,7 @@ def png(color: str, size: int = 8) -> bytes:
 
 def stored(rig: FalRig, outcome: Outcome) -> list[bytes]:
     """Contents of an outcome's files."""
-    return [rig.rig.storage.objects[each.key] for each in outcome.artifacts]
+    return [rig.rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
 
 def lines_of(rig: FalRig) -> list[str]:
@@ -67,8 +67,8 @@ async def test_files_of_inputs_are_fetched_by_the_replica_and_read_by_their_urls
     outcome = await rig.call("/gray", image_url=red, layers=[{"url": red}, whites])
     assert outcome.failure is None, outcome.failure
     assert (outcome.output or {})["content_type"] == "image/png"
-    (made,) = stored(rig, outcome)
-    with Image.open(BytesIO(made)) as image:
+    (content,) = stored(rig, outcome)
+    with Image.open(BytesIO(content)) as image:
         assert (image.mode, image.size, image.getpixel((0, 0))) == ("L", (4, 4), 255)
 
 
@@ -91,10 +91,10 @@ async def test_json_of_a_client_in_an_output_cannot_name_a_file(
     rig: FalRig, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("secret")
-    said = {"$file": str(tmp_path / "token"), "media_type": "text/plain", "$as": "url"}
-    outcome = await rig.call("/mirror", text=json.dumps([said]))
+    forged = {"$file": str(tmp_path / "token"), "media_type": "text/plain", "$as": "url"}
+    outcome = await rig.call("/mirror", text=json.dumps([forged]))
     assert outcome.failure is None, outcome.failure
-    assert (outcome.output or {})["said"] == [said]
+    assert (outcome.output or {})["said"] == [forged]
     assert stored(rig, outcome) == [b"mine"]
 
 
@@ -103,7 +103,9 @@ async def test_an_app_sees_its_request_and_no_secret(rig: FalRig) -> None:
     assert about["endpoint"] == "/about"
     assert about["request_id"].startswith("r")
     assert Path(about["weights"]).is_relative_to(rig.folder / "data")
-    assert not [each for each in about["variables"] if each.startswith(("DARKROOM", "FAL_KEY"))]
+    assert not [
+        variable for variable in about["variables"] if variable.startswith(("DARKROOM", "FAL_KEY"))
+    ]
 
 
 async def test_an_answer_that_is_no_json_is_a_file(rig: FalRig) -> None:
@@ -189,7 +191,7 @@ def test_a_request_of_a_process_that_leaves_hears_of_the_gpu_and_of_no_kill(
 
     async def last(executor: AppExecutor, name: str, **given: bool) -> Any:
         work = ExecutorWork(name, endpoint, given, tmp_path / name)
-        return [each async for each in executor.run(work)][-1]
+        return [event async for event in executor.run(work)][-1]
 
     async def serve() -> None:
         async with (
@@ -225,13 +227,13 @@ def until_ended(number: int) -> None:
 
 async def cancelled(rig: FalRig, path: str) -> None:
     printed = len([line for line in lines_of(rig) if line == "waiting"])
-    held = rig.offer(path)
+    key = rig.offer(path)
     await rig.rig.port.until(
         lambda: len([line for line in lines_of(rig) if line == "waiting"]) > printed
     )
-    rig.rig.port.cancelled.add(held)
+    rig.rig.port.cancelled.add(key)
     async with asyncio.timeout(240):
-        failure = (await rig.rig.outcome(held)).failure
+        failure = (await rig.rig.outcome(key)).failure
     assert failure is not None
     assert failure.code == "cancelled"
 

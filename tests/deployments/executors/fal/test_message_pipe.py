@@ -14,10 +14,10 @@ from tests.fakes.clock import FakeClock
 
 def pipe(silence_s: float = 30.0, **rules: object) -> tuple[MessagePipe, list[bytes | str]]:
     """An open pipe, and what the app gets by it."""
-    made = MessagePipe(AppSessionRules(**rules), FakeClock(), silence_s)  # type: ignore[arg-type]
+    message_pipe = MessagePipe(AppSessionRules(**rules), FakeClock(), silence_s)  # type: ignore[arg-type]
     got: list[bytes | str] = []
-    made.open(got.append)
-    return made, got
+    message_pipe.open(got.append)
+    return message_pipe, got
 
 
 async def settled() -> None:
@@ -26,89 +26,89 @@ async def settled() -> None:
 
 
 async def test_an_app_with_one_answer_for_each_gets_two_messages_before_it_answers() -> None:
-    made, got = pipe(mode="unary")
-    sending = [asyncio.create_task(made.send(str(number))) for number in range(3)]
+    message_pipe, got = pipe(mode="unary")
+    sending = [asyncio.create_task(message_pipe.send(str(number))) for number in range(3)]
     await settled()
-    made.read(2, waits=True)
+    message_pipe.read(2, waits=True)
     await settled()
     assert got == ["0", "1"]
-    await made.keep("answer")
+    await message_pipe.keep("answer")
     await asyncio.gather(*sending)
     assert got == ["0", "1", "2"]
 
 
 async def test_an_app_that_drops_messages_itself_gets_all_that_it_reads() -> None:
-    made, got = pipe(mode="unary", buffering=2)
+    message_pipe, got = pipe(mode="unary", buffering=2)
     for number in range(100):
-        await made.send(str(number))
-        made.read(number + 1, waits=True)
+        await message_pipe.send(str(number))
+        message_pipe.read(number + 1, waits=True)
     assert len(got) == 100
 
 
 @pytest.mark.parametrize("mode", ["bidi", "websocket", "client_streaming"])
 async def test_an_app_that_does_not_read_gets_no_more(mode: str) -> None:
-    made, got = pipe(mode=mode)
-    sending = asyncio.create_task(_send(made, 2 * MAX_UNREAD))
+    message_pipe, got = pipe(mode=mode)
+    sending = asyncio.create_task(_send(message_pipe, 2 * MAX_UNREAD))
     await settled()
     assert len(got) == MAX_UNREAD
-    made.read(MAX_UNREAD, waits=False)
+    message_pipe.read(MAX_UNREAD, waits=False)
     await sending
     assert len(got) == 2 * MAX_UNREAD
 
 
 async def _send(made: MessagePipe, number: int) -> None:
-    for each in range(number):
-        await made.send(str(each))
+    for index in range(number):
+        await made.send(str(index))
 
 
 async def test_an_app_waits_while_nobody_takes_its_messages() -> None:
-    made, _ = pipe()
+    message_pipe, _ = pipe()
     for number in range(MAX_WAITING):
-        await made.keep(str(number))
-    waiting = asyncio.create_task(made.keep("last"))
+        await message_pipe.keep(str(number))
+    waiting = asyncio.create_task(message_pipe.keep("last"))
     await settled()
     assert not waiting.done()
-    assert len((await made.take(1.0)).messages) == MAX_WAITING
+    assert len((await message_pipe.take(1.0)).messages) == MAX_WAITING
     await waiting
-    assert (await made.take(1.0)).messages == ("last",)
+    assert (await message_pipe.take(1.0)).messages == ("last",)
 
 
 async def test_only_the_time_in_which_the_app_waits_for_its_client_is_idle() -> None:
     clock = FakeClock()
-    made = MessagePipe(AppSessionRules(mode="unary"), clock)
-    made.open(lambda _: None)
+    message_pipe = MessagePipe(AppSessionRules(mode="unary"), clock)
+    message_pipe.open(lambda _: None)
     clock.advance(5)
-    assert (await made.take(0)).idle_s == 0, "it begins"
-    made.read(0, waits=True)
-    assert (await made.take(0)).idle_s == 5
-    await made.send("x")
-    made.read(1, waits=True)
+    assert (await message_pipe.take(0)).idle_s == 0, "it begins"
+    message_pipe.read(0, waits=True)
+    assert (await message_pipe.take(0)).idle_s == 5
+    await message_pipe.send("x")
+    message_pipe.read(1, waits=True)
     clock.advance(60)
-    assert (await made.take(0)).idle_s == 0, "it computes"
-    await made.keep("answer")
-    await made.take(0)
+    assert (await message_pipe.take(0)).idle_s == 0, "it computes"
+    await message_pipe.keep("answer")
+    await message_pipe.take(0)
     clock.advance(7)
-    assert (await made.take(0)).idle_s == 7
+    assert (await message_pipe.take(0)).idle_s == 7
 
 
 async def test_the_end_comes_after_the_messages_and_is_the_first_one() -> None:
-    made, _ = pipe()
-    await made.keep("last")
-    made.close(SessionEnd(4000, "first"))
-    made.close(SessionEnd(1011, "second"))
-    assert await made.take(1.0) == AppMessages(("last",), end=SessionEnd(4000, "first"))
+    message_pipe, _ = pipe()
+    await message_pipe.keep("last")
+    message_pipe.close(SessionEnd(4000, "first"))
+    message_pipe.close(SessionEnd(1011, "second"))
+    assert await message_pipe.take(1.0) == AppMessages(("last",), end=SessionEnd(4000, "first"))
     with pytest.raises(Fenced):
-        await made.send("x")
-    made.leave()
-    await made.left()
+        await message_pipe.send("x")
+    message_pipe.leave()
+    await message_pipe.left()
 
 
 async def test_a_session_ends_when_its_ingress_is_gone_and_not_while_it_asks() -> None:
     clock = FakeClock()
-    made = MessagePipe(AppSessionRules(), clock, silence_s=0.02)
-    made.open(lambda _: None)
-    asking = asyncio.create_task(made.take(600.0))
-    leaving = asyncio.create_task(made.left())
+    message_pipe = MessagePipe(AppSessionRules(), clock, silence_s=0.02)
+    message_pipe.open(lambda _: None)
+    asking = asyncio.create_task(message_pipe.take(600.0))
+    leaving = asyncio.create_task(message_pipe.left())
     await settled()
     clock.advance(60)
     await settled()

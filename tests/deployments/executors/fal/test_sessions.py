@@ -27,15 +27,15 @@ pytestmark = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(live: DeployedApp, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FalRig]:
-    async with serving(live, tmp_path_factory.mktemp("replica")) as made:
-        yield made
+    async with serving(live, tmp_path_factory.mktemp("replica")) as fal_rig:
+        yield fal_rig
 
 
 def test_websockets_are_endpoints_with_their_schemas(live: DeployedApp) -> None:
-    rules = {path: AppSessionRules.of(each) for path, each in live.endpoints.items()}
+    rules = {path: AppSessionRules.of(endpoint) for path, endpoint in live.endpoints.items()}
     assert live.found["notes"] == []
     assert rules["/"] is None
-    modes = {path: each.mode for path, each in rules.items() if each is not None}
+    modes = {path: rule.mode for path, rule in rules.items() if rule is not None}
     assert modes == {
         "/batches": "unary",
         "/json": "unary",
@@ -49,7 +49,9 @@ def test_websockets_are_endpoints_with_their_schemas(live: DeployedApp) -> None:
     drawn = live.endpoints["/realtime"].options
     assert list(drawn["input_schema"]["properties"]) == ["prompt", "seed", "image_url", "raw"]
     assert drawn["output_schema"]["properties"]["image"]["anyOf"]
-    (described,) = (each for each in live.found["endpoints"] if each["path"] == "/realtime")
+    (described,) = (
+        endpoint for endpoint in live.found["endpoints"] if endpoint["path"] == "/realtime"
+    )
     assert described["description"] == "Draw a frame."
 
 
@@ -90,10 +92,10 @@ async def test_json_of_a_client_beside_a_file_cannot_name_another_one(
     (tmp_path / "token").write_text("secret")
     client = Client(rig, "/socket")
     for more in ({"media_type": "text/plain"}, {"$as": "url"}):
-        said = {"deep": [{"$file": str(tmp_path / "token"), **more}], "$as": "url"}
-        await client.send(json.dumps(said))
+        forged = {"deep": [{"$file": str(tmp_path / "token"), **more}], "$as": "url"}
+        await client.send(json.dumps(forged))
         heard = await client.hear()
-        assert heard["said"] == said
+        assert heard["said"] == forged
         assert b64decode(heard["file"].partition(",")[2]) == b"mine"
     await client.leave()
 
@@ -174,8 +176,8 @@ async def test_several_answers_and_several_messages(rig: FalRig) -> None:
 
 
 async def _all(client: Client, prompts: list[str]) -> None:
-    for each in prompts:
-        await client.send({"prompt": each})
+    for prompt in prompts:
+        await client.send({"prompt": prompt})
 
 
 async def test_an_app_gets_only_as_many_messages_as_it_can_begin(rig: FalRig) -> None:
@@ -222,7 +224,7 @@ async def test_an_apps_own_time_limit_and_encoding(rig: FalRig) -> None:
     await coded.leased()
     async with asyncio.timeout(LONG_S):
         got = await coded.sessions.next_messages(coded.held, LONG_S)
-    assert [json.loads(each) for each in got.messages] == [{"prompt": "x"}]
+    assert [json.loads(message) for message in got.messages] == [{"prompt": "x"}]
     await coded.leave()
 
 
@@ -244,4 +246,4 @@ async def test_a_replica_that_stops_hands_its_sessions_back(
         client = Client(rig, "/realtime")
         await client.send({"prompt": "x"})
         await client.hear()
-    assert [held for held, _, _ in rig.rig.port.hand_backs] == [client.held]
+    assert [key for key, _, _ in rig.rig.port.hand_backs] == [client.held]

@@ -34,8 +34,8 @@ def test_an_app_for_fal_is_found_however_it_imports_fal(tmp_path: Path, text: st
 
 def test_an_app_of_darkroom_in_a_file_that_knows_fal_stays_one(tmp_path: Path) -> None:
     text = "import darkroom, fal\nclass A(darkroom.App):\n    pass\nclass B(fal.App):\n    pass\n"
-    found = read_source(written(tmp_path, text + "class C(B):\n    pass\n"))
-    assert [(each.name, each.is_fal) for each in found] == [("A", False), ("B", True), ("C", True)]
+    apps = read_source(written(tmp_path, text + "class C(B):\n    pass\n"))
+    assert [(app.name, app.is_fal) for app in apps] == [("A", False), ("B", True), ("C", True)]
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_modules_that_an_app_imports_and_names_come_along(tmp_path: Path) -> Non
     written(tmp_path, "", "kit/__init__.py")
     written(tmp_path, "", "kit/common.py")
     written(tmp_path, "", "torch/setup.py")  # a folder of that name is no package
-    found = files_beside(path, "Cat", tmp_path)
-    assert sorted(found) == [
+    files = files_beside(path, "Cat", tmp_path)
+    assert sorted(files) == [
         *("data/names.txt", "kit/__init__.py", "kit/common.py"),
         *("models/one.py", "more.py", "words.py"),
     ]
-    assert len(bundle(path, (), found)) > len(bundle(path, ()))
+    assert len(bundle(path, (), files)) > len(bundle(path, ()))
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ class HostedDesk:
         await self.replica()
 
     async def aclose(self) -> None:
-        for each in self.rigs:
-            await each.replica.aclose()
+        for rig in self.rigs:
+            await rig.replica.aclose()
         await self.proxy.aclose()
 
     @property
@@ -72,11 +72,11 @@ class HostedDesk:
         self, family: str, schema: Mapping[str, Any] | None = None, /, **hosted: Any
     ) -> Endpoint:
         url = self.url + PATHS[family]
-        given = {"endpoint": PROBE, "url": url, "grace_s": 30.0, "busy_s": 30.0, **hosted}
+        hosted_options = {"endpoint": PROBE, "url": url, "grace_s": 30.0, "busy_s": 30.0, **hosted}
         if family == "fal":
-            given.setdefault("history_url", self.url)
+            hosted_options.setdefault("history_url", self.url)
         options = {
-            "hosted": given,
+            "hosted": hosted_options,
             "secrets": ["PROVIDER_KEY"],
             "input_schema": dict(schema or {"type": "object"}),
             "output_schema": {"type": "object"},
@@ -96,14 +96,14 @@ class HostedDesk:
     async def again(self, before: Lease) -> Lease:
         """The next lease of a request, after its replica has handed it back."""
         await self.queue.hand_back(before.held, "r1", "It ends.")
-        found = await lease(self.queue)
-        assert found.request_id == before.request_id
-        return replace(before, attempt=found.attempt, nonce=found.nonce)
+        granted = await lease(self.queue)
+        assert granted.request_id == before.request_id
+        return replace(before, attempt=granted.attempt, nonce=granted.nonce)
 
     async def offer(self, endpoint: Endpoint, **given: Any) -> LeaseKey:
-        found = await self.leased(endpoint, **given)
-        self.rig.port.offer(found)
-        return found.held
+        granted = await self.leased(endpoint, **given)
+        self.rig.port.offer(granted)
+        return granted.held
 
     async def outcome(self, endpoint: Endpoint, **given: Any) -> Outcome:
         return await self.rig.outcome(await self.offer(endpoint, **given))
@@ -113,7 +113,7 @@ class HostedDesk:
         headers = {"Authorization": f"Key {self.provider.key}"}
         async with httpx2.AsyncClient(trust_env=False) as client:
             page = await client.get(f"{self.provider.url}/v1/requests", headers=headers)
-        return [each for each in page.json()["requests"] if each["prompt"] == prompt]
+        return [request for request in page.json()["requests"] if request["prompt"] == prompt]
 
     async def inputs(self, prompt: str) -> Sequence[Mapping[str, Any]]:
         """Inputs with this prompt that the provider got."""
@@ -122,12 +122,12 @@ class HostedDesk:
         query = {"endpoint_id": PROBE, "expand": "payloads"}
         async with httpx2.AsyncClient(trust_env=False) as client:
             items = (await client.get(url, params=query, headers=headers)).json()["items"]
-        return [each["json_input"] for each in items if each["json_input"]["prompt"] == prompt]
+        return [item["json_input"] for item in items if item["json_input"]["prompt"] == prompt]
 
     async def job_is(self, state: str, prompt: str) -> None:
         """Wait until the only job with this prompt has a state at the provider."""
         await self.until(
-            lambda jobs: [each["state"] for each in jobs] == [state], lambda: self.jobs(prompt)
+            lambda jobs: [job["state"] for job in jobs] == [state], lambda: self.jobs(prompt)
         )
 
     async def until(self, right: Callable[[T], bool], read: Callable[[], Awaitable[T]]) -> None:

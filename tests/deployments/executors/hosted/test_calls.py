@@ -42,10 +42,10 @@ class Provider:
 
 @pytest.fixture
 async def provider() -> AsyncIterator[Provider]:
-    made = Provider()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield made
+    fake = Provider()
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    fake.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield fake
     server.close()
     await server.wait_closed()
 
@@ -94,4 +94,4 @@ async def test_a_cookie_that_a_provider_sets_is_sent_with_no_other_call(
         await wire.get(f"{provider.origin}/status")
         await wire.post_once(f"{provider.origin}/submit", {})
     assert len(provider.requests) == 4
-    assert [each for each in provider.requests if "cookie" in each] == []
+    assert [request for request in provider.requests if "cookie" in request] == []

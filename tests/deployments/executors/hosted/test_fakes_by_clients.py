@@ -21,16 +21,16 @@ async def test_openais_client_makes_images_and_videos() -> None:
     base_url = f"{await server.start()}/v1"
     try:
         async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
-            made = await client.images.generate(model="gpt-image-1", prompt="x", n=2)
-            encoded = [str(each.b64_json) for each in made.data or ()]
-            assert [base64.b64decode(each) for each in encoded] == [PNG] * 2
+            response = await client.images.generate(model="gpt-image-1", prompt="x", n=2)
+            encoded = [str(image.b64_json) for image in response.data or ()]
+            assert [base64.b64decode(text) for text in encoded] == [PNG] * 2
             body = {"num_images": 2}
             with pytest.raises(openai.BadRequestError) as raised:
                 await client.images.generate(model="gpt-image-1", prompt="x", extra_body=body)
             assert raised.value.param == "num_images"
             video = await client.videos.create(model="sora-2", prompt="x", seconds="4")
-            found = await client.videos.retrieve(video.id)
-            assert (found.status, found.seconds) == ("completed", "4")
+            retrieved = await client.videos.retrieve(video.id)
+            assert (retrieved.status, retrieved.seconds) == ("completed", "4")
             listed = await client.videos.list(limit=1)
             assert listed.data[0].prompt == "x"
             content = await client.videos.download_content(video.id)
@@ -44,16 +44,18 @@ async def test_replicates_client_follows_lists_and_cancels_predictions() -> None
     server.holds = True
     client = replicate.Client(api_token=KEY, base_url=await server.start())
     try:
-        made = await client.predictions.async_create(model="owner/model", input={"prompt": "x"})
-        assert (made.status, made.input) == ("processing", {"prompt": "x"})
+        prediction = await client.predictions.async_create(
+            model="owner/model", input={"prompt": "x"}
+        )
+        assert (prediction.status, prediction.input) == ("processing", {"prompt": "x"})
         server.page = 1
         await client.predictions.async_create(model="owner/model", input={"prompt": "y"})
         page = await client.predictions.async_list()
-        assert [each.input for each in page.results] == [{"prompt": "y"}]
+        assert [result.input for result in page.results] == [{"prompt": "y"}]
         assert page.next is not None
-        await made.async_cancel()
-        await made.async_reload()
-        assert made.status == "canceled"
+        await prediction.async_cancel()
+        await prediction.async_reload()
+        assert prediction.status == "canceled"
         with pytest.raises(ReplicateError):
             await client.predictions.async_get("nothing")
     finally:

@@ -39,10 +39,10 @@ def provider() -> Iterator[Address]:
 async def desk(
     tmp_path: Path, database: Database, ingress: Ingress, provider: Address
 ) -> AsyncIterator[HostedDesk]:
-    made = HostedDesk(tmp_path, database, await ingress(), provider)
-    await made.start()
-    yield made
-    await made.aclose()
+    hosted_desk = HostedDesk(tmp_path, database, await ingress(), provider)
+    await hosted_desk.start()
+    yield hosted_desk
+    await hosted_desk.aclose()
 
 
 @pytest.mark.parametrize("family", FINDING)
@@ -54,7 +54,7 @@ async def test_a_result_is_followed_and_its_files_are_stored_as_ours(
     assert outcome.failure is None, outcome.failure
     assert len(outcome.artifacts) == 2
     assert desk.provider.url not in repr(outcome.output)
-    stored = {each.key for each in outcome.artifacts}
+    stored = {artifact.key for artifact in outcome.artifacts}
     assert stored <= desk.rig.storage.objects.keys()
     (job,) = await desk.jobs(prompt)
     assert await desk.calls() == [("accepted", job["request_id"])]
@@ -209,20 +209,20 @@ async def test_a_cancelled_request_is_cancelled_at_the_provider(
     desk: HostedDesk, family: str
 ) -> None:
     prompt = f"cancelled at {family}"
-    held = await desk.offer(desk.endpoint(family), prompt=prompt, sleep_s=600)
+    key = await desk.offer(desk.endpoint(family), prompt=prompt, sleep_s=600)
     await desk.job_is("running", prompt)
-    desk.rig.port.signal(Signal(SignalKind.CANCEL, held))
-    outcome = await desk.rig.outcome(held)
+    desk.rig.port.signal(Signal(SignalKind.CANCEL, key))
+    outcome = await desk.rig.outcome(key)
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
     await desk.job_is("cancelled", prompt)
 
 
 async def test_a_request_that_is_handed_back_goes_on_at_the_provider(desk: HostedDesk) -> None:
-    held = await desk.offer(desk.endpoint("fal"), prompt="handed back", sleep_s=600)
+    key = await desk.offer(desk.endpoint("fal"), prompt="handed back", sleep_s=600)
     await desk.job_is("running", "handed back")
     await desk.rig.replica.aclose()
-    assert held in [each for each, *_ in desk.rig.port.hand_backs]
+    assert key in [lease_key for lease_key, *_ in desk.rig.port.hand_backs]
     (job,) = await desk.jobs("handed back")
     assert job["state"] == "running"
     assert not any("cancel" in path for path in desk.proxy.paths)
@@ -233,9 +233,9 @@ async def test_equal_requests_are_jobs_of_their_own_also_if_answers_are_lost(
 ) -> None:
     desk.proxy.faults = ["lost", "lost"]
     endpoint = desk.endpoint("replicate")
-    held = [await desk.offer(endpoint, prompt="equal ones") for _ in range(3)]
-    for each in held:
-        outcome = await desk.rig.outcome(each)
+    keys = [await desk.offer(endpoint, prompt="equal ones") for _ in range(3)]
+    for key in keys:
+        outcome = await desk.rig.outcome(key)
         assert outcome.failure is None, outcome.failure
     jobs = {job["request_id"] for job in await desk.jobs("equal ones")}
     assert len(jobs) == 3

@@ -44,13 +44,13 @@ class Bench:
 
     def endpoint(self, family: str, output: Any = None, **hosted: Any) -> Endpoint:
         origin = self.server(family).origin
-        given = {
+        options = {
             "endpoint": ENDPOINTS[family],
             "url": origin if family == "fal" else f"{origin}/v1",
             **({"history_url": origin} if family == "fal" else {}),
             **hosted,
         }
-        made = self.desk.endpoint(family, None, **given)
+        made = self.desk.endpoint(family, None, **options)
         return made if output is None else _with_output(made, output)
 
 
@@ -61,15 +61,15 @@ def _with_output(endpoint: Endpoint, output: Any) -> Endpoint:
 @pytest.fixture
 async def bench(tmp_path: Path, database: Database, ingress: Ingress) -> AsyncIterator[Bench]:
     desk = HostedDesk(tmp_path, database, await ingress(), Address("http://127.0.0.1:9", KEY))
-    made = Bench(desk)
-    servers = [made.server(family) for family in FAMILIES]
-    for each in servers:
-        await each.start()
+    hosted_bench = Bench(desk)
+    servers = [hosted_bench.server(family) for family in FAMILIES]
+    for server in servers:
+        await server.start()
     await desk.start()
-    yield made
+    yield hosted_bench
     await desk.aclose()
-    for each in servers:
-        await each.aclose()
+    for server in servers:
+        await server.aclose()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -147,10 +147,10 @@ async def test_a_lost_job_of_fal_that_runs_is_found_when_it_has_ended(bench: Ben
             looked.set()
 
     server.before_answer = look
-    held = await bench.desk.offer(bench.endpoint("fal"), prompt="x")
+    key = await bench.desk.offer(bench.endpoint("fal"), prompt="x")
     await looked.wait()
     server.end()
-    outcome = await bench.desk.rig.outcome(held)
+    outcome = await bench.desk.rig.outcome(key)
     assert outcome.failure is None, outcome.failure
     assert len(server.jobs) == 1
 
@@ -176,10 +176,10 @@ async def test_a_request_that_is_cancelled_while_its_provider_is_busy_is_not_sen
 ) -> None:
     server, rig = bench.server(family), bench.desk.rig
     server.faults = [Reply(429, {"detail": "Request was throttled."}, {"retry-after": "1"})]
-    held = await bench.desk.offer(bench.endpoint(family), prompt="x")
+    key = await bench.desk.offer(bench.endpoint(family), prompt="x")
     await bench.desk.until(lambda calls: calls == [("refused", None)], bench.desk.calls)
-    rig.port.signal(Signal(SignalKind.CANCEL, held))
-    outcome = await rig.outcome(held)
+    rig.port.signal(Signal(SignalKind.CANCEL, key))
+    outcome = await rig.outcome(key)
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
     assert server.jobs == []
@@ -232,7 +232,7 @@ async def test_a_job_that_has_failed_is_the_requests_failure(bench: Bench) -> No
 @pytest.mark.parametrize("family", ["fal", "replicate"])
 async def test_a_key_that_is_refused_ends_the_request(bench: Bench, family: str) -> None:
     source = bench.desk.rig.source
-    source.kept = [replace(each, value="wrong") for each in source.kept]
+    source.kept = [replace(entry, value="wrong") for entry in source.kept]
     outcome = await bench.desk.outcome(bench.endpoint(family), prompt="x")
     assert outcome.failure is not None
     assert "refused the key in the secret PROVIDER_KEY (401)" in outcome.failure.message
@@ -241,11 +241,11 @@ async def test_a_key_that_is_refused_ends_the_request(bench: Bench, family: str)
 async def test_equal_calls_without_a_list_are_made_at_the_same_time(bench: Bench) -> None:
     server = bench.openai
     server.go.clear()
-    held = [await bench.desk.offer(bench.endpoint("openai"), prompt="x") for _ in range(3)]
+    keys = [await bench.desk.offer(bench.endpoint("openai"), prompt="x") for _ in range(3)]
     await server.at_once(3)
     server.go.set()
-    for each in held:
-        outcome = await bench.desk.rig.outcome(each)
+    for key in keys:
+        outcome = await bench.desk.rig.outcome(key)
         assert outcome.failure is None, outcome.failure
 
 
@@ -253,18 +253,18 @@ async def test_a_replica_that_ends_waits_for_images_that_are_being_made(bench: B
     server, rig = bench.openai, bench.desk.rig
     server.go.clear()
     bench.fal.holds = True
-    made = await bench.desk.offer(bench.endpoint("openai"), prompt="x")
+    key = await bench.desk.offer(bench.endpoint("openai"), prompt="x")
     followed = await bench.desk.offer(bench.endpoint("fal"), prompt="x")
     await server.at_once(1)
     await bench.desk.until(lambda calls: "accepted" in dict(calls), bench.desk.calls)
     closing = asyncio.create_task(rig.replica.aclose())
 
     def handed_back() -> list[LeaseKey]:
-        return [each for each, *_ in rig.port.hand_backs]
+        return [lease_key for lease_key, *_ in rig.port.hand_backs]
 
     await rig.port.until(lambda: followed in handed_back())
     server.go.set()
-    outcome = await rig.outcome(made)
+    outcome = await rig.outcome(key)
     await closing
     assert outcome.failure is None, outcome.failure
     assert handed_back() == [followed]
@@ -330,11 +330,11 @@ async def test_a_schema_says_which_texts_are_files(bench: Bench) -> None:
 async def test_a_paid_output_whose_file_is_gone_is_kept_with_a_warning(bench: Bench) -> None:
     gone = f"{bench.fal.origin}/files/gone.txt"
     bench.fal.outputs = lambda _: {"file": {"url": gone, "file_name": "a.txt"}, "seed": 7}
-    held = await bench.desk.offer(bench.endpoint("fal"), prompt="x")
-    outcome = await bench.desk.rig.outcome(held)
+    key = await bench.desk.offer(bench.endpoint("fal"), prompt="x")
+    outcome = await bench.desk.rig.outcome(key)
     assert outcome.failure is None, outcome.failure
     assert outcome.output == {"file": {"url": gone, "file_name": "a.txt"}, "seed": 7}
-    lines = await bench.desk.rig.lines(held)
+    lines = await bench.desk.rig.lines(key)
     (warning,) = [text for level, text in lines if level == "WARNING"]
     assert "cannot be fetched" in warning
     assert "The output has the provider's URL, which may expire soon." in warning

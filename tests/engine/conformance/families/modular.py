@@ -31,7 +31,7 @@ def sized(side: int = 16, **more: Any) -> Call:
 
 def shown(call: Call, *names: str, **more: Any) -> Call:
     """Arguments of ``call``, and an image under each of ``names``."""
-    return lambda wish: {**call(wish), **{each: inputs.image(wish) for each in names}, **more}
+    return lambda wish: {**call(wish), **{name: inputs.image(wish) for name in names}, **more}
 
 
 def _masked(wish: Wish) -> dict[str, Any]:

@@ -45,16 +45,16 @@ async def test_a_tenants_admin_sees_the_acts_about_its_tenant_only(idle: House) 
     async with idle.client() as operator, await admin_of(idle, "other") as admin:
         await operator.put(PAUSE)
         await operator.get("/v1/requests?tenant=other")
-        made = (await admin.post("/v1/keys", json={"alias": "mine"})).json()
+        created = (await admin.post("/v1/keys", json={"alias": "mine"})).json()
         await operator.post("/v1/keys", json={"alias": "not theirs"})
         acts = (await admin.get("/v1/audit")).json()["acts"]
-        assert [each["action"] for each in acts] == ["key.create", "tenant.read"]
-        assert acts[0]["subject"] == made["key_id"]
+        assert [act["action"] for act in acts] == ["key.create", "tenant.read"]
+        assert acts[0]["subject"] == created["key_id"]
         for path in ("/v1/audit?tenant=default", "/v1/audit/export", "/v1/audit/head"):
             assert (await admin.get(path)).status_code == 403
         seen = (await operator.get("/v1/audit?tenant=other")).json()["acts"]
         expected = ["tenant.read", "key.create", "tenant.read"]  # two different calls
-        assert [each["action"] for each in seen] == expected
+        assert [act["action"] for act in seen] == expected
 
 
 async def test_a_page_of_all_tenants_acts_is_itself_in_the_log(idle: House) -> None:

@@ -133,6 +133,6 @@ async def test_the_call_is_recorded_with_its_key_and_address(method: str, path: 
         answer = await at.request(method, url, **sent)
         assert answer.is_success, answer.text
         acts = await house.queue.operations.audit(limit=500)
-        recorded = [each for each in acts[: len(acts) - before] if each.action == action]
-        assert [each.actor for each in recorded] == [house.key.partition(":")[0]]
-        assert all(each.address for each in recorded)
+        recorded = [act for act in acts[: len(acts) - before] if act.action == action]
+        assert [act.actor for act in recorded] == [house.key.partition(":")[0]]
+        assert all(act.address for act in recorded)

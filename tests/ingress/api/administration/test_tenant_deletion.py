@@ -22,7 +22,7 @@ async def test_a_deletion_disables_at_once_and_shows_its_progress(idle: House) -
         assert (await other.get("/v1/models")).json()["code"] == "tenant_disabled"
         assert (await admin.get(f"{OTHER}/deletion")).json() == begun
         assert (await admin.delete(OTHER)).json() == begun
-        acts = [each.action for each in await idle.queue.operations.audit()]
+        acts = [act.action for act in await idle.queue.operations.audit()]
         assert acts.count("tenant.delete") == 1
 
 

@@ -52,16 +52,16 @@ async def test_an_export_has_requests_files_uploads_usage_keys_webhooks_and_acts
     (request,) = read(content, "requests")
     assert (request["state"], request["input"]["prompt"]) == ("succeeded", "mine")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        made = [archive.read(each["file"]) for each in request["files"]]
-        assert made == [b"my image", b"my image"]  # and its thumbnail
+        contents = [archive.read(file["file"]) for file in request["files"]]
+        assert contents == [b"my image", b"my image"]  # and its thumbnail
         (upload,) = read(content, "uploads")
         assert archive.read(upload["file"]) == b"my upload"
         assert json.loads(archive.read("export.json"))["tenant"] == "default"
     assert names(content)[-1] == "export.json"
-    assert {each["alias"] for each in read(content, "keys")} >= {"made"}
+    assert {key["alias"] for key in read(content, "keys")} >= {"made"}
     assert "secret" not in json.dumps(read(content, "keys"))
-    assert [each["action"] for each in read(content, "audit")] == ["key.create"]
-    assert all(each["tenant"] == "default" for each in read(content, "webhooks"))
+    assert [act["action"] for act in read(content, "audit")] == ["key.create"]
+    assert all(webhook["tenant"] == "default" for webhook in read(content, "webhooks"))
     assert b"their image" not in content
     assert b"theirs" not in content
 
@@ -70,7 +70,7 @@ async def test_files_may_be_left_out(house: House) -> None:
     async with house.client() as client:
         await ended(client, content="my image", artifacts=1, thumbnails=True)
         content = (await client.get(f"{EXPORT}?files=false")).content
-    assert not [each for each in names(content) if each.startswith("files/")]
+    assert not [name for name in names(content) if name.startswith("files/")]
     assert read(content, "requests")[0]["files"]
 
 
@@ -96,7 +96,7 @@ async def test_an_admin_exports_its_own_tenant_only_and_operators_are_recorded(
         assert (await limited.get("/v1/tenants/other/export")).status_code == 403
         assert (await operator.get("/v1/tenants/nobody/export")).status_code == 404
         assert (await operator.get("/v1/tenants/other/export")).status_code == 200
-    acts = [(each.action, each.subject) for each in await idle.queue.operations.audit()]
+    acts = [(act.action, act.subject) for act in await idle.queue.operations.audit()]
     assert acts == [("tenant.read", "other")]
 
 
@@ -148,18 +148,18 @@ async def test_an_export_has_weights_workflows_batches_rules_secrets_and_limits(
     house: House,
 ) -> None:
     scopes = frozenset({API, TENANT_ADMIN})
-    mine, theirs = [str(await house.keys.create(each, scopes=scopes)) for each in ("me", "you")]
+    mine, theirs = [str(await house.keys.create(owner, scopes=scopes)) for owner in ("me", "you")]
     async with house.client(mine) as client, house.client(theirs) as other:
         await made_by(client)
         await made_by(other)
         content = (await client.get("/v1/tenants/me/export")).content
     for name in ("weights", "workflows", "batches", "batch_files", "access_rules", "secrets"):
-        (record, *_) = found = read(content, name)
-        assert all(each.get("tenant", "me") == "me" for each in found), name
+        (record, *_) = records = read(content, name)
+        assert all(row.get("tenant", "me") == "me" for row in records), name
         assert record
     assert read(content, "weights")[0]["source"] == {"hub": "owner/lighthouse", "revision": "main"}
     assert read(content, "workflows")[0]["definition"]
-    assert {each["default"] for each in read(content, "access_rules")} == {"hide"}
+    assert {rule["default"] for rule in read(content, "access_rules")} == {"hide"}
     (secret,) = read(content, "secrets")
     assert secret.keys() == {"name", "changed_at", "changed_by"}
     (tenant,) = read(content, "tenant")

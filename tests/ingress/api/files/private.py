@@ -56,10 +56,10 @@ async def statuses(house: House, url: str) -> dict[str, int]:
     stranger = str(await house.keys.create("stranger"))
     friend = str(await house.keys.create("friend"))
     keys = {"owner": house.weak_key, "reader": weak, "stranger": stranger, "friend": friend}
-    found: dict[str, int] = {}
+    codes: dict[str, int] = {}
     for name, key in keys.items():
         async with house.client(key) as client:
-            found[name] = (await client.get(url)).status_code
+            codes[name] = (await client.get(url)).status_code
     async with without_key(house) as guest:
-        found["guest"] = (await guest.get(url)).status_code
-    return found
+        codes["guest"] = (await guest.get(url)).status_code
+    return codes

@@ -68,8 +68,8 @@ async def test_a_file_that_the_client_has_is_not_sent_again(
     client: httpx.AsyncClient, stored: str
 ) -> None:
     etag = (await client.get(stored)).headers["etag"]
-    for given in (etag, f'"x", {etag}', f"W/{etag}", "*"):
-        assert (await client.get(stored, headers={"If-None-Match": given})).status_code == 304
+    for header in (etag, f'"x", {etag}', f"W/{etag}", "*"):
+        assert (await client.get(stored, headers={"If-None-Match": header})).status_code == 304
     assert (await client.get(stored, headers={"If-None-Match": '"x"'})).status_code == 200
 
 

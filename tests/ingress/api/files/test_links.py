@@ -37,8 +37,8 @@ async def test_a_signed_url_is_valid_as_long_as_was_asked_for() -> None:
         for seconds, statuses in ((3599, [200, 200]), (1, [404, 200]), (1e8, [404, 200])):
             clock.advance(seconds)
             await house.services.files.access.refresh()
-            found = [(await guest.get(each["url"])).status_code for each in (hour, ever)]
-            assert found == statuses
+            codes = [(await guest.get(link["url"])).status_code for link in (hour, ever)]
+            assert codes == statuses
 
 
 async def test_one_url_is_revoked_and_the_others_stay(
@@ -51,7 +51,7 @@ async def test_one_url_is_revoked_and_the_others_stay(
     async with without_key(house) as guest:
         refused = await guest.get(first)
         assert (refused.status_code, "was revoked" in refused.json()["detail"]) == (403, True)
-        assert [(await guest.get(each)).status_code for each in (second, url)] == [200, 200]
+        assert [(await guest.get(address)).status_code for address in (second, url)] == [200, 200]
     again = await client.post(REVOKE, json={"url": first})
     assert again.status_code == 200, "a repeat has no effect"
 
@@ -66,10 +66,10 @@ async def test_all_urls_of_a_file_are_revoked_and_new_ones_are_valid(
         answer = await client.post(REVOKE, json={"path": bare(url)})
         assert (answer.status_code, answer.json()) == (200, {"revoked": "all"})
         async with without_key(house) as guest:
-            assert [(await guest.get(each)).status_code for each in (url, ever)] == [403, 403]
+            assert [(await guest.get(address)).status_code for address in (url, ever)] == [403, 403]
             again = (await client.get(f"/queue/test/probe/requests/{id_}")).json()
             url, ever = again["images"][0]["url"], (await signed(client, url))["url"]
-            assert [(await guest.get(each)).status_code for each in (url, ever)] == [200, 200]
+            assert [(await guest.get(address)).status_code for address in (url, ever)] == [200, 200]
 
 
 async def test_the_url_of_a_result_is_revoked_alone_and_the_next_read_has_another(
@@ -89,7 +89,7 @@ async def test_revocations_are_in_the_audit(house: House, client: httpx.AsyncCli
     await client.post(REVOKE, json={"url": url})
     await client.post(REVOKE, json={"path": url})
     acts = (await client.get("/v1/audit")).json()["acts"]
-    urls = [each["detail"]["urls"] for each in acts if each["action"] == "file.revoke"]
+    urls = [act["detail"]["urls"] for act in acts if act["action"] == "file.revoke"]
     assert urls == ["all", "one"]
 
 
@@ -212,14 +212,14 @@ async def test_a_signed_url_is_in_the_audit_log_with_its_time_and_once_a_minute(
         url = bare(await uploaded(client, lifecycle("hide")))
         for _ in range(2):
             await signed(client, url)
-        made = await signed(client, url, expires_in=60)
+        link = await signed(client, url, expires_in=60)
         clock.advance(61)
         await signed(client, url)
         refused = await client.post(SIGN, json={"path": "/files/p/none/u/none.png"})
         assert refused.status_code in {404, 422}
         acts = (await client.get("/v1/audit")).json()["acts"]
-    found = [each for each in acts if each["action"] == "file.sign"]
-    assert [each["detail"]["expires_in"] for each in found] == [None, 60.0, None]
-    assert {each["subject"] for each in found} == {url.partition("/files/")[2]}
-    assert {each["detail"]["tenant"] for each in found} == {"default"}
-    assert made["url"] not in str(found)
+    entries = [act for act in acts if act["action"] == "file.sign"]
+    assert [entry["detail"]["expires_in"] for entry in entries] == [None, 60.0, None]
+    assert {entry["subject"] for entry in entries} == {url.partition("/files/")[2]}
+    assert {entry["detail"]["tenant"] for entry in entries} == {"default"}
+    assert link["url"] not in str(entries)

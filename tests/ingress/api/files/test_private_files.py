@@ -92,7 +92,9 @@ async def test_a_hidden_file_is_answered_like_one_that_does_not_exist(
             invented = await reader.get("/files/p/AAAAAAAAAAAAAAAAAAAAAA/u/x/a.png")
             hidden = await reader.get(url)
             forged = await reader.get(url, params={"signature": "x"})
-            assert [each.status_code for each in (missing, invented, hidden, forged)] == [404] * 4
+            assert [answer.status_code for answer in (missing, invented, hidden, forged)] == [
+                404
+            ] * 4
             assert missing.text == invented.text == hidden.text == forged.text
 
 
@@ -115,7 +117,7 @@ async def test_an_operator_reads_a_private_file_and_is_in_the_audit(
     async with house.client(key) as operator:
         assert (await operator.get(url)).content == CONTENT
         entries = (await operator.get("/v1/audit", params={"action": "tenant.read"})).json()
-        assert [each["subject"] for each in entries["acts"]] == ["default"]
+        assert [act["subject"] for act in entries["acts"]] == ["default"]
 
 
 async def test_an_upload_token_of_an_operator_reads_the_files_of_its_own_tenant_alone(
@@ -151,10 +153,13 @@ async def test_a_key_of_other_endpoints_does_not_read_files_of_a_request(
     house: House, client: httpx.AsyncClient
 ) -> None:
     _, result = await generated(client, lifecycle("forbid"))
-    made, sent = bare(result["images"][0]["url"]), bare(await uploaded(client, lifecycle("forbid")))
+    output_url, sent = (
+        bare(result["images"][0]["url"]),
+        bare(await uploaded(client, lifecycle("forbid"))),
+    )
     key = str(await house.keys.create("default", scopes=frozenset({API}), endpoints=["test/other"]))
     async with house.client(key) as limited:
-        assert (await limited.get(made)).status_code == 403
+        assert (await limited.get(output_url)).status_code == 403
         assert (await limited.get(sent)).status_code == 200
 
 
@@ -307,7 +312,7 @@ async def test_private_files_are_inputs_of_those_who_may_read_them(
 ) -> None:
     rules = lifecycle("forbid", friend="allow")
     url = await uploaded(client, rules)
-    stranger, friend = [str(await house.keys.create(each)) for each in ("stranger", "friend")]
+    stranger, friend = [str(await house.keys.create(tenant)) for tenant in ("stranger", "friend")]
     cases = [
         (house.weak_key, bare(url), 200),
         (friend, bare(url), 200),
@@ -317,13 +322,13 @@ async def test_private_files_are_inputs_of_those_who_may_read_them(
         (house.weak_key, f"{bare(url)}?signature=x", 200),
         (stranger, url.replace("testserver", "elsewhere").partition("?")[0], 403),
     ]
-    for key, given, status in cases:
+    for key, file_url, status in cases:
         async with house.client(key) as caller:
-            for body in ({"echo": given}, {"echo": {"deep": [{"url": given}]}}):
+            for body in ({"echo": file_url}, {"echo": {"deep": [{"url": file_url}]}}):
                 answer = await caller.post("/queue/test/probe", json=body)
-                assert answer.status_code == status, (given, answer.text)
+                assert answer.status_code == status, (file_url, answer.text)
                 if status != 200:
-                    field = "echo" if body["echo"] == given else "echo.deep.0.url"
+                    field = "echo" if body["echo"] == file_url else "echo.deep.0.url"
                     assert answer.json()["detail"].startswith(f"{field}: ")
 
 
@@ -333,8 +338,8 @@ async def test_a_hidden_input_is_accepted_like_one_that_does_not_exist(
     """Its replica is answered that there is none."""
     url = bare(await uploaded(client, lifecycle("hide")))
     async with house.client(str(await house.keys.create("stranger"))) as stranger:
-        for given in (url, f"{url[:-9]}aaaaa.png"):
-            answer = await stranger.post("/queue/test/probe", json={"echo": given})
+        for file_url in (url, f"{url[:-9]}aaaaa.png"):
+            answer = await stranger.post("/queue/test/probe", json={"echo": file_url})
             assert answer.status_code == 200, answer.text
     token = house.services.files.access.signer.reader_token("stranger", 60)
     async with without_key(house) as replica:
@@ -376,10 +381,12 @@ async def test_the_files_of_a_deleted_request_are_gone(
 async def test_a_private_upload_in_parts_and_by_a_url_works_and_is_deleted_by_its_key(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    said = {"file_name": "a.png", "content_type": "image/png"}
+    fields = {"file_name": "a.png", "content_type": "image/png"}
     for how in ("initiate", "initiate-multipart"):
         place = (
-            await client.post(f"/rest/storage/upload/{how}", json=said, headers=lifecycle("forbid"))
+            await client.post(
+                f"/rest/storage/upload/{how}", json=fields, headers=lifecycle("forbid")
+            )
         ).json()
         async with without_key(house) as guest:
             if how == "initiate":

@@ -17,14 +17,14 @@ async def test_an_operator_sees_what_is_stored_by_kind_and_tenant(tmp_path: Path
             answer = await other.post("/rest/storage/upload/initiate", json={"file_name": "a.png"})
             await other.put(answer.json()["upload_url"], content=b"12345")
         body = (await client.get("/v1/storage")).json()
-    by_tenant = {each["tenant"]: each for each in body["tenants"]}
+    by_tenant = {tenant["tenant"]: tenant for tenant in body["tenants"]}
     assert by_tenant["other"] == {
         "tenant": "other",
         "files": 1,
         "bytes": 5,
         "kinds": [{"kind": "upload", "files": 1, "bytes": 5}],
     }
-    images = next(each for each in body["kinds"] if each["kind"] == "image")
+    images = next(kind for kind in body["kinds"] if kind["kind"] == "image")
     assert images["files"] == 1
     assert by_tenant["default"]["bytes"] >= images["bytes"] > 0
     assert 0 < body["disk"]["free_bytes"] <= body["disk"]["bytes"]

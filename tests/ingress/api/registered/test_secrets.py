@@ -19,9 +19,9 @@ async def test_a_secret_is_set_listed_and_removed_and_its_value_never_shown(
     answers += [await client.get("/v1/secrets"), await client.get("/v1/audit")]
     (listed,) = answers[1].json()["secrets"]
     assert (listed["name"], listed["changed_by"]) == ("FAL_KEY", house.key.partition(":")[0])
-    assert all("sk-secret" not in each.text for each in answers)
-    found = await house.services.secrets.read("default", ["FAL_KEY"])
-    assert found == [Secret("FAL_KEY", "default", "sk-secret")]
+    assert all("sk-secret" not in answer.text for answer in answers)
+    secrets = await house.services.secrets.read("default", ["FAL_KEY"])
+    assert secrets == [Secret("FAL_KEY", "default", "sk-secret")]
     assert (await client.delete(PATH)).status_code == 204
     assert (await client.delete(PATH)).status_code == 404
     assert (await client.get("/v1/secrets")).json()["secrets"] == []
@@ -70,9 +70,11 @@ async def test_only_operators_set_secrets_of_the_installation_and_of_other_tenan
         ours = await operator.put(f"{PATH}?installation=true", json=body)
         assert ours.json()["name"] == "FAL_KEY"
         shown = (await operator.get("/v1/secrets?installation=true")).json()
-        assert [each["name"] for each in shown["secrets"]] == ["FAL_KEY"]
+        assert [secret["name"] for secret in shown["secrets"]] == ["FAL_KEY"]
         assert (await operator.delete(f"{PATH}?tenant=other")).status_code == 204
     assert await house.services.secrets.list("other") == []
-    assert [each.name for each in await house.services.secrets.list(INSTALLATION)] == ["FAL_KEY"]
+    assert [secret.name for secret in await house.services.secrets.list(INSTALLATION)] == [
+        "FAL_KEY"
+    ]
     async with house.client(house.weak_key) as weak:
         assert (await weak.get("/v1/secrets")).status_code == 403

@@ -33,8 +33,10 @@ async def house() -> AsyncIterator[House]:
 def documented(*private: str) -> Catalog:
     """The catalogue with private endpoints."""
     probe = CATALOG.listed(BASE)
-    own = [replace(probe, endpoint=replace(probe.endpoint, id=each)) for each in private]
-    return Catalog({each.endpoint.id: each for each in (*CATALOG, *own)})
+    own = [
+        replace(probe, endpoint=replace(probe.endpoint, id=endpoint_id)) for endpoint_id in private
+    ]
+    return Catalog({model.endpoint.id: model for model in (*CATALOG, *own)})
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ async def test_weights_are_registered_shown_listed_and_removed(
     assert (shown["state"], shown["kind"]) == ("ready", "lora")
     assert shown["files"] == [{"path": "lora.safetensors", "sha256": DIGEST, "size": 100}]
     page = (await client.get("/v1/weights")).json()
-    assert [each["name"] for each in page["weights"]] == ["style"]
+    assert [entry["name"] for entry in page["weights"]] == ["style"]
     assert page["used_bytes"] == 100
     assert (await client.delete("/v1/weights/style")).status_code == 204
     assert (await client.get("/v1/weights/style")).status_code == 404
@@ -101,16 +103,16 @@ async def test_weights_of_another_tenant_do_not_exist(
     async with house.client(house.other_key) as other:
         assert (await other.get("/v1/weights")).json()["weights"] == []
         for name in ("style", "none"):
-            found = await other.get(f"/v1/weights/{name}")
+            response = await other.get(f"/v1/weights/{name}")
             removed = await other.delete(f"/v1/weights/{name}")
             used = await submit(other, loras=[{"path": f"weights:{name}"}])
             pinned = await submit(other, loras=[{"path": f"weights:{name}@{DIGEST}"}])
             theirs = await submit(other, loras=[{"path": f"weights:default/{name}"}])
-            assert (found.status_code, removed.status_code) == (404, 404)
-            for each in (used, pinned, theirs):
-                assert each.status_code == 422
-                assert each.json()["detail"][0]["loc"] == ["body", "loras", 0, "path"]
-                assert f"no registered weights '{name}'" in each.json()["message"]
+            assert (response.status_code, removed.status_code) == (404, 404)
+            for answer in (used, pinned, theirs):
+                assert answer.status_code == 422
+                assert answer.json()["detail"][0]["loc"] == ["body", "loras", 0, "path"]
+                assert f"no registered weights '{name}'" in answer.json()["message"]
         assert await loras(other) == []
 
 
@@ -128,8 +130,8 @@ async def test_a_registered_lora_is_listed_with_its_trigger_words(
 ) -> None:
     await add(client)
     await made_ready(house, **facts)
-    (found,) = await loras(client)
-    assert (found["path"], found["trigger_words"]) == ("weights:style", words)
+    (lora,) = await loras(client)
+    assert (lora["path"], lora["trigger_words"]) == ("weights:style", words)
 
 
 async def test_a_request_is_stored_with_the_digest_of_its_lora(
@@ -180,7 +182,7 @@ async def test_published_weights_are_used_by_their_owners_name(
         assert (await submit(other, loras=[{"path": "weights:default/style"}])).status_code == 200
         (listed,) = (await other.get("/v1/weights")).json()["weights"]
         assert (listed["path"], listed["source"]) == ("weights:default/style", None)
-        assert [each["path"] for each in await loras(other)] == ["weights:default/style"]
+        assert [lora["path"] for lora in await loras(other)] == ["weights:default/style"]
         await client.put("/v1/weights/style/public", json={"public": False})
         assert (await submit(other, loras=[{"path": "weights:default/style"}])).status_code == 422
 
@@ -196,7 +198,7 @@ async def test_pages_go_on_after_published_weights_with_the_name_of_ones_own(
         cursor, paths = "", list[str]()
         for more in (True, False):
             page = (await other.get(f"/v1/weights?limit=1{cursor}")).json()
-            paths += [each["path"] for each in page["weights"]]
+            paths += [entry["path"] for entry in page["weights"]]
             cursor = f"&cursor={page['next_cursor']}"
             assert page["has_more"] is more
         assert paths == ["weights:style", "weights:default/style"]
@@ -220,7 +222,7 @@ async def test_registered_loras_are_listed_before_uploaded_ones(
     await add(client)
     await made_ready(house)
     await upload(client, "later.safetensors", safetensors())
-    assert [each["name"] for each in await loras(client)] == ["style", "later"]
+    assert [lora["name"] for lora in await loras(client)] == ["style", "later"]
 
 
 async def test_the_limit_of_a_list_counts_only_loras(
@@ -230,7 +232,7 @@ async def test_the_limit_of_a_list_counts_only_loras(
     await made_ready(house)
     await add(client, name="waiting")
     await upload(client, "later.safetensors", safetensors())
-    assert [each["name"] for each in await loras(client, "?limit=1")] == ["style"]
+    assert [lora["name"] for lora in await loras(client, "?limit=1")] == ["style"]
 
 
 async def test_a_key_for_other_endpoints_removes_no_weights(
@@ -238,12 +240,12 @@ async def test_a_key_for_other_endpoints_removes_no_weights(
 ) -> None:
     await add(client, endpoint="portraits")
     for patterns in (("test/deep/*",), (BASE,)):  # the last has the base, and not the endpoint
-        made = await house.keys.create("default", endpoints=patterns)
-        async with house.client(str(made)) as limited:
+        key = await house.keys.create("default", endpoints=patterns)
+        async with house.client(str(key)) as limited:
             assert (await limited.delete("/v1/weights/style")).status_code == 403
             assert (await limited.delete("/v1/weights/none")).status_code == 404
-    made = await house.keys.create("default", endpoints=(BASE, "default/*"))
-    async with house.client(str(made)) as limited:
+    key = await house.keys.create("default", endpoints=(BASE, "default/*"))
+    async with house.client(str(key)) as limited:
         assert (await limited.delete("/v1/weights/style")).status_code == 204
 
 
@@ -334,10 +336,10 @@ async def test_a_private_endpoint_is_served_to_its_tenant_alone(
     endpoint = await endpoint_of(house, client)
     assert (await submit(client, endpoint, prompt="x")).status_code == 200
     async with house.client(house.other_key) as other:
-        for wanted in (endpoint, "default/nothing"):
-            refused = await submit(other, wanted, prompt="x")
+        for target in (endpoint, "default/nothing"):
+            refused = await submit(other, target, prompt="x")
             assert refused.status_code == 404
-            assert f"no endpoint `{wanted}`" in refused.json()["message"]
+            assert f"no endpoint `{target}`" in refused.json()["message"]
 
 
 @pytest.mark.variants(1)
@@ -480,17 +482,17 @@ async def test_a_price_of_the_base_is_that_of_its_private_endpoints(
 
 
 async def test_a_private_endpoint_has_the_limits_of_its_base_or_its_own() -> None:
-    one, two = {"max_waiting": 1}, {"max_waiting": 2}
-    endpoints = {BASE: one, "default/other": two}
+    base_limit, two = {"max_waiting": 1}, {"max_waiting": 2}
+    endpoints = {BASE: base_limit, "default/other": two}
     known = documented("default/portraits", "default/other")
-    given: dict[str, Any] = {"models": MODELS, "documented": known, "endpoint_limits": endpoints}
-    async with built(replica=False, **given) as house:
+    settings: dict[str, Any] = {"models": MODELS, "documented": known, "endpoint_limits": endpoints}
+    async with built(replica=False, **settings) as house:
         async with house.client() as client:
             for name, most in (("portraits", 1), ("other", 2)):
                 await add(client, name, endpoint=name)
                 await made_ready(house)
                 sent = [await submit(client, f"default/{name}", seed=n) for n in range(3)]
-                statuses = [each.status_code for each in sent]
+                statuses = [answer.status_code for answer in sent]
                 assert statuses == [200] * most + [429] * (3 - most), sent[-1].text
             assert (await submit(client, seed=1)).status_code == 200  # of the base itself
 

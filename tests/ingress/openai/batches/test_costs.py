@@ -43,8 +43,8 @@ async def begun(
 
 def runs(*inputs: Mapping[str, Any], endpoint: str = IMAGES) -> bytes:
     rows: Sequence[Mapping[str, Any]] = [
-        {"custom_id": f"{n}", "method": "POST", "url": f"/run/{endpoint}", "body": each}
-        for n, each in enumerate(inputs)
+        {"custom_id": f"{n}", "method": "POST", "url": f"/run/{endpoint}", "body": body}
+        for n, body in enumerate(inputs)
     ]
     return "\n".join(map(json.dumps, rows)).encode()
 

@@ -36,16 +36,16 @@ async def ways_in(house: House, key: str, file: str, upload: str) -> dict[str, i
             *(f"{FILES}/{file}", f"{FILES}/{file}/content", f"{REPLICATE}/{upload}"),
             *(f"{VIEW}{upload}", f"{VIEW}{name}", f"/files/{upload}"),
         ]
-        found = {each: (await client.get(each)).status_code for each in gets}
+        codes = {url: (await client.get(url)).status_code for url in gets}
         signed = await client.post("/v1/files/sign", json={"path": f"/files/{upload}"})
-        return found | {"sign": signed.status_code}
+        return codes | {"sign": signed.status_code}
 
 
 async def listed(house: House, key: str) -> tuple[list[str], list[str]]:
     """Ids in OpenAI's list, and keys in Replicate's."""
     async with house.client(key) as client:
-        ids = [each["id"] for each in (await client.get(FILES)).json()["data"]]
-        return ids, [each["id"] for each in (await client.get(REPLICATE)).json()["results"]]
+        ids = [entry["id"] for entry in (await client.get(FILES)).json()["data"]]
+        return ids, [result["id"] for result in (await client.get(REPLICATE)).json()["results"]]
 
 
 async def test_a_limited_key_gets_at_outputs_of_other_keys_batches_in_no_way(
@@ -59,8 +59,8 @@ async def test_a_limited_key_gets_at_outputs_of_other_keys_batches_in_no_way(
     assert file not in ids
     assert upload not in keys
     async with private.client(limited) as client:
-        for each in (f"{FILES}/{file}", f"{REPLICATE}/{upload}", f"{UPLOADS}/{upload}"):
-            assert (await client.delete(each)).status_code == 404, each
+        for url in (f"{FILES}/{file}", f"{REPLICATE}/{upload}", f"{UPLOADS}/{upload}"):
+            assert (await client.delete(url)).status_code == 404, url
     assert upload in private.storage.objects
 
 
@@ -94,6 +94,6 @@ async def test_a_file_that_a_batch_reads_is_deleted_in_no_way_before_the_batch_h
         assert refused.status_code == 400
         assert f"/openai/v1/batches/{batch}/cancel" in refused.text
         await run(private, batch, BatchWorker(private.services))
-        assert [each["error"] for each in await results(private, batch)] == [None, None]
+        assert [result["error"] for result in await results(private, batch)] == [None, None]
         assert (await client.delete(path)).status_code in (200, 204)
     assert stored.input_key not in private.storage.objects

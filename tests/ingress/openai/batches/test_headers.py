@@ -55,8 +55,8 @@ async def test_access_rules_of_a_batch_are_those_of_the_files_of_its_lines_and_o
     house: House,
 ) -> None:
     batch = await run_with(house, lifecycle("forbid", friend="allow"))
-    found = await results(house, batch)
-    urls = [each["response"]["body"]["data"][0]["url"] for each in found]
+    outcomes = await results(house, batch)
+    urls = [outcome["response"]["body"]["data"][0]["url"] for outcome in outcomes]
     assert len(urls) == 2
     for url in urls:
         of_readers = await statuses(house, bare(url))
@@ -75,7 +75,7 @@ async def test_access_rules_of_a_batch_are_those_of_the_files_of_its_lines_and_o
 
 
 async def test_what_is_said_of_storing_and_retries_holds_for_each_line(house: House) -> None:
-    given = {
+    headers = {
         "X-Fal-Store-IO": "0",
         ACL: json.dumps({"expiration_duration_seconds": 3600}),
         "X-Darkroom-Deterministic": "1",
@@ -83,13 +83,17 @@ async def test_what_is_said_of_storing_and_retries_holds_for_each_line(house: Ho
         "X-Fal-Queue-Priority": "normal",
         "X-Fal-Runner-Hint": "x",
     }
-    await run_with(house, given)
-    made = requests_of(house)
-    assert len(made) == 2
-    assert all(each.forgetting is not None for each in made), "its input and outcome are erased"
-    assert house.lifecycles.kept_s == {each.id: 3600 for each in made}
-    assert {(each.alone, each.retries_left) for each in made} == {(True, Retries())}
-    assert {each.priority for each in made} == {Priority.LOW}, "batches run while nothing waits"
+    await run_with(house, headers)
+    submitted = requests_of(house)
+    assert len(submitted) == 2
+    assert all(request.forgetting is not None for request in submitted), (
+        "its input and outcome are erased"
+    )
+    assert house.lifecycles.kept_s == {request.id: 3600 for request in submitted}
+    assert {(request.alone, request.retries_left) for request in submitted} == {(True, Retries())}
+    assert {request.priority for request in submitted} == {Priority.LOW}, (
+        "batches run while nothing waits"
+    )
 
 
 async def test_a_bucket_of_the_client_is_refused(house: House) -> None:

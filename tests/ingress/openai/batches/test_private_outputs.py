@@ -62,7 +62,7 @@ async def test_only_urls_of_the_tenants_own_private_files_are_signed_again() -> 
         access = house.services.files.access
         assert await access.signed_again(body, "default") == body
         own: list[str] = json.loads(await access.signed_again(body, "other"))
-        assert ["signature=" in each for each in own] == [True, False, True, False, False]
+        assert ["signature=" in url for url in own] == [True, False, True, False, False]
 
 
 async def test_urls_are_found_however_an_output_file_is_cut() -> None:
@@ -77,7 +77,7 @@ async def test_urls_are_found_however_an_output_file_is_cut() -> None:
                 for at in range(0, len(content), size):
                     yield content[at : at + size]
 
-            pieces = [each async for each in signed_again(access, "default", chunks())]
-            found: dict[str, Any] = json.loads(b"".join(pieces))
-            for each in (found["a"], found["b"][1]):
-                assert each == result["images"][0]["url"]
+            pieces = [piece async for piece in signed_again(access, "default", chunks())]
+            document: dict[str, Any] = json.loads(b"".join(pieces))
+            for file_url in (document["a"], document["b"][1]):
+                assert file_url == result["images"][0]["url"]

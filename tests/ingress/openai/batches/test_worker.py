@@ -40,18 +40,18 @@ class Mortal:
         self._inner, self._calls, self._dies_at, self._after = inner, calls, dies_at, after
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
+        attribute = getattr(self._inner, name)
         if name == "work":
-            return Mortal(found, self._calls, self._dies_at, after=self._after)
-        if not asyncio.iscoroutinefunction(found):
-            return found
+            return Mortal(attribute, self._calls, self._dies_at, after=self._after)
+        if not asyncio.iscoroutinefunction(attribute):
+            return attribute
 
         async def call(*args: Any, **more: Any) -> Any:
             self._calls.append(name)
             dies = len(self._calls) == self._dies_at
             if dies and not self._after:
                 raise Killed
-            answer = await found(*args, **more)
+            answer = await attribute(*args, **more)
             if dies:
                 raise Killed
             return answer
@@ -88,13 +88,13 @@ async def shown(house: House, batch: str) -> dict[str, Any]:
 
 
 async def results(house: House, batch: str) -> list[dict[str, Any]]:
-    known, found = await shown(house, batch), list[dict[str, Any]]()
+    known, answers = await shown(house, batch), list[dict[str, Any]]()
     async with house.client() as client:
         for file in (known["output_file_id"], known["error_file_id"]):
             if file is not None:
                 text = (await client.get(f"{FILES}/{file}/content")).raise_for_status().text
-                found += map(json.loads, text.splitlines())
-    return found
+                answers += map(json.loads, text.splitlines())
+    return answers
 
 
 async def run(house: House, batch: str, worker: BatchWorker | None = None) -> dict[str, Any]:
@@ -133,7 +133,7 @@ async def test_a_crash_at_any_call_repeats_no_line_and_loses_none(
     count, dies_at, deaths = 3, 0, 0
     while True:
         dies_at += 1
-        before = {each.id for each in requests_of(house)}
+        before = {request.id for request in requests_of(house)}
         batch = await begun(house, lines(count))
         calls: list[str] = []
         mortal = Mortal(house.queue, calls, dies_at, after=after)
@@ -145,12 +145,12 @@ async def test_a_crash_at_any_call_repeats_no_line_and_loses_none(
         except Killed:
             deaths += 1
             known = await run(house, batch)
-        new = [each for each in requests_of(house) if each.id not in before]
+        new = [request for request in requests_of(house) if request.id not in before]
         what = f"died {'after' if after else 'before'} call {dies_at}, {calls[-1:]}"
         assert known["status"] == "completed", what
         assert known["request_counts"] == {"total": count, "completed": count, "failed": 0}, what
-        found = [each["custom_id"] for each in await results(house, batch)]
-        assert sorted(found) == [f"line {n}" for n in range(count)], what
+        custom_ids = [result["custom_id"] for result in await results(house, batch)]
+        assert sorted(custom_ids) == [f"line {n}" for n in range(count)], what
         assert len(new) == count, what
         files = await house.queue.batches.files.written_by(batch)
         if len(calls) < dies_at:  # it lived to the end
@@ -173,7 +173,7 @@ async def test_two_workers_at_once_repeat_no_line(house: House) -> None:
     batch = await begun(house, lines(40))
     workers = [BatchWorker(house.services) for _ in range(3)]
     ended = await asyncio.gather(*(run(house, batch, each) for each in workers))
-    assert {each["status"] for each in ended} == {"completed"}
+    assert {document["status"] for document in ended} == {"completed"}
     assert len(requests_of(house)) == 40
     assert len(await results(house, batch)) == 40
     assert len(await house.queue.batches.files.written_by(batch)) == 1
@@ -187,7 +187,7 @@ async def test_a_batch_fills_only_what_is_idle(idle: House) -> None:
         await worker.advance()
     queued = requests_of(idle)
     assert len(queued) == module.LEAST_QUEUED
-    assert {each.priority for each in queued} == {Priority.LOW}
+    assert {request.priority for request in queued} == {Priority.LOW}
     assert (await shown(idle, batch))["request_counts"]["total"] == 100
 
 
@@ -231,7 +231,9 @@ async def test_the_lines_of_a_revoked_key_are_errors(house: House) -> None:
     await house.keys.revoke(house.weak_key.partition(":")[0])
     known = await run(house, batch)
     assert known["request_counts"] == {"total": 5, "completed": 0, "failed": 5}
-    assert {each["error"]["code"] for each in await results(house, batch)} == {"unauthenticated"}
+    assert {result["error"]["code"] for result in await results(house, batch)} == {
+        "unauthenticated"
+    }
 
 
 async def test_a_deleted_request_is_an_error_of_its_line(idle: House) -> None:
@@ -240,12 +242,12 @@ async def test_a_deleted_request_is_an_error_of_its_line(idle: House) -> None:
     await worker.validate()
     await worker.advance()
     gone, kept = requests_of(idle)
-    for each in (gone, kept):
-        await idle.queue.cancel(each.tenant, each.id)
+    for request in (gone, kept):
+        await idle.queue.cancel(request.tenant, request.id)
     await idle.queue.delete(gone.tenant, gone.id)
     known = await run(idle, batch, worker)
     assert known["request_counts"]["failed"] == 2
-    codes = [each["error"]["code"] for each in await results(idle, batch)]
+    codes = [result["error"]["code"] for result in await results(idle, batch)]
     assert codes == ["request_deleted", "cancelled"]
 
 
@@ -259,10 +261,10 @@ async def test_a_deleted_input_file_is_an_error_of_the_lines_that_were_not_read(
     stored = await idle.queue.batches.work.find(batch)
     assert stored is not None
     await idle.storage.delete([stored.input_key])
-    for each in requests_of(idle):
-        await idle.queue.cancel(each.tenant, each.id)
+    for request in requests_of(idle):
+        await idle.queue.cancel(request.tenant, request.id)
     await run(idle, batch, worker)
-    codes = [each["error"]["code"] for each in await results(idle, batch)]
+    codes = [result["error"]["code"] for result in await results(idle, batch)]
     assert sorted(codes) == ["artifact_not_found"] * 2 + ["cancelled"] * module.LEAST_QUEUED
 
 
@@ -275,8 +277,8 @@ async def test_cancelling_cancels_what_waits(idle: House) -> None:
         (await client.post(f"{BATCHES}/{batch}/cancel")).raise_for_status()
     known = await run(idle, batch, worker)
     assert (known["status"], known["request_counts"]["failed"]) == ("cancelled", 50)
-    assert {each.state for each in requests_of(idle)} == {State.CANCELLED}
-    codes = {each["error"]["code"] for each in await results(idle, batch)}
+    assert {request.state for request in requests_of(idle)} == {State.CANCELLED}
+    codes = {result["error"]["code"] for result in await results(idle, batch)}
     assert codes == {"batch_cancelled"}
 
 
@@ -303,10 +305,10 @@ async def test_openais_client_lists_all_batches_of_a_limited_key_between_those_o
         idle.client() as http,
         openai.AsyncOpenAI(base_url=f"{ORIGIN}/openai/v1", api_key=limited, http_client=http) as ai,
     ):
-        listed = [each.id async for each in ai.batches.list(limit=1)]
+        listed = [batch.id async for batch in ai.batches.list(limit=1)]
         page = await ai.batches.list(limit=3)
     assert listed == own[::-1]
-    assert ([each.id for each in page.data], page.has_more) == (own[::-1], False)
+    assert ([batch.id for batch in page.data], page.has_more) == (own[::-1], False)
 
 
 @pytest.mark.parametrize("takes_urls", [True, False])
@@ -330,10 +332,10 @@ async def test_a_batch_whose_results_are_too_large_for_storage_ends(
     monkeypatch.setattr(house.storage, "put", small)
     known = await run(house, batch, worker)
     assert (known["status"], known["request_counts"]["completed"]) == ("completed", 3)
-    found = await results(house, batch)
-    assert len(found) == (3 if takes_urls else 0)
-    for each in found:
-        (image,) = each["response"]["body"]["data"]
+    outcomes = await results(house, batch)
+    assert len(outcomes) == (3 if takes_urls else 0)
+    for outcome in outcomes:
+        (image,) = outcome["response"]["body"]["data"]
         key = image.pop("url").removeprefix(f"{ORIGIN}/files/")
         assert image == {}
         assert await house.storage.size(key) > 0
@@ -356,10 +358,13 @@ async def test_lines_are_found_however_the_file_is_cut() -> None:
             for at in range(0, len(content), size):
                 yield content[at : at + size]
 
-        found = [each async for piece in split(chunks(), 100) for each in piece]
-        assert [each.line for each in found] == [1, 4, 5]
-        for each in found:
-            assert content[each.start : each.start + len(each.content)] == each.content
+        batch_lines = [line async for piece in split(chunks(), 100) for line in piece]
+        assert [line.line for line in batch_lines] == [1, 4, 5]
+        for batch_line in batch_lines:
+            assert (
+                content[batch_line.start : batch_line.start + len(batch_line.content)]
+                == batch_line.content
+            )
 
 
 async def test_a_file_without_a_newline_is_not_read_into_memory() -> None:
@@ -374,7 +379,7 @@ async def test_a_file_without_a_newline_is_not_read_into_memory() -> None:
     check = FileCheck(GENERATIONS, max_line=5000)
     async for piece in split(chunks(), check.max_line):
         await check.check(piece)
-    assert [(each.code, each.line) for each in check.errors] == [("line_too_long", 1)]
+    assert [(error.code, error.line) for error in check.errors] == [("line_too_long", 1)]
     assert read < 10
 
 
@@ -389,7 +394,7 @@ async def test_a_file_has_a_limit_of_lines() -> None:
     async for piece in split(chunks(), check.max_line):
         await check.check(piece)
     check.end()
-    assert [each.code for each in check.errors] == ["too_many_lines"]
+    assert [error.code for error in check.errors] == ["too_many_lines"]
 
 
 async def test_one_webhook_comes_at_the_end_and_openais_client_verifies_it() -> None:

@@ -61,13 +61,13 @@ class Painter(BasePredictor):
 
 class Frames(BasePredictor):
     def predict(self, count: int) -> list[Path]:
-        made = []
+        paths = []
         for number in range(count):
             # The first ones are the largest, so that their uploads would end last.
             path = Path(f"frame.{number}.txt")
             path.write_text(f"{number} " + "x" * 1000 * (count - number))
-            made.append(path)
-        return made
+            paths.append(path)
+        return paths
 
 
 class Writer(BaseRunner):
@@ -101,7 +101,7 @@ class Report(BaseModel):
 class Reporter(BasePredictor):
     def predict(self, files: list[Path], old: File, key: Secret) -> Report:
         picture = Path("picture.jpg")
-        picture.write_bytes(b"".join(each.read_bytes() for each in files) + old.read())
+        picture.write_bytes(b"".join(file.read_bytes() for file in files) + old.read())
         title = f"{key} {key.get_secret_value()}"
         return Report(title=title, tags=["a", "b"], picture=picture, nothing=None)
 

@@ -155,7 +155,7 @@ class Server:
 
     async def change_queue(self, request: web.Request) -> web.Response:
         gone = (await request.json()).get("delete", [])
-        self.queue = [each for each in self.queue if each[0] not in gone]
+        self.queue = [job for job in self.queue if job[0] not in gone]
         return web.Response()
 
     async def get_history(self, request: web.Request) -> web.Response:
@@ -210,11 +210,11 @@ class Server:
 
         await tell("execution_start")
         status, node = "success", ""
-        made: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         try:
             for node in ordered(graph):
                 await self.send(client, "executing", {"node": node, "prompt_id": id_})
-                await self.run_node(id_, graph, node, made, outputs, client)
+                await self.run_node(id_, graph, node, results, outputs, client)
         except Interrupted:
             status = "error"
             await tell("execution_interrupted", node_id=node)
@@ -251,31 +251,31 @@ class Server:
         outputs: dict[str, Any],
         client: str,
     ) -> None:
-        given = {
+        values = {
             name: made[value[0]] if isinstance(value, list) else value
             for name, value in graph[node]["inputs"].items()
         }
         match graph[node]["class_type"]:
             case "EmptyImage":
-                size = (given["width"], given["height"])
-                color = "#" + format(given["color"], "06x")
-                made[node] = [Image.new("RGB", size, color)] * given["batch_size"]
+                size = (values["width"], values["height"])
+                color = "#" + format(values["color"], "06x")
+                made[node] = [Image.new("RGB", size, color)] * values["batch_size"]
             case "LoadImage":
-                with Image.open(self.folders["input"] / given["image"]) as opened:
+                with Image.open(self.folders["input"] / values["image"]) as opened:
                     made[node] = [opened.convert("RGB")]
             case "ImageInvert":
-                made[node] = [ImageOps.invert(each) for each in given["image"]]
+                made[node] = [ImageOps.invert(image) for image in values["image"]]
             case "TestSteps":
-                made[node] = [await self.steps(id_, node, given, client)]
+                made[node] = [await self.steps(id_, node, values, client)]
             case "SaveImageWebsocket":
-                for number, each in enumerate(given["images"]):
-                    data = {"value": number, "max": len(given["images"]), "node": node}
+                for number, preview in enumerate(values["images"]):
+                    data = {"value": number, "max": len(values["images"]), "node": node}
                     await self.send(client, "progress", {**data, "prompt_id": id_})
-                    await self.show(client, each, "PNG")
+                    await self.show(client, preview, "PNG")
             case kind:
-                prefix = given.get("filename_prefix", "ComfyUI_temp")
+                prefix = values.get("filename_prefix", "ComfyUI_temp")
                 where = "temp" if kind == "PreviewImage" else "output"
-                saved = [self.save(each, where, prefix) for each in given["images"]]
+                saved = [self.save(image, where, prefix) for image in values["images"]]
                 outputs[node] = {"images": saved}
                 data = {"node": node, "output": outputs[node], "prompt_id": id_}
                 await self.send(client, "executed", data)
@@ -337,26 +337,26 @@ def ordered(graph: dict[str, Any]) -> list[str]:
 
 
 def validate(graph: Any, inputs: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    for node, each in graph.items():
-        if each["class_type"] not in CLASSES:
-            message = f"Cannot execute because node {each['class_type']} does not exist."
+    for node, definition in graph.items():
+        if definition["class_type"] not in CLASSES:
+            message = f"Cannot execute because node {definition['class_type']} does not exist."
             details = f"Node ID '#{node}'"
             return {"type": "invalid_prompt", "message": message, "details": details}, {}
     errors: dict[str, Any] = {}
-    for node, each in graph.items():
-        found = []
-        for name, spec in CLASSES[each["class_type"]]["input"]["required"].items():
-            value = each["inputs"].get(name)
+    for node, definition in graph.items():
+        problems = []
+        for name, spec in CLASSES[definition["class_type"]]["input"]["required"].items():
+            value = definition["inputs"].get(name)
             problem = _problem(name, spec, value, inputs)
             if problem:
-                found.append({**problem, "extra_info": {"input_name": name}})
-        if found:
-            errors[node] = {"errors": found, "class_type": each["class_type"]}
+                problems.append({**problem, "extra_info": {"input_name": name}})
+        if problems:
+            errors[node] = {"errors": problems, "class_type": definition["class_type"]}
     if errors:
         message = "Prompt outputs failed validation"
         kind = "prompt_outputs_failed_validation"
         return {"type": kind, "message": message, "details": ""}, errors
-    if not any(CLASSES[each["class_type"]].get("output_node") for each in graph.values()):
+    if not any(CLASSES[entry["class_type"]].get("output_node") for entry in graph.values()):
         return {"type": "prompt_no_outputs", "message": "Prompt has no outputs", "details": ""}, {}
     return None, {}
 
@@ -380,19 +380,19 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     parser.add_argument("--listen")
-    for each in ("input", "output", "temp"):
-        parser.add_argument(f"--{each}-directory", type=Path)
-    given, _ = parser.parse_known_args()
+    for folder in ("input", "output", "temp"):
+        parser.add_argument(f"--{folder}-directory", type=Path)
+    options, _ = parser.parse_known_args()
     server = Server(
         {
-            "input": given.input_directory,
-            "output": given.output_directory,
-            "temp": given.temp_directory / "temp",
+            "input": options.input_directory,
+            "output": options.output_directory,
+            "temp": options.temp_directory / "temp",
         }
     )
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, given.listen, given.port).start()
+    await web.TCPSite(runner, options.listen, options.port).start()
     await server.work()
 
 
