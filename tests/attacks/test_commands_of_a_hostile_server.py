@@ -76,7 +76,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             patch.setattr(cli_client, "MOST_FILE_BYTES", 2_000_000)
             patch.setattr(cli_client, "PAUSES_S", (0.0,))
             context = ssl.create_default_context()  # to make one takes longer than a command
-            patch.setattr(cli_client, "_trusted", lambda _: context)
+            patch.setattr(cli_client, "_certificate_authorities", lambda _: context)
             yield Rig(server, other, [*commands(address)], folder)
 
 

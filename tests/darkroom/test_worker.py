@@ -213,7 +213,16 @@ def test_a_call_that_is_not_there_can_be_cancelled(worker: Peer) -> None:
     ("how", "error"),
     [
         ("app", {"kind": "failed", "message": "Too busy.", "retry": True}),
-        ("field", {"kind": "invalid", "field": "how", "message": "Not this one."}),
+        (
+            "field",
+            {
+                "kind": "invalid",
+                "field": "how",
+                "message": "Not this one.",
+                "type": "value_error",
+                "context": None,
+            },
+        ),
         ("exit", {"kind": "failed", "message": "SystemExit: a library ends (tester.py, line 50)"}),
         (
             "library",

@@ -169,7 +169,7 @@ async def test_other_names_are_passed_on_untouched(monkeypatch: pytest.MonkeyPat
             reached.append((host, port))
             return await asyncio.open_connection(*here)
 
-        monkeypatch.setattr(connect_proxy, "_connected", connected)
+        monkeypatch.setattr(connect_proxy, "_connect", connected)
         async with proxy(resolve=names) as running, client(running) as caller:
             assert (await caller.ask("pypi.example.org:443"))[0] == 200
             caller.writer.write(b"x" * 300_000)
