@@ -14,7 +14,14 @@ from deployments.replica.failures import PrintedLines, as_failure
 from deployments.replica.poller import SlotQueue
 from deployments.replica.timeline import WAITING
 from deployments.transfer.uploader import StorageRetry
-from serve_app.domain.errors import TOO_LATE, Cancelled, DarkroomError, Expired, ReplicaDied
+from serve_app.domain.errors import (
+    TOO_LATE,
+    Cancelled,
+    DarkroomError,
+    Expired,
+    InvalidInput,
+    ReplicaDied,
+)
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock
@@ -192,7 +199,9 @@ class Attempt(ABC):
                     error = Expired(TOO_LATE)
                 case _:
                     pass
-        if not isinstance(error, (Cancelled, Expired)):
+        if isinstance(error, InvalidInput):  # where it was raised says nothing
+            log.info("The input was refused: %s", error.message)
+        elif not isinstance(error, (Cancelled, Expired)):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deployments.engine.loop.generation import Generation, GenerationRequest
+from serve_app.domain.errors import InvalidInput
 from serve_app.domain.progress import Progress
 from serve_app.telemetry.logs import JsonFormatter, request_id
 from tests.deployments.conftest import MakeRig
@@ -40,6 +41,13 @@ class ToldFamily(ProbeFamily):
     def deliver(self, *arguments: Any, **named: Any) -> Any:
         log.info("It delivers.")
         return super().deliver(*arguments, **named)
+
+
+class Refusing(ProbeFamily):
+    """Knows what only a model can know of an input."""
+
+    def prepare(self, *arguments: Any, **named: Any) -> Any:
+        raise InvalidInput.of_field("prompt", "no such word")
 
 
 class Lines(logging.Handler):
@@ -104,6 +112,18 @@ async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_lo
     assert lines.about("The attempt failed.") == {"bad"}
     (first,) = lines.about("It loads.")
     assert lines.about("Loading ") == lines.about("Loaded ") == {first}
+
+
+async def test_an_input_that_is_refused_is_a_line_without_the_code(
+    make_rig: MakeRig, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = await make_rig(probe=f"{__name__}:Refusing")
+    outcome = await rig.outcome(rig.offer("bad"))
+    await rig.replica.aclose()
+    assert outcome.failure is not None
+    assert (outcome.failure.code, outcome.failure.field) == ("invalid_input", "prompt")
+    assert lines.about("The input was refused: prompt: no such word") == {"bad"}
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_json_lines_of_a_replica_name_the_tenant_and_the_endpoint_on_every_thread(
