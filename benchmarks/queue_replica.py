@@ -96,6 +96,8 @@ class NoTerms:
 
 
 class NoDeaths:
+    cluster = "benchmark"
+
     async def dead(self, actor_ids: Sequence[str]) -> Mapping[str, Death]:
         del actor_ids
         return {}
