@@ -181,16 +181,12 @@ class Image(File):
         times height; None: 50 megapixels. Raises ``InvalidField`` naming the field of the input if
         the file cannot be read as an image. The app's environment must have Pillow 10.3 or later.
         """
-        from darkroom.images import MAX_PIXELS, read_alpha, read_image  # noqa: PLC0415
+        from darkroom.images import MAX_PIXELS, read_image, read_transparent  # noqa: PLC0415
 
         most = MAX_PIXELS if most_pixels is None else most_pixels
+        read = read_image if mode == "RGB" else read_transparent
         with self._reading() as file:
-            image = read_image(file, most_pixels=most, on_white=mode == "RGB")
-            if mode == "RGBA":
-                file.seek(0)
-                alpha = read_alpha(file, most_pixels=most)
-                image.putalpha(255 if alpha is None else alpha)
-            return image
+            return read(file, most_pixels=most)
 
     def open_mask(self) -> PilImage:
         """The image as a mask, in mode L: white is selected. Strokes on nothing are selected as far

@@ -92,6 +92,14 @@ def read_image(
         return _flat(image, on_white=on_white)
 
 
+def read_transparent(file: BinaryIO, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image as RGBA. Raises ``ImageError``."""
+    with _open_image(file, most_pixels=most_pixels) as image:
+        colours, alpha = _colours_and_alpha(image)
+    colours.putalpha(255 if alpha is None else alpha)
+    return colours
+
+
 def read_alpha(file: BinaryIO, *, most_pixels: int = MAX_PIXELS) -> Image.Image | None:
     """Decode the alpha channel of an image as L. None if it has none. Raises ``ImageError``."""
     with _open_image(file, most_pixels=most_pixels) as image:
@@ -305,13 +313,18 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _flat(image: Image.Image, *, on_white: bool = True) -> Image.Image:
     """An opened image as RGB."""
+    colours, alpha = _colours_and_alpha(image)
+    return colours if alpha is None or not on_white else put_on_white(colours, alpha)
+
+
+def _colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colours of an opened image as RGB, and its alpha channel, if it has any."""
     upright = _upright(image)
     alpha = None
     if upright.has_transparency_data:
         upright = upright.convert("LA" if upright.mode in _FROM["L"] else "RGBA")
         alpha = upright.getchannel("A")
-    colours = _in_srgb(upright, image.info.get("icc_profile"))
-    return colours if alpha is None or not on_white else put_on_white(colours, alpha)
+    return _in_srgb(upright, image.info.get("icc_profile")), alpha
 
 
 def put_on_white(colours: Image.Image, alpha: Image.Image) -> Image.Image:
