@@ -99,10 +99,10 @@ class EndpointMethod:
     description: str = ""
     wrap: str = ""  # key that the output is sent under, because it is no object of its own
 
-    def arguments(self, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, fields: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of the method. Raises pydantic's ``ValidationError``."""
         with input_files():
-            model = self.model.model_validate(given)
+            model = self.model.model_validate(fields)
         if not self.unpacked:
             return (model,), {}
         return (), {name: getattr(model, name) for name in self.model.model_fields}
@@ -247,13 +247,15 @@ def _unwrap_stream(where: str, returned: Any) -> tuple[Any, bool]:
     return returned, False
 
 
-def _model(name: str, given: Sequence[inspect.Parameter], hints: dict[str, Any]) -> type[BaseModel]:
+def _model(
+    name: str, parameters: Sequence[inspect.Parameter], hints: dict[str, Any]
+) -> type[BaseModel]:
     fields: dict[str, Any] = {
         parameter.name: (
             hints[parameter.name],
             ... if parameter.default is parameter.empty else parameter.default,
         )
-        for parameter in given
+        for parameter in parameters
     }
     model_name = "".join(part.capitalize() for part in name.split("_")) + "Input"
     with warnings.catch_warnings():

@@ -47,7 +47,7 @@ def is_async(method: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
-def run(app: App, path: str = "/", **given: Any) -> dict[str, Any]:
+def run(app: App, path: str = "/", **fields: Any) -> dict[str, Any]:
     """Call an endpoint in this process, as a test does. Returns what clients get, with paths in
     place of URLs: ``run(app, "/", prompt="a cat")``.
 
@@ -57,7 +57,7 @@ def run(app: App, path: str = "/", **given: Any) -> dict[str, Any]:
     if (method := methods.get(path)) is None:
         known = ", ".join(methods)
         raise AppError(f"{type(app).__name__} has no endpoint {path}; it has {known}.")
-    args, kwargs = method.arguments(given)
+    args, kwargs = method.arguments(fields)
     bound, call = getattr(app, method.name), Call()
     context = context_of(call)
     if is_async(bound):
@@ -74,9 +74,9 @@ def nothing_yielded(method: EndpointMethod) -> str:
     return f"{method.name} yielded nothing, so there is no result."
 
 
-async def _last(made: AsyncIterator[Any]) -> Any:
+async def _last(outputs: AsyncIterator[Any]) -> Any:
     last: Any = END
-    async for last in made:  # noqa: B007  # the last value is the result
+    async for last in outputs:  # noqa: B007  # the last value is the result
         pass
     return last
 

@@ -173,15 +173,15 @@ class Worker:
             return async_values(bound, args, kwargs)
         return self._in_threads(values(bound, args, kwargs, call))
 
-    async def _in_threads(self, made: Generator[Any]) -> AsyncGenerator[Any]:
+    async def _in_threads(self, generator: Generator[Any]) -> AsyncGenerator[Any]:
         """Values of a generator whose steps run in threads, all of them in this task's context."""
         context, loop, threads = copy_context(), self._loop, self._threads
-        following = partial(context.run, next, made, END)
+        following = partial(context.run, next, generator, END)
         try:
             while (value := await loop.run_in_executor(threads, following)) is not END:
                 yield value
         finally:
-            await loop.run_in_executor(threads, context.run, made.close)
+            await loop.run_in_executor(threads, context.run, generator.close)
 
     def _end_logs(self, id_: str) -> None:
         for log in self.logs:

@@ -95,31 +95,31 @@ class Background(darkroom.App):
         return self.networks[weights]
 
     @darkroom.endpoint("/")
-    def remove(self, given: Input) -> Output:
+    def remove(self, fields: Input) -> Output:
         """Remove the background of an image."""
-        return self.removed(given, mask_only=False)
+        return self.removed(fields, mask_only=False)
 
     @darkroom.endpoint("/v2")
-    def remove_v2(self, given: InputV2) -> Output:
+    def remove_v2(self, fields: InputV2) -> Output:
         """Remove the background of an image."""
-        return self.removed(given, mask_only=given.mask_only)
+        return self.removed(fields, mask_only=fields.mask_only)
 
-    def removed(self, given: Input, *, mask_only: bool) -> Output:
-        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
-        network = self.network(given.model)
-        side = int(given.operating_resolution.partition("x")[0])
+    def removed(self, fields: Input, *, mask_only: bool) -> Output:
+        image = fields.image_url.open(most_pixels=images.MAX_PIXELS)
+        network = self.network(fields.model)
+        side = int(fields.operating_resolution.partition("x")[0])
         if not network.takes(side):
             raise darkroom.InvalidField(
                 "operating_resolution",
-                f"The weights of {given.model} cannot compute at {given.operating_resolution}",
+                f"The weights of {fields.model} cannot compute at {fields.operating_resolution}",
             )
         darkroom.progress(1, 5)
         mask = network.mask(image, side)
         darkroom.progress(2, 5)
         shown: Any = images.grey(mask)
         if not mask_only:
-            shown = birefnet.cut_out(image, mask, refine=given.refine_foreground)
+            shown = birefnet.cut_out(image, mask, refine=fields.refine_foreground)
         return Output(
-            image=images.written(shown, given.output_format),
-            mask_image=images.written(images.grey(mask), "png") if given.output_mask else None,
+            image=images.written(shown, fields.output_format),
+            mask_image=images.written(images.grey(mask), "png") if fields.output_mask else None,
         )

@@ -35,8 +35,8 @@ class Depth(darkroom.App):
         self.depths = Depths(self.settings)
 
     @darkroom.endpoint("/")
-    def estimate(self, given: Input) -> Output:
+    def estimate(self, fields: Input) -> Output:
         """Estimate how far away what an image shows is."""
-        if given.depth_and_normal:
+        if fields.depth_and_normal:
             raise darkroom.InvalidField("depth_and_normal", "Normals are not computed here")
-        return Output(image=self.depths.of(given.image_url))
+        return Output(image=self.depths.of(fields.image_url))

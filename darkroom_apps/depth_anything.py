@@ -30,6 +30,6 @@ class DepthAnything(darkroom.App):
         self.depths = Depths(self.settings)
 
     @darkroom.endpoint("/")
-    def estimate(self, given: Input) -> Output:
+    def estimate(self, fields: Input) -> Output:
         """Estimate how far away what an image shows is."""
-        return Output(image=self.depths.of(given.image_url))
+        return Output(image=self.depths.of(fields.image_url))

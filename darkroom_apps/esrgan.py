@@ -76,29 +76,29 @@ class Esrgan(darkroom.App):
         return self.networks[model]
 
     @darkroom.endpoint("/")
-    def upscale(self, given: Input) -> Output:
+    def upscale(self, fields: Input) -> Output:
         """Upscale an image."""
         from PIL import Image
 
-        if given.face:
+        if fields.face:
             raise darkroom.InvalidField("face", "Faces are not restored here")
-        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
-        network = self.network(given.model)
-        factor = max(given.scale, network.scale)  # what the network makes is scaled down
+        image = fields.image_url.open(most_pixels=images.MAX_PIXELS)
+        network = self.network(fields.model)
+        factor = max(fields.scale, network.scale)  # what the network makes is scaled down
         if image.width * image.height * factor**2 > MAX_OUTPUT_PIXELS:
             raise darkroom.InvalidField(
                 "image_url",
                 f"The image has {image.width}×{image.height} pixels; times {factor:g} a side, at "
                 f"most {MAX_OUTPUT_PIXELS // 1_000_000} megapixels are possible",
             )
-        side = min(max(given.tile, LEAST_TILE), tiles.SIDE) if given.tile else tiles.SIDE
+        side = min(max(fields.tile, LEAST_TILE), tiles.SIDE) if fields.tile else tiles.SIDE
         enlarged = tiles.enlarged_image(
             image, network.scale, lambda tile: network(tile.to(self.device)), side
         )
-        size = round(image.width * given.scale), round(image.height * given.scale)
+        size = round(image.width * fields.scale), round(image.height * fields.scale)
         if enlarged.size != size:
             enlarged = enlarged.resize(size, Image.Resampling.LANCZOS)
-        return Output(image=images.written(enlarged, given.output_format))
+        return Output(image=images.written(enlarged, fields.output_format))
 
 
 def file_of(weights: str) -> Path:

@@ -39,13 +39,13 @@ class Rembg(darkroom.App):
         self.network = birefnet.Network(self.settings.get("model", birefnet.GENERAL))
 
     @darkroom.endpoint("/")
-    def remove(self, given: Input) -> Output:
+    def remove(self, fields: Input) -> Output:
         """Remove the background of an image."""
-        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
+        image = fields.image_url.open(most_pixels=images.MAX_PIXELS)
         darkroom.progress(1, 5)
         mask = self.network.mask(image, SIDE)
         darkroom.progress(2, 5)
         cut = birefnet.cut_out(image, mask, refine=True)
         seen = [0] * FAINT + [255] * (256 - FAINT)
-        box = cut.getchannel("A").point(seen).getbbox() if given.crop_to_bbox else None
+        box = cut.getchannel("A").point(seen).getbbox() if fields.crop_to_bbox else None
         return Output(image=images.written(cut.crop(box) if box else cut, "png"))

@@ -98,37 +98,37 @@ class Segmenter(darkroom.App):
         self.model = SegmentModel(self.settings.get("model", MODEL))
 
     @darkroom.endpoint("/image")
-    def segment(self, given: Input) -> Output:
+    def segment(self, fields: Input) -> Output:
         """Find the objects that points and boxes show."""
-        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
-        mask = self.model.mask(image, list(by_object(given, *image.size).values()))
+        image = fields.image_url.open(most_pixels=images.MAX_PIXELS)
+        mask = self.model.mask(image, list(by_object(fields, *image.size).values()))
         shown: Any = images.grey(mask)
-        if given.apply_mask:
+        if fields.apply_mask:
             shown, cut = image, shown
             shown.putalpha(cut)
-        return Output(image=images.written(shown, given.output_format))
+        return Output(image=images.written(shown, fields.output_format))
 
     @darkroom.endpoint("/auto-segment")
-    def segment_all(self, given: AutomaticInput) -> AutomaticOutput:
+    def segment_all(self, fields: AutomaticInput) -> AutomaticOutput:
         """Find all objects of an image."""
-        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
-        least = given.pred_iou_thresh, given.stability_score_thresh
-        candidates = self.model.all_masks(image, given.points_per_side, *least)
-        masks = candidates.largest(MAX_MASKS, given.min_mask_region_area)
+        image = fields.image_url.open(most_pixels=images.MAX_PIXELS)
+        least = fields.pred_iou_thresh, fields.stability_score_thresh
+        candidates = self.model.all_masks(image, fields.points_per_side, *least)
+        masks = candidates.largest(MAX_MASKS, fields.min_mask_region_area)
         return AutomaticOutput(
-            combined_mask=images.written(painted(masks, image.size), given.output_format),
+            combined_mask=images.written(painted(masks, image.size), fields.output_format),
             individual_masks=[
-                images.written(images.grey(mask), given.output_format) for mask in masks
+                images.written(images.grey(mask), fields.output_format) for mask in masks
             ],
         )
 
 
-def by_object(given: Input, width: int, height: int) -> dict[int, Prompts]:
+def by_object(fields: Input, width: int, height: int) -> dict[int, Prompts]:
     """Prompts by the number of their object. ``InvalidField`` names one that cannot be followed."""
-    if not given.prompts and not given.box_prompts:
+    if not fields.prompts and not fields.box_prompts:
         raise darkroom.InvalidField("prompts", "Name a point here, or a box in box_prompts")
     objects = defaultdict[int, Prompts](Prompts)
-    for number, box in enumerate(given.box_prompts):
+    for number, box in enumerate(fields.box_prompts):
         where = f"box_prompts.{number}"
         prompts = objects[number if box.object_id is None else box.object_id]
         if prompts.box is not None:
@@ -138,7 +138,7 @@ def by_object(given: Input, width: int, height: int) -> dict[int, Prompts]:
                 where, f"It is no box inside of the image of {width}×{height} pixels"
             )
         prompts.box = box.x_min, box.y_min, box.x_max, box.y_max
-    for number, point in enumerate(given.prompts):
+    for number, point in enumerate(fields.prompts):
         if not (0 <= point.x <= width and 0 <= point.y <= height):
             raise darkroom.InvalidField(
                 f"prompts.{number}", f"It is outside of the image of {width}×{height} pixels"

@@ -71,13 +71,13 @@ class Speaker(darkroom.App):
         self.rate = int(self.processor.feature_extractor.sampling_rate)
 
     @darkroom.endpoint("/")
-    def speak(self, given: Input) -> Output:
+    def speak(self, fields: Input) -> Output:
         """Speak a text."""
         import torch
 
-        if len(given.text.encode()) > MAX_BYTES:
+        if len(fields.text.encode()) > MAX_BYTES:
             raise darkroom.InvalidField("text", f"The text has more than {MAX_BYTES} bytes")
-        text = given.text if given.text.lstrip().startswith("[S") else f"[S1] {given.text}"
+        text = fields.text if fields.text.lstrip().startswith("[S") else f"[S1] {fields.text}"
         inputs = self.processor(text=[text], padding=False, return_tensors="pt").to(self.device)
         with torch.inference_mode():
             tokens = self.model.generate(
@@ -91,8 +91,8 @@ class Speaker(darkroom.App):
                 stopping_criteria=[reports(self.max_new_tokens)],
             )
             (sound,) = self.processor.batch_decode(tokens)
-        file = encoded(sound, self.rate, given.format)
-        return Output(audio=darkroom.Audio.from_bytes(file, FORMATS[given.format][0]))
+        file = encoded(sound, self.rate, fields.format)
+        return Output(audio=darkroom.Audio.from_bytes(file, FORMATS[fields.format][0]))
 
 
 def encoded(sound: torch.Tensor, rate: int, format: str) -> bytes:

@@ -63,10 +63,10 @@ class Upscaler(darkroom.App):
         return self.models[task]
 
     @darkroom.endpoint("/")
-    def upscale(self, given: Input) -> Output:
+    def upscale(self, fields: Input) -> Output:
         """Upscale an image."""
-        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
-        model = self.model(given.task)
+        image = fields.image_url.open(most_pixels=images.MAX_PIXELS)
+        model = self.model(fields.task)
         config = model.config
 
         def enlarge(tile: torch.Tensor) -> torch.Tensor:

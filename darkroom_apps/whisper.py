@@ -88,38 +88,38 @@ class Whisper(darkroom.App):
         )
 
     @darkroom.endpoint("/")
-    def transcribe(self, given: Input) -> Output:
+    def transcribe(self, fields: Input) -> Output:
         """Write down what is said in an audio file."""
-        if given.diarize:
+        if fields.diarize:
             raise darkroom.InvalidField("diarize", "Speakers cannot be told apart here")
-        heard = samples(given.audio_url.path)
-        options: dict[str, Any] = {"task": given.task, "stopping_criteria": [reports()]}
-        if given.language is not None:
-            options["language"] = given.language
-        if given.prompt:
+        heard = samples(fields.audio_url.path)
+        options: dict[str, Any] = {"task": fields.task, "stopping_criteria": [reports()]}
+        if fields.language is not None:
+            options["language"] = fields.language
+        if fields.prompt:
             tokenizer = self.transcriber.tokenizer
-            options["prompt_ids"] = tokenizer.get_prompt_ids(given.prompt, return_tensors="pt").to(
+            options["prompt_ids"] = tokenizer.get_prompt_ids(fields.prompt, return_tensors="pt").to(
                 self.transcriber.device
             )
-        timed = "word" if given.chunk_level == "word" else True  # without times, long ones fail
+        timed = "word" if fields.chunk_level == "word" else True  # without times, long ones fail
         result = self.transcriber(
             {"raw": heard, "sampling_rate": RATE},
             # Words are aligned window by window.
-            batch_size=1 if given.chunk_level == "word" else given.batch_size,
+            batch_size=1 if fields.chunk_level == "word" else fields.batch_size,
             return_timestamps=timed,
             return_language=True,
             generate_kwargs=options,
         )
-        return written(result, given)
+        return written(result, fields)
 
 
-def written(made: dict[str, Any], given: Input) -> Output:
+def written(result: dict[str, Any], fields: Input) -> Output:
     """The pipeline's result as fal's."""
-    all_chunks = made.get("chunks", [])
-    languages = [given.language] if given.language else languages_of(all_chunks)
-    chunks = [] if given.chunk_level == "none" else all_chunks
+    all_chunks = result.get("chunks", [])
+    languages = [fields.language] if fields.language else languages_of(all_chunks)
+    chunks = [] if fields.chunk_level == "none" else all_chunks
     return Output(
-        text=made["text"].strip(),
+        text=result["text"].strip(),
         chunks=[
             Chunk(timestamp=list(chunk["timestamp"]), text=chunk["text"].strip())
             for chunk in chunks

@@ -8,17 +8,17 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 
-def expanded(given: Path | str) -> Path:
+def expanded(path: Path | str) -> Path:
     """The path, with a ``~`` at its beginning replaced. ``ValueError``: nobody knows that home."""
     try:
-        return Path(given).expanduser()
+        return Path(path).expanduser()
     except RuntimeError:
-        raise ValueError(f"{given}: this machine has no such home directory") from None
+        raise ValueError(f"{path}: this machine has no such home directory") from None
 
 
-def absolute(given: Path) -> Path:
+def absolute(path: Path) -> Path:
     """The expanded path, from the root on. ``ValueError``: see ``expanded``."""
-    return expanded(given).absolute()
+    return expanded(path).absolute()
 
 
 AbsolutePath = Annotated[Path, AfterValidator(absolute)]

@@ -42,7 +42,7 @@ class Availability:
 
 
 def look(
-    store: Store, wanted: Iterable[Weights], within_s: float | None = None
+    store: Store, requested: Iterable[Weights], within_s: float | None = None
 ) -> Mapping[Weights, Availability]:
     """State of each repository; the hub is asked about several at once.
 
@@ -50,7 +50,7 @@ def look(
     hangs, or a slow look-up of a name, takes longer than the hub's own timeouts.
     """
     waiting, answers = SimpleQueue[Weights](), dict[Weights, Availability]()
-    repositories = [*dict.fromkeys(wanted)]
+    repositories = [*dict.fromkeys(requested)]
     for repository in repositories:
         waiting.put(repository)
 

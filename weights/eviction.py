@@ -84,7 +84,7 @@ def order_of_eviction(
 ) -> list[StoredRepository]:
     """Residents by last use, oldest first, if there is a surplus. All are returned, because the
     caller skips those in use."""
-    return sorted(residents, key=lambda each: each.used_at) if surplus > 0 else []
+    return sorted(residents, key=lambda resident: resident.used_at) if surplus > 0 else []
 
 
 def make_room(

@@ -64,7 +64,9 @@ class Listing:
         else:
             names = select(paths, self.index, weights.variant, name, weights.components)
         files = tuple(
-            sorted((file for file in self.files if file.path in names), key=lambda each: -each.size)
+            sorted(
+                (file for file in self.files if file.path in names), key=lambda entry: -entry.size
+            )
         )
         for listed in files:
             _refuse_escape(self.repository, listed.path)

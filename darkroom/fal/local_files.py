@@ -291,9 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def _range(asked: str, size: int) -> tuple[int, int]:
+def _range(header: str, size: int) -> tuple[int, int]:
     """First and last byte that a header asks for; all of them if it is none."""
-    match = _RANGE.fullmatch(asked.strip())
+    match = _RANGE.fullmatch(header.strip())
     if match is None or not any(match.groups()):
         return 0, size - 1
     first, last = match.groups()

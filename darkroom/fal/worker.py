@@ -160,11 +160,11 @@ class Worker:
             self._files.forget(id_)
 
     async def _output(
-        self, running: RunningCall, path: str, given: dict[str, Any]
+        self, running: RunningCall, path: str, fields: dict[str, Any]
     ) -> dict[str, Any]:
         if running.call.cancelled:
             raise asyncio.CancelledError
-        exchange = running.exchange = self._exchange(running.call, path, given)
+        exchange = running.exchange = self._exchange(running.call, path, fields)
         await exchange.begin()
         try:
             return await self._answer(running, exchange)
@@ -216,10 +216,10 @@ class Worker:
             raise failure_of(exchange, content)
         return self._plain(outputs_of(kind, content, self._files)) if last is None else last
 
-    def _exchange(self, call: Call, path: str, given: dict[str, Any]) -> Exchange:
+    def _exchange(self, call: Call, path: str, input_fields: dict[str, Any]) -> Exchange:
         if call.folder is not None:
             call.folder.mkdir(parents=True, exist_ok=True)
-        fields = cast("dict[str, Any]", self._files.with_urls(given))
+        fields = cast("dict[str, Any]", self._files.with_urls(input_fields))
         names = self._app.query_names(path)
         query = {name: field for name, field in fields.items() if name in names}
         body = {name: field for name, field in fields.items() if name not in names}

@@ -27,11 +27,11 @@ class Depths:
         # Most models say how near something is, those for metres how far.
         self.is_far = getattr(loaded.config, "depth_estimation_type", "relative") == "metric"
 
-    def of(self, given: darkroom.Image) -> darkroom.Image:
+    def of(self, file: darkroom.Image) -> darkroom.Image:
         """Image in which what is nearest is white, and what is farthest black."""
         import torch
 
-        image = given.open(most_pixels=images.MAX_PIXELS)
+        image = file.open(most_pixels=images.MAX_PIXELS)
         if max(image.size) > MAX_RATIO * min(image.size):
             raise darkroom.InvalidField(
                 "image_url",

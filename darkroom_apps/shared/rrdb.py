@@ -27,12 +27,12 @@ class DenseBlock(nn.Module):
             seen = features + (number - 1) * growth
             self.add_module(f"conv{number}", nn.Conv2d(seen, out_channels, 3, padding=1))
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
-        seen = given
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        seen = features
         *inner, last = self.children()
         for conv in inner:
             seen = torch.cat([seen, leaky_relu(conv(seen), SLOPE)], 1)
-        return given + WEIGHT * last(seen)
+        return features + WEIGHT * last(seen)
 
 
 class Block(nn.Module):
@@ -44,8 +44,8 @@ class Block(nn.Module):
         self.rdb2 = DenseBlock(features, growth)
         self.rdb3 = DenseBlock(features, growth)
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
-        return given + WEIGHT * self.rdb3(self.rdb2(self.rdb1(given)))
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features + WEIGHT * self.rdb3(self.rdb2(self.rdb1(features)))
 
 
 class Network(nn.Module):

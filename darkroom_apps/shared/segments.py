@@ -161,19 +161,19 @@ def boxes(logits: torch.Tensor) -> torch.Tensor:
     return torch.stack([left, top, right, bottom], 1).float()
 
 
-def unlike(found: torch.Tensor, scores: torch.Tensor) -> Iterator[int]:
+def unlike(corners: torch.Tensor, scores: torch.Tensor) -> Iterator[int]:
     """Places of boxes [N, 4], the best first, without those that a better one is like. Empty ones
     are left out."""
     import torch
 
-    area = (found[:, 2:] - found[:, :2]).prod(1)
+    area = (corners[:, 2:] - corners[:, :2]).prod(1)
     waiting = scores.argsort(descending=True)
     waiting = waiting[area[waiting] > 0]
     while len(waiting):
         best, waiting = waiting[0], waiting[1:]
         yield int(best)
-        low = torch.maximum(found[best, :2], found[waiting, :2])
-        high = torch.minimum(found[best, 2:], found[waiting, 2:])
+        low = torch.maximum(corners[best, :2], corners[waiting, :2])
+        high = torch.minimum(corners[best, 2:], corners[waiting, 2:])
         shared = (high - low).clamp(min=0).prod(1)
         union = area[best] + area[waiting] - shared
         waiting = waiting[shared / union <= SAME_BOX]

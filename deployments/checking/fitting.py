@@ -70,7 +70,7 @@ def placed(
             continue
         _compare(component, base.tensors(component), [headers[part.digest] for part in parts])
         stem = STEMS.get(base.libraries()[component], STEM)
-        for number, file in enumerate(sorted(parts, key=lambda one: one.path), start=1):
+        for number, file in enumerate(sorted(parts, key=lambda part: part.path), start=1):
             shard = f"-{number:05}-of-{len(parts):05}" if len(parts) > 1 else ""
             by_path[f"{component}/{stem}{shard}.safetensors"] = file
     if not by_path:

@@ -77,14 +77,14 @@ class CheckJob:
     files: Mapping[str, str] = field(default_factory=dict)  # path → uploaded file in ``folder``
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> CheckJob:
+    def of(cls, fields: Mapping[str, Any]) -> CheckJob:
         read: dict[str, Any] = {
-            "folder": Path(given["folder"]),
-            "store": Path(given["store"] or default_directory()),
-            "base": Weights(**given["base"]),
-            "limits": FetchLimits(**given["limits"]),
+            "folder": Path(fields["folder"]),
+            "store": Path(fields["store"] or default_directory()),
+            "base": Weights(**fields["base"]),
+            "limits": FetchLimits(**fields["limits"]),
         }
-        return cls(**{**given, **read})
+        return cls(**{**fields, **read})
 
 
 class Reports:

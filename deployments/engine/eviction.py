@@ -37,7 +37,7 @@ def choose_victims(
             for candidate in residents
             if candidate.users == 0 and not (spare and stays(candidate))
         ),
-        key=lambda each: (each.kept, each.last_used),
+        key=lambda candidate: (candidate.kept, candidate.last_used),
     )
     for resident in idle:
         if over <= 0:

@@ -73,17 +73,21 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
 
     # Called by the ingress for sessions. ``replica_id`` routed the call to this replica.
 
-    async def send_message(self, replica_id: str, held: LeaseKey, message: bytes | str) -> None:
+    async def send_message(
+        self, replica_id: str, lease_key: LeaseKey, message: bytes | str
+    ) -> None:
         del replica_id
-        await self._started.sessions.send_message(held, message)
+        await self._started.sessions.send_message(lease_key, message)
 
-    async def next_messages(self, replica_id: str, held: LeaseKey, within_s: float) -> AppMessages:
+    async def next_messages(
+        self, replica_id: str, lease_key: LeaseKey, within_s: float
+    ) -> AppMessages:
         del replica_id
-        return await self._started.sessions.next_messages(held, within_s)
+        return await self._started.sessions.next_messages(lease_key, within_s)
 
-    async def end_session(self, replica_id: str, held: LeaseKey) -> None:
+    async def end_session(self, replica_id: str, lease_key: LeaseKey) -> None:
         del replica_id
-        self._started.sessions.end(held)
+        self._started.sessions.end(lease_key)
 
     async def _aclose(self) -> None:
         if self._scratch is not None:

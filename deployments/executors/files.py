@@ -100,19 +100,19 @@ class RequestFiles:
             request_input = replaced(request_input, place, {PATH_KEY: str(path)})
         return request_input
 
-    async def fetch_inline(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """``given``, with data URIs in place of the URLs of files on other machines.
+    async def fetch_inline(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``fields``, with data URIs in place of the URLs of files on other machines.
 
         Raises ``InvalidInput``, which names the field.
         """
-        for place in self._places(given):
-            url = str(at(given, place))
+        for place in self._places(fields):
+            url = str(at(fields, place))
             if url[:7].lower() == "http://" or url[:8].lower() == "https://":
                 own = OwnFiles.of(self._lease)
                 body = await self._fetcher.fetch(url, ".".join(map(str, place)), own)
                 media_type = type_of_name(f"file{suffix_of(url)}") or DEFAULT_MEDIA_TYPE
-                given = replaced(given, place, _data_uri(media_type, body))
-        return given
+                fields = replaced(fields, place, _data_uri(media_type, body))
+        return fields
 
     async def store(
         self, output: Mapping[str, Any], on_progress: Callable[[Progress], None]
@@ -187,12 +187,12 @@ class RequestFiles:
             output = replaced(output, place, url if alone else shown)
         return output
 
-    def _places(self, given: Mapping[str, Any]) -> list[Place]:
+    def _places(self, fields: Mapping[str, Any]) -> list[Place]:
         """Places of the files that an input names. Raises ``InvalidInput``."""
-        if (hidden := next(objects_with(PATH_KEY, given), None)) is not None:
+        if (hidden := next(objects_with(PATH_KEY, fields), None)) is not None:
             field = ".".join(map(str, (*hidden[0], PATH_KEY)))
             raise InvalidInput.of_field(field, "Input should not have a field of this name")
-        places = list(file_places(given, self._schema))
+        places = list(file_places(fields, self._schema))
         if len(places) > MAX_FILES:
             field = ".".join(map(str, places[MAX_FILES]))
             message = f"Input has {len(places)} files; at most {MAX_FILES} are possible"

@@ -145,7 +145,7 @@ class AppHost:
             elif len(self._apps) + len(self._ending) < self._max_apps:
                 break
             elif idle := [app_key for app_key in self._apps if not self._apps[app_key].users]:
-                oldest = min(idle, key=lambda each: self._apps[each].last_used)
+                oldest = min(idle, key=lambda app_key: self._apps[app_key].last_used)
                 log.info("%s ends, to make room for %s.", oldest[0], plan.name)
                 await self._end_app(oldest, STOP_GRACE_S)
             else:

@@ -40,8 +40,8 @@ class PartialSender:
     They are never worth the request: if the ingress does not take them, they are dropped.
     """
 
-    def __init__(self, held: LeaseKey, source: AppSource, backoff: Backoff) -> None:
-        self._held = held
+    def __init__(self, lease_key: LeaseKey, source: AppSource, backoff: Backoff) -> None:
+        self._held = lease_key
         self._source = source
         self._backoff = backoff
         self._waiting: deque[PartialResult] = deque()

@@ -164,13 +164,13 @@ def with_made_files(output: Any, places: Iterable[Sequence[str | int]]) -> Any:
     return output
 
 
-def media_type_of(given: Mapping[str, Any]) -> str:
-    return str(given.get("media_type") or DEFAULT_MEDIA_TYPE)
+def media_type_of(file: Mapping[str, Any]) -> str:
+    return str(file.get("media_type") or DEFAULT_MEDIA_TYPE)
 
 
-def facts_of(given: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(file: Mapping[str, Any]) -> dict[str, Any]:
     """What an app says of a file, for clients."""
-    return {key: value for key, value in given.items() if key not in _RESERVED}
+    return {key: value for key, value in file.items() if key not in _RESERVED}
 
 
 def pixels_of(facts: Mapping[str, Any], name: str) -> int | None:

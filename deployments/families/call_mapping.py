@@ -153,10 +153,10 @@ def _read_option(endpoint: Endpoint, option: str, kind: type) -> Any:
 _KINDS = {Mapping: "a mapping", list: "a list", str: "a name", int: "a number of pixels"}
 
 
-def _wrong(endpoint: Endpoint, option: str, wanted: str) -> Misconfigured:
+def _wrong(endpoint: Endpoint, option: str, expected: str) -> Misconfigured:
     value = endpoint.options.get(option)
     return Misconfigured(
-        f"{endpoint.id}: `options.{option}` is {value!r} in the catalogue; it must be {wanted}."
+        f"{endpoint.id}: `options.{option}` is {value!r} in the catalogue; it must be {expected}."
     )
 
 

@@ -160,8 +160,8 @@ def _images(
         return {argument: input[name].convert("RGBA") for name, argument, _ in files}
     form = as_pixels if mapping.images == PIXELS else stretch_to
 
-    def formed(given: Any, size: Size) -> Any:
-        return [form(e, size) for e in given] if isinstance(given, list) else form(given, size)
+    def formed(value: Any, size: Size) -> Any:
+        return [form(e, size) for e in value] if isinstance(value, list) else form(value, size)
 
     return {
         argument: input[name] if as_is or rendered is None else formed(input[name], rendered)

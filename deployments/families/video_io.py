@@ -155,17 +155,17 @@ MAX_DENOMINATOR = 1001  # of television's frame rate 30000/1001
 
 
 def video_size(
-    endpoint: Endpoint, input: Mapping[str, Any], multiple: int, given: Size | None
+    endpoint: Endpoint, input: Mapping[str, Any], multiple: int, source_size: Size | None
 ) -> Size:
     """Size to deliver. A size in pixels is exact, and so are those of ``EXACT_RESOLUTIONS``. Other
-    resolutions, and sizes that follow the shape of the input image ``given``, are rounded down to
-    multiples of ``multiple``, which models can render."""
+    resolutions, and sizes that follow the shape of the input image, of ``source_size``, are rounded
+    down to multiples of ``multiple``, which models can render."""
     if input.get("image_size") is not None:
         return requested_size(endpoint, input)
     box = _box(endpoint, input)
-    ratio = input.get("aspect_ratio") or (AUTO if given else WIDE)
-    if ratio == AUTO and given is not None:
-        return _in_shape(given, box, multiple)
+    ratio = input.get("aspect_ratio") or (AUTO if source_size else WIDE)
+    if ratio == AUTO and source_size is not None:
+        return _in_shape(source_size, box, multiple)
     if input.get("resolution") in EXACT_RESOLUTIONS:
         return box
     return Size(_down(box.width, multiple), _down(box.height, multiple))

@@ -61,14 +61,14 @@ def _field_values(endpoint: Endpoint) -> Mapping[str, Any]:
 
 
 _LEAST: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
-    InputType.TEXT: lambda each: each.choices[0] if each.choices else WARM_UP_DEFAULTS["prompt"],
-    InputType.INTEGER: lambda each: int(each.least or 1),
-    InputType.NUMBER: lambda each: each.least or 1.0,
+    InputType.TEXT: lambda field: field.choices[0] if field.choices else WARM_UP_DEFAULTS["prompt"],
+    InputType.INTEGER: lambda field: int(field.least or 1),
+    InputType.NUMBER: lambda field: field.least or 1.0,
     InputType.BOOLEAN: lambda _: False,
-    InputType.TEXTS: lambda each: [WARM_UP_DEFAULTS["prompt"]] * int(each.least or 1),
-    InputType.INTEGERS: lambda each: [int(each.item_least or 1)] * int(each.least or 1),
-    InputType.NUMBERS: lambda each: [each.item_least or 1.0] * int(each.least or 1),
-    InputType.OBJECTS: lambda each: [_least_object(each)],
+    InputType.TEXTS: lambda field: [WARM_UP_DEFAULTS["prompt"]] * int(field.least or 1),
+    InputType.INTEGERS: lambda field: [int(field.item_least or 1)] * int(field.least or 1),
+    InputType.NUMBERS: lambda field: [field.item_least or 1.0] * int(field.least or 1),
+    InputType.OBJECTS: lambda field: [_least_object(field)],
 }
 
 

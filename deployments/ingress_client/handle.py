@@ -69,9 +69,13 @@ class HandleLeasePort:
         return await self._finishes.call(finish)
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
-        return await self._call("hand_back", held, replica_id, reason, snapshot)
+        return await self._call("hand_back", lease_key, replica_id, reason, snapshot)
 
     async def offer_weights(self, offer: WeightOffer) -> bytes:
         return await self._call("offer_weights", offer)
@@ -82,35 +86,37 @@ class HandleLeasePort:
     async def weight_file(self, digest: str) -> str:
         return await self._call("weight_file", digest)
 
-    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
-        return await self._call("sign_claim", held, claim)
+    async def sign_claim(self, lease_key: LeaseKey, claim: bytes) -> bytes:
+        return await self._call("sign_claim", lease_key, claim)
 
-    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
-        await self._call("report_unsigned", held, reason)
+    async def report_unsigned(self, lease_key: LeaseKey, reason: str) -> None:
+        await self._call("report_unsigned", lease_key, reason)
 
     async def report_decisions(
-        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+        self, lease_key: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
-        await self._call("report_decisions", held, decisions)
+        await self._call("report_decisions", lease_key, decisions)
 
     async def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
-        return await self._call("for_executor", "file_ticket", held, tenant, number, media_type)
+        return await self._call(
+            "for_executor", "file_ticket", lease_key, tenant, number, media_type
+        )
 
     async def app_bundle(self, digest: str) -> bytes:
         return await self._call("for_executor", "app_bundle", digest)
 
     async def add_partials(
-        self, held: LeaseKey, values: Sequence[PartialResult], first: int
+        self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int
     ) -> None:
-        await self._call("for_executor", "add_partials", held, values, first)
+        await self._call("for_executor", "add_partials", lease_key, values, first)
 
-    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
-        return await self._call("for_executor", "secrets", held, tenant)
+    async def secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+        return await self._call("for_executor", "secrets", lease_key, tenant)
 
-    async def begin_hosted_call(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
-        return await self._call("for_executor", "begin_hosted_call", held, new)
+    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
+        return await self._call("for_executor", "begin_hosted_call", lease_key, new)
 
     async def accept_hosted_call(
         self, call_id: str, provider_id: str, place: Mapping[str, Any]

@@ -173,11 +173,15 @@ class LocalLeasePort:
         return await self._handle.finish(finish)
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
         if (client := self._ready()) is not None:
-            return await client.call("hand_back", held, replica_id, reason, snapshot)
-        return await self._handle.hand_back(held, replica_id, reason, snapshot)
+            return await client.call("hand_back", lease_key, replica_id, reason, snapshot)
+        return await self._handle.hand_back(lease_key, replica_id, reason, snapshot)
 
     def _ready(self) -> LocalClient | None:
         if self._client is not None and self._client.accepts_calls:

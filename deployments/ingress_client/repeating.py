@@ -56,30 +56,32 @@ class RepeatedSource:
         self._give_up_s = give_up_s
 
     async def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
-        return await self._retry(lambda: self._source.file_ticket(held, tenant, number, media_type))
+        return await self._retry(
+            lambda: self._source.file_ticket(lease_key, tenant, number, media_type)
+        )
 
     async def app_bundle(self, digest: str) -> bytes:
         return await self._retry(lambda: self._source.app_bundle(digest), BUNDLE_WITHIN_S)
 
-    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
-        return await self._retry(lambda: self._source.secrets(held, tenant))
+    async def secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+        return await self._retry(lambda: self._source.secrets(lease_key, tenant))
 
     async def report_decisions(
-        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+        self, lease_key: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
-        await self._retry(lambda: self._source.report_decisions(held, decisions))
+        await self._retry(lambda: self._source.report_decisions(lease_key, decisions))
 
     # ``PartialSender`` and ``HostedExecutor`` repeat these calls by rules of their own.
 
     async def add_partials(
-        self, held: LeaseKey, values: Sequence[PartialResult], first: int
+        self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int
     ) -> None:
-        await self._source.add_partials(held, values, first)
+        await self._source.add_partials(lease_key, values, first)
 
-    async def begin_hosted_call(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
-        return await self._source.begin_hosted_call(held, new)
+    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
+        return await self._source.begin_hosted_call(lease_key, new)
 
     async def accept_hosted_call(
         self, call_id: str, provider_id: str, place: Mapping[str, Any]

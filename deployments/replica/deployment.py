@@ -95,13 +95,15 @@ class EngineDeployment(ReplicaDeployment[EngineReplica]):
 
     # Called by the ingress for realtime sessions. ``replica_id`` routed the call to this replica.
 
-    async def generate_frame(self, replica_id: str, held: LeaseKey, frame: Frame) -> FrameResult:
+    async def generate_frame(
+        self, replica_id: str, lease_key: LeaseKey, frame: Frame
+    ) -> FrameResult:
         del replica_id
-        return await self._started.sessions.generate_frame(held, frame)
+        return await self._started.sessions.generate_frame(lease_key, frame)
 
-    async def end_session(self, replica_id: str, held: LeaseKey) -> None:
+    async def end_session(self, replica_id: str, lease_key: LeaseKey) -> None:
         del replica_id
-        self._started.sessions.end(held)
+        self._started.sessions.end(lease_key)
 
     async def _aclose(self) -> None:
         if self._exchange is not None:

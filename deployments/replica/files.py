@@ -116,14 +116,14 @@ class ArtifactDelivery:
                 resources.signer, lease.held, lease.certificates, self._loop
             )
 
-    def describe(self, given: Mapping[str, Any], seed: int) -> None:
+    def describe(self, fields: Mapping[str, Any], seed: int) -> None:
         """Describe the next generation in its files, if the lease says so.
 
-        ``given``: its input. ``seed``: for an input without one. Without the request's id, equal
+        ``fields``: its input. ``seed``: for an input without one. Without the request's id, equal
         deterministic requests make equal files.
         """
         lease = self._lease
-        self._prompt = str(given.get("prompt") or "")
+        self._prompt = str(fields.get("prompt") or "")
         weights = lease.endpoint.weights
         # Of a directory only the name: where this node has its weights is nobody's business.
         source = weights.source if weights.revision else Path(weights.source).name
@@ -132,10 +132,10 @@ class ArtifactDelivery:
         own = "".join(f" with {digest}" for digest in files)  # of a private endpoint
         if weights.checkpoint:
             own = f" with {weights.checkpoint.rpartition('/')[2]}{own}"
-        model, used_seed = f"{source}{revision}{own}", seed_of(given, seed)
+        model, used_seed = f"{source}{revision}{own}", seed_of(fields, seed)
         if lease.describe_files:
             self.scratch.description = FileMetadata.of_input(
-                given,
+                fields,
                 endpoint=lease.endpoint.id,
                 model="" if weights.demo else model,
                 seed=used_seed,

@@ -108,7 +108,7 @@ class LeasedAttempts(Generic[A]):
         self._leased = asyncio.Event()
         self._ended: deque[LeaseKey] = deque(maxlen=REMEMBERED)
 
-    async def find(self, held: LeaseKey) -> A | None:
+    async def find(self, lease_key: LeaseKey) -> A | None:
         """Return a running attempt. None: it has ended, or never began.
 
         An ingress knows of a lease before its replica does, so a call about it may come first, by
@@ -116,9 +116,9 @@ class LeasedAttempts(Generic[A]):
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LEASED_WITHIN_S):
-                while held not in self.running and held not in self._ended:
+                while lease_key not in self.running and lease_key not in self._ended:
                     await self._leased.wait()
-        return self.running.get(held)
+        return self.running.get(lease_key)
 
     def take(self, work: Work) -> None:
         """Begin the leases of a reply, and obey its signals."""
@@ -131,8 +131,8 @@ class LeasedAttempts(Generic[A]):
         for signal in work.signals:
             self.stop(signal.held, _STOPS[signal.kind])
 
-    def stop(self, held: LeaseKey, why: StopReason) -> None:
-        if (attempt := self.running.get(held)) is not None:
+    def stop(self, lease_key: LeaseKey, why: StopReason) -> None:
+        if (attempt := self.running.get(lease_key)) is not None:
             attempt.stop(why)
 
     def hand_back(self) -> None:

@@ -192,7 +192,7 @@ class SlotQueue:
     def wake(self) -> None:
         """Give free slots to waiting attempts: by priority, then in the order of their arrival."""
         while self._waiting and self._free():
-            entry = max(self._waiting, key=lambda each: int(each[0].lease.priority))
+            entry = max(self._waiting, key=lambda candidate: int(candidate[0].lease.priority))
             self._waiting.remove(entry)
             attempt, turn = entry
             if not turn.done():  # else its attempt was stopped

@@ -149,15 +149,15 @@ class OpenSessions:
     def __init__(self, attempts: LeasedAttempts[EngineAttempt]) -> None:
         self._attempts = attempts
 
-    async def generate_frame(self, held: LeaseKey, frame: Frame) -> FrameResult:
+    async def generate_frame(self, lease_key: LeaseKey, frame: Frame) -> FrameResult:
         """Make a frame. ``Fenced``: there is no such session, or no longer."""
-        session = await self._attempts.find(held)
+        session = await self._attempts.find(lease_key)
         if not isinstance(session, ReplicaSession):
             raise Fenced(ENDED)
         return await session.generate_frame(frame)
 
-    def end(self, held: LeaseKey) -> None:
-        session = self._attempts.running.get(held)
+    def end(self, lease_key: LeaseKey) -> None:
+        session = self._attempts.running.get(lease_key)
         if isinstance(session, ReplicaSession):
             session.end()
 

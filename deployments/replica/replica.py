@@ -204,8 +204,8 @@ class Replica(ABC, Generic[A]):
         self._slots.wake()
         self._poller.slot_freed()
 
-    def _latest_snapshot(self, held: LeaseKey) -> StoredSnapshot | None:
-        return self._snapshots.latest(held)
+    def _latest_snapshot(self, lease_key: LeaseKey) -> StoredSnapshot | None:
+        return self._snapshots.latest(lease_key)
 
     def _on_work(self, work: Work) -> None:
         if work.exit:

@@ -47,8 +47,8 @@ class Snapshots:
     def use_tickets(self, tickets: Sequence[tuple[LeaseKey, UploadTicket]]) -> None:
         """Use the tickets that arrived."""
 
-    def latest(self, held: LeaseKey) -> StoredSnapshot | None:
-        del held
+    def latest(self, lease_key: LeaseKey) -> StoredSnapshot | None:
+        del lease_key
         return None
 
 

@@ -138,16 +138,20 @@ class ReplicaResources:
     def _load(
         self,
         family: Family,
-        held: Endpoint,
+        endpoint: Endpoint,
         recipe: Recipe | None,
         on_download: OnDownload,
         on_found: OnFound,
     ) -> Any:
         if recipe is not None and recipe.compiles and as_warming_up(family) is None:
-            log.warning("%s is not compiled: the family %s has no warm_up.", held.id, held.family)
-        pipeline = weights.load(self.store, family, held, self.engine.device, on_download, on_found)
+            log.warning(
+                "%s is not compiled: the family %s has no warm_up.", endpoint.id, endpoint.family
+            )
+        pipeline = weights.load(
+            self.store, family, endpoint, self.engine.device, on_download, on_found
+        )
         if self.ranks is not None:
-            self.ranks.spread(pipeline, held, recipe)
+            self.ranks.spread(pipeline, endpoint, recipe)
         return pipeline
 
     @property

@@ -100,13 +100,13 @@ def _describe_output(part: FinishedOutput) -> dict[str, Any]:
     }
 
 
-def is_parts_snapshot(found: bytes) -> bool:
+def is_parts_snapshot(content: bytes) -> bool:
     """True for a snapshot in parts, False for an engine's. ``SnapshotRefused`` for neither."""
-    return _KEY in _header(found)
+    return _KEY in _header(content)
 
 
 def from_bytes(
-    found: bytes, tickets: Sequence[Sequence[UploadTicket]]
+    content: bytes, tickets: Sequence[Sequence[UploadTicket]]
 ) -> tuple[Sequence[FinishedOutput], bytes]:
     """Decode what ``to_bytes`` encoded, with ``tickets`` (those of each part) in the files and the
     output. Reads everything, so it takes a while. ``SnapshotRefused`` if it is invalid."""
@@ -114,10 +114,10 @@ def from_bytes(
     from safetensors.numpy import load  # noqa: PLC0415
 
     try:
-        header = json.loads(_header(found)[_KEY])
+        header = json.loads(_header(content)[_KEY])
         if header["format"] != FORMAT:
             raise SnapshotRefused("The snapshot was made by another version of Darkroom.")
-        bodies = {name: array.tobytes() for name, array in load(found).items()}
+        bodies = {name: array.tobytes() for name, array in load(content).items()}
         finished = [
             _restore_output(output, part, tickets[part], bodies)
             for part, output in enumerate(header["finished"])
@@ -127,10 +127,10 @@ def from_bytes(
         raise SnapshotRefused("The snapshot belongs to another request or is damaged.") from error
 
 
-def _header(found: bytes) -> Mapping[str, str]:
-    size = int.from_bytes(found[:8], "little")
+def _header(content: bytes) -> Mapping[str, str]:
+    size = int.from_bytes(content[:8], "little")
     try:
-        return dict(json.loads(found[8 : 8 + size])["__metadata__"])
+        return dict(json.loads(content[8 : 8 + size])["__metadata__"])
     except (ValueError, LookupError, TypeError) as error:
         raise SnapshotRefused("The file is not a snapshot.") from error
 
@@ -196,13 +196,13 @@ async def start_point(
         return StartPoint(split(lease, seed))
 
 
-def decode_snapshot(lease: Lease, seed: int, found: bytes) -> StartPoint:
+def decode_snapshot(lease: Lease, seed: int, content: bytes) -> StartPoint:
     """Decode a snapshot. ``SnapshotRefused`` if it does not belong to this request. The engine
     checks the snapshot of a single call."""
-    if not is_parts_snapshot(found):
-        return StartPoint(split(lease, seed, together=True), (), found)
+    if not is_parts_snapshot(content):
+        return StartPoint(split(lease, seed, together=True), (), content)
     parts = split(lease, seed)
-    finished, snapshot = from_bytes(found, [part.tickets for part in parts])
+    finished, snapshot = from_bytes(content, [part.tickets for part in parts])
     if len(finished) >= len(parts):
         raise SnapshotRefused("The snapshot belongs to a request with more parts.")
     return StartPoint(parts, finished, snapshot)

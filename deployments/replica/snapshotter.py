@@ -77,8 +77,8 @@ class Snapshotter(Snapshots):
     def mark_reported(self, snapshots: Sequence[tuple[LeaseKey, StoredSnapshot]]) -> None:
         self._reported.update(snapshots)
 
-    def latest(self, held: LeaseKey) -> StoredSnapshot | None:
-        return self._latest.get(held)
+    def latest(self, lease_key: LeaseKey) -> StoredSnapshot | None:
+        return self._latest.get(lease_key)
 
     def use_tickets(self, tickets: Sequence[tuple[LeaseKey, UploadTicket]]) -> None:
         """Use the tickets that arrived. Attempts that have ended in between need none."""
@@ -117,12 +117,12 @@ class Snapshotter(Snapshots):
 
     async def _take(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         generation: Generation,
         state: AttemptState,
         ticket: UploadTicket,
     ) -> None:
-        request_id.set(held.request_id)
+        request_id.set(lease_key.request_id)
         resources, finished, at_decoding = (
             self._resources(),
             state.finished,
@@ -136,22 +136,24 @@ class Snapshotter(Snapshots):
             await resources.uploader.put(MediaFile(ticket, body))
         except SnapshotRefused as error:
             if not generation.done() and generation.steps_done:
-                self._refused.add(held)
-                log.info("Snapshots of attempt %d are disabled. %s", held.attempt, error)
+                self._refused.add(lease_key)
+                log.info("Snapshots of attempt %d are disabled. %s", lease_key.attempt, error)
             return
         except DarkroomError as error:
-            log.warning("A snapshot of attempt %d was not stored: %s", held.attempt, error.message)
+            log.warning(
+                "A snapshot of attempt %d was not stored: %s", lease_key.attempt, error.message
+            )
             return
-        self._taken_at[held] = began
+        self._taken_at[lease_key] = began
         if at_decoding is not None:
-            self._at_decoding[held] = at_decoding
+            self._at_decoding[lease_key] = at_decoding
         step = snapshot.step + sum(output.steps for output in finished or ())
-        self._latest[held] = StoredSnapshot(ticket.key, step)
-        log.debug("Attempt %d has a snapshot at step %d.", held.attempt, step)
+        self._latest[lease_key] = StoredSnapshot(ticket.key, step)
+        log.debug("Attempt %d has a snapshot at step %d.", lease_key.attempt, step)
 
-    def _has_last(self, held: LeaseKey, state: AttemptState) -> bool:
+    def _has_last(self, lease_key: LeaseKey, state: AttemptState) -> bool:
         """True if the snapshot at the start of decoding is stored: no later one is possible."""
-        stored = self._at_decoding.get(held)
+        stored = self._at_decoding.get(lease_key)
         return stored is not None and stored is state.decoding_snapshot
 
     def _forget_ended(self) -> None:

@@ -125,7 +125,7 @@ class Tuning:
         ]
         if not allowed:
             return None
-        best = min(allowed, key=lambda each: each.generation_s)
+        best = min(allowed, key=lambda measurement: measurement.generation_s)
         default = self.find(self.default)
         if default in allowed and best.generation_s > WORTHWHILE * default.generation_s:
             return None
@@ -149,7 +149,7 @@ class Tuning:
             and (measurement.recipe, measurement.options) == (base.recipe, base.options)
             and measurement.generation_s <= WORTHWHILE * base.generation_s
         ]
-        return min(candidates, key=lambda each: each.generation_s, default=None)
+        return min(candidates, key=lambda measurement: measurement.generation_s, default=None)
 
     def levels(self, declared: StepCacheLevels) -> StepCacheLevels:
         """Step caches by level: the chosen one is ``regular``. A ``high`` that is declared stays if

@@ -92,7 +92,7 @@ class OutputPolicy:
             checker = self._checkers.checker(rule["checker"])
             findings = [checker.check(image, self._prompt) for image in _images(file)]
             # Raises an error if the file has no images: then it cannot be checked.
-            worst = max(findings, key=lambda each: (each.unsafe, each.score))
+            worst = max(findings, key=lambda finding: (finding.unsafe, finding.score))
         except Exception as error:
             return False, _on_check_error(rule, error)
         if not worst.unsafe:

@@ -123,12 +123,12 @@ class LoraFetcher:
     async def acquire(
         self,
         requested: Sequence[RequestedLora],
-        held: list[CachedFile],
+        locked_files: list[CachedFile],
         files: OwnFiles,
         scope: str = "",
         tenant: str = "",
     ) -> tuple[FetchedLora, ...]:
-        """Fetch the LoRA files, lock them, and append them to ``held``; the caller releases them.
+        """Fetch the LoRA files, lock them, and append them to ``locked_files``, to be released.
 
         Raises ``InvalidInput``, which names the field, if a file cannot be fetched, is too large,
         or is not a safetensors file. ``files``: access to our own storage. ``scope``: a file that
@@ -138,7 +138,7 @@ class LoraFetcher:
         fetched: list[FetchedLora] = []
         for lora in requested:
             file = await self._acquire(lora, _Name.of(lora.source, scope, tenant), files)
-            held.append(file)
+            locked_files.append(file)
             fetched.append(FetchedLora(lora, file.path))
         return tuple(fetched)
 

@@ -91,13 +91,13 @@ class ManifestWriter:
     def __init__(
         self,
         signer: FileSigner,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         certificates: str,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         """``loop``: the one that calls ``signer``."""
         self._signer = signer
-        self._held = held
+        self._held = lease_key
         self._certificates = certificates
         self._loop = loop
 

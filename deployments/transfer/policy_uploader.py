@@ -194,9 +194,9 @@ async def _beginning(response: httpx2.Response) -> str:
     return content[:MAX_ANSWER].decode("utf-8", "replace")
 
 
-def _reason(said: str) -> str:
+def _reason(answer: str) -> str:
     """Code and message of S3's error. Nothing else of the answer."""
-    code, message = _CODE.search(said), _MESSAGE.search(said)
+    code, message = _CODE.search(answer), _MESSAGE.search(answer)
     if code is None:
         return "."
     return f" {code[1]}" + ("." if message is None else f": {message[1].rstrip('.')}.")

@@ -218,7 +218,7 @@ class TuningSession:
             for variant in variants
             if _is_selected(variant, options) and variant.name not in tuning.left_out
         ]
-        selected.sort(key=lambda each: not each.exact)  # a reference first
+        selected.sort(key=lambda variant: not variant.exact)  # a reference first
         for candidate in selected:
             tuning = self._with(tuning, model, candidate, options, show)
         combined = None if options.variants else combination(variants, tuning)

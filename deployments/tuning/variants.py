@@ -183,9 +183,9 @@ def reason_against(variant: RecipeVariant, off: Mapping[str, str]) -> str:
     return "; ".join(f"{name} is off: {off[name]}" for name in switches)
 
 
-def default_name(found: Sequence[RecipeVariant]) -> str:
+def default_name(variants: Sequence[RecipeVariant]) -> str:
     """Name of the candidate that is the catalogue's recipe."""
-    return CATALOGUE if any(variant.name == CATALOGUE for variant in found) else PLAIN
+    return CATALOGUE if any(variant.name == CATALOGUE for variant in variants) else PLAIN
 
 
 def allowed(recipe: Recipe) -> bool:
@@ -195,7 +195,7 @@ def allowed(recipe: Recipe) -> bool:
     return not (moved and (recipe.compile or recipe.graphs))
 
 
-def combination(found: Sequence[RecipeVariant], tuning: Tuning) -> RecipeVariant | None:
+def combination(variants: Sequence[RecipeVariant], tuning: Tuning) -> RecipeVariant | None:
     """Variant with all switches that are faster than plain on their own and within the quality
     bound. Where two contradict, the faster one stays. None if fewer than two are left."""
     plain = tuning.find(PLAIN)
@@ -203,11 +203,11 @@ def combination(found: Sequence[RecipeVariant], tuning: Tuning) -> RecipeVariant
         return None
     helpful = sorted(
         (measured.generation_s, candidate.name, candidate)
-        for candidate in found
+        for candidate in variants
         if candidate.name not in (PLAIN, CATALOGUE) and (measured := tuning.find(candidate.name))
         if _helps(measured, plain, tuning)
     )
-    base = found[0].recipe
+    base = variants[0].recipe
     recipe, options, parts = base, dict[str, Any](), 0
     for _, _, variant in helpful:
         change = _difference(base, variant.recipe)
@@ -217,7 +217,9 @@ def combination(found: Sequence[RecipeVariant], tuning: Tuning) -> RecipeVariant
         if allowed(changed):
             recipe, options, parts = changed, {**variant.options, **options}, parts + 1
     combined = RecipeVariant(COMBINED, recipe, options)
-    return combined if parts > 1 and len([*_distinct([*found, combined])]) > len(found) else None
+    return (
+        combined if parts > 1 and len([*_distinct([*variants, combined])]) > len(variants) else None
+    )
 
 
 def _helps(measured: Measurement, plain: Measurement, tuning: Tuning) -> bool:
@@ -233,9 +235,9 @@ def _difference(base: Recipe, changed: Recipe) -> dict[str, Any]:
     return {name: getattr(changed, name) for name in after if after[name] != before[name]}
 
 
-def _distinct(found: Any) -> Iterator[RecipeVariant]:
+def _distinct(variants: Any) -> Iterator[RecipeVariant]:
     seen: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for variant in found:
+    for variant in variants:
         key = ({**asdict(variant.recipe), "memory_gb": 0}, dict(variant.options))
         if key not in seen:
             seen.append(key)

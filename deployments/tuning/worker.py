@@ -279,8 +279,8 @@ def _values(result: Any) -> Any:
 class _PeakMemory:
     """Most bytes that were held, by sampling: the engine uses the device's own peak itself."""
 
-    def __init__(self, held: Callable[[], int]) -> None:
-        self._held = held
+    def __init__(self, held_bytes: Callable[[], int]) -> None:
+        self._held = held_bytes
         self._most = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True, name="memory samples")

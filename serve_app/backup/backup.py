@@ -160,16 +160,16 @@ class Copied:
     damaged: bool = False
 
 
-async def _copy(target: OpenInstallation, folder: BackupFolder, wanted: NamedFile) -> Copied:
+async def _copy(target: OpenInstallation, folder: BackupFolder, file: NamedFile) -> Copied:
     """Copy one file. The entry has no digest if storage does not have the file as it was stored."""
     for _ in range(READS):
         try:
-            return Copied(await _copy_once(target, folder.files / wanted.key, wanted.key))
+            return Copied(await _copy_once(target, folder.files / file.key, file.key))
         except ArtifactNotFound:
-            return Copied(FileEntry(wanted.key))
+            return Copied(FileEntry(file.key))
         except DamagedFile:
             continue  # perhaps only on its way
-    return Copied(FileEntry(wanted.key), damaged=True)
+    return Copied(FileEntry(file.key), damaged=True)
 
 
 async def _copy_once(target: OpenInstallation, path: Path, key: str) -> FileEntry:
@@ -192,7 +192,7 @@ async def _copy_once(target: OpenInstallation, path: Path, key: str) -> FileEntr
 async def _count(
     target: OpenInstallation,
     counts: CopyCounts,
-    wanted: Sequence[NamedFile],
+    files: Sequence[NamedFile],
     copied: Sequence[Copied],
 ) -> None:
     absent = [
@@ -203,7 +203,7 @@ async def _count(
     named = await still_named(target.database, absent) if absent else frozenset[str]()
     counts.missing += len(named)
     counts.deleted += len(absent) - len(named)
-    for row, copy in zip(wanted, copied, strict=True):
+    for row, copy in zip(files, copied, strict=True):
         counts.damaged += copy.damaged
         if copy.entry.sha256 is None:
             continue

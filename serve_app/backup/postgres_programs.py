@@ -114,15 +114,15 @@ async def _run(program: Program, arguments: Sequence[str], conninfo: str, *opera
         raise _failure(program, stderr.decode(errors="replace"))
 
 
-def _failure(program: Program, said: str) -> Exception:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _failure(program: Program, output: str) -> Exception:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     first = next((line for line in lines if "error:" in line), lines[0] if lines else "no message")
-    if "No space left" in said or "Disk quota" in said:
+    if "No space left" in output or "Disk quota" in output:
         return StorageFull(
             f"{program.path.name} ended because a disk is full ({first}). Free some space there, "
             "delete the incomplete folder, and run the command again."
         )
-    if "connection to server" in said or "could not connect" in said:
+    if "connection to server" in output or "could not connect" in output:
         return DatabaseUnavailable(
             f"{program.path.name} lost PostgreSQL ({first}). Check that the server runs, then run "
             "the command again."

@@ -304,10 +304,10 @@ def _built_in() -> CatalogSource:
 
 
 def _build_entry(
-    builder: EntryBuilder, file: SourceFile, endpoint_id: str, given: EndpointSource
+    builder: EntryBuilder, file: SourceFile, endpoint_id: str, source: EndpointSource
 ) -> CatalogEntry:
     try:
-        return builder.build(endpoint_id, given)
+        return builder.build(endpoint_id, source)
     except ValueError as error:
         raise file.error_at(("endpoints", endpoint_id), str(error)) from error
 
@@ -319,22 +319,26 @@ def _add(entries: dict[str, CatalogEntry], entry: CatalogEntry, origin: EntryOri
     entries[entry.endpoint.id] = replace(entry, origin=origin, replaces=replaces)
 
 
-def build_stored(builder: EntryBuilder, given: StoredEntry, *, strict: bool) -> CatalogEntry:
+def build_stored(builder: EntryBuilder, stored_entry: StoredEntry, *, strict: bool) -> CatalogEntry:
     """Build an entry of the database. ``InvalidInput`` names every mistake.
 
     ``strict``: options that the family does not read are mistakes.
     """
     try:
-        source = CatalogSource.model_validate({"endpoints": {given.endpoint: given.entry}})
+        source = CatalogSource.model_validate(
+            {"endpoints": {stored_entry.endpoint: stored_entry.entry}}
+        )
     except ValidationError as error:
         raise _invalid([*mistakes_of(CatalogSource, error)]) from None
-    entry = source.endpoints[given.endpoint]
+    entry = source.endpoints[stored_entry.endpoint]
     if strict and (unknown := [*unknown_options(entry.family, entry.options)]):
-        raise _invalid([(("endpoints", given.endpoint, *place), what) for place, what in unknown])
+        raise _invalid(
+            [(("endpoints", stored_entry.endpoint, *place), what) for place, what in unknown]
+        )
     try:
-        return builder.build(given.endpoint, entry)
+        return builder.build(stored_entry.endpoint, entry)
     except (ValueError, TypeError, AttributeError) as error:  # values of `options` have any type
-        raise InvalidInput(f"{given.endpoint}: {error}.") from error
+        raise InvalidInput(f"{stored_entry.endpoint}: {error}.") from error
 
 
 def _invalid(mistakes: Sequence[tuple[Place, str]]) -> InvalidInput:

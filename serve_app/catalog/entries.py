@@ -124,25 +124,25 @@ class EntryBuilder:
     pools: Pools | None = None
     gpu_problem: Callable[[Endpoint, str], str] = lambda *_: ""
 
-    def build(self, endpoint_id: str, given: EndpointSource) -> CatalogEntry:
+    def build(self, endpoint_id: str, source: EndpointSource) -> CatalogEntry:
         """Entry of ``endpoint_id``. An entry without its family, its pool, its demo model or the
         revision of its weights is listed but not served. ``ValueError`` if it is not valid."""
         _check_id(endpoint_id)
         demo = self.demo
-        endpoint = _demo(endpoint_id, given, self.demo_dir) if demo else _real(endpoint_id, given)
-        stands_in = demo and not given.runs_on_cpu
-        missing = _no_demo(given, endpoint) if stands_in else _no_revision(given)
-        if self.families is not None and given.family not in self.families:
-            missing = _no_family(given)  # fixing another reason would not help without it
-        elif self.pools is not None and given.pool is not None:
-            missing = _no_pool(given.pool, given.family, self.pools) or missing
-        missing = missing or self.gpu_problem(endpoint, given.pool or "")
+        endpoint = _demo(endpoint_id, source, self.demo_dir) if demo else _real(endpoint_id, source)
+        stands_in = demo and not source.runs_on_cpu
+        missing = _no_demo(source, endpoint) if stands_in else _no_revision(source)
+        if self.families is not None and source.family not in self.families:
+            missing = _no_family(source)  # fixing another reason would not help without it
+        elif self.pools is not None and source.pool is not None:
+            missing = _no_pool(source.pool, source.family, self.pools) or missing
+        missing = missing or self.gpu_problem(endpoint, source.pool or "")
         schema = _schema(endpoint)
         _check_arguments(endpoint, schema)
         _check_secrets(endpoint)
         if endpoint.family in PROVIDERS or endpoint_id.endswith(f"/{EVERY}"):
             HostedEndpoint.of(endpoint)
-        entry = CatalogEntry(endpoint, schema, given, missing, given.cache, given.pool or "")
+        entry = CatalogEntry(endpoint, schema, source, missing, source.cache, source.pool or "")
         _check_examples(entry)
         return entry
 
@@ -173,63 +173,63 @@ def real_endpoint(entry: CatalogEntry) -> Endpoint:
     return _real(entry.endpoint.id, entry.source) if entry.demo else entry.endpoint
 
 
-def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
+def _real(endpoint_id: str, source: EndpointSource) -> Endpoint:
     return Endpoint(
         id=endpoint_id,
-        family=given.family,
-        weights=_weights(given),
-        schema=given.input_schema,
-        defaults=given.defaults,
-        bounds=given.bounds,
-        options=given.options,
-        display_name=given.display_name,
-        description=given.description,
-        category=given.category,
-        licence=given.licence,
-        recipes=tuple(_recipe(given, recipe) for recipe in given.recipes),
+        family=source.family,
+        weights=_weights(source),
+        schema=source.input_schema,
+        defaults=source.defaults,
+        bounds=source.bounds,
+        options=source.options,
+        display_name=source.display_name,
+        description=source.description,
+        category=source.category,
+        licence=source.licence,
+        recipes=tuple(_recipe(source, recipe) for recipe in source.recipes),
     )
 
 
-def _recipe(given: EndpointSource, recipe: RecipeSource) -> Recipe:
+def _recipe(source: EndpointSource, recipe: RecipeSource) -> Recipe:
     """Recipe with its largest work: the one that the file states, or what its memory allows."""
     largest: WorkLimit | None = None
     if recipe.largest is not None:
         largest = WorkLimit(**dict(recipe.largest))
-    elif given.memory is not None:
-        dtypes = {**(given.options.get("dtypes") or {}), **recipe.dtypes}
+    elif source.memory is not None:
+        dtypes = {**(source.options.get("dtypes") or {}), **recipe.dtypes}
         memory = RecipeMemory(
-            given.memory,
+            source.memory,
             memory_gb=recipe.memory_gb,
             precision=recipe.precision,
             offload=recipe.offload,
             hot=recipe.hot,
             float32=frozenset(name for name, dtype in dtypes.items() if dtype == "float32"),
         )
-        largest = memory.limit(always_tiled=bool(given.options.get("tiling")))
+        largest = memory.limit(always_tiled=bool(source.options.get("tiling")))
     fields: dict[str, Any] = dict(recipe) | {"largest": largest}
     return Recipe(**fields)
 
 
-def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
+def _demo(endpoint_id: str, source: EndpointSource, demo_dir: Path) -> Endpoint:
     """Endpoint with its demo model, which fits every device and so has no recipes."""
-    endpoint = _real(endpoint_id, given)
-    if given.demo is None:
+    endpoint = _real(endpoint_id, source)
+    if source.demo is None:
         return endpoint
     return replace(
         endpoint,
-        weights=Weights(source=str(demo_dir / given.demo.weights), demo=True),
-        defaults={**given.defaults, **given.demo.defaults},
-        bounds={**given.bounds, **given.demo.bounds},
-        options={**given.options, **given.demo.options},
+        weights=Weights(source=str(demo_dir / source.demo.weights), demo=True),
+        defaults={**source.defaults, **source.demo.defaults},
+        bounds={**source.bounds, **source.demo.bounds},
+        options={**source.options, **source.demo.options},
         recipes=(),
-        demo_words=tuple(" ".join(given.demo.words.values()).split()),
+        demo_words=tuple(" ".join(source.demo.words.values()).split()),
     )
 
 
-def _weights(given: EndpointSource) -> Weights:
-    if given.weights is None:
+def _weights(source: EndpointSource) -> Weights:
+    if source.weights is None:
         return Weights(source="")
-    written = given.weights
+    written = source.weights
     return Weights(
         written.hub or str(written.directory),
         written.revision,
@@ -246,21 +246,21 @@ def _weights(given: EndpointSource) -> Weights:
     )
 
 
-def _no_family(given: EndpointSource) -> str:
+def _no_family(source: EndpointSource) -> str:
     return (
-        f"No pool of this installation hosts its family `{given.family}`: add it to one in "
+        f"No pool of this installation hosts its family `{source.family}`: add it to one in "
         "DARKROOM_POOLS. A family that is not built into Darkroom is your own code, named in "
         "DARKROOM_FAMILIES (docs/how-to/write-a-family.md)."
     )
 
 
-def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
+def _no_demo(source: EndpointSource, endpoint: Endpoint) -> str:
     real = "DARKROOM_DEMO=false serves the real one, which needs a GPU."
-    if given.demo is not None:
+    if source.demo is not None:
         if (Path(endpoint.weights.source) / DEMO_MARK).is_file():
             return ""
-        return f"Its demo weights `{given.demo.weights}` are not part of this Darkroom. {real}"
-    if given.weights is not None and given.weights.hub is not None:
+        return f"Its demo weights `{source.demo.weights}` are not part of this Darkroom. {real}"
+    if source.weights is not None and source.weights.hub is not None:
         return (
             f"It has no demo model, and this installation serves demo models. {real} If it is "
             "small enough for a CPU, an entry of your own with `cpu: {}` serves it here."
@@ -268,8 +268,8 @@ def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
     return ""  # weights in a folder of the operator
 
 
-def _no_revision(given: EndpointSource) -> str:
-    weights = given.weights
+def _no_revision(source: EndpointSource) -> str:
+    weights = source.weights
     if weights is None or weights.hub is None or weights.revision is not None:
         return ""
     return (

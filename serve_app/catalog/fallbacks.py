@@ -37,32 +37,32 @@ def problem_of(
 
 
 def _problem(
-    entry: CatalogEntry, other: CatalogEntry, given: FallbackSource | ShadowSource, find: Find
+    entry: CatalogEntry, other: CatalogEntry, source: FallbackSource | ShadowSource, find: Find
 ) -> tuple[Place, str] | None:
-    if isinstance(given, ShadowSource):
-        return _problem_of_shadow(entry, other, given)
+    if isinstance(source, ShadowSource):
+        return _problem_of_shadow(entry, other, source)
     named = (KEY, "endpoint")
     if cycle := _cycle(entry, find):
         return named, f"requests would fall back in a circle: {' → '.join(cycle)}"
     if other.endpoint.family == FAMILY:
-        return named, f"{given.endpoint} is a workflow, whose steps have fallbacks of their own"
+        return named, f"{source.endpoint} is a workflow, whose steps have fallbacks of their own"
     if entry.endpoint.family in PROVIDERS and other.endpoint.family in PROVIDERS:
         return named, (
-            f"{entry.endpoint.id} and {given.endpoint} are both hosted, and a request calls one "
+            f"{entry.endpoint.id} and {source.endpoint} are both hosted, and a request calls one "
             "provider at most, so that it is never paid for twice"
         )
-    return _problem_of_fields(entry, other, given, KEY)
+    return _problem_of_fields(entry, other, source, KEY)
 
 
 def _problem_of_shadow(
-    entry: CatalogEntry, other: CatalogEntry, given: ShadowSource
+    entry: CatalogEntry, other: CatalogEntry, source: ShadowSource
 ) -> tuple[Place, str] | None:
     named = (SHADOW, "endpoint")
     if other.endpoint.id == entry.endpoint.id:
         return named, "an endpoint cannot be compared with itself: name another one"
     if other.endpoint.family == FAMILY:
-        return named, f"{given.endpoint} is a workflow, and copies go to single endpoints"
-    return _problem_of_fields(entry, other, given, SHADOW)
+        return named, f"{source.endpoint} is a workflow, and copies go to single endpoints"
+    return _problem_of_fields(entry, other, source, SHADOW)
 
 
 def _cycle(entry: CatalogEntry, find: Find) -> list[str]:
@@ -79,19 +79,19 @@ def _cycle(entry: CatalogEntry, find: Find) -> list[str]:
 
 
 def _problem_of_fields(
-    entry: CatalogEntry, other: CatalogEntry, given: FallbackSource | ShadowSource, key: str
+    entry: CatalogEntry, other: CatalogEntry, source: FallbackSource | ShadowSource, key: str
 ) -> tuple[Place, str] | None:
-    for name, named in given.fields.items():
+    for name, named in source.fields.items():
         if not _accepts(entry, name):
             return (key, "fields", name), f"{entry.endpoint.id} has no field `{name}`"
         if named is not None and not _accepts(other, named):
-            return (key, "fields", name), f"{given.endpoint} has no field `{named}`"
-    passed = {*given.fields.values()}
+            return (key, "fields", name), f"{source.endpoint} has no field `{named}`"
+    passed = {*source.fields.values()}
     for name in sorted(other.schema.json_schema().get("required", ())):
-        passes_itself = name not in given.fields and _accepts(entry, name)
+        passes_itself = name not in source.fields and _accepts(entry, name)
         if name not in passed and not passes_itself:
             return (key, "endpoint"), (
-                f"{given.endpoint} needs `{name}`, which {entry.endpoint.id} does not have: name "
+                f"{source.endpoint} needs `{name}`, which {entry.endpoint.id} does not have: name "
                 "the field that has it in `fields`"
             )
     return None

@@ -152,14 +152,14 @@ def _of_step(
 
 
 def _of_call(
-    entry: CatalogEntry, price: Price, node: Node, given: dict[str, Any], later: frozenset[str]
+    entry: CatalogEntry, price: Price, node: Node, fields: dict[str, Any], later: frozenset[str]
 ) -> KnownCost:
-    """Cost of a step for one element. ``given``: its input as far as it is known. ``later``: names
+    """Cost of a step for one element. ``fields``: its input as far as it is known. ``later``: names
     of its other fields."""
     if price.unit is PriceUnit.IMAGE and not NUMBERS & later:
-        if given.get(SEEDS) is not None and COUNT not in node.input:
-            given.pop(COUNT, None)  # the default; the step makes an image of each seed
-        return cost_of(entry, price, given)
+        if fields.get(SEEDS) is not None and COUNT not in node.input:
+            fields.pop(COUNT, None)  # the default; the step makes an image of each seed
+        return cost_of(entry, price, fields)
     return KnownCost(
         unknown=f"{node.app} costs by the {price.unit.replace('_', ' ')}, which is known when it "
         "runs"

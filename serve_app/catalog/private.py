@@ -41,23 +41,23 @@ def identity_of(weights: Weights) -> str:
     return Path(weights.source).name + beside
 
 
-def private_entry(base: CatalogEntry, given: PrivateEndpoint) -> CatalogEntry:
+def private_entry(base: CatalogEntry, private: PrivateEndpoint) -> CatalogEntry:
     """Entry of a private endpoint. It is not served while its base is not, or has other weights
     than those that it was compared with."""
-    options = {**base.endpoint.options, **_options(base, given)}
-    name = given.id.partition("/")[2]
+    options = {**base.endpoint.options, **_options(base, private)}
+    name = private.id.partition("/")[2]
     endpoint = replace(
         base.endpoint,
-        id=given.id,
+        id=private.id,
         options=options,
         display_name=name,
-        description=f"Weights of {given.tenant}, served like {given.base}.",
+        description=f"Weights of {private.tenant}, served like {private.base}.",
         licence="",
     )
     missing = base.missing
-    if not missing and identity_of(base.endpoint.weights) != given.base_weights:
+    if not missing and identity_of(base.endpoint.weights) != private.base_weights:
         missing = (
-            f"Its base {given.base} has other weights now than those that it was compared with: "
+            f"Its base {private.base} has other weights now than those that it was compared with: "
             "delete the weights, and register them again."
         )
     return replace(
@@ -66,20 +66,20 @@ def private_entry(base: CatalogEntry, given: PrivateEndpoint) -> CatalogEntry:
         missing=missing,
         origin=EntryOrigin.DATABASE,
         replaces=(),
-        tenant=given.tenant,
-        base=given.base,
-        repository=given.repository,
-        digests=tuple(file.digest for file in given.files),
+        tenant=private.tenant,
+        base=private.base,
+        repository=private.repository,
+        digests=tuple(file.digest for file in private.files),
     )
 
 
-def _options(base: CatalogEntry, given: PrivateEndpoint) -> Mapping[str, Any]:
-    if given.kind == LORA:
-        (file,) = given.files
-        own = {"registered": file.digest, "scale": given.scale}
+def _options(base: CatalogEntry, private: PrivateEndpoint) -> Mapping[str, Any]:
+    if private.kind == LORA:
+        (file,) = private.files
+        own = {"registered": file.digest, "scale": private.scale}
         return {"adapters": [*(base.endpoint.options.get("adapters") or ()), own]}
     components: dict[str, dict[str, str]] = {}
-    for part_file in given.files:
+    for part_file in private.files:
         component, _, name = part_file.path.partition("/")
         components.setdefault(component, {})[name] = part_file.digest
     return {REPLACED: components}

@@ -147,7 +147,7 @@ def _of_kind(shown: str, served: Mapping[str, str]) -> str:
 
 def _sort_by_similarity(shown: str, ids: Iterable[str]) -> list[str]:
     """Ids, the most similar one first."""
-    return sorted(ids, key=lambda each: (-_similarity(shown, each), each))
+    return sorted(ids, key=lambda endpoint_id: (-_similarity(shown, endpoint_id), endpoint_id))
 
 
 def _similarity(shown: str, endpoint_id: str) -> float:

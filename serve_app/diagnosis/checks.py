@@ -58,13 +58,13 @@ def findings(checks: Iterable[Check]) -> Iterator[StepResult]:
             yield StepResult(name, f"{type(error).__name__}: {error}", problem=True)
 
 
-def as_json(found: Sequence[StepResult]) -> dict[str, Any]:
+def as_json(results: Sequence[StepResult]) -> dict[str, Any]:
     """Findings as ``darkroom doctor --json`` prints them and ``GET /v1/doctor`` answers."""
     return {
-        "problems": sum(finding.problem for finding in found),
+        "problems": sum(finding.problem for finding in results),
         "findings": [
             {"name": finding.name, "ok": not finding.problem, "said": finding.message}
-            for finding in found
+            for finding in results
         ],
     }
 

@@ -69,9 +69,9 @@ class Batcher(Generic[Item, Answer]):
         # No shield: a caller that is cancelled cancels the future, which then gets no answer.
         return await future
 
-    def hold_while(self, held: Callable[[], bool]) -> None:
-        """Begin no batch while ``held`` returns True. Call ``resume`` when it may return False."""
-        self._held = held
+    def hold_while(self, is_held: Callable[[], bool]) -> None:
+        """Begin no batch while ``is_held`` returns True. Call ``resume`` when it may be False."""
+        self._held = is_held
 
     def resume(self) -> None:
         """Send what was held back, unless it still has to be."""

@@ -397,7 +397,7 @@ class LeaseTerms(Protocol):
 
     def tickets(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         endpoint: Endpoint,
         input: Mapping[str, Any],
@@ -415,7 +415,7 @@ class LeaseTerms(Protocol):
 
     def file_ticket(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         number: int,
         media_type: str,
@@ -426,13 +426,17 @@ class LeaseTerms(Protocol):
         ...
 
     def leftovers(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
+        self,
+        lease_key: LeaseKey,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> Sequence[str]:
         """Keys of all files that the attempt may have stored, in every storage location. Not those
         of ``file_ticket``, which are marked for deletion when they are issued."""
         ...
 
-    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+    def snapshot_ticket(self, lease_key: LeaseKey, tenant: str) -> UploadTicket:
         """Ticket for one snapshot of the attempt. Each has a new key."""
         ...
 

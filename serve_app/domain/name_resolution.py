@@ -139,15 +139,15 @@ class NameResolver:
         with suppress(RuntimeError):  # the event loop has been closed
             loop.call_soon_threadsafe(self._finish_look_up, host, outcome)
 
-    def _finish_look_up(self, host: str, found: Found) -> None:
+    def _finish_look_up(self, host: str, outcome: Found) -> None:
         running = self._running.pop(host)
         self._held -= Counter((running.tenant,))  # subtracting drops entries that reach zero
         self._negative.pop(host, None)
-        if isinstance(found, Exception):
+        if isinstance(outcome, Exception):
             self._negative[host] = asyncio.get_running_loop().time() + NEGATIVE_TTL_S
             while len(self._negative) > MAX_NEGATIVE:
                 self._negative.popitem(last=False)
-        running.found.set_result(found)
+        running.found.set_result(outcome)
         self._start_waiting()
 
     def _start_waiting(self) -> None:

@@ -82,7 +82,11 @@ class LeasePort(Protocol):
         ...
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
         """Return the lease without counting a failure: the request is queued again, at its old
         place. Its next attempt resumes from ``snapshot``, or from the last reported one."""
@@ -113,11 +117,11 @@ class WeightFiles(Protocol):
 class FileSigner(Protocol):
     """Signer of files. Real: the ingress deployment's handle; its key never leaves the ingress."""
 
-    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+    async def sign_claim(self, lease_key: LeaseKey, claim: bytes) -> bytes:
         """ES256 signature of the claim of a file, 64 bytes. ``Fenced`` if the lease is not held."""
         ...
 
-    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+    async def report_unsigned(self, lease_key: LeaseKey, reason: str) -> None:
         """Report a file that is delivered without a signature."""
         ...
 
@@ -133,7 +137,7 @@ class AppSource(Protocol):
     """What replicas of executors need. Real: the ingress deployment's handle."""
 
     async def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
         """Ticket for file ``number`` of an attempt; the same for a repeated call. ``Fenced`` if the
         lease is not held."""
@@ -143,13 +147,13 @@ class AppSource(Protocol):
         """Zip file with the code of an app. ``NotFound`` if there is none with this digest."""
         ...
 
-    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+    async def secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
         """Secrets that the endpoint of an attempt names, as far as they are set: of apps those of
         the installation; of hosted providers also those of the tenant, which come first. ``Fenced``
         if the lease is not held."""
         ...
 
-    async def begin_hosted_call(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
+    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
         """Write that a provider is about to be called for a request, and return that call; or the
         call that an earlier attempt made for it, which must not be sent again. None: an equal call
         of another request is being sent; ask again soon. ``Fenced`` if the lease is not held."""
@@ -168,7 +172,7 @@ class AppSource(Protocol):
         ...
 
     async def add_partials(
-        self, held: LeaseKey, values: Sequence[PartialResult], first: int
+        self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int
     ) -> None:
         """Store partial results of an attempt, and forget those with a number below ``first``.
         ``Fenced`` if the lease is not held."""
@@ -179,7 +183,7 @@ class SafetyLog(Protocol):
     """Log of the safety policy's decisions. Real: the ingress deployment's handle."""
 
     async def report_decisions(
-        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+        self, lease_key: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
         """Record decisions about the files of an attempt: ``rule``, ``action``, ``label`` and
         ``score`` of each."""
@@ -190,7 +194,7 @@ class Gallery(Protocol):
     """Search, favourites and share links. Methods raise ``DatabaseUnavailable``, and those that
     read much ``Overloaded``."""
 
-    async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
+    async def search(self, request_filter: RequestFilter, limit: int) -> FoundRequests:
         """At most ``limit`` requests. The time of a call is bounded, however many there are."""
         ...
 

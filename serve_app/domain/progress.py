@@ -160,13 +160,13 @@ def describe(loading: Sequence[Loading]) -> str:
     return "; ".join(map(_one_in_words, loading))
 
 
-def _one_in_words(one: Loading) -> str:
-    words = f"{one.stage.value.replace('_', ' ')} {one.endpoints[0]}"
-    if one.stage is Stage.LOADING:
-        words += " from host memory" if one.warm else " from disk" if one.total else ""
-    if one.stage not in BYTE_STAGES or not one.total:
+def _one_in_words(loading: Loading) -> str:
+    words = f"{loading.stage.value.replace('_', ' ')} {loading.endpoints[0]}"
+    if loading.stage is Stage.LOADING:
+        words += " from host memory" if loading.warm else " from disk" if loading.total else ""
+    if loading.stage not in BYTE_STAGES or not loading.total:
         return words
-    return f"{words}, {one.done / 1e9:.1f} of {one.total / 1e9:.1f} GB"
+    return f"{words}, {loading.done / 1e9:.1f} of {loading.total / 1e9:.1f} GB"
 
 
 # Snapshots of partial generations in storage.

@@ -67,9 +67,9 @@ def _state_by_name(state: Any, known: Iterable[str]) -> Mapping[str, Any]:
     return dict(zip(known, state, strict=False))
 
 
-def _value(kind: type, field: Field[Any], found: Mapping[str, Any]) -> Any:
-    if field.name in found:
-        return found[field.name]
+def _value(kind: type, field: Field[Any], state: Mapping[str, Any]) -> Any:
+    if field.name in state:
+        return state[field.name]
     if field.default is not MISSING:
         return field.default
     if field.default_factory is not MISSING:

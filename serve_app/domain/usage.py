@@ -67,16 +67,16 @@ PERCENTILES = (25, 50, 75, 90, 95, 99)
 SHARES = tuple(percent / 100 for percent in PERCENTILES)
 
 REQUEST_METRICS: Mapping[str, Callable[[RequestTotals], float | None]] = {
-    "request_count": lambda each: each.requests,
-    "success_count": lambda each: each.successes,
-    "user_error_count": lambda each: each.client_errors,
-    "error_count": lambda each: each.requests - each.successes - each.client_errors,
+    "request_count": lambda totals: totals.requests,
+    "success_count": lambda totals: totals.successes,
+    "user_error_count": lambda totals: totals.client_errors,
+    "error_count": lambda totals: totals.requests - totals.successes - totals.client_errors,
     **{
-        f"p{percentile}_duration": lambda each, n=number: _at(each.durations_s, n)
+        f"p{percentile}_duration": lambda totals, n=number: _at(totals.durations_s, n)
         for number, percentile in enumerate(PERCENTILES)
     },
     **{
-        f"p{percentile}_prepare_duration": lambda each, n=number: _at(each.waits_s, n)
+        f"p{percentile}_prepare_duration": lambda totals, n=number: _at(totals.waits_s, n)
         for number, percentile in enumerate(PERCENTILES)
     },
 }

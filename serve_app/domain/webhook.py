@@ -119,7 +119,7 @@ class Outbox(Protocol):
         a delivery is due."""
         ...
 
-    async def claim(self, wanted: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
+    async def claim(self, limits: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
         """Claim due deliveries, at most the wanted number per channel, oldest first. A claim that
         is not settled is released some minutes later."""
         ...

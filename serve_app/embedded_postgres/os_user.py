@@ -73,7 +73,9 @@ def builder(user: ServerUser) -> ServerUser:
                 "machine. Add it to /etc/passwd, or set DARKROOM_DATABASE_URL."
             )
         return user
-    named = sorted(pwd.getpwall(), key=lambda each: each.pw_name not in {"postgres", "nobody"})
+    named = sorted(
+        pwd.getpwall(), key=lambda account: account.pw_name not in {"postgres", "nobody"}
+    )
     for entry in named:
         if entry.pw_uid != 0 and _usable(entry.pw_uid):
             return ServerUser(entry.pw_uid, entry.pw_gid)

@@ -134,27 +134,27 @@ class ExecutorCalls:
             await self._queue.log(finish.held.request_id, *finish.lines)
 
     async def _file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
         if not 0 <= number < MAX_FILES:
             raise Unsupported(f"A request has at most {MAX_FILES} files.")
-        if not await self._leases.is_held(held):
+        if not await self._leases.is_held(lease_key):
             raise Fenced("Only the holder of a lease gets a ticket.")
-        request = await self._queue.get(tenant, held.request_id)
+        request = await self._queue.get(tenant, lease_key.request_id)
         # No other type has an extension, by which files are served.
         known = media_type if media_type in UPLOAD_EXTENSIONS else DEFAULT_MEDIA_TYPE
         access, policy = request.file_access, request.upload_policy
-        ticket = self._terms.file_ticket(held, tenant, number, known, access, policy)
+        ticket = self._terms.file_ticket(lease_key, tenant, number, known, access, policy)
         if policy is None:  # otherwise the file goes to the client's own bucket
             small = () if ticket.thumbnail is None else (ticket.thumbnail.key,)
             await self._leases.expect_files([ticket.key, *small])
         return ticket
 
-    async def _named_secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
-        if not await self._leases.is_held(held):
+    async def _named_secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+        if not await self._leases.is_held(lease_key):
             raise Fenced("Only the holder of a lease gets secrets.")
         # As it is stored now: it may have fallen back to another endpoint a moment ago.
-        request = await self._queue.current(tenant, held.request_id)
+        request = await self._queue.current(tenant, lease_key.request_id)
         endpoint = self._terms.endpoint(request.runs_at)
         names = () if endpoint is None else named_by(endpoint.options)
         if endpoint is None or not names:
@@ -217,9 +217,13 @@ class ReplicaCalls:
         return [portable(answer) for answer in answers]
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
-        return await self._queue.hand_back(held, replica_id, reason, snapshot)
+        return await self._queue.hand_back(lease_key, replica_id, reason, snapshot)
 
     async def offer_weights(self, offer: WeightOffer) -> bytes:
         return await self._weight_peers.offer_weights(offer)
@@ -231,16 +235,16 @@ class ReplicaCalls:
         key = await self._weights.key_of(digest)
         return f"{self._internal_url}/files/{key}" if key else ""
 
-    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
-        return await self._signer.sign(held, claim)
+    async def sign_claim(self, lease_key: LeaseKey, claim: bytes) -> bytes:
+        return await self._signer.sign(lease_key, claim)
 
     async def report_decisions(
-        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+        self, lease_key: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
-        await self._services.output_decided(held.request_id, decisions)
+        await self._services.output_decided(lease_key.request_id, decisions)
 
-    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
-        self._signer.report_unsigned(held, reason)
+    async def report_unsigned(self, lease_key: LeaseKey, reason: str) -> None:
+        self._signer.report_unsigned(lease_key, reason)
 
     async def for_executor(self, name: str, *arguments: Any) -> Any:
         """Answer a call of a replica that runs apps; see ``domain.ports.AppSource``."""

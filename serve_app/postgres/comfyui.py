@@ -153,7 +153,7 @@ class PostgresComfyUiBook:
         sql: LiteralString,
         tenant: str,
         path: str,
-        given: Mapping[str, Any],
+        columns: Mapping[str, Any],
         *,
         overwrite: bool,
     ) -> bool:
@@ -163,7 +163,7 @@ class PostgresComfyUiBook:
             "most_of_one": MAX_FILE_BYTES,
             "overwrite": overwrite,
         }
-        values = {"tenant": tenant, "path": path, **limits, **given}
+        values = {"tenant": tenant, "path": path, **limits, **columns}
         ((stored, was_there),) = await self._database.rows(sql, values, lock=Lock((LOCK,)))
         if not stored and (overwrite or not was_there):
             raise no_room()

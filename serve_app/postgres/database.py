@@ -100,7 +100,7 @@ class Statement:
         parameters = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
         numbers = {name: f"${n}" for n, name in enumerate(parameters, start=1)}
         named = _NAMED.match(sql)
-        numbered = _PARAMETER.sub(lambda found: numbers[found[1]], sql)
+        numbered = _PARAMETER.sub(lambda match: numbers[match[1]], sql)
         return cls(UNNAMED if named is None else named[1], numbered, parameters)
 
 

@@ -55,13 +55,13 @@ class FairReads:
 
 
 @asynccontextmanager
-async def _acquire(held: asyncio.Lock | asyncio.Semaphore, busy: str) -> AsyncGenerator[None]:
+async def _acquire(lock: asyncio.Lock | asyncio.Semaphore, busy: str) -> AsyncGenerator[None]:
     try:
         async with asyncio.timeout(WAIT_S):
-            await held.acquire()
+            await lock.acquire()
     except TimeoutError:
         raise Overloaded(busy, 2.0, "reads_busy") from None
     try:
         yield
     finally:
-        held.release()
+        lock.release()

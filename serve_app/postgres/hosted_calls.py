@@ -105,12 +105,12 @@ class PostgresHostedCalls:
         self._database = database
         self._release_after_s = release_after_s
 
-    async def begin(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
+    async def begin(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
         params = {
             "id": new.id,
-            "request_id": held.request_id,
-            "attempt": held.attempt,
-            "nonce": held.nonce,
+            "request_id": lease_key.request_id,
+            "attempt": lease_key.attempt,
+            "nonce": lease_key.nonce,
             "account": new.account,
             "owner": new.owner,
             "endpoint": new.endpoint,

@@ -87,13 +87,13 @@ def _not_checked(why: str) -> InvalidInput:
     )
 
 
-def _parse_answer(found: Mapping[str, Any]) -> CheckedFile:
-    if "refused" in found:
-        raise Unsupported(found["refused"])
-    signature = found["signature"]
+def _parse_answer(answer: Mapping[str, Any]) -> CheckedFile:
+    if "refused" in answer:
+        raise Unsupported(answer["refused"])
+    signature = answer["signature"]
     state, problems = SignatureState(signature["verdict"]), tuple(signature["problems"])
     verified = Verified(**signature | {"verdict": state, "problems": problems})
-    return CheckedFile(verified, bool(found["marked"]))
+    return CheckedFile(verified, bool(answer["marked"]))
 
 
 def main(words: list[str]) -> None:

@@ -38,30 +38,30 @@ class ClaimSigner:
         """Certificates as PEM; empty: files are not signed."""
         return "" if self._identity is None else self._identity.chain
 
-    async def sign(self, held: LeaseKey, claim: bytes) -> bytes:
+    async def sign(self, lease_key: LeaseKey, claim: bytes) -> bytes:
         """ES256 signature of a claim, 64 bytes.
 
         Raises ``Fenced`` if the lease is not held, and ``Unsupported`` or ``Misconfigured`` if
         nothing can be signed.
         """
         try:
-            return await self._sign(held, claim)
+            return await self._sign(lease_key, claim)
         except Exception:
             self._count("refused")
             raise
 
-    def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+    def report_unsigned(self, lease_key: LeaseKey, reason: str) -> None:
         """Count and log a file that is delivered without a signature, although files are signed."""
         self._count("unsigned")
-        log.warning("A file of request %s is not signed: %s", held.request_id, reason)
+        log.warning("A file of request %s is not signed: %s", lease_key.request_id, reason)
 
-    async def _sign(self, held: LeaseKey, claim: bytes) -> bytes:
+    async def _sign(self, lease_key: LeaseKey, claim: bytes) -> bytes:
         if self._identity is None or len(claim) > MAX_CLAIM_BYTES:
             raise Unsupported("This installation does not sign that.")
         signer = self._identity.certificates[0]
         if not signer.not_valid_before_utc <= self._now() <= signer.not_valid_after_utc:
             raise Misconfigured(" ".join(problems(self._identity, self._now())))
-        if not await self._is_held(held):
+        if not await self._is_held(lease_key):
             raise Fenced("Only the holder of a lease gets a signature.")
         signature = self._identity.sign(claim)
         self._count("signed")

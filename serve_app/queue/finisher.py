@@ -82,16 +82,20 @@ class Finisher:
         return raised and self._stats.is_in_canary(finish.replica_id)
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
         """Queue the request again without counting a failure, keeping ``snapshot`` as its resume
         point.
         """
-        held = replace(held, request_id=known_id(held.request_id))
+        lease_key = replace(lease_key, request_id=known_id(lease_key.request_id))
         if snapshot is not None:
-            await snapshots.store(self._database, {held: snapshot})
+            await snapshots.store(self._database, {lease_key: snapshot})
         message = f"Replica {replica_id} handed the request back: {reason}"
-        return await self._batcher.call(AttemptEnd(held, EndReason.HAND_BACK, message))
+        return await self._batcher.call(AttemptEnd(lease_key, EndReason.HAND_BACK, message))
 
     async def aclose(self) -> None:
         await self._batcher.aclose()

@@ -480,11 +480,11 @@ class LongPoll:
             self._state.charges.restore(pool, charges)
 
     def _deliver_lease(
-        self, waiter: Waiter, found: StoredRequest, input: Mapping[str, Any]
+        self, waiter: Waiter, stored: StoredRequest, input: Mapping[str, Any]
     ) -> None:
-        request = found.request
+        request = stored.request
         self._state.stats.removed(request.pool, request.tenant, request.endpoint)
-        self._state.requests.update(found)
+        self._state.requests.update(stored)
         self.hand_out(waiter, request, input)
 
 

@@ -188,12 +188,12 @@ class PostgresOperations:
         return state, LeaseKey(id_, attempt, nonce)
 
     async def _end(
-        self, held: LeaseKey, failure: Outcome | None, noted: Mapping[str, str | None]
+        self, lease_key: LeaseKey, failure: Outcome | None, noted: Mapping[str, str | None]
     ) -> State | None:
         """End the attempt by hand. None if it has already ended."""
-        ended = await self._attempts.end_by_operator(held, messages.REQUEUED, failure, noted)
+        ended = await self._attempts.end_by_operator(lease_key, messages.REQUEUED, failure, noted)
         self._seen.forget()
-        outcomes = {} if failure is None else {held: failure}
+        outcomes = {} if failure is None else {lease_key: failure}
         self._after.ended(ended, outcomes, fenced=True)
         return ended[0].state if ended else None
 

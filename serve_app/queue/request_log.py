@@ -181,14 +181,14 @@ class PostgresPartialResults:
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._reads: Batcher[_Asked, Sequence[PartialResult]] = Batcher(self._read, max_batch=16)
 
-    async def add(self, held: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
+    async def add(self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
         rows = [
             {"number": result.number, "value": messages.clean(result.value)} for result in values
         ]
-        params = {**lease_columns(held), "values": messages.compact(rows), "first": first}
+        params = {**lease_columns(lease_key), "values": messages.compact(rows), "first": first}
         if not await self._database.rows(ADD_PARTIALS, params):
             raise Fenced("Only the holder of a lease may add partial results.")
-        for waiter in self._waiters.pop(held.request_id, ()):
+        for waiter in self._waiters.pop(lease_key.request_id, ()):
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -219,11 +219,11 @@ class PostgresPartialResults:
     async def aclose(self) -> None:
         await self._reads.aclose()
 
-    async def _read(self, asked: Sequence[_Asked]) -> Sequence[Sequence[PartialResult]]:
-        partials: dict[_Asked, list[PartialResult]] = {key: [] for key in asked}
+    async def _read(self, lookups: Sequence[_Asked]) -> Sequence[Sequence[PartialResult]]:
+        partials: dict[_Asked, list[PartialResult]] = {key: [] for key in lookups}
         named = [{"id": id_, "attempt": seen[0], "number": seen[1]} for id_, seen in partials]
         limits = {"most": MAX_PARTIALS_READ, "most_bytes": MAX_BYTES_READ}
         params = {"asked": messages.compact(named), **limits}
         for id_, *seen, attempt, number, value in await self._database.rows(PARTIALS_AFTER, params):
             partials[id_, (seen[0], seen[1])].append(PartialResult(attempt, number, value))
-        return [partials[key] for key in asked]
+        return [partials[key] for key in lookups]

@@ -160,7 +160,7 @@ class RetentionByKind:
     async def _until_done(
         self,
         statement: str,
-        given: Mapping[str, object],
+        params: Mapping[str, object],
         most: int = MAX_STATEMENTS,
         lock: Lock | None = None,
     ) -> tuple[int, int]:
@@ -168,7 +168,7 @@ class RetentionByKind:
         deleted = 0
         for number in range(1, most + 1):
             rows: Sequence[object] = await self._database.rows(
-                statement, {**given, "most": AT_ONCE}, lock=lock
+                statement, {**params, "most": AT_ONCE}, lock=lock
             )
             deleted += len(rows)
             if len(rows) < AT_ONCE:

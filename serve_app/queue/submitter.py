@@ -221,7 +221,7 @@ class Submitter:
         queued.
         """
         waiters: dict[str, Waiter] = {}
-        for new in sorted(batch, key=lambda each: -each.priority):
+        for new in sorted(batch, key=lambda request: -request.priority):
             # Only the statement that leases queued requests checks the limits on running requests.
             if not self._polls.drained(new.pool) or self._limits.limited(new.tenant, new.endpoint):
                 continue

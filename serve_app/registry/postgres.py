@@ -288,8 +288,8 @@ class PostgresWeightBook:
     async def collect(self) -> None:
         await self._database.rows(COLLECT, {"kept_s": KEPT_S})
 
-    async def _rows(self, sql: LiteralString, given: dict[str, Any]) -> Sequence[TenantWeights]:
-        return [_weights(row) for row in await self._database.rows(sql, given)]
+    async def _rows(self, sql: LiteralString, params: dict[str, Any]) -> Sequence[TenantWeights]:
+        return [_weights(row) for row in await self._database.rows(sql, params)]
 
 
 def _weights(row: Sequence[Any]) -> TenantWeights:

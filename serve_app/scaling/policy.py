@@ -152,7 +152,7 @@ class EarlierPool:
         number = math.ceil(load.queued * share - 1e-9)  # against the error of the division
         return Load(number, running, load.queued_s * share, 0.0)
 
-    def _observe(self, wanted: int, ready: int, after_s: float, now: float) -> None:
+    def _observe(self, needed: int, ready: int, after_s: float, now: float) -> None:
         """Note which replicas are missing. Those that become ready are the ones that were wanted
         first, and those that are no longer wanted are the last ones."""
         if ready > self._doubted_from:
@@ -160,7 +160,7 @@ class EarlierPool:
         for _ in range(min(ready - self._ready, len(self._missing))):
             self._missing.popleft()
         self._ready = ready
-        missing = max(0, wanted - ready)
+        missing = max(0, needed - ready)
         while len(self._missing) > missing:
             if now - self._missing.pop() >= after_s:
                 self._doubted_from = min(self._doubted_from, ready)

@@ -50,7 +50,9 @@ def combined(targets: Iterable[PoolTarget]) -> Sequence[PoolTarget]:
             max(target.replicas, other.replicas),
             min(target.level, other.level, key=_LEVELS.index),
         )
-    return sorted(by_endpoint.values(), key=lambda each: (_LEVELS.index(each.level), each.endpoint))
+    return sorted(
+        by_endpoint.values(), key=lambda entry: (_LEVELS.index(entry.level), entry.endpoint)
+    )
 
 
 def replicas_for(targets: Iterable[PoolTarget]) -> int:

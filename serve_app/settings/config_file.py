@@ -74,8 +74,8 @@ def _fields(value: object, path: Path, what: str) -> Fields:
     return cast("Fields", value)
 
 
-def _read_field(http: Fields, name: str, wanted: type, path: Path) -> Any:
+def _read_field(http: Fields, name: str, expected: type, path: Path) -> Any:
     value = http.get(name)
-    if value is not None and not isinstance(value, wanted):
-        raise Misconfigured(f"http_options.{name} of {path} should be {wanted.__name__}.")
+    if value is not None and not isinstance(value, expected):
+        raise Misconfigured(f"http_options.{name} of {path} should be {expected.__name__}.")
     return value

@@ -238,9 +238,9 @@ def weights_key(token: Callable[[int], str] = secrets.token_urlsafe) -> str:
     return f"w/{token(16)}.safetensors"
 
 
-def upload_type(given: str, file_name: str = "") -> str:
+def upload_type(content_type: str, file_name: str = "") -> str:
     """Media type under which a client's file is kept: the client's own, or by its file name."""
-    bare = given.partition(";")[0].strip().lower()
+    bare = content_type.partition(";")[0].strip().lower()
     media_type = _SAME.get(bare, bare)
     if media_type not in UPLOAD_EXTENSIONS or media_type == DEFAULT_MEDIA_TYPE:
         extension = file_name.rpartition(".")[2].lower()

@@ -108,14 +108,14 @@ def read_locations(config: Config, own: S3Location | None) -> Mapping[str, Tenan
     return locations
 
 
-def check_known(given: str | None, known: Collection[str]) -> None:
+def check_known(location: str | None, known: Collection[str]) -> None:
     """Raise ``InvalidInput`` if a tenant is to have a location that does not exist."""
-    if given is None or given in known:
+    if location is None or location in known:
         return
     there = ", ".join(sorted(known)) or "none"
     raise InvalidInput.of_field(
         "limits.storage",
-        f"There is no storage location {given[:40]!r}. Those of {SETTING}: {there}",
+        f"There is no storage location {location[:40]!r}. Those of {SETTING}: {there}",
     )
 
 
@@ -153,51 +153,51 @@ def _parse_location(id_: object, value: object) -> LocationConfig:
 
 
 def _build_location(
-    id_: str, given: LocationConfig, own: S3Location | None, config: Config
+    id_: str, location: LocationConfig, own: S3Location | None, config: Config
 ) -> TenantLocation:
-    bucket = given.bucket or (own.bucket if own is not None else None)
+    bucket = location.bucket or (own.bucket if own is not None else None)
     if bucket is None:
         raise Misconfigured(f"{SETTING}: {id_}.bucket is missing, and DARKROOM_S3_BUCKET is unset.")
     setting = f"{SETTING}: {id_}.{{}}"
-    endpoint_url = checked_origin(setting.format("endpoint_url"), given.endpoint_url)
+    endpoint_url = checked_origin(setting.format("endpoint_url"), location.endpoint_url)
     base = own if own is not None and endpoint_url in (None, own.endpoint_url) else None
     if base is not None:
         endpoint_url = base.endpoint_url
-    provider = provider_of(given.provider, endpoint_url)
-    if given.provider is None and base is not None:
+    provider = provider_of(location.provider, endpoint_url)
+    if location.provider is None and base is not None:
         provider = base.provider
     if config.limits.max_artifact_bytes > provider.max_put_bytes:
         raise Misconfigured(
             f"{SETTING}: {id_} accepts at most {provider.max_put_bytes:,} bytes in one upload. Set "
             f"DARKROOM_MAX_ARTIFACT_BYTES to {provider.max_put_bytes} or less."
         )
-    region = checked_region(setting.format("region"), given.region)
+    region = checked_region(setting.format("region"), location.region)
     s3 = S3Location(
         bucket=checked_bucket(setting.format("bucket"), bucket),
-        prefix=checked_prefix(setting.format("prefix"), given.prefix),
+        prefix=checked_prefix(setting.format("prefix"), location.prefix),
         endpoint_url=endpoint_url,
         region=region or (base.region if base else region_in(provider, endpoint_url)),
-        path_style=either(given.path_style, base.path_style if base else provider.path_style),
+        path_style=either(location.path_style, base.path_style if base else provider.path_style),
         conditional_writes=either(
-            given.conditional_writes,
+            location.conditional_writes,
             base.conditional_writes if base else provider.conditional_writes,
         ),
         provider=provider,
-        checksum=given.checksum or (base.checksum if base else provider.checksum),
-        encryption=encryption_of(provider, given.encryption, given.kms_key_id, setting)
+        checksum=location.checksum or (base.checksum if base else provider.checksum),
+        encryption=encryption_of(provider, location.encryption, location.kms_key_id, setting)
         or (base.encryption if base else None),
-        role=_role(id_, given),
+        role=_role(id_, location),
         location_id=id_,
     )
     if base is not None and s3.bucket == base.bucket:
         # Beside the installation's own files, whose folders have names of one letter.
         s3 = replace(s3, prefix=s3.prefix or f"{base.prefix}{id_}/")
         _refuse_same(id_, s3, base, "the installation's own storage")
-    return TenantLocation(s3, *_credentials(id_, given))
+    return TenantLocation(s3, *_credentials(id_, location))
 
 
-def _refuse_same(id_: str, one: S3Location, other: S3Location, whose: str) -> None:
-    place = (one.endpoint_url, one.bucket, one.prefix)
+def _refuse_same(id_: str, location: S3Location, other: S3Location, whose: str) -> None:
+    place = (location.endpoint_url, location.bucket, location.prefix)
     if place == (other.endpoint_url, other.bucket, other.prefix):
         raise Misconfigured(
             f"{SETTING}: {id_} has the bucket and the prefix of {whose}. Set another {id_}.prefix: "
@@ -205,25 +205,27 @@ def _refuse_same(id_: str, one: S3Location, other: S3Location, whose: str) -> No
         )
 
 
-def _role(id_: str, given: LocationConfig) -> AssumedRole | None:
-    if given.role_arn is None:
-        if given.external_id is not None:
+def _role(id_: str, location: LocationConfig) -> AssumedRole | None:
+    if location.role_arn is None:
+        if location.external_id is not None:
             raise Misconfigured(f"{SETTING}: {id_}.external_id has no effect without role_arn.")
         return None
-    sts = checked_origin(f"{SETTING}: {id_}.sts_endpoint_url", given.sts_endpoint_url)
-    return AssumedRole(given.role_arn, given.external_id or "", given.role_session_s, sts)
+    sts = checked_origin(f"{SETTING}: {id_}.sts_endpoint_url", location.sts_endpoint_url)
+    return AssumedRole(location.role_arn, location.external_id or "", location.role_session_s, sts)
 
 
-def _credentials(id_: str, given: LocationConfig) -> tuple[str | None, SecretStr | None]:
-    key, secret = given.access_key_id, given.secret_access_key
-    if given.credentials_dir is not None:
+def _credentials(id_: str, location: LocationConfig) -> tuple[str | None, SecretStr | None]:
+    key, secret = location.access_key_id, location.secret_access_key
+    if location.credentials_dir is not None:
         if key is not None or secret is not None:
             raise Misconfigured(
                 f"{SETTING}: {id_} has both credentials_dir and access_key_id or "
                 "secret_access_key. Remove one of them."
             )
         try:
-            key, text = ((given.credentials_dir / name).read_text().strip() for name in KEY_FILES)
+            key, text = (
+                (location.credentials_dir / name).read_text().strip() for name in KEY_FILES
+            )
         except OSError as error:
             raise Misconfigured(
                 f"{SETTING}: {id_}.credentials_dir: {error.filename} cannot be read "
@@ -366,7 +368,7 @@ class LocatedStorage:
         listings = [storage.files() for storage in (self.own, *self.locations.values())]
         heads = [(await anext(listing, None), listing) for listing in listings]
         while remaining := [(head, listing) for head, listing in heads if head is not None]:
-            least, listing = min(remaining, key=lambda one: one[0].key)
+            least, listing = min(remaining, key=lambda pair: pair[0].key)
             yield least
             heads = [
                 (await anext(source, None) if source is listing else head, source)

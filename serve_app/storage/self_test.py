@@ -101,11 +101,11 @@ class SelfTest:
             return "deleted"
         raise StorageUnavailable("A deleted object still exists.")
 
-    def _compare(self, came: bytes, wanted: bytes) -> None:
-        if came != wanted:
+    def _compare(self, came: bytes, expected: bytes) -> None:
+        if came != expected:
             raise StorageUnavailable(
                 f"The bytes that came back differ from those stored ({len(came)} bytes instead of "
-                f"{len(wanted)}). The store, or a proxy in front of it, changes them."
+                f"{len(expected)}). The store, or a proxy in front of it, changes them."
             )
 
 

@@ -352,9 +352,9 @@ class QueueMeter:
             for end in _ALERTING_ENDS:
                 self._counters["attempts"].labels(pool, end)  # 0: see Families.counters
 
-    def scaling(self, wanted: Mapping[str, int], warm: Mapping[str, int]) -> None:
+    def scaling(self, desired: Mapping[str, int], warm: Mapping[str, int]) -> None:
         """Record the replicas that the policies want, and those that warm targets need, by pool."""
-        self.families.exactly("pool_target_replicas", {(pool,): n for pool, n in wanted.items()})
+        self.families.exactly("pool_target_replicas", {(pool,): n for pool, n in desired.items()})
         self.families.exactly("pool_warm_replicas", {(pool,): n for pool, n in warm.items()})
 
     def warm_targets(self, targets: Mapping[tuple[str, str], tuple[int, int]]) -> None:

@@ -75,12 +75,12 @@ def is_sampled(trace: str) -> bool:
     return bool(trace) and bool(int(trace[53:55], 16) & _SAMPLED)
 
 
-def of_attempt(trace: str, held: LeaseKey) -> str:
+def of_attempt(trace: str, lease_key: LeaseKey) -> str:
     """Context of an attempt's span, which is a child of ``trace``.
 
     Its span id is derived from the lease: a replica names it in its log lines, and the ingress
     gives it to the span, which a replica that died cannot report.
     """
-    name = f"{held.request_id}/{held.attempt}/{held.nonce}".encode()
+    name = f"{lease_key.request_id}/{lease_key.attempt}/{lease_key.nonce}".encode()
     span = hashlib.sha256(name).hexdigest()[:16]
     return f"{trace[:36]}{span}{trace[52:]}"

@@ -119,7 +119,7 @@ class Tracing:
     def lost(
         self,
         trace: str,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         pool: str,
         replica_id: str | None,
         took_s: float,
@@ -127,10 +127,10 @@ class Tracing:
     ) -> None:
         """Record an attempt that ended without its replica: it died, or did not answer in time."""
         if trace_context.is_sampled(trace):
-            about = {REQUEST_ID: held.request_id, ATTEMPT: held.attempt, POOL: pool}
+            about = {REQUEST_ID: lease_key.request_id, ATTEMPT: lease_key.attempt, POOL: pool}
             if replica_id is not None:
                 about[REPLICA] = replica_id
-            self._attempt(trace, held, about, self._now_ns(), took_s, error)
+            self._attempt(trace, lease_key, about, self._now_ns(), took_s, error)
 
     def attempted(self, attempt: AttemptTrace, pool: str, replica_id: str) -> None:
         """Record an attempt and its stages, as its replica reported them."""
@@ -169,14 +169,14 @@ class Tracing:
     def _attempt(
         self,
         trace: str,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         attributes: Attributes,
         ended_ns: int,
         took_s: float,
         error: str,
     ) -> Context:
         """Record the span of an attempt. Return the context of its children."""
-        _, span_id = trace_context.ids_of(trace_context.of_attempt(trace, held))
+        _, span_id = trace_context.ids_of(trace_context.of_attempt(trace, lease_key))
         self._ids.give(int(span_id, 16))
         span = self._tracer.start_span(
             "attempt",

@@ -19,21 +19,22 @@ log = logging.getLogger(__name__)
 
 
 async def ensure_first_key(
-    keys: Keys, given: str | None, path: Path, now: datetime
+    keys: Keys, api_key: str | None, path: Path, now: datetime
 ) -> Credential | None:
     """Create the first key unless a key exists. Returns it if it was created, else None.
 
-    ``given`` (``id:secret``, from the operator) is used if it is set, and added if it is not stored
-    yet. Otherwise a random key is created. The key is written to ``path``, readable only by its
-    owner, *before* it is stored: a crash between the two steps leaves a file that the next start
-    replaces, never a stored key that no one knows. The caller holds a lock across ingress replicas.
+    ``api_key`` (``id:secret``, from the operator) is used if it is set, and added if it is not
+    stored yet. Otherwise a random key is created. The key is written to ``path``, readable only by
+    its owner, *before* it is stored: a crash between the two steps leaves a file that the next
+    start replaces, never a stored key that no one knows. The caller holds a lock across ingress
+    replicas.
 
-    If ``given`` was revoked or has expired by ``now``, it stays so, and nothing is written.
+    If ``api_key`` was revoked or has expired by ``now``, it stays so, and nothing is written.
 
-    Raises ``Misconfigured`` if ``given`` is malformed or its id belongs to another key, if it has
+    Raises ``Misconfigured`` if ``api_key`` is malformed or its id belongs to another key, if it has
     ended and no other key of an operator is valid, or if ``path`` cannot be written.
     """
-    credential = parse_given(given) if given else None
+    credential = parse_given(api_key) if api_key else None
     if credential is None and await keys.any():
         return None
     if credential is not None and await _is_valid(keys, credential):
@@ -50,10 +51,10 @@ async def ensure_first_key(
     )
 
 
-async def _is_valid(keys: Keys, wanted: Credential) -> bool:
-    """Return True if ``wanted`` is stored and valid."""
+async def _is_valid(keys: Keys, credential: Credential) -> bool:
+    """Return True if ``credential`` is stored and valid."""
     try:
-        await keys.authenticate(f"Key {wanted}")
+        await keys.authenticate(f"Key {credential}")
     except TenantDisabled:
         return True
     except Unauthenticated:

@@ -331,14 +331,14 @@ class OpenIdProvider:
         )
 
 
-def _device_sign_in(found: Mapping[str, Any]) -> DeviceSignIn:
+def _device_sign_in(answer: Mapping[str, Any]) -> DeviceSignIn:
     return DeviceSignIn(
-        str(found["device_code"]),
-        str(found["user_code"]),
-        str(found["verification_uri"]),
-        str(found.get("verification_uri_complete") or ""),
-        float(found.get("expires_in") or DEVICE_VALID_S),
-        float(found.get("interval") or DEVICE_ASK_S),
+        str(answer["device_code"]),
+        str(answer["user_code"]),
+        str(answer["verification_uri"]),
+        str(answer.get("verification_uri_complete") or ""),
+        float(answer.get("expires_in") or DEVICE_VALID_S),
+        float(answer.get("interval") or DEVICE_ASK_S),
     )
 
 

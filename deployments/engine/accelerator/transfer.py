@@ -120,8 +120,8 @@ class _Staging:
         self._current = 0
         self._filled = 0  # bytes of the current one
 
-    def next_part(self, wanted: int) -> Tensor:
-        """Return at most ``wanted`` bytes to be filled and copied before the next call.
+    def next_part(self, limit: int) -> Tensor:
+        """Return at most ``limit`` bytes to be filled and copied before the next call.
 
         It waits while the device still reads them.
         """
@@ -132,7 +132,7 @@ class _Staging:
             event = self._read[self._current]
             if event is not None:
                 event.wait()
-        begin, size = self._filled, min(wanted, STAGING_BYTES - self._filled)
+        begin, size = self._filled, min(limit, STAGING_BYTES - self._filled)
         self._filled += size
         return self._buffers[self._current].bytes(begin, size)
 

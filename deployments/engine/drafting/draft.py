@@ -98,11 +98,11 @@ class Draft:
         return save(dict(self.tensors), metadata={_KEY: json.dumps(header)})
 
     @classmethod
-    def of_bytes(cls, given: bytes) -> Draft:
+    def of_bytes(cls, content: bytes) -> Draft:
         """Parse a draft. Raises ``ForkRefused`` for other bytes or another format."""
         try:
-            size = int.from_bytes(given[:8], "little")
-            header = json.loads(json.loads(given[8 : 8 + size])["__metadata__"][_KEY])
+            size = int.from_bytes(content[:8], "little")
+            header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_KEY])
             if (version := header.pop("format")) != FORMAT:
                 raise ForkRefused(
                     f"The draft has format {version}, but this version of Darkroom reads format "
@@ -114,7 +114,7 @@ class Draft:
                 for name, recorded in header["components"].items()
             }
             header["solvers"] = [RecordedSolver(**solver) for solver in header["solvers"]]
-            return cls(tensors=load(given), **header)
+            return cls(tensors=load(content), **header)
         except (
             *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
             SafetensorError,

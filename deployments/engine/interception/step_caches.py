@@ -89,14 +89,14 @@ def states_of(module: Any, generation: int) -> dict[str, list[dict[str, Any] | N
 
 
 def set_states(
-    module: Any, generation: int, given: Mapping[str, Sequence[Mapping[str, Any] | None]]
+    module: Any, generation: int, states: Mapping[str, Sequence[Mapping[str, Any] | None]]
 ) -> None:
     """Give a generation the state that ``states_of`` read from another one.
 
     Raises ``ValueError`` if ``module`` has other caches.
     """
     managers = _state_managers(module) if caches_steps(module) else []
-    for name, each_has in given.items():
+    for name, each_has in states.items():
         for manager, values in zip(managers, each_has, strict=True):
             if values is not None:
                 vars(_state(manager, f"{generation}:{name}")).update(values)

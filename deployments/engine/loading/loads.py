@@ -234,7 +234,7 @@ class LoadHeartbeat:
     def longest(self) -> tuple[str, float]:
         """Name and seconds of the longest silent task; ("", 0) without tasks."""
         now = self._monotonic()
-        name, at = min(self._beats.copy().items(), key=lambda each: each[1], default=("", now))
+        name, at = min(self._beats.copy().items(), key=lambda beat: beat[1], default=("", now))
         return name, now - at
 
 

@@ -193,12 +193,12 @@ class Graphs:
             own.runs.clear()
         return output
 
-    def _signature(self, call: PendingCall, given: Any) -> Hashable:
+    def _signature(self, call: PendingCall, inputs: Any) -> Hashable:
         """Signature of a forward: equal for forwards that launch the same kernels."""
         isolation = call.isolation
         if isolation.processors is not None or isolation.settings:
             raise _CannotRecord("a request sets attention processors or scales of its own")
-        return call.method, isolation.thread, self._shape(given)
+        return call.method, isolation.thread, self._shape(inputs)
 
     def _shape(self, value: Any) -> Hashable:
         if isinstance(value, Tensor):
@@ -225,7 +225,7 @@ class Graphs:
         )
 
     def _record(
-        self, own: _Denoiser, call: PendingCall, signature: Hashable, given: Any, output: Any
+        self, own: _Denoiser, call: PendingCall, signature: Hashable, inputs: Any, output: Any
     ) -> None:
         """Record the forward that has just made ``output``."""
         self._memory.disturb()
@@ -235,7 +235,7 @@ class Graphs:
             return
         try:
             _check_stays(call.module)
-            own.graphs[signature] = _record_graph(own.pool, call, given, output)
+            own.graphs[signature] = _record_graph(own.pool, call, inputs, output)
         except (_CannotRecord, CannotCopy) as error:
             own.refuse(str(error))
         except Exception as error:
@@ -255,15 +255,15 @@ class Graphs:
         self._memory.release()  # its graphs were dropped
 
 
-def _record_graph(pool: GraphPool, call: PendingCall, given: Any, output: Any) -> _Recorded:
+def _record_graph(pool: GraphPool, call: PendingCall, values: Any, output: Any) -> _Recorded:
     """Graph of a forward, after a comparison of a replay with ``output``."""
-    arguments, keywords = inputs = mapped(torch.clone, given)
+    arguments, keywords = inputs = mapped(torch.clone, values)
     versions = versions_in(inputs)
     graph, captured = pool.record(lambda: call.function(*arguments, **keywords))
     if versions_in(inputs) != versions:
         raise _CannotRecord("it writes into its inputs")
     recorded = _Recorded(graph, list(tensors_in(inputs)), captured)
-    again = recorded.replay(tensors_in(given))
+    again = recorded.replay(tensors_in(values))
     if not agree([again], [output], low_precision_dtype([output], call.module), {}):
         raise _CannotRecord("the recorded forward gives other values")
     return recorded

@@ -83,10 +83,10 @@ class StepBatcher:
         priority = self._priority(candidates, turn)
         ranked = sorted(
             candidates,
-            key=lambda each: (
-                each.priority != priority,
-                -each.priority,
-                *_rank(each, fill, waits=each.generation in waiting),
+            key=lambda candidate: (
+                candidate.priority != priority,
+                -candidate.priority,
+                *_rank(candidate, fill, waits=candidate.generation in waiting),
             ),
         )
         due = [
@@ -94,7 +94,7 @@ class StepBatcher:
             for candidate in ranked
             if candidate.due_at <= now and candidate.priority == priority
         ]
-        due.sort(key=lambda each: (each.due_at, each.generation))
+        due.sort(key=lambda candidate: (candidate.due_at, candidate.generation))
         leader = _in_between(ranked, turn, waiting, turns=2 if due else 1) or ranked[0]
         rows = leader.max_calls // 2
         if due and not _shares(leader, due[0]) and self._gives_way(leader, due[0], turn):

@@ -99,7 +99,7 @@ DIFFERENCES = ("diff", "diff_b")
 
 
 def adapters_in(
-    given: Mapping[str, Tensor], file: Path
+    tensors: Mapping[str, Tensor], file: Path
 ) -> tuple[Mapping[str, Adapter], Sequence[str]]:
     """Return the adapters in a file by name of the layer, and the names of all other tensors.
 
@@ -107,7 +107,7 @@ def adapters_in(
     """
     adapters: dict[str, Adapter] = {}
     others: list[str] = []
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         layer, end = _split(name)
         if end in _REFUSED:
             raise Misconfigured(

@@ -381,6 +381,6 @@ def _part(rows: Tensor) -> Callable[[Tensor, int], Tensor]:
     return partial(_take_runs, runs)
 
 
-def _take_runs(runs: list[tuple[int, int]], made: Tensor, dim: int) -> Tensor:
-    parts = [made.narrow(dim, first, count) for first, count in runs]
+def _take_runs(runs: list[tuple[int, int]], tensor: Tensor, dim: int) -> Tensor:
+    parts = [tensor.narrow(dim, first, count) for first, count in runs]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

@@ -74,16 +74,16 @@ def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> LoraContents:
 
 def _contents(
     pipeline: Any,
-    given: dict[str, Tensor],
+    tensors: dict[str, Tensor],
     settings: Mapping[str, Any],
     file: Path,
     denoiser: str,
 ) -> LoraContents:
-    adapters, others = adapters_in(given, file)
+    adapters, others = adapters_in(tensors, file)
     ignored: defaultdict[str, list[str]] = defaultdict(list)  # tensors by reason
     for name in others:
         reason = _BUNDLED if name.startswith("bundle_emb.") else ""
-        if not reason and given[name].any():
+        if not reason and tensors[name].any():
             raise Misconfigured(
                 f"The LoRA {file} has tensors that are no part of an adapter, such as {name}. Use "
                 "a LoRA, LoKr, LoHa or DoRA."
@@ -146,15 +146,15 @@ def _targets(
 
 
 def _without_repeats(
-    found: list[tuple[Adapter, Sequence[Target]]], ignored: dict[str, list[str]]
+    matches: list[tuple[Adapter, Sequence[Target]]], ignored: dict[str, list[str]]
 ) -> tuple[list[tuple[Adapter, Target]], list[str]]:
     """Return one adapter for each layer, by the model's own name if there is one, and the names of
     adapters that share only some of their layers with others. Some tools save layers twice."""
-    found = sorted(found, key=lambda each: not each[1][0].is_own)
+    matches = sorted(matches, key=lambda entry: not entry[1][0].is_own)
     taken: set[str] = set()
     overlapping: list[str] = []
     pairs: list[tuple[Adapter, Target]] = []
-    for adapter, targets in found:
+    for adapter, targets in matches:
         if taken.issuperset(place.layer for place in targets):
             ignored[_REPEATED] += adapter.tensors
             continue
@@ -308,9 +308,9 @@ def _check_settings(settings: Any, file: Path) -> None:
             )
 
 
-def _check_alphas(given: Mapping[str, Tensor], file: Path) -> None:
+def _check_alphas(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Raise ``Misconfigured`` for alphas with which diffusers fails, or never ends if negative."""
-    for name, alpha in given.items():
+    for name, alpha in tensors.items():
         if name.endswith(".alpha") and not (alpha.numel() == 1 and 0 <= float(alpha) < math.inf):
             raise Misconfigured(f"The LoRA {file} has an alpha that is no positive number: {name}.")
 

@@ -235,8 +235,8 @@ def layer_of_halves(
     return layer
 
 
-def _set_weight(half: Any, given: torch.Tensor, upload: Upload) -> None:
-    weight = upload(given.reshape(half.weight.shape))
+def _set_weight(half: Any, tensor: torch.Tensor, upload: Upload) -> None:
+    weight = upload(tensor.reshape(half.weight.shape))
     # No parameter: offloading moves the parameters of a component, and group offloading fails for
     # those that it did not know when it formed its groups. LoRAs stay on the device.
     del half.weight

@@ -65,7 +65,9 @@ class LayerNames:
                 yield component, name.removeprefix(prefix)
         for prefix, preferred in _ENCODERS.items():
             if name.startswith(prefix):
-                for encoder in sorted(self._encoders(), key=lambda each: each != preferred):
+                for encoder in sorted(
+                    self._encoders(), key=lambda candidate: candidate != preferred
+                ):
                     yield encoder, name.removeprefix(prefix)
         if not self._denoiser:
             return

@@ -85,6 +85,6 @@ def _origin(up: Tensor, begins: Sequence[tuple[int, Adapter, int]]) -> tuple[Ada
     numbers = up.flatten().round().long()
     first = int(numbers.min())
     begin, adapter, total = max(
-        (entry for entry in begins if entry[0] <= first), key=lambda each: each[0]
+        (entry for entry in begins if entry[0] <= first), key=lambda entry: entry[0]
     )
     return adapter, numbers - begin, total

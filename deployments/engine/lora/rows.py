@@ -215,10 +215,10 @@ class LoraRows:
             lineup.keeps = False
             self._drop(lineup)
 
-    def to_device(self, made: Tensor, device: torch.device) -> Tensor:
+    def to_device(self, tensor: Tensor, device: torch.device) -> Tensor:
         """Copy a small tensor to the device of a layer, without waiting for the device."""
         on_host = device.type != self._accelerator.kind  # a component that is kept there
-        return made if on_host else self._accelerator.to_device(made)
+        return tensor if on_host else self._accelerator.to_device(tensor)
 
     def _lineup_of(self, mixes: tuple[str, ...]) -> Lineup:
         if (lineup := self._lineups.get(mixes)) is None:

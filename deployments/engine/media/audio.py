@@ -35,14 +35,14 @@ CEILING = 10 ** (-1 / 20)
 the signal between the samples, and what lossy codecs add, go slightly beyond the samples."""
 
 
-def limit_peak(made: torch.Tensor, count: int) -> Samples:
+def limit_peak(audio: torch.Tensor, count: int) -> Samples:
     """Convert to one or two channels of ``count`` samples, padded with silence.
 
-    ``made``: [channels, samples] or [samples], on any device and of any float type. Audio that is
+    ``audio``: [channels, samples] or [samples], on any device and of any float type. Audio that is
     too loud is made quieter as a whole, so that it is not clipped; quiet audio is not changed.
     Raises ``PipelineFailed`` for samples that are not finite.
     """
-    samples = made.detach().float().reshape(-1, made.shape[-1])[:2, :count].cpu().numpy()
+    samples = audio.detach().float().reshape(-1, audio.shape[-1])[:2, :count].cpu().numpy()
     if not np.isfinite(samples).all():
         raise PipelineFailed(
             "The model made samples that are not finite numbers. It may need more precision than "

@@ -54,27 +54,29 @@ def finite(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.detach().isfinite().all().reshape(1)
 
 
-def require_finite(found: torch.Tensor) -> None:
+def require_finite(is_finite: torch.Tensor) -> None:
     """Raise ``PipelineFailed`` if values were not ``finite``. In 8 bits, they would be black."""
-    if not found.item():
+    if not is_finite.item():
         raise PipelineFailed(
             "The model made pixels that are not finite numbers. It may need more precision than it "
             "is loaded with (`dtype` in the catalogue), or a LoRA has too large a scale."
         )
 
 
-def to_images(made: torch.Tensor | NDArray[Any] | Image.Image | Sequence[Any]) -> list[Image.Image]:
+def to_images(
+    output: torch.Tensor | NDArray[Any] | Image.Image | Sequence[Any],
+) -> list[Image.Image]:
     """Convert to PIL images; see ``to_levels``. Some pipelines return arrays, channels last, or
     images, whatever they are asked for. Those of layers return a list of tensors."""
-    if isinstance(made, Image.Image):
-        return [made.convert("RGB")]
-    if isinstance(made, Sequence):
-        return [image for entry in made for image in to_images(entry)]
-    if isinstance(made, np.ndarray):
+    if isinstance(output, Image.Image):
+        return [output.convert("RGB")]
+    if isinstance(output, Sequence):
+        return [image for entry in output for image in to_images(entry)]
+    if isinstance(output, np.ndarray):
         import torch  # noqa: PLC0415
 
-        made = torch.from_numpy(made).permute(0, 3, 1, 2)
-    return [Image.fromarray(image) for image in to_levels(made)]
+        output = torch.from_numpy(output).permute(0, 3, 1, 2)
+    return [Image.fromarray(image) for image in to_levels(output)]
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:

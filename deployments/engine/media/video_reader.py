@@ -78,11 +78,11 @@ class InputVideo:
         return images
 
     def _add(
-        self, made: list[Image.Image], frame: ShownFrame, size: tuple[int, int], until: int
+        self, frames: list[Image.Image], frame: ShownFrame, size: tuple[int, int], until: int
     ) -> None:
-        """Append ``frame`` until ``made`` has ``until`` frames."""
-        if (missing := until - len(made)) > 0:
-            made += [fit(frame.image(), *size)] * missing
+        """Append ``frame`` until ``frames`` has ``until`` frames."""
+        if (missing := until - len(frames)) > 0:
+            frames += [fit(frame.image(), *size)] * missing
 
     def _probe(self) -> tuple[tuple[int, int], Fraction | None]:
         if self._size is None:

@@ -123,8 +123,8 @@ class Footprint:
     held: int = 0  # maximum from call to call: latents, prompts, images
     transient: int = 0  # maximum beside that, between two calls or during a call that runs alone
 
-    def max_with(self, held: int, passing: int) -> Footprint:
-        return Footprint(max(self.held, held), max(self.transient, passing))
+    def max_with(self, held_bytes: int, passing: int) -> Footprint:
+        return Footprint(max(self.held, held_bytes), max(self.transient, passing))
 
     def times(self, factor: float) -> Footprint:
         return Footprint(ceil(self.held * factor), ceil(self.transient * factor))
@@ -204,10 +204,10 @@ class Admission:
         return may_begin(Footprint(size, forward), guests, self._memory.free())
 
     @contextmanager
-    def measuring(self, number: int, given: int) -> Generator[None]:
+    def measuring(self, number: int, answer_bytes: int) -> Generator[None]:
         """Measure a generation between two of its calls.
 
-        ``given``: bytes of the answer to the call, which belongs to the generation from now on.
+        ``answer_bytes``: of the answer to the call, which belongs to the generation from now on.
         """
         with self._memory.measured() as taken:
             yield
@@ -215,7 +215,7 @@ class Admission:
         if not taken.reliable:
             return
         # The answer was allocated earlier; the generation released it, or the previous one.
-        watched.held += taken.kept + given
+        watched.held += taken.kept + answer_bytes
         passing = taken.peak - max(0, taken.kept)
         watched.footprint = watched.footprint.max_with(watched.held, passing)
 
@@ -352,9 +352,9 @@ def _is_size(name: str, value: float) -> bool:
     return not name.endswith("steps") and "seed" not in name
 
 
-def bytes_in(given: Any) -> int:
+def bytes_in(value: Any) -> int:
     """Bytes of all tensors in nested containers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(given))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(value))
 
 
 _LAST = 5  # most recent generations of a kind whose footprints count

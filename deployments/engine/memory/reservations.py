@@ -185,7 +185,7 @@ class Reservations:
         ``fits``: whether so many bytes are free beside what running generations are expected to
         take. ``none_runs``: no generation runs, so waiting would not free any memory.
         """
-        for reservation in sorted([*self._waiting], key=lambda each: each.spare):
+        for reservation in sorted([*self._waiting], key=lambda candidate: candidate.spare):
             if none_runs or (not reservation.alone and fits(reservation.size)):
                 if reservation.alone:
                     self._relieve()

@@ -199,12 +199,12 @@ def held_in(box: Any) -> Held | None:
     return None if parts is None else [_tensors(part) for part in parts]
 
 
-def refilled(box: Any, held: Held) -> Any:
+def refilled(box: Any, contents: Held) -> Any:
     """Copy of ``box`` that holds other tensors."""
     new = copy.copy(box)
     if isinstance(new, DynamicCache):
         new.layers = [copy.copy(layer) for layer in new.layers]
-    for part, tensors in zip(_parts(new) or (), held, strict=True):
+    for part, tensors in zip(_parts(new) or (), contents, strict=True):
         vars(part).update(tensors)
     return new
 

@@ -215,8 +215,8 @@ def without_values(
     if tensor is None:
         return None
 
-    def meta(each: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(each, device="meta")
+    def meta(value: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(value, device="meta")
 
     return RehearsedCall(mapped(meta, arguments), mapped(meta, keywords), tensor.device, mixes)
 
@@ -404,8 +404,8 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
     given_to = {name: value for name, value in arguments.items() if name != "view"}
     called = arguments.get("view", pipeline)
 
-    def keep(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        first.setdefault(module, ComponentCall(module, given, named))
+    def keep(module: torch.nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        first.setdefault(module, ComponentCall(module, args, named))
 
     hooks = [net.register_forward_pre_hook(keep, with_kwargs=True) for net in denoisers]
     with torch.no_grad(), many_codes():

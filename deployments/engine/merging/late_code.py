@@ -88,13 +88,13 @@ def compile_later(pipeline: Any, later: CompileLater) -> None:
             (_LateDecoder if is_decoder else _LateBlocks)(module, later)
 
 
-def as_written_if(wanted: bool, module: Any) -> Any:  # noqa: FBT001 - read as its name
+def as_written_if(condition: bool, module: Any) -> Any:  # noqa: FBT001 - read as its name
     """Context in which ``module`` runs as written, whatever code has come.
 
     For calls whose bits must not depend on the time at which code is ready. Modules that were
     compiled before their first call, and those that are not compiled, run as always.
     """
-    late = vars(module).get(_LATE) if wanted and isinstance(module, torch.nn.Module) else None
+    late = vars(module).get(_LATE) if condition and isinstance(module, torch.nn.Module) else None
     return nullcontext() if late is None else late.held()
 
 

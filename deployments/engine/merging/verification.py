@@ -90,16 +90,16 @@ def agree(
     return relative_rms(pairs) <= max(rounding, min(NOISE_FACTOR * floor, MAX_RMS[dtype]))
 
 
-def agree_within_rounding(one: Any, other: Any, module: Any) -> bool:
+def agree_within_rounding(output: Any, other: Any, module: Any) -> bool:
     """Return whether two outputs of one call of ``module`` are equal but for rounding.
 
     For code that adds in another order, or rounds less often. In 16 bits the bound is ``MAX_RMS``.
     """
     try:
-        dtype = low_precision_dtype([one, other], module)
+        dtype = low_precision_dtype([output, other], module)
         if dtype is None:
-            return agree([one], [other], None, {})
-        return relative_rms(_pairs(one, other)) <= MAX_RMS[dtype]
+            return agree([output], [other], None, {})
+        return relative_rms(_pairs(output, other)) <= MAX_RMS[dtype]
     except _Unequal:
         return False
 
@@ -115,26 +115,26 @@ def _length(tensors: Sequence[torch.Tensor]) -> float:
     return sum(float(tensor.nan_to_num().square().sum()) for tensor in tensors) ** 0.5
 
 
-def _pairs(one: Any, other: Any) -> _Pairs:
+def _pairs(value: Any, other: Any) -> _Pairs:
     """Pairs of floating-point tensors. Raises ``_Unequal`` when anything else differs."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return _pair(one, other)
-    if type(one) is not type(other):
+    if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+        return _pair(value, other)
+    if type(value) is not type(other):
         raise _Unequal
-    if dataclasses.is_dataclass(one):
-        names = [field.name for field in dataclasses.fields(one)]
-        return _all_pairs([(getattr(one, name), getattr(other, name)) for name in names])
-    if isinstance(one, Mapping):
-        if one.keys() != other.keys():
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        return _all_pairs([(getattr(value, name), getattr(other, name)) for name in names])
+    if isinstance(value, Mapping):
+        if value.keys() != other.keys():
             raise _Unequal
-        return _all_pairs([(one[key], other[key]) for key in one])
-    if isinstance(one, list | tuple):
-        if len(one) != len(other):
+        return _all_pairs([(value[key], other[key]) for key in value])
+    if isinstance(value, list | tuple):
+        if len(value) != len(other):
             raise _Unequal
-        return _all_pairs(list(zip(one, other, strict=True)))
-    if (content := held_in(one)) is not None:
+        return _all_pairs(list(zip(value, other, strict=True)))
+    if (content := held_in(value)) is not None:
         return _pairs(content, held_in(other))
-    if one is not other and one != other:
+    if value is not other and value != other:
         raise _Unequal
     return []
 
@@ -143,21 +143,21 @@ def _all_pairs(values: Sequence[tuple[Any, Any]]) -> _Pairs:
     return [pair for first, other in values for pair in _pairs(first, other)]
 
 
-def _pair(one: torch.Tensor, other: torch.Tensor) -> _Pairs:
-    if one.shape != other.shape or one.dtype != other.dtype:
+def _pair(tensor: torch.Tensor, other: torch.Tensor) -> _Pairs:
+    if tensor.shape != other.shape or tensor.dtype != other.dtype:
         raise _Unequal
-    if one.dtype not in TOLERANCES and one.dtype not in MAX_RMS:
-        if one is not other and not torch.equal(one, other):
+    if tensor.dtype not in TOLERANCES and tensor.dtype not in MAX_RMS:
+        if tensor is not other and not torch.equal(tensor, other):
             raise _Unequal
         return []
-    if one is not other and not torch.equal(one.isfinite(), other.isfinite()):
+    if tensor is not other and not torch.equal(tensor.isfinite(), other.isfinite()):
         raise _Unequal
-    return [(one, other)]
+    return [(tensor, other)]
 
 
-def _within(tolerance: float, one: torch.Tensor, other: torch.Tensor) -> bool:
-    if not one.numel():
+def _within(tolerance: float, tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    if not tensor.numel():
         return True
     greatest = other.nan_to_num().abs().max()
-    difference = (one - other).nan_to_num().abs().max()
-    return bool(difference <= tolerance * greatest.clamp(min=torch.finfo(one.dtype).tiny))
+    difference = (tensor - other).nan_to_num().abs().max()
+    return bool(difference <= tolerance * greatest.clamp(min=torch.finfo(tensor.dtype).tiny))

@@ -145,18 +145,18 @@ def _tensors(values: Sequence[Any], known: Sequence[ref[torch.Tensor]]) -> Key |
     return tuple(map(id, tensors)) if same else None
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(value: Any, other: Any) -> bool:
     """Return whether both are equal. Tensors that are not the same are read."""
-    if one is other:
+    if value is other:
         return True
-    if type(one) is not type(other):
+    if type(value) is not type(other):
         return False
-    if isinstance(one, torch.Tensor):
-        alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
-        return alike and torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        both = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_same(a, b) for a, b in both)
-    return bool(one == other)
+    if isinstance(value, torch.Tensor):
+        alike = (value.shape, value.dtype, value.device) == (other.shape, other.dtype, other.device)
+        return alike and torch.equal(value, other)
+    if isinstance(value, Mapping):
+        return value.keys() == other.keys() and all(_same(value[k], other[k]) for k in value)
+    if isinstance(value, list | tuple):
+        both = zip(value, other, strict=False)
+        return len(value) == len(other) and all(_same(a, b) for a, b in both)
+    return bool(value == other)

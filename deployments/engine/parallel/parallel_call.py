@@ -313,7 +313,7 @@ class ParallelDenoiser:
         compares = trust.compares()
         parts = parts_of(plan, min(plan.rows.count, self._models.group.size))
         if not trust.merges:  # it may write into its inputs, which then are still needed
-            named = mapped(lambda each: each.clone(), parts[0].arguments.named)
+            named = mapped(lambda tensor: tensor.clone(), parts[0].arguments.named)
             parts = [RowPart(parts[0].arguments.with_values(named), parts[0].rows), *parts[1:]]
         versions = versions_in(parts[0].arguments.named)
         try:

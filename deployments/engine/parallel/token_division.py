@@ -46,7 +46,7 @@ class _Exchange:
         hook.metadata = self.metadata
         handles = [
             now.register_forward_pre_hook(
-                lambda layer, given, named: hook.pre_forward(layer, *given, **named),
+                lambda layer, args, named: hook.pre_forward(layer, *args, **named),
                 with_kwargs=True,
             ),
             now.register_forward_hook(lambda layer, _, output: hook.post_forward(layer, output)),

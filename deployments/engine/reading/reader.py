@@ -163,7 +163,7 @@ class WeightReader:
             self._buffers.clear()  # they are not page-locked, so new ones cost little
         return size
 
-    def _lay_out(self, found: _Found, home: Home, slabs: list[Tensor]) -> Iterator[_Target]:
+    def _lay_out(self, unread: _Found, home: Home, slabs: list[Tensor]) -> Iterator[_Target]:
         """Allocate memory for a module, and return what is to be read to it.
 
         It is one slab, exact in size. ``slabs`` gets those on the device.
@@ -171,11 +171,11 @@ class WeightReader:
         discrete = self._accelerator.capabilities.discrete
         on_device = home is Home.DEVICE and discrete
         if home is Home.HOST and not discrete:
-            yield from found.map_files()
-        rest = {key: tensor for key, tensor in found.weights.items() if key not in found.places}
+            yield from unread.map_files()
+        rest = {key: tensor for key, tensor in unread.weights.items() if key not in unread.places}
         sizes = {key: tensor.numel() * tensor.dtype.itemsize for key, tensor in rest.items()}
         slab = None
-        if not found.apart or home is not Home.HOST:
+        if not unread.apart or home is not Home.HOST:
             size = sum(padded(length) for length in sizes.values())
             slab = self._slab(size, home, on_device=on_device)
         if slab is not None and on_device:
@@ -187,7 +187,7 @@ class WeightReader:
             else:
                 flat = slab[offset : offset + sizes[memory]].view(weight.dtype)
             offset += padded(sizes[memory])
-            found.places[memory] = flat
+            unread.places[memory] = flat
             yield _Target(weight.stored, weight.casts, flat, on_device, is_mapped=False)
 
     def _slab(self, size: int, home: Home, *, on_device: bool) -> Tensor:
@@ -314,7 +314,7 @@ def _pieces(targets: Iterable[_Target]) -> Iterator[_Piece]:
         by_file[target.stored.file, target.is_mapped].append(target)
     for (file, _), its in by_file.items():
         parts, current = list[_Part](), 0
-        for part in _parts(sorted(its, key=lambda each: each.stored.begin)):
+        for part in _parts(sorted(its, key=lambda entry: entry.stored.begin)):
             if parts and part.begin // PIECE_BYTES != current:
                 yield _Piece(file, parts)
                 parts = []

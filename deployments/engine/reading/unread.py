@@ -162,8 +162,8 @@ def _rows_of(weight: UnreadWeight, begin: int, end: int) -> UnreadWeight:
     return UnreadWeight(part)
 
 
-def _values_of(given: Any) -> Any:
-    return tree_map_only(UnreadWeight, _read, given)
+def _values_of(tree: Any) -> Any:
+    return tree_map_only(UnreadWeight, _read, tree)
 
 
 def _read(weight: UnreadWeight) -> Tensor:

@@ -147,18 +147,18 @@ class Snapshot:
         return save(dict(self.tensors), metadata={_KEY: json.dumps(header)})
 
     @classmethod
-    def of_bytes(cls, given: bytes) -> Snapshot:
+    def of_bytes(cls, content: bytes) -> Snapshot:
         """Parse a snapshot. Raises ``SnapshotRefused`` for other bytes or another format."""
         try:
-            size = int.from_bytes(given[:8], "little")
-            header = json.loads(json.loads(given[8 : 8 + size])["__metadata__"][_KEY])
+            size = int.from_bytes(content[:8], "little")
+            header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_KEY])
             origin, loras = header.pop("origin"), header.pop("adapters")
             if origin["format"] != FORMAT:
                 raise SnapshotRefused(
                     f"The snapshot has format {origin['format']}, but this version of Darkroom "
                     f"reads format {FORMAT}. Start the generation from the beginning."
                 )
-            return cls(origin=Origin(**origin), loras=loras, tensors=load(given), **header)
+            return cls(origin=Origin(**origin), loras=loras, tensors=load(content), **header)
         except (
             *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
             SafetensorError,

@@ -210,15 +210,15 @@ class StateDecoder:
             raise MissingObject(f"also {name} of {_name(there)}")
         return there
 
-    def _array(self, there: Any, given: Any) -> Any:
+    def _array(self, there: Any, array: Any) -> Any:
         if isinstance(there, np.ndarray) and (there.shape, there.dtype) == (
-            given.shape,
-            given.dtype,
+            array.shape,
+            array.dtype,
         ):
-            if there.tobytes() != given.tobytes():
-                np.copyto(there, given)
+            if there.tobytes() != array.tobytes():
+                np.copyto(there, array)
             return there
-        return given[()] if isinstance(there, np.generic) else given.copy()
+        return array[()] if isinstance(there, np.generic) else array.copy()
 
 
 def _once(tensor: torch.Tensor) -> torch.Tensor:

@@ -220,9 +220,9 @@ def _bundle(folder: Path, *more: Path) -> bytes:
     return bundle(folder / FILE, [*sorted(rest), *more])
 
 
-def _concurrency(project: CogProject, mode: str, found: Mapping[str, Any]) -> int:
-    most = project.concurrency or int(found["concurrency"])
-    if most > 1 and not found["asynchronous"]:
+def _concurrency(project: CogProject, mode: str, description: Mapping[str, Any]) -> int:
+    most = project.concurrency or int(description["concurrency"])
+    if most > 1 and not description["asynchronous"]:
         raise Misconfigured(
             f"{FILE}: concurrency.max is {most}, but {project.targets[mode]} is not `async`, so it "
             "runs one request at a time."

@@ -120,24 +120,25 @@ def _place(error: BaseException, file: str) -> str:
     return f"{type(error).__name__}: {text}" + (f" ({file}, line {line})" if line else "")
 
 
-def _function(mode: str, given: Any) -> tuple[str, Callable[..., Any]]:
-    if inspect.isfunction(given):
-        return given.__name__, given
-    if not inspect.isclass(given):
-        raise NotDescribed(f"{given!r} is neither a class nor a function")
+def _function(mode: str, target: Any) -> tuple[str, Callable[..., Any]]:
+    if inspect.isfunction(target):
+        return target.__name__, target
+    if not inspect.isclass(target):
+        raise NotDescribed(f"{target!r} is neither a class nor a function")
     names = ["run", "predict"] if mode == "predict" else ["train"]
     # Those of Cog's own base classes only say that one must be written.
     own = [
         name
         for name in names
-        if (owner := next((base for base in given.__mro__ if name in vars(base)), None)) is not None
+        if (owner := next((base for base in target.__mro__ if name in vars(base)), None))
+        is not None
         and owner.__module__.partition(".")[0] != "cog"
     ]
     if len(own) != 1:
         expected = " or ".join(f"{name}()" for name in names)
         problem = f"has both {expected.replace(' or ', ' and ')}" if own else f"has no {expected}"
-        raise NotDescribed(f"{given.__name__} {problem}")
-    return f"{given.__name__}.{own[0]}", getattr(given, own[0])
+        raise NotDescribed(f"{target.__name__} {problem}")
+    return f"{target.__name__}.{own[0]}", getattr(target, own[0])
 
 
 def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
@@ -223,8 +224,8 @@ def _is_input(value: Any) -> bool:
     return isinstance(value, _cog().FieldInfo)
 
 
-def _limits(at: str, schema: dict[str, Any], given: Any) -> dict[str, Any]:
-    if not _is_input(given):
+def _limits(at: str, schema: dict[str, Any], default: Any) -> dict[str, Any]:
+    if not _is_input(default):
         return {}
     kind, limits = schema.get("type"), dict[str, Any]()
     for name, key, kinds in (
@@ -234,17 +235,17 @@ def _limits(at: str, schema: dict[str, Any], given: Any) -> dict[str, Any]:
         ("max_length", "maxLength", ("string",)),
         ("regex", "pattern", ("string",)),
     ):
-        if (value := getattr(given, name, None)) is not None:
+        if (value := getattr(default, name, None)) is not None:
             if kind not in kinds:
                 raise NotDescribed(f"{at} has {name}, which its type does not allow")
             limits[key] = value
-    if given.choices is not None:
-        limits["enum"] = [_plain(choice) for choice in given.choices]
-    if given.description:
-        limits["description"] = given.description
-    if given.deprecated:
+    if default.choices is not None:
+        limits["enum"] = [_plain(choice) for choice in default.choices]
+    if default.description:
+        limits["description"] = default.description
+    if default.deprecated:
         limits["deprecated"] = True
-    if accept := getattr(given, "accept", None):
+    if accept := getattr(default, "accept", None):
         limits["x-cog-accept"] = accept
     return limits
 

@@ -240,20 +240,20 @@ class CogPredictions:
         document = cast("Mapping[str, Any]", answer.json())
         return Result(document, await self._error(answer.status_code, document))
 
-    async def _error(self, status_code: int, found: Mapping[str, Any]) -> Exception | None:
+    async def _error(self, status_code: int, prediction: Mapping[str, Any]) -> Exception | None:
         """Error of a prediction's end. None: it succeeded."""
-        status = found.get("status")
+        status = prediction.get("status")
         if status_code == NOT_READY:
             return ReplicaDied(f"{self._name} is not ready.")
         if status_code == INVALID:
-            return _invalid(found)
+            return _invalid(prediction)
         if status == "succeeded":
             return None
         if status == "canceled":
             return Cancelled("The request was cancelled.")
         if (dead := await self._dead()) is not None:
             return dead
-        message = str(found.get("error") or f"Cog answered {status_code}.")
+        message = str(prediction.get("error") or f"Cog answered {status_code}.")
         return PipelineFailed(re.sub(r"^(Prediction failed: )+", "", message))
 
     async def _dead(self) -> ReplicaDied | None:
@@ -266,9 +266,9 @@ class CogPredictions:
         why = str(health.get("user_healthcheck_error") or "").strip()
         return ReplicaDied(f"{self._name} is {status}{': ' if why else ''}{why}. See its log.")
 
-    async def _input(self, id_: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _input(self, id_: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Input as the server wants it: with URLs of files, and without what is null."""
-        inputs: Any = {name: value for name, value in given.items() if value is not None}
+        inputs: Any = {name: value for name, value in fields.items() if value is not None}
         for place, path in _paths(inputs):
             inputs = replaced(inputs, place, await self._transport.give(id_, path))
         return cast("Mapping[str, Any]", inputs)
@@ -286,14 +286,14 @@ class CogPredictions:
 
 
 def _split(
-    endpoint: Endpoint, given: Mapping[str, Any]
+    endpoint: Endpoint, fields: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Input of the model, and the context of the call, which is a field of the request's input."""
     schema = cast("Mapping[str, Any]", endpoint.options.get("input_schema") or {})
     field = (schema.get("properties") or {}).get(CONTEXT) or {}
     if CONTEXT_MARK not in field:
-        return given, {}
-    return {name: value for name, value in given.items() if name != CONTEXT}, given.get(
+        return fields, {}
+    return {name: value for name, value in fields.items() if name != CONTEXT}, fields.get(
         CONTEXT
     ) or {}
 

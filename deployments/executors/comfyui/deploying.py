@@ -74,11 +74,11 @@ def comfyui_graph(path: Path) -> Mapping[str, Any] | None:
     return fields if fields and is_graph else None
 
 
-def _place_of(given: str) -> ComfyUiConfig:
-    if re.match(r"https?://", given):
-        return ComfyUiConfig(address=given)
+def _place_of(location: str) -> ComfyUiConfig:
+    if re.match(r"https?://", location):
+        return ComfyUiConfig(address=location)
     try:
-        return ComfyUiConfig(path=absolute(Path(given)))
+        return ComfyUiConfig(path=absolute(Path(location)))
     except ValueError as error:
         raise Misconfigured(f"{error}.") from None
 

@@ -244,19 +244,19 @@ class ComfyUiExecutor:
         await describe(await self.client.describe())
 
     async def _submit(
-        self, workflow: ComfyUiWorkflow, made: SubmittedPrompt, given: Mapping[str, Any]
+        self, workflow: ComfyUiWorkflow, prompt: SubmittedPrompt, fields: Mapping[str, Any]
     ) -> None:
-        extra = given.get(EXTRA_FIELD) if workflow.graph is None else None
+        extra = fields.get(EXTRA_FIELD) if workflow.graph is None else None
         try:
-            await self.client.submit(made.id, made.graph, extra)
+            await self.client.submit(prompt.id, prompt.graph, extra)
         except ComfyUiRefused as refused:
             raise _refusal(workflow, refused.answer) from None
 
     async def _upload_files(
-        self, workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str
+        self, workflow: ComfyUiWorkflow, fields: Mapping[str, Any], name: str
     ) -> Mapping[str, Any]:
         """The input with ComfyUI's names of its files."""
-        values = dict(given)
+        values = dict(fields)
         for number, exposed in enumerate(workflow.inputs):
             file = values.get(exposed.name)
             if exposed.is_file and isinstance(file, Mapping):
@@ -389,9 +389,9 @@ def _refusal(workflow: ComfyUiWorkflow, answer: Mapping[str, Any]) -> Exception:
     return PipelineFailed(f"ComfyUI refuses the workflow: {message}")
 
 
-def _files(node: str, made: Mapping[str, Any]) -> Iterator[SavedFile]:
+def _files(node: str, output: Mapping[str, Any]) -> Iterator[SavedFile]:
     """Files in the output of a node, whatever it calls their list."""
-    for called, listed in made.items():
+    for called, listed in output.items():
         for entry in cast("list[Any]", listed) if isinstance(listed, list) else ():
             if isinstance(entry, Mapping) and "filename" in entry:
                 file = cast("Mapping[str, Any]", entry)

@@ -102,7 +102,7 @@ class SubmittedPrompt:
     seeds: Mapping[str, int]  # by the name of the input
 
 
-def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> SubmittedPrompt:
+def job(workflow: ComfyUiWorkflow, fields: Mapping[str, Any], name: str) -> SubmittedPrompt:
     """Run of a workflow with the values of a request. Files are names at ComfyUI by now.
 
     ``name``: of the attempt; equal names give equal ids. Raises ``InvalidInput`` if the request has
@@ -110,11 +110,11 @@ def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> Submi
     """
     graph = workflow.graph
     if graph is None:
-        graph = as_graph(given.get(GRAPH_FIELD), GRAPH_FIELD)
+        graph = as_graph(fields.get(GRAPH_FIELD), GRAPH_FIELD)
     filled = {node: dict(copy.deepcopy(dict(entry))) for node, entry in graph.items()}
     seeds: dict[str, int] = {}
     for exposed in workflow.inputs:
-        value = given.get(exposed.name)
+        value = fields.get(exposed.name)
         if value is None and exposed.kind == "seed":
             value = random.randint(0, MAX_SEED)  # noqa: S311  # a seed is no secret
         if value is None:
@@ -123,7 +123,7 @@ def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> Submi
             seeds[exposed.name] = int(value)
         filled[exposed.node]["inputs"][exposed.field] = value
     if workflow.graph is None:
-        _rename(filled, given.get(FILES_FIELD) or {})
+        _rename(filled, fields.get(FILES_FIELD) or {})
     for node, values in literals(filled):
         if isinstance(values.get("filename_prefix"), str):
             # ComfyUI counts up within a prefix: two requests must never share a file.
@@ -154,17 +154,17 @@ def literals(graph: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict
             yield node, cast("dict[str, Any]", values)
 
 
-def as_graph(given: Any, field: str) -> Graph:
+def as_graph(value: Any, field: str) -> Graph:
     """A value as a graph. Raises ``InvalidInput``, which names ``field`` and the node."""
-    if not isinstance(given, Mapping) or not given:
+    if not isinstance(value, Mapping) or not value:
         raise InvalidInput.of_field(field, "Input should be a workflow in ComfyUI's API format")
-    for node, entry in cast("Mapping[str, Any]", given).items():
+    for node, entry in cast("Mapping[str, Any]", value).items():
         fields = cast("Mapping[str, Any]", entry) if isinstance(entry, Mapping) else {}
         if not isinstance(fields.get("class_type"), str):
             raise InvalidInput.of_field(f"{field}.{node}", "Node should have a class_type")
         if not isinstance(fields.get("inputs"), Mapping):
             raise InvalidInput.of_field(f"{field}.{node}", "Node should have inputs")
-    return cast("Graph", given)
+    return cast("Graph", value)
 
 
 def is_link(value: Any) -> bool:

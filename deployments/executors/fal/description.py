@@ -33,19 +33,21 @@ START_TIMEOUT_S = 600.0  # fal's
 POOL_KEEPS_S = 300  # default of a pool's keep_alive_s
 
 
-def usable(name: str, found: Found) -> dict[str, Any]:
+def usable(name: str, description: Found) -> dict[str, Any]:
     """Description of an app as of any other: settings and endpoints, and ``notes``, sentences about
     what is not served. ``Misconfigured`` if nothing would be."""
-    settings = cast("Found", found["settings"])
+    settings = cast("Found", description["settings"])
     _check(name, settings)
     notes = list(_notes(settings))
     endpoints: dict[str, dict[str, Any]] = {}
     # A path may have a route for requests and one for sessions: they are one endpoint.
-    routes = sorted(cast("Sequence[Found]", found["routes"]), key=lambda each: each["is_websocket"])
+    routes = sorted(
+        cast("Sequence[Found]", description["routes"]), key=lambda entry: entry["is_websocket"]
+    )
     for route in routes:
         path = str(route["path"])
         try:
-            endpoint = endpoints.get(path) or _endpoint(route, found["openapi"])
+            endpoint = endpoints.get(path) or _endpoint(route, description["openapi"])
         except NotServable as error:
             notes.append(f"{path} is not served: it {error}.")
             continue
@@ -56,9 +58,9 @@ def usable(name: str, found: Found) -> dict[str, Any]:
         raise Misconfigured(f"{name} has no endpoint that can be served. " + " ".join(notes))
     return {
         "kind": "fal",
-        "name": str(found["name"]),
-        "requirements": requirements_of(name, found),
-        "gpu": _gpu(name, found),
+        "name": str(description["name"]),
+        "requirements": requirements_of(name, description),
+        "gpu": _gpu(name, description),
         "concurrency": int(settings.get("max_multiplexing") or 1),
         "start_timeout_s": float(settings.get("startup_timeout") or START_TIMEOUT_S),
         "secrets": [str(secret) for secret in settings.get("secrets") or ()],
@@ -67,10 +69,10 @@ def usable(name: str, found: Found) -> dict[str, Any]:
     }
 
 
-def requirements_of(name: str, found: Found) -> list[Any]:
+def requirements_of(name: str, description: Found) -> list[Any]:
     """Requirements of an app, in one list or in several. ``Misconfigured`` for a path, which is not
     there on other machines."""
-    listed = found["requirements"]
+    listed = description["requirements"]
     if isinstance(listed, str) or not isinstance(listed, Sequence):
         raise Misconfigured(f"{name}.requirements must be a list, such as ['numpy>=2'].")
     every = cast("list[Any]", listed)
@@ -86,10 +88,10 @@ def requirements_of(name: str, found: Found) -> list[Any]:
     return every
 
 
-def check_files(name: str, found: Found, bundled: Sequence[str]) -> None:
+def check_files(name: str, description: Found, bundled: Sequence[str]) -> None:
     """Raise ``Misconfigured`` for a module or file that the app names and its bundle lacks."""
     tops = {path.partition("/")[0] for path in bundled}
-    for file in cast("Sequence[str]", found["files"]):
+    for file in cast("Sequence[str]", description["files"]):
         top = Path(file).as_posix().partition("/")[0]
         if not {top, f"{top.partition('.')[0]}.py", top.partition(".")[0]} & tops:
             raise Misconfigured(f"{name} needs {file}, which was not found. Add it by --with.")
@@ -104,10 +106,10 @@ def _check(name: str, settings: Found) -> None:
         )
 
 
-def _gpu(name: str, found: Found) -> str | None:
+def _gpu(name: str, description: Found) -> str | None:
     """GPU that an app asks for. None: it runs on a CPU."""
     machine_types = [
-        str(machine_type) for machine_type in cast("Sequence[Any]", found["machine_types"])
+        str(machine_type) for machine_type in cast("Sequence[Any]", description["machine_types"])
     ]
     machines = [_machine(machine_type) for machine_type in machine_types]
     unknown = [
@@ -123,15 +125,15 @@ def _gpu(name: str, found: Found) -> str | None:
     gpus = [GPU_MACHINES[machine] for machine in machines if machine and machine in GPU_MACHINES]
     if not gpus:
         return None
-    number = found.get("num_gpus") or 1
+    number = description.get("num_gpus") or 1
     classes = " or ".join(dict.fromkeys(gpus))
     return f"{number} × {classes}" if number > 1 else classes
 
 
-def _machine(given: str) -> str | None:
+def _machine(machine_type: str) -> str | None:
     """fal's machine type, which authors also write as the name of the GPU, and in any case. None:
     it is unknown."""
-    name = given.strip().upper()
+    name = machine_type.strip().upper()
     known = (*CPU_MACHINES, *GPU_MACHINES)
     return next((candidate for candidate in (name, f"GPU-{name}") if candidate in known), None)
 

@@ -311,21 +311,21 @@ class OpenAppSessions:
     def __init__(self, attempts: LeasedAttempts[ExecutorAttempt]) -> None:
         self._attempts = attempts
 
-    async def send_message(self, held: LeaseKey, message: Content) -> None:
-        session = await self._session(held)
+    async def send_message(self, lease_key: LeaseKey, message: Content) -> None:
+        session = await self._session(lease_key)
         await session.send(message)
 
-    async def next_messages(self, held: LeaseKey, within_s: float) -> AppMessages:
-        session = await self._session(held)
+    async def next_messages(self, lease_key: LeaseKey, within_s: float) -> AppMessages:
+        session = await self._session(lease_key)
         return await session.pipe.take(within_s)
 
-    def end(self, held: LeaseKey) -> None:
-        session = self._attempts.running.get(held)
+    def end(self, lease_key: LeaseKey) -> None:
+        session = self._attempts.running.get(lease_key)
         if isinstance(session, AppSession):
             session.pipe.leave()
 
-    async def _session(self, held: LeaseKey) -> AppSession:
-        session = await self._attempts.find(held)
+    async def _session(self, lease_key: LeaseKey) -> AppSession:
+        session = await self._attempts.find(lease_key)
         if not isinstance(session, AppSession):
             raise Fenced(ENDED)
         return session

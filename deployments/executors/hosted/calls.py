@@ -104,12 +104,12 @@ class ProviderApi(Protocol):
 
     wire: Wire
 
-    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+    async def submit(self, call: HostedCall, fields: Mapping[str, Any]) -> HostedJob:
         """Send a request, once. Raises ``CallRefused``, ``Busy`` or ``Unknown``."""
         ...
 
     async def find(
-        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+        self, call: HostedCall, fields: Mapping[str, Any], since: datetime
     ) -> list[HostedJob]:
         """Jobs that may be those of a call whose answer was lost, the oldest first. None is
         older than ``since``."""
@@ -320,9 +320,9 @@ def said(answer: httpx2.Response) -> str:
     return answer.text[:200] or "no message"
 
 
-def field_of(found: Any) -> str:
+def field_of(refusal: Any) -> str:
     """Field that a refusal names, as fal's and OpenAI's do; empty: none."""
-    fields = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    fields = cast("dict[str, Any]", refusal) if isinstance(refusal, dict) else {}
     detail = fields.get("detail")
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         place = cast("dict[str, Any]", detail[0]).get("loc")

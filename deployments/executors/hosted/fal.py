@@ -38,9 +38,9 @@ class FalQueue:
         parts = wire.spec.endpoint.split("/")
         self._app = "/".join(parts[: 3 if parts[0] in NAMESPACES else 2])
 
-    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+    async def submit(self, call: HostedCall, fields: Mapping[str, Any]) -> HostedJob:
         answer = await self.wire.post_once(
-            f"{self._url}/{self.wire.spec.endpoint}", given, self._mark(call)
+            f"{self._url}/{self.wire.spec.endpoint}", fields, self._mark(call)
         )
         return self._job(answer)
 
@@ -61,7 +61,7 @@ class FalQueue:
         return HostedJob(request_id, urls)
 
     async def find(
-        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+        self, call: HostedCall, fields: Mapping[str, Any], since: datetime
     ) -> list[HostedJob]:
         """fal sorts its list by the end of requests, and does not document if it has those that
         have not ended. So one that runs may be found only when it has."""
@@ -80,7 +80,7 @@ class FalQueue:
             jobs += [
                 self._job(item)
                 for item in cast("list[dict[str, Any]]", items)
-                if covers(item.get("json_input"), given) and is_since(item.get("sent_at"), since)
+                if covers(item.get("json_input"), fields) and is_since(item.get("sent_at"), since)
             ]
             if not page.get("next_cursor") or not page.get("has_more", True):
                 break
@@ -129,11 +129,11 @@ class DarkroomQueue(FalQueue):
         return {"idempotency-key": call.id}
 
     async def find(
-        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+        self, call: HostedCall, fields: Mapping[str, Any], since: datetime
     ) -> list[HostedJob]:
         del since
         try:
-            return [await self.submit(call, given)]
+            return [await self.submit(call, fields)]
         except (Busy, Unknown) as error:
             raise Away(str(error)) from error
         except CallRefused as error:

@@ -43,13 +43,13 @@ class ReplicatePredictions:
         match = _VERSION.fullmatch(wire.spec.endpoint)
         self._version = match[1] if match else ""
 
-    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+    async def submit(self, call: HostedCall, fields: Mapping[str, Any]) -> HostedJob:
         del call
         if self._version:
-            url, body = f"{self._url}/predictions", {"version": self._version, "input": given}
+            url, body = f"{self._url}/predictions", {"version": self._version, "input": fields}
         else:
             url = f"{self._url}/models/{self.wire.spec.endpoint}/predictions"
-            body = {"input": given}
+            body = {"input": fields}
         return self._job(await self.wire.post_once(url, body))
 
     def _job(self, answer: Mapping[str, Any]) -> HostedJob:
@@ -59,7 +59,7 @@ class ReplicatePredictions:
         return HostedJob(prediction_id, {"get": f"{self._url}/predictions/{prediction_id}"})
 
     async def find(
-        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+        self, call: HostedCall, fields: Mapping[str, Any], since: datetime
     ) -> list[HostedJob]:
         """The list has predictions in all states, the newest first."""
         del call
@@ -73,7 +73,7 @@ class ReplicatePredictions:
             jobs += [
                 self._job(prediction)
                 for prediction in recent
-                if self._is_of_model(prediction) and covers(prediction.get("input"), given)
+                if self._is_of_model(prediction) and covers(prediction.get("input"), fields)
             ]
             following = page.get("next")
             if len(recent) < len(listed) or not self.wire.is_own(following):
@@ -121,11 +121,11 @@ class OpenAiImageCalls:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
 
-    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
-        body = {"model": self.wire.spec.endpoint, **given}
+    async def submit(self, call: HostedCall, fields: Mapping[str, Any]) -> HostedJob:
+        body = {"model": self.wire.spec.endpoint, **fields}
         url = f"{self.wire.spec.url}/images/generations"
         answer = await self.wire.post_once(url, body, read_s=INLINE_S)
-        written = str(given.get("output_format") or answer.get("output_format") or "png")
+        written = str(fields.get("output_format") or answer.get("output_format") or "png")
         media_type = MEDIA_TYPES.get(written, "image/png")
         images = [
             _image(cast("Mapping[str, Any]", image), media_type)
@@ -137,9 +137,9 @@ class OpenAiImageCalls:
         return HostedJob(call.id, {}, {"images": images})
 
     async def find(
-        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+        self, call: HostedCall, fields: Mapping[str, Any], since: datetime
     ) -> list[HostedJob]:
-        del call, given, since
+        del call, fields, since
         return []
 
     async def poll(self, job: HostedJob) -> HostedState:
@@ -164,9 +164,9 @@ class OpenAiVideoCalls:
         self.wire = wire
         self._url = f"{wire.spec.url}/videos"
 
-    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+    async def submit(self, call: HostedCall, fields: Mapping[str, Any]) -> HostedJob:
         del call
-        body = {"model": self.wire.spec.endpoint, **given}
+        body = {"model": self.wire.spec.endpoint, **fields}
         form = {name: _part(value) for name, value in body.items() if value is not None}
         return self._job(await self.wire.post_once(self._url, body, form=form))
 
@@ -177,12 +177,12 @@ class OpenAiVideoCalls:
         return HostedJob(video_id, {"get": f"{self._url}/{video_id}"})
 
     async def find(
-        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+        self, call: HostedCall, fields: Mapping[str, Any], since: datetime
     ) -> list[HostedJob]:
         """The list has videos in all states, the newest first."""
         del call
         ours = {
-            name: value for name, value in given.items() if name in ("prompt", "seconds", "size")
+            name: value for name, value in fields.items() if name in ("prompt", "seconds", "size")
         }
         ours = {"model": self.wire.spec.endpoint} | {name: str(ours[name]) for name in ours}
         query: dict[str, Any] = {"limit": 100, "order": "desc"}
@@ -234,11 +234,11 @@ def _creation_time(listed: Mapping[str, Any]) -> float:
     return float(at) if isinstance(at, int | float) else math.inf
 
 
-def _image(given: Mapping[str, Any], media_type: str) -> HostedFile:
-    encoded = given.get("b64_json")
+def _image(image: Mapping[str, Any], media_type: str) -> HostedFile:
+    encoded = image.get("b64_json")
     if isinstance(encoded, str):
         try:
             return HostedFile(content=base64.b64decode(encoded), media_type=media_type)
         except ValueError:
             raise Unknown("the answer has an image that cannot be read") from None
-    return HostedFile(str(given.get("url") or ""))
+    return HostedFile(str(image.get("url") or ""))

@@ -68,11 +68,11 @@ def described(
 
 
 def entries(
-    found: Mapping[str, Any], choices: Choices, digest: str
+    description: Mapping[str, Any], choices: Choices, digest: str
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Ids and entries of an app's endpoints."""
-    base = choices.base_id(str(found["name"]))
-    for route in found["endpoints"]:
+    base = choices.base_id(str(description["name"]))
+    for route in description["endpoints"]:
         endpoint = base + ("" if route["path"] == "/" else route["path"])
         entry: dict[str, Any] = {
             "family": "python",
@@ -80,20 +80,20 @@ def entries(
             "description": route["description"],
             "options": {
                 "app": {
-                    **({"kind": found["kind"]} if "kind" in found else {}),
+                    **({"kind": description["kind"]} if "kind" in description else {}),
                     "bundle": digest,
-                    "class": found["class"],
+                    "class": description["class"],
                     "path": route["path"],
-                    "requirements": found["requirements"],
-                    "concurrency": found["concurrency"],
-                    "start_timeout_s": found["start_timeout_s"],
+                    "requirements": description["requirements"],
+                    "concurrency": description["concurrency"],
+                    "start_timeout_s": description["start_timeout_s"],
                     **({"streams": True} if route.get("streams") else {}),
                     **({SESSION: route["session"]} if route.get("session") else {}),
                 },
-                **({GPU: found["gpu"]} if found.get("gpu") else {}),
+                **({GPU: description["gpu"]} if description.get("gpu") else {}),
                 "input_schema": route["input_schema"],
                 "output_schema": route["output_schema"],
-                **({OPTION: found["secrets"]} if found["secrets"] else {}),
+                **({OPTION: description["secrets"]} if description["secrets"] else {}),
             },
         }
         yield endpoint, choices.entry(entry)

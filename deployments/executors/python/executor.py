@@ -275,13 +275,13 @@ def _content(message: Sequence[str]) -> bytes | str:
     return content if kind == "text" else base64.b64decode(content)
 
 
-def _error(given: Mapping[str, Any]) -> Exception:
-    kind, message = given.get("kind"), str(given.get("message"))
+def _error(error: Mapping[str, Any]) -> Exception:
+    kind, message = error.get("kind"), str(error.get("message"))
     if kind == "cancelled":
         return Cancelled("The request was cancelled.")
-    if kind == "invalid" and given.get("field"):
-        type_ = str(given.get("type") or "value_error")
-        return InvalidInput.of_field(str(given["field"]), message, type_, given.get("context"))
+    if kind == "invalid" and error.get("field"):
+        type_ = str(error.get("type") or "value_error")
+        return InvalidInput.of_field(str(error["field"]), message, type_, error.get("context"))
     if kind == "invalid":
         return InvalidInput(message)
-    return AppFailed(message) if given.get("retry") else PipelineFailed(message)
+    return AppFailed(message) if error.get("retry") else PipelineFailed(message)

@@ -169,15 +169,16 @@ Produced = Callable[[Mapping[str, Any]], tuple[str, ...]]
 
 
 def in_format(
-    field: str = "output_format", *, each: int = 1, layers: str = "", lossless: int = 0
+    field: str = "output_format", *, per_image: int = 1, layers: str = "", lossless: int = 0
 ) -> Produced:
-    """Files in the format that ``field`` names: ``each`` for every image that ``num_images`` says,
-    or else for every one of ``seeds``; times the number in the field ``layers``, if it is named.
+    """Files in the format that ``field`` names: ``per_image`` for every image that ``num_images``
+    says, or else for every one of ``seeds``; times the number in the field ``layers``, if it is
+    named.
     ``lossless``: PNG files beside them."""
 
     def produced(input: Mapping[str, Any]) -> tuple[str, ...]:
         count = int(input["num_images"]) if "num_images" in input else _times(input)
-        files = (MEDIA_TYPES[input[field]],) * each * int(input.get(layers, 1))
+        files = (MEDIA_TYPES[input[field]],) * per_image * int(input.get(layers, 1))
         return (*files, *(MEDIA_TYPES["png"],) * lossless) * count
 
     return produced

@@ -45,12 +45,12 @@ def object_schema(fields: Mapping[str, Any], *, required: bool) -> dict[str, Any
     return schema | ({"required": needed} if needed else {})
 
 
-def _property(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    schema = {key: value for key, value in given.items() if key not in _OF_EDITORS}
-    if isinstance(given.get("required"), list):
-        schema["required"] = given["required"]  # of an object's own fields
-    if isinstance(given.get("label"), str) and given["label"]:
-        schema.setdefault("title", given["label"])
+def _property(name: str, declaration: Mapping[str, Any]) -> dict[str, Any]:
+    schema = {key: value for key, value in declaration.items() if key not in _OF_EDITORS}
+    if isinstance(declaration.get("required"), list):
+        schema["required"] = declaration["required"]  # of an object's own fields
+    if isinstance(declaration.get("label"), str) and declaration["label"]:
+        schema.setdefault("title", declaration["label"])
     kind = schema.get("type")
     if isinstance(kind, str):
         if kind not in TYPES:

@@ -151,7 +151,7 @@ def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
         return Kind(fields, ImagesOutput, in_format(layers=layers[0]))
     described = {name: _MAPS.get((result.type, name), f"The map `{name}`.") for name in result.maps}
     lossless = sum(name == DEPTH_MAP for name in result.maps)
-    produced = in_format(each=len(described) - lossless, lossless=lossless)
+    produced = in_format(per_image=len(described) - lossless, lossless=lossless)
     return Kind(_IMAGES, maps_output(described), produced)
 
 

@@ -274,9 +274,13 @@ def _is_multiple(value: float, step: float) -> bool:
 
 
 def _within_budget(keyword: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-    def run(validator: Any, given: Any, value: Any, schema: Schema) -> Iterator[Any]:
-        _spend(1 + len(cast("Sequence[Any]", given)) // 8 if isinstance(given, (list, dict)) else 1)
-        yield from keyword(validator, given, value, schema) or ()
+    def run(validator: Any, keyword_value: Any, value: Any, schema: Schema) -> Iterator[Any]:
+        _spend(
+            1 + len(cast("Sequence[Any]", keyword_value)) // 8
+            if isinstance(keyword_value, (list, dict))
+            else 1
+        )
+        yield from keyword(validator, keyword_value, value, schema) or ()
 
     return run
 

@@ -119,11 +119,11 @@ class _Check:
             self._check_kind(node, name, fields.get(name), schema, at)
 
     def _check_fixed(
-        self, given: Mapping[str, Any], later: Any, at: Place, entry: CatalogEntry
+        self, fields: Mapping[str, Any], later: Any, at: Place, entry: CatalogEntry
     ) -> None:
         """Check the fields that do not depend on a reference, and that none is missing."""
         try:
-            entry.schema.validate({name: _unescape(value) for name, value in given.items()})
+            entry.schema.validate({name: _unescape(value) for name, value in fields.items()})
         except InvalidInput as error:
             for problem in error.problems:
                 field = problem.loc[1:]

@@ -91,10 +91,10 @@ class Mistakes:
             raise InvalidInput.of_problems(problems, len(self.problems))
 
 
-def read(given: Mapping[str, Any]) -> WrittenWorkflow:
+def read(document: Mapping[str, Any]) -> WrittenWorkflow:
     """Read a workflow in any of the forms. ``InvalidInput`` names every mistake."""
-    reader, compares = _Reader(Mistakes()), COMPARE in given
-    written = reader.read(_as_steps(given) if compares else given)
+    reader, compares = _Reader(Mistakes()), COMPARE in document
+    written = reader.read(_as_steps(document) if compares else document)
     if compares:
         reader.check_independent(written.workflow)
         reader.mistakes.rename("steps", COMPARE)
@@ -108,13 +108,13 @@ def read(given: Mapping[str, Any]) -> WrittenWorkflow:
     return written
 
 
-def _as_steps(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_steps(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """A comparison in Darkroom's own form: steps that are independent, of which none ends it."""
-    unknown = sorted(map(str, given.keys() - _COMPARISON_KEYS))
+    unknown = sorted(map(str, document.keys() - _COMPARISON_KEYS))
     if unknown:
         known = ", ".join(sorted(_COMPARISON_KEYS))
         raise InvalidInput.of_field(unknown[0], f"is not known; a comparison has {known}")
-    compared, fields = given[COMPARE], given.get(INPUT)
+    compared, fields = document[COMPARE], document.get(INPUT)
     if not isinstance(fields, Mapping):
         message = "should have the fields that all endpoints get, such as {prompt: {type: string}}"
         raise InvalidInput.of_field(INPUT, message)
@@ -128,7 +128,7 @@ def _as_steps(given: Mapping[str, Any]) -> Mapping[str, Any]:
         name: {"app": step, "input": same} if isinstance(step, str) else step
         for name, step in named.items()
     }
-    outside = {name: value for name, value in given.items() if name != COMPARE}
+    outside = {name: value for name, value in document.items() if name != COMPARE}
     return {**outside, "steps": steps, "output": {RESULTS: f"${INPUT}"}}
 
 
@@ -137,9 +137,9 @@ class _Reader:
     mistakes: Mistakes
     _outputs: dict[str, Any] = field(default_factory=dict[str, Any])  # of display nodes
 
-    def read(self, given: Mapping[str, Any]) -> WrittenWorkflow:
-        self._check_text(given)
-        form = self._form(given)
+    def read(self, document: Mapping[str, Any]) -> WrittenWorkflow:
+        self._check_text(document)
+        form = self._form(document)
         place, contents = form
         own = "steps" in contents
         raw = contents.get("steps" if own else "nodes", None)
@@ -152,12 +152,12 @@ class _Reader:
         fields = contents.get("input") if own else schema.get("input")
         workflow = Workflow(nodes, output)
         self._check_references(workflow, at_nodes, (*place, "output"))
-        name = given.get("name") or contents.get("name") or ""
+        name = document.get("name") or contents.get("name") or ""
         self._check_name(name)
         return WrittenWorkflow(
             str(name),
-            str(given.get("title") or contents.get("title") or ""),
-            str(given.get("description") or contents.get("description") or ""),
+            str(document.get("title") or contents.get("title") or ""),
+            str(document.get("description") or contents.get("description") or ""),
             workflow,
             self._input_schema(
                 fields, raw, workflow, (*place, "input") if own else (*place, "schema", "input")
@@ -174,22 +174,22 @@ class _Reader:
                     (COMPARE, name), "should be an endpoint, or have `app` and `input` only"
                 )
 
-    def _check_text(self, given: Mapping[str, Any]) -> None:
+    def _check_text(self, document: Mapping[str, Any]) -> None:
         try:
-            text = json.dumps(given, allow_nan=False)
+            text = json.dumps(document, allow_nan=False)
         except (ValueError, RecursionError, TypeError):
             raise InvalidInput(
                 "The workflow has values that JSON does not have, or is nested too deeply."
             ) from None
         if "\\u0000" in text:
             raise InvalidInput("The workflow has a text with a NUL character; remove it.")
-        if _depth(given) > MAX_DEPTH:
+        if _depth(document) > MAX_DEPTH:
             raise InvalidInput(f"The workflow is nested deeper than {MAX_DEPTH} levels.")
 
-    def _form(self, given: Mapping[str, Any]) -> tuple[Place, Mapping[str, Any]]:
-        if "contents" in given:
-            return ("contents",), self._mapping(given["contents"], ("contents",))
-        return (), given
+    def _form(self, document: Mapping[str, Any]) -> tuple[Place, Mapping[str, Any]]:
+        if "contents" in document:
+            return ("contents",), self._mapping(document["contents"], ("contents",))
+        return (), document
 
     def _mapping(self, value: Any, place: Place) -> Mapping[str, Any]:
         if value is None:
@@ -228,45 +228,45 @@ class _Reader:
             self.mistakes.add(place, f"has {len(nodes)} steps; at most {MAX_NODES} are possible")
         return nodes
 
-    def _node(self, name: str, given: Mapping[str, Any], at: Place, *, own: bool) -> Node | None:
+    def _node(self, name: str, step: Mapping[str, Any], at: Place, *, own: bool) -> Node | None:
         before = len(self.mistakes.problems)
         if NODE_ID.fullmatch(name) is None:
             self.mistakes.add(at, "a step's name has 1 to 64 letters, digits, `_` and `-`")
         elif name in RESERVED_IDS:
             self.mistakes.add(at, f"`{name}` has a meaning of its own in references; rename it")
-        unknown = sorted(map(str, given.keys() - (_STEP_KEYS if own else _FAL_KEYS)))
+        unknown = sorted(map(str, step.keys() - (_STEP_KEYS if own else _FAL_KEYS)))
         if unknown:
             known = ", ".join(sorted(_STEP_KEYS))
             self.mistakes.add((*at, unknown[0]), f"is not known; a step has {known}")
-        kind = given.get("type", RUN)
+        kind = step.get("type", RUN)
         if not own and kind != RUN:
             self.mistakes.add(
                 (*at, "type"), f"`{kind}` is not known; types are {RUN}, {DISPLAY} and {INPUT_NODE}"
             )
-        if not own and given.get("id", name) != name:
+        if not own and step.get("id", name) != name:
             self.mistakes.add((*at, "id"), f"should be `{name}`, the key of the node")
-        app = given.get("app")
+        app = step.get("app")
         if not isinstance(app, str) or not app:
             self.mistakes.add((*at, "app"), "should be the id of an endpoint")
-        depends = self._depends(given.get("depends") or [], at)
-        self._check_control(given, at)
-        values = self._mapping(given.get("input"), (*at, "input"))
+        depends = self._depends(step.get("depends") or [], at)
+        self._check_control(step, at)
+        values = self._mapping(step.get("input"), (*at, "input"))
         if len(self.mistakes.problems) > before:
             return None
-        return Node(name, str(app), values, depends, given.get("for_each"), given.get("if"))
+        return Node(name, str(app), values, depends, step.get("for_each"), step.get("if"))
 
-    def _depends(self, given: Any, at: Place) -> tuple[str, ...]:
-        names: list[Any] = cast("list[Any]", given) if isinstance(given, list) else [None]
+    def _depends(self, value: Any, at: Place) -> tuple[str, ...]:
+        names: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [None]
         if not all(isinstance(name, str) for name in names):
             self.mistakes.add((*at, "depends"), "should be a list of names of steps")
             return ()
         return tuple(name for name in names if name != INPUT)
 
-    def _check_control(self, given: Mapping[str, Any], at: Place) -> None:
-        for_each = given.get("for_each")
+    def _check_control(self, step: Mapping[str, Any], at: Place) -> None:
+        for_each = step.get("for_each")
         if for_each is not None and not (isinstance(for_each, list) or parse(for_each)):
             self.mistakes.add((*at, "for_each"), f"should be a list, or a reference, {_EXAMPLE}")
-        if given.get("if") is not None and (problem := condition_problem(given["if"])):
+        if step.get("if") is not None and (problem := condition_problem(step["if"])):
             self.mistakes.add((*at, "if"), problem)
 
     # References.
@@ -293,13 +293,13 @@ class _Reader:
                 (*nodes, cycle[0]), f"these steps wait for each other: {' -> '.join(cycle)}"
             )
 
-    def _check(self, each: Reference, known: Any, place: Place, *, elements: bool) -> None:
-        shown = str(each)[:100]
-        if each.source in known or each.source == INPUT:
-            if not all(each.path):
+    def _check(self, reference: Reference, known: Any, place: Place, *, elements: bool) -> None:
+        shown = str(reference)[:100]
+        if reference.source in known or reference.source == INPUT:
+            if not all(reference.path):
                 self.mistakes.add(place, f"`{shown}` has two dots in a row, or one at its end")
             return
-        if each.source in (ITEM, INDEX):
+        if reference.source in (ITEM, INDEX):
             if not elements:
                 self.mistakes.add(
                     place, f"`{shown}` is known only in a step with `for_each`, and not in it"
@@ -307,8 +307,8 @@ class _Reader:
             return
         self.mistakes.add(
             place,
-            f"`{shown}` refers to `{each.source[:64]}`, which is no step and not `input`; for a "
-            f"text that begins with $, write `${shown}`",
+            f"`{shown}` refers to `{reference.source[:64]}`, which is no step and not `input`; for "
+            f"a text that begins with $, write `${shown}`",
         )
 
     def _check_first(self, value: Mapping[str, Any], place: Place) -> None:

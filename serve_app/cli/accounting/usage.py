@@ -55,7 +55,7 @@ def usage_group(
     *,
     as_csv: bool,
     as_json: bool,
-    **given: Any,
+    **params: Any,
 ) -> None:
     """Show what was used, and what it cost, in the last 30 days.
 
@@ -75,7 +75,7 @@ def usage_group(
     else:
         filters["tenant"] = tenant
     query = {name: value for name, value in filters.items() if value is not None}
-    with Client(options.named_server(given)) as client:
+    with Client(options.named_server(params)) as client:
         if as_csv:
             echo(client.text(f"/v1/usage.csv?{urlencode(query)}"), nl=False)
             return
@@ -154,8 +154,8 @@ def report_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     yield f"At fal's list prices: {answer['fal_cost']:.2f} {currency}{rest}."
 
 
-def _hours(each: Mapping[str, Any]) -> str:
+def _hours(row: Mapping[str, Any]) -> str:
     return (
-        f"{each['paid_hours']:.1f} GPU hours, {each['busy_hours']:.1f} busy, "
-        f"{each['idle_hours']:.1f} idle"
+        f"{row['paid_hours']:.1f} GPU hours, {row['busy_hours']:.1f} busy, "
+        f"{row['idle_hours']:.1f} idle"
     )

@@ -30,12 +30,12 @@ STDOUT = Path("-")
 @options.as_json
 @click.pass_context
 def audit_group(
-    ctx: click.Context, limit: int, tenant: str | None, *, as_json: bool, **given: Any
+    ctx: click.Context, limit: int, tenant: str | None, *, as_json: bool, **params: Any
 ) -> None:
     """List the audit log, newest first."""
     if ctx.invoked_subcommand is not None:
         return
-    with Client(options.named_server(given)) as client:
+    with Client(options.named_server(params)) as client:
         answer = client.get("/v1/audit", limit=limit, tenant=tenant)
     if as_json:
         echo(json.dumps(answer))
@@ -97,7 +97,7 @@ def verify_command(
     anchors_file: Path | None,
     *,
     as_json: bool,
-    **given: Any,
+    **params: Any,
 ) -> None:
     """Check the chain of hashes in FILE, without a server, or of the live log.
 
@@ -108,7 +108,7 @@ def verify_command(
         with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as opened:
             chain = _check_chain(opened, kept, str(file))
     else:
-        server = options.named_server(given)
+        server = options.named_server(params)
         with Client(server) as client, client.lines("/v1/audit/export") as lines:
             with ProgressLine("Checking the audit log", quiet=as_json):
                 chain = _check_chain(lines, kept, "The audit log")

@@ -30,20 +30,20 @@ def shadows_command(server: Server, endpoint: str | None, limit: int, *, as_json
         echo(line)
 
 
-def shadow_lines(found: Mapping[str, Any], endpoint: str | None = None) -> Iterator[str]:
+def shadow_lines(answer: Mapping[str, Any], endpoint: str | None = None) -> Iterator[str]:
     """Comparisons and pairs as text."""
-    for comparison in found["comparisons"]:
+    for comparison in answer["comparisons"]:
         if endpoint in (None, comparison["endpoint_id"]):
             names = f"{comparison['endpoint_id']} beside {comparison['shadow']}"
             yield f"{names}, {comparison['pairs']} pairs in a day"
             yield f"  original  {_totals(comparison['originals'])}"
             yield f"  copy      {_totals(comparison['copies'])}"
-    for pair in found["pairs"]:
+    for pair in answer["pairs"]:
         prompt = shortened(pair["prompt"] or "")
         yield f"{pair['endpoint_id']} → {pair['shadow']}  {prompt}".rstrip()
         yield f"  original  {_side(pair['original'])}"
         yield f"  copy      {_copy(pair)}"
-    if not found["pairs"]:
+    if not answer["pairs"]:
         yield "No request was copied."
 
 

@@ -286,21 +286,21 @@ def _number_of_files(export: Path, tenant: str) -> int:
         ) from None
 
 
-def deletion_text(found: dict[str, Any]) -> str:
+def deletion_text(deletion: dict[str, Any]) -> str:
     """Progress of a deletion, as a sentence."""
-    if found["ended_at"] is not None:
-        kept = found["usage_kept_as"]
+    if deletion["ended_at"] is not None:
+        kept = deletion["usage_kept_as"]
         usage = "" if kept is None else f" The totals of its usage are kept as {kept}."
-        return f"{found['tenant']} was deleted at {found['ended_at'][:19]}.{usage}"
-    return f"{found['tenant']} is disabled and is being deleted. Left: {_rows_left(found)}."
+        return f"{deletion['tenant']} was deleted at {deletion['ended_at'][:19]}.{usage}"
+    return f"{deletion['tenant']} is disabled and is being deleted. Left: {_rows_left(deletion)}."
 
 
-def _rows_left(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
+def _rows_left(deletion: Mapping[str, Any]) -> str:
+    return ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in deletion["left"].items())
 
 
-def _storage(given: str | None) -> dict[str, str | None]:
-    return {} if given is None else {"storage": given or None}
+def _storage(location: str | None) -> dict[str, str | None]:
+    return {} if location is None else {"storage": location or None}
 
 
 def _print(answer: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -89,7 +89,7 @@ from serve_app.resources.workflows import WORKFLOWS
 @options.dry_run
 @options.as_json
 def deploy_command(
-    server: Server, file: Path | None, *, dry_run: bool, as_json: bool, **given: Any
+    server: Server, file: Path | None, *, dry_run: bool, as_json: bool, **params: Any
 ) -> None:
     """Serve what is in FILE: a class, a model or a workflow.
 
@@ -103,7 +103,7 @@ def deploy_command(
     Everything is checked first, code in an environment with its requirements, so a mistake is found
     before anything is served. Every replica of the ingress serves it within about a second.
     """
-    choices = Choices(None if file is None else found_at(file), **given)
+    choices = Choices(None if file is None else found_at(file), **params)
     with ProgressLine(f"Checking {file or choices.cog_server}", quiet=as_json):
         deployment = deployable(choices)
     if deployment is not None:
@@ -133,21 +133,21 @@ def deploy_workflow(
     echo(f"{stored['endpoint_id']} {done} {whose}, with {number} step{'s' if number != 1 else ''}.")
 
 
-def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> None:
+def store(server: Server, deployment: Deployable, *, dry_run: bool, as_json: bool) -> None:
     """Store code and entries, and print them."""
-    content = made.content
-    paths = [(path_of(ENTRIES, endpoint), dict(entry)) for endpoint, entry in made.entries]
+    content = deployment.content
+    paths = [(path_of(ENTRIES, endpoint), dict(entry)) for endpoint, entry in deployment.entries]
     with Client(server) as client:
         # All are checked before one is stored: else a mistake in the second left half an app.
         stored = [client.put(path, entry, dry_run="true") for path, entry in paths]
         refuse_without_gpu(stored)
-        missing = missing_secrets(client, made.secrets)
+        missing = missing_secrets(client, deployment.secrets)
         if not dry_run:
             if content is not None:
                 client.post_zip("/v1/apps/code", content)
             stored = [client.put(path, entry) for path, entry in paths]
         served = {row["endpoint_id"] for row in stored}
-        of_app = endpoints_of(client, made.app) if made.app else []
+        of_app = endpoints_of(client, deployment.app) if deployment.app else []
         old = [endpoint_id for endpoint_id in of_app if endpoint_id not in served]
         deleted = (
             []
@@ -156,11 +156,11 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
         )
     if as_json:
         kept = None if dry_run or content is None else hashlib.sha256(content).hexdigest()
-        notes = list(made.notes)
+        notes = list(deployment.notes)
         shown = {"digest": kept, "entries": stored, "deleted": deleted, "notes": notes}
         echo(json.dumps(shown))
         return
-    for note in made.notes:
+    for note in deployment.notes:
         echo(f"Note: {note}", err=True)
     for item in stored:
         echo(_line(item, dry_run=dry_run))

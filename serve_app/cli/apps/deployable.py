@@ -45,20 +45,20 @@ def deployable(choices: Choices) -> Deployable | None:
     return None
 
 
-def found_at(given: Path) -> Path:
+def found_at(source: Path) -> Path:
     """The file or folder, or the file of the app which comes with Darkroom under this name."""
-    if given.exists():
-        return given
+    if source.exists():
+        return source
     package = find_spec(SHIPPED)
     folders = (package.submodule_search_locations if package else None) or ()
     files = (path for folder in folders for path in Path(folder).glob("[!_]*.py"))
     shipped = {file.stem: file for file in sorted(files)}
-    if str(given) not in shipped:
+    if str(source) not in shipped:
         raise Misconfigured(
-            f"There is no file {given}, and no app of this name comes with Darkroom: it has "
+            f"There is no file {source}, and no app of this name comes with Darkroom: it has "
             f"{', '.join(shipped)}."
         )
-    return shipped[str(given)]
+    return shipped[str(source)]
 
 
 def read_workflow(file: Path, name: str | None) -> dict[str, Any]:

@@ -77,9 +77,9 @@ class RepositoryDownload:
         }
 
 
-def total_text(found: Iterable[RepositoryDownload]) -> str:
+def total_text(repositories: Iterable[RepositoryDownload]) -> str:
     """Bytes to download in all, with the number of repositories whose size is not known."""
-    missing = [download.missing_bytes for download in found]
+    missing = [download.missing_bytes for download in repositories]
     known, unknown = sum(filter(None, missing)), missing.count(None)
     if not unknown:
         return gigabytes(known)

@@ -52,28 +52,28 @@ def read_metadata(file: Path) -> FileMetadata | None:
             return None
 
 
-def lines(found: FileMetadata, file: Path) -> Iterator[str]:
+def lines(metadata: FileMetadata, file: Path) -> Iterator[str]:
     """Description as text, with the command that repeats it and what that lacks."""
-    yield f"prompt    {one_line(found.prompt)}"
-    yield f"endpoint  {one_line(found.endpoint)}{' (demo model)' if found.demo else ''}"
-    if found.model:
-        yield f"model     {one_line(found.model)}"
-    if found.seed is not None:
-        yield f"seed      {found.seed}"
-    if found.request_id:
-        yield f"request   {one_line(found.request_id)}"
-    if found.settings:
+    yield f"prompt    {one_line(metadata.prompt)}"
+    yield f"endpoint  {one_line(metadata.endpoint)}{' (demo model)' if metadata.demo else ''}"
+    if metadata.model:
+        yield f"model     {one_line(metadata.model)}"
+    if metadata.seed is not None:
+        yield f"seed      {metadata.seed}"
+    if metadata.request_id:
+        yield f"request   {one_line(metadata.request_id)}"
+    if metadata.settings:
         yield "settings"
-        width = max(map(len, found.settings))
-        for name, value in found.settings.items():
+        width = max(map(len, metadata.settings))
+        for name, value in metadata.settings.items():
             yield f"  {one_line(name):<{width}}  {_value_text(value)}"
-    missing = _missing(found)
-    yield f"again     {again(found, file, missing)}"
+    missing = _missing(metadata)
+    yield f"again     {again(metadata, file, missing)}"
     if missing:
         names = ", ".join(_NAMES.get(key, one_line(key)) for key in missing)
         why = _TOO_LONG if "settings" in missing else _WITHOUT_URLS
         yield f"          Add {names}: the file does not have all of them. {why}"
-    if one_line(found.prompt) != found.prompt.strip():
+    if one_line(metadata.prompt) != metadata.prompt.strip():
         yield "          The line breaks of the prompt are left out."
 
 
@@ -82,27 +82,27 @@ _TOO_LONG = "They were too long for it."
 _WITHOUT_URLS = "URLs and inlined files are left out of descriptions."
 
 
-def _missing(found: FileMetadata) -> Sequence[str]:
+def _missing(metadata: FileMetadata) -> Sequence[str]:
     """Input fields that the file does not have as they were."""
-    missing = {*found.left_out}
+    missing = {*metadata.left_out}
     # Files of older versions do not say what was left out.
-    loras = found.settings.get("loras")
+    loras = metadata.settings.get("loras")
     if isinstance(loras, list):
         cut = [isinstance(lora, dict) and "path" not in lora for lora in loras]
         missing |= {"loras"} if any(cut) else set()
     return sorted(missing)
 
 
-def again(found: FileMetadata, file: Path, missing: Sequence[str] = ()) -> str:
+def again(metadata: FileMetadata, file: Path, missing: Sequence[str] = ()) -> str:
     """Command that repeats the generation into a file of the same format, without the input fields
     that are ``missing``."""
-    prompt = one_line(found.prompt)
-    words = ["darkroom", "generate", prompt, "-m", found.endpoint]
-    words += [] if found.seed is None else ["--seed", str(found.seed)]
-    for name, value in found.settings.items():
+    prompt = one_line(metadata.prompt)
+    words = ["darkroom", "generate", prompt, "-m", metadata.endpoint]
+    words += [] if metadata.seed is None else ["--seed", str(metadata.seed)]
+    for name, value in metadata.settings.items():
         if name not in missing:
             words += ["--field", f"{name}={json.dumps(value, ensure_ascii=False)}"]
-    formats = [str(found.settings.get(field)) for field in FORMAT_FIELDS]
+    formats = [str(metadata.settings.get(field)) for field in FORMAT_FIELDS]
     formats += [FORMATS.get(file.suffix.lower(), "")]
     suffix = next(
         (SUFFIXES[file_format] for file_format in formats if file_format in SUFFIXES), None

@@ -96,7 +96,7 @@ def add_command(
     replace: bool,
     dry_run: bool,
     as_json: bool,
-    **given: str | None,
+    **params: str | None,
 ) -> None:
     """Serve a diffusers repository as ENDPOINT, without a restart.
 
@@ -120,7 +120,7 @@ def add_command(
             entry = proposed(call, repository.config, endpoint, adapter=has_adapter, nets=nets)
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
-        pool, name, licence = (given[key] for key in ("pool", "name", "licence"))
+        pool, name, licence = (params[key] for key in ("pool", "name", "licence"))
         entry = completed(entry, repository, pool=pool, display_name=name, licence=licence)
         entry |= {"cpu": {}} if cpu else {}
         if not replace and not dry_run:
@@ -142,9 +142,9 @@ def add_command(
         echo(json.dumps(stored["entry"], indent=2))
 
 
-def _parts(given: Sequence[str]) -> Sequence[tuple[str, str]]:
+def _parts(assignments: Sequence[str]) -> Sequence[tuple[str, str]]:
     parts: list[tuple[str, str]] = []
-    for part in given:
+    for part in assignments:
         name, _, place = part.partition("=")
         if not name.isidentifier() or not place:
             raise click.BadParameter(f"{part!r} is not COMPONENT=PLACE", param_hint="--part")
@@ -234,7 +234,7 @@ def delete_command(server: Server, endpoint: str, *, force: bool, as_json: bool)
 @options.server_options
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @options.as_json
-def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
+def check_command(file: Path | None, *, as_json: bool, **params: Any) -> None:
     """Check the catalogue FILE, or the entries of the database.
 
     A file needs no running Darkroom. The exit status is 1 if there are mistakes.
@@ -245,7 +245,7 @@ def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
 
         mistakes, notes = [mistake.message for mistake in mistakes_in_file(file)], []
     else:
-        with Client(options.named_server(given)) as client:
+        with Client(options.named_server(params)) as client:
             answer = client.get(ENTRIES.path)
         mistakes = [
             f"{entry['endpoint_id']}: {entry['problem']}"

@@ -80,17 +80,17 @@ class _PullResult:
         return {**summary, "path": self._path or None, "error": self.trouble or None}
 
 
-def _announce(store: Store, wanted: Sequence[RepositoryDownload]) -> None:
-    if not wanted:
+def _announce(store: Store, repositories: Sequence[RepositoryDownload]) -> None:
+    if not repositories:
         echo("Nothing to download: no endpoint uses a repository of the hub.")
         return
-    for download in wanted:
+    for download in repositories:
         for line in (
             download.lines() if download.available.plan else ()
         ):  # errors are printed at the end
             echo(line)
     echo(
-        f"In total {total_text(wanted)} to download to {store.directory}, where "
+        f"In total {total_text(repositories)} to download to {store.directory}, where "
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free."
     )
 
@@ -202,10 +202,10 @@ _endpoints = click.argument("endpoints", nargs=-1, shell_complete=completion.end
 )
 @options.as_json
 @click.pass_context
-def models_group(context: click.Context, *, everything: bool, as_json: bool, **given: Any) -> None:
+def models_group(context: click.Context, *, everything: bool, as_json: bool, **params: Any) -> None:
     """List the served endpoints, by what they make."""
     if context.invoked_subcommand is None:
-        server = options.named_server(given)
+        server = options.named_server(params)
         model_list.list_models(server, as_json=as_json, everything=everything)
 
 
@@ -213,9 +213,9 @@ def models_group(context: click.Context, *, everything: bool, as_json: bool, **g
 @options.server_options
 @click.argument("endpoint", shell_complete=completion.endpoints)
 @options.as_json
-def show_command(endpoint: str, *, as_json: bool, **given: Any) -> None:
+def show_command(endpoint: str, *, as_json: bool, **params: Any) -> None:
     """Show all about ENDPOINT: what answers here, and what its own model needs."""
-    model_list.show_model(options.named_server(given), endpoint, as_json=as_json)
+    model_list.show_model(options.named_server(params), endpoint, as_json=as_json)
 
 
 @models_group.command("pull")

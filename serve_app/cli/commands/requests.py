@@ -233,46 +233,46 @@ def request(server: Server, request_id: str, *, as_json: bool) -> None:
         echo(line)
 
 
-def details(one: Mapping[str, Any]) -> Iterator[str]:
+def details(record: Mapping[str, Any]) -> Iterator[str]:
     """Lines for a request."""
-    yield f"{one['request_id']}  {one['state']}"
-    for name, value in _facts(one):
+    yield f"{record['request_id']}  {record['state']}"
+    for name, value in _facts(record):
         yield f"  {name:<9}  {one_line(value)}"
-    if fields := one["input"]:
+    if fields := record["input"]:
         yield "input"
         width = max(map(len, fields))
         for name, value in fields.items():
             shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield f"  {one_line(name):<{width}}  {shortened(shown, 200)}"
-    if one["log"]:
+    if record["log"]:
         yield "log"
-        yield from (f"  {line_of(line)}" for line in one["log"])
-    if one["state"] == State.SUCCEEDED:
-        yield f"`darkroom open {one['request_id']}` opens its files."
+        yield from (f"  {line_of(line)}" for line in record["log"])
+    if record["state"] == State.SUCCEEDED:
+        yield f"`darkroom open {record['request_id']}` opens its files."
 
 
-def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "endpoint", one["endpoint_id"]
-    yield "tenant", f"{one['tenant']}, priority {one['priority']}"
-    yield "submitted", local(one["created_at"])
-    if one["started_at"]:
-        replica = f" on {one['replica_id']}" if one["replica_id"] else ""
-        yield "started", f"{local(one['started_at'])}{replica}, attempt {one['attempt']}"
-    if one["finished_at"]:
-        ran = "" if one["run_s"] is None else f", after {one['run_s']:.1f} s of work"
-        yield "ended", f"{local(one['finished_at'])}{ran}"
-    if waiting := one["waiting"]:
+def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "endpoint", record["endpoint_id"]
+    yield "tenant", f"{record['tenant']}, priority {record['priority']}"
+    yield "submitted", local(record["created_at"])
+    if record["started_at"]:
+        replica = f" on {record['replica_id']}" if record["replica_id"] else ""
+        yield "started", f"{local(record['started_at'])}{replica}, attempt {record['attempt']}"
+    if record["finished_at"]:
+        ran = "" if record["run_s"] is None else f", after {record['run_s']:.1f} s of work"
+        yield "ended", f"{local(record['finished_at'])}{ran}"
+    if waiting := record["waiting"]:
         detail = f": {waiting['detail']}" if waiting["detail"] else ""
         yield "waits", f"{waiting['position']} before it, {waiting['reason']}{detail}"
-    if progress := one["progress"]:
+    if progress := record["progress"]:
         yield "progress", f"{progress['stage']} {progress['step']}/{progress['steps'] or '?'}"
-    if error := one["error"]:
+    if error := record["error"]:
         yield "error", f"{error['message']} ({error['code']})"
     for name in ("reuses", "follows"):
-        if one[name]:
-            yield name, one[name]
-    if one["forgotten"]:
-        yield "deleted", ", ".join(one["forgotten"])
+        if record[name]:
+            yield name, record[name]
+    if record["forgotten"]:
+        yield "deleted", ", ".join(record["forgotten"])
 
 
 def cancel(server: Server, request_id: str, *, tenant: str | None, as_json: bool) -> None:

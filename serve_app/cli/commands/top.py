@@ -181,7 +181,7 @@ def _warm(targets: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
 
 def _queue(seen: Seen) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [("TENANT", "POOL", "QUEUED", "RUNNING", "OLDEST")]
-    for lane in sorted(seen.lanes, key=lambda each: -each["queued"])[:MAX_LANES]:
+    for lane in sorted(seen.lanes, key=lambda entry: -entry["queued"])[:MAX_LANES]:
         oldest = "-" if lane["oldest_s"] is None else f"{lane['oldest_s']:.0f} s"
         numbers = str(lane["queued"]), str(lane["running"])
         rows.append((lane["tenant"], lane["pool"], *numbers, oldest))

@@ -118,18 +118,23 @@ def rotate_command(server: Server, *, at_once: bool, as_json: bool) -> None:
         echo(f"{key['kid']}  {'signs' if key['signs'] else 'will sign'}")
 
 
-def line(one: dict[str, Any]) -> str:
+def line(delivery: dict[str, Any]) -> str:
     """Line of a delivery in a list."""
-    error = f"  {one_line(one['error'])}" if one["error"] and one["state"] != "delivered" else ""
-    url = one_line(one["url"])
-    return f"{one['request_id']}  {one['state']:<9}  {one['tries']} attempts  {url}{error}"
+    error = (
+        f"  {one_line(delivery['error'])}"
+        if delivery["error"] and delivery["state"] != "delivered"
+        else ""
+    )
+    url = one_line(delivery["url"])
+    state = f"{delivery['state']:<9}"
+    return f"{delivery['request_id']}  {state}  {delivery['tries']} attempts  {url}{error}"
 
 
-def lines(one: dict[str, Any]) -> Iterator[str]:
+def lines(delivery: dict[str, Any]) -> Iterator[str]:
     """Lines of a delivery and its tries."""
-    yield line(one)
-    for tried in one["log"]:
+    yield line(delivery)
+    for tried in delivery["log"]:
         outcome = one_line(tried["error"] or "") or f"It answered {tried['status']}."
         yield f"{tried['at'][:19]}  {tried['took_s']:.2f} s  {outcome}"
-    if one["next_try_at"]:
-        yield f"{one['next_try_at'][:19]}  next attempt"
+    if delivery["next_try_at"]:
+        yield f"{delivery['next_try_at'][:19]}  next attempt"

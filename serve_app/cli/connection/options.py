@@ -33,29 +33,29 @@ SERVER = ("server_data_dir", "server_url", "server_key", "server_context")
 """Names of the parameters that choose a Darkroom. Commands have arguments like ``url`` too."""
 
 
-def named_server(given: Mapping[str, Any]) -> Server:
+def named_server(params: Mapping[str, Any]) -> Server:
     """Darkroom that the parameters of a command choose. Raises as ``chosen_server`` does, and
     ``Misconfigured`` if the command's group got another value of one."""
     context = click.get_current_context(silent=True)
     before = context.parent.params if context is not None and context.parent is not None else {}
     for name in SERVER:
         # One of two keys would go to the wrong server.
-        if before.get(name) is not None and before[name] != given.get(name):
+        if before.get(name) is not None and before[name] != params.get(name):
             option = f"--{name.removeprefix('server_').replace('_', '-')}"
             raise Misconfigured(
                 f"{option} has one value before the subcommand and another one after it. Use it "
                 "once."
             )
-    return chosen_server(*(given.get(name) for name in SERVER))
+    return chosen_server(*(params.get(name) for name in SERVER))
 
 
 def server(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose a Darkroom; the command gets it as ``server``."""
 
     @functools.wraps(command)
-    def call(*args: Any, **given: Any) -> Any:
-        chosen = named_server(given)
-        own = {name: value for name, value in given.items() if name not in SERVER}
+    def call(*args: Any, **params: Any) -> Any:
+        chosen = named_server(params)
+        own = {name: value for name, value in params.items() if name not in SERVER}
         return command(*args, server=chosen, **own)
 
     return server_options(call)

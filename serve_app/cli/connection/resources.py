@@ -37,14 +37,14 @@ def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
 
     def add(command: Command) -> Command:
         @functools.wraps(command)
-        def call(*args: Any, **given: Any) -> Any:
+        def call(*args: Any, **params: Any) -> Any:
             # Of others, ``tenant`` may be the key.
-            tenant = given.pop("tenant") if has_tenant else None
-            installation = given.pop("installation", False)
+            tenant = params.pop("tenant") if has_tenant else None
+            installation = params.pop("installation", False)
             if installation and tenant is not None:
                 raise Misconfigured("Use either --tenant or --installation.")
             owner = {"tenant": tenant, "installation": "true" if installation else None}
-            return command(*args, owner=owner, **given)
+            return command(*args, owner=owner, **params)
 
         if resource.owner is Owner.TENANT_OR_INSTALLATION:
             what = f"{resource.plural.capitalize()} for all tenants. Needs the scope operator."
@@ -87,10 +87,10 @@ def add_show(group: click.Group, resource: Resource[Any]) -> None:
     @owners(resource)
     @options.as_json
     def show_command(
-        server: Server, *, owner: Mapping[str, Any], as_json: bool, **given: Any
+        server: Server, *, owner: Mapping[str, Any], as_json: bool, **params: Any
     ) -> None:
         with Client(server) as client:
-            row = client.get(path_of(resource, given[resource.key]), **owner)
+            row = client.get(path_of(resource, params[resource.key]), **owner)
         echo_one(resource, row, as_json=as_json)
 
 
@@ -103,10 +103,10 @@ def add_delete(group: click.Group, resource: Resource[Any]) -> None:
     @owners(resource)
     @options.as_json
     def delete_command(
-        server: Server, *, owner: Mapping[str, Any], as_json: bool, **given: Any
+        server: Server, *, owner: Mapping[str, Any], as_json: bool, **params: Any
     ) -> None:
-        key = given[resource.key]
-        forced = {"force": "true"} if given.get("force") else {}
+        key = params[resource.key]
+        forced = {"force": "true"} if params.get("force") else {}
         with Client(server) as client:
             client.delete(path_of(resource, key), **owner, **forced)
         echo(
@@ -141,9 +141,9 @@ def _add_restart(group: click.Group, resource: Resource[Any]) -> None:
     @options.server
     @key_of(resource)
     @options.as_json
-    def restart_command(server: Server, *, as_json: bool, **given: Any) -> None:
+    def restart_command(server: Server, *, as_json: bool, **params: Any) -> None:
         with Client(server) as client:
-            row = client.post(f"{path_of(resource, given[resource.key])}/restart", {})
+            row = client.post(f"{path_of(resource, params[resource.key])}/restart", {})
         echo_one(resource, row, as_json=as_json)
 
 

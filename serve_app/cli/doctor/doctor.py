@@ -57,13 +57,13 @@ def findings(
     yield from diagnosis.findings(_checks(server, Config(data_dir=server.data_dir)))
 
 
-def report(found: Iterable[StepResult], *, as_json: bool) -> int:
+def report(results: Iterable[StepResult], *, as_json: bool) -> int:
     """Print one line per finding, or all findings as one JSON document.
 
     Returns the exit status: the number of problems, at most ``MAX_EXIT_STATUS``.
     """
     seen: list[StepResult] = []
-    for finding in found:
+    for finding in results:
         seen.append(finding)
         if not as_json:
             word = "PROBLEM " if finding.problem else "ok      "

@@ -45,14 +45,14 @@ class EndpointInput:
         schema = self.fields.get(self.format_field or "", {})
         return tuple(str(value) for value in schema.get("enum", ()))
 
-    def default_output(self, wanted: str | None = None) -> Path:
+    def default_output(self, output_format: str | None = None) -> Path:
         """File for the output if the user names none: ``out`` with the suffix of its kind, or of
-        the ``wanted`` format if that is known."""
+        the ``output_format`` format if that is known."""
         format_name = next(
             (candidate for candidate in PREFERRED if candidate in self.formats), None
         )
-        if wanted in SUFFIXES:
-            format_name = wanted
+        if output_format in SUFFIXES:
+            format_name = output_format
         if format_name is None:
             kind = self.category.rpartition("-")[2]
             format_name = BY_KIND[MediaKind(kind)] if kind in BY_KIND else PREFERRED[0]

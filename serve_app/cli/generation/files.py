@@ -22,14 +22,14 @@ from serve_app.paths import expanded
 # Inputs.
 
 
-def image_input(given: str) -> str:
+def image_input(source: str) -> str:
     """Image input for a request: a URL unchanged, or a file's content as a data URI.
 
     Raises ``InvalidInput`` if the file is not an image or cannot be read.
     """
-    if urlsplit(given).scheme in ("http", "https", "data"):
-        return given
-    path = _path(given)
+    if urlsplit(source).scheme in ("http", "https", "data"):
+        return source
+    path = _path(source)
     media_type = BY_SUFFIX.get(path.suffix.lower())
     if media_type is None:
         raise InvalidInput(
@@ -52,9 +52,9 @@ def media_input(file: str) -> str:
     return _as_data(path, media_type)
 
 
-def _path(given: str) -> Path:
+def _path(path: str) -> Path:
     try:
-        return expanded(given)
+        return expanded(path)
     except ValueError as error:
         raise InvalidInput(f"{error}.") from None
 

@@ -556,8 +556,8 @@ def ordered(inputs: Mapping[str, Declared]) -> Mapping[str, Declared]:
     return dict(sorted(inputs.items(), key=_order))
 
 
-def _order(each: tuple[str, Declared]) -> int:
-    name, declared = each
+def _order(item: tuple[str, Declared]) -> int:
+    name, declared = item
     first = (
         *(PROMPT, "image_url", "image_urls", "start_image_url", "first_frame_url"),
         *("mask_url", "video_url", "audio_url", "control_image_url", "control_image_urls"),

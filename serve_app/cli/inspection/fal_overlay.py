@@ -125,30 +125,30 @@ class Overlaid:
     defaults: Mapping[str, Any]  # of fields that every input has
 
 
-def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overlaid:
-    """Fields of fal's endpoint over what was ``found`` of the class ``name``. ``Misconfigured``:
+def overlaid(derived: Derived, endpoint_id: str, output: Output, name: str) -> Overlaid:
+    """Fields of fal's endpoint over what was ``derived`` of the class ``name``. ``Misconfigured``:
     its clients do not send what the pipeline needs, or send what it cannot take."""
     fields = fal_input(endpoint_id) or {}
     inputs: dict[str, Declared] = {}
     taken: set[str] = set()
-    standard = KINDS[FAMILY_OF_OUTPUT[made]].fields.keys()
+    standard = KINDS[FAMILY_OF_OUTPUT[output]].fields.keys()
     own = {field: fals for field, fals in fields.items() if field not in standard}
     for field, fals in own.items():
         source = next(
-            (candidate for candidate in _sources(field, found) if candidate not in taken), None
+            (candidate for candidate in _sources(field, derived) if candidate not in taken), None
         )
-        objects = None if source else _source_of_objects(fals, found)
+        objects = None if source else _source_of_objects(fals, derived)
         if objects is not None:
             source, items = objects
             taken.add(source)
-            inputs[field] = _objects(items, source, found.inputs[source], made, name)
+            inputs[field] = _objects(items, source, derived.inputs[source], output, name)
         elif source is None:
-            inputs[field] = _without_argument(field, fals, made, name)
+            inputs[field] = _without_argument(field, fals, output, name)
         else:
             taken.add(source)
-            inputs[field] = _with_argument(fals, source, found.inputs[source])
-    rest = {n: spec for n, spec in found.inputs.items() if n not in taken and n not in inputs}
-    if made == "video" and "duration" in inputs:
+            inputs[field] = _with_argument(fals, source, derived.inputs[source])
+    rest = {n: spec for n, spec in derived.inputs.items() if n not in taken and n not in inputs}
+    if output == "video" and "duration" in inputs:
         rest.pop("num_frames", None)  # its default would be another length
     if rest.get(PROMPT, {}).get("required"):
         rest[PROMPT] = {"type": "text", "default": ""}
@@ -175,38 +175,40 @@ def _check(
     )
 
 
-def _sources(field: str, found: Derived) -> Iterator[str]:
+def _sources(field: str, derived: Derived) -> Iterator[str]:
     """Derived fields that hold what a field of fal's does, the best first."""
     if field in TYPES:
-        yield from (n for n, spec in found.inputs.items() if spec["type"] == TYPES[field])
+        yield from (n for n, spec in derived.inputs.items() if spec["type"] == TYPES[field])
         return
-    of_argument = {spec.get("argument", n): n for n, spec in found.inputs.items()}
-    if field in found.inputs and field not in RENAMED:
+    of_argument = {spec.get("argument", n): n for n, spec in derived.inputs.items()}
+    if field in derived.inputs and field not in RENAMED:
         yield field
     yield from (
         of_argument[argument] for argument in RENAMED.get(field, ()) if argument in of_argument
     )
 
 
-def _source_of_objects(fals: FalField, found: Derived) -> tuple[str, FalFields] | None:
+def _source_of_objects(fals: FalField, derived: Derived) -> tuple[str, FalFields] | None:
     """Derived list of objects with a file that those of fal's have too, and fal's fields of each.
     Several fields of fal's may share the list, such as one of images and one of videos."""
     if not isinstance(fals.type, ListOf) or not isinstance(fals.type.item, ObjectOf):
         return None
     items = fal_object(fals.type.item.name)
     files = {name for name in items if name.endswith("_url")}
-    listed = ((n, spec["fields"].keys()) for n, spec in found.inputs.items() if "fields" in spec)
+    listed = ((n, spec["fields"].keys()) for n, spec in derived.inputs.items() if "fields" in spec)
     return next(((name, items) for name, fields in listed if files & fields), None)
 
 
-def _objects(items: FalFields, source: str, derived: Declared, made: Output, name: str) -> Declared:
+def _objects(
+    items: FalFields, source: str, derived: Declared, output: Output, name: str
+) -> Declared:
     """Declaration of a list of fal's objects, whose files are those of the derived list."""
     own = Derived(derived["fields"])
     fields: dict[str, Declared] = {}
     for field, fals in items.items():
         origin = next(_sources(field, own), None)
         if origin is None:
-            fields[field] = _without_argument(field, fals, made, name)
+            fields[field] = _without_argument(field, fals, output, name)
         else:
             fields[field] = _with_argument(fals, origin, own.inputs[origin])
     declared: Declared = {"type": "objects", "argument": derived.get("argument", source)}
@@ -233,14 +235,14 @@ def _with_argument(fals: FalField, source: str, derived: Declared) -> Declared:
     return declared | {"default": default}
 
 
-def _without_argument(field: str, fals: FalField, made: Output, name: str) -> Declared:
+def _without_argument(field: str, fals: FalField, output: Output, name: str) -> Declared:
     """Declaration of a field that the family reads, or that has no effect, or is refused."""
     default = {} if fals.default is None else {"default": fals.default}
     granted = {} if fals.default is None else {"granted": [fals.default]}
     kind = _plain(fals.type)
     if TYPES.get(field) is InputType.FORMAT:
         return {**kind, "type": "format", **default}
-    if field in READ[made]:
+    if field in READ[output]:
         possible = POSSIBLE.get(field)
         if possible is None:
             return {**kind, **default, "by_family": True}

@@ -234,29 +234,29 @@ def _elsewhere(index: Mapping[str, Any] | None) -> str:
     return f" Its index has {named}: add {flags}." if named else ""
 
 
-def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
-    """Call of a modular pipeline, of which ``found`` is said. ``Misconfigured``: its output is
+def as_call(name: str, description: Mapping[str, Any]) -> PipelineCall:
+    """Call of a modular pipeline, from its ``description``. ``Misconfigured``: its output is
     neither images, videos nor audio."""
-    arguments = {argument["name"]: _as_argument(argument) for argument in found["arguments"]}
-    settings = tuple(Setting(**setting) for setting in found["settings"])
-    output = _output(name, found["makes"])
-    return PipelineCall(name, arguments, output, found["takes_loras"], settings)
+    arguments = {argument["name"]: _as_argument(argument) for argument in description["arguments"]}
+    settings = tuple(Setting(**setting) for setting in description["settings"])
+    output = _output(name, description["makes"])
+    return PipelineCall(name, arguments, output, description["takes_loras"], settings)
 
 
-def _as_argument(said: Mapping[str, Any]) -> Argument:
-    described = dict(_descriptions(said.get("docstring", "")))
-    item = ({**field, "about": described.get(field["name"], "")} for field in said.get("item", ()))
+def _as_argument(spec: Mapping[str, Any]) -> Argument:
+    described = dict(_descriptions(spec.get("docstring", "")))
+    item = ({**field, "about": described.get(field["name"], "")} for field in spec.get("item", ()))
     return Argument(
-        said["name"],
-        REQUIRED if said["is_required"] else _default(said["default"]),
-        said["type"],
-        _first_sentence(said["about"]),
+        spec["name"],
+        REQUIRED if spec["is_required"] else _default(spec["default"]),
+        spec["type"],
+        _first_sentence(spec["about"]),
         tuple(map(_as_argument, item)),
     )
 
 
-def _default(given: Any) -> Any:
-    return tuple(given) if isinstance(given, list) else given
+def _default(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,11 +133,11 @@ def _flux(config: Config) -> Entry:
     }
 
 
-def _task(call: PipelineCall, found: Derived) -> str:
+def _task(call: PipelineCall, derivation: Derived) -> str:
     """Task by the files that every input has."""
     types = {
         spec["type"]
-        for name, spec in found.inputs.items()
+        for name, spec in derivation.inputs.items()
         if spec.get("required") and not name.startswith("control_")  # else it is drawn anew
     }
     if call.output == "audio":
@@ -155,8 +155,8 @@ def _video_format(call: PipelineCall, config: Config) -> Entry:
     return stated_size(call, _native_size(config)) or USUAL_VIDEO
 
 
-def _audio_format(call: PipelineCall, found: Derived) -> Entry:
-    audio = [spec["argument"] for spec in found.inputs.values() if spec["type"] == "audio"]
+def _audio_format(call: PipelineCall, derivation: Derived) -> Entry:
+    audio = [spec["argument"] for spec in derivation.inputs.values() if spec["type"] == "audio"]
     audio_input = {"given": audio[0]} if audio else {}
     length = next((name for name in LENGTHS if name in call.arguments), None)
     if length is not None:
@@ -181,9 +181,9 @@ def _native_size(config: Config) -> int | None:
     return None
 
 
-def completed(entry: Entry, repository: Repository, **given: str | None) -> Entry:
-    """Entry with the weights, the licence and the keys that the operator has ``given``."""
-    facts = {"licence": repository.licence} | {k: v for k, v in given.items() if v is not None}
+def completed(entry: Entry, repository: Repository, **chosen: str | None) -> Entry:
+    """Entry with the weights, the licence and the keys that the operator has ``chosen``."""
+    facts = {"licence": repository.licence} | {k: v for k, v in chosen.items() if v is not None}
     return {
         **entry,
         "weights": dict(repository.weights),

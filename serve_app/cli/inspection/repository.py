@@ -116,10 +116,10 @@ class _SingleFile:
             )
         return check_checkpoint(self.written, dtypes, index, components)
 
-    def sizes(self, held: Held) -> Mapping[str, int]:
+    def sizes(self, by_component: Held) -> Mapping[str, int]:
         return {
             component: sum(self.tensors[name].size for name in names)
-            for component, names in held.items()
+            for component, names in by_component.items()
         }
 
 
@@ -131,38 +131,38 @@ def id_of(repository: str) -> str:
     return _parse_repository(repository)[0]
 
 
-def _folder(given: str) -> Path | None:
+def _folder(source: str) -> Path | None:
     """Folder of this machine that is given; None: there is none."""
     try:
-        folder = expanded(given)
+        folder = expanded(source)
     except ValueError as error:
         raise Misconfigured(f"{error}.") from None
     return folder.resolve() if folder.is_dir() else None
 
 
-def _parse_repository(given: str) -> tuple[str, str | None]:
+def _parse_repository(source: str) -> tuple[str, str | None]:
     """Repository of the hub that is given, and its revision, if that is given."""
-    _refuse_file(given)
-    named = _HUB.fullmatch(given)
-    if named is None or given.startswith((".", "~")):
+    _refuse_file(source)
+    named = _HUB.fullmatch(source)
+    if named is None or source.startswith((".", "~")):
         raise Misconfigured(
-            f"There is no folder {given} on this machine. Name a folder with a diffusers pipeline, "
-            "or a repository of the hub as owner/name@commit."
+            f"There is no folder {source} on this machine. Name a folder with a diffusers "
+            "pipeline, or a repository of the hub as owner/name@commit."
         )
     return named[1], named[2]
 
 
-def _refuse_file(given: str) -> None:
+def _refuse_file(source: str) -> None:
     """Refuse a single file where a folder or a repository is expected."""
-    if given.partition("@")[0].endswith(SUFFIXES):
+    if source.partition("@")[0].endswith(SUFFIXES):
         raise Misconfigured(
-            f"{given} is a single file. Name it with --checkpoint, beside the --weights that it "
+            f"{source} is a single file. Name it with --checkpoint, beside the --weights that it "
             "was made for."
         )
 
 
 def inspected(
-    given: str,
+    source: str,
     variant: str | None,
     store: Store,
     checkpoint: str | None = None,
@@ -177,9 +177,9 @@ def inspected(
     is wrong.
     """
     file = None if checkpoint is None else _single_file(checkpoint, store)
-    if (folder := _folder(given)) is not None:
+    if (folder := _folder(source)) is not None:
         return _with_parts(_of_folder(folder, variant, file), store, parts, pipeline)
-    whole = _of_hub(*_parse_repository(given), variant, store, file)
+    whole = _of_hub(*_parse_repository(source), variant, store, file)
     return _with_parts(whole, store, parts, pipeline)
 
 
@@ -227,7 +227,7 @@ def _with_parts(
     return Repository(
         {**whole.weights, **named, **({"parts": written} if written else {})},
         index,
-        dict(sorted(sizes.items(), key=lambda each: -each[1])),
+        dict(sorted(sizes.items(), key=lambda item: -item[1])),
         whole.is_here and all(repository.is_here for repository in folders.values()),
         read,
     )
@@ -369,18 +369,18 @@ def _reader_of_hub(
     return read
 
 
-def _single_file(given: str, store: Store) -> _SingleFile:
-    path = Path(given).expanduser()
+def _single_file(checkpoint: str, store: Store) -> _SingleFile:
+    path = Path(checkpoint).expanduser()
     if path.is_file():
-        return _SingleFile(str(path.resolve()), read_tensors(path, given), is_here=True)
+        return _SingleFile(str(path.resolve()), read_tensors(path, checkpoint), is_here=True)
     try:
-        source = parse_lora_path(given, SUFFIXES)
+        source = parse_lora_path(checkpoint, SUFFIXES)
     except ValueError:
         source = None
     if not isinstance(source, HubFile) or source.file is None:
         raise Misconfigured(
-            f"There is no file {given} on this machine. Name a checkpoint's file, or one of the "
-            "hub as owner/name/file.safetensors@commit or owner/name/file.gguf@commit."
+            f"There is no file {checkpoint} on this machine. Name a checkpoint's file, or one of "
+            "the hub as owner/name/file.safetensors@commit or owner/name/file.gguf@commit."
         )
     revision = _commit(source.repository, source.revision, store)
     weights = Weights(source.repository, revision, files=(source.file,))
@@ -439,23 +439,25 @@ def _of_hub(
 
 
 def _weights_entry(
-    weights: dict[str, Any], variant: str | None, file: _SingleFile | None, held: Held
+    weights: dict[str, Any], variant: str | None, file: _SingleFile | None, by_component: Held
 ) -> Mapping[str, Any]:
     """The key ``weights`` of an entry."""
     weights |= {} if variant is None else {"variant": variant}
-    return weights | ({} if file is None else {"checkpoint": file.written, "components": [*held]})
+    return weights | (
+        {} if file is None else {"checkpoint": file.written, "components": [*by_component]}
+    )
 
 
 def _sizes(
-    files: Mapping[str, int], checkpoint: _SingleFile | None, held: Held
+    files: Mapping[str, int], checkpoint: _SingleFile | None, by_component: Held
 ) -> Mapping[str, int]:
     """Bytes of the weights by component, largest first."""
     sizes: defaultdict[str, int] = defaultdict(int)
-    sizes |= {} if checkpoint is None else checkpoint.sizes(held)
+    sizes |= {} if checkpoint is None else checkpoint.sizes(by_component)
     for path, size in files.items():
         if path.endswith(SAFETENSORS):
             sizes[path.split("/")[0]] += size
-    return dict(sorted(sizes.items(), key=lambda each: -each[1]))
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
 def _no_pipeline(where: str) -> str:

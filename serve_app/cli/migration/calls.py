@@ -91,21 +91,21 @@ INPUT_INCOMPLETE = "The input may have more fields than those in the code."
 REALTIME_NOT_CHECKED = "The messages of a realtime session are not checked."
 
 
-def call(place: SourceLocation, endpoint: Value, given: Value, *, realtime: bool) -> ClientCall:
+def call(place: SourceLocation, endpoint: Value, arguments: Value, *, realtime: bool) -> ClientCall:
     """Create a ``ClientCall`` from an endpoint id and an input as they were read."""
     unread: list[str] = []
     if not isinstance(endpoint, str):
         unread.append(ENDPOINT_COMPUTED)
     if realtime:
         unread.append(REALTIME_NOT_CHECKED)
-    elif not isinstance(given, ObjectLiteral):
+    elif not isinstance(arguments, ObjectLiteral):
         unread.append(INPUT_COMPUTED)
-    elif not given.complete:
+    elif not arguments.complete:
         unread.append(INPUT_INCOMPLETE)
     return ClientCall(
         place,
         endpoint if isinstance(endpoint, str) else None,
-        given if isinstance(given, ObjectLiteral) and not realtime else None,
+        arguments if isinstance(arguments, ObjectLiteral) and not realtime else None,
         realtime,
         tuple(unread),
     )

@@ -195,16 +195,16 @@ def _attribute(name: str, names: BoundNames, steps: int) -> Value:
     return value_of(bound[0][0], bound[0][1], steps) if len(bound) == 1 else COMPUTED
 
 
-def _apply(scope: BoundNames, name: str, made: ObjectLiteral, steps: int) -> None:
+def _apply(scope: BoundNames, name: str, literal: ObjectLiteral, steps: int) -> None:
     """Apply the changes that a scope makes to the dictionary ``name`` after its creation."""
     for key, value in scope.stored.get(name, ()):
         written = value_of(key, scope, steps)
         if isinstance(written, str):
-            made.put(written, value_of(value, scope, steps), value.lineno)
+            literal.put(written, value_of(value, scope, steps), value.lineno)
         else:
-            made.complete = False
+            literal.complete = False
     if name in scope.changed:
-        made.complete = False
+        literal.complete = False
 
 
 def _dictionary(node: ast.Dict, names: BoundNames, steps: int) -> ObjectLiteral:

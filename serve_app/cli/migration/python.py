@@ -91,10 +91,10 @@ def _call(node: ast.Call, method: str, names: BoundNames, file: str) -> ClientCa
     return call(place, endpoint, arguments, realtime=method == REALTIME)
 
 
-def _with_path(given: ObjectLiteral, method: str) -> Value:
+def _with_path(arguments: ObjectLiteral, method: str) -> Value:
     """Endpoint id with the path: ``run("a/b", path="/c")`` calls ``a/b/c``."""
-    endpoint = given.fields.get("application", COMPUTED)
-    path = given.fields.get("path", "")
+    endpoint = arguments.fields.get("application", COMPUTED)
+    path = arguments.fields.get("path", "")
     if method not in {"run", "submit", "subscribe"} or path == "" or not isinstance(endpoint, str):
         return endpoint
     return f"{endpoint}/{path.strip('/')}" if isinstance(path, str) else COMPUTED

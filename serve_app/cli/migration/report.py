@@ -89,12 +89,12 @@ def _fields(
     place: SourceLocation,
     offered: AvailableEndpoint,
     schema: Mapping[str, Any],
-    given: ObjectLiteral,
+    literal: ObjectLiteral,
     within: str = "",
 ) -> Iterator[ReportItem]:
     properties: Mapping[str, Any] | None = schema.get("properties")
-    for name, value in given.fields.items():
-        at = SourceLocation(place.file, given.lines.get(name, place.line))
+    for name, value in literal.fields.items():
+        at = SourceLocation(place.file, literal.lines.get(name, place.line))
         field = f"{within}{name}"
         if not properties:  # The endpoint accepts any object.
             yield ReportItem(at, offered.endpoint, field, CallVerdict.SERVED)
@@ -104,7 +104,7 @@ def _fields(
             yield _field(at, offered, field, properties[name], value)
             yield from _items(at, offered, field, properties[name], value)
     for name in schema.get("required", ()):
-        if given.complete and name not in given.fields:
+        if literal.complete and name not in literal.fields:
             why = "The field is required but not sent."
             yield ReportItem(place, offered.endpoint, f"{within}{name}", CallVerdict.REFUSED, why)
 
@@ -185,11 +185,11 @@ def _without_lists(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: inner for name, inner in schema.items() if name != "items"}
 
 
-def json_report(found: Sequence[ReportItem], where: str) -> dict[str, object]:
+def json_report(report_items: Sequence[ReportItem], where: str) -> dict[str, object]:
     """Report as a JSON document."""
     return {
         "against": where,
-        "counts": count_verdicts(found),
+        "counts": count_verdicts(report_items),
         "findings": [
             {
                 "file": finding.place.file,
@@ -199,26 +199,28 @@ def json_report(found: Sequence[ReportItem], where: str) -> dict[str, object]:
                 "verdict": finding.fate.value,
                 "reason": finding.reason or None,
             }
-            for finding in found
+            for finding in report_items
         ],
     }
 
 
-def text_report(found: Sequence[ReportItem], where: str) -> Iterator[str]:
+def text_report(report_items: Sequence[ReportItem], where: str) -> Iterator[str]:
     """Report as text. Served fields get no line of their own."""
-    for finding in found:
+    for finding in report_items:
         if finding.field is not None and finding.fate is CallVerdict.SERVED:
             continue
         about = f"{finding.endpoint or 'a call'}{f', {finding.field}' if finding.field else ''}"
         why = f": {finding.reason}" if finding.reason else ""
         yield f"{finding.place}: {finding.fate.value:<7}  {about}{why}"
-    if not found:
+    if not report_items:
         yield "No calls to fal's clients found."
-    counts = ", ".join(f"{count} {fate}" for fate, count in count_verdicts(found).items() if count)
+    counts = ", ".join(
+        f"{count} {fate}" for fate, count in count_verdicts(report_items).items() if count
+    )
     if counts:
         yield f"{counts}, checked against {where}."
 
 
-def count_verdicts(found: Sequence[ReportItem]) -> dict[str, int]:
-    counts = Counter(finding.fate for finding in found)
+def count_verdicts(report_items: Sequence[ReportItem]) -> dict[str, int]:
+    counts = Counter(finding.fate for finding in report_items)
     return {fate.value: counts[fate] for fate in CallVerdict}

@@ -118,10 +118,10 @@ def _in_list(path: Path) -> Iterator[ClientCall]:
         yield call(place, entry["endpoint"], _value(arguments, place.line), realtime=False)
 
 
-def _value(given: Any, line: int) -> Value:
-    if isinstance(given, dict):
+def _value(parsed: Any, line: int) -> Value:
+    if isinstance(parsed, dict):
         literal = ObjectLiteral()
-        for name, value in given.items():
+        for name, value in parsed.items():
             literal.put(str(name), _value(value, line), line)
         return literal
-    return [_value(item, line) for item in given] if isinstance(given, list) else given
+    return [_value(item, line) for item in parsed] if isinstance(parsed, list) else parsed

@@ -56,7 +56,7 @@ _name = click.argument("name")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the check.")
 @options.as_json
 def add_command(
-    server: Server, name: str, source: str, *, no_wait: bool, as_json: bool, **given: Any
+    server: Server, name: str, source: str, *, no_wait: bool, as_json: bool, **params: Any
 ) -> None:
     """Register the weights of SOURCE as NAME.
 
@@ -64,7 +64,7 @@ def add_command(
     the hub: owner/name or owner/name/file.safetensors, with @revision. They are checked against the
     base before they are accepted.
     """
-    fields = {"name": name} | {key: value for key, value in given.items() if value is not None}
+    fields = {"name": name} | {key: value for key, value in params.items() if value is not None}
     files = _files_of(source)
     size = sum(path.stat().st_size for path in files.values())
     doing = f"Uploading {size_text(size)}" if files else f"Registering {name}"
@@ -115,10 +115,10 @@ def _files_of(source: str) -> Mapping[str, Path]:
     return {file.relative_to(path).as_posix(): file for file in paths}
 
 
-def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
+def _check(client: Client, fields: Mapping[str, Any], size: int) -> None:
     """Raise ``InvalidInput`` for weights that the server would refuse after an upload of so many
     bytes, as far as that is known before."""
-    name, base = asked["name"], asked["base"]
+    name, base = fields["name"], fields["base"]
     models = client.get("/v1/models", endpoint_id=base)["models"]
     if not models:
         raise InvalidInput(f"There is no endpoint {base}. `darkroom models --all` lists them.")
@@ -137,7 +137,7 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
                 f"`darkroom weights delete {name}`."
             )
         endpoint = entry["endpoint"] or ""
-        if entry["name"] != name and endpoint.partition("/")[2] == asked.get("endpoint"):
+        if entry["name"] != name and endpoint.partition("/")[2] == fields.get("endpoint"):
             raise InvalidInput(
                 f"Your weights `{entry['name']}` have the endpoint {endpoint}. Choose another "
                 "--endpoint."
@@ -152,7 +152,7 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
 
 def _upload_and_register(
     client: Client,
-    asked: Mapping[str, Any],
+    fields: Mapping[str, Any],
     source: str,
     files: Mapping[str, Path],
     uploads: list[str],
@@ -168,7 +168,7 @@ def _upload_and_register(
             source_fields: dict[str, Any] = {"source": source}
         else:
             source_fields = {"source": urls[""]} if "" in urls else {"files": urls}
-        return dict(_post(client, {**asked, **source_fields}))
+        return dict(_post(client, {**fields, **source_fields}))
     except _Unknown:
         raise
     except (DarkroomError, KeyboardInterrupt):

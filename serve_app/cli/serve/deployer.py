@@ -114,14 +114,14 @@ class Deployer:
         return {**arguments, **self._overrides}
 
 
-def _run(wanted: Any, *, wait: bool) -> None:
+def _run(applications: Any, *, wait: bool) -> None:
     from ray import serve  # noqa: PLC0415
 
     targets = [
         serve.RunTarget(
             target=application.target, name=application.name, route_prefix=application.route_prefix
         )
-        for application in wanted
+        for application in applications
     ]
     if targets:
         serve.run_many(targets, wait_for_applications_running=wait)

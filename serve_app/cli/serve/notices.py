@@ -44,9 +44,9 @@ def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
         out(line)
 
 
-def lines(store: Store, found: Sequence[RepositoryDownload], pull: str) -> Iterator[str]:
+def lines(store: Store, repositories: Sequence[RepositoryDownload], pull: str) -> Iterator[str]:
     """Lines about weights that are not here."""
-    waiting = [repository for repository in found if repository.missing_bytes != 0]
+    waiting = [repository for repository in repositories if repository.missing_bytes != 0]
     if not waiting:
         return
     yield (

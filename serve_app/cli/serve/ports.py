@@ -171,12 +171,12 @@ def _check(gateway: GatewaySettings) -> None:
         )
 
 
-def _choose_port(given: int | None, usual: int, host: str, option: str) -> int | None:
-    if given == 0:
+def _choose_port(port: int | None, usual: int, host: str, option: str) -> int | None:
+    if port == 0:
         return None
-    if given is not None:
-        check_port(host, given, option)
-        return given
+    if port is not None:
+        check_port(host, port, option)
+        return port
     try:
         check_port(host, usual)
     except (Misconfigured, OverflowError):  # in use, or above 65535

@@ -111,15 +111,15 @@ def trusted_certificates(named: Path | None, data_dir: Path | None) -> str:
         raise Misconfigured(f"{path} cannot be read: {error}") from None
 
 
-def lines(found: Verified, drawn: Replay | None, *, marked: bool) -> Iterator[str]:
+def lines(verified: Verified, drawn: Replay | None, *, marked: bool) -> Iterator[str]:
     """The result as text. What the file says is cleaned, because anyone may have written it."""
-    yield f"signature  {WORDS[found.verdict]}"
+    yield f"signature  {WORDS[verified.verdict]}"
     yield f"mark       {'says that it is AI-generated' if marked else 'none'}"
-    if found.signer or found.issuer:
-        yield f"signer     {one_line(found.signer)} ({one_line(found.issuer)})"
-    for problem in found.problems:
+    if verified.signer or verified.issuer:
+        yield f"signer     {one_line(verified.signer)} ({one_line(verified.issuer)})"
+    for problem in verified.problems:
         yield f"problem    {one_line(problem)}"
-    yield from _generation(found.generation)
+    yield from _generation(verified.generation)
     if drawn is not None:
         yield from (f"differs    {one_line(fact)}" for fact in drawn.differing_facts)
         yield f"replay     {drawn.words}"

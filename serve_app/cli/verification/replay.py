@@ -69,7 +69,7 @@ def replay(draw: Draw, file: Path, facts: Mapping[str, Any]) -> Replay:
     measured = [(_difference(before, content), content) for content in contents]
     if not measured:
         raise ApiFailure(f"{facts['endpoint']} returned no image.")
-    (most, changed), nearest = min(measured, key=lambda each: each[0])
+    (most, changed), nearest = min(measured, key=lambda measurement: measurement[0])
     now = _facts_of(nearest, file.suffix)
     differing = tuple(_differing(facts, now))
     return Replay(most, changed, bool(facts.get("deterministic")), differing, bool(now))

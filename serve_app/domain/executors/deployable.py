@@ -80,9 +80,9 @@ def base_id(name: str) -> str:
     return name if "/" in name else f"{OWNER}/{name}"
 
 
-def category(given: Mapping[str, Any], made: Mapping[str, Any]) -> str:
+def category(input_schema: Mapping[str, Any], output_schema: Mapping[str, Any]) -> str:
     """Category such as ``image-to-text``, by the files of input and output."""
-    return f"{_kind(given)}-to-{_kind(made)}"
+    return f"{_kind(input_schema)}-to-{_kind(output_schema)}"
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

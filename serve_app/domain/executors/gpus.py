@@ -25,16 +25,16 @@ class PoolGpus:
 
 
 def gpu_problem(
-    wanted: str, family: str, pool: str, pools: Mapping[str, PoolGpus], option: str = "--pool"
+    gpu: str, family: str, pool: str, pools: Mapping[str, PoolGpus], option: str = "--pool"
 ) -> str:
-    """Why the replicas of ``pool`` cannot run what asks for the GPU ``wanted``, as a sentence.
+    """Why the replicas of ``pool`` cannot run what asks for the GPU ``gpu``, as a sentence.
     Empty if they can, or if it is not known."""
     has = pools.get(pool)
     if has is None:
         return ""
-    match = _NUMBER.fullmatch(wanted)
-    number, classes = (int(match[1]), match[2]) if match else (1, wanted)
-    need = "a GPU" if wanted == ANY else f"a GPU ({wanted})"
+    match = _NUMBER.fullmatch(gpu)
+    number, classes = (int(match[1]), match[2]) if match else (1, gpu)
+    need = "a GPU" if gpu == ANY else f"a GPU ({gpu})"
     if not has.number:
         return f"It needs {need}, and the replicas of the pool `{pool}` have none. " + _advice(
             family, pools, option
@@ -76,7 +76,7 @@ def _advice(family: str, pools: Mapping[str, PoolGpus], option: str) -> str:
     )
 
 
-def _is(wanted: str, accelerator: str) -> bool:
+def _is(gpu_class: str, accelerator: str) -> bool:
     """Compare names of classes: Ray's say more, such as A100-40G."""
-    ours, theirs = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (wanted, accelerator))
+    ours, theirs = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (gpu_class, accelerator))
     return theirs == ours or (ours == "a100" and theirs.startswith(ours))

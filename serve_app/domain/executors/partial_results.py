@@ -13,7 +13,7 @@ class PartialResults(Protocol):
     """Partial results of requests, which generators of apps yield. Kept in order and for a while,
     but not durable: a crash of the database may lose them."""
 
-    async def add(self, held: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
+    async def add(self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
         """As ``AppSource.add_partials``. Values that are there already are kept."""
         ...
 

@@ -59,7 +59,7 @@ class FileMetadata:
     @classmethod
     def of_input(
         cls,
-        given: Mapping[str, Any],
+        fields: Mapping[str, Any],
         *,
         endpoint: str,
         model: str,
@@ -68,11 +68,11 @@ class FileMetadata:
         demo: bool = False,
         secret: Collection[str] = (),
     ) -> FileMetadata:
-        """Describe a generation with the input ``given`` and the ``seed`` that it used.
+        """Describe a generation with the input ``fields`` and the ``seed`` that it used.
 
         ``secret``: input fields that are not described.
         """
-        shown = {name: value for name, value in given.items() if name not in secret}
+        shown = {name: value for name, value in fields.items() if name not in secret}
         settings = {
             name: kept
             for name, value in shown.items()
@@ -81,7 +81,7 @@ class FileMetadata:
         prompt = shown.get("prompt")
         cut = sorted(
             name
-            for name, value in given.items()
+            for name, value in fields.items()
             if name == "seeds" or name in secret or (name not in LEFT_OUT and _has_url(value))
         )
         text = prompt if isinstance(prompt, str) else ""

@@ -38,14 +38,14 @@ def work_of(tenant: str) -> Generator[None]:
         _tenant.reset(before)
 
 
-def may_start(held: int, running: int, threads: int) -> bool:
-    """Return True if a tenant with ``held`` of the ``running`` jobs may start one more.
+def may_start(own_jobs: int, running: int, threads: int) -> bool:
+    """Return True if a tenant with ``own_jobs`` of the ``running`` jobs may start one more.
 
     A tenant never holds more threads than are free, so one alone leaves half of them, and each
     further one half of the rest. Running work is not interrupted: beside as many tenants as empty
     the pool, the next free thread goes to the tenant whose turn it is.
     """
-    return held < threads - running
+    return own_jobs < threads - running
 
 
 class FairQueue(Generic[T]):

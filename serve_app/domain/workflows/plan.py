@@ -107,10 +107,10 @@ def _compare(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -
     return Plan(output={"results": results})
 
 
-def _result(app: str, found: Any | StepFailure) -> dict[str, Any]:
-    if isinstance(found, StepFailure):
-        return {"endpoint": app, "output": None, "error": found.message, "code": found.code}
-    return {"endpoint": app, "output": found, "error": None, "code": None}
+def _result(app: str, outcome: Any | StepFailure) -> dict[str, Any]:
+    if isinstance(outcome, StepFailure):
+        return {"endpoint": app, "output": None, "error": outcome.message, "code": outcome.code}
+    return {"endpoint": app, "output": outcome, "error": None, "code": None}
 
 
 class _Failed(Exception):
@@ -138,9 +138,9 @@ class _Look:
         """Output of the workflow. What only a skipped step would have made is null."""
         return {name: self._or_null(value) for name, value in self._workflow.output.items()}
 
-    def _or_null(self, given: Any) -> Any:
+    def _or_null(self, value: Any) -> Any:
         try:
-            return resolve(given, self._source)
+            return resolve(value, self._source)
         except NotThere:
             return None
 

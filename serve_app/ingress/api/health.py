@@ -51,12 +51,12 @@ async def ready_for_reads(request: HttpRequest) -> Response:
     return await _readiness(request, ("ok", "no_submits"))
 
 
-async def _readiness(request: HttpRequest, wanted: Collection[ReadinessStatus]) -> Response:
+async def _readiness(request: HttpRequest, accepted: Collection[ReadinessStatus]) -> Response:
     context_of(request).route = "ready"
     readiness = services_of(request).health.readiness
     checks = await readiness.report()
     body: Ready = {"status": readiness.status(checks), "checks": checks}
-    good = body["status"] in wanted
+    good = body["status"] in accepted
     return json_reply(body, 200 if good else 503, {} if good else {"retry-after": "1"})
 
 

@@ -139,7 +139,7 @@ async def create_key(call: Call, new: NewKey) -> CreatedKey:
     CREATED,
     method="POST",
 )
-async def rotate_key(call: Call, key_id: str, wanted: Rotation) -> CreatedKey | None:
+async def rotate_key(call: Call, key_id: str, body: Rotation) -> CreatedKey | None:
     api_key = await _manageable_key(call, key_id)
     if api_key is None:
         return None
@@ -151,7 +151,7 @@ async def rotate_key(call: Call, key_id: str, wanted: Rotation) -> CreatedKey | 
     now = call.services.clock.now()
     lasts = api_key.expires_at and now + (api_key.expires_at - api_key.created_at)
     await _require_end(call, lasts or None)
-    credential = await call.services.identity.keys.rotate(key_id, wanted.overlap_s, call.actor)
+    credential = await call.services.identity.keys.rotate(key_id, body.overlap_s, call.actor)
     if credential is None:
         raise AlreadyFinal(
             f"The key {key_id} was revoked, has expired, or was rotated before. Create a new one."

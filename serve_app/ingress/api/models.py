@@ -369,7 +369,9 @@ async def _preflights(
     preflights = await services.preflights.of(
         page,
         devices,
-        lambda each: services.queue.usual_s(each.endpoint.id, pools[each.endpoint.id]),
+        lambda catalog_entry: services.queue.usual_s(
+            catalog_entry.endpoint.id, pools[catalog_entry.endpoint.id]
+        ),
         looks=caller.may(OPERATOR),
     )
     return [cast("PreflightAnswer", preflight.as_json()) for preflight in preflights]
@@ -393,19 +395,19 @@ async def held_weights(services: Services) -> Held | None:
     }
 
 
-def weights_state(entry: CatalogEntry, held: Held | None) -> WeightsState:
+def weights_state(entry: CatalogEntry, by_state: Held | None) -> WeightsState:
     """Where the endpoint's weights are."""
     if entry.missing:
         return "not_served"
-    if held is None:
+    if by_state is None:
         return "unknown"
-    for state, ids in held.items():
+    for state, ids in by_state.items():
         if entry.endpoint.id in ids:
             return state
     return "cold"
 
 
-def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
+def _model(entry: CatalogEntry, origin: str, by_state: Held | None) -> Model:
     endpoint = entry.endpoint
     return {
         "endpoint_id": endpoint.id,
@@ -421,7 +423,7 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
         "darkroom_demo": entry.demo,
         "darkroom": {
             "served": not entry.missing,
-            "state": weights_state(entry, held),
+            "state": weights_state(entry, by_state),
             "kind": endpoint.kind,
             "readme": entry.source.readme,
             "drafts": entry.schema.makes_drafts,

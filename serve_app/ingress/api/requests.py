@@ -376,11 +376,11 @@ def _prompt(input: Mapping[str, Any]) -> str | None:
     return prompt[:MAX_LISTED_PROMPT] if isinstance(prompt, str) else None
 
 
-def _state(given: str) -> State:
+def _state(value: str) -> State:
     try:
-        return State(given)
+        return State(value)
     except ValueError:
-        raise query.invalid("state", f"should be one of {', '.join(State)}", given) from None
+        raise query.invalid("state", f"should be one of {', '.join(State)}", value) from None
 
 
 calls = JsonCalls()

@@ -208,7 +208,7 @@ async def status(call: Call) -> InstallationStatus:
     }
 
 
-def _pool(now: Demand, pool: PoolConfig | None, wanted: int | None, warm: int) -> PoolStatus:
+def _pool(now: Demand, pool: PoolConfig | None, desired: int | None, warm: int) -> PoolStatus:
     settings = {
         "min_replicas": None if pool is None else pool.min_replicas,
         "max_replicas": None if pool is None else pool.max_replicas,
@@ -219,7 +219,7 @@ def _pool(now: Demand, pool: PoolConfig | None, wanted: int | None, warm: int) -
         "overflow_of": (pool.overflow_of or None) if pool is not None else None,
         "canary_of": (pool.canary_of or None) if pool is not None else None,
     }
-    target = {"target_replicas": wanted, "warm_replicas": warm}
+    target = {"target_replicas": desired, "warm_replicas": warm}
     return cast("PoolStatus", asdict(now) | settings | target)
 
 

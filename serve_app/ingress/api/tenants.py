@@ -110,9 +110,9 @@ async def show_tenant(call: Call, tenant: str) -> TenantStatus:
     "Change the name and the limits of a tenant. They are in force everywhere within seconds",
     TenantChanges,
 )
-async def change_tenant(call: Call, tenant: str, wanted: TenantChanges) -> TenantStatus:
-    limits = await _read_limits(call.services, tenant, wanted.limits)
-    return await _change(call, tenant, TenantChange(wanted.name, limits))
+async def change_tenant(call: Call, tenant: str, body: TenantChanges) -> TenantStatus:
+    limits = await _read_limits(call.services, tenant, body.limits)
+    return await _change(call, tenant, TenantChange(body.name, limits))
 
 
 @calls.act("disable", "Disable a tenant: its keys are refused, and nothing of it starts", Disabling)

@@ -139,7 +139,7 @@ def _expand(request: HttpRequest) -> Sequence[str]:
     return expand
 
 
-def _results(catalog: Catalog, found: Iterable[UsageTotals]) -> list[UsageResult]:
+def _results(catalog: Catalog, totals: Iterable[UsageTotals]) -> list[UsageResult]:
     return [
         {
             "endpoint_id": total.endpoint,
@@ -154,7 +154,7 @@ def _results(catalog: Catalog, found: Iterable[UsageTotals]) -> list[UsageResult
                 "steps": total.usage.steps,
             },
         }
-        for total in found
+        for total in totals
     ]
 
 
@@ -274,6 +274,6 @@ def _expand_metrics(request: HttpRequest) -> tuple[Collection[str], Collection[s
     return views or [TIME_SERIES], metrics or [*REQUEST_METRICS]
 
 
-def _result(each: RequestTotals, metrics: Collection[str]) -> Analytics:
-    values = {name: REQUEST_METRICS[name](each) for name in metrics}
-    return cast("Analytics", {"endpoint_id": each.endpoint, **values})
+def _result(totals: RequestTotals, metrics: Collection[str]) -> Analytics:
+    values = {name: REQUEST_METRICS[name](totals) for name in metrics}
+    return cast("Analytics", {"endpoint_id": totals.endpoint, **values})

@@ -265,12 +265,12 @@ def _status(delivery: WebhookDelivery) -> WebhookStatus:
     }
 
 
-def _try(one: DeliveryAttempt) -> WebhookTry:
+def _try(attempt: DeliveryAttempt) -> WebhookTry:
     return {
-        "at": one.at.isoformat(),
-        "took_s": one.took_s,
-        "status": one.status,
-        "error": one.error or None,
+        "at": attempt.at.isoformat(),
+        "took_s": attempt.took_s,
+        "status": attempt.status,
+        "error": attempt.error or None,
     }
 
 

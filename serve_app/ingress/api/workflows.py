@@ -67,18 +67,18 @@ calls, of_requests = Calls(WORKFLOWS), JsonCalls()
     NewWorkflowBody,
     Special(max_bytes=MAX_BODY_BYTES, parameters=(DRY_RUN,), errors=(400,)),
 )
-async def put(call: Call, given: Mapping[str, Any]) -> ShownWorkflow:
+async def put(call: Call, body: Mapping[str, Any]) -> ShownWorkflow:
     """Everything that can be checked before it runs is checked here. ``?dry_run=true`` checks it
     and stores nothing."""
     dry_run = call.flag("dry_run")
-    public = given.get("public", False)
+    public = body.get("public", False)
     if not isinstance(public, bool):
         raise InvalidInput.of_field("public", "Input should be true or false")
     if public:
         call.caller.require(OPERATOR)
-    written = await in_cpu_thread(read, given)
+    written = await in_cpu_thread(read, body)
     definition = await _check_definition(call, written, public=public)
-    new = NewWorkflow(call.owner, written.name, definition, given, public)
+    new = NewWorkflow(call.owner, written.name, definition, body, public)
     if not dry_run:
         definitions = call.services.queue.workflows.definitions
         if not await definitions.put(new, MAX_PER_TENANT, call.actor):

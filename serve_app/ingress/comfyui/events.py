@@ -93,12 +93,12 @@ class ClientEvents:
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
 
-    async def _follow_all(self, found: Sequence[Request]) -> None:
+    async def _follow_all(self, requests: Sequence[Request]) -> None:
         async with asyncio.TaskGroup() as following:
             coming = self._arrivals.next(self._tenant)
             await self._status(sid=self._client_id)
             while True:
-                for request in found:
+                for request in requests:
                     if self._is_own(request):
                         self._open += 1
                         following.create_task(self._follow(request))
@@ -106,7 +106,7 @@ class ClientEvents:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(coming.wait(), pause_s)
                 coming = self._arrivals.next(self._tenant)
-                found = await self._new()
+                requests = await self._new()
 
     async def _new(self) -> Sequence[Request]:
         """Prompts that were not seen before, the oldest first."""

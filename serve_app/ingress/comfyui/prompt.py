@@ -185,12 +185,12 @@ def idempotency(chosen: str) -> tuple[str, bytes]:
     return key, hashlib.sha256(key.encode()).digest()
 
 
-async def find(queue: Queue, tenant: str, entry: CatalogEntry, wanted: str) -> Request | None:
+async def find(queue: Queue, tenant: str, entry: CatalogEntry, identifier: str) -> Request | None:
     """Request of a prompt by either id. None: the tenant has none at this endpoint."""
     endpoint = entry.endpoint.id
-    if not wanted or len(wanted) > MAX_ID:
+    if not identifier or len(identifier) > MAX_ID:
         return None
-    key, digest = idempotency(wanted)
+    key, digest = idempotency(identifier)
     new = NewRequest(
         id="",
         tenant=tenant,
@@ -203,8 +203,8 @@ async def find(queue: Queue, tenant: str, entry: CatalogEntry, wanted: str) -> R
     )
     try:
         request = await queue.find_earlier(new)
-        if request is None and request_ids.valid(wanted):
-            request = await queue.get(tenant, wanted)
+        if request is None and request_ids.valid(identifier):
+            request = await queue.get(tenant, identifier)
     except (RequestNotFound, RequestDeleted):
         return None
     return request if request is not None and request.endpoint == endpoint else None

@@ -306,14 +306,14 @@ async def _all(
         before = page[-1].id
 
 
-async def _cancel(request: HttpRequest, caller: Caller, found: Request) -> None:
+async def _cancel(request: HttpRequest, caller: Caller, record: Request) -> None:
     with suppress(RequestNotFound):  # it was deleted by another call
-        await services_of(request).queue.cancel(caller.tenant, found.id, actor_of(request))
+        await services_of(request).queue.cancel(caller.tenant, record.id, actor_of(request))
 
 
-async def _delete(request: HttpRequest, caller: Caller, found: Request) -> None:
+async def _delete(request: HttpRequest, caller: Caller, record: Request) -> None:
     with suppress(RequestNotFound):  # it was deleted by another call
-        await submission.delete(services_of(request), caller.tenant, found.id, actor_of(request))
+        await submission.delete(services_of(request), caller.tenant, record.id, actor_of(request))
 
 
 async def json_object(request: HttpRequest) -> Mapping[str, Any]:

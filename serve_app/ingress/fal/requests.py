@@ -159,7 +159,7 @@ async def _body(
     running = request.state is State.RUNNING
     waiting = await call.services.queue.waiting(request) if queued else None
     ends_at = await call.services.queue.ends_at(request) if running else None
-    preview = preview_url(request, call.origin, made=call.services.config.models.previews)
+    preview = preview_url(request, call.origin, has_previews=call.services.config.models.previews)
     body = status_body(request, waiting, lines, call.urls, ends_at, preview)
     return with_workflow(body, await workflow_status(call.services, request))
 

@@ -137,7 +137,7 @@ async def run_call(request: HttpRequest) -> Response:
     entry = catalog.find(path)
     if entry is not None and entry.endpoint.streams and _wants_events(request, path):
         return await stream.stream(request, path)
-    streamed = strip_verb(path, "stream", lambda each: catalog.find(each) is not None)
+    streamed = strip_verb(path, "stream", lambda endpoint_id: catalog.find(endpoint_id) is not None)
     if streamed is not None:
         return await stream.stream(request, streamed)
     return await submit.run(request, path)

@@ -222,7 +222,9 @@ class _EventSource:
         queue = self._services.queue
         queued = request.state is State.QUEUED
         waiting = await queue.waiting(request) if queued else None
-        preview = preview_url(request, self._origin, made=self._services.config.models.previews)
+        preview = preview_url(
+            request, self._origin, has_previews=self._services.config.models.previews
+        )
         ends_at = None if queued else await queue.ends_at(request)
         return status_body(request, waiting, None, self._urls, ends_at, preview)
 

@@ -195,12 +195,12 @@ async def part(request: HttpRequest) -> Response:
     return json_reply(body, headers={"etag": etag})
 
 
-def _part_number(given: str) -> int:
-    digits = given.isascii() and given.isdecimal() and len(given) <= len(str(MAX_PARTS))
-    if digits and 1 <= int(given) <= MAX_PARTS:
-        return int(given)
+def _part_number(text: str) -> int:
+    digits = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PARTS))
+    if digits and 1 <= int(text) <= MAX_PARTS:
+        return int(text)
     message = f"parts are numbered from 1 to {MAX_PARTS}"
-    problem = FieldProblem(("path", "number"), message, "value_error", None, given)
+    problem = FieldProblem(("path", "number"), message, "value_error", None, text)
     raise InvalidInput(f"{message}.", (problem,))
 
 

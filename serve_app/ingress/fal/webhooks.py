@@ -170,7 +170,9 @@ class ProgressEvents:
         if request.state is not State.RUNNING or request.progress is None or now == self._sent:
             return None
         self._sent = now
-        preview = preview_url(request, self._origin, made=self._services.config.models.previews)
+        preview = preview_url(
+            request, self._origin, has_previews=self._services.config.models.previews
+        )
         ends_at = await self._services.queue.ends_at(request)
         body = {
             "request_id": request.id,

@@ -74,21 +74,21 @@ def name_and_port(host: str) -> tuple[str, str]:
     return ("", "") if match is None else (match[1].lower(), match[2] or "")
 
 
-def comfyui_host(host: str, given: str | None) -> str | None:
+def comfyui_host(host: str, setting: str | None) -> str | None:
     """Host name of ComfyUI's page for a browser that came to ``host``; None: it has none there.
 
     The page is a program of others, so it does not run at the origin where the playground keeps its
-    key. ``given``: the operator's choice; None: it has one on this machine only.
+    key. ``setting``: the operator's choice; None: it has one on this machine only.
     """
     name, _ = name_and_port(host)
-    return given or (COMFYUI if name in (*LOCAL, COMFYUI) else None)
+    return setting or (COMFYUI if name in (*LOCAL, COMFYUI) else None)
 
 
-def trusted_names(bound: str, given: Iterable[str | None]) -> frozenset[str]:
+def trusted_names(bound: str, hosts: Iterable[str | None]) -> frozenset[str]:
     """Trusted values of the Host header, without the port.
 
     They are this machine's name and addresses, the address that it is ``bound`` to, and the
-    operator's own list ``given``.
+    operator's own list ``hosts``.
     """
     addresses = (
         address.address.partition("%")[0]
@@ -97,7 +97,7 @@ def trusted_names(bound: str, given: Iterable[str | None]) -> frozenset[str]:
     )
     own = (_bracket_ipv6(host) for host in (*addresses, bound))
     here = (*LOCAL, COMFYUI, socket.gethostname())
-    return frozenset(name.lower() for name in (*here, *own, *given) if name)
+    return frozenset(name.lower() for name in (*here, *own, *hosts) if name)
 
 
 def _bracket_ipv6(address: str) -> str:

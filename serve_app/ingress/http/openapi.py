@@ -182,22 +182,22 @@ class Renderer:
             written["requestBody"] = {"required": call.body_required, "content": content}
         return written
 
-    def _answer(self, each: Answer) -> Json:
-        content = self._content(each.content, "serialization")
-        return {"description": each.description, **({"content": content} if content else {})}
+    def _answer(self, response: Answer) -> Json:
+        content = self._content(response.content, "serialization")
+        return {"description": response.description, **({"content": content} if content else {})}
 
     def _content(self, content: Mapping[str, Any], mode: Mode) -> Json:
         return {
             kind: {"schema": self._schema(body_type, mode)} for kind, body_type in content.items()
         }
 
-    def _parameter(self, each: Parameter) -> Json:
+    def _parameter(self, parameter: Parameter) -> Json:
         return {
-            "name": each.name,
-            "in": each.place,
-            "description": each.description,
-            "schema": self._schema(each.type, "validation"),
-            **({"required": True} if each.required else {}),
+            "name": parameter.name,
+            "in": parameter.place,
+            "description": parameter.description,
+            "schema": self._schema(parameter.type, "validation"),
+            **({"required": True} if parameter.required else {}),
         }
 
     def _schema(self, type_: Any, mode: Mode) -> Json:

@@ -68,12 +68,12 @@ def several(request: HTTPConnection, name: str) -> list[str]:
     return [part for value in _texts(request, name) for part in value.split(",") if part]
 
 
-def _parse_count(given: str, most: int) -> int | None:
+def _parse_count(value: str, most: int) -> int | None:
     """Number from 0 to ``most``; None for anything else. The length is checked first, because
     Python refuses to read thousands of digits."""
-    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most))):
+    if not (value.isascii() and value.isdecimal() and len(value) <= len(str(most))):
         return None
-    number = int(given)
+    number = int(value)
     return number if number <= most else None
 
 

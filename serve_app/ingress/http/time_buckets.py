@@ -102,11 +102,15 @@ async def asked_of(
     return BucketQuery(span, zone, timeframe, endpoints)
 
 
-def page_of(request: HttpRequest, asked: BucketQuery) -> BucketPage:
+def page_of(request: HttpRequest, bucket_query: BucketQuery) -> BucketPage:
     """Read ``?limit=&cursor=`` and build the page."""
     limit = query.page_size(request, default=BUCKETS, most=MAX_BUCKETS)
-    starts, following = _buckets(asked, _cursor(request, asked), limit)
-    edges = [max(starts[0], asked.span.start), *starts[1:], following or asked.span.end]
+    starts, following = _buckets(bucket_query, _cursor(request, bucket_query), limit)
+    edges = [
+        max(starts[0], bucket_query.span.start),
+        *starts[1:],
+        following or bucket_query.span.end,
+    ]
     return BucketPage(starts, edges, following)
 
 
@@ -121,13 +125,16 @@ def _timeframe(request: HttpRequest, span: TimeRange) -> Timeframe:
         raise query.invalid("timeframe", what, text) from None
 
 
-def _cursor(request: HttpRequest, asked: BucketQuery) -> datetime | None:
+def _cursor(request: HttpRequest, bucket_query: BucketQuery) -> datetime | None:
     cursor = request.query_params.get("cursor")
     if cursor is None:
         return None
     try:
         at = datetime.fromisoformat(cursor).astimezone(UTC)
-        if asked.span.start < at < asked.span.end and asked.timeframe.start(at, asked.zone) == at:
+        if (
+            bucket_query.span.start < at < bucket_query.span.end
+            and bucket_query.timeframe.start(at, bucket_query.zone) == at
+        ):
             return at
     except (ValueError, OverflowError):
         pass
@@ -135,12 +142,12 @@ def _cursor(request: HttpRequest, asked: BucketQuery) -> datetime | None:
 
 
 def _buckets(
-    asked: BucketQuery, cursor: datetime | None, limit: int
+    bucket_query: BucketQuery, cursor: datetime | None, limit: int
 ) -> tuple[list[datetime], datetime | None]:
     """Starts of the page's buckets, and of the first bucket of the next page."""
-    at = cursor or asked.timeframe.start(asked.span.start, asked.zone)
+    at = cursor or bucket_query.timeframe.start(bucket_query.span.start, bucket_query.zone)
     starts: list[datetime] = []
-    while at < asked.span.end and len(starts) < limit:
+    while at < bucket_query.span.end and len(starts) < limit:
         starts.append(at)
-        at = asked.timeframe.next(at, asked.zone)
-    return starts, at if at < asked.span.end else None
+        at = bucket_query.timeframe.next(at, bucket_query.zone)
+    return starts, at if at < bucket_query.span.end else None

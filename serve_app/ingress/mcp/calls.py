@@ -68,8 +68,8 @@ async def call_of(
     return ToolCall(http, await authenticate(http, ANY_KEY), report_progress, takes_tasks)
 
 
-async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
-    words = given.query.lower().split()
+async def list_models(call: ToolCall, arguments: ListModels) -> CallToolResult:
+    words = arguments.query.lower().split()
     models = [
         _summary(entry)
         for entry in call.services.catalog_of(call.caller)
@@ -84,14 +84,14 @@ async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
     return content.text_result(sentence or "No model matches the query.", {"models": models})
 
 
-async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult:
-    entry = find_endpoint(call.services, call.caller, given.model)
+async def describe_model(call: ToolCall, arguments: DescribeModel) -> CallToolResult:
+    entry = find_endpoint(call.services, call.caller, arguments.model)
     call.caller.require_endpoint(entry.endpoint.id)
     facts = await in_cpu_thread(_describe_model, entry)
     return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
 
 
-async def generate(call: ToolCall, given: Generate) -> ToolResult:
+async def generate(call: ToolCall, arguments: Generate) -> ToolResult:
     """Run a model.
 
     If the call is cancelled while it waits, or its end cannot be read, the request is cancelled
@@ -99,34 +99,36 @@ async def generate(call: ToolCall, given: Generate) -> ToolResult:
     """
     services = call.services
     origin = origin_of(call.http)  # may be refused, so read it before anything is stored
-    entry = find_endpoint(services, call.caller, given.model)
-    reject_unstorable(given.input, ("body", "input"))
+    entry = find_endpoint(services, call.caller, arguments.model)
+    reject_unstorable(arguments.input, ("body", "input"))
     new = await submission.validate(
         services,
         call.caller,
         entry.endpoint.id,
-        in_shape_of_image(given.input, EndpointFields(entry).named),
+        in_shape_of_image(arguments.input, EndpointFields(entry).named),
         parse_options(call.http, call.caller),
         request_id=services.new_id(),
     )
     storing = submission.submit(services, new)
     try:
         stored = await asyncio.shield(storing)
-        stored = await content.until_ended(services, stored, given.wait_s, call.report_progress)
+        stored = await content.until_ended(services, stored, arguments.wait_s, call.report_progress)
     except (asyncio.CancelledError, DatabaseUnavailable):
         submission.abandon(services, new, storing)
         raise
     return await _result_or_task(call, stored, origin)
 
 
-async def wait(call: ToolCall, given: Wait) -> ToolResult:
-    request = await _find(call, given.request_id)
-    request = await content.until_ended(call.services, request, given.wait_s, call.report_progress)
+async def wait(call: ToolCall, arguments: Wait) -> ToolResult:
+    request = await _find(call, arguments.request_id)
+    request = await content.until_ended(
+        call.services, request, arguments.wait_s, call.report_progress
+    )
     return await _result_or_task(call, request, origin_of(call.http))
 
 
-async def get_result(call: ToolCall, given: RequestArguments) -> CallToolResult:
-    request = await _find(call, given.request_id)
+async def get_result(call: ToolCall, arguments: RequestArguments) -> CallToolResult:
+    request = await _find(call, arguments.request_id)
     return await _result(call.services, request, origin_of(call.http))
 
 
@@ -137,8 +139,8 @@ CANCELS: Mapping[CancelVerdict, str] = {
 }
 
 
-async def cancel(call: ToolCall, given: RequestArguments) -> CallToolResult:
-    request = await _find(call, given.request_id)
+async def cancel(call: ToolCall, arguments: RequestArguments) -> CallToolResult:
+    request = await _find(call, arguments.request_id)
     verdict = await call.services.queue.cancel(request.tenant, request.id, actor_of(call.http))
     return content.text_result(
         CANCELS[verdict], {"request_id": request.id, "verdict": verdict.value}
@@ -164,10 +166,10 @@ SCOPES: Mapping[str, str] = {
 """Scopes of the tools. The others need any key."""
 
 
-async def call_tool(call: ToolCall, name: str, given: Arguments) -> ToolResult:
+async def call_tool(call: ToolCall, name: str, arguments: Arguments) -> ToolResult:
     if name in SCOPES:
         call.caller.require(SCOPES[name])
-    return await CALLS[name](call, given)
+    return await CALLS[name](call, arguments)
 
 
 async def get_task(call: ToolCall, task_id: str) -> dict[str, Any]:

@@ -98,12 +98,12 @@ MAX_NAME = 64
 """Characters of a name that are looked at. The comparison with the known names takes time."""
 
 
-def checked_count(tool: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def checked_count(tool: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arguments. ``InvalidInput``: they are more than ``MAX_ARGUMENTS``."""
-    if len(given) > MAX_ARGUMENTS:
+    if len(arguments) > MAX_ARGUMENTS:
         takes = ", ".join(f"`{name}`" for name in ARGUMENTS[tool].model_fields)
-        raise InvalidInput(f"{tool} was called with {len(given)} arguments. It takes {takes}.")
-    return given
+        raise InvalidInput(f"{tool} was called with {len(arguments)} arguments. It takes {takes}.")
+    return arguments
 
 
 def argument_error(tool: str, error: ValidationError) -> InvalidInput:

@@ -104,12 +104,12 @@ def _audio_uri(file: FormFile) -> str:
 
 
 def _transcript_reply(
-    transcript: Transcript, given: TranslationParameters, task: Task, ended: Request
+    transcript: Transcript, parameters: TranslationParameters, task: Task, ended: Request
 ) -> Response:
     headers = outcome_headers(ended)
-    if isinstance(given, TranscriptionParameters) and given.stream:
+    if isinstance(parameters, TranscriptionParameters) and parameters.stream:
         return sse.stream_reply(_events(transcript.text))
-    match given.response_format:
+    match parameters.response_format:
         case "text":
             return PlainTextResponse(f"{transcript.text}\n", headers=headers)
         case "srt":
@@ -117,7 +117,7 @@ def _transcript_reply(
         case "vtt":
             return PlainTextResponse(as_vtt(transcript), headers=headers)
         case "verbose_json":
-            words = level_of(given) == "word"
+            words = level_of(parameters) == "word"
             return json_reply(verbose(transcript, task, words=words), headers=headers)
         case _:
             body: OpenAiTranscript = {"text": transcript.text}

@@ -58,16 +58,16 @@ class SpeechParameters(Parameters):
     stream_format: Literal["audio", "sse"] | None = None
 
 
-def level_of(given: TranslationParameters) -> Literal["none", "segment", "word"]:
+def level_of(parameters: TranslationParameters) -> Literal["none", "segment", "word"]:
     """Parts of the transcript that get times. ``InvalidInput``: both words and segments."""
-    timed = given.response_format in ("srt", "vtt", "verbose_json")
+    timed = parameters.response_format in ("srt", "vtt", "verbose_json")
     levels = (
-        set(given.timestamp_granularities or ())
-        if isinstance(given, TranscriptionParameters)
+        set(parameters.timestamp_granularities or ())
+        if isinstance(parameters, TranscriptionParameters)
         else set[str]()
     )
     name = "timestamp_granularities"
-    if levels and given.response_format != "verbose_json":
+    if levels and parameters.response_format != "verbose_json":
         raise InvalidInput.of_field(name, "Set `response_format` to `verbose_json` with it")
     if len(levels) > 1:
         raise not_here(name, "a request times words or segments, not both")
@@ -77,43 +77,43 @@ def level_of(given: TranslationParameters) -> Literal["none", "segment", "word"]
 
 
 def transcription_input(
-    given: TranslationParameters, task: Task, fields: EndpointFields
+    parameters: TranslationParameters, task: Task, fields: EndpointFields
 ) -> dict[str, Any]:
     """Build the endpoint's input, without the audio. ``InvalidInput`` names each parameter that it
     cannot apply."""
-    arguments = given.own_fields(fields)
-    level = level_of(given)
+    arguments = parameters.own_fields(fields)
+    level = level_of(parameters)
     if fields.accepts("task"):
         arguments["task"] = task
     elif task == "translate":
         raise Unsupported(f"{fields.endpoint.id} cannot translate: its input has no field `task`.")
     if fields.accepts("chunk_level"):
         arguments["chunk_level"] = level
-    language = given.language if isinstance(given, TranscriptionParameters) else None
-    for name, value in (("language", language), ("prompt", given.prompt)):
+    language = parameters.language if isinstance(parameters, TranscriptionParameters) else None
+    for name, value in (("language", language), ("prompt", parameters.prompt)):
         if value:
             arguments[_field(fields, name)] = value
-    if given.temperature:  # 0 is what endpoints without the field do
-        arguments[_field(fields, "temperature")] = given.temperature
+    if parameters.temperature:  # 0 is what endpoints without the field do
+        arguments[_field(fields, "temperature")] = parameters.temperature
     return arguments
 
 
-def speech_input(given: SpeechParameters, fields: EndpointFields) -> dict[str, Any]:
+def speech_input(parameters: SpeechParameters, fields: EndpointFields) -> dict[str, Any]:
     """Build the endpoint's input. ``InvalidInput`` names each parameter that it cannot apply."""
     text = fields.first_accepted(*TEXTS)
     if text is None:
         raise Unsupported(f"{fields.endpoint.id} does not speak: its input has no text.")
-    if given.stream_format == "sse":
+    if parameters.stream_format == "sse":
         raise not_here("stream_format", "the audio comes as one file, at its end")
-    arguments = given.own_fields(fields)
-    voice = given.voice.get("id") if isinstance(given.voice, dict) else given.voice
+    arguments = parameters.own_fields(fields)
+    voice = parameters.voice.get("id") if isinstance(parameters.voice, dict) else parameters.voice
     if voice and fields.accepts("voice"):  # clients cannot leave it out
         arguments["voice"] = voice
-    if given.instructions:
-        arguments[_field(fields, "instructions")] = given.instructions
-    if given.speed is not None and (given.speed != 1 or "speed" in fields):
-        arguments[_field(fields, "speed")] = given.speed
-    return {text: given.input} | arguments | _speech_format(given.response_format, fields)
+    if parameters.instructions:
+        arguments[_field(fields, "instructions")] = parameters.instructions
+    if parameters.speed is not None and (parameters.speed != 1 or "speed" in fields):
+        arguments[_field(fields, "speed")] = parameters.speed
+    return {text: parameters.input} | arguments | _speech_format(parameters.response_format, fields)
 
 
 USUAL_FORMAT = "mp3"
@@ -124,18 +124,18 @@ SPELLED = {"opus": "ogg"}
 """OpenAI's name of a format → name that endpoints may have for it."""
 
 
-def _speech_format(asked: str | None, fields: EndpointFields) -> dict[str, Any]:
+def _speech_format(response_format: str | None, fields: EndpointFields) -> dict[str, Any]:
     """Field for the format of the audio. An endpoint without one is taken to make WAV."""
     name = next((field_name for field_name in FORMAT_FIELDS if field_name in fields), None)
     if name is None:
-        if asked not in (None, "wav"):
+        if response_format not in (None, "wav"):
             raise not_here("response_format", "this endpoint makes wav: ask for it, or for none")
         return {}
-    choices, format_name = fields.choices(name), asked or USUAL_FORMAT
-    if asked is not None and not choices:
-        return {name: asked}
+    choices, format_name = fields.choices(name), response_format or USUAL_FORMAT
+    if response_format is not None and not choices:
+        return {name: response_format}
     choice = fields.first_choice(name, format_name, SPELLED.get(format_name))
-    if asked is not None and choice is None:
+    if response_format is not None and choice is None:
         raise not_here("response_format", f"this endpoint makes {', '.join(map(str, choices))}")
     return {} if choice is None else {name: choice}
 

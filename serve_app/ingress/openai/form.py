@@ -112,15 +112,15 @@ def _item(node: Any, number: int) -> Any:
     return {part: _item(inner, number) for part, inner in cast("_Node", node).items()}
 
 
-def typed(given: ParametersT, fields: EndpointFields) -> ParametersT:
-    """Return ``given`` with the types that the endpoint's schema has for its own fields, in place
-    of texts. A text that does not fit stays, and the schema refuses it."""
-    more = given.model_extra or {}
+def typed(parameters: ParametersT, fields: EndpointFields) -> ParametersT:
+    """Return ``parameters`` with the types that the endpoint's schema has for its own fields, in
+    place of texts. A text that does not fit stays, and the schema refuses it."""
+    more = parameters.model_extra or {}
     schema = fields.schema
     own = {
         name: _convert_value(value, _inner([schema], name), schema) for name, value in more.items()
     }
-    return given.model_copy(update=own)
+    return parameters.model_copy(update=own)
 
 
 _Schema = Mapping[str, Any]

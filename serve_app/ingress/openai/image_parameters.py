@@ -103,29 +103,33 @@ class ImageRequest:
 
 
 def parse_parameters(
-    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any] = MappingProxyType({})
+    parameters: ImageParameters,
+    fields: EndpointFields,
+    files: Mapping[str, Any] = MappingProxyType({}),
 ) -> ImageRequest:
     """Translate a call. ``InvalidInput`` names each parameter that the endpoint cannot apply.
 
     ``files``: fields of the input for the images to edit.
     """
     arguments = (
-        _passed_on(given) if fields.are_openais else _translate_parameters(given, fields, files)
+        _passed_on(parameters)
+        if fields.are_openais
+        else _translate_parameters(parameters, fields, files)
     )
     echoed = {
-        "background": given.background or "auto",
-        "quality": given.quality or "auto",
-        "size": given.size or "auto",
-        "safety_identifier": given.safety_identifier or given.user,
+        "background": parameters.background or "auto",
+        "quality": parameters.quality or "auto",
+        "size": parameters.size or "auto",
+        "safety_identifier": parameters.safety_identifier or parameters.user,
     }
     return ImageRequest(
         input=in_shape_of_image({**files, **arguments}, fields.named),
         echoed={name: value for name, value in echoed.items() if value is not None},
         response_formats=frozenset(
-            (given.response_format,) if given.response_format else ("url", "b64_json")
+            (parameters.response_format,) if parameters.response_format else ("url", "b64_json")
         ),
-        streamed=bool(given.stream),
-        partial_images=given.partial_images or 0,
+        streamed=bool(parameters.stream),
+        partial_images=parameters.partial_images or 0,
     )
 
 
@@ -133,42 +137,45 @@ OF_THE_ANSWER = {"model", "response_format", "stream", "partial_images", "safety
 """Parameters that say how our own answer is sent, or which endpoint makes it."""
 
 
-def _passed_on(given: ImageParameters) -> dict[str, Any]:
+def _passed_on(parameters: ImageParameters) -> dict[str, Any]:
     """Input of an endpoint at OpenAI: its own parameters, which it and the schema check."""
-    return given.model_dump(exclude_none=True, exclude=OF_THE_ANSWER)
+    return parameters.model_dump(exclude_none=True, exclude=OF_THE_ANSWER)
 
 
 def _translate_parameters(
-    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
+    parameters: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Input of an endpoint with names of its own."""
-    _check_fidelity(given, fields, files)
-    arguments = given.own_fields(fields) | _background(given, fields)
+    _check_fidelity(parameters, fields, files)
+    arguments = parameters.own_fields(fields) | _background(parameters, fields)
     # OpenAI's clients cannot leave it out, also where an upscaler takes none.
-    if given.prompt or fields.accepts("prompt"):
-        arguments = {"prompt": given.prompt} | arguments
-    if given.n is not None and (given.n > 1 or "num_images" in fields):
-        arguments[_field(fields, "n", "num_images")] = given.n
-    size = _size(given.size)
+    if parameters.prompt or fields.accepts("prompt"):
+        arguments = {"prompt": parameters.prompt} | arguments
+    if parameters.n is not None and (parameters.n > 1 or "num_images" in fields):
+        arguments[_field(fields, "n", "num_images")] = parameters.n
+    size = _size(parameters.size)
     if size is not None:
         arguments[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
-    file_format = _format(given, fields)
+    file_format = _format(parameters, fields)
     return (
-        arguments | file_format | _compression(given, fields, file_format) | _steps(given, fields)
+        arguments
+        | file_format
+        | _compression(parameters, fields, file_format)
+        | _steps(parameters, fields)
     )
 
 
-def names_of(given: ImageParameters) -> Mapping[str, str]:
+def names_of(parameters: ImageParameters) -> Mapping[str, str]:
     """``NAMES``, and also the number of steps if the quality sets it."""
-    return {**NAMES, "num_inference_steps": "quality"} if given.quality else NAMES
+    return {**NAMES, "num_inference_steps": "quality"} if parameters.quality else NAMES
 
 
 def _check_fidelity(
-    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
+    parameters: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
 ) -> None:
     """Refuse a high fidelity where it is not in force. Models that read the input image as a
     reference always have it; others begin with its noise, and have a strength."""
-    if given.input_fidelity != "high":
+    if parameters.input_fidelity != "high":
         return
     if not files:
         raise not_here("input_fidelity", "it is for calls with an input image")
@@ -176,11 +183,11 @@ def _check_fidelity(
         raise not_here("input_fidelity", "set the endpoint's `strength` instead")
 
 
-def _background(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+def _background(parameters: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     """Field for the background, where the endpoint has one."""
-    if given.background in fields.choices("background"):
-        return {"background": given.background}
-    if given.background == "transparent" and not _makes_transparency(fields.endpoint):
+    if parameters.background in fields.choices("background"):
+        return {"background": parameters.background}
+    if parameters.background == "transparent" and not _makes_transparency(fields.endpoint):
         app = CUT_OUT[0]
         because = f"{fields.endpoint.id} makes opaque images. Send its image to images.edit with"
         message = f"{because} the model {app}, which removes the background (`darkroom deploy"
@@ -194,17 +201,19 @@ def _makes_transparency(endpoint: Endpoint) -> bool:
 
 
 def _compression(
-    given: ImageParameters, fields: EndpointFields, file_format: Mapping[str, Any]
+    parameters: ImageParameters, fields: EndpointFields, file_format: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Field for the quality of a JPEG or WebP, where the endpoint has one."""
     name = next((field_name for field_name in COMPRESSIONS if field_name in fields), None)
-    if given.output_compression is None or (name is None and given.output_compression == 100):
+    if parameters.output_compression is None or (
+        name is None and parameters.output_compression == 100
+    ):
         return {}
     if name is None:
         raise not_here("output_compression", "files are always written at the best quality")
-    if given.output_compression != 100 and "png" in file_format.values():
+    if parameters.output_compression != 100 and "png" in file_format.values():
         raise not_here("output_compression", "PNG has none: set `output_format` to jpeg or webp")
-    return {name: given.output_compression}
+    return {name: parameters.output_compression}
 
 
 def _size(size: str | None) -> tuple[int, int] | None:
@@ -217,7 +226,7 @@ def _size(size: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+def _format(parameters: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     """Field for the output format. The default is PNG, as at OpenAI, because programs name their
     files by it."""
     name = next(
@@ -225,13 +234,13 @@ def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     )
     if name is None:
         # The schema `open` names no fields, so the field is set only on request.
-        output_format = given.output_format
+        output_format = parameters.output_format
         return (
             {_field(fields, "output_format", "output_format"): output_format}
             if output_format
             else {}
         )
-    output_format = given.output_format
+    output_format = parameters.output_format
     format_name = output_format or "png"
     choice = fields.first_choice(name, format_name, SPELLED.get(format_name))
     if output_format is not None and choice is None:
@@ -239,8 +248,8 @@ def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     return {} if choice is None else {name: choice}
 
 
-def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
-    factor = STEPS.get(given.quality or "auto")
+def _steps(parameters: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+    factor = STEPS.get(parameters.quality or "auto")
     if factor is None:
         return {}
     usual = fields.default("num_inference_steps")
@@ -248,7 +257,7 @@ def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
         if factor == 1.0:
             return {}
         raise not_here("quality", "this endpoint has one quality only")
-    if "num_inference_steps" in (given.model_extra or {}):
+    if "num_inference_steps" in (parameters.model_extra or {}):
         return {}  # the client set the exact number
     least, most = fields.bounds("num_inference_steps")
     return {"num_inference_steps": round(min(max(usual * factor, least), most))}

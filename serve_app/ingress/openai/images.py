@@ -113,10 +113,10 @@ def json_call(services: Services, caller: Caller, body: Any, *, edits: bool = Fa
     return ImageCall(entry, parameters, image_request)
 
 
-def _split_image_urls(given: ImageParameters) -> tuple[list[str], ImageParameters]:
+def _split_image_urls(parameters: ImageParameters) -> tuple[list[str], ImageParameters]:
     """URLs of the images to edit, and the other parameters. JSON has no files, so images are URLs
     or data URIs: ``image`` or ``images``, each a text or an object with ``image_url``."""
-    more = {**(given.model_extra or {})}
+    more = {**(parameters.model_extra or {})}
     if "mask" in more:
         message = "Not supported in JSON: send `mask_url`, in which white parts are redrawn"
         raise InvalidInput.of_field("mask", message, "feature_not_supported")
@@ -126,13 +126,13 @@ def _split_image_urls(given: ImageParameters) -> tuple[list[str], ImageParameter
     if not urls or not all(isinstance(url, str) and url for url in urls):
         message = "Send a URL or a data URI, an object with `image_url`, or a list of these"
         raise InvalidInput.of_field("image", message, "missing")
-    rest = given.model_dump(exclude_unset=True, exclude=set(IMAGE_FIELDS))
+    rest = parameters.model_dump(exclude_unset=True, exclude=set(IMAGE_FIELDS))
     return cast("list[str]", urls), ImageParameters.model_validate(rest)
 
 
-def _has_mask(given: ImageParameters) -> bool:
+def _has_mask(parameters: ImageParameters) -> bool:
     """Return whether a mask is given by its URL, which is the endpoint's own field."""
-    return "mask_url" in (given.model_extra or {})
+    return "mask_url" in (parameters.model_extra or {})
 
 
 async def _form_call(
@@ -225,8 +225,8 @@ VARIATIONS = replace(
 )
 
 
-def named_endpoint(services: Services, caller: Caller, given: ImageParameters) -> CatalogEntry:
-    return find_endpoint(services, caller, given.model or DEFAULT_IMAGE_MODEL)
+def named_endpoint(services: Services, caller: Caller, parameters: ImageParameters) -> CatalogEntry:
+    return find_endpoint(services, caller, parameters.model or DEFAULT_IMAGE_MODEL)
 
 
 def makes_images(entry: CatalogEntry) -> bool:

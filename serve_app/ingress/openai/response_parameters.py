@@ -84,14 +84,14 @@ class Turn:
     answer: str = ""  # id of the image before it, as ``ig_`` and the id of its request
 
 
-def turn_of(given: str | Sequence[Any]) -> Turn:
+def turn_of(turn_input: str | Sequence[Any]) -> Turn:
     """Read ``input``. ``InvalidInput`` names what is no text or image of a user."""
-    if isinstance(given, str):
-        return Turn(given, ())
+    if isinstance(turn_input, str):
+        return Turn(turn_input, ())
     texts: list[str] = []
     images: list[str] = []
     answer = ""
-    for number, item in enumerate(given):
+    for number, item in enumerate(turn_input):
         place = f"input.{number}"
         if not isinstance(item, dict):
             raise InvalidInput.of_field(place, "Should be an object")

@@ -169,12 +169,12 @@ async def deleted(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def _reply(request: HttpRequest, found: Request) -> Response:
+async def _reply(request: HttpRequest, record: Request) -> Response:
     items: Sequence[OpenAiImageCall] = ()
-    if found.state is State.SUCCEEDED:
-        items = await _items(services_of(request), found)
-    headers = outcome_headers(found) | {ENDPOINT: found.runs_at}
-    return json_reply(_response(found, items, None), headers=headers)
+    if record.state is State.SUCCEEDED:
+        items = await _items(services_of(request), record)
+    headers = outcome_headers(record) | {ENDPOINT: record.runs_at}
+    return json_reply(_response(record, items, None), headers=headers)
 
 
 def _model(services: Services, caller: Caller, of_tool: Any, outer: str | None) -> str:
@@ -189,20 +189,23 @@ def _model(services: Services, caller: Caller, of_tool: Any, outer: str | None) 
 
 
 async def _images_of(
-    request: HttpRequest, caller: Caller, given: ResponseParameters, turn: Turn, origin: str
+    request: HttpRequest, caller: Caller, parameters: ResponseParameters, turn: Turn, origin: str
 ) -> list[str]:
     """URLs of the images to edit: that of the answer before this turn, and those of the turn."""
-    if given.action == "generate":
+    if parameters.action == "generate":
         return []
     urls: list[str] = []
     if turn.answer:
         earlier = turn.answer.removeprefix(IMAGE_CALL)
         urls.append(await _earlier_image(request, caller, earlier, "input", origin))
-    elif given.previous_response_id:
-        earlier, place = given.previous_response_id.removeprefix(RESPONSE), "previous_response_id"
+    elif parameters.previous_response_id:
+        earlier, place = (
+            parameters.previous_response_id.removeprefix(RESPONSE),
+            "previous_response_id",
+        )
         urls.append(await _earlier_image(request, caller, earlier, place, origin))
     urls += turn.images
-    if given.action == "edit" and not urls:
+    if parameters.action == "edit" and not urls:
         raise InvalidInput.of_field("tools.0.action", "There is no image to edit")
     return urls
 

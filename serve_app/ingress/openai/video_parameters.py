@@ -63,18 +63,23 @@ class VideoParameters(Parameters):
     size: str | None = Field(default=None, description="Pixels, as in `1280x720`.")
 
 
-def input_of(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
+def input_of(parameters: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     """Build the endpoint's input. ``InvalidInput`` names each parameter that it cannot apply."""
     if fields.are_openais:
-        return {**(given.model_extra or {}), **_passed_on(given)}
-    more = given.own_fields(fields)
-    return {"prompt": given.prompt, **_length(given, fields), **_size(given.size, fields), **more}
+        return {**(parameters.model_extra or {}), **_passed_on(parameters)}
+    more = parameters.own_fields(fields)
+    return {
+        "prompt": parameters.prompt,
+        **_length(parameters, fields),
+        **_size(parameters.size, fields),
+        **more,
+    }
 
 
-def _passed_on(given: VideoParameters) -> dict[str, Any]:
+def _passed_on(parameters: VideoParameters) -> dict[str, Any]:
     """Input of an endpoint at OpenAI, whose ``seconds`` are a text."""
-    arguments = {"prompt": given.prompt, "size": given.size}
-    arguments["seconds"] = None if given.seconds is None else f"{given.seconds:g}"
+    arguments = {"prompt": parameters.prompt, "size": parameters.size}
+    arguments["seconds"] = None if parameters.seconds is None else f"{parameters.seconds:g}"
     return {name: value for name, value in arguments.items() if value is not None}
 
 
@@ -109,24 +114,24 @@ def size_text(input: Mapping[str, Any]) -> str:
     return f"{round(width)}x{round(height)}"
 
 
-def _length(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
-    if given.seconds is None:
+def _length(parameters: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
+    if parameters.seconds is None:
         return {}
     if "duration" in fields:
-        return {"duration": _choice("seconds", given.seconds, fields.choices("duration"))}
+        return {"duration": _choice("seconds", parameters.seconds, fields.choices("duration"))}
     rate = next((name for name in RATES if name in fields), None)
     if "num_frames" not in fields or rate is None:
         if fields.accepts("seconds"):  # the schema `open` takes every field unchanged
-            return {"seconds": given.seconds}
+            return {"seconds": parameters.seconds}
         raise not_here("seconds", "this endpoint makes videos of one length only")
-    frame_rate = (given.model_extra or {}).get(rate)
+    frame_rate = (parameters.model_extra or {}).get(rate)
     per_second = _positive(fields.default(rate) if frame_rate is None else frame_rate)
     if frame_rate is None and per_second is None:
         raise not_here("seconds", f"this endpoint needs {rate} with it")
     if per_second is None or per_second > MAX_RATE:
         message = f"Input should be a number above 0, at most {MAX_RATE:g}"
         raise InvalidInput.of_field(rate, message)
-    frames = round(given.seconds * per_second)
+    frames = round(parameters.seconds * per_second)
     _check_length(frames, per_second, fields.bounds("num_frames"))
     return {"num_frames": frames}
 

@@ -200,9 +200,9 @@ async def shown(request: HttpRequest) -> Response:
     return _reply(job)
 
 
-def _reply(found: Request) -> Response:
-    headers = outcome_headers(found) | {ENDPOINT: found.runs_at}
-    return json_reply(video(found, NAMES), headers=headers)
+def _reply(record: Request) -> Response:
+    headers = outcome_headers(record) | {ENDPOINT: record.runs_at}
+    return json_reply(video(record, NAMES), headers=headers)
 
 
 async def listed(request: HttpRequest) -> Response:
@@ -393,10 +393,10 @@ def refused_call(number: int, path: str) -> Operation:
 
 
 def video_endpoint(
-    services: Services, caller: Caller, given: VideoParameters, *, referred: bool
+    services: Services, caller: Caller, parameters: VideoParameters, *, referred: bool
 ) -> CatalogEntry:
     catalog = services.catalog_of(caller)
-    entry = find_endpoint(services, caller, given.model or DEFAULT_CLIP_MODEL)
+    entry = find_endpoint(services, caller, parameters.model or DEFAULT_CLIP_MODEL)
     if referred:
         entry = find_capable(
             catalog, entry, ("image_url",), ("image-to-video",), "start from an image"

@@ -128,12 +128,12 @@ def _kind(field: Schema, schema: Schema) -> str:
     return " | ".join(dict.fromkeys(kinds)) or "any"
 
 
-def _kind_of(one: Schema, schema: Schema) -> str:
-    if one.get("type") == "array":
-        return f"list<{_kind(one.get('items', {}), schema)}>"
-    if one.get("type") == "object":
-        return str(one.get("title", "object"))
-    return str(one.get("type", "any"))
+def _kind_of(variant: Schema, schema: Schema) -> str:
+    if variant.get("type") == "array":
+        return f"list<{_kind(variant.get('items', {}), schema)}>"
+    if variant.get("type") == "object":
+        return str(variant.get("title", "object"))
+    return str(variant.get("type", "any"))
 
 
 def _example(name: str, field: Schema, schema: Schema) -> Any:

@@ -105,16 +105,16 @@ def _dependencies(files: Mapping[str, str], path: str) -> set[str]:
 
 
 def _function(path: str, source: str, numbers: Mapping[str, int], place: str) -> str:
-    def bound(found: re.Match[str]) -> str:
-        names = found["all"] or f"{{{(found['names'] or '').replace(' as ', ': ')}}}"
-        return f"const {names} = module{numbers[_target(path, found['path'])]};"
+    def bound(match: re.Match[str]) -> str:
+        names = match["all"] or f"{{{(match['names'] or '').replace(' as ', ': ')}}}"
+        return f"const {names} = module{numbers[_target(path, match['path'])]};"
 
-    def called(found: re.Match[str]) -> str:
-        target = late_bundle(_target(path, found["path"]))
+    def called(match: re.Match[str]) -> str:
+        target = late_bundle(_target(path, match["path"]))
         return f'import("{_relative(posixpath.relpath(target, posixpath.dirname(place)))}")'
 
     written = _EXPORT_LIST.sub("", _DOCUMENTATION.sub("", source))
-    body = _EXPORT.sub(lambda found: found["kept"], _IMPORT.sub(bound, written))
+    body = _EXPORT.sub(lambda match: match["kept"], _IMPORT.sub(bound, written))
     if left := _LEFT.search(body):
         raise ValueError(f"{path}: this form is not bundled: {left[0]}")
     body = _strip_module(_LATE.sub(called, body))
@@ -183,7 +183,7 @@ def in_version(path: str, version: str) -> str:
 
 def of_version(html: str, version: str) -> str:
     """Page whose bundles are those of ``version``."""
-    return _BUNDLE.sub(lambda found: found["folder"] + in_version(found["path"], version), html)
+    return _BUNDLE.sub(lambda match: match["folder"] + in_version(match["path"], version), html)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +200,14 @@ def inlined(html: str, files: Mapping[str, str]) -> Inlined:
     end its element."""
     hashes: dict[str, list[str]] = {"script-src": [], "style-src": []}
 
-    def element(found: re.Match[str], tag: str, directive: str) -> str:
-        content = files[found["path"]]
+    def element(match: re.Match[str], tag: str, directive: str) -> str:
+        content = files[match["path"]]
         if f"</{tag}" in content.lower():
-            raise ValueError(f"{found['path']}: it contains </{tag}, so it cannot be in the page")
+            raise ValueError(f"{match['path']}: it contains </{tag}, so it cannot be in the page")
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         hashes[directive].append(f"'sha256-{digest}'")
         return f"<{tag}>{content}</{tag}>"
 
-    html = _SHEET.sub(lambda found: element(found, "style", "style-src"), html)
-    html = _SCRIPT.sub(lambda found: element(found, "script", "script-src"), html)
+    html = _SHEET.sub(lambda match: element(match, "style", "style-src"), html)
+    html = _SCRIPT.sub(lambda match: element(match, "script", "script-src"), html)
     return Inlined(html, {name: " ".join(digests) for name, digests in hashes.items() if digests})

@@ -124,7 +124,9 @@ def _endpoint_of(path: str, services: Services) -> str | None:
     own = services.catalog.find(path)
     if own is not None and session_kind(own.endpoint) == "app":
         return path
-    return strip_verb(path, "realtime", lambda each: services.catalog.find(each) is not None)
+    return strip_verb(
+        path, "realtime", lambda endpoint_id: services.catalog.find(endpoint_id) is not None
+    )
 
 
 class _Messages:

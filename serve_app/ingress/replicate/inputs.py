@@ -48,7 +48,7 @@ _RATIO = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
 
 
 def translate(
-    catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]
+    catalog: Catalog, entry: CatalogEntry, arguments: Mapping[str, Any]
 ) -> tuple[CatalogEntry, dict[str, Any]]:
     """Endpoint for the input, and the input by its names.
 
@@ -57,13 +57,13 @@ def translate(
     endpoint has no counterpart of, and ``Unsupported`` if there is no such sibling. Other unknown
     fields are passed on: the endpoint ignores them with a line in the log.
     """
-    entry = _capable(catalog, entry, given)
+    entry = _capable(catalog, entry, arguments)
     fields = EndpointFields(entry)
     inputs: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in arguments.items():
         if fields.accepts(name) or value is None:
             inputs[name] = _format(value) if name in FORMAT_FIELDS else value
-        elif name in WITH_AN_IMAGE and not given.get("image") and RENAMED[name] not in fields:
+        elif name in WITH_AN_IMAGE and not arguments.get("image") and RENAMED[name] not in fields:
             inputs[name] = value  # is ignored, as by Replicate's own models
         elif name in RENAMED:
             inputs[_field(entry, fields, name, RENAMED[name])] = value
@@ -75,7 +75,7 @@ def translate(
             inputs["enable_safety_checker"] = not value
         elif name not in ("aspect_ratio", "megapixels", "width", "height"):
             inputs[name] = value
-    if (size := _size(entry, fields, given)) is not None:
+    if (size := _size(entry, fields, arguments)) is not None:
         inputs.setdefault("image_size", size)
     return entry, in_shape_of_image(inputs, fields.named)
 
@@ -95,52 +95,54 @@ def cog_context(entry: CatalogEntry, body: Mapping[str, Any]) -> Mapping[str, An
     return {"context": context}
 
 
-def _capable(catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]) -> CatalogEntry:
+def _capable(catalog: Catalog, entry: CatalogEntry, arguments: Mapping[str, Any]) -> CatalogEntry:
     """Endpoint that takes the image and the mask of the input."""
     fields = EndpointFields(entry)
-    if given.get("mask") and not fields.accepts("mask"):
-        if not given.get("image") and not given.get("image_url"):
+    if arguments.get("mask") and not fields.accepts("mask"):
+        if not arguments.get("image") and not arguments.get("image_url"):
             raise _invalid("mask", "needs `image` beside it")
         return find_capable(catalog, entry, ("mask_url",), ("inpainting",), "use a mask")
-    if given.get("image") and not fields.accepts("image"):
+    if arguments.get("image") and not fields.accepts("image"):
         tasks = ("image-to-image", "image-to-video")
         return find_capable(catalog, entry, ("image_url",), tasks, "change an image")
     return entry
 
 
 def _size(
-    entry: CatalogEntry, fields: EndpointFields, given: Mapping[str, Any]
+    entry: CatalogEntry, fields: EndpointFields, arguments: Mapping[str, Any]
 ) -> dict[str, int] | None:
     """Value of ``image_size`` that the input asks for by other names; None if it does not."""
-    if (ratio := given.get("aspect_ratio")) is not None and not fields.accepts("aspect_ratio"):
+    if (ratio := arguments.get("aspect_ratio")) is not None and not fields.accepts("aspect_ratio"):
         _field(entry, fields, "aspect_ratio", "image_size")
-        return _of_ratio(str(ratio), SMALL_AREA if _is_small(given) else AREA)
-    sides = {name: given[name] for name in ("width", "height") if given.get(name) is not None}
+        return _of_ratio(str(ratio), SMALL_AREA if _is_small(arguments) else AREA)
+    sides = {
+        name: arguments[name] for name in ("width", "height") if arguments.get(name) is not None
+    }
     if sides and not fields.accepts("width"):
         (first, *others) = sides
         _field(entry, fields, first, "image_size")
-        if not others and "image_size" not in given:
+        if not others and "image_size" not in arguments:
             other = "height" if first == "width" else "width"
             raise _invalid(first, f"needs `{other}` beside it")
         return sides
-    return _square(fields, given)
+    return _square(fields, arguments)
 
 
-def _square(fields: EndpointFields, given: Mapping[str, Any]) -> dict[str, int] | None:
+def _square(fields: EndpointFields, arguments: Mapping[str, Any]) -> dict[str, int] | None:
     """Size for ``megapixels`` alone, of Replicate's usual shape. An image keeps its own."""
     own = fields.accepts("megapixels") or fields.accepts("aspect_ratio")
-    if own or "image_size" not in fields or given.get("image"):
+    if own or "image_size" not in fields or arguments.get("image"):
         return None
-    known = str(given.get("megapixels")) in ("1", "0.25")
-    return _of_ratio("1:1", SMALL_AREA if _is_small(given) else AREA) if known else None
+    known = str(arguments.get("megapixels")) in ("1", "0.25")
+    return _of_ratio("1:1", SMALL_AREA if _is_small(arguments) else AREA) if known else None
 
 
 def _format(value: Any) -> Any:
     return "jpeg" if value == "jpg" else value
 
 
-def _is_small(given: Mapping[str, Any]) -> bool:
-    return str(given.get("megapixels")) == "0.25"
+def _is_small(arguments: Mapping[str, Any]) -> bool:
+    return str(arguments.get("megapixels")) == "0.25"
 
 
 def _of_ratio(ratio: str, area: float) -> dict[str, int]:

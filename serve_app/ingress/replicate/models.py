@@ -331,7 +331,7 @@ def _examples(entry: CatalogEntry, base: str) -> list[ReplicateExample]:
             "urls": {"get": f"{base}/v1/models/{model}/examples"},
         }
         for number, example in enumerate(
-            sorted(entry.examples, key=lambda one: one.output is None), 1
+            sorted(entry.examples, key=lambda sample: sample.output is None), 1
         )
     ]
 

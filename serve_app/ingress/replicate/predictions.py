@@ -309,12 +309,12 @@ async def _find(request: HttpRequest, caller: Caller | None = None) -> tuple[Ser
     return services, prediction
 
 
-async def _prediction_reply(request: HttpRequest, services: Services, found: Request) -> Response:
-    lines = await services.queue.lines(found.tenant, found.id)
+async def _prediction_reply(request: HttpRequest, services: Services, record: Request) -> Response:
+    lines = await services.queue.lines(record.tenant, record.id)
     base = base_of(request)
     inside = _wants_files_inside(request, base)
-    prediction = await renderer_of(services).render(found, base, lines, inside=inside)
-    return json_reply(_with_stream_token(request, prediction), headers=outcome_headers(found))
+    prediction = await renderer_of(services).render(record, base, lines, inside=inside)
+    return json_reply(_with_stream_token(request, prediction), headers=outcome_headers(record))
 
 
 def _with_stream_token(

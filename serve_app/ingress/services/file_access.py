@@ -126,14 +126,14 @@ class FileAccessControl:
     # Rules of new files.
 
     def of_new(
-        self, tenant: str, asked: AccessRules | None, *, outputs: bool = False
+        self, tenant: str, rules: AccessRules | None, *, outputs: bool = False
     ) -> FileAccess | None:
-        """Rules of a new file of ``tenant``; None: it is public. ``asked``: by its client.
+        """Rules of a new file of ``tenant``; None: it is public. ``rules``: by its client.
         ``outputs``: of the files that a request makes."""
-        asked = asked or AccessRules()
+        rules = rules or AccessRules()
         private = self.defaults.private_by_default(tenant)
         usual = AccessDecision.FORBID if private else AccessDecision.ALLOW
-        access = FileAccess(tenant, asked.default or usual, asked.users)
+        access = FileAccess(tenant, rules.default or usual, rules.users)
         return self.signer.keyed(access, outputs=outputs) if access.private else None
 
     async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:

@@ -128,7 +128,7 @@ class CatalogLeaseTerms:
 
     def tickets(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         endpoint: Endpoint,
         input: Mapping[str, Any],
@@ -136,10 +136,10 @@ class CatalogLeaseTerms:
         upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
         place = self._places.of_tenant(tenant)
-        planned = self._plan(held, endpoint, input, file_access)
+        planned = self._plan(lease_key, endpoint, input, file_access)
         if upload_policy is not None:
             return tuple(
-                self._post_ticket(held, number, file.media_type, upload_policy)
+                self._post_ticket(lease_key, number, file.media_type, upload_policy)
                 for number, file in enumerate(planned)
             )
         return tuple(self._ticket(file, place) for file in planned)
@@ -150,7 +150,7 @@ class CatalogLeaseTerms:
 
     def file_ticket(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         number: int,
         media_type: str,
@@ -158,45 +158,55 @@ class CatalogLeaseTerms:
         upload_policy: UploadPolicy | None = None,
     ) -> UploadTicket:
         if upload_policy is not None:
-            return self._post_ticket(held, number, media_type, upload_policy)
-        planned = self._plan_file(held, number, media_type, file_access)
+            return self._post_ticket(lease_key, number, media_type, upload_policy)
+        planned = self._plan_file(lease_key, number, media_type, file_access)
         if not DEPICTED.match(media_type):
             planned = replace(planned, thumbnail=None)
         return self._ticket(planned, self._places.of_tenant(tenant))
 
     def leftovers(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
+        self,
+        lease_key: LeaseKey,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> Sequence[str]:
         return [
             file.key(place)
-            for planned in self._plan(held, endpoint, input, file_access)
+            for planned in self._plan(lease_key, endpoint, input, file_access)
             for file in (planned, planned.thumbnail)
             if file is not None
             for place in ("", *self._places.locations)
         ]
 
     def _plan(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], access: str
+        self, lease_key: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], access: str
     ) -> Sequence[_PlannedFile]:
         entry = self._catalog.find_any(endpoint.id)
         if entry is None:
             raise EndpointNotFound(f"There is no endpoint {endpoint.id}.")
         media_types = entry.schema.media_types(input)
         return [
-            self._plan_file(held, number, media_type, access)
+            self._plan_file(lease_key, number, media_type, access)
             for number, media_type in enumerate(media_types)
         ]
 
-    def _plan_file(self, held: LeaseKey, number: int, media_type: str, access: str) -> _PlannedFile:
+    def _plan_file(
+        self, lease_key: LeaseKey, number: int, media_type: str, access: str
+    ) -> _PlannedFile:
         thumbnail, most = None, self._max_artifact_bytes
         if self._files.thumbnails and media_type != DRAFT_TYPE:
-            token = self._token(held, number, "thumbnail")
-            thumbnail = _PlannedFile(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, token, access)
-        return _PlannedFile(held, media_type, most, self._token(held, number), access, thumbnail)
+            token = self._token(lease_key, number, "thumbnail")
+            thumbnail = _PlannedFile(lease_key, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, token, access)
+        return _PlannedFile(
+            lease_key, media_type, most, self._token(lease_key, number), access, thumbnail
+        )
 
-    def _token(self, held: LeaseKey, *names: object) -> Callable[[int], str]:
+    def _token(self, lease_key: LeaseKey, *names: object) -> Callable[[int], str]:
         # Derived, so each time the same: the files of an earlier attempt can be found.
-        return derived_token(self._names_secret, held.request_id, held.attempt, held.nonce, *names)
+        return derived_token(
+            self._names_secret, lease_key.request_id, lease_key.attempt, lease_key.nonce, *names
+        )
 
     def _ticket(self, planned: _PlannedFile, place: str) -> UploadTicket:
         ticket = self._storage.ticket(
@@ -207,11 +217,11 @@ class CatalogLeaseTerms:
         return replace(ticket, thumbnail=self._ticket(planned.thumbnail, place))
 
     def _post_ticket(
-        self, held: LeaseKey, number: int, media_type: str, policy: UploadPolicy
+        self, lease_key: LeaseKey, number: int, media_type: str, policy: UploadPolicy
     ) -> UploadTicket:
         # The name is that of the request, not of the attempt: a policy deletes nothing, so another
         # attempt must replace what an earlier one has stored.
-        name = f"{held.request_id}-{number}.{EXTENSIONS.get(media_type, 'bin')}"
+        name = f"{lease_key.request_id}-{number}.{EXTENSIONS.get(media_type, 'bin')}"
         most = min(self._max_artifact_bytes, MAX_POST_BYTES)
         limit = policy.conditions.max_bytes
         return UploadTicket(
@@ -222,10 +232,10 @@ class CatalogLeaseTerms:
             form=policy.form(name, media_type),
         )
 
-    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+    def snapshot_ticket(self, lease_key: LeaseKey, tenant: str) -> UploadTicket:
         place = self._places.of_tenant(tenant)
         return self._storage.ticket(
-            snapshot_key(held.request_id, held.attempt, location=place),
+            snapshot_key(lease_key.request_id, lease_key.attempt, location=place),
             "application/octet-stream",
             MAX_SNAPSHOT_BYTES,
             SNAPSHOT_TICKET_VALID_S,

@@ -147,8 +147,8 @@ class LiveCatalog:
             "(`?force=true`): queued requests then fail as soon as a replica would take them."
         )
 
-    def _check(self, given: StoredEntry) -> CatalogEntry:
-        entry = build_stored(entry_builder(self._config), given, strict=True)
+    def _check(self, stored_entry: StoredEntry) -> CatalogEntry:
+        entry = build_stored(entry_builder(self._config), stored_entry, strict=True)
         check_fallback(entry, self._catalog)
         return entry
 

@@ -78,7 +78,7 @@ class WarmPools:
     def __init__(
         self,
         operations: Operations,
-        held: HeldStore,
+        held_store: HeldStore,
         pools: Callable[[], Pools],
         catalog: Catalog,
         clock: Clock,
@@ -86,7 +86,7 @@ class WarmPools:
         metrics: QueueMeter | None = None,
     ) -> None:
         self._operations = operations
-        self._held = held
+        self._held = held_store
         self._pools = pools
         self._catalog = catalog
         self._clock = clock
@@ -196,15 +196,15 @@ def _without_effect(target: TargetState, problem: str) -> TargetState:
     return replace(target, pool="", problems=(problem,))
 
 
-def _with_replicas(target: TargetState, held: Sequence[HeldWeights]) -> TargetState:
+def _with_replicas(target: TargetState, replicas: Sequence[HeldWeights]) -> TargetState:
     """The target with the replicas that fulfil it, and what keeps others from it."""
     if not target.pool:
         return target
-    ready = [replica for replica in held if replica.stage == READY]
+    ready = [replica for replica in replicas if replica.stage == READY]
     name = target.endpoint
     problems = [
         f"{replica.replica_id}: {replica.not_kept[name]}"
-        for replica in held
+        for replica in replicas
         if name in replica.not_kept and any(name == kept for kept, _ in replica.keep or ())
     ]
     count = sum(not name or _holder(replica).holds(name, target.level) for replica in ready)
@@ -212,11 +212,11 @@ def _with_replicas(target: TargetState, held: Sequence[HeldWeights]) -> TargetSt
 
 
 def _keep_changes(
-    by_pool: Mapping[str, Sequence[TargetState]], held: Mapping[str, Sequence[HeldWeights]]
+    by_pool: Mapping[str, Sequence[TargetState]], pool_replicas: Mapping[str, Sequence[HeldWeights]]
 ) -> Mapping[str, Keep]:
     """What replicas should hold from now on, where it differs from before."""
     changed: dict[str, Keep] = {}
-    for pool, replicas in held.items():
+    for pool, replicas in pool_replicas.items():
         states = by_pool.get(pool, ())
         keep = assigned(
             [state.target for state in states], [_holder(holder) for holder in replicas]
@@ -228,7 +228,12 @@ def _keep_changes(
     return changed
 
 
-def _holder(held: HeldWeights) -> Holder:
+def _holder(replica: HeldWeights) -> Holder:
     return Holder(
-        held.replica_id, held.hot, held.host, held.disk, held.keep or (), frozenset(held.not_kept)
+        replica.replica_id,
+        replica.hot,
+        replica.host,
+        replica.disk,
+        replica.keep or (),
+        frozenset(replica.not_kept),
     )

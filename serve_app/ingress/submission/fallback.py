@@ -120,9 +120,9 @@ def input_there(
     return other_input
 
 
-def _check_bucket(other: CatalogEntry, given: Mapping[str, Any], policy: UploadPolicy) -> None:
+def _check_bucket(other: CatalogEntry, fields: Mapping[str, Any], policy: UploadPolicy) -> None:
     """Raise if the client's bucket does not take the files that the other endpoint makes."""
-    for media_type in other.schema.media_types(given):
+    for media_type in other.schema.media_types(fields):
         try:
             policy.form("", media_type)
         except UploadPolicyFailed as error:
@@ -130,7 +130,7 @@ def _check_bucket(other: CatalogEntry, given: Mapping[str, Any], policy: UploadP
 
 
 def cost_there(
-    other: CatalogEntry, price: Price | None, given: Mapping[str, Any], budget: FallbackBudget
+    other: CatalogEntry, price: Price | None, fields: Mapping[str, Any], budget: FallbackBudget
 ) -> Decimal:
     """What the budget counts.
 
@@ -138,7 +138,7 @@ def cost_there(
     """
     if price is None:
         raise CannotRunThere(f"the budget of {budget} needs a price of that endpoint")
-    known = cost_of(other, price, given)
+    known = cost_of(other, price, fields)
     if known.unknown:
         raise CannotRunThere(f"the budget of {budget} needs to know the cost: {known.unknown}")
     if price.currency != budget.currency:

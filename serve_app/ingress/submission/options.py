@@ -36,13 +36,13 @@ MODEL_CHARACTERS = 300
 SHAPE = 'should be like {"server_error": {"retries": 2}}'
 
 
-def parse_retries(given: Mapping[bytes, bytes]) -> Mapping[Cause, int] | None:
+def parse_retries(headers: Mapping[bytes, bytes]) -> Mapping[Cause, int] | None:
     """Retries by cause, from the headers of these names; None if they set nothing.
 
     ``X-Fal-No-Retry`` has precedence. ``InvalidInput`` names the header that is wrong.
     """
-    config = _config(given[RETRY_CONFIG]) if RETRY_CONFIG in given else None
-    no_retry = given.get(NO_RETRY, b"no")
+    config = _config(headers[RETRY_CONFIG]) if RETRY_CONFIG in headers else None
+    no_retry = headers.get(NO_RETRY, b"no")
     if _yes_no("X-Fal-No-Retry", (*YES, b"yes"), (*NO, b"no"), no_retry):
         return dict.fromkeys(Cause, 0)
     return config

@@ -80,7 +80,7 @@ class ShadowWorker:
     async def _copy(self, candidates: Sequence[ShadowCandidate]) -> bool:
         """Copy requests. False: none of them could be."""
         running, done = await self._book.running(), 0
-        for target, group in groupby(candidates, lambda one: one.target):
+        for target, group in groupby(candidates, lambda shadow: shadow.target):
             room = MOST_RUNNING - running.get(target, 0)
             try:
                 for candidate in [*group][: max(0, room)]:

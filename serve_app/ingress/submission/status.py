@@ -73,13 +73,18 @@ def round_significant(figure: float | None) -> float | None:
     return None if figure is None else float(f"{figure:.3g}")
 
 
-def preview_url(request: Request, origin: str, *, made: bool) -> str | None:
+def preview_url(request: Request, origin: str, *, has_previews: bool) -> str | None:
     """URL of the newest preview; it changes with each preview. None while there can be none.
 
-    ``made``: whether this installation makes previews.
+    ``has_previews``: whether this installation makes previews.
     """
     progress = request.progress
-    if not made or not request.previews or request.state is not State.RUNNING or progress is None:
+    if (
+        not has_previews
+        or not request.previews
+        or request.state is not State.RUNNING
+        or progress is None
+    ):
         return None
     url = f"{origin}/v1/requests/{request.id}/preview"
     if request.preview_step:

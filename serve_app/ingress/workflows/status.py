@@ -77,10 +77,10 @@ async def workflow_status(services: Services, request: Request) -> WorkflowStatu
     }
 
 
-async def _steps(services: Services, request: Request, found: RunStatus) -> list[WorkflowStep]:
+async def _steps(services: Services, request: Request, run_status: RunStatus) -> list[WorkflowStep]:
     steps: list[WorkflowStep] = []
-    for name, node in found.nodes.items():
-        started = [step for step in found.steps if step.id.node == name]
+    for name, node in run_status.nodes.items():
+        started = [step for step in run_status.steps if step.id.node == name]
         listed = node.get("for_each") is not None
         steps += [await _step(services, request, step, listed=listed) for step in started]
         if not started:

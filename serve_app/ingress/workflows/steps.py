@@ -129,10 +129,10 @@ def rendered_input(
     never becomes one."""
     origin = run.origin or _own_origin(services)
 
-    def shown(given: Mapping[str, Any], key: str) -> Any:
+    def shown(file: Mapping[str, Any], key: str) -> Any:
         if key not in artifacts:
-            return dict(given)
-        return rendered_value(given, artifacts, services.files, origin, run.tenant)
+            return dict(file)
+        return rendered_value(file, artifacts, services.files, origin, run.tenant)
 
     return with_files(value, shown)
 

@@ -214,7 +214,7 @@ class PostgresBatchWork:
 
     async def take(self, batch: str, request_ids: Sequence[str]) -> Sequence[BatchLine]:
         rows = await self._database.rows(TAKE, {"batch": batch, "ids": [*request_ids]})
-        return sorted((BatchLine(*row) for row in rows), key=lambda each: each.line)
+        return sorted((BatchLine(*row) for row in rows), key=lambda batch_line: batch_line.line)
 
     async def sent(self, batch: str, lines: Sequence[int]) -> None:
         await self._move(batch, lines, "sent")

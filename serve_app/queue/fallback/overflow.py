@@ -48,7 +48,7 @@ def choose(
     replica. Then it falls back when it has waited for as long as it may.
     """
     moves: list[FallbackMove] = []
-    for candidate in sorted(waiting, key=lambda one: one.place.position):
+    for candidate in sorted(waiting, key=lambda waiter: waiter.place.position):
         ahead = candidate.place.after(len(moves))
         starts_s = starts_in_s(candidate.request, ahead)
         if (reason := _too_late(candidate, starts_s)) is not None:
@@ -56,14 +56,14 @@ def choose(
     return moves
 
 
-def _too_late(each: WaitingRequest, starts_s: float | None) -> FallbackReason | None:
-    if each.waited_s + (starts_s or 0.0) > each.max_wait_s:
+def _too_late(candidate: WaitingRequest, starts_s: float | None) -> FallbackReason | None:
+    if candidate.waited_s + (starts_s or 0.0) > candidate.max_wait_s:
         return FallbackReason.MAX_WAIT
     if starts_s is None:
         return None
-    late_start = each.start_left_s is not None and starts_s > each.start_left_s
-    ends_s = starts_s + (each.runs_s or 0.0)
-    late_end = each.end_left_s is not None and ends_s > each.end_left_s
+    late_start = candidate.start_left_s is not None and starts_s > candidate.start_left_s
+    ends_s = starts_s + (candidate.runs_s or 0.0)
+    late_end = candidate.end_left_s is not None and ends_s > candidate.end_left_s
     return FallbackReason.DEADLINE if late_start or late_end else None
 
 

@@ -52,16 +52,18 @@ class PostgresGallery:
         self.revoke_share = links.revoke_share
         self.shared = links.shared
 
-    async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
-        if wanted.tenant is not None and (wanted.words is not None or wanted.favourites):
-            return await self._search.search(wanted.tenant, wanted, limit)
+    async def search(self, request_filter: RequestFilter, limit: int) -> FoundRequests:
+        if request_filter.tenant is not None and (
+            request_filter.words is not None or request_filter.favourites
+        ):
+            return await self._search.search(request_filter.tenant, request_filter, limit)
         requests = await self._history.page(
-            wanted.tenant,
-            states=wanted.states,
-            endpoints=wanted.endpoints,
-            since=wanted.since,
-            until=wanted.until,
-            before=wanted.before,
+            request_filter.tenant,
+            states=request_filter.states,
+            endpoints=request_filter.endpoints,
+            since=request_filter.since,
+            until=request_filter.until,
+            before=request_filter.before,
             limit=limit + 1,
         )
         shown = requests[:limit]

@@ -78,13 +78,13 @@ class Search:
     def __init__(self, reads: FairReads) -> None:
         self._reads = reads
 
-    async def search(self, tenant: str, wanted: RequestFilter, limit: int) -> FoundRequests:
-        """Requests with the words of ``wanted``, among its favourites, or both."""
-        params = bounds_of(wanted) | {"tenant": tenant, "limit": limit + 1}
-        query = None if wanted.words is None else words_query(tenant, wanted.words)
-        if query is None and not wanted.favourites:
+    async def search(self, tenant: str, request_filter: RequestFilter, limit: int) -> FoundRequests:
+        """Requests with the words of ``request_filter``, among its favourites, or both."""
+        params = bounds_of(request_filter) | {"tenant": tenant, "limit": limit + 1}
+        query = None if request_filter.words is None else words_query(tenant, request_filter.words)
+        if query is None and not request_filter.favourites:
             return FoundRequests((), None)  # there are no words in what was searched for
-        if wanted.favourites:
+        if request_filter.favourites:
             statement = WALK_FAVOURITES if query is None else WALK_FAVOURITES_WITH_WORDS
             return await self._walk(tenant, statement, params | {"query": query}, LONG_WALK)
         params |= {"query": query, "most": MAX_MATCHES}

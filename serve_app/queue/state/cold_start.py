@@ -172,15 +172,15 @@ class ColdStarts:
         rest_s = sum(self._later_s(stage, load) for stage in later)
         return StageEstimate(now.share, now.left_s + rest_s)
 
-    def _track_load(self, before: _Load | None, pool: str, one: Loading) -> _Load | None:
-        if one.stage not in _STAGES or one.warm:
+    def _track_load(self, before: _Load | None, pool: str, loading: Loading) -> _Load | None:
+        if loading.stage not in _STAGES or loading.warm:
             return None  # a copy from host memory takes as long as it takes
-        stage, now = _STAGES[one.stage], self._clock.monotonic()
+        stage, now = _STAGES[loading.stage], self._clock.monotonic()
         if before is None or before.stage is not stage:
-            return _Load(pool, stage, now, one.done, one.done, one.total, now)
-        if one.done != before.done:
-            before.done, before.measured = one.done, now
-        before.total = one.total or before.total
+            return _Load(pool, stage, now, loading.done, loading.done, loading.total, now)
+        if loading.done != before.done:
+            before.done, before.measured = loading.done, now
+        before.total = loading.total or before.total
         return before
 
     def _learn(self, load: _Load) -> None:

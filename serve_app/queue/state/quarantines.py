@@ -54,7 +54,7 @@ def times_lost(losses: Iterable[Loss], party: Callable[[Loss], str]) -> Mapping[
     for loss in losses:
         by_request[loss.request_id].add(party(loss))
     by_party: defaultdict[str, list[Loss]] = defaultdict(list)
-    for loss in sorted(losses, key=lambda one: one.at):
+    for loss in sorted(losses, key=lambda entry: entry.at):
         if len(by_request[loss.request_id]) == 1:
             by_party[party(loss)].append(loss)
     return {
@@ -144,7 +144,7 @@ class Quarantines:
     async def judge(self) -> None:
         """Put nodes into quarantine, and end the terms of replicas, by what they have lost."""
         losses = [Loss(*row) for row in await self._database.rows(LOSSES)]
-        nodes = _too_many(losses, lambda each: each.node)
+        nodes = _too_many(losses, lambda loss: loss.node)
         if nodes or self._known:
             last = {node: max(loss.at for loss in losses if loss.node == node) for node in nodes}
             records = [
@@ -159,7 +159,7 @@ class Quarantines:
                     "quarantined" if new else "still quarantined",
                     times,
                 )
-        if actors := _too_many(losses, lambda each: each.actor_id):
+        if actors := _too_many(losses, lambda loss: loss.actor_id):
             await self._terms.end(dict.fromkeys(actors, GIVEN_UP))
 
     async def refresh(self) -> None:

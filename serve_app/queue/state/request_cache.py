@@ -240,15 +240,17 @@ class RequestCache:
         else:
             self.invalidate([request_id])
 
-    def update_progress(self, held: LeaseKey, progress: Progress, preview_step: int = 0) -> None:
+    def update_progress(
+        self, lease_key: LeaseKey, progress: Progress, preview_step: int = 0
+    ) -> None:
         """Apply progress. ``preview_step``: step of a new preview; 0 if the last one is still the
         newest.
         """
-        entry = self._entries.get(held.request_id)
+        entry = self._entries.get(lease_key.request_id)
         if entry is None:
             return
         request = entry.stored.request
-        holds = request.state is State.RUNNING and request.attempt == held.attempt
+        holds = request.state is State.RUNNING and request.attempt == lease_key.attempt
         preview_step = preview_step or request.preview_step
         changed = replace(request, progress=progress, preview_step=preview_step)
         if holds and visible(changed) != visible(request):
@@ -400,7 +402,7 @@ def visible(request: Request) -> tuple[Any, ...]:
     )
 
 
-def _check_owner(tenant: str, request_id: str, found: StoredRequest | None) -> Request:
-    if found is None or found.request.tenant != tenant:
+def _check_owner(tenant: str, request_id: str, stored_request: StoredRequest | None) -> Request:
+    if stored_request is None or stored_request.request.tenant != tenant:
         raise RequestNotFound(f"There is no request {request_id}.")
-    return found.request
+    return stored_request.request

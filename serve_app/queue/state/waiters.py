@@ -283,7 +283,7 @@ class Waiters:
         ]
         if not accepting:
             return None
-        waiter = min(accepting, key=lambda each: (each.rank, each.wants.distance(endpoint)))
+        waiter = min(accepting, key=lambda poll: (poll.rank, poll.wants.distance(endpoint)))
         waiter.free -= 1
         waiter.reserved += 1
         return waiter

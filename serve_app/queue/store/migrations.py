@@ -105,7 +105,7 @@ def read(folder: Traversable) -> tuple[Migration, ...]:
         for file in folder.iterdir()
         if (name := _FILE.fullmatch(file.name))
     ]
-    return tuple(sorted(migrations, key=lambda each: each.number))
+    return tuple(sorted(migrations, key=lambda migration: migration.number))
 
 
 async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) -> None:
@@ -167,12 +167,12 @@ async def _lock(connection: psycopg.AsyncConnection) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def _apply(connection: psycopg.AsyncConnection, wanted: Sequence[Migration]) -> None:
+async def _apply(connection: psycopg.AsyncConnection, migrations: Sequence[Migration]) -> None:
     await connection.execute(LEDGER)
     cursor = await connection.execute(APPLIED)
     applied = dict(await cursor.fetchall())
-    _refuse_newer(applied, wanted)
-    for migration in wanted:
+    _refuse_newer(applied, migrations)
+    for migration in migrations:
         if migration.number in applied:
             continue
         await _patiently(connection, migration)
@@ -222,9 +222,9 @@ async def _wait_for_locks(connection: psycopg.AsyncConnection, most_ms: int) -> 
     await connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{most_ms}ms",))
 
 
-def _refuse_newer(applied: Mapping[int, int | None], wanted: Sequence[Migration]) -> None:
+def _refuse_newer(applied: Mapping[int, int | None], migrations: Sequence[Migration]) -> None:
     """Raise ``Misconfigured`` unless all newer migrations are compatible with this version."""
-    known, newest = wanted[-1].number, max(applied, default=0)
+    known, newest = migrations[-1].number, max(applied, default=0)
     newer = [since for number, since in applied.items() if number > known]
     if any(since is None or since > known for since in newer):
         raise Misconfigured(

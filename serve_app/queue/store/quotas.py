@@ -40,13 +40,15 @@ class Quota:
         burst = limits.requests_burst or max(1, rate // 6)
         return cls(tenant, 60.0 / rate, burst, limits.budget)
 
-    def reserved(self, price: Price | None, made: Quantities, expected_s: float) -> Decimal | None:
+    def reserved(
+        self, price: Price | None, quantities: Quantities, expected_s: float
+    ) -> Decimal | None:
         """What a request reserves of the budget. None: it does not count towards it."""
         if self.budget is None or price is None or price.currency != self.budget.currency:
             return None
         if price.unit is PriceUnit.GPU_SECOND:
             return Decimal(str(round(expected_s, 3))) * price.amount
-        return made.cost(price)
+        return quantities.cost(price)
 
     def reserved_for(self, new: NewRequest, expected_s: float) -> Decimal | None:
         """The same for a request that may fall back: the higher of the two prices counts, so that

@@ -150,9 +150,9 @@ SOURCE = """
 """
 
 
-def lease_columns(held: LeaseKey) -> Mapping[str, str | int]:
+def lease_columns(lease_key: LeaseKey) -> Mapping[str, str | int]:
     """Columns that name a lease in a statement: ``id``, ``attempt`` and ``nonce``."""
-    return {"id": held.request_id, "attempt": held.attempt, "nonce": held.nonce}
+    return {"id": lease_key.request_id, "attempt": lease_key.attempt, "nonce": lease_key.nonce}
 
 
 RETRIES_LEFT = (

@@ -173,7 +173,11 @@ class EndAttempts:
         return await self._run(END_NAMED, {"ends": messages.compact(rows)})
 
     async def end_by_operator(
-        self, held: LeaseKey, message: str, failure: Outcome | None, noted: Mapping[str, str | None]
+        self,
+        lease_key: LeaseKey,
+        message: str,
+        failure: Outcome | None,
+        noted: Mapping[str, str | None],
     ) -> Sequence[EndedAttempt]:
         """End one attempt by hand, if it holds its lease: failed with ``failure``, or else queued
         again.
@@ -181,15 +185,15 @@ class EndAttempts:
         ``noted`` is written to the audit log: ``actor``, ``address``, ``action``, and ``detail`` as
         JSON.
         """
-        row = {**_row(AttemptEnd(held, EndReason.BY_OPERATOR, message, failure or Outcome()))}
+        row = {**_row(AttemptEnd(lease_key, EndReason.BY_OPERATOR, message, failure or Outcome()))}
         if failure is None:
             row["outcome"] = None
         return await self._run(END_BY_HAND, {"ends": messages.compact([row]), **noted})
 
-    async def confirm(self, held: frozenset[LeaseKey]) -> None:
+    async def confirm(self, lease_keys: frozenset[LeaseKey]) -> None:
         """Confirm the leases of attempts of which it is known, without a report, that they ran."""
-        if held:
-            named = messages.compact([lease_columns(lease) for lease in held])
+        if lease_keys:
+            named = messages.compact([lease_columns(lease) for lease in lease_keys])
             await self._database.rows(CONFIRM, {"held": named})
 
     async def end_expired(self) -> Sequence[EndedAttempt]:
@@ -240,14 +244,14 @@ class EndAttempts:
         return await self._run(END_OF_ACTORS, params)
 
     async def ended_by(
-        self, held: Sequence[LeaseKey], how: Sequence[EndReason]
+        self, lease_keys: Sequence[LeaseKey], how: Sequence[EndReason]
     ) -> frozenset[LeaseKey]:
-        """Attempts among ``held`` that ended in one of these ways.
+        """Attempts among ``lease_keys`` that ended in one of these ways.
 
         Runs as a new statement, after one that ended nothing: the statement that lost a race has a
         snapshot from before the winner's commit.
         """
-        named = [lease_columns(lease) for lease in held]
+        named = [lease_columns(lease) for lease in lease_keys]
         params = {"held": messages.compact(named), "how": [str(reason) for reason in how]}
         rows = await self._database.rows(ENDED_BY, params)
         return frozenset(LeaseKey(*row) for row in rows)
@@ -288,11 +292,11 @@ def _files(outcome: Outcome) -> Iterator[Mapping[str, Any]]:
             yield flatten_outcome(artifact.thumbnail) | {"thumbnail_of": artifact.key}
 
 
-def _drafts(held: LeaseKey, outcome: Outcome) -> Iterator[Mapping[str, Any]]:
+def _drafts(lease_key: LeaseKey, outcome: Outcome) -> Iterator[Mapping[str, Any]]:
     """Rows of the table ``drafts``, of files for which the attempt got a ticket."""
     described = (outcome.output or {}).get(DRAFTS, ())
     for facts, file in zip(described, outcome.drafts, strict=False):
-        if file.key.startswith(f"d/{held.request_id}/{held.attempt}/"):
+        if file.key.startswith(f"d/{lease_key.request_id}/{lease_key.attempt}/"):
             yield {
                 "id": facts["id"],
                 "key": file.key,

@@ -82,7 +82,7 @@ class GarbageFiles:
 
     def _keys(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         endpoint_id: str,
         input: Mapping[str, Any],
         file_access: str,
@@ -94,12 +94,14 @@ class GarbageFiles:
         try:
             if fallback is not None and (fields := fallback["fields"]) is not None:
                 there = self._terms.fallback_input(endpoint_id, fields, input)
-                return self._terms.leftovers(held, endpoint, there, file_access)
-            return self._terms.leftovers(held, endpoint, input, file_access)
+                return self._terms.leftovers(lease_key, endpoint, there, file_access)
+            return self._terms.leftovers(lease_key, endpoint, input, file_access)
         except Exception:
             # A broken catalogue or storage setting must not block the others.
-            with log_context(held.request_id):
+            with log_context(lease_key.request_id):
                 log.exception(
-                    "The files left by attempt %s of %s are unknown", held.attempt, held.request_id
+                    "The files left by attempt %s of %s are unknown",
+                    lease_key.attempt,
+                    lease_key.request_id,
                 )
             return ()

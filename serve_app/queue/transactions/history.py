@@ -160,17 +160,23 @@ class History:
         return [int(count) for _, count in rows]
 
 
-def bounds_of(wanted: RequestFilter) -> dict[str, object]:
+def bounds_of(request_filter: RequestFilter) -> dict[str, object]:
     """Parameters of a statement about pages, without the tenant and the limit."""
-    last = None if wanted.until is None else first_id(_shift_time(wanted.until, CLOCK_SKEW))
-    ends = [end for end in (last, wanted.before and known_id(wanted.before)) if end]
-    following = not wanted.states or State.QUEUED in wanted.states
+    last = (
+        None
+        if request_filter.until is None
+        else first_id(_shift_time(request_filter.until, CLOCK_SKEW))
+    )
+    ends = [end for end in (last, request_filter.before and known_id(request_filter.before)) if end]
+    following = not request_filter.states or State.QUEUED in request_filter.states
     return {
-        "states": [*(wanted.states or State), *((FOLLOWING,) if following else ())],
-        "endpoints": [*wanted.endpoints] or None,
-        "since": wanted.since,
-        "until": wanted.until,
-        "first": None if wanted.since is None else first_id(_shift_time(wanted.since, -CLOCK_SKEW)),
+        "states": [*(request_filter.states or State), *((FOLLOWING,) if following else ())],
+        "endpoints": [*request_filter.endpoints] or None,
+        "since": request_filter.since,
+        "until": request_filter.until,
+        "first": None
+        if request_filter.since is None
+        else first_id(_shift_time(request_filter.since, -CLOCK_SKEW)),
         "before": min(ends, default=None),
     }
 

@@ -321,9 +321,9 @@ async def insert_requests(
     ]
 
 
-def _result_or_refusal(each: NewRow, columns: Sequence[Any]) -> InsertResult | Refusal:
+def _result_or_refusal(new_row: NewRow, columns: Sequence[Any]) -> InsertResult | Refusal:
     state, *_, left = columns
-    return Refusal(json.loads(left)) if state == REFUSED else _result(each, *columns)
+    return Refusal(json.loads(left)) if state == REFUSED else _result(new_row, *columns)
 
 
 def outcome_lock_number(tenant: str, digest: bytes) -> int:
@@ -366,14 +366,14 @@ def _call(new: NewRequest) -> dict[str, str]:
     return {name: value for name, value in fields.items() if value}
 
 
-def _row(n: int, each: NewRow) -> dict[str, Any]:
-    new, offer = each.request, each.offer
-    return columns_of(new, each.input) | {
+def _row(n: int, new_row: NewRow) -> dict[str, Any]:
+    new, offer = new_row.request, new_row.offer
+    return columns_of(new, new_row.input) | {
         "n": n,
         "start_within_s": new.start_within_s,
         "end_within_s": new.end_within_s,
         "work": new.work,
-        "expected_s": each.expected_s,
+        "expected_s": new_row.expected_s,
         "head_start_s": head_start_s(new.priority),
         "previews": new.previews,
         "replica": offer.replica_id if offer else None,
@@ -386,8 +386,8 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "draft_bytes": new.draft_bytes or None,
         "file_access": new.file_access_id or None,
         "upload_policy": new.upload_policy.to_json() if new.upload_policy else None,
-        "reserved": None if each.reserved is None else str(each.reserved),
-        "needed": None if each.needed is None else str(each.needed),
+        "reserved": None if new_row.reserved is None else str(new_row.reserved),
+        "needed": None if new_row.needed is None else str(new_row.needed),
         "fallback": new.fallback and new.fallback.to_json(),
         "shadow": new.shadow or None,
         "steps_stay": new.steps_stay,
@@ -395,7 +395,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
 
 
 def _result(
-    each: NewRow,
+    new_row: NewRow,
     state: str,
     created_at: datetime,
     version: int,
@@ -405,7 +405,7 @@ def _result(
     leader: str | None,
     left: str | None,
 ) -> InsertResult:
-    new, offer = each.request, each.offer
+    new, offer = new_row.request, new_row.offer
     leased = state == State.RUNNING
     request = Request(
         id=new.id,
@@ -413,7 +413,7 @@ def _result(
         endpoint=new.endpoint,
         pool=new.pool,
         state=State.RUNNING if leased else State.QUEUED,
-        input=each.input.summary,
+        input=new_row.input.summary,
         priority=new.priority,
         attempt=1 if leased else 0,
         failures=0,

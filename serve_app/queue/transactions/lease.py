@@ -67,9 +67,9 @@ WHERE id = %(id)s::uuid AND state = 'running' AND attempt = %(attempt)s AND leas
 """
 
 
-async def is_held(database: Database, held: LeaseKey) -> bool:
+async def is_held(database: Database, lease_key: LeaseKey) -> bool:
     """Return whether a lease is the current one of a running request."""
-    params = {"id": held.request_id, "attempt": held.attempt, "nonce": held.nonce}
+    params = {"id": lease_key.request_id, "attempt": lease_key.attempt, "nonce": lease_key.nonce}
     return bool(await database.rows(IS_HELD, params))
 
 
@@ -91,8 +91,8 @@ class ExecutorLeases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def is_held(self, held: LeaseKey) -> bool:
-        return await is_held(self._database, held)
+    async def is_held(self, lease_key: LeaseKey) -> bool:
+        return await is_held(self._database, lease_key)
 
     async def expect_files(self, keys: Sequence[str]) -> None:
         """Mark files of an attempt for deletion before they are uploaded. They are kept while the

@@ -84,8 +84,8 @@ async def forget_ended(database: Database) -> None:
     await database.rows(FORGET_ENDED)
 
 
-def belongs_to(held: LeaseKey, key: str) -> bool:
+def belongs_to(lease_key: LeaseKey, key: str) -> bool:
     """True if the attempt got a ticket for the key. Without this check a replica could have any
     object deleted.
     """
-    return key.startswith(f"s/{held.request_id}/{held.attempt}/")
+    return key.startswith(f"s/{lease_key.request_id}/{lease_key.attempt}/")

@@ -185,10 +185,10 @@ class PostgresOutbox:
         rows = await self._database.rows(CHANNELS, params)
         return [(DeliveryChannel(tenant, host), due) for tenant, host, due in rows]
 
-    async def claim(self, wanted: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
+    async def claim(self, limits: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
         channels = [
             {"tenant": channel.tenant, "host": channel.host, "most": most}
-            for channel, most in wanted.items()
+            for channel, most in limits.items()
         ]
         rows = await self._database.rows(
             CLAIM,

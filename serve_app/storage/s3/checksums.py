@@ -116,11 +116,11 @@ class Digests:
         self._compare(etag, self._md5s[0].hex(), f"{joined}-{len(self._md5s)}")
         return True
 
-    def _compare(self, said: str, whole: str, composite: str) -> None:
-        if said == composite or (len(self._md5s) == 1 and said == whole):
+    def _compare(self, checksum: str, whole: str, composite: str) -> None:
+        if checksum == composite or (len(self._md5s) == 1 and checksum == whole):
             return
         # Stores may answer a checksum of the whole object, which parts do not give.
-        if len(self._md5s) > 1 and "-" not in said:
+        if len(self._md5s) > 1 and "-" not in checksum:
             return
         raise damaged(self._location, "stored something else than was sent")
 

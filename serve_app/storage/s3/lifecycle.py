@@ -61,25 +61,25 @@ def _rule(location: S3Location, folder: str, action: Mapping[str, Any]) -> Rule:
     return {"ID": rule_id, "Status": "Enabled", "Filter": {"Prefix": prefix}, **action}
 
 
-def missing_rules(wanted: Sequence[Rule], present: Sequence[Rule]) -> list[str]:
+def missing_rules(required: Sequence[Rule], present: Sequence[Rule]) -> list[str]:
     """Ids of wanted rules that no enabled rule of the bucket covers."""
     enabled = [entry for entry in present if entry.get("Status") == "Enabled"]
-    return [rule["ID"] for rule in wanted if not any(_covers(active, rule) for active in enabled)]
+    return [rule["ID"] for rule in required if not any(_covers(active, rule) for active in enabled)]
 
 
-def _covers(present: Rule, wanted: Rule) -> bool:
+def _covers(present: Rule, required: Rule) -> bool:
     if "Tag" in present.get("Filter", {}) or "And" in present.get("Filter", {}):
         return False
     prefix = present.get("Filter", {}).get("Prefix", present.get("Prefix", ""))
-    if not wanted["Filter"]["Prefix"].startswith(prefix):
+    if not required["Filter"]["Prefix"].startswith(prefix):
         return False
     for action, field in (
         ("AbortIncompleteMultipartUpload", "DaysAfterInitiation"),
         ("Expiration", "Days"),
     ):
-        if action in wanted:
+        if action in required:
             days = present.get(action, {}).get(field)
-            return days is not None and days <= wanted[action][field]
+            return days is not None and days <= required[action][field]
     return False
 
 
@@ -97,18 +97,18 @@ async def present_rules(storage: S3Storage) -> list[Rule]:
     return list(answer.get("Rules", ()))
 
 
-async def install_rules(storage: S3Storage, wanted: Sequence[Rule]) -> list[str]:
+async def install_rules(storage: S3Storage, rules: Sequence[Rule]) -> list[str]:
     """Put the rules into the bucket, beside those of operators and of other prefixes. Returns the
     ids of new and changed ones. Two installs at once on one bucket: the later one decides."""
     present = await present_rules(storage)
     by_id = {entry["ID"]: entry for entry in present if "ID" in entry}
-    changed = [rule["ID"] for rule in wanted if by_id.get(rule["ID"]) != rule]
+    changed = [rule["ID"] for rule in rules if by_id.get(rule["ID"]) != rule]
     if changed:
-        ids = {rule["ID"] for rule in wanted}
+        ids = {rule["ID"] for rule in rules}
         kept = [entry for entry in present if entry.get("ID") not in ids]
         await storage.call(
             "s3:PutLifecycleConfiguration",
             "put_bucket_lifecycle_configuration",
-            LifecycleConfiguration={"Rules": [*kept, *wanted]},
+            LifecycleConfiguration={"Rules": [*kept, *rules]},
         )
     return changed

@@ -146,8 +146,8 @@ def location_of(config: Config) -> S3Location | None:
     )
 
 
-def either(given: T | None, default: T) -> T:
-    return default if given is None else given
+def either(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def encryption_of(
@@ -184,49 +184,49 @@ def _refuse_orphans(config: Config) -> None:
         )
 
 
-def checked_bucket(setting: str, given: str) -> str:
-    """Return ``given``. Raises ``Misconfigured`` unless it is the name of a bucket."""
-    if _BUCKET.fullmatch(given) is None:
+def checked_bucket(setting: str, bucket: str) -> str:
+    """Return ``bucket``. Raises ``Misconfigured`` unless it is the name of a bucket."""
+    if _BUCKET.fullmatch(bucket) is None:
         raise Misconfigured(
-            f"{setting} is {given!r}, which is not a valid bucket name. Use the name alone: 3 to "
+            f"{setting} is {bucket!r}, which is not a valid bucket name. Use the name alone: 3 to "
             "63 lower-case letters, digits, dots and hyphens."
         )
-    return given
+    return bucket
 
 
-def checked_region(setting: str, given: str | None) -> str | None:
-    """Return ``given``, None if it is empty. Raises ``Misconfigured``."""
-    if given and _REGION.fullmatch(given) is None:
+def checked_region(setting: str, region: str | None) -> str | None:
+    """Return ``region``, None if it is empty. Raises ``Misconfigured``."""
+    if region and _REGION.fullmatch(region) is None:
         raise Misconfigured(
-            f"{setting} is {given!r}, which is not a valid region name. Use a name such as "
+            f"{setting} is {region!r}, which is not a valid region name. Use a name such as "
             "eu-west-1."
         )
-    return given or None
+    return region or None
 
 
-def checked_prefix(setting: str, given: str | None) -> str:
+def checked_prefix(setting: str, value: str | None) -> str:
     """Prefix that ends with a slash, or empty. Raises ``Misconfigured``."""
-    prefix = (given or "").strip("/")
+    prefix = (value or "").strip("/")
     if prefix and not keys.valid(prefix):
         raise Misconfigured(
-            f"{setting} is {given!r}, which is not valid. Use segments of letters, "
+            f"{setting} is {value!r}, which is not valid. Use segments of letters, "
             "digits, `.`, `_` and `-`, separated by slashes; no segment may start with a dot."
         )
     return f"{prefix}/" if prefix else ""
 
 
-def checked_origin(setting: str, given: str | None) -> str | None:
+def checked_origin(setting: str, url: str | None) -> str | None:
     """URL without a path, None if it is empty. Raises ``Misconfigured``."""
-    if not given:
+    if not url:
         return None
-    parts = urlsplit(given)
+    parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Misconfigured(
-            f"{setting} is {given!r}, which is not valid. Use a URL such as https://s3.example."
+            f"{setting} is {url!r}, which is not valid. Use a URL such as https://s3.example."
         )
     if parts.path.strip("/") or parts.query or parts.username:
         raise Misconfigured(
-            f"{setting} is {given!r}, which is not valid. Use only scheme, host and port. "
+            f"{setting} is {url!r}, which is not valid. Use only scheme, host and port. "
             "The bucket and the prefix of the keys have settings of their own."
         )
-    return given.rstrip("/")
+    return url.rstrip("/")

@@ -182,8 +182,8 @@ def _check_number(name: str, endpoints: Sequence[str]) -> None:
         raise query.invalid(name, what, str(len(endpoints)))
 
 
-def _check_quantity(given: Any, name: str) -> float:
-    quantity = cast("Mapping[str, Any]", given).get(name) if isinstance(given, dict) else None
+def _check_quantity(value: Any, name: str) -> float:
+    quantity = cast("Mapping[str, Any]", value).get(name) if isinstance(value, dict) else None
     if isinstance(quantity, bool) or not isinstance(quantity, int | float) or not quantity > 0:
         raise InvalidInput.of_field("endpoints", f"Each should be an object with {name} above 0")
     return quantity

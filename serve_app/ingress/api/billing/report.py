@@ -108,16 +108,16 @@ async def report(call: Call) -> CostReport:
     }
 
 
-def _hours(services: Services, each: ReplicaHours) -> PoolHours:
+def _hours(services: Services, hours: ReplicaHours) -> PoolHours:
     """Hours of GPUs: each of a replica's devices counts."""
-    pool = services.pools.configured.get(each.pool)
+    pool = services.pools.configured.get(hours.pool)
     devices = pool.devices_per_replica if pool else 1
-    paid, busy = each.paid_s * devices / HOUR_S, each.busy_s * devices / HOUR_S
+    paid, busy = hours.paid_s * devices / HOUR_S, hours.busy_s * devices / HOUR_S
     costs = services.config.billing.gpu_hour_costs
-    rate = costs.get(each.gpu, costs.get(OTHERS))
+    rate = costs.get(hours.gpu, costs.get(OTHERS))
     return {
-        "pool": each.pool,
-        "gpu": each.gpu,
+        "pool": hours.pool,
+        "gpu": hours.gpu,
         "paid_hours": float(round(paid, 4)),
         "busy_hours": float(round(busy, 4)),
         "idle_hours": float(round(paid - busy, 4)),

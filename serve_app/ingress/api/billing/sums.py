@@ -151,25 +151,25 @@ def _groups(request: HttpRequest) -> Sequence[UsageGroup]:
     return [group for group in UsageGroup if group in chosen]
 
 
-async def _csv(ledger: Ledger, asked: _Asked) -> AsyncIterator[str]:
+async def _csv(ledger: Ledger, sums_request: _Asked) -> AsyncIterator[str]:
     """The file, a day at a time where it is by day: it may be longer than the memory. The first
     part is never empty."""
-    by = asked.query.by
-    since, names = asked.query.since, _columns(by)
+    by = sums_request.query.by
+    since, names = sums_request.query.since, _columns(by)
     rows: list[Sequence[Any]] = [names]
-    for until in _ends(asked):
-        sums = await ledger.sums(replace(asked.query, since=since, until=until))
+    for until in _ends(sums_request):
+        sums = await ledger.sums(replace(sums_request.query, since=since, until=until))
         shown = [_sum_body(usage_sum, by, exact=True) for usage_sum in sums]
         yield _rows([*rows, *([row.get(name) for name in names] for row in shown)])
         since, rows = until, []
 
 
-def _ends(asked: _Asked) -> Iterator[datetime]:
+def _ends(sums_request: _Asked) -> Iterator[datetime]:
     """Ends of the parts of an answer: of each day, or only of the whole time. There may be
     millions of days."""
-    at, until = asked.query.since, asked.query.until
-    while UsageGroup.DAY in asked.query.by:
-        at = Timeframe.DAY.next(Timeframe.DAY.start(at, asked.zone), asked.zone)
+    at, until = sums_request.query.since, sums_request.query.until
+    while UsageGroup.DAY in sums_request.query.by:
+        at = Timeframe.DAY.next(Timeframe.DAY.start(at, sums_request.zone), sums_request.zone)
         if at >= until:
             break
         yield at
@@ -206,7 +206,7 @@ def _cell(value: object) -> object:
 
 
 def _sum_body(
-    each: UsageSum, by: Sequence[UsageGroup], *, exact: bool = False
+    usage_sum: UsageSum, by: Sequence[UsageGroup], *, exact: bool = False
 ) -> Mapping[str, Any]:
     """A sum as it is answered. ``exact``: amounts stay decimal."""
 
@@ -215,22 +215,22 @@ def _sum_body(
         return Decimal(f"{known.normalize():f}") if exact else float(known)
 
     values: dict[str, Any] = {
-        "day": each.day.isoformat() if each.day else None,
-        "tenant": each.tenant,
-        "key_id": each.key_id,
-        "endpoint_id": each.endpoint,
-        "requests": each.requests,
-        "successes": each.successes,
-        "images": each.images,
-        "run_s": number(each.run_s),
-        "steps": each.steps,
-        "cost": number(each.amount),
-        "currency": each.currency,
+        "day": usage_sum.day.isoformat() if usage_sum.day else None,
+        "tenant": usage_sum.tenant,
+        "key_id": usage_sum.key_id,
+        "endpoint_id": usage_sum.endpoint,
+        "requests": usage_sum.requests,
+        "successes": usage_sum.successes,
+        "images": usage_sum.images,
+        "run_s": number(usage_sum.run_s),
+        "steps": usage_sum.steps,
+        "cost": number(usage_sum.amount),
+        "currency": usage_sum.currency,
     }
-    if each.price is not None:
-        values["unit"] = PRICE_UNITS[each.price.unit]
-        values["unit_price"] = number(each.price.amount)
-        values["quantity"] = number(each.billed)
+    if usage_sum.price is not None:
+        values["unit"] = PRICE_UNITS[usage_sum.price.unit]
+        values["unit_price"] = number(usage_sum.price.amount)
+        values["quantity"] = number(usage_sum.billed)
     return {name: values[name] for name in _columns(by) if name in values}
 
 

@@ -77,18 +77,18 @@ ROUTES = calls.routes
     errors=(404,),
     tag=TAG,
 )
-async def sign(call: Call, wanted: FileToSign) -> SignedFileUrl:
+async def sign(call: Call, body: FileToSign) -> SignedFileUrl:
     """Each call makes a new one."""
-    key = _key("path", wanted.path)
+    key = _key("path", body.path)
     tenant = await _require_owner(call, key)
     services = call.services
     await services.files.storage.size(key)
     expires_at = None
-    if wanted.expires_in is not None:
-        expires_at = services.clock.now() + timedelta(seconds=wanted.expires_in)
+    if body.expires_in is not None:
+        expires_at = services.clock.now() + timedelta(seconds=body.expires_in)
         expires_at = expires_at.replace(microsecond=0)
     url = services.files.access.sign(origin_of(call.request), key, expires_at)
-    await services.audit.file_signed(call.actor, tenant, key, wanted.expires_in)
+    await services.audit.file_signed(call.actor, tenant, key, body.expires_in)
     return {"url": url, "expires_at": iso(expires_at)}
 
 
@@ -101,17 +101,17 @@ async def sign(call: Call, wanted: FileToSign) -> SignedFileUrl:
     errors=(404,),
     tag=TAG,
 )
-async def revoke(call: Call, wanted: UrlsToRevoke) -> RevokedUrls:
+async def revoke(call: Call, body: UrlsToRevoke) -> RevokedUrls:
     """The file stays."""
-    target = wanted.url if wanted.url is not None else wanted.path
-    if target is None or (wanted.url is not None and wanted.path is not None):
+    target = body.url if body.url is not None else body.path
+    if target is None or (body.url is not None and body.path is not None):
         raise InvalidInput.of_field(
             "url", "Give `url` to revoke one signed URL, or `path` to revoke all of a file"
         )
-    field = "path" if wanted.url is None else "url"
+    field = "path" if body.url is None else "url"
     key, params = _key(field, target), None
-    if wanted.url is not None:
-        params = dict(parse_qsl(urlsplit(wanted.url).query))
+    if body.url is not None:
+        params = dict(parse_qsl(urlsplit(body.url).query))
         if SIGNATURE not in params:
             raise InvalidInput.of_field("url", "This URL has no signature. Give `path` instead")
     tenant = await _require_owner(call, key)
@@ -119,9 +119,9 @@ async def revoke(call: Call, wanted: UrlsToRevoke) -> RevokedUrls:
     return {"revoked": "all" if params is None else "one"}
 
 
-def _key(field: str, given: str) -> str:
+def _key(field: str, target: str) -> str:
     """Key of the private file that a URL or a path names. ``InvalidInput``: it names none."""
-    path = unquote(urlsplit(given).path)
+    path = unquote(urlsplit(target).path)
     key = path.partition(FILES_PATH)[2] if FILES_PATH in path else path
     if not keys.valid(key):
         raise InvalidInput.of_field(field, f"This names no file; it has to begin with {FILES_PATH}")

@@ -114,7 +114,7 @@ def _kinds(sums: Iterable[StoredSum]) -> list[StoredOfKind]:
         )
         of_kind["files"] += stored_sum.files
         of_kind["bytes"] += stored_sum.size
-    return sorted(kinds.values(), key=lambda each: -each["bytes"])
+    return sorted(kinds.values(), key=lambda entry: -entry["bytes"])
 
 
 def _tenants(sums: Iterable[StoredSum]) -> list[StoredOfTenant]:
@@ -130,7 +130,7 @@ def _tenants(sums: Iterable[StoredSum]) -> list[StoredOfTenant]:
         }
         for tenant, own in by_tenant.items()
     ]
-    return sorted(tenants, key=lambda each: (-each["bytes"], each["tenant"]))
+    return sorted(tenants, key=lambda entry: (-entry["bytes"], entry["tenant"]))
 
 
 def _disk(directory: Path) -> DiskSpace | None:

@@ -145,15 +145,15 @@ def _append(file: Path, content: bytes) -> int:
         return opened.write(content)
 
 
-def _verdict(found: CheckedFile) -> FileVerdict:
-    signature = found.signature
+def _verdict(checked: CheckedFile) -> FileVerdict:
+    signature = checked.signature
     return {
         "verdict": signature.verdict,
         "signer": signature.signer,
         "issuer": signature.issuer,
         "generation": dict(signature.generation),
         "problems": [*signature.problems],
-        "marked": found.marked,
+        "marked": checked.marked,
     }
 
 

@@ -59,16 +59,16 @@ class OutputFile(TypedDict):
     ]
 
 
-def output_file(made: Artifact, url: Callable[[str], str]) -> OutputFile:
+def output_file(artifact: Artifact, url: Callable[[str], str]) -> OutputFile:
     """``url``: of a key."""
-    small = made.thumbnail
+    small = artifact.thumbnail
     return {
-        "url": url(made.key),
-        "file_name": made.key.rpartition("/")[2],
-        "content_type": made.media_type,
-        "file_size": made.size,
-        "width": made.width,
-        "height": made.height,
+        "url": url(artifact.key),
+        "file_name": artifact.key.rpartition("/")[2],
+        "content_type": artifact.media_type,
+        "file_size": artifact.size,
+        "width": artifact.width,
+        "height": artifact.height,
         "thumbnail": small
         and {
             "url": url(small.key),
@@ -195,9 +195,9 @@ class DeletedRequests(TypedDict):
     CANCEL,
     max_bytes=MAX_BODY_BYTES,
 )
-async def delete_many(call: Call, wanted: RequestsToDelete) -> DeletedRequests:
+async def delete_many(call: Call, body: RequestsToDelete) -> DeletedRequests:
     """One after the other."""
-    ids = different(wanted.request_ids)
+    ids = different(body.request_ids)
     await require_requests(call.request, call.caller, ids)
     return {"results": [await _delete_request(call, request_id) for request_id in ids]}
 

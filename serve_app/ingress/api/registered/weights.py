@@ -142,10 +142,10 @@ async def delete(call: Call, name: str) -> bool:
 
 
 @calls.act("public", "Let all tenants use registered weights", Publication, Special(scope=OPERATOR))
-async def publish(call: Call, name: str, wanted: Publication) -> RegisteredWeights | None:
+async def publish(call: Call, name: str, body: Publication) -> RegisteredWeights | None:
     """Let all tenants use a tenant's weights as ``weights:TENANT/NAME``, or no longer."""
     weights = call.services.weights
-    if not await weights.publish(call.owner, name, call.actor, public=wanted.public):
+    if not await weights.publish(call.owner, name, call.actor, public=body.public):
         raise NotFound(f"{call.owner} has no weights {name[:64]} that are ready.")
     return await show(call, name)
 

@@ -119,7 +119,7 @@ def is_repeated(request: HttpRequest) -> bool:
 async def _made_before(
     services: Services,
     caller: Caller,
-    given: BatchCreation,
+    creation: BatchCreation,
     max_cost: str | None,
     headers: Mapping[str, str] | None,
 ) -> StoredBatch | None:
@@ -127,9 +127,9 @@ async def _made_before(
     for batch in await services.queue.batches.page(caller.tenant, None, MAX_BATCHES):
         same = (
             batch.key_id == caller.key_id
-            and batch.input_file == given.input_file_id
-            and batch.endpoint == given.endpoint
-            and batch.metadata == given.metadata
+            and batch.input_file == creation.input_file_id
+            and batch.endpoint == creation.endpoint
+            and batch.metadata == creation.metadata
             and batch.max_cost == max_cost
             and batch.headers == headers
         )

@@ -128,13 +128,13 @@ async def signed_again(
     yield await access.signed_again(buffer, tenant)
 
 
-def _cut(held: bytes) -> int:
+def _cut(buffer: bytes) -> int:
     """Place before which all URLs are whole: one may begin at the last quote, or end with it."""
-    last = held.rfind(b'"', max(0, len(held) - MAX_URL_BYTES))
+    last = buffer.rfind(b'"', max(0, len(buffer) - MAX_URL_BYTES))
     if last < 0:
-        return len(held)
-    before = held.rfind(b'"', 0, last)
-    ends = before >= 0 and PRIVATE_URL.fullmatch(held, before, last + 1) is not None
+        return len(buffer)
+    before = buffer.rfind(b'"', 0, last)
+    ends = before >= 0 and PRIVATE_URL.fullmatch(buffer, before, last + 1) is not None
     return last + 1 if ends else last
 
 

@@ -129,8 +129,8 @@ class FileCheck:
         self._lines[custom_id] = raw.line
         return custom_id
 
-    def _custom_id(self, given: dict[str, Any], raw: RawLine) -> str:
-        custom_id = given.get("custom_id")
+    def _custom_id(self, fields: dict[str, Any], raw: RawLine) -> str:
+        custom_id = fields.get("custom_id")
         if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
             message = f"`custom_id` should be a text of 1 to {MAX_CUSTOM_ID} characters."
             raise _line_refusal("missing_required_parameter", message, raw, "custom_id")
