@@ -107,7 +107,7 @@ class Bench:
             before = details.get("stage") or details.get("reason") or before
             time.sleep(LOOK_S)
 
-    def done(self, id_: str) -> Mapping[str, Any]:
+    def wait_for_success(self, id_: str) -> Mapping[str, Any]:
         return self._darkroom.in_state(id_, "succeeded")
 
     def until_first_step(self, endpoint: str, id_: str) -> float:
@@ -138,8 +138,8 @@ class Bench:
         behind = f"{pool}/{number}"
         id_ = self.submit(behind, 20 * self._steps)  # so long that its stages are reported
         began = self.until_first_step(behind, id_)
-        self.done(id_)
-        ended = datetime.fromisoformat(self.done(before)["finished_at"])
+        self.wait_for_success(id_)
+        ended = datetime.fromisoformat(self.wait_for_success(before)["finished_at"])
         return max(0.0, began - ended.timestamp())
 
     def lives(self, number: int) -> None:
@@ -152,7 +152,7 @@ class Bench:
             eventually(lambda n=count: self.replicas("lives") >= n, f"{count} replicas are ready")
             timings[f"{count - 1} to {count}"] = time.perf_counter() - began
         for request_id in ids:
-            self.done(request_id)
+            self.wait_for_success(request_id)
         began = time.perf_counter()
         eventually(lambda: not self._darkroom.replicas("lives"), "the pool has no replica")
         timings["2 to 0, without keep_alive_s"] = time.perf_counter() - began - KEEP_ALIVE_S
@@ -160,14 +160,14 @@ class Bench:
 
     def redeploy(self, endpoint: str, configure: Any) -> None:
         """A changed setting of a pool, while requests come one after the other."""
-        self.done(self.submit(endpoint))
+        self.wait_for_success(self.submit(endpoint))
         (old,) = self._darkroom.replicas(endpoint.split("/", maxsplit=1)[0])
         began = time.perf_counter()
         configure()
         longest_s, requests = 0.0, 0
         while old.is_running():
             sent = time.perf_counter()
-            self.done(self.submit(endpoint, 4))
+            self.wait_for_success(self.submit(endpoint, 4))
             longest_s, requests = max(longest_s, time.perf_counter() - sent), requests + 1
         timings = {"until the old one is gone": time.perf_counter() - began, "longest": longest_s}
         show(f"deployed again, {requests} requests, none failed", timings)
@@ -181,7 +181,7 @@ def show(what: str, seconds: Mapping[str, float]) -> None:
 def in_turns(bench: Bench, rounds: int) -> None:
     times: defaultdict[str, list[float]] = defaultdict(list)
     for pool in ("beforehand", "late"):
-        bench.done(bench.submit(f"{pool}/0"))  # loaded in both
+        bench.wait_for_success(bench.submit(f"{pool}/0"))  # loaded in both
     for number in range(1, rounds + 1):
         for pool in ("beforehand", "late"):
             times[pool].append(bench.second(pool, number))

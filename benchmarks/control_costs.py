@@ -48,7 +48,7 @@ class Costs:
         self.found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
 
     @contextmanager
-    def measured(self, call: str, number: int) -> Iterator[None]:
+    def measure(self, call: str, number: int) -> Iterator[None]:
         before = self._seconds()
         yield
         after = self._seconds()
@@ -82,7 +82,7 @@ class Replicas:
                 leased += len(work.leases)
 
     async def _ask(self, name: str) -> Work:
-        keys = tuple(lease.held for lease in self._held[name])
+        keys = tuple(lease.key for lease in self._held[name])
         return await self._queue.ask(Ask(name, name, POOL, self._slots - len(keys), keys))
 
     async def report(self, reports: int) -> None:
@@ -98,14 +98,14 @@ class Replicas:
         for begin in range(0, len(leased), AT_ONCE):
             await asyncio.gather(
                 *(
-                    self._queue.finish(Finish(lease.held, name, OUTCOME))
+                    self._queue.finish(Finish(lease.key, name, OUTCOME))
                     for name, lease in leased[begin : begin + AT_ONCE]
                 )
             )
         self._held.clear()
 
     async def _report(self, name: str, step: int) -> None:
-        keys = tuple(lease.held for lease in self._held[name])
+        keys = tuple(lease.key for lease in self._held[name])
         progress = tuple((key, Progress(Stage.DENOISING, step, STEPS)) for key in keys)
         await self._queue.report(Report(name, keys, progress, pool=POOL))
 
@@ -116,18 +116,18 @@ async def measure(queue: PostgresQueue, costs: Costs, given: argparse.Namespace)
         NewRequest(new_id(), "tenant", "noop", "0" * 16, POOL, {"prompt": "a red circle"})
         for _ in range(given.requests)
     ]
-    with costs.measured("submit", given.requests):
+    with costs.measure("submit", given.requests):
         for begin in range(0, given.requests, AT_ONCE):
             await asyncio.gather(*map(queue.submit, submits[begin : begin + AT_ONCE]))
-    with costs.measured("lease", given.requests):
+    with costs.measure("lease", given.requests):
         await replicas.lease(given.requests)
-    with costs.measured("report", given.reports):
+    with costs.measure("report", given.reports):
         await replicas.report(given.reports)
-    with costs.measured("finish", given.requests):
+    with costs.measure("finish", given.requests):
         await replicas.finish()
     print(f"{replicas.renewals:.1f} leases a report", flush=True)
     idle_s = 3.0
-    with costs.measured("chores", int(idle_s)):
+    with costs.measure("chores", int(idle_s)):
         await asyncio.sleep(idle_s)
 
 

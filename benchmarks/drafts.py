@@ -36,10 +36,10 @@ class Bench:
         self._engine = engine
         self._loras = loras
 
-    def whole(self) -> None:
+    def run_whole_generations(self) -> None:
         self._together([DEFAULT_OPTIONS] * self._given.drafts)
 
-    def drafted(self) -> None:
+    def run_drafts(self) -> None:
         point = GenerationOptions(draft=DraftPoint(self._given.until))
         drafts = self._together([point] * self._given.drafts)
         self._together([_from(draft, preview=True) for draft in drafts])
@@ -95,9 +95,9 @@ def main() -> None:
             for n in range(options.loras)
         ]
         bench = Bench(options, engine, loras)
-        bench.measure(bench.drafted)  # the first generations load and compile what is missing
+        bench.measure(bench.run_drafts)  # the first generations load and compile what is missing
         rounds = [
-            (bench.measure(bench.whole), bench.measure(bench.drafted))
+            (bench.measure(bench.run_whole_generations), bench.measure(bench.run_drafts))
             for _ in range(options.rounds)
         ]
     whole_steps, drafted_steps = rounds[0][0][0], rounds[0][1][0]

@@ -82,7 +82,7 @@ def seed(conninfo: str, ended: int) -> None:
         connection.execute("CHECKPOINT")
 
 
-async def one(queue: PostgresQueue, new_id: RequestIds) -> None:
+async def run_request(queue: PostgresQueue, new_id: RequestIds) -> None:
     new = NewRequest(new_id(), BUSY, "noop", "0" * 16, POOL, {"prompt": "a red circle"})
     await queue.submit(new)
     ended = await queue.wait(BUSY, new.id, 30.0)
@@ -97,7 +97,7 @@ async def lifecycles(queue: PostgresQueue, callers: int, seconds: float) -> tupl
 
     async def caller() -> None:
         while (began := time.perf_counter()) < until:
-            await one(queue, new_id)
+            await run_request(queue, new_id)
             took.append(time.perf_counter() - began)
 
     await asyncio.gather(*(caller() for _ in range(callers)))

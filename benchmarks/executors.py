@@ -162,7 +162,7 @@ def _add_passed(darkroom: Darkroom, origin: str) -> None:
     darkroom.http.put(ENTRY, json=entry).raise_for_status()
 
 
-def numbered(path: str, origin: str, key: str) -> MakeRequest:
+def numbered_request_maker(path: str, origin: str, key: str) -> MakeRequest:
     """Maker of calls whose inputs all differ."""
     host = urlsplit(origin).netloc
 
@@ -173,12 +173,12 @@ def numbered(path: str, origin: str, key: str) -> MakeRequest:
     return make
 
 
-def called(path: str, origin: str, key: str, clients: int, seconds: float) -> Figures:
+def measure_calls(path: str, origin: str, key: str, clients: int, seconds: float) -> Figures:
     """Figures of POSTs to a path, each of which is answered by the result."""
     place = urlsplit(origin)
     assert place.hostname is not None
     assert place.port is not None
-    make = numbered(path, origin, key)
+    make = numbered_request_maker(path, origin, key)
     figures = measure(place.hostname, place.port, make, clients, seconds)
     if figures.errors:
         raise RuntimeError(f"{figures.errors} calls of {path} failed.")
@@ -242,12 +242,12 @@ class Bench:
             show(f"run of an app, {clients} clients", app, noop)
             self._print_cpu("apps/noop", clients)
 
-    def passed(self) -> None:
+    def compare_pass_through(self) -> None:
         self._ready(PASSED)
         origin = self._provider.origin
         for clients in self._clients:
             plain, queue, noop, passed = self._in_turns(
-                lambda n=clients: called("/run/noop", origin, KEY, n, self._seconds),
+                lambda n=clients: measure_calls("/run/noop", origin, KEY, n, self._seconds),
                 lambda n=clients: queued_at_provider(origin, n, self._seconds),
                 lambda n=clients: self._run("test/noop", n),
                 lambda n=clients: self._run(PASSED, n),
@@ -291,7 +291,7 @@ class Bench:
 
     def _run(self, endpoint: str, clients: int) -> Figures:
         darkroom = self._darkroom
-        return called(f"/run/{endpoint}", darkroom.url, darkroom.key, clients, self._seconds)
+        return measure_calls(f"/run/{endpoint}", darkroom.url, darkroom.key, clients, self._seconds)
 
     def _ready(self, endpoint: str) -> None:
         """Run a request, so that no process starts while something is measured."""
@@ -382,7 +382,7 @@ def main() -> None:
             if "apps" in options.only:
                 bench.apps()
             if "passed" in options.only:
-                bench.passed()
+                bench.compare_pass_through()
             for number in in_one:
                 bench.waiting(number, 1)
         for number in waiting[len(in_one) :]:

@@ -31,7 +31,7 @@ class FinishedFiles:
 
     def load(self, endpoint: Endpoint, _device: str) -> ProbePipeline:
         if "side" in endpoint.options:
-            finished(endpoint.options["side"])
+            make_file(endpoint.options["side"])
         return ProbePipeline()
 
     def prepare(
@@ -50,13 +50,13 @@ class FinishedFiles:
         if "side" not in endpoint.options:
             return Product({"loop_s": time.thread_time()})
         side = endpoint.options["side"]
-        body, pixels = finished(side), side or None
+        body, pixels = make_file(side), side or None
         files = [MediaFile(ticket, body, pixels, pixels) for ticket in tickets]
         return Product({"images": [{"artifact": file.ticket.key} for file in files]}, files, 1.0)
 
 
 @cache
-def finished(side: int) -> bytes:
+def make_file(side: int) -> bytes:
     """An image as PNG, or for 0 a video of ``VIDEO_BYTES``."""
     return encode(photograph(side), "image/png") if side else _video()
 

@@ -46,12 +46,12 @@ class Window:
         others = self.load.errors - len(waits_s)
         return (
             f"{self.load.rate:7.0f} submits/s, p50 {self.load.p50_ms:.1f} ms, refused "
-            f"{len(waits_s) / max(1, len(waits_s) + self.accepted):.0%} with Retry-After "
+            f"{len(waits_s) / max(1, len(waits_s) + self.accepted_count):.0%} with Retry-After "
             f"{statistics.median(waits_s or [0]):.0f} s, {others} other errors"
         )
 
     @property
-    def accepted(self) -> int:
+    def accepted_count(self) -> int:
         return 0 if self.load is None else self.load.answers - self.load.errors
 
 
@@ -64,7 +64,7 @@ class Bench:
         body = json.dumps({"steps": 1, "step_ms": takes_ms}).encode()
         self._request = post("/queue/test/noop", host, body, Authorization=key)
 
-    def alone(self) -> Window:
+    def measure_without_crowd(self) -> Window:
         self._fill()
         return self._window(lambda: time.sleep(self._seconds))
 
@@ -115,20 +115,20 @@ def main() -> None:
             max_waiting=str(CAP),
         ).start(within_s=300)
         try:
-            measured(darkroom, options)
+            run_rounds(darkroom, options)
             darkroom.stop()
         finally:
             darkroom.clear_away()
 
 
-def measured(darkroom: Darkroom, given: argparse.Namespace) -> None:
+def run_rounds(darkroom: Darkroom, given: argparse.Namespace) -> None:
     bench = Bench(darkroom, given.seconds, given.takes_ms)
     answer = darkroom.http.post("/run/test/noop", json={"steps": 0})
     assert answer.status_code == 200, answer.text
-    bench.alone()  # what is done once is done
+    bench.measure_without_crowd()  # what is done once is done
     shares: dict[str, list[float]] = {"crowd": [], "crowd that obeys": []}
     for _ in range(given.rounds):
-        alone = bench.alone()
+        alone = bench.measure_without_crowd()
         show("no crowd", alone)
         every_s = CLIENTS / (given.times * alone.rate)
         before = bench.memory_mib()

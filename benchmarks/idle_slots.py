@@ -113,7 +113,7 @@ class SlowReplica:
         self.held.append((slot, self.began.pop(slot), time.monotonic()))
         self._free.append(slot)
         self._room.set()
-        verdict = await self._queue.finish(Finish(lease.held, self._name, OUTCOME))
+        verdict = await self._queue.finish(Finish(lease.key, self._name, OUTCOME))
         if verdict is not Verdict.ACCEPTED:
             raise RuntimeError(f"The finish of {lease.request_id} was {verdict}.")
 
@@ -121,7 +121,7 @@ class SlowReplica:
         """Let running requests end. Raises the error of one whose finish failed."""
         await asyncio.gather(*self._running)
 
-    def taken(self) -> list[tuple[int, float, float]]:
+    def slot_spans(self) -> list[tuple[int, float, float]]:
         now = time.monotonic()
         return [*self.held, *((slot, began, now) for slot, began in self.began.items())]
 
@@ -179,7 +179,7 @@ async def ingress(conninfo: str, number: int, case: Case, tenants: int, hold: li
                 task.result()  # its error
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        taken = [replica.taken() for replica in replicas]
+        taken = [replica.slot_spans() for replica in replicas]
         await asyncio.gather(*(replica.aclose() for replica in replicas))
         print(json.dumps(taken), flush=True)
 
@@ -236,7 +236,7 @@ async def _line(process: asyncio.subprocess.Process) -> bytes:
     return await process.stdout.readline()
 
 
-async def measured(
+async def measure_case(
     connection: psycopg.AsyncConnection, conninfo: str, case: Case, given: argparse.Namespace
 ) -> Idle:
     """Figures of a case, in an empty queue."""
@@ -337,7 +337,7 @@ async def main(given: argparse.Namespace) -> None:
         stack.push_async_callback(connection.close)
         for number in range(given.rounds):
             for case in cases:
-                measurements[case].append(await measured(connection, conninfo, case, given))
+                measurements[case].append(await measure_case(connection, conninfo, case, given))
                 print(f"round {number + 1} ", end="")
                 show(case, measurements[case][-1:], None)
     print(f"\nMedians of {given.rounds} rounds of {given.seconds:g} s:")

@@ -83,7 +83,7 @@ async def measure(conninfo: str, folder: Path, length: int, count: int) -> None:
     async def run(number: int) -> None:
         name = f"r{number}"
         (lease,) = (await queue.ask(Ask(name, name, POOL, 1))).leases
-        await queue.finish(Finish(lease.held, name, OUTCOME))
+        await queue.finish(Finish(lease.key, name, OUTCOME))
 
     async def store(number: int) -> None:
         async def chunks() -> AsyncIterator[bytes]:

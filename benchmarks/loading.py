@@ -215,7 +215,7 @@ def in_eight_bits(loads: Loads, folder: Path) -> None:
     # The GPU machine lacks packages with which a store downloads.
     from weights.store import Store  # noqa: PLC0415
 
-    store = Store(StoreConfig(folder)).derived()
+    store = Store(StoreConfig(folder)).derived_files()
     rows: dict[str, list[tuple[float, float]]] = {}
     read: list[int] = []
     for name in ("8 bits, computed and kept", "8 bits, read"):

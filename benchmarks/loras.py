@@ -75,13 +75,13 @@ class Bench:
             for index in range(self._given.each):
                 self.switching(**self._wish([index]))
 
-    def grouped(self) -> None:
+    def switch_in_batches(self) -> None:
         """A batch per LoRA: the best that whole calls of diffusers can do."""
         for number in range(len(self._files)):
             self.switching.set_adapters(f"lora{number}")
             self.switching(**self._wish(range(self._given.each)))
 
-    def mixed(self, engine: Engine) -> None:
+    def generate_at_once(self, engine: Engine) -> None:
         running = [
             engine.submit(loras=[Lora(file)], **self._wish([index]))
             for index in range(self._given.each)
@@ -121,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seconds = measure(
                 {
                     "diffusers, switching, one by one": bench.one_by_one,
-                    "diffusers, switching, a batch each": bench.grouped,
-                    "the engine, at once, interleaved": lambda: bench.mixed(unmerged),
-                    "the engine, at once, mixed": lambda: bench.mixed(merged),
+                    "diffusers, switching, a batch each": bench.switch_in_batches,
+                    "the engine, at once, interleaved": lambda: bench.generate_at_once(unmerged),
+                    "the engine, at once, mixed": lambda: bench.generate_at_once(merged),
                 },
                 options.rounds,
             )

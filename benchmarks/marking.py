@@ -61,7 +61,7 @@ def images(writer: ManifestWriter, rounds: int) -> None:
             began = time.process_time()
             body = encode(image, media_type, marked=way > 0)
             if way == 2:
-                body = writer.signed(MediaFile(ticket(media_type), body), FACTS).in_memory()
+                body = writer.add_manifest(MediaFile(ticket(media_type), body), FACTS).in_memory()
             took[way].append(time.process_time() - began)
             sizes[way] = len(body)
         plain, marked, signed = (statistics.median(durations) * 1000 for durations in took)
@@ -87,7 +87,7 @@ def large(writer: ManifestWriter, folder: Path, megabytes: int) -> None:
             file.write(np.random.default_rng(0).bytes(1 << 20))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.process_time()
-    writer.signed(MediaFile(ticket("video/mp4"), path), FACTS)
+    writer.add_manifest(MediaFile(ticket("video/mp4"), path), FACTS)
     took = time.process_time() - began
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(

@@ -368,13 +368,13 @@ def main() -> None:
     """Print the figures of the models that the arguments name, or of all."""
     diffusers.utils.logging.set_verbosity_error()
     for name in sys.argv[1:] or MODELS:
-        for what, figures, peaks in measured(MODELS[name]):
+        for what, figures, peaks in measure_model(MODELS[name]):
             shown = ", ".join(f"{peak / GB:.2f}" for peak in peaks)
             print(f"{name:<14} {what:<8} {figures}  ({shown} GB)", flush=True)
         print(f"{name:<14} streamed {streamed_bytes(MODELS[name]) / GB:.2f}", flush=True)
 
 
-def measured(model: Model) -> Generator[tuple[str, dict[str, float], list[int]]]:
+def measure_model(model: Model) -> Generator[tuple[str, dict[str, float], list[int]]]:
     """Names, figures and peaks of the forward, of decoding at once, and of decoding in tiles.
 
     A tile has the same size in every frame, so what tiles need depends on the volume alone.

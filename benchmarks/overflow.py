@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.scaling import DAY_S, HAND_OVER_S, TICK_S, TRAFFIC, Requests, made
+from benchmarks.scaling import DAY_S, HAND_OVER_S, TICK_S, TRAFFIC, Requests, make_requests
 from serve_app.scaling.policy import Bounds, EarlierPool, Load, Replicas, Scaler
 
 Market = Callable[[float], int]
@@ -181,7 +181,7 @@ class ChainSimulation:
             ready = Replicas(len(pool.replicas), len(pool.ready(now)))
             if place + 1 < len(self._pools):
                 after_s = self._pools[place + 1].group.bounds.overflow_after_s
-                load = pool.leaves.left(group.bounds, own, ready, after_s, now)
+                load = pool.leaves.remaining_load(group.bounds, own, ready, after_s, now)
             for stopped in (*pool.resize(target, now), *pool.place(now)):
                 self._hand_over(stopped, group.speed, now)
 
@@ -242,7 +242,7 @@ def show(label: str, outcome: Outcome) -> None:
     )
 
 
-def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -261,9 +261,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parsed(arguments)
+    options = parse_arguments(arguments)
     for traffic in options.traffic:
-        requests = made(traffic, options.seconds, options.hours * 3600)
+        requests = make_requests(traffic, options.seconds, options.hours * 3600)
         for market in options.market:
             print(f"{traffic}, {len(requests.arrivals)} requests, spot nodes: {market}")
             for label, groups in spot_chains(options, MARKETS[market]).items():

@@ -130,6 +130,6 @@ class Replica:
                 task.add_done_callback(self._running.discard)
 
     async def _finish(self, lease: Lease) -> None:
-        await self._queue.finish(Finish(lease.held, self._name, OUTCOME))
+        await self._queue.finish(Finish(lease.key, self._name, OUTCOME))
         self._free += 1
         self._room.set()

@@ -110,7 +110,7 @@ class Darkroom:
             replica.cancel()
         await asyncio.gather(*self._replicas, *self._finishing, return_exceptions=True)
 
-    async def finished(self) -> int:
+    async def finished_count(self) -> int:
         return self._done
 
     async def delays(self) -> list[float]:
@@ -140,7 +140,7 @@ class Darkroom:
             nonlocal free
             if sent := self._sent.pop(lease.request_id, 0.0):
                 self._delays.append(time.monotonic() - sent)
-            await self._queue.finish(Finish(lease.held, name, OUTCOME))
+            await self._queue.finish(Finish(lease.key, name, OUTCOME))
             self._done += 1
             free += 1
             room.set()
@@ -242,7 +242,7 @@ def cases(given: argparse.Namespace) -> Sequence[Case]:
     return listed
 
 
-def shown(case: Case, rounds: Sequence[Figures]) -> str:
+def format_case(case: Case, rounds: Sequence[Figures]) -> str:
     def middle(name: str) -> float:
         return statistics.median(getattr(turn, name) for turn in rounds)
 
@@ -284,10 +284,10 @@ async def main(given: argparse.Namespace) -> None:
                     address = url if case.name == "celery" else as_url(url)
                     measured = await asyncio.to_thread(peer, python, case, address, given, server)
                 figures[case].append(measured)
-                print(shown(case, [measured]), flush=True)
+                print(format_case(case, [measured]), flush=True)
     print(f"\nMedians of {given.rounds} rounds, {given.callers} callers and slots:")
     for case, rounds in figures.items():
-        print(shown(case, rounds))
+        print(format_case(case, rounds))
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:

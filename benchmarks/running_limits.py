@@ -78,7 +78,7 @@ async def took_ms(database: Database, limits: QueueLimits, rounds: int) -> tuple
         left_out, number = known.left_out()
         wants = LeasePreference(left_out=left_out)
         leased = await lease_queued(database, POOL, offers, wants, limits, {})
-        known.found(leased.full, number)
+        known.note_full(leased.full, number)
         took.append((time.perf_counter() - began) * 1e3)
         assert len(leased.found) == SLOTS, len(leased.found)
         await database.rows(AGAIN)

@@ -286,7 +286,7 @@ def serve(pool: Pool, target_ongoing: float, downscale_delay_s: float) -> Policy
     return target
 
 
-def made(traffic: str, mean_s: float, length_s: float = DAY_S, seed: int = 1) -> Requests:
+def make_requests(traffic: str, mean_s: float, length_s: float = DAY_S, seed: int = 1) -> Requests:
     """Requests of this traffic. The same arguments give the same requests."""
     rate, highest = TRAFFIC[traffic]
     chance = random.Random(seed)
@@ -301,7 +301,7 @@ def made(traffic: str, mean_s: float, length_s: float = DAY_S, seed: int = 1) ->
     return Requests(arrivals, [chance.lognormvariate(mu, sigma) for _ in arrivals])
 
 
-def recorded(file: Path) -> Requests:
+def read_requests(file: Path) -> Requests:
     """Requests from a file with a line ``time,seconds`` for each."""
     with file.open(newline="") as lines:
         rows = sorted((float(at), float(seconds)) for at, seconds in csv.reader(lines))
@@ -338,9 +338,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="mean time of a request")
     options = parser.parse_args(arguments)
     pool = Pool(options.slots, options.start, options.most)
-    courses = {name: made(name, options.seconds) for name in options.traffic}
+    courses = {name: make_requests(name, options.seconds) for name in options.traffic}
     if options.recorded:
-        courses["recorded"] = recorded(options.recorded)
+        courses["recorded"] = read_requests(options.recorded)
     total: dict[str, float] = {}
     for name, requests in courses.items():
         print(f"{name}: {len(requests.arrivals)} requests")

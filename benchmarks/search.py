@@ -70,7 +70,9 @@ async def search(queue: PostgresQueue, found: dict[str, list[float]]) -> None:
     found["page without words"].append(await took_ms(lambda: queue.gallery.search(criteria, LIMIT)))
     now = datetime.now(UTC)
     edges = [now - timedelta(days=n) for n in range(DAYS, -1, -1)]
-    found["counts of 30 days"].append(await took_ms(lambda: queue.gallery.days(BUSY, edges, ())))
+    found["counts of 30 days"].append(
+        await took_ms(lambda: queue.gallery.count_by_day(BUSY, edges, ()))
+    )
 
 
 async def submit(queue: PostgresQueue, new_id: RequestIds, field: str) -> None:
@@ -87,7 +89,7 @@ async def main(numbers: list[int], rounds: int, submits: int) -> None:
             async with AsyncExitStack() as stack:
                 queues: dict[int, PostgresQueue] = {}
                 for number in numbers:
-                    conninfo = await made(server, number)
+                    conninfo = await make_database(server, number)
                     database = Database(conninfo)
                     await database.start()
                     stack.push_async_callback(database.aclose)
@@ -102,7 +104,7 @@ async def main(numbers: list[int], rounds: int, submits: int) -> None:
             await asyncio.sleep(2.0)  # the server stops before its files go
 
 
-async def made(server: str, number: int) -> str:
+async def make_database(server: str, number: int) -> str:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE ended_{number}".encode())
     conninfo = psycopg.conninfo.make_conninfo(server, dbname=f"ended_{number}")

@@ -99,7 +99,7 @@ def fill(conninfo: str, running: int, replicas: int, tenants: int) -> None:
         connection.execute("ANALYZE requests, replicas")
 
 
-async def submitted(queue: PostgresQueue, tenants: int) -> list[tuple[str, str]]:
+async def submit_requests(queue: PostgresQueue, tenants: int) -> list[tuple[str, str]]:
     """A queued request of each tenant."""
     new_id = RequestIds(SystemClock())
     requests = [(f"tenant-{n}", new_id()) for n in range(tenants)]
@@ -141,7 +141,7 @@ async def main(given: argparse.Namespace) -> None:
             await migrate(place)
             await asyncio.to_thread(fill, place, running, replicas, given.tenants)
             queue = await stack.enter_async_context(darkroom_queue(place))
-            requests = await submitted(queue, given.tenants)
+            requests = await submit_requests(queue, given.tenants)
             installations.append(Installation(running, replicas, queue, requests))
         for installation in installations:
             for number in range(given.tenants):  # clients ask already, so places are read

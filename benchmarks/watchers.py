@@ -58,7 +58,7 @@ async def run_all(queue: PostgresQueue, count: int) -> dict[str, float]:
         work = await queue.ask(Ask("r", "r", POOL, 16))
         for lease in work.leases:
             finished[lease.request_id] = time.perf_counter()
-            await queue.finish(Finish(lease.held, "r", OUTCOME))
+            await queue.finish(Finish(lease.key, "r", OUTCOME))
         await asyncio.sleep(
             0.02
         )  # not as fast as it can: how late they are notified is the question

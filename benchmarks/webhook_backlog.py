@@ -45,7 +45,7 @@ async def fill(database: Database, channel: DeliveryChannel, count: int) -> None
         await database.rows(FILL, part)
 
 
-async def timed(took_ms: list[float], act: Callable[[], Awaitable[object]]) -> None:
+async def record_time(took_ms: list[float], act: Callable[[], Awaitable[object]]) -> None:
     began = time.perf_counter()
     await act()
     took_ms.append((time.perf_counter() - began) * 1000)
@@ -57,11 +57,13 @@ async def deliver(outbox: PostgresOutbox, took: dict[str, list[float]]) -> None:
     async def claim() -> None:
         claimed.extend(await outbox.claim({GOOD: 1}))
 
-    await timed(took["look"], lambda: outbox.channels(None, 200))
-    await timed(took["claim"], claim)
+    await record_time(took["look"], lambda: outbox.channels(None, 200))
+    await record_time(took["claim"], claim)
     (delivery,) = claimed
-    await timed(took["body"], lambda: outbox.keep_body(delivery, b'{"status":"OK"}'))
-    await timed(took["delivered"], lambda: outbox.delivered(delivery, ReceiverResponse(0.1, 200)))
+    await record_time(took["body"], lambda: outbox.keep_body(delivery, b'{"status":"OK"}'))
+    await record_time(
+        took["delivered"], lambda: outbox.record_success(delivery, ReceiverResponse(0.1, 200))
+    )
 
 
 async def main() -> None:

@@ -81,7 +81,7 @@ async def _last(outputs: AsyncIterator[Any]) -> Any:
     return last
 
 
-def described(app: type[App]) -> dict[str, Any]:
+def describe_app(app: type[App]) -> dict[str, Any]:
     """Description of an app as JSON: its settings, and its endpoints with their schemas.
     ``TypeError`` names what is not usable."""
     _check_settings(app)

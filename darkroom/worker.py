@@ -37,7 +37,7 @@ from darkroom.calls import Call, Cancelled, context_of
 from darkroom.errors import AppError, InvalidField
 from darkroom.files import PATH_KEY
 from darkroom.reporting import RequestLog, files_of, place_of
-from darkroom.running import END, async_values, described, is_async, nothing_yielded, values
+from darkroom.running import END, async_values, describe_app, is_async, nothing_yielded, values
 
 MAX_LINE = 64 * 2**20
 """Longest message in bytes: inputs are JSON, and their files come by path."""
@@ -254,7 +254,7 @@ def main(words: list[str]) -> int:
     if command == "serve":
         return asyncio.run(serve(name, int(rest[0])))
     try:
-        description = described(load(name))
+        description = describe_app(load(name))
     except (AppError, TypeError) as error:
         description = {"failed": str(error)}
     sys.stdout.write(json.dumps(description) + "\n")

@@ -97,14 +97,14 @@ class Background(darkroom.App):
     @darkroom.endpoint("/")
     def remove(self, fields: Input) -> Output:
         """Remove the background of an image."""
-        return self.removed(fields, mask_only=False)
+        return self.remove_background(fields, mask_only=False)
 
     @darkroom.endpoint("/v2")
     def remove_v2(self, fields: InputV2) -> Output:
         """Remove the background of an image."""
-        return self.removed(fields, mask_only=fields.mask_only)
+        return self.remove_background(fields, mask_only=fields.mask_only)
 
-    def removed(self, fields: Input, *, mask_only: bool) -> Output:
+    def remove_background(self, fields: Input, *, mask_only: bool) -> Output:
         image = fields.image_url.open(most_pixels=images.MAX_PIXELS)
         network = self.network(fields.model)
         side = int(fields.operating_resolution.partition("x")[0])
@@ -120,6 +120,6 @@ class Background(darkroom.App):
         if not mask_only:
             shown = birefnet.cut_out(image, mask, refine=fields.refine_foreground)
         return Output(
-            image=images.written(shown, fields.output_format),
-            mask_image=images.written(images.grey(mask), "png") if fields.output_mask else None,
+            image=images.to_file(shown, fields.output_format),
+            mask_image=images.to_file(images.grey(mask), "png") if fields.output_mask else None,
         )

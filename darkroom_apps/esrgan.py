@@ -98,7 +98,7 @@ class Esrgan(darkroom.App):
         size = round(image.width * fields.scale), round(image.height * fields.scale)
         if enlarged.size != size:
             enlarged = enlarged.resize(size, Image.Resampling.LANCZOS)
-        return Output(image=images.written(enlarged, fields.output_format))
+        return Output(image=images.to_file(enlarged, fields.output_format))
 
 
 def file_of(weights: str) -> Path:

@@ -48,4 +48,4 @@ class Rembg(darkroom.App):
         cut = birefnet.cut_out(image, mask, refine=True)
         seen = [0] * FAINT + [255] * (256 - FAINT)
         box = cut.getchannel("A").point(seen).getbbox() if fields.crop_to_bbox else None
-        return Output(image=images.written(cut.crop(box) if box else cut, "png"))
+        return Output(image=images.to_file(cut.crop(box) if box else cut, "png"))

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 import darkroom
 from darkroom_apps.shared import images
-from darkroom_apps.shared.segments import Prompts, SegmentModel, painted
+from darkroom_apps.shared.segments import Prompts, SegmentModel, paint_masks
 
 MODEL = "facebook/sam2.1-hiera-large"
 MAX_PROMPTS = 256  # of each kind
@@ -106,7 +106,7 @@ class Segmenter(darkroom.App):
         if fields.apply_mask:
             shown, cut = image, shown
             shown.putalpha(cut)
-        return Output(image=images.written(shown, fields.output_format))
+        return Output(image=images.to_file(shown, fields.output_format))
 
     @darkroom.endpoint("/auto-segment")
     def segment_all(self, fields: AutomaticInput) -> AutomaticOutput:
@@ -116,9 +116,9 @@ class Segmenter(darkroom.App):
         candidates = self.model.all_masks(image, fields.points_per_side, *least)
         masks = candidates.largest(MAX_MASKS, fields.min_mask_region_area)
         return AutomaticOutput(
-            combined_mask=images.written(painted(masks, image.size), fields.output_format),
+            combined_mask=images.to_file(paint_masks(masks, image.size), fields.output_format),
             individual_masks=[
-                images.written(images.grey(mask), fields.output_format) for mask in masks
+                images.to_file(images.grey(mask), fields.output_format) for mask in masks
             ],
         )
 

@@ -91,11 +91,11 @@ class Speaker(darkroom.App):
                 stopping_criteria=[reports(self.max_new_tokens)],
             )
             (sound,) = self.processor.batch_decode(tokens)
-        file = encoded(sound, self.rate, fields.format)
+        file = encode_sound(sound, self.rate, fields.format)
         return Output(audio=darkroom.Audio.from_bytes(file, FORMATS[fields.format][0]))
 
 
-def encoded(sound: torch.Tensor, rate: int, format: str) -> bytes:
+def encode_sound(sound: torch.Tensor, rate: int, format: str) -> bytes:
     """File with one channel. ``sound``: samples of -1 to 1."""
     import av
 

@@ -70,13 +70,13 @@ class Upscaler(darkroom.App):
         config = model.config
 
         def enlarge(tile: torch.Tensor) -> torch.Tensor:
-            return model(padded(tile, config.window_size).to(self.device)).reconstruction
+            return model(pad_to_window(tile, config.window_size).to(self.device)).reconstruction
 
         large = tiles.enlarged_image(image, int(config.upscale), enlarge)
         return Output(image=darkroom.Image.from_pil(large))
 
 
-def padded(pixels: torch.Tensor, window: int) -> torch.Tensor:
+def pad_to_window(pixels: torch.Tensor, window: int) -> torch.Tensor:
     """``pixels`` [1, 3, H, W] with sides that are multiples of ``window``, as the model needs."""
     from torch.nn.functional import pad
 

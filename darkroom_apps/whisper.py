@@ -110,10 +110,10 @@ class Whisper(darkroom.App):
             return_language=True,
             generate_kwargs=options,
         )
-        return written(result, fields)
+        return to_output(result, fields)
 
 
-def written(result: dict[str, Any], fields: Input) -> Output:
+def to_output(result: dict[str, Any], fields: Input) -> Output:
     """The pipeline's result as fal's."""
     all_chunks = result.get("chunks", [])
     languages = [fields.language] if fields.language else languages_of(all_chunks)

@@ -35,7 +35,7 @@ HEADER = """\
 """
 
 
-def resolved() -> Iterator[tuple[str, str]]:
+def resolve_packages() -> Iterator[tuple[str, str]]:
     """Name and version of each package that the project needs to run."""
     with tempfile.TemporaryDirectory() as folder:
         environment, report = Path(folder) / "venv", Path(folder) / "report.json"
@@ -76,7 +76,7 @@ def hashes(name: str, version: str) -> list[str]:
 
 def main() -> None:
     lines = [HEADER]
-    for name, version in sorted(resolved()):
+    for name, version in sorted(resolve_packages()):
         known = "".join(f" \\\n    --hash=sha256:{digest}" for digest in hashes(name, version))
         lines.append(f"{name}=={version}{known}\n")
     OUT.write_text("".join(lines), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 
-def expanded(path: Path | str) -> Path:
+def expand_home(path: Path | str) -> Path:
     """The path, with a ``~`` at its beginning replaced. ``ValueError``: nobody knows that home."""
     try:
         return Path(path).expanduser()
@@ -18,7 +18,7 @@ def expanded(path: Path | str) -> Path:
 
 def absolute(path: Path) -> Path:
     """The expanded path, from the root on. ``ValueError``: see ``expanded``."""
-    return expanded(path).absolute()
+    return expand_home(path).absolute()
 
 
 AbsolutePath = Annotated[Path, AfterValidator(absolute)]

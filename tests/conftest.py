@@ -181,7 +181,7 @@ def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
     try:
         yield running.start()
         running.hang_up()
-        running.ended()
+        running.wait_for_end()
         assert running.leftovers() == []
     finally:
         running.clear_away()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 
-def sampled(values: Iterable[Any], *always: Any) -> list[Any]:
+def sample_params(values: Iterable[Any], *always: Any) -> list[Any]:
     """All ``values``, for ``parametrize``. Tests of others than ``always`` are marked ``long``."""
     values = list(values)
     if missing := [value for value in always if value not in values]:

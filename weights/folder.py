@@ -53,7 +53,7 @@ class Listing:
     files: tuple[ListedFile, ...]
     index: Mapping[str, Any] | None  # None: not a diffusers pipeline
 
-    def needed(self, weights: Weights) -> tuple[ListedFile, ...]:
+    def select_files(self, weights: Weights) -> tuple[ListedFile, ...]:
         """Files of ``weights`` in this repository, largest first. ``WeightsUnavailable`` if nothing
         may be loaded, or if a path leads out of the directory."""
         paths, name = [file.path for file in self.files], self.repository
@@ -121,7 +121,7 @@ def digest_of(path: Path, like: str) -> str:
     return state.hexdigest()
 
 
-def known(digest: str) -> bool:
+def is_supported_digest(digest: str) -> bool:
     """True if ``digest_of`` can compute digests of this kind."""
     return len(digest) in (SHA256_DIGITS, SHA1_DIGITS)
 
@@ -225,7 +225,7 @@ class RepositoryFolder:
 
     def is_checked(self, revision: str, file: ListedFile) -> bool:
         """True if its digest was verified once, and it has not been written since."""
-        if not known(file.digest):
+        if not is_supported_digest(file.digest):
             return self.is_there(revision, file)
         seen = self._record()["checked"].get(f"{revision}/{file.path}")
         return bool(seen) and seen == _mark(self.snapshot(revision) / file.path)
@@ -233,7 +233,7 @@ class RepositoryFolder:
     def check(self, revision: str, file: ListedFile) -> bool:
         """Read the whole file and compare its digest. True if no digest is known."""
         path = self.snapshot(revision) / file.path
-        return not known(file.digest) or digest_of(path, file.digest) == file.digest
+        return not is_supported_digest(file.digest) or digest_of(path, file.digest) == file.digest
 
     def note_checked(self, revision: str, file: ListedFile, *, fetched: bool = False) -> None:
         """Record a verified file. ``fetched``: by the store, which may therefore evict it."""
@@ -363,7 +363,7 @@ class RepositoryFolder:
 
 def _named_digest(path: Path) -> str:
     name = path.resolve().name if path.is_symlink() else ""
-    return name if known(name) else ""
+    return name if is_supported_digest(name) else ""
 
 
 def _mark(path: Path) -> list[int]:

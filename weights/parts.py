@@ -46,7 +46,7 @@ def repository_of(part: WeightsPart) -> Weights:
     return Weights(part.source, part.revision, folder=part.folder)
 
 
-def composed(
+def compose_folder(
     directory: Path, base: Path, weights: Weights, places: Mapping[WeightsPart, Path]
 ) -> Path:
     """Folder with the files of ``base`` and those of the parts of ``weights``, in a store's

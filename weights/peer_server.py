@@ -21,7 +21,14 @@ from typing import BinaryIO
 from aiohttp import web
 
 from weights.eviction import repository_of
-from weights.folder import COMMIT, ListedFile, Listing, RepositoryFolder, known, repositories
+from weights.folder import (
+    COMMIT,
+    ListedFile,
+    Listing,
+    RepositoryFolder,
+    is_supported_digest,
+    repositories,
+)
 from weights.peers import DIGEST, NAME, caller_of
 
 log = logging.getLogger(__name__)
@@ -252,7 +259,7 @@ def open_verified(folder: RepositoryFolder, commit: str, digest: str) -> BinaryI
     """
     listing = folder.listing(commit)
     file = None if listing is None else _find_file(listing, digest)
-    if file is None or not known(digest) or not folder.is_checked(commit, file):
+    if file is None or not is_supported_digest(digest) or not folder.is_checked(commit, file):
         return None
     try:
         path = (folder.snapshot(commit) / file.path).resolve(strict=True)

@@ -97,7 +97,7 @@ class RegisteredFiles:
         except OSError as error:
             raise eviction.explain(error, self._files, "Registered weights") from error
 
-    def composed(self, base: Path, replaced: Replaced) -> Path:
+    def compose_folder(self, base: Path, replaced: Replaced) -> Path:
         """Folder of the pipeline ``base`` with other files for some components. Everything in it
         are links, so equal files are on the disk once."""
         text = json.dumps([str(base.resolve()), replaced], sort_keys=True)

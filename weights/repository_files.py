@@ -9,7 +9,7 @@ from pathlib import Path
 
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
-from weights.folder import ListedFile, Listing, RepositoryFolder, digest_of, known
+from weights.folder import ListedFile, Listing, RepositoryFolder, digest_of, is_supported_digest
 from weights.source import ByteRange
 from weights.store import MAIN, Store
 
@@ -44,7 +44,7 @@ class RepositoryFiles:
             except WeightsUnavailable as error:
                 trouble = error
                 continue
-            if not known(file.digest) or digest_of(into, file.digest) == file.digest:
+            if not is_supported_digest(file.digest) or digest_of(into, file.digest) == file.digest:
                 return
             trouble = WeightsUnavailable(
                 f"{file.path} of {listing.repository} was downloaded and does not match the "

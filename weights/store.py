@@ -33,7 +33,7 @@ from weights.folder import (
 from weights.hub import Hub
 from weights.lock import RepositoryLock
 from weights.mirror import Mirror
-from weights.parts import composed, repository_of
+from weights.parts import compose_folder, repository_of
 from weights.registered import LocateFile, RegisteredFiles
 from weights.selection import LORA_FILE
 from weights.source import OnProgress, Source
@@ -134,7 +134,7 @@ class Store:
         """True by our setting, or by the hub's own (HF_HUB_OFFLINE)."""
         return self._config.offline or constants.is_offline_mode()
 
-    def derived(self) -> DerivedFiles:
+    def derived_files(self) -> DerivedFiles:
         """Files that are computed from weights, within what the store's limit leaves."""
         directory = self.directory
         return DerivedFiles(
@@ -143,13 +143,15 @@ class Store:
             lambda folder: eviction.free_bytes(folder) - eviction.SPARE_BYTES,
         )
 
-    def registered(self) -> RegisteredFiles:
+    def registered_files(self) -> RegisteredFiles:
         """Files that tenants have registered, on this node."""
         return RegisteredFiles(self.directory, self._locate)
 
-    def composed(self, base: Path, weights: Weights, places: Mapping[WeightsPart, Path]) -> Path:
+    def compose_folder(
+        self, base: Path, weights: Weights, places: Mapping[WeightsPart, Path]
+    ) -> Path:
         """Folder of the pipeline ``base`` with the parts of ``weights``; see ``parts.composed``."""
-        return composed(self.directory, base, weights, places)
+        return compose_folder(self.directory, base, weights, places)
 
     def plan(self, weights: Weights) -> FetchPlan:
         """Plan a download. Queries the sources if needed, writes nothing."""
@@ -159,7 +161,7 @@ class Store:
             PlannedFile(
                 file.path, file.size, file.digest, folder.bytes_of(listing.revision, [file])
             )
-            for file in listing.needed(weights)
+            for file in listing.select_files(weights)
         )
         free = eviction.free_bytes(self.directory)
         return FetchPlan(weights.source, listing.revision, self.directory, files, free)
@@ -254,7 +256,7 @@ class Store:
                     f"{weights.source} is on this machine, but its digests are not known: run "
                     "`darkroom models pull` where the hub can be reached."
                 )
-            files = listing.needed(weights)
+            files = listing.select_files(weights)
             return Mirror(self._config).push(listing, files, snapshot, on_progress)
 
     def _folder(self, weights: Weights) -> RepositoryFolder:
@@ -278,7 +280,7 @@ class Store:
         listing = folder.listing(_revision(weights))
         if listing is None:
             return None
-        files = listing.needed(weights)
+        files = listing.select_files(weights)
         complete = all(folder.is_there(listing.revision, file) for file in files)
         return folder if complete else None
 
@@ -327,7 +329,7 @@ class Store:
     ) -> Listing:
         sources = self._sources_of(weights)
         listing, answered = self._listing(weights, folder, sources)
-        files = listing.needed(weights)
+        files = listing.select_files(weights)
         if self.offline or not answered:
             self._refuse_missing(folder, listing, files)
             Fetching(folder, listing, files, (), on_progress).run()
@@ -373,7 +375,7 @@ class Store:
         listing = folder.listing(revision) or folder.listing_from_disk(revision)
         if listing is None:
             raise _absent(weights, self.directory)
-        self._refuse_missing(folder, listing, listing.needed(weights))
+        self._refuse_missing(folder, listing, listing.select_files(weights))
 
     def _refuse_missing(
         self, folder: RepositoryFolder, listing: Listing, files: Sequence[ListedFile]
@@ -394,7 +396,7 @@ class Store:
             listing = folder.listing(_revision(weights))
             if on_progress is None or listing is None:
                 return
-            files = listing.needed(weights)
+            files = listing.select_files(weights)
             on_progress(folder.bytes_of(listing.revision, files), sum(f.size for f in files))
 
         return report
@@ -418,7 +420,7 @@ class Store:
 
 
 def _is_ready(folder: RepositoryFolder, listing: Listing, weights: Weights) -> bool:
-    files = listing.needed(weights)
+    files = listing.select_files(weights)
     return all(folder.is_checked(listing.revision, file) for file in files)
 
 

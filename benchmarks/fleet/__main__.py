@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from benchmarks.fleet.cell import Cell, Result, Shape
 from benchmarks.fleet.costs import Costs
-from benchmarks.fleet.tenants import divided, hashed, loads, placed, sizes
+from benchmarks.fleet.tenants import loads, place_by_hash, place_by_size, sizes, split_large
 from benchmarks.fleet.weights import Delivery, deliver
 
 CONNECTIONS = 12  # of an ingress to PostgreSQL
@@ -68,8 +68,12 @@ def show_cells(shape: Shape, gpus: int, cells: int, tenants: int, seconds: float
         f"\n{gpus} GPUs in {cells} cells of {gpus // cells}; {tenants} tenants, the largest with "
         f"{rates[0] / total:.0%} of the load"
     )
-    parts = divided(rates, cells)
-    ways = {"hashed": (hashed, rates), "placed": (placed, rates), "divided": (placed, parts)}
+    parts = split_large(rates, cells)
+    ways = {
+        "hashed": (place_by_hash, rates),
+        "placed": (place_by_size, rates),
+        "divided": (place_by_size, parts),
+    }
     for name, (place, demand) in ways.items():
         of_cells = loads(demand, place(demand, cells), cells)
         largest = max(of_cells) / (total / cells)

@@ -16,14 +16,14 @@ def sizes(tenants: int, total: float, exponent: float = 1.0) -> Sequence[float]:
     return [total * weight / sum(weights) for weight in weights]
 
 
-def hashed(rates: Sequence[float], cells: int) -> Sequence[int]:
+def place_by_hash(rates: Sequence[float], cells: int) -> Sequence[int]:
     """By the tenant's name alone: needs no table, and knows no size."""
     return [
         max(range(cells), key=lambda cell: _score(tenant, cell)) for tenant in range(len(rates))
     ]
 
 
-def placed(rates: Sequence[float], cells: int) -> Sequence[int]:
+def place_by_size(rates: Sequence[float], cells: int) -> Sequence[int]:
     """The largest first, each into the cell with the least: needs a table."""
     loads = [0.0] * cells
     places: list[int] = []
@@ -34,7 +34,7 @@ def placed(rates: Sequence[float], cells: int) -> Sequence[int]:
     return places
 
 
-def divided(rates: Sequence[float], cells: int) -> Sequence[float]:
+def split_large(rates: Sequence[float], cells: int) -> Sequence[float]:
     """Rates of the parts of tenants. One that is larger than half of a cell is several equal parts,
     each with its share of the tenant's limits."""
     most = sum(rates) / cells / 2

@@ -56,7 +56,7 @@ def _attention(
     try:
         with nullcontext() if kernel is None else sdpa_kernel(kernel):
             run()
-            figures = bench.timed(run)
+            figures = bench.measure_time(run)
     except RuntimeError as error:  # devices and masks that it does not take
         return {"left_out": text_of(error)}
     return {"s": round(figures["s"] / CALLS, 7)}

@@ -51,7 +51,7 @@ class Bench:
         if self.on_gpu:
             torch.cuda.synchronize()
 
-    def timed(self, work: Callable[[], object], times: int = 3) -> dict[str, float]:
+    def measure_time(self, work: Callable[[], object], times: int = 3) -> dict[str, float]:
         """Median seconds until the device has finished, and until the host has launched all."""
         whole, host = [], []
         for _ in range(times):
@@ -66,7 +66,7 @@ class Bench:
             "host_s": round(statistics.median(host), 6),
         }
 
-    def merged(
+    def measure_merged(
         self, engine: Engine, calls: Callable[[], Sequence[Mapping[str, Any]]], times: int = 2
     ) -> tuple[list[Any], dict[str, Any]]:
         """Run calls that share their forwards; return the last results, and seconds.
@@ -173,7 +173,9 @@ def arguments_of(module: Any, work: Callable[[], object]) -> dict[str, Any]:
     return seen
 
 
-def repeated(named: Mapping[str, Any], rows: int, shared: tuple[str, ...] = ()) -> dict[str, Any]:
+def repeat_rows(
+    named: Mapping[str, Any], rows: int, shared: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Arguments with ``rows`` times the rows. ``shared``: tensors without rows."""
     return {
         name: torch.cat([value] * rows)

@@ -24,7 +24,7 @@ def decode(bench: Bench) -> Iterator[Facts]:
         latents = torch.randn(1, vae.config.latent_channels, *[_side(bench)] * 2)
     with torch.no_grad():
         expected = vae.decode(latents)[0]
-        yield {"by": "as written", **bench.timed(lambda: vae.decode(latents))}
+        yield {"by": "as written", **bench.measure_time(lambda: vae.decode(latents))}
         yield {"by": "compiled", **_compiled(bench, vae, latents, expected)}
 
 
@@ -41,5 +41,5 @@ def _compiled(bench: Bench, vae: Any, latents: torch.Tensor, expected: torch.Ten
     except Exception as error:
         return {"left_out": text_of(error)}
     compile_s = round(time.perf_counter() - began, 2)
-    figures = bench.timed(lambda: vae.decode(latents))
+    figures = bench.measure_time(lambda: vae.decode(latents))
     return {"compile_s": compile_s, "distance": distance(image, expected), **figures}

@@ -19,7 +19,7 @@ def machine(bench: Bench) -> Iterator[Facts]:
     memory = accelerator_for(bench.device).memory
 
     def measure() -> None:
-        with memory.measured():
+        with memory.measure():
             pass
 
     calls: dict[str, Callable[[], object]] = {"free": memory.free, "measured": measure}
@@ -34,16 +34,16 @@ def machine(bench: Bench) -> Iterator[Facts]:
 def _product_tflops(bench: Bench) -> float:
     side = 256 if bench.tiny else 8192
     a, b = (torch.randn(side, side, device=bench.device).to(torch.bfloat16) for _ in range(2))
-    bench.timed(lambda: a @ b, 2)
-    return round(2 * side**3 / bench.timed(lambda: a @ b, 5)["s"] / 1e12, 3)
+    bench.measure_time(lambda: a @ b, 2)
+    return round(2 * side**3 / bench.measure_time(lambda: a @ b, 5)["s"] / 1e12, 3)
 
 
 def _copy_gb_s(bench: Bench) -> float:
     size = 2**20 if bench.tiny else 2**32
     source = torch.zeros(size, dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
-    bench.timed(lambda: target.copy_(source), 2)
-    return round(2 * size / bench.timed(lambda: target.copy_(source), 5)["s"] / 1e9, 1)
+    bench.measure_time(lambda: target.copy_(source), 2)
+    return round(2 * size / bench.measure_time(lambda: target.copy_(source), 5)["s"] / 1e9, 1)
 
 
 def failed_recording(bench: Bench) -> Iterator[Facts]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.bench import RESULT_S, Bench, arguments_of, distance, repeated, text_of
+from benchmarks.gpu.bench import RESULT_S, Bench, arguments_of, distance, repeat_rows, text_of
 from benchmarks.gpu.section import Facts
 from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
@@ -37,12 +37,12 @@ def alone_and_merged(bench: Bench) -> Iterator[Facts]:
     side, steps, count = 512, 2 if bench.tiny else 4, 8
     with torch.no_grad():
         plain = [pipeline(**call)[0] for call in bench.flux_calls(count, side, steps)]
-        work = bench.timed(lambda: pipeline(**bench.flux_call(side, steps, 0)), 2)
+        work = bench.measure_time(lambda: pipeline(**bench.flux_call(side, steps, 0)), 2)
     yield {"by": "diffusers", "images": 1, **work}
     with torch.no_grad():
         batch = _batched(bench.flux_calls(count, side, steps))
         pipeline(**batch)
-        work = bench.timed(lambda: pipeline(**batch), 2)
+        work = bench.measure_time(lambda: pipeline(**batch), 2)
     yield {"by": "diffusers, a batch", "images": count, **work}
     options: Any = {"max_batch": count, "verify_merges": True, "limit_rows": False}
     with Engine(pipeline, device=bench.device, **options) as engine:
@@ -51,8 +51,10 @@ def alone_and_merged(bench: Bench) -> Iterator[Facts]:
             return engine.submit(**bench.flux_call(side, steps, 0), **more).result(RESULT_S)[0]
 
         yield {"alone_same_bits": torch.equal(alone(deterministic=True), plain[0].cpu())}
-        yield {"by": "engine", "images": 1, **bench.timed(alone, 2)}
-        results, figures = bench.merged(engine, lambda: bench.flux_calls(count, side, steps))
+        yield {"by": "engine", "images": 1, **bench.measure_time(alone, 2)}
+        results, figures = bench.measure_merged(
+            engine, lambda: bench.flux_calls(count, side, steps)
+        )
         yield {"by": "engine, merged", "images": count, **figures}
         pairs = zip(results, plain, strict=True)
         distances = [distance(result[0], own.cpu()) for result, own in pairs]
@@ -76,9 +78,9 @@ def forward_by_rows(bench: Bench) -> Iterator[Facts]:
             call = bench.flux_call(side, 1, 1)
             named = arguments_of(denoiser, lambda call=call: bench.flux()(**call))
             for count in ROWS[:2] if bench.tiny else ROWS:
-                many = repeated(named, count, WITHOUT_ROWS)
+                many = repeat_rows(named, count, WITHOUT_ROWS)
                 denoiser(**many)
-                figures = bench.timed(lambda many=many: denoiser(**many), 2)
+                figures = bench.measure_time(lambda many=many: denoiser(**many), 2)
                 per_row = round(figures["s"] / count, 6)
                 yield {"side": side, "rows": count, **figures, "s_per_row": per_row}
 
@@ -107,7 +109,9 @@ def compiled(bench: Bench) -> Iterator[Facts]:
             yield {"image": "dev", "by": "compiled", **facts}
             yield {"image": "schnell", "by": "compiled", **_image(bench, engine, SCHNELL)[1]}
             steps = 2 if bench.tiny else 4
-            _, figures = bench.merged(engine, lambda: _named(bench.flux_calls(4, 512, steps)), 1)
+            _, figures = bench.measure_merged(
+                engine, lambda: _named(bench.flux_calls(4, 512, steps)), 1
+            )
             yield {"images": 4, "side": 512, "steps": steps, "by": "compiled, merged", **figures}
             again = counters["stats"]["unique_graphs"] - graphs
             counts = engine.counts()["not_merged"]
@@ -171,7 +175,7 @@ def _diffusers_image(bench: Bench) -> dict[str, Any]:
     pipeline = bench.flux()
     with torch.no_grad():
         pipeline(**bench.flux_call(1024, 1, 0) | {"output_type": "pt"})
-        return bench.timed(lambda: pipeline(**_image_call(bench, DEV)), 1)
+        return bench.measure_time(lambda: pipeline(**_image_call(bench, DEV)), 1)
 
 
 def _image(
@@ -190,7 +194,7 @@ def _image(
         return engine.submit(pipeline=NAME, options=options, **call).result(RESULT_S)[0]
 
     image = draw()
-    return image, bench.timed(draw, times)
+    return image, bench.measure_time(draw, times)
 
 
 def _named(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ def warm_to_hot(bench: Bench) -> Iterator[Facts]:
         assert warm is not None
         yield from _returns(bench, accelerator, warm)
     finally:
-        tier.restored("flux")
+        tier.release("flux")
         del pipeline, placement, places
         bench.drop_models()
 
@@ -123,7 +123,7 @@ def _accelerator(bench: Bench, size: int) -> Accelerator:
 
 def _returns(bench: Bench, accelerator: Accelerator, warm: Any) -> Iterator[Facts]:
     size = sum(len(slab.host) for slab in warm.slabs)
-    returned = bench.timed(lambda: warm.apply(accelerator), 2)
+    returned = bench.measure_time(lambda: warm.apply(accelerator), 2)
     yield {"way": "warm to hot", **_rate(returned["s"], size)}
     sources = [slab.host for slab in warm.slabs]
     targets = [accelerator.allocate(torch.empty_like(host, device="meta")) for host in sources]
@@ -132,7 +132,7 @@ def _returns(bench: Bench, accelerator: Accelerator, warm: Any) -> Iterator[Fact
         for source, target in zip(sources, targets, strict=True):
             target.copy_(source, non_blocking=True)
 
-    yield {"way": "copies alone", **_rate(bench.timed(copy, 2)["s"], size)}
+    yield {"way": "copies alone", **_rate(bench.measure_time(copy, 2)["s"], size)}
 
 
 def _rate(seconds: float, size: int) -> dict[str, float]:
@@ -145,7 +145,7 @@ def copies_beside_forwards(bench: Bench) -> Iterator[Facts]:
     works = _copies(bench)
     for name, work in works.items():
         work()
-        yield {"work": name, "beside": "nothing", **bench.timed(work, 2)}
+        yield {"work": name, "beside": "nothing", **bench.measure_time(work, 2)}
     for name, work in works.items():
         yield {"work": name, "beside": "forwards", **_beside(bench, work)}
 

@@ -58,7 +58,7 @@ def graphs(bench: Bench) -> Iterator[Facts]:
 def _by_diffusers(bench: Bench, pipeline: Any, steps: int) -> dict[str, float]:
     with torch.no_grad():
         pipeline(**bench.sdxl_call(pipeline, 1024, 1, 0))
-        return bench.timed(lambda: pipeline(**bench.sdxl_call(pipeline, 1024, steps, 0)), 1)
+        return bench.measure_time(lambda: pipeline(**bench.sdxl_call(pipeline, 1024, steps, 0)), 1)
 
 
 def _images(
@@ -71,7 +71,7 @@ def _images(
         return [bench.sdxl_call(pipeline, side, length, seed) for seed in range(count)]
 
     if count > 1:
-        results, figures = bench.merged(engine, calls)
+        results, figures = bench.measure_merged(engine, calls)
         return results[0][0], figures
 
     def draw() -> torch.Tensor:
@@ -79,7 +79,7 @@ def _images(
 
     draw()  # enough forwards to be recorded
     image = draw()
-    return image, bench.timed(draw, 2)
+    return image, bench.measure_time(draw, 2)
 
 
 def loras(bench: Bench) -> Iterator[Facts]:
@@ -111,5 +111,5 @@ def loras(bench: Bench) -> Iterator[Facts]:
             call = bench.sdxl_call(pipeline, 512, 1, 0)
             engine.submit(loras=[lora], **call).result(RESULT_S)
         for chosen in ([], mixed):
-            _, figures = bench.merged(engine, lambda chosen=chosen: calls(chosen))
+            _, figures = bench.measure_merged(engine, lambda chosen=chosen: calls(chosen))
             yield {"loras": len(chosen), "images": count, **figures}

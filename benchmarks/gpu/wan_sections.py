@@ -36,9 +36,9 @@ def wan_14b_step(bench: Bench) -> Iterator[Facts]:
 
     with torch.no_grad():
         pipeline(**call(1))
-        plain = bench.timed(lambda: pipeline(**call(STEPS)), 1)
+        plain = bench.measure_time(lambda: pipeline(**call(STEPS)), 1)
     yield {"by": "diffusers", "steps": STEPS, **plain}
     with Engine(pipeline, device=bench.device, max_batch=1) as engine:
         engine.submit(**call(1)).result(RESULT_S)
-        figures = bench.timed(lambda: engine.submit(**call(STEPS)).result(RESULT_S), 1)
+        figures = bench.measure_time(lambda: engine.submit(**call(STEPS)).result(RESULT_S), 1)
         yield {"by": "engine", "steps": STEPS, **figures}

@@ -73,7 +73,7 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def given() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """The command line that every server takes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)

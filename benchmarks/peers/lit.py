@@ -6,7 +6,7 @@ from typing import Any
 import litserve
 from fastapi import Response
 
-from benchmarks.peers.drawing import Drawing, given
+from benchmarks.peers.drawing import Drawing, parse_arguments
 from benchmarks.wishes import Wish
 
 
@@ -37,7 +37,7 @@ class Draws(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    arguments = given()
+    arguments = parse_arguments()
     api = Draws(arguments.threads, arguments.batch, arguments.wait_ms / 1000)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=600)
     server.run(

@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 
-from benchmarks.peers.drawing import Drawing, given
+from benchmarks.peers.drawing import Drawing, parse_arguments
 from benchmarks.wishes import Wish
 
 
@@ -26,7 +26,7 @@ def application(drawing: Drawing) -> FastAPI:
 
 
 if __name__ == "__main__":
-    arguments = given()
+    arguments = parse_arguments()
     uvicorn.run(
         application(Drawing(arguments.threads)),
         host="127.0.0.1",

@@ -119,7 +119,7 @@ class CeleryQueue:
             self._worker.terminate()
             await asyncio.to_thread(self._worker.wait, 30)
 
-    async def finished(self) -> int:
+    async def finished_count(self) -> int:
         return int(counts().get(DONE) or 0)
 
     async def delays(self) -> list[float]:

@@ -47,7 +47,7 @@ class System(Protocol):
 
     async def stop(self) -> None: ...
 
-    async def finished(self) -> int:
+    async def finished_count(self) -> int:
         """How many, ever."""
         ...
 
@@ -69,7 +69,7 @@ async def measure(
     done = await _until_some(system)
     began, cpu_s = time.monotonic(), _cpu_s(server, os.getpid())
     await asyncio.sleep(seconds)  # while it works
-    done, took_s = await system.finished() - done, time.monotonic() - began
+    done, took_s = await system.finished_count() - done, time.monotonic() - began
     finish_per_s = done / took_s
     finish_cpu_ms = 1e3 * (_cpu_s(server, os.getpid()) - cpu_s) / max(1, done)
     start_p50_ms = None
@@ -113,9 +113,9 @@ async def _submit(system: System, until: float, took: list[float]) -> None:
 
 
 async def _until_some(system: System, patience_s: float = 120.0) -> int:
-    before = await system.finished()
+    before = await system.finished_count()
     async with asyncio.timeout(patience_s):
-        while (done := await system.finished()) == before:  # noqa: ASYNC110
+        while (done := await system.finished_count()) == before:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return done
 
@@ -125,9 +125,9 @@ async def _start_p50_ms(system: System, seconds: float) -> float:
     end = time.monotonic() + seconds
     sent = 0
     while time.monotonic() < end:
-        before = await system.finished()
+        before = await system.finished_count()
         await system.submit(time.monotonic())
         sent += 1
-        while await system.finished() == before:  # noqa: ASYNC110
+        while await system.finished_count() == before:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
     return statistics.median((await system.delays())[-sent:]) * 1e3

@@ -63,7 +63,7 @@ class Pgqueuer:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
 
-    async def finished(self) -> int:
+    async def finished_count(self) -> int:
         return int(await self._pool.fetchval(DONE))
 
     async def delays(self) -> list[float]:

@@ -62,7 +62,7 @@ class Procrastinate:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
 
-    async def finished(self) -> int:
+    async def finished_count(self) -> int:
         return self._done
 
     async def delays(self) -> list[float]:

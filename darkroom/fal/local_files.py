@@ -99,7 +99,7 @@ class LocalFiles:
         host, port = self.address
         return f"http://{host}:{port}/"
 
-    def bound(self, of: str) -> None:
+    def keep_newest(self, of: str) -> None:
         """Keep only the newest ``MAX_STRAYS`` files of a request: a session, which makes files
         without end."""
         with self._lock:

@@ -80,7 +80,7 @@ def load(name: str) -> type[Any]:
     return app_class
 
 
-def described(app: type[Any]) -> dict[str, Any]:
+def describe_app(app: type[Any]) -> dict[str, Any]:
     """Description of an app as JSON: its settings, its routes, and its OpenAPI document."""
     settings = cast("Mapping[str, Any]", app.host_kwargs)
     instance = app(_allow_init=True)

@@ -34,7 +34,7 @@ from darkroom.fal.package import (
     GPU_STATUS,
     HostedApp,
     NotUsable,
-    described,
+    describe_app,
     is_cancelled,
     load,
     use_local_files,
@@ -178,7 +178,7 @@ class Worker:
             # Before a place is waited for, so that the app sees the error of its own message.
             content, files = with_files(content, self._files)
             await running.room.acquire()
-            self.send(id=id_, message=packed(content), **files)
+            self.send(id=id_, message=pack_content(content), **files)
 
         headers = {"x-fal-request-id": id_, "x-fal-endpoint": path}
         return Connection(
@@ -195,14 +195,14 @@ class Worker:
             raise asyncio.CancelledError
         if running.call.folder is not None:
             running.call.folder.mkdir(parents=True, exist_ok=True)
-        self._files.bound(running.call.request_id)
+        self._files.keep_newest(running.call.request_id)
         code, reason = await connection.run()
         return {"code": code, "reason": reason}
 
     def _put(self, id_: str, message: list[str]) -> None:
         running = self._calls.get(id_)
         if running is not None and running.connection is not None:
-            running.connection.put(unpacked(message))
+            running.connection.put(unpack_content(message))
 
     async def _answer(self, running: RunningCall, exchange: Exchange) -> dict[str, Any]:
         kind = exchange.headers.get("content-type", "")
@@ -260,14 +260,14 @@ class Worker:
             log.end(id_)
 
 
-def packed(content: Content) -> list[str]:
+def pack_content(content: Content) -> list[str]:
     """Message of a session, as JSON has it."""
     if isinstance(content, str):
         return ["text", content]
     return ["bytes", base64.b64encode(content).decode()]
 
 
-def unpacked(message: list[str]) -> Content:
+def unpack_content(message: list[str]) -> Content:
     kind, content = message
     return content if kind == "text" else base64.b64decode(content)
 
@@ -355,7 +355,7 @@ def main(words: list[str]) -> int:
         return asyncio.run(serve(name, Path(rest[0]), int(rest[1])))
     use_local_files(LocalFiles(), None)
     try:
-        description = described(load(name))
+        description = describe_app(load(name))
     except NotUsable as error:
         description = {"failed": str(error)}
     sys.stdout.write(json.dumps(description, default=str) + "\n")

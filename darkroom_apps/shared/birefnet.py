@@ -46,7 +46,7 @@ class Network:
         import numpy as np
         from PIL import Image
 
-        pixels = images.normalised(image, (side, side))
+        pixels = images.normalise(image, (side, side))
         if "float16" in self.input.type:
             pixels = pixels.astype(np.float16)
         logits = self.session.run(None, {self.input.name: pixels})[-1].astype(np.float32)

@@ -47,4 +47,4 @@ class Depths:
         depth = prediction["predicted_depth"].float().cpu()
         low, high = depth.min(), depth.max()
         levels = (depth - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-        return images.written(images.grey((1 - levels if self.is_far else levels).numpy()), "png")
+        return images.to_file(images.grey((1 - levels if self.is_far else levels).numpy()), "png")

@@ -16,7 +16,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Colours of ImageNet, by which most models normalise theirs."""
 
 
-def normalised(image: PilImage, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+def normalise(image: PilImage, size: tuple[int, int]) -> np.ndarray[Any, Any]:
     """Pixels of an image in another size, as most models need them: float32 [1, 3, H, W]."""
     import numpy as np
     from PIL import Image
@@ -34,7 +34,7 @@ def grey(values: np.ndarray[Any, Any]) -> PilImage:
     return Image.fromarray((values.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def written(image: PilImage, format: Literal["png", "jpeg", "webp", "gif"]) -> darkroom.Image:
+def to_file(image: PilImage, format: Literal["png", "jpeg", "webp", "gif"]) -> darkroom.Image:
     """File with an image. JPEG is black where it is transparent, and what is half transparent is
     opaque or not in a GIF."""
     from PIL import Image

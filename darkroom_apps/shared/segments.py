@@ -40,7 +40,7 @@ class FoundMasks:
         """At most ``most`` masks [H, W] with ``least_pixels``, the largest first."""
         areas = (self.logits > 0).flatten(1).sum(1)
         order = areas.argsort(descending=True)[:most]
-        masks = [resized(self.logits[index].float(), self.size) for index in order.tolist()]
+        masks = [logits_to_mask(self.logits[index].float(), self.size) for index in order.tolist()]
         return [mask for mask in masks if mask.sum() >= max(least_pixels, 1)]
 
 
@@ -61,11 +61,11 @@ class SegmentModel:
         import torch
 
         # transformers' own processor needs torchvision.
-        pixels = torch.from_numpy(images.normalised(image, (self.side, self.side)))
+        pixels = torch.from_numpy(images.normalise(image, (self.side, self.side)))
         with torch.inference_mode():
             return self.model.get_image_embeddings(pixels.to(self.device))
 
-    def scaled(self, image: PilImage, values: Sequence[float]) -> torch.Tensor:
+    def scale_points(self, image: PilImage, values: Sequence[float]) -> torch.Tensor:
         """Horizontal and vertical places by turns, as the model counts them: [len / 2, 2]."""
         import torch
 
@@ -84,12 +84,12 @@ class SegmentModel:
             inputs: dict[str, Any] = {}
             if prompts.points:
                 flat = [value for point in prompts.points for value in point]
-                inputs["input_points"] = self.scaled(image, flat)[None, None]
+                inputs["input_points"] = self.scale_points(image, flat)[None, None]
                 inputs["input_labels"] = torch.tensor(prompts.labels, device=self.device)[
                     None, None
                 ]
             if prompts.box is not None:
-                inputs["input_boxes"] = self.scaled(image, prompts.box).view(1, 1, 4)
+                inputs["input_boxes"] = self.scale_points(image, prompts.box).view(1, 1, 4)
             # One point may mean a part or the whole, so of several masks the best is taken.
             several = prompts.box is None and len(prompts.points) == 1
             with torch.inference_mode():
@@ -97,7 +97,7 @@ class SegmentModel:
                     image_embeddings=embeddings, multimask_output=several, **inputs
                 )
             best = outputs.iou_scores[0, 0].argmax()
-            whole |= resized(outputs.pred_masks[0, 0, best].float().cpu(), image.size)
+            whole |= logits_to_mask(outputs.pred_masks[0, 0, best].float().cpu(), image.size)
         return whole
 
     def all_masks(
@@ -130,7 +130,7 @@ class SegmentModel:
         return FoundMasks(logits, image.size)
 
 
-def resized(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+def logits_to_mask(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray[Any, Any]:
     """Mask [H, W] of an image's size, from logits [h, w]."""
     from torch.nn.functional import interpolate
 
@@ -179,7 +179,7 @@ def unlike(corners: torch.Tensor, scores: torch.Tensor) -> Iterator[int]:
         waiting = waiting[shared / union <= SAME_BOX]
 
 
-def painted(masks: Sequence[np.ndarray[Any, Any]], size: tuple[int, int]) -> PilImage:
+def paint_masks(masks: Sequence[np.ndarray[Any, Any]], size: tuple[int, int]) -> PilImage:
     """Image with each mask in a colour of its own, later ones above earlier ones."""
     import numpy as np
     from PIL import Image

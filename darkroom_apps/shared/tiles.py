@@ -28,11 +28,11 @@ def enlarged_image(
 
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # [3, H, W]
     with torch.inference_mode():
-        large = enlarged(pixels, scale, model, side)
+        large = enlarge(pixels, scale, model, side)
     return Image.fromarray((large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def enlarged(
+def enlarge(
     pixels: torch.Tensor,
     scale: int,
     model: Callable[[torch.Tensor], torch.Tensor],

@@ -115,7 +115,7 @@ def from_hub(hub: Hub, source: Mapping[str, Any]) -> tuple[Listing, Sequence[Lis
     listing = hub.listing(repository, commit)
     file = source.get("file")
     if file is None and listing.index is not None:
-        files = listing.needed(Weights(repository, commit, variant=source.get("variant")))
+        files = listing.select_files(Weights(repository, commit, variant=source.get("variant")))
         return listing, [entry for entry in files if entry.path.endswith(".safetensors")]
     names = {entry.path: entry for entry in listing.files}
     return listing, [names[select_lora([*names], repository, file)]]

@@ -53,7 +53,7 @@ def checked_lora(
     return {LORA_NAME: replace(fetched_file, path=LORA_NAME, file=file)}
 
 
-def placed(
+def place_files(
     base: BaseFiles, files: Sequence[FetchedFile], headers: Mapping[str, SafetensorsHeader]
 ) -> Mapping[str, FetchedFile]:
     """Files of a fine-tune by their path in the pipeline's folder, without those that equal the

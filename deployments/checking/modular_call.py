@@ -23,7 +23,7 @@ from deployments.engine.interception.modular import (
     block_results,
     blocks_of,
     is_pipeline,
-    nested,
+    nested_blocks,
     workflows,
 )
 
@@ -51,7 +51,7 @@ def modular_call(name: str, available: Collection[str] | None = None) -> Mapping
 
 def _arguments(called: type, blocks: Any, ways: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     intermediates = {
-        output.name for block in nested(blocks) for output in block.intermediate_outputs
+        output.name for block in nested_blocks(blocks) for output in block.intermediate_outputs
     }
     of_ways = [{param.name: param for param in way.inputs} for way in ways]
     for block_input in blocks.inputs:

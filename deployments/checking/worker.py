@@ -37,7 +37,7 @@ from deployments.checking.fitting import (
     check_values,
     checked_lora,
     kind_of,
-    placed,
+    place_files,
     read_headers,
 )
 from serve_app.domain.endpoint import Weights
@@ -99,7 +99,7 @@ class Reports:
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
-    def fetched(self, done: int, total: int) -> None:
+    def report_bytes(self, done: int, total: int) -> None:
         """Report the bytes, at most once a second."""
         now = time.monotonic()
         if now - self._last >= REPORT_EVERY_S:
@@ -123,7 +123,7 @@ def run(job: CheckJob, reports: Reports) -> Mapping[str, Any]:
     by_path = (
         checked_lora(base, files, job.max_lora_bytes)
         if kind == LORA
-        else placed(base, files, headers)
+        else place_files(base, files, headers)
     )
     for fetched_file in by_path.values():
         check_values(fetched_file.file)
@@ -149,7 +149,7 @@ def _files(job: CheckJob, base: BaseFiles, reports: Reports) -> Sequence[Fetched
     if "url" in job.source:
         into = job.folder / "0"
         url = str(job.source["url"])
-        return [asyncio.run(from_url(url, into, job.limits, room, reports.fetched))]
+        return [asyncio.run(from_url(url, into, job.limits, room, reports.report_bytes))]
     hub = _hub(job, job.token)
     if hub is None:
         raise WeightsUnavailable(
@@ -162,7 +162,7 @@ def _files(job: CheckJob, base: BaseFiles, reports: Reports) -> Sequence[Fetched
     same = _components_of_base(base, files)
     needed = [file for file in files if file.path.partition("/")[0] not in same] or list(files)
     return [
-        download(hub, listing, file, job.folder / str(number), room, reports.fetched)
+        download(hub, listing, file, job.folder / str(number), room, reports.report_bytes)
         for number, file in enumerate(needed)
     ]
 

@@ -212,7 +212,7 @@ class Engine:
         with self.reserve(size, granted.set, alone=alone, shared=not alone) as reservation:
             if not reservation.granted:
                 granted.wait()
-            with self._memory.disturbed(), compile_stream(self.accelerator), on_one_device():
+            with self._memory.compiling(), compile_stream(self.accelerator), on_one_device():
                 try:
                     rehearse(pipeline, arguments, self.options.traits, give_up=alone)
                 finally:
@@ -235,7 +235,7 @@ class Engine:
                 granted.wait(_OWNER_CHECK_S)
             if self._loop.stopping:
                 return
-            with self._memory.disturbed(), compile_stream(self.accelerator):
+            with self._memory.compiling(), compile_stream(self.accelerator):
                 compilation.run()
 
     def finish_compiling(self) -> None:

@@ -25,7 +25,7 @@ from deployments.replica.attempt import CANCELLED, Attempt, may_preview
 from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.poller import SlotQueue
 from serve_app.domain.errors import Cancelled, PipelineFailed
-from serve_app.domain.executors.hosted import moves
+from serve_app.domain.executors.hosted import may_move_job
 from serve_app.domain.executors.secrets import named_by
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.marking import XMP, MarkPolicy
@@ -96,7 +96,7 @@ class ExecutorAttempt(Attempt):
     ended_by_itself = "The app cancelled the request by itself."
 
     def __init__(self, lease: Lease, parts: AttemptParts) -> None:
-        self._previews = LatestPreview(shown=may_preview(lease), marked=lease.marked)
+        self._previews = LatestPreview(shown=may_preview(lease), marked=lease.has_marked_files)
         super().__init__(
             lease, parts.clock, parts.on_slot_free, self._previews, max_lines=MAX_LINES
         )
@@ -134,7 +134,7 @@ class ExecutorAttempt(Attempt):
     def must_stay(self) -> bool:
         """True while its result exists only here: it is in the answer to a call that is paid."""
         here = self.state.phase in (Phase.IN_ENGINE, Phase.DELIVERING)
-        return here and moves(self.lease.endpoint) is False
+        return here and may_move_job(self.lease.endpoint) is False
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""
@@ -153,7 +153,7 @@ class ExecutorAttempt(Attempt):
         await self._take_slot(self._slots)
         lease = self.lease
         secrets = (
-            await self._source.secrets(lease.held, lease.tenant)
+            await self._source.secrets(lease.key, lease.tenant)
             if named_by(lease.endpoint.options)
             else ()
         )
@@ -167,7 +167,7 @@ class ExecutorAttempt(Attempt):
                 inputs,
                 self._files.folder,
                 secrets,
-                lease.held,
+                lease.key,
                 lease.tenant,
                 may_link=not lease.output_rules and lease.marking != MarkPolicy.REQUIRED,
                 stopped=lambda: state.stopped,

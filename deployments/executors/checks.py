@@ -36,7 +36,7 @@ class OutputChecks:
         self._checkers = checkers
         self._safety_log = safety_log
 
-    async def checked(
+    async def check(
         self, output: Mapping[str, Any], files: Sequence[MediaFile]
     ) -> tuple[Mapping[str, Any], list[MediaFile]]:
         """Output and files as they may be delivered. Raises ``ContentBlocked``."""
@@ -51,7 +51,7 @@ class OutputChecks:
         try:
             # It imports torch in this process, where a classifier or a video asks for that.
             product, decisions = await asyncio.to_thread(
-                policy.applied, Product(output, files), _encode_image
+                policy.apply, Product(output, files), _encode_image
             )
         except ContentBlocked as error:
             await self._report((Decision("", "block", error.message),))
@@ -64,7 +64,7 @@ class OutputChecks:
             log.info("Safety policy: %s", decision)
         if decisions and self._safety_log is not None:
             plain = tuple(asdict(entry) for entry in decisions)
-            await self._safety_log.report_decisions(self._lease.held, plain)
+            await self._safety_log.report_decisions(self._lease.key, plain)
 
 
 def _encode_image(image: Image, media_type: str) -> bytes:

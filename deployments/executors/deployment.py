@@ -12,7 +12,7 @@ from deployments.executors.environment import Environments
 from deployments.executors.hosts import AppHost
 from deployments.executors.kind import AppPlan, ExecutorContext
 from deployments.executors.registry import EXECUTORS, find_kinds
-from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
+from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeat_calls
 from deployments.replica.config import ReplicaConfig, connect, make_fetcher, make_uploader
 from deployments.replica.serving import ReplicaDeployment, end_process
 from deployments.safety.checkers import Checkers
@@ -41,7 +41,7 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
         transfers, calls = config.transfers, StorageCalls()
         context = ExecutorContext(
             config,
-            AppCode(config.apps_dir / "code", repeated(handle_port, link).app_bundle).folder,
+            AppCode(config.apps_dir / "code", repeat_calls(handle_port, link).app_bundle).folder,
             Environments(config.apps_dir / "environments"),
             handle_port,
         )

@@ -54,7 +54,7 @@ def read_source(path: Path) -> Sequence[AppClass]:
         if isinstance(node, ast.ClassDef):
             bases = [_base(base) for base in node.bases]
             inherited = next((apps[base] for base in bases if base in apps), None)
-            is_fal = any(source.dotted(base) in fal_names for base in node.bases)
+            is_fal = any(source.dotted_name(base) in fal_names for base in node.bases)
             if is_fal or (inherited and inherited.is_fal):
                 # Only a guess: its worker tells what fal makes of the class.
                 listed = source.literal(tree, node, "requirements")
@@ -280,7 +280,7 @@ async def _describe_in_worker(
     python: Path, app: AppClass, name: str, folder: Path, within_s: float
 ) -> Mapping[str, Any]:
     """Description by a worker in an environment."""
-    description = await imported(
+    description = await import_in_process(
         [str(python), "-m", worker_module(is_fal=app.is_fal), "describe", name],
         folder,
         child_environment(folder) | library_path(app.requirements),
@@ -293,7 +293,7 @@ async def _describe_in_worker(
     return description
 
 
-async def imported(
+async def import_in_process(
     command: Sequence[str],
     folder: Path,
     environment: Mapping[str, str],

@@ -27,16 +27,16 @@ from deployments.executors.places import (
     media_type_of,
     objects_with,
     pixels_of,
-    replaced,
+    replace_at,
     suffix_of,
 )
 from deployments.replica.files import Thumbnail, ThumbnailUploads, thumbnail_of
-from deployments.safety.outputs import resized
+from deployments.safety.outputs import with_sizes
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import InvalidInput, PipelineFailed
-from serve_app.domain.executors.hosted import moves
+from serve_app.domain.executors.hosted import may_move_job
 from serve_app.domain.lease import Lease
 from serve_app.domain.ports import MAX_FILES, AppSource, FileSigner
 from serve_app.domain.progress import MAX_PARTIAL_BYTES, Progress, Stage
@@ -70,7 +70,7 @@ class RequestFiles:
         self._uploader = uploader
         self._tickets = tickets
         self._uploaded: list[UploadTicket] = []
-        self._is_paid = moves(lease.endpoint) is False  # and is nowhere but here
+        self._is_paid = may_move_job(lease.endpoint) is False  # and is nowhere but here
 
     @property
     def _schema(self) -> Schema:
@@ -97,7 +97,7 @@ class RequestFiles:
             body = await self._fetcher.fetch(url, field, OwnFiles.of(lease))
             path = self.folder / f"input-{number}{suffix_of(url)}"
             await asyncio.to_thread(path.write_bytes, body)
-            request_input = replaced(request_input, place, {PATH_KEY: str(path)})
+            request_input = replace_at(request_input, place, {PATH_KEY: str(path)})
         return request_input
 
     async def fetch_inline(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -111,7 +111,7 @@ class RequestFiles:
                 own = OwnFiles.of(self._lease)
                 body = await self._fetcher.fetch(url, ".".join(map(str, place)), own)
                 media_type = type_of_name(f"file{suffix_of(url)}") or DEFAULT_MEDIA_TYPE
-                fields = replaced(fields, place, _data_uri(media_type, body))
+                fields = replace_at(fields, place, _data_uri(media_type, body))
         return fields
 
     async def store(
@@ -127,7 +127,7 @@ class RequestFiles:
             path = await asyncio.to_thread(self._own_file, Path(str(fields[PATH_KEY])))
             media_type = media_type_of(fields)
             ticket = await self._tickets.file_ticket(
-                self._lease.held, self._lease.tenant, number, media_type
+                self._lease.key, self._lease.tenant, number, media_type
             )
             facts = facts_of(fields)
             width, height = pixels_of(facts, "width"), pixels_of(facts, "height")
@@ -135,12 +135,12 @@ class RequestFiles:
             if fields.get("generated") is False:
                 unmade.add(ticket.key)
             stored = {**facts, ARTIFACT: ticket.key, "content_type": media_type}
-            output = replaced(output, place, stored)
+            output = replace_at(output, place, stored)
         if files and self._lease.output_rules:
-            output, files = await self._checks.checked(output, files)
+            output, files = await self._checks.check(output, files)
 
         def thumbnail(file: MediaFile) -> Awaitable[Thumbnail]:
-            marked = self._lease.marked and file.ticket.key not in unmade
+            marked = self._lease.has_marked_files and file.ticket.key not in unmade
             draw = partial(thumbnail_of, file, marked=marked)
             return asyncio.get_running_loop().run_in_executor(_DRAWING, draw)
 
@@ -152,10 +152,8 @@ class RequestFiles:
                 on_progress(Progress(Stage.UPLOADING, number, len(files)))
                 file = original
                 if original.ticket.key not in unmade:
-                    file = await self._marks.signed(
-                        await self._marks.marked(original, number), number
-                    )
-                    output = resized(output, {file.ticket.key: file.size})
+                    file = await self._marks.sign(await self._marks.mark(original, number), number)
+                    output = with_sizes(output, {file.ticket.key: file.size})
                 artifact = await asyncio.to_thread(file.artifact)
                 self._uploaded.append(file.ticket)
                 await self._uploader.put(file, without_end=self._is_paid)
@@ -179,12 +177,12 @@ class RequestFiles:
             media_type = media_type_of(fields)
             file = MediaFile(UploadTicket("", "", media_type, 0), path)
             if fields.get("generated") is not False:
-                file = await self._marks.marked(file, number)
+                file = await self._marks.mark(file, number)
             body = await asyncio.to_thread(file.in_memory)
             url = _data_uri(media_type, body)
             shown = {**facts_of(fields), "url": url, "content_type": media_type}
             alone = fields.get("$as") == "url"  # an app for fal wrote only the URL
-            output = replaced(output, place, url if alone else shown)
+            output = replace_at(output, place, url if alone else shown)
         return output
 
     def _places(self, fields: Mapping[str, Any]) -> list[Place]:

@@ -87,14 +87,14 @@ class FileMarks:
                 secret=_secret_fields(lease.endpoint),
             ).text()
 
-    async def marked(self, file: MediaFile, number: int) -> MediaFile:
+    async def mark(self, file: MediaFile, number: int) -> MediaFile:
         """The file with the mark and the description, if the lease says so. Raises
         ``MarkMissing``."""
-        if not self._lease.marked and not self._description:
+        if not self._lease.has_marked_files and not self._description:
             return file
         return await asyncio.to_thread(self._mark, file, number)
 
-    async def signed(self, file: MediaFile, number: int) -> MediaFile:
+    async def sign(self, file: MediaFile, number: int) -> MediaFile:
         """The file with a signed manifest, if the lease says so.
 
         Raises ``MarkMissing`` or ``NotSigned`` where that is required and fails.
@@ -108,7 +108,7 @@ class FileMarks:
             log.warning("A file is not signed: this replica cannot ask for signatures.")
             return file
         loop = asyncio.get_running_loop()
-        writer = ManifestWriter(self._signer, lease.held, lease.certificates, loop)
+        writer = ManifestWriter(self._signer, lease.key, lease.certificates, loop)
         return await asyncio.to_thread(self._sign, file, number, writer)
 
     def _mark(self, file: MediaFile, number: int) -> MediaFile:
@@ -116,10 +116,10 @@ class FileMarks:
             return file
         media_type = file.ticket.media_type
         path = self._copy(file, f"marked-{number}")
-        if insert(path, media_type, self._description, mark=self._lease.marked):
+        if insert(path, media_type, self._description, mark=self._lease.has_marked_files):
             self._copies.add(path)
             return replace(file, body=path)
-        if self._lease.marked:
+        if self._lease.has_marked_files:
             self._refuse_or_warn(f"A file of {media_type} cannot be marked as AI-generated")
         return file
 
@@ -135,7 +135,7 @@ class FileMarks:
             own = isinstance(file.body, Path) and file.body in self._copies
             copy = file.body if own else self._copy(file, f"to-sign-{number}")
             ticket = replace(file.ticket, media_type=known)
-            signed = writer.signed(replace(file, body=copy, ticket=ticket), self._facts())
+            signed = writer.add_manifest(replace(file, body=copy, ticket=ticket), self._facts())
         except NotSigned as error:
             if self._lease.marking == MarkPolicy.REQUIRED:
                 raise

@@ -115,13 +115,13 @@ def _parts(value: Any, schema: Schema) -> Iterator[tuple[str | int, Any, Schema]
             yield part, inner, cast("Schema", under)
 
 
-def replaced(value: Any, place: Place, new: Any) -> Any:
+def replace_at(value: Any, place: Place, new: Any) -> Any:
     """Copy of ``value`` with ``new`` at ``place``."""
     if not place:
         return new
     first, *rest = place
     copy: Any = dict(cast("Schema", value)) if isinstance(value, Mapping) else list(value)
-    copy[first] = replaced(copy[first], tuple(rest), new)
+    copy[first] = replace_at(copy[first], tuple(rest), new)
     return copy
 
 
@@ -160,7 +160,7 @@ def _objects(
 def with_made_files(output: Any, places: Iterable[Sequence[str | int]]) -> Any:
     """Output of a worker process, with a ``MadeFile`` at each of the places where it has a file."""
     for place in places:
-        output = replaced(output, tuple(place), MadeFile(at(output, tuple(place))))
+        output = replace_at(output, tuple(place), MadeFile(at(output, tuple(place))))
     return output
 
 

@@ -22,13 +22,13 @@ from deployments.replica.replica import Replica
 from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink, StorageCalls
-from serve_app.domain.executors.hosted import moves
+from serve_app.domain.executors.hosted import may_move_job
 from serve_app.domain.lease import Ask, Lease
 from serve_app.domain.ports import FileSigner
 from serve_app.domain.request import Priority
 
 
-def repeated(
+def repeat_calls(
     source: ExecutorIngress, link: IngressLink, *, without_end: bool = False
 ) -> RepeatedSource:
     """The ingress, whose calls are repeated as long as those that hand in an outcome.
@@ -80,9 +80,9 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
         for attempt in list(self._attempts.values()):
             if self._leaving is not None:
                 attempt.stop(StopReason.FENCED)
-            elif moves(attempt.lease.endpoint) or isinstance(attempt, AppSession):
+            elif may_move_job(attempt.lease.endpoint) or isinstance(attempt, AppSession):
                 attempt.stop(StopReason.HANDED_BACK)
-        await self._running.ended(loop.time() + (close_by - loop.time()) / 2)
+        await self._running.wait_for_all(loop.time() + (close_by - loop.time()) / 2)
 
     async def _close(self, within_s: float) -> None:
         await self._resources.host.aclose(max(within_s, 1.0))
@@ -99,8 +99,8 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
         resources = self._resources
         folder = resources.scratch / f"{lease.request_id}-{lease.attempt}"
         # The answer of a paid call is kept until it is stored, or the lease is lost.
-        is_paid = moves(lease.endpoint) is False
-        ingress = repeated(resources.ingress, self._link, without_end=is_paid)
+        is_paid = may_move_job(lease.endpoint) is False
+        ingress = repeat_calls(resources.ingress, self._link, without_end=is_paid)
         files = RequestFiles(
             lease,
             folder,
@@ -113,7 +113,7 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
         parts = AttemptParts(
             resources.host,
             files,
-            PartialSender(lease.held, ingress, self._link.backoff),
+            PartialSender(lease.key, ingress, self._link.backoff),
             ingress,
             self._link.clock,
             self._slots,

@@ -83,7 +83,7 @@ class ServerProcess(ProcessGroup):
                 return await probe()
         return False
 
-    async def ended(self, within_s: float) -> bool:
+    async def wait_for_end(self, within_s: float) -> bool:
         """True if the process has ended, or does so within ``within_s`` seconds."""
         if self._process is None:
             return False

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from deployments.families.base import GenerationResult, MediaFile, Product, demo_facts, made
+from deployments.families.base import GenerationResult, MediaFile, Product, demo_facts, first_output
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -155,7 +155,7 @@ def deliver_audio(
 
     form, scratch = facts.form, generated.scratch
     _check_tickets(endpoint, form, tickets)
-    samples = limit_peak(made(generated.result, "audios", "audio")[0], form.samples)
+    samples = limit_peak(first_output(generated.result, "audios", "audio")[0], form.samples)
     path = scratch.new_file(EXTENSIONS[form.media_type])
 
     def on_part(done: int) -> None:

@@ -46,7 +46,7 @@ class GenerationResult:
     scratch: Scratch = field(default_factory=Scratch)  # for files too large for memory
 
 
-def made(result: Any, *names: str) -> Any:
+def first_output(result: Any, *names: str) -> Any:
     """What a pipeline has made: the first of ``names`` that its result has. ``Misconfigured`` if it
     has none of them."""
     for name in names:

@@ -16,7 +16,7 @@ from deployments.families.base import (
     MediaFile,
     Product,
     demo_facts,
-    made,
+    first_output,
 )
 from deployments.families.multi_output import seeds_of
 from deployments.families.options import INPAINTING, TEXT_TO_IMAGE, requested_loras
@@ -91,7 +91,7 @@ def deliver_images(
     from deployments.engine.media.images import encode, fit, stretch, to_images  # noqa: PLC0415
     from deployments.engine.media.inpainting import keep_outside  # noqa: PLC0415
 
-    images = to_images(made(generated.result, "images", "image"))
+    images = to_images(first_output(generated.result, "images", "image"))
     if len(tickets) < len(images):
         raise Misconfigured(
             f"{len(images)} images were made, but the lease has {len(tickets)} tickets."

@@ -14,7 +14,7 @@ from deployments.families.base import (
     MediaFile,
     Product,
     demo_facts,
-    made,
+    first_output,
 )
 from deployments.families.call_mapping import CallMapping
 from deployments.families.image_io import Size, generators, image_entry, image_facts, seed_of
@@ -83,7 +83,9 @@ def deliver_maps(
     from deployments.engine.media.maps import as_tensor  # noqa: PLC0415
 
     result: DeclaredResult = call.output_facts["result"]
-    images = _images(endpoint, call.output_facts, as_tensor(made(generated.result, "prediction")))
+    images = _images(
+        endpoint, call.output_facts, as_tensor(first_output(generated.result, "prediction"))
+    )
     files: dict[str, MediaFile] = {}
     for name, ticket in zip(result.maps, tickets, strict=True):
         image = images[name]

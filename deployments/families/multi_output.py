@@ -24,7 +24,7 @@ class OutputPart:
     draft: Mapping[str, Any] | None = None  # the field of the request, if this is a draft
 
     @property
-    def described(self) -> Mapping[str, Any]:
+    def standalone_input(self) -> Mapping[str, Any]:
         """Input of a request for this part alone."""
         if self.draft is None:
             return self.input

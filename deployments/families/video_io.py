@@ -18,7 +18,7 @@ from deployments.families.base import (
     MediaFile,
     Product,
     demo_facts,
-    made,
+    first_output,
 )
 from deployments.families.image_io import Size, requested_size
 from serve_app.domain.artifact import EXTENSIONS, UploadTicket
@@ -97,7 +97,7 @@ def _audio(facts: VideoFacts, generated: GenerationResult) -> Soundtrack | None:
         return None
     from deployments.engine.media.audio import Soundtrack  # noqa: PLC0415
 
-    return Soundtrack.of(made(generated.result, "audio", "sound")[0], facts.audio_rate)
+    return Soundtrack.of(first_output(generated.result, "audio", "sound")[0], facts.audio_rate)
 
 
 def _encode_video(
@@ -123,7 +123,9 @@ def _frames(result: Any, count: int) -> Iterator[Pixels]:
     """The first ``count`` frames; the pipeline may have rendered more."""
     from deployments.engine.media.images import to_levels  # noqa: PLC0415
 
-    video = made(result, "frames", "videos")[0][:count]  # [frames, 3, height, width], 0 to 1
+    video = first_output(result, "frames", "videos")[0][
+        :count
+    ]  # [frames, 3, height, width], 0 to 1
     for start in range(0, len(video), FRAMES_PER_COPY):
         yield from to_levels(video[start : start + FRAMES_PER_COPY])
 

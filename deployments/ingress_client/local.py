@@ -70,7 +70,7 @@ class LocalClient(FrameStream):
                 self._give_up(number, stuck=loop.time() > stuck_at)
             raise
 
-    def received(self, message: Any) -> None:
+    def message_received(self, message: Any) -> None:
         number, succeeded, answer = message
         if number == 0:
             self._leaving = True

@@ -94,8 +94,8 @@ class Attempt(ABC):
         """Delete the uploaded files. They will never be read."""
 
     @property
-    def held(self) -> LeaseKey:
-        return self.lease.held
+    def lease_key(self) -> LeaseKey:
+        return self.lease.key
 
     @property
     def handed_back(self) -> bool:

@@ -97,7 +97,7 @@ class AttemptState:
         )
 
     @property
-    def finished(self) -> Sequence[FinishedOutput] | None:
+    def finished_outputs(self) -> Sequence[FinishedOutput] | None:
         """The parts before the one that ``generation`` computes. None if there is only one part."""
         return None if self.parts == 1 else tuple(self.outputs)
 
@@ -105,7 +105,7 @@ class AttemptState:
     def steps(self) -> int:
         """Steps of the request so far, with those of finished parts of an earlier attempt."""
         done = self.generation.steps_done if self.generation is not None else 0
-        return self._ended_steps + computed(done, self._earlier_steps)
+        return self._ended_steps + computed_steps(done, self._earlier_steps)
 
     def trace(self) -> None:
         """Measure the stages from now on."""
@@ -179,6 +179,6 @@ class AttemptState:
             self.decoding_snapshot = self.generation.request_snapshot()
 
 
-def computed(done: int, earlier: float) -> int:
+def computed_steps(done: int, earlier: float) -> int:
     """Steps that a generation has computed, of ``done``."""
     return int(max(0, done - earlier))

@@ -186,7 +186,7 @@ def make_resources(
             config.weights_bytes,
             # The followers of several devices would keep theirs on the devices.
             warm_share=config.warm_weights_share if ranks is None else 0.0,
-            quantized=store.derived(),
+            quantized=store.derived_files(),
         ),
         uploader=make_uploader(transfers, clock, backoff, calls),
         fetcher=make_fetcher(transfers, transfers.max_input_bytes, calls=calls),

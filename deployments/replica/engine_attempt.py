@@ -23,7 +23,7 @@ from deployments.families.multi_output import merge, seeds_of, split
 from deployments.families.options import ADAPTERS
 from deployments.replica import weights
 from deployments.replica.attempt import CANCELLED, Attempt, may_preview
-from deployments.replica.attempt_state import Phase, StopReason, computed
+from deployments.replica.attempt_state import Phase, StopReason, computed_steps
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
 from deployments.replica.previewer import Previewer
@@ -87,7 +87,7 @@ class EngineAttempt(Attempt):
     ) -> None:
         """``family`` None hands the attempt back. ``slots``: where it takes its slot once its files
         are fetched. None: it has one already. ``beside``: a handle of its pipeline that is held."""
-        self._previewer = Previewer(resources.encoders, marked=lease.marked)
+        self._previewer = Previewer(resources.encoders, marked=lease.has_marked_files)
         phase = Phase.LOADING if slots is None else Phase.WAITING
         super().__init__(
             lease, resources.clock, on_engine_left, self._previewer, phase, MAX_LORA_NOTES
@@ -154,7 +154,7 @@ class EngineAttempt(Attempt):
         snapshot = start.snapshot
         for number, part in list(enumerate(start.parts))[len(start.finished) :]:
             prepare = partial(inputs.prepare, family, pipeline, part.input, seed)
-            self._delivery.describe(part.described, seed)
+            self._delivery.describe(part.standalone_input, seed)
             generate = partial(self._generate, handle, prepare, number=number)
             draft, begins = None, replace(begin, snapshot=snapshot)
             if begin.point is not None:
@@ -173,7 +173,7 @@ class EngineAttempt(Attempt):
             product, uploaded = await self._delivery.deliver(
                 family, call, result, part.tickets, draft
             )
-            state.outputs.append(FinishedOutput(begin.charged(product), result.steps))
+            state.outputs.append(FinishedOutput(begin.with_charged_units(product), result.steps))
             files.append(uploaded)
         seeds = lease.input.get("seeds")
         if begin.point is not None:
@@ -312,7 +312,7 @@ class EngineAttempt(Attempt):
             raise
         for index, note in generation.lora_notes if number == 0 else ():
             self.printed.append("WARNING", self._loras.note(index - len(self._own), note))
-        steps = computed(generation.steps_done, start.earlier_steps)
+        steps = computed_steps(generation.steps_done, start.earlier_steps)
         if state.timeline is not None and not start.is_preview:
             state.timeline.note(steps=steps, batch_size=round(generation.mean_batch, 2))
         result = generation.result(timeout=0)

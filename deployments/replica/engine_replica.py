@@ -172,7 +172,7 @@ class EngineReplica(Replica[EngineAttempt]):
         return any(state.phase is Phase.LOADING and not state.is_downloading for state in states)
 
     def _note(self, reply: Work | None) -> None:
-        self._keeper.told(reply)
+        self._keeper.note_reply(reply)
 
     def _make_attempt(self, lease: Lease) -> EngineAttempt:
         family = self._families.get(lease.endpoint.family)

@@ -69,7 +69,7 @@ class PrintedLines:
             self._settled.clear()
         return taken
 
-    def reported(self, lost: Lines = ()) -> None:
+    def end_report(self, lost: Lines = ()) -> None:
         """The report is over, and ``lost`` may not have arrived."""
         later = tuple(self._lines)
         self._lines.clear()
@@ -77,7 +77,7 @@ class PrintedLines:
         self._keep((*lost, *later))
         self._settled.set()
 
-    async def settled(self) -> None:
+    async def wait_settled(self) -> None:
         """Return when no report has any of the lines."""
         await self._settled.wait()
 

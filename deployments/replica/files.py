@@ -22,7 +22,7 @@ from deployments.families.options import InputFile, input_files, prepared_call, 
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
-from deployments.safety.outputs import Decision, OutputPolicy, resized
+from deployments.safety.outputs import Decision, OutputPolicy, with_sizes
 from deployments.transfer.fetcher import OwnFiles
 from deployments.transfer.manifest import GenerationFacts, ManifestWriter, lora_facts
 from deployments.transfer.uploader import FileSink, MediaFile
@@ -101,7 +101,7 @@ class ArtifactDelivery:
         self, lease: Lease, resources: ReplicaResources, on_progress: Callable[[Progress], None]
     ) -> None:
         self.scratch = Scratch(self._on_encoded)
-        self.scratch.marked = lease.marked
+        self.scratch.marked = lease.has_marked_files
         self._lease = lease
         self._resources = resources
         self._on_progress = on_progress
@@ -113,7 +113,7 @@ class ArtifactDelivery:
         self._writer: ManifestWriter | None = None
         if lease.certificates and resources.signer is not None:
             self._writer = ManifestWriter(
-                resources.signer, lease.held, lease.certificates, self._loop
+                resources.signer, lease.key, lease.certificates, self._loop
             )
 
     def describe(self, fields: Mapping[str, Any], seed: int) -> None:
@@ -220,7 +220,7 @@ class ArtifactDelivery:
     def _thumbnail(self, file: MediaFile) -> Awaitable[Thumbnail]:
         def draw() -> Thumbnail:
             with self.scratch.busy():
-                return thumbnail_of(file, marked=self._lease.marked)
+                return thumbnail_of(file, marked=self._lease.has_marked_files)
 
         return asyncio.get_running_loop().run_in_executor(self._resources.encoders, draw)
 
@@ -259,7 +259,7 @@ class ArtifactDelivery:
 
         policy = OutputPolicy(rules, self._resources.checkers, self._prompt)
         try:
-            product, decisions = policy.applied(product, encode)
+            product, decisions = policy.apply(product, encode)
         except ContentBlocked as error:
             self._report((Decision("", "block", error.message),))
             raise
@@ -271,7 +271,7 @@ class ArtifactDelivery:
             log.info("Safety policy: %s", decision)
         if decisions and self._resources.safety_log is not None:
             told = tuple(asdict(ruling) for ruling in decisions)
-            call = self._resources.safety_log.report_decisions(self._lease.held, told)
+            call = self._resources.safety_log.report_decisions(self._lease.key, told)
             asyncio.run_coroutine_threadsafe(call, self._loop)
 
     def _sign_files(self, product: Product, call: GenerationCall, steps: int) -> Product:
@@ -289,7 +289,7 @@ class ArtifactDelivery:
             self.scratch.check()
             try:
                 is_draft = file.ticket.media_type == DRAFT_TYPE
-                files.append(file if is_draft else writer.signed(file, facts))
+                files.append(file if is_draft else writer.add_manifest(file, facts))
             except NotSigned as error:
                 if lease.marking == MarkPolicy.REQUIRED:
                     raise
@@ -297,7 +297,7 @@ class ArtifactDelivery:
                 writer.report_unsigned(error.message)
                 files.append(file)
         sizes = {media_file.ticket.key: media_file.size for media_file in files}
-        return replace(product, output=resized(product.output, sizes), files=files)
+        return replace(product, output=with_sizes(product.output, sizes), files=files)
 
     def _on_encoded(self, done: int, total: int) -> None:
         self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))

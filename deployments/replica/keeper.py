@@ -95,7 +95,7 @@ class WeightKeeper:
     def alive(self) -> bool:
         return self._task is None or not self._task.done()
 
-    def told(self, reply: Work | None) -> None:
+    def note_reply(self, reply: Work | None) -> None:
         """Note a reply of the ingress to a poll or an announcement."""
         if reply is None:
             self._decided.set()  # no warm target stands in this pool

@@ -39,14 +39,14 @@ class OutcomeSender:
 
     async def finish(self, attempt: Attempt, outcome: Outcome) -> Verdict | None:
         """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
-        await attempt.printed.settled()
+        await attempt.printed.wait_settled()
         replica_id = self._link.identity.replica_id
-        finish = Finish(attempt.held, replica_id, outcome, attempt.printed.take())
+        finish = Finish(attempt.lease_key, replica_id, outcome, attempt.printed.take())
         return await self._retry(attempt, lambda: self._link.port.finish(finish))
 
     async def hand_back(self, attempt: Attempt, snapshot: StoredSnapshot | None) -> Verdict | None:
         """Return a lease to the queue. None if there is no reply within ``finish_give_up_s``."""
-        key, replica_id = attempt.held, self._link.identity.replica_id
+        key, replica_id = attempt.lease_key, self._link.identity.replica_id
         reason = attempt.hand_back_reason or SHUTTING_DOWN
         return await self._retry(
             attempt, lambda: self._link.port.hand_back(key, replica_id, reason, snapshot)
@@ -123,7 +123,7 @@ class LeasedAttempts(Generic[A]):
     def take(self, work: Work) -> None:
         """Begin the leases of a reply, and obey its signals."""
         for lease in work.leases:
-            if lease.held not in self.running:
+            if lease.key not in self.running:
                 self._begin(lease)
         if work.leases:
             self._leased.set()
@@ -150,7 +150,7 @@ class LeasedAttempts(Generic[A]):
         for task in self._tasks:
             task.cancel()
 
-    async def ended(self, by: float) -> None:
+    async def wait_for_all(self, by: float) -> None:
         """Wait until all attempts have ended, but no later than ``by`` (event loop time)."""
         if self._tasks:
             left_s = max(by - asyncio.get_running_loop().time(), 0)
@@ -158,7 +158,7 @@ class LeasedAttempts(Generic[A]):
 
     def _begin(self, lease: Lease) -> None:
         attempt = self._make(lease)
-        self.running[lease.held] = attempt
+        self.running[lease.key] = attempt
         if self._closed:
             attempt.stop(StopReason.HANDED_BACK)
         task = asyncio.create_task(self._run(attempt))
@@ -172,7 +172,7 @@ class LeasedAttempts(Generic[A]):
             lease.request_id,
             tenant=lease.tenant,
             endpoint=lease.endpoint.id,
-            trace=of_attempt(lease.trace, lease.held) if lease.trace else "",
+            trace=of_attempt(lease.trace, lease.key) if lease.trace else "",
         )
         try:
             outcome = await attempt.run()
@@ -182,19 +182,19 @@ class LeasedAttempts(Generic[A]):
                 verdict: Verdict | None = Verdict.FENCED
             elif stopped is StopReason.HANDED_BACK:
                 log.info("Handing back attempt %d.", lease.attempt)
-                snapshot = self._latest_snapshot(attempt.held)
+                snapshot = self._latest_snapshot(attempt.lease_key)
                 verdict = await self._outcomes.hand_back(attempt, snapshot)
             else:
                 verdict = await self._outcomes.finish(attempt, outcome)
                 _log_end(lease, outcome)
         finally:
-            del self.running[attempt.held]
-            self._ended.append(attempt.held)
+            del self.running[attempt.lease_key]
+            self._ended.append(attempt.lease_key)
             self._on_ended()
         if (timeline := attempt.state.timeline) is not None and verdict is Verdict.ACCEPTED:
             # Of any other attempt, the ingress records that it was lost.
             code = outcome.failure.code if outcome.failure and not attempt.handed_back else ""
-            self._traces.add(timeline.ended(lease, code))
+            self._traces.add(timeline.end(lease, code))
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", lease.attempt)
         # A stop may arrive after success, while the result is handed in: its files are needed then.

@@ -132,9 +132,9 @@ class Replica(ABC, Generic[A]):
         await self._poller.aclose()
         await self._let_end(close_by)
         self._running.hand_back()
-        await self._running.ended(loop.time() + (close_by - loop.time()) / 2)
+        await self._running.wait_for_all(loop.time() + (close_by - loop.time()) / 2)
         self._running.abandon()  # a step takes too long: do not wait for it
-        await self._running.ended(close_by)
+        await self._running.wait_for_all(close_by)
         self._running.cancel()
         await self._reporter.aclose()
         await self._traces.aclose()
@@ -214,7 +214,7 @@ class Replica(ABC, Generic[A]):
         self._note(work)
         self._running.take(work)
         if work.leases:
-            self._reporter.leased()
+            self._reporter.wake()
 
     def _on_reply(self, reply: ReportReply) -> None:
         for key in reply.cancelled:

@@ -37,7 +37,7 @@ class Snapshots:
         """Attempts that need a ticket before shutdown: all with enough work to lose."""
         return ()
 
-    def unreported(self) -> Sequence[tuple[LeaseKey, StoredSnapshot]]:
+    def list_unreported(self) -> Sequence[tuple[LeaseKey, StoredSnapshot]]:
         """Snapshots that no report has carried yet."""
         return ()
 
@@ -94,7 +94,7 @@ class Reporter:
     def alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def leased(self) -> None:
+    def wake(self) -> None:
         """Wake the reporter: there are new attempts."""
         self._leased.set()
 
@@ -130,7 +130,7 @@ class Reporter:
                 if now - attempt.state.leased_at >= self._unreported_s(attempt)
             ]
             wants = self._snapshots.wants_tickets()
-            urgent = wants or self._snapshots.unreported()
+            urgent = wants or self._snapshots.list_unreported()
             if now - reported_at >= (calls.report_interval_s if urgent else self._interval_s()):
                 reported_at = now
                 await self._report(due, wants)
@@ -152,11 +152,11 @@ class Reporter:
         wants: tuple[LeaseKey, ...],
         level: int = logging.WARNING,
     ) -> None:
-        snapshots = self._snapshots.unreported()
+        snapshots = self._snapshots.list_unreported()
         report = self._make_report(attempts, snapshots, wants)
         # Confirming once is enough: if this report is lost, the next regular one renews.
         self._next_in_s.update(dict.fromkeys(attempts, 0.0))
-        printed = {attempt.held: attempt.printed for attempt in attempts}
+        printed = {attempt.lease_key: attempt.printed for attempt in attempts}
         arrived = False
         try:
             async with asyncio.timeout(self._link.calls.call_timeout_s):
@@ -168,7 +168,7 @@ class Reporter:
             return
         finally:
             for key, lines in report.lines:  # those of others may be in another report
-                printed[key].reported(() if arrived else lines)
+                printed[key].end_report(() if arrived else lines)
         self._next_in_s.update(dict.fromkeys(attempts, reply.next_in_s))
         self._snapshots.mark_reported(snapshots)
         self._snapshots.use_tickets(reply.snapshot_tickets)
@@ -183,14 +183,14 @@ class Reporter:
         loading = self._reported.loading()
         return Report(
             replica_id=self._link.identity.replica_id,
-            renewals=tuple(attempt.held for attempt in attempts),
+            renewals=tuple(attempt.lease_key for attempt in attempts),
             progress=tuple(
-                (attempt.held, progress)
+                (attempt.lease_key, progress)
                 for attempt in attempts
                 if (progress := attempt.state.progress) is not None
             ),
             previews=tuple(
-                (attempt.held, preview)
+                (attempt.lease_key, preview)
                 for attempt in attempts
                 if (preview := attempt.previewer.take()) is not None
             ),
@@ -201,7 +201,9 @@ class Reporter:
             wants_tickets=wants,
             loading=to_plain(loading),
             lines=tuple(
-                (attempt.held, lines) for attempt in attempts if (lines := attempt.printed.take())
+                (attempt.lease_key, lines)
+                for attempt in attempts
+                if (lines := attempt.printed.take())
             ),
         )
 

@@ -90,7 +90,7 @@ class ReplicaResources:
 
         recipe = recipe_for_device(endpoint, self.engine.device_bytes())
         if (tuned := self.tuned.find(weights_name(endpoint, recipe), endpoint)) is not None:
-            endpoint, recipe = tuned.applied(endpoint)
+            endpoint, recipe = tuned.apply_to(endpoint)
         effective = with_recipe_dtype(endpoint, recipe)
         name = self.weights_by_endpoint[endpoint.id] = weights_name(endpoint, recipe)
         compiles = recipe is not None and recipe.compiles

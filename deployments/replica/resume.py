@@ -235,7 +235,7 @@ class GenerationStart:
         """Function from the steps of the whole generation to those of the draft; None: all."""
         return None if self.point is None else self.point.step_of
 
-    def charged(self, product: Product) -> Product:
+    def with_charged_units(self, product: Product) -> Product:
         """``product`` with the units of the steps that were computed after a draft."""
         if self.fork is None:
             return product

@@ -67,7 +67,7 @@ class Snapshotter(Snapshots):
     def wants_tickets_at_shutdown(self) -> tuple[LeaseKey, ...]:
         return self._older_than(self._config.worth_s)
 
-    def unreported(self) -> tuple[tuple[LeaseKey, StoredSnapshot], ...]:
+    def list_unreported(self) -> tuple[tuple[LeaseKey, StoredSnapshot], ...]:
         self._forget_ended()
         latest = self._latest.items()
         return tuple(
@@ -125,7 +125,7 @@ class Snapshotter(Snapshots):
         request_id.set(lease_key.request_id)
         resources, finished, at_decoding = (
             self._resources(),
-            state.finished,
+            state.finished_outputs,
             state.decoding_snapshot,
         )
         began = resources.clock.monotonic()

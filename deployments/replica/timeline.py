@@ -63,7 +63,7 @@ class Timeline:
                 )
                 return
 
-    def ended(self, lease: Lease, error: str) -> AttemptTrace:
+    def end(self, lease: Lease, error: str) -> AttemptTrace:
         """Timings of the attempt, which ends now. ``error``: code; empty if there is none."""
         self.enter(None)
         now = self._clock.monotonic()
@@ -76,7 +76,7 @@ class Timeline:
         ]
         took_s = now - self._began
         return AttemptTrace(
-            lease.trace, lease.held, lease.endpoint.id, lease.tenant, took_s, now, error, stages
+            lease.trace, lease.key, lease.endpoint.id, lease.tenant, took_s, now, error, stages
         )
 
 

@@ -65,7 +65,7 @@ class Measurement:
     def ok(self) -> bool:
         return not self.error
 
-    def applied(self, endpoint: Endpoint) -> tuple[Endpoint, Recipe]:
+    def apply_to(self, endpoint: Endpoint) -> tuple[Endpoint, Recipe]:
         """Endpoint and recipe that load this variant."""
         return with_options(endpoint, self.options), self.recipe
 
@@ -118,7 +118,7 @@ class Tuning:
         return not self.device_bytes or measurement.peak_bytes <= HEADROOM * self.device_bytes
 
     @property
-    def chosen(self) -> Measurement | None:
+    def chosen_variant(self) -> Measurement | None:
         """Fastest variant within the quality bound. None if the catalogue's recipe should stay."""
         allowed = [
             measurement for measurement in self._usable_measurements() if not measurement.step_cache
@@ -134,7 +134,7 @@ class Tuning:
     @property
     def base(self) -> Measurement | None:
         """Variant that replicas load, over which step caches are measured. None: it did not run."""
-        base = self.chosen or self.find(self.default)
+        base = self.chosen_variant or self.find(self.default)
         return base if base is not None and base.ok else None
 
     @property
@@ -176,7 +176,7 @@ class Tuning:
 
     def as_json(self) -> dict[str, Any]:
         """All fields, and the names of the chosen variant and step cache."""
-        chosen = {"chosen": self.chosen, "chosen_step_cache": self.chosen_step_cache}
+        chosen = {"chosen": self.chosen_variant, "chosen_step_cache": self.chosen_step_cache}
         names = {key: variant and variant.variant for key, variant in chosen.items()}
         return {**asdict(self), **names}
 
@@ -287,7 +287,7 @@ class TunedRecipes:
         ``name``: of the weights that the recipe would load.
         """
         tuning = self._usable(name, endpoint)
-        return None if tuning is None else tuning.chosen
+        return None if tuning is None else tuning.chosen_variant
 
     def step_caches(
         self, name: str, endpoint: Endpoint, declared: StepCacheLevels
@@ -320,7 +320,7 @@ class TunedRecipes:
                 endpoint.id,
             )
             return None
-        chosen = tuning.chosen
+        chosen = tuning.chosen_variant
         if chosen is None:
             log.info("%s uses the catalogue's recipe: no measured variant is faster.", name)
         else:

@@ -28,12 +28,12 @@ def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], No
         with store.open(repository, on_download):
             pass
     for digest in registered_of(endpoint):
-        store.registered().fetch(digest, on_download)
+        store.registered_files().fetch(digest, on_download)
 
 
 def is_here(store: Store, endpoint: Endpoint) -> bool:
     """True if ``fetch`` has nothing to do. Reads the disk."""
-    files = store.registered()
+    files = store.registered_files()
     return all(map(store.is_here, repositories_of(endpoint))) and all(
         files.find(digest) is not None for digest in registered_of(endpoint)
     )
@@ -51,7 +51,7 @@ def adapters(store: Store, endpoint: Endpoint, input: Mapping[str, Any]) -> list
         if not adapter.is_for(endpoint, input):
             continue
         if adapter.registered:
-            file = store.registered().fetch(adapter.registered)
+            file = store.registered_files().fetch(adapter.registered)
             loras.append(Lora(file, adapter.scale, adapter.denoiser, is_own=True))
             continue
         folder = Path(adapter.directory)
@@ -85,7 +85,9 @@ def load(
         }
         resolved = _with_parts(store, _with_folders(endpoint, folders), folders)
         if replaced := replaced_of(endpoint):
-            source = store.registered().composed(Path(resolved.weights.source), replaced)
+            source = store.registered_files().compose_folder(
+                Path(resolved.weights.source), replaced
+            )
             components = tuple(set(resolved.weights.components) - replaced.keys())
             weights = replace(resolved.weights, source=str(source), components=components)
             resolved = replace(resolved, weights=weights)
@@ -100,7 +102,7 @@ def _with_parts(store: Store, endpoint: Endpoint, folders: Mapping[Weights, Path
     if not (weights.parts or weights.pipeline):
         return endpoint
     places = {part: folders.get(repository_of(part), Path(part.source)) for part in weights.parts}
-    source = str(store.composed(Path(weights.source), weights, places))
+    source = str(store.compose_folder(Path(weights.source), weights, places))
     return replace(endpoint, weights=replace(weights, source=source, parts=(), pipeline=""))
 
 

@@ -55,7 +55,7 @@ class OutputPolicy:
         self._checkers = checkers
         self._prompt = prompt
 
-    def applied(self, product: Product, encode: Encode) -> tuple[Product, Sequence[Decision]]:
+    def apply(self, product: Product, encode: Encode) -> tuple[Product, Sequence[Decision]]:
         """Return the product as it may be delivered, and the decisions that were not "safe".
 
         Raises ``ContentBlocked`` if a rule blocks a file, or if a file cannot be checked and the
@@ -187,7 +187,7 @@ def _with_flags(
 ) -> dict[str, Any]:
     """``output`` with a flag for each image, in their order, and the sizes of the files. What its
     app or its provider has flagged stays so."""
-    new_output: dict[str, Any] = resized(output, sizes)
+    new_output: dict[str, Any] = with_sizes(output, sizes)
     images, before = new_output.get("images"), new_output.get(FLAGS)
     if FLAGS in new_output and isinstance(images, list):
         named = [image.get("artifact") if isinstance(image, Mapping) else None for image in images]
@@ -197,13 +197,13 @@ def _with_flags(
     return new_output
 
 
-def resized(value: Any, sizes: Mapping[str, int]) -> Any:
+def with_sizes(value: Any, sizes: Mapping[str, int]) -> Any:
     """``value`` of an output with the sizes of files by their keys."""
     if isinstance(value, list):
-        return [resized(item, sizes) for item in value]
+        return [with_sizes(item, sizes) for item in value]
     if not isinstance(value, Mapping):
         return value
-    known = {name: resized(inner, sizes) for name, inner in value.items()}
+    known = {name: with_sizes(inner, sizes) for name, inner in value.items()}
     if "file_size" in known and known.get("artifact") in sizes:
         known["file_size"] = sizes[known["artifact"]]
     return known

@@ -223,7 +223,7 @@ class Fetcher:
         download.awaits_own = True
         for number, delay_s in enumerate(self._own_storage.backoff.delays(), 1):
             try:
-                with self._own_storage.calls.counted(READ) as call:
+                with self._own_storage.calls.count_call(READ) as call:
                     is_fetched = await self._own_once(place, download, files)
                     call.result = DONE if is_fetched else ArtifactNotFound.code
             except (_OwnAway, httpx2.TransportError) as error:

@@ -101,7 +101,7 @@ class ManifestWriter:
         self._certificates = certificates
         self._loop = loop
 
-    def signed(self, file: MediaFile, facts: GenerationFacts) -> MediaFile:
+    def add_manifest(self, file: MediaFile, facts: GenerationFacts) -> MediaFile:
         """Return the file with a signed manifest in it. A path is replaced by another beside it.
 
         Raises ``NotSigned`` with the reason, or ``Fenced`` if the lease is lost.

@@ -151,7 +151,7 @@ class StorageCalls:
         self._seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
 
     @contextmanager
-    def counted(self, call: str) -> Generator[StorageCall]:
+    def count_call(self, call: str) -> Generator[StorageCall]:
         """Count the ``write`` or ``read`` of the block, unless it is cancelled: then it has no
         result."""
         began, this = time.perf_counter(), StorageCall()
@@ -240,7 +240,7 @@ class Uploader:
         for number, delay_s in enumerate(self._backoff.delays()):
             left_s = self._give_up_s if without_end else give_up_at - self._clock.monotonic()
             try:
-                with self._calls.counted("write") as call:
+                with self._calls.count_call("write") as call:
                     problem = await self._try(file, headers, left_s, again=number > 0)
                     if problem is None:
                         return

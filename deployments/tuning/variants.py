@@ -150,7 +150,7 @@ def candidates(subject: Subject) -> list[RecipeVariant]:
             continue
         changed = replace(plain, **switch.recipe)
         variants.append(RecipeVariant(switch.name, changed, switch.options, exact=switch.exact))
-    return [*_distinct(variant for variant in variants if allowed(variant.recipe))]
+    return [*_distinct(variant for variant in variants if is_allowed(variant.recipe))]
 
 
 def cached_candidates(subject: Subject, base: Measurement | None) -> list[RecipeVariant]:
@@ -188,7 +188,7 @@ def default_name(variants: Sequence[RecipeVariant]) -> str:
     return CATALOGUE if any(variant.name == CATALOGUE for variant in variants) else PLAIN
 
 
-def allowed(recipe: Recipe) -> bool:
+def is_allowed(recipe: Recipe) -> bool:
     """Return whether the catalogue would accept the recipe: weights that hooks move make every
     compiled block compile again, and a graph reads them where they were."""
     moved = recipe.precision == "float8" or recipe.offload == "blocks"
@@ -214,7 +214,7 @@ def combination(variants: Sequence[RecipeVariant], tuning: Tuning) -> RecipeVari
         if any(getattr(recipe, name) != getattr(base, name) for name in change):
             continue  # a faster one has set it
         changed = replace(recipe, **change)
-        if allowed(changed):
+        if is_allowed(changed):
             recipe, options, parts = changed, {**variant.options, **options}, parts + 1
     combined = RecipeVariant(COMBINED, recipe, options)
     return (

@@ -79,7 +79,7 @@ def measure(job: MeasureVariant) -> Measurement:
     empty = Measurement(job.variant, job.recipe, job.options, job.step_cache)
     try:
         with _Loaded(job) as loaded:
-            return loaded.measured(empty)
+            return loaded.measure(empty)
     except OutOfMemory as error:
         return replace(empty, error=f"out of memory: {error.message}")
     except DarkroomError as error:
@@ -122,8 +122,8 @@ class _Loaded:
             traits=model_rules_of(families),
             compiles_first=True,
         )
-        self._residency = Residency(self._engine, quantized=self._store.derived())
-        self._peak = _PeakMemory(self._engine.accelerator.memory.held)
+        self._residency = Residency(self._engine, quantized=self._store.derived_files())
+        self._peak = _PeakMemory(self._engine.accelerator.memory.held_bytes)
 
     def __enter__(self) -> _Loaded:
         self._engine.start()
@@ -135,7 +135,7 @@ class _Loaded:
         self._engine.close(5)
         self._peak.stop()
 
-    def measured(self, empty: Measurement) -> Measurement:
+    def measure(self, empty: Measurement) -> Measurement:
         pipeline = self._load()
         timed = [self._time_workload(pipeline, workload) for workload in self._job.workloads]
         worst = self._compare([result for run in timed for result in run.results])

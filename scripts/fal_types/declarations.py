@@ -61,7 +61,7 @@ def parse(text: str) -> Declarations:
     """Parse an ``endpoints.d.ts``. Raises ``NotUnderstoodError``."""
     parser = _Parser(text)
     parser.declarations()
-    return parser.resolved()
+    return parser.resolve()
 
 
 class Token(NamedTuple):
@@ -114,7 +114,7 @@ class _Parser:
                 self._aliases[name] = self._reference()
             self._expect(";")
 
-    def resolved(self) -> Declarations:
+    def resolve(self) -> Declarations:
         """The declarations without aliases, and without objects that no endpoint reaches."""
         objects: dict[str, FalFields] = {}
         waiting = [name for names in self._endpoints.values() for name in names]

@@ -35,7 +35,7 @@ class Module:
         return self.text.count("\n")
 
 
-def parsed(path: str, text: str) -> Module:
+def parse_module(path: str, text: str) -> Module:
     return Module(path, text, ast.parse(text))
 
 
@@ -43,7 +43,7 @@ def parsed(path: str, text: str) -> Module:
 def modules(root: Path = ROOT) -> Sequence[Module]:
     """Modules of the packages, without the empty ones, which only mark a folder."""
     return [
-        parsed(path.relative_to(root).as_posix(), text)
+        parse_module(path.relative_to(root).as_posix(), text)
         for package in PACKAGES
         for path in sorted((root / package).rglob("*.py"))
         if (text := path.read_text())

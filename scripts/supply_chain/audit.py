@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from scripts.supply_chain.packages import Package, shipped
+from scripts.supply_chain.packages import Package, shipped_packages
 
 DATABASE = "https://api.osv.dev"
 AT_ONCE = 500  # packages of one call, of which the database takes 1,000
@@ -122,7 +122,7 @@ def _vulnerability(package: Package, details: Any) -> Vulnerability:
     return Vulnerability(package, details["id"], aliases, summary, tuple(sorted(fixed)))
 
 
-def accepted(
+def accepting_rule(
     found: Vulnerability, today: date, rules: Mapping[str, Accepted] = ACCEPTED
 ) -> Accepted | None:
     """The rule by which ``found`` is no problem today."""
@@ -135,7 +135,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="fail without the database")
     parser.add_argument("--database", default=DATABASE, help="address of a copy of OSV's API")
     options = parser.parse_args(words)
-    packages = shipped()
+    packages = shipped_packages()
     try:
         with httpx2.Client(base_url=options.database, timeout=TIMEOUT_S) as client:
             vulnerabilities = Database(client).look_up(packages)
@@ -149,7 +149,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2 if options.strict else 0
     today = datetime.now(UTC).date()
     open_ = [
-        vulnerability for vulnerability in vulnerabilities if accepted(vulnerability, today) is None
+        vulnerability
+        for vulnerability in vulnerabilities
+        if accepting_rule(vulnerability, today) is None
     ]
     for problem in open_:
         print(problem, file=sys.stderr)

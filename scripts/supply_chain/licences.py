@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from scripts.supply_chain.packages import ROOT, Package, shipped
+from scripts.supply_chain.packages import ROOT, Package, shipped_packages
 
 PAGE = ROOT / "THIRD-PARTY.md"
 
@@ -115,7 +115,7 @@ class Licence:
                 f"{name} states no licence that is known ({self.stated or 'nothing'}). Read its "
                 "licence, and add what it is to REVIEWED in scripts/supply_chain/licences.py."
             )
-        if (self.review is not None and self.review.reason) or allowed(self.spdx):
+        if (self.review is not None and self.review.reason) or is_allowed(self.spdx):
             return None
         return (
             f"{name} has the licence {self.spdx}, which is not allowed. Take another package, or "
@@ -149,14 +149,14 @@ def spdx(stated: str) -> str:
         return ""
 
 
-def allowed(expression: str) -> bool:
+def is_allowed(expression: str) -> bool:
     """Whether a package with this expression may be used by an allowed licence for each part."""
     if "(" in expression:
         inner = re.search(r"\(([^()]*)\)", expression)
         if inner is None:
             return False
-        identifier = "MIT" if allowed(inner[1]) else "LicenseRef-refused"
-        return allowed(expression.replace(inner[0], identifier))
+        identifier = "MIT" if is_allowed(inner[1]) else "LicenseRef-refused"
+        return is_allowed(expression.replace(inner[0], identifier))
     choices = expression.split(" OR ")
     return any(all(part in ALLOWED for part in choice.split(" AND ")) for choice in choices)
 
@@ -209,7 +209,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/licences")
     parser.add_argument("--check", action="store_true", help="write nothing")
     only_check = parser.parse_args(words).check
-    licences = [*map(licence_of, shipped())]
+    licences = [*map(licence_of, shipped_packages())]
     violations = problems(licences)
     text = page(licences)
     if not only_check:

@@ -54,7 +54,7 @@ class Package:
         return next(iter(self.metadata.get(name, ())), "").strip()
 
 
-def locked(text: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def parse_lock(text: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Name, version and hashes of each line of a lock file."""
     for line in text.replace("\\\n", " ").splitlines():
         match = re.match(r"([\w.-]+)==(\S+)", line)
@@ -64,14 +64,14 @@ def locked(text: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 
 @cache
-def shipped() -> tuple[Package, ...]:
+def shipped_packages() -> tuple[Package, ...]:
     """The packages of the container, by name.
 
     ``SystemExit`` names a package that is not installed here, or at another version: its metadata
     would be another one's.
     """
-    versions = {name: version for name, version, _ in locked(CONSTRAINTS.read_text())}
-    rows = [*locked(LOCK.read_text()), *((name, versions[name], ()) for name in WITHOUT_HASH)]
+    versions = {name: version for name, version, _ in parse_lock(CONSTRAINTS.read_text())}
+    rows = [*parse_lock(LOCK.read_text()), *((name, versions[name], ()) for name in WITHOUT_HASH)]
     names = {name for name, _, _ in rows}
     packages: list[Package] = []
     for name, version, hashes in sorted(rows):

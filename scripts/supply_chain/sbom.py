@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scripts.supply_chain.licences import licence_of
-from scripts.supply_chain.packages import ROOT, WITHOUT_HASH, Package, shipped
+from scripts.supply_chain.packages import ROOT, WITHOUT_HASH, Package, shipped_packages
 
 FILE = ROOT / "sbom.cdx.json"
 
@@ -112,7 +112,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/sbom")
     parser.add_argument("--check", action="store_true", help="write nothing")
     only_check = parser.parse_args(words).check
-    packages = shipped()
+    packages = shipped_packages()
     text = text_of(packages)
     if not only_check:
         FILE.write_text(text, encoding="utf-8")

@@ -29,10 +29,10 @@ from serve_app.backup.folder import (
     Manifest,
     OnCopied,
     digest_of,
-    explained,
+    explain_errors,
     ignore_copied,
 )
-from serve_app.backup.installation import OpenInstallation, connected
+from serve_app.backup.installation import OpenInstallation, open_connection
 from serve_app.backup.postgres_programs import Program
 from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
@@ -56,8 +56,8 @@ async def back_up(
     """
     await check_applied(target.database)
     try:
-        with explained("The backup cannot be written to", folder.path):
-            async with connected(target.conninfo, autocommit=False) as connection:
+        with explain_errors("The backup cannot be written to", folder.path):
+            async with open_connection(target.conninfo, autocommit=False) as connection:
                 manifest = await _back_up(target, folder, connection, on_copied)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(

@@ -81,7 +81,7 @@ class BackupFolder:
 
     def create(self) -> None:
         """Create the folder. Raises ``Misconfigured`` unless it is new or empty."""
-        with explained("The backup cannot be written to", self.path):
+        with explain_errors("The backup cannot be written to", self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(self.path.iterdir()):
                 raise Misconfigured(
@@ -97,7 +97,7 @@ class BackupFolder:
 
     def read_manifest(self) -> Manifest:
         """Raises ``Misconfigured`` if this is no backup, or one of a newer version."""
-        with explained("The backup cannot be read from", self.path):
+        with explain_errors("The backup cannot be read from", self.path):
             try:
                 self.manifest.lstat()
                 with regular_file(self.manifest).open(encoding="utf-8") as file:
@@ -109,7 +109,7 @@ class BackupFolder:
                     "backup` writes last. Name a folder whose backup was completed."
                 ) from None
             except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-                raise damaged(self.manifest) from None
+                raise damaged_backup_error(self.manifest) from None
         if number > FORMAT:
             raise Misconfigured(
                 f"{self.path} was written by a newer Darkroom ({stored.get('version')}). Install "
@@ -118,20 +118,20 @@ class BackupFolder:
         try:
             manifest = Manifest(**{field.name: stored[field.name] for field in fields(Manifest)})
         except KeyError:
-            raise damaged(self.manifest) from None
+            raise damaged_backup_error(self.manifest) from None
         kinds = {field.name: str if field.type == "str" else int for field in fields(Manifest)}
         if any(type(value) is not kinds[name] for name, value in asdict(manifest).items()):
-            raise damaged(self.manifest)
+            raise damaged_backup_error(self.manifest)
         return manifest
 
     def verify(self, manifest: Manifest) -> None:
         """Raise ``Misconfigured`` if the dump or the list of files has changed, or if anything is
         there that no backup has. Blocks."""
         digests = {self.database: manifest.database_sha256, self.list: manifest.list_sha256}
-        with explained("The backup cannot be read from", self.path):
+        with explain_errors("The backup cannot be read from", self.path):
             for path, sha256 in digests.items():
                 if digest_of(regular_file(path)) != sha256:
-                    raise damaged(path)
+                    raise damaged_backup_error(path)
             self.secret_files()
 
     def entries(self) -> Iterator[FileEntry]:
@@ -147,9 +147,9 @@ class BackupFolder:
             digest = entry.sha256
             fits = keys.valid(entry.key) and (digest is None or _DIGEST.fullmatch(digest))
         except (ValueError, TypeError, RecursionError):
-            raise damaged(self.list) from None
+            raise damaged_backup_error(self.list) from None
         if not fits:
-            raise damaged(self.list)
+            raise damaged_backup_error(self.list)
         return entry
 
     def secret_files(self) -> Sequence[Path]:
@@ -161,7 +161,7 @@ class BackupFolder:
             if path.is_dir() and not path.is_symlink() and place.parts[0] == "tls":
                 continue
             if place != Path("api_key") and place.parts[0] != "tls":
-                raise damaged(path)
+                raise damaged_backup_error(path)
             files.append(regular_file(path))
         return files
 
@@ -169,7 +169,7 @@ class BackupFolder:
         """A file of storage in the backup. Raises ``Misconfigured`` if it is not there."""
         path = self.files / key
         if path.resolve() != self.files.resolve() / key:  # a link leads out of the backup
-            raise damaged(path)
+            raise damaged_backup_error(path)
         return regular_file(path)
 
 
@@ -179,13 +179,13 @@ def regular_file(path: Path) -> Path:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        raise damaged(path) from None
+        raise damaged_backup_error(path) from None
     if not stat.S_ISREG(mode):
-        raise damaged(path)
+        raise damaged_backup_error(path)
     return path
 
 
-def damaged(path: Path) -> Misconfigured:
+def damaged_backup_error(path: Path) -> Misconfigured:
     return Misconfigured(
         f"{path} is missing or damaged: it is not what the backup's manifest describes. Copy the "
         "backup again from where it was made, or restore another one."
@@ -199,7 +199,7 @@ def digest_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def explained(problem: str, path: Path) -> Generator[None]:
+def explain_errors(problem: str, path: Path) -> Generator[None]:
     """Turn an ``OSError`` into a sentence that begins with ``problem`` and names ``path``."""
     try:
         yield

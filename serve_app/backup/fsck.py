@@ -18,7 +18,7 @@ from typing import IO
 import psycopg
 
 from serve_app.backup import rows
-from serve_app.backup.installation import OpenInstallation, connected
+from serve_app.backup.installation import OpenInstallation, open_connection
 from serve_app.backup.rows import NamedFile, named_files
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable, Misconfigured
 from serve_app.domain.ports import Clock
@@ -105,7 +105,7 @@ class Check:
 
     async def _scan(self) -> AsyncIterator[Finding]:
         try:
-            async with connected(self._target.conninfo) as connection:
+            async with open_connection(self._target.conninfo) as connection:
                 async with named_files(connection) as named:
                     pairs = _merge_by_key(named.all(), self._target.storage.files())
                     async for batch in _batches(self._differences(pairs)):
@@ -154,7 +154,7 @@ class Check:
         database = self._target.database
         orphaned = [candidate.key for candidate in batch if candidate.problem is Problem.ORPHANED]
         named = [candidate.key for candidate in batch if candidate.problem is not Problem.ORPHANED]
-        known = await rows.expected(database, orphaned) if orphaned else frozenset[str]()
+        known = await rows.expected_keys(database, orphaned) if orphaned else frozenset[str]()
         live_keys = await rows.still_named(database, named) if named else frozenset[str]()
         true: list[Finding] = []
         for finding in batch:
@@ -191,7 +191,7 @@ class Check:
             if missing:
                 await rows.disown(self._target.database, missing)
             if orphaned:
-                known = await rows.expected(self._target.database, orphaned)
+                known = await rows.expected_keys(self._target.database, orphaned)
                 await self._target.storage.delete([key for key in orphaned if key not in known])
             self.totals.mended += len(missing) + len(orphaned)
 

@@ -40,7 +40,7 @@ class OpenInstallation:
 
 
 @asynccontextmanager
-async def opened(
+async def open_installation(
     config: Config, secrets: Secrets, *, create: bool = False, other_storage: bool = False
 ) -> AsyncGenerator[OpenInstallation]:
     """Open the installation of these settings, whether it runs or not.
@@ -70,7 +70,7 @@ async def opened(
 
 
 @asynccontextmanager
-async def connected(
+async def open_connection(
     conninfo: str, *, autocommit: bool = True
 ) -> AsyncGenerator[psycopg.AsyncConnection]:
     """A connection for long statements, which have no limit. It is closed if the server falls

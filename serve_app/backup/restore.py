@@ -27,15 +27,15 @@ from serve_app.backup.folder import (
     FileEntry,
     Manifest,
     OnCopied,
-    damaged,
-    explained,
+    damaged_backup_error,
+    explain_errors,
     ignore_copied,
 )
-from serve_app.backup.installation import OpenInstallation, connected
+from serve_app.backup.installation import OpenInstallation, open_connection
 from serve_app.domain.errors import DatabaseUnavailable, Forbidden, Misconfigured
 from serve_app.postgres.file_places import record_places
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.migrations import migrate, shipped
+from serve_app.queue.store.migrations import list_migrations, migrate
 from serve_app.queue.transactions.end_attempt import EndAttempts
 from serve_app.storage.blocking import CHUNK_BYTES
 from serve_app.storage.keys import DamagedFile, media_type_of
@@ -84,9 +84,9 @@ async def restore(
     await asyncio.to_thread(folder.verify, manifest)
     await target.database.aclose()  # its connections would count as those of another program
     try:
-        async with connected(target.conninfo) as connection:
+        async with open_connection(target.conninfo) as connection:
             tables = await _check_target(connection, manifest, replace=replace)
-            with explained("The backup cannot be read from", folder.path):
+            with explain_errors("The backup cannot be read from", folder.path):
                 absent = await _restore_files(target, folder, on_copied)
             await _restore_database(connection, target.conninfo, folder, manifest, tables)
         await migrate(target.conninfo)
@@ -100,13 +100,13 @@ async def restore(
             f"PostgreSQL was lost during the restore: {str(error).strip()}. Run the command again "
             "with --replace when the server runs."
         ) from error
-    with explained("The secrets cannot be written to", target.data_dir):
+    with explain_errors("The secrets cannot be written to", target.data_dir):
         await asyncio.to_thread(_restore_secrets, folder, target.data_dir)
     return Restored(manifest, requeued, len(absent))
 
 
 def _refuse_newer(folder: BackupFolder, manifest: Manifest) -> None:
-    known = shipped()[-1].number
+    known = list_migrations()[-1].number
     if manifest.schema_level > known:
         raise Misconfigured(
             f"{folder.path} was written by a newer Darkroom ({manifest.version}): its tables are "
@@ -126,7 +126,9 @@ async def _check_target(
             f"Restore into PostgreSQL {manifest.postgres} or later."
         )
     await _refuse_others(connection)
-    names = sorted({name for migration in shipped() for name in _TABLE.findall(migration.sql)})
+    names = sorted(
+        {name for migration in list_migrations() for name in _TABLE.findall(migration.sql)}
+    )
     cursor = await connection.execute(PRESENT, ([*names, "migrations"],))
     tables = [name for (name,) in await cursor.fetchall()]
     if tables and not replace:
@@ -191,7 +193,7 @@ async def _read_and_verify(path: Path, entry: FileEntry) -> AsyncIterator[bytes]
     finally:
         file.close()
     if digest.hexdigest() != entry.sha256:
-        raise damaged(path)
+        raise damaged_backup_error(path)
 
 
 async def _restore_database(
@@ -207,7 +209,7 @@ async def _restore_database(
         tables = sql.SQL(", ").join(map(sql.Identifier, replaced))
         await connection.execute(sql.SQL("DROP TABLE {} CASCADE").format(tables))
     functions = sorted(
-        {name for migration in shipped() for name in _FUNCTION.findall(migration.sql)}
+        {name for migration in list_migrations() for name in _FUNCTION.findall(migration.sql)}
     )
     for name in functions:
         await connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))

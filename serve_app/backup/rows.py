@@ -129,7 +129,7 @@ async def still_named(database: Database, keys: Sequence[str]) -> frozenset[str]
     return await _keys(database, STILL_NAMED, keys)
 
 
-async def expected(database: Database, keys: Sequence[str]) -> frozenset[str]:
+async def expected_keys(database: Database, keys: Sequence[str]) -> frozenset[str]:
     """Keys that are no orphans: a row names them, will name them, or has them deleted."""
     known = await _keys(database, EXPECTED, keys)
     rows = await database.rows(RUNNING, {"ids": _requests(keys)})

@@ -130,11 +130,11 @@ class Catalog:
         if not names:
             return None
         entry = self._several[max(names, key=len)]
-        passed_entry = replace(entry, endpoint=HostedEndpoint.passed(entry.endpoint, endpoint_id))
+        passed_entry = replace(entry, endpoint=HostedEndpoint.with_id(entry.endpoint, endpoint_id))
         self._passed[endpoint_id] = passed_entry
         return passed_entry
 
-    def listed(self, endpoint_id: str) -> CatalogEntry:
+    def get_listed(self, endpoint_id: str) -> CatalogEntry:
         """The same as ``find``. ``EndpointNotFound`` names ids of the same kind."""
         entry = self.find(endpoint_id)
         if entry is None:
@@ -149,7 +149,7 @@ class Catalog:
     def get(self, endpoint_id: str) -> CatalogEntry:
         """An entry that is served. Raises ``EndpointNotFound``, or ``EndpointNotServed`` with the
         reason."""
-        entry = self.listed(endpoint_id)
+        entry = self.get_listed(endpoint_id)
         if entry.missing:
             raise EndpointNotServed(f"{endpoint_id} is not served here. {entry.missing}")
         return entry
@@ -222,10 +222,10 @@ def load(
     The other arguments are those of ``EntryBuilder``. Every error is ``Misconfigured`` and names
     file and line.
     """
-    return combined(read_file(path), EntryBuilder(demo, demo_dir, families))
+    return combine_entries(read_file(path), EntryBuilder(demo, demo_dir, families))
 
 
-def combined(
+def combine_entries(
     own: CatalogFile | None, builder: EntryBuilder, stored: Sequence[StoredEntry] = ()
 ) -> Catalog:
     """Combine the built-in catalogue, the operator's ``own`` file, and entries of the database.

@@ -10,7 +10,7 @@ from typing import Any
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.catalog.schema.registry import cached_json_schema
 from serve_app.catalog.source import FallbackSource, ShadowSource
-from serve_app.domain.executors.fallback import renamed
+from serve_app.domain.executors.fallback import rename_fields
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.workflows.definition import FAMILY
 from serve_app.options.mistakes import Place
@@ -105,7 +105,7 @@ def input_at(other: CatalogEntry, fields: Mapping[str, str | None], input: Any) 
     """Input of a request for another endpoint. Fields that this one does not have are left out:
     ``unfit_field`` says whether they matter. ``InvalidInput``."""
     values = {
-        name: value for name, value in renamed(input, fields).items() if _accepts(other, name)
+        name: value for name, value in rename_fields(input, fields).items() if _accepts(other, name)
     }
     return other.schema.validate(values)[0]
 

@@ -15,10 +15,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from serve_app.cli.connection.answered import answered
+from serve_app.cli.connection.answered import answering_url
 from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.suggestions import option_advice
-from serve_app.cli.connection.text import echo, in_lines, shortened
+from serve_app.cli.connection.text import echo, in_lines, shorten
 from serve_app.domain.errors import DarkroomError
 
 INTERRUPTED = 130
@@ -96,12 +96,12 @@ class ErrorReportingGroup(LazyGroup):
             echo(f"darkroom: {in_lines(error.message)}", err=True)
             sys.exit(1)
         except NOT_UNDERSTOOD as error:
-            if (url := answered(ctx)) is None:
+            if (url := answering_url(ctx)) is None:
                 raise
             place = traceback.extract_tb(error.__traceback__)[-1]
             echo(
                 f"darkroom: {url} answered something that this command does not understand "
-                f"({type(error).__name__}: {shortened(str(error))}; {place.filename}:"
+                f"({type(error).__name__}: {shorten(str(error))}; {place.filename}:"
                 f"{place.lineno}). Check that a Darkroom of this version is running there.",
                 err=True,
             )

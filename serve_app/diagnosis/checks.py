@@ -75,7 +75,7 @@ def settings_checks(
     """Checks of what the settings name, beside the database and the storage. ``provider``: of the
     sign-in; only called if there is one."""
     checks: list[Check] = [("models", lambda: models(config))]
-    if config.sign_in.enabled:
+    if config.sign_in.is_enabled:
         checks.append(("sign-in", lambda: check_sign_in(config, provider())))
     if config.provenance.sign_files != "off":
         checks.append(("signing", lambda: signing(config, secrets)))

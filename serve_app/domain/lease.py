@@ -164,12 +164,12 @@ class Lease:
         return frozenset(digest for rule in self.safety for digest in rule.get("loras", ()))
 
     @property
-    def marked(self) -> bool:
+    def has_marked_files(self) -> bool:
         """True if its files say that they are AI-generated."""
         return self.marking != MarkPolicy.OFF
 
     @property
-    def held(self) -> LeaseKey:
+    def key(self) -> LeaseKey:
         return LeaseKey(self.request_id, self.attempt, self.nonce)
 
 

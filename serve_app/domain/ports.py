@@ -198,7 +198,7 @@ class Gallery(Protocol):
         """At most ``limit`` requests. The time of a call is bounded, however many there are."""
         ...
 
-    async def days(
+    async def count_by_day(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
     ) -> Sequence[int]:
         """Numbers of ended requests between each edge and the next, by the time of their submit.
@@ -234,7 +234,7 @@ class Gallery(Protocol):
         """Revoke a link. False: the tenant has none with this id."""
         ...
 
-    async def shared(self, digest: bytes) -> Request | None:
+    async def find_shared(self, digest: bytes) -> Request | None:
         """Request of the link whose token has this digest; None if there is none, or no more."""
         ...
 
@@ -303,7 +303,7 @@ class Queue(LeasePort, Protocol):
         ...
 
     @property
-    def stored(self) -> StoredFiles:
+    def stored_files(self) -> StoredFiles:
         """Sums of stored files."""
         ...
 
@@ -334,7 +334,7 @@ class Queue(LeasePort, Protocol):
         """
         ...
 
-    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+    async def record_undelivered(self, new: NewRequest, request_id: str) -> None:
         """Record that the response to the submit of ``new``, about ``request_id``, did not reach
         its client."""
         ...
@@ -354,7 +354,7 @@ class Queue(LeasePort, Protocol):
         """Return as soon as the state is final, or after ``timeout_s`` in its current state."""
         ...
 
-    async def changed(
+    async def wait_for_change(
         self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
     ) -> Request:
         """Return at the next change of state, attempt, progress or log, or after ``timeout_s``.

@@ -206,7 +206,7 @@ class Preflight:
 
     # The sentences
 
-    def said(self) -> Mapping[str, str]:
+    def sentences(self) -> Mapping[str, str]:
         """Sentences by subject, in their order, without full stops. A subject of which there is
         nothing to say is left out."""
         lines = {
@@ -308,7 +308,7 @@ class Preflight:
             },
             "seconds": self.needs.seconds,
             "seconds_from": self.needs.seconds_from,
-            "said": dict(self.said()),
+            "said": dict(self.sentences()),
         }
 
 

@@ -40,12 +40,12 @@ class Retries:
     server_error: int = 0
     connection_error: int = 0
 
-    def left(self, cause: Cause) -> int:
+    def remaining(self, cause: Cause) -> int:
         return {**asdict(self)}[cause.value]
 
     def after(self, cause: Cause) -> Retries:
         """Retries left after one more failure with this cause."""
-        return replace(self, **{cause.value: self.left(cause) - 1})
+        return replace(self, **{cause.value: self.remaining(cause) - 1})
 
 
 NONE = Retries()

@@ -36,7 +36,7 @@ class Rest:
     def is_on(self) -> bool:
         return self.hears() and self._monotonic() - self._busy_at > QUIET_S
 
-    def called(self) -> None:
+    def note_call(self) -> None:
         """Note a call of a client or a replica, here and in the other processes."""
         self.busy()
         if self._busy_at - self._announced_at > ANNOUNCE_EVERY_S:

@@ -112,7 +112,7 @@ class FrameStream(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def received(self, message: Any) -> None:
+    def message_received(self, message: Any) -> None:
         raise NotImplementedError
 
     def lost(self) -> None:
@@ -131,7 +131,7 @@ class FrameStream(asyncio.Protocol):
             if begin + length > len(self._incoming):
                 break
             start = begin + length
-            self.received(pickle.loads(self._incoming[begin:start]))  # noqa: S301 see above
+            self.message_received(pickle.loads(self._incoming[begin:start]))  # noqa: S301 see above
         del self._incoming[:start]
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -68,7 +68,7 @@ class UploadBook(Protocol):
         """Register an upload before anything of it is stored, so that a crash leaves no orphan."""
         ...
 
-    async def used(self, tenant: str) -> UploadUse:
+    async def usage(self, tenant: str) -> UploadUse:
         """What the tenant's uploads take now."""
         ...
 
@@ -105,7 +105,9 @@ class UploadBook(Protocol):
         asked for it, for the audit log. ``batches_of``: as in ``kept``."""
         ...
 
-    async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
+    async def find_file(
+        self, tenant: str, key: str, batches_of: str | None = None
+    ) -> KeptFile | None:
         """A complete upload of the tenant that is not marked for deletion, or None. ``batches_of``:
         API key whose batches are the only ones of which it may be a result; None: of any."""
         ...

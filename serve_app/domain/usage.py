@@ -88,7 +88,7 @@ def _at(values: Sequence[float], number: int) -> float | None:
 
 
 class Ledger(Protocol):
-    async def consumed(
+    async def usage_totals(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:
         """Usage between each two of the ascending ``edges``, by bucket, then by endpoint, then by
@@ -100,7 +100,7 @@ class Ledger(Protocol):
         ``MAX_SUMS``."""
         ...
 
-    async def measured(
+    async def request_totals(
         self,
         tenant: str,
         edges: Sequence[datetime],
@@ -113,6 +113,6 @@ class Ledger(Protocol):
         each from 0 to 1, interpolated linearly. ``client_codes``: see ``EndedRequestFilter``."""
         ...
 
-    async def ended(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
+    async def ended_requests(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
         """Ended requests, latest end first."""
         ...

@@ -65,7 +65,7 @@ class ReceiverResponse:
     final: bool = False  # a retry would get the same reply
 
     @property
-    def accepted(self) -> bool:
+    def is_accepted(self) -> bool:
         return not self.error
 
 
@@ -129,11 +129,11 @@ class Outbox(Protocol):
         was lost."""
         ...
 
-    async def delivered(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
+    async def record_success(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
         """Record success. False if the claim was lost; ``failed`` and ``put_back`` do the same."""
         ...
 
-    async def failed(
+    async def record_failure(
         self, claimed: ClaimedDelivery, answer: ReceiverResponse, again_after_s: float | None
     ) -> bool:
         """Record a failed try. ``again_after_s`` None: the delivery is dead."""

@@ -25,12 +25,12 @@ def create_cluster(files: ClusterFiles, user: ServerUser) -> None:
     maker = builder(user)
     shutil.rmtree(files.staging_dir, ignore_errors=True)
     files.staging_dir.mkdir(mode=0o700)
-    maker.own(files.staging_dir)
+    maker.take_ownership(files.staging_dir)
     if not files.password.exists():
         write_atomically(files.password, secrets.token_urlsafe(32))
     _run_initdb(files, maker)
     (files.staging_dir / "pg_hba.conf").write_text(HBA, encoding="utf-8")
-    user.own(files.staging_dir)
+    user.take_ownership(files.staging_dir)
     files.staging_dir.rename(files.cluster)
     fsync_directory(files.home)
 

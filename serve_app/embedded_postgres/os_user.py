@@ -40,7 +40,7 @@ class ServerUser:
         """Supplementary groups: none."""
         return None if self.uid is None else []
 
-    def own(self, path: Path) -> None:
+    def take_ownership(self, path: Path) -> None:
         """Make this user the owner of ``path`` and everything below it."""
         if self.uid is None or self.gid is None:
             return

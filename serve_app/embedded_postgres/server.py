@@ -93,7 +93,7 @@ class PostgresServer:
         elif not self.socket_dir.exists():
             self.socket_dir.mkdir(mode=0o700)
         self.socket_dir.chmod(0o700)
-        self._user.own(self.socket_dir)
+        self._user.take_ownership(self.socket_dir)
 
     # While the server runs
 

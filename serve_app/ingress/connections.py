@@ -200,8 +200,8 @@ async def follow_processes(
         await asyncio.to_thread(ray.util.get_node_ip_address),
         package_version(),
     )
-    await processes.started(own)
-    stack.push_async_callback(processes.stopped, own)
+    await processes.record_start(own)
+    stack.push_async_callback(processes.record_stop, own)
     led = election.on_leader(f"processes/{await cluster_id()}", PROCESSES_EVERY_S, processes.look)
     task = PeriodicTask(PROCESSES_EVERY_S, {"follow_processes": led}, services.metrics.queue)
     task.start(services.rest)
@@ -353,7 +353,7 @@ def serve_metrics(
     times. The port is tried again every ``retry_s``.
     """
     telemetry, directory = config.telemetry, config.server.data_dir
-    metrics.built(package_version(), platform.python_version())
+    metrics.set_build_info(package_version(), platform.python_version())
     metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
     server = MetricsServer(
         metrics.registry,
@@ -374,7 +374,7 @@ def serve_metrics(
         "The metrics %s is taken, so Prometheus does not see this process yet. It is tried again "
         "until it is free. If no earlier ingress is ending there, set DARKROOM_METRICS_PORT to a "
         "free port, or to 0 for any free port.",
-        server.wanted,
+        server.address_text,
     )
     task = PeriodicTask(retry_s, {"metrics port": open_port})
     task.start()

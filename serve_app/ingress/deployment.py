@@ -200,7 +200,7 @@ class Ingress(ReplicaCalls):
         kept = PostgresLiveSettings(database)
         self._file_config = await self._settings.first(kept)
         self._tenants = await connections.open_tenants(database, self._clock, self._config)
-        config = self._config = self._tenants.merged(self._file_config)
+        config = self._config = self._tenants.merge_limits(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
         self._weights = PostgresWeightBook(database)
@@ -308,7 +308,7 @@ class Ingress(ReplicaCalls):
 
     def _apply_limits(self) -> None:
         """Put the limits of the settings in force, with those that operators have set."""
-        config = self._config = self._tenants.merged(self._file_config)
+        config = self._config = self._tenants.merge_limits(self._file_config)
         self._services.config, self._services.file_config = config, self._file_config
         bases = self._services.catalog.bases
         self._limits.become(QueueLimits.of(config, self._tenants.disabled, bases))

@@ -142,7 +142,7 @@ class _Connection(FrameStream):
         """Ask the replica to send no more calls."""
         self.send((0, True, None))
 
-    def received(self, message: Any) -> None:
+    def message_received(self, message: Any) -> None:
         number, method, arguments = message
         if method is not None:
             self._tasks[number] = asyncio.create_task(self._answer(number, method, arguments))

@@ -73,7 +73,7 @@ class RequestMiddleware:
             return
         services: Services = scope["app"].state.services
         if scope["path"] not in PROBES:
-            services.rest.called()
+            services.rest.note_call()
         context = RequestContext(services.new_id())
         attach_context(scope, context)
         span = None
@@ -115,7 +115,7 @@ class RequestMiddleware:
         finally:
             context.end_work()
             elapsed_s = services.clock.monotonic() - began
-            services.metrics.answered(context.route, context.status, elapsed_s)
+            services.metrics.record_response(context.route, context.status, elapsed_s)
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: _Stamped, context: RequestContext
@@ -140,7 +140,7 @@ class RequestMiddleware:
 async def _answer_unexpected(
     error: Exception, scope: Scope, receive: Receive, send: Send, context: RequestContext
 ) -> None:
-    scope["app"].state.services.metrics.unexpected(context.route)
+    scope["app"].state.services.metrics.count_unexpected_error(context.route)
     log.error("unexpected error while serving %s", context.route, exc_info=error)
     context.error = DarkroomError.code
     if context.status:

@@ -81,7 +81,7 @@ def record_attempts(tracing: Tracing | None, metrics: Metrics, report: Report) -
         metrics.spans("not_reported", report.lost_traces)
     if tracing is not None:
         for trace in report.traces:
-            tracing.attempted(from_plain(trace), report.pool, report.replica_id)
+            tracing.record_attempt(from_plain(trace), report.pool, report.replica_id)
 
 
 class ExecutorCalls:
@@ -189,15 +189,15 @@ class ReplicaCalls:
         return self._lines.remote
 
     async def announce(self, presence: Presence) -> Work | None:
-        self._rest.called()
+        self._rest.note_call()
         return await self._queue.announce(presence)
 
     async def ask(self, ask: Ask) -> Work:
         return await self._queue.ask(ask)
 
     async def report(self, report: Report) -> ReportReply:
-        self._rest.called()
-        self._metrics.computed(report.pool, report.computed)
+        self._rest.note_call()
+        self._metrics.record_engine_usage(report.pool, report.computed)
         record_attempts(self._tracing, self._metrics, report)
         reply = await self._queue.report(report)
         if report.lines:
@@ -205,7 +205,7 @@ class ReplicaCalls:
         return reply
 
     async def finish(self, finish: Finish) -> Verdict:
-        self._rest.called()
+        self._rest.note_call()
         if finish.lines:
             await self._executor_calls.record_last_lines(finish)
         return await self._queue.finish(finish)

@@ -83,7 +83,7 @@ class Jobs(Protocol):
     it is done. Methods raise ``DatabaseUnavailable``; those that name jobs change only jobs whose
     lease is still this one."""
 
-    async def due(self, kinds: Collection[str]) -> Collection[str]:
+    async def due_kinds(self, kinds: Collection[str]) -> Collection[str]:
         """Kinds that have a job to take now."""
         ...
 

@@ -127,7 +127,7 @@ DELETE FROM jobs WHERE given_up_at < now() - make_interval(secs => %(age_s)s)
 """
 
 
-def held(job: Job) -> dict[str, str]:
+def lease_params(job: Job) -> dict[str, str]:
     """Parameters of ``HELD``."""
     return {"job_kind": job.kind, "job_key": job.key, "job_lease": job.lease}
 
@@ -146,7 +146,7 @@ class PostgresJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def due(self, kinds: Collection[str]) -> Collection[str]:
+    async def due_kinds(self, kinds: Collection[str]) -> Collection[str]:
         rows = await self._database.rows(DUE, {"kinds": [*kinds]})
         return [kind for (kind,) in rows]
 

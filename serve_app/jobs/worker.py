@@ -90,7 +90,7 @@ class JobWorker:
     async def _start_due(self) -> bool:
         """Start what is due and has room. False: nothing was taken."""
         before = len(self._running)
-        for name in await self._jobs.due([*self._handlers]):
+        for name in await self._jobs.due_kinds([*self._handlers]):
             await self._start_some(self._handlers[name])
         return len(self._running) > before
 

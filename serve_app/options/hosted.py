@@ -86,7 +86,7 @@ class HostedEndpoint(HostedOptions):
         return cls(provider=endpoint.family, secret=secrets[0], **fields)
 
     @staticmethod
-    def passed(endpoint: Endpoint, endpoint_id: str) -> Endpoint:
+    def with_id(endpoint: Endpoint, endpoint_id: str) -> Endpoint:
         """One of the endpoints that an entry for several ones, ``endpoint``, stands for."""
         hosted = {**endpoint.options[OPTION], "endpoint": endpoint_id}
         options = {**endpoint.options, OPTION: hosted}

@@ -51,7 +51,7 @@ class DeclaredResult(BaseModel):
         return self
 
     @property
-    def written(self) -> Mapping[str, Any]:
+    def option_value(self) -> Mapping[str, Any]:
         """The option as an entry writes it."""
         return self.model_dump(mode="json", exclude_defaults=True)
 

@@ -125,7 +125,7 @@ class Lock:
             return "SELECT pg_advisory_xact_lock_shared(n) FROM unnest($1::bigint[]) n"
         return "SELECT pg_advisory_xact_lock(n) FROM unnest($1::bigint[]) n"
 
-    def sorted(self) -> list[int]:
+    def sorted_numbers(self) -> list[int]:
         """Lock numbers in one global order, so that statements cannot deadlock on them."""
         return sorted(set(self.numbers))
 
@@ -198,7 +198,7 @@ class Database:
                 # The statement had no effect, so it is safe to repeat it.
                 if attempt == MAX_TRIES - 1:
                     raise
-                self._metrics.retried()
+                self._metrics.count_retry()
             except pg.DiskFull as error:
                 self._metrics.unavailable("disk_full")
                 raise DatabaseUnavailable(f"PostgreSQL's disk is full: {error}") from error
@@ -265,7 +265,7 @@ class Database:
                         if limit_s is not None:
                             await connection.execute(LOCAL_LIMIT, [_milliseconds(limit_s)])
                         if lock is not None:
-                            await connection.execute(lock.statement, [lock.sorted()])
+                            await connection.execute(lock.statement, [lock.sorted_numbers()])
                         return await _run(connection, statement.sql, values)
             finally:
                 self._metrics.ran(statement.name, time.perf_counter() - began)

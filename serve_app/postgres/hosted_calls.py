@@ -135,7 +135,7 @@ class PostgresHostedCalls:
     async def end(self, call_id: str, state: str) -> bool:
         return bool(await self._database.rows(END, {"id": call_id, "state": state}))
 
-    async def unwanted(self, call_id: str) -> UnwantedJob | None:
+    async def find_unwanted_job(self, call_id: str) -> UnwantedJob | None:
         """The provider's job of a call that nobody wants. None: the call was deleted."""
         row = await self._database.row(UNWANTED, {"id": call_id})
         return UnwantedJob(*row) if row else None

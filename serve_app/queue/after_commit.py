@@ -76,7 +76,7 @@ class AfterCommit:
         )
         """What the end of an attempt changes here, in any order; then waiters are woken."""
 
-    def ended(
+    def publish_end(
         self,
         ended: Sequence[EndedAttempt],
         outcomes: Mapping[LeaseKey, Outcome] | None = None,
@@ -105,7 +105,7 @@ class AfterCommit:
     def _count(self, ending: Ending) -> None:
         attempt = ending.attempt
         self._metrics.attempt_ended(attempt.pool, attempt.how.value, attempt.node)
-        self._metrics.ended(
+        self._metrics.record_end(
             attempt.endpoint,
             attempt.pool,
             attempt.state,
@@ -114,7 +114,7 @@ class AfterCommit:
             attempt.code,
         )
         if attempt.state is not State.QUEUED:
-            self._metrics.used(self._limits.metrics_label(attempt.tenant), attempt.run_s)
+            self._metrics.add_run_time(self._limits.metrics_label(attempt.tenant), attempt.run_s)
 
     def _charge_lane(self, ending: Ending) -> None:
         """Charge the attempt's run time to its lane. An attempt that never reached its replica
@@ -152,7 +152,7 @@ class AfterCommit:
     def _free_limits(self, ending: Ending) -> None:
         """Free the slots that the attempt took under limits of what runs."""
         attempt = ending.attempt
-        if limited := self._limits.limited(attempt.tenant, attempt.endpoint):
+        if limited := self._limits.find_limited(attempt.tenant, attempt.endpoint):
             ending.woken.add(attempt.pool)
             ending.freed.update(limited)
 
@@ -162,7 +162,7 @@ class AfterCommit:
         if attempt.state is not State.QUEUED:
             return
         ending.woken.add(attempt.queued_in)
-        self._state.stats.requeued(attempt.queued_in, attempt.tenant, attempt.endpoint)
+        self._state.stats.count_requeue(attempt.queued_in, attempt.tenant, attempt.endpoint)
         self._state.snapshots.queued_again(attempt.queued_in, attempt.tenant)
         if attempt.fell_back:
             self._metrics.fell_back(attempt.endpoint, "failure")
@@ -204,7 +204,7 @@ class AfterCommit:
 
         self._state.background.spawn(attempt())
 
-    def removed(self, removed: Sequence[Removed], outcome: Outcome) -> None:
+    def publish_removal(self, removed: Sequence[Removed], outcome: Outcome) -> None:
         """Publish that requests were cancelled or expired. Requests that are still running were
         asked to stop.
         """
@@ -217,12 +217,12 @@ class AfterCommit:
                     self._state.requests.apply_change(id_, removal.version, cancel_requested=True)
                 continue
             if removal.followed:
-                self._state.stats.uncoalesced(removal.pool, removal.tenant, removal.endpoint)
+                self._state.stats.count_uncoalesced(removal.pool, removal.tenant, removal.endpoint)
             else:
-                self._state.stats.removed(removal.pool, removal.tenant, removal.endpoint)
+                self._state.stats.count_removal(removal.pool, removal.tenant, removal.endpoint)
             failure = None if removal.state is State.CANCELLED else outcome.failure
             code = failure.code if failure else None
-            self._metrics.ended(removal.endpoint, removal.pool, removal.state, 0.0, 0.0, code)
+            self._metrics.record_end(removal.endpoint, removal.pool, removal.state, 0.0, 0.0, code)
             self._state.requests.apply_change(
                 id_,
                 removal.version,
@@ -243,11 +243,11 @@ class AfterCommit:
         """
         settled = await self._coalesced.settle(groups)
         for request in settled:
-            self._state.stats.uncoalesced(request.pool, request.tenant, request.endpoint)
+            self._state.stats.count_uncoalesced(request.pool, request.tenant, request.endpoint)
             if request.succeeded:
-                self._metrics.entered(request.endpoint, State.SUCCEEDED)
+                self._metrics.count_entry(request.endpoint, State.SUCCEEDED)
             else:
-                self._state.stats.requeued(request.pool, request.tenant, request.endpoint)
+                self._state.stats.count_requeue(request.pool, request.tenant, request.endpoint)
                 self._state.snapshots.queued_again(request.pool, request.tenant)
         self._state.requests.invalidate(member.id for member in settled)
         pools = {member.pool for member in settled if not member.succeeded}
@@ -265,20 +265,20 @@ class AfterCommit:
     def changed_pools(self, changes: Sequence[PoolChange]) -> None:
         """Publish that queued requests fell back, or changed their pool."""
         for change in changes:
-            self._state.stats.removed(change.from_pool, change.tenant, change.endpoint)
-            self._state.stats.requeued(change.pool, change.tenant, change.endpoint)
+            self._state.stats.count_removal(change.from_pool, change.tenant, change.endpoint)
+            self._state.stats.count_requeue(change.pool, change.tenant, change.endpoint)
             self._state.snapshots.queued_again(change.pool, change.tenant)
         ids = [change.request_id for change in changes]
         self._state.requests.invalidate(ids)
         self.notify(ids, {change.pool for change in changes})
 
-    def moved(self, request_id: str, pool: str, tenant: str) -> None:
+    def publish_move(self, request_id: str, pool: str, tenant: str) -> None:
         """Publish that a request that waits has another place among those of its tenant."""
         self._state.requests.invalidate([request_id])
         self._state.snapshots.queued_again(pool, tenant)
         self.notify([request_id], [pool])
 
-    def deleted(self, request_ids: Sequence[str]) -> None:
+    def publish_deletion(self, request_ids: Sequence[str]) -> None:
         """Publish that requests were deleted or redacted: every process drops them from memory."""
         self._state.requests.invalidate(request_ids)
         self.notify(request_ids)
@@ -287,7 +287,7 @@ class AfterCommit:
         """Apply a notification from another process."""
         self._state.requests.invalidate(notification.changed)
         self._state.waiters.signal(notification.signals)
-        self._state.running_limits.freed(notification.freed)
+        self._state.running_limits.note_freed(notification.freed)
         self._state.waiters.wake(notification.pools)
 
     def on_notification_gap(self) -> None:
@@ -310,7 +310,7 @@ class AfterCommit:
         """
         self._state.waiters.signal(signals)
         if freed:
-            self._state.running_limits.freed(freed)
+            self._state.running_limits.note_freed(freed)
         self._state.waiters.wake(pools)
         self._state.notifier.notify(changed, pools, signals, freed)
 

@@ -123,7 +123,7 @@ class PostgresAuditLog:
             rows = await self._database.rows(UNSEALED, {"most": SEAL_BATCH})
             if not rows:
                 return tail
-            acts = chained(tail, [SealedAct(*row) for row in rows])
+            acts = chain_acts(tail, [SealedAct(*row) for row in rows])
             records = [
                 {name: getattr(act, name) for name in ("id", "sequence", *_SEALED_NAMES)}
                 for act in acts
@@ -148,7 +148,7 @@ class PostgresAuditLog:
 _SEALED_NAMES = ("tenant", "previous", "hash")
 
 
-def chained(tail: SealedAct | None, acts: Sequence[SealedAct]) -> Sequence[SealedAct]:
+def chain_acts(tail: SealedAct | None, acts: Sequence[SealedAct]) -> Sequence[SealedAct]:
     """Continue a chain after ``tail``; None: begin it."""
     sequence, previous = (0, FIRST_PREVIOUS) if tail is None else (tail.sequence, tail.hash)
     sealed: list[SealedAct] = []

@@ -109,7 +109,7 @@ class PostgresDrafts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def used(self, tenant: str) -> int:
+    async def used_bytes(self, tenant: str) -> int:
         return await self._database.value(USED, {"tenant": tenant})
 
     async def space(self, tenant: str, endpoint: str) -> DraftSpace:

@@ -115,7 +115,7 @@ class Finisher:
         outcomes: dict[LeaseKey, Outcome] = {
             act.held: act.outcome for act in first.values() if act.how is not EndReason.HAND_BACK
         }
-        self._after.ended(ended, outcomes)
+        self._after.publish_end(ended, outcomes)
         done = {attempt.held for attempt in ended}
         accepted = {id(act) for lease, act in first.items() if lease in done}
         late = [act for act in ends if id(act) not in accepted]
@@ -124,7 +124,7 @@ class Finisher:
             for end in late:
                 if id(end) not in accepted:
                     handed_back = end.how is EndReason.HAND_BACK
-                    self._metrics.fenced("hand_back" if handed_back else "finish")
+                    self._metrics.count_fenced("hand_back" if handed_back else "finish")
         return [Verdict.ACCEPTED if id(act) in accepted else Verdict.FENCED for act in ends]
 
     async def _find_repeats(self, late: Sequence[AttemptEnd]) -> set[int]:

@@ -94,7 +94,7 @@ class Heartbeats:
         self._batcher: Batcher[Report, ReportReply] = Batcher(self._run, in_flight=1)
 
     async def report(self, report: Report) -> ReportReply:
-        self._state.replicas.reported(report)
+        self._state.replicas.record_report(report)
         if not (report.renewals or report.progress or report.snapshots):
             return ReportReply()
         return await self._batcher.call(report)
@@ -122,7 +122,7 @@ class Heartbeats:
         )
         named = [_NamedLease(*columns) for *columns, _unawaited in rows]
         leases = {lease.key: lease for lease in named}
-        self._metrics.fenced("report", sum(not lease.is_held for lease in named))
+        self._metrics.count_fenced("report", sum(not lease.is_held for lease in named))
         for key, current in progress.items():
             if key not in leases or leases[key].is_held:
                 preview = previews.get(key)

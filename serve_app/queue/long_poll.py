@@ -116,7 +116,7 @@ class LongPoll:
         if ended := self._state.terms.end_of(ask.actor_id):
             await asyncio.sleep(EXIT_S)
             return Work(exit=ended)
-        self._state.replicas.polled(ask)
+        self._state.replicas.record_poll(ask)
         waiter = self._waiters.add(self._limit_slots(ask), self._offer(ask))
         self.lease_soon(waiter.queue)
         self._count_poll(waiter.queue)
@@ -128,7 +128,7 @@ class LongPoll:
         if waiter.gone:
             self._abandon(waiter)
             return Work(exit=self._state.terms.end_of(ask.actor_id))
-        self._waiters.answered(waiter)
+        self._waiters.remove_answered(waiter)
         work = Work(tuple(waiter.leases), tuple(waiter.signals))
         return self._state.kept.answer_to_ask(ask, work)
 
@@ -136,7 +136,7 @@ class LongPoll:
         """The poll with the slots that may be used."""
         if self._state.canaries.has_returned(ask.pool):
             return replace(ask, slots=0)
-        return self._state.quarantines.admitted(ask)
+        return self._state.quarantines.limit_slots(ask)
 
     def _offer(self, ask: Ask) -> PoolOffer:
         """What the slots of this replica are for. A replica of an overflow pool leaves out what its
@@ -153,11 +153,11 @@ class LongPoll:
         """Lease queued requests of the pool in the background, if a poll waits for it."""
         if pool in self._waiters.drained or pool in self._leasing or self._closed:
             return
-        if self._waiters.wanted(pool):
+        if self._waiters.has_free_slot(pool):
             task = asyncio.create_task(self._lease(pool))
             self._leasing[pool] = task
 
-    def drained(self, pool: str) -> bool:
+    def is_drained(self, pool: str) -> bool:
         """True if nothing is queued in the pool, as far as this process knows."""
         return pool in self._waiters.drained and pool not in self._leasing
 
@@ -203,16 +203,16 @@ class LongPoll:
     def _leases_soon(self, pool: str) -> bool:
         """True if all that is queued will have a slot in a moment, and more slots are left."""
         leasing = pool in self._leasing
-        if self._closed or (not leasing and self._waiters.wanted(pool)):
+        if self._closed or (not leasing and self._waiters.has_free_slot(pool)):
             return False
         slots = self._waiters.slots_soon(pool, leasing=leasing)
-        return slots > self._state.stats.queued(pool)
+        return slots > self._state.stats.queued_count(pool)
 
     async def check_signals(self) -> None:
         """Check in the database every attempt held by a waiting replica, and signal the cancelled
         and the fenced.
         """
-        leases = self._waiters.held()
+        leases = self._waiters.held_leases()
         if not leases:
             return
         named = messages.compact([lease_columns(lease) for lease in leases])
@@ -244,9 +244,9 @@ class LongPoll:
         """
         if request.attempt == 1 and request.started_at is not None:
             wait_s = (request.started_at - request.created_at).total_seconds()
-            self._metrics.started(request.endpoint, request.pool, wait_s)
+            self._metrics.record_start(request.endpoint, request.pool, wait_s)
             if self.tracing is not None:
-                self.tracing.waited(request, wait_s)
+                self.tracing.record_wait(request, wait_s)
         try:
             prepared = self._prepare_lease(request, input)
         except Exception as error:
@@ -361,7 +361,7 @@ class LongPoll:
     async def _end_attempts(self, ends: Sequence[AttemptEnd]) -> None:
         outcomes = {end.held: end.outcome for end in ends if end.how is EndReason.FAILED}
         try:
-            self._after.ended(await self._attempts.end(ends), outcomes)
+            self._after.publish_end(await self._attempts.end(ends), outcomes)
         except DarkroomError as error:
             log.warning(
                 "Undelivered leases could not be ended, and will run out: %s", error.message
@@ -371,7 +371,7 @@ class LongPoll:
         self._end_soon(
             [
                 AttemptEnd(
-                    lease.held,
+                    lease.key,
                     EndReason.UNDELIVERED,
                     "The replica disconnected before it got the lease",
                 )
@@ -462,9 +462,9 @@ class LongPoll:
             if front is not None:
                 weight = self._limits.weight
                 refunds = [s / weight(tenant) for tenant, s in charges.items() if s < 0]
-                snapshots.leased(pool, leased.served, refunds if front.writes_lanes else [])
+                snapshots.note_leasing(pool, leased.served, refunds if front.writes_lanes else [])
             if leased.full:
-                self._state.running_limits.found(leased.full, began)
+                self._state.running_limits.note_full(leased.full, began)
             charges = leased.unwritten
             contention = contention.after(len(leased.found), leased.missed)
             self._contention[pool] = contention
@@ -483,7 +483,7 @@ class LongPoll:
         self, waiter: Waiter, stored: StoredRequest, input: Mapping[str, Any]
     ) -> None:
         request = stored.request
-        self._state.stats.removed(request.pool, request.tenant, request.endpoint)
+        self._state.stats.count_removal(request.pool, request.tenant, request.endpoint)
         self._state.requests.update(stored)
         self.hand_out(waiter, request, input)
 

@@ -135,7 +135,7 @@ class PostgresOperations:
             removed = await fail_request(self._database, id_, failure, noted)
             if removed is not None:
                 self._seen.forget()
-                self._after.removed([removed], failure)
+                self._after.publish_removal([removed], failure)
                 return removed.state
         raise _keeps_changing(id_)
 
@@ -146,7 +146,7 @@ class PostgresOperations:
             "priority": priority,
             "realtime": Priority.REALTIME,
             "level_s": HEAD_START_S,
-            "message": messages.prioritised(name),
+            "message": messages.new_priority(name),
             **_audit_params(actor, "request.prioritise", {"priority": name}),
         }
         for _ in range(RACES):
@@ -156,7 +156,7 @@ class PostgresOperations:
                 if before == Priority.REALTIME:
                     raise RequestActive(messages.SESSION_HAS_NO_PRIORITY)
                 if pool is not None:
-                    self._after.moved(id_, pool, tenant)
+                    self._after.publish_move(id_, pool, tenant)
                 return State.QUEUED
             state, _ = await self._current(id_)
             if state is State.RUNNING:
@@ -194,7 +194,7 @@ class PostgresOperations:
         ended = await self._attempts.end_by_operator(lease_key, messages.REQUEUED, failure, noted)
         self._seen.forget()
         outcomes = {} if failure is None else {lease_key: failure}
-        self._after.ended(ended, outcomes, fenced=True)
+        self._after.publish_end(ended, outcomes, fenced=True)
         return ended[0].state if ended else None
 
 

@@ -105,7 +105,7 @@ class ProcessLog:
         self._terms = Terms(database)
         self._cluster = cluster
 
-    async def started(self, ingress: IngressProcess) -> None:
+    async def record_start(self, ingress: IngressProcess) -> None:
         """Write the start of an ingress, with its reason."""
         await self.look()  # or the end of the one before it is not known yet
         last = await self._database.row(LAST, {"cluster": self._cluster})
@@ -120,7 +120,7 @@ class ProcessLog:
             why,
         )
 
-    async def stopped(self, ingress: IngressProcess) -> None:
+    async def record_stop(self, ingress: IngressProcess) -> None:
         """Write the orderly end of an ingress, unless the database is away."""
         with contextlib.suppress(DarkroomError):
             await self._terms.end({ingress.actor_id: REPLACED}, logging.INFO)

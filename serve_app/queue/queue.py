@@ -151,7 +151,7 @@ def assemble(
         operations=operations,
         deletions=TenantDeletionJob(database, removal, operations, garbage, after),
         garbage=garbage,
-        monitor=DatabaseMonitor(database, clock, metrics, state.snapshots.measured),
+        monitor=DatabaseMonitor(database, clock, metrics, state.snapshots.note_transactions),
         tables=TableMonitor(reads or database, election, metrics),
         election=election,
         metrics=metrics,
@@ -181,11 +181,11 @@ class PostgresQueue:
         # Calls by clients
         self.submit = parts.submitter.submit
         self.find_earlier = parts.submitter.find_earlier
-        self.undelivered = self._idempotency.undelivered
+        self.record_undelivered = self._idempotency.record_undelivered
         self.get = state.requests.get
         self.current = state.requests.current
         self.wait = state.requests.wait
-        self.changed = state.requests.changed
+        self.wait_for_change = state.requests.wait_for_change
         self.follow = state.requests.tenants.follow
         self.preview = PreviewCache(database, state.requests).preview
         self.waiting = state.stats.waiting
@@ -207,9 +207,9 @@ class PostgresQueue:
         self.rollup = UsageRollup(database, parts.retention)
         self.by_kind = RetentionByKind(database, parts.retention)
         self.budgets = PostgresBudgets(database, limits)
-        self.budget_left = self.budgets.left
+        self.budget_left = self.budgets.remaining
         self.gallery = PostgresGallery(database, reads)
-        self.stored = PostgresStoredFiles(reads, parts.clock)
+        self.stored_files = PostgresStoredFiles(reads, parts.clock)
         self.drafts = PostgresDrafts(database)
         self.partials = PostgresPartialResults(database, state.requests)
         self.batches = PostgresBatches(database, parts.retention)

@@ -103,7 +103,7 @@ class Reaper:
                         attempt.replica_id,
                         "deadline is over" if late else "lease ran out",
                     )
-            self._after.ended(ended, fenced=True)
+            self._after.publish_end(ended, fenced=True)
 
     def _knows(self, last_s: float) -> bool:
         """Return whether this process and the database were there for the last so many seconds."""
@@ -171,15 +171,15 @@ class Reaper:
                         "Replica %s is gone (%s); request %s, attempt %s, ends",
                         attempt.replica_id, how, attempt.held.request_id, attempt.held.attempt,
                     )  # fmt: skip
-            self._after.ended(ended)
+            self._after.publish_end(ended)
 
     async def expire(self) -> None:
         """End queued requests whose start deadline or overall deadline has passed."""
         if not await any_late(self._database):
             return
-        for failure, in_all in ((messages.not_in_time(), True), (messages.expired(), False)):
+        for failure, in_all in ((messages.not_in_time(), True), (messages.expiry(), False)):
             while removed := await expire_requests(self._database, failure, in_all=in_all):
-                self._after.removed(removed, failure)
+                self._after.publish_removal(removed, failure)
 
     async def sweep_lanes(self) -> None:
         """Correct the lanes with work, put idle ones to sleep, and wake those with work."""

@@ -45,7 +45,7 @@ class Removal:
         if removed is None:
             await self._requests.get(tenant, request_id)
             return CancelVerdict.ALREADY_FINAL
-        self._after.removed([removed], messages.cancelled())
+        self._after.publish_removal([removed], messages.cancellation())
         if removed.state is State.RUNNING:
             return CancelVerdict.REQUESTED
         return CancelVerdict.CANCELLED
@@ -57,13 +57,13 @@ class Removal:
         # The attempts tell which files they left, so collect these first.
         await self._garbage.collect()
         unwanted = await self._deletion.delete(tenant, request_id, actor)
-        self._after.deleted([known_id(request_id)])
+        self._after.publish_deletion([known_id(request_id)])
         return unwanted
 
     async def delete_aged(self) -> None:
         """Delete the requests whose retention is over."""
-        self._after.deleted(await self._deletion.delete_aged())
+        self._after.publish_deletion(await self._deletion.delete_aged())
 
     async def redact(self) -> None:
         """Redact the inputs and outcomes that are due."""
-        self._after.deleted(await self._redaction.redact_due())
+        self._after.publish_deletion(await self._redaction.redact_due())

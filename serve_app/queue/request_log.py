@@ -198,7 +198,7 @@ class PostgresPartialResults:
         request = await self._requests.get(tenant, request_id)
         return await self._reads.call((request.id, seen))
 
-    async def arrived(self, request_id: str, timeout_s: float) -> None:
+    async def wait(self, request_id: str, timeout_s: float) -> None:
         id_ = known_id(request_id)
         waiter = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(id_, set())

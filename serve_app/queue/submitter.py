@@ -77,7 +77,7 @@ class Submitter:
             return self._admitting_batcher
         if new.reuse_digest:
             return self._coalescing_batcher
-        if not new.answered_at_end or self._limits.limited(new.tenant, new.endpoint):
+        if not new.answered_at_end or self._limits.find_limited(new.tenant, new.endpoint):
             return self._batcher
         batcher = self._held.get(new.pool)
         if batcher is None:
@@ -223,7 +223,9 @@ class Submitter:
         waiters: dict[str, Waiter] = {}
         for new in sorted(batch, key=lambda request: -request.priority):
             # Only the statement that leases queued requests checks the limits on running requests.
-            if not self._polls.drained(new.pool) or self._limits.limited(new.tenant, new.endpoint):
+            if not self._polls.is_drained(new.pool) or self._limits.find_limited(
+                new.tenant, new.endpoint
+            ):
                 continue
             waiter = self._state.waiters.reserve_one(new.pool, new.endpoint, new.tenant)
             if waiter is not None:
@@ -261,7 +263,7 @@ class Submitter:
         if result.leased:
             self._state.charges.add(request.pool, request.tenant, row.expected_s)
         self._state.requests.add_new(request, result.version)
-        self._state.stats.stored(request, row.input.large_bytes)
+        self._state.stats.count_stored(request, row.input.large_bytes)
         if result.leased and waiter is not None:
             self._polls.hand_out(waiter, request, row.request.input)
         elif waiter is not None:
@@ -269,7 +271,7 @@ class Submitter:
 
     def _announce(self, queued: Sequence[Request]) -> None:
         if queued:
-            self._state.snapshots.queued(queued)
+            self._state.snapshots.note_queued(queued)
             pools = {request.pool for request in queued}
             self._state.waiters.wake(pools)
             self._state.notifier.notify(pools=pools)

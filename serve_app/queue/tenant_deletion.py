@@ -219,7 +219,7 @@ class TenantDeletionJob(JobHandler):
             return True
         for _ in range(MAX_BATCHES):
             deleted = await self._deletion.delete_of_tenant(deletion.tenant)
-            self._after.deleted(deleted)
+            self._after.publish_deletion(deleted)
             if not deleted:
                 return False
         return True

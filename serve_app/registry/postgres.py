@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.jobs.jobs import Job
-from serve_app.jobs.postgres import HELD, RESTART, held, put_files
+from serve_app.jobs.postgres import HELD, RESTART, lease_params, put_files
 from serve_app.postgres.database import Database, Lock
 from serve_app.registry.records import (
     MAX_COUNTED,
@@ -241,7 +241,7 @@ class PostgresWeightBook:
         params = {"tenant": tenant, "name": name, "public": public, **_actor_params(actor)}
         return bool(await self._database.rows(PUBLISH, params))
 
-    async def used(self, tenant: str) -> int:
+    async def used_bytes(self, tenant: str) -> int:
         used = await self._database.value(USED, {"tenant": tenant})
         return int(used)
 
@@ -300,7 +300,7 @@ def _weights(row: Sequence[Any]) -> TenantWeights:
 
 def _job_params(job: Job) -> dict[str, Any]:
     tenant, name = job_name(job)
-    return {**held(job), "tenant": tenant, "name": name}
+    return {**lease_params(job), "tenant": tenant, "name": name}
 
 
 def _actor_params(actor: Actor) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class WeightBook(Protocol):
         """Let all tenants use weights, or no longer. False: there are none."""
         ...
 
-    async def used(self, tenant: str) -> int:
+    async def used_bytes(self, tenant: str) -> int:
         """Bytes that count towards the tenant's quota."""
         ...
 

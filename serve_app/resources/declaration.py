@@ -88,7 +88,7 @@ class Resource(Generic[Row]):
         object.__setattr__(self, "empty", self.empty or f"There are no {self.plural}.")
 
     @property
-    def one(self) -> str:
+    def name_with_article(self) -> str:
         """The name with its article."""
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 

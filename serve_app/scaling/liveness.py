@@ -43,7 +43,7 @@ _GIVEN_UP = Death("the cluster gave it up", by_itself=False)
 class ActorTable(Protocol):
     """Table of all actors of a Ray cluster. Each call is one round trip and blocks."""
 
-    def connected(self) -> bool: ...
+    def is_connected(self) -> bool: ...
 
     def alive(self) -> frozenset[str]:
         """Ids of the actors that are alive."""
@@ -55,7 +55,7 @@ class ActorTable(Protocol):
 class RayActorTable:
     """The table of the cluster that this process belongs to."""
 
-    def connected(self) -> bool:
+    def is_connected(self) -> bool:
         return ray.is_initialized()
 
     def alive(self) -> frozenset[str]:
@@ -115,7 +115,7 @@ class RayLiveness:
 
     async def _states(self, actor_ids: Sequence[str]) -> Mapping[str, ActorState]:
         """Ray's state of each actor. Empty if this process has no connection to Ray."""
-        if not self._table.connected():
+        if not self._table.is_connected():
             return {}
         now = self._clock.monotonic()
         if now - self._known_at > SHARED_S or not self._known.keys() >= {*actor_ids}:

@@ -127,7 +127,7 @@ class EarlierPool:
         self._doubted_from = math.inf  # replicas above this number are doubted
         self._left_at: float | None = None
 
-    def left(
+    def remaining_load(
         self, bounds: Bounds, load: Load, replicas: Replicas, after_s: float, now: float
     ) -> Load:
         """Load that is left, without warm targets and quarantined replicas, which a pool has of its
@@ -270,7 +270,9 @@ class PoolPolicy:
             replicas = Replicas(
                 *(known.get(name, 0) for name in ("replicas", "ready", "quarantined"))
             )
-            load = pool.left(predecessor.bounds, load, replicas, follower.overflow_after_s, now)
+            load = pool.remaining_load(
+                predecessor.bounds, load, replicas, follower.overflow_after_s, now
+            )
         if earlier and (most := own.get("overflow_queued", 0)) < load.queued:
             load = replace(load, queued=most)
         if earlier and load.queued:

@@ -39,7 +39,7 @@ class Holder:
         return any(endpoint in place for place in places[: _LEVELS.index(level) + 1])
 
 
-def combined(targets: Iterable[PoolTarget]) -> Sequence[PoolTarget]:
+def combine_targets(targets: Iterable[PoolTarget]) -> Sequence[PoolTarget]:
     """One target for each endpoint: the most replicas and the fastest level of several. The fastest
     levels come first."""
     by_endpoint: dict[str, PoolTarget] = {}
@@ -64,7 +64,7 @@ def replicas_for(targets: Iterable[PoolTarget]) -> int:
     )
 
 
-def assigned(targets: Sequence[PoolTarget], holders: Sequence[Holder]) -> Mapping[str, Kept]:
+def assign_targets(targets: Sequence[PoolTarget], holders: Sequence[Holder]) -> Mapping[str, Kept]:
     """Weights that each replica should hold, by its id.
 
     A target stays with replicas that hold it, so nothing is loaded twice because another replica
@@ -74,7 +74,7 @@ def assigned(targets: Sequence[PoolTarget], holders: Sequence[Holder]) -> Mappin
     kept: dict[str, list[tuple[str, WeightsLevel]]] = {
         replica.replica_id: [] for replica in holders
     }
-    for target in combined(targets):
+    for target in combine_targets(targets):
         if not target.endpoint:
             continue
         endpoint = target.endpoint

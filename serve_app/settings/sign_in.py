@@ -77,6 +77,6 @@ class SignInSettings(SettingsGroup):
     )
 
     @property
-    def enabled(self) -> bool:
+    def is_enabled(self) -> bool:
         """Return whether people can sign in."""
         return self.oidc_issuer is not None

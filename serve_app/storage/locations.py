@@ -23,7 +23,7 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured, StorageUnavailable
 from serve_app.domain.upload import UploadPart
 from serve_app.options.mistakes import mistakes_text
-from serve_app.paths import expanded
+from serve_app.paths import expand_home
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import LOCATION_ID, by_location, location_id
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 SETTING = "DARKROOM_STORAGE_LOCATIONS"
 KEY_FILES = ("access_key_id", "secret_access_key")
 
-AbsoluteFile = Annotated[Path, AfterValidator(expanded)]
+AbsoluteFile = Annotated[Path, AfterValidator(expand_home)]
 
 
 class LocationConfig(BaseModel):

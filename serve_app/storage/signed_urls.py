@@ -38,9 +38,9 @@ class FileUrlSigner:
         self._secret = secret
         self._clock = clock
 
-    def keyed(self, access: FileAccess, *, outputs: bool) -> FileAccess:
+    def with_keyed_id(self, access: FileAccess, *, outputs: bool) -> FileAccess:
         """Rules of new files, with an id that only this installation can compute."""
-        return access.keyed(self._secret + b"\0rules", outputs=outputs)
+        return access.with_keyed_id(self._secret + b"\0rules", outputs=outputs)
 
     def sign(
         self, key: str, expires_at: int | None, generation: int = 0, *, unique: bool = False

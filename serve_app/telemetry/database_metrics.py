@@ -77,7 +77,7 @@ class PoolMetrics:
         """Record a statement, also one that failed."""
         self._families.histograms["database_statement_seconds"].labels(statement).observe(elapsed_s)
 
-    def retried(self) -> None:
+    def count_retry(self) -> None:
         self._families.counters["database_retries"].labels(self._connections).inc()
 
     def unavailable(self, reason: str) -> None:

@@ -135,12 +135,12 @@ class Metrics:
                 for result in STORAGE_FAILURES:
                     self._counters["storage_calls"].labels(caller, call, result)
 
-    def declared(self) -> Sequence[MetricWrapperBase]:
+    def list_metrics(self) -> Sequence[MetricWrapperBase]:
         """All metrics, whether they have values or not."""
         families = self._families, self.queue.families, self.database.families
         return [metric for family in families for metric in family.all()]
 
-    def built(self, version: str, python: str) -> None:
+    def set_build_info(self, version: str, python: str) -> None:
         self._gauges["build_info"].labels(version, python).set(1)
 
     def watch_disk(self, free_bytes: Callable[[], float]) -> None:
@@ -151,15 +151,15 @@ class Metrics:
         """Ask for a problem of the configuration whenever the metrics are read."""
         self._gauges["configuration_problem"].set_function(has_problem)
 
-    def answered(self, route: str, status: int, elapsed_s: float) -> None:
+    def record_response(self, route: str, status: int, elapsed_s: float) -> None:
         """Record a response. ``route`` is a fixed name, never a path that a client chose."""
         self._histograms["http_seconds"].labels(route, str(status)).observe(elapsed_s)
 
-    def refused(self, status: int, reason: str) -> None:
+    def count_refusal(self, status: int, reason: str) -> None:
         """Count a call that may succeed later. ``reason``: an error's code, or which limit."""
         self._counters["refused"].labels(str(status), reason).inc()
 
-    def computed(self, pool: str, done: EngineUsage) -> None:
+    def record_engine_usage(self, pool: str, done: EngineUsage) -> None:
         """Add the work that a replica of ``pool`` has reported."""
         self._counters["steps"].labels(pool).inc(done.steps)
         for (part, calls), forwards in done.forwards.items():
@@ -188,7 +188,7 @@ class Metrics:
     def frame_generated(self, endpoint: str, elapsed_s: float) -> None:
         self._histograms["realtime_frame_seconds"].labels(endpoint).observe(elapsed_s)
 
-    def unexpected(self, route: str) -> None:
+    def count_unexpected_error(self, route: str) -> None:
         self._counters["unexpected_errors"].labels(route).inc()
 
     def spans(self, result: str, number: int) -> None:
@@ -221,7 +221,7 @@ class Metrics:
             elapsed_s = time.perf_counter() - began
             self._histograms["upload_seconds"].labels(sender, result).observe(elapsed_s)
 
-    def uploaded(self, sender: str, size: int) -> None:
+    def count_uploaded_bytes(self, sender: str, size: int) -> None:
         self._counters["upload_bytes"].labels(sender).inc(size)
 
     def storage_called(self, call: str, result: str, number: int = 1) -> None:
@@ -275,7 +275,7 @@ class MetricsServer:
         return self._server.server_port if self._server else 0
 
     @property
-    def wanted(self) -> str:
+    def address_text(self) -> str:
         """Ports and address that it may serve on, for messages."""
         first, last = self._wanted[0], self._wanted[-1]
         ports = f"port {first}" if first == last else f"ports {first} to {last}"
@@ -300,7 +300,7 @@ class MetricsServer:
 
     def _cannot_open(self, error: OSError) -> Misconfigured:
         return Misconfigured(
-            f"The metrics {self.wanted} cannot be opened ({error.strerror}). Set "
+            f"The metrics {self.address_text} cannot be opened ({error.strerror}). Set "
             "DARKROOM_METRICS_PORT to a port that this process may open, or to 0 for any free "
             "port, and DARKROOM_METRICS_HOST to an address of this machine."
         )

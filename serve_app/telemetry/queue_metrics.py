@@ -225,7 +225,7 @@ class QueueMeter:
 
     # Requests and attempts
 
-    def entered(self, endpoint: str, state: State) -> None:
+    def count_entry(self, endpoint: str, state: State) -> None:
         """Count a request that entered ``state``."""
         self._counters["requests"].labels(endpoint, state.value).inc()
 
@@ -233,15 +233,15 @@ class QueueMeter:
         """Count a request that fell back to another endpoint."""
         self._counters["fallbacks"].labels(endpoint, reason).inc()
 
-    def shadowed(self, endpoint: str, result: str) -> None:
+    def count_shadow(self, endpoint: str, result: str) -> None:
         """Count a request of which a copy was ``sent``, or ``skipped``."""
         self._counters["shadows"].labels(endpoint, result).inc()
 
-    def started(self, endpoint: str, pool: str, wait_s: float) -> None:
+    def record_start(self, endpoint: str, pool: str, wait_s: float) -> None:
         """Record the start of a request's first attempt, ``wait_s`` after its submit."""
         self._histograms["wait_seconds"].labels(endpoint, pool).observe(max(0.0, wait_s))
 
-    def ended(
+    def record_end(
         self, endpoint: str, pool: str, state: State, run_s: float, total_s: float, code: str | None
     ) -> None:
         """Record the state of a request after an attempt, or after it left the queue.
@@ -249,7 +249,7 @@ class QueueMeter:
         ``run_s``: of the attempt; 0 without one. ``total_s``: since the submit. ``code``: of its
         error, if it failed or expired.
         """
-        self.entered(endpoint, state)
+        self.count_entry(endpoint, state)
         if run_s:
             self._histograms["run_seconds"].labels(endpoint).observe(run_s)
         if state is State.SUCCEEDED:
@@ -257,7 +257,7 @@ class QueueMeter:
         if code is not None:
             self._counters["failures"].labels(endpoint, code).inc()
 
-    def used(self, tenant: str, run_s: float) -> None:
+    def add_run_time(self, tenant: str, run_s: float) -> None:
         """Add recorded run time. ``tenant``: one of few, see ``QueueLimits.metrics_label``."""
         self._counters["usage_seconds"].labels(tenant).inc(max(0.0, run_s))
 
@@ -287,18 +287,18 @@ class QueueMeter:
     def lease_expired(self, pool: str) -> None:
         self._counters["leases_expired"].labels(pool).inc()
 
-    def fenced(self, call: str, number: int = 1) -> None:
+    def count_fenced(self, call: str, number: int = 1) -> None:
         """Count refused attempts by the replica's call: ``finish``, ``hand_back``, ``report``."""
         if number:
             self._counters["fenced"].labels(call).inc(number)
 
-    def replayed(self, endpoint: str) -> None:
+    def count_replay(self, endpoint: str) -> None:
         self._counters["replays"].labels(endpoint).inc()
 
-    def reused(self, endpoint: str) -> None:
+    def count_reuse(self, endpoint: str) -> None:
         self._counters["reused"].labels(endpoint).inc()
 
-    def coalesced(self, endpoint: str) -> None:
+    def count_coalesced(self, endpoint: str) -> None:
         self._counters["coalesced"].labels(endpoint).inc()
 
     def batch(self, call: str, size: int) -> None:
@@ -370,7 +370,7 @@ class QueueMeter:
             if node:
                 self._node_seen(node, pool)
 
-    def quarantined(self, losses: Mapping[str, int]) -> None:
+    def record_quarantines(self, losses: Mapping[str, int]) -> None:
         """Record the nodes that are quarantined, with how often each has lost attempts."""
         self.families.exactly(
             "quarantined_node_losses", {(node,): float(n) for node, n in losses.items()}
@@ -387,7 +387,7 @@ class QueueMeter:
         named are exported no more."""
         self.families.exactly("weights_replicas", replicas)
 
-    def loaded(self, pool: str, endpoint: str, *, from_host: bool) -> None:
+    def count_weights_load(self, pool: str, endpoint: str, *, from_host: bool) -> None:
         """Count an endpoint whose weights a replica has loaded since its last poll."""
         source = "host" if from_host else "disk"
         self._counters["weights_loads"].labels(pool, endpoint, source).inc()

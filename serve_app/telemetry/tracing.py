@@ -110,7 +110,7 @@ class Tracing:
         """Context for the replica that runs the request; empty if it need not record anything."""
         return request.trace if trace_context.is_sampled(request.trace) else ""
 
-    def waited(self, request: Request, wait_s: float) -> None:
+    def record_wait(self, request: Request, wait_s: float) -> None:
         """Record the wait of a request from its submit to its first lease, which was just made."""
         if trace_context.is_sampled(request.trace):
             attributes = self._about(request.id, request.endpoint, request.tenant)
@@ -132,7 +132,7 @@ class Tracing:
                 about[REPLICA] = replica_id
             self._attempt(trace, lease_key, about, self._now_ns(), took_s, error)
 
-    def attempted(self, attempt: AttemptTrace, pool: str, replica_id: str) -> None:
+    def record_attempt(self, attempt: AttemptTrace, pool: str, replica_id: str) -> None:
         """Record an attempt and its stages, as its replica reported them."""
         ended_ns = self._now_ns() - _ns(attempt.ended_ago_s)
         attributes = self._about(attempt.held.request_id, attempt.endpoint, attempt.tenant)

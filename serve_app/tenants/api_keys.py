@@ -62,7 +62,7 @@ def ended_link() -> Unauthenticated:
     )
 
 
-def disabled(tenant: str) -> TenantDisabled:
+def tenant_disabled_error(tenant: str) -> TenantDisabled:
     """Refusal of a valid key, because its tenant is disabled."""
     return TenantDisabled(
         f"The tenant {tenant} is disabled. Ask the operator of this installation to enable it."
@@ -81,7 +81,7 @@ class Keys(Protocol):
         """
         ...
 
-    async def named(self, header: str | None) -> str:
+    async def key_id_of(self, header: str | None) -> str:
         """Id of the key that an ``Authorization`` header names, whether its secret is right or not;
         a short hash of what stands in its place if there is no such key, which may be a secret, and
         empty if it names none."""

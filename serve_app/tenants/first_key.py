@@ -13,7 +13,7 @@ from pathlib import Path
 from serve_app.domain.errors import Misconfigured, TenantDisabled, Unauthenticated
 from serve_app.tenants.api_keys import DEFAULT_TENANT, ApiKey, Keys
 from serve_app.tenants.credentials import Credential, new_credential, parse_given
-from serve_app.tenants.scopes import ADMIN, API, OPERATOR, granted
+from serve_app.tenants.scopes import ADMIN, API, OPERATOR, expand_scopes
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ async def _check_replaced(keys: Keys, stored: ApiKey, now: datetime) -> None:
             "another secret. Give it another id."
         )
     others = await keys.list(DEFAULT_TENANT)
-    if not any(_valid(key, now) and OPERATOR in granted(key.scopes) for key in others):
+    if not any(_valid(key, now) and OPERATOR in expand_scopes(key.scopes) for key in others):
         raise Misconfigured(
             f"DARKROOM_API_KEY uses the id {stored.key_id}, but the key with this id was revoked "
             "or has expired, and no other key operates this installation. Give it another id."

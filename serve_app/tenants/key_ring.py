@@ -15,7 +15,7 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
-from serve_app.tenants.api_keys import LINK_NAME, ApiKey, disabled, ended_link
+from serve_app.tenants.api_keys import LINK_NAME, ApiKey, ended_link, tenant_disabled_error
 from serve_app.tenants.credentials import (
     Credential,
     claimed_id,
@@ -192,7 +192,7 @@ class KeyRing:
             raise Unauthenticated(_BAD)
         return self._identity(stored)
 
-    async def named(self, header: str | None) -> str:
+    async def key_id_of(self, header: str | None) -> str:
         claimed = claimed_id(header)
         known = not claimed or await self._find(claimed) is not None
         return claimed if known else short_hash(claimed)
@@ -351,7 +351,7 @@ class KeyRing:
         if stored.expires_at is not None and self._clock.now() >= stored.expires_at:
             raise Unauthenticated("The API key has expired.")
         if stored.disabled:
-            raise disabled(stored.identity.tenant)
+            raise tenant_disabled_error(stored.identity.tenant)
         if len(self._used) < self._most_used:
             self._used.add(stored.identity.key_id)
         return stored.identity

@@ -34,7 +34,7 @@ SCOPES = (API, *SINGLE, ADMIN)
 
 
 @lru_cache(maxsize=1024)
-def granted(scopes: frozenset[str]) -> frozenset[str]:
+def expand_scopes(scopes: frozenset[str]) -> frozenset[str]:
     """``scopes`` and everything that their bundles include."""
     return scopes.union(*(BUNDLES.get(scope, frozenset()) for scope in scopes))
 
@@ -72,7 +72,7 @@ class Caller:
 
     def may(self, scope: str) -> bool:
         """Return whether the caller has the scope, alone or in a bundle."""
-        return scope in self.scopes or scope in granted(self.scopes)
+        return scope in self.scopes or scope in expand_scopes(self.scopes)
 
     def require(self, scope: str) -> None:
         """``Forbidden``: the caller lacks the scope."""
@@ -130,7 +130,7 @@ class Caller:
         it may not create, rotate or revoke one. Operators may."""
         if self.may(OPERATOR):
             return
-        beyond = sorted(granted(frozenset(scopes)) - granted(self.scopes))
+        beyond = sorted(expand_scopes(frozenset(scopes)) - expand_scopes(self.scopes))
         if beyond:
             raise Forbidden(
                 f"The API key {self.key_id} manages only keys with scopes that it has itself; it "

@@ -131,10 +131,10 @@ def action_of(change: TenantChange) -> str:
 def detail_of(change: TenantChange) -> Mapping[str, Any]:
     """Details of a change in the audit log."""
     named = {} if change.name is None else {"name": change.name}
-    return named | ({"limits": audited(change.limits)} if change.limits else {})
+    return named | ({"limits": limits_for_audit(change.limits)} if change.limits else {})
 
 
-def audited(limits: Limits) -> Mapping[str, Any]:
+def limits_for_audit(limits: Limits) -> Mapping[str, Any]:
     """``limits`` for the audit log, from which nothing is deleted: of the URL of a webhook, which
     may contain a password, only the host."""
     budget = limits.get("budget")
@@ -169,7 +169,7 @@ class PostgresTenants:
             "id": tenant,
             "name": name or tenant,
             "limits": json.dumps(limits),
-            "noted": json.dumps(audited(limits)),
+            "noted": json.dumps(limits_for_audit(limits)),
             "now": self._clock.now(),
             "actor": actor.key_id,
             "address": actor.address,

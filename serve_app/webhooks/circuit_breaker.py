@@ -39,7 +39,7 @@ class _Breaker:
     accepted_at: float = float("-inf")  # monotonic seconds of the last 2xx
 
     def record_result(self, answer: ReceiverResponse, now: float) -> None:
-        if answer.accepted:
+        if answer.is_accepted:
             self.accepted_at = now
         if _alive(answer):
             self.failures, self.open_until = 0, 0.0
@@ -87,11 +87,11 @@ class CircuitBreakers:
                 turns.append(share)
         return chosen
 
-    def started(self, channel: DeliveryChannel) -> None:
+    def count_start(self, channel: DeliveryChannel) -> None:
         """Count a delivery that has started."""
         self._in_flight[channel] += 1
 
-    def finished(self, channel: DeliveryChannel) -> None:
+    def count_end(self, channel: DeliveryChannel) -> None:
         """Count a delivery that has ended."""
         self._in_flight -= Counter((channel,))  # subtracting drops entries that reach zero
 

@@ -186,7 +186,7 @@ class DeliveryWorker:
         counts = self._breakers.choose(due, self._clock.monotonic())
         claimed = await self._outbox.claim(counts) if counts else ()
         for delivery in claimed:
-            self._breakers.started(delivery.channel)
+            self._breakers.count_start(delivery.channel)
             task = asyncio.create_task(self._deliver(delivery))
             self._in_flight[task] = delivery
             task.add_done_callback(self._on_delivery_end)
@@ -195,7 +195,7 @@ class DeliveryWorker:
         return more or bool(claimed)
 
     def _on_delivery_end(self, task: asyncio.Task[None]) -> None:
-        self._breakers.finished(self._in_flight.pop(task).channel)
+        self._breakers.count_end(self._in_flight.pop(task).channel)
         self._room.set()
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
@@ -229,7 +229,7 @@ class DeliveryWorker:
         try:
             message = replace(message, trace=span.trace)
             answer = await self._sender.post(claimed.url, message, TIMEOUT_S)
-            status, accepted = answer.status, answer.accepted
+            status, accepted = answer.status, answer.is_accepted
             return answer
         finally:
             span.end_webhook(status, accepted=accepted)
@@ -261,13 +261,13 @@ class DeliveryWorker:
         raise AssertionError("unreachable")
 
     async def _store_result(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> None:
-        if answer.accepted:
-            if await self._outbox.delivered(claimed, answer):
+        if answer.is_accepted:
+            if await self._outbox.record_success(claimed, answer):
                 self._metrics.webhook("delivered")
             return
         chance = self._random.random()
         retry_s = retry_delay_s(answer, claimed.tries + 1, self._rules.waits_s, chance)
-        if await self._outbox.failed(claimed, answer, retry_s):
+        if await self._outbox.record_failure(claimed, answer, retry_s):
             self._metrics.webhook("dead" if retry_s is None else "failed")
             if retry_s is None:
                 log.warning("Webhook of request %s is dead: %s", claimed.request_id, answer.error)

@@ -35,7 +35,7 @@ class NoticeDelivery(JobHandler):
         body = json.dumps(payload["body"], separators=(",", ":")).encode()
         message = SignedMessage(job.key, payload["about"], job.tenant, body)
         answer = await self._sender.post(payload["url"], message, TIMEOUT_S)
-        if answer.accepted:
+        if answer.is_accepted:
             return ()
         wait_s = self._waits_s[min(job.attempts, len(self._waits_s)) - 1] if self._waits_s else 0.0
         wait_s = max(wait_s, answer.again_after_s or 0.0)

@@ -179,16 +179,16 @@ class ProgressNotifier:
         """State of the request at its next change; the current state on the first call."""
         if seen is None:
             return await self._queue.get(request.tenant, request.id)
-        return await self._queue.changed(request.tenant, request.id, WAIT_S, since=seen)
+        return await self._queue.wait_for_change(request.tenant, request.id, WAIT_S, since=seen)
 
     async def _call(
         self, channel: DeliveryChannel, webhook: ProgressState, message: SignedMessage
     ) -> None:
         if await self._over(webhook, message):
             return
-        self._breakers.started(channel)
+        self._breakers.count_start(channel)
         call = asyncio.create_task(self._sender.post(webhook.url, message, TIMEOUT_S))
-        call.add_done_callback(lambda _: self._breakers.finished(channel))
+        call.add_done_callback(lambda _: self._breakers.count_end(channel))
         try:
             while not call.done():
                 await asyncio.wait((call,), timeout=CHECK_INTERVAL_S)
@@ -199,7 +199,7 @@ class ProgressNotifier:
             call.cancel()
             await asyncio.wait((call,))
         self._breakers.record_result(channel, answer, self._clock.monotonic())
-        self._metrics.webhook("told" if answer.accepted else "lost")
+        self._metrics.webhook("told" if answer.is_accepted else "lost")
 
     async def _over(self, webhook: ProgressState, message: SignedMessage) -> bool:
         """Return True if the request has ended, so that the final webhook may be sent.

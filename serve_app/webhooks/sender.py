@@ -113,7 +113,7 @@ class Sender:
         plain = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
         backend = PublicOnly(plain, self._resolve, allow_private=self._allow_private)
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=await asyncio.to_thread(trusted),
+            ssl_context=await asyncio.to_thread(make_tls_context),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=MAX_CONNECTIONS,
             keepalive_expiry=IDLE_S,
@@ -238,6 +238,6 @@ def _credentials(url: httpx2.URL) -> list[tuple[bytes, bytes]]:
     return [(b"authorization", b"Basic " + base64.b64encode(pair))]
 
 
-def trusted() -> ssl.SSLContext:
+def make_tls_context() -> ssl.SSLContext:
     """TLS context with the roots of certifi or of ``SSL_CERT_FILE``."""
     return httpx2.create_ssl_context()

@@ -82,7 +82,7 @@ class Signer:
         now = self._clock.monotonic()
         if not self._keys or now - self._read_at >= KEEP_S:
             try:
-                self._keys = known(await self._seeds.all())
+                self._keys = published_keys(await self._seeds.all())
                 self._read_at = now
             except DatabaseUnavailable:
                 if not self._keys:
@@ -109,7 +109,7 @@ class Signer:
         return [f"whsec_{secret.decode()}" for secret in secrets]
 
 
-def known(seeds: Sequence[SigningSeed]) -> Sequence[SigningKey]:
+def published_keys(seeds: Sequence[SigningSeed]) -> Sequence[SigningKey]:
     """Keys to publish, from all keys in the order in which they sign. See ``Signer.keys``."""
     return [
         SigningKey(seed)

@@ -22,7 +22,7 @@ class BadTarget(Exception):
     """Invalid webhook URL. ``str()`` continues a sentence that starts with "fal_webhook"."""
 
 
-def checked(url: str) -> str:
+def validate_url(url: str) -> str:
     """``url`` as it will be called, without its fragment. Raises ``BadTarget``."""
     if len(url) > MAX_LENGTH:
         raise BadTarget(f"should have at most {MAX_LENGTH} characters")
@@ -56,7 +56,7 @@ class Targets:
 
         A name that does not resolve right now is not refused.
         """
-        whole = checked(url)
+        whole = validate_url(url)
         if self._allow_private:
             return whole
         parsed = httpx2.URL(whole)

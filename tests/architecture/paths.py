@@ -86,7 +86,7 @@ class Way:
     all: Sequence[str]
 
 
-def listed() -> dict[str, list[Listed]]:
+def read_lists() -> dict[str, list[Listed]]:
     """The page's three lists, by ``a``, ``b`` and ``c``."""
     section = PAGE.read_text().partition(f"{SECTION}\n")[2].partition("\n## ")[0]
     parts = re.split(r"^### \(([abc])\) .*$", section, flags=re.MULTILINE)
@@ -177,7 +177,7 @@ def measure() -> dict[str, Way]:
         recorder.stop()
     calls = recorder.calls
     spines = {
-        name: [function.name for function in each_list] for name, each_list in listed().items()
+        name: [function.name for function in each_list] for name, each_list in read_lists().items()
     }
     parts = {"a": calls[:posted], "b": calls[posted:ran], "c": calls[merged:]}
     return {name: way(part, spines[name], name) for name, part in parts.items()}
@@ -192,7 +192,7 @@ async def _requests(scene: Any, folder: Path, recorder: Recorder) -> tuple[int, 
         posted = len(recorder.calls)
         await running.start_replica()
         end = time.monotonic() + 600
-        while await running.succeeded() < count:
+        while await running.count_successes() < count:
             if time.monotonic() > end:
                 raise TimeoutError("The requests did not end within 600 s.")
             await asyncio.sleep(0.2)

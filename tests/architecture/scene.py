@@ -60,7 +60,7 @@ from serve_app.tenants.scopes import ADMIN, API
 from tests.architecture.trace import ORIGIN, UPLOAD
 from tests.fakes.lease_port import FakeLeasePort
 from tests.fakes.liveness import FakeLiveness
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 from tests.queue.database import until_stopped
 from training import shelf
 
@@ -109,7 +109,7 @@ class Scene:
         )
         return reply.raise_for_status()
 
-    async def succeeded(self) -> int:
+    async def count_successes(self) -> int:
         """Number of requests that succeeded. It is read without any function of ours."""
         async with await psycopg.AsyncConnection.connect(self._conninfo) as connection:
             rows = await connection.execute(
@@ -145,7 +145,9 @@ async def scene(
         await queue.start()
         stack.push_async_callback(queue.aclose)
         house = await stack.enter_async_context(
-            built(catalog=CATALOG, storage=storage, replica=False, allow_private_webhooks=True)
+            build_house(
+                catalog=CATALOG, storage=storage, replica=False, allow_private_webhooks=True
+            )
         )
         own = Database(conninfo, connections=2)
         await own.start()

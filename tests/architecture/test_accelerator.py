@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from scripts.structure.modules import Module, modules, parsed
+from scripts.structure.modules import Module, modules, parse_module
 
 PORT = "deployments/engine/accelerator/"
 KINDS = ("cuda", "hip", "mps", "xpu")
@@ -33,7 +33,7 @@ def test_the_names_are_found() -> None:
         "tensor.pin_memory()\n"
         "'a sentence about cuda'\n"
     )
-    names = list(device_names(parsed("deployments/x.py", text)))
+    names = list(device_names(parse_module("deployments/x.py", text)))
     assert [name.split(":")[1].split()[0] for name in names] == ["1", "2", "3", "4", "5", "6"]
 
 

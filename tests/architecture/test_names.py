@@ -6,7 +6,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Sequence
 
-from scripts.structure.modules import Function, Module, modules, parsed
+from scripts.structure.modules import Function, Module, modules, parse_module
 
 ODD_FIRST_WORDS = frozenset(
     {"Of", "Who", "Whoever", "Whom", "Whose", "So", "Whether", "That", "Those"}
@@ -25,9 +25,9 @@ def test_a_docstring_begins_with_its_noun_or_its_verb() -> None:
 
 def test_repeated_names_and_odd_docstrings_are_found() -> None:
     product = [
-        parsed("a/one.py", "class Part:\n    '''Of the whole.'''\n"),
-        parsed("b/three.py", "class Part: pass\nclass _Own: pass\n"),
-        parsed("b/four.py", "class _Own: pass\n"),
+        parse_module("a/one.py", "class Part:\n    '''Of the whole.'''\n"),
+        parse_module("b/three.py", "class Part: pass\nclass _Own: pass\n"),
+        parse_module("b/four.py", "class _Own: pass\n"),
     ]
     assert repeated_names(product) == ["Part: a/one.py, b/three.py"]
     assert odd_docstrings(product) == ["a/one.py:1 Part"]

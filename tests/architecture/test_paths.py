@@ -11,11 +11,11 @@ import ast
 import pytest
 
 from scripts.structure.report import traced_ways
-from tests.architecture.paths import ROOT, Listed, Way, describe, lengths, listed
+from tests.architecture.paths import ROOT, Listed, Way, describe, lengths, read_lists
 
 pytestmark = pytest.mark.timeout(1200)  # every call of three ways is recorded
 
-LISTED = listed()
+LISTED = read_lists()
 EACH = [each for functions in LISTED.values() for each in functions]
 
 

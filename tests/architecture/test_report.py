@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.structure.figures import figures, line_kinds, lone_modules
-from scripts.structure.modules import parsed
+from scripts.structure.modules import parse_module
 from scripts.structure.report import add, read, table
 
 ROOT = Path(__file__).parents[2]
@@ -25,15 +25,15 @@ def test_the_report_counts_this_code(tmp_path: Path) -> None:
 
 def test_each_line_is_of_one_kind() -> None:
     text = '"""About."""\n\n# why\nVALUE = """\n# text\n"""\n"""Its unit."""\nx = 1  # beside\n'
-    kinds = line_kinds(parsed("a.py", text))
+    kinds = line_kinds(parse_module("a.py", text))
     assert kinds == {"code": 4, "docstring": 2, "comment": 1, "blank": 1}
 
 
 def test_a_short_module_with_one_importer_beside_it_is_found() -> None:
     product = [
-        parsed("a/one.py", "class Part: pass\n"),
-        parsed("a/two.py", "from a.one import Part\n"),
-        parsed("b/three.py", "import a.two\n"),
+        parse_module("a/one.py", "class Part: pass\n"),
+        parse_module("a/two.py", "from a.one import Part\n"),
+        parse_module("b/three.py", "import a.two\n"),
     ]
     assert lone_modules(product) == ["a/one.py"]
 

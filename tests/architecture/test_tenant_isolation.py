@@ -146,7 +146,7 @@ def statements() -> Mapping[str, str]:
     return {name: value for value, name in names.items()}
 
 
-def parsed(statement: str) -> list[exp.Expression | None]:
+def parse_statement(statement: str) -> list[exp.Expression | None]:
     text = re.sub(r"%\((\w+)\)s", r":\1", statement).replace("%%", "%").replace("%s", ":given")
     return [*sqlglot.parse(text, read="postgres")]
 
@@ -154,7 +154,7 @@ def parsed(statement: str) -> list[exp.Expression | None]:
 def is_apart(statement: str, tables: frozenset[str]) -> bool:
     """Return whether a statement touches no table of tenants, or has a condition on the tenant."""
     touched = False
-    for tree in filter(None, parsed(statement)):
+    for tree in filter(None, parse_statement(statement)):
         columns = (each for each in tree.find_all(exp.Column) if each.name in OWNERS)
         if any(each.find_ancestor(exp.Where, exp.Join) is not None for each in columns):
             return True
@@ -173,7 +173,7 @@ def _is_new_row(table: exp.Table) -> bool:
     return isinstance(schema.parent, exp.Insert) and schema.parent.this is schema
 
 
-def listed(kinds: Mapping[str, str]) -> set[str]:
+def qualified_names(kinds: Mapping[str, str]) -> set[str]:
     return {f"{module}.{name}" for module, names in kinds.items() for name in names.split()}
 
 
@@ -193,8 +193,8 @@ def test_every_statement_on_a_table_with_a_tenant_names_it_or_has_a_reason() -> 
                 without.add(name)
         except sqlglot.ParseError:
             unread.add(name)
-    assert without == set[str]().union(*map(listed, WITHOUT.values()))
-    assert unread == listed(UNREAD)
+    assert without == set[str]().union(*map(qualified_names, WITHOUT.values()))
+    assert unread == qualified_names(UNREAD)
 
 
 def test_every_condition_that_no_test_misses_is_there() -> None:

@@ -64,7 +64,7 @@ def sizes(scene: Scene) -> dict[int, int]:
 
 
 @contextmanager
-def undisturbed(
+def watch_bystander(
     scene: Scene, attempts: Attempts, *, most_s: float = MOST_S, most_growth: int = MOST_GROWTH
 ) -> Iterator[Bystander]:
     """Count as tries that the victim's calls go on during the block, that all processes live on,

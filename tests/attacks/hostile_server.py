@@ -38,7 +38,7 @@ class HostileServer(ThreadingHTTPServer):
     def __init__(self, behind: Address) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = behind
-        self.spoil: Spoil = unspoiled
+        self.spoil: Spoil = pass_through
         self.calls = 0
         self._known: dict[tuple[str, str], httpx.Response] = {}
 
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
 
-def unspoiled(_path: str, answer: httpx.Response) -> Answer:
+def pass_through(_path: str, answer: httpx.Response) -> Answer:
     kind = answer.headers.get("content-type", "")
     return Answer(answer.content, answer.status_code, {"content-type": kind})
 
@@ -109,7 +109,7 @@ def of_json(change: Callable[[Any], Any]) -> Spoil:
             try:
                 lines = [json.loads(line) for line in answer.text.splitlines()]
             except ValueError:
-                return unspoiled(path, answer)
+                return pass_through(path, answer)
         body = b"\n".join(json.dumps(change(line)).encode() for line in lines)
         return Answer(body, answer.status_code, {"content-type": "application/json"})
 

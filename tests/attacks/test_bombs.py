@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from serve_app.ingress.http.paths import COMFYUI_PREFIX, MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
 from tests.attacks.attempts import Attempts
-from tests.attacks.bystander import undisturbed
+from tests.attacks.bystander import watch_bystander
 from tests.attacks.scene import ALLOWED, Scene
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -40,18 +40,18 @@ CALLS = (
 )
 
 
-def nested(depth: int, begin: bytes = b"[", end: bytes = b"]", inner: bytes = b"1") -> bytes:
+def nested_json(depth: int, begin: bytes = b"[", end: bytes = b"]", inner: bytes = b"1") -> bytes:
     return begin * depth + inner + end * depth
 
 
 def bodies() -> Mapping[str, bytes]:
     """Bodies of JSON, all small or at once known as too large."""
     return {
-        "deep lists": nested(100_000),
-        "deep objects": nested(100_000, b'{"a":', b"}"),
+        "deep lists": nested_json(100_000),
+        "deep objects": nested_json(100_000, b'{"a":', b"}"),
         "deep, without an end": b"[" * 100_000,
-        "a depth that is parsed": b'{"echo":%b,"prompt":%b}' % (nested(900), nested(900)),
-        "deep in a text": json.dumps({"prompt": nested(100_000).decode()}).encode()[:MIB],
+        "a depth that is parsed": b'{"echo":%b,"prompt":%b}' % (nested_json(900), nested_json(900)),
+        "deep in a text": json.dumps({"prompt": nested_json(100_000).decode()}).encode()[:MIB],
         "a number of many digits": b'{"seed":' + b"9" * 100_000 + b"}",
         "a large exponent": b'{"seed":1e999999999,"prompt":"x"}',
         "a small exponent": b'{"seed":1e-999999999,"prompt":"x"}',
@@ -83,7 +83,7 @@ LARGE = {
 }
 
 
-def timed(http: httpx.Client, method: str, path: str, **more: Any) -> tuple[int, float]:
+def time_request(http: httpx.Client, method: str, path: str, **more: Any) -> tuple[int, float]:
     """Status and seconds. 0: the connection was closed without an answer."""
     began = time.monotonic()
     try:
@@ -93,7 +93,7 @@ def timed(http: httpx.Client, method: str, path: str, **more: Any) -> tuple[int,
     return status, time.monotonic() - began
 
 
-def sent(scene: Scene, message: bytes) -> tuple[int, float]:
+def time_message(scene: Scene, message: bytes) -> tuple[int, float]:
     """The same for a message that no library would send."""
     began = time.monotonic()
     place = urlsplit(scene.darkroom.url)
@@ -117,24 +117,26 @@ JSON = {"content-type": "application/json"}
 @ONE_OF
 def test_bodies_of_json(scene: Scene, attempts: Attempts, one_of: int) -> None:
     tries = [(*item, path) for item in bodies().items() for path in CALLS]
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, body, path in tries[::one_of]:
-            outcome = timed(http, "POST", path, content=body, headers=JSON)
+            outcome = time_request(http, "POST", path, content=body, headers=JSON)
             attempts.note(f"{what} {path}: {outcome}", held=fine(outcome))
         for what, encoding in (("gzip", 31), ("deflate", 15)):
             packer = zlib.compressobj(9, zlib.DEFLATED, encoding)
             packed = packer.compress(bytes(64 * MIB)) + packer.flush()
             headers = JSON | {"content-encoding": what}
-            outcome = timed(http, "POST", "/queue/test/probe", content=packed, headers=headers)
+            outcome = time_request(
+                http, "POST", "/queue/test/probe", content=packed, headers=headers
+            )
             attempts.note(f"{what}: {outcome}", held=fine(outcome) and outcome[0] >= 400)
 
 
 def test_large_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
-    with undisturbed(scene, attempts), scene.client(scene.attacker["submit"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["submit"]) as http:
         for what, build in LARGE.items():
             body = build()
             for path in ("/v1/estimate", f"/queue/{ALLOWED}"):
-                outcome = timed(http, "POST", path, content=body, headers=JSON)
+                outcome = time_request(http, "POST", path, content=body, headers=JSON)
                 attempts.note(f"{what} {path}: {outcome}", held=fine(outcome, closed=True))
 
 
@@ -142,7 +144,7 @@ def test_no_depth_poisons_the_queue(scene: Scene, attempts: Attempts) -> None:
     """What is accepted arrives at a replica, by each protocol that passes inputs on."""
     with scene.client(scene.attacker["admin"]) as http:
         for depth in (50, 90, 190, 300, 500, 700, 900):
-            deep = json.loads(nested(depth))
+            deep = json.loads(nested_json(depth))
             tool = {
                 "name": "generate",
                 "arguments": {"model": "test/probe", "input": {"echo": deep}},
@@ -156,7 +158,7 @@ def test_no_depth_poisons_the_queue(scene: Scene, attempts: Attempts) -> None:
                 (MCP_PATH, call),
             ):
                 content = dumps(body)
-                outcome = timed(http, "POST", path, content=content, headers=JSON | accept)
+                outcome = time_request(http, "POST", path, content=content, headers=JSON | accept)
                 attempts.note(f"{path} {depth} deep: {outcome}", held=fine(outcome))
         shown = http.get("/v1/requests", params={"limit": 30}).json()
         left = [entry for entry in shown["requests"] if entry["state"] in ("queued", "running")]
@@ -198,16 +200,18 @@ def test_forms(scene: Scene, attempts: Attempts) -> None:
         "multipart/form-data",
         "multipart/form-data; b" * 99,
     )
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, body in forms.items():
             for path in (f"{OPENAI_PREFIX}/images/edits", f"{OPENAI_PREFIX}/files"):
-                outcome = timed(
+                outcome = time_request(
                     http, "POST", path, content=body, headers={"content-type": kinds[0]}
                 )
                 attempts.note(f"{what} {path}: {outcome}", held=fine(outcome, closed=True))
         for kind in kinds[1:]:
             path = f"{OPENAI_PREFIX}/images/edits"
-            outcome = timed(http, "POST", path, content=b"--b", headers={"content-type": kind})
+            outcome = time_request(
+                http, "POST", path, content=b"--b", headers={"content-type": kind}
+            )
             attempts.note(f"{kind[:40]}: {outcome}", held=fine(outcome))
 
 
@@ -229,11 +233,11 @@ SEARCHES = ("q", "search", "endpoint_id", "cursor", "status", "state", "prompt",
 @ONE_OF
 def test_queries(scene: Scene, attempts: Attempts, one_of: int) -> None:
     many, key = "&".join(f"a{n}={n}" for n in range(100_000)), scene.attacker["admin"]
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         tries = [(name, pattern) for name in SEARCHES for pattern in PATTERNS]
         for path in LISTS:
             for name, pattern in tries[::one_of]:
-                outcome = timed(http, "GET", path, params={name: pattern})
+                outcome = time_request(http, "GET", path, params={name: pattern})
                 attempts.note(f"{path}?{name}={pattern[:20]}: {outcome}", held=fine(outcome))
         for path in LISTS[::one_of]:
             for query in (
@@ -244,7 +248,7 @@ def test_queries(scene: Scene, attempts: Attempts, one_of: int) -> None:
                 "%41" * 20_000,
                 "q=%ff",
             ):
-                outcome = sent(scene, request(f"{path}?{query}", key))
+                outcome = time_message(scene, request(f"{path}?{query}", key))
                 attempts.note(f"{path}?{query[:20]}: {outcome}", held=fine(outcome, closed=True))
 
 
@@ -262,7 +266,16 @@ OPTIONS = (
     *("Content-Type", "Content-Disposition", "X-Fal-File-Name", "Authorization", "X-Request-Id"),
 )
 VALUES = (
-    *(nested(15_000).decode(), '{"a":' * 10_000, "9" * 50_000, "1e999", "nan", "-inf", "-1", ""),
+    *(
+        nested_json(15_000).decode(),
+        '{"a":' * 10_000,
+        "9" * 50_000,
+        "1e999",
+        "nan",
+        "-inf",
+        "-1",
+        "",
+    ),
     *("," * 50_000, "bytes=" + "0-1," * 10_000, "a,b;q=0.1," * 5_000, '"' * 30_000, "\xff" * 99),
     *(
         '{"expiration_duration_seconds":1e999}',
@@ -276,20 +289,20 @@ VALUES = (
 @ONE_OF
 def test_headers(scene: Scene, attempts: Attempts, one_of: int) -> None:
     tries = [(name, value) for name in OPTIONS for value in VALUES]
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for name, value in tries[::one_of]:
             headers = [(name.encode(), value.encode("latin-1", "ignore"))]
             for method, path in (("POST", "/queue/test/probe"), ("GET", "/v1/requests")):
                 body = b"{}" if method == "POST" else None
-                outcome = timed(http, method, path, headers=headers, content=body)
+                outcome = time_request(http, method, path, headers=headers, content=body)
                 is_safe = fine(outcome, closed=True)
                 attempts.note(f"{method} {name}: {value[:40]!r}: {outcome}", held=is_safe)
     key = scene.attacker["admin"]
     for headers in ("X-A: b\r\n" * 20_000, "".join(f"X-{n}: b\r\n" for n in range(20_000))):
-        outcome = sent(scene, request("/v1/requests", key, headers))
+        outcome = time_message(scene, request("/v1/requests", key, headers))
         attempts.note(f"{headers[:20]}: {outcome}", held=fine(outcome, closed=True))
     for path in ("/" * 50_000, "/v1" * 15_000, "/queue/" + "a/" * 20_000, "/files/" + "%2e" * 9999):
-        outcome = sent(scene, request(path, key))
+        outcome = time_message(scene, request(path, key))
         attempts.note(f"{path[:20]}: {outcome}", held=fine(outcome, closed=True))
 
 
@@ -318,7 +331,7 @@ def frames() -> Mapping[str, bytes | str]:
         "nothing": b"",
         "never used": b"\xc1",
         "JSON": '{"prompt":"x"}',
-        "deep JSON": nested(100_000).decode(),
+        "deep JSON": nested_json(100_000).decode(),
     }
 
 
@@ -327,7 +340,7 @@ def test_frames_of_realtime_sessions(scene: Scene, attempts: Attempts) -> None:
         token = http.post("/rest/tokens/", json={"allowed_apps": [ALLOWED]}).json()
     place = urlsplit(scene.darkroom.url).netloc
     url = f"ws://{place}/{ALLOWED}/realtime?fal_jwt_token={token}"
-    with undisturbed(scene, attempts):
+    with watch_bystander(scene, attempts):
         for what, frame in frames().items():
             began = time.monotonic()
             try:

@@ -21,7 +21,7 @@ from serve_app.cli.main import main
 from tests.attacks.attempts import Attempts
 from tests.attacks.hostile_server import Answer, HostileServer, Spoil, hostile_server, of_json
 from tests.attacks.inside import Inside, inside
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\x08\r\x7f\u202eevil\ud800"
 OBEYED = set("\x1b\x07\x9b\x08\r\x7f\u202e")
@@ -67,7 +67,7 @@ WRITTEN = {"out.png", "out-2.png", "audit.jsonl"}
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("home") / "here"
     folder.mkdir()
-    with served() as address, hostile_server(address) as server, inside() as other:
+    with serve() as address, hostile_server(address) as server, inside() as other:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             patch.setenv("HOME", str(folder))
@@ -105,12 +105,12 @@ def commands(address: Address) -> Iterator[Sequence[str]]:
     yield from (("keys", "create", "--alias", "a"), ("webhooks", "secret"), ("batch", "show", "b"))
 
 
-def changed(value: Any, leaf: Callable[[str, Any], Any], name: str = "") -> Any:
+def change_leaves(value: Any, leaf: Callable[[str, Any], Any], name: str = "") -> Any:
     """``value`` with each of its leaves changed, by the name of its field."""
     if isinstance(value, dict):
-        return {key: changed(item, leaf, key) for key, item in value.items()}
+        return {key: change_leaves(item, leaf, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [changed(item, leaf, name) for item in value]
+        return [change_leaves(item, leaf, name) for item in value]
     return leaf(name, value)
 
 
@@ -124,9 +124,9 @@ def test_commands_print_nothing_that_a_terminal_obeys(rig: Rig, attempts: Attemp
         return value
 
     ways = {
-        "texts": of_json(lambda given: changed(given, text)),
+        "texts": of_json(lambda given: change_leaves(given, text)),
         "texts beside those that lead on": of_json(
-            lambda given: changed(
+            lambda given: change_leaves(
                 given, lambda name, at: at if name in FIELDS_OF_FLOW else text(name, at)
             )
         ),
@@ -163,7 +163,7 @@ def test_commands_end_with_a_sentence_whatever_an_answer_is(
     rig: Rig, attempts: Attempts, wrong: object
 ) -> None:
     ways = {
-        "leaves": of_json(lambda given: changed(given, lambda *_: wrong)),
+        "leaves": of_json(lambda given: change_leaves(given, lambda *_: wrong)),
         "fields": of_json(
             lambda given: dict.fromkeys(given, wrong) if isinstance(given, dict) else wrong
         ),
@@ -181,7 +181,7 @@ def test_commands_stay_small_and_keep_their_key(rig: Rig, attempts: Attempts) ->
     bomb = gzip.compress(b" " * 20_000_000)
     layers = {"content-encoding": "gzip, gzip"}
     named = of_json(
-        lambda given: changed(
+        lambda given: change_leaves(
             given, lambda name, at: away if "url" in name or name == "preview" else at
         )
     )

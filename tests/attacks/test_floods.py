@@ -15,7 +15,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from tests.attacks.attempts import Attempts
-from tests.attacks.bystander import undisturbed
+from tests.attacks.bystander import watch_bystander
 from tests.attacks.scene import ALLOWED, Scene, outcome
 from tests.cluster.darkroom import eventually
 
@@ -87,7 +87,7 @@ def beginnings(key: str) -> dict[str, tuple[bytes, bytes]]:
 
 
 def test_slow_senders_hold_no_one_up(scene: Scene, attempts: Attempts) -> None:
-    with undisturbed(scene, attempts):
+    with watch_bystander(scene, attempts):
         for what, (first, piece) in beginnings(scene.attacker["submit"]).items():
             with sockets(scene, SOCKETS // 5, first) as opened:
                 drip(opened, piece, 0.2)
@@ -98,7 +98,7 @@ def test_slow_senders_hold_no_one_up(scene: Scene, attempts: Attempts) -> None:
 
 
 def test_slow_senders_are_cut_off(scene: Scene, attempts: Attempts) -> None:
-    with undisturbed(scene, attempts):
+    with watch_bystander(scene, attempts):
         for what, (first, piece) in beginnings(scene.attacker["submit"]).items():
             with sockets(scene, 20, first) as opened:
                 began = time.monotonic()
@@ -123,7 +123,7 @@ def test_slow_readers_hold_no_one_up(scene: Scene, attempts: Attempts, hold_s: f
         path = urlsplit(http.get(submitted["response_url"]).json()["images"][0]["url"]).path
     key = scene.attacker["submit"]
     call = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Key {key}\r\n\r\n".encode()
-    with undisturbed(scene, attempts), sockets(scene, 60, call) as opened:
+    with watch_bystander(scene, attempts), sockets(scene, 60, call) as opened:
         end = time.monotonic() + hold_s
         while time.monotonic() < end:
             for connection in opened:
@@ -162,7 +162,7 @@ def test_floods_of_calls_hold_no_one_up(scene: Scene, attempts: Attempts, each_s
     limits = httpx.Limits(max_connections=None)
     headers = {"Authorization": f"Key {scene.attacker['admin']}"}
     with (
-        undisturbed(scene, attempts),
+        watch_bystander(scene, attempts),
         httpx.Client(base_url=scene.darkroom.url, headers=headers, limits=limits) as http,
     ):
         for what, (method, path, more) in FLOODS.items():
@@ -192,7 +192,7 @@ def test_many_streams_and_sockets_hold_no_one_up(scene: Scene, attempts: Attempt
     stream = f"GET /queue/test/probe/requests/{request_id}/status/stream HTTP/1.1\r\n"
     wait = f"GET /v1/requests/{request_id}?wait=30 HTTP/1.1\r\n"
     rest = f"Host: 127.0.0.1\r\nAuthorization: Key {key}\r\n\r\n"
-    with undisturbed(scene, attempts):
+    with watch_bystander(scene, attempts):
         for what, line in (("streams", stream), ("long polls", wait)):
             with sockets(scene, SOCKETS, f"{line}{rest}".encode()):
                 time.sleep(HOLD_S)
@@ -213,7 +213,7 @@ def test_many_streams_and_sockets_hold_no_one_up(scene: Scene, attempts: Attempt
 
 def test_open_uploads_have_a_limit(scene: Scene, attempts: Attempts) -> None:
     named = {"file_name": "a.png"}
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         seen: dict[int, int] = {}
         for _ in range(1100):
             status = http.post("/rest/storage/upload/initiate", json=named).status_code

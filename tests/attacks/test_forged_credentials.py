@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.attacks.attempts import Attempts
 from tests.attacks.scene import ALLOWED, Scene, outcome
-from tests.cli.verification.test_verify import signed
+from tests.cli.verification.test_verify import sign_file
 from tests.cluster.darkroom import eventually
 from tests.ingress.api.files.private import lifecycle
 
@@ -38,7 +38,7 @@ def private_file(http: httpx.Client, name: str = "a.png") -> str:
     return str(signed_url.json()["url"])
 
 
-def flipped(text: str) -> Iterator[str]:
+def altered_texts(text: str) -> Iterator[str]:
     """The text with another character at each place, and shorter, longer and empty ones."""
     for place in range(len(text)):
         yield f"{text[:place]}{'A' if text[place] != 'A' else 'B'}{text[place + 1 :]}"
@@ -57,7 +57,7 @@ def test_no_other_url_reads_a_private_file(scene: Scene, attempts: Attempts) -> 
         of_other, of_own = (dict(parse_qsl(urlsplit(url).query)) for url in (other, own))
         later = {**query, "expires": str(int(query["expires"]) + 1)}
         wrong: list[Mapping[str, Any]] = [
-            *({**query, "signature": signature} for signature in flipped(query["signature"])),
+            *({**query, "signature": signature} for signature in altered_texts(query["signature"])),
             *(later, {**query, "expires": ""}, {"signature": query["signature"]}, {}, of_other),
             *(of_own, {**query, "id": "x"}, {**query, "expires": f"0{query['expires']}"}),
             *(
@@ -117,7 +117,7 @@ def tokens(good: str, jwks: bytes, key: str) -> Iterator[str]:
     for name in ("sub", "key", "apps", "exp", "iss"):
         yield f"{head}.{part({**claims, name: None})}.{signature}"
     yield f"{head}.{part({**claims, 'sub': 'victim'})}.{signature}"
-    yield from (f"{head}.{body}.{forged}" for forged in flipped(signature[:12]))
+    yield from (f"{head}.{body}.{forged}" for forged in altered_texts(signature[:12]))
     yield from (f"{head}.{body}", f"{head}.{body}.{signature}.{signature}", "..", ".", "a.b.c")
 
 
@@ -133,7 +133,7 @@ def test_no_forged_token_is_taken(scene: Scene, attempts: Attempts) -> None:
         reader = f"darkroom-reader.{base64.urlsafe_b64encode(b'victim').decode()}.9999999999.AAAA"
         for good in (browsers, uploads):
             for token in (*tokens(good, jwks, scene.attacker["submit"]), reader):
-                for is_safe, what in taken(nobody, token):
+                for is_safe, what in try_token(nobody, token):
                     attempts.note(f"{token}: {what}", held=is_safe)
         for token in (browsers, uploads):  # good ones, for something else than they are for
             for method, path in (
@@ -146,7 +146,7 @@ def test_no_forged_token_is_taken(scene: Scene, attempts: Attempts) -> None:
                     attempts.note(f"{method} {path}: {answer.status_code}", held=is_safe)
 
 
-def taken(nobody: httpx.Client, token: str) -> Iterator[tuple[bool, str]]:
+def try_token(nobody: httpx.Client, token: str) -> Iterator[tuple[bool, str]]:
     """Calls that take tokens, by whether they refuse this one."""
     try:
         headers = httpx.Headers({"Authorization": f"Bearer {token}"}, encoding="utf-8")
@@ -173,10 +173,10 @@ def test_no_guessed_secret_opens_a_share_or_an_upload(scene: Scene, attempts: At
         outcome(victim, request_id)
         share = victim.post(f"/v1/requests/{request_id}/share", json={}).json()["url"]
         token = share.rpartition("/")[2]
-        for guess in flipped(secret):
+        for guess in altered_texts(secret):
             answer = nobody.put(f"{url}/{guess}", content=b"not the victim's")
             attempts.note(f"PUT {guess}: {answer.status_code}", held=answer.status_code >= 400)
-        for guess in flipped(token):
+        for guess in altered_texts(token):
             answer = nobody.get(f"/v1/shared/{guess}")
             attempts.note(f"share {guess}: {answer.status_code}", held=answer.status_code >= 400)
         assert victim.put(begun["upload_url"], content=CANARY).is_success
@@ -185,7 +185,7 @@ def test_no_guessed_secret_opens_a_share_or_an_upload(scene: Scene, attempts: At
         assert victim.get(begun["file_url"]).content == CANARY
 
 
-def generated(http: httpx.Client) -> bytes:
+def generate_image(http: httpx.Client) -> bytes:
     body = {"prompt": "a red circle", "output_format": "png", "num_inference_steps": 1}
     submitted = http.post(f"/queue/{ALLOWED}", json=body).json()
     assert outcome(http, submitted["request_id"])["state"] == "succeeded"
@@ -196,7 +196,7 @@ def generated(http: httpx.Client) -> bytes:
 def test_no_forged_file_is_trusted(scene: Scene, attempts: Attempts) -> None:
     """Each check is a process, so few bytes are changed."""
     with scene.client(scene.victim["admin"]) as http:
-        genuine = generated(http)
+        genuine = generate_image(http)
 
         def verdict(content: bytes) -> tuple[int, str]:
             answer = http.post("/v1/verify", content=content, headers={"content-type": "image/png"})
@@ -208,12 +208,12 @@ def test_no_forged_file_is_trusted(scene: Scene, attempts: Attempts) -> None:
         manifest, rest = chunks(genuine), chunks(plain.getvalue())
         of_c2pa = [chunk for chunk in manifest if chunk[4:8] == b"caBX"]
         forgeries = {
-            "signed by another": signed(plain.getvalue()),
+            "signed by another": sign_file(plain.getvalue()),
             "its manifest on other bytes": b"".join([*rest[:2], *of_c2pa, *rest[2:]]),
             "a text added": b"".join([*manifest[:-1], TEXT, manifest[-1]]),
             "cut off": genuine[: len(genuine) // 2],
             **{
-                f"a bit of {chunk[4:8]!r} changed": genuine.replace(chunk, changed(chunk))
+                f"a bit of {chunk[4:8]!r} changed": genuine.replace(chunk, flip_bit(chunk))
                 for chunk in manifest[1:-1]
                 if chunk[4:8] in (b"IHDR", b"IDAT")
             },
@@ -238,7 +238,7 @@ def chunks(png: bytes) -> list[bytes]:
     return parts
 
 
-def changed(chunk: bytes) -> bytes:
+def flip_bit(chunk: bytes) -> bytes:
     """The chunk with a bit of its content changed, and the sum of it that fits."""
     at = 8 + (len(chunk) - 12) // 2
     body = chunk[4:at] + bytes([chunk[at] ^ 1]) + chunk[at + 1 : -4]

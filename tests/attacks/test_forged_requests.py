@@ -141,10 +141,10 @@ def test_files_of_inputs_reach_no_private_address(scene: Scene, attempts: Attemp
             is_safe = 400 <= answer.status_code < 500
             attempts.note(f"openai {address}: {answer.status_code} {answer.text}", held=is_safe)
         for what, answer in sent.items():
-            attempts.note(what, held=refused(http, answer))
+            attempts.note(what, held=is_refused(http, answer))
 
 
-def refused(http: httpx.Client, answer: httpx.Response) -> bool:
+def is_refused(http: httpx.Client, answer: httpx.Response) -> bool:
     """Return whether a submit was refused, or its request has failed for its input."""
     if answer.is_success:
         id_ = answer.json().get("request_id") or answer.json()["id"]
@@ -168,7 +168,7 @@ def test_private_files_of_others_are_no_input(scene: Scene, attempts: Attempts) 
                 for kind, (endpoint, with_url) in INPUTS.items():
                     body = PROMPT | with_url(f"{origin}{path}")
                     answer = http.post(f"/queue/{endpoint}", json=body)
-                    attempts.note(f"{kind} {origin}{path}", held=refused(http, answer))
+                    attempts.note(f"{kind} {origin}{path}", held=is_refused(http, answer))
 
 
 def state_of(http: httpx.Client, name: str) -> Mapping[str, Any]:

@@ -56,7 +56,7 @@ class Looks(darkroom.App):
 """
 
 
-def deployed(scene: Scene, folder: Path, name: str, *secrets: str) -> dict[str, Any]:
+def deploy_and_run(scene: Scene, folder: Path, name: str, *secrets: str) -> dict[str, Any]:
     """What an app sees that names these secrets."""
     path = folder / f"{name}.py"
     path.write_text(APP.format(name=name, secrets=[*secrets]))
@@ -77,8 +77,8 @@ def test_an_app_finds_no_secret_of_the_installation_or_of_another_app(
     http, data_dir = scene.darkroom.http, scene.darkroom.data_dir
     put = http.put("/v1/secrets/KEPT_KEY", params={"installation": True}, json={"value": KEPT})
     assert put.is_success, put.text
-    other = deployed(scene, tmp_path, "keeps", "KEPT_KEY")
-    seen = deployed(scene, tmp_path, "looks")
+    other = deploy_and_run(scene, tmp_path, "keeps", "KEPT_KEY")
+    seen = deploy_and_run(scene, tmp_path, "looks")
     own = str(seen["pid"])
     secrets = {
         "the password of the database": (data_dir / "postgres" / "password").read_text().strip(),

@@ -27,7 +27,7 @@ def entry(**changes: Any) -> str:
     return json.dumps(fields | changes)
 
 
-def whole(path: Path) -> BackupFolder:
+def make_backup(path: Path) -> BackupFolder:
     folder = BackupFolder(path)
     folder.create()
     folder.database.write_bytes(b"PGDMP")
@@ -36,11 +36,11 @@ def whole(path: Path) -> BackupFolder:
     (folder.secrets / "tls").mkdir(parents=True)
     (folder.secrets / "api_key").write_text("a:b")
     (folder.secrets / "tls" / "ca.pem").write_text("x")
-    listed(folder, entry())
+    write_list(folder, entry())
     return folder
 
 
-def listed(folder: BackupFolder, line: str, **manifest: Any) -> None:
+def write_list(folder: BackupFolder, line: str, **manifest: Any) -> None:
     """Write the list, and a manifest that says so."""
     folder.list.write_text(line + "\n")
     of = {"database_sha256": folder.database, "list_sha256": folder.list}
@@ -54,18 +54,18 @@ def read(folder: BackupFolder) -> list[Path]:
     return [folder.file(record.key) for record in folder.entries() if record.sha256 is not None]
 
 
-def linked(path: Path, to: str) -> None:
+def replace_with_link(path: Path, to: str) -> None:
     if path.is_file():
         path.unlink()
     path.symlink_to(to)
 
 
-def piped(path: Path) -> None:
+def replace_with_pipe(path: Path) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
-def moved(folder: BackupFolder) -> None:
+def link_folder(folder: BackupFolder) -> None:
     """A folder of the files is a link."""
     (folder.files / "d").rename(folder.path.parent / "d")
     (folder.files / "d").symlink_to(folder.path.parent / "d")
@@ -86,17 +86,17 @@ KEYS = (
 )
 VALUES = (None, -1.5, "x", [], {}, True)
 TRICKS: dict[str, Callable[[BackupFolder], object]] = {
-    **{f"key {key!r}": lambda of, key=key: listed(of, entry(key=key)) for key in KEYS},
+    **{f"key {key!r}": lambda of, key=key: write_list(of, entry(key=key)) for key in KEYS},
     **{
-        f"digest {digest!r}": lambda of, digest=digest: listed(of, entry(sha256=digest))
+        f"digest {digest!r}": lambda of, digest=digest: write_list(of, entry(sha256=digest))
         for digest in (7, "x")
     },
     **{
-        f"line {line[:20]}": lambda of, line=line: listed(of, line)
+        f"line {line[:20]}": lambda of, line=line: write_list(of, line)
         for line in ("[]", "1", "{", "[" * 50_000, entry(more=1), "x" * 300_000)
     },
     **{
-        f"manifest {name} {value!r}": lambda of, name=name, value=value: listed(
+        f"manifest {name} {value!r}": lambda of, name=name, value=value: write_list(
             of, entry(), **{name: value}
         )
         for name in asdict(MANIFEST)
@@ -107,20 +107,22 @@ TRICKS: dict[str, Callable[[BackupFolder], object]] = {
         f"manifest is {text[:20]}": lambda of, text=text: of.manifest.write_text(text)
         for text in ("[]", "null", "{", "[" * 90_000, " " * 1_000_000, "{}")
     },
-    "file is a link": lambda of: linked(of.files / KEY, "/etc/passwd"),
-    "file is a device": lambda of: linked(of.files / KEY, "/dev/zero"),
-    "file is a pipe": lambda of: piped(of.files / KEY),
-    "folder is a link": moved,
-    "dump is a device": lambda of: linked(of.database, "/dev/zero"),
-    "dump is a pipe": lambda of: piped(of.database),
-    "list is a pipe": lambda of: piped(of.list),
-    "manifest is a pipe": lambda of: piped(of.manifest),
+    "file is a link": lambda of: replace_with_link(of.files / KEY, "/etc/passwd"),
+    "file is a device": lambda of: replace_with_link(of.files / KEY, "/dev/zero"),
+    "file is a pipe": lambda of: replace_with_pipe(of.files / KEY),
+    "folder is a link": link_folder,
+    "dump is a device": lambda of: replace_with_link(of.database, "/dev/zero"),
+    "dump is a pipe": lambda of: replace_with_pipe(of.database),
+    "list is a pipe": lambda of: replace_with_pipe(of.list),
+    "manifest is a pipe": lambda of: replace_with_pipe(of.manifest),
     "secret of another name": lambda of: (of.secrets / "postgres").write_text("x"),
     "secret in a folder": lambda of: (of.secrets / "ssh").mkdir(),
-    "key is a link": lambda of: linked(of.secrets / "api_key", "/etc/passwd"),
-    "certificate is a link": lambda of: linked(of.secrets / "tls" / "ca.pem", "/etc/passwd"),
-    "certificates are a link": lambda of: linked(of.secrets / "tls2", "/etc"),
-    "certificate is a pipe": lambda of: piped(of.secrets / "tls" / "ca.pem"),
+    "key is a link": lambda of: replace_with_link(of.secrets / "api_key", "/etc/passwd"),
+    "certificate is a link": lambda of: replace_with_link(
+        of.secrets / "tls" / "ca.pem", "/etc/passwd"
+    ),
+    "certificates are a link": lambda of: replace_with_link(of.secrets / "tls2", "/etc"),
+    "certificate is a pipe": lambda of: replace_with_pipe(of.secrets / "tls" / "ca.pem"),
 }
 
 
@@ -128,9 +130,9 @@ TRICKS: dict[str, Callable[[BackupFolder], object]] = {
 def test_backups_of_others_are_refused_before_the_database_is(
     tmp_path: Path, attempts: Attempts
 ) -> None:
-    assert read(whole(tmp_path / "right"))
+    assert read(make_backup(tmp_path / "right"))
     for number, (trick, play) in enumerate(TRICKS.items()):
-        folder = whole(tmp_path / f"{number}" / "backup")
+        folder = make_backup(tmp_path / f"{number}" / "backup")
         play(folder)
         try:
             told = f"was taken: {read(folder)}"

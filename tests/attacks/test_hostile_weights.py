@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.attacks.attempts import Attempts
-from tests.attacks.bystander import undisturbed
+from tests.attacks.bystander import watch_bystander
 from tests.attacks.scene import ALLOWED, Scene, outcome
 from tests.attacks.test_forged_requests import LORA, PROMPT, state_of
 
@@ -49,7 +49,7 @@ class Runs:
         return os.mkdir, (str(self._path),)
 
 
-def zipped(pickled: bytes) -> bytes:
+def zip_pickle(pickled: bytes) -> bytes:
     """As ``torch.save`` writes it, with names that lead elsewhere."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
@@ -66,7 +66,7 @@ def hostile(trap: Path) -> Mapping[str, bytes]:
     many = {f"t{n}": entry([0], 0, 0) for n in range(60_000)}
     return {
         "pickle": pickled,
-        "zip": zipped(pickled),
+        "zip": zip_pickle(pickled),
         "overlapping": tensors(8, a=entry([2], 0, 8), b=entry([2], 0, 8)),
         "much metadata": tensors(
             8,
@@ -125,7 +125,7 @@ PATHS = ("../../escaped.safetensors", "x\0y")
 ELSEWHERE = (Path("/tmp/escaped"), Path("/tmp/escaped.safetensors"))  # noqa: S108
 
 
-def uploaded(http: httpx.Client, content: bytes, name: str = "x.safetensors") -> httpx.Response:
+def upload_file(http: httpx.Client, content: bytes, name: str = "x.safetensors") -> httpx.Response:
     named = {"file_name": name, "content_type": "application/octet-stream"}
     place = http.post("/rest/storage/upload/initiate", json=named)
     if place.is_success:
@@ -138,10 +138,10 @@ def test_no_file_of_a_request_is_unpickled_or_believed(
     scene: Scene, attempts: Attempts, tmp_path: Path
 ) -> None:
     trap = tmp_path / "trap"
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         sent: dict[str, str] = {}
         for what, content in hostile(trap).items():
-            url = uploaded(http, content).json()["file_url"]
+            url = upload_file(http, content).json()["file_url"]
             body = PROMPT | {"loras": [{"path": url}]}
             answer = http.post(f"/queue/{LORA}", json=body)
             assert answer.is_success, answer.text
@@ -160,10 +160,10 @@ def test_no_name_of_a_file_leads_elsewhere(scene: Scene, attempts: Attempts) -> 
     below = scene.darkroom.data_dir.parent
     with scene.client(scene.attacker["admin"]) as http:
         for name in NAMES:
-            place = uploaded(http, b"escaped", name)
+            place = upload_file(http, b"escaped", name)
             is_safe = place.is_success or place.status_code == 422
             attempts.note(f"{name[:50]!r}: {place.status_code} {place.text[:200]}", held=is_safe)
-        url = uploaded(http, b"escaped").json()["file_url"]
+        url = upload_file(http, b"escaped").json()["file_url"]
         for path in PATHS:
             body = {"name": "escaped", "base": ALLOWED, "files": {path: url}}
             answer = http.post("/v1/weights", json=body)
@@ -186,10 +186,10 @@ def test_no_registered_file_is_unpickled_or_believed(
 ) -> None:
     """Each is checked by a process, which takes seconds."""
     trap = tmp_path / "trap"
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         names: dict[str, str] = {}
         for number, (what, content) in enumerate([*hostile(trap).items()][:count]):
-            url = uploaded(http, content).json()["file_url"]
+            url = upload_file(http, content).json()["file_url"]
             names[what] = f"hostile-{count}-{number}"
             body = {"name": names[what], "base": ALLOWED, "source": url}
             answer = http.post("/v1/weights", json=body)

@@ -14,11 +14,11 @@ from PIL import Image
 
 from serve_app.ingress.http.paths import COMFYUI_PREFIX, OPENAI_PREFIX
 from tests.attacks.attempts import Attempts
-from tests.attacks.bystander import undisturbed
+from tests.attacks.bystander import watch_bystander
 from tests.attacks.scene import Scene, outcome
-from tests.attacks.test_bombs import fine, timed
+from tests.attacks.test_bombs import fine, time_request
 from tests.attacks.test_forged_requests import PROMPT, REDRAW
-from tests.attacks.test_hostile_weights import uploaded
+from tests.attacks.test_hostile_weights import upload_file
 from tests.engine.media.test_audio_reading import audio, m4a, wav
 from tests.engine.media.test_video_reader import claiming, fragment, video
 
@@ -66,7 +66,7 @@ def tiff(width: int, height: int) -> bytes:
     return (b"II*\0" + struct.pack("<I", 8) + folder + bytes(4)).ljust(122, b"\0") + packed
 
 
-def saved(kind: str, width: int, height: int, **how: object) -> bytes:
+def make_image(kind: str, width: int, height: int, **how: object) -> bytes:
     written = io.BytesIO()
     Image.new("RGB", (width, height)).save(written, kind, **how)
     return written.getvalue()
@@ -74,14 +74,14 @@ def saved(kind: str, width: int, height: int, **how: object) -> bytes:
 
 def jpeg_of_scans(scans: int) -> bytes:
     """A progressive JPEG with its last scan many times. Each decodes the whole image."""
-    whole = saved("JPEG", 4000, 4000, progressive=True)
+    whole = make_image("JPEG", 4000, 4000, progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * scans + whole[-2:]
 
 
 def larger_than_said(kind: str, width: int, height: int, places: Mapping[int, bytes]) -> bytes:
     """A small image whose header says another size."""
-    content = bytearray(saved(kind, width, height))
+    content = bytearray(make_image(kind, width, height))
     for at, value in places.items():
         content[at : at + len(value)] = value
     return bytes(content)
@@ -128,11 +128,11 @@ def bombs(port: int) -> Mapping[str, Callable[[], bytes]]:
         "BMP of less than none": lambda: larger_than_said(
             "BMP", 64, 64, {18: struct.pack("<ii", 64, -(2**31))}
         ),
-        "JPEG of 65,500 pixels a side": lambda: saved("JPEG", 640, 640).replace(
+        "JPEG of 65,500 pixels a side": lambda: make_image("JPEG", 640, 640).replace(
             b"\x08\x02\x80\x02\x80", b"\x08\xff\xdc\xff\xdc"
         ),
         "JPEG of many scans": lambda: jpeg_of_scans(200),
-        "AVIF of 65,536 pixels a side": lambda: saved("AVIF", 64, 64).replace(
+        "AVIF of 65,536 pixels a side": lambda: make_image("AVIF", 64, 64).replace(
             struct.pack(">II", 64, 64), struct.pack(">II", 65_536, 65_536)
         ),
         "SVG": lambda: SVG % port,
@@ -159,12 +159,12 @@ ONE_OF = pytest.mark.parametrize("one_of", [12, pytest.param(1, marks=pytest.mar
 def test_images_of_inputs(scene: Scene, attempts: Attempts, one_of: int) -> None:
     """Read by a replica."""
     with (
-        undisturbed(scene, attempts, most_growth=MOST_GROWTH),
+        watch_bystander(scene, attempts, most_growth=MOST_GROWTH),
         scene.client(scene.attacker["admin"]) as http,
     ):
         sent: dict[str, str] = {}
         for what, content in some(scene.inside.port, one_of):
-            url = uploaded(http, content, "x.png").json()["file_url"]
+            url = upload_file(http, content, "x.png").json()["file_url"]
             body = PROMPT | {"image_url": url, "strength": 1.0}
             answer = http.post(f"/queue/{REDRAW}", json=body)
             assert answer.is_success, answer.text
@@ -176,7 +176,7 @@ def test_images_of_inputs(scene: Scene, attempts: Attempts, one_of: int) -> None
             attempts.note(f"{what}: {ended['state']} {error}", held=is_safe)
 
 
-def changed(body: bytes, name: bytes, behind: int, value: bytes) -> bytes:
+def patch_bytes(body: bytes, name: bytes, behind: int, value: bytes) -> bytes:
     """A file with another value, so far behind the last place with this name."""
     at = body.rindex(name) + len(name) + behind
     return body[:at] + value + body[at + len(value) :]
@@ -187,10 +187,10 @@ def films(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
 
     def mp4(name: bytes, behind: int, *numbers: int) -> Callable[[], bytes]:
         value = struct.pack(f">{len(numbers)}I", *numbers)
-        return lambda: changed(video(folder), name, behind, value)
+        return lambda: patch_bytes(video(folder), name, behind, value)
 
     def webm(name: bytes, value: bytes) -> Callable[[], bytes]:
-        return lambda: changed(video(folder, "video/webm"), name, 0, value)
+        return lambda: patch_bytes(video(folder, "video/webm"), name, 0, value)
 
     def of_large_frames() -> bytes:
         """Each is compressed to some bytes, and shown for a hundredth of a second."""
@@ -233,7 +233,7 @@ def recordings(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
     """Audio by what it is."""
 
     def flac(value: bytes) -> Callable[[], bytes]:
-        return lambda: changed(audio(folder, "audio/flac", seconds=0.2), b"fLaC", 0, value)
+        return lambda: patch_bytes(audio(folder, "audio/flac", seconds=0.2), b"fLaC", 0, value)
 
     def facts(rate: int, samples: int) -> bytes:
         """Of a FLAC file: blocks of 65,535 samples, 8 channels of 32 bits."""
@@ -262,7 +262,7 @@ def recordings(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
         "MP3 with a large tag": lambda: (
             b"ID3\x04\0\0\x7f\x7f\x7f\x7fTIT2\x7f\x7f\x7f\x7f\0\0" + bytes(1000)
         ),
-        "MP3 of four billion frames": lambda: changed(
+        "MP3 of four billion frames": lambda: patch_bytes(
             audio(folder, "audio/mpeg", seconds=0.5), b"Info", 0, b"\0\0\0\x07" + b"\xff" * 8
         ),
         "Ogg of 50,000 streams": lambda: b"".join(
@@ -287,13 +287,13 @@ def test_videos_and_audio_of_inputs(
 ) -> None:
     """Read by a replica, as far as a model would."""
     with (
-        undisturbed(scene, attempts, most_growth=MOST_GROWTH),
+        watch_bystander(scene, attempts, most_growth=MOST_GROWTH),
         scene.client(scene.attacker["admin"]) as http,
     ):
         sent: dict[str, str] = {}
         for endpoint, field, files in MEDIA:
             for what, build in [*files(tmp_path, scene.inside.port).items()][::one_of]:
-                url = uploaded(http, build(), "x.bin").json()["file_url"]
+                url = upload_file(http, build(), "x.bin").json()["file_url"]
                 answer = http.post(f"/queue/{endpoint}", json={field: url})
                 assert answer.is_success, answer.text
                 sent[f"{field}: {what}"] = answer.json()["request_id"]
@@ -307,27 +307,31 @@ def test_videos_and_audio_of_inputs(
 @ONE_OF
 def test_images_that_the_ingress_reads(scene: Scene, attempts: Attempts, one_of: int) -> None:
     """Of edits with a mask, of ComfyUI's masks, and of the check of signatures."""
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, content in some(scene.inside.port, one_of):
             edit = {"image": ("a.png", content), "mask": ("b.png", content)}
             fields = {"model": REDRAW, "prompt": "x"}
-            response = timed(http, "POST", f"{OPENAI_PREFIX}/images/edits", files=edit, data=fields)
+            response = time_request(
+                http, "POST", f"{OPENAI_PREFIX}/images/edits", files=edit, data=fields
+            )
             attempts.note(f"edit with {what}: {response}", held=fine(response))
             place = f"{COMFYUI_PREFIX}/upload/image"
-            response = timed(http, "POST", place, files={"image": ("a.png", content)})
+            response = time_request(http, "POST", place, files={"image": ("a.png", content)})
             attempts.note(f"ComfyUI's image {what}: {response}", held=fine(response))
             reference = {"original_ref": '{"filename":"a.png","type":"input","subfolder":""}'}
             masked = {"image": ("b.png", content)}
             place = f"{COMFYUI_PREFIX}/upload/mask"
-            response = timed(http, "POST", place, files=masked, data=reference)
+            response = time_request(http, "POST", place, files=masked, data=reference)
             attempts.note(f"ComfyUI's mask {what}: {response}", held=fine(response))
 
 
 @pytest.mark.long  # each is read by a process of its own
 def test_images_whose_signature_is_checked(scene: Scene, attempts: Attempts) -> None:
-    with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+    with watch_bystander(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, content in some(scene.inside.port, 1):
             for kind in ("image/png", "image/jpeg", "image/webp", "image/gif", "video/mp4"):
                 headers = {"content-type": kind}
-                response = timed(http, "POST", "/v1/verify", content=content, headers=headers)
+                response = time_request(
+                    http, "POST", "/v1/verify", content=content, headers=headers
+                )
                 attempts.note(f"{what} as {kind}: {response}", held=response[0] not in (0, 500))

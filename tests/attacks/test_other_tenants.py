@@ -121,7 +121,7 @@ async def test_ids_of_another_tenant_are_answered_like_invented_ones(
             else:
                 continue
             is_safe = is_safe and tables.SECRET not in theirs.text and theirs.status_code < 500
-            attempts.note(f"{method} {path}: {described(theirs)}", held=is_safe)
+            attempts.note(f"{method} {path}: {describe_answer(theirs)}", held=is_safe)
         await note_changes(owner, victim, attempts)
 
 
@@ -135,19 +135,19 @@ async def test_a_key_for_another_endpoint_reaches_no_request_of_its_own_tenant(
     of_request = [things.request_id, things.draft, things.share, things.made]
     async with client(scene, scene.victim["admin"]) as owner, client(scene, limited) as http:
         for method, path, body in calls_of_all_surfaces():
-            url = tables.filled(tables.url_of(path, things), things)
+            url = tables.fill_placeholders(tables.url_of(path, things), things)
             sent = body and tables.body_of(body, things)
             if not any(value in f"{url} {sent}" for value in of_request):
                 continue
             answer = await http.request(method, url, json=sent)
             refused = answer.status_code in (400, 401, 403, 404, 405, 422)
             is_safe = (refused or FAILED_TOOL in answer.text) and tables.SECRET not in answer.text
-            attempts.note(f"{method} {path}: {described(answer)}", held=is_safe)
+            attempts.note(f"{method} {path}: {describe_answer(answer)}", held=is_safe)
         for method, path, _ in calls_of_all_surfaces():
             if method == "GET" and not tables.names_something(path):
                 answer = await read(http, tables.url_of(path, things), {"expand": "payloads"})
                 is_safe = not any(value in answer.text for value in of_request)
-                attempts.note(f"{method} {path}: {described(answer)}", held=is_safe)
+                attempts.note(f"{method} {path}: {describe_answer(answer)}", held=is_safe)
         await note_changes(owner, victim, attempts)
 
 
@@ -165,10 +165,12 @@ async def read(http: httpx.AsyncClient, url: str, params: dict[str, str]) -> htt
 
 def names_something(path: str, body: Any) -> bool:
     filled = json.dumps(body or "")
-    return tables.names_something(path) or filled != tables.filled(filled, tables.INVENTED)
+    return tables.names_something(path) or filled != tables.fill_placeholders(
+        filled, tables.INVENTED
+    )
 
 
-def described(answer: httpx.Response) -> str:
+def describe_answer(answer: httpx.Response) -> str:
     return f"{answer.status_code} {answer.text[:300]}"
 
 

@@ -233,11 +233,11 @@ def entry(operator: httpx.Client) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def planted(scene: Scene) -> Planted:
+def payloads(scene: Scene) -> Planted:
     return Planted(scene)
 
 
-def entered(browser: Browser, scene: Scene, key: str) -> Watched:
+def open_page(browser: Browser, scene: Scene, key: str) -> Watched:
     """Somebody who has opened the page with a key."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.add_init_script(f"localStorage.setItem('darkroom.key', '{key}')")
@@ -267,10 +267,10 @@ SILENT_PLACES = (
 
 
 def test_texts_of_an_attacker_are_text_in_every_view(
-    browser: Browser, scene: Scene, planted: Planted, attempts: Attempts
+    browser: Browser, scene: Scene, payloads: Planted, attempts: Attempts
 ) -> None:
-    watched = entered(browser, scene, planted.key)
-    page, first = watched.page, planted.requests[0]
+    watched = open_page(browser, scene, payloads.key)
+    page, first = watched.page, payloads.requests[0]
     page.evaluate(CAUGHT)
     assert len(watched.verdict()) >= 2, "markup, and what the policy stops, is not seen"
     page.reload()
@@ -285,12 +285,12 @@ def test_texts_of_an_attacker_are_text_in_every_view(
 
     for place in (
         *PLACES,
-        *(f"request={request_id}" for request_id in planted.requests),
+        *(f"request={request_id}" for request_id in payloads.requests),
         *SILENT_PLACES,
     ):
         page.evaluate("place => { location.hash = place }", place)
         look(place, speaks=place not in SILENT_PLACES)
-    page.goto(planted.share)
+    page.goto(payloads.share)
     look("share link")
     page.goto(f"{scene.darkroom.url}/#view=gallery&item={first}.0")
     page.wait_for_selector("dialog[open]")
@@ -343,11 +343,11 @@ def documents() -> Iterator[tuple[str, bytes]]:
 
 
 def test_files_of_an_attacker_run_nothing_at_their_address(
-    browser: Browser, scene: Scene, planted: Planted, attempts: Attempts
+    browser: Browser, scene: Scene, payloads: Planted, attempts: Attempts
 ) -> None:
     """Neither opened, nor as the script, the style, the worker or the frame of a page."""
-    watched = entered(browser, scene, planted.key)
-    with scene.client(planted.key) as http:
+    watched = open_page(browser, scene, payloads.key)
+    with scene.client(payloads.key) as http:
         files = [(title, upload(http, title, content)) for title, content in documents()]
     for media_type, url in files:
         with contextlib.suppress(BrowserError):  # a download is not shown
@@ -378,13 +378,13 @@ def serve(route: Route, urls: Sequence[str]) -> None:
 
 
 def test_a_page_of_an_attacker_neither_frames_nor_holds_nor_reads_the_page(
-    browser: Browser, scene: Scene, planted: Planted, attempts: Attempts
+    browser: Browser, scene: Scene, payloads: Planted, attempts: Attempts
 ) -> None:
     own = scene.darkroom.url
-    watched = entered(browser, scene, planted.key)
+    watched = open_page(browser, scene, payloads.key)
     context = watched.page.context
     context.route(
-        f"{EVIL}/**", lambda route: serve(route, [own, f"{own}/#view=account", planted.share])
+        f"{EVIL}/**", lambda route: serve(route, [own, f"{own}/#view=account", payloads.share])
     )
     page = context.new_page()
     page.goto(f"{EVIL}/")
@@ -409,7 +409,7 @@ def test_a_page_of_an_attacker_neither_frames_nor_holds_nor_reads_the_page(
         victim.goto(f"{own}/#key={key}")
         victim.wait_for_timeout(500)
         kept = victim.evaluate("() => localStorage.getItem('darkroom.key')")
-        attempts.note("a link gives the page another's key", held=kept == planted.key)
+        attempts.note("a link gives the page another's key", held=kept == payloads.key)
     context.close()
 
 

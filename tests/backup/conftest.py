@@ -28,7 +28,7 @@ from tests.queue.database import (
     server,
     terms,
 )
-from tests.queue.requests import done
+from tests.queue.requests import make_finish
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
 
@@ -121,8 +121,8 @@ async def get(target: OpenInstallation, key: str) -> bytes:
 
 async def finish(queue: PostgresQueue, target: OpenInstallation, lease: Lease) -> Artifact:
     """Store one file and finish the attempt with it."""
-    key = artifact_key(lease.held.request_id, lease.held.attempt, "image/png")
-    artifact = await put(target, key, f"an image of {lease.held}".encode() * 1000)
+    key = artifact_key(lease.key.request_id, lease.key.attempt, "image/png")
+    artifact = await put(target, key, f"an image of {lease.key}".encode() * 1000)
     outcome = Outcome(output={"n": 1}, artifacts=(artifact,), usage=Usage(1.5, 4, 1.0))
-    await queue.finish(done(lease.held, outcome))
+    await queue.finish(make_finish(lease.key, outcome))
     return artifact

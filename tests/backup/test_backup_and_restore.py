@@ -32,7 +32,7 @@ from serve_app.storage.keys import DamagedFile
 from serve_app.telemetry.clock import SystemClock
 from tests.backup.conftest import every_storage, finish, get, put
 from tests.queue.database import Ingress
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 
 @pytest.fixture
@@ -126,11 +126,11 @@ async def test_a_lease_from_before_the_backup_is_fenced_and_its_request_runs_aga
     again = await ingress()
     requeued = await again.get(TENANT, request.id)
     assert (requeued.state, requeued.failures) == (State.QUEUED, 0)
-    assert await again.finish(done(old.held)) is Verdict.FENCED
+    assert await again.finish(make_finish(old.key)) is Verdict.FENCED
     newer = await lease(again)
-    assert newer.held.request_id == request.id
-    assert await again.finish(done(old.held)) is Verdict.FENCED
-    assert await again.finish(done(newer.held)) is Verdict.ACCEPTED
+    assert newer.key.request_id == request.id
+    assert await again.finish(make_finish(old.key)) is Verdict.FENCED
+    assert await again.finish(make_finish(newer.key)) is Verdict.ACCEPTED
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from serve_app.backup.backup import back_up
 from serve_app.backup.folder import BackupFolder
-from serve_app.backup.installation import OpenInstallation, opened
+from serve_app.backup.installation import OpenInstallation, open_installation
 from serve_app.backup.restore import restore
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.connections import open_storage
@@ -44,14 +44,14 @@ async def test_a_command_refuses_another_directory_than_that_of_the_ingress(
 ) -> None:
     served, other = Config(data_dir=tmp_path / "served"), Config(data_dir=tmp_path / "other")
     await serve(database, served, secrets(conninfo))
-    async with opened(served, secrets(conninfo)) as target:
+    async with open_installation(served, secrets(conninfo)) as target:
         assert target.places == {"": f"the directory {tmp_path / 'served' / 'artifacts'}"}
     with pytest.raises(Misconfigured) as refused:
-        async with opened(other, secrets(conninfo)):
+        async with open_installation(other, secrets(conninfo)):
             pass
     for word in (str(tmp_path / "served"), str(tmp_path / "other"), "--config", "--other-storage"):
         assert word in refused.value.message
-    async with opened(other, secrets(conninfo), other_storage=True) as target:
+    async with open_installation(other, secrets(conninfo), other_storage=True) as target:
         assert target.data_dir == tmp_path / "other"
 
 
@@ -61,7 +61,7 @@ async def test_a_command_without_the_bucket_of_the_ingress_is_refused(
     with_bucket = Config(data_dir=tmp_path, s3_bucket="my-bucket")
     await record_places(database, file_places(with_bucket, secrets(conninfo)))
     with pytest.raises(Misconfigured, match=BUCKET):
-        async with opened(Config(data_dir=tmp_path), secrets(conninfo)):
+        async with open_installation(Config(data_dir=tmp_path), secrets(conninfo)):
             pass
 
 
@@ -69,7 +69,7 @@ async def test_nothing_is_refused_before_the_ingress_has_recorded_its_storage(
     tmp_path: Path, conninfo: str, empty: str
 ) -> None:
     for url in (conninfo, empty):
-        async with opened(Config(data_dir=tmp_path), secrets(url)) as target:
+        async with open_installation(Config(data_dir=tmp_path), secrets(url)) as target:
             assert await read_places(target.database) == {}
 
 

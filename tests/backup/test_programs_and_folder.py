@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.backup.folder import explained
+from serve_app.backup.folder import explain_errors
 from serve_app.backup.postgres_programs import Program, dump, find_program
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured, StorageFull
 
@@ -61,5 +61,5 @@ async def test_a_password_is_on_no_command_line(tmp_path: Path) -> None:
 )
 def test_a_disk_that_refuses_is_a_sentence(number: int, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="cannot be written to /backups"):
-        with explained("The backup cannot be written to", Path("/backups")):
+        with explain_errors("The backup cannot be written to", Path("/backups")):
             raise OSError(number, "refused")

@@ -12,7 +12,7 @@ import pytest
 from serve_app.backup import installation, postgres_programs, watchdog
 from serve_app.backup.backup import back_up
 from serve_app.backup.folder import BackupFolder
-from serve_app.backup.installation import connected
+from serve_app.backup.installation import open_connection
 from serve_app.domain.errors import DatabaseUnavailable
 from tests.backup.conftest import Installations
 from tests.chaos.proxy import Proxy, before_postgres, through
@@ -45,7 +45,7 @@ async def test_a_long_statement_has_no_limit_while_the_server_answers(
         return True
 
     monkeypatch.setattr(watchdog, "answers", answers)
-    async with asyncio.timeout(PATIENCE_S), connected(conninfo) as connection:
+    async with asyncio.timeout(PATIENCE_S), open_connection(conninfo) as connection:
         (limits,) = await (
             await connection.execute(
                 "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
@@ -59,7 +59,7 @@ async def test_a_long_statement_has_no_limit_while_the_server_answers(
 
 async def test_a_statement_ends_when_the_server_falls_silent(proxy: tuple[Proxy, str]) -> None:
     between, conninfo = proxy
-    async with asyncio.timeout(PATIENCE_S), connected(conninfo) as connection:
+    async with asyncio.timeout(PATIENCE_S), open_connection(conninfo) as connection:
         between.blackhole()
         with pytest.raises(psycopg.OperationalError):
             await connection.execute("SELECT 1")

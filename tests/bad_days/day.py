@@ -137,7 +137,7 @@ def _whole_after_s(place: Installation) -> float | None:
     """Seconds from now until all is whole; None if it is not."""
     healed = time.monotonic()
     try:
-        eventually(place.whole, "all is whole again", PATIENCE_S)
+        eventually(place.is_whole, "all is whole again", PATIENCE_S)
     except AssertionError:
         return None
     return round(time.monotonic() - healed, 1)
@@ -181,7 +181,7 @@ def _under_load(
             "WHERE ended = 'interrupted' AND request_id::text = ANY(%s)",
             (ids,),
         ).fetchone() or (0,)
-    arrived = delivered(place) & heard.accepted_at.keys()
+    arrived = delivered_ids(place) & heard.accepted_at.keys()
     if len(arrived) != len(heard.accepted_at):
         problems.append(f"{len(heard.accepted_at) - len(arrived)} webhooks did not arrive.")
     failed = [f"{id_} failed: {outcome}" for id_, state, _, outcome in rows if state == "failed"]
@@ -237,7 +237,7 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
             row = connection.execute(
                 open_ones, (ids, [str(state.value) for state in FINAL])
             ).fetchone()
-        return row == (0,) and accepted.keys() <= delivered(place)
+        return row == (0,) and accepted.keys() <= delivered_ids(place)
 
     try:
         eventually(left, "all requests end and their webhooks arrive", PATIENCE_S)
@@ -245,6 +245,6 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
         yield str(late)
 
 
-def delivered(place: Installation) -> set[str]:
+def delivered_ids(place: Installation) -> set[str]:
     """Ids of requests whose webhook the receiver got."""
     return {json.loads(delivery.body)["request_id"] for delivery in place.receiver.received}

@@ -89,7 +89,7 @@ class Installation:
             return [process for process in there if name_of(process) == "haproxy"]
         return [process for process in there if TITLES[name] in command_of(process)]
 
-    def one(self, name: str) -> list[psutil.Process]:
+    def pick_one(self, name: str) -> list[psutil.Process]:
         """One replica or ingress, or all that its node has. The node is that of a replica."""
         if name == "postgresql":
             first = postmaster(self.folder / "database")
@@ -112,7 +112,7 @@ class Installation:
         parents = [process.parent() for process in self.parts(name)]
         return [parent for parent in parents if parent is not None and name_of(parent) == "raylet"]
 
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """True if HAProxy, both ingresses and both replicas are there, and replicas are ready."""
         counts = {"ingress": INGRESSES, "replica": REPLICAS}
         if any(len(self._raylets(name)) < count for name, count in counts.items()):
@@ -232,5 +232,5 @@ def installation(folder: Path, *, bridged: bool = False) -> Generator[Installati
             receiver,
             f"127.0.0.1:{switches['RAY_SERVE_HAPROXY_METRICS_PORT']}",
         )
-        eventually(place.whole, "it serves")
+        eventually(place.is_whole, "it serves")
         yield place

@@ -61,7 +61,7 @@ def _processes(place: Installation, *parts: str) -> list[psutil.Process]:
         processes = [
             process
             for part in parts
-            for process in (place.one if part in ONE_OF_SEVERAL else place.parts)(part)
+            for process in (place.pick_one if part in ONE_OF_SEVERAL else place.parts)(part)
         ]
     except (psutil.NoSuchProcess, FileNotFoundError) as ended:  # meanwhile
         raise Absent(", ".join(parts)) from ended

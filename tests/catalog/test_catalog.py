@@ -21,15 +21,15 @@ endpoints:
 RECIPE = "{memory_gb: 12, precision: float16}"
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_models(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "models.yaml"
     path.write_text(text)
     return path
 
 
-def refused(tmp_path: Path, text: str) -> str:
+def load_error(tmp_path: Path, text: str) -> str:
     with pytest.raises(Misconfigured) as caught:
-        load(written(tmp_path, text), demo=False, demo_dir=DEMO)
+        load(write_models(tmp_path, text), demo=False, demo_dir=DEMO)
     return caught.value.message
 
 
@@ -142,7 +142,7 @@ def test_an_input_is_an_object(catalog: Catalog, body: object) -> None:
 
 def test_an_open_endpoint_takes_any_object_and_counts_its_files(tmp_path: Path) -> None:
     text = GOOD + "    options: {artifacts_field: artifacts}\n    defaults: {colour: red}\n"
-    catalog = load(written(tmp_path, text), demo=False, demo_dir=DEMO)
+    catalog = load(write_models(tmp_path, text), demo=False, demo_dir=DEMO)
     valid = catalog.validate("me/mine", {"a": [1], "artifacts": 2})
     assert valid.input == {"colour": "red", "a": [1], "artifacts": 2}
     schema = catalog.get("me/mine").schema
@@ -206,14 +206,14 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
 def test_a_mistake_is_reported_with_its_line(
     tmp_path: Path, text: str, line: int, words: str
 ) -> None:
-    message = refused(tmp_path, text)
+    message = load_error(tmp_path, text)
     assert f"models.yaml:{line}:" in message
     assert words in message
 
 
 @pytest.mark.parametrize("text", ["x: 2026-13-45", "endpoints: &a {me: *a}"])
 def test_a_date_that_is_none_and_a_circle_are_reported(tmp_path: Path, text: str) -> None:
-    assert "models.yaml: this is not valid YAML" in refused(tmp_path, text)
+    assert "models.yaml: this is not valid YAML" in load_error(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_settings_that_the_schema_cannot_take_are_reported(
     tmp_path: Path, extra: str, words: str
 ) -> None:
     text = GOOD.replace("open", "flux-text-to-image") + f"    {extra}\n"
-    assert words in refused(tmp_path, text)
+    assert words in load_error(tmp_path, text)
 
 
 def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
@@ -238,19 +238,19 @@ def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
 
 
 def test_an_installation_may_have_no_endpoint_but_those_of_its_database(tmp_path: Path) -> None:
-    file = written(tmp_path, "built_in: false\nendpoints: {}\n")
+    file = write_models(tmp_path, "built_in: false\nendpoints: {}\n")
     assert list(load(file, demo=False, demo_dir=DEMO)) == []
 
 
 def test_an_open_endpoint_names_whatever_fields_it_likes(tmp_path: Path) -> None:
     text = GOOD + "    options: {arguments: {wetness: strength}}\n"
-    catalog = load(written(tmp_path, text), demo=False, demo_dir=DEMO)
+    catalog = load(write_models(tmp_path, text), demo=False, demo_dir=DEMO)
     assert not catalog.get("me/mine").missing
 
 
 def test_ones_own_weights_are_a_directory(tmp_path: Path) -> None:
     text = GOOD + "    weights: {directory: /models/mine}\n"
-    catalog = load(written(tmp_path, text), demo=True, demo_dir=DEMO)
+    catalog = load(write_models(tmp_path, text), demo=True, demo_dir=DEMO)
     assert catalog.get("me/mine").endpoint.weights.source == "/models/mine"
     assert not catalog.get("me/mine").demo
 
@@ -311,7 +311,7 @@ endpoints:
     weights: {directory: /nowhere}
     options: {fixed: {num_inference_steps: 4}}
 """
-    assert "`options.fixed` has num_inference_steps" in refused(tmp_path, text)
+    assert "`options.fixed` has num_inference_steps" in load_error(tmp_path, text)
 
 
 REAL = """
@@ -329,7 +329,7 @@ FOR_A_CPU = "    cpu: {seconds: 30}\n"
 def test_real_weights_that_run_on_a_cpu_are_served_beside_demo_models(
     tmp_path: Path, more: str
 ) -> None:
-    catalog = load(written(tmp_path, REAL + more), demo=True, demo_dir=DEMO)
+    catalog = load(write_models(tmp_path, REAL + more), demo=True, demo_dir=DEMO)
     entry = catalog.get("me/mine")
     assert not entry.demo
     assert entry.endpoint.weights.source == "me/mine"
@@ -339,19 +339,19 @@ def test_real_weights_that_run_on_a_cpu_are_served_beside_demo_models(
 def test_real_weights_with_recipes_for_gpus_alone_are_not_served_without_one(
     tmp_path: Path,
 ) -> None:
-    catalog = load(written(tmp_path, REAL + FOR_A_GPU), demo=True, demo_dir=DEMO)
-    assert "`cpu: {}`" in catalog.listed("me/mine").missing
+    catalog = load(write_models(tmp_path, REAL + FOR_A_GPU), demo=True, demo_dir=DEMO)
+    assert "`cpu: {}`" in catalog.get_listed("me/mine").missing
 
 
 def test_real_weights_without_a_revision_are_not_served_beside_demo_models_either(
     tmp_path: Path,
 ) -> None:
     text = REAL.replace(", revision: 741f7c3ce8b383c54771c7003378a50191e9efe9", "")
-    catalog = load(written(tmp_path, text), demo=True, demo_dir=DEMO)
-    assert "`weights.revision`" in catalog.listed("me/mine").missing
+    catalog = load(write_models(tmp_path, text), demo=True, demo_dir=DEMO)
+    assert "`weights.revision`" in catalog.get_listed("me/mine").missing
 
 
 def test_an_entry_chooses_its_demo_model_or_its_own_weights(tmp_path: Path) -> None:
     text = REAL + FOR_A_CPU + "    demo: {weights: flux}\n"
     with pytest.raises(Misconfigured, match="set `demo` or `cpu`"):
-        load(written(tmp_path, text), demo=True, demo_dir=DEMO)
+        load(write_models(tmp_path, text), demo=True, demo_dir=DEMO)

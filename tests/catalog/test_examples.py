@@ -136,5 +136,5 @@ def test_words_that_a_demo_model_does_not_know_are_told_in_the_log(demos: Catalo
 
 def test_a_real_model_is_asked_for_anything() -> None:
     real = load(None, demo=False, demo_dir=DEMO)
-    assert real.listed("fal-ai/flux/dev").endpoint.unknown_words("a cat") == []
-    assert real.listed("fal-ai/flux/dev").demo_words == {}
+    assert real.get_listed("fal-ai/flux/dev").endpoint.unknown_words("a cat") == []
+    assert real.get_listed("fal-ai/flux/dev").demo_words == {}

@@ -41,12 +41,12 @@ export type EndpointTypeMap = {
 """
 
 
-def declared(field: str) -> Declarations:
+def parse_field(field: str) -> Declarations:
     return parse(f"export type Input = {{\n{field}\n}};\n{REST}")
 
 
 def field_of(text: str) -> FalField:
-    (field,) = declared(text).objects["Input"].values()
+    (field,) = parse_field(text).objects["Input"].values()
     return field
 
 
@@ -111,12 +111,12 @@ def test_a_default_is_understood(stated: str, type_: str, default: Default) -> N
 
 
 def test_fields_keep_their_order() -> None:
-    declarations = declared('zoom: number;\nacceleration?: string;\n"a b": string;')
+    declarations = parse_field('zoom: number;\nacceleration?: string;\n"a b": string;')
     assert list(declarations.objects["Input"]) == ["zoom", "acceleration", "a b"]
 
 
 def test_endpoints_share_objects_and_aliases_are_followed() -> None:
-    declarations = declared("size: Alias;")
+    declarations = parse_field("size: Alias;")
     assert declarations.endpoints == {
         "fal-ai/a/b.1": ("Input", "Nothing"),
         "fal-ai/c": ("Nothing", "Size"),
@@ -152,7 +152,7 @@ def test_endpoints_share_objects_and_aliases_are_followed() -> None:
 )
 def test_any_other_form_is_an_error_with_its_line(field: str, line: int, words: str) -> None:
     with pytest.raises(NotUnderstoodError) as caught:
-        declared(field)
+        parse_field(field)
     assert str(caught.value).startswith(f"line {line}: ")
     assert words in str(caught.value)
 
@@ -176,7 +176,7 @@ def test_a_mistake_outside_of_a_field_is_an_error(text: str, words: str) -> None
 
 
 def test_changes_are_ids_and_fields() -> None:
-    declarations = declared("size: Size;\nprompt: string;")
+    declarations = parse_field("size: Size;\nprompt: string;")
     flux = "fal-ai/flux/dev"
     assert f"- {flux}" in list(changes(declarations))
     assert "+ fal-ai/c" in list(changes(declarations))
@@ -191,7 +191,7 @@ def test_changes_are_ids_and_fields() -> None:
 
 def test_the_text_of_the_data_is_the_same_for_the_same_declarations() -> None:
     client = FalClient("1.0.0", "2026-01-01")
-    declarations = declared("size: Size;")
+    declarations = parse_field("size: Size;")
     turned = Declarations(
         dict(reversed(declarations.endpoints.items())), dict(reversed(declarations.objects.items()))
     )

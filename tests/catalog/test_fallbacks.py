@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.catalog.catalog import StoredEntry, combined, load
+from serve_app.catalog.catalog import StoredEntry, combine_entries, load
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.catalog.fallbacks import input_at, unfit_field
 from serve_app.domain.errors import Misconfigured
@@ -33,20 +33,20 @@ def file(tmp_path: Path, **entries: Any) -> Path:
     return path
 
 
-def own(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
+def own_entry(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
     fields = {**OWN, "options": options}
     return fields if fallback is None else fields | {"fallback": fallback}
 
 
-def opened(given: dict[str, Any]) -> dict[str, Any]:
+def allow_more_fields(given: dict[str, Any]) -> dict[str, Any]:
     """``given`` for an input that may have more fields than it names."""
     return given | {"input_schema": given["input_schema"] | {"additionalProperties": True}}
 
 
 OTHERS = {
-    "a__text": own(options=TEXT),
-    "a__open": own(options=opened(schema(prompt={"type": "string"}))),
-    "a__needy": own(options=opened(schema("text", text={"type": "string"}))),
+    "a__text": own_entry(options=TEXT),
+    "a__open": own_entry(options=allow_more_fields(schema(prompt={"type": "string"}))),
+    "a__needy": own_entry(options=allow_more_fields(schema("text", text={"type": "string"}))),
 }
 
 
@@ -76,12 +76,12 @@ OTHERS = {
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, fallback: Any, words: str) -> None:
     path = file(
         tmp_path,
-        z__circle=own({"endpoint": "a/own"}),
-        a__own=own(fallback),
+        z__circle=own_entry({"endpoint": "a/own"}),
+        a__own=own_entry(fallback),
         **OTHERS,
     )
     if not words:
-        fine = file(tmp_path, a__own=own(fallback), **OTHERS)
+        fine = file(tmp_path, a__own=own_entry(fallback), **OTHERS)
         catalog = load(fine, demo=False, demo_dir=tmp_path)
         assert catalog.get("a/own").source.fallback is not None
         return
@@ -107,7 +107,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, fallback: Any, words: 
 def test_a_mistake_in_a_shadow_is_named_with_its_line(
     tmp_path: Path, shadow: Any, words: str
 ) -> None:
-    path = file(tmp_path, a__own=own() | {"shadow": shadow}, a__text=own(options=TEXT))
+    path = file(tmp_path, a__own=own_entry() | {"shadow": shadow}, a__text=own_entry(options=TEXT))
     with pytest.raises(Misconfigured) as raised:
         load(path, demo=False, demo_dir=tmp_path)
     assert words in str(raised.value)
@@ -125,10 +125,10 @@ def test_shadows_may_be_of_each_other_and_both_hosted(tmp_path: Path) -> None:
 def test_an_entry_of_the_database_outlives_its_shadow(tmp_path: Path) -> None:
     shadow = {"endpoint": "a/text", "share": 1, "fields": {"prompt": "text"}}
     builder = EntryBuilder(demo=False, demo_dir=tmp_path)
-    kept = StoredEntry("a/own", own() | {"shadow": shadow})
-    assert combined(None, builder, [kept]).invalid == {}
-    other = StoredEntry("a/text", own(options=PROMPT))
-    both = combined(None, builder, [kept, other])
+    kept = StoredEntry("a/own", own_entry() | {"shadow": shadow})
+    assert combine_entries(None, builder, [kept]).invalid == {}
+    other = StoredEntry("a/text", own_entry(options=PROMPT))
+    both = combine_entries(None, builder, [kept, other])
     assert "a/text has no field `text`" in both.invalid["a/own"]
 
 
@@ -142,18 +142,18 @@ def test_two_providers_are_not_called_for_one_request(tmp_path: Path) -> None:
 def test_an_entry_of_the_database_outlives_its_fallback(tmp_path: Path) -> None:
     fallback = {"endpoint": "a/text", "fields": {"prompt": "text"}}
     builder = EntryBuilder(demo=False, demo_dir=tmp_path)
-    kept = StoredEntry("a/own", own(fallback))
-    there = combined(None, builder, [kept, StoredEntry("a/text", own(options=TEXT))])
+    kept = StoredEntry("a/own", own_entry(fallback))
+    there = combine_entries(None, builder, [kept, StoredEntry("a/text", own_entry(options=TEXT))])
     assert there.invalid == {}
-    gone = combined(None, builder, [kept])
+    gone = combine_entries(None, builder, [kept])
     assert (gone.find("a/own") is not None, gone.invalid) == (True, {})
-    circle = [kept, StoredEntry("a/text", own({"endpoint": "a/own"}, TEXT))]
-    both = combined(None, builder, circle)
+    circle = [kept, StoredEntry("a/text", own_entry({"endpoint": "a/own"}, TEXT))]
+    both = combine_entries(None, builder, circle)
     assert "in a circle" in both.invalid["a/own"]
 
 
 def test_an_input_has_the_names_of_the_other_endpoint(tmp_path: Path) -> None:
-    path = file(tmp_path, a__own=own(), a__text=own(options=TEXT))
+    path = file(tmp_path, a__own=own_entry(), a__text=own_entry(options=TEXT))
     catalog = load(path, demo=False, demo_dir=tmp_path)
     first, other = catalog.get("a/own"), catalog.get("a/text")
     fields = {"prompt": "text"}
@@ -164,7 +164,7 @@ def test_an_input_has_the_names_of_the_other_endpoint(tmp_path: Path) -> None:
 
 
 def test_an_open_schema_takes_every_field(tmp_path: Path) -> None:
-    path = file(tmp_path, a__own=own({"endpoint": "a/open"}), **OTHERS)
+    path = file(tmp_path, a__own=own_entry({"endpoint": "a/open"}), **OTHERS)
     catalog = load(path, demo=False, demo_dir=tmp_path)
     first, other = catalog.get("a/own"), catalog.get("a/open")
     body = {"prompt": "a fox", "steps": 5}

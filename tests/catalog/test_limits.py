@@ -43,7 +43,7 @@ TOO_SMALL_FOR_THE_DEFAULTS = {
 do 150 frames of 1080p."""
 
 
-def loaded(tmp_path: Path, recipe: str, memory: str = IMAGE_MEMORY) -> Catalog:
+def load_catalog(tmp_path: Path, recipe: str, memory: str = IMAGE_MEMORY) -> Catalog:
     file = tmp_path / "models.yaml"
     file.write_text(ENTRY.replace("RECIPE", recipe) + memory)
     return load(file, demo=False, demo_dir=tmp_path)
@@ -88,7 +88,7 @@ def test_only_models_whose_work_is_not_measured_in_pixels_have_no_limit(catalog:
 def test_a_recipe_has_the_largest_work_that_its_memory_allows(tmp_path: Path) -> None:
     # 24 GB × 0.97 − 1 GB is 22.28: 12.2 for weights, 10.08 ÷ 1.1 for the work.
     recipe = "{memory_gb: 24, precision: bfloat16}"
-    limit = loaded(tmp_path, recipe).get("a/b").endpoint.recipes[0].largest
+    limit = load_catalog(tmp_path, recipe).get("a/b").endpoint.recipes[0].largest
     assert limit is not None
     assert limit.volume == pytest.approx(10.08 / 1.1, abs=0.01)
     assert limit.tile_above == pytest.approx(10.08 / 1.1 / 2, abs=0.01)
@@ -96,7 +96,7 @@ def test_a_recipe_has_the_largest_work_that_its_memory_allows(tmp_path: Path) ->
 
 def test_what_waits_in_host_memory_leaves_its_room_to_the_work(tmp_path: Path) -> None:
     recipe = "{memory_gb: 24, precision: float8, offload: components, hot: [vae]}"
-    limit = loaded(tmp_path, recipe).get("a/b").endpoint.recipes[0].largest
+    limit = load_catalog(tmp_path, recipe).get("a/b").endpoint.recipes[0].largest
     assert limit is not None
     assert limit.volume == pytest.approx((22.28 - 4.0 - 0.2) / 1.1, abs=0.01)
     # The denoiser leaves for decoding.
@@ -108,18 +108,18 @@ def test_eight_bits_halve_large_components_and_their_products_the_denoiser_alone
     tmp_path: Path, precision: str, weights: float
 ) -> None:
     recipe = f"{{memory_gb: 24, precision: {precision}}}"
-    limit = loaded(tmp_path, recipe).get("a/b").endpoint.recipes[0].largest
+    limit = load_catalog(tmp_path, recipe).get("a/b").endpoint.recipes[0].largest
     assert limit is not None
     assert limit.volume == pytest.approx((22.28 - weights) / 1.1, abs=0.01)
 
 
 def test_a_recipe_may_state_its_largest_work(tmp_path: Path) -> None:
     recipe = "{memory_gb: 24, precision: bfloat16, largest: {megapixels: 0.5, frames: 9}}"
-    limit = loaded(tmp_path, recipe, memory="").get("a/b").endpoint.recipes[0].largest
+    limit = load_catalog(tmp_path, recipe, memory="").get("a/b").endpoint.recipes[0].largest
     assert limit is not None
     assert (limit.megapixels, limit.frames, limit.tile_above) == (0.5, 9, None)
 
 
 def test_weights_that_do_not_fit_their_class_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"a\.b|recipe for 12 GB needs 12\.2 GB"):
-        loaded(tmp_path, "{memory_gb: 12, precision: bfloat16}")
+        load_catalog(tmp_path, "{memory_gb: 12, precision: bfloat16}")

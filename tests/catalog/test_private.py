@@ -16,7 +16,7 @@ from serve_app.domain.lora import RegisteredFileFacts
 from tests.ingress.house import DEMO, MODELS
 
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)
-BASE = CATALOG.listed("fal-ai/flux/schnell")
+BASE = CATALOG.get_listed("fal-ai/flux/schnell")
 FILES = (RegisteredFileFacts("transformer/a.safetensors", "d" * 64),)
 MINE = PrivateEndpoint("house/mine", "house", BASE.endpoint.id, "flux", "finetune", FILES)
 

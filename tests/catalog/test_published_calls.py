@@ -322,7 +322,7 @@ def tiny(pipeline: str) -> Any:
 
 def call_of(catalog: Catalog, name: str) -> Mapping[str, Any]:
     """What the entry passes by default, over the defaults of its class."""
-    entry, attributes = catalog.listed(name), PUBLISHED[name].attributes
+    entry, attributes = catalog.get_listed(name), PUBLISHED[name].attributes
     # One with attributes of its own is not shared.
     pipeline = (tiny.__wrapped__ if attributes else tiny)(PIPELINES[name])
     for attribute, value in attributes.items():

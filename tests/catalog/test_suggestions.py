@@ -19,32 +19,32 @@ DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 KINDS = [category for category, _ in WORDS]
 
 
-def said(catalog: Catalog, endpoint_id: str) -> str:
+def not_found_message(catalog: Catalog, endpoint_id: str) -> str:
     with pytest.raises(EndpointNotFound) as caught:
         catalog.get(endpoint_id)
     return caught.value.message
 
 
 def test_a_slip_of_the_pen_gets_the_nearest_id(catalog: Catalog) -> None:
-    assert "Did you mean fal-ai/flux/schnell" in said(catalog, "fal-ai/flux/schnel")
-    assert "Did you mean fal-ai/fast-sdxl" in said(catalog, "fal-ai/fast-sdlx")
+    assert "Did you mean fal-ai/flux/schnell" in not_found_message(catalog, "fal-ai/flux/schnel")
+    assert "Did you mean fal-ai/fast-sdxl" in not_found_message(catalog, "fal-ai/fast-sdlx")
 
 
 def test_a_part_of_an_id_gets_the_ids_that_have_it(catalog: Catalog) -> None:
     assert "Did you mean fal-ai/flux/dev, fal-ai/flux/dev/image-to-image, fal-ai/flux/schnell" in (
-        said(catalog, "flux")
+        not_found_message(catalog, "flux")
     )
 
 
 def test_what_is_like_nothing_gets_a_short_list(catalog: Catalog) -> None:
-    message = said(catalog, "zzz")
+    message = not_found_message(catalog, "zzz")
     assert "serves darkroom/qwen-image-lightning, darkroom/sdxs, " in message
     assert message.count(",") == MAX_NAMED - 1
     assert message.endswith(" more.")
 
 
 def test_an_endpoint_of_fals_is_named_as_such_with_the_way_to_add_it(catalog: Catalog) -> None:
-    message = said(catalog, "fal-ai/flux-pro/v1.1")
+    message = not_found_message(catalog, "fal-ai/flux-pro/v1.1")
     assert "an endpoint of fal's that this installation does not have" in message
     assert "For text-to-image, this installation serves fal-ai/flux" in message
     assert "darkroom models add" in message
@@ -64,7 +64,7 @@ def test_an_endpoint_of_fals_is_named_as_such_with_the_way_to_add_it(catalog: Ca
 def test_the_suggestions_are_of_the_same_kind(
     catalog: Catalog, endpoint_id: str, category: str
 ) -> None:
-    message = said(catalog, endpoint_id)
+    message = not_found_message(catalog, endpoint_id)
     match = re.search(rf"For {category}, this installation serves (.+?)\.( |$)", message)
     assert match is not None
     for suggestion in match[1].split(", "):
@@ -81,7 +81,9 @@ def test_what_is_not_served_is_not_suggested() -> None:
         "zzz",
         "fal-ai/kling-video/v2/master/text-to-video",
     ):
-        words = re.split(r"[\s,.?]+", said(catalog, endpoint_id).replace("v2.2", "v2_2"))
+        words = re.split(
+            r"[\s,.?]+", not_found_message(catalog, endpoint_id).replace("v2.2", "v2_2")
+        )
         assert not {word.replace("v2_2", "v2.2") for word in words} & set(unserved)
 
 
@@ -96,11 +98,13 @@ def test_every_id_gets_a_sentence(endpoint_id: str, served: dict[str, str]) -> N
 
 
 def test_an_unknown_workflow_can_be_registered(catalog: Catalog) -> None:
-    assert "run `darkroom deploy` with its file" in said(catalog, "workflows/me/portrait")
+    assert "run `darkroom deploy` with its file" in not_found_message(
+        catalog, "workflows/me/portrait"
+    )
 
 
 def test_a_comfy_workflow_of_fals_is_not_here(catalog: Catalog) -> None:
-    assert "is a ComfyUI workflow of fal's" in said(catalog, "comfy/me/portrait")
+    assert "is a ComfyUI workflow of fal's" in not_found_message(catalog, "comfy/me/portrait")
 
 
 @pytest.mark.parametrize(
@@ -108,12 +112,12 @@ def test_a_comfy_workflow_of_fals_is_not_here(catalog: Catalog) -> None:
     sorted(each for each in fal_ids() if "trainer" in each or "training" in each),
 )
 def test_training_is_not_ours(catalog: Catalog, endpoint_id: str) -> None:
-    assert "trains a model, and Darkroom trains none" in said(catalog, endpoint_id)
+    assert "trains a model, and Darkroom trains none" in not_found_message(catalog, endpoint_id)
 
 
 def test_an_image_of_trains_is_no_training(catalog: Catalog) -> None:
-    assert "There is no endpoint" in said(catalog, "me/steam-trains")
+    assert "There is no endpoint" in not_found_message(catalog, "me/steam-trains")
 
 
 def test_an_id_is_not_repeated_without_end(catalog: Catalog) -> None:
-    assert len(said(catalog, "a/" + "b" * 10_000)) < 2000
+    assert len(not_found_message(catalog, "a/" + "b" * 10_000)) < 2000

@@ -58,8 +58,8 @@ class History:
     """The database lost commits that nobody waits for, leases among them: an attempt number may
     have been given away again, under another nonce."""
 
-    def leased(self, lease: Lease) -> None:
-        self.leases[lease.request_id].append(lease.held)
+    def note_lease(self, lease: Lease) -> None:
+        self.leases[lease.request_id].append(lease.key)
 
     def check(
         self,
@@ -126,7 +126,7 @@ def _seen_otherwise(
         yield f"{id_}: the outcomes of attempts {attempts} were all accepted."
 
 
-def noted(tally: Tally, file: Path | None) -> Tally:
+def record_tally(tally: Tally, file: Path | None) -> Tally:
     """``tally``, which must be of no problems, and in ``file`` for the sum of all."""
     if file is not None:
         with file.open("a") as lines:

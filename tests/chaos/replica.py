@@ -116,10 +116,10 @@ class Replica:
             work = await self._house.insist(lambda queue: queue.ask(capacity))  # noqa: B023
             await self._moving.wait()
             for lease in work.leases:
-                self._house.history.leased(lease)
+                self._house.history.note_lease(lease)
                 task = asyncio.create_task(self._run(lease))
-                self._runs[lease.held] = task
-                task.add_done_callback(lambda _, held=lease.held: self._runs.pop(held, None))
+                self._runs[lease.key] = task
+                task.add_done_callback(lambda _, held=lease.key: self._runs.pop(held, None))
             for signal in work.signals:
                 key = signal.held
                 # Once it hands in, the answer to that says so.
@@ -138,20 +138,20 @@ class Replica:
         for _ in range(self._steps):
             if not await self._step(lease):
                 return
-        artifacts = [self._upload(lease.held, ticket.key) for ticket in lease.upload_tickets]
+        artifacts = [self._upload(lease.key, ticket.key) for ticket in lease.upload_tickets]
         if self._dies_here(Point.UPLOADED):
             return
         outcome = Outcome(
             output={"by": self.name}, artifacts=tuple(artifacts), usage=Usage(0.1, self._steps, 1.0)
         )
-        await self._hand_in(lease.held, outcome)
+        await self._hand_in(lease.key, outcome)
 
     async def _step(self, lease: Lease) -> bool:
         """Whether it still holds the lease after it."""
-        renewal = report(lease.held, replica=self.name)
+        renewal = report(lease.key, replica=self.name)
         reply = await self._house.insist(lambda queue: queue.report(renewal))
         if reply.fenced:
-            self._drop(lease.held)
+            self._drop(lease.key)
             return False
         if lease.input.get("deadly"):
             self.die()

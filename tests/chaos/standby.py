@@ -41,7 +41,7 @@ class Server:
 
     def create(self) -> None:
         self.directory.mkdir(mode=0o700)
-        self._user.own(self.directory)
+        self._user.take_ownership(self.directory)
         initdb = programs(None, self._user) / "initdb"
         self._run(initdb, "-D", str(self.directory), "-U", ROLE, "-A", "trust", "-N", "-E", "UTF8")
 
@@ -60,7 +60,7 @@ class Server:
             env=ENVIRONMENT,
         )
         assert done.returncode == 0, done.stderr
-        self._user.own(self.directory)
+        self._user.take_ownership(self.directory)
 
     async def start(self) -> None:
         command = [

@@ -8,7 +8,7 @@ import psycopg
 
 from tests.chaos.history import History, Tally
 from tests.queue.database import Ingress
-from tests.queue.requests import done, lease, new, new_id
+from tests.queue.requests import lease, make_finish, new, new_id
 
 ENDED_AGAIN = """
 INSERT INTO attempts (request_id, attempt, replica_id, actor_id, started_at, ended)
@@ -37,9 +37,9 @@ async def one_that_ended(ingress: Ingress) -> tuple[History, str]:
     queue = await ingress()
     request = await queue.submit(new())
     granted = await lease(queue)
-    await queue.finish(done(granted.held))
-    history = History(accepted={request.id}, finished=[granted.held])
-    history.leased(granted)
+    await queue.finish(make_finish(granted.key))
+    history = History(accepted={request.id}, finished=[granted.key])
+    history.note_lease(granted)
     return history, request.id
 
 

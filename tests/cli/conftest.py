@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(replica=False) as address:
+    with serve(replica=False) as address:
         yield address
 
 

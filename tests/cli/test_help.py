@@ -35,7 +35,7 @@ def help_of(*words: str, columns: int = 100) -> str:
     return result.output
 
 
-def typed(words: str) -> str:
+def usage_error(words: str) -> str:
     """What is said about a wrong command line: one or two lines, and the exit status 2."""
     result = CliRunner().invoke(main, words.split(), prog_name="darkroom")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -101,7 +101,7 @@ def test_every_group_gives_advice() -> None:
     }.items(),
 )
 def test_a_wrong_name_gets_advice(words: str, meant: str) -> None:
-    assert typed(words).rstrip().endswith(meant)
+    assert usage_error(words).rstrip().endswith(meant)
 
 
 def test_names_of_other_tools_are_none_of_ours() -> None:

@@ -26,14 +26,14 @@ from serve_app.cli.generation.options import GenerateOptions
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.main import main
 from serve_app.domain.errors import DarkroomError, InvalidInput
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q")
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 

@@ -56,7 +56,7 @@ NO_JSON: Mapping[str, str] = {
 FREE_TEXT = frozenset({"--reason", "--size"})
 
 
-def named() -> Iterator[tuple[str, str, click.Option]]:
+def all_options() -> Iterator[tuple[str, str, click.Option]]:
     """Command, spelling and option."""
     for path, command in {"": main, **COMMANDS}.items():
         for param in command.params:
@@ -72,7 +72,7 @@ def metavar(option: click.Option) -> str:
 
 def test_an_option_has_one_metavar_and_one_help_text() -> None:
     texts: dict[str, set[tuple[str, str | None]]] = {}
-    for _, name, option in named():
+    for _, name, option in all_options():
         if name.startswith("--"):
             texts.setdefault(name, set()).add((metavar(option), option.help))
     several = {name for name, variants in texts.items() if len(variants) > 1}
@@ -82,21 +82,21 @@ def test_an_option_has_one_metavar_and_one_help_text() -> None:
 
 def test_one_help_text_has_one_spelling() -> None:
     spellings: dict[str, set[str]] = {}
-    for _, _, option in named():
+    for _, _, option in all_options():
         spellings.setdefault(option.help or "", set()).add(max(option.opts, key=len))
     assert {text: forms for text, forms in spellings.items() if len(forms) > 1} == {}
 
 
 def test_a_short_name_is_of_one_option() -> None:
     owners: dict[str, set[str]] = {}
-    for _, name, option in named():
+    for _, name, option in all_options():
         if not name.startswith("--"):
             owners.setdefault(name, set()).add(max(option.opts, key=len))
     assert {name: holders for name, holders in owners.items() if len(holders) > 1} == {}
 
 
 def test_an_option_says_what_it_is_and_what_its_value_is() -> None:
-    for path, name, option in named():
+    for path, name, option in all_options():
         assert option.help, f"{path} {name}"
         assert option.help.endswith("."), f"{path} {name}: {option.help}"
         assert not option.help.startswith("Default"), f"{path} {name}"
@@ -105,13 +105,13 @@ def test_an_option_says_what_it_is_and_what_its_value_is() -> None:
 
 
 def test_an_option_that_may_be_repeated_says_so() -> None:
-    for path, name, option in named():
+    for path, name, option in all_options():
         assert not option.multiple or "May be repeated" in str(option.help), f"{path} {name}"
 
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_a_command_prints_json_and_limits_lists(path: str) -> None:
-    names = {name for place, name, _ in named() if place == path}
+    names = {name for place, name, _ in all_options() if place == path}
     assert ("--json" in names) != (path in NO_JSON)
     lists = path.endswith(" list") or COMMANDS[path].get_short_help_str(999).startswith("List ")
     if lists:

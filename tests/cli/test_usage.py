@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from serve_app.cli.accounting.usage import report_lines
 from serve_app.cli.main import main
-from tests.wire.served import served
+from tests.wire.served import serve
 
 PROBE = "test/probe"
 
 
 def test_usage_is_shown_as_a_table_as_json_and_as_csv(tmp_path: Path) -> None:
-    with served(prices={PROBE: {"unit": "request", "amount": "0.25"}}) as address:
+    with serve(prices={PROBE: {"unit": "request", "amount": "0.25"}}) as address:
         (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
         (tmp_path / "api_key").write_text(address.key)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.history import History, Tally, noted
+from tests.chaos.history import History, Tally, record_tally
 from tests.cluster.darkroom import Darkroom
 
 MakeDarkroom = Callable[..., Darkroom]
@@ -41,6 +41,8 @@ def check(tally_file: Path | None) -> Check:
         history = History(accepted=set(accepted))
         with darkroom.database() as connection:
             # The Darkroom of all tests has requests of the others.
-            return noted(history.check(connection, darkroom.objects(), others=False), tally_file)
+            return record_tally(
+                history.check(connection, darkroom.objects(), others=False), tally_file
+            )
 
     return check

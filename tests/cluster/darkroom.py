@@ -166,7 +166,7 @@ class Darkroom:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def seen(self, request_id: str) -> dict[str, Any] | None:
+    def request_or_none(self, request_id: str) -> dict[str, Any] | None:
         """The same, or None while something is away."""
         try:
             answer = self.http.get(f"/v1/requests/{request_id}")
@@ -181,7 +181,7 @@ class Darkroom:
         self, request_id: str, *states: str, within_s: float = PATIENCE_S
     ) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
-            seen = self.seen(request_id)
+            seen = self.request_or_none(request_id)
             if seen and seen["state"] not in states:
                 ended = seen["state"] in ENDED
                 assert not ended, f"{request_id} is {seen['state']}: {seen.get('error')}"
@@ -258,7 +258,7 @@ class Darkroom:
         that is named after the replica."""
 
         def look() -> str | None:
-            seen = self.seen(request_id)
+            seen = self.request_or_none(request_id)
             return seen["replica_id"] if seen and seen["progress"] else None
 
         replica_id = eventually(look, f"{request_id} makes progress")
@@ -287,14 +287,14 @@ class Darkroom:
         tests are."""
         assert self._process is not None
         self._process.send_signal(number)
-        self.ended()
+        self.wait_for_end()
 
     def hang_up(self) -> None:
         """What the kernel does when its terminal is closed: SIGHUP to its process group."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGHUP)
 
-    def ended(self) -> None:
+    def wait_for_end(self) -> None:
         """Wait until it has ended."""
         assert self._process is not None
         self._process.wait(timeout=STOP_S)

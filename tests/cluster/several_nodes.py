@@ -145,7 +145,7 @@ class Nodes:
             )
 
 
-def placed(names: dict[str, str], least: Mapping[str, int]) -> dict[str, list[str]]:
+def wait_for_placement(names: dict[str, str], least: Mapping[str, int]) -> dict[str, list[str]]:
     """Deployment → the nodes of its replicas, when each pool has ``least`` replicas.
 
     A pool grows from none, when the ingress has written its bounds.
@@ -309,7 +309,7 @@ def _run(nodes: Nodes, http: dict[str, Any], asked: dict[str, Any]) -> None:
     else:
         pools = {name: PoolConfig(**pool) for name, pool in arguments["pools"].items()}
         least = {name: pool.min_replicas for name, pool in pools.items()}
-        _say("placed", placed(nodes.names, least))
+        _say("placed", wait_for_placement(nodes.names, least))
 
 
 def _say(word: str, facts: object) -> None:

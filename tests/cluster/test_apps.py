@@ -124,7 +124,7 @@ print(json.dumps(events))
 """
 
 
-def streamed(darkroom: Darkroom, until: Path) -> list[Any]:
+def stream_values(darkroom: Darkroom, until: Path) -> list[Any]:
     """Values of a generator, by fal's own client. The last one is not made before others came."""
     done = subprocess.run(
         [sys.executable, "-c", STREAM, darkroom.url, darkroom.key, str(until)],
@@ -137,7 +137,7 @@ def streamed(darkroom: Darkroom, until: Path) -> list[Any]:
     return json.loads(done.stdout)
 
 
-def called(darkroom: Darkroom, endpoint: str) -> tuple[dict[str, Any], list[str]]:
+def call_endpoint(darkroom: Darkroom, endpoint: str) -> tuple[dict[str, Any], list[str]]:
     """Result and log of a call by fal's own client, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", CALL, darkroom.url, darkroom.key, endpoint, PNG.hex()],
@@ -166,7 +166,7 @@ def shows_and_says_what_made_it(darkroom: Darkroom) -> None:
         assert picture.size == (512, 256)
 
 
-def deployed(darkroom: Darkroom, folder: Path) -> None:
+def deploy_app(darkroom: Darkroom, folder: Path) -> None:
     path = folder / "shop.py"
     path.write_text(APP)
     done = darkroom.command("deploy", str(path), "--name", "house/shop")
@@ -174,7 +174,7 @@ def deployed(darkroom: Darkroom, folder: Path) -> None:
     assert "house/shop/slow is served by the pool apps." in done.stdout
 
 
-def hosted(darkroom: Darkroom, endpoint: str) -> str:
+def add_hosted_endpoint(darkroom: Darkroom, endpoint: str) -> str:
     """An endpoint that a hosted provider runs: this very Darkroom, by its other endpoint."""
     secret = "/v1/secrets/ELSEWHERE_KEY?installation=true"
     kept = darkroom.http.put(secret, json={"value": darkroom.key})
@@ -211,16 +211,16 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     refused = darkroom.command("deploy", str(broken))
     assert refused.returncode == 1
     assert "broken.py:4" in refused.stderr
-    deployed(darkroom, tmp_path)
+    deploy_app(darkroom, tmp_path)
 
-    result, logs = called(darkroom, "house/shop")
+    result, logs = call_endpoint(darkroom, "house/shop")
     image = result["image"]
     assert (image["content_type"], image["file_size"]) == ("image/png", len(PNG))
     assert httpx.get(image["url"], trust_env=False, timeout=CALL_S).content == PNG
     assert "drawing" in logs
 
     shows_and_says_what_made_it(darkroom)
-    once, sketch, upon = streamed(darkroom, tmp_path / "told")
+    once, sketch, upon = stream_values(darkroom, tmp_path / "told")
     assert (once, upon) == ("once", "upon")
     assert sketch["url"] == "data:image/png;base64,YSBza2V0Y2g="
     policy = bucket.policy(TYPED)
@@ -230,7 +230,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     assert bucket.objects() == {f"out/{own['file_name']}": PNG}
     assert own["url"] == f"{policy.url.rstrip('/')}/out/{own['file_name']}"
 
-    result, logs = called(darkroom, hosted(darkroom, "house/shop"))
+    result, logs = call_endpoint(darkroom, add_hosted_endpoint(darkroom, "house/shop"))
     assert httpx.get(result["image"]["url"], trust_env=False, timeout=CALL_S).content == PNG
     assert result["image"]["url"] != image["url"]
     assert "drawing" in logs
@@ -259,7 +259,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     if "cannot be installed" in done.stderr:
         pytest.skip(f"The package cog cannot be installed here: {done.stderr}")
     assert "house/copier is served by the pool apps." in done.stdout, done.stderr
-    result, logs = called(darkroom, "house/copier")
+    result, logs = call_endpoint(darkroom, "house/copier")
     copied = result["output"]
     assert (copied["content_type"], copied["file_size"]) == ("image/png", len(PNG))
     assert httpx.get(copied["url"], trust_env=False, timeout=CALL_S).content == PNG

@@ -13,19 +13,19 @@ pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
-def seen():
+def results():
     return seen_by("tests.deployments.serving", 560)
 
 
-def test_requests_end_as_they_should(seen):
-    assert seen["codes"] == {"ok": "succeeded", "bad": "pipeline_failed", "long": "cancelled"}
+def test_requests_end_as_they_should(results):
+    assert results["codes"] == {"ok": "succeeded", "bad": "pipeline_failed", "long": "cancelled"}
 
 
-def test_an_update_of_the_pool_hands_back_what_runs(seen):
-    assert sorted(seen["handed_back"]) == ["a", "b"]
+def test_an_update_of_the_pool_hands_back_what_runs(results):
+    assert sorted(results["handed_back"]) == ["a", "b"]
 
 
-def test_replicas_say_that_they_drain_and_which_actors_they_are(seen):
+def test_replicas_say_that_they_drain_and_which_actors_they_are(results):
     # The number is not checked: a report that a busy ingress misses for 2 s is not repeated.
-    assert set(seen["stages"]) == {"draining", "starting"}
-    assert {len(actor_id) for actor_id in seen["actor_ids"]} == {32}
+    assert set(results["stages"]) == {"draining", "starting"}
+    assert {len(actor_id) for actor_id in results["actor_ids"]} == {32}

@@ -47,7 +47,7 @@ class Requests:
     def cancel(self, request_id: str) -> None:
         self._client.put(f"/queue/test/small/requests/{request_id}/cancel").raise_for_status()
 
-    def seen(self, request_id: str) -> dict[str, Any]:
+    def get(self, request_id: str) -> dict[str, Any]:
         return dict(self._client.get(f"/v1/requests/{request_id}").raise_for_status().json())
 
     def status(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Requests:
         }
 
     def runs_in(self, request_id: str, pool: str) -> bool:
-        request = self.seen(request_id)
+        request = self.get(request_id)
         return request["state"] == "running" and request["replica_id"] in self.replicas(pool)
 
 
@@ -103,7 +103,7 @@ def test_the_overflow_pool_serves_until_the_first_one_has_a_node_and_shrinks_fir
             assert requests.runs_in(second, "spot")
             requests.cancel(second)
             last = requests.submit(steps=2)
-            eventually(lambda: requests.seen(last)["state"] == "succeeded", "it succeeds")
-            seen = [requests.seen(request_id) for request_id in (first, second, last)]
+            eventually(lambda: requests.get(last)["state"] == "succeeded", "it succeeds")
+            seen = [requests.get(request_id) for request_id in (first, second, last)]
             assert [request["failures"] for request in seen] == [0, 0, 0]
             assert [request["attempt"] for request in seen] == [1, 1, 1]

@@ -34,7 +34,7 @@ time.sleep(600)
 
 
 @contextmanager
-def ignored(*numbers: signal.Signals) -> Iterator[None]:
+def ignore_signals(*numbers: signal.Signals) -> Iterator[None]:
     """The signals are ignored here, as under ``nohup``."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
@@ -45,7 +45,7 @@ def ignored(*numbers: signal.Signals) -> Iterator[None]:
 
 
 def test_signals_that_pytest_ignores_are_heard_by_what_it_starts() -> None:
-    with ignored(signal.SIGHUP, signal.SIGINT):
+    with ignore_signals(signal.SIGHUP, signal.SIGINT):
         output = subprocess.run(
             with_default_signals(sys.executable, "-c", SHOW_SIGNALS),
             capture_output=True,

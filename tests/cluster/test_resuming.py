@@ -46,7 +46,7 @@ def files(darkroom: Darkroom, endpoint: str, request_id: str) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(darkroom: Darkroom) -> Iterator[Callable[[str], list[bytes]]]:
+def uninterrupted_files(darkroom: Darkroom) -> Iterator[Callable[[str], list[bytes]]]:
     """The files of a run alone that nothing interrupts; while the next replica starts."""
     cached: dict[str, list[bytes]] = {}
 
@@ -99,10 +99,10 @@ family in another process, and compares bit for bit."""
 def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
     darkroom: Darkroom,
     endpoint: str,
-    whole: Callable[[str], list[bytes]],
+    uninterrupted_files: Callable[[str], list[bytes]],
     chance: random.Random,
 ) -> None:
-    expected = whole(endpoint)
+    expected = uninterrupted_files(endpoint)
     darkroom.all_ready()
     request_id = submit(darkroom, endpoint)
     runner = darkroom.runner(request_id)
@@ -135,10 +135,10 @@ IN_COMPANY = pytest.mark.parametrize("endpoint", LONG)
 def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_rounding(
     darkroom: Darkroom,
     endpoint: str,
-    whole: Callable[[str], list[bytes]],
+    uninterrupted_files: Callable[[str], list[bytes]],
     chance: random.Random,
 ) -> None:
-    expected = whole(endpoint)
+    expected = uninterrupted_files(endpoint)
     darkroom.all_ready()
     # As many as both replicas have slots.
     requests = [submit(darkroom, endpoint, headers={}, seed=seed) for seed in (7, 8, 9, 10)]
@@ -157,10 +157,10 @@ def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_round
 def test_what_was_made_alone_goes_on_beside_another_and_is_the_same_within_rounding(
     darkroom: Darkroom,
     endpoint: str,
-    whole: Callable[[str], list[bytes]],
+    uninterrupted_files: Callable[[str], list[bytes]],
     chance: random.Random,
 ) -> None:
-    expected = whole(endpoint)
+    expected = uninterrupted_files(endpoint)
     darkroom.all_ready()
     first = submit(darkroom, endpoint, headers={})
     runner = darkroom.runner(first)

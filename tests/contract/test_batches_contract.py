@@ -31,7 +31,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.fakes.batches import FakeBatches
 from tests.fakes.queue import FakeQueue
 from tests.fakes.uploads import FakeUploads
-from tests.queue.requests import TENANT, done, lease, new, new_id
+from tests.queue.requests import TENANT, lease, make_finish, new, new_id
 
 ACTOR = Actor("key-1", "192.0.2.1")
 DAY_S = 86_400.0
@@ -53,14 +53,14 @@ async def uploads(queue: Queue, at: str | None) -> AsyncIterator[UploadBook]:
     await database.aclose()
 
 
-async def uploaded(uploads: UploadBook, name: str, tenant: str = TENANT) -> str:
+async def upload_file(uploads: UploadBook, name: str, tenant: str = TENANT) -> str:
     key = f"u/{name}/file.bin"
     await uploads.open(Upload(key, name, tenant, "application/octet-stream"))
     assert await uploads.finish(key, 7)
     return key
 
 
-def wanted(batch: str = "batch_1", **changes: Any) -> NewBatch:
+def make_batch(batch: str = "batch_1", **changes: Any) -> NewBatch:
     fields: dict[str, Any] = {
         "id": batch,
         "tenant": TENANT,
@@ -78,16 +78,16 @@ def lines(count: int) -> Sequence[BatchLine]:
     return [BatchLine(n, f"line {n}", 100 * n, 90) for n in range(1, count + 1)]
 
 
-async def begun(queue: Queue, count: int = 3, **changes: Any) -> StoredBatch:
-    new_batch = wanted(**{"batch": changes.pop("id", "batch_1"), **changes})
+async def begin_batch(queue: Queue, count: int = 3, **changes: Any) -> StoredBatch:
+    new_batch = make_batch(**{"batch": changes.pop("id", "batch_1"), **changes})
     await queue.batches.create(new_batch, MOST)
     work = queue.batches.work
     await work.add_lines(new_batch.id, lines(count))
     assert await work.begin(new_batch.id, count)
-    return await found(queue, new_batch.id)
+    return await find_batch(queue, new_batch.id)
 
 
-async def found(queue: Queue, batch: str = "batch_1") -> StoredBatch:
+async def find_batch(queue: Queue, batch: str = "batch_1") -> StoredBatch:
     known = await queue.batches.work.find(batch)
     assert known is not None
     return known
@@ -104,7 +104,7 @@ def bad(line: int) -> LineResult:
 async def test_a_new_batch_is_to_be_validated(queue: Queue) -> None:
     metadata, headers = {"job": "night"}, {"x-fal-store-io": "0"}
     created = await queue.batches.create(
-        wanted(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR", headers=headers), MOST
+        make_batch(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR", headers=headers), MOST
     )
     assert created == await queue.batches.get(TENANT, "batch_1")
     assert [batch.id for batch in await queue.batches.work.active(10)] == ["batch_1"]
@@ -115,44 +115,44 @@ async def test_a_new_batch_is_to_be_validated(queue: Queue) -> None:
 
 
 async def test_a_batch_belongs_to_its_tenant(queue: Queue) -> None:
-    await begun(queue)
+    await begin_batch(queue)
     assert await queue.batches.get("bob", "batch_1") is None
     assert await queue.batches.page("bob") == []
     assert await queue.batches.page("bob", after="batch_1") == []
     assert await queue.batches.cancel("bob", "batch_1", ACTOR) is None
-    assert (await found(queue)).stop is None
+    assert (await find_batch(queue)).stop is None
 
 
 async def test_batches_are_listed_newest_first_in_pages(queue: Queue) -> None:
     for number in range(5):
-        await queue.batches.create(wanted(f"batch_{number}"), MOST)
+        await queue.batches.create(make_batch(f"batch_{number}"), MOST)
     first = await queue.batches.page(TENANT, limit=2)
     assert [batch.id for batch in first] == ["batch_4", "batch_3"]
     rest = await queue.batches.page(TENANT, after="batch_3", limit=9)
     assert [batch.id for batch in rest] == ["batch_2", "batch_1", "batch_0"]
     assert await queue.batches.page(TENANT, after="unknown") == []
-    await queue.batches.create(wanted("batch_of_bob", tenant="bob"), MOST)
+    await queue.batches.create(make_batch("batch_of_bob", tenant="bob"), MOST)
     assert await queue.batches.page(TENANT, after="batch_of_bob") == []
 
 
 async def test_a_tenant_has_a_limit_of_batches_that_have_not_ended(queue: Queue) -> None:
-    creating = (queue.batches.create(wanted(f"batch_{n}"), 2) for n in range(6))
+    creating = (queue.batches.create(make_batch(f"batch_{n}"), 2) for n in range(6))
     answers = await asyncio.gather(*creating, return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, Overloaded)]
     assert len(refused) == 4
     assert {refusal.reason for refusal in refused} == {"batches_limit"}
-    await queue.batches.create(wanted("batch_of_bob", tenant="bob"), 2)
+    await queue.batches.create(make_batch("batch_of_bob", tenant="bob"), 2)
     kept = next(answer.id for answer in answers if isinstance(answer, StoredBatch))
     await queue.batches.cancel(TENANT, kept, ACTOR)
-    await queue.batches.create(wanted("batch_later"), 2)
+    await queue.batches.create(make_batch("batch_later"), 2)
 
 
 async def test_a_refused_batch_has_ended_with_its_errors(queue: Queue) -> None:
-    await queue.batches.create(wanted(), MOST)
+    await queue.batches.create(make_batch(), MOST)
     work, errors = queue.batches.work, (BatchError("invalid_json", "No.", 3, "url"),)
     await work.add_lines("batch_1", lines(2))
     await work.refuse("batch_1", errors)
-    refused = await found(queue)
+    refused = await find_batch(queue)
     assert (refused.status, refused.errors) == (BatchStatus.FAILED, errors)
     assert refused.ended_at is not None
     assert await work.active(10) == []
@@ -161,7 +161,7 @@ async def test_a_refused_batch_has_ended_with_its_errors(queue: Queue) -> None:
 
 
 async def test_lines_are_taken_once_in_their_order(queue: Queue) -> None:
-    await begun(queue, 5)
+    await begin_batch(queue, 5)
     work, ids = queue.batches.work, [new_id() for _ in range(3)]
     await work.add_lines("batch_1", lines(9))  # a second validation, too late
     taken = await work.take("batch_1", ids)
@@ -178,7 +178,7 @@ async def test_lines_are_taken_once_in_their_order(queue: Queue) -> None:
 
 
 async def test_two_workers_at_once_take_no_line_twice(queue: Queue) -> None:
-    await begun(queue, 30)
+    await begin_batch(queue, 30)
     taking = (queue.batches.work.take("batch_1", [new_id() for _ in range(7)]) for _ in range(6))
     taken = [line for some in await asyncio.gather(*taking) for line in some]
     assert len({line.line for line in taken}) == len(taken)
@@ -186,7 +186,7 @@ async def test_two_workers_at_once_take_no_line_twice(queue: Queue) -> None:
 
 
 async def test_a_line_that_was_put_back_keeps_the_id_of_its_request(queue: Queue) -> None:
-    await begun(queue, 1)
+    await begin_batch(queue, 1)
     work = queue.batches.work
     (line,) = await work.take("batch_1", [new_id()])
     await work.put_back("batch_1", [1])
@@ -195,29 +195,29 @@ async def test_a_line_that_was_put_back_keeps_the_id_of_its_request(queue: Queue
 
 
 async def test_a_sent_line_ends_with_its_request_or_with_its_deletion(queue: Queue) -> None:
-    await begun(queue, 3)
+    await begin_batch(queue, 3)
     work, requests = queue.batches.work, [new() for _ in range(3)]
     taken = await work.take("batch_1", [sent.id for sent in requests])
     for request in requests:
         await queue.submit(request)
-    await work.sent("batch_1", [1, 2, 3])
+    await work.mark_sent("batch_1", [1, 2, 3])
     assert await work.running("batch_1", 9) == taken
-    assert await work.ended("batch_1", 9) == []
-    await queue.finish(done((await lease(queue)).held))
+    assert await work.ended_lines("batch_1", 9) == []
+    await queue.finish(make_finish((await lease(queue)).key))
     await queue.cancel(TENANT, requests[1].id)
     await queue.delete(TENANT, requests[1].id)
-    assert await work.ended("batch_1", 9) == taken[:2]
+    assert await work.ended_lines("batch_1", 9) == taken[:2]
     assert await work.running("batch_1", 9) == taken[2:]
     assert await work.unsent("batch_1", 9) == []
 
 
 async def test_each_end_of_a_line_counts_once(queue: Queue) -> None:
-    await begun(queue, 3)
+    await begin_batch(queue, 3)
     work = queue.batches.work
     await work.take("batch_1", [new_id(), new_id()])
     await asyncio.gather(*(work.settle("batch_1", [good(1), bad(2)]) for _ in range(4)))
     await work.settle("batch_1", [bad(1), good(2), good(3), good(99)])  # 3 was not taken
-    known = await found(queue)
+    known = await find_batch(queue)
     assert (known.total, known.completed, known.failed) == (3, 1, 1)
     (line,) = await work.results("batch_1", succeeded=True, after=0, most=9)
     assert (line.custom_id, line.result.response) == ("line 1", {"status_code": 200})
@@ -228,11 +228,11 @@ async def test_each_end_of_a_line_counts_once(queue: Queue) -> None:
 
 
 async def test_a_result_may_have_texts_that_postgresql_cannot_hold(queue: Queue) -> None:
-    await begun(queue, 2)
+    await begin_batch(queue, 2)
     work, body = queue.batches.work, {"text": "z\0\ud800"}
     await work.take("batch_1", [new_id(), new_id()])
     await work.settle("batch_1", [LineResult(1, succeeded=True, response={"body": body}), bad(2)])
-    known = await found(queue)
+    known = await find_batch(queue)
     assert (known.completed, known.failed) == (1, 1)
     (line,) = await work.results("batch_1", succeeded=True, after=0, most=9)
     assert line.result.response == {"body": body}
@@ -241,20 +241,20 @@ async def test_a_result_may_have_texts_that_postgresql_cannot_hold(queue: Queue)
 async def test_a_batch_ends_when_all_its_lines_have_and_its_files_are_written(
     queue: Queue,
 ) -> None:
-    await begun(queue, 2)
+    await begin_batch(queue, 2)
     work = queue.batches.work
     await work.take("batch_1", [new_id(), new_id()])
     await work.settle("batch_1", [good(1)])
     assert not await work.finalize("batch_1")
     await work.settle("batch_1", [bad(2)])
     assert await work.finalize("batch_1")
-    assert (await found(queue)).status is BatchStatus.FINALIZING
+    assert (await find_batch(queue)).status is BatchStatus.FINALIZING
     stopped = await queue.batches.cancel(TENANT, "batch_1", ACTOR)  # too late
     assert stopped is not None
     assert stopped.stop is None
     assert await work.finish("batch_1", "file-out", "file-errors")
     assert not await work.finish("batch_1", None, None)
-    ended = await found(queue)
+    ended = await find_batch(queue)
     assert ended.status is BatchStatus.COMPLETED
     assert (ended.output_file, ended.error_file) == ("file-out", "file-errors")
     assert (ended.total, ended.completed, ended.failed) == (2, 1, 1)
@@ -263,7 +263,7 @@ async def test_a_batch_ends_when_all_its_lines_have_and_its_files_are_written(
 
 
 async def test_a_cancelled_batch_sends_nothing_more(queue: Queue) -> None:
-    await begun(queue, 5)
+    await begin_batch(queue, 5)
     work = queue.batches.work
     await work.take("batch_1", [new_id(), new_id()])
     stopped = await queue.batches.cancel(TENANT, "batch_1", ACTOR)
@@ -279,12 +279,12 @@ async def test_a_cancelled_batch_sends_nothing_more(queue: Queue) -> None:
     await work.settle("batch_1", [good(1), bad(2)])
     assert await work.finalize("batch_1")
     assert await work.finish("batch_1", "file-out", None)
-    ended = await found(queue)
+    ended = await find_batch(queue)
     assert (ended.status, ended.completed, ended.failed) == (BatchStatus.CANCELLED, 1, 4)
 
 
 async def test_a_batch_that_is_being_validated_is_cancelled_at_once(queue: Queue) -> None:
-    await queue.batches.create(wanted(), MOST)
+    await queue.batches.create(make_batch(), MOST)
     stopped = await queue.batches.cancel(TENANT, "batch_1", ACTOR)
     assert stopped is not None
     assert stopped.status is BatchStatus.CANCELLED
@@ -296,9 +296,9 @@ async def test_no_line_stays_of_a_batch_that_ends_while_it_is_validated(
 ) -> None:
     monkeypatch.setattr(work_module, "LINES_AT_ONCE", 2)
     work = queue.batches.work
-    await begun(queue, 4, id="running")
+    await begin_batch(queue, 4, id="running")
     for batch, window_s in (("cancelled", DAY_S), ("expired", 0.0), ("validating", DAY_S)):
-        await queue.batches.create(wanted(batch, window_s=window_s), MOST)
+        await queue.batches.create(make_batch(batch, window_s=window_s), MOST)
         await work.add_lines(batch, lines(3))
     await queue.batches.cancel(TENANT, "cancelled", ACTOR)
     await work.expire()
@@ -312,19 +312,19 @@ async def test_no_line_stays_of_a_batch_that_ends_while_it_is_validated(
 
 
 async def test_a_batch_is_stopped_when_its_time_is_over(queue: Queue) -> None:
-    await begun(queue, 2, window_s=0.0)
-    await begun(queue, 2, id="batch_2")
-    await queue.batches.create(wanted("batch_3", window_s=0.0), MOST)
+    await begin_batch(queue, 2, window_s=0.0)
+    await begin_batch(queue, 2, id="batch_2")
+    await queue.batches.create(make_batch("batch_3", window_s=0.0), MOST)
     work = queue.batches.work
     await work.expire()
-    assert (await found(queue)).stop is BatchStop.EXPIRED
-    assert (await found(queue, "batch_2")).stop is None
-    assert (await found(queue, "batch_3")).status is BatchStatus.EXPIRED
+    assert (await find_batch(queue)).stop is BatchStop.EXPIRED
+    assert (await find_batch(queue, "batch_2")).stop is None
+    assert (await find_batch(queue, "batch_3")).status is BatchStatus.EXPIRED
     assert await work.take("batch_1", [new_id()]) == []
     assert await work.drop_waiting("batch_1", 9, {"code": "batch_expired"}) == 2
     assert await work.finalize("batch_1")
     assert await work.finish("batch_1", None, "file-errors")
-    assert (await found(queue)).status is BatchStatus.EXPIRED
+    assert (await find_batch(queue)).status is BatchStatus.EXPIRED
 
 
 def jobs_of(queue: Queue) -> Jobs:
@@ -332,10 +332,10 @@ def jobs_of(queue: Queue) -> Jobs:
 
 
 async def test_the_webhook_of_a_batch_is_due_at_its_end(queue: Queue) -> None:
-    await queue.batches.create(wanted(webhook="https://example.com/done"), MOST)
-    await queue.batches.create(wanted("batch_2"), MOST)
+    await queue.batches.create(make_batch(webhook="https://example.com/done"), MOST)
+    await queue.batches.create(make_batch("batch_2"), MOST)
     work, notices = queue.batches.work, JobKind("notice", first_wait_s=1.0, max_wait_s=1.0)
-    assert not await jobs_of(queue).due(["notice"])
+    assert not await jobs_of(queue).due_kinds(["notice"])
     await work.refuse("batch_1", [])
     await work.refuse("batch_2", [])
     (job,) = await jobs_of(queue).take(notices, 9)
@@ -347,22 +347,22 @@ async def test_the_webhook_of_a_batch_is_due_at_its_end(queue: Queue) -> None:
 
 
 async def test_the_webhook_of_a_batch_that_is_cancelled_is_due_at_its_end(queue: Queue) -> None:
-    await queue.batches.create(wanted(webhook="https://example.com/done"), MOST)
-    await begun(queue, id="batch_2", webhook="https://example.com/done")
+    await queue.batches.create(make_batch(webhook="https://example.com/done"), MOST)
+    await begin_batch(queue, id="batch_2", webhook="https://example.com/done")
     await queue.batches.cancel(TENANT, "batch_2", Actor("key-1"))
-    assert not await jobs_of(queue).due(["notice"]), "requests of it may still run"
+    assert not await jobs_of(queue).due_kinds(["notice"]), "requests of it may still run"
     await queue.batches.cancel(TENANT, "batch_1", Actor("key-1"))
-    assert await jobs_of(queue).due(["notice"])
+    assert await jobs_of(queue).due_kinds(["notice"])
 
 
 async def test_a_file_that_a_batch_reads_is_known_until_the_batch_has_ended(
     queue: Queue, uploads: UploadBook
 ) -> None:
-    await begun(queue)
+    await begin_batch(queue)
     assert await uploads.read_by(TENANT, "u/1/file.bin") == "batch_1"
     assert await uploads.read_by("bob", "u/1/file.bin") is None
     assert await uploads.read_by(TENANT, "u/2/file.bin") is None
-    await queue.batches.create(wanted("batch_2", input_key="u/2/file.bin"), MOST)
+    await queue.batches.create(make_batch("batch_2", input_key="u/2/file.bin"), MOST)
     await queue.batches.work.refuse("batch_2", [])
     assert await uploads.read_by(TENANT, "u/2/file.bin") is None
 
@@ -371,15 +371,15 @@ async def test_results_of_other_keys_batches_can_be_left_out(
     queue: Queue, uploads: UploadBook
 ) -> None:
     files, keys = queue.batches.files, dict[str, str]()
-    await begun(queue, id="batch_1", key_id="key-1")
-    await begun(queue, id="batch_2", key_id="key-2")
+    await begin_batch(queue, id="batch_1", key_id="key-1")
+    await begin_batch(queue, id="batch_2", key_id="key-2")
     for name, batch in (
         ("input", None),
         ("own", "batch_1"),
         ("other", "batch_2"),
         ("aged", "batch_0"),  # whose rows are deleted
     ):
-        keys[name] = await uploaded(uploads, name)
+        keys[name] = await upload_file(uploads, name)
         await files.add(f"file-{name}", TENANT, keys[name], "x", "batch", batch)
     seen = [keys["own"], keys["input"]]
     assert [file.key for file in await uploads.page(TENANT, batches_of="key-1")] == seen
@@ -387,14 +387,14 @@ async def test_results_of_other_keys_batches_can_be_left_out(
     assert len(await uploads.page(TENANT)) == len(await files.page(TENANT)) == 4
     for name, key in keys.items():
         shown = key in seen
-        assert (await uploads.kept(TENANT, key, "key-1") is not None) is shown
+        assert (await uploads.find_file(TENANT, key, "key-1") is not None) is shown
         assert (await files.get(TENANT, f"file-{name}", "key-1") is not None) is shown
         assert await uploads.delete(TENANT, key, None, "key-1") is shown
     assert len(await uploads.page(TENANT)) == 2
 
 
 async def test_a_file_is_there_as_long_as_its_upload(queue: Queue, uploads: UploadBook) -> None:
-    files, key = queue.batches.files, await uploaded(uploads, "one")
+    files, key = queue.batches.files, await upload_file(uploads, "one")
     added = await files.add("file-1", TENANT, key, "prompts.jsonl", "batch")
     assert added is not None
     assert (added.size, added.name, added.purpose) == (7, "prompts.jsonl", "batch")
@@ -409,14 +409,14 @@ async def test_a_file_is_there_as_long_as_its_upload(queue: Queue, uploads: Uplo
 async def test_files_of_another_tenants_upload_cannot_be_added(
     queue: Queue, uploads: UploadBook
 ) -> None:
-    key = await uploaded(uploads, "one", tenant="bob")
+    key = await upload_file(uploads, "one", tenant="bob")
     assert await queue.batches.files.add("file-1", TENANT, key, "x", "batch") is None
 
 
 async def test_files_are_listed_in_pages_in_both_orders(queue: Queue, uploads: UploadBook) -> None:
     files = queue.batches.files
     for number in range(4):
-        key = await uploaded(uploads, f"n{number}")
+        key = await upload_file(uploads, f"n{number}")
         purpose = "batch" if number else "batch_output"
         await files.add(
             f"file-{number}", TENANT, key, "x", purpose, "batch_1" if not number else None
@@ -431,9 +431,12 @@ async def test_files_are_listed_in_pages_in_both_orders(queue: Queue, uploads: U
     assert [file.id for file in await files.written_by("batch_1")] == ["file-0"]
     for ascending in (True, False):
         assert await files.page("bob", ascending=ascending, batches_of="key-1") == []
-    early, late = await uploaded(uploads, "early", "bob"), await uploaded(uploads, "late", "bob")
+    early, late = (
+        await upload_file(uploads, "early", "bob"),
+        await upload_file(uploads, "late", "bob"),
+    )
     await files.add("file-of-bob", "bob", early, "x", "batch")
-    await files.add("file-late", TENANT, await uploaded(uploads, "n5"), "x", "batch")
+    await files.add("file-late", TENANT, await upload_file(uploads, "n5"), "x", "batch")
     await files.add("file-of-bob-2", "bob", late, "x", "batch")
     assert await files.page(TENANT, ascending=True, after="file-of-bob") == []
     assert await files.page(TENANT, after="file-of-bob-2") == []

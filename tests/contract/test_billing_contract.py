@@ -17,7 +17,7 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State
 from serve_app.domain.usage import UsageTotals
 from serve_app.telemetry.clock import SystemClock
-from tests.queue.requests import TENANT, done, failure, lease, new, new_id
+from tests.queue.requests import TENANT, failure, lease, make_finish, new, new_id
 
 CENT = Decimal("0.01")
 IMAGE = Price(PriceUnit.IMAGE, CENT)
@@ -39,16 +39,16 @@ SQUARE = (1024, 1024)
 
 async def bill(queue: Queue, tenant: str = TENANT) -> Sequence[UsageTotals]:
     now = SystemClock().now()
-    return await queue.ledger.consumed(tenant, [now - DAY, now + DAY])
+    return await queue.ledger.usage_totals(tenant, [now - DAY, now + DAY])
 
 
 async def amount(queue: Queue) -> Decimal:
     return sum((line.amount for line in await bill(queue)), Decimal(0))
 
 
-async def ended(queue: Queue, outcome: Outcome, **changes: object) -> str:
+async def run_request(queue: Queue, outcome: Outcome, **changes: object) -> str:
     request = await queue.submit(new(**changes))
-    await queue.finish(done((await lease(queue)).held, outcome))
+    await queue.finish(make_finish((await lease(queue)).key, outcome))
     return request.id
 
 
@@ -66,7 +66,7 @@ async def test_a_success_is_billed_by_the_unit_of_its_price(
     queue: Queue, unit: PriceUnit, units: str
 ) -> None:
     price = Price(unit, CENT, "EUR")
-    await ended(queue, images(SQUARE, (1920, 1080)), price=price)
+    await run_request(queue, images(SQUARE, (1920, 1080)), price=price)
     (line,) = await bill(queue)
     assert (line.price, line.billed, line.amount) == (price, Decimal(units), Decimal(units) * CENT)
 
@@ -81,7 +81,7 @@ async def test_drafts_are_billed_by_their_share_of_the_steps(
 ) -> None:
     previews = images(SQUARE, SQUARE)
     drafted = replace(previews, usage=replace(previews.usage, share=0.25))
-    request_id = await ended(queue, drafted, price=Price(unit, CENT))
+    request_id = await run_request(queue, drafted, price=Price(unit, CENT))
     (line,) = await bill(queue)
     assert (line.billed, line.amount) == (Decimal(units), Decimal(units) * CENT)
     stored = await queue.get(TENANT, request_id)
@@ -93,21 +93,21 @@ async def test_drafts_are_billed_by_their_share_of_the_steps(
 async def test_videos_are_billed_by_their_seconds(queue: Queue) -> None:
     clip = Artifact(f"a/{new_id()}/0.mp4", "video/mp4", 9, "0" * 64, 640, 480)
     outcome = Outcome(output={}, artifacts=(clip,), usage=Usage(9.0, 4, 5.0625))
-    await ended(queue, outcome, price=Price(PriceUnit.SECOND, Decimal("0.1")))
+    await run_request(queue, outcome, price=Price(PriceUnit.SECOND, Decimal("0.1")))
     (line,) = await bill(queue)
     assert (line.billed, line.amount) == (Decimal("5.0625"), Decimal("0.50625"))
 
 
 async def test_without_a_price_nothing_is_billed(queue: Queue) -> None:
-    await ended(queue, images(SQUARE))
+    await run_request(queue, images(SQUARE))
     (line,) = await bill(queue)
     assert (line.requests, line.price, line.amount) == (1, None, 0)
 
 
 async def test_each_request_pays_the_price_of_its_submit(queue: Queue) -> None:
     dearer = Price(PriceUnit.IMAGE, 2 * CENT)
-    await ended(queue, images(SQUARE), price=IMAGE)
-    await ended(queue, images(SQUARE), price=dearer)
+    await run_request(queue, images(SQUARE), price=IMAGE)
+    await run_request(queue, images(SQUARE), price=dearer)
     assert {(line.price, line.amount) for line in await bill(queue)} == {
         (IMAGE, CENT),
         (dearer, 2 * CENT),
@@ -115,7 +115,7 @@ async def test_each_request_pays_the_price_of_its_submit(queue: Queue) -> None:
 
 
 async def test_failures_and_cancelled_requests_are_recorded_and_not_billed(queue: Queue) -> None:
-    await ended(queue, failure(), price=IMAGE)
+    await run_request(queue, failure(), price=IMAGE)
     queued = await queue.submit(new(price=IMAGE))
     await queue.cancel(TENANT, queued.id)
     (line,) = await bill(queue)
@@ -126,7 +126,7 @@ async def test_a_shared_outcome_is_billed_once(queue: Queue) -> None:
     same = {"price": IMAGE, "reuse_digest": KEY}
     leader = await queue.submit(new(**same))
     follower = await queue.submit(new(**same))
-    await queue.finish(done((await lease(queue)).held, images(SQUARE)))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
     await queue.wait(TENANT, follower.id, 5.0)
     later = await queue.submit(new(**same))
     assert (await queue.get(TENANT, leader.id)).state is State.SUCCEEDED
@@ -137,15 +137,15 @@ async def test_a_shared_outcome_is_billed_once(queue: Queue) -> None:
 
 async def test_a_repeated_finish_is_billed_once(queue: Queue) -> None:
     await queue.submit(new(price=IMAGE))
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     for _ in range(3):
-        await queue.finish(done(key, images(SQUARE)))
+        await queue.finish(make_finish(key, images(SQUARE)))
     assert await amount(queue) == CENT
 
 
 async def test_frames_of_a_realtime_session_are_billed_one_by_one(queue: Queue) -> None:
     await queue.submit(new(price=Price(PriceUnit.MEGAPIXEL, CENT), priority=Priority.REALTIME))
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     frame = new_id()
     for _ in range(2):
         await queue.record_frame(key, frame, State.SUCCEEDED, Usage(0.1, 1, 0.25))
@@ -158,24 +158,24 @@ async def test_a_session_is_a_request_only_if_none_of_its_frames_is_one(
     queue: Queue, output: dict[str, int], requests: int
 ) -> None:
     await queue.submit(new(price=Price(PriceUnit.REQUEST, CENT), priority=Priority.REALTIME))
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     for _ in range(output.get("frames", 0)):
         await queue.record_frame(key, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
-    await queue.finish(done(key, Outcome(output=output, usage=Usage(2.0))))
+    await queue.finish(make_finish(key, Outcome(output=output, usage=Usage(2.0))))
     assert await amount(queue) == requests * CENT
 
 
 async def test_a_deleted_request_stays_billed(queue: Queue) -> None:
-    request_id = await ended(queue, images(SQUARE), price=IMAGE)
+    request_id = await run_request(queue, images(SQUARE), price=IMAGE)
     await queue.delete(TENANT, request_id)
     assert await amount(queue) == CENT
 
 
 async def test_usage_is_summed_by_what_is_asked_for(queue: Queue) -> None:
-    await ended(queue, images(SQUARE), price=IMAGE, key_id="k1")
-    await ended(queue, images(SQUARE, SQUARE), price=IMAGE, key_id="k2")
-    await ended(queue, failure(), price=IMAGE, key_id="k2")
-    await ended(queue, images(SQUARE), key_id="k2", tenant="bob", endpoint="acme/free")
+    await run_request(queue, images(SQUARE), price=IMAGE, key_id="k1")
+    await run_request(queue, images(SQUARE, SQUARE), price=IMAGE, key_id="k2")
+    await run_request(queue, failure(), price=IMAGE, key_id="k2")
+    await run_request(queue, images(SQUARE), key_id="k2", tenant="bob", endpoint="acme/free")
     now = SystemClock().now()
 
     async def sums(*by: UsageGroup, tenant: str | None = TENANT) -> list[tuple[object, ...]]:

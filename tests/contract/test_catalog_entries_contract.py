@@ -25,7 +25,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import done, lease, new
+from tests.queue.requests import lease, make_finish, new
 
 ONE, OTHER = "house/one", "house/other"
 ENTRY = {"family": "generic", "schema": "open", "options": {"fixed": {"b": 1, "a": None}}}
@@ -35,7 +35,7 @@ ADMIN = Actor("key-1", "192.0.2.1")
 @pytest.fixture
 async def entries(at: str | None, queue: Queue) -> AsyncIterator[CatalogEntries]:
     if isinstance(queue, FakeQueue):
-        yield FakeCatalogEntries(SystemClock(), queue.operations.note, queue.unfinished)
+        yield FakeCatalogEntries(SystemClock(), queue.operations.note, queue.count_unfinished)
         return
     assert at is not None
     database = Database(at)
@@ -87,7 +87,7 @@ async def test_an_entry_with_unfinished_requests_is_removed_only_by_force(
         removed=False, unfinished=2
     )
     assert len(await entries.all()) == 2
-    await queue.finish(done(grant.held))
+    await queue.finish(make_finish(grant.key))
     assert await entries.remove(ONE, ADMIN, force=True) == EntryRemoval(removed=True, unfinished=1)
     assert [entry.endpoint for entry in await entries.all()] == [OTHER]
     assert await entries.remove(OTHER, ADMIN, force=False) == EntryRemoval(

@@ -16,13 +16,13 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, State
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.telemetry.clock import SystemClock
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 new_id = RequestIds(SystemClock())
 KEYED = {"idempotency_key": "k", "body_digest": bytes(32)}
 
 
-def asked(**changes: Any) -> NewRequest:
+def new_request(**changes: Any) -> NewRequest:
     return new(**{"id": new_id(), **changes})
 
 
@@ -37,11 +37,11 @@ def with_thumbnail(outcome: Outcome) -> Outcome:
     return replace(outcome, artifacts=(replace(artifact, thumbnail=small),))
 
 
-async def ended(queue: Queue, **changes: Any) -> str:
-    request = asked(**changes)
+async def run_request(queue: Queue, **changes: Any) -> str:
+    request = new_request(**changes)
     await queue.submit(request)
     granted = await lease(queue)
-    await queue.finish(done(granted.held, image(request.id)))
+    await queue.finish(make_finish(granted.key, image(request.id)))
     return request.id
 
 
@@ -49,7 +49,7 @@ async def ended(queue: Queue, **changes: Any) -> str:
 async def test_a_deleted_request_is_nowhere_and_its_files_are_unwanted(
     queue: Queue, keyed: dict[str, Any]
 ) -> None:
-    kept, gone = await ended(queue), await ended(queue, **keyed)
+    kept, gone = await run_request(queue), await run_request(queue, **keyed)
     assert (await queue.get(TENANT, gone)).state is State.SUCCEEDED
     assert await queue.delete(TENANT, gone) == [f"r/{gone}/1/a.png"]
     for call in (queue.get, queue.lines, queue.delete, queue.cancel):
@@ -61,29 +61,29 @@ async def test_a_deleted_request_is_nowhere_and_its_files_are_unwanted(
 async def test_the_thumbnails_of_a_request_are_stored_and_deleted_with_its_files(
     queue: Queue,
 ) -> None:
-    request = asked()
+    request = new_request()
     await queue.submit(request)
     granted = await lease(queue)
-    await queue.finish(done(granted.held, with_thumbnail(image(request.id))))
+    await queue.finish(make_finish(granted.key, with_thumbnail(image(request.id))))
     assert (await queue.current(TENANT, request.id)).outcome == with_thumbnail(image(request.id))
     keys = [f"r/{request.id}/1/a-small.webp", f"r/{request.id}/1/a.png"]
     assert await queue.delete(TENANT, request.id) == keys
 
 
 async def test_what_has_not_ended_is_not_deleted(queue: Queue) -> None:
-    request = asked()
+    request = new_request()
     await queue.submit(request)
     with pytest.raises(RequestActive, match="queued"):
         await queue.delete(TENANT, request.id)
     granted = await lease(queue)
     with pytest.raises(RequestActive, match="running"):
         await queue.delete(TENANT, request.id)
-    assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
+    assert await queue.finish(make_finish(granted.key)) is Verdict.ACCEPTED
     assert await queue.delete(TENANT, request.id) == []
 
 
 async def test_what_was_cancelled_is_deleted_too(queue: Queue) -> None:
-    request = asked()
+    request = new_request()
     await queue.submit(request)
     await queue.cancel(TENANT, request.id)
     assert await queue.delete(TENANT, request.id) == []
@@ -92,7 +92,7 @@ async def test_what_was_cancelled_is_deleted_too(queue: Queue) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("id_", ["nonsense", "01890000-0000-7000-8000-000000000000"])
 async def test_only_ones_own_can_be_deleted(queue: Queue, id_: str) -> None:
-    own = await ended(queue)
+    own = await run_request(queue)
     for tenant, named in (("bob", own), (TENANT, id_)):
         with pytest.raises(RequestNotFound):
             await queue.delete(tenant, named)
@@ -100,40 +100,40 @@ async def test_only_ones_own_can_be_deleted(queue: Queue, id_: str) -> None:
 
 
 async def test_a_repeat_of_a_deleted_request_is_refused_and_not_made_again(queue: Queue) -> None:
-    gone = await ended(queue, **KEYED)
+    gone = await run_request(queue, **KEYED)
     await queue.delete(TENANT, gone)
     with pytest.raises(RequestDeleted):
-        await queue.find_earlier(asked(**KEYED))
+        await queue.find_earlier(new_request(**KEYED))
     with pytest.raises(RequestDeleted):
-        await queue.submit(asked(**KEYED))
+        await queue.submit(new_request(**KEYED))
     assert await queue.page(TENANT) == []
 
 
 async def test_a_finish_that_comes_again_after_the_deletion_changes_nothing(queue: Queue) -> None:
-    request = asked()
+    request = new_request()
     await queue.submit(request)
-    key = (await lease(queue)).held
-    await queue.finish(done(key, image(request.id)))
+    key = (await lease(queue)).key
+    await queue.finish(make_finish(key, image(request.id)))
     await queue.delete(TENANT, request.id)
-    assert await queue.finish(done(key, image(request.id))) is Verdict.FENCED
+    assert await queue.finish(make_finish(key, image(request.id))) is Verdict.FENCED
     with pytest.raises(RequestNotFound):
         await queue.get(TENANT, request.id)
 
 
 async def test_an_outcome_that_was_deleted_is_not_shared_any_more(queue: Queue) -> None:
     shared = {"reuse_digest": bytes(32)}
-    first = await ended(queue, **shared)
-    second = await queue.submit(asked(**shared))
+    first = await run_request(queue, **shared)
+    second = await queue.submit(new_request(**shared))
     assert second.reuses == first
     assert await queue.delete(TENANT, second.id) == []
     await queue.delete(TENANT, first)
-    assert (await queue.submit(asked(**shared))).state is State.QUEUED
+    assert (await queue.submit(new_request(**shared))).state is State.QUEUED
 
 
 async def test_history_is_narrowed_by_endpoint_and_time(queue: Queue) -> None:
-    old = await queue.submit(asked())
-    other = await queue.submit(asked(endpoint="fal-ai/fast-sdxl"))
-    young = await queue.submit(asked())
+    old = await queue.submit(new_request())
+    other = await queue.submit(new_request(endpoint="fal-ai/fast-sdxl"))
+    young = await queue.submit(new_request())
 
     async def ids(**narrowed: Any) -> list[str]:
         return [request.id for request in await queue.page(TENANT, **narrowed)]
@@ -150,11 +150,11 @@ async def test_history_is_narrowed_by_endpoint_and_time(queue: Queue) -> None:
 
 
 async def test_history_is_of_one_tenant_or_of_all(queue: Queue) -> None:
-    own = await queue.submit(asked())
+    own = await queue.submit(new_request())
     await queue.cancel(TENANT, own.id)
-    bobs = await ended(queue, tenant="bob")
-    late = await queue.submit(asked(tenant="bob"))
-    other = await queue.submit(asked(tenant="cat", endpoint="fal-ai/fast-sdxl"))
+    bobs = await run_request(queue, tenant="bob")
+    late = await queue.submit(new_request(tenant="bob"))
+    other = await queue.submit(new_request(tenant="cat", endpoint="fal-ai/fast-sdxl"))
 
     async def ids(tenant: str | None = None, **narrowed: Any) -> list[str]:
         return [request.id for request in await queue.page(tenant, **narrowed)]

@@ -15,7 +15,7 @@ from tests.contract.test_fairness_contract import CALM
 from tests.queue.requests import ask, new
 
 
-async def granted(queue: Queue, slots: int) -> list[str]:
+async def leased_tenants(queue: Queue, slots: int) -> list[str]:
     return [lease.tenant for lease in (await queue.ask(ask(slots))).leases]
 
 
@@ -26,11 +26,11 @@ async def test_its_requests_wait_and_all_others_run(make: Make, usual: QueueLimi
     for tenant in ("ann", "bob"):
         waits = await queue.submit(new(tenant=tenant))
         assert waits.tenant == tenant
-    assert await granted(queue, 4) == ["bob"]
-    assert await granted(queue, 4) == []
+    assert await leased_tenants(queue, 4) == ["bob"]
+    assert await leased_tenants(queue, 4) == []
     limits.disabled = frozenset()
     async with asyncio.timeout(60):
-        while (tenants := await granted(queue, 4)) != ["ann"]:
+        while (tenants := await leased_tenants(queue, 4)) != ["ann"]:
             assert tenants == []
 
 
@@ -46,6 +46,6 @@ async def test_an_attempt_that_runs_is_not_interrupted(make: Make) -> None:
     limits = replace(CALM)
     queue = await make(limits)
     request = await queue.submit(new(tenant="ann"))
-    assert await granted(queue, 1) == ["ann"]
+    assert await leased_tenants(queue, 1) == ["ann"]
     limits.disabled = frozenset({"ann"})
     assert (await queue.get("ann", request.id)).state.value == "running"

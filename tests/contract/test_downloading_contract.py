@@ -27,7 +27,7 @@ def downloading(slots: int = 1, *held: LeaseKey, replica: str = "r1") -> Ask:
     return replace(ask(slots, *held, replica=replica), hot=(HOT,), coming=(COLD,))
 
 
-async def granted(queue: Queue, asked: Ask) -> list[str]:
+async def leased_endpoints(queue: Queue, asked: Ask) -> list[str]:
     return [lease.endpoint.id for lease in (await queue.ask(asked)).leases]
 
 
@@ -37,9 +37,9 @@ async def test_what_is_queued_for_them_is_left_for_others(make: Make, limits: Qu
     for endpoint in (COLD, COLD, HOT):
         await queue.submit(new(endpoint=endpoint))
     await queue.submit(new(tenant="bob", endpoint=COLD))
-    assert await granted(queue, downloading(4)) == [HOT]
-    assert await granted(queue, replace(downloading(), hot=())) == []
-    assert await granted(queue, ask(4, replica="r2")) == [COLD] * 3
+    assert await leased_endpoints(queue, downloading(4)) == [HOT]
+    assert await leased_endpoints(queue, replace(downloading(), hot=())) == []
+    assert await leased_endpoints(queue, ask(4, replica="r2")) == [COLD] * 3
 
 
 async def test_who_waits_with_a_free_slot_is_not_given_them_at_their_submit(make: Make) -> None:

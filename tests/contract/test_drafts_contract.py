@@ -12,10 +12,10 @@ from serve_app.domain.media.draft import DraftOrigin, DraftSpace
 from serve_app.domain.ports import Queue
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.deletion import PostgresLifecycles
-from tests.contract.test_workflows_contract import DRAW, call, started
+from tests.contract.test_workflows_contract import DRAW, call, start_run
 from tests.fakes.queue import FakeQueue
-from tests.queue.requests import TENANT, done, lease, new
-from tests.queue.test_drafts import SEED, drafted, key_of
+from tests.queue.requests import TENANT, lease, make_finish, new
+from tests.queue.test_drafts import SEED, finish_with_drafts, key_of
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def lifecycles(queue: Queue) -> Lifecycles:
 async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) -> None:
     drafts = queue.drafts
     request = new(input={"prompt": "a dog", "seed": SEED})
-    output = await drafted(queue, request, "one", "two")
+    output = await finish_with_drafts(queue, request, "one", "two")
     origin = await drafts.open(TENANT, "two")
     assert isinstance(origin, DraftOrigin)
     assert origin.input == {"prompt": "a dog", "seed": SEED}
@@ -44,7 +44,7 @@ async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) ->
         0.75,
     )
     assert output["drafts"][1]["expires_at"] == draft.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert await drafts.used(TENANT) == 14
+    assert await drafts.used_bytes(TENANT) == 14
     assert [listed.id for listed in await drafts.newest(TENANT, 10)] == ["two", "one"]
     (two,) = await drafts.newest(TENANT, 1)
     (first,) = await drafts.newest(TENANT, 1, before=(two.created_at, two.id))
@@ -55,26 +55,26 @@ async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) ->
 async def test_drafts_of_unfinished_requests_are_expected_to_take_space(queue: Queue) -> None:
     drafts, endpoint = queue.drafts, new().endpoint
     assert await drafts.space(TENANT, endpoint) == DraftSpace(0, 0, 0)
-    await drafted(queue, new(draft_bytes=100), "one", size=5)
-    await drafted(queue, new(draft_bytes=100), "two", "three", size=7)
+    await finish_with_drafts(queue, new(draft_bytes=100), "one", size=5)
+    await finish_with_drafts(queue, new(draft_bytes=100), "two", "three", size=7)
     assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 0, 7)
     assert await drafts.space(TENANT, "fal-ai/flux/dev") == DraftSpace(19, 0, 0)
     waiting, running = new(draft_bytes=100), new(draft_bytes=20)
     await queue.submit(running)
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     for request in (new(), waiting, new(tenant="bob", draft_bytes=3)):
         await queue.submit(request)
     assert key.request_id == running.id
     assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 120, 7)
     assert await drafts.space("bob", endpoint) == DraftSpace(0, 3, 0)
     await queue.cancel(TENANT, waiting.id)
-    await queue.finish(done(key))
+    await queue.finish(make_finish(key))
     assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 0, 7)
 
 
 async def test_a_draft_belongs_to_its_tenant(queue: Queue) -> None:
     drafts = queue.drafts
-    await drafted(queue, new(), "one")
+    await finish_with_drafts(queue, new(), "one")
     assert await drafts.open("bob", "one") is None
     assert await drafts.look("bob", "one") is None
     assert await drafts.get("bob", "one") is None
@@ -87,14 +87,14 @@ async def test_a_draft_belongs_to_its_tenant(queue: Queue) -> None:
         assert await drafts.newest("bob", 10, before) == []
     assert await drafts.newest("bob", 10, request_id=own.request_id) == []
     assert await drafts.newest("bob", 10, endpoints=like, request_id=own.request_id) == []
-    assert await drafts.used("bob") == 0
+    assert await drafts.used_bytes("bob") == 0
     assert not await drafts.delete("bob", "one")
     assert await drafts.get(TENANT, "one") is not None
 
 
 async def test_a_deleted_draft_is_not_found(queue: Queue) -> None:
     drafts = queue.drafts
-    await drafted(queue, new(), "one", "two")
+    await finish_with_drafts(queue, new(), "one", "two")
     assert await drafts.delete(TENANT, "one", Actor("key-1", "192.0.2.1"))
     assert not await drafts.delete(TENANT, "one")
     assert await drafts.open(TENANT, "one") is None
@@ -103,25 +103,25 @@ async def test_a_deleted_draft_is_not_found(queue: Queue) -> None:
 
 async def test_the_drafts_of_a_deleted_request_are_not_found(queue: Queue) -> None:
     request = new()
-    await drafted(queue, request, "one")
+    await finish_with_drafts(queue, request, "one")
     await queue.delete(TENANT, request.id)
     assert await queue.drafts.get(TENANT, "one") is None
-    assert await queue.drafts.used(TENANT) == 0
+    assert await queue.drafts.used_bytes(TENANT) == 0
 
 
 async def test_a_request_keeps_the_draft_that_it_goes_on_from_when_the_draft_is_deleted(
     queue: Queue,
 ) -> None:
     drafts, dropped, deleted = queue.drafts, new(), new()
-    await drafted(queue, dropped, "one")
-    await drafted(queue, deleted, "two")
+    await finish_with_drafts(queue, dropped, "one")
+    await finish_with_drafts(queue, deleted, "two")
     for first in (dropped, deleted):
         await queue.submit(new(draft_key=key_of(first)))
     assert await drafts.delete(TENANT, "one", Actor("key-1", "192.0.2.1"))
     await queue.delete(TENANT, deleted.id)
     assert not await drafts.delete(TENANT, "one")
     assert await drafts.newest(TENANT, 10) == []
-    assert await drafts.used(TENANT) == 0
+    assert await drafts.used_bytes(TENANT) == 0
     for id_ in ("one", "two"):
         assert await drafts.get(TENANT, id_) is None
         assert await drafts.look(TENANT, id_) is None
@@ -141,7 +141,7 @@ async def test_a_draft_expires_with_the_files_of_its_request_if_their_time_is_sh
     await lifecycles.keep(patient.id, 365 * 86_400.0)
     hour, day = timedelta(hours=1), timedelta(days=1)
     for request, id_, usual in ((hasty, "one", hour), (patient, "two", day)):
-        output = await drafted(queue, request, id_)
+        output = await finish_with_drafts(queue, request, id_)
         draft = await queue.drafts.get(TENANT, id_)
         assert draft is not None
         assert draft.expires_at == datetime.fromisoformat(output["drafts"][0]["expires_at"])
@@ -152,10 +152,10 @@ async def test_a_draft_expires_with_the_files_of_its_request_if_their_time_is_sh
 async def test_a_draft_of_a_step_outlasts_the_time_of_files_that_begins_with_its_workflows_end(
     queue: Queue, lifecycles: Lifecycles
 ) -> None:
-    run, step = await started(queue), new()
+    run, step = await start_run(queue), new()
     await lifecycles.keep(step.id, 60.0)
     await queue.workflows.runs.take(run, [call(DRAW, step.id)])
-    await drafted(queue, step, "one")
+    await finish_with_drafts(queue, step, "one")
     draft = await queue.drafts.get(TENANT, "one")
     assert draft is not None
     assert draft.expires_at - draft.created_at > timedelta(hours=23)
@@ -165,7 +165,7 @@ async def test_drafts_are_found_by_patterns_of_endpoints_and_by_their_request(qu
     names = ("a/b_c", "a/bxc", "a/b%c", "a\\b", "z")
     requests = [new(endpoint=name) for name in names]
     for request in requests:
-        await drafted(queue, request, f"of {request.endpoint}")
+        await finish_with_drafts(queue, request, f"of {request.endpoint}")
 
     async def found(*patterns: str, limit: int = 10) -> list[str]:
         listed = await queue.drafts.newest(TENANT, limit, endpoints=patterns)

@@ -16,18 +16,18 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import Waiting, WaitReason
 from serve_app.settings import TenantLimits
 from tests.contract.queues import Make
-from tests.contract.test_fairness_contract import CALM, submitted
+from tests.contract.test_fairness_contract import CALM, submit_many
 from tests.contract.test_snapshots_contract import keep
 from tests.contract.waiting import eventually
-from tests.queue.requests import POOL, TENANT, ask, done, lease, new
+from tests.queue.requests import POOL, TENANT, ask, lease, make_finish, new
 
 
-async def learned(queue: Queue, run_s: float, **changes: Any) -> None:
+async def teach_duration(queue: Queue, run_s: float, **changes: Any) -> None:
     """Teach the queue that a request takes ``run_s``."""
     for _ in range(3):
         await queue.submit(new(work=10.0, **changes))
         (granted,) = (await queue.ask(ask(1))).leases
-        await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
+        await queue.finish(make_finish(granted.key, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
 
 
 async def knows(queue: Queue, running: Lease, tenant: str = TENANT) -> None:
@@ -74,8 +74,8 @@ async def test_while_nothing_has_ended_there_is_no_estimate(make: Make) -> None:
 
 async def test_a_client_that_waits_learns_when_it_should_start_and_end(make: Make) -> None:
     queue = await make(CALM)
-    await learned(queue, 100.0)
-    await submitted(queue, 3, work=10.0)
+    await teach_duration(queue, 100.0)
+    await submit_many(queue, 3, work=10.0)
     running: Lease = (await queue.ask(ask(1))).leases[0]
     last = await queue.submit(new(work=20.0))
     # One runs, two of 100 s are ahead, and it has twice their work.
@@ -89,10 +89,10 @@ async def test_a_client_that_waits_learns_when_it_should_start_and_end(make: Mak
 
 async def test_another_tenant_s_single_request_learns_that_it_is_next(make: Make) -> None:
     queue = await make(CALM)
-    await learned(queue, 100.0)
-    await submitted(queue, 1, tenant="bob", work=10.0)
+    await teach_duration(queue, 100.0)
+    await submit_many(queue, 1, tenant="bob", work=10.0)
     await knows(queue, (await queue.ask(ask(1))).leases[0], "bob")
-    await submitted(queue, 5, tenant="bob", work=10.0)
+    await submit_many(queue, 5, tenant="bob", work=10.0)
     single = await queue.submit(new(work=10.0))
     waiting = await waits_until(
         queue, single.id, lambda it: it.position <= 1 and 80 < seconds(it.starts_at) < 210
@@ -104,7 +104,7 @@ async def test_a_request_that_takes_longer_than_expected_never_gets_a_time_that_
     make: Make,
 ) -> None:
     queue = await make(CALM)
-    await learned(queue, 0.05)
+    await teach_duration(queue, 0.05)
     await queue.submit(new(work=10.0))
     (granted,) = (await queue.ask(ask(1))).leases
     waits = await queue.submit(new(work=10.0))
@@ -125,10 +125,10 @@ async def test_a_tenant_that_waits_for_a_limit_gets_an_estimate_from_its_own_req
     make: Make,
 ) -> None:
     queue = await make(replace(CALM, tenants={TENANT: TenantLimits(max_running=1)}))
-    await learned(queue, 100.0)
-    await submitted(queue, 1, work=10.0)
+    await teach_duration(queue, 100.0)
+    await submit_many(queue, 1, work=10.0)
     await queue.ask(ask(4))
-    await submitted(queue, 1, work=10.0)
+    await submit_many(queue, 1, work=10.0)
     last = await queue.submit(new(work=10.0))
     waiting = await waits_until(
         queue,
@@ -140,7 +140,7 @@ async def test_a_tenant_that_waits_for_a_limit_gets_an_estimate_from_its_own_req
 
 async def test_without_a_replica_there_is_no_estimate(make: Make) -> None:
     queue = await make(CALM)
-    await learned(queue, 100.0)
+    await teach_duration(queue, 100.0)
     drains = Presence("r1", "actor-r1", POOL, ReplicaStage.DRAINING)
     await queue.announce(drains)
     request = await queue.submit(new())
@@ -151,16 +151,16 @@ async def test_without_a_replica_there_is_no_estimate(make: Make) -> None:
 
 async def test_a_run_from_a_snapshot_does_not_count_as_the_time_of_a_whole_one(make: Make) -> None:
     queue = await make(CALM)
-    await learned(queue, 100.0)
+    await teach_duration(queue, 100.0)
     await queue.submit(new(work=10.0))
     first = await lease(queue)
-    await keep(queue, first.held)
-    await queue.hand_back(first.held, "r1", "It drains.")
+    await keep(queue, first.key)
+    await queue.hand_back(first.key, "r1", "It drains.")
     rest = Outcome(output={}, usage=Usage(10.0, 4, 1.0))
-    await queue.finish(done((await lease(queue)).held, rest))
+    await queue.finish(make_finish((await lease(queue)).key, rest))
     # A request that ended later is known, so all before it are known too.
     other = "fal-ai/flux/dev"
-    await learned(queue, 300.0, endpoint=other)
+    await teach_duration(queue, 300.0, endpoint=other)
     later = await queue.submit(new(work=10.0, endpoint=other))
     (running,) = (await queue.ask(ask(1))).leases
     assert running.request_id == later.id
@@ -172,7 +172,7 @@ async def test_a_run_from_a_snapshot_does_not_count_as_the_time_of_a_whole_one(m
 
 async def test_the_demand_says_how_long_the_queued_requests_take(make: Make) -> None:
     queue = await make(CALM)
-    await learned(queue, run_s=4.0)
+    await teach_duration(queue, run_s=4.0)
     for endpoint in ("fal-ai/flux/schnell", "fal-ai/flux/schnell", "fal-ai/flux/new"):
         await queue.submit(new(endpoint=endpoint))
 
@@ -186,8 +186,8 @@ async def test_the_demand_says_how_long_the_queued_requests_take(make: Make) -> 
 
 async def test_an_estimate_is_what_a_request_would_learn_if_it_was_submitted(make: Make) -> None:
     queue = await make(CALM)
-    await learned(queue, 100.0)
-    await submitted(queue, 3, work=10.0)
+    await teach_duration(queue, 100.0)
+    await submit_many(queue, 3, work=10.0)
     running: Lease = (await queue.ask(ask(1))).leases[0]
     await knows(queue, running)
     new_request = new(work=20.0)

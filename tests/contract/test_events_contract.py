@@ -15,7 +15,7 @@ from serve_app.ingress.api.events import KEEP_ALIVE_S, stream
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.queue.database import LONG_LEASES
-from tests.queue.requests import TENANT, done, lease, new, report
+from tests.queue.requests import TENANT, lease, make_finish, new, report
 
 
 def read(text: str) -> tuple[str | None, str, dict[str, Any]] | None:
@@ -26,7 +26,7 @@ def read(text: str) -> tuple[str | None, str, dict[str, Any]] | None:
     return fields.get("id"), fields["event"], json.loads(fields["data"])
 
 
-async def watched(
+async def collect_events(
     queue: Queue, request_id: str, after: int = 0, so_far: list[Any] | None = None
 ) -> list[Any]:
     """All events of a stream to its end; ``so_far`` grows with it."""
@@ -44,7 +44,7 @@ async def test_the_log_is_read_from_behind_a_line_and_contains_states(make: Make
     queue = await make()
     request = await queue.submit(new(warnings=("Mind.",)))
     granted = await lease(queue)
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
     lines = await queue.lines(TENANT, request.id)
     assert [line.sequence for line in lines] == [1, 2, 3, 4]
     states = [State.QUEUED, None, State.RUNNING, State.SUCCEEDED]
@@ -57,7 +57,7 @@ async def test_the_log_is_read_from_behind_a_line_and_contains_states(make: Make
 async def test_a_line_in_the_log_is_a_change(make: Make) -> None:
     queue = await make()
     request = await queue.submit(new())
-    waiting = asyncio.create_task(queue.changed(TENANT, request.id, 10.0, since=request))
+    waiting = asyncio.create_task(queue.wait_for_change(TENANT, request.id, 10.0, since=request))
     await queue.log(request.id, ("INFO", "Hello."))
     assert (await waiting).events == 2
 
@@ -66,16 +66,16 @@ async def test_a_watcher_gets_everything_in_order_and_is_then_let_go(make: Make)
     queue = await make(LONG_LEASES)
     request = await queue.submit(new())
     received: list[Any] = []
-    watching = asyncio.create_task(watched(queue, request.id, so_far=received))
+    watching = asyncio.create_task(collect_events(queue, request.id, so_far=received))
     granted = await lease(queue)
     at_work = Progress(Stage.DENOISING, 2, 4)
-    await queue.report(report(granted.held, progress=[(granted.held, at_work)]))
+    await queue.report(report(granted.key, progress=[(granted.key, at_work)]))
 
     async def seen() -> bool:
         return any(name == "progress" for _, name, _ in received)
 
     await eventually(seen)
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
     await watching
     durable = [(id_, data["state"]) for id_, name, data in received if name == "state"]
     assert durable == [("1", "queued"), ("2", "running"), ("3", "succeeded")]
@@ -90,12 +90,12 @@ async def test_who_comes_back_gets_the_rest_without_gap_or_repetition(make: Make
     for n in range(20):
         await queue.log(request.id, ("INFO", f"Line {n}."))
     granted = await lease(queue)
-    await queue.finish(done(granted.held))
-    whole = [id_ for id_, _, _ in await watched(queue, request.id)]
+    await queue.finish(make_finish(granted.key))
+    whole = [id_ for id_, _, _ in await collect_events(queue, request.id)]
     assert whole == [str(n) for n in range(1, 24)]
     for cut in (0, 1, 7, 22):
-        assert [id_ for id_, _, _ in await watched(queue, request.id, cut)] == whole[cut:]
-    assert await watched(queue, request.id, 23) == []
+        assert [id_ for id_, _, _ in await collect_events(queue, request.id, cut)] == whole[cut:]
+    assert await collect_events(queue, request.id, 23) == []
 
 
 async def test_a_quiet_stream_is_kept_open_by_comments(make: Make) -> None:
@@ -123,7 +123,7 @@ async def test_a_stream_that_looks_where_a_request_stands_is_not_silent_for_long
         silent.append(wait_s)
         return since
 
-    monkeypatch.setattr(queue, "changed", unchanged)
+    monkeypatch.setattr(queue, "wait_for_change", unchanged)
     watching = stream(queue, request, 0)
     for _ in range(6):
         silent.clear()
@@ -137,7 +137,7 @@ async def test_a_stream_that_looks_where_a_request_stands_is_not_silent_for_long
 async def test_300_watchers_of_300_requests_are_all_notified(make: Make) -> None:
     queue = await make(LONG_LEASES)
     ids = [(await queue.submit(new())).id for _ in range(300)]
-    watching = [asyncio.create_task(watched(queue, id_)) for id_ in ids]
+    watching = [asyncio.create_task(collect_events(queue, id_)) for id_ in ids]
     await asyncio.sleep(0)
     for id_ in ids:
         await queue.cancel(TENANT, id_)

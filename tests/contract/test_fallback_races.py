@@ -19,12 +19,19 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.queue.store.config import QueueLimits
 from serve_app.telemetry.clock import SystemClock
-from tests.contract.test_fallbacks_contract import CENT, ELSEWHERE, EURO, HOSTED, moved, plan
+from tests.contract.test_fallbacks_contract import (
+    CENT,
+    ELSEWHERE,
+    EURO,
+    HOSTED,
+    move_requests,
+    plan,
+)
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Background, Ingress
-from tests.queue.requests import POOL, TENANT, ask, done, failure, new
+from tests.queue.requests import POOL, TENANT, ask, failure, make_finish, new
 
 REQUESTS, COVERED = 6, 3
 BUDGET = FallbackBudget(Decimal(COVERED), "EUR", "month")
@@ -64,9 +71,9 @@ class Walk:
         return len(work.leases)
 
     async def act(self, act: str, n: int) -> None:
-        key = self.leases[n % len(self.leases)].held if self.leases else None
+        key = self.leases[n % len(self.leases)].key if self.leases else None
         if act == "move":
-            await moved(
+            await move_requests(
                 self.queue,
                 *[await self.queue.current(TENANT, request_id) for request_id in self.ids],
             )
@@ -83,7 +90,7 @@ class Walk:
                 "retry": failure("out_of_memory", retryable=True),
                 "expire": failure("expired"),
             }[act]
-            await self.queue.finish(done(key, outcome))
+            await self.queue.finish(make_finish(key, outcome))
 
     async def run(self, rounds: Sequence[Sequence[tuple[str, int]]]) -> None:
         await self.start()
@@ -103,16 +110,20 @@ class Walk:
             ):
                 await asyncio.gather(*(self.lease(pool, REQUESTS) for pool in (POOL, ELSEWHERE)))
                 for grant in self.leases:
-                    await self.queue.finish(done(grant.held))
+                    await self.queue.finish(make_finish(grant.key))
 
     async def check(self) -> None:
         requests = [await self.queue.current(TENANT, request_id) for request_id in self.ids]
         fell = [request for request in requests if request.fell_back_to]
         assert all(request.fell_back_to == HOSTED for request in fell)
-        assert await self.queue.fallbacks.spent(requests[0].endpoint, "EUR") == len(fell) <= COVERED
+        assert (
+            await self.queue.fallbacks.period_cost(requests[0].endpoint, "EUR")
+            == len(fell)
+            <= COVERED
+        )
         now = SystemClock().now()
         edges = [now - timedelta(days=1), now + timedelta(days=1)]
-        lines = await self.queue.ledger.consumed(TENANT, edges)
+        lines = await self.queue.ledger.usage_totals(TENANT, edges)
         assert sum(line.requests for line in lines) == len(requests)
         done_ = [request for request in requests if request.state is State.SUCCEEDED]
         there = sum(bool(request.fell_back_to) for request in done_)

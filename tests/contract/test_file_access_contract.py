@@ -44,7 +44,7 @@ async def book(at: str | None) -> AsyncIterator[FileAccessBook]:
 async def test_rules_are_found_by_their_id_however_often_they_are_kept(
     book: FileAccessBook,
 ) -> None:
-    for access in (ACCESS, ACCESS.keyed(b"secret")):
+    for access in (ACCESS, ACCESS.with_keyed_id(b"secret")):
         assert await book.find(access.id) is None
         assert all(await asyncio.gather(*(book.keep(access) for _ in range(5))))
         rule = await book.find(access.id)
@@ -54,7 +54,7 @@ async def test_rules_are_found_by_their_id_however_often_they_are_kept(
 
 
 async def test_rules_of_a_tenant_come_in_pages(book: FileAccessBook) -> None:
-    own = [ACCESS.keyed(str(number).encode()) for number in range(5)]
+    own = [ACCESS.with_keyed_id(str(number).encode()) for number in range(5)]
     for access in (*own, FileAccess("b", AccessDecision.FORBID)):
         assert await book.keep(access)
     rules: list[FileAccess] = []

@@ -14,7 +14,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 Queues = tuple[Queue, Queue]
 
@@ -40,7 +40,7 @@ async def queues(
     await ingress.aclose()
 
 
-async def seen(changes: FollowedChanges, state: State | None, request_id: str) -> None:
+async def wait_for_state(changes: FollowedChanges, state: State | None, request_id: str) -> None:
     """Wait until the request is said to be in this state, or until changes may be missing."""
     for _ in range(20):
         batch = await changes.next(5.0)
@@ -55,13 +55,13 @@ async def test_a_request_is_followed_from_its_submission_to_its_deletion(queues:
     with here.follow(TENANT) as changes:
         await changes.next(0.2)
         request = await there.submit(new())
-        await seen(changes, State.QUEUED, request.id)
-        key = (await lease(there)).held
-        await seen(changes, State.RUNNING, request.id)
-        await there.finish(done(key))
-        await seen(changes, State.SUCCEEDED, request.id)
+        await wait_for_state(changes, State.QUEUED, request.id)
+        key = (await lease(there)).key
+        await wait_for_state(changes, State.RUNNING, request.id)
+        await there.finish(make_finish(key))
+        await wait_for_state(changes, State.SUCCEEDED, request.id)
         await there.delete(TENANT, request.id)
-        await seen(changes, None, request.id)
+        await wait_for_state(changes, None, request.id)
 
 
 @pytest.mark.long
@@ -70,12 +70,12 @@ async def test_a_cancelled_and_a_handed_back_request_are_told(queues: Queues) ->
     with here.follow(TENANT) as changes:
         await changes.next(0.2)
         request = await there.submit(new())
-        key = (await lease(there)).held
-        await seen(changes, State.RUNNING, request.id)
+        key = (await lease(there)).key
+        await wait_for_state(changes, State.RUNNING, request.id)
         await there.hand_back(key, "r1", "draining")
-        await seen(changes, State.QUEUED, request.id)
+        await wait_for_state(changes, State.QUEUED, request.id)
         await there.cancel(TENANT, request.id)
-        await seen(changes, State.CANCELLED, request.id)
+        await wait_for_state(changes, State.CANCELLED, request.id)
 
 
 @pytest.mark.long
@@ -96,6 +96,6 @@ async def test_each_follower_is_told_once(queues: Queues) -> None:
         await first.next(0.2)
         await second.next(0)
         request = await there.submit(new())
-        await seen(first, State.QUEUED, request.id)
-        await seen(second, State.QUEUED, request.id)
+        await wait_for_state(first, State.QUEUED, request.id)
+        await wait_for_state(second, State.QUEUED, request.id)
         assert (await first.next(0.2)).requests == ()

@@ -21,7 +21,7 @@ def full(slots: int = 1, *tenants: str, replica: str = "r1") -> Ask:
     return replace(ask(slots, replica=replica), full_tenants=tenants)
 
 
-async def granted(queue: Queue, asked: Ask) -> list[str]:
+async def leased_tenants(queue: Queue, asked: Ask) -> list[str]:
     return [lease.tenant for lease in (await queue.ask(asked)).leases]
 
 
@@ -30,9 +30,9 @@ async def test_its_requests_are_left_for_others(make: Make, limits: QueueLimits)
     queue = await make(limits)
     for tenant in ("ann", "ann", "bob"):
         await queue.submit(new(tenant=tenant))
-    assert await granted(queue, full(4, "ann", "eve")) == ["bob"]
-    assert await granted(queue, full(4, "ann")) == []
-    assert await granted(queue, full(4, "eve", replica="r2")) == ["ann", "ann"]
+    assert await leased_tenants(queue, full(4, "ann", "eve")) == ["bob"]
+    assert await leased_tenants(queue, full(4, "ann")) == []
+    assert await leased_tenants(queue, full(4, "eve", replica="r2")) == ["ann", "ann"]
 
 
 async def test_who_waits_with_a_free_slot_is_not_given_them_at_their_submit(make: Make) -> None:
@@ -52,4 +52,4 @@ async def test_a_poll_can_ask_for_an_early_answer(make: Make) -> None:
     async with asyncio.timeout(60):
         work = await queue.ask(replace(full(1, "ann"), wait_s=0.05))
     assert work.leases == ()
-    assert await granted(queue, ask(1)) == ["ann"]
+    assert await leased_tenants(queue, ask(1)) == ["ann"]

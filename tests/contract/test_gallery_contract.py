@@ -15,7 +15,7 @@ from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewShareLink, RequestFilter, State
 from serve_app.queue.store.words import MAX_WORD_CHARACTERS, MAX_WORDS, words_of
-from tests.contract.test_deletion_contract import ended, new_id
+from tests.contract.test_deletion_contract import new_id, run_request
 from tests.queue.requests import TENANT, new
 
 SDXL = "fal-ai/fast-sdxl"
@@ -26,7 +26,9 @@ async def waiting(queue: Queue, prompt: str, **changes: Any) -> str:
     return (await queue.submit(new(**fields))).id
 
 
-async def found(queue: Queue, words: str | None = None, limit: int = 50, **more: Any) -> list[str]:
+async def find_ids(
+    queue: Queue, words: str | None = None, limit: int = 50, **more: Any
+) -> list[str]:
     """Ids over all pages."""
     ids: list[str] = []
     criteria = RequestFilter(**{"tenant": TENANT, "words": words, **more})
@@ -65,7 +67,7 @@ async def test_requests_are_found_by_the_words_of_their_prompts(queue: Queue) ->
         "": [],
         "7": [red],
     }.items():
-        assert await found(queue, words) == ids, words
+        assert await find_ids(queue, words) == ids, words
 
 
 async def test_a_search_is_narrowed_and_comes_page_by_page(queue: Queue) -> None:
@@ -73,24 +75,24 @@ async def test_a_search_is_narrowed_and_comes_page_by_page(queue: Queue) -> None
     other = await waiting(queue, "a sea", endpoint=SDXL)
     gone = await waiting(queue, "a sea")
     await queue.cancel(TENANT, gone)
-    assert await found(queue, "sea", limit=2) == [gone, other, *reversed(ids)]
-    assert await found(queue, "sea", endpoints=[SDXL]) == [other]
-    assert await found(queue, "sea", endpoints=[SDXL, "none/such"]) == [other]
-    assert await found(queue, "sea", states=[State.CANCELLED]) == [gone]
-    assert await found(queue, "sea", before=ids[2]) == [ids[1], ids[0]]
+    assert await find_ids(queue, "sea", limit=2) == [gone, other, *reversed(ids)]
+    assert await find_ids(queue, "sea", endpoints=[SDXL]) == [other]
+    assert await find_ids(queue, "sea", endpoints=[SDXL, "none/such"]) == [other]
+    assert await find_ids(queue, "sea", states=[State.CANCELLED]) == [gone]
+    assert await find_ids(queue, "sea", before=ids[2]) == [ids[1], ids[0]]
     at = (await queue.get(TENANT, other)).created_at
-    assert other not in await found(queue, "sea", until=at)
-    assert await found(queue, "sea", since=at + timedelta(hours=1)) == []
-    assert await found(queue, endpoints=[SDXL, "none/such"]) == [other]
+    assert other not in await find_ids(queue, "sea", until=at)
+    assert await find_ids(queue, "sea", since=at + timedelta(hours=1)) == []
+    assert await find_ids(queue, endpoints=[SDXL, "none/such"]) == [other]
 
 
 async def test_a_search_may_begin_and_end_at_any_time_there_is(queue: Queue) -> None:
     request = await waiting(queue, "a sea")
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     for words in ("sea", None):
-        assert await found(queue, words, since=first, until=last) == [request]
-        assert await found(queue, words, since=last) == []
-        assert await found(queue, words, until=first) == []
+        assert await find_ids(queue, words, since=first, until=last) == [request]
+        assert await find_ids(queue, words, since=last) == []
+        assert await find_ids(queue, words, until=first) == []
 
 
 async def test_what_is_not_to_be_kept_is_never_found_nor_is_what_was_deleted(
@@ -105,12 +107,12 @@ async def test_what_is_not_to_be_kept_is_never_found_nor_is_what_was_deleted(
     for request_id in deleted:
         await queue.cancel(TENANT, request_id)
         await queue.delete(TENANT, request_id)
-    assert await found(queue, "secret") == [shown]
-    assert await found(queue, favourites=True) == []
+    assert await find_ids(queue, "secret") == [shown]
+    assert await find_ids(queue, favourites=True) == []
 
 
 async def test_several_requests_are_read_at_once(queue: Queue) -> None:
-    first, second = await ended(queue), await waiting(queue, "a sea")
+    first, second = await run_request(queue), await waiting(queue, "a sea")
     other = await waiting(queue, "a sea", tenant="bob")
     several = await queue.gallery.several(TENANT, [first, new_id(), other, second])
     assert [request.id for request in several] == [second, first]
@@ -120,7 +122,7 @@ async def test_several_requests_are_read_at_once(queue: Queue) -> None:
 async def test_each_tenant_finds_its_own(queue: Queue) -> None:
     await waiting(queue, "a sea", tenant="bob")
     own = await waiting(queue, "a sea")
-    assert await found(queue, "sea") == [own]
+    assert await find_ids(queue, "sea") == [own]
     gallery = queue.gallery
     assert await gallery.set_favourites("bob", [own], favourite=True) == frozenset()
     for tenant in (TENANT, "bob"):
@@ -138,10 +140,10 @@ async def test_favourites_are_marked_listed_and_unmarked(queue: Queue) -> None:
     assert marked == {first, third}
     assert await gallery.set_favourites(TENANT, [first], favourite=True) == {first}
     assert await gallery.favourites_among(TENANT, [first, second, unknown]) == {first}
-    assert await found(queue, favourites=True) == [third, first]
-    assert await found(queue, "3", favourites=True) == [third]
+    assert await find_ids(queue, favourites=True) == [third, first]
+    assert await find_ids(queue, "3", favourites=True) == [third]
     await gallery.set_favourites(TENANT, [first, third], favourite=False)
-    assert await found(queue, favourites=True) == []
+    assert await find_ids(queue, favourites=True) == []
 
 
 async def test_a_share_link_is_read_until_it_is_revoked_or_expires(queue: Queue) -> None:
@@ -154,20 +156,20 @@ async def test_a_share_link_is_read_until_it_is_revoked_or_expires(queue: Queue)
     for missing in (other, new_id()):
         with pytest.raises(RequestNotFound):
             await gallery.share(TENANT, missing, NewShareLink("no", b"3" * 32, 60.0), ann)
-    shown = await gallery.shared(b"1" * 32)
+    shown = await gallery.find_shared(b"1" * 32)
     assert shown is not None
     assert shown.id == id_
-    assert await gallery.shared(b"2" * 32) is None  # it has expired
-    assert await gallery.shared(b"3" * 32) is None
+    assert await gallery.find_shared(b"2" * 32) is None  # it has expired
+    assert await gallery.find_shared(b"3" * 32) is None
     assert await gallery.shares(TENANT) == [link]
     assert await gallery.shares("bob") == []
     assert not await gallery.revoke_share("bob", "one", ann)
     assert await gallery.revoke_share(TENANT, "one", ann)
-    assert await gallery.shared(b"1" * 32) is None
+    assert await gallery.find_shared(b"1" * 32) is None
     again = await gallery.share(TENANT, id_, NewShareLink("three", b"4" * 32, 60.0), ann)
     await queue.cancel(TENANT, id_)
     await queue.delete(TENANT, id_)
-    assert await gallery.shared(b"4" * 32) is None
+    assert await gallery.find_shared(b"4" * 32) is None
     assert again not in await gallery.shares(TENANT)
 
 
@@ -187,18 +189,18 @@ async def test_links_of_a_tenant_are_limited_whatever_others_have(
 
 
 async def test_days_count_what_has_ended(queue: Queue) -> None:
-    request_id = await ended(queue)
-    await ended(queue, endpoint=SDXL)
+    request_id = await run_request(queue)
+    await run_request(queue, endpoint=SDXL)
     for endpoint in ("a/first", SDXL, "z/last"):
-        await ended(queue, endpoint=endpoint, tenant="bob")
+        await run_request(queue, endpoint=endpoint, tenant="bob")
     await waiting(queue, "not yet")
     at = (await queue.get(TENANT, request_id)).created_at
     hour = timedelta(hours=1)
     edges = [at - 2 * hour, at - hour, at + hour, at + 2 * hour]
-    assert list(await queue.gallery.days(TENANT, edges, ())) == [0, 2, 0]
-    assert list(await queue.gallery.days(TENANT, edges, [SDXL])) == [0, 1, 0]
-    assert list(await queue.gallery.days("bob", edges, ())) == [0, 3, 0]
-    assert list(await queue.gallery.days("nobody", edges, ())) == [0, 0, 0]
+    assert list(await queue.gallery.count_by_day(TENANT, edges, ())) == [0, 2, 0]
+    assert list(await queue.gallery.count_by_day(TENANT, edges, [SDXL])) == [0, 1, 0]
+    assert list(await queue.gallery.count_by_day("bob", edges, ())) == [0, 3, 0]
+    assert list(await queue.gallery.count_by_day("nobody", edges, ())) == [0, 0, 0]
 
 
 @pytest.mark.long
@@ -218,4 +220,4 @@ def test_words_are_the_same_in_any_case_and_of_a_bounded_number(one: str, two: s
 async def test_any_text_is_stored_and_searched(queue: Queue, prompt: str) -> None:
     id_ = await waiting(queue, prompt)
     words: Sequence[str] = words_of(prompt)
-    assert await found(queue, prompt) == ([id_] if words else [])
+    assert await find_ids(queue, prompt) == ([id_] if words else [])

@@ -21,31 +21,31 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Background, Ingress
-from tests.queue.requests import TENANT, ask, done, lease, new, new_id
+from tests.queue.requests import TENANT, ask, lease, make_finish, new, new_id
 
 PATIENT = replace(LONG_LEASES, ask_wait_s=5.0)
 
 
-def keyed(key: str = "k", body: int = 1, **changes: Any) -> NewRequest:
+def keyed_request(key: str = "k", body: int = 1, **changes: Any) -> NewRequest:
     return new(idempotency_key=key, body_digest=bytes([body]) * 32, **changes)
 
 
 async def test_a_repeat_that_was_not_validated_is_never_stored(queue: Queue) -> None:
-    first = await queue.submit(keyed())
-    for repeat in (keyed(), keyed("another"), new()):
+    first = await queue.submit(keyed_request())
+    for repeat in (keyed_request(), keyed_request("another"), new()):
         with pytest.raises(ValueError, match="was not validated"):
             await queue.submit(replace(repeat, repeats=first))
     assert [listed.id for listed in await queue.page(TENANT, limit=10)] == [first.id]
 
 
 async def test_the_same_key_and_body_is_the_same_request_at_every_stage(queue: Queue) -> None:
-    first = await queue.submit(keyed())
-    assert (await queue.submit(keyed())).id == first.id
+    first = await queue.submit(keyed_request())
+    assert (await queue.submit(keyed_request())).id == first.id
     granted = await lease(queue)
-    running = await queue.submit(keyed())
+    running = await queue.submit(keyed_request())
     assert (running.id, running.state) == (first.id, State.RUNNING)
-    await queue.finish(done(granted.held))
-    ended = await queue.submit(keyed())
+    await queue.finish(make_finish(granted.key))
+    ended = await queue.submit(keyed_request())
     assert (ended.id, ended.state) == (first.id, State.SUCCEEDED)
     assert ended == await queue.get(TENANT, first.id)
     assert [listed.id for listed in await queue.page(TENANT)] == [first.id]
@@ -54,17 +54,17 @@ async def test_the_same_key_and_body_is_the_same_request_at_every_stage(queue: Q
 async def test_the_same_key_with_another_body_is_refused_and_names_the_header(
     queue: Queue,
 ) -> None:
-    await queue.submit(keyed())
+    await queue.submit(keyed_request())
     for act in (queue.submit, queue.find_earlier):
         with pytest.raises(InvalidInput, match="Idempotency-Key") as caught:
-            await act(keyed(body=2))
+            await act(keyed_request(body=2))
         assert caught.value.problems[0].loc == ("header", "Idempotency-Key")
     assert len(await queue.page(TENANT)) == 1
 
 
 async def test_a_key_counts_for_its_tenant_and_endpoint_only(queue: Queue) -> None:
     ids = {
-        (await queue.submit(keyed(tenant=tenant, endpoint=endpoint))).id
+        (await queue.submit(keyed_request(tenant=tenant, endpoint=endpoint))).id
         for tenant in (TENANT, "bob")
         for endpoint in ("fal-ai/flux/schnell", "fal-ai/flux/dev")
     }
@@ -79,16 +79,16 @@ async def test_requests_without_a_key_are_never_repeats(queue: Queue) -> None:
 
 
 async def test_whether_it_is_a_repeat_can_be_asked_before_it_is_submitted(queue: Queue) -> None:
-    assert await queue.find_earlier(keyed()) is None
-    stored = await queue.submit(keyed())
-    assert await queue.find_earlier(keyed()) == stored
+    assert await queue.find_earlier(keyed_request()) is None
+    stored = await queue.submit(keyed_request())
+    assert await queue.find_earlier(keyed_request()) == stored
 
 
 async def test_a_hundred_identical_submits_at_once_are_one_request(make: Make) -> None:
     queue = await make(PATIENT)
     asking = asyncio.create_task(queue.ask(ask(4)))
     await asyncio.sleep(0.05)
-    answers = await asyncio.gather(*(queue.submit(keyed()) for _ in range(100)))
+    answers = await asyncio.gather(*(queue.submit(keyed_request()) for _ in range(100)))
     (request_id,) = {answer.id for answer in answers}
     assert [grant.request_id for grant in (await asking).leases] == [request_id]
     assert [listed.id for listed in await queue.page(TENANT)] == [request_id]
@@ -97,7 +97,7 @@ async def test_a_hundred_identical_submits_at_once_are_one_request(make: Make) -
 
 async def test_repeats_leave_no_trace_in_the_caps(make: Make) -> None:
     queue = await make(replace(LONG_LEASES, max_waiting_per_tenant=3))
-    await asyncio.gather(*(queue.submit(keyed()) for _ in range(3)))
+    await asyncio.gather(*(queue.submit(keyed_request()) for _ in range(3)))
     await queue.submit(new())
     await queue.submit(new())
     with pytest.raises(Overloaded):
@@ -106,11 +106,11 @@ async def test_repeats_leave_no_trace_in_the_caps(make: Make) -> None:
 
 async def test_a_waiting_ask_is_still_served_after_a_repeat_passed_it_by(make: Make) -> None:
     queue = await make(PATIENT)
-    await queue.submit(keyed())
+    await queue.submit(keyed_request())
     await lease(queue)
     asking = asyncio.create_task(queue.ask(ask(1, replica="r2")))
     await asyncio.sleep(0.05)
-    await queue.submit(keyed())
+    await queue.submit(keyed_request())
     fresh = await queue.submit(new())
     assert [grant.request_id for grant in (await asking).leases] == [fresh.id]
 
@@ -126,7 +126,7 @@ async def test_an_undelivered_answer_is_given_again_once(queue: Queue) -> None:
     first = replaying()
     stored = await queue.submit(first)
     assert await queue.find_earlier(replaying()) is None
-    await queue.undelivered(first, stored.id)
+    await queue.record_undelivered(first, stored.id)
     assert await queue.find_earlier(replaying()) == stored
     assert await queue.find_earlier(replaying()) is None
 
@@ -135,12 +135,12 @@ async def test_what_is_lost_again_is_given_again(queue: Queue) -> None:
     first = replaying()
     await queue.submit(first)
     for _ in range(3):
-        await queue.undelivered(first, first.id)
+        await queue.record_undelivered(first, first.id)
         again = await queue.find_earlier(replaying())
         assert again is not None
         assert again.id == first.id
     for _ in range(2):  # recorded twice, it is still one
-        await queue.undelivered(first, first.id)
+        await queue.record_undelivered(first, first.id)
     assert await queue.find_earlier(replaying()) is not None
     assert await queue.find_earlier(replaying()) is None
 
@@ -148,12 +148,12 @@ async def test_what_is_lost_again_is_given_again(queue: Queue) -> None:
 async def test_an_undelivered_answer_is_for_the_same_body_and_key_only(queue: Queue) -> None:
     first = replaying()
     await queue.submit(first)
-    await queue.undelivered(first, first.id)
+    await queue.record_undelivered(first, first.id)
     for other in (
         replaying(body=2),
         replaying(api_key="dk_2"),
         replace(replaying(), replay_key=None),
-        keyed(body=1),
+        keyed_request(body=1),
     ):
         assert await queue.find_earlier(other) is None
     assert await queue.find_earlier(replaying()) is not None
@@ -164,7 +164,7 @@ async def test_of_two_undelivered_answers_two_that_ask_at_once_get_one_each(queu
     for _ in range(2):
         lost = replaying()
         ids.add((await queue.submit(lost)).id)
-        await queue.undelivered(lost, lost.id)
+        await queue.record_undelivered(lost, lost.id)
     answers = await asyncio.gather(*(queue.find_earlier(replaying()) for _ in range(5)))
     replayed = [answer.id for answer in answers if answer is not None]
     assert len(replayed) == len(set(replayed)) <= 2

@@ -38,7 +38,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Jobs, Put
 
         yield fake, put_there
         return
-    database: Database = await request.getfixturevalue("opened")()
+    database: Database = await request.getfixturevalue("database_factory")()
 
     async def put(key: str, kind: str = "work", **given: Any) -> None:
         params = {"kind": kind, "key": key, "tenant": given.get("tenant", "")}
@@ -50,7 +50,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Jobs, Put
 
 
 @pytest.fixture
-def opened(conninfo: str) -> Callable[[], Awaitable[Database]]:
+def database_factory(conninfo: str) -> Callable[[], Awaitable[Database]]:
     async def opening() -> Database:
         database = Database(conninfo)
         await database.start()
@@ -69,16 +69,16 @@ def put(store: tuple[Jobs, Put]) -> Put:
     return store[1]
 
 
-async def taken(jobs: Jobs, kind: JobKind = WORK) -> Job:
+async def take_job(jobs: Jobs, kind: JobKind = WORK) -> Job:
     (job,) = await jobs.take(kind, 1)
     return job
 
 
 async def test_a_job_is_taken_once_and_gone_when_it_is_done(jobs: Jobs, put: Put) -> None:
-    assert not await jobs.due(["work", "other"])
+    assert not await jobs.due_kinds(["work", "other"])
     await put("a", payload={"url": "http://x"}, tenant="ann")
-    assert [*await jobs.due(["work", "other"])] == ["work"]
-    job = await taken(jobs)
+    assert [*await jobs.due_kinds(["work", "other"])] == ["work"]
+    job = await take_job(jobs)
     assert (job.key, job.tenant, job.payload, job.attempts) == ("a", "ann", {"url": "http://x"}, 1)
     assert 0.0 <= job.age_s < 60.0
     assert not await jobs.take(WORK, 5)
@@ -101,8 +101,8 @@ async def test_the_job_of_a_silent_process_is_taken_by_another_and_only_that_may
     jobs: Jobs, put: Put
 ) -> None:
     await put("a")
-    silent = await taken(jobs, SILENT)
-    job = await taken(jobs)
+    silent = await take_job(jobs, SILENT)
+    job = await take_job(jobs)
     assert job.attempts == 2
     assert await jobs.renew(WORK, [silent]) == 0
     await jobs.finish([silent])
@@ -114,18 +114,18 @@ async def test_the_job_of_a_silent_process_is_taken_by_another_and_only_that_may
 
 async def test_a_job_that_failed_waits_for_its_next_attempt(jobs: Jobs, put: Put) -> None:
     await put("a")
-    await jobs.retry([await taken(jobs)], 600.0, "It is away.")
+    await jobs.retry([await take_job(jobs)], 600.0, "It is away.")
     assert not await jobs.take(WORK, 1)
     await put("b")
-    await jobs.retry([await taken(jobs)], 0.0, "It is away.")
-    again = await taken(jobs)
+    await jobs.retry([await take_job(jobs)], 0.0, "It is away.")
+    again = await take_job(jobs)
     assert (again.key, again.attempts) == ("b", 2)
 
 
 async def test_a_job_that_only_waits_counts_no_attempt(jobs: Jobs, put: Put) -> None:
     await put("a")
     for _ in range(3):
-        job = await taken(jobs)
+        job = await take_job(jobs)
         assert job.attempts == 1
         await jobs.retry([job], 0.0, counts=False)
 
@@ -134,8 +134,8 @@ async def test_a_job_that_is_given_up_is_counted_until_it_is_forgotten(
     jobs: Jobs, put: Put
 ) -> None:
     await put("a")
-    await jobs.give_up([await taken(jobs)], "It did not work.")
-    assert not await jobs.due(["work"])
+    await jobs.give_up([await take_job(jobs)], "It did not work.")
+    assert not await jobs.due_kinds(["work"])
     assert not await jobs.take(SILENT, 1)
     assert (await jobs.backlog(["work", "other"]))["work"].given_up == 1
     await jobs.forget(600.0)
@@ -156,7 +156,7 @@ async def test_jobs_that_fail_are_listed_with_their_errors_until_they_succeed(
     await jobs.retry([fails], 60.0, "It is away.")
     await jobs.retry([again], 0.0, "It is away.")
     await jobs.give_up([given_up], "It did not work.")
-    running = await taken(jobs)
+    running = await take_job(jobs)
     first, second, third = await jobs.failing(10)
     assert (first.job, first.error) == ("work/is given up", "It did not work.")
     assert first.given_up_at is not None
@@ -171,10 +171,10 @@ async def test_jobs_that_fail_are_listed_with_their_errors_until_they_succeed(
 
 async def test_a_job_that_is_put_again_while_it_runs_is_run_again(jobs: Jobs, put: Put) -> None:
     await put("a")
-    first = await taken(jobs)
+    first = await take_job(jobs)
     await put("a", payload={"new": True})
     await jobs.finish([first])
-    again = await taken(jobs)
+    again = await take_job(jobs)
     assert (again.payload, again.attempts) == ({"new": True}, 1)
 
 
@@ -182,9 +182,9 @@ async def test_a_job_that_was_given_up_begins_again_when_it_is_put_again(
     jobs: Jobs, put: Put
 ) -> None:
     await put("a")
-    await jobs.give_up([await taken(jobs)], "It did not work.")
+    await jobs.give_up([await take_job(jobs)], "It did not work.")
     await put("a")
-    assert (await taken(jobs)).attempts == 1
+    assert (await take_job(jobs)).attempts == 1
 
 
 async def test_a_failing_job_is_restarted_at_once_with_its_attempts_counted_anew(
@@ -192,7 +192,7 @@ async def test_a_failing_job_is_restarted_at_once_with_its_attempts_counted_anew
 ) -> None:
     for key in ("is given up", "waits/in a folder", "runs again", "never failed"):
         await put(key)
-    given_up, waits, runs = [await taken(jobs) for _ in range(3)]
+    given_up, waits, runs = [await take_job(jobs) for _ in range(3)]
     await jobs.give_up([given_up], "It did not work.")
     await jobs.retry([runs], 0.0, "It is away.")
     (runs,) = [entry for entry in await jobs.take(WORK, 2) if entry.key == runs.key]
@@ -203,7 +203,7 @@ async def test_a_failing_job_is_restarted_at_once_with_its_attempts_counted_anew
         assert (restarted.attempts, restarted.given_up_at) == (0, None)
     assert {job.key for job in await jobs.take(WORK, 9)} == {"is given up", "waits/in a folder"}
     assert await jobs.restart("work/runs again", OPERATOR) is not None
-    assert not await jobs.due(["work"])
+    assert not await jobs.due_kinds(["work"])
     assert await jobs.renew(WORK, [runs]) == 1
     for job in ("work/never failed", "work/unknown", "work", ""):
         assert await jobs.restart(job, OPERATOR) is None
@@ -213,7 +213,7 @@ async def test_jobs_of_tenants_with_none_under_way_are_taken_first(jobs: Jobs, p
     for key in ("a", "b", "c"):
         await put(key, tenant="house")
     await put("d", tenant="other")
-    tenants = [(await taken(jobs, FAIR)).tenant for _ in range(4)]
+    tenants = [(await take_job(jobs, FAIR)).tenant for _ in range(4)]
     assert tenants == ["house", "other", "house", "house"]
 
 
@@ -228,7 +228,7 @@ async def test_the_backlog_counts_what_is_due_by_kind(jobs: Jobs, put: Put) -> N
     await put("a")
     await put("b")
     await put("c", kind="other")
-    await taken(jobs)
+    await take_job(jobs)
     backlog = await jobs.backlog(["work", "other", "none"])
     assert {kind: counts.due for kind, counts in backlog.items()} == {
         "work": 1,

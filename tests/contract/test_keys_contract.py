@@ -72,13 +72,13 @@ async def test_a_key_lets_its_tenant_in(ring: Ring) -> None:
 
 async def test_what_stands_in_place_of_an_id_is_named_if_it_is_one(ring: Ring) -> None:
     key = await ring.keys.create("studio")
-    assert await ring.keys.named(f"Key {key}") == key.id
-    assert await ring.keys.named(f"Key {key.id}:{'0' * 64}") == key.id
-    swapped = await ring.keys.named(f"Key {key.secret}:{key.id}")
+    assert await ring.keys.key_id_of(f"Key {key}") == key.id
+    assert await ring.keys.key_id_of(f"Key {key.id}:{'0' * 64}") == key.id
+    swapped = await ring.keys.key_id_of(f"Key {key.secret}:{key.id}")
     assert swapped == short_hash(key.secret)
     assert key.secret[:8] not in swapped
     for nothing in (None, "", "Key", "Key x", f"Key {key.secret}", "Basic eDp5"):
-        assert await ring.keys.named(nothing) == ""
+        assert await ring.keys.key_id_of(nothing) == ""
 
 
 async def test_a_plain_key_may_only_call(ring: Ring) -> None:

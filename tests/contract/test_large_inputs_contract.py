@@ -7,7 +7,7 @@ import pytest
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Redacted, State
 from tests.contract.test_forgetting_contract import forgot
-from tests.queue.requests import TENANT, ask, done, lease, new
+from tests.queue.requests import TENANT, ask, lease, make_finish, new
 
 IMAGE = "data:image/png;base64," + "iVBO" * 50_000
 WHOLE = {
@@ -35,7 +35,7 @@ async def test_it_is_listed_abbreviated_and_leased_whole(queue: Queue) -> None:
     granted = await lease(queue)
     assert granted.input == WHOLE
     assert (await queue.get(TENANT, request.id)).input == ABBREVIATED
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
     assert (await queue.get(TENANT, request.id)).input == ABBREVIATED
 
 
@@ -55,7 +55,7 @@ async def test_a_list_abbreviates_it(queue: Queue) -> None:
 async def test_a_second_attempt_gets_it_whole_too(queue: Queue) -> None:
     await queue.submit(large())
     first = await lease(queue)
-    await queue.hand_back(first.held, "r1", "It closes.")
+    await queue.hand_back(first.key, "r1", "It closes.")
     assert (await lease(queue, replica="r2")).input == WHOLE
 
 
@@ -63,7 +63,7 @@ async def test_a_second_attempt_gets_it_whole_too(queue: Queue) -> None:
 async def test_a_repeat_of_it_gets_it_abbreviated(queue: Queue, keyed: bool) -> None:
     same = {"idempotency_key": "k"} if keyed else {"reuse_digest": b"r" * 32}
     request = await queue.submit(large(body_digest=b"b" * 32, **same))
-    await queue.finish(done((await lease(queue)).held))
+    await queue.finish(make_finish((await lease(queue)).key))
     again = await queue.submit(large(body_digest=b"b" * 32, **same))
     assert (again.id == request.id) is keyed
     assert again.state is State.SUCCEEDED
@@ -72,7 +72,7 @@ async def test_a_repeat_of_it_gets_it_abbreviated(queue: Queue, keyed: bool) -> 
 
 async def test_it_can_be_forgotten(queue: Queue) -> None:
     request = await queue.submit(large(store_io=False))
-    await queue.finish(done((await lease(queue)).held))
+    await queue.finish(make_finish((await lease(queue)).key))
     stored = await forgot(queue, request.id, Redacted.OUTCOME)
     assert stored.input == {"sync_mode": True}
 

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from serve_app.domain.ports import Queue
 from tests.fakes.queue import FakeQueue
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 
 OWN, OTHER = "test/deep/model", "test/probe"
 
 
 async def test_no_spelling_of_an_id_leads_around_the_limit_to_endpoints(queue: Queue) -> None:
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         house.services.queue = queue
         house.queue = cast("FakeQueue", queue)
         limited_key = str(await house.keys.create("default", endpoints=(OWN,)))

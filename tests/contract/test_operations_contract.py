@@ -16,10 +16,10 @@ from serve_app.domain.operations import PauseKind, WarmTarget, WeightsLevel
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State, WaitReason
 from tests.contract.queues import Make
-from tests.contract.test_reuse_contract import shared
+from tests.contract.test_reuse_contract import reusable_request
 from tests.contract.waiting import eventually
 from tests.queue.database import LONG_ASKS, LONG_LEASES
-from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, new_id, report
+from tests.queue.requests import POOL, TENANT, ask, failure, lease, make_finish, new, new_id, report
 
 OTHER = "fal-ai/flux/dev"
 ENDPOINT = new().endpoint
@@ -42,7 +42,7 @@ async def test_what_is_paused_is_accepted_and_waits_while_others_go_on(make: Mak
     other = (await queue.submit(new(endpoint=OTHER))).id
     work = await queue.ask(ask(4))
     assert [grant.request_id for grant in work.leases] == [other]
-    assert not (await queue.ask(ask(4, work.leases[0].held))).leases
+    assert not (await queue.ask(ask(4, work.leases[0].key))).leases
     request = await queue.get(TENANT, paused[0])
     waiting = await queue.waiting(request)
     assert (request.state, waiting.reason) == (State.QUEUED, WaitReason.PAUSED)
@@ -85,8 +85,8 @@ async def test_what_runs_goes_on_when_its_endpoint_is_paused(make: Make) -> None
     await queue.submit(new())
     granted = await lease(queue)
     await queue.operations.pause(ENDPOINT, ADMIN)
-    assert not (await queue.report(report(granted.held))).fenced
-    assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
+    assert not (await queue.report(report(granted.key))).fenced
+    assert await queue.finish(make_finish(granted.key)) is Verdict.ACCEPTED
 
 
 async def test_what_drains_is_served_and_accepts_nothing(make: Make) -> None:
@@ -119,14 +119,14 @@ async def test_a_requeued_request_is_fenced_and_runs_again_without_a_failure(mak
     request = await queue.submit(new())
     granted = await lease(queue)
     assert await queue.operations.requeue(request.id, ADMIN) is State.QUEUED
-    signals = (await queue.ask(ask(0, granted.held))).signals
-    assert signals == (Signal(SignalKind.FENCED, granted.held),)
-    assert await queue.finish(done(granted.held)) is Verdict.FENCED
-    assert (await queue.report(report(granted.held))).fenced == (granted.held,)
+    signals = (await queue.ask(ask(0, granted.key))).signals
+    assert signals == (Signal(SignalKind.FENCED, granted.key),)
+    assert await queue.finish(make_finish(granted.key)) is Verdict.FENCED
+    assert (await queue.report(report(granted.key))).fenced == (granted.key,)
     again = await lease(queue)
     assert (again.request_id, again.attempt) == (request.id, 2)
     assert (await queue.get(TENANT, request.id)).failures == 0
-    assert await queue.finish(done(again.held)) is Verdict.ACCEPTED
+    assert await queue.finish(make_finish(again.key)) is Verdict.ACCEPTED
     assert await acts(queue) == [(ADMIN, "request.requeue", request.id)]
 
 
@@ -169,7 +169,7 @@ async def test_what_runs_or_is_a_session_or_has_ended_has_no_place_to_change(mak
     granted = await lease(queue)
     with pytest.raises(RequestActive, match="runs already"):
         await queue.operations.prioritise(request.id, Priority.HIGH, ADMIN)
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
     with pytest.raises(AlreadyFinal):
         await queue.operations.prioritise(request.id, Priority.HIGH, ADMIN)
     with pytest.raises(RequestNotFound):
@@ -183,7 +183,7 @@ async def test_what_runs_or_is_a_session_or_has_ended_has_no_place_to_change(mak
 async def test_a_request_is_failed_by_hand_with_the_reason(make: Make, runs: bool) -> None:
     queue = await make()
     request = await queue.submit(new())
-    key = (await lease(queue)).held if runs else None
+    key = (await lease(queue)).key if runs else None
     waiting = asyncio.create_task(queue.wait(TENANT, request.id, 10.0))
     assert await queue.operations.fail(request.id, ADMIN, "It hangs") is State.FAILED
     ended = await waiting
@@ -192,8 +192,8 @@ async def test_a_request_is_failed_by_hand_with_the_reason(make: Make, runs: boo
     assert ended.outcome.failure.code == "failed_by_hand"
     assert "It hangs" in ended.outcome.failure.message
     if key is not None:
-        assert await queue.finish(done(key)) is Verdict.FENCED
-        assert await queue.finish(done(key, failure())) is Verdict.FENCED
+        assert await queue.finish(make_finish(key)) is Verdict.FENCED
+        assert await queue.finish(make_finish(key, failure())) is Verdict.FENCED
     assert (await queue.get(TENANT, request.id)).state is State.FAILED
     assert not (await queue.ask(ask(1))).leases
     (act,) = await queue.operations.audit()
@@ -328,9 +328,9 @@ async def test_a_request_that_waits_for_the_outcome_of_another_is_listed_as_wait
     make: Make,
 ) -> None:
     queue = await make(LONG_LEASES)
-    await queue.submit(shared())
+    await queue.submit(reusable_request())
     leader = await lease(queue)
-    follower = await queue.submit(shared())
+    follower = await queue.submit(reusable_request())
     assert follower.follows == leader.request_id
     for chosen in ({}, {"tenant": TENANT}, {"endpoints": [ENDPOINT]}):
         assert await waiting(queue, **chosen) == [follower.id]

@@ -28,7 +28,7 @@ from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.fakes.queue import FakeQueue
-from tests.queue.requests import TENANT, ask, done, failure, lease, new
+from tests.queue.requests import TENANT, ask, failure, lease, make_finish, new
 
 URL = "https://receiver.example/hook?a=b"
 HOST = "receiver.example"
@@ -43,11 +43,11 @@ class House:
     queue: Queue
     outbox: Outbox
 
-    async def ended(self, url: str = URL, **changes: Any) -> str:
+    async def run_request(self, url: str = URL, **changes: Any) -> str:
         """Id of a request that has succeeded."""
         request = await self.queue.submit(new(**{"webhook": Webhook(url, ORIGIN), **changes}))
-        key = (await lease(self.queue)).held
-        await self.queue.finish(done(key))
+        key = (await lease(self.queue)).key
+        await self.queue.finish(make_finish(key))
         return request.id
 
     async def claim(
@@ -78,7 +78,7 @@ async def forgetful(make: Make) -> House:
 
 
 async def _finished(queue: Queue, outcome: Outcome) -> None:
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     await queue.finish(Finish(key, "r1", outcome))
 
 
@@ -104,7 +104,7 @@ async def test_every_end_writes_one_delivery(house: House, how: str) -> None:
 
 async def test_a_cancel_of_what_runs_and_an_expiry_write_one_too(house: House) -> None:
     running = await house.queue.submit(new(webhook=Webhook(URL, ORIGIN)))
-    key = (await lease(house.queue)).held
+    key = (await lease(house.queue)).key
     assert await house.queue.cancel(TENANT, running.id) is CancelVerdict.REQUESTED
     cancelled = Outcome(failure=Failure("cancelled", "Cancelled.", retryable=False))
     await house.queue.finish(Finish(key, "r1", cancelled))
@@ -114,7 +114,7 @@ async def test_a_cancel_of_what_runs_and_an_expiry_write_one_too(house: House) -
 
 
 async def test_an_outcome_that_is_reused_is_sent_as_well(house: House) -> None:
-    await house.ended(reuse_digest=b"same", webhook=None)
+    await house.run_request(reuse_digest=b"same", webhook=None)
     again = await house.queue.submit(new(reuse_digest=b"same", webhook=Webhook(URL, ORIGIN)))
     assert again.state is State.SUCCEEDED
     assert [delivery.request_id for delivery in await house.claim()] == [again.id]
@@ -130,7 +130,7 @@ async def test_a_request_without_a_webhook_has_none(house: House) -> None:
 
 
 async def test_a_delivery_is_claimed_by_one_of_many(house: House) -> None:
-    ids = {await house.ended() for _ in range(12)}
+    ids = {await house.run_request() for _ in range(12)}
     claims = await asyncio.gather(*(house.claim(2) for _ in range(12)))
     claimed = [delivery.request_id for some in claims for delivery in some]
     assert len(claimed) == len(set(claimed))
@@ -139,16 +139,16 @@ async def test_a_delivery_is_claimed_by_one_of_many(house: House) -> None:
 
 
 async def test_of_a_channel_no_more_come_than_are_wanted_and_the_oldest_first(house: House) -> None:
-    first, second, third = [await house.ended() for _ in range(3)]
+    first, second, third = [await house.run_request() for _ in range(3)]
     assert {delivery.request_id for delivery in await house.claim(2)} == {first, second}
     assert [delivery.request_id for delivery in await house.claim(2)] == [third]
 
 
 async def test_channels_are_tenant_and_host_and_come_in_pages(house: House) -> None:
-    await house.ended("https://b.example/x")
-    await house.ended("http://user:secret@B.example:8080/y")
-    await house.ended("https://a.example?z")
-    await house.ended("https://a.example/other", tenant="bob")
+    await house.run_request("https://b.example/x")
+    await house.run_request("http://user:secret@B.example:8080/y")
+    await house.run_request("https://a.example?z")
+    await house.run_request("https://a.example/other", tenant="bob")
     channels = [channel for channel, due in await house.outbox.channels(None, 10) if due]
     assert channels == [
         DeliveryChannel(TENANT, "a.example"),
@@ -164,39 +164,41 @@ async def test_channels_are_tenant_and_host_and_come_in_pages(house: House) -> N
 
 
 async def test_the_first_body_stays(house: House) -> None:
-    await house.ended()
+    await house.run_request()
     (claimed,) = await house.claim()
     assert await house.outbox.keep_body(claimed, b"one") == b"one"
     assert await house.outbox.keep_body(claimed, b"two") == b"one"
-    await house.outbox.failed(claimed, BAD, 0.0)
+    await house.outbox.record_failure(claimed, BAD, 0.0)
     (again,) = await house.claim()
     assert (again.id, again.body, again.tries) == (claimed.id, b"one", 1)
 
 
 async def test_what_is_delivered_is_not_claimed_again(house: House) -> None:
-    id_ = await house.ended()
+    id_ = await house.run_request()
     (claimed,) = await house.claim()
-    assert await house.outbox.delivered(claimed, FINE)
+    assert await house.outbox.record_success(claimed, FINE)
     assert await house.claim() == []
     delivery = await house.outbox.get(TENANT, id_)
     assert (delivery.state, delivery.status, delivery.tries) == (DeliveryState.DELIVERED, 200, 1)
     assert delivery.ended_at is not None
     assert delivery.due_at is None
-    assert not await house.outbox.failed(claimed, BAD, None)
+    assert not await house.outbox.record_failure(claimed, BAD, None)
     assert (await house.outbox.get(TENANT, id_)).state is DeliveryState.DELIVERED
 
 
 async def test_what_failed_is_due_again_later_or_dead(house: House) -> None:
-    id_ = await house.ended()
+    id_ = await house.run_request()
     (claimed,) = await house.claim()
-    assert await house.outbox.failed(claimed, BAD, 60.0)
+    assert await house.outbox.record_failure(claimed, BAD, 60.0)
     assert await house.claim() == []
     delivery = await house.outbox.get(TENANT, id_)
     assert (delivery.state, delivery.error) == (DeliveryState.PENDING, BAD.error)
     assert delivery.due_at is not None
     await house.outbox.redeliver(TENANT, id_, Actor("key"))
     (claimed,) = await house.claim()
-    assert await house.outbox.failed(claimed, ReceiverResponse(0.3, 410, "Gone.", final=True), None)
+    assert await house.outbox.record_failure(
+        claimed, ReceiverResponse(0.3, 410, "Gone.", final=True), None
+    )
     assert (await house.outbox.get(TENANT, id_)).state is DeliveryState.DEAD
     assert await house.claim() == []
     tried = await house.outbox.tries(TENANT, id_)
@@ -208,7 +210,7 @@ async def test_what_failed_is_due_again_later_or_dead(house: House) -> None:
 
 
 async def test_a_claim_that_is_put_back_is_no_try(house: House) -> None:
-    id_ = await house.ended()
+    id_ = await house.run_request()
     (claimed,) = await house.claim()
     assert await house.outbox.put_back(claimed, 0.0)
     assert not await house.outbox.put_back(claimed, 0.0)
@@ -218,7 +220,7 @@ async def test_a_claim_that_is_put_back_is_no_try(house: House) -> None:
 
 
 async def test_whose_claim_ran_out_is_fenced(forgetful: House) -> None:
-    id_ = await forgetful.ended()
+    id_ = await forgetful.run_request()
     (late,) = await forgetful.claim()
     claims: list[ClaimedDelivery] = []
 
@@ -229,19 +231,19 @@ async def test_whose_claim_ran_out_is_fenced(forgetful: House) -> None:
     await eventually(claimed_again)
     assert claims[0].id == late.id
     assert await forgetful.outbox.keep_body(late, b"late") is None
-    assert not await forgetful.outbox.delivered(late, FINE)
+    assert not await forgetful.outbox.record_success(late, FINE)
     assert not await forgetful.outbox.put_back(late, 0.0)
-    assert await forgetful.outbox.delivered(claims[0], FINE)
+    assert await forgetful.outbox.record_success(claims[0], FINE)
     assert len(await forgetful.outbox.tries(TENANT, id_)) == 1
 
 
 async def test_a_redelivery_fences_the_try_that_is_under_way(house: House) -> None:
-    id_ = await house.ended()
+    id_ = await house.run_request()
     (claimed,) = await house.claim()
     await house.outbox.keep_body(claimed, b"body")
     delivery = await house.outbox.redeliver(TENANT, id_, Actor("key-1"))
     assert delivery.state is DeliveryState.PENDING
-    assert not await house.outbox.delivered(claimed, FINE)
+    assert not await house.outbox.record_success(claimed, FINE)
     (again,) = await house.claim()
     assert (again.id, again.body, again.tries) == (claimed.id, b"body", 0)
     acts = await house.queue.operations.audit()
@@ -263,15 +265,15 @@ async def test_what_has_not_ended_and_what_is_anothers_cannot_be_sent_again(hous
 
 
 async def test_pages_are_newest_first_by_state(house: House) -> None:
-    ids = [await house.ended() for _ in range(4)]
+    ids = [await house.run_request() for _ in range(4)]
     for _ in range(3):
-        await house.ended(tenant="bob")
+        await house.run_request(tenant="bob")
     delivered, dead = await house.claim(2, DeliveryChannel("bob", CHANNEL.host))
-    await house.outbox.delivered(delivered, FINE)
-    await house.outbox.failed(dead, BAD, None)
+    await house.outbox.record_success(delivered, FINE)
+    await house.outbox.record_failure(dead, BAD, None)
     claimed = {delivery.request_id: delivery for delivery in await house.claim()}
-    await house.outbox.delivered(claimed[ids[0]], FINE)
-    await house.outbox.failed(claimed[ids[1]], BAD, None)
+    await house.outbox.record_success(claimed[ids[0]], FINE)
+    await house.outbox.record_failure(claimed[ids[1]], BAD, None)
 
     async def page(**wish: Any) -> list[str]:
         return [delivery.request_id for delivery in await house.outbox.page(TENANT, **wish)]
@@ -286,9 +288,9 @@ async def test_pages_are_newest_first_by_state(house: House) -> None:
 
 async def test_the_backlog_is_counted_and_what_is_too_old_is_given_up(house: House) -> None:
     assert (await house.outbox.backlog()).pending == 0
-    ids = [await house.ended() for _ in range(3)]
+    ids = [await house.run_request() for _ in range(3)]
     (first, *_) = await house.claim(1)
-    await house.outbox.failed(first, BAD, 60.0)
+    await house.outbox.record_failure(first, BAD, 60.0)
     await asyncio.sleep(0.05)
     backlog = await house.outbox.backlog()
     assert backlog.pending == 3
@@ -303,10 +305,10 @@ async def test_the_backlog_is_counted_and_what_is_too_old_is_given_up(house: Hou
 
 
 async def test_a_deleted_request_sends_no_notification(house: House) -> None:
-    id_ = await house.ended()
+    id_ = await house.run_request()
     (claimed,) = await house.claim()
     await house.queue.delete(TENANT, id_)
-    assert not await house.outbox.failed(claimed, BAD, 1.0)
+    assert not await house.outbox.record_failure(claimed, BAD, 1.0)
     assert await house.outbox.channels(None, 10) == []
     with pytest.raises(RequestNotFound):
         await house.outbox.get(TENANT, id_)

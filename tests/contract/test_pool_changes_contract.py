@@ -12,7 +12,7 @@ from serve_app.domain.executors.fallback import (
 )
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State
-from tests.queue.requests import POOL, TENANT, done, lease, new
+from tests.queue.requests import POOL, TENANT, lease, make_finish, new
 
 OWN, OTHER, ELSEWHERE = "acme/own", "acme/other", "elsewhere"
 
@@ -36,7 +36,7 @@ async def test_requests_go_on_in_another_pool_in_their_order(queue: Queue) -> No
 
 async def test_only_what_waits_in_no_pool_of_those_is_outside(queue: Queue) -> None:
     await queue.submit(new(endpoint=OWN))
-    running = (await lease(queue)).held
+    running = (await lease(queue)).key
     fallback = Fallback(OTHER, ELSEWHERE, errors=(), max_wait_s=1.0)
     falls = await queue.submit(new(endpoint=OWN, fallback=fallback))
     await queue.fallbacks.move([FallbackMove(falls.id, FallbackReason.MAX_WAIT)])
@@ -47,7 +47,7 @@ async def test_only_what_waits_in_no_pool_of_those_is_outside(queue: Queue) -> N
     assert await queue.fallbacks.queued_outside([]) == [fell, waits]
     assert await queue.fallbacks.queued_outside([POOL]) == [fell]
     assert await queue.fallbacks.queued_outside([POOL, ELSEWHERE]) == []
-    await queue.finish(done(running))
+    await queue.finish(make_finish(running))
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.SUCCEEDED])
@@ -55,7 +55,7 @@ async def test_what_has_started_stays_where_it_is(queue: Queue, state: State) ->
     request = await queue.submit(new(endpoint=OWN))
     leased = await lease(queue)
     if state is State.SUCCEEDED:
-        await queue.finish(done(leased.held))
+        await queue.finish(make_finish(leased.key))
     assert await queue.fallbacks.change_pool(QueuedGroup(POOL, TENANT, OWN), ELSEWHERE) == 0
     now = await queue.current(TENANT, request.id)
     assert (now.state, now.pool) == (state, POOL)

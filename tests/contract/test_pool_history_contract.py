@@ -14,7 +14,7 @@ from tests.queue.requests import POOL, ask, new
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
-async def sampled(queue: Queue) -> list[PoolSample]:
+async def take_samples(queue: Queue) -> list[PoolSample]:
     """Figures of ``POOL`` in the last hour, in steps of ten minutes."""
     await queue.pool_history.sample()
     samples = await queue.pool_history.read(HOUR, 10 * MINUTE)
@@ -28,18 +28,18 @@ async def test_a_step_has_the_largest_figures_of_each_pool(make: Make) -> None:
         await queue.submit(new())
 
     async def are_seen() -> bool:
-        found = await sampled(queue)
+        found = await take_samples(queue)
         return bool(found) and found[-1].queued == 3
 
     await eventually(are_seen)
     assert (await queue.ask(ask(2))).leases
 
     async def run() -> bool:
-        found = await sampled(queue)
+        found = await take_samples(queue)
         return found[-1].running == 2 and found[-1].replicas == 1
 
     await eventually(run)
-    samples = await sampled(queue)
+    samples = await take_samples(queue)
     assert max(row.queued for row in samples) == 3, "the most, not the last"
     for sample in samples:
         assert sample.at.timestamp() % 600 == 0

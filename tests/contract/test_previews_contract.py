@@ -18,7 +18,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 FIRST = Preview(2, b"\xff\xd8\x00 the first")
 SECOND = Preview(3, b"\xff\xd8\x00 the second")
@@ -46,7 +46,7 @@ async def report_step(
 
 async def running(queue: Queue, **changes: bool) -> LeaseKey:
     await queue.submit(new(**changes))
-    return (await lease(queue)).held
+    return (await lease(queue)).key
 
 
 async def test_the_newest_preview_is_handed_out(queue: Queue) -> None:
@@ -66,7 +66,7 @@ async def test_a_request_shows_the_step_of_its_preview_and_its_rate(queue: Queue
     seen = await queue.get(TENANT, key.request_id)
     assert seen.preview_step == 0
     await report_step(queue, key, 2, FIRST)
-    shown = await queue.changed(TENANT, key.request_id, 5.0, since=seen)
+    shown = await queue.wait_for_change(TENANT, key.request_id, 5.0, since=seen)
     assert shown.preview_step == 2
     assert shown.progress is not None
     assert (shown.progress.rate, shown.progress.left_s) == (2.0, 3.0)
@@ -90,12 +90,12 @@ async def test_replicas_report_less_often_about_what_nobody_follows(queue: Queue
     await queue.get(TENANT, key.request_id)
     assert (await report_step(queue, key, 3)).next_in_s == 0.0
     assert (await report_step(queue, other, 3)).next_in_s == UNFOLLOWED_REPORT_S
-    following = asyncio.create_task(queue.changed(TENANT, other.request_id, 30.0))
+    following = asyncio.create_task(queue.wait_for_change(TENANT, other.request_id, 30.0))
     await asyncio.sleep(0.05)
     assert (await report_step(queue, other, 3)).next_in_s == 0.0
     assert (await queue.report(Report("r1", (key, other)))).next_in_s == 0.0
     for attempt in (key, other):
-        await queue.finish(done(attempt))
+        await queue.finish(make_finish(attempt))
     assert (await waiting).state is (await following).state is State.SUCCEEDED
 
 
@@ -121,13 +121,13 @@ async def test_a_preview_ends_with_its_attempt(queue: Queue) -> None:
     await report_step(queue, key, 2, FIRST)
     await queue.hand_back(key, "r1", "draining")
     assert await queue.preview(TENANT, key.request_id) is None
-    again = (await lease(queue)).held
+    again = (await lease(queue)).key
     await report_step(queue, again, 0)
     assert await queue.preview(TENANT, key.request_id) is None
     assert (await queue.get(TENANT, key.request_id)).preview_step == 0
     await report_step(queue, again, 2, SECOND)
     await report_step(queue, key, 4, FIRST)  # a late report of the previous attempt
     assert await queue.preview(TENANT, key.request_id) == SECOND
-    await queue.finish(done(again))
+    await queue.finish(make_finish(again))
     assert (await queue.get(TENANT, key.request_id)).preview_step == 0
     assert await queue.preview(TENANT, key.request_id) is None

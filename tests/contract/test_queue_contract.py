@@ -148,7 +148,7 @@ async def test_who_is_to_run_alone_is_leased_so_each_time(queue: Queue, alone: b
     for _ in range(2):
         granted = await lease(queue)
         assert granted.alone is alone
-        await queue.hand_back(granted.held, "r1", "draining")
+        await queue.hand_back(granted.key, "r1", "draining")
     assert (await queue.get(TENANT, request.id)).alone is alone
 
 

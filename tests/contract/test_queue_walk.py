@@ -35,7 +35,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import Background, Ingress
-from tests.queue.requests import TENANT, ask, done, failure, new, report
+from tests.queue.requests import TENANT, ask, failure, make_finish, new, report
 
 LIMITS = QueueLimits(
     lease_s=600.0, first_lease_s=600.0, ask_wait_s=10.0, check_interval_s=0.05, max_failures=2
@@ -96,7 +96,7 @@ class Walk(RuleBasedStateMachine):
     def submit(self, pool: str, priority: Priority, retries: Retries | None) -> str:
         new_request = new(pool=pool, priority=priority, retries=retries, price=CENT)
         request = self.do(self.queue.submit(new_request))
-        return self.entered(request, retries)
+        return self.note_request(request, retries)
 
     @rule(target=submitted, wish=st.integers(0, 1), priority=st.sampled_from(Priority))
     def submit_what_may_be_shared(self, wish: int, priority: Priority) -> str:
@@ -118,9 +118,9 @@ class Walk(RuleBasedStateMachine):
         else:
             assert (request.state, request.follows) == (State.QUEUED, None)
         self.wishes[request.id] = wish
-        return self.entered(request, None)
+        return self.note_request(request, None)
 
-    def entered(self, request: Request, retries: Retries | None) -> str:
+    def note_request(self, request: Request, retries: Retries | None) -> str:
         self.pools[request.id] = request.pool
         self.priorities[request.id] = request.priority
         self.failures[request.id] = 0
@@ -167,7 +167,7 @@ class Walk(RuleBasedStateMachine):
             "retry": failure("out_of_memory", retryable=True),
             "cancelled": failure("cancelled"),
         }[how]
-        verdict = self.do(self.queue.finish(done(held, outcome)))
+        verdict = self.do(self.queue.finish(make_finish(held, outcome)))
         if self.holder.get(held.request_id) != held:
             repeated = self.accepted.get(held) == "finish"
             assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
@@ -175,7 +175,7 @@ class Walk(RuleBasedStateMachine):
         assert verdict is Verdict.ACCEPTED
         left = self.left[held.request_id]
         cause = Cause.SERVER_ERROR if how == "retry" else None
-        self.ended(held, "finish", cause)
+        self.note_end(held, "finish", cause)
         request = self.look(held.request_id)
         if how != "retry":
             assert request.state == how
@@ -196,7 +196,7 @@ class Walk(RuleBasedStateMachine):
             assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
             return
         assert verdict is Verdict.ACCEPTED
-        self.ended(held, "hand_back", None)
+        self.note_end(held, "hand_back", None)
 
     @rule(held=leased)
     def an_attempt_that_was_overtaken_is_refused(self, held: LeaseKey) -> None:
@@ -210,8 +210,8 @@ class Walk(RuleBasedStateMachine):
         for granted in work.leases:
             self.holder[granted.request_id] = granted.held
         for act in (
-            lambda: self.queue.finish(done(held)),
-            lambda: self.queue.finish(done(held, failure("out_of_memory", retryable=True))),
+            lambda: self.queue.finish(make_finish(held)),
+            lambda: self.queue.finish(make_finish(held, failure("out_of_memory", retryable=True))),
         ):
             assert self.do(act()) is Verdict.FENCED
         assert self.do(self.queue.report(report(held))).fenced == (held,)
@@ -235,7 +235,7 @@ class Walk(RuleBasedStateMachine):
             assert verdict is CancelVerdict.CANCELLED
             assert self.look(request_id).state is State.CANCELLED
             self.following.pop(request_id, None)
-            self.settled(request_id)
+            self.settle_followers(request_id)
 
     @rule()
     def every_replica_dies(self) -> None:
@@ -245,7 +245,7 @@ class Walk(RuleBasedStateMachine):
             self.do(self.until_it_ended(key))
             if key in self.confirmed:
                 self.suspects.add(key.request_id)
-            self.ended(key, "death", Cause.CONNECTION_ERROR if key in self.confirmed else None)
+            self.note_end(key, "death", Cause.CONNECTION_ERROR if key in self.confirmed else None)
 
     async def until_it_ended(self, held: LeaseKey) -> None:
         async with asyncio.timeout(120):
@@ -255,18 +255,18 @@ class Walk(RuleBasedStateMachine):
                     return
                 await asyncio.sleep(0.01)
 
-    def ended(self, held: LeaseKey, act: str, cause: Cause | None) -> None:
+    def note_end(self, held: LeaseKey, act: str, cause: Cause | None) -> None:
         """Record the end of an attempt. ``cause``: cause of a failure that counts."""
         id_ = held.request_id
         del self.holder[id_]
         self.accepted[held] = act
         self.failures[id_] += cause is not None
         left = self.left[id_]
-        if left is not None and cause is not None and left.left(cause):
+        if left is not None and cause is not None and left.remaining(cause):
             self.left[id_] = left.after(cause)
-        self.settled(id_)
+        self.settle_followers(id_)
 
-    def settled(self, id_: str) -> None:
+    def settle_followers(self, id_: str) -> None:
         """Wait until the requests coalesced with an ended one have its outcome, or the first of
         them leads the others.
         """
@@ -313,7 +313,7 @@ class Walk(RuleBasedStateMachine):
             assert [line.sequence for line in lines] == list(range(1, len(lines) + 1))
         now = SystemClock().now()
         edges = [now - timedelta(days=1), now + timedelta(days=1)]
-        totals = self.do(self.queue.ledger.consumed(TENANT, edges))
+        totals = self.do(self.queue.ledger.usage_totals(TENANT, edges))
         computed = [
             request
             for request in self.finals.values()

@@ -17,7 +17,7 @@ from serve_app.settings import BudgetConfig, TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_fairness_contract import CALM
 from tests.fakes.queue import FakeQueue
-from tests.queue.requests import POOL, TENANT, ask, done, new, new_id
+from tests.queue.requests import POOL, TENANT, ask, make_finish, new, new_id
 
 
 async def session_of(queue: Queue, **changes: object):
@@ -51,12 +51,12 @@ async def test_sessions_are_open_from_their_submit_to_their_end(make: Make) -> N
     assert await queue.open_sessions(TENANT, elsewhere) == 1
     await queue.cancel(TENANT, waiting.id)
     assert await queue.open_sessions(TENANT, POOL) == 1
-    await queue.finish(done(lease.held))
+    await queue.finish(make_finish(lease.key))
     assert await queue.open_sessions(TENANT, POOL) == 0
     assert await queue.open_sessions("bob", POOL) == 1
 
 
-async def counted(queue: Queue, at: str | None) -> list[str]:
+async def usage_ids(queue: Queue, at: str | None) -> list[str]:
     """Ids of the usage lines."""
     if isinstance(queue, FakeQueue):
         return queue.usage
@@ -67,13 +67,13 @@ async def counted(queue: Queue, at: str | None) -> list[str]:
 
 async def test_a_frame_is_counted_once(make: Make, at: str | None) -> None:
     queue = await make()
-    before = len(await counted(queue, at))
+    before = len(await usage_ids(queue, at))
     lease = await session_of(queue)
     frame, usage = new_id(), Usage(run_s=0.5, steps=4, units=1.0)
     for _ in range(2):
-        await queue.record_frame(lease.held, frame, State.SUCCEEDED, usage)
-    await queue.finish(done(lease.held, Outcome(output={"frames": 1})))
-    assert (await counted(queue, at))[before:] == [frame, lease.request_id]
+        await queue.record_frame(lease.key, frame, State.SUCCEEDED, usage)
+    await queue.finish(make_finish(lease.key, Outcome(output={"frames": 1})))
+    assert (await usage_ids(queue, at))[before:] == [frame, lease.request_id]
 
 
 async def test_frames_exceed_a_budget_when_the_next_one_is_not_covered(make: Make) -> None:
@@ -84,7 +84,7 @@ async def test_frames_exceed_a_budget_when_the_next_one_is_not_covered(make: Mak
     session = await session_of(queue, price=price, expected=ONE_FRAME)
     usage = Usage(run_s=0.5, steps=4, units=1.0)
     for cents, exceeded in ((1, False), (-1, True)):  # with the frame that the session has reserved
-        await queue.record_frame(session.held, new_id(), State.SUCCEEDED, usage)
+        await queue.record_frame(session.key, new_id(), State.SUCCEEDED, usage)
         left = await queue.budget_left(TENANT)
         assert left is not None
         assert (left.limit, left.remaining) == (budget.amount, Decimal(cents) / 100)
@@ -99,7 +99,7 @@ async def test_frames_exceed_a_budget_when_the_next_one_is_not_covered(make: Mak
 async def test_how_long_a_session_stays_says_nothing_about_other_requests(make: Make) -> None:
     queue = await make(CALM)
     lease = await session_of(queue)
-    await queue.finish(done(lease.held, Outcome(output={}, usage=Usage(run_s=3600.0))))
+    await queue.finish(make_finish(lease.key, Outcome(output={}, usage=Usage(run_s=3600.0))))
     request = await queue.submit(new())
     assert (await queue.waiting(request)).starts_at is None
     assert (await queue.get(TENANT, request.id)).state is State.QUEUED

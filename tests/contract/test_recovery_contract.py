@@ -16,8 +16,8 @@ from tests.queue.database import LONG_LEASES, QUICK, UNCONFIRMED
 from tests.queue.requests import (
     TENANT,
     ask,
-    done,
     lease,
+    make_finish,
     new,
     report,
 )
@@ -28,14 +28,14 @@ async def test_a_lease_that_runs_out_is_tried_again_and_no_failure_of_the_reques
 ) -> None:
     queue = await make(QUICK)
     request = await queue.submit(new())
-    old = (await lease(queue)).held
+    old = (await lease(queue)).key
 
     async def queued_again() -> bool:
         return (await queue.get(TENANT, request.id)).state is State.QUEUED
 
     await eventually(queued_again)
     assert (await queue.get(TENANT, request.id)).failures == 0
-    assert await queue.finish(done(old)) is Verdict.FENCED
+    assert await queue.finish(make_finish(old)) is Verdict.FENCED
     again = await lease(queue, "r2")
     assert again.attempt == 2
     assert not again.alone  # it has not ended its replica
@@ -47,7 +47,7 @@ async def test_a_lease_that_is_renewed_lasts(make: Make) -> None:
     async def outlived() -> bool:
         """Renew a lease for three times its length. False if the machine stood still meanwhile."""
         request = await queue.submit(new())
-        key = (await lease(queue)).held
+        key = (await lease(queue)).key
         renewed = began = time.monotonic()
         while time.monotonic() - began < 3 * QUICK.lease_s:
             fenced = (await queue.report(report(key))).fenced
@@ -58,7 +58,7 @@ async def test_a_lease_that_is_renewed_lasts(make: Make) -> None:
             assert not fenced
             renewed = time.monotonic()
             await asyncio.sleep(QUICK.lease_s / 20)
-        finished = await queue.finish(done(key))
+        finished = await queue.finish(make_finish(key))
         if finished is not Verdict.ACCEPTED and time.monotonic() - renewed > QUICK.lease_s / 2:
             await queue.cancel(TENANT, request.id)
             return False
@@ -123,7 +123,7 @@ async def test_an_ask_that_a_dead_replica_left_open_is_given_nothing(
     queue = await make(replace(LONG_LEASES, ask_wait_s=60.0))
     request = await queue.submit(new())
     granted = await lease(queue)
-    left_open = asyncio.create_task(queue.ask(ask(1, granted.held)))
+    left_open = asyncio.create_task(queue.ask(ask(1, granted.key)))
     other = asyncio.create_task(queue.ask(ask(1, replica="r2")))
     await asyncio.sleep(0)
     liveness.buried.add("actor-r1")
@@ -133,9 +133,9 @@ async def test_an_ask_that_a_dead_replica_left_open_is_given_nothing(
     assert not (await left_open).leases
 
 
-async def confirmed(queue: Queue, replica: str) -> Lease:
+async def lease_and_confirm(queue: Queue, replica: str) -> Lease:
     (granted,) = (await queue.ask(ask(1, replica=replica))).leases
-    await queue.report(report(granted.held, replica=replica))
+    await queue.report(report(granted.key, replica=replica))
     return granted
 
 
@@ -145,13 +145,13 @@ async def test_requests_never_fail_for_nodes_that_fail_under_them(
     queue = await make(LONG_LEASES)
     request = await queue.submit(new())
     for number in range(2 * LONG_LEASES.max_failures):
-        granted = await confirmed(queue, f"r{number}")
+        granted = await lease_and_confirm(queue, f"r{number}")
         liveness.cut_off.add(f"actor-r{number}")
-        while (seen := await queue.changed(TENANT, request.id, 0.1)).state is State.RUNNING:
+        while (seen := await queue.wait_for_change(TENANT, request.id, 0.1)).state is State.RUNNING:
             pass
         assert (seen.state, seen.failures, seen.alone) == (State.QUEUED, 0, False)
-        assert await queue.finish(done(granted.held)) is Verdict.FENCED
-    await queue.finish(done((await confirmed(queue, "last")).held, replica="last"))
+        assert await queue.finish(make_finish(granted.key)) is Verdict.FENCED
+    await queue.finish(make_finish((await lease_and_confirm(queue, "last")).key, replica="last"))
     assert (await queue.get(TENANT, request.id)).state is State.SUCCEEDED
 
 
@@ -160,8 +160,8 @@ async def test_a_replica_that_was_given_up_and_lives_on_gets_nothing_and_is_told
 ) -> None:
     queue = await make(replace(LONG_LEASES, ask_wait_s=60.0))
     request = await queue.submit(new())
-    granted = await confirmed(queue, "r1")
-    left_open = asyncio.create_task(queue.ask(ask(0, granted.held, replica="r1")))
+    granted = await lease_and_confirm(queue, "r1")
+    left_open = asyncio.create_task(queue.ask(ask(0, granted.key, replica="r1")))
     await asyncio.sleep(0)
     liveness.cut_off.add("actor-r1")
     assert (await left_open).exit == "its node failed"
@@ -170,7 +170,7 @@ async def test_a_replica_that_was_given_up_and_lives_on_gets_nothing_and_is_told
     announced = await queue.announce(Presence("r1", "actor-r1", "studio", ReplicaStage.DRAINING))
     assert announced is not None
     assert announced.exit == "its node failed"
-    assert (await queue.report(report(granted.held, replica="r1"))).fenced == (granted.held,)
+    assert (await queue.report(report(granted.key, replica="r1"))).fenced == (granted.key,)
     (elsewhere,) = (await queue.ask(ask(1, replica="r2"))).leases
     assert elsewhere.request_id == request.id
 
@@ -181,7 +181,7 @@ async def test_what_ran_when_the_whole_installation_was_stopped_has_not_failed(
     queue = await make(LONG_LEASES)
     request = await queue.submit(new())
     leased = await lease(queue)
-    await queue.report(report(leased.held))
+    await queue.report(report(leased.key))
     liveness.stopped.add("actor-r1")
 
     async def queued_again() -> bool:
@@ -202,7 +202,7 @@ async def test_a_request_that_ends_its_replica_each_time_is_poison(
             work = await queue.ask(ask(1, replica=replica))
             if work.leases:
                 break
-        await queue.report(report(work.leases[0].held, replica=replica))
+        await queue.report(report(work.leases[0].key, replica=replica))
         liveness.buried.add(f"actor-{replica}")
     ended = await queue.wait(TENANT, request.id, 60.0)
     assert ended.state is State.FAILED
@@ -223,7 +223,7 @@ async def test_a_request_that_does_not_start_in_time_expires(queue: Queue) -> No
 
 async def test_a_request_that_started_in_time_does_not_expire(queue: Queue) -> None:
     request = await queue.submit(new(start_within_s=3.0))
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     await queue.hand_back(key, "r1", "draining")
     await asyncio.sleep(3.2)
     assert (await queue.get(TENANT, request.id)).state is State.QUEUED

@@ -10,13 +10,13 @@ from serve_app.domain.request import MAX_FAILURES, NONE, Request, Retries, State
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, QUICK
-from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
+from tests.queue.requests import TENANT, ask, failure, lease, make_finish, new, report
 
 OOM = failure("out_of_memory", retryable=True)
 
 
 async def fail(queue: Queue, request_id: str, outcome: Outcome = OOM) -> Request:
-    await queue.finish(done((await lease(queue)).held, outcome))
+    await queue.finish(make_finish((await lease(queue)).key, outcome))
     return await queue.get(TENANT, request_id)
 
 
@@ -25,9 +25,9 @@ async def die(
 ) -> Request:
     (granted,) = (await queue.ask(ask(1, replica=replica))).leases
     if confirmed:
-        await queue.report(report(granted.held, replica=replica))
+        await queue.report(report(granted.key, replica=replica))
     liveness.buried.add(f"actor-{replica}")
-    while (seen := await queue.changed(TENANT, request_id, 0.1)).state is State.RUNNING:
+    while (seen := await queue.wait_for_change(TENANT, request_id, 0.1)).state is State.RUNNING:
         pass
     return seen
 
@@ -98,9 +98,9 @@ async def test_a_lease_that_runs_out_is_a_timeout(make: Make) -> None:
     once = await queue.submit(new(retries=Retries(timeout=1)))
     never = await queue.submit(new(retries=Retries(server_error=9, connection_error=9)))
     leases = (await queue.ask(ask(2))).leases
-    await queue.report(report(*(grant.held for grant in leases)))
+    await queue.report(report(*(grant.key for grant in leases)))
     assert (await queue.wait(TENANT, never.id, 10.0)).state is State.FAILED
-    while (seen := await queue.changed(TENANT, once.id, 0.1)).state is State.RUNNING:
+    while (seen := await queue.wait_for_change(TENANT, once.id, 0.1)).state is State.RUNNING:
         pass
     assert (seen.state, seen.retries_left) == (State.QUEUED, NONE)
 
@@ -108,7 +108,7 @@ async def test_a_lease_that_runs_out_is_a_timeout(make: Make) -> None:
 async def test_what_is_no_failure_takes_no_retry(make: Make, liveness: FakeLiveness) -> None:
     queue = await make(LONG_LEASES)
     request = await queue.submit(new(retries=NONE))
-    await queue.hand_back((await lease(queue)).held, "r1", "draining")
+    await queue.hand_back((await lease(queue)).key, "r1", "draining")
     again = await die(queue, liveness, request.id, "r2", confirmed=False)
     assert (again.state, again.failures) == (State.QUEUED, 0)
 
@@ -117,5 +117,5 @@ async def test_a_cancelled_one_stays_cancelled(queue: Queue) -> None:
     request = await queue.submit(new(retries=NONE))
     granted = await lease(queue)
     await queue.cancel(TENANT, request.id)
-    await queue.finish(done(granted.held, OOM))
+    await queue.finish(make_finish(granted.key, OOM))
     assert (await queue.get(TENANT, request.id)).state is State.CANCELLED

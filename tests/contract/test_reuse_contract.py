@@ -15,10 +15,10 @@ from serve_app.postgres.database import Database
 from tests.contract.queues import Make
 from tests.contract.test_deletion_contract import with_thumbnail
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, ask, done, failure, lease, new
+from tests.queue.requests import TENANT, ask, failure, lease, make_finish, new
 
 
-def shared(wish: int = 1, **changes: Any) -> NewRequest:
+def reusable_request(wish: int = 1, **changes: Any) -> NewRequest:
     return new(reuse_digest=bytes([wish]) * 32, **changes)
 
 
@@ -28,18 +28,18 @@ def image(request_id: str) -> Outcome:
     return Outcome(output=output, artifacts=(artifact,), usage=Usage(1.5, 4, 1.0))
 
 
-async def made(queue: Queue, request: NewRequest) -> Request:
+async def run_request(queue: Queue, request: NewRequest) -> Request:
     await queue.submit(request)
     granted = await lease(queue)
-    await queue.finish(done(granted.held, image(request.id)))
+    await queue.finish(make_finish(granted.key, image(request.id)))
     return await queue.get(TENANT, request.id)
 
 
 async def test_the_same_wish_gets_the_outcome_at_once_as_a_request_of_its_own(
     queue: Queue,
 ) -> None:
-    first = await made(queue, shared())
-    new_request = shared(warnings=("Slow.",), requested_model="acme/any:1")
+    first = await run_request(queue, reusable_request())
+    new_request = reusable_request(warnings=("Slow.",), requested_model="acme/any:1")
     second = await queue.submit(new_request)
     assert (first.requested_model, second.requested_model) == ("", "acme/any:1")
     assert (second.id, second.state, second.reuses) == (new_request.id, State.SUCCEEDED, first.id)
@@ -56,52 +56,52 @@ async def test_the_same_wish_gets_the_outcome_at_once_as_a_request_of_its_own(
 
 
 async def test_an_outcome_with_thumbnails_is_given_with_them(queue: Queue) -> None:
-    request = shared()
+    request = reusable_request()
     await queue.submit(request)
     granted = await lease(queue)
     outcome = with_thumbnail(image(request.id))
-    await queue.finish(done(granted.held, outcome))
-    again = await queue.submit(shared())
+    await queue.finish(make_finish(granted.key, outcome))
+    again = await queue.submit(reusable_request())
     assert again.outcome == replace(outcome, usage=Usage())
 
 
 async def test_what_was_given_is_not_passed_on_but_the_first_is(queue: Queue) -> None:
-    first = await made(queue, shared())
-    answers = [await queue.submit(shared()) for _ in range(3)]
+    first = await run_request(queue, reusable_request())
+    answers = [await queue.submit(reusable_request()) for _ in range(3)]
     assert {answer.reuses for answer in answers} == {first.id}
 
 
 async def test_another_wish_or_tenant_and_who_does_not_share_make_their_own(queue: Queue) -> None:
-    await made(queue, shared())
-    for other in (shared(2), shared(tenant="bob"), new()):
+    await run_request(queue, reusable_request())
+    for other in (reusable_request(2), reusable_request(tenant="bob"), new()):
         assert (await queue.submit(other)).state is State.QUEUED
 
 
 async def test_what_did_not_allow_it_is_not_given_away(queue: Queue) -> None:
-    await made(queue, new())
-    assert (await queue.submit(shared())).state is State.QUEUED
+    await run_request(queue, new())
+    assert (await queue.submit(reusable_request())).state is State.QUEUED
 
 
 async def test_only_success_is_given(queue: Queue) -> None:
-    await queue.submit(shared())
+    await queue.submit(reusable_request())
     granted = await lease(queue)
-    assert (await queue.submit(shared())).state is State.QUEUED
-    await queue.finish(done(granted.held, failure()))
-    assert (await queue.submit(shared())).state is State.QUEUED
+    assert (await queue.submit(reusable_request())).state is State.QUEUED
+    await queue.finish(make_finish(granted.key, failure()))
+    assert (await queue.submit(reusable_request())).state is State.QUEUED
 
 
 async def test_an_outcome_is_given_also_when_nothing_more_may_wait(make: Make) -> None:
     queue = await make(replace(LONG_LEASES, max_waiting=1, max_waiting_per_tenant=1))
-    await made(queue, shared())
+    await run_request(queue, reusable_request())
     await queue.submit(new())
-    assert (await queue.submit(shared())).state is State.SUCCEEDED
+    assert (await queue.submit(reusable_request())).state is State.SUCCEEDED
 
 
 async def test_with_an_idempotency_key_too_it_is_stored_once(queue: Queue) -> None:
-    await made(queue, shared())
+    await run_request(queue, reusable_request())
     keyed = {"idempotency_key": "k", "body_digest": bytes(32)}
-    first = await queue.submit(shared(**keyed))
-    again = await queue.submit(shared(**keyed))
+    first = await queue.submit(reusable_request(**keyed))
+    again = await queue.submit(reusable_request(**keyed))
     assert (first.state, again.id) == (State.SUCCEEDED, first.id)
 
 
@@ -110,10 +110,10 @@ async def test_an_outcome_whose_artifacts_were_deleted_is_not_given(
     ingress: Ingress, database: Database, gone: bool
 ) -> None:
     queue = await ingress()
-    first = await made(queue, shared())
+    first = await run_request(queue, reusable_request())
     if gone:
         await database.rows("DELETE FROM artifacts")
-    second = await queue.submit(shared())
+    second = await queue.submit(reusable_request())
     assert second.reuses == (None if gone else first.id)
 
 
@@ -121,8 +121,8 @@ async def test_nothing_is_billed_for_an_outcome_that_was_there(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    await made(queue, shared())
-    second = await queue.submit(shared())
+    await run_request(queue, reusable_request())
+    second = await queue.submit(reusable_request())
     rows = await database.rows(
         "SELECT state, attempt, run_s, steps, units FROM usage WHERE request_id = %(id)s::uuid",
         {"id": second.id},

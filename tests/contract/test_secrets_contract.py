@@ -34,32 +34,32 @@ async def table(at: str | None, queue: Queue) -> AsyncIterator[Table[SecretStatu
 
 
 @pytest.fixture
-def kept(table: Table[SecretStatus]) -> SecretBook:
+def secret_book(table: Table[SecretStatus]) -> SecretBook:
     return SecretBook(table, b"s" * 32)
 
 
 async def test_a_tenants_own_secret_comes_before_that_of_the_installation(
-    kept: SecretBook, table: Table[SecretStatus]
+    secret_book: SecretBook, table: Table[SecretStatus]
 ) -> None:
-    await kept.put(INSTALLATION, "FAL_KEY", "ours", ME)
-    await kept.put("house", "FAL_KEY", "first", ME)
-    await kept.put("house", "FAL_KEY", "theirs", ME)
-    await kept.put("other", "OTHER_KEY", "hidden", ME)
-    await kept.put("other", "FAL_KEY", "another's", ME)
-    values = await kept.read("house", ["FAL_KEY", "OTHER_KEY", "NOT_SET"])
+    await secret_book.put(INSTALLATION, "FAL_KEY", "ours", ME)
+    await secret_book.put("house", "FAL_KEY", "first", ME)
+    await secret_book.put("house", "FAL_KEY", "theirs", ME)
+    await secret_book.put("other", "OTHER_KEY", "hidden", ME)
+    await secret_book.put("other", "FAL_KEY", "another's", ME)
+    values = await secret_book.read("house", ["FAL_KEY", "OTHER_KEY", "NOT_SET"])
     assert values == [Secret("FAL_KEY", "house", "theirs"), Secret("FAL_KEY", "", "ours")]
-    assert await kept.read("third", ["FAL_KEY"]) == [Secret("FAL_KEY", "", "ours")]
+    assert await secret_book.read("third", ["FAL_KEY"]) == [Secret("FAL_KEY", "", "ours")]
     assert "theirs" not in repr(values)
     assert [*await table.values("sealed", ["house"], ["FAL_KEY"])] == [("house", "FAL_KEY")]
 
 
 async def test_secrets_are_listed_without_values_and_deleted(
-    kept: SecretBook, table: Table[SecretStatus]
+    secret_book: SecretBook, table: Table[SecretStatus]
 ) -> None:
-    await kept.put("house", "B_KEY", "value-b", ME)
-    await kept.put("house", "A_KEY", "value-a", ME)
-    await kept.put("other", "C_KEY", "value-c", ME)
-    listed = await kept.list("house")
+    await secret_book.put("house", "B_KEY", "value-b", ME)
+    await secret_book.put("house", "A_KEY", "value-a", ME)
+    await secret_book.put("other", "C_KEY", "value-c", ME)
+    listed = await secret_book.list("house")
     assert [(secret.name, secret.changed_by) for secret in listed] == [
         ("A_KEY", "key-1"),
         ("B_KEY", "key-1"),
@@ -68,13 +68,13 @@ async def test_secrets_are_listed_without_values_and_deleted(
     assert await table.delete("house", "A_KEY", ME)
     assert not await table.delete("house", "A_KEY", ME)
     assert not await table.delete("house", "C_KEY", ME)
-    assert await kept.read("house", ["A_KEY", "C_KEY"]) == []
+    assert await secret_book.read("house", ["A_KEY", "C_KEY"]) == []
 
 
 async def test_changes_are_in_the_audit_log_without_the_value(
-    kept: SecretBook, table: Table[SecretStatus], queue: Queue
+    secret_book: SecretBook, table: Table[SecretStatus], queue: Queue
 ) -> None:
-    await kept.put("house", "FAL_KEY", "value", ME)
+    await secret_book.put("house", "FAL_KEY", "value", ME)
     await table.delete("house", "FAL_KEY", ME)
     acts = await queue.operations.audit()
     assert [(act.action, act.subject, act.detail) for act in acts] == [
@@ -84,20 +84,20 @@ async def test_changes_are_in_the_audit_log_without_the_value(
     assert "value" not in repr(acts)
 
 
-async def test_an_owner_has_a_limited_number_of_secrets(kept: SecretBook) -> None:
-    assert await kept.put("other", "OTHER_KEY", "x", ME)
+async def test_an_owner_has_a_limited_number_of_secrets(secret_book: SecretBook) -> None:
+    assert await secret_book.put("other", "OTHER_KEY", "x", ME)
     for number in range(MAX_SECRETS - 1):
-        assert await kept.put("house", f"KEY_{number}", "x", ME)
-    both = await asyncio.gather(*(kept.put("house", f"LAST_{n}", "x", ME) for n in range(2)))
+        assert await secret_book.put("house", f"KEY_{number}", "x", ME)
+    both = await asyncio.gather(*(secret_book.put("house", f"LAST_{n}", "x", ME) for n in range(2)))
     assert sorted(value is None for value in both) == [False, True]
-    assert await kept.put("house", "KEY_0", "changed", ME)
-    assert await kept.put("other", "KEY_0", "x", ME)
+    assert await secret_book.put("house", "KEY_0", "changed", ME)
+    assert await secret_book.put("other", "KEY_0", "x", ME)
 
 
 async def test_values_of_another_installation_are_reported_by_name(
-    kept: SecretBook, at: str | None
+    secret_book: SecretBook, at: str | None
 ) -> None:
-    await kept.put("house", "FAL_KEY", "value", ME)
+    await secret_book.put("house", "FAL_KEY", "value", ME)
     if at is None:
         return
     database = Database(at)

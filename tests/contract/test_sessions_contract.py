@@ -17,8 +17,8 @@ from serve_app.domain.lease import LeaseKey, lease_of
 from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot, Sessions
 from serve_app.domain.request import Priority, State
 from tests.deployments.conftest import MakeRig, make_rig
-from tests.deployments.replica.test_realtime import opened
-from tests.ingress.house import built
+from tests.deployments.replica.test_realtime import start_session
+from tests.ingress.house import build_house
 from tests.ingress.replica import REPLICA
 from tests.queue.requests import new
 
@@ -47,13 +47,13 @@ Open = tuple[Sessions, ReplicaSlot]
 async def open_session(request: pytest.FixtureRequest, make_rig: MakeRig) -> AsyncIterator[Open]:
     if request.param == "real":
         rig = await make_rig()
-        yield CoreSessions(rig.replica), ReplicaSlot("pool", "replica-1", await opened(rig))
+        yield CoreSessions(rig.replica), ReplicaSlot("pool", "replica-1", await start_session(rig))
         return
-    async with built() as house:
+    async with build_house() as house:
         session = new(tenant="default", endpoint="test/probe", priority=Priority.REALTIME, work=0.0)
         stored = await house.queue.submit(session)
         while stored.state is not State.RUNNING:
-            stored = await house.queue.changed("default", stored.id, 5.0)
+            stored = await house.queue.wait_for_change("default", stored.id, 5.0)
         yield house.replica, ReplicaSlot("studio", REPLICA, lease_of(stored))
 
 

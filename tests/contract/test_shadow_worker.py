@@ -33,8 +33,8 @@ from serve_app.settings import PoolConfig
 from serve_app.tenants.scopes import SUBMIT, Caller
 from tests.contract.test_shadows_contract import PEEK, jobs_of
 from tests.fakes.queue import FakeQueue
-from tests.ingress.house import MODELS, House, built
-from tests.queue.requests import ask, done, failure, lease, new_id
+from tests.ingress.house import MODELS, House, build_house
+from tests.queue.requests import ask, failure, lease, make_finish, new_id
 
 OWN, OTHER = "test/own", "test/other"
 PRICES = {
@@ -50,7 +50,7 @@ TENANT = "default"
 
 
 @asynccontextmanager
-async def shadowed(
+async def shadowed_house(
     tmp_path: Path, queue: Queue, *, other: Any = PROBE, settings: Any = None, **shadow: Any
 ) -> AsyncIterator[House]:
     """House over ``queue``, whose first endpoint has the second one as its shadow."""
@@ -60,13 +60,15 @@ async def shadowed(
     await asyncio.to_thread(models.write_text, text)
     catalog = await asyncio.to_thread(load, models, demo=True, demo_dir=MODELS.parent)
     options = {"pools": POOLS, "replica": False, "catalog": catalog, "prices": PRICES}
-    async with built(**options | (settings or {})) as house:
+    async with build_house(**options | (settings or {})) as house:
         house.services.queue = queue
         house.queue = cast("FakeQueue", queue)
         yield house
 
 
-async def submitted(house: House, path: str = OWN, key: str | None = None, **headers: str) -> str:
+async def submit_request(
+    house: House, path: str = OWN, key: str | None = None, **headers: str
+) -> str:
     async with house.client(key) as client:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         answer = await client.post(f"/queue/{path}", json={"echo": "hello"}, headers=named)
@@ -78,7 +80,7 @@ async def copies(house: House) -> list[Request]:
     return [*await house.queue.page(SHADOW_TENANT)]
 
 
-async def deleted(house: House, request_id: str) -> None:
+async def delete_request(house: House, request_id: str) -> None:
     async with house.client() as client:
         answer = await client.delete(f"/v1/requests/{request_id}")
     assert answer.status_code == 200, answer.text
@@ -95,15 +97,15 @@ async def delete_copies(house: House) -> None:
 async def test_a_copy_runs_beside_its_original_and_is_billed_to_nobody(
     tmp_path: Path, queue: Queue
 ) -> None:
-    async with shadowed(tmp_path, queue) as house:
+    async with shadowed_house(tmp_path, queue) as house:
         worker = ShadowWorker(house.services)
-        request_id = await submitted(house)
+        request_id = await submit_request(house)
         await worker.advance()
         await worker.advance()
         (copy,) = await copies(house)
         assert (copy.endpoint, copy.pool, copy.input["echo"]) == (OTHER, "other", "hello")
-        await queue.finish(done((await lease(queue, pool="own")).held))
-        await queue.finish(done((await lease(queue, pool="other")).held))
+        await queue.finish(make_finish((await lease(queue, pool="own")).key))
+        await queue.finish(make_finish((await lease(queue, pool="other")).key))
         async with house.client() as client:
             own = (await client.get("/v1/requests")).json()["requests"]
             usage = (await client.get("/v1/usage?by=tenant&tenants=*")).json()
@@ -127,11 +129,11 @@ async def test_a_copy_runs_beside_its_original_and_is_billed_to_nobody(
 
 @pytest.mark.long
 async def test_a_failed_copy_changes_nothing_of_its_original(tmp_path: Path, queue: Queue) -> None:
-    async with shadowed(tmp_path, queue) as house:
-        request_id = await submitted(house)
+    async with shadowed_house(tmp_path, queue) as house:
+        request_id = await submit_request(house)
         await ShadowWorker(house.services).advance()
         leased = await lease(queue, pool="other")
-        await queue.finish(done(leased.held, failure("pipeline_failed")))
+        await queue.finish(make_finish(leased.key, failure("pipeline_failed")))
         assert (await queue.current(TENANT, request_id)).state is State.QUEUED
         async with house.client() as client:
             (pair,) = (await client.get(f"/v1/shadows?endpoint_id={OWN}")).json()["pairs"]
@@ -154,16 +156,16 @@ async def test_a_failed_copy_changes_nothing_of_its_original(tmp_path: Path, que
 async def test_what_its_client_keeps_to_itself_is_not_copied(
     tmp_path: Path, queue: Queue, headers: dict[str, str]
 ) -> None:
-    async with shadowed(tmp_path, queue) as house:
-        await submitted(house, **headers)
+    async with shadowed_house(tmp_path, queue) as house:
+        await submit_request(house, **headers)
         assert not await queue.shadows.candidates(5)
 
 
 @pytest.mark.long
 async def test_requests_of_left_out_tenants_are_not_copied(tmp_path: Path, queue: Queue) -> None:
-    async with shadowed(tmp_path, queue, except_tenants=["other"]) as house:
-        await submitted(house, key=house.other_key)
-        own = await submitted(house)
+    async with shadowed_house(tmp_path, queue, except_tenants=["other"]) as house:
+        await submit_request(house, key=house.other_key)
+        own = await submit_request(house)
         (candidate,) = await queue.shadows.candidates(5)
         assert candidate.original == own
 
@@ -172,8 +174,8 @@ async def test_requests_of_tenants_with_their_own_storage_are_not_copied(
     tmp_path: Path, queue: Queue
 ) -> None:
     own = {"tenant_limits": {"other": {"storage": "acme"}}}
-    async with shadowed(tmp_path, queue, settings=own) as house:
-        await submitted(house, key=house.other_key)
+    async with shadowed_house(tmp_path, queue, settings=own) as house:
+        await submit_request(house, key=house.other_key)
         assert not await queue.shadows.candidates(5)
 
 
@@ -182,11 +184,11 @@ async def test_requests_of_tenants_with_private_files_are_not_copied(
     tmp_path: Path, queue: Queue
 ) -> None:
     private = {"tenant_limits": {"other": {"files": "private"}}}
-    async with shadowed(tmp_path, queue, settings=private) as house:
-        await submitted(house, key=house.other_key)
+    async with shadowed_house(tmp_path, queue, settings=private) as house:
+        await submit_request(house, key=house.other_key)
         assert not await queue.shadows.candidates(5)
-    async with shadowed(tmp_path, queue, settings={"files": "private"}) as house:
-        await submitted(house)  # the files of its copy are private too
+    async with shadowed_house(tmp_path, queue, settings={"files": "private"}) as house:
+        await submit_request(house)  # the files of its copy are private too
         await ShadowWorker(house.services).advance()
         (copy,) = await copies(house)
         assert copy.file_access
@@ -197,8 +199,8 @@ async def test_a_copy_that_cannot_run_there_says_why(tmp_path: Path, queue: Queu
     schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     options = {"input_schema": schema, "output_schema": {"type": "object", "properties": {}}}
     other = {"family": "probe", "schema": "json", "options": options}
-    async with shadowed(tmp_path, queue, other=other) as house:
-        await submitted(house)
+    async with shadowed_house(tmp_path, queue, other=other) as house:
+        await submit_request(house)
         await ShadowWorker(house.services).advance()
         (pair,) = await queue.shadows.page(None, None, 5)
         assert pair.state is ShadowState.SKIPPED
@@ -208,8 +210,8 @@ async def test_a_copy_that_cannot_run_there_says_why(tmp_path: Path, queue: Queu
 
 @pytest.mark.long
 async def test_fields_have_the_names_of_the_shadow(tmp_path: Path, queue: Queue) -> None:
-    async with shadowed(tmp_path, queue, fields={"echo": "text"}) as house:
-        await submitted(house)
+    async with shadowed_house(tmp_path, queue, fields={"echo": "text"}) as house:
+        await submit_request(house)
         await ShadowWorker(house.services).advance()
         (copy,) = await copies(house)
         assert copy.input["text"] == "hello"
@@ -225,12 +227,12 @@ async def test_a_shadow_without_its_secret_is_skipped(tmp_path: Path, queue: Que
     }
     pools = {"own": PoolConfig(families=("probe", "fal"))}
     settings = {"pools": pools, "prices": {}}
-    async with shadowed(tmp_path, queue, other=hosted, settings=settings) as house:
+    async with shadowed_house(tmp_path, queue, other=hosted, settings=settings) as house:
         # A tenant's own key is for its own requests.
         async with house.client() as client:
             answer = await client.put("/v1/secrets/FAL_KEY", json={"value": "of the tenant"})
             assert answer.status_code in (200, 201), answer.text
-        await submitted(house)
+        await submit_request(house)
         await ShadowWorker(house.services).advance()
         (pair,) = await queue.shadows.page(None, None, 5)
         assert "needs the secret FAL_KEY" in pair.reason
@@ -238,15 +240,15 @@ async def test_a_shadow_without_its_secret_is_skipped(tmp_path: Path, queue: Que
 
 @pytest.mark.long
 async def test_a_budget_bounds_what_copies_cost_in_a_day(tmp_path: Path, queue: Queue) -> None:
-    async with shadowed(tmp_path, queue, budget="1.2 EUR/day") as house:
+    async with shadowed_house(tmp_path, queue, budget="1.2 EUR/day") as house:
         worker = ShadowWorker(house.services)
         for _ in range(3):
-            await submitted(house)
+            await submit_request(house)
         for _ in range(3):
             await worker.advance()
             work = await queue.ask(ask(4, pool="other"))
             for grant in work.leases:
-                await queue.finish(done(grant.held))
+                await queue.finish(make_finish(grant.key))
         states = [pair.state for pair in await queue.shadows.page(None, None, 5)]
     assert sorted(states) == [ShadowState.SENT, ShadowState.SENT, ShadowState.SKIPPED]
 
@@ -255,10 +257,10 @@ async def test_a_budget_bounds_what_copies_cost_in_a_day(tmp_path: Path, queue: 
 async def test_copies_wait_while_anything_is_queued_in_their_pool(
     tmp_path: Path, queue: Queue
 ) -> None:
-    async with shadowed(tmp_path, queue) as house:
+    async with shadowed_house(tmp_path, queue) as house:
         worker = ShadowWorker(house.services)
-        waiting = await submitted(house, OTHER)
-        await submitted(house)
+        waiting = await submit_request(house, OTHER)
+        await submit_request(house)
         await worker.advance()
         assert not await copies(house)
         leased = await lease(queue, pool="other")
@@ -272,20 +274,20 @@ async def test_a_target_has_a_most_of_running_copies(
     tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadows, "MOST_RUNNING", 1)
-    async with shadowed(tmp_path, queue) as house:
+    async with shadowed_house(tmp_path, queue) as house:
         worker = ShadowWorker(house.services)
-        await submitted(house)
+        await submit_request(house)
         await worker.advance()
         await lease(queue, pool="other")
-        await submitted(house)
+        await submit_request(house)
         await worker.advance()
         assert len(await copies(house)) == 1
 
 
 @pytest.mark.long
 async def test_a_changed_entry_ends_the_copying_of_what_waits(tmp_path: Path, queue: Queue) -> None:
-    async with shadowed(tmp_path, queue) as house:
-        await submitted(house)
+    async with shadowed_house(tmp_path, queue) as house:
+        await submit_request(house)
         entries = {OWN: PROBE, OTHER: PROBE}
         models = tmp_path / "later.yaml"
         text = yaml.safe_dump({"built_in": False, "endpoints": entries})
@@ -301,31 +303,31 @@ async def test_a_changed_entry_ends_the_copying_of_what_waits(tmp_path: Path, qu
 async def test_the_copy_of_a_deleted_request_is_ended_and_deleted(
     tmp_path: Path, queue: Queue
 ) -> None:
-    async with shadowed(tmp_path, queue) as house:
+    async with shadowed_house(tmp_path, queue) as house:
         worker = ShadowWorker(house.services)
-        request_id = await submitted(house)
+        request_id = await submit_request(house)
         await worker.advance()
-        await queue.finish(done((await lease(queue, pool="own")).held))
+        await queue.finish(make_finish((await lease(queue, pool="own")).key))
         running = await lease(queue, pool="other")
-        await deleted(house, request_id)
+        await delete_request(house, request_id)
         await delete_copies(house)
         (copy,) = await copies(house)
         assert copy.cancel_requested
-        await queue.finish(done(running.held))  # it had ended before it knew
+        await queue.finish(make_finish(running.key))  # it had ended before it knew
         await delete_copies(house)
         assert not await copies(house)
-        assert not await jobs_of(queue).due(["copy"])
+        assert not await jobs_of(queue).due_kinds(["copy"])
 
 
 @pytest.mark.long
 async def test_a_copy_that_may_still_be_stored_is_looked_for_later(
     tmp_path: Path, queue: Queue
 ) -> None:
-    async with shadowed(tmp_path, queue) as house:
-        request_id = await submitted(house)
+    async with shadowed_house(tmp_path, queue) as house:
+        request_id = await submit_request(house)
         assert await queue.shadows.take(request_id, None, Decimal(0))
-        await queue.finish(done((await lease(queue, pool="own")).held))
-        await deleted(house, request_id)
+        await queue.finish(make_finish((await lease(queue, pool="own")).key))
+        await delete_request(house, request_id)
         await delete_copies(house)
         (job,) = await jobs_of(queue).take(PEEK, 5)
         late = replace(job, age_s=LINGER_S + 1.0)
@@ -334,8 +336,8 @@ async def test_a_copy_that_may_still_be_stored_is_looked_for_later(
 
 
 async def test_two_workers_make_one_copy(tmp_path: Path, queue: Queue) -> None:
-    async with shadowed(tmp_path, queue) as house:
-        request_id = await submitted(house)
+    async with shadowed_house(tmp_path, queue) as house:
+        request_id = await submit_request(house)
         workers = [ShadowWorker(house.services) for _ in range(3)]
         await asyncio.gather(*(worker.advance() for worker in workers))
         assert len(await copies(house)) == 1
@@ -347,7 +349,7 @@ async def test_two_workers_make_one_copy(tmp_path: Path, queue: Queue) -> None:
 async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
     tmp_path: Path, queue: Queue
 ) -> None:
-    async with shadowed(tmp_path, queue) as house:
+    async with shadowed_house(tmp_path, queue) as house:
         services, fields = house.services, {"echo": "hello"}
         drawn = {"draw": {"app": OWN, "input": fields}}
         workflow = read({"name": "x", "steps": drawn, "output": {"n": "$draw.n"}}).workflow

@@ -30,7 +30,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.contract.queues import Make
 from tests.fakes.queue import FakeQueue
 from tests.queue.database import Ingress
-from tests.queue.requests import TENANT, done, failure, lease, new, new_id
+from tests.queue.requests import TENANT, failure, lease, make_finish, new, new_id
 
 OTHER, POOL = "acme/other", "elsewhere"
 CENT, EURO = (Price(PriceUnit.REQUEST, Decimal(amount), "EUR") for amount in ("0.01", "1"))
@@ -43,7 +43,7 @@ DAY = FallbackBudget(Decimal(1), "EUR", "day")
 KEYED = {"idempotency_key": "once", "body_digest": b"body"}
 
 
-async def copied(queue: Queue, **changes: Any) -> Request:
+async def submit_shadowed(queue: Queue, **changes: Any) -> Request:
     fields = {"id": NEXT_ID(), "shadow": OTHER, "price": CENT}
     return await queue.submit(new(**fields | changes))
 
@@ -53,7 +53,7 @@ async def only(queue: Queue) -> ShadowCandidate:
     return candidate
 
 
-async def sent(queue: Queue, original: Request, **changes: Any) -> Request:
+async def send_copy(queue: Queue, original: Request, **changes: Any) -> Request:
     """The copy of a request, as a worker stores it."""
     candidate = next(
         entry for entry in await queue.shadows.candidates(100) if entry.original == original.id
@@ -68,7 +68,7 @@ async def sent(queue: Queue, original: Request, **changes: Any) -> Request:
         "body_digest": b"body",
     }
     copy = await queue.submit(new(**fields | changes))
-    assert await queue.shadows.sent(candidate, copy.id)
+    assert await queue.shadows.mark_sent(candidate, copy.id)
     return copy
 
 
@@ -76,7 +76,7 @@ def jobs_of(queue: Queue) -> Jobs:
     return queue.shadows.jobs if isinstance(queue, FakeQueue) else PostgresJobs(queue._database)  # type: ignore[attr-defined]
 
 
-async def unwanted(queue: Queue) -> list[tuple[str, str | None, bool]]:
+async def unwanted_copies(queue: Queue) -> list[tuple[str, str | None, bool]]:
     """Originals whose copies are to be deleted; the copy, if there is one; and if it is active."""
     rows = list[tuple[str, str | None, bool]]()
     for job in await jobs_of(queue).take(PEEK, 5):
@@ -88,7 +88,7 @@ async def unwanted(queue: Queue) -> list[tuple[str, str | None, bool]]:
 
 async def test_a_request_is_a_candidate_once_it_is_stored(queue: Queue) -> None:
     await queue.submit(new())
-    request = await copied(queue)
+    request = await submit_shadowed(queue)
     candidate = await only(queue)
     assert (candidate.original, candidate.tenant, candidate.endpoint) == (
         request.id,
@@ -100,15 +100,15 @@ async def test_a_request_is_a_candidate_once_it_is_stored(queue: Queue) -> None:
 
 
 async def test_a_repeat_is_not_copied_again(queue: Queue) -> None:
-    first = await copied(queue, **KEYED)
-    again = await copied(queue, **KEYED)
+    first = await submit_shadowed(queue, **KEYED)
+    again = await submit_shadowed(queue, **KEYED)
     assert first.id == again.id
     assert (await only(queue)).original == first.id
 
 
 async def test_a_request_that_waits_for_an_outcome_is_not_copied(queue: Queue) -> None:
-    first = await copied(queue, reuse_digest=b"same")
-    follower = await copied(queue, reuse_digest=b"same")
+    first = await submit_shadowed(queue, reuse_digest=b"same")
+    follower = await submit_shadowed(queue, reuse_digest=b"same")
     assert follower.follows == first.id
     assert (await only(queue)).original == first.id
 
@@ -116,17 +116,17 @@ async def test_a_request_that_waits_for_an_outcome_is_not_copied(queue: Queue) -
 async def test_a_request_with_a_rate_is_copied_too(make: Make) -> None:
     limits = QueueLimits(tenants={TENANT: TenantLimits(requests_per_minute=60)})
     queue = await make(limits)
-    request = await copied(queue)
+    request = await submit_shadowed(queue)
     assert (await only(queue)).original == request.id
 
 
 async def test_a_pair_shows_states_seconds_prices_and_errors(queue: Queue) -> None:
-    request = await copied(queue)
-    assert await queue.finish(done((await lease(queue)).held))
-    copy = await sent(queue, request)
+    request = await submit_shadowed(queue)
+    assert await queue.finish(make_finish((await lease(queue)).key))
+    copy = await send_copy(queue, request)
     leased = await lease(queue, pool=POOL)
     assert (leased.request_id, leased.endpoint.id) == (copy.id, OTHER)
-    await queue.finish(done(leased.held, failure("pipeline_failed")))
+    await queue.finish(make_finish(leased.key, failure("pipeline_failed")))
     (pair,) = await queue.shadows.page(None, None, 10)
     assert (pair.original, pair.endpoint, pair.target) == (request.id, request.endpoint, OTHER)
     assert pair.first
@@ -141,8 +141,8 @@ async def test_a_pair_shows_states_seconds_prices_and_errors(queue: Queue) -> No
 
 
 async def test_pages_go_on_and_can_be_of_one_endpoint(queue: Queue) -> None:
-    first = await copied(queue)
-    second = await copied(queue, endpoint="acme/third")
+    first = await submit_shadowed(queue)
+    second = await submit_shadowed(queue, endpoint="acme/third")
     newest, *_ = await queue.shadows.page(None, None, 1)
     assert newest.original == second.id
     (older,) = await queue.shadows.page(None, newest.original, 5)
@@ -152,15 +152,15 @@ async def test_pages_go_on_and_can_be_of_one_endpoint(queue: Queue) -> None:
 
 
 async def test_nothing_of_a_copy_is_its_originals_tenants(queue: Queue) -> None:
-    request = await copied(queue)
-    copy = await sent(queue, request)
-    assert await queue.finish(done((await lease(queue, pool=POOL)).held))
+    request = await submit_shadowed(queue)
+    copy = await send_copy(queue, request)
+    assert await queue.finish(make_finish((await lease(queue, pool=POOL)).key))
     assert [listed.id for listed in await queue.page(TENANT)] == [request.id]
     assert [listed.id for listed in await queue.page(SHADOW_TENANT)] == [copy.id]
 
 
 async def test_a_budget_counts_a_copy_once_and_refuses_the_next(queue: Queue) -> None:
-    first, second = await copied(queue), await copied(queue)
+    first, second = await submit_shadowed(queue), await submit_shadowed(queue)
     cost = Decimal("0.6")
     assert await queue.shadows.take(first.id, DAY, cost)
     assert not await queue.shadows.take(first.id, DAY, cost)  # it is being sent
@@ -168,11 +168,13 @@ async def test_a_budget_counts_a_copy_once_and_refuses_the_next(queue: Queue) ->
     assert not await queue.shadows.take(second.id, DAY, cost)
     skipped, _ = await queue.shadows.page(None, None, 5)
     assert (skipped.state, skipped.reason) == (ShadowState.SKIPPED, NOT_COVERED)
-    assert await queue.fallbacks.spent(first.endpoint, "EUR") == 0  # that of fallbacks is another
+    assert (
+        await queue.fallbacks.period_cost(first.endpoint, "EUR") == 0
+    )  # that of fallbacks is another
 
 
 async def test_a_skipped_request_says_why_and_is_no_candidate(queue: Queue) -> None:
-    request = await copied(queue)
+    request = await submit_shadowed(queue)
     await queue.shadows.skip(request.id, "It has no field `prompt`.")
     assert not await queue.shadows.candidates(5)
     (pair,) = await queue.shadows.page(None, None, 5)
@@ -180,31 +182,31 @@ async def test_a_skipped_request_says_why_and_is_no_candidate(queue: Queue) -> N
 
 
 async def test_the_copy_of_a_deleted_request_is_unwanted(queue: Queue) -> None:
-    request = await copied(queue)
-    assert await queue.finish(done((await lease(queue)).held))
-    copy = await sent(queue, request)
-    assert not await unwanted(queue)
+    request = await submit_shadowed(queue)
+    assert await queue.finish(make_finish((await lease(queue)).key))
+    copy = await send_copy(queue, request)
+    assert not await unwanted_copies(queue)
     await queue.delete(TENANT, request.id)
     assert not await queue.shadows.page(None, None, 5)
-    assert await unwanted(queue) == [(request.id, copy.id, True)]
+    assert await unwanted_copies(queue) == [(request.id, copy.id, True)]
     await queue.cancel(SHADOW_TENANT, copy.id)
-    assert await unwanted(queue) == [(request.id, copy.id, False)]
+    assert await unwanted_copies(queue) == [(request.id, copy.id, False)]
     await queue.delete(SHADOW_TENANT, copy.id)
-    assert await unwanted(queue) == [(request.id, None, False)]
+    assert await unwanted_copies(queue) == [(request.id, None, False)]
 
 
 async def test_a_deleted_request_whose_copy_was_not_begun_leaves_nothing(queue: Queue) -> None:
-    request = await copied(queue)
-    assert await queue.finish(done((await lease(queue)).held))
+    request = await submit_shadowed(queue)
+    assert await queue.finish(make_finish((await lease(queue)).key))
     await queue.delete(TENANT, request.id)
-    assert not await unwanted(queue)
+    assert not await unwanted_copies(queue)
     assert not await queue.shadows.candidates(5)
     assert not await queue.shadows.take(request.id, None, Decimal(0))
 
 
 async def test_a_copy_that_was_stored_before_a_crash_is_found_by_its_key(queue: Queue) -> None:
-    request = await copied(queue)
-    assert await queue.finish(done((await lease(queue)).held))
+    request = await submit_shadowed(queue)
+    assert await queue.finish(make_finish((await lease(queue)).key))
     assert await queue.shadows.take(request.id, None, Decimal(0))
     key = {"tenant": SHADOW_TENANT, "endpoint": OTHER, "pool": POOL, "body_digest": b"body"}
     copy = await queue.submit(new(idempotency_key=request.id, **key))
@@ -212,21 +214,21 @@ async def test_a_copy_that_was_stored_before_a_crash_is_found_by_its_key(queue: 
     again = await queue.submit(new(idempotency_key=request.id, **key))
     assert again.id == copy.id
     await queue.delete(TENANT, request.id)
-    assert await unwanted(queue) == [(request.id, copy.id, True)]
+    assert await unwanted_copies(queue) == [(request.id, copy.id, True)]
 
 
 async def test_a_copy_that_is_stored_after_its_original_is_forgotten_is_deleted(
     queue: Queue,
 ) -> None:
-    request = await copied(queue)
+    request = await submit_shadowed(queue)
     candidate = await only(queue)
-    assert await queue.finish(done((await lease(queue)).held))
+    assert await queue.finish(make_finish((await lease(queue)).key))
     await queue.delete(TENANT, request.id)
-    assert not await unwanted(queue)
+    assert not await unwanted_copies(queue)
     key = {"idempotency_key": request.id, "body_digest": b"body"}
     late = await queue.submit(new(tenant=SHADOW_TENANT, endpoint=OTHER, **key))
-    assert not await queue.shadows.sent(replace(candidate, state=ShadowState.SENDING), late.id)
-    assert await unwanted(queue) == [(request.id, late.id, True)]
+    assert not await queue.shadows.mark_sent(replace(candidate, state=ShadowState.SENDING), late.id)
+    assert await unwanted_copies(queue) == [(request.id, late.id, True)]
 
 
 async def test_the_lane_of_copies_is_the_lightest() -> None:
@@ -247,7 +249,7 @@ def test_the_same_share_of_requests_is_chosen_each_time() -> None:
 # Over PostgreSQL only: what time does.
 
 
-async def aged(
+async def insert_old_shadow(
     queue: PostgresQueue, *, days: float, state: str = "waiting", tenant: str = TENANT
 ) -> None:
     """A request that was submitted some days ago."""
@@ -262,8 +264,8 @@ async def aged(
 
 async def test_what_has_waited_for_an_hour_is_skipped(ingress: Ingress) -> None:
     queue = await ingress()
-    await aged(queue, days=0.1)
-    await aged(queue, days=0.01)
+    await insert_old_shadow(queue, days=0.1)
+    await insert_old_shadow(queue, days=0.01)
     await queue.shadows.tidy()
     pairs = await queue.shadows.page(None, None, 5)
     assert [pair.state for pair in pairs] == [ShadowState.WAITING, ShadowState.SKIPPED]
@@ -272,8 +274,8 @@ async def test_what_has_waited_for_an_hour_is_skipped(ingress: Ingress) -> None:
 
 async def test_skipped_requests_are_forgotten_after_a_day(ingress: Ingress) -> None:
     queue = await ingress()
-    await aged(queue, days=2, state="skipped")
-    await aged(queue, days=0.5, state="skipped")
+    await insert_old_shadow(queue, days=2, state="skipped")
+    await insert_old_shadow(queue, days=0.5, state="skipped")
     await queue.shadows.tidy()
     assert len(await queue.shadows.page(None, None, 5)) == 1
 
@@ -284,34 +286,34 @@ async def test_copies_do_not_outlive_the_files_of_their_originals(ingress: Ingre
         Retention(tenants={TENANT: TenantLimits(file_retention_days=3), "bob": TenantLimits()})
     )
     for days in (2, 4):
-        await aged(queue, days=days, state="sent")
-    await aged(queue, days=4.5, state="sent", tenant="bob")
+        await insert_old_shadow(queue, days=days, state="sent")
+    await insert_old_shadow(queue, days=4.5, state="sent", tenant="bob")
     await queue.shadows.tidy()
-    assert len(await unwanted(queue)) == 1
+    assert len(await unwanted_copies(queue)) == 1
 
 
 async def test_copies_have_the_usual_age_of_files_if_the_tenant_has_none(ingress: Ingress) -> None:
     queue = await ingress()
     for days in (2, 4):
-        await aged(queue, days=days, state="sent")
+        await insert_old_shadow(queue, days=days, state="sent")
     own = {TENANT: TenantLimits(file_retention_days=5), "bob": TenantLimits(file_retention_days=1)}
     queue.parts.retention.become(Retention(tenants=own, file_days=3))
     await queue.shadows.tidy()
-    assert len(await unwanted(queue)) == 0, "the tenant has its own"
+    assert len(await unwanted_copies(queue)) == 0, "the tenant has its own"
     queue.parts.retention.become(Retention(tenants={"bob": own["bob"]}, file_days=3))
     await queue.shadows.tidy()
-    assert len(await unwanted(queue)) == 1
+    assert len(await unwanted_copies(queue)) == 1
 
 
 async def test_an_erased_prompt_is_erased_in_its_copy_too(ingress: Ingress) -> None:
     queue = await ingress()
-    request = await copied(queue)
-    assert await queue.finish(done((await lease(queue)).held))
-    copy = await sent(queue, request)
+    request = await submit_shadowed(queue)
+    assert await queue.finish(make_finish((await lease(queue)).key))
+    copy = await send_copy(queue, request)
     await queue._database.rows(
         "UPDATE requests SET forgetting = 'input' WHERE id = %(id)s::uuid", {"id": request.id}
     )
-    assert await unwanted(queue) == [(request.id, copy.id, True)]
+    assert await unwanted_copies(queue) == [(request.id, copy.id, True)]
 
 
 def test_the_insert_has_no_part_for_copies_that_it_does_not_need() -> None:

@@ -12,7 +12,7 @@ from serve_app.domain.webhook import SigningSeed, SigningSeeds
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.signing_keys import NOTICE_S, PostgresSigningSeeds
 from serve_app.telemetry.clock import SystemClock
-from serve_app.webhooks.signing import OVERLAP_S, known
+from serve_app.webhooks.signing import OVERLAP_S, published_keys
 from tests.fakes.signing_seeds import FakeSigningSeeds
 
 
@@ -77,7 +77,7 @@ def test_receivers_learn_the_next_key_and_the_last_one_for_a_day() -> None:
         return SigningSeed(kid, bytes(32), age_s >= 0, age_s)
 
     def kids(*seeds: SigningSeed) -> list[str]:
-        return [key.kid for key in known(seeds)]
+        return [key.kid for key in published_keys(seeds)]
 
     assert kids(seed("now", 9e9)) == ["now"]
     assert kids(seed("now", 9e9), seed("next", -100.0)) == ["now", "next"]

@@ -67,7 +67,7 @@ async def test_the_reason_names_what_it_waits_for(queue: Queue) -> None:
 
 async def test_a_client_that_waits_learns_what_the_replica_loads(queue: Queue) -> None:
     await queue.submit(new())
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     waits = await queue.submit(new())
     await queue.report(replace(report(key), detail="downloading flux, 1.0 of 33.7 GB"))
 
@@ -113,7 +113,7 @@ async def test_who_waits_for_weights_that_a_ready_replica_brings_waits_for_a_col
 ) -> None:
     queue, other = await make(), await make()
     await queue.submit(new())
-    key = (await lease(queue)).held
+    key = (await lease(queue)).key
     own, others = await queue.submit(new()), await queue.submit(new(endpoint="fal-ai/wan"))
     await queue.report(replace(report(key), loading=to_plain([DOWNLOAD]), detail="downloading it"))
 

@@ -26,7 +26,7 @@ from serve_app.storage.measured import MeasuredStorage
 from serve_app.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
 from tests.fakes.storage import FakeStorage
-from tests.samples import sampled
+from tests.samples import sample_params
 from tests.storage.s3_servers import S3Server
 
 KEY = "r/0195/1/abc.png"
@@ -48,7 +48,7 @@ async def content(storage: Any, key: str, start: int = 0, end: int = 2**40) -> b
 STORAGES = ["directory", "located", "measured", "fake", "moto", "s3rver", "swift"]
 
 
-@pytest.fixture(params=sampled(STORAGES, "directory", "fake", "s3rver"))
+@pytest.fixture(params=sample_params(STORAGES, "directory", "fake", "s3rver"))
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "directory":
         yield DirectoryStorage(tmp_path / "a", b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
@@ -224,7 +224,9 @@ async def test_parts_that_come_in_any_order_become_one_object(storage: Any) -> N
 
 
 all_but_s3rver = pytest.mark.parametrize(
-    "storage", sampled(["directory", "fake", "moto", "swift"], "directory", "fake"), indirect=True
+    "storage",
+    sample_params(["directory", "fake", "moto", "swift"], "directory", "fake"),
+    indirect=True,
 )
 """s3rver checks no ETags (the ingress does, for every storage), and does not know abort."""
 

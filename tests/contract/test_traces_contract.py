@@ -7,7 +7,7 @@ from serve_app.domain.webhook import DeliveryChannel, Outbox, Webhook
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from tests.fakes.queue import FakeQueue
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=1,b=2"
 HOST = "receiver.example"
@@ -26,11 +26,11 @@ async def test_the_trace_of_a_submit_stays_with_the_request_and_its_webhook(queu
         request = await queue.submit(new(trace=trace, webhook=webhook))
         assert request.trace == trace
         first = await lease(queue)
-        await queue.hand_back(first.held, "r1", "It stops.")
+        await queue.hand_back(first.key, "r1", "It stops.")
         second = await lease(queue)
         assert (second.request_id, second.attempt) == (request.id, 2)
         assert (await queue.get(TENANT, request.id)).trace == trace
-        await queue.finish(done(second.held))
+        await queue.finish(make_finish(second.key))
         (claimed,) = await outbox_of(queue).claim({DeliveryChannel(TENANT, HOST): 8})
         assert (claimed.request_id, claimed.trace) == (request.id, trace)
 
@@ -38,6 +38,6 @@ async def test_the_trace_of_a_submit_stays_with_the_request_and_its_webhook(queu
 async def test_a_request_with_the_outcome_of_another_has_a_trace_of_its_own(queue: Queue) -> None:
     shared = {"reuse_digest": b"x" * 32}
     await queue.submit(new(**shared))
-    await queue.finish(done((await lease(queue)).held))
+    await queue.finish(make_finish((await lease(queue)).key))
     reusing = await queue.submit(new(**shared, trace=TRACE))
     assert (reusing.reuses is not None, reusing.trace) == (True, TRACE)

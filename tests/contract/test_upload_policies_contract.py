@@ -8,14 +8,14 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from tests.fakes.upload_policies import BUCKET, SIGNATURE, upload_policy
-from tests.queue.requests import TENANT, ask, done, lease, new
+from tests.queue.requests import TENANT, ask, lease, make_finish, new
 
 
 async def test_every_attempt_gets_a_form_for_the_same_file(queue: Queue) -> None:
     policy = upload_policy()
     request = await queue.submit(new(upload_policy=policy))
     first = await lease(queue)
-    await queue.hand_back(first.held, "r1", "draining")
+    await queue.hand_back(first.key, "r1", "draining")
     second = await lease(queue, "r2")
     (ticket,) = first.upload_tickets
     assert second.upload_tickets == first.upload_tickets
@@ -35,7 +35,7 @@ async def test_the_signature_is_forgotten_at_the_end_and_the_file_is_not_ours_to
     (ticket,) = granted.upload_tickets
     artifact = Artifact(ticket.key, "image/png", 3, "00" * 32)
     output = {"images": [{"artifact": ticket.key}]}
-    await queue.finish(done(granted.held, Outcome(output=output, artifacts=(artifact,))))
+    await queue.finish(make_finish(granted.key, Outcome(output=output, artifacts=(artifact,))))
     ended = await queue.current(TENANT, request.id)
     assert ended.state is State.SUCCEEDED
     assert ended.upload_policy is None

@@ -55,7 +55,7 @@ async def books(request: pytest.FixtureRequest) -> AsyncIterator[Books]:
     await database.aclose()
 
 
-async def unwanted(book: UploadBook) -> set[str]:
+async def unwanted_keys(book: UploadBook) -> set[str]:
     return {upload.key for upload in await book.take_unwanted(100)}
 
 
@@ -72,7 +72,7 @@ async def test_what_is_whole_says_its_size_and_is_kept(books: Books) -> None:
     assert await books.book.finish(UPLOAD.key, 7)
     assert await books.book.find(UPLOAD.key, UPLOAD.id) == replace(UPLOAD, size=7)
     await books.later(ABANDONED_S * 10)
-    assert await unwanted(books.book) == set()
+    assert await unwanted_keys(books.book) == set()
 
 
 async def test_an_upload_that_is_never_finished_is_taken_for_abandoned(books: Books) -> None:
@@ -80,9 +80,9 @@ async def test_an_upload_that_is_never_finished_is_taken_for_abandoned(books: Bo
     await books.later(ABANDONED_S - 60)
     assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None  # it is in use
     await books.later(ABANDONED_S - 60)
-    assert await unwanted(books.book) == set()
+    assert await unwanted_keys(books.book) == set()
     await books.later(120)
-    assert await unwanted(books.book) == {UPLOAD.key}
+    assert await unwanted_keys(books.book) == {UPLOAD.key}
     assert await books.book.find(UPLOAD.key, UPLOAD.id) is None
     assert not await books.book.finish(UPLOAD.key, 7)
 
@@ -90,13 +90,13 @@ async def test_an_upload_that_is_never_finished_is_taken_for_abandoned(books: Bo
 async def test_what_is_unwanted_comes_again_until_it_is_forgotten(books: Books) -> None:
     await books.book.open(UPLOAD)
     await books.book.abandon(UPLOAD.key)
-    assert await unwanted(books.book) == {UPLOAD.key}
-    assert await unwanted(books.book) == set()
+    assert await unwanted_keys(books.book) == {UPLOAD.key}
+    assert await unwanted_keys(books.book) == set()
     await books.later(AGAIN_S + 1)
-    assert await unwanted(books.book) == {UPLOAD.key}
+    assert await unwanted_keys(books.book) == {UPLOAD.key}
     await books.book.forget([UPLOAD.key])
     await books.later(AGAIN_S + 1)
-    assert await unwanted(books.book) == set()
+    assert await unwanted_keys(books.book) == set()
 
 
 async def test_a_tenant_gives_up_its_own_and_no_others(books: Books) -> None:
@@ -106,7 +106,7 @@ async def test_a_tenant_gives_up_its_own_and_no_others(books: Books) -> None:
     assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None
     assert await books.book.delete(UPLOAD.tenant, UPLOAD.key)
     assert not await books.book.delete(UPLOAD.tenant, UPLOAD.key)
-    assert await unwanted(books.book) == {UPLOAD.key}
+    assert await unwanted_keys(books.book) == {UPLOAD.key}
 
 
 async def test_what_is_wanted_cannot_be_forgotten(books: Books) -> None:
@@ -122,10 +122,10 @@ async def test_one_is_kept_as_long_as_its_client_asked_from_when_it_was_whole(
     await books.later(100)
     await books.book.finish(UPLOAD.key, 7)
     await books.later(50)
-    assert await unwanted(books.book) == set()
+    assert await unwanted_keys(books.book) == set()
     await books.book.finish(UPLOAD.key, 7)  # a second finish counts from the first time
     await books.later(11)
-    assert await unwanted(books.book) == {UPLOAD.key}
+    assert await unwanted_keys(books.book) == {UPLOAD.key}
 
 
 async def test_one_is_kept_no_longer_than_its_tenants_retention(books: Books) -> None:
@@ -138,12 +138,12 @@ async def test_one_is_kept_no_longer_than_its_tenants_retention(books: Books) ->
     await books.later(DAY_S + 1)
     await books.book.find(open_one.key, open_one.id)
     await books.forever.mark_aged()
-    assert await unwanted(books.book) == set()
+    assert await unwanted_keys(books.book) == set()
     await books.book.mark_aged()
-    assert await unwanted(books.book) == {hasty.key}
+    assert await unwanted_keys(books.book) == {hasty.key}
     await books.later(29 * DAY_S)
     await books.book.mark_aged()
-    assert await unwanted(books.book) == {hasty.key, UPLOAD.key, open_one.key}
+    assert await unwanted_keys(books.book) == {hasty.key, UPLOAD.key, open_one.key}
 
 
 async def test_parts_are_counted_each_number_once(books: Books) -> None:
@@ -188,14 +188,14 @@ async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books:
 
 async def test_a_file_is_shown_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
     await books.forever.open(UPLOAD)
-    assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
+    assert await books.forever.find_file(UPLOAD.tenant, UPLOAD.key) is None
     await books.forever.finish(UPLOAD.key, 7)
-    file = await books.forever.kept(UPLOAD.tenant, UPLOAD.key)
+    file = await books.forever.find_file(UPLOAD.tenant, UPLOAD.key)
     assert file is not None
     assert (file.key, file.size, file.expires_at) == (UPLOAD.key, 7, None)
-    assert await books.forever.kept("other", UPLOAD.key) is None
+    assert await books.forever.find_file("other", UPLOAD.key) is None
     await books.forever.delete(UPLOAD.tenant, UPLOAD.key)
-    assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
+    assert await books.forever.find_file(UPLOAD.tenant, UPLOAD.key) is None
 
 
 @pytest.mark.parametrize(("keep_s", "tenant", "days"), [(86400.0, "studio", 1), (None, "hasty", 1)])
@@ -204,7 +204,7 @@ async def test_it_says_when_a_file_ends(
 ) -> None:
     await books.book.open(replace(UPLOAD, tenant=tenant, keep_s=keep_s))
     await books.book.finish(UPLOAD.key, 7)
-    file = await books.book.kept(tenant, UPLOAD.key)
+    file = await books.book.find_file(tenant, UPLOAD.key)
     assert file is not None
     assert file.expires_at is not None
     left_s = (file.expires_at - file.created_at).total_seconds()
@@ -220,12 +220,12 @@ async def test_what_a_tenant_uses_are_its_files_and_parts_until_they_are_deleted
     await books.book.add_part(IN_PARTS.key, UploadPart(1, "e1", 5))
     await books.book.add_part(IN_PARTS.key, UploadPart(1, "e2", 4))
     await books.book.add_part(IN_PARTS.key, UploadPart(2, "e3", 30))
-    assert await books.book.used(UPLOAD.tenant) == UploadUse(41, 1)
-    assert await books.book.used("other") == UploadUse(0, 0)
+    assert await books.book.usage(UPLOAD.tenant) == UploadUse(41, 1)
+    assert await books.book.usage("other") == UploadUse(0, 0)
     totals = await books.book.totals([UPLOAD.tenant, "other"])
     assert (totals[UPLOAD.tenant], totals.get("other", 0)) == (7, 0)
     await books.book.finish(IN_PARTS.key, 34)
-    assert await books.book.used(UPLOAD.tenant) == UploadUse(41, 0)
+    assert await books.book.usage(UPLOAD.tenant) == UploadUse(41, 0)
     await books.book.delete(UPLOAD.tenant, UPLOAD.key)
-    assert await books.book.used(UPLOAD.tenant) == UploadUse(34, 0)
+    assert await books.book.usage(UPLOAD.tenant) == UploadUse(34, 0)
     assert await books.book.totals([UPLOAD.tenant]) == {UPLOAD.tenant: 34}

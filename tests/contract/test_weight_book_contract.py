@@ -37,7 +37,7 @@ QUOTA = WeightQuota(max_bytes=1000, max_endpoints=2)
 @pytest.fixture
 async def book(at: str | None, queue: Queue) -> AsyncIterator[WeightBook]:
     if isinstance(queue, FakeQueue):
-        yield FakeWeightBook(SystemClock(), queue.operations.note, queue.unfinished)
+        yield FakeWeightBook(SystemClock(), queue.operations.note, queue.count_unfinished)
         return
     assert at is not None
     database = Database(at)
@@ -50,7 +50,7 @@ def jobs_of(book: WeightBook) -> Jobs:
     return book.jobs if isinstance(book, FakeWeightBook) else PostgresJobs(book._database)  # type: ignore[attr-defined]
 
 
-async def taken(book: WeightBook, kind: JobKind = WEIGHTS) -> Job:
+async def take_job(book: WeightBook, kind: JobKind = WEIGHTS) -> Job:
     (job,) = await jobs_of(book).take(kind, 1)
     return job
 
@@ -59,7 +59,7 @@ async def made_ready(
     book: WeightBook, new: NewWeights = STYLE, size: int = 100, digest: str = "d" * 64
 ) -> TenantWeights:
     assert await book.add(new, QUOTA, ME) == ""
-    job = await taken(book)
+    job = await take_job(book)
     assert await book.reserve(job, size, QUOTA.max_bytes)
     await book.adopt(digest, f"w/{digest[:4]}.safetensors", size)
     files = [StoredWeightFile("lora.safetensors", digest, size)]
@@ -75,7 +75,7 @@ async def test_weights_wait_are_fetched_checked_and_ready(book: WeightBook) -> N
     waiting = await book.find("house", "style")
     assert waiting is not None
     assert (waiting.state, waiting.kind, waiting.files) == (WeightState.WAITING, "", ())
-    job = await taken(book)
+    job = await take_job(book)
     begun = await book.report(job, WeightState.FETCHING, 0)
     assert begun is not None
     assert (begun.state, begun.source) == (WeightState.FETCHING, STYLE.source)
@@ -101,7 +101,7 @@ async def test_a_name_is_taken_until_its_weights_are_refused_or_removed(book: We
     await book.add(STYLE, QUOTA, ME)
     assert await book.add(STYLE, QUOTA, ME) == "exists"
     assert await book.add(replace(STYLE, tenant="other"), QUOTA, ME) == ""
-    job = await taken(book)
+    job = await take_job(book)
     await book.refuse(job, "It is a pickle.")
     refused = await book.find(job.tenant, "style")
     assert refused is not None
@@ -114,8 +114,8 @@ async def test_a_name_is_taken_until_its_weights_are_refused_or_removed(book: We
 
 async def test_only_the_process_that_took_a_job_can_end_it(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
-    lost = await taken(book, replace(WEIGHTS, lease_s=-1.0))
-    job = await taken(book)
+    lost = await take_job(book, replace(WEIGHTS, lease_s=-1.0))
+    job = await take_job(book)
     assert await book.report(job, WeightState.FETCHING, 0)
     assert not await book.report(lost, WeightState.CHECKING, 1)
     assert not await book.reserve(lost, 1, QUOTA.max_bytes)
@@ -129,12 +129,12 @@ async def test_only_the_process_that_took_a_job_can_end_it(book: WeightBook) -> 
 async def test_weights_of_the_same_name_are_each_tenant_s_own(book: WeightBook) -> None:
     theirs = replace(STYLE, tenant="other")
     assert await book.add(replace(theirs, name="large"), QUOTA, ME) == ""
-    assert await book.reserve(await taken(book), 900, QUOTA.max_bytes)
+    assert await book.reserve(await take_job(book), 900, QUOTA.max_bytes)
     assert await book.add(theirs, QUOTA, ME) == ""
     waiting = await book.find("other", "style")
-    await taken(book)
+    await take_job(book)
     assert await book.add(STYLE, QUOTA, ME) == ""
-    job = await taken(book)
+    job = await take_job(book)
     assert job.tenant == "house"
     begun = await book.report(job, WeightState.FETCHING, 5)
     assert begun is not None
@@ -144,7 +144,7 @@ async def test_weights_of_the_same_name_are_each_tenant_s_own(book: WeightBook) 
     assert await book.find("other", "style") == waiting
     await jobs_of(book).give_up([job], "no")
     assert await book.add(STYLE, QUOTA, ME) == ""
-    job = await taken(book)
+    job = await take_job(book)
     files = [StoredWeightFile("lora.safetensors", "d" * 64, 100)]
     assert await book.accept(job, CheckedWeights("lora", files, "base@1"))
     assert await book.find("other", "style") == waiting
@@ -163,11 +163,11 @@ async def test_ready_weights_of_the_same_name_are_too(book: WeightBook, queue: Q
 
 async def test_weights_that_replace_refused_ones_are_fetched_anew(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
-    job = await taken(book)
+    job = await take_job(book)
     await book.refuse(job, "It is a pickle.")
     await jobs_of(book).give_up([job], "It is a pickle.")
     await book.add(STYLE, QUOTA, ME)
-    again = await taken(book)
+    again = await take_job(book)
     assert (again.key, again.tenant, again.attempts) == ("house/style", "house", 1)
     assert not await book.report(job, WeightState.FETCHING, 0)
     assert await book.report(again, WeightState.FETCHING, 0)
@@ -175,12 +175,12 @@ async def test_weights_that_replace_refused_ones_are_fetched_anew(book: WeightBo
 
 async def test_removed_weights_end_their_job(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
-    job = await taken(book)
+    job = await take_job(book)
     assert await book.remove("house", "style", ME)
     assert not await book.remove("house", "style", ME)
     assert not await book.report(job, WeightState.CHECKING, 1)
     assert not await book.accept(job, CheckedWeights("lora", [], ""))
-    assert not await jobs_of(book).due(["weights"])
+    assert not await jobs_of(book).due_kinds(["weights"])
     assert await book.find("house", "style") is None
 
 
@@ -205,17 +205,17 @@ async def test_a_file_is_stored_once_and_counts_fully_for_both_tenants(book: Wei
     key = await book.key_of("d" * 64)
     assert await book.adopt("d" * 64, "w/other.safetensors", 100) == key
     await made_ready(book, replace(STYLE, tenant="other"))
-    assert (await book.used("house"), await book.used("other")) == (100, 100)
+    assert (await book.used_bytes("house"), await book.used_bytes("other")) == (100, 100)
     await book.remove("house", "style", ME)
     assert await book.key_of("d" * 64) == key  # the other one's
-    assert await book.used("house") == 0
+    assert await book.used_bytes("house") == 0
 
 
 async def test_the_quota_counts_what_is_reserved(book: WeightBook) -> None:
     await made_ready(book, size=700)
     second = replace(STYLE, name="second")
     assert await book.add(second, QUOTA, ME) == ""
-    job = await taken(book)
+    job = await take_job(book)
     assert not await book.reserve(job, 301, QUOTA.max_bytes)
     assert await book.reserve(job, 300, QUOTA.max_bytes)
     assert await book.reserve(job, 300, QUOTA.max_bytes)  # a repeat counts once

@@ -20,7 +20,7 @@ from serve_app.domain.webhook import Webhook
 from serve_app.domain.workflows.definition import POOL
 from serve_app.domain.workflows.plan import StepId
 from serve_app.domain.workflows.runs import RUNNER, NewWorkflow, StepState, WorkflowRun
-from tests.queue.requests import TENANT, done, lease, new, new_id
+from tests.queue.requests import TENANT, lease, make_finish, new, new_id
 
 ACTOR = Actor("key-1", "192.0.2.1")
 FLOW = "workflows/ann/flow"
@@ -39,13 +39,13 @@ async def register(queue: Queue, name: str = "flow", tenant: str = TENANT, **mor
     return await queue.workflows.definitions.put(workflow, MOST, ACTOR)
 
 
-async def started(queue: Queue, **changes: Any) -> WorkflowRun:
+async def start_run(queue: Queue, **changes: Any) -> WorkflowRun:
     """A run of a new request to the workflow, which is registered."""
     await register(queue)
     request = new(endpoint=FLOW, pool=POOL, **changes)
     await queue.submit(request)
     assert await queue.workflows.runs.start(9) == 1
-    return await found(queue, request.id)
+    return await find_run(queue, request.id)
 
 
 async def started_late(queue: Queue) -> WorkflowRun:
@@ -56,16 +56,16 @@ async def started_late(queue: Queue) -> WorkflowRun:
         request = new(endpoint=FLOW, pool=POOL, end_within_s=end_within_s)
         await queue.submit(request)
         if await queue.workflows.runs.start(9):
-            return await found(queue, request.id)
+            return await find_run(queue, request.id)
     raise AssertionError("the request does not start")
 
 
-async def found(queue: Queue, request_id: str) -> WorkflowRun:
+async def find_run(queue: Queue, request_id: str) -> WorkflowRun:
     runs = await queue.workflows.runs.active()
     return next(run for run in runs if run.held.request_id == request_id)
 
 
-async def due(queue: Queue) -> list[str]:
+async def due_ids(queue: Queue) -> list[str]:
     return [run.held.request_id for run in await queue.workflows.runs.active()]
 
 
@@ -73,12 +73,12 @@ def call(step: StepId, request_id: str, **given: Any) -> tuple[StepId, str, str,
     return step, "fal-ai/flux/schnell", request_id, given
 
 
-async def sent(queue: Queue, run: WorkflowRun, step: StepId = DRAW, **changes: Any) -> str:
+async def send_step(queue: Queue, run: WorkflowRun, step: StepId = DRAW, **changes: Any) -> str:
     """Id of the stored request of a step."""
     request = new(**changes)
     assert await queue.workflows.runs.take(run, [call(step, request.id)]) == [step]
     await queue.submit(request)
-    assert await queue.workflows.runs.sent(run, step, request.id)
+    assert await queue.workflows.runs.mark_sent(run, step, request.id)
     return request.id
 
 
@@ -177,7 +177,7 @@ async def test_a_public_workflow_runs_for_all_and_a_private_one_for_its_owner(
 
 
 async def test_a_step_is_taken_once_with_its_id_and_input(queue: Queue) -> None:
-    run, runs = await started(queue), queue.workflows.runs
+    run, runs = await start_run(queue), queue.workflows.runs
     ids = [new_id() for _ in range(4)]
     taking = (
         runs.take(run, [call(DRAW, request_id, n=1), call(BIG, new_id())]) for request_id in ids
@@ -192,8 +192,8 @@ async def test_a_step_is_taken_once_with_its_id_and_input(queue: Queue) -> None:
 
 
 async def test_no_step_is_taken_once_the_run_has_ended_or_is_to_be_cancelled(queue: Queue) -> None:
-    run, runs = await started(queue), queue.workflows.runs
-    other = await started(queue)
+    run, runs = await start_run(queue), queue.workflows.runs
+    other = await start_run(queue)
     await queue.cancel(TENANT, run.held.request_id)
     await queue.finish(Finish(other.held, RUNNER, DONE))
     for stopped in (run, other):
@@ -202,18 +202,18 @@ async def test_no_step_is_taken_once_the_run_has_ended_or_is_to_be_cancelled(que
 
 
 async def test_a_run_is_due_when_it_can_go_on(queue: Queue) -> None:
-    run = await started(queue)
+    run = await start_run(queue)
     runs, id_ = queue.workflows.runs, run.held.request_id
-    assert await due(queue) == [id_]  # nothing of it runs
+    assert await due_ids(queue) == [id_]  # nothing of it runs
     request = new()
     await runs.take(run, [call(DRAW, request.id)])
-    assert await due(queue) == [id_]  # a step is to be sent
+    assert await due_ids(queue) == [id_]  # a step is to be sent
     await queue.submit(request)
-    assert await runs.sent(run, DRAW, request.id)
-    assert not await runs.sent(run, DRAW, request.id)
-    assert await due(queue) == []
-    await queue.finish(done((await lease(queue)).held))
-    assert await due(queue) == [id_]  # a step has ended
+    assert await runs.mark_sent(run, DRAW, request.id)
+    assert not await runs.mark_sent(run, DRAW, request.id)
+    assert await due_ids(queue) == []
+    await queue.finish(make_finish((await lease(queue)).key))
+    assert await due_ids(queue) == [id_]  # a step has ended
     (step,) = await runs.steps(run)
     assert (step.state, step.request_state) == (StepState.SENT, State.SUCCEEDED)
     assert await runs.settle(run, DRAW, DONE)
@@ -224,25 +224,25 @@ async def test_a_run_is_due_when_it_can_go_on(queue: Queue) -> None:
 
 @pytest.mark.parametrize("what", ["cancelled", "deleted", "late"])
 async def test_a_run_with_steps_is_due_when(queue: Queue, what: str) -> None:
-    run = await (started_late(queue) if what == "late" else started(queue))
-    step = await sent(queue, run)
+    run = await (started_late(queue) if what == "late" else start_run(queue))
+    step = await send_step(queue, run)
     if what == "cancelled":
-        assert await due(queue) == []
+        assert await due_ids(queue) == []
         await queue.cancel(TENANT, run.held.request_id)
     elif what == "deleted":
-        assert await due(queue) == []
-        await queue.finish(done((await lease(queue)).held))
+        assert await due_ids(queue) == []
+        await queue.finish(make_finish((await lease(queue)).key))
         await queue.finish(Finish(run.held, RUNNER, DONE))
         await queue.delete(TENANT, step)
         return
-    while not await due(queue):  # noqa: ASYNC110  time or the cancel makes it due
+    while not await due_ids(queue):  # noqa: ASYNC110  time or the cancel makes it due
         await asyncio.sleep(0.02)
-    again = await found(queue, run.held.request_id)
+    again = await find_run(queue, run.held.request_id)
     assert again.cancel_requested == (what == "cancelled")
 
 
 async def test_a_request_to_a_workflow_loses_no_lease(queue: Queue) -> None:
-    run = await started(queue)
+    run = await start_run(queue)
     assert run.left_s is None
     await queue.submit(new())
     await lease(queue)
@@ -252,9 +252,9 @@ async def test_a_request_to_a_workflow_loses_no_lease(queue: Queue) -> None:
 
 async def test_a_finish_ends_the_request_once_and_counts_nothing(queue: Queue) -> None:
     price = Price(PriceUnit.REQUEST, Decimal("0.5"))
-    run = await started(queue)
-    step = await sent(queue, run, price=price, key_id="key-1")
-    await queue.finish(done((await lease(queue)).held))
+    run = await start_run(queue)
+    step = await send_step(queue, run, price=price, key_id="key-1")
+    await queue.finish(make_finish((await lease(queue)).key))
     before = await queue.workflows.status(TENANT, run.held.request_id)
     assert before is not None
     (shown,) = before.steps
@@ -275,8 +275,8 @@ async def test_a_finish_ends_the_request_once_and_counts_nothing(queue: Queue) -
 
 
 async def test_a_step_that_failed_says_why(queue: Queue) -> None:
-    run = await started(queue)
-    step = await sent(queue, run)
+    run = await start_run(queue)
+    step = await send_step(queue, run)
     await queue.cancel(TENANT, step)
     shown = await queue.workflows.status(TENANT, run.held.request_id)
     assert shown is not None
@@ -285,9 +285,9 @@ async def test_a_step_that_failed_says_why(queue: Queue) -> None:
 
 
 async def test_a_step_is_kept_until_its_workflow_has_ended(queue: Queue) -> None:
-    run = await started(queue)
-    step = await sent(queue, run)
-    await queue.finish(done((await lease(queue)).held))
+    run = await start_run(queue)
+    step = await send_step(queue, run)
+    await queue.finish(make_finish((await lease(queue)).key))
     with pytest.raises(RequestActive, match=run.held.request_id):
         await queue.delete(TENANT, step)
     await queue.finish(Finish(run.held, RUNNER, DONE))
@@ -304,32 +304,32 @@ async def test_steps_of_a_run_that_was_failed_by_hand_and_deleted_are_abandoned_
     queue: Queue, key: str | None
 ) -> None:
     digest = b"" if key is None else bytes(32)
-    run = await started(queue, idempotency_key=key, body_digest=digest)
+    run = await start_run(queue, idempotency_key=key, body_digest=digest)
     request, runs = run.held.request_id, queue.workflows.runs
-    step = await sent(queue, run)
+    step = await send_step(queue, run)
     await queue.operations.fail(request, ACTOR, "It is not wanted.")
     await queue.delete(TENANT, request)
     for _ in range(2):
-        assert await runs.abandoned(9) == [(TENANT, request, step)]
+        assert await runs.list_abandoned_steps(9) == [(TENANT, request, step)]
         await runs.close()
     assert await queue.workflows.status(TENANT, request) is None
     assert await queue.workflows.step_requests(TENANT, request) == []
     await queue.cancel(TENANT, step)
-    assert await runs.abandoned(9) == []
+    assert await runs.list_abandoned_steps(9) == []
     await runs.close()
     await queue.delete(TENANT, step)
 
 
 async def test_steps_of_a_run_that_others_have_ended_are_abandoned(queue: Queue) -> None:
-    run, runs = await started(queue), queue.workflows.runs
-    step = await sent(queue, run)
-    assert await runs.abandoned(9) == []
+    run, runs = await start_run(queue), queue.workflows.runs
+    step = await send_step(queue, run)
+    assert await runs.list_abandoned_steps(9) == []
     await queue.operations.fail(run.held.request_id, ACTOR, "No more.")
-    assert await runs.abandoned(9) == [(TENANT, run.held.request_id, step)]
+    assert await runs.list_abandoned_steps(9) == [(TENANT, run.held.request_id, step)]
     await runs.close()
-    assert await runs.abandoned(9) == [(TENANT, run.held.request_id, step)]
+    assert await runs.list_abandoned_steps(9) == [(TENANT, run.held.request_id, step)]
     await queue.cancel(TENANT, step)
-    assert await runs.abandoned(9) == []
+    assert await runs.list_abandoned_steps(9) == []
     await runs.close()
     shown = await queue.workflows.status(TENANT, run.held.request_id)
     assert shown is not None
@@ -337,12 +337,12 @@ async def test_steps_of_a_run_that_others_have_ended_are_abandoned(queue: Queue)
 
 
 async def test_a_request_that_an_operator_requeues_keeps_its_steps(queue: Queue) -> None:
-    run, runs = await started(queue), queue.workflows.runs
-    await sent(queue, run)
+    run, runs = await start_run(queue), queue.workflows.runs
+    await send_step(queue, run)
     await queue.operations.requeue(run.held.request_id, ACTOR)
     assert await runs.start(9) == 1
-    await queue.finish(done((await lease(queue)).held))
-    again = await found(queue, run.held.request_id)
+    await queue.finish(make_finish((await lease(queue)).key))
+    again = await find_run(queue, run.held.request_id)
     assert again.held.attempt == 2
     assert [step.id for step in await runs.steps(again)] == [DRAW]
     assert str(await queue.finish(Finish(run.held, RUNNER, DONE))) == "fenced"

@@ -42,7 +42,7 @@ def main() -> int:
             finished = done.result()
             failed += finished.failed
             total = sum(finished.tallies(), total)
-            print(f"{finished.name} {finished.said()}: {_said(total, failed)}", flush=True)  # noqa: T201
+            print(f"{finished.name} {finished.summary()}: {_said(total, failed)}", flush=True)  # noqa: T201
     return int(bool(failed or total.problems))
 
 
@@ -70,7 +70,7 @@ class _Round:
         self.failed = ran.returncode != 0
         return self
 
-    def said(self) -> str:
+    def summary(self) -> str:
         ended = "failed" if self.failed else "passed"
         return f"{ended} by --crash-seed {self._seed}, see {self._output}"
 

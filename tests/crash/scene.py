@@ -17,7 +17,7 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.request_log import LINES
-from tests.chaos.history import Tally, noted
+from tests.chaos.history import Tally, record_tally
 from tests.chaos.proxy import Proxy
 from tests.chaos.replica import House, Keeper, Replica
 from tests.fakes.liveness import FakeLiveness
@@ -70,14 +70,14 @@ class Scene:
             rows = await (await connection.execute(sql.encode(), {"id": request_id})).fetchall()
         return "\n".join(f"{at} {message}" for at, message in rows)
 
-    async def checked(self) -> Tally:
+    async def check(self) -> Tally:
         """Waits for the end of everything that was stored, then compares all that was seen."""
         await self._until_all_ended()
         history = self.house.history
         for request_id in sorted(history.accepted):
             await self.final(request_id)
         with psycopg.connect(self.conninfo) as connection:
-            return noted(history.check(connection, self.house.objects), self.tally_file)
+            return record_tally(history.check(connection, self.house.objects), self.tally_file)
 
     def replicas(self, count: int, **how: Any) -> Keeper:
         return Keeper(self.house, count, lambda name: Replica(self.house, name, **how))

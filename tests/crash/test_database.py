@@ -55,7 +55,7 @@ async def test_a_database_that_swallows_everything_is_said_to_be_away_and_nothin
         scene.proxy.heal()
         await clients.go_on()
     async with scene.replicas(2):
-        await scene.checked()
+        await scene.check()
 
 
 @pytest.mark.long
@@ -66,7 +66,7 @@ async def test_connections_that_are_reset_again_and_again_lose_nothing(scene: Sc
             await clients.go_on(scene.chance.randrange(1, 15))
             scene.proxy.reset()
     async with scene.replicas(2):
-        await scene.checked()
+        await scene.check()
 
 
 @pytest.mark.long
@@ -81,7 +81,7 @@ async def test_an_immediate_restart_amid_commits_loses_nothing(
             postmaster(own_dir).send_signal(signal.SIGQUIT)
         await clients.go_on()
     async with own_scene.replicas(2):
-        await own_scene.checked()
+        await own_scene.check()
 
 
 def postmaster(data_dir: Path) -> psutil.Process:
@@ -106,7 +106,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_made_is_handed_in
             ended = await scene.final(request.id)
             assert (ended.state, ended.attempt) == (State.SUCCEEDED, 1)
         assert not any(replica.fenced for replica in keeper.replicas)
-    await scene.checked()
+    await scene.check()
 
 
 @pytest.mark.long
@@ -135,7 +135,7 @@ async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
                 median_ms = statistics.median(took_s) * 1000
                 print(f"{passed}: {len(took_s)} ended, median {median_ms:.1f} ms", flush=True)  # noqa: T201
         async with scene.replicas(2, step_s=0.0):
-            await scene.checked()
+            await scene.check()
         rows = await stranger.execute("SELECT count(*) FROM requests")
         assert await rows.fetchone() == (0,)  # it was open all the time
 

@@ -21,7 +21,7 @@ from tests.chaos.standby import Pair, pair
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES
-from tests.queue.requests import TENANT, ask, done, failure, new, report
+from tests.queue.requests import TENANT, ask, failure, make_finish, new, report
 
 T = TypeVar("T")
 ANSWERS_S = 10.0
@@ -76,7 +76,7 @@ async def replicate_before_acknowledging(servers: Pair, standbys: LiteralString)
             shown = row[0] if row else ""
 
 
-async def leased(queue: PostgresQueue, replica: str) -> Lease:
+async def wait_for_lease(queue: PostgresQueue, replica: str) -> Lease:
     async with asyncio.timeout(ANSWERS_S):
         while not (leases := (await again(lambda: queue.ask(ask(1, replica=replica)))).leases):
             pass
@@ -89,18 +89,18 @@ async def test_the_fence_holds_across_a_failover_that_lost_the_last_transactions
     request = await queue.submit(new())
     await servers.caught_up()
     servers.cut()
-    first = await leased(queue, "first")
+    first = await wait_for_lease(queue, "first")
     await servers.fail_over()
 
-    second = await leased(queue, "second")
+    second = await wait_for_lease(queue, "second")
     assert (first.request_id, first.attempt) == (second.request_id, second.attempt)
     names = [{ticket.key for ticket in lease.upload_tickets} for lease in (first, second)]
     assert not names[0] & names[1]
-    assert (await queue.report(report(first.held))).fenced == (first.held,)
-    late = queue.finish(done(first.held, failure(), replica="first"))
-    own = queue.finish(done(second.held, replica="second"))
+    assert (await queue.report(report(first.key))).fenced == (first.key,)
+    late = queue.finish(make_finish(first.key, failure(), replica="first"))
+    own = queue.finish(make_finish(second.key, replica="second"))
     assert await asyncio.gather(late, own) == [Verdict.FENCED, Verdict.ACCEPTED]
-    assert await queue.finish(done(first.held, replica="first")) is Verdict.FENCED
+    assert await queue.finish(make_finish(first.key, replica="first")) is Verdict.FENCED
     ended = await queue.get(TENANT, request.id)
     assert (ended.state, ended.replica_id) == (State.SUCCEEDED, "second")
 
@@ -110,18 +110,18 @@ async def test_only_what_somebody_is_told_of_waits_for_the_standby(
     servers: Pair, queue: PostgresQueue
 ) -> None:
     await queue.submit(new())
-    await leased(queue, "warm")
+    await wait_for_lease(queue, "warm")
     await replicate_before_acknowledging(servers, "*")
     servers.cut()
     run = await queue.submit(new(answered_at_end=True))
-    lease = await leased(queue, "first")
+    lease = await wait_for_lease(queue, "first")
     assert lease.request_id == run.id
-    assert (await queue.report(report(lease.held, replica="first"))).fenced == ()
+    assert (await queue.report(report(lease.key, replica="first"))).fenced == ()
     waiting = [
         asyncio.create_task(call)
         for call in (
             queue.submit(new()),
-            queue.finish(done(lease.held, replica="first")),
+            queue.finish(make_finish(lease.key, replica="first")),
         )
     ]
     assert await asyncio.wait(waiting, timeout=1.0) == (set(), set(waiting))
@@ -134,13 +134,13 @@ async def test_a_run_that_a_failover_lost_is_unknown_and_its_attempt_is_fenced(
     servers: Pair, queue: PostgresQueue
 ) -> None:
     await queue.submit(new())
-    await leased(queue, "warm")
+    await wait_for_lease(queue, "warm")
     await servers.caught_up()
     servers.cut()
     run = await queue.submit(new(answered_at_end=True))
-    lease = await leased(queue, "first")
+    lease = await wait_for_lease(queue, "first")
     await servers.fail_over()
-    late = done(lease.held, replica="first")
+    late = make_finish(lease.key, replica="first")
     assert await again(lambda: queue.finish(late)) is Verdict.FENCED
     with pytest.raises(RequestNotFound):
         await queue.wait(TENANT, run.id, ANSWERS_S)

@@ -54,4 +54,4 @@ async def test_what_an_ingress_answered_before_it_was_killed_is_served_by_anothe
     scene.house.history.accepted.update(rest[:-1])  # the last may be cut off
     await doomed.wait()
     async with scene.replicas(2, slots=8, step_s=0.0):
-        await scene.checked()
+        await scene.check()

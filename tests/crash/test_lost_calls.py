@@ -8,7 +8,7 @@ from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import State
 from tests.chaos.proxy import Lose
 from tests.crash.scene import Scene
-from tests.queue.requests import TENANT, ask, done, lease, new
+from tests.queue.requests import TENANT, ask, lease, make_finish, new
 
 BODY = b"d" * 32
 
@@ -27,7 +27,7 @@ async def test_a_submit_that_broke_off_around_its_commit_is_one_request_under_it
     assert (again.id == first.id) is (what is Lose.ANSWER)
     assert [request.id for request in await near.page(TENANT)] == [again.id]
     async with scene.replicas(1):
-        await scene.checked()
+        await scene.check()
 
 
 async def test_a_lease_that_was_given_and_never_arrived_runs_out_without_a_failure(
@@ -44,7 +44,7 @@ async def test_a_lease_that_was_given_and_never_arrived_runs_out_without_a_failu
         ended = await scene.final(request.id)
     assert (ended.state, ended.failures) == (State.SUCCEEDED, 0)
     assert ended.attempt >= 2  # a machine that stands still loses further leases
-    await scene.checked()
+    await scene.check()
 
 
 @pytest.mark.parametrize("what", Lose)
@@ -56,8 +56,8 @@ async def test_a_finish_that_broke_off_around_its_commit_is_handed_in_again_and_
     granted = await lease(near)
     scene.proxy.lose(request.id.encode(), what)
     with pytest.raises(DatabaseUnavailable):
-        await far.finish(done(granted.held))
+        await far.finish(make_finish(granted.key))
     assert scene.proxy.lost
-    assert await near.finish(done(granted.held)) == "accepted"
-    assert await far.finish(done(granted.held)) == "accepted"
-    await scene.checked()
+    assert await near.finish(make_finish(granted.key)) == "accepted"
+    assert await far.finish(make_finish(granted.key)) == "accepted"
+    await scene.check()

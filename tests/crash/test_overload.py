@@ -36,7 +36,7 @@ async def test_at_ten_times_the_load_the_rest_is_refused_and_requests_go_on_endi
             await until(scene, crowd, ended=2 * CAP, refused=2 * CAP)
             assert (await queue.demand())[POOL].queued <= 2 * CAP  # counted once a second
         assert psutil.Process().memory_info().rss - before < MAX_GROWTH
-        await scene.checked()
+        await scene.check()
 
 
 async def until(scene: Scene, clients: Clients, *, ended: int, refused: int = 0) -> None:

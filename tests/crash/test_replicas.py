@@ -25,7 +25,7 @@ async def test_a_replica_that_dies_between_upload_and_finish_leaves_its_files_ou
         ended = await scene.final(request.id)
     assert (ended.state, ended.failures) == (State.SUCCEEDED, 1)
     assert ended.attempt >= 2  # a lease that was on its way to the dead one is undone
-    await scene.checked()
+    await scene.check()
 
 
 async def test_a_replica_that_dies_with_a_lease_that_it_never_confirmed_costs_no_failure(
@@ -39,7 +39,7 @@ async def test_a_replica_that_dies_with_a_lease_that_it_never_confirmed_costs_no
         ended = await scene.final(request.id)
     assert (ended.state, ended.failures) == (State.SUCCEEDED, 0)
     assert ended.attempt >= 2
-    await scene.checked()
+    await scene.check()
 
 
 async def test_a_replica_that_stood_still_past_its_lease_is_fenced_and_clears_up_after_itself(
@@ -57,7 +57,7 @@ async def test_a_replica_that_stood_still_past_its_lease_is_fenced_and_clears_up
             async with asyncio.timeout(60):
                 while not frozen.fenced:  # noqa: ASYNC110 - the replica adds to it
                     await asyncio.sleep(0.01)
-            await scene.checked()
+            await scene.check()
     assert ended.attempt >= 2
     assert [*scene.house.objects] == [ended.outcome.artifacts[0].key]  # type: ignore[union-attr]
 
@@ -73,4 +73,4 @@ async def test_one_deadly_request_among_many_ends_as_poison_and_takes_no_other_w
         assert (await scene.final(deadly.id)).outcome.failure.code == "poison"  # type: ignore[union-attr]
         for request in others:
             assert (await scene.final(request.id)).state is State.SUCCEEDED
-    await scene.checked()
+    await scene.check()

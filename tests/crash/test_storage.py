@@ -92,7 +92,7 @@ class Watched:
     async def ask(self, ask: Ask) -> Work:
         work = await self._queue.ask(ask)
         for lease in work.leases:
-            self._history.leased(lease)
+            self._history.note_lease(lease)
         return work
 
     async def finish(self, finish: Finish) -> Verdict:
@@ -252,4 +252,4 @@ async def test_however_storage_breaks_no_request_is_lost_and_each_has_the_files_
             seen = (ended.state, ended.failures)
             assert seen == (State.SUCCEEDED, 0), await scene.log_of(request_id)
     scene.house.objects = await asyncio.to_thread(bucket.objects)
-    await scene.checked()
+    await scene.check()

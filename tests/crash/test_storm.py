@@ -43,7 +43,7 @@ async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_onc
                 storm.calm_a_little()
             storm.calm()
             await clients.go_on(5)
-        tally = await scene.checked()
+        tally = await scene.check()
     assert tally.accepted > BLOWS
     assert any(request.reuses for request in scene.house.history.seen)
 

@@ -110,7 +110,7 @@ async def delivering(conninfo: str) -> AsyncIterator[None]:
         await database.aclose()
 
 
-async def ended(scene: Scene, receiver: Receiver, count: int) -> set[str]:
+async def end_requests(scene: Scene, receiver: Receiver, count: int) -> set[str]:
     """Requests at their end, whose webhooks are due."""
     (queue,) = scene.house.queues or await scene.ingresses(scene.near)
     ids: set[str] = set()
@@ -122,7 +122,7 @@ async def ended(scene: Scene, receiver: Receiver, count: int) -> set[str]:
 
 
 @asynccontextmanager
-async def doomed(scene: Scene) -> AsyncIterator[asyncio.subprocess.Process]:
+async def doomed_ingress(scene: Scene) -> AsyncIterator[asyncio.subprocess.Process]:
     """An ingress process that delivers until it is killed."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", DOOMED, scene.conninfo),
@@ -152,7 +152,7 @@ async def until_delivered(scene: Scene, ids: set[str], within_s: float = 120.0) 
             await asyncio.sleep(0.05)
 
 
-def tried(scene: Scene) -> int:
+def count_tries(scene: Scene) -> int:
     with psycopg.connect(scene.conninfo) as connection:
         row = connection.execute("SELECT count(*) FROM webhook_tries").fetchone()
     return int(row[0]) if row else 0
@@ -185,7 +185,7 @@ async def test_what_ended_under_an_ingress_that_was_killed_is_delivered_by_anoth
         came = Counter(delivery.body for delivery in receiver.received)
         assert set(came.values()) == {1}
     async with scene.replicas(1):
-        await scene.checked()
+        await scene.check()
 
 
 @pytest.mark.long
@@ -194,12 +194,12 @@ async def test_a_delivery_whose_ingress_was_killed_amid_it_comes_again_with_the_
 ) -> None:
     """Killed between a delivery and the writing down of it: the receiver has it twice."""
     async with Receiver(always(Reply(hangs=True))) as receiver:
-        ids = await ended(scene, receiver, 2)
-        async with doomed(scene) as process:
+        ids = await end_requests(scene, receiver, 2)
+        async with doomed_ingress(scene) as process:
             await receiver.until(2)  # both came, and no answer goes back
             process.kill()
             await process.wait()
-        assert tried(scene) == 0
+        assert count_tries(scene) == 0
         receiver.script = always(Reply())
         async with delivering(scene.conninfo):
             await until_delivered(scene, ids)
@@ -209,16 +209,16 @@ async def test_a_delivery_whose_ingress_was_killed_amid_it_comes_again_with_the_
         )
         assert {body for _, body in came} == ids
         assert set(came.values()) == {2}
-        assert tried(scene) == 2
-        await scene.checked()
+        assert count_tries(scene) == 2
+        await scene.check()
 
 
 @pytest.mark.long
 async def test_kills_again_and_again_lose_no_webhook(scene: Scene) -> None:
     async with Receiver() as receiver:
-        ids = await ended(scene, receiver, 60)
+        ids = await end_requests(scene, receiver, 60)
         for _ in range(3):
-            async with doomed(scene) as process:
+            async with doomed_ingress(scene) as process:
                 await receiver.until(len(receiver.received) + scene.chance.randrange(1, 6))
                 process.kill()
         async with delivering(scene.conninfo):
@@ -229,7 +229,7 @@ async def test_kills_again_and_again_lose_no_webhook(scene: Scene) -> None:
             (delivery.body, delivery.headers["webhook-id"]) for delivery in receiver.received
         )
         assert len(by_body) == len(by_both)
-        await scene.checked()
+        await scene.check()
 
 
 @pytest.mark.long
@@ -237,16 +237,16 @@ async def test_a_receiver_that_is_down_for_a_while_gets_everything(scene: Scene)
     receiver = Receiver(each(Reply(503), Reply(200)))
     await receiver.start()
     await receiver.aclose()
-    ids = await ended(scene, receiver, 4)
+    ids = await end_requests(scene, receiver, 4)
     async with delivering(scene.conninfo):
         async with asyncio.timeout(120):
-            while tried(scene) < 3:  # noqa: ASYNC110 - another task does it
+            while count_tries(scene) < 3:  # noqa: ASYNC110 - another task does it
                 await asyncio.sleep(0.05)
         await receiver.start()
         await until_delivered(scene, ids)
     await receiver.aclose()
     assert {delivery.body.decode() for delivery in receiver.received} == ids
-    await scene.checked()
+    await scene.check()
 
 
 @pytest.mark.long
@@ -254,7 +254,7 @@ async def test_a_database_that_is_reset_and_restarted_amid_deliveries_loses_none
     own_scene: Scene, own_dir: Path
 ) -> None:
     async with Receiver() as receiver:
-        ids = await ended(own_scene, receiver, 40)
+        ids = await end_requests(own_scene, receiver, 40)
         async with delivering(own_scene.far.conninfo):
             await receiver.until(3)
             own_scene.proxy.reset()
@@ -262,4 +262,4 @@ async def test_a_database_that_is_reset_and_restarted_amid_deliveries_loses_none
             postmaster(own_dir).send_signal(signal.SIGQUIT)
             await until_delivered(own_scene, ids)
         assert {delivery.body.decode() for delivery in receiver.received} == ids
-        await own_scene.checked()
+        await own_scene.check()

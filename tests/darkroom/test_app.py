@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from darkroom import App, AppError, Image, endpoint
 from darkroom.app import endpoints_of
-from darkroom.running import described
+from darkroom.running import describe_app
 
 
 class Plain(App):
@@ -43,7 +43,7 @@ class Mood(Enum):
     GOOD = "good"
 
 
-def made(**methods: Any) -> type[App]:
+def make_app(**methods: Any) -> type[App]:
     """App with ``methods``, each of them an endpoint at its own path."""
     for name, method in methods.items():
         if callable(method):
@@ -63,7 +63,7 @@ def many(self: App, *x: int) -> int:
     raise NotImplementedError
 
 
-def named(self: App, **x: int) -> int:
+def any_keywords(self: App, **x: int) -> int:
     raise NotImplementedError
 
 
@@ -71,11 +71,11 @@ def by_place(self: App, x: int, /) -> int:
     raise NotImplementedError
 
 
-def hidden(self: App, _x: int) -> int:
+def private_name(self: App, _x: int) -> int:
     raise NotImplementedError
 
 
-def taken(self: App, model_dump: int) -> int:
+def reserved_name(self: App, model_dump: int) -> int:
     raise NotImplementedError
 
 
@@ -105,10 +105,10 @@ def bare_stream(self: App) -> Iterator:  # pyright: ignore
         (no_return, "Made.method does not say what it returns: add `-> Output`"),
         (no_type, "Made.method: the argument x has no type"),
         (many, "Made.method: *x cannot be described; name its arguments"),
-        (named, "Made.method: *x cannot be described; name its arguments"),
+        (any_keywords, "Made.method: *x cannot be described; name its arguments"),
         (by_place, "Made.method: the argument x must be usable by its name: remove the `/`"),
-        (hidden, "Made.method: the argument _x cannot be a field; rename it"),
-        (taken, "Made.method: the argument model_dump cannot be a field; rename it"),
+        (private_name, "Made.method: the argument _x cannot be a field; rename it"),
+        (reserved_name, "Made.method: the argument model_dump cannot be a field; rename it"),
         (function_in, "Made.method: the argument x has a type that JSON cannot describe: "),
         (object_in, "Made.method: the argument y has a type that JSON cannot describe: "),
         (object_out, "Made.method returns a type that JSON cannot describe: "),
@@ -120,14 +120,14 @@ def test_a_method_that_cannot_be_an_endpoint_is_refused_with_its_name(
     method: Any, sentence: str
 ) -> None:
     with pytest.raises(TypeError) as raised:
-        endpoints_of(made(method=method))
+        endpoints_of(make_app(method=method))
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_an_app_without_endpoints_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Made has no method with @darkroom.endpoint"):
-        endpoints_of(made())
+        endpoints_of(make_app())
 
 
 def test_two_methods_with_one_path_are_refused_also_with_a_slash_at_the_end() -> None:
@@ -191,10 +191,10 @@ def test_a_setting_of_another_type_is_refused_by_name(
     def answer(self: App) -> int:
         raise NotImplementedError
 
-    app = made(answer=answer)
+    app = make_app(answer=answer)
     setattr(app, setting, value)
     with pytest.raises(TypeError) as raised:
-        described(app)
+        describe_app(app)
     assert sentence in str(raised.value)
 
 
@@ -217,7 +217,7 @@ def test_arguments_become_fields_with_their_defaults_in_their_order() -> None:
     def answer(self: App, second: str, first: int = 3) -> dict[str, int]:
         raise NotImplementedError
 
-    method = endpoints_of(made(answer=answer))["/answer"]
+    method = endpoints_of(make_app(answer=answer))["/answer"]
     schema = method.input_schema()
     assert schema["x-fal-order-properties"] == ["second", "first"]
     assert schema["required"] == ["second"]
@@ -226,7 +226,7 @@ def test_arguments_become_fields_with_their_defaults_in_their_order() -> None:
 
 
 def test_one_model_is_the_input_itself_with_its_definitions() -> None:
-    method = endpoints_of(made(order=order))["/order"]
+    method = endpoints_of(make_app(order=order))["/order"]
     schema = method.input_schema()
     assert schema["required"] == ["prompt"]
     assert schema["$defs"]["Style"]["properties"]["strength"]["maximum"] == 1
@@ -235,7 +235,7 @@ def test_one_model_is_the_input_itself_with_its_definitions() -> None:
 
 
 def test_a_model_that_contains_itself_is_an_object_at_the_top() -> None:
-    method = endpoints_of(made(tree=tree))["/tree"]
+    method = endpoints_of(make_app(tree=tree))["/tree"]
     for schema in (method.input_schema(), method.output_schema()):
         assert schema["type"] == "object"
         assert "$ref" not in schema
@@ -247,7 +247,7 @@ def test_a_model_that_contains_itself_is_an_object_at_the_top() -> None:
 
 
 def test_fields_may_have_the_names_of_methods_of_models() -> None:
-    method = endpoints_of(made(call=names_of_models))["/call"]
+    method = endpoints_of(make_app(call=names_of_models))["/call"]
     assert method.arguments({"copy": 1, "json": "a"})[1] == {"copy": 1, "json": "a", "schema": True}
 
 
@@ -271,7 +271,7 @@ def test_an_output_that_is_no_object_gets_a_key(
         raise NotImplementedError
 
     answer.__annotations__["return"] = type_
-    method = endpoints_of(made(answer=answer))["/answer"]
+    method = endpoints_of(make_app(answer=answer))["/answer"]
     assert method.plain(value) == sent
     schema = method.output_schema()
     assert schema["type"] == "object"
@@ -282,7 +282,7 @@ def test_an_image_is_wrapped_under_its_kind() -> None:
     def draw(self: App) -> Image:
         raise NotImplementedError
 
-    schema = endpoints_of(made(draw=draw))["/draw"].output_schema()
+    schema = endpoints_of(make_app(draw=draw))["/draw"].output_schema()
     assert schema["required"] == ["image"]
     assert schema["properties"]["image"]["x-darkroom-file"] == "image"
 
@@ -295,7 +295,7 @@ def test_a_generator_describes_its_values() -> None:
         raise NotImplementedError
         yield
 
-    methods = endpoints_of(made(some=some, later=later))
+    methods = endpoints_of(make_app(some=some, later=later))
     assert methods["/some"].streams
     assert methods["/later"].streams
     assert methods["/some"].output_schema()["properties"]["output"]["type"] == "integer"
@@ -322,7 +322,7 @@ def test_a_result_of_another_type_is_an_error_with_the_place(
         raise NotImplementedError
 
     answer.__annotations__["return"] = type_
-    method = endpoints_of(made(answer=answer))["/answer"]
+    method = endpoints_of(make_app(answer=answer))["/answer"]
     with pytest.raises(AppError) as raised:
         method.plain(value)
     assert sentence in raised.value.message
@@ -332,7 +332,7 @@ def test_a_number_that_json_lacks_is_null() -> None:
     def answer(self: App) -> dict[str, Any]:
         raise NotImplementedError
 
-    method = endpoints_of(made(answer=answer))["/answer"]
+    method = endpoints_of(make_app(answer=answer))["/answer"]
     assert method.plain({"a": float("nan")}) == {"a": None}
 
 
@@ -348,7 +348,7 @@ def test_an_app_is_described_with_its_settings() -> None:
             """Greet a person."""
             raise NotImplementedError
 
-    description = described(Greeter)
+    description = describe_app(Greeter)
     (only,) = description.pop("endpoints")
     assert description == {
         "name": "greeter",

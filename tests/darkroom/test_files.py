@@ -47,7 +47,7 @@ INPUT = {"generated": False}
 """What is said of a file that was an input: no model of the app has made it."""
 
 
-def given(path: str) -> dict[str, str]:
+def file_reference(path: str) -> dict[str, str]:
     return {"$file": path}
 
 
@@ -55,8 +55,11 @@ def test_files_are_found_in_models_lists_and_tuples() -> None:
     output = run(
         Editor(),
         "/nested",
-        layers=[{"image": given("/a/1.png")}, {"image": given("/a/2.jpg"), "note": "n"}],
-        pair=[given("/a/3.webp"), given("/a/4.mp4")],
+        layers=[
+            {"image": file_reference("/a/1.png")},
+            {"image": file_reference("/a/2.jpg"), "note": "n"},
+        ],
+        pair=[file_reference("/a/3.webp"), file_reference("/a/4.mp4")],
     )
     assert output == {
         "layers": [
@@ -73,7 +76,7 @@ def test_files_are_found_in_models_lists_and_tuples() -> None:
 
 def test_files_are_also_sent_where_the_type_does_not_say_so() -> None:
     file = {"$file": "/a/1.png", "media_type": "image/png", **INPUT}
-    output = run(Editor(), "/anything", image=given("/a/1.png"))
+    output = run(Editor(), "/anything", image=file_reference("/a/1.png"))
     assert output == {"images": [file], "deeper": {"also": [file]}}
 
 
@@ -84,7 +87,7 @@ def test_an_input_may_be_a_file_of_the_test_itself() -> None:
 
 def test_a_text_of_a_client_never_becomes_a_file() -> None:
     with pytest.raises(AppError, match=r"\$file, whose name is reserved"):
-        run(Editor(), "/echo", options={"deep": [given("/etc/passwd")]})
+        run(Editor(), "/echo", options={"deep": [file_reference("/etc/passwd")]})
 
 
 @pytest.mark.parametrize("value", ["/a/1.png", 1, None, {"$file": 1}, {"url": "http://a/b.png"}])
@@ -140,14 +143,14 @@ class Painter(App):
 def test_a_file_that_is_no_image_is_refused_by_its_field(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "text.png").write_bytes(content)
     with pytest.raises(InvalidField, match="image") as caught:
-        run(Painter(), layers=[given(str(tmp_path / "text.png"))])
+        run(Painter(), layers=[file_reference(str(tmp_path / "text.png"))])
     assert (caught.value.field, caught.value.type) == ("layers", "image_load_error")
 
 
 def test_an_image_that_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> None:
     PillowImages.new("RGB", (4, 3)).save(tmp_path / "large.png")
     with pytest.raises(InvalidField, match="more than 11 pixels") as caught:
-        run(Painter(), sketch_url=given(str(tmp_path / "large.png")))
+        run(Painter(), sketch_url=file_reference(str(tmp_path / "large.png")))
     assert (caught.value.field, caught.value.type) == ("sketch_url", "image_too_large")
     assert caught.value.context == {"max_pixels": 11}
 

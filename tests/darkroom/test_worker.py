@@ -85,7 +85,7 @@ def environment() -> dict[str, str]:
     return {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}  # noqa: TID251
 
 
-def described(folder: Path, name: str) -> tuple[int, dict[str, Any]]:
+def run_describe(folder: Path, name: str) -> tuple[int, dict[str, Any]]:
     """Exit status and answer of ``describe``."""
     done = subprocess.run(
         [sys.executable, "-m", "darkroom.worker", "describe", name],
@@ -310,7 +310,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "app.py").write_text(text)
-    status, description = described(tmp_path, "app:X")
+    status, description = run_describe(tmp_path, "app:X")
     assert status == 1
     assert message in description["failed"]
 
@@ -318,7 +318,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
 @pytest.mark.long
 def test_an_app_is_described_although_it_prints(tmp_path: Path) -> None:
     (tmp_path / "tester.py").write_text(APP + "\nprint('imported')\n")
-    status, description = described(tmp_path, "tester:Tester")
+    status, description = run_describe(tmp_path, "tester:Tester")
     assert status == 0
     assert description["concurrency"] == 2
     paths = [endpoint["path"] for endpoint in description["endpoints"]]

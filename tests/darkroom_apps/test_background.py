@@ -51,7 +51,7 @@ def image(tmp_path: Path) -> darkroom.Image:
     return darkroom.Image(tmp_path / "square.png")
 
 
-def opened(made: dict[str, Any], name: str = "image") -> Image.Image:
+def open_image(made: dict[str, Any], name: str = "image") -> Image.Image:
     with Image.open(made[name]["$file"]) as picture:
         picture.load()
         return picture
@@ -60,11 +60,11 @@ def opened(made: dict[str, Any], name: str = "image") -> Image.Image:
 def test_the_background_becomes_transparent_and_edges_lose_its_colour(
     app: background.Background, image: darkroom.Image
 ) -> None:
-    plain = opened(darkroom.run(app, image_url=image, refine_foreground=False))
+    plain = open_image(darkroom.run(app, image_url=image, refine_foreground=False))
     assert (plain.mode, plain.size) == ("RGBA", (64, 48))
     assert (plain.getpixel((30, 20)), plain.getpixel((2, 2))) == ((*RED, 255), (*BLUE, 0))
     assert plain.getpixel((19, 20)) == (120, 20, 120, 128)
-    refined = opened(darkroom.run(app, image_url=image)).getpixel((19, 20))
+    refined = open_image(darkroom.run(app, image_url=image)).getpixel((19, 20))
     assert isinstance(refined, tuple)
     red, _, blue, alpha = refined
     assert red > 190
@@ -78,8 +78,8 @@ def test_the_mask_is_returned_beside_the_image_or_alone(
     assert darkroom.run(app, image_url=image)["mask_image"] is None
     output = darkroom.run(app, image_url=image, output_mask=True, output_format="webp")
     assert output["image"]["media_type"] == "image/webp"
-    assert opened(output, "mask_image").getpixel((30, 20)) == 255
-    alone = opened(darkroom.run(app, "/v2", image_url=image, mask_only=True))
+    assert open_image(output, "mask_image").getpixel((30, 20)) == 255
+    alone = open_image(darkroom.run(app, "/v2", image_url=image, mask_only=True))
     assert (alone.mode, alone.getpixel((2, 2)), alone.getpixel((30, 20))) == ("L", 0, 255)
 
 
@@ -114,12 +114,12 @@ def test_what_is_empty_is_cut_off_unless_all_is(
     monkeypatch.setattr(birefnet, "Network", RedNetwork)
     app = rembg.Rembg()
     app.setup()
-    cropped = opened(darkroom.run(app, image_url=image, crop_to_bbox=True))
+    cropped = open_image(darkroom.run(app, image_url=image, crop_to_bbox=True))
     assert (cropped.mode, cropped.size) == ("RGBA", (22, 20))
-    assert opened(darkroom.run(app, image_url=image)).size == (64, 48)
+    assert open_image(darkroom.run(app, image_url=image)).size == (64, 48)
     Image.new("RGB", (9, 9), BLUE).save(tmp_path / "blue.png")
     blue = darkroom.Image(tmp_path / "blue.png")
-    assert opened(darkroom.run(app, image_url=blue, crop_to_bbox=True)).size == (9, 9)
+    assert open_image(darkroom.run(app, image_url=blue, crop_to_bbox=True)).size == (9, 9)
 
 
 def test_weights_are_a_file_a_folder_or_a_repository(

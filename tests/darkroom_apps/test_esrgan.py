@@ -78,7 +78,7 @@ def test_weights_of_the_authors_files_say_how_large_the_network_is(tmp_path: Pat
     pixels = torch.rand(1, 3, 7, 9)
     with torch.inference_mode():
         assert torch.equal(network(pixels), original.eval()(pixels))
-    assert tiles.enlarged(pixels[0], 2, network.requires_grad_(False), 4).shape == (3, 14, 18)
+    assert tiles.enlarge(pixels[0], 2, network.requires_grad_(False), 4).shape == (3, 14, 18)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def image(tmp_path: Path) -> darkroom.Image:
     return darkroom.Image(tmp_path / "noise.png")
 
 
-def opened(made: dict[str, Any]) -> Image.Image:
+def open_image(made: dict[str, Any]) -> Image.Image:
     with Image.open(made["$file"]) as picture:
         picture.load()
         return picture
@@ -47,10 +47,12 @@ def test_a_mask_is_black_and_white_and_may_be_applied(
     app: segmenter.Segmenter, image: darkroom.Image
 ) -> None:
     prompts = {"prompts": [{"x": 10, "y": 20, "label": "1"}], "box_prompts": [box(0, 0, 50, 50)]}
-    mask = opened(darkroom.run(app, "/image", image_url=image, **prompts)["image"])
+    mask = open_image(darkroom.run(app, "/image", image_url=image, **prompts)["image"])
     assert (mask.mode, mask.size) == ("L", SIZE)
     assert set(np.unique(np.array(mask)).tolist()) <= {0, 255}
-    cut = opened(darkroom.run(app, "/image", image_url=image, apply_mask=True, **prompts)["image"])
+    cut = open_image(
+        darkroom.run(app, "/image", image_url=image, apply_mask=True, **prompts)["image"]
+    )
     assert cut.mode == "RGBA"
     assert np.array_equal(np.array(cut)[..., 3], np.array(mask))
     output = darkroom.run(
@@ -109,10 +111,10 @@ def test_an_automatic_segmentation_returns_the_largest_masks_first(
     masks = FoundMasks(logits.half(), SIZE)
     monkeypatch.setattr(segments.SegmentModel, "all_masks", lambda *_: masks)
     output = darkroom.run(app, "/auto-segment", image_url=image, min_mask_region_area=100)
-    large, small = [np.array(opened(mask)) > 0 for mask in output["individual_masks"]]
+    large, small = [np.array(open_image(mask)) > 0 for mask in output["individual_masks"]]
     assert large.sum() > small.sum() >= 100
     assert (large & small).sum() == small.sum()
-    combined = np.array(opened(output["combined_mask"]))
+    combined = np.array(open_image(output["combined_mask"]))
     assert combined.shape == (60, 90, 3)
     colours = {tuple(colour) for colour in combined.reshape(-1, 3).tolist()}
     assert len(colours) == 3  # one of them black
@@ -125,11 +127,11 @@ def test_automatic_masks_keep_the_thresholds(
     options = {"image_url": image, "points_per_side": 4, "min_mask_region_area": 0}
     none = darkroom.run(app, "/auto-segment", pred_iou_thresh=1.0, **options)
     assert none["individual_masks"] == []
-    assert not np.array(opened(none["combined_mask"])).any()
+    assert not np.array(open_image(none["combined_mask"])).any()
     every = darkroom.run(
         app, "/auto-segment", pred_iou_thresh=0, stability_score_thresh=0, **options
     )
-    assert all(opened(mask).size == SIZE for mask in every["individual_masks"])
+    assert all(open_image(mask).size == SIZE for mask in every["individual_masks"])
 
 
 def test_boxes_lie_around_masks() -> None:
@@ -150,4 +152,4 @@ def test_a_mask_is_stable_if_a_stricter_one_is_as_large() -> None:
 
 def test_places_are_those_of_the_models_square(app: segmenter.Segmenter) -> None:
     image = Image.new("RGB", (64, 256))
-    assert app.model.scaled(image, [32, 64]).tolist() == [[64, 32]]
+    assert app.model.scale_points(image, [32, 64]).tolist() == [[64, 32]]

@@ -44,7 +44,7 @@ from tests.darkroom_apps.tiny_models import (
     save_whisper,
 )
 from tests.deployments.executors.rig import ExecutorRig
-from tests.samples import sampled
+from tests.samples import sample_params
 
 
 def sound(path: Path, seconds: float = 2.0, rate: int = 8000) -> Path:
@@ -85,7 +85,7 @@ def test_tiles_of_a_large_image_fit_together(
         return pixels.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
     pixels = torch.rand(3, 61, 90)
-    assert torch.equal(tiles.enlarged(pixels, 2, doubled), doubled(pixels))
+    assert torch.equal(tiles.enlarge(pixels, 2, doubled), doubled(pixels))
 
 
 def test_the_transcript_has_fals_fields(listener: whisper.Whisper, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ IN_OWN_ENVIRONMENT = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("shipped", sampled(SHIPPED, SHIPPED[0]), ids=lambda each: each.app)
+@pytest.mark.parametrize("shipped", sample_params(SHIPPED, SHIPPED[0]), ids=lambda each: each.app)
 async def test_a_shipped_app_is_deployed_with_settings_and_served(
     shipped: Shipped, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ def bucket(moto_server: S3Server) -> Iterator[Bucket]:
     client.close()
 
 
-def forged(ticket: UploadTicket) -> UploadTicket:
+def forge_signature(ticket: UploadTicket) -> UploadTicket:
     """``ticket`` with another signature."""
     form = {**dict(ticket.form), "x-amz-signature": "0" * 64}
     return replace(ticket, form=tuple(form.items()))

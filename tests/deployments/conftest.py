@@ -83,14 +83,14 @@ class Rig:
     def offer(self, name: str, **input: Any) -> LeaseKey:
         lease = self.lease(name, **input)
         self.port.offer(lease)
-        return lease.held
+        return lease.key
 
     async def outcome(self, held: LeaseKey):
         """The outcome that the replica reports for the lease."""
         await self.port.until(lambda: any(finish.held == held for finish in self.port.finishes))
         return next(finish.outcome for finish in self.port.finishes if finish.held == held)
 
-    async def reported(self, held: LeaseKey, step: int = 1) -> None:
+    async def wait_for_report(self, held: LeaseKey, step: int = 1) -> None:
         """Wait until a report shows ``step`` steps."""
         await self.port.until(
             lambda: any(
@@ -104,7 +104,7 @@ class Rig:
 MakeRig = Callable[..., Any]
 
 
-def configured(**changes: Any) -> ReplicaConfig:
+def make_config(**changes: Any) -> ReplicaConfig:
     """``QUICK`` with ``changes``: settings of the replica itself, its calls and its transfers, and
     those of its snapshots as ``snapshot_…``."""
     config = QUICK
@@ -147,7 +147,7 @@ async def make_rig(tmp_path: Path):
         buckets: BucketSink | None = None,
         **changes: Any,
     ) -> Rig:
-        config = configured(**changes)
+        config = make_config(**changes)
         slots = config.slots_on(device_bytes)
         port = port or FakeLeasePort(ask_wait_s=1.0)
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311

@@ -44,7 +44,9 @@ CATALOG = Catalog(
 """The demo endpoints."""
 
 
-def leased(rig: Rig, name: str, endpoint_id: str, *, alone: bool = False, **fields: Any) -> Lease:
+def make_lease(
+    rig: Rig, name: str, endpoint_id: str, *, alone: bool = False, **fields: Any
+) -> Lease:
     """A lease as the queue makes it from a client's body."""
     entry = CATALOG.get(endpoint_id)
     body = {"prompt": "a red circle", **QUICK[endpoint_id], **fields}

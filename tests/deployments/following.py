@@ -35,7 +35,7 @@ VIDEOS = Endpoint("videos", "video", Weights(str(DEMO_WAN)), "open", OPTIONS)
 CONFIG = ReplicaConfig(devices=2, threads=1, device="cpu")
 
 
-def loaded() -> Any:
+def load_pipeline() -> Any:
     return weights.load(Store(StoreConfig()), load_families(FAMILIES)["video"], VIDEOS, "cpu")
 
 
@@ -51,17 +51,17 @@ class Leader:
     def start(self) -> None:
         self._followers.start()
 
-    def refused(self) -> str:
+    def refusal(self) -> str:
         """Error of a worker that cannot load what it is asked to."""
         missing = Endpoint("videos", "video", Weights("/nowhere"), "open", OPTIONS)
         try:
-            self._followers.spread(loaded(), missing, None)
+            self._followers.spread(load_pipeline(), missing, None)
         except WeightsUnavailable as error:
             return error.message
         return ""
 
     def frames(self) -> torch.Tensor:
-        pipeline = loaded()
+        pipeline = load_pipeline()
         self._followers.spread(pipeline, VIDEOS, None)
         return frames(pipeline)
 
@@ -93,9 +93,9 @@ def main() -> None:
                 .remote()
             )
             ray.get(leader.start.remote())
-            refused = ray.get(leader.refused.remote())
+            refused = ray.get(leader.refusal.remote())
             two = ray.get(leader.frames.remote())
-            apart = (two - frames(loaded())).abs().max().item()
+            apart = (two - frames(load_pipeline())).abs().max().item()
             resting = leader.rest.remote()
             (follower,) = [
                 child

@@ -30,7 +30,7 @@ from deployments.families.options import apply_options
 from deployments.families.video import NUMBERS_OF_FRAMES, TASKS, VideoFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from tests.deployments.videos import given, seen, tickets
+from tests.deployments.videos import decode_video, input_image, tickets
 from tests.engine.conformance import classes, zoo
 from tests.engine.conformance.__main__ import be_quiet
 from tests.engine.conformance.case import WISHES, Case
@@ -68,7 +68,7 @@ def of_media() -> dict[str, Any]:
     those that need a library missing here."""
     return {
         name: kind
-        for name, kind in classes.exported().items()
+        for name, kind in classes.pipeline_classes().items()
         if not hasattr(kind, "_backends")
         and not classes.why_absent(name).startswith("deprecated")
         and _gives(kind, "frames", "audios")
@@ -131,7 +131,7 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
     body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "num_frames": frames}
     side = int(endpoint.options["video_format"]["width"])
     count = next((len(asked[field]) for field in VIDEOS if field in asked), frames)
-    images = {"image_url": given(side, side), "video_url": a_video(count, side)}
+    images = {"image_url": input_image(side, side), "video_url": a_video(count, side)}
     body = {**body, "num_frames": count} if endpoint.options["video"] else body
     with Engine(pipeline, threads=1) as engine, tempfile.TemporaryDirectory() as folder:
         call = family.prepare(endpoint, body | images, pipeline, 1)
@@ -144,7 +144,7 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
             Path(folder, "video.mp4").write_bytes(product.files[0].body.read_bytes())
         finally:
             scratch.close()
-        video = seen(Path(folder, "video.mp4"))
+        video = decode_video(Path(folder, "video.mp4"))
     if not torch.isfinite(result.frames).all():
         return "it gives no numbers"
     form = call.output_facts["video"].form

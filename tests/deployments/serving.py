@@ -75,8 +75,8 @@ class StubIngress:
     async def offer(self, leases: list[Lease]) -> None:
         self._port.offer(*leases)
 
-    async def finished(self, count: int) -> list[Finish]:
-        return await self._port.finished(count)
+    async def wait_for_finishes(self, count: int) -> list[Finish]:
+        return await self._port.wait_for_finishes(count)
 
     async def until_reported(self, request_id: str) -> None:
         await self._port.until(

@@ -61,7 +61,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_for_room_keeps_no_one_
     rig = await make_rig(weights_bytes=budget)
     long = rig.lease("long", endpoints["flux"], **{**COMMON, "num_inference_steps": 3000})
     rig.port.offer(long)
-    await rig.reported(long.held)
+    await rig.wait_for_report(long.held)
     rig.port.offer(rig.lease("waits", endpoints["sdxl"], **COMMON))
     waits = LeaseKey("waits", 1)
     await rig.port.until(lambda: waits in _renewed(rig))

@@ -69,7 +69,7 @@ MAKE: Mapping[str, Callable[[], Any]] = {
 
 def entry(endpoint_id: str, **options: Any) -> CatalogEntry:
     """The catalogue's entry with a size and prompts for tiny models."""
-    listed = CATALOG.listed(endpoint_id)
+    listed = CATALOG.get_listed(endpoint_id)
     listed_options = listed.endpoint.options
     changed = {
         **listed_options,
@@ -89,7 +89,7 @@ def tickets(count: int = 2, media_type: str = "video/mp4") -> tuple[UploadTicket
     )
 
 
-def given(width: int = 96, height: int = 64) -> Image.Image:
+def input_image(width: int = 96, height: int = 64) -> Image.Image:
     image = Image.new("RGB", (width, height), (240, 240, 240))
     ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
     return image
@@ -109,7 +109,7 @@ class Seen:
     audio: tuple[str, int, float] | None  # codec, sample rate in Hz, seconds
 
 
-def seen(path: Path) -> Seen:
+def decode_video(path: Path) -> Seen:
     with av.open(str(path)) as file:
         video = file.streams.video[0]
         codec = video.codec_context.name

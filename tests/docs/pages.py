@@ -96,7 +96,7 @@ def fence_lines(page: Path) -> int:
     return sum(line.lstrip().startswith("```") for line in page.read_text().splitlines())
 
 
-def indented(page: Path) -> list[str]:
+def indented_blocks(page: Path) -> list[str]:
     """Blocks of shell commands that are indented by four spaces."""
     return [
         "\n".join(line[4:] for line in passage.strip("\n").splitlines())

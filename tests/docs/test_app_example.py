@@ -30,14 +30,14 @@ def block(begins: str) -> str:
     return text
 
 
-def written(folder: Path) -> Path:
+def write_app(folder: Path) -> Path:
     path = folder / "poster.py"
     path.write_text(block("# poster.py"))
     return path
 
 
 async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
-    path = written(tmp_path)
+    path = write_app(tmp_path)
     (app,) = await asyncio.to_thread(describing.read_source, path)
     code = describing.bundle(path, ())
     description = await describing.describe(
@@ -102,7 +102,7 @@ async def test_the_values_of_the_generator_of_the_docs_stream(tmp_path: Path) ->
 
 
 def test_the_app_of_the_docs_is_tested_in_process(tmp_path: Path) -> None:
-    written(tmp_path)
+    write_app(tmp_path)
     test = block("from darkroom import run")
     done = subprocess.run(
         [sys.executable, "-c", test], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.cli.main import main
 from serve_app.settings import FIELDS
-from tests.docs.pages import PAGES, ROOT, blocks, indented, inline
+from tests.docs.pages import PAGES, ROOT, blocks, indented_blocks, inline
 from tests.docs.shell import simple_commands, steps
 
 DARKROOM = re.compile(r"^(?:\$ )?darkroom (\S.*)")
@@ -21,7 +21,7 @@ def scripts() -> list[str]:
     """All shell commands of all pages, those of transcripts without their output."""
     commands: list[str] = []
     for page in PAGES:
-        commands += indented(page)
+        commands += indented_blocks(page)
         commands += [script.text for script in blocks(page, "sh")]
         for block in blocks(page, "console"):
             commands += [step.command for step in steps(block.text)]

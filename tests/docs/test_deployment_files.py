@@ -31,18 +31,18 @@ pytestmark = [
 ]
 
 
-def loaded(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text()))
 
 
 def test_the_cluster_is_valid_for_rays_launcher() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: PLC0415
 
-    validate_config(prepare_config(loaded(CLUSTER)))
+    validate_config(prepare_config(load_yaml(CLUSTER)))
 
 
 def test_the_head_is_alone_and_every_group_of_workers_can_go_to_zero() -> None:
-    cluster = loaded(CLUSTER)
+    cluster = load_yaml(CLUSTER)
     groups = dict(cluster["available_node_types"])
     assert groups.pop(cluster["head_node_type"])["max_workers"] == 0
     assert groups
@@ -53,7 +53,7 @@ def test_the_head_is_alone_and_every_group_of_workers_can_go_to_zero() -> None:
 def test_the_configuration_is_valid_for_serve_deploy() -> None:
     from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
 
-    ServeDeploySchema.model_validate(loaded(CONFIGURATION))
+    ServeDeploySchema.model_validate(load_yaml(CONFIGURATION))
 
 
 def test_the_configuration_builds(build: Callable[[dict[str, Any]], Any]) -> None:
@@ -69,21 +69,21 @@ def test_every_family_has_a_pool_of_its_own() -> None:
 
 
 def test_every_pool_asks_for_a_class_of_gpu_that_the_cluster_has() -> None:
-    groups = loaded(CLUSTER)["available_node_types"].values()
+    groups = load_yaml(CLUSTER)["available_node_types"].values()
     there = {name for group in groups for name in group["resources"]}
     pools = read(CONFIGURATION).arguments["pools"].values()
     assert {f"accelerator_type:{pool['accelerator']}" for pool in pools} <= there
 
 
 def test_compose_sets_only_what_darkroom_reads() -> None:
-    environment = loaded(COMPOSE)["services"]["darkroom"]["environment"]
+    environment = load_yaml(COMPOSE)["services"]["darkroom"]["environment"]
     settings = {name for name in environment if name.startswith("DARKROOM_")}
     assert settings
     assert settings <= setting_names()
 
 
 def test_compose_names_nothing_that_it_does_not_have() -> None:
-    compose = loaded(COMPOSE)
+    compose = load_yaml(COMPOSE)
     services = compose["services"]
     for name, service in services.items():
         assert set(service.get("depends_on", ())) <= services.keys(), name
@@ -96,7 +96,9 @@ def test_compose_names_nothing_that_it_does_not_have() -> None:
 def test_images_of_others_are_named_by_version_and_digest() -> None:
     base = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.MULTILINE)
     images = [
-        service["image"] for service in loaded(COMPOSE)["services"].values() if "image" in service
+        service["image"]
+        for service in load_yaml(COMPOSE)["services"].values()
+        if "image" in service
     ]
     assert base
     assert images
@@ -108,7 +110,7 @@ def test_volumes_of_compose_belong_to_the_user_of_the_image() -> None:
     """A named volume that is mounted where the image has no folder belongs to root."""
     dockerfile = DOCKERFILE.read_text().replace("\\\n", " ")
     (folders,) = re.findall(r"install -d -o darkroom -g darkroom ([^&\n]+)", dockerfile)
-    mounts = loaded(COMPOSE)["services"]["darkroom"]["volumes"]
+    mounts = load_yaml(COMPOSE)["services"]["darkroom"]["volumes"]
     assert mounts
     assert {mount.partition(":")[2] for mount in mounts} <= {*folders.split()}
 
@@ -136,7 +138,7 @@ def test_a_database_that_is_away_does_not_make_the_container_unhealthy() -> None
 
 
 def test_compose_waits_for_what_can_be_asked_whether_it_is_healthy() -> None:
-    services = loaded(COMPOSE)["services"]
+    services = load_yaml(COMPOSE)["services"]
     assert services["darkroom"]["init"] is True
     waits = [
         name
@@ -148,12 +150,14 @@ def test_compose_waits_for_what_can_be_asked_whether_it_is_healthy() -> None:
     assert all("healthcheck" in services[name] for name in waits)
 
 
-def pinned(path: Path) -> dict[str, str]:
+def pinned_versions(path: Path) -> dict[str, str]:
     lines = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in lines}
 
 
-def needed(name: str, extras: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+def required_packages(
+    name: str, extras: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...]]]:
     for line in distribution(name).requires or ():
         requirement = Requirement(line)
         if requirement.marker is None or any(
@@ -163,7 +167,7 @@ def needed(name: str, extras: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple
 
 
 def test_the_image_takes_every_package_but_torch_by_its_hash_at_the_pinned_version() -> None:
-    by_hash, versions = pinned(PACKAGES), pinned(ROOT / "constraints.txt")
+    by_hash, versions = pinned_versions(PACKAGES), pinned_versions(ROOT / "constraints.txt")
     assert by_hash == {name: versions[name] for name in by_hash}
     text = PACKAGES.read_text()
     assert all(f"=={version} \\\n    --hash=sha256:" in text for version in by_hash.values())
@@ -173,7 +177,7 @@ def test_the_image_takes_every_package_but_torch_by_its_hash_at_the_pinned_versi
         package = ahead.pop()
         if package not in packages:
             packages.add(package)
-            ahead.extend(() if package[0] == "torch" else needed(*package))
+            ahead.extend(() if package[0] == "torch" else required_packages(*package))
     assert {name for name, _ in packages} - {"darkroom-serve", "torch"} <= by_hash.keys()
 
 

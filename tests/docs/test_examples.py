@@ -18,8 +18,8 @@ from serve_app.cli.commands import environment
 from serve_app.cli.serve.greeting import example_commands
 from serve_app.settings import Config, PoolConfig
 from tests.docs.pages import DOCS, ROOT, block, blocks
-from tests.wire.entered import entered, installed
-from tests.wire.served import served
+from tests.wire.entered import start_gateway, write_installation
+from tests.wire.served import serve
 
 Build = Callable[[dict[str, Any]], Any]
 
@@ -30,10 +30,10 @@ def test_the_readme_s_call_gets_an_image(tmp_path: Path, side: str) -> None:
     lines = block(ROOT / "README.md", "diff").splitlines()
     changed = side == "changed"
     example = "\n".join(line[1:] for line in lines if changed or not line.startswith("+"))
-    with served() as here, entered(here.url, tmp_path) as ways:
+    with serve() as here, start_gateway(here.url, tmp_path) as ways:
         example = example.replace("http://127.0.0.1:8000", here.url)
         mode = "plain" if changed else "proxy"
-        shell = environment.variables(installed(here, ways, tmp_path), mode)
+        shell = environment.variables(write_installation(here, ways, tmp_path), mode)
         ran = subprocess.run(
             [sys.executable, "-c", example],
             env={"PATH": os.defpath, **shell},
@@ -51,8 +51,8 @@ def test_the_readme_s_call_gets_an_image(tmp_path: Path, side: str) -> None:
 @pytest.mark.long
 @pytest.mark.wire
 def test_what_the_start_prints_gets_an_image_in_a_shell(tmp_path: Path) -> None:
-    with served() as here, entered(here.url, tmp_path) as ways:
-        lines = example_commands(installed(here, ways, tmp_path), here.url)
+    with serve() as here, start_gateway(here.url, tmp_path) as ways:
+        lines = example_commands(write_installation(here, ways, tmp_path), here.url)
         assert len(lines) == 3
         ran = subprocess.run(
             ["sh", "-ec", "\n".join(lines)],

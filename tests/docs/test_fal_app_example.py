@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.deployments.executors.fal.house import deployed, environments_with_fal, serving
+from tests.deployments.executors.fal.house import deploy_app, environments_with_fal, serving
 from tests.docs.pages import DOCS, blocks
 
 PAGE = DOCS / "how-to" / "serve-a-fal-app.md"
@@ -21,7 +21,7 @@ async def test_the_app_for_fal_of_the_docs_is_served(tmp_path: Path) -> None:
     path = tmp_path / "square.py"
     path.write_text(block)
     environments = await asyncio.to_thread(environments_with_fal)
-    app = await asyncio.to_thread(deployed, path, tmp_path, environments)
+    app = await asyncio.to_thread(deploy_app, path, tmp_path, environments)
     assert [endpoint.id for endpoint in app.endpoints.values()] == ["apps/square"]
     assert app.found["concurrency"] == 2
     async with serving(app, tmp_path / "replica") as rig:

@@ -24,7 +24,7 @@ from serve_app.domain.request import State
 from serve_app.queue.transactions.end_attempt import EndReason
 from serve_app.telemetry.metrics import Metrics
 from tests.docs.pages import DOCS, ROOT
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 
 ALERTS = DOCS / "how-to" / "darkroom-alerts.yaml"
 RUNBOOK = DOCS / "how-to" / "runbook.md"
@@ -49,7 +49,7 @@ Labels = Mapping[str, frozenset[str]]
 def real_metrics() -> dict[str, frozenset[str]]:
     """Labels of each series by its name, also of the parts of a histogram."""
     metrics: dict[str, frozenset[str]] = {}
-    for metric in Metrics(CollectorRegistry()).declared():
+    for metric in Metrics(CollectorRegistry()).list_metrics():
         labels = frozenset(metric._labelnames)
         if isinstance(metric, Histogram):
             metrics |= {metric._name + part: labels for part in ("_sum", "_count")}
@@ -105,13 +105,13 @@ def problems(query: str) -> list[str]:
             possible = VALUES.get((metric, label))
             if possible is not None and not set(values.split("|")) <= possible:
                 faults.append(f"{metric}: {label}={values}")
-    faults += [label for label in grouped(query) if label not in known]
-    if "histogram_quantile" in query and "le" not in grouped(query):
+    faults += [label for label in grouping_labels(query) if label not in known]
+    if "histogram_quantile" in query and "le" not in grouping_labels(query):
         faults.append("le is missing")
     return faults if series else ["no metric"]
 
 
-def grouped(query: str) -> set[str]:
+def grouping_labels(query: str) -> set[str]:
     """Labels by which a query groups or joins."""
     lists = re.findall(r"\b(?:by|on) \(([^)]*)\)", query)
     return {label.strip() for clause in lists for label in clause.split(",")}
@@ -166,7 +166,7 @@ def test_a_panel_names_real_metrics_and_labels(panel: dict[str, Any]) -> None:
         names = re.findall(r"\bdarkroom_\w+", target["expr"])
         # An aggregation drops the labels that it does not name.
         aggregates = re.search(r"\b(?:sum|max|min|count)\b", target["expr"])
-        left = grouped(target["expr"]) - {"le"} if aggregates else REAL[names[0]]
+        left = grouping_labels(target["expr"]) - {"le"} if aggregates else REAL[names[0]]
         assert shown <= left
         # Several series of a panel need a label to tell them apart.
         assert shown == left or not aggregates
@@ -510,7 +510,7 @@ def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
 
 
 async def test_each_metric_of_a_query_is_in_the_metrics_that_an_ingress_serves() -> None:
-    async with built(replica=False) as house, house.client() as client:
+    async with build_house(replica=False) as house, house.client() as client:
         answer = await client.get("/metrics")
     assert answer.status_code == httpx.codes.OK
     served: set[str] = set()

@@ -12,7 +12,7 @@ import pytest
 from serve_app.catalog.catalog import load
 from tests.docs.pages import DOCS, block
 from tests.ingress.house import DEMO
-from tests.wire.served import served
+from tests.wire.served import serve
 
 PAGE = DOCS / "how-to" / "keep-your-sora-code.md"
 SERVED = load(None, demo=True, demo_dir=DEMO)
@@ -23,7 +23,7 @@ SERVED = load(None, demo=True, demo_dir=DEMO)
 @pytest.mark.parametrize("model", ["sora-2", "sora-2-pro", "sora-2-2025-12-08"])
 def test_code_for_sora_gets_its_video(tmp_path: Path, model: str) -> None:
     code = block(PAGE, "python").replace('"sora-2"', f'"{model}"')
-    with served(catalog=SERVED) as here:
+    with serve(catalog=SERVED) as here:
         shell = {"OPENAI_BASE_URL": f"{here.url}/openai/v1", "OPENAI_API_KEY": here.key}
         subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code],

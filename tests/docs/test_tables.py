@@ -29,7 +29,7 @@ from serve_app.ingress.submission.options import (
 )
 from serve_app.ingress.submission.options import RETRY_HEADERS as RETRIES
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.migrations import shipped
+from serve_app.queue.store.migrations import list_migrations
 from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from serve_app.settings import PoolConfig
 from serve_app.settings.pools import WarmConfig
@@ -113,7 +113,7 @@ def test_own_paths_are_documented() -> None:
 def test_the_tables_of_the_database_are_documented() -> None:
     created = [
         re.findall(r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", migration.sql)
-        for migration in shipped()
+        for migration in list_migrations()
     ]
     documented = {name for cells in table(TABLES, "table") for name in code(cells[0])}
     assert documented == {"migrations"}.union(*created)
@@ -163,7 +163,7 @@ def test_the_metrics_are_documented_with_their_labels() -> None:
     }
     assert documented == {
         metric._name + ("_total" if isinstance(metric, Counter) else ""): metric._labelnames
-        for metric in metrics.declared()
+        for metric in metrics.list_metrics()
     }
 
 

@@ -44,15 +44,20 @@ def test_the_id_depends_on_the_rules_and_not_on_their_order(
 
 def test_a_keyed_id_depends_on_the_secret_and_the_rules() -> None:
     access, other = FileAccess("a", FORBID), FileAccess("b", FORBID)
-    ids = {access.id, access.keyed(b"1").id, access.keyed(b"2").id, other.keyed(b"1").id}
+    ids = {
+        access.id,
+        access.with_keyed_id(b"1").id,
+        access.with_keyed_id(b"2").id,
+        other.with_keyed_id(b"1").id,
+    }
     assert len(ids) == 4
-    assert access.keyed(b"1").id == access.keyed(b"1").id
-    assert access.keyed(b"1") == access
-    keyed = access.keyed(b"1", outputs=True)
+    assert access.with_keyed_id(b"1").id == access.with_keyed_id(b"1").id
+    assert access.with_keyed_id(b"1") == access
+    keyed = access.with_keyed_id(b"1", outputs=True)
     key = keys.artifact_key("0195", 1, "image/png", access=keyed.id)
     assert keys.valid(key)
     assert key.startswith("p/r.")
-    assert not keys.upload_key("image/png", access=access.keyed(b"1").id).startswith("p/r.")
+    assert not keys.upload_key("image/png", access=access.with_keyed_id(b"1").id).startswith("p/r.")
     assert keys.access_id(key) == keyed.id
 
 

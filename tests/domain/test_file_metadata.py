@@ -22,7 +22,7 @@ INPUTS = st.fixed_dictionaries(
 )
 
 
-def described(given: dict[str, Any], **more: Any) -> FileMetadata:
+def make_metadata(given: dict[str, Any], **more: Any) -> FileMetadata:
     return FileMetadata.of_input(given, endpoint="a/b", model="o/n@1", seed=7, **more)
 
 
@@ -30,13 +30,13 @@ def described(given: dict[str, Any], **more: Any) -> FileMetadata:
 def test_what_is_written_is_found_among_any_other_bytes(
     input: dict[str, Any], before: bytes, after: bytes
 ) -> None:
-    written = described(input, request_id="r", demo=True)
+    written = make_metadata(input, request_id="r", demo=True)
     assert find(before + written.text().encode("ascii") + after) == written
 
 
 @given(st.text())
 def test_what_is_written_means_nothing_in_xml(prompt: str) -> None:
-    text = described({"prompt": prompt}).text()
+    text = make_metadata({"prompt": prompt}).text()
     assert ElementTree.fromstring(f"<a>{text}</a>").text == text  # noqa: S314  our own
 
 
@@ -54,7 +54,7 @@ def test_older_versions_left_out_the_seed_0() -> None:
 
 def test_secret_fields_are_named_only() -> None:
     arguments = {"prompt": "hush", "token": "hush", "steps": 4}
-    metadata = described(arguments, secret={"prompt", "token"})
+    metadata = make_metadata(arguments, secret={"prompt", "token"})
     assert "hush" not in metadata.text()
     assert (metadata.settings, metadata.left_out) == ({"steps": 4}, ("prompt", "token"))
 
@@ -62,7 +62,7 @@ def test_secret_fields_are_named_only() -> None:
 @given(st.text(), st.integers(0))
 def test_a_prompt_cannot_pretend_to_be_another_description(prompt: str, seed: int) -> None:
     pretended = FileMetadata("x/y", "", seed, prompt).text()
-    written = described({"prompt": f"{prompt}{pretended}"})
+    written = make_metadata({"prompt": f"{prompt}{pretended}"})
     assert find(written.text().encode()) == written
 
 
@@ -72,13 +72,13 @@ def test_damaged_bytes_are_no_description(junk: bytes) -> None:
 
 
 def test_the_search_goes_on_after_a_damaged_one() -> None:
-    written = described({"prompt": "x"})
+    written = make_metadata({"prompt": "x"})
     assert find(MARK + b"oops" + written.text().encode()) == written
 
 
 def test_urls_and_inlined_files_are_left_out_at_any_depth() -> None:
     secret = "https://store.example.org/x?signature=secret"
-    metadata = described(
+    metadata = make_metadata(
         {
             "prompt": "a link to https://example.org stays",
             "image_url": secret,
@@ -97,13 +97,13 @@ def test_urls_and_inlined_files_are_left_out_at_any_depth() -> None:
 
 @pytest.mark.parametrize("letter", ["x", "é", "🎈"])
 def test_a_description_fits_into_every_format(letter: str) -> None:
-    long = described({"prompt": letter * 100_000, "negative_prompt": "y" * 100_000})
+    long = make_metadata({"prompt": letter * 100_000, "negative_prompt": "y" * 100_000})
     text = long.text()
     assert len(text) <= MAX_BYTES
     assert text.isascii()
     metadata = find(text.encode())
     assert metadata is not None
     assert (metadata.seed, metadata.endpoint, metadata.prompt[:9]) == (7, "a/b", letter * 9)
-    settings_only = described({"prompt": letter, "negative_prompt": "y" * 100_000})
-    short = replace(described({"prompt": letter}), left_out=("settings",))
+    settings_only = make_metadata({"prompt": letter, "negative_prompt": "y" * 100_000})
+    short = replace(make_metadata({"prompt": letter}), left_out=("settings",))
     assert find(settings_only.text().encode()) == short

@@ -46,7 +46,7 @@ def on(**changes: object) -> Preflight:
 
 
 def test_what_is_here_and_fits_needs_nothing() -> None:
-    facts = FLUX.said()
+    facts = FLUX.sentences()
     assert facts["served"] == "yes, the real model"
     assert facts["fits"] == "yes: bfloat16 (for 24 GB; this GPU has 24); at most 4.2 megapixels"
     assert facts["download"] == "30.0 GB, all downloaded"
@@ -80,7 +80,7 @@ def test_whether_it_fits_is_said_with_both_figures(
     machine: MachineFacts, fits: bool | None, words: str
 ) -> None:
     assert on(machine=machine).fits is fits
-    assert words in on(machine=machine).said()["fits"]
+    assert words in on(machine=machine).sentences()["fits"]
 
 
 def test_a_download_that_the_disk_cannot_take_does_not_fit() -> None:
@@ -96,7 +96,7 @@ def test_a_download_that_the_disk_cannot_take_does_not_fit() -> None:
 
 def test_without_recipes_nothing_is_promised() -> None:
     assert on(needs=Needs()).fits is None
-    assert on(needs=Needs()).said()["fits"].startswith("unknown: ")
+    assert on(needs=Needs()).sentences()["fits"].startswith("unknown: ")
     for device in (0, None):  # it needs no GPU, whichever there is
         assert on(needs=Needs(RECIPES, runs_on_cpu=True), machine=MachineFacts(device)).fits
 
@@ -121,14 +121,14 @@ def test_without_recipes_nothing_is_promised() -> None:
 def test_the_way_to_the_weights_is_said_with_what_to_do(
     download: Download, access: str, then: str
 ) -> None:
-    facts = on(download=download).said()
+    facts = on(download=download).sentences()
     assert facts["access"].startswith(access)
     assert facts["next"].startswith(then)
 
 
 def test_a_demo_says_what_stands_in_the_way_of_the_real_model() -> None:
     demo = on(server=Server.DEMO, download=TO_COME)
-    assert demo.said()["served"] == "a tiny demo model in place of Flux"
+    assert demo.sentences()["served"] == "a tiny demo model in place of Flux"
     assert demo.next == "set DARKROOM_DEMO=false to serve the real model"
     assert replace(demo, machine=MachineFacts(0)).next.startswith("serve it on a larger machine")
 

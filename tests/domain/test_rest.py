@@ -24,7 +24,7 @@ async def test_at_rest_a_task_sleeps_until_a_call() -> None:
     sleeping = asyncio.create_task(rest.sleep(0.01, FOR_EVER_S))
     await asyncio.sleep(0.1)
     assert not sleeping.done()
-    rest.called()
+    rest.note_call()
     await asyncio.wait_for(sleeping, 60.0)
 
 
@@ -40,7 +40,7 @@ async def test_at_rest_a_task_that_is_needed_sooner_does_not_wait() -> None:
 async def test_a_task_keeps_its_period_for_a_while_after_a_call() -> None:
     clock = FakeClock()
     rest = resting(clock)
-    rest.called()
+    rest.note_call()
     clock.advance(QUIET_S - 1)
     began = time.monotonic()
     await rest.sleep(0.01, FOR_EVER_S)
@@ -69,10 +69,10 @@ def test_calls_keep_the_other_processes_from_rest_without_a_message_for_each() -
     rest = resting(clock)
     rest.announce = announce
     for _ in range(100):
-        rest.called()
+        rest.note_call()
     assert messages == 1
     clock.advance(ANNOUNCE_EVERY_S + 1)
-    rest.called()
+    rest.note_call()
     assert messages == 2
 
 

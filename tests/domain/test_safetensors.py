@@ -21,7 +21,7 @@ from serve_app.domain.safetensors import SafetensorsHeader, TensorFacts
 ONE: dict[str, Any] = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
 
-def written(path: Path, header: Any, body: bytes = b"\0" * 16) -> Path:
+def write_safetensors(path: Path, header: Any, body: bytes = b"\0" * 16) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
     return path
@@ -75,13 +75,13 @@ def test_an_inconsistent_header_is_refused_with_the_reason(
     tmp_path: Path, header: Any, why: str
 ) -> None:
     with pytest.raises(WeightsUnavailable, match=why):
-        read_header(written(tmp_path / "a.safetensors", header))
+        read_header(write_safetensors(tmp_path / "a.safetensors", header))
 
 
 @pytest.mark.parametrize("size", [15, 17])
 def test_a_file_of_another_size_than_its_tensors_is_refused(tmp_path: Path, size: int) -> None:
     with pytest.raises(WeightsUnavailable, match=rf"a\.safetensors cannot .* {size} follow"):
-        read_header(written(tmp_path / "a.safetensors", {"a": ONE}, bytes(size)))
+        read_header(write_safetensors(tmp_path / "a.safetensors", {"a": ONE}, bytes(size)))
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_a_long_header_is_refused_before_it_is_parsed(
 ) -> None:
     monkeypatch.setattr(safetensors, "MAX_HEADER_BYTES", 50)
     with pytest.raises(WeightsUnavailable, match="50 are allowed"):
-        read_header(written(tmp_path / "a.safetensors", {"a": ONE}))
+        read_header(write_safetensors(tmp_path / "a.safetensors", {"a": ONE}))
 
 
 def test_too_many_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safetensors, "MAX_TENSORS", 1)
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [16, 16]}
     with pytest.raises(WeightsUnavailable, match="2 tensors"):
-        read_header(written(tmp_path / "a.safetensors", {"a": ONE, "b": empty}))
+        read_header(write_safetensors(tmp_path / "a.safetensors", {"a": ONE, "b": empty}))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -115,7 +115,7 @@ def test_too_many_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(
     tmp_path: Path, at: int, value: int, cut: int
 ) -> None:
-    path = written(tmp_path / "a.safetensors", {"a": ONE, "__metadata__": {"k": "v"}})
+    path = write_safetensors(tmp_path / "a.safetensors", {"a": ONE, "__metadata__": {"k": "v"}})
     content = bytearray(path.read_bytes())
     content[at % len(content)] = value
     path.write_bytes(content[: max(cut, 1)])

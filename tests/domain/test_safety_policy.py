@@ -43,7 +43,7 @@ def test_an_empty_list_blocks_nothing() -> None:
     assert Blocklist(()).find("gore") is None
 
 
-def refused(policy: SafetyPolicy, input: dict[str, Any], tenant: str = "a") -> tuple[str, str]:
+def refusal(policy: SafetyPolicy, input: dict[str, Any], tenant: str = "a") -> tuple[str, str]:
     with pytest.raises(InvalidInput) as raised:
         policy.check(tenant, "fal-ai/flux/dev", input)
     (problem,) = raised.value.problems
@@ -53,10 +53,10 @@ def refused(policy: SafetyPolicy, input: dict[str, Any], tenant: str = "a") -> t
 
 def test_the_field_and_the_word_are_named() -> None:
     policy = SafetyPolicy((SafetyRule(words=LIST),))
-    field, message = refused(policy, {"prompt": "some GORE"})
+    field, message = refusal(policy, {"prompt": "some GORE"})
     assert (field, "“gore”" in message) == ("prompt", True)
-    assert refused(policy, {"prompt": "x", "prompt_2": "gore"})[0] == "prompt_2"
-    assert refused(policy, {"prompts": ["x", "gore"]})[0] == "prompts"
+    assert refusal(policy, {"prompt": "x", "prompt_2": "gore"})[0] == "prompt_2"
+    assert refusal(policy, {"prompts": ["x", "gore"]})[0] == "prompts"
     urls = {"image_urls": ["https://a/gore.png", "https://b/"], "image_url": "data:;base64,gore"}
     policy.check("a", "e", {"prompt": "x", "negative_prompt": "gore", "seed": 1, **urls})
 
@@ -157,7 +157,7 @@ def test_prompts_and_listed_weights_pass_the_rule_for_likenesses() -> None:
 def test_a_rule_is_for_its_tenants_and_endpoints() -> None:
     rule = SafetyRule(tenants=("a",), endpoints=("fal-ai/flux/*",), words=LIST)
     policy = SafetyPolicy((rule,))
-    refused(policy, {"prompt": "gore"})
+    refusal(policy, {"prompt": "gore"})
     policy.check("b", "fal-ai/flux/dev", {"prompt": "gore"})
     policy.check("a", "fal-ai/wan", {"prompt": "gore"})
 
@@ -172,7 +172,7 @@ def test_a_rule_is_for_its_tenants_and_endpoints() -> None:
 )
 def test_a_lora_is_refused_by_its_repository(path: str) -> None:
     policy = SafetyPolicy((SafetyRule(loras=frozenset({"bad/lora"})),))
-    field, message = refused(policy, {"loras": [{"path": "good/lora"}, {"path": path}]})
+    field, message = refusal(policy, {"loras": [{"path": "good/lora"}, {"path": path}]})
     assert field == "loras"
     assert "bad/lora" in message
     policy.check("a", "e", {"loras": [{"path": "good/lora"}], "prompt": "x"})

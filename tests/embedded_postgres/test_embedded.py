@@ -49,7 +49,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     own = tmp_path_factory.mktemp("data")
 
     async def once() -> None:
-        async with held(own) as conninfo, await connect(conninfo) as connection:
+        async with run_postgres(own) as conninfo, await connect(conninfo) as connection:
             await connection.execute("CREATE TABLE kept (n integer)")
 
     asyncio.run(once())
@@ -58,7 +58,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def held(data_dir: Path) -> AsyncIterator[str]:
+async def run_postgres(data_dir: Path) -> AsyncIterator[str]:
     postgres = EmbeddedPostgres(data_dir, grace_s=GRACE_S)
     yield await postgres.start()
     await postgres.aclose()
@@ -144,7 +144,7 @@ STARTED = "SELECT pg_postmaster_start_time()"
 
 
 async def test_it_listens_on_a_private_socket_and_asks_for_a_password(data_dir: Path) -> None:
-    async with held(data_dir) as conninfo:
+    async with run_postgres(data_dir) as conninfo:
         assert await value(conninfo, "SHOW listen_addresses") == ""
         assert await value(conninfo, "SHOW fsync") == "on"
         assert mode(place_of(conninfo)) == 0o700
@@ -156,12 +156,12 @@ async def test_it_listens_on_a_private_socket_and_asks_for_a_password(data_dir: 
 
 
 async def test_it_does_not_run_as_root(data_dir: Path) -> None:
-    async with held(data_dir):
+    async with run_postgres(data_dir):
         assert postmaster(data_dir).uids().effective != 0
 
 
 async def test_a_second_start_joins_the_server_that_runs(data_dir: Path) -> None:
-    async with held(data_dir) as conninfo:
+    async with run_postgres(data_dir) as conninfo:
         started = await value(conninfo, STARTED)
         second = EmbeddedPostgres(data_dir, grace_s=GRACE_S)
         assert await second.start() == conninfo
@@ -179,7 +179,7 @@ async def test_starts_at_the_same_time_share_one_server(data_dir: Path) -> None:
 
 
 async def test_it_stops_when_no_process_holds_it(data_dir: Path) -> None:
-    async with held(data_dir):
+    async with run_postgres(data_dir):
         server = postmaster(data_dir)
     until_stopped(ClusterFiles(data_dir))
     assert not server.is_running()
@@ -203,7 +203,7 @@ async def test_a_start_while_it_stops_waits_and_starts_it_again(data_dir: Path) 
 
 
 async def test_a_killed_supervisor_is_replaced_and_the_server_goes_on(data_dir: Path) -> None:
-    async with held(data_dir) as conninfo:
+    async with run_postgres(data_dir) as conninfo:
         started = await value(conninfo, STARTED)
         first = supervisor(data_dir)
         assert first is not None
@@ -217,7 +217,7 @@ async def test_a_killed_supervisor_is_replaced_and_the_server_goes_on(data_dir: 
 
 
 async def test_the_supervisor_stays_while_the_server_s_log_is_gone(data_dir: Path) -> None:
-    async with held(data_dir) as conninfo:
+    async with run_postgres(data_dir) as conninfo:
         first = supervisor(data_dir)
         assert first is not None
         ClusterFiles(data_dir).server_log.unlink()  # like an operator whose disk is full
@@ -230,7 +230,7 @@ async def test_the_supervisor_stays_while_the_server_s_log_is_gone(data_dir: Pat
 
 
 async def test_a_killed_server_is_started_again_with_its_data(data_dir: Path) -> None:
-    async with held(data_dir) as conninfo:
+    async with run_postgres(data_dir) as conninfo:
         for n in range(3):
             async with await connect(conninfo) as connection:
                 await connection.execute("INSERT INTO kept VALUES (%s)", (n,))
@@ -239,7 +239,7 @@ async def test_a_killed_server_is_started_again_with_its_data(data_dir: Path) ->
 
 
 async def test_whatever_is_killed_in_whatever_order_the_next_start_works(data_dir: Path) -> None:
-    async with held(data_dir) as conninfo, await connect(conninfo) as connection:
+    async with run_postgres(data_dir) as conninfo, await connect(conninfo) as connection:
         await connection.execute("DELETE FROM kept")
     for n, order in enumerate(itertools.permutations(["holder", "server", "supervisor"])):
         process = holder(data_dir)
@@ -270,7 +270,7 @@ async def test_a_pid_file_that_names_somebody_else_s_process_is_no_server(data_d
     lines = pid_file.read_text().splitlines()
     pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
     try:
-        async with held(data_dir) as conninfo:
+        async with run_postgres(data_dir) as conninfo:
             assert await value(conninfo, "SELECT 1") == 1
             assert stranger.poll() is None
     finally:
@@ -293,13 +293,13 @@ async def test_a_supervisor_that_is_asked_to_end_stops_the_server(data_dir: Path
 async def test_a_path_that_is_too_long_for_a_socket_gets_a_private_directory_elsewhere(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    async with held(data_dir):
+    async with run_postgres(data_dir):
         crashed = ClusterFiles(data_dir).note.read_text()
     until_stopped(ClusterFiles(data_dir))
     own = tmp_path / ("a-long-name-" * 12)
     copy(data_dir, own)
     ClusterFiles(own).note.write_text(crashed)
-    async with held(own) as conninfo:
+    async with run_postgres(own) as conninfo:
         place = place_of(conninfo)
         assert not place.is_relative_to(own)
         assert not place.is_relative_to(data_dir)
@@ -332,6 +332,6 @@ async def test_a_cluster_that_was_half_made_is_made_again(tmp_path: Path) -> Non
     files = ClusterFiles(tmp_path)
     files.staging_dir.mkdir(parents=True)
     (files.staging_dir / "PG_VERSION").write_text("18\n")
-    async with held(tmp_path) as conninfo:
+    async with run_postgres(tmp_path) as conninfo:
         assert await value(conninfo, "SELECT 1") == 1
     until_stopped(files)

@@ -18,6 +18,6 @@ def call(prompt="a red circle", seed=1, steps=3, **more):
     }
 
 
-def alone(pipeline, **arguments):
+def run_without_engine(pipeline, **arguments):
     """What the pipeline makes without an engine."""
     return pipeline(**call(**arguments)).images

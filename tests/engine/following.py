@@ -20,7 +20,7 @@ from deployments.engine.parallel.group import ParallelGroup
 from deployments.engine.parallel.messages import ParallelCall
 from deployments.engine.parallel.worker import ParallelWorker
 from serve_app.domain.endpoint import Recipe
-from tests.engine.spreadable import image, made
+from tests.engine.spreadable import image, make_pipeline
 
 COMPILED = Recipe(24, "float32", compile=True)
 runs = Counter[str]()
@@ -59,7 +59,7 @@ def main(rendezvous: str, *names: str) -> None:
     placement.compile_regions = partial(compile_regions, backend=compiler)
     for number, name in enumerate(names):
         recipe = COMPILED if name == "compiled" else None
-        follower.add(number, made(name), recipe, rehearsal)
+        follower.add(number, make_pipeline(name), recipe, rehearsal)
     runs.clear()  # those of the rehearsal
     follower.follow()
     ended = {"denoisers": follower.denoisers, **runs}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights, WeightsPart
 from tests.engine.conformance.vision_encoders import clip
-from weights.parts import composed
+from weights.parts import compose_folder
 
 TOKENS = 4
 WIDTH = 32  # of an image's embedding
@@ -133,10 +133,10 @@ def save_with_adapter(
         WeightsPart("image_encoder", str(parts / "image_encoder")),
     )
     weights = Weights(str(base), parts=named)
-    return composed(directory / "store", base, weights, {e: Path(e.source) for e in named})
+    return compose_folder(directory / "store", base, weights, {e: Path(e.source) for e in named})
 
 
-def loaded(folder: Path, dtype: str = "float32") -> Any:
+def load_adapter_pipeline(folder: Path, dtype: str = "float32") -> Any:
     pipeline = load_pipeline(Weights(str(folder)), dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -13,7 +13,7 @@ from deployments.engine.parallel.group import ParallelGroup
 from deployments.engine.parallel.parallel_call import ParallelModels
 from serve_app.domain.errors import ReplicaDied
 from tests.engine import following
-from tests.engine.spreadable import image, made, video
+from tests.engine.spreadable import image, make_pipeline, video
 
 
 def main(rendezvous: str, name: str = "demo") -> None:
@@ -25,7 +25,7 @@ def main(rendezvous: str, name: str = "demo") -> None:
     group = ParallelGroup(0, 2, Path(rendezvous), "cpu")
     group.join()
     spread = ParallelModels(group, follower.is_alive, lambda: say("lost"))
-    pipeline = made(name)
+    pipeline = make_pipeline(name)
     wish = video if name == "demo" else image
     spread.add(0, pipeline)
     with Engine(pipeline, threads=1) as engine:

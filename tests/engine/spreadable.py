@@ -16,7 +16,7 @@ from training import shelf
 DEMO_WAN = Path(__file__).parents[2] / "deployments" / "demo" / "wan"
 
 
-def made(name: str) -> Any:
+def make_pipeline(name: str) -> Any:
     if name == "demo":
         return shelf.take(DEMO_WAN)
     return MAKERS[name]()

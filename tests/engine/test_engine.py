@@ -22,7 +22,7 @@ from serve_app.domain.errors import (
     ReplicaDied,
 )
 from serve_app.domain.progress import Stage
-from tests.engine.calls import alone, call
+from tests.engine.calls import call, run_without_engine
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
 pytestmark = [
@@ -46,7 +46,7 @@ def pipeline(request):
 def test_a_generation_alone_equals_a_plain_call_bit_for_bit(engine, pipeline):
     engine.add("it", pipeline)
     result = engine.submit(pipeline="it", **call()).result(60)
-    assert torch.equal(result.images, alone(pipeline))
+    assert torch.equal(result.images, run_without_engine(pipeline))
 
 
 def test_interleaved_generations_give_each_what_it_gets_alone(engine, pipeline):
@@ -59,7 +59,7 @@ def test_interleaved_generations_give_each_what_it_gets_alone(engine, pipeline):
     running = [engine.submit(pipeline="it", **call(**wish)) for wish in wishes]
     results = [generation.result(60).images for generation in running]
     for wish, images in zip(wishes, results, strict=True):
-        assert torch.equal(images, alone(pipeline, **wish))
+        assert torch.equal(images, run_without_engine(pipeline, **wish))
 
 
 @pytest.mark.long
@@ -72,7 +72,7 @@ def test_solvers_that_remember_earlier_steps_do_not_see_each_others(engine, solv
         generation.result(60).images for generation in running
     ]  # modules are for one thread at a time
     for seed, images in zip((1, 2), results, strict=True):
-        assert torch.equal(images, alone(pipeline, seed=seed, steps=4))
+        assert torch.equal(images, run_without_engine(pipeline, seed=seed, steps=4))
 
 
 def test_a_short_generation_does_not_wait_for_a_long_one(engine, flux):
@@ -96,8 +96,8 @@ def test_different_pipelines_interleave_in_one_engine(engine, flux, sdxl):
     first = engine.submit(pipeline="flux", **call())
     two = engine.submit(pipeline="sdxl", **call())
     results = [generation.result(60).images for generation in (first, two)]
-    assert torch.equal(results[0], alone(flux))
-    assert torch.equal(results[1], alone(sdxl))
+    assert torch.equal(results[0], run_without_engine(flux))
+    assert torch.equal(results[1], run_without_engine(sdxl))
 
 
 def test_the_same_seed_gives_the_same_image_and_another_seed_another(engine, flux):
@@ -126,9 +126,9 @@ def test_cancelling_one_leaves_the_others_and_later_plain_calls_unaffected(engin
     with pytest.raises(Cancelled):
         doomed.result(60)
     assert doomed.steps_done == 2
-    assert torch.equal(other.result(60).images, alone(flux, seed=2, steps=6))
+    assert torch.equal(other.result(60).images, run_without_engine(flux, seed=2, steps=6))
     after = engine.submit(pipeline="it", **call(seed=3)).result(60)
-    assert torch.equal(after.images, alone(flux, seed=3))
+    assert torch.equal(after.images, run_without_engine(flux, seed=3))
 
 
 def test_cancelling_before_the_first_turn_runs_nothing(engine, flux):
@@ -165,7 +165,7 @@ def test_an_error_reaches_its_caller_and_no_one_else(engine, flux):
     bad = engine.submit(pipeline="it", **call(prompt=3))
     with pytest.raises(ValueError, match="prompt"):
         bad.result(60)
-    assert torch.equal(good.result(60).images, alone(flux, steps=5))
+    assert torch.equal(good.result(60).images, run_without_engine(flux, steps=5))
 
 
 def test_an_error_in_a_listener_harms_no_one(engine, flux, caplog):
@@ -175,7 +175,7 @@ def test_an_error_in_a_listener_harms_no_one(engine, flux, caplog):
         raise ZeroDivisionError
 
     result = engine.submit(pipeline="it", on_progress=listener, **call()).result(60)
-    assert torch.equal(result.images, alone(flux))
+    assert torch.equal(result.images, run_without_engine(flux))
     assert "listener" in caplog.text
 
 
@@ -296,7 +296,9 @@ def test_what_would_end_a_process_ends_one_generation(engine, flux, error):
     engine.add("raises", Raises())
     with pytest.raises(PipelineFailed, match=type(error).__name__):
         engine.submit(pipeline="raises", error=error).result(60)
-    assert torch.equal(engine.submit(pipeline="it", **call()).result(60).images, alone(flux))
+    assert torch.equal(
+        engine.submit(pipeline="it", **call()).result(60).images, run_without_engine(flux)
+    )
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,7 @@ def test_a_pipeline_that_catches_everything_can_be_cancelled(engine, flux):
     stubborn.cancel()
     with pytest.raises(Cancelled):
         stubborn.result(60)
-    assert torch.equal(other.result(60).images, alone(flux))
+    assert torch.equal(other.result(60).images, run_without_engine(flux))
 
 
 class Broken(torch.nn.Module):

@@ -42,13 +42,13 @@ class FakeStream:
 
     def record(self):
         self._accelerator.note(self.name, "record")
-        return FakeEvent(self, self.queued())
+        return FakeEvent(self, self.last_copy_number())
 
     def synchronize(self):
         self._accelerator.note(self.name, "synchronize")
-        self.do_up_to(self.queued())
+        self.do_up_to(self.last_copy_number())
 
-    def queued(self):
+    def last_copy_number(self):
         """Number of the last copy in the queue."""
         with self._lock:
             return self._done + len(self._queue)

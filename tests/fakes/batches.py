@@ -38,7 +38,7 @@ class FakeBatchFiles:
     async def add(
         self, file_id: str, tenant: str, key: str, name: str, purpose: str, batch: str | None = None
     ) -> BatchFile | None:
-        kept = await self.uploads.kept(tenant, key) if self.uploads else None
+        kept = await self.uploads.find_file(tenant, key) if self.uploads else None
         if kept is None:
             return None
         now = self._clock.now()
@@ -82,7 +82,7 @@ class FakeBatchFiles:
     async def _kept(self, tenant: str, batches_of: str | None = None) -> Sequence[BatchFile]:
         assert self.uploads is not None
         own = [file for file in self._files.values() if file.tenant == tenant]
-        return [file for file in own if await self.uploads.kept(tenant, file.key, batches_of)]
+        return [file for file in own if await self.uploads.find_file(tenant, file.key, batches_of)]
 
     def writer(self, key: str) -> str | None:
         """Id of the batch that wrote an upload."""
@@ -242,13 +242,13 @@ class FakeBatches:
             row.line = replace(row.line, request_id=row.line.request_id or request_id)
         return [taken_row.line for taken_row in taken]
 
-    async def sent(self, batch: str, lines: Sequence[int]) -> None:
+    async def mark_sent(self, batch: str, lines: Sequence[int]) -> None:
         self._move(batch, lines, "sent")
 
     async def put_back(self, batch: str, lines: Sequence[int]) -> None:
         self._move(batch, lines, "waiting")
 
-    async def ended(self, batch: str, most: int) -> Sequence[BatchLine]:
+    async def ended_lines(self, batch: str, most: int) -> Sequence[BatchLine]:
         sent = [row.line for row in self._entries[batch].of("sent")]
         return [line for line in sent if not self._runs(line)][:most]
 

@@ -19,7 +19,7 @@ class FakeDrafts:
         self._clock, self._rows, self._note = clock, rows, note
         self._deleted: set[str] = set()
 
-    async def used(self, tenant: str) -> int:
+    async def used_bytes(self, tenant: str) -> int:
         return sum(origin.draft.size for origin in self._all(tenant))
 
     async def space(self, tenant: str, endpoint: str) -> DraftSpace:

@@ -39,18 +39,18 @@ class FairLanes:
         now: datetime | None = None,
         host: Sequence[str] = (),
     ) -> list[VirtualStart]:
-        lanes, queued = self._lanes.get(pool, {}), [row.queued() for row in rows]
+        lanes, queued = self._lanes.get(pool, {}), [row.to_queued_request() for row in rows]
         busy = {request.tenant for request in queued}
         for tenant, lane in lanes.items():
             if tenant not in busy or self._limits.limits_running:
                 lane.rested = True
         return in_order(lanes, queued, hot, now, host)
 
-    def leased(self, pool: str, start: VirtualStart) -> None:
+    def charge_lease(self, pool: str, start: VirtualStart) -> None:
         lanes = self._lanes[pool]
         charge(lanes[start.queued.tenant], start, pool_time(lanes.values()))
 
-    def ended(self, row: Row, took_s: float, *, succeeded: bool) -> None:
+    def settle(self, row: Row, took_s: float, *, succeeded: bool) -> None:
         """Its lane pays what it took."""
         request = row.request
         lane = self._lanes[request.pool][request.tenant]

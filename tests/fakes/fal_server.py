@@ -39,7 +39,7 @@ class FalServer(ProviderServer):
                 return Reply(404, {"detail": "Request not found"})
             return self._of_job(call, job, match[3] or "")
         endpoint = call.path.strip("/")
-        job = await self.accepted(endpoint, call.body)
+        job = await self.accept(endpoint, call.body)
         base = f"{self.origin}/{_app(endpoint)}/requests/{job.id}"
         return Reply(
             200,

@@ -65,7 +65,7 @@ class FakeFallbacks:
         self._changed()
         return len(rows)
 
-    async def spent(self, endpoint: str, currency: str) -> Decimal:
+    async def period_cost(self, endpoint: str, currency: str) -> Decimal:
         return self._spent.get((endpoint, currency), (None, Decimal(0)))[1]
 
     def after_failure(self, row: Row, outcome: Outcome) -> bool:

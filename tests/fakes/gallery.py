@@ -35,7 +35,7 @@ class FakeGallery:
         shown = requests[:limit]
         return FoundRequests(shown, shown[-1].id if len(requests) > limit else None)
 
-    async def days(
+    async def count_by_day(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
     ) -> Sequence[int]:
         own = await self._all(RequestFilter(tenant, endpoints=endpoints))
@@ -86,7 +86,7 @@ class FakeGallery:
                 return True
         return False
 
-    async def shared(self, digest: bytes) -> Request | None:
+    async def find_shared(self, digest: bytes) -> Request | None:
         link = self._valid().get(digest)
         return self._rows[link.request_id].request if link else None
 

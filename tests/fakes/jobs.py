@@ -48,7 +48,7 @@ class FakeJobs:
         row = self.rows.get((job.kind, job.key))
         return row is not None and row.lease == job.lease
 
-    async def due(self, kinds: Collection[str]) -> Collection[str]:
+    async def due_kinds(self, kinds: Collection[str]) -> Collection[str]:
         return {kind for kind, _ in self._due(kinds)}
 
     async def take(

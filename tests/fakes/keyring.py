@@ -12,7 +12,7 @@ from typing import Any
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.ports import Clock
-from serve_app.tenants.api_keys import LINK_NAME, ApiKey, disabled, ended_link
+from serve_app.tenants.api_keys import LINK_NAME, ApiKey, ended_link, tenant_disabled_error
 from serve_app.tenants.credentials import (
     Credential,
     claimed_id,
@@ -45,7 +45,7 @@ class FakeKeyRing:
             raise Unauthenticated("The API key is not valid.")
         return self._identity(info)
 
-    async def named(self, header: str | None) -> str:
+    async def key_id_of(self, header: str | None) -> str:
         claimed = claimed_id(header)
         return claimed if claimed in self._keys or not claimed else short_hash(claimed)
 
@@ -59,7 +59,7 @@ class FakeKeyRing:
         if info.expires_at is not None and self._clock.now() >= info.expires_at:
             raise Unauthenticated("The API key has expired.")
         if info.tenant in self.disabled:
-            raise disabled(info.tenant)
+            raise tenant_disabled_error(info.tenant)
         self._used.add(info.key_id)
         return Caller(
             info.key_id, info.tenant, info.scopes, info.replay_undelivered, info.endpoints

@@ -84,7 +84,7 @@ class FakeLeasePort:
                 return
         raise AssertionError("No ask is outstanding.")
 
-    async def finished(self, count: int, timeout_s: float = 120.0) -> list[Finish]:
+    async def wait_for_finishes(self, count: int, timeout_s: float = 120.0) -> list[Finish]:
         await self.until(lambda: len(self.finishes) >= count, timeout_s)
         return self.finishes
 

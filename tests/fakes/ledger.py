@@ -48,7 +48,7 @@ class FakeLedger:
     def cost(self, tenant: str) -> Decimal:
         return _billed([line for line in self.lines if line.tenant == tenant])[1]
 
-    async def consumed(
+    async def usage_totals(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:
         groups: dict[tuple[int, str, str], list[Line]] = defaultdict(list)
@@ -86,7 +86,7 @@ class FakeLedger:
             groups[tuple(key)].append(line)
         return [_summed(lines, by, zone) for _, lines in sorted(groups.items())]
 
-    async def measured(
+    async def request_totals(
         self,
         tenant: str,
         edges: Sequence[datetime],
@@ -120,7 +120,7 @@ class FakeLedger:
             measured.append(RequestTotals(bucket, endpoint, *counts, *percentiles))
         return measured
 
-    async def ended(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
+    async def ended_requests(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
         ended = [
             (row.request.finished_at, row.request.id, row.request)
             for row in self._rows.values()

@@ -60,7 +60,7 @@ class OpenAiServer(ProviderServer):
         unknown = sorted(call.body.keys() - IMAGE_FIELDS)
         if unknown:
             return error(400, f"Unknown parameter: '{unknown[0]}'.", param=unknown[0])
-        job = await self.accepted(call.body["model"], call.body)
+        job = await self.accept(call.body["model"], call.body)
         async with self.arrived:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
@@ -76,7 +76,7 @@ class OpenAiServer(ProviderServer):
     async def _new_video(self, call: Call) -> Reply:
         if not call.headers["content-type"].startswith("multipart/form-data"):
             return error(400, "Videos are asked for by a form.")
-        return Reply(200, _video(await self.accepted(call.body["model"], call.body)))
+        return Reply(200, _video(await self.accept(call.body["model"], call.body)))
 
     def _list(self, call: Call) -> Reply:
         newest = self.jobs[::-1]

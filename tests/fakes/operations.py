@@ -22,7 +22,7 @@ from serve_app.domain.operations import (
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import CancelVerdict, Priority, State
-from serve_app.queue.audit_log import chained
+from serve_app.queue.audit_log import chain_acts
 from serve_app.queue.store import messages
 from tests.fakes.lane_order import ranked_at
 from tests.fakes.queue_row import Row
@@ -56,12 +56,12 @@ class FakeOperations:
         self._warm: dict[str, WarmTarget] = {}
         self._version: list[Act] = []
 
-    def paused(self, endpoint: str) -> bool:
+    def is_paused(self, endpoint: str) -> bool:
         halt = self._halts.get(endpoint)
         return halt is not None and halt.kind is PauseKind.PAUSED
 
     def admit(self, endpoint: str) -> None:
-        if endpoint in self._halts and not self.paused(endpoint):
+        if endpoint in self._halts and not self.is_paused(endpoint):
             raise EndpointDraining(f"{endpoint} accepts no new requests for now.")
 
     async def pause(self, endpoint: str, actor: Actor) -> Pause:
@@ -122,7 +122,7 @@ class FakeOperations:
         if row.request.priority is not priority:
             row.request = replace(row.request, priority=priority)
             row.ranked_at = ranked_at(row.request.created_at, priority)
-            self._log(row, messages.prioritised(name))
+            self._log(row, messages.new_priority(name))
             self.note(actor, "request.prioritise", request_id, {"priority": name})
             self._changed()
         return State.QUEUED
@@ -198,7 +198,7 @@ class FakeOperations:
             )
             for act in self._version
         ]
-        return chained(None, sealed)[after : after + limit]
+        return chain_acts(None, sealed)[after : after + limit]
 
     async def seal_audit(self) -> SealedAct | None:
         return next(reversed(await self.audit_chain(limit=len(self._version))), None)

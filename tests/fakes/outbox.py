@@ -24,9 +24,9 @@ from serve_app.queue.store import messages
 from serve_app.queue.transactions.webhook_outbox import (
     FIRST_CLAIM_S,
     LATER_CLAIM_S,
-    forgotten,
     no_webhook,
     not_ended,
+    outcome_forgotten_error,
 )
 from tests.fakes.queue_row import Row
 
@@ -68,7 +68,7 @@ class FakeOutbox:
         self.later_claim_s = later_claim_s
         self._entries: dict[str, _Entry] = {}
 
-    def ended(self, row: Row) -> None:
+    def on_end(self, row: Row) -> None:
         """A request has reached its end."""
         if row.webhook is None:
             return
@@ -85,7 +85,7 @@ class FakeOutbox:
         )
         self._entries[request.id] = _Entry(delivery, now, now)
 
-    def deleted(self, request_id: str) -> None:
+    def on_delete(self, request_id: str) -> None:
         self._entries.pop(request_id, None)
 
     async def channels(
@@ -125,10 +125,10 @@ class FakeOutbox:
         entry.body = entry.body or body
         return entry.body
 
-    async def delivered(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
+    async def record_success(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
         return self._settle(claimed, answer, DeliveryState.DELIVERED, 0.0)
 
-    async def failed(
+    async def record_failure(
         self, claimed: ClaimedDelivery, answer: ReceiverResponse, again_after_s: float | None
     ) -> bool:
         state = DeliveryState.DEAD if again_after_s is None else DeliveryState.PENDING
@@ -195,7 +195,7 @@ class FakeOutbox:
         if not request.state.final:
             raise not_ended(request.state)
         if request.forgetting is Redacted.DONE:
-            raise forgotten()
+            raise outcome_forgotten_error()
         entry = self._entries[request_id]
         entry.claims += 1
         entry.due = entry.since = self._clock.monotonic()

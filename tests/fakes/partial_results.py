@@ -40,7 +40,7 @@ class FakePartialResults:
         stored = self._stored.get(request.id, {})
         return [stored[key] for key in sorted(stored) if key > seen][:MAX_PARTIALS_READ]
 
-    async def arrived(self, request_id: str, timeout_s: float) -> None:
+    async def wait(self, request_id: str, timeout_s: float) -> None:
         del request_id
         async with self._added:
             try:

@@ -96,7 +96,7 @@ class ProviderServer:
     def job(self, job_id: str) -> Job | None:
         return next((each for each in self.jobs if each.id == job_id), None)
 
-    async def accepted(self, endpoint: str, given: Mapping[str, Any]) -> Job:
+    async def accept(self, endpoint: str, given: Mapping[str, Any]) -> Job:
         now = datetime.now(UTC)
         job = Job(f"job-{next(self._numbers)}", endpoint, given, now)
         job.ended_at = None if self.holds else now

@@ -157,7 +157,7 @@ class FakeQueue(ClientSide):
         self._requeue(row, f"Replica {replica_id} handed the request back: {reason}")
         return Verdict.ACCEPTED
 
-    def unfinished(self, endpoint: str) -> int:
+    def count_unfinished(self, endpoint: str) -> int:
         """Number of queued and running requests of an endpoint."""
         requests = (row.request for row in self._rows.values() if not row.request.state.final)
         return sum(request.endpoint == endpoint for request in requests)
@@ -171,7 +171,7 @@ class FakeQueue(ClientSide):
             start = self._next(ask)
             if start is None:
                 break
-            self._lanes.leased(ask.pool, start)
+            self._lanes.charge_lease(ask.pool, start)
             lease = self._lease(self._rows[start.queued.id], ask)
             if lease is not None:
                 leases.append(lease)
@@ -280,8 +280,8 @@ class FakeQueue(ClientSide):
             for start in self._lanes.order(
                 ask.pool, self._queue(ask.pool), ask.hot, self._clock.now(), ask.warm
             )
-            if not self.operations.paused(start.queued.endpoint)
-            and not self.operations.paused(self._rows[start.queued.id].request.runs_at)
+            if not self.operations.is_paused(start.queued.endpoint)
+            and not self.operations.is_paused(self._rows[start.queued.id].request.runs_at)
             and start.queued.endpoint not in ask.left_out.endpoints
             and start.queued.tenant not in ask.left_out.tenants
             and not self._nearer_elsewhere(start.queued.endpoint, ask)

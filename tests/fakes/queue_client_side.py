@@ -102,7 +102,7 @@ class ClientSide(QueueRows):
         if leader is not None:
             row.request = replace(row.request, follows=leader)
         else:
-            self.shadows.stored(new)
+            self.shadows.note_request(new)
         self._repeats.learn(new)
         self._line(row, messages.QUEUED + self._retries(row))
         for warning in new.warnings:
@@ -117,7 +117,7 @@ class ClientSide(QueueRows):
         earlier = self._repeats.of(new) or self._repeats.take_undelivered(new)
         return self._rows[earlier].request if earlier else None
 
-    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+    async def record_undelivered(self, new: NewRequest, request_id: str) -> None:
         self._repeats.note_undelivered(new, request_id)
 
     async def get(self, tenant: str, request_id: str) -> Request:
@@ -134,7 +134,7 @@ class ClientSide(QueueRows):
         await self._until(lambda: row.request.state.final or None, timeout_s)
         return row.request
 
-    async def changed(
+    async def wait_for_change(
         self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
     ) -> Request:
         row = self._row(tenant, request_id)
@@ -212,7 +212,7 @@ class ClientSide(QueueRows):
         return None if takes_s is None else now + timedelta(seconds=takes_s)
 
     def _reason(self, request: Request, position: int) -> Waiting:
-        if self.operations.paused(request.endpoint):
+        if self.operations.is_paused(request.endpoint):
             return Waiting(position, WaitReason.PAUSED)
         limited = self._lanes.limit(request, self._running())
         if limited:
@@ -282,8 +282,8 @@ class ClientSide(QueueRows):
         self.workflows.runs.forget(request.id)
         if actor is not None:
             self.operations.note(actor, "request.delete", request.id, {"tenant": tenant})
-        self._repeats.deleted(request.id)
-        self.outbox.deleted(request.id)
+        self._repeats.note_deleted(request.id)
+        self.outbox.on_delete(request.id)
         del self._rows[request.id]
         maker = request.reuses or request.id
         shared = any(maker in (candidate.id, candidate.reuses) for candidate in self._requests())
@@ -313,8 +313,8 @@ class ClientSide(QueueRows):
         self._counted(row)
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
-        self._line(row, messages.reused(earlier.id))
-        self.outbox.ended(row)
+        self._line(row, messages.reuse(earlier.id))
+        self.outbox.on_end(row)
         return row.request
 
     def _free(self, pool: str) -> list[float]:
@@ -338,7 +338,7 @@ class ClientSide(QueueRows):
             row.request.pool == pool and row.request.state is State.RUNNING
             for row in self._rows.values()
         )
-        queued = [row for row in queued if not self.operations.paused(row.request.endpoint)]
+        queued = [row for row in queued if not self.operations.is_paused(row.request.endpoint)]
         now = self._clock.monotonic()
         if queued or running:
             self._last_busy[pool] = now

@@ -52,7 +52,7 @@ class Row:
         self.log: list[LogLine] = []
         self.logged: State | None = None  # the last that the log names
 
-    def queued(self) -> QueuedRequest:
+    def to_queued_request(self) -> QueuedRequest:
         """As far as its order goes."""
         request = self.request
         return QueuedRequest(

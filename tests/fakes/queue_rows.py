@@ -98,11 +98,11 @@ class QueueRows:
         )
         self.fallbacks = FakeFallbacks(
             *(clock, self._rows, self._line, self._changed),
-            *(self._repeats.given, self._lanes.open),
+            *(self._repeats.forget_reusable, self._lanes.open),
         )
         self.shadows = FakeShadows(
             *(clock, self._rows, self.ledger),
-            lambda original, target: self._repeats.named(SHADOW_TENANT, target, original),
+            lambda original, target: self._repeats.find_by_key(SHADOW_TENANT, target, original),
         )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
         self.stored = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)
@@ -146,7 +146,7 @@ class QueueRows:
                 if not in_all and self._has_started(row.request):
                     continue
                 self._end(
-                    row, State.EXPIRED, messages.not_in_time() if in_all else messages.expired()
+                    row, State.EXPIRED, messages.not_in_time() if in_all else messages.expiry()
                 )
 
     def _died(self, row: Row, death: Death) -> None:
@@ -168,7 +168,7 @@ class QueueRows:
         row.ended[lease_of(row.request)] = "out_of_time"
         self._settle(row)
         if row.request.cancel_requested:
-            self._end(row, State.CANCELLED, messages.cancelled())
+            self._end(row, State.CANCELLED, messages.cancellation())
         else:
             self._end(row, State.EXPIRED, messages.not_in_time())
 
@@ -230,8 +230,8 @@ class QueueRows:
                 most *= 2
             spent = row.request.failures >= most
         else:
-            spent = not left.left(cause) or row.request.failures >= MAX_FAILURES
-            after = left.after(cause) if left.left(cause) else left
+            spent = not left.remaining(cause) or row.request.failures >= MAX_FAILURES
+            after = left.after(cause) if left.remaining(cause) else left
             row.request = replace(row.request, retries_left=after)
         if spent and not row.request.cancel_requested:
             self._fail(row, outcome)
@@ -247,12 +247,12 @@ class QueueRows:
         left = row.request.retries_left
         if left is None:
             return ""
-        causes = ", ".join(f"{cause.replace('_', ' ')} {left.left(cause)}" for cause in Cause)
+        causes = ", ".join(f"{cause.replace('_', ' ')} {left.remaining(cause)}" for cause in Cause)
         return f" Retries left: {causes}."
 
     def _requeue(self, row: Row, why: str, more: str = "") -> None:
         if row.request.cancel_requested:
-            self._end(row, State.CANCELLED, messages.cancelled())
+            self._end(row, State.CANCELLED, messages.cancellation())
             return
         row.request = replace(
             row.request, state=State.QUEUED, replica_id=None, progress=None, preview_step=0
@@ -274,7 +274,7 @@ class QueueRows:
         )
         self._counted(row)
         self._line(row, outcome.failure.message if outcome.failure else messages.SUCCEEDED)
-        self.outbox.ended(row)
+        self.outbox.on_end(row)
         self._settle_followers(row.request)
         self._changed()
 
@@ -328,10 +328,10 @@ class QueueRows:
             started_at=now,
             finished_at=now,
         )
-        self._repeats.given(row.request.id)
+        self._repeats.forget_reusable(row.request.id)
         self._counted(row)
-        self._line(row, messages.reused(leader))
-        self.outbox.ended(row)
+        self._line(row, messages.reuse(leader))
+        self.outbox.on_end(row)
         self._changed()
 
     async def cancel(
@@ -345,7 +345,7 @@ class QueueRows:
             self.operations.note(actor, "request.cancel", row.request.id, {"tenant": tenant})
         if row.request.state is State.QUEUED:
             row.request = replace(row.request, cancel_requested=True)
-            self._end(row, State.CANCELLED, messages.cancelled())
+            self._end(row, State.CANCELLED, messages.cancellation())
             return CancelVerdict.CANCELLED
         if not row.request.cancel_requested:
             row.request = replace(row.request, cancel_requested=True)
@@ -364,7 +364,7 @@ class QueueRows:
 
     def _settle(self, row: Row, run_s: float = 0.0, *, succeeded: bool = False) -> None:
         took_s = run_s or self._clock.monotonic() - row.leased_at
-        self._lanes.ended(row, took_s, succeeded=succeeded)
+        self._lanes.settle(row, took_s, succeeded=succeeded)
 
     def _requests(self) -> list[Request]:
         return [row.request for row in self._rows.values()]

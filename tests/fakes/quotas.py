@@ -60,5 +60,5 @@ class FakeCostBook:
     async def replica_hours(self, since: datetime, until: datetime) -> Sequence[ReplicaHours]:
         return self.hours
 
-    async def made(self, since: datetime, until: datetime) -> Sequence[MadeUnits]:
+    async def made_units(self, since: datetime, until: datetime) -> Sequence[MadeUnits]:
         return self.units

@@ -10,7 +10,11 @@ from typing import Protocol
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import NewRequest, Request, State
-from serve_app.queue.transactions.idempotency import UNDELIVERED_S, another_body, deleted
+from serve_app.queue.transactions.idempotency import (
+    UNDELIVERED_S,
+    another_body,
+    request_deleted_error,
+)
 from serve_app.queue.transactions.insert import EncodedInput
 
 
@@ -40,14 +44,14 @@ class FakeRepeats:
         if request_id is not None and body_digest != new.body_digest:
             raise another_body()
         if request_id in self._deleted:
-            raise deleted()
+            raise request_deleted_error()
         return request_id
 
-    def named(self, tenant: str, endpoint: str, key: str) -> str | None:
+    def find_by_key(self, tenant: str, endpoint: str, key: str) -> str | None:
         """Request with this idempotency key, also if it was deleted."""
         return self._by_key.get((tenant, endpoint, key), (None, b""))[0]
 
-    def deleted(self, request_id: str) -> None:
+    def note_deleted(self, request_id: str) -> None:
         self._deleted.add(request_id)
         self._undelivered.pop(request_id, None)
 
@@ -83,7 +87,7 @@ class FakeRepeats:
         )
         return next(leaders, None)
 
-    def given(self, request_id: str) -> None:
+    def forget_reusable(self, request_id: str) -> None:
         """What was given is not passed on."""
         self._reusable.pop(request_id, None)
 

@@ -30,9 +30,9 @@ class ReplicateServer(ProviderServer):
 
     async def answer(self, call: Call) -> Reply:
         if (match := _MODEL.fullmatch(call.path)) is not None:
-            return Reply(201, self._shown(await self.accepted(match[1], call.body["input"])))
+            return Reply(201, self._shown(await self.accept(match[1], call.body["input"])))
         if call.path == "/v1/predictions" and call.method == "POST":
-            job = await self.accepted(call.body["version"], call.body["input"])
+            job = await self.accept(call.body["version"], call.body["input"])
             return Reply(201, self._shown(job))
         if call.path == "/v1/predictions":
             return self._list(call)

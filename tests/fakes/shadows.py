@@ -68,7 +68,7 @@ class FakeShadows:
         self._shadows: dict[str, _Shadow] = {}
         self._spent: dict[tuple[str, str], Decimal] = {}
 
-    def stored(self, new: NewRequest) -> None:
+    def note_request(self, new: NewRequest) -> None:
         """Note a new request, if it is to be copied."""
         if new.shadow:
             self._shadows[new.id] = _Shadow(new.endpoint, new.shadow)
@@ -110,7 +110,7 @@ class FakeShadows:
         shadow.state = ShadowState.SENDING
         return True
 
-    async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
+    async def mark_sent(self, candidate: ShadowCandidate, copy: str) -> bool:
         self._forget()
         shadow = self._shadows.get(candidate.original)
         if shadow is None:

@@ -53,11 +53,11 @@ class SmallDevice:
     def total(self):
         return self._total
 
-    def held(self):
+    def held_bytes(self):
         return bytes_in(self._used) + bytes_in(self._kept)
 
     @contextmanager
-    def measured(self):
+    def measure(self):
         taken = MemoryUse()
         before = self._peak = bytes_in(self._used)
         try:
@@ -72,7 +72,7 @@ class SmallDevice:
             self._kept.clear()
 
     def _unmapped(self):
-        return self._total - self.held()
+        return self._total - self.held_bytes()
 
     def _free(self, size, stream):
         with self._lock:

@@ -50,7 +50,7 @@ class FakeStoredFiles:
         book = self._uploads()
         if not isinstance(book, FakeUploads):
             return
-        for upload in book.whole():
+        for upload in book.list_complete():
             yield upload.tenant, "upload", upload.size or 0
 
 

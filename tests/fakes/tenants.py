@@ -14,8 +14,8 @@ from serve_app.tenants.tenants import (
     TenantChange,
     TenantInfo,
     action_of,
-    audited,
     detail_of,
+    limits_for_audit,
 )
 from tests.fakes.keyring import FakeKeyRing
 
@@ -70,7 +70,9 @@ class FakeTenants:
         self._version += 1
         name = name or tenant
         self._stored[tenant] = TenantInfo(tenant, self._clock.now(), name=name, limits=dict(limits))
-        self._note(actor, "tenant.create", tenant, {"name": name, "limits": audited(limits)})
+        self._note(
+            actor, "tenant.create", tenant, {"name": name, "limits": limits_for_audit(limits)}
+        )
         return True
 
     async def change(self, tenant: str, change: TenantChange, actor: Actor) -> TenantInfo | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.executors.fallback import renamed
+from serve_app.domain.executors.fallback import rename_fields
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.media.upload_policy import UploadPolicy
@@ -49,7 +49,7 @@ class FakeTerms:
         self, endpoint_id: str, fields: Mapping[str, str | None], input: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         del endpoint_id
-        return renamed(input, fields)
+        return rename_fields(input, fields)
 
     def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
         too_large = {id_ for id_, least in self.least_bytes.items() if 0 < device_bytes < least}

@@ -13,7 +13,7 @@ BUCKET = "https://acme.s3.eu-central-1.amazonaws.com/"
 SIGNATURE = "c0ffee" * 10
 
 
-def signed(valid_s: float = 3600, conditions: list[Any] | None = None, **fields: str) -> Any:
+def sign_policy(valid_s: float = 3600, conditions: list[Any] | None = None, **fields: str) -> Any:
     """Value of the header. ``fields`` replace those of the form."""
     expires_at = datetime.now(UTC) + timedelta(seconds=valid_s)
     policy = {
@@ -36,5 +36,5 @@ def signed(valid_s: float = 3600, conditions: list[Any] | None = None, **fields:
 
 
 def upload_policy(valid_s: float = 3600) -> UploadPolicy:
-    value = signed(valid_s)
+    value = sign_policy(valid_s)
     return UploadPolicy(value["url"], value["fields"])

@@ -41,7 +41,7 @@ class FakeUploads:
         now = self._clock.monotonic()
         self._entries[upload.key] = _Entry(upload, now, now + ABANDONED_S, self._clock.now())
 
-    async def used(self, tenant: str) -> UploadUse:
+    async def usage(self, tenant: str) -> UploadUse:
         own = [
             entry
             for entry in self._entries.values()
@@ -64,7 +64,7 @@ class FakeUploads:
                 found[entry.upload.tenant] = found.get(entry.upload.tenant, 0) + entry.upload.size
         return found
 
-    def whole(self) -> Sequence[Upload]:
+    def list_complete(self) -> Sequence[Upload]:
         """Uploads that are complete."""
         uploads = (entry.upload for entry in self._entries.values() if not entry.unwanted)
         return [upload for upload in uploads if upload.size is not None]
@@ -117,7 +117,9 @@ class FakeUploads:
             self._note(actor, "upload.delete", key, {"tenant": tenant})
         return True
 
-    async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
+    async def find_file(
+        self, tenant: str, key: str, batches_of: str | None = None
+    ) -> KeptFile | None:
         return next((file for file in self._kept(tenant, batches_of) if file.key == key), None)
 
     async def page(

@@ -109,7 +109,7 @@ class FakeWeightBook:
         )
         return True
 
-    async def used(self, tenant: str) -> int:
+    async def used_bytes(self, tenant: str) -> int:
         return sum(entry.size for entry in self._stored.values() if entry.tenant == tenant)
 
     async def key_of(self, digest: str) -> str | None:
@@ -133,7 +133,7 @@ class FakeWeightBook:
         if not self._holds(job):
             return False
         own = self._stored[job_name(job)]
-        if await self.used(job.tenant) - own.size + size > max_bytes:
+        if await self.used_bytes(job.tenant) - own.size + size > max_bytes:
             return False
         self._stored[job_name(job)] = replace(own, size=size)
         return True

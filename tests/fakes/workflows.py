@@ -172,7 +172,7 @@ class FakeRuns:
                 taken.append(id_)
         return taken
 
-    async def sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
+    async def mark_sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
         known = self.by_id[run.held.request_id].steps
         if known[step].state is not StepState.SENDING:
             return False
@@ -186,7 +186,7 @@ class FakeRuns:
         known[step] = replace(known[step], state=StepState.ENDED, outcome=outcome, input={})
         return True
 
-    async def abandoned(self, limit: int) -> Sequence[tuple[str, str, str]]:
+    async def list_abandoned_steps(self, limit: int) -> Sequence[tuple[str, str, str]]:
         runs = [
             (run.tenant, id_, step.request_id)
             for id_, run in self.by_id.items()
@@ -226,7 +226,7 @@ class FakeRuns:
         return (
             request.pool == POOL
             and request.state is State.QUEUED
-            and not self._operations.paused(request.endpoint)
+            and not self._operations.is_paused(request.endpoint)
             and request.tenant not in self._disabled()
         )
 

@@ -29,8 +29,8 @@ from tests.wire.documents import (
     EVENTS,
     TIMEOUT_S,
     document,
-    known,
-    pointed,
+    known_objects,
+    point_at_objects,
 )
 from tests.wire.served import Address
 
@@ -181,8 +181,8 @@ def fuzz_api(seconds: float, seed: int, findings: ApiFindings) -> None:
 def _call(darkroom: Darkroom, caller: str, seconds: int, seed: int, findings: ApiFindings) -> None:
     """Make the calls of one turn, with keys and objects of its own."""
     address = Address(darkroom.url, _key(darkroom, "admin"))
-    at = known(address, IDLE) | {"/v1/tenants/{tenant}": [_tenant(darkroom)]}
-    described = pointed(
+    at = known_objects(address, IDLE) | {"/v1/tenants/{tenant}": [_tenant(darkroom)]}
+    described = point_at_objects(
         document(address, ENDPOINT_DOCUMENT, endpoint_id=caller)
         if caller in ENDPOINTS
         else document(address, DOCUMENT),

@@ -147,7 +147,7 @@ def drafts() -> Sequence[bytes]:
 
 def signed_files() -> Sequence[bytes]:
     """Files with a signed manifest, and without."""
-    from tests.cli.verification.test_verify import signed  # noqa: PLC0415  loads the signer
+    from tests.cli.verification.test_verify import sign_file  # noqa: PLC0415  loads the signer
 
     plain = images()[0]
-    return [signed(plain), plain, images()[4]]
+    return [sign_file(plain), plain, images()[4]]

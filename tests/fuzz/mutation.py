@@ -19,7 +19,7 @@ _TEXTS = (
 Change = Callable[[random.Random, bytearray], None]
 
 
-def damaged(seed: str, samples: Sequence[bytes]) -> bytes:
+def mutate(seed: str, samples: Sequence[bytes]) -> bytes:
     """Variant of one of ``samples``, chosen and changed by ``seed``."""
     chance = random.Random(seed)  # noqa: S311  repeatable, not secret
     body = bytearray(chance.choice(samples))

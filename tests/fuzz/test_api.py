@@ -50,7 +50,7 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-def described(*paths: str) -> dict[str, Any]:
+def openapi_document(*paths: str) -> dict[str, Any]:
     answer = {"description": "An answer.", "content": {"application/json": {"schema": {}}}}
     call = {"responses": {"200": answer, "503": answer}}
     return {
@@ -60,19 +60,19 @@ def described(*paths: str) -> dict[str, Any]:
     }
 
 
-def called(url: str, *paths: str) -> list[EngineEvent]:
+def run_cycle(url: str, *paths: str) -> list[EngineEvent]:
     """All events of one cycle. Without a time limit, so that none is left out on a busy machine."""
     settings = configuration(url, 1, SEED, "id:secret")
     del settings["max-time"]
     config = schemathesis.Config.from_dict(settings)
-    schema = schemathesis.openapi.from_dict(described(*paths), config=config)
+    schema = schemathesis.openapi.from_dict(openapi_document(*paths), config=config)
     schema.hook("filter_failure")(is_finding)
     return list(from_schema(schema).execute())
 
 
 def test_a_server_error_is_found_once_with_its_call_and_answer(url: str) -> None:
     findings = ApiFindings()
-    for event in called(url, "/broken", "/busy", "/fine"):
+    for event in run_cycle(url, "/broken", "/busy", "/fine"):
         findings.add("operator", event)
         findings.add("reader", event)
     (error,) = (
@@ -88,7 +88,7 @@ def test_a_server_error_is_found_once_with_its_call_and_answer(url: str) -> None
 
 def test_the_documented_answer_of_a_busy_server_is_none(url: str) -> None:
     findings = ApiFindings()
-    for event in called(url, "/busy"):
+    for event in run_cycle(url, "/busy"):
         findings.add("operator", event)
     assert not findings.found
     assert findings.statuses[503]
@@ -103,7 +103,7 @@ def test_the_command_fails_if_something_is_found(
     status: int,
 ) -> None:
     def fuzz(_seconds: float, _seed: int, findings: ApiFindings) -> None:
-        for event in called(url, *paths) if paths else ():
+        for event in run_cycle(url, *paths) if paths else ():
             findings.add("operator", event)
 
     monkeypatch.setattr("tests.fuzz.__main__.fuzz_api", fuzz)

@@ -13,7 +13,7 @@ import pytest
 from tests.fuzz import targets
 from tests.fuzz.__main__ import NAMES, inputs, main
 from tests.fuzz.fuzzer import Fuzzer
-from tests.fuzz.mutation import damaged
+from tests.fuzz.mutation import mutate
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 
@@ -72,8 +72,8 @@ def test_each_target_is_named_for_the_command() -> None:
 
 def test_a_seed_gives_the_same_input_again() -> None:
     samples = [b"a" * 1000, b"b" * 10, b""]
-    assert damaged("1/json/5", samples) == damaged("1/json/5", samples)
-    assert len({damaged(f"1/json/{n}", samples) for n in range(50)}) > 30
+    assert mutate("1/json/5", samples) == mutate("1/json/5", samples)
+    assert len({mutate(f"1/json/{n}", samples) for n in range(50)}) > 30
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_is_no_refusal_is_kept_with_its_input_and_read_again(
     (failure,) = fuzzer.findings
     assert failure.what == what
     kept = tmp_path / failure.file_name
-    assert kept.read_bytes() == damaged("1/json/1", targets.TARGETS["json"].samples())
+    assert kept.read_bytes() == mutate("1/json/1", targets.TARGETS["json"].samples())
     fuzzer.repeat(kept)
     assert [finding.what for finding in fuzzer.findings] == [what, what]
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgpack
 
 from serve_app.domain.audit.chain import SealedAct
-from serve_app.queue.audit_log import chained
+from serve_app.queue.audit_log import chain_acts
 
 JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(64)
 
@@ -39,4 +39,4 @@ def audit_lines() -> Sequence[bytes]:
         SealedAct(0, n, at, "key", "10.0.0.7", "endpoint.pause", "e", {"n": n}, "", "")
         for n in range(3)
     ]
-    return ["".join(entry.line for entry in chained(None, acts)).encode()]
+    return ["".join(entry.line for entry in chain_acts(None, acts)).encode()]

@@ -22,7 +22,7 @@ the largest allowed size needs 200 MB as RGB, and as much again while it is conv
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no reply
-    from tests.fuzz.mutation import damaged  # noqa: PLC0415  after the copy of standard output
+    from tests.fuzz.mutation import mutate  # noqa: PLC0415  after the copy of standard output
     from tests.fuzz.targets import TARGETS  # noqa: PLC0415
 
     samples: dict[str, Any] = {}
@@ -35,7 +35,7 @@ def main() -> None:
         else:
             if order["target"] not in samples:
                 samples[order["target"]] = target.samples()
-            content = damaged(order["seed"], samples[order["target"]])
+            content = mutate(order["seed"], samples[order["target"]])
         if order.get("save"):
             Path(order["save"]).write_bytes(content)
         if not limited:

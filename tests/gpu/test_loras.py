@@ -21,13 +21,13 @@ MAKERS = {"flux": tiny_flux, "sdxl": tiny_sdxl}
 WITHIN = 5e-3 if ON_GPU else 1e-5  # convolutions keep 10 bits
 
 
-def saved(folder, make, count=2):
+def save_loras(folder, make, count=2):
     return [save_lora(folder, make(), seed, rank=2 * seed) for seed in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_each_of_a_mixed_forward_gets_what_its_loras_make_alone(make, tmp_path):
-    files = saved(tmp_path, make)
+    files = save_loras(tmp_path, make)
     lora_lists = [
         [Lora(files[0])],
         [],
@@ -51,7 +51,7 @@ def test_each_of_a_mixed_forward_gets_what_its_loras_make_alone(make, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_mixed_rows_stay_near_those_alone(dtype, tmp_path):
-    files = saved(tmp_path, tiny_flux)
+    files = save_loras(tmp_path, tiny_flux)
     # Larger changes are not merged: their rounding is beyond that of the first call beside itself.
     lora_lists = [[Lora(files[0], 0.001)], [], [Lora(files[1], 0.001)]]
     calls = [
@@ -73,7 +73,7 @@ def test_in_half_precision_mixed_rows_stay_near_those_alone(dtype, tmp_path):
 
 
 def test_after_the_last_lora_the_model_gives_its_own_bits_again(tmp_path):
-    (file,) = saved(tmp_path, tiny_flux, 1)
+    (file,) = save_loras(tmp_path, tiny_flux, 1)
     pipeline = on_device(tiny_flux())
     plain = pipeline(**call()).images
     with engine_of(pipeline) as engine:
@@ -84,7 +84,7 @@ def test_after_the_last_lora_the_model_gives_its_own_bits_again(tmp_path):
 
 
 def test_loras_work_where_blocks_are_streamed(tmp_path):
-    (file,) = saved(tmp_path, tiny_flux, 1)
+    (file,) = save_loras(tmp_path, tiny_flux, 1)
     recipe = Recipe(12, "float32", "blocks", ("vae", "text_encoder", "text_encoder_2"))
     expected = plain_with(lambda: on_device(tiny_flux()), [Lora(file)])
     without = plain_with(lambda: on_device(tiny_flux()), [])

@@ -43,7 +43,7 @@ class AskAfter:
             self.answer = self._ask(self.generation)
 
 
-def asked(engine, step, ask, **arguments):
+def generate_and_ask(engine, step, ask, **arguments):
     """Result of a generation, and the answer to ``ask`` after ``step`` steps."""
     asking = AskAfter(step, ask)
     asking.generation = running = engine.submit(on_progress=asking, **arguments)
@@ -56,7 +56,7 @@ def asked(engine, step, ask, **arguments):
 def test_a_generation_goes_on_from_a_snapshot_bit_for_bit(family, dtype):
     pipeline = demo(family, dtype)
     with engine_of(pipeline) as engine:
-        whole, snapshot = asked(
+        whole, snapshot = generate_and_ask(
             *(engine, 1, lambda each: each.request_snapshot()),
             deterministic=True,
             **call(family, 1, STEPS),

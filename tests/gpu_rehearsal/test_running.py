@@ -19,14 +19,14 @@ def shell_of(folder: Path, *, unshared: bool) -> Shell:
     return Shell(folder / "tree", python, folder / "site", folder / "tmp", unshared)
 
 
-def ignored(_: str) -> None:
+def ignore(_: str) -> None:
     pass
 
 
 def test_nothing_is_written_below_home(tmp_path: Path) -> None:
     shell = shell_of(tmp_path, unshared=False)
     command = "from pathlib import Path; (Path.home() / '.cache').mkdir(parents=True)"
-    ran = shell.run(["-c", command], 60.0, ignored)
+    ran = shell.run(["-c", command], 60.0, ignore)
     assert ran.status == 1
     assert "NotADirectoryError" in ran.printed
 
@@ -35,7 +35,7 @@ def test_nothing_is_written_below_home(tmp_path: Path) -> None:
 def test_a_network_without_interfaces_reaches_nothing(tmp_path: Path) -> None:
     shell = shell_of(tmp_path, unshared=True)
     command = "import socket; socket.create_connection(('192.0.2.1', 80))"
-    ran = shell.run(["-c", command], 60.0, ignored)
+    ran = shell.run(["-c", command], 60.0, ignore)
     assert ran.status == 1
     assert "Network is unreachable" in ran.printed
 
@@ -43,13 +43,13 @@ def test_a_network_without_interfaces_reaches_nothing(tmp_path: Path) -> None:
 def test_an_address_is_not_reached_by_a_proxy_that_is_not_there(tmp_path: Path) -> None:
     shell = shell_of(tmp_path, unshared=False)
     command = "import urllib.request; urllib.request.urlopen('http://192.0.2.1')"
-    ran = shell.run(["-c", command], 60.0, ignored)
+    ran = shell.run(["-c", command], 60.0, ignore)
     assert ran.status == 1
     assert "Connection refused" in ran.printed
 
 
 def test_a_command_ends_at_its_limit(tmp_path: Path) -> None:
-    ran = shell_of(tmp_path, unshared=False).run(["-c", "while True: pass"], 0.5, ignored)
+    ran = shell_of(tmp_path, unshared=False).run(["-c", "while True: pass"], 0.5, ignore)
     assert ran.status is None
 
 

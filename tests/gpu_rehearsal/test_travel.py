@@ -11,7 +11,7 @@ from tests.gpu_rehearsal.travel import (
     TREE_BYTES,
     Archive,
     archive_of_head,
-    pinned,
+    find_pin,
     size_problems,
 )
 
@@ -40,6 +40,6 @@ def test_a_tree_that_is_too_large_is_named_with_its_folders(archive: Archive) ->
 
 def test_a_version_is_read_from_the_constraints() -> None:
     text = "huggingface-hub==2.0\nhub==1.0\nhub-more==3.0\n"
-    assert pinned(text, "hub") == "hub==1.0"
+    assert find_pin(text, "hub") == "hub==1.0"
     with pytest.raises(SystemExit, match=r"no version of torch"):
-        pinned(text, "torch")
+        find_pin(text, "torch")

@@ -80,7 +80,7 @@ def size_problems(tree: int, wheels: int, largest: Iterable[tuple[str, int]]) ->
     return [f"{sizes} The largest folders: {folders}."]
 
 
-def pinned(constraints: str, name: str) -> str:
+def find_pin(constraints: str, name: str) -> str:
     """``NAME==VERSION`` of a file of constraints."""
     match = re.search(rf"^{re.escape(name)}==\S+", constraints, re.M)
     if match is None:
@@ -93,7 +93,7 @@ def download_wheels(python: Path, constraints: str, folder: Path) -> list[Path]:
     platforms = [word for platform in PLATFORMS for word in ("--platform", f"{platform}_x86_64")]
     command = [python, "-m", "pip", "download", "-qq", "--disable-pip-version-check"]
     command += ["--no-deps", *TARGET, *platforms, "--dest", folder]
-    command += [pinned(constraints, name) for name in CARRIED]
+    command += [find_pin(constraints, name) for name in CARRIED]
     if subprocess.run(command, check=False).returncode:
         raise SystemExit("The wheels could not be downloaded. See pip's message above.")
     return sorted(folder.glob("*.whl"))

@@ -82,7 +82,7 @@ class Contract:
     """The documented answers of an installation."""
 
     def __init__(self, document: ApiDocument, catalog: Catalog) -> None:
-        whole = _closed(document.whole(catalog, ""))
+        whole = _closed(document.of_installation(catalog, ""))
         schemas = whole["components"]["schemas"]
         for entry in list(schemas):
             if re.search(r"Output($|[A-Z])", entry):  # the scripted replica makes its own

@@ -76,7 +76,7 @@ async def fakes(
     uploads = FakeUploads(clock, note=note)
     queue.batches.files.uploads, uploads.batches = uploads, queue.batches
     keys = FakeKeyRing(clock, note)
-    weights = FakeWeightBook(clock, note, queue.unfinished)
+    weights = FakeWeightBook(clock, note, queue.count_unfinished)
     tenants = FakeTenants(clock, keys, note)
     yield Books(
         queue=queue,
@@ -87,7 +87,7 @@ async def fakes(
         keys=keys,
         seeds=FakeSigningSeeds(clock, note),
         rules=FakeFileAccess(clock, note),
-        entries=FakeCatalogEntries(clock, note, queue.unfinished),
+        entries=FakeCatalogEntries(clock, note, queue.count_unfinished),
         bundles=FakeAppBundles(note),
         comfyui=FakeComfyUiBook(clock),
         weights=weights,

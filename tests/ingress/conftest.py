@@ -6,7 +6,7 @@ import httpx
 import pytest
 from blockbuster import blockbuster_ctx
 
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 
 @pytest.fixture(autouse=True)
@@ -18,14 +18,14 @@ def nothing_blocks() -> Iterator[None]:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built() as house:
+    async with build_house() as house:
         yield house
 
 
 @pytest.fixture
 async def idle() -> AsyncIterator[House]:
     """House without a replica: requests stay queued."""
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         yield house
 
 

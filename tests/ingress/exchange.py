@@ -63,7 +63,7 @@ class Exchange:
 
 
 @asynccontextmanager
-async def opened(
+async def open_call(
     house: House,
     method: str,
     url: str,

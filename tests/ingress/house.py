@@ -124,7 +124,7 @@ async def run_workflows(worker: WorkflowWorker) -> None:
 
 
 @asynccontextmanager
-async def built(
+async def build_house(
     *,
     clock: Clock | None = None,
     pools: Mapping[str, PoolConfig] | None = None,
@@ -296,7 +296,7 @@ async def built(
         )
 
         def limit() -> None:
-            services.config = tenants.merged(services.file_config)
+            services.config = tenants.merge_limits(services.file_config)
             defaults.become(FileDefaults.of(services.config))
             queue_limits.become(QueueLimits.of(services.config, tenants.disabled, catalog.bases))
 

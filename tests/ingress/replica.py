@@ -105,14 +105,14 @@ class ScriptedReplica:
             slots = 256 - len(running)
             work = await self._queue.ask(Ask(REPLICA, "actor-1", self._pool, slots, running))
             for lease in work.leases:
-                self._running[lease.held] = asyncio.create_task(self._run(lease))
+                self._running[lease.key] = asyncio.create_task(self._run(lease))
             for signal in work.signals:
                 if signal.kind is SignalKind.CANCEL and signal.held in self._running:
                     self._running.pop(signal.held).cancel()
                     await self._cancelled(signal.held)
 
     async def _run(self, lease: Lease) -> None:
-        lease_key, orders = lease.held, lease.input
+        lease_key, orders = lease.key, lease.input
         if lease.priority is Priority.REALTIME:
             await self._hold(lease_key)
             return

@@ -65,7 +65,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(
+async def connect(
     house: House,
     path: str = "/test/probe/realtime",
     key: str | None = "",

@@ -39,7 +39,7 @@ def run(tests: Iterable[str], *options: str, quiet: bool = True) -> int:
     return subprocess.run([*command, *tests], cwd=ROOT, stdout=output, check=False).returncode
 
 
-def recorded(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]:
+def read_record(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]:
     """Tests by the statement that they run, those with the fewest statements first."""
     if not path.exists():
         run(tests, "--record-statements", str(path), "-m", "not cluster and not long")
@@ -51,7 +51,7 @@ def recorded(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]:
     return by_statement
 
 
-def aimed(tests: Sequence[str]) -> Sequence[str]:
+def select_tests(tests: Sequence[str]) -> Sequence[str]:
     """Tests that a mutant meets."""
     last = [test for test in tests if test.startswith(OTHERS)]
     return [*[test for test in tests if test not in last][:MOST_TESTS], *last]
@@ -66,9 +66,11 @@ def main() -> int:
     parser.add_argument("tests", nargs="*", default=TESTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        known = recorded(arguments.record or Path(folder) / "record", arguments.tests)
+        known = read_record(arguments.record or Path(folder) / "record", arguments.tests)
         mutants = [
-            Mutant(statement, changed, aimed(known[statement]), reason_of(statement, changed))
+            Mutant(
+                statement, changed, select_tests(known[statement]), reason_of(statement, changed)
+            )
             for statement in known
             if arguments.only in statement and not statement.lstrip().startswith("EXPLAIN")
             for changed in without_one(statement)

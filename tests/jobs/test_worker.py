@@ -38,7 +38,7 @@ class Handler(JobHandler):
         self.given.append(job.key)
 
 
-async def done(jobs: Sequence[Job]) -> Sequence[Retry]:
+async def do_nothing(jobs: Sequence[Job]) -> Sequence[Retry]:
     return ()
 
 
@@ -59,7 +59,7 @@ def jobs(clock: FakeClock) -> FakeJobs:
 async def test_jobs_that_are_done_are_gone(jobs: FakeJobs) -> None:
     for key in "abc":
         jobs.put("work", key)
-    await JobWorker(jobs, [Handler(done)]).run_due()
+    await JobWorker(jobs, [Handler(do_nothing)]).run_due()
     assert jobs.rows == {}
 
 
@@ -103,7 +103,7 @@ async def test_a_job_that_fails_is_retried_later_each_time_and_then_given_up(
 async def test_a_job_whose_processes_end_without_a_result_is_given_up(
     jobs: FakeJobs, clock: FakeClock
 ) -> None:
-    handler = Handler(done)
+    handler = Handler(do_nothing)
     jobs.put("work", "a")
     for _ in range(3):
         assert await jobs.take(WORK, 1)
@@ -208,7 +208,7 @@ async def test_of_a_fair_kind_a_process_runs_one_job_of_each_tenant(jobs: FakeJo
 async def test_the_loop_survives_a_database_that_is_away(
     jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    due, calls = jobs.due, 0
+    due, calls = jobs.due_kinds, 0
 
     async def away_at_first(kinds: Sequence[str]) -> object:
         nonlocal calls
@@ -217,10 +217,10 @@ async def test_the_loop_survives_a_database_that_is_away(
             raise DatabaseUnavailable("PostgreSQL does not answer.")
         return await due(kinds)
 
-    monkeypatch.setattr(jobs, "due", away_at_first)
+    monkeypatch.setattr(jobs, "due_kinds", away_at_first)
     monkeypatch.setattr("serve_app.jobs.worker.LOOK_EVERY_S", 0.01)
     jobs.put("work", "a")
-    worker = JobWorker(jobs, [Handler(done)])
+    worker = JobWorker(jobs, [Handler(do_nothing)])
     worker.start()
     async with asyncio.timeout(120):
         while jobs.rows:  # noqa: ASYNC110

@@ -77,7 +77,7 @@ def example(name: str) -> Values:
     return dict(yaml.safe_load((CHART / "examples" / f"{name}.yaml").read_text()))
 
 
-def merged(below: Values, above: Mapping[str, Any]) -> Values:
+def merge_values(below: Values, above: Mapping[str, Any]) -> Values:
     """Values of two files, as Helm merges them: mappings by key, and null removes a key."""
     values = dict(below)
     for key, value in above.items():
@@ -85,7 +85,7 @@ def merged(below: Values, above: Mapping[str, Any]) -> Values:
         if value is None:
             values.pop(key, None)
         elif isinstance(before, dict) and isinstance(value, dict):
-            values[key] = merged(before, value)
+            values[key] = merge_values(before, value)
         else:
             values[key] = value
     return values
@@ -95,7 +95,7 @@ def _rendered(given: Sequence[Values], release: str) -> list[str]:
     """Text of each template's manifests."""
     values: Values = yaml.safe_load((CHART / "values.yaml").read_text())
     for layer in given:
-        values = merged(values, layer)
+        values = merge_values(values, layer)
     schema = json.loads((CHART / "values.schema.json").read_text())
     problems = [
         f"{'.'.join(str(part) for part in error.path) or '(root)'}: {error.message}"

@@ -18,17 +18,17 @@ from tests.kubernetes.helm import (
     Values,
     example,
     manifests,
-    merged,
+    merge_values,
     require,
 )
 from tests.kubernetes.schemas import problems
 
 require()
 
-ONE = merged(example("one-gpu-node"), INSTALLATION)
+ONE = merge_values(example("one-gpu-node"), INSTALLATION)
 
 
-def rendered(change: Values, base: Values = ONE, release: str = "darkroom") -> dict[str, Manifest]:
+def render(change: Values, base: Values = ONE, release: str = "darkroom") -> dict[str, Manifest]:
     """Manifests by kind and name, each of which its schema allows."""
     documents = manifests(base, change, release=release)
     for document in documents:
@@ -78,14 +78,14 @@ def test_a_mistake_is_refused_by_name(change: Values, message: str) -> None:
 
 def test_the_values_of_the_docs_are_values() -> None:
     values = yaml.safe_load(block(DOCS / "how-to" / "run-on-kubernetes.md", "yaml"))
-    resources = rendered(values, example("many-gpu-nodes"))
+    resources = render(values, example("many-gpu-nodes"))
     assert {"HTTPRoute darkroom", "PodMonitor darkroom", "PrometheusRule darkroom"} <= {*resources}
 
 
 def test_every_value_that_the_examples_do_not_set_can_be_left_out() -> None:
     own = {key: INSTALLATION[key] for key in ("image", "settings")}
     for name in EXAMPLES:
-        resources = rendered({}, merged(example(name), own))
+        resources = render({}, merge_values(example(name), own))
         assert {"RayService darkroom", "Service darkroom", "ConfigMap darkroom-config"} <= {
             *resources
         }
@@ -95,7 +95,7 @@ def test_every_value_that_the_examples_do_not_set_can_be_left_out() -> None:
 
 
 def test_two_releases_of_one_namespace_share_no_object_and_no_pod() -> None:
-    first, second = rendered({}, release="darkroom"), rendered({}, release="other")
+    first, second = render({}, release="darkroom"), render({}, release="other")
     claims = {"PersistentVolumeClaim darkroom-weights"}  # a name of the values
     assert {*first} & {*second} == claims
     assert first["Service darkroom"]["spec"]["selector"]["app"] == "darkroom"
@@ -103,7 +103,7 @@ def test_two_releases_of_one_namespace_share_no_object_and_no_pod() -> None:
 
 
 def test_ingress_and_route_have_the_host_of_the_public_url() -> None:
-    resources = rendered({})
+    resources = render({})
     ingress = resources["Ingress darkroom"]["spec"]
     assert ingress["rules"][0]["host"] == "darkroom.example.org"
     assert ingress["tls"] == [{"hosts": ["darkroom.example.org"], "secretName": "darkroom-tls"}]
@@ -112,7 +112,7 @@ def test_ingress_and_route_have_the_host_of_the_public_url() -> None:
 
 def test_the_rules_are_those_of_the_docs() -> None:
     alerts = yaml.safe_load((DOCS / "how-to" / "darkroom-alerts.yaml").read_text())
-    assert rendered({})["PrometheusRule darkroom"]["spec"] == alerts
+    assert render({})["PrometheusRule darkroom"]["spec"] == alerts
 
 
 def containers(made: dict[str, Manifest]) -> list[Manifest]:
@@ -143,7 +143,7 @@ def jobs(monitor: Manifest) -> set[str]:
 
 @pytest.mark.parametrize("ingresses", [1, 3])
 def test_prometheus_finds_every_ingress_of_a_head(ingresses: int) -> None:
-    resources = rendered({"settings": {"metrics_port": 9200, "ingress_replicas": ingresses}})
+    resources = render({"settings": {"metrics_port": 9200, "ingress_replicas": ingresses}})
     monitor, (head, *_) = resources["PodMonitor darkroom"], containers(resources)
     (port,) = [candidate for candidate in head["ports"] if candidate["name"] == "app-metrics"]
     *endpoints, haproxy = monitor["spec"]["podMetricsEndpoints"]
@@ -163,14 +163,14 @@ def test_prometheus_finds_every_ingress_of_a_head(ingresses: int) -> None:
 
 def test_another_number_of_ingresses_changes_no_pod() -> None:
     def cluster(ingresses: int) -> Manifest:
-        resources = rendered({"settings": {"ingress_replicas": ingresses}})
+        resources = render({"settings": {"ingress_replicas": ingresses}})
         return dict(resources["RayService darkroom"]["spec"]["rayClusterConfig"])
 
     assert cluster(1) == cluster(3)
 
 
 def test_prometheus_finds_ray_on_every_pod() -> None:
-    resources = rendered({})
+    resources = render({})
     monitor = resources["PodMonitor darkroom-ray"]
     assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
     assert jobs(monitor) == {"ray"}
@@ -183,7 +183,7 @@ def test_prometheus_finds_ray_on_every_pod() -> None:
 
 def test_the_head_may_use_a_redis_of_ones_own_ours_or_none() -> None:
     def redis(values: Values) -> tuple[str | None, bool]:
-        resources = rendered({"headFaultTolerance": values})
+        resources = render({"headFaultTolerance": values})
         cluster = resources["RayService darkroom"]["spec"]["rayClusterConfig"]
         address = cluster.get("gcsFaultToleranceOptions", {}).get("redisAddress")
         return address, "StatefulSet darkroom-redis" in resources
@@ -195,14 +195,14 @@ def test_the_head_may_use_a_redis_of_ones_own_ours_or_none() -> None:
 
 
 def test_policies_and_budgets_can_be_left_to_others() -> None:
-    resources = rendered({"networkPolicies": {"enabled": False}, "disruptionBudgets": False})
+    resources = render({"networkPolicies": {"enabled": False}, "disruptionBudgets": False})
     assert not [
         name for name in resources if name.split()[0] in {"NetworkPolicy", "PodDisruptionBudget"}
     ]
 
 
 def test_the_database_s_url_may_be_in_another_secret() -> None:
-    resources = rendered({"secrets": {"database": {"name": "postgres-app", "key": "uri"}}})
+    resources = render({"secrets": {"database": {"name": "postgres-app", "key": "uri"}}})
     head = resources["RayService darkroom"]["spec"]["rayClusterConfig"]["headGroupSpec"]
     (container,) = head["template"]["spec"]["containers"]
     (url,) = [
@@ -215,7 +215,7 @@ def test_an_overflow_pool_has_the_families_of_the_pool_before_it() -> None:
     spot = {"name": "flux", "families": ["flux"], "resources": {"spot": 0.001}}
     other = {"name": "second", "overflow_of": "flux", "overflow_after_s": 300}
     third = {"name": "third", "overflow_of": "second"}
-    apps = applications(rendered(with_class(pools=[third, other, spot])))
+    apps = applications(render(with_class(pools=[third, other, spot])))
     for name in ("flux", "second", "third"):
         pool = apps[f"darkroom-{name}"]["args"]["pools"][name]
         assert pool["families"] == ["flux"]
@@ -225,7 +225,7 @@ def test_an_overflow_pool_has_the_families_of_the_pool_before_it() -> None:
 def test_a_canary_has_the_keys_of_its_pool_and_runs_its_own_code() -> None:
     flux = {"name": "flux", "families": ["flux"], "slots": 3, "max_replicas": 4, "threads": 2}
     canary = {"name": "next", "canary_of": "flux", "code": "local:///opt/next", "slots": 1}
-    application = applications(rendered(with_class(pools=[canary, flux])))["darkroom-next"]
+    application = applications(render(with_class(pools=[canary, flux])))["darkroom-next"]
     assert application["runtime_env"] == {"py_modules": ["local:///opt/next"]}
     own = application["args"]["pools"]["next"]
     assert own.pop("accelerator")
@@ -235,7 +235,7 @@ def test_a_canary_has_the_keys_of_its_pool_and_runs_its_own_code() -> None:
 
 def test_pools_are_in_darkroom_yaml_in_the_order_of_the_values() -> None:
     pools = [{"name": name, "families": ["flux"]} for name in ("zeta", "alpha", "mid")]
-    resources = rendered(with_class(pools=pools))
+    resources = render(with_class(pools=pools))
     text = resources["ConfigMap darkroom-config"]["data"]["darkroom.yaml"]
     (application,) = yaml.safe_load(text)["applications"]
     assert [*application["args"]["pools"]] == ["zeta", "alpha", "mid"]
@@ -244,14 +244,14 @@ def test_pools_are_in_darkroom_yaml_in_the_order_of_the_values() -> None:
 def test_a_family_of_ones_own_reaches_only_the_pools_that_host_it() -> None:
     pools = [{"name": "mine", "families": ["mine"]}, {"name": "flux", "families": ["flux"]}]
     change = with_class(pools=pools) | {"settings": {"families": {"mine": "package:Family"}}}
-    apps = applications(rendered(change))
+    apps = applications(render(change))
     assert apps["darkroom-mine"]["args"]["families"] == {"mine": "package:Family"}
     assert apps["darkroom-flux"]["args"]["families"] == {}
     assert "families" not in apps["darkroom"]["args"]
 
 
 def test_a_limit_changes_only_the_file_that_the_ingress_watches() -> None:
-    before, after = rendered({}), rendered({"settings": {"max_waiting": 5_000_000}})
+    before, after = render({}), render({"settings": {"max_waiting": 5_000_000}})
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"ConfigMap darkroom-config"}
     assert "max_waiting: 5000000" in after["ConfigMap darkroom-config"]["data"]["darkroom.yaml"]
@@ -261,7 +261,7 @@ def test_nodes_without_a_gpu_can_have_pools() -> None:
     pool = {"name": "hosted", "families": ["openai"], "num_cpus": 1}
     groups = [{"name": "cpu", "min": 1, "max": 3}]
     plain = {"cpu": 4, "memory": "16Gi", "groups": groups, "pools": [pool]}
-    resources = rendered({"nodeClasses": [plain]})
+    resources = render({"nodeClasses": [plain]})
     (group,) = resources["RayService darkroom"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert group["resources"] == {"CPU": "4"}
     assert not {"accelerator", "num_gpus"} & {
@@ -271,7 +271,7 @@ def test_nodes_without_a_gpu_can_have_pools() -> None:
 
 def test_the_image_is_of_the_package_s_version_unless_the_values_name_another() -> None:
     def image(change: Values) -> str:
-        head = rendered({"image": change})["RayService darkroom"]["spec"]["rayClusterConfig"]
+        head = render({"image": change})["RayService darkroom"]["spec"]["rayClusterConfig"]
         (container,) = head["headGroupSpec"]["template"]["spec"]["containers"]
         return str(container["image"])
 

@@ -103,7 +103,7 @@ def arguments(source: dict[str, Any]) -> dict[str, Any]:
     return dict(application["args"])
 
 
-def written(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def write_applications(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Applications by name, as ``darkroom serve-config`` writes them."""
     from serve_app.app import applications  # noqa: PLC0415 imports Ray
 
@@ -113,7 +113,7 @@ def written(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def checked(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def read_pools(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The applications, with pools as they are after they were read."""
 
     def pools(args: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def test_serve_gets_what_serve_config_writes_from_the_config_map(
         application["name"]: application
         for application in configuration(ray_service)["applications"]
     }
-    assert checked(rendered) == checked(written(arguments(source)))
+    assert read_pools(rendered) == read_pools(write_applications(arguments(source)))
 
 
 def test_bounds_of_pools_are_only_in_the_config_map(ray_service: Manifest) -> None:

@@ -55,7 +55,7 @@ LISTS = (
 class _OnDemand(Installation):
     """Its ingress is on the head, and its replicas come and go."""
 
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         if not self.parts("haproxy") or not self.parts("ingress"):
             return False
         try:

@@ -12,7 +12,7 @@ from subprocess import SubprocessError
 import psycopg
 
 from tests.bad_days.clients import Clients
-from tests.bad_days.day import delivered
+from tests.bad_days.day import delivered_ids
 from tests.chaos.history import FINAL, History
 from tests.cluster.darkroom import eventually
 from tests.operations.site import WITHIN_S, Site
@@ -53,14 +53,14 @@ def under_load(site: Site, scenario: str, act: Callable[[Site], Iterable[str]]) 
     place = site.place
     checked: list[str] = []
     problems: list[str] = []
-    logged = site.logged()
+    logged = site.count_log_problems()
     with Clients(place.nodes.port, place.receiver.url(), FOLLOWERS, SUBMITTERS) as clients:
         heard = clients.heard
         eventually(lambda: len(heard.accepted_at) >= FOLLOWERS, "requests are accepted", WITHIN_S)
         began = time.monotonic()
         try:
             checked.extend(act(site))
-            eventually(place.whole, "all is whole again", WITHIN_S)
+            eventually(place.is_whole, "all is whole again", WITHIN_S)
         except (AssertionError, OSError, SubprocessError, psycopg.Error) as error:
             problems.append(repr(error))
         time.sleep(AFTER_S)
@@ -82,7 +82,7 @@ def under_load(site: Site, scenario: str, act: Callable[[Site], Iterable[str]]) 
         answers=dict(heard.answers),
         checked=tuple(checked),
         problems=(*problems, *final, *outcome.problems),
-        logged=dict(site.logged() - logged),
+        logged=dict(site.count_log_problems() - logged),
     )
 
 
@@ -95,7 +95,7 @@ def compare(site: Site, scenario: str, accepted: Set[str]) -> Outcome:
         eventually(lambda: _ended(site, ids), "all requests end, webhooks arrive", WITHIN_S)
     except AssertionError as error:
         late = [str(error)]
-    if missing := accepted - delivered(place):
+    if missing := accepted - delivered_ids(place):
         late.append(f"{len(missing)} webhooks did not arrive, such as that of {min(missing)}.")
     history = History(accepted=set(accepted))
     with psycopg.connect(place.conninfo) as connection:
@@ -133,4 +133,4 @@ def _ended(site: Site, ids: list[str]) -> bool:
             "SELECT 1 FROM requests WHERE id::text = ANY(%s) AND NOT state::text = ANY(%s) LIMIT 1",
             (ids, ENDED),
         ).fetchall()
-    return not running and delivered(site.place).issuperset(ids)
+    return not running and delivered_ids(site.place).issuperset(ids)

@@ -89,9 +89,9 @@ class Site:
         def replaced() -> bool:
             return all(before[part].isdisjoint(self._processes(part)) for part in before)
 
-        eventually(lambda: replaced() and self.place.whole(), "it is deployed", WITHIN_S)
+        eventually(lambda: replaced() and self.place.is_whole(), "it is deployed", WITHIN_S)
 
-    def logged(self) -> Counter[str]:
+    def count_log_problems(self) -> Counter[str]:
         """Errors and warnings in the logs of all nodes, without their numbers and ids."""
         logs = Path(self.place.nodes.temporary, "ray", "session_latest", "logs")
         files = [*logs.glob("worker-*.err"), *logs.glob("serve/*.log")]
@@ -119,7 +119,7 @@ class Site:
 
 
 @contextlib.contextmanager
-def embedded(background: Background, folder: Path) -> Generator[str, None, None]:
+def start_database(background: Background, folder: Path) -> Generator[str, None, None]:
     """Connection string of a server without tables."""
     postgres = EmbeddedPostgres(folder / "database", grace_s=0.5)
     conninfo = background.run(postgres.start())
@@ -155,7 +155,7 @@ def two_nodes(folder: Path, switches: Mapping[str, str]) -> AbstractContextManag
 class Plan:
     """What is special about an installation."""
 
-    database: Database = embedded
+    database: Database = start_database
     tree: Path = ROOT  # the version that runs at first
     switches: Mapping[str, str] = field(default_factory=dict[str, str])  # of the nodes
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the configuration

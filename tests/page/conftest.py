@@ -24,7 +24,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def served() -> Iterator[PageDarkroom]:
+def installation() -> Iterator[PageDarkroom]:
     """Ingress over fakes, with a replica that paints images."""
     with page_darkroom() as darkroom:
         yield darkroom
@@ -73,9 +73,9 @@ def page(context: BrowserContext) -> Iterator[Page]:
 
 
 @pytest.fixture
-def reader(page: Page, served: PageDarkroom) -> Reader:
+def reader(page: Page, installation: PageDarkroom) -> Reader:
     """User who has opened the page with the key."""
-    reader = Reader(page, served)
+    reader = Reader(page, installation)
     reader.enter()
     return reader
 

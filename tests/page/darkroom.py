@@ -12,7 +12,7 @@ import uvicorn
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.ingress.submission.shadows import ShadowWorker
-from tests.ingress.house import CATALOG, House, built
+from tests.ingress.house import CATALOG, House, build_house
 from tests.page.album import Entry, hang
 from tests.page.painter import Painter
 
@@ -97,7 +97,7 @@ class PageDarkroom:
         assert self._painter is not None
         return list(self._painter.ran)
 
-    def shown(self) -> list[str]:
+    def previewed_ids(self) -> list[str]:
         """Ids of requests, once per preview that was computed."""
         assert self._painter is not None
         return list(self._painter.shown)
@@ -106,7 +106,9 @@ class PageDarkroom:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(WITHIN_S)
 
     async def _open(self) -> None:
-        self.house = await self._closing.enter_async_context(built(replica=False, **self._options))
+        self.house = await self._closing.enter_async_context(
+            build_house(replica=False, **self._options)
+        )
         self._painter = Painter(self.house.queue, self.house.storage)
         self._closing.push_async_callback(self._painter.aclose)
 

@@ -35,5 +35,5 @@ class Gallery:
         return self.page.locator(".tile")
 
     @property
-    def selected(self) -> Locator:
+    def selected_tiles(self) -> Locator:
         return self.page.locator('.tile[aria-selected="true"]')

@@ -46,17 +46,17 @@ class Painter(ScriptedReplica):
         self.ran.append(lease.request_id)
         steps = int(lease.input["num_inference_steps"])
         step_s = SLOW_STEP_S if "slow" in prompt else STEP_S
-        await self._report(lease.held, Progress(Stage.LOADING))
+        await self._report(lease.key, Progress(Stage.LOADING))
         await asyncio.sleep(step_s)
         for step in range(steps):
             progress = Progress(Stage.DENOISING, step, steps, rate=1 / step_s if step else 0.0)
-            await self._report(lease.held, progress)
+            await self._report(lease.key, progress)
             await asyncio.sleep(step_s)
             if "held" in prompt and step:
                 await self._released.wait()
         outcome = _refusal(prompt) or await self._painted(lease, steps)
-        await self._queue.finish(Finish(lease.held, REPLICA, outcome))
-        self._running.pop(lease.held, None)
+        await self._queue.finish(Finish(lease.key, REPLICA, outcome))
+        self._running.pop(lease.key, None)
 
     async def _report(self, held: LeaseKey, progress: Progress) -> None:
         previews: tuple[tuple[LeaseKey, Preview], ...] = ()

@@ -64,7 +64,7 @@ class Reader:
         return self.page.locator(".sheet")
 
     @property
-    def listed(self) -> Locator:
+    def request_rows(self) -> Locator:
         """Rows of the list of requests."""
         return self.page.locator("#requests li[data-request]")
 

@@ -19,9 +19,9 @@ SCRIPT = "<img src=x onerror=\"document.title='broken'\"><script>document.title=
 
 
 @pytest.fixture
-def newcomer(open_context: OpenContext, served: PageDarkroom) -> Reader:
+def newcomer(open_context: OpenContext, installation: PageDarkroom) -> Reader:
     """Has neither opened the page nor given a key."""
-    return Reader(open_context().new_page(), served)
+    return Reader(open_context().new_page(), installation)
 
 
 def test_every_text_can_be_read_and_every_control_has_a_name(newcomer: Reader) -> None:
@@ -50,7 +50,7 @@ def test_every_text_can_be_read_and_every_control_has_a_name(newcomer: Reader) -
     page.get_by_role("button", name="JSON", exact=True).click()
     look(page)
     page.keyboard.press("Escape")
-    newcomer.listed.last.locator(".request").click()
+    newcomer.request_rows.last.locator(".request").click()
     expect(page.get_by_role("dialog")).to_contain_text("Log")
     look(page)
 
@@ -85,12 +85,12 @@ def test_the_gallery_can_be_read_and_its_controls_have_names(newcomer: Reader) -
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(
-    open_context: OpenContext, served: PageDarkroom
+    open_context: OpenContext, installation: PageDarkroom
 ) -> None:
     phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
-    reader = Reader(phone.new_page(), served)
+    reader = Reader(phone.new_page(), installation)
     wide = "() => document.documentElement.scrollWidth"
-    reader.page.goto(served.url)
+    reader.page.goto(installation.url)
     assert reader.page.evaluate(wide) == 360
     assert axe(reader.page) == []
     reader.enter()
@@ -99,7 +99,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(
     expect_phase(reader.generate("this will fail"), "failed")
     assert reader.page.evaluate(wide) == 360
     assert axe(reader.page) == []
-    reader.listed.first.locator(".request").click()
+    reader.request_rows.first.locator(".request").click()
     dialog = reader.page.get_by_role("dialog")
     expect(dialog).to_contain_text("Log")
     assert axe(reader.page) == []
@@ -151,7 +151,7 @@ def test_text_never_becomes_markup(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Generate").click()
     expect_phase(reader.sheets.first, "failed")
     expect(reader.sheets.first).to_contain_text(SCRIPT)
-    reader.listed.first.locator(".request").click()
+    reader.request_rows.first.locator(".request").click()
     expect(reader.page.get_by_role("dialog")).to_contain_text("Log")
     assert reader.page.title() == "Darkroom"
     assert reader.page.locator("img[src='x']").count() == 0
@@ -168,13 +168,13 @@ def test_an_address_in_an_output_that_is_no_file_s_is_no_link(reader: Reader, ur
     expect(reader.sheets.first.locator("pre")).to_contain_text(url.split(":", maxsplit=1)[0])
 
 
-def test_nothing_is_asked_of_anybody_else(page: Page, served: PageDarkroom) -> None:
+def test_nothing_is_asked_of_anybody_else(page: Page, installation: PageDarkroom) -> None:
     urls: set[str] = set()
     page.on("request", lambda request: urls.add(request.url))
-    reader = Reader(page, served)
+    reader = Reader(page, installation)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
     assert len(urls) > 10
     # A preview is fetched with the key and shown as a blob of the page.
-    own = (served.url, f"blob:{served.url}")
+    own = (installation.url, f"blob:{installation.url}")
     assert {url for url in urls if not url.startswith(own)} == set()

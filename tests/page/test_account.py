@@ -49,9 +49,9 @@ class Member(Operator):
 
 @pytest.mark.long
 def test_the_costs_are_those_of_the_chosen_time_whatever_answer_comes_last(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    member = Member(page, served, "api")
+    member = Member(page, installation, "api")
     member.open("Usage")
     time = page.get_by_label("Time", exact=True)
     costs = page.get_by_label("Costs", exact=True)
@@ -77,13 +77,15 @@ def test_the_costs_are_those_of_the_chosen_time_whatever_answer_comes_last(
     expect(costs).to_have_text("7.00 USD")
 
 
-def test_a_tenant_sees_what_it_used_and_nothing_of_others(page: Page, served: PageDarkroom) -> None:
-    other = {"authorization": f"Key {served.house.other_key}"}
-    page.request.post(f"{served.url}/run/test/probe", headers=other, data={})
-    member = Member(page, served, "api")
+def test_a_tenant_sees_what_it_used_and_nothing_of_others(
+    page: Page, installation: PageDarkroom
+) -> None:
+    other = {"authorization": f"Key {installation.house.other_key}"}
+    page.request.post(f"{installation.url}/run/test/probe", headers=other, data={})
+    member = Member(page, installation, "api")
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
-    expect_images(Reader(page, served).generate("a hill"), 1)
+    expect_images(Reader(page, installation).generate("a hill"), 1)
     member.open("Usage")
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
     expect(page.get_by_role("link", name="Keys")).to_be_hidden()
@@ -98,10 +100,10 @@ def test_a_tenant_sees_what_it_used_and_nothing_of_others(page: Page, served: Pa
     assert not any("/v1/tenants" in url or "/v1/usage/report" in url for url in urls)
 
 
-def test_a_key_sees_only_the_parts_of_its_scopes(page: Page, served: PageDarkroom) -> None:
-    Member(page, served, "submit", "read")
+def test_a_key_sees_only_the_parts_of_its_scopes(page: Page, installation: PageDarkroom) -> None:
+    Member(page, installation, "submit", "read")
     expect(page.get_by_role("link", name="Account")).to_be_hidden()
-    page.goto(f"{served.url}/#view=account&part=keys")
+    page.goto(f"{installation.url}/#view=account&part=keys")
     expect(
         page.get_by_text("needs a key with the scope usage, files or tenant-admin")
     ).to_be_visible()
@@ -110,16 +112,18 @@ def test_a_key_sees_only_the_parts_of_its_scopes(page: Page, served: PageDarkroo
 
 @pytest.mark.long
 def test_the_address_of_a_part_that_the_key_may_not_see_shows_another_one(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    Member(page, served, "api")
-    page.goto(f"{served.url}/#view=account&part=keys")
+    Member(page, installation, "api")
+    page.goto(f"{installation.url}/#view=account&part=keys")
     tab = page.get_by_role("navigation", name="Parts").get_by_role("link", name="Usage")
     expect(tab).to_have_attribute("aria-current", "page")
 
 
-def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageDarkroom) -> None:
-    member = Member(page, served, "api", "tenant-admin")
+def test_a_tenant_admin_manages_the_keys_of_its_tenant(
+    page: Page, installation: PageDarkroom
+) -> None:
+    member = Member(page, installation, "api", "tenant-admin")
     member.open("Keys")
     expect(page.get_by_role("heading", name="Keys of default")).to_be_visible()
     expect(page.get_by_role("button", name="Create a tenant")).to_have_count(0)
@@ -132,7 +136,7 @@ def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageD
     secret = member.dialog.locator(".secret").inner_text()
     member.dialog.get_by_role("button", name="Close").click()
     header = {"authorization": f"Key {secret}"}
-    own = page.request.get(f"{served.url}/v1/keys/self", headers=header).json()
+    own = page.request.get(f"{installation.url}/v1/keys/self", headers=header).json()
     assert (own["tenant"], own["scopes"]) == ("default", ["api"])
     key = member.row("Keys", "the web app")
     key.get_by_role("button", name="Rotate").click()
@@ -143,12 +147,12 @@ def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageD
     key.filter(has_text="rotated").get_by_role("button", name="Revoke").click()
     member.dialog.get_by_role("button", name="Revoke it").click()
     expect(key.filter(has_text="revoked")).to_have_count(1)
-    assert page.request.get(f"{served.url}/v1/keys/self", headers=header).status == 401
+    assert page.request.get(f"{installation.url}/v1/keys/self", headers=header).status == 401
 
 
 @pytest.mark.long
-def test_a_new_key_is_not_lost_by_a_click_beside_it(page: Page, served: PageDarkroom) -> None:
-    member = Member(page, served, "api", "tenant-admin")
+def test_a_new_key_is_not_lost_by_a_click_beside_it(page: Page, installation: PageDarkroom) -> None:
+    member = Member(page, installation, "api", "tenant-admin")
     member.open("Keys")
     page.get_by_role("button", name="Create a key").click()
     member.dialog.get_by_label("Name").fill("the web app")
@@ -167,9 +171,9 @@ def test_a_new_key_is_not_lost_by_a_click_beside_it(page: Page, served: PageDark
 
 @pytest.mark.long
 def test_a_number_that_cannot_be_read_is_not_taken_for_an_empty_one(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    member = Member(page, served, "api", "tenant-admin")
+    member = Member(page, installation, "api", "tenant-admin")
     member.open("Keys")
     page.get_by_role("button", name="Create a key").click()
     days = member.dialog.get_by_label("Days until it expires")
@@ -187,7 +191,7 @@ def test_a_number_that_cannot_be_read_is_not_taken_for_an_empty_one(
 @pytest.mark.long
 @pytest.mark.parametrize("works", [True, False])
 def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
-    page: Page, served: PageDarkroom, works: bool
+    page: Page, installation: PageDarkroom, works: bool
 ) -> None:
     routes: list[Route] = []
 
@@ -195,8 +199,8 @@ def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
         routes.append(route)
 
     page.route("**/v1/keys/*/rotate", hold)
-    new_key(page, served, "read")
-    member = Member(page, served, "api", "tenant-admin")
+    new_key(page, installation, "read")
+    member = Member(page, installation, "api", "tenant-admin")
     member.open("Keys")
     key = member.row("Keys", "read")
     with page.expect_request("**/rotate"):
@@ -216,10 +220,10 @@ def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
 
 @pytest.mark.long
 def test_a_key_of_an_operator_stays_out_of_the_reach_of_a_tenant_admin(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    beyond = new_key(page, served, "operator").partition(":")[0]
-    member = Member(page, served, "api", "tenant-admin")
+    beyond = new_key(page, installation, "operator").partition(":")[0]
+    member = Member(page, installation, "api", "tenant-admin")
     member.open("Keys")
     member.row("Keys", beyond).get_by_role("button", name="Revoke").click()
     member.dialog.get_by_role("button", name="Revoke it").click()
@@ -230,10 +234,10 @@ WEIGHTS = "style.safetensors"
 
 
 def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
-    page: Page, served: PageDarkroom, tmp_path: Path
+    page: Page, installation: PageDarkroom, tmp_path: Path
 ) -> None:
     (tmp_path / WEIGHTS).write_bytes(b"not checked by this test")
-    member = Member(page, served, "api")
+    member = Member(page, installation, "api")
     member.open("Weights")
     expect(page.get_by_text("There are no weights.")).to_be_visible()
     page.get_by_role("button", name="Register weights").click()
@@ -265,10 +269,10 @@ def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
 
 @pytest.mark.long
 def test_a_file_that_is_dropped_on_a_field_of_a_dialog_stays_there(
-    page: Page, served: PageDarkroom, tmp_path: Path
+    page: Page, installation: PageDarkroom, tmp_path: Path
 ) -> None:
     (tmp_path / WEIGHTS).write_bytes(b"not checked by this test")
-    member = Member(page, served, "api")
+    member = Member(page, installation, "api")
     member.open("Weights")
     page.get_by_role("button", name="Register weights").click()
     field = member.dialog.get_by_label("File", exact=True)
@@ -285,12 +289,12 @@ def test_a_file_that_is_dropped_on_a_field_of_a_dialog_stays_there(
 
 @pytest.mark.long
 def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_phone(
-    open_context: OpenContext, served: PageDarkroom
+    open_context: OpenContext, installation: PageDarkroom
 ) -> None:
     phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
     page = phone.new_page()
-    member = Member(page, served, "api", "tenant-admin")
-    expect_images(Reader(page, served).generate("a hill"), 1)
+    member = Member(page, installation, "api", "tenant-admin")
+    expect_images(Reader(page, installation).generate("a hill"), 1)
     for part in ("Usage", "Keys", "Resources", "Weights"):
         member.open(part)
         expect(page.locator(".part [aria-busy]")).to_have_count(0)

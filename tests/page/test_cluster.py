@@ -19,4 +19,4 @@ def test_a_prompt_becomes_an_image(page: Page, darkroom: Darkroom) -> None:
     expect(sheet).to_have_attribute("data-phase", "succeeded", timeout=120_000)
     expect_images(sheet, 1)
     expect(sheet.get_by_text("demo model")).to_be_visible()
-    expect(reader.listed.first).to_contain_text("a cyan heart")
+    expect(reader.request_rows.first).to_contain_text("a cyan heart")

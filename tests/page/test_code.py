@@ -49,7 +49,7 @@ asyncio.run(main())
 AWKWARD = 'it\'s "$HOME" `date` \\ $(id) ünï 😀'
 
 
-def shown(reader: Reader, language: str) -> str:
+def show_program(reader: Reader, language: str) -> str:
     reader.page.get_by_role("button", name=language, exact=True).click()
     expect(reader.page.get_by_role("button", name=language, exact=True)).to_have_attribute(
         "aria-pressed", "true"
@@ -58,7 +58,7 @@ def shown(reader: Reader, language: str) -> str:
 
 
 @pytest.fixture
-def filled(reader: Reader) -> Reader:
+def code_page(reader: Reader) -> Reader:
     """Page with the code dialog open for a filled form."""
     reader.field("prompt").fill(AWKWARD)
     reader.field("image_size").select_option("square")
@@ -90,7 +90,7 @@ def inputs(reader: Reader) -> dict[str, Any]:
     return httpx.get(f"{url}/{request['request_id']}", headers=headers).json()["input"]
 
 
-def stored(reader: Reader) -> dict[str, Any]:
+def read_input(reader: Reader) -> dict[str, Any]:
     """Parts of the input of the only request."""
     sent_input = inputs(reader)
     assert sent_input["image_size"] in ("square", {"width": 512, "height": 512})
@@ -103,14 +103,14 @@ def assert_made(output: dict[str, Any]) -> None:
     assert (output["images"][0]["width"], output["images"][0]["height"]) == (512, 512)
 
 
-def test_the_python_program_makes_the_same_image(filled: Reader, tmp_path: Path) -> None:
-    script, program = tmp_path / "call.py", shown(filled, "Python")
+def test_the_python_program_makes_the_same_image(code_page: Reader, tmp_path: Path) -> None:
+    script, program = tmp_path / "call.py", show_program(code_page, "Python")
     script.write_text(program)
     match = re.search(r"curl -O (\S+/fal_plain_http\.py)", program)
     assert match is not None
     # What curl fetches lies beside the script, as on a machine that has fal's client only.
     (tmp_path / "fal_plain_http.py").write_bytes(httpx.get(match[1]).content)
-    assert_made(ast.literal_eval(ran(filled, [sys.executable, str(script)], tmp_path)))
+    assert_made(ast.literal_eval(ran(code_page, [sys.executable, str(script)], tmp_path)))
 
 
 def test_an_empty_form_is_shown_as_the_program_of_an_example(page: Page) -> None:
@@ -119,21 +119,21 @@ def test_an_empty_form_is_shown_as_the_program_of_an_example(page: Page) -> None
         reader = Reader(page, darkroom)
         reader.enter()
         page.locator("#code-button").click()
-        assert "a red circle above a blue square" in shown(reader, "Python")
+        assert "a red circle above a blue square" in show_program(reader, "Python")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="There is no curl: apt-get install curl.")
-def test_the_curl_call_makes_the_same_image(filled: Reader, tmp_path: Path) -> None:
+def test_the_curl_call_makes_the_same_image(code_page: Reader, tmp_path: Path) -> None:
     script = tmp_path / "call.sh"
-    script.write_text(shown(filled, "curl"))
-    assert_made(json.loads(ran(filled, ["sh", str(script)], tmp_path)))
+    script.write_text(show_program(code_page, "curl"))
+    assert_made(json.loads(ran(code_page, ["sh", str(script)], tmp_path)))
 
 
 def test_the_javascript_program_makes_such_an_image(reader: Reader, tmp_path: Path) -> None:
     reader.field("prompt").fill(AWKWARD)
     reader.page.locator("#code-button").click()
     (tmp_path / "node_modules").symlink_to(packages(JAVASCRIPT))
-    program = shown(reader, "JavaScript").replace("console.log(data)", PRINT_JSON)
+    program = show_program(reader, "JavaScript").replace("console.log(data)", PRINT_JSON)
     assert PRINT_JSON in program
     (tmp_path / "call.mjs").write_text(program)
     output = json.loads(ran(reader, [node(), "call.mjs"], tmp_path))
@@ -141,9 +141,9 @@ def test_the_javascript_program_makes_such_an_image(reader: Reader, tmp_path: Pa
     assert output["images"][0]["url"].startswith(reader.darkroom.url)
 
 
-def test_the_javascript_program_names_this_address_and_warns_of_the_seed(filled: Reader) -> None:
-    program = shown(filled, "JavaScript")
-    assert f'url: "{filled.darkroom.url}/fal/proxy"' in program
+def test_the_javascript_program_names_this_address_and_warns_of_the_seed(code_page: Reader) -> None:
+    program = show_program(code_page, "JavaScript")
+    assert f'url: "{code_page.darkroom.url}/fal/proxy"' in program
     assert f'"prompt": {json.dumps(AWKWARD, ensure_ascii=False)}' in program
     assert "JavaScript rounds whole numbers over 2^53" in program
 
@@ -152,7 +152,7 @@ def test_the_typescript_program_makes_such_an_image(reader: Reader, tmp_path: Pa
     reader.field("prompt").fill(AWKWARD)
     reader.page.locator("#code-button").click()
     (tmp_path / "node_modules").symlink_to(packages(JAVASCRIPT))
-    program = shown(reader, "TypeScript").replace("console.log(data)", PRINT_JSON)
+    program = show_program(reader, "TypeScript").replace("console.log(data)", PRINT_JSON)
     assert "as { data: Output }" in program
     (tmp_path / "call.mts").write_text(program)
     command = [node(), "--experimental-strip-types", "call.mts"]
@@ -161,23 +161,23 @@ def test_the_typescript_program_makes_such_an_image(reader: Reader, tmp_path: Pa
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="There is no curl: apt-get install curl.")
-def test_the_calls_of_the_queue_make_the_same_image(filled: Reader, tmp_path: Path) -> None:
-    (tmp_path / "call.sh").write_text(shown(filled, "HTTP queue"))
-    assert_made(json.loads(ran(filled, ["sh", "call.sh"], tmp_path)))
+def test_the_calls_of_the_queue_make_the_same_image(code_page: Reader, tmp_path: Path) -> None:
+    (tmp_path / "call.sh").write_text(show_program(code_page, "HTTP queue"))
+    assert_made(json.loads(ran(code_page, ["sh", "call.sh"], tmp_path)))
 
 
 def test_the_program_for_openais_client_makes_the_same_image(
-    filled: Reader, tmp_path: Path
+    code_page: Reader, tmp_path: Path
 ) -> None:
-    expect(filled.page.get_by_role("dialog")).to_be_visible()
-    filled.page.keyboard.press("Escape")
-    filled.field("num_images").fill("2")
-    filled.page.locator("#code-button").click()
-    (tmp_path / "call.py").write_text(shown(filled, "OpenAI"))
-    urls = ran(filled, [sys.executable, "call.py"], tmp_path).split()
+    expect(code_page.page.get_by_role("dialog")).to_be_visible()
+    code_page.page.keyboard.press("Escape")
+    code_page.field("num_images").fill("2")
+    code_page.page.locator("#code-button").click()
+    (tmp_path / "call.py").write_text(show_program(code_page, "OpenAI"))
+    urls = ran(code_page, [sys.executable, "call.py"], tmp_path).split()
     assert len(urls) == 2
-    assert all(url.startswith(f"{filled.darkroom.url}/files/") for url in urls)
-    assert stored(filled) == {"prompt": AWKWARD, "seed": SEED, "num_images": 2}
+    assert all(url.startswith(f"{code_page.darkroom.url}/files/") for url in urls)
+    assert read_input(code_page) == {"prompt": AWKWARD, "seed": SEED, "num_images": 2}
 
 
 @pytest.mark.parametrize("local", [True, False])
@@ -201,7 +201,7 @@ def test_the_program_for_openais_client_edits_an_image(
             address = f"{darkroom.url}/page/icons/icon-192.png"
             reader.field("image_url").fill(address)
         reader.page.locator("#code-button").click()
-        (tmp_path / "call.py").write_text(shown(reader, "OpenAI"))
+        (tmp_path / "call.py").write_text(show_program(reader, "OpenAI"))
         (url,) = ran(reader, [sys.executable, "call.py"], tmp_path).split()
         assert url.startswith(f"{darkroom.url}/files/")
         sent_input = inputs(reader)
@@ -219,7 +219,7 @@ def test_the_program_for_openais_client_makes_a_video(page: Page, tmp_path: Path
         input_json = json.dumps({"prompt": AWKWARD, "seed": SEED})
         reader.page.locator("#fields textarea").fill(input_json)
         reader.page.locator("#code-button").click()
-        (tmp_path / "call.py").write_text(shown(reader, "OpenAI"))
+        (tmp_path / "call.py").write_text(show_program(reader, "OpenAI"))
         assert ran(reader, [sys.executable, "call.py"], tmp_path) == "video.mp4\n"
         assert (tmp_path / "video.mp4").read_bytes() == b"image"
         response = reader.page.request.get(
@@ -229,49 +229,49 @@ def test_the_program_for_openais_client_makes_a_video(page: Page, tmp_path: Path
 
 
 def test_the_program_for_replicates_client_makes_the_same_image(
-    filled: Reader, tmp_path: Path
+    code_page: Reader, tmp_path: Path
 ) -> None:
-    (tmp_path / "call.py").write_text(shown(filled, "Replicate"))
-    (name,) = ran(filled, [sys.executable, "call.py"], tmp_path).split()
+    (tmp_path / "call.py").write_text(show_program(code_page, "Replicate"))
+    (name,) = ran(code_page, [sys.executable, "call.py"], tmp_path).split()
     assert name in ("output_0.png", "output_0.jpeg", "output_0.jpg")
     assert (tmp_path / name).stat().st_size > 1000
-    assert stored(filled) == {"prompt": AWKWARD, "seed": SEED, "num_images": 1}
+    assert read_input(code_page) == {"prompt": AWKWARD, "seed": SEED, "num_images": 1}
 
 
 def test_the_configuration_for_assistants_leads_to_the_tools(
-    filled: Reader, tmp_path: Path
+    code_page: Reader, tmp_path: Path
 ) -> None:
-    text = shown(filled, "MCP")
+    text = show_program(code_page, "MCP")
     server = json.loads(text[text.index("\n{") :])["mcpServers"]["darkroom"]
     assert f"claude mcp add --transport http darkroom {server['url']} --header" in text
     (tmp_path / "call.py").write_text(LIST_TOOLS)
-    header = server["headers"]["Authorization"].replace("${env:FAL_KEY}", filled.darkroom.key)
-    tools = ran(filled, [sys.executable, "call.py", server["url"], header], tmp_path).split()
+    header = server["headers"]["Authorization"].replace("${env:FAL_KEY}", code_page.darkroom.key)
+    tools = ran(code_page, [sys.executable, "call.py", server["url"], header], tmp_path).split()
     assert {"list_models", "generate"} <= set(tools)
 
 
-def test_the_input_is_changed_as_json_and_used_in_the_form(filled: Reader) -> None:
-    filled.page.get_by_role("button", name="JSON", exact=True).click()
-    box = filled.page.get_by_label("Input as JSON")
+def test_the_input_is_changed_as_json_and_used_in_the_form(code_page: Reader) -> None:
+    code_page.page.get_by_role("button", name="JSON", exact=True).click()
+    box = code_page.page.get_by_label("Input as JSON")
     fields = json.loads(box.input_value())
     assert (fields["prompt"], fields["seed"]) == (AWKWARD, SEED)
-    use = filled.page.get_by_role("button", name="Use in the form")
+    use = code_page.page.get_by_role("button", name="Use in the form")
     for wrong, words in (("{", "This is not JSON"), ("[1]", "An input is an object")):
         box.fill(wrong)
         use.click()
-        expect(filled.page.get_by_role("alert")).to_contain_text(words)
+        expect(code_page.page.get_by_role("alert")).to_contain_text(words)
     box.fill(json.dumps({"prompt": "a lake", "num_images": 2}))
     use.click()
-    expect(filled.page.get_by_role("dialog")).to_be_hidden()
-    expect(filled.field("prompt")).to_have_value("a lake")
-    expect(filled.field("num_images")).to_have_value("2")
-    expect(filled.field("seed")).to_have_value("")
-    filled.page.locator("#code-button").click()
+    expect(code_page.page.get_by_role("dialog")).to_be_hidden()
+    expect(code_page.field("prompt")).to_have_value("a lake")
+    expect(code_page.field("num_images")).to_have_value("2")
+    expect(code_page.field("seed")).to_have_value("")
+    code_page.page.locator("#code-button").click()
     expect(box).to_have_value(re.compile('"prompt": "a lake"'))
 
 
-def test_a_click_beside_the_json_does_not_lose_it(filled: Reader) -> None:
-    page = filled.page
+def test_a_click_beside_the_json_does_not_lose_it(code_page: Reader) -> None:
+    page = code_page.page
     page.get_by_role("button", name="JSON", exact=True).click()
     box = page.get_by_label("Input as JSON")
     box.fill('{"prompt": "a lake"}')
@@ -296,12 +296,12 @@ def test_only_the_clients_that_an_endpoint_suits_are_offered(reader: Reader) -> 
     assert "openai" in names[2]
 
 
-def test_the_program_is_copied(filled: Reader) -> None:
-    filled.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    program = shown(filled, "curl")
-    filled.page.get_by_role("button", name="Copy").click()
-    expect(filled.page.get_by_role("button", name="Copied")).to_be_visible()
-    assert filled.page.evaluate("() => navigator.clipboard.readText()") == program
+def test_the_program_is_copied(code_page: Reader) -> None:
+    code_page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    program = show_program(code_page, "curl")
+    code_page.page.get_by_role("button", name="Copy").click()
+    expect(code_page.page.get_by_role("button", name="Copied")).to_be_visible()
+    assert code_page.page.evaluate("() => navigator.clipboard.readText()") == program
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="There is no curl: apt-get install curl.")

@@ -22,7 +22,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.ingress.comfyui.comfy import CATALOG, GraphReplica, describe
 from tests.ingress.house import House
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 PACKAGE = "comfyui-frontend-package==1.58.1"
 INSTALLED_WITHIN_S = 240
@@ -30,7 +30,7 @@ SIZE = (48, 32)
 PATIENCE_MS = 120_000  # it has hundreds of scripts
 
 
-def described(
+def describe_node(
     name: str, inputs: dict[str, Any], outputs: list[str], *, ends: bool = False
 ) -> dict[str, Any]:
     """Node class, as ComfyUI describes it."""
@@ -53,7 +53,7 @@ NODES = {
     "version": "0.3.75",
     "models": {"checkpoints": ["sd15.safetensors"]},
     "classes": {
-        "EmptyImage": described(
+        "EmptyImage": describe_node(
             "EmptyImage",
             {
                 "width": ["INT", {"default": 64, "min": 1, "max": 4096}],
@@ -61,7 +61,7 @@ NODES = {
             },
             ["IMAGE"],
         ),
-        "SaveImage": described(
+        "SaveImage": describe_node(
             "SaveImage",
             {"images": ["IMAGE", {}], "filename_prefix": ["STRING", {"default": "ComfyUI"}]},
             [],
@@ -114,7 +114,7 @@ async def painting(house: House) -> AsyncIterator[None]:
 
 @pytest.fixture
 def address(comfyui_page: Path) -> Iterator[Address]:
-    with served(painting, catalog=CATALOG, replica=False, comfyui_page=comfyui_page) as address:
+    with serve(painting, catalog=CATALOG, replica=False, comfyui_page=comfyui_page) as address:
         # Without it, the page begins with a tour.
         settings = {"Comfy.TutorialCompleted": True}
         url = f"{address.url}/comfyui/api/settings"
@@ -133,7 +133,7 @@ def test_a_workflow_is_loaded_run_seen_and_saved(
     page = context.new_page()
     answered: list[str] = []
     page.on("response", lambda each: answered.append(each.url))
-    opened(page, address)
+    open_page(page, address)
 
     file = tmp_path / "poster.json"
     file.write_text(json.dumps(WORKFLOW))
@@ -154,7 +154,7 @@ def test_a_workflow_is_loaded_run_seen_and_saved(
     with page.expect_response(lambda each: "/userdata/workflows%2F" in each.url) as saved:
         page.keyboard.press("Enter")
     assert saved.value.ok
-    opened(page, address)
+    open_page(page, address)
     page.get_by_test_id("workflows-tab-button").click()
     expect(page.get_by_text("poster").first).to_be_visible()
     origins = {url.split("/comfyui/")[0] for url in answered if url.startswith("http")}
@@ -165,7 +165,7 @@ def own_origin(address: Address) -> str:
     return address.url.replace("127.0.0.1", "comfyui.localhost")
 
 
-def opened(page: Page, address: Address) -> None:
+def open_page(page: Page, address: Address) -> None:
     page.goto(f"{own_origin(address)}/comfyui/")
     expect(page.get_by_test_id("queue-button")).to_be_enabled(timeout=PATIENCE_MS)
     expect(page.get_by_test_id("app-loading-overlay")).to_be_hidden(timeout=PATIENCE_MS)

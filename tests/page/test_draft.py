@@ -76,7 +76,7 @@ def test_an_input_that_this_tab_kept_only_in_part_is_read_from_the_server(
 ) -> None:
     long = "a hill " * 1500
     submit(reader, "fal-ai/flux/schnell", prompt=long)
-    expect(reader.listed.first).to_have_attribute("data-state", "succeeded")
+    expect(reader.request_rows.first).to_have_attribute("data-state", "succeeded")
     page.reload()
     expect_images(reader.sheets.first, 1)
     reader.sheets.first.get_by_role("button", name="Use again").click()

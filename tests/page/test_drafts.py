@@ -36,7 +36,7 @@ def preview(table: Locator, number: int) -> Locator:
     return table.locator(".preview").nth(number - 1)
 
 
-def submitted(reader: Reader) -> list[Any]:
+def follow_inputs(reader: Reader) -> list[Any]:
     """Follow the inputs that the page submits from now on."""
     bodies: list[Any] = []
 
@@ -60,7 +60,7 @@ def test_drafts_are_made_with_the_number_and_the_steps_that_this_browser_remembe
     expect(page.get_by_role("group", name="Draft settings")).to_be_hidden()
     expect(page.get_by_role("button", name="Draft settings")).to_be_focused()
     page.reload()
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     reader.field("prompt").fill("a hill")
     reader.field("num_images").fill("3")
     page.keyboard.press("Control+Shift+Enter")
@@ -87,7 +87,7 @@ def test_each_preview_has_a_name_and_is_an_image(reader: Reader) -> None:
 
 def test_a_draft_is_finished_as_it_is_and_each_card_leads_to_the_other(reader: Reader) -> None:
     table = draft(reader)
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     table.get_by_role("button", name="Finish draft 3").click()
     expect(table.get_by_role("button", name="Draft 3: Finished. Go to the result")).to_be_visible()
     assert sent[0]["seed"] == 12
@@ -135,7 +135,7 @@ def test_the_keyboard_moves_between_previews_finishes_changes_and_drops(reader: 
 def test_a_changed_draft_keeps_what_it_has_decided(reader: Reader) -> None:
     table = draft(reader)
     reader.field("seed").fill("99")
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     table.get_by_role("button", name="Change draft 2").click()
     chip = reader.page.get_by_role("group", name="From draft 2")
     expect(reader.field("seed")).to_have_value("11")
@@ -172,7 +172,7 @@ def test_undo_brings_back_also_the_draft_that_the_form_went_on_from(reader: Read
     expect(reader.field("prompt")).to_have_value("a hill at night")
     expect(reader.field("seed")).to_have_value("11")
     expect(reader.field("seed")).to_be_disabled()
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     reader.page.get_by_role("button", name="Generate").click()
     expect_images(reader.page.locator(".sheet[data-from]"), 1)
     assert (sent[0]["prompt"], sent[0]["seed"]) == ("a hill at night", 11)
@@ -221,7 +221,7 @@ def test_drafts_that_another_tab_made_are_finished_here(reader: Reader, way: str
     expect_images(reader.sheets.first, 1)
     expect(table).to_have_count(0)
     if way == "details":
-        reader.listed.filter(has_text="a hill").get_by_role("button").first.click()
+        reader.request_rows.filter(has_text="a hill").get_by_role("button").first.click()
         page.get_by_role("dialog").get_by_role("button", name="Drafts").click()
     else:
         page.get_by_role("link", name="Gallery").click()
@@ -274,7 +274,7 @@ def test_what_was_made_of_an_expired_draft_is_made_again_from_the_first_step(
     expect(problem).to_contain_text("another result" if noise else "the same result")
     expect(reader.page.get_by_role("group", name="From a draft")).to_have_count(0)
     expect(reader.field("seed")).to_be_enabled()
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     reader.page.get_by_role("button", name="Generate").click()
     expect(reader.sheets).to_have_count(3)
     expect_images(reader.sheets.first, 1)
@@ -300,7 +300,7 @@ def test_a_draft_that_is_refused_says_why_at_its_place(reader: Reader) -> None:
 
 def test_a_grid_of_a_changed_draft_varies_only_what_is_free(reader: Reader) -> None:
     table = draft(reader)
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     table.get_by_role("button", name="Change draft 1").click()
     expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
     reader.page.get_by_role("button", name="Grid", exact=True).click()
@@ -320,7 +320,7 @@ def test_a_variation_of_a_finished_draft_has_new_noise(reader: Reader) -> None:
     table.get_by_role("button", name="Finish draft 1").click()
     sheets = reader.page.locator(".sheet[data-from]")
     expect_images(sheets, 1)
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     sheets.get_by_role("button", name="Vary").click()
     expect(sheets).to_have_count(2)
     expect_phase(sheets.first, "succeeded")
@@ -350,7 +350,7 @@ def test_new_noise_with_the_seed_0_is_the_same_again(reader: Reader) -> None:
     reader.page.route(f"**/v1/requests/{sheets.first.get_attribute('data-request')}", with_seed_0)
     sheets.first.get_by_role("button", name="Use again").click()
     expect(reader.page.get_by_role("group", name="From draft 1")).to_contain_text("30 %")
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     reader.page.get_by_role("button", name="Generate").click()
     expect(sheets).to_have_count(3)
     assert sent[0]["noise_seed"] == 0
@@ -358,7 +358,7 @@ def test_new_noise_with_the_seed_0_is_the_same_again(reader: Reader) -> None:
 
 def test_more_drafts_have_other_seeds(reader: Reader) -> None:
     table = draft(reader)
-    sent = submitted(reader)
+    sent = follow_inputs(reader)
     table.get_by_role("button", name="More drafts").click()
     expect(reader.page.locator(".light-table")).to_have_count(2)
     assert sent[0]["draft"]["count"] == 4
@@ -366,10 +366,10 @@ def test_more_drafts_have_other_seeds(reader: Reader) -> None:
 
 
 def test_drafts_can_be_read_and_fit_on_a_phone(
-    open_context: OpenContext, served: PageDarkroom
+    open_context: OpenContext, installation: PageDarkroom
 ) -> None:
     phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
-    reader = Reader(phone.new_page(), served)
+    reader = Reader(phone.new_page(), installation)
     reader.enter()
     table = draft(reader)
     reader.page.get_by_role("button", name="Draft settings").click()

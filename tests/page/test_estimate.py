@@ -93,10 +93,12 @@ def test_an_input_that_is_not_complete_has_no_estimate(reader: Reader) -> None:
     expect(line).to_be_empty()
 
 
-def test_a_first_visit_leaves_no_error_in_the_console(page: Page, served: PageDarkroom) -> None:
+def test_a_first_visit_leaves_no_error_in_the_console(
+    page: Page, installation: PageDarkroom
+) -> None:
     messages: list[str] = []
     page.on("console", lambda each: messages.append(f"{each.text} {each.location}"))
-    reader = Reader(page, served)
+    reader = Reader(page, installation)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
     reader.field("prompt").fill("")
@@ -115,10 +117,10 @@ def test_a_file_in_the_input_is_not_sent_to_be_estimated(reader: Reader) -> None
 
 @pytest.mark.long
 def test_an_estimate_that_got_no_answer_is_asked_for_again(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
     page.clock.install()
-    reader = Reader(page, served)
+    reader = Reader(page, installation)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
     page.route("**/v1/estimate", lambda route: route.fulfill(status=503, json={"detail": "Busy."}))

@@ -123,7 +123,7 @@ def refuse(route: Route) -> None:
     route.fulfill(status=400, json={"detail": "Not now."})
 
 
-def sent(reader: Reader) -> dict[str, Any]:
+def submit_form(reader: Reader) -> dict[str, Any]:
     """Input that the form submits in its current state."""
     reader.page.route("**/queue/some/model", refuse)
     with reader.page.expect_request("**/queue/some/model") as submitting:
@@ -150,9 +150,9 @@ def test_a_size_that_is_left_is_that_of_the_image_where_the_endpoint_offers_it(
     reader.enter("some/model")
     expect(reader.field("image_size")).to_have_value("auto")
     fill_required(reader)
-    assert sent(reader)["image_size"] == "auto"
+    assert submit_form(reader)["image_size"] == "auto"
     reader.field("image_size").select_option("portrait_4_3")
-    assert sent(reader)["image_size"] == "portrait_4_3"
+    assert submit_form(reader)["image_size"] == "portrait_4_3"
 
 
 def test_each_kind_of_field_has_its_control(strange: Reader) -> None:
@@ -204,7 +204,7 @@ def test_defaults_are_shown_and_not_sent(strange: Reader) -> None:
     expect(strange.field("num_images")).to_have_attribute("placeholder", "1")
     expect(strange.field("image_size")).to_have_value("portrait_4_3")
     fill_required(strange)
-    assert sent(strange) == {
+    assert submit_form(strange) == {
         "prompt": "a hill",
         "image_url": "https://example.org/hill.png",
         "voice": "alto",
@@ -236,7 +236,7 @@ def test_what_is_changed_is_sent_as_its_type(strange: Reader) -> None:
         "image_size": {"width": 640, "height": 320},
         "reference_image_urls": ["https://a.example/1.png", "https://a.example/2.png"],
     }
-    sent_input = sent(strange)
+    sent_input = submit_form(strange)
     assert {name: sent_input[name] for name in changed} == changed
 
 
@@ -247,11 +247,11 @@ def test_a_file_goes_in_as_a_data_uri(strange: Reader, tmp_path: Path) -> None:
     strange.page.get_by_label("Image: choose a file").set_input_files(file)
     expect(strange.page.locator(".media-preview img")).to_be_visible()
     strange.page.get_by_label("Reference image: choose files").set_input_files([file, file])
-    sent_input = sent(strange)
+    sent_input = submit_form(strange)
     assert sent_input["image_url"].startswith("data:image/png;base64,iVBOR")
     assert sent_input["reference_image_urls"] == [sent_input["image_url"]] * 2
     strange.page.get_by_role("button", name="Remove hill.png").first.click()
-    assert sent(strange)["image_url"] == "https://example.org/hill.png"
+    assert submit_form(strange)["image_url"] == "https://example.org/hill.png"
 
 
 @pytest.mark.long
@@ -272,7 +272,7 @@ def test_a_model_without_a_schema_still_takes_a_prompt(page: Page, idle: Any) ->
     reader = Reader(page, idle)
     reader.enter("some/model")
     reader.field("prompt").fill("a hill")
-    assert sent(reader) == {"prompt": "a hill"}
+    assert submit_form(reader) == {"prompt": "a hill"}
 
 
 @pytest.mark.long

@@ -402,7 +402,7 @@ def test_a_range_does_not_begin_at_a_result_that_is_gone(gallery: Gallery) -> No
         trust_env=False,
     )
     assert answer.status_code == 200
-    expect(gallery.selected).to_have_count(1)
+    expect(gallery.selected_tiles).to_have_count(1)
     gallery.link("number 6").click(modifiers=["Shift"])
     expect(gallery.page.get_by_text("2 selected")).to_be_visible()
 
@@ -413,18 +413,18 @@ def test_a_range_and_everything_are_selected(gallery: Gallery) -> None:
     gallery.open()
     gallery.page.get_by_role("checkbox", name="Select number 2").click()
     gallery.link("number 5").click(modifiers=["Shift"])
-    expect(gallery.selected).to_have_count(4)
+    expect(gallery.selected_tiles).to_have_count(4)
     expect(gallery.page.get_by_text("4 selected")).to_be_visible()
     gallery.link("number 3").click()
-    expect(gallery.selected).to_have_count(3)
+    expect(gallery.selected_tiles).to_have_count(3)
     gallery.page.keyboard.press("Control+a")
-    expect(gallery.selected).to_have_count(8)
+    expect(gallery.selected_tiles).to_have_count(8)
     gallery.page.keyboard.press("Escape")
-    expect(gallery.selected).to_have_count(0)
+    expect(gallery.selected_tiles).to_have_count(0)
     gallery.link("number 1").focus()
     gallery.page.keyboard.press(" ")
     gallery.page.keyboard.press("Shift+ArrowRight")
-    expect(gallery.selected).to_have_count(2)
+    expect(gallery.selected_tiles).to_have_count(2)
 
 
 @pytest.mark.long
@@ -443,13 +443,13 @@ def test_a_long_press_selects_on_a_phone(
         session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [finger]})
         # On a slow machine, the result may move between the look and the press.
         with suppress(AssertionError):
-            expect(gallery.selected).to_have_count(1)
+            expect(gallery.selected_tiles).to_have_count(1)
             break
         session.send("Input.dispatchTouchEvent", {"type": "touchCancel", "touchPoints": []})
-    expect(gallery.selected).to_have_count(1)
+    expect(gallery.selected_tiles).to_have_count(1)
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     gallery.link("a hill").tap()
-    expect(gallery.selected).to_have_count(2)
+    expect(gallery.selected_tiles).to_have_count(2)
     assert axe(gallery.page) == []
     assert gallery.page.evaluate("document.documentElement.scrollWidth") == 390
 

@@ -230,7 +230,7 @@ def test_a_failure_of_any_type_is_reported_at_its_field(reader: Reader) -> None:
     expect(reader.field("image_size")).to_have_attribute("aria-invalid", "true")
 
 
-def submitted(reader: Reader) -> list[dict[str, Any]]:
+def follow_inputs(reader: Reader) -> list[dict[str, Any]]:
     """Inputs that the page submits from now on."""
     seen: list[dict[str, Any]] = []
 
@@ -245,7 +245,7 @@ def submitted(reader: Reader) -> list[dict[str, Any]]:
 def test_a_result_that_is_used_again_comes_out_the_same(reader: Reader) -> None:
     sheet = reader.generate("a hill")
     expect_images(sheet, 1)
-    seen = submitted(reader)
+    seen = follow_inputs(reader)
     sheet.get_by_role("button", name="Use again").click()
     expect(reader.field("seed")).to_have_value("1234567")
     reader.page.get_by_role("button", name="Generate").click()
@@ -258,7 +258,7 @@ def test_a_result_can_be_varied_and_multiplied_with_other_seeds(reader: Reader) 
     reader.unfold()
     sheet = reader.generate("a hill", seed=7)
     expect_images(sheet, 1)
-    seen = submitted(reader)
+    seen = follow_inputs(reader)
     sheet.get_by_role("button", name="Vary").click()
     expect(reader.sheets).to_have_count(2)
     sheet.get_by_role("button", name="× 4").click()

@@ -183,7 +183,7 @@ def test_a_grid_waits_for_room_and_for_lost_answers(reader: Reader) -> None:
     assert posts.seeds == [1, 2, 2, 3, 4, 4]
     assert posts.keys[1] == posts.keys[2]
     assert len(set(posts.keys)) == 4
-    expect(reader.listed).to_have_count(4)
+    expect(reader.request_rows).to_have_count(4)
 
 
 def test_a_grid_stops_waiting_for_room_and_goes_on_later(reader: Reader) -> None:
@@ -234,7 +234,7 @@ def test_the_rest_of_a_grid_is_submitted_after_a_reload(reader: Reader, prompt: 
     grid.get_by_role("button", name="Submit the rest").click()
     expect(grid.locator(".sheet[data-phase='succeeded']")).to_have_count(3)
     assert posts.seeds == [1, 2, 2, 3]
-    expect(reader.listed).to_have_count(3)
+    expect(reader.request_rows).to_have_count(3)
     sent = reader.page.evaluate(
         """async () => {
             const headers = { authorization: `Key ${localStorage.getItem("darkroom.key")}` };

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Request, Route, expect
 from tests.ingress.api.test_loras import safetensors
 from tests.page.painter import image
 from tests.page.reader import Reader
-from tests.page.test_form import fill_required, refuse, sent, strange  # noqa: F401 a fixture
+from tests.page.test_form import fill_required, refuse, strange, submit_form  # noqa: F401 a fixture
 
 SAFE = "lines.safetensors"
 
@@ -44,7 +44,7 @@ def test_a_file_of_another_kind_is_refused_at_once(reader: Reader, tmp_path: Pat
     text.write_text("# No mask")
     reader.page.get_by_label("Mask: choose a file").set_input_files(text)
     expect(reader.page.get_by_text("README.md is not an image.")).to_be_visible()
-    assert "mask_url" not in sent(reader)
+    assert "mask_url" not in submit_form(reader)
 
 
 def test_a_large_file_is_uploaded_with_its_progress_and_sent_as_an_address(
@@ -68,7 +68,7 @@ def test_a_large_file_is_uploaded_with_its_progress_and_sent_as_an_address(
     reader.page.get_by_label("Image: choose a file").set_input_files(file)
     expect(reader.page.locator(".media-state").first).to_have_text("3.0 MB")
     assert any("uploading" in text for text in seen)
-    address = sent(reader)["image_url"]
+    address = submit_form(reader)["image_url"]
     assert address.startswith(f"{reader.darkroom.url}/files/")
     stored = reader.darkroom.house.storage.objects
     assert content in stored.values()
@@ -82,7 +82,7 @@ def test_small_files_that_are_large_together_are_uploaded(reader: Reader, tmp_pa
         file.write_bytes(image(8, 8, at, "image/png") + bytes(1_500_000))
         reader.page.get_by_label(f"{title}: choose a file").set_input_files(file)
         expect(places.nth(at)).to_have_text("1.5 MB")
-    input_ = sent(reader)
+    input_ = submit_form(reader)
     assert input_["image_url"].startswith("data:image/png")
     assert input_["mask_url"].startswith(f"{reader.darkroom.url}/files/")
 
@@ -96,7 +96,7 @@ def test_a_file_that_was_removed_leaves_room_in_the_request(reader: Reader, tmp_
         expect(reader.page.locator(".media-state").first).to_have_text("1.5 MB")
         if name == "first.png":
             reader.page.get_by_role("button", name="Remove first.png").click()
-    assert sent(reader)["image_url"].startswith("data:image/png")
+    assert submit_form(reader)["image_url"].startswith("data:image/png")
 
 
 @pytest.mark.long
@@ -109,7 +109,7 @@ def test_a_large_request_has_more_time(reader: Reader) -> None:
         }"""
     )
     reader.field("prompt").fill("a hill " * 300_000)
-    sent(reader)
+    submit_form(reader)
     assert max(reader.page.evaluate("times")) > 120_000
 
 
@@ -135,7 +135,7 @@ def test_generate_waits_for_a_file_that_is_being_uploaded(reader: Reader, tmp_pa
 
 
 @pytest.fixture
-def held(reader: Reader, tmp_path: Path) -> list[Route]:
+def upload_routes(reader: Reader, tmp_path: Path) -> list[Route]:
     """A large image in the form whose upload waits until the test continues it."""
     file = tmp_path / "hill.png"
     file.write_bytes(bytes(3_000_000))
@@ -164,14 +164,14 @@ def submissions(page: Page) -> list[str]:
 
 @pytest.mark.long
 def test_generate_that_is_pressed_again_during_an_upload_submits_one_request(
-    reader: Reader, held: list[Route]
+    reader: Reader, upload_routes: list[Route]
 ) -> None:
     urls = submissions(reader.page)
     generate = reader.page.get_by_role("button", name="Generate")
     generate.click()
     generate.click()
     reader.page.keyboard.press("Control+Enter")
-    held[0].continue_()
+    upload_routes[0].continue_()
     expect(reader.page.locator("#form-problem")).to_have_text("Not now.")
     expect(generate).not_to_have_attribute("aria-busy", "true")
     assert len(urls) == 1
@@ -208,7 +208,7 @@ def test_an_upload_that_stalls_ends_and_can_be_tried_again(reader: Reader, tmp_p
     page.get_by_role("button", name="Try again: hill.png").click()
     expect(page.locator(".media-state").first).to_have_text("3.0 MB")
     expect(page.get_by_role("button", name="Remove hill.png")).to_be_focused()
-    assert "/files/" in sent(reader)["image_url"]
+    assert "/files/" in submit_form(reader)["image_url"]
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_part_of_a_file_that_is_interrupted_is_sent_again_by_itself(
     reader.page.get_by_label("Image: choose a file").set_input_files(three_parts)
     expect(reader.page.locator(".media-state").first).to_have_text("16.8 MB")
     assert parts == ["1", "2", "3", "3"]
-    assert "/files/" in sent(reader)["image_url"]
+    assert "/files/" in submit_form(reader)["image_url"]
     assert three_parts.read_bytes() in reader.darkroom.house.storage.objects.values()
 
 
@@ -268,12 +268,12 @@ def test_loras_are_rows_with_a_place_and_a_scale(reader: Reader) -> None:
     second = reader.page.get_by_role("group", name="LoRA 2")
     second.get_by_label("Path", exact=True).fill("https://example.org/a.safetensors")
     expect(add).to_be_disabled()
-    assert sent(reader)["loras"] == [
+    assert submit_form(reader)["loras"] == [
         {"path": "house/lines", "scale": 0.5},
         {"path": "https://example.org/a.safetensors"},
     ]
     first.get_by_role("button", name="Remove this LoRA").click()
-    assert sent(reader)["loras"] == [{"path": "https://example.org/a.safetensors"}]
+    assert submit_form(reader)["loras"] == [{"path": "https://example.org/a.safetensors"}]
 
 
 @pytest.mark.long
@@ -284,7 +284,7 @@ def test_a_lora_may_be_a_local_file(reader: Reader, tmp_path: Path) -> None:
     row = reader.page.get_by_role("group", name="LoRA 1")
     row.get_by_label("Path: choose a file").set_input_files(file)
     expect(row).to_contain_text(SAFE)
-    path = sent(reader)["loras"][0]["path"]
+    path = submit_form(reader)["loras"][0]["path"]
     assert path.startswith(f"{reader.darkroom.url}/files/")
     assert path.endswith(f"/{SAFE}")
     row.get_by_role("button", name=f"Remove {SAFE}").click()
@@ -325,7 +325,7 @@ def test_an_uploaded_lora_can_be_found_and_chosen_again(reader: Reader, tmp_path
     expect(menu.get_by_role("button", name="waves")).to_have_count(0)
     menu.get_by_role("button", name="lines").click()
     expect(second.get_by_role("group", name="Trigger words")).to_have_text("inklinehill")
-    paths = [entry["path"] for entry in sent(reader)["loras"]]
+    paths = [entry["path"] for entry in submit_form(reader)["loras"]]
     assert paths[0] == "house/waves"
     assert paths[1].endswith(f"/{SAFE}")
 
@@ -416,7 +416,7 @@ def test_numbers_of_a_list_that_are_none_are_named(reader: Reader) -> None:
 @pytest.mark.long
 def test_texts_of_a_list_stand_in_lines_and_may_have_commas(reader: Reader) -> None:
     reader.field("tags").fill("fog, at dawn\n\n  a pier  \n")
-    assert sent(reader)["tags"] == ["fog, at dawn", "a pier"]
+    assert submit_form(reader)["tags"] == ["fog, at dawn", "a pier"]
     reader.page.reload()
     expect(reader.field("tags")).to_have_value("fog, at dawn\na pier")
     reader.field("tags").fill("1\n2\n3\n4")

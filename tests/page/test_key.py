@@ -8,9 +8,9 @@ from tests.page.reader import Reader, expect_images
 
 
 def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    page.goto(served.url)
+    page.goto(installation.url)
     expect(page.get_by_role("heading", name="Your API key")).to_be_visible()
     expect(page.get_by_text("darkroom env")).to_be_visible()
     expect(page.get_by_label("API key", exact=True)).to_be_focused()
@@ -19,24 +19,28 @@ def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
 
 @pytest.mark.long
 @pytest.mark.parametrize("pasted", ["{}", "  {}\n", "export FAL_KEY='{}'", "Authorization: Key {}"])
-def test_a_key_is_found_in_what_was_pasted(page: Page, served: PageDarkroom, pasted: str) -> None:
-    page.goto(served.url)
-    Reader(page, served).give_key(pasted.format(served.key))
+def test_a_key_is_found_in_what_was_pasted(
+    page: Page, installation: PageDarkroom, pasted: str
+) -> None:
+    page.goto(installation.url)
+    Reader(page, installation).give_key(pasted.format(installation.key))
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
 @pytest.mark.long
-def test_a_malformed_key_is_reported_before_it_is_sent(page: Page, served: PageDarkroom) -> None:
-    page.goto(served.url)
-    Reader(page, served).give_key("hello")
+def test_a_malformed_key_is_reported_before_it_is_sent(
+    page: Page, installation: PageDarkroom
+) -> None:
+    page.goto(installation.url)
+    Reader(page, installation).give_key("hello")
     expect(page.get_by_role("alert")).to_contain_text("This is not a Darkroom key")
 
 
-def test_a_wrong_key_says_so(page: Page, served: PageDarkroom) -> None:
-    page.goto(served.url)
-    Reader(page, served).give_key(f"dk_0123:{'0' * 64}")
+def test_a_wrong_key_says_so(page: Page, installation: PageDarkroom) -> None:
+    page.goto(installation.url)
+    Reader(page, installation).give_key(f"dk_0123:{'0' * 64}")
     expect(page.get_by_role("alert")).to_contain_text("This key is not valid here")
-    Reader(page, served).give_key(served.key)
+    Reader(page, installation).give_key(installation.key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
@@ -54,9 +58,9 @@ def test_the_key_is_kept_until_it_is_forgotten(reader: Reader) -> None:
 
 @pytest.mark.long
 def test_a_kept_key_that_is_not_valid_any_more_is_asked_for_again(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    page.goto(served.url)
+    page.goto(installation.url)
     page.evaluate("localStorage.setItem('darkroom.key', 'dk_old:' + '0'.repeat(64))")
     page.reload()
     expect(page.get_by_role("alert")).to_contain_text("not valid")
@@ -72,7 +76,7 @@ def test_the_key_is_in_no_address_and_in_no_text(reader: Reader) -> None:
 @pytest.mark.long
 def test_a_forgotten_key_leaves_no_list_of_its_requests(reader: Reader) -> None:
     reader.generate("a hidden hill")
-    expect(reader.listed).to_have_count(1)
+    expect(reader.request_rows).to_have_count(1)
     reader.page.get_by_role("button", name="API key").click()
     reader.page.get_by_role("button", name="Forget this key").click()
     expect(reader.page.get_by_role("heading", name="Your API key")).to_be_visible()
@@ -80,18 +84,18 @@ def test_a_forgotten_key_leaves_no_list_of_its_requests(reader: Reader) -> None:
 
 
 def test_another_key_does_not_show_the_requests_of_the_one_before(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    reader = Reader(page, served)
+    reader = Reader(page, installation)
     reader.enter()
     reader.generate("a hidden hill")
-    expect(reader.listed).to_have_count(1)
+    expect(reader.request_rows).to_have_count(1)
     refusal = {"detail": "This key may not list requests."}
     page.route("**/v1/requests?*", lambda route: route.fulfill(status=403, json=refusal))
     page.get_by_role("button", name="API key").click()
-    reader.give_key(served.house.other_key)
+    reader.give_key(installation.house.other_key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
-    expect(reader.listed).to_have_count(0)
+    expect(reader.request_rows).to_have_count(0)
 
 
 @pytest.mark.long

@@ -38,21 +38,25 @@ def test_generate_is_in_sight_under_a_form_of_any_length(page: Page, idle: PageD
     assert box(inputs)["bottom"] <= box(page.locator("#send"))["y"]
 
 
-def test_generate_is_in_sight_on_a_phone(open_context: OpenContext, served: PageDarkroom) -> None:
+def test_generate_is_in_sight_on_a_phone(
+    open_context: OpenContext, installation: PageDarkroom
+) -> None:
     phone = open_context(viewport={"width": 390, "height": 600}, has_touch=True, is_mobile=True)
-    reader = Reader(phone.new_page(), served)
+    reader = Reader(phone.new_page(), installation)
     reader.enter()
     reader.unfold()
     reader.page.evaluate("scrollTo(0, 200)")
     assert box(reader.page.get_by_role("button", name="Generate"))["bottom"] <= 600
 
 
-def test_targets_for_fingers_are_large(open_context: OpenContext, served: PageDarkroom) -> None:
+def test_targets_for_fingers_are_large(
+    open_context: OpenContext, installation: PageDarkroom
+) -> None:
     phone = open_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
-    reader = Reader(phone.new_page(), served)
+    reader = Reader(phone.new_page(), installation)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
-    expect(reader.listed).to_have_count(1)
+    expect(reader.request_rows).to_have_count(1)
     small = reader.page.evaluate(
         """least => [...document.querySelectorAll("button, summary, select, .action")]
             .filter((each) => each.checkVisibility())
@@ -64,12 +68,12 @@ def test_targets_for_fingers_are_large(open_context: OpenContext, served: PageDa
 
 
 def test_a_phone_without_contact_says_so_and_does_not_scroll_sideways(
-    open_context: OpenContext, served: PageDarkroom
+    open_context: OpenContext, installation: PageDarkroom
 ) -> None:
     phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    reader = Reader(phone.new_page(), served)
+    reader = Reader(phone.new_page(), installation)
     reader.enter()
-    served.stop_http()
+    installation.stop_http()
     expect(reader.page.locator("#connection")).to_be_in_viewport()
     assert reader.page.evaluate("document.documentElement.scrollWidth") == 360
 
@@ -123,7 +127,7 @@ def test_a_new_result_comes_into_sight(waiting: Reader) -> None:
         submit(waiting, "test/probe", prompt=f"number {number}")
     page.set_viewport_size({"width": 1000, "height": 500})
     page.get_by_role("button", name="Show older requests").click()
-    expect(waiting.listed).to_have_count(20)
+    expect(waiting.request_rows).to_have_count(20)
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     assert page.evaluate("scrollY") > 300
     waiting.field("prompt").fill("a hill")
@@ -145,10 +149,10 @@ def background(page: Page) -> Any:
 
 
 def test_the_page_is_dark_until_it_is_switched_and_remembers_that(
-    open_context: OpenContext, served: PageDarkroom
+    open_context: OpenContext, installation: PageDarkroom
 ) -> None:
     page = open_context(color_scheme="light").new_page()
-    page.goto(served.url)
+    page.goto(installation.url)
     dark = background(page)
     assert sum(int(channel) for channel in dark[4:-1].split(", ")) < 100
     page.get_by_role("button", name="Use the light theme").click()
@@ -163,9 +167,9 @@ def test_the_page_is_dark_until_it_is_switched_and_remembers_that(
 def test_the_list_of_requests_is_one_tab_stop_in_which_arrows_move(reader: Reader) -> None:
     for number in range(4):
         submit(reader, "test/probe", prompt=f"number {number}")
-    expect(reader.listed).to_have_count(4)
+    expect(reader.request_rows).to_have_count(4)
     expect(reader.page.locator("#requests [data-state=succeeded]")).to_have_count(4)
-    rows = reader.listed.locator(".request")
+    rows = reader.request_rows.locator(".request")
     reader.page.locator("body").press("r")
     expect(rows.first).to_be_focused()
     for key, at in (("ArrowDown", 1), ("End", 3), ("ArrowUp", 2), ("Home", 0)):

@@ -315,7 +315,7 @@ def test_results_are_compared_with_the_same_zoom_and_what_differs(hung: Gallery)
     assert [image.evaluate(scales) for image in images.all()] == ["1.5", "1.5"]
     hung.page.go_back()
     expect(shown).to_have_count(0)
-    expect(hung.selected).to_have_count(2)
+    expect(hung.selected_tiles).to_have_count(2)
     hung.page.go_forward()
     expect(images).to_have_count(2)
 

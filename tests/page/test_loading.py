@@ -53,15 +53,15 @@ class Traffic:
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "with a key"])
 def test_the_page_is_drawn_after_one_round_trip_and_can_be_used_after_two(
-    context: BrowserContext, served: PageDarkroom, known: bool
+    context: BrowserContext, installation: PageDarkroom, known: bool
 ) -> None:
     page = context.new_page()
     session = context.new_cdp_session(page)
     if known:
-        Reader(page, served).enter()
+        Reader(page, installation).enter()
         session.send("Network.setCacheDisabled", {"cacheDisabled": True})
     traffic = Traffic(session)
-    page.goto(served.url)
+    page.goto(installation.url)
     expect(page.locator("#generate" if known else "#key")).to_be_visible()
     # A page with a key never becomes idle: it follows the changes of its requests.
     expect(page.locator("#no-requests" if known else "#key")).to_be_visible()
@@ -127,11 +127,11 @@ def test_a_prompt_that_is_typed_before_the_script_is_there_is_kept(reader: Reade
 
 @pytest.mark.long
 def test_a_key_that_is_typed_before_the_script_is_there_is_kept(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
     release = hold(page, "**/page/**")
-    page.goto(served.url, wait_until="commit")
-    page.get_by_label("API key", exact=True).fill(served.key)
+    page.goto(installation.url, wait_until="commit")
+    page.get_by_label("API key", exact=True).fill(installation.key)
     with page.expect_response("**/v1/sign-in"):  # the script runs
         release()
     page.get_by_role("button", name="Open").click()
@@ -150,7 +150,7 @@ def test_the_kept_prompt_is_not_lost_when_the_field_is_entered_early(reader: Rea
 
 
 def test_the_page_works_over_a_slow_connection(
-    context: BrowserContext, served: PageDarkroom
+    context: BrowserContext, installation: PageDarkroom
 ) -> None:
     page = context.new_page()
     session = context.new_cdp_session(page)
@@ -161,6 +161,6 @@ def test_the_page_works_over_a_slow_connection(
     }
     session.send("Network.enable")
     session.send("Network.emulateNetworkConditions", {"offline": False, **conditions})
-    reader = Reader(page, served)
+    reader = Reader(page, installation)
     reader.enter()
     expect(reader.field("prompt")).to_be_visible()

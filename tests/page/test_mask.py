@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.page.painter import image
 from tests.page.reader import Reader
-from tests.page.test_reuse import IMAGE, asked, endpoint, offer
+from tests.page.test_reuse import IMAGE, endpoint, offer, submit_form
 
 pytestmark = pytest.mark.long
 
@@ -47,7 +47,7 @@ def painter(reader: Reader, tmp_path: Path) -> Reader:
     return reader
 
 
-def opened(reader: Reader, words: str = "Paint a mask") -> Locator:
+def open_dialog(reader: Reader, words: str = "Paint a mask") -> Locator:
     reader.page.get_by_role("button", name=words, exact=True).click()
     dialog = reader.page.get_by_role("dialog")
     expect(dialog).to_be_visible()
@@ -81,26 +81,26 @@ def stroke(reader: Reader, start: tuple[float, float], end: tuple[float, float])
 
 
 def test_what_is_painted_is_white_in_a_mask_of_the_size_of_the_image(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     stroke(painter, (0.1, 0.5), (0.4, 0.5))
     dialog.get_by_role("button", name="Use mask").click()
     expect(dialog).to_be_hidden()
     expect(painter.page.get_by_text("mask.png")).to_be_visible()
-    mask = picture(asked(painter, "paints")["mask_url"])
+    mask = picture(submit_form(painter, "paints")["mask_url"])
     assert mask.size == (300, 200)
     assert mask.convert("RGB").getpixel((75, 100)) == (255, 255, 255)
     assert mask.convert("RGB").getpixel((220, 100)) == (0, 0, 0)
 
 
 def test_strokes_are_erased_undone_redone_inverted_and_cleared(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     use = dialog.get_by_role("button", name="Use mask")
 
     def white() -> list[bool]:
         """Whether the mask is white at its left, its middle, and its right."""
         use.click()
-        mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
-        opened(painter, "Edit")
+        mask = picture(submit_form(painter, "paints")["mask_url"]).convert("L")
+        open_dialog(painter, "Edit")
         return [mask.getpixel((at, 100)) == 255 for at in (30, 150, 270)]
 
     def press(name: str) -> None:
@@ -123,7 +123,7 @@ def test_strokes_are_erased_undone_redone_inverted_and_cleared(painter: Reader) 
 
 
 def test_a_mask_is_painted_by_keyboard_alone(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     expect(dialog.get_by_role("application")).to_be_focused()
     keys = painter.page.keyboard
     keys.press("]")
@@ -133,19 +133,19 @@ def test_a_mask_is_painted_by_keyboard_alone(painter: Reader) -> None:
     keys.up(" ")
     keys.press("Enter")
     expect(dialog).to_be_hidden()
-    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    mask = picture(submit_form(painter, "paints")["mask_url"]).convert("L")
     assert [mask.getpixel((at, 100)) for at in (20, 150)] == [0, 255]
 
 
 def test_escape_asks_before_it_loses_what_was_painted(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     stroke(painter, (0.1, 0.5), (0.4, 0.5))
     painter.page.keyboard.press("Escape")
     expect(dialog).to_contain_text("Press Escape again to discard this mask")
     painter.page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert "mask_url" not in asked(painter, "paints")
-    opened(painter)
+    assert "mask_url" not in submit_form(painter, "paints")
+    open_dialog(painter)
     painter.page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
 
@@ -167,29 +167,31 @@ def test_each_way_out_asks_before_it_loses_what_was_painted(
 ) -> None:
     page = painter.page
     before = page.url
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     stroke(painter, (0.1, 0.5), (0.4, 0.5))
     leave(page)
     expect(dialog).to_contain_text("again to discard this mask")
     dialog.get_by_role("button", name="Use mask").click()
     expect(dialog).to_be_hidden()
     expect(page).to_have_url(before)
-    assert picture(asked(painter, "paints")["mask_url"]).convert("L").getpixel((75, 100)) == 255
+    assert (
+        picture(submit_form(painter, "paints")["mask_url"]).convert("L").getpixel((75, 100)) == 255
+    )
     page.get_by_role("button", name="Remove mask.png").click()
-    opened(painter)
+    open_dialog(painter)
     stroke(painter, (0.1, 0.5), (0.4, 0.5))
     leave(page)
     expect(dialog).to_contain_text("again to discard this mask")
     leave(page)
     expect(dialog).to_be_hidden()
     expect(page).to_have_url(before)
-    assert "mask_url" not in asked(painter, "paints")
+    assert "mask_url" not in submit_form(painter, "paints")
 
 
 def test_back_leaves_a_mask_without_paint_and_forward_does_not_open_it(painter: Reader) -> None:
     page = painter.page
     before = page.url
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     page.go_back()
     expect(dialog).to_be_hidden()
     expect(page).to_have_url(before)
@@ -200,17 +202,17 @@ def test_back_leaves_a_mask_without_paint_and_forward_does_not_open_it(painter: 
 
 
 def test_back_asks_before_it_loses_a_frame(painter: Reader) -> None:
-    dialog = opened(painter, "Crop")
+    dialog = open_dialog(painter, "Crop")
     dialog.get_by_label("Zoom", exact=True).fill("2")
     painter.page.go_back()
     expect(dialog).to_contain_text("Go back again to discard this frame")
     dialog.get_by_role("button", name="Use image").click()
-    assert picture(asked(painter, "paints")["image_url"]).size == (256, 256)
+    assert picture(submit_form(painter, "paints")["image_url"]).size == (256, 256)
 
 
 def test_what_was_painted_comes_back_after_a_sign_in(painter: Reader) -> None:
     page = painter.page
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     stroke(painter, (0.1, 0.5), (0.4, 0.5))
     polls = "**/v1/requests?*"
     page.route(polls, lambda route: route.fulfill(status=401, json={"detail": "No."}))
@@ -220,20 +222,22 @@ def test_what_was_painted_comes_back_after_a_sign_in(painter: Reader) -> None:
     painter.give_key(painter.darkroom.key)
     expect(dialog).to_be_visible()
     dialog.get_by_role("button", name="Use mask").click()
-    assert picture(asked(painter, "paints")["mask_url"]).convert("L").getpixel((75, 100)) == 255
+    assert (
+        picture(submit_form(painter, "paints")["mask_url"]).convert("L").getpixel((75, 100)) == 255
+    )
 
 
 def test_a_soft_edge_is_grey(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     dialog.get_by_label("Soft edge").fill("10")
     stroke(painter, (0.3, 0.5), (0.7, 0.5))
     dialog.get_by_role("button", name="Use mask").click()
-    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    mask = picture(submit_form(painter, "paints")["mask_url"]).convert("L")
     assert any(0 < mask.getpixel((150, at)) < 255 for at in range(100, 200))  # type: ignore[operator]
 
 
 def test_two_fingers_zoom_and_paint_nothing(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     before = box(painter.page.locator(".paint"))["width"]
     painter.page.locator(".easel").evaluate(
         """(easel) => {
@@ -258,7 +262,7 @@ def test_two_fingers_zoom_and_paint_nothing(painter: Reader) -> None:
 
 
 def test_a_tap_of_one_finger_paints_a_dot(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     painter.page.locator(".easel").evaluate(
         """(easel) => {
             const box = document.querySelector(".paint").getBoundingClientRect();
@@ -270,12 +274,12 @@ def test_a_tap_of_one_finger_paints_a_dot(painter: Reader) -> None:
         }"""
     )
     dialog.get_by_role("button", name="Use mask").click()
-    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    mask = picture(submit_form(painter, "paints")["mask_url"]).convert("L")
     assert [mask.getpixel((at, 100)) for at in (75, 225)] == [255, 0]
 
 
 def test_keys_that_change_the_mask_wait_for_the_end_of_a_stroke(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     stroke(painter, (0.1, 0.2), (0.9, 0.2))
     at = box(painter.page.locator(".paint"))
     mouse = painter.page.mouse
@@ -286,24 +290,24 @@ def test_keys_that_change_the_mask_wait_for_the_end_of_a_stroke(painter: Reader)
         mouse.move(at["x"] + at["width"] * 0.9, at["y"] + at["height"] * 0.8, steps=2)
     mouse.up()
     dialog.get_by_role("button", name="Use mask").click()
-    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    mask = picture(submit_form(painter, "paints")["mask_url"]).convert("L")
     assert [mask.getpixel((150, y)) for y in (40, 100, 160)] == [255, 0, 255]
 
 
 def test_a_mask_without_an_image_says_what_is_missing(painter: Reader) -> None:
     painter.page.get_by_role("button", name="Remove hill.png").click()
-    expect(opened(painter)).to_contain_text("Choose the image first")
+    expect(open_dialog(painter)).to_contain_text("Choose the image first")
     painter.page.keyboard.press("Escape")
     painter.field("image_url").fill("https://example.org/hill.png")
-    expect(opened(painter)).to_contain_text("another server has it")
+    expect(open_dialog(painter)).to_contain_text("another server has it")
 
 
 def test_an_image_is_cropped_to_the_size_in_the_form(painter: Reader) -> None:
     painter.choose("some/crops")
-    dialog = opened(painter, "Crop")
+    dialog = open_dialog(painter, "Crop")
     expect(dialog).to_contain_text("256 × 256 pixels")
     dialog.get_by_role("button", name="Use image").click()
-    assert picture(asked(painter, "crops")["image_url"]).size == (256, 256)
+    assert picture(submit_form(painter, "crops")["image_url"]).size == (256, 256)
 
 
 def test_one_image_of_several_is_cropped_at_its_place(painter: Reader, tmp_path: Path) -> None:
@@ -315,30 +319,30 @@ def test_one_image_of_several_is_cropped_at_its_place(painter: Reader, tmp_path:
     chooser = painter.page.get_by_label("Image: choose files")
     chooser.set_input_files([tmp_path / name for name in names])
     expect(painter.page.locator(".media-preview img")).to_have_count(3)
-    dialog = opened(painter, "Crop two.png")
+    dialog = open_dialog(painter, "Crop two.png")
     dialog.get_by_label("Zoom", exact=True).fill("2")
     dialog.get_by_role("button", name="Use image").click()
     expect(painter.page.locator(".media-preview img")).to_have_count(3)
-    sent = asked(painter, "mixes")["image_urls"]
+    sent = submit_form(painter, "mixes")["image_urls"]
     assert [picture(url).size for url in sent] == [(300, 200), (150, 100), (300, 200)]
     assert picture(sent[2]).tobytes() == Image.open(tmp_path / "three.png").tobytes()
 
 
 def test_a_frame_of_a_ratio_keeps_the_pixels_of_the_image(painter: Reader) -> None:
-    dialog = opened(painter, "Crop")
+    dialog = open_dialog(painter, "Crop")
     dialog.get_by_label("Frame", exact=True).select_option("As the image")
     zoom = dialog.get_by_label("Zoom", exact=True)
     for value, words in (("1", "300 × 200"), ("0.5", "600 × 400"), ("2", "150 × 100")):
         zoom.fill(value)
         expect(dialog).to_contain_text(f"{words} pixels")
     dialog.get_by_role("button", name="Use image").click()
-    sent = asked(painter, "paints")
+    sent = submit_form(painter, "paints")
     assert picture(sent["image_url"]).size == (150, 100)
     assert "mask_url" not in sent
 
 
 def test_a_pen_paints_as_wide_as_it_is_pressed(painter: Reader) -> None:
-    dialog = opened(painter)
+    dialog = open_dialog(painter)
     painter.page.locator(".easel").evaluate(
         """(easel) => {
             const box = document.querySelector(".paint").getBoundingClientRect();
@@ -354,7 +358,7 @@ def test_a_pen_paints_as_wide_as_it_is_pressed(painter: Reader) -> None:
         }"""
     )
     dialog.get_by_role("button", name="Use mask").click()
-    mask = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    mask = picture(submit_form(painter, "paints")["mask_url"]).convert("L")
     light, strong = (
         sum(mask.getpixel((150, at)) == 255 for at in part)
         for part in (range(100), range(100, 200))
@@ -363,12 +367,12 @@ def test_a_pen_paints_as_wide_as_it_is_pressed(painter: Reader) -> None:
 
 
 def test_an_image_is_extended_with_a_mask_of_what_is_new(painter: Reader) -> None:
-    dialog = opened(painter, "Crop")
+    dialog = open_dialog(painter, "Crop")
     dialog.get_by_label("Zoom", exact=True).fill("0.5")
     expect(dialog).to_contain_text("What is blurred is drawn new.")
     dialog.get_by_role("button", name="Use image").click()
     expect(painter.page.get_by_text("mask.png")).to_be_visible()
-    sent = asked(painter, "paints")
+    sent = submit_form(painter, "paints")
     assert picture(sent["image_url"]).size == (256, 256)
     mask = picture(sent["mask_url"]).convert("L")
     assert mask.size == (256, 256)

@@ -23,7 +23,7 @@ MODELS = load(Path(__file__).with_name("models.yaml"), demo=True, demo_dir=DEMO)
 
 
 @pytest.fixture
-def served() -> Iterator[PageDarkroom]:
+def installation() -> Iterator[PageDarkroom]:
     """Darkroom with three models, of which a replica holds one and one is not served."""
     with page_darkroom(catalog=MODELS) as darkroom:
         replicas = give_pool(darkroom)
@@ -104,10 +104,10 @@ def test_a_model_that_is_not_served_says_why_and_cannot_be_tried(reader: Reader)
 
 @pytest.mark.long
 def test_the_state_of_a_model_follows_what_the_replicas_hold(
-    reader: Reader, served: PageDarkroom
+    reader: Reader, installation: PageDarkroom
 ) -> None:
-    replicas = give_pool(served)
-    reader.page.goto(f"{served.url}/#view=models&id={FLUX}")
+    replicas = give_pool(installation)
+    reader.page.goto(f"{installation.url}/#view=models&id={FLUX}")
     state = reader.page.locator(".model-head .standing")
     expect(state).to_contain_text("Cold")
     replicas[:] = [{**REPLICA, "hot": ["test/probe", FLUX], "loading": []}]
@@ -366,22 +366,22 @@ def test_a_list_of_models_that_could_not_be_loaded_is_tried_again_by_the_user(
 
 @pytest.mark.long
 def test_a_tenant_s_key_sees_no_replicas_on_the_page_of_a_model(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    page.goto(served.url)
-    Reader(page, served).give_key(served.house.weak_key)
+    page.goto(installation.url)
+    Reader(page, installation).give_key(installation.house.weak_key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
-    page.goto(f"{served.url}/#view=models&id={FLUX}")
+    page.goto(f"{installation.url}/#view=models&id={FLUX}")
     expect(page.get_by_role("table", name="Output")).to_be_visible()
     expect(page.get_by_role("region", name="On the replicas")).to_have_count(0)
 
 
 @pytest.mark.long
 def test_every_text_of_the_models_can_be_read_also_on_a_phone(
-    open_context: OpenContext, served: PageDarkroom
+    open_context: OpenContext, installation: PageDarkroom
 ) -> None:
     phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
-    reader = Reader(phone.new_page(), served)
+    reader = Reader(phone.new_page(), installation)
     reader.enter()
     cards = models_of(reader)
     look(reader.page)

@@ -15,7 +15,7 @@ from tests.page.reader import FLUX, PROBE, Reader, expect_images
 def test_back_closes_the_details_and_forward_opens_them_again(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     dialog = reader.page.get_by_role("dialog")
-    reader.listed.first.locator(".request").click()
+    reader.request_rows.first.locator(".request").click()
     expect(dialog).to_contain_text("Log")
     reader.page.go_back()
     expect(dialog).to_be_hidden()
@@ -70,7 +70,7 @@ def test_an_input_that_is_used_again_keeps_its_model_when_its_details_close(
 ) -> None:
     expect_images(reader.generate("a hill"), 1)
     reader.choose(PROBE)
-    reader.listed.first.locator(".request").click()
+    reader.request_rows.first.locator(".request").click()
     reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
     expect(reader.field("prompt")).to_have_value("a hill")
     expect(reader.page.get_by_label("Model", exact=True)).to_have_value(FLUX)
@@ -78,16 +78,16 @@ def test_an_input_that_is_used_again_keeps_its_model_when_its_details_close(
 
 
 def test_a_one_time_link_signs_in_and_its_key_leaves_the_address(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    page.goto(f"{served.url}/#model={PROBE}&key={served.key}")
+    page.goto(f"{installation.url}/#model={PROBE}&key={installation.key}")
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(page.get_by_label("Model", exact=True)).to_have_value(PROBE)
-    assert served.key not in page.url
+    assert installation.key not in page.url
     page.reload()
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     page.go_back()
-    assert served.key not in page.url
+    assert installation.key not in page.url
 
 
 @pytest.mark.long
@@ -109,11 +109,11 @@ def test_a_link_with_another_key_asks_before_it_replaces_the_stored_one(reader: 
 
 @pytest.mark.long
 def test_a_link_that_is_followed_in_an_open_page_works_too(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    page.goto(served.url)
+    page.goto(installation.url)
     expect(page.get_by_label("API key", exact=True)).to_be_visible()
-    page.evaluate("hash => { location.hash = hash; }", f"key={served.key}")
+    page.evaluate("hash => { location.hash = hash; }", f"key={installation.key}")
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
@@ -132,13 +132,13 @@ STORED = "localStorage.getItem('darkroom.key')"
 
 @pytest.mark.long
 def test_a_one_time_link_opens_the_page_with_a_key_of_its_own_and_only_once(
-    page: Page, served: PageDarkroom, open_context: Callable[..., BrowserContext]
+    page: Page, installation: PageDarkroom, open_context: Callable[..., BrowserContext]
 ) -> None:
-    link = one_time_link(served)
+    link = one_time_link(installation)
     page.goto(link)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     assert "link" not in page.url
-    assert page.evaluate(STORED) not in (None, served.key)
+    assert page.evaluate(STORED) not in (None, installation.key)
     page.reload()
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     second = open_context().new_page()
@@ -165,12 +165,12 @@ def test_a_browser_whose_key_works_keeps_it_and_does_not_use_the_link_up(
 
 @pytest.mark.long
 def test_a_one_time_link_replaces_a_stored_key_that_is_not_valid_any_more(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    page.goto(served.url)
+    page.goto(installation.url)
     page.evaluate("key => localStorage.setItem('darkroom.key', key)", f"dk_gone:{'0' * 64}")
     page.goto("about:blank")
-    page.goto(one_time_link(served))
+    page.goto(one_time_link(installation))
     # The form is drawn before the code of the link has been exchanged for a key.
     page.wait_for_function(f"gone => ![null, gone].includes({STORED})", arg=f"dk_gone:{'0' * 64}")
     expect(page.get_by_role("button", name="Generate")).to_be_visible()

@@ -25,25 +25,25 @@ HIDE = """hidden => {
 
 
 @pytest.fixture
-def served() -> Iterator[PageDarkroom]:
+def installation() -> Iterator[PageDarkroom]:
     with page_darkroom() as darkroom:
         yield darkroom
 
 
 @pytest.fixture
-def operator(page: Page, served: PageDarkroom) -> Operator:
-    give_pool(served)
-    return Operator(page, served)
+def operator(page: Page, installation: PageDarkroom) -> Operator:
+    give_pool(installation)
+    return Operator(page, installation)
 
 
-def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom) -> None:
+def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, installation: PageDarkroom) -> None:
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
-    page.goto(served.url)
-    Reader(page, served).give_key(served.house.weak_key)
+    page.goto(installation.url)
+    Reader(page, installation).give_key(installation.house.weak_key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
-    page.goto(f"{served.url}/#view=operator&part=pools")
+    page.goto(f"{installation.url}/#view=operator&part=pools")
     expect(page.get_by_text("it needs a key with the scope operator")).to_be_visible()
     expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
     assert not any(url.endswith(("/v1/status", "/v1/queue")) for url in urls)
@@ -62,10 +62,10 @@ def test_another_key_ends_the_view_of_the_one_before(operator: Operator) -> None
 
 
 def test_the_pools_show_replicas_with_what_they_hold_and_load(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    replicas = give_pool(served)
-    operator = Operator(page, served)
+    replicas = give_pool(installation)
+    operator = Operator(page, installation)
     operator.open("Pools")
     pool = operator.row("Pools", POOL)
     for words in ("1 ready", "0 to 4"):
@@ -103,10 +103,10 @@ def test_pools_and_queue_show_what_was_in_the_last_hour_and_day(
 
 @pytest.mark.long
 def test_a_canary_says_how_it_does_and_that_it_has_returned(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    give_pool(served)
-    services = served.house.services
+    give_pool(installation)
+    services = installation.house.services
     next_pool = PoolConfig(families=("flux", "probe"), canary_of=POOL, num_gpus=0)
     services.pools = PoolMap({**services.pools.configured, "next": next_pool})
     canary = Demand(canary="0 of 9 attempts failed (studio: 0 of 30)")
@@ -115,7 +115,7 @@ def test_a_canary_says_how_it_does_and_that_it_has_returned(
         return {POOL: Demand(queued=2), "next": canary}
 
     services.queue.demand = demand  # type: ignore[method-assign]
-    operator = Operator(page, served)
+    operator = Operator(page, installation)
     operator.open("Pools")
     row = operator.row("Pools", "next")
     expect(row).to_contain_text(f"canary of {POOL} · 0 of 9 attempts failed")
@@ -171,10 +171,10 @@ def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
 
 
 @pytest.mark.long
-def test_a_hidden_page_asks_nothing(page: Page, served: PageDarkroom) -> None:
-    give_pool(served)
+def test_a_hidden_page_asks_nothing(page: Page, installation: PageDarkroom) -> None:
+    give_pool(installation)
     page.clock.install()
-    operator = Operator(page, served)
+    operator = Operator(page, installation)
     operator.open("Pools")
     expect(operator.row("Replicas", "r-1")).to_be_visible()
     page.evaluate(HIDE, True)
@@ -334,11 +334,11 @@ def test_an_endpoint_is_drained_so_that_what_waits_runs_and_nothing_new_is_taken
 
 
 @pytest.mark.long
-def test_what_changes_does_not_take_the_focus_away(page: Page, served: PageDarkroom) -> None:
-    replicas = give_pool(served)
-    own = {"authorization": f"Key {served.key}"}
-    page.request.post(f"{served.url}/v1/warm", headers=own, data={"endpoint_id": FLUX})
-    operator = Operator(page, served)
+def test_what_changes_does_not_take_the_focus_away(page: Page, installation: PageDarkroom) -> None:
+    replicas = give_pool(installation)
+    own = {"authorization": f"Key {installation.key}"}
+    page.request.post(f"{installation.url}/v1/warm", headers=own, data={"endpoint_id": FLUX})
+    operator = Operator(page, installation)
     operator.open("Pools")
     remove = operator.row("Warm targets", FLUX).get_by_role("button", name="Delete")
     remove.focus()

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from serve_app.catalog.catalog import StoredEntry, combined, read_file
+from serve_app.catalog.catalog import StoredEntry, combine_entries, read_file
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.diagnosis import checks
 from serve_app.domain.errors import StorageFull
@@ -26,19 +26,19 @@ pytestmark = pytest.mark.long
 
 OPEN = {"family": "probe", "schema": "open", "weights": {"directory": "/srv/weights/portraits"}}
 BUILDER = EntryBuilder(demo=True, demo_dir=DEMO)
-DOCUMENTED = combined(read_file(MODELS), BUILDER, [StoredEntry("house/portraits", OPEN)])
+DOCUMENTED = combine_entries(read_file(MODELS), BUILDER, [StoredEntry("house/portraits", OPEN)])
 
 
 @pytest.fixture
-def served() -> Iterator[PageDarkroom]:
+def installation() -> Iterator[PageDarkroom]:
     with page_darkroom(models=MODELS, documented=DOCUMENTED) as darkroom:
         yield darkroom
 
 
 @pytest.fixture
-def operator(page: Page, served: PageDarkroom) -> Operator:
-    give_pool(served)
-    return Operator(page, served)
+def operator(page: Page, installation: PageDarkroom) -> Operator:
+    give_pool(installation)
+    return Operator(page, installation)
 
 
 def test_a_model_is_checked_added_and_removed(operator: Operator) -> None:

@@ -36,12 +36,12 @@ def catalog(folder: Path) -> Catalog:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[PageDarkroom]:
+def installation(tmp_path: Path) -> Iterator[PageDarkroom]:
     with page_darkroom(catalog=catalog(tmp_path)) as darkroom:
         yield darkroom
 
 
-def drawn(darkroom: PageDarkroom, prompt: str) -> None:
+def generate_and_copy(darkroom: PageDarkroom, prompt: str) -> None:
     """Submit a request, copy it, and wait until both have ended."""
     headers = {"Authorization": f"Key {darkroom.key}"}
     with httpx.Client(base_url=darkroom.url, headers=headers, timeout=20) as client:
@@ -58,10 +58,10 @@ def drawn(darkroom: PageDarkroom, prompt: str) -> None:
     raise AssertionError(pair)
 
 
-def test_requests_are_shown_beside_their_copies(page: Page, served: PageDarkroom) -> None:
-    give_pool(served)
-    drawn(served, "a lighthouse")
-    operator = Operator(page, served)
+def test_requests_are_shown_beside_their_copies(page: Page, installation: PageDarkroom) -> None:
+    give_pool(installation)
+    generate_and_copy(installation, "a lighthouse")
+    operator = Operator(page, installation)
     operator.open("Shadows")
     pair = operator.row("Side by side", "a lighthouse")
     for words in (FLUX, SHADOW, "Done"):
@@ -72,18 +72,18 @@ def test_requests_are_shown_beside_their_copies(page: Page, served: PageDarkroom
     assert axe(page) == []
 
 
-def test_a_failed_copy_says_why(page: Page, served: PageDarkroom) -> None:
-    give_pool(served)
-    drawn(served, "fail")
-    operator = Operator(page, served)
+def test_a_failed_copy_says_why(page: Page, installation: PageDarkroom) -> None:
+    give_pool(installation)
+    generate_and_copy(installation, "fail")
+    operator = Operator(page, installation)
     operator.open("Shadows")
     pair = operator.row("Side by side", SHADOW)
     expect(pair.locator(".problem")).to_have_count(2)
     expect(pair).to_contain_text("Failed")
 
 
-def test_an_installation_without_shadows_says_so(page: Page, served: PageDarkroom) -> None:
-    give_pool(served)
-    operator = Operator(page, served)
+def test_an_installation_without_shadows_says_so(page: Page, installation: PageDarkroom) -> None:
+    give_pool(installation)
+    operator = Operator(page, installation)
     operator.open("Shadows")
     expect(page.get_by_text("No request was copied.")).to_be_visible()

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from serve_app.domain.media.file_metadata import FileMetadata
 from tests.page.reader import FLUX, PROBE, Reader, expect_said
-from tests.page.test_reuse import CHANGES, MIXES, asked, offer
+from tests.page.test_reuse import CHANGES, MIXES, offer, submit_form
 
 pytestmark = pytest.mark.long
 
@@ -30,7 +30,7 @@ GIVE = """([place, kind, content, name, type]) => {
 }"""
 
 
-def described(**changes: Any) -> bytes:
+def make_png(**changes: Any) -> bytes:
     """PNG that says what made it."""
     metadata: dict[str, Any] = {
         "endpoint": FLUX,
@@ -84,7 +84,7 @@ def test_a_file_of_a_darkroom_fills_the_form_with_all_that_made_it(
     reader: Reader, kind: str
 ) -> None:
     reader.choose(PROBE)
-    assert give(reader, described(), kind=kind)
+    assert give(reader, make_png(), kind=kind)
     dialog = reader.page.get_by_role("dialog", name="What made this file")
     expect(dialog).to_contain_text("a hill “of” {braces}")
     expect(dialog).to_contain_text(str(2**60 + 1))
@@ -100,14 +100,14 @@ def test_a_file_of_a_darkroom_fills_the_form_with_all_that_made_it(
 def test_it_fills_the_form_also_from_the_gallery_and_with_a_new_seed(reader: Reader) -> None:
     reader.page.get_by_role("link", name="Gallery").click()
     expect(reader.page.get_by_text("Your results appear here.")).to_be_visible()
-    give(reader, described(prompt="a lake"))
+    give(reader, make_png(prompt="a lake"))
     reader.page.get_by_role("button", name="New seed").click()
     expect(reader.field("prompt")).to_have_value("a lake")
     expect(reader.field("seed")).to_have_value("")
 
 
 def test_a_file_of_an_app_without_a_seed_offers_no_other_one(reader: Reader) -> None:
-    give(reader, described(seed=None, prompt="a lake"))
+    give(reader, make_png(seed=None, prompt="a lake"))
     dialog = reader.page.get_by_role("dialog", name="What made this file")
     expect(dialog).to_contain_text("a lake")
     expect(dialog).not_to_contain_text("eed")
@@ -118,7 +118,7 @@ def test_a_file_of_an_app_without_a_seed_offers_no_other_one(reader: Reader) -> 
 
 @pytest.mark.parametrize("older", [False, True])
 def test_the_seed_0_of_a_file_fills_the_form(reader: Reader, *, older: bool) -> None:
-    content = described(seed=0, prompt="a lake")
+    content = make_png(seed=0, prompt="a lake")
     # Older versions left out the seed 0.
     give(reader, content.replace(b',"seed":0', b"") if older else content)
     reader.page.get_by_role("button", name="Use these settings").click()
@@ -144,7 +144,7 @@ def test_an_image_that_says_nothing_goes_into_the_input_in_sight(reader: Reader,
     assert give(reader, png(), kind=kind)
     expect(reader.page.locator(".media-preview img")).to_be_visible()
     expect(reader.page.get_by_role("dialog")).to_have_count(0)
-    sent = asked(reader, "changes")
+    sent = submit_form(reader, "changes")
     assert "mask_url" not in sent
     assert sent["image_url"] == "data:image/png;base64," + base64.b64encode(png()).decode()
 
@@ -170,7 +170,7 @@ def test_of_several_images_for_an_input_of_one_the_page_says_which_it_took(
 def test_of_several_files_that_a_darkroom_made_the_first_is_shown_and_that_is_said(
     reader: Reader,
 ) -> None:
-    drop_all(reader, described(), described())
+    drop_all(reader, make_png(), make_png())
     expect(reader.page.get_by_role("dialog", name="What made this file")).to_be_visible()
     expect_said(reader.page, "Of 2 files only the first one is shown: 1.png.")
 
@@ -195,7 +195,7 @@ def test_without_an_input_in_sight_the_user_chooses_what_takes_it(reader: Reader
     offer(reader.page, CHANGES)
     reader.page.reload()
     reader.page.get_by_role("link", name="Gallery").click()
-    broken = described(prompt="a lake").replace(b'"endpoint":', b'"endpaint":')
+    broken = make_png(prompt="a lake").replace(b'"endpoint":', b'"endpaint":')
     give(reader, broken)
     dialog = reader.page.get_by_role("dialog", name="Use this image as input")
     expect(dialog).to_contain_text("does not say what made it")
@@ -208,7 +208,7 @@ def test_a_file_of_a_darkroom_can_be_an_input_too(reader: Reader) -> None:
     offer(reader.page, CHANGES)
     reader.page.reload()
     reader.choose("some/changes")
-    give(reader, described(), kind="paste")
+    give(reader, make_png(), kind="paste")
     dialog = reader.page.get_by_role("dialog", name="What made this file")
     dialog.get_by_role("button", name="Use as input").click()
     expect(reader.page.locator(".media-preview")).to_contain_text("found.png")
@@ -220,10 +220,10 @@ def test_a_paste_into_a_field_stays_there(reader: Reader) -> None:
     reader.page.reload()
     reader.choose("some/changes")
     reader.field("prompt").fill("a hill")
-    give(reader, described(), '[id^="field-mask_url-"]', "paste")
+    give(reader, make_png(), '[id^="field-mask_url-"]', "paste")
     expect(reader.page.locator(".field", has_text="Mask").locator(".media-preview")).to_be_visible()
     expect(reader.page.get_by_role("dialog")).to_have_count(0)
-    assert list(asked(reader, "changes")) == ["prompt", "mask_url"]
+    assert list(submit_form(reader, "changes")) == ["prompt", "mask_url"]
 
 
 def test_text_with_an_image_is_pasted_as_text_into_the_prompt(reader: Reader) -> None:
@@ -235,7 +235,7 @@ def test_text_with_an_image_is_pasted_as_text_into_the_prompt(reader: Reader) ->
 
 
 def test_a_model_that_is_not_served_is_named(reader: Reader) -> None:
-    give(reader, described(endpoint="house/portraits"))
+    give(reader, make_png(endpoint="house/portraits"))
     dialog = reader.page.get_by_role("dialog")
     expect(dialog).to_contain_text("This Darkroom does not serve house/portraits.")
     expect(dialog.get_by_role("button", name="Use these settings")).to_be_disabled()
@@ -243,5 +243,5 @@ def test_a_model_that_is_not_served_is_named(reader: Reader) -> None:
 
 def test_without_a_key_nothing_is_read(reader: Reader) -> None:
     reader.page.get_by_role("button", name="API key").click()
-    assert not give(reader, described())
+    assert not give(reader, make_png())
     expect(reader.page.get_by_role("dialog")).to_have_count(0)

@@ -120,7 +120,7 @@ def on_the_page(page: Page, darkroom: PageDarkroom, endpoint: str) -> list[str]:
     return [text.replace("`", "") for text in region.locator("dd").all_inner_texts()]
 
 
-def pulled(*options: str) -> dict[str, Any]:
+def pull_models(*options: str) -> dict[str, Any]:
     downloads = json.loads(command("models", "pull", "--json", *options))["downloads"]
     return {
         name: answer["said"]
@@ -181,7 +181,7 @@ def test_every_surface_says_the_same(
     assert "real models: 1 of 2 fit this machine (house/small)" in doctor
     assert ("hub: not checked" in doctor) is (state == "offline")
     if state == "gives":
-        for endpoint, sentences in pulled("-y").items():
+        for endpoint, sentences in pull_models("-y").items():
             for subject in ("licence", "fits", "download", "access", "time"):
                 assert sentences.get(subject) == preflights[endpoint].get(subject), (
                     endpoint,

@@ -31,4 +31,4 @@ def test_no_preview_is_made_for_a_hidden_page(reader: Reader) -> None:
     )
     sheet = reader.generate("a slow hill")
     expect_images(sheet, 1)
-    assert reader.darkroom.shown() == []
+    assert reader.darkroom.previewed_ids() == []

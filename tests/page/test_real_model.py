@@ -26,16 +26,16 @@ FACTS = "SDXS-512 DreamShaper (CreativeML Open RAIL++-M; about 1.8 GB; about 10 
 
 
 @pytest.fixture
-def served() -> Iterator[PageDarkroom]:
+def installation() -> Iterator[PageDarkroom]:
     with page_darkroom(catalog=BESIDE, painting=False, pools=POOLS) as darkroom:
         yield darkroom
 
 
 @pytest.fixture
-def replicas(served: PageDarkroom) -> list[Mapping[str, Any]]:
-    pools = served.house.services.pools
-    roster = give_pool(served)
-    served.house.services.pools = pools  # the family of the real model too
+def replicas(installation: PageDarkroom) -> list[Mapping[str, Any]]:
+    pools = installation.house.services.pools
+    roster = give_pool(installation)
+    installation.house.services.pools = pools  # the family of the real model too
     roster[:] = [replica()]
     return roster
 
@@ -64,11 +64,11 @@ def test_the_form_of_a_demo_model_offers_a_real_one_and_leads_to_it(
 
 
 def test_its_download_is_one_click_and_shows_how_far_it_is(
-    replicas: list[Mapping[str, Any]], page: Page, served: PageDarkroom
+    replicas: list[Mapping[str, Any]], page: Page, installation: PageDarkroom
 ) -> None:
     page.clock.install()
-    Reader(page, served).enter()
-    page.goto(f"{served.url}/#view=models")
+    Reader(page, installation).enter()
+    page.goto(f"{installation.url}/#view=models")
     offer = offer_in(page, "#views")
     with page.expect_request("**/v1/warm") as warm_call:
         offer.get_by_role("button", name="Download now").click()
@@ -87,13 +87,13 @@ def test_its_download_is_one_click_and_shows_how_far_it_is(
 
 @pytest.mark.long
 def test_a_key_that_may_not_download_is_told_that_the_first_request_does(
-    replicas: list[Mapping[str, Any]], page: Page, served: PageDarkroom
+    replicas: list[Mapping[str, Any]], page: Page, installation: PageDarkroom
 ) -> None:
-    own = {"authorization": f"Key {served.key}"}
+    own = {"authorization": f"Key {installation.key}"}
     guest = {"tenant": "guest", "scopes": ["api"]}
-    guest_key = page.request.post(f"{served.url}/v1/keys", headers=own, data=guest).json()
-    reader = Reader(page, served)
-    page.goto(f"{served.url}/#model={FLUX}")
+    guest_key = page.request.post(f"{installation.url}/v1/keys", headers=own, data=guest).json()
+    reader = Reader(page, installation)
+    page.goto(f"{installation.url}/#model={FLUX}")
     reader.give_key(guest_key["key"])
     offer = offer_in(page, "#form")
     expect(offer).to_contain_text("Its first request downloads it.")
@@ -112,15 +112,15 @@ def test_without_a_real_model_nothing_is_offered(page: Page) -> None:
 @pytest.mark.long
 def test_the_offer_can_be_read_and_fits_on_a_phone(
     open_context: Callable[..., BrowserContext],
-    served: PageDarkroom,
+    installation: PageDarkroom,
     replicas: list[Mapping[str, Any]],
 ) -> None:
     replicas[:] = [replica(done=25)]
     page = open_context(viewport={"width": 375, "height": 800}).new_page()
-    Reader(page, served).enter()
+    Reader(page, installation).enter()
     for place in ("#form", "#views"):
         if place == "#views":
-            page.goto(f"{served.url}/#view=models")
+            page.goto(f"{installation.url}/#view=models")
         expect(offer_in(page, place).get_by_role("progressbar")).to_be_visible()
         look(page)
 
@@ -139,11 +139,11 @@ SIZE = 1_800_000_000
 
 
 def test_words_that_the_demo_does_not_know_lead_to_the_same_prompt_on_a_real_model(
-    served: PageDarkroom, page: Page
+    installation: PageDarkroom, page: Page
 ) -> None:
-    hub_says(served, Download(SIZE, SIZE, HubState.GIVES))
-    served.start_painting()
-    reader = Reader(page, served)
+    hub_says(installation, Download(SIZE, SIZE, HubState.GIVES))
+    installation.start_painting()
+    reader = Reader(page, installation)
     reader.enter(FLUX)
     card = reader.generate("a cat on a red sofa")
     notice = card.locator(".unknown")
@@ -162,9 +162,9 @@ def test_words_that_the_demo_does_not_know_lead_to_the_same_prompt_on_a_real_mod
 
 
 @pytest.mark.long
-def test_known_words_need_no_other_model(served: PageDarkroom, page: Page) -> None:
-    served.start_painting()
-    reader = Reader(page, served)
+def test_known_words_need_no_other_model(installation: PageDarkroom, page: Page) -> None:
+    installation.start_painting()
+    reader = Reader(page, installation)
     reader.enter(FLUX)
     card = reader.generate("a red star")
     expect(card.locator("img")).to_be_visible()
@@ -172,15 +172,17 @@ def test_known_words_need_no_other_model(served: PageDarkroom, page: Page) -> No
 
 
 @pytest.mark.long
-def test_what_cannot_be_had_is_said_in_place_of_a_button(served: PageDarkroom, page: Page) -> None:
+def test_what_cannot_be_had_is_said_in_place_of_a_button(
+    installation: PageDarkroom, page: Page
+) -> None:
     words = "The hub cannot be reached."
-    hub_says(served, Download(None, None, HubState.UNREACHABLE, "unknown", None, words))
-    served.start_painting()
-    reader = Reader(page, served)
+    hub_says(installation, Download(None, None, HubState.UNREACHABLE, "unknown", None, words))
+    installation.start_painting()
+    reader = Reader(page, installation)
     reader.enter(FLUX)
     notice = reader.generate("a cat").locator(".unknown")
     expect(notice).to_contain_text(f"It cannot be had now: {words}")
     expect(notice.get_by_role("button")).to_have_count(0)
     expect(offer_in(page, "#form")).to_contain_text(words)
-    page.goto(f"{served.url}/#view=models&id={SDXS}")
+    page.goto(f"{installation.url}/#view=models&id={SDXS}")
     expect(page.get_by_role("region", name="What the real model needs")).to_contain_text(words)

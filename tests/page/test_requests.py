@@ -31,7 +31,7 @@ def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
 ) -> None:
     expect(reader.page.get_by_text("No requests yet.")).to_be_visible()
     submit(reader, PROBE, prompt="by a program", sleep_s=0.5)
-    row = reader.listed.first
+    row = reader.request_rows.first
     expect(row).to_contain_text("by a program")
     expect(row).to_have_attribute("data-state", "succeeded")
 
@@ -39,16 +39,18 @@ def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
 @pytest.mark.long
 def test_a_row_has_a_small_image_of_its_result(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
-    image = reader.listed.first.locator("img")
+    image = reader.request_rows.first.locator("img")
     image.scroll_into_view_if_needed()
     image.evaluate("image => image.decode()")
     submit(reader, PROBE, prompt="by a program")
-    expect(reader.listed.filter(has_text="by a program").locator(".dot.succeeded")).to_be_visible()
+    expect(
+        reader.request_rows.filter(has_text="by a program").locator(".dot.succeeded")
+    ).to_be_visible()
 
 
 def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> None:
     expect_images(reader.generate("a long stair"), 1)
-    reader.listed.first.locator(".request").click()
+    reader.request_rows.first.locator(".request").click()
     dialog = reader.page.get_by_role("dialog")
     expect(dialog).to_contain_text("Queued.")
     expect(dialog).to_contain_text("demo model, not the real FLUX.1 [schnell]")
@@ -63,7 +65,7 @@ def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> N
 def test_only_a_click_beside_the_details_closes_them(waiting: Reader) -> None:
     page = waiting.page
     submit(waiting, PROBE, prompt="by a program")
-    waiting.listed.first.locator(".request").click()
+    waiting.request_rows.first.locator(".request").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Next in line.")
     left, top, *_ = box_of(dialog)
@@ -78,7 +80,7 @@ def test_only_a_click_beside_the_details_closes_them(waiting: Reader) -> None:
 @pytest.mark.long
 def test_what_is_shown_of_a_running_one_goes_on(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program", sleep_s=0.3)
-    waiting.listed.first.locator(".request").click()
+    waiting.request_rows.first.locator(".request").click()
     dialog = waiting.page.get_by_role("dialog")
     expect(dialog).to_contain_text("Next in line.")
     waiting.darkroom.start_painting()
@@ -88,7 +90,7 @@ def test_what_is_shown_of_a_running_one_goes_on(waiting: Reader) -> None:
 def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program")
     waiting.page.get_by_role("button", name="Cancel by a program").click()
-    expect(waiting.listed.first).to_have_attribute("data-state", "cancelled")
+    expect(waiting.request_rows.first).to_have_attribute("data-state", "cancelled")
 
 
 @pytest.mark.long
@@ -97,10 +99,10 @@ def test_the_focus_stays_on_the_same_button_of_a_row_when_the_list_changes(waiti
     cancel = waiting.page.get_by_role("button", name="Cancel by a program")
     cancel.focus()
     submit(waiting, PROBE, prompt="another one")
-    expect(waiting.listed).to_have_count(2)
+    expect(waiting.request_rows).to_have_count(2)
     expect(cancel).to_be_focused()
     waiting.page.keyboard.press("Enter")
-    row = waiting.listed.last
+    row = waiting.request_rows.last
     expect(row).to_have_attribute("data-state", "cancelled")
     expect(row.locator(".request")).to_be_focused()  # it has no other button any more
 
@@ -114,7 +116,7 @@ def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waitin
     )
     waiting.page.get_by_role("button", name="Cancel by a program").click()
     expect_said(waiting.page, words)
-    waiting.listed.first.locator(".request").click()
+    waiting.request_rows.first.locator(".request").click()
     waiting.page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     expect(waiting.page.locator("#details .toast")).to_be_visible()
     expect_said(waiting.page, words)
@@ -151,7 +153,7 @@ def test_content_that_is_in_an_output_is_made_once_and_leaves_the_memory(reader:
     )
     expect_images(reader.generate("a hill"), 1)
     assert page.evaluate("live.size") == 1
-    reader.listed.first.locator(".request").click()
+    reader.request_rows.first.locator(".request").click()
     expect(page.get_by_role("dialog").get_by_role("img", name="a hill")).to_be_visible()
     assert page.evaluate("live.size") == 2
     page.keyboard.press("Escape")
@@ -178,11 +180,11 @@ def test_details_do_not_show_the_output_of_those_that_were_open_before(
     page.route(f"**/v1/requests/{lake}", hold)
     dialog = page.get_by_role("dialog")
     with page.expect_request(f"**/queue/**/requests/{hill}"):
-        reader.listed.first.locator(".request").click()
+        reader.request_rows.first.locator(".request").click()
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     with page.expect_request(f"**/v1/requests/{lake}"):
-        reader.listed.last.locator(".request").click()
+        reader.request_rows.last.locator(".request").click()
     with page.expect_response(f"**/queue/**/requests/{hill}"):
         next(route for url, route in routes.items() if "/queue/" in url).continue_()
     next(route for url, route in routes.items() if "/v1/" in url).continue_()
@@ -192,7 +194,7 @@ def test_details_do_not_show_the_output_of_those_that_were_open_before(
 
 def test_its_input_can_be_used_again(reader: Reader) -> None:
     submit(reader, "fal-ai/flux/schnell", prompt="by a program", num_images=3, image_size="square")
-    reader.listed.first.locator(".request").click()
+    reader.request_rows.first.locator(".request").click()
     reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
     expect(reader.field("prompt")).to_have_value("by a program")
     expect(reader.field("num_images")).to_have_value("3")
@@ -203,16 +205,16 @@ def test_its_input_can_be_used_again(reader: Reader) -> None:
 def test_older_ones_come_when_asked_for(reader: Reader) -> None:
     for number in range(17):
         submit(reader, PROBE, prompt=f"number {number}")
-    expect(reader.listed).to_have_count(15)
+    expect(reader.request_rows).to_have_count(15)
     reader.page.get_by_role("button", name="Show older requests").click()
-    expect(reader.listed).to_have_count(17)
+    expect(reader.request_rows).to_have_count(17)
 
 
 @pytest.mark.long
 def test_the_focus_stays_in_the_details_of_a_running_one(waiting: Reader) -> None:
     page = waiting.page
     submit(waiting, PROBE, prompt="by a program")
-    waiting.listed.first.locator(".request").click()
+    waiting.request_rows.first.locator(".request").click()
     cancel = page.get_by_role("dialog").get_by_role("button", name="Cancel")
     cancel.focus()
     for _ in range(2):

@@ -16,7 +16,7 @@ from tests.resources.notes import WITH_NOTES
 
 
 @pytest.fixture
-def served() -> Iterator[PageDarkroom]:
+def installation() -> Iterator[PageDarkroom]:
     with page_darkroom(resources=WITH_NOTES) as darkroom:
         yield darkroom
 
@@ -28,11 +28,11 @@ def write_note(page: Page, darkroom: PageDarkroom, name: str, *, pinned: bool) -
 
 
 def test_a_resource_that_is_only_declared_has_a_table_on_the_page(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
     for name, pinned in (("a", True), ("b", False)):
-        write_note(page, served, name, pinned=pinned)
-    operator = Operator(page, served)
+        write_note(page, installation, name, pinned=pinned)
+    operator = Operator(page, installation)
     operator.open("Resources")
     notes = page.get_by_role("region", name="Notes")
     expect(notes.get_by_text("Sentences to remember.")).to_be_visible()
@@ -49,9 +49,9 @@ def test_a_resource_that_is_only_declared_has_a_table_on_the_page(
 
 
 @pytest.mark.long
-def test_a_key_sees_the_resources_of_its_scopes(page: Page, served: PageDarkroom) -> None:
-    write_note(page, served, "a", pinned=False)
-    member = Member(page, served, "files", "read")
+def test_a_key_sees_the_resources_of_its_scopes(page: Page, installation: PageDarkroom) -> None:
+    write_note(page, installation, "a", pinned=False)
+    member = Member(page, installation, "files", "read")
     member.open("Resources")
     row = member.row("Notes", "two words")
     expect(row).to_be_visible()

@@ -54,7 +54,7 @@ def offer(page: Page, *models: dict[str, Any]) -> None:
     page.route("**/v1/models?*", more)
 
 
-def asked(reader: Reader, name: str) -> dict[str, Any]:
+def submit_form(reader: Reader, name: str) -> dict[str, Any]:
     """Input that the form submits to ``some/name``."""
     reader.page.route(f"**/queue/some/{name}", refuse)
     with reader.page.expect_request(f"**/queue/some/{name}") as submitting:
@@ -87,7 +87,7 @@ def test_an_image_becomes_the_input_of_a_model_that_takes_images(reader: Reader)
     expect(menu).to_be_hidden()
     expect(reader.page.get_by_label("Model", exact=True)).to_have_value("some/moves")
     expect(reader.page.locator(".media-preview img")).to_be_visible()
-    assert asked(reader, "moves") == {"prompt": "a hill", "image_url": url_of(sheet)}
+    assert submit_form(reader, "moves") == {"prompt": "a hill", "image_url": url_of(sheet)}
 
 
 def test_the_model_in_the_form_is_first_and_offers_each_of_its_inputs(reader: Reader) -> None:
@@ -101,7 +101,7 @@ def test_the_model_in_the_form_is_first_and_offers_each_of_its_inputs(reader: Re
     expect(menu.locator(".target").first).to_be_focused()
     reader.page.keyboard.press("ArrowDown")
     reader.page.keyboard.press("Enter")
-    assert asked(reader, "changes")["mask_url"] == url_of(sheet)
+    assert submit_form(reader, "changes")["mask_url"] == url_of(sheet)
 
 
 def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(reader: Reader) -> None:
@@ -153,7 +153,7 @@ def test_an_input_of_several_files_takes_several_results(reader: Reader) -> None
         reader.page.get_by_role("dialog").get_by_role("button", name="Mixes").click()
     expect(reader.page.locator(".media-preview img")).to_have_count(2)
     urls = sheet.locator(".print img").evaluate_all("all => all.map((each) => each.src)")
-    assert asked(reader, "mixes")["image_urls"] == urls
+    assert submit_form(reader, "mixes")["image_urls"] == urls
     sheet.get_by_role("button", name="Use as input").first.click()
     reader.page.get_by_role("dialog").get_by_role("button", name="Mixes").click()
     expect(reader.page.get_by_text("At most 2 are possible.")).to_be_visible()
@@ -205,7 +205,7 @@ def test_a_result_can_be_dragged_to_an_input_of_its_kind(reader: Reader) -> None
     picture.drag_to(reader.page.locator(".field.media", has_text="Voice audio"))
     expect(reader.page.get_by_text("is not an audio file.")).to_be_visible()
     picture.drag_to(reader.page.locator(".field.media", has_text="Choose or drop an image"))
-    assert asked(reader, "moves") == {"prompt": "a hill", "image_url": url_of(sheet)}
+    assert submit_form(reader, "moves") == {"prompt": "a hill", "image_url": url_of(sheet)}
 
 
 def drag(page: Page, source: Locator, target: Locator) -> None:
@@ -233,7 +233,7 @@ def test_an_image_is_dragged_from_the_gallery_to_a_model_that_makes_videos(reade
     menu = page.get_by_role("dialog", name="Use this image as input")
     menu.get_by_role("button", name="Moves").click()
     expect(page.locator("#model")).to_have_value("some/moves")
-    assert asked(reader, "moves") == {"prompt": "a hill", "image_url": source}
+    assert submit_form(reader, "moves") == {"prompt": "a hill", "image_url": source}
 
 
 def test_an_image_is_dragged_out_of_its_large_view(reader: Reader) -> None:
@@ -258,12 +258,12 @@ def test_an_image_is_dragged_out_of_its_large_view(reader: Reader) -> None:
     ],
 )
 def test_a_video_and_audio_are_dragged_by_their_handles(
-    reader: Reader, served: PageDarkroom, tmp_path: Path, target: str, field: str, other: str
+    reader: Reader, installation: PageDarkroom, tmp_path: Path, target: str, field: str, other: str
 ) -> None:
     film, sound = (video(tmp_path / "film.webm"), "webm"), (tone(), "wav")
     content, extension = film if target == "restyles" else sound
     entry = Entry("a film", timedelta(minutes=1), content=content, extension=extension)
-    served.hang([entry])
+    installation.hang([entry])
     reader.page.reload()
     reader.choose(f"some/{target}")
     reader.field("prompt").fill("a hill")
@@ -271,7 +271,7 @@ def test_a_video_and_audio_are_dragged_by_their_handles(
     handle.drag_to(reader.page.locator(".field.media", has_text=other))
     expect(reader.page.locator(".media-preview")).to_be_visible()
     expect(reader.page.locator(".drop-place")).to_have_count(0)  # the form has an input for it
-    sent = asked(reader, target)[field]
+    sent = submit_form(reader, target)[field]
     assert sent == reader.page.locator(".sheet :is(video, audio)").get_attribute("src")
 
 
@@ -356,12 +356,12 @@ def test_a_file_that_is_removed_before_its_upload_begins_is_not_uploaded(
     page.get_by_role("button", name="Remove hill.png").click()
     with page.expect_response("**/upload/initiate"):
         begun[0].continue_()
-    assert "image_url" not in asked(reader, "changes")  # it waits for uploads
+    assert "image_url" not in submit_form(reader, "changes")  # it waits for uploads
     assert sent == []
 
 
 def use_again(reader: Reader, words: str) -> None:
-    reader.listed.filter(has_text=words).locator(".request").click()
+    reader.request_rows.filter(has_text=words).locator(".request").click()
     reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
 
 
@@ -386,7 +386,7 @@ def test_settings_of_a_model_that_was_added_since_the_page_was_opened_fill_its_f
     use_again(reader, "a new hill")
     expect(page.get_by_label("Model", exact=True)).to_have_value("some/fresh")
     expect(page.locator("#model-about")).to_contain_text("some/fresh")
-    assert asked(reader, "fresh")["prompt"] == "a new hill"
+    assert submit_form(reader, "fresh")["prompt"] == "a new hill"
 
 
 def test_what_was_entered_for_a_model_does_not_break_the_form_of_one_with_other_types(
@@ -404,11 +404,11 @@ def test_what_was_entered_for_a_model_does_not_break_the_form_of_one_with_other_
     reader.field("tags").fill("soft")
     reader.field("image_urls").fill("https://example.org/a.png")
     reader.choose("some/lists")
-    assert asked(reader, "lists") == {"prompt": "a hill"}
+    assert submit_form(reader, "lists") == {"prompt": "a hill"}
     reader.choose("some/objects")
     reader.field("style").fill('{"a": 1}')
     reader.choose("some/lists")
-    assert asked(reader, "lists") == {"prompt": "a hill"}
+    assert submit_form(reader, "lists") == {"prompt": "a hill"}
 
 
 def test_a_file_that_was_being_uploaded_comes_back_when_use_again_is_undone(
@@ -434,4 +434,4 @@ def test_a_file_that_was_being_uploaded_comes_back_when_use_again_is_undone(
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value("some/changes")
     expect(page.locator(".media-chosen").first).to_contain_text("hill.png")
-    assert "/files/" in asked(reader, "changes")["image_url"]
+    assert "/files/" in submit_form(reader, "changes")["image_url"]

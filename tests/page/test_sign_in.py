@@ -23,7 +23,7 @@ def issuer() -> Iterator[str]:
 
 
 @pytest.fixture
-def served(issuer: str) -> Iterator[PageDarkroom]:
+def installation(issuer: str) -> Iterator[PageDarkroom]:
     settings = {"oidc_issuer": issuer, "oidc_client_id": CLIENT_ID, "oidc_groups": GROUPS}
     with page_darkroom(**settings) as darkroom:
         yield darkroom
@@ -35,8 +35,8 @@ def sign_in(page: Page, person: str) -> None:
     page.get_by_role("button", name=person).click()
 
 
-def test_a_person_signs_in_works_and_signs_out(page: Page, served: PageDarkroom) -> None:
-    page.goto(served.url)
+def test_a_person_signs_in_works_and_signs_out(page: Page, installation: PageDarkroom) -> None:
+    page.goto(installation.url)
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert axe(page) == []
     sign_in(page, "ada")
@@ -52,23 +52,23 @@ def test_a_person_signs_in_works_and_signs_out(page: Page, served: PageDarkroom)
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert page.evaluate("localStorage.getItem('darkroom.key')") is None
     headers = {"authorization": f"Key {key}"}
-    assert page.request.get(f"{served.url}/v1/keys/self", headers=headers).status == 401
+    assert page.request.get(f"{installation.url}/v1/keys/self", headers=headers).status == 401
 
 
 @pytest.mark.long
-def test_a_person_without_a_known_group_reads_why(page: Page, served: PageDarkroom) -> None:
-    page.goto(served.url)
+def test_a_person_without_a_known_group_reads_why(page: Page, installation: PageDarkroom) -> None:
+    page.goto(installation.url)
     sign_in(page, "eve")
     expect(page.get_by_role("alert")).to_contain_text("eve@example.org may not use this Darkroom")
 
 
 @pytest.mark.long
 def test_an_answer_that_this_tab_did_not_ask_for_is_refused(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url))
-    page.goto(f"{served.url}/?code=stolen&state=forged")
+    page.goto(f"{installation.url}/?code=stolen&state=forged")
     expect(page.get_by_role("alert")).to_contain_text("did not begin in this tab")
     assert not any(url.endswith("/v1/sign-in/finish") for url in sent)
 

@@ -155,5 +155,5 @@ def test_the_page_goes_on_following_when_the_form_for_the_key_is_left(
     page.get_by_role("button", name="API key").click()
     page.get_by_role("button", name="Back").click()
     submit(page, idle, "a hill")
-    expect(reader.listed).to_have_count(1)
-    expect(reader.listed).to_contain_text("Waiting")
+    expect(reader.request_rows).to_have_count(1)
+    expect(reader.request_rows).to_contain_text("Waiting")

@@ -46,7 +46,7 @@ def test_a_submit_without_an_answer_is_repeated_until_the_user_stops_it(reader: 
     reader.darkroom.start_http()
     generate.click()
     expect_images(reader.sheets.first, 1)
-    expect(reader.listed).to_have_count(1)
+    expect(reader.request_rows).to_have_count(1)
     expect(reader.page.get_by_text(UNKNOWN)).to_be_hidden()
 
 
@@ -75,7 +75,7 @@ def test_a_submit_whose_answer_is_lost_is_one_request(reader: Reader, status: in
     reader.page.route("**/queue/**", lose_the_first)
     expect_images(reader.generate("a hill"), 1)
     expect(reader.page.get_by_text(REPEATING)).to_be_hidden()
-    expect(reader.listed).to_have_count(1)
+    expect(reader.request_rows).to_have_count(1)
     assert keys[0]
     assert keys == [keys[0]] * 2
     expect_images(reader.generate("a hill"), 1)  # the next press is another request
@@ -96,11 +96,11 @@ def test_a_submit_without_an_answer_for_a_minute_says_so(page: Page, waiting: Re
 
 @pytest.mark.long
 def test_a_page_that_was_opened_too_early_comes_up_by_itself(
-    page: Page, served: PageDarkroom
+    page: Page, installation: PageDarkroom
 ) -> None:
-    page.goto(served.url)
+    page.goto(installation.url)
     page.route("**/v1/models*", lambda route: route.fulfill(status=502, body="<h1>Bad gateway"))
-    Reader(page, served).give_key(served.key)
+    Reader(page, installation).give_key(installation.key)
     expect(page.get_by_text(AWAY)).to_be_visible()
     page.unroute("**/v1/models*")
     expect(page.get_by_role("button", name="Generate")).to_be_visible()

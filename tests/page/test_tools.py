@@ -13,7 +13,7 @@ from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom
 from tests.page.painter import image
 from tests.page.reader import Reader, expect_images
-from tests.page.test_mask import PAINTS, opened
+from tests.page.test_mask import PAINTS, open_dialog
 from tests.page.test_reuse import PROMPT, endpoint, offer
 
 LORA = {
@@ -33,11 +33,11 @@ STYLES = endpoint(
 def painter(
     request: pytest.FixtureRequest,
     open_context: Callable[..., BrowserContext],
-    served: PageDarkroom,
+    installation: PageDarkroom,
     tmp_path: Path,
 ) -> Reader:
     context = open_context(viewport={"width": request.param, "height": 844})
-    reader = Reader(context.new_page(), served)
+    reader = Reader(context.new_page(), installation)
     offer(reader.page, PAINTS, STYLES)
     reader.enter()
     (tmp_path / "hill.png").write_bytes(image(300, 200, 1, "image/png"))
@@ -67,9 +67,9 @@ def test_every_tool_can_be_read_and_every_control_in_it_has_a_name(
     closed("Grid")
     painter.choose("some/paints")
     page.get_by_label("Image: choose a file").set_input_files(tmp_path / "hill.png")
-    opened(painter)
+    open_dialog(painter)
     closed("Paint a mask")
-    opened(painter, "Crop")
+    open_dialog(painter, "Crop")
     closed("Crop or extend")
     painter.choose("some/styles")
     page.get_by_role("button", name="Add LoRA").click()

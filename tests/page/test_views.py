@@ -118,8 +118,10 @@ def test_a_result_of_the_gallery_can_be_used_again_in_the_form(reader: Reader) -
 
 
 @pytest.mark.long
-def test_another_key_sees_nothing_of_a_view_that_was_open(page: Page, served: PageDarkroom) -> None:
-    reader = Reader(page, served)
+def test_another_key_sees_nothing_of_a_view_that_was_open(
+    page: Page, installation: PageDarkroom
+) -> None:
+    reader = Reader(page, installation)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
     page.get_by_role("link", name="Gallery").click()

@@ -38,7 +38,7 @@ async def proxy(conninfo: str) -> AsyncIterator[tuple[Proxy, str]]:
 
 
 @pytest.fixture
-async def opened() -> AsyncIterator[Callable[[str, int], Awaitable[Database]]]:
+async def open_database() -> AsyncIterator[Callable[[str, int], Awaitable[Database]]]:
     databases: list[Database] = []
 
     async def open_(conninfo: str, connections: int = 8) -> Database:
@@ -72,10 +72,10 @@ async def works_again(call: Callable[[], Awaitable[object]]) -> None:
 
 @pytest.mark.long
 async def test_when_all_connections_fall_silent_everything_answers_again_within_10_s(
-    proxy: tuple[Proxy, str], opened: Callable[..., Awaitable[Database]]
+    proxy: tuple[Proxy, str], open_database: Callable[..., Awaitable[Database]]
 ) -> None:
     between, conninfo = proxy
-    database, own = await opened(conninfo), await opened(conninfo, 2)
+    database, own = await open_database(conninfo), await open_database(conninfo, 2)
     queue = queue_on(database, "one")
     await queue.start()
     election = LeaderElection(database, SystemClock(), "one")
@@ -122,11 +122,11 @@ async def stand_still_beside(database: Database, statement: str) -> asyncio.Task
 async def impatient(
     conninfo: str,
     monkeypatch: pytest.MonkeyPatch,
-    opened: Callable[[str, int], Awaitable[Database]],
+    open_database: Callable[[str, int], Awaitable[Database]],
 ) -> Database:
     """One connection, for which statements wait half a second."""
     monkeypatch.setattr("serve_app.postgres.database.POOL_TIMEOUT_S", 0.5)
-    return await opened(conninfo, 1)
+    return await open_database(conninfo, 1)
 
 
 async def test_a_process_that_stood_still_takes_a_connection_that_became_free_meanwhile(
@@ -175,11 +175,11 @@ async def test_a_call_that_waits_for_a_repair_fails_as_unavailable_if_the_databa
 
 
 async def test_a_key_that_was_checked_lately_is_accepted_while_the_database_is_silent(
-    proxy: tuple[Proxy, str], opened: Callable[..., Awaitable[Database]]
+    proxy: tuple[Proxy, str], open_database: Callable[..., Awaitable[Database]]
 ) -> None:
     between, conninfo = proxy
     clock = FakeClock()
-    keys = KeyRing(await opened(conninfo, 2), clock)
+    keys = KeyRing(await open_database(conninfo, 2), clock)
     key = await keys.create("studio")
     await keys.authenticate(f"Key {key}")
     between.blackhole()
@@ -192,14 +192,14 @@ async def test_a_key_that_was_checked_lately_is_accepted_while_the_database_is_s
 
 
 async def test_a_listener_whose_connection_fell_silent_hears_again(
-    proxy: tuple[Proxy, str], conninfo: str, opened: Callable[..., Awaitable[Database]]
+    proxy: tuple[Proxy, str], conninfo: str, open_database: Callable[..., Awaitable[Database]]
 ) -> None:
     between, through_proxy = proxy
     heard: asyncio.Queue[set[str]] = asyncio.Queue()
     gaps: list[float] = []
-    listener = Notifier(await opened(through_proxy), "listener", SystemClock())
+    listener = Notifier(await open_database(through_proxy), "listener", SystemClock())
     listener.start(lambda news: heard.put_nowait(news.changed), lambda: gaps.append(0.0))
-    sender = Notifier(await opened(conninfo), "sender", SystemClock())
+    sender = Notifier(await open_database(conninfo), "sender", SystemClock())
     sender.start(lambda _: None, lambda: None)
     await until(lambda: listener.listening and sender.listening)
     between.freeze()
@@ -220,7 +220,7 @@ async def until(condition: Callable[[], bool], within_s: float = ANSWERS_S) -> N
 
 
 async def test_a_sender_of_notifications_survives_an_error_that_nobody_expected(
-    conninfo: str, opened: Callable[..., Awaitable[Database]]
+    conninfo: str, open_database: Callable[..., Awaitable[Database]]
 ) -> None:
     class Failing(Database):
         fails = 1
@@ -235,7 +235,7 @@ async def test_a_sender_of_notifications_survives_an_error_that_nobody_expected(
     await failing.start()
     heard: list[Notification] = []
     listener, sender = (
-        Notifier(await opened(conninfo), "a", SystemClock()),
+        Notifier(await open_database(conninfo), "a", SystemClock()),
         Notifier(failing, "b", SystemClock()),
     )
     listener.start(heard.append, lambda: None)
@@ -251,9 +251,9 @@ async def test_a_sender_of_notifications_survives_an_error_that_nobody_expected(
 
 
 async def test_a_server_that_only_reads_is_unavailable_until_it_can_write(
-    server: str, conninfo: str, opened: Callable[..., Awaitable[Database]]
+    server: str, conninfo: str, open_database: Callable[..., Awaitable[Database]]
 ) -> None:
-    database = await opened(conninfo)
+    database = await open_database(conninfo)
     queue = queue_on(database, "one")
     await queue.start()
     name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
@@ -319,9 +319,9 @@ async def test_the_doctor_says_so_if_the_server_takes_its_connections_and_falls_
 
 
 async def test_one_process_leads_and_another_takes_over_when_it_is_gone(
-    conninfo: str, opened: Callable[..., Awaitable[Database]]
+    conninfo: str, open_database: Callable[..., Awaitable[Database]]
 ) -> None:
-    database = await opened(conninfo)
+    database = await open_database(conninfo)
     clocks = FakeClock(), FakeClock()
     first, second = (
         LeaderElection(database, clock, name)
@@ -340,9 +340,9 @@ async def test_one_process_leads_and_another_takes_over_when_it_is_gone(
 
 
 async def test_leadership_that_is_asked_for_all_the_time_is_renewed_in_one_statement(
-    conninfo: str, opened: Callable[..., Awaitable[Database]]
+    conninfo: str, open_database: Callable[..., Awaitable[Database]]
 ) -> None:
-    database, clock = await opened(conninfo), FakeClock()
+    database, clock = await open_database(conninfo), FakeClock()
     election = LeaderElection(database, clock, "one")
 
     async def ends() -> list[datetime]:
@@ -359,9 +359,9 @@ async def test_leadership_that_is_asked_for_all_the_time_is_renewed_in_one_state
 
 
 async def test_periodic_work_of_a_leader_is_done_by_one_process(
-    conninfo: str, opened: Callable[..., Awaitable[Database]]
+    conninfo: str, open_database: Callable[..., Awaitable[Database]]
 ) -> None:
-    database, done = await opened(conninfo), list[str]()
+    database, done = await open_database(conninfo), list[str]()
 
     def worker(name: str) -> Callable[[], Awaitable[None]]:
         async def work() -> None:

@@ -10,7 +10,7 @@ import pytest
 from serve_app.domain.errors import InvalidInput, Unsupported
 from serve_app.provenance.checker import check_apart
 from serve_app.provenance.reader import SignatureState, verify
-from tests.cli.verification.test_verify import SIGNER, png, signed
+from tests.cli.verification.test_verify import SIGNER, png, sign_file
 
 pytestmark = pytest.mark.engine
 
@@ -25,7 +25,7 @@ def certificates(tmp_path: Path) -> Path:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "a.png"
-    path.write_bytes(signed(png()))
+    path.write_bytes(sign_file(png()))
     return path
 
 

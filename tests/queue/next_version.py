@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from serve_app.queue.store.migrations import Migration, read, shipped
+from serve_app.queue.store.migrations import Migration, list_migrations, read
 
 SCHEMA = Path(str(resources.files("serve_app.queue.schema")))
-LAST = shipped()[-1].number
+LAST = list_migrations()[-1].number
 COLOURS = Migration(
     LAST + 1,
     f"{LAST + 1:04}_colours.sql",

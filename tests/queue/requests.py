@@ -49,7 +49,7 @@ def report(*held: LeaseKey, replica: str = "r1", progress: Any = ()) -> Report:
     return Report(replica_id=replica, renewals=tuple(held), progress=tuple(progress))
 
 
-def done(held: LeaseKey, outcome: Outcome | None = None, replica: str = "r1") -> Finish:
+def make_finish(held: LeaseKey, outcome: Outcome | None = None, replica: str = "r1") -> Finish:
     return Finish(held, replica, outcome or Outcome(output={"n": 1}, usage=Usage(1.5, 4, 1.0)))
 
 
@@ -63,6 +63,6 @@ async def lease(queue: Queue, replica: str = "r1", pool: str = POOL) -> Lease:
         while not (work := await queue.ask(ask(1, replica=replica, pool=pool))).leases:
             pass
     (granted,) = work.leases
-    reply = await queue.report(report(granted.held, replica=replica))
+    reply = await queue.report(report(granted.key, replica=replica))
     assert not reply.fenced
     return granted

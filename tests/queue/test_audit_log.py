@@ -41,7 +41,7 @@ async def write(database: Database, *days: int) -> None:
     await database.rows(AGED, {"days": [*days]})
 
 
-async def exported(log: PostgresAuditLog) -> list[str]:
+async def export_lines(log: PostgresAuditLog) -> list[str]:
     await log.seal()
     return [entry.line for entry in await log.chain(limit=100_000)]
 
@@ -63,7 +63,7 @@ async def test_what_many_processes_write_and_seal_at_once_is_one_chain(conninfo:
             await log.seal()
 
     await asyncio.gather(*(act(source, seed) for seed, source in enumerate(databases * 2)))
-    lines = await exported(PostgresAuditLog(databases[0]))
+    lines = await export_lines(PostgresAuditLog(databases[0]))
     ((written,),) = await databases[0].rows("SELECT count(*) FROM audit")
     assert verify(lines).entries == verify(lines).last == written
     for opened in databases:
@@ -92,17 +92,17 @@ async def test_rolled_back_acts_leave_no_gap(conninfo: str, database: Database) 
         await connection.execute("INSERT INTO audit (actor, action) VALUES ('a', 'b')")
         await connection.rollback()
     await write(database, 2)
-    assert verify(await exported(PostgresAuditLog(database))).last == 2
+    assert verify(await export_lines(PostgresAuditLog(database))).last == 2
 
 
 async def test_sealed_entries_are_neither_changed_nor_deleted_by_hand(
     conninfo: str, database: Database
 ) -> None:
     await write(database, 400)
-    lines = await exported(PostgresAuditLog(database))
+    lines = await export_lines(PostgresAuditLog(database))
     await database.rows("DELETE FROM audit")
     await database.rows(FROM_THE_VERSION_BEFORE)
-    assert await exported(PostgresAuditLog(database)) == lines
+    assert await export_lines(PostgresAuditLog(database)) == lines
     async with await psycopg.AsyncConnection.connect(conninfo) as connection:
         with pytest.raises(psycopg.errors.RaiseException, match=r"entry 1 .* cannot be changed"):
             await connection.execute("UPDATE audit SET actor = 'someone else'")
@@ -119,7 +119,7 @@ async def test_whoever_gets_round_the_guard_breaks_the_chain(
         await owner.execute("DELETE FROM audit WHERE sequence = 3")
         await owner.execute("ALTER TABLE audit ENABLE TRIGGER keep_sealed_entries")
     with pytest.raises(BrokenChain, match="line 3: it is entry 4"):
-        verify(await exported(log))
+        verify(await export_lines(log))
 
 
 async def test_old_entries_are_deleted_and_a_checkpoint_keeps_the_chain(database: Database) -> None:
@@ -132,7 +132,7 @@ async def test_old_entries_are_deleted_and_a_checkpoint_keeps_the_chain(database
     before = [entry.hash for entry in await log.chain(limit=100_000)]
     await log.prune(KEPT)
     assert await subjects(database) == ["300", "0"]
-    lines = await exported(log)
+    lines = await export_lines(log)
     verified = verify(lines)
     assert (verified.first, verified.last) == (len(old) + 2, len(old) + 5)
     checkpoint = [entry for entry in await log.chain() if entry.action == PRUNE][-1]
@@ -153,7 +153,7 @@ async def test_checkpoints_alone_are_not_replaced_by_more_checkpoints(database: 
         "SELECT count(*) FROM audit WHERE action = 'audit.prune'"
     )
     assert checkpoints == 2
-    assert verify(await exported(log)).entries == 2
+    assert verify(await export_lines(log)).entries == 2
 
 
 async def test_the_last_entry_stays_so_that_the_chain_goes_on(database: Database) -> None:
@@ -162,7 +162,7 @@ async def test_the_last_entry_stays_so_that_the_chain_goes_on(database: Database
     await log.prune(KEPT)
     assert await subjects(database) == ["400"]
     await write(database, 0)
-    assert verify(await exported(log)).last == 2
+    assert verify(await export_lines(log)).last == 2
 
 
 @pytest.mark.long

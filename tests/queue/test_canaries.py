@@ -14,7 +14,7 @@ from serve_app.queue.queue import PostgresQueue
 from serve_app.settings.overflow import OverflowPools
 from tests.deployments.waiting import until
 from tests.queue.database import LONG_ASKS, Ingress
-from tests.queue.requests import POOL, TENANT, ask, done, failure, new, report
+from tests.queue.requests import POOL, TENANT, ask, failure, make_finish, new, report
 
 CANARY = "next"
 
@@ -29,13 +29,13 @@ LIMITS = replace(LONG_ASKS, overflow=canary("first"))
 async def run(queue: PostgresQueue, pool: str, times: int, outcome: Outcome) -> None:
     for _ in range(times):
         await queue.submit(new())
-        lease = await leased(queue, pool)
-        await queue.finish(done(lease.held, outcome, replica=pool))
+        lease = await take_lease(queue, pool)
+        await queue.finish(make_finish(lease.key, outcome, replica=pool))
 
 
-async def leased(queue: PostgresQueue, pool: str) -> Lease:
+async def take_lease(queue: PostgresQueue, pool: str) -> Lease:
     (lease,) = (await queue.ask(ask(1, replica=pool, pool=pool))).leases
-    await queue.report(report(lease.held, replica=pool))
+    await queue.report(report(lease.key, replica=pool))
     return lease
 
 
@@ -50,9 +50,9 @@ async def fail(queue: PostgresQueue, requests: int) -> list[str]:
     while len(leases) < requests:
         poll = ask(requests - len(leases), replica=CANARY, pool=CANARY)
         leases += (await queue.ask(poll)).leases
-    await queue.report(report(*(running.held for running in leases), replica=CANARY))
+    await queue.report(report(*(running.key for running in leases), replica=CANARY))
     for granted in leases:
-        await queue.finish(done(granted.held, failure(), replica=CANARY))
+        await queue.finish(make_finish(granted.key, failure(), replica=CANARY))
     return ids
 
 
@@ -60,13 +60,13 @@ async def until_noted(queue: PostgresQueue, attempts: int) -> None:
     """Wait until as many of the canary's attempts are compared."""
     canaries = queue.parts.state.canaries
     async with asyncio.timeout(120):
-        while f"of {attempts} attempts failed" not in await said(queue):
+        while f"of {attempts} attempts failed" not in await canary_message(queue):
             await canaries.refresh()
             await canaries.judge()
             await canaries.refresh()
 
 
-async def said(queue: PostgresQueue) -> str:
+async def canary_message(queue: PostgresQueue) -> str:
     return (await queue.demand())[CANARY].canary
 
 
@@ -74,7 +74,7 @@ async def test_a_canary_and_its_pool_take_turns_at_one_queue(ingress: Ingress) -
     queue = await ingress(LIMITS)
     assert queue.parts.polls._offer(ask(1, pool=CANARY)).rank == 0
     stored = await queue.submit(new())
-    lease = await leased(queue, CANARY)
+    lease = await take_lease(queue, CANARY)
     assert lease.request_id == stored.id
 
 
@@ -92,7 +92,7 @@ async def test_a_canary_that_fails_more_often_returns_and_what_failed_there_succ
     )
     assert not (await queue.ask(replace(ask(1, replica="n2", pool=CANARY), wait_s=0.2))).leases
     for _ in ids:
-        await queue.finish(done((await leased(queue, POOL)).held, replica=POOL))
+        await queue.finish(make_finish((await take_lease(queue, POOL)).key, replica=POOL))
     ended = [await queue.get(TENANT, request_id) for request_id in ids]
     assert [(request.state, request.failures) for request in ended] == [(State.SUCCEEDED, 1)] * 3
 
@@ -101,9 +101,9 @@ async def test_what_failed_in_a_canary_is_left_to_the_pool_beside_it(ingress: In
     queue = await ingress(LIMITS)
     (failed,) = await fail(queue, 1)
     fresh = await queue.submit(new())
-    assert (await leased(queue, CANARY)).request_id == fresh.id
+    assert (await take_lease(queue, CANARY)).request_id == fresh.id
     assert not (await queue.ask(replace(ask(1, replica="n2", pool=CANARY), wait_s=0.2))).leases
-    assert (await leased(queue, POOL)).request_id == failed
+    assert (await take_lease(queue, POOL)).request_id == failed
 
 
 @pytest.mark.long
@@ -112,7 +112,7 @@ async def test_a_canary_that_takes_longer_returns(ingress: Ingress) -> None:
     await run(queue, POOL, 20, took(1.0))
     await run(queue, CANARY, 10, took(2.0))
     await until_noted(queue, 10)
-    assert "it takes longer" in await said(queue)
+    assert "it takes longer" in await canary_message(queue)
 
 
 @pytest.mark.long
@@ -122,7 +122,7 @@ async def test_a_canary_that_does_as_well_goes_on_and_says_so(ingress: Ingress) 
     await run(queue, CANARY, 11, took(1.1))
     await until_noted(queue, 11)
     assert not (await queue.demand())[CANARY].returned
-    assert (await said(queue)).startswith("0 of 11 attempts failed (studio: 0 of 20)")
+    assert (await canary_message(queue)).startswith("0 of 11 attempts failed (studio: 0 of 20)")
     await run(queue, CANARY, 1, took(1.0))
 
 
@@ -139,4 +139,4 @@ async def test_every_process_knows_of_the_return_and_other_code_begins_anew(
     second.parts.polls._limits.overflow = canary("second")
     await until(lambda: not second.parts.state.canaries.has_returned(CANARY))
     await second.submit(new())
-    await leased(second, CANARY)
+    await take_lease(second, CANARY)

@@ -15,7 +15,7 @@ from serve_app.domain.outcome import Outcome, Usage
 from serve_app.queue.queue import PostgresQueue
 from tests.contract.test_fairness_contract import CALM
 from tests.queue.database import Ingress
-from tests.queue.requests import POOL, ask, done, new
+from tests.queue.requests import POOL, ask, make_finish, new
 
 SLOTS = 2
 COLD, HOT, ON_DISK = "fal-ai/wan", "fal-ai/flux/schnell", "fal-ai/fast-sdxl"
@@ -36,12 +36,12 @@ async def queue(conninfo: str, ingress: Ingress) -> AsyncIterator[PostgresQueue]
 
 
 def asking(slots: int, *held: Lease, coming: tuple[str, ...] = (COLD,)) -> Ask:
-    poll = ask(slots, *(active.held for active in held))
+    poll = ask(slots, *(active.key for active in held))
     return replace(poll, hot=(HOT,), coming=coming)
 
 
 async def run(queue: PostgresQueue, granted: Lease) -> None:
-    await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(5.0, 4, 1.0))))
+    await queue.finish(make_finish(granted.key, Outcome(output={}, usage=Usage(5.0, 4, 1.0))))
 
 
 async def test_it_waits_for_no_download_and_for_one_generation_a_slot(queue: PostgresQueue) -> None:

@@ -16,13 +16,13 @@ from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.transactions.deletion import Deletion, PostgresLifecycles
 from serve_app.settings import Config
 from tests.queue.database import Ingress
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 DAY_S = 86_400.0
 SEED = 2**64 - 1
 
 
-async def unwanted(database: Database) -> set[str]:
+async def unwanted_keys(database: Database) -> set[str]:
     return {key for (key,) in await database.rows("SELECT key FROM jobs WHERE kind = 'file'")}
 
 
@@ -46,17 +46,19 @@ def key_of(request: NewRequest, number: int = 0) -> str:
     return f"d/{request.id}/1/{number}.bin"
 
 
-async def drafted(queue: Queue, request: NewRequest, *ids: str, size: int = 7) -> dict[str, Any]:
+async def finish_with_drafts(
+    queue: Queue, request: NewRequest, *ids: str, size: int = 7
+) -> dict[str, Any]:
     """Let a request end with drafts of these ids. Returns its output."""
     await queue.submit(request)
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     facts = [{"id": id_, "seed": SEED, "step": 5, "steps": 20, "noise": 0.75} for id_ in ids]
     files = tuple(
         Artifact(key_of(request, number), "application/vnd.darkroom.draft", size, "ab")
         for number in range(len(ids))
     )
     outcome = Outcome(output={"images": [], "drafts": facts}, drafts=files)
-    await queue.finish(done(lease_key, outcome))
+    await queue.finish(make_finish(lease_key, outcome))
     ended = await queue.get(request.tenant, request.id)
     assert ended.outcome is not None
     assert ended.outcome.output is not None
@@ -69,26 +71,28 @@ async def test_a_replica_can_name_only_files_of_its_own_attempt(
     queue = await ingress()
     request = new()
     await queue.submit(request)
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     stolen = Artifact(f"d/{new().id}/1/0.bin", "application/vnd.darkroom.draft", 7, "ab")
     facts = {"id": "one", "seed": 1, "step": 1, "steps": 4, "noise": None}
-    await queue.finish(done(lease_key, Outcome(output={"drafts": [facts]}, drafts=(stolen,))))
+    await queue.finish(
+        make_finish(lease_key, Outcome(output={"drafts": [facts]}, drafts=(stolen,)))
+    )
     assert await database.rows("SELECT id FROM drafts") == []
 
 
 async def test_drafts_expire(ingress: Ingress, database: Database) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     request = new()
-    await drafted(queue, request, "one")
+    await finish_with_drafts(queue, request, "one")
     await later(database, DAY_S - 60)
     await drafts.expire()
     assert await drafts.get(TENANT, "one") is not None
     await later(database, 61)
     assert await drafts.get(TENANT, "one") is None
     assert await drafts.open(TENANT, "one") is None
-    assert await drafts.used(TENANT) == 0
+    assert await drafts.used_bytes(TENANT) == 0
     await drafts.expire()
-    assert await unwanted(database) == {key_of(request)}
+    assert await unwanted_keys(database) == {key_of(request)}
     assert await database.rows("SELECT * FROM drafts") == []
 
 
@@ -96,7 +100,7 @@ async def test_only_a_submit_of_its_tenant_holds_a_draft(
     ingress: Ingress, database: Database
 ) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
-    await drafted(queue, new(), "one")
+    await finish_with_drafts(queue, new(), "one")
     query = "SELECT held_until IS NOT NULL FROM drafts"
     assert await drafts.look(TENANT, "one") is not None
     assert await drafts.open("bob", "one") is None
@@ -108,7 +112,7 @@ async def test_only_a_submit_of_its_tenant_holds_a_draft(
 async def test_their_time_is_a_setting(ingress: Ingress, database: Database) -> None:
     assert QueueLimits.of(Config(keep_drafts_s=60)).keep_drafts_s == 60
     queue, drafts = await ingress(QueueLimits(keep_drafts_s=60)), PostgresDrafts(database)
-    await drafted(queue, new(), "one")
+    await finish_with_drafts(queue, new(), "one")
     draft = await drafts.get(TENANT, "one")
     assert draft is not None
     assert draft.expires_at - draft.created_at < timedelta(seconds=90)
@@ -119,18 +123,18 @@ async def test_a_draft_stays_until_the_request_that_goes_on_from_it_has_ended(
 ) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     first = new()
-    await drafted(queue, first, "one")
+    await finish_with_drafts(queue, first, "one")
     await queue.submit(new(draft_key=key_of(first)))
     await later(database, DAY_S + 1)
     await drafts.expire()
-    assert await unwanted(database) == set()
+    assert await unwanted_keys(database) == set()
     granted = await lease(queue)
     assert granted.draft_url == f"memory://files/{key_of(first)}"
     await drafts.expire()
-    assert await unwanted(database) == set()
-    await queue.finish(done(granted.held))
+    assert await unwanted_keys(database) == set()
+    await queue.finish(make_finish(granted.key))
     await drafts.expire()
-    assert await unwanted(database) == {key_of(first)}
+    assert await unwanted_keys(database) == {key_of(first)}
 
 
 async def test_a_draft_that_was_found_does_not_expire_before_its_request_is_stored(
@@ -138,24 +142,24 @@ async def test_a_draft_that_was_found_does_not_expire_before_its_request_is_stor
 ) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     first = new()
-    await drafted(queue, first, "one")
+    await finish_with_drafts(queue, first, "one")
     await later(database, DAY_S - 30)
     await drafts.open(TENANT, "one")
     await later(database, 60)
     await drafts.expire()
-    assert await unwanted(database) == set()
+    assert await unwanted_keys(database) == set()
     await later(database, 600)
     await drafts.expire()
-    assert await unwanted(database) == {key_of(first)}
+    assert await unwanted_keys(database) == {key_of(first)}
 
 
 async def test_another_attempt_gets_the_draft_too(ingress: Ingress, database: Database) -> None:
     queue = await ingress()
     first = new()
-    await drafted(queue, first, "one")
+    await finish_with_drafts(queue, first, "one")
     await queue.submit(new(draft_key=key_of(first)))
     granted = await lease(queue)
-    await queue.hand_back(granted.held, "r1", "It closes.")
+    await queue.hand_back(granted.key, "r1", "It closes.")
     again = await lease(queue, "r2")
     assert (again.attempt, again.draft_url) == (2, granted.draft_url)
 
@@ -163,11 +167,11 @@ async def test_another_attempt_gets_the_draft_too(ingress: Ingress, database: Da
 async def test_drafts_are_deleted_with_their_request(ingress: Ingress, database: Database) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     plain, keyed = new(), new(idempotency_key="k")
-    await drafted(queue, plain, "one")
-    await drafted(queue, keyed, "two")
+    await finish_with_drafts(queue, plain, "one")
+    await finish_with_drafts(queue, keyed, "two")
     for request in (plain, keyed):
         await queue.delete(TENANT, request.id)
-    assert await unwanted(database) == {key_of(plain), key_of(keyed)}
+    assert await unwanted_keys(database) == {key_of(plain), key_of(keyed)}
     assert await drafts.newest(TENANT, 10) == []
 
 
@@ -177,18 +181,18 @@ async def test_a_draft_in_use_outlasts_its_deletion_and_its_requests(
     queue, drafts = await ingress(), PostgresDrafts(database)
     dropped, plain, keyed = new(), new(), new(idempotency_key="k")
     for request, id_ in ((dropped, "one"), (plain, "two"), (keyed, "three")):
-        await drafted(queue, request, id_)
+        await finish_with_drafts(queue, request, id_)
     for request in (dropped, plain, keyed):
         await queue.submit(new(draft_key=key_of(request)))
     assert await drafts.delete(TENANT, "one", Actor("key-1", "192.0.2.1"))
     for request in (plain, keyed):
         await queue.delete(TENANT, request.id)
     await drafts.expire()
-    assert await unwanted(database) == set()
+    assert await unwanted_keys(database) == set()
     for _ in range(3):
-        await queue.finish(done((await lease(queue)).held))
+        await queue.finish(make_finish((await lease(queue)).key))
     await drafts.expire()
-    assert await unwanted(database) == {key_of(owner) for owner in (dropped, plain, keyed)}
+    assert await unwanted_keys(database) == {key_of(owner) for owner in (dropped, plain, keyed)}
     assert await database.rows("SELECT * FROM drafts") == []
     rows = await database.rows("SELECT actor, subject FROM audit WHERE action = 'draft.delete'")
     assert rows == [("key-1", "one")]
@@ -200,15 +204,15 @@ async def test_a_draft_that_was_found_outlasts_its_deletion_until_its_request_is
     queue, drafts = await ingress(), PostgresDrafts(database)
     dropped, deleted = new(), new()
     for request, id_ in ((dropped, "one"), (deleted, "two")):
-        await drafted(queue, request, id_)
+        await finish_with_drafts(queue, request, id_)
         assert await drafts.open(TENANT, id_) is not None  # a submit is under way
     assert await drafts.delete(TENANT, "one")
     await queue.delete(TENANT, deleted.id)
     await drafts.expire()
-    assert await unwanted(database) == set()
+    assert await unwanted_keys(database) == set()
     await later(database, 601)
     await drafts.expire()
-    assert await unwanted(database) == {key_of(dropped), key_of(deleted)}
+    assert await unwanted_keys(database) == {key_of(dropped), key_of(deleted)}
 
 
 async def test_a_draft_in_use_outlasts_the_retention_of_its_request(
@@ -216,15 +220,15 @@ async def test_a_draft_in_use_outlasts_the_retention_of_its_request(
 ) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     first = new()
-    await drafted(queue, first, "one")
+    await finish_with_drafts(queue, first, "one")
     await queue.submit(new(draft_key=key_of(first)))
     await Deletion(database, Retention()).delete_of_tenant(TENANT)
     assert await drafts.get(TENANT, "one") is None
     await drafts.expire()
-    assert await unwanted(database) == set()
-    await queue.finish(done((await lease(queue)).held))
+    assert await unwanted_keys(database) == set()
+    await queue.finish(make_finish((await lease(queue)).key))
     await drafts.expire()
-    assert await unwanted(database) == {key_of(first)}
+    assert await unwanted_keys(database) == {key_of(first)}
 
 
 async def test_drafts_go_with_the_files_of_a_request_whose_client_limited_their_time(
@@ -233,12 +237,12 @@ async def test_drafts_go_with_the_files_of_a_request_whose_client_limited_their_
     queue, lifecycles = await ingress(), PostgresLifecycles(database)
     request = new()
     await lifecycles.keep(request.id, 60.0)
-    await drafted(queue, request, "one")
+    await finish_with_drafts(queue, request, "one")
     await end_earlier(database, 61)
     await lifecycles.expire()
     assert await queue.drafts.get(TENANT, "one") is None
     await queue.drafts.expire()
-    assert await unwanted(database) == {key_of(request)}
+    assert await unwanted_keys(database) == {key_of(request)}
 
 
 async def test_a_draft_in_use_outlasts_the_time_of_the_files_of_its_request(
@@ -248,27 +252,27 @@ async def test_a_draft_in_use_outlasts_the_time_of_the_files_of_its_request(
     used, opened = new(), new()
     for request, id_ in ((used, "one"), (opened, "two")):
         await lifecycles.keep(request.id, 60.0)
-        await drafted(queue, request, id_)
+        await finish_with_drafts(queue, request, id_)
     await queue.submit(new(draft_key=key_of(used)))
     assert await queue.drafts.open(TENANT, "two") is not None  # a submit is under way
     await end_earlier(database, 61)
     await lifecycles.expire()
     await queue.drafts.expire()
-    assert await unwanted(database) == set()
+    assert await unwanted_keys(database) == set()
     granted = await lease(queue)
     assert granted.draft_url == f"memory://files/{key_of(used)}"
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
     await later(database, 600)
     await queue.drafts.expire()
-    assert await unwanted(database) == {key_of(used), key_of(opened)}
+    assert await unwanted_keys(database) == {key_of(used), key_of(opened)}
 
 
 async def test_a_tenant_deletes_a_draft(ingress: Ingress, database: Database) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     request = new()
-    await drafted(queue, request, "one")
+    await finish_with_drafts(queue, request, "one")
     assert await drafts.delete(TENANT, "one", Actor("key-1", "192.0.2.1"))
     assert not await drafts.delete(TENANT, "one")
-    assert await unwanted(database) == {key_of(request)}
+    assert await unwanted_keys(database) == {key_of(request)}
     rows = await database.rows("SELECT actor, subject FROM audit WHERE action = 'draft.delete'")
     assert rows == [("key-1", "one")]

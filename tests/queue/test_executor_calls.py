@@ -39,7 +39,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.provider_server import KEY
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import Ingress
-from tests.queue.requests import TENANT, done, failure, lease, new
+from tests.queue.requests import TENANT, failure, lease, make_finish, new
 from tests.queue.unwanted_files import take_files
 
 ME = Actor("key-1", "192.0.2.1")
@@ -83,7 +83,7 @@ async def desk(database: Database, ingress: Ingress) -> Desk:
 
 async def test_an_app_gets_the_named_secrets_of_the_installation_only(desk: Desk) -> None:
     await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     assert await desk.calls.call("secrets", lease_key, TENANT) == (Secret("FAL_KEY", "", "ours"),)
     desk.terms.secrets = ()
     assert await desk.calls.call("secrets", lease_key, TENANT) == ()
@@ -92,18 +92,18 @@ async def test_an_app_gets_the_named_secrets_of_the_installation_only(desk: Desk
 async def test_a_hosted_provider_gets_those_of_the_requests_tenant_first(desk: Desk) -> None:
     desk.terms.family = "fal"
     await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     found = await desk.calls.call("secrets", lease_key, TENANT)
     assert found == (Secret("FAL_KEY", TENANT, "theirs"), Secret("FAL_KEY", "", "ours"))
 
 
 async def test_a_lease_that_is_not_held_gets_no_secret(desk: Desk) -> None:
     await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     for wrong in (replace(lease_key, nonce=lease_key.nonce + 1), replace(lease_key, attempt=7)):
         with pytest.raises(Fenced):
             await desk.calls.call("secrets", wrong, TENANT)
-    await desk.queue.finish(done(lease_key))
+    await desk.queue.finish(make_finish(lease_key))
     with pytest.raises(Fenced):
         await desk.calls.call("secrets", lease_key, TENANT)
 
@@ -121,7 +121,7 @@ async def test_a_file_of_an_attempt_that_ends_without_it_is_deleted_after_its_ti
     desk: Desk, database: Database
 ) -> None:
     await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     key = await file_of(desk, lease_key)
     ((left_s,),) = await database.rows(
         "SELECT extract(epoch FROM due_at - now()) FROM jobs WHERE kind = 'file'"
@@ -141,7 +141,7 @@ async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
     await desk.queue.submit(new())
     attempts = list[tuple[str, str]]()
     for _ in range(2):
-        lease_key = (await lease(desk.queue)).held
+        lease_key = (await lease(desk.queue)).key
         ticket: UploadTicket = await desk.calls.call(
             "file_ticket", lease_key, TENANT, 0, "image/png"
         )
@@ -151,7 +151,7 @@ async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
             await desk.queue.hand_back(lease_key, "r1", "It ends.")
     file, small = (Artifact(key, "image/png", 3, "ab" * 32) for key in attempts[1])
     stored = (replace(file, thumbnail=small),)
-    await desk.queue.finish(done(lease_key, Outcome(output={}, artifacts=stored)))
+    await desk.queue.finish(make_finish(lease_key, Outcome(output={}, artifacts=stored)))
     await all_due(database)
     taken = await take_files(database)
     assert {*attempts[0]} <= {*taken}
@@ -160,12 +160,14 @@ async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
 
 async def test_a_file_that_a_success_names_stays(desk: Desk, database: Database) -> None:
     await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     key, other = await file_of(desk, lease_key), "r/other/1/a.png"
     leases = ExecutorLeases(database)
     await leases.expect_files([other])
     file = Artifact(key, "image/png", 3, "ab" * 32, width=8, height=8)
-    await desk.queue.finish(done(lease_key, Outcome(output={"file": key}, artifacts=(file,))))
+    await desk.queue.finish(
+        make_finish(lease_key, Outcome(output={"file": key}, artifacts=(file,)))
+    )
     assert await database.rows("SELECT key FROM jobs WHERE kind = 'file'") == [(other,)]
     await leases.expect_files([key])  # a call that was on its way when the request ended
     await all_due(database)
@@ -178,7 +180,7 @@ def call(input_hash: str) -> NewCall:
 
 async def test_a_request_has_one_call_of_a_provider_whoever_asks(desk: Desk) -> None:
     await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     first = await desk.calls.call("begin_hosted_call", lease_key, call("a"))
     again = await desk.calls.call("begin_hosted_call", lease_key, call("a"))
     assert (first.fresh, again.fresh, again.id) == (True, False, first.id)
@@ -192,7 +194,7 @@ async def test_a_request_has_one_call_of_a_provider_whoever_asks(desk: Desk) -> 
 
 async def test_a_call_that_is_written_again_is_still_new_to_its_maker(desk: Desk) -> None:
     await desk.queue.submit(new())
-    lease_key, mine = (await lease(desk.queue)).held, call("a")
+    lease_key, mine = (await lease(desk.queue)).key, call("a")
     assert (await desk.calls.call("begin_hosted_call", lease_key, mine)).fresh
     assert (await desk.calls.call("begin_hosted_call", lease_key, mine)).fresh
     assert not (await desk.calls.call("begin_hosted_call", lease_key, call("a"))).fresh
@@ -202,7 +204,7 @@ async def test_a_job_of_a_provider_belongs_to_one_call(desk: Desk) -> None:
     calls: list[HostedCall] = []
     for number in range(2):
         await desk.queue.submit(new())
-        lease_key = (await lease(desk.queue)).held
+        lease_key = (await lease(desk.queue)).key
         calls.append(await desk.calls.call("begin_hosted_call", lease_key, call(str(number))))
     assert await desk.calls.call("accept_hosted_call", calls[0].id, "job-1", {})
     assert not await desk.calls.call("accept_hosted_call", calls[1].id, "job-1", {})
@@ -213,7 +215,7 @@ async def test_a_job_of_a_provider_belongs_to_one_call(desk: Desk) -> None:
 async def test_an_id_that_is_kept_again_is_kept_as_it_is(desk: Desk) -> None:
     """The answer of the first try was lost, as while an ingress restarts."""
     await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     hosted_call = await desk.calls.call("begin_hosted_call", lease_key, call("a"))
     for _ in range(2):
         assert await desk.calls.call("accept_hosted_call", hosted_call.id, "job-1", {"get": "x"})
@@ -225,7 +227,7 @@ async def test_an_id_that_is_kept_again_is_kept_as_it_is(desk: Desk) -> None:
 async def test_equal_calls_are_sent_one_after_the_other(desk: Desk) -> None:
     await desk.queue.submit(new())
     await desk.queue.submit(new())
-    first, second = (await lease(desk.queue)).held, (await lease(desk.queue)).held
+    first, second = (await lease(desk.queue)).key, (await lease(desk.queue)).key
     sending = await desk.calls.call("begin_hosted_call", first, call("a"))
     assert await desk.calls.call("begin_hosted_call", second, call("a")) is None
     assert await desk.calls.call("end_hosted_call", sending.id, "refused")
@@ -236,14 +238,14 @@ async def test_equal_calls_are_sent_one_after_the_other(desk: Desk) -> None:
 async def test_a_call_of_an_ended_request_keeps_no_other_one_waiting(desk: Desk) -> None:
     await desk.queue.submit(new())
     await desk.queue.submit(new())
-    first, second = (await lease(desk.queue)).held, (await lease(desk.queue)).held
+    first, second = (await lease(desk.queue)).key, (await lease(desk.queue)).key
     await desk.calls.call("begin_hosted_call", first, call("a"))
     assert await desk.calls.call("begin_hosted_call", second, call("a")) is None
-    await desk.queue.finish(done(first))
+    await desk.queue.finish(make_finish(first))
     theirs: list[HostedCall | None] = []
     for _ in range(2):  # of the same provider, with a key of their tenant
         await desk.queue.submit(new())
-        lease_key = (await lease(desk.queue)).held
+        lease_key = (await lease(desk.queue)).key
         again = replace(call("a"), owner="bob")
         theirs.append(await desk.calls.call("begin_hosted_call", lease_key, again))
     assert theirs[1] is None
@@ -265,10 +267,10 @@ async def test_a_job_whose_request_is_cancelled_between_attempts_is_ended(
     """The replica has handed it back, so only the ingress knows of it."""
     await desk.secrets.put(INSTALLATION, "FAL_KEY", KEY, ME)
     fal.holds = True
-    needed, unwanted = [await fal.accepted("fal-ai/veo3", {}) for _ in range(2)]
+    needed, unwanted = [await fal.accept("fal-ai/veo3", {}) for _ in range(2)]
     for _ in (needed, unwanted):
         await desk.queue.submit(new())
-    leases = [(await lease(desk.queue)).held for _ in (needed, unwanted)]
+    leases = [(await lease(desk.queue)).key for _ in (needed, unwanted)]
     for job, lease_key in zip((needed, unwanted), leases, strict=True):
         hosted_call = await desk.calls.call("begin_hosted_call", lease_key, call(job.id))
         url = f"{fal.origin}/fal-ai/veo3/requests/{job.id}/cancel"
@@ -307,11 +309,11 @@ class Sent:
     async def send(self, *, accepted: bool = True, **changes: Any) -> None:
         await self.desk.secrets.put(INSTALLATION, "FAL_KEY", KEY, ME)
         self.fal.holds = True
-        self.job = await self.fal.accepted("fal-ai/veo3", {})
+        self.job = await self.fal.accept("fal-ai/veo3", {})
         self.request = await self.desk.queue.submit(
             new(endpoint="acme/hosted", **{"retries": NONE, "price": CENT} | changes)
         )
-        self.held = (await lease(self.desk.queue)).held
+        self.held = (await lease(self.desk.queue)).key
         self.made = await self.desk.calls.call("begin_hosted_call", self.held, call(self.job.id))
         if accepted:
             await self.accept()
@@ -336,7 +338,7 @@ class Sent:
 
 
 @pytest.fixture
-def sent(desk: Desk, fal: FalServer, liveness: FakeLiveness) -> Sent:
+def sent_call(desk: Desk, fal: FalServer, liveness: FakeLiveness) -> Sent:
     return Sent(desk, fal, liveness)
 
 
@@ -392,11 +394,11 @@ async def is_failed_by_an_operator_while_it_waits(sent: Sent) -> None:
     ],
 )
 async def test_a_job_that_no_replica_goes_on_with_is_ended(
-    sent: Sent, end: Callable[[Sent], Awaitable[None]]
+    sent_call: Sent, end: Callable[[Sent], Awaitable[None]]
 ) -> None:
-    await end(sent)
-    await end_jobs(sent.desk, sent.fal)
-    assert sent.job.cancelled
+    await end(sent_call)
+    await end_jobs(sent_call.desk, sent_call.fal)
+    assert sent_call.job.cancelled
 
 
 async def dies_and_is_tried_again(sent: Sent) -> None:
@@ -411,12 +413,12 @@ async def is_requeued_by_an_operator(sent: Sent) -> None:
 
 async def succeeds(sent: Sent) -> None:
     await sent.send()
-    await sent.desk.queue.finish(done(sent.held))
+    await sent.desk.queue.finish(make_finish(sent.held))
 
 
 async def ends_by_its_replica(sent: Sent) -> None:
     await sent.send()
-    await sent.desk.queue.finish(done(sent.held, failure("hosted_failed")))
+    await sent.desk.queue.finish(make_finish(sent.held, failure("hosted_failed")))
 
 
 @pytest.mark.long
@@ -424,39 +426,39 @@ async def ends_by_its_replica(sent: Sent) -> None:
     "end", [dies_and_is_tried_again, is_requeued_by_an_operator, succeeds, ends_by_its_replica]
 )
 async def test_a_job_that_is_wanted_or_has_ended_is_left_alone(
-    sent: Sent, end: Callable[[Sent], Awaitable[None]]
+    sent_call: Sent, end: Callable[[Sent], Awaitable[None]]
 ) -> None:
-    await end(sent)
-    await end_jobs(sent.desk, sent.fal)
-    assert not sent.job.cancelled
+    await end(sent_call)
+    await end_jobs(sent_call.desk, sent_call.fal)
+    assert not sent_call.job.cancelled
 
 
-async def test_a_job_that_is_accepted_after_its_request_has_left_is_ended(sent: Sent) -> None:
+async def test_a_job_that_is_accepted_after_its_request_has_left_is_ended(sent_call: Sent) -> None:
     """The replica was taken for dead while the provider was slow to answer."""
-    await sent.send(accepted=False, fallback=ELSEWHERE)
-    await sent.die()
-    await end_jobs(sent.desk, sent.fal)
-    assert not sent.job.cancelled
-    await sent.accept()
-    await end_jobs(sent.desk, sent.fal)
-    assert sent.job.cancelled
+    await sent_call.send(accepted=False, fallback=ELSEWHERE)
+    await sent_call.die()
+    await end_jobs(sent_call.desk, sent_call.fal)
+    assert not sent_call.job.cancelled
+    await sent_call.accept()
+    await end_jobs(sent_call.desk, sent_call.fal)
+    assert sent_call.job.cancelled
 
 
 async def test_a_call_that_was_surely_not_accepted_is_waited_for_no_longer(
-    sent: Sent, database: Database
+    sent_call: Sent, database: Database
 ) -> None:
-    await sent.send(accepted=False, fallback=ELSEWHERE)
-    await sent.die()
+    await sent_call.send(accepted=False, fallback=ELSEWHERE)
+    await sent_call.die()
     assert await database.rows("SELECT 1 FROM jobs WHERE kind = 'hosted'")
-    assert await sent.desk.calls.call("end_hosted_call", sent.made.id, "refused")
+    assert await sent_call.desk.calls.call("end_hosted_call", sent_call.made.id, "refused")
     assert not await database.rows("SELECT 1 FROM jobs WHERE kind = 'hosted'")
 
 
 async def test_a_deleted_request_leaves_no_call(desk: Desk, database: Database) -> None:
     request = await desk.queue.submit(new())
-    lease_key = (await lease(desk.queue)).held
+    lease_key = (await lease(desk.queue)).key
     await desk.calls.call("begin_hosted_call", lease_key, call("a"))
-    await desk.queue.finish(done(lease_key))
+    await desk.queue.finish(make_finish(lease_key))
     await desk.queue.delete(TENANT, request.id)
     assert await database.rows("SELECT 1 FROM hosted_calls") == []
 

@@ -40,7 +40,7 @@ async def given_work(queue: Queue, slots: int = SLOTS) -> None:
         assert len(work.leases) == 1
 
 
-async def stored(database: Database) -> int:
+async def count_stored(database: Database) -> int:
     ((count,),) = await database.rows(COUNT)
     return int(count)
 
@@ -54,11 +54,11 @@ async def test_runs_wait_for_the_poll_of_a_replica_that_was_given_work(
 ) -> None:
     queue = await ingress(LIMITS)
     await given_work(queue)
-    before = await stored(database)
+    before = await count_stored(database)
     ((leased_later,),) = await database.rows(LEASED_LATER)
     runs = [run(queue) for _ in range(SLOTS - 1)]
     for _ in range(5):
-        assert await stored(database) == before
+        assert await count_stored(database) == before
     work = await queue.ask(ask(SLOTS))
     requests = await asyncio.gather(*runs)
     assert {granted.request_id for granted in work.leases} == {request.id for request in requests}
@@ -114,7 +114,7 @@ async def test_held_runs_are_stored_when_the_ingress_stops(
     queue = await ingress(LIMITS)
     await given_work(queue)
     run_task = run(queue)
-    await stored(database)
+    await count_stored(database)
     assert not run_task.done()
     await queue.aclose()
     assert (await run_task).state is State.QUEUED

@@ -21,7 +21,7 @@ async def test_a_burst_that_finds_free_slots_is_no_queue(ingress: Ingress) -> No
     asking = asyncio.create_task(queue.ask(ask(8)))
 
     async def waits() -> bool:
-        return queue.parts.polls.drained(POOL) and queue.parts.state.waiters.slots(POOL) == 8
+        return queue.parts.polls.is_drained(POOL) and queue.parts.state.waiters.slots(POOL) == 8
 
     await eventually(waits)
     stored = await asyncio.gather(*(queue.submit(new(), most_queued=1) for _ in range(8)))

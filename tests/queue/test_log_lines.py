@@ -22,7 +22,7 @@ Said = list[tuple[str, str | None]]
 
 
 @pytest.fixture
-def said() -> Iterator[Said]:
+def log_lines() -> Iterator[Said]:
     lines: Said = []
     log, listener = logging.getLogger("serve_app.queue"), logging.Handler()
     listener.emit = lambda record: lines.append((record.getMessage(), request_id.get()))
@@ -32,7 +32,7 @@ def said() -> Iterator[Said]:
 
 
 async def test_a_lease_that_cannot_be_made_is_logged_for_its_request_and_for_no_other(
-    ingress: Ingress, terms: FakeTerms, said: Said, monkeypatch: pytest.MonkeyPatch
+    ingress: Ingress, terms: FakeTerms, log_lines: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError
@@ -43,34 +43,34 @@ async def test_a_lease_that_cannot_be_made_is_logged_for_its_request_and_for_no_
         request = await queue.submit(new())
         while not (await queue.get(TENANT, request.id)).state.final:
             await queue.ask(ask(1))
-    named = [whose for line, whose in said if line.startswith("The lease of request")]
+    named = [whose for line, whose in log_lines if line.startswith("The lease of request")]
     assert set(named) == {request.id}
 
 
 async def test_a_lease_that_ends_by_death_is_logged_for_its_request(
-    ingress: Ingress, liveness: FakeLiveness, said: Said
+    ingress: Ingress, liveness: FakeLiveness, log_lines: Said
 ) -> None:
     queue = await ingress(LONG_LEASES)
     requests = [await queue.submit(new()) for _ in range(2)]
     leases = (await queue.ask(ask(2))).leases
-    await queue.report(report(*(granted.held for granted in leases)))
+    await queue.report(report(*(granted.key for granted in leases)))
     liveness.buried.add("actor-r1")
     for request in requests:
-        while (await queue.changed(TENANT, request.id, 0.1)).state is State.RUNNING:
+        while (await queue.wait_for_change(TENANT, request.id, 0.1)).state is State.RUNNING:
             pass
-    named = {whose for line, whose in said if "actor-r1" in line or " is gone " in line}
+    named = {whose for line, whose in log_lines if "actor-r1" in line or " is gone " in line}
     assert named == {submitted.id for submitted in requests}
 
 
 async def test_a_lease_that_runs_out_is_logged_for_its_request(
-    ingress: Ingress, said: Said
+    ingress: Ingress, log_lines: Said
 ) -> None:
     queue = await ingress(QUICK)
     request = await queue.submit(new())
     await lease(queue)
-    while not any("lease ran out" in line for line, _ in said):
+    while not any("lease ran out" in line for line, _ in log_lines):
         await queue.wait(TENANT, request.id, 0.05)
-    assert {whose for line, whose in said if "lease ran out" in line} == {request.id}
+    assert {whose for line, whose in log_lines if "lease ran out" in line} == {request.id}
 
 
 async def test_the_log_of_a_request_has_a_size(ingress: Ingress, database: Database) -> None:

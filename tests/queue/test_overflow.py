@@ -19,7 +19,7 @@ from tests.contract.waiting import eventually
 from tests.deployments.waiting import until
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import POOL, TENANT, ask, done, new, report
+from tests.queue.requests import POOL, TENANT, ask, make_finish, new, report
 
 OTHER = "large"
 CHAIN = OverflowPools({OTHER: POOL})
@@ -35,10 +35,10 @@ async def until_polls(queue: PostgresQueue, slots: int) -> None:
     before the last of them is still looking for work.
     """
     waiters, polls = queue.parts.state.waiters, queue.parts.polls
-    await until(lambda: waiters.slots(POOL) >= slots and polls.drained(POOL))
+    await until(lambda: waiters.slots(POOL) >= slots and polls.is_drained(POOL))
 
 
-async def leased(queue: PostgresQueue, poll: Ask) -> Lease:
+async def take_lease(queue: PostgresQueue, poll: Ask) -> Lease:
     (lease,) = (await queue.ask(poll)).leases
     return lease
 
@@ -48,10 +48,10 @@ async def test_a_replica_of_the_overflow_pool_leases_from_the_queue_of_the_first
 ) -> None:
     queue = await ingress(LIMITS)
     stored = await queue.submit(new())
-    lease = await leased(queue, ask(1, replica="l1", pool=OTHER))
+    lease = await take_lease(queue, ask(1, replica="l1", pool=OTHER))
     assert lease.request_id == stored.id
     assert (await queue.get(TENANT, stored.id)).pool == POOL
-    await queue.finish(done(lease.held, replica="l1"))
+    await queue.finish(make_finish(lease.key, replica="l1"))
     assert (await queue.get(TENANT, stored.id)).state is State.SUCCEEDED
 
 
@@ -76,7 +76,8 @@ async def test_both_pools_take_what_is_queued_in_the_order_of_one_queue(ingress:
     stored = [await queue.submit(new(tenant=name)) for name in ("ann", "ann", "bob", "bob")]
     polls = (("r1", POOL), ("l1", OTHER), ("r2", POOL), ("l2", OTHER))
     taken = [
-        (await leased(queue, ask(1, replica=name, pool=pool))).request_id for name, pool in polls
+        (await take_lease(queue, ask(1, replica=name, pool=pool))).request_id
+        for name, pool in polls
     ]
     order = [stored[0].id, stored[2].id, stored[1].id, stored[3].id]
     assert taken == order  # by turns, as with one pool
@@ -128,7 +129,7 @@ async def test_the_demand_counts_what_runs_where_it_runs_and_for_the_scaling_in_
     for name, pool in (("r1", POOL), ("l1", OTHER)):
         await queue.announce(Presence(name, f"actor-{name}", pool, ReplicaStage.READY, slots=1))
         await queue.submit(new())
-        await leased(queue, ask(1, replica=name, pool=pool))
+        await take_lease(queue, ask(1, replica=name, pool=pool))
     for endpoint in ("large/one", "small/one"):
         await queue.submit(new(endpoint=endpoint))
 
@@ -149,7 +150,7 @@ async def test_what_runs_counts_for_a_first_pool_that_has_neither_replicas_nor_q
     queue = await ingress(LIMITS)
     await queue.announce(Presence("l1", "actor-l1", OTHER, ReplicaStage.READY, slots=1))
     await queue.submit(new())
-    await leased(queue, ask(1, replica="l1", pool=OTHER))
+    await take_lease(queue, ask(1, replica="l1", pool=OTHER))
 
     async def is_counted() -> bool:
         scaling = of_queues(await queue.demand(), CHAIN)
@@ -179,9 +180,9 @@ async def test_each_class_learns_its_own_times_and_lends_them_where_none_are_kno
     costs = queue.parts.state.costs
     await queue.announce(Presence("l1", "actor-l1", OTHER, ReplicaStage.READY, slots=1))
     stored = await queue.submit(new())
-    lease = await leased(queue, ask(1, replica="l1", pool=OTHER))
-    await queue.report(report(lease.held, replica="l1"))
-    await queue.finish(done(lease.held, replica="l1"))
+    lease = await take_lease(queue, ask(1, replica="l1", pool=OTHER))
+    await queue.report(report(lease.key, replica="l1"))
+    await queue.finish(make_finish(lease.key, replica="l1"))
     await until(lambda: costs.knows(stored.endpoint, POOL))
     keys = {(row["endpoint"], row["pool"]) for row in costs.as_rows()}
     assert (stored.endpoint, POOL) in keys  # positions are those of the queue
@@ -211,10 +212,10 @@ async def test_a_request_waits_because_the_replicas_of_both_pools_are_busy(
 async def test_a_replica_that_drains_hands_its_request_to_the_other_pool(ingress: Ingress) -> None:
     queue = await ingress(LIMITS)
     stored = await queue.submit(new())
-    lease = await leased(queue, ask(1, replica="l1", pool=OTHER))
-    await queue.report(report(lease.held, replica="l1"))
-    await queue.hand_back(lease.held, "l1", "it stops")
-    again = await leased(queue, ask(1, replica="r1"))
+    lease = await take_lease(queue, ask(1, replica="l1", pool=OTHER))
+    await queue.report(report(lease.key, replica="l1"))
+    await queue.hand_back(lease.key, "l1", "it stops")
+    again = await take_lease(queue, ask(1, replica="r1"))
     assert (again.request_id, again.attempt) == (stored.id, 2)
     assert (await queue.current(TENANT, stored.id)).failures == 0
 
@@ -256,7 +257,7 @@ async def test_with_many_of_both_pools_every_request_runs_once_and_the_first_is_
         while len(ran) < len(ids):
             poll = replace(ask(2, replica=name, pool=pool), wait_s=0.1)
             for lease in (await queue.ask(poll)).leases:
-                await queue.finish(done(lease.held, replica=name))
+                await queue.finish(make_finish(lease.key, replica=name))
                 ran.append(lease.request_id)
 
     await asyncio.gather(*map(replica, range(6)))
@@ -266,6 +267,6 @@ async def test_with_many_of_both_pools_every_request_runs_once_and_the_first_is_
 async def test_a_replica_is_known_by_its_call_before_its_row_is_written(ingress: Ingress) -> None:
     queue = await ingress(PATIENT)  # nothing writes the rows
     await queue.submit(new())
-    await leased(queue, ask(1, replica="l1", pool=OTHER))
+    await take_lease(queue, ask(1, replica="l1", pool=OTHER))
     await queue.parts.state.stats.refresh()
     assert queue.parts.state.stats.ran_in("l1", POOL) == OTHER

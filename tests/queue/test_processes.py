@@ -31,7 +31,7 @@ class Cluster:
         self.log = ProcessLog(database, self.liveness, lambda: frozenset(self.alive), id_)
 
     async def start(self, ingress: IngressProcess) -> None:
-        await self.log.started(ingress)
+        await self.log.record_start(ingress)
         self.alive.add(ingress.actor_id)
 
     async def events(self) -> list[tuple[str, str, str]]:
@@ -110,7 +110,7 @@ async def test_an_ingress_says_why_it_started(cluster: Cluster) -> None:
     cluster.liveness.buried = {"i1"}
     await cluster.start(replace(INGRESS, actor_id="i3", name="ingress-3"))
     await cluster.start(replace(INGRESS, actor_id="i4", name="ingress-4", version="0.2.0"))
-    await cluster.log.stopped(replace(INGRESS, actor_id="i2"))
+    await cluster.log.record_stop(replace(INGRESS, actor_id="i2"))
     assert await cluster.events() == [
         ("ingress-2", "ended", "it was stopped or replaced"),
         ("ingress-4", "started", "version 0.2.0 in place of 0.1.0"),
@@ -153,7 +153,7 @@ async def test_what_ended_is_forgotten_and_what_lives_is_not(
 ) -> None:
     await cluster.start(INGRESS)
     await cluster.start(replace(INGRESS, actor_id="i2", name="ingress-2"))
-    await cluster.log.stopped(INGRESS)
+    await cluster.log.record_stop(INGRESS)
     await database.rows("UPDATE processes SET seen_at = now() - interval '2 days'")
     await cluster.log.look()
     await database.rows("UPDATE processes SET seen_at = seen_at - interval '6 days'")

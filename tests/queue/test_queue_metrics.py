@@ -21,7 +21,7 @@ from serve_app.postgres.last_backup import record_backup
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.state import replicas
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.migrations import shipped
+from serve_app.queue.store.migrations import list_migrations
 from serve_app.settings import TenantLimits
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
@@ -29,7 +29,7 @@ from tests.contract.waiting import eventually
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, QUICK
-from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, report
+from tests.queue.requests import POOL, TENANT, ask, failure, lease, make_finish, new, report
 from tests.telemetry.reading import Scrapes, scraping
 
 ENDPOINT = "fal-ai/flux/schnell"
@@ -70,12 +70,12 @@ async def test_waits_and_whole_times_are_measured(start: Processes) -> None:
     queue, scrapes = await start()
     await queue.submit(new())
     await asyncio.sleep(0.1)
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     assert await scrapes.value("wait_seconds_count", **ABOUT) == 1
     waited_s = await scrapes.value("wait_seconds_sum", **ABOUT) or 0.0
     assert waited_s >= 0.1
     assert await scrapes.value("total_seconds_count", **ABOUT) is None
-    await queue.finish(done(lease_key))
+    await queue.finish(make_finish(lease_key))
     assert await scrapes.value("total_seconds_count", **ABOUT) == 1
     assert (await scrapes.value("total_seconds_sum", **ABOUT) or 0.0) >= waited_s
 
@@ -88,16 +88,16 @@ async def test_attempts_are_counted_by_their_end_and_failures_by_code(start: Pro
         return await scrapes.value("attempts_total", pool=POOL, end=end)
 
     await queue.submit(new())
-    await queue.hand_back((await lease(queue)).held, "r1", "it drains")
+    await queue.hand_back((await lease(queue)).key, "r1", "it drains")
     assert await attempts("hand_back") == 1
-    await queue.finish(done((await lease(queue)).held, failure(retryable=True)))
+    await queue.finish(make_finish((await lease(queue)).key, failure(retryable=True)))
     assert await attempts("retry") == 1
     assert await scrapes.value("failures_total", endpoint=ENDPOINT, code="pipeline_failed") is None
-    await queue.finish(done((await lease(queue)).held, failure("out_of_memory")))
+    await queue.finish(make_finish((await lease(queue)).key, failure("out_of_memory")))
     assert await attempts("failed") == 1
     assert await scrapes.value("failures_total", endpoint=ENDPOINT, code="out_of_memory") == 1
     await queue.submit(new())
-    await queue.finish(done((await lease(queue)).held))
+    await queue.finish(make_finish((await lease(queue)).key))
     assert await attempts("succeeded") == 1
     # The first attempt of each request has a wait, the others do not.
     assert await scrapes.value("wait_seconds_count", **ABOUT) == 2
@@ -113,12 +113,12 @@ async def test_attempts_that_did_not_end_well_are_counted_by_the_node_of_their_r
         await queue.submit(new())
         (granted,) = (await queue.ask(ask(node=NODE))).leases
         await queue.parts.state.replicas.flush()
-        await queue.report(report(granted.held))
-        return granted.held
+        await queue.report(report(granted.key))
+        return granted.key
 
     of = {"node": NODE, "pool": POOL}
-    await queue.finish(done(await leased()))
-    await queue.finish(done(await leased(), failure("out_of_memory")))
+    await queue.finish(make_finish(await leased()))
+    await queue.finish(make_finish(await leased(), failure("out_of_memory")))
     assert await scrapes.value("node_failures_total", end="failed", **of) == 1
     assert await scrapes.value("node_failures_total", end="interrupted", **of) == 0
     await leased()  # and it is not heard of again
@@ -131,14 +131,14 @@ async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Pro
 
     async def finish(tenant: str, run_s: float) -> None:
         await queue.submit(new(tenant=tenant))
-        lease_key = (await lease(queue)).held
-        await queue.finish(done(lease_key, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
+        lease_key = (await lease(queue)).key
+        await queue.finish(make_finish(lease_key, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
 
     await finish(TENANT, 1.5)
     await finish("bob", 2.0)
     await finish("cleo", 3.0)
     await queue.submit(new())
-    session = (await lease(queue)).held
+    session = (await lease(queue)).key
     for _ in range(2):  # the frame is counted once
         await queue.record_frame(session, SESSION_FRAME, State.SUCCEEDED, Usage(0.25, 1, 0.1))
     await queue.hand_back(session, "r1", "it drains")  # no usage: the request has not ended
@@ -268,10 +268,10 @@ async def test_a_cancelled_request_is_no_failure(start: Processes) -> None:
 async def test_a_lease_that_runs_out_and_the_late_finish_are_counted(start: Processes) -> None:
     queue, scrapes = await start(QUICK)
     await queue.submit(new())
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     await scrapes.until(lambda n: n == 1, "leases_expired_total", pool=POOL)
     assert await scrapes.value("attempts_total", pool=POOL, end="interrupted") == 1
-    await queue.finish(done(lease_key))
+    await queue.finish(make_finish(lease_key))
     assert await scrapes.value("fenced_total", call="finish") == 1
     await queue.report(report(lease_key))
     assert await scrapes.value("fenced_total", call="report") == 1
@@ -282,9 +282,9 @@ async def test_a_lease_that_runs_out_and_the_late_finish_are_counted(start: Proc
 async def test_a_repeated_finish_is_not_fenced(start: Processes) -> None:
     queue, scrapes = await start()
     await queue.submit(new())
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     for _ in range(2):
-        await queue.finish(done(lease_key))
+        await queue.finish(make_finish(lease_key))
     assert await scrapes.value("fenced_total", call="finish") is None
 
 
@@ -356,7 +356,7 @@ async def test_one_process_shows_the_sizes_of_the_tables(start: Processes, conni
     first, scrapes = await start(name="one")
     await scrapes.until(lambda n: n > 0, "table_bytes", table="requests")
     _, others = await start(name="two")
-    await others.until(lambda version: version == shipped()[-1].number, "schema_version")
+    await others.until(lambda version: version == list_migrations()[-1].number, "schema_version")
     assert await others.value("table_bytes", table="requests") is None
     assert await others.value("task_last_success_timestamp_seconds", task="measure_tables") is None
     assert (await others.value("database_transaction_id_age") or 0) > 0
@@ -480,8 +480,8 @@ async def test_a_deadlock_that_is_retried_is_counted(conninfo: str) -> None:
 async def test_calls_that_share_a_statement_are_counted_together(start: Processes) -> None:
     queue, scrapes = await start()
     await asyncio.gather(*(queue.submit(new()) for _ in range(10)))
-    granted = [(await lease(queue)).held for _ in range(10)]
-    await asyncio.gather(*(queue.finish(done(lease_key)) for lease_key in granted))
+    granted = [(await lease(queue)).key for _ in range(10)]
+    await asyncio.gather(*(queue.finish(make_finish(lease_key)) for lease_key in granted))
     for call in ("submit", "finish"):
         assert await scrapes.value("batch_size_sum", call=call) == 10
         assert 1 <= (await scrapes.value("batch_size_count", call=call) or 0) < 10

@@ -26,27 +26,27 @@ from serve_app.tenants.tenants import PostgresTenants, TenantChange
 from tests.contract.test_billing_contract import images
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, done, failure, lease, new
+from tests.queue.requests import TENANT, failure, lease, make_finish, new
 
 SQUARE = (1024, 1024)
 IMAGE = Price(PriceUnit.IMAGE, Decimal(1))
 ONE = {"price": IMAGE, "expected": Quantities(images=1)}
 
 
-def limited(**limits: Any) -> Any:
+def with_limits(**limits: Any) -> Any:
     return replace(LONG_LEASES, tenants={TENANT: TenantLimits(**limits)})
 
 
 def budget(amount: int, **more: Any) -> Any:
-    return limited(budget=BudgetConfig(amount=Decimal(amount), **more))
+    return with_limits(budget=BudgetConfig(amount=Decimal(amount), **more))
 
 
-async def submitted(queue: PostgresQueue, count: int, **changes: Any) -> Sequence[Any]:
+async def submit_many(queue: PostgresQueue, count: int, **changes: Any) -> Sequence[Any]:
     calls = (queue.submit(new(**changes)) for _ in range(count))
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-def stored(found: Sequence[Any]) -> int:
+def count_stored(found: Sequence[Any]) -> int:
     return sum(isinstance(result, Request) for result in found)
 
 
@@ -54,7 +54,7 @@ def errors(found: Sequence[Any]) -> set[type]:
     return {type(result) for result in found if not isinstance(result, Request)}
 
 
-async def used(database: Database) -> Decimal:
+async def used_budget(database: Database) -> Decimal:
     rows = await database.rows(
         "SELECT q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')"
         " FROM tenant_quotas q"
@@ -66,9 +66,9 @@ async def used(database: Database) -> Decimal:
 
 
 async def test_more_requests_than_the_rate_allows_are_refused(ingress: Ingress) -> None:
-    queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
-    results = await submitted(queue, 5)
-    assert (stored(results), errors(results)) == (3, {RateLimited})
+    queue = await ingress(with_limits(requests_per_minute=6, requests_burst=3))
+    results = await submit_many(queue, 5)
+    assert (count_stored(results), errors(results)) == (3, {RateLimited})
     refused = next(result for result in results if isinstance(result, RateLimited))
     assert refused.allowance is not None
     assert (rate := refused.allowance.rate) is not None
@@ -79,7 +79,7 @@ async def test_more_requests_than_the_rate_allows_are_refused(ingress: Ingress) 
 
 
 async def test_a_submit_says_what_is_left_of_the_rate(ingress: Ingress) -> None:
-    queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
+    queue = await ingress(with_limits(requests_per_minute=6, requests_burst=3))
     left = [(await queue.submit(new())).allowance for _ in range(2)]
     rates = [
         allowance.rate for allowance in left if allowance is not None and allowance.rate is not None
@@ -91,14 +91,14 @@ async def test_a_submit_says_what_is_left_of_the_rate(ingress: Ingress) -> None:
 
 
 async def test_a_status_has_no_figures_of_the_submit(ingress: Ingress) -> None:
-    queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
+    queue = await ingress(with_limits(requests_per_minute=6, requests_burst=3))
     stored = await queue.submit(new())
     assert stored.allowance is not None
     assert (await queue.get(TENANT, stored.id)).allowance is None
 
 
 async def test_calls_come_back_with_time(ingress: Ingress, database: Database) -> None:
-    queue = await ingress(limited(requests_per_minute=6, requests_burst=1))
+    queue = await ingress(with_limits(requests_per_minute=6, requests_burst=1))
     await queue.submit(new())
     with pytest.raises(RateLimited):
         await queue.submit(new())
@@ -107,15 +107,15 @@ async def test_calls_come_back_with_time(ingress: Ingress, database: Database) -
 
 
 async def test_the_rate_holds_over_all_ingress_replicas(ingress: Ingress) -> None:
-    limits = limited(requests_per_minute=6, requests_burst=4)
+    limits = with_limits(requests_per_minute=6, requests_burst=4)
     queues = [await ingress(limits) for _ in range(2)]
-    results = await asyncio.gather(*(submitted(queue, 6) for queue in queues))
-    assert sum(map(stored, results)) == 4
+    results = await asyncio.gather(*(submit_many(queue, 6) for queue in queues))
+    assert sum(map(count_stored, results)) == 4
 
 
 async def test_what_was_refused_leaves_nothing(ingress: Ingress, database: Database) -> None:
-    queue = await ingress(limited(requests_per_minute=6, requests_burst=1, max_waiting=3))
-    await submitted(queue, 5)
+    queue = await ingress(with_limits(requests_per_minute=6, requests_burst=1, max_waiting=3))
+    await submit_many(queue, 5)
     for table, rows in (("requests", 1), ("events", 0)):
         assert await database.rows(f"SELECT count(*) FROM {table}") == [(rows,)]
     await database.rows("UPDATE tenant_quotas SET tat = '-infinity'")
@@ -126,17 +126,17 @@ async def test_what_was_refused_leaves_nothing(ingress: Ingress, database: Datab
 async def test_an_equal_request_that_shares_an_outcome_is_no_work_and_not_limited(
     ingress: Ingress,
 ) -> None:
-    queue = await ingress(limited(requests_per_minute=6, requests_burst=1))
+    queue = await ingress(with_limits(requests_per_minute=6, requests_burst=1))
     same = {"reuse_digest": b"d" * 32}
     await queue.submit(new(**same))
-    await queue.finish(done((await lease(queue)).held, images(SQUARE)))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
     assert (await queue.submit(new(**same))).reuses
 
 
 async def test_tenants_without_limits_are_not_looked_up(
     ingress: Ingress, database: Database
 ) -> None:
-    queue = await ingress(limited(requests_per_minute=6))
+    queue = await ingress(with_limits(requests_per_minute=6))
     await queue.submit(new(tenant="bob"))
     assert await database.rows("SELECT count(*) FROM tenant_quotas") == [(0,)]
 
@@ -152,12 +152,12 @@ async def test_a_submit_says_what_is_left_of_the_budget(
         "SELECT (date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month') "
         "AT TIME ZONE 'UTC'"
     )
-    results = await submitted(queue, 2, **ONE)
+    results = await submit_many(queue, 2, **ONE)
     left = (await queue.submit(new(**ONE))).allowance
     assert left is not None
     assert left.rate is None
     assert left.budget == BudgetLeft(Decimal(5), Decimal(2), "USD", month)
-    assert stored(results) == 2
+    assert count_stored(results) == 2
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ async def test_a_burst_reserves_no_more_than_the_budget(
     ingress: Ingress, database: Database
 ) -> None:
     queues = [await ingress(budget(5)) for _ in range(2)]
-    results = await asyncio.gather(*(submitted(queue, 8, **ONE) for queue in queues))
-    assert sum(map(stored, results)) == 5
+    results = await asyncio.gather(*(submit_many(queue, 8, **ONE) for queue in queues))
+    assert sum(map(count_stored, results)) == 5
     assert set().union(*map(errors, results)) == {BudgetExhausted}
-    assert await used(database) == 5
+    assert await used_budget(database) == 5
 
 
 async def test_a_request_whose_steps_need_more_than_is_left_is_not_stored(
@@ -193,7 +193,7 @@ async def test_a_request_whose_steps_need_more_than_is_left_is_not_stored(
         await queue.submit(new(needed={"USD": Decimal(6)}))
     for needed in ({"USD": Decimal(5)}, {"EUR": Decimal(9)}):
         await queue.submit(new(needed=needed))
-    assert await used(database) == 0, "its steps reserve it"
+    assert await used_budget(database) == 0, "its steps reserve it"
 
 
 async def test_what_costs_nothing_runs_without_a_budget(ingress: Ingress) -> None:
@@ -209,13 +209,13 @@ async def test_failures_and_cancelled_requests_give_back_what_they_reserved(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress(budget(2))
-    first, second = await submitted(queue, 2, **ONE)
-    await queue.finish(done((await lease(queue)).held, failure()))
-    assert await used(database) == 1
+    first, second = await submit_many(queue, 2, **ONE)
+    await queue.finish(make_finish((await lease(queue)).key, failure()))
+    assert await used_budget(database) == 1
     for request in (first, second):
         await queue.cancel(TENANT, request.id)
-    assert await used(database) == 0
-    assert stored(await submitted(queue, 3, **ONE)) == 2
+    assert await used_budget(database) == 0
+    assert count_stored(await submit_many(queue, 3, **ONE)) == 2
 
 
 async def test_what_runs_goes_on_and_costs_more_than_it_reserved_at_most_once_each(
@@ -225,20 +225,20 @@ async def test_what_runs_goes_on_and_costs_more_than_it_reserved_at_most_once_ea
     they reserved."""
     queue = await ingress(budget(3))
     price = Price(PriceUnit.GPU_SECOND, Decimal(1))  # nothing was measured: 1 s is expected
-    assert stored(await submitted(queue, 5, price=price)) == 3
+    assert count_stored(await submit_many(queue, 5, price=price)) == 3
     running: list[Lease] = [await lease(queue) for _ in range(3)]
     for granted in running:
-        await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s=2.5))))
-    assert await used(database) == Decimal("7.5")
-    assert stored(await submitted(queue, 2, price=price)) == 0
+        await queue.finish(make_finish(granted.key, Outcome(output={}, usage=Usage(run_s=2.5))))
+    assert await used_budget(database) == Decimal("7.5")
+    assert count_stored(await submit_many(queue, 2, price=price)) == 0
 
 
 async def test_a_budget_that_does_not_stop_only_counts(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress(budget(1, stop=False))
-    assert stored(await submitted(queue, 3, **ONE)) == 3
-    assert await used(database) == 3
+    assert count_stored(await submit_many(queue, 3, **ONE)) == 3
+    assert await used_budget(database) == 3
 
 
 async def test_a_new_period_begins_anew(ingress: Ingress, database: Database) -> None:
@@ -247,7 +247,7 @@ async def test_a_new_period_begins_anew(ingress: Ingress, database: Database) ->
     await database.rows("UPDATE tenant_quotas SET period = period - interval '1 month'")
     await database.rows("UPDATE requests SET created_at = created_at - interval '40 days'")
     await queue.submit(new(**ONE))
-    await queue.finish(done((await lease(queue)).held, failure()))  # of the month before
+    await queue.finish(make_finish((await lease(queue)).key, failure()))  # of the month before
     with pytest.raises(BudgetExhausted):
         await queue.submit(new(**ONE))
 
@@ -256,12 +256,12 @@ async def test_a_new_budget_counts_what_its_period_has_cost(ingress: Ingress) ->
     free = await ingress(LONG_LEASES)
     for _ in range(2):
         await free.submit(new(**ONE))
-        await free.finish(done((await lease(free)).held, images(SQUARE)))
+        await free.finish(make_finish((await lease(free)).key, images(SQUARE)))
     queue = await ingress(budget(3))
     before = await queue.budget_left(TENANT)
     assert before is not None
     assert (before.limit, before.remaining, before.currency) == (3, 1, "USD")
-    assert stored(await submitted(queue, 3, **ONE)) == 1
+    assert count_stored(await submit_many(queue, 3, **ONE)) == 1
     after = await queue.budget_left(TENANT)
     assert after == replace(before, remaining=Decimal(0))
 
@@ -274,12 +274,12 @@ async def test_what_was_spent_while_there_was_no_budget_counts_when_it_is_set_ag
     await tenants.create(TENANT, "", {}, Actor("key"))
     fields = {"amount": "4", "currency": "EUR", "period": "month"}
     queue = await ingress(budget(4))
-    await submitted(queue, 2, **ONE)  # one of them stays queued
-    await queue.finish(done((await lease(queue)).held, images(SQUARE)))
+    await submit_many(queue, 2, **ONE)  # one of them stays queued
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
     await tenants.change(TENANT, TenantChange(limits={"budget": None}), Actor("key"))
     free = await ingress(LONG_LEASES)
     await free.submit(new(**ONE, priority=Priority.HIGH))
-    await free.finish(done((await lease(free)).held, images(SQUARE)))
+    await free.finish(make_finish((await lease(free)).key, images(SQUARE)))
     await tenants.change(TENANT, TenantChange(limits={"budget": fields}), Actor("key"))
     again = await ingress(budget(4))
     left = (await again.submit(new(**ONE))).allowance
@@ -292,14 +292,14 @@ async def test_the_same_is_used_after_lines_are_settled(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress(budget(9))
-    await submitted(queue, 3, **ONE)
-    await queue.finish(done((await lease(queue)).held, failure()))
-    await queue.finish(done((await lease(queue)).held, images(SQUARE)))
+    await submit_many(queue, 3, **ONE)
+    await queue.finish(make_finish((await lease(queue)).key, failure()))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
     await database.rows("UPDATE usage SET at = at - interval '2 min'")
     await database.rows("UPDATE tenant_quotas SET settled_at = now() - interval '6 min'")
-    before = await used(database)
+    before = await used_budget(database)
     await queue.submit(new(**ONE))
-    assert (before, await used(database)) == (2, 3)
+    assert (before, await used_budget(database)) == (2, 3)
     assert await database.rows("SELECT settled FROM tenant_quotas") == [(1,)]
 
 
@@ -309,7 +309,7 @@ async def test_what_is_summed_up_for_a_refused_request_is_not_summed_up_again(
     free = await ingress(LONG_LEASES)
     for _ in range(2):
         await free.submit(new(**ONE))
-        await free.finish(done((await lease(free)).held, images(SQUARE)))
+        await free.finish(make_finish((await lease(free)).key, images(SQUARE)))
     queue = await ingress(budget(2))
     with pytest.raises(BudgetExhausted):
         await queue.submit(new(**ONE))
@@ -354,7 +354,7 @@ async def test_each_threshold_warns_once_in_a_period(ingress: Ingress, database:
         "type": "budget.warning", "id": key, "tenant": TENANT, "threshold": 0.5, "used": "2",
         "budget": "4", "currency": "USD", "period_start": f"{period}T00:00:00+00:00",
     }  # fmt: skip
-    await submitted(queue, 2, **ONE)
+    await submit_many(queue, 2, **ONE)
     await queue.budgets.warn()
     assert [row[2]["body"]["threshold"] for row in await database.rows(NOTICES)] == [0.5, 1]
     acts = await database.rows("SELECT subject FROM audit WHERE action = 'budget.warning'")

@@ -13,7 +13,7 @@ from serve_app.queue.billing.replica_hours import MAX_SAMPLE_S, SAMPLE_EVERY_S, 
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.test_billing_contract import images
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import done, failure, lease, new
+from tests.queue.requests import failure, lease, make_finish, new
 
 DAY = timedelta(days=1)
 REPLICAS = """
@@ -64,12 +64,12 @@ async def test_what_succeeded_and_was_computed_is_counted(
     queue = await ingress(LONG_LEASES)
     same = {"reuse_digest": b"d" * 32}
     await queue.submit(new(**same))
-    await queue.finish(done((await lease(queue)).held, images((1024, 1024), (1920, 1080))))
+    await queue.finish(make_finish((await lease(queue)).key, images((1024, 1024), (1920, 1080))))
     await queue.submit(new(**same))
     await queue.submit(new())
-    await queue.finish(done((await lease(queue)).held, failure()))
+    await queue.finish(make_finish((await lease(queue)).key, failure()))
     now = SystemClock().now()
-    units = await queue.costs.made(now - DAY, now + DAY)
+    units = await queue.costs.made_units(now - DAY, now + DAY)
     schnell = "fal-ai/flux/schnell"
     assert units == [MadeUnits(schnell, 1, 2, 3, Decimal(2), Decimal("1.5"))]
     assert units[0].cost(Price(PriceUnit.MEGAPIXEL, Decimal("0.01"))) == Decimal("0.03")

@@ -6,7 +6,7 @@ from serve_app.domain.rest import QUIET_S, Rest
 from tests.contract.waiting import eventually
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import done, lease, new
+from tests.queue.requests import lease, make_finish, new
 
 
 class Resting:
@@ -32,7 +32,7 @@ async def test_a_call_at_one_process_ends_the_rest_of_the_others(ingress: Ingres
     await there.begin()
 
     async def there_is_awake() -> bool:
-        here.rest.called()
+        here.rest.note_call()
         return not there.rest.is_on
 
     await eventually(there_is_awake)
@@ -49,7 +49,7 @@ async def test_a_process_does_not_rest_while_a_request_waits_or_runs(ingress: In
     await here.begin()
     await queue.demand()
     assert not here.rest.is_on
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
     await here.begin()
     await queue.demand()
     assert here.rest.is_on

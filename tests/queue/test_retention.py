@@ -14,9 +14,9 @@ from serve_app.queue.retention import RetentionByKind
 from serve_app.queue.store.config import DAY_S, Retention
 from serve_app.queue.transactions.redaction import Redaction
 from serve_app.settings import TenantLimits
-from tests.contract.test_deletion_contract import asked
+from tests.contract.test_deletion_contract import new_request
 from tests.queue.database import Ingress
-from tests.queue.transactions.test_deletion import aged, unwanted
+from tests.queue.transactions.test_deletion import make_aged_request, unwanted_keys
 
 OWN = {
     "bob": TenantLimits(prompt_retention_days=1, file_retention_days=1),
@@ -29,7 +29,7 @@ async def three_ages(queue: PostgresQueue, database: Database) -> dict[tuple[str
     ids: dict[tuple[str, int], str] = {}
     for tenant in ("ann", "bob", "cleo"):
         for days in (0, 2, 9):
-            ids[tenant, days] = await aged(
+            ids[tenant, days] = await make_aged_request(
                 queue,
                 database,
                 days,
@@ -53,7 +53,7 @@ async def test_prompts_are_erased_by_age_and_tenant_and_the_requests_stay(
 ) -> None:
     queue = await ingress()
     ids = await three_ages(queue, database)
-    waiting = asked(tenant="bob")
+    waiting = new_request(tenant="bob")
     await queue.submit(waiting)
     by_kind = RetentionByKind(database, Retention(tenants=OWN, prompt_days=7))
     assert await by_kind.erase_prompts() == 4
@@ -83,7 +83,7 @@ async def test_prompts_are_erased_by_age_and_tenant_and_the_requests_stay(
 async def test_a_prompt_stays_as_long_as_a_draft_of_its_request(
     ingress: Ingress, database: Database
 ) -> None:
-    id_ = await aged(await ingress(), database, 9)
+    id_ = await make_aged_request(await ingress(), database, 9)
     await database.rows(
         "INSERT INTO drafts (id, tenant, request_id, key, size, sha256, facts, expires_at) "
         "VALUES ('d', 't', %(id)s::text::uuid, 'd/a', 1, '', '{}', now())",
@@ -104,7 +104,7 @@ async def test_files_are_deleted_by_age_and_tenant(ingress: Ingress, database: D
     left = {id_ for (id_,) in await database.rows("SELECT request_id::text FROM artifacts")}
     gone = {ids["ann", 9], ids["bob", 2], ids["bob", 9], ids["cleo", 9]}
     assert left == set(ids.values()) - gone
-    assert len(await unwanted(database)) == 4
+    assert len(await unwanted_keys(database)) == 4
 
 
 async def test_a_tenants_own_age_counts_also_without_one_for_all(
@@ -126,7 +126,7 @@ async def test_one_call_deletes_a_bounded_number_and_the_next_goes_on(
     monkeypatch.setattr(module, "MAX_STATEMENTS", 1)
     queue = await ingress()
     for _ in range(3):
-        await aged(queue, database, 9, tenant="ann")
+        await make_aged_request(queue, database, 9, tenant="ann")
     await database.rows("UPDATE artifacts SET created_at = now() - interval '9 days'")
     by_kind = RetentionByKind(database, Retention(file_days=7, prompt_days=7))
     assert [await by_kind.delete_files() for _ in range(3)] == [2, 1, 0]
@@ -139,7 +139,7 @@ async def test_webhooks_that_have_ended_are_deleted_with_their_tries_and_url(
     queue = await ingress()
     url = "https://example.com/hook?secret=1"
     for days in (0, 9, 9):
-        await aged(queue, database, days, webhook=Webhook(url, "http://here"))
+        await make_aged_request(queue, database, days, webhook=Webhook(url, "http://here"))
     await database.rows(
         "UPDATE webhook_deliveries w SET request_id = r.id FROM requests r "
         "WHERE substr(r.id::text, 14) = substr(w.request_id::text, 14)"
@@ -167,7 +167,7 @@ async def test_webhooks_that_have_ended_are_deleted_with_their_tries_and_url(
 async def test_usage_is_deleted_by_whole_days(ingress: Ingress, database: Database) -> None:
     queue = await ingress()
     for days in (0, 39, 41):
-        await aged(queue, database, days)
+        await make_aged_request(queue, database, days)
     await database.rows(
         "UPDATE usage u SET at = r.finished_at FROM requests r "
         "WHERE substr(r.id::text, 14) = substr(u.request_id::text, 14)"

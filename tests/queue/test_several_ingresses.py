@@ -14,10 +14,10 @@ from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
 from serve_app.queue.queue import PostgresQueue
-from tests.contract.test_events_contract import watched
+from tests.contract.test_events_contract import collect_events
 from tests.contract.waiting import eventually
 from tests.queue.database import LONG_LEASES, QUICK, Ingress
-from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
+from tests.queue.requests import TENANT, ask, failure, lease, make_finish, new, report
 
 # No periodic task runs within a test and no ask ends: a reaction comes from a notification.
 PATIENT = replace(LONG_LEASES, check_interval_s=600.0, ask_wait_s=600.0)
@@ -40,14 +40,14 @@ async def test_a_wait_here_ends_with_a_finish_there(ingress: Ingress) -> None:
     granted = await lease(there)
     waiting = asyncio.create_task(here.wait(TENANT, request.id, 600.0))
     await asyncio.sleep(0.2)
-    await there.finish(done(granted.held))
+    await there.finish(make_finish(granted.key))
     assert (await asyncio.wait_for(waiting, HEARD_S)).state is State.SUCCEEDED
 
 
 async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
     here, there = await ingress(PATIENT), await ingress(PATIENT)
     request = await there.submit(new())
-    lease_key = (await lease(here)).held
+    lease_key = (await lease(here)).key
     asking = asyncio.create_task(here.ask(ask(0, lease_key)))
     await asyncio.sleep(0.2)
     assert await there.cancel(TENANT, request.id) is CancelVerdict.REQUESTED
@@ -58,7 +58,7 @@ async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
 async def test_a_replica_that_reports_here_learns_who_follows_there(ingress: Ingress) -> None:
     here, there = await ingress(LONG_LEASES), await ingress(LONG_LEASES)
     request = await there.submit(new())
-    lease_key = (await lease(here)).held
+    lease_key = (await lease(here)).key
     running = report(lease_key, progress=[(lease_key, Progress(Stage.DENOISING, 1, 8))])
     assert (await here.report(running)).next_in_s == UNFOLLOWED_REPORT_S
 
@@ -80,12 +80,12 @@ async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:
     request = await there.submit(new())
     waiting = asyncio.create_task(there.wait(TENANT, request.id, 60.0))
     (granted,) = (await asking).leases
-    lease_key = granted.held
+    lease_key = granted.key
     asking = asyncio.create_task(here.ask(ask(0, lease_key)))
     await asyncio.sleep(0.1)
     await there.cancel(TENANT, request.id)
     assert (await asking).signals == (Signal(SignalKind.CANCEL, lease_key),)
-    await here.finish(done(lease_key, failure("cancelled")))
+    await here.finish(make_finish(lease_key, failure("cancelled")))
     assert (await waiting).state is State.CANCELLED
 
 
@@ -98,10 +98,10 @@ async def test_a_watcher_here_misses_nothing_of_what_happens_there_also_unheard(
     patient = replace(LONG_LEASES, ask_wait_s=30.0)
     here, there = await ingress(patient, deaf), await ingress(patient, deaf)
     request = await there.submit(new())
-    watching = asyncio.create_task(watched(here, request.id))
+    watching = asyncio.create_task(collect_events(here, request.id))
     await here.get(TENANT, request.id)
     granted = await lease(there)
-    await there.finish(done(granted.held))
+    await there.finish(make_finish(granted.key))
     states = [data["state"] for _, name, data in await watching if name == "state"]
     assert states == ["queued", "running", "succeeded"]
 
@@ -110,7 +110,7 @@ async def test_a_status_here_is_right_soon_after_a_change_there(ingress: Ingress
     here, there = await ingress(PATIENT), await ingress(PATIENT)
     request = await here.submit(new())
     granted = await lease(there)
-    await there.finish(done(granted.held))
+    await there.finish(make_finish(granted.key))
     end = time.monotonic() + HEARD_S
     while (await here.get(TENANT, request.id)).state is not State.SUCCEEDED:
         assert time.monotonic() < end
@@ -128,7 +128,7 @@ async def test_the_end_that_one_process_tells_can_be_read_at_another_at_once(
     here, there = await ingress(PATIENT, deaf), await ingress(PATIENT, deaf)
     request = await here.submit(new())
     granted = await lease(there)
-    await there.finish(done(granted.held))
+    await there.finish(make_finish(granted.key))
     assert (await there.get(TENANT, request.id)).state is State.SUCCEEDED
     assert (await here.current(TENANT, request.id)).state is State.SUCCEEDED
     assert (await here.get(TENANT, request.id)).state is State.SUCCEEDED
@@ -141,7 +141,9 @@ async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> N
     async def replica(queue: PostgresQueue, name: str) -> None:
         while len(finished) < 120:
             for granted in (await queue.ask(ask(4, replica=name))).leases:
-                assert await queue.finish(done(granted.held, replica=name)) is Verdict.ACCEPTED
+                assert (
+                    await queue.finish(make_finish(granted.key, replica=name)) is Verdict.ACCEPTED
+                )
                 finished.append(granted.request_id)
 
     async def client(queue: PostgresQueue) -> list[str]:
@@ -156,7 +158,7 @@ async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> N
 async def test_several_reapers_end_a_lease_once(ingress: Ingress) -> None:
     queues = [await ingress(QUICK) for _ in range(3)]
     request = await queues[0].submit(new())
-    lease_key = (await lease(queues[1])).held
+    lease_key = (await lease(queues[1])).key
 
     async def ended() -> bool:
         return (await queues[2].get(TENANT, request.id)).state is State.QUEUED
@@ -209,7 +211,7 @@ async def test_no_replica_waits_while_requests_of_many_tenants_are_queued(
             for granted in leases:
                 left -= 1
                 await asyncio.sleep(0.005)
-                await queue.finish(done(granted.held, replica=name))
+                await queue.finish(make_finish(granted.key, replica=name))
 
     await asyncio.gather(
         *(replica(queue, f"r{i}-{n}") for i, queue in enumerate(queues) for n in range(replicas))

@@ -24,7 +24,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, until_stopped
-from tests.queue.requests import TENANT, ask, done, new, report
+from tests.queue.requests import TENANT, ask, make_finish, new, report
 
 pytestmark = pytest.mark.crash
 
@@ -80,7 +80,7 @@ async def replica(queue: PostgresQueue, name: str) -> None:
     while True:
         work = await queue.ask(ask(4, replica=name))
         for granted in work.leases:
-            await until_answered(queue, done(granted.held, replica=name))
+            await until_answered(queue, make_finish(granted.key, replica=name))
 
 
 async def until_answered(queue: PostgresQueue, finish: Finish) -> Verdict:
@@ -135,8 +135,8 @@ async def test_while_the_database_is_away_acts_say_so_quickly(own_dir: Path) -> 
     await asyncio.to_thread(until_stopped, ClusterFiles(own_dir))
     for act in (
         queue.submit(new()),
-        queue.finish(done(granted.held)),
-        queue.report(report(granted.held)),
+        queue.finish(make_finish(granted.key)),
+        queue.report(report(granted.key)),
         queue.cancel(TENANT, request.id),
         queue.demand(),
     ):
@@ -146,7 +146,7 @@ async def test_while_the_database_is_away_acts_say_so_quickly(own_dir: Path) -> 
         assert time.monotonic() - began < 5.0
     assert not (await queue.ask(ask(1))).leases  # a poll waits without an error
     await embedded.start()
-    assert await until_answered(queue, done(granted.held)) is Verdict.ACCEPTED
+    assert await until_answered(queue, make_finish(granted.key)) is Verdict.ACCEPTED
     assert (await queue.wait(TENANT, request.id, 60.0)).state is State.SUCCEEDED
     await queue.aclose()
     await database.aclose()

@@ -24,9 +24,9 @@ from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 from serve_app.tenants.deletions import PostgresTenantDeletions, UsageKept
 from serve_app.tenants.key_ring import KeyRing
-from tests.contract.test_deletion_contract import KEYED, asked, image
+from tests.contract.test_deletion_contract import KEYED, image, new_request
 from tests.queue.database import Ingress
-from tests.queue.requests import done, failure, lease
+from tests.queue.requests import failure, lease, make_finish
 from tests.queue.unwanted_files import delete_files
 
 GONE, STAYS = "ann", "bob"
@@ -112,19 +112,19 @@ class Fallible(Database):
 async def fill(queue: PostgresQueue, database: Database, tenant: str, folder: Path) -> None:
     """Give a tenant rows in every table, and files: ended, failed, keyed, queued, running."""
     await KeyRing(database, SystemClock()).create(tenant)
-    first = asked(tenant=tenant, pool=tenant)
+    first = new_request(tenant=tenant, pool=tenant)
     for changes in ({}, KEYED):
-        request = first if not changes else asked(tenant=tenant, pool=tenant, **changes)
+        request = first if not changes else new_request(tenant=tenant, pool=tenant, **changes)
         await queue.submit(request)
-        lease_key = (await lease(queue, pool=tenant)).held
-        await queue.finish(done(lease_key, image(request.id)))
-    broken = asked(tenant=tenant, pool=tenant)
+        lease_key = (await lease(queue, pool=tenant)).key
+        await queue.finish(make_finish(lease_key, image(request.id)))
+    broken = new_request(tenant=tenant, pool=tenant)
     await queue.submit(broken)
-    await queue.finish(done((await lease(queue, pool=tenant)).held, failure()))
-    running = asked(tenant=tenant, pool=tenant)
+    await queue.finish(make_finish((await lease(queue, pool=tenant)).key, failure()))
+    running = new_request(tenant=tenant, pool=tenant)
     await queue.submit(running)
     await lease(queue, pool=tenant)
-    await queue.submit(asked(tenant=tenant, pool=tenant))
+    await queue.submit(new_request(tenant=tenant, pool=tenant))
     digest = tenant.encode().hex()
     for statement in FILLED.format(tenant, first.id, digest).split(";\n"):
         if statement.strip():
@@ -145,7 +145,7 @@ async def fill(queue: PostgresQueue, database: Database, tenant: str, folder: Pa
         (folder / key).write_bytes(tenant.encode())
 
 
-async def counted(database: Database, tenant: str) -> dict[str, int]:
+async def count_rows(database: Database, tenant: str) -> dict[str, int]:
     """Rows of a tenant by table, for every table that has tenants."""
     counts: dict[str, int] = {}
     for table, column in await database.rows(TABLES):
@@ -192,7 +192,7 @@ async def finish(job: TenantDeletionJob, database: Database, folder: Path) -> No
         await delete_files(database, DirectoryStorage(folder, b"", "", SystemClock()))
         if not retries:
             return
-    raise AssertionError(await counted(database, GONE))
+    raise AssertionError(await count_rows(database, GONE))
 
 
 async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
@@ -200,9 +200,9 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
 ) -> None:
     queue = await ingress()
     await fill(queue, database, STAYS, tmp_path)
-    counts, of_one = await counted(database, STAYS), await totals(database)
+    counts, of_one = await count_rows(database, STAYS), await totals(database)
     await fill(queue, database, GONE, tmp_path)
-    before = await counted(database, GONE)
+    before = await count_rows(database, GONE)
     empty = [name for name, rows in before.items() if not rows and name not in KEPT]
     assert not empty, f"Give the tenant of this test rows in {empty}."
     assert files_of(tmp_path, GONE)
@@ -217,17 +217,17 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
     assert asked_for is not None
     assert (asked_for.tenant, asked_for.ended_at, asked_for.left["requests"]) == (GONE, None, 5)
     await finish(job_of(queue, database), database, tmp_path)
-    left = {name: rows for name, rows in (await counted(database, GONE)).items() if rows}
+    left = {name: rows for name, rows in (await count_rows(database, GONE)).items() if rows}
     assert left.keys() <= KEPT, f"These tables still have rows of a deleted tenant: {left}"
     assert files_of(tmp_path, GONE) == []
     assert files_of(tmp_path, STAYS) == kept_files
-    others = await counted(database, STAYS)
+    others = await count_rows(database, STAYS)
     assert {k: v for k, v in others.items() if k not in KEPT} == {
         k: v for k, v in counts.items() if k not in KEPT
     }
     assert await totals(database) == of_one
     assert await database.rows("SELECT DISTINCT tenant FROM usage_days") == [(STAYS,)]
-    of_third = await counted(database, "cyd")
+    of_third = await count_rows(database, "cyd")
     assert {name for name, rows in of_third.items() if rows} == {
         "tenant_deletions",
         "upload_totals",
@@ -260,7 +260,7 @@ async def test_a_job_that_crashes_at_any_statement_is_finished_by_another(
             assert crash_at == fallible.calls
         await collector.delete_garbage_uploads()
     await finish(job_of(queue, database), database, tmp_path)
-    left = {name for name, rows in (await counted(database, GONE)).items() if rows}
+    left = {name for name, rows in (await count_rows(database, GONE)).items() if rows}
     assert left <= KEPT
     assert await database.rows(
         "SELECT sum(requests)::int, sum(amount)::int FROM usage_days WHERE day = '2026-01-01'"
@@ -332,9 +332,9 @@ async def test_nothing_is_deleted_before_all_processes_refuse_the_keys(
     await fill(queue, database, GONE, tmp_path)
     await PostgresTenantDeletions(database, SystemClock()).ask(GONE, UsageKept.NAMED, BOSS)
     await queue.parts.operations.log.seal()  # which gives its entry a tenant
-    before = await counted(database, GONE)
+    before = await count_rows(database, GONE)
     jobs = PostgresJobs(database)
     await JobWorker(jobs, [queue.parts.deletions]).run_due()
-    assert await counted(database, GONE) == before
+    assert await count_rows(database, GONE) == before
     await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'tenant'")
-    assert await jobs.due(["tenant"])
+    assert await jobs.due_kinds(["tenant"])

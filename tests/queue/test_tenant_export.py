@@ -11,8 +11,8 @@ import pytest
 from serve_app.ingress.api.administration.tenant_export import TenantArchive
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
-from tests.contract.test_deletion_contract import ended
-from tests.ingress.house import House, built
+from tests.contract.test_deletion_contract import run_request
+from tests.ingress.house import House, build_house
 from tests.queue.database import Ingress
 from tests.queue.test_tenant_deletion import TABLES
 
@@ -76,7 +76,7 @@ async def test_every_table_with_tenants_is_exported_or_left_out_for_a_reason(
 ) -> None:
     tables = {name for name, _ in await database.rows(TABLES)}
     assert tables == EXPORTED.keys() | LEFT_OUT.keys()
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         services = house.services
         archive = TenantArchive(services, "default", services.clock.now(), files=False)
         content = b"".join([chunk async for chunk in archive.chunks()])
@@ -104,10 +104,10 @@ async def test_ten_thousand_requests_take_the_memory_of_a_few_hundred(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    await ended(queue, tenant="few", input={"prompt": "x" * 1000})
+    await run_request(queue, tenant="few", input={"prompt": "x" * 1000})
     for tenant, first, last in (("many", 1, 10_000), ("some", 10_001, 10_300)):
         await database.rows(COPY.format(tenant=tenant, first=first, last=last))
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         before, small = await peak_bytes(house, queue, "some")
         most, large = await peak_bytes(house, queue, "many")
     assert large > 10_000 * 1000 > 10 * small

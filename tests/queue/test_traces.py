@@ -24,24 +24,24 @@ RECORDED, NOT_RECORDED = (f"00-{TRACE}-{SPAN}-{flag} a=1" for flag in ("01", "00
 
 
 @pytest.fixture
-async def traced(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Traced]:
+async def tracing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Traced]:
     async with tracing_to_collector(monkeypatch, names_tenants=True) as traced:
         yield traced
 
 
 @pytest.fixture
 async def queue(
-    database: Database, terms: FakeTerms, liveness: FakeLiveness, traced: Traced
+    database: Database, terms: FakeTerms, liveness: FakeLiveness, tracing: Traced
 ) -> AsyncIterator[PostgresQueue]:
     postgres = assemble(database, SystemClock(), terms, LONG_LEASES, liveness, "ingress")
-    postgres.record_spans(traced.tracing)
+    postgres.record_spans(tracing.tracing)
     async with AsyncExitStack() as stack:
         await postgres.start()
         stack.push_async_callback(postgres.aclose)
         yield postgres
 
 
-async def leased(queue: PostgresQueue, request: NewRequest, replica: str) -> Lease:
+async def lease_request(queue: PostgresQueue, request: NewRequest, replica: str) -> Lease:
     while True:
         for granted in (await queue.ask(ask(1, replica=replica))).leases:
             assert granted.request_id == request.id
@@ -49,20 +49,20 @@ async def leased(queue: PostgresQueue, request: NewRequest, replica: str) -> Lea
 
 
 async def test_the_attempt_after_a_crash_is_in_the_trace_of_the_first(
-    queue: PostgresQueue, liveness: FakeLiveness, traced: Traced
+    queue: PostgresQueue, liveness: FakeLiveness, tracing: Traced
 ) -> None:
     request = new(trace=RECORDED)
     await queue.submit(request)
     first = await lease(queue, "one")
     liveness.buried.add("actor-one")
-    second = await leased(queue, request, "two")
+    second = await lease_request(queue, request, "two")
     assert (second.attempt, first.trace, second.trace) == (2, RECORDED, RECORDED)
-    await traced.collector.until("wait", "attempt")
-    wait, lost = traced.collector.named("wait"), traced.collector.named("attempt")
+    await tracing.collector.until("wait", "attempt")
+    wait, lost = tracing.collector.find_span("wait"), tracing.collector.find_span("attempt")
     assert {(span.trace_id, span.parent_id, span.state) for span in (wait, lost)} == {
         (TRACE, SPAN, "a=1")
     }
-    assert lost.span_id == of_attempt(first.trace, first.held)[36:52]
+    assert lost.span_id == of_attempt(first.trace, first.key)[36:52]
     assert (lost.failed, lost.attributes["error.type"]) == (True, "lost")
     assert lost.attributes["darkroom.replica"] == "one"
     assert wait.attributes["darkroom.tenant"] == request.tenant
@@ -70,12 +70,12 @@ async def test_the_attempt_after_a_crash_is_in_the_trace_of_the_first(
 
 
 async def test_a_request_whose_client_records_nothing_has_no_spans(
-    queue: PostgresQueue, traced: Traced
+    queue: PostgresQueue, tracing: Traced
 ) -> None:
     quiet, recorded = new(trace=NOT_RECORDED), new(trace=RECORDED.replace(TRACE, "a" * 32))
     for request in (quiet, recorded):
         await queue.submit(request)
-        trace = (await leased(queue, request, "one")).trace
+        trace = (await lease_request(queue, request, "one")).trace
         assert trace == (recorded.trace if request is recorded else "")
-    spans = await traced.collector.until("wait")
+    spans = await tracing.collector.until("wait")
     assert {span.trace_id for span in spans} == {"a" * 32}

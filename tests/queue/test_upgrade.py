@@ -35,7 +35,7 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.shared_secret import shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.migrations import Migration, check_applied, migrate, shipped
+from serve_app.queue.store.migrations import Migration, check_applied, list_migrations, migrate
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
@@ -70,7 +70,7 @@ from tests.queue.data.stories import (
 from tests.queue.database import LONG_LEASES, Ingress, new_database
 from tests.queue.dump import dump
 from tests.queue.next_version import migrations_of_next_version
-from tests.queue.requests import POOL, TENANT, ask, done, new, report
+from tests.queue.requests import POOL, TENANT, ask, make_finish, new, report
 
 DATA = Path(__file__).parent / "data"
 
@@ -88,9 +88,9 @@ WHERE contype = 'c' AND found IS NOT NULL AND connamespace = 'public'::regnamesp
 
 
 @pytest.fixture
-async def released(empty: str) -> str:
+async def released_conninfo(empty: str) -> str:
     """Connection string of an installation of the first release, which ran a moment ago."""
-    await migrate(empty, shipped()[:1])
+    await migrate(empty, list_migrations()[:1])
     with psycopg.connect(empty) as connection:
         connection.execute(
             "SET session_replication_role = replica"
@@ -111,14 +111,14 @@ def next_version(tmp_path: Path) -> Sequence[Migration]:
 
 
 @pytest.fixture
-async def upgraded(released: str, next_version: Sequence[Migration]) -> str:
-    await migrate(released, next_version)
-    return released
+async def upgraded_conninfo(released_conninfo: str, next_version: Sequence[Migration]) -> str:
+    await migrate(released_conninfo, next_version)
+    return released_conninfo
 
 
 @pytest.fixture
-async def database(upgraded: str) -> AsyncIterator[Database]:
-    opened = Database(upgraded)
+async def database(upgraded_conninfo: str) -> AsyncIterator[Database]:
+    opened = Database(upgraded_conninfo)
     await opened.start()
     yield opened
     await opened.aclose()
@@ -126,9 +126,9 @@ async def database(upgraded: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def queue(
-    upgraded: str, terms: FakeTerms, liveness: FakeLiveness
+    upgraded_conninfo: str, terms: FakeTerms, liveness: FakeLiveness
 ) -> AsyncIterator[PostgresQueue]:
-    ingress = Ingress(upgraded, terms, liveness)
+    ingress = Ingress(upgraded_conninfo, terms, liveness)
     yield await ingress(LONG_LEASES)
     await ingress.aclose()
 
@@ -157,10 +157,10 @@ def rows_of(conninfo: str, columns: Mapping[str, Sequence[str]]) -> Mapping[str,
         }
 
 
-def test_the_dump_has_rows_in_every_state(released: str) -> None:
-    columns = columns_of(released)
-    assert [table for table, rows in rows_of(released, columns).items() if not rows] == []
-    with psycopg.connect(released) as connection:
+def test_the_dump_has_rows_in_every_state(released_conninfo: str) -> None:
+    columns = columns_of(released_conninfo)
+    assert [table for table, rows in rows_of(released_conninfo, columns).items() if not rows] == []
+    with psycopg.connect(released_conninfo) as connection:
         allowed = connection.execute(ALLOWED).fetchall()
         assert {("requests", "state"), ("attempts", "ended")} <= {
             constraint[:2] for constraint in allowed
@@ -170,33 +170,35 @@ def test_the_dump_has_rows_in_every_state(released: str) -> None:
             assert {row[0] for row in rows} >= {*re.findall(r"'(\w+)'", values)}, (table, column)
 
 
-async def test_an_upgrade_keeps_every_row(released: str, next_version: Sequence[Migration]) -> None:
-    columns = columns_of(released)
-    before = rows_of(released, columns)
-    await migrate(released, next_version)
-    after = rows_of(released, columns)
+async def test_an_upgrade_keeps_every_row(
+    released_conninfo: str, next_version: Sequence[Migration]
+) -> None:
+    columns = columns_of(released_conninfo)
+    before = rows_of(released_conninfo, columns)
+    await migrate(released_conninfo, next_version)
+    after = rows_of(released_conninfo, columns)
     applied = after["migrations"]
     assert {**after, "migrations": applied[:1]} == before
     assert len(applied) == len(next_version)
-    await migrate(released, next_version)
-    assert rows_of(released, columns) == after
+    await migrate(released_conninfo, next_version)
+    assert rows_of(released_conninfo, columns) == after
 
 
 async def test_an_upgrade_makes_the_tables_of_a_new_installation(
-    server: str, upgraded: str, next_version: Sequence[Migration]
+    server: str, upgraded_conninfo: str, next_version: Sequence[Migration]
 ) -> None:
     async with new_database(server, "fresh") as fresh:
         await migrate(fresh, next_version)
-        assert dump(upgraded, "--schema-only") == dump(fresh, "--schema-only")
+        assert dump(upgraded_conninfo, "--schema-only") == dump(fresh, "--schema-only")
 
 
 async def test_several_processes_that_start_apply_each_migration_once(
-    released: str, next_version: Sequence[Migration]
+    released_conninfo: str, next_version: Sequence[Migration]
 ) -> None:
-    before = rows_of(released, columns := columns_of(released))
+    before = rows_of(released_conninfo, columns := columns_of(released_conninfo))
     for _ in range(2):
-        await asyncio.gather(*(migrate(released, next_version) for _ in range(4)))
-        with psycopg.connect(released) as connection:
+        await asyncio.gather(*(migrate(released_conninfo, next_version) for _ in range(4)))
+        with psycopg.connect(released_conninfo) as connection:
             colours = connection.execute("SELECT DISTINCT colour FROM requests").fetchall()
             applied = connection.execute(
                 "SELECT name, compatible_since FROM migrations ORDER BY number"
@@ -205,8 +207,8 @@ async def test_several_processes_that_start_apply_each_migration_once(
         assert applied == [
             (migration.name, migration.compatible_since) for migration in next_version
         ]
-    assert rows_of(released, columns)["requests"] == before["requests"]
-    await migrate(released)  # the version before starts again during the update
+    assert rows_of(released_conninfo, columns)["requests"] == before["requests"]
+    await migrate(released_conninfo)  # the version before starts again during the update
 
 
 async def test_this_version_fits_the_tables_of_the_next_one(database: Database) -> None:
@@ -236,7 +238,7 @@ async def test_waiting_and_running_requests_are_leased_and_finished(
     for state in ("running", "queued"):
         follower = await queue.get(TENANT, id_of(f"following a {state} request"))
         assert follower.reuses == id_of(f"{state} leader")
-    late = await queue.finish(done(interrupted, replica="r1"))
+    late = await queue.finish(make_finish(interrupted, replica="r1"))
     assert late is Verdict.FENCED
 
 
@@ -254,7 +256,7 @@ async def test_a_replica_that_ran_during_the_upgrade_keeps_its_leases(
     assert progress is not None
     assert (progress.step, progress.steps) == (3_000_000_000, 23_000_000_000)
     assert (await queue.report(report(cancelled, replica="r2"))).cancelled == (cancelled,)
-    assert await queue.finish(done(running)) is Verdict.ACCEPTED
+    assert await queue.finish(make_finish(running)) is Verdict.ACCEPTED
 
 
 async def test_queued_requests_are_read_as_they_were_submitted(queue: PostgresQueue) -> None:
@@ -314,7 +316,7 @@ async def test_history_and_usage_are_read_as_they_were(queue: PostgresQueue) -> 
     lines = await queue.lines(TENANT, attempts.id)
     assert [line.sequence for line in lines] == [*range(1, 18)]
     edges = [datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)]
-    (consumed,) = await queue.ledger.consumed(TENANT, edges)
+    (consumed,) = await queue.ledger.usage_totals(TENANT, edges)
     assert consumed.requests == 17  # of which 2 are frames, and 1 was deleted
     used = consumed.usage
     assert (used.run_s, used.steps, used.units) == (pytest.approx(11.4), 26, 6.5)
@@ -382,7 +384,7 @@ async def test_webhooks_go_on(database: Database) -> None:
 
 async def test_uploads_go_on(database: Database) -> None:
     uploads = PostgresUploads(database, Retention())
-    used = await uploads.used(TENANT)
+    used = await uploads.usage(TENANT)
     assert (used.size, used.open) == (3 * 2**30 + 1000 + 2 * 5 * 2**20, 2)
     opened = await uploads.find(upload_key("parts"), "parts" * 4)
     assert opened is not None
@@ -404,7 +406,7 @@ async def serving(queue: PostgresQueue) -> AsyncGenerator[Mapping[str, Lease]]:
         while True:
             for granted in (await queue.ask(ask(4, replica=pool, pool=pool))).leases:
                 leases[granted.request_id] = granted
-                verdict = await queue.finish(done(granted.held, replica=pool))
+                verdict = await queue.finish(make_finish(granted.key, replica=pool))
                 assert verdict is Verdict.ACCEPTED
 
     async with asyncio.TaskGroup() as group:

@@ -66,8 +66,8 @@ async def figures(ledger: Ledger) -> Sequence[object]:
         values += await ledger.sums(SumsQuery(None, START, TODAY, by))
     edges = [START + timedelta(days=n) for n in range(61)]
     for tenant in ("ann", "bob"):
-        values += await ledger.consumed(tenant, edges)
-        values += await ledger.consumed(tenant, [START, TODAY], ["a/b"])
+        values += await ledger.usage_totals(tenant, edges)
+        values += await ledger.usage_totals(tenant, [START, TODAY], ["a/b"])
     return values
 
 

@@ -14,7 +14,7 @@ async def take_files(database: Database) -> list[str]:
     """Take the files that are due, and return those that nothing needs."""
     jobs = await PostgresJobs(database).take(FileDeletion.kind, 100)
     keys = [job.key for job in jobs]
-    needed = await UnwantedFiles(database).needed(keys)
+    needed = await UnwantedFiles(database).needed_keys(keys)
     return [key for key in keys if key not in needed]
 
 

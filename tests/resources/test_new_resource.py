@@ -26,18 +26,18 @@ from serve_app.tenants.deletions import PostgresTenantDeletions, UsageKept
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.scopes import CANCEL, READ, SUBMIT
 from tests.fakes.tables import FakeTables
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 from tests.ingress.http import test_other_tenants as other_tenants
 from tests.queue.database import Ingress
 from tests.resources.notes import NOTES, TABLE, WITH_NOTES, Note
-from tests.wire.served import served
+from tests.wire.served import serve
 
 ME = Actor("key-1", "192.0.2.1")
 
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(replica=False, resources=WITH_NOTES) as house:
+    async with build_house(replica=False, resources=WITH_NOTES) as house:
         yield house
 
 
@@ -122,7 +122,7 @@ async def test_another_tenant_learns_nothing_of_notes() -> None:
 
 def test_commands_list_and_delete_notes(tmp_path: Path) -> None:
     notes = plain_group(NOTES)
-    with served(replica=False, resources=WITH_NOTES) as address:
+    with serve(replica=False, resources=WITH_NOTES) as address:
         key = {"Authorization": f"Key {address.key}"}
         for name in ("a", "b"):
             body = {"text": "two words"}

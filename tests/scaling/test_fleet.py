@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.fleet.cell import Cell, Shape
 from benchmarks.fleet.costs import Cost, Costs
-from benchmarks.fleet.tenants import divided, hashed, loads, placed, sizes
+from benchmarks.fleet.tenants import loads, place_by_hash, place_by_size, sizes, split_large
 from benchmarks.fleet.weights import Delivery, deliver
 
 SECONDS = 2.0
@@ -59,11 +59,11 @@ def test_tenants_are_in_cells_whole_and_no_part_of_a_divided_one_is_large(
     tenants: int, cells: int, total: float
 ) -> None:
     rates = sizes(tenants, total)
-    for parts in (rates, divided(rates, cells)):
-        for place in (hashed, placed):
+    for parts in (rates, split_large(rates, cells)):
+        for place in (place_by_hash, place_by_size):
             assert sum(loads(parts, place(parts, cells), cells)) == pytest.approx(total)
-    assert max(divided(rates, cells)) <= total / cells / 2 * (1 + 1e-9)
-    assert max(loads(parts, placed(parts, cells), cells)) <= 1.5 * total / cells + 1e-6
+    assert max(split_large(rates, cells)) <= total / cells / 2 * (1 + 1e-9)
+    assert max(loads(parts, place_by_size(parts, cells), cells)) <= 1.5 * total / cells + 1e-6
 
 
 @settings(max_examples=20, deadline=None)

@@ -26,7 +26,7 @@ class CountedTable:
         self.calls = 0
         self.is_connected = True
 
-    def connected(self) -> bool:
+    def is_connected(self) -> bool:
         return self.is_connected
 
     def alive(self) -> frozenset[str]:

@@ -31,84 +31,88 @@ def load(queued: int = 0, running: int = 0) -> Load:
     return Load(queued, running, queued * 10.0, idle_s=0)
 
 
-def left(pool: EarlierPool, wanted: Load, target: int, ready: int, now: float) -> Load:
-    return pool.left(FIRST, wanted, Replicas(target, ready), AFTER_S, now)
+def remaining_load(pool: EarlierPool, wanted: Load, target: int, ready: int, now: float) -> Load:
+    return pool.remaining_load(FIRST, wanted, Replicas(target, ready), AFTER_S, now)
 
 
 def test_nothing_is_left_of_what_the_replicas_of_the_first_pool_will_run() -> None:
-    assert left(EarlierPool(), load(queued=8), 0, 0, now=0) == NOTHING
+    assert remaining_load(EarlierPool(), load(queued=8), 0, 0, now=0) == NOTHING
 
 
 def test_what_is_beyond_its_most_replicas_is_left_at_once() -> None:
-    found = left(EarlierPool(), replace(load(queued=11), queued_s=1e4), 4, 0, now=0)
+    found = remaining_load(EarlierPool(), replace(load(queued=11), queued_s=1e4), 4, 0, now=0)
     assert (found.queued, found.running, found.idle_s) == (3, 0, 0)
     assert found.queued_s == pytest.approx(1e4 * 3 / 11)
 
 
 def test_a_queue_that_its_most_replicas_work_off_in_the_time_that_they_have_is_not_left() -> None:
     ten_slots_for_the_time = replace(load(queued=500), queued_s=10 * AFTER_S)
-    assert left(EarlierPool(), ten_slots_for_the_time, 4, 4, now=0).queued == 2
+    assert remaining_load(EarlierPool(), ten_slots_for_the_time, 4, 4, now=0).queued == 2
     eight = replace(load(queued=500), queued_s=8 * AFTER_S)
-    assert left(EarlierPool(), eight, 4, 4, now=0) == NOTHING
+    assert remaining_load(EarlierPool(), eight, 4, 4, now=0) == NOTHING
 
 
 def test_what_runs_beyond_its_slots_is_left_too() -> None:
-    assert left(EarlierPool(), load(running=11), 4, 4, now=0).running == 3
+    assert remaining_load(EarlierPool(), load(running=11), 4, 4, now=0).running == 3
 
 
 def test_what_the_quarantined_replicas_of_a_full_pool_would_run_is_left() -> None:
     quarantined = Replicas(target=4, ready=4, quarantined=1)
-    found = EarlierPool().left(FIRST, load(queued=2, running=6), quarantined, AFTER_S, now=0)
+    found = EarlierPool().remaining_load(
+        FIRST, load(queued=2, running=6), quarantined, AFTER_S, now=0
+    )
     assert (found.queued, found.running) == (2, 0)
     grows = Replicas(target=3, ready=2, quarantined=1)
-    assert EarlierPool().left(FIRST, load(running=4), grows, AFTER_S, now=0) == NOTHING
+    assert EarlierPool().remaining_load(FIRST, load(running=4), grows, AFTER_S, now=0) == NOTHING
 
 
 def test_a_replica_that_is_not_ready_in_time_leaves_its_part_until_it_is() -> None:
     pool = EarlierPool()
     for now in (0, 50, 99):
-        assert left(pool, load(queued=4), 2, 0, now) == replace(NOTHING, idle_s=now)
-    assert left(pool, load(queued=4), 2, 0, now=100).queued == 4
-    assert left(pool, load(queued=2, running=2), 2, 1, now=110).queued == 2
-    assert left(pool, load(running=4), 2, 2, now=120) == replace(NOTHING, idle_s=10)
+        assert remaining_load(pool, load(queued=4), 2, 0, now) == replace(NOTHING, idle_s=now)
+    assert remaining_load(pool, load(queued=4), 2, 0, now=100).queued == 4
+    assert remaining_load(pool, load(queued=2, running=2), 2, 1, now=110).queued == 2
+    assert remaining_load(pool, load(running=4), 2, 2, now=120) == replace(NOTHING, idle_s=10)
 
 
 def test_each_replica_has_its_own_time_to_start() -> None:
     pool = EarlierPool()
-    left(pool, load(queued=2), 1, 0, now=0)
-    left(pool, load(queued=4), 2, 0, now=50)
-    left(pool, load(queued=2, running=2), 2, 1, now=60)  # the first one, after 60 s
-    assert not left(pool, load(queued=2, running=2), 2, 1, now=149).queued
-    assert left(pool, load(queued=2, running=2), 2, 1, now=150).queued == 2
+    remaining_load(pool, load(queued=2), 1, 0, now=0)
+    remaining_load(pool, load(queued=4), 2, 0, now=50)
+    remaining_load(pool, load(queued=2, running=2), 2, 1, now=60)  # the first one, after 60 s
+    assert not remaining_load(pool, load(queued=2, running=2), 2, 1, now=149).queued
+    assert remaining_load(pool, load(queued=2, running=2), 2, 1, now=150).queued == 2
 
 
 def test_a_replica_that_is_lost_has_the_same_time_to_come_back() -> None:
     pool = EarlierPool()
-    left(pool, load(running=8), 4, 4, now=0)
-    left(pool, load(queued=2, running=6), 4, 3, now=500)
-    assert not left(pool, load(queued=2, running=6), 4, 3, now=599).queued
-    assert left(pool, load(queued=2, running=6), 4, 3, now=600).queued == 2
+    remaining_load(pool, load(running=8), 4, 4, now=0)
+    remaining_load(pool, load(queued=2, running=6), 4, 3, now=500)
+    assert not remaining_load(pool, load(queued=2, running=6), 4, 3, now=599).queued
+    assert remaining_load(pool, load(queued=2, running=6), 4, 3, now=600).queued == 2
 
 
 def test_a_replica_that_never_came_is_not_waited_for_again_until_one_comes() -> None:
     pool = EarlierPool()
-    left(pool, load(queued=6), 3, 1, now=0)
-    assert left(pool, load(queued=6), 3, 1, now=200).queued == 4
-    assert left(pool, NOTHING, 0, 1, now=300) == replace(NOTHING, idle_s=100)
-    left(pool, NOTHING, 0, 0, now=400)
-    assert left(pool, load(queued=6), 3, 0, now=1000).queued == 4  # the first one came, and counts
-    assert left(pool, load(running=6), 3, 2, now=1050).running == 2
-    assert left(pool, load(running=6), 3, 3, now=1060) == replace(NOTHING, idle_s=10)
-    left(pool, NOTHING, 0, 0, now=2000)
-    assert not left(pool, load(queued=6), 3, 0, now=3000).queued  # it is believed again
+    remaining_load(pool, load(queued=6), 3, 1, now=0)
+    assert remaining_load(pool, load(queued=6), 3, 1, now=200).queued == 4
+    assert remaining_load(pool, NOTHING, 0, 1, now=300) == replace(NOTHING, idle_s=100)
+    remaining_load(pool, NOTHING, 0, 0, now=400)
+    assert (
+        remaining_load(pool, load(queued=6), 3, 0, now=1000).queued == 4
+    )  # the first one came, and counts
+    assert remaining_load(pool, load(running=6), 3, 2, now=1050).running == 2
+    assert remaining_load(pool, load(running=6), 3, 3, now=1060) == replace(NOTHING, idle_s=10)
+    remaining_load(pool, NOTHING, 0, 0, now=2000)
+    assert not remaining_load(pool, load(queued=6), 3, 0, now=3000).queued  # it is believed again
 
 
 def test_a_demand_that_varies_does_not_give_a_late_replica_more_time() -> None:
     """The pool's target does not follow each change, so the replica stays wanted."""
     pool = EarlierPool()
     for now in range(100):
-        left(pool, load(queued=4 if now % 2 else 2), 2, 0, now)
-    assert left(pool, load(queued=4), 2, 0, now=100).queued == 4
+        remaining_load(pool, load(queued=4 if now % 2 else 2), 2, 0, now)
+    assert remaining_load(pool, load(queued=4), 2, 0, now=100).queued == 4
 
 
 pools = st.builds(
@@ -139,7 +143,7 @@ def test_the_replicas_that_count_and_those_of_the_rest_are_enough_for_all(
     second = replace(first, most=1000, spare=0)
     for wanted_load, target, ready, passed_s in course:
         now += passed_s
-        rest = pool.left(first, wanted_load, Replicas(target, ready), AFTER_S, now)
+        rest = pool.remaining_load(first, wanted_load, Replicas(target, ready), AFTER_S, now)
         assert 0 <= rest.queued <= wanted_load.queued
         assert rest.running <= wanted_load.running
         assert rest.queued_s <= wanted_load.queued_s
@@ -155,7 +159,7 @@ def test_a_pool_whose_replicas_are_all_there_leaves_what_does_not_fit(
     pool = EarlierPool()
     there = min(first.most, max(target, needed_replicas(first, wanted)))
     for now in (0.0, 1e6):
-        rest = pool.left(first, wanted, Replicas(target, there), AFTER_S, now)
+        rest = pool.remaining_load(first, wanted, Replicas(target, there), AFTER_S, now)
         slower = replace(first, most=1000, spare=0, target_wait_s=max(first.target_wait_s, AFTER_S))
         fits = needed_replicas(slower, wanted) <= first.most
         assert bool(rest.queued or rest.running) is not fits

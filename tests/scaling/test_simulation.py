@@ -9,7 +9,7 @@ from benchmarks.scaling import (
     Simulation,
     darkroom,
     idle_only,
-    made,
+    make_requests,
     serve,
 )
 
@@ -17,7 +17,7 @@ POOL = Pool(slots=4, start_s=60.0, most=16)
 
 
 def test_under_a_steady_load_it_needs_less_than_serves_policy_and_waits_no_longer() -> None:
-    requests = made("steady", mean_s=10.0, length_s=4 * 3600)
+    requests = make_requests("steady", mean_s=10.0, length_s=4 * 3600)
     ours = Simulation(POOL, requests, darkroom(POOL, keep_alive_s=300, target_wait_s=5)).run()
     serves = Simulation(POOL, requests, serve(POOL, 2, 600)).run()
     assert ours.gpu_hours < 0.8 * serves.gpu_hours
@@ -37,7 +37,7 @@ def test_it_shrinks_after_a_burst_amid_a_load_that_never_ends() -> None:
 
 
 def test_every_request_is_served_whoever_is_stopped() -> None:
-    requests = made("mixed", mean_s=10.0, length_s=2 * 3600)
+    requests = make_requests("mixed", mean_s=10.0, length_s=2 * 3600)
     result = Simulation(POOL, requests, darkroom(POOL, keep_alive_s=10, target_wait_s=5)).run()
     assert len(result.waits_s) == len(requests.arrivals)
     assert result.handed_over > 0
@@ -45,7 +45,7 @@ def test_every_request_is_served_whoever_is_stopped() -> None:
 
 
 def test_a_warm_target_before_a_burst_saves_its_requests_the_cold_start() -> None:
-    requests = made("bursts", mean_s=10.0, length_s=4 * 3600)
+    requests = make_requests("bursts", mean_s=10.0, length_s=4 * 3600)
     warm = WARM["bursts"]
     late = Simulation(POOL, requests, darkroom(POOL, keep_alive_s=60, target_wait_s=5)).run()
     early = Simulation(POOL, requests, darkroom(POOL, 60, 5, warm)).run()

@@ -13,7 +13,13 @@ import httpx2
 import pytest
 
 from scripts.supply_chain import audit
-from scripts.supply_chain.audit import Accepted, Database, Unreachable, Vulnerability, accepted
+from scripts.supply_chain.audit import (
+    Accepted,
+    Database,
+    Unreachable,
+    Vulnerability,
+    accepting_rule,
+)
 from scripts.supply_chain.packages import Package
 from serve_app.free_ports import free_port
 
@@ -93,43 +99,52 @@ def package(name: str, version: str = "1.0") -> Package:
     return Package(name, version, (), (), {})
 
 
-def found(osv: Osv, *packages: Package) -> list[Vulnerability]:
+def find_vulnerabilities(osv: Osv, *packages: Package) -> list[Vulnerability]:
     with httpx2.Client(base_url=osv.url) as client:
         return Database(client).look_up(packages)
 
 
 def test_a_vulnerability_is_named_with_the_version_that_fixes_it(osv: Osv) -> None:
     osv.vulnerable["pkg:pypi/thing-one@1.0"] = ["GHSA-xxxx"]
-    (hole,) = found(osv, package("other"), package("thing-one"))
+    (hole,) = find_vulnerabilities(osv, package("other"), package("thing-one"))
     assert str(hole) == "thing-one 1.0: GHSA-xxxx (CVE-2026-1): It runs code. Fixed in 1.2."
 
 
 def test_all_pages_are_read_and_withdrawn_entries_are_left_out(osv: Osv) -> None:
     osv.details |= {"B": {"id": "B"}, "C": {"id": "C", "withdrawn": "2026-01-01T00:00:00Z"}}
     osv.vulnerable = {"pkg:pypi/thing-one@1.0": ["GHSA-xxxx", "C", "B"]}
-    assert [finding.id for finding in found(osv, package("thing-one"))] == ["GHSA-xxxx", "B"]
+    assert [finding.id for finding in find_vulnerabilities(osv, package("thing-one"))] == [
+        "GHSA-xxxx",
+        "B",
+    ]
 
 
 def test_many_packages_are_looked_up(osv: Osv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "AT_ONCE", 3)
     many = [package(f"p{number}") for number in range(10)]
     osv.vulnerable = {component.purl: ["GHSA-xxxx"] for component in many[4:9]}
-    assert [finding.package.name for finding in found(osv, *many)] == ["p4", "p5", "p6", "p7", "p8"]
+    assert [finding.package.name for finding in find_vulnerabilities(osv, *many)] == [
+        "p4",
+        "p5",
+        "p6",
+        "p7",
+        "p8",
+    ]
 
 
 def test_an_answer_that_is_an_error_is_not_taken_for_no_vulnerability(osv: Osv) -> None:
     osv.status = 500
     with pytest.raises(Unreachable, match="500"):
-        found(osv, package("thing-one"))
+        find_vulnerabilities(osv, package("thing-one"))
 
 
 def test_an_accepted_vulnerability_is_open_again_after_its_day(osv: Osv) -> None:
     osv.vulnerable["pkg:pypi/thing-one@1.0"] = ["GHSA-xxxx"]
-    (hole,) = found(osv, package("thing-one"))
+    (hole,) = find_vulnerabilities(osv, package("thing-one"))
     rules = {"CVE-2026-1": Accepted("Darkroom does not call it.", date(2026, 6, 30))}
-    assert accepted(hole, date(2026, 6, 30), rules) is rules["CVE-2026-1"]
-    assert accepted(hole, date(2026, 7, 1), rules) is None
-    assert accepted(hole, date(2026, 6, 30), {}) is None
+    assert accepting_rule(hole, date(2026, 6, 30), rules) is rules["CVE-2026-1"]
+    assert accepting_rule(hole, date(2026, 7, 1), rules) is None
+    assert accepting_rule(hole, date(2026, 6, 30), {}) is None
 
 
 @pytest.mark.long
@@ -138,7 +153,9 @@ def test_the_command_fails_for_a_vulnerability(
 ) -> None:
     assert audit.main(["--database", osv.url]) == 0
     assert "0 vulnerabilities found" in capsys.readouterr().out
-    starlette = next(component for component in audit.shipped() if component.name == "starlette")
+    starlette = next(
+        component for component in audit.shipped_packages() if component.name == "starlette"
+    )
     osv.vulnerable[starlette.purl] = ["GHSA-xxxx"]
     assert audit.main(["--database", osv.url]) == 1
     assert f"starlette {starlette.version}: GHSA-xxxx" in capsys.readouterr().err

@@ -19,7 +19,7 @@ PARTS = "darkroom", "weights", "pyproject.toml", "README.md", "LICENSE"
 """What is built here. The demo models would take most of the time."""
 
 
-def copied(folder: Path) -> Path:
+def copy_source(folder: Path) -> Path:
     source = folder / "source"
     source.mkdir(parents=True)
     for part in PARTS:
@@ -37,7 +37,7 @@ def built_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     and with another umask."""
     outs = (tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second"))
     for number, (out, umask) in enumerate(zip(outs, (0o022, 0o077), strict=True)):
-        source = copied(tmp_path_factory.mktemp(f"a{number}") / ("deep/" * number))
+        source = copy_source(tmp_path_factory.mktemp(f"a{number}") / ("deep/" * number))
         if number:
             for path in source.rglob("*.py"):
                 path.chmod(0o700)
@@ -75,7 +75,7 @@ def test_the_files_have_the_time_of_the_commit_and_no_owner(
 
 
 def test_another_version_of_the_builder_is_refused(tmp_path: Path) -> None:
-    source = copied(tmp_path)
+    source = copy_source(tmp_path)
     file = source / "pyproject.toml"
     file.write_text(
         file.read_text().replace('requires = ["setuptools==', 'requires = ["setuptools==1')
@@ -85,7 +85,7 @@ def test_another_version_of_the_builder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def downloaded(tmp_path: Path) -> tuple[Path, Path]:
+def release_folders(tmp_path: Path) -> tuple[Path, Path]:
     """A release as a user downloads it, and the same as built again."""
     again = tmp_path / "again"
     again.mkdir()
@@ -97,8 +97,8 @@ def downloaded(tmp_path: Path) -> tuple[Path, Path]:
     return published, again
 
 
-def test_the_hashes_are_in_the_format_of_sha256sum(downloaded: tuple[Path, Path]) -> None:
-    published, _ = downloaded
+def test_the_hashes_are_in_the_format_of_sha256sum(release_folders: tuple[Path, Path]) -> None:
+    published, _ = release_folders
     done = subprocess.run(
         ["sha256sum", "--check", SUMS], cwd=published, capture_output=True, check=True
     )
@@ -106,13 +106,13 @@ def test_the_hashes_are_in_the_format_of_sha256sum(downloaded: tuple[Path, Path]
 
 
 def test_a_release_that_the_commit_gives_has_no_differences(
-    downloaded: tuple[Path, Path],
+    release_folders: tuple[Path, Path],
 ) -> None:
-    assert differences(*downloaded) == []
+    assert differences(*release_folders) == []
 
 
-def test_files_that_were_changed_are_found(downloaded: tuple[Path, Path]) -> None:
-    published, again = downloaded
+def test_files_that_were_changed_are_found(release_folders: tuple[Path, Path]) -> None:
+    published, again = release_folders
     (published / "darkroom.whl").write_bytes(b"other")
     (published / "darkroom.tar.gz").unlink()
     assert differences(published, again) == [
@@ -127,8 +127,8 @@ def test_files_that_were_changed_are_found(downloaded: tuple[Path, Path]) -> Non
     ]
 
 
-def test_files_that_only_one_side_has_are_found(downloaded: tuple[Path, Path]) -> None:
-    published, again = downloaded
+def test_files_that_only_one_side_has_are_found(release_folders: tuple[Path, Path]) -> None:
+    published, again = release_folders
     (again / "darkroom.whl").rename(again / "darkroom-2.whl")
     assert differences(published, again) == [
         f"{SUMS} does not have darkroom-2.whl, which the commit gives.",

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from scripts.supply_chain import licences, sbom
-from scripts.supply_chain.licences import REVIEWED, allowed, licence_of, problems
-from scripts.supply_chain.packages import LOCK, ROOT, Package, locked, shipped
+from scripts.supply_chain.licences import REVIEWED, is_allowed, licence_of, problems
+from scripts.supply_chain.packages import LOCK, ROOT, Package, parse_lock, shipped_packages
 
 
 @pytest.fixture(scope="module")
 def packages() -> tuple[Package, ...]:
-    return shipped()
+    return shipped_packages()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_every_package_may_be_shipped(packages: tuple[Package, ...]) -> None:
 def test_the_sbom_has_every_locked_package_with_the_hashes_of_its_files(
     bill: dict[str, Any],
 ) -> None:
-    rows = {name: hashes for name, _, hashes in locked(LOCK.read_text())}
+    rows = {name: hashes for name, _, hashes in parse_lock(LOCK.read_text())}
     by_name = {
         component["name"]: {
             digest["content"]
@@ -102,7 +102,7 @@ def test_a_licence_is_what_the_package_states_if_that_is_clear(
     ],
 )
 def test_each_part_of_an_expression_needs_an_allowed_choice(expression: str, may: bool) -> None:
-    assert allowed(expression) is may
+    assert is_allowed(expression) is may
 
 
 def test_a_licence_that_is_not_allowed_is_refused_with_what_to_do(

@@ -60,7 +60,7 @@ class Collector:
         with self.changed:
             assert self.changed.wait_for(arrived, PATIENCE_S), [span.name for span in self.spans]
 
-    def named(self, name: str) -> Received:
+    def find_span(self, name: str) -> Received:
         (span,) = [received for received in self.spans if received.name == name]
         return span
 
@@ -137,7 +137,7 @@ class Traced:
     collector: Collector
     metrics: Metrics
 
-    def counted(self, result: str) -> float:
+    def count_spans(self, result: str) -> float:
         """Spans with a result, by the metric."""
         name, labels = "darkroom_spans_total", {"result": result}
         return self.metrics.registry.get_sample_value(name, labels) or 0.0

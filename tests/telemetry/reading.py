@@ -25,7 +25,7 @@ class Scrapes:
     async def read(self) -> Series:
         async with httpx.AsyncClient() as client:
             answer = await client.get(self._url)
-        return parsed(answer.text)
+        return parse_series(answer.text)
 
     async def value(self, name: str, **labels: str) -> float | None:
         """Value of one series without ``darkroom_``; None if there is none."""
@@ -39,7 +39,7 @@ class Scrapes:
             await asyncio.sleep(0.05)
 
 
-def parsed(text: str) -> Series:
+def parse_series(text: str) -> Series:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)

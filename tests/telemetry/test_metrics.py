@@ -23,10 +23,10 @@ from tests.contract.waiting import eventually
 
 def test_what_happens_is_counted() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.queue.entered("a/b", State.QUEUED)
-    metrics.queue.entered("a/b", State.QUEUED)
-    metrics.queue.ended("a/b", "studio", State.SUCCEEDED, 0.3, 0.5, None)
-    metrics.answered("fal.run", 200, 0.02)
+    metrics.queue.count_entry("a/b", State.QUEUED)
+    metrics.queue.count_entry("a/b", State.QUEUED)
+    metrics.queue.record_end("a/b", "studio", State.SUCCEEDED, 0.3, 0.5, None)
+    metrics.record_response("fal.run", 200, 0.02)
     metrics.queue.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
     metrics.queue.oldest_transaction(90.0, 4000)
     forwards = {("denoiser", 1): 1, ("denoiser", 3): 2}
@@ -40,7 +40,7 @@ def test_what_happens_is_counted() -> None:
         {("write", "error"): 0.25},
     )
     for _ in range(2):
-        metrics.computed("studio", done)
+        metrics.record_engine_usage("studio", done)
 
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, labels)
@@ -130,13 +130,13 @@ def test_a_configured_pool_has_figures_before_it_has_requests_or_replicas() -> N
 
 def test_two_registries_do_not_mix() -> None:
     first, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
-    first.unexpected("x")
+    first.count_unexpected_error("x")
     assert two.registry.get_sample_value("darkroom_unexpected_errors_total", {"route": "x"}) is None
 
 
 def test_metrics_are_served_on_loopback_until_closed() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.queue.entered("a/b", State.FAILED)
+    metrics.queue.count_entry("a/b", State.FAILED)
     server = MetricsServer(metrics.registry, 0)
     server.start()
     server.start()
@@ -203,7 +203,7 @@ def test_ingress_replicas_on_one_node_take_ports_one_after_the_other() -> None:
         assert [listener.port for listener in servers] == [port, port + 1]
         third = MetricsServer(CollectorRegistry(), port, processes=2)
         assert (third.start(), third.port) == (False, 0)
-        assert third.wanted == f"ports {port} to {port + 1} on 127.0.0.1"
+        assert third.address_text == f"ports {port} to {port + 1} on 127.0.0.1"
     finally:
         for server in servers:
             server.close()

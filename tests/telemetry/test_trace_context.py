@@ -17,18 +17,18 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
-def parsed(*headers: tuple[str, str]) -> str:
+def parse_headers(*headers: tuple[str, str]) -> str:
     return from_headers([(name.encode(), value.encode("latin-1")) for name, value in headers])
 
 
 def test_a_context_is_passed_on_as_it_came() -> None:
-    trace = parsed(("traceparent", PARENT), ("tracestate", "a=1"), ("tracestate", "b=2"))
+    trace = parse_headers(("traceparent", PARENT), ("tracestate", "a=1"), ("tracestate", "b=2"))
     assert to_headers(trace) == {"traceparent": PARENT, "tracestate": "a=1,b=2"}
     assert (ids_of(trace), is_sampled(trace)) == ((TRACE, SPAN), True)
 
 
 def test_a_call_without_a_context_passes_none_on() -> None:
-    assert parsed(("accept", "*/*"), ("tracestate", "a=1")) == ""
+    assert parse_headers(("accept", "*/*"), ("tracestate", "a=1")) == ""
     assert to_headers("") == {}
     assert not is_sampled("")
 
@@ -47,20 +47,20 @@ def test_a_call_without_a_context_passes_none_on() -> None:
     ],
 )
 def test_a_context_that_is_not_valid_is_ignored(value: str) -> None:
-    assert parsed(("traceparent", value)) == ""
+    assert parse_headers(("traceparent", value)) == ""
 
 
 def test_two_contexts_are_ignored() -> None:
-    assert parsed(("traceparent", PARENT), ("traceparent", PARENT)) == ""
+    assert parse_headers(("traceparent", PARENT), ("traceparent", PARENT)) == ""
 
 
 def test_a_newer_version_is_read_as_far_as_it_is_known() -> None:
-    assert parsed(("traceparent", f"01-{TRACE}-{SPAN}-ff-more")) == f"00-{TRACE}-{SPAN}-03"
+    assert parse_headers(("traceparent", f"01-{TRACE}-{SPAN}-ff-more")) == f"00-{TRACE}-{SPAN}-03"
 
 
 @pytest.mark.parametrize("state", ["a=1\x01", "ä=1", "a" * 513])
 def test_a_state_that_cannot_be_passed_on_is_dropped(state: str) -> None:
-    assert parsed(("traceparent", PARENT), ("tracestate", state)) == PARENT
+    assert parse_headers(("traceparent", PARENT), ("tracestate", state)) == PARENT
 
 
 def test_each_lease_has_a_span_of_its_own_in_the_same_trace() -> None:

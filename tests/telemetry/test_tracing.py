@@ -47,7 +47,7 @@ async def test_a_request_is_one_trace_from_its_client_to_its_webhook(
         (delivered,) = await receiver.until(1)
         names = "POST fal.submit", "wait", "attempt", "webhook"
         spans = await traced.collector.until(*names, *STAGES)
-    submit, wait, attempt, webhook = map(traced.collector.named, names)
+    submit, wait, attempt, webhook = map(traced.collector.find_span, names)
     assert {span.trace_id for span in spans} == {TRACE}
     assert traced.collector.services == {"darkroom"}
 
@@ -69,7 +69,7 @@ async def test_a_request_is_one_trace_from_its_client_to_its_webhook(
     stages = [stage for stage in stages if stage.name != "waiting_for_slot"]  # on a slow machine
     assert [stage.name for stage in sorted(stages, key=lambda each: each.began)] == STAGES
     assert all(attempt.began <= stage.began <= stage.ended <= attempt.ended for stage in stages)
-    denoising = traced.collector.named("denoising").attributes
+    denoising = traced.collector.find_span("denoising").attributes
     assert denoising == {"darkroom.steps": STEPS, "darkroom.batch_size": 1.0}
     assert not any(BODY["prompt"].encode() in body for body in traced.collector.bodies)
     assert not any("darkroom.tenant" in span.attributes for span in spans)
@@ -85,10 +85,10 @@ async def test_an_exporter_that_fails_is_counted_and_delays_no_call(
         for _ in range(50):
             traced.tracing.begin_call([]).end_call("POST", "fal.submit", "id", 200, "")
         async with asyncio.timeout(60):
-            while traced.counted("queue_full") + traced.counted("export_failed") < 50:  # noqa: ASYNC110
+            while traced.count_spans("queue_full") + traced.count_spans("export_failed") < 50:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-    assert traced.counted("exported") == 0
-    assert bool(traced.counted("queue_full")) == (waiting == "2")
+    assert traced.count_spans("exported") == 0
+    assert bool(traced.count_spans("queue_full")) == (waiting == "2")
 
 
 @pytest.mark.parametrize(

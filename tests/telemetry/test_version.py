@@ -10,7 +10,7 @@ from serve_app.telemetry.version import code_version, package_version
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Path:
+def package_folder(tmp_path: Path) -> Path:
     """A folder with the package of an installation."""
     (tmp_path / "serve_app" / "queue").mkdir(parents=True)
     (tmp_path / "serve_app" / "queue" / "lease.py").write_text("LEASE_S = 30\n")
@@ -24,25 +24,25 @@ def test_the_version_names_the_package_and_its_code() -> None:
     assert code_version() == code_version()
 
 
-def test_a_changed_file_is_another_version(installed: Path) -> None:
-    before = code_version(installed)
-    (installed / "serve_app" / "queue" / "lease.py").write_text("LEASE_S = 20\n")
-    assert code_version(installed) != before
+def test_a_changed_file_is_another_version(package_folder: Path) -> None:
+    before = code_version(package_folder)
+    (package_folder / "serve_app" / "queue" / "lease.py").write_text("LEASE_S = 20\n")
+    assert code_version(package_folder) != before
 
 
-def test_a_file_of_another_name_is_another_version(installed: Path) -> None:
-    before = code_version(installed)
-    folder = installed / "serve_app" / "queue"
+def test_a_file_of_another_name_is_another_version(package_folder: Path) -> None:
+    before = code_version(package_folder)
+    folder = package_folder / "serve_app" / "queue"
     (folder / "lease.py").rename(folder / "leases.py")
-    assert code_version(installed) != before
+    assert code_version(package_folder) != before
 
 
 def test_what_python_compiles_and_what_lies_beside_the_packages_does_not_count(
-    installed: Path,
+    package_folder: Path,
 ) -> None:
-    before = code_version(installed)
-    compiled = installed / "serve_app" / "queue" / "__pycache__"
+    before = code_version(package_folder)
+    compiled = package_folder / "serve_app" / "queue" / "__pycache__"
     compiled.mkdir()
     (compiled / "lease.cpython-311.pyc").write_bytes(b"\0")
-    (installed / "README.md").write_text("Changed.\n")
-    assert code_version(installed) == before
+    (package_folder / "README.md").write_text("Changed.\n")
+    assert code_version(package_folder) == before

@@ -14,7 +14,7 @@ from serve_app.tenants.sign_in import ACTOR
 from serve_app.tenants.signed_claims import read_claims, sign_claims
 from serve_app.tenants.tokens import STREAM_VALID_S, StreamTokens, Tokens
 from tests.fakes.clock import FakeClock
-from tests.tenants.forged import unsigned
+from tests.tenants.forged import strip_signature
 
 SECRET = b"s" * 32
 OWNER = Caller("dk_1", "acme", frozenset({API, ADMIN}))
@@ -74,7 +74,7 @@ def test_a_token_that_signs_itself_is_refused(tokens: Tokens, clock: FakeClock) 
     token = tokens.issue(OWNER, ["flux"], 60)
     claims = read_claims(token, SECRET, [], "It is not valid.")
     for forged in (
-        unsigned(token),
+        strip_signature(token),
         jwt.encode({"alg": "HS512"}, claims, OctKey.import_key(SECRET), ["HS512"]),
         sign_claims(claims | {"iss": "other"}, SECRET),
         sign_claims({k: v for k, v in claims.items() if k != "exp"}, SECRET),

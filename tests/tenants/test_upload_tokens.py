@@ -9,7 +9,7 @@ from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.signed_claims import sign_claims
 from serve_app.tenants.tokens import CLIENT_VALID_S, VALID_S, UploadGrant, UploadTokens
 from tests.fakes.clock import FakeClock
-from tests.tenants.forged import unsigned
+from tests.tenants.forged import strip_signature
 
 SECRET = b"s" * 32
 CALLER = Caller("dk_1", "studio", frozenset({API}))
@@ -54,7 +54,7 @@ def test_what_we_did_not_sign_for_uploads_is_refused(
     forged = [
         "x",
         sign_claims(claims, b"o" * 32),
-        unsigned(sign_claims(claims, SECRET)),
+        strip_signature(sign_claims(claims, SECRET)),
         sign_claims({**claims, "aud": "realtime"}, SECRET),
         sign_claims({"aud": "uploads", "sub": "studio", "key": "dk_1"}, SECRET),
         sign_claims({**claims, "key": None}, SECRET),

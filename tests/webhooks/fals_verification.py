@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 LEEWAY_S = 300
 
 
-def verified(headers: Mapping[str, str], body: bytes, jwks: Mapping[str, Any]) -> bool:
+def verify_webhook(headers: Mapping[str, str], body: bytes, jwks: Mapping[str, Any]) -> bool:
     """Verify a webhook. ``headers`` have names in lower case; ``jwks`` is the fetched document."""
     request_id = headers["x-fal-webhook-request-id"]
     user_id = headers["x-fal-webhook-user-id"]

@@ -44,9 +44,9 @@ def test_a_channel_closes_after_failures_in_a_row_and_then_lets_one_through() ->
     failing(breakers, OPENS_AFTER)
     assert breakers.choose([CHANNEL], FIRST_OPEN_S - 0.01) == {}
     assert breakers.choose([CHANNEL], FIRST_OPEN_S) == {CHANNEL: 1}
-    breakers.started(CHANNEL)
+    breakers.count_start(CHANNEL)
     assert breakers.choose([CHANNEL], FIRST_OPEN_S) == {}
-    breakers.finished(CHANNEL)
+    breakers.count_end(CHANNEL)
     breakers.record_result(CHANNEL, FINE, FIRST_OPEN_S)
     assert breakers.choose([CHANNEL], FIRST_OPEN_S) == {CHANNEL: PROVEN}
 
@@ -89,7 +89,7 @@ def test_a_tenant_with_many_hosts_leaves_room_for_others() -> None:
 def busy(breakers: CircuitBreakers, channel: DeliveryChannel, count: int, now: float = 0) -> None:
     breakers.record_result(channel, FINE, now)
     for _ in range(count):
-        breakers.started(channel)
+        breakers.count_start(channel)
 
 
 def hosts(tenant: str, count: int) -> list[DeliveryChannel]:
@@ -172,10 +172,10 @@ def test_whatever_happens_the_caps_hold(acts: list[tuple[str, DeliveryChannel]])
             for chosen, count in breakers.choose([channel, *away], float(now)).items():
                 away += [chosen] * count
                 for _ in range(count):
-                    breakers.started(chosen)
+                    breakers.count_start(chosen)
         elif away:
             back = away.pop()
-            breakers.finished(back)
+            breakers.count_end(back)
             breakers.record_result(back, FINE if act == "fine" else DOWN, float(now))
         assert breakers.in_flight == len(away) <= MAX_IN_FLIGHT
         for tenant in "abc":
@@ -191,7 +191,7 @@ def test_a_tenant_without_deliveries_finds_room_at_once(
     for channel, works in starts:
         for chosen, count in breakers.choose([channel], 0.0).items():
             for _ in range(count):
-                breakers.started(chosen)
+                breakers.count_start(chosen)
         if works:
             breakers.record_result(channel, FINE, 0.0)
     new = DeliveryChannel("new", "n.example")

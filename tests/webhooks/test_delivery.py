@@ -66,7 +66,7 @@ class Post:
     tally: Counted
     worker: DeliveryWorker
 
-    async def ended(self, url: str, tenant: str = TENANT) -> str:
+    async def make_ended_request(self, url: str, tenant: str = TENANT) -> str:
         request = await self.queue.submit(new(tenant=tenant, webhook=Webhook(url, "")))
         await self.queue.cancel(tenant, request.id)
         return request.id
@@ -98,7 +98,7 @@ async def post(
 
 async def test_each_is_delivered_once() -> None:
     async with Receiver() as receiver, post() as here:
-        ids = [await here.ended(receiver.url()) for _ in range(100)]
+        ids = [await here.make_ended_request(receiver.url()) for _ in range(100)]
         here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 100)
         assert sorted(call.body.decode() for call in receiver.received) == sorted(ids)
@@ -119,11 +119,11 @@ async def test_receivers_that_hang_or_are_down_delay_no_others(
         good = await stack.enter_async_context(Receiver())
         for receiver in hanging:
             for _ in range(10):
-                await here.ended(receiver.url())
+                await here.make_ended_request(receiver.url())
         for _ in range(10):
-            await here.ended(down.url(), tenant="cleo")
+            await here.make_ended_request(down.url(), tenant="cleo")
         for _ in range(20):
-            await here.ended(good.url(), tenant="bob")
+            await here.make_ended_request(good.url(), tenant="bob")
         here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 20, within_s=60)
         # While the breaker of the failed receiver is open, its waiting webhooks use up no tries.
@@ -144,11 +144,11 @@ async def test_two_tenants_with_many_receivers_that_hang_delay_no_third(
         good = await stack.enter_async_context(Receiver())
         for receiver in hanging:
             for tenant in ("ann", "bob"):
-                await here.ended(receiver.url(), tenant)
+                await here.make_ended_request(receiver.url(), tenant)
         here.worker.start()
         in_flight = 2 * MAX_UNPROVEN_PER_TENANT
         await here.until(lambda: sum(len(host.received) for host in hanging) >= in_flight)
-        await here.ended(good.url(), tenant="cleo")
+        await here.make_ended_request(good.url(), tenant="cleo")
         await good.until(1, within_s=60)
         assert sum(len(host.received) for host in hanging) == in_flight
 
@@ -158,7 +158,7 @@ async def test_a_receiver_that_comes_back_gets_everything() -> None:
         receiver = Receiver()
         await receiver.start()
         await receiver.aclose()
-        ids = {await here.ended(receiver.url()) for _ in range(3)}
+        ids = {await here.make_ended_request(receiver.url()) for _ in range(3)}
         here.worker.start()
         await here.until(lambda: here.tally.results["failed"] >= 2)
         await receiver.start()
@@ -170,7 +170,7 @@ async def test_a_receiver_that_comes_back_gets_everything() -> None:
 
 async def test_what_is_under_way_when_it_closes_is_due_again_without_a_try() -> None:
     async with Receiver(each(Reply(hangs=True), Reply())) as receiver, post() as here:
-        id_ = await here.ended(receiver.url())
+        id_ = await here.make_ended_request(receiver.url())
         here.worker.start()
         await receiver.until(1)
         await here.worker.aclose()
@@ -194,9 +194,9 @@ async def test_a_body_that_cannot_be_made_now_waits_and_holds_up_no_other() -> N
         return b"{}"
 
     async with Receiver() as receiver, post(compose) as here:
-        away = await here.ended(receiver.url("/away"))
+        away = await here.make_ended_request(receiver.url("/away"))
         for path in ("/gone", "/defect", "/good"):
-            await here.ended(receiver.url(path))
+            await here.make_ended_request(receiver.url(path))
         here.worker.start()
         await receiver.until(1)
         await here.until(lambda: refused == [away])
@@ -218,7 +218,7 @@ async def test_memory_holds_only_what_is_on_its_way() -> None:
         for receiver in hosts:
             for tenant in ("ann", "bob", "cleo"):
                 for _ in range(4):
-                    await here.ended(receiver.url(), tenant)
+                    await here.make_ended_request(receiver.url(), tenant)
         here.worker.start()
         most = 3 * MAX_UNPROVEN_PER_TENANT
         await here.until(lambda: sum(len(host.received) for host in hosts) >= most)
@@ -232,7 +232,7 @@ async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
     monkeypatch.setattr(delivery, "DATABASE_RETRY_S", 0.02)
     async with Receiver() as receiver, post() as here:
         outbox, attempts = here.queue.outbox, 0
-        delivered = outbox.delivered
+        delivered = outbox.record_success
 
         async def away(claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
             nonlocal attempts
@@ -241,8 +241,8 @@ async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
                 raise DatabaseUnavailable("PostgreSQL is away.")
             return await delivered(claimed, answer)
 
-        outbox.delivered = away  # type: ignore[method-assign]
-        await here.ended(receiver.url())
+        outbox.record_success = away  # type: ignore[method-assign]
+        await here.make_ended_request(receiver.url())
         here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 1)
         assert len(receiver.received) == 1
@@ -256,7 +256,7 @@ async def test_what_is_logged_of_a_delivery_has_the_id_of_its_request() -> None:
     log.addHandler(listener)
     try:
         async with Receiver(always(Reply(500))) as receiver, post(waits_s=()) as here:
-            ids = {await here.ended(receiver.url()) for _ in range(3)}
+            ids = {await here.make_ended_request(receiver.url()) for _ in range(3)}
             here.worker.start()
             await here.until(lambda: here.tally.results["dead"] == len(ids))
     finally:
@@ -270,7 +270,7 @@ async def test_the_backlog_is_counted() -> None:
         receiver = Receiver()
         await receiver.start()
         await receiver.aclose()
-        await here.ended(receiver.url())
+        await here.make_ended_request(receiver.url())
         here.worker.start()
         await here.until(lambda: here.tally.backlog is not None)
         assert here.tally.backlog is not None

@@ -27,7 +27,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.terms import FakeTerms
-from tests.queue.requests import TENANT, done, lease, new, report
+from tests.queue.requests import TENANT, lease, make_finish, new, report
 from tests.webhooks.receiver import Receiver, Reply, always, each
 
 CLOCK = SystemClock()
@@ -91,7 +91,7 @@ class Place:
 
     async def progress(self, leased: Lease, step: int) -> None:
         now = Progress(Stage.DENOISING, step, 100)
-        await self.queue.report(report(leased.held, progress=[(leased.held, now)]))
+        await self.queue.report(report(leased.key, progress=[(leased.key, now)]))
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         async with asyncio.timeout(120):
@@ -113,7 +113,7 @@ async def place() -> AsyncGenerator[Place]:
         await sender.aclose()
 
 
-def claimed(request: Request, webhook: Webhook) -> ClaimedDelivery:
+def make_delivery(request: Request, webhook: Webhook) -> ClaimedDelivery:
     url, origin = webhook.url, webhook.origin
     return ClaimedDelivery("d", 1, request.id, request.tenant, "host", url, origin, 0, None)
 
@@ -138,7 +138,7 @@ async def test_a_call_that_is_under_way_is_given_up_when_the_request_ends() -> N
         request, leased = await here.running()
         here.herald.follow(request, ProgressState(receiver.url(), state, every_s=0.0))
         await receiver.until(1)
-        await here.queue.finish(done(leased.held))
+        await here.queue.finish(make_finish(leased.key))
         await here.until(lambda: not here.sender.under_way)
         assert len(receiver.received) == 1
 
@@ -151,9 +151,11 @@ async def test_nothing_is_under_way_once_the_courier_has_the_word(own: bool) -> 
         webhook = Webhook(receiver.url(), here.herald.mark_origin("http://here#replicate"))
         here.herald.follow(request, ProgressState(webhook.url, state, every_s=0.0))
         await receiver.until(1)
-        await here.queue.finish(done(leased.held))
+        await here.queue.finish(make_finish(leased.key))
         other = ProgressNotifier(here.queue, here.sender, CLOCK, here.tally)
-        plain = await (here.herald if own else other).wait_until_silent(claimed(request, webhook))
+        plain = await (here.herald if own else other).wait_until_silent(
+            make_delivery(request, webhook)
+        )
         assert plain.origin == "http://here#replicate"
         assert not here.sender.under_way
 
@@ -161,7 +163,7 @@ async def test_nothing_is_under_way_once_the_courier_has_the_word(own: bool) -> 
 async def test_an_origin_without_a_mark_is_left_as_it_is() -> None:
     async with place() as here:
         request, _ = await here.running()
-        unmarked = claimed(request, Webhook("http://x.example", "http://here#replicate"))
+        unmarked = make_delivery(request, Webhook("http://x.example", "http://here#replicate"))
         assert await here.herald.wait_until_silent(unmarked) is unmarked
 
 
@@ -172,9 +174,9 @@ async def test_a_request_that_is_followed_to_its_end_sends_that_too_and_nothing_
             request, ProgressState(receiver.url(), state, every_s=0.0, to_the_end=True)
         )
         await receiver.until(1)
-        await here.queue.finish(done(leased.held))
+        await here.queue.finish(make_finish(leased.key))
         ended, second = await here.running()
-        await here.queue.finish(done(second.held))
+        await here.queue.finish(make_finish(second.key))
         await receiver.until(2)
         ended = await here.queue.get(TENANT, ended.id)
         here.herald.follow(
@@ -232,7 +234,7 @@ async def test_a_database_that_was_away_is_no_end() -> None:
 async def test_a_request_that_is_deleted_is_reported_no_more() -> None:
     async with Receiver() as receiver, place() as here:
         request, leased = await here.running()
-        await here.queue.finish(done(leased.held))
+        await here.queue.finish(make_finish(leased.key))
         await here.queue.delete(TENANT, request.id)
         here.herald.follow(
             request, ProgressState(receiver.url(), state, every_s=0.0, to_the_end=True)

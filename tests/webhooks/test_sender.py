@@ -15,7 +15,7 @@ import pytest
 from serve_app.domain.addresses import PrivateAddress
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.telemetry.clock import SystemClock
-from serve_app.webhooks.sender import PublicOnly, Sender, trusted
+from serve_app.webhooks.sender import PublicOnly, Sender, make_tls_context
 from serve_app.webhooks.signing import SignedMessage, Signer
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.webhooks.receiver import Receiver, Reply, always, each
@@ -43,7 +43,7 @@ async def sender() -> AsyncIterator[Sender]:
 
 async def test_connections_are_used_again(sender: Sender, receiver: Receiver) -> None:
     for _ in range(5):
-        assert (await sender.post(receiver.url(), PARCEL, 5.0)).accepted
+        assert (await sender.post(receiver.url(), PARCEL, 5.0)).is_accepted
     assert receiver.connections == 1
 
 
@@ -62,10 +62,10 @@ async def test_an_answer_that_never_ends_counts_by_its_status(
 ) -> None:
     receiver.script = each(Reply(endless=True), Reply(500, endless=True))
     answer = await sender.post(receiver.url(), PARCEL, 10.0)
-    assert (answer.accepted, answer.status) == (True, 200)
+    assert (answer.is_accepted, answer.status) == (True, 200)
     assert answer.took_s < 5
     answer = await sender.post(receiver.url(), PARCEL, 10.0)
-    assert (answer.accepted, answer.status) == (False, 500)
+    assert (answer.is_accepted, answer.status) == (False, 500)
 
 
 async def test_who_does_not_answer_in_time_has_not_taken_it(
@@ -196,6 +196,6 @@ async def test_each_address_of_a_name_is_tried() -> None:
 
 
 def test_certificates_are_checked() -> None:
-    context = trusted()
+    context = make_tls_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

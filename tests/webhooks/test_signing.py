@@ -13,7 +13,7 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.signing import KEEP_S, SignedMessage, Signer
 from tests.fakes.clock import FakeClock
 from tests.fakes.signing_seeds import FakeSigningSeeds
-from tests.webhooks.fals_verification import verified
+from tests.webhooks.fals_verification import verify_webhook
 
 PARCEL = SignedMessage("delivery-1", "request-1", "ann", b"{}")
 
@@ -64,6 +64,6 @@ async def test_the_time_of_the_try_is_signed() -> None:
     later = int(second["x-fal-webhook-timestamp"]) - int(first["x-fal-webhook-timestamp"])
     assert later == 100
     assert first["webhook-signature"] != second["webhook-signature"]
-    assert verified(second, PARCEL.body, await signer.jwks())
+    assert verify_webhook(second, PARCEL.body, await signer.jwks())
     stale = {**second, "x-fal-webhook-timestamp": first["x-fal-webhook-timestamp"]}
-    assert not verified(stale, PARCEL.body, await signer.jwks())
+    assert not verify_webhook(stale, PARCEL.body, await signer.jwks())

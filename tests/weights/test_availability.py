@@ -33,46 +33,49 @@ def store(hub: HubServer, tmp_path: Path) -> Store:
     )
 
 
-def seen(store: Store, within_s: float | None = None) -> Availability:
+def find_availability(store: Store, within_s: float | None = None) -> Availability:
     return look(store, [WANTED, WANTED], within_s)[WANTED]
 
 
 def test_what_the_hub_gives_has_a_size_and_what_is_here_needs_no_hub(
     hub: HubServer, store: Store
 ) -> None:
-    availability = seen(store)
+    availability = find_availability(store)
     assert availability.source is HubState.GIVES
     assert availability.download.missing_bytes == availability.download.total_bytes
     with store.open(WANTED):
         pass
     hub.asked.clear()
-    availability = seen(store)
+    availability = find_availability(store)
     assert (availability.source, availability.download.missing_bytes) == (HubState.NOT_NEEDED, 0)
     assert hub.asked == []
 
 
 def test_a_gated_repository_is_refused_and_named_as_gated(hub: HubServer, store: Store) -> None:
     hub.gated.add(NAME)
-    availability = seen(store)
+    availability = find_availability(store)
     assert (availability.source, availability.gated) == (HubState.REFUSES, True)
     assert "accept its licence" in availability.problem
 
 
 def test_one_that_is_not_there_is_refused(hub: HubServer, store: Store) -> None:
     hub.repositories.clear()
-    assert (seen(store).source, seen(store).gated) == (HubState.REFUSES, None)
+    assert (find_availability(store).source, find_availability(store).gated) == (
+        HubState.REFUSES,
+        None,
+    )
 
 
 def test_a_hub_that_fails_is_not_reached(hub: HubServer, store: Store) -> None:
     hub.statuses.append((503, {}))
-    assert seen(store).source is HubState.UNREACHABLE
+    assert find_availability(store).source is HubState.UNREACHABLE
 
 
 def test_a_hub_that_is_silent_is_waited_for_as_long_as_one_says(
     hub: HubServer, store: Store
 ) -> None:
     hub.hold_after["model_index.json"] = 0
-    availability = seen(store, within_s=0.2)
+    availability = find_availability(store, within_s=0.2)
     assert availability.source is HubState.UNREACHABLE
     assert f"does not answer about {NAME}" in availability.problem
     hub.go.set()
@@ -80,5 +83,5 @@ def test_a_hub_that_is_silent_is_waited_for_as_long_as_one_says(
 
 def test_a_machine_that_is_offline_asks_nobody(hub: HubServer, tmp_path: Path) -> None:
     store = Store(StoreConfig(directory=tmp_path / "store", offline=True), lambda: Hub(hub.url))
-    assert seen(store).source is HubState.OFFLINE
+    assert find_availability(store).source is HubState.OFFLINE
     assert hub.asked == []

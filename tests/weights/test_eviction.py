@@ -29,7 +29,7 @@ def house(name: str) -> Weights:
     return Weights(f"house/{name}", COMMIT)
 
 
-def pulled(store: Store, name: str, used_at: float) -> Path:
+def pull_weights(store: Store, name: str, used_at: float) -> Path:
     with store.open(house(name)) as folder:
         pass
     os.utime(folder.parents[1] / ".darkroom" / "used", (used_at, used_at))
@@ -42,20 +42,20 @@ def here(store: Store) -> set[str]:
 
 def test_the_least_recently_used_makes_room(make_store: MakeStore) -> None:
     store = make_store(max_bytes=2 * ONE)
-    pulled(store, "a", used_at=200)
-    pulled(store, "b", used_at=100)
-    pulled(store, "c", used_at=300)
+    pull_weights(store, "a", used_at=200)
+    pull_weights(store, "b", used_at=100)
+    pull_weights(store, "c", used_at=300)
     assert here(store) == {"a", "c"}
     assert not (store.directory / "models--house--b").exists()
 
 
 def test_what_is_in_use_stays(make_store: MakeStore) -> None:
     store = make_store(max_bytes=2 * ONE)
-    pulled(store, "a", used_at=100)
-    pulled(store, "b", used_at=200)
+    pull_weights(store, "a", used_at=100)
+    pull_weights(store, "b", used_at=200)
     with store.open(house("a")) as folder:
         os.utime(folder.parents[1] / ".darkroom" / "used", (1, 1))
-        pulled(store, "c", used_at=300)
+        pull_weights(store, "c", used_at=300)
         assert here(store) == {"a", "c"}
 
 
@@ -63,20 +63,20 @@ def test_when_all_others_are_in_use_it_is_an_error(make_store: MakeStore) -> Non
     store = make_store(max_bytes=ONE)
     with store.open(house("a")):
         with pytest.raises(WeightsUnavailable, match=r"in use\. Raise DARKROOM_WEIGHTS_MAX_BYTES"):
-            pulled(store, "b", used_at=1)
+            pull_weights(store, "b", used_at=1)
     assert here(store) == {"a"}
 
 
 def test_what_alone_passes_the_cap_is_refused_before_anything_goes(
     make_store: MakeStore, hub: HubServer
 ) -> None:
-    pulled(make_store(), "a", used_at=1)
+    pull_weights(make_store(), "a", used_at=1)
     hub.asked.clear()
     store = make_store(max_bytes=ONE // 2)
     with pytest.raises(
         WeightsUnavailable, match=r"house/b takes 0\.6 MB, but all weights together"
     ):
-        pulled(store, "b", used_at=2)
+        pull_weights(store, "b", used_at=2)
     assert here(store) == {"a"}
     assert hub.downloads(UNET) == []
 
@@ -89,9 +89,9 @@ def test_what_other_programs_have_downloaded_neither_counts_nor_goes(
         hf_hub_download(
             "house/a", name, revision=COMMIT, cache_dir=store.directory, endpoint=hub.url
         )
-    pulled(store, "a", used_at=1)
-    pulled(store, "b", used_at=2)
-    pulled(store, "c", used_at=3)
+    pull_weights(store, "a", used_at=1)
+    pull_weights(store, "b", used_at=2)
+    pull_weights(store, "c", used_at=3)
     assert here(store) == {"a", "c"}
 
 
@@ -111,7 +111,7 @@ def test_a_new_revision_makes_room_by_removing_the_old_one(
     make_store: MakeStore, hub: HubServer, tmp_path: Path
 ) -> None:
     store = make_store(max_bytes=ONE)
-    old = pulled(store, "a", used_at=1)
+    old = pull_weights(store, "a", used_at=1)
     read = (old / UNET).open("rb")  # by a replica that runs
     part = old.parents[1] / "blobs" / f"{'0' * 64}.part"
     part.write_bytes(bytes(1000))
@@ -123,7 +123,7 @@ def test_a_new_revision_makes_room_by_removing_the_old_one(
     with read:
         assert read.read() == (tmp_path / "a" / UNET).read_bytes()
     hub.add("house/a", COMMIT, tmp_path / "a")
-    assert pulled(store, "a", used_at=1) == old
+    assert pull_weights(store, "a", used_at=1) == old
     assert store.is_here(house("a"))
 
 
@@ -131,7 +131,7 @@ def test_what_both_revisions_have_is_neither_removed_nor_fetched_again(
     make_store: MakeStore, hub: HubServer, tmp_path: Path
 ) -> None:
     store = make_store(max_bytes=ONE)
-    pulled(store, "a", used_at=1)
+    pull_weights(store, "a", used_at=1)
     new = publish_new(hub, tmp_path, "a", unet=False)
     hub.asked.clear()
     with store.open(new) as folder:
@@ -143,8 +143,8 @@ def test_an_old_revision_goes_before_other_repositories(
     make_store: MakeStore, hub: HubServer, tmp_path: Path
 ) -> None:
     store = make_store(max_bytes=2 * ONE)
-    pulled(store, "b", used_at=1)
-    pulled(store, "a", used_at=2)
+    pull_weights(store, "b", used_at=1)
+    pull_weights(store, "a", used_at=2)
     with store.open(publish_new(hub, tmp_path, "a")):
         assert here(store) == {"b"}
 
@@ -153,14 +153,14 @@ def test_another_variant_goes_after_other_repositories_if_both_fit(
     make_store: MakeStore,
 ) -> None:
     store = make_store(max_bytes=3 * ONE // 2)
-    pulled(store, "b", used_at=1)
-    pulled(store, "a", used_at=2)
+    pull_weights(store, "b", used_at=1)
+    pull_weights(store, "a", used_at=2)
     half = Weights("house/a", COMMIT, variant="fp16")
     with store.open(half):
         assert here(store) == {"a"}
     tight = make_store(max_bytes=ONE)
-    pulled(tight, "b", used_at=3)
-    pulled(tight, "a", used_at=4)
+    pull_weights(tight, "b", used_at=3)
+    pull_weights(tight, "a", used_at=4)
     with tight.open(half):
         assert tight.is_here(half)
         assert here(tight) == set()
@@ -169,5 +169,5 @@ def test_another_variant_goes_after_other_repositories_if_both_fit(
 def test_a_cap_of_nothing_is_no_cap(make_store: MakeStore) -> None:
     store = make_store(max_bytes=0)
     for number, name in enumerate("abc"):
-        pulled(store, name, used_at=number)
+        pull_weights(store, name, used_at=number)
     assert here(store) == {"a", "b", "c"}

@@ -12,7 +12,7 @@ from weights.store import Store
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
-def refused(store, weights=WEIGHTS):
+def refusal_message(store, weights=WEIGHTS):
     with pytest.raises(WeightsUnavailable) as caught:
         with store.open(weights):
             pass
@@ -21,7 +21,7 @@ def refused(store, weights=WEIGHTS):
 
 def test_a_gated_repository_without_a_token_names_the_address_and_the_setting(store, hub):
     hub.gated.add(NAME)
-    message = refused(store)
+    message = refusal_message(store)
     assert f"accept its licence at {hub.url}/{NAME}" in message
     assert "HF_TOKEN" in message
 
@@ -29,7 +29,7 @@ def test_a_gated_repository_without_a_token_names_the_address_and_the_setting(st
 def test_for_a_token_whose_account_has_not_accepted_the_error_says_so(make_store, hub):
     hub.gated.add(NAME)
     hub.tokens["mine"] = set()
-    message = refused(make_store(token="mine"))
+    message = refusal_message(make_store(token="mine"))
     assert "account of HF_TOKEN has no access" in message
     assert f"{hub.url}/{NAME}" in message
 
@@ -42,21 +42,21 @@ def test_a_gated_repository_with_the_right_token_is_fetched(make_store, hub):
 
 
 def test_a_token_that_the_hub_does_not_know_is_reported(make_store, hub):
-    assert "rejects the token" in refused(make_store(token="old"))
+    assert "rejects the token" in refusal_message(make_store(token="old"))
 
 
 def test_a_repository_that_is_not_there_is_reported(store):
-    assert "has no house/nothing" in refused(store, Weights("house/nothing", COMMIT))
+    assert "has no house/nothing" in refusal_message(store, Weights("house/nothing", COMMIT))
 
 
 def test_a_revision_that_is_not_there_is_reported(store):
-    message = refused(store, Weights(NAME, "f" * 40))
+    message = refusal_message(store, Weights(NAME, "f" * 40))
     assert f"no revision {'f' * 40}" in message
 
 
 def test_a_hub_that_is_not_reached_is_reported_with_what_to_look_at(tmp_path):
     nowhere = Hub("http://127.0.0.1:9", tries=1)
-    message = refused(Store(StoreConfig(directory=tmp_path), lambda: nowhere))
+    message = refusal_message(Store(StoreConfig(directory=tmp_path), lambda: nowhere))
     assert "http://127.0.0.1:9 cannot be reached" in message
     assert "HTTPS_PROXY" in message
     assert "models pull" in message
@@ -67,7 +67,7 @@ def test_a_proxy_that_does_not_let_through_is_reported(tmp_path, monkeypatch):
     close_session()  # the library caches the environment in its session
     try:
         away = Hub("https://hub.invalid", tries=1)
-        message = refused(Store(StoreConfig(directory=tmp_path), lambda: away))
+        message = refusal_message(Store(StoreConfig(directory=tmp_path), lambda: away))
     finally:
         close_session()
     assert "HTTPS_PROXY" in message
@@ -83,7 +83,7 @@ def test_server_errors_are_tried_again(store, hub, waits):
 
 def test_server_errors_that_stay_are_reported(store, hub):
     hub.statuses += [(503, {})] * 5
-    assert "answers 503" in refused(store)
+    assert "answers 503" in refusal_message(store)
 
 
 def test_too_many_calls_wait_as_long_as_the_hub_asks(store, hub, waits):
@@ -95,7 +95,7 @@ def test_too_many_calls_wait_as_long_as_the_hub_asks(store, hub, waits):
 
 def test_a_wait_without_measure_is_not_waited(store, hub, waits):
     hub.statuses.append((429, {"Retry-After": "86400"}))
-    assert "429" in refused(store)
+    assert "429" in refusal_message(store)
     assert waits == []
 
 

@@ -12,7 +12,7 @@ from deployments.engine.memory.placement import bytes_of
 from deployments.replica import weights as weights_module
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import WeightsUnavailable
-from tests.engine.calls import alone
+from tests.engine.calls import run_without_engine
 from tests.engine.tiny import save_tiny_flux, tiny_flux
 from tests.weights.hub_server import HubServer, serving
 from weights.selection import select
@@ -44,7 +44,7 @@ def hub(tmp_path_factory):
 
 def same(loaded, pipeline):
     loaded.set_progress_bar_config(disable=True)
-    torch.testing.assert_close(alone(loaded), alone(pipeline))
+    torch.testing.assert_close(run_without_engine(loaded), run_without_engine(pipeline))
 
 
 def test_a_pipeline_from_the_hub_draws_as_it_did_before_it_was_saved(hub, store, flux):

@@ -41,7 +41,7 @@ def bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture
-def mirrored(bucket: str, s3: S3Server) -> dict[str, str]:
+def mirror_config(bucket: str, s3: S3Server) -> dict[str, str]:
     return {
         "mirror": f"s3://{bucket}/models",
         "mirror_endpoint_url": s3.url,
@@ -50,26 +50,28 @@ def mirrored(bucket: str, s3: S3Server) -> dict[str, str]:
 
 
 @pytest.fixture
-def filled(make_store: MakeStore, mirrored: dict[str, str], hub: HubServer) -> dict[str, str]:
+def filled_mirror(
+    make_store: MakeStore, mirror_config: dict[str, str], hub: HubServer
+) -> dict[str, str]:
     """The bucket with everything in it; the hub's request log is cleared."""
-    make_store(**mirrored).push(WEIGHTS)
+    make_store(**mirror_config).push(WEIGHTS)
     hub.asked.clear()
-    return mirrored
+    return mirror_config
 
 
 def object_key(path: str) -> str:
     return f"models/{NAME}/{COMMIT}/{path}"
 
 
-def pulled(store: Store) -> Path:
+def pull_weights(store: Store) -> Path:
     with store.open(WEIGHTS) as folder:
         return folder
 
 
 def test_a_mirror_that_has_everything_needs_no_hub(
-    filled: dict[str, str], tmp_path: Path, repository: Path
+    filled_mirror: dict[str, str], tmp_path: Path, repository: Path
 ) -> None:
-    config = StoreConfig(directory=tmp_path / "elsewhere", **filled)
+    config = StoreConfig(directory=tmp_path / "elsewhere", **filled_mirror)
     reported: list[tuple[int, int]] = []
     store = Store(config, lambda: Hub("http://127.0.0.1:9", tries=1))
     with store.open(WEIGHTS, lambda *how: reported.append(how)) as folder:
@@ -80,9 +82,9 @@ def test_a_mirror_that_has_everything_needs_no_hub(
 
 @pytest.mark.long
 def test_a_mirror_goes_on_from_a_part(
-    make_store: MakeStore, filled: dict[str, str], tmp_path: Path, repository: Path
+    make_store: MakeStore, filled_mirror: dict[str, str], tmp_path: Path, repository: Path
 ) -> None:
-    store = make_store(directory=tmp_path / "elsewhere", **filled)
+    store = make_store(directory=tmp_path / "elsewhere", **filled_mirror)
     blobs = store.directory / "models--house--small" / "blobs"
     blobs.mkdir(parents=True)
     whole = (repository / UNET).read_bytes()
@@ -94,19 +96,19 @@ def test_a_mirror_goes_on_from_a_part(
 
 
 def test_a_mirror_is_filled_from_a_shared_directory(
-    make_store: MakeStore, mirrored: dict[str, str], tmp_path: Path
+    make_store: MakeStore, mirror_config: dict[str, str], tmp_path: Path
 ) -> None:
     volume = tmp_path / "volume"
     size = sum(file.size for file in make_store(directory=volume).plan(WEIGHTS).files)
-    pulled(make_store(directory=volume))
-    config = StoreConfig(directory=tmp_path / "node", shared_directory=volume, **mirrored)
+    pull_weights(make_store(directory=volume))
+    config = StoreConfig(directory=tmp_path / "node", shared_directory=volume, **mirror_config)
     assert Store(config, lambda: Hub("http://127.0.0.1:9", tries=1)).push(WEIGHTS) == size
 
 
 @pytest.mark.long
 def test_what_the_mirror_has_damaged_comes_from_the_hub(
     make_store: MakeStore,
-    filled: dict[str, str],
+    filled_mirror: dict[str, str],
     hub: HubServer,
     tmp_path: Path,
     s3: S3Server,
@@ -115,37 +117,37 @@ def test_what_the_mirror_has_damaged_comes_from_the_hub(
 ) -> None:
     size = (repository / UNET).stat().st_size
     s3.client().put_object(Bucket=bucket, Key=object_key(UNET), Body=bytes(size))
-    folder = pulled(make_store(directory=tmp_path / "elsewhere", **filled))
+    folder = pull_weights(make_store(directory=tmp_path / "elsewhere", **filled_mirror))
     assert sha256(folder / UNET) == sha256(repository / UNET)
     assert len(hub.downloads(UNET)) == 1
 
 
 def test_what_the_mirror_lacks_comes_from_the_hub(
-    make_store: MakeStore, mirrored: dict[str, str]
+    make_store: MakeStore, mirror_config: dict[str, str]
 ) -> None:
-    assert (pulled(make_store(**mirrored)) / UNET).is_file()
+    assert (pull_weights(make_store(**mirror_config)) / UNET).is_file()
 
 
 def test_a_mirror_that_is_away_is_gone_round(
-    make_store: MakeStore, mirrored: dict[str, str]
+    make_store: MakeStore, mirror_config: dict[str, str]
 ) -> None:
-    away = mirrored | {"mirror_endpoint_url": "http://127.0.0.1:9"}
-    assert (pulled(make_store(**away)) / UNET).is_file()
+    away = mirror_config | {"mirror_endpoint_url": "http://127.0.0.1:9"}
+    assert (pull_weights(make_store(**away)) / UNET).is_file()
 
 
 def test_a_mirror_that_refuses_says_so_when_it_is_filled(
-    make_store: MakeStore, mirrored: dict[str, str]
+    make_store: MakeStore, mirror_config: dict[str, str]
 ) -> None:
-    store = make_store(**mirrored | {"mirror_profile": ""})
+    store = make_store(**mirror_config | {"mirror_profile": ""})
     with pytest.raises(WeightsUnavailable, match=r"The mirror s3://.*DARKROOM_WEIGHTS_MIRROR"):
         store.push(WEIGHTS)
 
 
 def test_a_profile_that_is_not_there_is_reported(
-    make_store: MakeStore, mirrored: dict[str, str]
+    make_store: MakeStore, mirror_config: dict[str, str]
 ) -> None:
     with pytest.raises(Misconfigured, match="nobody"):
-        pulled(make_store(**mirrored | {"mirror_profile": "nobody"}))
+        pull_weights(make_store(**mirror_config | {"mirror_profile": "nobody"}))
 
 
 @pytest.mark.parametrize("address", ["bucket", "https://bucket/x", "s3://", "s3://B/x"])

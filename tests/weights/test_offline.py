@@ -36,7 +36,7 @@ def offline(directory: Path, **changes: object) -> Store:
 
 
 @pytest.fixture
-def copied(store: Store, tmp_path: Path) -> Path:
+def copied_store(store: Store, tmp_path: Path) -> Path:
     """Copy of the store on a machine without a network, made as the message says."""
     with store.open(WEIGHTS):
         pass
@@ -48,20 +48,20 @@ def copied(store: Store, tmp_path: Path) -> Path:
     return there
 
 
-def refused(store: Store) -> str:
+def refusal_message(store: Store) -> str:
     with pytest.raises(WeightsUnavailable) as caught, store.open(WEIGHTS):
         pass
     return caught.value.message
 
 
-def test_what_was_copied_is_used(copied: Path) -> None:
-    with offline(copied).open(WEIGHTS) as folder:
+def test_what_was_copied_is_used(copied_store: Path) -> None:
+    with offline(copied_store).open(WEIGHTS) as folder:
         assert (folder / UNET).is_file()
-    assert offline(copied).plan(WEIGHTS).missing_bytes == 0
+    assert offline(copied_store).plan(WEIGHTS).missing_bytes == 0
 
 
 def test_missing_weights_are_reported_with_the_way_to_bring_them(tmp_path: Path) -> None:
-    message = refused(offline(tmp_path / "empty", mirror="s3://some-bucket"))
+    message = refusal_message(offline(tmp_path / "empty", mirror="s3://some-bucket"))
     assert f"{NAME} is not in {tmp_path / 'empty'}" in message
     assert "DARKROOM_OFFLINE" in message
     assert "darkroom models pull" in message
@@ -69,18 +69,18 @@ def test_missing_weights_are_reported_with_the_way_to_bring_them(tmp_path: Path)
     assert not (tmp_path / "empty").exists()
 
 
-def test_missing_files_are_named(copied: Path) -> None:
-    (copied / FOLDER / "snapshots" / COMMIT / UNET).unlink()
-    for path in (copied / FOLDER / "blobs").iterdir():
+def test_missing_files_are_named(copied_store: Path) -> None:
+    (copied_store / FOLDER / "snapshots" / COMMIT / UNET).unlink()
+    for path in (copied_store / FOLDER / "blobs").iterdir():
         if path.stat().st_size == NEEDED[UNET]:
             path.unlink()
-    assert f"{UNET} is missing" in refused(offline(copied))
+    assert f"{UNET} is missing" in refusal_message(offline(copied_store))
 
 
-def test_a_damaged_copy_is_reported_and_kept_for_inspection(copied: Path) -> None:
-    blob = (copied / FOLDER / "snapshots" / COMMIT / UNET).resolve()
+def test_a_damaged_copy_is_reported_and_kept_for_inspection(copied_store: Path) -> None:
+    blob = (copied_store / FOLDER / "snapshots" / COMMIT / UNET).resolve()
     blob.write_bytes(bytes(blob.stat().st_size))
-    assert f"{UNET} of {NAME} is damaged" in refused(offline(copied))
+    assert f"{UNET} of {NAME} is damaged" in refusal_message(offline(copied_store))
     assert blob.exists()
 
 
@@ -104,14 +104,16 @@ def test_a_hub_that_is_away_leaves_what_another_program_has_brought(
 
 
 def test_a_volume_in_which_no_lock_can_be_made_is_used_as_it_is(
-    copied: Path, make_store: MakeStore, hub: HubServer
+    copied_store: Path, make_store: MakeStore, hub: HubServer
 ) -> None:
-    (copied / ".locks").write_text("")  # also for root: no lock file can be created below a file
+    (copied_store / ".locks").write_text(
+        ""
+    )  # also for root: no lock file can be created below a file
     hub.asked.clear()
-    with make_store(directory=copied).open(WEIGHTS) as folder:
+    with make_store(directory=copied_store).open(WEIGHTS) as folder:
         assert (folder / UNET).is_file()
     (folder / UNET).unlink()
-    assert f"{UNET} is missing" in refused(make_store(directory=copied))
+    assert f"{UNET} is missing" in refusal_message(make_store(directory=copied_store))
     assert hub.asked == []
 
 

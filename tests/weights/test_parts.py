@@ -12,7 +12,7 @@ from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights, WeightsPar
 from serve_app.domain.errors import WeightsUnavailable
 from tests.weights.conftest import COMMIT, MakeStore, write_repository
 from tests.weights.hub_server import HubServer
-from weights.parts import composed, repository_of, with_parts
+from weights.parts import compose_folder, repository_of, with_parts
 from weights.selection import select, select_component
 from weights.store import Store, repositories_of
 
@@ -36,7 +36,7 @@ def test_a_pipeline_and_its_parts_are_one_folder_of_links(tmp_path: Path) -> Non
     base, control = write_repository(tmp_path / "base"), write_part(tmp_path / "control")
     part = WeightsPart("controlnet", str(control))
     weights = weights_with(part)
-    folder = composed(tmp_path / "store", base, weights, {part: control})
+    folder = compose_folder(tmp_path / "store", base, weights, {part: control})
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "SomeControlNetPipeline"
     assert index["controlnet"] == ["diffusers", "ControlNetModel"]
@@ -44,10 +44,10 @@ def test_a_pipeline_and_its_parts_are_one_folder_of_links(tmp_path: Path) -> Non
     link = folder / "controlnet" / "diffusion_pytorch_model.safetensors"
     assert link.resolve() == control / "diffusion_pytorch_model.safetensors"
     assert (folder / "unet" / "config.json").resolve() == base / "unet" / "config.json"
-    assert composed(tmp_path / "store", base, weights, {part: control}) == folder
+    assert compose_folder(tmp_path / "store", base, weights, {part: control}) == folder
     link.unlink()
     link.symlink_to(tmp_path / "evicted")
-    again = composed(tmp_path / "store", base, weights, {part: control})
+    again = compose_folder(tmp_path / "store", base, weights, {part: control})
     assert (again / "controlnet" / link.name).read_bytes() == b"control" * 1000
 
 
@@ -58,7 +58,7 @@ def test_several_parts_of_a_component_have_the_folders_that_diffusers_gives_them
     nets = [write_part(tmp_path / name) for name in ("edges", "depth", "pose")]
     parts = [WeightsPart("controlnet", str(net_path)) for net_path in nets]
     places = dict(zip(parts, nets, strict=True))
-    three = composed(tmp_path / "store", base, weights_with(*parts), places)
+    three = compose_folder(tmp_path / "store", base, weights_with(*parts), places)
     index = json.loads((three / "model_index.json").read_text())
     assert index["controlnet"] == ["diffusers", "MultiControlNetModel"]
     names = [path.relative_to(three).as_posix() for path in three.rglob("*")]
@@ -66,7 +66,7 @@ def test_several_parts_of_a_component_have_the_folders_that_diffusers_gives_them
     assert {f"{folder}/config.json" for folder in FOLDERS} <= taken
     for folder, net in zip(FOLDERS, nets, strict=True):
         assert (three / folder / "config.json").resolve() == net / "config.json"
-    two = composed(tmp_path / "store", three, weights_with(*parts[1:]), places)
+    two = compose_folder(tmp_path / "store", three, weights_with(*parts[1:]), places)
     assert not (two / "controlnet_2").exists()
     assert (two / "controlnet" / "config.json").resolve() == nets[1] / "config.json"
 
@@ -74,7 +74,7 @@ def test_several_parts_of_a_component_have_the_folders_that_diffusers_gives_them
 def test_one_control_net_may_run_twice(tmp_path: Path) -> None:
     base, net = write_repository(tmp_path / "base"), write_part(tmp_path / "union")
     part = WeightsPart("controlnet", str(net))
-    folder = composed(tmp_path / "store", base, weights_with(part, part), {part: net})
+    folder = compose_folder(tmp_path / "store", base, weights_with(part, part), {part: net})
     assert (folder / "controlnet_1" / "config.json").resolve() == net / "config.json"
 
 
@@ -84,7 +84,7 @@ FOLDERS = ("controlnet", "controlnet_1", "controlnet_2")
 def test_a_part_replaces_a_component_of_the_pipeline(tmp_path: Path) -> None:
     base, better = write_repository(tmp_path / "base"), write_part(tmp_path / "vae")
     part = WeightsPart("vae", str(better))
-    folder = composed(tmp_path / "store", base, Weights("x", parts=(part,)), {part: better})
+    folder = compose_folder(tmp_path / "store", base, Weights("x", parts=(part,)), {part: better})
     assert {path.name for path in (folder / "vae").iterdir()} == {
         "config.json",
         "diffusion_pytorch_model.safetensors",
@@ -99,7 +99,7 @@ def test_a_model_of_transformers_is_known_by_its_architecture(tmp_path: Path) ->
     base = write_repository(tmp_path / "base")
     encoder = write_part(tmp_path / "encoder", {"architectures": ["CLIPVisionModel"]})
     part = WeightsPart("image_encoder", str(encoder))
-    folder = composed(tmp_path / "store", base, weights_with(part), {part: encoder})
+    folder = compose_folder(tmp_path / "store", base, weights_with(part), {part: encoder})
     index = json.loads((folder / "model_index.json").read_text())
     assert index["image_encoder"] == ["transformers", "CLIPVisionModel"]
 
@@ -109,7 +109,7 @@ def test_a_folder_that_does_not_say_what_it_is_is_refused(tmp_path: Path, config
     base, odd = write_repository(tmp_path / "base"), write_part(tmp_path / "odd", config)
     part = WeightsPart("controlnet", str(odd))
     with pytest.raises(WeightsUnavailable, match=r"odd does not say what it is.*_class_name"):
-        composed(tmp_path / "store", base, weights_with(part), {part: odd})
+        compose_folder(tmp_path / "store", base, weights_with(part), {part: odd})
 
 
 def test_of_a_repository_the_files_of_the_component_are_taken() -> None:
@@ -153,7 +153,7 @@ def test_parts_in_folders_of_this_node_are_not_downloaded() -> None:
 def test_a_pipeline_without_an_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsUnavailable, match="is not a diffusers pipeline"):
-        Store(StoreConfig(directory=tmp_path)).composed(tmp_path / "empty", Weights("x"), {})
+        Store(StoreConfig(directory=tmp_path)).compose_folder(tmp_path / "empty", Weights("x"), {})
 
 
 ADAPTER = WeightsPart("ip_adapter", "house/adapter", COMMIT, file="models/plus.safetensors")
@@ -177,7 +177,7 @@ def test_of_an_ip_adapters_repository_one_file_is_downloaded(
 def test_an_ip_adapter_is_a_file_of_the_folder_that_the_index_names(tmp_path: Path) -> None:
     base, place = write_repository(tmp_path / "base"), write_adapters(tmp_path / "adapter")
     weights = weights_with(ADAPTER)
-    folder = composed(tmp_path / "store", base, weights, {ADAPTER: place})
+    folder = compose_folder(tmp_path / "store", base, weights, {ADAPTER: place})
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_ip_adapter"] == "ip_adapter/plus.safetensors"
     assert (folder / "ip_adapter" / "plus.safetensors").read_bytes() == b"adapter"
@@ -185,7 +185,7 @@ def test_an_ip_adapter_is_a_file_of_the_folder_that_the_index_names(tmp_path: Pa
     assert "ip_adapter/plus.safetensors" in select(names, index, None, "x")
     (place / "models" / "plus.safetensors").unlink()
     with pytest.raises(WeightsUnavailable, match=r"no file house/adapter/models/plus\.safetensors"):
-        composed(tmp_path / "store", base, weights, {ADAPTER: place})
+        compose_folder(tmp_path / "store", base, weights, {ADAPTER: place})
 
 
 def test_the_vision_half_of_a_whole_model_is_the_image_encoder() -> None:

@@ -81,7 +81,7 @@ def get(server: PeerServer, path: str, token: str | None) -> httpx2.Response:
     return httpx2.get(url(server) + path, headers=headers, trust_env=False, verify=False)
 
 
-def signed(server: PeerServer, path: str, caller: str = "fresh") -> httpx2.Response:
+def get_signed(server: PeerServer, path: str, caller: str = "fresh") -> httpx2.Response:
     return get(server, path, sign(KEY, caller, path, CLOCK.now()))
 
 
@@ -181,8 +181,8 @@ def test_a_node_serves_no_more_peers_at_once_than_it_may(
     monkeypatch.setattr(peer_server, "LINGER_S", 600.0)  # longer than this machine may stand still
     node = start_peer(peers=1)
     path = file_path(NAME, COMMIT, sha256(repository / UNET))
-    assert signed(node, path, "first").status_code == 200
-    refused = signed(node, path, "second")
+    assert get_signed(node, path, "first").status_code == 200
+    refused = get_signed(node, path, "second")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "600")
     hub.asked.clear()
     with fresh(tmp_path, hub.url, node, caller="third").open(WEIGHTS):
@@ -208,7 +208,7 @@ def test_only_holders_of_the_installations_key_get_anything(
     for why, token in refused.items():
         assert get(node, path, token).status_code == 401, why
     assert get(node, listing_path(NAME, COMMIT), None).status_code == 401
-    assert signed(node, path).status_code == 200
+    assert get_signed(node, path).status_code == 200
 
 
 def test_a_node_that_has_not_got_the_key_yet_sends_nothing(start_peer: StartPeer) -> None:
@@ -248,7 +248,7 @@ def test_files_that_the_store_has_not_verified_are_not_sent(
     (readme,) = (file for file in listing.files if file.path == "README.md")
     copied = folder.snapshot(COMMIT) / "README.md"  # by another program that shares the directory
     copied.write_bytes((repository / "README.md").read_bytes())
-    assert signed(node, file_path(NAME, COMMIT, readme.digest)).status_code == 404
+    assert get_signed(node, file_path(NAME, COMMIT, readme.digest)).status_code == 404
 
 
 def test_a_link_out_of_the_repository_is_not_followed(
@@ -262,7 +262,7 @@ def test_a_link_out_of_the_repository_is_not_followed(
     os.utime(outside, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # looks verified
     path.unlink()
     path.symlink_to(outside)
-    assert signed(node, file_path(NAME, COMMIT, sha256(repository / UNET))).status_code == 404
+    assert get_signed(node, file_path(NAME, COMMIT, sha256(repository / UNET))).status_code == 404
 
 
 def test_a_transfer_goes_on_from_where_it_broke_off(

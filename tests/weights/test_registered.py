@@ -157,7 +157,7 @@ def test_replaced_files_stand_in_a_folder_of_links(tmp_path: Path) -> None:
     with storage(other=OTHER) as (url, _):
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/other")
         replaced = {"unet": {"diffusion_pytorch_model.safetensors": OTHERS}}
-        folder = files.composed(base, replaced)
+        folder = files.compose_folder(base, replaced)
     paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert paths == {
         "model_index.json",
@@ -169,7 +169,7 @@ def test_replaced_files_stand_in_a_folder_of_links(tmp_path: Path) -> None:
     assert all(path.is_symlink() for path in folder.rglob("*") if path.is_file())
     shared = folder / "vae" / "diffusion_pytorch_model.fp16.safetensors"
     assert shared.samefile(base / "vae" / shared.name)
-    assert files.composed(base, replaced) == folder
+    assert files.compose_folder(base, replaced) == folder
 
 
 def test_several_files_of_a_component_get_an_index(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_several_files_of_a_component_get_an_index(tmp_path: Path) -> None:
     with storage(**contents) as (url, _):
         files = RegisteredFiles(tmp_path, lambda digest: f"{url}/{digest}")
         digests = {"unet": dict(zip(names, (DIGEST, OTHERS), strict=True))}
-        folder = files.composed(base, digests)
+        folder = files.compose_folder(base, digests)
     index = json.loads(
         (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").read_text()
     )
@@ -191,10 +191,10 @@ def test_a_folder_whose_file_was_evicted_is_made_again(tmp_path: Path) -> None:
     with storage(other=OTHER) as (url, requests):
         files = RegisteredFiles(tmp_path, lambda _: f"{url}/other")
         replaced = {"unet": {"diffusion_pytorch_model.safetensors": OTHERS}}
-        folder = files.composed(base, replaced)
+        folder = files.compose_folder(base, replaced)
         path = files.find(OTHERS)
         assert path is not None
         path.unlink()
-        assert files.composed(base, replaced) == folder
+        assert files.compose_folder(base, replaced) == folder
         assert (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == OTHER
     assert len(requests) == 2

@@ -9,7 +9,7 @@ from weights.repository_files import RepositoryFiles
 IN_STORE, BESIDES = "vae/diffusion_pytorch_model.safetensors", "small.safetensors"
 
 
-def written(store, path, tmp_path, revision=COMMIT):
+def write_file(store, path, tmp_path, revision=COMMIT):
     files = RepositoryFiles(store)
     listing = files.listing(NAME, revision)
     (file,) = [candidate for candidate in listing.files if candidate.path == path]
@@ -20,42 +20,44 @@ def written(store, path, tmp_path, revision=COMMIT):
 
 
 @pytest.fixture
-def filled(store):
+def filled_store(store):
     with store.open(WEIGHTS):
         return store
 
 
 def test_a_file_that_no_pipeline_loads_comes_alone(store, hub, repository, tmp_path):
-    content = written(store, BESIDES, tmp_path, revision=None)
+    content = write_file(store, BESIDES, tmp_path, revision=None)
     assert content == (repository / BESIDES).read_bytes()
     assert len(hub.downloads(".safetensors")) == 1
     assert not (store.directory / "models--house--small" / "blobs").exists()
 
 
-def test_what_is_in_the_store_is_not_fetched_again(filled, make_store, hub, repository, tmp_path):
+def test_what_is_in_the_store_is_not_fetched_again(
+    filled_store, make_store, hub, repository, tmp_path
+):
     hub.asked.clear()
-    for store in (filled, make_store(offline=True)):
-        content = written(store, IN_STORE, tmp_path)
+    for store in (filled_store, make_store(offline=True)):
+        content = write_file(store, IN_STORE, tmp_path)
         assert content == (repository / IN_STORE).read_bytes()
     assert hub.asked == []
 
 
-def test_a_damaged_file_of_the_store_is_not_handed_out(filled, repository, tmp_path):
-    file = filled.directory / "models--house--small" / "snapshots" / COMMIT / IN_STORE
+def test_a_damaged_file_of_the_store_is_not_handed_out(filled_store, repository, tmp_path):
+    file = filled_store.directory / "models--house--small" / "snapshots" / COMMIT / IN_STORE
     file.write_bytes(bytes(file.stat().st_size))
-    assert written(filled, IN_STORE, tmp_path) == (repository / IN_STORE).read_bytes()
+    assert write_file(filled_store, IN_STORE, tmp_path) == (repository / IN_STORE).read_bytes()
 
 
 def test_offline_a_branch_is_what_the_hubs_library_has_noted(
-    filled, make_store, hub, repository, tmp_path
+    filled_store, make_store, hub, repository, tmp_path
 ):
     offline = make_store(offline=True)
     with pytest.raises(WeightsUnavailable, match="owner/name@commit"):
-        written(offline, IN_STORE, tmp_path, revision=None)
-    refs = filled.directory / "models--house--small" / "refs"
+        write_file(offline, IN_STORE, tmp_path, revision=None)
+    refs = filled_store.directory / "models--house--small" / "refs"
     refs.mkdir()
     (refs / "main").write_text(COMMIT)
-    content = written(offline, IN_STORE, tmp_path, revision=None)
+    content = write_file(offline, IN_STORE, tmp_path, revision=None)
     assert content == (repository / IN_STORE).read_bytes()
     with pytest.raises(WeightsUnavailable, match="downloads are disabled"):
-        written(offline, BESIDES, tmp_path)
+        write_file(offline, BESIDES, tmp_path)

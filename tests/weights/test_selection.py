@@ -15,16 +15,16 @@ FLUX = {
 }
 
 
-def chosen(*names, index=FLUX, variant=None):
+def select_names(*names, index=FLUX, variant=None):
     return sorted(select(names, index, variant, "house/flux"))
 
 
 def test_a_published_repository_gives_what_its_index_names_and_no_twins():
-    assert chosen(*NEEDED, *BESIDES, index=INDEX) == sorted(NEEDED)
+    assert select_names(*NEEDED, *BESIDES, index=INDEX) == sorted(NEEDED)
 
 
 def test_a_variant_is_taken_in_place_of_the_plain_weights():
-    names = chosen(*NEEDED, *BESIDES, index=INDEX, variant="fp16")
+    names = select_names(*NEEDED, *BESIDES, index=INDEX, variant="fp16")
     assert [name for name in names if name.endswith(".safetensors")] == [
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "vae/diffusion_pytorch_model.fp16.safetensors",
@@ -32,7 +32,7 @@ def test_a_variant_is_taken_in_place_of_the_plain_weights():
 
 
 def test_a_component_without_the_variant_has_its_plain_weights_taken():
-    names = chosen(
+    names = select_names(
         "transformer/diffusion_pytorch_model.fp16.safetensors",
         "text_encoder_2/model.safetensors",
         variant="fp16",
@@ -48,7 +48,7 @@ def test_shards_come_with_their_index(variant):
         f"text_encoder_2/{shard}.safetensors",
         f"text_encoder_2/model.safetensors{index}.json",
     ]
-    assert chosen(*names, variant=variant) == sorted(["model_index.json", *names])
+    assert select_names(*names, variant=variant) == sorted(["model_index.json", *names])
 
 
 def test_of_whole_and_shards_one_is_taken_as_the_library_does():
@@ -64,7 +64,7 @@ def test_of_whole_and_shards_one_is_taken_as_the_library_does():
             f"{stem}.safetensors.index.json",
         )
     ]
-    assert chosen(*names) == [
+    assert select_names(*names) == [
         "model_index.json",
         "text_encoder_2/model.safetensors",
         "transformer/diffusion_pytorch_model-00001-of-00001.safetensors",
@@ -78,31 +78,31 @@ def test_a_text_encoders_second_set_under_diffusers_name_is_left_out():
         for stem in ("model", "diffusion_pytorch_model")
         for end in ("-00001-of-00001.safetensors", ".safetensors.index.json")
     ]
-    assert chosen(*names) == sorted(["model_index.json", *names[:2]])
+    assert select_names(*names) == sorted(["model_index.json", *names[:2]])
 
 
 def test_components_that_lie_at_the_root_are_found_there():
-    names = chosen("model.safetensors", "config.json", "notes.md", index=FLUX)
+    names = select_names("model.safetensors", "config.json", "notes.md", index=FLUX)
     assert names == ["config.json", "model.safetensors", "model_index.json"]
 
 
 def test_a_lora_has_no_index_and_is_taken_whole():
     names = ("pytorch_lora_weights.safetensors", "README.md", "pytorch_lora_weights.bin")
-    assert chosen(*names, index=None) == ["pytorch_lora_weights.safetensors"]
+    assert select_names(*names, index=None) == ["pytorch_lora_weights.safetensors"]
 
 
 def test_weights_that_are_only_pickled_are_refused_by_component():
     with pytest.raises(WeightsUnavailable, match="its transformer only as a pickle"):
-        chosen("transformer/diffusion_pytorch_model.bin", "transformer/config.json")
+        select_names("transformer/diffusion_pytorch_model.bin", "transformer/config.json")
 
 
 def test_a_repository_without_safetensors_is_refused():
     with pytest.raises(WeightsUnavailable, match="no safetensors"):
-        chosen("transformer/config.json")
+        select_names("transformer/config.json")
 
 
 @pytest.mark.parametrize("path", ["unet/../../x.safetensors", "/etc/x.safetensors", "a\\b.json"])
 def test_a_name_that_leads_out_of_the_directory_is_refused(path):
     files = (ListedFile(path, 1, "0" * 64), ListedFile("a.safetensors", 1, "1" * 64))
     with pytest.raises(WeightsUnavailable, match="outside"):
-        Listing("house/bad", "c", files, None).needed(Weights("house/bad"))
+        Listing("house/bad", "c", files, None).select_files(Weights("house/bad"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.darkroom import Darkroom
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 
 @pytest.fixture(
@@ -15,7 +15,7 @@ from tests.wire.served import Address, served
 )
 def darkroom_address(request: pytest.FixtureRequest) -> Iterator[Address]:
     if request.param == "fakes":
-        with served(deliver=True, allow_private_webhooks=True) as address:
+        with serve(deliver=True, allow_private_webhooks=True) as address:
             yield address
         return
     darkroom: Darkroom = request.getfixturevalue("darkroom")

@@ -32,7 +32,7 @@ def document(address: Address, path: str, **params: str) -> dict[str, Any]:
     return body
 
 
-def known(address: Address, idle: str = "test/unserved") -> dict[str, list[str]]:
+def known_objects(address: Address, idle: str = "test/unserved") -> dict[str, list[str]]:
     """Existing objects, by the part of a path that ends with their parameter. ``idle``: an endpoint
     that no test needs, because calls pause it."""
     headers = {"Authorization": f"Key {address.key}"}
@@ -54,7 +54,7 @@ def known(address: Address, idle: str = "test/unserved") -> dict[str, list[str]]
     }
 
 
-def pointed(document: dict[str, Any], at: dict[str, list[str]]) -> dict[str, Any]:
+def point_at_objects(document: dict[str, Any], at: dict[str, list[str]]) -> dict[str, Any]:
     """``document`` whose valid calls name existing objects; the invalid calls name unknown ones."""
     for path, calls in document["paths"].items():
         for call in calls.values():

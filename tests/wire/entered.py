@@ -36,7 +36,7 @@ class Ways:
         return port
 
 
-def installed(address: Address, ways: Ways, folder: Path) -> Installation:
+def write_installation(address: Address, ways: Ways, folder: Path) -> Installation:
     """Make ``folder`` the data directory of a `darkroom serve` that runs with these ports."""
     addresses = {"url": address.url, "tls_url": ways.tls_url, "proxy_url": ways.proxy_url}
     (folder / "run.json").write_text(json.dumps(addresses))
@@ -45,7 +45,7 @@ def installed(address: Address, ways: Ways, folder: Path) -> Installation:
 
 
 @contextmanager
-def entered(http_url: str, folder: Path) -> Iterator[Ways]:
+def start_gateway(http_url: str, folder: Path) -> Iterator[Ways]:
     """Both ports before the Darkroom at ``http_url``; closed when the block ends."""
     if not haproxy.available():
         pytest.skip("no HAProxy for this machine")

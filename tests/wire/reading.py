@@ -72,7 +72,7 @@ class ReadingReplica(ScriptedReplica):
 
     async def _output(self, lease: Lease) -> Outcome:
         read = self._by_executor if lease.endpoint.family == "comfyui" else self._by_family
-        await self._queue.report(Report(REPLICA, (lease.held,)))
+        await self._queue.report(Report(REPLICA, (lease.key,)))
         try:
             self._readings.put(await read(lease))
         except (DarkroomError, OSError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from serve_app.free_ports import free_port
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 START_S = 30.0
 
@@ -30,7 +30,7 @@ Beside = Callable[[House], AbstractAsyncContextManager[Any]]
 
 
 @contextmanager
-def served(beside: Beside | None = None, **house: Any) -> Iterator[Address]:
+def serve(beside: Beside | None = None, **house: Any) -> Iterator[Address]:
     """Run an ingress on a free port of loopback until the block ends. ``house``: arguments of
     ``built``. ``beside``: what runs beside it, on its event loop."""
     running = _Running(house, beside or nullcontext)
@@ -67,7 +67,7 @@ class _Running:
 
     async def _serve(self) -> None:
         port = free_port()  # chosen first, because URLs contain it
-        async with built(port=port, **self._house) as house, self._beside(house):
+        async with build_house(port=port, **self._house) as house, self._beside(house):
             config = uvicorn.Config(
                 house.app, host="127.0.0.1", port=port, log_config=None, lifespan="off"
             )

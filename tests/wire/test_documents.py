@@ -23,10 +23,10 @@ from tests.wire.documents import (
     EVENTS,
     TIMEOUT_S,
     document,
-    known,
-    pointed,
+    known_objects,
+    point_at_objects,
 )
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -43,7 +43,7 @@ async def _nowhere(host: str, port: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(names=_nowhere) as address:
+    with serve(names=_nowhere) as address:
         yield address
 
 
@@ -107,7 +107,7 @@ def _hold(
 
 
 def test_the_whole_document_holds_for_an_operator(address: Address) -> None:
-    whole = pointed(without_security(document(address, DOCUMENT)), known(address))
+    whole = point_at_objects(without_security(document(address, DOCUMENT)), known_objects(address))
     seen = hold(whole, f"Key {address.key}", KEYED)
     assert {200, 201, 204, 400, 404, 405, 422} <= seen
 

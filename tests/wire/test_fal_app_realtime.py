@@ -16,10 +16,15 @@ import pytest
 
 import fal_plain_http
 from serve_app.settings import PoolConfig
-from tests.deployments.executors.fal.house import LIVE, DeployedApp, deployed, environments_with_fal
+from tests.deployments.executors.fal.house import (
+    LIVE,
+    DeployedApp,
+    deploy_app,
+    environments_with_fal,
+)
 from tests.deployments.executors.fal.live import catalog_of, serving_house
 from tests.node import node, packages
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 from tests.wire.test_fal_javascript_client import HERE, TIMEOUT_S, program
 from tests.wire.test_fal_realtime import GLOBALS
 
@@ -30,7 +35,7 @@ LIVE_APP = "apps/live"
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> DeployedApp:
-    return deployed(LIVE, tmp_path_factory.mktemp("live"), environments_with_fal())
+    return deploy_app(LIVE, tmp_path_factory.mktemp("live"), environments_with_fal())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def address(live: DeployedApp, tmp_path_factory: pytest.TempPathFactory) -> Iter
     catalog = catalog_of(live, tmp_path_factory.mktemp("catalog"))
     beside = partial(serving_house, live, tmp_path_factory.mktemp("replica"))
     pools = {"apps": PoolConfig(families=("python",), slots=4)}
-    with served(beside, catalog=catalog, pools=pools, realtime_idle_s=5.0) as live_address:
+    with serve(beside, catalog=catalog, pools=pools, realtime_idle_s=5.0) as live_address:
         yield live_address
 
 
@@ -189,7 +194,7 @@ def test_a_session_is_a_request_with_usage(client: fal_client.SyncClient, addres
 
 
 @pytest.fixture(scope="module")
-def said(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program in JavaScript reports."""
     folder: Path = tmp_path_factory.mktemp("live-realtime")
     (folder / "node_modules").symlink_to(packages(HERE))
@@ -208,15 +213,15 @@ def said(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.long
-def test_the_client_for_javascript_gets_the_apps_answers(said: dict[str, Any]) -> None:
-    assert said["drawn"]["prompt"] == "image"
-    assert said["drawn"]["size"] == 3
-    assert said["drawn"]["image"]["url"].startswith("data:image/png;base64,")
-    assert said["talked"] == [1, 2]
+def test_the_client_for_javascript_gets_the_apps_answers(results: dict[str, Any]) -> None:
+    assert results["drawn"]["prompt"] == "image"
+    assert results["drawn"]["size"] == 3
+    assert results["drawn"]["image"]["url"].startswith("data:image/png;base64,")
+    assert results["talked"] == [1, 2]
 
 
 @pytest.mark.long
-def test_the_client_for_javascript_gets_the_apps_errors(said: dict[str, Any]) -> None:
-    assert said["wrong"]["kind"] == "error"
-    assert "INTERNAL_ERROR" in said["wrong"]["said"]
-    assert said["after"]["prompt"] == "after"
+def test_the_client_for_javascript_gets_the_apps_errors(results: dict[str, Any]) -> None:
+    assert results["wrong"]["kind"] == "error"
+    assert "INTERNAL_ERROR" in results["wrong"]["said"]
+    assert results["after"]["prompt"] == "after"

@@ -13,7 +13,7 @@ import pytest
 
 from serve_app.cli.commands.environment import REDIRECT
 from tests.node import node, packages
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -44,7 +44,7 @@ console.log("own", other.status);
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 
@@ -68,7 +68,7 @@ def ran(address: Address, *program: str | Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def said(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("javascript")
     (folder / "node_modules").symlink_to(packages(HERE))
     nothing = folder / "nothing.mjs"
@@ -77,24 +77,24 @@ def said(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {line["name"]: line for line in lines}
 
 
-def test_calls_and_their_errors_are_those_of_darkroom(said: dict[str, Any]) -> None:
-    assert said["run"]["value"]["echo"] == {"a": "é"}
-    assert said["subscribe"]["value"]["last"] == "COMPLETED"
-    assert said["cancel"]["error"]["status"] == 499
-    assert said["wrong field"]["error"]["name"] == "ValidationError"
+def test_calls_and_their_errors_are_those_of_darkroom(results: dict[str, Any]) -> None:
+    assert results["run"]["value"]["echo"] == {"a": "é"}
+    assert results["subscribe"]["value"]["last"] == "COMPLETED"
+    assert results["cancel"]["error"]["status"] == 499
+    assert results["wrong field"]["error"]["name"] == "ValidationError"
 
 
-def test_files_are_uploaded_to_darkroom(said: dict[str, Any], address: Address) -> None:
-    value = said["upload"]["value"]
+def test_files_are_uploaded_to_darkroom(results: dict[str, Any], address: Address) -> None:
+    value = results["upload"]["value"]
     assert (value["type"], value["content"]) == ("image/png", "abc")
     assert value["url"].startswith(address.url)
-    assert said["nested upload"]["value"]["two"] == "two"
+    assert results["nested upload"]["value"]["two"] == "two"
 
 
-def test_streams_come_from_darkroom_and_end_with_their_reader(said: dict[str, Any]) -> None:
-    assert said["stream"]["value"]["last"]["echo"] == 12
-    assert said["stream with a token"]["value"]["last"]["echo"] == 14
-    assert said["aborted stream"]["error"]["status"] == 499
+def test_streams_come_from_darkroom_and_end_with_their_reader(results: dict[str, Any]) -> None:
+    assert results["stream"]["value"]["last"]["echo"] == 12
+    assert results["stream with a token"]["value"]["last"]["echo"] == 14
+    assert results["aborted stream"]["error"]["status"] == 499
 
 
 def test_what_cannot_be_sent_to_darkroom_is_not_sent_to_fal(

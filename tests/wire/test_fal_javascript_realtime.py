@@ -16,7 +16,7 @@ pytestmark = pytest.mark.wire
 
 
 @pytest.fixture(scope="module")
-def said(darkroom_address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(darkroom_address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Result of each action."""
     folder = tmp_path_factory.mktemp("realtime")
     (folder / "node_modules").symlink_to(packages(HERE))
@@ -34,24 +34,24 @@ def said(darkroom_address: Address, tmp_path_factory: pytest.TempPathFactory) ->
     return {line["name"]: line["value"] for line in lines}
 
 
-def test_a_frame_is_answered_with_its_own_id(said: dict[str, Any]) -> None:
-    assert said["first"]["echo"] == {"a": "é"}
-    assert said["first"]["request_id"] == "r-1"
+def test_a_frame_is_answered_with_its_own_id(results: dict[str, Any]) -> None:
+    assert results["first"]["echo"] == {"a": "é"}
+    assert results["first"]["request_id"] == "r-1"
 
 
-def test_images_come_as_bytes_and_may_go_as_bytes(said: dict[str, Any]) -> None:
-    assert bytes.fromhex(said["image"]) == b"abc"
-    assert said["bytes"].startswith("data:image/png;base64,")
+def test_images_come_as_bytes_and_may_go_as_bytes(results: dict[str, Any]) -> None:
+    assert bytes.fromhex(results["image"]) == b"abc"
+    assert results["bytes"].startswith("data:image/png;base64,")
 
 
-def test_a_wrong_frame_is_an_error_and_the_session_goes_on(said: dict[str, Any]) -> None:
-    assert said["wrong"]["kind"] == "error"
-    assert "artifacts" in said["wrong"]["said"]
-    assert said["after"] == 2
+def test_a_wrong_frame_is_an_error_and_the_session_goes_on(results: dict[str, Any]) -> None:
+    assert results["wrong"]["kind"] == "error"
+    assert "artifacts" in results["wrong"]["said"]
+    assert results["after"] == 2
 
 
-def test_a_token_that_is_refused_has_the_client_ask_for_another(said: dict[str, Any]) -> None:
-    assert said["refused"]["kind"] == "error"
-    assert "token" in said["refused"]["said"]
-    assert said["again"]["tokens"] == 2
-    assert said["again"]["heard"]["value"]["echo"] == 4
+def test_a_token_that_is_refused_has_the_client_ask_for_another(results: dict[str, Any]) -> None:
+    assert results["refused"]["kind"] == "error"
+    assert "token" in results["refused"]["said"]
+    assert results["again"]["tokens"] == 2
+    assert results["again"]["heard"]["value"]["echo"] == 4

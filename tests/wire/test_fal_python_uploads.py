@@ -18,7 +18,7 @@ import fal_plain_http
 from deployments.transfer.fetcher import Fetcher, OwnFiles, fetcher_client
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.name_resolution import NameResolver
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -30,7 +30,7 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def small() -> Iterator[Address]:
     """Darkroom that accepts at most 25 MiB."""
-    with served(max_upload_bytes=25 * MIB) as address:
+    with serve(max_upload_bytes=25 * MIB) as address:
         yield address
 
 
@@ -42,7 +42,7 @@ def own_globals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def fakes() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 

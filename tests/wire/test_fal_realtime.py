@@ -9,7 +9,7 @@ import fal_client.client
 import pytest
 
 import fal_plain_http
-from tests.wire.served import served
+from tests.wire.served import serve
 
 pytestmark = pytest.mark.wire
 
@@ -73,7 +73,7 @@ def test_a_key_that_is_not_valid_raises() -> None:
 
 
 def test_one_session_more_than_a_tenant_may_have_raises() -> None:
-    with served(max_sessions_per_tenant=1) as address:
+    with serve(max_sessions_per_tenant=1) as address:
         fal_plain_http.use(address.url)
         limited = fal_client.SyncClient(key=address.key)
         with limited.realtime(PROBE, use_jwt=False) as first:

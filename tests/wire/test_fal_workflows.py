@@ -15,7 +15,7 @@ import pytest
 import fal_plain_http
 from tests.ingress.house import OTHERS
 from tests.ingress.workflows.test_running import DOCUMENTED, POSTER, PROBE, steps_form
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 from tests.wire.test_fal_python_client import GLOBALS
 from tests.wire.test_webhooks import Receiver
 
@@ -27,7 +27,7 @@ FLOW = "workflows/default/flow"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(
+    with serve(
         catalog=OTHERS,
         documented=DOCUMENTED,
         workflows=True,
@@ -140,7 +140,7 @@ def test_one_webhook_is_called_for_the_whole(
     receiver = Receiver(address, tmp_path)
     try:
         handle = client.submit(ENDPOINT, {"idea": "x"}, webhook_url=receiver.url)
-        called = receiver.accepted()
+        called = receiver.next_body()
     finally:
         receiver.close()
     assert called["request_id"] == handle.request_id

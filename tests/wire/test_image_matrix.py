@@ -35,19 +35,19 @@ from tests.domain.media.pictures import (
     as_file,
     canvas,
     circle,
+    encode_scene,
     scene,
     tolerance,
-    written,
 )
 from tests.ingress.comfyui.comfy import CATALOG as COMFYUI
 from tests.ingress.comfyui.comfy import node
 from tests.ingress.house import OTHERS
-from tests.samples import sampled
+from tests.samples import sample_params
 from tests.wire.reading import LOADER, Reading, Readings, reading
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 from tests.wire.test_fal_python_uploads import GLOBALS, sync_client
-from tests.wire.test_mcp_client import MODERN, connected
-from tests.wire.test_openai_batches import ended, line, started
+from tests.wire.test_mcp_client import MODERN, connect
+from tests.wire.test_openai_batches import line, start_batch, wait_for_end
 
 pytestmark = pytest.mark.wire
 
@@ -83,7 +83,7 @@ class File:
     def part(self) -> tuple[str, bytes, str]:
         return self.name, self.content, self.media_type
 
-    def opened(self) -> io.BytesIO:
+    def to_buffer(self) -> io.BytesIO:
         opened = io.BytesIO(self.content)
         opened.name = self.name
         return opened
@@ -118,12 +118,12 @@ def endpoint(mask: File | None) -> str:
     return REDRAW if mask is None else INPAINT
 
 
-def uploaded(place: Place, file: File) -> str:
+def upload_file(place: Place, file: File) -> str:
     return place.fal.upload(file.content, file.media_type, file_name=file.name)
 
 
 def by_fal(place: Place, image: File, mask: File | None, *, inline: bool, **more: Any) -> None:
-    url = (lambda file: file.uri) if inline else partial(uploaded, place)
+    url = (lambda file: file.uri) if inline else partial(upload_file, place)
     fields = {"image_url": url(image)} | ({"mask_url": url(mask)} if mask else {})
     place.fal.subscribe(endpoint(mask), {"prompt": "x", **fields, **more})
 
@@ -135,21 +135,21 @@ def by_openais_form(place: Place, image: File, mask: File | None, *, white: bool
     place.openai.images.edit(model=SDXL, prompt="x", image=image.part, size="auto", **masked)
 
 
-def edited(image: str, mask: File | None) -> dict[str, Any]:
+def edit_body(image: str, mask: File | None) -> dict[str, Any]:
     """Edit of OpenAI's, as JSON."""
     masked = {"mask_url": mask.uri} if mask else {}
     return {"model": SDXL, "prompt": "x", "image": [{"image_url": image}], **masked}
 
 
 def by_openais_json(place: Place, image: File, mask: File | None, *, inline: bool) -> None:
-    url = image.uri if inline else uploaded(place, image)
-    place.http.post("/openai/v1/images/edits", json=edited(url, mask)).raise_for_status()
+    url = image.uri if inline else upload_file(place, image)
+    place.http.post("/openai/v1/images/edits", json=edit_body(url, mask)).raise_for_status()
 
 
 def by_openais_batch(place: Place, image: File, mask: File | None) -> None:
     edits: Any = "/v1/images/edits"
-    lines = [line("a", edited(image.uri, mask), edits)]
-    batch = ended(place.openai, started(place.openai, lines, edits))
+    lines = [line("a", edit_body(image.uri, mask), edits)]
+    batch = wait_for_end(place.openai, start_batch(place.openai, lines, edits))
     assert batch.request_counts is not None
     assert batch.request_counts.completed == 1, batch
 
@@ -167,8 +167,8 @@ def by_openais_responses(place: Place, image: File, mask: File | None) -> None:
 
 
 def by_replicate(place: Place, image: File, mask: File | None, *, strategy: Any) -> None:
-    masked = {"mask": mask.opened()} if mask else {}
-    model_input = {"prompt": "x", "image": image.opened(), **masked}
+    masked = {"mask": mask.to_buffer()} if mask else {}
+    model_input = {"prompt": "x", "image": image.to_buffer(), **masked}
     place.replicate.run(SDXL, model_input, file_encoding_strategy=strategy)
 
 
@@ -189,7 +189,7 @@ def by_mcp(place: Place, image: File, mask: File | None) -> None:
     arguments = {"model": endpoint(mask), "input": {"prompt": "x", **fields}}
 
     async def call() -> None:
-        async with connected(place.address, MODERN) as client:
+        async with connect(place.address, MODERN) as client:
             result = await client.call_tool("generate", arguments)
             assert not result.is_error, result
 
@@ -252,7 +252,7 @@ def readings() -> Readings:
 @pytest.fixture(scope="module")
 def address(readings: Readings) -> Iterator[Address]:
     catalog = Catalog({entry.endpoint.id: entry for entry in (*OTHERS, *COMFYUI)})
-    with served(
+    with serve(
         lambda house: reading(house, readings), catalog=catalog, replica=False, batches=True
     ) as address:
         yield address
@@ -296,12 +296,14 @@ def diagonal() -> Iterator[Case]:
     yield ("TIFF", "sRGB", 6), "ComfyUI"
 
 
-@pytest.mark.parametrize("case", sampled(itertools.product(CELLS, WAYS), *diagonal()), ids=str)
+@pytest.mark.parametrize(
+    "case", sample_params(itertools.product(CELLS, WAYS), *diagonal()), ids=str
+)
 def test_the_same_picture_is_the_same_pixels_and_shape_by_every_way(
     place: Place, case: Case
 ) -> None:
     cell, way = case
-    body, want = written(*cell, side=SIDE)
+    body, want = encode_scene(*cell, side=SIDE)
     WAYS[way](place, File(body, cell[0]), None)
     read = place.read()
     assert (read.image.mode, read.image.size, read.size) == ("RGB", SHAPE, SIZES[way])
@@ -372,7 +374,7 @@ def some(encodings: Mapping[str, Any], ways: Mapping[str, Way]) -> list[Any]:
     most = range(max(len(encodings), len(ways)))
     names, places = [*encodings], [*ways]
     always = [(names[number % len(names)], places[number % len(places)]) for number in most]
-    return sampled(itertools.product(encodings, ways), *always)
+    return sample_params(itertools.product(encodings, ways), *always)
 
 
 @pytest.mark.parametrize("case", some(WHITE, WHITE_MASKS), ids=str)
@@ -401,7 +403,7 @@ def check_mask(place: Place, encoding: tuple[Encode, Encode], send: Way) -> None
     assert difference(read.image, scene()) <= 2
 
 
-@pytest.mark.parametrize("way", sampled(WHITE_MASKS, *[*WHITE_MASKS][::4]))
+@pytest.mark.parametrize("way", sample_params(WHITE_MASKS, *[*WHITE_MASKS][::4]))
 def test_a_mask_that_may_mean_two_things_is_said_by_every_way(place: Place, way: str) -> None:
     encode, _ = CLEAR["the picture with a hole"]
     WHITE_MASKS[way](place, SHOWN, File(as_file(encode(circle()))))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ingress.house import OTHERS
 from tests.node import node, packages
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -24,7 +24,7 @@ TEXTS = ("fal-ai/flux/schnell", "fal-ai/fast-sdxl/image-to-image")
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS) as address:
+    with serve(catalog=OTHERS) as address:
         yield address
 
 
@@ -39,7 +39,7 @@ def block(address: Address, endpoint_id: str, language: str) -> str:
     return match[1]
 
 
-def said(address: Address, *command: str | Path) -> str:
+def run_command(address: Address, *command: str | Path) -> str:
     done = subprocess.run(
         command,
         env={"PATH": os.defpath, "HOME": "/nonexistent", "FAL_KEY": address.key},
@@ -55,7 +55,7 @@ def said(address: Address, *command: str | Path) -> str:
 @pytest.mark.parametrize("endpoint_id", TEXTS)
 def test_the_python_program_makes_something(address: Address, endpoint_id: str) -> None:
     program = block(address, endpoint_id, "python")
-    assert f"{address.url}/files/" in said(address, sys.executable, "-c", program)
+    assert f"{address.url}/files/" in run_command(address, sys.executable, "-c", program)
 
 
 @pytest.mark.long
@@ -66,9 +66,9 @@ def test_the_javascript_program_makes_something(
     (tmp_path / "node_modules").symlink_to(packages(HERE / "javascript"))
     program = tmp_path / "program.mjs"
     program.write_text(block(address, endpoint_id, "javascript"))
-    assert f"{address.url}/files/" in said(address, node(), program)
+    assert f"{address.url}/files/" in run_command(address, node(), program)
 
 
 def test_the_curl_command_makes_something(address: Address) -> None:
     command = block(address, TEXTS[0], "bash")
-    assert f"{address.url}/files/" in said(address, "bash", "-c", command)
+    assert f"{address.url}/files/" in run_command(address, "bash", "-c", command)

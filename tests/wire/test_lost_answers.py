@@ -15,8 +15,8 @@ import pytest
 import fal_plain_http
 from tests.node import node, packages
 from tests.wire.cutter import Cutter, cutting
-from tests.wire.served import Address, served
-from tests.wire.test_fal_javascript_client import HERE, TIMEOUT_S, shown
+from tests.wire.served import Address, serve
+from tests.wire.test_fal_javascript_client import HERE, TIMEOUT_S, documented_program
 from tests.wire.test_fal_python_client import GLOBALS, PROBE
 
 pytestmark = pytest.mark.wire
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.wire
 @pytest.fixture(scope="module")
 def here() -> Iterator[Address]:
     # Longer than in production: a loaded machine is slow to detect a cut.
-    with served(linger_s=1.0) as address:
+    with serve(linger_s=1.0) as address:
         yield address
 
 
@@ -41,7 +41,7 @@ def make_key(here: Address, **wish: Any) -> str:
     return str(answer.json()["key"])
 
 
-def stored(here: Address, key: str, prompt: str) -> list[str]:
+def stored_ids(here: Address, key: str, prompt: str) -> list[str]:
     headers = {"Authorization": f"Key {key}"}
     page = httpx.get(f"{here.url}/v1/requests", headers=headers).json()
     return [request["request_id"] for request in page["requests"] if request["prompt"] == prompt]
@@ -70,8 +70,8 @@ def test_without_a_wish_for_it_a_lost_answer_to_python_is_two_requests(
     cutter.to_cut = 1
     request_id = submit_by_python(url, here.key, "plain")
     assert cutter.to_cut == 0
-    assert stored(here, here.key, "plain")[0] == request_id
-    assert len(stored(here, here.key, "plain")) == 2
+    assert stored_ids(here, here.key, "plain")[0] == request_id
+    assert len(stored_ids(here, here.key, "plain")) == 2
 
 
 @pytest.mark.usefixtures("put_back")
@@ -81,7 +81,7 @@ def test_a_lost_answer_to_python_is_given_again(here: Address, cut: tuple[Cutter
     cutter.to_cut = 1
     request_id = submit_by_python(url, key, "replayed")
     assert cutter.to_cut == 0
-    assert stored(here, key, "replayed") == [request_id]
+    assert stored_ids(here, key, "replayed") == [request_id]
     # The request is replayed once. An equal submit later is a new request.
     assert submit_by_python(url, key, "replayed") != request_id
 
@@ -95,7 +95,7 @@ def test_with_an_idempotency_key_python_needs_no_such_wish(
     headers = {"Idempotency-Key": "order-66"}
     request_id = submit_by_python(url, here.key, "keyed", headers=headers)
     assert cutter.to_cut == 0
-    assert stored(here, here.key, "keyed") == [request_id]
+    assert stored_ids(here, here.key, "keyed") == [request_id]
 
 
 @pytest.mark.parametrize("header", [None, "order-67"])
@@ -107,7 +107,7 @@ def test_a_lost_answer_to_javascript_is_given_again(
     prompt = f"javascript, {header}"
     (tmp_path / "node_modules").symlink_to(packages(HERE))
     setup = tmp_path / "setup.mjs"
-    setup.write_text(shown(Address(url, key)))
+    setup.write_text(documented_program(Address(url, key)))
     cutter.to_cut = 1
     done = subprocess.run(
         [node(), HERE / "submit.mjs", setup, prompt, *([header] if header else [])],
@@ -118,4 +118,4 @@ def test_a_lost_answer_to_javascript_is_given_again(
     )
     assert done.returncode == 0, done.stderr
     assert cutter.to_cut == 0
-    assert stored(here, key, prompt) == [done.stdout.strip()]
+    assert stored_ids(here, key, prompt) == [done.stdout.strip()]

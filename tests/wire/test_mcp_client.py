@@ -36,7 +36,7 @@ from serve_app.ingress.mcp.tasks import EXTENSION
 from serve_app.telemetry.version import package_version
 from tests.contract.waiting import eventually
 from tests.ingress.house import OTHERS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -47,7 +47,7 @@ MODERN = "2026-07-28"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS) as address:
+    with serve(catalog=OTHERS) as address:
         yield address
 
 
@@ -57,7 +57,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def connected(
+async def connect(
     address: Address, mode: str, key: str | None = None, *extensions: ClientExtension
 ) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {key or address.key}"}
@@ -112,7 +112,7 @@ class Tasks(ClientExtension):
     async def resolve(self, handle: TaskHandle, context: ClaimContext) -> CallToolResult:
         self.seen.append(handle.status)
         while True:
-            task = await asked(context.session, "tasks/get", handle.task_id)
+            task = await ask_task(context.session, "tasks/get", handle.task_id)
             self.seen.append(task.status)
             if task.status == "completed":
                 assert task.result is not None
@@ -120,12 +120,12 @@ class Tasks(ClientExtension):
             await asyncio.sleep(0.05)
 
 
-async def asked(session: ClientSession, method: str, task_id: str) -> TaskStatus:
+async def ask_task(session: ClientSession, method: str, task_id: str) -> TaskStatus:
     request = TaskRequest(method=method, params=GetTaskRequestParams(task_id=task_id))
     return await session.send_request(request, TaskStatus)
 
 
-async def begun(client: Client) -> TaskHandle:
+async def begin_task(client: Client) -> TaskHandle:
     """Task of a request that takes a minute."""
     arguments = {"model": IMAGES, "input": {"sleep_s": 60}, "wait_s": 0}
     handle = await client.session.call_tool("generate", arguments, allow_claimed=True)
@@ -135,7 +135,7 @@ async def begun(client: Client) -> TaskHandle:
 
 async def test_what_takes_longer_is_a_task_for_a_client_that_polls(address: Address) -> None:
     tasks = Tasks()
-    async with connected(address, "auto", None, tasks) as client:
+    async with connect(address, "auto", None, tasks) as client:
         assert client.server_capabilities is not None
         assert EXTENSION in (client.server_capabilities.extensions or {})
         orders = {"model": IMAGES, "input": {"sleep_s": 0.5, "steps": 2}}
@@ -151,8 +151,8 @@ async def test_what_takes_longer_is_a_task_for_a_client_that_polls(address: Addr
 
 
 async def test_a_task_is_cancelled(address: Address) -> None:
-    async with connected(address, MODERN, None, Tasks()) as client:
-        handle = await begun(client)
+    async with connect(address, MODERN, None, Tasks()) as client:
+        handle = await begin_task(client)
         assert (handle.status, handle.ttl_ms) == ("working", None)
         assert handle.poll_interval_ms > 0
         for method in ("tasks/update", "tasks/cancel"):
@@ -160,7 +160,7 @@ async def test_a_task_is_cancelled(address: Address) -> None:
             await client.session.send_request(TaskRequest(method=method, params=named), Result)
 
         async def cancelled() -> bool:
-            task = await asked(client.session, "tasks/get", handle.task_id)
+            task = await ask_task(client.session, "tasks/get", handle.task_id)
             return task.status == "cancelled" and "ancelled" in task.status_message
 
         await eventually(cancelled)
@@ -170,29 +170,29 @@ async def test_a_task_is_cancelled(address: Address) -> None:
 async def test_tasks_are_for_their_tenant_and_for_clients_that_take_them(
     address: Address, method: str
 ) -> None:
-    async with connected(address, MODERN, None, Tasks()) as client:
-        handle = await begun(client)
+    async with connect(address, MODERN, None, Tasks()) as client:
+        handle = await begin_task(client)
         with pytest.raises(MCPError, match="There is no task nothing") as unknown:
-            await asked(client.session, method, "nothing")
-    async with connected(address, MODERN, address.other_key, Tasks()) as other:
+            await ask_task(client.session, method, "nothing")
+    async with connect(address, MODERN, address.other_key, Tasks()) as other:
         with pytest.raises(MCPError, match="There is no task") as foreign:
-            await asked(other.session, method, handle.task_id)
+            await ask_task(other.session, method, handle.task_id)
     assert unknown.value.code == foreign.value.code == INVALID_PARAMS
-    async with connected(address, MODERN) as plain:
+    async with connect(address, MODERN) as plain:
         with pytest.raises(MCPError) as refused:
-            await asked(plain.session, method, handle.task_id)
+            await ask_task(plain.session, method, handle.task_id)
         assert refused.value.code == MISSING_REQUIRED_CLIENT_CAPABILITY
         assert refused.value.data == {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
         await plain.call_tool("cancel", {"request_id": handle.task_id})
-    async with connected(address, "legacy") as old:
+    async with connect(address, "legacy") as old:
         with pytest.raises(MCPError) as absent:
-            await asked(old.session, method, handle.task_id)
+            await ask_task(old.session, method, handle.task_id)
         assert absent.value.code == METHOD_NOT_FOUND
         assert not (old.server_capabilities and old.server_capabilities.extensions)
 
 
 async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: str) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         tools = {offered.name: offered for offered in (await client.list_tools()).tools}
     assert set(tools) == {
         "list_models",
@@ -209,7 +209,7 @@ async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: s
 
 
 async def test_the_handshake_says_the_version_of_the_server(address: Address) -> None:
-    async with connected(address, "legacy") as client:  # the present revision has no handshake
+    async with connect(address, "legacy") as client:  # the present revision has no handshake
         assert client.server_info is not None
         assert client.server_info.version == package_version()
         offered = client.server_capabilities
@@ -221,7 +221,7 @@ async def test_the_handshake_says_the_version_of_the_server(address: Address) ->
 async def test_wrong_arguments_are_told_with_those_that_there_are(
     address: Address, mode: str
 ) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         wrong = {"modle": IMAGES, "prompt": "x", "wait_s": 1000}
         result = await client.call_tool("generate", wrong)
     assert result.is_error
@@ -236,7 +236,7 @@ async def test_wrong_arguments_are_told_with_those_that_there_are(
 async def test_many_wrong_arguments_are_answered_with_a_few_of_them(
     address: Address, mode: str
 ) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         some = await client.call_tool("generate", {f"wait{number}": 1 for number in range(50)})
         many = await client.call_tool("generate", {f"wait{number}": 1 for number in range(5000)})
     assert some.is_error
@@ -247,7 +247,7 @@ async def test_many_wrong_arguments_are_answered_with_a_few_of_them(
 async def test_a_null_character_in_an_input_is_reported_with_its_field(
     address: Address, mode: str
 ) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         wish = {"model": IMAGES, "input": {"prompt": "a\0b"}}
         result = await client.call_tool("generate", wish)
     assert result.is_error
@@ -255,7 +255,7 @@ async def test_a_null_character_in_an_input_is_reported_with_its_field(
 
 
 async def test_a_model_is_found_and_described(address: Address, mode: str) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         listing = await client.call_tool("list_models", {"query": "flux schnell"})
         assert [model["model"] for model in listing.structured_content["models"]] == [FLUX]
         result = await client.call_tool("describe_model", {"model": FLUX})
@@ -274,7 +274,7 @@ async def test_an_image_is_shown_and_linked_and_progress_is_reported(
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
         reported.append((progress, total, message))
 
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         result = await client.call_tool(
             "generate",
             {"model": IMAGES, "input": {"prompt": "x", "sleep_s": 0.4, "steps": 4}},
@@ -297,7 +297,7 @@ async def test_an_image_is_shown_and_linked_and_progress_is_reported(
 
 
 async def test_audio_files_are_played_videos_are_linked(address: Address, mode: str) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         audio = await client.call_tool("generate", {"model": AUDIOS, "input": {"prompt": "x"}})
         video = await client.call_tool("generate", {"model": VIDEOS, "input": {"prompt": "x"}})
     assert kinds(audio) == ["text", "audio", "resource_link"]
@@ -309,7 +309,7 @@ async def test_what_is_too_large_for_a_conversation_is_linked_only(
     address: Address, mode: str
 ) -> None:
     orders = {"num_images": 2, "content": "x" * (MAX_INLINE_BYTES // 2 + 1)}
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         result = await client.call_tool("generate", {"model": IMAGES, "input": orders})
     assert kinds(result) == ["text", "image", "resource_link", "resource_link"]
 
@@ -317,7 +317,7 @@ async def test_what_is_too_large_for_a_conversation_is_linked_only(
 async def test_images_inside_the_answer_do_not_go_into_the_text(
     address: Address, mode: str
 ) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         result = await client.call_tool(
             "generate", {"model": IMAGES, "input": {"prompt": "x", "sync_mode": True}}
         )
@@ -328,7 +328,7 @@ async def test_an_image_without_a_size_gives_the_output_its_shape(
     address: Address, mode: str
 ) -> None:
     model_input = {"prompt": "x", "image_url": "https://example.org/cat.png"}
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         model = "fal-ai/fast-sdxl/image-to-image"
         done = await client.call_tool("generate", {"model": model, "input": model_input})
     async with httpx2.AsyncClient(headers={"Authorization": f"Key {address.key}"}) as plain:
@@ -341,7 +341,7 @@ async def test_an_image_without_a_size_gives_the_output_its_shape(
 async def test_what_takes_longer_than_the_call_may_wait_is_waited_for(
     address: Address, mode: str
 ) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         begun = await client.call_tool(
             "generate", {"model": IMAGES, "input": {"sleep_s": 1, "steps": 2}, "wait_s": 0}
         )
@@ -356,7 +356,7 @@ async def test_what_takes_longer_than_the_call_may_wait_is_waited_for(
 
 
 async def test_a_request_is_cancelled(address: Address, mode: str) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         begun = await client.call_tool(
             "generate", {"model": IMAGES, "input": {"sleep_s": 60}, "wait_s": 0}
         )
@@ -378,7 +378,7 @@ async def test_a_call_that_is_given_up_cancels_what_it_began(address: Address, m
             began.set()
 
     async def call() -> None:
-        async with connected(address, mode) as client:
+        async with connect(address, mode) as client:
             orders = {"sleep_s": 60, "echo": mode}
             await client.call_tool(
                 "generate", {"model": IMAGES, "input": orders}, progress_callback=on_progress
@@ -430,7 +430,7 @@ async def ended_state(address: Address, echo: str) -> str:
 async def test_mistakes_are_results_that_say_so(
     address: Address, mode: str, tool: str, arguments: dict[str, Any], words: str
 ) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         result = await client.call_tool(tool, arguments)
     assert result.is_error
     assert words in text(result)
@@ -438,16 +438,16 @@ async def test_mistakes_are_results_that_say_so(
 
 
 async def test_a_tool_that_is_not_there_is_named(address: Address, mode: str) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         with pytest.raises(MCPError, match="There is no tool paint"):
             await client.call_tool("paint", {})
 
 
 @pytest.mark.long
 async def test_another_tenants_request_is_not_there(address: Address, mode: str) -> None:
-    async with connected(address, mode) as client:
+    async with connect(address, mode) as client:
         result = await client.call_tool("generate", {"model": IMAGES, "input": {}})
-    async with connected(address, mode, address.other_key) as other:
+    async with connect(address, mode, address.other_key) as other:
         named = {"request_id": result.structured_content["request_id"]}
         assert (await other.call_tool("get_result", named)).is_error
 

@@ -14,7 +14,7 @@ import pytest
 from openai.types import Batch, FileObject
 
 from tests.ingress.house import OTHERS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -27,7 +27,7 @@ PIXEL = "data:image/png;base64," + base64.b64encode(b"x").decode()
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS, batches=True) as address:
+    with serve(catalog=OTHERS, batches=True) as address:
         yield address
 
 
@@ -40,7 +40,7 @@ def client(address: Address) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def other(address: Address) -> Iterator[openai.OpenAI]:
+def other_client(address: Address) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{address.url}/openai/v1", api_key=address.other_key, max_retries=0
     ) as client:
@@ -69,21 +69,21 @@ def line(custom_id: str, body: dict[str, Any], url: str = GENERATIONS) -> dict[s
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
 
 
-def uploaded(client: openai.OpenAI, lines: Sequence[Any]) -> FileObject:
+def upload_lines(client: openai.OpenAI, lines: Sequence[Any]) -> FileObject:
     content = "\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines).encode()
     return client.files.create(file=("prompts.jsonl", content), purpose="batch")
 
 
-def started(
+def start_batch(
     client: openai.OpenAI, lines: Sequence[Any], endpoint: Any = GENERATIONS, **more: Any
 ) -> Batch:
-    file = uploaded(client, lines)
+    file = upload_lines(client, lines)
     return client.batches.create(
         input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more
     )
 
 
-def ended(client: openai.OpenAI, batch: Batch) -> Batch:
+def wait_for_end(client: openai.OpenAI, batch: Batch) -> Batch:
     """The batch at its end. Its counts never go back and never exceed the total."""
     until, last = time.monotonic() + WAIT_S, (0, 0)
     while batch.status not in FINAL:
@@ -118,10 +118,10 @@ def counts_of(batch: Batch) -> tuple[int, int, int]:
 
 
 def test_a_file_is_uploaded_listed_read_and_deleted(
-    client: openai.OpenAI, other: openai.OpenAI
+    client: openai.OpenAI, other_client: openai.OpenAI
 ) -> None:
-    first = uploaded(client, [line("a", {"prompt": "x"})])
-    second = uploaded(client, [line("b", {"prompt": "x"})])
+    first = upload_lines(client, [line("a", {"prompt": "x"})])
+    second = upload_lines(client, [line("b", {"prompt": "x"})])
     FileObject.model_validate(first.model_dump(), strict=True)
     assert (first.filename, first.purpose, first.status) == ("prompts.jsonl", "batch", "processed")
     assert client.files.retrieve(first.id) == first
@@ -132,16 +132,22 @@ def test_a_file_is_uploaded_listed_read_and_deleted(
     assert listed.index(second.id) < listed.index(first.id)
     oldest = [file.id for file in client.files.list(purpose="batch", order="asc")]
     assert oldest == listed[::-1]
-    for call in (other.files.retrieve, other.files.content, other.files.delete):
+    for call in (
+        other_client.files.retrieve,
+        other_client.files.content,
+        other_client.files.delete,
+    ):
         with pytest.raises(openai.NotFoundError):
             call(first.id)
-    assert first.id not in [file.id for file in other.files.list()]
+    assert first.id not in [file.id for file in other_client.files.list()]
     assert client.files.delete(first.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(first.id)
 
 
-def test_a_batch_of_images_runs_to_its_end(client: openai.OpenAI, other: openai.OpenAI) -> None:
+def test_a_batch_of_images_runs_to_its_end(
+    client: openai.OpenAI, other_client: openai.OpenAI
+) -> None:
     lines = [
         *(line(f"image {n}", {"model": SDXL, "prompt": f"{n}", "seed": n}) for n in range(20)),
         line("as base64", {"model": IMAGES, "prompt": "x", "n": 2, "response_format": "b64_json"}),
@@ -149,13 +155,13 @@ def test_a_batch_of_images_runs_to_its_end(client: openai.OpenAI, other: openai.
         line("has no model", {"model": "unknown", "prompt": "x"}),
         line("has no prompt", {"model": SDXL}),
     ]
-    batch = started(client, lines, metadata={"job": "night"})
+    batch = start_batch(client, lines, metadata={"job": "night"})
     assert (batch.status, batch.metadata, batch.endpoint) == (
         "validating",
         {"job": "night"},
         GENERATIONS,
     )
-    done = ended(client, batch)
+    done = wait_for_end(client, batch)
     assert (done.status, counts_of(done)) == ("completed", (24, 21, 3))
     assert done.in_progress_at is not None
     assert done.finalizing_at is not None
@@ -173,29 +179,29 @@ def test_a_batch_of_images_runs_to_its_end(client: openai.OpenAI, other: openai.
     assert bad["has no model"]["error"]["code"] == "model_not_found"
     assert bad["has no prompt"]["response"]["body"]["error"]["param"] == "prompt"
     with pytest.raises(openai.NotFoundError):
-        other.batches.retrieve(batch.id)
+        other_client.batches.retrieve(batch.id)
     with pytest.raises(openai.NotFoundError):
-        other.files.content(cast("str", done.output_file_id))
+        other_client.files.content(cast("str", done.output_file_id))
 
 
 def test_lines_edit_images_make_videos_and_run_any_endpoint(client: openai.OpenAI) -> None:
     edits: Any = "/v1/images/edits"
     body = {"model": SDXL, "prompt": "blue", "images": [{"image_url": PIXEL}]}
     masked = {"model": SDXL, "prompt": "blue", "image": PIXEL, "mask": PIXEL}
-    edited = ended(
-        client, started(client, [line("a", body, edits), line("b", masked, edits)], edits)
+    edited = wait_for_end(
+        client, start_batch(client, [line("a", body, edits), line("b", masked, edits)], edits)
     )
     assert set(results(client, edited.output_file_id)) == {"a"}
     refused = results(client, edited.error_file_id)["b"]
     assert "mask_url" in refused["error"]["message"]
     videos: Any = "/v1/videos"
-    batch = ended(
-        client, started(client, [line("v", {"model": VIDEOS, "prompt": "x"}, videos)], videos)
+    batch = wait_for_end(
+        client, start_batch(client, [line("v", {"model": VIDEOS, "prompt": "x"}, videos)], videos)
     )
     video = results(client, batch.output_file_id)["v"]["response"]["body"]
     assert (video["object"], video["status"], video["progress"]) == ("video", "completed", 100)
     run: Any = "/run/test/audio"
-    heard = ended(client, started(client, [line("s", {"prompt": "x"}, run)], run))
+    heard = wait_for_end(client, start_batch(client, [line("s", {"prompt": "x"}, run)], run))
     output = results(client, heard.output_file_id)["s"]["response"]["body"]
     assert "http://127.0.0.1" in json.dumps(output)
 
@@ -215,7 +221,7 @@ def test_lines_edit_images_make_videos_and_run_any_endpoint(client: openai.OpenA
 def test_an_invalid_file_is_refused_before_anything_runs(
     client: openai.OpenAI, bad: Any, code: str, number: int, param: str | None
 ) -> None:
-    done = ended(client, started(client, [line("a", {"prompt": "x"}), bad]))
+    done = wait_for_end(client, start_batch(client, [line("a", {"prompt": "x"}), bad]))
     assert done.status == "failed"
     assert done.failed_at is not None
     assert done.errors is not None
@@ -229,7 +235,7 @@ def test_an_invalid_file_is_refused_before_anything_runs(
 
 
 def test_a_file_without_lines_is_refused(client: openai.OpenAI) -> None:
-    done = ended(client, started(client, ["", "  "]))
+    done = wait_for_end(client, start_batch(client, ["", "  "]))
     assert done.errors is not None
     assert done.errors.data is not None
     assert [error.code for error in done.errors.data] == ["empty_file"]
@@ -241,7 +247,7 @@ def test_a_cancelled_batch_has_the_results_until_then(client: openai.OpenAI) -> 
         line("quick", {"model": IMAGES, "prompt": "x"}),
         *(line(f"{n}", {"model": IMAGES, "prompt": "x", "sleep_s": 600}) for n in range(300)),
     ]
-    batch = started(client, lines)
+    batch = start_batch(client, lines)
     until = time.monotonic() + WAIT_S
     while counts_of(client.batches.retrieve(batch.id))[1] < 1:
         assert time.monotonic() < until
@@ -251,7 +257,7 @@ def test_a_cancelled_batch_has_the_results_until_then(client: openai.OpenAI) -> 
     stopping = client.batches.cancel(batch.id)
     assert stopping.status == "cancelling"
     assert stopping.cancelling_at is not None
-    done = ended(client, stopping)
+    done = wait_for_end(client, stopping)
     assert (done.status, counts_of(done)) == ("cancelled", (301, 1, 300))
     assert done.cancelled_at is not None
     assert set(results(client, done.output_file_id)) == {"quick"}
@@ -261,16 +267,16 @@ def test_a_cancelled_batch_has_the_results_until_then(client: openai.OpenAI) -> 
     assert client.files.delete(batch.input_file_id).deleted
 
 
-def test_batches_are_listed_in_pages(client: openai.OpenAI, other: openai.OpenAI) -> None:
-    ids = [started(client, [line("a", {"prompt": "x"})]).id for _ in range(3)]
+def test_batches_are_listed_in_pages(client: openai.OpenAI, other_client: openai.OpenAI) -> None:
+    ids = [start_batch(client, [line("a", {"prompt": "x"})]).id for _ in range(3)]
     listed = [batch.id for batch in client.batches.list(limit=2)]
     assert listed[:3] == ids[::-1]
     assert len(set(listed)) == len(listed)
-    assert not set(ids) & {batch.id for batch in other.batches.list()}
+    assert not set(ids) & {batch.id for batch in other_client.batches.list()}
 
 
 def test_refused_calls_name_the_parameter(client: openai.OpenAI) -> None:
-    file = uploaded(client, [line("a", {"prompt": "x"})])
+    file = upload_lines(client, [line("a", {"prompt": "x"})])
     create: Any = client.batches.create
     usual: dict[str, Any] = {
         "input_file_id": file.id,
@@ -301,7 +307,7 @@ def test_a_repeat_after_a_lost_answer_makes_no_second_batch(address: Address) ->
         api_key=address.key,
         http_client=httpx.Client(transport=network),
     ) as client:
-        first = started(client, [line("a", {"prompt": "x"})], metadata={"shop": "7"})
+        first = start_batch(client, [line("a", {"prompt": "x"})], metadata={"shop": "7"})
         assert network.calls == 2
         same = [
             batch for batch in client.batches.list() if batch.input_file_id == first.input_file_id

@@ -23,7 +23,7 @@ from serve_app.catalog.catalog import load
 from tests.ingress.house import DEMO, OTHERS
 from tests.ingress.openai.test_audio import HEARD, SOUNDS, SRT, VTT
 from tests.ingress.replica import PREVIEW
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = [
     pytest.mark.wire,
@@ -37,7 +37,7 @@ IMAGES, SDXL, VIDEOS = "test/images", "fal-ai/fast-sdxl", "test/videos"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS) as address:
+    with serve(catalog=OTHERS) as address:
         yield address
 
 
@@ -56,7 +56,7 @@ def image() -> io.BytesIO:
     return file
 
 
-def whole(answer: ImagesResponse) -> list[OpenAiImage]:
+def validated_images(answer: ImagesResponse) -> list[OpenAiImage]:
     """Images of a response that matches the client's own types."""
     ImagesResponse.model_validate(answer.model_dump(), strict=True)
     assert answer.data is not None
@@ -67,7 +67,7 @@ def test_an_image_from_a_prompt(client: openai.OpenAI) -> None:
     answer = client.images.generate(
         model=SDXL, prompt="a red circle", n=2, size="1024x1024", quality="high"
     )
-    images = whole(answer)
+    images = validated_images(answer)
     assert [base64.b64decode(picture.b64_json or "") for picture in images] == [b"image"] * 2
     assert all((picture.url or "").startswith("http://127.0.0.1:") for picture in images)
 
@@ -76,22 +76,22 @@ async def test_an_image_from_a_prompt_async(address: Address) -> None:
     base_url = f"{address.url}/openai/v1"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=address.key) as client:
         answer = await client.images.generate(prompt="x", response_format="url")
-    assert whole(answer)[0].b64_json is None
+    assert validated_images(answer)[0].b64_json is None
 
 
 def test_images_are_edited(client: openai.OpenAI) -> None:
     edited = client.images.edit(model=SDXL, image=image(), prompt="blue", size="auto")
-    assert len(whole(edited)) == 1
+    assert len(validated_images(edited)) == 1
     several = client.images.edit(model=IMAGES, image=[image(), image()], prompt="blue", n=3)
-    assert len(whole(several)) == 3
+    assert len(validated_images(several)) == 3
 
 
 def test_a_variation_of_an_image(client: openai.OpenAI) -> None:
     variation = client.images.create_variation(image=image(), model=SDXL, n=2, size="512x512")
-    assert len(whole(variation)) == 2
+    assert len(validated_images(variation)) == 2
 
 
-def stored(address: Address, request_id: str) -> dict[str, Any]:
+def fetch_input(address: Address, request_id: str) -> dict[str, Any]:
     """Input of a request of this id, which other protocols show."""
     key = {"Authorization": f"Bearer {address.key}"}
     shown = httpx.get(f"{address.url}/replicate/v1/predictions/{request_id}", headers=key)
@@ -114,7 +114,7 @@ def test_an_edit_has_fields_of_the_endpoint_of_any_type(
     response = client.images.with_raw_response.edit(
         model=SDXL, image=image(), prompt="blue", extra_body=more
     )
-    sent_input = stored(address, response.headers["x-request-id"])
+    sent_input = fetch_input(address, response.headers["x-request-id"])
     loras = [{name: lora[name] for name in ("path", "scale")} for lora in sent_input["loras"]]
     assert {**{name: sent_input[name] for name in more}, "loras": loras} == more
     more["loras"][0].pop("scale")
@@ -175,11 +175,11 @@ def test_partial_images_of_an_edit_come_to_forms_and_json_alike(
 def test_sixteen_images_are_edited_at_once(client: openai.OpenAI, address: Address) -> None:
     images = [image() for _ in range(16)]
     response = client.images.with_raw_response.edit(model=IMAGES, image=images, prompt="x")
-    by_form = stored(address, response.headers["x-request-id"])["image_urls"]
+    by_form = fetch_input(address, response.headers["x-request-id"])["image_urls"]
     in_json = {"model": IMAGES, "prompt": "x", "image": by_form}
     again = client.post("/images/edits", body=in_json, cast_to=httpx.Response)
     assert len(by_form) == 16
-    assert stored(address, again.headers["x-request-id"])["image_urls"] == by_form
+    assert fetch_input(address, again.headers["x-request-id"])["image_urls"] == by_form
     with pytest.raises(openai.BadRequestError):
         client.images.edit(model=IMAGES, image=[*images, image(), image()], prompt="x")
 
@@ -274,7 +274,7 @@ def test_a_video_has_fields_of_its_app_of_any_type(tmp_path: Path) -> None:
     models = tmp_path / "models.yaml"
     models.write_text(json.dumps({"built_in": False, "endpoints": {"apps/video": app}}))
     catalog = load(models, demo=True, demo_dir=DEMO)
-    with served(catalog=catalog) as address:
+    with serve(catalog=catalog) as address:
         base_url = f"{address.url}/openai/v1"
         with openai.OpenAI(base_url=base_url, api_key=address.key, max_retries=0) as client:
             linked = fields | {"input_reference": {"image_url": "https://a.test/a.png"}}
@@ -284,7 +284,7 @@ def test_a_video_has_fields_of_its_app_of_any_type(tmp_path: Path) -> None:
                 ),
                 client.videos.create(model="apps/video", prompt="x", extra_body=linked),
             ):
-                sent_input = stored(address, video.id)
+                sent_input = fetch_input(address, video.id)
                 assert {name: sent_input[name] for name in fields} == fields
                 assert sent_input["image_url"].startswith(("data:image/png", "https://a.test/"))
 
@@ -336,7 +336,9 @@ def test_a_conversation_makes_and_changes_an_image(client: openai.OpenAI, addres
     second = client.responses.create(
         model="gpt-5.5", input="in winter", tools=[GENERATION], previous_response_id=first.id
     )
-    assert stored(address, second.id.removeprefix("resp_"))["image_url"].startswith(address.url)
+    assert fetch_input(address, second.id.removeprefix("resp_"))["image_url"].startswith(
+        address.url
+    )
     uri = f"data:image/png;base64,{base64.b64encode(image().read()).decode()}"
     parts: Any = [
         {"type": "input_text", "text": "blue"},
@@ -344,7 +346,7 @@ def test_a_conversation_makes_and_changes_an_image(client: openai.OpenAI, addres
     ]
     turn: Any = [{"role": "user", "content": parts}]
     third = client.responses.create(model=IMAGES, input=turn, tools=[GENERATION])
-    assert stored(address, third.id.removeprefix("resp_"))["image_url"] == uri
+    assert fetch_input(address, third.id.removeprefix("resp_"))["image_url"] == uri
     assert client.responses.retrieve(third.id).output == third.output
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="gpt-5.5", input="Hello", tools=[])
@@ -389,7 +391,7 @@ def test_a_response_streams_partial_images(client: openai.OpenAI) -> None:
 @pytest.fixture(scope="module")
 def speaking() -> Iterator[openai.OpenAI]:
     """Client of a Darkroom with the apps for speech."""
-    with served(catalog=SOUNDS) as address:
+    with serve(catalog=SOUNDS) as address:
         base_url = f"{address.url}/openai/v1"
         with openai.OpenAI(base_url=base_url, api_key=address.key, max_retries=0) as client:
             yield client

@@ -16,7 +16,7 @@ import pytest
 
 from tests.node import node, packages
 from tests.wire.media import MEDIA
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -44,7 +44,7 @@ except openai.APIError as error:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=MEDIA) as address:
+    with serve(catalog=MEDIA) as address:
         yield address
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.wire.served import served
+from tests.wire.served import serve
 
 pytestmark = pytest.mark.wire
 
@@ -35,7 +35,7 @@ methods = st.sampled_from(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"))
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with served() as address:
+    with serve() as address:
         headers = {"Authorization": f"Key {address.key}"}
         with httpx.Client(base_url=address.url, headers=headers, timeout=20.0) as client:
             yield client

@@ -19,7 +19,7 @@ from replicate.prediction import Prediction
 from serve_app.ingress.replicate import files, headers
 from serve_app.ingress.replicate import prediction as rendered
 from tests.ingress.house import OTHERS, House
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.wire
 
@@ -28,12 +28,12 @@ PIXEL = (
     "WjR9awAAAABJRU5ErkJggg=="
 )
 IMAGES, SDXL, FLUX = "test/images", "fal-ai/fast-sdxl", "fal-ai/flux-schnell"
-VERSION = OTHERS.listed(IMAGES).endpoint.digest
+VERSION = OTHERS.get_listed(IMAGES).endpoint.digest
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS) as address:
+    with serve(catalog=OTHERS) as address:
         yield address
 
 
@@ -144,14 +144,14 @@ def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client
 
 
 @asynccontextmanager
-async def redirected(house: House) -> AsyncGenerator[None]:
+async def redirect_downloads(house: House) -> AsyncGenerator[None]:
     """Have storage serve the files itself, as with `DARKROOM_S3_DOWNLOADS=redirect`."""
     house.storage.links = "https://bucket.test"
     yield
 
 
 async def test_outputs_are_read_without_redirects_which_the_client_does_not_follow() -> None:
-    with served(redirected, catalog=OTHERS) as address:
+    with serve(redirect_downloads, catalog=OTHERS) as address:
         client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
         client.predictions.create(version=VERSION, input={"prompt": "x"}, wait=True)
         (url,) = client.predictions.list()[0].output or ()
@@ -247,7 +247,7 @@ def test_a_failure_is_the_models(client: replicate.Client) -> None:
 
 @pytest.mark.long
 def test_predictions_are_listed_newest_first_and_page_by_page() -> None:
-    with served(catalog=OTHERS) as address:
+    with serve(catalog=OTHERS) as address:
         client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
         for number in range(101):
             client.predictions.create(version=VERSION, input={"n": number, "num_images": 0})
@@ -388,7 +388,7 @@ def test_models_and_their_versions(client: replicate.Client) -> None:
     assert (model.owner, model.name, model.id) == ("fal-ai", "flux-schnell", FLUX)
     version = model.latest_version
     assert version is not None
-    assert version.id == OTHERS.listed("fal-ai/flux/schnell").endpoint.digest
+    assert version.id == OTHERS.get_listed("fal-ai/flux/schnell").endpoint.digest
     schemas = version.openapi_schema["components"]["schemas"]
     assert schemas["Input"]["properties"]["num_inference_steps"]["maximum"] == 12
     assert schemas["Output"]["type"] == "array"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 import fal_plain_http
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 from tests.wire.test_fal_python_client import GLOBALS, PROBE
 
 pytestmark = pytest.mark.wire
@@ -23,7 +23,7 @@ FULL = {"fail": "out_of_memory", "retryable": True}
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 

@@ -18,8 +18,8 @@ from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, Endpoint
 from serve_app.tenants.scopes import Caller
 from tests.ingress.house import House
 from tests.node import node, packages
-from tests.wire.served import Address, served
-from tests.wire.test_fal_javascript_client import HERE, TIMEOUT_S, shown
+from tests.wire.served import Address, serve
+from tests.wire.test_fal_javascript_client import HERE, TIMEOUT_S, documented_program
 from tests.wire.test_fal_python_client import GLOBALS, PROBE
 
 pytestmark = pytest.mark.wire
@@ -49,7 +49,7 @@ class Refusals:
 @pytest.fixture(scope="module")
 def refusing() -> Iterator[tuple[Refusals, Address]]:
     refusals = Refusals()
-    with served(beside=refusals.beside) as address:
+    with serve(beside=refusals.beside) as address:
         yield refusals, address
 
 
@@ -110,7 +110,7 @@ def test_javascript_repeats_a_call_while_the_database_is_away(
     refusals, address = refusing
     (tmp_path / "node_modules").symlink_to(packages(HERE))
     setup = tmp_path / "setup.mjs"
-    setup.write_text(shown(address))
+    setup.write_text(documented_program(address))
     refusals.next = [AWAY]
     done = subprocess.run(
         [node(), HERE / "submit.mjs", setup, "a dog"],

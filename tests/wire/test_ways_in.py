@@ -20,9 +20,9 @@ from PIL import Image
 from serve_app.cli.commands import environment
 from serve_app.cli.connection.installation import Installation
 from tests.node import node, packages
-from tests.wire.entered import Ways, entered, installed
+from tests.wire.entered import Ways, start_gateway, write_installation
 from tests.wire.media import MEDIA
-from tests.wire.served import served
+from tests.wire.served import serve
 
 pytestmark = pytest.mark.wire
 
@@ -80,8 +80,8 @@ def installation(
 ) -> Iterator[tuple[Installation, Ways]]:
     """Data directory as `darkroom serve` leaves it, with its processes running."""
     folder = tmp_path_factory.mktemp("data")
-    with served() as address, entered(address.url, folder) as ways:
-        yield installed(address, ways, folder), ways
+    with serve() as address, start_gateway(address.url, folder) as ways:
+        yield write_installation(address, ways, folder), ways
 
 
 def shell(mode: str, installation: tuple[Installation, Ways]) -> Shell:
@@ -199,8 +199,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """Shell for programs that use models of several kinds."""
     packages(JAVASCRIPT)
     folder = tmp_path_factory.mktemp("media")
-    with served(catalog=MEDIA) as address, entered(address.url, folder) as ways:
-        yield shell("proxy", (installed(address, ways, folder), ways))
+    with serve(catalog=MEDIA) as address, start_gateway(address.url, folder) as ways:
+        yield shell("proxy", (write_installation(address, ways, folder), ways))
 
 
 def test_the_ai_sdk_s_provider_for_fal_makes_videos_speaks_and_transcribes(media: Shell) -> None:

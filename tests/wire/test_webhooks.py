@@ -57,7 +57,7 @@ class Receiver:
                 assert time.monotonic() < end, "the receiver did not start"
                 time.sleep(0.05)
 
-    def accepted(self) -> dict[str, Any]:
+    def next_body(self) -> dict[str, Any]:
         """Next body whose signature the receiver has verified."""
         assert self.process.stdout is not None
         return dict(json.loads(self.process.stdout.readline()))
@@ -82,7 +82,7 @@ def test_the_receiver_of_the_documentation_accepts_what_python_asked_for(
     fal_plain_http.use(darkroom_address.url)
     client = fal_client.SyncClient(key=darkroom_address.key)
     handle = client.submit("test/probe", {"echo": 7}, webhook_url=receiver.url)
-    received = receiver.accepted()
+    received = receiver.next_body()
     assert (received["request_id"], received["status"]) == (handle.request_id, "OK")
     assert received["payload"] == handle.get()
     with pytest.raises(fal_client.client.FalClientHTTPError) as refused:
@@ -105,7 +105,7 @@ def test_the_receiver_of_the_documentation_accepts_what_javascript_asked_for(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    received = receiver.accepted()
+    received = receiver.next_body()
     assert received["request_id"] == done.stdout.strip()
     assert received["payload"]["echo"] == "é"
 

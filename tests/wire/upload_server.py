@@ -14,12 +14,12 @@ import uvicorn
 
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 
 
 async def main(directory: Path) -> None:
     storage = DirectoryStorage(directory, b"k" * 32, "http://127.0.0.1", SystemClock())
-    async with built(storage=storage, replica=False) as house:
+    async with build_house(storage=storage, replica=False) as house:
         config = uvicorn.Config(
             house.app, host="127.0.0.1", port=0, log_config=None, lifespan="off", ws="none"
         )

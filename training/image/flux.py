@@ -56,7 +56,7 @@ class GrownStack(nn.Module):
         )[0]
 
 
-def deepened(transformer: FluxTransformer2DModel, single_blocks: int) -> FluxTransformer2DModel:
+def deepen(transformer: FluxTransformer2DModel, single_blocks: int) -> FluxTransformer2DModel:
     """The transformer with so many single blocks; those that are new add nothing at first."""
     before = transformer.config["num_single_layers"]
     deep = FluxTransformer2DModel.from_config(

@@ -81,7 +81,7 @@ class ImageRecipe:
         autoencoder, stack = shipped.vae, self._grown(shipped)
         is_deep = (self.work_dir / "deep.pt").exists()
         if is_deep:
-            stack.transformer = flux.deepened(stack.transformer, SINGLE_BLOCKS)
+            stack.transformer = flux.deepen(stack.transformer, SINGLE_BLOCKS)
         for module, name in (
             (autoencoder, "vae.pt"),
             (stack, "deep.pt" if is_deep else "flux.pt"),
@@ -132,7 +132,7 @@ class ImageRecipe:
 
     def deepen(self, stack: GrownStack, autoencoder: AutoencoderKL) -> None:
         """Go on with more blocks in the transformer, and with more weight on objects."""
-        stack.transformer = flux.deepened(stack.transformer, SINGLE_BLOCKS)
+        stack.transformer = flux.deepen(stack.transformer, SINGLE_BLOCKS)
         examples = GrowingExamples(autoencoder, self.work_dir, self.growth)
         schedule = Schedule(math.inf, peak_rate=8e-4, steps=self.steps.deep, warmup_steps=300)
         trainer = Trainer(stack, schedule, self.work_dir / "deep.pt")

@@ -14,7 +14,7 @@ from torch import Tensor
 from training.text import token_ids
 from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
 from training.video.text import TOKENS, build_tokenizer
-from training.video.vae import encode, scaled
+from training.video.vae import encode, scale_latents
 from training.video.wan import Batch
 from training.video.world import Video, sample_video
 from training.words import sample_nonsense
@@ -44,7 +44,9 @@ class Examples:
         prompts = rng.integers(self.ids.shape[1], size=size)
         chosen = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
         return Batch(
-            scaled(vae, self.latents[videos]), self.ids[videos, chosen].long(), videos >= self.free
+            scale_latents(vae, self.latents[videos]),
+            self.ids[videos, chosen].long(),
+            videos >= self.free,
         )
 
     def save(self, path: Path) -> None:

@@ -66,7 +66,7 @@ class LargerVideoRecipe:
 
     def cook(self) -> WanPipeline:
         """Run every stage that is not done yet; the trained pipeline, in float32."""
-        pipeline = self.shipped()
+        pipeline = self.load_start_pipeline()
         self.train_autoencoder(pipeline)
         stack = _stack_of(pipeline)
         self.train(pipeline, stack)
@@ -75,7 +75,7 @@ class LargerVideoRecipe:
 
     def so_far(self) -> WanPipeline:
         """The pipeline of the averaged weights in the checkpoints that there are."""
-        pipeline = self.shipped()
+        pipeline = self.load_start_pipeline()
         stack = _stack_of(pipeline)
         for module, name in (
             (pipeline.vae, "video-autoencoder.pt"),
@@ -113,7 +113,7 @@ class LargerVideoRecipe:
 
     def polish(self) -> None:
         """Run the autoencoder's stages alone."""
-        pipeline = self.shipped()
+        pipeline = self.load_start_pipeline()
         self.train_autoencoder(pipeline)
         self.polish_decoder(pipeline)
 
@@ -127,7 +127,7 @@ class LargerVideoRecipe:
         rng = randomness(seed)
         pixels, weights = vae.sample_batch(rng, _VIDEOS, frames=FRAMES, scale=SHIPPED_SCALE)
         with autocast():
-            return loss_on(pipeline.vae, pixels, vae.outlined(weights))
+            return loss_on(pipeline.vae, pixels, vae.weigh_outlines(weights))
 
     def _part(self, pipeline: WanPipeline, number: int) -> Examples:
         path = self.work_dir / f"video-examples-{number}.pt"
@@ -145,7 +145,7 @@ class LargerVideoRecipe:
             unfinished.replace(path)
         return load_examples(path)
 
-    def shipped(self) -> WanPipeline:
+    def load_start_pipeline(self) -> WanPipeline:
         """The pipeline that it goes on from."""
         pipeline = shelf.take(self.start)
         vae.lay_out(pipeline.vae)
@@ -155,6 +155,6 @@ class LargerVideoRecipe:
 def _stack_of(pipeline: WanPipeline) -> WanStack:
     torch.manual_seed(SEED)
     stack = WanStack()
-    stack.transformer = wan.deepened(pipeline.transformer, _LAYERS)
+    stack.transformer = wan.deepen(pipeline.transformer, _LAYERS)
     stack.text_encoder = pipeline.text_encoder
     return stack

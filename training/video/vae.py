@@ -133,7 +133,7 @@ def decoder_loss_on(vae: AutoencoderKLWan, pixels: Tensor, weights: Tensor) -> T
     return _decoding_loss(vae, mean, pixels, weights)
 
 
-def outlined(weights: Tensor) -> Tensor:
+def weigh_outlines(weights: Tensor) -> Tensor:
     """Weights as of `sample_batch`, greater the more a pixel's surroundings differ from it.
 
     Along a straight edge they grow by a quarter of `_OUTLINE_WEIGHT`, at the tip of a triangle by
@@ -175,7 +175,7 @@ def normalise_latents(vae: AutoencoderKLWan, latents: Tensor) -> None:
     )
 
 
-def scaled(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def scale_latents(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Latents [B, 16, T, H, W] as the transformer meets them."""
     mean, deviation = (
         torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1)

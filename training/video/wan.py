@@ -58,7 +58,7 @@ def build_transformer() -> WanTransformer3DModel:
     )
 
 
-def deepened(transformer: WanTransformer3DModel, layers: int) -> WanTransformer3DModel:
+def deepen(transformer: WanTransformer3DModel, layers: int) -> WanTransformer3DModel:
     """The transformer with blocks added at its end until it has ``layers``; they add 0 at first.
 
     A new block's three outputs are zero, so the deeper transformer computes what it did before

@@ -73,12 +73,12 @@ class UnlimitedMemory:
     def total(self) -> int | None:
         return None
 
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
     @contextmanager
-    def measured(self) -> Generator[MemoryUse]:
+    def measure(self) -> Generator[MemoryUse]:
         yield MemoryUse()
 
     def release(self) -> None:
@@ -91,7 +91,7 @@ class HostTimeStamp:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._at = monotonic()
 
-    def passed(self) -> bool:
+    def has_passed(self) -> bool:
         return True
 
     def seconds_to(self, later: HostTimeStamp, /) -> float:

@@ -52,11 +52,11 @@ class CudaMemory:
     def total(self) -> int | None:
         return torch.cuda.mem_get_info(self._device)[1]
 
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         return self._account("reserved_bytes", "current")
 
     @contextmanager
-    def measured(self) -> Generator[MemoryUse]:
+    def measure(self) -> Generator[MemoryUse]:
         taken = MemoryUse()
         torch.cuda.reset_peak_memory_stats(self._device)
         before = self._now()
@@ -115,7 +115,7 @@ class StreamTimeStamp:
         self._event = torch.cuda.Event(enable_timing=True)
         self._event.record(torch.cuda.current_stream(device))
 
-    def passed(self) -> bool:
+    def has_passed(self) -> bool:
         return self._event.query()
 
     def seconds_to(self, later: StreamTimeStamp, /) -> float:

@@ -35,14 +35,14 @@ class DeviceMemory(Protocol):
 
     def total(self) -> int | None: ...
 
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes that this process has of the device's memory: used, and cached for later use.
 
         Where memory is not counted: the most that the process has had.
         """
         ...
 
-    def measured(self) -> AbstractContextManager[MemoryUse]:
+    def measure(self) -> AbstractContextManager[MemoryUse]:
         """Measure a block. Concurrent allocations of other threads count as well."""
         ...
 
@@ -124,7 +124,7 @@ class GraphPool(Protocol):
 class TimeStamp(Protocol):
     """Timestamp."""
 
-    def passed(self) -> bool: ...
+    def has_passed(self) -> bool: ...
 
     def seconds_to(self, later: Any, /) -> float:
         """Seconds to a later timestamp of the same class, once both have passed."""

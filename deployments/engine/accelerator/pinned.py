@@ -33,14 +33,14 @@ def pin(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> None:
     moved.
     """
     for group in _slabs(_unique(modules, accelerator)):
-        slab = PinnedBuffer(sum(padded(_size(aliases[0])) for aliases in group), accelerator)
+        slab = PinnedBuffer(sum(align(_size(aliases[0])) for aliases in group), accelerator)
         offset = 0
         for same in group:
             view = slab.view(offset, same[0])
             view.copy_(same[0].data)
             for tensor in same:
                 tensor.data = view
-            offset += padded(_size(same[0]))
+            offset += align(_size(same[0]))
 
 
 class PinnedBuffer:
@@ -106,7 +106,7 @@ def _slabs(tensors: Iterable[list[Tensor]]) -> Iterator[Sequence[list[Tensor]]]:
     """Groups of tensors, in their order, each for one slab."""
     group, size = list[list[Tensor]](), 0
     for same in tensors:
-        more = padded(_size(same[0]))
+        more = align(_size(same[0]))
         if group and size + more > SLAB_BYTES:
             yield group
             group, size = [], 0
@@ -120,6 +120,6 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def padded(size: int) -> int:
+def align(size: int) -> int:
     """Bytes that ``size`` bytes take in a slab: the next multiple of ``ALIGNMENT``."""
     return -(-size // ALIGNMENT) * ALIGNMENT

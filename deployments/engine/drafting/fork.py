@@ -34,7 +34,7 @@ from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.pipeline import SolverObserver
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
 from deployments.engine.interception.step_caches import set_states
-from deployments.engine.merging.arguments import CannotCopy, copied, tensors_in
+from deployments.engine.merging.arguments import CannotCopy, copy_output, tensors_in
 from deployments.engine.snapshot.call_log import CallLog, Form, placeholder
 from deployments.engine.snapshot.format import Origin
 from deployments.engine.snapshot.state import MissingObject, StateDecoder
@@ -83,7 +83,7 @@ class ForkedRun:
     def snapshot(self) -> Any:
         raise SnapshotRefused("The generation has not reached the first step after its draft.")
 
-    def arrived(self, call: ComponentCall) -> bool:
+    def is_resume_point(self, call: ComponentCall) -> bool:
         """Return whether it is the first call that is computed."""
         steps_done = self._steps.get(0, 0)
         return (
@@ -123,7 +123,7 @@ class ForkedRun:
         log.add(call, output)
         return output
 
-    def stepped(
+    def on_step(
         self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
     ) -> Any:
         """Return what the ``number``-th solver's step gives: from the draft if it is that step."""
@@ -138,7 +138,7 @@ class ForkedRun:
             return output
         self._require(recorded, solver, output)
         try:
-            restored = self._decoder.put(copied(output), recorded.output)
+            restored = self._decoder.put(copy_output(output), recorded.output)
             self._decoder.put(solver, recorded.state)
         except _INVALID as error:
             raise ForkRefused(
@@ -146,7 +146,7 @@ class ForkedRun:
             ) from error
         return self._replace_noise(recorded, solver, restored) if self._fork.new_noise else restored
 
-    def restored(self, suspended: GenerationGreenlet, call: Any) -> Any:
+    def restore(self, suspended: GenerationGreenlet, call: Any) -> Any:
         """Return the first call that is computed; at the end of a preview, its output."""
         if suspended.dead and not self._fork.preview:
             raise ForkRefused(
@@ -236,11 +236,11 @@ class _Observers:
         self._fork = fork
         self._recorder = recorder
 
-    def stepped(
+    def on_step(
         self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
     ) -> Any:
-        forked_output = self._fork.stepped(number, solver, arguments, keywords, output)
-        return self._recorder.stepped(number, solver, arguments, keywords, forked_output)
+        forked_output = self._fork.on_step(number, solver, arguments, keywords, output)
+        return self._recorder.on_step(number, solver, arguments, keywords, forked_output)
 
 
 def observer_of(fork: ForkedRun | None, recorder: SolverRecorder | None) -> SolverObserver | None:

@@ -18,7 +18,7 @@ from deployments.engine.drafting.draft import (
 from deployments.engine.drafting.noise import SolverStep
 from deployments.engine.interception.proxy import ComponentCall
 from deployments.engine.interception.step_caches import states_of
-from deployments.engine.merging.arguments import CannotCopy, copied
+from deployments.engine.merging.arguments import CannotCopy, copy_output
 from deployments.engine.snapshot.call_log import form_of
 from deployments.engine.snapshot.format import Origin
 from deployments.engine.snapshot.state import OpaqueObject, StateEncoder, Tree
@@ -45,13 +45,13 @@ class SolverRecorder:
         self._last: dict[int, _Last] = {}
         self._components: dict[str, dict[tuple[int, ...], RecordedComponent]] = {}
 
-    def stepped(
+    def on_step(
         self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
     ) -> Any:
         """Note a step of the ``number``-th solver; return its output."""
         before = self._last.get(number)
         try:
-            kept = copied(output)  # pipelines may write into the original
+            kept = copy_output(output)  # pipelines may write into the original
         except CannotCopy as error:
             raise ForkRefused(
                 f"{type(solver).__name__} gives what no draft can hold: {error}."
@@ -60,14 +60,14 @@ class SolverRecorder:
         self._last[number] = _Last(step, before.steps + 1 if before else 1, kept)
         return output
 
-    def called(self, call: ComponentCall, output: Any) -> None:
+    def record_call(self, call: ComponentCall, output: Any) -> None:
         """Note the answer of a denoiser, for the form of placeholders."""
         rows = rows_of(call)
         self._components.setdefault(call.component, {})[tuple(rows.shape)] = RecordedComponent(
             form_of(output), rows.shape, rows.number, rows.listed, in_steps=0 in self._last
         )
 
-    def reached(self, step: int, steps: int) -> bool:
+    def has_reached_point(self, step: int, steps: int) -> bool:
         """Return whether the draft ends after ``step`` of ``steps`` steps, 0: unknown."""
         if step < 1 or 0 not in self._last:
             return False

@@ -12,7 +12,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, get_args
 
-from deployments.engine.interception.modular import blocks_of, is_modular, nested
+from deployments.engine.interception.modular import blocks_of, is_modular, nested_blocks
 
 OF_LIBRARY = "diffusers."
 _NAME = re.compile(r"\w+")
@@ -36,7 +36,7 @@ def _of_call(called: Any, argument: str) -> Iterator[type]:
 
 def _of_blocks(called: Any, argument: str) -> Iterator[type]:
     """Yield classes of the type that a block states for its input, or else of its description."""
-    for block in nested(blocks_of(called)):
+    for block in nested_blocks(blocks_of(called)):
         for block_input in block.inputs if not getattr(block, "sub_blocks", None) else ():
             if block_input.name != argument:
                 continue

@@ -40,7 +40,7 @@ class LazyTensor(torch.Tensor):
                 return func(*args, **(kwargs or {}))
         if func == _DEVICE and isinstance(args[0], LazyTensor):
             return args[0]._place  # noqa: SLF001
-        return func(*fetched(args), **fetched(dict(kwargs or {})))
+        return func(*fetch_tensors(args), **fetch_tensors(dict(kwargs or {})))
 
     def fetch(self) -> torch.Tensor:
         """Return the plain tensor."""
@@ -57,7 +57,7 @@ def lazy_tensor(like: torch.Tensor, place: torch.device, fetch: Callable[[], Any
     return tensor
 
 
-def fetched(value: Any) -> Any:
+def fetch_tensors(value: Any) -> Any:
     """Replace the lazy tensors in tuples, lists and dicts; without any, return ``value`` itself."""
     replace = _REPLACE.get(type(value))
     return value if replace is None else replace(value)
@@ -66,20 +66,20 @@ def fetched(value: Any) -> Any:
 def fetched_output(value: Any) -> Any:
     """Replace the lazy tensors in what a pipeline returns, also in outputs of the libraries."""
     if not (isinstance(value, dict) and dataclasses.is_dataclass(value)):
-        return fetched(value)
+        return fetch_tensors(value)
     named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    new = fetched(named)
+    new = fetch_tensors(named)
     same = all(new[name] is named[name] for name in named)
     return value if same else type(value)(**new)
 
 
 def _in_sequence(value: Any) -> Any:
-    items = [fetched(item) for item in value]
+    items = [fetch_tensors(item) for item in value]
     return value if all(map(is_, items, value)) else type(value)(items)
 
 
 def _in_dict(value: dict[Any, Any]) -> Any:
-    return {key: fetched(item) for key, item in value.items()}
+    return {key: fetch_tensors(item) for key, item in value.items()}
 
 
 _REPLACE: Mapping[type, Callable[[Any], Any]] = {

@@ -68,11 +68,11 @@ def components_needed(blocks: Any) -> frozenset[str]:
     )
 
 
-def nested(blocks: Any) -> Iterator[Any]:
+def nested_blocks(blocks: Any) -> Iterator[Any]:
     """Blocks inside other blocks, at all depths."""
     for block in getattr(blocks, "sub_blocks", {}).values():
         yield block
-        yield from nested(block)
+        yield from nested_blocks(block)
 
 
 @cache
@@ -122,6 +122,6 @@ def hide_progress_bars(pipeline: Any) -> None:
     for part in vars(pipeline).values():
         if isinstance(part, DiffusionPipeline):
             hide_progress_bars(part)
-    for part in nested(getattr(pipeline, "_blocks", None)):
+    for part in nested_blocks(getattr(pipeline, "_blocks", None)):
         if hasattr(part, "set_progress_bar_config"):
             part.set_progress_bar_config(disable=True)

@@ -35,7 +35,7 @@ from serve_app.domain.errors import Misconfigured, Unsupported
 class SolverObserver(Protocol):
     """Sees the steps of a generation's schedulers, and may change what they return."""
 
-    def stepped(
+    def on_step(
         self,
         number: int,
         solver: Any,
@@ -104,7 +104,7 @@ class InterceptedPipeline:
             if usual is not None and module.dtype != usual:
                 module.to(dtype=usual)
 
-    def cached(self, step_cache: StepCacheSettings | None) -> Mapping[str, Any]:
+    def cached_denoisers(self, step_cache: StepCacheSettings | None) -> Mapping[str, Any]:
         """Proxies of the denoisers with this step cache, by component. None without one.
 
         Raises ``Misconfigured`` if the denoisers cannot have it.
@@ -211,7 +211,7 @@ class _CountedStep:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         output = self._step(*arguments, **keywords)
         if self._observed is not None:
-            output = self._observed.stepped(arguments, keywords, output)
+            output = self._observed.on_step(arguments, keywords, output)
         self.used = True
         self.on_step()
         return output
@@ -241,8 +241,8 @@ class _ObservedSolver:
     def of_copy(self, solver: Any) -> _ObservedSolver:
         return _ObservedSolver(solver, next(self._numbers), self._observer, self._numbers)
 
-    def stepped(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> Any:
-        return self._observer.stepped(self._number, self._solver(), arguments, keywords, output)
+    def on_step(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> Any:
+        return self._observer.on_step(self._number, self._solver(), arguments, keywords, output)
 
 
 class _ObservedStep:
@@ -255,7 +255,7 @@ class _ObservedStep:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         output = self._step(*arguments, **keywords)
-        return self._observed.stepped(arguments, keywords, output)
+        return self._observed.on_step(arguments, keywords, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         scheduler = memo[id(self._step.__self__)]

@@ -23,7 +23,7 @@ from greenlet import getcurrent, greenlet
 from torch import nn
 
 from deployments.engine.interception.components import ComponentKind, is_autoencoder
-from deployments.engine.interception.lazy_tensor import fetched
+from deployments.engine.interception.lazy_tensor import fetch_tensors
 from deployments.engine.interception.step_caches import CacheContext
 from serve_app.domain.errors import SnapshotRefused
 
@@ -137,7 +137,7 @@ class FrameLookup:
             # Not the error itself: its traceback would keep the pipeline's frames alive.
             self._failed = str(error) or type(error).__name__
 
-    def found(self) -> Any:
+    def result(self) -> Any:
         """Return the result. Raises ``SnapshotRefused`` if ``find`` raised."""
         if self._failed:
             raise SnapshotRefused(self._failed)
@@ -180,7 +180,7 @@ class GenerationGreenlet(greenlet):
         """For the engine: call ``find`` inside the suspended generation and return its result."""
         lookup = FrameLookup(find)
         self.switch(lookup)
-        return lookup.found()
+        return lookup.result()
 
 
 def proxy_for(module: Any, name: str, *, suspends: bool) -> Any:
@@ -229,7 +229,7 @@ def _call(self: Any, *arguments: Any, **keywords: Any) -> Any:
     if not isinstance(current, GenerationGreenlet):
         return self.real_module(*arguments, **keywords)
     current.calls[self.component] += 1
-    arguments, keywords = fetched(arguments), fetched(keywords)
+    arguments, keywords = fetch_tensors(arguments), fetch_tensors(keywords)
     call = ComponentCall(self.real_module, arguments, keywords, current.cache, self.component)
     return current.suspend(call) if self.suspends else current.answer(call)
 
@@ -276,7 +276,7 @@ def _intercepted_method(real: Callable[..., Any]) -> Callable[..., Any]:
         own = self.real_module
         if not isinstance(current, GenerationGreenlet):
             return getattr(own, name)(*arguments, **keywords)
-        arguments, keywords = fetched(arguments), fetched(keywords)
+        arguments, keywords = fetch_tensors(arguments), fetch_tensors(keywords)
         arguments = tuple(_in_dtype(argument, self.dtype) for argument in arguments)
         call = ComponentCall(own, arguments, keywords, component=self.component, method=name)
         # A module that the pipeline has upcast must be restored before others call it.

@@ -41,7 +41,7 @@ def caches_steps(module: Any) -> bool:
     return bool(getattr(module, "is_cache_enabled", False))
 
 
-def entered(
+def enter_context(
     module: Any, generation: int, context: CacheContext | None
 ) -> AbstractContextManager[Any]:
     """Enter ``context`` under the generation's own name."""
@@ -159,7 +159,7 @@ class StepCache(Protocol):
         """Part of the cache's decision that is known before the forward; equal within a merge."""
         ...
 
-    def merged(
+    def merge_states(
         self, module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
     ) -> Any:
         """Context manager around the merged forward, which gives a ``Keep``.
@@ -196,7 +196,7 @@ def merged_state(
     if cache is None:
         yield _nothing
         return
-    with cache.merged(module, names, splitter, computes=computes) as keep:
+    with cache.merge_states(module, names, splitter, computes=computes) as keep:
         yield keep
 
 
@@ -215,7 +215,7 @@ class FirstBlock:
         return None  # the decision is known only after the first block
 
     @contextmanager
-    def merged(
+    def merge_states(
         self, module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
     ) -> Generator[Keep]:
         own = [_state(self._manager, name) for name in names]
@@ -271,7 +271,7 @@ class Magnitude:
         return self._decides(_state(self._manager, name))[0]
 
     @contextmanager
-    def merged(
+    def merge_states(
         self, module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
     ) -> Generator[Keep]:
         own = [_state(self._manager, name) for name in names]

@@ -127,13 +127,13 @@ def _build_pipeline(folder: Path, dtypes: Mapping[str, torch.dtype], weights: We
         try:
             with ONE_BUILDER, own_default_dtype(), placeholders(files):
                 pipeline = _pipeline(folder, dtypes, weights.variant, modules)
-            if not files.refused():
+            if not files.refused_folders():
                 return pipeline
         except Exception:
-            if not files.refused():
+            if not files.refused_folders():
                 raise
         # transformers catches the errors of conversions, so this is also for what has succeeded.
-        for path, operation in files.refused().items():
+        for path, operation in files.refused_folders().items():
             log.info("%s is read by its library, which needs %s for it.", path, operation)
             usual.add(path)
 

@@ -218,7 +218,7 @@ class LoadHeartbeat:
             self._beats.pop(name, None)
 
     @contextmanager
-    def paused(self, name: str) -> Generator[None]:
+    def pause(self, name: str) -> Generator[None]:
         """Suspend the heartbeat while the task waits for others."""
         works = self._beats.pop(name, None) is not None
         try:

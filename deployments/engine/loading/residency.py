@@ -346,7 +346,7 @@ class Residency:
         except BaseException:
             self._warm.put_back(name)
             raise
-        self._warm.restored(name)
+        self._warm.release(name)
         return self._add(name, loaded, began, "warm, from host memory")
 
     def _add(self, name: str, loaded: LoadedPipeline, began: float, source: str) -> LoadedPipeline:
@@ -476,7 +476,7 @@ class Residency:
         if self._closed or not self._waiting.any_for(name):
             raise Cancelled("No request waits for these weights any more.")
         self._waits_for_memory = True
-        with self._heartbeat.paused(name):
+        with self._heartbeat.pause(name):
             self._changed.wait()
 
     def _evict(self, name: str) -> LoadedPipeline:

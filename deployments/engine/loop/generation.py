@@ -177,7 +177,7 @@ class Generation:
         before the first."""
         return self._shared_calls / max(1, self._denoiser_calls)
 
-    def denoised(self, calls: float) -> None:
+    def count_denoiser_call(self, calls: float) -> None:
         """For the engine: count a denoiser call in a forward pass of ``calls``."""
         self._denoiser_calls += 1
         self._shared_calls += calls

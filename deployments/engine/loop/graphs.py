@@ -29,7 +29,13 @@ from deployments.engine.errors import release_frames
 from deployments.engine.loop.pending_call import PendingCall
 from deployments.engine.memory.admission import MEASUREMENTS
 from deployments.engine.memory.reservations import CommonMemory
-from deployments.engine.merging.arguments import CannotCopy, copied, mapped, tensors_in, versions_in
+from deployments.engine.merging.arguments import (
+    CannotCopy,
+    copy_output,
+    map_tensors,
+    tensors_in,
+    versions_in,
+)
 from deployments.engine.merging.compile import DIVIDES_ROWS, RECORDS_GRAPHS
 from deployments.engine.merging.verification import agree, low_precision_dtype
 
@@ -65,7 +71,7 @@ class _Recorded:
         for target, value in zip(self.inputs, values, strict=True):
             target.copy_(value)
         self.graph.replay()
-        return copied(self.output)
+        return copy_output(self.output)
 
 
 @dataclass(slots=True)
@@ -257,7 +263,7 @@ class Graphs:
 
 def _record_graph(pool: GraphPool, call: PendingCall, values: Any, output: Any) -> _Recorded:
     """Graph of a forward, after a comparison of a replay with ``output``."""
-    arguments, keywords = inputs = mapped(torch.clone, values)
+    arguments, keywords = inputs = map_tensors(torch.clone, values)
     versions = versions_in(inputs)
     graph, captured = pool.record(lambda: call.function(*arguments, **keywords))
     if versions_in(inputs) != versions:

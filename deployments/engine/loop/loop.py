@@ -102,7 +102,7 @@ class Loop:
             graphs=self._graphs,
             in_company=self._in_company,
         )
-        self._model_runner.on_forward = self._admission.computed
+        self._model_runner.on_forward = self._admission.record_call_bytes
         self.prompts = prompt_cache_of(options, accelerator, self.counts)
         self.add_reclaimer(self._vacate_slots)
         self.add_reclaimer(self.prompts.clear)
@@ -137,7 +137,7 @@ class Loop:
                     self._answer_requests()
                     self._end_cancelled()
                     self._admit()
-                    with self._turn_watch.measured():
+                    with self._turn_watch.measure():
                         self._take_turn()
         except BaseException as error:
             # No caller can catch it. ``Engine.alive`` becomes False, and the replica is replaced.
@@ -167,13 +167,13 @@ class Loop:
 
     def _choose(self) -> Sequence[Run]:
         """Runs whose calls share this turn's forward, or one run that begins."""
-        for run in self._runs.paused:
+        for run in self._runs.paused_runs:
             run.last_turn = self.turn  # a paused run does not wait for a turn
         runs = {run.number: run for run in self._runs.active}
         now, free = self._monotonic(), self._memory.free()
         alike = Counter(run.call.key for run in runs.values() if run.call is not None)
         self._busy.has(len(self._runs), now)
-        load = inf if self._busy.sustained else self._demand.load(now, self._options.max_batch)
+        load = inf if self._busy.is_sustained else self._demand.load(now, self._options.max_batch)
         candidates: list[Candidate] = []
         for run in runs.values():
             call, most, times = run.call, 1, None
@@ -234,7 +234,7 @@ class Loop:
         after = counts.forwards, counts.trial_forwards
         shared = len(batch) / max(1, after[0] - before[0])
         for run in runs:
-            run.generation.denoised(shared)
+            run.generation.count_denoiser_call(shared)
         times = self._model_runner.times_of(batch)
         single = after == (before[0] + 1, before[1]) and not any(result.error for result in results)
         lap = _Lap(runs[0].generation.timer_key, times if single else None, len(batch))
@@ -251,7 +251,7 @@ class Loop:
         """Calls of ``module`` by generations outside of ``runs``."""
         return [
             run.call
-            for run in [*self._runs.active, *self._runs.paused]
+            for run in [*self._runs.active, *self._runs.paused_runs]
             if run.call is not None and run.call.module is module and run not in runs
         ]
 
@@ -276,7 +276,7 @@ class Loop:
                 self._add_demand(run.call, run)
             if run.ended:
                 self._deliver(run)
-                self._admission.ended(run.number, run.generation.memory_kind, well=True)
+                self._admission.end_generation(run.number, run.generation.memory_kind, well=True)
 
     def _add_demand(self, call: PendingCall, run: Run) -> None:
         if (times := self._model_runner.times_of([call])) is not None:
@@ -284,7 +284,7 @@ class Loop:
 
     def _deliver(self, run: Run) -> None:
         output = self._runs.finish(run)
-        self._busy.ended()
+        self._busy.count_generation()
         try:
             self._results.deliver(run.generation, output)
         except BaseException as error:
@@ -299,8 +299,8 @@ class Loop:
         """Take new generations; block for them when there is nothing else to do."""
         if self._device_error is not None:
             raise self._device_error
-        loads = self.reservations.wanted and not self._runs.active  # only weights are loaded
-        idle = not self.reservations.requested and (self._runs.idle() or loads)
+        loads = self.reservations.is_blocking and not self._runs.active  # only weights are loaded
+        idle = not self.reservations.has_requests and (self._runs.idle() or loads)
         if idle:
             self._busy.idle(self._monotonic())
         for generation in self._inbox.take(wait=idle and not self.stopping):
@@ -337,7 +337,7 @@ class Loop:
     def _admit(self) -> None:
         self.reservations.grant(self._leaves, none_runs=not self._runs.active)
         was_short = self.short_of_memory
-        self.short_of_memory = self.reservations.wanted or self._runs.admit(self.turn)
+        self.short_of_memory = self.reservations.is_blocking or self._runs.admit(self.turn)
         if was_short and not self.short_of_memory:
             for notify in self._on_memory_available:
                 notify()
@@ -367,7 +367,7 @@ class Loop:
     def _end(self, run: Run, error: BaseException) -> None:
         with run_in_context(run.generation.context):
             self._runs.end(run, error)
-        self._admission.ended(run.number, run.generation.memory_kind, well=False)
+        self._admission.end_generation(run.number, run.generation.memory_kind, well=False)
 
     def _end_all(self, why: Callable[[], DarkroomError]) -> None:
         self._inbox.refuse(why)
@@ -394,7 +394,7 @@ class Loop:
         return [
             MeasuredForwards(module, seconds, times.knee(most))
             for module, times in histories
-            if (seconds := times.measured())
+            if (seconds := times.seconds_by_calls())
         ]
 
     def check_device(self, error: BaseException) -> ReplicaDied | None:

@@ -71,7 +71,7 @@ class ForwardTimes:
         if points != self._points:
             self._points, self._knees = points, {}
 
-    def measured(self) -> Mapping[int, float]:
+    def seconds_by_calls(self) -> Mapping[int, float]:
         """Seconds by calls, as far as measured."""
         return dict(self._points)
 
@@ -211,7 +211,7 @@ class BusyPeriod:
                 self._began, self._idle_s, self._most, self._ended = now, 0.0, 0, 0
         self._most = max(self._most, generations)
 
-    def ended(self) -> None:
+    def count_generation(self) -> None:
         """Count a generation that has ended well."""
         self._ended += 1
 
@@ -223,7 +223,7 @@ class BusyPeriod:
             self._idle_s = max(0.0, self._idle_s - made_up_for)
 
     @property
-    def sustained(self) -> bool:
+    def is_sustained(self) -> bool:
         """Return whether generations keep coming."""
         return self._ended >= SUSTAINED_ENDS and self._ended > self._most
 
@@ -258,7 +258,7 @@ class MergeRecord:
         return self.forward_bytes.max_calls(free, self.limit.max_calls)
 
     @contextmanager
-    def measured(
+    def measure_forward(
         self, calls: int, memory: DeviceMemory, *, with_weights: bool = False
     ) -> Generator[None]:
         """Measure a forward of ``calls`` calls and record its memory, unless it raises.
@@ -269,7 +269,7 @@ class MergeRecord:
         if free is None or with_weights or not self.forward_bytes.needs_measurement(calls):
             yield
         else:
-            with memory.measured() as taken:
+            with memory.measure() as taken:
                 yield
             if taken.reliable:
                 self.forward_bytes.record(calls, taken.peak)

@@ -114,7 +114,7 @@ class Timer:
         self._add_passed()
 
     def _add_passed(self) -> None:
-        while self._laps and self._laps[0][2].passed():
+        while self._laps and self._laps[0][2].has_passed():
             of, began, ended = self._laps.popleft()
             self._add(of, began.seconds_to(ended))
 
@@ -132,7 +132,7 @@ class TurnWatch:
         self._longest_s = 0.0
 
     @contextmanager
-    def measured(self) -> Generator[None]:
+    def measure(self) -> Generator[None]:
         """Measure a turn. One that raises never ends."""
         self._began = began = self._monotonic()
         yield

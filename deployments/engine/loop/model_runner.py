@@ -24,7 +24,7 @@ from deployments.engine.interception.step_caches import (
     Keep,
     SplitCaches,
     caches_steps,
-    entered,
+    enter_context,
     key_of,
     may_merge,
     merged_state,
@@ -45,7 +45,7 @@ from deployments.engine.memory.placement import brings_weights
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     ContentDigests,
-    mapped,
+    map_tensors,
     versions_in,
 )
 from deployments.engine.merging.late_code import as_written_if
@@ -153,7 +153,7 @@ class ModelRunner:
     def forward_bytes(self, call: PendingCall) -> int:
         """Bytes of a forward with this call alone; 0 if unknown."""
         record = self._record([call])
-        return (record.forward_bytes.expected(1) if record else None) or 0
+        return (record.forward_bytes.estimate(1) if record else None) or 0
 
     def compute_now(self, call: ComponentCall, mix: str) -> Any:
         """Compute a call at once, without suspending the generation."""
@@ -162,7 +162,7 @@ class ModelRunner:
 
     def compute_whole(self, call: ComponentCall) -> Any:
         """Compute an autoencoder's call at once, without suspending the generation."""
-        return self._pressure.relieved(call.compute)
+        return self._pressure.run_with_retry(call.compute)
 
     def run(
         self,
@@ -281,7 +281,7 @@ class ModelRunner:
                 call.isolation.in_place(),
                 self._use_mixes([call.mix], as_written=call.deterministic),
                 as_written_if(call.deterministic, call.module),
-                entered(call.module, call.generation, call.cache),
+                enter_context(call.module, call.generation, call.cache),
             ):
                 function = self._graphs.function(call, [call.mix])
                 return CallResult(function(*call.arguments, **call.keywords))
@@ -289,7 +289,7 @@ class ModelRunner:
             if not is_out_of_memory(error):
                 return CallResult(error=error)
             release_frames(error)
-            expected = None if record is None else record.forward_bytes.expected(1)
+            expected = None if record is None else record.forward_bytes.estimate(1)
             self._pressure.explain(error, call.description(), expected)
             # A step cache's changes cannot be undone.
             same = before == call.versions() and not caches_steps(call.module)
@@ -300,17 +300,17 @@ class ModelRunner:
         """Measure a call that runs alone, unless it raises."""
         with_weights = brings_weights(call.module)
         if record is not None:
-            with record.measured(1, self._memory, with_weights=with_weights):
+            with record.measure_forward(1, self._memory, with_weights=with_weights):
                 yield
             self._note(call, record)
             return
-        with self._memory.measured() as taken:
+        with self._memory.measure() as taken:
             yield
         if taken.reliable and not with_weights:
             self.on_forward(call.generation, taken.peak)
 
     def _note(self, call: PendingCall, record: MergeRecord) -> None:
-        if (size := record.forward_bytes.expected(1)) is not None:
+        if (size := record.forward_bytes.estimate(1)) is not None:
             self.on_forward(call.generation, size)
 
     # Several calls in one forward.
@@ -320,7 +320,7 @@ class ModelRunner:
     ) -> list[CallResult]:
         counts = self._counts_of(batch)
         with_weights = brings_weights(batch[0].module)
-        with record.measured(len(batch), self._memory, with_weights=with_weights):
+        with record.measure_forward(len(batch), self._memory, with_weights=with_weights):
             results, keep = self._forward(batch, record, computes=computes)
         for call in batch:
             self._note(call, record)
@@ -357,7 +357,7 @@ class ModelRunner:
         arguments, splitter = stack(plans), Splitter.of(plans)
         if not record.trust.merges:
             # Shared tensors are the first generation's own. Clone them until a merge has succeeded.
-            arguments = arguments.with_values(mapped(torch.clone, arguments.named))
+            arguments = arguments.with_values(map_tensors(torch.clone, arguments.named))
         versions = versions_in(arguments.named)
         mixes = [call.mix for _ in range(plans[0].rows.count) for call in batch]
         names = [call.state_name for call in batch]

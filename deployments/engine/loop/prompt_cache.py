@@ -95,7 +95,7 @@ class _Reader:
         self._compute = compute
         self._own: dict[int, torch.Tensor] | None = None  # of an output that is the caller's own
 
-    def own(self, output: Any) -> None:
+    def adopt(self, output: Any) -> None:
         """Take the tensors of ``output``, which belongs to the caller."""
         self._own = {}
         _rebuild_output(output, self._own.setdefault)
@@ -106,7 +106,7 @@ class _Reader:
                 kept = self._entry.copy_of(number)
                 if kept is not None:
                     return kept
-            self.own(self._compute())
+            self.adopt(self._compute())
         tensor = (self._own or {})[number]
         if number not in self._entry.kept:
             self._cache.add(self._key, self._entry, number, tensor)
@@ -204,7 +204,7 @@ class PromptCache:
         if len(self._entries) > _MAX_ENTRIES:  # nobody may read them, so they may have no bytes
             self._to_host(next(iter(self._entries)))
         reader = _Reader(self, key, entry, compute)
-        reader.own(output)
+        reader.adopt(output)
         return entry.output(reader.fetch)
 
     def holds(self, key: Hashable, entry: _Entry) -> bool:

@@ -167,7 +167,7 @@ class Run:
                 accelerator.device,
             )
         self._isolation = Isolation(intercepted.shared, self.generation.context)
-        self._cached = intercepted.cached(self.generation.step_cache)
+        self._cached = intercepted.cached_denoisers(self.generation.step_cache)
         self._pipeline = pipeline = intercepted.copy(
             self._on_step,
             tiles=self.generation.tiles,
@@ -314,7 +314,7 @@ class Run:
         greenlet = self._live_greenlet()
         try:
             call = resume(*values)
-            while not greenlet.dead and not resumed.arrived(call):
+            while not greenlet.dead and not resumed.is_resume_point(call):
                 if call.part is not ComponentKind.DENOISER or not resumed.can_answer(call):
                     return call
                 output = resumed.answer(call, self._log)
@@ -322,7 +322,7 @@ class Run:
                 if not self._scheduler_counts:
                     self._on_step()
                 call = greenlet.switch(output)
-            call = resumed.restored(greenlet, call)
+            call = resumed.restore(greenlet, call)
             resumed.restore_step_caches(self._denoisers(), self.number)
         except (SnapshotRefused, ForkRefused, Unsupported):
             raise
@@ -357,7 +357,7 @@ class Run:
         if (
             self._recorder is not None
             and call.part is ComponentKind.DENOISER
-            and self._recorder.reached(self._step, self._steps)
+            and self._recorder.has_reached_point(self._step, self._steps)
         ):
             self._end_as_draft(self._recorder)
 
@@ -378,7 +378,7 @@ class Run:
 
     def _record_call(self, call: ComponentCall, output: Any) -> None:
         if self._recorder is not None and call.part is ComponentKind.DENOISER:
-            self._recorder.called(call, output)
+            self._recorder.record_call(call, output)
 
     def _answer(self, call: ComponentCall) -> Any:
         """Answer a call of a component that is not a denoiser, inside the generation."""

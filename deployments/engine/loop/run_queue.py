@@ -48,7 +48,7 @@ class RunQueue:
         return able or self._active_runs
 
     @property
-    def paused(self) -> list[Run]:
+    def paused_runs(self) -> list[Run]:
         """Runs with a place that are paused."""
         return [run for run in self._running if run.generation.paused]
 

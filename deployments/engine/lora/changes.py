@@ -37,7 +37,7 @@ class Change(Protocol):
         """Shapes of the parts, for messages."""
         ...
 
-    def merged(self, weight: Tensor, scale: float) -> Tensor:
+    def merge(self, weight: Tensor, scale: float) -> Tensor:
         """Return the changed ``weight``. Both are in float32."""
         ...
 
@@ -64,7 +64,7 @@ class LoraPair:
     def sizes(self) -> list[tuple[int, ...]]:
         return [tuple(self.up.shape), tuple(self.down.shape)]
 
-    def merged(self, weight: Tensor, scale: float) -> Tensor:
+    def merge(self, weight: Tensor, scale: float) -> Tensor:
         # In float32: the change may be smaller than the resolution of a 16-bit type.
         addition = self.up.float().flatten(1) @ self.down.float().flatten(1)
         addition = addition.reshape(weight.shape).to(weight.device)
@@ -93,7 +93,7 @@ class KroneckerChange:
     def sizes(self) -> list[tuple[int, ...]]:
         return [tuple(matrix.shape) for matrix in (self.left, *self.right)]
 
-    def merged(self, weight: Tensor, scale: float) -> Tensor:
+    def merge(self, weight: Tensor, scale: float) -> Tensor:
         right = self.right[0].float().flatten(1)
         for matrix in self.right[1:]:
             right = matrix.float().flatten(1) @ right
@@ -129,7 +129,7 @@ class HadamardChange:
     def sizes(self) -> list[tuple[int, ...]]:
         return [tuple(matrix.shape) for matrix in (self.up1, self.down1, self.up2, self.down2)]
 
-    def merged(self, weight: Tensor, scale: float) -> Tensor:
+    def merge(self, weight: Tensor, scale: float) -> Tensor:
         one, two = self.up1.float() @ self.down1.float(), self.up2.float() @ self.down2.float()
         return weight + scale * self.factor * (one * two).reshape(weight.shape).to(weight.device)
 
@@ -151,8 +151,8 @@ class DoraPair:
     def sizes(self) -> list[tuple[int, ...]]:
         return [*self.pair.sizes(), tuple(self.magnitude.shape)]
 
-    def merged(self, weight: Tensor, scale: float) -> Tensor:
-        changed = self.pair.merged(weight, scale)
+    def merge(self, weight: Tensor, scale: float) -> Tensor:
+        changed = self.pair.merge(weight, scale)
         return _by_row(_gain(changed, self.magnitude.to(weight.device)), weight) * changed
 
 
@@ -189,9 +189,9 @@ class DifferenceChange:
         parts = [part for part in (self.weight, self.bias) if part is not None]
         return [*(self.adapter.sizes() if self.adapter else ()), *(tuple(e.shape) for e in parts)]
 
-    def merged(self, weight: Tensor, scale: float) -> Tensor:
+    def merge(self, weight: Tensor, scale: float) -> Tensor:
         if self.adapter is not None:
-            weight = self.adapter.merged(weight, scale)
+            weight = self.adapter.merge(weight, scale)
         if self.weight is not None:
             weight = weight + scale * self.weight.to(weight).reshape(weight.shape)
         return weight
@@ -202,7 +202,7 @@ class AppliedChange(torch.nn.Module):
 
     weight: Tensor  # one of its tensors; peft computes in its dtype
 
-    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+    def compute_delta(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
         """Return what the change adds to ``result``, the output of ``layer`` for ``x``.
 
         ``layer``: the model's own linear or 2D convolution layer. ``factor``: of the change, with
@@ -216,7 +216,7 @@ class _AppliedPair(AppliedChange):
         super().__init__()
         self.weight, self._up = upload(change.down), upload(change.up)
 
-    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+    def compute_delta(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
         del result
         return _product(layer, x, self.weight, self._up) * factor
 
@@ -237,10 +237,10 @@ class _AppliedDifference(AppliedChange):
         parts = (self._change and self._change.weight, self._weight, self._bias)
         self.weight = next(part for part in parts if part is not None)
 
-    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+    def compute_delta(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
         delta = torch.zeros_like(result)
         if self._change is not None:
-            delta = delta + self._change.added(layer, x, result, self._factor * factor)
+            delta = delta + self._change.compute_delta(layer, x, result, self._factor * factor)
         if self._weight is not None:
             delta = delta + _with_weight(layer, x, self._weight) * factor
         if self._bias is not None:
@@ -273,7 +273,7 @@ class _AppliedKronecker(AppliedChange):
         self._rows = None if change.rows is None else _part(change.rows)
         self.weight = upload(change.left)
 
-    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+    def compute_delta(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
         del result
         b = self.weight.shape[1]
         if isinstance(layer, torch.nn.Linear):
@@ -300,7 +300,7 @@ class _AppliedHadamard(AppliedChange):
         self.weight, self._down1 = upload(change.up1), upload(change.down1)
         self._up2, self._down2 = upload(change.up2), upload(change.down2)
 
-    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+    def compute_delta(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
         del result
         delta = (self.weight @ self._down1) * (self._up2 @ self._down2)
         if isinstance(layer, torch.nn.Linear):
@@ -315,7 +315,7 @@ class _AppliedDora(AppliedChange):
         self._magnitude = upload(change.magnitude)
         self._gains: dict[float, Tensor] = {}  # [out], by factor
 
-    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+    def compute_delta(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
         gain = self._gain(layer, factor).to(result.dtype)
         pair = _product(layer, x, self.weight, self._up)
         shape = (
@@ -333,7 +333,7 @@ class _AppliedDora(AppliedChange):
                 self._gains.clear()
             weight = layer.weight.detach().float()
             pair = LoraPair(self.weight, self._up, factor)
-            gain = self._gains[factor] = _gain(pair.merged(weight, 1.0), self._magnitude)
+            gain = self._gains[factor] = _gain(pair.merge(weight, 1.0), self._magnitude)
         return gain
 
 

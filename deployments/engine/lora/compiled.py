@@ -26,7 +26,7 @@ from deployments.engine.lora.rows import Lineup, LoraRows, Stacks
 from deployments.engine.merging.compile import (
     OwnForward,
     RehearsedCall,
-    compiled,
+    compile_block,
     copy_with,
     distinct,
     many_codes,
@@ -439,7 +439,7 @@ def compile_copies(
             layers = [module for module in block.modules() if isinstance(module, PaddedLinear)]
             if not layers:
                 continue
-            run = compiled(block, backend)
+            run = compile_block(block, backend)
             for call in calls:
                 for rows in sorted({1, call.mixes}):
                     for layer in layers:

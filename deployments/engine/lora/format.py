@@ -363,4 +363,4 @@ def merge_lora(pipeline: Any, file: Path, scale: float = 1.0) -> None:
             before = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
             added = before.float() + scale * change.bias.to(before.device).float()
             layer.bias = torch.nn.Parameter(added.to(before.dtype), requires_grad=False)
-        weight.data = change.merged(weight.data.float(), scale).to(weight.dtype)
+        weight.data = change.merge(weight.data.float(), scale).to(weight.dtype)

@@ -69,7 +69,7 @@ class _PerRow:
             result.index_copy_(0, places, output.to(result.dtype))
             return
         if variant is not None:
-            added = variant.added(self, x)
+            added = variant.compute_delta(self, x)
         else:
             added = self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
         result.index_add_(0, places, added.to(result.dtype))
@@ -84,7 +84,7 @@ class LoraLinear(_PerRow, Linear):
     def _of_rows(
         self, x: torch.Tensor, lineup: Lineup, *arguments: Any, **keywords: Any
     ) -> torch.Tensor:
-        if (stacks := lineup.stacked(self, self._stack)) is None:
+        if (stacks := lineup.stacks_of(self, self._stack)) is None:
             return super()._of_rows(x, lineup, *arguments, **keywords)
         lineup.check(len(x))
         result = self.base_layer(x, *arguments, **keywords)
@@ -256,9 +256,9 @@ class SumOfLoras:
 
         peft calls it, with these parameter names, when all rows have this mix.
         """
-        return result + self.added(module, x)
+        return result + self.compute_delta(module, x)
 
-    def added(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+    def compute_delta(self, module: Any, x: torch.Tensor) -> torch.Tensor:
         return sum(  # pyright: ignore[reportReturnType]
             module.lora_B[name](module.lora_A[name](x)) * factor for name, factor in self.factors
         )
@@ -280,7 +280,7 @@ class ChangesInTurn:
         for name, factor in self._factors:
             half = module.lora_A[name]
             if isinstance(half, AppliedChange):
-                added = half.added(module.base_layer, x, result, factor)
+                added = half.compute_delta(module.base_layer, x, result, factor)
             else:
                 added = module.lora_B[name](half(x)) * factor
             result = result + added

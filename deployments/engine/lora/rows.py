@@ -81,7 +81,7 @@ class Lineup:
             tensor = self._factors[place] = self._rows.to_device(tensor, like.device)
         return tensor
 
-    def stacked(self, layer: Any, stack: Callable[[Lineup], Stacks | None]) -> Stacks | None:
+    def stacks_of(self, layer: Any, stack: Callable[[Lineup], Stacks | None]) -> Stacks | None:
         """Return the weights of ``layer``: the kept ones, or from ``stack``, which may be None."""
         stacks = self.stacks.get(layer)
         if stacks is None and (stacks := stack(self)) is not None:
@@ -101,7 +101,7 @@ class RowMixes:
         """Mixes of some rows."""
         return self if len(self.names) == 1 else replace(self, names=self.names[rows])
 
-    def copied(self, copies: int) -> RowMixes:
+    def repeat_rows(self, copies: int) -> RowMixes:
         """Mixes of a forward that has each row several times, one copy after the other."""
         if len(self.names) == 1:
             return self

@@ -181,7 +181,7 @@ class InputAudio:
 
     def read_first(self) -> None:
         """Decode the first samples. Raises ``InvalidInput`` when there are none."""
-        with self._media.opened() as container:
+        with self._media.open() as container:
             if next(self._decode_frames(container), None) is None:
                 raise self._media.unread("it has no samples")
 
@@ -200,7 +200,7 @@ class InputAudio:
 
         ``rate``: samples a second. ``channels``: 1 or 2. Raises ``InvalidInput`` naming the field.
         """
-        with self._media.opened() as container:
+        with self._media.open() as container:
             mixed = _mix_samples(
                 self._decode_frames(container), channels, rate, round(most_s * rate)
             )

@@ -38,7 +38,7 @@ class InputMedia:
     demuxer: Callable[[bytes], str | None]  # FFmpeg's, by the first bytes; None: unknown
 
     @contextmanager
-    def opened(self) -> Generator[InputContainer]:
+    def open(self) -> Generator[InputContainer]:
         """Open the file. Raises ``InvalidInput`` naming the field, also for read errors."""
         # The demuxer is named so that a file cannot be taken for a list of other files to open.
         demuxer = self.demuxer(self.body)

@@ -65,7 +65,7 @@ class InputVideo:
         images: list[Image.Image] = []
         size = (width, height)
         shown: tuple[Fraction, ShownFrame] | None = None  # (start in seconds, frame)
-        with self._media.opened() as container:
+        with self._media.open() as container:
             for since, frame in self._decode_frames(container):
                 if shown is not None:
                     self._add(images, shown[1], size, min(_nearest(since * fps), most))
@@ -86,7 +86,7 @@ class InputVideo:
 
     def _probe(self) -> tuple[tuple[int, int], Fraction | None]:
         if self._size is None:
-            with self._media.opened() as container:
+            with self._media.open() as container:
                 for _, frame in self._decode_frames(container):
                     self._size = frame.size
                     break

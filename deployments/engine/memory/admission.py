@@ -42,7 +42,7 @@ class ForwardBytes:
         if self.needs_measurement(calls):
             self._seen.setdefault(calls, []).append(size)
 
-    def expected(self, calls: int) -> int | None:
+    def estimate(self, calls: int) -> int | None:
         """Estimated bytes, never less than measured; None before the first measurement."""
         if not self._seen:
             return None
@@ -62,7 +62,7 @@ class ForwardBytes:
         return max(fits, default=1)
 
     def _fits(self, calls: int, free: int) -> bool:
-        expected = self.expected(calls)
+        expected = self.estimate(calls)
         return expected is not None and expected * MARGIN <= free
 
 
@@ -209,7 +209,7 @@ class Admission:
 
         ``answer_bytes``: of the answer to the call, which belongs to the generation from now on.
         """
-        with self._memory.measured() as taken:
+        with self._memory.measure() as taken:
             yield
         watched = self._watched.setdefault(number, _Watched())
         if not taken.reliable:
@@ -219,12 +219,12 @@ class Admission:
         passing = taken.peak - max(0, taken.kept)
         watched.footprint = watched.footprint.max_with(watched.held, passing)
 
-    def computed(self, number: int, size: int) -> None:
+    def record_call_bytes(self, number: int, size: int) -> None:
         """Note that a call of a generation takes ``size`` bytes when it runs alone."""
         watched = self._watched.setdefault(number, _Watched())
         watched.footprint = watched.footprint.max_with(0, size)
 
-    def ended(self, number: int, kind: Hashable, *, well: bool) -> None:
+    def end_generation(self, number: int, kind: Hashable, *, well: bool) -> None:
         """Forget a generation. ``well``: it ran to its end, so its footprint is recorded."""
         watched = self._watched.pop(number, None)
         if watched is None or not well or self._memory.free() is None:

@@ -38,18 +38,18 @@ class CommonMemory:
     def total(self) -> int | None:
         return self._memory.total()
 
-    def held(self) -> int:
-        return self._memory.held()
+    def held_bytes(self) -> int:
+        return self._memory.held_bytes()
 
     @contextmanager
-    def measured(self) -> Generator[MemoryUse]:
+    def measure(self) -> Generator[MemoryUse]:
         changes = self._changes
-        with self._memory.measured() as taken:
+        with self._memory.measure() as taken:
             yield taken
         taken.reliable = not self._is_disturbed and changes == self._changes
 
     @contextmanager
-    def disturbed(self) -> Generator[None]:
+    def compiling(self) -> Generator[None]:
         """Block in which the calling thread compiles and computes on the device.
 
         Measurements during the block are unreliable, and nothing is recorded: compilers wait for
@@ -164,12 +164,12 @@ class Reservations:
         self._wake()
 
     @property
-    def requested(self) -> bool:
+    def has_requests(self) -> bool:
         """Return whether a request waits."""
         return bool(self._waiting)
 
     @property
-    def wanted(self) -> bool:
+    def is_blocking(self) -> bool:
         """Return whether generations must not begin now.
 
         A request waits that is not spare, or weights are being loaded into a reservation that is
@@ -237,7 +237,7 @@ class MemoryPressure:
         gc.collect()  # pipelines are in reference cycles
         self._memory.release()
 
-    def relieved(self, compute: Callable[[], Any]) -> Any:
+    def run_with_retry(self, compute: Callable[[], Any]) -> Any:
         """Return what ``compute`` returns; if memory runs out, drop what is idle and repeat it."""
         try:
             return compute()

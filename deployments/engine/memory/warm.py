@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deployments.engine.accelerator.cpu import free_host_bytes, host_bytes
 from deployments.engine.accelerator.interface import Accelerator
-from deployments.engine.accelerator.pinned import PinnedBuffer, padded, pin
+from deployments.engine.accelerator.pinned import PinnedBuffer, align, pin
 from deployments.engine.memory.placement import Placement, bytes_of, vacate_slots
 from deployments.engine.reading.reader import STREAM, Home, OnBytes, WeightReader
 
@@ -143,7 +143,7 @@ class WarmTier:
             return False
         vacate_slots([pipeline])
         groups = _by_memory(places.on(self._accelerator.device))
-        copied = sum(padded(len(whole)) for whole, _ in groups)
+        copied = sum(align(len(whole)) for whole, _ in groups)
         host_groups = _by_memory(WeightPlaces(placement.waiting).on("cpu"))
         needed = copied + sum(len(whole) for whole, _ in host_groups)
         if not self._make_room(needed, copied, kept=name in self.kept):
@@ -164,7 +164,7 @@ class WarmTier:
         """
         modules = (*placement.resident, *placement.waiting, *placement.streamed)
         needed = bytes_of(modules)
-        if not self._share or not self._make_room(needed, padded(needed), kept=False):
+        if not self._share or not self._make_room(needed, align(needed), kept=False):
             return False
         try:
             reader.read([(module, Home.LOCKED) for module in modules], on_bytes)
@@ -186,7 +186,7 @@ class WarmTier:
             warm.restoring = True
         return warm
 
-    def restored(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Free the host memory of weights that are on the device again, or are broken."""
         self._held.pop(name, None)
 
@@ -238,13 +238,13 @@ class WarmTier:
         return free if lockable is None else min(free, lockable)
 
     def _copy_to_host(self, groups: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> Sequence[_Slab]:
-        buffer = PinnedBuffer(sum(padded(len(whole)) for whole, _ in groups), self._accelerator)
+        buffer = PinnedBuffer(sum(align(len(whole)) for whole, _ in groups), self._accelerator)
         slabs, offset = list[_Slab](), 0
         stream = self._accelerator.stream(STREAM)
         try:
             with stream.active():
                 for whole, tensors in groups:
-                    host = buffer.bytes(offset, padded(len(whole)))
+                    host = buffer.bytes(offset, align(len(whole)))
                     offset += len(host)
                     offsets = [(tensor, int(tensor.storage_offset())) for tensor in tensors]
                     slabs.append(_Slab(host, offsets))

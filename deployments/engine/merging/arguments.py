@@ -82,14 +82,14 @@ def tensors_in(value: Any) -> Iterator[Any]:
             yield from tensors_in(item)
 
 
-def mapped(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """Apply ``change`` to every tensor in nested containers."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: mapped(change, item) for key, item in value.items()}
+        return {key: map_tensors(change, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(mapped(change, item) for item in value)
+        return type(value)(map_tensors(change, item) for item in value)
     return value
 
 
@@ -161,7 +161,7 @@ class CannotCopy(Exception):
     """Output that contains something other than tensors and plain values."""
 
 
-def copied(output: Any) -> Any:
+def copy_output(output: Any) -> Any:
     """Copy an output with its tensors. Raises ``CannotCopy`` when it contains other objects."""
     return rebuilt(torch.clone, output)
 
@@ -183,7 +183,7 @@ def rebuilt(change: Callable[[torch.Tensor], Any], output: Any) -> Any:
     if output is None or isinstance(output, bool | int | float | str):
         return output
     if (content := held_in(output)) is not None:
-        return refilled(output, rebuilt(change, content))
+        return refill(output, rebuilt(change, content))
     raise CannotCopy(type(output).__name__)
 
 
@@ -199,7 +199,7 @@ def held_in(box: Any) -> Held | None:
     return None if parts is None else [_tensors(part) for part in parts]
 
 
-def refilled(box: Any, contents: Held) -> Any:
+def refill(box: Any, contents: Held) -> Any:
     """Copy of ``box`` that holds other tensors."""
     new = copy.copy(box)
     if isinstance(new, DynamicCache):

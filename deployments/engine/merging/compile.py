@@ -33,7 +33,7 @@ from deployments.engine.interception.components import (
 from deployments.engine.interception.model_traits import ModelTraits
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.interception.proxy import ComponentCall
-from deployments.engine.merging.arguments import ContentDigests, mapped, tensors_in
+from deployments.engine.merging.arguments import ContentDigests, map_tensors, tensors_in
 from deployments.engine.merging.parts import parts_of
 from deployments.engine.merging.plan import MergePlan, NotMergeable, plan_merge
 from deployments.engine.merging.stack import stack
@@ -157,7 +157,7 @@ class RehearsedCall:
         def made(like: torch.Tensor) -> torch.Tensor:
             return values(torch.zeros_like(like, device=self.device))
 
-        return mapped(made, self.arguments), mapped(made, self.keywords)
+        return map_tensors(made, self.arguments), map_tensors(made, self.keywords)
 
 
 def distinct(
@@ -218,7 +218,9 @@ def without_values(
     def meta(value: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(value, device="meta")
 
-    return RehearsedCall(mapped(meta, arguments), mapped(meta, keywords), tensor.device, mixes)
+    return RehearsedCall(
+        map_tensors(meta, arguments), map_tensors(meta, keywords), tensor.device, mixes
+    )
 
 
 class OwnForward(Exception):
@@ -242,7 +244,7 @@ def rehearsed_calls(denoiser: Any) -> Mapping[torch.nn.Module, Sequence[Rehearse
     return vars(denoiser).get("rehearsed_calls", {})
 
 
-def compiled(block: Any, backend: Any) -> Callable[..., Any]:
+def compile_block(block: Any, backend: Any) -> Callable[..., Any]:
     """Return the call of ``block`` to be compiled when it is first called, with dynamic sizes.
 
     ``backend``: that of its denoiser. To be used in ``many_codes``.

@@ -28,7 +28,7 @@ from deployments.engine.merging.arguments import tensors_in
 from deployments.engine.merging.compile import (
     OwnForward,
     RehearsedCall,
-    compiled,
+    compile_block,
     compiled_modules,
     copy_with,
     distinct,
@@ -95,7 +95,7 @@ def as_written_if(condition: bool, module: Any) -> Any:  # noqa: FBT001 - read a
     compiled before their first call, and those that are not compiled, run as always.
     """
     late = vars(module).get(_LATE) if condition and isinstance(module, torch.nn.Module) else None
-    return nullcontext() if late is None else late.held()
+    return nullcontext() if late is None else late.hold()
 
 
 def use_late_code(denoiser: Any) -> None:
@@ -146,7 +146,7 @@ class _LateCode:
                     if self._module() is None:
                         return  # it was evicted
                     block, call = copies.popleft()
-                    _compile_and_compare(compiled(block, self._compiler), block, call)
+                    _compile_and_compare(compile_block(block, self._compiler), block, call)
         except Exception as error:
             self.failures += 1
             log.warning(
@@ -184,7 +184,7 @@ class _LateBlocks(_LateCode):
         module.register_forward_hook(self._after, always_call=True)
 
     @contextmanager
-    def held(self) -> Generator[None]:
+    def hold(self) -> Generator[None]:
         self._holds += 1
         try:
             yield
@@ -273,7 +273,7 @@ class _LateDecoder(_LateCode):
         self._choose()
 
     @contextmanager
-    def held(self) -> Generator[None]:
+    def hold(self) -> Generator[None]:
         with self._lock:
             self._holds += 1
             self._choose()

@@ -54,7 +54,7 @@ def _cut(roles: Roles, value: Any, rows: slice, count: int) -> Any:
 _BY_ROW = (Role.ROWS, Role.PADDED, Role.MASK, Role.POSITIONS, Role.LISTED, Role.REPEATED)
 
 
-def joined(outputs: Sequence[Any], counts: Sequence[int], *, listed: bool) -> Any:
+def join_outputs(outputs: Sequence[Any], counts: Sequence[int], *, listed: bool) -> Any:
     """Join the outputs of parts with ``counts`` rows.
 
     ``listed``: the model takes and returns lists with one tensor per row. Raises ``CannotSplit``
@@ -68,14 +68,16 @@ def joined(outputs: Sequence[Any], counts: Sequence[int], *, listed: bool) -> An
     if dataclasses.is_dataclass(first):
         names = [field.name for field in dataclasses.fields(first)]
         named = {name: [getattr(output, name) for output in outputs] for name in names}
-        return type(first)(**{k: joined(v, counts, listed=listed) for k, v in named.items()})
+        return type(first)(**{k: join_outputs(v, counts, listed=listed) for k, v in named.items()})
     if isinstance(first, Mapping):
-        return {k: joined([output[k] for output in outputs], counts, listed=listed) for k in first}
+        return {
+            k: join_outputs([output[k] for output in outputs], counts, listed=listed) for k in first
+        }
     if isinstance(first, list | tuple):
         if listed and [len(output) for output in outputs] == list(counts):
             return type(first)(row for output in outputs for row in output)
         zipped = zip(*outputs, strict=True)
-        return type(first)(joined(group, counts, listed=listed) for group in zipped)
+        return type(first)(join_outputs(group, counts, listed=listed) for group in zipped)
     if first is None or (isinstance(first, _PLAIN) and all(output == first for output in outputs)):
         return first
     raise CannotSplit(f"the output holds a {type(first).__name__}")

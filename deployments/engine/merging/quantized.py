@@ -101,7 +101,7 @@ def rounded_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _values_of(layer: torch.nn.Linear, quantization: Quantization) -> Values:
     rounded, scale = rounded_rows(layer.weight.detach(), quantization.stored)
-    return rounded.view(quantization.kept), scale.view(-1)
+    return rounded.view(quantization.buffer_dtype), scale.view(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Quantization:
     multiplies: torch.dtype | None = None  # 8-bit type in which the device must multiply
 
     @property
-    def kept(self) -> torch.dtype:
+    def buffer_dtype(self) -> torch.dtype:
         """Type of the buffer, which casting a module does not change."""
         return self.stored if self.stored is torch.int8 else torch.uint8
 
@@ -191,10 +191,10 @@ def _quantize(denoiser: Any, quantization: Quantization, files: FileCache | None
     layers = list(_large_layers(denoiser))
     paths = {id(module): path for path, module in denoiser.named_modules()}
     weights: dict[str, Tensor] = {paths[id(layer)]: layer.weight for _, _, layer in layers}
-    name = None if files is None else file_name(weights, quantization.kept)
+    name = None if files is None else file_name(weights, quantization.buffer_dtype)
     known = None
     if files is not None and name is not None:
-        known = read_later(files, name, weights, quantization.kept)
+        known = read_later(files, name, weights, quantization.buffer_dtype)
         if known is None:
             WeightReader(Cpu()).read([(denoiser, Home.HOST)])
     values: dict[str, Values] = {}

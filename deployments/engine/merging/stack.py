@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from deployments.engine.merging.arguments import CallArguments, held_in, refilled
+from deployments.engine.merging.arguments import CallArguments, held_in, refill
 from deployments.engine.merging.plan import Leaf, Many, MergePlan, Role, Roles
 
 
@@ -133,7 +133,7 @@ class Splitter:
         if output is None or isinstance(output, bool | int | float | str):
             return [output] * self.generations
         if (content := held_in(output)) is not None:
-            return [refilled(output, part) for part in self.split(content)]
+            return [refill(output, part) for part in self.split(content)]
         raise CannotSplit(f"the output holds a {type(output).__name__}")
 
     def _by_name(self, named: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ class SeenCall:
         versions = versions_in(arguments.named)
         return cls(arguments, versions, ThreadState.of_this_thread(), mixes)
 
-    def unchanged(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Return whether nothing was written into its tensors since."""
         return None not in self.versions and versions_in(self.arguments.named) == self.versions
 
@@ -99,7 +99,7 @@ class Lookahead:
         for key, ahead in list(self._ahead.items()):
             if ahead.call.arguments.main() is not arguments.main():
                 continue
-            if ahead.call.goes_with(now) and ahead.call.unchanged():
+            if ahead.call.goes_with(now) and ahead.call.is_unchanged():
                 expected = ahead.call.arguments.named
                 if _same(expected, arguments.named):
                     del self._ahead[key]
@@ -113,7 +113,7 @@ class Lookahead:
         if not isinstance(main, torch.Tensor) or None in now.versions:
             return
         first = self._seen.pop(id(main), None)
-        if first is not None and first.arguments.main() is main and first.unchanged():
+        if first is not None and first.arguments.main() is main and first.is_unchanged():
             self._learn_pair(first, now)
         self._seen[id(main)] = now
         while len(self._seen) > _MAX_SEEN:

@@ -73,7 +73,7 @@ class Packed:
     tensors: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
 
 
-def packed(value: Any) -> Packed:
+def pack(value: Any) -> Packed:
     """Pack a value. Raises ``PicklingError``, ``TypeError`` or ``AttributeError`` if impossible."""
     tensors: list[torch.Tensor] = []
     buffer = io.BytesIO()

@@ -34,12 +34,12 @@ from deployments.engine.lora.rows import LoraRows, RowMixes
 from deployments.engine.merging.arguments import (
     CallArguments,
     bind,
-    mapped,
+    map_tensors,
     tensors_in,
     versions_in,
 )
 from deployments.engine.merging.compile import DIVIDES_ROWS
-from deployments.engine.merging.parts import RowPart, joined, parts_of
+from deployments.engine.merging.parts import RowPart, join_outputs, parts_of
 from deployments.engine.merging.plan import MergePlan
 from deployments.engine.parallel.group import ParallelGroup
 from deployments.engine.parallel.lookahead import Lookahead, SeenCall
@@ -52,7 +52,7 @@ from deployments.engine.parallel.messages import (
     Part,
     PartResult,
     can_be_sent,
-    packed,
+    pack,
     receive,
     send,
 )
@@ -127,7 +127,7 @@ class ParallelModels:
         if not self._broken:
             self._broken = "The replica is closed."
             try:
-                send(self.group, packed(None))
+                send(self.group, pack(None))
             except RuntimeError:
                 log.info("The other devices of the replica ended before rank 0.")
         self.group.leave()
@@ -142,11 +142,11 @@ class ParallelModels:
     def publish(self, message: Message) -> None:
         """Send a message to all. Raises ``ReplicaDied`` when one of them has died."""
         self.check()
-        content = packed(message)
+        content = pack(message)
         self._send(content)
 
     def send_part(self, part: Part, rank: int) -> None:
-        self._send(packed(part), (0, rank))
+        self._send(pack(part), (0, rank))
 
     def outcome(self, rank: int) -> PartResult:
         """Wait for what a rank made of its part. Raises ``ReplicaDied`` when it has died."""
@@ -167,11 +167,11 @@ class ParallelModels:
         """Return whether all followers failed in the same call, so that all are in step again."""
         for rank in range(1, self.group.size):
             glances = int(AGREE_S / _GLANCE_S)
-            while not self.group.wait_for(failed(number, rank), _GLANCE_S):
+            while not self.group.wait_for(failure_key(number, rank), _GLANCE_S):
                 glances -= 1
                 if not glances or not self._followers_live():
                     return False
-        self.group.publish(agreed(number))
+        self.group.publish(agreement_key(number))
         return True
 
     def break_up(self, how: str = "") -> ReplicaDied:
@@ -313,13 +313,13 @@ class ParallelDenoiser:
         compares = trust.compares()
         parts = parts_of(plan, min(plan.rows.count, self._models.group.size))
         if not trust.merges:  # it may write into its inputs, which then are still needed
-            named = mapped(lambda tensor: tensor.clone(), parts[0].arguments.named)
+            named = map_tensors(lambda tensor: tensor.clone(), parts[0].arguments.named)
             parts = [RowPart(parts[0].arguments.with_values(named), parts[0].rows), *parts[1:]]
         versions = versions_in(parts[0].arguments.named)
         try:
             outputs = self._compute_parts(parts)
             counts = [part.count for part in parts]
-            output = joined(outputs, counts, listed=plan.rows.listed)
+            output = join_outputs(outputs, counts, listed=plan.rows.listed)
         except Exception as error:
             if isinstance(error, ReplicaDied) or is_out_of_memory(error) or concerns_device(error):
                 raise
@@ -466,11 +466,11 @@ def _refusal(name: str, module: Any, recipe: Recipe | None) -> str:
     return ""
 
 
-def failed(number: int, rank: int) -> str:
+def failure_key(number: int, rank: int) -> str:
     """Key of a follower's message that its forward has failed."""
     return f"failed {number} {rank}"
 
 
-def agreed(number: int) -> str:
+def agreement_key(number: int) -> str:
     """Key of rank 0's message that all forwards have failed."""
     return f"agreed {number}"

@@ -48,7 +48,7 @@ def agrees_with_whole(
             # One part for each mix of LoRAs: they round, too, the more the larger they are.
             first = {mixes.of(part.rows): number for number, part in reversed([*enumerate(parts)])}
             for its, number in first.items():
-                with use(its.copied(len(parts))):
+                with use(its.repeat_rows(len(parts))):
                     among_copies[number] = _among_copies(plan, parts[number], len(parts), compute)
     except Exception as error:
         if not is_out_of_memory(error):

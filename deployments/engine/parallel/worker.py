@@ -31,14 +31,14 @@ from deployments.engine.parallel.messages import (
     ParallelCall,
     Part,
     PartResult,
-    packed,
+    pack,
     receive,
     send,
 )
 from deployments.engine.parallel.parallel_call import (
     AGREE_S,
-    agreed,
-    failed,
+    agreement_key,
+    failure_key,
     spreadable,
     token_division,
 )
@@ -161,8 +161,8 @@ class ParallelWorker:
                 denoiser.module(*whole.arguments, **whole.keywords)
         except Exception as error:
             # Other ranks may be in the middle of the same forward, waiting for this device.
-            self._group.publish(failed(call.number, self._group.rank), str(error))
-            if not self._group.wait_for(agreed(call.number), AGREE_S):
+            self._group.publish(failure_key(call.number, self._group.rank), str(error))
+            if not self._group.wait_for(agreement_key(call.number), AGREE_S):
                 raise
 
     # By rows: each rank its own.
@@ -234,7 +234,7 @@ class ParallelWorker:
 def _pack_outcome(outcome: PartResult) -> Packed:
     """Pack an outcome; one that cannot be sent becomes an error that says so."""
     try:
-        return packed(outcome)
+        return pack(outcome)
     except (pickle.PicklingError, TypeError, AttributeError):
         what: Any = outcome.output if outcome.error is None else outcome.error
-        return packed(PartResult(error=PipelineFailed(f"{type(what).__name__}: {what}")))
+        return pack(PartResult(error=PipelineFailed(f"{type(what).__name__}: {what}")))

@@ -40,7 +40,9 @@ class SchedulerParams:
 _MIN_SIGNAL = 0.01  # some schedules begin with a signal of 0
 
 
-def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: Any) -> Tensor:
+def estimate_clean_latents(
+    latents: Tensor, prediction: Tensor | None, solver: Any, timestep: Any
+) -> Tensor:
     """Estimate the latents without noise from the last prediction; same shape, float32.
 
     ``latents``: the current latents. ``prediction``: the denoiser's last output, with guidance, or
@@ -168,7 +170,7 @@ def clean_latents(at: DecoderParams) -> Tensor:
     latents, prediction = names["latents"], names.get("noise_pred")
     if not isinstance(prediction, Tensor) or prediction.shape != latents.shape:
         prediction = None
-    clean = denoised(
+    clean = estimate_clean_latents(
         latents[:1],
         None if prediction is None else prediction[:1],
         main_scheduler(at.pipeline),

@@ -17,7 +17,7 @@ from torch.nn import functional
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.interception.proxy import GenerationGreenlet
 from deployments.engine.preview.latents import DecoderParams, clean_latents, decoder_params
-from deployments.engine.preview.projection import Projection, fitted
+from deployments.engine.preview.projection import Projection, fit_projection
 from serve_app.domain.errors import SnapshotRefused, Unsupported
 from serve_app.domain.media.marking import XMP
 
@@ -93,7 +93,7 @@ class PreviewRenderer:
 
 def _fit_projection(vae: Any) -> Projection | Unsupported:
     try:
-        return fitted(vae)
+        return fit_projection(vae)
     except Unsupported as error:
         return Unsupported(error.message)
     except Exception as error:

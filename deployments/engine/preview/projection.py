@@ -35,7 +35,7 @@ class Projection:
         return colours.clamp(0, 1)
 
 
-def fitted(vae: Any) -> Projection:
+def fit_projection(vae: Any) -> Projection:
     """Fit by least squares over a few colour patches that ``vae`` encodes.
 
     This is less work than decoding one image. Raises ``Unsupported`` if ``vae`` cannot encode

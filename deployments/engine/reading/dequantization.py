@@ -13,7 +13,7 @@ from serve_app.domain.gguf import GgufType
 STEP = 2**20  # values at a time; 2**16 to 2**22 were about as fast
 
 
-def dequantized(stored: Tensor, kind: GgufType) -> Iterator[tuple[int, Tensor]]:
+def dequantize(stored: Tensor, kind: GgufType) -> Iterator[tuple[int, Tensor]]:
     """Values of whole blocks, in steps: the place of the first one, and the values.
 
     ``stored``: bytes [n], in host memory. Values: float32 [m], in host memory.

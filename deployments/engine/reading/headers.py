@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from deployments.engine.reading.dequantization import dequantized
+from deployments.engine.reading.dequantization import dequantize
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.gguf import MAGIC, GgufType, read_gguf
 from serve_app.domain.safetensors import TensorFacts, read_safetensors
@@ -106,7 +106,7 @@ class WeightFile:
         """Return whether to read this part past the page cache, which may not have it."""
         return self._direct is not None and not self.is_cached(offset, size)
 
-    def mapped(self, stored: StoredTensor) -> torch.Tensor | None:
+    def mmap_values(self, stored: StoredTensor) -> torch.Tensor | None:
         """Return the values of a tensor of this file, flat, as memory that is the page cache's.
 
         Processes that map a file share its memory. What one writes to it, it has for itself. None
@@ -126,12 +126,12 @@ class WeightFile:
 
     def values(self, stored: StoredTensor) -> torch.Tensor:
         """Return the values of a tensor of this file, flat, in host memory."""
-        if (mapped := self.mapped(stored)) is not None:
+        if (mapped := self.mmap_values(stored)) is not None:
             return mapped
         read = torch.empty(stored.size, dtype=torch.uint8)
         self.read(stored.begin, writable(read))
         if stored.blocks is not None:
-            return torch.cat([values for _, values in dequantized(read, stored.blocks)])
+            return torch.cat([values for _, values in dequantize(read, stored.blocks)])
         return read.view(stored.dtype)
 
     def is_cached(self, offset: int, size: int) -> bool:

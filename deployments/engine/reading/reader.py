@@ -23,8 +23,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from deployments.engine.accelerator.interface import Accelerator, Event
-from deployments.engine.accelerator.pinned import PinnedBuffer, padded
-from deployments.engine.reading.dequantization import dequantized
+from deployments.engine.accelerator.pinned import PinnedBuffer, align
+from deployments.engine.reading.dequantization import dequantize
 from deployments.engine.reading.headers import BLOCK, StoredTensor, WeightFile, writable
 from deployments.engine.reading.unread import UnreadWeight, cast_by
 from serve_app.domain.gguf import GgufType
@@ -176,7 +176,7 @@ class WeightReader:
         sizes = {key: tensor.numel() * tensor.dtype.itemsize for key, tensor in rest.items()}
         slab = None
         if not unread.apart or home is not Home.HOST:
-            size = sum(padded(length) for length in sizes.values())
+            size = sum(align(length) for length in sizes.values())
             slab = self._slab(size, home, on_device=on_device)
         if slab is not None and on_device:
             slabs.append(slab)
@@ -186,7 +186,7 @@ class WeightReader:
                 flat = torch.empty(weight.numel(), dtype=weight.dtype)
             else:
                 flat = slab[offset : offset + sizes[memory]].view(weight.dtype)
-            offset += padded(sizes[memory])
+            offset += align(sizes[memory])
             unread.places[memory] = flat
             yield _Target(weight.stored, weight.casts, flat, on_device, is_mapped=False)
 
@@ -251,7 +251,7 @@ class WeightReader:
     def _dequantize(self, here: Tensor, part: _Part, blocks: GgufType) -> None:
         """Copy the values of blocks in a buffer to their place, and cast them."""
         target, there = part.target, part.there
-        for at, values in dequantized(here, blocks):
+        for at, values in dequantize(here, blocks):
             cast, place = cast_by(target.casts, values), there[at : at + len(values)]
             if target.on_device:
                 self._accelerator.copy(self._accelerator.to_device(cast), place)
@@ -363,7 +363,7 @@ class _Found:
         for file, its in by_file.items():
             if any(entry.casts for entry in its.values()):
                 continue
-            mapped = {memory: file.mapped(entry.stored) for memory, entry in its.items()}
+            mapped = {memory: file.mmap_values(entry.stored) for memory, entry in its.items()}
             flats = {memory: view for memory, view in mapped.items() if view is not None}
             if len(flats) < len(its):
                 continue

@@ -221,7 +221,7 @@ class OpenedFiles:
                 self._usual.add(file.parent)
                 return None
 
-    def refused(self) -> dict[Path, str]:
+    def refused_folders(self) -> dict[Path, str]:
         """Folders whose weights were needed before they were read, and the operation."""
         return {path.parent: file.needed_by for path, file in self._files.items() if file.needed_by}
 

@@ -14,7 +14,7 @@ import torch
 
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.proxy import ComponentCall
-from deployments.engine.merging.arguments import CannotCopy, copied, tensors_in
+from deployments.engine.merging.arguments import CannotCopy, copy_output, tensors_in
 
 Form = Any
 """Structure of an output as JSON: shapes, dtypes and containers, without the numbers."""
@@ -47,7 +47,7 @@ class CallLog:
             self.outputs = None
             return
         try:
-            self.outputs.append(copied(output))  # pipelines may write into the original
+            self.outputs.append(copy_output(output))  # pipelines may write into the original
         except CannotCopy:
             self.outputs = None
 

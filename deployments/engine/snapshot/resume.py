@@ -36,7 +36,7 @@ class ResumedRun:
         self._unpacking = StateDecoder(snapshot.tensors, device)
         self._answered = 0
 
-    def arrived(self, call: ComponentCall) -> bool:
+    def is_resume_point(self, call: ComponentCall) -> bool:
         """Return whether it is the call that the snapshot waits for."""
         if self._answered != len(self.snapshot.calls) or name_of(call) != self.snapshot.awaits:
             return False
@@ -78,7 +78,7 @@ class ResumedRun:
         log.add(call, output)
         return output
 
-    def restored(self, suspended: GenerationGreenlet, call: ComponentCall) -> ComponentCall:
+    def restore(self, suspended: GenerationGreenlet, call: ComponentCall) -> ComponentCall:
         """Restore the contents; return the pending call with the snapshot's arguments."""
         if suspended.dead:
             raise SnapshotRefused(f"The generation ended before the snapshot's call. {_ANEW}")

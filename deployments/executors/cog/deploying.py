@@ -25,7 +25,7 @@ from deployments.executors.cog.schema import (
     openapi,
     output_schema,
 )
-from deployments.executors.describing import bundle, imported, unpack
+from deployments.executors.describing import bundle, import_in_process, unpack
 from deployments.executors.environment import Environments
 from deployments.executors.kind import DeployContext
 from deployments.executors.process import child_environment
@@ -237,7 +237,7 @@ async def _describe_project(
     home = place / "home"
     home.mkdir()
     words = [f"{mode}:{target}" for mode, target in project.targets.items()]
-    description = await imported(
+    description = await import_in_process(
         [str(python), introspection.__file__, *words],
         place / "imported",
         child_environment(home) | dict(project.environment),

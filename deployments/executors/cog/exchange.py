@@ -101,7 +101,7 @@ class LoopbackExchange:
         """Take part in a call until ``end``. ``folder``: for the files that it delivers."""
         self._calls[call] = ExchangeCall(folder, on_event)
 
-    def received(self, call: str, url: str) -> ReceivedFile | None:
+    def find_file(self, call: str, url: str) -> ReceivedFile | None:
         """File that was delivered, by the URL that its upload was answered with."""
         return self._calls[call].received.get(url)
 
@@ -232,7 +232,7 @@ class LoopbackFiles(InlineFiles):
         }
 
     async def take(self, id_: str, url: str) -> Mapping[str, Any]:
-        received = self._exchange.received(id_, url)
+        received = self._exchange.find_file(id_, url)
         if received is None:
             return await super().take(id_, url)
         facts = {"media_type": received.media_type, "file_name": received.name}

@@ -202,7 +202,7 @@ class CogExecutor:
                     yield event
         except ReplicaDied as error:
             unanswered = isinstance(error.__cause__, httpx2.TransportError)
-            if not unanswered or not await self._server.ended(END_S):
+            if not unanswered or not await self._server.wait_for_end(END_S):
                 raise
             how = self._server.end
             raise ReplicaDied(f"The process of {self._spec.target} {how}.") from error

@@ -56,7 +56,7 @@ def _cog() -> Any:
     return importlib.import_module("cog")
 
 
-def described(mode: str, target: str) -> dict[str, Any]:
+def describe(mode: str, target: str) -> dict[str, Any]:
     """Schemas of a predictor. ``target``: FILE.py:NAME; without a name, as Cog chooses it."""
     file, _, name = target.partition(":")
     if not pathlib.Path(file).is_file():
@@ -372,7 +372,7 @@ def main(words: list[str]) -> int:
         description: dict[str, Any] = {"cog": _cog().__version__}
         for word in words:
             mode, _, target = word.partition(":")
-            description[mode] = described(mode, target)
+            description[mode] = describe(mode, target)
     except NotDescribed as error:
         description = {"failed": str(error)}
     shown.write("\n" + json.dumps(description) + "\n")

@@ -22,7 +22,7 @@ from deployments.executors.base import (
     MadeOutput,
 )
 from deployments.executors.cog.schema import CONTEXT, OUTPUT, is_text
-from deployments.executors.files import Place, file_places, replaced
+from deployments.executors.files import Place, file_places, replace_at
 from serve_app.domain.endpoint import CONTEXT_MARK, Endpoint
 from serve_app.domain.errors import (
     Cancelled,
@@ -270,7 +270,7 @@ class CogPredictions:
         """Input as the server wants it: with URLs of files, and without what is null."""
         inputs: Any = {name: value for name, value in fields.items() if value is not None}
         for place, path in _paths(inputs):
-            inputs = replaced(inputs, place, await self._transport.give(id_, path))
+            inputs = replace_at(inputs, place, await self._transport.give(id_, path))
         return cast("Mapping[str, Any]", inputs)
 
     async def _output(self, id_: str, value: Any, schema: Mapping[str, Any]) -> Any:
@@ -281,7 +281,7 @@ class CogPredictions:
             url: Any = value
             for part in place:
                 url = url[part]
-            value = replaced(value, place, await self._transport.take(id_, str(url)))
+            value = replace_at(value, place, await self._transport.take(id_, str(url)))
         return value
 
 

@@ -136,7 +136,7 @@ class MessagePipe:
         self._end = self._end or end
         self._change()
 
-    async def left(self) -> None:
+    async def wait_until_left(self) -> None:
         """Wait until the client has left and has heard of an end, or the ingress is gone."""
         while not self._left:
             if self._calls:
@@ -227,14 +227,14 @@ class AppSession(ExecutorAttempt):
         except Exception as error:
             failure = as_failure(error)
             self.pipe.close(SessionEnd(BROKEN, failure.message, failure))
-            await self.pipe.left()  # else the client would not hear why
+            await self.pipe.wait_until_left()  # else the client would not hear why
             raise
         finally:
             self.pipe.leave()
 
     async def _output(self, executor: AppExecutor, work: ExecutorWork) -> Mapping[str, Any]:
         passing = asyncio.create_task(self._pass(executor, replace(work, is_session=True)))
-        leaving = asyncio.create_task(self.pipe.left())
+        leaving = asyncio.create_task(self.pipe.wait_until_left())
         try:
             await asyncio.wait((passing, leaving), return_when=asyncio.FIRST_COMPLETED)
             if passing.done():

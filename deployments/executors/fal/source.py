@@ -31,10 +31,10 @@ def app_names(tree: ast.Module) -> frozenset[str]:
     return frozenset(names)
 
 
-def dotted(expression: ast.expr) -> str:
+def dotted_name(expression: ast.expr) -> str:
     """Text of a dotted name; empty for other expressions."""
     if isinstance(expression, ast.Attribute):
-        above = dotted(expression.value)
+        above = dotted_name(expression.value)
         return f"{above}.{expression.attr}" if above else ""
     return expression.id if isinstance(expression, ast.Name) else ""
 

@@ -225,16 +225,16 @@ class Wire:
             raise Unknown(f"the answer of {self._name} was lost: {_text(error)}") from error
         status = answer.status_code
         if status == 429 and _code(answer) == "insufficient_quota":  # OpenAI's: no wait helps
-            what = f"{self._name} asks for payment ({status}): {said(answer)}"
+            what = f"{self._name} asks for payment ({status}): {error_text(answer)}"
             raise CallRefused(HostedFailed(what))
         if status == 429:
-            why = f"{self._name} takes no more requests now: {said(answer)}"
+            why = f"{self._name} takes no more requests now: {error_text(answer)}"
             raise Busy(why, retry_after(answer))
         if 300 <= status < 500 and status != 408:
             raise CallRefused(self.error_of(answer))
         document = _json(answer)
         if status >= 300 or not isinstance(document, dict):
-            raise Unknown(f"{self._name} answered {status}: {said(answer)}")
+            raise Unknown(f"{self._name} answered {status}: {error_text(answer)}")
         return cast("Mapping[str, Any]", document)
 
     async def get(self, url: str, **query: Any) -> httpx2.Response:
@@ -255,7 +255,7 @@ class Wire:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Away(f"{self._name} cannot be reached: {_text(error)}") from error
         if answer.status_code in (408, 425, 429, 502, 503, 504):
-            raise Away(f"{self._name} answered {answer.status_code}: {said(answer)}")
+            raise Away(f"{self._name} answered {answer.status_code}: {error_text(answer)}")
         return answer
 
     @asynccontextmanager
@@ -275,14 +275,14 @@ class Wire:
         answer = await self.get(url, **query)
         document = _json(answer)
         if answer.status_code >= 500 or (answer.is_success and not isinstance(document, dict)):
-            raise Away(f"{self._name} answered {answer.status_code}: {said(answer)}")
+            raise Away(f"{self._name} answered {answer.status_code}: {error_text(answer)}")
         if not answer.is_success:
             raise self.error_of(answer)
         return cast("Mapping[str, Any]", document)
 
     def error_of(self, answer: httpx2.Response) -> DarkroomError:
         """Error of the request for an answer that refuses it."""
-        status, what = answer.status_code, said(answer)
+        status, what = answer.status_code, error_text(answer)
         if status in (401, 403):
             return HostedFailed(
                 f"{self._name} refused the key in the secret {self.spec.secret} ({status}): {what}"
@@ -301,7 +301,7 @@ class Wire:
         return self.spec.account
 
 
-def said(answer: httpx2.Response) -> str:
+def error_text(answer: httpx2.Response) -> str:
     """Sentence of an answer, as providers write errors."""
     document = _json(answer)
     if isinstance(document, dict):

@@ -151,7 +151,7 @@ class HostedExecutor:
     async def _events(
         self, sent: _Sent, spec: HostedEndpoint, http: ProviderClient, files: HostedFiles
     ) -> AsyncIterator[Event]:
-        body = await asyncio.to_thread(files.inlined)
+        body = await asyncio.to_thread(files.inline_input)
         # A task of its own: what was sent is recorded also if the attempt is stopped meanwhile.
         sent.placing = asyncio.create_task(self._place_job(sent, spec, http, body))
         sent.placing.add_done_callback(_retrieve_error)
@@ -160,7 +160,7 @@ class HostedExecutor:
             raise Misconfigured("The job has no provider.")
         async for event in self._follow_job(sent.provider, job):
             if isinstance(event, MadeOutput):
-                output = await files.fetched(event.output, sent.provider.wire)
+                output = await files.fetch_output(event.output, sent.provider.wire)
                 for warning in files.warnings:
                     yield LoggedLine("WARNING", warning)
                 yield MadeOutput(output)

@@ -15,7 +15,7 @@ from deployments.executors.hosted.calls import (
     Unknown,
     Wire,
     covers,
-    said,
+    error_text,
 )
 from deployments.executors.hosted.outputs import fal_files
 from serve_app.domain.errors import ContentBlocked, HostedFailed
@@ -106,7 +106,7 @@ class FalQueue:
             raise
         if not answer.is_success:
             if "content_policy" in answer.text:
-                raise ContentBlocked(said(answer))
+                raise ContentBlocked(error_text(answer))
             raise self.wire.error_of(answer)
         output = fal_files(answer.json(), self.wire.output_schema)
         return HostedState(

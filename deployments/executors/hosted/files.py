@@ -13,7 +13,7 @@ import httpx2
 
 from darkroom.media_types import DEFAULT_MEDIA_TYPE, type_of_name
 from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
-from deployments.executors.hosted.calls import HostedFile, Wire, said
+from deployments.executors.hosted.calls import HostedFile, Wire, error_text
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import HostedFailed, InvalidInput, Misconfigured
@@ -51,7 +51,7 @@ class HostedFiles:
         self._number = 0
         self._wire: Wire | None = None
 
-    def inlined(self) -> Mapping[str, Any]:
+    def inline_input(self) -> Mapping[str, Any]:
         """The input with ``data:`` URIs in place of files. ``InvalidInput`` names one that is too
         large. Blocks."""
         return cast("Mapping[str, Any]", self._inline_files(dict(self._work.input), ""))
@@ -72,7 +72,7 @@ class HostedFiles:
             ]
         return value
 
-    async def fetched(self, output: Mapping[str, Any], wire: Wire) -> Mapping[str, Any]:
+    async def fetch_output(self, output: Mapping[str, Any], wire: Wire) -> Mapping[str, Any]:
         """An output with files of this machine in place of ``HostedFile``."""
         self._wire = wire
         return cast("Mapping[str, Any]", await self._fetch_files(dict(output)))
@@ -144,7 +144,7 @@ class HostedFiles:
                 return ""
             if not answer.is_success:
                 await answer.aread()
-                raise InvalidInput(said(answer))
+                raise InvalidInput(error_text(answer))
             with path.open("wb") as written:
                 async for chunk in answer.aiter_bytes():
                     written.write(chunk)

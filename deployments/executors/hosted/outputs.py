@@ -28,7 +28,7 @@ def replicate_files(value: Any, schema: Schema, *, is_own: Callable[[object], bo
     ``uri``, as Replicate's own schemas write it. Without one, they are URLs of the provider's
     servers, and those that end as files do.
     """
-    if described(schema):
+    if has_fields(schema):
         places = set(file_places(value, _mark_uris(schema)))
         return _replace_urls(value, lambda place, text: place in places and _is_url(text))
     return _replace_urls(
@@ -45,7 +45,7 @@ def fal_files(value: Any, schema: Schema) -> Any:
     return _with_objects(value, (), set(file_places(value, _mark_uris(schema))))
 
 
-def described(schema: Schema) -> bool:
+def has_fields(schema: Schema) -> bool:
     """Check that a schema says which fields an output has."""
     return bool(schema.get("properties") or schema.get("$ref") or schema.get("allOf"))
 

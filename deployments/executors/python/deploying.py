@@ -25,7 +25,7 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
     if path is None or path.suffix != ".py" or path.is_dir():
         return None
     choices.refuse("a Python file", "--app", "--with", "--pool")
-    content, description = described(path, choices.class_name, choices.more, context.environments)
+    content, description = package_app(path, choices.class_name, choices.more, context.environments)
     if description["gpu"] and choices.pool is None:
         raise Misconfigured(
             f"{description['class']} asks for a GPU ({description['gpu']}). Name the pool whose "
@@ -39,7 +39,7 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
     )
 
 
-def described(
+def package_app(
     file: Path, class_name: str | None, more: Sequence[Path], environments: Environments
 ) -> tuple[bytes, Mapping[str, Any]]:
     """Code of an app as a zip file, and its description.

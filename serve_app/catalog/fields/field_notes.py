@@ -91,7 +91,7 @@ def refuse(marked: Marks, checked: Mapping[str, Any], within: tuple[str | int, .
         raise InvalidInput.of_problems(problems)
 
 
-def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
+def add_marks(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
     """Add the marks to ``schema``, the JSON schema of the marked model."""
     for name, mark in marked.items():
         field: dict[str, Any] = schema["properties"][name]

@@ -25,7 +25,7 @@ from serve_app.domain.media.draft import DRAFT_TYPE
 Bounds = Mapping[str, tuple[float, float]]
 
 
-def narrowed(
+def narrow_model(
     model: type[BaseModel],
     defaults: Mapping[str, Any],
     bounds: Bounds,
@@ -157,7 +157,7 @@ class PydanticSchema:
         self._most_megapixels = bounds.pop("megapixels", (0.0, float("inf")))[1]
         self.makes_drafts = shape.drafts and drafts.makes_drafts(endpoint)
         more = drafts.INPUT_FIELDS if self.makes_drafts else {}
-        self._model = narrowed(shape.input, endpoint.defaults, bounds, more)
+        self._model = narrow_model(shape.input, endpoint.defaults, bounds, more)
         self.fields = frozenset(self._model.model_fields)
         self.is_open = False
         self._most_outputs = most_outputs(self._model)
@@ -195,12 +195,12 @@ class PydanticSchema:
         return self._shape.produced(input)
 
     def json_schema(self) -> dict[str, Any]:
-        schema = field_notes.described(self._marks, self._model.model_json_schema())
+        schema = field_notes.add_marks(self._marks, self._model.model_json_schema())
         if self._levels and ACCELERATION in schema["properties"]:
             field = schema["properties"][ACCELERATION]
             field["description"] = f"{field.get('description', '')} {self._levels}".strip()
         for model, marks in self._item_marks.values():
-            field_notes.described(marks, schema["$defs"][model])
+            field_notes.add_marks(marks, schema["$defs"][model])
         return {**schema, "x-fal-order-properties": list(schema["properties"])}
 
     def output_schema(self) -> dict[str, Any]:

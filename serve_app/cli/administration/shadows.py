@@ -11,7 +11,7 @@ import click
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo, one_line, shortened
+from serve_app.cli.connection.text import echo, one_line, shorten
 
 
 @click.command("shadows")
@@ -39,7 +39,7 @@ def shadow_lines(answer: Mapping[str, Any], endpoint: str | None = None) -> Iter
             yield f"  original  {_totals(comparison['originals'])}"
             yield f"  copy      {_totals(comparison['copies'])}"
     for pair in answer["pairs"]:
-        prompt = shortened(pair["prompt"] or "")
+        prompt = shorten(pair["prompt"] or "")
         yield f"{pair['endpoint_id']} → {pair['shadow']}  {prompt}".rstrip()
         yield f"  original  {_side(pair['original'])}"
         yield f"  copy      {_copy(pair)}"

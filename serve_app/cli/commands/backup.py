@@ -157,9 +157,9 @@ async def _back_up(
 ) -> Manifest:
     from serve_app.backup.backup import back_up  # noqa: PLC0415
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
-    from serve_app.backup.installation import opened  # noqa: PLC0415
+    from serve_app.backup.installation import open_installation  # noqa: PLC0415
 
-    async with opened(config, Secrets(), other_storage=other_storage) as target:
+    async with open_installation(config, Secrets(), other_storage=other_storage) as target:
         return await back_up(target, BackupFolder(folder), _progress_callback(waiting))
 
 
@@ -167,14 +167,16 @@ async def _restore(
     config: Config, folder: Path, waiting: ProgressLine, *, replace: bool, other_storage: bool
 ) -> Restored:
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
-    from serve_app.backup.installation import opened  # noqa: PLC0415
+    from serve_app.backup.installation import open_installation  # noqa: PLC0415
     from serve_app.backup.restore import restore  # noqa: PLC0415
 
     BackupFolder(folder).read_manifest()  # before anything is created
     # A Darkroom that started now would serve half of a backup.
     here = Installation(config.server.data_dir)
-    with here.held("Stop it, and repeat the command.", "darkroom restore"):
-        async with opened(config, Secrets(), create=True, other_storage=other_storage) as target:
+    with here.lock("Stop it, and repeat the command.", "darkroom restore"):
+        async with open_installation(
+            config, Secrets(), create=True, other_storage=other_storage
+        ) as target:
             return await restore(
                 target, BackupFolder(folder), _progress_callback(waiting), replace=replace
             )
@@ -195,10 +197,10 @@ async def _check(
     as_json: bool,
 ) -> Totals:
     from serve_app.backup.fsck import Check  # noqa: PLC0415
-    from serve_app.backup.installation import opened  # noqa: PLC0415
+    from serve_app.backup.installation import open_installation  # noqa: PLC0415
     from serve_app.telemetry.clock import SystemClock  # noqa: PLC0415
 
-    async with opened(config, Secrets(), other_storage=other_storage) as target:
+    async with open_installation(config, Secrets(), other_storage=other_storage) as target:
         check = Check(target, SystemClock(), grace_s=grace_s, checksums=checksums)
         with ProgressLine(lambda: f"Compared {check.totals.files} files", quiet=as_json) as waiting:
             async for finding in check.findings(mend=mend):

@@ -50,7 +50,7 @@ class RepositoryDownload:
         yield f"{self.name}: {self.size()}"
         yield f"    for      {', '.join(answer.endpoint_id for answer in self.answers)}"
         for subject in SHARED:
-            sentences = (answer.said().get(subject) for answer in self.answers)
+            sentences = (answer.sentences().get(subject) for answer in self.answers)
             for sentence in dict.fromkeys(filter(None, sentences)):
                 yield f"    {subject:<8} {sentence}"
 
@@ -109,11 +109,11 @@ def chosen_entries(config: Config, ids: Sequence[str]) -> list[CatalogEntry]:
     families = None if ids else hosted_families(config)
     builder = EntryBuilder(demo=False, demo_dir=Path("/"), families=families)
     own, stored = catalog.read_file(config.models.models), _stored_entries(config)
-    listed = catalog.combined(
+    listed = catalog.combine_entries(
         own, builder, [catalog.StoredEntry(name, entry) for name, entry in stored.items()]
     )
     if ids:
-        return [listed.listed(endpoint_id) for endpoint_id in dict.fromkeys(ids)]
+        return [listed.get_listed(endpoint_id) for endpoint_id in dict.fromkeys(ids)]
     return [files for files in listed if not files.missing]
 
 

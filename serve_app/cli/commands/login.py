@@ -76,7 +76,7 @@ def login_command(
         client.readiness()  # a sentence if this is no Darkroom
         client.get("/v1/models", limit=1)  # refused without a valid key
     name = name or urlsplit(address).hostname or address
-    write_contexts(read_contexts().saved(name, remote))
+    write_contexts(read_contexts().with_context(name, remote))
     echo(f"Saved as {name} in {contexts_file()}. All commands use {address} now.")
 
 
@@ -155,7 +155,7 @@ def use_command(name: str | None, *, local: bool) -> None:
     """Use the context NAME, or this machine's Darkroom with --local, in all commands."""
     if local == (name is not None):
         raise click.UsageError("Name a context, or use --local.")
-    write_contexts(read_contexts().used(name or ""))
+    write_contexts(read_contexts().with_current(name or ""))
     echo(f"All commands use {name or 'the Darkroom of this machine'} now.")
 
 

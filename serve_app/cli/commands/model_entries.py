@@ -19,10 +19,10 @@ from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
 from serve_app.cli.inspection.control_nets import check_control_nets
-from serve_app.cli.inspection.derivation import derived
+from serve_app.cli.inspection.derivation import derive_inputs
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
-from serve_app.cli.inspection.proposal import completed, like, proposed
-from serve_app.cli.inspection.repository import Repository, id_of, inspected
+from serve_app.cli.inspection.proposal import complete_entry, like, propose
+from serve_app.cli.inspection.repository import Repository, id_of, inspect_repository
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import OPTION as INPUTS
 from serve_app.resources.entries import ENTRIES
@@ -110,18 +110,18 @@ def add_command(
     if weights is None:
         weights, endpoint = endpoint, id_of(endpoint)
     with ProgressLine(f"Reading {weights}", quiet=as_json):
-        repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
+        repository = inspect_repository(weights, variant, store, checkpoint, _parts(part), pipeline)
         call = read_call(repository.pipeline, repository.index)
     nets = repository.control_nets
     check_control_nets(call, nets)
     with Client(server) as client:
         if like_id is None:
             has_adapter = repository.has_adapter
-            entry = proposed(call, repository.config, endpoint, adapter=has_adapter, nets=nets)
+            entry = propose(call, repository.config, endpoint, adapter=has_adapter, nets=nets)
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
         pool, name, licence = (params[key] for key in ("pool", "name", "licence"))
-        entry = completed(entry, repository, pool=pool, display_name=name, licence=licence)
+        entry = complete_entry(entry, repository, pool=pool, display_name=name, licence=licence)
         entry |= {"cpu": {}} if cpu else {}
         if not replace and not dry_run:
             _refuse_existing(client, endpoint)
@@ -181,7 +181,9 @@ def _lines(
         yield f"    fields   {', '.join(name for name in fields if name not in refused)}"
         if refused:
             yield f"    refused  unless at the default: {', '.join(refused)}"
-        for name, why in derived(call, adapter=repository.has_adapter).told.items():
+        for name, why in derive_inputs(
+            call, adapter=repository.has_adapter
+        ).notable_omissions.items():
             yield f"    without  {name}: {why}"
     sizes = [f"{name} {gigabytes(size)}" for name, size in repository.sizes.items()]
     yield f"    weights  {gigabytes(sum(repository.sizes.values()))}: {', '.join(sizes)}"

@@ -35,7 +35,7 @@ def list_models(server: Server, *, as_json: bool, everything: bool = False) -> N
     if as_json:
         echo(json.dumps({"models": models}, indent=2))
         return
-    for line in grouped(models, everything=everything):
+    for line in format_models(models, everything=everything):
         echo(line)
 
 
@@ -55,7 +55,7 @@ def show_model(server: Server, endpoint: str, *, as_json: bool) -> None:
         echo(line)
 
 
-def grouped(models: Sequence[dict[str, Any]], *, everything: bool) -> Iterator[str]:
+def format_models(models: Sequence[dict[str, Any]], *, everything: bool) -> Iterator[str]:
     """Lines for all endpoints, by what they make. Columns are as wide as their contents."""
     shown = [entry for entry in models if everything or entry["darkroom"]["served"]]
     rows = [_columns(entry, everything=everything) for entry in shown]

@@ -15,7 +15,7 @@ import httpx2
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.resources import table
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo, in_lines, one_line, shortened
+from serve_app.cli.connection.text import echo, in_lines, one_line, shorten
 from serve_app.cli.generation.files import outputs
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.domain.errors import Misconfigured
@@ -211,7 +211,7 @@ def requests(
         owner = f"{row['tenant']}  " if tenant else ""
         echo(
             f"{row['request_id']}  {row['state']:<9}  {local(row['created_at'])}  "
-            f"{row['endpoint_id']:<{width}}  {owner}{shortened(row['prompt'] or '')}".rstrip()
+            f"{row['endpoint_id']:<{width}}  {owner}{shorten(row['prompt'] or '')}".rstrip()
         )
     if not rows:
         echo("There are no such requests.", err=True)
@@ -243,7 +243,7 @@ def details(record: Mapping[str, Any]) -> Iterator[str]:
         width = max(map(len, fields))
         for name, value in fields.items():
             shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"  {one_line(name):<{width}}  {shortened(shown, 200)}"
+            yield f"  {one_line(name):<{width}}  {shorten(shown, 200)}"
     if record["log"]:
         yield "log"
         yield from (f"  {line_of(line)}" for line in record["log"])

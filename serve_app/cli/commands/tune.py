@@ -71,7 +71,7 @@ def run(config: Config, wish: TuneCommand) -> int:
     advice = (
         "The measured times would not be right. Stop it, run `darkroom tune`, and start it again."
     )
-    with Installation(config.server.data_dir).held(advice, "darkroom tune"):
+    with Installation(config.server.data_dir).lock(advice, "darkroom tune"):
         entries = _entries(config, session, wish)
         facts = session.describe_device()
         deadline = began + 60 * wish.minutes
@@ -251,7 +251,7 @@ def line(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
 
 
 def _verdict(tuning: tuned.Tuning, *, complete: bool) -> str:
-    chosen, cache = tuning.chosen, tuning.chosen_step_cache
+    chosen, cache = tuning.chosen_variant, tuning.chosen_step_cache
     so_far = "" if complete else " so far"
     text = "".join(f"  {name:<22} left out, {reason}\n" for name, reason in tuning.left_out.items())
     if chosen is None:

@@ -14,6 +14,6 @@ def note_answer(url: str) -> None:
         context.meta[_NAME] = url
 
 
-def answered(context: click.Context) -> str | None:
+def answering_url(context: click.Context) -> str | None:
     """Address of the server that has answered; None if none has."""
     return context.meta.get(_NAME)

@@ -30,11 +30,11 @@ class Contexts:
             )
         return self.named[name]
 
-    def saved(self, name: str, remote: Remote) -> Contexts:
+    def with_context(self, name: str, remote: Remote) -> Contexts:
         """These contexts with ``remote`` as ``name``, which becomes the current one."""
         return Contexts(name, {**self.named, name: remote})
 
-    def used(self, name: str) -> Contexts:
+    def with_current(self, name: str) -> Contexts:
         """These contexts with ``name`` as the current one; "" for none."""
         if name:
             self.of(name)

@@ -50,7 +50,7 @@ class Installation:
         return self.data_dir / "serve.lock"
 
     @contextlib.contextmanager
-    def held(self, advice: str, command: str = "") -> Generator[None]:
+    def lock(self, advice: str, command: str = "") -> Generator[None]:
         """Hold the data directory, so that no Darkroom starts on it meanwhile. Raises
         ``Misconfigured`` with ``advice`` if another process holds it.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
-from serve_app.cli.connection.text import echo, shortened
+from serve_app.cli.connection.text import echo, shorten
 
 FIRST_S = 2.0  # quick commands show nothing
 EVERY_S = 1.0
@@ -61,7 +61,7 @@ class ProgressLine:
             text = f"{words}, {time.monotonic() - began:.0f} s"
             with self._lock:
                 # Some terminals begin a new line in the last column.
-                _write(f"\r{shortened(text, columns_of(sys.stderr) - 1)}\x1b[K")
+                _write(f"\r{shorten(text, columns_of(sys.stderr) - 1)}\x1b[K")
                 self._drawn = True
 
     def _clear(self) -> None:

@@ -81,7 +81,7 @@ def add_list(group: click.Group, resource: Resource[Any]) -> None:
 
 
 def add_show(group: click.Group, resource: Resource[Any]) -> None:
-    @group.command("show", help=f"Show {resource.one}.")
+    @group.command("show", help=f"Show {resource.name_with_article}.")
     @options.server
     @key_of(resource)
     @owners(resource)
@@ -97,7 +97,9 @@ def add_show(group: click.Group, resource: Resource[Any]) -> None:
 def add_delete(group: click.Group, resource: Resource[Any]) -> None:
     verb = resource.delete_verb
 
-    @group.command(verb, help=f"{verb.capitalize()} {resource.one}. {resource.deletion}")
+    @group.command(
+        verb, help=f"{verb.capitalize()} {resource.name_with_article}. {resource.deletion}"
+    )
     @options.server
     @key_of(resource)
     @owners(resource)
@@ -137,7 +139,7 @@ def plain_group(resource: Resource[Any], name: str = "", about: str = "") -> cli
 
 
 def _add_restart(group: click.Group, resource: Resource[Any]) -> None:
-    @group.command("restart", help=f"Restart {resource.one}. {resource.restart}")
+    @group.command("restart", help=f"Restart {resource.name_with_article}. {resource.restart}")
     @options.server
     @key_of(resource)
     @options.as_json

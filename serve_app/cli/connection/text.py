@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def shortened(text: str, most: int = 60) -> str:
+def shorten(text: str, most: int = 60) -> str:
     """``text`` in one line of at most ``most`` characters, for a terminal."""
     line = one_line(text)
     return line if len(line) <= most else f"{line[: most - 1]}…"

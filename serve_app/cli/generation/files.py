@@ -17,7 +17,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.paths import expanded
+from serve_app.paths import expand_home
 
 # Inputs.
 
@@ -54,7 +54,7 @@ def media_input(file: str) -> str:
 
 def _path(path: str) -> Path:
     try:
-        return expanded(path)
+        return expand_home(path)
     except ValueError as error:
         raise InvalidInput(f"{error}.") from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from serve_app.cli.connection.client import ServerAway
-from serve_app.cli.connection.text import shortened
+from serve_app.cli.connection.text import shorten
 from serve_app.cli.connection.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def draw_bar(bar: ProgressBar[int], words: str, done: int, columns: int) -> None
 
 def _label(bar: ProgressBar[int], words: str, columns: int) -> str:
     around = _AROUND + (_ESTIMATE if bar.show_eta else 0)
-    return shortened(words, max(1, columns - bar.width - around))
+    return shorten(words, max(1, columns - bar.width - around))
 
 
 def _pace_text(ours: Mapping[str, Any]) -> str:

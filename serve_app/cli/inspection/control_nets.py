@@ -37,7 +37,7 @@ class ControlNets:
     def count(self) -> int:
         return len(self.configs)
 
-    def declared(self, argument: str, declared: Mapping[str, Any]) -> dict[str, Any]:
+    def declaration(self, argument: str, declared: Mapping[str, Any]) -> dict[str, Any]:
         """Declaration of an argument's field: a list with a value for each, where it has them."""
         several = {**declared, "least": self.count, "most": self.count}
         if argument == CONTROL:

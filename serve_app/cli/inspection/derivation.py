@@ -177,12 +177,12 @@ class Derived:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def told(self) -> Mapping[str, str]:
+    def notable_omissions(self) -> Mapping[str, str]:
         """Arguments left out that are no tensors of the model, which nobody would look for."""
         return {name: why for name, why in self.left_out.items() if not why.startswith(TENSOR)}
 
 
-def derived(
+def derive_inputs(
     call: PipelineCall,
     *,
     native: int | None = None,
@@ -229,7 +229,7 @@ def derived(
         _name_guidance(inputs)
     inputs |= _of_family(call, inputs, native, frames)
     inputs |= {f"{IP_ADAPTER}_scale": SCALE} if adapter else {}
-    return Derived(ordered(inputs), left_out)
+    return Derived(order_fields(inputs), left_out)
 
 
 def _name_guidance(inputs: dict[str, Declared]) -> None:
@@ -264,7 +264,9 @@ def _for_nets(call: PipelineCall, argument: Argument, nets: ControlNets | None) 
     declared = _field_declaration(call, argument)
     if declared is None or nets is None:
         return declared
-    return nets.declared(CONTROL if _is_control(call, argument.name) else argument.name, declared)
+    return nets.declaration(
+        CONTROL if _is_control(call, argument.name) else argument.name, declared
+    )
 
 
 def _field_declaration(call: PipelineCall, argument: Argument) -> Declared | None:
@@ -551,7 +553,7 @@ def stated_size(call: PipelineCall, native: int | None) -> dict[str, int] | None
     return None if native is None else dict.fromkeys(sides, native)
 
 
-def ordered(inputs: Mapping[str, Declared]) -> Mapping[str, Declared]:
+def order_fields(inputs: Mapping[str, Declared]) -> Mapping[str, Declared]:
     """Fields in the order of a form: what a request is about, then what is usually changed."""
     return dict(sorted(inputs.items(), key=_order))
 

@@ -24,7 +24,7 @@ from serve_app.catalog.fal_types import (
     fal_object,
 )
 from serve_app.catalog.schema.declared import KINDS
-from serve_app.cli.inspection.derivation import PROMPT, Declared, Derived, ordered
+from serve_app.cli.inspection.derivation import PROMPT, Declared, Derived, order_fields
 from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, Output
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import AUTO
@@ -155,7 +155,7 @@ def overlaid(derived: Derived, endpoint_id: str, output: Output, name: str) -> O
     _check(endpoint_id, name, inputs, rest)
     stated = {n: fals.default for n, fals in fields.items() if n not in own}
     defaults = {n: default for n, default in stated.items() if default is not None}
-    return Overlaid(ordered({**inputs, **rest}), defaults)
+    return Overlaid(order_fields({**inputs, **rest}), defaults)
 
 
 def _check(

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from serve_app.catalog.fal_types import fal_ids
 from serve_app.cli.inspection.control_nets import ControlNets
-from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derived, stated_size
+from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derive_inputs, stated_size
 from serve_app.cli.inspection.fal_overlay import overlaid
 from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, PipelineCall
 from serve_app.cli.inspection.repository import Repository
@@ -49,7 +49,7 @@ def like(source_id: str, source: Mapping[str, Any], call: PipelineCall) -> Entry
         )
     options = cast("Mapping[str, Any]", entry.get("options", {}))
     result = call.result
-    if options.get(RESULT) != (None if result is None else result.written):
+    if options.get(RESULT) != (None if result is None else result.option_value):
         raise Misconfigured(
             f"--like {source_id} does not fit: its `options.{RESULT}` is not what {call.name} "
             "makes. Leave out --like."
@@ -64,7 +64,7 @@ def like(source_id: str, source: Mapping[str, Any], call: PipelineCall) -> Entry
     return entry
 
 
-def proposed(
+def propose(
     call: PipelineCall,
     config: Config,
     endpoint_id: str = "",
@@ -89,7 +89,7 @@ def proposed(
         own: Entry = {"family": "sdxl", "schema": "sdxl-text-to-image"}
         return own | {"options": {"task": "text-to-image", "dtype": "float16"}}
     frames = config("unet").get("num_frames")  # of Stable Video Diffusion
-    derivation = derived(
+    derivation = derive_inputs(
         call,
         native=_native_size(config),
         frames=frames if isinstance(frames, int) else None,
@@ -111,7 +111,7 @@ def proposed(
     if config("vae").get("_class_name") in FLOAT32_VAES:
         options["dtypes"] = {"vae": "float32"}
     if result is not None:
-        options[RESULT] = result.written
+        options[RESULT] = result.option_value
     if family == "audio":
         options["audio_format"] = _audio_format(call, derivation)
     else:
@@ -181,7 +181,7 @@ def _native_size(config: Config) -> int | None:
     return None
 
 
-def completed(entry: Entry, repository: Repository, **chosen: str | None) -> Entry:
+def complete_entry(entry: Entry, repository: Repository, **chosen: str | None) -> Entry:
     """Entry with the weights, the licence and the keys that the operator has ``chosen``."""
     facts = {"licence": repository.licence} | {k: v for k, v in chosen.items() if v is not None}
     return {

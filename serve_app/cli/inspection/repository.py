@@ -26,7 +26,7 @@ from serve_app.domain.pipeline_index import (
     index_file,
     parse_index,
 )
-from serve_app.paths import expanded
+from serve_app.paths import expand_home
 from weights.checkpoint_header import Tensors, read_tensors
 from weights.folder import ListedFile, Listing
 from weights.links import files_in
@@ -105,7 +105,7 @@ class _SingleFile:
     tensors: Tensors
     is_here: bool
 
-    def held(self, index: Mapping[str, Any]) -> Held:
+    def replaced_components(self, index: Mapping[str, Any]) -> Held:
         """Components that it replaces. ``WeightsUnavailable`` if they cannot be read."""
         dtypes = {name: facts.dtype for name, facts in self.tensors.items()}
         components = held_components(dtypes, index)
@@ -134,7 +134,7 @@ def id_of(repository: str) -> str:
 def _folder(source: str) -> Path | None:
     """Folder of this machine that is given; None: there is none."""
     try:
-        folder = expanded(source)
+        folder = expand_home(source)
     except ValueError as error:
         raise Misconfigured(f"{error}.") from None
     return folder.resolve() if folder.is_dir() else None
@@ -161,7 +161,7 @@ def _refuse_file(source: str) -> None:
         )
 
 
-def inspected(
+def inspect_repository(
     source: str,
     variant: str | None,
     store: Store,
@@ -254,7 +254,7 @@ def _part(component: str, place: str, store: Store) -> Repository:
         weights = repository_of(part)
         listing, is_here = store.listing(weights), store.is_here(weights)
         prefix = f"{part.folder}/" if part.folder else ""
-        files = {e.path.removeprefix(prefix): e.size for e in listing.needed(weights)}
+        files = {e.path.removeprefix(prefix): e.size for e in listing.select_files(weights)}
         written = {"hub": part.source, "revision": revision}
         written |= {"folder": part.folder} if part.folder else {}
         read = _reader_of_hub(weights, listing, store, prefix, is_here=is_here)
@@ -287,7 +287,7 @@ def _adapter(place: str, store: Store) -> Repository:
         file = prefix + _only_file(place, inside)
     weights = repository_of(WeightsPart(IP_ADAPTER, named[1], revision, file=file))
     listing, is_here = store.listing(weights), store.is_here(weights)
-    (needed,) = listing.needed(weights)
+    (needed,) = listing.select_files(weights)
     written = {"hub": named[1], "revision": revision, "file": needed.path}
     read = _reader_of_hub(weights, listing, store, is_here=is_here)
     return Repository(written, {}, {needed.path: needed.size}, is_here, read)
@@ -406,7 +406,7 @@ def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> R
         index = parse_index(own, text, files)
     except ValueError as error:
         raise Misconfigured(f"{folder / own} {error}") from error
-    in_file = {} if file is None else file.held(index)
+    in_file = {} if file is None else file.replaced_components(index)
     needed = select(list(files), index, variant, str(folder), in_file)
     weights = _weights_entry({"directory": str(folder)}, variant, file, in_file)
     sizes = _sizes({path: size for path, size in files.items() if path in needed}, file, in_file)
@@ -427,10 +427,10 @@ def _of_hub(
     listing = store.listing(Weights(name, revision, variant=variant))
     if listing.index is None:
         raise Misconfigured(_no_pipeline(f"{name}@{revision}"))
-    in_file = {} if file is None else file.held(listing.index)
+    in_file = {} if file is None else file.replaced_components(listing.index)
     weights = Weights(name, revision, variant=variant, components=tuple(in_file))
     is_here = store.is_here(weights)
-    needed = listing.needed(weights)
+    needed = listing.select_files(weights)
     sizes = _sizes({listed.path: listed.size for listed in needed}, file, in_file)
     written = _weights_entry({"hub": name, "revision": revision}, variant, file, in_file)
     all_here = is_here and (file is None or file.is_here)

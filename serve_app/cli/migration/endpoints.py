@@ -31,7 +31,7 @@ class AvailableEndpoint:
     schema: Mapping[str, Any]
     document: Mapping[str, Any]
 
-    def resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resolve(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         """Schema that ``schema`` refers to, or ``schema`` itself."""
         # OpenAPI 3.0 allows no keywords beside a reference, so the reference is wrapped in `allOf`.
         if len(alone := schema.get("allOf", ())) == 1:
@@ -115,7 +115,7 @@ def _endpoint_of(model: Mapping[str, Any]) -> AvailableEndpoint:
     missing = "" if ours["served"] else ours["reason"]
     category: str = model["metadata"]["category"]
     offered = AvailableEndpoint(endpoint, category, missing, schema, _definitions(document))
-    return replace(offered, schema=offered.resolved(schema))
+    return replace(offered, schema=offered.resolve(schema))
 
 
 def _definitions(document: Mapping[str, Any]) -> Mapping[str, Any]:

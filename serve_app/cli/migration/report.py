@@ -120,7 +120,7 @@ def _items(
 
     Served fields are left out, because the finding on the list itself covers them.
     """
-    items = offered.resolved(schema.get("items", {}))
+    items = offered.resolve(schema.get("items", {}))
     if not isinstance(value, list) or "properties" not in items:
         return
     for number, item in enumerate(value):

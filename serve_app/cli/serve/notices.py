@@ -81,14 +81,14 @@ def print_real_model(config: Config, out: Callable[[str], None]) -> None:
         return
     answer = repositories[0].answers[0]
     problem = (
-        answer.said().get("access", "") if answer.download.source is not HubState.GIVES else ""
+        answer.sentences().get("access", "") if answer.download.source is not HubState.GIVES else ""
     )
     if before == problem:
         return
     marker.write_text(problem)
     marker.chmod(0o600)
     out("The demo models are tiny: they draw a few shapes and know a few words.")
-    facts = ", ".join(answer.said()[subject] for subject in ("licence", "download", "time"))
+    facts = ", ".join(answer.sentences()[subject] for subject in ("licence", "download", "time"))
     out(f"A real model that runs without a GPU: {answer.name} ({facts}).")
     out(f"It cannot be downloaded now: {problem}\n" if problem else f"Run `{answer.pull}`.\n")
 

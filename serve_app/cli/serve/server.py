@@ -112,7 +112,7 @@ class ServeCommand:
         ``settings`` are in place of those of the configuration file and the environment.
         Raises ``Misconfigured`` if the start fails. Stops everything before it returns or raises.
         """
-        with self._installation.held("Stop it, or choose another --data-dir."):
+        with self._installation.lock("Stop it, or choose another --data-dir."):
             self._end_leftovers()
             shutil.rmtree(
                 self._installation.run_dir, ignore_errors=True

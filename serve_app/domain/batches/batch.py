@@ -232,7 +232,7 @@ class BatchWork(Protocol):
         so that a worker after a crash submits the same ids. None once the batch is stopped."""
         ...
 
-    async def sent(self, batch: str, lines: Sequence[int]) -> None:
+    async def mark_sent(self, batch: str, lines: Sequence[int]) -> None:
         """Confirm that the requests of these lines are stored."""
         ...
 
@@ -240,7 +240,7 @@ class BatchWork(Protocol):
         """Let lines wait again whose requests are certainly not stored."""
         ...
 
-    async def ended(self, batch: str, most: int) -> Sequence[BatchLine]:
+    async def ended_lines(self, batch: str, most: int) -> Sequence[BatchLine]:
         """Sent lines whose request has ended or was deleted."""
         ...
 

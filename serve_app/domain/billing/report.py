@@ -54,6 +54,6 @@ class CostBook(Protocol):
         """Times in whole hours that begin from ``since`` on, by pool and class of GPU."""
         ...
 
-    async def made(self, since: datetime, until: datetime) -> Sequence[MadeUnits]:
+    async def made_units(self, since: datetime, until: datetime) -> Sequence[MadeUnits]:
         """What was made, by endpoint."""
         ...

@@ -122,7 +122,7 @@ class KnownNodes:
     models: Mapping[str, Sequence[str]]  # names of files by their kind, such as ``checkpoints``
     version: str
 
-    def described(self, name: str) -> Mapping[str, Any]:
+    def describe(self, name: str) -> Mapping[str, Any]:
         """A class as ComfyUI describes it, by its name; empty if there is none. It takes long, so
         call it in a thread."""
         if name not in self.classes:

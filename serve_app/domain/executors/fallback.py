@@ -147,7 +147,7 @@ class Fallback:
         )
 
 
-def renamed(input: Mapping[str, Any], fields: Mapping[str, str | None]) -> dict[str, Any]:
+def rename_fields(input: Mapping[str, Any], fields: Mapping[str, str | None]) -> dict[str, Any]:
     """Input with the names of the other endpoint. ``fields``: own name → name there; None: it is
     left out."""
     return {
@@ -184,7 +184,7 @@ class Fallbacks(Protocol):
         budget of their endpoint does not cover."""
         ...
 
-    async def spent(self, endpoint: str, currency: str) -> Decimal:
+    async def period_cost(self, endpoint: str, currency: str) -> Decimal:
         """What requests of the endpoint that fell back in the current period cost, as counted when
         they did."""
         ...

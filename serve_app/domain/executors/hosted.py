@@ -35,7 +35,7 @@ def wants_own_key(endpoint: Endpoint) -> bool:
     return is_hosted and cast("Mapping[str, Any]", option).get("own_key") is True
 
 
-def moves(endpoint: Endpoint) -> bool | None:
+def may_move_job(endpoint: Endpoint) -> bool | None:
     """How a replica that ends treats a request that it has sent to a provider. True: another
     replica goes on with the provider's job. False: the answer to its call is the result, which
     would be lost. None: the endpoint is not a provider's."""

@@ -25,6 +25,6 @@ class PartialResults(Protocol):
         tenant."""
         ...
 
-    async def arrived(self, request_id: str, timeout_s: float) -> None:
+    async def wait(self, request_id: str, timeout_s: float) -> None:
         """Wait until some have been stored by this process, at most ``timeout_s``."""
         ...

@@ -117,7 +117,7 @@ class ShadowBook(Protocol):
         and it is skipped; or it is not wanted any more."""
         ...
 
-    async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
+    async def mark_sent(self, candidate: ShadowCandidate, copy: str) -> bool:
         """Record that a copy is stored. False: it was recorded before, or it is not wanted any more
         and has a job that deletes it."""
         ...

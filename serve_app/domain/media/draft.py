@@ -67,7 +67,7 @@ class DraftBook(Protocol):
     """Registry of drafts. The queue writes it at the end of a request. Every method may raise
     ``DatabaseUnavailable``. A draft that has expired is not found, also before it is deleted."""
 
-    async def used(self, tenant: str) -> int:
+    async def used_bytes(self, tenant: str) -> int:
         """Bytes that the tenant's drafts take now."""
         ...
 

@@ -39,7 +39,7 @@ class FileAccess:
     keyed_id: str = field(default="", compare=False)
     """Id that only this installation can compute; see ``keyed``. Empty: of before there was one."""
 
-    def keyed(self, secret: bytes, *, outputs: bool = False) -> FileAccess:
+    def with_keyed_id(self, secret: bytes, *, outputs: bool = False) -> FileAccess:
         """The same rules with an id that says nothing of them to those who lack the secret: every
         URL of a file has it, and names of tenants can be guessed.
 

@@ -84,7 +84,7 @@ async def admission_suspended() -> AsyncGenerator[None]:
     if admission is None:
         yield
         return
-    async with admission.suspended():
+    async with admission.suspend():
         yield
 
 
@@ -249,7 +249,7 @@ class CallAdmission:
             self._control.bodies.release(self._tenant, self._body_bytes)
 
     @asynccontextmanager
-    async def suspended(self) -> AsyncGenerator[None]:
+    async def suspend(self) -> AsyncGenerator[None]:
         """Do not count the call while the block runs. After an error in the block it has ended."""
         if self._since is None:
             yield
@@ -341,7 +341,7 @@ class BodyMemory:
         self._waiting: OrderedDict[str, OrderedDict[asyncio.Future[None], int]] = OrderedDict()
 
     @property
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         return self._used
 
     @property

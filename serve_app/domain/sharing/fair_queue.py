@@ -198,7 +198,7 @@ class FairThreads(Executor):
             except RuntimeError:  # closed meanwhile, or the process ends
                 job.future.cancel()
             else:
-                running.add_done_callback(job.dropped)
+                running.add_done_callback(job.on_done)
 
 
 class _Job:
@@ -220,7 +220,7 @@ class _Job:
         except BaseException as error:  # whoever awaits it gets it
             self.future.set_exception(error)
 
-    def dropped(self, running: Future[None]) -> None:
+    def on_done(self, running: Future[None]) -> None:
         """Called when ``run`` has ended, or will not be called as the threads are closed."""
         if running.cancelled():
             self.future.cancel()

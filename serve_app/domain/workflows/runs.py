@@ -134,7 +134,7 @@ class WorkflowRuns(Protocol):
         those that are new; none if the run has ended or is to be cancelled."""
         ...
 
-    async def sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
+    async def mark_sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
         """Record that the request of a step is stored. False: it was recorded before."""
         ...
 
@@ -142,7 +142,7 @@ class WorkflowRuns(Protocol):
         """Record the outcome of a step. False: one was recorded before."""
         ...
 
-    async def abandoned(self, limit: int) -> Sequence[tuple[str, str, str]]:
+    async def list_abandoned_steps(self, limit: int) -> Sequence[tuple[str, str, str]]:
         """Tenant and ids of runs that have ended, and of their steps' requests that have not."""
         ...
 

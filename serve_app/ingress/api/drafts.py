@@ -29,7 +29,7 @@ async def list_drafts(call: Call) -> ResourceList[RequestDraft]:
         call.owner, MAX_LISTED, endpoints=call.caller.endpoints, request_id=request_id
     )
     about = {
-        "bytes": await drafts.used(call.owner),
+        "bytes": await drafts.used_bytes(call.owner),
         "max_bytes": max_bytes(call.services, call.owner),
     }
     return ResourceList([_draft_body(draft) for draft in newest], about)

@@ -120,8 +120,8 @@ async def _wait_for_change(
     queue: Queue, partials: PartialReader | None, request: Request, wait_s: float
 ) -> Request:
     if partials is not None and request.state is State.RUNNING:
-        return await partials.changed(request, wait_s)
-    return await queue.changed(request.tenant, request.id, wait_s, since=request)
+        return await partials.wait_for_change(request, wait_s)
+    return await queue.wait_for_change(request.tenant, request.id, wait_s, since=request)
 
 
 def _line(line: LogLine) -> bytes:

@@ -15,7 +15,7 @@ from serve_app.resources.keys import KEYS
 from serve_app.settings import EndpointPattern, Scope, Tenant
 from serve_app.tenants.api_keys import ApiKey
 from serve_app.tenants.credentials import Credential
-from serve_app.tenants.scopes import API, OPERATOR, granted
+from serve_app.tenants.scopes import API, OPERATOR, expand_scopes
 from serve_app.tenants.sign_in import ACTOR
 
 MAX_ENDPOINTS = 100
@@ -44,7 +44,7 @@ class NewKey(BaseModel):
 
     @model_validator(mode="after")
     def _endpoints_of_no_operator(self) -> NewKey:
-        if self.endpoints and OPERATOR in granted(frozenset(self.scopes)):
+        if self.endpoints and OPERATOR in expand_scopes(frozenset(self.scopes)):
             raise ValueError(
                 "a key with the scope `operator` or `admin` cannot be limited to endpoints"
             )
@@ -94,7 +94,7 @@ async def show_own(call: Call) -> CallingKey:
         "key_id": caller.key_id,
         "tenant": caller.tenant,
         "scopes": cast("list[Scope]", sorted(caller.scopes)),
-        "grants": cast("list[Scope]", sorted(granted(caller.scopes))),
+        "grants": cast("list[Scope]", sorted(expand_scopes(caller.scopes))),
         "endpoints": [*caller.endpoints],
     }
 
@@ -129,7 +129,7 @@ async def create_key(call: Call, new: NewKey) -> CreatedKey:
         endpoints=new.endpoints,
         actor=call.actor,
     )
-    return created(credential)
+    return credential_body(credential)
 
 
 @calls.act(
@@ -156,7 +156,7 @@ async def rotate_key(call: Call, key_id: str, body: Rotation) -> CreatedKey | No
         raise AlreadyFinal(
             f"The key {key_id} was revoked, has expired, or was rotated before. Create a new one."
         )
-    return created(credential)
+    return credential_body(credential)
 
 
 @calls.delete()
@@ -197,7 +197,7 @@ async def _require_end(call: Call, expires_at: datetime | None) -> None:
         )
 
 
-def created(credential: Credential) -> CreatedKey:
+def credential_body(credential: Credential) -> CreatedKey:
     return {"key_id": credential.id, "key_secret": credential.secret, "key": str(credential)}
 
 

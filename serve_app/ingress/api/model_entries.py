@@ -127,7 +127,7 @@ async def list_entries(call: Call) -> ResourceList[StoredModel]:
             record.changed_by,
             catalog.invalid.get(record.endpoint),
         )
-        for record in await call.services.entries.stored()
+        for record in await call.services.entries.list_stored()
     ]
     conflicts = [entry.endpoint.id for entry in catalog if "file" in entry.replaces]
     return ResourceList(rows, {"conflicts": conflicts})
@@ -135,7 +135,7 @@ async def list_entries(call: Call) -> ResourceList[StoredModel]:
 
 @calls.show("Show an endpoint's entry, from any place, as it was written", WRITTEN)
 async def show(call: Call, endpoint: str) -> WrittenEntry:
-    return _entry_body(call.services, call.services.catalog.listed(endpoint))
+    return _entry_body(call.services, call.services.catalog.get_listed(endpoint))
 
 
 @calls.put(

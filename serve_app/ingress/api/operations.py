@@ -128,7 +128,7 @@ async def waiting(call: Call) -> QueuePage:
     entries = await call.services.queue.operations.waiting(
         tenant=query.text(request, "tenant") or None,
         endpoints=query.several(request, "endpoint_id"),
-        after=query.whole(request, "after", default=0, most=MAX_PLACE),
+        after=query.whole_number(request, "after", default=0, most=MAX_PLACE),
         limit=limit + 1,
     )
     page = entries[:limit]
@@ -206,7 +206,7 @@ ROUTES = [*calls.routes, *endpoints.routes, *requests.routes]
 def _in_catalog(services: Services, endpoint_id: str) -> str:
     """Id of an endpoint in the catalog. ``EndpointNotFound``."""
     catalog = services.catalog
-    return (catalog.find_any(endpoint_id) or catalog.listed(endpoint_id)).endpoint.id
+    return (catalog.find_any(endpoint_id) or catalog.get_listed(endpoint_id)).endpoint.id
 
 
 def _pause(pause: Pause) -> EndpointPause:

@@ -92,7 +92,7 @@ async def list_by_endpoint(call: Call) -> EndedRequestPage:
     payloads = _wants_payloads(request)
     search = _search(request, caller.tenant, services.clock.now())
     caller.require_endpoint(search.endpoint)
-    jobs = await services.queue.ledger.ended(search, limit + 1)
+    jobs = await services.queue.ledger.ended_requests(search, limit + 1)
     page = jobs[:limit]
     items = [_item(entry) for entry in page]
     if payloads:

@@ -153,7 +153,7 @@ class DeletedFiles(TypedDict):
     later_files: int
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_requests(request: HttpRequest) -> Response:
     """List the tenant's requests, newest first.
 
     Parameters: ``?limit=50&before=<id>&state=queued&state=running``, ``endpoint_id=``, ``kind=``,
@@ -199,7 +199,7 @@ def _words(request: HttpRequest) -> str | None:
     return words if words and words.strip() else None
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     """Show one request with its input and log, and while it waits its position and the reason.
 
     With ``?wait=30`` the response waits for the next change, for at most so many seconds. With
@@ -209,11 +209,11 @@ async def shown(request: HttpRequest) -> Response:
     context_of(request).route = "v1.request"
     _, tenant = await authenticate_for_tenant(request, "Requests")
     queue = services_of(request).queue
-    wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
+    wait_s = query.whole_number(request, "wait", default=0, most=MAX_WAIT_S)
     record = await queue.get(tenant, request.path_params["request_id"])
     if wait_s and request.query_params.get("since") in (None, _version(record)):
         end_admission()
-        record = await queue.changed(record.tenant, record.id, wait_s, since=record)
+        record = await queue.wait_for_change(record.tenant, record.id, wait_s, since=record)
     lines = await queue.lines(record.tenant, record.id)
     favourites = await queue.gallery.favourites_among(record.tenant, [record.id])
     body: RequestDetails = {
@@ -236,7 +236,7 @@ async def shown(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def cancelled(request: HttpRequest) -> Response:
+async def cancel_request(request: HttpRequest) -> Response:
     """Cancel a request. The verdict is ``cancelled``, ``requested`` or ``already_final``.
 
     ``?tenant=``: an operator cancels a request of this tenant.
@@ -419,9 +419,9 @@ async def delete_upload(call: Call) -> DeletedFiles:
 
 
 ROUTES = [
-    DocumentedRoute("/v1/requests", listed, {"GET": LIST}, READ),
-    DocumentedRoute("/v1/requests/{request_id}", shown, {"GET": SHOW}, READ),
+    DocumentedRoute("/v1/requests", list_requests, {"GET": LIST}, READ),
+    DocumentedRoute("/v1/requests/{request_id}", show, {"GET": SHOW}, READ),
     DocumentedRoute("/v1/requests/{request_id}/events", events.events, {"GET": STREAM}, READ),
-    DocumentedRoute("/v1/requests/{request_id}/cancel", cancelled, {"PUT": CANCEL}, BY_CALL),
+    DocumentedRoute("/v1/requests/{request_id}/cancel", cancel_request, {"PUT": CANCEL}, BY_CALL),
     *calls.routes,
 ]

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import Forbidden, NotFound
-from serve_app.ingress.api.keys import CreatedKey, created
+from serve_app.ingress.api.keys import CreatedKey, credential_body
 from serve_app.ingress.http.auth import (
     actor_of,
     allowed_rights,
@@ -133,14 +133,14 @@ class SignedIn(TypedDict):
     expires_at: Time
 
 
-async def offered(request: HttpRequest) -> Response:
+async def show_offer(request: HttpRequest) -> Response:
     """Tell the page whether to offer the sign-in."""
     context_of(request).route = "v1.sign-in"
     body: SignInOffer = {"available": services_of(request).identity.sign_in is not None}
     return json_reply(body)
 
 
-async def begun(request: HttpRequest) -> Response:
+async def begin(request: HttpRequest) -> Response:
     """Begin a sign-in. Nothing is stored."""
     context_of(request).route = "v1.sign-in.begin"
     limit_anonymous(request)
@@ -151,7 +151,7 @@ async def begun(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def finished(request: HttpRequest) -> Response:
+async def finish(request: HttpRequest) -> Response:
     """End a sign-in: exchange the provider's code for a key of the person."""
     context_of(request).route = "v1.sign-in.finish"
     limit_anonymous(request)
@@ -211,7 +211,7 @@ async def _signed_in(request: HttpRequest, sign_in: SignIn, person: Person) -> S
     }
 
 
-async def linked(request: HttpRequest) -> Response:
+async def create_link(request: HttpRequest) -> Response:
     """Make a one-time link, which gives the browser that opens it first a key with the rights of
     the calling key."""
     context_of(request).route = "v1.sign-in.links"
@@ -231,7 +231,7 @@ async def linked(request: HttpRequest) -> Response:
     return json_reply(body, 201)
 
 
-async def followed(request: HttpRequest) -> Response:
+async def redeem_link(request: HttpRequest) -> Response:
     """Exchange the token of a one-time link for a key. The link ends with it."""
     context_of(request).route = "v1.sign-in.links.take"
     limit_anonymous(request)
@@ -240,7 +240,7 @@ async def followed(request: HttpRequest) -> Response:
         credential = await services_of(request).identity.keys.take_link(
             link.token, client_address(request)
         )
-    return json_reply(created(credential), 201)
+    return json_reply(credential_body(credential), 201)
 
 
 async def signed_out(request: HttpRequest) -> Response:
@@ -327,12 +327,12 @@ END = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/sign-in", offered, {"GET": OFFER}, NO_KEY),
-    DocumentedRoute("/v1/sign-in", begun, {"POST": BEGIN}, NO_KEY),
+    DocumentedRoute("/v1/sign-in", show_offer, {"GET": OFFER}, NO_KEY),
+    DocumentedRoute("/v1/sign-in", begin, {"POST": BEGIN}, NO_KEY),
     DocumentedRoute("/v1/sign-in", signed_out, {"DELETE": END}, ANY_KEY),
-    DocumentedRoute("/v1/sign-in/finish", finished, {"POST": FINISH}, NO_KEY),
-    DocumentedRoute("/v1/sign-in/links", linked, {"POST": LINK}, TENANT_ADMIN),
-    DocumentedRoute("/v1/sign-in/links/take", followed, {"POST": TAKE_LINK}, NO_KEY),
+    DocumentedRoute("/v1/sign-in/finish", finish, {"POST": FINISH}, NO_KEY),
+    DocumentedRoute("/v1/sign-in/links", create_link, {"POST": LINK}, TENANT_ADMIN),
+    DocumentedRoute("/v1/sign-in/links/take", redeem_link, {"POST": TAKE_LINK}, NO_KEY),
     DocumentedRoute("/v1/sign-in/device", begun_device, {"POST": DEVICE}, NO_KEY),
     DocumentedRoute("/v1/sign-in/device/finish", finished_device, {"POST": FINISH_DEVICE}, NO_KEY),
 ]

@@ -99,7 +99,7 @@ async def usage(request: HttpRequest) -> Response:
     body: UsagePage = {**LAST.links}
     if TIME_SERIES in expand:
         page = page_of(request, bucket_query)
-        totals = await ledger.consumed(tenant, page.edges, bucket_query.endpoints)
+        totals = await ledger.usage_totals(tenant, page.edges, bucket_query.endpoints)
         body["time_series"] = [
             {
                 "bucket": start.astimezone(bucket_query.zone).isoformat(),
@@ -111,7 +111,7 @@ async def usage(request: HttpRequest) -> Response:
         ]
     if SUMMARY in expand:
         whole = [bucket_query.span.start, bucket_query.span.end]
-        totals = await ledger.consumed(tenant, whole, bucket_query.endpoints)
+        totals = await ledger.usage_totals(tenant, whole, bucket_query.endpoints)
         body["summary"] = _results(services.catalog, totals)
     return json_reply({**body, **page.links})
 
@@ -219,7 +219,7 @@ async def analytics(request: HttpRequest) -> Response:
     body: AnalyticsPage = {**LAST.links}
 
     async def measured(edges: Sequence[Any]) -> Sequence[RequestTotals]:
-        return await services.queue.ledger.measured(
+        return await services.queue.ledger.request_totals(
             caller.tenant, edges, bucket_query.endpoints, shares=SHARES, client_codes=CLIENT_CODES
         )
 

@@ -84,7 +84,7 @@ def target_status(state: TargetState) -> WarmTargetStatus:
 def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
     """The target in the catalogue's terms. Raises errors that name the field."""
     catalog, id_ = services.catalog, new.endpoint_id
-    entry = catalog.find_any(id_) or catalog.listed(id_)  # also private ones of tenants
+    entry = catalog.find_any(id_) or catalog.get_listed(id_)  # also private ones of tenants
     endpoint, pool = entry.endpoint, services.pool_of(entry)
     if runs_in_executor(endpoint):
         raise InvalidInput.of_field(

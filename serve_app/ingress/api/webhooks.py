@@ -232,7 +232,7 @@ async def show_secrets(call: Call) -> Response:
 )
 async def rotate_key(call: Call) -> SigningKeys:
     """It is used from 25 hours on; with ``?at_once=1`` at once."""
-    at_once = query.whole(call.request, "at_once", default=0, most=1) == 1
+    at_once = query.whole_number(call.request, "at_once", default=0, most=1) == 1
     webhooks = call.services.webhooks
     await webhooks.seeds.rotate(call.actor, at_once=at_once)
     webhooks.signer.forget()
@@ -276,7 +276,7 @@ def _try(attempt: DeliveryAttempt) -> WebhookTry:
 
 def _test_result(response: ReceiverResponse) -> TestResult:
     return {
-        "delivered": response.accepted,
+        "delivered": response.is_accepted,
         "took_s": response.took_s,
         "status": response.status,
         "error": response.error or None,

@@ -55,7 +55,7 @@ ERRORS = ErrorFormat(
 AT_SUBMIT = (400, 403, 404, 413, 429, 503, 507)
 
 
-def refused(error: DarkroomError) -> Response:
+def error_response(error: DarkroomError) -> Response:
     """Error response. ComfyUI answers every prompt that is not valid with 400."""
     invalid = isinstance(error, InvalidInput)
     body: ComfyUiError = {

@@ -181,7 +181,9 @@ class PromptEvents:
             await self._say_news(request)
             if request.state.final:
                 break
-            request = await queue.changed(request.tenant, request.id, CHANGE_WAIT_S, since=request)
+            request = await queue.wait_for_change(
+                request.tenant, request.id, CHANGE_WAIT_S, since=request
+            )
         if request.state is State.SUCCEEDED:
             self._node = ""
             await self._say_states()

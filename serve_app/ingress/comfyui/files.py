@@ -66,7 +66,7 @@ class UploadedImage(TypedDict):
     type: str
 
 
-async def uploaded(request: HttpRequest) -> Response:
+async def upload_image(request: HttpRequest) -> Response:
     """``POST /upload/image``: store a file. It is a normal upload, and its key is its name."""
     caller = await caller_of(request)
     services = services_of(request)
@@ -147,7 +147,7 @@ def with_alpha_of(image: bytes, mask: bytes) -> bytes:
     return written.getvalue()
 
 
-async def viewed(request: HttpRequest) -> Response:
+async def view(request: HttpRequest) -> Response:
     """``GET /view``: a file that a prompt of the tenant has made, or that it has uploaded."""
     caller = await caller_of(request)
     services = services_of(request)
@@ -208,7 +208,7 @@ async def _upload(
     uploads = services.files.uploads
     if "/" in name:
         try:
-            return (await uploads.kept(caller, name)).key if keys.valid(name) else None
+            return (await uploads.get_file(caller, name)).key if keys.valid(name) else None
         except ArtifactNotFound:
             return None
     if not recent:

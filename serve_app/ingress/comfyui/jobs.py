@@ -83,7 +83,7 @@ class CancelledComfyUiJobs(TypedDict):
     cancelled: list[str]
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_jobs(request: HttpRequest) -> Response:
     """``GET /jobs``: prompts of the tenant, the newest first."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
@@ -91,8 +91,8 @@ async def listed(request: HttpRequest) -> Response:
     if unknown := [name for name in statuses if name not in STATES]:
         message = f"Input should be some of {', '.join(STATES)}, not {unknown[0][:50]}"
         raise InvalidInput.of_field("status", message)
-    limit = max(1, query.whole(request, "limit", default=MAX_LISTED, most=MAX_LISTED))
-    offset = query.whole(request, "offset", default=0, most=MAX_OFFSET)
+    limit = max(1, query.whole_number(request, "limit", default=MAX_LISTED, most=MAX_LISTED))
+    offset = query.whole_number(request, "offset", default=0, most=MAX_OFFSET)
     executions = await services_of(request).queue.page(
         caller.tenant,
         states=[state for name in statuses for state in STATES[name]],
@@ -114,12 +114,12 @@ async def listed(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     """``GET /jobs/{job_id}``: a prompt with its outputs and its workflow."""
     return json_reply(whole_job(await _find_request(request)))
 
 
-async def cancelled(request: HttpRequest) -> Response:
+async def cancel(request: HttpRequest) -> Response:
     """``POST /jobs/{job_id}/cancel``: cancel a prompt that waits or runs."""
     caller = await caller_of(request)
     ended = await _cancel(request, caller, [request.path_params["job_id"]])
@@ -195,7 +195,7 @@ def job(request: Request) -> ComfyUiJob:
 
 def whole_job(request: Request) -> WholeComfyUiJob:
     """A request as a job, with all that is known of it."""
-    _, _, graph, extra, *_ = prompt.queued(request)
+    _, _, graph, extra, *_ = prompt.queue_entry(request)
     changed = request.finished_at or request.started_at or request.created_at
     status = prompt.history(request)["status"] if request.state.final else {}
     return {

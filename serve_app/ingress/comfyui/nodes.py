@@ -54,7 +54,7 @@ async def object_info(request: HttpRequest) -> Response:
 async def one_class(request: HttpRequest) -> Response:
     """``GET /object_info/{node_class}``: one class, or nothing if there is none of this name."""
     known = await _current_nodes(request)
-    described = await in_cpu_thread(known.described, request.path_params["node_class"])
+    described = await in_cpu_thread(known.describe, request.path_params["node_class"])
     return json_reply(described)
 
 

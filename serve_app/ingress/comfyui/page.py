@@ -89,7 +89,7 @@ class ComfyUiUsers(TypedDict):
     migrated: bool
 
 
-async def redirected(request: HttpRequest) -> Response:
+async def redirect(request: HttpRequest) -> Response:
     """Answer with the page's address. It needs the slash, because its own are relative."""
     return RedirectResponse(_elsewhere(request) or f"{COMFYUI_PREFIX}/", 307)
 
@@ -123,10 +123,10 @@ async def _file(request: HttpRequest, name: str) -> Response:
         raise Forbidden(NO_HOST)
     folder = services_of(request).config.models.comfyui_page
     if folder is None:
-        raise NotFound(NO_PAGE if name == INDEX else unsupported(request))
+        raise NotFound(NO_PAGE if name == INDEX else unsupported_message(request))
     location = await asyncio.to_thread(_inside, folder, name)
     if location is None:
-        raise NotFound(unsupported(request))
+        raise NotFound(unsupported_message(request))
     path, kind = location
     headers = {
         # Names of files in `assets` contain a digest of their content.
@@ -152,7 +152,7 @@ def _inside(folder: Path, name: str) -> tuple[Path, str] | None:
     return path, kind or DEFAULT_MEDIA_TYPE
 
 
-def unsupported(request: HttpRequest) -> str:
+def unsupported_message(request: HttpRequest) -> str:
     """Message for a call that is not there."""
     return (
         f"{request.method} {request.url.path} is not supported here. For the calls of ComfyUI that "

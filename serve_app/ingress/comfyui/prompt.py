@@ -68,7 +68,7 @@ def number(request: Request) -> int:
     return int(request.created_at.timestamp() * 1000)
 
 
-def queued(request: Request) -> list[Any]:
+def queue_entry(request: Request) -> list[Any]:
     """Entry in the queue: number, id, graph, extra data, and nodes whose outputs are wanted."""
     fields = request.input
     extra = dict(cast("Mapping[str, Any]", fields.get("extra_data") or {}))
@@ -80,7 +80,7 @@ def queued(request: Request) -> list[Any]:
 def history(request: Request) -> HistoryEntry:
     """Entry in the history, of a request that has ended."""
     by_node = outputs(request)
-    ended = [*queued(request)[:4], list(by_node)]
+    ended = [*queue_entry(request)[:4], list(by_node)]
     succeeded = request.state is State.SUCCEEDED
     messages = [["execution_start", _message_data(request, request.started_at)], *endings(request)]
     return {

@@ -81,7 +81,7 @@ class Interruption(TypedDict):
     prompt_id: NotRequired[str]
 
 
-async def created(request: HttpRequest) -> Response:
+async def create(request: HttpRequest) -> Response:
     """``POST /prompt``: queue a workflow."""
     caller = await caller_of(request)
     services = services_of(request)
@@ -106,28 +106,28 @@ async def created(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def counted(request: HttpRequest) -> Response:
+async def count(request: HttpRequest) -> Response:
     """``GET /prompt``: how many prompts of the tenant have not ended."""
     caller = await caller_of(request)
-    waiting = await unfinished(request, caller, endpoint_of(request, caller))
+    waiting = await list_unfinished(request, caller, endpoint_of(request, caller))
     body: PromptCount = {"exec_info": {"queue_remaining": len(waiting)}}
     return json_reply(body)
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_queue(request: HttpRequest) -> Response:
     """``GET /queue``: prompts of the tenant that run, and that wait; the oldest first."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
-    running = await unfinished(request, caller, entry, State.RUNNING)
-    pending = await unfinished(request, caller, entry, State.QUEUED)
+    running = await list_unfinished(request, caller, entry, State.RUNNING)
+    pending = await list_unfinished(request, caller, entry, State.QUEUED)
     body: PromptQueue = {
-        "queue_running": [prompt.queued(record) for record in running],
-        "queue_pending": [prompt.queued(record) for record in pending],
+        "queue_running": [prompt.queue_entry(record) for record in running],
+        "queue_pending": [prompt.queue_entry(record) for record in pending],
     }
     return json_reply(body)
 
 
-async def changed(request: HttpRequest) -> Response:
+async def cancel_queued(request: HttpRequest) -> Response:
     """``POST /queue``: cancel prompts that wait, some or all of the tenant's."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
@@ -146,7 +146,7 @@ async def changed(request: HttpRequest) -> Response:
     return Response()
 
 
-async def interrupted(request: HttpRequest) -> Response:
+async def interrupt(request: HttpRequest) -> Response:
     """``POST /interrupt``: cancel the prompt that the body names, or those of the tenant that run.
 
     A prompt that does not run is left alone, as by ComfyUI.
@@ -165,11 +165,11 @@ async def interrupted(request: HttpRequest) -> Response:
     return Response()
 
 
-async def ended(request: HttpRequest) -> Response:
+async def list_history(request: HttpRequest) -> Response:
     """``GET /history``: prompts of the tenant that have ended, the oldest first."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
-    most = query.whole(request, "max_items", default=MAX_LISTED, most=MAX_LISTED)
+    most = query.whole_number(request, "max_items", default=MAX_LISTED, most=MAX_LISTED)
     page = await services_of(request).queue.page(
         caller.tenant, states=FINALS, endpoints=(entry.endpoint.id,), limit=max(1, most)
     )
@@ -178,7 +178,7 @@ async def ended(request: HttpRequest) -> Response:
     )
 
 
-async def forgotten(request: HttpRequest) -> Response:
+async def delete_history(request: HttpRequest) -> Response:
     """``POST /history``: delete prompts that have ended, with their files."""
     caller = await caller_of(request)
     entry, services = endpoint_of(request, caller), services_of(request)
@@ -196,7 +196,7 @@ async def forgotten(request: HttpRequest) -> Response:
     return Response()
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     """``GET /history/{prompt_id}``: one prompt, or nothing if it has not ended or is not known."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
@@ -272,7 +272,7 @@ SHOW = replace(
 )
 
 
-async def unfinished(
+async def list_unfinished(
     request: HttpRequest, caller: Caller, entry: CatalogEntry, *states: State
 ) -> Sequence[Request]:
     """Newest prompts of the tenant in these states, by default in both; the oldest of them first.

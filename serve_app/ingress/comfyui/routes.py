@@ -9,11 +9,11 @@ from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.comfyui import files, jobs, nodes, page, prompts, userdata, websocket
-from serve_app.ingress.comfyui.errors import refused
+from serve_app.ingress.comfyui.errors import error_response
 from serve_app.ingress.http.openapi import DocumentedRoute
 from serve_app.ingress.http.paths import COMFYUI_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute, ScopedSocketRoute
-from serve_app.ingress.http.routing import Handler, ProtocolRoutes, translated
+from serve_app.ingress.http.routing import Handler, ProtocolRoutes, build_route
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -42,19 +42,19 @@ def _without_api(scope: Scope) -> Scope:
 
 
 async def unknown(request: HttpRequest) -> Response:
-    raise NotFound(page.unsupported(request))
+    raise NotFound(page.unsupported_message(request))
 
 
-_route = ProtocolRoutes("comfyui", COMFYUI_PREFIX, refused, ComfyUiRoute).route
+_route = ProtocolRoutes("comfyui", COMFYUI_PREFIX, error_response, ComfyUiRoute).route
 
 
 def _plain(path: str, handler: Handler, *methods: str, label: str, scope: str) -> ScopedRoute:
-    return translated(
+    return build_route(
         COMFYUI_PREFIX + path,
         handler,
         *methods,
         label=f"comfyui.{label}",
-        refusal=refused,
+        refusal=error_response,
         scope=scope,
     )
 
@@ -62,29 +62,29 @@ def _plain(path: str, handler: Handler, *methods: str, label: str, scope: str) -
 FILE, MOVE = "/userdata/{file:path}", "/userdata/{file:path}/move/{dest:path}"
 
 PAGE = [
-    _plain("", page.redirected, "GET", label="page", scope=NO_KEY),
+    _plain("", page.redirect, "GET", label="page", scope=NO_KEY),
     _plain("/", page.index, "GET", label="page", scope=ANY_KEY),  # browsers then ask for the key
     _plain("/{name:path}", page.part, "GET", label="page", scope=ANY_KEY),
 ]
 """Routes for browsers."""
 
 ROUTES: list[ScopedRoute | ScopedSocketRoute] = [
-    _route("POST", "/prompt", prompts.created, "prompt.create", prompts.CREATE, SUBMIT),
-    _route("GET", "/prompt", prompts.counted, "prompt", prompts.COUNT, READ),
-    _route("GET", "/queue", prompts.listed, "queue", prompts.LIST, READ),
-    _route("POST", "/queue", prompts.changed, "queue.change", prompts.CHANGE, CANCEL),
-    _route("POST", "/interrupt", prompts.interrupted, "interrupt", prompts.INTERRUPT, CANCEL),
-    _route("GET", "/history", prompts.ended, "history", prompts.HISTORY, READ),
-    _route("POST", "/history", prompts.forgotten, "history.forget", prompts.FORGET, CANCEL),
-    _route("GET", "/history/{prompt_id}", prompts.shown, "history.one", prompts.SHOW, READ),
-    _route("GET", "/jobs", jobs.listed, "jobs", jobs.LIST, READ),
+    _route("POST", "/prompt", prompts.create, "prompt.create", prompts.CREATE, SUBMIT),
+    _route("GET", "/prompt", prompts.count, "prompt", prompts.COUNT, READ),
+    _route("GET", "/queue", prompts.list_queue, "queue", prompts.LIST, READ),
+    _route("POST", "/queue", prompts.cancel_queued, "queue.change", prompts.CHANGE, CANCEL),
+    _route("POST", "/interrupt", prompts.interrupt, "interrupt", prompts.INTERRUPT, CANCEL),
+    _route("GET", "/history", prompts.list_history, "history", prompts.HISTORY, READ),
+    _route("POST", "/history", prompts.delete_history, "history.forget", prompts.FORGET, CANCEL),
+    _route("GET", "/history/{prompt_id}", prompts.show, "history.one", prompts.SHOW, READ),
+    _route("GET", "/jobs", jobs.list_jobs, "jobs", jobs.LIST, READ),
     _route(
         "POST", "/jobs/cancel", jobs.several_cancelled, "jobs.cancel", jobs.CANCEL_SEVERAL, CANCEL
     ),
-    _route("GET", "/jobs/{job_id}", jobs.shown, "job", jobs.SHOW, READ),
-    _route("POST", "/jobs/{job_id}/cancel", jobs.cancelled, "job.cancel", jobs.CANCEL, CANCEL),
-    _route("GET", "/view", files.viewed, "view", files.VIEW, READ),
-    _route("POST", "/upload/image", files.uploaded, "upload", files.UPLOAD, FILES),
+    _route("GET", "/jobs/{job_id}", jobs.show, "job", jobs.SHOW, READ),
+    _route("POST", "/jobs/{job_id}/cancel", jobs.cancel, "job.cancel", jobs.CANCEL, CANCEL),
+    _route("GET", "/view", files.view, "view", files.VIEW, READ),
+    _route("POST", "/upload/image", files.upload_image, "upload", files.UPLOAD, FILES),
     _route("POST", "/upload/mask", files.mask_uploaded, "upload.mask", files.UPLOAD_MASK, FILES),
     _route("GET", "/object_info", nodes.object_info, "nodes", nodes.INFO, ANY_KEY),
     _route("GET", "/object_info/{node_class}", nodes.one_class, "node", nodes.INFO_OF_ONE, ANY_KEY),
@@ -118,7 +118,7 @@ ROUTES: list[ScopedRoute | ScopedSocketRoute] = [
     _route(
         "POST", "/settings/{setting}", userdata.set_setting, "set", userdata.WRITE_SETTING, FILES
     ),
-    _route("GET", "/userdata", userdata.listed, "userdata", userdata.LIST, FILES),
+    _route("GET", "/userdata", userdata.list_files, "userdata", userdata.LIST, FILES),
     _route(
         "GET",
         "/v2/userdata",
@@ -127,11 +127,11 @@ ROUTES: list[ScopedRoute | ScopedSocketRoute] = [
         userdata.LIST_WITH_FOLDERS,
         FILES,
     ),
-    _route("POST", MOVE, userdata.moved, "userdata.move", userdata.MOVE, FILES),
+    _route("POST", MOVE, userdata.move, "userdata.move", userdata.MOVE, FILES),
     _route("GET", FILE, userdata.read, "userdata.read", userdata.READ, FILES),
-    _route("POST", FILE, userdata.written, "userdata.write", userdata.WRITE, FILES),
-    _route("DELETE", FILE, userdata.removed, "userdata.delete", userdata.REMOVE, FILES),
-    ComfyUiSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.connected, scope=READ),
+    _route("POST", FILE, userdata.write, "userdata.write", userdata.WRITE, FILES),
+    _route("DELETE", FILE, userdata.remove, "userdata.delete", userdata.REMOVE, FILES),
+    ComfyUiSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.serve, scope=READ),
     *PAGE,
     _plain("/{rest:path}", unknown, *METHODS, label="other", scope=NO_KEY),
 ]

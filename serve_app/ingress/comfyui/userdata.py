@@ -85,7 +85,7 @@ async def _settings(request: HttpRequest, caller: Caller) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", json.loads(content or b"{}"))
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_files(request: HttpRequest) -> Response:
     """``GET /userdata?dir=``: files in a folder. An empty list if there is no such folder."""
     caller = await caller_of(request)
     query = request.query_params
@@ -150,7 +150,7 @@ async def read(request: HttpRequest) -> Response:
     return Response(content, headers=headers)
 
 
-async def written(request: HttpRequest) -> Response:
+async def write(request: HttpRequest) -> Response:
     """``POST /userdata/{file}``: store the body as a file."""
     caller = await caller_of(request)
     path = _check_path(request.path_params["file"])
@@ -163,7 +163,7 @@ async def written(request: HttpRequest) -> Response:
     return await _file_reply(request, caller, path)
 
 
-async def moved(request: HttpRequest) -> Response:
+async def move(request: HttpRequest) -> Response:
     """``POST /userdata/{file}/move/{dest}``: rename a file."""
     caller = await caller_of(request)
     source, path = (_check_path(request.path_params[parameter]) for parameter in ("file", "dest"))
@@ -175,7 +175,7 @@ async def moved(request: HttpRequest) -> Response:
     return await _file_reply(request, caller, path)
 
 
-async def removed(request: HttpRequest) -> Response:
+async def remove(request: HttpRequest) -> Response:
     """``DELETE /userdata/{file}``."""
     caller = await caller_of(request)
     path = _check_path(request.path_params["file"])

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.domain.errors import DarkroomError, Forbidden, Unauthenticated
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
-from serve_app.ingress.comfyui.errors import refused
+from serve_app.ingress.comfyui.errors import error_response
 from serve_app.ingress.comfyui.events import ClientEvents
 from serve_app.ingress.comfyui.prompt import MAX_ID
 from serve_app.ingress.http.auth import until_access_ends
@@ -30,7 +30,7 @@ REFUSED = 1008
 """Close code for a caller that is not allowed any more."""
 
 
-async def connected(socket: WebSocket) -> None:
+async def serve(socket: WebSocket) -> None:
     """Serve a socket until its client leaves. A call that is refused gets no socket."""
     context_of(socket).route = "comfyui.ws"
     services = services_of(socket)
@@ -40,7 +40,7 @@ async def connected(socket: WebSocket) -> None:
             entry = endpoint_of(socket, caller)
         except DarkroomError as error:
             services.count_refusal(http_answer(error).status, error)
-            await _deny(socket, refused(error))
+            await _deny(socket, error_response(error))
             return
         client_id = socket.query_params.get("clientId", "")[:MAX_ID] or services.new_id()
         await socket.accept()

@@ -75,7 +75,9 @@ async def status(request: HttpRequest, path: RequestPath, prefix: str) -> Respon
         poll, seen, services.clock.monotonic()
     ):
         end_admission()
-        record = await services.queue.changed(record.tenant, record.id, HOLD_S, since=record)
+        record = await services.queue.wait_for_change(
+            record.tenant, record.id, HOLD_S, since=record
+        )
         lines = await _lines(call, record)
     if record.state.final:
         services.replies.last.forget(poll)
@@ -174,7 +176,7 @@ async def _events(call: RequestCall) -> AsyncIterator[bytes]:
         yield sse.json_event(body)
         if request.state.final:
             return
-        request = await call.services.queue.changed(
+        request = await call.services.queue.wait_for_change(
             request.tenant, request.id, STREAM_KEEP_ALIVE_S, since=request
         )
 
@@ -191,7 +193,7 @@ class DeletedPayloads(TypedDict):
     cdn_delete_results: list[DeletedFile]
 
 
-async def deleted(request: HttpRequest) -> Response:
+async def delete_payloads(request: HttpRequest) -> Response:
     """Delete a request and its files. Answer with each file's URL, and why it still exists, if it
     does. Unlike at fal, the request itself is deleted too."""
     context_of(request).route = "fal.payloads.delete"
@@ -219,6 +221,9 @@ DELETE_PAYLOADS = Operation(
 
 ROUTES = [
     DocumentedRoute(
-        "/v1/models/requests/{request_id}/payloads", deleted, {"DELETE": DELETE_PAYLOADS}, CANCEL
+        "/v1/models/requests/{request_id}/payloads",
+        delete_payloads,
+        {"DELETE": DELETE_PAYLOADS},
+        CANCEL,
     ),
 ]

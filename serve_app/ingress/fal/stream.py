@@ -194,7 +194,7 @@ class _EventSource:
             if final:
                 break
             started = self._services.clock.monotonic()
-            self._request = await partials.changed(self._request, KEEP_ALIVE_S)
+            self._request = await partials.wait_for_change(self._request, KEEP_ALIVE_S)
             quiet_s += self._services.clock.monotonic() - started
             if quiet_s >= KEEP_ALIVE_S:
                 quiet_s = 0.0
@@ -249,7 +249,9 @@ class _EventSource:
 
     async def _wait_for_change(self, request: Request) -> Request:
         wait_s = PREVIEW_INTERVAL_S if request.state is State.RUNNING else KEEP_ALIVE_S
-        return await self._services.queue.changed(request.tenant, request.id, wait_s, since=request)
+        return await self._services.queue.wait_for_change(
+            request.tenant, request.id, wait_s, since=request
+        )
 
 
 async def _first_progress(
@@ -258,13 +260,15 @@ async def _first_progress(
     """Wait up to ``FIRST_EVENT_TIMEOUT_S`` until the request has made progress, has a value of a
     generator, or has ended."""
     if partials is not None:
-        return await partials.begun(request, FIRST_EVENT_TIMEOUT_S)
+        return await partials.wait_for_start(request, FIRST_EVENT_TIMEOUT_S)
     end = services.clock.monotonic() + FIRST_EVENT_TIMEOUT_S
     while not request.state.final and request.progress is None and request.pool != POOL:
         left_s = end - services.clock.monotonic()
         if left_s <= 0:
             break
-        request = await services.queue.changed(request.tenant, request.id, left_s, since=request)
+        request = await services.queue.wait_for_change(
+            request.tenant, request.id, left_s, since=request
+        )
     return request
 
 

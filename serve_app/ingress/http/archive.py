@@ -20,7 +20,7 @@ class ZipStream:
         # It only writes and flushes.
         self._archive = zipfile.ZipFile(cast("Any", self._sink), "w", zipfile.ZIP_STORED)
 
-    async def stored(
+    async def add_file(
         self, storage: Storage, key: str, size: int, name: str, at: datetime
     ) -> AsyncGenerator[bytes]:
         """Add a file of the storage. Raises ``ArtifactNotFound`` before it writes anything."""
@@ -29,26 +29,26 @@ class ZipStream:
             with self._archive.open(_info(name, at), "w", force_zip64=True) as file:
                 while chunk:
                     file.write(chunk)
-                    yield self._sink.taken()
+                    yield self._sink.take()
                     chunk = await anext(content, b"")
-        yield self._sink.taken()
+        yield self._sink.take()
 
-    async def written(
+    async def add_text(
         self, parts: AsyncIterator[str], name: str, at: datetime
     ) -> AsyncGenerator[bytes]:
         """Add a file made of texts."""
         with self._archive.open(_info(name, at), "w", force_zip64=True) as file:
             async for part in parts:
                 file.write(part.encode())
-                yield self._sink.taken()
-        yield self._sink.taken()
+                yield self._sink.take()
+        yield self._sink.take()
 
     def end(self, texts: dict[str, str] | None = None) -> bytes:
         """Add short files, and the archive's directory."""
         for name, text in (texts or {}).items():
             self._archive.writestr(name, text)
         self._archive.close()
-        return self._sink.taken()
+        return self._sink.take()
 
 
 def _info(name: str, at: datetime) -> zipfile.ZipInfo:
@@ -70,6 +70,6 @@ class _Sink:
     def flush(self) -> None:
         """Nothing is held back."""
 
-    def taken(self) -> bytes:
+    def take(self) -> bytes:
         written, self._written = self._written, []
         return b"".join(written)

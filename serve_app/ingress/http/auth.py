@@ -95,7 +95,7 @@ async def _identity(request: HTTPConnection, header: str | None) -> Caller:
     try:
         caller = await keys.authenticate(header)
     except (Unauthenticated, Forbidden):  # its tenant may be disabled
-        _count_failure(request, await keys.named(header), always=header is not None)
+        _count_failure(request, await keys.key_id_of(header), always=header is not None)
         raise
     still = partial(keys.identity_of, caller.key_id)
     context_of(request).access = access_of_caller(caller, still)
@@ -159,7 +159,7 @@ async def require_file(request: HTTPConnection, caller: Caller, key: str) -> Non
     if (request_id := keys.request_of(key)) is not None:
         await require_requests(request, caller, [request_id])
     elif caller.batches_of is not None and keys.is_upload(key):
-        await services_of(request).files.uploads.kept(caller, key)
+        await services_of(request).files.uploads.get_file(caller, key)
 
 
 async def readable(

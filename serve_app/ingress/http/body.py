@@ -85,7 +85,7 @@ async def read_body(
     admission = current_admission()
     if admission is None or (body.complete and body.size <= SMALL_BYTES):  # as most are
         return await body.rest()
-    async with admission.suspended():
+    async with admission.suspend():
         if not body.complete and largest > SMALL_BYTES:
             await admission.reserve_body(largest)
         raw = await body.rest()

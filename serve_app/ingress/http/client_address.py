@@ -30,11 +30,11 @@ Network = IPv4Network | IPv6Network
 def client_address(request: HTTPConnection) -> str:
     """IP address of the client, or of the last proxy that is not trusted. Empty if not known."""
     services = services_of(request)
-    address = parsed(_peer(request, services.proxy_secret))
+    address = parse_address(_peer(request, services.proxy_secret))
     forwarded = ",".join(request.headers.getlist(FORWARDED)).split(",")
     trusted = services.config.server.trusted_proxies
     while forwarded and address is not None and within(address, trusted):
-        before = parsed(forwarded.pop())
+        before = parse_address(forwarded.pop())
         if before is None:
             break
         address = before
@@ -42,7 +42,7 @@ def client_address(request: HTTPConnection) -> str:
 
 
 @lru_cache(1024)  # most calls of a client come from one address
-def parsed(text: str) -> IPv4Address | IPv6Address | None:
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     """An address as a proxy or a socket writes it; None if it is not one."""
     try:
         address = ip_address(text.strip().removeprefix("[").removesuffix("]"))

@@ -16,7 +16,7 @@ from ray.serve.context import _get_global_client
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import Misconfigured, UntrustedHost
-from serve_app.ingress.http.client_address import parsed, within
+from serve_app.ingress.http.client_address import parse_address, within
 from serve_app.ingress.http.hosts import is_fal, parent_of
 from serve_app.ingress.services.services import services_of
 
@@ -61,7 +61,7 @@ def _forwarded_scheme(
     """
     if not trusted or request.client is None:
         return "http"
-    peer = parsed(request.client.host)
+    peer = parse_address(request.client.host)
     if peer is None or not (peer.is_loopback or within(peer, trusted)):
         return "http"
     return "https" if request.headers.get("x-forwarded-proto", "").lower() == "https" else "http"

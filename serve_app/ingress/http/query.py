@@ -32,7 +32,7 @@ def time(request: HTTPConnection, name: str) -> datetime | None:
     raise invalid(name, "should be a time with its zone, such as 2026-01-31T12:00:00Z", value)
 
 
-def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
+def whole_number(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
     """Read a whole number. ``InvalidInput``: it is not from 0 to ``most``."""
     value = request.query_params.get(name, str(default))
     if (number := _parse_count(value, most)) is None:

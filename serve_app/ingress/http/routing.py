@@ -70,7 +70,7 @@ Handler = Callable[[HttpRequest], Awaitable[Response]]
 Refusal = Callable[[DarkroomError], Response]
 
 
-def translated(
+def build_route(
     path: str,
     handler: Handler,
     *methods: str,
@@ -115,7 +115,7 @@ class ProtocolRoutes:
         scope: str,
     ) -> ScopedRoute:
         """Build the route of one call. None as its description: it has none."""
-        return translated(
+        return build_route(
             self.prefix + path,
             handler,
             method,
@@ -144,7 +144,7 @@ def prefix_locations(name: str, error: InvalidInput) -> InvalidInput:
     return InvalidInput(error.message, problems)
 
 
-def renamed(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
+def rename_locations(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
     """``error`` with the names of fields that the client used.
 
     ``names``: field of the input → the client's name for it.

@@ -216,7 +216,9 @@ async def _result_or_task(call: ToolCall, request: Request, origin: str) -> Tool
 
 async def _result(services: Services, request: Request, origin: str) -> CallToolResult:
     if not request.state.final:
-        return content.unfinished(request, await content.describe_state(services.queue, request))
+        return content.interim_result(
+            request, await content.describe_state(services.queue, request)
+        )
     return await content.final_result(services.files, request, origin)
 
 

@@ -40,7 +40,7 @@ def text_result(sentence: str, facts: Mapping[str, Any], *, error: bool = False)
     )
 
 
-def unfinished(request: Request, how: str) -> CallToolResult:
+def interim_result(request: Request, how: str) -> CallToolResult:
     """Result for a request that has not ended; ``how``: its state in words."""
     sentence = f"Request {request.id} has not ended: {how}. Call wait with its request_id."
     facts = {"request_id": request.id, "state": request.state.value, "standing": how}
@@ -51,7 +51,7 @@ async def final_result(files: Files, request: Request, origin: str) -> CallToolR
     """Result for an ended request: its files, or its failure. ``OutcomeForgotten``."""
     outcome = final_outcome(request)
     if outcome.failure is not None:
-        return failed(request, outcome.failure)
+        return failure_result(request, outcome.failure)
     output = await rendered_output(request, files, origin, inline=False)
     facts = {"request_id": request.id, "state": request.state.value, "output": output}
     blocks: list[ContentBlock] = [TextContent(text=json.dumps(facts, ensure_ascii=False))]
@@ -64,7 +64,7 @@ async def final_result(files: Files, request: Request, origin: str) -> CallToolR
     return CallToolResult(content=blocks, structured_content=facts)
 
 
-def failed(request: Request, failure: Failure) -> CallToolResult:
+def failure_result(request: Request, failure: Failure) -> CallToolResult:
     where = f" (input field {failure.field})" if failure.field else ""
     facts = {
         "request_id": request.id,
@@ -121,7 +121,9 @@ async def until_ended(
         last = max(share(request), last + MIN_INCREASE)
         await report_progress(last, TOTAL, await describe_state(services.queue, request))
         wait = min(left, REPORT_INTERVAL_S)
-        request = await services.queue.changed(request.tenant, request.id, wait, since=request)
+        request = await services.queue.wait_for_change(
+            request.tenant, request.id, wait, since=request
+        )
     return request
 
 

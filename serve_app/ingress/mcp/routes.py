@@ -18,7 +18,7 @@ from serve_app.ingress.http.errors import Error, error_reply, json_reply
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.paths import MCP_PATH
 from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY, ScopedRoute
-from serve_app.ingress.http.routing import translated
+from serve_app.ingress.http.routing import build_route
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 
@@ -84,7 +84,7 @@ def _server() -> ModuleType:
     return server
 
 
-def refused(error: DarkroomError) -> Response:
+def error_response(error: DarkroomError) -> Response:
     """Error response. Clients of this protocol send the key as a bearer token."""
     reply = error_reply(error)
     if isinstance(error, Unauthenticated):
@@ -134,12 +134,12 @@ END = Operation("endMcp", "Refused, because there are no sessions", {}, errors=(
 
 
 def _route(operations: Mapping[str, Operation], scope: str) -> ScopedRoute:
-    return translated(
+    return build_route(
         MCP_PATH,
         call,
         *operations,
         label="mcp",
-        refusal=refused,
+        refusal=error_response,
         scope=scope,
         operations=operations,
     )

@@ -34,9 +34,9 @@ from serve_app.ingress.openai.audio_parameters import (
     transcription_input,
 )
 from serve_app.ingress.openai.errors import AT_END, AT_SUBMIT, ERRORS, TAG
-from serve_app.ingress.openai.form import typed, unfolded
+from serve_app.ingress.openai.form import convert_types, unfold
 from serve_app.ingress.openai.input_images import data_uri
-from serve_app.ingress.openai.runs import run, validated
+from serve_app.ingress.openai.runs import run, validate_request
 from serve_app.ingress.openai.transcripts import (
     OpenAiTranscript,
     OpenAiVerboseTranscript,
@@ -75,18 +75,20 @@ async def _transcribe(
     unknown = sorted(form.files.keys() - {FILE})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
-    options = parameters.read(unfolded(form.sent))
+    options = parameters.read(unfold(form.sent))
     entry = find_endpoint(services, caller, options.model or DEFAULT_TRANSCRIPTION_MODEL)
     fields = EndpointFields(entry)
     if not fields.accepts(AUDIO):
         raise Unsupported(f"{entry.endpoint.id} takes no audio: its input has no `{AUDIO}`.")
-    arguments = transcription_input(typed(options, fields), task, fields)
+    arguments = transcription_input(convert_types(options, fields), task, fields)
     if files := form.files.get(FILE):
         arguments[AUDIO] = await in_cpu_thread(_audio_uri, files[0])
     elif AUDIO not in arguments:
         raise InvalidInput.of_field(FILE, "Field required", "missing")
     origin_of(request)  # may be refused, so check it before anything is stored
-    new = await validated(request, caller, entry.endpoint.id, arguments, NAMES, model=options.model)
+    new = await validate_request(
+        request, caller, entry.endpoint.id, arguments, NAMES, model=options.model
+    )
 
     async def reply(ended: Request) -> Response:
         output = final_outcome(ended).output or {}
@@ -147,7 +149,7 @@ async def speech(request: HttpRequest) -> Response:
     arguments = speech_input(parameters, EndpointFields(entry))
     origin_of(request)  # may be refused, so check it before anything is stored
     endpoint_id = entry.endpoint.id
-    new = await validated(
+    new = await validate_request(
         request, caller, endpoint_id, arguments, SPOKEN_NAMES, model=parameters.model
     )
 

@@ -67,7 +67,7 @@ ERRORS = ErrorFormat(
 AT_SUBMIT, AT_END = (400, 403, 404, 413, 429, 503, 507), (410, 499, 500, 504)
 
 
-def refused(error: DarkroomError) -> Response:
+def error_response(error: DarkroomError) -> Response:
     """Error response. OpenAI answers invalid input with 400, and a missing model with 404."""
     status = http_answer(error).status
     if isinstance(error, InvalidInput):
@@ -90,7 +90,7 @@ def refused(error: DarkroomError) -> Response:
     return json_reply(body, status, headers)
 
 
-def failed(failure: Failure, names: Mapping[str, str]) -> Response:
+def failure_response(failure: Failure, names: Mapping[str, str]) -> Response:
     """Response for an attempt that ended in an error. ``names``: as for ``translated.renamed``."""
     headers = {"x-should-retry": "true" if failure.retryable else "false"}
     return json_reply(failure_body(failure, names), failure_status(failure), headers)

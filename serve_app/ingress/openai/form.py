@@ -35,7 +35,7 @@ _TRUTH = {"true": True, "false": False}
 _Node = dict[str, Any]  # part of a name → node, or the values that were sent with this name
 
 
-def unfolded(texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def unfold(texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Parameters of the names and texts of a form, in the order sent.
 
     ``a[b]`` is a field of an object and ``a[]`` an item of a list. Items of ``a[][b]`` and
@@ -112,7 +112,7 @@ def _item(node: Any, number: int) -> Any:
     return {part: _item(inner, number) for part, inner in cast("_Node", node).items()}
 
 
-def typed(parameters: ParametersT, fields: EndpointFields) -> ParametersT:
+def convert_types(parameters: ParametersT, fields: EndpointFields) -> ParametersT:
     """Return ``parameters`` with the types that the endpoint's schema has for its own fields, in
     place of texts. A text that does not fit stays, and the schema refuses it."""
     more = parameters.model_extra or {}

@@ -85,8 +85,8 @@ class _Following:
             for event in events.begin(request):
                 yield event
             while not request.state.final:
-                preview = await self._preview(request) if watch.wanted else None
-                if preview is not None and watch.due(preview, request):
+                preview = await self._preview(request) if watch.may_send else None
+                if preview is not None and watch.admit(preview, request):
                     silent_s = 0.0
                     yield events.partial(request, watch.sent - 1, preview)
                 elif silent_s >= KEEP_ALIVE_S:
@@ -103,7 +103,7 @@ class _Following:
                 submission.abandon(self.services, self.new, self.storing)
 
     async def _next(self, request: Request, timeout_s: float) -> Request:
-        return await self.services.queue.changed(
+        return await self.services.queue.wait_for_change(
             request.tenant, request.id, timeout_s, since=request
         )
 
@@ -168,10 +168,10 @@ class _Partials:
         self.sent = 0
 
     @property
-    def wanted(self) -> bool:
+    def may_send(self) -> bool:
         return self.sent < self._most
 
-    def due(self, preview: Preview, request: Request) -> bool:
+    def admit(self, preview: Preview, request: Request) -> bool:
         """Return whether to send this preview now. If so, it counts as sent."""
         steps = request.progress.steps if request.progress else 0
         share = preview.step / steps if steps else 1.0

@@ -29,7 +29,7 @@ from serve_app.ingress.openai.errors import (
     ERRORS,
     TAG,
 )
-from serve_app.ingress.openai.form import typed, unfolded
+from serve_app.ingress.openai.form import convert_types, unfold
 from serve_app.ingress.openai.image_parameters import (
     ImageParameters,
     ImageRequest,
@@ -39,7 +39,7 @@ from serve_app.ingress.openai.image_parameters import (
     parse_parameters,
 )
 from serve_app.ingress.openai.image_stream import ImagesEvents, stream
-from serve_app.ingress.openai.runs import run, validated
+from serve_app.ingress.openai.runs import run, validate_request
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
@@ -142,7 +142,7 @@ async def _form_call(
     unknown = sorted(form.files.keys() - {"image", "mask"})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
-    parameters = ImageParameters.read({**defaults, **unfolded(form.sent)})
+    parameters = ImageParameters.read({**defaults, **unfold(form.sent)})
     images = [file.content for file in form.files.get("image", ())]
     masks = [file.content for file in form.files.get("mask", ())]
     if not images:
@@ -159,7 +159,9 @@ async def _form_call(
     mask = masks[0] if masks else None
     async with services.mask_decoding if mask is not None else nullcontext():
         files = await in_cpu_thread(input_images.fields_of, images, mask, fields)
-    return ImageCall(entry, parameters, parse_parameters(typed(parameters, fields), fields, files))
+    return ImageCall(
+        entry, parameters, parse_parameters(convert_types(parameters, fields), fields, files)
+    )
 
 
 class ImageReference(TypedDict):
@@ -267,7 +269,7 @@ async def _answer(
     image_request = call.image_request
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     names = names_of(call.given)
-    new = await validated(
+    new = await validate_request(
         request,
         caller,
         call.entry.endpoint.id,

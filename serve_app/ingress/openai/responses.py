@@ -40,7 +40,7 @@ from serve_app.ingress.openai.response_parameters import (
     Turn,
     turn_of,
 )
-from serve_app.ingress.openai.runs import run, validated, with_endpoint
+from serve_app.ingress.openai.runs import run, validate_request, with_endpoint
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import find_endpoint
@@ -117,7 +117,7 @@ class DeletedResponse(TypedDict):
     deleted: bool
 
 
-async def created(request: HttpRequest) -> Response:
+async def create(request: HttpRequest) -> Response:
     """Make an image from the last turn of a conversation."""
     caller = await authenticate(request)
     services = services_of(request)
@@ -132,7 +132,7 @@ async def created(request: HttpRequest) -> Response:
     call = images.json_call(services, caller, {**tool, **own, **shown}, edits=bool(urls))
     names = {**names_of(call.given), "prompt": "input"}
     entry = images.drawing(call.entry)
-    new = await validated(
+    new = await validate_request(
         request, caller, entry.endpoint.id, call.image_request.input, names, model=model
     )
     previous = parameters.previous_response_id
@@ -151,17 +151,17 @@ async def created(request: HttpRequest) -> Response:
     return await run(request, new, names, reply_with)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     """Show a response. Its images are there once it is completed."""
     return await _reply(request, await _of_path(request))
 
 
-async def cancelled(request: HttpRequest) -> Response:
+async def cancel_response(request: HttpRequest) -> Response:
     """Cancel a response. One that has ended stays as it is."""
     return await _reply(request, await cancel(request, await _of_path(request)))
 
 
-async def deleted(request: HttpRequest) -> Response:
+async def delete(request: HttpRequest) -> Response:
     """Delete a response with its images. ``RequestActive``: it has not ended."""
     record = await _of_path(request)
     await submission.delete(services_of(request), record.tenant, record.id, actor_of(request))

@@ -15,11 +15,11 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Operation, answer, in_path
 from serve_app.ingress.http.paths import OPENAI_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
-from serve_app.ingress.http.routing import ProtocolRoutes, translated
+from serve_app.ingress.http.routing import ProtocolRoutes, build_route
 from serve_app.ingress.openai import audio, images, responses, videos
 from serve_app.ingress.openai.batches import calls as batches
 from serve_app.ingress.openai.batches import files
-from serve_app.ingress.openai.errors import ERRORS, TAG, refused
+from serve_app.ingress.openai.errors import ERRORS, TAG, error_response
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission.model_lookup import find_endpoint, plain_aliases
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT, Caller
@@ -45,14 +45,14 @@ class OpenAiModels(TypedDict):
     data: list[OpenAiModel]
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_models(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     body: OpenAiModels = {"object": "list", "data": list(_models(services, caller))}
     return json_reply(body)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show_model(request: HttpRequest) -> Response:
     """Show a model by id or alias. ``EndpointNotFound`` suggests similar ids."""
     caller = await authenticate(request)
     services = services_of(request)
@@ -120,7 +120,7 @@ SHOW_MODEL = Operation(
 )
 
 
-_route = ProtocolRoutes("openai", OPENAI_PREFIX, refused).route
+_route = ProtocolRoutes("openai", OPENAI_PREFIX, error_response).route
 
 ROUTES = [
     _route(
@@ -157,14 +157,12 @@ ROUTES = [
         SUBMIT,
     ),
     _route("POST", "/audio/speech", audio.speech, "audio.speech", audio.SPEAK, SUBMIT),
-    _route("POST", "/responses", responses.created, "response.create", responses.CREATE, SUBMIT),
-    _route(
-        "GET", "/responses/resp_{request_id}", responses.shown, "response", responses.SHOW, READ
-    ),
+    _route("POST", "/responses", responses.create, "response.create", responses.CREATE, SUBMIT),
+    _route("GET", "/responses/resp_{request_id}", responses.show, "response", responses.SHOW, READ),
     _route(
         "DELETE",
         "/responses/resp_{request_id}",
-        responses.deleted,
+        responses.delete,
         "response.delete",
         responses.DELETE,
         CANCEL,
@@ -172,15 +170,15 @@ ROUTES = [
     _route(
         "POST",
         "/responses/resp_{request_id}/cancel",
-        responses.cancelled,
+        responses.cancel_response,
         "response.cancel",
         responses.CANCEL,
         CANCEL,
     ),
-    _route("POST", "/videos", videos.created, "videos.create", videos.CREATE, SUBMIT),
-    _route("GET", "/videos", videos.listed, "videos", videos.LIST, READ),
-    _route("GET", "/videos/{request_id}", videos.shown, "video", videos.SHOW, READ),
-    _route("DELETE", "/videos/{request_id}", videos.deleted, "video.delete", videos.DELETE, CANCEL),
+    _route("POST", "/videos", videos.create, "videos.create", videos.CREATE, SUBMIT),
+    _route("GET", "/videos", videos.list_videos, "videos", videos.LIST, READ),
+    _route("GET", "/videos/{request_id}", videos.show, "video", videos.SHOW, READ),
+    _route("DELETE", "/videos/{request_id}", videos.delete, "video.delete", videos.DELETE, CANCEL),
     _route(
         "GET",
         "/videos/{request_id}/content",
@@ -192,7 +190,7 @@ ROUTES = [
     _route(
         "POST",
         "/videos/{request_id}/remix",
-        videos.remixed,
+        videos.remix,
         "videos.remix",
         videos.REMIX,
         SUBMIT,
@@ -203,32 +201,32 @@ ROUTES = [
         )
         for number, path in enumerate(NOT_HERE)
     ),
-    _route("POST", "/files", files.created, "file.create", files.CREATE, FILES),
-    _route("GET", "/files", files.listed, "files", files.LIST, FILES),
-    _route("GET", "/files/{file_id}", files.shown, "file", files.SHOW, FILES),
+    _route("POST", "/files", files.create, "file.create", files.CREATE, FILES),
+    _route("GET", "/files", files.list_files, "files", files.LIST, FILES),
+    _route("GET", "/files/{file_id}", files.show, "file", files.SHOW, FILES),
     _route(
         "GET", "/files/{file_id}/content", files.content, "file.content", files.GET_CONTENT, READ
     ),
-    _route("DELETE", "/files/{file_id}", files.deleted, "file.delete", files.DELETE, FILES),
-    _route("POST", "/batches", batches.created, "batch.create", batches.CREATE, SUBMIT),
-    _route("GET", "/batches", batches.listed, "batches", batches.LIST, READ),
-    _route("GET", "/batches/{batch_id}", batches.shown, "batch", batches.SHOW, READ),
+    _route("DELETE", "/files/{file_id}", files.delete, "file.delete", files.DELETE, FILES),
+    _route("POST", "/batches", batches.create, "batch.create", batches.CREATE, SUBMIT),
+    _route("GET", "/batches", batches.list_batches, "batches", batches.LIST, READ),
+    _route("GET", "/batches/{batch_id}", batches.show, "batch", batches.SHOW, READ),
     _route(
         "POST",
         "/batches/{batch_id}/cancel",
-        batches.cancelled,
+        batches.cancel,
         "batch.cancel",
         batches.CANCEL,
         CANCEL,
     ),
-    _route("GET", "/models", listed, "models", LIST_MODELS, ANY_KEY),
-    _route("GET", "/models/{model:path}", shown, "model", SHOW_MODEL, ANY_KEY),
-    translated(
+    _route("GET", "/models", list_models, "models", LIST_MODELS, ANY_KEY),
+    _route("GET", "/models/{model:path}", show_model, "model", SHOW_MODEL, ANY_KEY),
+    build_route(
         "/openai/{rest:path}",
         unknown,
         *METHODS,
         label="openai.other",
-        refusal=refused,
+        refusal=error_response,
         scope=NO_KEY,
     ),
 ]

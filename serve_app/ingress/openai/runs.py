@@ -12,8 +12,8 @@ from starlette.responses import Response
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.request import NewRequest, Request
 from serve_app.ingress.http.context import wait_disconnected
-from serve_app.ingress.http.routing import renamed
-from serve_app.ingress.openai.errors import failed
+from serve_app.ingress.http.routing import rename_locations
+from serve_app.ingress.openai.errors import failure_response
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
@@ -23,7 +23,7 @@ from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.tenants.scopes import Caller
 
 
-async def validated(
+async def validate_request(
     request: HttpRequest,
     caller: Caller,
     endpoint_id: str,
@@ -38,7 +38,7 @@ async def validated(
         options = parse_options(request, caller).naming(model)
         return await validate_call(request, caller, endpoint_id, input, options)
     except InvalidInput as error:
-        raise renamed(error, names) from None
+        raise rename_locations(error, names) from None
 
 
 async def run(
@@ -53,9 +53,9 @@ async def run(
     gone = partial(wait_disconnected, request.receive)
     ended = await submission.end_of_run(services, new, storing, gone)
     if ended is None:
-        return failed(submission.CLIENT_DISCONNECTED, names)
+        return failure_response(submission.CLIENT_DISCONNECTED, names)
     if (failure := final_outcome(ended).failure) is not None:
-        return add_replay_headers(request, failed(failure, names), new, ended)
+        return add_replay_headers(request, failure_response(failure, names), new, ended)
     return with_endpoint(request, await reply(ended), new, ended)
 
 

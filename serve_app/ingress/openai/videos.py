@@ -38,11 +38,11 @@ from serve_app.ingress.openai.errors import (
     OpenAiErrorDetails,
     failure_body,
 )
-from serve_app.ingress.openai.form import typed, unfolded
+from serve_app.ingress.openai.form import convert_types, unfold
 from serve_app.ingress.openai.image_parameters import is_image
 from serve_app.ingress.openai.input_images import image_uri
 from serve_app.ingress.openai.lookup import find_maker
-from serve_app.ingress.openai.runs import validated
+from serve_app.ingress.openai.runs import validate_request
 from serve_app.ingress.openai.video_parameters import (
     NAMES,
     VideoParameters,
@@ -178,7 +178,7 @@ SOURCE = "video_url"
 """Field of endpoints that change a video."""
 
 
-async def created(request: HttpRequest) -> Response:
+async def create(request: HttpRequest) -> Response:
     """Store a request for a video. Answer before the video exists."""
     caller = await authenticate(request)
     services = services_of(request)
@@ -186,16 +186,18 @@ async def created(request: HttpRequest) -> Response:
     parameters = VideoParameters.read(body)
     entry = video_endpoint(services, caller, parameters, referred=reference is not None)
     fields = EndpointFields(entry)
-    inputs = input_of(typed(parameters, fields) if is_form(request) else parameters, fields)
+    inputs = input_of(convert_types(parameters, fields) if is_form(request) else parameters, fields)
     if reference is not None:
         inputs["image_url"] = reference
     origin_of(request)  # may be refused, so check it before anything is stored
-    new = await validated(request, caller, entry.endpoint.id, inputs, NAMES, model=parameters.model)
+    new = await validate_request(
+        request, caller, entry.endpoint.id, inputs, NAMES, model=parameters.model
+    )
     stored = await asyncio.shield(submission.submit(services, new))
     return add_replay_headers(request, _reply(stored), new, stored)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     _, job = await _find(request)
     return _reply(job)
 
@@ -205,7 +207,7 @@ def _reply(record: Request) -> Response:
     return json_reply(video(record, NAMES), headers=headers)
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_videos(request: HttpRequest) -> Response:
     """List the tenant's requests to endpoints that make videos, newest first."""
     caller = await authenticate(request)
     services = services_of(request)
@@ -231,7 +233,7 @@ async def listed(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def deleted(request: HttpRequest) -> Response:
+async def delete(request: HttpRequest) -> Response:
     """Delete a request with its files. A request that has not ended is refused."""
     services, job = await _find(request)
     await submission.delete(services, job.tenant, job.id, actor_of(request))
@@ -262,7 +264,7 @@ async def content(request: HttpRequest) -> Response:
     return RedirectResponse(url, 302)
 
 
-async def remixed(request: HttpRequest) -> Response:
+async def remix(request: HttpRequest) -> Response:
     """Store a request for a video from a finished one, by an endpoint that changes videos."""
     caller = await authenticate(request)
     services, record = await _find(request)
@@ -415,7 +417,7 @@ async def _body(request: HttpRequest, max_bytes: int) -> tuple[Mapping[str, Any]
         if unknown:
             raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
         files = form.files.get(REFERENCE, [])
-        parameters, linked = split_reference(unfolded(form.sent))
+        parameters, linked = split_reference(unfold(form.sent))
         if not files:
             return parameters, linked
         return parameters, await in_cpu_thread(image_uri, files[0].content, REFERENCE)

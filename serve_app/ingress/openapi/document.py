@@ -58,7 +58,7 @@ class ApiDocument:
         self._routes = tuple(routes)
         self._endpoint_calls = endpoint_calls
 
-    def whole(self, catalog: Catalog, origin: str) -> Json:
+    def of_installation(self, catalog: Catalog, origin: str) -> Json:
         """Document of every call of this installation.
 
         An endpoint that is listed but not served has the reason in ``x-darkroom-not-served``.

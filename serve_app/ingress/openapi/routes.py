@@ -35,7 +35,7 @@ async def full_document(request: HttpRequest) -> Response:
         return await endpoint_document(request)
     context_of(request).route = "openapi"
     caller = await authenticate(request)
-    catalog, whole = services_of(request).catalog_of(caller), document_of(request).whole
+    catalog, whole = services_of(request).catalog_of(caller), document_of(request).of_installation
     return json_reply(await in_cpu_thread(whole, catalog, origin_of(request)))
 
 
@@ -46,7 +46,7 @@ async def endpoint_document(request: HttpRequest) -> Response:
     endpoint_id = request.query_params.get("endpoint_id")
     if endpoint_id is None:
         raise query.invalid("endpoint_id", "should be an endpoint's id", "")
-    entry = services_of(request).catalog_of(caller).listed(endpoint_id)
+    entry = services_of(request).catalog_of(caller).get_listed(endpoint_id)
     of_endpoint = document_of(request).of_endpoint
     return json_reply(await in_cpu_thread(of_endpoint, entry, origin_of(request)))
 
@@ -102,7 +102,7 @@ async def llms_endpoint(request: HttpRequest) -> Response:
     catalog = services_of(request).catalog
     caller = await _caller(request)
     if caller is not None:
-        entry = catalog.listed(endpoint_id)
+        entry = catalog.get_listed(endpoint_id)
         caller.require_endpoint(entry.endpoint.id)
     elif (entry := catalog.find(endpoint_id)) is None or entry.missing or not _public(entry):
         # The same for what does not exist and what is not public, so that no one learns which.

@@ -195,7 +195,7 @@ class Inlined:
     sources: Mapping[str, str]
 
 
-def inlined(html: str, files: Mapping[str, str]) -> Inlined:
+def inline_files(html: str, files: Mapping[str, str]) -> Inlined:
     """Replace the links to ``files``, path → content. Raises ``ValueError`` for a file that would
     end its element."""
     hashes: dict[str, list[str]] = {"script-src": [], "style-src": []}

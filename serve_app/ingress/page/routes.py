@@ -25,7 +25,7 @@ from serve_app.ingress.page.bundle import (
     VERSIONS,
     bundles_of,
     in_version,
-    inlined,
+    inline_files,
     late_bundle,
     of_version,
     stripped_styles,
@@ -73,7 +73,7 @@ async def index(request: HttpRequest) -> Response:
     return await _answer(request, INDEX)
 
 
-async def shared(request: HttpRequest) -> Response:
+async def share_page(request: HttpRequest) -> Response:
     """Answer with the page of a share link. It asks the link itself for the JSON."""
     return await _answer(request, SHARED)
 
@@ -98,7 +98,7 @@ class BrowserRoute(ScopedRoute):
 
 
 ROUTES = [
-    BrowserRoute("/v1/shared/{token}", shared, methods=["GET", "HEAD"], scope=NO_KEY),
+    BrowserRoute("/v1/shared/{token}", share_page, methods=["GET", "HEAD"], scope=NO_KEY),
     ScopedRoute("/", index, methods=["GET", "HEAD"], scope=NO_KEY),
     ScopedRoute("/favicon.ico", icon, methods=["GET", "HEAD"], scope=NO_KEY),
     ScopedRoute("/page/{name:path}", part, methods=["GET", "HEAD"], scope=NO_KEY),
@@ -204,7 +204,7 @@ def _files() -> Mapping[str, PageFile]:
     files = {name: _file(name, content) for name, content in (read | versioned).items()}
     parts = {name: file.content.decode() for name, file in files.items() if _is_text(name)}
     for name in (INDEX, SHARED):
-        page = inlined(of_version(parts[name], version), parts)
+        page = inline_files(of_version(parts[name], version), parts)
         files[name] = replace(_file(name, page.html.encode()), sources=page.sources)
     return files
 

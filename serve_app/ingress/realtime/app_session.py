@@ -106,14 +106,14 @@ class AppSocketSession(RealtimeSession):
                 await self._check(message)
             except DarkroomError as error:
                 self._count("refused")
-                await self._socket.send_message(messages.refused(error, **AppFrame(message).echo))
+                await self._socket.send_message(messages.of_error(error, **AppFrame(message).echo))
                 continue
             frame = AppFrame(message)
             if not self._rules.drops:
                 await self._frames.room(frame.size)
             for dropped in self._frames.put(frame):
                 self._count("dropped")
-                await self._socket.send_message(messages.dropped(dropped.echo))
+                await self._socket.send_message(messages.drop_notice(dropped.echo))
 
     async def _check(self, message: bytes | str) -> None:
         """Raise for a message that the app must not get."""
@@ -148,7 +148,7 @@ class AppSocketSession(RealtimeSession):
                 await self._services.sessions.send_message(seat, frame.content)
             except InvalidInput as error:
                 self._count("refused")
-                await self._socket.send_message(messages.refused(error, **frame.echo))
+                await self._socket.send_message(messages.of_error(error, **frame.echo))
 
     async def _answer(self, seat: ReplicaSlot) -> Close:
         idle_s = self._services.config.limits.realtime_idle_s

@@ -79,7 +79,7 @@ def pack(value: Mapping[str, Any]) -> bytes:
     return cast("bytes", msgpack.packb(value, use_bin_type=True))
 
 
-def rendered(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool) -> dict[str, Any]:
+def render_output(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool) -> dict[str, Any]:
     """Output of a frame with its files inside.
 
     A file is bytes under ``content``, or with ``inline`` (``sync_mode``) a data URI under ``url``.

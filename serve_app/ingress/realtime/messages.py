@@ -40,27 +40,27 @@ class Close:
         return self.reason.encode()[:LONGEST_REASON].decode(errors="ignore")
 
 
-def failed(error: str, reason: str, **more: Any) -> Control:
+def error_message(error: str, reason: str, **more: Any) -> Control:
     """Error message. Both of fal's clients raise it, the JavaScript one as ``error: reason``."""
     return {"type": "x-fal-error", "error": error, "reason": reason, **more}
 
 
-def refused(error: DarkroomError, **more: Any) -> Control:
+def of_error(error: DarkroomError, **more: Any) -> Control:
     """Error message for an error of ours. For an invalid token or key it has the form that makes
     the JavaScript client ask for a new token."""
     if isinstance(error, Unauthenticated):
-        return failed("Unauthorized", error.message, status="error", **more)
+        return error_message("Unauthorized", error.message, status="error", **more)
     if isinstance(error, InvalidInput) and error.problems:
         more["detail"] = [problem_item(problem) for problem in error.problems]
-    return failed(http_answer(error).type.upper(), error.message, **more)
+    return error_message(http_answer(error).type.upper(), error.message, **more)
 
 
 def of_failure(failure: Failure, **more: Any) -> Control:
     """Error message for a failed attempt or frame."""
-    return failed(answer_for_failure(failure).type.upper(), failure.message, **more)
+    return error_message(answer_for_failure(failure).type.upper(), failure.message, **more)
 
 
-def dropped(echo: Control) -> Control:
+def drop_notice(echo: Control) -> Control:
     """Message that a frame was dropped for newer ones. fal's clients ignore this type."""
     return {"type": "x-fal-message", "action": "dropped", **echo}
 
@@ -72,7 +72,7 @@ def closing(error: DarkroomError) -> Close:
         code = LATER
     elif http_answer(error).status < 500:
         code = REFUSED
-    return Close(code, error.message, refused(error))
+    return Close(code, error.message, of_error(error))
 
 
 # Buffer of frames that have arrived and are not processed yet.

@@ -26,7 +26,7 @@ from serve_app.domain.media.draft import DRAFT
 from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.realtime import messages
-from serve_app.ingress.realtime.codec import SMALL, pack, rendered, unpack
+from serve_app.ingress.realtime.codec import SMALL, pack, render_output, unpack
 from serve_app.ingress.realtime.messages import Close, Control, MessageInbox, ReceivedFrame
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
@@ -155,14 +155,14 @@ class RealtimeSession:
                 admitted = await self._admit_frame(body)
             except DarkroomError as error:
                 self._count("refused")
-                await self._socket.send_message(messages.refused(error, **echo))
+                await self._socket.send_message(messages.of_error(error, **echo))
                 continue
             for warning in admitted.warnings:
                 await self._warn(warning)
             frame = ReceivedFrame(self._services.new_id(), admitted.input, echo, len(message))
             for dropped in self._inbox.put(frame):
                 self._count("dropped")
-                await self._socket.send_message(messages.dropped(dropped.echo))
+                await self._socket.send_message(messages.drop_notice(dropped.echo))
 
     async def _admit_frame(self, body: dict[str, Any]) -> Submission:
         """The admitted frame. Raises its refusal."""
@@ -217,7 +217,9 @@ class RealtimeSession:
             await self._socket.send_message(messages.of_failure(failure, **echo))
             return counting
         inline = arrived.input.get("sync_mode") is True
-        await self._socket.send(pack(rendered(drawn.outcome, drawn.files, inline=inline) | echo))
+        await self._socket.send(
+            pack(render_output(drawn.outcome, drawn.files, inline=inline) | echo)
+        )
         self._count("drawn")
         self._services.metrics.frame_generated(
             self._new.endpoint, self._services.clock.monotonic() - began
@@ -241,7 +243,7 @@ class RealtimeSession:
                 self._seated.set_result(ReplicaSlot(request.pool, request.replica_id or "", lease))
             elif self._seated.done() and not _holds(request, self._seated.result()):
                 return _orphan_close(request)
-            request = await queue.changed(new.tenant, new.id, CHANGE_WAIT_S, since=request)
+            request = await queue.wait_for_change(new.tenant, new.id, CHANGE_WAIT_S, since=request)
         return _end_close(request)
 
     async def _watch_budget(self) -> NoReturn:
@@ -309,9 +311,9 @@ def _holds(request: Request, seat: ReplicaSlot) -> bool:
 def _orphan_close(request: Request) -> Close:
     if request.failures:
         reason = "The replica of this session died. Connect again."
-        return Close(messages.BROKEN, reason, messages.failed("RUNNER_DISCONNECTED", reason))
+        return Close(messages.BROKEN, reason, messages.error_message("RUNNER_DISCONNECTED", reason))
     reason = "The replica of this session is stopping. Connect again."
-    return Close(messages.RESTART, reason, messages.failed("RUNNER_DISCONNECTED", reason))
+    return Close(messages.RESTART, reason, messages.error_message("RUNNER_DISCONNECTED", reason))
 
 
 def _end_close(request: Request) -> Close:

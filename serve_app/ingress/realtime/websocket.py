@@ -40,7 +40,7 @@ MAX_BUFFERED = 60
 """Default and largest ``max_buffering`` that a client can ask for."""
 
 
-async def connected(socket: WebSocket) -> None:
+async def serve(socket: WebSocket) -> None:
     """Serve a socket. Errors are sent as messages too, because a browser's WebSocket does not show
     an HTTP status."""
     context_of(socket).route = "fal.realtime"
@@ -61,7 +61,7 @@ async def _serve_session(socket: WebSocket) -> Close | None:
     try:
         entry, new = await _prepare_request(socket, services)
         logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
-        most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
+        most = query.whole_number(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
         of_app = session_kind(entry.endpoint) == "app"
         kind = AppSocketSession if of_app else RealtimeSession
         ended = partial(until_access_ends, socket)
@@ -75,7 +75,7 @@ async def _serve_session(socket: WebSocket) -> Close | None:
     except WebSocketDisconnect:
         return None
     except Exception as error:
-        services.metrics.unexpected("fal.realtime")
+        services.metrics.count_unexpected_error("fal.realtime")
         log.exception("unexpected error in a realtime session")
         message = (
             f"Unexpected {type(error).__name__}. The server's log has the details under the "
@@ -152,5 +152,5 @@ class _Messages:
         await self._socket.send_text(json.dumps(message))
 
 
-PREFIXED = ScopedSocketRoute("/run/{path:path}", connected, scope=BY_CALL)
-UNPREFIXED = ScopedSocketRoute("/{path:path}", connected, scope=BY_CALL)
+PREFIXED = ScopedSocketRoute("/run/{path:path}", serve, scope=BY_CALL)
+UNPREFIXED = ScopedSocketRoute("/{path:path}", serve, scope=BY_CALL)

@@ -33,7 +33,7 @@ class ReplicateCollectionPage(ReplicatePage):
     results: list[ReplicateCollection]
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_collections(request: HttpRequest) -> Response:
     """List the categories that have a served endpoint, in the catalog's order."""
     served = served_models(request, await authenticate(request))
     slugs = dict.fromkeys(entry.endpoint.category for entry in served)
@@ -42,7 +42,7 @@ async def listed(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     served = [*served_models(request, await authenticate(request))]
     slug: str = request.path_params["slug"]
     entries = [entry for entry in served if entry.endpoint.category == slug]

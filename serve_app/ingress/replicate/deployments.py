@@ -61,7 +61,7 @@ class ReplicateDeploymentPage(ReplicatePage):
     results: list[ReplicateDeployment]
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_deployments(request: HttpRequest) -> Response:
     """List the served endpoints in the catalog's order, page by page."""
     caller, services = await authenticate(request), services_of(request)
     page, following = page_of_served(request, caller, "deployments")
@@ -70,7 +70,7 @@ async def listed(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     entry = named_model(request, await authenticate(request))
     return json_reply(_deployment(services_of(request), entry))
 

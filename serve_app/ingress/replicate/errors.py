@@ -60,7 +60,7 @@ ERRORS = ErrorFormat(
 )
 
 
-def refused(error: DarkroomError) -> Response:
+def error_response(error: DarkroomError) -> Response:
     status = http_answer(error).status
     body: ReplicateError = {
         "title": TITLES.get(status, "Server error" if status >= 500 else "Bad request"),

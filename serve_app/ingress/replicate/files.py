@@ -62,7 +62,7 @@ class FileForm(TypedDict):
     content: Binary
 
 
-async def created(request: HttpRequest) -> Response:
+async def create(request: HttpRequest) -> Response:
     """Store a file; answer 201. It is a normal upload: the client puts its URL into the input of a
     prediction."""
     caller = await authenticate(request)
@@ -82,20 +82,20 @@ async def created(request: HttpRequest) -> Response:
     new = NewUpload(caller.tenant, file.media_type, file.name)
     upload = await services.files.uploads.take(new, _at_once(file.content))
     digest = (await in_cpu_thread(hashlib.sha256, file.content)).hexdigest()
-    kept = await services.files.uploads.kept(caller, upload.key)
+    kept = await services.files.uploads.get_file(caller, upload.key)
     body = _file(request, caller.tenant, kept)
     # The same body as later, plus what is known only now.
     body["name"], body["checksums"] = file.name, {"sha256": digest}
     return json_reply(body, 201)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     caller = await authenticate(request)
-    kept = await services_of(request).files.uploads.kept(caller, request.path_params["file_id"])
+    kept = await services_of(request).files.uploads.get_file(caller, request.path_params["file_id"])
     return json_reply(_file(request, caller.tenant, kept))
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_files(request: HttpRequest) -> Response:
     """List the tenant's uploads of all protocols, the latest first."""
     caller = await authenticate(request)
     origin = origin_of(request)
@@ -111,7 +111,7 @@ async def listed(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def deleted(request: HttpRequest) -> Response:
+async def delete(request: HttpRequest) -> Response:
     """Delete a file; answer 204. If storage is not available, the file is deleted later."""
     caller = await authenticate(request)
     await services_of(request).files.uploads.delete(

@@ -128,14 +128,14 @@ async def account(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_models(request: HttpRequest) -> Response:
     """List the served models in the catalog's order, page by page."""
     caller = await authenticate(request)
     page, following = page_of_served(request, caller, "models")
     return await _page(page, base_of(request), following)
 
 
-async def searched(request: HttpRequest) -> Response:
+async def search(request: HttpRequest) -> Response:
     """Find models with all words of the body in their id, name, description or category."""
     caller = await authenticate(request)
     words = _query(await read_body(request, MAX_QUERY_BYTES)).lower().split()
@@ -144,7 +144,7 @@ async def searched(request: HttpRequest) -> Response:
     return await _page(entries, base_of(request), None)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     entry = named_model(request, await authenticate(request))
     return json_reply(await in_cpu_thread(rendered_model, entry, base_of(request)))
 

@@ -139,7 +139,7 @@ def listed_models(services: Services, caller: Caller, model: str) -> CatalogEntr
     if len(candidates) > 1:
         ids = ", ".join(candidate.endpoint.id for candidate in candidates)
         raise InvalidInput.of_field("model", f"{model} could be {ids}. Send its version")
-    return candidates[0] if candidates else catalog.listed(meant)
+    return candidates[0] if candidates else catalog.get_listed(meant)
 
 
 def endpoint_of_version(services: Services, caller: Caller, reference: str) -> CatalogEntry:

@@ -99,7 +99,7 @@ def base_of(request: HttpRequest) -> str:
     return f"{origin_of(request)}{PREFIX}"
 
 
-async def created(request: HttpRequest) -> Response:
+async def create(request: HttpRequest) -> Response:
     """``POST /predictions``: create a prediction; the body names a version."""
     services = services_of(request)
     began = services.clock.monotonic()
@@ -127,12 +127,12 @@ async def created_of_model(request: HttpRequest) -> Response:
     )
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     services, prediction = await _find(request)
     return await _prediction_reply(request, services, prediction)
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_predictions(request: HttpRequest) -> Response:
     """List the tenant's requests, newest first, without logs and without files inside them."""
     caller = await authenticate(request)
     services = services_of(request)
@@ -148,12 +148,12 @@ async def listed(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def cancelled(request: HttpRequest) -> Response:
+async def cancel_prediction(request: HttpRequest) -> Response:
     services, prediction = await _find(request)
     return await _prediction_reply(request, services, await cancel(request, prediction))
 
 
-async def streamed(request: HttpRequest) -> Response:
+async def stream(request: HttpRequest) -> Response:
     """Send events: lines of the log as they arrive, the output piece by piece, and the end."""
     services, prediction = await _find(request, await authenticate_for_stream(request))
     events = _events(services, prediction, base_of(request))
@@ -351,7 +351,7 @@ async def _events(services: Services, request: Request, base: str) -> AsyncGener
             if request.state.final:
                 break
             before = request
-            request = await services.queue.changed(
+            request = await services.queue.wait_for_change(
                 request.tenant, request.id, KEEP_ALIVE_S, since=request
             )
             if request == before:

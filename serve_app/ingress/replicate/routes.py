@@ -8,7 +8,7 @@ from starlette.responses import Response
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.paths import REPLICATE_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
-from serve_app.ingress.http.routing import ProtocolRoutes, translated
+from serve_app.ingress.http.routing import ProtocolRoutes, build_route
 from serve_app.ingress.replicate import (
     collections,
     deployments,
@@ -18,7 +18,7 @@ from serve_app.ingress.replicate import (
     refusals,
     webhooks,
 )
-from serve_app.ingress.replicate.errors import refused
+from serve_app.ingress.replicate.errors import error_response
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -32,7 +32,7 @@ async def unknown(request: HttpRequest) -> Response:
     )
 
 
-_route = ProtocolRoutes("replicate", REPLICATE_PREFIX, refused).route
+_route = ProtocolRoutes("replicate", REPLICATE_PREFIX, error_response).route
 
 _ONE = "/predictions/{request_id}"
 _MODEL = "/models/{owner}/{name}"
@@ -42,28 +42,30 @@ ROUTES = [
     _route(
         "POST",
         "/predictions",
-        predictions.created,
+        predictions.create,
         "predictions.create",
         predictions.CREATE,
         SUBMIT,
     ),
-    _route("GET", "/predictions", predictions.listed, "predictions", predictions.LIST, READ),
-    _route("GET", _ONE, predictions.shown, "prediction", predictions.SHOW, READ),
+    _route(
+        "GET", "/predictions", predictions.list_predictions, "predictions", predictions.LIST, READ
+    ),
+    _route("GET", _ONE, predictions.show, "prediction", predictions.SHOW, READ),
     _route(
         "POST",
         f"{_ONE}/cancel",
-        predictions.cancelled,
+        predictions.cancel_prediction,
         "prediction.cancel",
         predictions.CANCEL,
         CANCEL,
     ),
     _route(
-        "GET", f"{_ONE}/stream", predictions.streamed, "prediction.stream", predictions.STREAM, READ
+        "GET", f"{_ONE}/stream", predictions.stream, "prediction.stream", predictions.STREAM, READ
     ),
-    _route("POST", "/files", files.created, "files.create", files.CREATE, FILES),
-    _route("GET", "/files", files.listed, "files", files.LIST, FILES),
-    _route("GET", "/files/{file_id:path}", files.shown, "file", files.SHOW, FILES),
-    _route("DELETE", "/files/{file_id:path}", files.deleted, "file.delete", files.DELETE, FILES),
+    _route("POST", "/files", files.create, "files.create", files.CREATE, FILES),
+    _route("GET", "/files", files.list_files, "files", files.LIST, FILES),
+    _route("GET", "/files/{file_id:path}", files.show, "file", files.SHOW, FILES),
+    _route("DELETE", "/files/{file_id:path}", files.delete, "file.delete", files.DELETE, FILES),
     _route(
         "GET",
         "/webhooks/default/secret",
@@ -73,10 +75,10 @@ ROUTES = [
         READ,
     ),
     _route("GET", "/account", models.account, "account", models.ACCOUNT, ANY_KEY),
-    _route("GET", "/models", models.listed, "models", models.LIST, ANY_KEY),
+    _route("GET", "/models", models.list_models, "models", models.LIST, ANY_KEY),
     # OpenAPI 3.0 cannot describe the method QUERY.
-    _route("QUERY", "/models", models.searched, "models.search", None, ANY_KEY),
-    _route("GET", _MODEL, models.shown, "model", models.SHOW, ANY_KEY),
+    _route("QUERY", "/models", models.search, "models.search", None, ANY_KEY),
+    _route("GET", _MODEL, models.show, "model", models.SHOW, ANY_KEY),
     _route("GET", f"{_MODEL}/readme", models.readme, "model.readme", models.README, ANY_KEY),
     _route(
         "GET",
@@ -103,13 +105,25 @@ ROUTES = [
         predictions.CREATE_OF_MODEL,
         SUBMIT,
     ),
-    _route("GET", "/collections", collections.listed, "collections", collections.LIST, ANY_KEY),
     _route(
-        "GET", "/collections/{slug}", collections.shown, "collection", collections.SHOW, ANY_KEY
+        "GET",
+        "/collections",
+        collections.list_collections,
+        "collections",
+        collections.LIST,
+        ANY_KEY,
     ),
+    _route("GET", "/collections/{slug}", collections.show, "collection", collections.SHOW, ANY_KEY),
     _route("GET", "/hardware", deployments.hardware, "hardware", deployments.HARDWARE, ANY_KEY),
-    _route("GET", "/deployments", deployments.listed, "deployments", deployments.LIST, ANY_KEY),
-    _route("GET", _DEPLOYMENT, deployments.shown, "deployment", deployments.SHOW, ANY_KEY),
+    _route(
+        "GET",
+        "/deployments",
+        deployments.list_deployments,
+        "deployments",
+        deployments.LIST,
+        ANY_KEY,
+    ),
+    _route("GET", _DEPLOYMENT, deployments.show, "deployment", deployments.SHOW, ANY_KEY),
     _route(
         "POST",
         f"{_DEPLOYMENT}/predictions",
@@ -122,12 +136,12 @@ ROUTES = [
         _route(refusal.method, refusal.path, refusal.answer, "refused", refusal.operation, ANY_KEY)
         for refusal in refusals.REFUSED
     ),
-    translated(
+    build_route(
         "/replicate/{rest:path}",
         unknown,
         *METHODS,
         label="replicate.other",
-        refusal=refused,
+        refusal=error_response,
         scope=NO_KEY,
     ),
 ]

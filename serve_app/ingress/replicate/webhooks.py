@@ -69,7 +69,7 @@ class EventBuilder:
             return None
         lines = await self._queue.lines(request.tenant, request.id)
         prediction = await self._renderer.render(request, self._base, lines, inline=False)
-        body = await in_cpu_thread(encoded, prediction)
+        body = await in_cpu_thread(encode_prediction, prediction)
         return body if len(body) <= MAX_BODY_BYTES else None
 
     def _has_wanted_event(self, request: Request) -> bool:
@@ -90,7 +90,7 @@ class EventBuilder:
         return bool(happened & self._events)
 
 
-def encoded(prediction: Mapping[str, Any]) -> bytes:
+def encode_prediction(prediction: Mapping[str, Any]) -> bytes:
     return json.dumps(prediction, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -166,7 +166,7 @@ class PredictionComposer:
         # Base64 needs four characters for three bytes.
         inline = sum(file.size for file in files) * 4 / 3 < MAX_BODY_BYTES
         prediction = await self.renderer.render(request, base, lines, inline=inline)
-        return await in_cpu_thread(encoded, prediction)
+        return await in_cpu_thread(encode_prediction, prediction)
 
 
 class WebhookSecret(TypedDict):

@@ -293,7 +293,10 @@ class Calls(Generic[Row]):
         """The handler returns False if there is none; otherwise True, or what is answered.
         ``summary``: if the declaration does not say what the deletion does."""
         verb = self.resource.delete_verb.capitalize()
-        summary = summary or f"{verb} {self.resource.one}. {self.resource.deletion}".rstrip(" .")
+        summary = (
+            summary
+            or f"{verb} {self.resource.name_with_article}. {self.resource.deletion}".rstrip(" .")
+        )
 
         def add(remove: Act[Reply | bool]) -> Act[Reply | bool]:
             async def handle(call: Call, key: str) -> Any:

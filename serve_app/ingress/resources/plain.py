@@ -49,12 +49,12 @@ def _all_calls(resource: Resource[Row]) -> Calls[Row]:
     calls = Calls(resource)
     list_rows(calls, f"List {resource.plural}")
 
-    @calls.show(f"Show {resource.one}")
+    @calls.show(f"Show {resource.name_with_article}")
     async def show(call: Call, key: str) -> Row | None:
         rows = await call.services.tables.of(calls.resource).list(call.owner)
         return next((row for row in rows if getattr(row, resource.key) == key), None)
 
-    @calls.put(f"Set or replace {resource.one}", resource.body or BaseModel)
+    @calls.put(f"Set or replace {resource.name_with_article}", resource.body or BaseModel)
     async def put(call: Call, key: str, new: BaseModel) -> Row:
         if re.fullmatch(resource.key_pattern, key) is None:
             message = f"should match the pattern {resource.key_pattern}"

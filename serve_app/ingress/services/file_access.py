@@ -134,13 +134,13 @@ class FileAccessControl:
         private = self.defaults.private_by_default(tenant)
         usual = AccessDecision.FORBID if private else AccessDecision.ALLOW
         access = FileAccess(tenant, rules.default or usual, rules.users)
-        return self.signer.keyed(access, outputs=outputs) if access.private else None
+        return self.signer.with_keyed_id(access, outputs=outputs) if access.private else None
 
     async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
         """Rules that files of a tenant have had, as ``FileAccessBook.page``."""
         return await self._book.page(tenant, after, limit)
 
-    async def kept(self, access: FileAccess) -> str:
+    async def store_rules(self, access: FileAccess) -> str:
         """Id of rules, which are stored unless they are known. ``InvalidInput``: the tenant has
         used too many different ones."""
         now, id_ = self._clock.monotonic(), access.id

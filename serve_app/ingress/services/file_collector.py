@@ -20,7 +20,7 @@ AGAIN_S = 300.0
 
 
 class NeededFiles(Protocol):
-    async def needed(self, keys: Sequence[str]) -> frozenset[str]:
+    async def needed_keys(self, keys: Sequence[str]) -> frozenset[str]:
         """Keys that must not be deleted yet."""
         ...
 
@@ -36,7 +36,7 @@ class FileDeletion(JobHandler):
 
     async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
         by_key = {job.key: job for job in jobs}
-        needed = await self._files.needed([*by_key])
+        needed = await self._files.needed_keys([*by_key])
         retries = [Retry([by_key[key] for key in needed], AGAIN_S, counts=False)] if needed else []
         for group in by_location(by_key.keys() - needed):
             # Files of a location that is away must not keep those of the others.

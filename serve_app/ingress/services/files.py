@@ -118,7 +118,7 @@ class Uploads:
         Raises ``StorageFull`` if the tenant's files take all the bytes that they may, and
         ``Overloaded`` if it has too many open uploads.
         """
-        used = await self._book.used(new.tenant)
+        used = await self._book.usage(new.tenant)
         self._remaining_bytes(new.tenant, used)
         if used.open >= self._limits.max_open_per_tenant:
             raise Overloaded(
@@ -172,7 +172,7 @@ class Uploads:
             chunks = await self._limit_chunks(upload.tenant, chunks)
         with self._metrics.uploading("client"):
             size = await self._storage.put(upload.key, upload.media_type, chunks)
-        self._metrics.uploaded("client", size)
+        self._metrics.count_uploaded_bytes("client", size)
         return await self._finish_upload(upload, size)
 
     async def receive_part(
@@ -183,7 +183,7 @@ class Uploads:
         capped = await self._limit_chunks(upload.tenant, chunks)
         with self._metrics.uploading("client"):
             part = await self._storage.put_part(upload.key, parts_id, number, capped)
-        self._metrics.uploaded("client", part.size)
+        self._metrics.count_uploaded_bytes("client", part.size)
         size = await self._book.add_part(upload.key, part)
         if size is None:
             await self._storage.drop_parts(upload.key, parts_id)
@@ -227,9 +227,9 @@ class Uploads:
 
     # A caller that is limited to some endpoints has no results of other keys' batches.
 
-    async def kept(self, caller: Caller, key: str) -> KeptFile:
+    async def get_file(self, caller: Caller, key: str) -> KeptFile:
         """File of the caller's tenant. ``ArtifactNotFound``."""
-        file = await self._book.kept(caller.tenant, key, caller.batches_of)
+        file = await self._book.find_file(caller.tenant, key, caller.batches_of)
         if file is None:
             raise no_upload()
         return file
@@ -277,7 +277,7 @@ class Uploads:
         self, tenant: str, chunks: AsyncIterator[bytes]
     ) -> AsyncIterator[bytes]:
         """``chunks``, until they exceed what the tenant's files may still take."""
-        left = self._remaining_bytes(tenant, await self._book.used(tenant))
+        left = self._remaining_bytes(tenant, await self._book.usage(tenant))
 
         async def capped() -> AsyncIterator[bytes]:
             size = 0
@@ -312,7 +312,7 @@ class Uploads:
     async def _create_upload(self, new: NewUpload) -> Upload:
         media_type = upload_type(new.media_type, new.file_name)
         access = self._access.of_new(new.tenant, new.acl)
-        access_id = "" if access is None else await self._access.kept(access)
+        access_id = "" if access is None else await self._access.store_rules(access)
         return Upload(
             key=upload_key(
                 media_type,

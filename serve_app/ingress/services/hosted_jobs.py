@@ -54,7 +54,7 @@ class HostedJobEnding(JobHandler):
 
     async def _is_ended(self, call_id: str, http: httpx2.AsyncClient) -> bool:
         """Ask the provider to end a job. False: it did not answer, or has yet to name the job."""
-        job = await self._calls.unwanted(call_id)
+        job = await self._calls.find_unwanted_job(call_id)
         if job is None or not job.accepted:
             return job is None
         endpoint = self._endpoint(job.endpoint)

@@ -17,7 +17,7 @@ from serve_app.catalog.catalog import (
     StoredEntry,
     build_stored,
     check_fallback,
-    combined,
+    combine_entries,
     read_file,
 )
 from serve_app.catalog.entries import CatalogEntry
@@ -102,7 +102,7 @@ class LiveCatalog:
 
     # Calls of operators.
 
-    async def stored(self) -> Sequence[KeptEntry]:
+    async def list_stored(self) -> Sequence[KeptEntry]:
         return await self._entries.all()
 
     async def check(self, endpoint: str, entry: Mapping[str, Any]) -> CatalogEntry:
@@ -165,7 +165,7 @@ class LiveCatalog:
         private = await self._private()
 
         def load() -> Catalog:
-            public = combined(file, entry_builder(config), stored)
+            public = combine_entries(file, entry_builder(config), stored)
             return with_private(public, *private)
 
         self._catalog.become(await asyncio.to_thread(load))

@@ -24,7 +24,7 @@ from serve_app.resources.tenants import TenantLimit
 from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
 from serve_app.settings.config import AREA_OF
 from serve_app.storage.locations import check_known
-from serve_app.tenants.api_keys import disabled
+from serve_app.tenants.api_keys import tenant_disabled_error
 from serve_app.tenants.deletions import TenantDeletion, TenantDeletions, UsageKept
 from serve_app.tenants.key_ring import CACHE_S
 from serve_app.tenants.tenants import Limits, TenantChange, TenantInfo, Tenants
@@ -79,7 +79,7 @@ class LiveTenants:
     async def aclose(self) -> None:
         await self._rounds.aclose()
 
-    def merged(self, config: Config) -> Config:
+    def merge_limits(self, config: Config) -> Config:
         """``config`` with the limits that operators have set."""
         if not self._limits:
             return config
@@ -139,7 +139,7 @@ class LiveTenants:
     def require_enabled(self, tenant: str) -> None:
         """``TenantDisabled``, also while it is being deleted."""
         if tenant in self.disabled:
-            raise disabled(tenant)
+            raise tenant_disabled_error(tenant)
 
     async def find(self, tenant: str) -> TenantInfo:
         record = await self.stored.find(tenant)

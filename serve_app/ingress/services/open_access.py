@@ -19,7 +19,7 @@ from serve_app.domain.errors import (
     Unavailable,
 )
 from serve_app.queue.reaper import PeriodicTask
-from serve_app.tenants.scopes import Caller, granted
+from serve_app.tenants.scopes import Caller, expand_scopes
 
 CHECK_S = 1.0
 """Interval in seconds at which the access of open calls is checked. With the time for which a key
@@ -57,7 +57,7 @@ def access_of_caller(
 
 def require_no_less(before: Caller, now: Caller) -> None:
     """``Forbidden``: a caller has lost rights that it had when its call began."""
-    lost = granted(before.scopes) - granted(now.scopes)
+    lost = expand_scopes(before.scopes) - expand_scopes(now.scopes)
     if lost or now.tenant != before.tenant or not now.within(before.endpoints):
         raise Forbidden(
             f"{before.key_id} has fewer rights now than when this call began. Call again."

@@ -178,7 +178,7 @@ class Services:
         """Count a call that was answered by ``error``, if it may succeed later."""
         if status in CAPACITY:
             reason = error.reason if isinstance(error, Overloaded) else error.code
-            self.metrics.refused(status, reason)
+            self.metrics.count_refusal(status, reason)
 
 
 def services_of(request: HTTPConnection) -> Services:

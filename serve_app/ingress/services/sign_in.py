@@ -35,7 +35,7 @@ def sign_in_of(config: Config, secrets: Secrets, secret: bytes, clock: Clock) ->
 
     ``secret``: shared by all ingress replicas. ``Misconfigured``: a setting is missing.
     """
-    if not config.sign_in.enabled:
+    if not config.sign_in.is_enabled:
         return None
     return SignIn(provider_of(config, secrets, clock), SignInStates(secret, clock))
 

@@ -21,7 +21,7 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.rest import Rest
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.warm import HeldWeights, Keep
-from serve_app.scaling.warm import Holder, PoolTarget, assigned, replicas_for
+from serve_app.scaling.warm import Holder, PoolTarget, assign_targets, replicas_for
 from serve_app.settings import PoolConfig, overflow_pools
 from serve_app.telemetry.queue_metrics import QueueMeter
 
@@ -218,7 +218,7 @@ def _keep_changes(
     changed: dict[str, Keep] = {}
     for pool, replicas in pool_replicas.items():
         states = by_pool.get(pool, ())
-        keep = assigned(
+        keep = assign_targets(
             [state.target for state in states], [_holder(holder) for holder in replicas]
         )
         for replica in replicas:

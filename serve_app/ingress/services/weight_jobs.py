@@ -181,7 +181,7 @@ class WeightJobs(JobHandler):
         if not entry.endpoint.weights.source:
             raise Refused(NO_WEIGHTS.format(base=weights.base))
         most = max_weights_bytes(self._config(), job.tenant)
-        left = most - (await self._book.used(job.tenant) - weights.size)
+        left = most - (await self._book.used_bytes(job.tenant) - weights.size)
         uploaded = await self._uploads(weights, folder, left)
         message = self._message(weights, folder, entry.endpoint.weights, left)
         message["files"] = uploaded

@@ -9,7 +9,7 @@ from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.admission import Submission
-from serve_app.ingress.submission.upload_policy import refused
+from serve_app.ingress.submission.upload_policy import policy_error
 from serve_app.webhooks.target import is_private
 
 
@@ -23,21 +23,23 @@ async def check_bucket(submission: Submission) -> None:
     if policy is None:
         return
     if submission.options.acl is not None:
-        raise refused(
+        raise policy_error(
             "cannot be combined with `initial_acl`: your bucket decides who reads the files in it"
         )
     if (expired := policy.refusal(services.clock.now())) is not None:
-        raise refused("has a policy that has expired", expired)
+        raise policy_error("has a policy that has expired", expired)
     media_types = submission.entry.schema.media_types(submission.input)
     if DRAFT_TYPE in media_types:
-        raise refused("cannot be combined with `draft`: drafts are kept here")
+        raise policy_error("cannot be combined with `draft`: drafts are kept here")
     if submission.input.get("sync_mode") is True:
-        raise refused("cannot be combined with `sync_mode`: it asks for the files in the response")
+        raise policy_error(
+            "cannot be combined with `sync_mode`: it asks for the files in the response"
+        )
     for media_type in media_types:
         try:
             policy.form("", media_type)
         except UploadPolicyFailed as error:
-            raise refused(f"does not allow files of {media_type}", error.message) from None
+            raise policy_error(f"does not allow files of {media_type}", error.message) from None
     await _check_address(services, submission.tenant, policy)
 
 
@@ -46,9 +48,9 @@ async def _check_address(services: Services, tenant: str, policy: UploadPolicy) 
         return
     url = httpx2.URL(policy.url)
     if url.scheme != "https":
-        raise refused("should have an https: URL as its `url`")
+        raise policy_error("should have an https: URL as its `url`")
     if await is_private(url, tenant, services.webhooks.resolve):
-        raise refused(
+        raise policy_error(
             f"names the host {url.host}, which has a private address. The operator can allow "
             "these with DARKROOM_ALLOW_PRIVATE_URLS"
         )

@@ -19,7 +19,7 @@ from serve_app.ingress.http.context import trace_of
 from serve_app.ingress.services.file_access import AccessRules
 from serve_app.ingress.submission.lifecycle import LIFECYCLE_HEADERS, parse_lifecycle
 from serve_app.ingress.submission.max_cost import MaxCost, parse_max_cost
-from serve_app.ingress.submission.upload_policy import parse_upload_policy, refused
+from serve_app.ingress.submission.upload_policy import parse_upload_policy, policy_error
 from serve_app.tenants.scopes import ADMIN, Caller
 from serve_app.tenants.scopes import PRIORITY as PRIORITY_SCOPE
 
@@ -170,7 +170,9 @@ def parse_options(
     ]
     options = _header_options(pairs, caller) if pairs else {}
     if "upload_policy" in options and not own_bucket:
-        raise refused("works with fal's protocol only: in responses of this one, files are here")
+        raise policy_error(
+            "works with fal's protocol only: in responses of this one, files are here"
+        )
     if "idempotency_key" in options:
         replay_key = None  # the client's own key identifies a repeat more reliably
     return SubmitOptions(

@@ -31,7 +31,7 @@ class PartialReader:
         self._id = request.id
         self._seen = seen
 
-    async def begun(self, request: Request, timeout_s: float) -> Request:
+    async def wait_for_start(self, request: Request, timeout_s: float) -> Request:
         """The request as soon as it has made progress, has a partial result or has ended, or after
         ``timeout_s``."""
         loop = asyncio.get_running_loop()
@@ -39,7 +39,7 @@ class PartialReader:
         while not request.state.final and request.progress is None and loop.time() < end:
             if await self._partials.after(self._tenant, self._id, self._seen):
                 break
-            request = await self.changed(request, end - loop.time())
+            request = await self.wait_for_change(request, end - loop.time())
         return request
 
     async def new(self) -> AsyncGenerator[PartialResult]:
@@ -50,12 +50,12 @@ class PartialReader:
                 self._seen = result.position
                 yield result
 
-    async def changed(self, request: Request, timeout_s: float) -> Request:
+    async def wait_for_change(self, request: Request, timeout_s: float) -> Request:
         """The request as soon as it has changed since ``request``, as soon as there may be partial
         results, or after ``timeout_s``."""
         wait_s = min(timeout_s, LOOK_AGAIN_S)
-        arrived = asyncio.ensure_future(self._partials.arrived(self._id, wait_s))
-        changing = self._queue.changed(self._tenant, self._id, wait_s, since=request)
+        arrived = asyncio.ensure_future(self._partials.wait(self._id, wait_s))
+        changing = self._queue.wait_for_change(self._tenant, self._id, wait_s, since=request)
         changed = asyncio.ensure_future(changing)
         try:
             await asyncio.wait((arrived, changed), return_when=asyncio.FIRST_COMPLETED)

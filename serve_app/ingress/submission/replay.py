@@ -102,7 +102,7 @@ async def _record_loss(queue: Queue, new: NewRequest, storing: asyncio.Task[Requ
         stored = await storing
     except DarkroomError:
         return  # it was never stored
-    await queue.undelivered(new, stored.id)
+    await queue.record_undelivered(new, stored.id)
 
 
 # Response headers for repeated requests and cache hits.

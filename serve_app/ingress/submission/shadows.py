@@ -111,13 +111,13 @@ class ShadowWorker:
         except DarkroomError as error:
             await self._skip(candidate, error.message)
             return
-        services.metrics.queue.shadowed(candidate.endpoint, ShadowState.SENT)
-        if not await self._book.sent(candidate, stored.id):
+        services.metrics.queue.count_shadow(candidate.endpoint, ShadowState.SENT)
+        if not await self._book.mark_sent(candidate, stored.id):
             log.info("The original %s was deleted meanwhile, and its copy will be.", original)
 
     async def _skip(self, candidate: ShadowCandidate, reason: str) -> None:
         await self._book.skip(candidate.original, reason)
-        self._services.metrics.queue.shadowed(candidate.endpoint, ShadowState.SKIPPED)
+        self._services.metrics.queue.count_shadow(candidate.endpoint, ShadowState.SKIPPED)
 
     async def _request(
         self, candidate: ShadowCandidate

@@ -163,7 +163,7 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
 async def _store_request(services: Services, new: NewRequest, most_queued: int | None) -> Request:
     earlier = new.repeats or await find_earlier(services, new)
     if earlier is not None:
-        services.metrics.queue.replayed(new.endpoint)
+        services.metrics.queue.count_replay(new.endpoint)
         return earlier
     await services.files.check_disk_space()
     async with space_for(services, new) as counted:
@@ -172,7 +172,7 @@ async def _store_request(services: Services, new: NewRequest, most_queued: int |
 
 async def _store_new(services: Services, new: NewRequest, most_queued: int | None) -> Request:
     if new.file_access is not None:
-        await services.files.access.kept(new.file_access)
+        await services.files.access.store_rules(new.file_access)
     if new.keep_files_s is not None:
         await services.files.lifecycles.keep(new.id, new.keep_files_s)
     try:
@@ -186,13 +186,13 @@ async def _store_new(services: Services, new: NewRequest, most_queued: int | Non
     services.replies.allowances.record(new.id, stored.allowance)
     metrics = services.metrics.queue
     if stored.id != new.id:
-        metrics.replayed(new.endpoint)
+        metrics.count_replay(new.endpoint)
         return stored
-    metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
+    metrics.count_entry(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
     if stored.reuses:
-        metrics.reused(new.endpoint)
+        metrics.count_reuse(new.endpoint)
     elif stored.follows:
-        metrics.coalesced(new.endpoint)
+        metrics.count_coalesced(new.endpoint)
     return stored
 
 

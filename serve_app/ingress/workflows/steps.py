@@ -145,7 +145,7 @@ def _own_origin(services: Services) -> str:
 # Outcome of the workflow.
 
 
-def succeeded(output: Mapping[str, Any], steps: Sequence[Step]) -> Outcome:
+def success_outcome(output: Mapping[str, Any], steps: Sequence[Step]) -> Outcome:
     """Outcome with the workflow's output, whose files are those of its steps."""
     artifacts = artifacts_of(steps)
 
@@ -161,7 +161,7 @@ def succeeded(output: Mapping[str, Any], steps: Sequence[Step]) -> Outcome:
     return Outcome(output=shown, artifacts=files, usage=usage_of(steps))
 
 
-def compared(output: Mapping[str, Any], status: RunStatus | None) -> Mapping[str, Any]:
+def comparison_output(output: Mapping[str, Any], status: RunStatus | None) -> Mapping[str, Any]:
     """Output of a comparison, with the request, the seconds and the cost of each result."""
     steps = {row.id.node: row for row in (() if status is None else status.steps)}
 
@@ -181,7 +181,7 @@ def compared(output: Mapping[str, Any], status: RunStatus | None) -> Mapping[str
     return {"results": {name: {**result, **facts(name)} for name, result in results.items()}}
 
 
-def failed(failure: StepFailure, steps: Sequence[Step]) -> Outcome:
+def failure_outcome(failure: StepFailure, steps: Sequence[Step]) -> Outcome:
     return Outcome(
         failure=Failure(failure.code, failure.message, retryable=False), usage=usage_of(steps)
     )
@@ -193,5 +193,5 @@ def usage_of(steps: Iterable[Step]) -> Usage:
     return Usage(run_s=sum(usage.run_s for usage in used), steps=sum(usage.steps for usage in used))
 
 
-def unended(steps: Iterable[Step]) -> Sequence[Step]:
+def open_steps(steps: Iterable[Step]) -> Sequence[Step]:
     return [step for step in steps if step.state is not StepState.ENDED]

@@ -68,7 +68,7 @@ class WorkflowWorker:
 
     async def tidy(self) -> None:
         """Cancel the steps of requests that were ended by others, such as an operator."""
-        for tenant, _, request_id in await self._book.runs.abandoned(ABANDONED_AT_ONCE):
+        for tenant, _, request_id in await self._book.runs.list_abandoned_steps(ABANDONED_AT_ONCE):
             await self._cancel(tenant, request_id)
         await self._book.runs.close()
 
@@ -96,13 +96,13 @@ class WorkflowWorker:
         results = {step.id: requests.result_of(step) for step in steps}
         next_ = plan(workflow, run.input, results)
         if next_.failure is not None:
-            await self._finish(run, requests.failed(next_.failure, steps), steps)
+            await self._finish(run, requests.failure_outcome(next_.failure, steps), steps)
         elif next_.output is not None:
             output = next_.output
             if workflow.compares:
                 status = await self._book.status(run.tenant, run.held.request_id)
-                output = requests.compared(output, status)
-            await self._finish(run, requests.succeeded(output, steps), steps)
+                output = requests.comparison_output(output, status)
+            await self._finish(run, requests.success_outcome(output, steps), steps)
         elif next_.calls:
             await self._start(run, workflow, next_, steps)
 
@@ -176,13 +176,13 @@ class WorkflowWorker:
             if await runs.settle(run, step.id, Outcome(failure=failure)):
                 await self._log(run, "ERROR", f"Step {name} was refused: {error.message}")
             return True
-        if await runs.sent(run, step.id, stored.id):
+        if await runs.mark_sent(run, step.id, stored.id):
             await self._log(run, "INFO", f"Step {name} is request {stored.id} to {step.app}.")
         return True
 
     async def _finish(self, run: WorkflowRun, outcome: Outcome, steps: Sequence[Step]) -> None:
         """Cancel the steps that have not ended, and end the request."""
-        for step in requests.unended(steps):
+        for step in requests.open_steps(steps):
             await self._cancel(run.tenant, step.request_id)
         await self._services.queue.finish(Finish(run.held, RUNNER, outcome))
 

@@ -216,13 +216,13 @@ class PostgresBatchWork:
         rows = await self._database.rows(TAKE, {"batch": batch, "ids": [*request_ids]})
         return sorted((BatchLine(*row) for row in rows), key=lambda batch_line: batch_line.line)
 
-    async def sent(self, batch: str, lines: Sequence[int]) -> None:
+    async def mark_sent(self, batch: str, lines: Sequence[int]) -> None:
         await self._move(batch, lines, "sent")
 
     async def put_back(self, batch: str, lines: Sequence[int]) -> None:
         await self._move(batch, lines, "waiting")
 
-    async def ended(self, batch: str, most: int) -> Sequence[BatchLine]:
+    async def ended_lines(self, batch: str, most: int) -> Sequence[BatchLine]:
         return await self._lines(ENDED, batch, most)
 
     async def running(self, batch: str, most: int) -> Sequence[BatchLine]:

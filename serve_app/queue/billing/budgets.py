@@ -79,7 +79,7 @@ class PostgresBudgets:
         self._database = database
         self._limits = limits
 
-    async def left(self, tenant: str) -> BudgetLeft | None:
+    async def remaining(self, tenant: str) -> BudgetLeft | None:
         """What is left of a tenant's budget now. None: it has none."""
         quota = self._limits.quota_of(tenant)
         if quota is None or quota.budget is None:

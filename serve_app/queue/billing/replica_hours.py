@@ -67,6 +67,6 @@ class PostgresCostBook:
         rows = await self._reads.rows(None, HOURS, {"since": since, "until": until})
         return [ReplicaHours(*row) for row in rows]
 
-    async def made(self, since: datetime, until: datetime) -> Sequence[MadeUnits]:
+    async def made_units(self, since: datetime, until: datetime) -> Sequence[MadeUnits]:
         rows = await self._reads.rows(None, MADE, {"since": since, "until": until})
         return [MadeUnits(*row) for row in rows]

@@ -107,7 +107,7 @@ class OpenSnapshots:
         self._did_at: dict[str, float] = {}  # by work, see `is_due`
         self.open_for_long = False
 
-    def measured(self, transactions: int) -> None:
+    def note_transactions(self, transactions: int) -> None:
         """Note how many transactions' versions the oldest snapshot keeps."""
         self.open_for_long = transactions >= MIN_TRANSACTIONS
 
@@ -155,7 +155,7 @@ class OpenSnapshots:
         served = self._served.get(pool, 0.0)
         return Front(look.vtime, look.ranks, served, writes)
 
-    def leased(self, pool: str, served: float | None, refunds: Iterable[float]) -> None:
+    def note_leasing(self, pool: str, served: float | None, refunds: Iterable[float]) -> None:
         """Note the pool's virtual time after a leasing, and move the front back to the lanes that
         it refunded.
 
@@ -165,7 +165,7 @@ class OpenSnapshots:
         if look := self._looks.get(pool):
             look.vtime += min([0.0, *refunds])
 
-    def queued(self, requests: Iterable[Request]) -> None:
+    def note_queued(self, requests: Iterable[Request]) -> None:
         """Move fronts back to new requests that are before them."""
         for request in requests:
             look = self._looks.get(request.pool)

@@ -104,7 +104,7 @@ class Pauses:
             }
         return [*self._known.values()]
 
-    def paused(self) -> frozenset[str]:
+    def paused_endpoints(self) -> frozenset[str]:
         """Paused endpoints, from memory."""
         return frozenset(
             pause.endpoint for pause in self._known.values() if pause.kind is PauseKind.PAUSED

@@ -73,12 +73,12 @@ class RunningLimits:
         """What is at its limit, for others than leasings."""
         return LeftOut(self._names(ENDPOINT), self._names(TENANT))
 
-    def found(self, full: LeftOut, began: int) -> None:
+    def note_full(self, full: LeftOut, began: int) -> None:
         """Note what a leasing found at its limit. ``began``: the number that it got."""
         self._add([(TENANT, tenant) for tenant in full.tenants], began)
         self._add([(ENDPOINT, endpoint) for endpoint in full.endpoints], began)
 
-    def freed(self, names: Iterable[Limited]) -> None:
+    def note_freed(self, names: Iterable[Limited]) -> None:
         """Note that requests of these names ended."""
         self._times_freed += 1
         for name in names:

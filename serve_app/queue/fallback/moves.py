@@ -127,7 +127,7 @@ class PostgresFallbacks:
             self._metrics.fell_back(change.endpoint, reason)
         return [change.request_id for change, _ in moved]
 
-    async def spent(self, endpoint: str, currency: str) -> Decimal:
+    async def period_cost(self, endpoint: str, currency: str) -> Decimal:
         params = {"endpoint": endpoint, "currency": currency}
         value = await self._database.value(SPENT, params)
         return Decimal(0) if value is None else Decimal(value)

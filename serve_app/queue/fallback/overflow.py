@@ -104,7 +104,7 @@ class Overflow:
 
     async def look(self) -> None:
         """Move what would start too late."""
-        if self._duty.due():
+        if self._duty.is_due():
             with self._duty.run():
                 await self._look()
 
@@ -122,7 +122,7 @@ class Overflow:
 
     def _is_held_back(self, request: Request) -> bool:
         """True if it would not start elsewhere either, because it is paused or at a limit."""
-        paused = request.endpoint in self._state.pauses.paused()
+        paused = request.endpoint in self._state.pauses.paused_endpoints()
         return paused or bool(self._state.eta.limit_reached(request))
 
     async def _waiting(self, request: Request, times: tuple[Any, ...]) -> WaitingRequest:

@@ -9,7 +9,7 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.gallery.search import Search
 from serve_app.queue.gallery.share_links import ShareLinks
-from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, request_from_row
 from serve_app.queue.transactions.history import History
 
 MARK = """
@@ -45,12 +45,12 @@ class PostgresGallery:
         self._reads = reads
         self._history = History(reads)
         self._search = Search(reads)
-        self.days = self._history.days
+        self.count_by_day = self._history.count_by_day
         links = ShareLinks(database)
         self.share = links.share
         self.shares = links.shares
         self.revoke_share = links.revoke_share
-        self.shared = links.shared
+        self.find_shared = links.find_shared
 
     async def search(self, request_filter: RequestFilter, limit: int) -> FoundRequests:
         if request_filter.tenant is not None and (
@@ -72,7 +72,7 @@ class PostgresGallery:
     async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
         params = {"tenant": tenant, "ids": [known_id(request_id) for request_id in request_ids]}
         rows = await self._reads.rows(tenant, SEVERAL, params)
-        return [stored(row).request for row in rows]
+        return [request_from_row(row).request for row in rows]
 
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         params = {"tenant": tenant, "ids": [known_id(request_id) for request_id in request_ids]}

@@ -12,7 +12,7 @@ from typing import Any
 
 from serve_app.domain.request import FoundRequests, Request, RequestFilter
 from serve_app.postgres.fair_reads import FairReads
-from serve_app.queue.store.rows import COLUMNS, SOURCE, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, request_from_row
 from serve_app.queue.store.words import words_query
 from serve_app.queue.transactions.history import bounds_of
 
@@ -112,5 +112,5 @@ class Search:
         requests: list[Request] = []
         if shown:
             rows = await self._reads.rows(tenant, READ, {"ids": list(shown)})
-            requests = [stored(row).request for row in rows]
+            requests = [request_from_row(row).request for row in rows]
         return FoundRequests(requests, following)

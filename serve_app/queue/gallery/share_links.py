@@ -10,7 +10,7 @@ from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.request import NewShareLink, Request, ShareLink
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import COLUMNS, SOURCE, audit_columns, known_id, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, audit_columns, known_id, request_from_row
 
 MAX_LINKS = 1000
 """Links of a tenant that have not expired."""
@@ -95,6 +95,6 @@ class ShareLinks:
         params = {"tenant": tenant, "link": link, **audit_columns(actor)}
         return bool(await self._database.rows(REVOKE, params))
 
-    async def shared(self, digest: bytes) -> Request | None:
+    async def find_shared(self, digest: bytes) -> Request | None:
         row = await self._database.row(SHARED, {"digest": digest})
-        return stored(row).request if row else None
+        return request_from_row(row).request if row else None

@@ -27,7 +27,7 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import DAY_S, OWNERS, Retention, ages
-from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, request_from_row
 
 AT_ONCE = 500
 KEPT_SKIPPED_S = DAY_S
@@ -201,7 +201,7 @@ class PostgresShadows:
         params = {"id": original, "plan": messages.compact(plan), "reason": NOT_COVERED}
         return await self._database.value(TAKE, params) == ShadowState.SENDING
 
-    async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
+    async def mark_sent(self, candidate: ShadowCandidate, copy: str) -> bool:
         params = {"id": candidate.original, "target": candidate.target, "copy": copy}
         return bool(await self._database.rows(SENT, params))
 
@@ -224,7 +224,8 @@ class PostgresShadows:
         ids = [id_ for row in rows for id_ in (row[0], row[5]) if id_ is not None]
         request_rows = await self._reads.rows(None, REQUESTS, {"ids": ids}) if ids else []
         requests = {
-            request.id: request for request in (stored(row).request for row in request_rows)
+            request.id: request
+            for request in (request_from_row(row).request for row in request_rows)
         }
         return [_pair(row, requests) for row in rows]
 

@@ -166,7 +166,7 @@ class Canaries:
                 log.warning("The canary %s of the pool %s has %s.", pool, beside, verdict)
         await self._database.rows(FORGET)
 
-    def known(self, pool: str) -> Canary | None:
+    def get(self, pool: str) -> Canary | None:
         """None: it is not a canary, or not yet known."""
         return self._known.get(pool)
 

@@ -129,7 +129,7 @@ class ColdStarts:
         node = self._estimate_stage(ColdStage.NODE, pool, began)
         return StageEstimate(node.share, node.left_s + self.expected_s(ColdStage.STARTING, pool))
 
-    def announced(self, pool: str) -> None:
+    def note_announcement(self, pool: str) -> None:
         """Note that a replica of the pool announced its start for the first time."""
         began, seen = self._without.pop(pool, (0.0, float("-inf")))
         now = self._clock.monotonic()
@@ -142,7 +142,7 @@ class ColdStarts:
 
     # Loads
 
-    def seen(self, present: Sequence[Presence]) -> None:
+    def note_loads(self, present: Sequence[Presence]) -> None:
         """Note what all replicas are loading."""
         before, self._loads = self._loads, {}
         there = {replica.replica_id for replica in present}

@@ -130,7 +130,7 @@ class Throughput:
         self._rates: dict[str, float] = {}
         self._gone: Counter[str] = Counter()
 
-    def removed(self, pool: str, tenant: str, endpoint: str) -> None:
+    def count_removal(self, pool: str, tenant: str, endpoint: str) -> None:
         self._gone.update(("", _pool(pool), _tenant(tenant), _endpoint(endpoint)))
 
     def tick(self, elapsed_s: float) -> None:

@@ -77,7 +77,7 @@ class DemandReader:
         self._started = clock.monotonic()
         self._busy_at: dict[str, float] = {}  # by pool
 
-    def admitted(self, pool: str) -> None:
+    def note_request(self, pool: str) -> None:
         """Note that a request came for the pool."""
         self._busy_at[pool] = self._clock.monotonic()
 
@@ -87,7 +87,7 @@ class DemandReader:
         An overflow pool has no queue, and its demand says how much of the queue that it takes from
         it may run.
         """
-        paused, overflow = self._pauses.paused(), self._limits.overflow
+        paused, overflow = self._pauses.paused_endpoints(), self._limits.overflow
         queued = counts.pools(but=paused)
         rows = await self._database.rows(
             READ,
@@ -120,7 +120,7 @@ class DemandReader:
                 overflow_queued=sum(fit.values()),
                 overflow_queued_s=self._eta.work_s(pool, fit),
             )
-            if canary := self._canaries.known(pool):
+            if canary := self._canaries.get(pool):
                 demands[pool] = replace(
                     demands[pool], canary=canary.comparison, returned=canary.returned
                 )

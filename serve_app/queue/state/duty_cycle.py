@@ -21,7 +21,7 @@ class DutyCycle:
         self._begun = float("-inf")
         self._took_s = self._before_s = 0.0
 
-    def due(self, least_s: float = 0.0) -> bool:
+    def is_due(self, least_s: float = 0.0) -> bool:
         """True if the work may run again. ``least_s``: shortest time between two runs' starts."""
         pause_s = self._factor * min(self._took_s, self._before_s)
         return self._clock.monotonic() - self._begun > max(least_s, pause_s)

@@ -175,7 +175,7 @@ class EtaModel:
         pool = presence.pool
         if presence.stage is ReplicaStage.STARTING:
             if id_ not in self._starting:
-                self._cold.announced(pool)
+                self._cold.note_announcement(pool)
             _, since, _ = self._starting.get(id_, (pool, self._clock.monotonic(), 1))
             self._starting[id_] = (pool, since, slots)
             return
@@ -208,7 +208,7 @@ class EtaModel:
         self._starting = {id_: start for id_, start in self._starting.items() if id_ in there}
         for presence, slots in present:
             self.replica_seen(presence, slots)
-        self._cold.seen([presence for presence, _ in present])
+        self._cold.note_loads([presence for presence, _ in present])
 
     def limit_reached(self, request: Request) -> str:
         """The limit on running requests that holds this request back, in words; empty if there is

@@ -65,7 +65,7 @@ class FollowedTenants:
             if not self._followers[tenant]:
                 del self._followers[tenant]
 
-    def changed(self, request: Request, *, deleted: bool = False) -> None:
+    def notify_followers(self, request: Request, *, deleted: bool = False) -> None:
         """Tell the followers of the tenant that this request is new, changed its state, or was
         deleted."""
         if (followers := self._followers.get(request.tenant)) is None:
@@ -74,7 +74,7 @@ class FollowedTenants:
         for follower in followers:
             follower.note(ChangedRequest(request.id, request.endpoint, state))
 
-    def missed(self) -> None:
+    def notify_missed(self) -> None:
         """Tell all followers that changes may have been missed."""
         for followers in self._followers.values():
             for follower in followers:

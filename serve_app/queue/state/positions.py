@@ -108,7 +108,7 @@ class Positions:
         self._looked_at: dict[str, tuple[str, float]] = {}
         self._reading = asyncio.Lock()  # two reads at once would take off twice what has left
 
-    def stored(self, request: Request, before: int, own_before: int) -> None:
+    def note_queued(self, request: Request, before: int, own_before: int) -> None:
         """Note a new queued request, with the approximate number of requests ahead of it."""
         ahead = self._left[request.pool] + before
         self._places[request.id] = self.guess(request.pool, ahead, own_before)
@@ -116,7 +116,7 @@ class Positions:
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now - LOOKED_AT_S + NEW_S)
 
-    def removed(self, pool: str) -> None:
+    def count_removal(self, pool: str) -> None:
         self._left[pool] += 1
 
     async def of(self, request: Request, behind: Callable[[], tuple[int, int]]) -> QueuePosition:
@@ -127,9 +127,9 @@ class Positions:
         """
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now)
-        if request.id not in self._places and self._duty.due(RECOUNT_S):
+        if request.id not in self._places and self._duty.is_due(RECOUNT_S):
             async with self._reading:
-                if request.id not in self._places and self._duty.due(RECOUNT_S):
+                if request.id not in self._places and self._duty.is_due(RECOUNT_S):
                     await self._read()
         known = self._places.get(request.id)
         if known is not None:
@@ -142,7 +142,7 @@ class Positions:
             id_: look for id_, look in self._looked_at.items() if now - look[1] < LOOKED_AT_S
         }
         async with self._reading:
-            if self._duty.due():
+            if self._duty.is_due():
                 await self._read()
 
     async def read_at_once(self, requests: Iterable[Request]) -> None:

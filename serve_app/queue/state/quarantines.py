@@ -170,11 +170,11 @@ class Quarantines:
             node: Quarantine(node, losses, now + rest_s, frozenset(replicas), frozenset(pools))
             for node, losses, rest_s, replicas, pools in rows
         }
-        self._metrics.quarantined(
+        self._metrics.record_quarantines(
             {node: quarantine.losses for node, quarantine in self._known.items()}
         )
 
-    def admitted(self, ask: Ask) -> Ask:
+    def limit_slots(self, ask: Ask) -> Ask:
         """The poll with the slots that may be used: on a quarantined node, one after its rest."""
         quarantine = self._known.get(ask.node)
         if quarantine is None or ask.pool not in quarantine.spared:

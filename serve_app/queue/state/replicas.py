@@ -90,7 +90,7 @@ class ReplicaRegistry:
         # After the write: rows that were read before it may come now, and count less than this.
         self._stats.replica_seen(presence, max(1, presence.slots))
 
-    def polled(self, ask: Ask) -> None:
+    def record_poll(self, ask: Ask) -> None:
         """Record a lease poll. Each poll means READY, except that a poll for signals only does not
         end a drain.
         """
@@ -119,7 +119,9 @@ class ReplicaRegistry:
         _, last = self._weights.get(ask.replica_id, (0.0, None))
         if last is not None and ask.hot != last.hot:
             for endpoint in set(ask.hot).difference(last.hot):
-                self._metrics.loaded(ask.pool, endpoint, from_host=endpoint in last.warm)
+                self._metrics.count_weights_load(
+                    ask.pool, endpoint, from_host=endpoint in last.warm
+                )
         self._weights[ask.replica_id] = self._clock.monotonic(), ask
 
     def gpu_memory(self) -> Mapping[str, GpuMemory]:
@@ -148,7 +150,7 @@ class ReplicaRegistry:
         self._weights = {id_: poll for id_, poll in self._weights.items() if poll[0] >= since}
         return [ask for _, ask in self._weights.values()]
 
-    def reported(self, report: Report) -> None:
+    def record_report(self, report: Report) -> None:
         """Record a report that renews leases."""
         if report.renewals:
             self._reports[report.replica_id] = _loads(report)

@@ -27,7 +27,7 @@ from serve_app.domain.progress import Progress
 from serve_app.domain.request import Request, State
 from serve_app.postgres.database import Database
 from serve_app.queue.state.followed_tenants import FollowedTenants
-from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, request_from_row
 
 READ = f"""
 -- name: read_requests
@@ -149,7 +149,7 @@ class RequestCache:
         """The request as soon as its state is final, or after ``timeout_s`` as it is then."""
         return await self._until(tenant, request_id, timeout_s, _is_final)
 
-    async def changed(
+    async def wait_for_change(
         self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
     ) -> Request:
         """The request at its next visible change after ``since``, or after ``timeout_s``."""
@@ -205,7 +205,7 @@ class RequestCache:
             self._keep_to_budget()
             self._wake(id_)
             if id_ in self._announced:
-                self.tenants.changed(read.request)
+                self.tenants.notify_followers(read.request)
             return
         if read.version < entry.stored.version:
             return
@@ -218,7 +218,7 @@ class RequestCache:
         if visible(before) != visible(read.request):
             self._wake(id_)
         if before.state is not read.request.state or id_ in self._announced:
-            self.tenants.changed(read.request)
+            self.tenants.notify_followers(read.request)
 
     def add_new(self, request: Request, version: int) -> None:
         """Store a request that this process has just inserted."""
@@ -278,7 +278,7 @@ class RequestCache:
     def invalidate_all(self) -> None:
         """Invalidate all requests, because notifications may have been lost."""
         self.invalidate([*self._entries])
-        self.tenants.missed()
+        self.tenants.notify_missed()
 
     async def refresh_watched(self) -> None:
         """Read again the requests that clients look at, and note in the database which running ones
@@ -331,7 +331,7 @@ class RequestCache:
 
     async def _read(self, ids: Sequence[str]) -> Sequence[StoredRequest | None]:
         rows = await self._database.rows(READ, {"ids": list(dict.fromkeys(ids))})
-        records = {item.request.id: item for item in map(stored, rows)}
+        records = {item.request.id: item for item in map(request_from_row, rows)}
         for record in records.values():
             self.update(record)
         for id_ in ids:
@@ -344,9 +344,9 @@ class RequestCache:
     def _tell_gone(self, id_: str) -> None:
         entry = self._entries.get(id_)
         if entry is not None:
-            self.tenants.changed(entry.stored.request, deleted=True)
+            self.tenants.notify_followers(entry.stored.request, deleted=True)
         elif id_ in self._announced:
-            self.tenants.missed()  # its tenant is not known
+            self.tenants.notify_missed()  # its tenant is not known
 
     def _newest(self, id_: str, read: StoredRequest | None) -> StoredRequest | None:
         entry = self._entries.get(id_)
@@ -379,7 +379,7 @@ class RequestCache:
         read = await asyncio.gather(*map(self._reads.call, ids), return_exceptions=True)
         self._announced.difference_update(ids)
         if any(isinstance(result, BaseException) for result in read):
-            self.tenants.missed()
+            self.tenants.notify_missed()
 
 
 def _end_wait(future: asyncio.Future[None]) -> None:

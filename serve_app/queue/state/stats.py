@@ -147,21 +147,21 @@ class QueueStats:
 
         self._pauses.admit(endpoint)
         refused = limit_error()
-        if refused is not None and self._count_duty.due(MIN_COUNT_INTERVAL_S):
+        if refused is not None and self._count_duty.is_due(MIN_COUNT_INTERVAL_S):
             await self._read_counts()
             refused = limit_error()
         if refused is not None:
             raise refused
         self._admitted.change(pool, tenant, endpoint, 1)
         self._admitted_bytes.change(pool, tenant, endpoint, large_bytes())
-        self._demand.admitted(pool)
+        self._demand.note_request(pool)
 
     def undo_admit(self, pool: str, tenant: str, endpoint: str, large_bytes: int) -> None:
         """Undo ``admit`` for a request that was not stored."""
         self._admitted.change(pool, tenant, endpoint, -1)
         self._admitted_bytes.change(pool, tenant, endpoint, -large_bytes)
 
-    def stored(self, request: Request, large_bytes: int) -> None:
+    def count_stored(self, request: Request, large_bytes: int) -> None:
         """Count a stored request. If it is queued, it goes behind all known requests of its
         tenant.
         """
@@ -169,7 +169,7 @@ class QueueStats:
         self._admitted.change(pool, tenant, request.endpoint, -1)
         self._admitted_bytes.change(pool, tenant, request.endpoint, -large_bytes)
         if request.state is not State.QUEUED:
-            self._throughput.removed(pool, tenant, request.endpoint)
+            self._throughput.count_removal(pool, tenant, request.endpoint)
             return
         # When it leaves the queue, its size is not known here: the next count takes it off.
         self._waiting_bytes.change(pool, tenant, request.endpoint, large_bytes)
@@ -177,25 +177,25 @@ class QueueStats:
             self._following.change(pool, tenant, request.endpoint, 1)
             return
         self._queued.change(pool, tenant, request.endpoint, 1)
-        self._positions.stored(request, *self._queued.before_the_last(pool, tenant))
+        self._positions.note_queued(request, *self._queued.before_the_last(pool, tenant))
 
-    def removed(self, pool: str, tenant: str, endpoint: str) -> None:
+    def count_removal(self, pool: str, tenant: str, endpoint: str) -> None:
         """Count a request that left the queue."""
         self._queued.change(pool, tenant, endpoint, -1)
-        self._positions.removed(pool)
-        self._throughput.removed(pool, tenant, endpoint)
+        self._positions.count_removal(pool)
+        self._throughput.count_removal(pool, tenant, endpoint)
 
-    def uncoalesced(self, pool: str, tenant: str, endpoint: str) -> None:
+    def count_uncoalesced(self, pool: str, tenant: str, endpoint: str) -> None:
         """Count a coalesced request that ended or is queued by itself."""
         self._following.change(pool, tenant, endpoint, -1)
 
-    def requeued(self, pool: str, tenant: str, endpoint: str) -> None:
+    def count_requeue(self, pool: str, tenant: str, endpoint: str) -> None:
         """Count a request that is queued again."""
         self._queued.change(pool, tenant, endpoint, 1)
 
-    def queued(self, pool: str) -> int:
+    def queued_count(self, pool: str) -> int:
         """Number of queued requests of the pool, without those of paused endpoints."""
-        return self._queued.in_pool(pool, but=self._pauses.paused())
+        return self._queued.in_pool(pool, but=self._pauses.paused_endpoints())
 
     def queued_and_lanes(self, pool: str, *, but: Iterable[str]) -> tuple[int, int]:
         """Numbers of queued requests, without those of endpoints ``but``, and of all lanes."""
@@ -254,7 +254,7 @@ class QueueStats:
     ) -> Overloaded | None:
         if most_queued is None:
             return None
-        stored = self._queued.in_pool(pool, but=self._pauses.paused())
+        stored = self._queued.in_pool(pool, but=self._pauses.paused_endpoints())
         queued = stored + max(0, self._admitted.in_pool(pool) - free)
         if queued < most_queued:
             return None
@@ -329,7 +329,7 @@ class QueueStats:
         return _after(now, self._eta.until_end_s(request, max(0.0, elapsed_s)))
 
     def _why(self, request: Request) -> WaitExplanation:
-        if request.endpoint in self._pauses.paused():
+        if request.endpoint in self._pauses.paused_endpoints():
             return WaitExplanation(WaitReason.PAUSED)
         limited = self._eta.limit_reached(request)
         if limited:
@@ -468,7 +468,7 @@ class QueueStats:
 
     async def count(self) -> None:
         """Read the counts again if that is due. It may take ``COUNT_LIMIT_S``."""
-        if self._count_duty.due():
+        if self._count_duty.is_due():
             await self._read_counts()
 
     async def _read_counts(self) -> None:

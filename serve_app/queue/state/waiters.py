@@ -63,12 +63,12 @@ class Waiter:
         self.woken = asyncio.Event()  # something arrived, or the last reservation ended
 
     @property
-    def answered(self) -> bool:
+    def is_answered(self) -> bool:
         return bool(self.leases or self.signals)
 
     @property
     def ready(self) -> bool:
-        return self.reserved == 0 and (self.answered or not self.open)
+        return self.reserved == 0 and (self.is_answered or not self.open)
 
     @property
     def accepts(self) -> bool:
@@ -152,7 +152,7 @@ class Waiters:
         if pool is not None and waiter in pool:
             pool.remove(waiter)
 
-    def answered(self, waiter: Waiter) -> None:
+    def remove_answered(self, waiter: Waiter) -> None:
         """Remove a poll that is answered, and expect the next one of its replica if it has slots
         left.
         """
@@ -207,7 +207,7 @@ class Waiters:
             if any(waiter.accepts for waiter in waiters)
         )
 
-    def wanted(self, pool: str) -> bool:
+    def has_free_slot(self, pool: str) -> bool:
         """True if a poll with a free slot waits for the pool."""
         return any(waiter.accepts for waiter in self._pools.get(pool, ()))
 
@@ -320,7 +320,7 @@ class Waiters:
             if waiter is not None and waiter.open:
                 self._signal(waiter, signal)
 
-    def held(self) -> frozenset[LeaseKey]:
+    def held_leases(self) -> frozenset[LeaseKey]:
         """Attempts held by the waiting replicas."""
         return frozenset(self._holders)
 

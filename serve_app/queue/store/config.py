@@ -136,7 +136,7 @@ class QueueLimits(LiveValues):
             or any(limit.max_running is not None for limit in limits)
         )
 
-    def limited(self, tenant: str, endpoint: str) -> Sequence[Limited]:
+    def find_limited(self, tenant: str, endpoint: str) -> Sequence[Limited]:
         """Which of this tenant and endpoint have a limit on running requests."""
         names: list[Limited] = []
         if self.running_of_tenant(tenant) is not None:

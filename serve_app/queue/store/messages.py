@@ -43,12 +43,12 @@ NO_PREVIEWS = "The request was submitted without previews."
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def cancelled() -> Outcome:
+def cancellation() -> Outcome:
     """Outcome of a request that was cancelled while no attempt could answer for it."""
     return _failure_outcome(Cancelled("The request was cancelled."))
 
 
-def reused(earlier: str) -> str:
+def reuse(earlier: str) -> str:
     return f"{SUCCEEDED} The outcome was reused from request {earlier}, which had the same input."
 
 
@@ -68,7 +68,7 @@ def follows(leader: str) -> str:
     return leader.join(FOLLOWS)
 
 
-def prioritised(priority: str) -> str:
+def new_priority(priority: str) -> str:
     return f"An operator changed the priority to {priority}."
 
 
@@ -89,7 +89,7 @@ def too_large_to_wait(new: int, most: int) -> str:
 WAITING_BYTES_SETTINGS = "DARKROOM_MAX_WAITING_BYTES_PER_TENANT, or max_waiting_bytes of the tenant"
 
 
-def expired() -> Outcome:
+def expiry() -> Outcome:
     return _failure_outcome(Expired("The request did not start within the time that it allowed."))
 
 

@@ -93,7 +93,7 @@ class Migration:
 
 
 @cache  # readiness calls it repeatedly
-def shipped() -> tuple[Migration, ...]:
+def list_migrations() -> tuple[Migration, ...]:
     """Migrations of this version, in order."""
     return read(resources.files("serve_app.queue.schema"))
 
@@ -114,7 +114,7 @@ async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) 
     Raises ``Misconfigured`` if the database is too old or too new for this version, and
     ``DatabaseUnavailable`` if it does not answer.
     """
-    needed = shipped() if migrations is None else migrations
+    needed = list_migrations() if migrations is None else migrations
     try:
         async with await psycopg.AsyncConnection.connect(
             conninfo, **settings(conninfo)
@@ -147,7 +147,7 @@ async def check_applied(database: Database, migrations: Sequence[Migration] | No
         rows = await database.rows(APPLIED)
     except UndefinedTable:
         rows = []
-    applied, needed = dict(rows), shipped() if migrations is None else migrations
+    applied, needed = dict(rows), list_migrations() if migrations is None else migrations
     _refuse_newer(applied, needed)
     if any(migration.number not in applied for migration in needed):
         at = max(applied, default=0)

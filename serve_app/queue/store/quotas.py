@@ -40,7 +40,7 @@ class Quota:
         burst = limits.requests_burst or max(1, rate // 6)
         return cls(tenant, 60.0 / rate, burst, limits.budget)
 
-    def reserved(
+    def reservation(
         self, price: Price | None, quantities: Quantities, expected_s: float
     ) -> Decimal | None:
         """What a request reserves of the budget. None: it does not count towards it."""
@@ -53,10 +53,10 @@ class Quota:
     def reserved_for(self, new: NewRequest, expected_s: float) -> Decimal | None:
         """The same for a request that may fall back: the higher of the two prices counts, so that
         the budget covers it wherever it runs."""
-        own, other = self.reserved(new.price, new.expected, expected_s), new.fallback
+        own, other = self.reservation(new.price, new.expected, expected_s), new.fallback
         if other is None:
             return own
-        there = self.reserved(other.price, other.expected, other.expected_s)
+        there = self.reservation(other.price, other.expected, other.expected_s)
         return own if there is None else max(there, own or Decimal(0))
 
     def needed_for(self, new: NewRequest) -> Decimal | None:

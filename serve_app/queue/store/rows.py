@@ -172,7 +172,7 @@ def retries_column(retries: Retries | None) -> str | None:
     """Retries in PostgreSQL's array syntax."""
     if retries is None:
         return None
-    return "{" + ",".join(str(retries.left(cause)) for cause in Cause) + "}"
+    return "{" + ",".join(str(retries.remaining(cause)) for cause in Cause) + "}"
 
 
 _CANONICAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII).fullmatch
@@ -193,7 +193,7 @@ def audit_columns(actor: Actor | None) -> Mapping[str, str | None]:
     return {"actor": actor.key_id, "address": actor.address}
 
 
-def stored(columns: Iterable[Any]) -> StoredRequest:
+def request_from_row(columns: Iterable[Any]) -> StoredRequest:
     """Build the request from a row of ``COLUMNS``."""
     row = RequestRow(*columns)
     return StoredRequest(

@@ -161,7 +161,7 @@ async def cancel_request(
     params = {
         "id": request_id,
         "tenant": tenant,
-        "outcome": messages.compact(outcome_to_json(messages.cancelled())),
+        "outcome": messages.compact(outcome_to_json(messages.cancellation())),
         "message": "Cancelled while it was queued.",
         "requested": messages.CANCEL_REQUESTED,
         **audit_columns(actor),

@@ -168,7 +168,7 @@ class CoalescedRequests:
             "leader": leader,
             "kept": len(outcome.artifacts),
             "outcome": messages.compact(outcome_to_json(outcome)),
-            "message": messages.reused(leader),
+            "message": messages.reuse(leader),
             "most": AT_ONCE,
         }
         requests: list[CoalescedRequest] = []

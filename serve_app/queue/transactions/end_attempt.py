@@ -161,7 +161,7 @@ class EndAttempts:
             "max_failures": limits.max_failures,
             "max_unconfirmed": limits.max_unconfirmed,
             "unconfirmed_replicas": min(limits.max_unconfirmed, UNCONFIRMED_REPLICAS),
-            "cancelled": _text(messages.cancelled()),
+            "cancelled": _text(messages.cancellation()),
             "ended_its_replica": _text(messages.ended_its_replica(limits.max_failures)),
             "no_retry_left": _text(messages.no_retry_left()),
             "never_confirmed": _text(messages.never_confirmed(limits.max_unconfirmed)),

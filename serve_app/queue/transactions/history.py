@@ -8,7 +8,7 @@ from uuid import UUID
 
 from serve_app.domain.request import Request, RequestFilter, State
 from serve_app.postgres.fair_reads import FairReads
-from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
+from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, request_from_row
 
 _ENDED = "r.finished_at IS NOT NULL"
 _UNSUCCESSFUL = "r.state IN ('failed', 'cancelled', 'expired') AND"
@@ -143,9 +143,9 @@ class History:
         )
         params = {**bounds, "tenant": tenant, "limit": limit}
         rows = await self._reads.rows(tenant, statement, params)
-        return [stored(row).request for row in rows]
+        return [request_from_row(row).request for row in rows]
 
-    async def days(
+    async def count_by_day(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
     ) -> Sequence[int]:
         """Numbers of ended requests between each edge and the next."""

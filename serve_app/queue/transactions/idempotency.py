@@ -5,7 +5,7 @@ from __future__ import annotations
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestDeleted
 from serve_app.domain.request import NewRequest
 from serve_app.postgres.database import Database
-from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, request_from_row
 
 HEADER = "Idempotency-Key"
 
@@ -64,10 +64,10 @@ class IdempotencyKeys:
         if bytes(digest) != new.body_digest:
             raise another_body()
         if is_deleted:
-            raise deleted()
-        return stored(columns)
+            raise request_deleted_error()
+        return request_from_row(columns)
 
-    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+    async def record_undelivered(self, new: NewRequest, request_id: str) -> None:
         """Note that the response about ``request_id`` did not reach its client."""
         params = {"id": known_id(request_id), "key": new.replay_key, "body": new.body_digest}
         await self._database.rows(NOTE, params)
@@ -85,14 +85,14 @@ class IdempotencyKeys:
             "within_s": UNDELIVERED_S,
         }
         row = await self._database.row(TAKE, params)
-        return stored(row) if row else None
+        return request_from_row(row) if row else None
 
     async def forget_undelivered(self) -> None:
         """Delete lost responses that are too old to be repeated."""
         await self._database.rows(FORGET, {"within_s": UNDELIVERED_S})
 
 
-def deleted() -> RequestDeleted:
+def request_deleted_error() -> RequestDeleted:
     return RequestDeleted(
         f"The request with this {HEADER} was deleted: send a new key to run it again."
     )

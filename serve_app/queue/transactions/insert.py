@@ -72,7 +72,7 @@ class EncodedInput:
         return len(self.text) if self.large else 0
 
     @property
-    def shown(self) -> str | None:
+    def stored_summary(self) -> str | None:
         """``summary`` as it is stored beside a large input; None otherwise."""
         return messages.compact(self.summary) if self.large else None
 
@@ -345,7 +345,7 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
         "priority": int(new.priority),
         # A string within JSON: see end_attempt.py.
         "input": input.text,
-        "shown": input.shown,
+        "shown": input.stored_summary,
         "alone": new.alone,
         "warnings": [messages.clean(warning) for warning in new.warnings],
         "key": new.idempotency_key,

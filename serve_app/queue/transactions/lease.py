@@ -30,7 +30,7 @@ from serve_app.queue.fairness.fair_queue import LOOK_AHEAD, LOOK_NEAR
 from serve_app.queue.fairness.open_snapshots import Front
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.rows import StoredRequest, stored
+from serve_app.queue.store.rows import StoredRequest, request_from_row
 from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease_sql import (
     LEASE,
@@ -235,5 +235,5 @@ def _full(rooms: Mapping[str, Mapping[str, int] | None], leased: Sequence[Reques
 
 def _parse_row(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
     n, _, _, _, whole, _, _, _, _, *columns = row
-    record = stored(columns)
+    record = request_from_row(columns)
     return n - 1, record, record.request.input if whole is None else whole

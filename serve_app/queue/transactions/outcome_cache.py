@@ -9,7 +9,7 @@ from serve_app.domain.request import NewRequest
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages, rows
 from serve_app.queue.store.billing import BILL_COLUMNS, bill
-from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, request_from_row
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 from serve_app.queue.transactions.insert import EncodedInput, columns_of
 
@@ -104,7 +104,7 @@ class OutcomeCache:
             "body": new.body_digest or None,
             "reuses": earlier,
             "outcome": messages.compact(rows.outcome_to_json(reused)),
-            "message": messages.reused(earlier),
+            "message": messages.reuse(earlier),
             "kept": kept,
             "price": columns["price"] and messages.compact(columns["price"]),
             "call": columns["call"] and messages.compact(columns["call"]),
@@ -113,4 +113,4 @@ class OutcomeCache:
         if not await self._database.rows(STORE, params, lock=Lock((OUTCOME_LOCK,), shared=True)):
             return None
         (row,) = await self._database.rows(READ, {"id": new.id})
-        return stored(row)
+        return request_from_row(row)

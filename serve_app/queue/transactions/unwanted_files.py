@@ -25,7 +25,7 @@ class UnwantedFiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def needed(self, keys: Sequence[str]) -> frozenset[str]:
+    async def needed_keys(self, keys: Sequence[str]) -> frozenset[str]:
         """Keys that must not be deleted yet."""
         rows = await self._database.rows(NEEDED, {"keys": LongTexts(keys)})
         return frozenset(key for (key,) in rows)

@@ -166,7 +166,7 @@ class PostgresUploads:
             },
         )
 
-    async def used(self, tenant: str) -> UploadUse:
+    async def usage(self, tenant: str) -> UploadUse:
         ((size, opened),) = await self._database.rows(USED, {"tenant": tenant})
         return UploadUse(size, opened)
 
@@ -208,7 +208,9 @@ class PostgresUploads:
         }
         return bool(await self._database.rows(DISOWN, params))
 
-    async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
+    async def find_file(
+        self, tenant: str, key: str, batches_of: str | None = None
+    ) -> KeptFile | None:
         params = {"tenant": tenant, "key": key, "batches_of": batches_of}
         row = await self._database.row(KEPT, params)
         return self._file_of_row(tenant, row) if row else None

@@ -20,7 +20,7 @@ from serve_app.queue.billing.sums import read_sums
 from serve_app.queue.fairness.fair_queue import LaneCharges
 from serve_app.queue.store.billing import BILL_COLUMNS, LINES, QUANTITY, bill
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
+from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, request_from_row
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 CONSUMED = f"""
@@ -74,7 +74,7 @@ class PostgresLedger:
     def __init__(self, reads: FairReads) -> None:
         self._reads = reads
 
-    async def consumed(
+    async def usage_totals(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:
         params = {
@@ -102,7 +102,7 @@ class PostgresLedger:
     async def sums(self, query: SumsQuery) -> Sequence[UsageSum]:
         return await read_sums(self._reads, query)
 
-    async def measured(
+    async def request_totals(
         self,
         tenant: str,
         edges: Sequence[datetime],
@@ -126,7 +126,7 @@ class PostgresLedger:
             for bucket, endpoint, requests, fine, wrong, took, waited in rows
         ]
 
-    async def ended(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
+    async def ended_requests(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
         params: dict[str, Any] = {
             "tenant": search.tenant,
             "endpoint": search.endpoint,
@@ -141,7 +141,7 @@ class PostgresLedger:
         if search.before is not None:
             params["before_at"], params["before_id"] = search.before
         rows = await self._reads.rows(search.tenant, ended_statement(search), params)
-        return [stored(row).request for row in rows]
+        return [request_from_row(row).request for row in rows]
 
 
 def ended_statement(search: EndedRequestFilter) -> str:
@@ -224,4 +224,4 @@ class RealtimeSessions:
         )
         for tenant, pool in rows:
             self._charges.add(pool, tenant, usage.run_s)
-            self._metrics.used(self._limits.metrics_label(tenant), usage.run_s)
+            self._metrics.add_run_time(self._limits.metrics_label(tenant), usage.run_s)

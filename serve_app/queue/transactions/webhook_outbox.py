@@ -205,10 +205,10 @@ class PostgresOutbox:
         value = await self._database.value(KEEP_BODY, {**_mine(claimed), "body": body})
         return None if value is None else bytes(value)
 
-    async def delivered(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
+    async def record_success(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
         return await self._settle(claimed, answer, DeliveryState.DELIVERED, 0.0)
 
-    async def failed(
+    async def record_failure(
         self, claimed: ClaimedDelivery, answer: ReceiverResponse, again_after_s: float | None
     ) -> bool:
         state = DeliveryState.DEAD if again_after_s is None else DeliveryState.PENDING
@@ -251,7 +251,7 @@ class PostgresOutbox:
         if not state.final:
             raise not_ended(state)
         if forgetting == Redacted.DONE:
-            raise forgotten()
+            raise outcome_forgotten_error()
         params = {"tenant": tenant, "id": delivery.request_id, **audit_columns(actor)}
         await self._database.rows(REDELIVER, params)
         return await self.get(tenant, request_id)
@@ -295,7 +295,7 @@ def not_ended(state: State) -> RequestActive:
     return RequestActive(f"The request is {state}: its webhook is sent when it has ended.")
 
 
-def forgotten() -> OutcomeForgotten:
+def outcome_forgotten_error() -> OutcomeForgotten:
     return OutcomeForgotten(
         "The outcome is no longer stored, so there is nothing to send: the request was sent with "
         "X-Fal-Store-IO: 0, or this installation keeps outcomes no longer."

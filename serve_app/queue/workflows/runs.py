@@ -26,7 +26,7 @@ from serve_app.queue.store.rows import (
     lease_columns,
     outcome_from_json,
     outcome_to_json,
-    stored,
+    request_from_row,
 )
 
 LOST_AFTER_S = 60.0
@@ -185,9 +185,9 @@ class PostgresWorkflowRuns:
         params = {"limit": limit, "disabled": sorted(self._limits.disabled)}
         rows = await self._database.rows(START, params)
         for row in rows:
-            record = stored(row)
+            record = request_from_row(row)
             request = record.request
-            self._state.stats.removed(request.pool, request.tenant, request.endpoint)
+            self._state.stats.count_removal(request.pool, request.tenant, request.endpoint)
             self._state.requests.update(record)
         if rows:
             self._after.notify([str(row[0]) for row in rows])
@@ -216,7 +216,7 @@ class PostgresWorkflowRuns:
         params = {**lease_columns(run.held), "steps": messages.compact(records)}
         return [StepId(*row) for row in await self._database.rows(TAKE, params)]
 
-    async def sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
+    async def mark_sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
         return bool(
             await self._database.rows(SENT, {**_step_params(run, step), "request": request_id})
         )
@@ -225,7 +225,7 @@ class PostgresWorkflowRuns:
         text = messages.compact(outcome_to_json(outcome))
         return bool(await self._database.rows(SETTLE, {**_step_params(run, step), "outcome": text}))
 
-    async def abandoned(self, limit: int) -> Sequence[tuple[str, str, str]]:
+    async def list_abandoned_steps(self, limit: int) -> Sequence[tuple[str, str, str]]:
         rows = await self._database.rows(ABANDONED, {"limit": limit})
         return [(str(tenant), str(run), str(request)) for tenant, run, request in rows]
 

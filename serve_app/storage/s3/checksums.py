@@ -19,10 +19,10 @@ _PARAMETERS: Mapping[ChecksumName, str] = {"sha256": "ChecksumSHA256", "crc32": 
 
 def md5(body: bytes) -> str:
     """MD5 for the header ``Content-MD5``, with which S3 refuses a body damaged in transit."""
-    return encoded(hashlib.md5(body, usedforsecurity=False).digest())
+    return encode_digest(hashlib.md5(body, usedforsecurity=False).digest())
 
 
-def encoded(digest: bytes) -> str:
+def encode_digest(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
@@ -41,11 +41,11 @@ class Checksum:
 
     def of(self, body: bytes) -> dict[str, str]:
         """Parameter for boto3 with the checksum of ``body``."""
-        return {self._parameter: encoded(self.digest(body))} if self else {}
+        return {self._parameter: encode_digest(self.digest(body))} if self else {}
 
     def parameter(self, answer: Mapping[str, Any]) -> dict[str, str]:
         """Parameter for boto3 with the value in a response; none if the store does not give it."""
-        checksum = self.said(answer)
+        checksum = self.value_in(answer)
         return {self._parameter: checksum} if checksum else {}
 
     def algorithm(self) -> dict[str, str]:
@@ -57,7 +57,7 @@ class Checksum:
             return hashlib.sha256(body).digest()
         return zlib.crc32(body).to_bytes(4, "big")
 
-    def said(self, answer: Mapping[str, Any]) -> str:
+    def value_in(self, answer: Mapping[str, Any]) -> str:
         """Value in a response; empty if the store does not give it."""
         return str(answer.get(self._parameter, "")) if self else ""
 
@@ -83,7 +83,7 @@ class RunningChecksum:
             return {}
         crc32 = self._crc32.to_bytes(4, "big")
         digest = self._sha256.digest() if self._name == "sha256" else crc32
-        return {name: encoded(digest)}
+        return {name: encode_digest(digest)}
 
 
 class Digests:
@@ -105,9 +105,11 @@ class Digests:
 
         Raises ``DamagedFile`` if it differs. False if the answer says nothing to compare.
         """
-        checksum = self._checksum.said(answer)
+        checksum = self._checksum.value_in(answer)
         if checksum:
-            self._compare(checksum, encoded(self._sums[0]), _composite(self._checksum, self._sums))
+            self._compare(
+                checksum, encode_digest(self._sums[0]), _composite(self._checksum, self._sums)
+            )
             return True
         etag = str(answer.get("ETag", "")).strip('"')
         if not self._location.etag_is_md5 or not _ETAG.fullmatch(etag):
@@ -122,14 +124,14 @@ class Digests:
         # Stores may answer a checksum of the whole object, which parts do not give.
         if len(self._md5s) > 1 and "-" not in checksum:
             return
-        raise damaged(self._location, "stored something else than was sent")
+        raise damaged_file_error(self._location, "stored something else than was sent")
 
 
 def _composite(checksum: Checksum, sums: Sequence[bytes]) -> str:
-    return f"{encoded(checksum.digest(b''.join(sums)))}-{len(sums)}"
+    return f"{encode_digest(checksum.digest(b''.join(sums)))}-{len(sums)}"
 
 
-def damaged(location: S3Location, what: str) -> DamagedFile:
+def damaged_file_error(location: S3Location, what: str) -> DamagedFile:
     return DamagedFile(
         f"{location.description} {what}: its checksum is another. The store, or a proxy in front "
         "of it, damages files: run `darkroom doctor storage`."

@@ -17,7 +17,12 @@ from serve_app.domain.upload import UploadPart
 from serve_app.storage.blocking import in_thread, write_all
 from serve_app.storage.keys import missing_part, upload_not_found
 from serve_app.storage.s3 import errors
-from serve_app.storage.s3.checksums import Checksum, RunningChecksum, damaged, encoded
+from serve_app.storage.s3.checksums import (
+    Checksum,
+    RunningChecksum,
+    damaged_file_error,
+    encode_digest,
+)
 from serve_app.storage.s3.clients import S3Clients
 from serve_app.storage.s3.location import S3Location
 from serve_app.storage.s3.transfer import check_encryption, encryption_parameters
@@ -77,7 +82,7 @@ class S3Parts:
             )
             etag = str(answer["ETag"]).strip('"')
             if self._location.etag_is_md5 and _PLAIN.fullmatch(etag) and etag != spooled.md5.hex():
-                raise damaged(self._location, "stored a part other than was sent")
+                raise damaged_file_error(self._location, "stored a part other than was sent")
             return UploadPart(number, etag, spooled.size)
         finally:
             spooled.file.close()
@@ -105,7 +110,7 @@ class S3Parts:
             except Unsupported:
                 return {}
             for part in answer.get("Parts", ()):
-                if self._checksum.said(part):
+                if self._checksum.value_in(part):
                     checksums[part["PartNumber"]] = self._checksum.parameter(part)
             if not answer.get("IsTruncated"):
                 return checksums
@@ -165,4 +170,4 @@ class _Spooled:
 
     def checksums(self) -> dict[str, str]:
         """Parameters for boto3 with the checksums of the part."""
-        return {"ContentMD5": encoded(self.md5), **self._checksum.parameter()}
+        return {"ContentMD5": encode_digest(self.md5), **self._checksum.parameter()}

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.domain.errors import StorageUnavailable
 from serve_app.storage.s3 import errors
-from serve_app.storage.s3.checksums import Checksum, Digests, ReadCheck, damaged, md5
+from serve_app.storage.s3.checksums import Checksum, Digests, ReadCheck, damaged_file_error, md5
 from serve_app.storage.s3.location import S3Location
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class S3Upload:
             ContentMD5=md5(self._held),
         )
         # S3 wants the checksums again; a store that answers none does not know them.
-        known = checksum if self._checksum.said(answer) else {}
+        known = checksum if self._checksum.value_in(answer) else {}
         self._parts.append({"ETag": answer["ETag"], "PartNumber": number, **known})
 
     def _complete(self) -> None:
@@ -244,7 +244,7 @@ class S3Download:
             return
         self._check.update(chunk)
         if self._at >= self._end and not self._check.matches():
-            raise damaged(self._location, "answered with something else than was stored")
+            raise damaged_file_error(self._location, "answered with something else than was stored")
 
     def _broke(self, error: BotoCoreError) -> None:
         # Before the first byte boto3 has already retried several times.

@@ -211,7 +211,7 @@ sys.exit(run_here(chosen, Bench(), Results(Path(sys.argv[1])), run))
 """
 
 
-def watched(tmp_path, end, hangs_s):
+def watch_sections(tmp_path, end, hangs_s):
     results = Results(tmp_path)
     names = ("hangs", "fails", "works", "in_another_process")
     chosen = [Section(name, machine, 540.0, needs=()) for name in names]
@@ -221,7 +221,7 @@ def watched(tmp_path, end, hangs_s):
 
 
 def test_a_figure_that_takes_too_long_is_ended_and_the_other_sections_run(tmp_path):
-    ended = watched(tmp_path, time.monotonic() + 1000, hangs_s=0.0)
+    ended = watch_sections(tmp_path, time.monotonic() + 1000, hangs_s=0.0)
     statuses = {name: (section["status"], section["figures"]) for name, section in ended.items()}
     assert statuses["fails"] == ("failed", [{"figure": 2}])
     assert statuses["works"][0] == "done"
@@ -236,7 +236,7 @@ def test_a_figure_that_takes_too_long_is_ended_and_the_other_sections_run(tmp_pa
 def test_a_run_ends_in_time_and_keeps_what_it_has(tmp_path):
     results, ended = Results(tmp_path), dict[str, dict]()
     thread = threading.Thread(
-        target=lambda: ended.update(watched(tmp_path, time.monotonic() + 300, hangs_s=540.0))
+        target=lambda: ended.update(watch_sections(tmp_path, time.monotonic() + 300, hangs_s=540.0))
     )
     thread.start()
     while not results.section("hangs").get("figures") and thread.is_alive():

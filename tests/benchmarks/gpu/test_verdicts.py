@@ -14,7 +14,7 @@ from benchmarks.gpu.verdicts import verdicts
 ADR = Path(__file__).parents[3] / "docs/adr/0036-the-machine-measures-itself.md"
 
 
-def done(*figures):
+def done_section(*figures):
     return {"status": "done", "took_s": 1.0, "figures": list(figures)}
 
 
@@ -31,12 +31,12 @@ def attention(kernel, s, *, masked=False):
 
 
 BETTER = {
-    "compiled": done(flux("as written", 4.4), flux("compiled", 3.2, distance=0.01)),
-    "eight_bits": done(flux("float8, compiled", 2.0)),
-    "graphs": done(sdxl("as written", 1.5), sdxl("graphs", 1.2, replays=30)),
-    "tests_graphs": done({"passed": 20, "names": [], "exit_status": 0}),
-    "decode": done({"by": "as written", "s": 0.2}, {"by": "compiled", "s": 0.1}),
-    "attention": done(
+    "compiled": done_section(flux("as written", 4.4), flux("compiled", 3.2, distance=0.01)),
+    "eight_bits": done_section(flux("float8, compiled", 2.0)),
+    "graphs": done_section(sdxl("as written", 1.5), sdxl("graphs", 1.2, replays=30)),
+    "tests_graphs": done_section({"passed": 20, "names": [], "exit_status": 0}),
+    "decode": done_section({"by": "as written", "s": 0.2}, {"by": "compiled", "s": 0.1}),
+    "attention": done_section(
         attention("torch's choice", 0.16),
         attention("flash", 0.16),
         attention("cuDNN", 0.12),
@@ -62,43 +62,43 @@ def test_what_is_faster_on_this_card_is_on_and_the_figures_that_decide_are_named
 
 def test_products_in_8_bits_are_left_to_the_real_weights_and_off_where_they_are_slower():
     assert "darkroom tune" in verdict("float8-dynamic").reason
-    slower = done(flux("float8, compiled", 3.1))
+    slower = done_section(flux("float8, compiled", 3.1))
     assert verdict("float8-dynamic", eight_bits=slower).verdict == "off"
 
 
 def test_compiled_blocks_that_draw_something_else_are_off():
-    other = done(flux("as written", 4.4), flux("compiled", 3.2, distance=0.7))
+    other = done_section(flux("as written", 4.4), flux("compiled", 3.2, distance=0.7))
     assert verdict("compile", compiled=other).verdict == "off"
 
 
 def test_blocks_that_are_compiled_again_beside_requests_are_off():
-    again = done(*BETTER["compiled"]["figures"], {"graphs": 4, "compiled_again": 1})
+    again = done_section(*BETTER["compiled"]["figures"], {"graphs": 4, "compiled_again": 1})
     assert verdict("compile", compiled=again).verdict == "off"
 
 
 def test_a_compiled_decoder_waits_for_compiled_blocks():
-    slow = done(flux("as written", 3.2), flux("compiled", 3.2, distance=0.01))
+    slow = done_section(flux("as written", 3.2), flux("compiled", 3.2, distance=0.01))
     decided = verdict("compile_decoder", compiled=slow)
     assert (decided.verdict, "which are off" in decided.reason) == ("undecided", True)
 
 
 def test_graphs_are_undecided_while_their_tests_have_not_passed():
-    for tests in ({}, done({"failed": 1, "names": ["x"], "exit_status": 1})):
+    for tests in ({}, done_section({"failed": 1, "names": ["x"], "exit_status": 1})):
         assert verdict("graphs", tests_graphs=tests).verdict == "undecided"
-    none = done(sdxl("as written", 1.5), sdxl("graphs", 1.2, replays=0))
+    none = done_section(sdxl("as written", 1.5), sdxl("graphs", 1.2, replays=0))
     assert verdict("graphs", graphs=none).verdict == "undecided"
-    slow = done(sdxl("as written", 1.5), sdxl("graphs", 1.49, replays=30))
+    slow = done_section(sdxl("as written", 1.5), sdxl("graphs", 1.49, replays=30))
     assert verdict("graphs", graphs=slow, tests_graphs={}).verdict == "off"
 
 
 def test_where_no_other_kernel_is_faster_torch_s_choice_stays():
-    slower = done(attention("torch's choice", 0.2), attention("cuDNN", 0.21))
+    slower = done_section(attention("torch's choice", 0.2), attention("cuDNN", 0.21))
     assert verdict("attention", attention=slower).verdict == "off"
 
 
 def test_attention_with_a_mask_is_no_figure_of_one_without():
     masked = (attention("torch's choice", 0.2, masked=True), attention("cuDNN", 0.1, masked=True))
-    assert verdict("attention", attention=done(*masked)).verdict == "undecided"
+    assert verdict("attention", attention=done_section(*masked)).verdict == "undecided"
 
 
 @given(st.data())
@@ -124,7 +124,7 @@ def test_each_switch_of_adr_0090_has_a_verdict_and_each_verdict_its_row():
 @pytest.mark.parametrize("figures", [0, 3, 200])
 def test_the_table_fits_into_what_a_lent_machine_gives_back(figures):
     many = {
-        section.name: done(
+        section.name: done_section(
             *({"by": "as written", "s": 0.123456789, "n": n} for n in range(figures))
         )
         for section in sections()

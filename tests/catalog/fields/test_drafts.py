@@ -30,25 +30,25 @@ def catalog() -> Catalog:
     return load(None, demo=False, demo_dir=Path("/nowhere"))
 
 
-def checked(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]:
-    return catalog.listed(endpoint_id).schema.validate({"prompt": "x", **fields})[0]
+def validate_body(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]:
+    return catalog.get_listed(endpoint_id).schema.validate({"prompt": "x", **fields})[0]
 
 
-def continued(
+def validate_continuation(
     catalog: Catalog, endpoint_id: str, origin: dict[str, Any], **fields: Any
 ) -> dict[str, Any]:
     body = {"from_draft": "one", **fields}
-    schema = catalog.listed(endpoint_id).schema
-    return schema.validate(body, beneath(checked(catalog, endpoint_id, **origin), DRAFT))[0]
+    schema = catalog.get_listed(endpoint_id).schema
+    return schema.validate(body, beneath(validate_body(catalog, endpoint_id, **origin), DRAFT))[0]
 
 
 @pytest.mark.parametrize("endpoint_id", [SCHNELL, SDXL, VIDEO, AUDIO])
 def test_each_draft_has_the_files_of_an_output_and_one_of_its_own(
     catalog: Catalog, endpoint_id: str
 ) -> None:
-    types = catalog.listed(endpoint_id).schema.media_types
-    single = checked(catalog, endpoint_id, seed=1)
-    eight = checked(catalog, endpoint_id, draft={"count": 8})
+    types = catalog.get_listed(endpoint_id).schema.media_types
+    single = validate_body(catalog, endpoint_id, seed=1)
+    eight = validate_body(catalog, endpoint_id, draft={"count": 8})
     assert eight["draft"] == {"count": 8, "until": 0.25}
     assert types(eight) == (*types(single), DRAFT_TYPE) * 8
     assert work_of(eight) == pytest.approx(8 * 0.25 * work_of(single))
@@ -67,8 +67,8 @@ def test_drafts_are_expected_to_cost_their_share_of_the_steps(
     catalog: Catalog, endpoint_id: str, fields: dict[str, Any], share: str
 ) -> None:
     source = {"image_url": "https://example.com/a.png"} if endpoint_id == REDRAWN else {}
-    eight = checked(catalog, endpoint_id, **{"draft": {"count": 8}, **source, **fields})
-    quantities = expected_quantities(catalog.listed(endpoint_id).endpoint, eight)
+    eight = validate_body(catalog, endpoint_id, **{"draft": {"count": 8}, **source, **fields})
+    quantities = expected_quantities(catalog.get_listed(endpoint_id).endpoint, eight)
     assert (quantities.images, quantities.of(PriceUnit.IMAGE)) == (8, 8 * Decimal(share))
     assert quantities.of(PriceUnit.REQUEST) == 1
 
@@ -76,24 +76,29 @@ def test_drafts_are_expected_to_cost_their_share_of_the_steps(
 def test_drafts_of_a_video_are_expected_to_take_the_seconds_of_their_steps(
     catalog: Catalog,
 ) -> None:
-    whole = checked(catalog, VIDEO, num_inference_steps=40)
-    four = checked(catalog, VIDEO, num_inference_steps=40, draft={"count": 4})
-    endpoint = catalog.listed(VIDEO).endpoint
+    whole = validate_body(catalog, VIDEO, num_inference_steps=40)
+    four = validate_body(catalog, VIDEO, num_inference_steps=40, draft={"count": 4})
+    endpoint = catalog.get_listed(VIDEO).endpoint
     seconds = expected_quantities(endpoint, whole).seconds
     assert expected_quantities(endpoint, four).seconds == seconds
     assert expected_quantities(endpoint, whole, left=0.75).seconds * 4 == seconds * 3
 
 
 def test_an_input_without_drafts_shows_none_of_their_fields(catalog: Catalog) -> None:
-    assert not {"draft", "from_draft", "new_noise", "noise_seed"} & checked(catalog, SDXL).keys()
+    assert (
+        not {"draft", "from_draft", "new_noise", "noise_seed"} & validate_body(catalog, SDXL).keys()
+    )
 
 
 def test_there_are_four_drafts_or_one_for_each_seed(catalog: Catalog) -> None:
-    assert checked(catalog, SCHNELL, draft={})["draft"] == {"count": 4, "until": 0.25}
-    six = checked(catalog, SCHNELL, draft={"until": 0.5}, seeds=[1, 2, 3, 4, 5, 6])
+    assert validate_body(catalog, SCHNELL, draft={})["draft"] == {"count": 4, "until": 0.25}
+    six = validate_body(catalog, SCHNELL, draft={"until": 0.5}, seeds=[1, 2, 3, 4, 5, 6])
     assert six["draft"] == {"count": 6, "until": 0.5}
     assert (six["num_images"], len(six["seeds"])) == (1, 6)
-    assert checked(catalog, VIDEO, draft={"noise": 0.8})["draft"] == {"count": 4, "noise": 0.8}
+    assert validate_body(catalog, VIDEO, draft={"noise": 0.8})["draft"] == {
+        "count": 4,
+        "noise": 0.8,
+    }
 
 
 @pytest.mark.parametrize(
@@ -120,22 +125,22 @@ def test_what_disagrees_is_refused_by_its_name(
     catalog: Catalog, fields: dict[str, Any], at_fault: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
-        checked(catalog, SCHNELL, **fields)
+        validate_body(catalog, SCHNELL, **fields)
     assert ".".join(map(str, refused.value.problems[0].loc[1:])) == at_fault
 
 
 def test_a_redrawn_image_needs_two_steps_for_a_draft(catalog: Catalog) -> None:
     fields: dict[str, Any] = {"image_url": "https://host.test/a.png", "num_inference_steps": 10}
-    checked(catalog, REDRAWN, draft={}, strength=0.2, **fields)
+    validate_body(catalog, REDRAWN, draft={}, strength=0.2, **fields)
     with pytest.raises(InvalidInput, match="strength"):
-        checked(catalog, REDRAWN, draft={}, strength=0.1, **fields)
+        validate_body(catalog, REDRAWN, draft={}, strength=0.1, **fields)
 
 
 @pytest.mark.parametrize("endpoint_id", ["fal-ai/ace-step", "fal-ai/esrgan"])
 def test_endpoints_that_make_no_drafts_have_no_such_fields(
     catalog: Catalog, endpoint_id: str
 ) -> None:
-    schema = catalog.listed(endpoint_id).schema
+    schema = catalog.get_listed(endpoint_id).schema
     assert not schema.makes_drafts
     assert "draft" not in schema.json_schema()["properties"]
     for name, value in {"draft": {}, "from_draft": "one"}.items():
@@ -145,7 +150,7 @@ def test_endpoints_that_make_no_drafts_have_no_such_fields(
 
 def test_a_draft_goes_on_with_its_own_input_and_seed(catalog: Catalog) -> None:
     origin: dict[str, Any] = {"seeds": [41, 42], "draft": {}, "image_size": "square"}
-    body = continued(catalog, SCHNELL, origin)
+    body = validate_continuation(catalog, SCHNELL, origin)
     assert (body["prompt"], body["seed"], body["num_images"]) == ("x", 42, 1)
     assert body["image_size"] == {"width": 512, "height": 512}
     assert body["from_draft"] == "one"
@@ -153,7 +158,7 @@ def test_a_draft_goes_on_with_its_own_input_and_seed(catalog: Catalog) -> None:
 
 
 def test_what_a_draft_leaves_open_may_change(catalog: Catalog) -> None:
-    body = continued(
+    body = validate_continuation(
         catalog,
         SDXL,
         {"draft": {}},
@@ -185,13 +190,13 @@ def test_what_a_draft_has_decided_is_refused_by_its_name(
     catalog: Catalog, fields: dict[str, Any], at_fault: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
-        continued(catalog, SCHNELL, {"draft": {}}, **fields)
+        validate_continuation(catalog, SCHNELL, {"draft": {}}, **fields)
     assert refused.value.problems[0].loc[1] == at_fault
 
 
 def test_the_length_of_a_video_is_decided(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput, match="num_frames"):
-        continued(catalog, VIDEO, {"draft": {}, "num_frames": 17}, num_frames=33)
+        validate_continuation(catalog, VIDEO, {"draft": {}, "num_frames": 17}, num_frames=33)
 
 
 def test_an_entry_that_names_a_class_without_drafts_makes_none() -> None:
@@ -209,5 +214,5 @@ def test_a_field_of_an_app_that_is_called_draft_makes_no_drafts(
     without = {"prompt": "x", "num_images": 2}
     assert drafting_of(own) is None
     assert work_of(own) == work_of(without)
-    endpoint = catalog.listed(SDXL).endpoint
+    endpoint = catalog.get_listed(SDXL).endpoint
     assert expected_quantities(endpoint, own) == expected_quantities(endpoint, without)

@@ -103,7 +103,7 @@ EACH = pytest.mark.parametrize("endpoint_id", FIELDS)
 
 
 def properties(catalog: Catalog, endpoint_id: str) -> dict[str, dict[str, Any]]:
-    return catalog.listed(endpoint_id).schema.json_schema()["properties"]
+    return catalog.get_listed(endpoint_id).schema.json_schema()["properties"]
 
 
 def least(endpoint_id: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def least(endpoint_id: str) -> dict[str, Any]:
 
 def check(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]:
     """The validated input, also of endpoints that are not served."""
-    checked, _ = catalog.listed(endpoint_id).schema.validate(least(endpoint_id) | fields)
+    checked, _ = catalog.get_listed(endpoint_id).schema.validate(least(endpoint_id) | fields)
     return checked
 
 
@@ -127,7 +127,7 @@ def test_an_endpoint_has_fields_of_its_own_only_where_fals_client_declares_none(
 def test_it_has_fals_fields_and_no_others_but_seeds_what_a_mask_keeps_and_those_of_drafts(
     catalog: Catalog, endpoint_id: str
 ) -> None:
-    entry = catalog.listed(endpoint_id)
+    entry = catalog.get_listed(endpoint_id)
     schema = entry.schema.json_schema()
     own = {"seeds"} if FIELDS[endpoint_id].get("seed") is OPTIONAL else set()
     if entry.schema.makes_drafts:
@@ -203,7 +203,7 @@ def test_a_needed_field_that_is_left_out_is_named(catalog: Catalog, endpoint_id:
     for name in least(endpoint_id):
         body = {key: value for key, value in least(endpoint_id).items() if key != name}
         with pytest.raises(InvalidInput) as caught:
-            catalog.listed(endpoint_id).schema.validate(body)
+            catalog.get_listed(endpoint_id).schema.validate(body)
         assert [(problem.loc, problem.type) for problem in caught.value.problems] == [
             (("body", name), "missing")
         ]

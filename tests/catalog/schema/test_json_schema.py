@@ -30,7 +30,7 @@ def fields(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties}
 
 
-def refused(schema: JsonSchema, body: dict[str, Any]) -> InvalidInput:
+def refusal(schema: JsonSchema, body: dict[str, Any]) -> InvalidInput:
     with pytest.raises(InvalidInput) as raised:
         schema.validate(body)
     return raised.value
@@ -133,7 +133,7 @@ SCHEMAS[Dog] = schema_of({**DOG["$defs"]["Dog"], "$defs": DOG["$defs"]})
 
 @pytest.mark.parametrize(("field", "most"), [("steps", "less_than_equal"), ("share", "less_than")])
 def test_a_huge_number_is_refused_by_its_bound(field: str, most: str) -> None:
-    (problem,) = refused(SCHEMAS[Flat], {"steps": 2, field: 1e300}).problems
+    (problem,) = refusal(SCHEMAS[Flat], {"steps": 2, field: 1e300}).problems
     assert (problem.loc, problem.type) == (("body", field), most)
 
 
@@ -194,7 +194,7 @@ def test_a_problem_is_the_one_that_pydantic_names(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as raised:
         Flat.model_validate(body, strict=True)
     (expected,) = invalid_input(raised.value).problems
-    problem, *_ = refused(SCHEMAS[Flat], body).problems  # pydantic stops at a field's first
+    problem, *_ = refusal(SCHEMAS[Flat], body).problems  # pydantic stops at a field's first
     assert (problem.loc, problem.type, problem.value) == (
         expected.loc,
         expected.type,
@@ -205,7 +205,7 @@ def test_a_problem_is_the_one_that_pydantic_names(body: dict[str, Any]) -> None:
 
 
 def test_every_missing_field_is_named() -> None:
-    error = refused(schema_of({**fields(a={}, b={}), "required": ["a", "b"]}), {})
+    error = refusal(schema_of({**fields(a={}, b={}), "required": ["a", "b"]}), {})
     assert [(problem.loc, problem.type) for problem in error.problems] == [
         (("body", "a"), "missing"),
         (("body", "b"), "missing"),
@@ -214,7 +214,7 @@ def test_every_missing_field_is_named() -> None:
 
 
 def test_every_field_that_a_closed_object_lacks_is_named() -> None:
-    error = refused(SCHEMAS[Closed], {"name": "a", "x": 1, "y": 2})
+    error = refusal(SCHEMAS[Closed], {"name": "a", "x": 1, "y": 2})
     assert [(problem.loc, problem.type, problem.value) for problem in error.problems] == [
         (("body", "x"), "extra_forbidden", 1),
         (("body", "y"), "extra_forbidden", 2),
@@ -222,26 +222,26 @@ def test_every_field_that_a_closed_object_lacks_is_named() -> None:
 
 
 def test_a_problem_in_an_optional_field_is_that_of_its_type() -> None:
-    (problem,) = refused(SCHEMAS[Zoo], {"seed": 0}).problems
+    (problem,) = refusal(SCHEMAS[Zoo], {"seed": 0}).problems
     assert (problem.loc, problem.type) == (("body", "seed"), "greater_than_equal")
     assert problem.context == {"ge": 1}
 
 
 def test_a_problem_in_a_union_is_that_of_the_branch_that_is_meant() -> None:
     body = {"animals": [{"kind": "dog", "friend": {"kind": "cat", "lives": 0}}]}
-    (problem,) = refused(SCHEMAS[Zoo], body).problems
+    (problem,) = refusal(SCHEMAS[Zoo], body).problems
     assert problem.loc == ("body", "animals", 0, "friend", "lives")
     assert problem.type == "greater_than_equal"
 
 
 def test_a_value_that_fits_no_branch_is_not_repeated_in_the_message() -> None:
-    (problem,) = refused(SCHEMAS[Closed], {"name": "a", "size": ["long"] * 1000}).problems
+    (problem,) = refusal(SCHEMAS[Closed], {"name": "a", "size": ["long"] * 1000}).problems
     assert problem.message == "Input has none of the forms that are possible here"
 
 
 def test_at_most_twenty_problems_are_named() -> None:
     schema = schema_of(fields(points={"type": "array", "items": {"type": "integer"}}))
-    assert len(refused(schema, {"points": ["a"] * 1000}).problems) == 20
+    assert len(refusal(schema, {"points": ["a"] * 1000}).problems) == 20
 
 
 # Defaults, bounds and unknown fields.
@@ -259,7 +259,7 @@ def test_defaults_are_filled_in_and_unknown_fields_are_ignored_with_a_warning() 
 def test_an_open_object_keeps_what_it_does_not_know() -> None:
     schema = {**fields(a={}), "additionalProperties": {"type": "integer"}}
     assert schema_of(schema).validate({"b": 1}) == ({"b": 1}, ())
-    assert refused(schema_of(schema), {"b": "x"}).problems[0].loc == ("body", "b")
+    assert refusal(schema_of(schema), {"b": "x"}).problems[0].loc == ("body", "b")
 
 
 @pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
@@ -271,7 +271,7 @@ def test_fields_that_only_a_branch_describes_are_kept(keyword: str) -> None:
 def test_a_default_that_is_not_valid_is_left_to_the_app() -> None:
     schema = schema_of(fields(seed={"type": "integer", "default": None}))
     assert schema.validate({}) == ({}, ())
-    assert refused(schema, {"seed": None}).problems[0].type == "int_type"
+    assert refusal(schema, {"seed": None}).problems[0].type == "int_type"
 
 
 def test_the_entry_narrows_defaults_and_bounds() -> None:
@@ -282,8 +282,8 @@ def test_the_entry_narrows_defaults_and_bounds() -> None:
         bounds={"steps": (0.0, 8.0)},
     )
     assert schema.validate({})[0] == {"steps": 4, "size": "s"}
-    assert refused(schema, {"steps": 9}).problems[0].context == {"le": 8}
-    assert refused(schema, {"steps": 0}).problems[0].context == {"ge": 1}
+    assert refusal(schema, {"steps": 9}).problems[0].context == {"le": 8}
+    assert refusal(schema, {"steps": 0}).problems[0].context == {"ge": 1}
     described = schema.json_schema()
     assert described["properties"]["steps"] == steps | {"maximum": 8, "default": 4}
     assert described["required"] == []
@@ -374,9 +374,9 @@ def test_a_field_may_have_the_name_of_a_keyword() -> None:
 
 def test_a_pattern_with_nested_repetitions_takes_linear_time() -> None:
     schema = schema_of(fields(a={"type": "string", "pattern": "^(a+)+$"}))
-    refused(schema, {"a": "a" * 100_000 + "!"})
+    refusal(schema, {"a": "a" * 100_000 + "!"})
     schema = {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}
-    refused(schema_of({"type": "object", **schema}), {"a" * 100_000 + "!": 1})
+    refusal(schema_of({"type": "object", **schema}), {"a" * 100_000 + "!": 1})
 
 
 def test_items_that_cannot_be_sorted_are_compared_in_linear_time() -> None:
@@ -384,7 +384,7 @@ def test_items_that_cannot_be_sorted_are_compared_in_linear_time() -> None:
     mixed = [value for number in range(20_000) for value in (number, str(number), {"a": number})]
     assert schema.validate({"a": mixed})[0]["a"] is mixed
     for equal in ([1, 1.0], [{"a": 1, "b": 2}, {"b": 2.0, "a": 1}], [None, None]):
-        assert refused(schema, {"a": equal}).problems[0].loc == ("body", "a")
+        assert refusal(schema, {"a": equal}).problems[0].loc == ("body", "a")
     assert schema.validate({"a": [1, True, "1", [1], None]})
 
 
@@ -398,7 +398,7 @@ EITHER = {
 }
 
 
-def nested(depth: int) -> Any:
+def nested_value(depth: int) -> Any:
     value: Any = 1  # of the wrong type, so all branches are tried: 2 ** depth of them
     for _ in range(depth):
         value = {"next": value}
@@ -408,20 +408,20 @@ def nested(depth: int) -> Any:
 @pytest.mark.long
 @pytest.mark.parametrize("depth", [40, 900])
 def test_branches_that_multiply_with_depth_end_with_an_error(depth: int) -> None:
-    error = refused(schema_of(EITHER), nested(depth))
+    error = refusal(schema_of(EITHER), nested_value(depth))
     assert "too many or too deeply nested parts" in str(error)
 
 
 def test_a_value_with_too_many_parts_is_refused() -> None:
     schema = schema_of(fields(a={"type": "array", "items": {"type": "integer", "minimum": 0}}))
     schema.validate({"a": [1] * 10_000})
-    assert "too many or too deeply" in str(refused(schema, {"a": [1] * 200_000}))
+    assert "too many or too deeply" in str(refusal(schema, {"a": [1] * 200_000}))
 
 
 def test_a_number_of_hundreds_of_digits_is_checked() -> None:
     schema = schema_of(fields(a={"multipleOf": 0.1}, b={"multipleOf": 3}, c={"maximum": 1.5}))
     schema.validate({"a": 0.3, "b": 3 * 10**400, "c": -(10**400)})
-    assert len(refused(schema, {"a": 10**400, "b": 10**400, "c": 10**400}).problems) == 3
+    assert len(refusal(schema, {"a": 10**400, "b": 10**400, "c": 10**400}).problems) == 3
 
 
 def test_the_schema_of_the_output_is_checked_as_well() -> None:

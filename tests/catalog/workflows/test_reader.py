@@ -107,7 +107,7 @@ def test_an_entry_is_listed_while_a_steps_endpoint_is_missing() -> None:
     assert "`draw` needs fal-ai/fast-sdxl, which is not served here any more" in gone.missing
 
 
-def changed(place: str, value: Any) -> dict[str, Any]:
+def edit_document(place: str, value: Any) -> dict[str, Any]:
     """Our own form with another value at a place; ``...``: without it."""
     document = deepcopy(dict(OWN))
     *path, last = place.split(".")
@@ -178,7 +178,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("place", "value", "at", "said"), MISTAKES)
 def test_a_mistake_names_its_place(place: str, value: Any, at: str, said: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        check(read(changed(place, value)), OTHERS.get)
+        check(read(edit_document(place, value)), OTHERS.get)
     problems = [
         (".".join(map(str, problem.loc[1:])), problem.message) for problem in refused.value.problems
     ]
@@ -187,7 +187,7 @@ def test_a_mistake_names_its_place(place: str, value: Any, at: str, said: str) -
 
 
 def test_all_mistakes_are_named_at_once() -> None:
-    document = changed("steps.draw.input.prompt", "$a.x")
+    document = edit_document("steps.draw.input.prompt", "$a.x")
     document["output"]["more"] = "$b.x"
     with pytest.raises(InvalidInput) as refused:
         read(document)
@@ -216,4 +216,4 @@ def test_nested_deeply_or_with_nul_is_refused() -> None:
         deep = {"a": deep}
     for prompt, message in ((deep, "nested deeper"), ("a\0b", "NUL")):
         with pytest.raises(InvalidInput, match=message):
-            read(changed("steps.draw.input.prompt", prompt))
+            read(edit_document("steps.draw.input.prompt", prompt))

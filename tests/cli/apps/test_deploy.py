@@ -17,7 +17,7 @@ from deployments.executors.python.deploying import entries
 from serve_app.cli.main import main
 from serve_app.domain.executors.deployable import Choices, category
 from tests.ingress.house import MODELS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -42,7 +42,7 @@ ON_GPU = GREETER.replace("concurrency = 2", "gpu = 'L4'")
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Address]:
-    with served(models=MODELS, replica=False) as address:
+    with serve(models=MODELS, replica=False) as address:
         yield address
 
 

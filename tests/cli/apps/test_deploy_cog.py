@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
 from tests.ingress.house import MODELS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -33,7 +33,7 @@ def train(data: Path, epochs: int = 1) -> Path:
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Address]:
-    with served(models=MODELS, replica=False) as address:
+    with serve(models=MODELS, replica=False) as address:
         yield address
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from serve_app.cli.main import main
 from tests.deployments.executors.comfyui import server
 from tests.ingress.house import MODELS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -32,7 +32,7 @@ COMFYUI = {"path": str(Path(server.__file__).parent), "python": sys.executable}
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Address]:
-    with served(models=MODELS, replica=False) as address:
+    with serve(models=MODELS, replica=False) as address:
         yield address
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.apps.test_deploy import Typist
 from tests.deployments.executors.fal.house import CAMERA, environments_with_fal
 from tests.ingress.house import MODELS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
@@ -22,7 +22,7 @@ TEXT = CAMERA.read_text()
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Address]:
-    with served(models=MODELS, replica=False) as address:
+    with serve(models=MODELS, replica=False) as address:
         yield address
 
 

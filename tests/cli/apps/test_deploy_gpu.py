@@ -17,7 +17,7 @@ from serve_app.settings import PoolConfig
 from tests.cli.apps.test_deploy import GREETER, ON_GPU, Typist
 from tests.cli.apps.test_deploy_comfyui import COMFYUI, GRAPH
 from tests.ingress.house import MODELS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -33,7 +33,7 @@ POOLS = {
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Address]:
-    with served(models=MODELS, pools=POOLS, replica=False) as address:
+    with serve(models=MODELS, pools=POOLS, replica=False) as address:
         yield address
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
 from tests.ingress.house import OTHERS
-from tests.wire.served import served
+from tests.wire.served import serve
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -37,7 +37,7 @@ output:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Data directory of a running Darkroom."""
     directory = tmp_path_factory.mktemp("data")
-    with served(catalog=OTHERS) as here:
+    with serve(catalog=OTHERS) as here:
         (directory / "run.json").write_text(json.dumps({"url": here.url}))
         (directory / "api_key").write_text(here.key)
         yield directory
@@ -47,14 +47,14 @@ def deploy(data_dir: Path, file: Path, *words: str) -> Result:
     return CliRunner().invoke(main, ["deploy", str(file), "--data-dir", str(data_dir), *words])
 
 
-def written(folder: Path, name: str, text: str) -> Path:
+def write_file(folder: Path, name: str, text: str) -> Path:
     file = folder / name
     file.write_text(text)
     return file
 
 
 def test_a_yaml_file_is_registered_by_its_name(data_dir: Path, tmp_path: Path) -> None:
-    done = deploy(data_dir, written(tmp_path, "My Poster.yaml", YAML))
+    done = deploy(data_dir, write_file(tmp_path, "My Poster.yaml", YAML))
     assert done.exit_code == 0, done.output
     assert done.output == (
         "workflows/default/my-poster is registered for your tenant, with 2 steps.\n"
@@ -71,7 +71,7 @@ def test_json_of_fals_is_checked_without_being_stored(data_dir: Path, tmp_path: 
             "fields": {"x": "$draw.images"},
         },
     }
-    file = written(tmp_path, "flow.json", json.dumps(nodes))
+    file = write_file(tmp_path, "flow.json", json.dumps(nodes))
     done = deploy(data_dir, file, "--name", "try", "--dry-run", "--public", "--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.output)
@@ -91,11 +91,11 @@ def test_json_of_fals_is_checked_without_being_stored(data_dir: Path, tmp_path: 
 def test_a_mistake_names_its_place(
     data_dir: Path, tmp_path: Path, name: str, text: str, said: str
 ) -> None:
-    done = deploy(data_dir, written(tmp_path, name, text))
+    done = deploy(data_dir, write_file(tmp_path, name, text))
     assert done.exit_code == 1
     assert said in done.output
 
 
 def test_options_of_apps_are_refused(data_dir: Path, tmp_path: Path) -> None:
-    done = deploy(data_dir, written(tmp_path, "a.yaml", YAML), "--pool", "apps")
+    done = deploy(data_dir, write_file(tmp_path, "a.yaml", YAML), "--pool", "apps")
     assert "--pool cannot be used for a chain of endpoints" in done.output

@@ -15,12 +15,12 @@ from serve_app.cli.connection import client as connection
 from serve_app.cli.connection.whole_file import part_of
 from tests.cli.flaky_proxy import DROP, flaky_proxy
 from tests.ingress.house import OTHERS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS, batches=True) as address:
+    with serve(catalog=OTHERS, batches=True) as address:
         yield address
 
 

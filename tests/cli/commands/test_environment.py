@@ -27,7 +27,7 @@ BEGINS = {"sh": "export {}=", "fish": "set -gx {} ", "powershell": "$env:{} = "}
 PORTS = {"tls_url": "https://127.0.0.1:8443", "proxy_url": "http://127.0.0.1:8128"}
 
 
-def installed(folder: Path, **ports: str) -> Path:
+def make_data_dir(folder: Path, **ports: str) -> Path:
     """Data directory like that of a running Darkroom."""
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"url": "http://127.0.0.1:8000", **ports}))
@@ -41,7 +41,7 @@ def env(folder: Path, *arguments: str) -> str:
     return ran.stdout
 
 
-def exported(script: str, given: dict[str, str]) -> dict[str, str]:
+def evaluate_script(script: str, given: dict[str, str]) -> dict[str, str]:
     """Environment of a shell's children after ``eval`` of the script."""
     done = subprocess.run(
         ["/bin/sh", "-euc", 'eval "$SCRIPT"\nexec env -0'],
@@ -82,9 +82,9 @@ def test_a_node_that_knows_no_proxy_gets_a_program_that_does_its_work(
     tmp_path: Path, node_says: Callable[[str], None], version: str, uses_proxy: bool
 ) -> None:
     node_says(version)
-    folder = installed(tmp_path / "data", **PORTS)
+    folder = make_data_dir(tmp_path / "data", **PORTS)
     ran = CliRunner().invoke(main, ["env", "--data-dir", str(folder)])
-    seen = exported(ran.stdout, {})
+    seen = evaluate_script(ran.stdout, {})
     assert (seen["NODE_OPTIONS"].strip() == "--use-env-proxy") == uses_proxy
     assert ("cannot use a proxy" in ran.stderr) == (not uses_proxy)
     if not uses_proxy:
@@ -98,14 +98,14 @@ def test_a_path_with_a_blank_is_one_option(
 ) -> None:
     node_says("v20.20.2")
     monkeypatch.setattr(environment, "REDIRECT", Path("/opt/my tools/fal.cjs"))
-    seen = exported(env(installed(tmp_path / "data", **PORTS)), {})
+    seen = evaluate_script(env(make_data_dir(tmp_path / "data", **PORTS)), {})
     assert seen["NODE_OPTIONS"].strip() == '--require="/opt/my tools/fal.cjs"'
 
 
 def test_a_shell_that_evaluates_it_has_a_proxy_for_all_of_fal_s_names(tmp_path: Path) -> None:
-    folder = installed(tmp_path / "it's here", **PORTS)
+    folder = make_data_dir(tmp_path / "it's here", **PORTS)
     corporate = {"https_proxy": "http://proxy.example.org:3128", "NO_PROXY": "fal.run"}
-    seen = exported(env(folder), corporate | {"NODE_OPTIONS": "--trace-warnings"})
+    seen = evaluate_script(env(folder), corporate | {"NODE_OPTIONS": "--trace-warnings"})
     assert seen["FAL_KEY"] == KEY
     assert seen["HTTPS_PROXY"] == seen["https_proxy"] == PORTS["proxy_url"]
     assert "fal.run" not in seen["NO_PROXY"] + seen["no_proxy"], "or the key would go there"
@@ -117,25 +117,25 @@ def test_a_shell_that_evaluates_it_has_a_proxy_for_all_of_fal_s_names(tmp_path: 
 
 
 def test_without_a_tls_port_the_proxy_still_keeps_the_key_from_fal(tmp_path: Path) -> None:
-    output = env(installed(tmp_path / "data", proxy_url=PORTS["proxy_url"]))
-    seen = exported(output, {})
+    output = env(make_data_dir(tmp_path / "data", proxy_url=PORTS["proxy_url"]))
+    seen = evaluate_script(output, {})
     assert seen["HTTPS_PROXY"] == PORTS["proxy_url"]
     assert "SSL_CERT_FILE" not in seen
     assert "fal_plain_http.use('http://127.0.0.1:8000')" in output
 
 
 def test_without_a_proxy_port_it_prints_no_key_that_would_go_to_fal(tmp_path: Path) -> None:
-    folder = installed(tmp_path / "data", tls_url=PORTS["tls_url"])
+    folder = make_data_dir(tmp_path / "data", tls_url=PORTS["tls_url"])
     ran = CliRunner().invoke(main, ["env", "--data-dir", str(folder)])
     assert ran.exit_code == 1
     assert "DARKROOM_PROXY_PORT" in ran.output
     assert KEY not in ran.output
-    assert exported(env(folder, "--mode", "plain"), {})["FAL_KEY"] == KEY
+    assert evaluate_script(env(folder, "--mode", "plain"), {})["FAL_KEY"] == KEY
 
 
 def test_host_names_for_fal_s_python_client_come_with_a_warning(tmp_path: Path) -> None:
-    output = env(installed(tmp_path / "data", **PORTS), "--mode", "hosts")
-    seen = exported(output, {})
+    output = env(make_data_dir(tmp_path / "data", **PORTS), "--mode", "hosts")
+    seen = evaluate_script(output, {})
     assert seen["FAL_RUN_HOST"] == "127.0.0.1:8443"
     assert seen["FAL_QUEUE_RUN_HOST"] == "127.0.0.1:8443/queue", "both, or submit waits a minute"
     assert "uploads" in output
@@ -144,7 +144,7 @@ def test_host_names_for_fal_s_python_client_come_with_a_warning(tmp_path: Path) 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_shell_gets_every_variable(tmp_path: Path, shell: str) -> None:
-    folder = installed(tmp_path / "data", **PORTS)
+    folder = make_data_dir(tmp_path / "data", **PORTS)
     printed: dict[str, Any] = json.loads(env(folder, "--json"))
     output = env(folder, "--shell", shell)
     for name, value in printed["variables"].items():
@@ -156,7 +156,7 @@ def test_every_shell_gets_every_variable(tmp_path: Path, shell: str) -> None:
 
 
 def test_a_quote_in_a_path_stays_a_quote(tmp_path: Path) -> None:
-    folder = installed(tmp_path / "it's", **PORTS)
+    folder = make_data_dir(tmp_path / "it's", **PORTS)
     (line,) = (row for row in env(folder).splitlines() if "SSL_CERT_FILE" in row)
     assert shlex.split(line) == ["export", f"SSL_CERT_FILE={folder}/tls/bundle.pem"]
 
@@ -171,7 +171,7 @@ def test_a_private_authority_elsewhere_is_trusted_besides_all_others(
     lab = Remote("https://gpu.example:8443", KEY, theirs)
     write_contexts(Contexts("lab", {"lab": lab}))
     words = ["env", "--mode", "hosts", "--context", "lab"]
-    seen = exported(CliRunner().invoke(main, words).stdout, {})
+    seen = evaluate_script(CliRunner().invoke(main, words).stdout, {})
     assert seen["NODE_EXTRA_CA_CERTS"] == theirs
     bundle = Path(seen["SSL_CERT_FILE"])
     assert {seen["REQUESTS_CA_BUNDLE"], seen["CURL_CA_BUNDLE"]} == {str(bundle)}

@@ -17,7 +17,7 @@ from serve_app.cli.connection.remote import Remote
 from serve_app.cli.main import main
 from tests.fakes.openid import CLIENT_ID
 from tests.fakes.openid_device import DeviceProvider, device_provider
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 GROUPS = {"artists": {"tenant": "studio"}}
 
@@ -31,7 +31,7 @@ def openid() -> Iterator[DeviceProvider]:
 @pytest.fixture(scope="module")
 def address(openid: DeviceProvider) -> Iterator[Address]:
     settings = {"oidc_issuer": openid.issuer, "oidc_client_id": CLIENT_ID, "oidc_groups": GROUPS}
-    with served(replica=False, **settings) as address:
+    with serve(replica=False, **settings) as address:
         yield address
 
 

@@ -21,7 +21,7 @@ from tests.gguf_files import write_gguf
 from tests.ingress.api.test_model_entries import DOCUMENTED
 from tests.ingress.house import MODELS
 from tests.weights.hub_server import HubServer, serving
-from tests.wire.served import served
+from tests.wire.served import serve
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -46,7 +46,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     """Data directory of a running Darkroom."""
     directory = tmp_path / "data"
     directory.mkdir()
-    with served(models=MODELS, documented=DOCUMENTED) as here:
+    with serve(models=MODELS, documented=DOCUMENTED) as here:
         (directory / "run.json").write_text(json.dumps({"url": here.url}))
         (directory / "api_key").write_text(here.key)
         yield directory
@@ -67,28 +67,30 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def typed(data_dir: Path, *words: str) -> Result:
+def run_models(data_dir: Path, *words: str) -> Result:
     return CliRunner().invoke(main, ["models", *words, "--data-dir", str(data_dir)])
 
 
-def added(data_dir: Path, *words: str) -> dict[str, Any]:
-    ran = typed(data_dir, "add", *words, "--json")
+def add_model(data_dir: Path, *words: str) -> dict[str, Any]:
+    ran = run_models(data_dir, "add", *words, "--json")
     assert ran.exit_code == 0, ran.output
     return json.loads(ran.output)
 
 
 def test_a_folder_is_served_with_what_its_pipeline_needs(data_dir: Path, tmp_path: Path) -> None:
     folder = repository(tmp_path / "portraits")
-    ran = typed(data_dir, "add", "house/portraits", "--weights", str(folder), "--name", "Portraits")
+    ran = run_models(
+        data_dir, "add", "house/portraits", "--weights", str(folder), "--name", "Portraits"
+    )
     assert ran.exit_code == 0, ran.output
     assert "house/portraits is served by the pool studio." in ran.output
     assert "pipeline FluxPipeline" in ran.output
     assert "weights  2.5 MB: transformer 2.5 MB" in ran.output
     assert "licence  house-licence" in ran.output
     assert "recipes  none" in ran.output
-    (line,) = (row for row in typed(data_dir).output.splitlines() if "portraits" in row)
+    (line,) = (row for row in run_models(data_dir).output.splitlines() if "portraits" in row)
     assert line.split() == ["house/portraits", "Portraits"]
-    about = typed(data_dir, "show", "house/portraits").output
+    about = run_models(data_dir, "show", "house/portraits").output
     assert f"  family    flux\n  weights   {folder}\n  from      database\n" in about
     assert "  licence   house-licence\n" in about
 
@@ -97,7 +99,7 @@ def test_the_fields_are_shown_with_what_is_refused_and_what_has_none(
     data_dir: Path, tmp_path: Path
 ) -> None:
     folder = repository(tmp_path / "kontext", "FluxKontextPipeline")
-    ran = typed(data_dir, "add", "fal-ai/flux-kontext/dev", "--weights", str(folder))
+    ran = run_models(data_dir, "add", "fal-ai/flux-kontext/dev", "--weights", str(folder))
     assert ran.exit_code == 0, ran.output
     assert "    family   generic, schema declared\n" in ran.output
     assert "    fields   prompt, image_url, negative_prompt, image_size, num_inf" in ran.output
@@ -115,14 +117,14 @@ def test_a_similar_endpoint_without_options_lends_none(data_dir: Path, tmp_path:
         client.put(path_of(ENTRIES, "house/bare"), bare)
     folder = repository(tmp_path / "portraits")
     words = ("add", "house/portraits", "--weights", str(folder), "--like", "house/bare")
-    ran = typed(data_dir, *words)
+    ran = run_models(data_dir, *words)
     assert ran.exit_code == 0, ran.output
     assert "schema flux-text-to-image" in ran.output
 
 
 def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: Path) -> None:
     folder = repository(tmp_path / "portraits")
-    ran = typed(data_dir, "add", "house/portraits", "--weights", str(folder), "--dry-run")
+    ran = run_models(data_dir, "add", "house/portraits", "--weights", str(folder), "--dry-run")
     assert "would be served by the pool studio" in ran.output
     entry = json.loads(ran.output[ran.output.index("\n{") :])
     assert entry == {
@@ -133,19 +135,19 @@ def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: 
         "weights": {"directory": str(folder)},
         "licence": "house-licence",
     }
-    assert "house/portraits" not in typed(data_dir).output
+    assert "house/portraits" not in run_models(data_dir).output
 
 
 @pytest.mark.long
 def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = typed(data_dir, "add", "house/portraits", "--weights", "house/portraits@main")
+    ran = run_models(data_dir, "add", "house/portraits", "--weights", "house/portraits@main")
     assert ran.exit_code == 0, ran.output
     there = f"`darkroom models pull house/portraits --data-dir {data_dir}` does it now."
     assert there in ran.output
     assert "licence  house-licence" in ran.output
-    shown = json.loads(typed(data_dir, "--json").output)["models"]
+    shown = json.loads(run_models(data_dir, "--json").output)["models"]
     (mine,) = [model for model in shown if model["endpoint_id"] == "house/portraits"]
     assert mine["darkroom"]["weights"] == {
         "source": "house/portraits",
@@ -153,13 +155,13 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
         "checkpoint": None,
         "parts": {},
     }
-    pulled = typed(data_dir, "pull", "house/portraits", "--yes")
+    pulled = run_models(data_dir, "pull", "house/portraits", "--yes")
     assert pulled.exit_code == 0, pulled.output
     assert "ok       house/portraits: " in pulled.output
     monkeypatch.setenv("DARKROOM_DATA_DIR", str(data_dir))
     pulled = CliRunner().invoke(main, ["models", "pull", "house/portraits"])
     assert pulled.exit_code == 0, pulled.output
-    again = added(
+    again = add_model(
         *(data_dir, "house/portraits", "--weights", f"house/portraits@{COMMIT}"),
         *("--replace", "--dry-run"),
     )
@@ -170,24 +172,24 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
 def test_a_repository_alone_is_served_under_its_name_offline_too(
     data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = added(data_dir, "house/portraits")
+    model = add_model(data_dir, "house/portraits")
     assert model["endpoint_id"] == "house/portraits"
     assert model["entry"]["weights"] == {"hub": "house/portraits", "revision": COMMIT}
-    pulled = typed(data_dir, "pull", "house/portraits", "--yes")
+    pulled = run_models(data_dir, "pull", "house/portraits", "--yes")
     assert pulled.exit_code == 0, pulled.output
     monkeypatch.setenv("DARKROOM_OFFLINE", "1")
-    offline = added(data_dir, "house/portraits", "--replace")
+    offline = add_model(data_dir, "house/portraits", "--replace")
     assert offline["entry"]["weights"] == model["entry"]["weights"]
     assert offline["weights_are_here"]
-    refused = typed(data_dir, "add", "house/landscapes")
+    refused = run_models(data_dir, "add", "house/landscapes")
     assert refused.exit_code == 1
     assert "Only the hub can say which commit 'main' of house/landscapes is" in refused.output
 
 
 def test_a_folder_alone_is_served_under_its_name(data_dir: Path, tmp_path: Path) -> None:
-    model = added(data_dir, str(repository(tmp_path / "My Portraits 2")))
+    model = add_model(data_dir, str(repository(tmp_path / "My Portraits 2")))
     assert model["endpoint_id"] == "local/my-portraits-2"
-    refused = typed(data_dir, "add", "portraits")
+    refused = run_models(data_dir, "add", "portraits")
     assert refused.exit_code == 1
     assert "There is no folder portraits on this machine" in refused.output
 
@@ -203,7 +205,7 @@ def test_weights_of_a_server_elsewhere_are_pulled_on_its_machine(
     assert ran.exit_code == 0, ran.output
     assert f"`darkroom models pull house/portraits` on the machine of {url} does" in ran.output
     monkeypatch.setenv("DARKROOM_DATA_DIR", str(data_dir))
-    assert typed(data_dir, "pull", "house/portraits", "--yes").exit_code == 0
+    assert run_models(data_dir, "pull", "house/portraits", "--yes").exit_code == 0
     ran = CliRunner().invoke(main, [*words, "--replace"])
     assert "on the machine of" in ran.output, "the weights are on this machine, perhaps not there"
 
@@ -212,14 +214,14 @@ def test_a_similar_endpoint_lends_everything_but_what_describes_its_weights(
     data_dir: Path, tmp_path: Path
 ) -> None:
     folder = repository(tmp_path / "portraits", readme="")
-    entry = added(
+    entry = add_model(
         *(data_dir, "house/portraits", "--weights", str(folder)),
         *("--like", "fal-ai/flux/schnell"),
     )["entry"]
     assert entry["bounds"]["num_inference_steps"] == [1, 12]
     assert not {"demo", "licence", "display_name"} & entry.keys()
     (sdxl,) = [repository(tmp_path / "other", "StableDiffusionXLPipeline")]
-    ran = typed(
+    ran = run_models(
         *(data_dir, "add", "house/other", "--weights", str(sdxl)),
         *("--like", "fal-ai/flux/schnell"),
     )
@@ -232,16 +234,16 @@ def test_beside_demo_models_added_weights_of_the_hub_are_served_and_recipes_of_a
 ) -> None:
     weights = ("--weights", f"house/portraits@{COMMIT}")
     like = ("--like", "test/unserved")
-    assert added(data_dir, "house/whole", *weights)["served"]
-    refused = added(data_dir, "house/like", *weights, *like)
+    assert add_model(data_dir, "house/whole", *weights)["served"]
+    refused = add_model(data_dir, "house/like", *weights, *like)
     assert not refused["served"]
     assert "`cpu: {}`" in refused["reason"]
-    told = added(data_dir, "house/like", *weights, *like, "--cpu", "--replace")
+    told = add_model(data_dir, "house/like", *weights, *like, "--cpu", "--replace")
     assert told["served"]
     assert told["entry"]["cpu"] == {}
     (shown,) = [
         model
-        for model in json.loads(typed(data_dir, "--json").output)["models"]
+        for model in json.loads(run_models(data_dir, "--json").output)["models"]
         if model["endpoint_id"] == "house/like"
     ]
     assert not shown["darkroom_demo"]
@@ -250,20 +252,20 @@ def test_beside_demo_models_added_weights_of_the_hub_are_served_and_recipes_of_a
 
 def test_what_exists_is_replaced_only_when_asked(data_dir: Path, tmp_path: Path) -> None:
     folder = str(repository(tmp_path / "portraits"))
-    refused = typed(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder)
+    refused = run_models(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder)
     assert refused.exit_code == 1
     assert "fal-ai/flux/schnell exists already (from: file)" in refused.output
-    assert typed(data_dir, "check").output == "0 mistakes found.\n"
-    ran = typed(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder, "--replace")
+    assert run_models(data_dir, "check").output == "0 mistakes found.\n"
+    ran = run_models(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder, "--replace")
     assert "replaces the entry of: file" in ran.output
-    about = typed(data_dir, "show", "fal-ai/flux/schnell").output
+    about = run_models(data_dir, "show", "fal-ai/flux/schnell").output
     assert "from      database, in place of: file" in about
-    checked = typed(data_dir, "check")
+    checked = run_models(data_dir, "check")
     assert checked.exit_code == 0
     assert "fal-ai/flux/schnell is also in the catalogue file" in checked.output
-    deleted = typed(data_dir, "delete", "fal-ai/flux/schnell")
+    deleted = run_models(data_dir, "delete", "fal-ai/flux/schnell")
     assert "fal-ai/flux/schnell is now that of the catalogue file." in deleted.output
-    again = typed(data_dir, "delete", "fal-ai/flux/schnell")
+    again = run_models(data_dir, "delete", "fal-ai/flux/schnell")
     assert (again.exit_code, "not in the database" in again.output) == (1, True)
 
 
@@ -294,7 +296,7 @@ def test_what_cannot_be_served_is_refused(
         (folder / "model_index.json").write_text(text)
     folders = {"empty": empty, "strange": strange, "pickled": pickled}
     source = weights.format(**folders, listed=listed, deep=deep)
-    ran = typed(data_dir, "add", "house/x", "--weights", source)
+    ran = run_models(data_dir, "add", "house/x", "--weights", source)
     assert ran.exit_code == 1
     assert words in ran.output
 
@@ -354,11 +356,11 @@ def test_a_single_file_replaces_the_components_that_it_holds(
         single_file(tmp_path / "x.safetensors", CHECKPOINT),
     )
     weights = ("--weights", str(folder), "--checkpoint", str(file))
-    stored = added(data_dir, "house/tuned", *weights)
+    stored = add_model(data_dir, "house/tuned", *weights)
     written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
     assert stored["entry"]["weights"] == written
     assert stored["weight_bytes"] == {"transformer": 2_000_000}
-    assert f"weights   {folder} with {file}" in typed(data_dir, "show", "house/tuned").output
+    assert f"weights   {folder} with {file}" in run_models(data_dir, "show", "house/tuned").output
 
 
 def test_a_single_file_of_the_hub_is_pinned_and_only_its_header_is_read(
@@ -367,7 +369,7 @@ def test_a_single_file_of_the_hub_is_pinned_and_only_its_header_is_read(
     file = single_file(tmp_path / "files/x.safetensors", CHECKPOINT)
     hub.add("house/tuned", COMMIT, file.parent)
     weights = ("--weights", "house/portraits@main", "--checkpoint", "house/tuned/x.safetensors")
-    stored = added(data_dir, "house/tuned", *weights)
+    stored = add_model(data_dir, "house/tuned", *weights)
     assert stored["entry"]["weights"] == {
         "hub": "house/portraits",
         "revision": COMMIT,
@@ -391,7 +393,7 @@ def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
 ) -> None:
     base, control = repository(tmp_path / "base"), part(tmp_path / "control")
     weights = ("--weights", str(base), "--part", f"controlnet={control}")
-    stored = added(data_dir, "house/x", *weights, "--pipeline", "FluxControlNetPipeline")
+    stored = add_model(data_dir, "house/x", *weights, "--pipeline", "FluxControlNetPipeline")
     assert stored["entry"]["weights"] == {
         "directory": str(base),
         "pipeline": "FluxControlNetPipeline",
@@ -399,7 +401,7 @@ def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
     }
     assert stored["weight_bytes"] == {"transformer": 2_500_000, "controlnet": 700_000}
     assert "control_image_url" in stored["entry"]["options"]["inputs"]
-    about = typed(data_dir, "show", "house/x").output
+    about = run_models(data_dir, "show", "house/x").output
     assert f"weights   {base} with controlnet of {control}\n" in about
 
 
@@ -408,16 +410,16 @@ def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_p
     edges, depth = part(tmp_path / "edges"), part(tmp_path / "depth")
     parts = ("--part", f"controlnet={edges}", "--part", f"controlnet={depth}")
     command = ("--weights", str(base), *parts, "--pipeline", "FluxControlNetPipeline")
-    stored = added(data_dir, "house/x", *command)
+    stored = add_model(data_dir, "house/x", *command)
     places = [{"directory": str(edges)}, {"directory": str(depth)}]
     assert stored["entry"]["weights"]["parts"] == {"controlnet": places}
     sizes = {"transformer": 2_500_000, "controlnet": 700_000, "controlnet_1": 700_000}
     assert stored["weight_bytes"] == sizes
     images = stored["entry"]["options"]["inputs"]["control_image_urls"]
     assert (images["least"], images["most"]) == (2, 2)
-    shown = typed(data_dir, "show", "house/x").output
+    shown = run_models(data_dir, "show", "house/x").output
     assert f"weights   {base} with controlnet of {edges} and {depth}\n" in shown
-    other = typed(data_dir, "add", "house/y", "--weights", str(base), *parts)
+    other = run_models(data_dir, "add", "house/y", "--weights", str(base), *parts)
     assert "FluxPipeline does not take 2 ControlNets together" in " ".join(other.output.split())
 
 
@@ -430,12 +432,12 @@ def test_several_parts_of_the_hub_are_all_pulled(
     hub.add("house/control", COMMIT, tmp_path / "files")
     parts = [f"--part=controlnet=house/control/{name}@main" for name in ("canny", "depth")]
     weights = ("--weights", "house/portraits@main", *parts, "--pipeline", "FluxControlNetPipeline")
-    stored = added(data_dir, "house/x", *weights)
+    stored = add_model(data_dir, "house/x", *weights)
     assert stored["entry"]["weights"]["parts"]["controlnet"] == [
         {"hub": "house/control", "revision": COMMIT, "folder": folder}
         for folder in ("canny", "depth")
     ]
-    assert typed(data_dir, "pull", "house/x", "--yes").exit_code == 0
+    assert run_models(data_dir, "pull", "house/x", "--yes").exit_code == 0
     files = tmp_path.glob("store/models--house--control/snapshots/*/*/*.safetensors")
     assert {file.parent.name for file in files} == {"canny", "depth"}
 
@@ -447,13 +449,13 @@ def test_a_part_of_the_hub_is_pinned_and_pulled_with_the_rest(
     part(tmp_path / "files/canny")
     hub.add("house/control", COMMIT, tmp_path / "files")
     weights = ("--weights", "house/portraits@main", "--part", "controlnet=house/control/canny@main")
-    stored = added(data_dir, "house/x", *weights, "--pipeline", "FluxControlNetPipeline")
+    stored = add_model(data_dir, "house/x", *weights, "--pipeline", "FluxControlNetPipeline")
     assert stored["entry"]["weights"]["parts"] == {
         "controlnet": {"hub": "house/control", "revision": COMMIT, "folder": "canny"}
     }
     assert stored["weight_bytes"]["controlnet"] == 700_000
     assert not stored["weights_are_here"]
-    pulled = typed(data_dir, "pull", "house/x", "--yes")
+    pulled = run_models(data_dir, "pull", "house/x", "--yes")
     assert pulled.exit_code == 0, pulled.output
     (there,) = tmp_path.glob("store/models--house--control/snapshots/*/canny/*.safetensors")
     assert there.stat().st_size == 700_000
@@ -473,7 +475,7 @@ def test_a_part_that_cannot_be_read_is_refused(
     (tmp_path / "empty").mkdir()
     base = repository(tmp_path / "base")
     given = given.format(empty=tmp_path / "empty")
-    ran = typed(data_dir, "add", "house/x", "--weights", str(base), "--part", given)
+    ran = run_models(data_dir, "add", "house/x", "--weights", str(base), "--part", given)
     assert ran.exit_code
     assert words in " ".join(ran.output.split())
 
@@ -491,7 +493,7 @@ GGUF_BYTES = 256 * 1024 // 32 * 34 + 1024
 def test_a_gguf_file_replaces_the_components_that_it_holds(data_dir: Path, tmp_path: Path) -> None:
     folder, file = repository(tmp_path / "base"), gguf_file(tmp_path / "x.gguf")
     weights = ("--weights", str(folder), "--checkpoint", str(file))
-    stored = added(data_dir, "house/small", *weights)
+    stored = add_model(data_dir, "house/small", *weights)
     written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
     assert stored["entry"]["weights"] == written
     assert stored["weight_bytes"] == {"transformer": GGUF_BYTES}
@@ -502,10 +504,10 @@ def test_a_gguf_file_of_the_hub_is_pinned_and_pulled(
 ) -> None:
     hub.add("house/small", COMMIT, gguf_file(tmp_path / "files/x-Q8_0.gguf").parent)
     weights = ("--weights", "house/portraits@main", "--checkpoint", "house/small/x-Q8_0.gguf@main")
-    stored = added(data_dir, "house/small", *weights)
+    stored = add_model(data_dir, "house/small", *weights)
     assert stored["entry"]["weights"]["checkpoint"] == f"house/small/x-Q8_0.gguf@{COMMIT}"
     assert stored["weight_bytes"] == {"transformer": GGUF_BYTES}
-    pulled = typed(data_dir, "pull", "house/small", "--yes")
+    pulled = run_models(data_dir, "pull", "house/small", "--yes")
     assert pulled.exit_code == 0, pulled.output
     assert len([*tmp_path.glob("store/**/x-Q8_0.gguf")]) == 1
 
@@ -515,7 +517,7 @@ def test_a_language_model_in_gguf_is_refused_with_what_it_is(
 ) -> None:
     file = gguf_file(tmp_path / "x.gguf", "token_embd.weight")
     weights = ("--weights", str(repository(tmp_path / "base")), "--checkpoint", str(file))
-    ran = typed(data_dir, "add", "house/small", *weights)
+    ran = run_models(data_dir, "add", "house/small", *weights)
     assert ran.exit_code
     assert "is a language model with the names of llama.cpp" in " ".join(ran.output.split())
 
@@ -531,7 +533,7 @@ def test_a_single_file_in_place_of_a_folder_is_refused_with_its_option(
     data_dir: Path, tmp_path: Path, given: tuple[str, ...]
 ) -> None:
     base = repository(tmp_path / "base")
-    ran = typed(data_dir, "add", "house/x", *(word.format(base=base) for word in given))
+    ran = run_models(data_dir, "add", "house/x", *(word.format(base=base) for word in given))
     assert ran.exit_code
     assert "z.gguf" in ran.output
     assert "is a single file. Name it with --checkpoint" in " ".join(ran.output.split())
@@ -556,6 +558,6 @@ def test_a_single_file_that_cannot_be_loaded_is_refused_with_the_reason(
         single_file(file, content)
     folder = repository(tmp_path / "base")
     weights = ("--weights", str(folder), "--checkpoint", str(file))
-    ran = typed(data_dir, "add", "house/tuned", *weights)
+    ran = run_models(data_dir, "add", "house/tuned", *weights)
     assert ran.exit_code
     assert words in " ".join(ran.output.split())

@@ -11,27 +11,27 @@ from click.testing import CliRunner
 
 from serve_app.cli.commands import model_list
 from serve_app.cli.main import main
-from tests.wire.served import served
+from tests.wire.served import serve
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Data directory of a running Darkroom."""
     directory = tmp_path_factory.mktemp("data")
-    with served() as here:
+    with serve() as here:
         (directory / "run.json").write_text(json.dumps({"url": here.url}))
         (directory / "api_key").write_text(here.key)
         yield directory
 
 
-def shown(data_dir: Path, *options: str) -> str:
+def list_models(data_dir: Path, *options: str) -> str:
     ran = CliRunner().invoke(main, ["models", "--data-dir", str(data_dir), *options])
     assert ran.exit_code == 0, ran.output
     return ran.output
 
 
 def test_served_endpoints_are_one_line_each_in_groups(data_dir: Path) -> None:
-    lines = shown(data_dir).splitlines()
+    lines = list_models(data_dir).splitlines()
     assert lines[0] == "Images from text"
     listed, rest = lines[1:-2], lines[-2:]
     assert [line.split()[0] for line in listed] == [
@@ -48,7 +48,7 @@ def test_served_endpoints_are_one_line_each_in_groups(data_dir: Path) -> None:
 
 
 def test_all_shows_what_each_needs_and_every_reason_once(data_dir: Path) -> None:
-    lines = shown(data_dir, "--all").splitlines()
+    lines = list_models(data_dir, "--all").splitlines()
     unserved = next(line for line in lines if "test/unserved" in line)
     for words in ("not served", "does not fit", "24 GB GPU"):
         assert words in unserved
@@ -73,7 +73,7 @@ def test_one_that_is_not_there_is_named(data_dir: Path) -> None:
 
 
 def test_programs_get_one_json_document(data_dir: Path) -> None:
-    document = json.loads(shown(data_dir, "--json"))
+    document = json.loads(list_models(data_dir, "--json"))
     models = {model["endpoint_id"]: model for model in document["models"]}
     answer = models["test/unserved"]["darkroom"]["preflight"]
     assert (answer["server"], answer["fits"]) == ("nothing", False)
@@ -82,6 +82,6 @@ def test_programs_get_one_json_document(data_dir: Path) -> None:
 
 
 def test_all_pages_are_shown(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = shown(data_dir)
+    whole = list_models(data_dir)
     monkeypatch.setattr(model_list, "PAGE", 1)
-    assert shown(data_dir) == whole
+    assert list_models(data_dir) == whole

@@ -68,12 +68,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def typed(*words: str) -> Result:
+def run_models(*words: str) -> Result:
     return CliRunner().invoke(main, ["models", *words])
 
 
 def test_pull_says_what_it_will_bring_and_brings_it(hub: HubServer, tmp_path: Path) -> None:
-    ran = typed("pull")
+    ran = run_models("pull")
     assert ran.exit_code == 0, ran.output
     assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download, of {SIZE} MB in 7 files" in ran.output
     assert "for      house/draw, house/redraw\n" in ran.output
@@ -86,15 +86,15 @@ def test_pull_says_what_it_will_bring_and_brings_it(hub: HubServer, tmp_path: Pa
 
 
 def test_what_is_here_is_not_downloaded_again(hub: HubServer) -> None:
-    typed("pull")
+    run_models("pull")
     hub.asked.clear()
-    ran = typed("pull", "house/redraw")
+    ran = run_models("pull", "house/redraw")
     assert f"{SIZE} MB in 7 files, all downloaded" in ran.output
     assert hub.asked == []
 
 
 def test_programs_get_one_json_document(hub: HubServer) -> None:
-    printed = json.loads(typed("pull", "house/draw", "--json").output)
+    printed = json.loads(run_models("pull", "house/draw", "--json").output)
     (download,) = printed["downloads"]
     assert (download["repository"], [*download["endpoints"]]) == (NAME, ["house/draw"])
     answer = download["endpoints"]["house/draw"]
@@ -129,38 +129,38 @@ def test_the_progress_stays_in_one_line_of_the_terminal(
 
 
 def test_one_that_cannot_be_had_keeps_the_others_from_nothing(hub: HubServer) -> None:
-    ran = typed("pull", "house/other", "house/draw")
+    ran = run_models("pull", "house/other", "house/draw")
     assert ran.exit_code == 1
     assert "PROBLEM  house/other: The hub" in ran.output
     assert "ok       house/small: " in ran.output
 
 
 def test_an_endpoint_that_is_not_there_is_reported(hub: HubServer) -> None:
-    ran = typed("pull", "house/drawn")
+    ran = run_models("pull", "house/drawn")
     assert ran.exit_code == 1
     assert "house/draw" in ran.output
 
 
 def test_a_gated_repository_says_where_to_accept_its_licence(hub: HubServer) -> None:
     hub.gated.add(NAME)
-    ran = typed("pull")
+    ran = run_models("pull")
     assert ran.exit_code == 1
     assert f"accept its licence at {hub.url}/{NAME}" in ran.output
 
 
 def test_verify_counts_the_damaged(hub: HubServer, tmp_path: Path) -> None:
-    typed("pull")
-    assert typed("verify").exit_code == 0
+    run_models("pull")
+    assert run_models("verify").exit_code == 0
     (link,) = (tmp_path / "store").rglob(UNET)
     link.resolve().write_bytes(bytes(link.stat().st_size))
-    ran = typed("verify")
+    ran = run_models("verify")
     assert ran.exit_code == 1
     assert f"PROBLEM  {NAME}: {UNET} was damaged" in ran.output
 
 
 def test_a_mirror_that_is_not_set_is_reported(hub: HubServer) -> None:
-    typed("pull")
-    ran = typed("push-mirror")
+    run_models("pull")
+    ran = run_models("push-mirror")
     assert ran.exit_code == 1
     assert "DARKROOM_WEIGHTS_MIRROR" in ran.output
 
@@ -177,7 +177,7 @@ def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> 
     notices.print_missing_weights(Config(data_dir=tmp_path / "its data"), lines.append)
     pull = f"darkroom models pull --data-dir '{tmp_path / 'its data'}'"
     assert f"GB are free. `{pull}` downloads them now." in lines[-1]
-    typed("pull")
+    run_models("pull")
     lines.clear()
     notices.print_missing_weights(Config(), lines.append)
     assert lines == []
@@ -241,12 +241,12 @@ def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
     assert command == f"Run `darkroom models pull house/small --data-dir {tmp_path}`.\n"
     notices.print_real_model(config, lines.append)
     assert len(lines) == 3
-    assert typed("pull", "house/small").exit_code == 0
+    assert run_models("pull", "house/small").exit_code == 0
 
 
 def test_a_real_model_whose_weights_are_here_is_not_offered(hub: HubServer, tmp_path: Path) -> None:
     config, lines = beside_demos(tmp_path), list[str]()
-    typed("pull", "house/small")
+    run_models("pull", "house/small")
     notices.print_real_model(config, lines.append)
     assert lines == []
 

@@ -12,7 +12,7 @@ from tests.wire.served import Address
 PROBE = "test/probe"
 
 
-def submitted(address: Address, key: str = "") -> str:
+def submit_probe(address: Address, key: str = "") -> str:
     headers = {"Authorization": f"Key {key or address.key}"}
     answer = httpx.post(f"{address.url}/queue/{PROBE}", headers=headers, json={}, trust_env=False)
     return str(answer.json()["request_id"])
@@ -31,7 +31,7 @@ def test_an_endpoint_is_paused_drained_and_resumed(darkroom: Any) -> None:
 
 
 def test_a_request_is_requeued_and_failed(darkroom: Any, address: Address) -> None:
-    request_id = submitted(address)
+    request_id = submit_probe(address)
     assert darkroom("requests", "requeue", request_id).stdout == "The request is queued.\n"
     reason = "It hangs & burns?"
     failed = darkroom("requests", "fail", request_id, "--reason", reason)
@@ -43,14 +43,14 @@ def test_a_request_is_requeued_and_failed(darkroom: Any, address: Address) -> No
 
 def test_an_operator_cancels_a_request_of_another_tenant(darkroom: Any, address: Address) -> None:
     created = darkroom("keys", "create", "theirs", "--tenant", "studio-a", "--json").stdout
-    request_id = submitted(address, json.loads(created)["key"])
+    request_id = submit_probe(address, json.loads(created)["key"])
     assert "no request" in darkroom("requests", "cancel", request_id, fails=True).stderr
     command = ("requests", "cancel", request_id, "--tenant", "studio-a")
     assert darkroom(*command).stdout == "cancelled\n"
 
 
 def test_a_request_gets_another_priority(darkroom: Any, address: Address) -> None:
-    request_id = submitted(address)
+    request_id = submit_probe(address)
     changed = darkroom("requests", "priority", request_id, "low")
     assert changed.stdout == "The request has low priority.\n"
     assert (

@@ -27,7 +27,7 @@ def entries() -> list[dict[str, Any]]:
     return list(yaml.safe_load(ran.output)["applications"])
 
 
-def built(entry: dict[str, Any]) -> Any:
+def build_deployment(entry: dict[str, Any]) -> Any:
     module, _, name = entry["import_path"].partition(":")
     return getattr(import_module(module), name)(dict(entry["args"]))._bound_deployment
 
@@ -45,7 +45,7 @@ def test_the_version_changes_nothing_of_what_is_built(
 ) -> None:
     entry = entries[number]
     before = {name: value for name, value in entry["args"].items() if name != "version"}
-    ours, older = built(entry), built(entry | {"args": before})
+    ours, older = build_deployment(entry), build_deployment(entry | {"args": before})
     if number:  # the pool below the root
         ours, older = (app.init_args[0]._bound_deployment for app in (ours, older))
     assert repr(ours.init_args[:3]) == repr(older.init_args[:3])

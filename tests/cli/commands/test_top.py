@@ -18,7 +18,7 @@ from serve_app.domain.lease import EngineUsage
 from serve_app.domain.request import State
 from serve_app.settings import PoolConfig
 from serve_app.telemetry.metrics import Metrics
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 PROBE = "test/probe"
 LEFT = "\x1b[?25h\x1b[?1049l"
@@ -29,7 +29,7 @@ LEFT = "\x1b[?25h\x1b[?1049l"
 def address() -> Iterator[Address]:
     families = ("probe", "flux", "sdxl", "video", "audio", "generic")
     pools = {"studio": PoolConfig(families=families, min_replicas=0, max_replicas=4)}
-    with served(replica=False, pools=pools) as address:
+    with serve(replica=False, pools=pools) as address:
         headers = {"Authorization": f"Key {address.key}"}
         httpx.post(f"{address.url}/queue/{PROBE}", headers=headers, json={}, trust_env=False)
         yield address
@@ -168,8 +168,8 @@ def test_the_throughput_is_that_of_all_ingress_replicas_whichever_answers() -> N
 
     def end(metrics: Metrics, number: int) -> None:
         for _ in range(number):
-            metrics.queue.entered(PROBE, State.SUCCEEDED)
-            metrics.computed("studio", EngineUsage(4, {}, {}, {}))
+            metrics.queue.count_entry(PROBE, State.SUCCEEDED)
+            metrics.record_engine_usage("studio", EngineUsage(4, {}, {}, {}))
 
     end(first, 100)  # before the view
     read(first, 0.0)

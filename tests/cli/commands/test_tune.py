@@ -38,11 +38,11 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return tmp_path / "data"
 
 
-def typed(*words: str) -> Result:
+def run_tune(*words: str) -> Result:
     return CliRunner().invoke(main, ["tune", *words])
 
 
-def kept(data_dir: Path) -> list[dict[str, Any]]:
+def read_tunings(data_dir: Path) -> list[dict[str, Any]]:
     return json.loads((data_dir / "tuning.json").read_text())["tunings"]
 
 
@@ -56,13 +56,13 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(data_dir: Path) -> N
                 process.send_signal(signal.SIGINT)
                 break
         assert process.wait() == 130
-    (tuning,) = kept(data_dir)
+    (tuning,) = read_tunings(data_dir)
     (plain,) = tuning["measurements"]
     assert plain["variant"] == "plain"
 
-    ran = typed(*SHORT)
+    ran = run_tune(*SHORT)
     assert ran.exit_code == 0, ran.output
-    (tuning,) = kept(data_dir)
+    (tuning,) = read_tunings(data_dir)
     assert tuning["measurements"][0] == plain  # it was not measured again
     float8 = tuning["measurements"][1]
     assert float8["error"] == ""
@@ -70,25 +70,25 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(data_dir: Path) -> N
     assert tuning["machine"]["torch"]
     assert f"Kept in {data_dir / 'tuning.json'}" in ran.output
 
-    listed = typed("--list")
+    listed = run_tune("--list")
     assert FLUX in listed.output
     assert "float8" in listed.output
-    assert json.loads(typed("--list", "--json").output)[0]["endpoints"] == [FLUX]
-    assert "measurements of 0 of 1 models" in typed("--forget", "fal-ai/other").output
-    assert "measurements of 1 of 1 models" in typed("--forget", FLUX).output
-    assert kept(data_dir) == []
-    assert "Nothing is kept" in typed("--list").output
+    assert json.loads(run_tune("--list", "--json").output)[0]["endpoints"] == [FLUX]
+    assert "measurements of 0 of 1 models" in run_tune("--forget", "fal-ai/other").output
+    assert "measurements of 1 of 1 models" in run_tune("--forget", FLUX).output
+    assert read_tunings(data_dir) == []
+    assert "Nothing is kept" in run_tune("--list").output
 
 
 def test_an_endpoint_that_is_not_there_is_named(data_dir: Path) -> None:
-    ran = typed("fal-ai/flux/schnel")
+    ran = run_tune("fal-ai/flux/schnel")
     assert ran.exit_code == 1
     assert FLUX in ran.output
 
 
 @pytest.mark.long
 def test_a_variant_that_is_not_there_is_named_with_those_that_are(data_dir: Path) -> None:
-    ran = typed(FLUX, "--variant", "faster")
+    ran = run_tune(FLUX, "--variant", "faster")
     assert ran.exit_code == 1
     assert "no variant faster of these models here. Variants: plain, compiled" in ran.output
 
@@ -99,7 +99,7 @@ def test_a_running_darkroom_must_be_stopped_first(data_dir: Path) -> None:
         lock.write("pid 12")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        ran = typed(FLUX)
+        ran = run_tune(FLUX)
     assert ran.exit_code == 1
     assert "Another Darkroom (pid 12) uses" in ran.output
     assert "Stop it, run `darkroom tune`, and start it again." in ran.output
@@ -110,10 +110,10 @@ def test_weights_that_are_not_downloaded_are_named_with_the_command(
 ) -> None:
     for name, value in {"DEMO": "false", "WEIGHTS_DIR": str(tmp_path / "none")}.items():
         monkeypatch.setenv(f"DARKROOM_{name}", value)
-    ran = typed(FLUX)
+    ran = run_tune(FLUX)
     assert ran.exit_code == 1
     assert f"Run `darkroom models pull {FLUX}` first." in ran.output
-    assert "so there is nothing to tune" in typed().output
+    assert "so there is nothing to tune" in run_tune().output
 
 
 @pytest.mark.long
@@ -125,17 +125,17 @@ def test_variants_that_the_benchmark_speaks_against_are_left_out_with_the_reason
     command = (FLUX, "--measured", str(path), "--minutes", "0.001")
     row = f"  compiled               left out, compile is off: {SLOW}\n"
 
-    ran = typed(*command)  # the time is over before the first measurement
+    ran = run_tune(*command)  # the time is over before the first measurement
     assert ran.exit_code == 0, ran.output
     assert ran.stdout.count("left out") == 1
     assert row in ran.stdout
     assert f"{path} has verdicts on newer, which this Darkroom does not know" in ran.stderr
-    assert row in typed("--list").stdout
-    assert json.loads(typed("--list", "--json").stdout)[0]["left_out"].keys() == {"compiled"}
+    assert row in run_tune("--list").stdout
+    assert json.loads(run_tune("--list", "--json").stdout)[0]["left_out"].keys() == {"compiled"}
 
-    as_json = typed(*command, "--json")
+    as_json = run_tune(*command, "--json")
     assert json.loads(as_json.stdout)[0]["left_out"] == {"compiled": f"compile is off: {SLOW}"}
-    assert "left out" not in typed(FLUX, "--minutes", "0.001").stdout
+    assert "left out" not in run_tune(FLUX, "--minutes", "0.001").stdout
 
 
 @pytest.mark.long
@@ -144,7 +144,7 @@ def test_verdicts_of_another_card_are_refused_before_anything_is_measured(
 ) -> None:
     here = machine_of(accelerator_for("cpu"))
     path = write_results(tmp_path, replace(here, device="NVIDIA H200"), compile="off")
-    ran = typed(FLUX, "--measured", str(path))
+    ran = run_tune(FLUX, "--measured", str(path))
     assert ran.exit_code == 1
     assert f"{path} was measured on NVIDIA H200" in ran.output
     assert here.device in ran.output

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(deliver=True, allow_private_webhooks=True, webhook_waits_s=()) as address:
+    with serve(deliver=True, allow_private_webhooks=True, webhook_waits_s=()) as address:
         yield address
 
 
@@ -48,7 +48,7 @@ def url_of(receiver: HTTPServer) -> str:
     return f"http://127.0.0.1:{receiver.server_port}/hook"
 
 
-def shown(darkroom: Any, request_id: str, state: str) -> dict[str, Any]:
+def wait_for_state(darkroom: Any, request_id: str, state: str) -> dict[str, Any]:
     end = time.monotonic() + 120
     while True:
         printed = json.loads(darkroom("webhooks", "show", request_id, "--json").stdout)
@@ -69,7 +69,7 @@ def test_what_is_dead_is_listed_shown_and_sent_again(
         trust_env=False,
     )
     request_id = answer.json()["request_id"]
-    shown(darkroom, request_id, "dead")
+    wait_for_state(darkroom, request_id, "dead")
     listed = darkroom("webhooks", "list", "--state", "dead").stdout
     assert listed.startswith(f"{request_id}  dead")
     assert "It answered 404." in listed
@@ -77,7 +77,7 @@ def test_what_is_dead_is_listed_shown_and_sent_again(
     receiver.status = 200
     output = darkroom("webhooks", "redeliver", request_id).stdout
     assert output == f"The webhook is sent again to {url_of(receiver)}.\n"
-    assert len(shown(darkroom, request_id, "delivered")["log"]) == 2
+    assert len(wait_for_state(darkroom, request_id, "delivered")["log"]) == 2
     assert darkroom("webhooks", "list", "--state", "dead").stdout == ""
     assert f"webhook.redeliver  {request_id}" in darkroom("audit").stdout
     missing = "0190a0f0-0000-7000-8000-000000000000"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 pytestmark = pytest.mark.long
 
@@ -27,7 +27,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(replica=False) as address:
+    with serve(replica=False) as address:
         yield address
 
 
@@ -43,7 +43,7 @@ def programs(tmp_path: Path) -> Path:
     return program.parent
 
 
-def completed(programs: Path, *words: str, data_dir: Path | None = None) -> list[str]:
+def complete_words(programs: Path, *words: str, data_dir: Path | None = None) -> list[str]:
     command = ["bash", "--norc", "-c", COMPLETE, "bash", "darkroom", *words]
     environment = {"PATH": f"{programs}:/usr/bin:/bin"}
     if data_dir is not None:
@@ -72,7 +72,7 @@ def completed(programs: Path, *words: str, data_dir: Path | None = None) -> list
 def test_commands_options_and_choices_are_completed(
     programs: Path, words: tuple[str, ...], wanted: list[str]
 ) -> None:
-    assert sorted(completed(programs, *words)) == wanted
+    assert sorted(complete_words(programs, *words)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,5 @@ def test_endpoints_are_completed_from_what_runs(
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
     (tmp_path / "api_key").write_text(address.key)
-    completions = completed(programs, *words, "fal-ai/flux/s", data_dir=tmp_path)
+    completions = complete_words(programs, *words, "fal-ai/flux/s", data_dir=tmp_path)
     assert completions == ["fal-ai/flux/schnell"]

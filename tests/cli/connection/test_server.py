@@ -15,12 +15,12 @@ from serve_app.cli.connection.contexts import contexts_file
 from serve_app.cli.connection.remote import Remote, origin
 from serve_app.cli.main import main
 from serve_app.domain.errors import Misconfigured
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 
@@ -38,7 +38,7 @@ def darkroom(*words: str, fails: bool = False, given: str = "") -> Result:
     return result
 
 
-def installed(data_dir: Path, url: str, key: str) -> str:
+def make_data_dir(data_dir: Path, url: str, key: str) -> str:
     data_dir.mkdir()
     (data_dir / "address.json").write_text(json.dumps({"url": url}))
     (data_dir / "api_key").write_text(key)
@@ -119,7 +119,7 @@ def test_a_data_directory_is_used_before_the_current_context(
     address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     darkroom("login", address.url, "--key", address.other_key)
-    folder = installed(tmp_path / "data", address.url, address.key)
+    folder = make_data_dir(tmp_path / "data", address.url, address.key)
     others = tenant_of()
     assert tenant_of("--data-dir", folder) != others
     monkeypatch.setenv("DARKROOM_DATA_DIR", folder)
@@ -134,7 +134,7 @@ def test_two_names_for_a_server_contradict_each_other() -> None:
 def test_a_server_that_ray_started_is_found_by_its_data_directory(
     address: Address, tmp_path: Path
 ) -> None:
-    folder = installed(tmp_path / "data", address.url, address.key)
+    folder = make_data_dir(tmp_path / "data", address.url, address.key)
     assert f"{address.url}: ready" in darkroom("status", "--data-dir", folder).output
 
 

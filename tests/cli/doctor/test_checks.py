@@ -39,7 +39,7 @@ Typed = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """Exit status and output, with these settings of S3 in the environment."""
 
     def run(*words: str, **settings: str) -> tuple[int, str]:
@@ -63,8 +63,8 @@ def reaching(server: S3Server, location: S3Location, **changes: str) -> dict[str
     }
 
 
-def test_the_directory_is_tried(typed: Typed, tmp_path: Path) -> None:
-    status, output = typed()
+def test_the_directory_is_tried(doctor: Typed, tmp_path: Path) -> None:
+    status, output = doctor()
     assert (status, "No problems found." in output) == (0, True)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -72,11 +72,11 @@ def test_the_directory_is_tried(typed: Typed, tmp_path: Path) -> None:
 @pytest.mark.variants(1)
 @pytest.mark.parametrize("name", ["moto", "s3rver", "swift"])
 def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
-    typed: Typed, name: str, request: pytest.FixtureRequest
+    doctor: Typed, name: str, request: pytest.FixtureRequest
 ) -> None:
     server: S3Server = request.getfixturevalue(f"{name}_server")
     location = server.new_bucket()
-    status, output = typed(**reaching(server, location))
+    status, output = doctor(**reaching(server, location))
     assert (status, "No problems found." in output) == (0, True), output
     assert [step for step in EVERY_STEP if f"ok {step}:" in output] == EVERY_STEP
     assert server.client().list_objects_v2(Bucket=location.bucket)["KeyCount"] == 0
@@ -84,7 +84,7 @@ def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
 
 @pytest.mark.long
 def test_the_settings_of_a_configuration_file_are_tried(
-    typed: Typed, tmp_path: Path, moto_server: S3Server
+    doctor: Typed, tmp_path: Path, moto_server: S3Server
 ) -> None:
     location = moto_server.new_bucket()
     settings = reaching(moto_server, location)
@@ -92,28 +92,28 @@ def test_the_settings_of_a_configuration_file_are_tried(
     file = tmp_path / "darkroom.yaml"
     application = {"import_path": "serve_app.app:build", "args": own}
     file.write_text(json.dumps({"applications": [application]}))  # which is YAML too
-    status, output = typed("doctor", "storage", "--config", str(file), **settings)
+    status, output = doctor("doctor", "storage", "--config", str(file), **settings)
     assert (status, "ok presigned put:" in output) == (0, True), output
-    _, output = typed("doctor", "--config", str(file))
+    _, output = doctor("doctor", "--config", str(file))
     assert f"ok storage: {location.description}" in output
-    _, output = typed("storage", "lifecycle", "--config", str(file))
+    _, output = doctor("storage", "lifecycle", "--config", str(file))
     assert location.bucket in output
 
 
 @pytest.mark.long
 def test_the_whole_examination_looks_at_the_storage_too(
-    typed: Typed, moto_server: S3Server
+    doctor: Typed, moto_server: S3Server
 ) -> None:
     location = moto_server.new_bucket()
-    _, output = typed("doctor", **reaching(moto_server, location))
+    _, output = doctor("doctor", **reaching(moto_server, location))
     assert f"ok storage: {location.description}" in output
-    _, output = typed("doctor", **reaching(moto_server, location, bucket="nowhere"))
+    _, output = doctor("doctor", **reaching(moto_server, location, bucket="nowhere"))
     assert "PROBLEM storage: There is no bucket nowhere" in output
 
 
-def test_both_doctors_report_the_same_in_json(typed: Typed) -> None:
+def test_both_doctors_report_the_same_in_json(doctor: Typed) -> None:
     for words in (("doctor",), ("doctor", "storage")):
-        status, output = typed(*words, "--json")
+        status, output = doctor(*words, "--json")
         printed = json.loads(output)
         assert (
             status
@@ -124,9 +124,9 @@ def test_both_doctors_report_the_same_in_json(typed: Typed) -> None:
 
 
 def test_a_store_that_knows_no_conditions_is_named_as_such(
-    typed: Typed, s3rver_server: S3Server
+    doctor: Typed, s3rver_server: S3Server
 ) -> None:
-    _, output = typed(**reaching(s3rver_server, s3rver_server.new_bucket()))
+    _, output = doctor(**reaching(s3rver_server, s3rver_server.new_bucket()))
     assert "the store ignores If-None-Match" in output
 
 
@@ -142,22 +142,22 @@ def test_a_store_that_knows_no_conditions_is_named_as_such(
     ],
 )
 def test_what_is_wrong_is_said_once(
-    typed: Typed, moto_server: S3Server, changes: dict[str, str], sentence: str
+    doctor: Typed, moto_server: S3Server, changes: dict[str, str], sentence: str
 ) -> None:
-    status, output = typed(**reaching(moto_server, moto_server.new_bucket(), **changes))
+    status, output = doctor(**reaching(moto_server, moto_server.new_bucket(), **changes))
     assert status == 1
     assert sentence in output
 
 
 @pytest.mark.long
-def test_encryption_is_asked_for_and_confirmed(typed: Typed, moto_server: S3Server) -> None:
+def test_encryption_is_asked_for_and_confirmed(doctor: Typed, moto_server: S3Server) -> None:
     settings = reaching(moto_server, moto_server.new_bucket(), encryption="aws:kms")
-    status, output = typed(**settings)
+    status, output = doctor(**settings)
     assert (status, "replicas can upload, encrypted by aws:kms, to" in output) == (0, True), output
     assert moto_server.strict is not None
     moto_server.strict.forget = frozenset({"x-amz-server-side-encryption"})
     try:
-        status, output = typed(**settings)
+        status, output = doctor(**settings)
     finally:
         moto_server.strict.forget = frozenset()
     assert (status, "PROBLEM bucket: " in output) == (1, True)
@@ -166,13 +166,13 @@ def test_encryption_is_asked_for_and_confirmed(typed: Typed, moto_server: S3Serv
 
 @pytest.mark.long
 def test_locations_of_tenants_are_tried_too(
-    typed: Typed, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    doctor: Typed, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = moto_server.new_bucket().bucket
     path = tmp_path / "locations.yaml"
     path.write_text(f"acme: {{bucket: {bucket}}}\nborg: {{bucket: nowhere}}\n")
     monkeypatch.setenv("DARKROOM_STORAGE_LOCATIONS", str(path))
-    status, output = typed(**reaching(moto_server, moto_server.new_bucket()))
+    status, output = doctor(**reaching(moto_server, moto_server.new_bucket()))
     assert f"ok acme: bucket: the bucket {bucket}" in output
     assert "PROBLEM borg: bucket: There is no bucket nowhere" in output
     assert status == 1
@@ -185,7 +185,7 @@ def rules_in(server: S3Server, bucket: str) -> dict[str, dict[str, str]]:
 
 @pytest.mark.long
 def test_lifecycle_rules_are_printed_installed_and_looked_for(
-    typed: Typed, moto_server: S3Server
+    doctor: Typed, moto_server: S3Server
 ) -> None:
     location = moto_server.new_bucket()
     settings = reaching(moto_server, location, prefix="art")
@@ -198,36 +198,36 @@ def test_lifecycle_rules_are_printed_installed_and_looked_for(
     moto_server.client().put_bucket_lifecycle_configuration(
         Bucket=location.bucket, LifecycleConfiguration={"Rules": [own]}
     )
-    _, output = typed(**settings)
+    _, output = doctor(**settings)
     assert "ok lifecycle: no darkroom-expire-art-check, darkroom-abort-art: `darkroom" in output
-    status, printed = typed("storage", "lifecycle", **settings)
+    status, printed = doctor("storage", "lifecycle", **settings)
     assert status == 0
     assert [rule["ID"] for rule in json.loads(printed)["Rules"]] == [
         "darkroom-expire-art-check",
         "darkroom-abort-art",
     ]
     assert list(rules_in(moto_server, location.bucket)) == ["theirs"]
-    _, output = typed("storage", "lifecycle", "--install", **settings)
+    _, output = doctor("storage", "lifecycle", "--install", **settings)
     assert "darkroom-abort-art" in output
     assert rules_in(moto_server, location.bucket) == {
         "theirs": {"Prefix": "logs/"},
         "darkroom-expire-art-check": {"Prefix": "art/check/"},
         "darkroom-abort-art": {"Prefix": "art/"},
     }
-    _, output = typed("storage", "lifecycle", "--install", **settings)
+    _, output = doctor("storage", "lifecycle", "--install", **settings)
     assert "all rules were there" in output
-    _, output = typed(**settings)
+    _, output = doctor(**settings)
     assert "ok lifecycle: the bucket aborts abandoned uploads" in output
 
 
 def test_the_rules_of_several_prefixes_stay_beside_each_other(
-    typed: Typed, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    doctor: Typed, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     location = moto_server.new_bucket()
     path = tmp_path / "locations.yaml"
     path.write_text("acme: {prefix: acme}\n")
     monkeypatch.setenv("DARKROOM_STORAGE_LOCATIONS", str(path))
-    status, output = typed(
+    status, output = doctor(
         "storage", "lifecycle", "--install", **reaching(moto_server, location, prefix="art")
     )
     assert status == 0, output
@@ -241,7 +241,7 @@ def test_the_rules_of_several_prefixes_stay_beside_each_other(
     [("40", None, "kept for ever"), ("30", "30", "files are kept for 30 days")],
 )
 def test_rules_never_delete_what_is_kept(
-    typed: Typed,
+    doctor: Typed,
     moto_server: S3Server,
     monkeypatch: pytest.MonkeyPatch,
     days: str,
@@ -251,24 +251,26 @@ def test_rules_never_delete_what_is_kept(
     if retention is not None:
         monkeypatch.setenv("DARKROOM_RETENTION_DAYS", retention)
     settings = reaching(moto_server, moto_server.new_bucket(), prefix="art")
-    status, output = typed("storage", "lifecycle", "--expire-days", days, **settings)
+    status, output = doctor("storage", "lifecycle", "--expire-days", days, **settings)
     assert (status != 0, sentence in output) == (True, True), output
 
 
 def test_files_of_requests_expire_after_more_than_the_retention(
-    typed: Typed, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    doctor: Typed, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DARKROOM_RETENTION_DAYS", "30")
     settings = reaching(moto_server, moto_server.new_bucket(), prefix="art")
-    _, printed = typed("storage", "lifecycle", "--expire-days", "60", **settings)
+    _, printed = doctor("storage", "lifecycle", "--expire-days", "60", **settings)
     rules = {rule["ID"]: rule for rule in json.loads(printed)["Rules"]}
     assert rules["darkroom-expire-art-r"]["Expiration"] == {"Days": 60}
     # Clients choose how long their uploads live.
     assert "darkroom-expire-art-u" not in rules
     prefixes = {rule["Filter"]["Prefix"] for rule in rules.values() if "Expiration" in rule}
     access = FileAccess("acme", AccessDecision.FORBID)
-    output_key = artifact_key("0195", 1, "image/png", access=access.keyed(b"x", outputs=True).id)
-    sent = upload_key("image/png", access=access.keyed(b"x").id)
+    output_key = artifact_key(
+        "0195", 1, "image/png", access=access.with_keyed_id(b"x", outputs=True).id
+    )
+    sent = upload_key("image/png", access=access.with_keyed_id(b"x").id)
     reached = [
         any(f"art/{key}".startswith(prefix) for prefix in prefixes) for key in (output_key, sent)
     ]
@@ -276,24 +278,24 @@ def test_files_of_requests_expire_after_more_than_the_retention(
 
 
 def test_without_a_prefix_only_darkrooms_own_folders_have_rules(
-    typed: Typed, moto_server: S3Server
+    doctor: Typed, moto_server: S3Server
 ) -> None:
-    _, printed = typed("storage", "lifecycle", **reaching(moto_server, moto_server.new_bucket()))
+    _, printed = doctor("storage", "lifecycle", **reaching(moto_server, moto_server.new_bucket()))
     prefixes = [rule["Filter"]["Prefix"] for rule in json.loads(printed)["Rules"]]
     assert prefixes == ["check/", "d/", "p/", "r/", "s/", "u/", "w/"]
 
 
-def test_without_a_bucket_there_are_no_rules(typed: Typed) -> None:
-    status, output = typed("storage", "lifecycle")
+def test_without_a_bucket_there_are_no_rules(doctor: Typed) -> None:
+    status, output = doctor("storage", "lifecycle")
     assert (status != 0, "data directory" in output) == (True, True)
 
 
-def test_a_skewed_clock_is_said(typed: Typed, moto_server: S3Server) -> None:
+def test_a_skewed_clock_is_said(doctor: Typed, moto_server: S3Server) -> None:
     assert moto_server.strict is not None
     location = moto_server.new_bucket()
     moto_server.strict.skew = timedelta(hours=2)
     try:
-        status, output = typed(**reaching(moto_server, location))
+        status, output = doctor(**reaching(moto_server, location))
     finally:
         moto_server.strict.skew = timedelta()
     assert (status, "clock of this machine differs" in output) == (1, True)
@@ -301,10 +303,10 @@ def test_a_skewed_clock_is_said(typed: Typed, moto_server: S3Server) -> None:
 
 @pytest.mark.long
 def test_a_public_endpoint_that_cannot_be_reached_is_said(
-    typed: Typed, moto_server: S3Server
+    doctor: Typed, moto_server: S3Server
 ) -> None:
     settings = reaching(moto_server, moto_server.new_bucket(), downloads="redirect")
-    status, output = typed(**settings, public_endpoint_url="http://127.0.0.1:1")
+    status, output = doctor(**settings, public_endpoint_url="http://127.0.0.1:1")
     assert status == 1
     assert "PROBLEM presigned get: http://127.0.0.1:1 cannot be reached" in output
     assert "DARKROOM_S3_PUBLIC_ENDPOINT_URL" in output
@@ -322,9 +324,9 @@ def test_a_public_endpoint_that_cannot_be_reached_is_said(
         (Says(405, "MethodNotAllowed"), "DARKROOM_S3_PATH_STYLE=0"),
     ],
 )
-def test_what_a_store_refuses_is_said(typed: Typed, answer: Says | str, sentence: str) -> None:
+def test_what_a_store_refuses_is_said(doctor: Typed, answer: Says | str, sentence: str) -> None:
     with broken_s3(after=answer) as broken:
-        status, output = typed(
+        status, output = doctor(
             bucket="pics", endpoint_url=broken.url, access_key_id="a", secret_access_key="b"
         )
     assert status == 1

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from click.testing import Result
 
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(files="private") as address:
+    with serve(files="private") as address:
         yield address
 
 

@@ -21,12 +21,12 @@ from serve_app.cli.main import main
 from tests.cli.flaky_proxy import CUT, DROP, Trouble, flaky_proxy
 from tests.cluster.processes import with_default_signals
 from tests.ingress.house import OTHERS
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS) as address:
+    with serve(catalog=OTHERS) as address:
         yield address
 
 

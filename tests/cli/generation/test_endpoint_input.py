@@ -14,8 +14,8 @@ from serve_app.ingress.app import create_app
 CATALOG = load(None, demo=False, demo_dir=Path("/nowhere"))
 
 
-def described(endpoint: str) -> EndpointInput:
-    entry = CATALOG.listed(endpoint)
+def describe_endpoint(endpoint: str) -> EndpointInput:
+    entry = CATALOG.get_listed(endpoint)
     document = create_app().state.document.of_endpoint(entry, "http://here")
     metadata = {"category": entry.endpoint.category}
     return read_description({"endpoint_id": endpoint, "openapi": document, "metadata": metadata})
@@ -34,7 +34,7 @@ def described(endpoint: str) -> EndpointInput:
 def test_the_schema_names_the_field_of_the_format_and_the_usual_file(
     endpoint: str, name: str | None, file: str
 ) -> None:
-    description = described(endpoint)
+    description = describe_endpoint(endpoint)
     assert description.format_field == name
     assert description.default_output() == Path(file)
     description.check_format(description.default_output())
@@ -56,11 +56,11 @@ def test_without_formats_the_usual_file_follows_from_the_category(category: str,
 
 def test_a_file_that_the_endpoint_does_not_write_is_refused_with_those_that_it_does() -> None:
     with pytest.raises(InvalidInput, match=r"does not write \.png files.*\.wav or \.flac"):
-        described("fal-ai/stable-audio").check_format(Path("a.png"))
+        describe_endpoint("fal-ai/stable-audio").check_format(Path("a.png"))
 
 
 def test_an_input_that_the_endpoint_does_not_have_is_named_by_its_option() -> None:
-    sound = described("fal-ai/stable-audio")
+    sound = describe_endpoint("fal-ai/stable-audio")
     options = GenerateOptions("a", size="square", fields=("promt=1",))
     with pytest.raises(InvalidInput, match=r"^--size \(image_size\): .* has no such input"):
         sound.check_fields(["prompt", "image_size"], options)
@@ -72,13 +72,13 @@ def test_an_input_that_the_endpoint_does_not_have_is_named_by_its_option() -> No
 
 def test_an_image_without_a_size_keeps_its_shape_where_the_endpoint_offers_that() -> None:
     image = {"image_url": "https://example.test/a.png"}
-    inpainting = described("fal-ai/fast-sdxl/inpainting").fields
+    inpainting = describe_endpoint("fal-ai/fast-sdxl/inpainting").fields
     assert in_shape_of_image(image, inpainting) == {**image, "image_size": "auto"}
     for body, fields in [
         ({**image, "image_size": "square"}, inpainting),
         ({**image, "from_draft": "d1"}, inpainting),
         ({"prompt": "a circle"}, inpainting),
-        (image, described("fal-ai/flux/schnell").fields),
+        (image, describe_endpoint("fal-ai/flux/schnell").fields),
         (image, {}),
     ]:
         assert in_shape_of_image(body, fields) == body

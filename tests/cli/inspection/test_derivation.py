@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli.inspection.derivation import derived
+from serve_app.cli.inspection.derivation import derive_inputs
 from serve_app.cli.inspection.pipeline_call import REQUIRED, Argument, PipelineCall, read_call
 from serve_app.domain.errors import Misconfigured
 
 
 def fields(name: str) -> Mapping[str, Mapping[str, Any]]:
-    return derived(read_call(name)).inputs
+    return derive_inputs(read_call(name)).inputs
 
 
-def one(type_: str, default: Any = None, name: str = "x") -> Mapping[str, Any] | None:
+def declare_argument(type_: str, default: Any = None, name: str = "x") -> Mapping[str, Any] | None:
     """Declaration of an argument of a made-up call."""
     call = PipelineCall("Made", {name: Argument(name, default, type_)}, "image")
-    inputs = derived(call).inputs
+    inputs = derive_inputs(call).inputs
     return next(iter(inputs.values()), None)
 
 
@@ -143,26 +143,26 @@ def test_the_guidance_of_a_distilled_model_is_the_one_that_works_at_fal() -> Non
 def test_a_value_has_the_type_of_its_annotation_as_far_as_json_has_it(
     type_: str, default: Any, declared: Mapping[str, Any] | None
 ) -> None:
-    assert one(type_, default) == declared
+    assert declare_argument(type_, default) == declared
 
 
 def test_shares_have_their_bounds() -> None:
-    assert one("float", 0.8, "strength") == {
+    assert declare_argument("float", 0.8, "strength") == {
         "type": "number",
         "default": 0.8,
         "least": 0.01,
         "most": 1,
     }
-    assert one("float", 0.0, "control_guidance_start")["most"] == 1  # type: ignore[index]
+    assert declare_argument("float", 0.0, "control_guidance_start")["most"] == 1  # type: ignore[index]
 
 
 def test_an_argument_that_must_be_given_and_cannot_names_the_line_to_write() -> None:
     with pytest.raises(Misconfigured, match=r"needs x, which.*torch.Tensor.*fixed: \{x: …\}"):
-        one("torch.Tensor", REQUIRED)
+        declare_argument("torch.Tensor", REQUIRED)
 
 
 def test_what_cannot_be_given_is_named_with_the_reason() -> None:
-    left_out = derived(read_call("FluxKontextPipeline")).left_out
+    left_out = derive_inputs(read_call("FluxKontextPipeline")).left_out
     assert "--part ip_adapter=owner/name/file.safetensors" in left_out["ip_adapter_image"]
     assert "--part image_encoder=" in left_out["negative_ip_adapter_image"]
     assert "tensor" in left_out["prompt_embeds"]
@@ -170,14 +170,14 @@ def test_what_cannot_be_given_is_named_with_the_reason() -> None:
 
 
 def test_a_crop_that_pipelines_make_of_finished_files_alone_is_left_out() -> None:
-    derivation = derived(read_call("StableDiffusionXLInpaintPipeline"))
-    assert "crop the image" in derivation.told["padding_mask_crop"]
+    derivation = derive_inputs(read_call("StableDiffusionXLInpaintPipeline"))
+    assert "crop the image" in derivation.notable_omissions["padding_mask_crop"]
     assert "padding_mask_crop" not in derivation.inputs
 
 
 def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:
-    derivation = derived(read_call("FluxPipeline"), native=1024, adapter=True)
-    assert not [name for name in derivation.told if "ip_adapter" in name]
+    derivation = derive_inputs(read_call("FluxPipeline"), native=1024, adapter=True)
+    assert not [name for name in derivation.notable_omissions if "ip_adapter" in name]
     inputs = derivation.inputs
     for name in ("ip_adapter_image", "negative_ip_adapter_image"):
         declared = {"type": "image", "argument": name, "as_is": True}
@@ -190,13 +190,13 @@ def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:
 
 def test_every_pipeline_that_takes_an_adapter_has_its_fields() -> None:
     for name in ("StableDiffusionPipeline", "StableDiffusion3Pipeline", "AnimateDiffPipeline"):
-        inputs = derived(read_call(name), adapter=True).inputs
+        inputs = derive_inputs(read_call(name), adapter=True).inputs
         assert {"ip_adapter_image_url", "ip_adapter_scale"} <= inputs.keys(), name
 
 
 def test_an_adapter_for_a_pipeline_that_takes_none_is_refused() -> None:
     with pytest.raises(Misconfigured, match="WanPipeline takes no image for an IP-Adapter: leave"):
-        derived(read_call("WanPipeline"), adapter=True)
+        derive_inputs(read_call("WanPipeline"), adapter=True)
 
 
 def test_what_a_request_is_about_comes_first() -> None:

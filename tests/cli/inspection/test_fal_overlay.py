@@ -12,7 +12,7 @@ from serve_app.catalog.catalog import CatalogEntry, StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.catalog.fal_types import fal_input
 from serve_app.cli.inspection.pipeline_call import read_call
-from serve_app.cli.inspection.proposal import proposed
+from serve_app.cli.inspection.proposal import propose
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from tests.cli.inspection.open_endpoints import OPEN_ENDPOINTS
 
@@ -21,7 +21,7 @@ URL = "https://example.org/a.png"
 
 
 def entry(endpoint_id: str, name: str) -> CatalogEntry:
-    written = proposed(read_call(name), lambda _: {}, endpoint_id)
+    written = propose(read_call(name), lambda _: {}, endpoint_id)
     stored = StoredEntry(endpoint_id, {**written, "weights": {"directory": "/srv/x"}})
     return build_stored(BUILDER, stored, strict=True)
 

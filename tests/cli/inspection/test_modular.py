@@ -9,9 +9,9 @@ import pytest
 
 from deployments.checking.modular_call import modular_call
 from serve_app.catalog.catalog import StoredEntry, build_stored
-from serve_app.cli.inspection.derivation import derived
+from serve_app.cli.inspection.derivation import derive_inputs
 from serve_app.cli.inspection.pipeline_call import as_call, read_call
-from serve_app.cli.inspection.proposal import proposed
+from serve_app.cli.inspection.proposal import propose
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.pipeline_index import ELSEWHERE
 from tests.cli.inspection.test_proposal import BUILDER
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def inputs(name: str, available: Collection[str] | None = None) -> Mapping[str, Any]:
-    return derived(as_call(name, modular_call(name, available))).inputs
+    return derive_inputs(as_call(name, modular_call(name, available))).inputs
 
 
 def test_what_every_workflow_needs_is_required_and_the_rest_may_be_left_out() -> None:
@@ -94,7 +94,7 @@ def test_other_blocks_than_those_of_diffusers_are_refused(name: str, words: str)
 
 def test_an_entry_is_built_from_what_is_derived() -> None:
     call = as_call("Krea2ModularPipeline", modular_call("Krea2ModularPipeline"))
-    entry = {**proposed(call, lambda _: {}), "weights": {"directory": "/srv/x"}}
+    entry = {**propose(call, lambda _: {}), "weights": {"directory": "/srv/x"}}
     built = build_stored(BUILDER, StoredEntry("house/krea", entry), strict=True)
     assert built.endpoint.family == "generic"
     checked, _ = built.schema.validate({"prompt": "a dog", "guidance_scale": 2.5})

@@ -14,7 +14,7 @@ from serve_app.catalog.catalog import BUILT_IN, StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.catalog.source import SourceFile
 from serve_app.cli.inspection.pipeline_call import read_call
-from serve_app.cli.inspection.proposal import like, proposed
+from serve_app.cli.inspection.proposal import like, propose
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
@@ -27,7 +27,7 @@ def unknown(component: str) -> Mapping[str, Any]:
     return {}
 
 
-def built(entry: Mapping[str, Any]) -> Endpoint:
+def build_endpoint(entry: Mapping[str, Any]) -> Endpoint:
     """Endpoint of an entry. Raises if the catalogue would refuse it."""
     stored = StoredEntry("house/x", {**entry, "weights": {"directory": "/srv/x"}})
     return build_stored(BUILDER, stored, strict=True).endpoint
@@ -56,18 +56,18 @@ def built(entry: Mapping[str, Any]) -> Endpoint:
 def test_family_schema_and_task_follow_from_the_class(
     name: str, family: str, schema: str, task: str
 ) -> None:
-    endpoint = built(proposed(read_call(name), unknown))
+    endpoint = build_endpoint(propose(read_call(name), unknown))
     assert (endpoint.family, endpoint.schema) == (family, schema)
     assert endpoint.options["task"] == endpoint.category == task
 
 
 def test_an_entry_says_what_comes_in_place_of_images() -> None:
-    assert proposed(read_call("QwenImageLayeredPipeline"), unknown)["options"]["result"] == {
+    assert propose(read_call("QwenImageLayeredPipeline"), unknown)["options"]["result"] == {
         "type": "layers"
     }
-    depth = proposed(read_call("MarigoldDepthPipeline"), unknown)["options"]
+    depth = propose(read_call("MarigoldDepthPipeline"), unknown)["options"]
     assert (depth["result"], depth["dtype"]) == ({"type": "depth"}, "float32")
-    assert "result" not in proposed(read_call("QwenImageEditPipeline"), unknown)["options"]
+    assert "result" not in propose(read_call("QwenImageEditPipeline"), unknown)["options"]
 
 
 def test_the_weights_name_the_maps_of_an_image() -> None:
@@ -76,13 +76,13 @@ def test_the_weights_name_the_maps_of_an_image() -> None:
         "material": {"prediction_space": "stack", "sub_target_names": ["roughness", None, None]},
     }
     call = read_call("MarigoldIntrinsicsPipeline", {"target_properties": targets})
-    assert proposed(call, unknown)["options"]["result"] == {
+    assert propose(call, unknown)["options"]["result"] == {
         "type": "intrinsics",
         "fields": ["albedo", "roughness", "material"],
     }
     wrong = read_call(call.name, {"target_properties": {"target_names": ["seed"]}})
     with pytest.raises(Misconfigured, match="'seed' cannot be the name of a field"):
-        proposed(wrong, unknown)
+        propose(wrong, unknown)
 
 
 def test_an_endpoint_with_another_result_is_not_copied() -> None:
@@ -96,7 +96,7 @@ def test_sizes_are_those_of_the_denoiser() -> None:
         "transformer": {"sample_size": 64},
         "vae": {"block_out_channels": [1, 2, 3, 4]},
     }
-    entry = proposed(read_call("StableDiffusion3Pipeline"), lambda name: configs.get(name, {}))
+    entry = propose(read_call("StableDiffusion3Pipeline"), lambda name: configs.get(name, {}))
     size = entry["options"]["inputs"]["image_size"]
     assert size == {"type": "size", "default": {"width": 512, "height": 512}}
 
@@ -104,14 +104,14 @@ def test_sizes_are_those_of_the_denoiser() -> None:
 def test_a_video_has_as_many_frames_as_the_denoiser_was_made_for() -> None:
     configs = {"unet": {"num_frames": 25}}
     call = read_call("StableVideoDiffusionPipeline")
-    entry = proposed(call, lambda name: configs.get(name, {}))
+    entry = propose(call, lambda name: configs.get(name, {}))
     assert entry["options"]["inputs"]["num_frames"]["default"] == 25
 
 
 def test_a_flux_model_without_guidance_takes_few_steps() -> None:
     call = read_call("FluxPipeline")
-    assert proposed(call, unknown)["defaults"]["num_inference_steps"] == 28
-    distilled = proposed(call, lambda _: {"guidance_embeds": False})
+    assert propose(call, unknown)["defaults"]["num_inference_steps"] == 28
+    distilled = propose(call, lambda _: {"guidance_embeds": False})
     assert distilled["defaults"]["num_inference_steps"] == 4
 
 
@@ -130,7 +130,7 @@ def test_a_flux_model_without_guidance_takes_few_steps() -> None:
 )
 def test_a_class_that_no_family_can_call_is_refused_with_the_reason(name: str, words: str) -> None:
     with pytest.raises(Misconfigured, match=words):
-        proposed(read_call(name), unknown)
+        propose(read_call(name), unknown)
 
 
 @pytest.mark.long
@@ -147,7 +147,7 @@ def test_each_built_in_endpoint_can_be_copied() -> None:
         name = names.get(endpoint_id) or names.get(source.family)
         if name is not None:
             written = source.model_dump(mode="json", by_alias=True, exclude_unset=True)
-            copied = built(like(endpoint_id, written, read_call(name)))
+            copied = build_endpoint(like(endpoint_id, written, read_call(name)))
             assert len(copied.recipes) == len(source.recipes)
 
 
@@ -170,15 +170,15 @@ def test_arguments_are_those_of_the_real_classes() -> None:
     from tests.engine.conformance import classes  # noqa: PLC0415
 
     served = 0
-    for name, kind in classes.exported().items():
+    for name, kind in classes.pipeline_classes().items():
         if hasattr(kind, "_backends") or classes.why_absent(name).startswith("deprecated"):
             continue
         try:
             call = read_call(name)
-            entry = proposed(call, unknown)
+            entry = propose(call, unknown)
         except DarkroomError:
             continue
-        endpoint = built(entry)
+        endpoint = build_endpoint(entry)
         if (tasks := TASKS.get(endpoint.family)) is not None:
             check_arguments(endpoint, mapping_of(endpoint, tasks), getattr(diffusers, name))
         served += 1
@@ -195,10 +195,10 @@ def test_what_describes_the_weights_of_another_endpoint_is_not_copied() -> None:
 @pytest.mark.parametrize("name", ["LucyEditPipeline", "WanPipeline", "WanModularPipeline"])
 def test_the_autoencoder_of_wan_is_loaded_in_float32(name: str) -> None:
     configs = {"vae": {"_class_name": "AutoencoderKLWan"}}
-    options = proposed(read_call(name), lambda name: configs.get(name, {}))["options"]
+    options = propose(read_call(name), lambda name: configs.get(name, {}))["options"]
     assert (options["dtype"], options["dtypes"]) == ("bfloat16", {"vae": "float32"})
 
 
 def test_audio_is_no_longer_than_its_model_makes_it() -> None:
-    options = proposed(read_call("LongCatAudioDiTPipeline"), unknown)["options"]
+    options = propose(read_call("LongCatAudioDiTPipeline"), unknown)["options"]
     assert options["audio_format"] == {"length": "audio_duration_s", "most_seconds": 30}

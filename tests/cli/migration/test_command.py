@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 PYTHON = '''\
 """A studio's batch of images."""
@@ -110,7 +110,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def reported(check: Run, *words: str, files: dict[str, str]) -> list[tuple[Any, ...]]:
+def list_findings(check: Run, *words: str, files: dict[str, str]) -> list[tuple[Any, ...]]:
     """Line, endpoint, field and verdict of all findings."""
     findings = json.loads(check(*words, "--json", files=files).stdout)["findings"]
     return [
@@ -124,7 +124,7 @@ def line(text: str, containing: str) -> int:
 
 
 def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
-    findings = reported(check, "app.py", files={"app.py": PYTHON})
+    findings = list_findings(check, "app.py", files={"app.py": PYTHON})
     at = line(PYTHON, "subscribe(MODEL")
     dev, sdxl = "fal-ai/flux/dev", "fal-ai/fast-sdxl"
     assert findings[:6] == [
@@ -142,7 +142,7 @@ def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
 
 
 def test_typescript_is_read_with_its_constants_and_types(check: Run) -> None:
-    findings = reported(check, "web", files={"web/generate.ts": TYPESCRIPT})
+    findings = list_findings(check, "web", files={"web/generate.ts": TYPESCRIPT})
     dev, schnell = "fal-ai/flux/dev", "fal-ai/flux/schnell"
     stream = line(TYPESCRIPT, "media.stream")
     assert findings == [
@@ -159,7 +159,7 @@ def test_typescript_is_read_with_its_constants_and_types(check: Run) -> None:
 
 
 def test_jsx_is_read_and_a_session_s_endpoint_is_the_one_that_the_client_opens(check: Run) -> None:
-    findings = reported(check, ".", files={"src/studio.jsx": JSX})
+    findings = list_findings(check, ".", files={"src/studio.jsx": JSX})
     live = line(JSX, "realtime")
     assert findings[:2] == [
         (live, "fal-ai/flux-2/klein/realtime", None, "served"),
@@ -181,7 +181,7 @@ def test_a_client_is_known_however_it_came(check: Run, made: str) -> None:
     files = {
         "a.mjs": f"{made}await f.run('fal-ai/flux/dev', {{ input: {{ prompt: 'it\\'s' }} }});\n"
     }
-    assert [finding[1:] for finding in reported(check, "a.mjs", files=files)] == [
+    assert [finding[1:] for finding in list_findings(check, "a.mjs", files=files)] == [
         ("fal-ai/flux/dev", None, "served"),
         ("fal-ai/flux/dev", "prompt", "served"),
     ]
@@ -200,7 +200,7 @@ def test_installed_and_built_code_is_left_alone(check: Run) -> None:
     call = "import fal_client\nfal_client.run('fal-ai/veo3', {})\n"
     left = ("node_modules/x", ".venv/lib", ".git", "dist", "a/site-packages")
     files = {f"{folder}/a.py": call for folder in left}
-    assert reported(check, ".", files={**files, "a/b.py": call}) == [
+    assert list_findings(check, ".", files={**files, "a/b.py": call}) == [
         (2, "fal-ai/veo3", None, "missing")
     ]
 
@@ -217,7 +217,7 @@ def test_what_may_have_been_bound_or_changed_elsewhere_is_not_guessed(check: Run
         fal_client.run("fal-ai/flux/dev", arguments=given)
         fal_client.run("fal-ai/flux", arguments={"prompt": "a"}, path="/dev")
         """)
-    assert reported(check, "a.py", files={"a.py": code}) == [
+    assert list_findings(check, "a.py", files={"a.py": code}) == [
         (7, None, None, "unread"),
         (8, "fal-ai/flux/dev", None, "served"),
         (5, "fal-ai/flux/dev", "prompt", "served"),
@@ -242,7 +242,7 @@ def test_names_of_javascript_stand_for_what_they_are_where_they_are_used(check: 
           return fal.run(model, { input });
         }
         """)
-    assert reported(check, "a.js", files={"a.js": code}) == [
+    assert list_findings(check, "a.js", files={"a.js": code}) == [
         (5, "fal-ai/flux/dev", None, "served"),
         (4, "fal-ai/flux/dev", "prompt", "served"),
         (7, "fal-ai/flux/dev", None, "served"),
@@ -274,7 +274,9 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
                 self._client.submit(self._model, given)
         """)
     assert [
-        finding[1] for finding in reported(check, "a.py", files={"a.py": python}) if not finding[2]
+        finding[1]
+        for finding in list_findings(check, "a.py", files={"a.py": python})
+        if not finding[2]
     ] == [
         "fal-ai/flux/schnell",
         "fal-ai/flux/schnell",
@@ -292,7 +294,7 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
           }
         }
         """)
-    assert reported(check, "a.ts", files={"a.ts": typescript})[0] == (
+    assert list_findings(check, "a.ts", files={"a.ts": typescript})[0] == (
         5,
         "fal-ai/flux/dev",
         None,
@@ -307,7 +309,7 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
 )
 def test_a_call_is_known_however_it_is_spelt(check: Run, callee: str) -> None:
     files = {"a.ts": f"{callee}('fal-ai/flux/dev', {{ input: {{ prompt: 'a' }} }});"}
-    assert len(reported(check, "a.ts", files=files)) == 2
+    assert len(list_findings(check, "a.ts", files=files)) == 2
 
 
 def test_fields_that_are_sent_at_times_count(check: Run) -> None:
@@ -315,7 +317,7 @@ def test_fields_that_are_sent_at_times_count(check: Run) -> None:
         "fal.run('fal-ai/flux/dev', { input: { prompt, ...(seed && { seed, raw: true }),"
         " ...(big ? { num_images: 9 } : {}) } });\n"
     )
-    assert [finding[2:] for finding in reported(check, "a.js", files={"a.js": code})] == [
+    assert [finding[2:] for finding in list_findings(check, "a.js", files={"a.js": code})] == [
         (None, "served"),
         ("prompt", "served"),
         ("seed", "served"),
@@ -326,19 +328,21 @@ def test_fields_that_are_sent_at_times_count(check: Run) -> None:
 
 def test_a_file_of_windows_with_odd_escapes_is_read(check: Run) -> None:
     code = "\ufeffimport fal_client\r\nfal_client.run('fal-ai/flux/dev', {'prompt': 'a\\d'})\r\n"
-    assert {finding[3] for finding in reported(check, "a.py", files={"a.py": code})} == {"served"}
+    assert {finding[3] for finding in list_findings(check, "a.py", files={"a.py": code})} == {
+        "served"
+    }
 
 
 def test_what_is_required_and_not_sent_is_refused(check: Run) -> None:
     code = "import fal_client\nfal_client.run('fal-ai/flux/dev', arguments={})\n"
-    assert (2, "fal-ai/flux/dev", "prompt", "refused") in reported(
+    assert (2, "fal-ai/flux/dev", "prompt", "refused") in list_findings(
         check, "a.py", files={"a.py": code}
     )
 
 
 def test_a_value_that_is_converted_is_served(check: Run) -> None:
     calls = [{"endpoint": "fal-ai/flux/dev", "input": {"prompt": "a", "num_images": "2"}}]
-    findings = reported(check, "a.json", files={"a.json": json.dumps(calls)})
+    findings = list_findings(check, "a.json", files={"a.json": json.dumps(calls)})
     assert {finding[3] for finding in findings} == {"served"}
 
 
@@ -352,7 +356,7 @@ def test_a_field_whose_value_decides_and_is_computed_is_said_to_be_unread(check:
 def test_fields_of_objects_in_a_list_are_looked_at(check: Run) -> None:
     loras = [{"path": "https://example.test/a.safetensors", "scael": 1}]
     calls = [{"endpoint": "fal-ai/flux-lora", "input": {"prompt": "a", "loras": loras}}]
-    findings = reported(check, "a.json", files={"a.json": json.dumps(calls)})
+    findings = list_findings(check, "a.json", files={"a.json": json.dumps(calls)})
     assert (1, "fal-ai/flux-lora", "loras.0.scael", "missing") in findings
 
 
@@ -363,7 +367,7 @@ def test_a_list_of_inputs_is_read_with_the_lines_of_its_entries(check: Run) -> N
           input: {prompt: a, num_images: 2}
         - endpoint: fal-ai/nowhere
         """)
-    assert reported(check, "sent.yaml", files={"sent.yaml": text}) == [
+    assert list_findings(check, "sent.yaml", files={"sent.yaml": text}) == [
         (2, "fal-ai/flux/dev", None, "served"),
         (2, "fal-ai/flux/dev", "prompt", "served"),
         (2, "fal-ai/flux/dev", "num_images", "served"),
@@ -371,7 +375,7 @@ def test_a_list_of_inputs_is_read_with_the_lines_of_its_entries(check: Run) -> N
     ]
     entry = '{"endpoint": "fal-ai/flux/dev",\n\t "input": {"prompt": "a\\u00e9"}}'
     tabs = f'[\n\t{entry},\n\t{{"endpoint": "x/y"}}]'
-    findings = reported(check, "sent.json", files={"sent.json": tabs})
+    findings = list_findings(check, "sent.json", files={"sent.json": tabs})
     assert [finding[0] for finding in findings] == [2, 2, 4]
 
 
@@ -434,7 +438,7 @@ def test_a_catalogue_of_one_s_own_counts_too(
     own = tmp_path / "models.yaml"
     monkeypatch.setenv("DARKROOM_MODELS", str(own))
     own.write_text("endpoints:\n  me/mine: {family: mine, schema: open}\n")
-    findings = reported(
+    findings = list_findings(
         check, "a.json", files={"a.json": '[{"endpoint": "me/mine", "input": {"x": 1}}]'}
     )
     assert [finding[2:] for finding in findings] == [(None, "served"), ("x", "served")]
@@ -445,7 +449,7 @@ def test_a_catalogue_of_one_s_own_counts_too(
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 
@@ -454,7 +458,7 @@ def test_a_running_darkroom_is_asked_for_what_it_serves(check: Run, address: Add
     sent = [{"endpoint": "fal-ai/flux/schnell", "input": body}, {"endpoint": "test/unserved"}]
     files = {"sent.json": json.dumps(sent)}
     there = ("--url", f"{address.url}/", "--key", address.key)
-    findings = reported(check, "sent.json", *there, files=files)
+    findings = list_findings(check, "sent.json", *there, files=files)
     assert [finding[2:] for finding in findings] == [
         (None, "served"),
         ("prompt", "served"),

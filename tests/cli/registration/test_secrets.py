@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from serve_app.cli.main import main
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 

@@ -12,14 +12,14 @@ from click.testing import CliRunner, Result
 from serve_app.cli.connection.client import Client
 from serve_app.cli.main import main
 from tests.cli.flaky_proxy import DROP, flaky_proxy
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 BASE = ("--base", "fal-ai/flux/schnell")
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 
@@ -87,11 +87,11 @@ class Calls:
         return sum((verb, path.startswith(beginning)) == (method, True) for verb, path in self.made)
 
     @property
-    def uploaded(self) -> int:
+    def upload_count(self) -> int:
         return self.count("POST", "/rest/storage/upload/")
 
     @property
-    def deleted(self) -> int:
+    def deletion_count(self) -> int:
         return self.count("DELETE", "/v1/uploads/u/")
 
 
@@ -121,24 +121,24 @@ def test_what_the_server_would_refuse_is_not_uploaded(
         refused = add(*words)
         assert refused.exit_code == 1
         assert sentence in refused.output
-        assert add.uploaded == 0
+        assert add.upload_count == 0
     finally:
         darkroom("weights", "delete", "taken", "--force")
 
 
 def test_a_file_beyond_the_quota_is_not_uploaded(file: Path) -> None:
-    with served(max_weights_bytes_per_tenant=3) as small:
+    with serve(max_weights_bytes_per_tenant=3) as small:
         add = Calls(small, file)
         refused = add("a", *BASE)
         assert refused.exit_code == 1
         assert "The files have 7 B, but your weights may take only 3 B more" in refused.output
-        assert add.uploaded == 0
+        assert add.upload_count == 0
 
 
 def test_uploads_of_a_refused_registration_are_deleted(address: Address, file: Path) -> None:
     add = Calls(address, file, 507)
     assert add("a", *BASE).exit_code == 1
-    assert (add.uploaded, add.deleted) == (1, 1)
+    assert (add.upload_count, add.deletion_count) == (1, 1)
 
 
 def test_uploads_of_a_stopped_registration_are_deleted(
@@ -154,7 +154,7 @@ def test_uploads_of_a_stopped_registration_are_deleted(
     monkeypatch.setattr(Client, "post", stopped)
     add = Calls(address, file)
     assert add("a", *BASE).exit_code == 130
-    assert (add.uploaded, add.deleted) == (1, 1)
+    assert (add.upload_count, add.deletion_count) == (1, 1)
 
 
 def test_uploads_stay_where_the_weights_may_have_been_registered(
@@ -164,7 +164,7 @@ def test_uploads_stay_where_the_weights_may_have_been_registered(
     lost = add("a", *BASE)
     assert lost.exit_code == 1
     assert "`darkroom weights show a` shows whether the weights were registered" in lost.output
-    assert (add.uploaded, add.deleted) == (1, 0)
+    assert (add.upload_count, add.deletion_count) == (1, 0)
 
 
 def test_a_stop_while_the_check_runs_leaves_the_uploads_to_it_and_says_so(
@@ -178,5 +178,5 @@ def test_a_stop_while_the_check_runs_leaves_the_uploads_to_it_and_says_so(
     ended = add("later", *BASE)
     assert ended.exit_code == 130
     assert "The check of later goes on. `darkroom weights show later` shows it." in ended.output
-    assert (add.uploaded, add.deleted) == (1, 0)
+    assert (add.upload_count, add.deletion_count) == (1, 0)
     darkroom("weights", "delete", "later", "--force")

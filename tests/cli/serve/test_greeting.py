@@ -18,7 +18,7 @@ from serve_app.cli.serve.greeting import MODEL, PROMPT, print_welcome, sample_mo
 from serve_app.cli.serve.notices import print_not_tuned
 from serve_app.settings import read_config
 from tests.ingress.house import OTHERS
-from tests.wire.served import served
+from tests.wire.served import serve
 
 
 def model(endpoint_id: str, category: str = "text-to-image", *, served: bool = True) -> Any:
@@ -121,7 +121,7 @@ def test_the_progress_of_the_sample_is_on_the_console_s_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], demo: bool
 ) -> None:
     installation, screen, lines = Installation(tmp_path), Terminal(), list[str]()
-    with served(catalog=OTHERS) as address:
+    with serve(catalog=OTHERS) as address:
         installation.run_file.write_text(json.dumps({"url": address.url}))
         installation.key_file.write_text(address.key)
         print_welcome(

@@ -108,7 +108,7 @@ def test_half_a_header_is_cut_after_that_time(
     script = haproxy.write_script(tmp_path, secret="s3cret")
     with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
         try:
-            with connected(port, process) as client:
+            with connect(port, process) as client:
                 client.sendall(b"GET / HTTP/1.1\r\nHost: darkroom\r\nX-Slow: hal")
                 assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
                 while client.recv(1000):
@@ -123,12 +123,12 @@ def test_an_haproxy_that_stands_still_gives_way_to_the_next_one(tmp_path: Path) 
     script = haproxy.write_script(tmp_path, secret="s3cret")
     command = [script, "-db", "-f", config, "-dR"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as frozen:
-        connected(port, frozen).close()
+        connect(port, frozen).close()
         frozen.send_signal(signal.SIGSTOP)
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
             try:
                 assert frozen.wait(60) == -signal.SIGKILL
-                connected(port, process).close()
+                connect(port, process).close()
                 assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
             finally:
                 frozen.kill()
@@ -141,7 +141,7 @@ def test_an_haproxy_goes_on_while_its_configuration_is_checked(tmp_path: Path) -
     script = haproxy.write_script(tmp_path, secret="s3cret")
     with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
         try:
-            connected(port, process).close()
+            connect(port, process).close()
             check = [script, "-c", "-f", config]
             subprocess.run(check, check=True, capture_output=True, timeout=60)
             assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
@@ -149,7 +149,7 @@ def test_an_haproxy_goes_on_while_its_configuration_is_checked(tmp_path: Path) -
             process.terminate()
 
 
-def connected(port: int, process: subprocess.Popen[bytes]) -> socket.socket:
+def connect(port: int, process: subprocess.Popen[bytes]) -> socket.socket:
     """Connection to HAProxy, as soon as it listens."""
     while process.poll() is None:
         try:
@@ -210,7 +210,7 @@ def test_without_an_ingress_that_answers_a_call_is_to_be_repeated(
     for _ in range(2):  # as at a start, and at a reload
         with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
             try:
-                connected(port, process).close()
+                connect(port, process).close()
                 answer = httpx.post(f"http://127.0.0.1:{port}{path}")
             finally:
                 process.terminate()
@@ -290,7 +290,7 @@ def ingress(tmp_path: Path) -> Iterator[tuple[Ingress, str]]:
     script = haproxy.write_script(tmp_path, secret="s3cret")
     with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
         try:
-            connected(port, process).close()
+            connect(port, process).close()
             yield backend, f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

@@ -26,7 +26,7 @@ def config(**settings: Any) -> Config:
 
 
 @contextmanager
-def taken(port: int) -> Iterator[None]:
+def occupy_port(port: int) -> Iterator[None]:
     with socket.create_server((HERE, port)):
         yield
 
@@ -41,7 +41,7 @@ def test_ports_follow_from_the_http_port() -> None:
 
 def test_a_usual_port_that_is_taken_is_replaced_and_a_given_one_is_not() -> None:
     port, chosen = free_port(), free_port()
-    with taken(port + TLS_PORT_OFFSET), taken(chosen):
+    with occupy_port(port + TLS_PORT_OFFSET), occupy_port(chosen):
         planned = plan(config(), HERE, port)
         assert planned.tls is not None
         assert planned.tls[1] not in (port, port + TLS_PORT_OFFSET)

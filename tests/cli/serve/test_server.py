@@ -28,7 +28,7 @@ def control_store() -> Iterator[socket.socket]:
         yield listening
 
 
-def stopped(path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+def stops_ray(path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Stop a command that started Ray at the address; True if Ray was asked to shut down."""
     stopping = threading.Event()
     monkeypatch.setattr(server, "_shut_serve_down", stopping.set)
@@ -48,7 +48,7 @@ def test_ray_is_asked_to_shut_down_while_its_control_store_answers(
     tmp_path: Path, control_store: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, port = control_store.getsockname()
-    assert stopped(tmp_path, f"{host}:{port}", monkeypatch)
+    assert stops_ray(tmp_path, f"{host}:{port}", monkeypatch)
 
 
 def test_ray_is_not_asked_when_its_control_store_ended_or_is_just_ending(
@@ -62,10 +62,10 @@ def test_ray_is_not_asked_when_its_control_store_ended_or_is_just_ending(
 
     ending = threading.Thread(target=end)
     ending.start()
-    assert not stopped(tmp_path, f"{host}:{port}", monkeypatch)
+    assert not stops_ray(tmp_path, f"{host}:{port}", monkeypatch)
     ending.join()
-    assert not stopped(tmp_path, f"{host}:{port}", monkeypatch)
-    assert not stopped(tmp_path, "", monkeypatch)
+    assert not stops_ray(tmp_path, f"{host}:{port}", monkeypatch)
+    assert not stops_ray(tmp_path, "", monkeypatch)
 
 
 def test_the_database_is_ended_after_all_that_use_it(
@@ -79,7 +79,7 @@ def test_the_database_is_ended_after_all_that_use_it(
 
     monkeypatch.setattr(RunRecord, "stop_all", lambda _: ended.append("processes"))
     monkeypatch.setattr(server, "_end_database", end_database)
-    stopped(tmp_path / "data", "", monkeypatch)
+    stops_ray(tmp_path / "data", "", monkeypatch)
     assert ended == ["processes", "database of data"]
 
 

@@ -16,7 +16,7 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.one_time_link import qr_code
 from serve_app.cli.serve.console import Console
 from serve_app.cli.serve.sign_in_link import link_lines, network_origin, print_links
-from tests.wire.served import served
+from tests.wire.served import serve
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
@@ -71,7 +71,7 @@ def test_other_machines_get_a_link_of_their_own_with_a_code_and_a_warning_withou
 
 
 def test_a_key_that_may_not_make_links_does_not_make_the_start_fail(tmp_path: Path) -> None:
-    with served(replica=False) as address:
+    with serve(replica=False) as address:
         (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
         (tmp_path / "api_key").write_text(f"dk_gone:{'0' * 64}")
         lines: list[str] = []

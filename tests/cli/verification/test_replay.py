@@ -14,7 +14,7 @@ from serve_app.cli.verification.replay import Draw, Replay, replay
 from serve_app.domain.errors import InvalidInput
 from serve_app.provenance.reader import SignatureState, Verified, verify
 from tests.deployments.conftest import MakeRig, Rig, make_rig, one_torch_thread
-from tests.deployments.demos import FLUX, leased
+from tests.deployments.demos import FLUX, make_lease
 from tests.deployments.replica.test_signed_files import signing, to_sign
 from tests.fakes.file_signer import FakeFileSigner
 
@@ -34,10 +34,10 @@ class Darkroom:
     async def draw(self, **fields: Any) -> Sequence[bytes]:
         """Images of a deterministic request."""
         self._drawn += 1
-        lease = leased(self._rig, f"r-{self._drawn}", FLUX, alone=True, **fields)
+        lease = make_lease(self._rig, f"r-{self._drawn}", FLUX, alone=True, **fields)
         lease = replace(to_sign(lease, self._signer), describe_files=True)
         self._rig.port.offer(lease)
-        outcome = await self._rig.outcome(lease.held)
+        outcome = await self._rig.outcome(lease.key)
         assert outcome.failure is None
         return [self._rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
@@ -59,7 +59,7 @@ async def darkroom(make_rig: MakeRig) -> Darkroom:
     return Darkroom(*await signing(make_rig))
 
 
-async def replayed(draw: Draw, file: Path, found: Verified) -> Replay:
+async def replay_file(draw: Draw, file: Path, found: Verified) -> Replay:
     return await asyncio.to_thread(replay, draw, file, found.generation)
 
 
@@ -71,11 +71,11 @@ async def test_a_deterministic_image_is_equal_and_a_changed_one_differs_with_the
     await asyncio.to_thread(file.write_bytes, body)
     verification = await asyncio.to_thread(verify, file)
     assert verification.verdict is SignatureState.UNKNOWN_SIGNER
-    same = await replayed(darkroom.drawing(), file, verification)
+    same = await replay_file(darkroom.drawing(), file, verification)
     assert same.words == "drawn again, every pixel is equal"
     assert same.deterministic
     assert same.differing_facts == ()
-    other = await replayed(darkroom.drawing(num_inference_steps=4, seed=8), file, verification)
+    other = await replay_file(darkroom.drawing(num_inference_steps=4, seed=8), file, verification)
     assert not other.equal
     assert other.differing_facts == ("seed 7 then, 8 now", "steps 2 then, 4 now")
 

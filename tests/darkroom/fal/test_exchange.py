@@ -30,14 +30,14 @@ def answering(*parts: bytes, status: int = 200, raises: Exception | None = None)
     return app
 
 
-async def exchanged(app: Any) -> tuple[Exchange, bytes]:
+async def run_exchange(app: Any) -> tuple[Exchange, bytes]:
     exchange = Exchange(app, "/", {"a": 1}, {"b": 2}, {})
     await exchange.begin()
     return exchange, b"".join([part async for part in exchange.body()])
 
 
 async def test_an_answer_has_its_status_and_its_body() -> None:
-    exchange, content = await exchanged(answering(b"x", b"y"))
+    exchange, content = await run_exchange(answering(b"x", b"y"))
     assert (exchange.status, content, exchange.error) == (200, b"xy", None)
 
 
@@ -55,7 +55,7 @@ async def test_an_answer_with_an_error_says_what_and_where(
     status: int, body: Any, expected: tuple[str, str, str]
 ) -> None:
     raises = KeyError("x") if status == 500 else None
-    exchange, content = await exchanged(
+    exchange, content = await run_exchange(
         answering(json.dumps(body).encode(), status=status, raises=raises)
     )
     failure = failure_of(exchange, content)
@@ -67,7 +67,7 @@ async def test_an_answer_with_an_error_says_what_and_where(
 
 @pytest.mark.parametrize(("status", "retry"), [(503, True), (504, True), (501, False)])
 async def test_only_some_statuses_are_tried_again(status: int, *, retry: bool) -> None:
-    exchange, content = await exchanged(answering(b"busy", status=status))
+    exchange, content = await run_exchange(answering(b"busy", status=status))
     assert failure_of(exchange, content).as_message() == {
         "kind": "failed",
         "message": "busy",
@@ -79,7 +79,7 @@ async def test_a_call_without_an_answer_is_a_failure() -> None:
     async def silent(scope: Any, receive: Any, send: Any) -> None:
         """Answer nothing."""
 
-    exchange, content = await exchanged(silent)
+    exchange, content = await run_exchange(silent)
     assert failure_of(exchange, content).message == "The app ended the call without an answer."
 
 

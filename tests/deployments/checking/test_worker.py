@@ -55,7 +55,7 @@ def job(tmp_path: Path, source: Mapping[str, Any], **given: Any) -> CheckJob:
     return CheckJob(**{**usual, **given})
 
 
-def uploaded(tmp_path: Path, files: Mapping[str, Path], **given: Any) -> Mapping[str, Any]:
+def check_upload(tmp_path: Path, files: Mapping[str, Path], **given: Any) -> Mapping[str, Any]:
     """Result for files that were uploaded, by their path in the pipeline."""
     names: dict[str, str] = {}
     empty_job = job(tmp_path, {"upload": "u/x"}, **given)
@@ -81,21 +81,21 @@ def lora(
     return path
 
 
-def changed(path: Path, change: Any) -> Path:
+def save_changed(path: Path, change: Any) -> Path:
     tensors = load_file(FLUX / TRANSFORMER)
     change(tensors)
     save_file(tensors, path)
     return path
 
 
-def trained(tensors: dict[str, Tensor]) -> None:
+def train_layer(tensors: dict[str, Tensor]) -> None:
     tensors[f"{LAYER}.weight"] += 1
 
 
 def test_a_lora_that_fits_is_accepted(tmp_path: Path) -> None:
     file = lora(tmp_path / "a.safetensors")
     digest = digest_of(file, "0" * SHA256_DIGITS)
-    result = uploaded(tmp_path, {"a.safetensors": file})
+    result = check_upload(tmp_path, {"a.safetensors": file})
     assert result["kind"] == "lora"
     (lora_file,) = result["files"]
     assert (lora_file["path"], lora_file["digest"]) == ("lora.safetensors", digest)
@@ -109,7 +109,7 @@ def test_the_words_of_a_lora_are_its_phrase_or_the_captions_of_its_training(tmp_
         (None, []),
     ):
         file = lora(tmp_path / "a.safetensors", metadata=metadata)
-        facts = uploaded(tmp_path, {"a.safetensors": file})["facts"]
+        facts = check_upload(tmp_path, {"a.safetensors": file})["facts"]
         assert facts["trigger_words"] == words
         assert "ss_tag_frequency" not in facts["metadata"]
 
@@ -121,7 +121,7 @@ def test_long_facts_are_left_out_and_those_kept_can_be_stored(tmp_path: Path) ->
     file = lora(
         tmp_path / "a.safetensors", metadata={**short, "modelspec.thumbnail": "x" * 10**6, **long}
     )
-    facts = uploaded(tmp_path, {"a.safetensors": file})["facts"]
+    facts = check_upload(tmp_path, {"a.safetensors": file})["facts"]
     assert facts["trigger_words"] == ["ink"]
     assert "\0" not in "".join(facts["metadata"].values())
     assert len(json.dumps(facts)) < 2**18
@@ -132,14 +132,14 @@ def test_a_lora_of_another_size_names_the_layer_and_the_shape_of_the_base(tmp_pa
     with pytest.raises(
         WeightsUnavailable, match=rf"\(128, 128\) of transformer\.{LAYER}"
     ) as raised:
-        uploaded(tmp_path, {"a.safetensors": file})
+        check_upload(tmp_path, {"a.safetensors": file})
     assert str(tmp_path) not in raised.value.message
 
 
 def test_a_lora_for_another_model_is_refused(tmp_path: Path) -> None:
     file = lora(tmp_path / "a.safetensors")
     with pytest.raises(WeightsUnavailable, match="LoRA"):
-        uploaded(tmp_path, {"a.safetensors": file}, base=Weights(str(DEMO / "sdxl")))
+        check_upload(tmp_path, {"a.safetensors": file}, base=Weights(str(DEMO / "sdxl")))
 
 
 def test_a_lora_may_have_the_names_of_kohya(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_lora_may_have_the_names_of_kohya(tmp_path: Path) -> None:
     }
     save_file(halves, tmp_path / "a.safetensors")
     files = {"a.safetensors": tmp_path / "a.safetensors"}
-    assert uploaded(tmp_path, files, base=Weights(str(DEMO / "sdxl")))["kind"] == "lora"
+    assert check_upload(tmp_path, files, base=Weights(str(DEMO / "sdxl")))["kind"] == "lora"
 
 
 def test_a_model_whose_own_tensors_are_called_alpha_is_a_fine_tune(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_model_whose_own_tensors_are_called_alpha_is_a_fine_tune(tmp_path: Pat
     tensors["decoder.block.0.res_unit1.snake1.alpha"] += 1
     save_file(tensors, tmp_path / "vae.safetensors")
     files = {"vae.safetensors": tmp_path / "vae.safetensors"}
-    result = uploaded(tmp_path, files, base=Weights(str(DEMO / "stable-audio")))
+    result = check_upload(tmp_path, files, base=Weights(str(DEMO / "stable-audio")))
     assert result["kind"] == "finetune"
     assert [file["path"].partition("/")[0] for file in result["files"]] == ["vae"]
 
@@ -179,60 +179,62 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     )
     file = lora(tmp_path / "a.safetensors", **bad)
     with pytest.raises(WeightsUnavailable, match=r"to_q\.lora_B\.weight has values"):
-        uploaded(tmp_path, {"a.safetensors": file})
+        check_upload(tmp_path, {"a.safetensors": file})
 
 
 def test_a_lora_above_the_limit_is_refused(tmp_path: Path) -> None:
     file = lora(tmp_path / "a.safetensors")
     with pytest.raises(WeightsUnavailable, match="DARKROOM_MAX_ADAPTER_BYTES"):
-        uploaded(tmp_path, {"a.safetensors": file}, max_lora_bytes=100)
+        check_upload(tmp_path, {"a.safetensors": file}, max_lora_bytes=100)
 
 
 def test_a_single_file_replaces_the_component_that_has_its_tensors(tmp_path: Path) -> None:
-    file = changed(
+    file = save_changed(
         tmp_path / "mine.safetensors", lambda tensors: tensors[f"{LAYER}.weight"].add_(1)
     )
-    result = uploaded(tmp_path, {"mine.safetensors": file})
+    result = check_upload(tmp_path, {"mine.safetensors": file})
     assert result["kind"] == "finetune"
     assert [stored["path"] for stored in result["files"]] == [TRANSFORMER]
 
 
 def test_of_a_whole_pipeline_only_what_differs_is_kept(tmp_path: Path) -> None:
-    file = changed(
+    file = save_changed(
         tmp_path / "mine.safetensors", lambda tensors: tensors[f"{LAYER}.weight"].add_(1)
     )
     vae = "vae/diffusion_pytorch_model.safetensors"
-    result = uploaded(tmp_path, {TRANSFORMER: file, vae: FLUX / vae})
+    result = check_upload(tmp_path, {TRANSFORMER: file, vae: FLUX / vae})
     assert [stored["path"] for stored in result["files"]] == [TRANSFORMER]
 
 
 def test_weights_that_all_equal_the_base_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailable, match="nothing to register"):
-        uploaded(tmp_path, {TRANSFORMER: FLUX / TRANSFORMER})
+        check_upload(tmp_path, {TRANSFORMER: FLUX / TRANSFORMER})
 
 
 def test_the_first_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
     def widen(tensors: dict[str, Tensor]) -> None:
         tensors[f"{LAYER}.weight"] = torch.zeros(128, 64)
 
-    file = changed(tmp_path / "mine.safetensors", widen)
+    file = save_changed(tmp_path / "mine.safetensors", widen)
     words = rf"{LAYER}\.weight has the shape \[128, 64\], and that of the base has \[128, 128\]"
     with pytest.raises(WeightsUnavailable, match=words):
-        uploaded(tmp_path, {"mine.safetensors": file})
+        check_upload(tmp_path, {"mine.safetensors": file})
 
 
 def test_missing_and_strange_tensors_are_named(tmp_path: Path) -> None:
-    lacking = changed(tmp_path / "a.safetensors", lambda tensors: tensors.pop(f"{LAYER}.weight"))
+    lacking = save_changed(
+        tmp_path / "a.safetensors", lambda tensors: tensors.pop(f"{LAYER}.weight")
+    )
     with pytest.raises(WeightsUnavailable, match=rf"{LAYER}\.weight of the base.*is missing"):
-        uploaded(tmp_path, {"a.safetensors": lacking})
-    more = changed(
+        check_upload(tmp_path, {"a.safetensors": lacking})
+    more = save_changed(
         tmp_path / "b.safetensors", lambda tensors: tensors.update(strange=torch.zeros(1))
     )
     with pytest.raises(WeightsUnavailable, match="no tensor strange"):
-        uploaded(tmp_path, {"b.safetensors": more})
+        check_upload(tmp_path, {"b.safetensors": more})
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}, tmp_path / "c")
     with pytest.raises(WeightsUnavailable, match="save_pretrained"):
-        uploaded(tmp_path, {"c.safetensors": tmp_path / "c"})
+        check_upload(tmp_path, {"c.safetensors": tmp_path / "c"})
 
 
 def test_a_repository_of_the_hub_is_read_with_the_token_that_was_given(
@@ -271,7 +273,7 @@ def test_components_of_the_base_are_not_fetched_from_the_hub(
 ) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(FLUX, repository)
-    changed(repository / TRANSFORMER, trained)
+    save_changed(repository / TRANSFORMER, train_layer)
     hub.add("studio/portraits", COMMIT, repository)
     source = {"hub": "studio/portraits", "revision": COMMIT}
     result = run(job(tmp_path, source), Reports())

@@ -21,7 +21,7 @@ from deployments.executors.hosted.calls import ProviderClient
 from deployments.executors.hosted.executor import CallPauses, HostedExecutor
 from deployments.executors.hosts import AppHost
 from deployments.executors.kind import AppPlan, ExecutorContext
-from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
+from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeat_calls
 from deployments.replica.config import (
     IngressCalls,
     IngressLink,
@@ -184,7 +184,7 @@ class ExecutorRig:
         config = replace(config or ReplicaConfig(), apps_dir=apps_dir or folder)
         backoff = Backoff(Random(1))  # noqa: S311
         link = IngressLink(queue or self.port, IDENTITY, CALLS, self.clock, backoff)
-        unpacked = AppCode(folder / "code", repeated(self.source, link).app_bundle)
+        unpacked = AppCode(folder / "code", repeat_calls(self.source, link).app_bundle)
         environments = Environments(config.apps_dir / "environments")
         context = ExecutorContext(config, unpacked.folder, environments, self.source)
         self.comfyui = server_plan(context)
@@ -246,7 +246,7 @@ class ExecutorRig:
     def offer(self, name: str, path: str = "/", **given: Any) -> LeaseKey:
         lease = self.lease(name, path, **given)
         self.port.offer(lease)
-        return lease.held
+        return lease.key
 
     async def outcome(self, held: LeaseKey) -> Outcome:
         """The outcome that the replica reports for the lease."""

@@ -15,7 +15,7 @@ from deployments.executors.code import AppCode, unpack
 from serve_app.domain.errors import AppNotStarted
 
 
-def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zip_files(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", compression) as archive:
         for name, content in files.items():
@@ -23,10 +23,10 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
     return written.getvalue()
 
 
-GOOD = zipped({"app.py": b"x = 1\n", "lib/more.py": b"y = 2\n"})
+GOOD = zip_files({"app.py": b"x = 1\n", "lib/more.py": b"y = 2\n"})
 
 
-def refused(content: bytes, folder: Path) -> str:
+def refusal(content: bytes, folder: Path) -> str:
     with pytest.raises(AppNotStarted) as raised:
         unpack(content, folder)
     # Nothing is left: the next attempt begins anew.
@@ -52,7 +52,7 @@ def test_all_files_are_there(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../out.py", "/srv/out.py", "a/../../out.py", "a\\..\\out.py"])
 def test_a_file_outside_of_the_folder_is_refused(folder: Path, name: str) -> None:
-    message = refused(zipped({name: b"x"}), folder)
+    message = refusal(zip_files({name: b"x"}), folder)
     assert message == f"The code of the app has a file outside of it: {name}"
     assert not (folder.parent.parent / "out.py").exists()
 
@@ -72,57 +72,66 @@ def test_a_bomb_is_refused_before_it_is_unpacked(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code, "MAX_UNPACKED_BYTES", 2**20)
-    bomb = zipped({"zeros": bytes(2**20 + 1)})
+    bomb = zip_files({"zeros": bytes(2**20 + 1)})
     assert len(bomb) < 5000
-    assert "at most 2000 files and 1 MiB" in refused(bomb, folder)
+    assert "at most 2000 files and 1 MiB" in refusal(bomb, folder)
 
 
 def test_a_bomb_that_lies_about_its_size_is_refused(folder: Path) -> None:
-    bomb = bytearray(zipped({"zeros": bytes(2**20)}))
+    bomb = bytearray(zip_files({"zeros": bytes(2**20)}))
     true_size = (2**20).to_bytes(4, "little")
     for _ in range(2):  # in front of the file, and in the directory at the end
         place = bomb.index(true_size)
         bomb[place : place + 4] = (10).to_bytes(4, "little")
-    assert "is no usable zip file: " in refused(bytes(bomb), folder)
+    assert "is no usable zip file: " in refusal(bytes(bomb), folder)
 
 
 def test_too_many_files_are_refused(folder: Path) -> None:
-    many = zipped({f"{number}.py": b"" for number in range(code.MAX_FILES + 1)})
-    assert "at most 2000 files" in refused(many, folder)
+    many = zip_files({f"{number}.py": b"" for number in range(code.MAX_FILES + 1)})
+    assert "at most 2000 files" in refusal(many, folder)
 
 
-def flipped(content: bytes) -> bytes:
+def corrupt_file(content: bytes) -> bytes:
     """Content whose first file is not what its checksum says."""
     place = content.index(b"app.py") + len(b"app.py") + 2
     return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
 
 
-ENCRYPTED = bytearray(zipped({"app.py": b"x"}, zipfile.ZIP_STORED))
+ENCRYPTED = bytearray(zip_files({"app.py": b"x"}, zipfile.ZIP_STORED))
 for _place in (6, ENCRYPTED.index(b"PK\x01\x02") + 8):
     ENCRYPTED[_place] |= 1
-UNKNOWN = bytearray(zipped({"app.py": b"x"}, zipfile.ZIP_STORED))
+UNKNOWN = bytearray(zip_files({"app.py": b"x"}, zipfile.ZIP_STORED))
 for _place in (8, UNKNOWN.index(b"PK\x01\x02") + 10):
     UNKNOWN[_place] = 99
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"PK", b"no zip", GOOD[:-30], GOOD[40:], flipped(GOOD), bytes(ENCRYPTED), bytes(UNKNOWN)],
+    [
+        b"",
+        b"PK",
+        b"no zip",
+        GOOD[:-30],
+        GOOD[40:],
+        corrupt_file(GOOD),
+        bytes(ENCRYPTED),
+        bytes(UNKNOWN),
+    ],
     ids=["empty", "begun", "text", "cut", "headless", "flipped", "encrypted", "compression"],
 )
 def test_a_damaged_file_is_refused_with_what_is_wrong(folder: Path, content: bytes) -> None:
-    assert refused(content, folder).startswith("The code of the app is no usable zip file: ")
+    assert refusal(content, folder).startswith("The code of the app is no usable zip file: ")
 
 
 def test_a_file_and_a_folder_of_one_name_are_refused(folder: Path) -> None:
     for names in (["a", "a/b.py"], ["a/b.py", "a"]):
-        assert "a file and a folder of one name" in refused(
-            zipped(dict.fromkeys(names, b"x")), folder
+        assert "a file and a folder of one name" in refusal(
+            zip_files(dict.fromkeys(names, b"x")), folder
         )
 
 
 def test_a_name_that_no_disk_takes_is_refused(folder: Path) -> None:
-    assert "more than 200 bytes" in refused(zipped({"ä" * 150 + ".py": b"x"}), folder)
+    assert "more than 200 bytes" in refusal(zip_files({"ä" * 150 + ".py": b"x"}), folder)
 
 
 # By digest.

@@ -10,7 +10,7 @@ from deployments.executors.base import MadeFile
 from serve_app.domain.media.file_metadata import FileMetadata, find
 from serve_app.domain.media.marking import is_marked
 from serve_app.provenance.reader import verify
-from tests.deployments.executors.test_files import Desk, desk, drawn, written
+from tests.deployments.executors.test_files import Desk, desk, write_file, write_picture
 from tests.fakes.file_signer import FakeFileSigner
 
 __all__ = ["desk"]
@@ -18,10 +18,10 @@ __all__ = ["desk"]
 TOKEN = {"properties": {"token": {"type": "string", "format": "password", "writeOnly": True}}}
 
 
-async def stored(desk: Desk, output: Any = None, **options: Any) -> bytes:
+async def store_file(desk: Desk, output: Any = None, **options: Any) -> bytes:
     """Content of the file of a described request with one image. ``output``: more of it."""
     files = desk.files(**{"described": True, **options})
-    image = drawn(desk.scratch / "one-1", "a.png")
+    image = write_picture(desk.scratch / "one-1", "a.png")
     await files.store({"image": image, **(output or {})}, desk.progress.append)
     (content,) = desk.storage.objects.values()
     return content
@@ -31,7 +31,7 @@ async def stored(desk: Desk, output: Any = None, **options: Any) -> bytes:
 async def test_a_file_says_what_made_it(desk: Desk, marking: str) -> None:
     url = "https://example.com/a.png?signature=secret"
     arguments = {"prompt": "a cat", "seed": 0, "size": {"width": 64}, "image_url": url}
-    content = await stored(desk, marking=marking, **arguments)
+    content = await store_file(desk, marking=marking, **arguments)
     metadata = find(content)
     assert metadata is not None
     assert metadata.model.startswith("python:")
@@ -48,7 +48,7 @@ async def test_a_file_says_what_made_it(desk: Desk, marking: str) -> None:
 
 
 async def test_the_size_of_a_file_counts_what_it_says(desk: Desk) -> None:
-    image = drawn(desk.scratch / "one-1", "b.png")
+    image = write_picture(desk.scratch / "one-1", "b.png")
     sized = MadeFile({**image, "file_size": 1})
     files = desk.files(described=True, prompt="a cat")
     output, (artifact,) = await files.store({"image": sized}, desk.progress.append)
@@ -61,14 +61,14 @@ async def test_the_size_of_a_file_counts_what_it_says(desk: Desk) -> None:
 async def test_its_seed_is_the_one_that_the_code_says(
     desk: Desk, output: dict[str, Any], seed: int | None
 ) -> None:
-    content = await stored(desk, output)
+    content = await store_file(desk, output)
     metadata = find(content)
     assert metadata is not None
     assert metadata.seed == seed
 
 
 async def test_secrets_of_an_input_are_not_in_its_files(desk: Desk) -> None:
-    content = await stored(desk, schema=TOKEN, token="hush", prompt="a cat")
+    content = await store_file(desk, schema=TOKEN, token="hush", prompt="a cat")
     metadata = find(content)
     assert metadata is not None
     assert (metadata.settings, metadata.left_out) == ({}, ("token",))
@@ -76,13 +76,13 @@ async def test_secrets_of_an_input_are_not_in_its_files(desk: Desk) -> None:
 
 
 async def test_a_request_that_is_not_described_leaves_files_as_they_are(desk: Desk) -> None:
-    content = await stored(desk, described=False, prompt="a cat")
+    content = await store_file(desk, described=False, prompt="a cat")
     assert content == (desk.scratch / "one-1" / "a.png").read_bytes()
 
 
 async def test_a_file_that_no_model_made_is_not_described(desk: Desk) -> None:
     files = desk.files(described=True, prompt="a cat")
-    image = MadeFile({**drawn(desk.scratch / "one-1", "a.png"), "generated": False})
+    image = MadeFile({**write_picture(desk.scratch / "one-1", "a.png"), "generated": False})
     await files.store({"image": image}, desk.progress.append)
     (content,) = desk.storage.objects.values()
     assert find(content) is None
@@ -90,7 +90,7 @@ async def test_a_file_that_no_model_made_is_not_described(desk: Desk) -> None:
 
 async def test_a_file_without_a_place_for_it_is_stored_as_it_is(desk: Desk) -> None:
     files = desk.files(described=True, prompt="a cat")
-    model = written(desk.scratch / "one-1", "a.glb")
+    model = write_file(desk.scratch / "one-1", "a.glb")
     mesh = MadeFile({**model, "media_type": "model/gltf-binary"})
     await files.store({"mesh": mesh}, desk.progress.append)
     assert [*desk.storage.objects.values()] == [b"content"]
@@ -98,17 +98,17 @@ async def test_a_file_without_a_place_for_it_is_stored_as_it_is(desk: Desk) -> N
 
 async def test_a_file_that_is_marked_by_its_provider_stays_valid(desk: Desk) -> None:
     """Its mark may be a signed manifest, which an inserted byte makes invalid."""
-    first = await stored(desk, described=False, marking="on")
+    first = await store_file(desk, described=False, marking="on")
     desk.storage.objects.clear()
     files = desk.files(described=True, marking="on", prompt="a cat")
-    marked = written(desk.scratch / "one-1", "marked.png", first)
+    marked = write_file(desk.scratch / "one-1", "marked.png", first)
     await files.store({"image": marked}, desk.progress.append)
     assert [*desk.storage.objects.values()] == [first]
 
 
 async def test_a_signed_manifest_has_the_description(desk: Desk, tmp_path: Any) -> None:
     desk.signer = signer = FakeFileSigner()
-    content = await stored(
+    content = await store_file(
         desk, {"seed": 5}, marking="on", certificates=signer.chain, prompt="a cat"
     )
     path = tmp_path / "read.png"

@@ -25,7 +25,7 @@ class Greeter(darkroom.App):
 """
 
 
-def written(folder: Path, text: str | bytes, name: str = "greeter.py") -> Path:
+def write_source(folder: Path, text: str | bytes, name: str = "greeter.py") -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -33,10 +33,10 @@ def written(folder: Path, text: str | bytes, name: str = "greeter.py") -> Path:
 
 
 def read(folder: Path, text: str | bytes) -> list[AppClass]:
-    return list(read_source(written(folder, text)))
+    return list(read_source(write_source(folder, text)))
 
 
-def refused(folder: Path, text: str | bytes) -> str:
+def refusal(folder: Path, text: str | bytes) -> str:
     with pytest.raises(Misconfigured) as raised:
         read(folder, text)
     return str(raised.value)
@@ -88,7 +88,7 @@ def test_apps_are_found_with_their_lines_and_requirements(tmp_path: Path) -> Non
 def test_requirements_that_cannot_be_read_are_named_with_their_line(
     tmp_path: Path, value: str, message: str
 ) -> None:
-    assert message in refused(tmp_path, f"class A(App):\n    requirements = {value}\n")
+    assert message in refusal(tmp_path, f"class A(App):\n    requirements = {value}\n")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_requirements_that_cannot_be_read_are_named_with_their_line(
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
-    assert message in refused(tmp_path, text)
+    assert message in refusal(tmp_path, text)
 
 
 def test_a_file_may_name_its_encoding(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_file_that_is_imported_as_something_else_is_refused(
     tmp_path: Path, name: str, message: str
 ) -> None:
     with pytest.raises(Misconfigured, match=message):
-        read_source(written(tmp_path, GREETER, name))
+        read_source(write_source(tmp_path, GREETER, name))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_equal_code_makes_an_equal_file(tmp_path: Path) -> None:
     bundles: list[bytes] = []
     for number, order in enumerate((["a.py", "b.py"], ["b.py", "a.py"])):
         folder = tmp_path / str(number)
-        app = written(folder, GREETER)
+        app = write_source(folder, GREETER)
         for name in order:
-            path = written(folder, "x = 1\n", f"lib/{name}")
+            path = write_source(folder, "x = 1\n", f"lib/{name}")
             os.utime(path, (number, number))
             path.chmod(0o600 + number * 0o100)
         bundles.append(bundle(app, [folder / "lib"]))
@@ -155,9 +155,9 @@ def test_equal_code_makes_an_equal_file(tmp_path: Path) -> None:
 
 
 def test_hidden_files_and_caches_are_left_out(tmp_path: Path) -> None:
-    app = written(tmp_path, GREETER)
+    app = write_source(tmp_path, GREETER)
     for name in ("a.py", ".env", ".git/config", "__pycache__/a.pyc", "sub/.key", "sub/b.py"):
-        written(tmp_path, "x", f"lib/{name}")
+        write_source(tmp_path, "x", f"lib/{name}")
     listed = names(bundle(app, [tmp_path / "lib"]))
     assert listed == ["greeter.py", "lib/a.py", "lib/sub/b.py"]
 
@@ -165,31 +165,31 @@ def test_hidden_files_and_caches_are_left_out(tmp_path: Path) -> None:
 def test_a_folder_has_its_name_however_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = written(tmp_path, GREETER)
-    written(tmp_path, "x", "lib/a.py")
+    app = write_source(tmp_path, GREETER)
+    write_source(tmp_path, "x", "lib/a.py")
     monkeypatch.chdir(tmp_path / "lib")
     for spelling in (".", "../lib", "../lib/"):
         assert names(bundle(app, [Path(spelling)])) == ["greeter.py", "lib/a.py"]
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    app = written(tmp_path, GREETER)
-    other = written(tmp_path, "x", "other/greeter.py")
+    app = write_source(tmp_path, GREETER)
+    other = write_source(tmp_path, "x", "other/greeter.py")
     with pytest.raises(Misconfigured, match=r"The code would have two files greeter\.py: "):
         bundle(app, [other])
     assert names(bundle(app, [app])) == ["greeter.py"]
 
 
 def test_code_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    app = written(tmp_path, GREETER)
-    with written(tmp_path, "", "lib/weights.bin").open("wb") as file:
+    app = write_source(tmp_path, GREETER)
+    with write_source(tmp_path, "", "lib/weights.bin").open("wb") as file:
         file.truncate(400 * MAX_CODE_BYTES)  # without blocks on the disk
     with pytest.raises(Misconfigured, match=r"6400 MiB as a zip file; at most 16 MiB.*setup\(\)"):
         bundle(app, [tmp_path / "lib"])
 
 
 def test_a_bundle_can_be_unpacked(tmp_path: Path) -> None:
-    app = written(tmp_path, GREETER)
+    app = write_source(tmp_path, GREETER)
     unpack(bundle(app, []), tmp_path / "code")
     assert (tmp_path / "code" / "greeter.py").read_text() == GREETER
 
@@ -246,7 +246,7 @@ def test_a_folder_with_the_name_of_an_installed_package_does_not_hide_it(
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "house.py").touch()
-    assert names(bundle(written(package, f"{line}\n{GREETER}"), ())) == ["greeter.py"]
+    assert names(bundle(write_source(package, f"{line}\n{GREETER}"), ())) == ["greeter.py"]
     (package / "cog.yaml").write_text("predict: gone.py:Predictor\n")  # is no module
     assert names(bundle(package / "cog.yaml", ())) == ["cog.yaml"]
 
@@ -261,7 +261,7 @@ async def test_what_an_app_imports_of_its_package_comes_along(tmp_path: Path) ->
     (inner / "words.py").write_text("from kit.shared import names\nHELLO = names.HELLO\n")
     (inner / "names.py").write_text("HELLO = 'Hello'\n")
     text = GREETER + "\nfrom kit.shared.words import HELLO\n"
-    content = bundle(written(package, text), ())
+    content = bundle(write_source(package, text), ())
     assert names(content) == [
         "greeter.py",
         *("kit/__init__.py", "kit/shared/__init__.py", "kit/shared/names.py"),

@@ -19,7 +19,7 @@ from tests.deployments.client_bucket import (
     TYPED,
     Bucket,
     bucket,
-    forged,
+    forge_signature,
     moto_server,
     policy_uploader,
 )
@@ -343,9 +343,9 @@ async def test_entries_without_a_usable_app_say_what_to_do(rig: ExecutorRig) -> 
 async def test_files_of_a_lost_lease_are_not_stored(rig: ExecutorRig) -> None:
     rig.storage.objects["u/cat.png"] = PNG
     lease = rig.lease("one", "/copy", image_url="http://anywhere/files/u/cat.png")
-    rig.source.fenced.add(lease.held)
+    rig.source.fenced.add(lease.key)
     rig.port.offer(lease)
-    failure = (await rig.outcome(lease.held)).failure
+    failure = (await rig.outcome(lease.key)).failure
     assert failure is not None
     assert failure.code == "fenced"
     assert "r/one/1/0" not in rig.storage.objects
@@ -396,7 +396,7 @@ class BucketSource(FakeAppSource):
     ) -> UploadTicket:
         del tenant, media_type
         ticket = self.bucket.ticket(self.bucket.policy(TYPED), f"{held.request_id}-{number}.png")
-        return forged(ticket) if held.request_id == "forged" else ticket
+        return forge_signature(ticket) if held.request_id == "forged" else ticket
 
 
 @pytest.mark.long

@@ -112,7 +112,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     await desk.fetcher.aclose()
 
 
-def written(folder: Path, name: str, content: bytes = b"content", **facts: Any) -> MadeFile:
+def write_file(folder: Path, name: str, content: bytes = b"content", **facts: Any) -> MadeFile:
     """File as an executor names it."""
     path = folder / name
     path.write_bytes(content)
@@ -175,8 +175,8 @@ async def test_files_of_an_output_are_stored(desk: Desk) -> None:
     own = desk.scratch / "one-1"
     output, artifacts = await desk.store(
         {
-            "images": [written(own, "a.png", b"a", width=4, height=3, seed=7)],
-            "deep": {"also": written(own, "b.png", b"bb")},
+            "images": [write_file(own, "a.png", b"a", width=4, height=3, seed=7)],
+            "deep": {"also": write_file(own, "b.png", b"bb")},
             "text": "a",
         }
     )
@@ -200,11 +200,11 @@ async def test_files_of_an_output_are_stored(desk: Desk) -> None:
     ]
 
 
-def drawn(folder: Path, name: str, kind: str = "PNG") -> MadeFile:
+def write_picture(folder: Path, name: str, kind: str = "PNG") -> MadeFile:
     """Picture of 540 x 270 pixels as an executor names it."""
     content = BytesIO()
     Image.new("RGB", (540, 270), (200, 30, 40)).save(content, kind)
-    return written(folder, name, content.getvalue(), width=540, height=270)
+    return write_file(folder, name, content.getvalue(), width=540, height=270)
 
 
 @pytest.mark.parametrize("generated", [True, False])
@@ -213,7 +213,7 @@ async def test_a_picture_has_a_thumbnail_with_the_mark_if_a_model_made_it(
 ) -> None:
     desk.thumbnails = True
     request = desk.files(marking="on")
-    file = MadeFile({**drawn(desk.scratch / "one-1", "a.png"), "generated": generated})
+    file = MadeFile({**write_picture(desk.scratch / "one-1", "a.png"), "generated": generated})
     _, (artifact,) = await request.store({"image": file}, desk.progress.append)
     small = artifact.thumbnail
     assert small is not None
@@ -232,7 +232,7 @@ async def test_a_thumbnail_shows_what_is_transparent_as_white(desk: Desk) -> Non
     desk.thumbnails = True
     content = BytesIO()
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(content, "PNG")
-    file = written(desk.scratch / "one-1", "a.png", content.getvalue())
+    file = write_file(desk.scratch / "one-1", "a.png", content.getvalue())
     _, (artifact,) = await desk.store({"image": file})
     with Image.open(BytesIO(desk.storage.objects[artifact.thumbnail.key])) as shown:
         assert shown.convert("L").getextrema()[0] > 250
@@ -246,7 +246,7 @@ def large(folder: Path) -> MadeFile:
     """Small file of a picture of 56 million pixels."""
     content = BytesIO()
     Image.new("1", (8000, 7000)).save(content, "PNG")
-    return written(folder, "a.png", content.getvalue())
+    return write_file(folder, "a.png", content.getvalue())
 
 
 @pytest.mark.parametrize("kind", ["content", "EPS", "SDP", "list", "empty", "large"])
@@ -256,11 +256,11 @@ async def test_a_file_that_is_not_to_be_shown_is_stored_without_a_thumbnail(
     desk.thumbnails = True
     own = desk.scratch / "one-1"
     file = {
-        "content": lambda: written(own, "a.png"),
-        "EPS": lambda: drawn(own, "a.png", "EPS"),
-        "SDP": lambda: written(own, "a.mp4", SDP, media_type="video/mp4"),
-        "list": lambda: written(own, "a.m3u8", LIST, media_type="video/mp4"),
-        "empty": lambda: written(own, "a.mp4", b"", media_type="video/mp4"),
+        "content": lambda: write_file(own, "a.png"),
+        "EPS": lambda: write_picture(own, "a.png", "EPS"),
+        "SDP": lambda: write_file(own, "a.mp4", SDP, media_type="video/mp4"),
+        "list": lambda: write_file(own, "a.m3u8", LIST, media_type="video/mp4"),
+        "empty": lambda: write_file(own, "a.mp4", b"", media_type="video/mp4"),
         "large": lambda: large(own),
     }[kind]()
     _, (artifact,) = await desk.store({"image": file})
@@ -276,7 +276,7 @@ async def test_a_result_does_not_wait_for_its_thumbnail(
     monkeypatch.setattr(files, "THUMBNAIL_WAIT_S", 0.1)
     desk.thumbnails = True
     try:
-        _, (artifact,) = await desk.store({"image": drawn(desk.scratch / "one-1", "a.png")})
+        _, (artifact,) = await desk.store({"image": write_picture(desk.scratch / "one-1", "a.png")})
     finally:
         drawing.set()
     assert artifact.thumbnail is None
@@ -310,7 +310,7 @@ async def test_an_app_decides_neither_about_the_key_nor_about_the_url_of_a_file(
     desk: Desk,
 ) -> None:
     facts: Any = {"artifact": "r/other/0", "url": "https://other", "content_type": "text/html"}
-    file = written(desk.scratch / "one-1", "a.png", **facts)
+    file = write_file(desk.scratch / "one-1", "a.png", **facts)
     output, _ = await desk.store({"image": file})
     assert output == {"image": {"artifact": "r/one/0", "content_type": "image/png"}}
 
@@ -326,25 +326,25 @@ async def test_an_object_that_only_looks_like_a_file_is_plain_data(
     desk: Desk, tmp_path: Path
 ) -> None:
     own = desk.scratch / "one-1"
-    for secret in (written(tmp_path, "token"), written(own, "token")):
+    for secret in (write_file(tmp_path, "token"), write_file(own, "token")):
         echo = {"deep": [dict(secret), {"$as": "url"}, {**secret, "$as": "url"}]}
-        output, (artifact,) = await desk.store({"echo": echo, "image": written(own, "a.png")})
+        output, (artifact,) = await desk.store({"echo": echo, "image": write_file(own, "a.png")})
         assert output["echo"] == echo
         assert output["image"]["artifact"] == artifact.key
-        shown = await desk.files().inline({"echo": echo, "image": written(own, "a.png")})
+        shown = await desk.files().inline({"echo": echo, "image": write_file(own, "a.png")})
         assert shown["echo"] == echo
         assert shown["image"]["url"].startswith("data:image/png;base64,")
 
 
 async def test_a_file_of_the_apps_own_code_may_be_delivered(desk: Desk, tmp_path: Path) -> None:
-    await desk.store({"image": written(tmp_path, "static.png")})
+    await desk.store({"image": write_file(tmp_path, "static.png")})
     assert desk.storage.objects == {"r/one/0": b"content"}
 
 
 @pytest.mark.parametrize("way", ["path", "dots", "link", "linked folder", "hard to see"])
 async def test_a_file_of_another_request_is_not_delivered(desk: Desk, way: str) -> None:
     own, other = desk.scratch / "one-1", desk.scratch / "two-1"
-    written(other, "secret.png")
+    write_file(other, "secret.png")
     path = {
         "path": other / "secret.png",
         "dots": own / ".." / "two-1" / "secret.png",
@@ -352,7 +352,7 @@ async def test_a_file_of_another_request_is_not_delivered(desk: Desk, way: str) 
         "linked folder": own / "folder" / "secret.png",
         "hard to see": desk.scratch / "loose.png",
     }[way]
-    written(desk.scratch, "loose.png")
+    write_file(desk.scratch, "loose.png")
     if way == "link":
         path.symlink_to(other / "secret.png")
     if way == "linked folder":
@@ -373,14 +373,14 @@ async def test_a_file_that_is_not_there_is_an_error_with_its_name(desk: Desk, na
 
 async def test_a_link_within_the_folder_of_the_request_is_followed(desk: Desk) -> None:
     own = desk.scratch / "one-1"
-    written(own, "a.png", b"linked")
+    write_file(own, "a.png", b"linked")
     (own / "link.png").symlink_to("a.png")
     await desk.store({"image": MadeFile({"$file": str(own / "link.png")})})
     assert desk.storage.objects == {"r/one/0": b"linked"}
 
 
 async def test_an_output_with_too_many_files_is_refused(desk: Desk) -> None:
-    file = written(desk.scratch / "one-1", "a.png")
+    file = write_file(desk.scratch / "one-1", "a.png")
     with pytest.raises(PipelineFailed, match="The output has 65 files; at most 64 may be"):
         await desk.store({"images": [file] * (files.MAX_FILES + 1)})
 
@@ -388,7 +388,7 @@ async def test_an_output_with_too_many_files_is_refused(desk: Desk) -> None:
 async def test_stored_files_of_an_attempt_that_fails_are_deleted(desk: Desk) -> None:
     own = desk.scratch / "one-1"
     request = desk.files(marking="required")
-    output = {"a": written(own, "a.png", generated=False), "b": written(own, "b.png")}
+    output = {"a": write_file(own, "a.png", generated=False), "b": write_file(own, "b.png")}
     with pytest.raises(MarkMissing):
         await request.store(output, desk.progress.append)
     assert list(desk.storage.objects) == ["r/one/0"]

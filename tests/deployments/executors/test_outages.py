@@ -110,7 +110,7 @@ class PainterRig(ExecutorRig):
         return self.painter
 
     @property
-    def away(self) -> dict[str, list[Exception | None]]:
+    def outages(self) -> dict[str, list[Exception | None]]:
         assert isinstance(self.source, AwaySource)
         return self.source.away
 
@@ -133,18 +133,18 @@ async def rig(tmp_path: Path) -> AsyncIterator[PainterRig]:
 async def test_a_request_of_an_app_outlasts_an_ingress_that_restarts(
     rig: PainterRig, call: str
 ) -> None:
-    rig.away[call] = [ConnectionError(DEAD), DatabaseUnavailable("PostgreSQL restarts.")]
+    rig.outages[call] = [ConnectionError(DEAD), DatabaseUnavailable("PostgreSQL restarts.")]
     rig.source.kept = [Secret("HF_TOKEN", "", "hf_one")]
     painted = endpoint("/paint", secrets=["HF_TOKEN"])
     key = rig.offer("one", lease_endpoint=painted, color="red", lease_safety=(rule("flag"),))
     outcome = await rig.outcome(key)
     assert outcome.failure is None, outcome.failure
-    assert rig.away[call] == []
+    assert rig.outages[call] == []
     assert {artifact.key for artifact in outcome.artifacts} <= rig.storage.objects.keys()
 
 
 async def test_a_call_that_an_ingress_does_not_answer_is_repeated(rig: PainterRig) -> None:
-    rig.away["file_ticket"] = [None]
+    rig.outages["file_ticket"] = [None]
     outcome = await rig.outcome(rig.paint())
     assert outcome.failure is None, outcome.failure
     assert rig.painter.runs == 1
@@ -155,7 +155,7 @@ async def test_with_the_ingress_away_for_long_the_lease_is_handed_back_without_a
 ) -> None:
     monkeypatch.setattr(rigs, "CALLS", replace(rigs.CALLS, finish_give_up_s=0.5))
     rig = PainterRig(tmp_path)
-    rig.away["file_ticket"] = [ConnectionError(DEAD)] * 100
+    rig.outages["file_ticket"] = [ConnectionError(DEAD)] * 100
     await rig.replica.start()
     try:
         key = rig.paint()

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as some
 
-from deployments.executors.places import file_places, replaced
+from deployments.executors.places import file_places, replace_at
 
 FILE = {"type": "string", "format": "uri", "x-darkroom-file": "image"}
 TEXT = {"type": "string"}
@@ -111,8 +111,8 @@ def test_files_are_found_where_the_schema_has_them_and_nowhere_else(case: Case) 
     located = list(file_places({"x": value}, whole))
     assert sorted(map(str, located)) == sorted(map(str, _within("x", places)))
     for place in located:
-        changed = replaced({"x": value}, place, "new")
-        assert replaced(changed, place, _at({"x": value}, place)) == {"x": value}
+        changed = replace_at({"x": value}, place, "new")
+        assert replace_at(changed, place, _at({"x": value}, place)) == {"x": value}
 
 
 def _at(value: Any, place: tuple[str | int, ...]) -> Any:

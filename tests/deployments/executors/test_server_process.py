@@ -40,7 +40,7 @@ def leader_of(process: ServerProcess) -> int:
     return process._process.pid
 
 
-async def gone(process: ServerProcess) -> None:
+async def wait_until_gone(process: ServerProcess) -> None:
     """Wait until no process of a server's group is alive. They were killed already."""
     await until_gone(leader_of(process))
 
@@ -65,7 +65,7 @@ def alive(leader: int) -> set[int]:
     return pids
 
 
-async def started(folder: Path, code: str = SERVER) -> ServerProcess:
+async def start_server(folder: Path, code: str = SERVER) -> ServerProcess:
     process = ServerProcess("test", folder)
     await process.start(launch(code), folder)
 
@@ -81,22 +81,22 @@ async def started(folder: Path, code: str = SERVER) -> ServerProcess:
 
 
 async def test_a_server_answers_on_its_port_and_ends_with_its_children(tmp_path: Path) -> None:
-    process = await started(tmp_path)
+    process = await start_server(tmp_path)
     assert process.alive
     assert "asked" in process.last_lines
     assert len(alive(leader_of(process))) == 3  # the guard, the server, and what that has started
     await process.aclose(5.0)
     assert not process.alive
-    await gone(process)
+    await wait_until_gone(process)
 
 
 async def test_a_server_that_ends_says_how(tmp_path: Path) -> None:
     with pytest.raises(AppNotStarted, match="its process ended with status 3: no weights"):
-        await started(tmp_path, "print('no weights'); raise SystemExit(3)")
+        await start_server(tmp_path, "print('no weights'); raise SystemExit(3)")
     with pytest.raises(AppNotStarted, match="its process was killed by SIGSEGV"):
-        await started(tmp_path, "import os; os.kill(os.getpid(), 11)")
+        await start_server(tmp_path, "import os; os.kill(os.getpid(), 11)")
     with pytest.raises(AppNotStarted, match=r"killed by SIGKILL, perhaps for lack of memory$"):
-        await started(tmp_path, "import os; os.kill(os.getpid(), 9)")
+        await start_server(tmp_path, "import os; os.kill(os.getpid(), 9)")
 
 
 async def test_a_server_that_does_not_become_ready_is_given_up(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ async def test_a_server_that_does_not_become_ready_is_given_up(tmp_path: Path) -
     with pytest.raises(AppNotStarted, match=r"within 0\.1 s\. Its last line was: loading"):
         await process.ready(never, 0.1)
     await process.aclose(0)
-    await gone(process)
+    await wait_until_gone(process)
 
 
 async def test_a_server_ends_when_its_replica_is_killed(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ PILLOW = {"image/png": "PNG", "image/jpg": "JPEG", "image/webp": "WEBP"}
 """Media types, as apps say them too, and the format that writes their files."""
 
 
-def made(folder: Path, media_type: str = "image/png") -> MadeFile:
+def make_file(folder: Path, media_type: str = "image/png") -> MadeFile:
     """File as a worker names it, without a mark."""
     path = folder / f"made{media_type.replace('/', '.')}"
     if media_type in PILLOW:
@@ -66,7 +66,7 @@ async def test_a_file_is_signed_and_says_what_made_it(
     desk: Desk, signer: FakeFileSigner, tmp_path: Path, media_type: str
 ) -> None:
     files = desk.files(marking="required", certificates=signer.chain, seed=7, prompt="a secret")
-    file = made(desk.scratch / "one-1", media_type)
+    file = make_file(desk.scratch / "one-1", media_type)
     output, (artifact,) = await files.store({"file": file}, desk.progress.append)
     signature = read(desk, tmp_path, signer)
     assert signature.verdict is SignatureState.TRUSTED
@@ -86,7 +86,7 @@ async def test_without_a_seed_in_the_input_the_manifest_has_none(
     desk: Desk, signer: FakeFileSigner, tmp_path: Path
 ) -> None:
     files = desk.files(marking="on", certificates=signer.chain)
-    await files.store({"file": made(desk.scratch / "one-1")}, desk.progress.append)
+    await files.store({"file": make_file(desk.scratch / "one-1")}, desk.progress.append)
     assert not {"seed", "steps"} & read(desk, tmp_path, signer).generation.keys()
 
 
@@ -94,7 +94,7 @@ async def test_a_file_that_no_model_has_made_is_not_signed(
     desk: Desk, signer: FakeFileSigner, tmp_path: Path
 ) -> None:
     files = desk.files(marking="required", certificates=signer.chain)
-    own = MadeFile({**made(desk.scratch / "one-1"), "generated": False})
+    own = MadeFile({**make_file(desk.scratch / "one-1"), "generated": False})
     await files.store({"file": own}, desk.progress.append)
     assert read(desk, tmp_path, signer).verdict is SignatureState.UNSIGNED
 
@@ -102,7 +102,7 @@ async def test_a_file_that_no_model_has_made_is_not_signed(
 async def test_a_type_without_a_place_for_a_signature_fails_only_where_it_is_required(
     desk: Desk, signer: FakeFileSigner
 ) -> None:
-    output = {"file": made(desk.scratch / "one-1", "audio/ogg")}
+    output = {"file": make_file(desk.scratch / "one-1", "audio/ogg")}
     strict = desk.files(marking="required", certificates=signer.chain)
     with pytest.raises(MarkMissing, match=r"audio/ogg cannot be signed.*another format"):
         await strict.store(output, desk.progress.append)
@@ -117,7 +117,7 @@ async def test_a_signer_that_fails_fails_the_request_only_where_signatures_are_r
     desk: Desk, signer: FakeFileSigner
 ) -> None:
     signer.fails = Unavailable("The ingress is away.")
-    output = {"file": made(desk.scratch / "one-1")}
+    output = {"file": make_file(desk.scratch / "one-1")}
     strict = desk.files(marking="required", certificates=signer.chain)
     with pytest.raises(NotSigned, match="The ingress is away") as raised:
         await strict.store(output, desk.progress.append)
@@ -131,7 +131,7 @@ async def test_a_signer_that_fails_fails_the_request_only_where_signatures_are_r
 async def test_a_replica_without_a_signer_delivers_nothing_where_signatures_are_required(
     desk: Desk,
 ) -> None:
-    output, chain = {"file": made(desk.scratch / "one-1")}, FakeFileSigner().chain
+    output, chain = {"file": make_file(desk.scratch / "one-1")}, FakeFileSigner().chain
     with pytest.raises(NotSigned):
         await desk.files(marking="required", certificates=chain).store(output, desk.progress.append)
     assert desk.storage.objects == {}
@@ -145,14 +145,14 @@ async def test_an_attempt_that_lost_its_lease_signs_nothing(
     signer.lost.add(LeaseKey("one", 1))
     files = desk.files(marking="on", certificates=signer.chain)
     with pytest.raises(Fenced):
-        await files.store({"file": made(desk.scratch / "one-1")}, desk.progress.append)
+        await files.store({"file": make_file(desk.scratch / "one-1")}, desk.progress.append)
     assert desk.storage.objects == {}
 
 
 async def test_a_file_that_the_app_keeps_is_not_changed(
     desk: Desk, signer: FakeFileSigner, tmp_path: Path
 ) -> None:
-    kept = made(tmp_path)
+    kept = make_file(tmp_path)
     before = await asyncio.to_thread(Path(kept["$file"]).read_bytes)
     files = desk.files(marking="on", certificates=signer.chain)
     await files.store({"file": kept, "same": kept}, desk.progress.append)
@@ -164,7 +164,7 @@ async def test_a_manifest_that_a_file_had_is_replaced(
     desk: Desk, signer: FakeFileSigner, tmp_path: Path
 ) -> None:
     files = desk.files("two", marking="on", certificates=signer.chain)
-    await files.store({"file": made(desk.scratch / "two-1")}, desk.progress.append)
+    await files.store({"file": make_file(desk.scratch / "two-1")}, desk.progress.append)
     signed = desk.scratch / "one-1" / "signed.png"
     (body,) = desk.storage.objects.values()
     await asyncio.to_thread(signed.write_bytes, body)
@@ -196,9 +196,9 @@ async def test_the_manifest_names_the_code_or_the_model_of_the_provider(
         marking="on",
         certificates=signer.chain,
     )
-    path = Path(made(tmp_path)["$file"])
+    path = Path(make_file(tmp_path)["$file"])
     marks = FileMarks(lease, tmp_path / "copies", signer)
-    file = await marks.signed(MediaFile(UploadTicket("k", "", "image/png", 10**8), path), 0)
+    file = await marks.sign(MediaFile(UploadTicket("k", "", "image/png", 10**8), path), 0)
     assert isinstance(file.body, Path)
     assert verify(file.body, signer.chain).generation["model"] == model
 

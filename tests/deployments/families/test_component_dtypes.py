@@ -27,17 +27,17 @@ def wan():
     return pipeline
 
 
-def seeded(seed):
+def seeded_call(seed):
     return {**CALL, "generator": torch.Generator("cpu").manual_seed(seed)}
 
 
 @pytest.mark.long
 @pytest.mark.engine
 def test_a_video_decoded_in_float32_is_that_of_the_pipeline_by_itself():
-    expected = [wan()(**seeded(seed)).frames for seed in (1, 2)]
+    expected = [wan()(**seeded_call(seed)).frames for seed in (1, 2)]
     with Engine(wan(), threads=1) as engine:
         # `deterministic` keeps them from being merged, which may change the last bits of bfloat16.
-        generations = [engine.submit(deterministic=True, **seeded(seed)) for seed in (1, 2)]
+        generations = [engine.submit(deterministic=True, **seeded_call(seed)) for seed in (1, 2)]
         decoded = [generation.result(timeout=300).frames for generation in generations]
     for plain, other in zip(expected, decoded, strict=True):
         assert plain.dtype == other.dtype == torch.float32

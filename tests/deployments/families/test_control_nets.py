@@ -24,15 +24,15 @@ from deployments.replica.resources import weights_name
 from serve_app.catalog.catalog import CatalogEntry, StoredEntry, build_stored
 from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.pipeline_call import MODULAR, read_call
-from serve_app.cli.inspection.proposal import completed, proposed
-from serve_app.cli.inspection.repository import Repository, inspected
+from serve_app.cli.inspection.proposal import complete_entry, propose
+from serve_app.cli.inspection.repository import Repository, inspect_repository
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured, WeightsUnavailable
 from serve_app.domain.pipeline_index import TOGETHER
 from tests.cli.inspection.test_proposal import BUILDER
 from tests.engine.conformance import inputs
 from tests.engine.conformance.case import WISHES, Case
-from tests.engine.conformance.derived import call_of, prepared
+from tests.engine.conformance.derived import call_of, prepare_request
 from tests.engine.conformance.zoo import cases
 from weights.store import Store
 
@@ -105,13 +105,13 @@ def places_of(name: str, folder: Path) -> Places:
 
 def repository(name: str, places: Places, store: Store) -> Repository:
     """What ``darkroom models add --part controlnet=A --part controlnet=B`` finds."""
-    return inspected(str(places.base), None, store, parts=places.parts, pipeline=name)
+    return inspect_repository(str(places.base), None, store, parts=places.parts, pipeline=name)
 
 
 def entry_of(found: Repository) -> CatalogEntry:
     call = read_call(found.pipeline, found.index)
     check_control_nets(call, found.control_nets)
-    entry = completed(proposed(call, found.config, nets=found.control_nets), found)
+    entry = complete_entry(propose(call, found.config, nets=found.control_nets), found)
     return build_stored(BUILDER, StoredEntry("house/x", entry), strict=True)
 
 
@@ -150,7 +150,7 @@ def check_equal(name: str, folder: Path, store: Store) -> None:
     entry = entry_of(repository(name, places, store))
     pipeline = weights.load(store, GenericFamily(), in_float32(entry), "cpu")
     assert type(pipeline.controlnet).__name__ in TOGETHER.values()
-    request = prepared(entry, with_two(name, case), pipeline)
+    request = prepare_request(entry, with_two(name, case), pipeline)
     with Engine(pipeline, device="cpu", threads=1) as engine:
         images = engine.submit(view=request.call.view, **request.call.arguments).result(300).images
     usual = plain(name, places, with_two(name, case))
@@ -199,7 +199,7 @@ def test_a_folder_that_diffusers_saved_with_several_is_served_too(
     places, reference = places_of(name, folder), cases()[name].build()
     nets = [type(reference.controlnet).from_pretrained(net_folder) for net_folder in places.nets]
     type(reference)(**{**reference.components, "controlnet": nets}).save_pretrained(tmp_path)
-    model = inspected(str(tmp_path), None, store)
+    model = inspect_repository(str(tmp_path), None, store)
     assert model.sizes.keys() >= {"controlnet", "controlnet_1"}
     assert model.control_nets is not None
     assert model.control_nets.count == 2
@@ -305,7 +305,9 @@ def test_parts_that_do_not_run_together_are_refused(
 ) -> None:
     parts = [net_of(tmp_path, f"{number}", class_name) for number, class_name in enumerate(classes)]
     with pytest.raises(WeightsUnavailable, match=words):
-        inspected(str(places_of(SDXL, folder).base), None, store, parts=parts, pipeline=SDXL)
+        inspect_repository(
+            str(places_of(SDXL, folder).base), None, store, parts=parts, pipeline=SDXL
+        )
 
 
 @pytest.mark.parametrize(
@@ -322,7 +324,7 @@ def test_a_class_that_does_not_run_them_is_refused(
 ) -> None:
     parts = [net_of(tmp_path, letter, class_name) for letter in "ab"]
     base = str(places_of(SDXL, folder).base)
-    model = inspected(base, None, store, parts=parts, pipeline=name)
+    model = inspect_repository(base, None, store, parts=parts, pipeline=name)
     with pytest.raises(Misconfigured, match=words):
         check_control_nets(call_of(name), model.control_nets)
 
@@ -338,7 +340,7 @@ def test_a_modular_pipeline_of_a_file_is_refused_with_several(
 def test_an_endpoint_of_fals_has_one_control_image(folder: Path, store: Store) -> None:
     model = repository(FLUX, places_of(FLUX, folder), store)
     with pytest.raises(Misconfigured, match="under an id of your own"):
-        proposed(read_call(FLUX), model.config, "fal-ai/flux-general", nets=model.control_nets)
+        propose(read_call(FLUX), model.config, "fal-ai/flux-general", nets=model.control_nets)
 
 
 def test_of_unions_each_needs_a_mode_that_both_know(
@@ -347,7 +349,7 @@ def test_of_unions_each_needs_a_mode_that_both_know(
     parts = [net_of(tmp_path, f"{n}", "FluxControlNetModel", num_mode=n) for n in (10, 7)]
     parts.append(net_of(tmp_path, "alone", "FluxControlNetModel", num_mode=None))
     base = str(places_of(FLUX, folder).base)
-    schema = entry_of(inspected(base, None, store, parts=parts, pipeline=FLUX)).schema
+    schema = entry_of(inspect_repository(base, None, store, parts=parts, pipeline=FLUX)).schema
     arguments = {"prompt": "x", "control_image_urls": [*URLS, URLS[0]]}
     schema.validate({**arguments, "control_mode": [6, 0, 0]})
     for modes in (None, [7, 0, 0], [0, -1, 0], [0, 0]):

@@ -21,7 +21,7 @@ from deployments.families.registry import FAMILIES
 from tests.deployments.demos import CATALOG
 from tests.engine.demo_calls import made_of
 from tests.engine.gate import Gate, merging_engine
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -50,7 +50,7 @@ class Demo:
 
     def __init__(self, endpoint_id: str) -> None:
         self.endpoint = CATALOG.get(endpoint_id).endpoint
-        self.pipeline = loaded(self.endpoint.weights.source)
+        self.pipeline = load_pipeline(self.endpoint.weights.source)
         self._family = families()[self.endpoint.family]
 
     def call(self, number: int) -> GenerationCall:
@@ -84,13 +84,13 @@ class Served:
             **call.arguments,
         )
 
-    def made(self) -> torch.Tensor:
+    def result(self) -> torch.Tensor:
         result = made_of(self._generation.result(60))
         return torch.cat(self._frames)[None] if self._frames else result
 
 
 @cache
-def loaded(folder: str) -> Any:
+def load_pipeline(folder: str) -> Any:
     pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -109,18 +109,18 @@ def image(field: str, number: int) -> Image.Image:
 
 
 @pytest.mark.variants(1)
-@pytest.mark.parametrize("endpoint_id", sampled(DEMOS, *SAMPLE))
+@pytest.mark.parametrize("endpoint_id", sample_params(DEMOS, *SAMPLE))
 def test_a_demo_endpoint_makes_what_plain_diffusers_makes(endpoint_id: str) -> None:
     demo = Demo(endpoint_id)
     plain = [demo.plain(number) for number in range(len(WISHES))]
     assert (plain[0] - plain[1]).abs().max() > 100 * WITHIN  # or the test is meaningless
     with merging_engine(demo.pipeline, threads=1) as engine:
-        assert torch.equal(Served(engine, demo.call(0)).made(), plain[0])
+        assert torch.equal(Served(engine, demo.call(0)).result(), plain[0])
         gate = Gate(engine)
         together = [Served(engine, demo.call(number)) for number in range(len(WISHES))]
         gate.open()
         for served, expected in zip(together, plain, strict=True):
-            assert (served.made() - expected).abs().max() <= WITHIN
+            assert (served.result() - expected).abs().max() <= WITHIN
         assert engine.counts()["merged_calls"] >= 5
-        assert torch.equal(Served(engine, demo.call(0)).made(), plain[0])
+        assert torch.equal(Served(engine, demo.call(0)).result(), plain[0])
     assert torch.equal(demo.plain(0), plain[0])

@@ -149,7 +149,7 @@ def test_listed_models_read_as_much_text_as_their_authors_let_them(
 ):
     monkeypatch.setattr(pipeline.tokenizer_2, "model_max_length", 512)
     catalog = load(None, demo=False, demo_dir=Path("/nowhere"))
-    endpoint = catalog.listed(f"fal-ai/flux/{name}").endpoint
+    endpoint = catalog.get_listed(f"fal-ai/flux/{name}").endpoint
     arguments = FluxFamily().prepare(endpoint, wish(), pipeline, seed=1).arguments
     assert arguments["max_sequence_length"] == tokens
 

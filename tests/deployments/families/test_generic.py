@@ -63,7 +63,7 @@ def entry(folder: Path, **written: Any) -> Any:
     return load(path, demo=False, demo_dir=folder, families=FAMILIES).get("me/mine")
 
 
-def given(width: int = 64, height: int = 96) -> Image.Image:
+def input_image(width: int = 64, height: int = 96) -> Image.Image:
     image = Image.new("RGB", (width, height), (240, 240, 240))
     ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
     return image
@@ -92,11 +92,11 @@ def test_the_entry_of_the_docs_serves_stable_diffusion_3(engine, sd3, tmp_path):
     )
     assert torch.equal(drawing.run(call).images, expected.images)
 
-    call = redrawing.call(common | {"image_url": IMAGE, "strength": 0.5}, image_url=given())
+    call = redrawing.call(common | {"image_url": IMAGE, "strength": 0.5}, image_url=input_image())
     expected = StableDiffusion3Img2ImgPipeline(**sd3.components)(
         **plain,
         **ASKED,
-        image=as_pixels(given(), SIZE),
+        image=as_pixels(input_image(), SIZE),
         strength=0.5,
         generator=generator(),
         output_type="pt",
@@ -116,12 +116,12 @@ def test_inpainting_takes_its_mask_as_well(engine, tmp_path):
     }
     served = Served(entry(tmp_path, schema="sdxl-inpainting", options=options), pipeline, engine)
     body = {"prompt": "a", "image_url": IMAGE, "mask_url": IMAGE, "image_size": ASKED}
-    images = {"image_url": given(), "mask_url": mask}
+    images = {"image_url": input_image(), "mask_url": mask}
     call = served.call(body | {"seed": 7, "num_inference_steps": 4, "strength": 0.6}, **images)
     expected = ZImageInpaintPipeline(**pipeline.components)(
         prompt="a",
         **ASKED,
-        image=as_pixels(given(), SIZE),
+        image=as_pixels(input_image(), SIZE),
         mask_image=as_pixels(mask, SIZE),
         strength=0.6,
         num_inference_steps=4,
@@ -142,11 +142,11 @@ def test_a_pipeline_that_wants_images_as_pillows_gets_them(engine, tmp_path):
         entry(tmp_path, schema="flux-image-to-image", options=options), pipeline, engine
     )
     body = {"prompt": "a", "image_url": IMAGE, "num_inference_steps": 2, "seed": 7}
-    call = served.call(body, image_url=given(90, 70))
+    call = served.call(body, image_url=input_image(90, 70))
     images = served.run(call).images
     plain = pipeline(
         prompt="a",
-        image=given(90, 70).resize((92, 72), Image.Resampling.LANCZOS, reducing_gap=3.0),
+        image=input_image(90, 70).resize((92, 72), Image.Resampling.LANCZOS, reducing_gap=3.0),
         width=92,
         height=72,
         num_inference_steps=2,
@@ -190,7 +190,7 @@ def test_a_strength_that_is_not_given_is_the_pipelines_to_choose(sd3):
         "arguments": {"strength": "strength"},
     }
     whole = Endpoint("me/mine", "generic", Weights("/"), "open", options=options)
-    body = {"prompt": "a", "num_inference_steps": 2, "image_url": given()}
+    body = {"prompt": "a", "num_inference_steps": 2, "image_url": input_image()}
     assert "strength" not in GenericFamily().prepare(whole, body, sd3, 1).arguments
 
 
@@ -295,7 +295,7 @@ def test_several_images_reach_a_pipeline_that_edits_them_together(engine, tmp_pa
     options = {"task": "text-to-image", "images": "pillow", "inputs": INPUTS}
     pipeline = tiny_flux2_klein()
     served = Served(entry(tmp_path, schema="declared", options=options), pipeline, engine)
-    urls, images = [IMAGE, IMAGE], [given(64, 96), given(96, 64)]
+    urls, images = [IMAGE, IMAGE], [input_image(64, 96), input_image(96, 64)]
     body = {"prompt": "a", "image_urls": urls, "num_images": 1, "seed": 7}
     files = input_files(served.entry.endpoint, served.entry.schema.validate(body)[0])
     assert [file.place for file in files] == ["image_urls.0", "image_urls.1"]
@@ -335,7 +335,7 @@ def test_a_pipeline_that_chooses_its_size_delivers_what_it_makes(engine, tmp_pat
     options = {"task": "image-to-image", "images": "pillow", "inputs": inputs}
     served = Served(entry(tmp_path, schema="declared", options=options), pipeline, engine)
     body = {"prompt": "a", "image_url": IMAGE, "seed": 7}
-    call = served.call(body, image_url=given(16, 16))
+    call = served.call(body, image_url=input_image(16, 16))
     product = served.deliver(call, served.run(call), 1)
     (image,) = product.output["images"]
     assert (image["width"], image["height"]) > (16, 16)

@@ -50,7 +50,7 @@ def endpoint(name, **options):
     return Endpoint(name, family, Weights("/somewhere"), name, options={"task": task, **options})
 
 
-def given(width=32, height=16):
+def input_image(width=32, height=16):
     image = Image.new("RGB", (width, height), (240, 240, 240))
     ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
     return image
@@ -67,7 +67,7 @@ def wish(**changes):
     ImageDraw.Draw(mask).rectangle((16, 0, 32, 16), fill=255)
     return {
         "prompt": "a red circle",
-        "image_url": given(),
+        "image_url": input_image(),
         "mask_url": mask,
         "image_size": {"width": 32, "height": 16},
         "strength": 0.5,
@@ -119,13 +119,13 @@ def test_several_images_differ_and_the_first_is_the_one_made_alone(engine, pipel
 @pytest.mark.parametrize("size", [(33, 17), (100, 75), (17, 90)])
 @pytest.mark.parametrize("options", [{}, {"native_size": 32}])
 def test_flux_delivers_in_the_size_of_the_given_image(engine, pipelines, options, size):
-    (file,) = draw(engine, pipelines, "flux", options, image_url=given(*size)).files
+    (file,) = draw(engine, pipelines, "flux", options, image_url=input_image(*size)).files
     assert image(file).size == size == (file.width, file.height)
 
 
 def test_flux_makes_a_very_large_image_smaller(pipelines):
     whole = replace(endpoint("flux"), bounds={"megapixels": (0, 0.01)})
-    call = FluxFamily().prepare(whole, wish(image_url=given(400, 100)), pipelines["flux"], 1)
+    call = FluxFamily().prepare(whole, wish(image_url=input_image(400, 100)), pipelines["flux"], 1)
     assert (call.output_facts["size"].width, call.output_facts["size"].height) == (200, 50)
 
 
@@ -139,7 +139,7 @@ def test_sdxl_delivers_in_the_size_asked_for(engine, pipelines, name, options):
 
 @pytest.mark.parametrize("name", ["sdxl", "inpainting"])
 def test_sdxl_delivers_in_the_shape_of_the_image_where_no_other_is_asked_for(pipelines, name):
-    portrait = wish(image_url=given(192, 256), image_size="auto")
+    portrait = wish(image_url=input_image(192, 256), image_size="auto")
     call = SdxlFamily().prepare(endpoint(name), portrait, pipelines["sdxl"], 1)
     assert (call.output_facts["size"].width, call.output_facts["size"].height) == (192, 256)
 
@@ -157,7 +157,7 @@ def test_each_inpainted_image_keeps_every_pixel_outside_the_mask(engine, pipelin
     width, height = size
     arguments = {"num_images": 2, "image_size": {"width": width, "height": height}}
     product = draw(engine, pipelines, "inpainting", options, strength=1.0, seed=3, **arguments)
-    original = given().resize(size, Image.Resampling.LANCZOS)
+    original = input_image().resize(size, Image.Resampling.LANCZOS)
     outside = (0, 0, width // 2 - 1, height)
     for file in product.files:
         for inpainted in (image(file), file.image):  # also what is checked and has a thumbnail
@@ -221,7 +221,7 @@ def test_a_unet_of_other_latents_inpaints_too(engine):
 
 
 async def test_a_replica_fetches_and_reads_the_images(rig):
-    uri = inline(given())
+    uri = inline(input_image())
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
     lease = rig.lease("good", probe, image_url=uri, echo="made")
     rig.port.offer(lease)
@@ -232,7 +232,7 @@ async def test_a_replica_fetches_and_reads_the_images(rig):
 async def test_what_a_mask_may_mean_is_said_in_the_requests_log(rig):
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "inpainting"})
     mask = inline(Image.new("L", (32, 16)))
-    lease = rig.lease("masked", probe, image_url=inline(given()), mask_url=mask, echo="made")
+    lease = rig.lease("masked", probe, image_url=inline(input_image()), mask_url=mask, echo="made")
     rig.port.offer(lease)
     await rig.outcome(lease.held)
     lines = [line for finish in rig.port.finishes for line in finish.lines]
@@ -248,7 +248,7 @@ async def test_what_a_mask_may_mean_is_said_in_the_requests_log(rig):
         ("data:image/heic,%00%00%00%18ftypheic", "is HEIC", "unsupported_image_format"),
         (inline(Image.new("RGB", (64, 7))), "64×7", "image_too_small"),
         (inline(Image.new("1", (8000, 8000))), "more than 50000000", "image_too_large"),
-        (inline(given())[:90], "cannot be read", "image_load_error"),
+        (inline(input_image())[:90], "cannot be read", "image_load_error"),
         ("http://127.0.0.1:1/a.png", "private address", "file_download_error"),
         ("data:image/png;base64,%", "data: URI", "file_download_error"),
     ],

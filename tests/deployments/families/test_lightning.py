@@ -69,12 +69,12 @@ def in_folder(folder: Any, listed: Endpoint) -> Endpoint:
     return replace(listed, options=options)
 
 
-def given(steps: int, endpoint_id: str = LIGHTNING, **more: Any) -> dict[str, Any]:
+def make_input(steps: int, endpoint_id: str = LIGHTNING, **more: Any) -> dict[str, Any]:
     body = {"prompt": "A girl smiling", "num_inference_steps": str(steps), "seed": 7, **more}
     return CATALOG.get(endpoint_id).schema.validate(body | {"image_size": SIZE})[0]
 
 
-def published(folder: Any, steps: int, kind: Any = None, **files: Any) -> torch.Tensor:
+def run_published_example(folder: Any, steps: int, kind: Any = None, **files: Any) -> torch.Tensor:
     """The example of the weights' documentation, also by a pipeline that redraws an image."""
     pipe: Any = tiny_sdxl()
     if kind is not None:
@@ -101,17 +101,17 @@ def test_each_number_of_steps_has_the_adapter_that_was_distilled_for_it(endpoint
     with Engine(device="cpu", threads=1) as engine:
         engine.add("sdxl", pipeline)
         for steps in STEPS:
-            adapters = weights.adapters(store, endpoint, given(steps))
+            adapters = weights.adapters(store, endpoint, make_input(steps))
             assert [adapter.file.name for adapter in adapters] == [
                 f"sdxl_lightning_{steps}step_lora.safetensors"
             ]
-            call = prepared_call(SdxlFamily(), endpoint, given(steps), pipeline, 7)
+            call = prepared_call(SdxlFamily(), endpoint, make_input(steps), pipeline, 7)
             view, arguments = call.view, call.arguments
             generations.append(
                 engine.submit(pipeline="sdxl", view=view, loras=adapters, **arguments)
             )
             assert (
-                generations[-1].result(120).images - published(tmp_path, steps)
+                generations[-1].result(120).images - run_published_example(tmp_path, steps)
             ).abs().max() < 1e-4
     assert pipeline.scheduler is usual  # that of the entries without adapters
 
@@ -124,7 +124,7 @@ def test_an_image_is_redrawn_as_diffusers_does_it_with_adapter_and_solver(from_i
     files, urls = {"image": image}, {"image_url": "https://a/b.png"}
     if "inpainting" in from_image.id:
         files, urls = {"image": image, "mask_image": mask}, urls | {"mask_url": "https://a/m.png"}
-    arguments = given(4, from_image.id, strength=0.6, **urls)
+    arguments = make_input(4, from_image.id, strength=0.6, **urls)
     arguments |= {"image_url": image, "mask_url": mask}
     adapters = weights.adapters(store, from_image, arguments)
     call = prepared_call(SdxlFamily(), from_image, arguments, pipeline, 7)
@@ -135,7 +135,7 @@ def test_an_image_is_redrawn_as_diffusers_does_it_with_adapter_and_solver(from_i
         )
         images = generation.result(120).images
     assert generation.steps_done == 2  # 0.6 of four steps
-    expected = published(tmp_path, 4, FROM_IMAGE[from_image.id], strength=0.6, **files)
+    expected = run_published_example(tmp_path, 4, FROM_IMAGE[from_image.id], strength=0.6, **files)
     assert (images - expected).abs().max() < 1e-4
 
 
@@ -149,7 +149,7 @@ def test_the_weights_are_those_of_the_entry_without_adapters():
 
 def test_a_single_step_is_refused_for_it_has_no_adapter():
     with pytest.raises(InvalidInput, match="a single step has no adapter"):
-        given(1)
+        make_input(1)
 
 
 async def test_a_replica_reads_only_the_adapter_of_the_requested_steps(
@@ -160,7 +160,7 @@ async def test_a_replica_reads_only_the_adapter_of_the_requested_steps(
     tiny_sdxl().save_pretrained(tmp_path / "weights", safe_serialization=True)
     own = replace(endpoint, weights=Weights(str(tmp_path / "weights")))
     rig = await make_rig(call_timeout_s=20.0)
-    lease = rig.lease("one", own, **given(2))
+    lease = rig.lease("one", own, **make_input(2))
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
     assert outcome.failure is None

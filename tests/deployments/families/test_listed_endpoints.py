@@ -87,7 +87,7 @@ def body(endpoint_id: str, **changes: Any) -> dict[str, Any]:
     return common | CASES[endpoint_id].body | changes
 
 
-def drawn(served: Served, fields: dict[str, Any]) -> torch.Tensor:
+def draw_images(served: Served, fields: dict[str, Any]) -> torch.Tensor:
     return served.run(served.call(fields)).images
 
 
@@ -95,7 +95,7 @@ def drawn(served: Served, fields: dict[str, Any]) -> torch.Tensor:
 @EACH
 def test_a_request_draws_what_the_plain_pipeline_draws_bit_for_bit(serve, pipelines, endpoint_id):
     for changes, seed in (({}, 7), ({"seed": None}, SEED)):
-        images = drawn(serve(endpoint_id), body(endpoint_id, **changes))
+        images = draw_images(serve(endpoint_id), body(endpoint_id, **changes))
         plain = pipelines[endpoint_id](
             prompt="a red circle",
             width=SIZE["width"],
@@ -113,7 +113,7 @@ def test_a_request_draws_what_the_plain_pipeline_draws_bit_for_bit(serve, pipeli
 @EACH
 def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
     served = serve(endpoint_id)
-    first = drawn(served, body(endpoint_id))
+    first = draw_images(served, body(endpoint_id))
     others = {
         "prompt": "a blue square",
         "seed": 8,
@@ -122,7 +122,7 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
         **CASES[endpoint_id].others,
     }
     for name, value in others.items():
-        changed = drawn(served, body(endpoint_id, **{name: value}))
+        changed = draw_images(served, body(endpoint_id, **{name: value}))
         assert changed.shape != first.shape or not torch.equal(changed, first), name
     shown = served.entry.schema.json_schema()["properties"]
     silent = {
@@ -141,7 +141,7 @@ def test_several_images_differ_and_the_first_is_the_one_made_alone(serve, endpoi
     served = serve(endpoint_id)
     call = served.call(body(endpoint_id, num_images=2))
     images = served.run(call).images
-    alone = drawn(served, body(endpoint_id))
+    alone = draw_images(served, body(endpoint_id))
     assert not torch.equal(images[0], images[1])
     assert torch.allclose(images[:1], alone, atol=1e-4)  # a batch of two uses other kernels
     files = served.deliver(call, served.run(call), 2).files
@@ -195,7 +195,7 @@ def realtime(engine, klein):
     return Served(CATALOG.get(FLUX2), klein, engine)
 
 
-def given(width: int = 96, height: int = 80) -> Image.Image:
+def input_image(width: int = 96, height: int = 80) -> Image.Image:
     image = Image.new("RGB", (width, height), (240, 240, 240))
     ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
     return image
@@ -205,7 +205,7 @@ def frame(served: Served, image: Image.Image | None = None, **fields: Any) -> An
     """The call of a frame of 64 pixels; the endpoint's own sizes are too large for a test."""
     whole = {"image_url": "https://example.org/a.png", "prompt": "a red circle", **fields}
     size = {"width": 64, "height": 64}
-    return served.call(whole, image_url=image or given(), image_size=size)
+    return served.call(whole, image_url=image or input_image(), image_size=size)
 
 
 def test_a_frame_is_drawn_in_the_noise_levels_that_schedule_mu_asks_for(realtime):

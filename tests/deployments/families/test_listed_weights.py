@@ -38,7 +38,7 @@ MAKE = {
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def weights_folder(tmp_path_factory):
     """Folder with the weights of an endpoint, written once."""
     folders: dict[str, Any] = {}
 
@@ -63,8 +63,8 @@ def adapter(tmp_path):
     return {"directory": str(tmp_path)}
 
 
-def test_latent_consistency_is_in_the_weights_and_steps_with_its_solver(saved, adapter):
-    endpoint = from_folder(LCM, saved(LCM), adapter=adapter, dtype="float32")
+def test_latent_consistency_is_in_the_weights_and_steps_with_its_solver(weights_folder, adapter):
+    endpoint = from_folder(LCM, weights_folder(LCM), adapter=adapter, dtype="float32")
     pipeline = load_families(FAMILIES)[endpoint.family].load(endpoint, "cpu")
     assert isinstance(pipeline.scheduler, LCMScheduler)
     added = pipeline.unet.get_submodule(LAYER).weight - tiny_sdxl().unet.get_submodule(LAYER).weight
@@ -72,24 +72,26 @@ def test_latent_consistency_is_in_the_weights_and_steps_with_its_solver(saved, a
 
 
 @pytest.mark.parametrize("endpoint_id", [Z_IMAGE, QWEN_IMAGE, FLUX2])
-def test_weights_are_loaded_in_the_precision_that_the_catalogue_says(saved, endpoint_id):
-    endpoint = from_folder(endpoint_id, saved(endpoint_id))
+def test_weights_are_loaded_in_the_precision_that_the_catalogue_says(weights_folder, endpoint_id):
+    endpoint = from_folder(endpoint_id, weights_folder(endpoint_id))
     pipeline = load_families(FAMILIES)[endpoint.family].load(endpoint, "cpu")
     assert pipeline.transformer.dtype is torch.bfloat16
     assert type(pipeline) is type(MAKE[endpoint_id]())
 
 
-def test_weights_of_another_kind_are_refused_with_the_family_that_serves_them(saved):
-    endpoint = from_folder(FLUX2, saved(Z_IMAGE))
+def test_weights_of_another_kind_are_refused_with_the_family_that_serves_them(weights_folder):
+    endpoint = from_folder(FLUX2, weights_folder(Z_IMAGE))
     with pytest.raises(Misconfigured, match=r"a ZImagePipeline\. Use the family `generic`"):
         load_families(FAMILIES)["flux2"].load(endpoint, "cpu")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("endpoint_id", [LCM, Z_IMAGE, QWEN_IMAGE])
-async def test_a_replica_makes_a_file_of_a_clients_body(make_rig, saved, adapter, endpoint_id):
+async def test_a_replica_makes_a_file_of_a_clients_body(
+    make_rig, weights_folder, adapter, endpoint_id
+):
     options = {"adapter": adapter} if endpoint_id == LCM else {}
-    endpoint = from_folder(endpoint_id, saved(endpoint_id), dtype="float32", **options)
+    endpoint = from_folder(endpoint_id, weights_folder(endpoint_id), dtype="float32", **options)
     body = {"prompt": "a red circle", "image_size": {"width": 64, "height": 80}, "seed": 3}
     fields, _ = CATALOG.get(endpoint_id).schema.validate(body | {"num_inference_steps": 2})
     rig = await make_rig(call_timeout_s=20.0)
@@ -103,8 +105,8 @@ async def test_a_replica_makes_a_file_of_a_clients_body(make_rig, saved, adapter
     assert Image.open(BytesIO(rig.storage.objects[artifact.key])).size == (64, 80)
 
 
-async def test_a_replica_sends_a_frame_inside_the_output(make_rig, saved):
-    endpoint = from_folder(FLUX2, saved(FLUX2), dtype="float32")
+async def test_a_replica_sends_a_frame_inside_the_output(make_rig, weights_folder):
+    endpoint = from_folder(FLUX2, weights_folder(FLUX2), dtype="float32")
     buffer = BytesIO()
     Image.new("RGB", (80, 64), (200, 30, 30)).save(buffer, "PNG")
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -19,7 +19,7 @@ from tests.engine.gate import Gate
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_qwen_image
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -54,17 +54,17 @@ def inline(file):
     return "data:;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
-def given():
+def make_image():
     image = Image.effect_noise((64, 64), 60).convert("RGB")
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return image, "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def asked(endpoint_id, *loras, seed=3, steps=4):
+def make_input(endpoint_id, *loras, seed=3, steps=4):
     """A validated client's body, and the image that it names."""
     schema = CATALOG.get(endpoint_id).schema
-    image, url = given()
+    image, url = make_image()
     fields = set(schema.json_schema()["properties"])
     body = {
         "prompt": "a red circle",
@@ -97,7 +97,9 @@ def levels(body):
 
 
 @pytest.mark.variants(1)
-@pytest.mark.parametrize("endpoint_id", sampled(ENDPOINTS, FLUX, "fal-ai/fast-sdxl/inpainting"))
+@pytest.mark.parametrize(
+    "endpoint_id", sample_params(ENDPOINTS, FLUX, "fal-ai/fast-sdxl/inpainting")
+)
 async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_makes(
     make_rig, folders, endpoint_id
 ):
@@ -108,7 +110,7 @@ async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_mak
     rig = await make_rig(slots=3)
 
     def offer(name, lora, **more):
-        checked, image = asked(endpoint_id, lora, **more)
+        checked, image = make_input(endpoint_id, lora, **more)
         lease = rig.lease(name, endpoint, **checked)
         rig.port.offer(lease)
         return lease.held, checked, image
@@ -149,15 +151,15 @@ def flux(folders):
     return folders[tiny_flux]
 
 
-async def failed(rig, flux, *loras):
-    checked, _ = asked(FLUX)
+async def run_to_failure(rig, flux, *loras):
+    checked, _ = make_input(FLUX)
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
     lease = rig.lease("bad", endpoint, **{**checked, "loras": list(loras)})
     rig.port.offer(lease)
     return (await rig.outcome(lease.held)).failure
 
 
-def changed(file, folder, change):
+def change_lora(file, folder, change):
     save_file(change(load_file(file)), folder / "changed.safetensors")
     return inline(folder / "changed.safetensors")
 
@@ -180,8 +182,8 @@ WRONG = {
 @pytest.mark.parametrize("says", WRONG)
 async def test_what_the_model_cannot_take_is_the_fault_of_its_field(rig, flux, tmp_path, says):
     good = {"path": inline(flux / "1.safetensors")}
-    bad = {"path": changed(flux / "1.safetensors", tmp_path, WRONG[says])}
-    failure = await failed(rig, flux, good, bad)
+    bad = {"path": change_lora(flux / "1.safetensors", tmp_path, WRONG[says])}
+    failure = await run_to_failure(rig, flux, good, bad)
     assert says in failure.message
     assert (failure.field, failure.retryable) == ("loras.1.path", False)
     assert str(tmp_path) not in failure.message
@@ -189,9 +191,11 @@ async def test_what_the_model_cannot_take_is_the_fault_of_its_field(rig, flux, t
 
 async def test_what_of_a_lora_is_not_applied_is_a_line_in_the_requests_log(rig, flux, tmp_path):
     norm, reason = "transformer.transformer_blocks.0.norm_of_others.diff", "zeros change nothing"
-    lora = changed(flux / "1.safetensors", tmp_path, lambda state: {**state, norm: torch.zeros(3)})
+    lora = change_lora(
+        flux / "1.safetensors", tmp_path, lambda state: {**state, norm: torch.zeros(3)}
+    )
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
-    lease = rig.lease("noted", endpoint, **{**asked(FLUX)[0], "loras": [{"path": lora}]})
+    lease = rig.lease("noted", endpoint, **{**make_input(FLUX)[0], "loras": [{"path": lora}]})
     rig.port.offer(lease)
     assert (await rig.outcome(lease.held)).failure is None
     reported = [lines for _, report in rig.port.reports for _, lines in report.lines]
@@ -202,7 +206,7 @@ async def test_what_of_a_lora_is_not_applied_is_a_line_in_the_requests_log(rig, 
 
 
 async def test_a_file_that_cannot_be_fetched_is_reported_before_any_weights_are_loaded(rig, flux):
-    failure = await failed(rig, flux, {"path": "http://127.0.0.1:1/lora.safetensors"})
+    failure = await run_to_failure(rig, flux, {"path": "http://127.0.0.1:1/lora.safetensors"})
     assert "private address" in failure.message
     assert failure.field == "loras.0.path"
     assert rig.resources.loaded_endpoints == ()
@@ -210,7 +214,7 @@ async def test_a_file_that_cannot_be_fetched_is_reported_before_any_weights_are_
 
 async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_ends(rig, flux):
     rig.storage.closed = asyncio.Event()
-    checked, _ = asked(FLUX)
+    checked, _ = make_input(FLUX)
     endpoint = from_folder(FLUX, flux / "weights")
     loras = [{"path": "http://localhost/files/r/1/a"}]
     lease = rig.lease("slow", endpoint, **{**checked, "loras": loras})
@@ -230,7 +234,7 @@ async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_en
 
 @pytest.mark.long
 async def test_another_replica_goes_on_from_a_snapshot_with_the_same_loras(make_rig, flux):
-    checked, _ = asked(FLUX, (flux / "1.safetensors", 0.6), steps=50)
+    checked, _ = make_input(FLUX, (flux / "1.safetensors", 0.6), steps=50)
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
     first_rig = await make_rig(snapshot_interval_s=0.05, report_interval_s=0.05)
     first = first_rig.lease("long", endpoint, **checked)

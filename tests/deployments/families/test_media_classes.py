@@ -14,7 +14,7 @@ PAGE = DOCS / "reference" / "media-pipelines.md"
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 
-def documented() -> dict[str, tuple[str, str]]:
+def documented_classes() -> dict[str, tuple[str, str]]:
     return {
         name: (served, how)
         for how, served, names in table(PAGE, "task, or reason")
@@ -24,7 +24,7 @@ def documented() -> dict[str, tuple[str, str]]:
 
 
 def test_every_class_is_there_and_counted() -> None:
-    rows = documented()
+    rows = documented_classes()
     assert rows.keys() == of_media().keys()
     count = {
         verdict: sum(served == verdict for served, _ in rows.values())
@@ -36,7 +36,7 @@ def test_every_class_is_there_and_counted() -> None:
 
 
 def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
-    classes, rows = of_media(), documented()
+    classes, rows = of_media(), documented_classes()
     for name in chance.sample(sorted(classes), 6):
         served, how = rows[name]
         finding = examine(name, classes[name])

@@ -44,14 +44,14 @@ VIDEO = Endpoint(
 ASKED = {"prompt": "a red dog", "num_inference_steps": 4, "seed": 7, "strength": 0.5}
 
 
-def given(tmp_path, **how):
+def input_video(tmp_path, **how):
     return read_video(video(tmp_path, **how), "video_url")
 
 
 def call(tmp_path, endpoint=VIDEO, pipeline=None, how=None, **changes):
     return VideoFamily().prepare(
         endpoint,
-        {**ASKED, "video_url": given(tmp_path, **(how or {})), **changes},
+        {**ASKED, "video_url": input_video(tmp_path, **(how or {})), **changes},
         pipeline or MAKE[WAN_T2V](),
         1,
     )

@@ -17,7 +17,7 @@ from serve_app.domain.request import Priority
 ENDPOINT = Endpoint("house/any", "any", Weights("any"), "any")
 
 
-def leased(tickets: int, *, alone: bool = False, **input: Any) -> Lease:
+def make_lease(tickets: int, *, alone: bool = False, **input: Any) -> Lease:
     upload_tickets = tuple(
         UploadTicket(f"{n}", f"http://s/{n}", "image/png", 10) for n in range(tickets)
     )
@@ -37,9 +37,9 @@ def test_after_the_greatest_seed_comes_nought() -> None:
 
 def test_images_come_out_of_one_call_and_those_of_seeds_alone_out_of_one_each() -> None:
     arguments: dict[str, Any] = {"prompt": "x", "seeds": [7, 3], "num_images": 2}
-    (whole,) = split(leased(2, **arguments), 9)
+    (whole,) = split(make_lease(2, **arguments), 9)
     assert (whole.input, len(whole.tickets)) == (arguments, 2)
-    first, second = split(leased(2, alone=True, **arguments), 9)
+    first, second = split(make_lease(2, alone=True, **arguments), 9)
     assert first.input == {"prompt": "x", "seed": 7, "seeds": None, "num_images": 1}
     assert second.input["seed"] == 3
     assert [part.tickets[0].key for part in (first, second)] == ["0", "1"]
@@ -47,24 +47,24 @@ def test_images_come_out_of_one_call_and_those_of_seeds_alone_out_of_one_each() 
 
 def test_images_without_seeds_come_out_of_one_call_alone_too() -> None:
     arguments: dict[str, Any] = {"num_images": 4, "seed": 1}
-    (whole,) = split(leased(4, alone=True, **arguments), 9)
+    (whole,) = split(make_lease(4, alone=True, **arguments), 9)
     assert (whole.input, len(whole.tickets)) == (arguments, 4)
 
 
 def test_images_that_were_together_are_again() -> None:
     arguments: dict[str, Any] = {"num_images": 2, "seeds": [1, 2]}
-    assert len(split(leased(2, alone=True, **arguments), 9, together=True)) == 1
+    assert len(split(make_lease(2, alone=True, **arguments), 9, together=True)) == 1
 
 
 def test_each_video_is_a_call_with_its_own_tickets() -> None:
-    parts = split(leased(4, seeds=[7, 3]), 9)
+    parts = split(make_lease(4, seeds=[7, 3]), 9)
     assert [part.input["seed"] for part in parts] == [7, 3]
     assert [[ticket.key for ticket in part.tickets] for part in parts] == [["0", "1"], ["2", "3"]]
 
 
 @pytest.mark.parametrize("input", [{}, {"seed": 3}, {"seed": 3, "num_images": 1}])
 def test_a_single_one_is_what_was_asked_for(input: dict[str, Any]) -> None:
-    (only,) = split(leased(1, alone=True, **input), 9)
+    (only,) = split(make_lease(1, alone=True, **input), 9)
     assert only.input == input
 
 

@@ -168,7 +168,7 @@ def test_the_warm_up_has_the_least_of_required_objects(endpoint: Endpoint, pipel
 
 
 def test_objects_without_a_class_are_mappings() -> None:
-    inputs = declared(
+    inputs = declare_objects(
         {
             "start_window": {"type": "integer"},
             "end_window": {"type": "integer"},
@@ -187,7 +187,7 @@ def test_the_kind_of_an_object_follows_from_the_file_that_it_has() -> None:
     names = {"image_url": "image", "video_url": "frames", "audio_url": "audio"}
     fields = {n: {"type": n.removesuffix("_url"), "argument": a} for n, a in names.items()}
     items = [{name: "file"} for name in fields]
-    arguments = object_arguments(declared(fields), {"references": items}, kind)
+    arguments = object_arguments(declare_objects(fields), {"references": items}, kind)
     assert [type(reference).__name__ for reference in arguments["references"]] == [
         "MiniMaxH3ImageReference",
         "MiniMaxH3VideoReference",
@@ -195,7 +195,7 @@ def test_the_kind_of_an_object_follows_from_the_file_that_it_has() -> None:
     ]
     both = [{"image_url": "file", "audio_url": "file"}]
     with pytest.raises(InvalidInput, match=r"references\.0: .* image_url and audio_url"):
-        object_arguments(declared(fields), {"references": both}, kind)
+        object_arguments(declare_objects(fields), {"references": both}, kind)
 
 
 def test_only_data_classes_of_diffusers_are_made() -> None:
@@ -205,7 +205,7 @@ def test_only_data_classes_of_diffusers_are_made() -> None:
     assert len(item_classes(diffusers.LTX25ModularPipeline, "reference_conditions")) == 1
 
 
-def declared(fields: Mapping[str, Any], name: str = "references") -> Any:
+def declare_objects(fields: Mapping[str, Any], name: str = "references") -> Any:
     options = {"inputs": {name: {"type": "objects", "fields": fields}}}
     endpoint = entry_of(CASE, None).endpoint
     return declared_inputs(replace(endpoint, options=options))

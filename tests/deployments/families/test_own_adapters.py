@@ -14,7 +14,7 @@ from deployments.families.video import VideoFamily
 from deployments.replica.resources import weights_name
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import LoraRefused, Misconfigured
-from tests.deployments.videos import LARGE_I2V, LARGE_T2V, MAKE, entry, given
+from tests.deployments.videos import LARGE_I2V, LARGE_T2V, MAKE, entry, input_image
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loras import save_lora
 
@@ -55,12 +55,12 @@ def turbo(endpoint_id, folder):
     return entry(endpoint_id, adapters=adapters, video_format=video)
 
 
-def asked(listed, **more):
+def make_input(listed, **more):
     body = {"prompt": "a red dog", "seed": 7, "aspect_ratio": "1:1", **more}
     checked, _ = listed.schema.validate(
         body | ({"image_url": "https://x.org/a"} if "image" in listed.endpoint.schema else {})
     )
-    return checked | ({"image_url": given(64, 64)} if "image_url" in checked else {})
+    return checked | ({"image_url": input_image(64, 64)} if "image_url" in checked else {})
 
 
 def adapters_of(endpoint):
@@ -94,7 +94,7 @@ def by_diffusers(endpoint_id, folder, checked, listed, user=None):
 @pytest.mark.long
 def test_a_turbo_endpoint_gives_what_diffusers_gives_with_its_adapters(endpoint_id, folder):
     listed, family = turbo(endpoint_id, folder), VideoFamily()
-    checked = asked(listed)
+    checked = make_input(listed)
     pipeline = MAKE[BASE[endpoint_id]]()
     usual = pipeline.scheduler
     loras, user = adapters_of(listed.endpoint), Lora(folder / "3.safetensors", 0.1)
@@ -132,12 +132,12 @@ async def test_base_and_turbo_share_one_set_of_weights_in_a_replica(make_rig, fo
     plain = replace(base.endpoint, weights=own.weights)
     assert weights_name(own, None) == weights_name(plain, None)
     more = {"num_frames": 17, "num_inference_steps": STEPS, "guidance_scale": 1.0}
-    base_body = asked(base, **more, guidance_scale_2=1.0, resolution="720p")
+    base_body = make_input(base, **more, guidance_scale_2=1.0, resolution="720p")
     rig = await make_rig(slots=3)
     offers = [
         ("first", plain, base_body),
         ("base", plain, base_body),
-        ("turbo", own, asked(listed)),
+        ("turbo", own, make_input(listed)),
     ]
     for name, endpoint, body in offers:
         lease = replace(
@@ -155,7 +155,7 @@ async def test_base_and_turbo_share_one_set_of_weights_in_a_replica(make_rig, fo
 
 def test_own_adapters_do_not_count_against_the_limit_of_requests(folder, endpoint_id):
     listed = turbo(endpoint_id, folder)
-    pipeline, checked = MAKE[BASE[endpoint_id]](), asked(listed)
+    pipeline, checked = MAKE[BASE[endpoint_id]](), make_input(listed)
     own, user = adapters_of(listed.endpoint), Lora(folder / "3.safetensors")
     size = sum(tensor.numel() for tensor in load_file(folder / "3.safetensors").values()) * 4
     with Engine(threads=1, lora_bytes=size + 100) as engine:
@@ -182,7 +182,7 @@ async def test_an_adapter_that_does_not_fit_is_the_endpoint_s_error(make_rig, fo
     listed = turbo(endpoint_id, folder)
     own = replace(listed.endpoint, weights=Weights(str(folder / "weights")))
     rig = await make_rig(slots=1)
-    lease = rig.lease("turbo", own, **asked(listed))
+    lease = rig.lease("turbo", own, **make_input(listed))
     rig.port.offer(lease)
     failure = (await rig.outcome(lease.held)).failure
     assert failure.code == Misconfigured.code

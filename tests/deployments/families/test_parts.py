@@ -16,8 +16,8 @@ from deployments.replica import weights
 from deployments.replica.resources import weights_name
 from serve_app.catalog.catalog import StoredEntry, build_stored
 from serve_app.cli.inspection.pipeline_call import read_call
-from serve_app.cli.inspection.proposal import completed, proposed
-from serve_app.cli.inspection.repository import inspected
+from serve_app.cli.inspection.proposal import complete_entry, propose
+from serve_app.cli.inspection.repository import inspect_repository
 from serve_app.domain.endpoint import Endpoint, StoreConfig
 from serve_app.domain.errors import Misconfigured
 from tests.cli.inspection.test_proposal import BUILDER
@@ -50,9 +50,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def endpoint(places: tuple[Path, Path], store: Store) -> Endpoint:
     """What ``darkroom models add --part controlnet=… --pipeline …`` makes of them."""
     base, control = places
-    model = inspected(str(base), None, store, parts=[("controlnet", str(control))], pipeline=CLASS)
+    model = inspect_repository(
+        str(base), None, store, parts=[("controlnet", str(control))], pipeline=CLASS
+    )
     assert model.sizes.keys() >= {"controlnet", "transformer"}
-    entry = completed(proposed(read_call(model.pipeline, model.index), model.config), model)
+    entry = complete_entry(propose(read_call(model.pipeline, model.index), model.config), model)
     assert entry["weights"] == {
         "directory": str(base),
         "pipeline": CLASS,
@@ -105,7 +107,9 @@ def test_endpoints_with_other_parts_are_other_weights(endpoint: Endpoint) -> Non
 
 def test_a_part_that_is_nowhere_is_refused(places: tuple[Path, Path], store: Store) -> None:
     with pytest.raises(Misconfigured, match=r"There is no folder /nowhere .* for controlnet"):
-        inspected(str(places[0]), None, store, parts=[("controlnet", "/nowhere")], pipeline=CLASS)
+        inspect_repository(
+            str(places[0]), None, store, parts=[("controlnet", "/nowhere")], pipeline=CLASS
+        )
 
 
 def test_another_class_is_loaded_without_parts_too(endpoint: Endpoint, store: Store) -> None:

@@ -94,12 +94,12 @@ def endpoint(tmp_path: Path) -> Any:
     return replace(listed, options={**listed.options, "dtype": "float32", "adapters": adapters})
 
 
-def given(steps: Any) -> dict[str, Any]:
+def make_input(steps: Any) -> dict[str, Any]:
     body = {"prompt": PROMPT, "num_inference_steps": steps, "seed": 7, "image_size": SIZE}
     return CATALOG.get(LIGHTNING).schema.validate(body)[0]
 
 
-def published(folder: Path, steps: int) -> torch.Tensor:
+def run_published_example(folder: Path, steps: int) -> torch.Tensor:
     pipe = qwen()
     pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(SOLVER)
     pipe.load_lora_weights(str(folder / name_of(steps)))
@@ -121,14 +121,14 @@ def test_each_number_of_steps_has_its_adapter_and_the_authors_schedule(endpoint,
     with Engine(device="cpu", threads=1) as engine:
         engine.add("qwen", pipeline)
         for steps in STEPS:
-            adapters = weights.adapters(store, endpoint, given(steps))
+            adapters = weights.adapters(store, endpoint, make_input(steps))
             assert [adapter.file.name for adapter in adapters] == [name_of(steps)]
-            call = prepared_call(GenericFamily(), endpoint, given(steps), pipeline, 7)
+            call = prepared_call(GenericFamily(), endpoint, make_input(steps), pipeline, 7)
             generation = engine.submit(
                 pipeline="qwen", view=call.view, loras=adapters, **call.arguments
             )
             images.append(generation.result(120).images)
-            assert (images[-1] - published(tmp_path, steps)).abs().max() < 1e-4
+            assert (images[-1] - run_published_example(tmp_path, steps)).abs().max() < 1e-4
     assert not torch.equal(*images)
     assert pipeline.scheduler is usual  # that of fal-ai/qwen-image
 
@@ -144,4 +144,4 @@ def test_the_weights_are_those_of_qwen_image():
 @pytest.mark.parametrize("steps", [1, 5, 30])
 def test_numbers_of_steps_without_an_adapter_are_refused(steps):
     with pytest.raises(InvalidInput, match="num_inference_steps"):
-        given(steps)
+        make_input(steps)

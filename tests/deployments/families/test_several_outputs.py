@@ -14,32 +14,32 @@ from PIL import Image
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Stage
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
-from tests.samples import sampled
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
-async def made(
+async def run_request(
     rig: Rig, name: str, endpoint_id: str, **asked: Any
 ) -> tuple[Mapping[str, Any], Outcome]:
-    lease = leased(rig, name, endpoint_id, **asked)
+    lease = make_lease(rig, name, endpoint_id, **asked)
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     assert outcome.output is not None
     return outcome.output, outcome
 
 
-@pytest.mark.parametrize("endpoint_id", sampled([FLUX, WAN, AUDIO], FLUX))
+@pytest.mark.parametrize("endpoint_id", sample_params([FLUX, WAN, AUDIO], FLUX))
 async def test_in_deterministic_mode_each_output_is_that_of_its_seed_bit_for_bit(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
     per_output = 1 if endpoint_id == FLUX else 2  # files of one output
     rig: Rig = await make_rig(call_timeout_s=20.0)
-    output, both = await made(rig, "both", endpoint_id, alone=True, seeds=[11, 5])
-    _, eleven = await made(rig, "eleven", endpoint_id, alone=True, seed=11)
-    _, five = await made(rig, "five", endpoint_id, alone=True, seed=5)
+    output, both = await run_request(rig, "both", endpoint_id, alone=True, seeds=[11, 5])
+    _, eleven = await run_request(rig, "eleven", endpoint_id, alone=True, seed=11)
+    _, five = await run_request(rig, "five", endpoint_id, alone=True, seed=5)
     stored = rig.storage.objects
     for number in range(per_output):
         assert stored[f"both/{number}"] == stored[f"eleven/{number}"]
@@ -56,8 +56,8 @@ async def test_images_that_share_a_call_are_those_of_their_seeds_within_rounding
     make_rig: MakeRig,
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
-    output, _ = await made(rig, "both", FLUX, seeds=[11, 5])
-    await made(rig, "five", FLUX, seed=5)
+    output, _ = await run_request(rig, "both", FLUX, seeds=[11, 5])
+    await run_request(rig, "five", FLUX, seed=5)
 
     def levels(key: str) -> Any:
         return np.asarray(Image.open(io.BytesIO(rig.storage.objects[key])), dtype=float)
@@ -72,7 +72,7 @@ async def test_images_that_share_a_call_are_those_of_their_seeds_within_rounding
 @pytest.mark.long
 async def test_videos_are_listed_with_the_first_where_it_always_is(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
-    output, _ = await made(rig, "both", WAN, seeds=[11, 5])
+    output, _ = await run_request(rig, "both", WAN, seeds=[11, 5])
     assert [video["artifact"] for video in output["videos"]] == ["both/0", "both/2"]
     assert [poster["artifact"] for poster in output["posters"]] == ["both/1", "both/3"]
     assert output["video"] == output["videos"][0]
@@ -82,9 +82,9 @@ async def test_videos_are_listed_with_the_first_where_it_always_is(make_rig: Mak
 @pytest.mark.long
 async def test_progress_counts_the_steps_of_all_and_never_goes_back(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, report_interval_s=0.01)
-    lease = leased(rig, "both", WAN, seeds=[11, 5], num_inference_steps=10)
+    lease = make_lease(rig, "both", WAN, seeds=[11, 5], num_inference_steps=10)
     rig.port.offer(lease)
-    await rig.outcome(lease.held)
+    await rig.outcome(lease.key)
     progress = [
         progress
         for _, report in rig.port.reports
@@ -101,13 +101,13 @@ async def test_one_that_is_cancelled_at_its_second_video_leaves_nothing_of_the_f
     make_rig: MakeRig,
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, slots=1)
-    lease = leased(rig, "both", WAN, seeds=[11, 5], num_inference_steps=40)
+    lease = make_lease(rig, "both", WAN, seeds=[11, 5], num_inference_steps=40)
     rig.port.offer(lease)
-    await rig.reported(lease.held, step=42)
+    await rig.wait_for_report(lease.key, step=42)
     assert "both/0" in rig.storage.objects
-    rig.port.cancelled.add(lease.held)
-    outcome = await rig.outcome(lease.held)
+    rig.port.cancelled.add(lease.key)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
     await rig.port.until(lambda: not rig.storage.objects)
-    await made(rig, "next", FLUX)
+    await run_request(rig, "next", FLUX)

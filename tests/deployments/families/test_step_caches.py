@@ -54,7 +54,7 @@ def call(seed):
     }
 
 
-def alone(pipeline, cache, seed):
+def run_diffusers(pipeline, cache, seed):
     """What diffusers gives by itself, and how often the last block was computed."""
     counted = []
     counter = pipeline.transformer.single_transformer_blocks[-1].attn.to_q.register_forward_hook(
@@ -73,7 +73,7 @@ def alone(pipeline, cache, seed):
             pipeline.transformer.disable_cache()
 
 
-def cached(cache, **more):
+def cache_options(cache, **more):
     return GenerationOptions(step_cache=cache, **more)
 
 
@@ -91,16 +91,16 @@ def cached(cache, **more):
 )
 def test_requests_with_a_step_cache_compute_less_beside_others_that_compute_every_step(cache):
     pipeline, one_by_one = load(cache), load(None)
-    expected = [alone(one_by_one, cache if seed < 3 else None, seed) for seed in range(6)]
+    expected = [run_diffusers(one_by_one, cache if seed < 3 else None, seed) for seed in range(6)]
     assert all(0 < computed < STEPS for _, computed in expected[:3])
-    assert not torch.equal(expected[0][0], alone(one_by_one, None, 0)[0])
+    assert not torch.equal(expected[0][0], run_diffusers(one_by_one, None, 0)[0])
     with merging_engine(max_batch=4, threads=1) as engine:
         engine.add("flux", pipeline)
         gate = Gate(engine)
         submitted = [
             engine.submit(
                 pipeline="flux",
-                options=cached(cache if seed < 3 else None),
+                options=cache_options(cache if seed < 3 else None),
                 **call(seed),
             )
             for seed in range(6)
@@ -124,7 +124,7 @@ def test_a_request_without_a_step_cache_has_the_bits_of_a_model_that_never_had_o
     with Engine(threads=1) as engine:
         engine.add("flux", pipeline)
         options = {"pipeline": "flux", "deterministic": True}
-        with_cache = engine.submit(**options, options=cached(FIRST_BLOCK), **call(1))
+        with_cache = engine.submit(**options, options=cache_options(FIRST_BLOCK), **call(1))
         without = engine.submit(**options, **call(1))
         assert torch.equal(without.result(60).images, expected)
         assert not torch.equal(with_cache.result(60).images, expected)
@@ -137,12 +137,12 @@ def test_a_request_without_a_step_cache_has_the_bits_of_a_model_that_never_had_o
 def test_the_same_cache_with_other_settings_is_a_cache_of_its_own():
     pipeline, one_by_one = load(None), load(None)
     eager = {**FIRST_BLOCK, "threshold": 10.0}
-    expected = [alone(one_by_one, step_cache, 1) for step_cache in (FIRST_BLOCK, eager)]
+    expected = [run_diffusers(one_by_one, step_cache, 1) for step_cache in (FIRST_BLOCK, eager)]
     assert expected[1][1] < expected[0][1]
     with Engine(max_batch=4, threads=1, limit_rows=False) as engine:
         engine.add("flux", pipeline)
         generations = [
-            engine.submit(pipeline="flux", options=cached(variant), **call(1))
+            engine.submit(pipeline="flux", options=cache_options(variant), **call(1))
             for variant in (FIRST_BLOCK, eager, dict(reversed(FIRST_BLOCK.items())))
         ]
         images = [generation.result(120).images for generation in generations]
@@ -169,14 +169,16 @@ def test_a_lora_changes_a_generation_with_a_step_cache(tmp_path):
     file = lora(tmp_path / "lora.safetensors", 0.5)
     one_by_one = load(None)
     one_by_one.load_lora_weights(file)
-    expected, computed = alone(one_by_one, FIRST_BLOCK, 1)
-    plain, _ = alone(load(None), FIRST_BLOCK, 1)
+    expected, computed = run_diffusers(one_by_one, FIRST_BLOCK, 1)
+    plain, _ = run_diffusers(load(None), FIRST_BLOCK, 1)
     assert not torch.equal(plain, expected)
     assert 0 < computed < STEPS
     with Engine(max_batch=4, threads=1, limit_rows=False) as engine:
         engine.add("flux", load(None))
         generations = [
-            engine.submit(pipeline="flux", loras=loras, options=cached(FIRST_BLOCK), **call(1))
+            engine.submit(
+                pipeline="flux", loras=loras, options=cache_options(FIRST_BLOCK), **call(1)
+            )
             for loras in ([], [Lora(file)], [])
         ]
         images = [generation.result(120).images for generation in generations]
@@ -188,9 +190,9 @@ def test_a_lora_changes_a_generation_with_a_step_cache(tmp_path):
 @pytest.mark.parametrize("cache", [FIRST_BLOCK, MAGNITUDE], ids=lambda each: each["name"])
 def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
     with Engine(load(None), threads=1) as engine:
-        whole = engine.submit(options=cached(cache), deterministic=True, **call(1))
+        whole = engine.submit(options=cache_options(cache), deterministic=True, **call(1))
         snapshots = []
-        options = cached(cache)
+        options = cache_options(cache)
         gate = Gate(engine)
         begun = engine.submit(
             options=options,
@@ -208,7 +210,7 @@ def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
         taken = snapshots[0].result(60).to_bytes()
     with Engine(load(None), threads=1) as engine:
         again = {"deterministic": True, "snapshot": taken}
-        resumed = engine.submit(options=cached(cache), **again, **call(1))
+        resumed = engine.submit(options=cache_options(cache), **again, **call(1))
         assert torch.equal(resumed.result(60).images, expected)
         other = engine.submit(**again, **call(1))
         with pytest.raises(SnapshotRefused, match="another step cache"):

@@ -40,7 +40,7 @@ from tests.deployments.videos import (
     SMALL_T2V,
     WAN_I2V,
     WAN_T2V,
-    given,
+    input_image,
 )
 
 __all__ = ["engine", "pipelines", "serve"]
@@ -100,7 +100,7 @@ def test_a_video_from_an_image_begins_with_it_as_the_plain_pipelines_do(serve, p
         video = frames(
             serve(endpoint_id),
             body(endpoint_id, image_url="https://example.org/a.png", shift=5),
-            image_url=given(96, 64),
+            image_url=input_image(96, 64),
             num_frames=5,
         )
         pipeline = pipelines(endpoint_id)
@@ -109,7 +109,7 @@ def test_a_video_from_an_image_begins_with_it_as_the_plain_pipelines_do(serve, p
             {
                 **WIDE,
                 "num_frames": 5,
-                "image": fit(given(96, 64), 32, 16),
+                "image": fit(input_image(96, 64), 32, 16),
                 "negative_prompt": CATALOG.get(endpoint_id).schema.validate(
                     {"prompt": "a", "image_url": "https://example.org/a.png"}
                 )[0]["negative_prompt"],
@@ -127,12 +127,14 @@ def test_a_video_may_end_with_an_image_too(serve, pipelines):
         end_image_url="https://example.org/b.png",
     )
     last = Image.new("RGB", (30, 30))
-    video = frames(serve(LARGE_I2V), fields, image_url=given(), end_image_url=last, num_frames=5)
+    video = frames(
+        serve(LARGE_I2V), fields, image_url=input_image(), end_image_url=last, num_frames=5
+    )
     case = Case(
         {
             **WIDE,
             "num_frames": 5,
-            "image": fit(given(), 32, 16),
+            "image": fit(input_image(), 32, 16),
             "last_image": fit(last, 32, 16),
             "negative_prompt": "",
             "guidance_scale": 3.5,
@@ -142,7 +144,7 @@ def test_a_video_may_end_with_an_image_too(serve, pipelines):
     )
     assert torch.equal(video, plain(pipelines(LARGE_I2V), case, 7))
     del fields["end_image_url"]
-    without = frames(serve(LARGE_I2V), fields, image_url=given(), num_frames=5)
+    without = frames(serve(LARGE_I2V), fields, image_url=input_image(), num_frames=5)
     assert not torch.equal(video, without)
 
 
@@ -152,15 +154,15 @@ def test_a_last_frame_for_which_the_weights_have_no_place_is_refused(serve, endp
     with pytest.raises(InvalidInput, match="end_image_url: these weights take no last frame"):
         serve(endpoint_id).call(
             {**fields, "end_image_url": "https://example.org/b.png"},
-            image_url=given(),
-            end_image_url=given(),
+            image_url=input_image(),
+            end_image_url=input_image(),
         )
 
 
 def test_ltx_follows_the_image_that_it_is_given(serve):
     served = serve(LTX_I2V, **SMALL)
     fields = body(LTX_I2V, image_url="https://example.org/a.png")
-    call = served.call(fields, image_url=given(64, 64))
+    call = served.call(fields, image_url=input_image(64, 64))
     # The area of the option ``video`` with the image's aspect ratio, in multiples of 32.
     assert (call.output_facts["video"].form.width, call.output_facts["video"].form.height) == (
         32,
@@ -174,14 +176,19 @@ def test_ltx_follows_the_image_that_it_is_given(serve):
 def test_hunyuan_begins_with_the_image_as_its_plain_pipeline_does(serve, pipelines):
     served = serve(HUNYUAN_I2V)
     fields = body(HUNYUAN_I2V, image_url="https://example.org/a.png")
-    video = frames(served, fields, image_url=given(96, 64), num_frames=5)
-    begun = {**WIDE, "num_frames": 5, "image": fit(given(96, 64), 32, 16), "guidance_scale": 6.0}
+    video = frames(served, fields, image_url=input_image(96, 64), num_frames=5)
+    begun = {
+        **WIDE,
+        "num_frames": 5,
+        "image": fit(input_image(96, 64), 32, 16),
+        "guidance_scale": 6.0,
+    }
     assert torch.equal(video, plain(pipelines(HUNYUAN_I2V), Case(begun), 7))
     # Its prompt is encoded together with the image, and its first frame is the image.
     other = frames(served, fields, image_url=Image.new("RGB", (96, 64)), num_frames=5)
     assert not torch.equal(video[0, 0], other[0, 0])
     assert not torch.equal(video[0, -1], other[0, -1])
-    upright = served.call({**fields, "aspect_ratio": "9:16"}, image_url=given(), num_frames=5)
+    upright = served.call({**fields, "aspect_ratio": "9:16"}, image_url=input_image(), num_frames=5)
     assert (upright.arguments["width"], upright.arguments["height"]) == (16, 32)
 
 

@@ -28,8 +28,8 @@ from tests.deployments.videos import (
     MAKE,
     SHORT_TEXT,
     WAN_T2V,
-    given,
-    seen,
+    decode_video,
+    input_image,
     tickets,
 )
 from tests.engine.conformance import autoencoders, zoo
@@ -80,7 +80,7 @@ def test_any_other_pipeline_of_videos_is_served_by_its_entry_alone(engine, tmp_p
     )
     assert torch.equal(result.frames, expected.frames)
     product = family.deliver(endpoint, call, GenerationResult(result, 1.0, 2), tickets())
-    assert len(seen(product.files[0].body).frames) == 6
+    assert len(decode_video(product.files[0].body).frames) == 6
 
 
 def test_a_pipeline_that_takes_no_prompt_needs_none(engine):
@@ -88,13 +88,13 @@ def test_a_pipeline_that_takes_no_prompt_needs_none(engine):
     video = {"width": 32, "height": 32, "num_frames": 2, "fps": 7}
     options = {"task": "image-to-video", "images": "pillow", "video_format": video}
     endpoint = replace(ANY, options=options)
-    arguments = {"num_inference_steps": 2, "image_url": given(32, 32), "seed": 7}
+    arguments = {"num_inference_steps": 2, "image_url": input_image(32, 32), "seed": 7}
     family = VideoFamily()
     call = family.prepare(endpoint, arguments, pipeline, 1)
     engine.add("wordless", pipeline)
     result = engine.submit(pipeline="wordless", **call.arguments).result(60)
     product = family.deliver(endpoint, call, GenerationResult(result, 1.0, 2), tickets())
-    assert len(seen(product.files[0].body).frames) == 2
+    assert len(decode_video(product.files[0].body).frames) == 2
     assert product.output["prompt"] == ""
     text = replace(ANY, options={**options, "task": "text-to-video"})
     with pytest.raises(Misconfigured, match="StableVideoDiffusionPipeline has no argument prompt"):

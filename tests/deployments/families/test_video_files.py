@@ -27,8 +27,8 @@ from tests.deployments.videos import (
     LTX2,
     LTX_T2V,
     SMALL_T2V,
+    decode_video,
     deliver,
-    seen,
     tickets,
 )
 
@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
 def as_delivered(served: Served, product: Any) -> Any:
-    return seen(product.files[0].body)
+    return decode_video(product.files[0].body)
 
 
 def test_the_product_is_a_video_with_its_first_frame_and_fals_facts_about_it(serve):
@@ -69,7 +69,7 @@ def test_the_product_is_a_video_with_its_first_frame_and_fals_facts_about_it(ser
         "timings": {"inference": 1.5},
     }
     assert product.units == 0.36
-    video = seen(product.files[0].body)
+    video = decode_video(product.files[0].body)
     assert (video.codec, video.pixels, video.size, video.fps) == ("h264", "yuv420p", (64, 32), 25)
     assert video.duration_s == 0.36
     assert len(video.frames) == 9
@@ -99,7 +99,7 @@ def test_ltx_2_comes_with_its_audio_unless_it_is_not_wanted(serve):
     for has_audio, audio in ((True, ("aac", 24000)), (False, None)):
         call = call_of(served, body(LTX2, generate_audio=has_audio), resolution=None)
         product = deliver(served, call, result)
-        video = seen(product.files[0].body)
+        video = decode_video(product.files[0].body)
         assert (video.audio[:2] if video.audio else None) == audio
         assert video.duration_s == pytest.approx(0.36, abs=0.03)
         assert product.output["video"]["num_frames"] == len(video.frames) == 9
@@ -113,7 +113,7 @@ def test_a_file_of_1080p_has_1080_lines_of_the_1088_that_are_rendered(serve):
     frames = torch.zeros(1, 9, 3, *rendered)
     frames[..., 4:-4, :] = 1.0  # the part that must remain
     product = deliver(served, call, SimpleNamespace(frames=frames))
-    video = seen(product.files[0].body)
+    video = decode_video(product.files[0].body)
     assert video.size == (1920, 1080)
     assert np.stack(video.frames).min() > 250
     assert (product.output["video"]["width"], product.output["video"]["height"]) == video.size
@@ -124,7 +124,7 @@ def test_other_formats_are_written_as_asked(serve, name, codec):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V, output_format=name))
     product = deliver(served, call, served.run(call))
-    video = seen(product.files[0].body)
+    video = decode_video(product.files[0].body)
     assert (video.codec, video.size, len(video.frames)) == (codec, (64, 32), 9)
     assert product.output["video"]["content_type"] == call.output_facts["video"].form.media_type
 

@@ -20,7 +20,7 @@ from tests.deployments.videos import (
     LTX2,
     LTX_I2V,
     SMALL_T2V,
-    given,
+    input_image,
 )
 
 __all__ = ["engine", "pipelines", "serve"]
@@ -75,4 +75,4 @@ def test_what_cannot_be_honoured_is_said_in_the_log_and_what_happens_anyway_is_n
 def test_a_last_frame_is_refused_by_who_does_not_take_one(serve):
     fields = body(LTX_I2V, image_url="https://example.org/a.png")
     with pytest.raises(InvalidInput, match="end_image_url: these weights take no last frame"):
-        serve(LTX_I2V, **SMALL).call(fields, image_url=given(), end_image_url=given())
+        serve(LTX_I2V, **SMALL).call(fields, image_url=input_image(), end_image_url=input_image())

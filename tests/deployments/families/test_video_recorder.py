@@ -29,12 +29,12 @@ from tests.deployments.videos import (
     MAKE,
     SMALL_I2V,
     WAN_T2V,
+    decode_video,
     deliver,
-    given,
-    seen,
+    input_image,
 )
 from tests.engine.conformance import zoo
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -71,7 +71,7 @@ def chunk(number, frames=2):
     return torch.full((frames, 3, 16, 32), number / 8)
 
 
-def begun(scratch, encoders, form=FORM, most_waiting=32):
+def begin_recording(scratch, encoders, form=FORM, most_waiting=32):
     recording = VideoRecorder(form, most_waiting=most_waiting)
     recording.begin(scratch, encoders, Cpu())
     generation = Paused()
@@ -80,10 +80,10 @@ def begun(scratch, encoders, form=FORM, most_waiting=32):
 
 
 def test_frames_come_out_in_their_order_however_they_came(scratch, encoders):
-    recording, _ = begun(scratch, encoders)
+    recording, _ = begin_recording(scratch, encoders)
     for number in range(4):
         recording.take(chunk(number))
-    video = seen(recording.finish().path)
+    video = decode_video(recording.finish().path)
     levels = [frame.mean() for frame in video.frames]
     expected = [255 * (number // 2) / 8 for number in range(8)]
     assert levels == pytest.approx(expected, abs=4)
@@ -92,7 +92,7 @@ def test_frames_come_out_in_their_order_however_they_came(scratch, encoders):
 def test_a_generation_stands_still_while_its_frames_wait_and_then_goes_on(scratch, encoders):
     let = threading.Event()
     busy = [encoders.submit(let.wait, 20) for _ in range(2)]  # both writer threads are blocked
-    recording, generation = begun(scratch, encoders, most_waiting=4)
+    recording, generation = begin_recording(scratch, encoders, most_waiting=4)
     recording.take(chunk(0))
     assert generation.calls == []
     recording.take(chunk(1))
@@ -101,24 +101,24 @@ def test_a_generation_stands_still_while_its_frames_wait_and_then_goes_on(scratc
     assert all(future.result() for future in busy)
     recording.take(chunk(2))
     recording.take(chunk(3))
-    assert len(seen(recording.finish().path).frames) == 8
+    assert len(decode_video(recording.finish().path).frames) == 8
     assert generation.calls[-1] == "unpause"
 
 
 def test_no_frames_are_no_file(scratch, encoders):
-    recording, _ = begun(scratch, encoders)
+    recording, _ = begin_recording(scratch, encoders)
     assert recording.finish() is None
 
 
 def test_too_few_frames_are_an_error(scratch, encoders):
-    recording, _ = begun(scratch, encoders)
+    recording, _ = begin_recording(scratch, encoders)
     recording.take(chunk(0))
     with pytest.raises(PipelineFailed, match="made 2 frames, but the request needs 8"):
         recording.finish()
 
 
 def test_frames_that_are_no_numbers_fail_the_video(scratch, encoders):
-    recording, _ = begun(scratch, encoders)
+    recording, _ = begin_recording(scratch, encoders)
     for number in range(4):
         frames = chunk(number)
         if number == 2:
@@ -129,7 +129,7 @@ def test_frames_that_are_no_numbers_fail_the_video(scratch, encoders):
 
 
 def test_an_error_while_writing_is_reported_at_the_end_and_holds_no_one_up(scratch, encoders):
-    recording, generation = begun(scratch, encoders, most_waiting=2)
+    recording, generation = begin_recording(scratch, encoders, most_waiting=2)
     scratch.close()
     recording.take(chunk(0))
     with pytest.raises(Cancelled):
@@ -140,7 +140,7 @@ def test_an_error_while_writing_is_reported_at_the_end_and_holds_no_one_up(scrat
 
 
 def test_an_abandoned_one_leaves_nothing(scratch, encoders):
-    recording, _ = begun(scratch, encoders)
+    recording, _ = begin_recording(scratch, encoders)
     recording.take(chunk(0))
     folder = scratch.new_file("mp4").parent
     scratch.close()
@@ -152,7 +152,7 @@ def test_an_abandoned_one_leaves_nothing(scratch, encoders):
 
 
 FIELDS = {"prompt": "a red dog", "num_inference_steps": 2, "seed": 7}
-CASES = {WAN_T2V: {}, SMALL_I2V: {"image_url": given()}}
+CASES = {WAN_T2V: {}, SMALL_I2V: {"image_url": input_image()}}
 
 
 @pytest.mark.parametrize("endpoint_id", CASES)
@@ -212,7 +212,7 @@ def test_a_video_that_comes_with_audio_is_the_same_file_as_one_written_afterward
             file, came = file_of(served, replace(call, recording=recording), scratch, encoders)
             assert (came > 5) == streamed
             written.append(file.read_bytes())
-            video = seen(file)
+            video = decode_video(file)
             assert video.audio[:2] == ("aac", 24000)
             assert video.audio[2] == pytest.approx(41 / 25, abs=0.1)
             assert len(video.frames) == 41
@@ -227,10 +227,10 @@ HUNYUANS = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("title", sampled(HUNYUANS, "HunyuanVideoImageToVideoPipeline"))
+@pytest.mark.parametrize("title", sample_params(HUNYUANS, "HunyuanVideoImageToVideoPipeline"))
 def test_a_video_begins_where_the_pipeline_has_it_begin(title, scratch, encoders):
     endpoint_id = HUNYUANS[title]
-    images = {"image_url": given()} if endpoint_id == HUNYUAN_I2V else {}
+    images = {"image_url": input_image()} if endpoint_id == HUNYUAN_I2V else {}
     fields = FIELDS | ({"image_url": "https://example.org/a.png"} if images else {})
     with Engine(device="cpu", threads=1) as engine:
         served = Served(videos.entry(endpoint_id), zoo.cases()[title].build(), engine)

@@ -95,7 +95,7 @@ class House:
         )
         return self.ports[-1]
 
-    async def connected(self) -> LocalLeasePort:
+    async def connect(self) -> LocalLeasePort:
         port = self.port()
         await self.until_at_line(port)
         return port
@@ -125,7 +125,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
 
 async def test_calls_go_over_the_line(house: House) -> None:
     await house.open()
-    port = await house.connected()
+    port = await house.connect()
     lease = Lease(
         "a-request",
         1,
@@ -177,7 +177,7 @@ async def test_a_socket_of_another_machine_is_no_line(house: House) -> None:
 
 async def test_many_calls_at_once_get_each_its_own_answer(house: House) -> None:
     await house.open()
-    port = await house.connected()
+    port = await house.connect()
     house.at_line.fenced = {LeaseKey(f"r{n}", 1) for n in range(0, 200, 3)}
     finishes = [Finish(LeaseKey(f"r{n}", 1), "r1", Outcome(output={"n": n})) for n in range(200)]
     verdicts = await asyncio.gather(*(port.finish(finish) for finish in finishes))
@@ -186,7 +186,7 @@ async def test_many_calls_at_once_get_each_its_own_answer(house: House) -> None:
 
 async def test_what_is_large_comes_whole(house: House) -> None:
     await house.open()
-    port = await house.connected()
+    port = await house.connect()
     finish = Finish(HELD, "r1", Outcome(output={"text": "x" * 3_000_000}))
     await port.finish(finish)
     assert house.at_line.finishes == [finish]
@@ -196,7 +196,7 @@ async def test_an_error_of_darkrooms_comes_as_itself_and_any_other_in_words(hous
     broken = Broken(DatabaseUnavailable("PostgreSQL is away."))
     house.at_line = broken
     await house.open()
-    port = await house.connected()
+    port = await house.connect()
     with pytest.raises(DatabaseUnavailable, match="is away"):
         await port.finish(FINISH)
     broken.error = ZeroDivisionError("by nothing")
@@ -211,7 +211,7 @@ async def test_a_call_that_fails_is_logged_with_its_request(
     monkeypatch.setattr(lines_module.log, "exception", lambda *_: reported.append(request_id.get()))
     house.at_line = Broken(ZeroDivisionError())
     await house.open()
-    port = await house.connected()
+    port = await house.connect()
     for call in (
         port.finish(FINISH),
         port.report(Report("r1", (HELD,))),
@@ -225,7 +225,7 @@ async def test_a_call_that_fails_is_logged_with_its_request(
 
 async def test_a_cancelled_ask_is_cancelled_at_the_ingress(house: House) -> None:
     await house.open()
-    port = await house.connected()
+    port = await house.connect()
     asking = asyncio.create_task(port.ask(ASK))
     await house.at_line.until(lambda: house.at_line.outstanding)
     asking.cancel()
@@ -238,7 +238,7 @@ async def test_when_the_ingress_dies_what_waits_fails_and_the_next_call_goes_els
     house: House,
 ) -> None:
     lines = await house.open()
-    port = await house.connected()
+    port = await house.connect()
     asking = asyncio.create_task(port.ask(ASK))
     await house.at_line.until(lambda: house.at_line.outstanding)
     hang_up(lines)
@@ -253,7 +253,7 @@ async def test_when_the_ingress_dies_what_waits_fails_and_the_next_call_goes_els
 
 async def test_an_ingress_that_closes_answers_first_and_takes_no_more(house: House) -> None:
     lines = await house.open()
-    port = await house.connected()
+    port = await house.connect()
     asking = asyncio.create_task(port.ask(ASK))
     await house.at_line.until(lambda: house.at_line.outstanding)
     await lines.stop_accepting()

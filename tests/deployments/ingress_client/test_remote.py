@@ -32,7 +32,7 @@ class Touch:
         return Path.touch, (self._path,)
 
 
-async def closed(writer: asyncio.StreamWriter) -> None:
+async def close_writer(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
@@ -88,7 +88,7 @@ async def test_nothing_is_unpickled_without_a_proof(
         writer.write((proof if mirrors else b"p" * PROOF_BYTES) + frame)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await reader.readexactly(1)
-    await closed(writer)
+    await close_writer(writer)
     assert not (tmp_path / "touched").exists()
 
 
@@ -122,7 +122,7 @@ async def test_who_says_nothing_is_cut_off(
         await reader.readexactly(NONCE_BYTES)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await reader.readexactly(1)
-    await closed(writer)
+    await close_writer(writer)
 
 
 async def test_a_machine_that_no_other_reaches_opens_no_port(

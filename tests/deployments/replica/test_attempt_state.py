@@ -26,7 +26,7 @@ def test_lines_that_wait_have_a_size_also_when_a_report_is_lost() -> None:
     assert sum(len(text) for _, text in taken) <= MAX_PRINTED
     assert taken[-1][1].startswith("299 ")
     printed.append("INFO", "the last")
-    printed.reported(lost=taken)
+    printed.end_report(lost=taken)
     again = printed.take()
     assert sum(len(text) for _, text in again) <= MAX_PRINTED
     assert again[-2:] == (taken[-1], ("INFO", "the last"))

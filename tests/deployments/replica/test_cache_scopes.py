@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.deployments.conftest import MakeRig
-from tests.deployments.demos import FLUX, leased
+from tests.deployments.demos import FLUX, make_lease
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -21,9 +21,9 @@ async def test_a_prompt_of_one_tenant_is_encoded_again_for_another_unless_caches
     object.__setattr__(rig.resources, "share_caches", shared)
     encoded: list[int] = []
     for name, tenant in (("one", "a"), ("two", "a"), ("three", "b")):
-        lease = replace(leased(rig, name, FLUX), tenant=tenant)
+        lease = replace(make_lease(rig, name, FLUX), tenant=tenant)
         rig.port.offer(lease)
-        assert (await rig.outcome(lease.held)).failure is None
+        assert (await rig.outcome(lease.key)).failure is None
         encoded.append(rig.resources.engine.counts()["prompts_encoded"])
     once = encoded[0]
     assert once > 0

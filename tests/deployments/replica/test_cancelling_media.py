@@ -17,9 +17,9 @@ from deployments.replica.attempt_state import StopReason
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import Progress, Stage
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 from tests.deployments.waiting import until
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -37,23 +37,21 @@ WHILE: dict[str, tuple[str, Callable[[Progress], bool]]] = {
 }
 """Activity at the time of the stop. Decoding passes its chunks on to be written."""
 
-EACH = pytest.mark.parametrize("doing", sampled(WHILE, "uploading"))
+EACH = pytest.mark.parametrize("doing", sample_params(WHILE, "uploading"))
 
 
-async def begun(rig: Rig, doing: str, **changes: Any) -> tuple[LeaseKey, weakref.ref[Any]]:
+async def begin_request(rig: Rig, doing: str, **changes: Any) -> tuple[LeaseKey, weakref.ref[Any]]:
     """A request that is in this activity, and its generation in the engine."""
     endpoint_id, at_it = WHILE[doing]
     # The first file arrives, and the second one hangs.
     rig.storage.closed = asyncio.Event() if doing.startswith("uploading") else None
-    lease = replace(leased(rig, "long", endpoint_id, **LONG[endpoint_id]), **changes)
+    lease = replace(make_lease(rig, "long", endpoint_id, **LONG[endpoint_id]), **changes)
     rig.port.offer(lease)
     attempts = rig.replica._attempts
-    await until(
-        lambda: lease.held in attempts and attempts[lease.held].state.generation is not None
-    )
-    generation = weakref.ref(attempts[lease.held].state.generation)
-    await until(lambda: at_it(attempts[lease.held].state.progress or Progress(Stage.LOADING)), 240)
-    return lease.held, generation
+    await until(lambda: lease.key in attempts and attempts[lease.key].state.generation is not None)
+    generation = weakref.ref(attempts[lease.key].state.generation)
+    await until(lambda: at_it(attempts[lease.key].state.progress or Progress(Stage.LOADING)), 240)
+    return lease.key, generation
 
 
 async def nothing_is_left(rig: Rig, generation: weakref.ref[Any], scratch: Path) -> None:
@@ -61,9 +59,9 @@ async def nothing_is_left(rig: Rig, generation: weakref.ref[Any], scratch: Path)
         rig.storage.closed.set()
     await until(lambda: not rig.storage.objects)
     await until(lambda: not list(scratch.iterdir()))
-    after = leased(rig, "after", FLUX)  # there is only one slot
+    after = make_lease(rig, "after", FLUX)  # there is only one slot
     rig.port.offer(after)
-    assert (await rig.outcome(after.held)).failure is None
+    assert (await rig.outcome(after.key)).failure is None
 
     def gone() -> bool:
         gc.collect()
@@ -77,7 +75,7 @@ async def test_one_that_is_cancelled_leaves_nothing(
     make_rig: MakeRig, scratch_folder: Path, doing: str
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, slots=1, report_interval_s=0.02)
-    key, generation = await begun(rig, doing)
+    key, generation = await begin_request(rig, doing)
     rig.port.cancelled.add(key)
     outcome = await rig.outcome(key)
     assert outcome.failure is not None
@@ -86,12 +84,14 @@ async def test_one_that_is_cancelled_leaves_nothing(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("doing", sampled(["decoding", "writing", "uploading audio"], "decoding"))
+@pytest.mark.parametrize(
+    "doing", sample_params(["decoding", "writing", "uploading audio"], "decoding")
+)
 async def test_one_whose_time_is_over_says_so_and_leaves_nothing(
     make_rig: MakeRig, scratch_folder: Path, doing: str
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, slots=1, report_interval_s=0.02)
-    key, generation = await begun(rig, doing)
+    key, generation = await begin_request(rig, doing)
     rig.replica._attempts[key].stop(StopReason.DEADLINE)
     outcome = await rig.outcome(key)
     assert outcome.failure is not None

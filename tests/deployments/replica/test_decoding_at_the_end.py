@@ -13,7 +13,7 @@ from torch import nn
 
 from deployments.engine.snapshot.format import Snapshot
 from tests.deployments.conftest import MakeRig
-from tests.deployments.demos import WAN, leased
+from tests.deployments.demos import WAN, make_lease
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -53,7 +53,7 @@ async def test_a_video_that_is_decoded_when_its_replica_closes_is_not_denoised_a
     monkeypatch.setattr("deployments.replica.attempt_state.MIN_SNAPSHOT_S", 0.0)
     quiet = {"call_timeout_s": 60.0, "snapshot_interval_s": 0.0}
     first_rig = await make_rig(**quiet, snapshot_worth_s=0.0, graceful_shutdown_timeout_s=120.0)
-    first_rig.port.offer(lease := leased(first_rig, "video", WAN, **VIDEO))
+    first_rig.port.offer(lease := make_lease(first_rig, "video", WAN, **VIDEO))
     assert await asyncio.to_thread(decoder.reached.wait, 90)
     closing = asyncio.create_task(first_rig.replica.aclose())
     # The engine's thread is blocked, so the stored snapshot is from the start of decoding.
@@ -63,22 +63,22 @@ async def test_a_video_that_is_decoded_when_its_replica_closes_is_not_denoised_a
             await asyncio.sleep(0.01)
     decoder.let_go.set()
     await closing
-    assert first_rig.port.handed_back == [lease.held]
-    kept = first_rig.port.snapshots[lease.held]
+    assert first_rig.port.handed_back == [lease.key]
+    kept = first_rig.port.snapshots[lease.key]
     assert kept.step == Snapshot.of_bytes(stored[kept.key]).step == STEPS
 
     # Another replica only decodes, and the video equals that of an uninterrupted run.
     other = await make_rig(**quiet)
     other.storage.objects.update(stored)
     snapshot_url = f"http://storage/files/{kept.key}"
-    again = leased(other, "video", WAN, **VIDEO)
+    again = make_lease(other, "video", WAN, **VIDEO)
     again = replace(again, attempt=2, snapshot_url=snapshot_url, files_url="http://storage")
-    whole = leased(other, "whole", WAN, **VIDEO)
+    whole = make_lease(other, "whole", WAN, **VIDEO)
     videos = []
     for offered, steps in ((again, 0), (whole, STEPS)):
         before = other.resources.engine.counts()["steps"]
         other.port.offer(offered)
-        assert (await other.outcome(offered.held)).failure is None
+        assert (await other.outcome(offered.key)).failure is None
         assert other.resources.engine.counts()["steps"] - before == steps
         videos.append(other.storage.objects[f"{offered.request_id}/0"])
     assert videos[0] == videos[1]

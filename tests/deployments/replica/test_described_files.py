@@ -12,7 +12,7 @@ from PIL import Image
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.file_metadata import FileMetadata, find
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 
 pytestmark = [
     pytest.mark.engine,
@@ -23,12 +23,12 @@ pytestmark = [
 async def files(rig: Rig, lease: Lease) -> list[bytes]:
     rig.port.offer(lease)
     async with asyncio.timeout(60):
-        outcome = await rig.outcome(lease.held)
+        outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     return [rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
 
-def described(lease: Lease) -> Lease:
+def with_description(lease: Lease) -> Lease:
     return replace(lease, describe_files=True)
 
 
@@ -36,7 +36,7 @@ def described(lease: Lease) -> Lease:
 @pytest.mark.parametrize("endpoint_id", [FLUX, WAN, AUDIO])
 async def test_each_file_says_what_made_it(make_rig: MakeRig, endpoint_id: str) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
-    lease = described(leased(rig, "one", endpoint_id, prompt="a blue star", seed=7))
+    lease = with_description(make_lease(rig, "one", endpoint_id, prompt="a blue star", seed=7))
     metadata = [find(file) for file in await files(rig, lease)]
     assert metadata[0] is not None
     assert metadata[0] == FileMetadata.of_input(
@@ -56,11 +56,11 @@ async def test_equal_requests_give_equal_pixels_and_deterministic_ones_equal_fil
     plain, first, second, alone, again = [
         (await files(rig, lease))[0]
         for lease in (
-            leased(rig, "plain", FLUX, **same),
-            described(leased(rig, "first", FLUX, **same)),
-            described(leased(rig, "second", FLUX, **same)),
-            described(leased(rig, "alone", FLUX, alone=True, **same)),
-            described(leased(rig, "again", FLUX, alone=True, **same)),
+            make_lease(rig, "plain", FLUX, **same),
+            with_description(make_lease(rig, "first", FLUX, **same)),
+            with_description(make_lease(rig, "second", FLUX, **same)),
+            with_description(make_lease(rig, "alone", FLUX, alone=True, **same)),
+            with_description(make_lease(rig, "again", FLUX, alone=True, **same)),
         )
     ]
     pixels = {
@@ -77,7 +77,7 @@ async def test_equal_requests_give_equal_pixels_and_deterministic_ones_equal_fil
 
 async def test_a_seed_that_no_one_chose_is_the_one_that_was_used(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
-    lease = described(leased(rig, "one", FLUX))
+    lease = with_description(make_lease(rig, "one", FLUX))
     metadata = find((await files(rig, lease))[0])
     assert metadata is not None
-    assert metadata.seed == (await rig.outcome(lease.held)).output["seed"]
+    assert metadata.seed == (await rig.outcome(lease.key)).output["seed"]

@@ -21,10 +21,10 @@ from serve_app.domain.media.file_metadata import find
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress, Stage
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, CATALOG, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, CATALOG, FLUX, WAN, make_lease
 from tests.deployments.replica.test_resuming_outputs import pausing
 from tests.deployments.waiting import until
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -37,14 +37,14 @@ LONG: dict[str, dict[str, Any]] = {
 MEDIA = {FLUX: 1, WAN: 2, AUDIO: 2}  # files of one output
 
 
-async def ended(rig: Rig, lease: Lease) -> Outcome:
+async def run_lease(rig: Rig, lease: Lease) -> Outcome:
     rig.port.offer(lease)
-    return await rig.outcome(lease.held)
+    return await rig.outcome(lease.key)
 
 
 def drafting(rig: Rig, name: str, endpoint_id: str, **fields: Any) -> Lease:
     fields = {"draft": {"count": 2, "until": 0.25}, "seed": 7, **LONG[endpoint_id], **fields}
-    return leased(rig, name, endpoint_id, alone=True, **fields)
+    return make_lease(rig, name, endpoint_id, alone=True, **fields)
 
 
 def continuing(
@@ -84,13 +84,13 @@ def pixels(body: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(body)), dtype=float)
 
 
-@pytest.mark.parametrize("endpoint_id", sampled(LONG, FLUX))
+@pytest.mark.parametrize("endpoint_id", sample_params(LONG, FLUX))
 async def test_each_draft_has_a_preview_and_goes_on_to_the_same_bits(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", endpoint_id)
-    drafted = await ended(rig, lease)
+    drafted = await run_lease(rig, lease)
     assert drafted.failure is None, drafted.failure
     assert drafted.output is not None
     facts = drafted.output["drafts"]
@@ -108,10 +108,10 @@ async def test_each_draft_has_a_preview_and_goes_on_to_the_same_bits(
     assert drafted.usage.steps == 4
     assert rig.resources.engine.counts()["steps"] == 4
 
-    whole = leased(rig, "whole", endpoint_id, alone=True, seed=8, **LONG[endpoint_id])
-    expected = files(rig, await ended(rig, whole))
+    whole = make_lease(rig, "whole", endpoint_id, alone=True, seed=8, **LONG[endpoint_id])
+    expected = files(rig, await run_lease(rig, whole))
     before = rig.resources.engine.counts()["steps"]
-    outcome = await ended(rig, continuing(rig, "fork", lease, drafted, 1))
+    outcome = await run_lease(rig, continuing(rig, "fork", lease, drafted, 1))
     assert files(rig, outcome) == expected
     assert outcome.usage.steps == STEPS - 2
     assert rig.resources.engine.counts()["steps"] == before + STEPS - 2
@@ -123,11 +123,13 @@ async def test_a_preview_is_nearer_to_the_finished_image_than_the_noise_of_the_d
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1, "until": 0.5})
-    drafted = await ended(rig, lease)
+    drafted = await run_lease(rig, lease)
     (preview,) = map(pixels, files(rig, drafted))
-    (finished,) = map(pixels, files(rig, await ended(rig, continuing(rig, "f", lease, drafted))))
+    (finished,) = map(
+        pixels, files(rig, await run_lease(rig, continuing(rig, "f", lease, drafted)))
+    )
     other = drafting(rig, "other", FLUX, draft={"count": 1, "until": 0.5}, seed=100)
-    (stranger,) = map(pixels, files(rig, await ended(rig, other)))
+    (stranger,) = map(pixels, files(rig, await run_lease(rig, other)))
     assert np.abs(preview - finished).mean() < np.abs(stranger - finished).mean()
 
 
@@ -135,7 +137,7 @@ async def test_a_preview_is_nearer_to_the_finished_image_than_the_noise_of_the_d
 async def test_a_draft_goes_on_with_another_prompt_and_new_noise(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1})
-    drafted = await ended(rig, lease)
+    drafted = await run_lease(rig, lease)
     changes: list[dict[str, Any]] = [
         {},
         {"prompt": "a blue square"},
@@ -143,7 +145,7 @@ async def test_a_draft_goes_on_with_another_prompt_and_new_noise(make_rig: MakeR
         {"new_noise": 0.5, "noise_seed": 2},
     ]
     videos = [
-        files(rig, await ended(rig, continuing(rig, f"f{n}", lease, drafted, **change)))[0]
+        files(rig, await run_lease(rig, continuing(rig, f"f{n}", lease, drafted, **change)))[0]
         for n, change in enumerate(changes)
     ]
     assert len(set(videos)) == len(videos)
@@ -153,7 +155,7 @@ async def test_a_draft_goes_on_with_another_prompt_and_new_noise(make_rig: MakeR
 async def test_a_draft_stops_where_a_share_of_the_noise_is_left(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1, "noise": 0.5})
-    drafted = await ended(rig, lease)
+    drafted = await run_lease(rig, lease)
     assert drafted.output is not None
     (facts,) = drafted.output["drafts"]
     assert facts["noise"] <= 0.5
@@ -164,19 +166,19 @@ async def test_a_draft_stops_where_a_share_of_the_noise_is_left(make_rig: MakeRi
 async def test_what_only_the_replica_can_refuse_names_the_field(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1})
-    drafted = await ended(rig, lease)
+    drafted = await run_lease(rig, lease)
     other = continuing(rig, "other", lease, drafted)
     fewer = replace(other, input={**other.input, "num_inference_steps": 4})
-    failure = (await ended(rig, fewer)).failure
+    failure = (await run_lease(rig, fewer)).failure
     assert failure is not None
     assert (failure.field, failure.type) == ("from_draft", "unprocessable_draft")
     assert "number of steps" in failure.message
     rig.storage.objects[drafted.drafts[0].key] = b"nonsense"
-    failure = (await ended(rig, continuing(rig, "broken", lease, drafted))).failure
+    failure = (await run_lease(rig, continuing(rig, "broken", lease, drafted))).failure
     assert failure is not None
     assert failure.field == "from_draft"
     del rig.storage.objects[drafted.drafts[0].key]
-    failure = (await ended(rig, continuing(rig, "gone", lease, drafted))).failure
+    failure = (await run_lease(rig, continuing(rig, "gone", lease, drafted))).failure
     assert failure is not None
     assert failure.field == "from_draft"
 
@@ -190,21 +192,21 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
     attempts = first_rig.replica._attempts
 
     def begun(generation: Any) -> bool:
-        attempt = attempts.get(lease.held)
-        parts = 0 if attempt is None else len(attempt.state.finished or ())
+        attempt = attempts.get(lease.key)
+        parts = 0 if attempt is None else len(attempt.state.finished_outputs or ())
         return parts == 2 and generation.steps_done > 0
 
     pausing(first_rig.resources.engine, begun)
     first_rig.port.offer(lease)
     await until(
         lambda: (
-            (attempt := attempts.get(lease.held)) is not None
+            (attempt := attempts.get(lease.key)) is not None
             and attempt.state.generation is not None
             and attempt.state.generation.paused
         )
     )
     await first_rig.replica.aclose()
-    kept = first_rig.port.snapshots[lease.held]
+    kept = first_rig.port.snapshots[lease.key]
     other: Rig = await make_rig(call_timeout_s=20.0)
     other.storage.objects[kept.key] = first_rig.storage.objects[kept.key]
     again = replace(
@@ -213,7 +215,7 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
         snapshot_url=f"http://storage/files/{kept.key}",
         files_url="http://storage",
     )
-    drafted = await ended(other, again)
+    drafted = await run_lease(other, again)
     assert drafted.failure is None
     assert drafted.output is not None
     assert kept.step > 8  # the third had begun
@@ -221,7 +223,7 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
     assert [draft["seed"] for draft in drafted.output["drafts"]] == [7, 8, 9]
     assert drafted.usage.steps == 12
     assert [draft.key for draft in drafted.drafts] == ["second/2", "second/5", "second/8"]
-    await ended(other, continuing(other, "fork", again, drafted))
+    await run_lease(other, continuing(other, "fork", again, drafted))
 
 
 @pytest.mark.long
@@ -231,20 +233,20 @@ async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeR
         call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0
     )
     lease = drafting(first_rig, "drafts", WAN, draft={"count": 1}, num_inference_steps=steps)
-    drafted = await ended(first_rig, lease)
+    drafted = await run_lease(first_rig, lease)
     forked = continuing(first_rig, "fork", lease, drafted)
     attempts = first_rig.replica._attempts
     pausing(first_rig.resources.engine, lambda generation: generation.steps_done >= 6)
     first_rig.port.offer(forked)
     await until(
         lambda: (
-            (attempt := attempts.get(forked.held)) is not None
+            (attempt := attempts.get(forked.key)) is not None
             and attempt.state.generation is not None
             and attempt.state.generation.paused
         )
     )
     await first_rig.replica.aclose()
-    kept = first_rig.port.snapshots[forked.held]
+    kept = first_rig.port.snapshots[forked.key]
     other: Rig = await make_rig(call_timeout_s=20.0)
     for key in (kept.key, drafted.drafts[0].key):
         other.storage.objects[key] = first_rig.storage.objects[key]
@@ -253,11 +255,11 @@ async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeR
         attempt=2,
         snapshot_url=f"http://storage/files/{kept.key}",
     )
-    outcome = await ended(other, again)
+    outcome = await run_lease(other, again)
     assert other.resources.engine.counts()["steps"] == steps - kept.step
     assert outcome.usage.steps == steps - 3
     fields = {"seed": 7, "num_inference_steps": steps}
-    whole = await ended(other, leased(other, "whole", WAN, alone=True, **fields))
+    whole = await run_lease(other, make_lease(other, "whole", WAN, alone=True, **fields))
     assert files(other, outcome) == files(other, whole)
 
 
@@ -265,7 +267,7 @@ async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeR
 async def test_the_file_of_a_preview_says_that_it_is_one(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = replace(drafting(rig, "drafts", FLUX), describe_files=True)
-    for number, body in enumerate(files(rig, await ended(rig, lease))):
+    for number, body in enumerate(files(rig, await run_lease(rig, lease))):
         metadata = find(body)
         assert metadata is not None
         assert metadata.settings["draft"] == {"count": 1, "until": 0.25}
@@ -276,9 +278,9 @@ async def test_the_file_of_a_preview_says_that_it_is_one(make_rig: MakeRig) -> N
 async def test_units_are_those_of_the_steps_that_were_computed(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1})
-    drafted = await ended(rig, lease)
-    forked = await ended(rig, continuing(rig, "fork", lease, drafted))
-    whole = await ended(rig, leased(rig, "whole", FLUX, alone=True, seed=7, **LONG[FLUX]))
+    drafted = await run_lease(rig, lease)
+    forked = await run_lease(rig, continuing(rig, "fork", lease, drafted))
+    whole = await run_lease(rig, make_lease(rig, "whole", FLUX, alone=True, seed=7, **LONG[FLUX]))
     assert drafted.usage.units == pytest.approx(whole.usage.units / 4)
     assert drafted.usage.units + forked.usage.units == pytest.approx(whole.usage.units)
     assert (drafted.usage.share, forked.usage.share, whole.usage.share) == (0.25, 0.75, 1.0)
@@ -299,7 +301,7 @@ async def test_a_pipeline_that_makes_no_drafts_says_so_at_the_field(
 ) -> None:
     monkeypatch.setattr(fork, "REFUSALS", {"FluxPipeline": "it is tired"})
     rig: Rig = await make_rig(call_timeout_s=20.0)
-    outcome = await ended(rig, drafting(rig, "drafts", FLUX))
+    outcome = await run_lease(rig, drafting(rig, "drafts", FLUX))
     assert outcome.failure is not None
     assert (outcome.failure.field, outcome.failure.retryable) == ("draft", False)
     assert "FluxPipeline cannot make drafts: it is tired." in outcome.failure.message

@@ -64,7 +64,7 @@ def fetcher() -> Fetcher:
     )
 
 
-async def ended(queue: Queue, tenant: str, id_: str) -> State:
+async def wait_for_end(queue: Queue, tenant: str, id_: str) -> State:
     """State of the request at its end."""
     request = await queue.get(tenant, id_)
     async with asyncio.timeout(60):
@@ -95,14 +95,14 @@ async def test_a_tenant_whose_server_drips_keeps_nobody_from_computing(
     for endpoint in ("probe", "edits", "probe"):
         image = {"image_url": slow.url("quick")} if endpoint == "edits" else {}
         bobs = await submit(queue, "bob", endpoint, **image)
-        assert await ended(queue, "bob", bobs) is State.SUCCEEDED
+        assert await wait_for_end(queue, "bob", bobs) is State.SUCCEEDED
     assert slow.open == max_fetches(1)  # of Alice's twenty
     states = [(await queue.get("alice", alice)).state for alice in alices]
     assert states.count(State.RUNNING) == max_fetches(1)
     for request_id in alices:
         await queue.cancel("alice", request_id)
     for request_id in alices:
-        assert await ended(queue, "alice", request_id) is State.CANCELLED
+        assert await wait_for_end(queue, "alice", request_id) is State.CANCELLED
 
 
 class LoraFamily(ProbeFamily):
@@ -123,13 +123,13 @@ async def test_a_tenant_whose_lora_drips_keeps_nobody_from_computing(
     await until(lambda: slow.open >= max_fetches(1))
     for _ in range(2):
         bobs = await submit(queue, "bob")
-        assert await ended(queue, "bob", bobs) is State.SUCCEEDED
+        assert await wait_for_end(queue, "bob", bobs) is State.SUCCEEDED
     states = [(await queue.get("alice", alice)).state for alice in alices]
     assert states.count(State.RUNNING) == max_fetches(1)
     for request_id in alices:
         await queue.cancel("alice", request_id)
     for request_id in alices:
-        assert await ended(queue, "alice", request_id) is State.CANCELLED
+        assert await wait_for_end(queue, "alice", request_id) is State.CANCELLED
 
 
 async def test_what_was_fetched_waits_for_a_slot_and_takes_no_more_work(
@@ -152,10 +152,10 @@ async def test_what_was_fetched_waits_for_a_slot_and_takes_no_more_work(
     request = await queue.get("bob", bobs)
     async with asyncio.timeout(60):
         while request.state is not State.RUNNING:
-            request = await queue.changed("bob", bobs, 5.0, since=request)
+            request = await queue.wait_for_change("bob", bobs, 5.0, since=request)
     slow.release()
     for tenant, request_id in [("bob", bobs), *[("alice", alice) for alice in alices]]:
-        assert await ended(queue, tenant, request_id) is State.SUCCEEDED
+        assert await wait_for_end(queue, tenant, request_id) is State.SUCCEEDED
     assert at_once == [1, 1, 1]
 
 
@@ -166,7 +166,7 @@ async def test_a_lone_tenant_fetches_and_computes_all_that_it_queued(
     await make_rig(queue, slots=1, fetcher=fetcher())
     alices = [await submit(queue, "alice", "edits", image_url=slow.url("late")) for _ in range(6)]
     for request_id in alices:
-        assert await ended(queue, "alice", request_id) is State.SUCCEEDED
+        assert await wait_for_end(queue, "alice", request_id) is State.SUCCEEDED
 
 
 async def test_requests_that_fetch_are_handed_back_when_the_replica_closes(

@@ -122,7 +122,7 @@ async def test_a_replica_starts_without_a_decision_that_does_not_come(make_rig: 
 async def running(rig: Rig, endpoint: Endpoint = PROBE) -> LeaseKey:
     """A request that runs until it is cancelled."""
     key = rig.offer("long", endpoint=endpoint, steps=10**6)
-    await rig.reported(key)
+    await rig.wait_for_report(key)
     return key
 
 

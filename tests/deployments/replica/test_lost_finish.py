@@ -27,7 +27,7 @@ class Lossy(FakeLeasePort):
 async def test_it_is_handed_in_again_and_its_files_stay(make_rig):
     rig = await make_rig(Lossy(ask_wait_s=1.0))
     rig.offer("one", steps=1, artifact_bytes=10)
-    first, again = await rig.port.finished(2)
+    first, again = await rig.port.wait_for_finishes(2)
     assert first == again
     assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
     assert [request.method for request in rig.storage.requests] == ["PUT"]

@@ -16,7 +16,7 @@ from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import find
 from serve_app.domain.media.marking import TRAINED_ALGORITHMIC_MEDIA, MarkPolicy, is_marked
 from tests.deployments.conftest import MakeRig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 from tests.deployments.replica.test_described_files import files
 from tests.deployments.replica.test_previews import FLUX as PREVIEWED
 from tests.deployments.replica.test_previews import INPUT, previews
@@ -38,7 +38,7 @@ async def test_each_file_and_thumbnail_has_the_mark_and_nothing_of_the_prompt(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
-    lease = with_thumbnails(rig, leased(rig, "one", endpoint_id, prompt="a blue star"))
+    lease = with_thumbnails(rig, make_lease(rig, "one", endpoint_id, prompt="a blue star"))
     delivered = await files(rig, under(MarkPolicy.REQUIRED, lease))
     stored = list(rig.storage.objects.values())
     assert len(stored) == 2 * len(delivered)
@@ -50,7 +50,7 @@ async def test_each_file_and_thumbnail_has_the_mark_and_nothing_of_the_prompt(
 
 async def test_an_operator_may_turn_the_mark_off(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
-    lease = with_thumbnails(rig, leased(rig, "one", FLUX))
+    lease = with_thumbnails(rig, make_lease(rig, "one", FLUX))
     await files(rig, under(MarkPolicy.OFF, lease))
     assert not any(is_marked(content) for content in rig.storage.objects.values())
 
@@ -59,7 +59,7 @@ async def test_an_operator_may_turn_the_mark_off(make_rig: MakeRig) -> None:
 async def test_equal_deterministic_requests_give_equal_marked_files(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
     one, two = [
-        await files(rig, under(MarkPolicy.ON, leased(rig, name, FLUX, alone=True, seed=7)))
+        await files(rig, under(MarkPolicy.ON, make_lease(rig, name, FLUX, alone=True, seed=7)))
         for name in ("one", "two")
     ]
     assert one == two
@@ -69,10 +69,10 @@ async def test_equal_deterministic_requests_give_equal_marked_files(make_rig: Ma
 async def test_a_preview_has_the_mark(make_rig: MakeRig) -> None:
     rig = await make_rig(report_interval_s=0.05)
     lease = under(MarkPolicy.ON, rig.lease("a", PREVIEWED, **INPUT))
-    rig.port.watched.add(lease.held)
+    rig.port.watched.add(lease.key)
     rig.port.offer(lease)
-    await rig.outcome(lease.held)
-    shown = previews(rig, lease.held)
+    await rig.outcome(lease.key)
+    shown = previews(rig, lease.key)
     assert shown
     assert all(is_marked(preview.image) for preview in shown)
 
@@ -109,7 +109,7 @@ async def test_a_family_that_writes_files_without_the_mark_fails_its_request(
     rig = await make_rig()
     lease = under(MarkPolicy.REQUIRED, rig.lease("one", artifacts=1, content="pixels"))
     rig.port.offer(lease)
-    failure = (await rig.outcome(lease.held)).failure
+    failure = (await rig.outcome(lease.key)).failure
     assert failure is not None
     assert (failure.code, failure.retryable) == ("mark_missing", False)
     assert rig.storage.objects == {}

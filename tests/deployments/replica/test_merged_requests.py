@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.domain.lease import Lease
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 
 pytestmark = [
     pytest.mark.engine,
@@ -17,11 +17,11 @@ pytestmark = [
 ]
 
 
-async def made(rig: Rig, lease: Lease) -> bytes:
+async def generate_image(rig: Rig, lease: Lease) -> bytes:
     """The file of the lease's image."""
     rig.port.offer(lease)
     async with asyncio.timeout(240):
-        outcome = await rig.outcome(lease.held)
+        outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     return rig.storage.objects[f"{lease.request_id}/0"]
 
@@ -30,16 +30,16 @@ async def made(rig: Rig, lease: Lease) -> bytes:
 async def test_a_deterministic_request_makes_the_same_file_among_others(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=5, call_timeout_s=20.0)
     same = {"seed": 7, "num_inference_steps": 8, "prompt": "a blue star"}
-    alone = await made(rig, leased(rig, "alone", FLUX, alone=True, **same))
+    alone = await generate_image(rig, make_lease(rig, "alone", FLUX, alone=True, **same))
     others = [
-        leased(rig, f"other{number}", FLUX, seed=number, num_inference_steps=12)
+        make_lease(rig, f"other{number}", FLUX, seed=number, num_inference_steps=12)
         for number in range(4)
     ]
     for lease in others:
         rig.port.offer(lease)
-    beside = await made(rig, leased(rig, "beside", FLUX, alone=True, **same))
+    beside = await generate_image(rig, make_lease(rig, "beside", FLUX, alone=True, **same))
     for lease in others:
-        assert (await rig.outcome(lease.held)).failure is None
+        assert (await rig.outcome(lease.key)).failure is None
     assert beside == alone
     counts = rig.resources.engine.counts()
     assert counts["not_merged"]["deterministic"] >= 16
@@ -52,23 +52,23 @@ async def test_an_image_does_not_wait_until_videos_are_written(make_rig: MakeRig
     try:
         for _ in range(8):  # more than the number of threads
             rig.resources.writers.submit(ended.wait, 240)
-        rig.port.offer(video := leased(rig, "video", WAN))
-        await made(rig, leased(rig, "image", FLUX))
-        assert video.held not in [finish.held for finish in rig.port.finishes]
+        rig.port.offer(video := make_lease(rig, "video", WAN))
+        await generate_image(rig, make_lease(rig, "image", FLUX))
+        assert video.key not in [finish.held for finish in rig.port.finishes]
     finally:
         ended.set()
-    assert (await rig.outcome(video.held)).failure is None
+    assert (await rig.outcome(video.key)).failure is None
 
 
 @pytest.mark.long
 async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=3, call_timeout_s=20.0)
-    await made(rig, leased(rig, "warm", FLUX))
+    await generate_image(rig, make_lease(rig, "warm", FLUX))
     rig.port.offer(long := rig.lease("long", steps=100_000, step_ms=5))
-    await rig.reported(long.held)
+    await rig.wait_for_report(long.held)
     shorts = [
-        leased(rig, "image", FLUX),
-        leased(rig, "audio", AUDIO),
+        make_lease(rig, "image", FLUX),
+        make_lease(rig, "audio", AUDIO),
         rig.lease("probe", steps=4),
     ]
     for lease in shorts:

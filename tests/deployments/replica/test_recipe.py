@@ -139,7 +139,7 @@ async def test_a_replica_compiles_by_the_recipe_what_its_family_warms_up(
     assert "tiny is not compiled: the family probe" in caplog.text
 
 
-def limited(tmp_path, **limit):
+def limited_endpoint(tmp_path, **limit):
     recipe = Recipe(24, "float32", largest=WorkLimit(**limit))
     return Endpoint("tiny", "flux", Weights(str(save_tiny_flux(tmp_path))), "s", recipes=(recipe,))
 
@@ -148,7 +148,7 @@ async def test_a_request_above_the_recipes_largest_work_ends_before_any_step(
     rig, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(rig.resources.engine, "device_bytes", lambda: 24 * 10**9)
-    endpoint = limited(tmp_path, megapixels=0.003)
+    endpoint = limited_endpoint(tmp_path, megapixels=0.003)
     failure = (await rig.outcome(rig.offer("one", endpoint=endpoint, **PROMPT))).failure
     assert (failure.code, failure.retryable) == ("invalid_input", False)
     assert "64×64 is 0.0041 megapixels" in failure.message
@@ -167,7 +167,7 @@ async def test_a_request_above_the_limit_of_decoding_at_once_is_decoded_in_tiles
         return submit(**arguments)
 
     monkeypatch.setattr(rig.resources.engine, "submit", noting)
-    endpoint = limited(tmp_path, megapixels=4.2, tile_above=0.003)
+    endpoint = limited_endpoint(tmp_path, megapixels=4.2, tile_above=0.003)
     assert (await rig.outcome(rig.offer("one", endpoint=endpoint, **PROMPT))).failure is None
     small = {**PROMPT, "image_size": {"width": 32, "height": 32}}
     assert (await rig.outcome(rig.offer("two", endpoint=endpoint, **small))).failure is None

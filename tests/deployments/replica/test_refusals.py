@@ -16,7 +16,9 @@ INPUTS = {"mask_video_url": {"type": "video", "argument": "mask"}, "sigmas": {"t
 ENDPOINT = Endpoint("house/x", "video", WEIGHTS, "declared", options={"inputs": INPUTS})
 
 
-def raised(function: str, message: str, file: str = "/site-packages/diffusers/x.py") -> ValueError:
+def make_error(
+    function: str, message: str, file: str = "/site-packages/diffusers/x.py"
+) -> ValueError:
     """Error as a function of this name in a file of diffusers raises it."""
     code = compile(f"def {function}():\n raise ValueError({message!r})", file, "exec")
     scope: dict[str, Any] = {}
@@ -40,7 +42,7 @@ def raised(function: str, message: str, file: str = "/site-packages/diffusers/x.
 def test_what_a_check_refuses_is_an_error_of_the_field(
     function: str, message: str, field: str
 ) -> None:
-    refused = refusal(raised(function, message), ENDPOINT)
+    refused = refusal(make_error(function, message), ENDPOINT)
     assert isinstance(refused, InvalidInput)
     failure = as_failure(refused)
     assert (failure.code, failure.field, failure.retryable) == ("invalid_input", field, False)
@@ -50,9 +52,9 @@ def test_what_a_check_refuses_is_an_error_of_the_field(
 @pytest.mark.parametrize(
     "error",
     [
-        raised("forward", "the `mask` has another shape"),
-        raised("check_inputs", "the prompt is missing"),
-        raised("check_inputs", "the `mask` is too long", "/srv/other.py"),
+        make_error("forward", "the `mask` has another shape"),
+        make_error("check_inputs", "the prompt is missing"),
+        make_error("check_inputs", "the `mask` is too long", "/srv/other.py"),
     ],
 )
 def test_any_other_error_is_the_pipelines(error: ValueError) -> None:

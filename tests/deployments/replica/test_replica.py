@@ -186,7 +186,7 @@ async def test_progress_is_reported_while_it_runs(rig: Any):
 
 async def test_a_cancel_signal_ends_it_at_the_next_step(rig: Any):
     doomed, other = rig.offer("doomed", steps=1000, step_ms=5), rig.offer("other", steps=5)
-    await rig.reported(doomed)
+    await rig.wait_for_report(doomed)
     await rig.port.until(lambda: rig.port.outstanding)
     rig.port.signal(Signal(SignalKind.CANCEL, doomed))
     outcome = await rig.outcome(doomed)
@@ -197,7 +197,7 @@ async def test_a_cancel_signal_ends_it_at_the_next_step(rig: Any):
 
 async def test_a_cancel_in_the_reply_to_a_report_does_the_same(rig: Any):
     doomed = rig.offer("doomed", steps=1000, step_ms=5)
-    await rig.reported(doomed)
+    await rig.wait_for_report(doomed)
     rig.port.cancelled.add(doomed)
     assert (await rig.outcome(doomed)).failure.code == "cancelled"
 
@@ -250,7 +250,7 @@ async def test_a_finish_that_is_refused_by_the_fence_is_not_tried_again(make_rig
 async def test_exactly_one_ask_is_outstanding_whatever_happens(rig: Any):
     for number in range(30):
         rig.offer(f"q{number}", steps=number % 4, step_ms=15)
-    await rig.port.finished(30)
+    await rig.port.wait_for_finishes(30)
     assert rig.port.most_outstanding == 1
     # The last lease poll said that all slots were taken when several requests ended at once.
     await rig.port.until(lambda: any(ask.slots for ask in rig.port.outstanding))
@@ -279,7 +279,7 @@ async def test_a_full_replica_still_asks_for_signals_and_for_work_when_a_slot_is
 async def test_no_more_is_taken_than_there_are_slots(rig: Any):
     for number in range(6):
         rig.offer(f"q{number}", steps=10, step_ms=5)
-    await rig.port.finished(6)
+    await rig.port.wait_for_finishes(6)
     assert max(len(report.renewals) for _, report in rig.port.reports) <= 4
     assert all(len(ask.held) <= 4 for ask in rig.port.asks)
 
@@ -293,7 +293,7 @@ async def test_nothing_is_taken_while_a_generation_waits_for_memory(rig: Any):
     await until(lambda: loop.turn > 20)
     assert rig.port.finishes == []
     loop._runs.admit = admits  # there is memory
-    await rig.port.finished(1)
+    await rig.port.wait_for_finishes(1)
     rig.port.cancelled.add(key)
 
 
@@ -350,7 +350,7 @@ async def test_leases_are_renewed_while_the_engine_is_stalled(rig: Any):
 
 async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(rig: Any):
     key = rig.offer("one", steps=200, step_ms=10)
-    await rig.reported(key)
+    await rig.wait_for_report(key)
     rig.port.away = True
     refused = rig.port.refused_calls
     await rig.port.until(lambda: rig.port.refused_calls > refused + 10)
@@ -365,7 +365,7 @@ async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(ri
 async def test_an_outcome_that_is_never_taken_is_dropped_in_the_end(make_rig: MakeRig):
     rig = await make_rig(finish_give_up_s=0.3)
     key = rig.offer("one", steps=200, step_ms=10)
-    await rig.reported(key)
+    await rig.wait_for_report(key)
     rig.port.away = True
     await until(lambda: key not in rig.replica._attempts)
     rig.port.away = False
@@ -389,7 +389,7 @@ async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig: 
     delivered = rig.offer("made", steps=1, artifact_bytes=10)
     await until(lambda: rig.storage.requests)
     running = rig.offer("running", steps=10_000, step_ms=5)
-    await rig.reported(running)
+    await rig.wait_for_report(running)
     closing = asyncio.create_task(rig.replica.aclose())
     await rig.port.until(lambda: rig.port.handed_back)
     rig.storage.closed.set()
@@ -451,7 +451,7 @@ async def test_a_replica_whose_engine_ended_is_not_healthy(rig: Any):
 
 async def test_a_request_whose_engine_ends_under_it_may_be_tried_again(rig: Any):
     key = rig.offer("one", steps=1000, step_ms=5)
-    await rig.reported(key)
+    await rig.wait_for_report(key)
     await asyncio.to_thread(rig.resources.engine.close, 30)
     failure = (await rig.outcome(key)).failure
     assert (failure.code, failure.retryable) == ("replica_died", True)
@@ -464,7 +464,7 @@ def test_the_time_to_close_in_leaves_serve_its_share():
 
 async def test_a_replica_whose_term_has_ended_drops_what_it_holds_and_ends_its_process(rig: Any):
     key = rig.offer("one", steps=100_000, step_ms=5)
-    await rig.reported(key)
+    await rig.wait_for_report(key)
     await rig.port.until(lambda: any(key in ask.held for ask in rig.port.outstanding))
     rig.port.end_term("its node failed")
     await rig.process_ended.wait()

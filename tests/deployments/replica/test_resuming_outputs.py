@@ -16,9 +16,9 @@ from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 from tests.deployments.waiting import until
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -36,7 +36,7 @@ def steps_of(endpoint_id: str) -> int:
 
 
 def several(rig: Rig, name: str, endpoint_id: str) -> Lease:
-    return leased(rig, name, endpoint_id, alone=True, seeds=SEEDS, **LONG[endpoint_id])
+    return make_lease(rig, name, endpoint_id, alone=True, seeds=SEEDS, **LONG[endpoint_id])
 
 
 def files(rig: Rig, outcome: Outcome) -> list[bytes]:
@@ -44,9 +44,9 @@ def files(rig: Rig, outcome: Outcome) -> list[bytes]:
     return [rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
 
-async def ended(rig: Rig, lease: Lease) -> Outcome:
+async def run_lease(rig: Rig, lease: Lease) -> Outcome:
     rig.port.offer(lease)
-    return await rig.outcome(lease.held)
+    return await rig.outcome(lease.key)
 
 
 def pausing(engine: Engine, when: Callable[[Generation], bool]) -> None:
@@ -78,22 +78,22 @@ async def handed_back(make_rig: MakeRig, endpoint_id: str, finished: int) -> tup
     attempts = rig.replica._attempts
 
     def begun(generation: Generation) -> bool:
-        attempt = attempts.get(lease.held)
-        parts = 0 if attempt is None else len(attempt.state.finished)
+        attempt = attempts.get(lease.key)
+        parts = 0 if attempt is None else len(attempt.state.finished_outputs)
         return parts == finished and generation.steps_done > 0
 
     pausing(rig.resources.engine, begun)
 
     def in_it() -> bool:
-        attempt = attempts.get(lease.held)
+        attempt = attempts.get(lease.key)
         generation = None if attempt is None else attempt.state.generation
         return generation is not None and generation.paused
 
     rig.port.offer(lease)
     await until(in_it)
     await rig.replica.aclose()
-    assert rig.port.handed_back == [lease.held]
-    return rig, lease.held
+    assert rig.port.handed_back == [lease.key]
+    return rig, lease.key
 
 
 def again(rig: Rig, before: Rig, held: LeaseKey, endpoint_id: str) -> Lease:
@@ -108,17 +108,17 @@ def again(rig: Rig, before: Rig, held: LeaseKey, endpoint_id: str) -> Lease:
     )
 
 
-@pytest.mark.parametrize("endpoint_id", sampled(LONG, FLUX))
+@pytest.mark.parametrize("endpoint_id", sample_params(LONG, FLUX))
 async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for_bit(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
     first, key = await handed_back(make_rig, endpoint_id, finished=2)
     assert first.port.snapshots[key].step > 2 * steps_of(endpoint_id)
     other: Rig = await make_rig(call_timeout_s=20.0)
-    outcome = await ended(other, again(other, first, key, endpoint_id))
+    outcome = await run_lease(other, again(other, first, key, endpoint_id))
     steps = other.resources.engine.counts()["steps"]
     assert steps == 3 * steps_of(endpoint_id) - first.port.snapshots[key].step
-    whole = await ended(other, several(other, "whole", endpoint_id))
+    whole = await run_lease(other, several(other, "whole", endpoint_id))
     assert files(other, outcome) == files(other, whole)
     assert outcome.output is not None
     assert whole.output is not None
@@ -136,9 +136,11 @@ async def test_images_of_seeds_that_were_in_their_first_are_not_taken_for_one_ca
     first, key = await handed_back(make_rig, FLUX, finished=0)
     assert first.port.snapshots[key].step < STEPS
     other: Rig = await make_rig(call_timeout_s=20.0)
-    outcome = await ended(other, again(other, first, key, FLUX))
+    outcome = await run_lease(other, again(other, first, key, FLUX))
     assert other.resources.engine.counts()["steps"] == 3 * STEPS - first.port.snapshots[key].step
-    assert files(other, outcome) == files(other, await ended(other, several(other, "whole", FLUX)))
+    assert files(other, outcome) == files(
+        other, await run_lease(other, several(other, "whole", FLUX))
+    )
 
 
 @pytest.mark.long
@@ -149,20 +151,18 @@ async def test_the_interval_is_counted_from_the_first_so_that_short_ones_are_kep
     lease = several(rig, "one", WAN)
     rig.port.offer(lease)
     attempts = rig.replica._attempts
-    await until(
-        lambda: lease.held in attempts and attempts[lease.held].state.generation is not None
-    )
-    began = attempts[lease.held].state.in_engine_since
-    await until(lambda: len(attempts[lease.held].state.finished) == 1)
-    await until(lambda: attempts[lease.held].state.generation is not None)
-    assert attempts[lease.held].state.in_engine_since == began
+    await until(lambda: lease.key in attempts and attempts[lease.key].state.generation is not None)
+    began = attempts[lease.key].state.in_engine_since
+    await until(lambda: len(attempts[lease.key].state.finished_outputs) == 1)
+    await until(lambda: attempts[lease.key].state.generation is not None)
+    assert attempts[lease.key].state.in_engine_since == began
     await rig.port.until(
-        lambda: (kept := rig.port.snapshots.get(lease.held)) is not None and kept.step > STEPS
+        lambda: (kept := rig.port.snapshots.get(lease.key)) is not None and kept.step > STEPS
     )
-    body = rig.storage.objects[rig.port.snapshots[lease.held].key]
+    body = rig.storage.objects[rig.port.snapshots[lease.key].key]
     finished, _ = resume.from_bytes(body, [lease.upload_tickets[:2]] * 3)
     assert finished
-    files(rig, await rig.outcome(lease.held))
+    files(rig, await rig.outcome(lease.key))
 
 
 @pytest.mark.long
@@ -171,9 +171,9 @@ async def test_beyond_the_limit_the_last_snapshot_stays_and_the_request_goes_on(
 ) -> None:
     monkeypatch.setattr(resume, "MAX_BYTES", 0)
     rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.1)
-    outcome = await ended(rig, lease := several(rig, "one", WAN))
+    outcome = await run_lease(rig, lease := several(rig, "one", WAN))
     assert len(files(rig, outcome)) == 6
-    assert rig.port.snapshots[lease.held].step <= STEPS  # of the first part, which needs no file
+    assert rig.port.snapshots[lease.key].step <= STEPS  # of the first part, which needs no file
 
 
 @pytest.mark.long
@@ -183,6 +183,6 @@ async def test_what_cannot_be_used_is_made_anew(make_rig: MakeRig) -> None:
     lease = again(other, first, key, WAN)
     kept = first.port.snapshots[key].key
     other.storage.objects[kept] = other.storage.objects[kept][:-5]
-    outcome = await ended(other, lease)
+    outcome = await run_lease(other, lease)
     assert len(files(other, outcome)) == 6
     assert other.resources.engine.counts()["steps"] == 3 * STEPS

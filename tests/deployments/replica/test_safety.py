@@ -17,12 +17,12 @@ from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.media.marking import MarkPolicy, is_marked
 from serve_app.domain.outcome import Outcome
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 from tests.deployments.replica.test_previews import FLUX as PREVIEWED
 from tests.deployments.replica.test_previews import INPUT, previews
 from tests.deployments.replica.test_thumbnails import with_thumbnails
 from tests.fakes.image_checkers import AllIsUnsafe, Broken, rule
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -41,9 +41,9 @@ async def with_log(make_rig: MakeRig) -> tuple[Rig, Log]:
     return rig, log
 
 
-async def ended(rig: Rig, lease: Lease) -> Outcome:
+async def run_lease(rig: Rig, lease: Lease) -> Outcome:
     rig.port.offer(lease)
-    return await rig.outcome(lease.held)
+    return await rig.outcome(lease.key)
 
 
 def under(lease: Lease, *rules: dict[str, Any]) -> Lease:
@@ -54,7 +54,7 @@ async def test_a_blocked_file_is_never_stored_and_the_decision_is_recorded(
     make_rig: MakeRig,
 ) -> None:
     rig, log = await with_log(make_rig)
-    outcome = await ended(rig, under(leased(rig, "one", FLUX), rule("block", AllIsUnsafe)))
+    outcome = await run_lease(rig, under(make_lease(rig, "one", FLUX), rule("block", AllIsUnsafe)))
     assert outcome.failure is not None
     assert (outcome.failure.code, outcome.failure.retryable) == ("content_policy_violation", False)
     assert rig.storage.objects == {}
@@ -66,10 +66,10 @@ async def test_a_blurred_image_and_its_thumbnail_are_marked_and_show_no_edges(
     make_rig: MakeRig,
 ) -> None:
     rig, log = await with_log(make_rig)
-    plain = leased(rig, "plain", FLUX, seed=7, output_format="png")
-    lease = leased(rig, "one", FLUX, seed=7, output_format="png")
-    await ended(rig, with_thumbnails(rig, plain))
-    outcome = await ended(rig, with_thumbnails(rig, under(lease, rule("blur", AllIsUnsafe))))
+    plain = make_lease(rig, "plain", FLUX, seed=7, output_format="png")
+    lease = make_lease(rig, "one", FLUX, seed=7, output_format="png")
+    await run_lease(rig, with_thumbnails(rig, plain))
+    outcome = await run_lease(rig, with_thumbnails(rig, under(lease, rule("blur", AllIsUnsafe))))
     assert outcome.output is not None
     assert outcome.output["has_nsfw_concepts"] == [True]
     assert outcome.output["darkroom_safety"] == "checked: mine"
@@ -92,15 +92,15 @@ async def test_videos_are_checked_and_audio_passes_where_the_rule_says_so(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
     rig, _ = await with_log(make_rig)
-    tickets, more = leased(rig, "one", endpoint_id), leased(rig, "two", endpoint_id)
+    tickets, more = make_lease(rig, "one", endpoint_id), make_lease(rig, "two", endpoint_id)
     if endpoint_id == AUDIO:  # without its waveform
         tickets = replace(tickets, upload_tickets=tickets.upload_tickets[:1])
     lax = rule("block", AllIsUnsafe) | {"audio": "pass"}
-    outcome = await ended(rig, under(tickets, lax))
+    outcome = await run_lease(rig, under(tickets, lax))
     assert (outcome.failure is None) is (endpoint_id == AUDIO)
     if endpoint_id == AUDIO:
         assert (outcome.output or {})["darkroom_safety"] == "not-checked"
-        outcome = await ended(rig, under(more, rule("block", AllIsUnsafe)))
+        outcome = await run_lease(rig, under(more, rule("block", AllIsUnsafe)))
         assert outcome.failure is not None
         assert outcome.failure.code == "content_policy_violation"
 
@@ -110,26 +110,26 @@ async def test_a_broken_checker_ends_the_request_unless_the_rule_lets_it_pass(
     make_rig: MakeRig,
 ) -> None:
     rig, log = await with_log(make_rig)
-    strict = await ended(rig, under(leased(rig, "one", FLUX), rule("flag", Broken)))
+    strict = await run_lease(rig, under(make_lease(rig, "one", FLUX), rule("flag", Broken)))
     assert strict.failure is not None
     assert "could not be checked" in strict.failure.message
-    lax = await ended(rig, under(leased(rig, "two", FLUX), rule("flag", Broken, "pass")))
+    lax = await run_lease(rig, under(make_lease(rig, "two", FLUX), rule("flag", Broken, "pass")))
     assert lax.failure is None
     assert (lax.output or {})["darkroom_safety"] == "not-checked"
     assert [decision["action"] for decision in log.decisions] == ["block", "pass"]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("action", sampled(["flag", "blur", "block"], "block"))
+@pytest.mark.parametrize("action", sample_params(["flag", "blur", "block"], "block"))
 async def test_previews_show_nothing_that_a_rule_would_withhold(
     make_rig: MakeRig, action: str
 ) -> None:
     rig = await make_rig(report_interval_s=0.05)
     lease = under(rig.lease("a", PREVIEWED, **INPUT), rule(action))
-    rig.port.watched.add(lease.held)
+    rig.port.watched.add(lease.key)
     rig.port.offer(lease)
-    await rig.outcome(lease.held)
-    assert bool(previews(rig, lease.held)) is (action == "flag")
+    await rig.outcome(lease.key)
+    assert bool(previews(rig, lease.key)) is (action == "flag")
 
 
 async def test_a_lora_is_refused_by_its_digest_before_anything_is_computed(
@@ -140,7 +140,7 @@ async def test_a_lora_is_refused_by_its_digest_before_anything_is_computed(
     lora = {"path": "data:;base64," + base64.b64encode(body).decode(), "scale": 1.0}
     lease = rig.lease("one", PREVIEWED, **INPUT, loras=[lora])
     digest = hashlib.sha256(body).hexdigest()
-    outcome = await ended(rig, replace(lease, safety=({"loras": [digest]},)))
+    outcome = await run_lease(rig, replace(lease, safety=({"loras": [digest]},)))
     failure = outcome.failure
     assert failure is not None
     assert (failure.field, failure.type) == ("loras", "content_policy_violation")

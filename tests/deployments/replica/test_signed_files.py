@@ -17,7 +17,7 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.media.marking import GENERATION, MarkPolicy, is_marked
 from serve_app.domain.outcome import Outcome
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 from tests.fakes.file_signer import FakeFileSigner
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -34,9 +34,9 @@ def to_sign(lease: Lease, signer: FakeFileSigner, policy: MarkPolicy = MarkPolic
     return replace(lease, certificates=signer.chain, marking=policy.value)
 
 
-async def ended(rig: Rig, lease: Lease) -> Outcome:
+async def run_lease(rig: Rig, lease: Lease) -> Outcome:
     rig.port.offer(lease)
-    return await rig.outcome(lease.held)
+    return await rig.outcome(lease.key)
 
 
 def manifest(media_type: str, body: bytes, trusted: str = "") -> tuple[str, dict[str, Any]]:
@@ -58,8 +58,8 @@ async def test_each_file_has_a_signature_that_readers_accept(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
     rig, signer = await signing(make_rig)
-    lease = leased(rig, "one", endpoint_id, prompt="a blue star", seed=7)
-    outcome = await ended(rig, to_sign(lease, signer, MarkPolicy.REQUIRED))
+    lease = make_lease(rig, "one", endpoint_id, prompt="a blue star", seed=7)
+    outcome = await run_lease(rig, to_sign(lease, signer, MarkPolicy.REQUIRED))
     assert outcome.failure is None
     assert len(signer.claims) == len(outcome.artifacts)
     for artifact in outcome.artifacts:
@@ -77,8 +77,8 @@ async def test_each_file_has_a_signature_that_readers_accept(
 
 async def test_one_changed_byte_is_found(make_rig: MakeRig) -> None:
     rig, signer = await signing(make_rig)
-    lease = leased(rig, "one", FLUX, output_format="png")
-    (artifact,) = (await ended(rig, to_sign(lease, signer))).artifacts
+    lease = make_lease(rig, "one", FLUX, output_format="png")
+    (artifact,) = (await run_lease(rig, to_sign(lease, signer))).artifacts
     body = bytearray(rig.storage.objects[artifact.key])
     assert manifest("image/png", bytes(body))[0] == "Valid", "but not trusted without the root"
     body[-30] ^= 1
@@ -91,12 +91,12 @@ async def test_a_signature_changes_no_pixel_and_tells_the_prompt_only_in_describ
 ) -> None:
     rig, signer = await signing(make_rig)
     fields = {"prompt": "a blue star", "seed": 7, "output_format": "png"}
-    plain = leased(rig, "plain", FLUX, **fields)
-    one = to_sign(leased(rig, "one", FLUX, **fields), signer)
-    two = replace(to_sign(leased(rig, "two", FLUX, **fields), signer), describe_files=True)
+    plain = make_lease(rig, "plain", FLUX, **fields)
+    one = to_sign(make_lease(rig, "one", FLUX, **fields), signer)
+    two = replace(to_sign(make_lease(rig, "two", FLUX, **fields), signer), describe_files=True)
     bodies = []
     for lease in (plain, one, two):
-        (artifact,) = (await ended(rig, lease)).artifacts
+        (artifact,) = (await run_lease(rig, lease)).artifacts
         bodies.append(rig.storage.objects[artifact.key])
     assert len({Image.open(io.BytesIO(body)).tobytes() for body in bodies}) == 1
     assert "description" not in manifest("image/png", bodies[1])[1]
@@ -110,7 +110,7 @@ async def test_a_file_that_cannot_be_signed_is_delivered_only_where_that_is_allo
 ) -> None:
     rig, signer = await signing(make_rig)
     signer.fails = Unavailable("The ingress is away.")
-    outcome = await ended(rig, to_sign(leased(rig, "one", FLUX), signer, policy))
+    outcome = await run_lease(rig, to_sign(make_lease(rig, "one", FLUX), signer, policy))
     if policy is MarkPolicy.REQUIRED:
         assert outcome.failure is not None
         assert (outcome.failure.code, outcome.failure.retryable) == ("not_signed", True)
@@ -127,8 +127,8 @@ async def test_a_format_without_a_place_for_a_signature_is_delivered_with_the_ma
     make_rig: MakeRig,
 ) -> None:
     rig, signer = await signing(make_rig)
-    lease = leased(rig, "one", WAN, output_format="webm")
-    video, poster = (await ended(rig, to_sign(lease, signer))).artifacts
+    lease = make_lease(rig, "one", WAN, output_format="webm")
+    video, poster = (await run_lease(rig, to_sign(lease, signer))).artifacts
     assert is_marked(rig.storage.objects[video.key])
     assert manifest(poster.media_type, rig.storage.objects[poster.key])[0] == "Valid"
     assert signer.unsigned == ["Files of video/webm cannot have a signature."]
@@ -136,9 +136,9 @@ async def test_a_format_without_a_place_for_a_signature_is_delivered_with_the_ma
 
 async def test_an_attempt_that_lost_its_lease_signs_nothing(make_rig: MakeRig) -> None:
     rig, signer = await signing(make_rig)
-    lease = to_sign(leased(rig, "one", FLUX), signer)
-    signer.lost.add(lease.held)
-    outcome = await ended(rig, lease)
+    lease = to_sign(make_lease(rig, "one", FLUX), signer)
+    signer.lost.add(lease.key)
+    outcome = await run_lease(rig, lease)
     assert outcome.failure is not None
     assert outcome.failure.code not in ("not_signed", "mark_missing")
     assert rig.storage.objects == {}

@@ -18,7 +18,7 @@ def long_one(rig: Rig, steps: int = ENDLESS) -> LeaseKey:
     return rig.offer("long", steps=steps, step_ms=STEP_MS)
 
 
-def stored(rig: Rig, held: LeaseKey) -> Snapshot:
+def read_snapshot(rig: Rig, held: LeaseKey) -> Snapshot:
     return Snapshot.of_bytes(rig.storage.objects[rig.port.snapshots[held].key])
 
 
@@ -35,7 +35,7 @@ async def test_what_runs_long_is_kept_again_and_again(make_rig):
     second = rig.port.snapshots[key]
     assert second.key != first.key
     assert 0 <= first.step < second.step < ENDLESS
-    assert stored(rig, key).step == rig.port.snapshots[key].step
+    assert read_snapshot(rig, key).step == rig.port.snapshots[key].step
     rig.port.cancelled.add(key)
     kept_too = rig.offer("to its end", steps=STEPS // 4, step_ms=STEP_MS)
     assert (await rig.outcome(kept_too)).output["steps"] == STEPS // 4
@@ -64,17 +64,17 @@ async def test_what_is_short_is_not_kept(make_rig):
 async def test_a_closing_replica_hands_back_what_was_done(make_rig):
     rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     key = long_one(rig)
-    await rig.reported(key, step=3)
+    await rig.wait_for_report(key, step=3)
     await rig.replica.aclose()
     assert rig.port.handed_back == [key]
     assert rig.port.snapshots[key].step >= 3
-    assert stored(rig, key).step == rig.port.snapshots[key].step
+    assert read_snapshot(rig, key).step == rig.port.snapshots[key].step
 
 
 async def test_another_replica_goes_on_from_there(make_rig):
     first_rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     key = long_one(first_rig, STEPS)
-    await first_rig.reported(key, step=STEPS // 6)
+    await first_rig.wait_for_report(key, step=STEPS // 6)
     await first_rig.replica.aclose()
     kept = first_rig.port.snapshots[key]
     other = await make_rig()
@@ -94,7 +94,7 @@ async def test_another_replica_goes_on_from_there(make_rig):
 async def test_without_a_snapshot_that_fits_it_starts_anew(make_rig, trouble):
     first_rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     key = long_one(first_rig)
-    await first_rig.reported(key, step=3)
+    await first_rig.wait_for_report(key, step=3)
     await first_rig.replica.aclose()
     kept = first_rig.port.snapshots[key]
     other = await make_rig()

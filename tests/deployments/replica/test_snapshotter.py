@@ -85,7 +85,7 @@ async def test_a_death_at_any_time_loses_at_most_one_interval_of_work(
         room.clock.advance(REPORT_INTERVAL_S)
         # If the replica died now, only the previous reports would be known.
         assert steady.steps_done - known <= interval_s * STEPS_A_SECOND
-        reported = snapshotter.unreported()
+        reported = snapshotter.list_unreported()
         snapshotter.mark_reported(reported)
         known = max([known, *(snapshot.step for _, snapshot in reported)])
         snapshotter.use_tickets(
@@ -108,7 +108,7 @@ async def test_of_one_that_is_decoded_what_it_was_before_is_kept_once(room: Room
     steady.request_snapshot = Future  # type: ignore[method-assign]  # never ends, as in decoding
     for number in range(40):
         room.clock.advance(REPORT_INTERVAL_S)
-        reported += snapshotter.unreported()
+        reported += snapshotter.list_unreported()
         snapshotter.mark_reported(reported)
         snapshotter.use_tickets(
             [(key, tickets.ticket(f"s/{number}")) for key in snapshotter.wants_tickets()]

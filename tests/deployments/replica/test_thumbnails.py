@@ -24,7 +24,7 @@ from serve_app.domain.artifact import THUMBNAIL_TYPE, UploadTicket
 from serve_app.domain.lease import Lease
 from tests.deployments.client_bucket import TYPED, Bucket, bucket, moto_server, policy_uploader
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import FLUX, leased
+from tests.deployments.demos import FLUX, make_lease
 
 __all__ = ["bucket", "moto_server"]
 
@@ -43,7 +43,7 @@ def with_thumbnails(rig: Rig, lease: Lease) -> Lease:
     )
 
 
-def opened(body: bytes) -> Image.Image:
+def open_image(body: bytes) -> Image.Image:
     return Image.open(io.BytesIO(body))
 
 
@@ -62,19 +62,21 @@ async def test_an_image_is_delivered_with_its_thumbnail(
 
     monkeypatch.setattr(images, "thumbnail", noted)
     rig = await make_rig(call_timeout_s=20.0)
-    lease = with_thumbnails(rig, leased(rig, "one", FLUX, num_images=2, image_size="square_hd"))
+    lease = with_thumbnails(rig, make_lease(rig, "one", FLUX, num_images=2, image_size="square_hd"))
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert len(outcome.artifacts) == 2
     for artifact in outcome.artifacts:
         small = artifact.thumbnail
         assert small is not None
         body = rig.storage.objects[small.key]
         assert (small.size, small.media_type) == (len(body), THUMBNAIL_TYPE)
-        assert opened(body).format == "WEBP"
-        assert opened(body).size == (small.width, small.height) == (512, 512)
-        whole = opened(rig.storage.objects[artifact.key]).convert("RGB").resize((8, 8))
-        apart = np.abs(np.asarray(whole, float) - np.asarray(opened(body).resize((8, 8)), float))
+        assert open_image(body).format == "WEBP"
+        assert open_image(body).size == (small.width, small.height) == (512, 512)
+        whole = open_image(rig.storage.objects[artifact.key]).convert("RGB").resize((8, 8))
+        apart = np.abs(
+            np.asarray(whole, float) - np.asarray(open_image(body).resize((8, 8)), float)
+        )
         assert apart.mean() < 12  # of 255
     encoders = rig.resources.encoders._threads
     assert len(where) == 2
@@ -83,9 +85,9 @@ async def test_an_image_is_delivered_with_its_thumbnail(
 
 async def test_a_lease_without_a_ticket_for_it_gets_none(make_rig: MakeRig) -> None:
     rig = await make_rig(call_timeout_s=20.0)
-    lease = leased(rig, "one", FLUX)
+    lease = make_lease(rig, "one", FLUX)
     rig.port.offer(lease)
-    (artifact,) = (await rig.outcome(lease.held)).artifacts
+    (artifact,) = (await rig.outcome(lease.key)).artifacts
     assert artifact.thumbnail is None
     assert rig.storage.objects.keys() == {artifact.key}
 
@@ -93,7 +95,7 @@ async def test_a_lease_without_a_ticket_for_it_gets_none(make_rig: MakeRig) -> N
 async def test_a_file_that_is_no_image_is_delivered_without_one(rig: Any) -> None:
     lease = with_thumbnails(rig, rig.lease("one", steps=1, artifact_bytes=1000))
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     (artifact,) = outcome.artifacts
     assert outcome.succeeded
     assert artifact.thumbnail is None
@@ -105,13 +107,13 @@ async def test_a_thumbnail_that_storage_refuses_does_not_fail_the_request(
     make_rig: MakeRig,
 ) -> None:
     rig = await make_rig(call_timeout_s=20.0)
-    lease = with_thumbnails(rig, leased(rig, "one", FLUX))
+    lease = with_thumbnails(rig, make_lease(rig, "one", FLUX))
     (ticket,) = lease.upload_tickets
     assert ticket.thumbnail is not None
     tiny = replace(ticket, thumbnail=replace(ticket.thumbnail, max_bytes=1))
     lease = replace(lease, upload_tickets=(tiny,))
     rig.port.offer(lease)
-    (artifact,) = (await rig.outcome(lease.held)).artifacts
+    (artifact,) = (await rig.outcome(lease.key)).artifacts
     assert artifact.thumbnail is None
     assert rig.storage.objects.keys() == {artifact.key}
 
@@ -124,7 +126,7 @@ def test_it_is_at_most_so_large_and_never_larger_than_the_image(
     size: tuple[int, int], small: tuple[int, int]
 ) -> None:
     body, *dimensions = thumbnail(Image.new("RGB", size, "red"))
-    assert tuple(dimensions) == small == opened(body).size
+    assert tuple(dimensions) == small == open_image(body).size
     assert max(small) <= THUMBNAIL_SIDE
 
 
@@ -171,12 +173,12 @@ async def test_images_go_to_the_bucket_of_the_client_without_thumbnails(
     rig = await make_rig(call_timeout_s=20.0, buckets=policy_uploader())
     policy = bucket.policy(TYPED)
     tickets = tuple(bucket.ticket(policy, f"one-{number}.png") for number in range(2))
-    lease = leased(rig, "one", FLUX, num_images=2, output_format="png")
+    lease = make_lease(rig, "one", FLUX, num_images=2, output_format="png")
     rig.port.offer(replace(lease, upload_tickets=tickets))
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     stored = bucket.objects()
     assert sorted(stored) == ["out/one-0.png", "out/one-1.png"]
-    assert {opened(body).format for body in stored.values()} == {"PNG"}
+    assert {open_image(body).format for body in stored.values()} == {"PNG"}
     assert [artifact.key for artifact in outcome.artifacts] == [ticket.key for ticket in tickets]
     assert [artifact.thumbnail for artifact in outcome.artifacts] == [None, None]
     shown = [image["artifact"] for image in outcome.output["images"]]

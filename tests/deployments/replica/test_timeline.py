@@ -33,7 +33,7 @@ def test_a_stage_that_is_entered_by_turns_is_one_span_per_part() -> None:
         timeline.enter(name, part)  # goes on
     timeline.enter(None)
     clock.advance(1.0)
-    ended = timeline.ended(LEASE, "")
+    ended = timeline.end(LEASE, "")
     assert spans(ended) == [
         ("decoding", 0.0, 3.0),
         ("encoding_media", 1.0, 3.0),
@@ -48,7 +48,7 @@ def test_an_attempt_that_had_its_slot_at_once_did_not_wait() -> None:
         timeline = Timeline(clock, clock.monotonic())
         timeline.enter("waiting_for_slot")
         clock.advance(wait_s)
-        assert spans(timeline.ended(LEASE, "")) == waited
+        assert spans(timeline.end(LEASE, "")) == waited
 
 
 def test_attributes_belong_to_the_last_denoising() -> None:
@@ -59,19 +59,19 @@ def test_attributes_belong_to_the_last_denoising() -> None:
         timeline.enter("denoising", part)
         timeline.note(steps=steps)
         timeline.enter("decoding", part)
-    noted = [stage.attributes for stage in timeline.ended(LEASE, "").stages]
+    noted = [stage.attributes for stage in timeline.end(LEASE, "").stages]
     assert noted == [{"darkroom.steps": 4}, {}, {"darkroom.steps": 5}, {}]
 
 
 def test_what_is_sent_can_be_read() -> None:
     stages = [StageTiming("denoising", 0.5, 1.0, {"darkroom.steps": 4})]
-    trace = AttemptTrace(TRACE, LEASE.held, "probe", "ann", 2.0, 0.25, "lost", stages)
+    trace = AttemptTrace(TRACE, LEASE.key, "probe", "ann", 2.0, 0.25, "lost", stages)
     plain = trace.to_plain()
     assert from_plain(plain) == trace
     assert from_plain({**plain, "of a newer version": 1}) == trace
 
 
-async def traced(rig: Rig, count: int) -> Sequence[AttemptTrace]:
+async def wait_for_traces(rig: Rig, count: int) -> Sequence[AttemptTrace]:
     def sent() -> list[AttemptTrace]:
         return [from_plain(trace) for _, report in rig.port.reports for trace in report.traces]
 
@@ -84,8 +84,8 @@ async def test_ended_attempts_are_reported_once_with_their_error(make_rig) -> No
     for lease in (rig.lease("good", steps=3, artifacts=1), rig.lease("bad", fail="No.")):
         rig.port.offer(replace(lease, trace=TRACE, tenant="ann"))
     rig.port.offer(rig.lease("quiet", steps=1))
-    await rig.port.finished(3)
-    sent = {trace.held.request_id: trace for trace in await traced(rig, 2)}
+    await rig.port.wait_for_finishes(3)
+    sent = {trace.held.request_id: trace for trace in await wait_for_traces(rig, 2)}
     assert {name: trace.error for name, trace in sent.items()} == {
         "good": "",
         "bad": "pipeline_failed",
@@ -104,12 +104,12 @@ async def test_ended_attempts_are_reported_once_with_their_error(make_rig) -> No
 async def test_timings_that_the_ingress_did_not_take_are_sent_again(make_rig) -> None:
     rig = await make_rig()
     rig.port.offer(replace(rig.lease("good", steps=1), trace=TRACE))
-    await rig.port.finished(1)
+    await rig.port.wait_for_finishes(1)
     rig.port.away = True
     refused = rig.port.refused_calls
     await rig.port.until(lambda: rig.port.refused_calls > refused + 3)
     rig.port.away = False
-    (sent,) = await traced(rig, 1)
+    (sent,) = await wait_for_traces(rig, 1)
     assert sent.held.request_id == "good"
 
 
@@ -117,8 +117,8 @@ async def test_an_attempt_that_lost_its_lease_is_not_reported(make_rig) -> None:
     rig = await make_rig()
     lost = replace(rig.lease("lost", steps=100_000, step_ms=5), trace=TRACE)
     rig.port.offer(lost)
-    await rig.reported(lost.held)
+    await rig.wait_for_report(lost.held)
     rig.port.fenced.add(lost.held)
     rig.port.offer(replace(rig.lease("good", steps=1), trace=TRACE))
-    await rig.port.finished(1)
-    assert [trace.held.request_id for trace in await traced(rig, 1)] == ["good"]
+    await rig.port.wait_for_finishes(1)
+    assert [trace.held.request_id for trace in await wait_for_traces(rig, 1)] == ["good"]

@@ -52,7 +52,7 @@ def test_the_chosen_variant_is_loaded_instead_of_the_recipe(
     caplog.set_level(logging.INFO)
     tuned = TunedRecipes([tuning()], MACHINE)
     for _ in range(2):
-        endpoint, recipe = tuned.find(NAME, ENDPOINT).applied(ENDPOINT)
+        endpoint, recipe = tuned.find(NAME, ENDPOINT).apply_to(ENDPOINT)
         assert recipe == FAST
         assert endpoint.options == {"x": 1}
     (line,) = [record.message for record in caplog.records]

@@ -5,7 +5,7 @@ from deployments.transfer.uploader import StorageCalls
 from serve_app.domain.lease import EngineUsage
 
 
-def counted(steps, batch_sizes, encoders, seconds=None):
+def make_counts(steps, batch_sizes, encoders, seconds=None):
     return {
         "steps": steps,
         "seconds": seconds or {},
@@ -16,21 +16,21 @@ def counted(steps, batch_sizes, encoders, seconds=None):
 
 
 def test_each_time_it_is_what_came_since_the_last():
-    counts = counted(4, {1: 2, 3: 1}, {2: 1})
+    counts = make_counts(4, {1: 2, 3: 1}, {2: 1})
     tally = UsageDelta(lambda: counts)
     forwards = {("denoiser", 1): 2, ("denoiser", 3): 1, ("encoder", 2): 1}
     assert tally.take() == EngineUsage(4, forwards, {("denoiser", "nobody else"): 2})
     assert tally.take() == EngineUsage()
-    counts = counted(9, {1: 2, 3: 2, 2: 1}, {2: 3})
+    counts = make_counts(9, {1: 2, 3: 2, 2: 1}, {2: 3})
     forwards = {("denoiser", 3): 1, ("denoiser", 2): 1, ("encoder", 2): 2}
     assert tally.take() == EngineUsage(5, forwards, {})
 
 
 def test_calls_of_several_devices_are_reported_by_how_they_were_divided():
-    counts = counted(0, {}, {}) | {"parallel_calls": {"rows": 4, "one row": 1}}
+    counts = make_counts(0, {}, {}) | {"parallel_calls": {"rows": 4, "one row": 1}}
     tally = UsageDelta(lambda: counts)
     assert tally.take().parallel_calls == {"rows": 4, "one row": 1}
-    counts = counted(0, {}, {}) | {"parallel_calls": {"rows": 7, "one row": 1}}
+    counts = make_counts(0, {}, {}) | {"parallel_calls": {"rows": 7, "one row": 1}}
     assert tally.take().parallel_calls == {"rows": 3}
 
 
@@ -40,16 +40,16 @@ def test_seconds_are_those_of_all_weights_of_a_family():
         ("flux:two:bfloat16", "denoising"): 1.0,
         ("sdxl:one", "decoding"): 0.5,
     }
-    counts = counted(0, {}, {}, seconds)
+    counts = make_counts(0, {}, {}, seconds)
     tally = UsageDelta(lambda: counts)
     assert tally.take().seconds == {("flux", "denoising"): 3.0, ("sdxl", "decoding"): 0.5}
     assert tally.take().seconds == {}
-    counts = counted(0, {}, {}, {**seconds, ("flux:one", "denoising"): 2.25})
+    counts = make_counts(0, {}, {}, {**seconds, ("flux:one", "denoising"): 2.25})
     assert tally.take().seconds == {("flux", "denoising"): 0.25}
 
 
 def test_calls_of_storage_are_reported_by_their_results():
-    engine, calls = counted(0, {}, {}), StorageCalls()
+    engine, calls = make_counts(0, {}, {}), StorageCalls()
     tally = UsageDelta(lambda: {**engine, **calls.counts()})
     tally.take()
     assert tally.take() == EngineUsage()

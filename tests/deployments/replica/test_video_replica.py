@@ -19,7 +19,7 @@ from serve_app.domain.progress import Stage
 from tests.deployments import videos
 from tests.deployments.conftest import Rig
 from tests.deployments.served import Served
-from tests.deployments.videos import LTX_T2V, MAKE, SMALL_T2V, WAN_T2V, seen
+from tests.deployments.videos import LTX_T2V, MAKE, SMALL_T2V, WAN_T2V, decode_video
 from tests.engine.gate import Gate
 from tests.engine.media.test_video_reader import video
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory):
+def weights_folder(tmp_path_factory: pytest.TempPathFactory):
     def folder(endpoint_id: str) -> str:
         path = tmp_path_factory.mktemp("weights")
         MAKE[endpoint_id]().save_pretrained(path, safe_serialization=True)
@@ -36,7 +36,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
     return folder
 
 
-def leased(rig: Rig, name: str, endpoint_id: str, folder: str, **fields: Any) -> Lease:
+def make_lease(rig: Rig, name: str, endpoint_id: str, folder: str, **fields: Any) -> Lease:
     """A lease whose ``fields`` replace the schema's defaults."""
     entry = videos.entry(endpoint_id, **fields.pop("options", {}))
     weights = replace(entry.endpoint.weights, source=folder, revision=None)
@@ -51,28 +51,28 @@ def leased(rig: Rig, name: str, endpoint_id: str, folder: str, **fields: Any) ->
     return replace(lease, upload_tickets=tickets)
 
 
-def written(rig: Rig, key: str, folder: Path) -> Any:
+def stored_video(rig: Rig, key: str, folder: Path) -> Any:
     path = folder / "again.mp4"
     path.write_bytes(rig.storage.objects[key])
-    return seen(path)
+    return decode_video(path)
 
 
 @pytest.mark.parametrize("endpoint_id", [WAN_T2V, LTX_T2V])
 async def test_a_replica_makes_a_video_and_its_poster(
-    make_rig, saved, scratch_folder, tmp_path, endpoint_id
+    make_rig, weights_folder, scratch_folder, tmp_path, endpoint_id
 ):
     rig: Rig = await make_rig(call_timeout_s=20.0)
-    lease = leased(
+    lease = make_lease(
         rig,
         "one",
         endpoint_id,
-        saved(endpoint_id),
+        weights_folder(endpoint_id),
         num_frames=9,
         resolution=None,
         options={"video_format": {"width": 64, "height": 48, "fps": 24}},
     )
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     assert [artifact.media_type for artifact in outcome.artifacts] == ["video/mp4", "image/jpeg"]
     assert outcome.output["video"]["artifact"] == "one/video"
@@ -80,21 +80,21 @@ async def test_a_replica_makes_a_video_and_its_poster(
     assert outcome.output["seed"] == 3
     assert outcome.usage.steps == 2
     assert outcome.usage.units == pytest.approx(9 / outcome.output["video"]["fps"])
-    video = written(rig, "one/video", tmp_path)
+    video = stored_video(rig, "one/video", tmp_path)
     assert len(video.frames) == outcome.output["video"]["num_frames"] == 9
     assert rig.storage.objects["one/poster"][:3] == b"\xff\xd8\xff"
     assert list(scratch_folder.iterdir()) == []
 
 
-async def test_a_replica_draws_a_video_of_ours_anew(make_rig, saved, tmp_path):
+async def test_a_replica_draws_a_video_of_ours_anew(make_rig, weights_folder, tmp_path):
     rig: Rig = await make_rig(call_timeout_s=20.0)
     body = video(tmp_path, frames=8, fps=8, size=(64, 48))
     data_uri = "data:video/mp4;base64," + base64.b64encode(body).decode()
-    lease = leased(
+    lease = make_lease(
         rig,
         "again",
         WAN_T2V,
-        saved(WAN_T2V),
+        weights_folder(WAN_T2V),
         video_url=data_uri,
         strength=0.6,
         num_frames=None,
@@ -108,14 +108,14 @@ async def test_a_replica_draws_a_video_of_ours_anew(make_rig, saved, tmp_path):
         },
     )
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
-    clip = written(rig, "again/video", tmp_path)
+    clip = stored_video(rig, "again/video", tmp_path)
     assert (len(clip.frames), clip.fps) == (8, 8)
     assert clip.size == (64, 48)
 
 
-async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, saved):
+async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, weights_folder):
     rig: Rig = await make_rig(call_timeout_s=20.0)
     options = {
         "task": "video-to-video",
@@ -124,9 +124,9 @@ async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, saved
         "arguments": {},
     }
     arguments = {"video_url": "data:video/mp4;base64,AAAA"}
-    lease = leased(rig, "none", WAN_T2V, saved(WAN_T2V), **arguments, options=options)
+    lease = make_lease(rig, "none", WAN_T2V, weights_folder(WAN_T2V), **arguments, options=options)
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is not None
     assert outcome.failure.code == "invalid_input"
     assert "video_url" in outcome.failure.message
@@ -134,14 +134,14 @@ async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, saved
 
 @pytest.mark.long
 async def test_a_video_that_is_cancelled_while_it_is_written_leaves_nothing(
-    make_rig, saved, scratch_folder
+    make_rig, weights_folder, scratch_folder
 ):
     rig: Rig = await make_rig(call_timeout_s=20.0)
-    lease = leased(
+    lease = make_lease(
         rig,
         "long",
         LTX_T2V,
-        saved(LTX_T2V),
+        weights_folder(LTX_T2V),
         video_write_mode="small",
         options={"video_format": {"width": 1920, "height": 1088, "num_frames": 49, "fps": 24}},
     )
@@ -153,8 +153,8 @@ async def test_a_video_that_is_cancelled_while_it_is_written_leaves_nothing(
             for _, progress in report.progress
         )
     )
-    rig.port.cancelled.add(lease.held)
-    outcome = await rig.outcome(lease.held)
+    rig.port.cancelled.add(lease.key)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
     assert rig.storage.objects == {}

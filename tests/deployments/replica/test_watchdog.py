@@ -77,7 +77,7 @@ async def test_who_waits_for_a_load_that_hangs_fails_and_what_is_loaded_goes_on(
     key = rig.offer("hangs", endpoint=slow)
     await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(key))
     runs = rig.offer("runs", steps=20, step_ms=10)
-    await rig.reported(runs)
+    await rig.wait_for_report(runs)
     rig.replica.check_health()
     rig.resources.residency._heartbeat._monotonic = later
     assert "The load of probe:slow has not reported" in said_to_hang(rig.replica)

@@ -69,13 +69,13 @@ async def join(
         await member.aclose()
 
 
-async def found(exchange: WeightExchange) -> bool:
+async def has_urls(exchange: WeightExchange) -> bool:
     return bool((await asyncio.to_thread(exchange.find, f"{NAME}@{COMMIT}")).urls)
 
 
 async def until_found(exchange: WeightExchange) -> None:
     async with asyncio.timeout(FOUND_S):
-        while not await found(exchange):  # noqa: ASYNC110 another process's row
+        while not await has_urls(exchange):  # noqa: ASYNC110 another process's row
             await asyncio.sleep(0.05)
 
 
@@ -106,7 +106,7 @@ async def test_a_node_that_has_just_got_weights_is_found_too(
 ) -> None:
     await join("first")
     second = await join("second")
-    assert not await found(second)
+    assert not await has_urls(second)
     await asyncio.to_thread(pull, make_store(directory=tmp_path / "first"))
     await until_found(second)
 
@@ -117,10 +117,10 @@ async def test_replicas_of_the_same_node_are_no_peers_and_closed_ones_neither(
     await asyncio.to_thread(pull, make_store(directory=tmp_path / "full"))
     full, elsewhere, same = await join("full"), await join("elsewhere"), await join("full")
     await until_found(elsewhere)
-    assert not await found(same)
+    assert not await has_urls(same)
     for exchange in (full, same):
         await exchange.aclose()
-    assert not await found(elsewhere)
+    assert not await has_urls(elsewhere)
 
 
 async def test_all_replicas_of_an_installation_have_one_key_that_no_other_has(
@@ -145,6 +145,6 @@ async def test_without_an_ingress_there_are_no_peers(tmp_path: Path) -> None:
     exchange = WeightExchange(Away(), identity, config, SystemClock())
     await exchange.start()
     try:
-        assert not await found(exchange)
+        assert not await has_urls(exchange)
     finally:
         await exchange.aclose()

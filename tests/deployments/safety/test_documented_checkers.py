@@ -32,7 +32,7 @@ PAGE = DOCS / "how-to" / "set-a-safety-policy.md"
 CHECKER = "Falconsai/nsfw_image_detection"
 
 
-def documented() -> Mapping[str, Any]:
+def documented_checkers() -> Mapping[str, Any]:
     """Setting of the docs with a classifier on the hub."""
     (text,) = (block.text for block in blocks(PAGE, "json") if CHECKER in block.text)
     return json.loads(text)
@@ -41,7 +41,7 @@ def documented() -> Mapping[str, Any]:
 def rule_of_settings(action: str = "block") -> Mapping[str, Any]:
     """Rule of a lease, as the settings make it of the docs' checker."""
     rule = {"outputs": action, "checker": "nsfw"}
-    settings = {"safety_rules": [rule], "safety_checkers": documented()}
+    settings = {"safety_rules": [rule], "safety_checkers": documented_checkers()}
     (lease_rule,) = read_config(settings).safety.policy().of_lease("t", "fal-ai/flux/dev")
     return lease_rule
 
@@ -77,7 +77,7 @@ def test_a_classifier_is_fetched_at_its_commit_without_pickles_and_decides(
         checker = {**rule["checker"], "threshold": threshold}
         changed = [{**rule, "checker": checker}]
         policy = OutputPolicy(changed, checkers, "")
-        return policy.applied(product(image_file(RED, "a")), encode)
+        return policy.apply(product(image_file(RED, "a")), encode)
 
     with pytest.raises(ContentBlocked, match="nsfw"):
         applied(1e-6)
@@ -102,8 +102,8 @@ def test_the_class_of_the_docs_checks_images(
     rules = read_config(settings).safety.policy().of_lease("t", "e")
     checkers = Checkers(Store(StoreConfig()))
     with pytest.raises(ContentBlocked, match="red"):
-        OutputPolicy(rules, checkers, "").applied(product(image_file(RED, "a")), encode)
-    checked, _ = OutputPolicy(rules, checkers, "").applied(product(image_file(BLUE, "a")), encode)
+        OutputPolicy(rules, checkers, "").apply(product(image_file(RED, "a")), encode)
+    checked, _ = OutputPolicy(rules, checkers, "").apply(product(image_file(BLUE, "a")), encode)
     assert len(checked.files) == 1
     config = rules[0]["checker"]
     assert checkers.checker(config) is checkers.checker(dict(config)), "made once in a replica"

@@ -50,13 +50,15 @@ def product(*files: MediaFile) -> Product:
     return Product({"images": images, "has_nsfw_concepts": [False] * len(files)}, files)
 
 
-def applied(made: Product, *rules: dict[str, Any]):
+def apply_rules(made: Product, *rules: dict[str, Any]):
     checkers = Checkers(Store(StoreConfig()))
-    return OutputPolicy(rules, checkers, "a prompt").applied(made, encode)
+    return OutputPolicy(rules, checkers, "a prompt").apply(made, encode)
 
 
 def test_an_unsafe_image_is_flagged_and_the_safe_one_beside_it_is_not() -> None:
-    checked, decisions = applied(product(image_file(BLUE, "a"), image_file(RED, "b")), rule("flag"))
+    checked, decisions = apply_rules(
+        product(image_file(BLUE, "a"), image_file(RED, "b")), rule("flag")
+    )
     assert checked.output["has_nsfw_concepts"] == [False, True]
     assert checked.output[SAFETY] == "checked: mine"
     (decision,) = decisions
@@ -66,7 +68,7 @@ def test_an_unsafe_image_is_flagged_and_the_safe_one_beside_it_is_not() -> None:
 
 def test_an_image_that_its_app_or_provider_has_flagged_stays_flagged() -> None:
     original = product(image_file(BLUE, "a"), image_file(BLUE, "b"))
-    checked, decisions = applied(
+    checked, decisions = apply_rules(
         replace(original, output={**original.output, "has_nsfw_concepts": [True, False]}),
         rule("block"),
     )
@@ -77,7 +79,7 @@ def test_images_of_an_app_may_be_other_than_files() -> None:
     original = product(image_file(RED, "a"))
     images = ["https://example.com/a.png", *original.output["images"]]
     output = {**original.output, "images": images, "has_nsfw_concepts": []}
-    checked, _ = applied(replace(original, output=output), rule("flag"))
+    checked, _ = apply_rules(replace(original, output=output), rule("flag"))
     assert checked.output["has_nsfw_concepts"] == [False, True]
     assert checked.output["images"][0] == images[0]
 
@@ -85,7 +87,7 @@ def test_images_of_an_app_may_be_other_than_files() -> None:
 def test_an_unsafe_image_is_blurred_and_its_thumbnail_and_size_are_of_the_blurred_one() -> None:
     before = image_file(RED, "a")
     edges = np.asarray(before.image).astype(float).std()
-    checked, _ = applied(product(before), rule("blur"))
+    checked, _ = apply_rules(product(before), rule("blur"))
     (file,) = checked.files
     assert file.image is not None
     assert np.asarray(file.image).astype(float).std(axis=(0, 1)).max() < 2 < edges
@@ -96,19 +98,21 @@ def test_an_unsafe_image_is_blurred_and_its_thumbnail_and_size_are_of_the_blurre
 
 def test_an_unsafe_image_is_blocked_with_what_was_found() -> None:
     with pytest.raises(ContentBlocked, match=r"blocks the output \(mine: red\)"):
-        applied(product(image_file(BLUE, "a"), image_file(RED, "b")), rule("block"))
-    checked, decisions = applied(product(image_file(BLUE, "a")), rule("block"))
+        apply_rules(product(image_file(BLUE, "a"), image_file(RED, "b")), rule("block"))
+    checked, decisions = apply_rules(product(image_file(BLUE, "a")), rule("block"))
     assert (checked.output["has_nsfw_concepts"], decisions) == ([False], [])
 
 
 def test_nothing_passes_unchecked_unless_the_rule_says_so() -> None:
     with pytest.raises(ContentBlocked, match="delivers nothing unchecked"):
-        applied(product(image_file(BLUE, "a")), rule("flag", Broken))
-    checked, decisions = applied(product(image_file(BLUE, "a")), rule("block", Broken, "pass"))
+        apply_rules(product(image_file(BLUE, "a")), rule("flag", Broken))
+    checked, decisions = apply_rules(product(image_file(BLUE, "a")), rule("block", Broken, "pass"))
     assert [decision.action for decision in decisions] == ["pass"]
     assert checked.output["has_nsfw_concepts"] == [False]
     with pytest.raises(ContentBlocked):
-        applied(product(image_file(BLUE, "a")), rule("flag") | {"checker": {"class_path": "no:No"}})
+        apply_rules(
+            product(image_file(BLUE, "a")), rule("flag") | {"checker": {"class_path": "no:No"}}
+        )
 
 
 def video(path: Path, colours: list[tuple[int, int, int]], media_type: str) -> MediaFile:
@@ -127,9 +131,9 @@ def test_frames_of_a_video_are_checked_to_its_end(
 ) -> None:
     unsafe = video(tmp_path / "a", [BLUE] * 19 + [RED], media_type)
     with pytest.raises(ContentBlocked):
-        applied(Product({}, (unsafe,)), rule(action))
+        apply_rules(Product({}, (unsafe,)), rule(action))
     safe = video(tmp_path / "b", [BLUE] * 20, media_type)
-    checked, decisions = applied(Product({}, (safe,)), rule(action))
+    checked, decisions = apply_rules(Product({}, (safe,)), rule(action))
     assert (checked.files[0], decisions) == (safe, [])
     with (tmp_path / "b").open("rb") as content:
         assert len(list(sampled_frames(content, 8))) == 8
@@ -142,25 +146,25 @@ def audio(key: str = "a") -> MediaFile:
 @pytest.mark.parametrize("action", ["blur", "block"])
 def test_audio_is_blocked_as_no_checker_hears_it_unless_the_rule_lets_it_pass(action: str) -> None:
     with pytest.raises(ContentBlocked, match="no checker of this installation hears"):
-        applied(Product({}, (audio(),)), rule(action))
-    checked, decisions = applied(Product({}, (audio(),)), rule(action) | {"audio": "pass"})
+        apply_rules(Product({}, (audio(),)), rule(action))
+    checked, decisions = apply_rules(Product({}, (audio(),)), rule(action) | {"audio": "pass"})
     assert checked.output[SAFETY] == "not-checked"
     assert [decision.action for decision in decisions] == ["pass"]
 
 
 def test_a_rule_that_only_flags_withholds_no_audio_and_claims_no_check() -> None:
-    checked, decisions = applied(Product({}, (audio(),)), rule("flag", Broken))
+    checked, decisions = apply_rules(Product({}, (audio(),)), rule("flag", Broken))
     assert (checked.output[SAFETY], decisions) == ("not-checked", [])
 
 
 def test_the_output_says_which_rules_looked_at_how_many_files() -> None:
     both = product(image_file(BLUE, "a"), audio("b"))
     lax = rule("flag", Broken, "pass") | {"name": "broken"}
-    checked, _ = applied(both, rule("flag"), lax)
+    checked, _ = apply_rules(both, rule("flag"), lax)
     assert checked.output[SAFETY] == "checked: mine in 1 of 2 files; not checked: broken"
-    checked, _ = applied(product(image_file(BLUE, "a")), lax)
+    checked, _ = apply_rules(product(image_file(BLUE, "a")), lax)
     assert checked.output[SAFETY] == "not-checked"
-    assert applied(Product({}, ()), rule("block"))[0].output[SAFETY] == "not-checked"
+    assert apply_rules(Product({}, ()), rule("block"))[0].output[SAFETY] == "not-checked"
 
 
 def test_a_service_gets_the_image_and_the_prompt() -> None:

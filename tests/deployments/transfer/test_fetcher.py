@@ -22,7 +22,7 @@ def web():
     return Web()
 
 
-async def refused(fetcher, url, match, kind="file_download_error", **more):
+async def assert_refused(fetcher, url, match, kind="file_download_error", **more):
     with pytest.raises(InvalidInput, match=match) as caught:
         await fetcher.fetch(url, FIELD, **more)
     (problem,) = caught.value.problems
@@ -50,15 +50,15 @@ async def test_a_file_is_fetched_from_the_address_that_was_checked(web):
     ],
 )
 async def test_private_addresses_are_refused_unless_allowed(web, url):
-    await refused(web.fetcher(), url, "DARKROOM_ALLOW_PRIVATE_URLS")
+    await assert_refused(web.fetcher(), url, "DARKROOM_ALLOW_PRIVATE_URLS")
     assert web.requests == []
-    await refused(web.fetcher(allow_private=True), url, "404")
+    await assert_refused(web.fetcher(allow_private=True), url, "404")
     assert len(web.requests) == 1
 
 
 async def test_one_private_address_among_public_ones_is_enough_to_refuse(web):
     web.names["example.com"] = [PUBLIC, PRIVATE]
-    await refused(web.fetcher(), "http://example.com/", "private")
+    await assert_refused(web.fetcher(), "http://example.com/", "private")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ async def test_one_private_address_among_public_ones_is_enough_to_refuse(web):
 async def test_other_spellings_of_loopback_are_refused(web, url):
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(web.answer))
     fetcher = Fetcher(client, NameResolver(), max_bytes=1000, timeout_s=5.0, allow_private=False)
-    await refused(fetcher, url, "private|not known")
+    await assert_refused(fetcher, url, "private|not known")
     assert web.requests == []
 
 
@@ -78,9 +78,9 @@ async def test_a_redirect_is_followed_and_checked_anew(web):
     web.answers["example.com/b"] = httpx2.Response(
         302, headers={"location": "http://inside.example.com/"}
     )
-    await refused(web.fetcher(), "http://example.com/a", "private")
+    await assert_refused(web.fetcher(), "http://example.com/a", "private")
     web.answers["example.com/b"] = httpx2.Response(302, headers={"location": "file:///etc/passwd"})
-    await refused(web.fetcher(), "http://example.com/a", "http")
+    await assert_refused(web.fetcher(), "http://example.com/a", "http")
 
 
 async def test_a_name_that_resolves_anew_does_not_get_past_the_check(web):
@@ -92,21 +92,21 @@ async def test_a_name_that_resolves_anew_does_not_get_past_the_check(web):
 
 async def test_redirects_in_a_circle_end(web):
     web.answers["example.com/a"] = httpx2.Response(302, headers={"location": "/a"})
-    await refused(web.fetcher(), "http://example.com/a", "redirects")
+    await assert_refused(web.fetcher(), "http://example.com/a", "redirects")
 
 
 @pytest.mark.parametrize(
     "url", ["ftp://example.com/", "file:///etc/passwd", "image.png", "", "http://", "http://a:b"]
 )
 async def test_what_is_no_url_of_the_web_is_refused(web, url):
-    await refused(web.fetcher(), url, "http:, https: or data:")
+    await assert_refused(web.fetcher(), url, "http:, https: or data:")
 
 
 async def test_problems_are_reported(web):
-    await refused(web.fetcher(), "http://nowhere.example/", "nowhere.example is not known")
-    await refused(web.fetcher(), "http://example.com/", "answered 404")
+    await assert_refused(web.fetcher(), "http://nowhere.example/", "nowhere.example is not known")
+    await assert_refused(web.fetcher(), "http://example.com/", "answered 404")
     web.answers["example.com/cut"] = httpx2.ReadError("the line is dead")
-    await refused(web.fetcher(), "http://example.com/cut", "the line is dead")
+    await assert_refused(web.fetcher(), "http://example.com/cut", "the line is dead")
 
 
 async def test_a_file_over_the_limit_is_not_read_to_its_end(web):
@@ -118,7 +118,7 @@ async def test_a_file_over_the_limit_is_not_read_to_its_end(web):
             yield b"x" * 100
 
     web.answers["example.com/a"] = httpx2.Response(200, content=endless())
-    context = await refused(
+    context = await assert_refused(
         web.fetcher(), "http://example.com/a", "larger than 1000 bytes", "file_too_large"
     )
     assert context == {"max_size": 1000}
@@ -130,7 +130,7 @@ async def test_a_server_that_never_ends_is_given_up(web):
         await asyncio.sleep(60)
 
     web.answers["example.com/a"] = hang
-    await refused(web.fetcher(timeout_s=0.05), "http://example.com/a", "longer than 0.05 s")
+    await assert_refused(web.fetcher(timeout_s=0.05), "http://example.com/a", "longer than 0.05 s")
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ async def test_data_uris_are_read(web, uri):
 
 
 async def test_broken_and_large_data_uris_are_refused(web):
-    await refused(web.fetcher(), "data:image/png;base64,!!!", "data: URI")
-    await refused(web.fetcher(), "data:image/png", "comma")
-    await refused(web.fetcher(max_bytes=3), "data:,four", "larger than 3", "file_too_large")
+    await assert_refused(web.fetcher(), "data:image/png;base64,!!!", "data: URI")
+    await assert_refused(web.fetcher(), "data:image/png", "comma")
+    await assert_refused(web.fetcher(max_bytes=3), "data:,four", "larger than 3", "file_too_large")
 
 
 KEY = "r/0195-a/1/secret.png"
@@ -178,7 +178,7 @@ async def test_a_storage_of_someone_else_sends_on_to_no_private_address(web):
     url, files = f"http://localhost/files/{KEY}", OwnFiles("http://ingress:8000", trusted=False)
     web.answers["10.0.0.9/bucket/key"] = httpx2.Response(200, content=BODY)
     web.answers[place] = httpx2.Response(307, headers={"location": "http://10.0.0.9/bucket/key"})
-    await refused(web.fetcher(), url, "private address", files=files)
+    await assert_refused(web.fetcher(), url, "private address", files=files)
     assert len(web.requests) == 1
     web.answers["example.com/key"] = httpx2.Response(200, content=BODY)
     web.answers[place] = httpx2.Response(307, headers={"location": "https://example.com/key"})
@@ -194,7 +194,7 @@ async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
 
 async def test_a_file_of_ours_that_is_no_more_is_reported_as_such(web):
     url = f"http://127.0.0.1:8000/files/{KEY}"
-    await refused(
+    await assert_refused(
         web.fetcher(), url, "our storage has no such file", files=OwnFiles("http://ingress:8000")
     )
 
@@ -276,7 +276,7 @@ async def test_each_try_at_our_own_storage_is_counted_and_no_other_server(web):
 
 @pytest.mark.parametrize("path", ["/files/../metrics", "/files/%2e%2e/metrics", "/files//a", "/v1"])
 async def test_nothing_but_files_is_asked_of_the_ingress(web, path):
-    await refused(
+    await assert_refused(
         web.fetcher(), f"http://10.0.0.1{path}", "private", files=OwnFiles("http://ingress")
     )
     assert web.requests == []
@@ -321,5 +321,5 @@ async def test_neither_public_files_nor_other_servers_get_the_token(web):
 async def test_a_private_file_that_may_not_be_read_is_reported_as_such(web):
     web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx2.Response(403)
     url = f"http://example.com{PRIVATE_PATH}"
-    await refused(web.fetcher(), url, "private, and may not be read", files=OURS)
+    await assert_refused(web.fetcher(), url, "private, and may not be read", files=OURS)
     assert [request.url.host for request in web.requests] == ["ingress"]

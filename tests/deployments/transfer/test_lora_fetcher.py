@@ -95,7 +95,7 @@ async def bring(fetcher, *paths, files=NO_FILES, scope="", tenant=""):
             file.release()
 
 
-async def refused(fetcher, path, match, **more):
+async def assert_refused(fetcher, path, match, **more):
     good = "data:;base64," + base64.b64encode(safetensors()).decode()
     with pytest.raises(InvalidInput, match=match) as caught:
         await bring(fetcher, good, path, **more)
@@ -231,7 +231,9 @@ async def test_what_is_no_safetensors_file_is_not_read_to_its_end(house):
 
     name = "example.com/api/download/models/7"
     house.web.answers[name] = httpx2.Response(200, content=pickle())
-    assert await refused(house.fetcher(), URL, "not a safetensors file") == "unsupported_file"
+    assert (
+        await assert_refused(house.fetcher(), URL, "not a safetensors file") == "unsupported_file"
+    )
     assert len(read) <= 2
     assert not list(house.folder.glob("*.part"))
 
@@ -239,23 +241,23 @@ async def test_what_is_no_safetensors_file_is_not_read_to_its_end(house):
 @pytest.mark.parametrize("body", [safetensors()[:-1], safetensors()[:9], b"", b"\xff" * 8 + b"{}"])
 async def test_a_damaged_file_is_refused(house, body):
     house.web.answers["example.com/api/download/models/7"] = httpx2.Response(200, content=body)
-    await refused(house.fetcher(), URL, "not a safetensors file")
+    await assert_refused(house.fetcher(), URL, "not a safetensors file")
     assert len(list(house.folder.iterdir())) == 1  # next to the valid one
 
 
 async def test_what_cannot_be_fetched_or_is_too_large_names_its_field(house):
-    assert await refused(house.fetcher(), URL, "answered 404") == "file_download_error"
-    await refused(house.fetcher(), "http://127.0.0.1:1/a", "private")
+    assert await assert_refused(house.fetcher(), URL, "answered 404") == "file_download_error"
+    await assert_refused(house.fetcher(), "http://127.0.0.1:1/a", "private")
     house.web.answers["example.com/api/download/models/7"] = httpx2.Response(
         200, content=safetensors(size=MOST)
     )
-    assert await refused(house.fetcher(), URL, "larger than 5000") == "file_too_large"
+    assert await assert_refused(house.fetcher(), URL, "larger than 5000") == "file_too_large"
 
 
 async def test_offline_nothing_is_fetched_from_elsewhere(house):
-    await refused(house.fetcher(offline=True), URL, "DARKROOM_OFFLINE")
-    await refused(house.fetcher(offline=True), "house/style", "DARKROOM_OFFLINE")
-    await refused(house.fetcher(offline=True), f"house/style@{COMMIT}", "DARKROOM_OFFLINE")
+    await assert_refused(house.fetcher(offline=True), URL, "DARKROOM_OFFLINE")
+    await assert_refused(house.fetcher(offline=True), "house/style", "DARKROOM_OFFLINE")
+    await assert_refused(house.fetcher(offline=True), f"house/style@{COMMIT}", "DARKROOM_OFFLINE")
     assert house.web.requests == house.hub.asked == []
 
 
@@ -310,26 +312,26 @@ async def test_a_commit_is_not_asked_for_twice(house, tmp_path):
 async def test_a_repository_that_leaves_a_choice_or_has_none_is_reported(house, tmp_path):
     house.publish(tmp_path / "many", "a.safetensors", "b.safetensors")
     says = r"name the one to use.*a\.safetensors, b\.safetensors"
-    await refused(house.fetcher(), "house/style", says)
-    await refused(house.fetcher(), "house/style/c.safetensors", r"no file c\.safetensors")
+    await assert_refused(house.fetcher(), "house/style", says)
+    await assert_refused(house.fetcher(), "house/style/c.safetensors", r"no file c\.safetensors")
     (tmp_path / "pickles").mkdir()
     (tmp_path / "pickles" / "lora.bin").write_bytes(b"x")
     house.hub.add("house/style", COMMIT, tmp_path / "pickles")
-    await refused(house.fetcher(), "house/style", "has no safetensors")
-    await refused(house.fetcher(), "house/absent", "has no house/absent")
+    await assert_refused(house.fetcher(), "house/style", "has no safetensors")
+    await assert_refused(house.fetcher(), "house/absent", "has no house/absent")
 
 
 async def test_a_large_file_of_a_repository_is_not_even_begun(house, tmp_path):
     house.publish(tmp_path / "one", "style.safetensors")
     (tmp_path / "one" / "style.safetensors").write_bytes(safetensors(size=500))
-    await refused(house.fetcher(most=200), "house/style", "larger than 200")
+    await assert_refused(house.fetcher(most=200), "house/style", "larger than 200")
     assert house.hub.downloads(".safetensors") == []
 
 
 async def test_bytes_that_are_not_those_of_the_digest_are_thrown_away(house, tmp_path):
     house.publish(tmp_path / "one", "style.safetensors", fill=b"\2")
     house.hub.wrong["style.safetensors"] = 1
-    await refused(house.fetcher(), "house/style", "does not match the digest")
+    await assert_refused(house.fetcher(), "house/style", "does not match the digest")
     assert await bring(house.fetcher(), "house/style") == [safetensors(b"\2")]
 
 
@@ -350,13 +352,15 @@ async def test_a_registered_file_is_located_by_its_digest_and_kept(house):
 
 async def test_a_registered_file_that_is_gone_or_damaged_names_the_field(house):
     digest = "d" * 64
-    assert await refused(house.fetcher(), f"weights:style@{digest}", "do not exist any more")
-    assert await refused(house.fetcher(), "weights:style", "do not exist any more")
+    assert await assert_refused(house.fetcher(), f"weights:style@{digest}", "do not exist any more")
+    assert await assert_refused(house.fetcher(), "weights:style", "do not exist any more")
     house.registered[digest] = "http://ingress:8000/files/w/abc.safetensors"
     other = httpx2.Response(200, content=safetensors())
     house.web.answers["ingress:8000/files/w/abc.safetensors"] = other
     origin = "http://ingress:8000"
-    await refused(house.fetcher(), f"weights:style@{digest}", "damaged", files=OwnFiles(origin))
+    await assert_refused(
+        house.fetcher(), f"weights:style@{digest}", "damaged", files=OwnFiles(origin)
+    )
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("the actor died")])

@@ -32,7 +32,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 SAMPLES = np.sin(np.arange(48_000, dtype=np.float32) / 20)[None]
 
 
-def written(path: Path, media_type: str) -> None:
+def write_media(path: Path, media_type: str) -> None:
     if media_type.startswith("audio/"):
         write_audio(path, SAMPLES, 48_000, media_type, marked=True)
     elif media_type in ("video/mp4", "image/gif"):
@@ -46,11 +46,11 @@ def written(path: Path, media_type: str) -> None:
         path.write_bytes(encode(Image.fromarray(NOISE), media_type, marked=True))
 
 
-async def signed(file: MediaFile, signer: FakeFileSigner) -> MediaFile:
+async def sign_media(file: MediaFile, signer: FakeFileSigner) -> MediaFile:
     writer = ManifestWriter(signer, HELD, signer.chain, asyncio.get_running_loop())
     loras = (lora_facts(Path("ab12.safetensors"), 0.5),)
     facts = GenerationFacts("a/b", "o/n@1", 7, "one", 4, loras)
-    return await asyncio.to_thread(writer.signed, file, facts)
+    return await asyncio.to_thread(writer.add_manifest, file, facts)
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
@@ -59,10 +59,10 @@ async def test_a_file_of_each_type_is_signed_and_keeps_its_mark(
     tmp_path: Path, media_type: str, on_disk: bool
 ) -> None:
     path = tmp_path / f"a.{EXTENSIONS[media_type]}"
-    written(path, media_type)
+    write_media(path, media_type)
     ticket = UploadTicket("k", "http://s/k", media_type, 10**8)
     signer = FakeFileSigner()
-    file = await signed(MediaFile(ticket, path if on_disk else path.read_bytes()), signer)
+    file = await sign_media(MediaFile(ticket, path if on_disk else path.read_bytes()), signer)
     assert isinstance(file.body, Path) is on_disk
     assert path.exists() is not on_disk, "only one copy of a large file stays"
     state, facts = manifest(media_type, file.in_memory(), signer.chain)
@@ -77,4 +77,4 @@ async def test_a_file_of_each_type_is_signed_and_keeps_its_mark(
 async def test_what_is_no_file_of_its_type_is_not_signed(tmp_path: Path) -> None:
     ticket = UploadTicket("k", "http://s/k", "image/png", 10**8)
     with pytest.raises(NotSigned, match="could not be signed"):
-        await signed(MediaFile(ticket, b"nothing"), FakeFileSigner())
+        await sign_media(MediaFile(ticket, b"nothing"), FakeFileSigner())

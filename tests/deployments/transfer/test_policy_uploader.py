@@ -17,7 +17,14 @@ from deployments.transfer.uploader import Backoff, MediaFile, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import UploadPolicyFailed
 from serve_app.telemetry.clock import SystemClock
-from tests.deployments.client_bucket import TYPED, Bucket, bucket, forged, moto_server, uploading
+from tests.deployments.client_bucket import (
+    TYPED,
+    Bucket,
+    bucket,
+    forge_signature,
+    moto_server,
+    uploading,
+)
 from tests.deployments.storage import HttpStorage
 from tests.fakes.broken_s3 import DROP, HANG, Says, broken_s3
 from tests.fakes.upload_policies import upload_policy
@@ -73,7 +80,7 @@ async def test_a_redirect_after_the_upload_is_a_success(bucket: Bucket) -> None:
         assert [method for method, _ in broken.seen] == ["POST"]
 
 
-async def refused(bucket: Bucket, ticket: UploadTicket, body: bytes = b"image") -> str:
+async def refusal(bucket: Bucket, ticket: UploadTicket, body: bytes = b"image") -> str:
     async with uploading() as uploader:
         with pytest.raises(UploadPolicyFailed) as caught:
             await uploader.put(MediaFile(ticket, body))
@@ -85,19 +92,19 @@ async def refused(bucket: Bucket, ticket: UploadTicket, body: bytes = b"image") 
 
 async def test_a_bucket_that_refuses_is_named_with_its_reason(bucket: Bucket) -> None:
     ticket = bucket.ticket(bucket.policy(TYPED, ["content-length-range", 1, 100]))
-    assert "403 SignatureDoesNotMatch" in await refused(bucket, forged(ticket))
-    assert "400 EntityTooLarge" in await refused(bucket, ticket, b"x" * 101)
+    assert "403 SignatureDoesNotMatch" in await refusal(bucket, forge_signature(ticket))
+    assert "400 EntityTooLarge" in await refusal(bucket, ticket, b"x" * 101)
     assert bucket.server.strict is not None
     bucket.server.strict.skew = timedelta(minutes=2)
     try:
-        assert "expired" in await refused(bucket, ticket)
+        assert "expired" in await refusal(bucket, ticket)
     finally:
         bucket.server.strict.skew = timedelta()
 
 
 async def test_a_file_over_the_policys_limit_is_not_sent(bucket: Bucket) -> None:
     ticket = replace(bucket.ticket(bucket.policy(TYPED)), max_bytes=3)
-    assert "5 bytes" in await refused(bucket, ticket)
+    assert "5 bytes" in await refusal(bucket, ticket)
 
 
 @pytest.mark.parametrize("status", [307, 404, 501])

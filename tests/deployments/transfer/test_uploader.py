@@ -198,7 +198,7 @@ def ticket_of(folder, max_bytes=100):
     return folder.ticket(KEY, "image/png", max_bytes, 60)
 
 
-async def stored(folder):
+async def read_content(folder):
     size = await folder.size(KEY)
     return b"".join([part async for part in folder.read(KEY, 0, size)])
 
@@ -213,7 +213,7 @@ async def test_beside_the_storage_a_file_is_written_without_a_call(
     file = MediaFile(ticket_of(folder), path if on_disk else body)
     for _ in range(2):  # a repeat changes nothing
         await uploader.put(file)
-        assert await stored(folder) == body
+        assert await read_content(folder) == body
     assert storage.requests == []
     assert [entry.name for entry in (folder.root / KEY).parent.iterdir()] == [Path(KEY).name]
 
@@ -226,7 +226,7 @@ async def nearly_full(folder):
     folder.tickets.least_free = lambda: 2**60
 
 
-async def taken(folder):
+async def already_there(folder):
     async def other():
         yield b"other"
 
@@ -238,7 +238,7 @@ async def in_the_way(folder):
     (folder.root / KEY).parent.write_bytes(b"a file in place of a folder")
 
 
-@pytest.mark.parametrize("state", [elsewhere, nearly_full, taken, in_the_way])
+@pytest.mark.parametrize("state", [elsewhere, nearly_full, already_there, in_the_way])
 async def test_what_cannot_be_written_beside_the_storage_is_sent_to_it(
     storage, uploader, folder, state
 ):

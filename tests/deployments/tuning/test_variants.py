@@ -68,7 +68,7 @@ def test_no_variant_compiles_what_the_catalogue_would_refuse():
         assert not (candidate.recipe.compile and candidate.recipe.offload == "blocks")
 
 
-def tuned(**seconds):
+def make_tuning(**seconds):
     variants = candidates(Subject(ENDPOINT, LARGE, discrete=True))
     by_name = {candidate.name: candidate for candidate in variants}
     measurements = tuple(
@@ -80,19 +80,19 @@ def tuned(**seconds):
 
 
 def test_switches_that_help_on_their_own_are_measured_together():
-    combined = combination(*tuned(plain=2.0, compiled=1.5, float16=1.8, float8=3.0))
+    combined = combination(*make_tuning(plain=2.0, compiled=1.5, float16=1.8, float8=3.0))
     assert combined.recipe.compile
     assert combined.recipe.precision == "float16"
 
 
 def test_of_two_that_contradict_the_faster_one_stays():
-    variants, tuning = tuned(plain=2.0, compiled=1.5, float16=1.8, float8=1.7)
+    variants, tuning = make_tuning(plain=2.0, compiled=1.5, float16=1.8, float8=1.7)
     assert combination(variants, tuning) is not None
     assert combination(variants, tuning).recipe.precision == "float16"  # float8 is not compiled
 
 
 def test_one_switch_alone_is_no_combination():
-    assert combination(*tuned(plain=2.0, compiled=1.5, float16=1.99)) is None
+    assert combination(*make_tuning(plain=2.0, compiled=1.5, float16=1.99)) is None
 
 
 IMAGES = replace(ENDPOINT, category="text-to-image")

@@ -62,7 +62,7 @@ def test_verdicts_of_another_card_or_torch_are_refused(
         assert part in refused.value.message
 
 
-def damaged(place: str, value: Any) -> str:
+def damage_results(place: str, value: Any) -> str:
     content = results(H200, compile="off")
     *parents, last = place.split(".")
     at: Any = content
@@ -81,13 +81,16 @@ def damaged(place: str, value: Any) -> str:
         ("", "Invalid JSON"),
         ('{"machine": {"card"', "Invalid JSON"),
         ("[]", "Input should be an object"),
-        (damaged("machine.card", None), "machine.card: Field required"),
-        (damaged("machine.torch", 2), "machine.torch: Input should be a valid string"),
-        (damaged("verdicts", None), "verdicts: Field required"),
-        (damaged("verdicts.compile", "off"), "verdicts.compile: Input should be an object"),
-        (damaged("verdicts.compile.reason", None), "verdicts.compile.reason: Field required"),
+        (damage_results("machine.card", None), "machine.card: Field required"),
+        (damage_results("machine.torch", 2), "machine.torch: Input should be a valid string"),
+        (damage_results("verdicts", None), "verdicts: Field required"),
+        (damage_results("verdicts.compile", "off"), "verdicts.compile: Input should be an object"),
         (
-            damaged("verdicts.compile.verdict", "maybe"),
+            damage_results("verdicts.compile.reason", None),
+            "verdicts.compile.reason: Field required",
+        ),
+        (
+            damage_results("verdicts.compile.verdict", "maybe"),
             "verdicts.compile.verdict: Input should be 'on', 'off' or 'undecided'",
         ),
     ],

@@ -102,7 +102,9 @@ def page() -> str:
 def _spec() -> Json:
     catalog = load(None, demo=True, demo_dir=ROOT / "deployments" / "demo")
     entry = catalog.get(EXAMPLE)
-    return create_app().state.document.whole(Catalog({EXAMPLE: entry}), "http://127.0.0.1:8000")
+    return create_app().state.document.of_installation(
+        Catalog({EXAMPLE: entry}), "http://127.0.0.1:8000"
+    )
 
 
 def _grouped(paths: Json) -> dict[str, list[tuple[str, str, Json]]]:

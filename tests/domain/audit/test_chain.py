@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.domain.audit.chain import FIELDS, BrokenChain, SealedAct, hash_of, verify
-from serve_app.queue.audit_log import chained
+from serve_app.queue.audit_log import chain_acts
 
 AT = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -26,14 +26,14 @@ def acts(number: int, **fields: Any) -> Sequence[SealedAct]:
         SealedAct(0, n, AT + timedelta(seconds=n), **(defaults | fields), previous="")
         for n in range(number)
     ]
-    return chained(None, sealed)
+    return chain_acts(None, sealed)
 
 
 def lines(number: int) -> list[str]:
     return [act.line for act in acts(number)]
 
 
-def changed(line: str, *, rehash: bool = False, **fields: Any) -> str:
+def change_record(line: str, *, rehash: bool = False, **fields: Any) -> str:
     record = json.loads(line) | fields
     if rehash:
         record["hash"] = hash_of({name: record[name] for name in FIELDS})
@@ -55,7 +55,7 @@ def test_any_change_of_a_field_is_found_at_its_line(at: int, name: str, value: o
     export = lines(7)
     if json.loads(export[at])[name] == value:
         return
-    export[at] = changed(export[at], **{name: value})
+    export[at] = change_record(export[at], **{name: value})
     with pytest.raises(BrokenChain) as raised:
         verify(export)
     assert raised.value.line == at + 1
@@ -74,7 +74,7 @@ def test_moved_or_missing_lines_are_found(order: Sequence[int], kept: int) -> No
 
 def test_a_changed_entry_whose_hash_was_computed_anew_is_found_at_the_next_line() -> None:
     export = lines(4)
-    export[1] = changed(export[1], rehash=True, actor="someone else")
+    export[1] = change_record(export[1], rehash=True, actor="someone else")
     with pytest.raises(BrokenChain, match="line 3: it does not continue"):
         verify(export)
 
@@ -93,7 +93,7 @@ def test_entries_before_the_first_line_need_a_checkpoint() -> None:
     known = acts(3)
     pruned = {"sequence": 2, "hash": known[1].hash, "entries": 2}
     checkpoint = SealedAct(0, 9, AT, "", "", "audit.prune", "", pruned, "", "")
-    chain = [*known, *chained(known[-1], [checkpoint])]
+    chain = [*known, *chain_acts(known[-1], [checkpoint])]
     assert verify([act.line for act in chain[2:]], {1: "deleted"}).first == 3
     with pytest.raises(BrokenChain, match="entries 1 to 1 are missing"):
         verify([act.line for act in chain[1:]])

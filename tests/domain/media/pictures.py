@@ -40,7 +40,7 @@ def grey(levels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(levels).convert("L").convert("RGB"))
 
 
-def stored(levels: np.ndarray, orientation: int) -> np.ndarray:
+def turn_back(levels: np.ndarray, orientation: int) -> np.ndarray:
     """What a camera stores that is held so: ``levels`` turned the other way."""
     mirrored, turns = {
         1: (False, 0), 2: (True, 0), 3: (False, 2), 4: (True, 2),
@@ -62,7 +62,7 @@ def in_16_bits(levels: np.ndarray, exif: bytes) -> bytes:
 
 
 @cache
-def written(
+def encode_scene(
     format: str, colours: str, orientation: int, side: int = SIDE
 ) -> tuple[bytes, np.ndarray]:
     """File of the scene, and the levels that must come out of it."""
@@ -84,13 +84,13 @@ def written(
             options["icc_profile"] = icc.of_inks(dict(zip(INKS, PATCHES, strict=True)))
             levels = scene(np.array(INKS) * 255, side)
         case "16 bits" if format == "PNG":
-            return in_16_bits(stored(levels, orientation), exif.tobytes()), want
+            return in_16_bits(turn_back(levels, orientation), exif.tobytes()), want
         case "16 bits":
             want = grey(levels)
             levels = want[..., 0].astype(np.uint16) * 257
         case _:
             pass
-    turned = stored(levels, orientation)
+    turned = turn_back(levels, orientation)
     if colours == "CMYK":
         image = Image.frombytes("CMYK", turned.shape[1::-1], turned.tobytes())
     else:

@@ -15,15 +15,15 @@ from tests.domain.media.pictures import (
     as_file,
     canvas,
     circle,
+    encode_scene,
     tolerance,
-    written,
 )
-from tests.samples import sampled
+from tests.samples import sample_params
 
 
 @pytest.mark.parametrize(
     "cell",
-    sampled(
+    sample_params(
         CELLS,
         *(("PNG", "sRGB", number) for number in (2, 4, 6)),
         *(("JPEG", "sRGB", number) for number in (1, 3, 5, 6, 7, 8)),
@@ -40,7 +40,7 @@ from tests.samples import sampled
     ),
 )
 def test_the_same_picture_is_the_same_pixels_and_shape(cell, tmp_path):
-    body, want = written(*cell)
+    body, want = encode_scene(*cell)
     header = read_header(body, "image_url")
     assert (header.width, header.height) == (48, 32)
     assert header.media_type == f"image/{cell[0].lower()}"
@@ -57,10 +57,10 @@ def test_the_same_picture_is_the_same_pixels_and_shape(cell, tmp_path):
 
 
 def test_colours_of_a_display_with_more_of_them_are_not_paler():
-    assert profiled(icc.of_primaries(icc.P3)) == pytest.approx((197, 70, 70), abs=3)
+    assert read_colour(icc.of_primaries(icc.P3)) == pytest.approx((197, 70, 70), abs=3)
 
 
-def profiled(profile):
+def read_colour(profile):
     """Colour that is read in place of (181, 80, 76)."""
     body = as_file(Image.new("RGB", (8, 8), (181, 80, 76)), "TIFF", icc_profile=profile)
     return read_image(body, "image_url").getpixel((4, 4))
@@ -84,7 +84,7 @@ def test_grey_levels_have_profiles_too(mode):
     ids=["none", "cut off", "of another kind of colours", "of an absurd size"],
 )
 def test_a_profile_that_cannot_be_used_is_ignored(profile):
-    assert profiled(profile) == (181, 80, 76)
+    assert read_colour(profile) == (181, 80, 76)
 
 
 def test_a_profile_of_srgb_changes_no_level():

@@ -43,7 +43,7 @@ EVENTS = st.lists(
 )
 
 
-async def settled() -> None:
+async def settle() -> None:
     """Return once all that can go on without time or another event has done so."""
     for _ in range(10):
         await asyncio.sleep(0)
@@ -80,14 +80,14 @@ class Calls:
             act()
         await self.look()
 
-    def held(self, tenant: str) -> int:
+    def working_count(self, tenant: str) -> int:
         return sum(owner == tenant for owner, _ in self.working)
 
     async def begin(self, tenant: str) -> None:
-        before = self.held(tenant)
+        before = self.working_count(tenant)
         task = asyncio.create_task(self._call(tenant))
         self.waiting.append((tenant, task))
-        await settled()
+        await settle()
         others = any(owner == tenant for owner, _ in self.waiting[:-1])
         if before < LEAST_CALLS and not others and not self.timers:
             assert task.done(), "a tenant with little in work waited"
@@ -111,10 +111,10 @@ class Calls:
             await self.look()
 
     async def look(self) -> None:
-        await settled()
+        await settle()
         self.waiting = [entry for entry in self.waiting if not entry[1].done()]
         for tenant in {owner for owner, _ in self.waiting}:
-            few = self.held(tenant) < LEAST_CALLS and not self.timers
+            few = self.working_count(tenant) < LEAST_CALLS and not self.timers
             assert not few, "a tenant waits, has little in work, and no place rests"
 
 
@@ -150,10 +150,10 @@ async def test_beside_another_tenant_calls_wait_in_their_order() -> None:
     await calls.begin("b")
     for _ in range(CALLS):
         await calls.begin("a")
-    assert calls.held("a") == CALLS // 2
-    assert calls.held("b") == 1
+    assert calls.working_count("a") == CALLS // 2
+    assert calls.working_count("b") == 1
     await calls.begin("b")
-    assert calls.held("b") == 2, "the other tenant does not wait behind them"
+    assert calls.working_count("b") == 2, "the other tenant does not wait behind them"
     first, *others = [task for _, task in calls.waiting]
     await calls.end([owner for owner, _ in calls.working].index("a"))
     assert first.done()
@@ -179,13 +179,13 @@ async def test_a_place_rests_beside_a_tenant_whose_calls_do_not_wait() -> None:
         await calls.begin("a")
     calls.clock.advance(0.01)
     await calls.end([owner for owner, _ in calls.working].index("a"))
-    assert calls.held("a") == CALLS // 2 - 1
+    assert calls.working_count("a") == CALLS // 2 - 1
     await calls.passes(0.99 * RESTS * 0.01)
-    assert calls.held("a") == CALLS // 2 - 1
+    assert calls.working_count("a") == CALLS // 2 - 1
     await calls.begin("b")
-    assert calls.held("b") == 2, "the other tenant has places of its own"
+    assert calls.working_count("b") == 2, "the other tenant has places of its own"
     await calls.passes(0.02 * RESTS * 0.01)
-    assert calls.held("a") == CALLS // 2
+    assert calls.working_count("a") == CALLS // 2
 
 
 async def test_no_place_rests_where_calls_of_all_tenants_wait() -> None:
@@ -207,7 +207,7 @@ async def test_a_call_that_waits_for_its_client_is_not_counted() -> None:
     for _ in range(CALLS // 2):
         await calls.begin("a")
     (_, sending), *_ = [call for call in calls.working if call[0] == "a"]
-    async with sending.suspended():
+    async with sending.suspend():
         await calls.begin("a")
         assert not calls.waiting
         calls.working.remove(("a", sending))
@@ -223,7 +223,7 @@ async def test_a_call_that_failed_while_it_was_suspended_is_not_counted_out_twic
         await calls.begin("a")
     failing = next(admitted for tenant, admitted in calls.working if tenant == "a")
     with pytest.raises(ConnectionError):
-        async with failing.suspended():
+        async with failing.suspend():
             raise ConnectionError
     failing.end()
     calls.working.remove(("a", failing))
@@ -239,7 +239,7 @@ async def test_too_many_waiting_calls_are_refused() -> None:
     waiting = [
         asyncio.create_task(control.admit("a")) for _ in range(CALLS // 2 + MAX_WAITING_CALLS)
     ]
-    await settled()
+    await settle()
     with pytest.raises(Overloaded, match="1000 of your calls already wait") as refused:
         await control.admit("a")
     assert refused.value.reason == "calls_limit"
@@ -256,7 +256,7 @@ async def ended_after(
 ) -> int:
     clock.advance(seconds)
     wake()
-    await settled()
+    await settle()
     return sum(task.done() for task in tasks)
 
 
@@ -284,7 +284,7 @@ async def test_bodies_beside_another_tenant_keep_to_a_rate(wake: Callable[[], No
     control = AdmissionControl(clock, MIB)
     await control.admit("b")  # and is at work all the time
     tasks = [asyncio.create_task(control.pace("a", 16 * MIB)) for _ in range(5)]
-    await settled()
+    await settle()
     assert [task.done() for task in tasks] == [True, True, False, False, False]
     assert await ended_after(1.9, tasks, clock, wake) == 2
     assert await ended_after(0.2, tasks, clock, wake) == 3
@@ -300,7 +300,7 @@ async def test_a_pause_does_not_pay_for_bodies(wake: Callable[[], None]) -> None
     clock.advance(1.5)  # it does not count as active any more
     await control.admit("b")
     task = asyncio.create_task(control.pace("a", MIB))
-    await settled()
+    await settle()
     assert not task.done()
     assert await ended_after(4.0, [task], clock, wake) == 0
     assert await ended_after(1.0, [task], clock, wake) == 1
@@ -316,7 +316,7 @@ async def test_bodies_of_two_tenants_do_not_wait_for_each_other() -> None:
     control = AdmissionControl(FakeClock(), MIB)
     await control.admit("b")
     mallory = [asyncio.create_task(control.pace("a", 16 * MIB)) for _ in range(5)]
-    await settled()
+    await settle()
     await control.pace("b", 16 * MIB)
     assert not all(call.done() for call in mallory)
     for task in mallory:
@@ -357,12 +357,14 @@ class Bodies:
         default_factory=list[tuple[Body, asyncio.Task[None]]]
     )
 
-    def held(self, tenant: str) -> int:
+    def held_bytes(self, tenant: str) -> int:
         return sum(size for owner, size in self.read if owner == tenant)
 
     async def begin(self, tenant: str, size: int) -> None:
-        newcomer = not self.held(tenant) and all(entry[0][0] != tenant for entry in self.waiting)
-        fits = size <= 100 - self.memory.used
+        newcomer = not self.held_bytes(tenant) and all(
+            entry[0][0] != tenant for entry in self.waiting
+        )
+        fits = size <= 100 - self.memory.used_bytes
         task = asyncio.create_task(self._read((tenant, size)))
         self.waiting.append(((tenant, size), task))
         await self.look()
@@ -383,9 +385,9 @@ class Bodies:
             await self.look()
 
     async def look(self) -> None:
-        await settled()
+        await settle()
         self.waiting = [entry for entry in self.waiting if not entry[1].done()]
-        assert self.memory.used == sum(size for _, size in self.read) <= 100
+        assert self.memory.used_bytes == sum(size for _, size in self.read) <= 100
 
 
 @given(BODIES)
@@ -403,16 +405,16 @@ async def test_memory_of_bodies_is_never_exceeded_and_always_given_back(
     while bodies.read:
         await bodies.end(0)
     assert not bodies.waiting
-    assert bodies.memory.used == 0
+    assert bodies.memory.used_bytes == 0
 
 
 async def test_a_tenant_leaves_memory_to_others() -> None:
     bodies = Bodies()
     for _ in range(20):
         await bodies.begin("a", 10)
-    assert bodies.held("a") == 50
+    assert bodies.held_bytes("a") == 50
     await bodies.begin("b", 50)
-    assert bodies.held("b") == 50
+    assert bodies.held_bytes("b") == 50
 
 
 async def test_too_many_waiting_bodies_are_refused() -> None:

@@ -45,16 +45,18 @@ class Pool:
     def __post_init__(self) -> None:
         self.queue = FairQueue(self.threads)
 
-    def held(self, tenant: str) -> int:
+    def thread_count(self, tenant: str) -> int:
         return sum(entry[0] == tenant for entry in self.running)
 
     def submit(self, tenant: str) -> None:
         job = (tenant, self.submitted)
         self.submitted += 1
-        newcomer = self.held(tenant) == 0 and all(entry[0] != tenant for entry in self.waiting)
+        newcomer = self.thread_count(tenant) == 0 and all(
+            entry[0] != tenant for entry in self.waiting
+        )
         free = self.threads - len(self.running)
         if self.queue.start(tenant):
-            self.started(job)
+            self.note_start(job)
         else:
             assert not (newcomer and free), "a tenant without work waited beside a free thread"
             self.queue.wait(tenant, job)
@@ -71,8 +73,8 @@ class Pool:
         if self.waiting:
             job = self.waiting.pop(number % len(self.waiting))
             self.cancelled += 1
-            assert self.queue.leave(*self.placed(job))
-            assert not self.queue.leave(*self.placed(job))
+            assert self.queue.leave(*self.place_of(job))
+            assert not self.queue.leave(*self.place_of(job))
             if all(entry[0] != job[0] for entry in self.waiting):
                 self.overtaken.pop(job[0], None)  # its next job comes last
 
@@ -81,20 +83,20 @@ class Pool:
             of_tenant = [entry for entry in self.waiting if entry[0] == job[0]]
             assert job == of_tenant[0], "jobs of a tenant start in the order of their arrival"
             self.waiting.remove(job)
-            self.started(job)
+            self.note_start(job)
 
-    def started(self, job: Job) -> None:
+    def note_start(self, job: Job) -> None:
         free = self.threads - len(self.running)
-        assert self.held(job[0]) < free, "a tenant holds no more threads than are free"
+        assert self.thread_count(job[0]) < free, "a tenant holds no more threads than are free"
         self.running.append(job)
         self.overtaken.pop(job[0], None)
         for tenant in {entry[0] for entry in self.waiting}:
-            if not self.held(tenant):
+            if not self.thread_count(tenant):
                 assert job[0] not in self.overtaken[tenant], MESSAGE_TWICE
                 self.overtaken[tenant].append(job[0])
 
     @staticmethod
-    def placed(job: Job) -> tuple[str, Job]:
+    def place_of(job: Job) -> tuple[str, Job]:
         return job[0], job
 
 

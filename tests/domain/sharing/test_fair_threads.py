@@ -33,17 +33,17 @@ class Blocked:
 
 
 @pytest.fixture
-def blocked() -> Iterator[Blocked]:
+def blocking_work() -> Iterator[Blocked]:
     blocker = Blocked()
     yield blocker
     blocker.released.set()
 
 
 @pytest.fixture
-def threads(blocked: Blocked) -> Iterator[FairThreads]:
+def threads(blocking_work: Blocked) -> Iterator[FairThreads]:
     pool = FairThreads(THREADS, "test")
     yield pool
-    blocked.released.set()
+    blocking_work.released.set()
     pool.shutdown(cancel_futures=True)
 
 
@@ -53,27 +53,27 @@ def blocks(threads: FairThreads, tenant: str, blocked: Blocked, count: int) -> l
 
 
 def test_another_tenants_work_runs_beside_forty_blocked_jobs(
-    threads: FairThreads, blocked: Blocked
+    threads: FairThreads, blocking_work: Blocked
 ) -> None:
-    waiting = blocks(threads, "mallory", blocked, 40)
-    blocked.until_began(2)
+    waiting = blocks(threads, "mallory", blocking_work, 40)
+    blocking_work.until_began(2)
     with work_of("bob"):
         assert threads.submit(str, 7).result(PATIENCE_S) == "7"
     assert threads.waiting == 38
-    blocked.released.set()
+    blocking_work.released.set()
     assert [future.result(PATIENCE_S) for future in waiting] == ["released"] * 40
     assert threads.waiting == 0
 
 
-def test_a_tenant_that_finds_no_free_thread_has_its_turn(blocked: Blocked) -> None:
+def test_a_tenant_that_finds_no_free_thread_has_its_turn(blocking_work: Blocked) -> None:
     threads = FairThreads(1, "test")
     order: list[str] = []
     futures: list[Future[None]] = []
-    blocks(threads, "ann", blocked, 1)
+    blocks(threads, "ann", blocking_work, 1)
     for tenant in ["ann"] * 20 + ["cy"] * 20 + ["bob"]:
         with work_of(tenant):
             futures.append(threads.submit(order.append, tenant))
-    blocked.released.set()
+    blocking_work.released.set()
     for future in futures:
         future.result(PATIENCE_S)
     assert order[:5] == ["ann", "cy", "bob", "ann", "cy"]
@@ -82,10 +82,10 @@ def test_a_tenant_that_finds_no_free_thread_has_its_turn(blocked: Blocked) -> No
 
 
 async def test_a_waiting_job_that_is_cancelled_never_runs_and_gives_its_place_back(
-    threads: FairThreads, blocked: Blocked
+    threads: FairThreads, blocking_work: Blocked
 ) -> None:
-    blocks(threads, "ann", blocked, 2)
-    blocked.until_began(2)
+    blocks(threads, "ann", blocking_work, 2)
+    blocking_work.until_began(2)
     ran: list[str] = []
     loop = asyncio.get_running_loop()
     with work_of("ann"):
@@ -96,18 +96,18 @@ async def test_a_waiting_job_that_is_cancelled_never_runs_and_gives_its_place_ba
         await cancelled
     await asyncio.sleep(0)  # asyncio tells the thread's future in the next turn of the loop
     assert threads.waiting == 1
-    blocked.released.set()
+    blocking_work.released.set()
     await after
     assert ran == ["after"]
 
 
 def test_errors_reach_the_caller_and_free_the_thread(
-    threads: FairThreads, blocked: Blocked
+    threads: FairThreads, blocking_work: Blocked
 ) -> None:
-    blocks(threads, "ann", blocked, 2)
+    blocks(threads, "ann", blocking_work, 2)
     with work_of("ann"):
         waiting = [threads.submit(int, "x") for _ in range(10)]
-    blocked.released.set()
+    blocking_work.released.set()
     for future in waiting:
         with pytest.raises(ValueError, match="invalid literal"):
             future.result(PATIENCE_S)
@@ -118,14 +118,14 @@ def test_errors_reach_the_caller_and_free_the_thread(
         assert threads.submit(int, "7").result(PATIENCE_S) == 7
 
 
-def test_a_shutdown_cancels_what_waits(threads: FairThreads, blocked: Blocked) -> None:
-    running, *waiting = blocks(threads, "ann", blocked, 5)
-    blocked.until_began(2)
+def test_a_shutdown_cancels_what_waits(threads: FairThreads, blocking_work: Blocked) -> None:
+    running, *waiting = blocks(threads, "ann", blocking_work, 5)
+    blocking_work.until_began(2)
     threads.shutdown(wait=False)
     for future in waiting[1:]:
         with pytest.raises(CancelledError):
             future.result(PATIENCE_S)
-    blocked.released.set()
+    blocking_work.released.set()
     assert running.result(PATIENCE_S) == "released"
     with pytest.raises(RuntimeError):
         threads.submit(int)

@@ -42,31 +42,31 @@ def test_what_is_allocated_is_not_free_and_then_is_again(memory):
 
 def test_what_another_stream_has_freed_is_free_and_given_back_by_a_release(memory):
     memory.release()
-    before, held_bytes = memory.free(), memory.held()
+    before, held_bytes = memory.free(), memory.held_bytes()
     block = memory.allocate(64 * MB, "weights")
     del block
     assert memory.free() == before
-    assert memory.held() == held_bytes + 64 * MB
+    assert memory.held_bytes() == held_bytes + 64 * MB
     memory.release()
-    assert memory.held() <= held_bytes
+    assert memory.held_bytes() <= held_bytes
 
 
 def test_a_measurement_reports_the_peak_and_what_is_left_of_it(memory):
     already = memory.allocate(20 * MB)
-    with memory.measured() as taken:
+    with memory.measure() as taken:
         kept = memory.allocate(20 * MB)
         memory.allocate(40 * MB)
     assert (taken.peak, taken.kept) == (60 * MB, 20 * MB)
-    with memory.measured() as taken:
+    with memory.measure() as taken:
         del kept
     assert (taken.peak, taken.kept) == (0, -20 * MB)
     del already
 
 
 def test_a_measurement_ends_with_an_error_and_the_next_is_right(memory):
-    with pytest.raises(torch.OutOfMemoryError), memory.measured():
+    with pytest.raises(torch.OutOfMemoryError), memory.measure():
         memory.allocate(2 * memory.total())
-    with memory.measured() as taken:
+    with memory.measure() as taken:
         memory.allocate(20 * MB)
     assert taken.peak == 20 * MB
 
@@ -82,6 +82,6 @@ def test_host_memory_is_not_counted_and_limits_nothing():
     assert isinstance(memory, UnlimitedMemory)
     assert memory.free() is None
     assert memory.total() is None
-    with memory.measured() as taken:
+    with memory.measure() as taken:
         torch.empty(100)
     assert taken.peak == 0

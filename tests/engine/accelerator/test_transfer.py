@@ -17,7 +17,7 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.lora.format import Lora
 from deployments.engine.memory.placement import placed_by
 from serve_app.domain.errors import OutOfMemory, ReplicaDied
-from tests.engine.calls import alone, call
+from tests.engine.calls import call, run_without_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux
@@ -36,7 +36,7 @@ def same_state(module, before):
 
 def test_weights_go_by_a_stream_of_their_own_which_is_waited_for_before_they_are_used():
     accelerator, pipeline = FakeAccelerator(), tiny_flux()
-    plain = alone(pipeline)
+    plain = run_without_engine(pipeline)
     at_home = [parameter.data_ptr() for parameter in pipeline.transformer.parameters()]
     placed_by(None, pipeline).apply(accelerator)
     assert {stream for stream, _ in accelerator.operations} == {"weights"}
@@ -44,7 +44,7 @@ def test_weights_go_by_a_stream_of_their_own_which_is_waited_for_before_they_are
     there = [parameter.data_ptr() for parameter in pipeline.transformer.parameters()]
     assert not set(there) & set(at_home)
     assert set(there) <= set(accelerator.shared)  # not freed while the engine may still read them
-    assert torch.equal(alone(pipeline), plain)
+    assert torch.equal(run_without_engine(pipeline), plain)
     assert not accelerator.pinned
 
 
@@ -89,11 +89,11 @@ def test_a_module_that_does_not_fit_has_the_weights_that_it_had():
 def test_a_load_that_did_not_fit_is_tried_again_alone_and_is_right():
     accelerator = FakeAccelerator()
     accelerator.refuse(9)
-    plain = alone(tiny_flux())
+    plain = run_without_engine(tiny_flux())
     with Engine(device=accelerator, threads=1) as engine:
         residency = Residency(engine)
         handle = residency.acquire("it", LoadPlan(lambda *_: tiny_flux()))
-        assert torch.equal(alone(handle.future.result(60)), plain)
+        assert torch.equal(run_without_engine(handle.future.result(60)), plain)
         residency.close()
 
 

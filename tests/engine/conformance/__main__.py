@@ -44,7 +44,9 @@ def main() -> int:
     if options.out:
         built = {case.name for case in cases.values()}
         absent = {
-            name: classes.why_absent(name) for name in classes.exported() if name not in built
+            name: classes.why_absent(name)
+            for name in classes.pipeline_classes()
+            if name not in built
         }
         options.out.write_text(table.page(findings, failed, absent))
     surprises = [

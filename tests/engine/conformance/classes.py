@@ -28,7 +28,7 @@ NOT_BUILT = "the tests have no tiny components for it"
 
 
 @cache
-def exported() -> dict[str, type]:
+def pipeline_classes() -> dict[str, type]:
     """Every class of a pipeline, whole or modular."""
     named = {name: getattr(diffusers, name) for name in dir(diffusers) if "Pipeline" in name}
     return {name: kind for name, kind in sorted(named.items()) if _is_pipeline(kind)}
@@ -36,7 +36,7 @@ def exported() -> dict[str, type]:
 
 def why_absent(name: str) -> str:
     """The reason why a class has no case."""
-    kind: Any = exported()[name]
+    kind: Any = pipeline_classes()[name]
     if needs := getattr(kind, "_backends", None):
         missing = ", ".join(f"`{need}`" for need in needs if need not in {"torch", "transformers"})
         return f"needs {missing}"

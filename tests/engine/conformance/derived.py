@@ -36,7 +36,7 @@ from serve_app.cli.inspection.pipeline_call import (
     as_call,
     read_call,
 )
-from serve_app.cli.inspection.proposal import proposed
+from serve_app.cli.inspection.proposal import propose
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
@@ -68,7 +68,7 @@ def entry_of(case: Case, pipeline: Any, endpoint_id: str = "") -> CatalogEntry:
         return {"_class_name": type(module).__name__, **getattr(module, "config", {})}
 
     entry = {
-        **proposed(call_of(case.name), config, endpoint_id),
+        **propose(call_of(case.name), config, endpoint_id),
         "weights": {"directory": "/srv/x"},
     }
     small = {n: v for n, v in case.arguments(WISHES[0]).items() if n.startswith("_")}
@@ -91,15 +91,17 @@ def call_of(name: str) -> PipelineCall:
 def refusal(case: Case) -> str | None:
     """Why no endpoint is derived from the class; None if one is."""
     try:
-        proposed(call_of(case.name), lambda _: {})
+        propose(call_of(case.name), lambda _: {})
     except Misconfigured as error:
         return error.message
     return None
 
 
-def served(case: Case, pipeline: Any, engine: Engine, endpoint_id: str = "") -> Product:
+def run_request(case: Case, pipeline: Any, engine: Engine, endpoint_id: str = "") -> Product:
     """What a request to the derived endpoint delivers that asks for what the case does."""
-    request = prepared(entry_of(case, pipeline, endpoint_id), case.arguments(WISHES[0]), pipeline)
+    request = prepare_request(
+        entry_of(case, pipeline, endpoint_id), case.arguments(WISHES[0]), pipeline
+    )
     result = engine.submit(view=request.call.view, **request.call.arguments).result(300)
     tickets = [
         UploadTicket(f"key-{n}", f"http://x/{n}", media_type, 10**8)
@@ -119,7 +121,7 @@ class Prepared:
     types: Sequence[str]  # of the files that it makes
 
 
-def prepared(entry: CatalogEntry, arguments: Mapping[str, Any], pipeline: Any) -> Prepared:
+def prepare_request(entry: CatalogEntry, arguments: Mapping[str, Any], pipeline: Any) -> Prepared:
     """The request to the derived endpoint of ``entry`` that asks for a call with ``arguments``."""
     family: Family = load_families(FAMILIES)[entry.endpoint.family]
     endpoint = replace(entry.endpoint, options={**entry.endpoint.options, "dtype": "float32"})

@@ -20,7 +20,7 @@ def test_a_pipeline_gives_the_same_in_the_engine_alone_beside_a_cancelled_one_an
 
 @pytest.mark.long
 def test_every_case_is_a_class_that_diffusers_exports():
-    assert {case.name for case in cases().values()} <= classes.exported().keys()
+    assert {case.name for case in cases().values()} <= classes.pipeline_classes().keys()
 
 
 def test_a_sample_is_repeated_by_its_seed_and_holds_the_big_families():

@@ -9,12 +9,12 @@ import pytest
 
 from deployments.engine.engine import Engine
 from serve_app.cli.inspection.pipeline_call import MAPS
-from serve_app.cli.inspection.proposal import proposed
+from serve_app.cli.inspection.proposal import propose
 from serve_app.domain.errors import Misconfigured
 from tests.cli.inspection.open_endpoints import OPEN_ENDPOINTS
 from tests.engine.conformance import classes
 from tests.engine.conformance.case import WISHES, Case
-from tests.engine.conformance.derived import NOT_TRIED, call_of, refusal, served
+from tests.engine.conformance.derived import NOT_TRIED, call_of, refusal, run_request
 from tests.engine.conformance.zoo import cases
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -53,7 +53,7 @@ def deliver(case: Case) -> None:
     pipeline = case.build()
     with Engine(pipeline, device="cpu", threads=1) as engine:
         for endpoint_id in ("", *IDS.get(case.name, ())):
-            check(case, served(case, pipeline, engine, endpoint_id).output)
+            check(case, run_request(case, pipeline, engine, endpoint_id).output)
 
 
 def check(case: Case, output: Mapping[str, Any]) -> None:
@@ -92,11 +92,11 @@ def test_of_all_classes_most_are_served_by_one_command_and_the_others_refused_wi
     None
 ):
     count, refused = 0, list[str]()
-    for name, kind in classes.exported().items():
+    for name, kind in classes.pipeline_classes().items():
         if hasattr(kind, "_backends"):  # a placeholder for what cannot be imported here
             continue
         try:
-            proposed(call_of(name), lambda _: {})
+            propose(call_of(name), lambda _: {})
         except Misconfigured as error:
             refused.append(error.message)
         else:

@@ -23,7 +23,7 @@ from serve_app.domain.progress import Progress
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loras import save_lora
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -46,7 +46,7 @@ def from_(draft: Draft, **how: Any) -> GenerationOptions:
 
 
 @pytest.mark.variants(1)
-@pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
+@pytest.mark.parametrize("family", sample_params(CALLS, "flux", "sdxl"))
 def test_a_generation_goes_on_from_its_draft_with_the_same_bits_and_the_steps_that_are_left(
     family: str,
 ) -> None:
@@ -82,7 +82,7 @@ def flux() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def drawn(flux: Engine) -> Draft:
+def flux_draft(flux: Engine) -> Draft:
     return draft_of(flux, **call("flux", 1, STEPS))
 
 
@@ -103,10 +103,10 @@ def test_a_draft_has_a_step_at_least_and_leaves_one(flux: Engine, share: float, 
 
 @pytest.mark.long
 def test_parts_of_a_generation_are_no_measure_of_the_memory_of_a_whole_one(
-    flux: Engine, drawn: Draft
+    flux: Engine, flux_draft: Draft
 ) -> None:
     """A draft is not decoded, and its preview calls no denoiser."""
-    ways = [GenerationOptions(), QUARTER, from_(drawn, preview=True), from_(drawn)]
+    ways = [GenerationOptions(), QUARTER, from_(flux_draft, preview=True), from_(flux_draft)]
     going = [flux.submit(options=way, **call("flux", 1, STEPS)) for way in ways]
     whole, draft, preview, fork = (running.memory_kind for running in going)
     assert fork == whole
@@ -141,12 +141,12 @@ def test_drafts_and_forks_share_forwards_with_others(flux: Engine) -> None:
 
 
 @pytest.mark.long
-def test_a_fork_may_have_another_lora(flux: Engine, drawn: Draft, tmp_path: Any) -> None:
+def test_a_fork_may_have_another_lora(flux: Engine, flux_draft: Draft, tmp_path: Any) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / "flux")))
     lora = Lora(save_lora(tmp_path, pipeline, seed=1), 0.7)
     same = call("flux", 1, STEPS)
-    without = made_of(flux.submit(options=from_(drawn), **same).result(60))
-    with_it = flux.submit(options=from_(drawn), loras=[lora], **call("flux", 1, STEPS))
+    without = made_of(flux.submit(options=from_(flux_draft), **same).result(60))
+    with_it = flux.submit(options=from_(flux_draft), loras=[lora], **call("flux", 1, STEPS))
     assert not torch.equal(made_of(with_it.result(60)), without)
 
 
@@ -175,9 +175,11 @@ def test_eight_drafts_with_two_finished_cost_less_than_half_of_eight_whole_ones(
 
 
 @pytest.mark.long
-def test_new_noise_gives_variations_by_its_seed_and_strength(flux: Engine, drawn: Draft) -> None:
+def test_new_noise_gives_variations_by_its_seed_and_strength(
+    flux: Engine, flux_draft: Draft
+) -> None:
     def varied(strength: float, seed: int) -> torch.Tensor:
-        how = from_(drawn, new_noise=strength, noise_seed=seed)
+        how = from_(flux_draft, new_noise=strength, noise_seed=seed)
         return made_of(flux.submit(options=how, **call("flux", 1, STEPS)).result(60))
 
     whole = made_of(flux.submit(**call("flux", 1, STEPS)).result(60))
@@ -187,8 +189,8 @@ def test_new_noise_gives_variations_by_its_seed_and_strength(flux: Engine, drawn
 
 
 @pytest.mark.long
-def test_a_fork_can_be_a_draft_again(flux: Engine, drawn: Draft) -> None:
-    half = GenerationOptions(draft=DraftPoint(0.5), fork=Fork(drawn))
+def test_a_fork_can_be_a_draft_again(flux: Engine, flux_draft: Draft) -> None:
+    half = GenerationOptions(draft=DraftPoint(0.5), fork=Fork(flux_draft))
     second = draft_of(flux, half, **call("flux", 1, STEPS))
     assert second.step == 4
     end = made_of(flux.submit(options=from_(second), **call("flux", 1, STEPS)).result(60))
@@ -197,7 +199,7 @@ def test_a_fork_can_be_a_draft_again(flux: Engine, drawn: Draft) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
+@pytest.mark.parametrize("family", sample_params(CALLS, "flux", "sdxl"))
 def test_a_draft_that_is_resumed_has_the_same_bytes(family: str) -> None:
     late = GenerationOptions(draft=DraftPoint(0.75))
     taken: list[Any] = []
@@ -218,11 +220,11 @@ def test_a_draft_that_is_resumed_has_the_same_bytes(family: str) -> None:
         assert engine.counts()["steps"] - before == 3
 
 
-def test_a_fork_gives_snapshots_that_resume(flux: Engine, drawn: Draft) -> None:
+def test_a_fork_gives_snapshots_that_resume(flux: Engine, flux_draft: Draft) -> None:
     other = call("flux", 1, STEPS) | {"prompt": "a green star"}
     taken: list[Any] = []
     forked = flux.submit(
-        options=from_(drawn),
+        options=from_(flux_draft),
         on_progress=lambda progress: (
             taken.append(forked.request_snapshot()) if progress.step == 5 and not taken else None
         ),
@@ -245,17 +247,17 @@ def test_a_fork_gives_snapshots_that_resume(flux: Engine, drawn: Draft) -> None:
     ],
 )
 def test_what_a_fork_cannot_change_is_refused(
-    flux: Engine, drawn: Draft, change: dict[str, Any], message: str
+    flux: Engine, flux_draft: Draft, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ForkRefused, match=message):
-        flux.submit(options=from_(drawn), **(call("flux", 1, STEPS) | change)).result(60)
+        flux.submit(options=from_(flux_draft), **(call("flux", 1, STEPS) | change)).result(60)
 
 
-def test_another_scheduler_and_another_model_are_refused(drawn: Draft) -> None:
+def test_another_scheduler_and_another_model_are_refused(flux_draft: Draft) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / "sdxl")))
     with Engine(pipeline, threads=1) as engine:
         with pytest.raises(ForkRefused, match="by FluxPipeline, and this is"):
-            engine.submit(options=from_(drawn), **call("sdxl", 1, STEPS)).result(60)
+            engine.submit(options=from_(flux_draft), **call("sdxl", 1, STEPS)).result(60)
         mine = draft_of(engine, **call("sdxl", 1, STEPS))
 
         def exchange(own: Any) -> None:

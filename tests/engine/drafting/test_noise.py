@@ -36,7 +36,7 @@ OWN = 1
 """Seed of the latents. New noise of the same seed would be theirs."""
 
 
-def walked(kind: str, steps: int = 10, stop: int = 4) -> tuple[SolverStep, torch.Tensor]:
+def run_steps(kind: str, steps: int = 10, stop: int = 4) -> tuple[SolverStep, torch.Tensor]:
     """A scheduler after ``stop`` steps of a model that always knows that the clean latents are
     0.5 everywhere, and the latents."""
     solver = getattr(diffusers, kind.split(maxsplit=1)[0])(**SOLVERS[kind])
@@ -72,7 +72,7 @@ def prediction(solver, latents, clean, number):
 
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_the_clean_latents_that_a_step_was_made_with_are_found(kind):
-    step, _ = walked(kind)
+    step, _ = run_steps(kind)
     latents = step.clean_latents()
     assert latents is not None
     assert (latents - 0.5).abs().max() < 0.02
@@ -80,7 +80,7 @@ def test_the_clean_latents_that_a_step_was_made_with_are_found(kind):
 
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_new_noise_is_as_strong_as_the_old_and_the_clean_latents_stay(kind):
-    step, latents = walked(kind)
+    step, latents = run_steps(kind)
     level, clean = step.level_after(), step.clean_latents()
     assert level is not None
     assert clean is not None
@@ -95,7 +95,7 @@ def test_new_noise_is_as_strong_as_the_old_and_the_clean_latents_stay(kind):
 @settings(deadline=None, max_examples=25)
 @given(strength=st.floats(0, 1), seed=st.integers(OWN + 1, 2**31))
 def test_no_strength_changes_nothing_and_more_changes_more(strength, seed):
-    step, latents = walked("FlowMatchEulerDiscreteScheduler")
+    step, latents = run_steps("FlowMatchEulerDiscreteScheduler")
     level, clean = step.level_after(), step.clean_latents()
     assert level is not None
     assert clean is not None
@@ -110,7 +110,7 @@ def test_no_strength_changes_nothing_and_more_changes_more(strength, seed):
 
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_the_share_of_noise_falls_from_step_to_step(kind):
-    shares = [walked(kind, stop=stop)[0].level_after().share for stop in (1, 4, 8)]
+    shares = [run_steps(kind, stop=stop)[0].level_after().share for stop in (1, 4, 8)]
     assert 1 >= shares[0] > shares[1] > shares[2] >= 0
 
 
@@ -124,7 +124,7 @@ def test_a_scheduler_that_is_not_known_has_no_estimate():
 
 
 def test_a_multistep_scheduler_starts_again_with_first_order():
-    step, _ = walked("UniPCMultistepScheduler")
+    step, _ = run_steps("UniPCMultistepScheduler")
     assert step.solver.lower_order_nums > 0
     forget_earlier_steps(step.solver)
     assert step.solver.lower_order_nums == 0

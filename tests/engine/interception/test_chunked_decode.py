@@ -11,7 +11,7 @@ from tests.engine.conformance import autoencoders
 from tests.engine.conformance.case import enliven
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -68,7 +68,7 @@ class Encodes(Decodes):
         return self.vae.encode(latents).latent_dist.mode()
 
 
-def made(kind):
+def build_vae(kind):
     make, latents, video = VIDEOS[kind]
     torch.manual_seed(0)
     vae = make()
@@ -78,9 +78,9 @@ def made(kind):
 
 @pytest.mark.variants(1)
 @pytest.mark.parametrize("pipeline", [Decodes, Encodes])
-@pytest.mark.parametrize("kind", sampled(VIDEOS, "wan", "ltx"))
+@pytest.mark.parametrize("kind", sample_params(VIDEOS, "wan", "ltx"))
 def test_videos_that_take_turns_do_not_mix(kind, pipeline):
-    vae, latents, video = made(kind)
+    vae, latents, video = build_vae(kind)
     calls = pipeline(vae)
     inputs = [torch.randn(latents if pipeline is Decodes else video) for _ in range(2)]
     whose = []
@@ -106,7 +106,7 @@ def test_videos_that_take_turns_do_not_mix(kind, pipeline):
     ("kind", "pipeline"), [("wan", Decodes), ("wan", Encodes), ("ltx2", Decodes)]
 )
 def test_a_short_generation_that_comes_steps_between_the_chunks_of_a_long_video(kind, pipeline):
-    vae, latents, video = made(kind)
+    vae, latents, video = build_vae(kind)
     long = latents if pipeline is Decodes else video
     long = (*long[:2], 41, *long[3:])
     order, short = [], []
@@ -133,7 +133,7 @@ def test_a_short_generation_that_comes_steps_between_the_chunks_of_a_long_video(
 
 
 def test_a_video_of_few_chunks_goes_before_a_generation_of_many_steps():
-    vae, latents, _ = made("wan")
+    vae, latents, _ = build_vae("wan")
     order = []
     vae.decoder.register_forward_pre_hook(lambda *_: order.append("chunk"))
 
@@ -158,7 +158,7 @@ def test_a_video_of_few_chunks_goes_before_a_generation_of_many_steps():
 
 
 def test_one_is_cancelled_between_two_chunks_and_the_next_is_whole():
-    vae, latents, _ = made("wan")
+    vae, latents, _ = build_vae("wan")
     tensor = torch.randn(latents)
     pipeline = Decodes(vae)
     with torch.no_grad():
@@ -191,7 +191,7 @@ class Videos(Loop):
 
 
 def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
-    vae, latents, _ = made("wan")
+    vae, latents, _ = build_vae("wan")
     pipeline = Videos(Denoiser(), vae)
     arguments = {"start": torch.randn(latents), "num_inference_steps": 4}
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", sampled(LONG, *(LONG.keys() - {"hunyuan"})))
+@pytest.mark.parametrize("kind", sample_params(LONG, *(LONG.keys() - {"hunyuan"})))
 def test_progress_of_decoding_is_reported_chunk_by_chunk(kind):
     make, shape = LONG[kind]
     torch.manual_seed(0)

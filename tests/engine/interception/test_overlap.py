@@ -8,7 +8,7 @@ from deployments.engine.loop.options import GenerationOptions
 from tests.engine.conformance import autoencoders
 from tests.engine.conformance.case import enliven
 from tests.engine.live import Live
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -62,7 +62,7 @@ class Weighs(Decodes):
         return live.peak
 
 
-def made(kind, pipeline=Decodes):
+def build_pipeline(kind, pipeline=Decodes):
     make, shape = VIDEOS[kind]
     torch.manual_seed(0)
     vae = make()
@@ -76,9 +76,9 @@ def as_pipelines_give_it(decoded):
 
 
 @pytest.mark.variants(1)
-@pytest.mark.parametrize("kind", sampled(VIDEOS, "wan", "hunyuan", "ltx", "ltx2 in tiles"))
+@pytest.mark.parametrize("kind", sample_params(VIDEOS, "wan", "hunyuan", "ltx", "ltx2 in tiles"))
 def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
-    pipeline, shape = made(kind)
+    pipeline, shape = build_pipeline(kind)
     inputs = [torch.randn(shape) for _ in range(2)]
     with torch.no_grad():
         expected = [pipeline(tensor) for tensor in inputs]
@@ -97,9 +97,9 @@ def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", sampled(["wan", "cogvideox", "ltx", "hunyuan"], "ltx"))
+@pytest.mark.parametrize("kind", sample_params(["wan", "cogvideox", "ltx", "hunyuan"], "ltx"))
 def test_memory_does_not_grow_with_the_frames_of_the_video(kind):
-    pipeline, shape = made(kind, Weighs)
+    pipeline, shape = build_pipeline(kind, Weighs)
 
     def peak(frames, on_frames):
         latents = torch.randn((*shape[:2], frames, *shape[3:]))
@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_the_frames_of_the_video(kind):
 
 
 def test_a_video_of_fewer_frames_than_a_tile_comes_as_a_whole():
-    pipeline, shape = made("ltx2 in tiles")
+    pipeline, shape = build_pipeline("ltx2 in tiles")
     came = []
     with Engine(pipeline, threads=1) as engine:
         latents = torch.randn((*shape[:2], 2, *shape[3:]))
@@ -128,7 +128,7 @@ def test_a_video_of_fewer_frames_than_a_tile_comes_as_a_whole():
 
 
 def test_two_videos_of_one_call_come_as_a_whole():
-    pipeline, shape = made("hunyuan")
+    pipeline, shape = build_pipeline("hunyuan")
     came = []
     with Engine(pipeline, threads=1) as engine:
         latents = torch.randn((2, *shape[1:]))

@@ -27,19 +27,21 @@ class StableDiffusion3ControlNetPipeline(Careless):
     """Has the name of one that is known for it."""
 
 
-def seeded(seed):
+def make_generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
 def together(pipeline, wishes):
     with merging_engine(pipeline, max_batch=4) as engine:
         gate = Gate(engine)
-        running = [engine.submit(steps=steps, generator=seeded(seed)) for seed, steps in wishes]
+        running = [
+            engine.submit(steps=steps, generator=make_generator(seed)) for seed, steps in wishes
+        ]
         gate.open()
         return [generation.result(60) for generation in running]
 
 
-def alone(pipeline, seed, steps):
+def run_alone(pipeline, seed, steps):
     torch.manual_seed(seed)
     return pipeline(steps=steps)
 
@@ -49,7 +51,7 @@ WISHES = [(1, 4), (2, 6), (1, 4)]
 
 def test_each_draws_as_if_alone_after_its_own_seed_and_no_other_notices():
     pipeline = StableDiffusion3ControlNetPipeline()
-    expected = [alone(pipeline, *wish) for wish in WISHES]
+    expected = [run_alone(pipeline, *wish) for wish in WISHES]
     torch.manual_seed(77)
     before = torch.get_rng_state()
     results = together(pipeline, WISHES)
@@ -73,7 +75,7 @@ def test_without_a_generator_nothing_repeats():
 
 def test_a_resumed_one_draws_on_where_it_was():
     pipeline = StableDiffusion3ControlNetPipeline()
-    expected = alone(pipeline, 5, 6)
+    expected = run_alone(pipeline, 5, 6)
     running, snapshots = [], []
 
     def ask(progress):
@@ -82,10 +84,10 @@ def test_a_resumed_one_draws_on_where_it_was():
 
     with merging_engine(pipeline) as engine:
         gate = Gate(engine)
-        running.append(engine.submit(steps=6, generator=seeded(5), on_progress=ask))
+        running.append(engine.submit(steps=6, generator=make_generator(5), on_progress=ask))
         gate.open()
         assert torch.equal(running[0].result(60), expected)
         state = snapshots[0].result(60)
         assert state.step == 3
-        resumed = engine.submit(steps=6, generator=seeded(5), snapshot=state.to_bytes())
+        resumed = engine.submit(steps=6, generator=make_generator(5), snapshot=state.to_bytes())
         assert torch.equal(resumed.result(60), expected)

@@ -21,7 +21,14 @@ from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.vision_encoders import clip, siglip
 from tests.engine.gate import Gate, merging_engine, together
-from tests.engine.ip_adapters import BLUE, FILE, RED, adapter_of, loaded, save_with_adapter
+from tests.engine.ip_adapters import (
+    BLUE,
+    FILE,
+    RED,
+    adapter_of,
+    load_adapter_pipeline,
+    save_with_adapter,
+)
 from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from weights.selection import select
 
@@ -45,7 +52,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Any:
-    return loaded(folder)
+    return load_adapter_pipeline(folder)
 
 
 def wish(seed: int, image: Any = None, **more: Any) -> dict[str, Any]:
@@ -62,13 +69,13 @@ def wish(seed: int, image: Any = None, **more: Any) -> dict[str, Any]:
     }
 
 
-def scaled(scale: float) -> GenerationOptions:
+def options_with_scale(scale: float) -> GenerationOptions:
     return GenerationOptions(set_up=with_scale(scale))
 
 
-def alone(pipeline: Any, seed: int, image: Any = None, scale: float = 1.0) -> torch.Tensor:
+def generate_alone(pipeline: Any, seed: int, image: Any = None, scale: float = 1.0) -> torch.Tensor:
     with Engine(pipeline, threads=1, max_batch=1) as engine:
-        options = GenerationOptions() if image is None else scaled(scale)
+        options = GenerationOptions() if image is None else options_with_scale(scale)
         return engine.submit(options=options, **wish(seed, image)).result(60).images
 
 
@@ -84,12 +91,12 @@ def test_the_image_changes_what_is_made_and_scale_0_or_no_image_change_no_bit(
     folder: Path, pipeline: Any
 ) -> None:
     plain = without_adapter(folder, 1)
-    assert torch.equal(alone(pipeline, 1), plain)
-    assert torch.equal(alone(pipeline, 1, RED, scale=0), plain)
-    red, blue = alone(pipeline, 1, RED), alone(pipeline, 1, BLUE)
+    assert torch.equal(generate_alone(pipeline, 1), plain)
+    assert torch.equal(generate_alone(pipeline, 1, RED, scale=0), plain)
+    red, blue = generate_alone(pipeline, 1, RED), generate_alone(pipeline, 1, BLUE)
     assert (red - plain).abs().max() > 0.01
     assert (red - blue).abs().max() > 0.01
-    weak = alone(pipeline, 1, RED, scale=0.3)
+    weak = generate_alone(pipeline, 1, RED, scale=0.3)
     assert 0 < (weak - plain).abs().mean() < (red - plain).abs().mean()
 
 
@@ -98,14 +105,16 @@ def test_requests_with_other_images_and_scales_share_forwards_and_make_what_each
     pipeline: Any,
 ) -> None:
     inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 1.0), (2, BLUE, 0.4), (3, RED, 0.0)]
-    expected = [alone(pipeline, *arguments) for arguments in inputs]
-    calls = [{**wish(seed, image), "options": scaled(scale)} for seed, image, scale in inputs]
+    expected = [generate_alone(pipeline, *arguments) for arguments in inputs]
+    calls = [
+        {**wish(seed, image), "options": options_with_scale(scale)} for seed, image, scale in inputs
+    ]
     with merging_engine(pipeline, threads=1) as engine:
         results = together(engine, [*calls, wish(4)])
         counts = engine.counts()
     for result, its in zip(results, expected, strict=False):
         assert (result.images - its).abs().max() <= BOUND
-    assert (results[3].images - alone(pipeline, 4)).abs().max() <= BOUND
+    assert (results[3].images - generate_alone(pipeline, 4)).abs().max() <= BOUND
     assert max(counts["batch_sizes"]) == 3
     assert "failed when merged" not in counts["not_merged"]
 
@@ -114,7 +123,7 @@ def test_requests_with_other_images_and_scales_share_forwards_and_make_what_each
 def test_an_embedding_without_a_scale_counts_whole(pipeline: Any) -> None:
     with Engine(pipeline, threads=1, max_batch=1) as engine:
         plain = engine.submit(**wish(1, RED)).result(60).images
-    assert torch.equal(plain, alone(pipeline, 1, RED))
+    assert torch.equal(plain, generate_alone(pipeline, 1, RED))
 
 
 @pytest.mark.long
@@ -126,11 +135,11 @@ def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
     )
     theirs.load_ip_adapter(str(tmp_path / "adapter"), subfolder="", weight_name=FILE)
     theirs.set_progress_bar_config(disable=True)
-    ours = loaded(folder)
+    ours = load_adapter_pipeline(folder)
     for scale in (1.0, 0.35):
         theirs.set_ip_adapter_scale(scale)
         expected = theirs(**wish(5, BLUE)).images
-        result = alone(ours, 5, BLUE, scale)
+        result = generate_alone(ours, 5, BLUE, scale)
         assert (
             torch.equal(result, expected) if scale == 1 else (result - expected).abs().max() < BOUND
         )
@@ -138,7 +147,7 @@ def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
-    expected = alone(pipeline, 6, RED, 0.5)
+    expected = generate_alone(pipeline, 6, RED, 0.5)
     box: list[Any] = []
     snapshots: list[Any] = []
 
@@ -148,11 +157,11 @@ def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
 
     with Engine(pipeline, threads=1, max_batch=1) as engine:
         gate = Gate(engine)
-        box.append(engine.submit(options=scaled(0.5), on_progress=ask, **wish(6, RED)))
+        box.append(engine.submit(options=options_with_scale(0.5), on_progress=ask, **wish(6, RED)))
         gate.open()
         assert torch.equal(box[0].result(60).images, expected)
         snapshot = snapshots[0].result(60).to_bytes()
-        resumed = engine.submit(options=scaled(0.5), snapshot=snapshot, **wish(6, RED))
+        resumed = engine.submit(options=options_with_scale(0.5), snapshot=snapshot, **wish(6, RED))
         assert torch.equal(resumed.result(60).images, expected)
         assert resumed.steps_done == 3
 
@@ -160,7 +169,7 @@ def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
 @pytest.mark.long
 def test_its_weights_are_read_later_and_counted(folder: Path, pipeline: Any) -> None:
     with reading_later():
-        unread = loaded(folder)
+        unread = load_adapter_pipeline(folder)
     assert all(isinstance(parameter, UnreadWeight) for parameter in _denoiser(unread).parameters())
     of_all = weights_bytes(Weights(str(folder)), {"default": "float32"}, select)
     modules = [value for value in vars(pipeline).values() if isinstance(value, torch.nn.Module)]
@@ -177,9 +186,9 @@ def _denoiser(pipeline: Any) -> Any:
 
 @pytest.mark.long
 def test_its_layers_have_the_denoisers_dtype(folder: Path) -> None:
-    pipeline = loaded(folder, "bfloat16")
+    pipeline = load_adapter_pipeline(folder, "bfloat16")
     assert {parameter.dtype for parameter in _denoiser(pipeline).parameters()} == {torch.bfloat16}
-    assert alone(pipeline, 1, RED, 0.5).isfinite().all()
+    assert generate_alone(pipeline, 1, RED, 0.5).isfinite().all()
 
 
 @pytest.mark.long
@@ -215,7 +224,7 @@ def test_an_adapter_of_another_model_is_refused(
         tensors["image_proj.proj.2.weight"] = torch.zeros(256, 64)
     folder = save_with_adapter(tmp_path, original, tensors)
     with pytest.raises(WeightsUnavailable, match=message) as refused:
-        loaded(folder)
+        load_adapter_pipeline(folder)
     assert f"The part ip_adapter, {FILE}, cannot be loaded" in str(refused.value)
 
 
@@ -223,24 +232,28 @@ def test_an_adapter_of_another_model_is_refused(
 def test_an_encoder_of_another_size_is_named(tmp_path: Path) -> None:
     folder = save_with_adapter(tmp_path, tiny_sdxl(), encoder=clip(width=64))
     with pytest.raises(WeightsUnavailable, match="--part image_encoder=owner/name/folder"):
-        loaded(folder)
+        load_adapter_pipeline(folder)
 
 
 @pytest.fixture(scope="module")
 def sd3(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return loaded(save_with_adapter(tmp_path_factory.mktemp("sd3"), tiny_sd3(), encoder=siglip()))
+    return load_adapter_pipeline(
+        save_with_adapter(tmp_path_factory.mktemp("sd3"), tiny_sd3(), encoder=siglip())
+    )
 
 
 @pytest.mark.long
 def test_of_stable_diffusion_3_requests_with_equal_scales_share_forwards(sd3: Any) -> None:
     inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 0.8), (2, BLUE, 0.8), (3, BLUE, 0.2)]
-    expected = [alone(sd3, *arguments) for arguments in inputs]
-    calls = [{**wish(seed, image), "options": scaled(scale)} for seed, image, scale in inputs]
+    expected = [generate_alone(sd3, *arguments) for arguments in inputs]
+    calls = [
+        {**wish(seed, image), "options": options_with_scale(scale)} for seed, image, scale in inputs
+    ]
     with merging_engine(sd3, threads=1) as engine:
         results = together(engine, calls)
         counts = engine.counts()
     for result, its in zip(results, expected, strict=True):
         assert (result.images - its).abs().max() <= BOUND
     assert max(counts["batch_sizes"]) == 2
-    assert torch.equal(alone(sd3, 1, RED, 0), alone(sd3, 1))
-    assert not torch.equal(expected[0], alone(sd3, 1))
+    assert torch.equal(generate_alone(sd3, 1, RED, 0), generate_alone(sd3, 1))
+    assert not torch.equal(expected[0], generate_alone(sd3, 1))

@@ -11,7 +11,7 @@ from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import StoreConfig, Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.pipeline_index import MODULAR_INDEX
-from tests.engine.calls import alone
+from tests.engine.calls import run_without_engine
 from tests.engine.conformance.case import WISHES
 from tests.engine.conformance.zoo import cases
 from tests.engine.tiny import save_tiny_flux
@@ -28,20 +28,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved_folder(tmp_path_factory):
     return save_tiny_flux(tmp_path_factory.mktemp("saved") / "flux")
 
 
 @pytest.fixture
-def folder(saved, tmp_path):
-    return shutil.copytree(saved, tmp_path / "flux")
+def folder(saved_folder, tmp_path):
+    return shutil.copytree(saved_folder, tmp_path / "flux")
 
 
 def rewrite(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def refused(folder, match, **more):
+def assert_refused(folder, match, **more):
     with pytest.raises(WeightsUnavailable, match=match):
         load_pipeline(Weights(str(folder)), **more)
 
@@ -49,7 +49,7 @@ def refused(folder, match, **more):
 def test_a_saved_pipeline_is_loaded_and_draws_the_same(folder, flux):
     loaded = load_pipeline(Weights(str(folder)))
     loaded.set_progress_bar_config(disable=True)
-    torch.testing.assert_close(alone(loaded), alone(flux))
+    torch.testing.assert_close(run_without_engine(loaded), run_without_engine(flux))
 
 
 def test_the_dtype_is_the_one_asked_for(folder):
@@ -75,29 +75,29 @@ def test_a_dtype_for_a_component_that_there_is_not_is_refused(folder):
 
 
 def test_a_missing_directory_is_named(tmp_path):
-    refused(tmp_path / "nowhere", "nowhere does not exist")
+    assert_refused(tmp_path / "nowhere", "nowhere does not exist")
 
 
 def test_a_directory_that_is_no_pipeline_is_reported(tmp_path):
-    refused(tmp_path, r"model_index\.json")
+    assert_refused(tmp_path, r"model_index\.json")
 
 
 @pytest.mark.parametrize("broken", ["{", "[" * 100_000])
 def test_a_broken_index_is_reported(folder, broken):
     (folder / "model_index.json").write_text(broken)
-    refused(folder, "not valid JSON")
+    assert_refused(folder, "not valid JSON")
 
 
 def test_a_pipeline_class_that_diffusers_lacks_is_refused(folder):
     rewrite(folder / "model_index.json", _class_name="NobodysPipeline")
-    refused(folder, "NobodysPipeline")
+    assert_refused(folder, "NobodysPipeline")
 
 
 def test_a_pipeline_of_the_repositorys_own_code_is_refused_and_not_run(folder, tmp_path):
     ran = tmp_path / "ran"
     (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
     rewrite(folder / "model_index.json", _class_name=["mine", "Mine"])
-    refused(folder, "not run")
+    assert_refused(folder, "not run")
     assert not ran.exists()
 
 
@@ -105,7 +105,7 @@ def test_a_component_of_the_repositorys_own_code_is_refused_and_not_run(folder, 
     ran = tmp_path / "ran"
     (folder / "transformer" / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
     rewrite(folder / "model_index.json", transformer=["mine", "Mine"])
-    refused(folder, r"mine\.Mine")
+    assert_refused(folder, r"mine\.Mine")
     assert not ran.exists()
 
 
@@ -115,7 +115,7 @@ def test_a_component_of_the_repositorys_own_code_is_refused_and_not_run(folder, 
 )
 def test_components_come_from_no_other_library(folder, component):
     rewrite(folder / "model_index.json", transformer=component)
-    refused(folder, "not run")
+    assert_refused(folder, "not run")
 
 
 def test_pickled_weights_are_refused_and_not_read(folder, tmp_path):
@@ -128,18 +128,18 @@ def test_pickled_weights_are_refused_and_not_read(folder, tmp_path):
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.unlink()
     (folder / "transformer" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-    refused(folder, "pickle")
+    assert_refused(folder, "pickle")
     assert not ran.exists()
 
 
 def test_a_component_without_weights_is_named(folder):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    refused(folder, "vae is missing")
+    assert_refused(folder, "vae is missing")
 
 
 def test_damaged_weights_are_reported(folder):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
-    refused(folder, "cannot be loaded")
+    assert_refused(folder, "cannot be loaded")
 
 
 @pytest.mark.parametrize("revision", [None, "main", "abc123", COMMIT[:-1]])
@@ -155,7 +155,7 @@ def test_weights_that_the_hub_does_not_give_are_named(monkeypatch):
 
 
 def test_what_is_neither_a_directory_nor_a_hub_name_is_refused():
-    refused("../up/and/away", "does not exist")
+    assert_refused("../up/and/away", "does not exist")
 
 
 # Modular pipelines.
@@ -203,7 +203,7 @@ def test_a_modular_pipeline_is_loaded_from_its_folder_wherever_its_index_says_th
 def test_a_component_of_another_repository_is_named(modular, tmp_path):
     folder = shutil.copytree(modular[1], tmp_path / "parts")
     shutil.rmtree(folder / "vae")
-    refused(folder, "FluxModularPipeline needs vae, which these weights do not have")
+    assert_refused(folder, "FluxModularPipeline needs vae, which these weights do not have")
 
 
 def test_code_that_a_modular_index_names_is_not_run(modular, tmp_path):
@@ -211,6 +211,6 @@ def test_code_that_a_modular_index_names_is_not_run(modular, tmp_path):
     index = json.loads((folder / MODULAR_INDEX).read_text())
     index["transformer"][:2] = ["os", "system"]
     (folder / MODULAR_INDEX).write_text(json.dumps(index))
-    refused(folder, r"needs os\.system as its transformer.*is not run")
+    assert_refused(folder, r"needs os\.system as its transformer.*is not run")
     rewrite(folder / MODULAR_INDEX, _class_name="ModularPipeline")
-    refused(folder, "needs the pipeline 'ModularPipeline'.*is not run")
+    assert_refused(folder, "needs the pipeline 'ModularPipeline'.*is not run")

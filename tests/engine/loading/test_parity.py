@@ -16,7 +16,7 @@ from deployments.engine.reading.unread import UnreadWeight, WeightsNotRead, read
 from serve_app.domain.endpoint import Recipe, Weights
 from tests.engine.tiny import save_tiny_flux, tiny_sd3, tiny_sdxl
 from tests.fakes.accelerator import FakeAccelerator
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -29,7 +29,7 @@ FAMILIES = ("flux", "sdxl", "stable-audio", "wan")
 
 
 @pytest.fixture(autouse=True)
-def told(caplog):
+def loader_log(caplog):
     caplog.set_level(logging.INFO, "deployments.engine.loading.loader")
     return caplog
 
@@ -71,7 +71,7 @@ def assert_same(ours, theirs):
             assert it.requires_grad == expected.requires_grad
             assert vars(it) == vars(expected)
             assert torch.equal(bits(it), bits(expected)), (name, key)
-        assert tied(mine) == tied(its)
+        assert tied_keys(mine) == tied_keys(its)
         assert getattr(ours, name).training is module.training
 
 
@@ -79,19 +79,19 @@ def bits(tensor):
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 
-def tied(tensors):
+def tied_keys(tensors):
     return {key: min(k for k in tensors if tensors[k] is tensors[key]) for key in tensors}
 
 
 @pytest.mark.variants(1)
 @pytest.mark.parametrize(
-    "dtype", sampled([torch.float32, torch.bfloat16, torch.float16], torch.bfloat16)
+    "dtype", sample_params([torch.float32, torch.bfloat16, torch.float16], torch.bfloat16)
 )
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_demo_models_are_loaded_as_by_their_library(family, dtype, told):
+def test_the_demo_models_are_loaded_as_by_their_library(family, dtype, loader_log):
     ours = load_pipeline(Weights(str(DEMO / family)), dtype=str(dtype).removeprefix("torch."))
     assert_same(ours, usual(DEMO / family, dtype))
-    assert "is read by its library" not in told.text
+    assert "is read by its library" not in loader_log.text
 
 
 @pytest.mark.long
@@ -114,7 +114,7 @@ def test_components_have_their_own_dtypes(flux_folder):
 @pytest.mark.long
 @pytest.mark.parametrize("family", ["flux", "wan"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float8"])
-@pytest.mark.parametrize("offload", sampled(["none", "components"], "none"))
+@pytest.mark.parametrize("offload", sample_params(["none", "components"], "none"))
 def test_what_is_read_to_a_device_is_the_same(family, precision, offload):
     recipe = Recipe(1, precision=precision, offload=offload, hot=("transformer",))
     with reading_later():
@@ -191,13 +191,15 @@ def test_weights_of_other_dtypes_in_one_file_are_cast_alike(flux_folder):
 
 
 @pytest.mark.long
-def test_a_component_whose_values_the_library_needs_is_read_by_it(flux_folder, monkeypatch, told):
+def test_a_component_whose_values_the_library_needs_is_read_by_it(
+    flux_folder, monkeypatch, loader_log
+):
     def doubled(self, state_dict):
         state_dict["proj_out.bias"] = state_dict["proj_out.bias"] * 2
 
     monkeypatch.setattr(FluxTransformer2DModel, "_fix_state_dict_keys_on_load", doubled)
     assert_same(load_pipeline(Weights(str(flux_folder))), usual(flux_folder))
-    assert "transformer is read by its library, which needs aten.mul" in told.text
+    assert "transformer is read by its library, which needs aten.mul" in loader_log.text
     with reading_later():
         ours = load_pipeline(Weights(str(flux_folder)))
     assert type(ours.vae.decoder.conv_in.weight) is UnreadWeight

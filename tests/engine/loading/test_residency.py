@@ -311,7 +311,7 @@ def small(engine):
     residency.close()
 
 
-def loaded(residency, *names):
+def loaded_names(residency, *names):
     return [name for name in names if residency.find(name) is not None]
 
 
@@ -327,9 +327,9 @@ def test_idle_weights_make_room_the_longest_unused_first(engine, small):
         use(small, name, 300)
     use(small, "a", 300)
     use(small, "d", 400)
-    assert loaded(small, "a", "b", "c", "d") == ["a", "c", "d"]
+    assert loaded_names(small, "a", "b", "c", "d") == ["a", "c", "d"]
     use(small, "e", 1000)
-    assert loaded(small, "a", "c", "d", "e") == ["e"]
+    assert loaded_names(small, "a", "c", "d", "e") == ["e"]
     with pytest.raises(Misconfigured):
         engine.submit(pipeline="a")
 
@@ -340,7 +340,7 @@ def test_what_was_evicted_is_let_go_of_and_loaded_again_when_asked_for(small):
     use(small, "b", 600)
     assert gone() is None
     use(small, "a", 600)
-    assert loaded(small, "a", "b") == ["a"]
+    assert loaded_names(small, "a", "b") == ["a"]
 
 
 def test_weights_in_use_are_never_evicted_and_the_load_waits(small):
@@ -353,7 +353,7 @@ def test_weights_in_use_are_never_evicted_and_the_load_waits(small):
     assert small.find("held") is claim.future.result()
     small.release(claim)
     assert isinstance(coming.future.result(30), Pipeline)
-    assert loaded(small, "idle", "held", "coming") == ["coming"]
+    assert loaded_names(small, "idle", "held", "coming") == ["coming"]
 
 
 def test_who_comes_later_waits_behind_a_load_that_waits_for_room(small):
@@ -394,7 +394,7 @@ def test_a_load_that_is_no_longer_waited_for_ends(small):
     small.release(given_up)
     again = small.acquire("held", plan(600))
     again.future.result(30)
-    assert loaded(small, "held", "coming") == ["held"]
+    assert loaded_names(small, "held", "coming") == ["held"]
 
 
 def test_giving_back_twice_is_giving_back_once(small):
@@ -415,9 +415,9 @@ def test_idle_weights_go_before_others_are_read_where_those_are_computed_from_ho
     there = []
 
     def load(_, on_found):
-        there.append(loaded(small, "a"))
+        there.append(loaded_names(small, "a"))
         on_found(600)
-        there.append(loaded(small, "a"))
+        there.append(loaded_names(small, "a"))
         return Pipeline(600)
 
     small.acquire("b", LoadPlan(load)).future.result(30)
@@ -438,7 +438,7 @@ def test_weights_that_never_fit_are_refused_in_words(small):
     use(small, "a", 300)
     with pytest.raises(WeightsUnavailable, match="weights_bytes"):
         small.acquire("huge", plan(1200)).future.result(30)
-    assert loaded(small, "a", "huge") == ["a"]
+    assert loaded_names(small, "a", "huge") == ["a"]
 
 
 def test_a_replica_has_a_budget_of_its_own():

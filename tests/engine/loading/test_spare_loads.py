@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from deployments.engine.loading.loads import LoadPlan, NoSpareRoom, SpareLoadStopped
-from tests.engine.loading.test_residency import Pipeline, engine, loaded, plan, small, use
+from tests.engine.loading.test_residency import Pipeline, engine, loaded_names, plan, small, use
 
 __all__ = ["engine", "small"]
 
@@ -19,12 +19,12 @@ def test_kept_weights_go_last_and_a_load_that_no_request_waits_for_evicts_none_o
     spare = small.acquire("c", plan(300), spare=True)
     spare.future.result(30)
     small.release(spare)
-    assert loaded(small, "kept", "a", "b", "c") == ["kept", "b", "c"]
+    assert loaded_names(small, "kept", "a", "b", "c") == ["kept", "b", "c"]
     with pytest.raises(NoSpareRoom, match="kept leaves"):
         small.acquire("large", plan(800), spare=True).future.result(30)
-    assert loaded(small, "kept", "b", "c") == ["kept", "b", "c"]
+    assert loaded_names(small, "kept", "b", "c") == ["kept", "b", "c"]
     use(small, "large", 800)
-    assert loaded(small, "kept", "b", "c", "large") == ["large"]
+    assert loaded_names(small, "kept", "b", "c", "large") == ["large"]
 
 
 def test_a_load_that_no_request_waits_for_evicts_nothing_that_queued_requests_need(small):
@@ -34,11 +34,11 @@ def test_a_load_that_no_request_waits_for_evicts_nothing_that_queued_requests_ne
     spare = small.acquire("b", plan(700), spare=True)
     spare.future.result(30)
     small.release(spare)
-    assert loaded(small, "needed", "a", "b") == ["needed", "b"]
+    assert loaded_names(small, "needed", "a", "b") == ["needed", "b"]
     with pytest.raises(NoSpareRoom):
         small.acquire("c", plan(300), spare=True).future.result(30)
     use(small, "c", 300)  # a request evicts the longest unused
-    assert loaded(small, "needed", "b", "c") == ["b", "c"]
+    assert loaded_names(small, "needed", "b", "c") == ["b", "c"]
 
 
 def test_a_load_for_nobody_ends_when_a_request_comes_for_other_weights(small):

@@ -104,7 +104,7 @@ class Device:
         most = min(self.max_batch, len(running))
         if not self.merges_all:
             self.busy.has(len(running), self.now)
-            load = inf if self.busy.sustained else self.demand.load(self.now, self.max_batch)
+            load = inf if self.busy.is_sustained else self.demand.load(self.now, self.max_batch)
             most = self.times.unknown(most) or self.times.limit(most, load)
         alone = self.times.seconds(1) or 0.0
         candidates = [
@@ -134,7 +134,7 @@ class Device:
                 request.last_turn = self.turn
                 request.done = self.now
                 if not request.left:
-                    self.busy.ended()
+                    self.busy.count_generation()
 
 
 def burst(count=8, steps=28, at=0.0):

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline
 from deployments.engine.engine import Engine
 from deployments.engine.interception.pipeline import view_of
 from deployments.families.sdxl import keep_bfloat16
-from tests.engine.calls import SIDE, alone, call
+from tests.engine.calls import SIDE, call, run_without_engine
 from tests.engine.tiny import tiny_sdxl
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -38,7 +38,7 @@ def test_images_of_a_bfloat16_autoencoder_are_those_of_float32_within_its_roundi
     plain = halves()
     for seed, image in zip((1, 2), results, strict=True):
         assert image.dtype is torch.bfloat16
-        latents = alone(plain, seed=seed, output_type="latent").float()
+        latents = run_without_engine(plain, seed=seed, output_type="latent").float()
         expected = decoded_in_float32(latents)
         torch.testing.assert_close(image.float(), expected, atol=0.03, rtol=0)
     assert pipeline.vae.dtype is torch.bfloat16

@@ -41,15 +41,15 @@ class Limited(UnlimitedMemory):
 
 @pytest.fixture
 def pipeline():
-    return recorded(tiny_flux())
+    return enable_recording(tiny_flux())
 
 
-def recorded(pipeline):
+def enable_recording(pipeline):
     record_graphs(pipeline)
     return pipeline
 
 
-def counted(accelerator):
+def count_operations(accelerator):
     noted = [what for _, what in accelerator.operations]
     return noted.count("record graph"), noted.count("replay")
 
@@ -60,14 +60,14 @@ def draw(engine, **changes):
 
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_recorded_steps_give_the_bits_of_plain_ones(make):
-    pipeline, accelerator = recorded(make()), FakeAccelerator()
+    pipeline, accelerator = enable_recording(make()), FakeAccelerator()
     plain = pipeline(**call(steps=STEPS, seed=3)).images
     with merging_engine(pipeline, accelerator) as engine:
         image = draw(engine, seed=3)
         again = draw(engine, seed=3)
     assert torch.equal(image, plain)
     assert torch.equal(again, plain)
-    records, replays = counted(accelerator)
+    records, replays = count_operations(accelerator)
     assert records == 1
     assert replays == 1 + 2 + STEPS  # a comparison, the rest of the first, all of the second
 
@@ -75,7 +75,7 @@ def test_recorded_steps_give_the_bits_of_plain_ones(make):
 @pytest.mark.long
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_merged_forwards_have_graphs_of_their_own(make):
-    pipeline, accelerator = recorded(make()), FakeAccelerator()
+    pipeline, accelerator = enable_recording(make()), FakeAccelerator()
     plain = [pipeline(**call(steps=STEPS, seed=seed)).images for seed in range(3)]
     with merging_engine(pipeline, accelerator, verify_merges=False, max_batch=4) as engine:
         for _ in range(2):
@@ -86,7 +86,7 @@ def test_merged_forwards_have_graphs_of_their_own(make):
         assert engine.counts()["merged_calls"] >= 6 * (STEPS - 1)
     for image, other in zip(images, plain, strict=True):
         assert (image - other).abs().max() < 1e-4
-    records, replays = counted(accelerator)
+    records, replays = count_operations(accelerator)
     assert records == 1
     assert replays > STEPS
 
@@ -100,14 +100,14 @@ def test_another_size_is_recorded_by_itself(pipeline):
                 image = draw(engine, width=side, height=side)
                 again = pipeline(**call(steps=STEPS, width=side, height=side)).images
                 assert torch.equal(image, again)
-    assert counted(accelerator)[0] == 2
+    assert count_operations(accelerator)[0] == 2
 
 
 def test_without_the_switch_nothing_is_recorded():
     accelerator = FakeAccelerator()
     with merging_engine(tiny_flux(), accelerator) as engine:
         draw(engine)
-    assert counted(accelerator) == (0, 0)
+    assert count_operations(accelerator) == (0, 0)
 
 
 def test_a_cpu_ignores_the_switch(pipeline, caplog):
@@ -121,25 +121,25 @@ def test_a_deterministic_request_is_not_replayed(pipeline):
     accelerator = FakeAccelerator()
     with merging_engine(pipeline, accelerator) as engine:
         draw(engine)
-        before = counted(accelerator)
+        before = count_operations(accelerator)
         draw(engine, deterministic=True)
-    assert counted(accelerator) == before
+    assert count_operations(accelerator) == before
 
 
 def test_requests_with_loras_run_as_written_and_others_are_replayed_beside_them(tmp_path):
-    pipeline, accelerator = recorded(tiny_flux()), FakeAccelerator(discrete=False)
+    pipeline, accelerator = enable_recording(tiny_flux()), FakeAccelerator(discrete=False)
     plain = pipeline(**call(steps=STEPS)).images
     file = save_lora(tmp_path, pipeline, 1)
     with merging_engine(pipeline, accelerator, max_batch=1) as engine:
         first = draw(engine)
-        before = counted(accelerator)
+        before = count_operations(accelerator)
         with_lora = draw(engine, loras=[Lora(file, 0.1)])
-        assert counted(accelerator) == before
+        assert count_operations(accelerator) == before
         after = draw(engine)
     assert torch.equal(first, plain)
     assert torch.equal(after, plain)
     assert not torch.equal(with_lora, plain)
-    assert counted(accelerator)[1] > before[1]
+    assert count_operations(accelerator)[1] > before[1]
 
 
 def test_graphs_are_dropped_when_weights_have_moved(pipeline):
@@ -150,7 +150,7 @@ def test_graphs_are_dropped_when_weights_have_moved(pipeline):
             parameter.data = parameter.data * 1.5
         image = draw(engine)
     assert torch.equal(image, pipeline(**call(steps=STEPS)).images)
-    assert counted(accelerator)[0] == 2
+    assert count_operations(accelerator)[0] == 2
 
 
 @pytest.mark.long
@@ -167,12 +167,12 @@ def test_a_forward_that_cannot_be_recorded_runs_as_ever(pipeline, caplog, error,
     with merging_engine(pipeline, accelerator) as engine:
         image = draw(engine, steps=2 * STEPS)
     assert torch.equal(image, pipeline(**call(steps=2 * STEPS)).images)
-    assert counted(accelerator)[0] == records
+    assert count_operations(accelerator)[0] == records
     assert ("not permitted" in caplog.text) is (records == 1)
 
 
 def test_a_forward_that_writes_into_its_inputs_is_not_recorded(caplog):
-    pipeline, accelerator = recorded(tiny_flux()), FakeAccelerator()
+    pipeline, accelerator = enable_recording(tiny_flux()), FakeAccelerator()
     forward = pipeline.transformer.forward
 
     def writing(hidden_states, *arguments, **keywords):
@@ -184,11 +184,11 @@ def test_a_forward_that_writes_into_its_inputs_is_not_recorded(caplog):
     with merging_engine(pipeline, accelerator) as engine:
         draw(engine)
     assert "writes into its inputs" in caplog.text
-    assert counted(accelerator)[0] == 1
+    assert count_operations(accelerator)[0] == 1
 
 
 def test_a_recording_that_gives_other_values_is_not_used(caplog):
-    pipeline, accelerator = recorded(tiny_flux()), FakeAccelerator()
+    pipeline, accelerator = enable_recording(tiny_flux()), FakeAccelerator()
     forward, calls = pipeline.transformer.forward, []
 
     def counting(*arguments, **keywords):
@@ -212,7 +212,7 @@ def test_forwards_whose_weights_are_copied_to_the_device_are_not_recorded(caplog
         draw(engine, pipeline="flux")
         residency.close()
     assert "hooks move its weights" in caplog.text
-    assert counted(accelerator) == (0, 0)
+    assert count_operations(accelerator) == (0, 0)
 
 
 class Compiler:
@@ -249,12 +249,12 @@ def test_a_recording_is_put_off_while_another_model_is_compiled(pipeline, compil
     engine.submit(pipeline="other", **start()).result(RESULT_S)
     assert compiler.began.wait(RESULT_S)
     image = draw(engine)
-    assert counted(accelerator) == (0, 0)
+    assert count_operations(accelerator) == (0, 0)
     compiler.may_end.set()
     engine.finish_compiling()
     again = draw(engine)
     assert torch.equal(image, again)
-    assert counted(accelerator) == (1, STEPS)
+    assert count_operations(accelerator) == (1, STEPS)
     assert "not recorded" not in caplog.text
 
 
@@ -277,7 +277,7 @@ def test_compiling_begins_when_a_recording_has_ended(pipeline, compiled_beside, 
     engine.finish_compiling()
     assert began == [False]
     assert compiler.began.is_set()
-    assert counted(accelerator)[0] == 1
+    assert count_operations(accelerator)[0] == 1
     assert "not recorded" not in caplog.text
 
 
@@ -289,7 +289,7 @@ def test_a_recipe_switches_graphs_on_and_they_go_with_the_weights(caplog):
         plan = LoadPlan(lambda *_: tiny_flux(), Recipe(24, "float32", graphs=True))
         residency.acquire("flux", plan).future.result(RESULT_S)
         draw(engine, pipeline="flux")
-        assert counted(accelerator)[1] > 0
+        assert count_operations(accelerator)[1] > 0
         graphs = engine._loop._graphs
         assert any(denoiser.graphs for denoiser in graphs._denoisers.values())
         engine.remove("flux")
@@ -304,10 +304,10 @@ def test_memory_that_runs_out_takes_the_graphs(pipeline, caplog):
         for _ in range(MAX_RELEASES):
             draw(engine)
             engine._loop._pressure.relieve()
-        records = counted(accelerator)[0]
+        records = count_operations(accelerator)[0]
         image = draw(engine)
     assert torch.equal(image, pipeline(**call(steps=STEPS)).images)
-    assert records == counted(accelerator)[0] == MAX_RELEASES
+    assert records == count_operations(accelerator)[0] == MAX_RELEASES
     assert "memory runs out beside its graphs" in caplog.text
 
 
@@ -317,7 +317,7 @@ def test_graphs_have_a_share_of_the_memory(pipeline, monkeypatch):
         draw(engine)
         monkeypatch.setattr(FakeGraphPool, "size", 10**8)
         draw(engine, width=48, height=48)
-    assert counted(accelerator)[0] == 1
+    assert count_operations(accelerator)[0] == 1
 
 
 @pytest.mark.long
@@ -329,4 +329,4 @@ def test_the_least_recently_used_graph_makes_room(pipeline, monkeypatch):
         for side in (32, 48, 64, 48, 64, 32):
             draw(engine, width=side, height=side)
     # The first one was dropped for the third, and its runs were counted.
-    assert counted(accelerator)[0] == 4
+    assert count_operations(accelerator)[0] == 4

@@ -30,7 +30,7 @@ from tests.engine.loop.simulated import (
 )
 
 
-def measured(seconds, sizes=(1, 2, 4, 8)):
+def measure_forwards(seconds, sizes=(1, 2, 4, 8)):
     times = ForwardTimes()
     for rows in sizes * 2:
         times.record(rows, seconds(rows))
@@ -39,23 +39,23 @@ def measured(seconds, sizes=(1, 2, 4, 8)):
 
 @pytest.mark.parametrize(("seconds", "knee"), [(compute_bound, 1), (launch_bound, 4), (between, 4)])
 def test_the_knee_is_before_the_first_row_that_gains_less_than_a_twentieth(seconds, knee):
-    assert measured(seconds).knee(8) == knee
+    assert measure_forwards(seconds).knee(8) == knee
 
 
 def test_between_sizes_and_beyond_them_seconds_are_linear():
-    times = measured(compute_bound, sizes=(1, 2, 4))
+    times = measure_forwards(compute_bound, sizes=(1, 2, 4))
     for rows in range(1, 9):
         assert times.seconds(rows) == pytest.approx(compute_bound(rows))
 
 
 def test_one_slow_forward_changes_nothing():
-    times = measured(compute_bound)
+    times = measure_forwards(compute_bound)
     times.record(1, 60.0)  # such as one that compiles
     assert times.seconds(1) == pytest.approx(compute_bound(1))
 
 
 def test_one_size_that_was_measured_too_slow_does_not_hide_what_more_rows_gain():
-    times = measured(lambda rows: 0.02 + 0.01 * rows)
+    times = measure_forwards(lambda rows: 0.02 + 0.01 * rows)
     assert times.knee(8) == 6
     for _ in range(8):
         times.record(4, 0.072)  # on a busy machine
@@ -76,7 +76,7 @@ def test_sizes_are_measured_as_work_goes_by_and_again_later():
     for _ in range(3):
         device.run(burst(count=4, steps=100, at=device.now + WINDOW_S))
     assert device.batches[:12] == [4] * 8 + [1, 1, 2, 2]
-    assert sorted(device.times.measured()) == [1, 2, 4]
+    assert sorted(device.times.seconds_by_calls()) == [1, 2, 4]
     merged = sum(rows > 1 for rows in device.batches[12:])
     assert 0 < merged <= 0.02 * len(device.batches)
 
@@ -88,7 +88,7 @@ def test_a_size_that_is_never_there_is_not_waited_for():
 
 
 def test_the_demand_is_that_of_a_full_window_even_at_the_start():
-    times = measured(compute_bound)
+    times = measure_forwards(compute_bound)
     demand = StepDemand()
     demand.add(times, 224, now=0.0)
     load = 224 * compute_bound(1) / WINDOW_S / MAX_LOAD
@@ -98,14 +98,14 @@ def test_the_demand_is_that_of_a_full_window_even_at_the_start():
 
 
 def test_more_rows_than_at_the_knee_share_a_forward_while_the_demand_needs_them():
-    times = measured(compute_bound)
+    times = measure_forwards(compute_bound)
     assert times.limit(8, 0.9) == 1
     assert times.limit(8, 1.02) == 2
     assert times.limit(8, 5.0) == 8  # more than any number carries
 
 
 def test_models_that_share_a_device_share_the_demand():
-    first, other = measured(compute_bound), measured(compute_bound)
+    first, other = measure_forwards(compute_bound), measure_forwards(compute_bound)
     demand = StepDemand()
     for times in (first, other):
         demand.add(times, int(0.6 * WINDOW_S * MAX_LOAD / compute_bound(1)), now=0.0)
@@ -216,8 +216,8 @@ def ends(busy, generations, now, each_s=1.0):
     """So many that come together end one after the other, and nobody follows."""
     for left in range(generations, 0, -1):
         busy.has(left, now)
-        assert not busy.sustained
-        busy.ended()
+        assert not busy.is_sustained
+        busy.count_generation()
         now += each_s
     busy.idle(now)
     return now
@@ -236,13 +236,13 @@ def test_clients_that_keep_coming_are_a_lasting_demand_until_they_stop(clients, 
     busy, now = BusyPeriod(), 0.0
     for _ in range(SUSTAINED_ENDS + clients):
         busy.has(clients, now)
-        busy.ended()
+        busy.count_generation()
         now += 1.0
         busy.idle(now)  # all of them had ended at once, and the next are on their way
         now += gap_s
-    assert busy.sustained
+    assert busy.is_sustained
     busy.has(1, 2 * now)
-    assert not busy.sustained
+    assert not busy.is_sustained
 
 
 def test_an_hour_of_demand_is_over_a_minute_after_the_engine_is_idle_half_of_the_time():
@@ -250,15 +250,15 @@ def test_an_hour_of_demand_is_over_a_minute_after_the_engine_is_idle_half_of_the
     for share, until in ((0.95, 3600.0), (0.5, 3660.0)):
         while now < until:
             busy.has(1, now)
-            busy.ended()
+            busy.count_generation()
             now += share
             busy.idle(now)
             now += 1 - share
-        assert busy.sustained is (share > MAX_LOAD)
+        assert busy.is_sustained is (share > MAX_LOAD)
 
 
 def test_a_demand_without_bound_gets_the_best_throughput():
-    assert measured(compute_bound).limit(8, inf) == 8
-    assert measured(launch_bound).limit(8, inf) in (4, 5, 6, 7, 8)
-    worse = measured(lambda rows: 0.01 * rows**1.5)
+    assert measure_forwards(compute_bound).limit(8, inf) == 8
+    assert measure_forwards(launch_bound).limit(8, inf) in (4, 5, 6, 7, 8)
+    worse = measure_forwards(lambda rows: 0.01 * rows**1.5)
     assert worse.limit(8, inf) == 1

@@ -38,7 +38,7 @@ def together(engine, calls):
     return running
 
 
-def made(pipeline, engine, calls):
+def check_results(pipeline, engine, calls):
     """What they made, which is what they make alone."""
     alone = [pipeline(**call) for call in calls]
     running = together(engine, calls)
@@ -58,7 +58,9 @@ def not_merged(engine):
 def test_equal_calls_share_their_forwards_at_every_step():
     pipeline = Loop(Denoiser())
     with merging_engine(pipeline, max_batch=8) as engine:
-        counts = made(pipeline, engine, [{"start": start(n), "steps": n + 2} for n in range(4)])
+        counts = check_results(
+            pipeline, engine, [{"start": start(n), "steps": n + 2} for n in range(4)]
+        )
     assert counts["merged_calls"] == 13
     assert counts["batch_sizes"] == {4: 2, 3: 1, 2: 1, 1: 1}
     assert counts["steps"] == 14
@@ -67,7 +69,7 @@ def test_equal_calls_share_their_forwards_at_every_step():
 def test_no_more_share_a_forward_than_may():
     pipeline = Loop(Denoiser())
     with merging_engine(pipeline, max_batch=2, max_generations=5) as engine:
-        counts = made(pipeline, engine, [{"start": start(n)} for n in range(5)])
+        counts = check_results(pipeline, engine, [{"start": start(n)} for n in range(5)])
     assert set(counts["batch_sizes"]) == {1, 2}
 
 
@@ -75,7 +77,7 @@ def test_who_halves_its_rows_gets_its_own_halves():
     pipeline = Loop(Guided())
     with merging_engine(pipeline) as engine:
         calls = [{"start": torch.tensor([[float(n)], [n + 1.0]])} for n in range(3)]
-        counts = made(pipeline, engine, calls)
+        counts = check_results(pipeline, engine, calls)
     assert counts["merged_calls"] == 9
 
 
@@ -83,10 +85,10 @@ def test_a_forward_that_fails_for_several_is_run_for_each_and_not_tried_again(ca
     pipeline = Loop(FailsTogether())
     with merging_engine(pipeline) as engine:
         calls = [{"start": start(n)} for n in range(3)]
-        counts = made(pipeline, engine, calls)
+        counts = check_results(pipeline, engine, calls)
         assert not_merged(engine) == (9, {"failed when merged"})
         assert counts["trial_forwards"] == 1
-        assert made(pipeline, engine, calls)["trial_forwards"] == 1
+        assert check_results(pipeline, engine, calls)["trial_forwards"] == 1
     assert "failed when merged" in caplog.text
 
 
@@ -102,10 +104,10 @@ def test_one_that_fails_alone_as_well_fails_and_the_others_do_not():
 def test_what_does_not_fit_in_memory_together_is_halved_until_it_does(caplog):
     pipeline = Loop(Small())
     with merging_engine(pipeline) as engine:
-        counts = made(pipeline, engine, [{"start": start(n)} for n in range(7)])
+        counts = check_results(pipeline, engine, [{"start": start(n)} for n in range(7)])
         assert counts["trial_forwards"] == 2  # seven, three
         assert max(counts["batch_sizes"]) <= 2
-        again = made(pipeline, engine, [{"start": start(n)} for n in range(4)])
+        again = check_results(pipeline, engine, [{"start": start(n)} for n in range(4)])
         assert again["trial_forwards"] == 2
     assert "did not fit in memory" in caplog.text
 
@@ -123,7 +125,7 @@ def test_one_that_does_not_fit_alone_fails_and_the_others_do_not():
 def test_a_first_merge_that_differs_is_found_and_no_one_gets_it(caplog):
     pipeline = Loop(Mixes())
     with merging_engine(pipeline, verify_merges=True) as engine:
-        counts = made(pipeline, engine, [{"start": start(n)} for n in range(3)])
+        counts = check_results(pipeline, engine, [{"start": start(n)} for n in range(3)])
         assert counts["merged_calls"] == 0
         assert not_merged(engine) == (9, {"differs when merged"})
     assert "differs when merged" in caplog.text
@@ -140,7 +142,7 @@ def test_without_the_verification_it_is_not_found():
 def test_a_verified_merge_is_merged_from_then_on():
     pipeline = Loop(Denoiser())
     with merging_engine(pipeline, verify_merges=True) as engine:
-        counts = made(pipeline, engine, [{"start": start(n)} for n in range(3)])
+        counts = check_results(pipeline, engine, [{"start": start(n)} for n in range(3)])
     assert counts["merged_calls"] == 9
     assert counts["trial_forwards"] == 3
 
@@ -149,7 +151,7 @@ def test_a_verified_merge_is_merged_from_then_on():
 def test_a_denoiser_that_writes_into_its_inputs_gets_its_own(verify):
     pipeline = Loop(Writes())
     with merging_engine(pipeline, verify_merges=verify) as engine:
-        counts = made(pipeline, engine, [{"start": start(n)} for n in range(3)])
+        counts = check_results(pipeline, engine, [{"start": start(n)} for n in range(3)])
         assert counts["merged_calls"] == 0
         assert not_merged(engine) == (9, {"writes into its inputs"})
 
@@ -182,7 +184,7 @@ def test_arguments_of_any_kind_at_all_run_alone():
 
     pipeline = Loop(Denoiser())
     with merging_engine(pipeline) as engine:
-        made(pipeline, engine, [{"start": start(1), "extra": Odd()}] * 2)
+        check_results(pipeline, engine, [{"start": start(1), "extra": Odd()}] * 2)
         assert not_merged(engine) == (6, {"planning failed"})
 
 

@@ -9,7 +9,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
-from tests.engine.calls import alone, call
+from tests.engine.calls import call, run_without_engine
 from tests.engine.gate import Gate
 
 pytestmark = pytest.mark.engine
@@ -39,10 +39,10 @@ def paused_after(engine, step, **wish):
 def test_it_stands_still_while_another_ends_and_then_goes_on_bit_for_bit(engine, flux):
     paused = paused_after(engine, 2, steps=5)
     other = engine.submit(**call(seed=2, steps=9))
-    assert torch.equal(other.result(60).images, alone(flux, seed=2, steps=9))
+    assert torch.equal(other.result(60).images, run_without_engine(flux, seed=2, steps=9))
     assert (paused.steps_done, paused.done()) == (2, False)
     paused.resume()
-    assert torch.equal(paused.result(60).images, alone(flux, steps=5))
+    assert torch.equal(paused.result(60).images, run_without_engine(flux, steps=5))
 
 
 def test_it_gives_snapshots_and_others_go_on_from_them(engine, flux):
@@ -50,7 +50,7 @@ def test_it_gives_snapshots_and_others_go_on_from_them(engine, flux):
     state = paused.snapshot(60)
     assert Snapshot.of_bytes(state).step == 2
     result = engine.submit(snapshot=state, **call(steps=5)).result(60)
-    assert torch.equal(result.images, alone(flux, steps=5))
+    assert torch.equal(result.images, run_without_engine(flux, steps=5))
     assert not paused.done()
 
 

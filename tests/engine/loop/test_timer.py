@@ -29,12 +29,12 @@ class DeviceMark:
         self.device = device
         self.number = number
 
-    def passed(self):
+    def has_passed(self):
         return self.number <= self.device.at
 
     def seconds_to(self, later):
-        assert self.passed()
-        assert later.passed()
+        assert self.has_passed()
+        assert later.has_passed()
         return later.number - self.number
 
 
@@ -59,7 +59,7 @@ def test_on_a_cpu_it_goes_by_the_clock():
     mark = Cpu().timestamps(lambda: next(clock))
     first, second = mark(), mark()
     assert isinstance(first, HostTimeStamp)
-    assert first.passed()
+    assert first.has_passed()
     assert first.seconds_to(second) == 0.5
 
 

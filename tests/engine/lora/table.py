@@ -77,7 +77,7 @@ def _cell(family: str, layout: str, file: Path) -> str:
     ours: Expected = {}
     for name, change in changes.items():
         weight = layer_of(pipeline, name).weight.detach().float()
-        ours[name] = change.merged(weight, 1.0) - weight, getattr(change, "bias", None)
+        ours[name] = change.merge(weight, 1.0) - weight, getattr(change, "bias", None)
     return f"{_mark(ours, expected)} {_by_diffusers(pipeline, file, expected)}"
 
 

@@ -16,7 +16,7 @@ from tests.engine.loras import FLUX_LAYERS, SDXL_LAYERS, save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, relative, together
 from tests.fakes.accelerator import FakeAccelerator
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -46,7 +46,7 @@ def component_of(pipeline):
     return getattr(pipeline, "transformer", None) or pipeline.unet
 
 
-def adapted(make, layers, kind, seed):
+def build_adapted_pipeline(make, layers, kind, seed):
     """A pipeline with peft's adapter, whose weights are random, and they by name."""
     pipeline = make()
     component = component_of(pipeline)
@@ -68,7 +68,7 @@ def adapted(make, layers, kind, seed):
     return pipeline, state
 
 
-def saved(folder, state, kind, pipeline, names):
+def save_adapter(folder, state, kind, pipeline, names):
     """Save in the names of kohya's trainer, or with dots, as peft and others do."""
     unet = hasattr(pipeline, "unet")
     file = folder / f"{kind}-{names}.safetensors".replace(" ", "-")
@@ -92,7 +92,7 @@ def saved(folder, state, kind, pipeline, names):
     return file
 
 
-def scaled(pipeline, scale):
+def scale_adapter(pipeline, scale):
     for layer in component_of(pipeline).modules():
         if isinstance(layer, BaseTunerLayer):
             layer.scaling["default"] *= scale
@@ -100,14 +100,16 @@ def scaled(pipeline, scale):
 
 
 @pytest.mark.variants(1)
-@pytest.mark.parametrize("names", sampled(["kohya", "lycoris", "dots", "diffusion_model"], "kohya"))
+@pytest.mark.parametrize(
+    "names", sample_params(["kohya", "lycoris", "dots", "diffusion_model"], "kohya")
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", MAKERS)
 def test_each_kind_is_applied_and_merged_as_by_peft(model, kind, names, tmp_path):
     make, layers = MAKERS[model]
-    pipeline, state = adapted(make, layers, kind, 1)
-    file = saved(tmp_path, state, kind, pipeline, names)
-    expected = scaled(pipeline, 0.7)(**call(steps=2)).images
+    pipeline, state = build_adapted_pipeline(make, layers, kind, 1)
+    file = save_adapter(tmp_path, state, kind, pipeline, names)
+    expected = scale_adapter(pipeline, 0.7)(**call(steps=2)).images
     base = make()
     with Engine(base, threads=1) as engine:
         images = engine.submit(loras=[Lora(file, 0.7)], **call(steps=2)).result(60).images
@@ -122,8 +124,8 @@ def asked_for(folder, kinds=("LoKr", "LoHa", "DoRA")):
     """Files of several kinds for the tiny Flux."""
     files = []
     for seed, kind in enumerate(kinds):
-        pipeline, state = adapted(tiny_flux, FLUX_LAYERS[seed:], kind, seed)
-        files.append(Lora(saved(folder, state, kind, pipeline, "kohya"), 0.6))
+        pipeline, state = build_adapted_pipeline(tiny_flux, FLUX_LAYERS[seed:], kind, seed)
+        files.append(Lora(save_adapter(folder, state, kind, pipeline, "kohya"), 0.6))
     return files
 
 
@@ -134,15 +136,15 @@ def test_rows_with_any_kind_share_forwards(model, tmp_path):
     base = make()
     lora_lists = [[Lora(save_lora(tmp_path, base, 1, 2), 0.5)], []]
     for seed, kind in enumerate(("LoKr", "LoHa", "DoRA")):
-        pipeline, state = adapted(make, layers[seed:], kind, seed)
-        lora_lists.append([Lora(saved(tmp_path, state, kind, pipeline, "kohya"), 0.6)])
+        pipeline, state = build_adapted_pipeline(make, layers[seed:], kind, seed)
+        lora_lists.append([Lora(save_adapter(tmp_path, state, kind, pipeline, "kohya"), 0.6)])
     calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(lora_lists)]
     with merging_engine(base, max_batch=8, threads=1, verify_merges=True) as engine:
-        alone = [engine.submit(**{**fields, "generator": seeded(n)}).result(60).images
+        alone = [engine.submit(**{**fields, "generator": make_generator(n)}).result(60).images
                  for n, fields in enumerate(calls)]  # fmt: skip
         before = engine.counts()["merged_calls"]
         images = together(
-            engine, [{**fields, "generator": seeded(n)} for n, fields in enumerate(calls)]
+            engine, [{**fields, "generator": make_generator(n)} for n, fields in enumerate(calls)]
         )
         counts = engine.counts()
     assert counts["merged_calls"] - before >= 3 * len(calls)
@@ -151,14 +153,14 @@ def test_rows_with_any_kind_share_forwards(model, tmp_path):
         assert relative(image, other) <= 1e-5
 
 
-def seeded(seed):
+def make_generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
 def test_several_of_one_generation_come_one_after_another_as_in_peft(tmp_path):
     """A DoRA scales what the LoRA before it has made, and a LoRA after it is added."""
-    pipeline, state = adapted(tiny_flux, FLUX_LAYERS, "DoRA", 1)
-    dora = Lora(saved(tmp_path, state, "DoRA", pipeline, "kohya"))
+    pipeline, state = build_adapted_pipeline(tiny_flux, FLUX_LAYERS, "DoRA", 1)
+    dora = Lora(save_adapter(tmp_path, state, "DoRA", pipeline, "kohya"))
     lora = save_lora(tmp_path, pipeline, 2, 2)
     halves = load_file(lora)
     for path in FLUX_LAYERS:

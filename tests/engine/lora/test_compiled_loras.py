@@ -87,7 +87,7 @@ class Studio:
 def loras(tmp_path_factory):
     """Three with ranks of one bucket."""
     folder = tmp_path_factory.mktemp("loras")
-    return [saved(folder, seed, rank) for seed, rank in ((1, 4), (2, 16), (3, 7))]
+    return [make_lora(folder, seed, rank) for seed, rank in ((1, 4), (2, 16), (3, 7))]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def plain():
 LAYERS = [layer for layer in FLUX_LAYERS if not layer.startswith("single")]
 
 
-def saved(folder, seed, rank):
+def make_lora(folder, seed, rank):
     return Lora(save_lora(folder, tiny_flux(), seed, rank, LAYERS), 0.5)
 
 
@@ -144,7 +144,7 @@ def test_code_of_a_bucket_runs_all_mixes_ranks_scales_and_rows(studio, plain, lo
 
 
 def test_other_ranks_and_layers_run_as_written_until_their_code_is_there(studio, plain, tmp_path):
-    larger = saved(tmp_path, 4, 20)
+    larger = make_lora(tmp_path, 4, 20)
     known = graphs()
     studio.may_compile.clear()
     image, steps = studio.compiled_steps([larger])
@@ -184,7 +184,7 @@ def test_other_kinds_of_adapters_and_large_ranks_run_as_written(studio, plain, t
         image, steps = studio.compiled_steps([Lora(file, 0.5)])
         assert steps == 0
         assert relative(image, plain([Lora(file, 0.5)], steps=2)) <= 1e-5
-    largest = saved(tmp_path, 6, BUCKETS[-1] + 1)
+    largest = make_lora(tmp_path, 6, BUCKETS[-1] + 1)
     assert studio.compiled_steps([largest])[1] == 0
     studio.wait_for_code()
     assert graphs() == known

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def distilled(folder, make):
+def make_distilled_lora(folder, make):
     """A LoRA with differences of biases and norms, and the pipeline with them in its weights."""
     family = "FLUX.1" if make is tiny_flux else "SDXL"
     pipeline, file = make(), folder / f"{family}.safetensors"
@@ -37,7 +37,7 @@ def distilled(folder, make):
 
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_differences_of_biases_and_norms_are_applied_and_merged(make, tmp_path):
-    lora, changed = distilled(tmp_path, make)
+    lora, changed = make_distilled_lora(tmp_path, make)
     with torch.no_grad():
         expected = changed(**call(steps=2)).images
     base = make()
@@ -59,18 +59,18 @@ def test_differences_of_biases_and_norms_are_applied_and_merged(make, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_rows_with_differences_share_forwards_with_others(make, tmp_path):
-    lora, _ = distilled(tmp_path, make)
+    lora, _ = make_distilled_lora(tmp_path, make)
     plain = Lora(save_lora(tmp_path, make(), 1, 2), 0.5)
     lora_lists = [[lora], [], [plain], [Lora(lora.file, 0.5), plain]]
     calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(lora_lists)]
     with merging_engine(make(), max_batch=8, threads=1, verify_merges=True) as engine:
         alone = [
-            engine.submit(**{**fields, "generator": seeded(n)}).result(60).images
+            engine.submit(**{**fields, "generator": make_generator(n)}).result(60).images
             for n, fields in enumerate(calls)
         ]
         before = engine.counts()["merged_calls"]
         images = together(
-            engine, [{**fields, "generator": seeded(n)} for n, fields in enumerate(calls)]
+            engine, [{**fields, "generator": make_generator(n)} for n, fields in enumerate(calls)]
         )
         counts = engine.counts()
     assert counts["merged_calls"] - before >= 3 * len(calls)
@@ -110,5 +110,5 @@ def test_a_bias_that_a_layer_does_not_have_is_added(tmp_path):
     assert relative(images, pipeline(**call(steps=2)).images) <= 1e-5
 
 
-def seeded(seed):
+def make_generator(seed):
     return torch.Generator().manual_seed(seed)

@@ -63,7 +63,7 @@ def loras(pipeline, tmp_path_factory):
     ]
 
 
-def wrapped(pipeline):
+def lora_layers(pipeline):
     component = getattr(pipeline, "transformer", None) or pipeline.unet
     return [module for module in component.modules() if isinstance(module, LoraLayer)]
 
@@ -125,7 +125,8 @@ def test_a_lora_that_holds_no_numbers_spoils_its_own_image_only(make, pipeline, 
         for fields in calls:
             engine.submit(**{**fields, "num_inference_steps": 1}).result(60)
         results = together(
-            engine, [{**arguments, "generator": seeded(n)} for n, arguments in enumerate(calls)]
+            engine,
+            [{**arguments, "generator": make_generator(n)} for n, arguments in enumerate(calls)],
         )
         assert engine.counts()["merged_calls"] >= 9
     assert torch.isnan(results[0]).all()
@@ -145,7 +146,7 @@ def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_pa
         for lora_list in lora_lists:
             engine.submit(**{**calls[0], "loras": lora_list, "num_inference_steps": 1}).result(60)
         results = together(
-            engine, [{**fields, "generator": seeded(n)} for n, fields in enumerate(calls)]
+            engine, [{**fields, "generator": make_generator(n)} for n, fields in enumerate(calls)]
         )
         counts = engine.counts()
     for images, chosen, wish in zip(results, lora_lists, wishes, strict=True):
@@ -171,7 +172,7 @@ def test_where_rows_cannot_be_distinguished_those_with_the_same_loras_merge(tmp_
         assert relative(images, plain_with(tiny_z_image, chosen, seed=seed, **size)) <= 1e-5
 
 
-def seeded(seed):
+def make_generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
@@ -179,7 +180,7 @@ def test_alone_beside_loras_and_afterwards_it_is_bit_for_bit_what_it_was(make, p
     plain = make()(**call()).images
     with Engine(pipeline, max_batch=4, threads=1) as engine:
         with_lora = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
-        assert wrapped(pipeline)
+        assert lora_layers(pipeline)
         assert torch.equal(engine.submit(**call()).result(60).images, plain)
         assert torch.equal(pipeline(**call()).images, plain)
         beside = engine.submit(loras=[Lora(loras[1])], **call(seed=2, steps=6))
@@ -188,7 +189,7 @@ def test_alone_beside_loras_and_afterwards_it_is_bit_for_bit_what_it_was(make, p
         again = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
     assert torch.equal(again, with_lora)
     assert torch.equal(with_lora, plain_with(make, [Lora(loras[0])]))
-    assert not wrapped(pipeline)
+    assert not lora_layers(pipeline)
     assert torch.equal(pipeline(**call()).images, plain)
 
 
@@ -215,7 +216,7 @@ def test_another_scale_or_copy_of_a_file_takes_no_more_memory(pipeline, loras, t
     with Engine(pipeline, max_batch=4, threads=1) as engine:
         for lora in (Lora(loras[0]), Lora(loras[0], 0.25), Lora(copy)):
             engine.submit(loras=[lora], **call(steps=1)).result(60)
-        assert {len(layer.lora_A) for layer in wrapped(pipeline)} == {1}
+        assert {len(layer.lora_A) for layer in lora_layers(pipeline)} == {1}
 
 
 @pytest.mark.long
@@ -224,7 +225,7 @@ def test_those_unused_for_longest_make_room_and_those_in_use_are_waited_for(make
     with Engine(pipeline, max_batch=4, threads=1, lora_bytes=max(sizes)) as engine:
         running = [engine.submit(loras=[Lora(path)], **call()) for path in loras * 2]
         results = [generation.result(60).images for generation in running]
-        assert {len(layer.lora_A) for layer in wrapped(pipeline)} == {1}
+        assert {len(layer.lora_A) for layer in lora_layers(pipeline)} == {1}
     for images, file in zip(results, loras * 2, strict=True):
         assert relative(images, plain_with(make, [Lora(file)])) <= 1e-5
 
@@ -273,10 +274,10 @@ def test_idle_ones_go_when_memory_runs_out_and_come_again(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
         engine.add("large", Loop(TooLarge()))
         images = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
-        assert wrapped(pipeline)
+        assert lora_layers(pipeline)
         with pytest.raises(OutOfMemory):
             engine.submit(pipeline="large", start=torch.zeros(1, 4)).result(60)
-        assert not wrapped(pipeline)
+        assert not lora_layers(pipeline)
         encoded = engine.counts()["prompts_encoded"]
         again = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
         assert torch.equal(again, images)
@@ -310,7 +311,7 @@ def test_a_lora_that_cannot_be_had_is_reported_and_harms_no_one(pipeline, loras,
             assert caught.value.number == 1
         beside.result(60)
         assert engine.submit(loras=[Lora(loras[0])], **call()).result(60)
-    assert not wrapped(pipeline)
+    assert not lora_layers(pipeline)
 
 
 @pytest.mark.long
@@ -331,7 +332,7 @@ def test_where_applying_loras_failed_the_next_generation_has_them(
             engine.submit(loras=chosen, **call()).result(60)
         images = engine.submit(loras=chosen, **call()).result(60).images
     assert relative(images, plain_with(make, chosen)) <= 1e-5
-    assert not wrapped(pipeline)
+    assert not lora_layers(pipeline)
 
 
 def test_loras_larger_than_their_budget_are_refused(pipeline, loras):
@@ -448,7 +449,7 @@ def test_a_file_that_was_replaced_is_another_lora(make, pipeline, loras, tmp_pat
 def test_an_evicted_lora_leaves_no_memory_behind(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
         engine.submit(loras=[Lora(path) for path in loras], **call()).result(60)
-        layers = [weakref.ref(layer) for layer in wrapped(pipeline)]
+        layers = [weakref.ref(layer) for layer in lora_layers(pipeline)]
     gc.collect()
     assert layers
     assert not [layer for layer in layers if layer() is not None]
@@ -457,7 +458,7 @@ def test_an_evicted_lora_leaves_no_memory_behind(pipeline, loras):
 def state_of(pipeline):
     """Wrapped layers, compiled blocks."""
     blocks = [module for module in pipeline.transformer.modules() if module._compiled_call_impl]
-    return len(wrapped(pipeline)), len(blocks)
+    return len(lora_layers(pipeline)), len(blocks)
 
 
 @pytest.mark.long
@@ -488,9 +489,9 @@ def test_layers_stay_wrapped_from_one_generation_with_loras_to_the_next(tmp_path
     real = LoraLayers.unwrap
 
     def spied(self, component):
-        before = len(wrapped(pipeline))
+        before = len(lora_layers(pipeline))
         real(self, component)
-        unwrapped.append(len(wrapped(pipeline)) < before)
+        unwrapped.append(len(lora_layers(pipeline)) < before)
 
     monkeypatch.setattr(LoraLayers, "unwrap", spied)
     with Engine(pipeline, threads=1, max_batch=2) as engine:
@@ -515,7 +516,7 @@ def test_a_lora_that_is_evicted_while_set_aside_leaves_nothing(tmp_path):
     with Engine(pipeline, threads=1, lora_bytes=size) as engine:
         engine.submit(loras=[Lora(files[0])], **call(steps=1)).result(60)
         engine.submit(**call(steps=1)).result(60)
-        assert not wrapped(pipeline)
+        assert not lora_layers(pipeline)
         (layers,) = engine._loras._layers.values()
         halves = [weakref.ref(layer.lora_A) for layer in layers._layers.values()]
         images = engine.submit(loras=[Lora(files[1])], **call(steps=2)).result(60).images

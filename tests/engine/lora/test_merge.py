@@ -31,7 +31,7 @@ def parts(layer: torch.nn.Module, seed: int) -> tuple[torch.Tensor, torch.Tensor
     return down, torch.randn(out, RANK, *(1 for _ in kernel), generator=noise)
 
 
-def written(folder: Path, unet: torch.nn.Module, alpha: float | None = 2.0) -> Path:
+def write_lora(folder: Path, unet: torch.nn.Module, alpha: float | None = 2.0) -> Path:
     """In the layout that latent consistency LoRAs come in."""
     state = {}
     for number, name in enumerate(LAYERS):
@@ -47,7 +47,7 @@ def written(folder: Path, unet: torch.nn.Module, alpha: float | None = 2.0) -> P
 @pytest.mark.parametrize(("alpha", "factor"), [(2.0, 2.0 / RANK), (None, 1.0)])
 def test_its_layers_get_the_product_of_its_parts_and_no_others_change(tmp_path, alpha, factor):
     pipeline, plain = tiny_sdxl(), tiny_sdxl()
-    merge_lora(pipeline, written(tmp_path, plain.unet, alpha), scale=0.5)
+    merge_lora(pipeline, write_lora(tmp_path, plain.unet, alpha), scale=0.5)
     for number, name in enumerate(LAYERS):
         before, after = (model.unet.get_submodule(name).weight for model in (plain, pipeline))
         down, up = parts(plain.unet.get_submodule(name), number)
@@ -61,7 +61,7 @@ def test_its_layers_get_the_product_of_its_parts_and_no_others_change(tmp_path, 
 
 def test_weights_of_half_precision_stay_so_and_are_added_to_in_whole(tmp_path):
     pipeline, plain = tiny_sdxl(), tiny_sdxl()
-    file = written(tmp_path, plain.unet)
+    file = write_lora(tmp_path, plain.unet)
     pipeline.unet.to(torch.float16)
     plain.unet.to(torch.float16).to(torch.float32)
     merge_lora(pipeline, file)
@@ -101,7 +101,7 @@ def test_a_transformers_lora_in_diffusers_own_layout_is_read(tmp_path):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(tmp_path, change, says):
     pipeline, plain = tiny_sdxl(), tiny_sdxl()
-    file = written(tmp_path, plain.unet)
+    file = write_lora(tmp_path, plain.unet)
     save_file(change(load_file(file)), file)
     with pytest.raises(Misconfigured, match=says):
         merge_lora(pipeline, file)

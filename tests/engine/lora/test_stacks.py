@@ -36,7 +36,7 @@ def loras(tmp_path_factory):
 
 
 @pytest.fixture
-def stacked(monkeypatch):
+def stacked_ranks(monkeypatch):
     """Ranks of what is stacked, for each time."""
     ranks = []
 
@@ -71,10 +71,10 @@ def images(loras, steps, **options):
 ORDERS = 2
 
 
-def test_steps_like_the_one_before_stack_and_copy_nothing(loras, stacked):
+def test_steps_like_the_one_before_stack_and_copy_nothing(loras, stacked_ranks):
     accelerator = FakeAccelerator()
     images(loras, 9, device=accelerator)
-    assert len(stacked) <= ORDERS * 2 * len(FLUX_LAYERS)
+    assert len(stacked_ranks) <= ORDERS * 2 * len(FLUX_LAYERS)
     copies = [
         operation
         for operation in accelerator.operations
@@ -83,11 +83,11 @@ def test_steps_like_the_one_before_stack_and_copy_nothing(loras, stacked):
     assert 1 <= len(copies) <= ORDERS  # the factors, which all layers share
 
 
-def test_kept_stacks_give_the_bits_of_those_that_are_stacked_anew(loras, stacked):
+def test_kept_stacks_give_the_bits_of_those_that_are_stacked_anew(loras, stacked_ranks):
     kept = images(loras, 6)
-    stacked.clear()
+    stacked_ranks.clear()
     anew = images(loras, 6, lora_bytes=files_bytes(loras))
-    assert len(stacked) >= 6 * 2 * len(FLUX_LAYERS)
+    assert len(stacked_ranks) >= 6 * 2 * len(FLUX_LAYERS)
     for result, other in zip(kept, anew, strict=True):
         assert torch.equal(result, other)
 
@@ -113,11 +113,13 @@ def test_nothing_is_kept_after_the_generations(loras, monkeypatch):
 
 
 @pytest.mark.long
-def test_idle_loras_make_room_for_stacks_and_stacks_for_loras_in_use(loras, stacked, tmp_path):
+def test_idle_loras_make_room_for_stacks_and_stacks_for_loras_in_use(
+    loras, stacked_ranks, tmp_path
+):
     idle = [Lora(save_lora(tmp_path, tiny_flux(), seed, 8)) for seed in (5, 6)]
     results = images(loras, 8)
     room = files_bytes(loras) + files_bytes(idle)
-    stacked.clear()
+    stacked_ranks.clear()
     with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False, lora_bytes=room) as engine:
         for lora in (*idle, *loras):
             engine.submit(loras=[lora], **call(steps=1)).result(60)
@@ -127,7 +129,7 @@ def test_idle_loras_make_room_for_stacks_and_stacks_for_loras_in_use(loras, stac
         here = {file.file.file for it in engine._loras._loaded.values() for file in it.values()}
         assert idle[0].file not in here
         # The first step or two found no room.
-        assert len(stacked) <= (ORDERS + 2) * 2 * len(FLUX_LAYERS)
+        assert len(stacked_ranks) <= (ORDERS + 2) * 2 * len(FLUX_LAYERS)
         assert engine.submit(loras=idle, **call(steps=1)).result(60)
     for result, other in zip(results, again, strict=True):
         assert torch.equal(result, other)
@@ -175,17 +177,17 @@ def test_stacks_of_other_generations_make_room_and_those_of_the_same_step_do_not
     rows.allow(100)
     with rows.use_mixes(["a", "b"]):
         older = rows.lineup
-        older.stacked("one", lambda _: stacks(60))
+        older.stacks_of("one", lambda _: stacks(60))
     with rows.use_mixes(["a", ""]):
         newer = rows.lineup
-        newer.stacked("one", lambda _: stacks(70))
+        newer.stacks_of("one", lambda _: stacks(70))
         assert (rows.kept_bytes, [*older.stacks]) == (70, [])
-        newer.stacked("two", lambda _: stacks(40))
+        newer.stacks_of("two", lambda _: stacks(40))
         assert (rows.kept_bytes, [*newer.stacks], rows.missing_bytes) == (70, ["one"], 40)
     rows.allow(-1)
     assert rows.kept_bytes == 0
     rows.allow(100)
-    newer.stacked("two", lambda _: stacks(40))
+    newer.stacks_of("two", lambda _: stacks(40))
     rows.forget("b")
     assert rows.kept_bytes == 40
     rows.forget("a")

@@ -15,7 +15,7 @@ def noise(seed):
     return Image.fromarray(levels)
 
 
-def boxed(mode="L", size=SIDE):
+def box_mask(mode="L", size=SIDE):
     mask = Image.new(mode, (size, size))
     ImageDraw.Draw(mask).rectangle([side * size // SIDE for side in BOX], fill="white")
     return mask
@@ -30,15 +30,15 @@ def share(mask):
 
 def test_each_image_is_the_original_outside_the_mask_and_itself_deep_inside():
     original, drawn = noise(0), [noise(1), noise(2)]
-    outside = np.asarray(boxed()) == 0
-    for image, drawing in zip(keep_outside(drawn, original, boxed()), drawn, strict=True):
+    outside = np.asarray(box_mask()) == 0
+    for image, drawing in zip(keep_outside(drawn, original, box_mask()), drawn, strict=True):
         assert (np.asarray(image)[outside] == np.asarray(original)[outside]).all()
         inside = (slice(16 + FEATHER, 32 - FEATHER),) * 2
         assert (np.asarray(image)[inside] == np.asarray(drawing)[inside]).all()
 
 
 def test_the_border_is_soft_inside_the_mask_and_none_is_at_the_edge_of_the_image():
-    across = share(boxed())[24, 14:22]
+    across = share(box_mask())[24, 14:22]
     assert across == pytest.approx([0, 0, 0.25, 0.5, 0.75, 1, 1, 1], abs=0.01)
     assert (share(Image.new("L", (SIDE, SIDE), 255)) == 1).all()
 
@@ -54,8 +54,8 @@ def test_grey_parts_of_a_mask_are_blended_by_their_level():
 def test_the_noise_of_a_jpeg_and_the_ringing_of_a_resized_mask_draw_nothing():
     far = np.ones((SIDE, SIDE), bool)
     far[14:34, 14:34] = False
-    noisy = Image.fromarray(np.maximum(np.asarray(boxed()), BLACK - 1))
-    resized = boxed(size=SIDE * 8).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    noisy = Image.fromarray(np.maximum(np.asarray(box_mask()), BLACK - 1))
+    resized = box_mask(size=SIDE * 8).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     assert not share(noisy)[far].any()
     assert not share(resized)[far].any()
 

@@ -100,7 +100,7 @@ def test_one_of_a_camera_that_was_turned_or_mirrored_is_upright(tmp_path, matrix
     assert clip.frames(*clip.size, Fraction(8), 8)[-1] == expected
 
 
-def written(tmp_path, frames, codec="libx264", form="mp4", **settings):
+def write_video(tmp_path, frames, codec="libx264", form="mp4", **settings):
     """A video of these frames. ``settings``: attributes of the encoder."""
     path = tmp_path / f"video.{form}"
     options = settings.pop("options", {})
@@ -119,7 +119,7 @@ def test_its_pixels_become_square(tmp_path):
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[:, :32] = 255
     frame = av.VideoFrame.from_ndarray(pixels)
-    body = written(tmp_path, [frame], pix_fmt="yuv420p", sample_aspect_ratio=Fraction(2))
+    body = write_video(tmp_path, [frame], pix_fmt="yuv420p", sample_aspect_ratio=Fraction(2))
     clip = read_video(body, "video_url")
     assert clip.size == (128, 48)
     shown = np.asarray(clip.frames(128, 48, Fraction(8), 1)[0])
@@ -128,7 +128,9 @@ def test_its_pixels_become_square(tmp_path):
 
 def test_pixels_so_wide_that_a_frame_becomes_too_large_are_refused(tmp_path):
     frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))
-    body = bytearray(written(tmp_path, [frame], pix_fmt="yuv420p", sample_aspect_ratio=Fraction(2)))
+    body = bytearray(
+        write_video(tmp_path, [frame], pix_fmt="yuv420p", sample_aspect_ratio=Fraction(2))
+    )
     at = body.index(b"pasp") + 4
     body[at : at + 8] = struct.pack(">II", 2**30, 1)
     with pytest.raises(InvalidInput, match="square pixels"):
@@ -141,7 +143,7 @@ def test_frames_of_unequal_length_are_shown_as_long_as_they_are(tmp_path):
     frames = [av.VideoFrame.from_ndarray(np.full((47, 63, 3), n * 80, np.uint8)) for n in range(4)]
     for frame, start in zip(frames, (0, 1, 6, 7), strict=True):
         frame.pts, frame.time_base = start, Fraction(1, 8)
-    clip = read_video(written(tmp_path, frames, pix_fmt="yuv444p"), "video_url")
+    clip = read_video(write_video(tmp_path, frames, pix_fmt="yuv444p"), "video_url")
     assert clip.size == (63, 47)
     shown = levels(clip.frames(63, 47, Fraction(8), 8))
     expected = [index * 80 / 255 for index in (0, 1, 1, 1, 1, 1, 2, 3)]
@@ -160,7 +162,7 @@ def test_it_is_on_white_where_it_is_transparent(tmp_path, codec, form, pixels):
     shown = np.zeros((48, 64, 4), np.uint8)
     shown[:, :32] = (200, 20, 20, 255)
     frames = [av.VideoFrame.from_ndarray(shown, "rgba")] * 2
-    body = written(tmp_path, frames, codec, form, pix_fmt=pixels)
+    body = write_video(tmp_path, frames, codec, form, pix_fmt=pixels)
     read = np.asarray(read_video(body, "video_url").frames(64, 48, Fraction(8), 1)[0])
     assert read[24, 8] == pytest.approx([200, 20, 20], abs=6)
     assert read[24, 56] == pytest.approx([255, 255, 255], abs=2)
@@ -174,7 +176,7 @@ def hdr(tmp_path, transfer, signal):
     frame = frame.reformat(format="yuv420p10le", dst_colorspace=9)
     frame.colorspace, frame.color_trc, frame.color_primaries = 9, transfer, 9
     settings = {"colorspace": 9, "color_trc": transfer, "color_primaries": 9}
-    return written(tmp_path, [frame], "libx265", pix_fmt="yuv420p10le", **settings)
+    return write_video(tmp_path, [frame], "libx265", pix_fmt="yuv420p10le", **settings)
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from deployments.engine.media.audio import CEILING, Soundtrack
 from deployments.engine.media.video_format import VideoForm, even
 from deployments.engine.media.video_writer import VideoWriter
 from serve_app.domain.errors import PipelineFailed, Unsupported
-from tests.deployments.videos import seen
+from tests.deployments.videos import decode_video
 
 pytestmark = pytest.mark.engine
 
@@ -27,7 +27,7 @@ def form(name="mp4", width=48, height=32, fps=Fraction(24), num_frames=7, **more
     return VideoForm(TYPES[name], width, height, fps, num_frames, **more)
 
 
-def drawn(width, height, count):
+def draw_frames(width, height, count):
     """A bright bar that wanders to the right."""
     for number in range(count):
         frame = np.full((height, width, 3), (40, 60, 90), dtype=np.uint8)
@@ -36,11 +36,11 @@ def drawn(width, height, count):
         yield frame
 
 
-def written(path, wanted, size=None):
+def write_video(path, wanted, size=None):
     with VideoWriter(path, wanted) as writer:
-        for frame in drawn(*(size or (wanted.width, wanted.height)), wanted.num_frames):
+        for frame in draw_frames(*(size or (wanted.width, wanted.height)), wanted.num_frames):
             writer.write(frame)
-    return seen(path)
+    return decode_video(path)
 
 
 PACES = [Fraction(24), Fraction(16), Fraction(30000, 1001), Fraction(25, 2), Fraction(60)]
@@ -48,7 +48,7 @@ PACES = [Fraction(24), Fraction(16), Fraction(30000, 1001), Fraction(25, 2), Fra
 
 @pytest.mark.parametrize("fps", PACES)
 def test_an_mp4_has_the_pace_and_the_duration_that_were_asked_for(tmp_path, fps):
-    video = written(tmp_path / "a.mp4", form(fps=fps, num_frames=13))
+    video = write_video(tmp_path / "a.mp4", form(fps=fps, num_frames=13))
     assert video.fps == fps
     assert video.duration_s == pytest.approx(float(13 / fps), abs=1e-5)
     assert video.times_s == pytest.approx([float(n / fps) for n in range(13)], abs=1e-4)
@@ -59,10 +59,10 @@ def test_an_mp4_has_the_pace_and_the_duration_that_were_asked_for(tmp_path, fps)
 def test_every_format_holds_the_frames_in_their_colours_at_every_size(tmp_path, name, size):
     if name == "mp4":
         size = (even(size[0]), even(size[1]))
-    video = written(tmp_path / f"a.{name}", form(name, *size, quality="maximum"))
+    video = write_video(tmp_path / f"a.{name}", form(name, *size, quality="maximum"))
     assert video.size == size
     assert len(video.frames) == 7
-    for frame, expected in zip(video.frames, drawn(*size, 7), strict=True):
+    for frame, expected in zip(video.frames, draw_frames(*size, 7), strict=True):
         assert np.abs(frame.astype(int) - expected.astype(int)).mean() < 12
         assert np.abs(frame[:, -2:].astype(int) - expected[:, -2:]).mean() < 30
 
@@ -72,24 +72,24 @@ def test_frames_of_another_shape_lose_their_edges_and_are_scaled(tmp_path):
     frame[:, 30:70] = 200  # the middle square
     with VideoWriter(tmp_path / "a.mp4", form(width=64, height=64, num_frames=1)) as writer:
         writer.write(frame)
-    (picture,) = seen(tmp_path / "a.mp4").frames
+    (picture,) = decode_video(tmp_path / "a.mp4").frames
     assert picture.shape == (64, 64, 3)
     assert picture.min() > 180
 
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_single_frame_is_a_video_too(tmp_path, name):
-    assert len(written(tmp_path / f"a.{name}", form(name, num_frames=1)).frames) == 1
+    assert len(write_video(tmp_path / f"a.{name}", form(name, num_frames=1)).frames) == 1
 
 
 def test_a_player_can_begin_before_it_has_the_whole_file(tmp_path):
-    written(tmp_path / "a.mp4", form())
+    write_video(tmp_path / "a.mp4", form())
     body = (tmp_path / "a.mp4").read_bytes()
     assert 0 < body.index(b"moov") < body.index(b"mdat")
 
 
 def test_a_video_says_which_colours_it_has(tmp_path):
-    written(tmp_path / "a.mp4", form())
+    write_video(tmp_path / "a.mp4", form())
     with av.open(str(tmp_path / "a.mp4")) as file:
         context = file.streams.video[0].codec_context
         assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
@@ -104,10 +104,10 @@ def test_audio_lies_beside_the_frames(tmp_path, name, channels):
     track = Soundtrack.of(tone, rate)
     path = tmp_path / f"a.{name}"
     with VideoWriter(path, form(name, fps=fps, num_frames=25), rate) as writer:
-        for number, frame in enumerate(drawn(48, 32, 25)):
+        for number, frame in enumerate(draw_frames(48, 32, 25)):
             writer.write(frame)
             writer.write_audio(track.during(number / fps, (number + 1) / fps))
-    video = seen(path)
+    video = decode_video(path)
     codec, _, seconds = video.audio
     assert codec == {"mp4": "aac", "webm": "opus"}[name]
     assert seconds == pytest.approx(1.0, abs=0.1)

@@ -329,8 +329,8 @@ def test_of_several_sizes_the_one_that_gives_the_least_counts():
     admission = Admission(SmallDevice(10_000))
     for number, (pixels, size) in enumerate([(1, 500), (8, 900), (100, 9000)]):
         kind = memory_kind_of("it", None, {"width": pixels})
-        admission.computed(number, size)
-        admission.ended(number, kind, well=True)
+        admission.record_call_bytes(number, size)
+        admission.end_generation(number, kind, well=True)
     assert not admission.fits_weights(8000, {9: memory_kind_of("it", None, {"width": 16})}, 0)
     assert admission.fits_weights(7000, {9: memory_kind_of("it", None, {"width": 16})}, 0)
     assert admission.fits_weights(8000, {9: memory_kind_of("it", None, {"width": 4})}, 0)

@@ -8,7 +8,7 @@ from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.memory.placement import DeviceSlot, vacate_slots
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import OutOfMemory
-from tests.engine.calls import alone, call
+from tests.engine.calls import call, run_without_engine
 from tests.engine.tiny import tiny_flux
 from tests.fakes.accelerator import FakeAccelerator
 
@@ -44,7 +44,7 @@ def made_by(pipeline, recipe, device="cpu", **options):
 
 @pytest.mark.parametrize("device", ["cpu", "fake"])
 def test_a_component_that_only_waits_to_be_called_again_leaves_for_a_decode(device):
-    plain, pipeline = alone(tiny_flux()), tiny_flux()
+    plain, pipeline = run_without_engine(tiny_flux()), tiny_flux()
     attempts = full_while(pipeline, lambda: slot_of(pipeline)._guest is not None)
     accelerator = FakeAccelerator() if device == "fake" else device
     assert torch.equal(made_by(pipeline, HOT_VAE, accelerator), plain)
@@ -72,14 +72,14 @@ def tiles(pipeline, side):
     pipeline.vae.tile_sample_min_size = side * 2**halvings
 
 
-def tiled(pipeline):
+def run_tiled(pipeline):
     tiles(pipeline, 4)
     pipeline.vae.enable_tiling()
-    return alone(pipeline)
+    return run_without_engine(pipeline)
 
 
 def test_a_decode_that_does_not_fit_in_one_piece_is_done_by_tiles(caplog):
-    expected, pipeline = tiled(tiny_flux()), tiny_flux()
+    expected, pipeline = run_tiled(tiny_flux()), tiny_flux()
     tiles(pipeline, 4)
     attempts = full_while(pipeline, lambda: not pipeline.vae.use_tiling)
     image = made_by(pipeline, None)
@@ -99,7 +99,9 @@ def test_it_fails_if_tiles_do_not_fit_either_and_the_next_is_done_in_one_piece()
         with pytest.raises(OutOfMemory):
             engine.submit(**call()).result(60)
         assert not pipeline.vae.use_tiling
-        assert torch.equal(engine.submit(**call()).result(60).images, alone(tiny_flux()))
+        assert torch.equal(
+            engine.submit(**call()).result(60).images, run_without_engine(tiny_flux())
+        )
 
 
 def test_a_deterministic_request_is_never_done_by_tiles():
@@ -110,7 +112,7 @@ def test_a_deterministic_request_is_never_done_by_tiles():
 
 
 def test_a_generation_that_asks_for_tiles_has_them_and_others_beside_it_do_not():
-    expected, plain, pipeline = tiled(tiny_flux()), alone(tiny_flux()), tiny_flux()
+    expected, plain, pipeline = run_tiled(tiny_flux()), run_without_engine(tiny_flux()), tiny_flux()
     tiles(pipeline, 4)
     with Engine(pipeline, threads=1, max_batch=1) as engine:
         generations = [
@@ -126,7 +128,7 @@ def test_a_generation_that_asks_for_tiles_has_them_and_others_beside_it_do_not()
 
 
 def test_tiles_of_an_autoencoder_that_waits_in_host_memory_are_computed_on_the_device():
-    expected, pipeline = tiled(tiny_flux()), tiny_flux()
+    expected, pipeline = run_tiled(tiny_flux()), tiny_flux()
     tiles(pipeline, 4)
     with Engine(device=FakeAccelerator(), threads=1) as engine:
         engine.add("it", pipeline, Recipe(24, "float32", "components", ("text_encoder",)))
@@ -136,4 +138,4 @@ def test_tiles_of_an_autoencoder_that_waits_in_host_memory_are_computed_on_the_d
             )
             assert torch.equal(generation.result(60).images, expected)
         whole = engine.submit(pipeline="it", **call()).result(60).images
-    assert torch.equal(whole, alone(tiny_flux()))
+    assert torch.equal(whole, run_without_engine(tiny_flux()))

@@ -13,7 +13,7 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.memory.layout import lay_out
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
-from tests.engine.calls import alone
+from tests.engine.calls import run_without_engine
 from tests.engine.tiny import tiny_flux
 from tests.fakes.accelerator import FakeAccelerator
 
@@ -26,12 +26,12 @@ def channels_last(module: torch.nn.Conv2d) -> bool:
 
 def test_an_autoencoder_of_images_has_its_channels_last_on_a_cpu_and_draws_the_same():
     pipeline = tiny_flux()
-    before = alone(pipeline)
+    before = run_without_engine(pipeline)
     lay_out(pipeline, Cpu())
     convolution = pipeline.vae.decoder.conv_in
     assert channels_last(convolution)
     assert not convolution.weight.is_contiguous()
-    torch.testing.assert_close(alone(pipeline), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(run_without_engine(pipeline), before, atol=1e-5, rtol=0)
 
 
 def test_on_a_gpu_weights_lie_as_they_were_loaded():
@@ -57,10 +57,10 @@ def test_attention_is_torchs_own_unless_a_recipe_names_another():
     pipeline = tiny_flux()
     lay_out(pipeline, FakeAccelerator(), Recipe(24, "float32"))
     assert backends(pipeline) == {None}
-    before = alone(pipeline)
+    before = run_without_engine(pipeline)
     lay_out(pipeline, FakeAccelerator(), Recipe(24, "float32", attention="_native_math"))
     assert backends(pipeline) == {"_native_math"}
-    torch.testing.assert_close(alone(pipeline), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(run_without_engine(pipeline), before, atol=1e-5, rtol=0)
 
 
 def test_attention_of_one_model_is_not_that_of_the_next_one():

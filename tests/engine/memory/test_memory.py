@@ -19,7 +19,7 @@ counts = st.integers(1, 16)  # calls
 measurements = st.dictionaries(counts, sizes, min_size=1)
 
 
-def measured(seen):
+def record_sizes(seen):
     takes = ForwardBytes()
     for calls, size in seen.items():
         takes.record(calls, size)
@@ -28,50 +28,50 @@ def measured(seen):
 
 @given(measurements)
 def test_never_less_is_expected_than_was_seen(seen):
-    takes = measured(seen)
+    takes = record_sizes(seen)
     for calls, size in seen.items():
-        assert takes.expected(calls) >= size - 1  # floats are rounded
+        assert takes.estimate(calls) >= size - 1  # floats are rounded
 
 
 @given(measurements, counts)
 def test_more_calls_never_take_less(seen, calls):
-    takes = measured(seen)
-    assert takes.expected(calls) <= takes.expected(calls + 1)
+    takes = record_sizes(seen)
+    assert takes.estimate(calls) <= takes.estimate(calls + 1)
 
 
 @given(sizes, st.integers(0, 10**10), st.sets(counts, min_size=2), counts)
 def test_what_lies_on_a_line_is_expected_on_it(always, each, seen, calls):
-    takes = measured({n: always + each * n for n in seen})
-    assert abs(takes.expected(calls) - (always + each * calls)) <= 1 + 1e-6 * (always + 16 * each)
+    takes = record_sizes({n: always + each * n for n in seen})
+    assert abs(takes.estimate(calls) - (always + each * calls)) <= 1 + 1e-6 * (always + 16 * each)
 
 
 def test_of_one_measurement_all_is_taken_as_growing_with_the_calls():
-    assert measured({2: 100}).expected(6) == 300
+    assert record_sizes({2: 100}).estimate(6) == 300
 
 
 def test_one_of_three_measurements_may_be_disturbed():
     takes = ForwardBytes()
     for size in (100, 9000, 110):
         takes.record(1, size)
-    assert takes.expected(1) == 110
+    assert takes.estimate(1) == 110
     assert not takes.needs_measurement(1)
     assert takes.needs_measurement(2)
 
 
 @given(measurements, st.integers(0, 10**13), counts)
 def test_what_is_expected_not_to_fit_is_not_merged(seen, free, most):
-    takes = measured(seen)
+    takes = record_sizes(seen)
     fitting = takes.max_calls(free, most)
     assert 1 <= fitting <= most
     if fitting > 1:
-        assert takes.expected(fitting) * MARGIN <= free
+        assert takes.estimate(fitting) * MARGIN <= free
     if fitting < most:
-        assert takes.expected(fitting + 1) * MARGIN > free
+        assert takes.estimate(fitting + 1) * MARGIN > free
 
 
 @given(measurements, sizes, sizes, counts)
 def test_with_more_memory_no_fewer_fit(seen, free, more, most):
-    takes = measured(seen)
+    takes = record_sizes(seen)
     assert takes.max_calls(free, most) <= takes.max_calls(free + more, most)
 
 

@@ -95,7 +95,7 @@ class Studio:
 
         return self.residency.acquire(name, LoadPlan(load))
 
-    def loaded(self, name, weights, held=0, **arguments):
+    def load_and_run(self, name, weights, held=0, **arguments):
         """One that has been generated with, so that it is known what it holds."""
         loan = self.borrow(name, weights, held)
         model = loan.future.result(PATIENCE_S)
@@ -117,7 +117,7 @@ class Studio:
     def waiting(self, name, weights, **more):
         """A loan of a model that was read, and waits for room."""
         loan = self.borrow(name, weights, **more)
-        until(lambda: self.engine._loop.reservations.requested)
+        until(lambda: self.engine._loop.reservations.has_requests)
         return loan
 
 
@@ -140,7 +140,7 @@ def studio():
 
 def test_weights_wait_for_the_room_that_a_generation_holds_and_harm_no_one(studio):
     s = studio(1000)
-    s.loaded("first", 300, held=500)
+    s.load_and_run("first", 300, held=500)
     generation = s.running("first")
     came = s.waiting("second", 400)
     s.models["first"].transformer.one.release()  # the room is looked at between two steps
@@ -157,7 +157,7 @@ def test_weights_wait_for_the_room_that_a_generation_holds_and_harm_no_one(studi
 def test_while_weights_wait_no_other_generation_takes_the_room(studio):
     """Or those for which requests keep coming would keep them out for ever."""
     s = studio(1000)
-    s.loaded("first", 300, held=300)
+    s.load_and_run("first", 300, held=300)
     generation = s.running("first")
     came = s.waiting("second", 400)
     happened = s.models["first"].happened = s.models["second"].happened = []
@@ -181,7 +181,7 @@ def weights_come_beside(s, generation):
 
 def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
     s = studio(1000)
-    s.loaded("first", 300, held=200)
+    s.load_and_run("first", 300, held=200)
     generation = s.running("first")
     weights_come_beside(s, generation)
     assert s.engine.free_bytes() == 400  # nothing is set aside any more
@@ -190,14 +190,14 @@ def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
 def test_weights_come_beside_a_generation_of_a_size_that_was_not_measured_yet(studio):
     """Requests choose their sizes, so each new one would keep weights out for a whole video."""
     s = studio(1000)
-    s.loaded("first", 300, held=50, frames=1)
+    s.load_and_run("first", 300, held=50, frames=1)
     generation = s.running("first", frames=4)
     weights_come_beside(s, generation)
 
 
 def test_weights_wait_for_a_generation_of_which_nothing_is_known(studio):
     s = studio(1000)
-    s.loaded("first", 300, held=50)
+    s.load_and_run("first", 300, held=50)
     generation = s.running("first", frames=4)  # no generation with this argument has ended
     came = s.waiting("second", 300)
     s.models["first"].transformer.one.release()
@@ -211,7 +211,7 @@ def test_weights_wait_for_a_generation_of_which_nothing_is_known(studio):
 def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
     s = studio(1000)
     for name, weights in (("oldest", 300), ("older", 300), ("used", 300)):
-        loan = s.loaded(name, weights)
+        loan = s.load_and_run(name, weights)
         if name != "used":
             s.residency.release(loan)
     s.models.pop("oldest"), s.models.pop("older")  # no one else has them
@@ -224,7 +224,7 @@ def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
 
 def test_weights_that_run_out_of_memory_after_all_come_again_when_nothing_runs(studio):
     s = studio(1000)
-    s.loaded("first", 300, held=100)
+    s.load_and_run("first", 300, held=100)
     generation = s.running("first")
     others = []
 
@@ -244,7 +244,7 @@ def test_weights_that_run_out_of_memory_after_all_come_again_when_nothing_runs(s
 
 def test_weights_that_do_not_fit_alone_are_their_own_requests_error(studio):
     s = studio(1000)
-    s.loaded("first", 300, held=100)
+    s.load_and_run("first", 300, held=100)
     with pytest.raises(OutOfMemory, match=r"second has .* weights, .* did not fit"):
         s.borrow("second", 900).future.result(PATIENCE_S)
     s.go_on("first")
@@ -254,12 +254,12 @@ def test_weights_that_do_not_fit_alone_are_their_own_requests_error(studio):
 
 def test_weights_that_are_no_longer_waited_for_keep_no_other_out(studio):
     s = studio(1000)
-    s.loaded("first", 300, held=500)
+    s.load_and_run("first", 300, held=500)
     generation = s.running("first")
     loan = s.waiting("second", 400)
     another = s.engine.submit(pipeline="first")
     s.residency.release(loan)
-    until(lambda: not s.engine._loop.reservations.requested)
+    until(lambda: not s.engine._loop.reservations.has_requests)
     s.go_on("first")
     generation.result(PATIENCE_S)
     another.result(PATIENCE_S)
@@ -269,15 +269,15 @@ def test_weights_that_are_no_longer_waited_for_keep_no_other_out(studio):
 def test_a_measurement_that_weights_came_into_is_not_sure():
     memory = CommonMemory(SmallDevice(1000))
     reservations = Reservations(memory, lambda: None, lambda: None)
-    with memory.measured() as before:
+    with memory.measure() as before:
         pass
-    with memory.measured() as during:
+    with memory.measure() as during:
         reservation = reservations.request(300, lambda: None, alone=False)
         reservations.grant(lambda _: True, none_runs=False)
         assert reservation.granted
         assert memory.free() == 700
         reservations.release(reservation)
-    with memory.measured() as after:
+    with memory.measure() as after:
         pass
     assert (before.reliable, during.reliable, after.reliable) == (True, False, True)
     assert memory.free() == 1000
@@ -285,7 +285,7 @@ def test_a_measurement_that_weights_came_into_is_not_sure():
 
 def test_an_engine_that_has_ended_keeps_no_weights_waiting(studio):
     s = studio(1000)
-    s.loaded("first", 300, held=500)
+    s.load_and_run("first", 300, held=500)
     s.running("first")
     came = s.waiting("second", 400)
     s.engine._loop.stop()
@@ -336,7 +336,7 @@ def running_beside(engine, device, held):
 def rehearsing(engine, pipeline, arguments):
     thread = threading.Thread(target=engine.precompile, args=(pipeline, arguments))
     thread.start()
-    until(lambda: engine._loop.reservations.requested or not thread.is_alive())
+    until(lambda: engine._loop.reservations.has_requests or not thread.is_alive())
     return thread
 
 
@@ -409,7 +409,7 @@ class CompiledLater:
         for _ in range(20):  # the other generation steps in turns with it
             steps.one.release()
         assert self.result() is not None
-        until(lambda: self.engine._loop.reservations.requested)
+        until(lambda: self.engine._loop.reservations.has_requests)
         return steps
 
 
@@ -483,7 +483,7 @@ def test_nothing_is_recorded_while_another_thread_computes_or_weights_come():
             return possible
 
     assert may_record()
-    with memory.disturbed():
+    with memory.compiling():
         assert not may_record()
     reservation = reservations.request(300, lambda: None, alone=False)
     reservations.grant(lambda _: True, none_runs=False)

@@ -18,7 +18,7 @@ from deployments.engine.reading.headers import BLOCK
 from deployments.engine.reading.reader import PIECE_BYTES, THREADS, WeightReader
 from deployments.engine.reading.unread import reading_later
 from serve_app.domain.endpoint import Recipe, Weights
-from tests.engine.calls import alone, call
+from tests.engine.calls import call, run_without_engine
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux
 from tests.fakes.accelerator import FakeAccelerator
@@ -69,16 +69,16 @@ def state(pipeline):
 def test_weights_that_left_the_device_come_back_bit_for_bit():
     warm, _ = tier(total=10**8)
     pipeline = tiny_flux()
-    drawn, before = alone(pipeline), state(pipeline)
+    drawn, before = run_without_engine(pipeline), state(pipeline)
     accelerator = warm._accelerator
     assert keep(warm, "it", pipeline)
     assert accelerator.pinned_bytes == warm.bytes
     kept = warm.take("it")
     assert all(map(torch.equal, state(pipeline), before))
     kept.apply(accelerator)
-    warm.restored("it")
+    warm.release("it")
     assert all(map(torch.equal, state(pipeline), before))
-    assert torch.equal(alone(pipeline), drawn)
+    assert torch.equal(run_without_engine(pipeline), drawn)
     del kept
     gc.collect()
     assert accelerator.pinned_bytes == warm.bytes == 0
@@ -194,12 +194,12 @@ def test_components_that_waited_in_host_memory_are_counted_and_stay_there():
     warm, _ = tier(total=10**8)
     pipeline = tiny_flux()
     recipe = Recipe(1, "bfloat16", offload="components", hot=("vae",))
-    drawn = alone(pipeline)
+    drawn = run_without_engine(pipeline)
     assert keep(warm, "it", pipeline, recipe)
     assert warm.bytes >= bytes_of([pipeline.vae, pipeline.transformer, pipeline.text_encoder_2])
     assert warm.bytes == warm._accelerator.pinned_bytes
     warm.take("it").apply(warm._accelerator)
-    assert torch.equal(alone(pipeline), drawn)
+    assert torch.equal(run_without_engine(pipeline), drawn)
 
 
 # In the residency
@@ -230,7 +230,7 @@ def residency(engine):
 
 def test_evicted_weights_are_not_read_again(engine, residency, caplog):
     caplog.set_level(logging.INFO, "deployments.engine.loading.residency")
-    loads, drawn = [], alone(tiny_flux())
+    loads, drawn = [], run_without_engine(tiny_flux())
 
     def load(*_):
         loads.append(1)
@@ -263,7 +263,9 @@ def test_a_load_from_host_memory_that_does_not_fit_is_tried_again_alone(engine, 
         use(residency, name, LoadPlan(lambda *_: tiny_flux()))
     engine.accelerator.refuse(2)
     use(residency, "a", LoadPlan(no_fetch))
-    assert torch.equal(engine.submit(pipeline="a", **call()).result(60).images, alone(tiny_flux()))
+    assert torch.equal(
+        engine.submit(pipeline="a", **call()).result(60).images, run_without_engine(tiny_flux())
+    )
 
 
 def test_a_pipeline_with_a_lora_comes_back_with_its_own_weights(tmp_path, engine, residency):
@@ -414,7 +416,7 @@ def test_components_that_stay_in_host_memory_are_locked_there_once():
     before = warm._accelerator.pinned_bytes
     assert before >= size
     warm.take("it").placement.apply(warm._accelerator, reader)
-    warm.restored("it")
+    warm.release("it")
     assert warm._accelerator.pinned_bytes <= before
 
 

@@ -52,7 +52,7 @@ def afresh():
     counters.clear()
 
 
-def made(engine, calls, name="it"):
+def generate_together(engine, calls, name="it"):
     """By generations that go together."""
     gate = Gate(engine)
     running = [engine.submit(pipeline=name, **fields) for fields in calls]
@@ -77,7 +77,7 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
                 engine.submit(pipeline="it", **arguments).result(100), reference, atol=1e-6
             )
             for merged in (2, 3):
-                for its in made(engine, [arguments] * merged):
+                for its in generate_together(engine, [arguments] * merged):
                     assert torch.allclose(its, reference, atol=1e-6)
         assert {1, 2, 3} <= engine.counts()["batch_sizes"].keys()
     assert graphs() == known
@@ -149,13 +149,13 @@ def test_a_rehearsal_has_a_stream_of_its_own_and_makes_measurements_unreliable()
     with Engine(device=device, threads=1) as engine:
 
         def arguments():
-            with engine._memory.measured() as taken:
+            with engine._memory.measure() as taken:
                 pass
             seen.append((device.current_stream.name, taken.reliable))
             return start()
 
         engine.precompile(pipeline, arguments)
-        with engine._memory.measured() as taken:
+        with engine._memory.measure() as taken:
             pass
     assert seen == [("compile", False)]
     assert taken.reliable
@@ -234,7 +234,10 @@ def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(mon
         loan = residency.acquire("it", plan, lambda progress: stages.append(progress.stage))
         assert loan.future.result(110) is pipeline
         known = graphs()
-        for result in [*made(engine, [start()]), *made(engine, [start()] * 2)]:
+        for result in [
+            *generate_together(engine, [start()]),
+            *generate_together(engine, [start()] * 2),
+        ]:
             assert torch.allclose(result, expected, atol=1e-6)
         assert graphs() == known == 2
         residency.close()
@@ -258,7 +261,7 @@ def test_a_compiled_decoder_runs_for_other_rows_and_sizes_and_nothing_is_compile
             engine.submit(pipeline="it", **make_call()).result(100).images for make_call in calls
         ]
         assert len(runs) > before
-        merged = made(engine, [make_call() for make_call in calls * 2])
+        merged = generate_together(engine, [make_call() for make_call in calls * 2])
     assert graphs() == known
     for image, right in zip(
         [*alone, *(output.images for output in merged)], expected * 3, strict=True

@@ -24,7 +24,7 @@ from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import attention_of, save_lora
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -69,7 +69,7 @@ def apart(some: list[Any], others: list[Any]) -> torch.Tensor:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", sampled(CALLS, "flux"))
+@pytest.mark.parametrize("family", sample_params(CALLS, "flux"))
 def test_merging_changes_what_a_demo_model_makes_no_more_than_other_kernels_do(
     family: str,
 ) -> None:
@@ -140,8 +140,8 @@ def test_a_first_merge_may_differ_as_much_as_a_call_among_copies_of_itself_and_n
             assert torch.equal(output, Loop(denoiser())(start))
 
 
-@pytest.mark.parametrize("scale", sampled([0.1, 10.0], 10.0))
-@pytest.mark.parametrize("order", sampled([(0, 1), (None, 0), (0, None)], (0, 1)))
+@pytest.mark.parametrize("scale", sample_params([0.1, 10.0], 10.0))
+@pytest.mark.parametrize("order", sample_params([(0, 1), (None, 0), (0, None)], (0, 1)))
 def test_loras_of_any_scale_share_forwards(
     order: tuple[int | None, ...], scale: float, tmp_path: Path
 ) -> None:

@@ -91,7 +91,7 @@ class Later:
             request.run()
         return len(requests)
 
-    def made(self, *calls, **more):
+    def generate(self, *calls, **more):
         """Results of generations that go together, and the runs of code meanwhile."""
         before = self.backend.runs
         gate = Gate(self.engine)
@@ -112,12 +112,12 @@ def plain(**given):
 
 
 def test_nobody_waits_for_the_compiler_and_later_calls_run_its_code(later):
-    results, runs = later.made(start())
+    results, runs = later.generate(start())
     assert torch.equal(results[0], plain(**start()))
     assert runs == 0
     assert later.compile() == 1
     for tokens in (4, 7, 16):
-        results, runs = later.made(start(tokens=tokens))
+        results, runs = later.generate(start(tokens=tokens))
         assert torch.allclose(results[0], plain(**start(tokens=tokens)), atol=1e-6)
         assert runs == CALLS_OF_BLOCKS
     assert later.asked == []
@@ -125,14 +125,14 @@ def test_nobody_waits_for_the_compiler_and_later_calls_run_its_code(later):
 
 
 def test_merged_calls_get_code_of_their_own_once_for_all_numbers_of_rows(later):
-    later.made(start())
+    later.generate(start())
     later.compile()
-    results, runs = later.made(start(), start())
+    results, runs = later.generate(start(), start())
     assert runs == 0 or later.asked  # two rows had no code
     assert later.compile() == 1
     known = graphs()
     for rows in (2, 3):
-        results, runs = later.made(*[start()] * rows)
+        results, runs = later.generate(*[start()] * rows)
         for result in results:
             assert torch.allclose(result, plain(**start()), atol=1e-6)
         assert runs >= CALLS_OF_BLOCKS
@@ -145,24 +145,24 @@ def test_merged_calls_get_code_of_their_own_once_for_all_numbers_of_rows(later):
 
 def test_code_is_asked_for_once_while_it_is_compiled(later):
     for _ in range(3):
-        later.made(start())
+        later.generate(start())
     assert len(later.asked) == 1
 
 
 def test_a_deterministic_generation_runs_as_written_though_there_is_code(later):
-    later.made(start())
+    later.generate(start())
     later.compile()
-    results, runs = later.made(start(), deterministic=True)
+    results, runs = later.generate(start(), deterministic=True)
     assert torch.equal(results[0], plain(**start()))
     assert runs == 0
-    assert later.made(start())[1] == CALLS_OF_BLOCKS
+    assert later.generate(start())[1] == CALLS_OF_BLOCKS
 
 
 def test_code_that_computes_something_else_is_not_used(monkeypatch, caplog):
     with Later(monkeypatch, small(), Backend(wrong=True)) as later:
-        later.made(start())
+        later.generate(start())
         later.compile()
-        results, runs = later.made(start())
+        results, runs = later.generate(start())
         assert torch.equal(results[0], plain(**start()))
         assert runs == 0
     assert "computes something else than the block" in caplog.text
@@ -179,7 +179,7 @@ def test_what_fails_to_compile_is_tried_a_few_times_and_runs_as_written(monkeypa
     refuses.runs = 0
     with Later(monkeypatch, small(), refuses) as later:
         for _ in range(MOST_FAILURES + 2):
-            results, _ = later.made(start())
+            results, _ = later.generate(start())
             assert torch.equal(results[0], plain(**start()))
             later.compile()
     assert len(tried) == MOST_FAILURES
@@ -199,9 +199,9 @@ def test_a_failed_call_leaves_the_blocks_as_they_were_and_the_next_is_recorded(l
         module(torch.zeros(1, 4, 9), timestep=0)
     assert all(region._compiled_call_impl is None for region, _ in regions_of(module))
     later.asked.clear()
-    later.made(start())
+    later.generate(start())
     later.compile()
-    assert later.made(start())[1] == CALLS_OF_BLOCKS
+    assert later.generate(start())[1] == CALLS_OF_BLOCKS
 
 
 @pytest.mark.long  # 18 s of CPU for the graphs; test_compiled_loras.py is about code with LoRAs
@@ -219,7 +219,7 @@ def test_loras_of_the_first_requests_are_applied_and_theirs_get_code_too(monkeyp
         blocks = len(regions_of(later.pipeline.transformer))
 
         def made(loras, compiled_steps):
-            results, runs = later.made(wish(), loras=loras)
+            results, runs = later.generate(wish(), loras=loras)
             right = expected if loras else without
             assert torch.allclose(results[0].images, right, atol=1e-5)
             assert runs == compiled_steps * blocks
@@ -231,7 +231,7 @@ def test_loras_of_the_first_requests_are_applied_and_theirs_get_code_too(monkeyp
         made((), 2)
         made(loras, 2)
         for _ in range(3):  # merged: without LoRAs, with LoRAs, and with both kinds of code
-            results, runs = later.made(wish(), wish(), loras=loras)
+            results, runs = later.generate(wish(), wish(), loras=loras)
             for result in results:
                 assert torch.allclose(result.images, expected, atol=1e-5)
             later.compile()
@@ -242,29 +242,29 @@ def test_loras_of_the_first_requests_are_applied_and_theirs_get_code_too(monkeyp
 def test_of_a_step_cache_nothing_is_recorded_and_its_requests_run_as_written(monkeypatch):
     caching = GenerationOptions(step_cache={"name": "FirstBlockCache", "threshold": 0.0})
     with Later(monkeypatch, tiny_flux(), Backend()) as later:
-        later.made(call(steps=2), options=caching)
+        later.generate(call(steps=2), options=caching)
         assert later.asked == []
-        later.made(call(steps=2))
+        later.generate(call(steps=2))
         later.compile()
-        assert later.made(call(steps=2), options=caching)[1] == 0
-        assert later.made(call(steps=2))[1] > 0
+        assert later.generate(call(steps=2), options=caching)[1] == 0
+        assert later.generate(call(steps=2))[1] > 0
 
 
 @pytest.mark.long
 def test_a_decoder_decodes_as_written_until_its_code_has_come(monkeypatch):
     expected = tiny_flux()(**call(steps=1)).images
     with Later(monkeypatch, tiny_flux(), Backend(), compile_decoder) as later:
-        results, runs = later.made(call(steps=1))
+        results, runs = later.generate(call(steps=1))
         assert torch.equal(results[0].images, expected)
         assert runs == 0
         assert later.compile() == 1
-        results, runs = later.made(call(steps=1))
+        results, runs = later.generate(call(steps=1))
         assert torch.allclose(results[0].images, expected, atol=1e-5)
         assert runs == 1
-        results, runs = later.made(call(steps=1), deterministic=True)
+        results, runs = later.generate(call(steps=1), deterministic=True)
         assert torch.equal(results[0].images, expected)
         assert runs == 0
-        assert later.made(call(steps=1))[1] == 1
+        assert later.generate(call(steps=1))[1] == 1
 
 
 RECIPE = Recipe(24, "float32", compile=True)
@@ -302,7 +302,7 @@ def test_a_load_compiles_for_the_calls_of_its_warm_up(monkeypatch, recipe, optio
 
 def test_the_log_says_what_was_compiled(later, caplog):
     caplog.set_level(logging.INFO)
-    later.made(start())
+    later.generate(start())
     later.compile()
     assert re.search(r"Compiled Repeating in [0-9.]+ s: Block\.", caplog.text)
 
@@ -320,7 +320,7 @@ def test_what_cannot_run_on_two_threads_is_compiled_before_it_is_used(other):
 
 def test_an_evicted_model_is_freed_though_it_is_still_to_be_compiled(monkeypatch):
     with Later(monkeypatch, small(), Backend()) as later:
-        later.made(start())
+        later.generate(start())
         transformer = later.pipeline.transformer
         freed = [
             weakref.ref(target) for target in (transformer, transformer.blocks[1].inner.weight)
@@ -336,6 +336,6 @@ def test_an_evicted_model_is_freed_though_it_is_still_to_be_compiled(monkeypatch
 def test_blocks_of_other_sizes_or_settings_have_code_of_their_own(later):
     transformer = later.pipeline.transformer
     transformer.blocks[1].factor = 2.0
-    later.made(start())
+    later.generate(start())
     later.compile()
-    assert later.made(start())[1] == CALLS_OF_BLOCKS
+    assert later.generate(start())[1] == CALLS_OF_BLOCKS

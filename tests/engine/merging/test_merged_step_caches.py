@@ -48,16 +48,16 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def made():
+def pipelines():
     """The pipelines, made once."""
     return {name: make(layers=3) for name, (make, _) in MAKERS.items()}
 
 
 @pytest.fixture(params=CASES)
-def case(request, made):
+def case(request, pipelines):
     """A pipeline with a cache, and what its calls have beside the wishes."""
     name, config = CASES[request.param]
-    pipeline = made[name]
+    pipeline = pipelines[name]
     pipeline.transformer.enable_cache(config)
     yield pipeline, MAKERS[name][1]
     pipeline.transformer.disable_cache()
@@ -75,7 +75,7 @@ class Full:
     def _count(self, *_):
         self.forwards += 1
 
-    def taken(self):
+    def take_forwards(self):
         forwards, self.forwards = self.forwards, 0
         return forwards
 
@@ -96,14 +96,14 @@ def test_merged_each_gets_what_it_gets_alone_and_less_is_computed(case, verify):
     pipeline, more = case
     full = Full(pipeline.transformer)
     alone = [pipeline(**call(**wish, **more)).images for wish in WISHES]
-    singly = full.taken()
+    singly = full.take_forwards()
     with merging_engine(pipeline, max_batch=4, threads=1, verify_merges=verify) as engine:
         images = together(engine, [call(**wish, **more) for wish in WISHES])
         counts = engine.counts()
     for image, expected in zip(images, alone, strict=True):
         assert (image - expected).abs().max() <= 1e-5
     if not verify:
-        assert full.taken() < singly
+        assert full.take_forwards() < singly
         assert counts["trial_forwards"] == 0
     full.stop()
     assert counts["merged_calls"] > 0
@@ -114,9 +114,9 @@ def test_merged_each_gets_what_it_gets_alone_and_less_is_computed(case, verify):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", MAKERS)
-def test_the_wishes_part_where_the_first_block_decides(made, name):
+def test_the_wishes_part_where_the_first_block_decides(pipelines, name):
     """Or the test above would prove less."""
-    pipeline, more = made[name], MAKERS[name][1]
+    pipeline, more = pipelines[name], MAKERS[name][1]
     pipeline.transformer.enable_cache(CASES[f"{name}, first block"][1])
     with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         together(engine, [call(**wish, **more) for wish in WISHES])
@@ -142,8 +142,8 @@ def test_a_merge_that_fails_leaves_the_caches_as_they_were(case):
         assert torch.equal(image, expected)
 
 
-def test_prompts_of_other_lengths_are_not_padded_where_a_cache_would_keep_the_padding(made):
-    pipeline = made["qwen"]
+def test_prompts_of_other_lengths_are_not_padded_where_a_cache_would_keep_the_padding(pipelines):
+    pipeline = pipelines["qwen"]
     pipeline.transformer.enable_cache(MAGNITUDE)
     wishes = [{"seed": n, "prompt": "a" * (n + 1), **GUIDED} for n in range(3)]
     alone = [pipeline(**call(**wish)).images for wish in wishes]

@@ -11,7 +11,7 @@ from serve_app.domain.endpoint import Weights
 from tests.engine.calls import call
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -42,7 +42,7 @@ LATER_FAMILIES = {
 PIPELINES = ["flux", "sdxl", "sd3", "demo", *LATER_FAMILIES]
 
 
-@pytest.fixture(params=sampled(PIPELINES, "flux", "sdxl", "sd3", "z_image"), scope="module")
+@pytest.fixture(params=sample_params(PIPELINES, "flux", "sdxl", "sd3", "z_image"), scope="module")
 def pipeline(request):
     if request.param in LATER_FAMILIES:
         return LATER_FAMILIES[request.param]()

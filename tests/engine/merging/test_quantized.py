@@ -37,7 +37,7 @@ from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, together
 from tests.fakes.accelerator import FakeAccelerator
-from tests.samples import sampled
+from tests.samples import sample_params
 from training.image import exam
 from training.image.checker import read
 
@@ -287,7 +287,7 @@ ASKED = [tuple(prompt.split()[1:]) for prompt in PROMPTS]
 
 
 @pytest.fixture(scope="module", params=["flux", "sdxl"])
-def drawn(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any], list[Any]]:
+def reference(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any], list[Any]]:
     pipeline = load_pipeline(Weights(str(DEMO / request.param)))
     how = {"flux": {"steps": 4}, "sdxl": {"steps": 12, "guidance": 3.0}}[request.param]
     how["size"] = (128, 128)
@@ -295,11 +295,11 @@ def drawn(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any], list[Any
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "float8-dynamic"))
+@pytest.mark.parametrize("precision", sample_params(QUANTIZATIONS, "float8-dynamic"))
 def test_demo_models_draw_the_same_colours_and_shapes_in_eight_bits(
-    drawn: tuple[Any, dict[str, Any], list[Any]], precision: str
+    reference: tuple[Any, dict[str, Any], list[Any]], precision: str
 ) -> None:
-    pipeline, how, images = drawn
+    pipeline, how, images = reference
     denoiser = "transformer" if hasattr(pipeline, "transformer") else "unet"
     small = type(pipeline)(
         **{**pipeline.components, denoiser: copy.deepcopy(getattr(pipeline, denoiser))}
@@ -319,7 +319,7 @@ def pixels(images: list[Any]) -> torch.Tensor:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "int8-dynamic"))
+@pytest.mark.parametrize("precision", sample_params(QUANTIZATIONS, "int8-dynamic"))
 def test_calls_in_eight_bits_merge_though_last_bits_become_steps(precision: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / "flux")))
     tokens = {"max_sequence_length": pipeline.tokenizer_2.model_max_length}
@@ -379,7 +379,7 @@ def test_parameters_of_unknown_quantizers_are_taken_for_such_that_round_inputs()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "int8-dynamic"))
+@pytest.mark.parametrize("precision", sample_params(QUANTIZATIONS, "int8-dynamic"))
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_wherever_they_wait_layers_in_eight_bits_give_the_same(make: Any, precision: str) -> None:
     results = []

@@ -24,7 +24,7 @@ from serve_app.domain.endpoint import Recipe, Weights
 from tests.engine.calls import call
 from tests.engine.tiny import save_tiny_flux
 from tests.fakes.accelerator import FakeAccelerator
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -71,7 +71,7 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path / "files")
 
 
-def loaded(
+def load_values(
     folder: Path,
     precision: str,
     files: Files | None,
@@ -102,16 +102,16 @@ def assert_same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) 
 @pytest.mark.variants(1)
 @DEVICES
 @pytest.mark.parametrize("precision", QUANTIZATIONS)
-@pytest.mark.parametrize("dtype", sampled(["float32", "bfloat16"], "bfloat16"))
+@pytest.mark.parametrize("dtype", sample_params(["float32", "bfloat16"], "bfloat16"))
 def test_what_is_read_is_what_would_be_computed_bit_for_bit(
     weights: Path, files: Files, make: Any, precision: str, dtype: str
 ) -> None:
     plain = load_pipeline(Weights(str(weights)), dtype=dtype)  # read before it is quantized
     placed_by(Recipe(24, precision), plain)
     computed = values_of(plain.transformer)
-    first = loaded(weights, precision, files, make(), dtype)
+    first = load_values(weights, precision, files, make(), dtype)
     assert (len(files.written), files.found) == (1, [])
-    second = loaded(weights, precision, files, make(), dtype)
+    second = load_values(weights, precision, files, make(), dtype)
     assert (len(files.written), files.found) == (1, files.written)
     assert_same(first, computed)
     assert_same(second, computed)
@@ -119,7 +119,7 @@ def test_what_is_read_is_what_would_be_computed_bit_for_bit(
 
 def test_precisions_that_round_weights_alike_share_a_file(weights: Path, files: Files) -> None:
     for precision in QUANTIZATIONS:
-        loaded(weights, precision, files, Cpu())
+        load_values(weights, precision, files, Cpu())
     assert len(files.written) == 2  # int8 and float8
 
 
@@ -133,7 +133,7 @@ def test_other_weights_or_types_have_a_file_of_their_own(
         (weights, "bfloat16"),
         (tmp_path / "copy", "float32"),
     ):
-        loaded(folder, "int8-weights", files, Cpu(), dtype)
+        load_values(folder, "int8-weights", files, Cpu(), dtype)
     assert len(set(files.written)) == 3
 
 
@@ -145,9 +145,9 @@ def test_a_registered_file_has_its_own_whatever_its_modification_time(
     folder.mkdir(parents=True)
     registered = link.rename(folder / f"{'a' * 64}.safetensors")
     link.symlink_to(registered)
-    loaded(weights, "int8-weights", files, Cpu())
+    load_values(weights, "int8-weights", files, Cpu())
     os.utime(registered, (1, 1))
-    loaded(weights, "int8-weights", files, Cpu())
+    load_values(weights, "int8-weights", files, Cpu())
     assert len(files.written) == 1
     assert files.found == files.written
 
@@ -155,8 +155,8 @@ def test_a_registered_file_has_its_own_whatever_its_modification_time(
 @pytest.mark.long
 @pytest.mark.parametrize("damage", ["cut off", "no header", "of other layers", "empty"])
 def test_a_damaged_file_is_computed_again(weights: Path, files: Files, damage: str) -> None:
-    first = loaded(weights, "int8-weights", files, Cpu())
-    loaded(weights, "float8-dynamic", files, Cpu())
+    first = load_values(weights, "int8-weights", files, Cpu())
+    load_values(weights, "float8-dynamic", files, Cpu())
     name, other = files.written
     path = files.folder / name
     content = path.read_bytes()
@@ -169,14 +169,14 @@ def test_a_damaged_file_is_computed_again(weights: Path, files: Files, damage: s
             "empty": b"",
         }[damage]
     )
-    again = loaded(weights, "int8-weights", files, Cpu())
+    again = load_values(weights, "int8-weights", files, Cpu())
     assert_same(again, first)
     assert files.written == [name, other, name]
     assert path.read_bytes() == content
 
 
 def test_a_byte_is_read_for_each_weight_in_place_of_two(weights: Path, files: Files) -> None:
-    loaded(weights, "int8-weights", files, FakeAccelerator(), "bfloat16")
+    load_values(weights, "int8-weights", files, FakeAccelerator(), "bfloat16")
     with reading_later():
         pipeline = load_pipeline(Weights(str(weights)), dtype="bfloat16")
         unread = sum(weight.nbytes for weight in _unread(pipeline))

@@ -74,18 +74,18 @@ trees = st.recursive(
 )
 
 
-def filled(tree, rows):
+def fill_tree(tree, rows):
     """Random tensors in the place of shapes."""
     if isinstance(tree, tuple) and all(isinstance(side, int) for side in tree):
         return numbers(rows, *tree)
     if isinstance(tree, dict):
-        return {key: filled(branch, rows) for key, branch in tree.items()}
-    return type(tree)(filled(branch, rows) for branch in tree)
+        return {key: fill_tree(branch, rows) for key, branch in tree.items()}
+    return type(tree)(fill_tree(branch, rows) for branch in tree)
 
 
 @given(trees, GENERATIONS, ROWS)
 def test_what_is_woven_comes_apart_as_it_was(tree, generations, rows):
-    given_ = [(numbers(rows, 4), filled(tree, rows)) for _ in range(generations)]
+    given_ = [(numbers(rows, 4), fill_tree(tree, rows)) for _ in range(generations)]
     plans = [plan(main, added_cond_kwargs=more) for main, more in given_]
     assert len({call_plan.signature for call_plan in plans}) == 1
     parts = Splitter.of(plans).split(tuple(stack(plans).named.values()))

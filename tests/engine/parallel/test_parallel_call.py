@@ -39,7 +39,7 @@ from tests.engine import following  # noqa: E402
 from tests.engine.calls import call  # noqa: E402
 from tests.engine.gate import Gate, merging_engine  # noqa: E402
 from tests.engine.loras import FLUX_LAYERS, save_lora  # noqa: E402
-from tests.engine.spreadable import MAKERS, image, made, video  # noqa: E402
+from tests.engine.spreadable import MAKERS, image, make_pipeline, video  # noqa: E402
 from tests.engine.with_loras import plain_with, relative, together  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -106,12 +106,12 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def added(spread: ParallelModels) -> Callable[[str], Any]:
+def add_pipeline(spread: ParallelModels) -> Callable[[str], Any]:
     """Pipelines by name, whose denoisers two devices compute."""
 
     @cache
     def add(name: str) -> Any:
-        pipeline = made(name)
+        pipeline = make_pipeline(name)
         spread.add(NAMES.index(name), pipeline)
         return pipeline
 
@@ -119,8 +119,8 @@ def added(spread: ParallelModels) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="module")
-def demo(added: Callable[[str], Any]) -> Any:
-    return added("demo")
+def demo(add_pipeline: Callable[[str], Any]) -> Any:
+    return add_pipeline("demo")
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def ways(spread: ParallelModels) -> Counter[str]:
 
 
 def test_a_video_of_two_devices_is_that_of_one(demo):
-    alone = made("demo")
+    alone = make_pipeline("demo")
     alone.set_progress_bar_config(disable=True)
     with Engine(demo, threads=1) as engine:
         videos = [engine.submit(**video(PROMPTS[0], seed=3)).result(300).frames for _ in "ab"]
@@ -155,17 +155,17 @@ def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
-def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(added, name):
-    single = made(name)(**image("a red dog", seed=5)).images
-    with Engine(added(name), threads=1) as engine:
+def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(add_pipeline, name):
+    single = make_pipeline(name)(**image("a red dog", seed=5)).images
+    with Engine(add_pipeline(name), threads=1) as engine:
         two = engine.submit(**image("a red dog", seed=5)).result(300).images
     torch.testing.assert_close(two, single, rtol=0, atol=5e-5)
 
 
-def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added, ways):
+def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(add_pipeline, ways):
     """Of a model for which diffusers has no plan."""
-    single = made("sdxl")(**image("a red dog", seed=5)).images
-    with Engine(added("sdxl"), threads=1) as engine:
+    single = make_pipeline("sdxl")(**image("a red dog", seed=5)).images
+    with Engine(add_pipeline("sdxl"), threads=1) as engine:
         two = engine.submit(**image("a red dog", seed=5)).result(300).images
         assert ways == {"rows": 4}
         engine.count_parallel_calls(ways)
@@ -176,7 +176,7 @@ def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added,
 
 def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, ways):
     small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
-    alone = made("demo")
+    alone = make_pipeline("demo")
     alone.set_progress_bar_config(disable=True)
     single = torch.as_tensor(alone(**small).frames)
     with Engine(demo, threads=1) as engine:
@@ -192,12 +192,12 @@ def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, way
     [("", 4), ("other values", 3), ("written into", 3), ("the latents", 2), ("it is missing", 2)],
 )
 def test_the_second_call_of_a_step_is_computed_with_the_first_where_it_is_as_expected(
-    added, ways, otherwise, ahead
+    add_pipeline, ways, otherwise, ahead
 ):
     """By the other device, and bit for bit."""
     start = torch.tensor([[0.5, 0.25]])
-    single = made("guiding")(start, otherwise)
-    with Engine(added("guiding"), threads=1) as engine:
+    single = make_pipeline("guiding")(start, otherwise)
+    with Engine(add_pipeline("guiding"), threads=1) as engine:
         two = engine.submit(start=start, otherwise=otherwise).result(300)
         assert engine.counts()["not_merged"]["computed ahead"] == ahead
     assert torch.equal(two, single)
@@ -210,7 +210,7 @@ def test_a_guided_video_is_computed_with_two_calls_at_a_time(demo, ways):
         counts = engine.counts()
     assert ways == {"tokens": 2, AHEAD: 3}
     assert counts["not_merged"]["computed ahead"] == 3
-    with Engine(made("demo"), threads=1) as engine:
+    with Engine(make_pipeline("demo"), threads=1) as engine:
         single = engine.submit(**video(PROMPTS[0], seed=3)).result(300).frames
     torch.testing.assert_close(two, single, rtol=0, atol=1e-5)
 
@@ -222,19 +222,21 @@ ROWS = {"start": torch.tensor([[0.5], [1.5]])}
 
 
 @pytest.mark.parametrize("name", ["mixes", "guided"])
-def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(added, ways, name):
-    single = made(name)(**ROWS)
-    with Engine(added(name), threads=1) as engine:
+def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(
+    add_pipeline, ways, name
+):
+    single = make_pipeline(name)(**ROWS)
+    with Engine(add_pipeline(name), threads=1) as engine:
         torch.testing.assert_close(engine.submit(**ROWS).result(300), single)
     assert ways["rows"] == 1  # then it is known
     assert sum(ways.values()) == 3
 
 
-def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
+def test_what_one_device_has_no_memory_for_is_computed_by_two(add_pipeline, ways):
     """The denoiser has memory for two rows."""
     four = torch.arange(4.0)[:, None]
-    single = torch.cat([made("small")(start=half) for half in four.split(2)])
-    with Engine(added("small"), threads=1) as engine:
+    single = torch.cat([make_pipeline("small")(start=half) for half in four.split(2)])
+    with Engine(add_pipeline("small"), threads=1) as engine:
         torch.testing.assert_close(engine.submit(start=four).result(300), single)
         with pytest.raises(OutOfMemory):
             engine.submit(start=torch.ones(6, 1)).result(300)
@@ -243,20 +245,20 @@ def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["here", "on the other device"])
-def test_an_error_of_one_device_is_the_failure_of_its_call_alone(added, place):
+def test_an_error_of_one_device_is_the_failure_of_its_call_alone(add_pipeline, place):
     bad = torch.ones(2, 1)
     bad[place] = -9.0
-    with Engine(added("refuses"), threads=1) as engine:
+    with Engine(add_pipeline("refuses"), threads=1) as engine:
         with pytest.raises(ArithmeticError, match="negative"):
             engine.submit(start=bad).result(300)
         good = engine.submit(**ROWS).result(300)
-    torch.testing.assert_close(good, made("refuses")(**ROWS))
+    torch.testing.assert_close(good, make_pipeline("refuses")(**ROWS))
 
 
-def test_a_cancelled_generation_leaves_the_devices_in_step(added):
+def test_a_cancelled_generation_leaves_the_devices_in_step(add_pipeline):
     going = Event()
-    single = made("sdxl")(**image("a red dog", seed=5)).images
-    with Engine(added("sdxl"), threads=1) as engine:
+    single = make_pipeline("sdxl")(**image("a red dog", seed=5)).images
+    with Engine(add_pipeline("sdxl"), threads=1) as engine:
         cancelled = engine.submit(
             on_progress=lambda _: going.set(), **image("a dog", seed=1, steps=900)
         )
@@ -269,9 +271,9 @@ def test_a_cancelled_generation_leaves_the_devices_in_step(added):
 
 
 @pytest.fixture(scope="module")
-def compiled(spread: ParallelModels, added: Callable[[str], Any]) -> Iterator[Engine]:
+def compiled_engine(spread: ParallelModels, add_pipeline: Callable[[str], Any]) -> Iterator[Engine]:
     """With a pipeline ``it`` whose blocks are compiled on both devices."""
-    ways, pipeline = spread.ways.copy(), added("compiled")
+    ways, pipeline = spread.ways.copy(), add_pipeline("compiled")
     compile_regions(pipeline, following.counting)
     with merging_engine(threads=1, verify_merges=True) as engine:
         engine.precompile(pipeline, following.rehearsal)
@@ -282,16 +284,16 @@ def compiled(spread: ParallelModels, added: Callable[[str], Any]) -> Iterator[En
 
 
 def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_divided(
-    compiled, ways, at_the_end
+    compiled_engine, ways, at_the_end
 ):
-    single = made("compiled")(**image("a red dog", seed=5)).images
+    single = make_pipeline("compiled")(**image("a red dog", seed=5)).images
     before = following.runs["plain"]
-    two = compiled.submit(pipeline="it", **image("a red dog", seed=5)).result(300).images
+    two = compiled_engine.submit(pipeline="it", **image("a red dog", seed=5)).result(300).images
     torch.testing.assert_close(two, single, rtol=0, atol=5e-5)
     assert ways == {"tokens": 4}
     assert following.runs["plain"] == before
-    gate = Gate(compiled)
-    both = [compiled.submit(pipeline="it", **image("a red dog", seed=5)) for _ in "ab"]
+    gate = Gate(compiled_engine)
+    both = [compiled_engine.submit(pipeline="it", **image("a red dog", seed=5)) for _ in "ab"]
     gate.open()
     for generation in both:
         torch.testing.assert_close(generation.result(300).images, single, rtol=0, atol=1e-4)
@@ -300,12 +302,12 @@ def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_div
     at_the_end.append(lambda ended: ended["plain"] > 0)
 
 
-def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, tmp_path):
+def test_compiled_blocks_have_loras_on_both_devices(compiled_engine, ways, at_the_end, tmp_path):
     # Of one kind of blocks, and outside of blocks: each kind takes seconds to compile.
     layers = [layer for layer in FLUX_LAYERS if not layer.startswith("single")]
-    file = save_lora(tmp_path, made("flux"), 1, 4, layers)
+    file = save_lora(tmp_path, make_pipeline("flux"), 1, 4, layers)
     lora_lists = ([Lora(file)], [Lora(file, -0.5)])  # two rows, one for each device
-    with Engine(made("flux"), threads=1) as engine:
+    with Engine(make_pipeline("flux"), threads=1) as engine:
         expected = [
             engine.submit(loras=its, **call(seed=seed, **ODD)).result(300).images
             for seed, its in enumerate(lora_lists)
@@ -320,16 +322,16 @@ def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, 
     def check_alone() -> None:
         """As written, whatever code there is."""
         before = following.runs.copy()
-        images = compiled.submit(**calls()[0]).result(300).images
+        images = compiled_engine.submit(**calls()[0]).result(300).images
         assert relative(images, expected[0]) <= 1e-5
         assert following.runs == before
 
     check_alone()
     assert ways.keys() == {"tokens"}
-    together(compiled, calls(), 300)  # the first forward by rows asks for code
-    compiled.finish_compiling()
+    together(compiled_engine, calls(), 300)  # the first forward by rows asks for code
+    compiled_engine.finish_compiling()
     before = following.runs["loras"]
-    for images, its in zip(together(compiled, calls(), 300), expected, strict=True):
+    for images, its in zip(together(compiled_engine, calls(), 300), expected, strict=True):
         assert relative(images, its) <= 1e-5
     assert following.runs["loras"] > before
     check_alone()
@@ -338,8 +340,8 @@ def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, 
 
 
 def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at_the_end):
-    with Engine(made("flux"), threads=1) as engine:
-        again = made("flux")
+    with Engine(make_pipeline("flux"), threads=1) as engine:
+        again = make_pipeline("flux")
         spread.add(3, again)
         engine.add("again", again)
         engine.submit(pipeline="again", **image("a red dog", seed=5)).result(300)
@@ -352,9 +354,11 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at
 
 
 @pytest.mark.parametrize("name", ["flux", "sdxl"])
-def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
+def test_loras_are_applied_on_all_devices(add_pipeline, ways, name, tmp_path):
     """Alone, mixed in one forward with others and with none, several at once, and gone again."""
-    loras = [save_lora(tmp_path, made(name), seed, rank) for seed, rank in ((1, 4), (2, 2))]
+    loras = [
+        save_lora(tmp_path, make_pipeline(name), seed, rank) for seed, rank in ((1, 4), (2, 2))
+    ]
     lora_lists = [
         [Lora(loras[0])],
         [],
@@ -366,7 +370,7 @@ def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
         plain_with(MAKERS[name], lora_list, **wish)
         for lora_list, wish in zip(lora_lists, wishes, strict=True)
     ]
-    with merging_engine(added(name), threads=1, verify_merges=True) as engine:
+    with merging_engine(add_pipeline(name), threads=1, verify_merges=True) as engine:
         single = engine.submit(loras=lora_lists[0], **call(**wishes[0])).result(300).images
         assert relative(single, expected[0]) <= 1e-5
         for file in loras:  # loaded before, so that the generations meet
@@ -385,16 +389,16 @@ def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
     assert relative(expected[0], plain_with(MAKERS[name], [], **wishes[0])) > 1e-3
 
 
-def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(added, tmp_path):
+def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(add_pipeline, tmp_path):
     torch.manual_seed(3)
-    width = made("flux").transformer.inner_dim
+    width = make_pipeline("flux").transformer.inner_dim
     parts = {"lokr_w1": torch.randn(4, 4), "lokr_w2": torch.randn(3 * width // 4, width // 4)}
     layer, file = "lora_unet_double_blocks_0_img_attn_qkv", tmp_path / "lokr.safetensors"
     save_file({f"{layer}.{name}": tensor for name, tensor in parts.items()}, file)
-    with Engine(made("flux"), threads=1) as engine:
+    with Engine(make_pipeline("flux"), threads=1) as engine:
         expected = engine.submit(loras=[Lora(file)], **call(steps=2, **ODD)).result(300).images
         plain = engine.submit(**call(steps=2, **ODD)).result(300).images
-    with Engine(added("flux"), threads=1) as engine:
+    with Engine(add_pipeline("flux"), threads=1) as engine:
         two = engine.submit(loras=[Lora(file)], **call(steps=2, **ODD)).result(300).images
     assert relative(two, expected) <= 1e-5
     assert relative(plain, expected) > 1e-4
@@ -447,7 +451,7 @@ def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_
 
     lost = []
     group = WithoutFollowers(0, 2, Path("unused"), "cpu")
-    pipeline = made("sdxl")
+    pipeline = make_pipeline("sdxl")
     ParallelModels(group, lambda: True, lambda: lost.append("lost")).add(0, pipeline)
     with Engine(pipeline, threads=1) as engine, pytest.raises(ReplicaDied, match="devices ended"):
         engine.submit(**image(PROMPTS[0], seed=1)).result(300)

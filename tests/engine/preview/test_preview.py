@@ -17,11 +17,11 @@ from PIL import Image
 
 from deployments.engine.engine import Engine
 from deployments.engine.memory.placement import DeviceSlot
-from deployments.engine.preview.latents import denoised
+from deployments.engine.preview.latents import estimate_clean_latents
 from deployments.engine.preview.preview import SIDE
-from deployments.engine.preview.projection import fitted
+from deployments.engine.preview.projection import fit_projection
 from serve_app.domain.errors import Unsupported
-from tests.engine.calls import alone, call
+from tests.engine.calls import call, run_without_engine
 from tests.engine.conformance import zoo
 from tests.engine.conformance.autoencoders import kl
 from tests.engine.conformance.checks import WISHES
@@ -103,7 +103,7 @@ def test_the_first_step_already_hints_at_the_image(demo):
 
 @pytest.mark.long
 def test_a_preview_changes_nothing_of_the_result(sdxl):
-    plain = alone(sdxl, steps=4)
+    plain = run_without_engine(sdxl, steps=4)
     with Engine(sdxl, threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(**call(steps=4))
@@ -189,8 +189,8 @@ def test_an_ask_after_the_end_is_refused(sdxl):
 @pytest.mark.long
 def test_an_autoencoder_in_half_precision_gives_the_same_colours():
     vae = kl()
-    exact = fitted(vae)
-    half = fitted(vae.half())
+    exact = fit_projection(vae)
+    half = fit_projection(vae.half())
     assert torch.allclose(exact.weight, half.weight, atol=2e-2)
     assert next(vae.parameters()).dtype == torch.float16
 
@@ -221,7 +221,7 @@ def test_a_right_prediction_gives_the_clean_latents_at_every_step(name):
     prediction = None
     for number, timestep in enumerate(solver.timesteps):
         if number:
-            seen = denoised(latents, prediction, solver, timestep)
+            seen = estimate_clean_latents(latents, prediction, solver, timestep)
             assert torch.allclose(seen, clean, atol=2e-2), number
         prediction = _right_prediction(solver, latents, clean, timestep, flow=flow)
         latents = solver.step(prediction, timestep, latents, return_dict=False)[0]
@@ -249,7 +249,7 @@ def _right_prediction(solver, latents, clean, timestep, *, flow):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_an_autoencoder_that_waits_is_fitted_and_displaces_nobody(dtype):
     vae = kl(4)
-    colours = fitted(vae)
+    colours = fit_projection(vae)
     vae.to(dtype)
     slot, guest = DeviceSlot(FakeAccelerator()), torch.nn.Linear(2, 2)
     for module in (vae, guest):
@@ -257,6 +257,6 @@ def test_an_autoencoder_that_waits_is_fitted_and_displaces_nobody(dtype):
     slot.admit(guest)
     admitted = []
     slot.admit = admitted.append
-    assert torch.allclose(fitted(vae).weight, colours.weight, atol=2e-2)
+    assert torch.allclose(fit_projection(vae).weight, colours.weight, atol=2e-2)
     assert not admitted
     assert vae._hf_hook.slot is slot  # it still waits

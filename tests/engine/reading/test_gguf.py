@@ -26,7 +26,7 @@ from tests.engine.tiny import tiny_sdxl
 from tests.engine.tiny_qwen import tiny_z_image
 from tests.fakes.accelerator import FakeAccelerator
 from tests.gguf_files import random_blocks, write_stored
-from tests.samples import sampled
+from tests.samples import sample_params
 from weights.selection import select
 
 pytestmark = [
@@ -144,7 +144,7 @@ def image_of(pipeline):
 
 
 @pytest.mark.parametrize(
-    "kind", sampled(["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"], "F16", "Q4_0")
+    "kind", sample_params(["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"], "F16", "Q4_0")
 )
 def test_images_are_those_of_the_dequantized_weights_bit_for_bit(z_image, tmp_path, kind):
     pipeline, folder = z_image

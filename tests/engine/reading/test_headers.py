@@ -13,7 +13,7 @@ from serve_app.domain.errors import WeightsUnavailable
 pytestmark = pytest.mark.engine
 
 
-def written(tmp_path, dtype="F32", count=2):
+def write_file(tmp_path, dtype="F32", count=2):
     text = json.dumps({"a": {"dtype": dtype, "shape": [count], "data_offsets": [0, 8]}}).encode()
     file = tmp_path / "model.safetensors"
     file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
@@ -36,7 +36,7 @@ def test_tensors_are_where_the_header_says(tmp_path):
 
 def test_an_unknown_dtype_is_left_to_the_library(tmp_path):
     with pytest.raises(UnknownDtype):
-        WeightFile(written(tmp_path, "F8_E8M0", 8)).header()
+        WeightFile(write_file(tmp_path, "F8_E8M0", 8)).header()
 
 
 def test_a_file_may_have_no_tensors(tmp_path):
@@ -51,7 +51,7 @@ def test_a_file_that_is_not_there_is_refused_with_its_name(tmp_path):
 
 
 def test_a_file_is_closed_when_nothing_needs_it(tmp_path):
-    file = WeightFile(written(tmp_path))
+    file = WeightFile(write_file(tmp_path))
     opened, header = file._cached, file.header()
     del file
     os.fstat(opened)

@@ -233,7 +233,7 @@ def test_values_that_were_not_read_cannot_be_used(path):
 
 
 @pytest.fixture
-def aligned(tmp_path):
+def aligned_file(tmp_path):
     """A file as today's libraries write it, in which nothing has to be cast."""
     torch.manual_seed(0)
     save_file({f"{n}": torch.randn(9 * n, 100) for n in range(4)}, tmp_path / "aligned.safetensors")
@@ -254,36 +254,38 @@ def is_mapped(tensor, path):
     return any(tensor.data_ptr() in span for span in mapped_files().get(str(path), []))
 
 
-def test_a_cpu_has_weights_that_are_not_cast_in_the_memory_of_their_file(aligned, way):
-    module, expected = module_of(WeightFile(aligned)), expected_of(aligned)
+def test_a_cpu_has_weights_that_are_not_cast_in_the_memory_of_their_file(aligned_file, way):
+    module, expected = module_of(WeightFile(aligned_file)), expected_of(aligned_file)
     assert WeightReader(Cpu()).read([(module, Home.HOST)]) > 0
     assert_read(module, expected)
     weights = [parameter for parameter in module.parameters() if parameter.numel()]
     assert len(weights) == 3
     for weight in weights:
-        assert is_mapped(weight, aligned)
+        assert is_mapped(weight, aligned_file)
         assert weight.untyped_storage().nbytes() == weight.nbytes  # a deep copy takes no more
 
 
-def test_what_is_written_to_a_mapped_weight_changes_neither_the_file_nor_other_pipelines(aligned):
-    modules = [module_of(WeightFile(aligned)) for _ in range(2)]
-    before, expected = aligned.read_bytes(), expected_of(aligned)
+def test_what_is_written_to_a_mapped_weight_changes_neither_the_file_nor_other_pipelines(
+    aligned_file,
+):
+    modules = [module_of(WeightFile(aligned_file)) for _ in range(2)]
+    before, expected = aligned_file.read_bytes(), expected_of(aligned_file)
     for module in modules:
         WeightReader(Cpu()).read([(module, Home.HOST)])
     with torch.no_grad():
         for module in modules[0].parameters():
             module.zero_()
     assert_read(modules[1], expected)
-    assert aligned.read_bytes() == before
+    assert aligned_file.read_bytes() == before
 
 
 def test_weights_that_are_cast_or_not_aligned_or_for_a_device_have_memory_of_their_own(
-    aligned, path
+    aligned_file, path
 ):
     for file, make, cast in (
-        (aligned, Cpu, True),
+        (aligned_file, Cpu, True),
         (path, Cpu, False),
-        (aligned, FakeAccelerator, False),
+        (aligned_file, FakeAccelerator, False),
     ):
         module = module_of(WeightFile(file), cast=cast)
         WeightReader(make()).read([(module, Home.HOST)])
@@ -293,8 +295,8 @@ def test_weights_that_are_cast_or_not_aligned_or_for_a_device_have_memory_of_the
         )
 
 
-def test_a_file_that_becomes_shorter_before_it_is_mapped_is_reported(aligned):
-    module = module_of(WeightFile(aligned))
-    os.truncate(aligned, 5000)
+def test_a_file_that_becomes_shorter_before_it_is_mapped_is_reported(aligned_file):
+    module = module_of(WeightFile(aligned_file))
+    os.truncate(aligned_file, 5000)
     with pytest.raises(WeightsUnavailable, match="shorter"):
         WeightReader(Cpu()).read([(module, Home.HOST)])

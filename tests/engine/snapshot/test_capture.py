@@ -15,11 +15,11 @@ from tests.engine.gate import Gate
 pytestmark = pytest.mark.engine
 
 
-def due(deadline_s, priority=0):
+def deadline_options(deadline_s, priority=0):
     return {"options": GenerationOptions(priority=priority, deadline_s=deadline_s)}
 
 
-def begun(terms: Sequence[Mapping[str, Any]], times: Sequence[float] = ()) -> list[int]:
+def start_order(terms: Sequence[Mapping[str, Any]], times: Sequence[float] = ()) -> list[int]:
     """Numbers of ``terms`` in the order in which they begin, one at a time. ``times``: on the
     engine's clock, when each is submitted."""
     order: list[int] = []
@@ -42,19 +42,19 @@ def begun(terms: Sequence[Mapping[str, Any]], times: Sequence[float] = ()) -> li
 
 
 def test_without_deadlines_they_begin_in_their_order_and_by_priority():
-    assert begun([{}, {}, due(None, priority=1), {}]) == [2, 0, 1, 3]
+    assert start_order([{}, {}, deadline_options(None, priority=1), {}]) == [2, 0, 1, 3]
 
 
 def test_of_equal_priority_the_earliest_deadline_begins_first():
-    terms = [{}, due(30), due(10), due(None, priority=1)]
-    assert begun(terms) == [3, 2, 1, 0]
+    terms = [{}, deadline_options(30), deadline_options(10), deadline_options(None, priority=1)]
+    assert start_order(terms) == [3, 2, 1, 0]
 
 
 def test_a_deadline_counts_from_its_submission_and_not_from_the_beginning():
     """The one that has waited for 50 s of its 60 has less left than a new one with 20."""
-    assert begun([due(20), due(60)], times=[50.0, 0.0]) == [1, 0]
+    assert start_order([deadline_options(20), deadline_options(60)], times=[50.0, 0.0]) == [1, 0]
 
 
 def test_one_without_a_deadline_is_passed_by_few_however_many_come():
-    order = begun([{}, *[due(10)] * (3 * MAX_OVERTAKEN)])
+    order = start_order([{}, *[deadline_options(10)] * (3 * MAX_OVERTAKEN)])
     assert order.index(0) == MAX_OVERTAKEN

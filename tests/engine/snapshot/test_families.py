@@ -23,7 +23,7 @@ from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.killed import LONG
 from tests.engine.snapshot.test_format import AskAt, run_with_snapshots
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -36,7 +36,7 @@ WITHIN = 1e-3  # of 1, where an image's level is 4e-3
 
 
 @pytest.mark.variants(1)
-@pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
+@pytest.mark.parametrize("family", sample_params(CALLS, "flux", "sdxl"))
 def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / family)))
     with merging_engine(pipeline, threads=1) as engine:
@@ -72,7 +72,7 @@ def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str
 
 
 @pytest.fixture(scope="module")
-def forked() -> Iterator[ForkServerContext]:
+def fork_context() -> Iterator[ForkServerContext]:
     """Starts processes as forks of one that has imported torch and diffusers, which takes longer
     than what they then do."""
     context = multiprocessing.get_context("forkserver")
@@ -82,12 +82,12 @@ def forked() -> Iterator[ForkServerContext]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", sampled(CALLS, "flux"))
+@pytest.mark.parametrize("family", sample_params(CALLS, "flux"))
 def test_what_a_process_was_killed_in_goes_on_in_another_bit_for_bit(
-    family: str, tmp_path: Path, chance: random.Random, forked: ForkServerContext
+    family: str, tmp_path: Path, chance: random.Random, fork_context: ForkServerContext
 ) -> None:
     file, step = tmp_path / "snapshot", chance.randint(1, LONG // 2)
-    doomed = forked.Process(target=killed.main, args=(family, file))
+    doomed = fork_context.Process(target=killed.main, args=(family, file))
     doomed.start()
     try:
         while not (file.exists() and Snapshot.of_bytes(file.read_bytes()).step >= step):

@@ -21,11 +21,11 @@ from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Stage
-from tests.engine.calls import alone, call
+from tests.engine.calls import call, run_without_engine
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.tiny import tiny_flux, tiny_sdxl
-from tests.samples import sampled
+from tests.samples import sample_params
 
 pytestmark = [
     pytest.mark.engine,
@@ -42,7 +42,9 @@ SOLVERS = {
 }
 
 
-@pytest.fixture(params=sampled(["flux", "sdxl", "sd3", *SOLVERS], "flux", "unipc"), scope="module")
+@pytest.fixture(
+    params=sample_params(["flux", "sdxl", "sd3", *SOLVERS], "flux", "unipc"), scope="module"
+)
 def pipeline(request):
     if request.param in SOLVERS:
         return tiny_sdxl(SOLVERS[request.param]())
@@ -86,7 +88,7 @@ def run_with_snapshots(engine, steps, arguments, **more):
 @pytest.mark.variants(1)
 @pytest.mark.parametrize("kept", [0, KEPT], ids=["its frames", "its outputs"])
 def test_a_generation_goes_on_from_any_step_on_another_engine_bit_for_bit(pipeline, kept):
-    plain = alone(pipeline, steps=STEPS)
+    plain = run_without_engine(pipeline, steps=STEPS)
     with engine_of(pipeline) as engine:
         result, states = run_with_snapshots(
             engine,
@@ -138,7 +140,7 @@ def test_a_solver_that_takes_no_generator_draws_each_image_by_its_own_seed():
 
 
 def test_a_snapshot_of_what_went_on_from_a_snapshot_is_as_good(flux):
-    plain = alone(flux, steps=STEPS)
+    plain = run_without_engine(flux, steps=STEPS)
     with engine_of(flux) as engine:
         _, states = run_with_snapshots(engine, [2], call(steps=STEPS))
         _, states = run_with_snapshots(engine, [4], call(steps=STEPS), snapshot=states[2])
@@ -168,7 +170,7 @@ def test_it_works_among_merged_neighbours(flux):
         assert merged_before > 0
         assert engine.counts()["merged_calls"] > merged_before
     for wish, images in zip(wishes, results, strict=True):
-        assert (images - alone(flux, **wish)).abs().max() <= 1e-4
+        assert (images - run_without_engine(flux, **wish)).abs().max() <= 1e-4
 
 
 def test_progress_goes_on_where_it_was(flux):
@@ -245,10 +247,10 @@ def test_another_configuration_of_the_same_pipeline_is_refused(state):
 )
 def test_one_of_another_origin_is_refused(flux, state, field, value, match):
     with engine_of(flux) as engine, pytest.raises(SnapshotRefused, match=match):
-        engine.submit(snapshot=changed(state, field, value), **call(steps=STEPS))
+        engine.submit(snapshot=change_origin(state, field, value), **call(steps=STEPS))
 
 
-def changed(state, field, value):
+def change_origin(state, field, value):
     size = int.from_bytes(state[:8], "little")
     header = json.loads(state[8 : 8 + size])
     stored = json.loads(header["__metadata__"]["darkroom"])
@@ -275,12 +277,12 @@ def test_one_with_a_step_cache_that_cannot_be_merged_is_refused():
             snapshot.result(60)
 
 
-def seen(pipeline, step, timestep, tensors):
+def step_callback(pipeline, step, timestep, tensors):
     return tensors
 
 
 def test_one_that_calls_back_needs_its_outputs_kept(flux):
-    arguments = {"callback_on_step_end": seen}
+    arguments = {"callback_on_step_end": step_callback}
     with engine_of(flux) as engine:
         snapshot = asked_in_the_middle(engine.submit(**arguments, **call(steps=1000)))
         with pytest.raises(SnapshotRefused, match="keep_outputs_bytes"):
@@ -326,7 +328,7 @@ def test_neither_snapshots_nor_refusals_keep_tensors_of_an_ended_generation(flux
     def take_all(engine):
         run_with_snapshots(engine, range(STEPS), call(steps=STEPS))
         calling = AskAt(1, 2)
-        arguments = call(steps=STEPS, callback_on_step_end=seen)
+        arguments = call(steps=STEPS, callback_on_step_end=step_callback)
         generation = engine.submit(on_progress=calling, **arguments)
         calling.watch(generation)
         generation.result(60)

@@ -44,7 +44,7 @@ things = st.recursive(
 few = settings(max_examples=40, deadline=None)
 
 
-def moved(value, there):
+def round_trip(value, there):
     packing = StateEncoder()
     tree = json.loads(json.dumps(packing.pack(value)))
     return StateDecoder(packing.tensors, "cpu").put(there, tree)
@@ -68,14 +68,14 @@ def same(one, other):
     return repr(one) == repr(other)
 
 
-def blurred(value):
+def zero_tensors(value):
     """As it is in one that got zeros from its denoiser."""
     if isinstance(value, torch.Tensor):
         return torch.zeros_like(value)
     if isinstance(value, dict):
-        return {key: blurred(item) for key, item in value.items()}
+        return {key: zero_tensors(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(blurred(item) for item in value)
+        return type(value)(zero_tensors(item) for item in value)
     if isinstance(value, set | frozenset):
         return type(value)()
     return 0.0 if isinstance(value, float) else value
@@ -84,20 +84,20 @@ def blurred(value):
 @few
 @given(things)
 def test_everything_is_put_back_where_other_contents_are(value):
-    assert same(moved(value, blurred(value)), value)
+    assert same(round_trip(value, zero_tensors(value)), value)
 
 
 @few
 @given(things)
 def test_everything_is_put_back_where_nothing_is(value):
-    assert same(moved(value, None), value)
+    assert same(round_trip(value, None), value)
 
 
 @few
 @given(things)
 def test_what_is_equal_already_is_left_alone(value):
     there = copy.deepcopy(value)
-    assert moved(value, there) is there or isinstance(value, int | float | str)
+    assert round_trip(value, there) is there or isinstance(value, int | float | str)
 
 
 def test_what_shares_memory_does_so_afterwards():
@@ -105,7 +105,7 @@ def test_what_shares_memory_does_so_afterwards():
         whole = torch.full((4,), value)
         return {"whole": whole, "half": whole[:2], "again": whole}
 
-    there = moved(pair(1.0), pair(0.0))
+    there = round_trip(pair(1.0), pair(0.0))
     there["whole"].fill_(7)
     assert there["again"] is there["whole"]
     assert there["half"].tolist() == [7, 7]
@@ -113,22 +113,22 @@ def test_what_shares_memory_does_so_afterwards():
 
 def test_an_expanded_tensor_is_written_to_once():
     there = torch.zeros(1).expand(3)
-    assert moved(torch.ones(1).expand(3), there) is there
+    assert round_trip(torch.ones(1).expand(3), there) is there
     assert there.tolist() == [1, 1, 1]
 
 
 def test_a_random_generator_goes_on_where_it_was():
     first, second = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     torch.rand(5, generator=first)
-    moved(first, second)
+    round_trip(first, second)
     assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=second))
 
 
 def test_arrays_of_numpy_are_put_back():
     there = np.zeros(2)
-    assert moved(np.ones(2), there) is there
+    assert round_trip(np.ones(2), there) is there
     assert there.tolist() == [1, 1]
-    assert moved(np.float64(2.5), np.float64(1)) == 2.5
+    assert round_trip(np.float64(2.5), np.float64(1)) == 2.5
 
 
 def test_a_set_is_written_in_the_same_order_by_every_process():
@@ -140,15 +140,15 @@ def test_a_set_is_written_in_the_same_order_by_every_process():
 
 def test_a_set_keeps_its_identity():
     there = {"a"}
-    assert moved({"b", 1}, there) is there
+    assert round_trip({"b", 1}, there) is there
     assert there == {"b", 1}
-    first, other = moved([there, there], [set(), set()])
+    first, other = round_trip([there, there], [set(), set()])
     assert first is other
 
 
 @pytest.mark.parametrize("hint", [list[int], int | None, Optional[int], list[Any]])  # noqa: UP045
 def test_type_hints_stay_as_they_are(hint):
-    assert moved({"hint": hint}, {"hint": hint}) == {"hint": hint}
+    assert round_trip({"hint": hint}, {"hint": hint}) == {"hint": hint}
 
 
 class Holder:
@@ -159,14 +159,14 @@ class Holder:
 
 def test_objects_keep_their_identity_and_may_hold_themselves():
     there = Holder(0)
-    assert moved(Holder([1]), there) is there
+    assert round_trip(Holder([1]), there) is there
     assert there.held == [1]
     assert there.me is there
 
 
 def test_what_is_held_twice_is_one_thing_afterwards():
     shared = [1]
-    first, other = moved([shared, shared], [[0], [0]])
+    first, other = round_trip([shared, shared], [[0], [0]])
     assert first is other
     assert first == [1]
 
@@ -192,4 +192,4 @@ def test_what_cannot_be_read_is_named(value):
 )
 def test_another_thing_in_its_place_is_reported(value, there):
     with pytest.raises(MissingObject):
-        moved(value, there)
+        round_trip(value, there)

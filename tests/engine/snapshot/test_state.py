@@ -34,7 +34,7 @@ def plain():
 
 
 @pytest.fixture(scope="module")
-def perturbed(plain):
+def pag_pipeline(plain):
     """Over the same weights; it sets other attention processors on the UNet while it runs."""
     has = {**plain.config, **plain.components}
     pipeline = StableDiffusionXLPAGPipeline(
@@ -46,12 +46,12 @@ def perturbed(plain):
     return pipeline
 
 
-def test_attention_processors_that_one_sets_are_not_the_others(plain, perturbed):
+def test_attention_processors_that_one_sets_are_not_the_others(plain, pag_pipeline):
     wishes = [call(seed=1, steps=4), call(seed=2, steps=5)]
     guided = [call(seed=3, steps=6, pag_scale=5.0), call(seed=4, steps=3, pag_scale=2.0)]
     with merging_engine(max_batch=4, threads=1) as engine:
         engine.add("plain", plain)
-        engine.add("perturbed", perturbed)
+        engine.add("perturbed", pag_pipeline)
         named = [{**wish, "pipeline": "plain"} for wish in wishes]
         named += [{**fields, "pipeline": "perturbed"} for fields in guided]
         results = together(engine, named)
@@ -59,8 +59,8 @@ def test_attention_processors_that_one_sets_are_not_the_others(plain, perturbed)
     before = plain.unet.attn_processors
     alone = [plain(**call(seed=1, steps=4)), plain(**call(seed=2, steps=5))]
     alone += [
-        perturbed(**call(seed=3, steps=6, pag_scale=5.0)),
-        perturbed(**call(seed=4, steps=3, pag_scale=2.0)),
+        pag_pipeline(**call(seed=3, steps=6, pag_scale=5.0)),
+        pag_pipeline(**call(seed=4, steps=3, pag_scale=2.0)),
     ]
     for images, expected in zip(results, alone, strict=True):
         assert close(images, expected.images)
@@ -68,17 +68,17 @@ def test_attention_processors_that_one_sets_are_not_the_others(plain, perturbed)
     assert plain.unet.attn_processors.keys() == before.keys()
 
 
-def test_processors_are_as_they_were_after_an_error(perturbed):
-    before = perturbed.unet.attn_processors
+def test_processors_are_as_they_were_after_an_error(pag_pipeline):
+    before = pag_pipeline.unet.attn_processors
 
     def fail(pipeline, step, timestep, tensors):
         raise ZeroDivisionError
 
-    with Engine(perturbed, threads=1) as engine:
+    with Engine(pag_pipeline, threads=1) as engine:
         doomed = engine.submit(callback_on_step_end=fail, **call(pag_scale=5.0))
         with pytest.raises(ZeroDivisionError):
             doomed.result(60)
-    after = perturbed.unet.attn_processors
+    after = pag_pipeline.unet.attn_processors
     assert all(after[name] is before[name] for name in before)
 
 

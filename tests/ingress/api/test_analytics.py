@@ -12,7 +12,7 @@ from tests.ingress.house import House
 PROBE, FLUX = "test/probe", "fal-ai/flux/schnell"
 
 
-async def fetched(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+async def fetch_analytics(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
     answer = await client.get("/v1/models/analytics", params={"endpoint_id": PROBE, **query})
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -21,7 +21,7 @@ async def fetched(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
 async def test_ends_are_counted_by_whose_fault_they_are(client: httpx.AsyncClient) -> None:
     for orders in ({}, {}, {"fail": "pipeline_failed"}, {"fail": "invalid_input", "field": "x"}):
         await client.post(f"/run/{PROBE}", json=orders)
-    (result,) = (await fetched(client, expand="summary"))["summary"]
+    (result,) = (await fetch_analytics(client, expand="summary"))["summary"]
     assert result["endpoint_id"] == PROBE
     counts = ("request_count", "success_count", "user_error_count", "error_count")
     assert [result[name] for name in counts] == [4, 2, 1, 1]
@@ -33,7 +33,7 @@ async def test_buckets_have_what_ended_in_them_and_only_the_metrics_that_are_nam
     client: httpx.AsyncClient,
 ) -> None:
     await client.post(f"/run/{PROBE}", json={})
-    body = await fetched(client, expand="request_count,p50_duration", timeframe="hour")
+    body = await fetch_analytics(client, expand="request_count,p50_duration", timeframe="hour")
     assert "summary" not in body
     (bucket,) = [entry for entry in body["time_series"] if entry["results"]]
     (result,) = bucket["results"]
@@ -45,7 +45,7 @@ async def test_what_never_started_has_no_duration(house: House, client: httpx.As
     await house.replica.aclose()
     submitted = (await client.post(f"/queue/{PROBE}", json={})).json()
     await client.put(f"/queue/{PROBE}/requests/{submitted['request_id']}/cancel")
-    (result,) = (await fetched(client, expand="summary"))["summary"]
+    (result,) = (await fetch_analytics(client, expand="summary"))["summary"]
     assert (result["request_count"], result["p50_duration"]) == (1, None)
 
 
@@ -54,7 +54,7 @@ async def test_requests_of_other_tenants_are_not_counted(
 ) -> None:
     async with house.client(house.other_key) as other:
         await other.post(f"/run/{PROBE}", json={})
-    assert (await fetched(client, expand="summary"))["summary"] == []
+    assert (await fetch_analytics(client, expand="summary"))["summary"] == []
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,21 @@ from tests.ingress.house import House
 CODE = "/v1/apps/code"
 
 
-def zipped(text: str = "x = 1\n") -> bytes:
+def zip_app(text: str = "x = 1\n") -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
         archive.writestr("app.py", text)
     return written.getvalue()
 
 
-async def sent(client: httpx.AsyncClient, content: bytes) -> httpx.Response:
+async def upload_code(client: httpx.AsyncClient, content: bytes) -> httpx.Response:
     return await client.post(CODE, content=content, headers={"content-type": "application/zip"})
 
 
 async def test_code_is_stored_under_its_digest(house: House, client: httpx.AsyncClient) -> None:
-    content = zipped()
+    content = zip_app()
     digest = hashlib.sha256(content).hexdigest()
-    answer = await sent(client, content)
+    answer = await upload_code(client, content)
     assert (answer.status_code, answer.json()) == (200, {"digest": digest, "bytes": len(content)})
     assert await house.services.bundles.read(digest) == content
 
@@ -37,18 +37,18 @@ async def test_code_is_stored_under_its_digest(house: House, client: httpx.Async
 async def test_equal_code_is_stored_once_however_often_it_is_sent(
     client: httpx.AsyncClient,
 ) -> None:
-    answers = [(await sent(client, zipped())).json() for _ in range(3)]
+    answers = [(await upload_code(client, zip_app())).json() for _ in range(3)]
     assert answers == [answers[0]] * 3
-    assert (await sent(client, zipped("x = 2\n"))).json() != answers[0]
+    assert (await upload_code(client, zip_app("x = 2\n"))).json() != answers[0]
 
 
 async def test_only_operators_store_code(house: House) -> None:
     async with house.client(house.weak_key) as weak:
-        answer = await sent(weak, zipped())
+        answer = await upload_code(weak, zip_app())
     assert answer.status_code == 403
     assert "operator" in answer.text
     async with house.client("wrong") as unknown:
-        assert (await sent(unknown, zipped())).status_code == 401
+        assert (await upload_code(unknown, zip_app())).status_code == 401
 
 
 async def test_code_that_is_too_large_is_refused_before_it_is_read(
@@ -61,9 +61,9 @@ async def test_code_that_is_too_large_is_refused_before_it_is_read(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x = 1\n", b"PK", b"PK\x03\x04" + b"x" * 100, zipped()[:-9]]
+    "content", [b"", b"x = 1\n", b"PK", b"PK\x03\x04" + b"x" * 100, zip_app()[:-9]]
 )
 async def test_what_is_no_zip_file_is_refused(client: httpx.AsyncClient, content: bytes) -> None:
-    answer = await sent(client, content)
+    answer = await upload_code(client, content)
     assert answer.status_code == 422
     assert "must be a zip file with the code of an app" in answer.text

@@ -31,9 +31,9 @@ from serve_app.tenants.scopes import ADMIN, API
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.ingress.house import PROXY_SECRET, built
+from tests.ingress.house import PROXY_SECRET, build_house
 from tests.queue.database import LONG_LEASES, conninfo, server
-from tests.queue.requests import done, lease
+from tests.queue.requests import lease, make_finish
 
 __all__ = ["conninfo", "server"]
 
@@ -79,7 +79,7 @@ class Place:
 
 
 @asynccontextmanager
-async def placed(conninfo: str, **settings: Any) -> AsyncGenerator[Place]:
+async def run_place(conninfo: str, **settings: Any) -> AsyncGenerator[Place]:
     port, clock = free_port(), SystemClock()
     database = Database(conninfo)
     await database.start()
@@ -87,7 +87,7 @@ async def placed(conninfo: str, **settings: Any) -> AsyncGenerator[Place]:
     await queue.start()
     keys = KeyRing(database, clock)
     audit = AuditTrail(queue.operations, clock)
-    async with built(replica=False, port=port, trusted_hosts=(HERE,), **settings) as house:
+    async with build_house(replica=False, port=port, trusted_hosts=(HERE,), **settings) as house:
         services = house.services
         book = PostgresUploads(database, Retention())
         uploads = Uploads(
@@ -127,7 +127,7 @@ async def placed(conninfo: str, **settings: Any) -> AsyncGenerator[Place]:
 
 @pytest.fixture
 async def place(conninfo: str) -> AsyncIterator[Place]:
-    async with placed(conninfo) as instance:
+    async with run_place(conninfo) as instance:
         yield instance
 
 
@@ -202,7 +202,7 @@ async def test_what_the_tls_port_says_of_its_client_is_recorded(
 
 async def test_the_client_of_a_trusted_proxy_is_recorded(conninfo: str, tmp_path: Path) -> None:
     networks = ["127.0.0.0/8", "10.0.0.0/8"]
-    async with placed(conninfo, trusted_proxies=networks) as place:
+    async with run_place(conninfo, trusted_proxies=networks) as place:
         async with behind_haproxy(place.url, tmp_path, *map(ip_network, networks)) as url:
             async with place.client(place.admin, url) as client:
                 for forwarded in (
@@ -219,13 +219,13 @@ async def test_the_client_of_a_trusted_proxy_is_recorded(conninfo: str, tmp_path
 # Cancels and deletions
 
 
-async def submitted(client: httpx.AsyncClient) -> str:
+async def submit_request(client: httpx.AsyncClient) -> str:
     return str((await client.post(f"/queue/{ENDPOINT}", json={})).json()["request_id"])
 
 
 async def test_cancels_and_deletions_are_recorded_with_their_caller(place: Place) -> None:
     async with place.client(place.user) as client:
-        by_fal, ours, by_replicate = [await submitted(client) for _ in range(3)]
+        by_fal, ours, by_replicate = [await submit_request(client) for _ in range(3)]
         await client.put(f"/queue/{ENDPOINT}/requests/{by_fal}/cancel")
         await client.put(f"/v1/requests/{ours}/cancel")
         await client.put(f"/v1/requests/{ours}/cancel")  # it changes nothing
@@ -250,18 +250,18 @@ async def test_cancels_and_deletions_are_recorded_with_their_caller(place: Place
 
 async def test_a_cancel_that_nobody_asked_for_is_not_recorded(place: Place) -> None:
     async with place.client(place.user) as client:
-        request_id = await submitted(client)
+        request_id = await submit_request(client)
     await place.queue.cancel("default", request_id)
     assert await place.rows() == []
 
 
 async def test_the_cancel_of_a_running_request_is_recorded_once(place: Place) -> None:
     async with place.client(place.user) as client:
-        request_id = await submitted(client)
+        request_id = await submit_request(client)
         granted = await lease(place.queue)
         for _ in range(2):
             await client.put(f"/v1/requests/{request_id}/cancel")
-        await place.queue.finish(done(granted.held))
+        await place.queue.finish(make_finish(granted.key))
     assert [row[2:4] for row in await place.rows()] == [("request.cancel", request_id)]
 
 
@@ -272,7 +272,7 @@ async def test_what_an_admin_reads_of_another_tenant_is_recorded_once_a_minute(
     place: Place,
 ) -> None:
     async with place.client(place.other) as other:
-        request_id = await submitted(other)
+        request_id = await submit_request(other)
     async with place.client(place.admin) as admin:
         for _ in range(2):
             await admin.get("/v1/requests", params={"tenant": "other"})

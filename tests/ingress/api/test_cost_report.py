@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from serve_app.domain.billing.report import MadeUnits, ReplicaHours
 from serve_app.settings import PoolConfig
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 SCHNELL = "fal-ai/flux/schnell"
 SETTINGS = {
@@ -17,7 +17,7 @@ SETTINGS = {
 HOUR = Decimal(3600)
 
 
-def filled(house: House) -> None:
+def fill_costs(house: House) -> None:
     costs = house.queue.costs
     costs.hours = [
         ReplicaHours("big", "L4", 10 * HOUR, 4 * HOUR),
@@ -31,8 +31,8 @@ def filled(house: House) -> None:
 
 async def test_hours_and_costs_are_compared_with_fals(house: House) -> None:
     pools = {"big": PoolConfig(families=("flux",), devices_per_replica=2)}
-    async with built(pools=pools, **SETTINGS) as own, own.client() as client:
-        filled(own)
+    async with build_house(pools=pools, **SETTINGS) as own, own.client() as client:
+        fill_costs(own)
         body = (await client.get("/v1/usage/report")).json()
     big, studio = body["pools"]
     assert (big["paid_hours"], big["busy_hours"], big["idle_hours"]) == (20.0, 8.0, 12.0)
@@ -48,7 +48,7 @@ async def test_the_report_is_for_operators(house: House) -> None:
 
 
 async def test_without_settings_there_are_hours_and_no_costs(house: House) -> None:
-    filled(house)
+    fill_costs(house)
     async with house.client() as client:
         body = (await client.get("/v1/usage/report")).json()
     assert (body["cost"], body["fal_cost"], body["paid_hours"]) == (0.0, 0.0, 11.0)

@@ -11,21 +11,21 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageUnavailable
-from tests.ingress.fal.test_submit import completed, submit
+from tests.ingress.fal.test_submit import submit, wait_until_completed
 from tests.ingress.house import House
 
 
-async def made(client: httpx.AsyncClient) -> tuple[str, str]:
+async def run_request(client: httpx.AsyncClient) -> tuple[str, str]:
     """Id of a request that has ended, and the URL of its file."""
     submitted = await submit(client, artifacts=1)
-    await completed(client, submitted)
+    await wait_until_completed(client, submitted)
     output = (await client.get(submitted["response_url"])).json()
     return submitted["request_id"], output["images"][0]["url"]
 
 
 @pytest.fixture
 async def image(client: httpx.AsyncClient) -> tuple[str, str]:
-    return await made(client)
+    return await run_request(client)
 
 
 async def test_a_deleted_request_and_its_file_answer_404(
@@ -74,7 +74,7 @@ async def test_what_waits_is_refused_with_what_to_do(idle_client: httpx.AsyncCli
 
 
 async def test_the_list_is_narrowed(client: httpx.AsyncClient) -> None:
-    id_, _ = await made(client)
+    id_, _ = await run_request(client)
     request = (await client.get(f"/v1/requests/{id_}")).json()
 
     async def ids(**narrowed: str) -> list[str]:
@@ -95,8 +95,8 @@ async def test_the_list_is_narrowed(client: httpx.AsyncClient) -> None:
 
 async def test_an_admin_lists_and_looks_at_requests_of_other_tenants(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as admin:
-        ids = [(await made(client))[0] for _ in range(2)]
-        own, _ = await made(admin)
+        ids = [(await run_request(client))[0] for _ in range(2)]
+        own, _ = await run_request(admin)
 
         async def listed(**asked: Any) -> list[tuple[str, str]]:
             page = (await admin.get("/v1/requests", params=asked)).json()["requests"]
@@ -138,7 +138,7 @@ async def test_what_is_not_to_be_stored_is_forgotten_and_reported_as_gone(
     body = {"prompt": "a secret", "sync_mode": True, "artifacts": 1}
     answer = await client.post("/queue/test/probe", json=body, headers={"X-Fal-Store-IO": "0"})
     shown = answer.json()
-    await completed(client, shown)
+    await wait_until_completed(client, shown)
     path = f"/v1/requests/{shown['request_id']}"
     request = (await client.get(path)).json()
     assert (request["prompt"], request["input"], request["forgotten"]) == (

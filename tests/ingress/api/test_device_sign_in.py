@@ -14,7 +14,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.openid import provider
 from tests.fakes.openid_device import DeviceProvider, device_provider
 from tests.ingress.api.test_sign_in import GROUPS, begin, browser, come_back, use
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def openid() -> Iterator[DeviceProvider]:
 @pytest.fixture
 async def house(openid: DeviceProvider) -> AsyncIterator[House]:
     clock = FakeClock(datetime.now(UTC))
-    async with built(clock=clock, replica=False, oidc_groups=GROUPS) as house:
+    async with build_house(clock=clock, replica=False, oidc_groups=GROUPS) as house:
         use(house, openid.issuer, clock)
         yield house
 
 
-async def begun(client: httpx.AsyncClient) -> dict[str, Any]:
+async def begin_sign_in(client: httpx.AsyncClient) -> dict[str, Any]:
     answer = await client.post("/v1/sign-in/device")
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
@@ -46,7 +46,7 @@ async def test_a_program_gets_a_key_once_the_person_has_signed_in(
     house: House, openid: DeviceProvider
 ) -> None:
     async with browser(house) as client:
-        device = await begun(client)
+        device = await begin_sign_in(client)
         assert device["url"] == f"{openid.issuer}/enter"
         assert device["url_with_code"].endswith(device["user_code"])
         assert (device["ask_every_s"], device["valid_s"]) == (7, 900)
@@ -71,7 +71,7 @@ async def test_a_provider_that_names_no_interval_is_asked_every_five_seconds(
 ) -> None:
     openid.interval = None
     async with browser(house) as client:
-        assert (await begun(client))["ask_every_s"] == 5
+        assert (await begin_sign_in(client))["ask_every_s"] == 5
 
 
 async def test_a_provider_that_wants_more_patience_gets_it(
@@ -79,7 +79,7 @@ async def test_a_provider_that_wants_more_patience_gets_it(
 ) -> None:
     openid.slow = 1
     async with browser(house) as client:
-        device = await begun(client)
+        device = await begin_sign_in(client)
         assert (await ask(client, device)).json() == {"pending": True, "slower": True}
         assert (await ask(client, device)).json() == {"pending": True, "slower": False}
 
@@ -92,7 +92,7 @@ async def test_a_sign_in_that_has_ended_says_why(
     house: House, openid: DeviceProvider, error: str, status: int, words: str
 ) -> None:
     async with browser(house) as client:
-        device = await begun(client)
+        device = await begin_sign_in(client)
         openid.end(error)
         answer = await ask(client, device)
     assert (answer.status_code, words in answer.text) == (status, True)
@@ -107,7 +107,7 @@ async def test_a_person_without_a_known_group_gets_no_key(
     house: House, openid: DeviceProvider
 ) -> None:
     async with browser(house) as client:
-        device = await begun(client)
+        device = await begin_sign_in(client)
         openid.agree("eve")
         answer = await ask(client, device)
     assert (answer.status_code, "strangers" in answer.text) == (403, True)
@@ -133,7 +133,7 @@ async def test_a_provider_that_refuses_darkroom_itself_is_told_apart(
 
 
 async def test_without_a_provider_no_program_signs_in() -> None:
-    async with built(replica=False) as house, browser(house) as client:
+    async with build_house(replica=False) as house, browser(house) as client:
         assert (await client.post("/v1/sign-in/device")).status_code == 404
         assert (await ask(client, {"device_code": "x"})).status_code == 404
 
@@ -142,7 +142,7 @@ async def test_signing_out_goes_on_to_the_provider_if_the_operator_wants_it() ->
     clock = FakeClock(datetime.now(UTC))
     settings = {"oidc_groups": GROUPS, "oidc_provider_logout": True}
     with provider() as issuer:
-        async with built(clock=clock, replica=False, **settings) as house:
+        async with build_house(clock=clock, replica=False, **settings) as house:
             use(house, issuer, clock)
             async with browser(house) as client:
                 key = (await come_back(client, await begin(client), "ada")).json()["key"]
@@ -169,10 +169,10 @@ async def test_signing_out_does_not_wait_for_a_provider_that_is_away(
 ) -> None:
     clock = FakeClock(datetime.now(UTC))
     settings = {"oidc_groups": GROUPS, "oidc_provider_logout": True}
-    async with built(clock=clock, replica=False, **settings) as house:
+    async with build_house(clock=clock, replica=False, **settings) as house:
         use(house, openid.issuer, clock)
         async with browser(house) as client:
-            device = await begun(client)
+            device = await begin_sign_in(client)
             openid.agree("ada")
             key = (await ask(client, device)).json()["key"]
         use(house, "http://127.0.0.1:1", clock)

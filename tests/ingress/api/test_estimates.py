@@ -7,13 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ingress.fal.test_submit import completed, submit
+from tests.ingress.fal.test_submit import submit, wait_until_completed
 from tests.ingress.house import House
 
 PROBE = "test/probe"
 
 
-async def estimated(client: httpx.AsyncClient, **input: Any) -> dict[str, Any]:
+async def fetch_estimate(client: httpx.AsyncClient, **input: Any) -> dict[str, Any]:
     answer = await client.post("/v1/estimate", json={"endpoint_id": PROBE, "input": input})
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -22,9 +22,9 @@ async def estimated(client: httpx.AsyncClient, **input: Any) -> dict[str, Any]:
 async def test_an_estimate_knows_the_seconds_once_a_request_has_run_and_stores_nothing(
     client: httpx.AsyncClient,
 ) -> None:
-    assert (await estimated(client))["runs_s"] is None
-    await completed(client, await submit(client))
-    estimate = await estimated(client)
+    assert (await fetch_estimate(client))["runs_s"] is None
+    await wait_until_completed(client, await submit(client))
+    estimate = await fetch_estimate(client)
     assert (estimate["endpoint_id"], estimate["queue_position"]) == (PROBE, 0)
     assert estimate["runs_s"] > 0
     assert (estimate["starts_in_s"], estimate["waiting"]) == (0, None)
@@ -34,10 +34,10 @@ async def test_an_estimate_knows_the_seconds_once_a_request_has_run_and_stores_n
 
 
 async def test_an_estimate_says_why_a_request_would_wait(client: httpx.AsyncClient) -> None:
-    await completed(client, await submit(client))
+    await wait_until_completed(client, await submit(client))
     paused = await client.put(f"/v1/endpoints/{PROBE}/pause")
     assert paused.status_code == 200, paused.text
-    estimate = await estimated(client)
+    estimate = await fetch_estimate(client)
     assert estimate["waiting"]["reason"] == "paused"
     assert estimate["starts_in_s"] is None
 

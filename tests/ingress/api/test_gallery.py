@@ -10,18 +10,18 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from tests.ingress.fal.test_submit import completed, submit
+from tests.ingress.fal.test_submit import submit, wait_until_completed
 from tests.ingress.house import House
 
 
-async def made(client: httpx.AsyncClient, **body: Any) -> str:
+async def run_request(client: httpx.AsyncClient, **body: Any) -> str:
     """Id of a request that has ended."""
     submitted = await submit(client, **body)
-    await completed(client, submitted)
+    await wait_until_completed(client, submitted)
     return submitted["request_id"]
 
 
-async def listed(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+async def list_requests(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
     answer = await client.get("/v1/requests", params=query)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -29,8 +29,8 @@ async def listed(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
 
 async def test_a_listed_request_has_its_files_and_their_thumbnails(house: House) -> None:
     async with house.client() as client:
-        id_ = await made(client, artifacts=1, content="pixels", thumbnails=True)
-        (shown,) = (await listed(client))["requests"]
+        id_ = await run_request(client, artifacts=1, content="pixels", thumbnails=True)
+        (shown,) = (await list_requests(client))["requests"]
         (file,) = shown["files"]
         assert (file["content_type"], file["file_size"], file["width"]) == (
             "application/octet-stream",
@@ -49,18 +49,18 @@ async def test_a_listed_request_has_its_files_and_their_thumbnails(house: House)
 
 
 async def test_a_file_without_a_thumbnail_says_so(client: httpx.AsyncClient) -> None:
-    await made(client, artifacts=2)
-    (shown,) = (await listed(client))["requests"]
+    await run_request(client, artifacts=2)
+    (shown,) = (await list_requests(client))["requests"]
     assert [file["thumbnail"] for file in shown["files"]] == [None, None]
 
 
 async def ids(client: httpx.AsyncClient, **query: Any) -> list[str]:
-    return [request["request_id"] for request in (await listed(client, **query))["requests"]]
+    return [request["request_id"] for request in (await list_requests(client, **query))["requests"]]
 
 
 async def test_requests_are_found_by_words_kind_and_endpoints(client: httpx.AsyncClient) -> None:
-    red = await made(client, prompt="a red circle")
-    blue = await made(client, prompt="a blue circle")
+    red = await run_request(client, prompt="a red circle")
+    blue = await run_request(client, prompt="a blue circle")
     assert await ids(client, q="circle") == [blue, red]
     assert await ids(client, q="Red CIRCLES circle") == []
     assert await ids(client, q="red circ") == [red]
@@ -68,15 +68,18 @@ async def test_requests_are_found_by_words_kind_and_endpoints(client: httpx.Asyn
     assert await ids(client, kind="image", q="circle") == [blue, red]
     assert await ids(client, kind="video") == []
     assert await ids(client, endpoint_id="none/such") == []
-    (first,) = (await listed(client))["requests"][:1]
+    (first,) = (await list_requests(client))["requests"][:1]
     assert await ids(client, endpoint_id=f"none/such,{first['endpoint_id']}") == [blue, red]
-    page = await listed(client, q="circle", limit=1)
+    page = await list_requests(client, q="circle", limit=1)
     assert await ids(client, q="circle", before=page["next_before"]) == [red]
 
 
 async def test_favourites_are_marked_and_filtered(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        first, two = await made(client, prompt="one"), await made(client, prompt="two")
+        first, two = (
+            await run_request(client, prompt="one"),
+            await run_request(client, prompt="two"),
+        )
         unknown = house.services.new_id()
         body = {"request_ids": [first, first, unknown], "favourite": True}
         answer = await client.post("/v1/requests/favourites", json=body)
@@ -85,7 +88,7 @@ async def test_favourites_are_marked_and_filtered(house: House) -> None:
             {"request_id": unknown, "status": "not_found"},
         ]
         assert await ids(client, favourite="true") == [first]
-        shown = (await listed(client))["requests"]
+        shown = (await list_requests(client))["requests"]
         assert {request["request_id"]: request["favourite"] for request in shown} == {
             first: True,
             two: False,
@@ -100,9 +103,9 @@ async def test_favourites_are_marked_and_filtered(house: House) -> None:
 
 async def test_many_are_deleted_each_with_a_result(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        one = await made(client, artifacts=1)
-        kept = await made(client, artifacts=1)
-        foreign = await made(other)
+        one = await run_request(client, artifacts=1)
+        kept = await run_request(client, artifacts=1)
+        foreign = await run_request(other)
         running = (await submit(client, sleep_s=30))["request_id"]
         body = {"request_ids": [one, foreign, running]}
         answer = await client.post("/v1/requests/delete", json=body)
@@ -115,7 +118,7 @@ async def test_many_are_deleted_each_with_a_result(house: House) -> None:
 
 
 async def test_days_are_counted_in_a_time_zone(client: httpx.AsyncClient) -> None:
-    id_ = await made(client, prompt="now")
+    id_ = await run_request(client, prompt="now")
     created = (await client.get(f"/v1/requests/{id_}")).json()["created_at"]
     at = datetime.fromisoformat(created)
     for zone in ("UTC", "Pacific/Kiritimati"):

@@ -14,10 +14,10 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.media.marking import TRAINED_ALGORITHMIC_MEDIA
 from serve_app.domain.outcome import Outcome
 from serve_app.ingress.mcp.content import final_result
-from tests.ingress.api.test_gallery import listed, made
-from tests.ingress.api.test_shares import anonymous, shared
+from tests.ingress.api.test_gallery import list_requests, run_request
+from tests.ingress.api.test_shares import anonymous, share_request
 from tests.ingress.api.test_zip_files import URL as ZIP
-from tests.ingress.api.test_zip_files import opened
+from tests.ingress.api.test_zip_files import open_zip
 from tests.ingress.house import House
 
 MARKED = f"pixels {TRAINED_ALGORITHMIC_MEDIA}"
@@ -28,15 +28,15 @@ Way = Callable[[House, httpx.AsyncClient], Awaitable[list[bytes]]]
 
 
 async def by_url(house: House, client: httpx.AsyncClient) -> list[bytes]:
-    await made(client, **BODY)
-    (file,) = (await listed(client))["requests"][0]["files"]
+    await run_request(client, **BODY)
+    (file,) = (await list_requests(client))["requests"][0]["files"]
     urls = (file["url"], file["thumbnail"]["url"])
     return [(await client.get(url)).content for url in urls]
 
 
 async def by_range(house: House, client: httpx.AsyncClient) -> list[bytes]:
-    await made(client, **BODY)
-    (file,) = (await listed(client))["requests"][0]["files"]
+    await run_request(client, **BODY)
+    (file,) = (await list_requests(client))["requests"][0]["files"]
     ranges = ("bytes=0-9", "bytes=10-")
     parts = [
         (await client.get(file["url"], headers={"range": byte_range})).content
@@ -52,20 +52,20 @@ async def by_data_uri(house: House, client: httpx.AsyncClient) -> list[bytes]:
 
 
 async def by_zip(house: House, client: httpx.AsyncClient) -> list[bytes]:
-    id_ = await made(client, **BODY)
-    archive = opened((await client.post(ZIP, json={"request_ids": [id_]})).content)
+    id_ = await run_request(client, **BODY)
+    archive = open_zip((await client.post(ZIP, json={"request_ids": [id_]})).content)
     return [archive.read(member) for member in archive.infolist()]
 
 
 async def by_share_link(house: House, client: httpx.AsyncClient) -> list[bytes]:
-    link = await shared(client, await made(client, **BODY))
+    link = await share_request(client, await run_request(client, **BODY))
     async with anonymous(house) as guest:
         (file,) = (await guest.get(link["url"])).json()["files"]
         return [(await guest.get(part["url"])).content for part in (file, file["thumbnail"])]
 
 
 async def by_mcp(house: House, client: httpx.AsyncClient) -> list[bytes]:
-    (request,) = await house.queue.gallery.several("default", [await made(client, **BODY)])
+    (request,) = await house.queue.gallery.several("default", [await run_request(client, **BODY)])
     assert request.outcome is not None
     (artifact,) = request.outcome.artifacts
     shown = Artifact(artifact.key, "image/png", artifact.size, artifact.sha256)

@@ -12,9 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from serve_app.domain.errors import StorageUnavailable
 from serve_app.queue.store.config import QueueLimits
-from tests.ingress.house import House, built
-from tests.ingress.socket import connected
-from tests.telemetry.reading import parsed
+from tests.ingress.house import House, build_house
+from tests.ingress.socket import connect
+from tests.telemetry.reading import parse_series
 from tests.webhooks.receiver import Receiver, Reply, always
 
 ENDPOINT = "fal-ai/flux/schnell"
@@ -25,7 +25,7 @@ async def value(house: House, name: str, **labels: str) -> float | None:
     async with house.client() as client:
         answer = await client.get("/metrics")
     assert answer.status_code == 200
-    return parsed(answer.text).get((f"darkroom_{name}", frozenset(labels.items())))
+    return parse_series(answer.text).get((f"darkroom_{name}", frozenset(labels.items())))
 
 
 async def until(house: House, true: Callable[[float], bool], name: str, **labels: str) -> None:
@@ -39,7 +39,7 @@ async def test_metrics_need_a_key_with_the_scope_admin(house: House) -> None:
     async with house.client() as client:
         answer = await client.get("/metrics")
         assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPE_LATEST)
-        assert ("darkroom_webhooks_pending", frozenset()) in parsed(answer.text)
+        assert ("darkroom_webhooks_pending", frozenset()) in parse_series(answer.text)
         nobody = await client.get("/metrics", headers={"authorization": ""})
         assert nobody.status_code == 401
     async with house.client(house.weak_key) as client:
@@ -49,7 +49,7 @@ async def test_metrics_need_a_key_with_the_scope_admin(house: House) -> None:
 
 
 async def test_a_refused_submit_is_counted_by_the_limit(idle: House) -> None:
-    async with built(replica=False, limits=QueueLimits(max_waiting_per_tenant=1)) as house:
+    async with build_house(replica=False, limits=QueueLimits(max_waiting_per_tenant=1)) as house:
         async with house.client() as client:
             assert (await client.post(f"/queue/{ENDPOINT}", json=BODY)).status_code == 200
             assert await value(house, "refused_total", status="429", reason="tenant_limit") is None
@@ -58,15 +58,15 @@ async def test_a_refused_submit_is_counted_by_the_limit(idle: House) -> None:
 
 
 async def test_a_refused_upload_and_a_refused_session_are_counted_by_the_limit() -> None:
-    async with built(max_open_uploads_per_tenant=1, max_sessions_per_tenant=1) as house:
+    async with build_house(max_open_uploads_per_tenant=1, max_sessions_per_tenant=1) as house:
         async with house.client() as client:
             begun = await client.post("/rest/storage/upload/initiate", json={})
             refused = await client.post("/rest/storage/upload/initiate", json={})
             assert (begun.status_code, refused.status_code) == (200, 429)
-        async with connected(house) as first:
+        async with connect(house) as first:
             first.send(echo=1)
             assert (await first.hear())["echo"] == 1
-            async with connected(house) as second:
+            async with connect(house) as second:
                 await second.hear()
                 assert await second.end() == 1013
         for reason in ("open_uploads_limit", "sessions_limit"):
@@ -106,7 +106,9 @@ async def test_an_outcome_that_is_used_again_is_counted(
 async def test_a_receiver_that_fails_opens_its_breaker_until_it_answers() -> None:
     async with (
         Receiver(always(Reply(status=500))) as receiver,
-        built(deliver=True, allow_private_webhooks=True, webhook_waits_s=[0.01] * 12) as house,
+        build_house(
+            deliver=True, allow_private_webhooks=True, webhook_waits_s=[0.01] * 12
+        ) as house,
         house.client() as client,
     ):
         url = receiver.url()

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.catalog.catalog import StoredEntry, combined, read_file
+from serve_app.catalog.catalog import StoredEntry, combine_entries, read_file
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.catalog_entries import PostgresCatalogEntries
 from serve_app.settings import PoolConfig
 from tests.contract.waiting import eventually
-from tests.ingress.house import DEMO, MODELS, House, built
+from tests.ingress.house import DEMO, MODELS, House, build_house
 from tests.queue.database import conninfo, database, server
 
 __all__ = ["conninfo", "database", "server"]
@@ -29,7 +29,7 @@ FLUX: dict[str, Any] = {
     "weights": {"directory": "/srv/weights/portraits"},
     "licence": "ours",
 }
-DOCUMENTED = combined(
+DOCUMENTED = combine_entries(
     read_file(MODELS),
     EntryBuilder(demo=True, demo_dir=DEMO),
     [StoredEntry("house/probe", OPEN), StoredEntry("house/portraits", FLUX)],
@@ -39,7 +39,7 @@ ADDING: dict[str, Any] = {"models": MODELS, "documented": DOCUMENTED}
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(**ADDING) as house:
+    async with build_house(**ADDING) as house:
         yield house
 
 
@@ -142,7 +142,7 @@ async def test_an_entry_of_the_file_is_replaced_and_comes_back(admin: httpx.Asyn
 
 
 async def test_an_endpoint_with_unfinished_requests_is_removed_only_by_force() -> None:
-    async with built(replica=False, **ADDING) as idle, idle.client() as admin:
+    async with build_house(replica=False, **ADDING) as idle, idle.client() as admin:
         await admin.put(PROBE, json=OPEN)
         submitted = (await admin.post("/queue/house/probe", json={})).json()
         refused = await admin.delete(PROBE)
@@ -162,7 +162,7 @@ async def test_an_endpoint_with_unfinished_requests_is_removed_only_by_force() -
 
 async def test_a_pool_that_cannot_run_it_is_named() -> None:
     pools = {"small": PoolConfig(families=("probe",)), "large": PoolConfig(families=("probe",))}
-    async with built(pools=pools, **ADDING) as house, house.client() as admin:
+    async with build_house(pools=pools, **ADDING) as house, house.client() as admin:
         assert (await admin.put(PROBE, json=OPEN)).json()["pool"] == "small"
         named = await admin.put(PROBE, json={**OPEN, "pool": "large"})
         assert (named.json()["served"], named.json()["pool"]) == (True, "large")
@@ -188,8 +188,8 @@ async def test_two_ingress_processes_serve_what_one_of_them_was_given(database: 
     first = PostgresCatalogEntries(database)
     second = PostgresCatalogEntries(database)
     async with (
-        built(entries=first, **ADDING) as local,
-        built(entries=second, **ADDING) as other,
+        build_house(entries=first, **ADDING) as local,
+        build_house(entries=second, **ADDING) as other,
         local.client() as here,
         other.client() as there,
     ):
@@ -225,7 +225,7 @@ async def test_an_entry_that_a_later_version_does_not_know_is_left_out_and_named
         f"VALUES ('house/probe', '{entry}', 'key')"
     )
     stored = PostgresCatalogEntries(database)
-    async with built(entries=stored, **ADDING) as house, house.client() as admin:
+    async with build_house(entries=stored, **ADDING) as house, house.client() as admin:
         (broken,) = (await admin.get(ENTRIES)).json()["entries"]
         assert "there is no schema `gone`" in broken["problem"]
         assert (await admin.post("/run/house/probe", json={})).status_code == 404
@@ -235,7 +235,7 @@ async def test_an_entry_that_a_later_version_does_not_know_is_left_out_and_named
 async def test_entries_change_while_the_file_is_not_valid(tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
     file.write_text(MODELS.read_text())
-    async with built(models=file, documented=DOCUMENTED) as house, house.client() as admin:
+    async with build_house(models=file, documented=DOCUMENTED) as house, house.client() as admin:
         file.write_text("endpoints: [")
         assert (await admin.put(PROBE, json=OPEN)).json()["served"]
         assert (await admin.post("/run/test/probe", json={})).status_code == 200

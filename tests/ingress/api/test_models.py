@@ -13,7 +13,7 @@ from openapi_spec_validator import validate
 
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 SCHNELL, PROBE, UNSERVED = "fal-ai/flux/schnell", "test/probe", "test/unserved"
 
@@ -210,7 +210,7 @@ def card_catalog(tmp_path: Path) -> Catalog:
 
 
 async def test_a_model_card_has_the_entrys_readme_and_examples(card_catalog: Catalog) -> None:
-    async with built(catalog=card_catalog) as house, house.client() as client:
+    async with build_house(catalog=card_catalog) as house, house.client() as client:
         card = (await model(client, PROBE))["darkroom"]
     assert card["readme"] == "# Probe"
     assert card["examples"] == [

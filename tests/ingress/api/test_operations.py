@@ -11,7 +11,7 @@ PROBE = "/v1/endpoints/test/probe"
 UNKNOWN = "0190a0f0-0000-7000-8000-000000000000"
 
 
-async def submitted(client: httpx.AsyncClient) -> str:
+async def submit_request(client: httpx.AsyncClient) -> str:
     return str((await client.post("/queue/test/probe", json={})).json()["request_id"])
 
 
@@ -19,7 +19,9 @@ async def test_a_paused_endpoint_accepts_and_says_why_it_waits(idle: House) -> N
     async with idle.client() as client:
         halt = (await client.put(f"{PROBE}/pause")).json()
         assert (halt["endpoint_id"], halt["kind"]) == ("test/probe", "paused")
-        status = await client.get(f"/queue/test/probe/requests/{await submitted(client)}/status")
+        status = await client.get(
+            f"/queue/test/probe/requests/{await submit_request(client)}/status"
+        )
         assert status.json()["darkroom"]["reason"] == "paused"
         assert (await client.get("/v1/queue")).json()["halts"] == [halt]
         assert (await client.put(f"{PROBE}/resume")).json()["kind"] is None
@@ -44,7 +46,7 @@ async def test_an_endpoint_that_is_not_there_cannot_be_paused(
 
 async def test_any_tenants_request_is_requeued_and_failed(idle: House) -> None:
     async with idle.client(idle.other_key) as other, idle.client() as admin:
-        request_id = await submitted(other)
+        request_id = await submit_request(other)
         answer = await admin.put(f"/v1/requests/{request_id}/requeue")
         assert answer.json() == {"request_id": request_id, "state": "queued"}
         path = f"/v1/requests/{request_id}/fail"
@@ -62,7 +64,7 @@ async def test_any_tenants_request_is_requeued_and_failed(idle: House) -> None:
 
 async def test_the_priority_of_a_request_that_waits_is_changed(idle: House) -> None:
     async with idle.client(idle.other_key) as other, idle.client() as admin:
-        request_id = await submitted(other)
+        request_id = await submit_request(other)
         path = f"/v1/requests/{request_id}/priority"
         refused = await admin.put(path, params={"priority": "realtime"})
         assert refused.status_code == 422
@@ -87,7 +89,7 @@ async def test_the_audit_comes_in_pages(idle_client: httpx.AsyncClient) -> None:
 
 
 async def test_the_queue_shows_lanes(idle_client: httpx.AsyncClient) -> None:
-    await submitted(idle_client)
+    await submit_request(idle_client)
     seen = (await idle_client.get("/v1/queue")).json()
     (lane,) = seen["lanes"]
     assert (lane["tenant"], lane["queued"], lane["running"]) == ("default", 1, 0)
@@ -96,7 +98,7 @@ async def test_the_queue_shows_lanes(idle_client: httpx.AsyncClient) -> None:
 
 async def test_what_waits_longest_is_listed_page_by_page_of_one_tenant_or_all(idle: House) -> None:
     async with idle.client(idle.other_key) as other, idle.client() as admin:
-        ids = [await submitted(client) for client in (other, admin, other)]
+        ids = [await submit_request(client) for client in (other, admin, other)]
         first = (await admin.get("/v1/queue/requests", params={"limit": 2})).json()
         assert [request["request_id"] for request in first["requests"]] == ids[:2]
         assert [request["tenant"] for request in first["requests"]] == ["other", "default"]
@@ -118,7 +120,7 @@ async def test_what_waits_longest_is_listed_page_by_page_of_one_tenant_or_all(id
 
 async def test_an_operator_cancels_the_request_of_any_tenant(idle: House) -> None:
     async with idle.client(idle.other_key) as other, idle.client() as admin:
-        request_id = await submitted(other)
+        request_id = await submit_request(other)
         path = f"/v1/requests/{request_id}/cancel"
         assert (await admin.put(path)).status_code == 404
         async with idle.client(idle.weak_key) as weak:
@@ -138,7 +140,7 @@ async def test_a_key_that_only_operates_cancels_for_others_and_not_as_an_owner(
 ) -> None:
     key = str(await idle.keys.create("default", scopes=frozenset({"operator"})))
     async with idle.client() as owner, idle.client(key) as operator:
-        path = f"/v1/requests/{await submitted(owner)}/cancel"
+        path = f"/v1/requests/{await submit_request(owner)}/cancel"
         assert (await operator.put(path)).status_code == 403
         assert (await operator.put(path, params={"tenant": "default"})).status_code == 200
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 PROBE, SCHNELL = "test/probe", "fal-ai/flux/schnell"
 PRICES = {
@@ -21,7 +21,7 @@ DEARER = {PROBE: {"unit": "request", "amount": 1, "currency": "EUR"}}
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(prices=PRICES) as house:
+    async with build_house(prices=PRICES) as house:
         yield house
 
 
@@ -59,7 +59,7 @@ async def test_a_result_says_what_it_was_billed(house: House) -> None:
 
 
 async def test_a_result_without_a_price_has_no_billable_units() -> None:
-    async with built() as free, free.client() as client:
+    async with build_house() as free, free.client() as client:
         answer = await client.post(f"/{PROBE}", json={})
     assert "x-fal-billable-units" not in answer.headers
 
@@ -124,7 +124,7 @@ async def test_the_description_for_language_models_names_the_price(house: House)
 
 @pytest.mark.parametrize("number", [10**400, 1e308], ids=["whole", "real"])
 async def test_a_cost_that_no_number_holds_is_refused(number: float) -> None:
-    async with built(prices={PROBE: {"unit": "request", "amount": 10}}) as house:
+    async with build_house(prices={PROBE: {"unit": "request", "amount": 10}}) as house:
         async with house.client() as client:
             body = {
                 "estimate_type": "unit_price",

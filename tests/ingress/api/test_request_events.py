@@ -20,7 +20,7 @@ from serve_app.ingress.api.events import stream
 from tests.ingress.house import House
 
 
-async def submitted(client: httpx.AsyncClient, **orders: Any) -> str:
+async def submit_request(client: httpx.AsyncClient, **orders: Any) -> str:
     answer = await client.post("/queue/test/probe", json=orders)
     return str(answer.json()["request_id"])
 
@@ -39,7 +39,7 @@ async def events(
 
 
 async def test_a_request_is_followed_to_its_end(client: httpx.AsyncClient) -> None:
-    received = await events(client, await submitted(client, sleep_s=0.2))
+    received = await events(client, await submit_request(client, sleep_s=0.2))
     states = [json.loads(event["data"])["state"] for event in received if event["event"] == "state"]
     assert states == ["queued", "running", "succeeded"]
     assert received[-1]["event"] == "state"
@@ -55,7 +55,7 @@ async def test_a_client_that_waits_gets_the_place_the_reason_and_how_far_a_cold_
     presence = Presence("r1", "actor-r1", "studio", ReplicaStage.STARTING)
     loading = Loading(("test/probe",), Stage.DOWNLOADING, 1, 4)
     async with idle.client() as client:
-        request = await idle.queue.get("default", await submitted(client))
+        request = await idle.queue.get("default", await submit_request(client))
         await idle.queue.announce(replace(presence, pool=request.pool, loading=to_plain([loading])))
         received = stream(idle.queue, request, 0)
         async with aclosing(received):
@@ -77,7 +77,7 @@ async def _until(events: AsyncIterator[bytes], beginning: str) -> AsyncIterator[
 async def test_last_event_id_resumes_and_after_the_end_there_is_nothing(
     client: httpx.AsyncClient,
 ) -> None:
-    request_id = await submitted(client)
+    request_id = await submit_request(client)
     ids = [event["id"] for event in await events(client, request_id) if "id" in event]
     assert ids == [str(n) for n in range(1, len(ids) + 1)]
     assert [event["id"] for event in await events(client, request_id, ids[0])] == ids[1:]
@@ -89,7 +89,7 @@ async def test_last_event_id_resumes_and_after_the_end_there_is_nothing(
 async def test_a_last_event_id_that_is_none_is_refused(
     idle_client: httpx.AsyncClient, given: str
 ) -> None:
-    path = f"/v1/requests/{await submitted(idle_client)}/events"
+    path = f"/v1/requests/{await submit_request(idle_client)}/events"
     answer = await idle_client.get(path, headers={"Last-Event-ID": given})
     assert answer.status_code == 422
     assert "Last-Event-ID" in answer.json()["message"]
@@ -97,13 +97,13 @@ async def test_a_last_event_id_that_is_none_is_refused(
 
 async def test_anothers_request_has_no_events(house: House) -> None:
     async with house.client() as mine, house.client(house.other_key) as other:
-        answer = await other.get(f"/v1/requests/{await submitted(mine)}/events")
+        answer = await other.get(f"/v1/requests/{await submit_request(mine)}/events")
     assert answer.status_code == 404
 
 
 async def test_a_call_that_waits_is_answered_at_the_next_change(idle: House) -> None:
     async with idle.client() as client:
-        path = f"/v1/requests/{await submitted(client)}"
+        path = f"/v1/requests/{await submit_request(client)}"
         seen = (await client.get(path)).json()["version"]
         waiting = asyncio.create_task(client.get(path, params={"wait": 30, "since": seen}))
         await idle.queue.cancel("default", path.rsplit("/", 1)[1])
@@ -113,7 +113,7 @@ async def test_a_call_that_waits_is_answered_at_the_next_change(idle: House) -> 
 
 async def test_a_change_between_two_calls_is_not_missed(idle: House) -> None:
     async with idle.client() as client:
-        request_id = await submitted(client)
+        request_id = await submit_request(client)
         path = f"/v1/requests/{request_id}"
         seen = (await client.get(path)).json()["version"]
         await idle.queue.log(request_id, ("INFO", "Hello."))
@@ -124,12 +124,12 @@ async def test_a_change_between_two_calls_is_not_missed(idle: House) -> None:
 
 
 async def test_a_call_waits_no_longer_than_it_said(idle_client: httpx.AsyncClient) -> None:
-    path = f"/v1/requests/{await submitted(idle_client)}"
+    path = f"/v1/requests/{await submit_request(idle_client)}"
     answer = await asyncio.wait_for(idle_client.get(path, params={"wait": 1}), 25)
     assert answer.json()["state"] == State.QUEUED
 
 
 @pytest.mark.parametrize("given", ["61", "-1", "x", ""])
 async def test_a_wait_out_of_bounds_is_refused(idle_client: httpx.AsyncClient, given: str) -> None:
-    path = f"/v1/requests/{await submitted(idle_client)}"
+    path = f"/v1/requests/{await submit_request(idle_client)}"
     assert (await idle_client.get(path, params={"wait": given})).status_code == 422

@@ -8,7 +8,7 @@ import pytest
 from serve_app.domain.errors import Misconfigured, StorageFull, StorageUnavailable
 from serve_app.ingress.services.health import Readiness
 from serve_app.settings import PoolConfig
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 from tests.queue.requests import new
 
 
@@ -46,7 +46,7 @@ async def test_not_ready_names_the_part_that_is_away(
     assert answer.json()["checks"] == {"storage": "The artifact directory does not work."}
 
 
-async def misconfigured() -> None:
+async def raise_misconfigured() -> None:
     raise Misconfigured("The file is not valid.")
 
 
@@ -55,7 +55,7 @@ async def full() -> None:
 
 
 async def test_a_wrong_configuration_file_is_shown_and_requests_go_on(house: House) -> None:
-    readiness = Readiness({}, house.services.clock, notices={"configuration": misconfigured})
+    readiness = Readiness({}, house.services.clock, notices={"configuration": raise_misconfigured})
     house.services.health = replace(house.services.health, readiness=readiness)
     async with house.client() as client:
         answer = await client.get("/readyz")
@@ -65,7 +65,7 @@ async def test_a_wrong_configuration_file_is_shown_and_requests_go_on(house: Hou
 
 
 async def test_a_full_disk_ends_the_readiness_for_submits_and_reads_go_on() -> None:
-    async with built(room=full) as house, house.client() as client:
+    async with build_house(room=full) as house, house.client() as client:
         readiness = Readiness(
             {"storage": house.storage.check}, house.services.clock, submits={"disk": full}
         )
@@ -156,7 +156,7 @@ async def test_a_wrong_query_is_named(client: httpx.AsyncClient, query: str) -> 
 
 async def test_the_status_shows_the_bounds_of_pools_that_were_never_used() -> None:
     pools = {"clips": PoolConfig(families=("video",), min_replicas=0, max_replicas=4)}
-    async with built(pools=pools, replica=False) as house, house.client() as client:
+    async with build_house(pools=pools, replica=False) as house, house.client() as client:
         await house.queue.submit(new(pool="gone"))
         shown = (await client.get("/v1/status")).json()["pools"]
     assert (shown["clips"]["min_replicas"], shown["clips"]["max_replicas"]) == (0, 4)

@@ -21,7 +21,7 @@ async def key(house: House, *scopes: str, endpoints: tuple[str, ...] = ()) -> st
     return str(credential)
 
 
-async def submitted(client: httpx.AsyncClient, endpoint: str = PROBE, **input: Any) -> str:
+async def submit_request(client: httpx.AsyncClient, endpoint: str = PROBE, **input: Any) -> str:
     answer = await client.post(f"/queue/{endpoint}", json=input)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["request_id"])
@@ -54,7 +54,7 @@ async def test_every_call_refuses_a_key_that_has_all_scopes_but_its_own(house: H
 
 async def test_a_key_that_submits_does_not_read(house: House) -> None:
     async with house.client(await key(house, "submit")) as submits:
-        request_id = await submitted(submits)
+        request_id = await submit_request(submits)
         answer = await submits.get(f"/queue/{PROBE}/requests/{request_id}/status")
         assert (answer.status_code, "`read`" in answer.text) == (403, True)
         assert (await submits.post(f"/{PROBE}", json={})).status_code == 200
@@ -62,7 +62,7 @@ async def test_a_key_that_submits_does_not_read(house: House) -> None:
 
 async def test_a_key_that_reads_neither_submits_nor_cancels(house: House) -> None:
     async with house.client() as owner, house.client(await key(house, "read")) as reads:
-        request_id = await submitted(owner)
+        request_id = await submit_request(owner)
         assert (await reads.get(f"/queue/{PROBE}/requests/{request_id}/status")).is_success
         assert (await reads.get(f"/v1/requests/{request_id}")).is_success
         refused = await reads.post(f"/queue/{PROBE}", json={})
@@ -106,7 +106,7 @@ async def test_the_tasks_of_assistants_need_scopes(house: House) -> None:
         return await client.post("/mcp", json=body, headers=headers)
 
     async with house.client() as owner, house.client(await key(house, "read")) as reads:
-        request_id = await submitted(owner)
+        request_id = await submit_request(owner)
         shown = await call(reads, "tasks/get", request_id)
         assert (shown.status_code, shown.json()["result"]["taskId"]) == (200, request_id)
         assert "lacks the scope `cancel`" in (await call(reads, "tasks/cancel", request_id)).text
@@ -154,7 +154,7 @@ async def test_a_limited_key_submits_and_estimates_only_for_its_endpoints(
 async def test_a_limited_key_lists_and_reads_only_requests_of_its_endpoints(house: House) -> None:
     limited_key = await key(house, "api", endpoints=("test/deep/*", "gone/model"))
     async with house.client() as owner, house.client(limited_key) as limited:
-        other, own = await submitted(owner), await submitted(owner, DEEP)
+        other, own = await submit_request(owner), await submit_request(owner, DEEP)
         for path in ("/v1/requests", "/replicate/v1/predictions"):
             listed = (await limited.get(path)).json()
             shown = [item.get("request_id") or item["id"] for item in [*listed.values()][-1] or []]
@@ -305,7 +305,7 @@ async def test_a_limited_key_lists_only_models_links_and_webhooks_of_its_endpoin
 ) -> None:
     limited_key = await key(house, "api", endpoints=("test/deep/*",))
     async with house.client() as owner, house.client(limited_key) as limited:
-        other, own = await submitted(owner), await submitted(owner, DEEP)
+        other, own = await submit_request(owner), await submit_request(owner, DEEP)
         links = [
             (await owner.post(f"/v1/requests/{request_id}/share", json={})).json()["share_id"]
             for request_id in (other, own)

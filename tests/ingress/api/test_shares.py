@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from serve_app.ingress.api.gallery.shares import without_secrets
-from tests.ingress.api.test_gallery import made
+from tests.ingress.api.test_gallery import run_request
 from tests.ingress.house import House
 
 
-async def shared(client: httpx.AsyncClient, request_id: str, **body: Any) -> dict[str, Any]:
+async def share_request(client: httpx.AsyncClient, request_id: str, **body: Any) -> dict[str, Any]:
     answer = await client.post(f"/v1/requests/{request_id}/share", json=body)
     assert answer.status_code == 201, answer.text
     return answer.json()
@@ -28,9 +28,9 @@ async def test_who_has_the_link_reads_the_request_and_its_files_without_a_key(
     house: House,
 ) -> None:
     async with house.client(house.weak_key) as client, anonymous(house) as guest:
-        id_ = await made(client, prompt="a red circle", artifacts=1, thumbnails=True)
-        await made(client, prompt="private", artifacts=1)
-        link = await shared(client, id_)
+        id_ = await run_request(client, prompt="a red circle", artifacts=1, thumbnails=True)
+        await run_request(client, prompt="private", artifacts=1)
+        link = await share_request(client, id_)
         answer = await guest.get(link["url"])
         assert answer.status_code == 200
         assert answer.headers["cache-control"] == "private, no-store"
@@ -48,8 +48,8 @@ async def test_a_link_is_listed_without_its_token_and_ends_when_it_is_revoked(
     house: House,
 ) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        id_ = await made(client)
-        first, second = await shared(client, id_), await shared(client, id_)
+        id_ = await run_request(client)
+        first, second = await share_request(client, id_), await share_request(client, id_)
         listed = (await client.get("/v1/shares")).json()["shares"]
         assert [share["share_id"] for share in listed] == [second["share_id"], first["share_id"]]
         assert first["url"].rpartition("/")[2] not in str(listed)
@@ -73,8 +73,8 @@ async def test_a_link_is_listed_without_its_token_and_ends_when_it_is_revoked(
 
 async def test_a_browser_that_opens_a_link_gets_a_page_without_data(house: House) -> None:
     async with house.client() as client, anonymous(house) as guest:
-        id_ = await made(client, prompt="a red circle")
-        link = await shared(client, id_)
+        id_ = await run_request(client, prompt="a red circle")
+        link = await share_request(client, id_)
         browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
         answer = await guest.get(link["url"], headers=browser)
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -86,14 +86,14 @@ async def test_a_browser_that_opens_a_link_gets_a_page_without_data(house: House
 
 async def test_only_the_owner_of_a_request_shares_it(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        id_ = await made(client)
+        id_ = await run_request(client)
         answer = await other.post(f"/v1/requests/{id_}/share", json={})
         assert answer.status_code == 404
 
 
 async def test_a_deleted_request_is_no_longer_shared(client: httpx.AsyncClient) -> None:
-    id_ = await made(client)
-    link = await shared(client, id_)
+    id_ = await run_request(client)
+    link = await share_request(client, id_)
     await client.delete(f"/v1/requests/{id_}")
     assert (await client.get(link["url"])).status_code == 404
     assert (await client.get("/v1/shares")).json()["shares"] == []
@@ -101,7 +101,7 @@ async def test_a_deleted_request_is_no_longer_shared(client: httpx.AsyncClient) 
 
 @pytest.mark.parametrize("body", [{"expires_in_s": 1}, {"expires_in_s": 1e9}, {"days": 1}, []])
 async def test_a_wrong_body_is_refused(client: httpx.AsyncClient, body: Any) -> None:
-    id_ = await made(client)
+    id_ = await run_request(client)
     answer = await client.post(f"/v1/requests/{id_}/share", json=body)
     assert answer.status_code == 422
 
@@ -126,8 +126,8 @@ async def test_a_link_shows_no_signature_token_or_password_of_the_inputs_urls(
         "inline": "data:image/png;base64,AAAA",
     }
     async with house.client() as client, anonymous(house) as guest:
-        id_ = await made(client, echo=echo)
-        link = await shared(client, id_)
+        id_ = await run_request(client, echo=echo)
+        link = await share_request(client, id_)
         answer = await guest.get(link["url"])
         own = (await client.get(f"/v1/requests/{id_}")).json()
     assert SECRET not in answer.text

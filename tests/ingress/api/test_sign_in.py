@@ -17,8 +17,8 @@ from serve_app.tenants.oidc import CLOCK_SKEW_S, STALE_S, OpenIdProvider, Provid
 from serve_app.tenants.sign_in import BEGUN_VALID_S, SignInStates
 from tests.fakes.clock import FakeClock
 from tests.fakes.openid import CLIENT_ID, agree, provider, signed_token
-from tests.ingress.house import House, built
-from tests.ingress.socket import connected
+from tests.ingress.house import House, build_house
+from tests.ingress.socket import connect
 
 GROUPS = {
     "artists": {"tenant": "studio", "scopes": ["submit", "read"], "endpoints": ["test/*"]},
@@ -41,7 +41,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def house(issuer: str, clock: FakeClock) -> AsyncIterator[House]:
-    async with built(clock=clock, replica=False, oidc_groups=GROUPS) as house:
+    async with build_house(clock=clock, replica=False, oidc_groups=GROUPS) as house:
         use(house, issuer, clock)
         yield house
 
@@ -79,7 +79,7 @@ def bearer(house: House, token: str) -> httpx.AsyncClient:
 
 
 async def test_without_a_provider_nobody_signs_in() -> None:
-    async with built(replica=False) as house, browser(house) as client:
+    async with build_house(replica=False) as house, browser(house) as client:
         assert (await client.get("/v1/sign-in")).json() == {"available": False}
         assert (await client.post("/v1/sign-in")).status_code == 404
         refused = await bearer(house, "a.b.c").get("/v1/requests")
@@ -113,7 +113,7 @@ async def test_a_person_makes_no_key_that_outlives_the_sign_in(
 ) -> None:
     groups = {"artists": {"tenant": "studio", "scopes": ["api", "tenant-admin"]}}
     later, sooner = clock.now() + timedelta(days=9), clock.now() + timedelta(minutes=5)
-    async with built(clock=clock, oidc_groups=groups) as house, browser(house) as client:
+    async with build_house(clock=clock, oidc_groups=groups) as house, browser(house) as client:
         use(house, issuer, clock)
         key = (await come_back(client, await begin(client), "ada")).json()["key"]
         lasting = await house.keys.create("studio")
@@ -137,7 +137,7 @@ async def test_a_person_makes_lasting_keys_where_the_operator_allows_it(
 ) -> None:
     groups = {"artists": {"tenant": "studio", "scopes": ["api", "tenant-admin"]}}
     allowed: dict[str, Any] = {"oidc_groups": groups, "oidc_lasting_keys": True}
-    async with built(clock=clock, **allowed) as house, browser(house) as client:
+    async with build_house(clock=clock, **allowed) as house, browser(house) as client:
         use(house, issuer, clock)
         key = (await come_back(client, await begin(client), "ada")).json()["key"]
         async with house.client(key) as ada:
@@ -315,11 +315,11 @@ async def test_a_program_calls_with_a_token_of_the_provider(house: House, issuer
 async def test_a_session_of_a_program_is_open_until_its_tenant_is_disabled(
     issuer: str, clock: FakeClock
 ) -> None:
-    async with built(clock=clock, oidc_groups=GROUPS) as house, house.client() as admin:
+    async with build_house(clock=clock, oidc_groups=GROUPS) as house, house.client() as admin:
         use(house, issuer, clock)
         assert (await admin.post("/v1/tenants", json={"tenant": "studio"})).status_code == 201
         headers = {"authorization": f"Bearer {await signed_token(issuer, 'ada')}"}
-        async with connected(house, key=None, headers=headers) as opened:
+        async with connect(house, key=None, headers=headers) as opened:
             opened.send(echo=1)
             assert (await opened.hear())["echo"] == 1
             with pytest.raises(TimeoutError):  # it was checked a few times
@@ -383,7 +383,7 @@ async def test_the_tokens_of_a_disabled_tenant_are_refused(house: House, issuer:
 async def test_while_the_provider_is_down_keys_work_and_sign_ins_are_told_when_to_retry(
     clock: FakeClock,
 ) -> None:
-    async with built(clock=clock, replica=False, oidc_groups=GROUPS) as house:
+    async with build_house(clock=clock, replica=False, oidc_groups=GROUPS) as house:
         use(house, "http://127.0.0.1:9", clock)
         async with browser(house) as client, house.client() as admin:
             answer = await client.post("/v1/sign-in")
@@ -397,7 +397,7 @@ async def test_while_the_provider_is_down_keys_work_and_sign_ins_are_told_when_t
 async def test_tokens_are_checked_with_known_keys_while_the_provider_is_down(
     clock: FakeClock,
 ) -> None:
-    async with built(clock=clock, replica=False, oidc_groups=GROUPS) as house:
+    async with build_house(clock=clock, replica=False, oidc_groups=GROUPS) as house:
         with provider() as issuer:
             use(house, issuer, clock)
             token = await signed_token(issuer, "ada")

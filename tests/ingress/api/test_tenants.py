@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serve_app.settings import BUDGET, STORAGE, TenantLimits
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 PROBE = "test/probe"
 
@@ -24,7 +24,7 @@ async def test_tenants_are_listed_with_the_limits_in_force_and_their_files() -> 
     limits = {"other": {"weight": 3, "max_running": 8}}
     usual = {"retention_days": 30, "max_waiting_per_tenant": 70}
     async with (
-        built(replica=False, tenant_limits=limits, **usual) as house,
+        build_house(replica=False, tenant_limits=limits, **usual) as house,
         house.client() as admin,
     ):
         await admin.post("/cdn/files/upload", content=b"seven b")
@@ -40,7 +40,7 @@ async def test_tenants_are_listed_with_the_limits_in_force_and_their_files() -> 
 async def test_each_limit_says_where_it_comes_from_and_operators_come_first() -> None:
     limits = {"other": {"weight": 3, "max_running": 8}}
     async with (
-        built(replica=False, tenant_limits=limits, max_waiting_per_tenant=70) as house,
+        build_house(replica=False, tenant_limits=limits, max_waiting_per_tenant=70) as house,
         house.client() as admin,
     ):
         answer = await admin.patch(
@@ -62,7 +62,7 @@ async def test_each_limit_says_where_it_comes_from_and_operators_come_first() ->
 
 async def test_a_limit_that_is_set_is_in_force_for_the_next_submit() -> None:
     async with (
-        built(replica=False) as house,
+        build_house(replica=False) as house,
         house.client() as admin,
         house.client(house.other_key) as other,
     ):
@@ -115,7 +115,7 @@ async def test_what_is_no_tenant_is_not_found(house: House) -> None:
 
 async def test_a_disabled_tenants_keys_are_refused_and_its_requests_wait() -> None:
     async with (
-        built(replica=False) as house,
+        build_house(replica=False) as house,
         house.client() as admin,
         house.client(house.other_key) as other,
     ):
@@ -137,7 +137,7 @@ async def test_a_disabled_tenants_keys_are_refused_and_its_requests_wait() -> No
 
 async def test_what_is_queued_is_cancelled_by_a_switch() -> None:
     async with (
-        built(replica=False) as house,
+        build_house(replica=False) as house,
         house.client() as admin,
         house.client(house.other_key) as other,
     ):
@@ -158,7 +158,7 @@ async def test_an_operator_does_not_disable_its_own_tenant(house: House) -> None
 
 async def test_a_rate_that_an_operator_sets_is_in_force_and_leaves_the_budget() -> None:
     limits = {"other": {"budget": {"amount": 5}}}
-    async with built(replica=False, tenant_limits=limits) as house, house.client() as admin:
+    async with build_house(replica=False, tenant_limits=limits) as house, house.client() as admin:
         rate = {"requests_per_minute": 30}
         answer = await admin.patch("/v1/tenants/other", json={"limits": rate})
         assert answer.json()["limits"]["requests_per_minute"]["source"] == "api"
@@ -167,7 +167,7 @@ async def test_a_rate_that_an_operator_sets_is_in_force_and_leaves_the_budget() 
 
 
 async def test_a_tenant_gets_a_storage_location_that_exists() -> None:
-    async with built(replica=False) as house, house.client() as admin:
+    async with build_house(replica=False) as house, house.client() as admin:
         refused = await admin.patch("/v1/tenants/other", json={"limits": {"storage": "nowhere"}})
         assert refused.status_code == 422
         assert "no storage location 'nowhere'" in refused.text
@@ -183,7 +183,7 @@ async def test_a_budget_that_an_operator_sets_is_in_force_and_audited() -> None:
     prices = {PROBE: {"unit": "request", "amount": 1}}
     hook = "https://u:secret@example.com/budget?key=secret"
     async with (
-        built(prices=prices) as house,
+        build_house(prices=prices) as house,
         house.client() as admin,
         house.client(house.other_key) as other,
     ):
@@ -214,7 +214,7 @@ async def test_a_tenant_is_created_with_a_budget(house: House) -> None:
 
 async def test_a_budget_of_an_operator_comes_before_that_of_the_settings() -> None:
     of_file = {"other": {"budget": {"amount": 5}}}
-    async with built(replica=False, tenant_limits=of_file) as house, house.client() as admin:
+    async with build_house(replica=False, tenant_limits=of_file) as house, house.client() as admin:
         assert (await tenant(admin))["budget"]["source"] == "file"
         changes = {"limits": {"budget": {"amount": 7}}}
         answer = (await admin.patch("/v1/tenants/other", json=changes)).json()

@@ -13,7 +13,7 @@ from tests.ingress.house import House
 PATH, PROBE, SCHNELL = "/v1/models/usage", "test/probe", "fal-ai/flux/schnell"
 
 
-async def fetched(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+async def fetch_usage(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
     answer = await client.get(PATH, params=query)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
@@ -22,7 +22,7 @@ async def fetched(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
 async def test_usage_is_listed_by_time_and_endpoint(client: httpx.AsyncClient) -> None:
     for _ in range(2):
         await client.post(f"/{PROBE}", json={})
-    body = await fetched(client, expand="time_series,summary")
+    body = await fetch_usage(client, expand="time_series,summary")
     assert (body["has_more"], body["next_cursor"]) == (False, None)
     (full,) = [bucket for bucket in body["time_series"] if bucket["results"]]
     (result,) = full["results"]
@@ -41,21 +41,21 @@ async def test_usage_is_listed_by_time_and_endpoint(client: httpx.AsyncClient) -
 
 
 async def test_only_what_is_asked_for_is_returned(client: httpx.AsyncClient) -> None:
-    assert "summary" not in await fetched(client)
-    assert "time_series" not in await fetched(client, expand="summary")
+    assert "summary" not in await fetch_usage(client)
+    assert "time_series" not in await fetch_usage(client, expand="summary")
 
 
 async def test_a_tenant_sees_its_own_usage_only(house: House) -> None:
     async with house.client() as mine, house.client(house.other_key) as other:
         await mine.post(f"/{PROBE}", json={})
-        assert (await fetched(other, expand="summary"))["summary"] == []
-        assert len((await fetched(mine, expand="summary"))["summary"]) == 1
+        assert (await fetch_usage(other, expand="summary"))["summary"] == []
+        assert len((await fetch_usage(mine, expand="summary"))["summary"]) == 1
 
 
 async def test_usage_is_filtered_by_endpoint(client: httpx.AsyncClient) -> None:
     await client.post(f"/{PROBE}", json={})
-    assert (await fetched(client, expand="summary", endpoint_id=SCHNELL))["summary"] == []
-    both = await fetched(client, expand="summary", endpoint_id=f"{SCHNELL},{PROBE}")
+    assert (await fetch_usage(client, expand="summary", endpoint_id=SCHNELL))["summary"] == []
+    both = await fetch_usage(client, expand="summary", endpoint_id=f"{SCHNELL},{PROBE}")
     assert len(both["summary"]) == 1
 
 
@@ -70,7 +70,7 @@ async def test_buckets_come_page_by_page_without_gap_or_repetition(
     }
     days: list[str] = []
     while True:
-        body = await fetched(client, **query)
+        body = await fetch_usage(client, **query)
         days += [bucket["bucket"][:10] for bucket in body["time_series"]]
         if not body["has_more"]:
             break
@@ -80,7 +80,7 @@ async def test_buckets_come_page_by_page_without_gap_or_repetition(
 
 async def test_days_are_those_of_the_zone_that_is_named(client: httpx.AsyncClient) -> None:
     query = {"start": "2026-03-28", "end": "2026-03-31", "timezone": "Europe/Berlin"}
-    body = await fetched(client, timeframe="day", **query)
+    body = await fetch_usage(client, timeframe="day", **query)
     assert [bucket["bucket"] for bucket in body["time_series"]] == [
         "2026-03-28T00:00:00+01:00",
         "2026-03-29T00:00:00+01:00",
@@ -94,9 +94,11 @@ async def test_times_are_widened_to_whole_buckets_unless_they_are_not_to_be(
     before = datetime.now(UTC)
     await client.post(f"/{PROBE}", json={})
     query = {"start": "2020-01-01", "end": before.isoformat(), "timeframe": "month"}
-    widened = await fetched(client, expand="summary", **query)
+    widened = await fetch_usage(client, expand="summary", **query)
     assert len(widened["summary"]) == 1
-    exact = await fetched(client, expand="summary,time_series", bound_to_timeframe="false", **query)
+    exact = await fetch_usage(
+        client, expand="summary,time_series", bound_to_timeframe="false", **query
+    )
     assert exact["summary"] == []
     assert not any(bucket["results"] for bucket in exact["time_series"])
 
@@ -130,6 +132,6 @@ async def test_an_operator_sees_the_usage_of_another_tenant_and_others_do_not(ho
     async with house.client() as admin, house.client(house.weak_key) as weak:
         await admin.post(f"/{PROBE}", json={})
         async with house.client(house.other_key) as other:
-            body = await fetched(other, tenant="default", expand="summary")
+            body = await fetch_usage(other, tenant="default", expand="summary")
         assert [row["endpoint_id"] for row in body["summary"]] == [PROBE]
         assert (await weak.get(PATH, params={"tenant": "other"})).status_code == 403

@@ -15,7 +15,7 @@ import pytest
 
 from serve_app.domain.billing.sums import MAX_SUMS, SumsQuery, UsageSum
 from serve_app.domain.errors import InvalidInput
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 PROBE = "test/probe"
 EVIL = "=cmd|' /C calc'!A0"
@@ -23,7 +23,7 @@ EVIL = "=cmd|' /C calc'!A0"
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(prices={PROBE: {"unit": "request", "amount": "0.1"}}) as house:
+    async with build_house(prices={PROBE: {"unit": "request", "amount": "0.1"}}) as house:
         async with house.client() as mine, house.client(house.other_key) as other:
             await mine.post(f"/{PROBE}", json={})
             for _ in range(2):

@@ -8,7 +8,7 @@ import pytest
 from serve_app.domain.operations import WeightsLevel
 from serve_app.settings import PoolConfig
 from serve_app.settings.pools import WarmConfig
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 PROBE = "test/probe"
 TWICE_WARM = PoolConfig(
@@ -90,7 +90,7 @@ async def test_an_endpoint_that_is_not_there_is_not_kept(client: httpx.AsyncClie
 
 
 async def test_no_more_replicas_are_kept_than_the_pool_may_have() -> None:
-    async with built(pools={"probes": PoolConfig(families=("probe",))}) as house:
+    async with build_house(pools={"probes": PoolConfig(families=("probe",))}) as house:
         async with house.client() as client:
             answer = await client.post("/v1/warm", json={"endpoint_id": PROBE, "replicas": 2})
             assert answer.status_code == 422
@@ -99,7 +99,7 @@ async def test_no_more_replicas_are_kept_than_the_pool_may_have() -> None:
 
 async def test_pages_show_each_of_several_targets_of_one_model_once() -> None:
     levels: list[str] = []
-    async with built(pools={"probes": TWICE_WARM}) as house, house.client() as client:
+    async with build_house(pools={"probes": TWICE_WARM}) as house, house.client() as client:
         await client.post("/v1/warm", json={"endpoint_id": PROBE, "level": "disk"})
         page = (await client.get("/v1/warm?limit=1")).json()
         while len(levels) < 4:

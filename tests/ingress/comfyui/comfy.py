@@ -65,8 +65,8 @@ class GraphReplica(ScriptedReplica):
         self.ran.append(lease.request_id)
         self.given.append(lease.input)
         outcome = await self._graph(lease)
-        await self._queue.finish(Finish(lease.held, REPLICA, outcome))
-        self._running.pop(lease.held, None)
+        await self._queue.finish(Finish(lease.key, REPLICA, outcome))
+        self._running.pop(lease.key, None)
 
     async def _graph(self, lease: Lease) -> Outcome:
         images: list[dict[str, Any]] = []
@@ -74,9 +74,9 @@ class GraphReplica(ScriptedReplica):
         for number, (name, graph_node) in enumerate(lease.input["prompt"].items()):
             kind = graph_node["class_type"]
             await self._log.log(lease.request_id, ("INFO", f"Node {name} ({kind})"))
-            progress = ((lease.held, Progress(Stage.RUNNING, number + 1, 4)),)
-            previews = ((lease.held, Preview(number + 1, JPEG)),)
-            await self._queue.report(Report(REPLICA, (lease.held,), progress, previews))
+            progress = ((lease.key, Progress(Stage.RUNNING, number + 1, 4)),)
+            previews = ((lease.key, Preview(number + 1, JPEG)),)
+            await self._queue.report(Report(REPLICA, (lease.key,), progress, previews))
             if kind == "Hold":
                 await self.release.wait()
             if kind == "Fail":
@@ -122,7 +122,9 @@ class Place:
     async def running(self, prompt_id: str) -> None:
         request = await self.house.queue.get("default", prompt_id)
         while request.state is State.QUEUED:
-            request = await self.house.queue.changed("default", prompt_id, 30, since=request)
+            request = await self.house.queue.wait_for_change(
+                "default", prompt_id, 30, since=request
+            )
 
     async def over(self, prompt_id: str) -> None:
         """Wait for the end of a prompt of either id."""
@@ -174,7 +176,7 @@ class Socket:
 
 
 @asynccontextmanager
-async def connected(
+async def connect(
     house: House, client_id: str, *, key: str | None = "", **query: str
 ) -> AsyncIterator[Socket]:
     """``key``: None sends no header, and an empty one means the house's strongest."""
@@ -207,7 +209,7 @@ async def queue_prompt(client: httpx.AsyncClient, graph: Mapping[str, Any], **mo
     return str(answer.json()["prompt_id"])
 
 
-async def ended(house: House, prompt_id: str, tenant: str = "default") -> None:
+async def wait_for_end(house: House, prompt_id: str, tenant: str = "default") -> None:
     request = await house.queue.wait(tenant, prompt_id, 30)
     assert request.state.final
 

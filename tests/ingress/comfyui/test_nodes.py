@@ -15,11 +15,11 @@ from tests.ingress.comfyui.comfy import (
     GRAPH,
     Place,
     describe,
-    ended,
     node,
     queue_prompt,
+    wait_for_end,
 )
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 
 PATHS = ("object_info", "object_info/KSampler", "models", "models/loras", "embeddings")
 
@@ -61,7 +61,7 @@ async def test_nodes_and_models_are_as_the_replica_described_them(place: Place) 
 async def test_another_description_is_seen_after_some_seconds() -> None:
     clock = FakeClock()
     async with (
-        built(catalog=CATALOG, replica=False, clock=clock) as house,
+        build_house(catalog=CATALOG, replica=False, clock=clock) as house,
         house.client() as client,
     ):
         await describe(house)
@@ -119,7 +119,7 @@ async def test_a_graph_without_outputs_or_inputs_is_refused(place: Place) -> Non
 async def test_a_prompt_runs_if_one_of_its_outputs_can_be_computed(place: Place) -> None:
     await describe(place.house)
     graph = {**GRAPH, "3": node("KSampler"), "4": node("SaveImage", images=["3", 0])}
-    await ended(place.house, await queue_prompt(place.client, graph))
+    await wait_for_end(place.house, await queue_prompt(place.client, graph))
 
 
 async def test_a_key_for_other_endpoints_does_not_read_the_nodes(place: Place) -> None:

@@ -20,38 +20,38 @@ from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
     Place,
-    connected,
-    ended,
+    connect,
     history,
     node,
     queue_prompt,
+    wait_for_end,
 )
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 OWN = "http://comfyui.localhost"
 HOLD = {"1": node("Hold"), "2": node("SaveImage", filename_prefix="x")}
 
 
 @pytest.fixture
-async def paged(tmp_path: Path) -> AsyncIterator[House]:
+async def page_house(tmp_path: Path) -> AsyncIterator[House]:
     folder = tmp_path / "page"
     for name in ("index.html", "assets/a.js", "extensions/core/b.js"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
-    async with built(catalog=CATALOG, replica=False, comfyui_page=folder) as house:
+    async with build_house(catalog=CATALOG, replica=False, comfyui_page=folder) as house:
         yield house
 
 
-async def test_a_browser_is_asked_for_the_key_and_gets_the_page(paged: House) -> None:
-    transport = httpx.ASGITransport(paged.app)
+async def test_a_browser_is_asked_for_the_key_and_gets_the_page(page_house: House) -> None:
+    transport = httpx.ASGITransport(page_house.app)
     async with httpx.AsyncClient(transport=transport, base_url=OWN) as browser:
         moved = await browser.get("/comfyui")
         assert (moved.status_code, moved.headers["location"]) == (307, "/comfyui/")
         challenge = await browser.get("/comfyui/")
         assert (challenge.status_code, challenge.headers["www-authenticate"][:5]) == (401, "Basic")
-        user, _, password = paged.key.partition(":")
+        user, _, password = page_house.key.partition(":")
         browser.auth = httpx.BasicAuth(user, password)
         page = await browser.get("/comfyui/")
         assert (page.text, page.headers["content-type"]) == (
@@ -66,9 +66,9 @@ async def test_a_browser_is_asked_for_the_key_and_gets_the_page(paged: House) ->
             assert (await browser.get(f"/comfyui/{name}")).status_code == 404, name
 
 
-async def test_the_page_has_an_origin_of_its_own(paged: House) -> None:
+async def test_the_page_has_an_origin_of_its_own(page_house: House) -> None:
     """The playground keeps its key at the other one, and ComfyUI's page is a program of others."""
-    transport = httpx.ASGITransport(paged.app)
+    transport = httpx.ASGITransport(page_house.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as browser:
         for path in ("/comfyui", "/comfyui/"):
             moved = await browser.get(path)
@@ -76,7 +76,7 @@ async def test_the_page_has_an_origin_of_its_own(paged: House) -> None:
                 307,
                 "//comfyui.localhost:8000/comfyui/",
             )
-        user, _, password = paged.key.partition(":")
+        user, _, password = page_house.key.partition(":")
         browser.auth = httpx.BasicAuth(user, password)
         assert (await browser.get("/comfyui/assets/a.js")).status_code == 403
         assert (await browser.get("/comfyui/api/extensions")).status_code == 200
@@ -85,10 +85,12 @@ async def test_the_page_has_an_origin_of_its_own(paged: House) -> None:
             assert (await browser.get(f"{OWN}{path}")).status_code == 404
         elsewhere = await browser.get("http://studio.example.org/comfyui/")
         assert (elsewhere.status_code, "DARKROOM_COMFYUI_HOST" in elsewhere.text) == (403, True)
-        models = paged.services.config.models.model_copy(
+        models = page_house.services.config.models.model_copy(
             update={"comfyui_host": "comfy.example.org"}
         )
-        paged.services.config = paged.services.config.model_copy(update={"models": models})
+        page_house.services.config = page_house.services.config.model_copy(
+            update={"models": models}
+        )
         moved = await browser.get("https://studio.example.org/comfyui/")
         assert moved.headers["location"] == "//comfy.example.org/comfyui/"
         assert (await browser.get("https://comfy.example.org/comfyui/")).text == "index.html"
@@ -292,7 +294,7 @@ async def test_a_mask_fits_its_image_as_it_is_shown(place: Place) -> None:
 async def test_images_that_are_not_saved_come_by_the_socket(place: Place) -> None:
     """As in ComfyUI's example with the node SaveImageWebsocket."""
     graph = {"1": node("KSampler", seed=1), "9": node("SaveImageWebsocket", images=["1", 0])}
-    async with connected(place.house, "me") as socket:
+    async with connect(place.house, "me") as socket:
         prompt_id = await queue_prompt(place.client, graph, client_id="me")
         heard = await socket.until("executing", node=None, prompt_id=prompt_id)
     places = [n for n, message in enumerate(heard) if isinstance(message, bytes)]
@@ -316,7 +318,7 @@ async def test_an_image_that_cannot_be_read_does_not_end_the_socket(
 
     monkeypatch.setattr(place.house.services.files.storage, "size", size)
     graph = {"9": node("SaveImageWebsocket", images=["1", 0])}
-    async with connected(place.house, "me") as socket:
+    async with connect(place.house, "me") as socket:
         for _ in range(2):
             prompt_id = await queue_prompt(place.client, graph, client_id="me")
             heard = await socket.until("executing", node=None, prompt_id=prompt_id)
@@ -326,9 +328,9 @@ async def test_an_image_that_cannot_be_read_does_not_end_the_socket(
 
 
 async def test_states_of_nodes_are_told_for_the_page(place: Place) -> None:
-    async with connected(place.house, "me") as socket:
+    async with connect(place.house, "me") as socket:
         prompt_id = await queue_prompt(place.client, GRAPH, client_id="me")
-        await ended(place.house, prompt_id)
+        await wait_for_end(place.house, prompt_id)
         heard = await socket.until("execution_success", prompt_id=prompt_id)
     states = [event["data"]["nodes"] for event in heard if event["type"] == "progress_state"]
     assert {node: entry["state"] for node, entry in states[-1].items()} == {
@@ -346,7 +348,7 @@ async def test_a_socket_hears_of_prompts_through_its_process_at_once_and_of_othe
     else:
         monkeypatch.setattr(events, "IDLE_DISCOVER_S", 0.02)
         monkeypatch.setattr(PromptArrivals, "announce", lambda *_: None)
-    async with connected(place.house, "me") as socket:
+    async with connect(place.house, "me") as socket:
         assert (await socket.hear())["type"] == "status"
         for _ in range(2):
             prompt_id = await queue_prompt(place.client, GRAPH, client_id="me")

@@ -15,13 +15,13 @@ from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
     Place,
-    connected,
-    ended,
+    connect,
     history,
     node,
     queue_prompt,
+    wait_for_end,
 )
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 from tests.ingress.replica import JPEG
 
 ENDPOINT = "studio/comfyui"
@@ -34,7 +34,7 @@ async def test_a_client_as_in_comfyuis_example_gets_its_images(
 ) -> None:
     """It listens until nothing is executing, and reads history and files; newer ones choose the
     id."""
-    async with connected(place.house, "me") as socket:
+    async with connect(place.house, "me") as socket:
         first = await socket.hear()
         assert (first["type"], first["data"]["sid"]) == ("status", "me")
         more = {} if chosen is None else {"prompt_id": chosen}
@@ -55,7 +55,7 @@ async def test_a_client_as_in_comfyuis_example_gets_its_images(
 
 
 async def test_events_name_the_node_that_runs_its_steps_and_previews(place: Place) -> None:
-    async with connected(place.house, "me") as socket, connected(place.house, "you") as yours:
+    async with connect(place.house, "me") as socket, connect(place.house, "you") as yours:
         prompt_id = await queue_prompt(place.client, HOLD, client_id="me")
         await socket.until("executing", node="1", prompt_id=prompt_id)
         place.replica.release.set()
@@ -76,7 +76,7 @@ async def test_events_name_the_node_that_runs_its_steps_and_previews(place: Plac
 async def test_a_client_that_comes_again_hears_of_its_prompt(place: Place) -> None:
     prompt_id = await queue_prompt(place.client, HOLD, client_id="me")
     await place.running(prompt_id)
-    async with connected(place.house, "me") as socket:
+    async with connect(place.house, "me") as socket:
         await socket.until("executing", node="1", prompt_id=prompt_id)
         place.replica.release.set()
         await socket.until("execution_success", prompt_id=prompt_id)
@@ -85,7 +85,7 @@ async def test_a_client_that_comes_again_hears_of_its_prompt(place: Place) -> No
 async def test_a_socket_ends_when_its_key_is_revoked(place: Place) -> None:
     house = place.house
     key = str(await house.keys.create("default"))
-    async with connected(house, "me", key=key) as socket, connected(house, "you") as yours:
+    async with connect(house, "me", key=key) as socket, connect(house, "you") as yours:
         await socket.hear()
         await yours.hear()
         await asyncio.sleep(0.2)
@@ -99,7 +99,7 @@ async def test_a_socket_ends_when_its_key_is_revoked(place: Place) -> None:
 
 async def test_a_socket_ends_when_its_tenant_is_disabled(place: Place) -> None:
     key = str(await place.house.keys.create("cat"))
-    async with connected(place.house, "me", key=key) as socket:
+    async with connect(place.house, "me", key=key) as socket:
         await socket.hear()
         answer = await place.client.put("/v1/tenants/cat/disable", json={})
         assert answer.status_code == 200, answer.text
@@ -109,7 +109,7 @@ async def test_a_socket_ends_when_its_tenant_is_disabled(place: Place) -> None:
 
 
 async def test_a_failed_node_and_an_interrupted_prompt_end_as_comfyuis_do(place: Place) -> None:
-    async with connected(place.house, "me") as socket:
+    async with connect(place.house, "me") as socket:
         failed = await queue_prompt(place.client, {"7": node("Fail")}, client_id="me")
         failure = (await socket.until("execution_error", prompt_id=failed))[-1]["data"]
         assert "Node 7 (Fail) failed" in failure["exception_message"]
@@ -124,7 +124,7 @@ async def test_a_failed_node_and_an_interrupted_prompt_end_as_comfyuis_do(place:
 
 
 async def test_the_queue_has_what_waits_and_runs_and_what_waits_can_be_deleted() -> None:
-    async with built(catalog=CATALOG, replica=False) as house, house.client() as client:
+    async with build_house(catalog=CATALOG, replica=False) as house, house.client() as client:
         first, second = [await queue_prompt(client, GRAPH, prompt_id=name) for name in ("a", "b")]
         assert (first, second) == ("a", "b")
         queue = (await client.get("/comfyui/queue")).json()
@@ -145,7 +145,7 @@ async def test_clear_cancels_and_deletes_more_than_are_listed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prompts, "MAX_LISTED", 2)
-    async with built(catalog=CATALOG, replica=False) as house, house.client() as client:
+    async with build_house(catalog=CATALOG, replica=False) as house, house.client() as client:
         for number in range(5):
             await queue_prompt(client, GRAPH, prompt_id=f"p{number}")
         queue = (await client.get("/comfyui/queue")).json()
@@ -181,11 +181,11 @@ async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(plac
         "2": node("LoadImage", image="cat.png"),
         "3": node("LoadImage", image="comfyuis own.png"),
     }
-    await ended(place.house, await queue_prompt(place.client, graph))
+    await wait_for_end(place.house, await queue_prompt(place.client, graph))
     url = f"http://testserver/files/{name}"
     assert place.replica.given[-1]["files"] == {name: url, "cat.png": url}
     theirs = await queue_prompt(place.other, graph)
-    await ended(place.house, theirs, "other")
+    await wait_for_end(place.house, theirs, "other")
     assert place.replica.given[-1]["files"] == {}
 
 
@@ -194,7 +194,7 @@ async def test_another_tenant_finds_nothing(place: Place) -> None:
     holding = await queue_prompt(place.client, HOLD)
     await place.running(holding)
     request_id = place.replica.ran[0]
-    await ended(place.house, request_id)
+    await wait_for_end(place.house, request_id)
     files = {"image": ("cat.png", JPEG, "image/png")}
     upload = (await place.client.post("/comfyui/upload/image", files=files)).json()["name"]
     (image,) = (await history(place.client, mine))[mine]["outputs"]["2"]["images"]
@@ -218,7 +218,7 @@ async def test_texts_are_of_their_nodes_and_extra_data_goes_with_the_graph(place
     graph = {"4": node("ShowText", text="a cat"), **GRAPH}
     extra = {"extra_pnginfo": {"workflow": {}}, "api_key_comfy_org": "secret"}
     prompt_id = await queue_prompt(place.client, graph, extra_data=extra)
-    await ended(place.house, prompt_id)
+    await wait_for_end(place.house, prompt_id)
     assert place.replica.given[-1]["extra_data"] == {"extra_pnginfo": {"workflow": {}}}
     entry = (await history(place.client, prompt_id))[prompt_id]
     assert entry["outputs"]["4"] == {"text": ["a cat"]}
@@ -249,9 +249,9 @@ async def test_the_key_may_stand_where_clients_of_comfyui_can_put_one(place: Pla
             assert refused.status_code == 401, refused.text
             assert refused.json()["error"]["type"] == "unauthenticated"
         assert (await client.get(path, headers={"authorization": "Basic x"})).status_code == 401
-    async with connected(place.house, "me", key=None, token=key) as socket:
+    async with connect(place.house, "me", key=None, token=key) as socket:
         assert (await socket.hear())["type"] == "status"
-    async with connected(place.house, "me", key=None) as socket:
+    async with connect(place.house, "me", key=None) as socket:
         pass
     assert socket.refused
 
@@ -260,7 +260,7 @@ async def test_the_key_may_stand_where_clients_of_comfyui_can_put_one(place: Pla
 async def test_without_one_endpoint_a_sentence_says_what_to_do(others: int) -> None:
     entry = CATALOG.get(ENDPOINT)
     catalog = Catalog({f"studio/{number}": entry for number in range(others)})
-    async with built(catalog=catalog, documented=CATALOG) as house, house.client() as client:
+    async with build_house(catalog=catalog, documented=CATALOG) as house, house.client() as client:
         answer = await client.post("/comfyui/prompt", json={"prompt": GRAPH})
         assert answer.status_code == 404
         reason = "Several endpoints" if others else "No endpoint here takes any ComfyUI workflow"

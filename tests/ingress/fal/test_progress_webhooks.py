@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from serve_app.ingress.fal.webhooks import MIN_INTERVAL_S
-from tests.ingress.house import House, built
-from tests.webhooks.fals_verification import verified
+from tests.ingress.house import House, build_house
+from tests.webhooks.fals_verification import verify_webhook
 from tests.webhooks.receiver import Receiver, Reply, always
 
 LONG = {"sleep_s": 2.6, "steps": 26}
@@ -28,11 +28,15 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(deliver=True, allow_private_webhooks=True, webhook_waits_s=(0.0,)) as house:
+    async with build_house(
+        deliver=True, allow_private_webhooks=True, webhook_waits_s=(0.0,)
+    ) as house:
         yield house
 
 
-async def ended(client: httpx.AsyncClient, url: str, body: dict[str, Any], **query: str) -> str:
+async def submit_and_wait(
+    client: httpx.AsyncClient, url: str, body: dict[str, Any], **query: str
+) -> str:
     """Id of a request whose end was delivered."""
     answer = await client.post(PATH, params={"fal_webhook": url, **query}, json=body)
     assert answer.status_code == 200, answer.text
@@ -50,7 +54,9 @@ async def test_a_client_that_asks_for_it_gets_progress_and_then_the_end(
 ) -> None:
     began = time.monotonic()
     async with house.client() as client:
-        request_id = await ended(client, receiver.url("/hook"), LONG, fal_webhook_progress="1")
+        request_id = await submit_and_wait(
+            client, receiver.url("/hook"), LONG, fal_webhook_progress="1"
+        )
         keys = (await client.get("/.well-known/jwks.json")).json()
     *before, end = [json.loads(posted.body) for posted in receiver.received]
     assert (end["status"], end["request_id"]) == ("OK", request_id)
@@ -63,7 +69,7 @@ async def test_a_client_that_asks_for_it_gets_progress_and_then_the_end(
     assert receiver.most_at_once == 1
     for delivery in receiver.received:
         assert delivery.target == "/hook"
-        assert verified(delivery.headers, delivery.body, keys)
+        assert verify_webhook(delivery.headers, delivery.body, keys)
 
 
 @pytest.mark.parametrize("query", [{}, {"fal_webhook_progress": "0"}])
@@ -71,7 +77,7 @@ async def test_a_client_that_does_not_ask_gets_the_end_alone(
     house: House, receiver: Receiver, query: dict[str, str]
 ) -> None:
     async with house.client() as client:
-        await ended(client, receiver.url(), LONG, **query)
+        await submit_and_wait(client, receiver.url(), LONG, **query)
     assert [json.loads(delivery.body)["status"] for delivery in receiver.received] == ["OK"]
 
 
@@ -79,7 +85,7 @@ async def test_a_progress_call_that_fails_is_not_repeated_and_the_end_is_still_s
     house: House,
 ) -> None:
     async with Receiver(always(Reply(status=500))) as receiver, house.client() as client:
-        await ended(client, receiver.url(), LONG, fal_webhook_progress="true")
+        await submit_and_wait(client, receiver.url(), LONG, fal_webhook_progress="true")
     bodies = [delivery.body for delivery in receiver.received]
     before = [body for body in bodies if json.loads(body)["status"] == "IN_PROGRESS"]
     assert len(before) == len(set(before)) >= 1

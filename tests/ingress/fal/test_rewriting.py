@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.ingress.http.hosts import NAMES, is_fal, service_of
-from tests.ingress.house import ORIGIN, House, built
+from tests.ingress.house import ORIGIN, House, build_house
 
 PROBE = "/test/probe"
 QUEUE = "https://queue.fal.run"
@@ -179,7 +179,7 @@ async def test_our_tls_port_makes_urls_https(client: httpx.AsyncClient) -> None:
 
 async def test_a_forwarded_scheme_is_believed_of_a_trusted_proxy_only() -> None:
     async def scheme(given: str, *trusted: str, client: str = "10.0.0.5") -> str:
-        async with built(replica=False, trusted_proxies=trusted) as house:
+        async with build_house(replica=False, trusted_proxies=trusted) as house:
             transport = httpx.ASGITransport(house.app, client=(client, 4000))
             headers = {"Authorization": f"Key {house.key}", "x-forwarded-proto": given}
             async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as caller:
@@ -208,7 +208,7 @@ async def test_the_scheme_that_uvicorn_believes_is_not_used(house: House) -> Non
 async def test_files_of_a_darkroom_on_loopback_can_be_opened_outside_of_its_clients() -> None:
     headers = {"host": "fal.run", "x-darkroom-scheme": "https"}
     for where, origin in (("127.0.0.1", "http://127.0.0.1:8765"), ("0.0.0.0", "https://fal.run")):  # noqa: S104
-        async with built(host=where, port=8765) as house, house.client() as client:
+        async with build_house(host=where, port=8765) as house, house.client() as client:
             ran = await client.post(PROBE, json={"artifacts": 1}, headers=headers)
             assert ran.json()["images"][0]["url"].startswith(f"{origin}/files/")
             headers_of_queue = headers | {"host": "queue.fal.run"}
@@ -217,7 +217,10 @@ async def test_files_of_a_darkroom_on_loopback_can_be_opened_outside_of_its_clie
 
 
 async def test_with_a_public_url_clients_of_fal_s_hosts_still_find_their_requests_there() -> None:
-    async with built(public_url="https://images.example.org") as house, house.client() as client:
+    async with (
+        build_house(public_url="https://images.example.org") as house,
+        house.client() as client,
+    ):
         at_fal = (await client.post(PROBE, json={}, headers=host("queue.fal.run"))).json()
         assert at_fal["status_url"].startswith("https://queue.fal.run/test/probe/requests/")
         for name in ("queue.localhost", "whatever.example.org"):

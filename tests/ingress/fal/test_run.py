@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from serve_app.domain.request import State
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 
-async def finished(house: House, request_id: str) -> State:
+async def final_state(house: House, request_id: str) -> State:
     return (await house.queue.wait("default", request_id, 5)).state
 
 
@@ -31,7 +31,7 @@ async def test_a_runs_request_id_is_the_one_it_is_stored_under(
     request_id = answer.headers["x-fal-request-id"]
     again = await client.get(f"/queue/test/probe/requests/{request_id}")
     assert again.json() == answer.json()
-    assert await finished(house, request_id) is State.SUCCEEDED
+    assert await final_state(house, request_id) is State.SUCCEEDED
 
 
 async def test_a_file_is_a_url_that_can_be_read_without_a_key(
@@ -143,7 +143,7 @@ async def test_a_request_that_is_not_done_by_its_deadline_expires(
 
 
 async def test_a_client_that_goes_away_cancels_its_request() -> None:
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         sent: list[dict] = []
         body = [{"type": "http.request", "body": b"{}", "more_body": False}]
         hung_up = asyncio.Event()
@@ -158,14 +158,14 @@ async def test_a_client_that_goes_away_cancels_its_request() -> None:
             sent.append(message)
 
         call = asyncio.create_task(house.app(scope(house), receive, send))
-        request_id = await submitted(house)
+        request_id = await wait_for_request(house)
         hung_up.set()
         await call
-        assert await finished(house, request_id) is State.CANCELLED
+        assert await final_state(house, request_id) is State.CANCELLED
 
 
 async def test_a_call_that_the_server_gives_up_cancels_its_request() -> None:
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         body = [{"type": "http.request", "body": b"{}", "more_body": False}]
 
         async def receive() -> dict:
@@ -178,14 +178,14 @@ async def test_a_call_that_the_server_gives_up_cancels_its_request() -> None:
             raise AssertionError(message)
 
         call = asyncio.create_task(house.app(scope(house), receive, send))
-        request_id = await submitted(house)
+        request_id = await wait_for_request(house)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert await finished(house, request_id) is State.CANCELLED
+        assert await final_state(house, request_id) is State.CANCELLED
 
 
-async def submitted(house: House) -> str:
+async def wait_for_request(house: House) -> str:
     while True:
         page = await house.queue.page("default")
         if page:

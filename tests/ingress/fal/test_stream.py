@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.domain.request import State
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 FIELDS = st.sampled_from(["prompt", "image_size", "num_images", "seed", "loras", "artifacts"])
 
@@ -287,7 +287,7 @@ async def test_a_stream_shows_previews_inside_its_events() -> None:
     from serve_app.domain.progress import Preview  # noqa: PLC0415
     from tests.ingress.submission.test_previews import JPEG, Maker  # noqa: PLC0415
 
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         wire, maker = Wire(house), Maker(house)
         calling = asyncio.create_task(wire.call({}))
         await maker.take()
@@ -326,7 +326,7 @@ JSON_VALUES = st.recursive(
 async def test_whatever_is_sent_to_a_stream_is_answered(
     path: str, body: bytes, token: str | None
 ) -> None:
-    async with built() as house, house.client() as client:
+    async with build_house() as house, house.client() as client:
         query = {} if token is None else {"fal_jwt_token": token}
         answer = await client.post(f"/run/{quote(path)}/stream", content=body, params=query)
     if answer.status_code == 200:

@@ -15,7 +15,7 @@ from serve_app.domain.request import Priority, State
 from serve_app.ingress.fal import requests
 from serve_app.ingress.services.replies import HOLD_S
 from serve_app.queue.state.counters import UNKNOWN_RETRY_S
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 MOMENT = timedelta(seconds=5)  # between a response and the check of it
 
@@ -26,7 +26,9 @@ async def submit(client: httpx.AsyncClient, **orders: Any) -> dict[str, Any]:
     return answer.json()
 
 
-async def completed(client: httpx.AsyncClient, submitted: dict[str, Any]) -> dict[str, Any]:
+async def wait_until_completed(
+    client: httpx.AsyncClient, submitted: dict[str, Any]
+) -> dict[str, Any]:
     while True:
         answer = await client.get(submitted["status_url"], params={"logs": "1"})
         if answer.status_code == 200:
@@ -47,7 +49,7 @@ async def test_a_submit_says_where_to_ask(idle_client: httpx.AsyncClient) -> Non
 
 
 async def test_the_urls_are_of_the_trusted_host_that_the_client_used() -> None:
-    async with built(replica=False, trusted_hosts=("images.example",)) as house:
+    async with build_house(replica=False, trusted_hosts=("images.example",)) as house:
         transport = httpx.ASGITransport(house.app)
         headers = {"Authorization": f"Key {house.key}"}
         async with httpx.AsyncClient(
@@ -91,7 +93,7 @@ async def test_a_machines_own_names_need_no_setting(
 
 
 async def test_a_public_url_goes_before_the_host() -> None:
-    async with built(replica=False, public_url="https://art.example/darkroom/") as house:
+    async with build_house(replica=False, public_url="https://art.example/darkroom/") as house:
         async with house.client() as client:
             submitted = await submit(client)
     assert submitted["status_url"].startswith(
@@ -147,7 +149,7 @@ async def test_a_running_request_shows_how_far_it_is(client: httpx.AsyncClient) 
 
 async def test_a_completed_request_has_its_time_and_its_log(client: httpx.AsyncClient) -> None:
     submitted = await submit(client, echo=1)
-    status = await completed(client, submitted)
+    status = await wait_until_completed(client, submitted)
     assert status["status"] == "COMPLETED"
     assert status["metrics"]["inference_time"] == 0.25
     assert "error" not in status
@@ -159,7 +161,7 @@ async def test_a_completed_request_has_its_time_and_its_log(client: httpx.AsyncC
 @pytest.mark.parametrize("suffix", ["", "/response", "/"])
 async def test_the_result_is_the_bare_output(client: httpx.AsyncClient, suffix: str) -> None:
     submitted = await submit(client, echo="é")
-    await completed(client, submitted)
+    await wait_until_completed(client, submitted)
     answer = await client.get(submitted["response_url"] + suffix)
     assert answer.status_code == 200
     assert answer.json()["echo"] == "é"
@@ -186,7 +188,7 @@ async def test_a_failure_is_completed_with_an_error_and_its_result_is_the_error(
     client: httpx.AsyncClient,
 ) -> None:
     submitted = await submit(client, fail="pipeline_failed", message="No.")
-    status = await completed(client, submitted)
+    status = await wait_until_completed(client, submitted)
     assert (status["status"], status["error"]) == ("COMPLETED", "No.")
     assert status["error_type"] == "internal_server_error"
     assert (await client.get(submitted["response_url"])).status_code == 500
@@ -206,10 +208,10 @@ async def test_a_queued_request_is_cancelled_at_once(idle_client: httpx.AsyncCli
 async def test_a_running_request_is_asked_to_stop(house: House, client: httpx.AsyncClient) -> None:
     submitted = await submit(client, sleep_s=30)
     while (await house.queue.get("default", submitted["request_id"])).state is State.QUEUED:
-        await house.queue.changed("default", submitted["request_id"], 1.0)
+        await house.queue.wait_for_change("default", submitted["request_id"], 1.0)
     answer = await client.put(submitted["cancel_url"])
     assert (answer.status_code, answer.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
-    status = await completed(client, submitted)
+    status = await wait_until_completed(client, submitted)
     assert (status["status"], status["error_type"]) == ("COMPLETED", "client_cancelled")
     assert house.replica.stopped == [submitted["request_id"]]
 
@@ -256,7 +258,7 @@ async def test_ignored_fields_are_named_in_the_requests_log(client: httpx.AsyncC
         json={"prompt": "x", "styel": 1, "acceleration": "high"},
         headers={"X-Fal-Runner-Hint": "a", "X-Fal-Tags": "b", "X-Fal-New": "1"},
     )
-    status = await completed(client, answer.json())
+    status = await wait_until_completed(client, answer.json())
     warnings = [line["message"] for line in status["logs"] if line["level"] == "WARNING"]
     for word in (
         "styel",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from tests.ingress.fal.test_uploads import initiated, pieces
-from tests.ingress.house import built
+from tests.ingress.fal.test_uploads import initiate_upload, pieces
+from tests.ingress.house import build_house
 
 
 async def test_a_tenant_s_files_take_no_more_bytes_than_they_may_until_some_are_deleted() -> None:
     other_limit = {"other": {"max_uploads_bytes": 5000}}
     async with (
-        built(replica=False, max_uploads_bytes_per_tenant=1000, tenant_limits=other_limit) as house,
+        build_house(
+            replica=False, max_uploads_bytes_per_tenant=1000, tenant_limits=other_limit
+        ) as house,
         house.client() as client,
         house.client(house.other_key) as other,
     ):
-        parts = (await initiated(client, "initiate-multipart"))["upload_url"]
+        parts = (await initiate_upload(client, "initiate-multipart"))["upload_url"]
         assert (await client.put(f"{parts}/1", content=bytes(300))).status_code == 200
         stored = await client.post("/cdn/files/upload", content=bytes(600))
         refused = [
@@ -36,15 +38,15 @@ async def test_a_tenant_s_files_take_no_more_bytes_than_they_may_until_some_are_
 
 async def test_open_offers_of_a_tenant_are_limited() -> None:
     async with (
-        built(replica=False, max_open_uploads_per_tenant=2) as house,
+        build_house(replica=False, max_open_uploads_per_tenant=2) as house,
         house.client() as client,
         house.client(house.other_key) as other,
     ):
-        place = await initiated(client)
-        await initiated(client, "initiate-multipart")
+        place = await initiate_upload(client)
+        await initiate_upload(client, "initiate-multipart")
         refused = await client.post("/rest/storage/upload/initiate", json={})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "60")
         assert "DARKROOM_MAX_OPEN_UPLOADS_PER_TENANT" in refused.json()["detail"]
-        await initiated(other)
+        await initiate_upload(other)
         assert (await client.put(place["upload_url"], content=b"x")).status_code == 200
-        await initiated(client)
+        await initiate_upload(client)

@@ -19,7 +19,7 @@ from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import file_name
 from serve_app.tenants.tokens import VALID_S
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import ORIGIN, House, built
+from tests.ingress.house import ORIGIN, House, build_house
 
 CONTENT = bytes(range(200))
 
@@ -39,7 +39,7 @@ def without_key(house: House, **headers: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers)
 
 
-async def initiated(client: httpx.AsyncClient, how: str = "initiate", **more: str) -> Any:
+async def initiate_upload(client: httpx.AsyncClient, how: str = "initiate", **more: str) -> Any:
     fields = {"file_name": "a.png", "content_type": "image/png"} | more
     answer = await client.post(f"/rest/storage/upload/{how}", json=fields)
     assert answer.status_code == 200, answer.text
@@ -80,7 +80,7 @@ async def test_a_token_ends_with_its_key(house: House, client: httpx.AsyncClient
 
 async def test_an_old_token_is_refused() -> None:
     clock = FakeClock()
-    async with built(clock=clock, replica=False) as house, house.client() as client:
+    async with build_house(clock=clock, replica=False) as house, house.client() as client:
         bearer = f"Bearer {await token(client)}"
         clock.advance(VALID_S)
         async with without_key(house, authorization=bearer) as holder:
@@ -156,7 +156,7 @@ async def test_what_a_browser_might_run_loses_its_type(
 async def test_to_know_the_url_is_enough_to_bring_the_file(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    place = await initiated(client)
+    place = await initiate_upload(client)
     assert (await client.get(place["file_url"])).status_code == 404
     async with without_key(house) as anyone:
         answer = await anyone.put(place["upload_url"], content=CONTENT)
@@ -167,7 +167,7 @@ async def test_to_know_the_url_is_enough_to_bring_the_file(
 
 
 async def test_a_file_never_changes(house: House, client: httpx.AsyncClient) -> None:
-    place = await initiated(client)
+    place = await initiate_upload(client)
     await client.put(place["upload_url"], content=CONTENT)
     assert (await client.put(place["upload_url"], content=b"other")).status_code == 403
     assert (await client.get(place["file_url"])).content == CONTENT
@@ -176,7 +176,10 @@ async def test_a_file_never_changes(house: House, client: httpx.AsyncClient) -> 
 async def test_nothing_goes_to_a_url_that_was_not_handed_out(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    place, parts = await initiated(client), await initiated(client, "initiate-multipart")
+    place, parts = (
+        await initiate_upload(client),
+        await initiate_upload(client, "initiate-multipart"),
+    )
     for url in (
         place["upload_url"][:-1] + "x",
         place["upload_url"].replace("/upload/", "/multipart/") + "/1",
@@ -190,7 +193,10 @@ async def test_nothing_goes_to_a_url_that_was_not_handed_out(
 
 async def test_the_key_of_another_tenant_brings_nothing(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        place, parts = await initiated(client), await initiated(client, "initiate-multipart")
+        place, parts = (
+            await initiate_upload(client),
+            await initiate_upload(client, "initiate-multipart"),
+        )
         assert (await other.put(place["upload_url"], content=b"x")).status_code == 404
         assert (await other.put(f"{parts['upload_url']}/1", content=b"x")).status_code == 404
         body = {"parts": [{"partNumber": 1, "etag": "x"}]}
@@ -225,7 +231,7 @@ async def test_parts_become_a_file_in_whatever_order_they_are_named(
 
 async def in_two_parts(client: httpx.AsyncClient) -> tuple[str, Any, str]:
     """URL and body of the call that completes it, and its later URL."""
-    place = await initiated(client, "initiate-multipart")
+    place = await initiate_upload(client, "initiate-multipart")
     parts = [
         (await client.put(f"{place['upload_url']}/{number}", content=b"ab")).json()
         for number in (1, 2)
@@ -237,7 +243,7 @@ async def test_many_completions_at_once_all_succeed(
     tmp_path: Path,
 ) -> None:
     for storage in (None, DirectoryStorage(tmp_path, b"k" * 32, ORIGIN, FakeClock())):
-        async with built(storage=storage, replica=False) as house, house.client() as client:
+        async with build_house(storage=storage, replica=False) as house, house.client() as client:
             url, body, file_url = await in_two_parts(client)
             answers = await asyncio.gather(*(client.post(url, json=body) for _ in range(8)))
             assert [answer.status_code for answer in answers] == [200] * 8
@@ -246,7 +252,7 @@ async def test_many_completions_at_once_all_succeed(
 
 async def test_one_that_was_joined_by_an_ingress_that_died_is_found(tmp_path: Path) -> None:
     for storage in (None, DirectoryStorage(tmp_path, b"k" * 32, ORIGIN, FakeClock())):
-        async with built(storage=storage, replica=False) as house, house.client() as client:
+        async with build_house(storage=storage, replica=False) as house, house.client() as client:
             url, body, file_url = await in_two_parts(client)
             key = file_url.removeprefix(f"{ORIGIN}/files/")
             upload = await house.uploads.find(key, url.split("/")[-2])
@@ -272,14 +278,14 @@ async def test_one_that_was_joined_by_an_ingress_that_died_is_found(tmp_path: Pa
 async def test_parts_that_are_not_there_are_named(
     house: House, client: httpx.AsyncClient, parts: Any, field: str
 ) -> None:
-    place = await initiated(client, "initiate-multipart")
+    place = await initiate_upload(client, "initiate-multipart")
     await client.put(f"{place['upload_url']}/1", content=b"x")
     answer = await client.post(f"{place['upload_url']}/complete", json={"parts": parts})
     assert (answer.status_code, field in answer.json()["message"]) == (422, True), answer.text
 
 
 async def test_a_part_has_a_number_that_s3_takes(client: httpx.AsyncClient) -> None:
-    place = await initiated(client, "initiate-multipart")
+    place = await initiate_upload(client, "initiate-multipart")
     for number in (0, 10_001):
         answer = await client.put(f"{place['upload_url']}/{number}", content=b"x")
         assert (answer.status_code, "10000" in answer.json()["message"]) == (422, True)
@@ -291,8 +297,8 @@ async def pieces(count: int, size: int) -> AsyncIterator[bytes]:
 
 
 async def test_one_that_is_too_large_is_refused_and_leaves_nothing() -> None:
-    async with built(replica=False, max_upload_bytes=1000) as house, house.client() as client:
-        place = await initiated(client)
+    async with build_house(replica=False, max_upload_bytes=1000) as house, house.client() as client:
+        place = await initiate_upload(client)
         for content in (bytes(1001), pieces(11, 100)):
             refused = await client.post("/cdn/files/upload", content=content)
             assert refused.status_code == 413
@@ -304,8 +310,8 @@ async def test_one_that_is_too_large_is_refused_and_leaves_nothing() -> None:
 
 
 async def test_parts_that_are_too_much_together_are_refused_and_given_up() -> None:
-    async with built(replica=False, max_upload_bytes=1000) as house, house.client() as client:
-        url = (await initiated(client, "initiate-multipart"))["upload_url"]
+    async with build_house(replica=False, max_upload_bytes=1000) as house, house.client() as client:
+        url = (await initiate_upload(client, "initiate-multipart"))["upload_url"]
         for size, status in ((1001, 413), (600, 200), (500, 200)):
             assert (await client.put(f"{url}/1", content=bytes(size))).status_code == status
         refused = await client.put(f"{url}/2", content=bytes(501))
@@ -317,8 +323,8 @@ async def test_parts_that_are_too_much_together_are_refused_and_given_up() -> No
 
 
 async def test_parts_that_are_too_much_together_are_not_joined_before_they_are_given_up() -> None:
-    async with built(replica=False, max_upload_bytes=1000) as house, house.client() as client:
-        place = await initiated(client, "initiate-multipart")
+    async with build_house(replica=False, max_upload_bytes=1000) as house, house.client() as client:
+        place = await initiate_upload(client, "initiate-multipart")
         url = place["upload_url"]
         etags = [(await client.put(f"{url}/1", content=bytes(600))).json()["etag"]]
         (parts_id,) = house.storage.parts
@@ -338,7 +344,7 @@ async def test_a_disk_that_fills_up_meanwhile_is_reported() -> None:
         if not next(free, False):
             raise StorageFull("Too little disk space is left.")
 
-    async with built(replica=False, room=room) as house, house.client() as client:
+    async with build_house(replica=False, room=room) as house, house.client() as client:
         assert (await client.post("/cdn/files/upload", content=CONTENT)).status_code == 200
         refused = await client.post("/cdn/files/upload", content=pieces(20, 2**20))
         assert (refused.status_code, "disk" in refused.json()["detail"]) == (507, True)
@@ -383,8 +389,8 @@ async def test_a_client_that_goes_away_in_the_middle_leaves_nothing(house: House
 @pytest.mark.parametrize("how", ["initiate", "initiate-multipart"])
 async def test_an_upload_that_never_comes_is_collected(how: str) -> None:
     clock = FakeClock()
-    async with built(clock=clock, replica=False) as house, house.client() as client:
-        place = await initiated(client, how)
+    async with build_house(clock=clock, replica=False) as house, house.client() as client:
+        place = await initiate_upload(client, how)
         if how == "initiate-multipart":
             await client.put(f"{place['upload_url']}/1", content=b"x")
             assert len(house.storage.parts) == 1
@@ -428,7 +434,7 @@ LIFECYCLES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
 @pytest.mark.parametrize("name", LIFECYCLES)
 async def test_a_file_is_deleted_when_its_client_said(name: str) -> None:
     clock = FakeClock()
-    async with built(clock=clock, replica=False) as house, house.client() as client:
+    async with build_house(clock=clock, replica=False) as house, house.client() as client:
         headers = {name: json.dumps({"expiration_duration_seconds": 3600})}
         kept = (await client.post("/cdn/files/upload", content=CONTENT)).json()["access_url"]
         answer = await client.post("/cdn/files/upload", content=CONTENT, headers=headers)
@@ -482,7 +488,7 @@ async def test_what_else_fal_has_there_is_refused_by_name(client: httpx.AsyncCli
 async def test_a_part_without_a_number_that_can_be_is_refused(
     house: House, client: httpx.AsyncClient, number: str
 ) -> None:
-    place = await initiated(client, "initiate-multipart")
+    place = await initiate_upload(client, "initiate-multipart")
     answer = await client.put(f"{place['upload_url']}/{number}", content=CONTENT)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["path", "number"]

@@ -15,8 +15,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.outcome import Outcome
 from tests.deployments.waiting import until
-from tests.ingress.house import ORIGIN, House, built
-from tests.webhooks.fals_verification import verified
+from tests.ingress.house import ORIGIN, House, build_house
+from tests.webhooks.fals_verification import verify_webhook
 from tests.webhooks.receiver import Receiver, Reply, always, each
 
 WAITS = (0.0, 0.0, 0.0)
@@ -30,11 +30,15 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def delivering() -> AsyncIterator[House]:
-    async with built(deliver=True, allow_private_webhooks=True, webhook_waits_s=WAITS) as house:
+    async with build_house(
+        deliver=True, allow_private_webhooks=True, webhook_waits_s=WAITS
+    ) as house:
         yield house
 
 
-async def submitted(client: httpx.AsyncClient, url: str, body: Any = None, **headers: str) -> str:
+async def submit_request(
+    client: httpx.AsyncClient, url: str, body: Any = None, **headers: str
+) -> str:
     answer = await client.post(
         "/queue/test/probe",
         params={"fal_webhook": url},
@@ -45,7 +49,9 @@ async def submitted(client: httpx.AsyncClient, url: str, body: Any = None, **hea
     return str(answer.json()["request_id"])
 
 
-async def settled(client: httpx.AsyncClient, request_id: str, *states: str) -> dict[str, Any]:
+async def wait_until_settled(
+    client: httpx.AsyncClient, request_id: str, *states: str
+) -> dict[str, Any]:
     async with asyncio.timeout(120):
         while True:
             delivery = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
@@ -56,8 +62,8 @@ async def settled(client: httpx.AsyncClient, request_id: str, *states: str) -> d
 
 async def test_an_outcome_is_sent_as_fal_sends_it(delivering: House, receiver: Receiver) -> None:
     async with delivering.client() as client:
-        request_id = await submitted(client, receiver.url("/hook?a=b"), {"artifacts": 1})
-        delivery = await settled(client, request_id)
+        request_id = await submit_request(client, receiver.url("/hook?a=b"), {"artifacts": 1})
+        delivery = await wait_until_settled(client, request_id)
         result = (await client.get(f"/queue/test/probe/requests/{request_id}")).json()
     (received,) = receiver.received
     assert received.target == "/hook?a=b"
@@ -85,8 +91,8 @@ async def test_a_failure_is_sent_as_fal_sends_it(
     delivering: House, receiver: Receiver, body: Any, status: int
 ) -> None:
     async with delivering.client() as client:
-        request_id = await submitted(client, receiver.url(), body)
-        await settled(client, request_id)
+        request_id = await submit_request(client, receiver.url(), body)
+        await wait_until_settled(client, request_id)
         result = await client.get(f"/queue/test/probe/requests/{request_id}")
     assert result.status_code == status
     assert json.loads(receiver.received[0].body) == {
@@ -100,26 +106,26 @@ async def test_a_failure_is_sent_as_fal_sends_it(
 
 async def test_a_cancelled_request_is_reported(receiver: Receiver) -> None:
     async with (
-        built(deliver=True, allow_private_webhooks=True, replica=False) as house,
+        build_house(deliver=True, allow_private_webhooks=True, replica=False) as house,
         house.client() as client,
     ):
-        request_id = await submitted(client, receiver.url())
-        assert (await settled(client, request_id, "awaited"))["delivery_id"] is None
+        request_id = await submit_request(client, receiver.url())
+        assert (await wait_until_settled(client, request_id, "awaited"))["delivery_id"] is None
         await client.put(f"/queue/test/probe/requests/{request_id}/cancel")
-        await settled(client, request_id)
+        await wait_until_settled(client, request_id)
     assert json.loads(receiver.received[0].body)["error"] == "Invalid status code: 499"
 
 
 async def test_an_output_that_is_no_json_is_reported_without_it(receiver: Receiver) -> None:
     async with (
-        built(deliver=True, allow_private_webhooks=True, replica=False) as house,
+        build_house(deliver=True, allow_private_webhooks=True, replica=False) as house,
         house.client() as client,
     ):
-        request_id = await submitted(client, receiver.url())
+        request_id = await submit_request(client, receiver.url())
         work = await house.queue.ask(Ask("r1", "actor", "studio", 1))
         outcome = Outcome(output={"loss": float("nan")})
-        await house.queue.finish(Finish(work.leases[0].held, "r1", outcome))
-        await settled(client, request_id)
+        await house.queue.finish(Finish(work.leases[0].key, "r1", outcome))
+        await wait_until_settled(client, request_id)
     delivery = json.loads(receiver.received[0].body)
     assert (delivery["status"], delivery["payload"]) == ("OK", None)
     assert "JSON" in delivery["payload_error"]
@@ -131,8 +137,8 @@ async def test_files_come_within_the_output_unless_they_are_too_large(
 ) -> None:
     async with delivering.client() as client:
         body = {"sync_mode": True, "artifacts": 2, "content": "x" * size}
-        request_id = await submitted(client, receiver.url(), body)
-        await settled(client, request_id)
+        request_id = await submit_request(client, receiver.url(), body)
+        await wait_until_settled(client, request_id)
     files = json.loads(receiver.received[0].body)["payload"]["images"]
     assert [file["url"].startswith(begins) for file in files] == [True, True]
 
@@ -141,11 +147,11 @@ async def test_an_output_that_is_too_large_is_reported_without_it(
     receiver: Receiver,
 ) -> None:
     async with (
-        built(deliver=True, allow_private_webhooks=True, max_body_bytes=4 << 20) as house,
+        build_house(deliver=True, allow_private_webhooks=True, max_body_bytes=4 << 20) as house,
         house.client() as client,
     ):
-        request_id = await submitted(client, receiver.url(), {"echo": "x" * (2 << 20)})
-        await settled(client, request_id)
+        request_id = await submit_request(client, receiver.url(), {"echo": "x" * (2 << 20)})
+        await wait_until_settled(client, request_id)
     delivery = json.loads(receiver.received[0].body)
     assert (delivery["status"], delivery["payload"]) == ("OK", None)
     assert "2097152 bytes" in delivery["payload_error"]
@@ -155,7 +161,7 @@ async def test_fals_verification_and_standard_webhooks_accept_it(
     delivering: House, receiver: Receiver
 ) -> None:
     async with delivering.client() as client:
-        await settled(client, await submitted(client, receiver.url()))
+        await wait_until_settled(client, await submit_request(client, receiver.url()))
         (secret,) = (await client.get("/v1/webhooks/secret")).json()["secrets"]
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(delivering.app), base_url=ORIGIN
@@ -164,9 +170,9 @@ async def test_fals_verification_and_standard_webhooks_accept_it(
         assert (await stranger.get("/rest/.well-known/jwks.json")).json() == jwks
     (received,) = receiver.received
     headers, body = received.headers, received.body
-    assert verified(headers, body, jwks)
-    assert not verified(headers, body + b" ", jwks)
-    assert not verified({**headers, "x-fal-webhook-user-id": "other"}, body, jwks)
+    assert verify_webhook(headers, body, jwks)
+    assert not verify_webhook(headers, body + b" ", jwks)
+    assert not verify_webhook({**headers, "x-fal-webhook-user-id": "other"}, body, jwks)
     Standard(secret).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
         Standard(secret).verify(body + b" ", headers)
@@ -181,7 +187,7 @@ async def test_each_try_has_the_same_bytes_and_the_same_id(
 ) -> None:
     receiver.script = each(Reply(500), Reply(503), Reply(204))
     async with delivering.client() as client:
-        delivery = await settled(client, await submitted(client, receiver.url()))
+        delivery = await wait_until_settled(client, await submit_request(client, receiver.url()))
     assert len({received.body for received in receiver.received}) == 1
     assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
     assert [attempt["status"] for attempt in delivery["log"]] == [500, 503, 204]
@@ -193,8 +199,8 @@ async def test_after_the_last_wait_it_is_dead_and_is_sent_again_by_hand(
 ) -> None:
     receiver.script = always(Reply(400))
     async with delivering.client() as client:
-        request_id = await submitted(client, receiver.url())
-        delivery = await settled(client, request_id)
+        request_id = await submit_request(client, receiver.url())
+        delivery = await wait_until_settled(client, request_id)
         assert (delivery["state"], delivery["tries"]) == ("dead", 1 + len(WAITS))
         assert delivery["error"] == "It answered 400."
         listed = (await client.get("/v1/webhooks", params={"state": "dead"})).json()["webhooks"]
@@ -202,7 +208,7 @@ async def test_after_the_last_wait_it_is_dead_and_is_sent_again_by_hand(
         receiver.script = always(Reply())
         again = await client.put(f"/v1/requests/{request_id}/webhook/redeliver")
         assert again.json()["state"] == "pending"
-        assert (await settled(client, request_id))["state"] == "delivered"
+        assert (await wait_until_settled(client, request_id))["state"] == "delivered"
         acts = (await client.get("/v1/audit")).json()["acts"]
     assert [(act["action"], act["subject"]) for act in acts] == [("webhook.redeliver", request_id)]
     assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
@@ -214,7 +220,7 @@ async def test_a_redirect_and_a_gone_are_the_end(
 ) -> None:
     receiver.script = always(Reply(status, (("location", receiver.url("/other")),)))
     async with delivering.client() as client:
-        delivery = await settled(client, await submitted(client, receiver.url()))
+        delivery = await wait_until_settled(client, await submit_request(client, receiver.url()))
     assert (delivery["state"], delivery["tries"], delivery["status"]) == ("dead", 1, status)
     assert [received.target for received in receiver.received] == ["/hook"]
 
@@ -222,7 +228,7 @@ async def test_a_redirect_and_a_gone_are_the_end(
 async def test_a_metric_counts_each_try(delivering: House, receiver: Receiver) -> None:
     receiver.script = each(Reply(500), Reply())
     async with delivering.client() as client:
-        await settled(client, await submitted(client, receiver.url()))
+        await wait_until_settled(client, await submit_request(client, receiver.url()))
     registry = delivering.services.metrics.registry
 
     def count(result: str) -> float | None:
@@ -266,13 +272,13 @@ async def test_a_name_of_a_private_address_is_refused_and_an_unknown_one_is_not(
             return ["93.184.215.14", "192.168.0.1"]
         raise OSError("unknown")
 
-    async with built(replica=False, names=names) as house, house.client() as client:
+    async with build_house(replica=False, names=names) as house, house.client() as client:
         answer = await client.post(
             "/queue/test/probe", params={"fal_webhook": "https://inside.example/"}, json={}
         )
         assert answer.status_code == 422
         assert "inside.example" in answer.json()["message"]
-        await submitted(client, "https://not-yet-there.example/")
+        await submit_request(client, "https://not-yet-there.example/")
 
 
 async def test_a_name_that_resolves_anew_does_not_get_past_the_check(receiver: Receiver) -> None:
@@ -282,11 +288,11 @@ async def test_a_name_that_resolves_anew_does_not_get_past_the_check(receiver: R
         return next(answers, ["127.0.0.1"])
 
     async with (
-        built(deliver=True, names=names) as house,
+        build_house(deliver=True, names=names) as house,
         house.client() as client,
     ):
-        request_id = await submitted(client, f"http://rebound.example:{receiver.port}/")
-        delivery = await settled(client, request_id)
+        request_id = await submit_request(client, f"http://rebound.example:{receiver.port}/")
+        delivery = await wait_until_settled(client, request_id)
     assert (delivery["state"], delivery["tries"]) == ("dead", 1)
     assert "private address" in delivery["error"]
     assert receiver.connections == 0
@@ -296,8 +302,8 @@ async def test_the_same_key_with_another_webhook_is_another_request(idle: House)
     async with idle.client() as client:
         keyed = {"idempotency-key": "once"}
         url = "https://93.184.215.14/a"
-        first = await submitted(client, url, **keyed)
-        assert await submitted(client, url, **keyed) == first
+        first = await submit_request(client, url, **keyed)
+        assert await submit_request(client, url, **keyed) == first
         other = await client.post(
             "/queue/test/probe",
             params={"fal_webhook": "https://93.184.215.14/b"},
@@ -317,8 +323,8 @@ async def test_a_run_calls_its_webhook_as_well(delivering: House, receiver: Rece
 
 async def test_webhooks_of_others_are_not_there(delivering: House, receiver: Receiver) -> None:
     async with delivering.client() as client:
-        request_id = await submitted(client, receiver.url())
-        await settled(client, request_id)
+        request_id = await submit_request(client, receiver.url())
+        await wait_until_settled(client, request_id)
         plain = (await client.post("/queue/test/probe", json={})).json()["request_id"]
         assert (await client.get(f"/v1/requests/{plain}/webhook")).status_code == 404
     async with delivering.client(delivering.other_key) as other:
@@ -338,9 +344,9 @@ async def test_webhooks_of_others_are_not_there(delivering: House, receiver: Rec
 
 async def test_the_list_comes_in_pages(delivering: House, receiver: Receiver) -> None:
     async with delivering.client() as client:
-        ids = [await submitted(client, receiver.url()) for _ in range(3)]
+        ids = [await submit_request(client, receiver.url()) for _ in range(3)]
         for request_id in ids:
-            await settled(client, request_id)
+            await wait_until_settled(client, request_id)
         page = (await client.get("/v1/webhooks", params={"limit": 2})).json()
         assert [webhook["request_id"] for webhook in page["webhooks"]] == ids[:0:-1]
         rest = (await client.get("/v1/webhooks", params={"before": page["next_before"]})).json()
@@ -364,7 +370,7 @@ async def test_a_test_is_sent_at_once_and_reports_what_the_receiver_did(
         bad = await client.post("/v1/webhooks/test", json={"url": "ftp://x"})
         assert bad.json()["detail"][0]["loc"] == ["body", "url"]
         assert (await client.post("/v1/webhooks/test", json={})).status_code == 422
-    assert verified(receiver.received[0].headers, receiver.received[0].body, jwks)
+    assert verify_webhook(receiver.received[0].headers, receiver.received[0].body, jwks)
     assert json.loads(receiver.received[0].body)["payload"] == {"darkroom_test": True}
 
 
@@ -400,9 +406,9 @@ async def test_a_new_key_is_announced_a_day_before_it_signs(
         assert both["keys"][0] == old["keys"][0]
         assert [key["kid"] for key in both["keys"]] == [key["kid"] for key in keys]
         secrets = (await client.get("/v1/webhooks/secret")).json()["secrets"]
-        await settled(client, await submitted(client, receiver.url()))
+        await wait_until_settled(client, await submit_request(client, receiver.url()))
     received = receiver.received[0]
-    assert verified(received.headers, received.body, old)
+    assert verify_webhook(received.headers, received.body, old)
     assert len(secrets) == 2
     for secret in secrets:
         Standard(secret).verify(received.body, received.headers)
@@ -415,7 +421,7 @@ async def test_a_key_that_others_may_know_is_replaced_at_once(
         old = (await client.get("/.well-known/jwks.json")).json()
         await client.put("/v1/webhooks/rotate", params={"at_once": 1})
         new = (await client.get("/.well-known/jwks.json")).json()
-        await settled(client, await submitted(client, receiver.url()))
+        await wait_until_settled(client, await submit_request(client, receiver.url()))
     received = receiver.received[0]
-    assert verified(received.headers, received.body, new)
-    assert not verified(received.headers, received.body, old)
+    assert verify_webhook(received.headers, received.body, new)
+    assert not verify_webhook(received.headers, received.body, old)

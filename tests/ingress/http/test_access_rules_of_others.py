@@ -10,8 +10,8 @@ import pytest
 
 from serve_app.domain.media.file_access import AccessDecision, FileAccess
 from serve_app.tenants.scopes import API, SUBMIT
-from tests.ingress.api.files.private import bare, lifecycle, uploaded, without_key
-from tests.ingress.house import House, built
+from tests.ingress.api.files.private import bare, lifecycle, upload_file, without_key
+from tests.ingress.house import House, build_house
 
 OWNER, STRANGER = "default", "stranger"
 INVENTED = "/files/p/AAAAAAAAAAAAAAAAAAAAAA/u/AAAAAAAAAAAAAAAAAAAAAA/file.png"
@@ -27,10 +27,10 @@ class Scene:
 
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
-    async with built() as house:
+    async with build_house() as house:
         key = str(await house.keys.create(STRANGER))
         async with house.client() as owner, house.client(key) as stranger:
-            hidden = httpx.URL(bare(await uploaded(owner, lifecycle("hide")))).path
+            hidden = httpx.URL(bare(await upload_file(owner, lifecycle("hide")))).path
             yield Scene(house, owner, stranger, hidden)
 
 
@@ -43,7 +43,7 @@ async def test_ids_of_access_rules_tell_nothing_of_a_tenant_or_of_its_friends(
     old = FileAccess(OWNER, default, {"friend": AccessDecision.FORBID})
     await scene.house.rules.keep(old)
     rules = lifecycle(default, friend="forbid")
-    url = (await uploaded(scene.owner, rules)).partition("?")[0]
+    url = (await upload_file(scene.owner, rules)).partition("?")[0]
     (known,) = {part for part in url.split("/") if part in scene.house.rules.ids} - {old.id}
     computed = FileAccess("nobody", default, {"friend": AccessDecision.FORBID}).id
     weak = str(await scene.house.keys.create(STRANGER, scopes=frozenset({API, SUBMIT})))
@@ -69,7 +69,7 @@ async def test_ids_of_access_rules_tell_nothing_of_a_tenant_or_of_its_friends(
 
 
 async def test_a_forbidden_file_is_refused_and_a_hidden_one_is_not_there(scene: Scene) -> None:
-    forbidden = (await uploaded(scene.owner, lifecycle("forbid"))).partition("?")[0]
+    forbidden = (await upload_file(scene.owner, lifecycle("forbid"))).partition("?")[0]
     hidden = scene.hidden
     weak = str(await scene.house.keys.create(STRANGER, scopes=frozenset({API, SUBMIT})))
     async with without_key(scene.house) as guest, scene.house.client(weak) as scopeless:

@@ -30,7 +30,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.thread_time() - began
 
 
-def nested(size: int, depth: int) -> bytes:
+def nested_json(size: int, depth: int) -> bytes:
     """A list below `depth` others, with many texts and the escape of a good pair at the end."""
     many = b'"a",' * (size // 4)
     return b"[" * depth + many + b'"\\ud83c\\udf08"' + b"]" * depth
@@ -42,7 +42,7 @@ def nested(size: int, depth: int) -> bytes:
     [
         b'{"a": "\\ud83c\\udf08' + b"x" * (4 * MIB) + b'"}',
         b'{"a": "\\u0041' + b"x" * (4 * MIB) + b'"}',
-        nested(4 * MIB, MAX_DEPTH),
+        nested_json(4 * MIB, MAX_DEPTH),
         b'{"a": [' + b"1.5," * MIB + b"1]}",
     ],
     ids=["text with a pair", "text with a letter", "many texts below many lists", "numbers"],
@@ -85,7 +85,7 @@ def test_the_place_of_what_cannot_be_stored_is_named(
 
 
 @asynccontextmanager
-async def served(house: House) -> AsyncIterator[int]:
+async def serve_house(house: House) -> AsyncIterator[int]:
     """Serve the house at a port of loopback."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -118,7 +118,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("quick")
 async def test_a_body_that_stops_is_answered_with_408(house: House, path: str) -> None:
-    async with served(house) as port, asyncio.timeout(120):
+    async with serve_house(house) as port, asyncio.timeout(120):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         form = path.endswith("edits")
         begun = head(house, 1000, path)
@@ -139,7 +139,7 @@ async def test_a_client_that_disconnects_in_its_body_is_no_error_of_ours(
     house: House, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        async with served(house) as port, asyncio.timeout(120):
+        async with serve_house(house) as port, asyncio.timeout(120):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(head(house, 1000, path) + b"{")
             await writer.drain()
@@ -167,7 +167,7 @@ async def test_a_body_in_drips_is_cut_and_one_at_the_least_rate_is_read(
         return await answer
 
     monkeypatch.setattr(body, "LEAST_BYTES_PER_S", 100)
-    async with served(house) as port, asyncio.timeout(60):
+    async with serve_house(house) as port, asyncio.timeout(60):
         fast, slow = await asyncio.gather(sent(port, b"x" * 100), sent(port, b"x"))
     assert fast.startswith(b"HTTP/1.1 200 ")
     assert slow.startswith(b"HTTP/1.1 408 ")
@@ -176,7 +176,7 @@ async def test_a_body_in_drips_is_cut_and_one_at_the_least_rate_is_read(
 @pytest.mark.usefixtures("quick")
 async def test_a_call_may_wait_for_its_result_as_long_as_it_takes(house: House) -> None:
     content = b'{"echo": 1, "sleep_s": 0.6}'
-    async with served(house) as port, asyncio.timeout(60):
+    async with serve_house(house) as port, asyncio.timeout(60):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head(house, len(content)) + content)
         answer = await reader.readline()

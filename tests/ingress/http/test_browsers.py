@@ -30,7 +30,7 @@ def names(text: str) -> set[str]:
     return {name.lower() for name in NAME.findall(text)} - MESSAGES
 
 
-async def allowed(client: httpx.AsyncClient, asked: str = "") -> set[str]:
+async def allowed_headers(client: httpx.AsyncClient, asked: str = "") -> set[str]:
     headers = {"origin": "https://a.example", "access-control-request-method": "POST"}
     if asked:
         headers["access-control-request-headers"] = asked
@@ -46,7 +46,7 @@ async def test_every_header_that_is_documented_may_be_sent_or_read(
     assert len(documented) >= 20
     answer = await client.get("/healthz")
     exposed = set(answer.headers["access-control-expose-headers"].split(", "))
-    assert documented - await allowed(client) - exposed == set()
+    assert documented - await allowed_headers(client) - exposed == set()
     assert exposed >= ANSWERS
 
 
@@ -57,9 +57,9 @@ async def test_every_header_of_fal_s_javascript_client_may_be_sent(
     sources = (CLIENT / "node_modules" / "@fal-ai" / "client" / "src").glob("*.js")
     sent = set[str]().union(*(names(source.read_text()) for source in sources)) - ANSWERS
     assert sent >= {"x-fal-queue-priority", "x-fal-object-lifecycle-preference"}
-    assert sent - await allowed(client) == set()
+    assert sent - await allowed_headers(client) == set()
 
 
 @pytest.mark.parametrize("name", ["x-fal-no-retry", "x-fal-retry-config", "x-fal-of-tomorrow"])
 async def test_what_a_page_asks_for_it_may_send(client: httpx.AsyncClient, name: str) -> None:
-    assert await allowed(client, name) == {name}
+    assert await allowed_headers(client, name) == {name}

@@ -12,7 +12,7 @@ from serve_app.domain.errors import DarkroomError, StorageFull
 from serve_app.ingress.http.errors import TABLE, body_for, headers_for, http_answer
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import PoolConfig
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 FLUX = "/fal-ai/flux/schnell"
 
@@ -200,7 +200,7 @@ async def test_what_is_not_there_says_so(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_full_queue_says_when_to_come_again() -> None:
-    async with built(replica=False, limits=QueueLimits(max_waiting=1)) as house:
+    async with build_house(replica=False, limits=QueueLimits(max_waiting=1)) as house:
         async with house.client() as client:
             assert (await client.post("/queue/test/probe", json={})).status_code == 200
             answer = await client.post("/queue/test/probe", json={})
@@ -213,7 +213,7 @@ async def test_a_nearly_full_disk_is_reported_before_the_work_is_accepted() -> N
     async def full() -> None:
         raise StorageFull("Too little disk space is left to accept more.")
 
-    async with built(room=full) as house, house.client() as client:
+    async with build_house(room=full) as house, house.client() as client:
         answer = await client.post("/queue/test/probe", json={})
         assert await house.queue.page("default") == []
     assert answer.status_code == 507
@@ -222,7 +222,7 @@ async def test_a_nearly_full_disk_is_reported_before_the_work_is_accepted() -> N
 
 async def test_an_endpoint_that_no_pool_hosts_is_refused_at_once() -> None:
     pools = {"images": PoolConfig(families=("flux",))}
-    async with built(pools=pools, replica=False) as house, house.client() as client:
+    async with build_house(pools=pools, replica=False) as house, house.client() as client:
         hosted = await client.post(f"/queue{FLUX}", json={"prompt": "x"})
         answer = await client.post("/queue/test/probe", json={})
         assert [request.pool for request in await house.queue.page("default")] == ["images"]

@@ -17,8 +17,8 @@ from serve_app.ingress.http.paths import MCP_PATH, REPLICATE_PREFIX
 from serve_app.ingress.http.route_scopes import NO_KEY
 from serve_app.ingress.services.open_access import OpenAccess, OpenCall, require_no_less
 from serve_app.tenants.scopes import API, FILES, OPERATOR, READ, SUBMIT, Caller
-from tests.ingress.api.files.private import CONTENT, generated, lifecycle, without_key
-from tests.ingress.exchange import Exchange, opened
+from tests.ingress.api.files.private import CONTENT, generate, lifecycle, without_key
+from tests.ingress.exchange import Exchange, open_call
 from tests.ingress.house import ORIGIN, House
 from tests.ingress.http.test_route_scopes import ENDLESS, scopes
 
@@ -66,7 +66,7 @@ async def until(house: House, request_id: str, enough: Callable[[Request], bool]
     async with asyncio.timeout(60):
         request = await house.queue.get(TENANT, request_id)
         while not enough(request):
-            request = await house.queue.changed(TENANT, request_id, 60, since=request)
+            request = await house.queue.wait_for_change(TENANT, request_id, 60, since=request)
 
 
 def client_of(house: House, key: str) -> httpx.AsyncClient:
@@ -81,40 +81,40 @@ Opening = AbstractAsyncContextManager[Exchange]
 
 
 def wait(place: Place) -> Opening:
-    return opened(place.house, "GET", f"/v1/requests/{place.request_id}?wait=60", place.key)
+    return open_call(place.house, "GET", f"/v1/requests/{place.request_id}?wait=60", place.key)
 
 
 def events(place: Place) -> Opening:
-    return opened(place.house, "GET", f"/v1/requests/{place.request_id}/events", place.key)
+    return open_call(place.house, "GET", f"/v1/requests/{place.request_id}/events", place.key)
 
 
 def changes(place: Place) -> Opening:
-    return opened(place.house, "GET", "/v1/events", place.key)
+    return open_call(place.house, "GET", "/v1/events", place.key)
 
 
 def status_stream(place: Place) -> Opening:
     url = f"/queue/test/probe/requests/{place.request_id}/status/stream"
-    return opened(place.house, "GET", url, place.key)
+    return open_call(place.house, "GET", url, place.key)
 
 
 def run(place: Place) -> Opening:
-    return opened(place.house, "POST", "/run/test/probe", place.key, body=LONG)
+    return open_call(place.house, "POST", "/run/test/probe", place.key, body=LONG)
 
 
 def stream(place: Place) -> Opening:
     body = LONG | {"steps": 300}
-    return opened(place.house, "POST", "/test/probe/stream", place.key, body=body)
+    return open_call(place.house, "POST", "/test/probe/stream", place.key, body=body)
 
 
 def prediction(place: Place) -> Opening:
     url, body = f"{REPLICATE_PREFIX}/models/test/probe/predictions", {"input": LONG}
     headers = {"prefer": "wait=60"}
-    return opened(place.house, "POST", url, place.key, body=body, headers=headers)
+    return open_call(place.house, "POST", url, place.key, body=body, headers=headers)
 
 
 def prediction_stream(place: Place) -> Opening:
     url = f"{REPLICATE_PREFIX}/predictions/{place.request_id}/stream"
-    return opened(place.house, "GET", url, place.key)
+    return open_call(place.house, "GET", url, place.key)
 
 
 def tool(place: Place) -> Opening:
@@ -126,13 +126,13 @@ def tool(place: Place) -> Opening:
         "params": {"name": "wait", "arguments": arguments, "_meta": {"progressToken": 1}},
     }
     headers = {"accept": "application/json, text/event-stream"}
-    return opened(place.house, "POST", MCP_PATH, place.key, body=body, headers=headers)
+    return open_call(place.house, "POST", MCP_PATH, place.key, body=body, headers=headers)
 
 
 def upload(place: Place) -> Opening:
     headers = {"content-type": "image/png", "x-fal-file-name": "a.png"}
     url, body = "/cdn/files/upload", b"a beginning"
-    return opened(place.house, "POST", url, place.key, body=body, headers=headers, more=True)
+    return open_call(place.house, "POST", url, place.key, body=body, headers=headers, more=True)
 
 
 async def large_file(client: httpx.AsyncClient) -> str:
@@ -146,10 +146,10 @@ async def large_file(client: httpx.AsyncClient) -> str:
 @asynccontextmanager
 async def zip_of_files(place: Place) -> AsyncIterator[Exchange]:
     async with client_of(place.house, place.key) as client:
-        request_id, _ = await generated(client, content=LARGE, artifacts=3)
+        request_id, _ = await generate(client, content=LARGE, artifacts=3)
     body = {"request_ids": [request_id]}
     url = "/v1/requests/zip"
-    async with opened(place.house, "POST", url, place.key, body=body, slow=True) as call:
+    async with open_call(place.house, "POST", url, place.key, body=body, slow=True) as call:
         yield call
 
 
@@ -158,7 +158,7 @@ async def file(place: Place) -> AsyncIterator[Exchange]:
     async with client_of(place.house, place.key) as client:
         url = await large_file(client)
     path = url.removeprefix(ORIGIN).partition("?")[0]
-    async with opened(place.house, "GET", path, place.key, slow=True) as call:
+    async with open_call(place.house, "GET", path, place.key, slow=True) as call:
         yield call
 
 
@@ -243,7 +243,7 @@ async def test_a_run_whose_access_ended_is_cancelled_as_nobody_waits_for_it(plac
 async def test_calls_of_other_keys_go_on(place: Place) -> None:
     other = str(await place.house.keys.create(TENANT))
     url = f"/v1/requests/{place.request_id}/events"
-    async with opened(place.house, "GET", url, other) as call, events(place) as ended:
+    async with open_call(place.house, "GET", url, other) as call, events(place) as ended:
         await still_open(call)
         await place.revoke()
         await ended.end()
@@ -285,7 +285,7 @@ async def test_a_stream_by_its_token_ends_with_its_key(place: Place) -> None:
         place.key.partition(":")[0], place.request_id
     )
     url = f"{REPLICATE_PREFIX}/predictions/{place.request_id}/stream?token={token}"
-    async with opened(place.house, "GET", url, None) as call:
+    async with open_call(place.house, "GET", url, None) as call:
         await still_open(call)
         await place.revoke()
         await call.end()
@@ -296,7 +296,7 @@ async def test_a_stream_by_a_browsers_token_ends_with_its_key(place: Place) -> N
     async with client_of(place.house, place.key) as client:
         token = (await client.post("/rest/tokens", json={"allowed_apps": ["test/probe"]})).json()
     url = f"/test/probe/stream?fal_jwt_token={token}"
-    async with opened(place.house, "POST", url, None, body=LONG) as call:
+    async with open_call(place.house, "POST", url, None, body=LONG) as call:
         await still_open(call)
         await place.revoke()
         await call.end()
@@ -310,7 +310,7 @@ async def test_an_upload_by_a_token_ends_with_its_key(place: Place, why: str) ->
         token = (await client.post("/rest/storage/auth/token", json={})).json()["token"]
     headers = {"authorization": f"Bearer {token}", "content-type": "image/png"}
     url, body = "/cdn/files/upload", b"a beginning"
-    async with opened(
+    async with open_call(
         place.house, "POST", url, None, body=body, headers=headers, more=True
     ) as call:
         await still_open(call)
@@ -329,7 +329,7 @@ async def test_an_upload_to_its_url_ends_with_the_key_that_asked_for_it(
         offered = (await client.post("/rest/storage/upload/initiate", json=new)).json()
     url = offered["upload_url"].removeprefix(ORIGIN)
     headers = {"content-type": "image/png"}
-    async with opened(
+    async with open_call(
         place.house, "PUT", url, None, body=b"a beginning", headers=headers, more=True
     ) as call:
         await still_open(call)
@@ -348,7 +348,7 @@ async def test_a_download_by_a_signed_url_ends_with_the_url_and_its_tenant(
     async with client_of(place.house, place.key) as client:
         url = await large_file(client)
         path = url.removeprefix(ORIGIN)
-        async with opened(place.house, "GET", path, None, slow=True) as call:
+        async with open_call(place.house, "GET", path, None, slow=True) as call:
             await still_open(call)
             if why == "revoked":
                 body = {"path": path.partition("?")[0]}

@@ -23,8 +23,8 @@ from serve_app.tenants.scopes import API, OPERATOR, SINGLE
 from tests.ingress.api.files.private import lifecycle
 from tests.ingress.api.test_loras import safetensors
 from tests.ingress.books import MakeBooks, fakes, in_postgres
-from tests.ingress.fal.test_submit import completed
-from tests.ingress.house import built
+from tests.ingress.fal.test_submit import wait_until_completed
+from tests.ingress.house import build_house
 from tests.ingress.http.test_route_scopes import ENDLESS, scopes
 from tests.queue.database import server
 
@@ -236,7 +236,7 @@ INPUTS = (
 """Submits that name something."""
 
 
-def filled(text: str, things: Things) -> str:
+def fill_placeholders(text: str, things: Things) -> str:
     for name, value in asdict(things).items():
         text = text.replace(f"{{{name}}}", value)
     return text
@@ -258,10 +258,10 @@ def url_of(path: str, things: Things, resources: Sequence[Resource[Any]] = RESOU
 
 
 def body_of(value: Any, things: Things) -> Any:
-    return json.loads(filled(json.dumps(value), things))
+    return json.loads(fill_placeholders(json.dumps(value), things))
 
 
-def anonymised(text: str, things: Things) -> str:
+def anonymise(text: str, things: Things) -> str:
     """An answer's text without the ids that the call named and those made for the call."""
     for field, value in asdict(things).items():
         text = text.replace(value, f"<{field}>")
@@ -287,7 +287,7 @@ async def made_by(
         headers=hidden,
     )
     assert sent.status_code == 200, sent.text
-    await completed(client, sent.json())
+    await wait_until_completed(client, sent.json())
     request_id = sent.json()["request_id"]
     result = (await client.get(sent.json()["response_url"])).json()
     share = (await client.post(f"/v1/requests/{request_id}/share", json={})).json()
@@ -395,7 +395,7 @@ class Scene:
     def names_something(self, path: str) -> bool:
         return names_something(path, self.resources)
 
-    async def compared(
+    async def compare(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[httpx.Response, httpx.Response]:
         """Answers to the stranger, which do not differ."""
@@ -413,7 +413,10 @@ class Scene:
             sent = None if body is None else body_of(body, things)
             answers.append(
                 await self.stranger.request(
-                    method, filled(self.url_of(path, things), things), json=sent, headers=headers
+                    method,
+                    fill_placeholders(self.url_of(path, things), things),
+                    json=sent,
+                    headers=headers,
                 )
             )
         return answers[0], answers[1]
@@ -430,7 +433,7 @@ def lengths(answer: httpx.Response) -> Mapping[str, int]:
 def alike(theirs: httpx.Response, none: httpx.Response, things: Things) -> bool:
     """Return whether an answer about ``things`` is that about invented ones."""
     same = theirs.status_code == none.status_code
-    return same and anonymised(theirs.text, things) == anonymised(none.text, INVENTED)
+    return same and anonymise(theirs.text, things) == anonymise(none.text, INVENTED)
 
 
 @asynccontextmanager
@@ -438,7 +441,7 @@ async def clients_of(
     resources: Sequence[Resource[Any]] = RESOURCES, books: MakeBooks = fakes
 ) -> AsyncGenerator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     """Clients of the owner and of the stranger."""
-    async with built(resources=resources, books=books) as house:
+    async with build_house(resources=resources, books=books) as house:
         rights = frozenset({API, *SINGLE}) - {OPERATOR}
         key = str(await house.keys.create(STRANGER, scopes=rights))
         owner = str(await house.keys.create(OWNER, scopes=rights))
@@ -520,7 +523,7 @@ async def test_ids_of_another_tenant_are_answered_like_invented_ones(scene: Scen
         tried += 1
         if method == "POST" and path == "/v1/requests/zip":
             continue  # below: its archive has a time
-        theirs, _ = await scene.compared(method, path, BODIES.get(path, {}))
+        theirs, _ = await scene.compare(method, path, BODIES.get(path, {}))
         if path in ("/v1/requests/favourites", "/v1/requests/delete"):
             assert theirs.status_code == 200, "they tell which of the ids were found"
         else:
@@ -528,15 +531,15 @@ async def test_ids_of_another_tenant_are_answered_like_invented_ones(scene: Scen
         if theirs.status_code == 403:
             assert scene.scope_of(method, path) in (OPERATOR, NO_KEY), (method, path, theirs.text)
     assert tried > 30
-    await unharmed(scene)
+    await assert_unharmed(scene)
 
 
 async def test_fals_calls_about_a_request_are_too(scene: Scene) -> None:
     for path in filter(None, IN_ALL_METHODS.values()):
         for method, tail in FALS:
-            theirs, _ = await scene.compared(method, f"{path}{tail}")
+            theirs, _ = await scene.compare(method, f"{path}{tail}")
             assert theirs.status_code == 404, (method, path, tail)
-    await unharmed(scene)
+    await assert_unharmed(scene)
 
 
 async def test_so_are_tools_of_assistants(scene: Scene) -> None:
@@ -544,9 +547,9 @@ async def test_so_are_tools_of_assistants(scene: Scene) -> None:
         call = {"name": tool, "arguments": {"request_id": "{request_id}"}}
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
         accept = "application/json, text/event-stream"
-        theirs, _ = await scene.compared("POST", MCP_PATH, body, accept=accept)
+        theirs, _ = await scene.compare("POST", MCP_PATH, body, accept=accept)
         assert "There is no request" in theirs.text
-    await unharmed(scene)
+    await assert_unharmed(scene)
 
 
 async def test_so_are_submits_that_name_something(scene: Scene) -> None:
@@ -557,13 +560,13 @@ async def test_so_are_submits_that_name_something(scene: Scene) -> None:
                 sent = await scene.stranger.post(path, json=body_of(body, things))
                 assert sent.status_code == 200, sent.text
         else:
-            theirs, _ = await scene.compared("POST", path, body)
+            theirs, _ = await scene.compare("POST", path, body)
             assert theirs.status_code in (400, 422), "OpenAI has no 422"
-    await unharmed(scene)
+    await assert_unharmed(scene)
 
 
 async def test_an_archive_of_others_requests_is_refused_like_one_of_none(scene: Scene) -> None:
-    theirs, _ = await scene.compared("POST", "/v1/requests/zip", BODIES["/v1/requests/zip"])
+    theirs, _ = await scene.compare("POST", "/v1/requests/zip", BODIES["/v1/requests/zip"])
     assert theirs.status_code in (404, 422), theirs.text
 
 
@@ -633,13 +636,13 @@ async def test_a_tenant_is_alone_whatever_another_one_has(server: str) -> None:
             if method == "DELETE" and scene.names_something(path):
                 await stranger.delete(scene.url_of(path, own))
         assert own.secret not in (await stranger.get("/v1/secrets")).text
-        await unharmed(scene)
+        await assert_unharmed(scene)
 
 
 async def test_operators_calls_refuse_all_others_whatever_they_name(scene: Scene) -> None:
     for method, path in calls(scene.resources):
         if scene.scope_of(method, path) == OPERATOR:
-            theirs, _ = await scene.compared(method, path, {})
+            theirs, _ = await scene.compare(method, path, {})
             assert theirs.status_code == 403, (method, path)
             assert SECRET not in theirs.text
     answer = await scene.stranger.get("/metrics")
@@ -657,7 +660,7 @@ async def test_an_upload_in_progress_is_not_continued_with_a_key_of_another_tena
     assert (await scene.owner.put(url, content=CONTENT)).status_code == 200
 
 
-async def unharmed(scene: Scene) -> None:
+async def assert_unharmed(scene: Scene) -> None:
     """Everything of the owner is as it was."""
     things, owner = scene.things, scene.owner
     for resource in plain(scene.resources):

@@ -24,7 +24,7 @@ from serve_app.ingress.openai.audio_parameters import (
 )
 from serve_app.ingress.openai.transcripts import Transcript, as_srt
 from serve_app.ingress.submission.model_lookup import EndpointFields
-from tests.ingress.house import DEMO, OTHERS, House, built
+from tests.ingress.house import DEMO, OTHERS, House, build_house
 
 SOUNDS = load(Path(__file__).with_name("sounds.yaml"), demo=True, demo_dir=DEMO)
 TRANSCRIPTIONS = "/openai/v1/audio/transcriptions"
@@ -61,7 +61,7 @@ Bye.
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(catalog=SOUNDS) as house:
+    async with build_house(catalog=SOUNDS) as house:
         yield house
 
 
@@ -78,7 +78,7 @@ async def heard(
     return await client.post(path, files=ordered)
 
 
-async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
+async def fetch_input(house: House, answer: httpx.Response) -> dict[str, Any]:
     """Input of the request that the call created."""
     assert answer.status_code == 200, answer.text
     request = await house.queue.get("default", answer.headers["x-request-id"])
@@ -93,7 +93,7 @@ async def test_a_transcription_is_a_request_to_whisper(
     )
     assert answer.json() == {"text": "Good morning. Bye."}
     assert answer.headers["x-darkroom-endpoint"] == "fal-ai/whisper"
-    stored_input = await stored(house, answer)
+    stored_input = await fetch_input(house, answer)
     kind, _, content = stored_input.pop("audio_url").partition(",")
     assert (kind, base64.b64decode(content)) == ("data:audio/mpeg;base64", b"sound")
     assert stored_input == {
@@ -108,7 +108,7 @@ async def test_a_transcription_is_a_request_to_whisper(
 async def test_a_translation_is_into_english(house: House, client: httpx.AsyncClient) -> None:
     answer = await heard(client, TRANSLATIONS, response_format="verbose_json")
     assert (answer.json()["task"], answer.json()["language"]) == ("translate", "english")
-    assert (await stored(house, answer))["task"] == "translate"
+    assert (await fetch_input(house, answer))["task"] == "translate"
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,13 @@ async def test_verbose_has_the_times_of_segments_or_of_words(
     first, last = body["segments"]
     assert (first["id"], first["start"], first["end"]) == (0, 0.0, 1.25)
     assert (last["text"], last["end"]) == ("Bye.", 3661.5)
-    assert (await stored(house, answer))["chunk_level"] == "segment"
+    assert (await fetch_input(house, answer))["chunk_level"] == "segment"
     words = await heard(
         client, response_format="verbose_json", **{"timestamp_granularities[]": "word"}
     )
     assert words.json()["words"][0] == {"word": "Good morning.", "start": 0.0, "end": 1.25}
     assert "segments" not in words.json()
-    assert (await stored(house, words))["chunk_level"] == "word"
+    assert (await fetch_input(house, words))["chunk_level"] == "word"
 
 
 async def test_a_stream_has_the_whole_text_at_its_end(client: httpx.AsyncClient) -> None:
@@ -187,7 +187,7 @@ async def test_a_call_needs_a_file_or_a_url(house: House, client: httpx.AsyncCli
     assert (none.status_code, none.json()["error"]["param"]) == (400, "file")
     form = {"audio_url": (None, url), "output": (None, json.dumps(HEARD))}
     linked = await client.post(TRANSCRIPTIONS, files=form)
-    assert (await stored(house, linked))["audio_url"] == url
+    assert (await fetch_input(house, linked))["audio_url"] == url
     other = await client.post(TRANSCRIPTIONS, files={"file": ("a", b""), "sound": ("b", b"")})
     assert other.status_code == 400
     in_json = await client.post(TRANSCRIPTIONS, json={"audio_url": url})
@@ -208,7 +208,7 @@ async def test_a_type_comes_from_the_name_if_the_client_sends_none(
         (("a", b"x", "audio/ogg; codecs=opus"), "audio/ogg"),
         (("a", b"x", "application/octet-stream"), "application/octet-stream"),
     ):
-        stored_input = await stored(house, await heard(client, file=file))
+        stored_input = await fetch_input(house, await heard(client, file=file))
         assert stored_input["audio_url"].startswith(f"data:{kind};base64,")
 
 
@@ -243,7 +243,7 @@ async def test_speech_that_cannot_be_honoured_is_refused_by_name(
 
 
 async def test_what_is_not_served_says_how_to_serve_it() -> None:
-    async with built(catalog=OTHERS) as house, house.client() as client:
+    async with build_house(catalog=OTHERS) as house, house.client() as client:
         spoken = await client.post(SPEECH, json={"input": "x", "model": "gpt-4o-mini-tts"})
         form = {"file": ("a.mp3", b"x"), "model": (None, "gpt-4o-mini-transcribe-2025-12-15")}
         written = await client.post(TRANSCRIPTIONS, files=form)

@@ -15,12 +15,12 @@ from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
-from serve_app.ingress.openai.form import MAX_DEPTH, typed, unfolded
+from serve_app.ingress.openai.form import MAX_DEPTH, convert_types, unfold
 from serve_app.ingress.openai.image_parameters import ImageParameters
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
 
-def sent(given: dict[str, Any]) -> list[tuple[str, str]]:
+def encode_form(given: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and texts, in the order in which OpenAI's Python client sends them."""
     items = Querystring().stringify_items(given, array_format="brackets")
     names = dict.fromkeys(name for name, _ in items)
@@ -38,7 +38,7 @@ def sent(given: dict[str, Any]) -> list[tuple[str, str]]:
     ],
 )
 def test_what_openais_client_folds_is_unfolded(given: dict[str, Any]) -> None:
-    assert unfolded(sent(given)) == given
+    assert unfold(encode_form(given)) == given
 
 
 def test_items_come_field_by_field_or_item_by_item() -> None:
@@ -47,7 +47,7 @@ def test_items_come_field_by_field_or_item_by_item() -> None:
     by_field = [*zip(names, ("a", "b", "1", "2"), strict=True)]
     by_item = [by_field[number] for number in (0, 2, 1, 3)]
     items = [{"path": "a", "scale": "1"}, {"path": "b", "scale": "2"}]
-    assert unfolded(by_field) == unfolded(by_item) == {"loras": items}
+    assert unfold(by_field) == unfold(by_item) == {"loras": items}
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_names_that_say_no_value_are_refused_with_their_field(
     names: list[str], field: str, message: str
 ) -> None:
     with pytest.raises(InvalidInput, match=message) as caught:
-        unfolded([(name, "x") for name in names])
+        unfold([(name, "x") for name in names])
     assert caught.value.problems[0].loc == ("body", field)
 
 
 @given(st.lists(st.tuples(st.text("ab[]", min_size=1, max_size=12), st.just("x")), max_size=6))
 def test_any_names_are_unfolded_or_refused(texts: list[tuple[str, str]]) -> None:
     with contextlib.suppress(InvalidInput):
-        unfolded(texts)
+        unfold(texts)
 
 
 FIELDS = {
@@ -143,5 +143,5 @@ def test_texts_get_the_types_of_the_endpoints_schema(
     fields: EndpointFields, name: str, text: Any, value: Any
 ) -> None:
     parameters = ImageParameters.read({"prompt": "x", name: text})
-    typed_value = (typed(parameters, fields).model_extra or {})[name]
+    typed_value = (convert_types(parameters, fields).model_extra or {})[name]
     assert (typed_value, type(typed_value)) == (value, type(value))

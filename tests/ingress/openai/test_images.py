@@ -25,7 +25,7 @@ from serve_app.ingress.openai import input_images
 from serve_app.ingress.openai.image_parameters import ImageParameters, parse_parameters
 from serve_app.ingress.submission.model_lookup import EndpointFields, endpoint_id_of
 from serve_app.queue.store.config import QueueLimits
-from tests.ingress.house import DEMO, OTHERS, House, built
+from tests.ingress.house import DEMO, OTHERS, House, build_house
 
 GENERATIONS, EDITS = "/openai/v1/images/generations", "/openai/v1/images/edits"
 VARIATIONS = "/openai/v1/images/variations"
@@ -34,7 +34,7 @@ SDXL = "fal-ai/fast-sdxl"
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(catalog=OTHERS) as house:
+    async with build_house(catalog=OTHERS) as house:
         yield house
 
 
@@ -74,28 +74,28 @@ async def app_served(
         return load(models, demo=True, demo_dir=DEMO)
 
     catalog = await asyncio.to_thread(written)
-    async with built(catalog=catalog) as house, house.client() as client:
+    async with build_house(catalog=catalog) as house, house.client() as client:
         yield client
 
 
-async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
+async def fetch_input(house: House, answer: httpx.Response) -> dict[str, Any]:
     """Input of the request that the call created."""
     request = await house.queue.get("default", answer.headers["x-request-id"])
     return dict(request.input)
 
 
-async def generated(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
+async def generate_image(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
     return await client.post(GENERATIONS, json={"prompt": "a red circle", "model": SDXL} | body)
 
 
 async def test_parameters_become_fields_of_the_endpoint(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    answer = await generated(
+    answer = await generate_image(
         client, n=2, size="768x512", quality="high", output_format="webp", seed=7, user="someone"
     )
     assert answer.status_code == 200, answer.text
-    stored_input = await stored(house, answer)
+    stored_input = await fetch_input(house, answer)
     assert stored_input["num_images"] == 2
     assert stored_input["image_size"] == {"width": 768, "height": 512}
     assert stored_input["num_inference_steps"] == 38
@@ -160,7 +160,7 @@ FORMATS = {"type": "string", "enum": ["webp", "jpg", "png"]}
 QUALITY = {"type": "integer", "minimum": 0, "maximum": 100}
 
 
-def parsed(fields: EndpointFields, *, edited: bool = False, **given: Any) -> dict[str, Any]:
+def parse_input(fields: EndpointFields, *, edited: bool = False, **given: Any) -> dict[str, Any]:
     """Input for a call with these parameters, and an image to edit."""
     files = {"image_url": "https://example.org/a.png"} if edited else {}
     parsed_input = parse_parameters(
@@ -173,20 +173,20 @@ def parsed(fields: EndpointFields, *, edited: bool = False, **given: Any) -> dic
 def test_the_compression_is_the_quality_of_an_endpoint_that_has_one(name: str) -> None:
     fields = app_fields(output_format=FORMATS, **{name: QUALITY})
     for asked_format, written in (("jpeg", "jpg"), ("webp", "webp")):
-        parsed_input = parsed(fields, output_compression=60, output_format=asked_format)
+        parsed_input = parse_input(fields, output_compression=60, output_format=asked_format)
         assert parsed_input == {"output_format": written, name: 60}
     with pytest.raises(InvalidInput, match="PNG has none"):
-        parsed(fields, output_compression=60)
+        parse_input(fields, output_compression=60)
     with pytest.raises(InvalidInput, match="always written at the best quality"):
-        parsed(app_fields(output_format=FORMATS), output_compression=60, output_format="webp")
+        parse_input(app_fields(output_format=FORMATS), output_compression=60, output_format="webp")
 
 
 def test_a_transparent_background_comes_from_endpoints_that_make_one() -> None:
     backgrounds = {"type": "string", "enum": ["auto", "transparent"]}
     own = app_fields(background=backgrounds)
-    assert parsed(own, background="transparent") == {"background": "transparent"}
+    assert parse_input(own, background="transparent") == {"background": "transparent"}
     cut_out = app_fields("fal-ai/birefnet", image_url={"type": "string"})
-    assert parsed(cut_out, edited=True, background="transparent") == {}
+    assert parse_input(cut_out, edited=True, background="transparent") == {}
     inputs = {
         "prompt": {"type": "text", "required": True},
         "layers": {"type": "layers", "default": 3},
@@ -195,27 +195,27 @@ def test_a_transparent_background_comes_from_endpoints_that_make_one() -> None:
     endpoint = Endpoint("house/layers", "generic", Weights("/x"), "declared", options=options)
     source = EndpointSource(family="generic", schema="declared")
     layered = EndpointFields(CatalogEntry(endpoint, SCHEMAS["declared"](endpoint), source))
-    assert parsed(layered, background="transparent") == {"prompt": "", "output_format": "png"}
+    assert parse_input(layered, background="transparent") == {"prompt": "", "output_format": "png"}
     with pytest.raises(InvalidInput, match="with the model fal-ai/birefnet"):
-        parsed(app_fields(), background="transparent")
+        parse_input(app_fields(), background="transparent")
 
 
 def test_a_high_fidelity_is_that_of_models_that_read_the_image_as_a_reference() -> None:
     image = {"image_url": {"type": "string"}}
-    assert parsed(app_fields(**image), edited=True, input_fidelity="high") == {}
+    assert parse_input(app_fields(**image), edited=True, input_fidelity="high") == {}
     by_noise = app_fields(**image, strength={"type": "number"})
     with pytest.raises(InvalidInput, match="`strength`"):
-        parsed(by_noise, edited=True, input_fidelity="high")
-    assert parsed(by_noise, edited=True, input_fidelity="low") == {}
+        parse_input(by_noise, edited=True, input_fidelity="high")
+    assert parse_input(by_noise, edited=True, input_fidelity="low") == {}
     with pytest.raises(InvalidInput, match="with an input image"):
-        parsed(app_fields(**image), input_fidelity="high")
+        parse_input(app_fields(**image), input_fidelity="high")
 
 
 async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    answer = await generated(client, size="auto", quality="auto", background="auto", n=None)
-    stored_input = await stored(house, answer)
+    answer = await generate_image(client, size="auto", quality="auto", background="auto", n=None)
+    stored_input = await fetch_input(house, answer)
     assert stored_input["image_size"] == {"width": 1024, "height": 1024}
     assert stored_input["num_inference_steps"] == 25
     assert stored_input["format"] == "png"
@@ -227,15 +227,15 @@ async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(
 async def test_quality_is_a_number_of_steps_within_the_endpoints_bounds(
     house: House, client: httpx.AsyncClient, quality: str, steps: int
 ) -> None:
-    answer = await generated(client, quality=quality)
-    assert (await stored(house, answer))["num_inference_steps"] == steps
+    answer = await generate_image(client, quality=quality)
+    assert (await fetch_input(house, answer))["num_inference_steps"] == steps
 
 
 async def test_a_number_of_steps_says_more_than_the_quality(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    answer = await generated(client, quality="high", num_inference_steps=9)
-    assert (await stored(house, answer))["num_inference_steps"] == 9
+    answer = await generate_image(client, quality="high", num_inference_steps=9)
+    assert (await fetch_input(house, answer))["num_inference_steps"] == 9
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ async def test_a_number_of_steps_says_more_than_the_quality(
 async def test_an_image_comes_as_was_asked_or_in_both_ways(
     client: httpx.AsyncClient, asked: str | None, given: set[str]
 ) -> None:
-    answer = await generated(client, response_format=asked)
+    answer = await generate_image(client, response_format=asked)
     image = answer.json()["data"][0]
     assert set(image) == given
     if "url" in given:
@@ -277,7 +277,7 @@ async def test_an_image_comes_as_was_asked_or_in_both_ways(
 async def test_what_cannot_be_honoured_is_refused_by_name(
     house: House, client: httpx.AsyncClient, body: dict[str, Any], param: str
 ) -> None:
-    answer = await generated(client, **body)
+    answer = await generate_image(client, **body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
     assert error["type"] == "invalid_request_error"
@@ -298,7 +298,7 @@ async def test_a_size_that_the_endpoint_does_not_take_is_refused(
 
 
 async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() -> None:
-    async with built(
+    async with build_house(
         catalog=OTHERS, model_aliases={"gpt-image-1": "test/images", "mine": SDXL}
     ) as house:
         async with house.client() as client:
@@ -357,7 +357,7 @@ async def test_built_in_aliases_have_the_names_to_come_and_lists_leave_patterns_
 async def test_what_makes_no_images_is_refused(
     house: House, client: httpx.AsyncClient, model: str
 ) -> None:
-    drawn = await generated(client, model=model)
+    drawn = await generate_image(client, model=model)
     edited = await client.post(
         EDITS, data={"prompt": "x", "model": model}, files={"image": ("a.png", png())}
     )
@@ -380,11 +380,11 @@ async def test_without_a_good_key_nothing_is_done(house: House) -> None:
 async def test_too_many_waiting_is_a_429_that_says_when_to_come_back() -> None:
     limits = QueueLimits(max_waiting=1)
     async with (
-        built(catalog=OTHERS, replica=False, limits=limits) as house,
+        build_house(catalog=OTHERS, replica=False, limits=limits) as house,
         house.client() as client,
     ):
         await client.post("/queue/test/probe", json={})
-        answer = await generated(client)
+        answer = await generate_image(client)
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
     assert int(answer.headers["retry-after"]) >= 1
@@ -392,7 +392,9 @@ async def test_too_many_waiting_is_a_429_that_says_when_to_come_back() -> None:
 
 
 async def test_a_failed_attempt_is_not_tried_again_by_the_client(client: httpx.AsyncClient) -> None:
-    answer = await generated(client, model="test/images", fail="pipeline_failed", message="Boom.")
+    answer = await generate_image(
+        client, model="test/images", fail="pipeline_failed", message="Boom."
+    )
     error = answer.json()["error"]
     assert (answer.status_code, error["message"], error["type"]) == (500, "Boom.", "server_error")
     assert answer.headers["x-should-retry"] == "false"
@@ -401,7 +403,7 @@ async def test_a_failed_attempt_is_not_tried_again_by_the_client(client: httpx.A
 async def test_a_field_at_fault_is_named_as_the_client_called_it(
     client: httpx.AsyncClient,
 ) -> None:
-    answer = await generated(
+    answer = await generate_image(
         client, model="test/images", fail="invalid_input", field="image_url", message="Unread."
     )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
@@ -426,7 +428,7 @@ async def test_an_image_is_edited_by_the_endpoints_sibling_at_its_own_shape(
     answer = await client.post(EDITS, data=data, files=files)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
-    stored_input = await stored(house, answer)
+    stored_input = await fetch_input(house, answer)
     assert stored_input["image_size"] == "auto"
     assert (stored_input["num_images"], stored_input["strength"]) == (2, 0.5)
     kind, _, content = stored_input["image_url"].partition(",")
@@ -440,14 +442,14 @@ async def test_an_edit_in_json_is_that_of_a_form(
     house: House, client: httpx.AsyncClient, name: str, size: dict[str, str]
 ) -> None:
     form = {"prompt": (None, "x"), "model": (None, SDXL), "image": ("a.png", png())}
-    by_form = await stored(house, await client.post(EDITS, files=form))
+    by_form = await fetch_input(house, await client.post(EDITS, files=form))
     image = {"image_url": by_form["image_url"]}
     body = {"prompt": "x", "model": SDXL, name: [image] if name == "images" else image, **size}
     answer = await client.post(EDITS, json=body)
     assert answer.status_code == 200, answer.text
-    assert await stored(house, answer) == by_form
+    assert await fetch_input(house, answer) == by_form
     own = await client.post(EDITS, json=body | {"size": "512x640"})
-    assert (await stored(house, own))["image_size"] == {"width": 512, "height": 640}
+    assert (await fetch_input(house, own))["image_size"] == {"width": 512, "height": 640}
 
 
 async def test_a_variation_is_an_edit_without_a_prompt(
@@ -457,10 +459,10 @@ async def test_a_variation_is_an_edit_without_a_prompt(
     answer = await client.post(VARIATIONS, data={"model": SDXL, "n": "2"}, files=files)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
-    by_form = await stored(house, answer)
+    by_form = await fetch_input(house, answer)
     assert (by_form["prompt"], by_form["num_images"], by_form["strength"]) == ("", 2, 0.95)
     body = {"model": SDXL, "n": 2, "image": by_form["image_url"]}
-    assert await stored(house, await client.post(VARIATIONS, json=body)) == by_form
+    assert await fetch_input(house, await client.post(VARIATIONS, json=body)) == by_form
     for refused in (
         await client.post(VARIATIONS, files={"model": (None, SDXL)}),
         await client.post(VARIATIONS, json={"model": SDXL}),
@@ -505,7 +507,7 @@ async def test_what_is_transparent_in_a_mask_is_white_for_the_endpoint(
     answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/inpainting"
-    stored_input = await stored(house, answer)
+    stored_input = await fetch_input(house, answer)
     content = base64.b64decode(stored_input["mask_url"].partition(",")[2])
     with Image.open(io.BytesIO(content)) as white:
         assert (white.mode, white.size) == ("L", (96, 64))
@@ -523,7 +525,7 @@ async def test_a_mask_fits_a_photo_as_it_is_shown(house: House, client: httpx.As
         files = {"image": ("a.png", photo), "mask": ("m.png", drawn)}
         answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
         assert answer.status_code == 200, answer.text
-        stored_input = await stored(house, answer)
+        stored_input = await fetch_input(house, answer)
         assert stored_input["image_size"] == "auto"
         with Image.open(
             io.BytesIO(base64.b64decode(stored_input["mask_url"].partition(",")[2]))
@@ -542,7 +544,9 @@ async def test_images_of_any_format_that_is_read_are_taken(
     files = {"image": ("a", png(format=format))}
     answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
     assert answer.status_code == 200, answer.text
-    assert (await stored(house, answer))["image_url"].startswith(f"data:image/{format.lower()};")
+    assert (await fetch_input(house, answer))["image_url"].startswith(
+        f"data:image/{format.lower()};"
+    )
 
 
 async def test_several_images_go_to_an_endpoint_that_takes_them(
@@ -550,7 +554,7 @@ async def test_several_images_go_to_an_endpoint_that_takes_them(
 ) -> None:
     files = [("image[]", ("a.png", png())), ("image[]", ("b.png", png("L")))]
     answer = await client.post(EDITS, data={"prompt": "x", "model": "test/images"}, files=files)
-    assert len((await stored(house, answer))["image_urls"]) == 2
+    assert len((await fetch_input(house, answer))["image_urls"]) == 2
     refused = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
     assert refused.status_code == 400
     assert "cannot edit several images at once" in refused.json()["error"]["message"]
@@ -650,7 +654,7 @@ async def test_an_image_without_a_file_name_is_edited(client: httpx.AsyncClient)
 
 
 async def test_a_form_over_the_limit_is_refused() -> None:
-    async with built(catalog=OTHERS, max_body_bytes=2048) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, max_body_bytes=2048) as house, house.client() as client:
         answer = await client.post(
             EDITS, data={"prompt": "x"}, files={"image": ("a.png", b"x" * 4096)}
         )

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import OTHERS, House, build_house
 
 RESPONSES = "/openai/v1/responses"
 SDXL, IMAGES = "fal-ai/fast-sdxl", "test/images"
@@ -19,18 +19,18 @@ URL = "https://example.org/a.png"
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(catalog=OTHERS) as house:
+    async with build_house(catalog=OTHERS) as house:
         yield house
 
 
-async def responded(
+async def create_response(
     client: httpx.AsyncClient, input: Any = "a fox", tool: Any = None, **body: Any
 ) -> httpx.Response:
     tools = [{"type": "image_generation", "model": IMAGES} | (tool or {})]
     return await client.post(RESPONSES, json={"input": input, "tools": tools} | body)
 
 
-async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
+async def fetch_input(house: House, answer: httpx.Response) -> dict[str, Any]:
     """Input of the request that the call created."""
     assert answer.status_code == 200, answer.text
     return dict((await house.queue.get("default", answer.headers["x-request-id"])).input)
@@ -51,8 +51,8 @@ async def test_a_response_is_a_request_for_an_image(
     house: House, client: httpx.AsyncClient
 ) -> None:
     tool = {"model": SDXL, "size": "768x512", "quality": "high", "seed": 3}
-    answer = await responded(client, tool=tool, model="gpt-5.5")
-    stored_input, body = await stored(house, answer), answer.json()
+    answer = await create_response(client, tool=tool, model="gpt-5.5")
+    stored_input, body = await fetch_input(house, answer), answer.json()
     assert (stored_input["prompt"], stored_input["seed"]) == ("a fox", 3)
     assert stored_input["image_size"] == {"width": 768, "height": 512}
     assert body["id"] == f"resp_{answer.headers['x-request-id']}"
@@ -91,29 +91,31 @@ async def test_messages_are_a_prompt_and_images(house: House, client: httpx.Asyn
         user("Now with", URL),
         {"type": "message", "role": "user", "content": "a hat"},
     ]
-    stored_input = await stored(house, await responded(client, turns))
+    stored_input = await fetch_input(house, await create_response(client, turns))
     assert (stored_input["prompt"], stored_input["image_url"]) == ("Now with\na hat", URL)
-    several = await stored(house, await responded(client, [user("x", URL, URL)]))
+    several = await fetch_input(house, await create_response(client, [user("x", URL, URL)]))
     assert several["image_urls"] == [URL, URL]
     only = {"action": "generate"}
-    ignored = await stored(house, await responded(client, turns, tool=only))
+    ignored = await fetch_input(house, await create_response(client, turns, tool=only))
     assert "image_url" not in ignored
 
 
 async def test_the_image_of_the_previous_response_is_edited(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    first = (await responded(client, tool={"num_images": 2})).json()
-    second = await responded(
+    first = (await create_response(client, tool={"num_images": 2})).json()
+    second = await create_response(
         client, "in winter", tool={"model": SDXL}, previous_response_id=first["id"]
     )
-    stored_input = await stored(house, second)
+    stored_input = await fetch_input(house, second)
     assert second.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
     assert stored_input["prompt"] == "in winter"
     assert (await client.get(stored_input["image_url"])).content == b"image"
     assert second.json()["previous_response_id"] == first["id"]
     call = {"type": "image_generation_call", "id": first["output"][1]["id"]}
-    by_id = await stored(house, await responded(client, [user("x"), call, user("in winter")]))
+    by_id = await fetch_input(
+        house, await create_response(client, [user("x"), call, user("in winter")])
+    )
     assert by_id["image_url"] != stored_input["image_url"]
     assert by_id["prompt"] == "in winter"
 
@@ -121,11 +123,11 @@ async def test_the_image_of_the_previous_response_is_edited(
 async def test_who_waits_for_none_polls_the_response(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    begun = await responded(client, tool={"sleep_s": 0.3}, background=True)
+    begun = await create_response(client, tool={"sleep_s": 0.3}, background=True)
     assert begun.json()["status"] == "queued"
     assert begun.json()["output"] == []
     url = f"{RESPONSES}/{begun.json()['id']}"
-    early = await responded(client, previous_response_id=begun.json()["id"])
+    early = await create_response(client, previous_response_id=begun.json()["id"])
     assert early.status_code == 400
     assert (await client.get(url)).json()["status"] in ("queued", "in_progress")
     await house.queue.wait("default", begun.headers["x-request-id"], 10)
@@ -136,7 +138,7 @@ async def test_who_waits_for_none_polls_the_response(
 async def test_a_response_is_cancelled_and_then_deleted(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    begun = (await responded(client, tool={"sleep_s": 60}, background=True)).json()
+    begun = (await create_response(client, tool={"sleep_s": 60}, background=True)).json()
     url = f"{RESPONSES}/{begun['id']}"
     active = await client.delete(url)
     assert (active.status_code, active.json()["error"]["code"]) == (400, "request_active")
@@ -155,22 +157,22 @@ async def test_a_response_is_cancelled_and_then_deleted(
 
 
 async def test_a_response_that_has_ended_is_not_cancelled(client: httpx.AsyncClient) -> None:
-    created = (await responded(client)).json()
+    created = (await create_response(client)).json()
     assert (await client.post(f"{RESPONSES}/{created['id']}/cancel")).json() == created
 
 
 async def test_a_failure_is_an_error_or_the_end_of_its_stream(client: httpx.AsyncClient) -> None:
     orders = {"fail": "pipeline_failed", "message": "Boom."}
-    answer = await responded(client, tool=orders)
+    answer = await create_response(client, tool=orders)
     assert (answer.status_code, answer.json()["error"]["message"]) == (500, "Boom.")
     shown = (await client.get(f"{RESPONSES}/resp_{answer.headers['x-request-id']}")).json()
     error = {"code": "server_error", "message": "Boom."}
     assert (shown["status"], shown["error"], shown["output"]) == ("failed", error, [])
-    streamed = await responded(client, tool=orders, stream=True)
+    streamed = await create_response(client, tool=orders, stream=True)
     lines = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: ")]
     last = json.loads(lines[-1])
     assert (last["type"], last["response"]["error"]) == ("response.failed", error)
-    none = await responded(client, previous_response_id=shown["id"])
+    none = await create_response(client, previous_response_id=shown["id"])
     assert (none.status_code, none.json()["error"]["param"]) == (400, "previous_response_id")
 
 
@@ -179,7 +181,7 @@ async def test_a_request_that_made_no_image_is_no_response(client: httpx.AsyncCl
     assert submitted.status_code == 200, submitted.text
     name = f"resp_{submitted.headers['x-fal-request-id']}"
     assert (await client.get(f"{RESPONSES}/{name}")).status_code == 404
-    edited = await responded(client, previous_response_id=name)
+    edited = await create_response(client, previous_response_id=name)
     assert edited.status_code == 404
 
 
@@ -221,14 +223,14 @@ ITEM = {"type": "function_call_output", "output": "x"}
 async def test_what_is_not_about_images_is_refused_by_name(
     house: House, client: httpx.AsyncClient, body: dict[str, Any], param: str
 ) -> None:
-    answer = await responded(client, **body)
+    answer = await create_response(client, **body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
     assert house.replica.ran == []
 
 
 async def test_what_changes_nothing_about_images_is_taken(client: httpx.AsyncClient) -> None:
     more = {"parallel_tool_calls": False, "user": "me", "store": True, "temperature": None}
-    answer = await responded(client, tool_choice={"type": "image_generation"}, **more)
+    answer = await create_response(client, tool_choice={"type": "image_generation"}, **more)
     assert answer.status_code == 200, answer.text
 
 
@@ -240,5 +242,5 @@ async def test_only_requests_for_images_are_responses(client: httpx.AsyncClient)
             answer = await call
             assert answer.status_code == 404
             assert answer.json()["error"]["code"] == "request_not_found"
-        again = await responded(client, previous_response_id=response_id)
+        again = await create_response(client, previous_response_id=response_id)
         assert again.status_code == 404

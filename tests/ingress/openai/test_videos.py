@@ -26,7 +26,7 @@ from serve_app.ingress.openai.video_parameters import (
     size_text,
 )
 from serve_app.ingress.submission.model_lookup import EndpointFields
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import OTHERS, House, build_house
 
 VIDEOS = "/openai/v1/videos"
 
@@ -75,18 +75,18 @@ def fields(model: type[BaseModel]) -> EndpointFields:
     return EndpointFields(CatalogEntry(endpoint, schema, PROBE))
 
 
-def wanted(model: type[BaseModel], **given: Any) -> dict[str, Any]:
+def parse_input(model: type[BaseModel], **given: Any) -> dict[str, Any]:
     return input_of(VideoParameters.read({"prompt": "x"} | given), fields(model))
 
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(catalog=OTHERS) as house:
+    async with build_house(catalog=OTHERS) as house:
         yield house
 
 
 def test_seconds_and_size_become_what_the_endpoint_counts_in() -> None:
-    video_input = wanted(ByFrames, seconds="4", size="1280x720")
+    video_input = parse_input(ByFrames, seconds="4", size="1280x720")
     assert video_input == {
         "prompt": "x",
         "num_frames": 96,
@@ -97,11 +97,11 @@ def test_seconds_and_size_become_what_the_endpoint_counts_in() -> None:
         "4",
         "1280x720",
     )
-    assert wanted(ByFrames, seconds=2, frames_per_second=30)["num_frames"] == 60
-    assert wanted(ByFrames, size="720x1280")["aspect_ratio"] == "9:16"
-    assert wanted(ByDuration, seconds="10")["duration"] == "10"
-    assert wanted(ByPixels, size="640x480")["video_size"] == {"width": 640, "height": 480}
-    assert wanted(ByFrames) == {"prompt": "x"}
+    assert parse_input(ByFrames, seconds=2, frames_per_second=30)["num_frames"] == 60
+    assert parse_input(ByFrames, size="720x1280")["aspect_ratio"] == "9:16"
+    assert parse_input(ByDuration, seconds="10")["duration"] == "10"
+    assert parse_input(ByPixels, size="640x480")["video_size"] == {"width": 640, "height": 480}
+    assert parse_input(ByFrames) == {"prompt": "x"}
 
 
 def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
@@ -146,7 +146,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     model: type[BaseModel], given: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(InvalidInput, match=f"^{param}: "):
-        wanted(model, **given)
+        parse_input(model, **given)
 
 
 def test_lengths_and_sizes_that_an_input_does_not_say_are_left_out() -> None:
@@ -188,7 +188,7 @@ async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:
     )
     schema = PydanticSchema(Shape(ByFrames, ImagesOutput, None), endpoint)
     catalog = Catalog({"test/frames": CatalogEntry(endpoint, schema, PROBE)})
-    async with built(catalog=catalog) as house, house.client() as client:
+    async with build_house(catalog=catalog) as house, house.client() as client:
         body = {"prompt": "x", "model": "test/frames", "seconds": "12"}
         answer = await client.post(VIDEOS, json=body)
         error = answer.json()["error"]
@@ -211,7 +211,10 @@ async def test_a_video_has_the_model_that_was_named_and_a_header_its_endpoint(
     called: str, shown: str
 ) -> None:
     aliases = {"sora-*": "test/videos"}
-    async with built(catalog=OTHERS, model_aliases=aliases) as house, house.client() as client:
+    async with (
+        build_house(catalog=OTHERS, model_aliases=aliases) as house,
+        house.client() as client,
+    ):
         created = await client.post(VIDEOS, json={"prompt": "x", "model": called})
         again = await client.get(f"{VIDEOS}/{created.json()['id']}")
         prediction = await client.get(f"/replicate/v1/predictions/{created.json()['id']}")
@@ -222,11 +225,11 @@ async def test_a_video_has_the_model_that_was_named_and_a_header_its_endpoint(
 
 
 async def test_progress_is_shown_in_percent() -> None:
-    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, replica=False) as house, house.client() as client:
         body = {"prompt": "x", "model": "test/videos"}
         video = (await client.post(VIDEOS, json=body)).json()
         url, seen = f"{VIDEOS}/{video['id']}", [video]
-        lease_key = (await house.queue.ask(Ask("r1", "actor-1", "studio", 1))).leases[0].held
+        lease_key = (await house.queue.ask(Ask("r1", "actor-1", "studio", 1))).leases[0].key
         for progress in (
             Progress(Stage.LOADING, 1, 2),
             Progress(Stage.DENOISING, 20, 40),

@@ -32,7 +32,7 @@ DOCUMENT: ApiDocument = create_app().state.document
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return DOCUMENT.whole(CATALOG, ORIGIN)
+    return DOCUMENT.of_installation(CATALOG, ORIGIN)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_the_calls_about_a_request_are_described_once_for_each_app(
 
 @pytest.mark.long
 def test_what_is_not_served_and_what_is_a_demo_is_said() -> None:
-    paths = DOCUMENT.whole(load(None, demo=True, demo_dir=DEMO), ORIGIN)["paths"]
+    paths = DOCUMENT.of_installation(load(None, demo=True, demo_dir=DEMO), ORIGIN)["paths"]
     assert paths["/fal-ai/flux/schnell"]["post"]["x-darkroom-demo"] is True
     assert "no demo model" in paths["/fal-ai/qwen-image"]["post"]["x-darkroom-not-served"]
     assert "x-darkroom-not-served" not in paths["/fal-ai/flux/schnell"]["post"]
@@ -116,7 +116,7 @@ def test_what_is_not_served_and_what_is_a_demo_is_said() -> None:
 @pytest.mark.variants(3)
 @pytest.mark.parametrize("endpoint_id", [entry.endpoint.id for entry in CATALOG])
 def test_the_document_of_each_endpoint_is_valid(endpoint_id: str) -> None:
-    document = DOCUMENT.of_endpoint(CATALOG.listed(endpoint_id), ORIGIN)
+    document = DOCUMENT.of_endpoint(CATALOG.get_listed(endpoint_id), ORIGIN)
     validate(document, cls=OpenAPIV30SpecValidator)
     schemas = document["components"]["schemas"]
     for side in ("Input", "Output"):
@@ -132,7 +132,7 @@ def test_a_catalogue_of_ones_own_is_described_too(tmp_path: Path) -> None:
     ]
     path.write_text("endpoints:\n" + "".join(entries))
     catalog: Catalog = load(path, demo=True, demo_dir=tmp_path)
-    validate(DOCUMENT.whole(catalog, ORIGIN), cls=OpenAPIV30SpecValidator)
+    validate(DOCUMENT.of_installation(catalog, ORIGIN), cls=OpenAPIV30SpecValidator)
 
 
 @pytest.mark.parametrize("body", [{"prompt": "x"}, {"prompt": "x", "image_size": "square"}])
@@ -172,7 +172,7 @@ def test_schemas_are_put_into_the_dialect_of_3_0() -> None:
 
 async def test_it_is_served_to_anyone_with_a_key(house: House, client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json")
-    assert answer.json() == DOCUMENT.whole(house.services.catalog, ORIGIN)
+    assert answer.json() == DOCUMENT.of_installation(house.services.catalog, ORIGIN)
     async with house.client("no:key") as stranger:
         assert (await stranger.get("/openapi.json")).status_code == 401
 

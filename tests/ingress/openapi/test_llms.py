@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.catalog.catalog import CatalogEntry, load
 from serve_app.ingress.openapi.endpoint_text import endpoint_text, example
-from tests.ingress.house import CATALOG, DEMO, ORIGIN, OTHERS, built
+from tests.ingress.house import CATALOG, DEMO, ORIGIN, OTHERS, build_house
 
 ENTRIES = {each.endpoint.id: each for catalog in (CATALOG, OTHERS) for each in catalog}
 
@@ -52,7 +52,7 @@ BUILT_IN = load(None, demo=True, demo_dir=DEMO)
 
 
 async def test_without_a_key_it_has_the_built_in_endpoints_that_are_served() -> None:
-    async with built(catalog=BUILT_IN) as house, house.client() as client:
+    async with build_house(catalog=BUILT_IN) as house, house.client() as client:
         whole = await client.get("/llms.txt")
         del client.headers["Authorization"]
         assert (await client.get("/llms.txt")).text == whole.text
@@ -82,7 +82,7 @@ async def test_a_wrong_key_is_no_key_at_all(client: httpx.AsyncClient) -> None:
 
 
 async def test_an_operator_can_keep_the_descriptions_to_those_with_a_key() -> None:
-    async with built(catalog=BUILT_IN, public_descriptions=False) as house:
+    async with build_house(catalog=BUILT_IN, public_descriptions=False) as house:
         async with house.client() as client:
             assert (await client.get("/llms.txt")).status_code == 200
             del client.headers["Authorization"]
@@ -99,6 +99,6 @@ def test_notes_of_fields_are_sentences_and_demos_name_their_words(entry: Catalog
 
 
 def test_a_field_without_an_effect_says_so_once() -> None:
-    text = endpoint_text(BUILT_IN.listed("fal-ai/flux/schnell"), ORIGIN)
+    text = endpoint_text(BUILT_IN.get_listed("fal-ai/flux/schnell"), ORIGIN)
     field = text.partition("- **`enable_safety_checker`**")[2].partition("- **")[0]
     assert field.count("Has no effect here") + field.count("Refused unless") == 1

@@ -48,7 +48,7 @@ def answer() -> dict[str, Any]:
 
 
 def checker() -> OAS30Validator:
-    document = create_app().state.document.whole(CATALOG, ORIGIN)
+    document = create_app().state.document.of_installation(CATALOG, ORIGIN)
     return OAS30Validator(
         {**document["components"]["schemas"]["FalAiFluxSchnellOutput"], **document}
     )

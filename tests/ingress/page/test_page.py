@@ -14,10 +14,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.ingress.page.bundle import bundles_of, inlined
+from serve_app.ingress.page.bundle import bundles_of, inline_files
 from serve_app.ingress.page.routes import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy, version_of
 from serve_app.settings import Config
-from tests.ingress.house import ORIGIN, House, built
+from tests.ingress.house import ORIGIN, House, build_house
 
 FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
 NAMES = [path.relative_to(FOLDER).as_posix() for path in FILES]
@@ -144,11 +144,11 @@ async def test_a_page_has_its_styles_and_first_script_inside_and_allows_only_tho
 def test_a_file_that_would_end_its_element_is_not_put_into_a_page() -> None:
     page = '<script src="page/early.js"></script>'
     with pytest.raises(ValueError, match="contains </script"):
-        inlined(page, {"early.js": "'</SCRIPT>'"})
+        inline_files(page, {"early.js": "'</SCRIPT>'"})
 
 
 async def test_images_may_come_from_the_public_url() -> None:
-    async with built(public_url="https://art.example:8443/darkroom/") as house:
+    async with build_house(public_url="https://art.example:8443/darkroom/") as house:
         async with house.client() as client:
             rules = _rules((await client.get("/")).headers["content-security-policy"])
     assert rules["img-src"] == "'self' data: blob: https://art.example:8443"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import InvalidInput, TooLarge
 from serve_app.domain.outcome import Outcome
-from serve_app.ingress.realtime.codec import pack, rendered, unpack
+from serve_app.ingress.realtime.codec import pack, render_output, unpack
 from serve_app.ingress.realtime.messages import MessageInbox, ReceivedFrame
 
 LARGEST = 1 << 16
@@ -112,11 +112,11 @@ def test_images_go_into_the_output_in_place_of_their_names() -> None:
         "text": {"content": "YWJj", "content_type": "text/plain"},
     }
     outcome = Outcome(output, (artifact,))
-    rendering = rendered(outcome, {"k": b"abc"}, inline=False)
+    rendering = render_output(outcome, {"k": b"abc"}, inline=False)
     assert rendering["images"] == [{"content": b"abc", "content_type": "image/png", "width": 8}]
     assert rendering["more"]["content"] == b"abc", "families that write images as Base64"
     assert rendering["text"]["content"] == "YWJj"
-    (image,) = rendered(outcome, {"k": b"abc"}, inline=True)["images"]
+    (image,) = render_output(outcome, {"k": b"abc"}, inline=True)["images"]
     assert image["url"] == "data:image/png;base64,YWJj"
 
 

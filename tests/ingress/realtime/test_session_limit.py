@@ -15,16 +15,16 @@ from serve_app.ingress.services import session_limit
 from serve_app.ingress.services.session_limit import SessionCounts, max_sessions
 from serve_app.settings import Config, PoolConfig
 from tests.deployments.waiting import until
-from tests.ingress.house import House, built
-from tests.ingress.socket import connected
+from tests.ingress.house import House, build_house
+from tests.ingress.socket import connect
 
 
 async def test_one_more_session_than_the_limit_is_refused_until_another_ends() -> None:
-    async with built(max_sessions_per_tenant=1) as house:
-        async with connected(house) as first:
+    async with build_house(max_sessions_per_tenant=1) as house:
+        async with connect(house) as first:
             first.send(echo=1)
             assert (await first.hear())["echo"] == 1
-            async with connected(house) as second:
+            async with connect(house) as second:
                 refusal = await second.hear()
                 assert await second.end() == 1013
             assert refusal["type"] == "x-fal-error"
@@ -33,7 +33,7 @@ async def test_one_more_session_than_the_limit_is_refused_until_another_ends() -
             first.send(echo=2)  # it is not disturbed
             assert (await first.hear())["echo"] == 2
         await until(lambda: not house.services.session_counts._open)
-        async with connected(house) as third:
+        async with connect(house) as third:
             third.send(echo=3)
             assert (await third.hear())["echo"] == 3
 
@@ -41,7 +41,7 @@ async def test_one_more_session_than_the_limit_is_refused_until_another_ends() -
 @asynccontextmanager
 async def two_processes(most: int) -> AsyncGenerator[tuple[House, House]]:
     """Two ingress processes with one queue; sessions are only counted in common by the queue."""
-    async with built(max_sessions_per_tenant=most) as house:
+    async with build_house(max_sessions_per_tenant=most) as house:
         services = replace(house.services, session_counts=SessionCounts())
         app = create_app()
         app.state.services = services
@@ -52,10 +52,10 @@ async def test_the_limit_counts_the_sessions_at_all_ingress_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(session_limit, "RELEASE_S", 0.2)
-    async with two_processes(most=1) as (here, there), connected(here) as first:
+    async with two_processes(most=1) as (here, there), connect(here) as first:
         first.send(echo=1)
         assert (await first.hear())["echo"] == 1
-        async with connected(there) as second:
+        async with connect(there) as second:
             refusal = await second.hear()
             assert await second.end() == 1013
         assert refusal["error"] == "CONCURRENT_REQUESTS_LIMIT"
@@ -67,14 +67,14 @@ async def test_the_limit_counts_the_sessions_at_all_ingress_processes(
 async def test_a_session_that_was_just_closed_elsewhere_makes_room_for_the_next() -> None:
     async with two_processes(most=1) as (here, there):
         for house in (here, there, here):
-            async with connected(house) as client:
+            async with connect(house) as client:
                 client.send(echo=1)
                 assert (await client.hear())["echo"] == 1
 
 
 async def test_sessions_that_begin_at_once_at_several_processes_are_never_too_many() -> None:
     async with two_processes(most=1) as houses, AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(connected(houses[n % 2])) for n in range(4)]
+        clients = [await stack.enter_async_context(connect(houses[n % 2])) for n in range(4)]
         for client in clients:
             client.send(echo=1)
         heard = [await client.hear(within_s=60.0) for client in clients]

@@ -14,8 +14,8 @@ from serve_app.ingress.realtime import session
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.deployments.waiting import until
-from tests.ingress.house import House, built
-from tests.ingress.socket import connected
+from tests.ingress.house import House, build_house
+from tests.ingress.socket import connect
 
 
 async def sessions_of(house: House) -> list:
@@ -25,7 +25,7 @@ async def sessions_of(house: House) -> list:
 
 
 async def test_a_frame_is_answered_with_its_images_inside(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(artifacts=1, content="abc", echo="é", request_id="r-1")
         answer = await client.hear()
     (image,) = answer["images"]
@@ -36,7 +36,7 @@ async def test_a_frame_is_answered_with_its_images_inside(house: House) -> None:
 
 
 async def test_with_sync_mode_an_image_is_a_data_uri(house: House) -> None:
-    async with connected(house, "/run/test/probe/realtime") as client:
+    async with connect(house, "/run/test/probe/realtime") as client:
         client.send(artifacts=1, content="abc", sync_mode=True)
         (image,) = (await client.hear())["images"]
     assert base64.b64decode(image["url"].partition(",")[2]) == b"abc"
@@ -44,7 +44,7 @@ async def test_with_sync_mode_an_image_is_a_data_uri(house: House) -> None:
 
 
 async def test_bytes_in_a_frame_become_data_uris(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(echo=[b"\xff\xd8\xff image"], nothing=None)
         answer = await client.hear()
     assert answer["echo"][0].startswith("data:image/jpeg;base64,")
@@ -52,7 +52,7 @@ async def test_bytes_in_a_frame_become_data_uris(house: House) -> None:
 
 
 async def test_a_session_holds_one_lease_and_each_frame_has_a_usage_line(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         for number in range(3):
             client.send(echo=number)
             assert (await client.hear())["echo"] == number
@@ -68,8 +68,8 @@ async def test_a_session_holds_one_lease_and_each_frame_has_a_usage_line(house: 
 
 async def test_frames_are_billed_at_the_price_of_their_endpoint_to_the_key_of_the_session() -> None:
     price = {"unit": "request", "amount": "0.02", "currency": "EUR"}
-    async with built(prices={"test/probe": price}) as house:
-        async with connected(house) as client:
+    async with build_house(prices={"test/probe": price}) as house:
+        async with connect(house) as client:
             for number in range(3):
                 client.send(echo=number)
                 await client.hear()
@@ -101,8 +101,8 @@ async def test_a_wrong_frame_is_refused_in_a_sentence_and_the_session_goes_on(
     message: bytes, word: str
 ) -> None:
     async with (
-        built(max_frame_bytes=2048 if message[:1] == b"x" else 1 << 20) as house,
-        connected(house, "/fal-ai/flux/schnell/realtime") as client,
+        build_house(max_frame_bytes=2048 if message[:1] == b"x" else 1 << 20) as house,
+        connect(house, "/fal-ai/flux/schnell/realtime") as client,
     ):
         client.send_bytes(message)
         refusal = await client.hear()
@@ -113,7 +113,7 @@ async def test_a_wrong_frame_is_refused_in_a_sentence_and_the_session_goes_on(
 
 
 async def test_a_frame_neither_makes_drafts_nor_goes_on_from_one() -> None:
-    async with built() as house, connected(house, "/fal-ai/flux/schnell/realtime") as client:
+    async with build_house() as house, connect(house, "/fal-ai/flux/schnell/realtime") as client:
         for field, value in {"draft": {"count": 2}, "from_draft": "one"}.items():
             client.send(prompt="x", **{field: value})
             assert (await client.hear())["reason"].startswith(f"{field}: ")
@@ -122,13 +122,13 @@ async def test_a_frame_neither_makes_drafts_nor_goes_on_from_one() -> None:
 
 
 async def test_text_is_refused(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send_text('{"echo": 1}')
         assert "msgpack" in (await client.hear())["reason"]
 
 
 async def test_a_frame_that_fails_says_why_and_the_session_goes_on(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(fail="pipeline_failed", message="No paint.", request_id=7)
         failure = await client.hear()
         assert failure["error"] == "INTERNAL_SERVER_ERROR"
@@ -138,7 +138,7 @@ async def test_a_frame_that_fails_says_why_and_the_session_goes_on(house: House)
 
 
 async def test_frames_that_have_not_begun_give_way_to_newer_ones(house: House) -> None:
-    async with connected(house, max_buffering=1) as client:
+    async with connect(house, max_buffering=1) as client:
         client.send(echo=0)
         await client.hear()
         client.send(echo=1, sleep_s=0.3)
@@ -152,7 +152,7 @@ async def test_frames_that_have_not_begun_give_way_to_newer_ones(house: House) -
 
 
 async def test_without_max_buffering_frames_are_answered_in_their_order(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         for number in range(20):
             client.send(echo=number, sleep_s=0.01)
         assert [(await client.hear())["echo"] for _ in range(20)] == list(range(20))
@@ -160,13 +160,13 @@ async def test_without_max_buffering_frames_are_answered_in_their_order(house: H
 
 @pytest.mark.parametrize("given", ["61", "-1", "x"])
 async def test_a_wrong_max_buffering_is_refused(house: House, given: str) -> None:
-    async with connected(house, max_buffering=given) as client:
+    async with connect(house, max_buffering=given) as client:
         assert "max_buffering" in (await client.hear())["reason"]
         assert await client.end() == 1008
 
 
 async def test_a_limit_of_costs_is_refused_and_not_ignored(house: House) -> None:
-    async with connected(house, headers={"x-darkroom-max-cost": "1 EUR"}) as client:
+    async with connect(house, headers={"x-darkroom-max-cost": "1 EUR"}) as client:
         refusal = await client.hear()
         assert "The header X-Darkroom-Max-Cost is for requests" in refusal["reason"]
         assert await client.end() == 1008
@@ -174,7 +174,7 @@ async def test_a_limit_of_costs_is_refused_and_not_ignored(house: House) -> None
 
 
 async def test_a_session_to_which_nothing_comes_ends_cleanly() -> None:
-    async with built(realtime_idle_s=0.2) as house, connected(house) as client:
+    async with build_house(realtime_idle_s=0.2) as house, connect(house) as client:
         client.send(echo=1)
         await client.hear()
         assert await client.end() == 1000
@@ -184,7 +184,7 @@ async def test_a_session_to_which_nothing_comes_ends_cleanly() -> None:
 
 
 async def test_a_client_that_goes_away_gives_its_slot_back(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(sleep_s=60)
         await until(lambda: house.replica.drawn != [])
     (session,) = await sessions_of(house)
@@ -193,7 +193,7 @@ async def test_a_client_that_goes_away_gives_its_slot_back(house: House) -> None
 
 
 async def test_a_replica_that_dies_ends_its_sessions_with_the_reason(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(echo=1)
         await client.hear()
         await house.replica.aclose()
@@ -207,7 +207,7 @@ async def test_a_replica_that_dies_ends_its_sessions_with_the_reason(house: Hous
 
 
 async def test_cancelling_a_sessions_request_ends_it(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(echo=1)
         await client.hear()
         (session,) = await sessions_of(house)
@@ -217,7 +217,7 @@ async def test_cancelling_a_sessions_request_ends_it(house: House) -> None:
 
 
 async def test_a_session_ends_when_its_key_is_revoked(house: House) -> None:
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(echo=1)
         await client.hear()
         assert await house.keys.revoke(house.key.partition(":")[0])
@@ -233,7 +233,7 @@ async def test_a_session_ends_when_its_tenant_is_disabled(
     house: House, client: httpx.AsyncClient
 ) -> None:
     key = str(await house.keys.create("cat"))
-    async with connected(house, key=key) as opened:
+    async with connect(house, key=key) as opened:
         opened.send(echo=1)
         await opened.hear()
         answer = await client.put("/v1/tenants/cat/disable", json={})
@@ -249,8 +249,8 @@ async def test_a_session_ends_when_the_budget_for_its_frames_is_used_up(
     budget = BudgetConfig(amount=Decimal("0.05"), currency="EUR")
     limits = QueueLimits(tenants={"default": TenantLimits(budget=budget)})
     price = {"unit": "image", "amount": "0.02", "currency": "EUR"}
-    async with built(limits=limits, prices={"test/probe": price}) as house:
-        async with connected(house) as client:
+    async with build_house(limits=limits, prices={"test/probe": price}) as house:
+        async with connect(house) as client:
             client.send(echo=1)
             assert (await client.hear())["echo"] == 1
             with pytest.raises(TimeoutError):  # with the frame that may come, 0.04 are spent
@@ -263,10 +263,10 @@ async def test_a_session_ends_when_the_budget_for_its_frames_is_used_up(
 
 async def test_sessions_count_against_the_limits_of_their_tenant() -> None:
     limits = QueueLimits(max_running_per_tenant=1)
-    async with built(limits=limits) as house, connected(house) as first:
+    async with build_house(limits=limits) as house, connect(house) as first:
         first.send(echo=1)
         await first.hear()
-        async with connected(house) as second:
+        async with connect(house) as second:
             second.send(echo=2)
             with pytest.raises(TimeoutError):
                 await second.hear(within_s=0.3)
@@ -276,7 +276,7 @@ async def test_sessions_count_against_the_limits_of_their_tenant() -> None:
 
 async def test_a_session_for_which_there_is_no_room_is_refused() -> None:
     limits = QueueLimits(max_waiting=0)
-    async with built(limits=limits) as house, connected(house) as client:
+    async with build_house(limits=limits) as house, connect(house) as client:
         assert "waiting already" in (await client.hear())["reason"]
         assert await client.end() == 1013
 
@@ -284,7 +284,7 @@ async def test_a_session_for_which_there_is_no_room_is_refused() -> None:
 async def test_a_client_that_leaves_before_a_replica_is_there_is_not_waited_for(
     idle: House,
 ) -> None:
-    async with connected(idle) as client:
+    async with connect(idle) as client:
         client.send(echo=1)
         await until(lambda: len(idle.queue._rows) == 1)
     (session,) = await sessions_of(idle)
@@ -303,7 +303,7 @@ async def test_a_client_that_leaves_before_a_replica_is_there_is_not_waited_for(
 async def test_where_there_is_no_session_to_be_had_the_reason_is_said(
     house: House, path: str, word: str
 ) -> None:
-    async with connected(house, path) as client:
+    async with connect(house, path) as client:
         assert word in (await client.hear())["reason"]
         assert await client.end() == 1008
 
@@ -312,7 +312,7 @@ async def test_where_there_is_no_session_to_be_had_the_reason_is_said(
 async def test_without_a_good_key_the_client_is_asked_to_authenticate(
     house: House, key: str | None
 ) -> None:
-    async with connected(house, key=key) as client:
+    async with connect(house, key=key) as client:
         message = await client.hear()
         # The JavaScript client reads the first two, the Python client the third.
         assert (message["status"], message["error"], message["type"]) == (
@@ -327,10 +327,10 @@ async def test_a_token_opens_sessions_of_its_endpoints(
 ) -> None:
     answer = await client.post("/rest/tokens/", json={"allowed_apps": ["probe"]})
     token = answer.json()
-    async with connected(house, key=None, fal_jwt_token=token) as session:
+    async with connect(house, key=None, fal_jwt_token=token) as session:
         session.send(echo=1)
         assert (await session.hear())["echo"] == 1
-    async with connected(
+    async with connect(
         house, "/fal-ai/flux/schnell/realtime", key=None, fal_jwt_token=token
     ) as session:
         assert "does not allow" in (await session.hear())["reason"]
@@ -352,7 +352,7 @@ async def test_sessions_and_frames_are_counted(house: House) -> None:
     def count(name: str, **labels: str) -> float | None:
         return house.services.metrics.registry.get_sample_value(name, labels)
 
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(echo=1)
         await client.hear()
         client.send_bytes(b"")

@@ -17,8 +17,8 @@ from serve_app.domain.errors import InvalidInput, Unsupported
 from serve_app.ingress.replicate.inputs import MAX_RATIO, RENAMED, cog_context, translate
 from tests.ingress.house import DEMO, OTHERS
 
-FLUX, SDXL = OTHERS.listed("fal-ai/flux/schnell"), OTHERS.listed("fal-ai/fast-sdxl")
-OPEN = OTHERS.listed("test/images")
+FLUX, SDXL = OTHERS.get_listed("fal-ai/flux/schnell"), OTHERS.get_listed("fal-ai/fast-sdxl")
+OPEN = OTHERS.get_listed("test/images")
 BUILT_IN = load(None, demo=False, demo_dir=DEMO)
 
 
@@ -180,7 +180,7 @@ each."""
 def test_the_usual_input_of_a_model_is_taken_by_its_endpoint(
     name: str, given: dict[str, Any], part: dict[str, Any]
 ) -> None:
-    entry, fields = translate(BUILT_IN, BUILT_IN.listed(MODEL_ALIASES[name]), given)
+    entry, fields = translate(BUILT_IN, BUILT_IN.get_listed(MODEL_ALIASES[name]), given)
     checked, _ = entry.schema.validate(fields)
     assert {field: fields[field] for field in part} == part
     assert part.keys() <= checked.keys()
@@ -194,7 +194,7 @@ def test_a_field_that_is_about_an_image_is_ignored_without_one(image: dict[str, 
     checked, warnings = SDXL.schema.validate({"prompt": "x", "prompt_strength": 0.8})
     assert "strength" not in checked
     assert any("prompt_strength" in line for line in warnings)
-    own = OTHERS.listed("fal-ai/fast-sdxl/image-to-image")
+    own = OTHERS.get_listed("fal-ai/fast-sdxl/image-to-image")
     assert translate(OTHERS, own, model_input)[1]["strength"] == 0.8
     with pytest.raises(InvalidInput, match="mask: needs `image`"):
         translate(OTHERS, SDXL, {"prompt": "x", "mask": "https://example.org/mask.png", **image})

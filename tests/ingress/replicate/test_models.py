@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ingress.house import OTHERS, built
+from tests.ingress.house import OTHERS, build_house
 
 MODELS = "/replicate/v1/models"
 FLUX = "fal-ai/flux-schnell"
@@ -23,7 +23,7 @@ FLUX = "fal-ai/flux-schnell"
     ],
 )
 async def test_a_search_is_a_text_or_a_json_string(query: bytes, names: list[str]) -> None:
-    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, replica=False) as house, house.client() as client:
         kind = {"content-type": "text/plain"}
         answer = await client.request("QUERY", MODELS, content=query, headers=kind)
         model_names = [f"{model['owner']}/{model['name']}" for model in answer.json()["results"]]

@@ -13,7 +13,7 @@ from serve_app.domain.errors import DatabaseUnavailable, InvalidInput, StorageUn
 from serve_app.domain.request import Request
 from serve_app.ingress.replicate.headers import cancel_after_s
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import CATALOG, OTHERS, House, built
+from tests.ingress.house import CATALOG, OTHERS, House, build_house
 
 CREATE = "/replicate/v1/models/test/images/predictions"
 
@@ -26,17 +26,17 @@ def fail(monkeypatch: pytest.MonkeyPatch, house: House, *names: str) -> None:
         monkeypatch.setattr(house.queue, name, failing)
 
 
-async def created(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
+async def create_prediction(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
     return await client.post(CREATE, json={"input": {"prompt": "x"}}, headers=headers)
 
 
 async def test_a_prediction_whose_wait_fails_is_answered_with_its_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, replica=False) as house, house.client() as client:
         with monkeypatch.context() as broken:
             fail(broken, house, "wait")
-            answer = await created(client, prefer="wait=5")
+            answer = await create_prediction(client, prefer="wait=5")
         assert answer.status_code == 202, answer.text
         assert answer.json()["status"] == "starting"
         (listed,) = (await client.get("/replicate/v1/predictions")).json()["results"]
@@ -55,7 +55,10 @@ async def test_the_time_of_a_wait_begins_before_the_body_arrives(
         clock.advance(5)
         yield b'"input": {}}'
 
-    async with built(clock=clock, catalog=OTHERS, replica=False) as house, house.client() as client:
+    async with (
+        build_house(clock=clock, catalog=OTHERS, replica=False) as house,
+        house.client() as client,
+    ):
         waits: list[float] = []
 
         async def waited(tenant: str, request_id: str, timeout_s: float) -> Request:
@@ -71,8 +74,8 @@ async def test_the_time_of_a_wait_begins_before_the_body_arrives(
 
 
 async def test_the_version_of_a_prediction_is_the_one_that_was_asked_for() -> None:
-    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
-        version = OTHERS.listed("test/images").endpoint.digest
+    async with build_house(catalog=OTHERS, replica=False) as house, house.client() as client:
+        version = OTHERS.get_listed("test/images").endpoint.digest
         body = {"version": version, "input": {}}
         prediction = (await client.post("/replicate/v1/predictions", json=body)).json()
         assert prediction["version"] == version
@@ -98,9 +101,9 @@ async def test_the_version_of_a_prediction_is_the_one_that_was_asked_for() -> No
 async def test_the_model_of_a_prediction_is_the_one_that_was_asked_for(
     called: str, shown: str
 ) -> None:
-    version = OTHERS.listed("fal-ai/flux/schnell").endpoint.digest
+    version = OTHERS.get_listed("fal-ai/flux/schnell").endpoint.digest
     aliases = dict.fromkeys(("black-forest-labs/flux-schnell", "acme/*"), "fal-ai/flux/schnell")
-    building = built(catalog=OTHERS, replica=False, model_aliases=aliases)
+    building = build_house(catalog=OTHERS, replica=False, model_aliases=aliases)
     async with building as house, house.client() as client:
         body = {"version": called.format(version=version), "input": {"prompt": "x"}}
         prediction = (await client.post("/replicate/v1/predictions", json=body)).json()
@@ -113,26 +116,26 @@ async def test_the_model_of_a_prediction_is_the_one_that_was_asked_for(
 async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, replica=False) as house, house.client() as client:
         fail(monkeypatch, house, "lines")
-        answer = await created(client)
+        answer = await create_prediction(client)
         assert (answer.status_code, answer.json()["logs"]) == (201, "")
 
 
 async def test_a_prediction_whose_files_cannot_be_read_is_answered_with_its_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with built(catalog=OTHERS) as house, house.client() as client:
+    async with build_house(catalog=OTHERS) as house, house.client() as client:
         # To its own clients, Replicate's protocol gives files inside the answer over plain HTTP.
         own = {"user-agent": "replicate-python/1.0", "prefer": "wait=20", "idempotency-key": "one"}
-        done = await created(client, **own)
+        done = await create_prediction(client, **own)
         assert (done.status_code, done.json()["status"]) == (201, "succeeded")
         with monkeypatch.context() as broken:
             broken.setattr(house.storage, "away", StorageUnavailable("The storage is away."))
-            repeated = await created(client, **own)
+            repeated = await create_prediction(client, **own)
         assert (repeated.status_code, repeated.json()["status"]) == (202, "starting")
         assert repeated.json()["id"] == done.json()["id"]
-        assert (await created(client, **own)).json()["output"] == done.json()["output"]
+        assert (await create_prediction(client, **own)).json()["output"] == done.json()["output"]
 
 
 @pytest.mark.parametrize(
@@ -155,8 +158,11 @@ async def test_a_time_that_is_none_is_refused_with_its_header(given: str) -> Non
 
 async def test_the_shorter_deadline_counts_and_a_late_start_is_a_failure() -> None:
     clock = FakeClock()
-    async with built(clock=clock, catalog=OTHERS, replica=False) as house, house.client() as client:
-        wrong = await created(client, **{"cancel-after": "1s"})
+    async with (
+        build_house(clock=clock, catalog=OTHERS, replica=False) as house,
+        house.client() as client,
+    ):
+        wrong = await create_prediction(client, **{"cancel-after": "1s"})
         assert (wrong.status_code, "- Cancel-After: " in wrong.json()["detail"]) == (422, True)
         cases = [
             ({"cancel-after": "30s"}, 30, "canceled"),
@@ -164,7 +170,9 @@ async def test_the_shorter_deadline_counts_and_a_late_start_is_a_failure() -> No
             ({"cancel-after": "10s", "x-darkroom-deadline": "30"}, 10, "canceled"),
             ({"cancel-after": "30s", "x-fal-request-timeout": "10"}, 30, "failed"),
         ]
-        predictions = [(await created(client, **headers)).json() for headers, _, _ in cases]
+        predictions = [
+            (await create_prediction(client, **headers)).json() for headers, _, _ in cases
+        ]
         for prediction, (_, seconds, _) in zip(predictions, cases, strict=True):
             life = datetime.fromisoformat(prediction["deadline"]) - clock.now()
             assert life.total_seconds() == pytest.approx(seconds)

@@ -19,7 +19,7 @@ async def anonymous(house: House) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def created(client: httpx.AsyncClient) -> dict[str, str]:
+async def create_prediction(client: httpx.AsyncClient) -> dict[str, str]:
     """Addresses of a new prediction."""
     answer = await client.post(PREDICTIONS, json={"input": {"echo": 1}})
     assert answer.status_code == 201
@@ -29,7 +29,7 @@ async def created(client: httpx.AsyncClient) -> dict[str, str]:
 async def test_a_stream_is_read_by_its_address_alone(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
-    urls = await created(client)
+    urls = await create_prediction(client)
     answer = await anonymous.get(urls["stream"])
     assert answer.status_code == 200
     assert "event: done" in answer.text
@@ -40,7 +40,7 @@ async def test_a_stream_is_read_by_its_address_alone(
 async def test_the_token_shows_no_other_request_and_allows_no_other_call(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
-    first, second = await created(client), await created(client)
+    first, second = await create_prediction(client), await create_prediction(client)
     query = first["stream"].partition("?")[2]
     other = second["stream"].partition("?")[0]
     assert (await anonymous.get(f"{other}?{query}")).status_code == 401
@@ -66,6 +66,6 @@ async def test_the_token_ends_with_its_key(house: House, anonymous: httpx.AsyncC
 
 
 async def test_a_list_has_addresses_without_tokens(client: httpx.AsyncClient) -> None:
-    await created(client)
+    await create_prediction(client)
     page = (await client.get("/replicate/v1/predictions")).json()
     assert all(prediction["urls"]["stream"].endswith("/stream") for prediction in page["results"])

@@ -22,7 +22,7 @@ from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request, State
 from serve_app.ingress.replicate.prediction import renderer_of
 from serve_app.ingress.replicate.webhooks import EventBuilder
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import OTHERS, House, build_house
 from tests.webhooks.receiver import Receiver
 
 IMAGES = "test/images"
@@ -36,26 +36,26 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(
+    async with build_house(
         catalog=OTHERS, deliver=True, allow_private_webhooks=True, webhook_waits_s=(0.0,)
     ) as house:
         yield house
 
 
-async def delivered(client: httpx.AsyncClient, input: dict[str, Any], **body: Any) -> Any:
+async def predict_and_wait(client: httpx.AsyncClient, input: dict[str, Any], **body: Any) -> Any:
     """Prediction at present, once its webhook was called, without the token that webhooks lack."""
     response = await client.post(
         f"/replicate/v1/models/{IMAGES}/predictions", json={"input": input, **body}
     )
     assert response.status_code == 201, response.text
     request_id = response.json()["id"]
-    await settled(client, request_id)
+    await wait_until_delivered(client, request_id)
     now = (await client.get(f"/replicate/v1/predictions/{request_id}")).json()
     now["urls"]["stream"] = now["urls"]["stream"].partition("?")[0]
     return now
 
 
-async def settled(client: httpx.AsyncClient, request_id: str) -> None:
+async def wait_until_delivered(client: httpx.AsyncClient, request_id: str) -> None:
     async with asyncio.timeout(120):
         while True:
             sent = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
@@ -101,7 +101,7 @@ async def test_by_default_start_and_logs_come_before_the_end(
     house: House, receiver: Receiver
 ) -> None:
     async with house.client() as client:
-        now = await delivered(client, LONG, webhook=receiver.url())
+        now = await predict_and_wait(client, LONG, webhook=receiver.url())
     sent = sent_to(receiver)
     assert [event["status"] for event in sent] == ["processing"] * (len(sent) - 1) + ["succeeded"]
     assert sent[-1] == now
@@ -136,7 +136,7 @@ async def test_each_call_is_signed_and_has_an_id_of_its_own(
     house: House, receiver: Receiver
 ) -> None:
     async with house.client() as client:
-        await delivered(client, LONG, webhook=receiver.url())
+        await predict_and_wait(client, LONG, webhook=receiver.url())
         key = (await client.get("/replicate/v1/webhooks/default/secret")).json()["key"]
     for call in receiver.received:
         Webhooks.validate(
@@ -188,7 +188,7 @@ async def test_the_end_is_sent_as_the_prediction_that_one_would_ask_for(
     house: House, receiver: Receiver, orders: dict[str, Any]
 ) -> None:
     async with house.client() as client:
-        now = await delivered(
+        now = await predict_and_wait(
             client, orders, webhook=receiver.url("/hook"), webhook_events_filter=["completed"]
         )
     (received,) = receiver.received
@@ -201,7 +201,7 @@ async def test_the_clients_own_check_accepts_it_with_the_tenants_secret(
     house: House, receiver: Receiver
 ) -> None:
     async with house.client() as client:
-        await delivered(client, {}, webhook_completed=receiver.url())
+        await predict_and_wait(client, {}, webhook_completed=receiver.url())
         key = (await client.get("/replicate/v1/webhooks/default/secret")).json()["key"]
     (*_, received) = receiver.received
     secret = WebhookSigningSecret(key=key)
@@ -218,7 +218,7 @@ async def test_fals_webhooks_are_reported_as_fals(house: House, receiver: Receiv
         submitted = await client.post(
             f"/queue/{IMAGES}", params={"fal_webhook": receiver.url()}, json={"prompt": "x"}
         )
-        await settled(client, submitted.json()["request_id"])
+        await wait_until_delivered(client, submitted.json()["request_id"])
     assert json.loads(receiver.received[0].body)["status"] == "OK"
 
 

@@ -16,7 +16,7 @@ from serve_app.ingress.fal import requests
 from serve_app.ingress.http.body import MAX_VALUES
 from tests.deployments.waiting import until
 from tests.fakes.queue import FakeQueue
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 SUBMIT, RUN = "/queue/test/probe", "/run/test/probe"
 SHARE = CALLS // 2
@@ -55,7 +55,7 @@ async def test_beside_another_tenant_only_some_calls_are_worked_on_and_the_other
 ) -> None:
     async with (
         asyncio.timeout(PATIENCE_S),
-        built(replica=False) as house,
+        build_house(replica=False) as house,
         house.client() as mallory,
         house.client(house.other_key) as bob,
     ):
@@ -72,7 +72,7 @@ async def test_beside_another_tenant_only_some_calls_are_worked_on_and_the_other
 async def test_a_tenant_alone_has_all_its_calls_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         asyncio.timeout(PATIENCE_S),
-        built(replica=False) as house,
+        build_house(replica=False) as house,
         house.client() as client,
     ):
         slow = SlowStore(monkeypatch)
@@ -85,7 +85,7 @@ async def test_a_tenant_alone_has_all_its_calls_worked_on(monkeypatch: pytest.Mo
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     """Nothing that is queued here ever runs."""
-    async with built(replica=False) as ingress:
+    async with build_house(replica=False) as ingress:
         yield ingress
 
 
@@ -175,7 +175,10 @@ async def test_polls_that_are_held_back_hold_up_no_other_call_of_the_tenant(
 
 async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> None:
     content = b'{"echo":[' + b"0," * MAX_VALUES + b"0]}"
-    async with built(replica=False, max_body_bytes=16 << 20) as large, large.client() as client:
+    async with (
+        build_house(replica=False, max_body_bytes=16 << 20) as large,
+        large.client() as client,
+    ):
         answer = await client.post(SUBMIT, content=content)
     assert answer.status_code == 413
     assert "more than 1000000 values" in answer.json()["message"]
@@ -207,12 +210,12 @@ async def test_bodies_wait_for_memory_and_those_of_another_tenant_do_not(house: 
         memory = house.services.admission.bodies
         first = [send(mallory) for _ in range(5)]
         await until(lambda: begun == 5)
-        await until(lambda: memory.used == 2 * size)
+        await until(lambda: memory.used_bytes == 2 * size)
         second = send(bob)
-        await until(lambda: memory.used == 3 * size)
+        await until(lambda: memory.used_bytes == 3 * size)
         go_on.set()
         assert statuses(await asyncio.gather(*first, second)) == {200}
-        await until(lambda: memory.used == 0)
+        await until(lambda: memory.used_bytes == 0)
 
 
 async def test_memory_of_a_body_is_free_while_its_run_waits(house: House) -> None:
@@ -222,8 +225,8 @@ async def test_memory_of_a_body_is_free_while_its_run_waits(house: House) -> Non
 
     async with asyncio.timeout(PATIENCE_S), house.client() as client:
         run = asyncio.create_task(client.post(RUN, content=body()))
-        await until(lambda: house.queue.unfinished("test/probe") == 1)
-        await until(lambda: house.services.admission.bodies.used == 0)
+        await until(lambda: house.queue.count_unfinished("test/probe") == 1)
+        await until(lambda: house.services.admission.bodies.used_bytes == 0)
         assert not run.done()
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)

@@ -26,7 +26,7 @@ class Needed:
     def __init__(self, *keys: str) -> None:
         self.keys = frozenset(keys)
 
-    async def needed(self, keys: Sequence[str]) -> frozenset[str]:
+    async def needed_keys(self, keys: Sequence[str]) -> frozenset[str]:
         return self.keys & {*keys}
 
 

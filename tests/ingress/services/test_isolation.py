@@ -22,7 +22,7 @@ from serve_app.ingress.services import cpu_executor
 from serve_app.storage import blocking
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
-from tests.ingress.house import ORIGIN, built
+from tests.ingress.house import ORIGIN, build_house
 
 JOBS = 40  # more than any pool of the ingress has threads
 LOOK_UPS = 40  # more than asyncio's default executor has threads on any machine
@@ -68,7 +68,7 @@ async def test_slow_dns_of_one_tenant_delays_no_file_and_no_submit_of_another(
     key = "u/0190f5ab-0000-7000-8000-000000000000/a.png"
     await storage.put(key, "image/png", one_chunk(b"png"))
     async with (
-        built(replica=False, storage=storage) as house,
+        build_house(replica=False, storage=storage) as house,
         house.client() as ann,
         house.client(house.other_key) as bob,
     ):
@@ -145,7 +145,7 @@ async def test_slow_work_of_one_tenant_leaves_threads_to_another(
     storage = DirectoryStorage(tmp_path, b"k" * 32, ORIGIN, SystemClock(), 1 << 20)
     await storage.start()
     async with (
-        built(replica=False, storage=storage) as house,
+        build_house(replica=False, storage=storage) as house,
         house.client() as mallory,
         house.client(house.other_key) as bob,
     ):

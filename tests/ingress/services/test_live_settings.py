@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def kept(conninfo: str) -> AsyncIterator[PostgresLiveSettings]:
+async def settings_store(conninfo: str) -> AsyncIterator[PostgresLiveSettings]:
     database = Database(conninfo)
     await database.start()
     yield PostgresLiveSettings(database)
@@ -73,7 +73,7 @@ async def errors() -> AsyncIterator[asyncio.Queue[str]]:
     live_settings.log.removeHandler(handler)
 
 
-async def changed(settings: LiveSettings, file: Path, **arguments: Any) -> Config:
+async def apply_change(settings: LiveSettings, file: Path, **arguments: Any) -> Config:
     """What is applied after the file was changed."""
     applied: asyncio.Queue[Config] = asyncio.Queue()
     settings.start(NothingKept(), applied.put)
@@ -88,14 +88,14 @@ async def test_a_changed_limit_is_applied(file: Path) -> None:
     write(file, max_waiting=5)
     settings = LiveSettings(Config(gpus=0), file)
     assert (await settings.first(NothingKept())).queue.max_waiting == 5
-    assert (await changed(settings, file, max_waiting=6)).queue.max_waiting == 6
+    assert (await apply_change(settings, file, max_waiting=6)).queue.max_waiting == 6
 
 
 async def test_a_setting_that_left_the_file_has_its_value_without_it(file: Path) -> None:
     write(file, max_waiting=5, retention_days=3)
     settings = LiveSettings(Config(gpus=0, max_waiting=9), file)
     await settings.first(NothingKept())
-    config = await changed(settings, file, retention_days=3)
+    config = await apply_change(settings, file, retention_days=3)
     assert (config.queue.max_waiting, config.queue.retention_days) == (9, 3)
 
 
@@ -188,14 +188,14 @@ async def test_settings_that_the_database_kept_out_are_put_in_force_when_it_is_b
 
 
 async def test_a_start_with_a_broken_file_has_what_was_valid_last(
-    file: Path, kept: PostgresLiveSettings
+    file: Path, settings_store: PostgresLiveSettings
 ) -> None:
     tenants = {"a": {"max_running": 3}}
     write(file, tenant_limits=tenants, retention_days=3)
-    await LiveSettings(Config(gpus=0), file).first(kept)
+    await LiveSettings(Config(gpus=0), file).first(settings_store)
     replace(file, "applications: [")
     settings = LiveSettings(Config(gpus=0), file)
-    config = await settings.first(kept)
+    config = await settings.first(settings_store)
     assert settings.has_problem
     assert config.queue.retention_days == 3
     assert config.queue.tenant_limits["a"].max_running == 3
@@ -208,7 +208,7 @@ async def test_a_first_start_with_a_broken_file_fails(file: Path) -> None:
 
 
 async def test_an_unchanged_file_is_not_written_again(
-    kept: PostgresLiveSettings, conninfo: str
+    settings_store: PostgresLiveSettings, conninfo: str
 ) -> None:
     def version() -> str:
         with psycopg.connect(conninfo) as connection:
@@ -216,13 +216,13 @@ async def test_an_unchanged_file_is_not_written_again(
         assert row is not None
         return str(row[0])
 
-    await kept.keep({"max_waiting": 5})
+    await settings_store.keep({"max_waiting": 5})
     before = version()
-    await kept.keep({"max_waiting": 5})
+    await settings_store.keep({"max_waiting": 5})
     assert version() == before
-    await kept.keep({"max_waiting": 6})
+    await settings_store.keep({"max_waiting": 6})
     assert version() != before
-    assert await kept.read() == {"max_waiting": 6}
+    assert await settings_store.read() == {"max_waiting": 6}
 
 
 def test_bounds_of_a_pool_have_the_slots_of_its_class_of_gpu() -> None:

@@ -13,7 +13,7 @@ from serve_app.ingress.services.pool_changes import PoolChanges
 from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.settings import PoolConfig
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 from tests.queue.requests import TENANT, new
 
 ENDPOINT = "test/probe"
@@ -23,7 +23,7 @@ PROBES = PoolConfig(families=("probe",))
 
 @asynccontextmanager
 async def house(**pools: PoolConfig) -> AsyncGenerator[House]:
-    async with built(pools=pools, replica=False) as ingress:
+    async with build_house(pools=pools, replica=False) as ingress:
         yield ingress
 
 
@@ -36,7 +36,7 @@ def changes(
     return PoolChanges(house.services, HERE, those, gone_s)
 
 
-async def queued(house: House, pool: str, endpoint: str = ENDPOINT) -> str:
+async def submit_to_pool(house: House, pool: str, endpoint: str = ENDPOINT) -> str:
     return (await house.queue.submit(new(pool=pool, endpoint=endpoint))).id
 
 
@@ -46,7 +46,7 @@ async def pool_of(house: House, request_id: str) -> str:
 
 async def test_requests_of_a_pool_that_is_gone_go_to_the_one_that_has_their_family() -> None:
     async with house(probes=PROBES) as ingress:
-        request = await queued(ingress, "studio")
+        request = await submit_to_pool(ingress, "studio")
         await changes(ingress).look()
         assert await pool_of(ingress, request) == "probes"
 
@@ -54,7 +54,7 @@ async def test_requests_of_a_pool_that_is_gone_go_to_the_one_that_has_their_fami
 async def test_a_pool_that_takes_overflow_has_no_queue_any_more() -> None:
     more = PoolConfig(families=("probe",), overflow_of="probes")
     async with house(probes=PROBES, more=more) as ingress:
-        request = await queued(ingress, "more")
+        request = await submit_to_pool(ingress, "more")
         await changes(ingress, [(HERE, "more"), (HERE, "probes")]).look()
         assert await pool_of(ingress, request) == "probes"
 
@@ -72,7 +72,7 @@ async def test_requests_of_a_pool_that_is_there_stay(
     pool: str, led: Collection[tuple[str, str]]
 ) -> None:
     async with house(probes=PROBES, second=PROBES) as ingress:
-        request = await queued(ingress, pool)
+        request = await submit_to_pool(ingress, pool)
         await changes(ingress, led).look()
         assert await pool_of(ingress, request) == pool
 
@@ -80,7 +80,7 @@ async def test_requests_of_a_pool_that_is_there_stay(
 async def test_a_pool_that_comes_back_keeps_its_requests() -> None:
     async with house(probes=PROBES) as ingress:
         clock = ingress.services.clock = FakeClock()
-        request, moving = await queued(ingress, "studio"), changes(ingress, gone_s=60)
+        request, moving = await submit_to_pool(ingress, "studio"), changes(ingress, gone_s=60)
         await moving.look()
         clock.advance(59)
         ingress.services.pools = PoolMap({"probes": PROBES, "studio": PROBES})
@@ -99,8 +99,8 @@ async def test_requests_that_no_pool_runs_are_named_once_and_stay(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with house(probes=PROBES) as ingress:
-        unknown = await queued(ingress, "studio", "test/not-there")
-        other = await queued(ingress, "studio", "fal-ai/flux/schnell")
+        unknown = await submit_to_pool(ingress, "studio", "test/not-there")
+        other = await submit_to_pool(ingress, "studio", "fal-ai/flux/schnell")
         moving = changes(ingress)
         with caplog.at_level(logging.WARNING):
             for _ in range(2):

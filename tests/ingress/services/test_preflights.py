@@ -14,7 +14,7 @@ from serve_app.domain.preflight import Download, HubState, MachineFacts
 from serve_app.ingress.services.preflights import FRESH_S, WANTED_FRESH_S, Preflights
 from serve_app.tenants.scopes import API
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import DEMO, House, built
+from tests.ingress.house import DEMO, House, build_house
 
 SDXS, SCHNELL = "darkroom/sdxs", "fal-ai/flux/schnell"
 CATALOG = load(None, demo=True, demo_dir=DEMO, families=("flux", "generic"))
@@ -60,7 +60,7 @@ async def answer(house: House, key: str, endpoint: str = SDXS) -> dict[str, Any]
 async def test_operators_get_what_a_look_at_machine_and_hub_found(
     around: Surroundings, clock: FakeClock
 ) -> None:
-    async with built(catalog=CATALOG) as house:
+    async with build_house(catalog=CATALOG) as house:
         house.services.preflights = around.preflights(clock)
         preflight = await answer(house, house.key)
         assert (preflight["server"], preflight["fits"]) == ("real", True)
@@ -74,7 +74,7 @@ async def test_operators_get_what_a_look_at_machine_and_hub_found(
 async def test_others_get_what_the_entry_says_and_no_look_is_taken(
     around: Surroundings, clock: FakeClock
 ) -> None:
-    async with built(catalog=CATALOG) as house:
+    async with build_house(catalog=CATALOG) as house:
         house.services.preflights = around.preflights(clock)
         key = await house.services.identity.keys.create("other", scopes=frozenset({API}))
         preflight = await answer(house, str(key))
@@ -87,7 +87,7 @@ async def test_an_answer_is_kept_and_looked_for_again_sooner_while_weights_are_m
     around: Surroundings, clock: FakeClock
 ) -> None:
     preflights = around.preflights(clock)
-    entry = CATALOG.listed(SDXS)
+    entry = CATALOG.get_listed(SDXS)
 
     async def missing() -> int | None:
         (preflight,) = await preflights.of([entry], {}, lambda _: None, looks=True)
@@ -110,20 +110,20 @@ async def test_on_a_cluster_nobody_knows_the_disks_and_replicas_name_their_gpus(
     around: Surroundings, clock: FakeClock
 ) -> None:
     around.nodes = 3
-    entry = load(None, demo=False, demo_dir=DEMO).listed(SCHNELL)
+    entry = load(None, demo=False, demo_dir=DEMO).get_listed(SCHNELL)
     preflights = around.preflights(clock)
     (preflight,) = await preflights.of([entry], {}, lambda _: None, looks=True)
     assert preflight.fits is None
     assert (preflight.download.total_bytes, preflight.download.missing_bytes) == (SIZE, None)
     (preflight,) = await preflights.of([entry], {SCHNELL: 24 * 10**9}, lambda _: 0.52, looks=True)
     assert preflight.fits
-    assert preflight.said()["time"] == "0.52 s for each image, measured here"
+    assert preflight.sentences()["time"] == "0.52 s for each image, measured here"
 
 
 async def test_a_demo_s_time_is_not_the_real_model_s(
     around: Surroundings, clock: FakeClock
 ) -> None:
     (preflight,) = await around.preflights(clock).of(
-        [CATALOG.listed(SCHNELL)], {}, lambda _: 0.4, looks=True
+        [CATALOG.get_listed(SCHNELL)], {}, lambda _: 0.4, looks=True
     )
     assert preflight.needs.seconds is None

@@ -19,7 +19,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 from tests.queue.database import LONG_LEASES, conninfo, server
 
 __all__ = ["conninfo", "server"]
@@ -36,7 +36,7 @@ async def ingress_on(conninfo: str) -> AsyncGenerator[httpx.AsyncClient]:
     await database.start()
     queue = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "one")
     await queue.start()
-    async with built(replica=False) as house:
+    async with build_house(replica=False) as house:
         health = Health(Readiness({"database": database.check}, SystemClock()))
         house.app.state.services = replace(house.services, queue=queue, health=health)
         async with house.client() as client:
@@ -54,7 +54,7 @@ async def proxy(conninfo: str) -> AsyncGenerator[tuple[Proxy, str]]:
 
 
 @asynccontextmanager
-async def healed(between: Proxy) -> AsyncGenerator[None]:
+async def heal_at_end(between: Proxy) -> AsyncGenerator[None]:
     """Heal the proxy at the end, or what is closed then would wait for the server."""
     try:
         yield
@@ -76,7 +76,7 @@ async def until_status(
 
 
 @pytest.fixture
-def limited(conninfo: str) -> Iterator[str]:
+def limited_conninfo(conninfo: str) -> Iterator[str]:
     """Connection string of an ordinary role that may have four connections."""
     with psycopg.connect(conninfo, autocommit=True) as owner:
         owner.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'own' CONNECTION LIMIT {CONNECTIONS}")
@@ -110,11 +110,11 @@ async def take_all(owner: str, limited: str) -> list[psycopg.AsyncConnection]:
 
 
 async def test_without_a_free_connection_calls_are_refused_until_there_is_one(
-    conninfo: str, limited: str
+    conninfo: str, limited_conninfo: str
 ) -> None:
-    async with ingress_on(limited) as client:
+    async with ingress_on(limited_conninfo) as client:
         await until_status(client, "POST", "/queue/test/probe", 200)
-        connections = await take_all(conninfo, limited)
+        connections = await take_all(conninfo, limited_conninfo)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
@@ -136,7 +136,7 @@ async def test_an_ingress_whose_database_falls_silent_is_not_ready_until_it_answ
     proxy: tuple[Proxy, str],
 ) -> None:
     between, conninfo = proxy
-    async with ingress_on(conninfo) as client, healed(between):
+    async with ingress_on(conninfo) as client, heal_at_end(between):
         await until_status(client, "GET", "/readyz", 200)
         between.blackhole()
         refused = await until_status(client, "GET", "/readyz", 503)

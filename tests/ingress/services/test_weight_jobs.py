@@ -85,7 +85,7 @@ class Bench:
         self.token: str | None = "hf_tenants"
         self.catalog = CATALOG
 
-    async def uploaded(self) -> None:
+    async def upload_weights(self) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             yield CONTENT
 
@@ -119,14 +119,14 @@ class Bench:
     async def states(self, tenant: str) -> list[WeightState]:
         return [weights.state for weights in await self.book.page(tenant, 100)]
 
-    def left(self) -> list[Path]:
+    def leftover_files(self) -> list[Path]:
         return [path for path in (self.path / "weights-arriving").rglob("*") if path.is_file()]
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> Bench:
     bench = Bench(tmp_path)
-    await bench.uploaded()
+    await bench.upload_weights()
     return bench
 
 
@@ -138,19 +138,19 @@ async def test_checked_weights_are_stored_and_ready(bench: Bench) -> None:
     assert key.startswith("w/")
     assert await bench.storage.size(key) == len(CONTENT)
     assert ready.facts == {"token": "hf_tenants"}
-    assert bench.left() == []
+    assert bench.leftover_files() == []
 
 
 async def test_refused_weights_say_why_and_leave_nothing(bench: Bench) -> None:
     refused = await bench.run(REFUSES)
     assert (refused.state, refused.problem) == (WeightState.REFUSED, "It is a pickle.")
-    assert bench.left() == []
+    assert bench.leftover_files() == []
 
 
 async def test_a_process_that_dies_is_not_the_end_of_the_job(bench: Bench) -> None:
     job = await bench.run(DIES)
     assert job.state is WeightState.FETCHING  # until another process takes it
-    assert bench.left() == []
+    assert bench.leftover_files() == []
 
 
 async def test_weights_whose_check_dies_three_times_are_refused(bench: Bench) -> None:
@@ -174,10 +174,10 @@ async def test_files_of_a_killed_process_go_with_the_next_job_and_those_in_use_s
     other = os.open(arriving / "in-use", os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
     await bench.run(GOOD)
-    assert bench.left() == [arriving / "in-use" / "0"]
+    assert bench.leftover_files() == [arriving / "in-use" / "0"]
     os.close(other)
     await bench.jobs(GOOD).remove_abandoned()
-    assert bench.left() == []
+    assert bench.leftover_files() == []
 
 
 async def test_the_folder_of_a_job_under_way_is_no_abandoned_one(bench: Bench) -> None:
@@ -214,7 +214,7 @@ async def test_removed_weights_end_the_process(
 
     monkeypatch.setattr(bench.book, "report", report_and_remove)
     await bench.run_due(HANGS)
-    assert bench.left() == []
+    assert bench.leftover_files() == []
 
 
 async def test_a_file_that_was_deleted_meanwhile_is_named(bench: Bench) -> None:
@@ -232,11 +232,11 @@ async def test_a_base_that_is_gone_is_named(bench: Bench) -> None:
 
 async def test_files_above_the_quota_are_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_weights_bytes_per_tenant=len(CONTENT) - 1)
-    await bench.uploaded()
+    await bench.upload_weights()
     refused = await bench.run(GOOD)
     assert refused.state is WeightState.REFUSED
     assert "DELETE /v1/weights/{name}" in refused.problem
-    assert bench.left() == []
+    assert bench.leftover_files() == []
 
 
 class Refusing(FakeStorage):
@@ -262,7 +262,7 @@ async def test_a_job_waits_for_storage_however_often_it_is_tried(
 ) -> None:
     refusing(bench, error)
     assert (await bench.run(GOOD)).state is WeightState.WAITING
-    assert bench.left() == []
+    assert bench.leftover_files() == []
     monkeypatch.setattr(weight_jobs, "STORAGE_AGAIN_S", 0.0)
     refusing(bench, *[error] * 4)
     await bench.book.remove("house", "style", ME)
@@ -276,7 +276,7 @@ async def test_what_storage_says_of_a_file_that_it_does_not_take_is_the_reason(
     refused = await bench.run(GOOD)
     assert refused.state is WeightState.REFUSED
     assert refused.problem == "The artifact is larger than the bucket allows."
-    assert bench.left() == []
+    assert bench.leftover_files() == []
 
 
 async def test_the_job_has_no_secret_in_its_arguments(bench: Bench) -> None:
@@ -352,7 +352,7 @@ async def test_what_is_said_to_be_a_lora_is_fetched_no_further_than_a_lora_may_b
     tmp_path: Path,
 ) -> None:
     bench = Bench(tmp_path, max_adapter_bytes=1000)
-    await bench.uploaded()
+    await bench.upload_weights()
     await bench.add("house", "style", kind="lora")
     await bench.run_due(
         "import json, sys; limits = json.loads(sys.stdin.readline())['limits']; "

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.domain.errors import StorageFull
 from tests.ingress.fal.test_run import scope
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 
 class Client:
@@ -93,7 +93,7 @@ async def test_a_client_that_leaves_while_its_request_is_stored_gets_it_at_its_n
     how: str,
 ) -> None:
     room = HeldRoom()
-    async with built(replica=False, room=room.check) as house:
+    async with build_house(replica=False, room=room.check) as house:
         key = await replaying_key(house)
         client = Client()
         call = asyncio.create_task(client.submit(house, key))
@@ -111,7 +111,7 @@ async def test_a_client_that_leaves_while_its_request_is_stored_gets_it_at_its_n
 
 async def test_a_client_that_tries_again_before_its_request_is_stored_waits_for_that() -> None:
     room = HeldRoom()
-    async with built(replica=False, room=room.check) as house:
+    async with build_house(replica=False, room=room.check) as house:
         key = await replaying_key(house)
         first = asyncio.create_task(Client().submit(house, key))
         await room.storing.wait()
@@ -135,7 +135,7 @@ async def test_a_client_that_tries_again_where_nothing_could_be_stored_is_not_he
             refused.append(True)
             raise StorageFull("The disk is full.")
 
-    async with built(replica=False, room=room) as house:
+    async with build_house(replica=False, room=room) as house:
         key = await replaying_key(house)
         first = asyncio.create_task(Client().submit(house, key))
         await storing.wait()

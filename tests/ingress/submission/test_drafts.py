@@ -11,12 +11,12 @@ import pytest
 
 from serve_app.ingress.api import drafts
 from serve_app.ingress.submission.drafts import UNKNOWN
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 FLUX = "/fal-ai/flux/schnell"
 
 
-async def drafted(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+async def generate_drafts(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     """Output of a request with drafts."""
     body = {"prompt": "a dog", "seed": 7, "draft": {"count": 2}, **fields}
     answer = await client.post(f"/run{FLUX}", json=body)
@@ -24,7 +24,7 @@ async def drafted(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     return answer.json()
 
 
-async def refused(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+async def first_problem(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     """First problem of a request that is refused."""
     answer = await client.post(f"/run{FLUX}", json=body)
     assert answer.status_code == 422, answer.text
@@ -33,7 +33,7 @@ async def refused(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
 
 async def test_a_request_answers_with_previews_and_the_ids_of_its_drafts(house: House) -> None:
     async with house.client(house.weak_key) as client:
-        output = await drafted(client)
+        output = await generate_drafts(client)
         assert len(output["images"]) == 2
         for image in output["images"]:
             assert (await client.get(image["url"])).status_code == 200
@@ -57,8 +57,8 @@ async def test_a_key_for_some_endpoints_lists_their_drafts_however_many_others_a
     dev = "fal-ai/flux/dev"
     key = str(await house.keys.create("default", endpoints=("fal-ai/flux/s*",)))
     async with house.client() as client, house.client(key) as limited:
-        await drafted(client)
-        await drafted(client)
+        await generate_drafts(client)
+        await generate_drafts(client)
         newer = [*house.queue._rows.values()][-1]
         newer.request = replace(newer.request, endpoint=dev)
         of_all = (await client.get("/v1/drafts")).json()["drafts"]
@@ -77,7 +77,7 @@ async def test_a_key_for_some_endpoints_lists_their_drafts_however_many_others_a
 
 async def test_a_draft_has_no_public_url(house: House) -> None:
     async with house.client(house.weak_key) as client:
-        output = await drafted(client)
+        output = await generate_drafts(client)
         request_id = (await client.get("/v1/drafts")).json()["drafts"][0]["request_id"]
         shown = (await client.get(f"/v1/requests/{request_id}")).text
     keys = [key for key in house.storage.objects if key.startswith("d/")]
@@ -87,7 +87,7 @@ async def test_a_draft_has_no_public_url(house: House) -> None:
 
 async def test_a_request_goes_on_with_the_drafts_input_and_its_own_changes(house: House) -> None:
     async with house.client(house.weak_key) as client:
-        output = await drafted(client, image_size="square")
+        output = await generate_drafts(client, image_size="square")
         draft = output["drafts"][1]["id"]
         sent = await client.post(f"/queue{FLUX}", json={"from_draft": draft, "guidance_scale": 5})
         assert sent.status_code == 200, sent.text
@@ -105,7 +105,7 @@ async def test_a_request_goes_on_with_the_drafts_input_and_its_own_changes(house
 
 async def test_new_noise_gets_a_seed_that_the_request_shows(house: House) -> None:
     async with house.client(house.weak_key) as client:
-        draft = (await drafted(client))["drafts"][0]["id"]
+        draft = (await generate_drafts(client))["drafts"][0]["id"]
         sent = await client.post(f"/queue{FLUX}", json={"from_draft": draft, "new_noise": 0.4})
         stored = await house.queue.get("default", sent.json()["request_id"])
         assert isinstance(stored.input["noise_seed"], int)
@@ -115,17 +115,17 @@ async def test_an_unknown_draft_one_of_another_tenant_and_a_deleted_one_are_the_
     house: House,
 ) -> None:
     async with house.client(house.weak_key) as client, house.client(house.other_key) as other:
-        draft = (await drafted(client))["drafts"][0]["id"]
+        draft = (await generate_drafts(client))["drafts"][0]["id"]
         problems = [
-            await refused(client, from_draft="nothing"),
-            await refused(client, from_draft="ünknown"),
-            await refused(other, from_draft=draft, prompt="x"),
+            await first_problem(client, from_draft="nothing"),
+            await first_problem(client, from_draft="ünknown"),
+            await first_problem(other, from_draft=draft, prompt="x"),
         ]
         assert (await other.get(f"/v1/drafts/{draft}")).status_code == 404
         assert (await other.delete(f"/v1/drafts/{draft}")).status_code == 404
         assert (await client.delete(f"/v1/drafts/{draft}")).status_code == 204
         assert (await client.delete(f"/v1/drafts/{draft}")).status_code == 404
-        problems.append(await refused(client, from_draft=draft))
+        problems.append(await first_problem(client, from_draft=draft))
     for problem in problems:
         assert problem["loc"] == ["body", "from_draft"]
         assert problem["msg"] == UNKNOWN
@@ -133,22 +133,22 @@ async def test_an_unknown_draft_one_of_another_tenant_and_a_deleted_one_are_the_
 
 async def test_what_a_draft_has_decided_is_a_422_at_the_field(house: House) -> None:
     async with house.client(house.weak_key) as client:
-        draft = (await drafted(client))["drafts"][0]["id"]
+        draft = (await generate_drafts(client))["drafts"][0]["id"]
         for field, value in {"image_size": "square", "num_inference_steps": 2, "seed": 1}.items():
-            problem = await refused(client, from_draft=draft, **{field: value})
+            problem = await first_problem(client, from_draft=draft, **{field: value})
             assert problem["loc"] == ["body", field]
 
 
 async def test_a_draft_of_an_endpoint_that_was_changed_is_refused(house: House) -> None:
     async with house.client(house.weak_key) as client:
-        draft = (await drafted(client))["drafts"][0]["id"]
+        draft = (await generate_drafts(client))["drafts"][0]["id"]
         (row,) = house.queue._rows.values()
         row.endpoint_digest = "another"
-        problem = await refused(client, from_draft=draft)
+        problem = await first_problem(client, from_draft=draft)
         assert "was changed" in problem["msg"]
         row.endpoint_digest = house.services.catalog.get("fal-ai/flux/schnell").endpoint.digest
         row.request = replace(row.request, endpoint="fal-ai/flux/dev")
-        problem = await refused(client, from_draft=draft)
+        problem = await first_problem(client, from_draft=draft)
         assert "made by fal-ai/flux/dev" in problem["msg"]
 
 
@@ -163,24 +163,24 @@ async def test_a_request_that_keeps_no_input_makes_no_drafts(house: House) -> No
 
 async def test_the_bytes_of_a_tenants_drafts_are_limited() -> None:
     async with (
-        built(max_drafts_bytes_per_tenant=1) as house,
+        build_house(max_drafts_bytes_per_tenant=1) as house,
         house.client(house.weak_key) as client,
         house.client(house.other_key) as other,
     ):
-        draft = (await drafted(client))["drafts"][0]["id"]
+        draft = (await generate_drafts(client))["drafts"][0]["id"]
         full = await client.post(f"/run{FLUX}", json={"prompt": "x", "draft": {}})
         assert full.status_code == 507
         assert "DARKROOM_MAX_DRAFTS_BYTES_PER_TENANT" in full.text
         assert (await client.post(f"/run{FLUX}", json={"from_draft": draft})).status_code == 200
-        await drafted(other)
+        await generate_drafts(other)
         for old_draft in (await client.get("/v1/drafts")).json()["drafts"]:
             await client.delete(f"/v1/drafts/{old_draft['id']}")
-        await drafted(client)
+        await generate_drafts(client)
 
 
 async def test_drafts_of_unfinished_requests_count_towards_the_limit() -> None:
     async with (
-        built(replica=False, max_drafts_bytes_per_tenant=10 * 2**20) as house,
+        build_house(replica=False, max_drafts_bytes_per_tenant=10 * 2**20) as house,
         house.client(house.weak_key) as client,
         house.client(house.other_key) as other,
     ):
@@ -200,7 +200,7 @@ async def test_drafts_of_unfinished_requests_count_towards_the_limit() -> None:
 
 async def test_requests_for_drafts_that_are_submitted_at_once_do_not_pass_the_limit() -> None:
     async with (
-        built(replica=False, max_drafts_bytes_per_tenant=1) as house,
+        build_house(replica=False, max_drafts_bytes_per_tenant=1) as house,
         house.client(house.weak_key) as client,
     ):
         body = {"prompt": "x", "draft": {"count": 16}}
@@ -212,7 +212,7 @@ async def test_requests_for_drafts_that_are_submitted_at_once_do_not_pass_the_li
 
 async def test_a_repeat_is_answered_when_the_bytes_are_used_up() -> None:
     async with (
-        built(max_drafts_bytes_per_tenant=1) as house,
+        build_house(max_drafts_bytes_per_tenant=1) as house,
         house.client(house.weak_key) as client,
     ):
         body = {"prompt": "x", "seed": 1, "draft": {"count": 1}}
@@ -225,7 +225,7 @@ async def test_a_repeat_is_answered_when_the_bytes_are_used_up() -> None:
 
 
 async def test_equal_requests_make_drafts_of_their_own() -> None:
-    async with built() as house, house.client(house.weak_key) as client:
+    async with build_house() as house, house.client(house.weak_key) as client:
         headers = {"X-Darkroom-Cache": "allow"}
         ids: set[str] = set()
         for _ in range(2):

@@ -18,9 +18,9 @@ from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
 from serve_app.domain.request import Request
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.settings import PoolConfig
-from tests.ingress.house import MODELS, House, built
+from tests.ingress.house import MODELS, House, build_house
 from tests.ingress.replica import ScriptedReplica
-from tests.ingress.workflows.test_running import registered, steps_of, submitted
+from tests.ingress.workflows.test_running import register_workflow, steps_of, submit_request
 
 OWN, OTHER = "test/own", "test/other"
 PRICES = {
@@ -66,7 +66,7 @@ async def house_with(tmp_path: Path, *, replicas: bool = True, **more: Any) -> A
     flow = workflow_entry("default", "flow", definition_of(read(FLOW)), public=True, catalog=None)
     documented = catalog.with_private([flow]).of_tenant("default")
     options = {"catalog": catalog, "documented": documented, "prices": prices}
-    async with built(pools=POOLS, replica=False, **options) as house:
+    async with build_house(pools=POOLS, replica=False, **options) as house:
         scripted = [ScriptedReplica(house.queue, house.storage, pool) for pool in ("own", "hosted")]
         for replica in scripted if replicas else ():
             await replica.start()
@@ -77,7 +77,9 @@ async def house_with(tmp_path: Path, *, replicas: bool = True, **more: Any) -> A
                 await replica.aclose()
 
 
-async def ended(house: House, body: Any, headers: Any = None, path: str = OWN) -> dict[str, Any]:
+async def run_to_end(
+    house: House, body: Any, headers: Any = None, path: str = OWN
+) -> dict[str, Any]:
     """Status of a request after its end."""
     async with house.client() as client:
         answer = await client.post(f"/queue/{path}", json=body, headers=headers)
@@ -88,17 +90,17 @@ async def ended(house: House, body: Any, headers: Any = None, path: str = OWN) -
         return status.json()
 
 
-def logged(status: dict[str, Any]) -> str:
+def log_text(status: dict[str, Any]) -> str:
     return "\n".join(log["message"] for log in status["logs"])
 
 
-async def stored(house: House, status: dict[str, Any]) -> Request:
+async def fetch_request(house: House, status: dict[str, Any]) -> Request:
     return await house.queue.current("default", status["request_id"])
 
 
 async def test_status_result_and_list_say_where_a_request_ran(tmp_path: Path) -> None:
     async with house_with(tmp_path, errors=["pipeline_failed"]) as house:
-        status = await ended(house, {"fail": "pipeline_failed"})
+        status = await run_to_end(house, {"fail": "pipeline_failed"})
         request_id = status["request_id"]
         async with house.client() as client:
             result = await client.get(f"/queue/{OWN}/requests/{request_id}")
@@ -107,7 +109,7 @@ async def test_status_result_and_list_say_where_a_request_ran(tmp_path: Path) ->
     fallback = {"endpoint": OTHER, "reason": "pipeline_failed"}
     assert status["darkroom"]["fallback"] == fallback
     assert (status["status"], "It failed" in status["error"]) == ("COMPLETED", False)
-    assert f"It falls back to {OTHER} (pipeline_failed)." in logged(status)
+    assert f"It falls back to {OTHER} (pipeline_failed)." in log_text(status)
     assert result.headers["x-darkroom-endpoint"] == OTHER  # it failed there too
     assert [(request["endpoint_id"], request["fallback"]) for request in listed] == [
         (OWN, fallback)
@@ -135,8 +137,8 @@ async def test_a_request_that_waits_is_billed_where_it_ran(tmp_path: Path) -> No
 
 async def test_a_request_that_ran_at_its_own_endpoint_has_no_fallback(tmp_path: Path) -> None:
     async with house_with(tmp_path) as house:
-        status = await ended(house, {"echo": "hello"})
-        request = await stored(house, status)
+        status = await run_to_end(house, {"echo": "hello"})
+        request = await fetch_request(house, status)
     assert "fallback" not in status["darkroom"]
     assert (request.fell_back_to, request.fallback is not None) == ("", True)
 
@@ -144,8 +146,8 @@ async def test_a_request_that_ran_at_its_own_endpoint_has_no_fallback(tmp_path: 
 async def test_fals_header_disables_it(tmp_path: Path) -> None:
     async with house_with(tmp_path) as house:
         header = {"X-App-Fal-Disable-Fallback": "true"}
-        status = await ended(house, {"fail": "out_of_memory"}, header)
-        assert (await stored(house, status)).fallback is None
+        status = await run_to_end(house, {"fail": "out_of_memory"}, header)
+        assert (await fetch_request(house, status)).fallback is None
     assert status["error_type"]
     assert "fallback" not in status["darkroom"]
 
@@ -164,15 +166,15 @@ async def test_a_request_that_cannot_fall_back_says_why_in_its_log(
     tmp_path: Path, more: Any, headers: Any, words: str
 ) -> None:
     async with house_with(tmp_path, **more) as house:
-        status = await ended(house, {}, headers)
-    assert words in logged(status)
-    assert f"The request cannot fall back to {OTHER}: " in logged(status)
+        status = await run_to_end(house, {}, headers)
+    assert words in log_text(status)
+    assert f"The request cannot fall back to {OTHER}: " in log_text(status)
 
 
 async def test_low_priority_waits(tmp_path: Path) -> None:
     async with house_with(tmp_path) as house:
-        status = await ended(house, {}, {"X-Fal-Queue-Priority": "low"})
-        fallback = (await stored(house, status)).fallback
+        status = await run_to_end(house, {}, {"X-Fal-Queue-Priority": "low"})
+        fallback = (await fetch_request(house, status)).fallback
     assert fallback is not None
     assert fallback.max_wait_s is None
 
@@ -189,8 +191,8 @@ async def test_steps_stay_at_their_endpoints_if_their_workflow_may_not_cost_more
     tmp_path: Path, headers: dict[str, str], may_fall_back: bool
 ) -> None:
     async with house_with(tmp_path, replicas=False) as house:
-        endpoint = await registered(house, FLOW)
-        await submitted(house, endpoint, {}, headers)
+        endpoint = await register_workflow(house, FLOW)
+        await submit_request(house, endpoint, {}, headers)
         await WorkflowWorker(house.services).advance()
         (step,) = steps_of(house, OWN)
     assert (step.fallback is not None) == may_fall_back

@@ -13,8 +13,8 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.domain.errors import StorageFull
 from serve_app.domain.request import State
 from serve_app.ingress.submission.drafts import UNKNOWN
-from tests.ingress.fal.test_run import finished, scope, submitted
-from tests.ingress.house import House, built
+from tests.ingress.fal.test_run import final_state, scope, wait_for_request
+from tests.ingress.house import House, build_house
 from tests.ingress.openai.test_images import GENERATIONS
 
 KEY = {"Idempotency-Key": "order 66, image 1"}
@@ -96,7 +96,7 @@ async def test_what_was_accepted_is_found_when_nothing_new_is(idle: House) -> No
         if full:
             raise StorageFull("The disk is full.")
 
-    async with built(replica=False, room=room) as house, house.client() as client:
+    async with build_house(replica=False, room=room) as house, house.client() as client:
         first = await client.post(SUBMIT, json={}, headers=KEY)
         path = f"{SUBMIT}?fal_max_queue_length=1"
         assert (await client.post(path, json={})).status_code == 429
@@ -163,7 +163,7 @@ async def test_a_repeat_is_answered_when_its_endpoint_is_gone(
 ) -> None:
     first = await client.post(path, json={"echo": 1}, headers=KEY)
     assert first.status_code == 200
-    await finished(house, first.headers["x-fal-request-id"])
+    await final_state(house, first.headers["x-fal-request-id"])
     house.services.catalog.become(Catalog({}))
     again = await client.post(path, json={"echo": 1}, headers=KEY)
     assert again.status_code == 200, again.text
@@ -224,7 +224,7 @@ async def test_a_run_with_a_key_goes_on_without_its_client_and_is_found_by_the_k
     called = scope(house)
     called["headers"].append((b"idempotency-key", KEY["Idempotency-Key"].encode()))
     call = asyncio.create_task(house.app(called, receive, send))
-    request_id = await submitted(house)
+    request_id = await wait_for_request(house)
     if how == "hangs up":
         hung_up.set()
         await call
@@ -235,5 +235,5 @@ async def test_a_run_with_a_key_goes_on_without_its_client_and_is_found_by_the_k
         again = await client.post(RUN, json={"echo": 3, "sleep_s": 0.2}, headers=KEY)
     assert (again.status_code, again.json()["echo"]) == (200, 3)
     assert again.headers["x-fal-request-id"] == request_id
-    assert await finished(house, request_id) is State.SUCCEEDED
+    assert await final_state(house, request_id) is State.SUCCEEDED
     assert house.replica.ran == [request_id]

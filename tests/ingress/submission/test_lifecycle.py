@@ -14,7 +14,7 @@ from tests.ingress.house import House
 PROBE = "/queue/test/probe"
 
 
-async def submitted(
+async def submit_request(
     client: httpx.AsyncClient, value: Any, name: str = LIFECYCLE_HEADERS[1]
 ) -> httpx.Response:
     return await client.post(PROBE, json={"echo": 1}, headers={name: json.dumps(value)})
@@ -24,20 +24,20 @@ async def submitted(
 async def test_it_is_written_down_for_the_request(
     idle: House, idle_client: httpx.AsyncClient, name: str
 ) -> None:
-    answer = await submitted(idle_client, {"expiration_duration_seconds": 3600}, name)
+    answer = await submit_request(idle_client, {"expiration_duration_seconds": 3600}, name)
     assert answer.status_code == 200
     assert idle.lifecycles.kept_s == {answer.json()["request_id"]: 3600}
 
 
 async def test_without_a_time_nothing_is(idle: House, idle_client: httpx.AsyncClient) -> None:
     for value in ({}, {"expiration_duration_seconds": None}):
-        assert (await submitted(idle_client, value)).status_code == 200
+        assert (await submit_request(idle_client, value)).status_code == 200
     assert idle.lifecycles.kept_s == {}
 
 
 @pytest.mark.parametrize("value", [{"expiration_duration_seconds": 0}, {"other": 1}, [], "x"])
 async def test_one_that_is_wrong_is_named(idle_client: httpx.AsyncClient, value: Any) -> None:
-    answer = await submitted(idle_client, value)
+    answer = await submit_request(idle_client, value)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["header", LIFECYCLE_HEADERS[1]]
 

@@ -20,7 +20,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.chaos.proxy import Lose, Proxy, before_postgres, through
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 from tests.queue.database import LONG_LEASES, conninfo, server
 
 __all__ = ["conninfo", "server"]
@@ -48,7 +48,7 @@ async def queue(proxy: tuple[Proxy, str]) -> AsyncIterator[PostgresQueue]:
 
 @pytest.fixture
 async def house(queue: PostgresQueue) -> AsyncIterator[House]:
-    async with built(replica=False) as ingress:
+    async with build_house(replica=False) as ingress:
         ingress.app.state.services = replace(ingress.services, queue=queue)
         yield ingress
         await ingress.app.state.services.background.join()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.ingress.house import OTHERS, built
+from tests.ingress.house import OTHERS, build_house
 from tests.ingress.submission.test_quotas import DOORS, FLUX, PROBE
 from tests.ingress.workflows.test_running import POSTER, house_with
 
@@ -15,7 +15,9 @@ HEADER = "X-Darkroom-Max-Cost"
 MCP = {"accept": "application/json, text/event-stream"}
 
 
-def priced(unit: str, amount: float | str = "0.04", currency: str = "EUR") -> dict[str, Any]:
+def price_settings(
+    unit: str, amount: float | str = "0.04", currency: str = "EUR"
+) -> dict[str, Any]:
     price = {"unit": unit, "amount": amount, "currency": currency}
     return {"prices": {PROBE: price, FLUX: price}}
 
@@ -25,7 +27,7 @@ async def test_a_request_that_costs_more_than_it_may_is_refused_before_it_is_que
     door: str,
 ) -> None:
     path, body = DOORS[door]
-    async with built(**priced("request")) as house, house.client() as client:
+    async with build_house(**price_settings("request")) as house, house.client() as client:
         refused = await client.post(path, json=body, headers={HEADER: "0.03"})
         stored = await house.queue.page("default")
         allowed = await client.post(path, json=body, headers={HEADER: "0.04 EUR"})
@@ -38,21 +40,46 @@ async def test_a_request_that_costs_more_than_it_may_is_refused_before_it_is_que
 @pytest.mark.parametrize(
     ("settings", "body", "value", "sentence"),
     [
-        (priced("gpu_second"), {}, "9", "costs by the GPU second, which is counted while it runs"),
-        (priced("second"), {}, "9", "by the second, and the input does not say how many"),
-        (priced("second"), {"duration": "auto"}, "9", "by the second, and the input does not say"),
-        (priced("second"), {"duration": "8s"}, "0.31", "this request costs 0.32 EUR"),
-        (priced("megapixel"), {}, "9", "by the megapixel, and the input does not say the size"),
-        (priced("megapixel"), {"image_size": "auto"}, "9", "and the input does not say the size"),
-        (priced("request"), {}, "9 USD", "its price is in EUR. Give the amount in EUR"),
-        (priced("request"), {}, "cheap", "should be an amount, such as `0.05` or `0.05 EUR`"),
-        (priced("image"), {"num_images": 3}, "0.1", "this request costs 0.12 EUR"),
+        (
+            price_settings("gpu_second"),
+            {},
+            "9",
+            "costs by the GPU second, which is counted while it runs",
+        ),
+        (price_settings("second"), {}, "9", "by the second, and the input does not say how many"),
+        (
+            price_settings("second"),
+            {"duration": "auto"},
+            "9",
+            "by the second, and the input does not say",
+        ),
+        (price_settings("second"), {"duration": "8s"}, "0.31", "this request costs 0.32 EUR"),
+        (
+            price_settings("megapixel"),
+            {},
+            "9",
+            "by the megapixel, and the input does not say the size",
+        ),
+        (
+            price_settings("megapixel"),
+            {"image_size": "auto"},
+            "9",
+            "and the input does not say the size",
+        ),
+        (price_settings("request"), {}, "9 USD", "its price is in EUR. Give the amount in EUR"),
+        (
+            price_settings("request"),
+            {},
+            "cheap",
+            "should be an amount, such as `0.05` or `0.05 EUR`",
+        ),
+        (price_settings("image"), {"num_images": 3}, "0.1", "this request costs 0.12 EUR"),
     ],
 )
 async def test_a_cost_that_is_not_known_or_too_high_is_a_sentence(
     settings: dict[str, Any], body: dict[str, Any], value: str, sentence: str
 ) -> None:
-    async with built(**settings) as house, house.client() as client:
+    async with build_house(**settings) as house, house.client() as client:
         refused = await client.post(f"/queue/{PROBE}", json=body, headers={HEADER: value})
     assert refused.status_code == 422
     assert sentence in refused.text
@@ -62,24 +89,27 @@ async def test_a_cost_that_is_not_known_or_too_high_is_a_sentence(
     ("settings", "body", "value"),
     [
         ({}, {}, "0"),  # without a price it costs nothing
-        (priced("second"), {"duration": 5}, "0.2"),
-        (priced("megapixel"), {"image_size": {"width": 1024, "height": 2048}}, "0.08"),
-        (priced("image"), {"num_images": 3}, "0.12"),
+        (price_settings("second"), {"duration": 5}, "0.2"),
+        (price_settings("megapixel"), {"image_size": {"width": 1024, "height": 2048}}, "0.08"),
+        (price_settings("image"), {"num_images": 3}, "0.12"),
     ],
 )
 async def test_a_cost_that_the_input_tells_is_known(
     settings: dict[str, Any], body: dict[str, Any], value: str
 ) -> None:
-    async with built(**settings) as house, house.client() as client:
+    async with build_house(**settings) as house, house.client() as client:
         answer = await client.post(f"/queue/{PROBE}", json=body, headers={HEADER: value})
     assert answer.status_code == 200
 
 
 async def test_an_image_in_the_shape_of_another_costs_one_megapixel() -> None:
     redraw = "fal-ai/fast-sdxl/image-to-image"
-    price = priced("megapixel")["prices"][PROBE]
+    price = price_settings("megapixel")["prices"][PROBE]
     body = {"prompt": "x", "image_url": "https://example.org/cat.png", "image_size": "auto"}
-    async with built(catalog=OTHERS, prices={redraw: price}) as house, house.client() as client:
+    async with (
+        build_house(catalog=OTHERS, prices={redraw: price}) as house,
+        house.client() as client,
+    ):
         refused = await client.post(f"/queue/{redraw}", json=body, headers={HEADER: "0.03"})
         allowed = await client.post(f"/queue/{redraw}", json=body, headers={HEADER: "0.04"})
     assert (refused.status_code, allowed.status_code) == (422, 200)
@@ -171,13 +201,13 @@ async def test_drafts_cost_their_share_of_the_steps(
     draft: dict[str, Any], steps: int, value: str, sentence: str
 ) -> None:
     body = {"prompt": "a dog", "draft": draft, "num_inference_steps": steps}
-    async with built(**priced("image")) as house, house.client() as client:
+    async with build_house(**price_settings("image")) as house, house.client() as client:
         answer = await client.post(f"/queue/{FLUX}", json=body, headers={HEADER: value})
     assert (answer.status_code, sentence in answer.text) == (422 if sentence else 200, True)
 
 
 async def test_tools_of_mcp_have_the_limit_too() -> None:
-    async with built(**priced("request")) as house, house.client() as client:
+    async with build_house(**price_settings("request")) as house, house.client() as client:
         tool = {"name": "generate", "arguments": {"model": PROBE, "input": {}}}
         call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool}
         answer = await client.post("/mcp", json=call, headers=MCP | {HEADER: "0.01"})

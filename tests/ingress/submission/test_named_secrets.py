@@ -12,7 +12,7 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.executors.secrets import INSTALLATION
 from serve_app.resources.secrets import SECRETS
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import DEMO, House, built
+from tests.ingress.house import DEMO, House, build_house
 
 ME = Actor("key-1", "192.0.2.1")
 MODELS = """\
@@ -41,21 +41,21 @@ DOCUMENTED = MODELS.replace('"fal-ai/*"', PASSED).replace('"*"', PASSED)
 
 
 @pytest.fixture
-def documented(tmp_path: Path) -> Catalog:
+def documented_catalog(tmp_path: Path) -> Catalog:
     path = tmp_path / "documented.yaml"
     path.write_text(DOCUMENTED)
     return load(path, demo=True, demo_dir=DEMO)
 
 
 @pytest.fixture
-async def house(tmp_path: Path, documented: Catalog) -> AsyncIterator[House]:
+async def house(tmp_path: Path, documented_catalog: Catalog) -> AsyncIterator[House]:
     path = tmp_path / "models.yaml"
     path.write_text(MODELS)
-    async with built(models=path, documented=documented, replica=False) as house:
+    async with build_house(models=path, documented=documented_catalog, replica=False) as house:
         yield house
 
 
-async def submitted(house: House, endpoint: str) -> tuple[int, str]:
+async def submit_request(house: House, endpoint: str) -> tuple[int, str]:
     async with house.client() as client:
         answer = await client.post(f"/queue/{endpoint}", json={"prompt": "x"})
     return answer.status_code, answer.text
@@ -63,22 +63,22 @@ async def submitted(house: House, endpoint: str) -> tuple[int, str]:
 
 async def test_an_app_needs_the_secret_of_the_installation(house: House) -> None:
     await house.services.secrets.put("default", "HF_TOKEN", "a tenant's", ME)
-    status, text = await submitted(house, "test/app")
+    status, text = await submit_request(house, "test/app")
     assert status == 400
     assert "test/app needs the secret HF_TOKEN, which is not set." in text
     assert "`darkroom secrets set HF_TOKEN --installation`" in text
     await house.services.secrets.put(INSTALLATION, "HF_TOKEN", "ours", ME)
-    status, text = await submitted(house, "test/app")
+    status, text = await submit_request(house, "test/app")
     assert status == 200, text
 
 
 async def test_a_passed_endpoint_may_need_a_key_of_the_tenants_own(house: House) -> None:
     await house.services.secrets.put(INSTALLATION, "FAL_KEY", "ours", ME)
-    status, text = await submitted(house, PASSED)
+    status, text = await submit_request(house, PASSED)
     assert status == 400
     assert f"{PASSED} needs a key of your own in the secret FAL_KEY" in text
     await house.services.secrets.put("default", "FAL_KEY", "theirs", ME)
-    status, text = await submitted(house, PASSED)
+    status, text = await submit_request(house, PASSED)
     assert status == 200, text
 
 

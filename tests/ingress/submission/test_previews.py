@@ -6,7 +6,7 @@ import httpx
 
 from serve_app.domain.lease import Ask, LeaseKey, Report
 from serve_app.domain.progress import Preview, Progress, Stage
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 JPEG = b"\xff\xd8\xff an image"
 
@@ -20,7 +20,7 @@ class Maker:
 
     async def take(self) -> None:
         work = await self._queue.ask(Ask("r1", "actor-1", "studio", 1))
-        self.held = work.leases[0].held
+        self.held = work.leases[0].key
 
     async def report(
         self, step: int, stage: Stage = Stage.DENOISING, preview: Preview | None = None
@@ -34,7 +34,7 @@ class Maker:
         return self.held in reply.watched
 
 
-async def begun(
+async def begin_request(
     house: House, client: httpx.AsyncClient, **headers: str
 ) -> tuple[Maker, dict[str, str]]:
     answer = await client.post("/queue/test/probe", json={}, headers=headers)
@@ -49,7 +49,7 @@ async def ours(client: httpx.AsyncClient, submitted: dict[str, str]) -> dict[str
 
 
 async def test_asking_for_a_preview_makes_one(idle: House, idle_client: httpx.AsyncClient) -> None:
-    maker, submitted = await begun(idle, idle_client)
+    maker, submitted = await begin_request(idle, idle_client)
     await maker.report(1)
     url = str((await ours(idle_client, submitted))["preview"])
     assert url.endswith(f"/v1/requests/{submitted['request_id']}/preview")
@@ -69,7 +69,7 @@ async def test_asking_for_a_preview_makes_one(idle: House, idle_client: httpx.As
 async def test_a_new_preview_ends_the_hold_of_a_poll(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
-    maker, submitted = await begun(idle, idle_client)
+    maker, submitted = await begin_request(idle, idle_client)
     await maker.report(1)
     before = (await idle_client.get(submitted["status_url"])).json()
     await maker.report(1, preview=Preview(1, JPEG))
@@ -80,7 +80,7 @@ async def test_a_new_preview_ends_the_hold_of_a_poll(
 async def test_statuses_contain_the_rate_and_the_time_that_is_left(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
-    maker, submitted = await begun(idle, idle_client)
+    maker, submitted = await begin_request(idle, idle_client)
     await maker.report(2)
     status = await ours(idle_client, submitted)
     assert (status["rate"], status["left_s"]) == (2.0, 3.0)
@@ -91,14 +91,14 @@ async def test_statuses_contain_the_rate_and_the_time_that_is_left(
 async def test_there_is_no_address_before_there_can_be_something_to_see(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
-    maker, submitted = await begun(idle, idle_client)
+    maker, submitted = await begin_request(idle, idle_client)
     assert (await ours(idle_client, submitted))["preview"] is None
     await maker.report(0, Stage.LOADING)
     assert (await ours(idle_client, submitted))["preview"] is None
 
 
 async def test_another_tenant_sees_nothing(idle: House, idle_client: httpx.AsyncClient) -> None:
-    maker, submitted = await begun(idle, idle_client)
+    maker, submitted = await begin_request(idle, idle_client)
     await maker.report(1, preview=Preview(1, JPEG))
     url = f"/v1/requests/{submitted['request_id']}/preview"
     async with idle.client(idle.other_key) as other:
@@ -113,7 +113,7 @@ async def test_another_tenant_sees_nothing(idle: House, idle_client: httpx.Async
 async def test_a_request_can_be_submitted_without_previews(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
-    maker, submitted = await begun(idle, idle_client, **{"X-Darkroom-Preview": "0"})
+    maker, submitted = await begin_request(idle, idle_client, **{"X-Darkroom-Preview": "0"})
     await maker.report(1)
     assert (await ours(idle_client, submitted))["preview"] is None
     answer = await idle_client.get(f"/v1/requests/{submitted['request_id']}/preview")
@@ -123,8 +123,8 @@ async def test_a_request_can_be_submitted_without_previews(
 
 
 async def test_an_installation_can_do_without_previews() -> None:
-    async with built(replica=False, previews=False) as house, house.client() as client:
-        maker, submitted = await begun(house, client)
+    async with build_house(replica=False, previews=False) as house, house.client() as client:
+        maker, submitted = await begin_request(house, client)
         await maker.report(1)
         assert (await ours(client, submitted))["preview"] is None
         answer = await client.get(f"/v1/requests/{submitted['request_id']}/preview")

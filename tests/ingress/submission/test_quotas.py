@@ -12,8 +12,8 @@ from serve_app.domain.errors import BudgetExhausted, RateLimited
 from serve_app.ingress.realtime.messages import LATER, REFUSED, closing
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
-from tests.ingress.house import House, built
-from tests.ingress.socket import connected
+from tests.ingress.house import House, build_house
+from tests.ingress.socket import connect
 
 PROBE, FLUX = "test/probe", "fal-ai/flux/schnell"
 PRICES = {endpoint_id: {"unit": "request", "amount": 1} for endpoint_id in (PROBE, FLUX)}
@@ -30,24 +30,24 @@ def limits(**limits: Any) -> QueueLimits:
 
 
 @pytest.fixture
-async def rated() -> AsyncIterator[House]:
-    async with built(limits=limits(requests_per_minute=60, requests_burst=1)) as house:
+async def rate_limited_house() -> AsyncIterator[House]:
+    async with build_house(limits=limits(requests_per_minute=60, requests_burst=1)) as house:
         yield house
 
 
 @pytest.fixture
-async def budgeted() -> AsyncIterator[House]:
+async def budget_house() -> AsyncIterator[House]:
     budget = BudgetConfig(amount=Decimal(1))
-    async with built(limits=limits(budget=budget), prices=PRICES) as house:
+    async with build_house(limits=limits(budget=budget), prices=PRICES) as house:
         yield house
 
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_too_many_requests_are_a_429_that_says_when_to_come_back(
-    rated: House, door: str
+    rate_limited_house: House, door: str
 ) -> None:
     path, body = DOORS[door]
-    async with rated.client() as client:
+    async with rate_limited_house.client() as client:
         first = await client.post(path, json=body)
         refused = await client.post(path, json=body)
     assert (first.is_success, refused.status_code) == (True, 429)
@@ -59,9 +59,9 @@ async def test_too_many_requests_are_a_429_that_says_when_to_come_back(
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_an_exhausted_budget_is_a_403_with_fals_words(budgeted: House, door: str) -> None:
+async def test_an_exhausted_budget_is_a_403_with_fals_words(budget_house: House, door: str) -> None:
     path, body = DOORS[door]
-    async with budgeted.client() as client:
+    async with budget_house.client() as client:
         first = await client.post(path, json=body)
         refused = await client.post(path, json=body)
     assert (first.is_success, refused.status_code) == (True, 403)
@@ -79,7 +79,7 @@ async def test_the_answer_to_a_submit_says_what_is_left(door: str) -> None:
     tenant_limits = limits(
         requests_per_minute=60, requests_burst=3, budget=BudgetConfig(amount=Decimal(9))
     )
-    async with built(limits=tenant_limits, prices=PRICES) as house, house.client() as client:
+    async with build_house(limits=tenant_limits, prices=PRICES) as house, house.client() as client:
         first = await client.post(path, json=body)
         second = await client.post(path, json=body)
         other = await client.get("/v1/models")
@@ -97,8 +97,8 @@ async def test_the_answer_to_a_submit_says_what_is_left(door: str) -> None:
             assert name not in other.headers
 
 
-async def test_other_tenants_are_not_limited(rated: House) -> None:
-    async with rated.client(rated.other_key) as client:
+async def test_other_tenants_are_not_limited(rate_limited_house: House) -> None:
+    async with rate_limited_house.client(rate_limited_house.other_key) as client:
         for _ in range(3):
             assert (await client.post(f"/{PROBE}", json={})).status_code == 200
 
@@ -108,11 +108,11 @@ def test_a_realtime_session_is_refused_for_now_or_for_good() -> None:
     assert closing(BudgetExhausted("No.")).code == REFUSED
 
 
-async def test_frames_use_up_the_budget_and_then_no_session_begins(budgeted: House) -> None:
-    async with connected(budgeted) as client:
+async def test_frames_use_up_the_budget_and_then_no_session_begins(budget_house: House) -> None:
+    async with connect(budget_house) as client:
         client.send(echo=1)
         await client.hear()
-    async with connected(budgeted) as client:
+    async with connect(budget_house) as client:
         refusal = await client.hear()
         assert "Exhausted balance" in refusal["reason"]
         assert await client.end() == REFUSED

@@ -7,8 +7,8 @@ import pytest
 from serve_app.domain.media.safety import Blocklist, SafetyPolicy, SafetyRule
 from serve_app.domain.request import RequestFilter
 from tests.fakes.image_checkers import rule
-from tests.ingress.house import OTHERS, House, built
-from tests.ingress.socket import connected
+from tests.ingress.house import OTHERS, House, build_house
+from tests.ingress.socket import connect
 
 
 async def test_a_blocked_word_is_named_by_fals_type_of_error_and_nothing_is_queued(
@@ -41,7 +41,7 @@ async def test_a_blocked_word_is_named_by_fals_type_of_error_and_nothing_is_queu
 async def test_audio_that_would_be_withheld_is_refused_before_it_is_computed(action: str) -> None:
     body = {"prompt": "rain on a roof"}
     async with (
-        built(catalog=OTHERS, replica=False) as house,
+        build_house(catalog=OTHERS, replica=False) as house,
         house.client() as client,
         house.client(house.other_key) as other,
     ):
@@ -63,7 +63,7 @@ async def test_audio_that_would_be_withheld_is_refused_before_it_is_computed(act
 
 async def test_frames_of_a_session_are_under_the_rules_for_words(house: House) -> None:
     house.services.safety = SafetyPolicy((SafetyRule(words=Blocklist(["gore"])),))
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(prompt="gore")
         assert "gore" in str(await client.hear())
         client.send(prompt="a circle", echo=1)
@@ -73,7 +73,7 @@ async def test_frames_of_a_session_are_under_the_rules_for_words(house: House) -
 
 async def test_a_session_under_a_rule_for_files_draws_nothing(house: House) -> None:
     house.services.safety = SafetyPolicy((SafetyRule(outputs=rule("flag")),))
-    async with connected(house) as client:
+    async with connect(house) as client:
         client.send(prompt="a circle")
         assert "cannot be checked" in str(await client.hear())
     assert house.replica.drawn == []
@@ -100,7 +100,7 @@ async def test_a_result_says_whether_it_was_checked_and_what_was_billed(
 ) -> None:
     price = {"unit": "request", "amount": "0.02", "currency": "EUR"}
     prices = {"test/probe": price, "test/images": price}
-    async with built(catalog=OTHERS, prices=prices) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, prices=prices) as house, house.client() as client:
         answer = await client.post(path, json=body, headers={"prefer": "wait=20"})
         assert answer.is_success, answer.text
         assert answer.headers["x-darkroom-safety"] == "not-checked"

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog, load
 from tests.deployments.demos import CATALOG, WAN
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 
 STRICT: dict[str, Any] = {"mark_files": "required", "sign_files": "local"}
 
@@ -24,7 +24,10 @@ STRICT: dict[str, Any] = {"mark_files": "required", "sign_files": "local"}
     ],
 )
 async def test_the_policy_of_the_tenant_decides(settings: dict[str, Any], status: int) -> None:
-    async with built(catalog=CATALOG, replica=False, **settings) as house, house.client() as client:
+    async with (
+        build_house(catalog=CATALOG, replica=False, **settings) as house,
+        house.client() as client,
+    ):
         body = {"prompt": "x", "output_format": "webm"}
         answer = await client.post(f"/queue/{WAN}", json=body)
         assert answer.status_code == status, answer.text
@@ -56,7 +59,10 @@ def apps(tmp_path: Path) -> Catalog:
 
 
 async def test_a_format_that_an_app_is_asked_for_is_refused_before_it_runs(apps: Catalog) -> None:
-    async with built(catalog=apps, replica=False, **STRICT) as house, house.client() as client:
+    async with (
+        build_house(catalog=apps, replica=False, **STRICT) as house,
+        house.client() as client,
+    ):
         for named in ("webm", "audio/ogg"):
             answer = await client.post("/queue/apps/film", json={"output_format": named})
             assert answer.status_code == 422, answer.text

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from serve_app.telemetry.logs import JsonFormatter
-from tests.ingress.house import OTHERS, House, built
-from tests.ingress.socket import connected
+from tests.ingress.house import OTHERS, House, build_house
+from tests.ingress.socket import connect
 from tests.telemetry.collector import tracing_to_collector
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -36,7 +36,7 @@ def traces(house: House) -> list[str]:
 @pytest.mark.parametrize("way", WAYS)
 async def test_without_tracing_the_trace_of_the_client_goes_on(way: str) -> None:
     path, body = WAYS[way]
-    async with built(catalog=OTHERS) as house, house.client() as client:
+    async with build_house(catalog=OTHERS) as house, house.client() as client:
         answer = await client.post(path, json=body, headers=PARENT)
         assert answer.is_success
         assert traces(house) == [STORED]
@@ -53,7 +53,7 @@ async def test_without_a_trace_nothing_is_stored_or_answered(
 
 
 async def test_a_realtime_session_is_in_the_trace_of_its_handshake(house: House) -> None:
-    async with connected(house, headers=PARENT) as client:
+    async with connect(house, headers=PARENT) as client:
         client.send(prompt="a red circle")
         await client.hear()
         assert traces(house) == [STORED]
@@ -64,7 +64,7 @@ async def test_mcp_calls_are_in_the_trace_of_their_client() -> None:
     call = {"name": "generate", "arguments": {"model": "test/probe", "input": {}}}
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
     accept = {"accept": "application/json, text/event-stream"}
-    async with built(catalog=OTHERS) as house, house.client() as client:
+    async with build_house(catalog=OTHERS) as house, house.client() as client:
         await client.post("/mcp", json=body, headers={**PARENT, **accept})
         assert traces(house) == [STORED]
 
@@ -79,7 +79,7 @@ async def test_with_tracing_the_span_of_the_call_is_stored_and_answered(
         await client.get("/healthz", headers=PARENT)  # has none
         await traced.collector.until("POST fal.run")
     assert refused.status_code == 404
-    run, submit = map(traced.collector.named, ("POST fal.run", "POST fal.submit"))
+    run, submit = map(traced.collector.find_span, ("POST fal.run", "POST fal.submit"))
     assert traces(house) == [f"00-{TRACE}-{run.span_id}-01 a=1"]
     assert answer.headers["traceparent"] == f"00-{TRACE}-{run.span_id}-01"
     assert run.attributes == {

@@ -13,8 +13,8 @@ import pytest
 
 from serve_app.domain.request import RequestFilter
 from serve_app.ingress.submission.upload_policy import MAX_BYTES
-from tests.fakes.upload_policies import BUCKET, SIGNATURE, signed
-from tests.ingress.house import House, built
+from tests.fakes.upload_policies import BUCKET, SIGNATURE, sign_policy
+from tests.ingress.house import House, build_house
 
 NAME = "X-App-Fal-Upload-Policy"
 FLUX = "/run/fal-ai/flux/schnell"
@@ -29,7 +29,7 @@ async def names(host: str, port: int) -> Sequence[str]:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(names=names) as house:
+    async with build_house(names=names) as house:
         yield house
 
 
@@ -40,7 +40,7 @@ async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def headers(value: Any = None, **more: str) -> dict[str, str]:
-    return {NAME: json.dumps(signed() if value is None else value), **more}
+    return {NAME: json.dumps(sign_policy() if value is None else value), **more}
 
 
 async def test_results_name_the_files_in_the_bucket(
@@ -85,17 +85,17 @@ async def test_a_repeat_with_a_new_signature_is_the_same_request(
 ) -> None:
     again = {"Idempotency-Key": "once"}
     first = await client.post(FLUX, json={"prompt": "a"}, headers=headers(**again))
-    fresh = signed(valid_s=7200, **{"x-amz-signature": "beef" * 16})
+    fresh = sign_policy(valid_s=7200, **{"x-amz-signature": "beef" * 16})
     second = await client.post(FLUX, json={"prompt": "a"}, headers=headers(fresh, **again))
     assert second.json() == first.json()
     assert len(house.replica.ran) == 1
-    elsewhere = signed(key="elsewhere/${filename}", conditions=[])
+    elsewhere = sign_policy(key="elsewhere/${filename}", conditions=[])
     other = await client.post(FLUX, json={"prompt": "a"}, headers=headers(elsewhere, **again))
     assert other.status_code == 422
 
 
 def _without(name: str) -> Any:
-    value = signed()
+    value = sign_policy()
     del value["fields"][name]
     return value
 
@@ -108,26 +108,26 @@ def _without(name: str) -> Any:
         ({"url": BUCKET}, "an object `fields`"),
         ({"url": 1, "fields": {}}, "a text `url`"),
         (_without("key"), "should have ${filename}"),
-        (signed(key="out/image.png"), "should have ${filename}"),
-        (signed(key="../${filename}"), "`..`"),
+        (sign_policy(key="out/image.png"), "should have ${filename}"),
+        (sign_policy(key="../${filename}"), "`..`"),
         (_without("policy"), "fields.policy"),
-        (signed(policy="bm8="), "fields.policy"),
-        (signed(conditions=[["content-length-range", 0, math.inf]]), "fields.policy"),
-        (signed(conditions=[{"key": "out/${filename}"}]), "does not allow keys"),
-        (signed(conditions=[["starts-with", "$key", "in/"]]), "does not allow keys"),
-        (signed(Key="out/${filename}"), "at once"),
-        (signed(file="x"), "at once"),
-        (signed(acl="a\r\nb"), "invalid name or value"),
-        (signed(valid_s=-1), "expired"),
-        (signed(**{"Content-Type": "text/html"}), "does not allow files of image/"),
-        (signed() | {"url": "ftp://acme.example.com/"}, "https: URL"),
-        (signed() | {"url": "http://acme.example.com/"}, "https: URL"),
-        (signed() | {"url": f"{BUCKET}?a=b"}, "query"),
-        (signed() | {"url": "https://a:b@acme.example.com/"}, "credentials"),
-        (signed() | {"url": "https://acme.example.com/%2e%2e/b"}, "`..`"),
-        (signed() | {"url": "https://inside.example.com/"}, "private address"),
-        (signed() | {"url": "https://127.0.0.1/"}, "private address"),
-        (signed(key="${filename}" + "x" * MAX_BYTES), "at most"),
+        (sign_policy(policy="bm8="), "fields.policy"),
+        (sign_policy(conditions=[["content-length-range", 0, math.inf]]), "fields.policy"),
+        (sign_policy(conditions=[{"key": "out/${filename}"}]), "does not allow keys"),
+        (sign_policy(conditions=[["starts-with", "$key", "in/"]]), "does not allow keys"),
+        (sign_policy(Key="out/${filename}"), "at once"),
+        (sign_policy(file="x"), "at once"),
+        (sign_policy(acl="a\r\nb"), "invalid name or value"),
+        (sign_policy(valid_s=-1), "expired"),
+        (sign_policy(**{"Content-Type": "text/html"}), "does not allow files of image/"),
+        (sign_policy() | {"url": "ftp://acme.example.com/"}, "https: URL"),
+        (sign_policy() | {"url": "http://acme.example.com/"}, "https: URL"),
+        (sign_policy() | {"url": f"{BUCKET}?a=b"}, "query"),
+        (sign_policy() | {"url": "https://a:b@acme.example.com/"}, "credentials"),
+        (sign_policy() | {"url": "https://acme.example.com/%2e%2e/b"}, "`..`"),
+        (sign_policy() | {"url": "https://inside.example.com/"}, "private address"),
+        (sign_policy() | {"url": "https://127.0.0.1/"}, "private address"),
+        (sign_policy(key="${filename}" + "x" * MAX_BYTES), "at most"),
     ],
 )
 async def test_a_policy_that_cannot_be_used_is_refused_before_anything_is_queued(
@@ -164,8 +164,8 @@ async def test_what_contradicts_a_bucket_is_refused(
 
 
 async def test_a_bucket_at_a_private_address_is_allowed_by_the_operator() -> None:
-    async with built(names=names, allow_private_urls=True) as house, house.client() as client:
-        value = signed() | {"url": "http://inside.example.com/acme"}
+    async with build_house(names=names, allow_private_urls=True) as house, house.client() as client:
+        value = sign_policy() | {"url": "http://inside.example.com/acme"}
         answer = await client.post(FLUX, json={"prompt": "a"}, headers=headers(value))
         assert answer.status_code == 200, answer.text
         assert answer.json()["images"][0]["url"].startswith("http://inside.example.com/acme/out/")

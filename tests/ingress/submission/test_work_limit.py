@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.settings import PoolConfig
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 
 SCHNELL = """
 endpoints:
@@ -41,7 +41,10 @@ async def test_the_class_of_the_pools_gpus_decides(
 ) -> None:
     catalog = await asyncio.to_thread(of_schnell, tmp_path)
     pools = {"gpus": pool(accelerator)}
-    async with built(replica=False, pools=pools, catalog=catalog) as house, house.client() as http:
+    async with (
+        build_house(replica=False, pools=pools, catalog=catalog) as house,
+        house.client() as http,
+    ):
         answer = await http.post("/queue/fal-ai/flux/schnell", json=LARGE)
         assert answer.status_code == status
         if status == 422:

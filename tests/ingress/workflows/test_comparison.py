@@ -12,15 +12,15 @@ from serve_app.catalog.workflows.entry import definition_of, workflow_entry
 from serve_app.catalog.workflows.reader import read
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.workflows.worker import WorkflowWorker
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import OTHERS, House, build_house
 from tests.ingress.workflows.test_running import (
     IMAGES,
     PROBE,
-    ended,
-    registered,
+    register_workflow,
     result,
+    run_until_ended,
     status,
-    submitted,
+    submit_request,
 )
 
 BOTH: Mapping[str, Any] = {
@@ -41,25 +41,27 @@ PRICES = {
 }
 
 
-def documented() -> Catalog:
+def make_catalog() -> Catalog:
     definition = definition_of(read(BOTH))
     entry = workflow_entry("default", "both", definition, public=True, catalog=None)
     return OTHERS.with_private([entry]).of_tenant("default")
 
 
-DOCUMENTED = documented()
+DOCUMENTED = make_catalog()
 
 
-async def compared(house: House, given: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
-    endpoint = await registered(house, given)
-    request_id = await submitted(house, endpoint, body)
-    await ended(house, endpoint, request_id, WorkflowWorker(house.services))
+async def run_workflow(house: House, given: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
+    endpoint = await register_workflow(house, given)
+    request_id = await submit_request(house, endpoint, body)
+    await run_until_ended(house, endpoint, request_id, WorkflowWorker(house.services))
     return await status(house, endpoint, request_id), await result(house, endpoint, request_id)
 
 
 async def test_one_call_has_the_results_of_all_endpoints_side_by_side() -> None:
-    async with built(catalog=OTHERS, documented=DOCUMENTED, prices=PRICES) as house:
-        told, answer = await compared(house, BOTH, {"prompt": "a fox", "fail": "pipeline_failed"})
+    async with build_house(catalog=OTHERS, documented=DOCUMENTED, prices=PRICES) as house:
+        told, answer = await run_workflow(
+            house, BOTH, {"prompt": "a fox", "fail": "pipeline_failed"}
+        )
     assert told["darkroom"]["workflow"]["cost"] == [{"amount": "0.04", "currency": "EUR"}]
     images, probe = answer.json()["results"]["images"], answer.json()["results"]["probe"]
     assert (images["endpoint"], images["error"], images["cost"]) == (IMAGES, None, "0.04")
@@ -70,8 +72,8 @@ async def test_one_call_has_the_results_of_all_endpoints_side_by_side() -> None:
 
 
 async def test_a_comparison_of_which_all_fail_has_failed() -> None:
-    async with built(catalog=OTHERS, documented=DOCUMENTED) as house:
-        _, answer = await compared(house, BAD, {"prompt": "a fox", "fail": ""})
+    async with build_house(catalog=OTHERS, documented=DOCUMENTED) as house:
+        _, answer = await run_workflow(house, BAD, {"prompt": "a fox", "fail": ""})
     assert answer.status_code >= 400
     assert "No endpoint of the comparison succeeded." in answer.text
 
@@ -97,7 +99,7 @@ def test_a_mistake_is_named(change: Any, place: str, words: str) -> None:
 
 
 async def test_an_endpoint_that_is_not_there_is_named_before_anything_is_stored() -> None:
-    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, replica=False) as house, house.client() as client:
         comparison = {**BOTH, "compare": {"a": IMAGES, "b": "no/such"}}
         answer = await client.post("/v1/workflows", json=comparison)
     assert answer.status_code == 422

@@ -21,7 +21,7 @@ from serve_app.domain.request import Priority, Request, State
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import OTHERS, House, build_house
 from tests.ingress.openai.batches.test_worker import Killed, Mortal
 
 IMAGES, PROBE = "test/images", "test/probe"
@@ -53,7 +53,7 @@ POSTER: Mapping[str, Any] = {
 }
 
 
-def documented(*names: str) -> Catalog:
+def make_catalog(*names: str) -> Catalog:
     """Catalogue with these workflows, with which answers are compared."""
     definition = definition_of(read(POSTER))
     entries = [
@@ -62,11 +62,11 @@ def documented(*names: str) -> Catalog:
     return OTHERS.with_private(entries).of_tenant("default")
 
 
-DOCUMENTED = documented("poster", "flow")
+DOCUMENTED = make_catalog("poster", "flow")
 
 
 def house_with(**settings: Any) -> Any:
-    return built(catalog=OTHERS, documented=DOCUMENTED, **settings)
+    return build_house(catalog=OTHERS, documented=DOCUMENTED, **settings)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def idle() -> AsyncIterator[House]:
         yield house
 
 
-async def registered(house: House, given: Mapping[str, Any], key: str | None = None) -> str:
+async def register_workflow(house: House, given: Mapping[str, Any], key: str | None = None) -> str:
     """Id of the endpoint of a workflow, which is registered."""
     async with house.client(key or house.weak_key) as client:
         answer = await client.post("/v1/workflows", json=given)
@@ -94,7 +94,7 @@ def steps_form(steps: Mapping[str, Any], output: Mapping[str, Any], **more: Any)
     return {"name": "flow", "input": fields, "steps": steps, "output": output, **more}
 
 
-async def submitted(
+async def submit_request(
     house: House,
     endpoint: str,
     body: Mapping[str, Any],
@@ -113,7 +113,7 @@ async def status(house: House, endpoint: str, request_id: str, key: str | None =
         return (await client.get(url)).raise_for_status().json()
 
 
-async def ended(
+async def run_until_ended(
     house: House, endpoint: str, request_id: str, worker: WorkflowWorker | None = None
 ) -> Any:
     """Rounds until the request has ended; its last status."""
@@ -138,10 +138,10 @@ def steps_of(house: House, endpoint: str) -> Sequence[Request]:
 
 
 async def test_steps_run_one_after_the_other_and_files_are_passed_along(house: House) -> None:
-    endpoint = await registered(house, POSTER)
+    endpoint = await register_workflow(house, POSTER)
     assert endpoint == "workflows/default/poster"
-    request_id = await submitted(house, endpoint, {"idea": "a red circle"})
-    done = await ended(house, endpoint, request_id)
+    request_id = await submit_request(house, endpoint, {"idea": "a red circle"})
+    done = await run_until_ended(house, endpoint, request_id)
     assert (done["status"], done["darkroom"]["state"]) == ("COMPLETED", "succeeded")
     output = (await result(house, endpoint, request_id)).raise_for_status().json()
     assert output["picture"]["content_type"] == "image/png"
@@ -165,9 +165,9 @@ async def test_steps_run_one_after_the_other_and_files_are_passed_along(house: H
 async def test_a_workflow_costs_what_its_steps_cost_and_is_counted_once() -> None:
     prices = {IMAGES: {"unit": "image", "amount": 0.25, "currency": "EUR"}}
     async with house_with(prices=prices) as house:
-        endpoint = await registered(house, POSTER)
-        request_id = await submitted(house, endpoint, {"idea": "x"})
-        done = await ended(house, endpoint, request_id)
+        endpoint = await register_workflow(house, POSTER)
+        request_id = await submit_request(house, endpoint, {"idea": "x"})
+        done = await run_until_ended(house, endpoint, request_id)
         assert done["darkroom"]["workflow"]["cost"] == [{"amount": "0.50", "currency": "EUR"}]
         assert house.queue.ledger.cost("default") == 0.5
         own = [line for line in house.queue.ledger.lines if line.id == request_id]
@@ -209,16 +209,16 @@ async def test_a_step_runs_for_each_element_of_a_list(house: House) -> None:
         {"urls": "$each.*.echo.url", "second": "$each.1.echo.nth"},
         input={"count": {"type": "integer", "minimum": 0, "maximum": 4}},
     )
-    endpoint = await registered(house, form)
-    request_id = await submitted(house, endpoint, {"count": 3})
-    done = await ended(house, endpoint, request_id)
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {"count": 3})
+    done = await run_until_ended(house, endpoint, request_id)
     output = (await result(house, endpoint, request_id)).raise_for_status().json()
     assert len({*output["urls"]}) == 3
     assert output["second"] == 1
     listed = [step for step in done["darkroom"]["workflow"]["steps"] if step["node_id"] == "each"]
     assert [step["item"] for step in listed] == [0, 1, 2]
-    empty = await submitted(house, endpoint, {"count": 0})
-    await ended(house, endpoint, empty)
+    empty = await submit_request(house, endpoint, {"count": 0})
+    await run_until_ended(house, endpoint, empty)
     answer = await result(house, endpoint, empty)
     assert answer.json()["urls"] == []
 
@@ -240,11 +240,11 @@ async def test_a_step_whose_condition_is_false_is_skipped_with_those_that_need_i
         {"big": "$after.echo", "any": "$any.echo"},
         input={"size": {"type": "string"}},
     )
-    endpoint = await registered(house, form)
+    endpoint = await register_workflow(house, form)
     answers = []
     for size in ("big", "other"):
-        request_id = await submitted(house, endpoint, {"size": size})
-        done = await ended(house, endpoint, request_id)
+        request_id = await submit_request(house, endpoint, {"size": size})
+        done = await run_until_ended(house, endpoint, request_id)
         answers.append((await result(house, endpoint, request_id)).json())
     assert answers == [{"big": "large", "any": "large"}, {"big": None, "any": "small"}]
     states = {e["node_id"]: e["state"] for e in done["darkroom"]["workflow"]["steps"]}
@@ -261,9 +261,9 @@ async def test_a_failed_step_ends_the_workflow_and_cancels_the_others(house: Hou
         },
         {"x": "$slow.echo"},
     )
-    endpoint = await registered(house, form)
-    request_id = await submitted(house, endpoint, {})
-    done = await ended(house, endpoint, request_id)
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {})
+    done = await run_until_ended(house, endpoint, request_id)
     assert "The step `bad` (test/probe" in done["error"]
     assert "failed: No paint." in done["error"]
     answer = await result(house, endpoint, request_id)
@@ -284,9 +284,9 @@ async def test_a_step_that_its_endpoint_refuses_is_named(house: House) -> None:
         {"x": "$draw.images"},
         input={"size": {"type": "integer"}},
     )
-    endpoint = await registered(house, form)
-    request_id = await submitted(house, endpoint, {"size": 99})
-    done = await ended(house, endpoint, request_id)
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {"size": 99})
+    done = await run_until_ended(house, endpoint, request_id)
     assert "The step `draw`" in done["error"]
     assert "num_images" in done["error"]
 
@@ -303,8 +303,10 @@ async def test_a_step_whose_input_is_nested_too_deeply_is_refused(house: House) 
         for number in range(4)
     }
     form = steps_form(steps, {"x": "$s3.echo"}, input={"deep": {"type": "integer"}})
-    endpoint = await registered(house, form)
-    done = await ended(house, endpoint, await submitted(house, endpoint, {"deep": 1}))
+    endpoint = await register_workflow(house, form)
+    done = await run_until_ended(
+        house, endpoint, await submit_request(house, endpoint, {"deep": 1})
+    )
     assert "The step `s3`" in done["error"]
     assert "more than 100 lists and objects in each other" in done["error"]
 
@@ -317,9 +319,9 @@ async def test_a_reference_that_leads_nowhere_is_named(house: House) -> None:
         },
         {"x": "$next.echo"},
     )
-    endpoint = await registered(house, form)
-    request_id = await submitted(house, endpoint, {})
-    done = await ended(house, endpoint, request_id)
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {})
+    done = await run_until_ended(house, endpoint, request_id)
     assert done["error"] == (
         "The step `next` cannot start: input: `$draw.images.5.url`: the list has 1 elements."
     )
@@ -331,17 +333,17 @@ async def test_what_a_client_sends_never_becomes_a_file(house: House) -> None:
         {"it": "$input.it", "url": "$input.it.url", "said": "$say.echo.x"},
         input={"it": {}},
     )
-    endpoint = await registered(house, form)
+    endpoint = await register_workflow(house, form)
     stolen = {"artifact": "p/abc/r/1/1/secret.png", "x": {"artifact_url": "p/abc/r/1/1/s.png"}}
-    request_id = await submitted(house, endpoint, {"it": stolen})
-    await ended(house, endpoint, request_id)
+    request_id = await submit_request(house, endpoint, {"it": stolen})
+    await run_until_ended(house, endpoint, request_id)
     output = (await result(house, endpoint, request_id)).raise_for_status().json()
     assert "/files/" not in json.dumps(output)
 
 
 async def test_a_cancel_ends_the_steps_too(idle: House) -> None:
-    endpoint = await registered(idle, POSTER)
-    request_id = await submitted(idle, endpoint, {"idea": "x"})
+    endpoint = await register_workflow(idle, POSTER)
+    request_id = await submit_request(idle, endpoint, {"idea": "x"})
     worker = WorkflowWorker(idle.services)
     await worker.advance()
     (draw,) = steps_of(idle, IMAGES)
@@ -353,20 +355,20 @@ async def test_a_cancel_ends_the_steps_too(idle: House) -> None:
     async with idle.client(idle.weak_key) as client:
         url = f"/queue/{endpoint}/requests/{request_id}/cancel"
         assert (await client.put(url)).json() == {"status": "CANCELLATION_REQUESTED"}
-    done = await ended(idle, endpoint, request_id, worker)
+    done = await run_until_ended(idle, endpoint, request_id, worker)
     assert done["darkroom"]["state"] == "cancelled"
     assert idle.queue._rows[draw.id].request.state is State.CANCELLED
     assert len(steps_of(idle, PROBE)) == 0
 
 
 async def test_priority_deadline_and_lifetimes_are_those_of_the_steps_too(idle: House) -> None:
-    endpoint = await registered(idle, POSTER)
+    endpoint = await register_workflow(idle, POSTER)
     headers = {
         "X-Fal-Queue-Priority": "low",
         "X-Darkroom-Deadline": "3600",
         "X-Fal-Store-IO": "0",
     }
-    request_id = await submitted(idle, endpoint, {"idea": "x"}, headers)
+    request_id = await submit_request(idle, endpoint, {"idea": "x"}, headers)
     await WorkflowWorker(idle.services).advance()
     (draw,) = steps_of(idle, IMAGES)
     assert draw.priority is Priority.LOW
@@ -378,9 +380,9 @@ async def test_priority_deadline_and_lifetimes_are_those_of_the_steps_too(idle: 
 
 
 async def test_a_workflow_expires_with_its_steps(idle: House) -> None:
-    endpoint = await registered(idle, POSTER)
-    request_id = await submitted(idle, endpoint, {"idea": "x"}, {"X-Darkroom-Deadline": "0.2"})
-    done = await ended(idle, endpoint, request_id)
+    endpoint = await register_workflow(idle, POSTER)
+    request_id = await submit_request(idle, endpoint, {"idea": "x"}, {"X-Darkroom-Deadline": "0.2"})
+    done = await run_until_ended(idle, endpoint, request_id)
     assert done["darkroom"]["state"] == "expired"
     await WorkflowWorker(idle.services).tidy()
     assert all(step.state.final for step in steps_of(idle, IMAGES))
@@ -388,21 +390,21 @@ async def test_a_workflow_expires_with_its_steps(idle: House) -> None:
 
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_crash_at_any_call_runs_no_step_twice(house: House, after: bool) -> None:
-    endpoint = await registered(house, POSTER)
+    endpoint = await register_workflow(house, POSTER)
     dies_at = deaths = 0
     while True:
         dies_at += 1
         before = {step.id for step in (*steps_of(house, IMAGES), *steps_of(house, PROBE))}
-        request_id = await submitted(house, endpoint, {"idea": "x"})
+        request_id = await submit_request(house, endpoint, {"idea": "x"})
         calls: list[str] = []
         mortal = Mortal(house.queue, calls, dies_at, after=after)
         doomed = WorkflowWorker(replace(house.services, queue=mortal))
         doomed._book = _MortalBook(Mortal(house.queue.workflows.runs, calls, dies_at, after=after))
         try:
-            done = await ended(house, endpoint, request_id, doomed)
+            done = await run_until_ended(house, endpoint, request_id, doomed)
         except Killed:
             deaths += 1
-            done = await ended(house, endpoint, request_id)
+            done = await run_until_ended(house, endpoint, request_id)
         steps = (*steps_of(house, IMAGES), *steps_of(house, PROBE))
         what = f"died {'after' if after else 'before'} call {dies_at}, {calls[-1:]}"
         assert done["darkroom"]["state"] == "succeeded", what
@@ -418,11 +420,11 @@ class _MortalBook:
 
 
 async def test_two_workers_at_once_run_no_step_twice(house: House) -> None:
-    endpoint = await registered(house, POSTER)
-    ids = [await submitted(house, endpoint, {"idea": f"{n}"}) for n in range(8)]
+    endpoint = await register_workflow(house, POSTER)
+    ids = [await submit_request(house, endpoint, {"idea": f"{n}"}) for n in range(8)]
     workers = [WorkflowWorker(house.services) for _ in range(3)]
     for request_id in ids:
-        ends = (ended(house, endpoint, request_id, worker) for worker in workers)
+        ends = (run_until_ended(house, endpoint, request_id, worker) for worker in workers)
         states = {ending["darkroom"]["state"] for ending in await asyncio.gather(*ends)}
         assert states == {"succeeded"}
     assert len(steps_of(house, IMAGES)) == len(steps_of(house, PROBE)) == len(ids)
@@ -431,9 +433,9 @@ async def test_two_workers_at_once_run_no_step_twice(house: House) -> None:
 async def test_a_limit_of_one_running_request_is_enough() -> None:
     limits = QueueLimits(tenants={"default": TenantLimits(max_running=1)})
     async with house_with(limits=limits) as house:
-        endpoint = await registered(house, POSTER)
-        request_id = await submitted(house, endpoint, {"idea": "x"})
-        done = await ended(house, endpoint, request_id)
+        endpoint = await register_workflow(house, POSTER)
+        request_id = await submit_request(house, endpoint, {"idea": "x"})
+        done = await run_until_ended(house, endpoint, request_id)
         assert done["darkroom"]["state"] == "succeeded"
 
 
@@ -442,17 +444,17 @@ async def test_a_step_that_the_queue_has_no_room_for_waits() -> None:
         tenants={"default": TenantLimits(requests_per_minute=600, requests_burst=2)}
     )
     async with house_with(limits=limits) as house:
-        endpoint = await registered(house, POSTER)
-        request_id = await submitted(house, endpoint, {"idea": "x"})
-        done = await ended(house, endpoint, request_id)
+        endpoint = await register_workflow(house, POSTER)
+        request_id = await submit_request(house, endpoint, {"idea": "x"})
+        done = await run_until_ended(house, endpoint, request_id)
         assert done["darkroom"]["state"] == "succeeded"
 
 
 async def test_private_files_go_from_step_to_step() -> None:
     async with house_with(files="private") as house:
-        endpoint = await registered(house, POSTER)
-        request_id = await submitted(house, endpoint, {"idea": "x"})
-        await ended(house, endpoint, request_id)
+        endpoint = await register_workflow(house, POSTER)
+        request_id = await submit_request(house, endpoint, {"idea": "x"})
+        await run_until_ended(house, endpoint, request_id)
         output = (await result(house, endpoint, request_id)).raise_for_status().json()
         assert "/files/p/" in output["url"]
         async with house.client(house.weak_key) as client:
@@ -470,8 +472,8 @@ async def test_a_step_is_deleted_after_its_workflow_only_and_with_it(house: Hous
         },
         {"x": "$draw.images", "y": "$slow.echo"},
     )
-    endpoint = await registered(house, form)
-    request_id = await submitted(house, endpoint, {})
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {})
     worker = WorkflowWorker(house.services)
     while not steps_of(house, PROBE):
         await worker.advance()
@@ -481,35 +483,35 @@ async def test_a_step_is_deleted_after_its_workflow_only_and_with_it(house: Hous
         refused = await client.delete(f"/v1/requests/{draw.id}")
         assert "a step of the workflow request" in refused.json()["message"]
         await client.put(f"/queue/{endpoint}/requests/{request_id}/cancel")
-        await ended(house, endpoint, request_id, worker)
+        await run_until_ended(house, endpoint, request_id, worker)
         url = f"/v1/requests/{request_id}"
         assert (await client.delete(url)).is_success
         assert (await client.get(f"/v1/requests/{draw.id}")).status_code == 404
 
 
 async def test_a_request_whose_workflow_was_deleted_before_it_started_fails(house: House) -> None:
-    endpoint = await registered(house, POSTER)
-    request_id = await submitted(house, endpoint, {"idea": "x"})
+    endpoint = await register_workflow(house, POSTER)
+    request_id = await submit_request(house, endpoint, {"idea": "x"})
     async with house.client(house.weak_key) as client:
         (await client.delete("/v1/workflows/poster")).raise_for_status()
-    done = await ended(house, endpoint, request_id)
+    done = await run_until_ended(house, endpoint, request_id)
     assert done["error"].startswith("The workflow was deleted before the request started.")
 
 
 async def test_a_request_that_has_started_keeps_its_definition(house: House) -> None:
-    endpoint = await registered(house, POSTER)
-    request_id = await submitted(house, endpoint, {"idea": "x"})
+    endpoint = await register_workflow(house, POSTER)
+    request_id = await submit_request(house, endpoint, {"idea": "x"})
     worker = WorkflowWorker(house.services)
     await worker.advance()
     async with house.client(house.weak_key) as client:
         (await client.delete("/v1/workflows/poster")).raise_for_status()
-    done = await ended(house, endpoint, request_id, worker)
+    done = await run_until_ended(house, endpoint, request_id, worker)
     assert done["darkroom"]["state"] == "succeeded"
 
 
 async def test_a_public_workflow_runs_for_the_tenant_that_calls_it(house: House) -> None:
-    endpoint = await registered(house, {**POSTER, "public": True}, house.key)
-    request_id = await submitted(house, endpoint, {"idea": "x"}, key=house.other_key)
+    endpoint = await register_workflow(house, {**POSTER, "public": True}, house.key)
+    request_id = await submit_request(house, endpoint, {"idea": "x"}, key=house.other_key)
     worker = WorkflowWorker(house.services)
     while not house.queue._rows[request_id].request.state.final:
         await worker.advance()

@@ -30,7 +30,7 @@ from serve_app.postgres.shared_secret import shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.migrations import migrate, shipped
+from serve_app.queue.store.migrations import list_migrations, migrate
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
 from serve_app.queue.transactions.insert import LARGE_CHARACTERS
@@ -64,7 +64,7 @@ from tests.queue.data.stories import (
 )
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.dump import dump, temporary_server
-from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new_id, report
+from tests.queue.requests import POOL, TENANT, ask, failure, lease, make_finish, new_id, report
 
 FILE = Path(__file__).parent / "queue.sql"
 HEADER = """\
@@ -109,20 +109,20 @@ class Installation:
     async def run(self, name: str, *, replica: str = "r1", **changes: Any) -> LeaseKey:
         """Submit and lease."""
         request = await self.submit(name, **changes)
-        return await self.leased(name, replica=replica, pool=request.pool)
+        return await self.lease_request(name, replica=replica, pool=request.pool)
 
-    async def leased(self, name: str, *, replica: str = "r1", pool: str = POOL) -> LeaseKey:
-        lease_key = (await lease(self.queue, replica, pool)).held
+    async def lease_request(self, name: str, *, replica: str = "r1", pool: str = POOL) -> LeaseKey:
+        lease_key = (await lease(self.queue, replica, pool)).key
         assert lease_key.request_id == id_of(name), f"{name} is not next"
         return lease_key
 
     async def finish(self, held: LeaseKey, outcome: Outcome, replica: str = "r1") -> None:
-        await self.queue.finish(done(held, outcome, replica))
+        await self.queue.finish(make_finish(held, outcome, replica))
 
     async def succeed(self, name: str, **changes: Any) -> None:
         await self.finish(await self.run(name, **changes), image_of(id_of(name)))
 
-    async def claimed(self, name: str) -> ClaimedDelivery:
+    async def claim_delivery(self, name: str) -> ClaimedDelivery:
         (claimed,) = await self.outbox.claim({DeliveryChannel(TENANT, host(name)): 1})
         return claimed
 
@@ -180,7 +180,7 @@ async def make_ended(here: Installation) -> None:
     await here.until("follower", State.SUCCEEDED)
     died = failure(ReplicaDied.code, retryable=True)
     await here.finish(await here.run("failed", webhook=webhook("failed")), died)
-    await here.finish(await here.leased("failed"), failure())
+    await here.finish(await here.lease_request("failed"), failure())
     await here.submit("failed by hand")
     await here.queue.operations.fail(
         id_of("failed by hand"), Actor(KEY.id), "It blocks the others."
@@ -192,21 +192,21 @@ async def make_many_attempts(here: Installation) -> None:
     """All ways in which an attempt can end before the request does."""
     name = "many attempts"
     await here.finish(await here.run(name, webhook=webhook(name)), failure(retryable=True))
-    await here.queue.hand_back(await here.leased(name), "r1", "It drains.")
-    undone = await here.leased(name)
+    await here.queue.hand_back(await here.lease_request(name), "r1", "It drains.")
+    undone = await here.lease_request(name)
     await here.endings.end([AttemptEnd(undone, EndReason.UNDELIVERED, "The replica disconnected")])
-    await here.leased(name)
+    await here.lease_request(name)
     await here.queue.operations.requeue(id_of(name), Actor(KEY.id))
-    await here.leased(name, replica="stopped")
+    await here.lease_request(name, replica="stopped")
     here.liveness.stopped.add("actor-stopped")
     await here.until(name, State.QUEUED)
-    await here.leased(name, replica="dead")
+    await here.lease_request(name, replica="dead")
     here.liveness.buried.add("actor-dead")
     await here.until(name, State.QUEUED)
-    await here.leased(name, replica="cut off")
+    await here.lease_request(name, replica="cut off")
     here.liveness.cut_off.add("actor-cut off")
     await here.until(name, State.QUEUED)
-    await here.finish(await here.leased(name), image_of(id_of(name)))
+    await here.finish(await here.lease_request(name), image_of(id_of(name)))
 
 
 async def make_cancelled_and_expired(here: Installation) -> None:
@@ -214,7 +214,7 @@ async def make_cancelled_and_expired(here: Installation) -> None:
     await here.queue.cancel(TENANT, id_of("cancelled"))
     lease_key = await here.run("cancelled while it ran")
     await here.queue.cancel(TENANT, lease_key.request_id)
-    await here.finish(lease_key, messages.cancelled())
+    await here.finish(lease_key, messages.cancellation())
     await here.submit("expired", start_within_s=0.01)
     await here.until("expired", State.EXPIRED)
     lease_key = await here.run("expired while it ran", end_within_s=600.0)
@@ -243,16 +243,18 @@ async def make_webhooks(here: Installation) -> None:
     """One of each: delivered, tried, dead, claimed at this moment, sent again, never tried."""
     body = b'{"status": "OK"}'
     for name in ("succeeded", "follower"):
-        claimed = await here.claimed(name)
+        claimed = await here.claim_delivery(name)
         await here.outbox.keep_body(claimed, body)
-        await here.outbox.delivered(claimed, ReceiverResponse(0.12, 200))
+        await here.outbox.record_success(claimed, ReceiverResponse(0.12, 200))
     await here.outbox.redeliver(TENANT, id_of("follower"), Actor(KEY.id))
-    claimed = await here.claimed("many attempts")
+    claimed = await here.claim_delivery("many attempts")
     await here.outbox.keep_body(claimed, body)
-    await here.outbox.failed(claimed, ReceiverResponse(1.0, 503, "It answered 503."), 0.0)
-    claimed = await here.claimed("failed")
-    await here.outbox.failed(claimed, ReceiverResponse(30.0, None, "It did not answer."), None)
-    await here.claimed("cancelled")
+    await here.outbox.record_failure(claimed, ReceiverResponse(1.0, 503, "It answered 503."), 0.0)
+    claimed = await here.claim_delivery("failed")
+    await here.outbox.record_failure(
+        claimed, ReceiverResponse(30.0, None, "It did not answer."), None
+    )
+    await here.claim_delivery("cancelled")
 
 
 async def make_uploads(here: Installation) -> None:
@@ -330,7 +332,7 @@ async def make_queued(here: Installation) -> None:
         webhook=webhook("queued"),
     )
     await here.queue.submit(queued)
-    await here.queue.undelivered(queued, queued.id)
+    await here.queue.record_undelivered(queued, queued.id)
     await here.submit("with deadlines", start_within_s=3600, end_within_s=7200, previews=False)
     long = {"prompt": "with a large input", "image": "data:" + "A" * LARGE_CHARACTERS}
     await here.submit("with a large input", input=long)
@@ -384,7 +386,9 @@ async def fill(conninfo: str) -> None:
 
 
 async def main() -> None:
-    assert len(shipped()) == 1, "The dump is of the baseline, and there are later migrations."
+    assert len(list_migrations()) == 1, (
+        "The dump is of the baseline, and there are later migrations."
+    )
     async with temporary_server() as conninfo:
         await migrate(conninfo)
         await fill(conninfo)

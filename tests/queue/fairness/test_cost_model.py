@@ -14,7 +14,7 @@ from serve_app.queue.fairness.cost_model import DEFAULT_S, Fit, expected_s
 POSITIVE = st.floats(min_value=1e-3, max_value=1e4)
 
 
-def learned(*samples: tuple[float, float], fit: Fit | None = None) -> Fit:
+def learn(*samples: tuple[float, float], fit: Fit | None = None) -> Fit:
     fit = fit or Fit()
     for work, seconds in samples:
         fit = fit.learn(work, seconds)
@@ -22,37 +22,37 @@ def learned(*samples: tuple[float, float], fit: Fit | None = None) -> Fit:
 
 
 def test_one_request_says_what_one_of_twice_the_work_takes() -> None:
-    fit = learned((20.0, 2.0))
+    fit = learn((20.0, 2.0))
     assert fit.expect(20.0) == pytest.approx(2.0)
     assert fit.expect(40.0) == pytest.approx(4.0)
 
 
 def test_fixed_cost_is_distinguished_from_cost_by_work() -> None:
     works = [4.0, 20.0, 50.0, 28.0] * 15
-    fit = learned(*((work, 3.0 + 0.1 * work) for work in works))
+    fit = learn(*((work, 3.0 + 0.1 * work) for work in works))
     assert fit.expect(4.0) == pytest.approx(3.4, rel=0.1)
     assert fit.expect(50.0) == pytest.approx(8.0, rel=0.1)
 
 
 def test_a_first_request_that_loaded_weights_is_forgotten_soon() -> None:
-    fit = learned((20.0, 60.0), *[(20.0, 2.0)] * 6)
+    fit = learn((20.0, 60.0), *[(20.0, 2.0)] * 6)
     assert fit.expect(20.0) == pytest.approx(2.0, rel=0.25)
 
 
 def test_one_that_loaded_weights_among_many_hardly_counts() -> None:
-    fit = learned(*[(20.0, 2.0)] * 50, (20.0, 90.0))
+    fit = learn(*[(20.0, 2.0)] * 50, (20.0, 90.0))
     assert fit.expect(20.0) == pytest.approx(2.0, rel=0.1)
 
 
 def test_a_slower_machine_is_learned_within_some_dozens() -> None:
-    fit = learned(*[(20.0, 2.0)] * 50)
-    fit = learned(*[(20.0, 6.0)] * 80, fit=fit)
+    fit = learn(*[(20.0, 2.0)] * 50)
+    fit = learn(*[(20.0, 6.0)] * 80, fit=fit)
     assert fit.expect(20.0) == pytest.approx(6.0, rel=0.25)
 
 
 def test_noise_is_averaged() -> None:
     dice = random.Random(7)  # noqa: S311 nothing secret
-    fit = learned(*((20.0, 2.0 * dice.uniform(0.7, 1.3)) for _ in range(100)))
+    fit = learn(*((20.0, 2.0 * dice.uniform(0.7, 1.3)) for _ in range(100)))
     assert fit.expect(20.0) == pytest.approx(2.0, rel=0.1)
 
 
@@ -60,12 +60,12 @@ def test_noise_is_averaged() -> None:
 def test_what_is_expected_is_positive_and_more_work_never_takes_less(
     samples: list[tuple[float, float]], work: float
 ) -> None:
-    fit = learned(*samples)
+    fit = learn(*samples)
     assert 0 < fit.expect(work) <= fit.expect(2 * work) * (1 + 1e-9)
 
 
 def test_an_unknown_endpoint_is_expected_to_take_as_the_pool_s_others() -> None:
-    fits = {("a", "studio"): learned((1.0, 4.0)), ("b", "other"): learned((1.0, 90.0))}
+    fits = {("a", "studio"): learn((1.0, 4.0)), ("b", "other"): learn((1.0, 90.0))}
     assert expected_s(fits, "new", "studio", 1.0) == pytest.approx(4.0)
     assert expected_s(fits, "new", "nowhere", 1.0) == DEFAULT_S
 

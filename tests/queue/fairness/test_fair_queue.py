@@ -12,7 +12,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import Lanes
 from serve_app.settings import TenantLimits
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import POOL, TENANT, ask, done, lease, new
+from tests.queue.requests import POOL, TENANT, ask, lease, make_finish, new
 
 LANE = (POOL, TENANT)
 
@@ -38,11 +38,11 @@ async def test_a_submit_wakes_its_lane_and_the_sweeper_puts_it_to_sleep(
     await queue.submit(new())
     await becomes(database, {LANE: True})
     granted = await lease(queue)
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
     await becomes(database, {LANE: False})
     await queue.submit(new())
     await becomes(database, {LANE: True})
-    lease_key = (await queue.ask(ask(1))).leases[0].held
+    lease_key = (await queue.ask(ask(1))).leases[0].key
     await queue.hand_back(lease_key, "r1", "draining")
     await becomes(database, {LANE: True})
 
@@ -77,7 +77,7 @@ async def test_a_lane_that_went_with_a_deleted_tenant_is_there_for_the_next_of_i
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    await queue.finish(done((await lease(queue)).held))
+    await queue.finish(make_finish((await lease(queue)).key))
     await database.rows("DELETE FROM fair_lanes")
     request = await queue.submit(new())
     async with asyncio.timeout(120):

@@ -31,7 +31,7 @@ SELECT count(*) FROM (SELECT FROM fair_lanes FOR NO KEY UPDATE SKIP LOCKED) f
 """
 
 
-async def submitted(database: Database, offer: DirectLease | None = None) -> list[LeaseKey]:
+async def submit_requests(database: Database, offer: DirectLease | None = None) -> list[LeaseKey]:
     requests = [new(tenant=tenant) for tenant in (*TENANTS[12:], *TENANTS[:12])]
     rows = [NewRow(request, EncodedInput(request.input), offer) for request in requests]
     results = [
@@ -41,11 +41,11 @@ async def submitted(database: Database, offer: DirectLease | None = None) -> lis
 
 
 async def insert(database: Database) -> Callable[[], Awaitable[object]]:
-    return lambda: submitted(database)
+    return lambda: submit_requests(database)
 
 
 async def end_attempts(database: Database) -> Callable[[], Awaitable[object]]:
-    lease_keys = await submitted(database, DirectLease("r1", "a1"))
+    lease_keys = await submit_requests(database, DirectLease("r1", "a1"))
     ends = [
         AttemptEnd(lease_key, EndReason.UNDELIVERED, "It was not delivered")
         for lease_key in lease_keys
@@ -54,7 +54,7 @@ async def end_attempts(database: Database) -> Callable[[], Awaitable[object]]:
 
 
 async def sweep(database: Database) -> Callable[[], Awaitable[object]]:
-    await submitted(database)
+    await submit_requests(database)
     await database.rows("UPDATE fair_lanes SET active = false")
     return lambda: database.rows(fair_queue.SWEEP_AWAKE)
 
@@ -73,15 +73,17 @@ async def test_a_statement_that_waits_for_the_first_lane_has_locked_no_other(
             )
             acting = asyncio.ensure_future(act())
             async with asyncio.timeout(120):
-                while await counted(probe, BLOCKED) == 0:  # noqa: ASYNC110  the server blocks it
+                while await fetch_count(probe, BLOCKED) == 0:  # noqa: ASYNC110  the server blocks it
                     await asyncio.sleep(0.01)
-            free = await counted(probe, FREE)
+            free = await fetch_count(probe, FREE)
         await acting
         assert free == len(TENANTS) - 1
-        assert await counted(probe, "SELECT count(*) FROM fair_lanes WHERE active") == len(TENANTS)
+        assert await fetch_count(probe, "SELECT count(*) FROM fair_lanes WHERE active") == len(
+            TENANTS
+        )
 
 
-async def counted(connection: psycopg.AsyncConnection, statement: str) -> int:
+async def fetch_count(connection: psycopg.AsyncConnection, statement: str) -> int:
     row = await (await connection.execute(statement.encode())).fetchone()
     assert row is not None
     return int(row[0])

@@ -15,7 +15,7 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.queue.queue import PostgresQueue
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import POOL, ask, done, new
+from tests.queue.requests import POOL, ask, make_finish, new
 
 pytestmark = pytest.mark.long
 
@@ -55,7 +55,7 @@ class Pool:
         if len(self.running) == SLOTS:
             ended = self.running.popleft()
             usage = Usage(self.run_s[ended.endpoint.id], 4, 1.0)
-            await self.queue.finish(done(ended.held, Outcome(output={}, usage=usage)))
+            await self.queue.finish(make_finish(ended.key, Outcome(output={}, usage=usage)))
         await self._lease()
 
     async def _lease(self) -> None:

@@ -56,7 +56,7 @@ FROM pg_statio_user_tables WHERE relname IN ('requests', 'fair_lanes', 'running_
 
 
 @pytest.fixture
-async def alone(empty: str) -> AsyncIterator[Database]:
+async def quiet_database(empty: str) -> AsyncIterator[Database]:
     """A database whose tables only the test reads, by one connection."""
     await migrate(empty)
     with psycopg.connect(empty, autocommit=True) as connection:
@@ -104,7 +104,7 @@ class Leaser:
         )
         assert len(leasing.found) == SLOTS
         self._charges = leasing.unwritten
-        self.snapshots.leased(POOL, leasing.served, [])
+        self.snapshots.note_leasing(POOL, leasing.served, [])
         await self._database.rows(
             END, {"ids": [granted.request.id for _, granted, _ in leasing.found]}
         )
@@ -143,16 +143,16 @@ LONG = pytest.mark.long
     ],
 )
 async def test_leasing_beside_an_open_snapshot_reads_at_most_twice_the_pages(
-    alone: Database, limits: QueueLimits, left_out: LeftOut
+    quiet_database: Database, limits: QueueLimits, left_out: LeftOut
 ) -> None:
-    leaser = Leaser(alone, limits, left_out)
+    leaser = Leaser(quiet_database, limits, left_out)
     await leaser()
     fresh = await leaser.pages()
-    with psycopg.connect(alone.conninfo) as backup:
+    with psycopg.connect(quiet_database.conninfo) as backup:
         backup.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         backup.execute("SELECT count(*) FROM halts")
         backup.execute("SET idle_in_transaction_session_timeout = 0")
-        leaser.snapshots.measured(MIN_TRANSACTIONS)
+        leaser.snapshots.note_transactions(MIN_TRANSACTIONS)
         for _ in range(LEASINGS):
             await leaser()
         # By the database's clock, which bounds of what runs go by, these leasings are as many a
@@ -163,34 +163,34 @@ async def test_leasing_beside_an_open_snapshot_reads_at_most_twice_the_pages(
 
 
 async def test_a_submit_that_leases_at_once_reads_at_most_twice_the_pages_too(
-    alone: Database,
+    quiet_database: Database,
 ) -> None:
-    snapshots = OpenSnapshots(alone, FakeClock())
+    snapshots = OpenSnapshots(quiet_database, FakeClock())
 
     async def pages() -> float:
-        before, submits = await pages_of(alone), 10
+        before, submits = await pages_of(quiet_database), 10
         for _ in range(submits):
             request = new(tenant="ann")
             row = NewRow(request, EncodedInput(request.input), DirectLease("r1", "a1"))
             (inserted,) = await insert_requests(
-                alone, [row], 60.0, beside_snapshot=snapshots.open_for_long
+                quiet_database, [row], 60.0, beside_snapshot=snapshots.open_for_long
             )
             assert inserted is not None
             assert inserted.leased
-        return (await pages_of(alone) - before) / submits
+        return (await pages_of(quiet_database) - before) / submits
 
-    await alone.rows("DELETE FROM requests")
-    await alone.rows("VACUUM requests")
+    await quiet_database.rows("DELETE FROM requests")
+    await quiet_database.rows("VACUUM requests")
     fresh = await pages()
-    with psycopg.connect(alone.conninfo) as backup:
+    with psycopg.connect(quiet_database.conninfo) as backup:
         backup.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         backup.execute("SELECT count(*) FROM halts")
         backup.execute("SET idle_in_transaction_session_timeout = 0")
-        await fill(alone, SLOTS * LEASINGS)
-        await alone.rows(
+        await fill(quiet_database, SLOTS * LEASINGS)
+        await quiet_database.rows(
             "UPDATE requests SET state = 'succeeded', outcome = '{}' WHERE state = 'queued'"
         )
-        snapshots.measured(MIN_TRANSACTIONS)
+        snapshots.note_transactions(MIN_TRANSACTIONS)
         assert await pages() < 2 * fresh
 
 
@@ -265,7 +265,7 @@ async def test_lanes_are_written_each_second_and_an_old_look_is_not_used(
     assert wrote() is None
     await snapshots.look()
     assert wrote() is None  # no snapshot is open for long
-    snapshots.measured(MIN_TRANSACTIONS)
+    snapshots.note_transactions(MIN_TRANSACTIONS)
     assert wrote() is None  # and no look at the pool
     await snapshots.look()
     assert [wrote(), wrote(), wrote(unwritten=100), wrote()] == [True, False, True, False]
@@ -275,7 +275,7 @@ async def test_lanes_are_written_each_second_and_an_old_look_is_not_used(
     assert wrote() is None
     await snapshots.look()
     assert wrote() is True
-    snapshots.measured(0)
+    snapshots.note_transactions(0)
     await snapshots.look()
     assert wrote() is None
 
@@ -303,7 +303,7 @@ async def test_looks_come_less_often_when_they_cost_more_and_hold_until_the_next
     await slow.start()
     try:
         snapshots = OpenSnapshots(slow, clock)
-        snapshots.measured(MIN_TRANSACTIONS)
+        snapshots.note_transactions(MIN_TRANSACTIONS)
         snapshots.front(POOL, 0)
         for second in range(21):
             assert (snapshots.front(POOL, 0) is not None) == (second > 0)
@@ -326,7 +326,7 @@ async def test_a_look_finds_the_first_request_and_lane(database: Database) -> No
     await database.rows("UPDATE fair_lanes SET vtime = 5, served = 7")
     await database.rows("UPDATE fair_lanes SET vtime = 3 WHERE tenant = 'eve'")
     snapshots = OpenSnapshots(database, FakeClock())
-    snapshots.measured(MIN_TRANSACTIONS)
+    snapshots.note_transactions(MIN_TRANSACTIONS)
     snapshots.front(POOL, 0)
     await snapshots.look()
     front = snapshots.front(POOL, 0)
@@ -340,7 +340,7 @@ async def test_a_look_finds_the_first_request_and_lane(database: Database) -> No
     )
     assert front.ranks == {tenant: pytest.approx(first[tenant], abs=0.01) for tenant in TENANTS}
     assert all(front.ranks[tenant] < first[tenant] for tenant in TENANTS)
-    snapshots.leased(POOL, 9.0, [-0.5, -1.5])
+    snapshots.note_leasing(POOL, 9.0, [-0.5, -1.5])
     snapshots.queued_again(POOL, "joe")
     front = snapshots.front(POOL, 0)
     assert front is not None
@@ -353,7 +353,7 @@ async def test_a_look_does_not_hide_what_this_process_puts_in_front_meanwhile(
 ) -> None:
     await fill(database, 40)
     snapshots = OpenSnapshots(database, FakeClock())
-    snapshots.measured(MIN_TRANSACTIONS)
+    snapshots.note_transactions(MIN_TRANSACTIONS)
     snapshots.front(POOL, 0)
     await snapshots.look()
     look = asyncio.create_task(snapshots.look())
@@ -368,7 +368,7 @@ async def test_a_look_does_not_hide_what_this_process_puts_in_front_meanwhile(
 async def beside_snapshot(queue: PostgresQueue) -> PostgresQueue:
     """The queue, as it works while a snapshot is open for long."""
     snapshots = queue.parts.state.snapshots
-    snapshots.measured(MIN_TRANSACTIONS)
+    snapshots.note_transactions(MIN_TRANSACTIONS)
     snapshots.front(POOL, 0)
     await snapshots.look()
     assert snapshots.front(POOL, 0) is not None
@@ -384,7 +384,7 @@ async def test_what_this_process_puts_in_front_is_leased_first(ingress: Ingress)
     assert first.request_id == high.id
     (second,) = (await queue.ask(ask())).leases
     assert second.request_id == normal[0].id
-    await queue.hand_back(second.held, "r1", "It stops.")
+    await queue.hand_back(second.key, "r1", "It stops.")
     (third,) = (await queue.ask(ask())).leases
     assert third.request_id == normal[0].id
 

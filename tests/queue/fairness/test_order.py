@@ -18,7 +18,9 @@ from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, p
 BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-def queued(number: int, tenant: str, expected_s: float = 1.0, **changes: object) -> QueuedRequest:
+def make_request(
+    number: int, tenant: str, expected_s: float = 1.0, **changes: object
+) -> QueuedRequest:
     plain = QueuedRequest(f"{tenant}-{number}", tenant, "flux", BEGIN, number, expected_s)
     return replace(plain, **changes)
 
@@ -45,7 +47,7 @@ class Served:
                 expected, true = self.costs[ended]
                 lanes[ended].vtime += (true - expected) / lanes[ended].weight
             waiting = [
-                queued(number + n, lane, self.costs[lane][0]) for n, lane in enumerate(lanes)
+                make_request(number + n, lane, self.costs[lane][0]) for n, lane in enumerate(lanes)
             ]
             start = in_order(lanes, waiting)[0]
             tenant = start.queued.tenant
@@ -86,16 +88,16 @@ def test_everybody_gets_their_share_of_the_time_whatever_was_expected(
 @given(st.integers(1, 200), st.floats(0.1, 10.0))
 def test_a_single_request_is_next_behind_any_queue_of_another(many: int, expected: float) -> None:
     lanes = {"ann": LaneClock(), "bob": LaneClock()}
-    waiting = [queued(n, "ann", expected) for n in range(many)]
+    waiting = [make_request(n, "ann", expected) for n in range(many)]
     first = in_order(lanes, waiting)[0]
     charge(lanes["ann"], first, 0.0)
-    order = in_order(lanes, [*waiting[1:], queued(many, "bob")])
+    order = in_order(lanes, [*waiting[1:], make_request(many, "bob")])
     assert order[0].queued.tenant == "bob"
 
 
 @given(st.lists(st.sampled_from(["ann", "bob", "eve"]), max_size=30))
 def test_an_order_loses_nothing_and_keeps_to_the_rank_within_a_tenant(owners: list[str]) -> None:
-    waiting = [queued(n, owner) for n, owner in enumerate(owners)]
+    waiting = [make_request(n, owner) for n, owner in enumerate(owners)]
     order = in_order({owner: LaneClock() for owner in owners}, waiting)
     assert sorted(start.queued.id for start in order) == sorted(request.id for request in waiting)
     for owner in set(owners):
@@ -110,17 +112,25 @@ def test_a_low_request_waits_for_no_normal_one_that_comes_later_than_its_head_st
 
 
 def test_what_is_cold_is_overtaken_only_by_what_came_soon_after_it() -> None:
-    soon = queued(1, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S - 1))
-    late = queued(2, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S + 1))
-    order = in_order({"ann": LaneClock()}, [queued(0, "ann"), soon, late], {"hot"}, BEGIN)
+    soon = make_request(
+        1, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S - 1)
+    )
+    late = make_request(
+        2, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S + 1)
+    )
+    order = in_order({"ann": LaneClock()}, [make_request(0, "ann"), soon, late], {"hot"}, BEGIN)
     assert [start.queued.place for start in order] == [1, 0, 2]
 
 
 def test_what_is_in_host_memory_goes_before_cold_requests_and_behind_hot_ones() -> None:
-    cold = queued(0, "ann")
-    late = queued(1, "ann", endpoint="host", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S + 1))
-    soon = queued(2, "ann", endpoint="host", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S - 1))
-    hot = queued(3, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S))
+    cold = make_request(0, "ann")
+    late = make_request(
+        1, "ann", endpoint="host", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S + 1)
+    )
+    soon = make_request(
+        2, "ann", endpoint="host", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S - 1)
+    )
+    hot = make_request(3, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S))
     waiting = [cold, late, soon, hot]
     order = in_order({"ann": LaneClock()}, waiting, {"hot"}, BEGIN, {"host"})
     assert [start.queued.place for start in order] == [3, 2, 0, 1]

@@ -22,7 +22,7 @@ from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.state.positions import QueuePosition
 from tests.contract.test_fallbacks_contract import CENT, ELSEWHERE, HOSTED, plan
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, ask, done, failure, lease, new
+from tests.queue.requests import TENANT, ask, failure, lease, make_finish, new
 
 MANY = """
 INSERT INTO requests (
@@ -95,11 +95,11 @@ def test_nothing_that_stays_starts_too_late(times: list[tuple[float, float]]) ->
         assert staying.waited_s + ahead * EACH_S <= staying.max_wait_s + 1e-6
 
 
-async def learned(queue: PostgresQueue, run_s: float) -> None:
+async def teach_duration(queue: PostgresQueue, run_s: float) -> None:
     """Run one request, so that the next ones are expected to take as long."""
     await queue.submit(new())
     outcome = Outcome(output={}, usage=Usage(run_s, 4, 1.0))
-    await queue.finish(done((await lease(queue)).held, outcome))
+    await queue.finish(make_finish((await lease(queue)).key, outcome))
     await queue.parts.state.costs.refresh()
 
 
@@ -111,7 +111,7 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
 
 async def test_the_back_of_a_long_queue_runs_elsewhere(ingress: Ingress) -> None:
     queue = await ingress()
-    await learned(queue, 400.0)
+    await teach_duration(queue, 400.0)
     requests = [
         await queue.submit(new(fallback=plan(max_wait_s=1000.0), price=CENT)) for _ in range(5)
     ]
@@ -140,12 +140,12 @@ async def test_a_request_that_has_just_ended_counts_no_longer_as_ahead_of_others
 ) -> None:
     queue = await ingress(replace(LONG_LEASES, check_interval_s=600.0))
     state = queue.parts.state
-    await learned(queue, 400.0)
+    await teach_duration(queue, 400.0)
     await queue.submit(new())
     running = await lease(queue)
     await state.replicas.flush()
     await state.stats.refresh()
-    await queue.finish(done(running.held))
+    await queue.finish(make_finish(running.key))
     requests = [
         await queue.submit(new(fallback=plan(max_wait_s=1000.0), price=CENT)) for _ in range(3)
     ]
@@ -189,15 +189,15 @@ async def test_a_move_whose_process_dies_after_its_commit_is_leased_by_others(
         while not (work := await other.ask(ask(1, pool=ELSEWHERE))).leases:
             pass
     assert work.leases[0].endpoint.id == HOSTED
-    await other.finish(done(work.leases[0].held))
+    await other.finish(make_finish(work.leases[0].key))
     assert (await other.current(TENANT, request.id)).state is State.SUCCEEDED
 
 
 async def test_a_fallback_opens_the_lane_of_a_tenant_that_had_none_there(ingress: Ingress) -> None:
     queue = await ingress()
     await queue.submit(new(fallback=plan(), price=CENT))
-    lease_key = (await lease(queue)).held
-    await queue.finish(done(lease_key, failure("out_of_memory")))
+    lease_key = (await lease(queue)).key
+    await queue.finish(make_finish(lease_key, failure("out_of_memory")))
     async with asyncio.timeout(120):
         while not (await queue.ask(ask(1, pool=ELSEWHERE))).leases:
             pass

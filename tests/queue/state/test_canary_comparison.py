@@ -22,7 +22,7 @@ LATEST = 1000
 """Attempts of each side that are compared."""
 
 
-def ended(
+def make_attempts(
     tried: bool,
     how: str,
     times: int,
@@ -36,48 +36,48 @@ def ended(
 
 
 def test_a_canary_that_fails_what_its_pool_does_not_is_worse_after_a_few_attempts() -> None:
-    usual = ended(False, "succeeded", 100)
-    assert not compare([*usual, *ended(True, "failed", 1)], "flux").worse
-    comparison = compare([*usual, *ended(True, "failed", 3)], "flux")
+    usual = make_attempts(False, "succeeded", 100)
+    assert not compare([*usual, *make_attempts(True, "failed", 1)], "flux").worse
+    comparison = compare([*usual, *make_attempts(True, "failed", 3)], "flux")
     assert comparison.worse == "it fails more often"
     assert comparison.said == "3 of 3 attempts failed (flux: 0 of 100)"
 
 
 @pytest.mark.parametrize("how", ["failed", "retry", "died", "lost"])
 def test_each_end_that_is_no_success_is_a_failure(how: str) -> None:
-    attempts = [*ended(False, "succeeded", 200), *ended(True, how, 5)]
+    attempts = [*make_attempts(False, "succeeded", 200), *make_attempts(True, how, 5)]
     assert compare(attempts, "flux").worse
 
 
 def test_a_canary_that_fails_as_often_as_its_pool_goes_on() -> None:
     attempts = [
-        *ended(False, "failed", 100),
-        *ended(False, "succeeded", 900),
-        *ended(True, "failed", 10),
-        *ended(True, "succeeded", 80),
+        *make_attempts(False, "failed", 100),
+        *make_attempts(False, "succeeded", 900),
+        *make_attempts(True, "failed", 10),
+        *make_attempts(True, "succeeded", 80),
     ]
     assert not compare(attempts, "flux").worse
 
 
 def test_what_one_replica_loses_when_it_is_cut_off_is_one_failure() -> None:
-    usual = ended(False, "succeeded", 100)
-    cut_off = ended(True, "interrupted", 8, replica="r1")
+    usual = make_attempts(False, "succeeded", 100)
+    cut_off = make_attempts(True, "interrupted", 8, replica="r1")
     assert not compare([*usual, *cut_off], "flux").worse
-    assert compare([*usual, *ended(True, "interrupted", 3)], "flux").worse
+    assert compare([*usual, *make_attempts(True, "interrupted", 3)], "flux").worse
 
 
 def test_a_canary_that_takes_longer_is_worse_also_if_all_succeed() -> None:
-    usual = ended(False, "succeeded", 50, 2.0)
-    assert not compare([*usual, *ended(True, "succeeded", 50, 2.4)], "flux").worse
-    assert not compare([*usual, *ended(True, "succeeded", 5, 9.0)], "flux").worse
-    comparison = compare([*usual, *ended(True, "succeeded", 12, 2.6)], "flux")
+    usual = make_attempts(False, "succeeded", 50, 2.0)
+    assert not compare([*usual, *make_attempts(True, "succeeded", 50, 2.4)], "flux").worse
+    assert not compare([*usual, *make_attempts(True, "succeeded", 5, 9.0)], "flux").worse
+    comparison = compare([*usual, *make_attempts(True, "succeeded", 12, 2.6)], "flux")
     assert comparison.worse == "it takes longer"
     assert comparison.said.endswith("12 of 12 took over 1.25 times the usual time")
 
 
 def test_times_are_compared_only_where_the_usual_one_is_known() -> None:
-    few = ended(False, "succeeded", 10, 2.0)
-    assert not compare([*few, *ended(True, "succeeded", 50, 60.0)], "flux").worse
+    few = make_attempts(False, "succeeded", 10, 2.0)
+    assert not compare([*few, *make_attempts(True, "succeeded", 50, 60.0)], "flux").worse
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 400), st.integers(0, 400))

@@ -45,7 +45,7 @@ class ColdPool:
 
     def loads(self, *loading: Loading) -> Sequence[Presence]:
         presence = Presence("r1", "a1", POOL, ReplicaStage.READY, loading=to_plain(loading))
-        self.cold.seen([presence])
+        self.cold.note_loads([presence])
         return [presence]
 
 
@@ -154,7 +154,7 @@ def test_each_stage_that_ended_is_measured_with_its_pool(pool: ColdPool) -> None
 
     pool.cold.waits(POOL)
     pool.clock.advance(4.0)
-    pool.cold.announced(POOL)
+    pool.cold.note_announcement(POOL)
     pool.loads(Loading((FLUX, "other"), Stage.DOWNLOADING, 0, 10 * GB))
     pool.clock.advance(16.0)
     assert measured() == {"waiting_for_node": 4.0}
@@ -185,7 +185,7 @@ def test_the_start_of_a_replica_is_measured_when_it_is_ready(pool: ColdPool) -> 
 async def test_a_stage_of_a_replica_that_died_teaches_nothing(pool: ColdPool) -> None:
     pool.loads(Loading((FLUX,), Stage.COMPILING))
     pool.clock.advance(1.0)
-    pool.cold.seen([])
+    pool.cold.note_loads([])
     await pool.learn()
     assert pool.cold.expected_s(ColdStage.COMPILING, POOL) == ASSUMED_S[ColdStage.COMPILING]
 

@@ -27,15 +27,15 @@ def test_work_that_stays_slow_takes_its_share_of_the_time(
     run(duty, clock, 2.0)
     run(duty, clock, 2.0)
     clock.advance(37.0)
-    assert not duty.due()
+    assert not duty.is_due()
     clock.advance(2.0)
-    assert duty.due()
+    assert duty.is_due()
 
 
 def test_one_slow_run_does_not_delay_the_next(duty: DutyCycle, clock: FakeClock) -> None:
     run(duty, clock, 0.001)
     run(duty, clock, 8.0)
-    assert duty.due()
+    assert duty.is_due()
 
 
 def test_a_run_that_fails_counts(duty: DutyCycle, clock: FakeClock) -> None:
@@ -47,12 +47,12 @@ def test_a_run_that_fails_counts(duty: DutyCycle, clock: FakeClock) -> None:
     for _ in range(2):
         with pytest.raises(TimeoutError):
             fail()
-    assert not duty.due()
+    assert not duty.is_due()
 
 
 def test_runs_keep_the_least_distance(duty: DutyCycle, clock: FakeClock) -> None:
-    assert duty.due(0.1)
+    assert duty.is_due(0.1)
     run(duty, clock, 0.0)
-    assert not duty.due(0.1)
+    assert not duty.is_due(0.1)
     clock.advance(0.2)
-    assert duty.due(0.1)
+    assert duty.is_due(0.1)

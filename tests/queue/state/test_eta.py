@@ -253,7 +253,7 @@ AHEAD, EACH_S = st.integers(0, 300), st.floats(0.1, 20.0)
 FREE_IN_S = st.lists(st.floats(0.0, 60.0), min_size=1, max_size=6)
 
 
-def simulated(ahead: int, each_s: float, free_in_s: list[float]) -> float:
+def simulate_start(ahead: int, each_s: float, free_in_s: list[float]) -> float:
     """Start of a request behind ``ahead`` others, request by request."""
     slots = [*free_in_s]
     heapq.heapify(slots)
@@ -282,7 +282,7 @@ def test_an_estimate_is_what_a_simulation_of_all_requests_ahead_finds(
     estimate = FreeTimes(free_in_s).until_start_s(ahead, ahead * each_s)
     rounds = (max(free_in_s) - min(free_in_s)) / each_s
     near = 2 * PRECISION * each_s if rounds <= MAX_ROUNDS else each_s
-    assert estimate == pytest.approx(simulated(ahead, each_s, free_in_s), abs=near, rel=1e-9)
+    assert estimate == pytest.approx(simulate_start(ahead, each_s, free_in_s), abs=near, rel=1e-9)
 
 
 def test_without_a_slot_there_is_no_estimate() -> None:

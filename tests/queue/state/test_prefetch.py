@@ -119,7 +119,7 @@ class BusyReplica:
 
     async def _poll(self) -> None:
         assert self.running is not None
-        full = replace(ask(0, self.running.held, replica=self._name), hot=(FLUX,))
+        full = replace(ask(0, self.running.key, replica=self._name), hot=(FLUX,))
         while True:
             work = await self._queue.ask(replace(full, upcoming=self._version))
             if work.upcoming is not None:
@@ -147,7 +147,7 @@ async def busy() -> AsyncIterator[Callable[..., Awaitable[BusyReplica]]]:
         await busy_replica.aclose()
 
 
-async def written(queue: PostgresQueue, replicas: int) -> None:
+async def wait_for_weights(queue: PostgresQueue, replicas: int) -> None:
     """Wait until the weights of so many replicas are in the database, for all processes to read."""
 
     async def there() -> bool:
@@ -163,7 +163,7 @@ async def test_one_busy_replica_is_told_and_the_others_are_not(
 ) -> None:
     queue = await ingress(PATIENT)
     replicas = [await busy(queue, f"r{n}") for n in range(3)]
-    await written(queue, 3)
+    await wait_for_weights(queue, 3)
     await queue.submit(new(endpoint=SDXL))
     told = await eventually_told(replicas, (SDXL,))
     for _ in range(3):
@@ -180,7 +180,7 @@ async def test_a_replica_of_the_version_before_is_told_nothing(
 ) -> None:
     queue = await ingress(PATIENT)
     old = await busy(queue, "old", knows_hints=False)
-    await written(queue, 1)
+    await wait_for_weights(queue, 1)
     await queue.submit(new(endpoint=SDXL))
 
     async def decided() -> bool:
@@ -197,7 +197,7 @@ async def test_all_ingress_processes_tell_the_same_replica(
 ) -> None:
     here, there = await ingress(PATIENT), await ingress(PATIENT)
     replicas = [await busy((here, there)[n % 2], f"r{n}") for n in range(4)]
-    await written(here, 4)
+    await wait_for_weights(here, 4)
     await here.submit(new(endpoint=SDXL))
     told = await eventually_told(replicas, (SDXL,))
 

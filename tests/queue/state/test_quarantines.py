@@ -29,7 +29,7 @@ from serve_app.queue.transactions.end_attempt import EndAttempts
 from tests.contract.waiting import eventually
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import LEASED_WITHIN_S, POOL, TENANT, ask, done, new, report
+from tests.queue.requests import LEASED_WITHIN_S, POOL, TENANT, ask, make_finish, new, report
 
 
 def node(loss: Loss) -> str:
@@ -80,16 +80,20 @@ async def ready(queue: PostgresQueue, replica: str, node: str) -> None:
     await queue.announce(presence(replica, node))
 
 
-async def offered(queue: PostgresQueue, replica: str, node: str, slots: int = 1) -> Sequence[Lease]:
+async def ask_for_leases(
+    queue: PostgresQueue, replica: str, node: str, slots: int = 1
+) -> Sequence[Lease]:
     return (await queue.ask(ask(slots, replica=replica, node=node))).leases
 
 
-async def leased(queue: PostgresQueue, replica: str, node: str, slots: int = 1) -> Sequence[Lease]:
+async def take_leases(
+    queue: PostgresQueue, replica: str, node: str, slots: int = 1
+) -> Sequence[Lease]:
     """Confirmed leases of a replica, which asks until it gets some."""
     async with asyncio.timeout(LEASED_WITHIN_S):
-        while not (leases := await offered(queue, replica, node, slots)):
+        while not (leases := await ask_for_leases(queue, replica, node, slots)):
             pass
-    await queue.report(report(*(granted.held for granted in leases), replica=replica))
+    await queue.report(report(*(granted.key for granted in leases), replica=replica))
     return leases
 
 
@@ -101,10 +105,10 @@ async def lose(
         await database.rows("UPDATE attempts SET ended_at = ended_at - interval '1 min'")
         await ready(queue, replica, node)
         id_ = (await queue.submit(new())).id
-        await leased(queue, replica, node)
+        await take_leases(queue, replica, node)
         liveness.cut_off.add(f"actor-{replica}")
         while (await queue.get(TENANT, id_)).state is State.RUNNING:
-            await queue.changed(TENANT, id_, 0.1)
+            await queue.wait_for_change(TENANT, id_, 0.1)
         await queue.cancel(TENANT, id_)
 
 
@@ -113,14 +117,14 @@ async def in_quarantine(database: Database) -> list[tuple[str, int]]:
     return [(node, losses) for node, losses in rows]
 
 
-async def rested(queue: PostgresQueue, database: Database) -> None:
+async def age_quarantines(queue: PostgresQueue, database: Database) -> None:
     await database.rows("UPDATE quarantines SET last_loss_at = now() - interval '30 min'")
     await queue.parts.state.quarantines.refresh()
     await ready(queue, "good", "two")
 
 
 @pytest.fixture
-async def quarantined(
+async def quarantined_queue(
     ingress: Ingress, database: Database, liveness: FakeLiveness
 ) -> PostgresQueue:
     """A queue whose node ``one`` is in quarantine, while ``two`` has the ready replica ``good``."""
@@ -142,19 +146,19 @@ async def until_quarantined(
 
 
 async def test_requests_run_elsewhere_until_the_quarantined_node_has_rested(
-    quarantined: PostgresQueue,
+    quarantined_queue: PostgresQueue,
 ) -> None:
-    id_ = (await quarantined.submit(new())).id
-    await ready(quarantined, "r4", "one")
-    assert await offered(quarantined, "r4", "one") == ()
-    await ready(quarantined, "good", "two")
-    (granted,) = await leased(quarantined, "good", "two")
+    id_ = (await quarantined_queue.submit(new())).id
+    await ready(quarantined_queue, "r4", "one")
+    assert await ask_for_leases(quarantined_queue, "r4", "one") == ()
+    await ready(quarantined_queue, "good", "two")
+    (granted,) = await take_leases(quarantined_queue, "good", "two")
     assert granted.request_id == id_
 
 
 @pytest.mark.long
 async def test_a_request_succeeds_also_if_the_quarantine_cannot_be_ended_then(
-    quarantined: PostgresQueue,
+    quarantined_queue: PostgresQueue,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -165,52 +169,54 @@ async def test_a_request_succeeds_also_if_the_quarantine_cannot_be_ended_then(
     async def known() -> bool:
         return quarantines.node_of("r4") == "one"
 
-    quarantines = quarantined.parts.state.quarantines
-    await rested(quarantined, database)
-    id_ = (await quarantined.submit(new())).id
-    (tried,) = await leased(quarantined, "r4", "one")
+    quarantines = quarantined_queue.parts.state.quarantines
+    await age_quarantines(quarantined_queue, database)
+    id_ = (await quarantined_queue.submit(new())).id
+    (tried,) = await take_leases(quarantined_queue, "r4", "one")
     await eventually(known)
     monkeypatch.setattr(quarantines, "release", refuse)
-    await quarantined.finish(done(tried.held, replica="r4"))
-    assert (await quarantined.get(TENANT, id_)).state is State.SUCCEEDED
-    await quarantined.parts.state.background.aclose()
+    await quarantined_queue.finish(make_finish(tried.key, replica="r4"))
+    assert (await quarantined_queue.get(TENANT, id_)).state is State.SUCCEEDED
+    await quarantined_queue.parts.state.background.aclose()
     assert "Node one stays quarantined: PostgreSQL does not answer." in caplog.text
 
 
 async def test_scaling_counts_a_quarantined_replica_only_if_there_is_no_other(
-    quarantined: PostgresQueue, database: Database
+    quarantined_queue: PostgresQueue, database: Database
 ) -> None:
     async def counted(replicas: int) -> None:
         async def are() -> bool:
-            return (await quarantined.demand())[POOL].quarantined == replicas
+            return (await quarantined_queue.demand())[POOL].quarantined == replicas
 
         await eventually(are)
 
-    await ready(quarantined, "good", "two")
-    await ready(quarantined, "r4", "one")
+    await ready(quarantined_queue, "good", "two")
+    await ready(quarantined_queue, "r4", "one")
     await counted(1)
     await database.rows("DELETE FROM replicas WHERE node = 'two'")
     await counted(0)
 
 
 async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quarantine(
-    quarantined: PostgresQueue, database: Database
+    quarantined_queue: PostgresQueue, database: Database
 ) -> None:
     for _ in range(3):
-        await quarantined.submit(new())
-    await rested(quarantined, database)  # the last: without a ready replica elsewhere it gets all
-    (tried,) = await leased(quarantined, "r4", "one", 3)
-    again = await quarantined.ask(ask(2, tried.held, replica="r4", node="one"))
+        await quarantined_queue.submit(new())
+    await age_quarantines(
+        quarantined_queue, database
+    )  # the last: without a ready replica elsewhere it gets all
+    (tried,) = await take_leases(quarantined_queue, "r4", "one", 3)
+    again = await quarantined_queue.ask(ask(2, tried.key, replica="r4", node="one"))
     assert again.leases == ()
-    await quarantined.finish(done(tried.held, replica="r4"))
-    await until_quarantined(quarantined, database)
-    assert len(await leased(quarantined, "r4", "one", 2)) == 2
+    await quarantined_queue.finish(make_finish(tried.key, replica="r4"))
+    await until_quarantined(quarantined_queue, database)
+    assert len(await take_leases(quarantined_queue, "r4", "one", 2)) == 2
 
 
 async def test_losses_that_were_read_before_its_release_do_not_quarantine_a_node_again(
-    quarantined: PostgresQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+    quarantined_queue: PostgresQueue, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quarantines = quarantined.parts.state.quarantines
+    quarantines = quarantined_queue.parts.state.quarantines
     rows = quarantines._database.rows
 
     async def released_after(statement: str, *arguments: Any, **more: Any) -> Any:
@@ -226,52 +232,52 @@ async def test_losses_that_were_read_before_its_release_do_not_quarantine_a_node
 
 @pytest.mark.long
 async def test_a_success_of_what_ran_there_before_ends_nothing(
-    quarantined: PostgresQueue, database: Database
+    quarantined_queue: PostgresQueue, database: Database
 ) -> None:
-    await quarantined.parts.state.quarantines.release("one", held_s=60.0)
+    await quarantined_queue.parts.state.quarantines.release("one", held_s=60.0)
     assert await in_quarantine(database)
 
 
 @pytest.mark.long
 async def test_each_request_that_it_loses_makes_the_next_rest_longer(
-    quarantined: PostgresQueue, database: Database, liveness: FakeLiveness
+    quarantined_queue: PostgresQueue, database: Database, liveness: FakeLiveness
 ) -> None:
-    await rested(quarantined, database)
-    await lose(quarantined, liveness, database, "r4", node="one")
-    await until_quarantined(quarantined, database, ("one", TOLERATED + 2))
+    await age_quarantines(quarantined_queue, database)
+    await lose(quarantined_queue, liveness, database, "r4", node="one")
+    await until_quarantined(quarantined_queue, database, ("one", TOLERATED + 2))
 
 
 @pytest.mark.long
 async def test_a_request_that_it_loses_begins_the_next_rest_also_when_an_old_loss_counts_no_more(
-    quarantined: PostgresQueue, database: Database, liveness: FakeLiveness
+    quarantined_queue: PostgresQueue, database: Database, liveness: FakeLiveness
 ) -> None:
-    await rested(quarantined, database)
+    await age_quarantines(quarantined_queue, database)
     await database.rows(
         "UPDATE attempts SET ended_at = now() - interval '1 hour' WHERE replica_id = 'r1'"
     )
-    await lose(quarantined, liveness, database, "r4", node="one")
-    await quarantined.parts.state.quarantines.judge()
-    await until_quarantined(quarantined, database, ("one", TOLERATED + 1))
-    await quarantined.submit(new())
-    assert await offered(quarantined, "r5", "one") == ()
+    await lose(quarantined_queue, liveness, database, "r4", node="one")
+    await quarantined_queue.parts.state.quarantines.judge()
+    await until_quarantined(quarantined_queue, database, ("one", TOLERATED + 1))
+    await quarantined_queue.submit(new())
+    assert await ask_for_leases(quarantined_queue, "r5", "one") == ()
 
 
 @pytest.mark.long
 async def test_a_node_without_which_its_pool_has_none_gets_all_it_can_run(
-    quarantined: PostgresQueue, database: Database
+    quarantined_queue: PostgresQueue, database: Database
 ) -> None:
     await database.rows("DELETE FROM replicas WHERE replica_id = 'good'")
-    await quarantined.parts.state.quarantines.refresh()
+    await quarantined_queue.parts.state.quarantines.refresh()
     for _ in range(2):
-        await quarantined.submit(new())
-    assert len(await leased(quarantined, "r4", "one", 2)) == 2
+        await quarantined_queue.submit(new())
+    assert len(await take_leases(quarantined_queue, "r4", "one", 2)) == 2
 
 
 @pytest.mark.long
 async def test_its_replicas_are_shown_with_the_reason(
-    quarantined: PostgresQueue, database: Database
+    quarantined_queue: PostgresQueue, database: Database
 ) -> None:
-    await ready(quarantined, "r4", "one")
+    await ready(quarantined_queue, "r4", "one")
     shown = {row["replica_id"]: row["quarantine"] for row in await roster(database)}
     assert shown["good"] == ""
     assert "Node one is quarantined since" in shown["r4"]
@@ -286,7 +292,7 @@ async def test_the_term_of_a_replica_whose_leases_run_out_again_and_again_ends(
     for _ in range(TOLERATED + 1):
         await ready(queue, "r1", "one")
         id_ = (await queue.submit(new())).id
-        await leased(queue, "r1", "one")
+        await take_leases(queue, "r1", "one")
         await database.rows(
             "UPDATE requests SET lease_until = now() - interval '1 s' WHERE state = 'running'"
         )

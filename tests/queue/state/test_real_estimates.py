@@ -30,7 +30,7 @@ from serve_app.queue.store.migrations import migrate
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.requests import POOL, done, new
+from tests.queue.requests import POOL, make_finish, new
 
 TENANTS = ("ann", "bob", "eve")
 TAKES = {"fal-ai/flux/dev": (1.0, 0.10), "fal-ai/fast-sdxl": (0.5, 0.25)}  # s, s per unit of work
@@ -201,10 +201,10 @@ class PacedQueue:
                 free = min(SLOTS - len(replica.held), len(self.waiting))
                 for granted in (await self.queue.ask(self._ask(replica, free))).leases:
                     job = self.waiting.pop(granted.request_id)
-                    replica.held[granted.held] = job
+                    replica.held[granted.key] = job
                     job.leased = self.now
                     begins = max(self.now, self.downloads[1])
-                    self.at(begins + job.takes_s, _ending(self, replica, granted.held))
+                    self.at(begins + job.takes_s, _ending(self, replica, granted.key))
 
     def _ask(self, replica: Replica, free: int) -> Ask:
         lease_keys = tuple(replica.held)
@@ -213,7 +213,7 @@ class PacedQueue:
     async def finish(self, replica: Replica, held: LeaseKey) -> None:
         job = replica.held.pop(held)
         outcome = Outcome(output={}, usage=Usage(self.now - job.leased, 4, 1.0))
-        verdict = await self.queue.finish(done(held, outcome, replica.name))
+        verdict = await self.queue.finish(make_finish(held, outcome, replica.name))
         assert verdict is Verdict.ACCEPTED
         job.ended = self.now
 
@@ -235,7 +235,7 @@ def _presence(name: str, stage: ReplicaStage) -> Presence:
 
 
 @pytest.fixture
-async def paced(
+async def make_queue(
     server: str, terms: FakeTerms, liveness: FakeLiveness
 ) -> AsyncIterator[Callable[[int], PacedQueue]]:
     with psycopg.connect(server, autocommit=True) as maker:
@@ -265,9 +265,9 @@ async def with_two_replicas(paced: PacedQueue) -> None:
 
 
 async def test_on_a_steady_load_the_median_error_is_under_a_quarter(
-    paced: Callable[[int], PacedQueue],
+    make_queue: Callable[[int], PacedQueue],
 ) -> None:
-    pool = paced(1)
+    pool = make_queue(1)
     await with_two_replicas(pool)
     pool.arrivals(0.0, 200.0, per_s=0.9 * 2 * SLOTS / MEAN_S)
     await pool.run(260.0)
@@ -277,9 +277,9 @@ async def test_on_a_steady_load_the_median_error_is_under_a_quarter(
 
 @pytest.mark.long
 async def test_in_a_five_fold_burst_it_is_under_two_fifths(
-    paced: Callable[[int], PacedQueue],
+    make_queue: Callable[[int], PacedQueue],
 ) -> None:
-    pool = paced(2)
+    pool = make_queue(2)
     await with_two_replicas(pool)
     steady = 0.6 * 2 * SLOTS / MEAN_S
     pool.arrivals(0.0, 160.0, per_s=steady)
@@ -290,9 +290,9 @@ async def test_in_a_five_fold_burst_it_is_under_two_fifths(
 
 @pytest.mark.long
 async def test_during_a_cold_start_it_is_under_two_fifths(
-    paced: Callable[[int], PacedQueue],
+    make_queue: Callable[[int], PacedQueue],
 ) -> None:
-    pool = paced(1)
+    pool = make_queue(1)
     # A replica has started before, and a request has ended.
     pool.at(0.0, lambda: pool.start("old"))
     pool.at(40.0, lambda: pool.make_ready("old"))
@@ -313,9 +313,9 @@ async def test_during_a_cold_start_it_is_under_two_fifths(
 
 @pytest.mark.long
 async def test_while_weights_are_downloaded_it_is_under_two_fifths(
-    paced: Callable[[int], PacedQueue],
+    make_queue: Callable[[int], PacedQueue],
 ) -> None:
-    pool = paced(4)
+    pool = make_queue(4)
     await with_two_replicas(pool)
     pool.arrivals(0.0, 60.0, per_s=1.2 / MEAN_S)
     await pool.run(100.0)

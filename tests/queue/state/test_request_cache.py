@@ -15,10 +15,10 @@ from serve_app.postgres.database import Database
 from serve_app.queue.state.request_cache import KEPT_S, RequestCache
 from serve_app.queue.transactions.insert import EncodedInput, NewRow, insert_requests
 from serve_app.telemetry.clock import SystemClock
-from tests.contract.test_events_contract import watched
+from tests.contract.test_events_contract import collect_events
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 BUDGET = 2**20
 LARGE = {f"field_{n}": chr(97 + n) * 2000 for n in range(20)}  # 40 kB: shown whole
@@ -125,12 +125,12 @@ async def test_with_a_memory_smaller_than_one_request_everything_still_works(
 ) -> None:
     queue = await ingress(replace(LONG_LEASES, request_cache_bytes=1000))
     requests = [await queue.submit(new(input=prompt(n))) for n in range(5)]
-    watching = [asyncio.create_task(watched(queue, request.id)) for request in requests]
+    watching = [asyncio.create_task(collect_events(queue, request.id)) for request in requests]
     waiting = [asyncio.create_task(queue.wait(TENANT, request.id, 60.0)) for request in requests]
     for _ in requests:
         granted = await lease(queue)
         assert granted.input["field_1"].endswith("bbb")
-        await queue.finish(done(granted.held))
+        await queue.finish(make_finish(granted.key))
     ended: list[Request] = await asyncio.gather(*waiting)
     assert {request.state for request in ended} == {State.SUCCEEDED}
     assert all(request.outcome and request.outcome.output == {"n": 1} for request in ended)
@@ -148,7 +148,7 @@ async def test_late_progress_does_not_make_an_outdated_request_current(
 ) -> None:
     queue = await ingress(LONG_LEASES)
     request = await queue.submit(new())
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     cache = RequestCache(database, SystemClock(), BUDGET)
     assert (await cache.get(TENANT, request.id)).state is State.RUNNING
     await queue.hand_back(lease_key, "r1", "draining")

@@ -82,7 +82,7 @@ def test_who_was_given_something_is_passed_over_and_returns_although_more_comes(
     waiters.reserve("pool", 2)
     assert waiters.deliver(waiter, lease("one"))
     assert waiters.reserve("pool", 1) == []
-    assert not waiters.wanted("pool")
+    assert not waiters.has_free_slot("pool")
     assert not waiter.ready  # because a statement may still lease to its other slot
     waiters.release(waiter)
     assert waiter.ready
@@ -92,7 +92,7 @@ def test_who_was_given_nothing_may_be_reserved_again() -> None:
     waiters = Waiters(SystemClock())
     waiter = waiters.add(ask("a", 1))
     waiters.reserve("pool", 1)
-    assert not waiters.wanted("pool")
+    assert not waiters.has_free_slot("pool")
     waiters.release(waiter)
     assert waiters.reserve("pool", 1) == [waiter]
 
@@ -102,7 +102,7 @@ def answer(waiters: Waiters) -> None:
     waiter = waiters.add(ask("a", 4))
     waiters.reserve("pool", 1)
     waiters.deliver(waiter, lease("one"))
-    waiters.answered(waiter)
+    waiters.remove_answered(waiter)
 
 
 def test_a_replica_is_expected_once_it_has_returned_in_time_in_a_row() -> None:

@@ -23,7 +23,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES
-from tests.queue.requests import ask, done, new, report
+from tests.queue.requests import ask, make_finish, new, report
 
 LIMITS = replace(LONG_LEASES, ask_wait_s=600.0, check_interval_s=600.0)
 WARM_UP, WINDOWS, IN_WINDOW = 40, 9, 20
@@ -95,7 +95,7 @@ async def lease(queue: PostgresQueue, **changes: Any) -> Lease:
     """Submit a request while a replica polls, and return its lease."""
     polling = asyncio.create_task(queue.ask(poll := ask()))
     parts = queue.parts
-    while not (parts.state.waiters.slots(poll.pool) and parts.polls.drained(poll.pool)):  # noqa: ASYNC110
+    while not (parts.state.waiters.slots(poll.pool) and parts.polls.is_drained(poll.pool)):  # noqa: ASYNC110
         await asyncio.sleep(0)  # otherwise the request is stored first, and leased afterwards
     await queue.submit(new(**changes))
     (granted,) = (await polling).leases
@@ -105,25 +105,27 @@ async def lease(queue: PostgresQueue, **changes: Any) -> Lease:
 async def run(queue: PostgresQueue) -> None:
     """Call an endpoint that does nothing, and wait for the outcome."""
     granted = await lease(queue, input={}, answered_at_end=True)
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
 
 
 async def submit_with_webhook(queue: PostgresQueue) -> None:
     granted = await lease(
         queue, webhook=Webhook("https://receiver.example/hook", "https://darkroom.example")
     )
-    await queue.finish(done(granted.held))
+    await queue.finish(make_finish(granted.key))
 
 
 async def make_image(queue: PostgresQueue) -> None:
     """Make an image, which takes so long that the replica reports once."""
     granted = await lease(queue)
-    await queue.report(report(granted.held))
-    stem = f"f/{granted.held.request_id}/1/0"
+    await queue.report(report(granted.key))
+    stem = f"f/{granted.key.request_id}/1/0"
     small = Artifact(f"{stem}.webp", "image/webp", 6_000, "b" * 64, 256, 256)
     image = Artifact(f"{stem}.png", "image/png", 20_000, "a" * 64, 512, 512, thumbnail=small)
     output = {"images": [{"url": stem, "width": 512, "height": 512}], "seed": 1}
-    await queue.finish(done(granted.held, Outcome(output, (image,), usage=Usage(1.5, 4, 1.0))))
+    await queue.finish(
+        make_finish(granted.key, Outcome(output, (image,), usage=Usage(1.5, 4, 1.0)))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ async def test_the_position_of_a_leased_request_is_not_read(
     counting: CountingDatabase, queue: PostgresQueue
 ) -> None:
     granted = await lease(queue)
-    stored = await queue.get(granted.tenant, granted.held.request_id)
+    stored = await queue.get(granted.tenant, granted.key.request_id)
     counting.clear()
     assert (await queue.waiting(stored)).position == 0
     await queue.parts.state.stats.refresh()  # reads the positions that were asked for

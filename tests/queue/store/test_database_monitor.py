@@ -43,7 +43,7 @@ async def test_an_open_transaction_is_reported_until_it_ends(
     monkeypatch.setattr(open_snapshots, "MIN_TRANSACTIONS", 20)
     seen = Seen()
     snapshots = OpenSnapshots(database, SystemClock())
-    horizon = DatabaseMonitor(database, SystemClock(), seen, snapshots.measured)
+    horizon = DatabaseMonitor(database, SystemClock(), seen, snapshots.note_transactions)
     with psycopg.connect(conninfo) as forgotten:
         forgotten.execute("SELECT pg_current_xact_id()")
         for _ in range(20):
@@ -72,7 +72,7 @@ async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Datab
         for _ in range(20):
             await database.rows("SELECT pg_current_xact_id()")
         await DatabaseMonitor(
-            database, SystemClock(), seen, OpenSnapshots(database, SystemClock()).measured
+            database, SystemClock(), seen, OpenSnapshots(database, SystemClock()).note_transactions
         ).measure()
     assert seen.transactions >= 20
 

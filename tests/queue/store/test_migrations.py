@@ -14,12 +14,12 @@ from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
-from serve_app.queue.store.migrations import Migration, check_applied, migrate, shipped
+from serve_app.queue.store.migrations import Migration, check_applied, list_migrations, migrate
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import Ingress
 from tests.queue.next_version import COLOURS, INDEXES, LAST, SCHEMA
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, lease, make_finish, new
 
 BASELINE_SHA256 = "71c23005cb60d79cb1b2b36fbd109b54ef7f814f4ff335e50a75bc53f4b27ba6"
 """Once 0.1.0 is released, never change this: databases have been made by the file. Until then
@@ -36,13 +36,15 @@ def test_the_baseline_is_frozen() -> None:
 
 
 def test_they_are_numbered_without_gaps() -> None:
-    assert [migration.number for migration in shipped()] == [*range(1, len(shipped()) + 1)]
-    assert shipped()[0].name == "0001_baseline.sql"
+    assert [migration.number for migration in list_migrations()] == [
+        *range(1, len(list_migrations()) + 1)
+    ]
+    assert list_migrations()[0].name == "0001_baseline.sql"
 
 
 def test_every_file_is_a_migration() -> None:
     assert {path.name for path in SCHEMA.glob("*.sql")} == {
-        migration.name for migration in shipped()
+        migration.name for migration in list_migrations()
     }
 
 
@@ -51,7 +53,7 @@ async def test_several_that_start_at_once_apply_each_once_and_nothing_later(empt
         await asyncio.gather(*(migrate(empty) for _ in range(4)))
         with psycopg.connect(empty) as connection:
             rows = connection.execute("SELECT number FROM migrations ORDER BY number").fetchall()
-        assert [row[0] for row in rows] == [migration.number for migration in shipped()]
+        assert [row[0] for row in rows] == [migration.number for migration in list_migrations()]
 
 
 async def test_a_database_of_a_newer_darkroom_is_refused(conninfo: str) -> None:
@@ -111,7 +113,7 @@ def mistakes(migrations: Sequence[Migration]) -> list[str]:
 
 
 def test_the_version_before_works_and_submits_go_on_beside_each_migration() -> None:
-    assert mistakes(shipped()[1:]) == []
+    assert mistakes(list_migrations()[1:]) == []
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,13 @@ async def test_the_version_before_goes_on_and_starts_again_while_it_is_updated(
     try:
         running = await ingress()
         before = await running.submit(new())
-        await migrate(empty, [*shipped(), COLOURS])
+        await migrate(empty, [*list_migrations(), COLOURS])
         await migrate(empty)  # as a process of this version does at its start
         started = await ingress()
         for queue in (running, started):
             await queue.submit(new())
-            lease_key = (await lease(queue)).held
-            assert await queue.finish(done(lease_key)) is Verdict.ACCEPTED
+            lease_key = (await lease(queue)).key
+            assert await queue.finish(make_finish(lease_key)) is Verdict.ACCEPTED
         ended = await started.get(TENANT, before.id)
         assert (ended.state, len(await started.page(TENANT))) == (State.SUCCEEDED, 3)
         database = Database(empty)
@@ -162,7 +164,7 @@ async def test_the_version_before_goes_on_and_starts_again_while_it_is_updated(
     ids=["says nothing", "with a later one", "says it elsewhere"],
 )
 async def test_a_step_that_is_not_compatible_ends_the_version_before(empty: str, sql: str) -> None:
-    await migrate(empty, [*shipped(), COLOURS, Migration(LAST + 2, "later.sql", sql)])
+    await migrate(empty, [*list_migrations(), COLOURS, Migration(LAST + 2, "later.sql", sql)])
     with pytest.raises(Misconfigured, match=f"tables are at {LAST + 2}, .* up to {LAST}"):
         await migrate(empty)
     database = Database(empty)
@@ -219,7 +221,7 @@ async def test_a_migration_behind_a_long_transaction_keeps_no_submit_waiting(
         queue = await ingress()
         async with await psycopg.AsyncConnection.connect(empty) as other:
             await other.execute(cast("LiteralString", long))  # until its end
-            migrating = asyncio.create_task(migrate(empty, [*shipped(), migration]))
+            migrating = asyncio.create_task(migrate(empty, [*list_migrations(), migration]))
             # Without the limit there was one request, and submits would fail after lock_timeout.
             given_up = asyncio.create_task(lock_requests(other, mode, 3))
             while not given_up.done():
@@ -242,7 +244,7 @@ async def test_indexes_are_built_beside_submits_and_again_after_an_interruption(
         queue = await ingress()
         writer = await psycopg.AsyncConnection.connect(empty)
         await writer.execute("LOCK TABLE requests IN ROW EXCLUSIVE MODE")
-        building = asyncio.create_task(migrate(empty, [*shipped(), INDEXES]))
+        building = asyncio.create_task(migrate(empty, [*list_migrations(), INDEXES]))
         for _ in range(10):
             await queue.submit(new())
             await asyncio.sleep(0.1)
@@ -250,7 +252,7 @@ async def test_indexes_are_built_beside_submits_and_again_after_an_interruption(
         building.cancel()
         await asyncio.gather(building, return_exceptions=True)
         await writer.close()
-        await migrate(empty, [*shipped(), INDEXES])
+        await migrate(empty, [*list_migrations(), INDEXES])
         async with await psycopg.AsyncConnection.connect(empty) as reader:
             rows = await reader.execute(
                 "SELECT indisvalid FROM pg_index "
@@ -264,7 +266,7 @@ async def test_indexes_are_built_beside_submits_and_again_after_an_interruption(
 async def test_readiness_reports_tables_of_an_older_darkroom(database: Database) -> None:
     older = rf"older Darkroom: its tables are at {LAST}, .* needs them at {LAST + 1}\. .*\.$"
     with pytest.raises(Misconfigured, match=older):
-        await check_applied(database, [*shipped(), COLOURS])
+        await check_applied(database, [*list_migrations(), COLOURS])
 
 
 async def test_readiness_reports_a_database_without_tables(conninfo: str) -> None:

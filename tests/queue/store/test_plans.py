@@ -134,7 +134,7 @@ async def test_a_page_of_history_does_not_read_the_history(
         connection.execute(SESSION)
         if learned:
             connection.execute("ANALYZE requests")
-        plan = prepared(connection, statement, params)
+        plan = explain_prepared(connection, statement, params)
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
@@ -156,7 +156,7 @@ async def test_a_search_does_not_read_the_history(
         connection.execute(SESSION)
         if learned:
             connection.execute("ANALYZE requests, request_words")
-        plan = prepared(connection, statement, params)
+        plan = explain_prepared(connection, statement, params)
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
@@ -174,7 +174,7 @@ async def test_a_search_among_favourites_reads_only_these(history: str, statemen
         connection.execute(
             "INSERT INTO favourites SELECT tenant, id FROM requests ON CONFLICT DO NOTHING"
         )
-        plan = prepared(connection, statement, params)
+        plan = explain_prepared(connection, statement, params)
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
@@ -203,7 +203,7 @@ async def test_what_waited_longest_is_found_without_reading_the_queue(
             connection.execute(command.encode())
         if learned:
             connection.execute("ANALYZE requests")
-        plan = prepared(connection, statement, {**params, "priorities": [0, 1, 2, 3]})
+        plan = explain_prepared(connection, statement, {**params, "priorities": [0, 1, 2, 3]})
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
@@ -213,7 +213,7 @@ async def test_counts_by_day_read_an_index_alone(history: str) -> None:
     with psycopg.connect(history, autocommit=True) as connection:
         connection.execute(SESSION)
         connection.execute("VACUUM ANALYZE requests")
-        plan = prepared(connection, DAYS, params)
+        plan = explain_prepared(connection, DAYS, params)
     counted = [line for line in plan if "Index Only Scan using requests_history" in line]
     assert counted, "\n".join(plan)
     read = next(line for line in plan if "shared hit=" in line)
@@ -226,7 +226,7 @@ async def test_a_look_for_requests_whose_files_are_limited_reads_only_these(hist
         connection.execute(
             "INSERT INTO lifecycles (request_id, keep_s) SELECT id, 60 FROM requests LIMIT 100"
         )
-        plan = prepared(connection, SEE_ENDS, {"after": FIRST_ID, "most": PAGE_SIZE})
+        plan = explain_prepared(connection, SEE_ENDS, {"after": FIRST_ID, "most": PAGE_SIZE})
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < 2 * MAX_READ, "\n".join(plan)
 
@@ -236,7 +236,7 @@ async def test_a_look_for_requests_to_delete_by_age_does_not_read_the_history(
 ) -> None:
     with psycopg.connect(history, autocommit=True) as connection:
         connection.execute(SESSION)
-        plan = prepared(connection, DUE_TENANTS, {"ages": "[]", "age_s": 0.0})
+        plan = explain_prepared(connection, DUE_TENANTS, {"ages": "[]", "age_s": 0.0})
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
@@ -245,7 +245,7 @@ async def test_a_count_of_realtime_sessions_reads_neither_history_nor_queue(hist
     with psycopg.connect(history, autocommit=True) as connection:
         connection.execute(SESSION)
         connection.execute(FILL.encode())
-        plan = prepared(connection, OPEN_SESSIONS, {"tenant": BUSY, "pool": "pool"})
+        plan = explain_prepared(connection, OPEN_SESSIONS, {"tenant": BUSY, "pool": "pool"})
         connection.execute("DELETE FROM requests WHERE state = 'queued'")
     read = next((line for line in plan if "shared hit=" in line), "shared hit=0")
     assert int(read.split("shared hit=")[1].split()[0]) < 20, "\n".join(plan)
@@ -255,13 +255,13 @@ async def test_a_look_at_the_space_of_drafts_reads_neither_history_nor_queue(his
     with psycopg.connect(history, autocommit=True) as connection:
         connection.execute(SESSION)
         connection.execute(FILL.encode())
-        plan = prepared(connection, SPACE, {"tenant": BUSY, "endpoint": "noop"})
+        plan = explain_prepared(connection, SPACE, {"tenant": BUSY, "endpoint": "noop"})
         connection.execute("DELETE FROM requests WHERE state = 'queued'")
     read = next((line for line in plan if "shared hit=" in line), "shared hit=0")
     assert int(read.split("shared hit=")[1].split()[0]) < 20, "\n".join(plan)
 
 
-def prepared(
+def explain_prepared(
     connection: psycopg.Connection, statement: str, params: Mapping[str, object]
 ) -> Sequence[str]:
     """Plan of a statement, made without a look at its parameters."""

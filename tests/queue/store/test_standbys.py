@@ -41,7 +41,7 @@ class Shown:
 
 
 @asynccontextmanager
-async def shown(conninfo: str) -> AsyncGenerator[Shown]:
+async def open_metrics(conninfo: str) -> AsyncGenerator[Shown]:
     database = Database(conninfo)
     await database.start()
     try:
@@ -58,7 +58,7 @@ async def servers() -> AsyncIterator[Pair]:
 
 
 async def test_a_standby_is_shown_with_what_it_lacks_until_it_is_gone(servers: Pair) -> None:
-    async with shown(servers.primary.conninfo) as metrics:
+    async with open_metrics(servers.primary.conninfo) as metrics:
 
         async def has_all() -> bool:
             return await metrics.lag() == 0
@@ -88,7 +88,9 @@ async def test_a_role_sees_standbys_once_it_may(
     with psycopg.connect(servers.primary.conninfo, autocommit=True) as operator:
         operator.execute("CREATE ROLE plain LOGIN")
         operator.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain")
-    async with shown(servers.primary.conninfo.replace("user=postgres", "user=plain")) as metrics:
+    async with open_metrics(
+        servers.primary.conninfo.replace("user=postgres", "user=plain")
+    ) as metrics:
         assert await metrics.standbys() == 0
         assert await metrics.lag() is None
         with psycopg.connect(servers.primary.conninfo, autocommit=True) as operator:

@@ -23,7 +23,7 @@ VALUES ('file', 'r/1', now() - interval '1 minute'), ('file', 'r/2', now() + int
 """
 
 
-def stored(database: Database, clock: FakeClock) -> PostgresStoredFiles:
+def make_stored_files(database: Database, clock: FakeClock) -> PostgresStoredFiles:
     return PostgresStoredFiles(FairReads(database), clock)
 
 
@@ -34,7 +34,7 @@ async def test_uploads_weights_and_what_will_be_deleted_are_counted(database: Da
     await uploads.finish("whole", 30)
     await database.rows(WEIGHTS)
     await database.rows(UNWANTED)
-    use = await stored(database, FakeClock(datetime.now(UTC))).use()
+    use = await make_stored_files(database, FakeClock(datetime.now(UTC))).use()
     assert sorted(use.sums, key=lambda each: each.kind) == [
         StoredSum("ann", "upload", 1, 30),
         StoredSum("", "weights", 1, 70),
@@ -44,7 +44,7 @@ async def test_uploads_weights_and_what_will_be_deleted_are_counted(database: Da
 
 async def test_the_sums_are_made_once_a_minute(database: Database) -> None:
     clock = FakeClock(datetime.now(UTC))
-    files = stored(database, clock)
+    files = make_stored_files(database, clock)
     first = await files.use()
     await database.rows(WEIGHTS)
     assert await files.use() == first

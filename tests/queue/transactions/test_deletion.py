@@ -17,9 +17,9 @@ from serve_app.queue.store.config import DAY_S, Retention
 from serve_app.queue.transactions import deletion as module
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK, Deletion
 from serve_app.settings import TenantLimits
-from tests.contract.test_deletion_contract import KEYED, asked, ended, image
+from tests.contract.test_deletion_contract import KEYED, image, new_request, run_request
 from tests.queue.database import Ingress, small_statements
-from tests.queue.requests import TENANT, done, lease, report
+from tests.queue.requests import TENANT, lease, make_finish, report
 
 OF_A_REQUEST = (
     "requests",
@@ -33,7 +33,7 @@ OF_A_REQUEST = (
 )
 
 
-async def left(database: Database) -> list[str]:
+async def remaining_tables(database: Database) -> list[str]:
     """Tables that have rows of a request."""
     return [
         table
@@ -42,7 +42,7 @@ async def left(database: Database) -> list[str]:
     ]
 
 
-async def unwanted(database: Database) -> set[str]:
+async def unwanted_keys(database: Database) -> set[str]:
     return {
         key
         for (key,) in await database.rows(
@@ -51,7 +51,7 @@ async def unwanted(database: Database) -> set[str]:
     }
 
 
-async def snapshotted(queue: PostgresQueue, held: LeaseKey) -> str:
+async def store_snapshot(queue: PostgresQueue, held: LeaseKey) -> str:
     asked_for = await queue.report(replace(report(held), wants_tickets=(held,)))
     ((_, ticket),) = asked_for.snapshot_tickets
     kept = StoredSnapshot(ticket.key, 1)
@@ -64,15 +64,15 @@ async def test_only_the_usage_line_is_left_and_every_object_is_unwanted(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    request = asked(replay_key="key", body_digest=bytes(32))
+    request = new_request(replay_key="key", body_digest=bytes(32))
     await queue.submit(request)
-    await queue.undelivered(request, request.id)
-    lease_key = (await lease(queue)).held
-    snapshot = await snapshotted(queue, lease_key)
-    await queue.finish(done(lease_key, image(request.id)))
+    await queue.record_undelivered(request, request.id)
+    lease_key = (await lease(queue)).key
+    snapshot = await store_snapshot(queue, lease_key)
+    await queue.finish(make_finish(lease_key, image(request.id)))
     deleted = await queue.delete(TENANT, request.id)
-    assert await unwanted(database) == {snapshot, f"r/{request.id}/1/a.png"} >= set(deleted)
-    assert await left(database) == []
+    assert await unwanted_keys(database) == {snapshot, f"r/{request.id}/1/a.png"} >= set(deleted)
+    assert await remaining_tables(database) == []
     assert await database.rows("SELECT request_id::text FROM usage") == [(request.id,)]
 
 
@@ -80,15 +80,15 @@ async def test_of_a_request_with_a_key_the_key_stays_while_it_counts(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    gone = await ended(queue, **KEYED)
+    gone = await run_request(queue, **KEYED)
     await queue.delete(TENANT, gone)
     deletion = Deletion(database, Retention())
     await deletion.delete_expired_keys()
-    assert await left(database) == ["idempotency_keys"]
+    assert await remaining_tables(database) == ["idempotency_keys"]
     await database.rows("UPDATE idempotency_keys SET expires_at = expires_at - interval '25 hours'")
     await deletion.delete_expired_keys()
-    assert await left(database) == []
-    assert (await queue.submit(asked(**KEYED))).id != gone
+    assert await remaining_tables(database) == []
+    assert (await queue.submit(new_request(**KEYED))).id != gone
 
 
 EXPIRED = """
@@ -115,7 +115,7 @@ async def test_many_keys_that_expire_at_once_are_freed_in_small_statements(
 
 async def test_what_another_ingress_has_in_memory_is_gone_there_too(ingress: Ingress) -> None:
     here, there = await ingress(), await ingress()
-    gone = await ended(here)
+    gone = await run_request(here)
     await there.get(TENANT, gone)
     await here.delete(TENANT, gone)
 
@@ -128,9 +128,11 @@ async def test_what_another_ingress_has_in_memory_is_gone_there_too(ingress: Ing
         await asyncio.wait_for(until_gone(), 10)
 
 
-async def aged(queue: PostgresQueue, database: Database, days: float, **changes: object) -> str:
+async def make_aged_request(
+    queue: PostgresQueue, database: Database, days: float, **changes: object
+) -> str:
     """Id of a request that ended ``days`` ago."""
-    id_ = await ended(queue, **changes)
+    id_ = await run_request(queue, **changes)
     was = id_.replace("-", "")
     ((old,),) = await database.rows(
         "SELECT to_hex((extract(epoch FROM now() - make_interval(secs => %(s)s)) * 1000)::bigint)",
@@ -162,8 +164,8 @@ async def test_age_deletes_what_ended_long_enough_ago_by_tenant(
     queue = await ingress()
     for tenant in ("ann", "bob", "cleo"):
         for days in (0, 2, 9):
-            await aged(queue, database, days, tenant=tenant)
-    waiting = asked(tenant="bob")
+            await make_aged_request(queue, database, days, tenant=tenant)
+    waiting = new_request(tenant="bob")
     await queue.submit(waiting)
     retention = Retention(
         7,
@@ -172,13 +174,13 @@ async def test_age_deletes_what_ended_long_enough_ago_by_tenant(
     gone = await Deletion(database, retention).delete_aged()
     rows = await database.rows("SELECT tenant, count(*)::integer FROM requests GROUP BY tenant")
     assert dict(rows) == {"ann": 2, "bob": 2, "cleo": 2}
-    assert await unwanted(database) == {
+    assert await unwanted_keys(database) == {
         key
         for (key,) in await database.rows(
             "SELECT key FROM jobs WHERE kind = 'file' AND key NOT IN (SELECT key FROM artifacts)"
         )
     }
-    assert len(gone) == len(await unwanted(database)) == 4
+    assert len(gone) == len(await unwanted_keys(database)) == 4
     assert await Deletion(database, retention).delete_aged() == []
     assert (await queue.get("bob", waiting.id)).id == waiting.id
 
@@ -187,7 +189,7 @@ async def test_age_takes_no_lock_for_tenants_with_nothing_to_delete(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    await aged(queue, database, 2)
+    await make_aged_request(queue, database, 2)
     async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
         await other.execute("SELECT pg_advisory_xact_lock(%s)", (OUTCOME_LOCK,))
         async with asyncio.timeout(120):
@@ -196,6 +198,6 @@ async def test_age_takes_no_lock_for_tenants_with_nothing_to_delete(
 
 async def test_without_retention_nothing_is_deleted(ingress: Ingress, database: Database) -> None:
     queue = await ingress()
-    kept = await aged(queue, database, 4000)
+    kept = await make_aged_request(queue, database, 4000)
     assert await Deletion(database, Retention()).delete_aged() == ()
     assert (await queue.get(TENANT, kept)).id == kept

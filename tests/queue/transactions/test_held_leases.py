@@ -14,7 +14,7 @@ async def test_only_the_current_lease_of_a_running_request_is_held(
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     assert await is_held(database, lease_key)
     assert not await is_held(database, replace(lease_key, attempt=lease_key.attempt + 1))
     assert not await is_held(database, replace(lease_key, nonce=lease_key.nonce + 1))

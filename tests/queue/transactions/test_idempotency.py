@@ -14,7 +14,7 @@ async def test_an_answer_that_was_lost_here_is_given_again_there(ingress: Ingres
     here, there = await ingress(), await ingress()
     lost = new(replay_key="dk_1", body_digest=BODY)
     await here.submit(lost)
-    await here.undelivered(lost, lost.id)
+    await here.record_undelivered(lost, lost.id)
     again = await there.find_earlier(new(replay_key="dk_1", body_digest=BODY))
     assert again is not None
     assert again.id == lost.id
@@ -27,7 +27,7 @@ async def test_after_its_time_a_lost_answer_is_not_given_again_and_is_forgotten(
     old, young = (new(replay_key=f"dk_{n}", body_digest=BODY) for n in (1, 2))
     for request in (old, young):
         await queue.submit(request)
-        await repeats.undelivered(request, request.id)
+        await repeats.record_undelivered(request, request.id)
     await database.rows(
         "UPDATE undelivered SET at = at - make_interval(secs => %(s)s) WHERE api_key = 'dk_1'",
         {"s": UNDELIVERED_S + 1},
@@ -44,6 +44,6 @@ async def test_a_lost_answer_is_of_the_tenant_whose_key_it_was(
     queue, repeats = await ingress(), IdempotencyKeys(database)
     lost = new(replay_key="dk_1", body_digest=BODY)
     await queue.submit(lost)
-    await repeats.undelivered(lost, lost.id)
+    await repeats.record_undelivered(lost, lost.id)
     stranger = new(replay_key="dk_1", body_digest=BODY, tenant="bob")
     assert await repeats.take_undelivered(stranger) is None

@@ -59,7 +59,7 @@ LANE = st.builds(
 )
 
 
-async def leased(
+async def run_lease(
     conninfo: str,
     lanes: dict[str, LaneClock],
     queued: list[QueuedRequest],
@@ -169,7 +169,7 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     with Background() as background:
         wants = LeasePreference(hot, host)
         leased_ids, after = background.run(
-            leased(conninfo, lanes, queued, count, wants, front, far=far)
+            run_lease(conninfo, lanes, queued, count, wants, front, far=far)
         )
     lanes["ann"].vtime += 2.0 / lanes["ann"].weight  # charged before
     expected = min(count, len(queued))

@@ -9,10 +9,10 @@ from serve_app.domain.outcome import Outcome
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.deletion import MAX_PAGES, PAGE_SIZE, PostgresLifecycles
 from tests.queue.database import Ingress
-from tests.queue.requests import done, lease, new
+from tests.queue.requests import lease, make_finish, new
 
 
-async def unwanted(database: Database) -> set[str]:
+async def unwanted_keys(database: Database) -> set[str]:
     return {key for (key,) in await database.rows("SELECT key FROM jobs WHERE kind = 'file'")}
 
 
@@ -28,13 +28,13 @@ async def later(database: Database, seconds: float) -> None:
     )
 
 
-async def made(queue, request) -> str:
+async def finish_with_file(queue, request) -> str:
     """Key of the file that the request ends with."""
     await queue.submit(request)
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     key = f"r/{request.id}/1/a.png"
     outcome = Outcome(output={}, artifacts=(Artifact(key, "image/png", 3, "00"),))
-    await queue.finish(replace(done(lease_key), outcome=outcome))
+    await queue.finish(replace(make_finish(lease_key), outcome=outcome))
     return key
 
 
@@ -42,13 +42,13 @@ async def test_the_files_go_and_the_request_stays(ingress: Ingress, database: Da
     queue, lifecycles = await ingress(), PostgresLifecycles(database)
     hasty, patient = new(), new()
     await lifecycles.keep(hasty.id, 60.0)
-    gone, kept = await made(queue, hasty), await made(queue, patient)
+    gone, kept = await finish_with_file(queue, hasty), await finish_with_file(queue, patient)
     await later(database, 55)
     await lifecycles.expire()
-    assert await unwanted(database) == set()
+    assert await unwanted_keys(database) == set()
     await later(database, 10)
     await lifecycles.expire()
-    assert await unwanted(database) == {gone}
+    assert await unwanted_keys(database) == {gone}
     assert await database.rows("SELECT key FROM artifacts") == [(kept,)]
     assert (await queue.get(hasty.tenant, hasty.id)).outcome is not None
     assert await database.rows("SELECT * FROM lifecycles") == []
@@ -88,7 +88,7 @@ async def test_a_round_looks_at_some_of_many_requests_that_have_not_ended_and_th
     )
     last = new()  # its id is the highest
     await lifecycles.keep(last.id, 60.0)
-    await made(queue, last)
+    await finish_with_file(queue, last)
     due = "SELECT request_id::text FROM lifecycles WHERE due_at IS NOT NULL"
     await lifecycles.expire()
     assert await database.rows(due) == []
@@ -97,6 +97,6 @@ async def test_a_round_looks_at_some_of_many_requests_that_have_not_ended_and_th
     await lifecycles.expire()  # begins again
     second = new()
     await lifecycles.keep(second.id, 60.0)
-    await made(queue, second)
+    await finish_with_file(queue, second)
     await lifecycles.expire()
     assert len(await database.rows(due)) == 2

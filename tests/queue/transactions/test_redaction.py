@@ -13,10 +13,10 @@ from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.redaction import Redaction
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
-from tests.contract.test_deletion_contract import asked, image
+from tests.contract.test_deletion_contract import image, new_request
 from tests.contract.test_forgetting_contract import INPUT, forgot
 from tests.queue.database import Ingress
-from tests.queue.requests import TENANT, done, lease
+from tests.queue.requests import TENANT, lease, make_finish
 
 QUOTING = Outcome(
     failure=Failure("pipeline_failed", "No image of a secret.", False, "secret"),
@@ -29,10 +29,10 @@ async def test_an_hour_later_nothing_is_there_but_that_it_was(
     ingress: Ingress, database: Database, outcome: str
 ) -> None:
     queue = await ingress()
-    request = asked(input=INPUT, store_io=False, warnings=("Of a secret.",))
+    request = new_request(input=INPUT, store_io=False, warnings=("Of a secret.",))
     await queue.submit(request)
     result = image(request.id) if outcome == "image" else QUOTING
-    await queue.finish(done((await lease(queue)).held, result))
+    await queue.finish(make_finish((await lease(queue)).key, result))
     before = await forgot(queue, request.id, Redacted.OUTCOME)
     assert await Redaction(database).redact_due() == []
     await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
@@ -56,14 +56,14 @@ async def test_its_webhook_is_forgotten_with_the_outcome(
     queue, outbox = await ingress(), PostgresOutbox(database)
     ids: list[str] = []
     for path in ("delivered", "undelivered"):
-        request = asked(store_io=False, webhook=Webhook(f"https://{path}.example/", ""))
+        request = new_request(store_io=False, webhook=Webhook(f"https://{path}.example/", ""))
         await queue.submit(request)
         await queue.cancel(TENANT, request.id)
         await forgot(queue, request.id, Redacted.OUTCOME)
         (claimed,) = await outbox.claim({DeliveryChannel(TENANT, f"{path}.example"): 1})
         assert await outbox.keep_body(claimed, b"a secret") == b"a secret"
         if path == "delivered":
-            assert await outbox.delivered(claimed, ReceiverResponse(0.1, 200))
+            assert await outbox.record_success(claimed, ReceiverResponse(0.1, 200))
         ids.append(request.id)
     delivered, undelivered = ids
     await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
@@ -83,7 +83,7 @@ async def test_many_are_forgotten_at_once_and_each_once(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    requests = [asked(store_io=False) for _ in range(5)]
+    requests = [new_request(store_io=False) for _ in range(5)]
     for request in requests:
         await queue.submit(request)
         await queue.cancel(TENANT, request.id)

@@ -19,7 +19,7 @@ from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease import LeaseResult, lease_queued
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import POOL, ask, done, new
+from tests.queue.requests import POOL, ask, make_finish, new
 
 DEV = "fal-ai/flux/dev"
 LIMITS = replace(
@@ -61,9 +61,9 @@ async def test_no_limit_is_passed_while_four_processes_lease_and_end(ingress: In
         await asyncio.sleep(chance.random() * 0.02)
         running.subtract(keys)
         if chance.random() < 0.2:
-            await queues[queue].hand_back(granted.held, name, "draining")
+            await queues[queue].hand_back(granted.key, name, "draining")
         else:
-            await queues[queue].finish(done(granted.held, replica=name))
+            await queues[queue].finish(make_finish(granted.key, replica=name))
             finished.add(granted.request_id)
 
     async def replica(queue: int, name: str) -> None:
@@ -75,7 +75,7 @@ async def test_no_limit_is_passed_while_four_processes_lease_and_end(ingress: In
     assert finished == submitted
 
 
-async def leased(database: Database, limits: QueueLimits) -> LeaseResult:
+async def lease_slots(database: Database, limits: QueueLimits) -> LeaseResult:
     offers = [DirectLease("r1", "a1")] * 8
     return await lease_queued(database, POOL, offers, LeasePreference(), limits, {})
 
@@ -88,10 +88,10 @@ async def test_a_leasing_waits_for_no_other_one_and_leaves_out_what_that_one_cou
         await queue.submit(new(tenant=tenant))
     async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
         await other.execute("SELECT room_under_limit('tenant', 'ann', 3, 1)")
-        got = await leased(database, LIMITS)
+        got = await lease_slots(database, LIMITS)
         assert [granted.request.tenant for _, granted, _ in got.found] == ["cleo"]
         assert got.missed == 1  # so it looks again soon
-    got = await leased(database, LIMITS)
+    got = await lease_slots(database, LIMITS)
     assert [granted.request.tenant for _, granted, _ in got.found] == ["ann"]
 
 
@@ -116,7 +116,7 @@ async def test_what_was_leased_after_a_leasing_began_is_counted_by_it(
         waits = "SELECT 1 FROM pg_locks WHERE objid = 4711 AND NOT granted"
         while await (await holder.execute(waits)).fetchone() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        assert len((await leased(database, LIMITS)).found) == 1
+        assert len((await lease_slots(database, LIMITS)).found) == 1
         await holder.execute("SELECT pg_advisory_unlock(4711)")
         assert await (await counting).fetchone() == (0,)
 
@@ -209,7 +209,7 @@ async def test_a_leasing_reads_neither_what_runs_nor_the_requests_of_lanes_at_th
         offers = [DirectLease("r1", "a1")] * 8
         wants = LeasePreference(left_out=left_out)
         leasing = await lease_queued(database, POOL, offers, wants, limits, {})
-        known.found(leasing.full, number)
+        known.note_full(leasing.full, number)
         assert len(leasing.found) == 8
         pages = await read() - before
         await database.rows(AGAIN)
@@ -244,7 +244,7 @@ async def test_kept_counts_let_exactly_the_limit_run(database: Database, ingress
     await database.rows(start, {"count": before})
 
     async def lease_all() -> int:
-        while (await leased(database, limits)).found:
+        while (await lease_slots(database, limits)).found:
             pass
         rows = await database.rows("SELECT count(*) FROM requests WHERE state = 'running'")
         return rows[0][0]
@@ -272,7 +272,7 @@ async def test_an_end_in_one_process_lets_another_one_lease_what_waits_at_the_li
     waiting = asyncio.create_task(there.ask(ask(1, replica="r2")))
     while there.parts.state.running_limits.left_out()[0] != LeftOut(tenants=frozenset({"bob"})):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    await here.finish(done(first.held))
+    await here.finish(make_finish(first.key))
     assert len((await waiting).leases) == 1
 
 
@@ -282,15 +282,15 @@ async def test_what_is_freed_while_a_leasing_or_a_look_is_under_way_is_not_left_
     queue = await ingress(LIMITS)
     for _ in range(2):
         await queue.submit(new(tenant="bob"))
-    assert len((await leased(database, LIMITS)).found) == 1
+    assert len((await lease_slots(database, LIMITS)).found) == 1
     known = RunningLimits(database, LIMITS)
     _, began = known.left_out()
-    known.freed([("tenant", "bob")])
-    known.found((await leased(database, LIMITS)).full, began)
+    known.note_freed([("tenant", "bob")])
+    known.note_full((await lease_slots(database, LIMITS)).full, began)
     assert not known.left_out()[0]
     look = asyncio.create_task(known.look())
     await asyncio.sleep(0)
-    known.freed([("tenant", "bob")])
+    known.note_freed([("tenant", "bob")])
     await look
     assert not known.left_out()[0]
     await known.look()
@@ -303,7 +303,7 @@ async def test_a_look_forgets_what_is_no_longer_at_its_limit(
     queue = await ingress(LIMITS)
     for n in range(6):
         await queue.submit(new(tenant="bob" if n % 2 else "cleo", endpoint=DEV))
-    while (await leased(database, LIMITS)).found:
+    while (await lease_slots(database, LIMITS)).found:
         pass
     known = RunningLimits(database, LIMITS)
     known.left_out()
@@ -315,9 +315,9 @@ async def test_a_look_forgets_what_is_no_longer_at_its_limit(
     )
     await known.look()
     assert not known.left_out()[0]
-    known.found(LeftOut(frozenset({DEV})), 0)
+    known.note_full(LeftOut(frozenset({DEV})), 0)
     await known.look()
-    known.found(LeftOut(frozenset({DEV})), 0)
+    known.note_full(LeftOut(frozenset({DEV})), 0)
     await known.look()  # nothing was leased since the last one
     assert not known.left_out()[0]
 
@@ -329,7 +329,7 @@ async def test_a_look_finds_disabled_tenants_and_others_at_their_limit(
     queue = await ingress(limits)
     for tenant in ("bob", "bob", "cleo", "dan"):
         await queue.submit(new(tenant=tenant))
-    while (await leased(database, limits)).found:
+    while (await lease_slots(database, limits)).found:
         pass
     await queue.submit(new(tenant="cleo"))
     known = RunningLimits(database, limits)

@@ -13,7 +13,7 @@ from serve_app.queue.transactions import snapshots
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.storage import FakeStorage
 from tests.queue.database import Ingress
-from tests.queue.requests import done, lease, new, report
+from tests.queue.requests import lease, make_finish, new, report
 from tests.queue.unwanted_files import delete_files, take_files
 
 
@@ -38,7 +38,7 @@ async def test_what_was_uploaded_and_never_named_is_deleted_after_its_ticket(
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     reply = await queue.report(replace(report(lease_key), wants_tickets=(lease_key,)))
     ((_, ticket),) = reply.snapshot_tickets
     assert await take_files(database) == []
@@ -51,7 +51,7 @@ async def test_a_snapshot_that_another_replaced_is_unwanted_and_the_latest_is_no
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    lease_key = (await lease(queue)).held
+    lease_key = (await lease(queue)).key
     first = await keep(queue, lease_key)
     second = await keep(queue, lease_key, 2)
     assert await keys(database) == {first}
@@ -69,9 +69,9 @@ async def test_snapshots_of_requests_that_ended_are_unwanted(
     for request in (ended, goes_on):
         await queue.submit(request)
     leases = [await lease(queue), await lease(queue)]
-    kept = {granted.request_id: await keep(queue, granted.held) for granted in leases}
+    kept = {granted.request_id: await keep(queue, granted.key) for granted in leases}
     await queue.finish(
-        done(next(granted.held for granted in leases if granted.request_id == ended.id))
+        make_finish(next(granted.key for granted in leases if granted.request_id == ended.id))
     )
     await snapshots.forget_ended(database)
     await snapshots.forget_ended(database)
@@ -82,7 +82,7 @@ async def test_snapshots_of_requests_that_ended_are_unwanted(
 
 async def test_a_file_that_storage_does_not_delete_is_tried_again(database: Database) -> None:
     storage = FakeStorage(b"key", "http://here", SystemClock())
-    storage.delete = away  # type: ignore[method-assign]
+    storage.delete = raise_unavailable  # type: ignore[method-assign]
     await snapshots.store_tickets(database, ["s/a/1/x.bin"])
     await all_due(database)
     await delete_files(database, storage)
@@ -92,7 +92,7 @@ async def test_a_file_that_storage_does_not_delete_is_tried_again(database: Data
     assert await take_files(database) == ["s/a/1/x.bin"]
 
 
-async def away(keys: Sequence[str]) -> None:
+async def raise_unavailable(keys: Sequence[str]) -> None:
     raise StorageUnavailable("The storage does not answer.")
 
 

@@ -22,7 +22,7 @@ LONG_PAST = "UPDATE uploads SET due_at = now() - interval '1 day' WHERE due_at I
 HASTY = Retention(tenants={"t1": TenantLimits(retention_days=1), "t2": TenantLimits()})
 
 
-def made(number: int, tenant: str) -> Upload:
+def make_upload(number: int, tenant: str) -> Upload:
     return Upload(f"u/{number}/a.png", "id", tenant, "image/png")
 
 
@@ -32,7 +32,7 @@ async def test_the_sums_are_right_after_any_order_of_statements(
     book = PostgresUploads(database, HASTY)
     tenants = "t1", "t2", "t3"
     for number in range(60):
-        await book.open(made(number, chance.choice(tenants)))
+        await book.open(make_upload(number, chance.choice(tenants)))
 
     def any_key() -> str:
         return f"u/{chance.randrange(60)}/a.png"
@@ -64,8 +64,8 @@ async def test_many_at_once_wait_for_each_other_and_lose_nothing(
     book = PostgresUploads(database, Retention())
     tenants = [f"t{number % 3}" for number in range(90)]
     for number, tenant in enumerate(tenants):
-        await book.open(made(number, tenant))
-        await book.finish(made(number, tenant).key, 10)
+        await book.open(make_upload(number, tenant))
+        await book.finish(make_upload(number, tenant).key, 10)
 
     async def sweep() -> None:
         for _ in range(5):
@@ -73,7 +73,7 @@ async def test_many_at_once_wait_for_each_other_and_lose_nothing(
             await book.forget([each.key for each in await book.take_unwanted(20)])
 
     async def change(number: int) -> None:
-        upload = made(number, tenants[number])
+        upload = make_upload(number, tenants[number])
         await book.finish(upload.key, 25)
         if number % 2:
             await book.delete(upload.tenant, upload.key)
@@ -81,6 +81,6 @@ async def test_many_at_once_wait_for_each_other_and_lose_nothing(
     order = chance.sample(range(90), 90)
     await asyncio.gather(sweep(), *(change(number) for number in order), sweep())
     assert await database.rows(DIFFERENT) == []
-    used = [(await book.used(tenant)).size for tenant in sorted(set(tenants))]
+    used = [(await book.usage(tenant)).size for tenant in sorted(set(tenants))]
     ((left,),) = await database.rows("SELECT count(*) FROM uploads WHERE state = 'whole'")
     assert sum(used) == 25 * left > 0

@@ -42,7 +42,7 @@ PARAMS: dict[str, Any] = {
 
 
 @pytest.fixture
-def filled(conninfo: str) -> None:
+def usage_rows(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(ENDED)
         connection.execute(COUNTED)
@@ -55,7 +55,7 @@ async def plan(database: Database, statement: str, **more: Any) -> str:
     return "\n".join(row[0] for row in await database.rows(f"EXPLAIN {statement}", params))
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("usage_rows")
 @pytest.mark.parametrize("before", [None, (NOW, "00000000-0000-0000-0000-000000000000")])
 @pytest.mark.parametrize(
     ("end", "index"),
@@ -78,6 +78,6 @@ async def test_a_page_of_ended_requests_is_read_off_an_index(
     assert "Sort" not in found_plan
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("usage_rows")
 async def test_usage_is_summed_from_an_index_alone(database: Database) -> None:
     assert "Index Only Scan using usage_of_tenant_billed" in await plan(database, CONSUMED)

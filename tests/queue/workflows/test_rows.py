@@ -25,13 +25,13 @@ from tests.contract.test_workflows_contract import (
     DRAW,
     FLOW,
     call,
-    found,
-    sent,
-    started,
+    find_run,
+    send_step,
+    start_run,
 )
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, QUICK, Ingress
-from tests.queue.requests import TENANT, ask, done, lease, new
+from tests.queue.requests import TENANT, ask, lease, make_finish, new
 
 
 async def state_of(queue: PostgresQueue, request_id: str) -> State:
@@ -42,7 +42,7 @@ async def test_a_workflow_outlives_every_lease_and_the_death_of_every_process(
     ingress: Ingress, liveness: FakeLiveness
 ) -> None:
     queue = await ingress(QUICK)
-    run = await started(queue)
+    run = await start_run(queue)
     other = new()
     await queue.submit(other)
     leased = await lease(queue)  # what a lease that runs out looks like
@@ -52,7 +52,7 @@ async def test_a_workflow_outlives_every_lease_and_the_death_of_every_process(
     await asyncio.sleep(2 * QUICK.lease_s)  # rounds of the reaper
     again = await queue.current(TENANT, run.held.request_id)
     assert (again.state, again.attempt, again.failures) == (State.RUNNING, 1, 0)
-    assert str(await queue.finish(done(leased.held))) == "fenced"
+    assert str(await queue.finish(make_finish(leased.key))) == "fenced"
     assert str(await queue.finish(Finish(run.held, RUNNER, DONE))) == "accepted"
 
 
@@ -62,7 +62,7 @@ async def test_a_workflow_does_not_count_for_the_limit_of_running_requests(
     limits = replace(LONG_LEASES, tenants={TENANT: TenantLimits(max_running=1)})
     queue = await ingress(limits)
     for _ in range(3):
-        await started(queue)
+        await start_run(queue)
     await queue.submit(new())
     await queue.submit(new())
     await lease(queue)
@@ -74,10 +74,10 @@ async def test_retention_keeps_steps_as_long_as_their_workflow(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    run = await started(queue)
-    step = await sent(queue, run)
-    lease_key = (await lease(queue)).held
-    await queue.finish(done(lease_key, image(step)))
+    run = await start_run(queue)
+    step = await send_step(queue, run)
+    lease_key = (await lease(queue)).key
+    await queue.finish(make_finish(lease_key, image(step)))
     deletion = Deletion(database, Retention())
     assert await deletion.delete_of_tenant(TENANT) == []
     await queue.finish(Finish(run.held, RUNNER, DONE))
@@ -95,11 +95,11 @@ async def test_the_lifetime_of_a_steps_files_begins_with_the_end_of_its_workflow
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    run = await started(queue)
+    run = await start_run(queue)
     lifecycles = PostgresLifecycles(database)
-    step = await sent(queue, run)
+    step = await send_step(queue, run)
     await lifecycles.keep(step, 0.0)
-    await queue.finish(done((await lease(queue)).held, image(step)))
+    await queue.finish(make_finish((await lease(queue)).key, image(step)))
     await lifecycles.expire()
     ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
     assert files > 0
@@ -117,8 +117,8 @@ async def test_the_run_of_a_deleted_request_is_deleted_when_its_steps_have_ended
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
-    run = await started(queue)
-    step = await sent(queue, run)
+    run = await start_run(queue)
+    step = await send_step(queue, run)
     await queue.operations.fail(run.held.request_id, ACTOR, "It is not wanted.")
     await queue.delete(TENANT, run.held.request_id)
     await queue.workflows.runs.close()
@@ -132,8 +132,8 @@ async def test_a_run_that_is_closed_while_its_request_is_deleted_does_not_stay(
     ingress: Ingress, conninfo: str, database: Database
 ) -> None:
     queue = await ingress()
-    run = await started(queue)
-    step = await sent(queue, run)
+    run = await start_run(queue)
+    step = await send_step(queue, run)
     await queue.operations.fail(run.held.request_id, ACTOR, "It is not wanted.")
     async with await psycopg.AsyncConnection.connect(conninfo) as closing:
         await closing.execute("SELECT FROM requests WHERE pool = %s FOR KEY SHARE", (POOL,))
@@ -179,7 +179,7 @@ async def test_a_step_that_is_sent_twice_at_once_and_refused_leaves_no_count(
 
 async def test_two_processes_that_send_the_same_step_store_one_request(ingress: Ingress) -> None:
     first, second = await ingress(), await ingress()
-    run = await started(first)
+    run = await start_run(first)
     for _ in range(20):
         key = f"{run.held.request_id}/draw"
         request = new(idempotency_key=key, body_digest=b"1" * 32)
@@ -191,7 +191,7 @@ async def test_two_processes_that_send_the_same_step_store_one_request(ingress: 
 
 async def test_two_processes_start_each_request_once(ingress: Ingress) -> None:
     first, second = await ingress(), await ingress()
-    await started(first)
+    await start_run(first)
     for _ in range(20):
         await first.submit(new(endpoint=FLOW, pool=POOL))
     counts = await asyncio.gather(
@@ -204,13 +204,13 @@ async def test_two_processes_start_each_request_once(ingress: Ingress) -> None:
 async def test_a_cancel_and_a_step_at_once_leave_no_step_behind(ingress: Ingress) -> None:
     first, second = await ingress(), await ingress()
     for _ in range(10):
-        run = await started(first)
+        run = await start_run(first)
         request = new()
         taken, _ = await asyncio.gather(
             first.workflows.runs.take(run, [call(DRAW, request.id)]),
             second.cancel(TENANT, run.held.request_id),
         )
-        again = await found(second, run.held.request_id)
+        again = await find_run(second, run.held.request_id)
         assert again.cancel_requested
         steps = await second.workflows.runs.steps(again)
         assert [step.id for step in steps] == [*taken]

@@ -35,14 +35,14 @@ ANY = StaticKey("any", "any")
 
 
 @pytest.fixture
-def broken() -> Any:
+def failing_server() -> Any:
     with broken_s3() as broken:
         yield broken
 
 
 @pytest.fixture
-async def storage(broken: BrokenS3) -> AsyncIterator[S3Storage]:
-    storage = S3Storage(location(broken.url), ANY)
+async def storage(failing_server: BrokenS3) -> AsyncIterator[S3Storage]:
+    storage = S3Storage(location(failing_server.url), ANY)
     await storage.start()
     yield storage
     await storage.aclose()
@@ -84,13 +84,13 @@ def nothing_listens() -> str:
     ],
 )
 async def test_what_is_wrong_is_said_with_what_to_do(
-    broken: BrokenS3,
+    failing_server: BrokenS3,
     storage: S3Storage,
     answer: Says | str,
     kind: type[DarkroomError],
     sentence: str,
 ) -> None:
-    broken.after = answer
+    failing_server.after = answer
     began = time.monotonic()
     with pytest.raises(kind, match=sentence):
         await storage.check()
@@ -126,10 +126,10 @@ async def test_a_host_that_no_name_service_knows_points_at_the_path_style() -> N
 @pytest.mark.long
 @pytest.mark.parametrize("answer", [HANG, DROP, Says(503, "SlowDown")])
 async def test_readiness_says_what_is_wrong_with_the_storage(
-    broken: BrokenS3, storage: S3Storage, answer: Says | str
+    failing_server: BrokenS3, storage: S3Storage, answer: Says | str
 ) -> None:
     readiness = Readiness({"storage": storage.check}, SystemClock())
-    broken.after = answer
+    failing_server.after = answer
     assert "S3" in (await readiness.report())["storage"]
 
 
@@ -153,62 +153,68 @@ async def test_a_real_server_finds_a_skewed_clock_and_a_wrong_key(moto_server: S
             await storage.aclose()
 
 
-async def test_a_failing_store_is_tried_a_few_times(broken: BrokenS3, storage: S3Storage) -> None:
-    broken.planned.extend([Says(404), Says(500, "InternalError"), Says(503, "SlowDown")])
+async def test_a_failing_store_is_tried_a_few_times(
+    failing_server: BrokenS3, storage: S3Storage
+) -> None:
+    failing_server.planned.extend([Says(404), Says(500, "InternalError"), Says(503, "SlowDown")])
     assert await storage.put(KEY, PNG, chunks(b"x")) == 1
-    assert [method for method, _ in broken.seen] == ["HEAD", "PUT", "PUT", "PUT"]
+    assert [method for method, _ in failing_server.seen] == ["HEAD", "PUT", "PUT", "PUT"]
 
 
-async def test_and_not_for_ever(broken: BrokenS3, storage: S3Storage) -> None:
-    broken.planned.append(Says(404))
-    broken.after = Says(500, "InternalError")
+async def test_and_not_for_ever(failing_server: BrokenS3, storage: S3Storage) -> None:
+    failing_server.planned.append(Says(404))
+    failing_server.after = Says(500, "InternalError")
     with pytest.raises(StorageUnavailable, match="500 InternalError"):
         await storage.put(KEY, PNG, chunks(b"x"))
-    assert len(broken.seen) == 1 + clients.ATTEMPTS
+    assert len(failing_server.seen) == 1 + clients.ATTEMPTS
 
 
 async def test_a_put_whose_answer_was_lost_is_found_to_be_stored(
-    broken: BrokenS3, storage: S3Storage
+    failing_server: BrokenS3, storage: S3Storage
 ) -> None:
     there = Says(200, body=b"abc")
-    broken.planned.extend([Says(404), DROP, Says(412, "PreconditionFailed"), there, there, there])
+    failing_server.planned.extend(
+        [Says(404), DROP, Says(412, "PreconditionFailed"), there, there, there]
+    )
     assert await storage.put(KEY, PNG, chunks(b"abc")) == 3
 
 
 async def test_a_download_that_breaks_goes_on_where_it_broke(
-    broken: BrokenS3, storage: S3Storage
+    failing_server: BrokenS3, storage: S3Storage
 ) -> None:
     body = b"0123456789"
-    broken.planned.extend([Says(206, body=body, cut=4), Says(206, body=body[4:])])
+    failing_server.planned.extend([Says(206, body=body, cut=4), Says(206, body=body[4:])])
     assert await content(storage, KEY, 0, 10) == body
-    assert [method for method, _ in broken.seen] == ["GET", "GET"]
+    assert [method for method, _ in failing_server.seen] == ["GET", "GET"]
 
 
-async def test_a_download_that_breaks_for_ever_ends(broken: BrokenS3, storage: S3Storage) -> None:
-    broken.after = Says(206, body=b"0123456789", cut=0)
+async def test_a_download_that_breaks_for_ever_ends(
+    failing_server: BrokenS3, storage: S3Storage
+) -> None:
+    failing_server.after = Says(206, body=b"0123456789", cut=0)
     with pytest.raises(StorageUnavailable, match="broke"):
         await content(storage, KEY, 0, 10)
 
 
-async def test_a_missing_object_is_no_trouble(broken: BrokenS3, storage: S3Storage) -> None:
-    broken.after = Says(404, "NoSuchKey")
+async def test_a_missing_object_is_no_trouble(failing_server: BrokenS3, storage: S3Storage) -> None:
+    failing_server.after = Says(404, "NoSuchKey")
     with pytest.raises(ArtifactNotFound):
         await content(storage, KEY)
 
 
 @pytest.mark.long
 async def test_a_store_that_hangs_is_said_also_when_every_call_waits_for_it(
-    broken: BrokenS3, storage: S3Storage
+    failing_server: BrokenS3, storage: S3Storage
 ) -> None:
-    broken.after = HANG
+    failing_server.after = HANG
     reads = [asyncio.create_task(storage.size(KEY)) for _ in range(40)]
-    await until(lambda: len(broken.seen) >= clients.THREADS)
+    await until(lambda: len(failing_server.seen) >= clients.THREADS)
     with pytest.raises(StorageUnavailable, match="does not answer in time"):
         await storage.check()
     await asyncio.to_thread(int)  # the threads of the event loop are free
     for task in reads:
         task.cancel()
-    broken.closing.set()
+    failing_server.closing.set()
     assert all(
         isinstance(outcome, BaseException)
         for outcome in await asyncio.gather(*reads, return_exceptions=True)

@@ -12,7 +12,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from serve_app.storage.s3.storage import S3Storage
-from tests.ingress.house import built
+from tests.ingress.house import build_house
 from tests.storage.s3.chunks import chunks
 from tests.storage.s3_servers import S3Server
 
@@ -25,7 +25,7 @@ async def serving(
     server: S3Server, **changes: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, S3Storage]]:
     """Ingress with one stored image."""
-    async with server.storage(server.new_bucket(**changes)) as storage, built() as house:
+    async with server.storage(server.new_bucket(**changes)) as storage, build_house() as house:
         files = replace(house.services.files, storage=storage, tickets=storage.tickets)
         house.app.state.services = replace(house.services, files=files)
         await storage.put(KEY, "image/png", chunks(CONTENT))

@@ -86,8 +86,8 @@ def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], sentence: str
 
 
 @pytest.mark.long
-def test_it_is_refused_before_anything_starts(built: dict[str, str]) -> None:
-    assert "S3_REGION is set, but no bucket" in built["region"]
+def test_it_is_refused_before_anything_starts(environments: dict[str, str]) -> None:
+    assert "S3_REGION is set, but no bucket" in environments["region"]
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,15 @@ def test_half_a_key_is_refused(
         s3_location(config(s3_bucket=bucket), secrets)
 
 
-def test_the_keys_of_aws_do_not_reach_replicas(built: dict[str, str]) -> None:
-    assert {"DARKROOM_S3_SECRET_ACCESS_KEY", *AWS_SECRET_NAMES} <= set(built["bucket"].split())
-    assert set(AWS_SECRET_NAMES) <= set(built["directory"].split())
+def test_the_keys_of_aws_do_not_reach_replicas(environments: dict[str, str]) -> None:
+    assert {"DARKROOM_S3_SECRET_ACCESS_KEY", *AWS_SECRET_NAMES} <= set(
+        environments["bucket"].split()
+    )
+    assert set(AWS_SECRET_NAMES) <= set(environments["directory"].split())
     # For the mirror of weights they stay, unless they open the bucket with the artifacts too.
-    assert not set(built["mirror"].split()) & set(AWS_SECRET_NAMES)
-    assert set(AWS_SECRET_NAMES) <= set(built["mirror and bucket"].split())
-    assert set(AWS_SECRET_NAMES) <= set(built["mirror and locations"].split())
+    assert not set(environments["mirror"].split()) & set(AWS_SECRET_NAMES)
+    assert set(AWS_SECRET_NAMES) <= set(environments["mirror and bucket"].split())
+    assert set(AWS_SECRET_NAMES) <= set(environments["mirror and locations"].split())
 
 
 MIRROR = {"weights_mirror": "s3://weights/models"}
@@ -147,7 +149,7 @@ print(json.dumps({name: built(each) for name, each in json.loads(sys.argv[1]).it
 
 
 @pytest.fixture(scope="module")
-def built() -> dict[str, str]:
+def environments() -> dict[str, str]:
     """For each of ``SETTINGS``, the variables that are set to "" in a pool's replicas, or the error
     of the build.
 

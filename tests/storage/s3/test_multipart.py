@@ -15,7 +15,7 @@ from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.queue.transactions.uploads import ABANDONED_S
 from serve_app.storage.s3.storage import S3Storage
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 from tests.storage.s3_servers import S3Server
 
 FIVE_MIB = bytes(range(256)) * (5 * 2**12)
@@ -30,7 +30,7 @@ async def serving(
     await storage.start()
     try:
         async with (
-            built(storage=storage, clock=clock, replica=False) as house,
+            build_house(storage=storage, clock=clock, replica=False) as house,
             house.client() as client,
         ):
             yield client, storage, house
@@ -85,14 +85,14 @@ async def test_parts_that_are_never_joined_are_aborted(server: S3Server, tmp_pat
     async with serving(server, clock, tmp_path / "spool") as (client, storage, house):
         place = await client.post("/rest/storage/upload/initiate-multipart", json={})
         await client.put(f"{place.json()['upload_url']}/1", content=b"x")
-        assert unfinished(server, storage) == 1
+        assert count_unfinished(server, storage) == 1
         clock.advance(ABANDONED_S + 1)
         await FileCollector(house.uploads, storage).delete_garbage_uploads()
-        assert unfinished(server, storage) == 0
+        assert count_unfinished(server, storage) == 0
         assert there(server, storage) == []
 
 
-def unfinished(server: S3Server, storage: S3Storage) -> int:
+def count_unfinished(server: S3Server, storage: S3Storage) -> int:
     answer = server.client().list_multipart_uploads(Bucket=storage.location.bucket)
     return len(answer.get("Uploads", []))
 

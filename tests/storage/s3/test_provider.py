@@ -46,7 +46,7 @@ async def uploader() -> AsyncIterator[Uploader]:
     await uploader.aclose()
 
 
-def located(server: S3Server, name: str, **changes: Any) -> Any:
+def make_location(server: S3Server, name: str, **changes: Any) -> Any:
     provider = PROVIDERS[name]
     options = {
         "provider": provider,
@@ -63,7 +63,7 @@ def located(server: S3Server, name: str, **changes: Any) -> Any:
 async def test_every_operation_works_as_the_provider_wants_it(
     moto_server: S3Server, strict: Strict, uploader: Uploader, name: str
 ) -> None:
-    location = located(moto_server, name)
+    location = make_location(moto_server, name)
     strict.like = name
     async with moto_server.storage(location) as storage:
         await storage.check()
@@ -98,7 +98,7 @@ async def test_every_operation_works_as_the_provider_wants_it(
 async def test_what_a_provider_refuses_is_refused_by_the_server_of_these_tests(
     moto_server: S3Server, strict: Strict, name: str, changes: dict[str, Any]
 ) -> None:
-    location = located(moto_server, name, **changes)
+    location = make_location(moto_server, name, **changes)
     strict.like = name
     async with moto_server.storage(location) as storage:
         with pytest.raises(DarkroomError):
@@ -110,7 +110,7 @@ async def test_many_objects_are_deleted_one_by_one_where_the_store_wants_it(
     moto_server: S3Server, strict: Strict, name: str
 ) -> None:
     strict.calls.clear()
-    async with moto_server.storage(located(moto_server, name)) as storage:
+    async with moto_server.storage(make_location(moto_server, name)) as storage:
         await storage.delete([f"r/0/1/{number}.png" for number in range(3)])
     assert sum(call.startswith("DELETE") for call in strict.calls) == 3
 
@@ -118,7 +118,7 @@ async def test_many_objects_are_deleted_one_by_one_where_the_store_wants_it(
 async def test_many_objects_are_deleted_by_one_call_for_a_thousand(
     moto_server: S3Server, strict: Strict
 ) -> None:
-    async with moto_server.storage(located(moto_server, "aws")) as storage:
+    async with moto_server.storage(make_location(moto_server, "aws")) as storage:
         await storage.put(KEY, PNG, chunks(b"x"))
         strict.calls.clear()
         await storage.delete([KEY, *(f"r/0/1/{number}.png" for number in range(1000))])
@@ -185,7 +185,7 @@ def test_what_a_provider_cannot_do_is_refused(settings: dict[str, Any], sentence
 async def test_a_store_gets_the_lifecycle_rules_that_it_takes(
     moto_server: S3Server, strict: Strict, name: str
 ) -> None:
-    location = located(moto_server, name)
+    location = make_location(moto_server, name)
     strict.like = name
     async with moto_server.storage(location) as storage:
         rules = wanted_rules(location)
@@ -197,7 +197,7 @@ async def test_a_store_gets_the_lifecycle_rules_that_it_takes(
 @pytest.mark.parametrize("name", ["gcs", "b2", "swift"])
 def test_a_store_with_rules_of_its_own_is_named(moto_server: S3Server, name: str) -> None:
     with pytest.raises(Misconfigured, match=f"{name} does not take"):
-        wanted_rules(located(moto_server, name))
+        wanted_rules(make_location(moto_server, name))
 
 
 @pytest.mark.variants(1)
@@ -216,6 +216,6 @@ def test_a_store_with_rules_of_its_own_is_named(moto_server: S3Server, name: str
 def test_a_rule_of_an_operator_may_do_the_same(
     moto_server: S3Server, change: dict[str, Any], covers: bool
 ) -> None:
-    check, *_ = wanted_rules(located(moto_server, "aws"))
+    check, *_ = wanted_rules(make_location(moto_server, "aws"))
     theirs = {**check, "ID": "theirs", **change}
     assert (missing_rules([check], [theirs]) == []) == covers

@@ -21,13 +21,13 @@ KEY = "r/0195/1/abc.png"
 PNG = "image/png"
 
 
-def stored(server: S3Server, storage: S3Storage) -> Any:
+def describe_object(server: S3Server, storage: S3Storage) -> Any:
     """The object as the store describes it."""
     name = storage.location.name(KEY)
     return server.client().head_object(Bucket=storage.location.bucket, Key=name)
 
 
-def unfinished(server: S3Server, storage: S3Storage) -> list[Any]:
+def list_unfinished(server: S3Server, storage: S3Storage) -> list[Any]:
     answer = server.client().list_multipart_uploads(Bucket=storage.location.bucket)
     return answer.get("Uploads", [])
 
@@ -37,7 +37,7 @@ async def test_a_small_object_has_its_type_and_lies_below_the_prefix(
 ) -> None:
     await storage.put(KEY, PNG, chunks(b"abc"))
     assert storage.location.name(KEY) == f"art/{KEY}"
-    assert stored(server, storage)["ContentType"] == PNG
+    assert describe_object(server, storage)["ContentType"] == PNG
 
 
 @pytest.mark.long
@@ -52,7 +52,7 @@ async def test_an_object_of_several_parts_comes_back_whole(
         await content(storage, KEY, PART_BYTES - 3, PART_BYTES + 3)
         == body[PART_BYTES - 3 : PART_BYTES + 3]
     )
-    assert stored(server, storage)["ContentType"] == PNG
+    assert describe_object(server, storage)["ContentType"] == PNG
 
 
 @pytest.mark.long
@@ -69,13 +69,13 @@ async def test_no_parts_stay_of_an_upload_that_breaks_off(
 ) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield bytes(2 * PART_BYTES + 1)
-        assert unfinished(moto_server, storage)
+        assert list_unfinished(moto_server, storage)
         raise ConnectionResetError
 
     async with moto_server.storage(moto_server.new_bucket()) as storage:
         with pytest.raises(ConnectionResetError):
             await storage.put(KEY, PNG, broken())
-        assert unfinished(moto_server, storage) == []
+        assert list_unfinished(moto_server, storage) == []
         with pytest.raises(ArtifactNotFound):
             await storage.size(KEY)
 
@@ -94,7 +94,7 @@ async def test_no_parts_stay_of_a_cancelled_upload(moto_server: S3Server) -> Non
         upload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await upload
-        assert unfinished(moto_server, storage) == []
+        assert list_unfinished(moto_server, storage) == []
 
 
 async def test_two_ingresses_cannot_both_write_a_key(moto_server: S3Server) -> None:

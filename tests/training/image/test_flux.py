@@ -12,7 +12,7 @@ pytest.importorskip("diffusers")
 
 from training import shelf  # noqa: E402
 from training.image.examples import Batch, pack, unpack  # noqa: E402
-from training.image.flux import deepened, image_ids, object_weights, redraw  # noqa: E402
+from training.image.flux import deepen, image_ids, object_weights, redraw  # noqa: E402
 
 DEMO = Path(__file__).parents[3] / "deployments" / "demo" / "flux"
 
@@ -35,7 +35,7 @@ def test_a_transformer_without_errors_draws_the_same_again(steps: int) -> None:
 
 def test_new_blocks_change_nothing_before_they_are_trained() -> None:
     shipped = shelf.take(DEMO).transformer.eval()
-    deep = deepened(shipped, shipped.config.num_single_layers + 2).eval()
+    deep = deepen(shipped, shipped.config.num_single_layers + 2).eval()
     rows = columns = 4
     inputs = {
         "hidden_states": torch.randn(1, rows * columns, 48),

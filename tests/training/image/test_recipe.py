@@ -36,7 +36,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def shipped():
+def shipped_pipeline():
     return shelf.take(SHIPPED / "flux")
 
 
@@ -48,18 +48,20 @@ def test_every_word_is_one_token_and_others_are_unknown() -> None:
     assert unknown in token_ids(tokenizer, ["a red cat"], T5_TOKENS)[0]
 
 
-def test_a_grown_encoder_says_what_the_shipped_one_said(shipped) -> None:
+def test_a_grown_encoder_says_what_the_shipped_one_said(shipped_pipeline) -> None:
     prompt = ["a small red circle above a blue square"]
-    old, new = shipped.tokenizer_2, build_t5_tokenizer()
-    grown = grown_t5(shipped.text_encoder_2, old).eval()
+    old, new = shipped_pipeline.tokenizer_2, build_t5_tokenizer()
+    grown = grown_t5(shipped_pipeline.text_encoder_2, old).eval()
     with torch.no_grad():
-        before = shipped.text_encoder_2(token_ids(old, prompt, 24).long())[0]
+        before = shipped_pipeline.text_encoder_2(token_ids(old, prompt, 24).long())[0]
         says = grown(token_ids(new, prompt, 24).long())[0]
     assert torch.allclose(before[:, :8], says[:, :8], atol=1e-4)
 
 
-def test_all_that_is_asked_of_a_prompt_trains_the_encoder(shipped) -> None:
-    reader = reading.PlaceReader(grown_t5(shipped.text_encoder_2, shipped.tokenizer_2), T5_WIDTH)
+def test_all_that_is_asked_of_a_prompt_trains_the_encoder(shipped_pipeline) -> None:
+    reader = reading.PlaceReader(
+        grown_t5(shipped_pipeline.text_encoder_2, shipped_pipeline.tokenizer_2), T5_WIDTH
+    )
     rng = np.random.default_rng(1)
     batch = reading.sample_reading(rng, 8, build_t5_tokenizer(), T5_TOKENS)
     reading.loss_on(reader, *batch).backward()
@@ -72,12 +74,12 @@ def test_all_that_is_asked_of_a_prompt_trains_the_encoder(shipped) -> None:
     }  # fmt: skip
 
 
-def test_examples_come_with_the_steps_and_are_made_once(shipped, tmp_path) -> None:
-    examples = GrowingExamples(shipped.vae, tmp_path, FEW)
+def test_examples_come_with_the_steps_and_are_made_once(shipped_pipeline, tmp_path) -> None:
+    examples = GrowingExamples(shipped_pipeline.vae, tmp_path, FEW)
     examples.batch(np.random.default_rng(1), 2, 0)
     mtimes = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(mtimes) == len(FORMATS)
-    again = GrowingExamples(shipped.vae, tmp_path, FEW)
+    again = GrowingExamples(shipped_pipeline.vae, tmp_path, FEW)
     batch = again.batch(np.random.default_rng(1), 2, 100)
     assert batch.latents.shape == (2, batch.rows * batch.columns, 48)
     now = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

@@ -110,7 +110,7 @@ def test_at_twice_the_size_a_video_is_the_same_but_sharper():
 def test_a_deeper_transformer_computes_what_it_did_before_it_is_trained():
     torch.manual_seed(3)
     shallow = wan.build_transformer()
-    deep = wan.deepened(shallow, 7)
+    deep = wan.deepen(shallow, 7)
     assert len(deep.blocks) == 7
     latents, text = torch.randn(1, 16, 2, 4, 4), torch.randn(1, 8, WIDTH)
     times = torch.full((1, 8), 500.0)
@@ -118,13 +118,13 @@ def test_a_deeper_transformer_computes_what_it_did_before_it_is_trained():
         network(latents, times, text, return_dict=False)[0] for network in (shallow, deep)
     )
     assert torch.equal(before, after)
-    assert wan.deepened(deep, 5) is deep
+    assert wan.deepen(deep, 5) is deep
 
 
 def test_outlines_weigh_more_than_what_they_enclose_and_corners_most():
     weights = torch.zeros(1, 1, 1, 64, 64)
     weights[..., 16:48, 16:48] = 1.0
-    weighed = vae.outlined(weights)[0, 0, 0]
+    weighed = vae.weigh_outlines(weights)[0, 0, 0]
     assert weighed[0, 0] == 0.0
     assert weighed[32, 32] == 1.0
     assert weighed[16, 16] > weighed[16, 32] > 1.5

@@ -91,7 +91,7 @@ async def list_acts(call: Call) -> AuditPage:
     elif tenant:
         await record_read(request, caller, tenant)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    before = query.whole(request, "before", default=0, most=999_999_999_999)
+    before = query.whole_number(request, "before", default=0, most=999_999_999_999)
     operations = call.services.queue.operations
     page = await operations.audit(before or None, limit + 1, tenant or None)
     if not tenant:  # after the page, so that it does not begin with its own read
@@ -103,12 +103,12 @@ async def list_acts(call: Call) -> AuditPage:
     }
 
 
-async def exported(request: HttpRequest) -> Response:
+async def export_acts(request: HttpRequest) -> Response:
     """Export the chain from its first entry, or after ``?after=``, one entry a line."""
     context_of(request).route = "v1.audit.export"
     caller = await authenticate(request)
     await record_read(request, caller, ALL_TENANTS)
-    after = query.whole(request, "after", default=0, most=999_999_999_999)
+    after = query.whole_number(request, "after", default=0, most=999_999_999_999)
     headers = {
         "content-disposition": 'attachment; filename="darkroom-audit.jsonl"',
         "cache-control": "private, no-store",
@@ -170,5 +170,5 @@ EXPORT = Operation(
 
 ROUTES = [
     *calls.routes,
-    DocumentedRoute("/v1/audit/export", exported, {"GET": EXPORT}, OPERATOR),
+    DocumentedRoute("/v1/audit/export", export_acts, {"GET": EXPORT}, OPERATOR),
 ]

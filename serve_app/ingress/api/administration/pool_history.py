@@ -49,7 +49,7 @@ ROUTES = calls.routes
     parameters=(in_query("hours", f"1 to {MOST_HOURS}; default 1.", int),),
 )
 async def history(call: Call) -> PoolHistoryAnswer:
-    hours = max(1, query.whole(call.request, "hours", default=1, most=MOST_HOURS))
+    hours = max(1, query.whole_number(call.request, "hours", default=1, most=MOST_HOURS))
     step = FINE if hours <= FINE_HOURS else COARSE
     pools: dict[str, list[PoolPoint]] = {}
     for sample in await call.services.queue.pool_history.read(timedelta(hours=hours), step):

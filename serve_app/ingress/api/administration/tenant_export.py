@@ -43,7 +43,7 @@ MISSING = "missing.txt"
 BY = (UsageGroup.DAY, UsageGroup.KEY, UsageGroup.ENDPOINT)
 
 
-async def exported(request: HttpRequest) -> Response:
+async def export_tenant(request: HttpRequest) -> Response:
     """Export a tenant: ``?files=false`` leaves out the contents of files."""
     context_of(request).route = "v1.tenant.export"
     caller = await authenticate(request)
@@ -97,7 +97,7 @@ class TenantArchive:
             "audit": self._audit(),
         }
         for name, records in parts.items():
-            written = self._zip.written(_lines(records), f"{name}.jsonl", self._at)
+            written = self._zip.add_text(_lines(records), f"{name}.jsonl", self._at)
             async with aclosing(written) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -133,7 +133,7 @@ class TenantArchive:
 
     async def _content(self, key: str, size: int, at: datetime) -> AsyncGenerator[bytes]:
         storage = self._services.files.storage
-        stored = self._zip.stored(storage, key, size, _name(key), at)
+        stored = self._zip.add_file(storage, key, size, _name(key), at)
         try:
             async with aclosing(stored) as chunks:  # also if the client leaves
                 async for chunk in chunks:
@@ -377,4 +377,6 @@ EXPORT = Operation(
     ),
 )
 
-ROUTES = [DocumentedRoute("/v1/tenants/{tenant}/export", exported, {"GET": EXPORT}, TENANT_ADMIN)]
+ROUTES = [
+    DocumentedRoute("/v1/tenants/{tenant}/export", export_tenant, {"GET": EXPORT}, TENANT_ADMIN)
+]

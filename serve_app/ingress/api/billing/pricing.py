@@ -82,7 +82,7 @@ async def pricing(request: HttpRequest) -> Response:
     catalog = services.catalog_of(caller)
     ids = list(dict.fromkeys(query.several(request, "endpoint_id")))
     _check_number("endpoint_id", ids)
-    prices = [_listed_price(services, catalog.listed(endpoint_id)) for endpoint_id in ids]
+    prices = [_listed_price(services, catalog.get_listed(endpoint_id)) for endpoint_id in ids]
     body: PricePage = {"prices": prices, "next_cursor": None, "has_more": False}
     return json_reply(body)
 
@@ -114,7 +114,7 @@ async def estimate(request: HttpRequest) -> Response:
         raise InvalidInput.of_field("endpoints", "Input should be an object with quantities by id")
     total, currencies = Decimal(0), set[str]()
     for endpoint_id, quantity in cast("Mapping[str, Any]", endpoints).items():
-        price = services.price_of(services.catalog_of(caller).listed(endpoint_id))
+        price = services.price_of(services.catalog_of(caller).get_listed(endpoint_id))
         number = _check_quantity(quantity, QUANTITIES[kind])
         if price is None:
             continue
@@ -142,7 +142,7 @@ async def _units_of_call(
 ) -> Decimal:
     """Units that the tenant's calls were billed for on average; 1 if there were none lately."""
     now = services.clock.now()
-    totals = await services.queue.ledger.consumed(tenant, [now - LATELY, now], [endpoint_id])
+    totals = await services.queue.ledger.usage_totals(tenant, [now - LATELY, now], [endpoint_id])
     same = [total for total in totals if total.price and total.price.unit is price.unit]
     calls = sum(total.requests for total in same)
     return sum((total.billed for total in same), Decimal(0)) / calls if calls else Decimal(1)

@@ -76,7 +76,7 @@ async def report(call: Call) -> CostReport:
     services = call.services
     span = time_range(call.request, services.clock.now(), length=LENGTH)
     hours = await services.queue.costs.replica_hours(span.start, span.end)
-    quantities = await services.queue.costs.made(span.start, span.end)
+    quantities = await services.queue.costs.made_units(span.start, span.end)
     billing = services.config.billing
     pools = [_hours(services, replica_hours) for replica_hours in hours]
     endpoints: list[FalCost] = []

@@ -135,7 +135,7 @@ async def write(request: HttpRequest) -> Response:
     incoming = UploadStream(request, grant.max_bytes, larger, room)
     with services.metrics.uploading("replica"):
         size = await services.files.storage.put(grant.key, grant.media_type, incoming.chunks())
-    services.metrics.uploaded("replica", size)
+    services.metrics.count_uploaded_bytes("replica", size)
     body: WrittenFile = {"key": grant.key, "size": size}
     return json_reply(body)
 

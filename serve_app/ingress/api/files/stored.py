@@ -93,7 +93,7 @@ ROUTES = calls.routes
 async def storage(call: Call) -> StorageReport:
     """Sums of at most a minute ago."""
     services = call.services
-    use = await services.queue.stored.use()
+    use = await services.queue.stored_files.use()
     return {
         "measured_at": use.measured_at.isoformat(),
         "kinds": _kinds(use.sums),

@@ -69,7 +69,7 @@ class FileVerdict(TypedDict):
     marked: Annotated[bool, Field(description="It says that it is AI-generated.")]
 
 
-async def verified(request: HttpRequest) -> Response:
+async def verify(request: HttpRequest) -> Response:
     """Check the signature (C2PA) of a file, as `darkroom verify` does. Nothing of it is kept."""
     context_of(request).route = "v1.verify"
     caller = await authenticate(request)
@@ -165,4 +165,4 @@ VERIFY = Operation(
     content=dict.fromkeys(sorted(SUFFIXES), Binary),
 )
 
-ROUTES = [DocumentedRoute("/v1/verify", verified, {"POST": VERIFY}, ANY_KEY)]
+ROUTES = [DocumentedRoute("/v1/verify", verify, {"POST": VERIFY}, ANY_KEY)]

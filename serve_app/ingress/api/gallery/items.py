@@ -142,7 +142,7 @@ ROUTES = calls.routes
 )
 async def set_favourites(call: Call, change: FavouriteChange) -> FavouriteResults:
     """Idempotent."""
-    ids = different(change.request_ids)
+    ids = unique_ids(change.request_ids)
     await require_requests(call.request, call.caller, ids)
     done = await call.services.queue.gallery.set_favourites(
         call.caller.tenant, ids, favourite=change.favourite
@@ -155,7 +155,7 @@ async def set_favourites(call: Call, change: FavouriteChange) -> FavouriteResult
     }
 
 
-def different(ids: Sequence[UUID]) -> list[str]:
+def unique_ids(ids: Sequence[UUID]) -> list[str]:
     """The ids without repeats, in their order."""
     return list(dict.fromkeys(map(str, ids)))
 
@@ -197,7 +197,7 @@ class DeletedRequests(TypedDict):
 )
 async def delete_many(call: Call, body: RequestsToDelete) -> DeletedRequests:
     """One after the other."""
-    ids = different(body.request_ids)
+    ids = unique_ids(body.request_ids)
     await require_requests(call.request, call.caller, ids)
     return {"results": [await _delete_request(call, request_id) for request_id in ids]}
 
@@ -248,7 +248,7 @@ class DayCounts(TypedDict):
         in_query("timezone", "Time zone of the days. Default: UTC."),
     ),
 )
-async def days(call: Call) -> DayCounts:
+async def count_by_day(call: Call) -> DayCounts:
     request, caller, services = call.request, call.caller, call.services
     zone = await in_cpu_thread(zone_of, request)
     span = time_range(request, services.clock.now(), zone, DEFAULT_DAYS)
@@ -258,7 +258,7 @@ async def days(call: Call) -> DayCounts:
         if len(starts) > MAX_DAYS:
             what = f"should be at most {MAX_DAYS} days before the end"
             raise query.invalid("start", what, span.start.isoformat())
-    counts = await services.queue.gallery.days(
+    counts = await services.queue.gallery.count_by_day(
         caller.tenant, [span.start, *starts[1:], span.end], chosen_endpoints(request, caller)
     )
     day_counts = [

@@ -128,13 +128,13 @@ async def delete_share(call: Call, share_id: str) -> bool:
     return await gallery.revoke_share(call.owner, share_id, call.actor)
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     """Show the request of a link. It needs no key. Browsers get a page, by a route of their own."""
     context_of(request).route = "v1.shared"
     limit_anonymous(request)
     token: str = request.path_params["token"]
     services = services_of(request)
-    record = await services.queue.gallery.shared(digest_of(token))
+    record = await services.queue.gallery.find_shared(digest_of(token))
     if record is None or record.tenant in services.identity.tenants.disabled:
         raise NotFound("This link does not exist. It may have expired, or its owner revoked it.")
     access = services.files.access
@@ -194,5 +194,5 @@ SHOW = Operation(
 ROUTES = [
     DocumentedRoute("/v1/requests/{request_id}/share", create, {"POST": CREATE}, FILES),
     *calls.routes,
-    DocumentedRoute("/v1/shared/{token}", shown, {"GET": SHOW}, NO_KEY),
+    DocumentedRoute("/v1/shared/{token}", show, {"GET": SHOW}, NO_KEY),
 ]

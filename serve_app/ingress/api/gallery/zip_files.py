@@ -18,7 +18,7 @@ from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput, NotFound
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
-from serve_app.ingress.api.gallery.items import different
+from serve_app.ingress.api.gallery.items import unique_ids
 from serve_app.ingress.http.archive import ZipStream
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import read_model
@@ -60,7 +60,7 @@ async def download(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     body = await read_model(request, RequestsToZip, MAX_BODY_BYTES)
-    ids = different(body.request_ids)
+    ids = unique_ids(body.request_ids)
     jobs = await services.queue.gallery.several(caller.tenant, ids)
     for record in jobs:
         caller.require_endpoint(record.endpoint)
@@ -81,7 +81,7 @@ async def download(request: HttpRequest) -> Response:
         "cache-control": "private, no-store",
         "x-content-type-options": "nosniff",
     }
-    archive = zipped(services.files.storage, entries, missing)
+    archive = write_archive(services.files.storage, entries, missing)
     return StreamingResponse(archive, 200, headers, media_type="application/zip")
 
 
@@ -103,14 +103,14 @@ DOWNLOAD = Operation(
 ROUTES = [DocumentedRoute("/v1/requests/zip", download, {"POST": DOWNLOAD}, READ)]
 
 
-async def zipped(
+async def write_archive(
     storage: Storage, entries: Sequence[ZipEntry], missing: Sequence[str]
 ) -> AsyncGenerator[bytes]:
     """Write an archive of files, chunk by chunk. ``missing``: what else is not in it."""
     archive, gone = ZipStream(), [*missing]
     for entry in entries:
         artifact, at = entry.artifact, entry.request.created_at
-        stored = archive.stored(storage, artifact.key, artifact.size, entry.name, at)
+        stored = archive.add_file(storage, artifact.key, artifact.size, entry.name, at)
         try:
             async with aclosing(stored) as chunks:  # also if the client leaves
                 async for chunk in chunks:

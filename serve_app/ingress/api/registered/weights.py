@@ -109,7 +109,7 @@ async def add(call: Call, body: NewWeightsBody) -> RegisteredWeights | None:
 async def list_weights(call: Call) -> ResourceList[RegisteredWeights]:
     weights = call.services.weights
     about = {
-        "used_bytes": await weights.used(call.owner),
+        "used_bytes": await weights.used_bytes(call.owner),
         "max_bytes": max_weights_bytes(call.services.config, call.owner),
     }
     rows = await weights.page(call.owner, MAX_LISTED)
@@ -194,7 +194,7 @@ async def _upload(call: Call, url: str, field: str) -> str:
     if match is None or not valid_key(match[1]):
         return ""
     try:
-        return (await call.services.files.uploads.kept(call.caller, match[1])).key
+        return (await call.services.files.uploads.get_file(call.caller, match[1])).key
     except ArtifactNotFound:
         if is_private(match[1]) and SIGNATURE in dict(parse_qsl(parts.query)):
             return ""

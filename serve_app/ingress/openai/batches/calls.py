@@ -73,7 +73,7 @@ class BatchCreation(BaseModel):
     )
 
 
-async def created(request: HttpRequest) -> Response:
+async def create(request: HttpRequest) -> Response:
     """Store a batch. Its file is validated after the answer."""
     caller = await authenticate(request)
     services = services_of(request)
@@ -138,7 +138,7 @@ async def _made_before(
     return None
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_batches(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=20, most=MAX_BATCHES)
     batches = await _visible_batches(
@@ -160,12 +160,12 @@ async def _visible_batches(
         after = page[-1].id
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     return json_reply(batch_object(await _find(request, caller)))
 
 
-async def cancelled(request: HttpRequest) -> Response:
+async def cancel(request: HttpRequest) -> Response:
     """Stop a batch. One that is stopped or has ended stays as it is."""
     caller = await authenticate(request)
     batch = await _find(request, caller)

@@ -50,7 +50,7 @@ def new_file_id() -> str:
     return f"file-{secrets.token_hex(12)}"
 
 
-async def created(request: HttpRequest) -> Response:
+async def create(request: HttpRequest) -> Response:
     """Store the input file of a batch."""
     caller = await authenticate(request)
     services = services_of(request)
@@ -78,7 +78,7 @@ async def created(request: HttpRequest) -> Response:
     return json_reply(file_object(added))
 
 
-async def listed(request: HttpRequest) -> Response:
+async def list_files(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=MAX_FILES, most=MAX_FILES)
     order = request.query_params.get("order", "desc")
@@ -95,7 +95,7 @@ async def listed(request: HttpRequest) -> Response:
     return json_reply(file_page(files, limit))
 
 
-async def shown(request: HttpRequest) -> Response:
+async def show(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     return json_reply(file_object(await find_file(request, caller)))
 
@@ -138,7 +138,7 @@ def _cut(buffer: bytes) -> int:
     return last + 1 if ends else last
 
 
-async def deleted(request: HttpRequest) -> Response:
+async def delete(request: HttpRequest) -> Response:
     """Delete a file. ``RequestActive``: a batch still reads it."""
     caller = await authenticate(request)
     services = services_of(request)

@@ -69,7 +69,7 @@ class FileCheck:
         return await in_cpu_thread(self._check_all, piece)
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """True if more lines change nothing."""
         return len(self.errors) >= MAX_ERRORS or self.total > MAX_LINES
 
@@ -84,7 +84,7 @@ class FileCheck:
     def _check_all(self, piece: Sequence[RawLine]) -> Sequence[BatchLine]:
         lines: list[BatchLine] = []
         for raw in piece:
-            if self.done:
+            if self.is_done:
                 break
             self.total += 1
             try:

@@ -13,9 +13,9 @@ from serve_app.domain.errors import ArtifactNotFound, DarkroomError, Expired, In
 from serve_app.domain.outcome import Failure
 from serve_app.domain.request import NewRequest, Priority, Request
 from serve_app.ingress.http.body import parse
-from serve_app.ingress.http.routing import renamed
+from serve_app.ingress.http.routing import rename_locations
 from serve_app.ingress.openai import image_parameters, images, videos
-from serve_app.ingress.openai.errors import error_body, failure_body, failure_status, refused
+from serve_app.ingress.openai.errors import error_body, error_response, failure_body, failure_status
 from serve_app.ingress.openai.image_parameters import ImageRequest
 from serve_app.ingress.openai.video_parameters import NAMES, VideoParameters, input_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -133,7 +133,7 @@ async def request_of(
             request_id=line.request_id or services.new_id(),
         )
     except InvalidInput as error:
-        raise renamed(error, dict(call.names)) from None
+        raise rename_locations(error, dict(call.names)) from None
 
 
 async def result_of(
@@ -198,7 +198,7 @@ def _failure_result(
 
 def refused_line(line: BatchLine, error: DarkroomError) -> LineResult:
     """Result of a line whose request was refused, as the call itself would be."""
-    answer = refused(error)
+    answer = error_response(error)
     return _error_line(line, answer.status_code, json.loads(bytes(answer.body)))
 
 

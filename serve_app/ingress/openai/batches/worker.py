@@ -119,7 +119,7 @@ class BatchWorker:
                         checked.errors.append(problem)
                     if not checked.errors:
                         await work.add_lines(batch.id, lines)
-                    if checked.done:
+                    if checked.is_done:
                         break
         except ArtifactNotFound:
             checked.errors.append(requests.input_gone())
@@ -158,7 +158,7 @@ class BatchWorker:
     async def _settle(self, batch: StoredBatch) -> None:
         """Record the results of lines whose requests have ended."""
         for _ in range(1 + IN_FLIGHT // SETTLED_AT_ONCE):
-            ended = await self._book.work.ended(batch.id, SETTLED_AT_ONCE)
+            ended = await self._book.work.ended_lines(batch.id, SETTLED_AT_ONCE)
             results = await asyncio.gather(*(self._result(batch, line) for line in ended))
             settled = [result for result in results if result is not None]
             if not settled:
@@ -220,7 +220,7 @@ class BatchWorker:
                 await work.put_back(batch.id, [entry.line for entry in lines[place:]])
                 return False
             if refused is None:
-                await work.sent(batch.id, [line.line])
+                await work.mark_sent(batch.id, [line.line])
             else:
                 await work.settle(batch.id, [refused])
         return True
@@ -288,7 +288,7 @@ class BatchWorker:
             except RequestNotFound:
                 await work.settle(batch.id, [LineResult(line.line, succeeded=False, error=why)])
             else:
-                await work.sent(batch.id, [line.line])
+                await work.mark_sent(batch.id, [line.line])
 
     async def _cancel(self, batch: StoredBatch, line: BatchLine) -> None:
         try:

@@ -73,7 +73,7 @@ async def model(
     return CogModel(project, bundle, mode)
 
 
-def unpacked(found: CogModel, folder: Path) -> Path:
+def unpack_model(found: CogModel, folder: Path) -> Path:
     """Code of a model, unpacked to ``folder``."""
     unpack(found.bundle.content, folder)
     return folder

@@ -47,7 +47,7 @@ class Served:
         lease = self.rig.lease(uuid4().hex, lease_endpoint=self._endpoint)
         lease = replace(lease, input=given)
         self.rig.port.offer(lease)
-        return lease.held
+        return lease.key
 
     async def ask(self, **given: Any) -> Outcome:
         return await self.rig.outcome(self.offer(**given))

@@ -17,7 +17,7 @@ from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices
 from serve_app.domain.outcome import Outcome
-from tests.deployments.executors.cog.models import CogModel, model, unpacked
+from tests.deployments.executors.cog.models import CogModel, model, unpack_model
 from tests.deployments.executors.rig import ExecutorRig
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -41,7 +41,7 @@ class Elsewhere:
         environments = Environments(self._apps_dir / "environments")
         python = await environments.python(self._found.project.requirements)
         code = self._folder / "elsewhere"
-        unpacked(self._found, code)
+        unpack_model(self._found, code)
         stub = self._found.project.targets["predict"]
 
         def launch(port: int) -> Launch:

@@ -48,7 +48,7 @@ EMPTY = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
 STEPS_INPUTS = {name: f"1.{name}" for name in ("steps", "seed", "text", "then", "until")}
 
 
-def installed() -> ComfyUiConfig:
+def comfyui_config() -> ComfyUiConfig:
     """The ComfyUI that these tests run."""
     # Named by a person who wants a real one to be tested.
     if real := os.environ.get("DARKROOM_TEST_COMFYUI"):  # noqa: TID251
@@ -59,12 +59,12 @@ def installed() -> ComfyUiConfig:
 
 @pytest.fixture(scope="module")
 def classes() -> Mapping[str, Any]:
-    return asyncio.run(node_classes(installed(), None))
+    return asyncio.run(node_classes(comfyui_config(), None))
 
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
-    rig = ExecutorRig(tmp_path, config=ReplicaConfig(comfyui=installed()))
+    rig = ExecutorRig(tmp_path, config=ReplicaConfig(comfyui=comfyui_config()))
     await rig.replica.start()
     yield rig
     await rig.replica.aclose()
@@ -82,7 +82,7 @@ def endpoint(found: Interface) -> Endpoint:
 def offer(rig: ExecutorRig, name: str, found: Interface, **given: Any) -> LeaseKey:
     lease = rig.lease(name, lease_endpoint=endpoint(found), **given)
     rig.port.offer(lease)
-    return lease.held
+    return lease.key
 
 
 def steps(classes: Mapping[str, Any]) -> Interface:
@@ -140,7 +140,7 @@ async def test_progress_and_nodes_are_shown(
 
 
 async def test_each_step_has_a_preview(classes: Mapping[str, Any], tmp_path: Path) -> None:
-    server = LocalComfyUi(installed(), tmp_path / "home", None, gpu=False)
+    server = LocalComfyUi(comfyui_config(), tmp_path / "home", None, gpu=False)
     executor = ComfyUiExecutor(server)
     await executor.start(lambda _: None)
     try:
@@ -236,7 +236,7 @@ async def test_a_cancelled_request_ends_and_comfyui_stays(
 async def test_files_of_a_request_that_ends_while_they_are_uploaded_do_not_stay(
     tmp_path: Path,
 ) -> None:
-    server = LocalComfyUi(installed(), tmp_path / "home", None, gpu=False)
+    server = LocalComfyUi(comfyui_config(), tmp_path / "home", None, gpu=False)
     executor = ComfyUiExecutor(server)
     await executor.start(lambda _: None)
     (tmp_path / "first.png").write_bytes(png("white"))
@@ -324,7 +324,7 @@ async def test_a_replica_describes_its_nodes_and_models_before_any_request(
     assert set(known.classes["SaveImage"].required) == {"images", "filename_prefix"}
     assert "checkpoints" in known.models
     assert known.version
-    menu = known.described("LoadImage")["LoadImage"]["input"]["required"]["image"]
+    menu = known.describe("LoadImage")["LoadImage"]["input"]["required"]["image"]
     assert menu[0] == [], "names of files that others have uploaded are nobody's business"
     before = comfyui_processes()
     assert len(before) == 1

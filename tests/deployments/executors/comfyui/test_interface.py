@@ -89,24 +89,26 @@ TEXT_TO_IMAGE: dict[str, Any] = {
 }
 
 
-def found(graph: Mapping[str, Any], outputs: tuple[str, ...] = (), **named: str) -> Interface:
+def read_interface(
+    graph: Mapping[str, Any], outputs: tuple[str, ...] = (), **named: str
+) -> Interface:
     return interface(graph, CLASSES, named, outputs)
 
 
 def refusal(graph: Mapping[str, Any], outputs: tuple[str, ...] = (), **named: str) -> str:
     with pytest.raises(Misconfigured) as refused:
-        found(graph, outputs, **named)
+        read_interface(graph, outputs, **named)
     return refused.value.message
 
 
-def changed(node: str, **inputs: Any) -> dict[str, Any]:
+def change_node(node: str, **inputs: Any) -> dict[str, Any]:
     graph = deepcopy(TEXT_TO_IMAGE)
     graph[node]["inputs"] |= inputs
     return graph
 
 
 def test_what_users_want_to_give_has_fal_s_names() -> None:
-    properties = found(TEXT_TO_IMAGE).input_schema["properties"]
+    properties = read_interface(TEXT_TO_IMAGE).input_schema["properties"]
     assert {name: field.get("default") for name, field in properties.items()} == {
         "seed": None,  # drawn for each request
         "num_inference_steps": 20,
@@ -130,7 +132,7 @@ def test_what_users_want_to_give_has_fal_s_names() -> None:
 def test_two_values_of_one_name_are_told_apart_by_their_nodes() -> None:
     graph = deepcopy(TEXT_TO_IMAGE)
     graph["8"] = {"class_type": "CLIPTextEncode", "inputs": {"text": "more", "clip": ["4", 1]}}
-    properties = found(graph).input_schema["properties"]
+    properties = read_interface(graph).input_schema["properties"]
     assert {"prompt_6", "prompt_8", "negative_prompt"} <= properties.keys()
 
 
@@ -141,13 +143,13 @@ def test_files_are_required_and_say_what_they_are() -> None:
         "class_type": "LoadImageMask",
         "inputs": {"image": "mask.png", "channel": "red"},
     }
-    schema = found(graph).input_schema
+    schema = read_interface(graph).input_schema
     assert schema["required"] == ["image_url", "mask_url"]
     assert schema["properties"]["image_url"]["x-darkroom-file"] == "image"
 
 
 def test_named_inputs_are_the_only_ones() -> None:
-    schema = found(TEXT_TO_IMAGE, text="6.text", sampler="3.sampler_name").input_schema
+    schema = read_interface(TEXT_TO_IMAGE, text="6.text", sampler="3.sampler_name").input_schema
     assert schema["properties"].keys() == {"text", "sampler"}
     assert schema["properties"]["sampler"]["enum"] == ["euler", "heun"]
     assert schema["additionalProperties"] is False
@@ -156,8 +158,8 @@ def test_named_inputs_are_the_only_ones() -> None:
 def test_outputs_say_which_files_come() -> None:
     graph = deepcopy(TEXT_TO_IMAGE)
     graph["10"] = {"class_type": "SaveVideo", "inputs": {"video": ["3", 0], "filename_prefix": ""}}
-    assert found(graph).output_schema["properties"].keys() == {"images", "videos", "seeds"}
-    assert found(graph, ("10",)).output_schema["properties"].keys() == {"videos", "seeds"}
+    assert read_interface(graph).output_schema["properties"].keys() == {"images", "videos", "seeds"}
+    assert read_interface(graph, ("10",)).output_schema["properties"].keys() == {"videos", "seeds"}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_outputs_say_which_files_come() -> None:
     ],
 )
 def test_a_mistake_is_named_with_its_node(node: str, inputs: dict[str, Any], message: str) -> None:
-    assert refusal(changed(node, **inputs)) == message
+    assert refusal(change_node(node, **inputs)) == message
 
 
 def test_a_node_that_comfyui_does_not_have_is_refused() -> None:
@@ -230,7 +232,7 @@ def test_an_output_that_saves_nothing_is_refused() -> None:
 
 
 def test_values_of_a_request_are_set_and_files_have_a_name_of_their_own() -> None:
-    workflow = found(TEXT_TO_IMAGE).workflow
+    workflow = read_interface(TEXT_TO_IMAGE).workflow
     comfy_job = job(workflow, {"prompt": "a dog", "seed": 9}, "request-1")
     assert comfy_job.graph["6"]["inputs"]["text"] == "a dog"
     assert comfy_job.graph["3"]["inputs"]["seed"] == 9

@@ -45,7 +45,7 @@ async def _tried(fal: Sequence[str], cog: Sequence[str], only: str, kept: Path) 
         name, root = _named(source)
         environments = BorrowingEnvironments(kept, ())
         sections[name] = await _all(
-            fal_apps.tried(root, path, app, environments, kept)
+            fal_apps.try_app(root, path, app, environments, kept)
             for path, app in fal_apps.examples(root)
             if only in f"{path}:{app.name}"
         )
@@ -54,7 +54,7 @@ async def _tried(fal: Sequence[str], cog: Sequence[str], only: str, kept: Path) 
         environments = BorrowingEnvironments(kept, [PACKAGES])
         examples = [example for example in cog_projects.examples(root) if only in example.name]
         sections[name] = await _all(
-            cog_projects.tried(example, environments, kept) for example in examples
+            cog_projects.try_project(example, environments, kept) for example in examples
         )
         absent[name] = len(examples) - len(sections[name])
     return page(sections, absent)

@@ -43,7 +43,7 @@ from tests.deployments.executors.examples.finding import (
     Finding,
     is_small,
     settings_of,
-    shortened,
+    shorten,
 )
 from tests.deployments.executors.rig import ExecutorRig
 
@@ -77,7 +77,7 @@ class Example:
 def examples(folder: Path) -> Iterator[Example]:
     """Tests below ``folder``, and folders with a ``cog.yaml``."""
     for path in sorted(folder.rglob("*.txtar")):
-        yield parsed(path.stem, path.read_text("utf-8"))
+        yield parse_example(path.stem, path.read_text("utf-8"))
     for path in sorted(folder.rglob(FILE)):
         inner = path.parent
         files = {
@@ -88,7 +88,7 @@ def examples(folder: Path) -> Iterator[Example]:
         yield Example(inner.relative_to(folder).as_posix(), files, ())
 
 
-def parsed(name: str, text: str) -> Example:
+def parse_example(name: str, text: str) -> Example:
     """A test from the text of its file."""
     script, *rest = _SECTION.split(text)
     pairs = zip(rest[::2], rest[1::2], strict=True)
@@ -139,14 +139,14 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-async def tried(
+async def try_project(
     example: Example, environments: BorrowingEnvironments, kept: Path
 ) -> Finding | None:
     """Describe a project, and make the predictions of its test. None: it has no project."""
     configurations = [path for path in example.files if PurePosixPath(path).name == FILE]
     if not configurations:
         return None
-    uses = tuple(used(example, configurations[0]))
+    uses = tuple(find_uses(example, configurations[0]))
     with tempfile.TemporaryDirectory(prefix="darkroom-example-") as scratch:
         folder = Path(scratch) / "project"
         for name, content in example.files.items():
@@ -159,16 +159,16 @@ async def tried(
             project = read_project(place)
             bundle = await describe(place, project, environments)
         except DarkroomError as error:
-            why = shortened(str(error), private)
+            why = shorten(str(error), private)
             missing = "No module named" in why
             return Finding(example.name, uses, UNREAD if missing else REFUSED, why)
-        notes = shortened(settings_of(project.notes), private)
+        notes = shorten(settings_of(project.notes), private)
         if project.needs_gpu or not is_small(project.requirements):
             reason = "it needs a GPU" if project.needs_gpu else "its packages are large"
             why = f"{', '.join(project.targets)}; not run: {reason}."
             return Finding(example.name, uses, DESCRIBED, f"{why} {notes}".strip())
         result, why = await _served(example, project, bundle, kept, Path(scratch))
-        return Finding(example.name, uses, result, f"{shortened(why, private)} {notes}".strip())
+        return Finding(example.name, uses, result, f"{shorten(why, private)} {notes}".strip())
 
 
 def _endpoint(project: CogProject, bundle: CogBundle, mode: str) -> Endpoint:
@@ -299,7 +299,7 @@ def _matches(pattern: str, printed: Sequence[str]) -> bool:
         return True  # a pattern of Go's
 
 
-def used(example: Example, configuration: str) -> Iterator[str]:
+def find_uses(example: Example, configuration: str) -> Iterator[str]:
     """What a project uses of Cog: keys of its ``cog.yaml`` and names of the package."""
     try:
         settings = yaml.safe_load(example.files[configuration]) or {}

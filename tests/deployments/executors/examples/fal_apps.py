@@ -18,7 +18,7 @@ from deployments.executors import describing
 from deployments.executors.base import FILE_MARK
 from deployments.executors.describing import AppClass
 from deployments.executors.fal.description import GPU_MACHINES
-from deployments.executors.fal.source import dotted, literal
+from deployments.executors.fal.source import dotted_name, literal
 from deployments.executors.python.deploying import entries
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint, Weights
@@ -37,7 +37,7 @@ from tests.deployments.executors.examples.finding import (
     is_small,
     package_names,
     settings_of,
-    shortened,
+    shorten,
 )
 from tests.deployments.executors.fal.house import DeployedApp, FalRig, serving
 from tests.deployments.executors.fal.live import Client
@@ -64,7 +64,7 @@ def examples(folder: Path) -> Iterator[tuple[Path, AppClass]]:
             continue  # `fal deploy` takes such a file by its path; it is none of the examples
 
 
-async def tried(
+async def try_app(
     root: Path, path: Path, app: AppClass, environments: BorrowingEnvironments, kept: Path
 ) -> Finding:
     """Describe an app, and serve it if its requirements are small. ``kept``: folder of the
@@ -81,22 +81,22 @@ async def _tried(
     root: Path, path: Path, app: AppClass, environments: BorrowingEnvironments, kept: Path
 ) -> Finding:
     name = f"{path.relative_to(root).as_posix()}:{app.name}"
-    uses = tuple(used(path, app))
+    uses = tuple(find_uses(path, app))
     with tempfile.TemporaryDirectory(prefix="darkroom-example-") as scratch:
         private = [Path(scratch), root, kept]
         await asyncio.to_thread(_make_repository, scratch)
         try:
             deployed = await _described(root, path, app, environments, Path(scratch), kept)
         except DarkroomError as error:
-            why = shortened(str(error), private)
+            why = shorten(str(error), private)
             missing = "No module named" in why
             return Finding(name, uses, UNREAD if missing else REFUSED, why)
-        notes = shortened(settings_of(deployed.found["notes"]), private)
+        notes = shorten(settings_of(deployed.found["notes"]), private)
         paths = ", ".join(f"`{route}`" for route in deployed.endpoints)
         if reason := _why_not_run(deployed):
             return Finding(name, uses, DESCRIBED, f"{paths}; not run: {reason}. {notes}".strip())
         result, why = await _served(deployed, Path(scratch) / "replica")
-        return Finding(name, uses, result, f"{shortened(why, private)} {notes}".strip())
+        return Finding(name, uses, result, f"{shorten(why, private)} {notes}".strip())
 
 
 def _make_repository(folder: str) -> None:
@@ -174,7 +174,7 @@ async def _met(rig: FalRig, path: str, endpoint: Endpoint, given: Mapping[str, A
     rules = AppSessionRules.of(endpoint)
     if rules is None or rules.mode not in ANSWERING:
         client = Client(rig, path)
-        await client.leased()
+        await client.wait_for_lease()
         return await client.leave()
     outcome = await _answered(Client(rig, path), msgpack.packb(dict(given)) or b"")
     if outcome.failure is None:
@@ -195,7 +195,7 @@ async def _answered(client: Client, message: bytes) -> Outcome:
     return outcome
 
 
-def used(path: Path, app: AppClass) -> Iterator[str]:
+def find_uses(path: Path, app: AppClass) -> Iterator[str]:
     """What an app uses of fal: its kind of machine, decorators, toolkit; and its packages."""
     tree = ast.parse(path.read_bytes())
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == app.name)
@@ -204,8 +204,8 @@ def used(path: Path, app: AppClass) -> Iterator[str]:
         yield "GPU" if str(machine) in GPU_MACHINES or isinstance(machine, list) else "CPU"
     names: set[str] = set()
     for child in ast.walk(node):
-        if isinstance(child, ast.Attribute) and dotted(child).startswith("fal."):
-            names.add(dotted(child))
+        if isinstance(child, ast.Attribute) and dotted_name(child).startswith("fal."):
+            names.add(dotted_name(child))
     names.discard("fal.App")
     yield from sorted(names)
     inside = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}

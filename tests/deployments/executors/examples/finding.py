@@ -90,7 +90,7 @@ class BorrowingEnvironments(Environments):
         return python
 
 
-def shortened(text: str, private: Sequence[Path] = ()) -> str:
+def shorten(text: str, private: Sequence[Path] = ()) -> str:
     """``text`` in one line for a table, without the paths of this machine."""
     here = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), tempfile.gettempdir())
     known = {*map(str, private), *here, str(Path.home()), str(Path.cwd())}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.deployments.executors.examples import __main__ as command
-from tests.deployments.executors.examples.cog_projects import parsed
-from tests.deployments.executors.examples.finding import SERVED, Finding, is_small, shortened
+from tests.deployments.executors.examples.cog_projects import parse_example
+from tests.deployments.executors.examples.finding import SERVED, Finding, is_small, shorten
 from tests.deployments.executors.examples.page import page
 from tests.deployments.executors.fal.house import environments_with_fal
 
@@ -73,7 +73,7 @@ def test_an_app_is_served_and_a_project_is_refused_with_its_sentence(tmp_path: P
 
 
 def test_predictions_of_a_test_are_read_with_what_they_expect() -> None:
-    first, second = parsed("doubler", TEST).calls
+    first, second = parse_example("doubler", TEST).calls
     assert (first.given, first.refused, first.expected) == ({"count": "2"}, False, ["^4$"])
     assert (second.given, second.refused) == ({"count": "many"}, True)
 
@@ -86,7 +86,7 @@ def test_only_small_requirements_are_installed() -> None:
 
 
 def test_a_cell_has_no_path_of_this_machine_and_no_end_of_a_column() -> None:
-    cell = shortened(f"no {Path.cwd()}/a.py\nhere", [Path("/somewhere")])
+    cell = shorten(f"no {Path.cwd()}/a.py\nhere", [Path("/somewhere")])
     assert cell == "no a.py here"
     written = page({"ours": [Finding("x", ("a", "b c"), SERVED, "either | or")]}, {})
     assert "| `x` | `a`, b c | served | either \\| or |" in written

@@ -13,7 +13,7 @@ from tests.deployments.executors.fal.house import (
     LIVE,
     DeployedApp,
     FalRig,
-    deployed,
+    deploy_app,
     environments_with_fal,
     serving,
 )
@@ -26,12 +26,12 @@ def environments() -> Path:
 
 @pytest.fixture(scope="session")
 def camera(environments: Path, tmp_path_factory: pytest.TempPathFactory) -> DeployedApp:
-    return deployed(CAMERA, tmp_path_factory.mktemp("camera"), environments)
+    return deploy_app(CAMERA, tmp_path_factory.mktemp("camera"), environments)
 
 
 @pytest.fixture(scope="session")
 def live(environments: Path, tmp_path_factory: pytest.TempPathFactory) -> DeployedApp:
-    return deployed(LIVE, tmp_path_factory.mktemp("live"), environments)
+    return deploy_app(LIVE, tmp_path_factory.mktemp("live"), environments)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -43,7 +43,7 @@ class DeployedApp:
     environments: Path
 
 
-def deployed(path: Path, folder: Path, environments: Path) -> DeployedApp:
+def deploy_app(path: Path, folder: Path, environments: Path) -> DeployedApp:
     """Read, bundle and describe the only app of a file. ``folder``: for its code."""
     (app,) = describing.read_source(path)
     beside = describing.files_beside(path, app.name, path.parent)

@@ -53,14 +53,14 @@ class Client:
     def sessions(self) -> OpenAppSessions:
         return self._rig.rig.replica.sessions
 
-    async def leased(self) -> None:
+    async def wait_for_lease(self) -> None:
         async with asyncio.timeout(LONG_S):
             running = self._rig.rig.replica._attempts
             await self._rig.rig.port.until(lambda: self.held in running)
 
     async def send(self, message: dict[str, Any] | str | bytes) -> None:
         packed = msgpack.packb(message) if isinstance(message, dict) else message
-        await self.leased()
+        await self.wait_for_lease()
         async with asyncio.timeout(LONG_S):
             await self.sessions.send_message(self.held, packed)
 
@@ -73,7 +73,7 @@ class Client:
 
     async def heard(self) -> bytes | str | None:
         """The next message as it came. None: the session has ended."""
-        await self.leased()
+        await self.wait_for_lease()
         async with asyncio.timeout(LONG_S):
             while not self._heard and self.end is None:
                 got = await self.sessions.next_messages(self.held, 1.0)

@@ -41,11 +41,11 @@ class Step(BaseModel):
     step: int
 
 
-def decoded(message: bytes) -> Any:
+def decode_json(message: bytes) -> Any:
     return json.loads(message)
 
 
-def encoded(message: Any) -> bytes:
+def encode_json(message: Any) -> bytes:
     return json.dumps(message).encode()
 
 
@@ -116,7 +116,10 @@ class Live(fal.App):
         return Drawn(prompt=input.prompt, number=0)
 
     @fal.realtime(
-        "/json", content_type="application/json", encode_message=encoded, decode_message=decoded
+        "/json",
+        content_type="application/json",
+        encode_message=encode_json,
+        decode_message=decode_json,
     )
     def as_json(self, input: Frame) -> dict[str, Any]:
         return {"prompt": input.prompt}

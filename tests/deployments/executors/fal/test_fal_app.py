@@ -17,7 +17,7 @@ from deployments.executors.base import AppExecutor, ExecutorWork
 from deployments.executors.environment import Environments
 from serve_app.domain.errors import InvalidInput, PipelineFailed, ReplicaDied
 from serve_app.domain.outcome import Outcome
-from tests.deployments.executors.fal.house import DeployedApp, FalRig, deployed, serving
+from tests.deployments.executors.fal.house import DeployedApp, FalRig, deploy_app, serving
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -31,7 +31,7 @@ def png(color: str, size: int = 8) -> bytes:
     return written.getvalue()
 
 
-def stored(rig: FalRig, outcome: Outcome) -> list[bytes]:
+def read_files(rig: FalRig, outcome: Outcome) -> list[bytes]:
     """Contents of an outcome's files."""
     return [rig.rig.storage.objects[artifact.key] for artifact in outcome.artifacts]
 
@@ -52,7 +52,7 @@ async def test_images_of_the_toolkit_are_uploaded_to_storage(rig: FalRig) -> Non
     assert output == {"seed": 7, "has_nsfw_concepts": []}
     assert first["artifact"] != second["artifact"]
     assert (first["content_type"], first["width"], first["height"]) == ("image/png", 16, 16)
-    with Image.open(BytesIO(stored(rig, outcome)[0])) as image:
+    with Image.open(BytesIO(read_files(rig, outcome)[0])) as image:
         assert (image.size, image.getpixel((3, 3))) == ((16, 16), (0, 0, 255))
     assert "drawing blue" in lines_of(rig)
 
@@ -67,7 +67,7 @@ async def test_files_of_inputs_are_fetched_by_the_replica_and_read_by_their_urls
     outcome = await rig.call("/gray", image_url=red, layers=[{"url": red}, whites])
     assert outcome.failure is None, outcome.failure
     assert (outcome.output or {})["content_type"] == "image/png"
-    (content,) = stored(rig, outcome)
+    (content,) = read_files(rig, outcome)
     with Image.open(BytesIO(content)) as image:
         assert (image.mode, image.size, image.getpixel((0, 0))) == ("L", (4, 4), 255)
 
@@ -84,7 +84,7 @@ async def test_files_come_from_paths_from_threads_and_as_plain_urls(rig: FalRig)
     assert output["audio"]["content_type"] == "audio/wav"
     assert output["notes"]["file_name"] == "notes.txt"
     assert output["link"]["$as"] == "url"
-    assert sorted(stored(rig, outcome)) == [b"hello", b"linked", b"plain"]
+    assert sorted(read_files(rig, outcome)) == [b"hello", b"linked", b"plain"]
 
 
 async def test_json_of_a_client_in_an_output_cannot_name_a_file(
@@ -95,7 +95,7 @@ async def test_json_of_a_client_in_an_output_cannot_name_a_file(
     outcome = await rig.call("/mirror", text=json.dumps([forged]))
     assert outcome.failure is None, outcome.failure
     assert (outcome.output or {})["said"] == [forged]
-    assert stored(rig, outcome) == [b"mine"]
+    assert read_files(rig, outcome) == [b"mine"]
 
 
 async def test_an_app_sees_its_request_and_no_secret(rig: FalRig) -> None:
@@ -111,7 +111,7 @@ async def test_an_app_sees_its_request_and_no_secret(rig: FalRig) -> None:
 async def test_an_answer_that_is_no_json_is_a_file(rig: FalRig) -> None:
     outcome = await rig.call("/bytes")
     assert (outcome.output or {})["image"]["content_type"] == "image/png"
-    assert stored(rig, outcome) == [b"\x89PNG"]
+    assert read_files(rig, outcome) == [b"\x89PNG"]
 
 
 async def test_the_last_event_of_a_stream_is_the_result(rig: FalRig) -> None:
@@ -186,7 +186,7 @@ def test_a_request_of_a_process_that_leaves_hears_of_the_gpu_and_of_no_kill(
 ) -> None:
     path = tmp_path / "leaving.py"
     path.write_text(LEAVING)
-    app = deployed(path, tmp_path, environments)
+    app = deploy_app(path, tmp_path, environments)
     endpoint = app.endpoints["/"]
 
     async def last(executor: AppExecutor, name: str, **given: bool) -> Any:
@@ -225,7 +225,7 @@ def until_ended(number: int) -> None:
         time.sleep(0.05)
 
 
-async def cancelled(rig: FalRig, path: str) -> None:
+async def run_and_cancel(rig: FalRig, path: str) -> None:
     printed = len([line for line in lines_of(rig) if line == "waiting"])
     key = rig.offer(path)
     await rig.rig.port.until(
@@ -244,14 +244,14 @@ async def test_a_cancelled_request_of_an_async_route_ends_and_its_process_stays(
     rig: FalRig, path: str
 ) -> None:
     before = await rig.output("/about")
-    await cancelled(rig, path)
+    await run_and_cancel(rig, path)
     assert (await rig.output("/about"))["pid"] == before["pid"]
 
 
 @pytest.mark.long
 async def test_a_cancelled_request_that_goes_on_takes_its_process_with_it(rig: FalRig) -> None:
     before = await rig.output("/about")
-    await cancelled(rig, "/hang")
+    await run_and_cancel(rig, "/hang")
     async with asyncio.timeout(240):
         await asyncio.to_thread(until_ended, before["pid"])
     assert (await rig.output("/about"))["pid"] != before["pid"]
@@ -284,7 +284,7 @@ def test_computed_requirements_in_layers_and_an_old_pydantic(
 ) -> None:
     path = tmp_path / "old.py"
     path.write_text(COMPUTED)
-    app = deployed(path, tmp_path, environments)
+    app = deploy_app(path, tmp_path, environments)
     assert app.found["requirements"] == [["pydantic>=1.8,<2"], ["--no-deps", "einops"]]
 
     async def serve() -> None:

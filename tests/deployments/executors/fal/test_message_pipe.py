@@ -20,7 +20,7 @@ def pipe(silence_s: float = 30.0, **rules: object) -> tuple[MessagePipe, list[by
     return message_pipe, got
 
 
-async def settled() -> None:
+async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -28,9 +28,9 @@ async def settled() -> None:
 async def test_an_app_with_one_answer_for_each_gets_two_messages_before_it_answers() -> None:
     message_pipe, got = pipe(mode="unary")
     sending = [asyncio.create_task(message_pipe.send(str(number))) for number in range(3)]
-    await settled()
+    await settle()
     message_pipe.read(2, waits=True)
-    await settled()
+    await settle()
     assert got == ["0", "1"]
     await message_pipe.keep("answer")
     await asyncio.gather(*sending)
@@ -49,7 +49,7 @@ async def test_an_app_that_drops_messages_itself_gets_all_that_it_reads() -> Non
 async def test_an_app_that_does_not_read_gets_no_more(mode: str) -> None:
     message_pipe, got = pipe(mode=mode)
     sending = asyncio.create_task(_send(message_pipe, 2 * MAX_UNREAD))
-    await settled()
+    await settle()
     assert len(got) == MAX_UNREAD
     message_pipe.read(MAX_UNREAD, waits=False)
     await sending
@@ -66,7 +66,7 @@ async def test_an_app_waits_while_nobody_takes_its_messages() -> None:
     for number in range(MAX_WAITING):
         await message_pipe.keep(str(number))
     waiting = asyncio.create_task(message_pipe.keep("last"))
-    await settled()
+    await settle()
     assert not waiting.done()
     assert len((await message_pipe.take(1.0)).messages) == MAX_WAITING
     await waiting
@@ -100,7 +100,7 @@ async def test_the_end_comes_after_the_messages_and_is_the_first_one() -> None:
     with pytest.raises(Fenced):
         await message_pipe.send("x")
     message_pipe.leave()
-    await message_pipe.left()
+    await message_pipe.wait_until_left()
 
 
 async def test_a_session_ends_when_its_ingress_is_gone_and_not_while_it_asks() -> None:
@@ -108,13 +108,13 @@ async def test_a_session_ends_when_its_ingress_is_gone_and_not_while_it_asks() -
     message_pipe = MessagePipe(AppSessionRules(), clock, silence_s=0.02)
     message_pipe.open(lambda _: None)
     asking = asyncio.create_task(message_pipe.take(600.0))
-    leaving = asyncio.create_task(message_pipe.left())
-    await settled()
+    leaving = asyncio.create_task(message_pipe.wait_until_left())
+    await settle()
     clock.advance(60)
-    await settled()
+    await settle()
     assert not leaving.done()
     asking.cancel()
-    await settled()
+    await settle()
     clock.advance(1)
     async with asyncio.timeout(60):
         await leaving

@@ -221,7 +221,7 @@ async def test_an_apps_own_time_limit_and_encoding(rig: FalRig) -> None:
 
     coded = Client(rig, "/json")
     await coded.send(b'{"prompt": "x"}')
-    await coded.leased()
+    await coded.wait_for_lease()
     async with asyncio.timeout(LONG_S):
         got = await coded.sessions.next_messages(coded.held, LONG_S)
     assert [json.loads(message) for message in got.messages] == [{"prompt": "x"}]

@@ -11,7 +11,7 @@ from deployments.executors.fal.source import files_beside
 from serve_app.domain.errors import Misconfigured
 
 
-def written(folder: Path, text: str, name: str = "cat.py") -> Path:
+def write_source(folder: Path, text: str, name: str = "cat.py") -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -29,12 +29,12 @@ def written(folder: Path, text: str, name: str = "cat.py") -> Path:
     ],
 )
 def test_an_app_for_fal_is_found_however_it_imports_fal(tmp_path: Path, text: str) -> None:
-    assert list(read_source(written(tmp_path, text))) == [AppClass("Cat", 2, (), is_fal=True)]
+    assert list(read_source(write_source(tmp_path, text))) == [AppClass("Cat", 2, (), is_fal=True)]
 
 
 def test_an_app_of_darkroom_in_a_file_that_knows_fal_stays_one(tmp_path: Path) -> None:
     text = "import darkroom, fal\nclass A(darkroom.App):\n    pass\nclass B(fal.App):\n    pass\n"
-    apps = read_source(written(tmp_path, text + "class C(B):\n    pass\n"))
+    apps = read_source(write_source(tmp_path, text + "class C(B):\n    pass\n"))
     assert [(app.name, app.is_fal) for app in apps] == [("A", False), ("B", True), ("C", True)]
 
 
@@ -51,7 +51,7 @@ def test_requirements_are_a_guess_that_the_import_corrects(
     tmp_path: Path, line: str, expected: tuple[object, ...]
 ) -> None:
     text = f"import fal\nNEEDED = ['einops']\nclass Cat(fal.App):\n    requirements = {line}\n"
-    (app,) = read_source(written(tmp_path, text))
+    (app,) = read_source(write_source(tmp_path, text))
     assert app.requirements == expected
 
 
@@ -62,13 +62,13 @@ def test_modules_that_an_app_imports_and_names_come_along(tmp_path: Path) -> Non
         "    local_python_modules = ['models']\n"
         "    app_files = ['data/names.txt']\n"
     )
-    path = written(tmp_path, text, "apps/cat.py")
+    path = write_source(tmp_path, text, "apps/cat.py")
     for name in ("words.py", "more.py", "unused.py", "models/one.py", "json.py"):
-        written(path.parent, "import more\n" if name == "words.py" else "", name)
-    written(path.parent, "tom", "data/names.txt")
-    written(tmp_path, "", "kit/__init__.py")
-    written(tmp_path, "", "kit/common.py")
-    written(tmp_path, "", "torch/setup.py")  # a folder of that name is no package
+        write_source(path.parent, "import more\n" if name == "words.py" else "", name)
+    write_source(path.parent, "tom", "data/names.txt")
+    write_source(tmp_path, "", "kit/__init__.py")
+    write_source(tmp_path, "", "kit/common.py")
+    write_source(tmp_path, "", "torch/setup.py")  # a folder of that name is no package
     files = files_beside(path, "Cat", tmp_path)
     assert sorted(files) == [
         *("data/names.txt", "kit/__init__.py", "kit/common.py"),
@@ -85,6 +85,6 @@ def test_modules_that_an_app_imports_and_names_come_along(tmp_path: Path) -> Non
     ],
 )
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, line: str, sentence: str) -> None:
-    path = written(tmp_path, f"import fal\nclass Cat(fal.App):\n    {line}\n")
+    path = write_source(tmp_path, f"import fal\nclass Cat(fal.App):\n    {line}\n")
     with pytest.raises(Misconfigured, match=sentence):
         files_beside(path, "Cat", tmp_path)

@@ -83,7 +83,7 @@ class HostedDesk:
         }
         return Endpoint(f"hosted/{family}", family, Weights(""), "json", options=options)
 
-    async def leased(self, endpoint: Endpoint, **given: Any) -> Lease:
+    async def submit_and_lease(self, endpoint: Endpoint, **given: Any) -> Lease:
         """Submit a request, and lease it."""
         await self.queue.submit(new(input=given))
         return replace(
@@ -95,15 +95,15 @@ class HostedDesk:
 
     async def again(self, before: Lease) -> Lease:
         """The next lease of a request, after its replica has handed it back."""
-        await self.queue.hand_back(before.held, "r1", "It ends.")
+        await self.queue.hand_back(before.key, "r1", "It ends.")
         granted = await lease(self.queue)
         assert granted.request_id == before.request_id
         return replace(before, attempt=granted.attempt, nonce=granted.nonce)
 
     async def offer(self, endpoint: Endpoint, **given: Any) -> LeaseKey:
-        granted = await self.leased(endpoint, **given)
+        granted = await self.submit_and_lease(endpoint, **given)
         self.rig.port.offer(granted)
-        return granted.held
+        return granted.key
 
     async def outcome(self, endpoint: Endpoint, **given: Any) -> Outcome:
         return await self.rig.outcome(await self.offer(endpoint, **given))

@@ -17,7 +17,7 @@ from serve_app.postgres.database import Database
 from tests.deployments.executors.hosted.desk import HostedDesk
 from tests.ingress.house import OTHERS
 from tests.queue.database import Ingress
-from tests.wire.served import Address, served
+from tests.wire.served import Address, serve
 
 FLUX = "fal-ai/flux/schnell"
 MODELS: dict[str, dict[str, Any]] = {"openai": {"endpoint": FLUX}}
@@ -31,7 +31,7 @@ IMAGE = {
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Address]:
-    with served() as address:
+    with serve() as address:
         yield address
 
 
@@ -72,7 +72,7 @@ async def test_images_in_an_answer_are_stored_as_ours(desk: HostedDesk) -> None:
 async def test_a_video_is_stored_as_ours_also_if_its_answer_was_lost(
     tmp_path: Path, database: Database, ingress: Ingress
 ) -> None:
-    with served(catalog=OTHERS) as provider:
+    with serve(catalog=OTHERS) as provider:
         desk = HostedDesk(tmp_path, database, await ingress(), provider)
         await desk.start()
         try:
@@ -175,14 +175,14 @@ async def test_an_attempt_after_a_crash_before_the_commit_finds_the_job(desk: Ho
             await asyncio.Event().wait()
 
     desk.proxy.before = crash
-    first = await desk.leased(endpoint, prompt="a crash before")
+    first = await desk.submit_and_lease(endpoint, prompt="a crash before")
     desk.rig.port.offer(first)
     await accepted.wait()
     desk.proxy.before = None
     await desk.replica()
     second = await desk.again(first)
     desk.rig.port.offer(second)
-    outcome = await desk.rig.outcome(second.held)
+    outcome = await desk.rig.outcome(second.key)
     assert outcome.failure is None, outcome.failure
     (job,) = await desk.jobs("a crash before")
     assert await desk.calls() == [("accepted", job["request_id"])]
@@ -192,13 +192,13 @@ async def test_an_attempt_after_a_crash_before_the_commit_finds_the_job(desk: Ho
 @pytest.mark.long
 async def test_an_attempt_after_the_commit_goes_on_with_the_job(desk: HostedDesk) -> None:
     endpoint = desk.endpoint("replicate")
-    first = await desk.leased(endpoint, prompt="a crash after", sleep_s=1.0)
+    first = await desk.submit_and_lease(endpoint, prompt="a crash after", sleep_s=1.0)
     desk.rig.port.offer(first)
     await desk.until(lambda calls: "accepted" in dict(calls), desk.calls)
     await desk.replica()
     second = await desk.again(first)
     desk.rig.port.offer(second)
-    outcome = await desk.rig.outcome(second.held)
+    outcome = await desk.rig.outcome(second.key)
     assert outcome.failure is None, outcome.failure
     assert len(await desk.jobs("a crash after")) == len(desk.proxy.submits) == 1
 

@@ -101,14 +101,14 @@ async def test_an_answer_that_is_lost_after_minutes_is_found_among_many(
     server, desk = bench.server(family), bench.desk
     server.page = 1  # type: ignore[attr-defined]  # of those that have lists
     endpoint = bench.endpoint(family, **hosted)
-    earlier = await server.accepted(str(endpoint.options["hosted"]["endpoint"]), {"prompt": "x"})
+    earlier = await server.accept(str(endpoint.options["hosted"]["endpoint"]), {"prompt": "x"})
     earlier.sent_at -= timedelta(minutes=30)
 
     async def minutes_pass(call: Call) -> None:
         if server.is_submit(call):
             desk.rig.later = timedelta(minutes=10)
             for number in range(3):
-                await server.accepted(server.jobs[-1].endpoint, {"prompt": f"another {number}"})
+                await server.accept(server.jobs[-1].endpoint, {"prompt": f"another {number}"})
 
     server.before_answer = minutes_pass
     server.faults = ["lost"]

@@ -85,7 +85,7 @@ def _combined(in_channels: int = 4) -> dict[str, Any]:
     return {**parts(in_channels), **priors}
 
 
-def embedded(wish: Wish) -> dict[str, Any]:
+def embedding_inputs(wish: Wish) -> dict[str, Any]:
     return {
         "image_embeds": inputs.noise(wish, 1, WIDTH),
         "negative_image_embeds": inputs.noise(wish, 1, WIDTH) * 0.5,
@@ -95,7 +95,7 @@ def embedded(wish: Wish) -> dict[str, Any]:
 
 
 def _from_image(wish: Wish) -> dict[str, Any]:
-    return {**embedded(wish), "image": inputs.image(wish), "strength": 0.8}
+    return {**embedding_inputs(wish), "image": inputs.image(wish), "strength": 0.8}
 
 
 def _hint(wish: Wish) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _hint(wish: Wish) -> dict[str, Any]:
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
     return {
-        **embedded(wish),
+        **embedding_inputs(wish),
         "image": inputs.image(wish),
         "mask_image": inputs.mask(wish),
     }
@@ -135,14 +135,14 @@ def _three() -> dict[str, Any]:
 
 
 CASES = (
-    Case("kandinsky", "KandinskyV22Pipeline", parts, embedded),
+    Case("kandinsky", "KandinskyV22Pipeline", parts, embedding_inputs),
     Case("kandinsky", "KandinskyV22Img2ImgPipeline", parts, _from_image),
     Case("kandinsky", "KandinskyV22InpaintPipeline", lambda: parts(9), _inpaint),
     Case(
         "kandinsky",
         "KandinskyV22ControlnetPipeline",
         _hinted,
-        lambda wish: {**embedded(wish), **_hint(wish)},
+        lambda wish: {**embedding_inputs(wish), **_hint(wish)},
     ),
     Case(
         "kandinsky",

@@ -47,19 +47,19 @@ def _combined(in_channels: int = 4) -> dict[str, Any]:
 
 
 def _from_image(wish: Wish) -> dict[str, Any]:
-    return {**kandinsky.embedded(wish), "image": inputs.image(wish), "strength": 0.8}
+    return {**kandinsky.embedding_inputs(wish), "image": inputs.image(wish), "strength": 0.8}
 
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
     return {
-        **kandinsky.embedded(wish),
+        **kandinsky.embedding_inputs(wish),
         "image": inputs.image(wish),
         "mask_image": inputs.mask(wish),
     }
 
 
 CASES = (
-    Case("kandinsky", "KandinskyPipeline", parts, kandinsky.embedded),
+    Case("kandinsky", "KandinskyPipeline", parts, kandinsky.embedding_inputs),
     Case("kandinsky", "KandinskyImg2ImgPipeline", parts, _from_image),
     Case("kandinsky", "KandinskyInpaintPipeline", lambda: parts(9), _inpaint),
     Case("kandinsky", "KandinskyCombinedPipeline", _combined, kandinsky.both),

@@ -55,7 +55,7 @@ def _control(wish: Wish) -> dict[str, Any]:
     return {**_text(wish), "control_image": inputs.image(wish, 32)}
 
 
-def edited() -> dict[str, Any]:
+def edit_parts() -> dict[str, Any]:
     """What is edited is made a million pixels large: few latents of it."""
     return parts(halvings=6)
 
@@ -76,7 +76,7 @@ def layers() -> dict[str, Any]:
     }
 
 
-def layered(wish: Wish) -> dict[str, Any]:
+def layer_inputs(wish: Wish) -> dict[str, Any]:
     size = {name: value for name, value in _text(wish).items() if name not in {"height", "width"}}
     return {**size, "image": inputs.image(wish, 32).convert("RGBA"), "layers": 2}
 
@@ -92,8 +92,8 @@ CASES = (
         lambda: parts(extra=4),
         lambda wish: {**_control(wish), "control_mask": inputs.mask(wish, 32)},
     ),
-    Case("qwen-image", "QwenImageEditPipeline", edited, edit, heavy=True),
-    Case("qwen-image", "QwenImageEditPlusPipeline", edited, edit, heavy=True),
-    Case("qwen-image", "QwenImageEditInpaintPipeline", edited, _inpaint, heavy=True),
-    Case("qwen-image", "QwenImageLayeredPipeline", layers, layered, heavy=True),
+    Case("qwen-image", "QwenImageEditPipeline", edit_parts, edit, heavy=True),
+    Case("qwen-image", "QwenImageEditPlusPipeline", edit_parts, edit, heavy=True),
+    Case("qwen-image", "QwenImageEditInpaintPipeline", edit_parts, _inpaint, heavy=True),
+    Case("qwen-image", "QwenImageLayeredPipeline", layers, layer_inputs, heavy=True),
 )

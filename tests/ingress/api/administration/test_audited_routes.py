@@ -15,7 +15,7 @@ from tests.fakes.jobs import FakeJobs
 from tests.ingress.api.administration.test_jobs import JOB, given_up
 from tests.ingress.api.registered.test_weights import add, made_ready
 from tests.ingress.api.test_model_entries import ADDING, OPEN
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 from tests.ingress.http.test_route_scopes import scopes
 
 PROBE = "test/probe"
@@ -124,7 +124,10 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
 @pytest.mark.parametrize(("method", "path"), sorted(ACTIONS))
 async def test_the_call_is_recorded_with_its_key_and_address(method: str, path: str) -> None:
     action = ACTIONS[method, path]
-    async with built(replica=action == "request.requeue", **ADDING) as house, house.client() as at:
+    async with (
+        build_house(replica=action == "request.requeue", **ADDING) as house,
+        house.client() as at,
+    ):
         url = await url_of(path, action, house, at)
         before = len(await house.queue.operations.audit(limit=500))
         sent: dict[str, Any] = {"json": body_of(action)}

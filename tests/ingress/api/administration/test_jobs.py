@@ -42,4 +42,4 @@ async def test_a_job_that_was_given_up_is_restarted(idle: House) -> None:
         unknown = await operator.post("/v1/jobs/notice/evt_2/restart")
         assert unknown.status_code == 404
         assert "There is no job notice/evt_2" in unknown.text
-    assert [*await idle.services.jobs.due(["notice"])] == ["notice"]
+    assert [*await idle.services.jobs.due_kinds(["notice"])] == ["notice"]

@@ -15,14 +15,14 @@ import pytest
 from serve_app.ingress.api.administration import tenant_export
 from serve_app.ingress.api.administration.tenant_export import TenantArchive
 from serve_app.tenants.scopes import API, TENANT_ADMIN
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 from tests.ingress.http.test_other_tenants import made_by
 
 PROBE = "test/probe"
 EXPORT = "/v1/tenants/default/export"
 
 
-async def ended(client: httpx.AsyncClient, **input: Any) -> None:
+async def run_probe(client: httpx.AsyncClient, **input: Any) -> None:
     answer = await client.post(f"/run/{PROBE}", json=input)
     assert answer.status_code == 200, answer.text
 
@@ -42,8 +42,8 @@ async def test_an_export_has_requests_files_uploads_usage_keys_webhooks_and_acts
     house: House,
 ) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        await ended(client, prompt="mine", content="my image", artifacts=1, thumbnails=True)
-        await ended(other, prompt="theirs", content="their image", artifacts=1, thumbnails=True)
+        await run_probe(client, prompt="mine", content="my image", artifacts=1, thumbnails=True)
+        await run_probe(other, prompt="theirs", content="their image", artifacts=1, thumbnails=True)
         await client.post("/cdn/files/upload", content=b"my upload")
         await client.post("/v1/keys", json={"alias": "made"})
         answer = await client.get(EXPORT)
@@ -68,7 +68,7 @@ async def test_an_export_has_requests_files_uploads_usage_keys_webhooks_and_acts
 
 async def test_files_may_be_left_out(house: House) -> None:
     async with house.client() as client:
-        await ended(client, content="my image", artifacts=1, thumbnails=True)
+        await run_probe(client, content="my image", artifacts=1, thumbnails=True)
         content = (await client.get(f"{EXPORT}?files=false")).content
     assert not [name for name in names(content) if name.startswith("files/")]
     assert read(content, "requests")[0]["files"]
@@ -169,7 +169,7 @@ async def test_an_export_has_weights_workflows_batches_rules_secrets_and_limits(
 
 async def test_an_export_has_the_limits_and_the_budget_of_the_tenant() -> None:
     limits = {"default": {"max_waiting": 7, "budget": {"amount": 12}}}
-    async with built(replica=False, tenant_limits=limits) as house, house.client() as client:
+    async with build_house(replica=False, tenant_limits=limits) as house, house.client() as client:
         content = (await client.get(EXPORT)).content
     (tenant,) = read(content, "tenant")
     assert tenant["limits"]["max_waiting"] == 7

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from serve_app.tenants.scopes import READ
-from tests.ingress.fal.test_submit import completed
+from tests.ingress.fal.test_submit import wait_until_completed
 from tests.ingress.house import ORIGIN, House
 
 ACL = "X-Fal-Object-Lifecycle-Preference"
@@ -25,7 +25,7 @@ def without_key(house: House) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(house.app), base_url=ORIGIN)
 
 
-async def uploaded(client: httpx.AsyncClient, headers: dict[str, str], **more: str) -> str:
+async def upload_file(client: httpx.AsyncClient, headers: dict[str, str], **more: str) -> str:
     """URL of an uploaded file."""
     named = {"content-type": "image/png", "x-fal-file-name": "a.png"}
     answer = await client.post("/cdn/files/upload", content=CONTENT, headers=headers | named | more)
@@ -33,14 +33,14 @@ async def uploaded(client: httpx.AsyncClient, headers: dict[str, str], **more: s
     return answer.json()["access_url"]
 
 
-async def generated(
+async def generate(
     client: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: Any
 ) -> tuple[str, dict[str, Any]]:
     """Id and result of a request that has ended."""
     answer = await client.post("/queue/test/probe", json={"artifacts": 1} | body, headers=headers)
     assert answer.status_code == 200, answer.text
     submitted = answer.json()
-    await completed(client, submitted)
+    await wait_until_completed(client, submitted)
     result = await client.get(submitted["response_url"])
     assert result.status_code == 200, result.text
     return submitted["request_id"], result.json()

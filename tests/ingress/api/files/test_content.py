@@ -8,7 +8,7 @@ import pytest
 from serve_app.domain.errors import StorageFull
 from serve_app.ingress.api.files.content import LINK_VALID_S
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import House, built
+from tests.ingress.house import House, build_house
 
 KEY = "r/0195/1/abcdefgh.png"
 CONTENT = bytes(range(100))
@@ -21,15 +21,15 @@ def ticket(house: House, *, max_bytes: int = 1000, valid_s: float = 60) -> str:
 
 
 @pytest.fixture
-async def stored(house: House) -> str:
+async def file_url(house: House) -> str:
     house.storage.objects[KEY] = CONTENT
     return f"/files/{KEY}"
 
 
 async def test_a_file_comes_with_its_type_its_length_and_for_ever(
-    client: httpx.AsyncClient, stored: str
+    client: httpx.AsyncClient, file_url: str
 ) -> None:
-    answer = await client.get(stored)
+    answer = await client.get(file_url)
     assert (answer.status_code, answer.content) == (200, CONTENT)
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["content-length"] == "100"
@@ -58,19 +58,19 @@ async def test_what_is_no_image_is_a_download(house: House, client: httpx.AsyncC
     assert answer.headers["content-disposition"].startswith("attachment")
 
 
-async def test_head_returns_all_but_the_content(client: httpx.AsyncClient, stored: str) -> None:
-    answer = await client.head(stored)
+async def test_head_returns_all_but_the_content(client: httpx.AsyncClient, file_url: str) -> None:
+    answer = await client.head(file_url)
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-length"] == "100"
 
 
 async def test_a_file_that_the_client_has_is_not_sent_again(
-    client: httpx.AsyncClient, stored: str
+    client: httpx.AsyncClient, file_url: str
 ) -> None:
-    etag = (await client.get(stored)).headers["etag"]
+    etag = (await client.get(file_url)).headers["etag"]
     for header in (etag, f'"x", {etag}', f"W/{etag}", "*"):
-        assert (await client.get(stored, headers={"If-None-Match": header})).status_code == 304
-    assert (await client.get(stored, headers={"If-None-Match": '"x"'})).status_code == 200
+        assert (await client.get(file_url, headers={"If-None-Match": header})).status_code == 304
+    assert (await client.get(file_url, headers={"If-None-Match": '"x"'})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ async def test_a_file_that_the_client_has_is_not_sent_again(
     ],
 )
 async def test_a_range_is_a_part(
-    client: httpx.AsyncClient, stored: str, given: str, start: int, end: int
+    client: httpx.AsyncClient, file_url: str, given: str, start: int, end: int
 ) -> None:
-    answer = await client.get(stored, headers={"Range": given})
+    answer = await client.get(file_url, headers={"Range": given})
     assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
     assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/100"
     assert answer.headers["content-length"] == str(end - start)
@@ -95,9 +95,9 @@ async def test_a_range_is_a_part(
 
 @pytest.mark.parametrize("given", ["bytes=100-", "bytes=200-300", "bytes=-0"])
 async def test_a_range_outside_is_reported(
-    client: httpx.AsyncClient, stored: str, given: str
+    client: httpx.AsyncClient, file_url: str, given: str
 ) -> None:
-    answer = await client.get(stored, headers={"Range": given})
+    answer = await client.get(file_url, headers={"Range": given})
     assert answer.status_code == 416
     assert answer.headers["content-range"] == "bytes */100"
     assert answer.headers["content-type"] == "application/json", "it is no image"
@@ -109,23 +109,23 @@ async def test_a_range_outside_is_reported(
     "given", ["bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=9-3", "x", *LONG]
 )
 async def test_a_range_that_is_none_is_ignored(
-    client: httpx.AsyncClient, stored: str, given: str
+    client: httpx.AsyncClient, file_url: str, given: str
 ) -> None:
-    assert (await client.get(stored, headers={"Range": given})).status_code == 200
+    assert (await client.get(file_url, headers={"Range": given})).status_code == 200
 
 
 async def test_a_range_of_another_version_is_the_whole(
-    client: httpx.AsyncClient, stored: str
+    client: httpx.AsyncClient, file_url: str
 ) -> None:
     headers = {"Range": "bytes=0-1", "If-Range": '"other"'}
-    assert (await client.get(stored, headers=headers)).status_code == 200
+    assert (await client.get(file_url, headers=headers)).status_code == 200
 
 
 async def test_where_storage_serves_itself_clients_are_sent_there(
-    house: House, client: httpx.AsyncClient, stored: str
+    house: House, client: httpx.AsyncClient, file_url: str
 ) -> None:
     house.storage.links = "https://bucket.example"
-    answer = await client.get(stored, headers={"Range": "bytes=0-1"})
+    answer = await client.get(file_url, headers={"Range": "bytes=0-1"})
     assert answer.status_code == 307
     link = httpx.URL(answer.headers["location"])
     assert (link.host, link.path) == ("bucket.example", f"/{KEY}")
@@ -137,12 +137,12 @@ async def test_where_storage_serves_itself_clients_are_sent_there(
 
 
 async def test_what_needs_no_content_is_answered_here_all_the_same(
-    house: House, client: httpx.AsyncClient, stored: str
+    house: House, client: httpx.AsyncClient, file_url: str
 ) -> None:
     house.storage.links = "https://bucket.example"
-    head = await client.head(stored)
+    head = await client.head(file_url)
     assert (head.status_code, head.headers["content-length"]) == (200, "100")
-    known = await client.get(stored, headers={"If-None-Match": head.headers["etag"]})
+    known = await client.get(file_url, headers={"If-None-Match": head.headers["etag"]})
     assert known.status_code == 304
     assert (await client.head("/files/nothing.png")).status_code == 404
 
@@ -180,7 +180,7 @@ async def test_without_a_ticket_nothing_is_written(house: House, client: httpx.A
 
 async def test_an_old_ticket_is_refused() -> None:
     clock = FakeClock()
-    async with built(clock=clock, replica=False) as house, house.client() as client:
+    async with build_house(clock=clock, replica=False) as house, house.client() as client:
         url = ticket(house)
         clock.advance(61)
         answer = await client.put(url, content=b"x")
@@ -227,7 +227,7 @@ async def test_a_disk_that_is_too_full_for_submits_still_takes_artifacts_down_to
             raise StorageFull("Too little disk space to accept artifacts.")
 
     async with (
-        built(replica=False, room=full, artifact_room=floor) as house,
+        build_house(replica=False, room=full, artifact_room=floor) as house,
         house.client() as client,
     ):
         submitted = await client.post("/fal-ai/flux/schnell", json={"prompt": "a red circle"})

@@ -12,15 +12,15 @@ from serve_app.domain.media.file_access import Revocation
 from serve_app.ingress.services.file_access import STALE_S
 from serve_app.tenants.scopes import READ
 from tests.fakes.clock import FakeClock
-from tests.ingress.api.files.private import bare, generated, lifecycle, uploaded, without_key
-from tests.ingress.house import ORIGIN, House, built
-from tests.ingress.replicate.test_webhooks import settled
+from tests.ingress.api.files.private import bare, generate, lifecycle, upload_file, without_key
+from tests.ingress.house import ORIGIN, House, build_house
+from tests.ingress.replicate.test_webhooks import wait_until_delivered
 from tests.webhooks.receiver import Receiver
 
 SIGN, REVOKE = "/v1/files/sign", "/v1/files/revoke"
 
 
-async def signed(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, Any]:
+async def sign_link(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, Any]:
     answer = await client.post(SIGN, json={"path": path, **body})
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -28,10 +28,14 @@ async def signed(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str,
 
 async def test_a_signed_url_is_valid_as_long_as_was_asked_for() -> None:
     clock = FakeClock()
-    async with built(clock=clock) as house, house.client() as client, without_key(house) as guest:
-        url = bare(await uploaded(client, lifecycle("hide")))
-        hour = await signed(client, url, expires_in=3600)
-        ever = await signed(client, url.removeprefix(ORIGIN))
+    async with (
+        build_house(clock=clock) as house,
+        house.client() as client,
+        without_key(house) as guest,
+    ):
+        url = bare(await upload_file(client, lifecycle("hide")))
+        hour = await sign_link(client, url, expires_in=3600)
+        ever = await sign_link(client, url.removeprefix(ORIGIN))
         assert hour["expires_at"] == "2030-01-01T01:00:00+00:00"
         assert ever["expires_at"] is None
         for seconds, statuses in ((3599, [200, 200]), (1, [404, 200]), (1e8, [404, 200])):
@@ -44,8 +48,8 @@ async def test_a_signed_url_is_valid_as_long_as_was_asked_for() -> None:
 async def test_one_url_is_revoked_and_the_others_stay(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    url = await uploaded(client, lifecycle("forbid"))
-    first, second = [(await signed(client, url))["url"] for _ in range(2)]
+    url = await upload_file(client, lifecycle("forbid"))
+    first, second = [(await sign_link(client, url))["url"] for _ in range(2)]
     answer = await client.post(REVOKE, json={"url": first})
     assert (answer.status_code, answer.json()) == (200, {"revoked": "one"})
     async with without_key(house) as guest:
@@ -59,23 +63,23 @@ async def test_one_url_is_revoked_and_the_others_stay(
 async def test_all_urls_of_a_file_are_revoked_and_new_ones_are_valid(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    id_, result = await generated(client, lifecycle("forbid"))
+    id_, result = await generate(client, lifecycle("forbid"))
     url = result["images"][0]["url"]
-    ever = (await signed(client, url))["url"]
+    ever = (await sign_link(client, url))["url"]
     for _ in range(2):
         answer = await client.post(REVOKE, json={"path": bare(url)})
         assert (answer.status_code, answer.json()) == (200, {"revoked": "all"})
         async with without_key(house) as guest:
             assert [(await guest.get(address)).status_code for address in (url, ever)] == [403, 403]
             again = (await client.get(f"/queue/test/probe/requests/{id_}")).json()
-            url, ever = again["images"][0]["url"], (await signed(client, url))["url"]
+            url, ever = again["images"][0]["url"], (await sign_link(client, url))["url"]
             assert [(await guest.get(address)).status_code for address in (url, ever)] == [200, 200]
 
 
 async def test_the_url_of_a_result_is_revoked_alone_and_the_next_read_has_another(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    id_, result = await generated(client, lifecycle("forbid"))
+    id_, result = await generate(client, lifecycle("forbid"))
     url = result["images"][0]["url"]
     assert (await client.post(REVOKE, json={"url": url})).status_code == 200
     again = (await client.get(f"/queue/test/probe/requests/{id_}")).json()["images"][0]["url"]
@@ -85,7 +89,7 @@ async def test_the_url_of_a_result_is_revoked_alone_and_the_next_read_has_anothe
 
 
 async def test_revocations_are_in_the_audit(house: House, client: httpx.AsyncClient) -> None:
-    url = (await signed(client, await uploaded(client, lifecycle("forbid"))))["url"]
+    url = (await sign_link(client, await upload_file(client, lifecycle("forbid"))))["url"]
     await client.post(REVOKE, json={"url": url})
     await client.post(REVOKE, json={"path": url})
     acts = (await client.get("/v1/audit")).json()["acts"]
@@ -97,7 +101,7 @@ async def test_another_process_learns_of_a_revocation_by_its_rounds(
     house: House, client: httpx.AsyncClient
 ) -> None:
     """The round is a look into the book, which is called here."""
-    url = await uploaded(client, lifecycle("forbid"))
+    url = await upload_file(client, lifecycle("forbid"))
     key = bare(url).partition("/files/")[2]
     access = house.services.files.access
     signature = url.partition("signature=")[2]
@@ -111,8 +115,12 @@ async def test_another_process_learns_of_a_revocation_by_its_rounds(
 
 async def test_signed_urls_are_refused_when_it_is_unknown_for_long_what_was_revoked() -> None:
     clock = FakeClock()
-    async with built(clock=clock) as house, house.client() as client, without_key(house) as guest:
-        url = await uploaded(client, lifecycle("forbid"))
+    async with (
+        build_house(clock=clock) as house,
+        house.client() as client,
+        without_key(house) as guest,
+    ):
+        url = await upload_file(client, lifecycle("forbid"))
         access = house.services.files.access
         await access.aclose()  # as if no round ended
         clock.advance(STALE_S)
@@ -125,7 +133,7 @@ async def test_signed_urls_are_refused_when_it_is_unknown_for_long_what_was_revo
 
 
 async def test_only_the_owner_signs_and_revokes(house: House, client: httpx.AsyncClient) -> None:
-    url = await uploaded(client, lifecycle("forbid", friend="allow"))
+    url = await upload_file(client, lifecycle("forbid", friend="allow"))
     missing = "/files/p/AAAAAAAAAAAAAAAAAAAAAA/u/x/a.png"
     for tenant in ("friend", "stranger"):
         async with house.client(str(await house.keys.create(tenant))) as caller:
@@ -141,7 +149,7 @@ async def test_only_the_owner_signs_and_revokes(house: House, client: httpx.Asyn
     async with house.client(reader) as caller:
         assert (await caller.post(SIGN, json={"path": url})).status_code == 403
     async with house.client() as operator:  # of another tenant
-        theirs = await uploaded(operator, lifecycle("forbid"))
+        theirs = await upload_file(operator, lifecycle("forbid"))
         async with house.client(house.other_key) as other:
             assert (await other.post(SIGN, json={"path": theirs})).status_code == 200
 
@@ -174,7 +182,7 @@ async def test_a_call_that_is_wrong_is_refused_and_its_field_named(
 async def test_a_file_that_is_gone_is_not_signed_and_a_forged_url_not_revoked(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    url = await uploaded(client, lifecycle("forbid"))
+    url = await upload_file(client, lifecycle("forbid"))
     forged = await client.post(REVOKE, json={"url": f"{bare(url)}?signature=x"})
     assert forged.status_code == 403
     house.storage.objects.clear()
@@ -185,13 +193,15 @@ async def test_a_webhook_that_is_sent_again_has_urls_that_are_valid_then() -> No
     clock = FakeClock()
     async with (
         Receiver() as receiver,
-        built(clock=clock, files="private", deliver=True, allow_private_webhooks=True) as house,
+        build_house(
+            clock=clock, files="private", deliver=True, allow_private_webhooks=True
+        ) as house,
         house.client() as client,
     ):
         target = {"fal_webhook": receiver.url()}
         answer = await client.post("/queue/test/probe", json={"artifacts": 1}, params=target)
         id_ = answer.json()["request_id"]
-        await settled(client, id_)
+        await wait_until_delivered(client, id_)
         clock.advance(20 * 3600)
         await house.services.files.access.refresh()
         (await client.put(f"/v1/requests/{id_}/webhook/redeliver")).raise_for_status()
@@ -208,13 +218,13 @@ def _url_in(body: bytes) -> str:
 
 async def test_a_signed_url_is_in_the_audit_log_with_its_time_and_once_a_minute() -> None:
     clock = FakeClock()
-    async with built(clock=clock) as house, house.client() as client:
-        url = bare(await uploaded(client, lifecycle("hide")))
+    async with build_house(clock=clock) as house, house.client() as client:
+        url = bare(await upload_file(client, lifecycle("hide")))
         for _ in range(2):
-            await signed(client, url)
-        link = await signed(client, url, expires_in=60)
+            await sign_link(client, url)
+        link = await sign_link(client, url, expires_in=60)
         clock.advance(61)
-        await signed(client, url)
+        await sign_link(client, url)
         refused = await client.post(SIGN, json={"path": "/files/p/none/u/none.png"})
         assert refused.status_code in {404, 422}
         acts = (await client.get("/v1/audit")).json()["acts"]

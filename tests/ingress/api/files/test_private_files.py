@@ -17,15 +17,15 @@ from tests.ingress.api.files.private import (
     ACL,
     CONTENT,
     bare,
-    generated,
+    generate,
     lifecycle,
     statuses,
-    uploaded,
+    upload_file,
     without_key,
 )
 from tests.ingress.fal.test_uploads import disposal
-from tests.ingress.house import ORIGIN, OTHERS, House, built
-from tests.ingress.replicate.test_webhooks import settled
+from tests.ingress.house import ORIGIN, OTHERS, House, build_house
+from tests.ingress.replicate.test_webhooks import wait_until_delivered
 from tests.webhooks.receiver import Receiver
 
 FORBIDDEN = {"owner": 200, "reader": 403, "stranger": 403, "friend": 403, "guest": 403}
@@ -36,7 +36,7 @@ HIDDEN = {"owner": 200, "reader": 403, "stranger": 404, "friend": 404, "guest": 
 @pytest.fixture
 async def private() -> AsyncIterator[House]:
     """House whose files are private by default."""
-    async with built(files="private") as house:
+    async with build_house(files="private") as house:
         yield house
 
 
@@ -56,8 +56,8 @@ async def private() -> AsyncIterator[House]:
 async def test_rules_of_a_request_and_of_an_upload_are_kept(
     house: House, client: httpx.AsyncClient, rules: dict[str, str], expected: dict[str, int]
 ) -> None:
-    _, result = await generated(client, rules)
-    for url in (result["images"][0]["url"], await uploaded(client, rules)):
+    _, result = await generate(client, rules)
+    for url in (result["images"][0]["url"], await upload_file(client, rules)):
         assert "signature=" in url
         assert await statuses(house, bare(url)) == expected
         assert set((await statuses(house, url)).values()) == {200}, "the signature is enough"
@@ -67,8 +67,8 @@ async def test_rules_of_a_request_and_of_an_upload_are_kept(
 async def test_files_that_everyone_may_read_are_as_always(
     house: House, client: httpx.AsyncClient, rules: dict[str, str]
 ) -> None:
-    _, result = await generated(client, rules)
-    for url in (result["images"][0]["url"], await uploaded(client, rules)):
+    _, result = await generate(client, rules)
+    for url in (result["images"][0]["url"], await upload_file(client, rules)):
         assert "?" not in url
         assert "/files/p/" not in url
         async with without_key(house) as guest:
@@ -83,7 +83,7 @@ async def test_files_that_everyone_may_read_are_as_always(
 async def test_a_hidden_file_is_answered_like_one_that_does_not_exist(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    url = bare(await uploaded(client, lifecycle("hide")))
+    url = bare(await upload_file(client, lifecycle("hide")))
     async with house.client(house.other_key) as other, without_key(house) as guest:
         operator_less = str(await house.keys.create("stranger"))
         other.headers["authorization"] = f"Key {operator_less}"
@@ -101,7 +101,7 @@ async def test_a_hidden_file_is_answered_like_one_that_does_not_exist(
 async def test_thumbnails_are_as_private_as_their_files(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    id_, _ = await generated(client, lifecycle("forbid"), thumbnails=True)
+    id_, _ = await generate(client, lifecycle("forbid"), thumbnails=True)
     (file,) = (await client.get(f"/v1/requests/{id_}")).json()["files"]
     for url in (file["url"], file["thumbnail"]["url"]):
         async with without_key(house) as guest:
@@ -112,7 +112,7 @@ async def test_thumbnails_are_as_private_as_their_files(
 async def test_an_operator_reads_a_private_file_and_is_in_the_audit(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    url = bare(await uploaded(client, lifecycle("hide")))
+    url = bare(await upload_file(client, lifecycle("hide")))
     key = str(await house.keys.create("ops", scopes=frozenset({OPERATOR})))
     async with house.client(key) as operator:
         assert (await operator.get(url)).content == CONTENT
@@ -123,10 +123,10 @@ async def test_an_operator_reads_a_private_file_and_is_in_the_audit(
 async def test_an_upload_token_of_an_operator_reads_the_files_of_its_own_tenant_alone(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    others = bare(await uploaded(client, lifecycle("hide")))
+    others = bare(await upload_file(client, lifecycle("hide")))
     key = str(await house.keys.create("ops", scopes=frozenset({OPERATOR, FILES})))
     async with house.client(key) as operator, without_key(house) as holder:
-        own = bare(await uploaded(operator, lifecycle("hide")))
+        own = bare(await upload_file(operator, lifecycle("hide")))
         token = (await operator.post("/rest/storage/auth/token", json={})).json()["token"]
         bearer = {"authorization": f"Bearer {token}"}
         assert (await holder.get(own, headers=bearer)).content == CONTENT
@@ -136,7 +136,7 @@ async def test_an_upload_token_of_an_operator_reads_the_files_of_its_own_tenant_
 async def test_a_wrong_key_is_refused_and_an_upload_token_reads(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    url = bare(await uploaded(client, lifecycle("forbid")))
+    url = bare(await upload_file(client, lifecycle("forbid")))
     token = (await client.post("/rest/storage/auth/token", json={})).json()["token"]
     async with without_key(house) as guest:
         for header, status in (
@@ -152,10 +152,10 @@ async def test_a_wrong_key_is_refused_and_an_upload_token_reads(
 async def test_a_key_of_other_endpoints_does_not_read_files_of_a_request(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    _, result = await generated(client, lifecycle("forbid"))
+    _, result = await generate(client, lifecycle("forbid"))
     output_url, sent = (
         bare(result["images"][0]["url"]),
-        bare(await uploaded(client, lifecycle("forbid"))),
+        bare(await upload_file(client, lifecycle("forbid"))),
     )
     key = str(await house.keys.create("default", scopes=frozenset({API}), endpoints=["test/other"]))
     async with house.client(key) as limited:
@@ -166,7 +166,7 @@ async def test_a_key_of_other_endpoints_does_not_read_files_of_a_request(
 async def test_ranges_and_head_work_and_nothing_is_cached(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    url = await uploaded(client, lifecycle("forbid"))
+    url = await upload_file(client, lifecycle("forbid"))
     async with without_key(house) as guest:
         answer = await guest.get(url, headers={"Range": "bytes=10-19"})
         assert (answer.status_code, answer.content) == (206, CONTENT[10:20])
@@ -191,8 +191,8 @@ class Redirecting(FakeStorage):
 async def test_a_redirect_to_storage_ends_with_the_signed_url_and_is_not_cached() -> None:
     clock = FakeClock()
     storage = Redirecting(b"k" * 32, ORIGIN, clock)
-    async with built(clock=clock, storage=storage) as house, house.client() as client:
-        url = await uploaded(client, lifecycle("forbid"))
+    async with build_house(clock=clock, storage=storage) as house, house.client() as client:
+        url = await upload_file(client, lifecycle("forbid"))
         body = {"path": url, "expires_in": 10}
         short = (await client.post("/v1/files/sign", json=body)).json()["url"]
         async with without_key(house) as guest:
@@ -206,8 +206,8 @@ async def test_a_redirect_to_storage_ends_with_the_signed_url_and_is_not_cached(
 
 async def test_a_result_is_signed_again_at_each_read() -> None:
     clock = FakeClock()
-    async with built(clock=clock, files="private") as house, house.client() as client:
-        id_, result = await generated(client)
+    async with build_house(clock=clock, files="private") as house, house.client() as client:
+        id_, result = await generate(client)
         first = result["images"][0]["url"]
         async with without_key(house) as guest:
             clock.advance(3599)
@@ -224,7 +224,7 @@ async def test_a_result_is_signed_again_at_each_read() -> None:
 
 async def test_reads_one_after_the_other_give_the_same_url(private: House) -> None:
     async with private.client() as client:
-        id_, result = await generated(client)
+        id_, result = await generate(client)
         again = (await client.get(f"/queue/test/probe/requests/{id_}")).json()
         assert again == result
 
@@ -236,16 +236,16 @@ async def test_a_tenant_has_a_default_of_its_own(house: House, client: httpx.Asy
     assert answer.json()["limits"]["files"] == {"value": "private", "source": "api"}
     key = str(await house.keys.create("closed"))
     async with house.client(key) as closed, without_key(house) as guest:
-        url = (await generated(closed))[1]["images"][0]["url"]
+        url = (await generate(closed))[1]["images"][0]["url"]
         assert (await guest.get(bare(url))).status_code == 403
         assert (await guest.get(url)).status_code == 200
-        open_url = await uploaded(closed, lifecycle("allow"))
+        open_url = await upload_file(closed, lifecycle("allow"))
         assert (await guest.get(bare(open_url))).status_code == 200, "fal's rules come first"
-        with_rule = await uploaded(closed, lifecycle(None, friend="allow"))
+        with_rule = await upload_file(closed, lifecycle(None, friend="allow"))
         assert (await guest.get(bare(with_rule))).status_code == 403, "the rest is the default"
         change = {"limits": {"files": None}}
         assert (await client.patch("/v1/tenants/closed", json=change)).status_code == 200
-        assert (await guest.get(await uploaded(closed, {}))).status_code == 200
+        assert (await guest.get(await upload_file(closed, {}))).status_code == 200
         assert (await guest.get(bare(url))).status_code == 403, "earlier files stay as they are"
 
 
@@ -265,7 +265,7 @@ HISTORY = "/v1/models/requests/by-endpoint"
 
 async def test_every_protocol_gives_urls_that_work(private: House) -> None:
     async with private.client() as client, without_key(private) as guest:
-        id_, _ = await generated(client, thumbnails=True, prompt="x")
+        id_, _ = await generate(client, thumbnails=True, prompt="x")
         share = (await client.post(f"/v1/requests/{id_}/share", json={})).json()["url"]
         answers = [
             await client.get(f"/v1/requests/{id_}"),
@@ -311,7 +311,7 @@ async def test_private_files_are_inputs_of_those_who_may_read_them(
     house: House, client: httpx.AsyncClient
 ) -> None:
     rules = lifecycle("forbid", friend="allow")
-    url = await uploaded(client, rules)
+    url = await upload_file(client, rules)
     stranger, friend = [str(await house.keys.create(tenant)) for tenant in ("stranger", "friend")]
     cases = [
         (house.weak_key, bare(url), 200),
@@ -336,7 +336,7 @@ async def test_a_hidden_input_is_accepted_like_one_that_does_not_exist(
     house: House, client: httpx.AsyncClient
 ) -> None:
     """Its replica is answered that there is none."""
-    url = bare(await uploaded(client, lifecycle("hide")))
+    url = bare(await upload_file(client, lifecycle("hide")))
     async with house.client(str(await house.keys.create("stranger"))) as stranger:
         for file_url in (url, f"{url[:-9]}aaaaa.png"):
             answer = await stranger.post("/queue/test/probe", json={"echo": file_url})
@@ -350,7 +350,7 @@ async def test_a_hidden_input_is_accepted_like_one_that_does_not_exist(
 async def test_a_replica_reads_what_the_tenant_of_its_request_may_read(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    url = bare(await uploaded(client, lifecycle("forbid", friend="allow")))
+    url = bare(await upload_file(client, lifecycle("forbid", friend="allow")))
     signer = house.services.files.access.signer
     async with without_key(house) as replica:
         for tenant, status in (("default", 200), ("friend", 200), ("stranger", 403)):
@@ -371,7 +371,7 @@ async def test_an_outcome_is_shared_only_with_the_same_readers(client: httpx.Asy
 async def test_the_files_of_a_deleted_request_are_gone(
     house: House, client: httpx.AsyncClient
 ) -> None:
-    id_, result = await generated(client, lifecycle("forbid"), thumbnails=True)
+    id_, result = await generate(client, lifecycle("forbid"), thumbnails=True)
     assert len(house.storage.objects) == 2
     assert (await client.delete(f"/v1/requests/{id_}")).status_code == 200
     assert house.storage.objects == {}
@@ -432,7 +432,7 @@ async def test_rules_that_are_wrong_are_refused_and_named(
 
 
 async def test_other_protocols_give_signed_urls_too() -> None:
-    async with built(files="private", catalog=OTHERS) as house, house.client() as client:
+    async with build_house(files="private", catalog=OTHERS) as house, house.client() as client:
         body = {"model": "test/images", "prompt": "x", "response_format": "url"}
         image = await client.post("/openai/v1/images/generations", json=body)
         call = {"name": "generate", "arguments": {"model": "test/images", "input": {"prompt": "x"}}}
@@ -456,7 +456,7 @@ async def test_other_protocols_give_signed_urls_too() -> None:
 async def test_webhooks_have_signed_urls() -> None:
     async with (
         Receiver() as receiver,
-        built(
+        build_house(
             files="private", deliver=True, allow_private_webhooks=True, webhook_waits_s=(0.0,)
         ) as house,
         house.client() as client,
@@ -465,7 +465,7 @@ async def test_webhooks_have_signed_urls() -> None:
         answer = await client.post(
             "/queue/test/probe", json={"artifacts": 1}, params={"fal_webhook": receiver.url()}
         )
-        await settled(client, answer.json()["request_id"])
+        await wait_until_delivered(client, answer.json()["request_id"])
         (sent,) = receiver.received
         (url,) = _in(json.loads(sent.body))
         assert (await guest.get(url)).status_code == 200
@@ -474,9 +474,9 @@ async def test_webhooks_have_signed_urls() -> None:
 
 async def test_a_private_upload_is_deleted_when_its_time_is_over() -> None:
     clock = FakeClock()
-    async with built(clock=clock) as house, house.client() as client:
+    async with build_house(clock=clock) as house, house.client() as client:
         value = {"expiration_duration_seconds": 60, "initial_acl": {"default": "hide"}}
-        url = bare(await uploaded(client, {ACL: json.dumps(value)}))
+        url = bare(await upload_file(client, {ACL: json.dumps(value)}))
         assert (await client.get(url)).status_code == 200
         clock.advance(61)
         await disposal(house).delete_garbage_uploads()

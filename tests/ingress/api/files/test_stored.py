@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.ingress.fal.test_submit import completed
-from tests.ingress.house import House, built
+from tests.ingress.fal.test_submit import wait_until_completed
+from tests.ingress.house import House, build_house
 
 FLUX, INPUT = "fal-ai/flux/schnell", {"prompt": "a hill"}
 
 
 async def test_an_operator_sees_what_is_stored_by_kind_and_tenant(tmp_path: Path) -> None:
-    async with built(data_dir=tmp_path, retention_days=30) as house, house.client() as client:
-        await completed(client, (await client.post(f"/queue/{FLUX}", json=INPUT)).json())
+    async with build_house(data_dir=tmp_path, retention_days=30) as house, house.client() as client:
+        await wait_until_completed(client, (await client.post(f"/queue/{FLUX}", json=INPUT)).json())
         async with house.client(house.other_key) as other:
             answer = await other.post("/rest/storage/upload/initiate", json={"file_name": "a.png"})
             await other.put(answer.json()["upload_url"], content=b"12345")

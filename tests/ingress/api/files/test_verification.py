@@ -10,8 +10,8 @@ import pytest
 
 from serve_app.ingress.api.files import verification
 from serve_app.provenance.certificates import CERTIFICATES_FILE
-from tests.cli.verification.test_verify import SIGNER, png, signed
-from tests.ingress.house import House, built
+from tests.cli.verification.test_verify import SIGNER, png, sign_file
+from tests.ingress.house import House, build_house
 
 pytestmark = pytest.mark.engine
 PNG = {"content-type": "image/png"}
@@ -19,7 +19,7 @@ PNG = {"content-type": "image/png"}
 
 @pytest.fixture(scope="module")
 def signed_png() -> bytes:
-    return signed(png())
+    return sign_file(png())
 
 
 async def test_a_file_of_this_installation_is_trusted_until_it_is_changed(
@@ -29,7 +29,7 @@ async def test_a_file_of_this_installation_is_trusted_until_it_is_changed(
     body = signed_png
     place = body.index(b"IDAT") + 8
     changed = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
-    async with built(replica=False, data_dir=tmp_path) as house, house.client() as client:
+    async with build_house(replica=False, data_dir=tmp_path) as house, house.client() as client:
         whole = await client.post("/v1/verify", content=body, headers=PNG)
         other = await client.post("/v1/verify", content=changed, headers=PNG)
         plain = await client.post("/v1/verify", content=png(), headers=PNG)

@@ -16,7 +16,7 @@ from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.media.safety import SafetyPolicy, SafetyRule
 from serve_app.registry.records import WEIGHTS, CheckedWeights, StoredWeightFile, job_name
 from tests.ingress.api.test_loras import loras, safetensors, upload
-from tests.ingress.house import CATALOG, MODELS, House, built
+from tests.ingress.house import CATALOG, MODELS, House, build_house
 from tests.queue.requests import new
 
 BASE = "test/probe"
@@ -26,13 +26,13 @@ DIGEST = "d" * 64
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     """House whose catalogue is read again when private endpoints change."""
-    async with built(models=MODELS, documented=documented("default/portraits")) as house:
+    async with build_house(models=MODELS, documented=make_catalog("default/portraits")) as house:
         yield house
 
 
-def documented(*private: str) -> Catalog:
+def make_catalog(*private: str) -> Catalog:
     """The catalogue with private endpoints."""
-    probe = CATALOG.listed(BASE)
+    probe = CATALOG.get_listed(BASE)
     own = [
         replace(probe, endpoint=replace(probe.endpoint, id=endpoint_id)) for endpoint_id in private
     ]
@@ -41,7 +41,7 @@ def documented(*private: str) -> Catalog:
 
 @pytest.fixture
 async def idle() -> AsyncIterator[House]:
-    async with built(replica=False, models=MODELS) as house:
+    async with build_house(replica=False, models=MODELS) as house:
         yield house
 
 
@@ -262,7 +262,7 @@ async def test_an_uploaded_file_must_be_the_tenants_own(
 
 
 async def test_a_private_upload_is_registered_as_a_public_one_is() -> None:
-    async with built(models=MODELS, files="private") as house:
+    async with build_house(models=MODELS, files="private") as house:
         async with house.client() as client, house.client(house.other_key) as other:
             url = await upload(client, "mine.safetensors", safetensors())
             assert "/files/p/" in url
@@ -311,7 +311,7 @@ async def test_a_base_must_be_served(client: httpx.AsyncClient) -> None:
 
 async def test_the_quota_and_the_number_of_endpoints_hold() -> None:
     settings = {"max_weights_bytes_per_tenant": 100, "max_private_endpoints_per_tenant": 1}
-    async with built(models=MODELS, **settings) as house, house.client() as client:
+    async with build_house(models=MODELS, **settings) as house, house.client() as client:
         assert (await add(client, endpoint="one")).status_code == 202
         more = await add(client, "second", endpoint="two")
         assert (more.status_code, more.json()["detail"][0]["loc"]) == (422, ["body", "endpoint"])
@@ -460,7 +460,7 @@ async def test_a_private_endpoint_is_under_the_rules_of_its_base(
 
 
 async def test_ids_of_the_hub_are_refused_in_requests_if_the_token_is_not_shared() -> None:
-    async with built(models=MODELS, share_hub_token=False) as house, house.client() as client:
+    async with build_house(models=MODELS, share_hub_token=False) as house, house.client() as client:
         refused = await submit(client, loras=[{"path": "owner/name"}])
         assert refused.status_code == 422
         assert "POST /v1/weights" in refused.json()["message"]
@@ -484,9 +484,9 @@ async def test_a_price_of_the_base_is_that_of_its_private_endpoints(
 async def test_a_private_endpoint_has_the_limits_of_its_base_or_its_own() -> None:
     base_limit, two = {"max_waiting": 1}, {"max_waiting": 2}
     endpoints = {BASE: base_limit, "default/other": two}
-    known = documented("default/portraits", "default/other")
+    known = make_catalog("default/portraits", "default/other")
     settings: dict[str, Any] = {"models": MODELS, "documented": known, "endpoint_limits": endpoints}
-    async with built(replica=False, **settings) as house:
+    async with build_house(replica=False, **settings) as house:
         async with house.client() as client:
             for name, most in (("portraits", 1), ("other", 2)):
                 await add(client, name, endpoint=name)

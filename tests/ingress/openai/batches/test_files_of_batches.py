@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_app.ingress.openai.batches.worker import BatchWorker
-from tests.ingress.house import OTHERS, House, built
-from tests.ingress.openai.batches.test_worker import FILES, begun, lines, results, run
+from tests.ingress.house import OTHERS, House, build_house
+from tests.ingress.openai.batches.test_worker import FILES, create_batch, lines, results, run
 
 REPLICATE, UPLOADS = "/replicate/v1/files", "/v1/uploads"
 VIEW = "/comfyui/view?type=input&filename="
@@ -16,13 +16,13 @@ VIEW = "/comfyui/view?type=input&filename="
 
 @pytest.fixture
 async def private() -> AsyncIterator[House]:
-    async with built(catalog=OTHERS, files="private") as house:
+    async with build_house(catalog=OTHERS, files="private") as house:
         yield house
 
 
 async def output_of(house: House, key: str = "") -> tuple[str, str]:
     """Id of the output file of a batch that has ended, and its key in storage."""
-    known = await run(house, await begun(house, lines(1), key=key))
+    known = await run(house, await create_batch(house, lines(1), key=key))
     file = await house.queue.batches.files.get("default", known["output_file_id"])
     assert file is not None
     return file.id, file.key
@@ -41,7 +41,7 @@ async def ways_in(house: House, key: str, file: str, upload: str) -> dict[str, i
         return codes | {"sign": signed.status_code}
 
 
-async def listed(house: House, key: str) -> tuple[list[str], list[str]]:
+async def list_files(house: House, key: str) -> tuple[list[str], list[str]]:
     """Ids in OpenAI's list, and keys in Replicate's."""
     async with house.client(key) as client:
         ids = [entry["id"] for entry in (await client.get(FILES)).json()["data"]]
@@ -55,7 +55,7 @@ async def test_a_limited_key_gets_at_outputs_of_other_keys_batches_in_no_way(
     file, upload = await output_of(private)
     statuses = await ways_in(private, limited, file, upload)
     assert set(statuses.values()) == {404}, statuses
-    ids, keys = await listed(private, limited)
+    ids, keys = await list_files(private, limited)
     assert file not in ids
     assert upload not in keys
     async with private.client(limited) as client:
@@ -73,7 +73,7 @@ async def test_it_gets_at_those_of_its_own_and_a_key_without_limits_at_all(priva
             statuses = await ways_in(private, key, file, upload)
             statuses.pop(f"{VIEW}{upload.rpartition('/')[2]}")  # only media have a bare name
             assert set(statuses.values()) == {200}, statuses
-        ids, keys = await listed(private, key)
+        ids, keys = await list_files(private, key)
         for file, upload in files:
             assert file in ids
             assert upload in keys
@@ -85,7 +85,7 @@ async def test_it_gets_at_those_of_its_own_and_a_key_without_limits_at_all(priva
 async def test_a_file_that_a_batch_reads_is_deleted_in_no_way_before_the_batch_has_ended(
     private: House, way: str
 ) -> None:
-    batch = await begun(private, lines(2))
+    batch = await create_batch(private, lines(2))
     stored = await private.queue.batches.work.find(batch)
     assert stored is not None
     path = way.format(file=stored.input_file, key=stored.input_key)

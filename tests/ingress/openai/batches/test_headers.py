@@ -14,16 +14,16 @@ from serve_app.domain.request import Priority, Retries
 from serve_app.ingress.openai.batches import requests
 from serve_app.tenants.scopes import SUBMIT, Caller
 from tests.ingress.api.files.private import ACL, bare, lifecycle, statuses, without_key
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import OTHERS, House, build_house
 from tests.ingress.openai.batches.test_worker import (
     BATCHES,
     FILES,
     GENERATIONS,
+    fetch_batch,
     lines,
     requests_of,
     results,
     run,
-    shown,
 )
 
 POLICY = "X-App-Fal-Upload-Policy"
@@ -31,11 +31,11 @@ POLICY = "X-App-Fal-Upload-Policy"
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(catalog=OTHERS) as house:
+    async with build_house(catalog=OTHERS) as house:
         yield house
 
 
-async def created(house: House, headers: dict[str, str], count: int = 2) -> Any:
+async def create_batch(house: House, headers: dict[str, str], count: int = 2) -> Any:
     """Answer to the call that creates a batch."""
     async with house.client(house.weak_key) as client:
         form = {"file": ("prompts.jsonl", lines(count)), "purpose": (None, "batch")}
@@ -46,7 +46,7 @@ async def created(house: House, headers: dict[str, str], count: int = 2) -> Any:
 
 async def run_with(house: House, headers: dict[str, str]) -> str:
     """Id of a batch that has ended."""
-    batch = str((await created(house, headers)).raise_for_status().json()["id"])
+    batch = str((await create_batch(house, headers)).raise_for_status().json()["id"])
     await run(house, batch)
     return batch
 
@@ -68,7 +68,7 @@ async def test_access_rules_of_a_batch_are_those_of_the_files_of_its_lines_and_o
         async with without_key(house) as guest:
             assert (await guest.get(url)).status_code == 200, "the output file has signed URLs"
     output = await house.queue.batches.files.get(
-        "default", (await shown(house, batch))["output_file_id"]
+        "default", (await fetch_batch(house, batch))["output_file_id"]
     )
     assert output is not None
     assert output.key.startswith("p/")
@@ -98,7 +98,7 @@ async def test_what_is_said_of_storing_and_retries_holds_for_each_line(house: Ho
 
 async def test_a_bucket_of_the_client_is_refused(house: House) -> None:
     policy = {"url": "https://example.com/bucket", "fields": {"key": "a/${filename}"}}
-    answer = await created(house, {POLICY: json.dumps(policy)})
+    answer = await create_batch(house, {POLICY: json.dumps(policy)})
     assert answer.status_code == 400
     assert POLICY in answer.json()["error"]["message"]
     assert requests_of(house) == []
@@ -106,13 +106,13 @@ async def test_a_bucket_of_the_client_is_refused(house: House) -> None:
 
 @pytest.mark.parametrize("name", [ACL, "X-Fal-Store-IO", "X-Fal-Retry-Config"])
 async def test_a_header_that_cannot_be_read_is_refused_and_named(house: House, name: str) -> None:
-    answer = await created(house, {name: "perhaps"})
+    answer = await create_batch(house, {name: "perhaps"})
     assert answer.status_code == 400
     assert name in answer.json()["error"]["message"]
 
 
 async def test_a_repeat_with_other_rules_is_another_batch() -> None:
-    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+    async with build_house(catalog=OTHERS, replica=False) as house, house.client() as client:
         form = {"file": ("prompts.jsonl", lines(1)), "purpose": (None, "batch")}
         file = (await client.post(FILES, files=form)).raise_for_status().json()
         body = {"input_file_id": file["id"], "endpoint": GENERATIONS, "completion_window": "24h"}

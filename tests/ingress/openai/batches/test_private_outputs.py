@@ -8,9 +8,9 @@ from typing import Any
 
 from serve_app.ingress.openai.batches.files import signed_again
 from tests.fakes.clock import FakeClock
-from tests.ingress.api.files.private import bare, generated, without_key
-from tests.ingress.house import ORIGIN, OTHERS, House, built
-from tests.ingress.openai.batches.test_worker import begun, lines, results, run
+from tests.ingress.api.files.private import bare, generate, without_key
+from tests.ingress.house import ORIGIN, OTHERS, House, build_house
+from tests.ingress.openai.batches.test_worker import create_batch, lines, results, run
 
 HOURS_S = 3600.0
 
@@ -29,8 +29,8 @@ async def status_of(house: House, url: str) -> int:
 
 async def test_urls_in_an_output_file_work_however_late_it_is_read() -> None:
     clock = FakeClock()
-    async with built(clock=clock, catalog=OTHERS, files="private") as house:
-        batch = await begun(house, lines(1))
+    async with build_house(clock=clock, catalog=OTHERS, files="private") as house:
+        batch = await create_batch(house, lines(1))
         await run(house, batch)
         first = await url_of_image(house, batch)
         assert await status_of(house, first) == 200
@@ -43,16 +43,16 @@ async def test_urls_in_an_output_file_work_however_late_it_is_read() -> None:
 
 
 async def test_urls_of_public_files_have_no_signature_in_an_output_file() -> None:
-    async with built(catalog=OTHERS) as house:
-        batch = await begun(house, lines(1))
+    async with build_house(catalog=OTHERS) as house:
+        batch = await create_batch(house, lines(1))
         await run(house, batch)
         assert "?" not in await url_of_image(house, batch)
 
 
 async def test_only_urls_of_the_tenants_own_private_files_are_signed_again() -> None:
-    async with built(files="private") as house:
+    async with build_house(files="private") as house:
         async with house.client(house.other_key) as other:
-            _, result = await generated(other)
+            _, result = await generate(other)
         foreign = bare(result["images"][0]["url"])
         invented = f"{ORIGIN}/files/p/unknown/r/x/1/a.png"
         elsewhere = f"https://example.com/files/{foreign.partition('/files/')[2]}"
@@ -66,8 +66,8 @@ async def test_only_urls_of_the_tenants_own_private_files_are_signed_again() -> 
 
 
 async def test_urls_are_found_however_an_output_file_is_cut() -> None:
-    async with built(files="private") as house, house.client() as client:
-        _, result = await generated(client)
+    async with build_house(files="private") as house, house.client() as client:
+        _, result = await generate(client)
         access = house.services.files.access
         url = bare(result["images"][0]["url"])
         content = b'{"a": "%b", "b": ["", "%b?expires=1&signature=x"]}\n' % ((url.encode(),) * 2)

@@ -20,7 +20,7 @@ from serve_app.ingress.openai.batches.worker import BatchWorker
 from serve_app.jobs.worker import JobWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import TenantLimits
-from tests.ingress.house import ORIGIN, OTHERS, House, built
+from tests.ingress.house import ORIGIN, OTHERS, House, build_house
 from tests.webhooks.receiver import Receiver
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
@@ -72,7 +72,7 @@ def lines(count: int, **body: Any) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
-async def begun(house: House, content: bytes, key: str = "", **more: Any) -> str:
+async def create_batch(house: House, content: bytes, key: str = "", **more: Any) -> str:
     """Id of a new batch of these lines."""
     async with house.client(key or house.weak_key) as client:
         form = {"file": ("prompts.jsonl", content), "purpose": (None, "batch")}
@@ -82,13 +82,13 @@ async def begun(house: House, content: bytes, key: str = "", **more: Any) -> str
         return str(answer.raise_for_status().json()["id"])
 
 
-async def shown(house: House, batch: str) -> dict[str, Any]:
+async def fetch_batch(house: House, batch: str) -> dict[str, Any]:
     async with house.client() as client:
         return dict((await client.get(f"{BATCHES}/{batch}")).raise_for_status().json())
 
 
 async def results(house: House, batch: str) -> list[dict[str, Any]]:
-    known, answers = await shown(house, batch), list[dict[str, Any]]()
+    known, answers = await fetch_batch(house, batch), list[dict[str, Any]]()
     async with house.client() as client:
         for file in (known["output_file_id"], known["error_file_id"]):
             if file is not None:
@@ -103,7 +103,11 @@ async def run(house: House, batch: str, worker: BatchWorker | None = None) -> di
     for _ in range(ROUNDS):
         await worker.validate()
         await worker.advance()
-        if (known := await shown(house, batch))["status"] in ("completed", "failed", "cancelled"):
+        if (known := await fetch_batch(house, batch))["status"] in (
+            "completed",
+            "failed",
+            "cancelled",
+        ):
             return known
         await asyncio.sleep(0.01)
     raise AssertionError(known)
@@ -115,13 +119,13 @@ def requests_of(house: House) -> Sequence[Any]:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with built(catalog=OTHERS) as house:
+    async with build_house(catalog=OTHERS) as house:
         yield house
 
 
 @pytest.fixture
 async def idle() -> AsyncIterator[House]:
-    async with built(catalog=OTHERS, replica=False) as house:
+    async with build_house(catalog=OTHERS, replica=False) as house:
         yield house
 
 
@@ -134,7 +138,7 @@ async def test_a_crash_at_any_call_repeats_no_line_and_loses_none(
     while True:
         dies_at += 1
         before = {request.id for request in requests_of(house)}
-        batch = await begun(house, lines(count))
+        batch = await create_batch(house, lines(count))
         calls: list[str] = []
         mortal = Mortal(house.queue, calls, dies_at, after=after)
         services = replace(house.services, queue=mortal)
@@ -163,14 +167,14 @@ async def test_a_line_with_an_image_keeps_its_shape_as_the_call_does(house: Hous
     image = "data:image/png;base64,iVBORw0KGgo="
     body = {"model": "fal-ai/fast-sdxl", "prompt": "x", "image": image}
     line = {"custom_id": "1", "method": "POST", "url": EDITS, "body": body}
-    await run(house, await begun(house, json.dumps(line).encode(), endpoint=EDITS))
+    await run(house, await create_batch(house, json.dumps(line).encode(), endpoint=EDITS))
     (request,) = requests_of(house)
     assert request.endpoint == "fal-ai/fast-sdxl/image-to-image"
     assert request.input["image_size"] == "auto"
 
 
 async def test_two_workers_at_once_repeat_no_line(house: House) -> None:
-    batch = await begun(house, lines(40))
+    batch = await create_batch(house, lines(40))
     workers = [BatchWorker(house.services) for _ in range(3)]
     ended = await asyncio.gather(*(run(house, batch, each) for each in workers))
     assert {document["status"] for document in ended} == {"completed"}
@@ -180,7 +184,7 @@ async def test_two_workers_at_once_repeat_no_line(house: House) -> None:
 
 
 async def test_a_batch_fills_only_what_is_idle(idle: House) -> None:
-    batch = await begun(idle, lines(100))
+    batch = await create_batch(idle, lines(100))
     worker = BatchWorker(idle.services)
     for _ in range(5):
         await worker.validate()
@@ -188,7 +192,7 @@ async def test_a_batch_fills_only_what_is_idle(idle: House) -> None:
     queued = requests_of(idle)
     assert len(queued) == module.LEAST_QUEUED
     assert {request.priority for request in queued} == {Priority.LOW}
-    assert (await shown(idle, batch))["request_counts"]["total"] == 100
+    assert (await fetch_batch(idle, batch))["request_counts"]["total"] == 100
 
 
 async def test_a_batch_waits_while_requests_of_others_are_queued(idle: House) -> None:
@@ -196,7 +200,7 @@ async def test_a_batch_waits_while_requests_of_others_are_queued(idle: House) ->
         for _ in range(module.LEAST_QUEUED):
             (await client.post("/queue/test/images", json={"prompt": "x"})).raise_for_status()
     before = len(requests_of(idle))
-    await begun(idle, lines(10))
+    await create_batch(idle, lines(10))
     worker = BatchWorker(idle.services)
     for _ in range(5):
         await worker.validate()
@@ -215,10 +219,10 @@ async def test_a_line_over_the_rate_is_tried_later_and_one_over_the_budget_is_an
     ):
         own = TenantLimits.model_validate(limits)
         prices = {"test/images": {"unit": "image", "amount": 0.9, "currency": "USD"}}
-        async with built(
+        async with build_house(
             catalog=OTHERS, limits=QueueLimits(tenants={"default": own}), prices=prices
         ) as house:
-            batch = await begun(house, lines(4))
+            batch = await create_batch(house, lines(4))
             known = await run(house, batch)
             assert known["request_counts"] == done
             codes = [x["error"]["code"] for x in await results(house, batch) if x["error"]]
@@ -226,7 +230,7 @@ async def test_a_line_over_the_rate_is_tried_later_and_one_over_the_budget_is_an
 
 
 async def test_the_lines_of_a_revoked_key_are_errors(house: House) -> None:
-    batch = await begun(house, lines(5))
+    batch = await create_batch(house, lines(5))
     await BatchWorker(house.services).validate()
     await house.keys.revoke(house.weak_key.partition(":")[0])
     known = await run(house, batch)
@@ -237,7 +241,7 @@ async def test_the_lines_of_a_revoked_key_are_errors(house: House) -> None:
 
 
 async def test_a_deleted_request_is_an_error_of_its_line(idle: House) -> None:
-    batch = await begun(idle, lines(2))
+    batch = await create_batch(idle, lines(2))
     worker = BatchWorker(idle.services)
     await worker.validate()
     await worker.advance()
@@ -254,7 +258,7 @@ async def test_a_deleted_request_is_an_error_of_its_line(idle: House) -> None:
 async def test_a_deleted_input_file_is_an_error_of_the_lines_that_were_not_read(
     idle: House,
 ) -> None:
-    batch = await begun(idle, lines(module.LEAST_QUEUED + 2))
+    batch = await create_batch(idle, lines(module.LEAST_QUEUED + 2))
     worker = BatchWorker(idle.services)
     await worker.validate()
     await worker.advance()
@@ -269,7 +273,7 @@ async def test_a_deleted_input_file_is_an_error_of_the_lines_that_were_not_read(
 
 
 async def test_cancelling_cancels_what_waits(idle: House) -> None:
-    batch = await begun(idle, lines(50))
+    batch = await create_batch(idle, lines(50))
     worker = BatchWorker(idle.services)
     await worker.validate()
     await worker.advance()
@@ -284,7 +288,7 @@ async def test_cancelling_cancels_what_waits(idle: House) -> None:
 
 async def test_a_key_that_is_limited_to_endpoints_sees_only_its_own_batches(house: House) -> None:
     limited = str(await house.keys.create("default", endpoints=("test/*",)))
-    batch = await begun(house, lines(1))
+    batch = await create_batch(house, lines(1))
     output = (await run(house, batch))["output_file_id"]
     async with house.client(limited) as client:
         assert (await client.get(f"{BATCHES}/{batch}")).status_code == 404
@@ -297,10 +301,10 @@ async def test_openais_client_lists_all_batches_of_a_limited_key_between_those_o
     idle: House,
 ) -> None:
     limited = str(await idle.keys.create("default", endpoints=("test/*",)))
-    own = [await begun(idle, lines(1), key=limited)]
+    own = [await create_batch(idle, lines(1), key=limited)]
     for _ in range(3):
-        await begun(idle, lines(1))
-    own += [await begun(idle, lines(1), key=limited) for _ in range(2)]
+        await create_batch(idle, lines(1))
+    own += [await create_batch(idle, lines(1), key=limited) for _ in range(2)]
     async with (
         idle.client() as http,
         openai.AsyncOpenAI(base_url=f"{ORIGIN}/openai/v1", api_key=limited, http_client=http) as ai,
@@ -326,7 +330,7 @@ async def test_a_batch_whose_results_are_too_large_for_storage_ends(
     async def once(content: bytes) -> AsyncIterator[bytes]:
         yield content
 
-    batch = await begun(house, lines(3, response_format="b64_json"))
+    batch = await create_batch(house, lines(3, response_format="b64_json"))
     worker = BatchWorker(house.services)
     await worker.validate()
     monkeypatch.setattr(house.storage, "put", small)
@@ -342,10 +346,10 @@ async def test_a_batch_whose_results_are_too_large_for_storage_ends(
 
 
 async def test_the_limit_of_batches_is_answered_with_429() -> None:
-    async with built(catalog=OTHERS, max_batches_per_tenant=1) as house:
-        await begun(house, lines(1))
+    async with build_house(catalog=OTHERS, max_batches_per_tenant=1) as house:
+        await create_batch(house, lines(1))
         with pytest.raises(httpx.HTTPStatusError) as refused:
-            await begun(house, lines(1))
+            await create_batch(house, lines(1))
         assert refused.value.response.status_code == 429
         assert "DARKROOM_MAX_BATCHES_PER_TENANT" in refused.value.response.text
 
@@ -400,9 +404,9 @@ async def test_a_file_has_a_limit_of_lines() -> None:
 async def test_one_webhook_comes_at_the_end_and_openais_client_verifies_it() -> None:
     async with (
         Receiver() as receiver,
-        built(catalog=OTHERS, deliver=True, allow_private_webhooks=True) as house,
+        build_house(catalog=OTHERS, deliver=True, allow_private_webhooks=True) as house,
     ):
-        batch = await begun(house, lines(3), webhook_url=receiver.url())
+        batch = await create_batch(house, lines(3), webhook_url=receiver.url())
         await run(house, batch)
         notices = house.services.webhooks.notices
         await JobWorker(house.queue.batches.jobs, [notices]).run_due()

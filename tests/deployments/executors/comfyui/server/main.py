@@ -212,7 +212,7 @@ class Server:
         status, node = "success", ""
         results: dict[str, Any] = {}
         try:
-            for node in ordered(graph):
+            for node in sort_nodes(graph):
                 await self.send(client, "executing", {"node": node, "prompt_id": id_})
                 await self.run_node(id_, graph, node, results, outputs, client)
         except Interrupted:
@@ -319,7 +319,7 @@ class Server:
         return {"filename": file, "subfolder": subfolder, "type": where}
 
 
-def ordered(graph: dict[str, Any]) -> list[str]:
+def sort_nodes(graph: dict[str, Any]) -> list[str]:
     """Nodes in the order in which they can run."""
     done: list[str] = []
 
