@@ -16,6 +16,7 @@ import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.captured_logs import CapturedLogs
 from tests.cluster.darkroom import Darkroom
 from tests.samples import leave_variants
 
@@ -155,6 +156,12 @@ def certificates_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", shared)
         yield
+
+
+@pytest.fixture
+def caplog() -> Iterator[CapturedLogs]:
+    with CapturedLogs().attached() as logs:
+        yield logs
 
 
 @pytest.fixture

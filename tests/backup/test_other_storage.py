@@ -20,6 +20,7 @@ from serve_app.postgres.file_places import difference, read_places, record_place
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import file_places
 from serve_app.telemetry.clock import SystemClock
+from tests.captured_logs import CapturedLogs
 from tests.queue.database import database
 
 __all__ = ["database"]
@@ -84,7 +85,7 @@ async def test_a_restored_installation_names_the_storage_that_it_was_restored_to
 
 
 async def test_the_ingress_says_that_its_files_were_elsewhere_and_goes_on(
-    tmp_path: Path, database: Database, conninfo: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, database: Database, conninfo: str, caplog: CapturedLogs
 ) -> None:
     config = Config(data_dir=tmp_path)
     await record_places(database, {"": BUCKET})

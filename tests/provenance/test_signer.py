@@ -10,6 +10,7 @@ from serve_app.domain.errors import Fenced, Misconfigured, Unsupported
 from serve_app.domain.lease import LeaseKey
 from serve_app.provenance.certificates import LOCAL_UNTIL
 from serve_app.provenance.signer import MAX_CLAIM_BYTES, ClaimSigner
+from tests.captured_logs import CapturedLogs
 from tests.fakes.file_signer import FakeFileSigner
 
 HELD = LeaseKey("one", 1)
@@ -50,7 +51,7 @@ async def test_an_installation_that_does_not_sign_says_so() -> None:
 
 
 async def test_a_file_that_stays_unsigned_is_counted_and_logged(
-    caplog: pytest.LogCaptureFixture,
+    caplog: CapturedLogs,
 ) -> None:
     signer = FakeFileSigner()
     await signer.report_unsigned(HELD, "no package")

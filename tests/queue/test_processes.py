@@ -13,6 +13,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.processes import IngressProcess, ProcessLog
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.state.terms import Terms
+from tests.captured_logs import CapturedLogs
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -68,7 +69,7 @@ async def test_a_replica_s_start_and_the_reason_of_its_end_are_shown_and_logged_
     cluster: Cluster,
     announce: Announce,
     database: Database,
-    caplog: pytest.LogCaptureFixture,
+    caplog: CapturedLogs,
 ) -> None:
     caplog.set_level(logging.INFO)
     await announce("r1")

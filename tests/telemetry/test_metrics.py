@@ -18,6 +18,7 @@ from serve_app.ingress.connections import serve_metrics
 from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.queue_metrics import MAX_NODES
+from tests.captured_logs import CapturedLogs
 from tests.contract.waiting import eventually
 
 
@@ -157,7 +158,7 @@ def test_a_port_that_cannot_be_opened_names_the_settings() -> None:
 
 
 async def test_an_ingress_whose_metrics_port_is_taken_serves_and_takes_it_when_it_is_free(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: CapturedLogs
 ) -> None:
     metrics = Metrics(CollectorRegistry())
     async with AsyncExitStack() as stack, httpx.AsyncClient() as client:

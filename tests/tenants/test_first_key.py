@@ -11,6 +11,7 @@ from serve_app.domain.errors import Misconfigured, Unauthenticated
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.scopes import ADMIN, API
+from tests.captured_logs import CapturedLogs
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 
@@ -102,7 +103,7 @@ async def test_a_revoked_key_does_not_come_back(keys: FakeKeyRing, path: Path) -
 
 @pytest.mark.parametrize("how", ["revoked", "rotated"])
 async def test_a_start_goes_on_after_the_operators_key_was_replaced(
-    keys: FakeKeyRing, path: Path, how: str, caplog: pytest.LogCaptureFixture
+    keys: FakeKeyRing, path: Path, how: str, caplog: CapturedLogs
 ) -> None:
     await start(keys, GIVEN, path)
     if how == "rotated":

@@ -15,6 +15,7 @@ from deployments.engine.loop.generation import Generation, GenerationRequest
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.progress import Progress
 from serve_app.telemetry.logs import JsonFormatter, request_id
+from tests.captured_logs import CapturedLogs
 from tests.deployments.conftest import MakeRig
 from tests.fakes.family import ProbeFamily
 
@@ -115,7 +116,7 @@ async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_lo
 
 
 async def test_an_input_that_is_refused_is_a_line_without_the_code(
-    make_rig: MakeRig, lines: Lines, caplog: pytest.LogCaptureFixture
+    make_rig: MakeRig, lines: Lines, caplog: CapturedLogs
 ) -> None:
     rig = await make_rig(probe=f"{__name__}:Refusing")
     outcome = await rig.outcome(rig.offer("bad"))

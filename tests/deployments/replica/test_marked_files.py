@@ -15,6 +15,7 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import find
 from serve_app.domain.media.marking import TRAINED_ALGORITHMIC_MEDIA, MarkPolicy, is_marked
+from tests.captured_logs import CapturedLogs
 from tests.deployments.conftest import MakeRig
 from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 from tests.deployments.replica.test_described_files import files
@@ -83,7 +84,7 @@ def of_type(body: bytes | Path, media_type: str = "image/png") -> MediaFile:
 
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_a_file_without_the_mark_fails_only_where_it_is_required(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, on_disk: bool
+    tmp_path: Path, caplog: CapturedLogs, on_disk: bool
 ) -> None:
     (tmp_path / "a").write_bytes(b"pixels")
     plain = of_type(tmp_path / "a" if on_disk else b"pixels")

@@ -15,6 +15,7 @@ from deployments.replica import resume
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress
+from tests.captured_logs import CapturedLogs
 from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import AUDIO, FLUX, WAN, make_lease
 from tests.deployments.waiting import until
@@ -167,7 +168,7 @@ async def test_the_interval_is_counted_from_the_first_so_that_short_ones_are_kep
 
 @pytest.mark.long
 async def test_beyond_the_limit_the_last_snapshot_stays_and_the_request_goes_on(
-    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: CapturedLogs
 ) -> None:
     monkeypatch.setattr(resume, "MAX_BYTES", 0)
     rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.1)

@@ -27,6 +27,7 @@ from deployments.replica.tuned import (
 from deployments.transfer.uploader import Backoff
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.telemetry.clock import SystemClock
+from tests.captured_logs import CapturedLogs
 from tests.engine.tiny import save_tiny_flux
 
 pytestmark = pytest.mark.engine
@@ -47,7 +48,7 @@ def tuning(name: str = NAME, machine: Machine = MACHINE, revision: str = "1") ->
 
 
 def test_the_chosen_variant_is_loaded_instead_of_the_recipe(
-    caplog: pytest.LogCaptureFixture,
+    caplog: CapturedLogs,
 ) -> None:
     caplog.set_level(logging.INFO)
     tuned = TunedRecipes([tuning()], MACHINE)
@@ -106,7 +107,7 @@ def test_without_a_file_the_recipe_holds() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_reported_and_ignored(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: CapturedLogs
 ) -> None:
     file = TuningFile(tmp_path / "tuning.json")
     assert file.read() == ()

@@ -16,6 +16,7 @@ import uvicorn
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.http import body
 from serve_app.ingress.http.body import MAX_DEPTH, parse, reject_unstorable
+from tests.captured_logs import CapturedLogs
 from tests.deployments.waiting import until
 from tests.ingress.house import House
 
@@ -136,7 +137,7 @@ async def test_a_body_that_stops_is_answered_with_408(house: House, path: str) -
 
 @pytest.mark.parametrize("path", ["/test/probe", "/mcp"])
 async def test_a_client_that_disconnects_in_its_body_is_no_error_of_ours(
-    house: House, path: str, caplog: pytest.LogCaptureFixture
+    house: House, path: str, caplog: CapturedLogs
 ) -> None:
     with caplog.at_level("INFO"):
         async with serve_house(house) as port, asyncio.timeout(120):

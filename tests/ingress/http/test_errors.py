@@ -12,6 +12,7 @@ from serve_app.domain.errors import DarkroomError, StorageFull
 from serve_app.ingress.http.errors import TABLE, body_for, headers_for, http_answer
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import PoolConfig
+from tests.captured_logs import CapturedLogs
 from tests.ingress.house import House, build_house
 
 FLUX = "/fal-ai/flux/schnell"
@@ -232,7 +233,7 @@ async def test_an_endpoint_that_no_pool_hosts_is_refused_at_once() -> None:
 
 
 async def test_an_unexpected_error_is_reported_counted_and_logged(
-    house: House, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    house: House, client: httpx.AsyncClient, caplog: CapturedLogs
 ) -> None:
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError

@@ -6,6 +6,7 @@ import pytest
 
 from serve_app.ingress.services.background import Background
 from serve_app.ingress.services.health import FRESH_S, PATIENCE_S, Readiness
+from tests.captured_logs import CapturedLogs
 from tests.fakes.clock import FakeClock
 
 
@@ -22,7 +23,7 @@ async def test_a_shutdown_waits_for_what_still_goes_on() -> None:
 
 
 async def test_a_failure_that_no_one_waits_for_is_in_the_log(
-    caplog: pytest.LogCaptureFixture,
+    caplog: CapturedLogs,
 ) -> None:
     async def broken() -> None:
         raise ZeroDivisionError("boom")
@@ -35,7 +36,7 @@ async def test_a_failure_that_no_one_waits_for_is_in_the_log(
 
 
 async def test_a_failure_that_somebody_waits_for_is_theirs(
-    caplog: pytest.LogCaptureFixture,
+    caplog: CapturedLogs,
 ) -> None:
     async def broken() -> int:
         raise ZeroDivisionError

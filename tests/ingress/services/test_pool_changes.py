@@ -12,6 +12,7 @@ from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.ingress.services.pool_changes import PoolChanges
 from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.settings import PoolConfig
+from tests.captured_logs import CapturedLogs
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import House, build_house
 from tests.queue.requests import TENANT, new
@@ -96,7 +97,7 @@ async def test_a_pool_that_comes_back_keeps_its_requests() -> None:
 
 
 async def test_requests_that_no_pool_runs_are_named_once_and_stay(
-    caplog: pytest.LogCaptureFixture,
+    caplog: CapturedLogs,
 ) -> None:
     async with house(probes=PROBES) as ingress:
         unknown = await submit_to_pool(ingress, "studio", "test/not-there")

@@ -13,6 +13,7 @@ import pytest
 
 from serve_app.domain.request import RequestFilter
 from serve_app.ingress.submission.upload_policy import MAX_BYTES
+from tests.captured_logs import CapturedLogs
 from tests.fakes.upload_policies import BUCKET, SIGNATURE, sign_policy
 from tests.ingress.house import House, build_house
 
@@ -44,7 +45,7 @@ def headers(value: Any = None, **more: str) -> dict[str, str]:
 
 
 async def test_results_name_the_files_in_the_bucket(
-    house: House, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    house: House, client: httpx.AsyncClient, caplog: CapturedLogs
 ) -> None:
     caplog.set_level(logging.DEBUG)
     body = {"prompt": "a circle", "num_images": 2, "output_format": "png"}

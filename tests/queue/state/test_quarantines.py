@@ -26,6 +26,7 @@ from serve_app.queue.state.quarantines import (
 )
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.transactions.end_attempt import EndAttempts
+from tests.captured_logs import CapturedLogs
 from tests.contract.waiting import eventually
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, Ingress
@@ -161,7 +162,7 @@ async def test_a_request_succeeds_also_if_the_quarantine_cannot_be_ended_then(
     quarantined_queue: PostgresQueue,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    caplog: CapturedLogs,
 ) -> None:
     async def refuse(*_: object) -> None:
         raise DatabaseUnavailable("PostgreSQL does not answer.")

@@ -22,6 +22,7 @@ from serve_app.storage.s3.location import Encryption
 from serve_app.storage.s3.provider import PROVIDERS
 from serve_app.storage.s3.transfer import PART_BYTES
 from serve_app.telemetry.clock import SystemClock
+from tests.captured_logs import CapturedLogs
 from tests.storage.s3.chunks import chunks, content
 from tests.storage.s3_servers import S3Server
 from tests.storage.strict_s3 import Strict
@@ -69,7 +70,7 @@ async def test_an_object_that_was_damaged_on_its_way_in_is_refused(
 
 
 async def test_a_damaged_upload_of_a_replica_is_tried_again_and_not_kept(
-    moto_server: S3Server, strict: Strict, uploader: Uploader, caplog: pytest.LogCaptureFixture
+    moto_server: S3Server, strict: Strict, uploader: Uploader, caplog: CapturedLogs
 ) -> None:
     async with moto_server.storage(moto_server.new_bucket(provider=AWS)) as storage:
         ticket = storage.ticket(KEY, PNG, 100, 60)
