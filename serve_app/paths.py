@@ -17,7 +17,7 @@ def expand_home(path: Path | str) -> Path:
 
 
 def absolute(path: Path) -> Path:
-    """The expanded path, from the root on. ``ValueError``: see ``expanded``."""
+    """The expanded path, from the root on. ``ValueError``: see ``expand_home``."""
     return expand_home(path).absolute()
 
 

@@ -21,6 +21,7 @@ class CapturedLogs(logging.Handler):
         self._levels: dict[logging.Logger, int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        record.message = record.getMessage()
         self.records.append(record)
 
     @property

@@ -150,7 +150,7 @@ class Store:
     def compose_folder(
         self, base: Path, weights: Weights, places: Mapping[WeightsPart, Path]
     ) -> Path:
-        """Folder of the pipeline ``base`` with the parts of ``weights``; see ``parts.composed``."""
+        """Folder of the pipeline ``base`` with parts of weights; see ``parts.compose_folder``."""
         return compose_folder(self.directory, base, weights, places)
 
     def plan(self, weights: Weights) -> FetchPlan:

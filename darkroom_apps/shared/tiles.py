@@ -21,7 +21,7 @@ def enlarged_image(
     model: Callable[[torch.Tensor], torch.Tensor],
     side: int | None = None,
 ) -> PilImage:
-    """An RGB image with ``scale`` times the pixels a side. See ``enlarged``."""
+    """An RGB image with ``scale`` times the pixels a side. See ``enlarge``."""
     import numpy as np
     import torch
     from PIL import Image

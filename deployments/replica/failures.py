@@ -61,7 +61,7 @@ class PrintedLines:
         self._keep(((level, text[:MAX_LOG_LINE]),))
 
     def take(self) -> Lines:
-        """Lines for a report or the finish. Call ``reported`` after a report with any."""
+        """Lines for a report or the finish. Call ``end_report`` after a report with any."""
         taken = tuple(self._lines)
         self._lines.clear()
         self._size = 0

@@ -91,7 +91,7 @@ class TraceReports:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, trace: AttemptTrace) -> None:
-        """``trace``: as made by ``Timeline.ended``."""
+        """``trace``: as made by ``Timeline.end``."""
         if len(self._pending) >= MAX_PENDING:
             self._lost += 1
             return

@@ -47,7 +47,7 @@ class Decision:
 
 
 class OutputPolicy:
-    """Rules for the files of one attempt. Call ``applied`` on an encoder's thread."""
+    """Rules for the files of one attempt. Call ``apply`` on an encoder's thread."""
 
     def __init__(self, rules: Sequence[Mapping[str, Any]], checkers: Checkers, prompt: str) -> None:
         """``rules``: those of the lease."""

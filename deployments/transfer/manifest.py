@@ -85,8 +85,8 @@ class GenerationFacts:
 
 
 class ManifestWriter:
-    """Writer of the manifests of one attempt's files. Call ``signed`` on other threads than the
-    event loop's."""
+    """Writer of the manifests of one attempt's files. Call ``add_manifest`` on other threads
+    than the event loop's."""
 
     def __init__(
         self,

@@ -85,8 +85,8 @@ _LENGTH = Struct("<I")
 
 
 class FrameStream(asyncio.Protocol):
-    """One end of a stream. Subclasses implement ``received``, for messages, and ``lost``, for the
-    end of the connection. For one event loop."""
+    """One end of a stream. Subclasses implement ``message_received``, and ``lost`` for the end of
+    the connection. For one event loop."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None

@@ -102,7 +102,7 @@ class UploadBook(Protocol):
         self, tenant: str, key: str, actor: Actor | None = None, batches_of: str | None = None
     ) -> bool:
         """Delete an upload for its tenant. False if the tenant has no such upload. ``actor``: who
-        asked for it, for the audit log. ``batches_of``: as in ``kept``."""
+        asked for it, for the audit log. ``batches_of``: as in ``find_file``."""
         ...
 
     async def find_file(
@@ -121,7 +121,7 @@ class UploadBook(Protocol):
         batches_of: str | None = None,
     ) -> Sequence[KeptFile]:
         """Uploads of the tenant, latest first. ``before``: time and key of the last row of the
-        previous page. ``batches_of``: as in ``kept``."""
+        previous page. ``batches_of``: as in ``find_file``."""
         ...
 
     async def read_by(self, tenant: str, key: str) -> str | None:

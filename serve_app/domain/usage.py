@@ -109,8 +109,9 @@ class Ledger(Protocol):
         shares: Sequence[float],
         client_codes: Collection[str],
     ) -> Sequence[RequestTotals]:
-        """Statistics of these endpoints, in buckets as in ``consumed``. ``shares``: percentiles,
-        each from 0 to 1, interpolated linearly. ``client_codes``: see ``EndedRequestFilter``."""
+        """Statistics of these endpoints, in buckets as in ``usage_totals``. ``shares``:
+        percentiles, each from 0 to 1, interpolated linearly. ``client_codes``: see
+        ``EndedRequestFilter``."""
         ...
 
     async def ended_requests(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:

@@ -130,7 +130,8 @@ class Outbox(Protocol):
         ...
 
     async def record_success(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
-        """Record success. False if the claim was lost; ``failed`` and ``put_back`` do the same."""
+        """Record success. False if the claim was lost. ``record_failure`` and
+        ``put_back`` do so too."""
         ...
 
     async def record_failure(

@@ -52,7 +52,7 @@ class Targets:
         self._allow_private = allow_private
 
     async def check(self, url: str, tenant: str) -> str:
-        """``url`` as from ``checked``. Raises ``BadTarget``.
+        """``url`` as from ``validate_url``. Raises ``BadTarget``.
 
         A name that does not resolve right now is not refused.
         """

@@ -7,8 +7,8 @@ or on the bridge of ``tests.cluster.network``, in which the driver itself must r
 input is a JSON object, and each is answered by a line of a word and JSON:
 
 - ``arguments`` of a Darkroom, the ``secrets`` of its environment and the location of its
-  ``proxies``: replaces the Darkroom before. ``placed`` says on which nodes each deployment's
-  replicas are, ``refused`` why nothing started.
+  ``proxies``: replaces the Darkroom before. ``wait_for_placement`` says on which nodes each
+  deployment's replicas are, ``refused`` why nothing started.
 - ``deploy``, the path of a configuration file, which is deployed as `serve deploy` does:
   ``deployed``. The secrets are in the driver's own environment.
 - ``replicas``: ``replicas``, of each deployment, with their states, actors and nodes.

@@ -47,7 +47,7 @@ async def uploads(queue: Queue, at: str | None) -> AsyncIterator[UploadBook]:
         yield book
         return
     assert at is not None
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     yield PostgresUploads(database, Retention())
     await database.aclose()

@@ -38,7 +38,7 @@ async def entries(at: str | None, queue: Queue) -> AsyncIterator[CatalogEntries]
         yield FakeCatalogEntries(SystemClock(), queue.operations.note, queue.count_unfinished)
         return
     assert at is not None
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     yield PostgresCatalogEntries(database)
     await database.aclose()
@@ -132,7 +132,7 @@ async def bundles(at: str | None, queue: Queue) -> AsyncIterator[AppBundles]:
         yield FakeAppBundles(queue.operations.note)
         return
     assert at is not None
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     yield PostgresAppBundles(database)
     await database.aclose()

@@ -31,7 +31,7 @@ async def book(at: str | None, queue: Queue) -> AsyncIterator[ComfyUiBook]:
         yield FakeComfyUiBook(SystemClock())
         return
     assert at is not None
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     yield PostgresComfyUiBook(database)
     await database.aclose()

@@ -34,7 +34,7 @@ async def book(at: str | None) -> AsyncIterator[FileAccessBook]:
         fake.files = {KEPT}
         yield fake
         return
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     await PostgresUploads(database, Retention()).open(Upload(KEPT, "1", "a", "image/png"))
     yield PostgresFileAccess(database)

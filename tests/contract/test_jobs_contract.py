@@ -52,7 +52,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Jobs, Put
 @pytest.fixture
 def database_factory(conninfo: str) -> Callable[[], Awaitable[Database]]:
     async def opening() -> Database:
-        database = Database(conninfo)
+        database = Database(conninfo, connections=2)
         await database.start()
         return database
 

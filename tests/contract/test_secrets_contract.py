@@ -27,7 +27,7 @@ async def table(at: str | None, queue: Queue) -> AsyncIterator[Table[SecretStatu
         yield FakeTable(SECRETS, queue.operations.note)
         return
     assert at is not None
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     yield PostgresTable(database, SECRETS)
     await database.aclose()
@@ -100,7 +100,7 @@ async def test_values_of_another_installation_are_reported_by_name(
     await secret_book.put("house", "FAL_KEY", "value", ME)
     if at is None:
         return
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     elsewhere = SecretBook(PostgresTable(database, SECRETS), b"t" * 32)
     with pytest.raises(Unavailable, match="The secret FAL_KEY cannot be decrypted"):

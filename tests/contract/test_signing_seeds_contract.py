@@ -21,7 +21,7 @@ async def seeds(at: str | None) -> AsyncIterator[SigningSeeds]:
     if at is None:
         yield FakeSigningSeeds(SystemClock())
         return
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     yield PostgresSigningSeeds(database)
     await database.aclose()

@@ -39,7 +39,7 @@ async def books(request: pytest.FixtureRequest) -> AsyncIterator[Books]:
 
         yield Books(book, forever, later)
         return
-    database = Database(request.getfixturevalue("conninfo"))
+    database = Database(request.getfixturevalue("conninfo"), connections=2)
     await database.start()
 
     async def pass_by(seconds: float) -> None:

@@ -40,7 +40,7 @@ async def book(at: str | None, queue: Queue) -> AsyncIterator[WeightBook]:
         yield FakeWeightBook(SystemClock(), queue.operations.note, queue.count_unfinished)
         return
     assert at is not None
-    database = Database(at)
+    database = Database(at, connections=2)
     await database.start()
     yield PostgresWeightBook(database)
     await database.aclose()

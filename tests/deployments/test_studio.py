@@ -47,7 +47,7 @@ async def test_alternating_requests_all_end(make_rig, endpoints, budget, caplog)
     for number in range(8):
         endpoint = endpoints["sdxl" if number % 2 else "flux"]
         lease = rig.lease(f"r{number}", endpoint, **COMMON)
-        keys.append(lease.held)
+        keys.append(lease.key)
         rig.port.offer(lease)
     async with asyncio.timeout(240):
         outcomes = [await rig.outcome(key) for key in keys]
@@ -61,7 +61,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_for_room_keeps_no_one_
     rig = await make_rig(weights_bytes=budget)
     long = rig.lease("long", endpoints["flux"], **{**COMMON, "num_inference_steps": 3000})
     rig.port.offer(long)
-    await rig.wait_for_report(long.held)
+    await rig.wait_for_report(long.key)
     rig.port.offer(rig.lease("waits", endpoints["sdxl"], **COMMON))
     waits = LeaseKey("waits", 1)
     await rig.port.until(lambda: waits in _renewed(rig))
@@ -69,9 +69,9 @@ async def test_a_request_that_is_cancelled_while_it_waits_for_room_keeps_no_one_
     assert (await rig.outcome(waits)).failure.code == "cancelled"
     short = rig.lease("short", endpoints["flux"], **COMMON)
     rig.port.offer(short)
-    assert (await rig.outcome(short.held)).failure is None
-    rig.port.cancelled.add(long.held)
-    assert (await rig.outcome(long.held)).failure.code == "cancelled"
+    assert (await rig.outcome(short.key)).failure is None
+    rig.port.cancelled.add(long.key)
+    assert (await rig.outcome(long.key)).failure.code == "cancelled"
 
 
 def _renewed(rig):

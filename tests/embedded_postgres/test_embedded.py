@@ -155,6 +155,12 @@ async def test_it_listens_on_a_private_socket_and_asks_for_a_password(data_dir: 
         assert connections == []
 
 
+async def test_its_random_password_costs_a_connection_no_iterations(data_dir: Path) -> None:
+    async with run_postgres(data_dir) as conninfo:
+        stored = await value(conninfo, "SELECT rolpassword FROM pg_authid WHERE rolcanlogin")
+        assert stored.startswith("SCRAM-SHA-256$1:")
+
+
 async def test_it_does_not_run_as_root(data_dir: Path) -> None:
     async with run_postgres(data_dir):
         assert postmaster(data_dir).uids().effective != 0

@@ -58,6 +58,10 @@ HOLDING: list[EmbeddedPostgres] = []
 server.
 """
 
+CONNECTIONS = 3
+"""Of each queue. Each connection reads the catalogue and plans the statements anew: with 8 of them,
+PostgreSQL took as much CPU time again for a test of the queue."""
+
 QUICK = QueueLimits(
     lease_s=0.6,
     first_lease_s=600.0,
@@ -181,7 +185,7 @@ def conninfo(server: str) -> str:
 
 @pytest.fixture
 async def database(conninfo: str) -> AsyncIterator[Database]:
-    opened = Database(conninfo)
+    opened = Database(conninfo, CONNECTIONS)
     await opened.start()
     yield opened
     await opened.aclose()
@@ -229,7 +233,7 @@ class Ingress:
         edit: Callable[[PostgresQueue], None] = lambda _: None,
         rest: Rest | None = None,
     ) -> PostgresQueue:
-        own = Database(self.conninfo)
+        own = Database(self.conninfo, CONNECTIONS)
         await own.start()
         self._stack.push_async_callback(own.aclose)
         name = f"ingress-{next(self._numbers)}"

@@ -191,7 +191,7 @@ def key_of(module: Any, name: str, padded: Sequence[Sequence[int]]) -> Hashable:
 def merged_state(
     module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
 ) -> Generator[Keep]:
-    """Merge the step caches' states of ``names`` around a forward; see ``StepCache.merged``."""
+    """Merge the states of ``names`` around a forward; see ``StepCache.merge_states``."""
     cache = _step_cache_of(module) if caches_steps(module) else None
     if cache is None:
         yield _nothing

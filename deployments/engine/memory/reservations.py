@@ -28,7 +28,7 @@ class CommonMemory:
         self._memory = memory
         self._changes = 0  # reservations granted, and releases of memory, so far
         self.set_aside = 0  # bytes
-        self._disturbing = 0  # blocks of ``disturbed``
+        self._disturbing = 0  # blocks of ``compiling``
         self._recording = threading.Lock()  # held in blocks of ``recording``
 
     def free(self) -> int | None:

@@ -180,7 +180,7 @@ class WarmTier:
         return True
 
     def take(self, name: str) -> WarmWeights | None:
-        """Return warm weights to be restored. Then call ``restored`` or ``put_back``."""
+        """Return warm weights to be restored. Then call ``release`` or ``put_back``."""
         warm = self._held.get(name)
         if warm is not None:
             warm.restoring = True

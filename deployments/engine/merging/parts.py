@@ -94,7 +94,7 @@ def _joined_tensors(outputs: Sequence[torch.Tensor], counts: Sequence[int]) -> t
 
 
 def rows_of(output: Any, rows: slice, count: int, *, listed: bool) -> Any:
-    """Part of an output of ``count`` rows, as ``joined`` takes it."""
+    """Part of an output of ``count`` rows, as ``join_outputs`` takes it."""
     if isinstance(output, torch.Tensor):
         fold = len(output) // count
         return output[rows.start * fold : rows.stop * fold]

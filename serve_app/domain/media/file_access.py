@@ -37,7 +37,7 @@ class FileAccess:
     users: Mapping[str, AccessDecision] = field(default_factory=dict[str, AccessDecision])
     """Decisions for other tenants, by their ids."""
     keyed_id: str = field(default="", compare=False)
-    """Id that only this installation can compute; see ``keyed``. Empty: of before there was one."""
+    """Id that only this installation can compute; see ``with_keyed_id``. Empty: it is older."""
 
     def with_keyed_id(self, secret: bytes, *, outputs: bool = False) -> FileAccess:
         """The same rules with an id that says nothing of them to those who lack the secret: every

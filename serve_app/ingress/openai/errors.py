@@ -91,7 +91,7 @@ def error_response(error: DarkroomError) -> Response:
 
 
 def failure_response(failure: Failure, names: Mapping[str, str]) -> Response:
-    """Response for an attempt that ended in an error. ``names``: as for ``translated.renamed``."""
+    """Response for a failed attempt. ``names``: as for ``routing.rename_locations``."""
     headers = {"x-should-retry": "true" if failure.retryable else "false"}
     return json_reply(failure_body(failure, names), failure_status(failure), headers)
 

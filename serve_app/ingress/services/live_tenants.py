@@ -71,8 +71,8 @@ class LiveTenants:
             self._changed()
 
     def start(self, changed: Callable[[], None], rest: Rest | None = None) -> None:
-        """Follow the changes of other processes. ``changed``: puts ``merged`` and ``disabled`` in
-        force here."""
+        """Follow the changes of other processes. ``changed``: puts ``merge_limits`` and
+        ``disabled`` in force here."""
         self._changed = changed
         self._rounds.start(rest)
 

@@ -62,7 +62,7 @@ class RunningLimits:
         self._leased = False  # since the last look
 
     def left_out(self) -> tuple[LeftOut, int]:
-        """What is at its limit, and a number for ``found``."""
+        """What is at its limit, and a number for ``note_full``."""
         self._leased = True
         if self._left_out is None:
             self._left_out = LeftOut(self._names(ENDPOINT), self._names(TENANT))

@@ -39,7 +39,7 @@ DEAD = "ActorDiedError: The actor of an ingress on ip-10-0-0-7 died."
 
 @dataclass
 class AwaySource(FakeAppSource):
-    """Ingress that is away for the calls of ``away``: it raises what is there, one after the other.
+    """Ingress that is away for the calls of ``outages``: it raises what is there, in turn.
     None: it does not answer."""
 
     away: dict[str, list[Exception | None]] = field(default_factory=dict)

@@ -225,7 +225,7 @@ async def test_a_replica_fetches_and_reads_the_images(rig):
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
     lease = rig.lease("good", probe, image_url=uri, echo="made")
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.output["echo"] == "made"
 
 
@@ -234,7 +234,7 @@ async def test_what_a_mask_may_mean_is_said_in_the_requests_log(rig):
     mask = inline(Image.new("L", (32, 16)))
     lease = rig.lease("masked", probe, image_url=inline(input_image()), mask_url=mask, echo="made")
     rig.port.offer(lease)
-    await rig.outcome(lease.held)
+    await rig.outcome(lease.key)
     lines = [line for finish in rig.port.finishes for line in finish.lines]
     lines += [line for _, report in rig.port.reports for _, sent in report.lines for line in sent]
     warning = "mask_url: the mask selects nothing. Selected parts are white."
@@ -257,6 +257,6 @@ async def test_an_image_that_cannot_be_had_is_the_fault_of_its_field(rig, url, s
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
     lease = rig.lease("bad", probe, image_url=url)
     rig.port.offer(lease)
-    failure = (await rig.outcome(lease.held)).failure
+    failure = (await rig.outcome(lease.key)).failure
     assert says in failure.message
     assert (failure.field, failure.type, failure.retryable) == ("image_url", kind, False)

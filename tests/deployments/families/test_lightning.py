@@ -162,6 +162,6 @@ async def test_a_replica_reads_only_the_adapter_of_the_requested_steps(
     rig = await make_rig(call_timeout_s=20.0)
     lease = rig.lease("one", own, **make_input(2))
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     assert outcome.usage.steps == 2

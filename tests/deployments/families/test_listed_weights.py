@@ -97,7 +97,7 @@ async def test_a_replica_makes_a_file_of_a_clients_body(
     rig = await make_rig(call_timeout_s=20.0)
     lease = rig.lease("one", endpoint, **fields)
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     assert outcome.output["seed"] == 3
     assert outcome.usage.steps == 2
@@ -115,7 +115,7 @@ async def test_a_replica_sends_a_frame_inside_the_output(make_rig, weights_folde
     # The endpoint's own sizes are too large for a test.
     lease = rig.lease("one", endpoint, **fields | {"image_size": {"width": 64, "height": 64}})
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     assert outcome.artifacts == ()
     (frame,) = outcome.output["images"]

@@ -113,7 +113,7 @@ async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_mak
         checked, image = make_input(endpoint_id, lora, **more)
         lease = rig.lease(name, endpoint, **checked)
         rig.port.offer(lease)
-        return lease.held, checked, image
+        return lease.key, checked, image
 
     # Loaded first, so that the requests under test run together.
     first = [offer(f"first {n}", lora, steps=2)[0] for n, lora in enumerate(loras)]
@@ -156,7 +156,7 @@ async def run_to_failure(rig, flux, *loras):
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
     lease = rig.lease("bad", endpoint, **{**checked, "loras": list(loras)})
     rig.port.offer(lease)
-    return (await rig.outcome(lease.held)).failure
+    return (await rig.outcome(lease.key)).failure
 
 
 def change_lora(file, folder, change):
@@ -197,7 +197,7 @@ async def test_what_of_a_lora_is_not_applied_is_a_line_in_the_requests_log(rig, 
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
     lease = rig.lease("noted", endpoint, **{**make_input(FLUX)[0], "loras": [{"path": lora}]})
     rig.port.offer(lease)
-    assert (await rig.outcome(lease.held)).failure is None
+    assert (await rig.outcome(lease.key)).failure is None
     reported = [lines for _, report in rig.port.reports for _, lines in report.lines]
     finished = [finish.lines for finish in rig.port.finishes]
     ((level, text),) = [line for lines in (*reported, *finished) for line in lines]
@@ -227,8 +227,8 @@ async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_en
             for _, progress in report.progress
         )
     )
-    rig.port.cancelled.add(lease.held)
-    assert (await rig.outcome(lease.held)).failure.code == "cancelled"
+    rig.port.cancelled.add(lease.key)
+    assert (await rig.outcome(lease.key)).failure.code == "cancelled"
     rig.storage.closed.set()
 
 
@@ -239,14 +239,14 @@ async def test_another_replica_goes_on_from_a_snapshot_with_the_same_loras(make_
     first_rig = await make_rig(snapshot_interval_s=0.05, report_interval_s=0.05)
     first = first_rig.lease("long", endpoint, **checked)
     first_rig.port.offer(first)
-    await until(lambda: _step(first_rig, first.held) > 0)
-    generation = first_rig.replica._attempts[first.held].state.generation
+    await until(lambda: _step(first_rig, first.key) > 0)
+    generation = first_rig.replica._attempts[first.key].state.generation
     generation.pause()
-    await first_rig.port.until(lambda: first.held in first_rig.port.snapshots)
-    kept = first_rig.port.snapshots[first.held]
+    await first_rig.port.until(lambda: first.key in first_rig.port.snapshots)
+    kept = first_rig.port.snapshots[first.key]
     body = first_rig.storage.objects[kept.key]
     generation.resume()
-    assert (await first_rig.outcome(first.held)).failure is None
+    assert (await first_rig.outcome(first.key)).failure is None
     other = await make_rig()
     other.storage.objects[kept.key] = body
     again = replace(
@@ -255,6 +255,6 @@ async def test_another_replica_goes_on_from_a_snapshot_with_the_same_loras(make_
         files_url="http://storage",
     )
     other.port.offer(again)
-    assert (await other.outcome(again.held)).failure is None
+    assert (await other.outcome(again.key)).failure is None
     assert other.resources.engine.counts()["forwards"] == 50 - kept.step
     assert other.storage.objects["long/2/0"] == first_rig.storage.objects["long/1/0"]

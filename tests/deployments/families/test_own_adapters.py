@@ -145,7 +145,7 @@ async def test_base_and_turbo_share_one_set_of_weights_in_a_replica(make_rig, fo
             upload_tickets=(rig.storage.ticket(f"{name}/1/0", "video/mp4"),),
         )
         rig.port.offer(lease)
-        outcome = await rig.outcome(lease.held)
+        outcome = await rig.outcome(lease.key)
         assert outcome.failure is None
         assert outcome.usage.steps == STEPS
     assert len(rig.resources.residency._loaded) == 1
@@ -184,7 +184,7 @@ async def test_an_adapter_that_does_not_fit_is_the_endpoint_s_error(make_rig, fo
     rig = await make_rig(slots=1)
     lease = rig.lease("turbo", own, **make_input(listed))
     rig.port.offer(lease)
-    failure = (await rig.outcome(lease.held)).failure
+    failure = (await rig.outcome(lease.key)).failure
     assert failure.code == Misconfigured.code
     assert f"{TURBO_T2V}: `options.adapters`: " in failure.message
 

@@ -275,10 +275,10 @@ async def test_a_request_gets_the_step_cache_of_its_acceleration(make_rig):
         checked, _ = CATALOG.get(endpoint_id).schema.validate({**body, "acceleration": level})
         lease = rig.lease(f"{level} {len(files)}", configured, **checked)
         rig.port.offer(lease)
-        outcome = await rig.outcome(lease.held)
+        outcome = await rig.outcome(lease.key)
         assert outcome.failure is None
         assert outcome.usage.steps == STEPS
-        files[lease.held.request_id] = rig.storage.objects[f"{lease.held.request_id}/1/0"]
+        files[lease.key.request_id] = rig.storage.objects[f"{lease.key.request_id}/1/0"]
     none, regular, high, none_again = files.values()
     assert none == none_again
     assert len({none, regular, high}) == 3

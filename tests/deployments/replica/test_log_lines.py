@@ -140,7 +140,7 @@ async def test_json_lines_of_a_replica_name_the_tenant_and_the_endpoint_on_every
         rig = await make_rig(probe=HERE)
         lease = replace(rig.lease("one", steps=1), tenant="acme")
         rig.port.offer(lease)
-        await rig.outcome(lease.held)
+        await rig.outcome(lease.key)
         await rig.replica.aclose()
     finally:
         log.removeHandler(handler)

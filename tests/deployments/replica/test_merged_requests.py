@@ -65,7 +65,7 @@ async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> N
     rig = await make_rig(slots=3, call_timeout_s=20.0)
     await generate_image(rig, make_lease(rig, "warm", FLUX))
     rig.port.offer(long := rig.lease("long", steps=100_000, step_ms=5))
-    await rig.wait_for_report(long.held)
+    await rig.wait_for_report(long.key)
     shorts = [
         make_lease(rig, "image", FLUX),
         make_lease(rig, "audio", AUDIO),
@@ -75,7 +75,7 @@ async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> N
         rig.port.offer(lease)
     async with asyncio.timeout(240):
         for lease in shorts:
-            assert (await rig.outcome(lease.held)).failure is None
-    assert long.held not in [finish.held for finish in rig.port.finishes]
-    rig.port.cancelled.add(long.held)
-    assert (await rig.outcome(long.held)).failure is not None
+            assert (await rig.outcome(lease.key)).failure is None
+    assert long.key not in [finish.held for finish in rig.port.finishes]
+    rig.port.cancelled.add(long.key)
+    assert (await rig.outcome(long.key)).failure is not None

@@ -40,16 +40,16 @@ def previews(rig, held):
 async def test_while_somebody_looks_each_report_carries_at_most_one_preview(make_rig):
     rig = await make_rig(report_interval_s=0.05)
     lease = rig.lease("a", FLUX, **INPUT)
-    rig.port.watched.add(lease.held)
+    rig.port.watched.add(lease.key)
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None, outcome.failure
     for _, report in rig.port.reports:
         assert len(report.previews) <= 1
-    steps = [preview.step for preview in previews(rig, lease.held)]
+    steps = [preview.step for preview in previews(rig, lease.key)]
     assert steps
     assert steps == sorted(set(steps))
-    image = Image.open(BytesIO(previews(rig, lease.held)[0].image))
+    image = Image.open(BytesIO(previews(rig, lease.key)[0].image))
     assert (image.format, image.size) == ("JPEG", (256, 256))
 
 
@@ -58,12 +58,12 @@ async def test_where_no_one_looks_no_preview_is_made(make_rig):
     rig = await make_rig(report_interval_s=0.05)
     lease = rig.lease("a", FLUX, **INPUT)
     rig.port.offer(lease)
-    await rig.outcome(lease.held)
-    assert previews(rig, lease.held) == []
+    await rig.outcome(lease.key)
+    assert previews(rig, lease.key) == []
 
 
 async def test_what_shows_no_image_runs_on(rig):
-    key = rig.lease("a").held
+    key = rig.lease("a").key
     rig.port.watched.add(key)
     assert rig.offer("a", steps=40, step_ms=20) == key
     outcome = await rig.outcome(key)

@@ -59,7 +59,7 @@ async def outcome_of(rig: Any, name: str, endpoint_id: str) -> Any:
     checked = CATALOG.validate(endpoint_id, body).input
     lease = rig.lease(name, CATALOG.get(endpoint_id).endpoint, **checked)
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure is None
     return outcome
 

@@ -35,7 +35,7 @@ async def test_a_no_op_runs_without_a_step(rig: Any):
 async def test_a_lease_to_run_alone_shares_no_forward(rig: Any):
     lease = replace(rig.lease("one", steps=3), alone=True)
     rig.port.offer(lease)
-    assert (await rig.outcome(lease.held)).succeeded
+    assert (await rig.outcome(lease.key)).succeeded
     assert rig.resources.engine.counts()["not_merged"] == {"deterministic": 3}
 
 
@@ -58,7 +58,7 @@ async def test_without_a_seed_every_attempt_gets_the_same_and_each_request_its_o
     for name, attempt in [("one", 1), ("one", 2), ("two", 1)]:
         lease = rig.lease(name, attempt=attempt, steps=0)
         rig.port.offer(lease)
-        seeds.append((await rig.outcome(lease.held)).output["seed"])
+        seeds.append((await rig.outcome(lease.key)).output["seed"])
     assert seeds[0] == seeds[1] != seeds[2]
     assert all(0 <= seed < 2**53 for seed in seeds)
 
@@ -82,12 +82,12 @@ async def test_a_request_of_a_family_that_it_has_not_is_handed_back_and_not_take
     newer = replace(PROBE, id="test/newer", family="newer")
     lease = rig.lease("one", newer)
     rig.port.offer(lease)
-    await rig.port.until(lambda: rig.port.handed_back == [lease.held])
+    await rig.port.until(lambda: rig.port.handed_back == [lease.key])
     ((_, _, reason),) = rig.port.hand_backs
     assert "without the family newer" in reason
     await rig.port.until(lambda: rig.port.asks[-1].slots and newer.id in rig.port.asks[-1].coming)
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
-    assert not any(finish.held == lease.held for finish in rig.port.finishes)
+    assert not any(finish.held == lease.key for finish in rig.port.finishes)
 
 
 async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig: MakeRig):
@@ -118,7 +118,7 @@ async def test_a_storage_that_hangs_is_given_up_too_and_the_next_attempt_succeed
     rig.storage.closed.set()
     again = rig.lease("one", attempt=2, steps=1, artifact_bytes=100)
     rig.port.offer(again)
-    assert (await rig.outcome(again.held)).succeeded
+    assert (await rig.outcome(again.key)).succeeded
 
 
 async def test_a_refused_upload_is_a_failure_worth_another_try(rig: Any):
@@ -206,7 +206,7 @@ async def test_a_request_whose_time_is_over_ends_at_the_next_step_and_says_so(ri
     assert (await rig.outcome(rig.offer("loads", steps=1))).succeeded
     lease = replace(rig.lease("one", steps=10_000, step_ms=5), deadline_s=2.0)
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.failure.code == "expired"
     assert "X-Darkroom-Deadline" in outcome.failure.message
     assert not outcome.failure.retryable
@@ -216,7 +216,7 @@ async def test_a_request_whose_time_is_over_ends_at_the_next_step_and_says_so(ri
 async def test_a_request_that_ends_within_its_time_is_not_disturbed(rig: Any):
     lease = replace(rig.lease("one", steps=2), deadline_s=60.0)
     rig.port.offer(lease)
-    assert (await rig.outcome(lease.held)).succeeded
+    assert (await rig.outcome(lease.key)).succeeded
 
 
 async def test_cancelling_while_weights_load_does_not_stop_the_loading_for_others(rig: Any):
@@ -326,8 +326,8 @@ async def test_an_attempt_that_ends_soon_is_in_no_report(make_rig: MakeRig):
     # A tenth of the lease is longer than the attempt on any machine.
     lease = replace(rig.lease("one", steps=30, step_ms=10), expires_in_s=10_000.0)
     rig.port.offer(lease)
-    await rig.outcome(lease.held)
-    assert rig.port.renewals(lease.held) == []
+    await rig.outcome(lease.key)
+    assert rig.port.renewals(lease.key) == []
     assert all(report.progress == () for _, report in rig.port.reports)
     assert sum(report.computed.steps for _, report in rig.port.reports) > 0
 
@@ -336,8 +336,8 @@ async def test_a_short_first_lease_is_confirmed_before_it_runs_out(make_rig: Mak
     rig = await make_rig(report_interval_s=100, confirm_after_s=100)
     lease = replace(rig.lease("one", steps=100_000, step_ms=10), expires_in_s=0.5)
     rig.port.offer(lease)
-    await rig.port.until(lambda: rig.port.renewals(lease.held))
-    rig.port.cancelled.add(lease.held)
+    await rig.port.until(lambda: rig.port.renewals(lease.key))
+    rig.port.cancelled.add(lease.key)
 
 
 async def test_leases_are_renewed_while_the_engine_is_stalled(rig: Any):

@@ -85,7 +85,7 @@ async def test_another_replica_goes_on_from_there(make_rig):
         files_url="http://storage",
     )
     other.port.offer(again)
-    outcome = await other.outcome(again.held)
+    outcome = await other.outcome(again.key)
     assert outcome.output["steps"] == STEPS
     assert forwards(other) == STEPS - kept.step
 
@@ -108,7 +108,7 @@ async def test_without_a_snapshot_that_fits_it_starts_anew(make_rig, trouble):
         files_url="http://storage",
     )
     other.port.offer(again)
-    outcome = await other.outcome(again.held)
+    outcome = await other.outcome(again.key)
     assert outcome.failure is None
     assert outcome.output["steps"] == steps
     assert forwards(other) == steps

@@ -117,8 +117,8 @@ async def test_an_attempt_that_lost_its_lease_is_not_reported(make_rig) -> None:
     rig = await make_rig()
     lost = replace(rig.lease("lost", steps=100_000, step_ms=5), trace=TRACE)
     rig.port.offer(lost)
-    await rig.wait_for_report(lost.held)
-    rig.port.fenced.add(lost.held)
+    await rig.wait_for_report(lost.key)
+    rig.port.fenced.add(lost.key)
     rig.port.offer(replace(rig.lease("good", steps=1), trace=TRACE))
     await rig.port.wait_for_finishes(1)
     assert [trace.held.request_id for trace in await wait_for_traces(rig, 1)] == ["good"]

@@ -16,6 +16,6 @@ async def test_a_replica_works_whatever_its_machine_takes_the_time_to_be(
     monkeypatch.setattr(time, "time", lambda: right() + off_s)
     lease = replace(rig.lease("one", steps=3, artifact_bytes=10), deadline_s=60.0)
     rig.port.offer(lease)
-    outcome = await rig.outcome(lease.held)
+    outcome = await rig.outcome(lease.key)
     assert outcome.succeeded
     assert 0.0 < outcome.usage.run_s < 30.0

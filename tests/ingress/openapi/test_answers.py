@@ -1,6 +1,6 @@
 """Every answer in the tests of the ingress is compared with the OpenAPI document.
 
-``house.built`` does it. These tests show that it notices what the document lacks.
+``house.build_house`` does it. These tests show that it notices what the document lacks.
 """
 
 from __future__ import annotations
