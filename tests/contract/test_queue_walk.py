@@ -146,9 +146,9 @@ class Walk(RuleBasedStateMachine):
         assert len(work.leases) == min(slots, ready)
         for granted in work.leases:
             assert granted.request_id in waiting
-            assert granted.held not in self.accepted
-            self.holder[granted.request_id] = granted.held
-        return multiple(*(granted.held for granted in work.leases))
+            assert granted.key not in self.accepted
+            self.holder[granted.request_id] = granted.key
+        return multiple(*(granted.key for granted in work.leases))
 
     @rule(held=leased)
     def confirm(self, held: LeaseKey) -> None:
@@ -208,7 +208,7 @@ class Walk(RuleBasedStateMachine):
         pool = self.pools[held.request_id]
         work = self.do(self.queue.ask(ask(1000, replica=f"r{self.dead}", pool=pool)))
         for granted in work.leases:
-            self.holder[granted.request_id] = granted.held
+            self.holder[granted.request_id] = granted.key
         for act in (
             lambda: self.queue.finish(make_finish(held)),
             lambda: self.queue.finish(make_finish(held, failure("out_of_memory", retryable=True))),

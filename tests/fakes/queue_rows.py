@@ -105,7 +105,7 @@ class QueueRows:
             lambda original, target: self._repeats.find_by_key(SHADOW_TENANT, target, original),
         )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
-        self.stored = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)
+        self.stored_files = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)
 
     @property
     def usage(self) -> list[str]:

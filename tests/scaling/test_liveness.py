@@ -24,10 +24,10 @@ class CountedTable:
     def __init__(self, **states: str) -> None:
         self.states = states
         self.calls = 0
-        self.is_connected = True
+        self.connected = True
 
     def is_connected(self) -> bool:
-        return self.is_connected
+        return self.connected
 
     def alive(self) -> frozenset[str]:
         self.calls += 1
@@ -79,7 +79,7 @@ async def test_two_that_ask_at_once_for_other_actors_get_their_own() -> None:
 
 async def test_without_ray_no_actor_is_dead() -> None:
     table = CountedTable(**TABLE)
-    table.is_connected = False
+    table.connected = False
     liveness = RayLiveness(table, FakeClock(), sole_cluster=True)
     assert await liveness.dead(["c"]) == {}
     assert await liveness.of_previous_run(["unknown"]) == frozenset()

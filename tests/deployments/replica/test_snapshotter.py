@@ -39,7 +39,7 @@ class Steady:
         self.in_engine_since = clock.monotonic()
         self.generation = self
         self.state = self
-        self.finished = None  # the request has only this part
+        self.finished_outputs = None  # the request has only this part
         self.decoding_snapshot: Future[Taken] | None = None
 
     @property
