@@ -38,12 +38,12 @@ FACTS = GenerationFacts("fal-ai/flux/dev", "o/n@0", 7, "0" * 36, 28)
 class Signer:
     """Signs without a queue."""
 
-    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
-        del held
+    async def sign_claim(self, lease_key: LeaseKey, claim: bytes) -> bytes:
+        del lease_key
         return IDENTITY.sign(claim)
 
-    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
-        del held
+    async def report_unsigned(self, lease_key: LeaseKey, reason: str) -> None:
+        del lease_key
         raise RuntimeError(reason)
 
 

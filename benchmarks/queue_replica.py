@@ -48,19 +48,19 @@ class NoTerms:
 
     def tickets(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         endpoint: Endpoint,
         input: Mapping[str, Any],
         file_access: str = "",
         upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
-        del held, tenant, endpoint, input, file_access, upload_policy
+        del lease_key, tenant, endpoint, input, file_access, upload_policy
         return ()
 
     def file_ticket(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         number: int,
         media_type: str,
@@ -68,21 +68,25 @@ class NoTerms:
         upload_policy: UploadPolicy | None = None,
     ) -> UploadTicket:
         del tenant, number, media_type, file_access, upload_policy
-        raise NotImplementedError(f"{held} makes no files")
+        raise NotImplementedError(f"{lease_key} makes no files")
 
     def files_token(self, tenant: str) -> str:
         del tenant
         return ""
 
     def leftovers(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
+        self,
+        lease_key: LeaseKey,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> Sequence[str]:
-        del held, endpoint, input, file_access
+        del lease_key, endpoint, input, file_access
         return ()
 
-    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+    def snapshot_ticket(self, lease_key: LeaseKey, tenant: str) -> UploadTicket:
         del tenant
-        raise NotImplementedError(f"{held} makes no snapshots")
+        raise NotImplementedError(f"{lease_key} makes no snapshots")
 
     def state_url(self, key: str) -> str:
         return key

@@ -26,7 +26,7 @@ class CapturedLogs(logging.Handler):
 
     @property
     def messages(self) -> list[str]:
-        return [record.getMessage() for record in self.records]
+        return [record.message for record in self.records]
 
     @property
     def text(self) -> str:

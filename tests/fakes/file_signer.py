@@ -30,15 +30,15 @@ class FakeFileSigner:
     def chain(self) -> str:
         return self._signer.chain
 
-    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+    async def sign_claim(self, lease_key: LeaseKey, claim: bytes) -> bytes:
         if self.fails is not None:
             raise self.fails
         self.claims.append(claim)
-        return await self._signer.sign(held, claim)
+        return await self._signer.sign(lease_key, claim)
 
-    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+    async def report_unsigned(self, lease_key: LeaseKey, reason: str) -> None:
         self.unsigned.append(reason)
-        self._signer.report_unsigned(held, reason)
+        self._signer.report_unsigned(lease_key, reason)
 
-    async def _held(self, held: LeaseKey) -> bool:
-        return held not in self.lost
+    async def _held(self, lease_key: LeaseKey) -> bool:
+        return lease_key not in self.lost

@@ -30,8 +30,12 @@ class FakeGallery:
         self._marked: set[str] = set()
         self._links: dict[bytes, ShareLink] = {}
 
-    async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
-        requests = [request for request in await self._all(wanted) if self._fits(request, wanted)]
+    async def search(self, request_filter: RequestFilter, limit: int) -> FoundRequests:
+        requests = [
+            request
+            for request in await self._all(request_filter)
+            if self._fits(request, request_filter)
+        ]
         shown = requests[:limit]
         return FoundRequests(shown, shown[-1].id if len(requests) > limit else None)
 
@@ -107,27 +111,27 @@ class FakeGallery:
             request_id for request_id in own if self._rows[request_id].request.tenant == tenant
         )
 
-    async def _all(self, wanted: RequestFilter) -> Sequence[Request]:
+    async def _all(self, request_filter: RequestFilter) -> Sequence[Request]:
         return await self._page(
-            wanted.tenant,
-            states=wanted.states,
-            endpoints=wanted.endpoints,
-            since=wanted.since,
-            until=wanted.until,
-            before=wanted.before,
+            request_filter.tenant,
+            states=request_filter.states,
+            endpoints=request_filter.endpoints,
+            since=request_filter.since,
+            until=request_filter.until,
+            before=request_filter.before,
             limit=len(self._rows) + 1,
         )
 
-    def _fits(self, request: Request, wanted: RequestFilter) -> bool:
-        if wanted.favourites and request.id not in self._marked:
+    def _fits(self, request: Request, request_filter: RequestFilter) -> bool:
+        if request_filter.favourites and request.id not in self._marked:
             return False
-        if wanted.words is None:
+        if request_filter.words is None:
             return True
         row, kept = self._rows[request.id], request.forgetting is None
         texts = (row.input.get(name) for name in FIELDS) if kept else ()
         own = words_of(" ".join(text for text in texts if isinstance(text, str)))
-        searched = words_of(wanted.words)
-        return bool(searched or wanted.favourites) and all(
+        searched = words_of(request_filter.words)
+        return bool(searched or request_filter.favourites) and all(
             any(
                 token == word or (len(word) >= MIN_PREFIX and token.startswith(word))
                 for token in own

@@ -95,9 +95,9 @@ class FakeLeasePort:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def renewals(self, held: LeaseKey) -> list[float]:
+    def renewals(self, lease_key: LeaseKey) -> list[float]:
         """When the lease was renewed, on the loop's clock."""
-        return [at for at, report in self.reports if held in report.renewals]
+        return [at for at, report in self.reports if lease_key in report.renewals]
 
     @property
     def handed_back(self) -> list[LeaseKey]:
@@ -164,15 +164,19 @@ class FakeLeasePort:
         return Verdict.ACCEPTED
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
         self._answerable()
-        if held in self.fenced:
+        if lease_key in self.fenced:
             self._changed.set()
             return Verdict.FENCED
-        self.hand_backs.append((held, replica_id, reason))
+        self.hand_backs.append((lease_key, replica_id, reason))
         if snapshot is not None:
-            self.snapshots[held] = snapshot
+            self.snapshots[lease_key] = snapshot
         self._changed.set()
         return Verdict.ACCEPTED
 
@@ -185,9 +189,9 @@ class FakeLeasePort:
             return work
         return replace(work, keep=keep, keep_version=version)
 
-    def _ticket(self, held: LeaseKey) -> UploadTicket:
+    def _ticket(self, lease_key: LeaseKey) -> UploadTicket:
         self.tickets += 1
-        key = f"s/{held.request_id}/{held.attempt}/{self.tickets}.bin"
+        key = f"s/{lease_key.request_id}/{lease_key.attempt}/{self.tickets}.bin"
         return UploadTicket(key, f"http://storage/{key}", "application/octet-stream", 2**30)
 
     def _answerable(self) -> None:

@@ -102,10 +102,10 @@ class FakeOutbox:
         ]
         return later[:most]
 
-    async def claim(self, wanted: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
+    async def claim(self, limits: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
         now = self._clock.monotonic()
         claimed: list[ClaimedDelivery] = []
-        for channel, most in wanted.items():
+        for channel, most in limits.items():
             due = [
                 delivery
                 for delivery in self._live()

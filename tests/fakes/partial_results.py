@@ -20,16 +20,16 @@ class FakePartialResults:
         self._stored: dict[str, dict[PartialPosition, PartialResult]] = defaultdict(dict)
         self._added = asyncio.Condition()
 
-    async def add(self, held: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
-        if held in (await self._queue.report(Report("", (held,)))).fenced:
+    async def add(self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
+        if lease_key in (await self._queue.report(Report("", (lease_key,)))).fenced:
             raise Fenced("Only the holder of a lease may add partial results.")
-        stored = self._stored[held.request_id]
+        stored = self._stored[lease_key.request_id]
         for position in [*stored]:
-            if position[0] == held.attempt and position[1] < first:
+            if position[0] == lease_key.attempt and position[1] < first:
                 del stored[position]
         for value in values:
             if value.number >= first:
-                stored.setdefault((held.attempt, value.number), value)
+                stored.setdefault((lease_key.attempt, value.number), value)
         async with self._added:
             self._added.notify_all()
 

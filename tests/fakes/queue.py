@@ -144,15 +144,19 @@ class FakeQueue(ClientSide):
         return min(keep_s, self.lifecycles.kept_s.get(request_id, keep_s))
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
         await self._look()
-        row = self._holder(held)
+        row = self._holder(lease_key)
         if row is None:
-            return self._repeated(held, "hand_back")
+            return self._repeated(lease_key, "hand_back")
         if snapshot is not None:
-            self._keep(held, snapshot)
-        row.ended[held] = "hand_back"
+            self._keep(lease_key, snapshot)
+        row.ended[lease_key] = "hand_back"
         self._settle(row)
         self._requeue(row, f"Replica {replica_id} handed the request back: {reason}")
         return Verdict.ACCEPTED
@@ -307,20 +311,20 @@ class FakeQueue(ClientSide):
             for other in self._asking
         )
 
-    def _keep(self, held: LeaseKey, snapshot: StoredSnapshot) -> None:
-        row = self._holder(held)
-        if row is not None and belongs_to(held, snapshot.key):
+    def _keep(self, lease_key: LeaseKey, snapshot: StoredSnapshot) -> None:
+        row = self._holder(lease_key)
+        if row is not None and belongs_to(lease_key, snapshot.key):
             row.request = replace(row.request, snapshot=snapshot)
 
-    def _holder(self, held: LeaseKey) -> Row | None:
-        row = self._rows.get(held.request_id)
+    def _holder(self, lease_key: LeaseKey) -> Row | None:
+        row = self._rows.get(lease_key.request_id)
         if row is None or row.request.state is not State.RUNNING:
             return None
-        return row if lease_of(row.request) == held else None
+        return row if lease_of(row.request) == lease_key else None
 
-    def _repeated(self, held: LeaseKey, act: str) -> Verdict:
-        row = self._rows.get(held.request_id)
-        if row is not None and row.ended.get(held) == act:
+    def _repeated(self, lease_key: LeaseKey, act: str) -> Verdict:
+        row = self._rows.get(lease_key.request_id)
+        if row is not None and row.ended.get(lease_key) == act:
             return Verdict.ACCEPTED
         return Verdict.FENCED
 

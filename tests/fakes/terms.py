@@ -61,7 +61,7 @@ class FakeTerms:
 
     def tickets(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         endpoint: Endpoint,
         input: Mapping[str, Any],
@@ -70,15 +70,15 @@ class FakeTerms:
     ) -> tuple[UploadTicket, ...]:
         del tenant, endpoint, input
         if upload_policy is not None:
-            return (_post_ticket(held, 0, "image/png", upload_policy),)
-        key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
+            return (_post_ticket(lease_key, 0, "image/png", upload_policy),)
+        key = f"{lease_key.request_id}/{lease_key.attempt}/{lease_key.nonce}/0.png"
         if file_access:
             key = f"p/{file_access}/{key}"
         return (self._ticket(key, "image/png"),)
 
     def file_ticket(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         number: int,
         media_type: str,
@@ -87,8 +87,8 @@ class FakeTerms:
     ) -> UploadTicket:
         del tenant
         if upload_policy is not None:
-            return _post_ticket(held, number, media_type, upload_policy)
-        key = f"r/{held.request_id}/{held.attempt}/{number}.bin"
+            return _post_ticket(lease_key, number, media_type, upload_policy)
+        key = f"r/{lease_key.request_id}/{lease_key.attempt}/{number}.bin"
         if file_access:
             key = f"p/{file_access}/{key}"
         return self._ticket(key, media_type)
@@ -102,9 +102,13 @@ class FakeTerms:
         return ticket
 
     def leftovers(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
+        self,
+        lease_key: LeaseKey,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> Sequence[str]:
-        tickets = self.tickets(held, "", endpoint, input, file_access)
+        tickets = self.tickets(lease_key, "", endpoint, input, file_access)
         return [
             part.key
             for ticket in tickets
@@ -115,9 +119,9 @@ class FakeTerms:
     def files_token(self, tenant: str) -> str:
         return f"reader of {tenant}"
 
-    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+    def snapshot_ticket(self, lease_key: LeaseKey, tenant: str) -> UploadTicket:
         del tenant
-        key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"
+        key = f"s/{lease_key.request_id}/{lease_key.attempt}/{next(self._numbers)}.bin"
         return UploadTicket(key, f"memory://{key}", "application/octet-stream", max_bytes=2**20)
 
     def state_url(self, key: str) -> str:
@@ -125,8 +129,8 @@ class FakeTerms:
 
 
 def _post_ticket(
-    held: LeaseKey, number: int, media_type: str, policy: UploadPolicy
+    lease_key: LeaseKey, number: int, media_type: str, policy: UploadPolicy
 ) -> UploadTicket:
-    name = f"{held.request_id}-{number}.bin"
+    name = f"{lease_key.request_id}-{number}.bin"
     form = policy.form(name, media_type)
     return UploadTicket(policy.file_url(name), policy.url, media_type, 2**20, form=form)
