@@ -6,6 +6,7 @@ the scheme. With TLS, two variables are enough and this module is not needed.
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import fal_client.client
@@ -24,5 +25,6 @@ def use(base_url: str) -> None:
     fal_client.client.RUN_URL_FORMAT = f"{base}/run/"
     fal_client.client.QUEUE_URL_FORMAT = f"{base}/queue/"
     fal_client.client.REALTIME_URL_FORMAT = f"ws{base.removeprefix('http')}/run/"
-    fal_client.client.REST_URL = f"{base}/rest"
-    fal_client.client.CDN_URL = f"{base}/cdn"
+    addresses: Any = fal_client.client
+    addresses.REST_URL = f"{base}/rest"
+    addresses.CDN_URL = f"{base}/cdn"

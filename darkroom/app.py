@@ -74,7 +74,7 @@ class App:
 
 def endpoint(path: str = "/") -> Callable[[Method], Method]:
     """Make a method of an app an endpoint. ``path`` is appended to the app's id."""
-    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(path, str):
         raise TypeError('write @darkroom.endpoint("/"), with the path in parentheses')
     if not path.startswith("/"):
         raise ValueError(f"the path of an endpoint begins with a slash: {path!r}")
@@ -196,14 +196,14 @@ def _endpoint(app: type[App], path: str, name: str, method: Callable[..., Any]) 
     for parameter in parameters:
         _check_argument(where, parameter, hints)
     first = hints[parameters[0].name] if len(parameters) == 1 else None
-    unpacked = not (isinstance(first, type) and issubclass(first, BaseModel))
-    model = _model(name, parameters, hints) if unpacked else cast("type[BaseModel]", first)
+    takes_model = isinstance(first, type) and issubclass(first, BaseModel)
+    model = first if takes_model else _model(name, parameters, hints)
     output = _adapter(
         f"{where} returns a type that JSON cannot describe", returned, "serialization"
     )
     text = inspect.getdoc(method) or ""
     wrap = _wrap(returned, output)
-    return EndpointMethod(path, name, model, unpacked, output, streams, text, wrap)
+    return EndpointMethod(path, name, model, not takes_model, output, streams, text, wrap)
 
 
 def _check_argument(where: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> None:
@@ -226,7 +226,7 @@ def _adapter(
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
         adapter.json_schema(mode=mode)
     except PydanticUserError as error:
-        raise TypeError(f"{problem}: {str(error.message).partition(chr(10))[0]}") from error
+        raise TypeError(f"{problem}: {error.message.partition(chr(10))[0]}") from error
     return adapter
 
 

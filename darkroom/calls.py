@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
+from typing import SupportsInt
 
 
 class Cancelled(BaseException):
@@ -32,10 +33,11 @@ class Call:
         self.cancelled = False
         self.dumped: set[str] = set()  # paths of files that its method has turned into JSON
 
-    def progress(self, step: int, steps: int) -> None:
+    def progress(self, step: SupportsInt, steps: SupportsInt) -> None:
+        """The numbers may be NumPy's."""
         if self.cancelled:
             raise Cancelled
-        self._on_progress(int(step), int(steps))  # they may be numbers of NumPy
+        self._on_progress(int(step), int(steps))
 
 
 _CURRENT: ContextVar[Call | None] = ContextVar("darkroom_call", default=None)

@@ -119,7 +119,7 @@ class RequestLog(io.TextIOBase):
     # Libraries read these two of the real ones.
 
     @property
-    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def encoding(self) -> str:  # pyrefly: ignore[bad-override]
         return self._under.encoding
 
     @property

@@ -57,10 +57,10 @@ class Input(BaseModel):
 class InputV2(Input):
     """Input of fal-ai/birefnet/v2."""
 
-    model: ModelV2 = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: ModelV2 = Field(  # pyrefly: ignore[bad-override]
         LIGHT, description="Weights. Some kinds have none until `settings.json` names them."
     )
-    operating_resolution: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
+    operating_resolution: Literal[  # pyrefly: ignore[bad-override]
         "1024x1024", "2048x2048", "2304x2304"
     ] = Field("1024x1024", description="Size at which the mask is computed, if the weights can.")
     mask_only: bool = Field(default=False, description="Return the mask as `image`, not refined.")

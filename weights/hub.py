@@ -318,9 +318,10 @@ class _Beginning(io.BytesIO):
         return size
 
 
-class _Silent(tqdm):  # pyright: ignore[reportMissingTypeArgument]
+class _Silent(tqdm):
     """Disabled progress bar: progress is measured by the bytes written, and the log is shared."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         named.pop("name", None)  # an argument of the library's own bars
-        super().__init__(*arguments, **{**named, "disable": True})
+        disabled: Any = {**named, "disable": True}
+        super().__init__(*arguments, **disabled)

@@ -22,14 +22,14 @@ web = FastAPI()
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256)
-@serve.ingress(web)  # pyright: ignore[reportUntypedClassDecorator]
+@serve.ingress(web)
 class Draws:
     """Takes a wish as JSON, gives a PNG file."""
 
     def __init__(self, threads: int, batch: int, wait_s: float) -> None:
         self._drawing = Drawing(threads)
-        self._together.set_max_batch_size(batch)  # pyright: ignore[reportAttributeAccessIssue]
-        self._together.set_batch_wait_timeout_s(wait_s)  # pyright: ignore[reportAttributeAccessIssue]
+        self._together.set_max_batch_size(batch)
+        self._together.set_batch_wait_timeout_s(wait_s)
 
     @web.post("/draw")
     async def draw(self, wanted: dict[str, Any]) -> Response:

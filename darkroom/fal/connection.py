@@ -136,8 +136,8 @@ def with_files(content: Content, files: LocalFiles) -> tuple[Content, dict[str, 
     Messages in JSON and in msgpack are read. ``UnknownFile``: it names a file that has gone.
     ``ValueError``: it names files in an encoding of the app's own.
     """
-    mark = files.base if isinstance(content, str) else files.base.encode()
-    if mark not in content:  # pyright: ignore[reportOperatorIssue]
+    named = files.base in content if isinstance(content, str) else files.base.encode() in content
+    if not named:
         return content, {}
     try:
         if isinstance(content, str) or content[:1] in (b"{", b"["):

@@ -85,7 +85,7 @@ class LocalFiles:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.address = "127.0.0.1", int(self._server.server_address[1])
+        self.address = "127.0.0.1", self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ class Network:
 
     def __init__(self, weights: str) -> None:
         """``weights``: id of the hub, folder, or file."""
-        import onnxruntime  # pyright: ignore[reportMissingImports]
+        import onnxruntime  # pyrefly: ignore[missing-import]
 
         usable = set(onnxruntime.get_available_providers())
         if PROVIDERS[0] in usable:

@@ -29,7 +29,7 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
 
     _scratch: HeldFolder | None = None
 
-    async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
+    async def __init__(  # Serve awaits it
         self, pool: str, config: ReplicaConfig, ingress_name: str, app_name: str | None = None
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""

@@ -58,7 +58,7 @@ class EngineDeployment(ReplicaDeployment[EngineReplica]):
 
     _exchange: WeightExchange | None = None
 
-    async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
+    async def __init__(  # Serve awaits it
         self,
         pool: str,
         config: ReplicaConfig,

@@ -140,7 +140,7 @@ class ArtifactDelivery:
                 model="" if weights.demo else model,
                 seed=used_seed,
                 request_id="" if lease.alone else lease.request_id,
-                demo=bool(weights.demo),
+                demo=weights.demo,
             ).text()
         if self._writer is not None:
             described = json.loads(self.scratch.description or "{}")

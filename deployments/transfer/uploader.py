@@ -96,7 +96,7 @@ class BucketSink(Protocol):
     async def aclose(self) -> None: ...
 
 
-def _hash(name: str) -> hashlib._Hash:
+def _hash(name: str) -> Any:
     return hashlib.new(name, usedforsecurity=False)
 
 

@@ -31,7 +31,8 @@ def pickle_by_name(kind: type[T]) -> type[T]:
     and uses the defaults of missing ones. So a new field needs a default and a plain value, since
     another version cannot read a new class. New fields come last, because some versions send or
     read values without names."""
-    known: Mapping[str, Field[Any]] = {field.name: field for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    of_any: Any = kind
+    known: Mapping[str, Field[Any]] = {field.name: field for field in fields(of_any)}
     names = (MARK, *known)
     values = attrgetter(*known)
     single = len(known) == 1
@@ -53,10 +54,10 @@ def pickle_by_name(kind: type[T]) -> type[T]:
         self.__dict__.update(state, **own)
 
     if "__slots__" in vars(kind):
-        kind.__getstate__ = get_state  # pyright: ignore[reportAttributeAccessIssue]
-        kind.__setstate__ = set_state  # pyright: ignore[reportAttributeAccessIssue]
+        kind.__getstate__ = get_state
+        kind.__setstate__ = set_state
     else:  # without slots, the state already has names
-        kind.__setstate__ = set_attributes  # pyright: ignore[reportAttributeAccessIssue]
+        kind.__setstate__ = set_attributes
     return kind
 
 

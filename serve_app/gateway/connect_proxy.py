@@ -211,7 +211,7 @@ class ConnectProxy:
             )
             raise TunnelRefused(HTTPStatus.FORBIDDEN, message) from None
         for address in addresses:
-            with contextlib.suppress(OSError, TimeoutError):
+            with contextlib.suppress(OSError):
                 return await _connect(address, call.port)
         raise TunnelRefused(HTTPStatus.BAD_GATEWAY, f"{call.host} does not answer.")
 
@@ -225,7 +225,7 @@ class ConnectProxy:
             raise TunnelRefused(HTTPStatus.FORBIDDEN, message)
         try:
             return await _connect(*self._fal_at)
-        except (OSError, TimeoutError):
+        except OSError:
             message = "Darkroom's TLS port does not answer. See the output of `darkroom serve`."
             raise TunnelRefused(HTTPStatus.BAD_GATEWAY, message) from None
 

@@ -121,7 +121,7 @@ class Ingress(ReplicaCalls):
 
     _closing: AsyncExitStack | None = None
 
-    async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
+    async def __init__(  # Serve awaits it
         self, config: Config, pools: Sequence[Any], config_file: Path | None = None
     ) -> None:
         """``pools``: handles of the worker pools in the same application. Binding them makes Serve

@@ -142,3 +142,4 @@ class JobHandler(Protocol):
 
     async def given_up(self, job: Job) -> None:
         """Record what it means that a job will not be done, before it is given up."""
+        del job  # for most kinds nothing

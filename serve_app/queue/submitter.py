@@ -247,8 +247,8 @@ class Submitter:
             there_s = costs.expected_s(there, fallback.pool, new.work)
             new = replace(new, fallback=replace(fallback, expected_s=there_s))
         quota = quotas.get(new.tenant)
-        reserved = quota and quota.reserved_for(new, expected_s)
-        needed = quota and quota.needed_for(new)
+        reserved = None if quota is None else quota.reserved_for(new, expected_s)
+        needed = None if quota is None else quota.needed_for(new)
         return NewRow(new, input, _offer(waiter), expected_s, reserved, needed)
 
     def _apply_result(

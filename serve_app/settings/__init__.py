@@ -28,13 +28,14 @@ from serve_app.settings.pools import (
     TenantLimits,
     overflow_pools,
 )
-from serve_app.settings.sign_in import EndpointPattern, Scope, Tenant
+from serve_app.settings.sign_in import DEFAULT_SCOPES, EndpointPattern, Scope, Tenant
 
 __all__ = [
     "ADDRESS_FILE",
     "APPLICATION",
     "AWS_SECRET_NAMES",
     "BUDGET",
+    "DEFAULT_SCOPES",
     "FIELDS",
     "HUB_SECRET_NAMES",
     "NO_LIMITS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Self
+from typing import Any, Self
 
 
 class LiveValues:
@@ -13,5 +13,6 @@ class LiveValues:
 
     def become(self, other: Self) -> None:
         """Take all values of ``other``."""
-        for field in fields(self):  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+        dataclass: Any = self  # as all subclasses
+        for field in fields(dataclass):
             setattr(self, field.name, getattr(other, field.name))

@@ -21,6 +21,7 @@ Scope = Literal[
     "admin",
 ]
 """Scope of a key, as it is written."""
+DEFAULT_SCOPES: frozenset[Scope] = frozenset({"api"})
 
 Tenant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 EndpointPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/*-]{1,200}$")]
@@ -32,7 +33,7 @@ class GroupRights(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tenant: Tenant
-    scopes: frozenset[Scope] = Field(default=frozenset({"api"}), min_length=1)
+    scopes: frozenset[Scope] = Field(default=DEFAULT_SCOPES, min_length=1)
     endpoints: tuple[EndpointPattern, ...] = Field(
         default=(), description="The only endpoints; empty: all."
     )

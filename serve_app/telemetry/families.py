@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
@@ -15,6 +15,8 @@ Declared: TypeAlias = Mapping[str, tuple[str, Sequence[str]]]
 """Description and labels of a metric, by its name without ``PREFIX`` and ``_total``."""
 DeclaredHistograms: TypeAlias = Mapping[str, tuple[str, Sequence[str], Sequence[float]]]
 """The same with the buckets' upper bounds, in the unit of the name."""
+Labelled: TypeAlias = Mapping[Any, float]
+"""Values by their labels' values, which are tuples."""
 
 
 class _Labelled(MetricWrapperBase):
@@ -67,7 +69,7 @@ class Families:
     def all(self) -> Sequence[MetricWrapperBase]:
         return [*self.counters.values(), *self.gauges.values(), *self.histograms.values()]
 
-    def only(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
+    def only(self, gauge: str, values: Labelled) -> None:
         """Set a gauge by its labels' values. Without any value it is not exported."""
         family = self.gauges[gauge]
         if not values:
@@ -75,7 +77,7 @@ class Families:
         for labels, value in values.items():
             family.labels(*labels).set(value)
 
-    def exactly(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
+    def exactly(self, gauge: str, values: Labelled) -> None:
         """Set a gauge by its labels' values. A combination that is not named is not exported."""
         family = self.gauges[gauge]
         for labels in self._known.get(gauge, set()) - values.keys():
@@ -89,7 +91,7 @@ class Families:
         self._known.setdefault(gauge, set()).add(labels)
         self.gauges[gauge].labels(*labels).set(0.0)
 
-    def replace(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
+    def replace(self, gauge: str, values: Labelled) -> None:
         """Set a gauge by its labels' values. A combination that is not named any more has 0."""
         family = self.gauges[gauge]
         known = self._known.setdefault(gauge, set())

@@ -75,15 +75,13 @@ BODY = {"prompt": "a red circle", "image_size": "square", "num_inference_steps":
 class Front(Ingress):
     """The methods that replicas call, without the constructor that Serve awaits."""
 
-    def __init__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, queue: PostgresQueue, tracing: Any = None
-    ) -> None:
+    def __init__(self, queue: PostgresQueue, tracing: Any = None) -> None:
         self._queue = queue
         self._rest = Rest()
         self._tracing = tracing
         self._metrics = Metrics(CollectorRegistry())
 
-    def __del__(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __del__(self) -> None:
         """Do nothing. The scene closes what it made."""
 
 

@@ -91,11 +91,11 @@ def object_out(self: App) -> pytest.Item:
     raise NotImplementedError
 
 
-def unknown_type(self: App, x: Nothing) -> int:  # noqa: F821  # pyright: ignore
+def unknown_type(self: App, x: Nothing) -> int:  # noqa: F821
     raise NotImplementedError
 
 
-def bare_stream(self: App) -> Iterator:  # pyright: ignore
+def bare_stream(self: App) -> Iterator:
     raise NotImplementedError
 
 
@@ -146,7 +146,7 @@ def test_two_methods_with_one_path_are_refused_also_with_a_slash_at_the_end() ->
 
 def test_a_decorator_without_parentheses_says_how_it_is_written() -> None:
     with pytest.raises(TypeError, match=r'write @darkroom.endpoint\("/"\)'):
-        endpoint(order)  # pyright: ignore
+        endpoint(order)
 
 
 def test_a_path_begins_with_a_slash() -> None:

@@ -87,7 +87,7 @@ def test_progress_outside_of_a_request_does_nothing() -> None:
 def test_progress_reaches_the_call_as_whole_numbers() -> None:
     seen: list[tuple[Any, Any]] = []
     call = Call(lambda step, steps: seen.append((step, steps)))
-    context_of(call).run(progress, 1.0, 4)  # pyright: ignore
+    context_of(call).run(progress, 1.0, 4)
     assert seen == [(1, 4)]
     assert isinstance(seen[0][0], int)
 

@@ -136,4 +136,4 @@ def test_an_image_of_one_colour_stays_as_it_is() -> None:
     image = Image.new("RGB", (20, 10), RED)
     cut = birefnet.cut_out(image.copy(), np.full((10, 20), 0.4, np.float32), refine=True)
     assert np.abs(np.array(cut)[..., :3] - np.array(RED, float)).max() <= 1
-    assert images.grey(np.full((1, 1), 0.4)).getpixel((0, 0)) == cut.getpixel((3, 3))[3]  # pyright: ignore
+    assert images.grey(np.full((1, 1), 0.4)).getpixel((0, 0)) == cut.getpixel((3, 3))[3]

@@ -27,7 +27,7 @@ def test_each_format_shows_what_is_transparent_as_it_can(format: str, expected: 
     image = Image.new("RGBA", (48, 16), (200, 0, 0, 255))
     for left, alpha in ((16, 100), (32, 0)):
         image.paste((200, 0, 0, alpha), (left, 0, left + 16, 16))
-    written = images.to_file(image, format)  # pyright: ignore[reportArgumentType]
+    written = images.to_file(image, format)
     assert written.media_type == f"image/{format}"
     decoded = written.open("RGBA")
     for number, colour in enumerate(expected):

@@ -53,7 +53,7 @@ def images() -> Sequence[bytes]:
 
 
 def _options(given: object) -> dict[str, Any]:
-    return dict(given) if isinstance(given, dict) else {}  # pyright: ignore[reportUnknownArgumentType]
+    return dict(given) if isinstance(given, dict) else {}
 
 
 def _turned() -> bytes:

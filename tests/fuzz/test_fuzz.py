@@ -110,9 +110,9 @@ def test_a_reader_that_does_not_answer_is_found(
     fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = subprocess.Popen(["sleep", "600"], stdin=-1, stdout=-1, text=True)
-    fuzzer._child = silent  # pyright: ignore[reportPrivateUsage]
+    fuzzer._child = silent
     monkeypatch.setattr("tests.fuzz.fuzzer.INPUT_LIMIT_S", 0.01)
-    fuzzer._scratch.write_bytes(b"{}")  # pyright: ignore[reportPrivateUsage]
+    fuzzer._scratch.write_bytes(b"{}")
     fuzzer.run("json", "1/json/1")
     assert [finding.what for finding in fuzzer.findings] == ["no answer within 0 s"]
     assert silent.poll() is not None

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.reader import Reader, expect_phase
-from tests.page.test_form import fill_required, strange  # noqa: F401 a fixture # pyright: ignore[reportUnusedImport]
+from tests.page.test_form import fill_required, strange  # noqa: F401 a fixture
 
 pytestmark = pytest.mark.long
 

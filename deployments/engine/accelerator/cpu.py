@@ -38,7 +38,7 @@ def host_bytes() -> int:
 
 def process_bytes() -> int:
     """Bytes of memory that this process uses."""
-    return int(psutil.Process().memory_info().rss)
+    return psutil.Process().memory_info().rss
 
 
 def adapters_share(total: int) -> int:

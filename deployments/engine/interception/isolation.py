@@ -6,7 +6,7 @@ from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from greenlet import getcurrent
@@ -117,7 +117,9 @@ class ComponentSettings:
     """Blocks of some modules that FreeU changes. Other settings are on attention processors."""
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        self._blocks = [block for module in modules for block in getattr(module, "up_blocks", ())]
+        self._blocks: list[Any] = []
+        for module in modules:
+            self._blocks += cast("Iterable[Any]", getattr(module, "up_blocks", ()))
 
     def current(self, processors: Processors) -> Settings:
         """Current values of all settings; ``processors`` may have a scale."""

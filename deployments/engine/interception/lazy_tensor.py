@@ -53,7 +53,7 @@ class LazyTensor(torch.Tensor):
 def lazy_tensor(like: torch.Tensor, place: torch.device, fetch: Callable[[], Any]) -> LazyTensor:
     """Create a lazy tensor with the shape and dtype of ``like``, on the device ``place``."""
     tensor = torch.empty_like(like, device="meta").as_subclass(LazyTensor)
-    tensor._place, tensor._fetch, tensor._fetched = place, fetch, None  # noqa: SLF001
+    tensor._place, tensor._fetch, tensor._fetched = place, fetch, None  # noqa: SLF001  # pyrefly: ignore[read-only]
     return tensor
 
 

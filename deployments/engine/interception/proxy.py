@@ -263,7 +263,7 @@ def _cached_lookup(name: str, find: Callable[[Any, Sequence[Any]], Any]) -> prop
         real = self.real_module
         return getattr(real, name) if submodules is None else find(real, submodules)
 
-    return property(value)
+    return property(value)  # pyrefly: ignore[bad-return]
 
 
 def _intercepted_method(real: Callable[..., Any]) -> Callable[..., Any]:

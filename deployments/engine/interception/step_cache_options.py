@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import update_wrapper
@@ -24,7 +24,7 @@ from diffusers.hooks.hooks import HookRegistry
 from deployments.engine.interception.components import DENOISERS
 from serve_app.domain.errors import Misconfigured
 
-CONFIGS: Mapping[str, Callable[..., Any]] = {
+CONFIGS: Mapping[str, Any] = {
     "FirstBlockCache": FirstBlockCacheConfig,
     "MagCache": MagCacheConfig,
     "TaylorSeer": TaylorSeerCacheConfig,
@@ -104,7 +104,7 @@ def _able(pipeline: Any, settings: StepCacheSettings) -> dict[str, Any]:
     name = settings.get("name", "")
     if name not in CONFIGS:
         raise Misconfigured(f"there is no {name!r}. Choose one of {', '.join(CONFIGS)}.")
-    known = {field.name for field in fields(CONFIGS[name])} - _OWN  # pyright: ignore[reportArgumentType]
+    known = {field.name for field in fields(CONFIGS[name])} - _OWN
     if unknown := settings.keys() - known - {"name"}:
         raise Misconfigured(
             f"{name} has no {', '.join(sorted(unknown))}. Settings: {', '.join(sorted(known))}."

@@ -182,7 +182,7 @@ class Loop:
                 times = self._model_runner.times_of([call])
             if times is not None and most > 1 and self._options.limit_rows:
                 most = times.unknown(most) or times.limit(most, load)
-            candidates.append(run.candidate(most, times and times.seconds(1)))
+            candidates.append(run.candidate(most, None if times is None else times.seconds(1)))
         chosen = self._options.step_batcher.choose(candidates, self.turn, now)
         batch = [runs[candidate.generation] for candidate in chosen]
         for run in batch:

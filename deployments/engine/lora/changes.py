@@ -234,7 +234,7 @@ class _AppliedDifference(AppliedChange):
             None if change.weight is None else upload(change.weight.reshape(layer.weight.shape))
         )
         self._bias = None if change.bias is None else upload(change.bias)
-        parts = (self._change and self._change.weight, self._weight, self._bias)
+        parts = (None if self._change is None else self._change.weight, self._weight, self._bias)
         self.weight = next(part for part in parts if part is not None)
 
     def compute_delta(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:

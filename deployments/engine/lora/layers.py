@@ -46,7 +46,7 @@ class _PerRow:
         if rows.single not in self.lora_A:
             return self.base_layer(x, *arguments, **keywords)
         self._active_adapter = [rows.single]
-        return super().forward(x, *arguments, **keywords)  # pyright: ignore[reportAttributeAccessIssue]
+        return super().forward(x, *arguments, **keywords)  # pyrefly: ignore[missing-attribute]
 
     def _of_rows(
         self, x: torch.Tensor, lineup: Lineup, *arguments: Any, **keywords: Any
@@ -75,7 +75,7 @@ class _PerRow:
         result.index_add_(0, places, added.to(result.dtype))
 
 
-class LoraLinear(_PerRow, Linear):
+class LoraLinear(_PerRow, Linear):  # pyrefly: ignore[inconsistent-inheritance]
     """Linear layer that computes all rows with two batched matrix products.
 
     Applying one LoRA after the other takes five kernel calls for each.
@@ -259,9 +259,10 @@ class SumOfLoras:
         return result + self.compute_delta(module, x)
 
     def compute_delta(self, module: Any, x: torch.Tensor) -> torch.Tensor:
-        return sum(  # pyright: ignore[reportReturnType]
+        total: Any = sum(
             module.lora_B[name](module.lora_A[name](x)) * factor for name, factor in self.factors
         )
+        return total
 
 
 class ChangesInTurn:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -280,9 +280,10 @@ class LoraResidency:
     def _dtypes_of(self, pipeline: Any) -> Mapping[str, torch.dtype]:
         """Dtypes that the pipeline's components compute in."""
         if (known := self._dtypes.get(pipeline)) is None:
-            modules = {k: v for k, v in vars(pipeline).items() if isinstance(v, torch.nn.Module)}
             known = {
-                name: getattr(module, "dtype", torch.float32) for name, module in modules.items()
+                name: cast("torch.dtype", getattr(module, "dtype", torch.float32))
+                for name, module in vars(pipeline).items()
+                if isinstance(module, torch.nn.Module)
             }
             self._dtypes[pipeline] = known
         return known

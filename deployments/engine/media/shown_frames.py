@@ -90,7 +90,7 @@ class _Turns:
 
 
 def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return None
     signs = np.sign(np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]])
@@ -169,7 +169,7 @@ def _graph(frame: VideoFrame) -> Graph:
 def _settings(frame: VideoFrame) -> tuple[Any, ...]:
     """What the table depends on."""
     light = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
-    side_data = (frame.side_data.get(name) for name in light)
+    side_data: list[Any] = [frame.side_data.get(name) for name in light]
     return (
         frame.width,
         frame.height,
@@ -178,5 +178,5 @@ def _settings(frame: VideoFrame) -> tuple[Any, ...]:
         frame.color_range,
         frame.color_primaries,
         frame.color_trc,
-        *(entry and bytes(entry) for entry in side_data),
+        *(None if entry is None else bytes(entry) for entry in side_data),
     )

@@ -177,7 +177,8 @@ def rebuilt(change: Callable[[torch.Tensor], Any], output: Any) -> Any:
         fields = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
         return type(output)(**{name: rebuilt(change, field) for name, field in fields.items()})
     if isinstance(output, Mapping):
-        return type(output)({key: rebuilt(change, item) for key, item in output.items()})  # pyright: ignore[reportCallIssue]
+        kind: Any = type(output)
+        return kind({key: rebuilt(change, item) for key, item in output.items()})
     if isinstance(output, list | tuple):
         return type(output)(rebuilt(change, item) for item in output)
     if output is None or isinstance(output, bool | int | float | str):

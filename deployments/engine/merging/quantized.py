@@ -133,7 +133,7 @@ class QuantizedLinear(torch.nn.Linear):
     """
 
     scale: Tensor
-    bias: torch.nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    bias: torch.nn.Parameter | None  # pyrefly: ignore[bad-override]
 
     def __init__(
         self, layer: torch.nn.Linear, quantization: Quantization, values: Values | None = None

@@ -127,7 +127,8 @@ class Splitter:
             }
             return [type(output)(**fields) for fields in self._by_name(named)]
         if isinstance(output, Mapping):
-            return [type(output)(fields) for fields in self._by_name(output)]  # pyright: ignore[reportCallIssue]
+            kind: Any = type(output)
+            return [kind(fields) for fields in self._by_name(output)]
         if isinstance(output, list | tuple):
             return self._sequence(output)
         if output is None or isinstance(output, bool | int | float | str):

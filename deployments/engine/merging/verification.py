@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.modules.conv import _ConvNd as _Convolution  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.conv import _ConvNd as _Convolution
 
 from deployments.engine.merging.arguments import held_in
 from deployments.engine.merging.quantized import rounds_inputs

@@ -104,11 +104,10 @@ class ParallelGroup:
             device_type, (1, self.size), mesh_dim_names=("ring", "ulysses")
         )
         # Ulysses (split by heads): torch's own attention, which all models have, cannot do ring.
-        config = ParallelConfig(
-            context_parallel_config=ContextParallelConfig(
-                ulysses_degree=self.size, ulysses_anything=True, mesh=mesh
-            )
+        split: Any = ContextParallelConfig(
+            ulysses_degree=self.size, ulysses_anything=True, mesh=mesh
         )
+        config = ParallelConfig(context_parallel_config=split)
         config.setup(self.rank, self.size, torch.device(self.device), mesh=mesh)
         return config
 

@@ -82,7 +82,9 @@ class UnreadWeight(Tensor):
             return func(*args, **kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # pyrefly: ignore[bad-override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         del types
         weight: UnreadWeight = next(
             leaf for leaf in tree_leaves(args) if isinstance(leaf, UnreadWeight)
@@ -104,7 +106,7 @@ class UnreadWeight(Tensor):
         raise WeightsNotRead(f"{func} needs the values of {weight.stored.file.path}.")
 
 
-_SET_DATA = Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
+_SET_DATA = Tensor.data.__set__  # pyrefly: ignore[missing-attribute]
 
 
 def _only_casts(keywords: dict[str, Any]) -> bool:

@@ -46,7 +46,7 @@ def of_arguments(arguments: Mapping[str, Any]) -> str:
 
 def _config_text(config: Mapping[str, Any]) -> str:
     """Configuration without entries that change from load to load, such as the source path."""
-    has = {str(key): str(config[key]) for key in config if str(key)[0] != "_"}
+    has = {key: str(value) for key, value in config.items() if key[0] != "_"}
     return str(sorted(has.items()))
 
 

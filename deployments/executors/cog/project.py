@@ -144,7 +144,7 @@ def _check_image(build: _Build, *, prepared: bool) -> None:
         values: Sequence[Any] = getattr(build, key)
         if values and not prepared:
             first = values[0]
-            shown = first.get("command") if isinstance(first, Mapping) else first  # pyright: ignore
+            shown = first.get("command") if isinstance(first, Mapping) else first
             raise Misconfigured(
                 f"{FILE}: build.{key} ({str(shown)[:80]}{', …' if len(values) > 1 else ''}) needs "
                 "a Docker image, which Darkroom does not build. If the machines of the pool have "

@@ -121,8 +121,9 @@ class _Run:
             yield from self._begins(str(data["node"]))
         elif event.kind == "progress":
             self.steps[str(data.get("node"))] = (int(data["value"]), int(data["max"]))
-            done, total = map(sum, zip(*self.steps.values(), strict=True))
-            yield Progress(Stage.RUNNING, done, total)
+            step = sum(step for step, _ in self.steps.values())
+            steps = sum(steps for _, steps in self.steps.values())
+            yield Progress(Stage.RUNNING, step, steps)
         elif event.kind == "execution_error":
             raise self.failure(data)
         elif event.kind == "execution_interrupted":

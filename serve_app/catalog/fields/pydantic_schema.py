@@ -238,7 +238,7 @@ class PydanticSchema:
 
     def _warnings(self, body: Mapping[str, Any]) -> tuple[str, ...]:
         warnings: list[str] = []
-        unknown = sorted(str(name) for name in body if name not in self.fields)
+        unknown = sorted(name for name in body if name not in self.fields)
         if unknown:
             warnings.append(
                 f"Ignored, because this endpoint has no such field: {', '.join(unknown)}."

@@ -183,7 +183,7 @@ def _field(name: str, declared: DeclaredInput) -> tuple[Any, Any]:
     else:
         annotation = _ANNOTATIONS[declared.type](declared)
     if declared.choices:
-        annotation = Literal[declared.choices]
+        annotation = Literal[declared.choices]  # pyrefly: ignore[invalid-literal]
     default: Any = [] if declared.type is InputType.LORAS else declared.default
     if not declared.required and default is None:
         annotation |= None

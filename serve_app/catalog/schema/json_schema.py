@@ -95,9 +95,7 @@ class JsonSchema:
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         del origin  # it makes no drafts
         refuses = self._schema.get("additionalProperties") is False
-        unknown = (
-            [] if self.is_open else sorted(str(name) for name in body if name not in self._fields)
-        )
+        unknown = [] if self.is_open else sorted(name for name in body if name not in self._fields)
         known = {name: body[name] for name in body if refuses or name not in unknown}
         if problems := self._problems(known):
             raise InvalidInput.of_problems(tuple(problems))
@@ -220,7 +218,7 @@ def _problem(error: SchemaViolation) -> FieldProblem:
     keyword = str(error.validator)
     constraint: Any = error.validator_value
     loc = ("body", *error.absolute_path)
-    type_, message = _TYPES.get(keyword, "value_error"), str(error.message)[:MOST_SHOWN]
+    type_, message = _TYPES.get(keyword, "value_error"), error.message[:MOST_SHOWN]
     value: Any = error.instance
     context: dict[str, Any] | None = None
     if keyword == "required":

@@ -161,7 +161,7 @@ def use_command(name: str | None, *, local: bool) -> None:
 
 def _asked_key() -> str:
     if sys.stdin.isatty():
-        return str(click.prompt("API key", hide_input=True)).strip()
+        return click.prompt("API key", hide_input=True).strip()
     key = sys.stdin.readline().strip()
     if not key:
         raise click.UsageError("There is no key. Use --key, or pass it on standard input.")

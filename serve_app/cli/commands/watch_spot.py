@@ -28,9 +28,7 @@ class RayNode:
         None if one node runs on this machine. Raises ``Misconfigured``."""
         # Importing Ray takes a second, which other commands need not wait for.
         from ray._private import services  # noqa: PLC0415
-        from ray._raylet import (  # noqa: PLC0415
-            GcsClient,  # pyright: ignore[reportAttributeAccessIssue]  # an extension module
-        )
+        from ray._raylet import GcsClient  # noqa: PLC0415  # pyrefly: ignore[missing-module-attribute]
         from ray.exceptions import RaySystemError, RpcError  # noqa: PLC0415
 
         try:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -82,9 +83,9 @@ def write_contexts(contexts: Contexts) -> None:
         raise Misconfigured(f"The context cannot be saved in {path}: {error}.") from None
 
 
-def _fields(remote: Remote) -> dict[str, object]:
+def _fields(remote: Remote) -> dict[str, Any]:
     """A context as it is stored: a version from before sign-ins reads those without one."""
-    fields = asdict(remote)
+    fields: dict[str, Any] = asdict(remote)
     if not remote.signed_in:
         del fields["signed_in"]
     return fields

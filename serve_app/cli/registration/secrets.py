@@ -33,7 +33,7 @@ def set_command(server: Server, name: str, *, owner: Mapping[str, Any], as_json:
     Apps get secrets of the installation only.
     """
     if sys.stdin.isatty():
-        value = str(click.prompt(f"Value of {name}", hide_input=True))
+        value = click.prompt(f"Value of {name}", hide_input=True)
     else:
         value = standard_input().removesuffix("\n").removesuffix("\r")
     if not value:

@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import AlreadyFinal, Forbidden
 from serve_app.ingress.resources.calls import Call, Calls, JsonCalls, Special
 from serve_app.resources.keys import KEYS
-from serve_app.settings import EndpointPattern, Scope, Tenant
+from serve_app.settings import DEFAULT_SCOPES, EndpointPattern, Scope, Tenant
 from serve_app.tenants.api_keys import ApiKey
 from serve_app.tenants.credentials import Credential
-from serve_app.tenants.scopes import API, OPERATOR, expand_scopes
+from serve_app.tenants.scopes import OPERATOR, expand_scopes
 from serve_app.tenants.sign_in import ACTOR
 
 MAX_ENDPOINTS = 100
@@ -29,7 +29,7 @@ class NewKey(BaseModel):
 
     alias: str = Field(default="", max_length=200)
     tenant: Tenant | None = Field(default=None, description="Default: the caller's tenant.")
-    scopes: frozenset[Scope] = Field(default=frozenset({API}), min_length=1)
+    scopes: frozenset[Scope] = Field(default=DEFAULT_SCOPES, min_length=1)
     expires_at: AwareDatetime | None = None
     replay_undelivered: bool = Field(
         default=False,

@@ -459,7 +459,9 @@ def _parts(parts: Sequence[WeightsPart]) -> dict[str, str | list[str]]:
 
 def _cpu(entry: CatalogEntry) -> CpuFacts | None:
     facts = entry.source.cpu
-    return facts and {"seconds": facts.seconds, "download_gb": facts.download_gb}
+    if facts is None:
+        return None
+    return {"seconds": facts.seconds, "download_gb": facts.download_gb}
 
 
 def _recipe(recipe: Recipe) -> ModelRecipe:

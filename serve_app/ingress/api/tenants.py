@@ -63,7 +63,7 @@ class NewTenant(BaseModel):
 
     tenant: Tenant
     name: str = Field(default="", max_length=200, description="For people. Default: the id.")
-    limits: LimitChanges | None = None  # pyright: ignore[reportInvalidTypeForm]
+    limits: LimitChanges | None = None  # pyrefly: ignore[invalid-annotation]
 
 
 class TenantChanges(BaseModel):
@@ -72,7 +72,7 @@ class TenantChanges(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(default=None, min_length=1, max_length=200)
-    limits: LimitChanges | None = None  # pyright: ignore[reportInvalidTypeForm]
+    limits: LimitChanges | None = None  # pyrefly: ignore[invalid-annotation]
 
 
 class Disabling(BaseModel):

@@ -239,6 +239,7 @@ async def analytics(request: HttpRequest) -> Response:
     return json_reply({**body, **page.links})
 
 
+_EXPANDED: Any = one_of(TIME_SERIES, SUMMARY, *REQUEST_METRICS)
 SHOW_ANALYTICS = Operation(
     "getAnalytics",
     "Show how many of the tenant's requests ended, how they ended, and how long they took",
@@ -250,7 +251,7 @@ SHOW_ANALYTICS = Operation(
         in_query(
             "expand",
             "Default: `time_series` with all metrics.",
-            list[one_of(TIME_SERIES, SUMMARY, *REQUEST_METRICS)],
+            list[_EXPANDED],
         ),
     ),
 )

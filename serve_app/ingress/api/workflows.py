@@ -174,8 +174,8 @@ def _workflow_body(call: Call, workflow: NewWorkflow | RegisteredWorkflow) -> Sh
         steps={node: step["app"] for node, step in definition["nodes"].items()},
         input_schema=definition["input_schema"],
         source=workflow.source if workflow.tenant == call.owner else None,
-        created_at=stored and stored.created_at,
-        changed_at=stored and stored.changed_at,
+        created_at=None if stored is None else stored.created_at,
+        changed_at=None if stored is None else stored.changed_at,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from datetime import datetime
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired, cast
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -145,7 +145,7 @@ def with_workflow(body: QueueStatus, workflow: WorkflowStatus | None) -> QueueSt
     """Status with the steps of a request to a workflow; None: it has none."""
     details = body["darkroom"]
     if workflow is not None and "attempt" in details:
-        details["workflow"] = workflow
+        cast("RunningDetails | EndedDetails", details)["workflow"] = workflow
     return body
 
 

@@ -8,6 +8,8 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from typing_extensions import Buffer
+
 from serve_app.domain.ports import Storage
 
 
@@ -63,9 +65,10 @@ class _Sink:
     def __init__(self) -> None:
         self._written: list[bytes] = []
 
-    def write(self, data: bytes) -> int:
-        self._written.append(bytes(data))
-        return len(data)
+    def write(self, data: Buffer) -> int:
+        written = bytes(data)
+        self._written.append(written)
+        return len(written)
 
     def flush(self) -> None:
         """Nothing is held back."""

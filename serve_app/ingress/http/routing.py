@@ -165,6 +165,7 @@ def rename_locations(error: InvalidInput, names: Mapping[str, str]) -> InvalidIn
 
 
 def _rename_location(loc: tuple[str | int, ...], names: Mapping[str, str]) -> tuple[str | int, ...]:
-    if len(loc) < 2 or loc[0] != "body" or loc[1] not in names:
+    if len(loc) < 2 or loc[0] != "body":
         return loc
-    return ("body", names[str(loc[1])], *loc[2:])
+    name = names.get(str(loc[1]))
+    return loc if name is None else ("body", name, *loc[2:])

@@ -432,9 +432,10 @@ def split_reference(body: Any) -> tuple[Mapping[str, Any], str | None]:
     reference = rest.pop(REFERENCE)
     if reference is None:
         return rest, None
-    if not (isinstance(reference, dict) and isinstance(reference.get("image_url"), str)):
+    url = reference.get("image_url") if isinstance(reference, dict) else None
+    if not isinstance(url, str):
         raise InvalidInput.of_field(REFERENCE, "Send a file, or an object with `image_url`")
-    return rest, cast("str", reference["image_url"])
+    return rest, url
 
 
 async def _find(request: HttpRequest) -> tuple[Services, Request]:

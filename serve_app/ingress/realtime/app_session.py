@@ -139,7 +139,7 @@ class AppSocketSession(RealtimeSession):
             await asyncio.sleep(LOST_S)  # in this time ``_watch`` closes with the reason
             return messages.closing(error)
 
-    async def _forward(self, seat: ReplicaSlot) -> Close:
+    async def _forward(self, seat: ReplicaSlot) -> NoReturn:
         while True:
             frame = await self._frames.take()
             if frame is None:

@@ -171,7 +171,7 @@ def _file(request: HttpRequest, tenant: str, kept: KeptFile) -> ReplicateFile:
         "checksums": {},
         "metadata": {},
         "created_at": kept.created_at.isoformat(),
-        "expires_at": kept.expires_at and kept.expires_at.isoformat(),
+        "expires_at": None if kept.expires_at is None else kept.expires_at.isoformat(),
         "urls": {"get": access.url(origin_of(request), kept.key, tenant)},
     }
 

@@ -214,8 +214,9 @@ class Calls(Generic[Row]):
     ) -> Callable[[List[Row]], List[Row]]:
         """``about``: types of the values beside the resources."""
         resource = self.resource
+        model: Any = resource.model
         types = {
-            resource.items: list[cast("Any", resource.model)],
+            resource.items: list[model],
             **(about or {}),
             "next_cursor": str | None,
             "has_more": bool,

@@ -68,11 +68,11 @@ def _config(value: bytes) -> Mapping[Cause, int]:
 def _count(name: str, inner: Any, value: bytes) -> int:
     fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
     count = fields.get("retries")
-    whole = isinstance(count, int) and not isinstance(count, bool) and count >= 0
-    if not whole or fields.keys() != {"retries"}:
+    whole = isinstance(count, int) and not isinstance(count, bool)
+    if not whole or count < 0 or fields.keys() != {"retries"}:
         what = f"should have a whole number of `retries` for `{name}` and nothing else"
         raise _invalid_header("X-Fal-Retry-Config", what, value)
-    return int(cast("int", count))
+    return count
 
 
 def _invalid_header(name: str, what: str, value: bytes) -> InvalidInput:

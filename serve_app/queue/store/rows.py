@@ -65,7 +65,7 @@ def _artifact(stored: Mapping[str, Any]) -> Artifact:
 
 def _of(kind: type[T], stored: Mapping[str, Any]) -> T:
     """Build ``kind`` without the fields that only a newer version knows."""
-    known = kind.__slots__  # pyright: ignore[reportAttributeAccessIssue]
+    known = kind.__slots__
     return kind(**{name: value for name, value in stored.items() if name in known})
 
 

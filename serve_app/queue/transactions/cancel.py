@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import LeaseKey
@@ -208,8 +209,8 @@ async def fail_request(
     return removed[0] if removed else None
 
 
-def _removals(rows: Sequence[tuple[object, ...]]) -> list[Removed]:
+def _removals(rows: Sequence[tuple[Any, ...]]) -> list[Removed]:
     return [
-        Removed(LeaseKey(*row[:3]), State(row[3]), *row[4:])  # pyright: ignore
-        for row in rows
+        Removed(LeaseKey(id_, attempt, nonce), State(state), *others)
+        for id_, attempt, nonce, state, *others in rows
     ]

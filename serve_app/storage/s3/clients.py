@@ -257,7 +257,7 @@ def in_role(session: boto3.Session, role: AssumedRole) -> boto3.Session:
         first = assume()
     except (BotoCoreError, ClientError) as error:
         raise StorageUnavailable(_refusal(role, error)) from error
-    core._credentials = RefreshableCredentials.create_from_metadata(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # has no public setter
+    core._credentials = RefreshableCredentials.create_from_metadata(  # noqa: SLF001  # pyrefly: ignore[missing-attribute]  # has no public setter
         metadata=first,
         refresh_using=assume,
         method="sts-assume-role",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from functools import cached_property
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -151,7 +152,7 @@ class S3SelfTest(SelfTest):
 def _as_client_error(answer: httpx2.Response, method: str) -> ClientError:
     """Error that boto3 would raise for this response."""
     code, message = _CODE.search(answer.text), _MESSAGE.search(answer.text)
-    response = {
+    response: Any = {
         "Error": {
             "Code": code.group(1) if code else str(answer.status_code),
             "Message": message.group(1) if message else "",
@@ -161,7 +162,7 @@ def _as_client_error(answer: httpx2.Response, method: str) -> ClientError:
             "HTTPHeaders": dict(answer.headers),
         },
     }
-    return ClientError(response, f"presigned {method}")  # pyright: ignore[reportArgumentType]
+    return ClientError(response, f"presigned {method}")
 
 
 def _origin(url: str) -> str:

@@ -155,7 +155,7 @@ def of(*images: bytes) -> Any:
         calls.append((endpoint, body))
         return images
 
-    draw.asked = calls  # pyright: ignore[reportFunctionMemberAccess]
+    draw.asked = calls
     return draw
 
 

@@ -63,7 +63,7 @@ def of_inks(corners: Mapping[tuple[int, int, int, int], Sequence[int]]) -> bytes
     table = bytearray()
     for number in range(16):
         inks = tuple((number >> bit) & 1 for bit in (3, 2, 1, 0))
-        light, a, b = lab(corners.get(inks, (0, 0, 0)))  # pyright: ignore[reportArgumentType]
+        light, a, b = lab(corners.get(inks, (0, 0, 0)))
         table += bytes((round(light * 2.55), round(a + 128), round(b + 128)))
     head = struct.pack(">4B9i", 4, 3, 2, 0, *(65536 * n for n in (1, 0, 0, 0, 1, 0, 0, 0, 1)))
     straight = bytes(range(256))

@@ -98,7 +98,7 @@ def _by_diffusers(pipeline: Any, file: Path, expected: Expected) -> str:
         is_other = after[name][1] is not None and bias is not None
         theirs[name] = (
             after[name][0] - weight,
-            after[name][1] - bias if is_other else None,  # pyright: ignore[reportOperatorIssue]
+            after[name][1] - bias if is_other else None,
         )
     return _mark(theirs, expected)
 

@@ -115,7 +115,7 @@ async def test_no_more_than_a_chunk_is_held() -> None:
     storage = LargeFiles(chunks=100)
     entries = [entry("one", 100 << 16), entry("gone", 1), entry("two", 100 << 16)]
     total = 0
-    async for part in write_archive(storage, entries, []):  # pyright: ignore[reportArgumentType]
+    async for part in write_archive(storage, entries, []):
         assert storage.read_ahead <= 1
         assert len(part) < (1 << 16) + 1000
         storage.read_ahead = 0
@@ -126,7 +126,7 @@ async def test_no_more_than_a_chunk_is_held() -> None:
 
 async def test_a_client_that_leaves_ends_the_reading() -> None:
     storage = LargeFiles(chunks=100)
-    archive = write_archive(storage, [entry("one", 100 << 16)], [])  # pyright: ignore[reportArgumentType]
+    archive = write_archive(storage, [entry("one", 100 << 16)], [])
     await anext(archive)
     await archive.aclose()
     assert storage.closed == 1

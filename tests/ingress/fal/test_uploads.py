@@ -25,7 +25,7 @@ CONTENT = bytes(range(200))
 
 
 def disposal(house: House) -> FileCollector:
-    return FileCollector(house.uploads, house.storage)  # pyright: ignore
+    return FileCollector(house.uploads, house.storage)
 
 
 async def token(client: httpx.AsyncClient) -> str:

@@ -63,7 +63,7 @@ class ShadowPairItem(TypedDict):
     reason: Annotated[str, Field(description="Why there is no copy, if it is skipped.")]
     prompt: Annotated[str | None, Field(description="The first 200 characters.")]
     original: ShadowRequest | None
-    copy: Annotated[  # pyright: ignore[reportIncompatibleMethodOverride]
+    copy: Annotated[
         ShadowRequest | None, Field(description="Null: it is not stored, or was deleted.")
     ]
 

@@ -69,8 +69,9 @@ def output_file(artifact: Artifact, url: Callable[[str], str]) -> OutputFile:
         "file_size": artifact.size,
         "width": artifact.width,
         "height": artifact.height,
-        "thumbnail": small
-        and {
+        "thumbnail": None
+        if small is None
+        else {
             "url": url(small.key),
             "file_size": small.size,
             "width": small.width,

@@ -92,6 +92,7 @@ async def create(request: HttpRequest) -> Response:
     if file is None or file.purpose != INPUT:
         message = "There is no such file: upload one with the purpose `batch` first"
         raise InvalidInput.of_field("input_file_id", message, "invalid_input_file")
+    expiry = creation.output_expires_after
     new = NewBatch(
         id=f"batch_{secrets.token_hex(16)}",
         tenant=caller.tenant,
@@ -102,7 +103,7 @@ async def create(request: HttpRequest) -> Response:
         input_key=file.key,
         window_s=WINDOW_S,
         metadata=creation.metadata,
-        keep_outputs_s=creation.output_expires_after and creation.output_expires_after.seconds,
+        keep_outputs_s=None if expiry is None else expiry.seconds,
         webhook=await _webhook(services, caller, creation.webhook_url),
         max_cost=max_cost,
         headers=headers,

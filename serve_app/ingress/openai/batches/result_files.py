@@ -35,7 +35,7 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
         output = await _write_result_file(services, batch, succeeded=True)
     if batch.failed:
         error = await _write_result_file(services, batch, succeeded=False)
-    ids = output and output.id, error and error.id
+    ids = None if output is None else output.id, None if error is None else error.id
     ended = await batches.work.finish(batch.id, *ids)
     known = await batches.work.find(batch.id)
     named = (known.output_file, known.error_file) if known else ids
