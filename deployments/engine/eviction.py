@@ -17,7 +17,7 @@ class Resident(Generic[T]):
     size: int  # bytes
     users: int  # generations that may be computing with it
     last_used: int  # increasing number, set when the last user released it
-    kept: bool = False  # evicted after all others, and never for a spare load
+    evict_last: bool = False  # evicted after all others, and never for a spare load
     needed: bool = False  # by queued requests: never evicted for a spare load
 
 
@@ -37,7 +37,7 @@ def choose_victims(
             for candidate in residents
             if candidate.users == 0 and not (spare and stays(candidate))
         ),
-        key=lambda candidate: (candidate.kept, candidate.last_used),
+        key=lambda candidate: (candidate.evict_last, candidate.last_used),
     )
     for resident in idle:
         if over <= 0:
@@ -49,4 +49,4 @@ def choose_victims(
 
 def stays(resident: Resident[T]) -> bool:
     """Return whether a spare load leaves the resident where it is, also if it is idle."""
-    return resident.users > 0 or resident.kept or resident.needed
+    return resident.users > 0 or resident.evict_last or resident.needed

@@ -43,7 +43,7 @@ class ExecutorWork:
     input: Mapping[str, Any]
     folder: Path  # for its files; removed after the request
     secrets: tuple[Secret, ...] = ()  # that the endpoint names, as far as they are set
-    held: LeaseKey | None = None
+    lease_key: LeaseKey | None = None
     tenant: str = ""
     may_link: bool = True
     """A file that cannot be fetched may stay a URL of its server: no policy has to see it."""

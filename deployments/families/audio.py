@@ -118,7 +118,7 @@ class AudioFamily:
 
 
 def _check_audio(endpoint: Endpoint, task: str, options: AudioOptions, called: type) -> None:
-    if task == AUDIO_TO_AUDIO and options.given is None:
+    if task == AUDIO_TO_AUDIO and options.input is None:
         raise Misconfigured(
             f"{endpoint.id}: `options.audio_format` in the catalogue needs `given`, the "
             f"argument of {called.__name__} that takes the input audio."

@@ -48,8 +48,8 @@ class AudioOptions:
     length: str | None = None
     start: str | None = None
     end: str | None = None
-    given: str | None = None  # argument for the samples of the input audio
-    given_rate: str | None = None  # argument for their sample rate
+    input: str | None = None  # argument for the samples of the input audio
+    input_rate: str | None = None  # argument for their sample rate
     seconds: float | None = None  # duration if the input has none
     most_seconds: float | None = None  # None: derived from the pipeline, or without a limit
     output: str = "audio"  # the field of the output that is the file
@@ -58,7 +58,7 @@ class AudioOptions:
 
     def arguments(self) -> frozenset[str]:
         """Names of the pipeline arguments in use."""
-        named = (self.length, self.start, self.end, self.given, self.given_rate)
+        named = (self.length, self.start, self.end, self.input, self.input_rate)
         return frozenset(name for name in named if name is not None)
 
 
@@ -238,5 +238,5 @@ def input_samples(input: Mapping[str, Any], pipeline: Any, rate: int, most_s: fl
 
 def input_arguments(options: AudioOptions, samples: Tensor, rate: int) -> dict[str, Any]:
     """Pipeline arguments for the input audio."""
-    arguments = {options.given: samples, options.given_rate: rate}
+    arguments = {options.input: samples, options.input_rate: rate}
     return {name: value for name, value in arguments.items() if name is not None}

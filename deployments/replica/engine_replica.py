@@ -151,7 +151,7 @@ class EngineReplica(Replica[EngineAttempt]):
             coming=(*_downloading(loading), *sorted(self._not_hosted)),
             device=resources.device_name,
             on_disk=keeper.on_disk,
-            kept=keeper.version,
+            kept_version=keeper.version,
             not_kept=keeper.not_kept,
             upcoming=keeper.upcoming,
             process_bytes=process_bytes,

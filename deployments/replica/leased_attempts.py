@@ -129,7 +129,7 @@ class LeasedAttempts(Generic[A]):
             self._leased.set()
             self._leased = asyncio.Event()
         for signal in work.signals:
-            self.stop(signal.held, _STOPS[signal.kind])
+            self.stop(signal.lease_key, _STOPS[signal.kind])
 
     def stop(self, lease_key: LeaseKey, why: StopReason) -> None:
         if (attempt := self.running.get(lease_key)) is not None:

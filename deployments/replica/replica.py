@@ -186,7 +186,7 @@ class Replica(ABC, Generic[A]):
                 actor_id=identity.actor_id,
                 pool=identity.pool,
                 slots=offer.slots,
-                held=tuple(self._attempts),
+                leases=tuple(self._attempts),
                 full_tenants=offer.full_tenants,
                 wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
                 node=identity.node,

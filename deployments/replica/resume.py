@@ -296,7 +296,7 @@ class MadeDraft:
     """A draft that the engine has made, which is delivered with its preview."""
 
     draft: Draft
-    made: GenerationResult  # of the draft
+    result: GenerationResult  # of the draft
     seed: int
 
     @property
@@ -308,8 +308,8 @@ class MadeDraft:
 
     def of(self, preview: GenerationResult) -> GenerationResult:
         """Result of the preview, with the time and the steps of the draft."""
-        inference_s = self.made.inference_s + preview.inference_s
-        return replace(preview, inference_s=inference_s, steps=self.made.steps)
+        inference_s = self.result.inference_s + preview.inference_s
+        return replace(preview, inference_s=inference_s, steps=self.result.steps)
 
     def added_to(self, product: Product, ticket: UploadTicket) -> Product:
         """``product`` of the preview, with the draft's facts and file. Takes a while."""

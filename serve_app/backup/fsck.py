@@ -54,19 +54,19 @@ class Totals:
     files: int = 0  # that are there and that a row names
     read_bytes: int = 0  # of files whose digests were compared
     young: int = 0  # without a row, but younger than the grace
-    found: dict[Problem, int] = field(default_factory=dict)
-    found_bytes: dict[Problem, int] = field(default_factory=dict)
+    findings: dict[Problem, int] = field(default_factory=dict)
+    finding_bytes: dict[Problem, int] = field(default_factory=dict)
     mended: int = 0
 
     @property
     def problems(self) -> int:
         """Number of findings that were not mended."""
-        return sum(self.found.values()) - self.mended
+        return sum(self.findings.values()) - self.mended
 
     def add(self, finding: Finding) -> None:
         problem = finding.problem
-        self.found[problem] = self.found.get(problem, 0) + 1
-        self.found_bytes[problem] = self.found_bytes.get(problem, 0) + (finding.size or 0)
+        self.findings[problem] = self.findings.get(problem, 0) + 1
+        self.finding_bytes[problem] = self.finding_bytes.get(problem, 0) + (finding.size or 0)
 
 
 class Check:
@@ -99,7 +99,7 @@ class Check:
                 if mend:
                     spool.write(json.dumps([finding.problem, finding.key]) + "\n")
                 yield finding
-            if mend and self.totals.found:
+            if mend and self.totals.problems:
                 self._refuse_strange_storage()
                 await self._mend(spool)
 

@@ -63,7 +63,7 @@ def as_json(results: Sequence[StepResult]) -> dict[str, Any]:
     return {
         "problems": sum(finding.problem for finding in results),
         "findings": [
-            {"name": finding.name, "ok": not finding.problem, "said": finding.message}
+            {"name": finding.name, "ok": not finding.problem, "message": finding.message}
             for finding in results
         ],
     }

@@ -85,7 +85,7 @@ class Ask:
     actor_id: str  # Ray's, hex; used to detect its death
     pool: str
     slots: int  # how many more generations it can run now
-    held: tuple[LeaseKey, ...] = ()  # leases that it runs, which may receive signals
+    leases: tuple[LeaseKey, ...] = ()  # leases that it runs, which may receive signals
     hot: tuple[str, ...] = ()  # weights on the GPU, by endpoint id
     warm: tuple[str, ...] = ()  # weights in host memory
     free_bytes: int = 0  # device memory
@@ -100,7 +100,7 @@ class Ask:
     node: str = ""  # address of its machine
     device: str = ""  # name of its GPU; empty on a CPU
     on_disk: tuple[str, ...] = ()  # endpoints that it was asked to hold there, and does
-    kept: str = ""  # version of the weights that it was asked to hold
+    kept_version: str = ""  # version of the weights that it was asked to hold
     # endpoints of these, or of what it runs next, that it cannot hold, with the reason
     not_kept: tuple[tuple[str, str], ...] = ()
     upcoming: str | None = None  # version of what it runs next; None: it loads nothing beforehand
@@ -182,7 +182,7 @@ class SignalKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Signal:
     kind: SignalKind
-    held: LeaseKey
+    lease_key: LeaseKey
 
 
 KeptWeights = tuple[tuple[Endpoint, str], ...]
@@ -201,7 +201,7 @@ class Work:
 
     leases: tuple[Lease, ...] = ()
     signals: tuple[Signal, ...] = ()
-    keep: KeptWeights | None = None  # None: what the replica's ``Ask.kept`` says
+    keep: KeptWeights | None = None  # None: what the replica's ``Ask.kept_version`` says
     keep_version: str = ""
     upcoming: tuple[Endpoint, ...] | None = None
     """What the replica will probably run next, the first ones first. None: what its
@@ -281,7 +281,7 @@ class ReportReply:
 class Finish:
     """End of an attempt. Sending it again gives the same reply."""
 
-    held: LeaseKey
+    lease_key: LeaseKey
     replica_id: str
     outcome: Outcome
     lines: Lines = ()  # printed since the last report

@@ -44,7 +44,7 @@ Found = Sequence[str] | OSError | ValueError
 class _Running:
     tenant: str
     began: float  # seconds of the event loop's clock
-    found: asyncio.Future[Found]
+    addresses: asyncio.Future[Found]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,7 @@ class NameResolver:
             return [str(ip_address(host))]
         async with asyncio.timeout(self._limit_s):  # TimeoutError is an OSError
             running = self._join_or_start(host) or await self._turn(host)
-            outcome = await asyncio.shield(running.found)
+            outcome = await asyncio.shield(running.addresses)
         if isinstance(outcome, Exception):
             raise OSError(f"The host {host} cannot be resolved: {outcome}") from outcome
         return outcome
@@ -147,7 +147,7 @@ class NameResolver:
             self._negative[host] = asyncio.get_running_loop().time() + NEGATIVE_TTL_S
             while len(self._negative) > MAX_NEGATIVE:
                 self._negative.popitem(last=False)
-        running.found.set_result(outcome)
+        running.addresses.set_result(outcome)
         self._start_waiting()
 
     def _start_waiting(self) -> None:

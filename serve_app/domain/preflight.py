@@ -308,7 +308,7 @@ class Preflight:
             },
             "seconds": self.needs.seconds,
             "seconds_from": self.needs.seconds_from,
-            "said": dict(self.sentences()),
+            "sentences": dict(self.sentences()),
         }
 
 

@@ -25,7 +25,7 @@ class ReplicaSlot:
 
     pool: str
     replica_id: str
-    held: LeaseKey
+    lease_key: LeaseKey
 
 
 @pickle_by_name

@@ -478,7 +478,7 @@ class Ingress(ReplicaCalls):
     def _warm_pools(self, catalog: Catalog, election: LeaderElection) -> WarmPools:
         return WarmPools(
             self._queue.operations,
-            self._queue.parts.state.kept,
+            self._queue.parts.state.kept_weights,
             lambda: self._services.pools,  # replaced when live settings change
             catalog,
             self._clock,

@@ -181,7 +181,11 @@ def portable(answer: T | BaseException) -> T | DarkroomError:
 def _request_of(arguments: tuple[Any, ...]) -> str | None:
     """Id of the request that a call is about; None if it is about none or several."""
     match arguments:
-        case (Finish(held=lease), *_) | (LeaseKey() as lease, *_) | (Report(renewals=(lease,)), *_):
+        case (
+            (Finish(lease_key=lease), *_)
+            | (LeaseKey() as lease, *_)
+            | (Report(renewals=(lease,)), *_)
+        ):
             return lease.request_id
         case _:
             return None

@@ -130,8 +130,8 @@ class ExecutorCalls:
     async def record_last_lines(self, finish: Finish) -> None:
         """Append what a request printed since the last report, before its end is recorded. A
         finish that is repeated appends them again."""
-        if await self._leases.is_held(finish.held):
-            await self._queue.log(finish.held.request_id, *finish.lines)
+        if await self._leases.is_held(finish.lease_key):
+            await self._queue.log(finish.lease_key.request_id, *finish.lines)
 
     async def _file_ticket(
         self, lease_key: LeaseKey, tenant: str, number: int, media_type: str

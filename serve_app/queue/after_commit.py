@@ -92,12 +92,12 @@ class AfterCommit:
         freed: set[Limited] = set()
         for attempt in ended:
             ran_in = self._state.stats.ran_in(attempt.replica_id, attempt.pool)
-            outcome = (outcomes or {}).get(attempt.held)
+            outcome = (outcomes or {}).get(attempt.lease_key)
             ending = Ending(attempt, ran_in, outcome, woken, freed)
             for step in self._steps:
                 step(ending)
-        signals = [Signal(SignalKind.FENCED, end.held) for end in ended] if fenced else []
-        self.notify([end.held.request_id for end in ended], woken, signals, freed)
+        signals = [Signal(SignalKind.FENCED, end.lease_key) for end in ended] if fenced else []
+        self.notify([end.lease_key.request_id for end in ended], woken, signals, freed)
         self.settle_soon(end.leads for end in ended if end.state is not State.QUEUED)
 
     # Steps of an end.
@@ -135,7 +135,7 @@ class AfterCommit:
         if self.tracing is not None and attempt.how in WITHOUT_REPLICA:
             self.tracing.lost(
                 attempt.trace,
-                attempt.held,
+                attempt.lease_key,
                 attempt.pool,
                 attempt.replica_id,
                 attempt.held_s,
@@ -173,10 +173,10 @@ class AfterCommit:
         """Keep the end in memory, for those that wait for it, or forget what memory has."""
         attempt, outcome = ending.attempt, ending.outcome
         if outcome is None or attempt.state is not _state(outcome):
-            self._state.requests.invalidate([attempt.held.request_id])
+            self._state.requests.invalidate([attempt.lease_key.request_id])
             return
         self._state.requests.apply_change(
-            attempt.held.request_id,
+            attempt.lease_key.request_id,
             attempt.version,
             state=attempt.state,
             outcome=outcome,
@@ -210,9 +210,9 @@ class AfterCommit:
         """
         signals: list[Signal] = []
         for removal in removed:
-            id_ = removal.held.request_id
+            id_ = removal.lease_key.request_id
             if removal.state is State.RUNNING:
-                signals.append(Signal(SignalKind.CANCEL, removal.held))
+                signals.append(Signal(SignalKind.CANCEL, removal.lease_key))
                 if removal.changed:
                     self._state.requests.apply_change(id_, removal.version, cancel_requested=True)
                 continue
@@ -233,7 +233,8 @@ class AfterCommit:
                 follows=None,
             )
         self.notify(
-            [request.held.request_id for request in removed if request.changed], signals=signals
+            [request.lease_key.request_id for request in removed if request.changed],
+            signals=signals,
         )
         self.settle_soon(request.leads for request in removed if request.state is not State.RUNNING)
 

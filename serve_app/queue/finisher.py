@@ -62,7 +62,7 @@ class Finisher:
 
     async def finish(self, finish: Finish) -> Verdict:
         """End the attempt with its outcome. FENCED if another cause ended it first."""
-        lease = replace(finish.held, request_id=known_id(finish.held.request_id))
+        lease = replace(finish.lease_key, request_id=known_id(finish.lease_key.request_id))
         outcome = messages.storable(finish.outcome)
         if outcome.drafts:
             keep_s = await self._keep_drafts_s(lease.request_id)
@@ -110,13 +110,15 @@ class Finisher:
         # If a batch has several acts on one attempt, the first counts, as if it had come alone.
         first: dict[LeaseKey, AttemptEnd] = {}
         for end in ends:
-            first.setdefault(end.held, end)
+            first.setdefault(end.lease_key, end)
         ended = await self._attempts.end([*first.values()])
         outcomes: dict[LeaseKey, Outcome] = {
-            act.held: act.outcome for act in first.values() if act.how is not EndReason.HAND_BACK
+            act.lease_key: act.outcome
+            for act in first.values()
+            if act.how is not EndReason.HAND_BACK
         }
         self._after.publish_end(ended, outcomes)
-        done = {attempt.held for attempt in ended}
+        done = {attempt.lease_key for attempt in ended}
         accepted = {id(act) for lease, act in first.items() if lease in done}
         late = [act for act in ends if id(act) not in accepted]
         if late:
@@ -129,13 +131,13 @@ class Finisher:
 
     async def _find_repeats(self, late: Sequence[AttemptEnd]) -> set[int]:
         """Late acts that repeat an accepted one, by ``id``."""
-        keys = [act.held for act in late]
+        keys = [act.lease_key for act in late]
         finished = await self._attempts.ended_by(keys, BY_FINISH)
         handed_back = await self._attempts.ended_by(keys, (EndReason.HAND_BACK,))
         return {
             id(act)
             for act in late
-            if act.held in (handed_back if act.how is EndReason.HAND_BACK else finished)
+            if act.lease_key in (handed_back if act.how is EndReason.HAND_BACK else finished)
         }
 
 

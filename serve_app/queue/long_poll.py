@@ -107,7 +107,7 @@ class LongPoll:
         if ended := self._state.terms.end_of(presence.actor_id):
             return Work(exit=ended)
         await self._state.replicas.announce(presence)
-        return self._state.kept.answer_to_announcement(presence)
+        return self._state.kept_weights.answer_to_announcement(presence)
 
     async def ask(self, ask: Ask) -> Work:
         """Wait for leases or signals, at most ``ask_wait_s``. If the caller is cancelled, its
@@ -130,7 +130,7 @@ class LongPoll:
             return Work(exit=self._state.terms.end_of(ask.actor_id))
         self._waiters.remove_answered(waiter)
         work = Work(tuple(waiter.leases), tuple(waiter.signals))
-        return self._state.kept.answer_to_ask(ask, work)
+        return self._state.kept_weights.answer_to_ask(ask, work)
 
     def _limit_slots(self, ask: Ask) -> Ask:
         """The poll with the slots that may be used."""
@@ -359,7 +359,7 @@ class LongPoll:
         self._state.background.spawn(self._end_attempts(ends))
 
     async def _end_attempts(self, ends: Sequence[AttemptEnd]) -> None:
-        outcomes = {end.held: end.outcome for end in ends if end.how is EndReason.FAILED}
+        outcomes = {end.lease_key: end.outcome for end in ends if end.how is EndReason.FAILED}
         try:
             self._after.publish_end(await self._attempts.end(ends), outcomes)
         except DarkroomError as error:
@@ -466,12 +466,12 @@ class LongPoll:
             if leased.full:
                 self._state.running_limits.note_full(leased.full, began)
             charges = leased.unwritten
-            contention = contention.after(len(leased.found), leased.missed)
+            contention = contention.after(len(leased.leased), leased.missed)
             self._contention[pool] = contention
-            for n, stored, whole in leased.found:
+            for n, stored, whole in leased.leased:
                 left.remove(waiters[n])
                 self._deliver_lease(waiters[n], stored, whole)
-            self._state.notifier.notify(record.request.id for _, record, _ in leased.found)
+            self._state.notifier.notify(record.request.id for _, record, _ in leased.leased)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
                 self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)

@@ -95,11 +95,11 @@ class Reaper:
                 late = attempt.how is EndReason.OUT_OF_TIME
                 if not late:
                     self._metrics.lease_expired(attempt.pool)
-                with log_context(attempt.held.request_id):
+                with log_context(attempt.lease_key.request_id):
                     log.warning(
                         "Request %s, attempt %s, is taken from replica %s: its %s",
-                        attempt.held.request_id,
-                        attempt.held.attempt,
+                        attempt.lease_key.request_id,
+                        attempt.lease_key.attempt,
                         attempt.replica_id,
                         "deadline is over" if late else "lease ran out",
                     )
@@ -166,11 +166,12 @@ class Reaper:
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):
             for attempt in ended:
-                with log_context(attempt.held.request_id):
+                with log_context(attempt.lease_key.request_id):
+                    key = attempt.lease_key
                     log.warning(
                         "Replica %s is gone (%s); request %s, attempt %s, ends",
-                        attempt.replica_id, how, attempt.held.request_id, attempt.held.attempt,
-                    )  # fmt: skip
+                        *(attempt.replica_id, how, key.request_id, key.attempt),
+                    )
             self._after.publish_end(ended)
 
     async def expire(self) -> None:

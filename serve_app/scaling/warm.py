@@ -30,7 +30,7 @@ class Holder:
     hot: frozenset[str] = frozenset()
     host: frozenset[str] = frozenset()
     disk: frozenset[str] = frozenset()
-    kept: Kept = ()  # what it should hold so far
+    assigned: Kept = ()  # what it should hold so far
     not_kept: frozenset[str] = frozenset()  # what it cannot hold
 
     def holds(self, endpoint: str, level: WeightsLevel) -> bool:
@@ -82,7 +82,7 @@ def assign_targets(targets: Sequence[PoolTarget], holders: Sequence[Holder]) -> 
         def order(holder: Holder, endpoint: str = endpoint) -> tuple[object, ...]:
             return (
                 endpoint in holder.not_kept,
-                all(endpoint != name for name, _ in holder.kept),
+                all(endpoint != name for name, _ in holder.assigned),
                 endpoint not in holder.hot,
                 endpoint not in holder.host,
                 len(kept[holder.replica_id]),

@@ -30,7 +30,7 @@ class AttemptTrace:
     """Timings of an attempt that has ended."""
 
     trace: str  # context of the request, of which the attempt's span is a child
-    held: LeaseKey
+    lease_key: LeaseKey
     endpoint: str
     tenant: str
     took_s: float
@@ -42,9 +42,9 @@ class AttemptTrace:
         """The same as plain data, because another version might not know our classes."""
         return {
             "trace": self.trace,
-            "request_id": self.held.request_id,
-            "attempt": self.held.attempt,
-            "nonce": self.held.nonce,
+            "request_id": self.lease_key.request_id,
+            "attempt": self.lease_key.attempt,
+            "nonce": self.lease_key.nonce,
             "endpoint": self.endpoint,
             "tenant": self.tenant,
             "took_s": self.took_s,
@@ -60,7 +60,7 @@ class AttemptTrace:
 def from_plain(plain: Mapping[str, Any]) -> AttemptTrace:
     return AttemptTrace(
         trace=plain["trace"],
-        held=LeaseKey(plain["request_id"], plain["attempt"], plain["nonce"]),
+        lease_key=LeaseKey(plain["request_id"], plain["attempt"], plain["nonce"]),
         endpoint=plain["endpoint"],
         tenant=plain["tenant"],
         took_s=plain["took_s"],

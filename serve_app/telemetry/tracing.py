@@ -135,10 +135,10 @@ class Tracing:
     def record_attempt(self, attempt: AttemptTrace, pool: str, replica_id: str) -> None:
         """Record an attempt and its stages, as its replica reported them."""
         ended_ns = self._now_ns() - _ns(attempt.ended_ago_s)
-        attributes = self._about(attempt.held.request_id, attempt.endpoint, attempt.tenant)
-        attributes |= {ATTEMPT: attempt.held.attempt, POOL: pool, REPLICA: replica_id}
+        attributes = self._about(attempt.lease_key.request_id, attempt.endpoint, attempt.tenant)
+        attributes |= {ATTEMPT: attempt.lease_key.attempt, POOL: pool, REPLICA: replica_id}
         parent = self._attempt(
-            attempt.trace, attempt.held, attributes, ended_ns, attempt.took_s, attempt.error
+            attempt.trace, attempt.lease_key, attributes, ended_ns, attempt.took_s, attempt.error
         )
         began_ns = ended_ns - _ns(attempt.took_s)
         for stage in attempt.stages:

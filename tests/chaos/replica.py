@@ -119,9 +119,11 @@ class Replica:
                 self._house.history.note_lease(lease)
                 task = asyncio.create_task(self._run(lease))
                 self._runs[lease.key] = task
-                task.add_done_callback(lambda _, held=lease.key: self._runs.pop(held, None))
+                task.add_done_callback(
+                    lambda _, lease_key=lease.key: self._runs.pop(lease_key, None)
+                )
             for signal in work.signals:
-                key = signal.held
+                key = signal.lease_key
                 # Once it hands in, the answer to that says so.
                 if key not in self._runs or key in self._handed_in:
                     continue
@@ -160,26 +162,26 @@ class Replica:
         await self._moving.wait()
         return not self._dies_here(Point.STEPPING)
 
-    def _upload(self, held: LeaseKey, key: str) -> Artifact:
+    def _upload(self, lease_key: LeaseKey, key: str) -> Artifact:
         content = f"{key} by {self.name}".encode()
-        self._uploaded[held] = key
+        self._uploaded[lease_key] = key
         self._house.objects[key] = content
         return Artifact(key, "image/png", len(content), hashlib.sha256(content).hexdigest())
 
-    async def _hand_in(self, held: LeaseKey, outcome: Outcome) -> Verdict:
-        self._handed_in.add(held)
-        finish = Finish(held, self.name, outcome)
+    async def _hand_in(self, lease_key: LeaseKey, outcome: Outcome) -> Verdict:
+        self._handed_in.add(lease_key)
+        finish = Finish(lease_key, self.name, outcome)
         verdict = await self._house.insist(lambda queue: queue.finish(finish))
         if verdict is Verdict.FENCED:
-            self._drop(held)
+            self._drop(lease_key)
         elif outcome.succeeded:
-            self._house.history.finished.append(held)
+            self._house.history.finished.append(lease_key)
         return verdict
 
-    def _drop(self, held: LeaseKey) -> None:
+    def _drop(self, lease_key: LeaseKey) -> None:
         """Its lease is lost: what it uploaded is no one's."""
-        self.fenced.append(held)
-        self._house.objects.pop(self._uploaded.get(held, ""), None)
+        self.fenced.append(lease_key)
+        self._house.objects.pop(self._uploaded.get(lease_key, ""), None)
 
     def _dies_here(self, point: Point) -> bool:
         if self._dies_at is point:

@@ -23,8 +23,8 @@ LIMITED = replace(
 )
 
 
-def downloading(slots: int = 1, *held: LeaseKey, replica: str = "r1") -> Ask:
-    return replace(ask(slots, *held, replica=replica), hot=(HOT,), coming=(COLD,))
+def downloading(slots: int = 1, *lease_key: LeaseKey, replica: str = "r1") -> Ask:
+    return replace(ask(slots, *lease_key, replica=replica), hot=(HOT,), coming=(COLD,))
 
 
 async def leased_endpoints(queue: Queue, asked: Ask) -> list[str]:

@@ -30,8 +30,8 @@ async def held_by(queue: Queue) -> LeaseKey:
     return (await lease(queue)).key
 
 
-def make_results(held: LeaseKey, *numbers: int) -> list[PartialResult]:
-    return [PartialResult(held.attempt, number, f'{{"n": {number}}}') for number in numbers]
+def make_results(lease_key: LeaseKey, *numbers: int) -> list[PartialResult]:
+    return [PartialResult(lease_key.attempt, number, f'{{"n": {number}}}') for number in numbers]
 
 
 async def test_values_are_read_in_their_order_after_the_last_seen(

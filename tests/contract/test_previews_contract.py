@@ -37,11 +37,11 @@ async def queue(
 
 
 async def report_step(
-    queue: Queue, held: LeaseKey, step: int, preview: Preview | None = None
+    queue: Queue, lease_key: LeaseKey, step: int, preview: Preview | None = None
 ) -> ReportReply:
     progress = Progress(Stage.DENOISING, step, 8, rate=2.0)
-    previews = () if preview is None else ((held, preview),)
-    return await queue.report(Report("r1", (held,), ((held, progress),), previews))
+    previews = () if preview is None else ((lease_key, preview),)
+    return await queue.report(Report("r1", (lease_key,), ((lease_key, progress),), previews))
 
 
 async def running(queue: Queue, **changes: bool) -> LeaseKey:

@@ -150,33 +150,33 @@ class Walk(RuleBasedStateMachine):
             self.holder[granted.request_id] = granted.key
         return multiple(*(granted.key for granted in work.leases))
 
-    @rule(held=leased)
-    def confirm(self, held: LeaseKey) -> None:
-        reply = self.do(self.queue.report(report(held)))
-        if self.holder.get(held.request_id) == held:
+    @rule(lease_key=leased)
+    def confirm(self, lease_key: LeaseKey) -> None:
+        reply = self.do(self.queue.report(report(lease_key)))
+        if self.holder.get(lease_key.request_id) == lease_key:
             assert not reply.fenced
-            self.confirmed.add(held)
+            self.confirmed.add(lease_key)
         else:
-            assert reply.fenced == (held,)
+            assert reply.fenced == (lease_key,)
 
-    @rule(held=leased, how=st.sampled_from(["succeeded", "failed", "retry", "cancelled"]))
-    def finish(self, held: LeaseKey, how: str) -> None:
+    @rule(lease_key=leased, how=st.sampled_from(["succeeded", "failed", "retry", "cancelled"]))
+    def finish(self, lease_key: LeaseKey, how: str) -> None:
         outcome = {
             "succeeded": None,
             "failed": failure(),
             "retry": failure("out_of_memory", retryable=True),
             "cancelled": failure("cancelled"),
         }[how]
-        verdict = self.do(self.queue.finish(make_finish(held, outcome)))
-        if self.holder.get(held.request_id) != held:
-            repeated = self.accepted.get(held) == "finish"
+        verdict = self.do(self.queue.finish(make_finish(lease_key, outcome)))
+        if self.holder.get(lease_key.request_id) != lease_key:
+            repeated = self.accepted.get(lease_key) == "finish"
             assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
             return
         assert verdict is Verdict.ACCEPTED
-        left = self.left[held.request_id]
+        left = self.left[lease_key.request_id]
         cause = Cause.SERVER_ERROR if how == "retry" else None
-        self.note_end(held, "finish", cause)
-        request = self.look(held.request_id)
+        self.note_end(lease_key, "finish", cause)
+        request = self.look(lease_key.request_id)
         if how != "retry":
             assert request.state == how
         else:
@@ -188,40 +188,42 @@ class Walk(RuleBasedStateMachine):
             else:
                 assert request.state is (State.FAILED if spent else State.QUEUED)
 
-    @rule(held=leased)
-    def hand_back(self, held: LeaseKey) -> None:
-        verdict = self.do(self.queue.hand_back(held, "r", "draining"))
-        if self.holder.get(held.request_id) != held:
-            repeated = self.accepted.get(held) == "hand_back"
+    @rule(lease_key=leased)
+    def hand_back(self, lease_key: LeaseKey) -> None:
+        verdict = self.do(self.queue.hand_back(lease_key, "r", "draining"))
+        if self.holder.get(lease_key.request_id) != lease_key:
+            repeated = self.accepted.get(lease_key) == "hand_back"
             assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
             return
         assert verdict is Verdict.ACCEPTED
-        self.note_end(held, "hand_back", None)
+        self.note_end(lease_key, "hand_back", None)
 
-    @rule(held=leased)
-    def an_attempt_that_was_overtaken_is_refused(self, held: LeaseKey) -> None:
-        if self.holder.get(held.request_id) != held:
+    @rule(lease_key=leased)
+    def an_attempt_that_was_overtaken_is_refused(self, lease_key: LeaseKey) -> None:
+        if self.holder.get(lease_key.request_id) != lease_key:
             return
-        self.hand_back(held)
-        if self.look(held.request_id).state is State.CANCELLED:
+        self.hand_back(lease_key)
+        if self.look(lease_key.request_id).state is State.CANCELLED:
             return
-        pool = self.pools[held.request_id]
+        pool = self.pools[lease_key.request_id]
         work = self.do(self.queue.ask(ask(1000, replica=f"r{self.dead}", pool=pool)))
         for granted in work.leases:
             self.holder[granted.request_id] = granted.key
         for act in (
-            lambda: self.queue.finish(make_finish(held)),
-            lambda: self.queue.finish(make_finish(held, failure("out_of_memory", retryable=True))),
+            lambda: self.queue.finish(make_finish(lease_key)),
+            lambda: self.queue.finish(
+                make_finish(lease_key, failure("out_of_memory", retryable=True))
+            ),
         ):
             assert self.do(act()) is Verdict.FENCED
-        assert self.do(self.queue.report(report(held))).fenced == (held,)
+        assert self.do(self.queue.report(report(lease_key))).fenced == (lease_key,)
 
-    @rule(held=leased)
-    def an_attempt_that_fails_after_a_cancel_is_the_last(self, held: LeaseKey) -> None:
-        if self.holder.get(held.request_id) != held:
+    @rule(lease_key=leased)
+    def an_attempt_that_fails_after_a_cancel_is_the_last(self, lease_key: LeaseKey) -> None:
+        if self.holder.get(lease_key.request_id) != lease_key:
             return
-        self.cancel(held.request_id)
-        self.finish(held, "retry")
+        self.cancel(lease_key.request_id)
+        self.finish(lease_key, "retry")
 
     @rule(request_id=submitted)
     def cancel(self, request_id: str) -> None:
@@ -247,19 +249,19 @@ class Walk(RuleBasedStateMachine):
                 self.suspects.add(key.request_id)
             self.note_end(key, "death", Cause.CONNECTION_ERROR if key in self.confirmed else None)
 
-    async def until_it_ended(self, held: LeaseKey) -> None:
+    async def until_it_ended(self, lease_key: LeaseKey) -> None:
         async with asyncio.timeout(120):
             while True:
-                request = await self.queue.get(TENANT, held.request_id)
+                request = await self.queue.get(TENANT, lease_key.request_id)
                 if request.state is not State.RUNNING:
                     return
                 await asyncio.sleep(0.01)
 
-    def note_end(self, held: LeaseKey, act: str, cause: Cause | None) -> None:
+    def note_end(self, lease_key: LeaseKey, act: str, cause: Cause | None) -> None:
         """Record the end of an attempt. ``cause``: cause of a failure that counts."""
-        id_ = held.request_id
+        id_ = lease_key.request_id
         del self.holder[id_]
-        self.accepted[held] = act
+        self.accepted[lease_key] = act
         self.failures[id_] += cause is not None
         left = self.left[id_]
         if left is not None and cause is not None and left.remaining(cause):

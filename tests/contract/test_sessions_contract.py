@@ -34,10 +34,10 @@ class CoreSessions:
         self._core = core
 
     async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
-        return await self._core.sessions.generate_frame(seat.held, frame)
+        return await self._core.sessions.generate_frame(seat.lease_key, frame)
 
     async def end(self, seat: ReplicaSlot) -> None:
-        self._core.sessions.end(seat.held)
+        self._core.sessions.end(seat.lease_key)
 
 
 Open = tuple[Sessions, ReplicaSlot]

@@ -20,16 +20,18 @@ async def submit_and_lease(queue: Queue) -> Lease:
     return await lease(queue)
 
 
-async def ticket_for(queue: Queue, held: LeaseKey) -> tuple[tuple[LeaseKey, UploadTicket], ...]:
-    asking = replace(report(held), wants_tickets=(held,))
+async def ticket_for(
+    queue: Queue, lease_key: LeaseKey
+) -> tuple[tuple[LeaseKey, UploadTicket], ...]:
+    asking = replace(report(lease_key), wants_tickets=(lease_key,))
     return (await queue.report(asking)).snapshot_tickets
 
 
-async def keep(queue: Queue, held: LeaseKey, step: int = 3) -> StoredSnapshot:
+async def keep(queue: Queue, lease_key: LeaseKey, step: int = 3) -> StoredSnapshot:
     """Report a snapshot, like a replica that has uploaded one."""
-    ((_, ticket),) = await ticket_for(queue, held)
+    ((_, ticket),) = await ticket_for(queue, lease_key)
     kept = StoredSnapshot(ticket.key, step)
-    await queue.report(replace(report(held), snapshots=((held, kept),)))
+    await queue.report(replace(report(lease_key), snapshots=((lease_key, kept),)))
     return kept
 
 

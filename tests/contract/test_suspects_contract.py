@@ -18,10 +18,10 @@ from tests.queue.requests import POOL, TENANT, ask, failure, make_finish, new, r
 
 
 async def lease_and_confirm(
-    queue: Queue, replica: str, slots: int, *held: LeaseKey, node: str = ""
+    queue: Queue, replica: str, slots: int, *lease_key: LeaseKey, node: str = ""
 ) -> Sequence[Lease]:
     """Leases, confirmed by a report."""
-    leases = (await queue.ask(ask(slots, *held, replica=replica, node=node))).leases
+    leases = (await queue.ask(ask(slots, *lease_key, replica=replica, node=node))).leases
     await queue.report(report(*(lease.key for lease in leases), replica=replica))
     return leases
 

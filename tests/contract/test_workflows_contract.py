@@ -62,11 +62,11 @@ async def started_late(queue: Queue) -> WorkflowRun:
 
 async def find_run(queue: Queue, request_id: str) -> WorkflowRun:
     runs = await queue.workflows.runs.active()
-    return next(run for run in runs if run.held.request_id == request_id)
+    return next(run for run in runs if run.lease_key.request_id == request_id)
 
 
 async def due_ids(queue: Queue) -> list[str]:
-    return [run.held.request_id for run in await queue.workflows.runs.active()]
+    return [run.lease_key.request_id for run in await queue.workflows.runs.active()]
 
 
 def call(step: StepId, request_id: str, **given: Any) -> tuple[StepId, str, str, Any]:
@@ -194,8 +194,8 @@ async def test_a_step_is_taken_once_with_its_id_and_input(queue: Queue) -> None:
 async def test_no_step_is_taken_once_the_run_has_ended_or_is_to_be_cancelled(queue: Queue) -> None:
     run, runs = await start_run(queue), queue.workflows.runs
     other = await start_run(queue)
-    await queue.cancel(TENANT, run.held.request_id)
-    await queue.finish(Finish(other.held, RUNNER, DONE))
+    await queue.cancel(TENANT, run.lease_key.request_id)
+    await queue.finish(Finish(other.lease_key, RUNNER, DONE))
     for stopped in (run, other):
         assert await runs.take(stopped, [call(DRAW, new_id())]) == []
         assert await runs.steps(stopped) == []
@@ -203,7 +203,7 @@ async def test_no_step_is_taken_once_the_run_has_ended_or_is_to_be_cancelled(que
 
 async def test_a_run_is_due_when_it_can_go_on(queue: Queue) -> None:
     run = await start_run(queue)
-    runs, id_ = queue.workflows.runs, run.held.request_id
+    runs, id_ = queue.workflows.runs, run.lease_key.request_id
     assert await due_ids(queue) == [id_]  # nothing of it runs
     request = new()
     await runs.take(run, [call(DRAW, request.id)])
@@ -228,16 +228,16 @@ async def test_a_run_with_steps_is_due_when(queue: Queue, what: str) -> None:
     step = await send_step(queue, run)
     if what == "cancelled":
         assert await due_ids(queue) == []
-        await queue.cancel(TENANT, run.held.request_id)
+        await queue.cancel(TENANT, run.lease_key.request_id)
     elif what == "deleted":
         assert await due_ids(queue) == []
         await queue.finish(make_finish((await lease(queue)).key))
-        await queue.finish(Finish(run.held, RUNNER, DONE))
+        await queue.finish(Finish(run.lease_key, RUNNER, DONE))
         await queue.delete(TENANT, step)
         return
     while not await due_ids(queue):  # noqa: ASYNC110  time or the cancel makes it due
         await asyncio.sleep(0.02)
-    again = await find_run(queue, run.held.request_id)
+    again = await find_run(queue, run.lease_key.request_id)
     assert again.cancel_requested == (what == "cancelled")
 
 
@@ -246,7 +246,7 @@ async def test_a_request_to_a_workflow_loses_no_lease(queue: Queue) -> None:
     assert run.left_s is None
     await queue.submit(new())
     await lease(queue)
-    again = await queue.current(TENANT, run.held.request_id)
+    again = await queue.current(TENANT, run.lease_key.request_id)
     assert (again.state, again.attempt, again.failures) == (State.RUNNING, 1, 0)
 
 
@@ -255,30 +255,30 @@ async def test_a_finish_ends_the_request_once_and_counts_nothing(queue: Queue) -
     run = await start_run(queue)
     step = await send_step(queue, run, price=price, key_id="key-1")
     await queue.finish(make_finish((await lease(queue)).key))
-    before = await queue.workflows.status(TENANT, run.held.request_id)
+    before = await queue.workflows.status(TENANT, run.lease_key.request_id)
     assert before is not None
     (shown,) = before.steps
     assert (shown.id, shown.request_id, shown.state) == (DRAW, step, State.SUCCEEDED)
     assert (shown.run_s, shown.cost, shown.currency) == (1.5, Decimal("0.5"), "USD")
     assert [*before.nodes] == ["draw", "big"]
     verdicts = await asyncio.gather(
-        *(queue.finish(Finish(run.held, RUNNER, DONE)) for _ in range(3))
+        *(queue.finish(Finish(run.lease_key, RUNNER, DONE)) for _ in range(3))
     )
     assert {str(verdict) for verdict in verdicts} == {"accepted"}
-    stored = await queue.current(TENANT, run.held.request_id)
+    stored = await queue.current(TENANT, run.lease_key.request_id)
     assert stored.state is State.SUCCEEDED
     assert stored.outcome is not None
     assert stored.outcome.usage.run_s == 1.5
-    assert await queue.workflows.status("bob", run.held.request_id) is None
-    assert await queue.workflows.step_requests("bob", run.held.request_id) == []
-    assert await queue.workflows.step_requests(TENANT, run.held.request_id) == [step]
+    assert await queue.workflows.status("bob", run.lease_key.request_id) is None
+    assert await queue.workflows.step_requests("bob", run.lease_key.request_id) == []
+    assert await queue.workflows.step_requests(TENANT, run.lease_key.request_id) == [step]
 
 
 async def test_a_step_that_failed_says_why(queue: Queue) -> None:
     run = await start_run(queue)
     step = await send_step(queue, run)
     await queue.cancel(TENANT, step)
-    shown = await queue.workflows.status(TENANT, run.held.request_id)
+    shown = await queue.workflows.status(TENANT, run.lease_key.request_id)
     assert shown is not None
     assert shown.steps[0].state is State.CANCELLED
     assert shown.steps[0].error
@@ -288,14 +288,14 @@ async def test_a_step_is_kept_until_its_workflow_has_ended(queue: Queue) -> None
     run = await start_run(queue)
     step = await send_step(queue, run)
     await queue.finish(make_finish((await lease(queue)).key))
-    with pytest.raises(RequestActive, match=run.held.request_id):
+    with pytest.raises(RequestActive, match=run.lease_key.request_id):
         await queue.delete(TENANT, step)
-    await queue.finish(Finish(run.held, RUNNER, DONE))
+    await queue.finish(Finish(run.lease_key, RUNNER, DONE))
     await queue.delete(TENANT, step)
     with pytest.raises(RequestNotFound):
         await queue.current(TENANT, step)
-    await queue.delete(TENANT, run.held.request_id)
-    assert await queue.workflows.status(TENANT, run.held.request_id) is None
+    await queue.delete(TENANT, run.lease_key.request_id)
+    assert await queue.workflows.status(TENANT, run.lease_key.request_id) is None
 
 
 @pytest.mark.long
@@ -305,7 +305,7 @@ async def test_steps_of_a_run_that_was_failed_by_hand_and_deleted_are_abandoned_
 ) -> None:
     digest = b"" if key is None else bytes(32)
     run = await start_run(queue, idempotency_key=key, body_digest=digest)
-    request, runs = run.held.request_id, queue.workflows.runs
+    request, runs = run.lease_key.request_id, queue.workflows.runs
     step = await send_step(queue, run)
     await queue.operations.fail(request, ACTOR, "It is not wanted.")
     await queue.delete(TENANT, request)
@@ -324,14 +324,14 @@ async def test_steps_of_a_run_that_others_have_ended_are_abandoned(queue: Queue)
     run, runs = await start_run(queue), queue.workflows.runs
     step = await send_step(queue, run)
     assert await runs.list_abandoned_steps(9) == []
-    await queue.operations.fail(run.held.request_id, ACTOR, "No more.")
-    assert await runs.list_abandoned_steps(9) == [(TENANT, run.held.request_id, step)]
+    await queue.operations.fail(run.lease_key.request_id, ACTOR, "No more.")
+    assert await runs.list_abandoned_steps(9) == [(TENANT, run.lease_key.request_id, step)]
     await runs.close()
-    assert await runs.list_abandoned_steps(9) == [(TENANT, run.held.request_id, step)]
+    assert await runs.list_abandoned_steps(9) == [(TENANT, run.lease_key.request_id, step)]
     await queue.cancel(TENANT, step)
     assert await runs.list_abandoned_steps(9) == []
     await runs.close()
-    shown = await queue.workflows.status(TENANT, run.held.request_id)
+    shown = await queue.workflows.status(TENANT, run.lease_key.request_id)
     assert shown is not None
     assert [shown_step.request_id for shown_step in shown.steps] == [step]
 
@@ -339,10 +339,10 @@ async def test_steps_of_a_run_that_others_have_ended_are_abandoned(queue: Queue)
 async def test_a_request_that_an_operator_requeues_keeps_its_steps(queue: Queue) -> None:
     run, runs = await start_run(queue), queue.workflows.runs
     await send_step(queue, run)
-    await queue.operations.requeue(run.held.request_id, ACTOR)
+    await queue.operations.requeue(run.lease_key.request_id, ACTOR)
     assert await runs.start(9) == 1
     await queue.finish(make_finish((await lease(queue)).key))
-    again = await find_run(queue, run.held.request_id)
-    assert again.held.attempt == 2
+    again = await find_run(queue, run.lease_key.request_id)
+    assert again.lease_key.attempt == 2
     assert [step.id for step in await runs.steps(again)] == [DRAW]
-    assert str(await queue.finish(Finish(run.held, RUNNER, DONE))) == "fenced"
+    assert str(await queue.finish(Finish(run.lease_key, RUNNER, DONE))) == "fenced"

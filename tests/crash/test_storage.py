@@ -66,7 +66,7 @@ class BucketTerms(FakeTerms):
 
     def tickets(
         self,
-        held: LeaseKey,
+        lease_key: LeaseKey,
         tenant: str,
         endpoint: Endpoint,
         input: Mapping[str, Any],
@@ -74,8 +74,8 @@ class BucketTerms(FakeTerms):
         upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
         del tenant, endpoint, input, file_access, upload_policy
-        token = derived_token(b"secret", held.request_id, held.attempt, held.nonce)
-        key = artifact_key(held.request_id, held.attempt, "image/png", token)
+        token = derived_token(b"secret", lease_key.request_id, lease_key.attempt, lease_key.nonce)
+        key = artifact_key(lease_key.request_id, lease_key.attempt, "image/png", token)
         return (self.storage.ticket(key, "image/png", 10**6, 600.0),)
 
 
@@ -99,8 +99,8 @@ class Watched:
         verdict = await self._queue.finish(finish)
         finished = self._history.finished
         accepted = verdict is not Verdict.FENCED and finish.outcome.succeeded
-        if accepted and finish.held not in finished:  # a repeat is answered alike
-            finished.append(finish.held)
+        if accepted and finish.lease_key not in finished:  # a repeat is answered alike
+            finished.append(finish.lease_key)
         return verdict
 
 

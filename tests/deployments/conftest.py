@@ -85,16 +85,20 @@ class Rig:
         self.port.offer(lease)
         return lease.key
 
-    async def outcome(self, held: LeaseKey):
+    async def outcome(self, lease_key: LeaseKey):
         """The outcome that the replica reports for the lease."""
-        await self.port.until(lambda: any(finish.held == held for finish in self.port.finishes))
-        return next(finish.outcome for finish in self.port.finishes if finish.held == held)
+        await self.port.until(
+            lambda: any(finish.lease_key == lease_key for finish in self.port.finishes)
+        )
+        return next(
+            finish.outcome for finish in self.port.finishes if finish.lease_key == lease_key
+        )
 
-    async def wait_for_report(self, held: LeaseKey, step: int = 1) -> None:
+    async def wait_for_report(self, lease_key: LeaseKey, step: int = 1) -> None:
         """Wait until a report shows ``step`` steps."""
         await self.port.until(
             lambda: any(
-                of == held and progress.step >= step and progress.stage not in BYTE_STAGES
+                of == lease_key and progress.step >= step and progress.stage not in BYTE_STAGES
                 for _, report in self.port.reports
                 for of, progress in report.progress
             )

@@ -68,9 +68,9 @@ class StubIngress:
         return await asyncio.gather(*calls, return_exceptions=True)
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None
+        self, lease_key: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None
     ) -> Verdict:
-        return await self._port.hand_back(held, replica_id, reason, snapshot)
+        return await self._port.hand_back(lease_key, replica_id, reason, snapshot)
 
     async def offer(self, leases: list[Lease]) -> None:
         self._port.offer(*leases)
@@ -87,8 +87,8 @@ class StubIngress:
             )
         )
 
-    async def cancel(self, held: LeaseKey) -> None:
-        self._port.cancelled.add(held)
+    async def cancel(self, lease_key: LeaseKey) -> None:
+        self._port.cancelled.add(lease_key)
 
     async def until_handed_back(self, count: int) -> dict[str, Any]:
         await self._port.until(lambda: len(self._port.handed_back) >= count)
@@ -136,7 +136,7 @@ async def scenario() -> dict[str, Any]:
     await asyncio.to_thread(serve.run, pool(), name="back", route_prefix=None)
     seen = await port.until_handed_back.remote(len(running))
     codes = {
-        end.held.request_id: end.outcome.failure.code if end.outcome.failure else "succeeded"
+        end.lease_key.request_id: end.outcome.failure.code if end.outcome.failure else "succeeded"
         for end in ends
     }
     return {**seen, "codes": codes}

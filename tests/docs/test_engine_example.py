@@ -152,8 +152,10 @@ class Running:
         )
         self._port.offer(Lease(name, 1, 5.0, entry.endpoint, checked, tickets, Priority.NORMAL))
         key = LeaseKey(name, 1)
-        await self._port.until(lambda: any(finish.held == key for finish in self._port.finishes))
-        return next(finish.outcome for finish in self._port.finishes if finish.held == key)
+        await self._port.until(
+            lambda: any(finish.lease_key == key for finish in self._port.finishes)
+        )
+        return next(finish.outcome for finish in self._port.finishes if finish.lease_key == key)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ residents = st.lists(
         size=st.integers(0, 100),
         users=st.integers(0, 2),
         last_used=st.integers(0, 9),
-        kept=st.booleans(),
+        evict_last=st.booleans(),
     ),
     max_size=8,
 )
@@ -42,8 +42,8 @@ def test_none_goes_without_need_nor_before_one_unused_for_longer(residents, comi
             resident.size for resident in evicted[:-1]
         )
         assert without_the_last + coming > budget
-        rank = (evicted[-1].kept, evicted[-1].last_used)
-        assert all(rank <= (resident.kept, resident.last_used) for resident in stayed)
+        rank = (evicted[-1].evict_last, evicted[-1].last_used)
+        assert all(rank <= (resident.evict_last, resident.last_used) for resident in stayed)
 
 
 @given(residents, sizes, sizes)
@@ -51,7 +51,7 @@ def test_kept_ones_never_go_for_a_spare_load_and_for_a_request_only_if_all_other
     residents, coming, budget
 ):
     spare = choose_victims(residents, coming, budget, spare=True)
-    assert not any(resident.kept for resident in spare or ())
+    assert not any(resident.evict_last for resident in spare or ())
     needed = choose_victims(residents, coming, budget)
-    if needed is not None and any(resident.kept for resident in needed):
+    if needed is not None and any(resident.evict_last for resident in needed):
         assert spare is None

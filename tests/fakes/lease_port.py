@@ -71,7 +71,7 @@ class FakeLeasePort:
     def end_term(self, reason: str) -> None:
         """End the replica's term, and so its leases."""
         self.exit = reason
-        self.fenced |= {key for pending in self._outstanding for key in pending.ask.held}
+        self.fenced |= {key for pending in self._outstanding for key in pending.ask.leases}
         for outstanding in self._outstanding:
             if not outstanding.answer.done():
                 outstanding.answer.set_result(Work(exit=reason))
@@ -156,7 +156,7 @@ class FakeLeasePort:
 
     async def finish(self, finish: Finish) -> Verdict:
         self._answerable()
-        if finish.held in self.fenced:
+        if finish.lease_key in self.fenced:
             self._changed.set()
             return Verdict.FENCED
         self.finishes.append(finish)
@@ -185,7 +185,7 @@ class FakeLeasePort:
         if ask.upcoming is not None and ask.upcoming != version:
             work = replace(work, upcoming=upcoming, upcoming_version=version)
         keep, version = self.keep or ((), "")
-        if version == ask.kept:
+        if version == ask.kept_version:
             return work
         return replace(work, keep=keep, keep_version=version)
 

@@ -56,6 +56,10 @@ class LinedQueue:
         return await self._line.call("finish", finish)
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
-        return await self._line.call("hand_back", held, replica_id, reason, snapshot)
+        return await self._line.call("hand_back", lease_key, replica_id, reason, snapshot)

@@ -60,9 +60,9 @@ class FakeQueue(ClientSide):
             *(ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail, ask.loading),
             node=ask.node,
         )
-        self._named[ask.actor_id] = frozenset(ask.held)
-        self._slots_of[ask.replica_id] = max(1, ask.slots + len(ask.held))
-        self._slots[ask.pool] = max(ask.slots + len(ask.held), self._slots.get(ask.pool, 1))
+        self._named[ask.actor_id] = frozenset(ask.leases)
+        self._slots_of[ask.replica_id] = max(1, ask.slots + len(ask.leases))
+        self._slots[ask.pool] = max(ask.slots + len(ask.leases), self._slots.get(ask.pool, 1))
         self._asking.append(ask)
         try:
             wait_s = self._limits.ask_wait_s if ask.wait_s is None else ask.wait_s
@@ -113,10 +113,10 @@ class FakeQueue(ClientSide):
 
     async def finish(self, finish: Finish) -> Verdict:
         await self._look()
-        row = self._holder(finish.held)
+        row = self._holder(finish.lease_key)
         if row is None:
-            return self._repeated(finish.held, "finish")
-        row.ended[finish.held] = "finish"
+            return self._repeated(finish.lease_key, "finish")
+        row.ended[finish.lease_key] = "finish"
         if finish.outcome.drafts:
             expires_at = self._clock.now() + timedelta(seconds=self._keep_drafts_s(row.request.id))
             finish = replace(finish, outcome=with_expiry(finish.outcome, expires_at))
@@ -197,7 +197,7 @@ class FakeQueue(ClientSide):
 
     def _signals(self, ask: Ask) -> list[Signal]:
         signals: list[Signal] = []
-        for key in ask.held:
+        for key in ask.leases:
             row = self._holder(key)
             if row is None:
                 signals.append(Signal(SignalKind.FENCED, key))

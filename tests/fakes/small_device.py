@@ -63,7 +63,7 @@ class SmallDevice:
         try:
             yield taken
         finally:
-            taken.kept = bytes_in(self._used) - before
+            taken.growth = bytes_in(self._used) - before
             taken.peak = self._peak - before
 
     def release(self):

@@ -155,17 +155,17 @@ class FakeRuns:
         return [self._run(row) for row in running]
 
     async def steps(self, run: WorkflowRun) -> Sequence[Step]:
-        stored = self.by_id[run.held.request_id].steps.values()
+        stored = self.by_id[run.lease_key.request_id].steps.values()
         steps = [replace(step, request_state=self._state(step.request_id)) for step in stored]
         return sorted(steps, key=lambda each: (each.id.node, each.id.item))
 
     async def take(
         self, run: WorkflowRun, steps: Sequence[tuple[StepId, str, str, Mapping[str, Any]]]
     ) -> Sequence[StepId]:
-        row = self._running(run.held.request_id)
-        if row is None or lease_of(row.request) != run.held or row.request.cancel_requested:
+        row = self._running(run.lease_key.request_id)
+        if row is None or lease_of(row.request) != run.lease_key or row.request.cancel_requested:
             return []
-        known, taken = self.by_id[run.held.request_id].steps, list[StepId]()
+        known, taken = self.by_id[run.lease_key.request_id].steps, list[StepId]()
         for id_, app, request_id, fields in steps:
             if id_ not in known:
                 known[id_] = Step(id_, app, request_id, StepState.SENDING, copy.deepcopy(fields))
@@ -173,14 +173,14 @@ class FakeRuns:
         return taken
 
     async def mark_sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
-        known = self.by_id[run.held.request_id].steps
+        known = self.by_id[run.lease_key.request_id].steps
         if known[step].state is not StepState.SENDING:
             return False
         known[step] = replace(known[step], state=StepState.SENT, request_id=request_id, input={})
         return True
 
     async def settle(self, run: WorkflowRun, step: StepId, outcome: Outcome) -> bool:
-        known = self.by_id[run.held.request_id].steps
+        known = self.by_id[run.lease_key.request_id].steps
         if known[step].state is StepState.ENDED:
             return False
         known[step] = replace(known[step], state=StepState.ENDED, outcome=outcome, input={})

@@ -71,7 +71,7 @@ class ScriptedReplica:
     # Implements ``Sessions``
 
     async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
-        if seat.held not in self._sessions or seat.replica_id != REPLICA:
+        if seat.lease_key not in self._sessions or seat.replica_id != REPLICA:
             raise Fenced("The session has ended.")
         orders = frame.input
         self.drawn.append(frame)
@@ -85,7 +85,7 @@ class ScriptedReplica:
         return FrameResult(Outcome(_answer(orders, artifacts), artifacts, usage=usage), files)
 
     async def end(self, seat: ReplicaSlot) -> None:
-        if (over := self._sessions.get(seat.held)) is not None:
+        if (over := self._sessions.get(seat.lease_key)) is not None:
             over.set()
 
     async def start(self) -> None:
@@ -107,9 +107,9 @@ class ScriptedReplica:
             for lease in work.leases:
                 self._running[lease.key] = asyncio.create_task(self._run(lease))
             for signal in work.signals:
-                if signal.kind is SignalKind.CANCEL and signal.held in self._running:
-                    self._running.pop(signal.held).cancel()
-                    await self._cancelled(signal.held)
+                if signal.kind is SignalKind.CANCEL and signal.lease_key in self._running:
+                    self._running.pop(signal.lease_key).cancel()
+                    await self._cancelled(signal.lease_key)
 
     async def _run(self, lease: Lease) -> None:
         lease_key, orders = lease.key, lease.input
@@ -125,35 +125,35 @@ class ScriptedReplica:
         await self._queue.finish(Finish(lease_key, REPLICA, outcome))
         self._running.pop(lease_key, None)
 
-    async def _yield(self, held: LeaseKey, orders: Mapping[str, Any]) -> None:
+    async def _yield(self, lease_key: LeaseKey, orders: Mapping[str, Any]) -> None:
         for number, value in enumerate(orders.get("yields", ())):
             assert self._partials is not None
-            partial = PartialResult(held.attempt, number, json.dumps(value))
-            await self._partials.add(held, [partial], 0)
+            partial = PartialResult(lease_key.attempt, number, json.dumps(value))
+            await self._partials.add(lease_key, [partial], 0)
 
-    async def _hold(self, held: LeaseKey) -> None:
-        over = self._sessions[held] = asyncio.Event()
+    async def _hold(self, lease_key: LeaseKey) -> None:
+        over = self._sessions[lease_key] = asyncio.Event()
         try:
             while not over.is_set():
-                await self._queue.report(Report(REPLICA, (held,)))
+                await self._queue.report(Report(REPLICA, (lease_key,)))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await over.wait()
         finally:
-            del self._sessions[held]
-        await self._queue.finish(Finish(held, REPLICA, Outcome(output={"frames": 0})))
-        self._running.pop(held, None)
+            del self._sessions[lease_key]
+        await self._queue.finish(Finish(lease_key, REPLICA, Outcome(output={"frames": 0})))
+        self._running.pop(lease_key, None)
 
-    async def _work(self, held: LeaseKey, sleep_s: float, steps: int) -> None:
+    async def _work(self, lease_key: LeaseKey, sleep_s: float, steps: int) -> None:
         previews: tuple[tuple[LeaseKey, Preview], ...] = ()
         for step in range(1, steps + 1):
             progress = Progress(Stage.DENOISING, step, max(steps, 4))
             reply = await self._queue.report(
-                Report(REPLICA, (held,), ((held, progress),), previews)
+                Report(REPLICA, (lease_key,), ((lease_key, progress),), previews)
             )
             await asyncio.sleep(sleep_s / steps)
-            seen = held in reply.watched and steps > 1
-            previews = ((held, Preview(step, PREVIEW)),) if seen else ()
+            seen = lease_key in reply.watched and steps > 1
+            previews = ((lease_key, Preview(step, PREVIEW)),) if seen else ()
 
     async def _output(self, lease: Lease) -> Outcome:
         if lease.input.get("yields"):
@@ -190,10 +190,10 @@ class ScriptedReplica:
             drafts=drafts,
         )
 
-    async def _cancelled(self, held: LeaseKey) -> None:
-        self.stopped.append(held.request_id)
+    async def _cancelled(self, lease_key: LeaseKey) -> None:
+        self.stopped.append(lease_key.request_id)
         failure = Failure(Cancelled.code, "The request was cancelled.", retryable=False)
-        await self._queue.finish(Finish(held, REPLICA, Outcome(failure=failure)))
+        await self._queue.finish(Finish(lease_key, REPLICA, Outcome(failure=failure)))
 
 
 def _artifact(ticket: UploadTicket, content: bytes) -> Artifact:

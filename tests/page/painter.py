@@ -58,13 +58,13 @@ class Painter(ScriptedReplica):
         await self._queue.finish(Finish(lease.key, REPLICA, outcome))
         self._running.pop(lease.key, None)
 
-    async def _report(self, held: LeaseKey, progress: Progress) -> None:
+    async def _report(self, lease_key: LeaseKey, progress: Progress) -> None:
         previews: tuple[tuple[LeaseKey, Preview], ...] = ()
-        if held in self._watched and progress.step:
+        if lease_key in self._watched and progress.step:
             image_now = image(32, 24, progress.step, "image/jpeg")
-            previews = ((held, Preview(progress.step, image_now)),)
-            self.shown.append(held.request_id)
-        report = Report(REPLICA, (held,), ((held, progress),), previews)
+            previews = ((lease_key, Preview(progress.step, image_now)),)
+            self.shown.append(lease_key.request_id)
+        report = Report(REPLICA, (lease_key,), ((lease_key, progress),), previews)
         self._watched = set((await self._queue.report(report)).watched)
 
     async def _painted(self, lease: Lease, steps: int) -> Outcome:

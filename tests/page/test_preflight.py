@@ -110,7 +110,7 @@ def on_the_api(page: Page, darkroom: PageDarkroom) -> dict[str, Said]:
         headers={"authorization": f"Key {darkroom.key}"},
     )
     models = answer.json()["models"]
-    return {model["endpoint_id"]: model["darkroom"]["preflight"]["said"] for model in models}
+    return {model["endpoint_id"]: model["darkroom"]["preflight"]["sentences"] for model in models}
 
 
 def on_the_page(page: Page, darkroom: PageDarkroom, endpoint: str) -> list[str]:
@@ -123,7 +123,7 @@ def on_the_page(page: Page, darkroom: PageDarkroom, endpoint: str) -> list[str]:
 def pull_models(*options: str) -> dict[str, Any]:
     downloads = json.loads(command("models", "pull", "--json", *options))["downloads"]
     return {
-        name: answer["said"]
+        name: answer["sentences"]
         for download in downloads
         for name, answer in download["endpoints"].items()
     }

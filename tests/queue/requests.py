@@ -40,17 +40,17 @@ def new(**changes: Any) -> NewRequest:
 
 
 def ask(
-    slots: int = 1, *held: LeaseKey, replica: str = "r1", pool: str = POOL, node: str = ""
+    slots: int = 1, *lease_key: LeaseKey, replica: str = "r1", pool: str = POOL, node: str = ""
 ) -> Ask:
-    return Ask(replica, f"actor-{replica}", pool, slots, tuple(held), node=node)
+    return Ask(replica, f"actor-{replica}", pool, slots, tuple(lease_key), node=node)
 
 
-def report(*held: LeaseKey, replica: str = "r1", progress: Any = ()) -> Report:
-    return Report(replica_id=replica, renewals=tuple(held), progress=tuple(progress))
+def report(*lease_key: LeaseKey, replica: str = "r1", progress: Any = ()) -> Report:
+    return Report(replica_id=replica, renewals=tuple(lease_key), progress=tuple(progress))
 
 
-def make_finish(held: LeaseKey, outcome: Outcome | None = None, replica: str = "r1") -> Finish:
-    return Finish(held, replica, outcome or Outcome(output={"n": 1}, usage=Usage(1.5, 4, 1.0)))
+def make_finish(lease_key: LeaseKey, outcome: Outcome | None = None, replica: str = "r1") -> Finish:
+    return Finish(lease_key, replica, outcome or Outcome(output={"n": 1}, usage=Usage(1.5, 4, 1.0)))
 
 
 def failure(code: str = "pipeline_failed", *, retryable: bool = False) -> Outcome:

@@ -108,9 +108,9 @@ async def test_a_lease_that_is_not_held_gets_no_secret(desk: Desk) -> None:
         await desk.calls.call("secrets", lease_key, TENANT)
 
 
-async def file_of(desk: Desk, held: LeaseKey) -> str:
+async def file_of(desk: Desk, lease_key: LeaseKey) -> str:
     """Key of a file that an executor is about to upload."""
-    return str((await desk.calls.call("file_ticket", held, TENANT, 0, "image/png")).key)
+    return str((await desk.calls.call("file_ticket", lease_key, TENANT, 0, "image/png")).key)
 
 
 async def all_due(database: Database) -> None:
@@ -313,8 +313,10 @@ class Sent:
         self.request = await self.desk.queue.submit(
             new(endpoint="acme/hosted", **{"retries": NONE, "price": CENT} | changes)
         )
-        self.held = (await lease(self.desk.queue)).key
-        self.made = await self.desk.calls.call("begin_hosted_call", self.held, call(self.job.id))
+        self.lease_key = (await lease(self.desk.queue)).key
+        self.made = await self.desk.calls.call(
+            "begin_hosted_call", self.lease_key, call(self.job.id)
+        )
         if accepted:
             await self.accept()
 
@@ -334,7 +336,7 @@ class Sent:
         await self.until(lambda now: now.state is not State.RUNNING)
 
     async def hand_back(self) -> None:
-        await self.desk.queue.hand_back(self.held, "r1", "It ends.")
+        await self.desk.queue.hand_back(self.lease_key, "r1", "It ends.")
 
 
 @pytest.fixture
@@ -413,12 +415,12 @@ async def is_requeued_by_an_operator(sent: Sent) -> None:
 
 async def succeeds(sent: Sent) -> None:
     await sent.send()
-    await sent.desk.queue.finish(make_finish(sent.held))
+    await sent.desk.queue.finish(make_finish(sent.lease_key))
 
 
 async def ends_by_its_replica(sent: Sent) -> None:
     await sent.send()
-    await sent.desk.queue.finish(make_finish(sent.held, failure("hosted_failed")))
+    await sent.desk.queue.finish(make_finish(sent.lease_key, failure("hosted_failed")))
 
 
 @pytest.mark.long

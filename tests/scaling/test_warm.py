@@ -29,7 +29,7 @@ targets = st.lists(
 kept = st.lists(st.tuples(names, st.sampled_from(WeightsLevel)), max_size=3).map(tuple)
 holders = st.lists(
     st.builds(
-        Holder, st.text("xyz", min_size=1), places, places, places, kept=kept, not_kept=places
+        Holder, st.text("xyz", min_size=1), places, places, places, assigned=kept, not_kept=places
     ),
     max_size=5,
     unique_by=lambda each: each.replica_id,
@@ -48,7 +48,7 @@ def test_targets_are_spread_over_replicas() -> None:
 
 
 def test_a_target_stays_where_it_was_when_another_replica_loads_the_weights_for_a_request() -> None:
-    stays = Holder("1", hot=frozenset({"a"}), kept=(("a", HOT),))
+    stays = Holder("1", hot=frozenset({"a"}), assigned=(("a", HOT),))
     other = Holder("0", hot=frozenset({"a"}))
     assert assign_targets([PoolTarget("a", 1, HOT)], [stays, other]) == {
         "0": (),
@@ -57,7 +57,7 @@ def test_a_target_stays_where_it_was_when_another_replica_loads_the_weights_for_
 
 
 def test_a_target_moves_to_a_replica_that_has_room() -> None:
-    full = Holder("1", kept=(("a", HOT),), not_kept=frozenset({"a"}))
+    full = Holder("1", assigned=(("a", HOT),), not_kept=frozenset({"a"}))
     assert assign_targets([PoolTarget("a", 1, HOT)], [full, Holder("2")])["2"] == (("a", HOT),)
     assert assign_targets([PoolTarget("a", 1, HOT)], [full])["1"] == (("a", HOT),)
 
@@ -99,7 +99,7 @@ def test_a_decision_that_is_carried_out_is_final(
 
 def carried_out(holder: Holder, kept: Kept) -> Holder:
     hot = holder.hot | {endpoint for endpoint, _ in kept}
-    return replace(holder, hot=hot, kept=kept, not_kept=frozenset())
+    return replace(holder, hot=hot, assigned=kept, not_kept=frozenset())
 
 
 @pytest.mark.long

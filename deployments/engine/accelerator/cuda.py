@@ -63,7 +63,7 @@ class CudaMemory:
         try:
             yield taken
         finally:
-            taken.kept = self._now() - before
+            taken.growth = self._now() - before
             taken.peak = self._account("allocated_bytes", "peak") - before
 
     def release(self) -> None:

@@ -22,7 +22,7 @@ class MemoryUse:
     """Bytes that a block took; filled in at the end of the measurement."""
 
     peak: int = 0  # maximum above the level at the beginning
-    kept: int = 0  # difference at the end; negative when more was freed than allocated
+    growth: int = 0  # difference at the end; negative when more was freed than allocated
     reliable: bool = True  # False if weights came or idle memory was dropped in between
 
 

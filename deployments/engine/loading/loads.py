@@ -57,7 +57,7 @@ class LoadedPipeline:
     def hand_out(self, handle: PipelineHandle) -> None:
         """Give it to the owner of a handle. The caller holds the lock of all handles."""
         self.users += 1
-        handle.held = True
+        handle.in_use = True
         handle.future.set_result(self.pipeline)
 
     def resident(self, name: str, *, kept: bool, needed: bool) -> Resident[str]:
@@ -107,7 +107,7 @@ class PipelineHandle:
     def __init__(self, name: str, on_progress: OnProgress | None, *, spare: bool = False) -> None:
         self.name = name
         self.spare = spare
-        self.held = False
+        self.in_use = False
         self.on_progress = on_progress
         self.future: Future[Any] = Future()
         self.future.set_running_or_notify_cancel()

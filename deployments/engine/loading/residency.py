@@ -116,7 +116,7 @@ class Residency:
             device, host = frozenset(on_device), frozenset(in_host_memory)
             self._kept = device if self._warm.keeps_any else device | host
             self._needed = frozenset(needed)
-            self._warm.kept = device | host | self._needed
+            self._warm.dropped_last = device | host | self._needed
 
     @property
     def restoring(self) -> Sequence[str]:
@@ -178,7 +178,7 @@ class Residency:
         It waits for nobody: whoever waits for memory waits for ``handle`` anyway.
         """
         with self._changed:
-            if not handle.held:
+            if not handle.in_use:
                 return None
             shared = PipelineHandle(handle.name, on_progress=None)
             self._loaded[handle.name].hand_out(shared)
@@ -187,8 +187,8 @@ class Residency:
     def release(self, handle: PipelineHandle) -> None:
         """Release a handle; one that still waits stops waiting. Does nothing the second time."""
         with self._changed:
-            if handle.held:
-                handle.held = False
+            if handle.in_use:
+                handle.in_use = False
                 self._uses += 1
                 loaded = self._loaded[handle.name]
                 loaded.users -= 1

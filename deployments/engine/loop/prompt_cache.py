@@ -42,7 +42,7 @@ class _Entry:
     def __init__(self, output: Any, *, exact: bool) -> None:
         """Raises ``CannotCopy`` when ``output`` contains other objects than tensors."""
         self.exact = exact  # computed alone
-        self.kept: dict[int, torch.Tensor] = {}
+        self.tensors: dict[int, torch.Tensor] = {}
         self.size = 0  # bytes of ``kept``
         self._devices: dict[int, torch.device] = {}
         self._template = _rebuild_output(output, self._blank)  # without values
@@ -54,12 +54,12 @@ class _Entry:
     def keep(self, number: int, tensor: torch.Tensor, accelerator: Accelerator | None) -> None:
         """``accelerator``: keep it in host memory, by a copy of this device."""
         copy = tensor if accelerator is None else accelerator.to_host(tensor).tensor
-        self.kept[number] = copy.clone() if copy is tensor else copy
+        self.tensors[number] = copy.clone() if copy is tensor else copy
         self.size += tensor.nbytes
 
     def copy_of(self, number: int) -> torch.Tensor | None:
         """Return a tensor as a caller's own, on the device of the encoder; None: it is not kept."""
-        if (kept := self.kept.get(number)) is None:
+        if (kept := self.tensors.get(number)) is None:
             return None
         return kept.to(self._devices[number], non_blocking=True, copy=True)
 
@@ -76,13 +76,13 @@ class _Entry:
 
         Copies back are in the same stream, so they need not wait for these either.
         """
-        self.kept = {
-            number: accelerator.to_host(tensor).tensor for number, tensor in self.kept.items()
+        self.tensors = {
+            number: accelerator.to_host(tensor).tensor for number, tensor in self.tensors.items()
         }
 
     def to_device(self) -> None:
-        for number, tensor in self.kept.items():
-            self.kept[number] = tensor.to(self._devices[number], non_blocking=True)
+        for number, tensor in self.tensors.items():
+            self.tensors[number] = tensor.to(self._devices[number], non_blocking=True)
 
 
 class _Reader:
@@ -108,7 +108,7 @@ class _Reader:
                     return kept
             self.adopt(self._compute())
         tensor = (self._own or {})[number]
-        if number not in self._entry.kept:
+        if number not in self._entry.tensors:
             self._cache.add(self._key, self._entry, number, tensor)
         return tensor
 
@@ -165,7 +165,7 @@ class PromptCache:
         only an output that was computed alone.
         """
         entry = self._entries.get(key) or self._on_host.get(key)
-        if entry is None or not entry.kept or (exact and not entry.exact):
+        if entry is None or not entry.tensors or (exact and not entry.exact):
             return None
         if key in self._entries:
             self._entries.move_to_end(key)
@@ -228,7 +228,7 @@ class PromptCache:
         self._drop(key)
         if entry.size + tensor.nbytes > self._most_host_bytes:
             return
-        if entry.kept:
+        if entry.tensors:
             entry.to_host(self._accelerator)  # those that are there already stay as they are
         entry.keep(number, tensor, self._accelerator)
         self._put_on_host(key, entry)

@@ -42,24 +42,24 @@ class LoraHandle:
         self.pipeline = pipeline
         self.scales = scales
         self.files: Future[Sequence[LoraFileInfo]] = Future()
-        self.held: Sequence[_Loaded] = ()
+        self.loras: Sequence[_Loaded] = ()
         self.mix = ""
         self._residency = residency
 
     @property
     def descriptions(self) -> Sequence[str]:
         """Descriptions of the LoRAs, once they are ready: equal for equal contents and scales."""
-        both = zip(self.held, self.scales, strict=True)
+        both = zip(self.loras, self.scales, strict=True)
         return [f"{lora.file.digest} {scale!r}" for lora, scale in both]
 
     @property
     def notes(self) -> Sequence[tuple[int, str]]:
         """What is not applied and why, each with the number of its LoRA, once they are ready."""
-        return [(number, note) for number, lora in enumerate(self.held) for note in lora.notes]
+        return [(number, note) for number, lora in enumerate(self.loras) for note in lora.notes]
 
     def mix_in(self, module: Any) -> str:
         """Name of the mix if the LoRAs change ``module``; else ""."""
-        names = {name for lora in self.held for name in lora.components}
+        names = {name for lora in self.loras for name in lora.components}
         shared = original_of(module)
         changed = any(getattr(self.pipeline, name) is shared for name in names)
         return self.mix if changed else ""
@@ -151,11 +151,11 @@ class LoraResidency:
             return True
         if not handle.files.done():
             return False
-        if not handle.held and not self._try_acquire(handle):
+        if not handle.loras and not self._try_acquire(handle):
             return False
-        if any(loaded.layers is not None and not loaded.layers.done() for loaded in handle.held):
+        if any(loaded.layers is not None and not loaded.layers.done() for loaded in handle.loras):
             return False
-        for number, lora in enumerate(handle.held):
+        for number, lora in enumerate(handle.loras):
             self._attach(handle.pipeline, lora, number)
         self._mix(handle)
         return True
@@ -166,11 +166,11 @@ class LoraResidency:
             self._next_to_load = None
         if handle.mix:
             self._unmix(handle)
-        for lora in handle.held:
+        for lora in handle.loras:
             lora.users -= 1
             self._uses += 1
             lora.last_used = self._uses
-        handle.held, handle.mix = (), ""
+        handle.loras, handle.mix = (), ""
 
     def tidy(self) -> None:
         """Give components back their own layers where no generation has a LoRA, and make room for
@@ -221,8 +221,8 @@ class LoraResidency:
             there[lora.digest] = self._load(handle.pipeline, lora, lora.parameters * width)
         self._allow_stacks()
         # A generation may use the same LoRA twice: each use counts.
-        handle.held = [there[file.digest] for file in handle.files.result()]
-        for lora in handle.held:
+        handle.loras = [there[file.digest] for file in handle.files.result()]
+        for lora in handle.loras:
             lora.users += 1
         return True
 
@@ -386,11 +386,11 @@ def _result_of(loaded: Future[BuiltLora], number: int) -> BuiltLora:
 
 
 def _parts(handle: LoraHandle) -> tuple[LoraSlice, ...]:
-    both = zip(handle.held, handle.scales, strict=True)
+    both = zip(handle.loras, handle.scales, strict=True)
     return tuple(LoraSlice(lora.name, scale) for lora, scale in both)
 
 
 def _components(handle: LoraHandle) -> list[Any]:
     """Components that the handle's LoRAs change."""
-    names = {name for lora in handle.held for name in lora.components}
+    names = {name for lora in handle.loras for name in lora.components}
     return [getattr(handle.pipeline, name) for name in sorted(names)]

@@ -120,14 +120,14 @@ _LONGEST_PATIENCE = 4096  # forwards
 class Footprint:
     """Memory of a generation in bytes."""
 
-    held: int = 0  # maximum from call to call: latents, prompts, images
+    resident: int = 0  # maximum from call to call: latents, prompts, images
     transient: int = 0  # maximum beside that, between two calls or during a call that runs alone
 
     def max_with(self, held_bytes: int, passing: int) -> Footprint:
-        return Footprint(max(self.held, held_bytes), max(self.transient, passing))
+        return Footprint(max(self.resident, held_bytes), max(self.transient, passing))
 
     def times(self, factor: float) -> Footprint:
-        return Footprint(ceil(self.held * factor), ceil(self.transient * factor))
+        return Footprint(ceil(self.resident * factor), ceil(self.transient * factor))
 
 
 def median_footprint(footprints: Iterable[Footprint]) -> Footprint | None:
@@ -136,7 +136,7 @@ def median_footprint(footprints: Iterable[Footprint]) -> Footprint | None:
     if not those:
         return None
     held_bytes, passing = (
-        [footprint.held for footprint in those],
+        [footprint.resident for footprint in those],
         [footprint.transient for footprint in those],
     )
     return Footprint(median_high(held_bytes), median_high(passing))
@@ -147,7 +147,7 @@ class AdmittedGeneration:
     """Generation that has begun."""
 
     expected: Footprint | None  # None: nothing like it has ended yet
-    held: int  # bytes that it holds now
+    resident: int  # bytes that it holds now
 
 
 def may_begin(
@@ -161,15 +161,15 @@ def may_begin(
     guests = list(guests)
     if free is None or expected is None or not guests:
         return True
-    known = [(guest.expected, guest.held) for guest in guests if guest.expected is not None]
-    to_come = sum(max(0, its.held - held_bytes) for its, held_bytes in known)
+    known = [(guest.expected, guest.resident) for guest in guests if guest.expected is not None]
+    to_come = sum(max(0, its.resident - held_bytes) for its, held_bytes in known)
     passing = max([expected.transient, *(its.transient for its, _ in known)])  # one runs at a time
-    return (expected.held + to_come + passing) * MARGIN <= free
+    return (expected.resident + to_come + passing) * MARGIN <= free
 
 
 @dataclass(slots=True)
 class _Watched:
-    held: int = 0  # bytes that it holds now
+    resident: int = 0  # bytes that it holds now
     footprint: Footprint = field(default_factory=Footprint)
 
 
@@ -215,9 +215,9 @@ class Admission:
         if not taken.reliable:
             return
         # The answer was allocated earlier; the generation released it, or the previous one.
-        watched.held += taken.kept + answer_bytes
-        passing = taken.peak - max(0, taken.kept)
-        watched.footprint = watched.footprint.max_with(watched.held, passing)
+        watched.resident += taken.growth + answer_bytes
+        passing = taken.peak - max(0, taken.growth)
+        watched.footprint = watched.footprint.max_with(watched.resident, passing)
 
     def record_call_bytes(self, number: int, size: int) -> None:
         """Note that a call of a generation takes ``size`` bytes when it runs alone."""
@@ -237,7 +237,9 @@ class Admission:
 
     def _guest(self, number: int, kind: Hashable) -> AdmittedGeneration:
         watched = self._watched.get(number)
-        return AdmittedGeneration(self._footprint_of(kind), 0 if watched is None else watched.held)
+        return AdmittedGeneration(
+            self._footprint_of(kind), 0 if watched is None else watched.resident
+        )
 
     def _footprint_of(self, kind: Hashable) -> Footprint | None:
         """Measured or estimated footprint; None if nothing like this kind was measured yet."""
@@ -259,7 +261,7 @@ class Admission:
         ]
         return (
             Footprint(
-                min(sample.held for sample in footprints),
+                min(sample.resident for sample in footprints),
                 min(sample.transient for sample in footprints),
             )
             if footprints

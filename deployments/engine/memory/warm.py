@@ -115,7 +115,7 @@ class WarmTier:
         self._total_bytes = total_bytes
         self._free_bytes = free_bytes
         self._held: dict[str, WarmWeights] = {}  # the longest unused first
-        self.kept: frozenset[str] = frozenset()  # names that are dropped last
+        self.dropped_last: frozenset[str] = frozenset()  # names that are dropped last
 
     @property
     def bytes(self) -> int:
@@ -146,7 +146,7 @@ class WarmTier:
         copied = sum(align(len(whole)) for whole, _ in groups)
         host_groups = _by_memory(WeightPlaces(placement.waiting).on("cpu"))
         needed = copied + sum(len(whole) for whole, _ in host_groups)
-        if not self._make_room(needed, copied, kept=name in self.kept):
+        if not self._make_room(needed, copied, kept=name in self.dropped_last):
             return False
         try:
             slabs = self._copy_to_host(groups)
@@ -215,8 +215,8 @@ class WarmTier:
     def _droppable(self, *, kept: bool) -> Sequence[str]:
         """Names that may be dropped, the first ones first. ``kept``: also kept ones, last."""
         names = [name for name, weights in self._held.items() if not weights.restoring]
-        others = [name for name in names if name not in self.kept]
-        return [*others, *(name for name in names if name in self.kept)] if kept else others
+        others = [name for name in names if name not in self.dropped_last]
+        return [*others, *(name for name in names if name in self.dropped_last)] if kept else others
 
     def _drop(self, *, kept: bool) -> bool:
         name = next(iter(self._droppable(kept=kept)), None)

@@ -100,7 +100,7 @@ class _Run:
     steps: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     named: set[str] = field(default_factory=set[str])
     node: str = ""  # that runs
-    shown: list[tuple[str, ComfyUiEvent]] = field(default_factory=list[tuple[str, ComfyUiEvent]])
+    pictures: list[tuple[str, ComfyUiEvent]] = field(default_factory=list[tuple[str, ComfyUiEvent]])
     """Results that a node has sent as pictures only, with the node."""
     ended: bool = False
 
@@ -111,7 +111,7 @@ class _Run:
             event.kind == "preview"
             and self.job.graph.get(self.node, {}).get("class_type") in SHOWING
         ):
-            self.shown.append((self.node, event))
+            self.pictures.append((self.node, event))
         elif event.kind == "preview":
             step = sum(done for done, _ in self.steps.values())
             yield PreviewPicture(step, event.preview)
@@ -326,7 +326,7 @@ class ComfyUiExecutor:
             output.setdefault(kind_of(saved_file.name, media_type), []).append(
                 MadeFile({**file, **facts})
             )
-        for number, (node, event) in enumerate(run.shown if not workflow.outputs else ()):
+        for number, (node, event) in enumerate(run.pictures if not workflow.outputs else ()):
             suffix = event.media_type.rpartition("/")[2]
             path = folder / f"shown-{number}.{suffix}"
             await asyncio.to_thread(path.write_bytes, event.preview)

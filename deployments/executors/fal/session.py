@@ -60,7 +60,7 @@ class MessagePipe:
     """Messages between the ingress and an app, in both directions. Use on one event loop."""
 
     def __init__(self, rules: AppSessionRules, clock: Clock, silence_s: float = SILENCE_S) -> None:
-        self.made = 0  # messages of the app
+        self.message_count = 0  # messages of the app
         self._rules = rules
         self._clock = clock
         self._silence_s = silence_s
@@ -118,7 +118,7 @@ class MessagePipe:
         """Keep a message of the app for the ingress. Waits while it does not take them."""
         await self._until(lambda: self._left or self._can_keep)
         self._waiting.append(content)
-        self.made += 1
+        self.message_count += 1
         rules = self._rules
         # An app that drops messages by itself answers one for several, and tells nobody for which.
         answered = rules.max_batch_size if rules.buffering is None else self._owed
@@ -242,7 +242,7 @@ class AppSession(ExecutorAttempt):
                 await leaving
             else:
                 await self._end_call(executor)
-            return {"messages": self.pipe.made}
+            return {"messages": self.pipe.message_count}
         finally:
             for task in (passing, leaving):
                 task.cancel()
@@ -257,7 +257,7 @@ class AppSession(ExecutorAttempt):
                 await self.pipe.keep(
                     await self._inline_files(event) if event.files else event.content
                 )
-                self.state.set_progress(Progress(Stage.RUNNING, self.pipe.made))
+                self.state.set_progress(Progress(Stage.RUNNING, self.pipe.message_count))
             elif isinstance(event, LoggedLine):
                 self.printed.append(event.level, event.text)
             elif isinstance(event, MadeOutput):

@@ -74,7 +74,7 @@ class HostedFile:
     media_type: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     with_key: bool = False  # it is read with the provider's key
-    given: Any = None  # as it is in the provider's answer; None: there is no such form
+    raw: Any = None  # as it is in the provider's answer; None: there is no such form
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,10 +258,12 @@ class HostedExecutor:
     async def _begin_call(self, sent: _Sent, new: NewCall) -> HostedCall:
         """The request's call, written to the database. Waits while an equal one is being sent by
         another process."""
-        if sent.work.held is None:
+        if sent.work.lease_key is None:
             raise Misconfigured("A request of a hosted provider has no lease.")
         for pause in _doubling(self._pauses.store):
-            call = await self._call_ingress(self._source.begin_hosted_call, sent.work.held, new)
+            call = await self._call_ingress(
+                self._source.begin_hosted_call, sent.work.lease_key, new
+            )
             if call is not None:
                 return call
             if _is_stopped(sent):

@@ -93,12 +93,12 @@ class HostedFiles:
         try:
             return await self._local(file)
         except HostedFilesAway as error:
-            if file.given is None or not self._work.may_link:
+            if file.raw is None or not self._work.may_link:
                 raise
             self.warnings.append(
                 f"{error.message}. The output has the provider's URL, which may expire soon."
             )
-            return file.given
+            return file.raw
 
     async def _local(self, file: HostedFile) -> Mapping[str, Any]:
         suffix = Path(urlsplit(file.url).path).suffix if file.content is None else ""

@@ -60,7 +60,7 @@ def _mark_uris(schema: Any) -> Any:
 
 def _replace_urls(value: Any, is_file: Callable[[Place, str], bool], place: Place = ()) -> Any:
     if isinstance(value, str):
-        return HostedFile(value, given=value) if is_file(place, value) else value
+        return HostedFile(value, raw=value) if is_file(place, value) else value
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
         return {
@@ -82,7 +82,7 @@ def _with_objects(value: Any, place: Place, marked: set[Place]) -> Any:
             if (*place, "url") in marked or says_more or _ends_as_file(url) or url[:5] == "data:":
                 media_type = fields.get("content_type")
                 known = media_type if isinstance(media_type, str) else ""
-                return HostedFile(url, media_type=known, facts=facts, given=value)
+                return HostedFile(url, media_type=known, facts=facts, raw=value)
         return {
             name: _with_objects(inner, (*place, name), marked) for name, inner in fields.items()
         }

@@ -215,15 +215,15 @@ def _line(finding: Finding) -> str:
 
 def _print_totals(totals: Totals, *, mend: bool) -> None:
     parts = [
-        f"{count} {problem} ({size_text(totals.found_bytes[problem])})"
-        for problem, count in totals.found.items()
+        f"{count} {problem} ({size_text(totals.finding_bytes[problem])})"
+        for problem, count in totals.findings.items()
     ]
     echo(f"{totals.files} files have their rows. {', '.join(parts) or 'No problems found'}.")
     if totals.read_bytes:
         echo(f"{size_text(totals.read_bytes)} were read, and their digests are right.")
     if mend and totals.mended:
         echo(f"{totals.mended} of these were mended.")
-    elif totals.found:
+    elif totals.problems:
         echo(
             "`darkroom fsck --mend` deletes orphaned files and removes missing ones from the "
             "database. Restore missing and damaged files from a backup first, if you have one."

@@ -130,7 +130,7 @@ def details(model: dict[str, Any]) -> Iterator[str]:
         "family": ours["family"],
         "weights": _weights(ours["weights"]),
         "from": _origin(ours),
-        **ours["preflight"]["said"],
+        **ours["preflight"]["sentences"],
     }
     yield model["endpoint_id"]
     for subject, sentence in facts.items():

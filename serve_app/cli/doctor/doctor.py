@@ -153,7 +153,7 @@ def _examine_server(server: Server) -> Sequence[StepResult]:
         return [
             StepResult("settings", f"those of the ingress at {client.url}, which found:"),
             *(
-                StepResult(finding["name"], finding["said"], problem=not finding["ok"])
+                StepResult(finding["name"], finding["message"], problem=not finding["ok"])
                 for finding in answer["findings"]
             ),
         ]

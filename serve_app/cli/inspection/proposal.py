@@ -157,7 +157,7 @@ def _video_format(call: PipelineCall, config: Config) -> Entry:
 
 def _audio_format(call: PipelineCall, derivation: Derived) -> Entry:
     audio = [spec["argument"] for spec in derivation.inputs.values() if spec["type"] == "audio"]
-    audio_input = {"given": audio[0]} if audio else {}
+    audio_input = {"input": audio[0]} if audio else {}
     length = next((name for name in LENGTHS if name in call.arguments), None)
     if length is not None:
         most = MOST_SECONDS.get(call.name)

@@ -52,7 +52,7 @@ class Repository:
     index: Mapping[str, Any]  # in the form of model_index.json
     sizes: Mapping[str, int]  # component → bytes of its weights
     is_here: bool  # the weights are on this machine
-    read: Callable[[str], str | None]  # text of a small file; None: it cannot be read
+    read_text: Callable[[str], str | None]  # text of a small file; None: it cannot be read
 
     @property
     def pipeline(self) -> str:
@@ -66,7 +66,7 @@ class Repository:
     @property
     def licence(self) -> str:
         """Licence by the front matter of the README; empty if it states none."""
-        match = _FRONT_MATTER.match(self.read(README) or "")
+        match = _FRONT_MATTER.match(self.read_text(README) or "")
         try:
             card = yaml.safe_load(match[1]) if match else None
         except (yaml.YAMLError, ValueError, RecursionError):
@@ -91,7 +91,7 @@ class Repository:
     def config(self, folder: str) -> Mapping[str, Any]:
         """Settings of the component in a folder; empty if they cannot be read."""
         try:
-            document = json.loads(self.read(f"{folder}/config.json") or "{}")
+            document = json.loads(self.read_text(f"{folder}/config.json") or "{}")
         except (ValueError, RecursionError):
             return {}
         return cast("Mapping[str, Any]", document) if isinstance(document, dict) else {}
@@ -101,7 +101,7 @@ class Repository:
 class _SingleFile:
     """Checkpoint that replaces components of a repository."""
 
-    written: str  # in the entry
+    source: str  # in the entry
     tensors: Tensors
     is_here: bool
 
@@ -111,10 +111,10 @@ class _SingleFile:
         components = held_components(dtypes, index)
         if not components:
             raise WeightsUnavailable(
-                f"{self.written} holds nothing that {index.get('_class_name')} has. Name the "
+                f"{self.source} holds nothing that {index.get('_class_name')} has. Name the "
                 "pipeline that it was made for with --weights."
             )
-        return check_checkpoint(self.written, dtypes, index, components)
+        return check_checkpoint(self.source, dtypes, index, components)
 
     def sizes(self, by_component: Held) -> Mapping[str, int]:
         return {
@@ -218,7 +218,7 @@ def _with_parts(
 
     def read(path: str) -> str | None:
         folder, _, inside = path.partition("/")
-        return folders[folder].read(inside) if folder in folders else whole.read(path)
+        return folders[folder].read_text(inside) if folder in folders else whole.read_text(path)
 
     written = {
         name: own[0].weights if len(own) == 1 else [repository.weights for repository in own]
@@ -273,7 +273,7 @@ def _adapter(place: str, store: Store) -> Repository:
             folder, name = path.resolve(), _only_file(place, [e.name for e in path.iterdir()])
         written = {"directory": str(folder), "file": name}
         sizes = {name: (folder / name).stat().st_size}
-        return Repository(written, {}, sizes, is_here=True, read=_reader(folder))
+        return Repository(written, {}, sizes, is_here=True, read_text=_reader(folder))
     if (named := _PART.fullmatch(place)) is None:
         raise Misconfigured(
             f"There is no file {place} on this machine, for {IP_ADAPTER}. Name a file, or one of "
@@ -444,7 +444,7 @@ def _weights_entry(
     """The key ``weights`` of an entry."""
     weights |= {} if variant is None else {"variant": variant}
     return weights | (
-        {} if file is None else {"checkpoint": file.written, "components": [*by_component]}
+        {} if file is None else {"checkpoint": file.source, "components": [*by_component]}
     )
 
 

@@ -119,7 +119,7 @@ class AdmissionControl:
         state = self._touch_tenant(tenant)
         share = self._share()
         if not state.waiting and (share is None or state.places < share):
-            state.held += 1
+            state.in_use += 1
             return
         if len(state.waiting) >= MAX_WAITING_CALLS:
             raise Overloaded(
@@ -142,7 +142,7 @@ class AdmissionControl:
     def leave(self, tenant: str, took_s: float = 0.0) -> None:
         """Count a call out, which took so long."""
         state = self._touch_tenant(tenant)
-        state.held -= 1
+        state.in_use -= 1
         if not state.waiting:
             return
         if took_s and self._share() is not None and self._others_are_few():
@@ -165,7 +165,7 @@ class AdmissionControl:
             turn, _ = state.waiting.popitem(last=False)
             if not turn.done():
                 turn.set_result(None)
-                state.held += 1
+                state.in_use += 1
 
     async def pace(self, tenant: str, cost: int) -> None:
         """Wait until a body of ``cost`` bytes keeps its tenant to its rate, unless it is alone.
@@ -216,7 +216,7 @@ class AdmissionControl:
 
 @dataclass(slots=True)
 class _Tenant:
-    held: int = 0
+    in_use: int = 0
     resting: int = 0  # places that are free after a moment
     # A dict as the queue, so that a call that is cancelled leaves it at once.
     waiting: OrderedDict[asyncio.Future[None], None] = field(default_factory=OrderedDict)
@@ -224,7 +224,7 @@ class _Tenant:
 
     @property
     def places(self) -> int:
-        return self.held + self.resting
+        return self.in_use + self.resting
 
 
 class CallAdmission:

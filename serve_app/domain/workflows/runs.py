@@ -68,7 +68,7 @@ class Step:
 class WorkflowRun:
     """A running request to a workflow, with what its steps inherit."""
 
-    held: LeaseKey
+    lease_key: LeaseKey
     tenant: str
     endpoint: str
     key_id: str

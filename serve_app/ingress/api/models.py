@@ -202,7 +202,7 @@ class PreflightAnswer(TypedDict):
     download: PreflightDownload
     seconds: Annotated[float | None, Field(description="Of a usual request.")]
     seconds_from: Literal["here", "entry", "unknown"]
-    said: Annotated[
+    sentences: Annotated[
         dict[str, str],
         Field(
             description="The same in sentences, by subject: served, fits, download, licence, "

@@ -95,7 +95,7 @@ class ImageCall:
     """Call for images: its endpoint and its parameters, and what these are for the endpoint."""
 
     entry: CatalogEntry
-    given: ImageParameters
+    parameters: ImageParameters
     image_request: ImageRequest
 
 
@@ -268,14 +268,14 @@ async def _answer(
     services = services_of(request)
     image_request = call.image_request
     origin = origin_of(request)  # may be refused, so read it before anything is stored
-    names = names_of(call.given)
+    names = names_of(call.parameters)
     new = await validate_request(
         request,
         caller,
         call.entry.endpoint.id,
         image_request.input,
         names,
-        model=call.given.model,
+        model=call.parameters.model,
     )
     if image_request.streamed:
         events = ImagesEvents(services, image_request, names, kind)

@@ -130,7 +130,7 @@ async def create(request: HttpRequest) -> Response:
     own: dict[str, Any] = {"prompt": turn.prompt, "model": model, "stream": parameters.stream}
     shown = {"image": urls} if urls else {}
     call = images.json_call(services, caller, {**tool, **own, **shown}, edits=bool(urls))
-    names = {**names_of(call.given), "prompt": "input"}
+    names = {**names_of(call.parameters), "prompt": "input"}
     entry = images.drawing(call.entry)
     new = await validate_request(
         request, caller, entry.endpoint.id, call.image_request.input, names, model=model

@@ -48,7 +48,7 @@ class HandleSessions:
             method = self._methods[pool, name] = self._handle(pool).options(
                 method_name=name, request_serialization="pickle", response_serialization="pickle"
             )
-        response = method.remote(seat.replica_id, seat.held, *arguments)
+        response = method.remote(seat.replica_id, seat.lease_key, *arguments)
         try:
             return await response
         except asyncio.CancelledError:

@@ -208,7 +208,7 @@ class RealtimeSession:
         state = State.FAILED if failure else State.SUCCEEDED
         counting = self._services.background.start_detached(
             self._services.queue.record_frame(
-                seat.held, frame.request_id, state, drawn.outcome.usage
+                seat.lease_key, frame.request_id, state, drawn.outcome.usage
             ),
             f"usage of frame {frame.request_id}",
         )
@@ -305,7 +305,7 @@ def _echo(request_id: object) -> Control:
 
 
 def _holds(request: Request, seat: ReplicaSlot) -> bool:
-    return request.state is State.RUNNING and lease_of(request) == seat.held
+    return request.state is State.RUNNING and lease_of(request) == seat.lease_key
 
 
 def _orphan_close(request: Request) -> Close:

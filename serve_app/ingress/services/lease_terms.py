@@ -249,7 +249,7 @@ class CatalogLeaseTerms:
 class _PlannedFile:
     """File that an attempt may produce."""
 
-    held: LeaseKey
+    lease_key: LeaseKey
     media_type: str
     max_bytes: int
     token: Callable[[int], str]
@@ -257,7 +257,7 @@ class _PlannedFile:
     thumbnail: _PlannedFile | None = None
 
     def key(self, place: str) -> str:
-        lease = self.held
+        lease = self.lease_key
         return artifact_key(
             lease.request_id,
             lease.attempt,

@@ -46,7 +46,7 @@ async def request_of(
         priority=run.priority,
         end_within_s=left_s,
         deterministic=run.alone,
-        idempotency_key=f"{run.held.request_id}/{name_of(workflow, step.id)}",
+        idempotency_key=f"{run.lease_key.request_id}/{name_of(workflow, step.id)}",
         previews=run.previews,
         store_io=run.store_io,
         keep_files_s=run.keep_files_s,

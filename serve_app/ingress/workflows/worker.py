@@ -73,7 +73,7 @@ class WorkflowWorker:
         await self._book.runs.close()
 
     async def _advance_logged(self, run: WorkflowRun) -> None:
-        with log_context(run.held.request_id):
+        with log_context(run.lease_key.request_id):
             try:
                 await self._advance(run)
             except DarkroomError as error:
@@ -100,7 +100,7 @@ class WorkflowWorker:
         elif next_.output is not None:
             output = next_.output
             if workflow.compares:
-                status = await self._book.status(run.tenant, run.held.request_id)
+                status = await self._book.status(run.tenant, run.lease_key.request_id)
                 output = requests.comparison_output(output, status)
             await self._finish(run, requests.success_outcome(output, steps), steps)
         elif next_.calls:
@@ -184,7 +184,7 @@ class WorkflowWorker:
         """Cancel the steps that have not ended, and end the request."""
         for step in requests.open_steps(steps):
             await self._cancel(run.tenant, step.request_id)
-        await self._services.queue.finish(Finish(run.held, RUNNER, outcome))
+        await self._services.queue.finish(Finish(run.lease_key, RUNNER, outcome))
 
     async def _cancel(self, tenant: str, request_id: str) -> None:
         try:
@@ -193,7 +193,7 @@ class WorkflowWorker:
             log.info("The request %s of a step is not stored.", request_id)
 
     async def _log(self, run: WorkflowRun, level: str, message: str) -> None:
-        await self._services.queue.log(run.held.request_id, (level, message))
+        await self._services.queue.log(run.lease_key.request_id, (level, message))
 
 
 def _stop_outcome(run: WorkflowRun) -> Outcome | None:

@@ -43,7 +43,7 @@ export function modelPage(model, act, standing, form) {
     ...section("Output", schema(outputSchema, model, { label: "Output", withDefaults: false })),
     ...section("On the replicas", standing === null ? [] : [places]),
   ];
-  const answer = (found) => needs.replaceChildren(...sentences(found));
+  const answer = (found) => needs.replaceChildren(...sentenceRows(found));
   return { nodes, renew, answer };
 }
 
@@ -58,8 +58,8 @@ const SUBJECTS = {
 };
 
 /** Rows with the sentences of a pre-flight answer. Commands are between backticks. */
-function sentences({ said }) {
-  return Object.entries(said).map(([subject, words]) =>
+function sentenceRows({ sentences }) {
+  return Object.entries(sentences).map(([subject, words]) =>
     element(
       "div",
       {},

@@ -34,8 +34,8 @@ function recent(api, id) {
   return answer;
 }
 
-function factsOf({ name }, { said }) {
-  return `${name} (${[said.licence, said.download, said.time].join("; ")})`;
+function factsOf({ name }, { sentences }) {
+  return `${name} (${[sentences.licence, sentences.download, sentences.time].join("; ")})`;
 }
 
 function isHere({ download }) {
@@ -43,9 +43,9 @@ function isHere({ download }) {
 }
 
 /** Why it cannot be had now; empty if it can. */
-function obstacle({ download, fits, said }) {
-  if (fits === false) return said.fits;
-  return AWAY.has(download.source) ? said.access : "";
+function obstacle({ download, fits, sentences }) {
+  if (fits === false) return sentences.fits;
+  return AWAY.has(download.source) ? sentences.access : "";
 }
 
 /**

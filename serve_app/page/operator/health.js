@@ -61,12 +61,15 @@ export class HealthPart {
       this.#desk.call("GET", "v1/status"),
       this.#desk.page.api.text("metrics").then(samplesOf),
     ]);
-    const checks = Object.entries(status.checks).map(([name, result]) => ({ name, result }));
-    const pools = Object.entries(status.unplaceable).map(([name, result]) => ({
+    const checks = Object.entries(status.checks).map(([name, result]) =>
+      result === "ok" ? { name, ok: true, message: "" } : { name, ok: false, message: result },
+    );
+    const pools = Object.entries(status.unplaceable).map(([name, message]) => ({
       name: `pool ${name}`,
-      result,
+      ok: false,
+      message,
     }));
-    const wrong = [...checks, ...pools].filter(({ result }) => result !== "ok");
+    const wrong = [...checks, ...pools].filter(({ ok }) => !ok);
     this.#checks.show([...checks, ...pools]);
     this.#events.show(status.events);
     this.#memory.show(memoryOf(samples));
@@ -85,9 +88,7 @@ export class HealthPart {
       );
     show(stateOf(wrong.length, "Examining …"));
     const { findings, problems } = await this.#desk.call("GET", "v1/doctor");
-    this.#doctor.show(
-      findings.map(({ name, ok, said }) => ({ name, result: ok ? "ok" : said, said })),
-    );
+    this.#doctor.show(findings);
     show(stateOf(wrong.length + problems, "Healthy"));
   }
 }
@@ -119,7 +120,6 @@ function sizesOf(samples) {
     .sort((one, other) => other.size - one.size);
 }
 
-/** `said`: what is shown of a check that found no problem. */
 function checkTable(label, empty) {
   return new LiveTable({
     label,
@@ -129,14 +129,10 @@ function checkTable(label, empty) {
       { name: "Check", cell: ({ name }) => name.replaceAll("_", " ") },
       {
         name: "Result",
-        cell: ({ result }) =>
-          element(
-            "span",
-            { class: result === "ok" ? "pill ok" : "pill bad" },
-            result === "ok" ? "ok" : "problem",
-          ),
+        cell: ({ ok }) =>
+          element("span", { class: ok ? "pill ok" : "pill bad" }, ok ? "ok" : "problem"),
       },
-      { name: "Message", wide: true, cell: ({ result, said = "" }) => (result === "ok" ? said : result) },
+      { name: "Message", wide: true, cell: ({ message }) => message },
     ],
   });
 }

@@ -76,7 +76,7 @@ WHERE c.returned_at IS NULL
 """
 WRITE = """
 -- name: write_comparison
-UPDATE canaries SET comparison = %(said)s,
+UPDATE canaries SET comparison = %(summary)s,
     returned_at = CASE WHEN %(worse)s::boolean THEN now() END
 WHERE pool = %(pool)s AND runs = %(runs)s AND returned_at IS NULL
 RETURNING pool
@@ -157,11 +157,16 @@ class Canaries:
         for (pool, runs, beside), attempts in sides.items():
             comparison = compare(attempts, beside)
             verdict = (
-                f"returned because {comparison.worse}: {comparison.said}"
+                f"returned because {comparison.worse}: {comparison.summary}"
                 if comparison.worse
-                else comparison.said
+                else comparison.summary
             )
-            params = {"pool": pool, "runs": runs, "said": verdict, "worse": bool(comparison.worse)}
+            params = {
+                "pool": pool,
+                "runs": runs,
+                "summary": verdict,
+                "worse": bool(comparison.worse),
+            }
             if await self._database.rows(WRITE, params) and comparison.worse:
                 log.warning("The canary %s of the pool %s has %s.", pool, beside, verdict)
         await self._database.rows(FORGET)

@@ -76,7 +76,7 @@ class Late:
 class Comparison:
     """What is known of a canary. ``worse``: why it returns; empty: it goes on."""
 
-    said: str
+    summary: str
     worse: str = ""
 
 

@@ -179,7 +179,7 @@ class Quarantines:
         quarantine = self._known.get(ask.node)
         if quarantine is None or ask.pool not in quarantine.spared:
             return ask
-        tries = not ask.held and self._clock.monotonic() >= quarantine.rests_until
+        tries = not ask.leases and self._clock.monotonic() >= quarantine.rests_until
         return replace(ask, slots=min(ask.slots, 1 if tries else 0))
 
     def node_of(self, replica_id: str | None) -> str:

@@ -59,7 +59,7 @@ class QueueState:
     requests: RequestCache
     stats: QueueStats
     replicas: ReplicaRegistry
-    kept: KeptWeightsRegistry
+    kept_weights: KeptWeightsRegistry
     prefetch: PrefetchHints
     lanes: Lanes
     charges: LaneCharges
@@ -102,7 +102,7 @@ class QueueState:
             requests=requests,
             stats=stats,
             replicas=ReplicaRegistry(database, stats, clock, metrics),
-            kept=kept,
+            kept_weights=kept,
             prefetch=PrefetchHints(database, limits, terms, stats, running_limits, kept, waiters),
             lanes=Lanes(database, limits),
             charges=LaneCharges(database),

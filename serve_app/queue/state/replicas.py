@@ -100,14 +100,14 @@ class ReplicaRegistry:
         if ask.device_bytes:
             memory = GpuMemory(ask.pool, ask.device_bytes, ask.free_bytes)
             self._memory[ask.replica_id] = self._clock.monotonic(), memory
-        slots = max(1, ask.slots + len(ask.held))
+        slots = max(1, ask.slots + len(ask.leases))
         self._stats.replica_seen(presence, slots)
         if ask.replica_id in self._reports:
             self._reports[ask.replica_id] = _loads(ask)  # this poll is newer
         self._polls[ask.replica_id] = {
             **_row(presence),
             "slots": slots,
-            "busy": bool(ask.held),
+            "busy": bool(ask.leases),
             "hot": ask.hot,
             "warm": ask.warm,
             "on_disk": ask.on_disk,

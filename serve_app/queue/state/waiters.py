@@ -128,12 +128,12 @@ class Waiters:
         waiter = Waiter(ask, offer or PoolOffer(ask.pool))
         self._on_return(ask.replica_id)
         self._last.pop(ask.replica_id, None)
-        if ask.held or waiter.left_out:
+        if ask.leases or waiter.left_out:
             self._last[ask.replica_id] = waiter, self._clock.monotonic()
         if self._closed:
             waiter.open = False
             return waiter
-        for lease in ask.held:
+        for lease in ask.leases:
             self._holders[lease] = waiter
             known = self._signals.get(lease)
             if known is not None:
@@ -145,7 +145,7 @@ class Waiters:
     def remove(self, waiter: Waiter) -> None:
         """Remove a poll that is answered or gone."""
         waiter.open = False
-        for lease in waiter.ask.held:
+        for lease in waiter.ask.leases:
             if self._holders.get(lease) is waiter:
                 del self._holders[lease]
         pool = self._pools.get(waiter.queue)
@@ -315,8 +315,8 @@ class Waiters:
         """
         now = self._clock.monotonic()
         for signal in signals:
-            self._signals[signal.held] = (signal.kind, now + REMEMBER_S)
-            waiter = self._holders.get(signal.held)
+            self._signals[signal.lease_key] = (signal.kind, now + REMEMBER_S)
+            waiter = self._holders.get(signal.lease_key)
             if waiter is not None and waiter.open:
                 self._signal(waiter, signal)
 
@@ -330,7 +330,7 @@ class Waiters:
             lease
             for waiter, _ in self._last.values()
             if waiter.ask.actor_id in actors
-            for lease in waiter.ask.held
+            for lease in waiter.ask.leases
         )
 
     def expire(self) -> None:

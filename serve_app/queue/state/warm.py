@@ -164,7 +164,9 @@ class KeptWeightsRegistry:
     def answer_to_ask(self, ask: Ask, work: Work) -> Work:
         """The reply to a poll, with what the replica should hold and runs next if that is new."""
         keep, version = self._keep.get(ask.replica_id, _NOTHING)
-        told = work if version == ask.kept else replace(work, keep=keep, keep_version=version)
+        told = (
+            work if version == ask.kept_version else replace(work, keep=keep, keep_version=version)
+        )
         return self._with_upcoming(ask, told) if self._upcoming or ask.upcoming else told
 
     def _with_upcoming(self, ask: Ask, work: Work) -> Work:

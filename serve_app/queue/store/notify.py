@@ -71,7 +71,12 @@ class Notification:
         for start in range(0, max(len(changed), len(signals), 1), PER_MESSAGE):
             part = slice(start, start + PER_MESSAGE)
             signalled = [
-                [signal.held.request_id, signal.held.attempt, signal.held.nonce, signal.kind]
+                [
+                    signal.lease_key.request_id,
+                    signal.lease_key.attempt,
+                    signal.lease_key.nonce,
+                    signal.kind,
+                ]
                 for signal in signals[part]
             ]
             yield payload(changed=[] if signalled else changed[part], signals=signalled, **first)

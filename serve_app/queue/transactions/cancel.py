@@ -140,7 +140,7 @@ noted AS (
 class Removed:
     """A request after the act. ``changed``: the act had an effect."""
 
-    held: LeaseKey
+    lease_key: LeaseKey
     state: State
     pool: str
     tenant: str

@@ -85,7 +85,7 @@ BY_FINISH = (
 class AttemptEnd:
     """End of one attempt, to be written."""
 
-    held: LeaseKey
+    lease_key: LeaseKey
     how: EndReason
     message: str  # for the request's own log
     outcome: Outcome = field(default_factory=Outcome)
@@ -96,7 +96,7 @@ class AttemptEnd:
 class EndedAttempt:
     """Result of an ended attempt."""
 
-    held: LeaseKey
+    lease_key: LeaseKey
     state: State
     how: EndReason
     pool: str
@@ -268,14 +268,14 @@ def _row(end: AttemptEnd) -> Mapping[str, Any]:
     outcome = end.outcome
     quantities = made_by(own := outcome if end.counts else Outcome())
     return {
-        **lease_columns(end.held),
+        **lease_columns(end.lease_key),
         "how": end.how,
         "message": messages.clean(end.message),
         "cause": CAUSE_NUMBERS[_cause(outcome)],
         # A string within JSON: the server never sees escapes that it cannot store.
         "outcome": _text(outcome),
         "artifacts": [*_files(own)],
-        "drafts": [*_drafts(end.held, outcome)],
+        "drafts": [*_drafts(end.lease_key, outcome)],
         **flatten_outcome(own.usage),
         "images": quantities.images,
         "megapixels": quantities.megapixels,

@@ -197,7 +197,7 @@ class PostgresWorkflowRuns:
         return [_run(row) for row in await self._database.rows(DUE)]
 
     async def steps(self, run: WorkflowRun) -> Sequence[Step]:
-        rows = await self._database.rows(STEPS, {"id": run.held.request_id})
+        rows = await self._database.rows(STEPS, {"id": run.lease_key.request_id})
         return [_step(row) for row in rows]
 
     async def take(
@@ -213,7 +213,7 @@ class PostgresWorkflowRuns:
             }
             for step, app, request_id, given_input in steps
         ]
-        params = {**lease_columns(run.held), "steps": messages.compact(records)}
+        params = {**lease_columns(run.lease_key), "steps": messages.compact(records)}
         return [StepId(*row) for row in await self._database.rows(TAKE, params)]
 
     async def mark_sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
@@ -235,7 +235,7 @@ class PostgresWorkflowRuns:
 
 
 def _step_params(run: WorkflowRun, step: StepId) -> dict[str, Any]:
-    return {"id": run.held.request_id, "node": step.node, "item": step.item}
+    return {"id": run.lease_key.request_id, "node": step.node, "item": step.item}
 
 
 def _run(row: tuple[Any, ...]) -> WorkflowRun:

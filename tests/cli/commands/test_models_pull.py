@@ -98,7 +98,7 @@ def test_programs_get_one_json_document(hub: HubServer) -> None:
     (download,) = printed["downloads"]
     assert (download["repository"], [*download["endpoints"]]) == (NAME, ["house/draw"])
     answer = download["endpoints"]["house/draw"]
-    assert (answer["said"]["licence"], answer["fits"]) == ("House Licence 1", True)
+    assert (answer["sentences"]["licence"], answer["fits"]) == ("House Licence 1", True)
     assert answer["download"]["source"] == "gives"
     assert download["missing_bytes"] == download["total_bytes"] > 500_000
     assert Path(download["path"]).is_dir()

@@ -120,7 +120,7 @@ def test_both_doctors_report_the_same_in_json(doctor: Typed) -> None:
             == printed["problems"]
             == sum(not finding["ok"] for finding in printed["findings"])
         )
-        assert {"name", "ok", "said"} == set(printed["findings"][0])
+        assert {"name", "ok", "message"} == set(printed["findings"][0])
 
 
 def test_a_store_that_knows_no_conditions_is_named_as_such(

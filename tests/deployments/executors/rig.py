@@ -105,25 +105,27 @@ class FakeAppSource:
         self.taking.set()
 
     async def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
         del tenant
-        if held in self.fenced:
+        if lease_key in self.fenced:
             raise Fenced("Only the holder of a lease gets a ticket.")
-        return self.storage.ticket(f"r/{held.request_id}/{held.attempt}/{number}", media_type)
+        return self.storage.ticket(
+            f"r/{lease_key.request_id}/{lease_key.attempt}/{number}", media_type
+        )
 
     async def describe_comfyui(self, packed: bytes) -> None:
         self.comfyui.put_nowait(packed)
 
-    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+    async def secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
         del tenant
-        if held in self.fenced:
+        if lease_key in self.fenced:
             raise Fenced("Only the holder of a lease gets secrets.")
         return tuple(self.kept)
 
-    async def begin_hosted_call(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
+    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
         assert self.hosted is not None
-        return await self.hosted.begin(held, new)
+        return await self.hosted.begin(lease_key, new)
 
     async def accept_hosted_call(
         self, call_id: str, provider_id: str, place: Mapping[str, Any]
@@ -140,17 +142,17 @@ class FakeAppSource:
         return self.code
 
     async def report_decisions(
-        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+        self, lease_key: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
-        self.decisions += [(held, str(decision["action"])) for decision in decisions]
+        self.decisions += [(lease_key, str(decision["action"])) for decision in decisions]
 
     async def add_partials(
-        self, held: LeaseKey, values: Sequence[PartialResult], first: int
+        self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int
     ) -> None:
         await self.taking.wait()
         if self.refuses is not None:
             raise self.refuses
-        if held in self.fenced:
+        if lease_key in self.fenced:
             raise Fenced("Only the holder of a lease may add partial results.")
         self.partials += values
         self.firsts.append(first)
@@ -248,30 +250,34 @@ class ExecutorRig:
         self.port.offer(lease)
         return lease.key
 
-    async def outcome(self, held: LeaseKey) -> Outcome:
+    async def outcome(self, lease_key: LeaseKey) -> Outcome:
         """The outcome that the replica reports for the lease."""
-        await self.port.until(lambda: any(finish.held == held for finish in self.port.finishes))
-        return next(finish.outcome for finish in self.port.finishes if finish.held == held)
+        await self.port.until(
+            lambda: any(finish.lease_key == lease_key for finish in self.port.finishes)
+        )
+        return next(
+            finish.outcome for finish in self.port.finishes if finish.lease_key == lease_key
+        )
 
-    async def lines(self, held: LeaseKey) -> Sequence[tuple[str, str]]:
+    async def lines(self, lease_key: LeaseKey) -> Sequence[tuple[str, str]]:
         """Levels and texts that the request has printed until its end. Reports take those that
         come before the end, so how many the end has depends on time."""
-        await self.outcome(held)
+        await self.outcome(lease_key)
         reported = [
             line
             for _, report in self.port.reports
             for of, lines in report.lines
-            if of == held
+            if of == lease_key
             for line in lines
         ]
-        finish = next(ended for ended in self.port.finishes if ended.held == held)
+        finish = next(ended for ended in self.port.finishes if ended.lease_key == lease_key)
         return [*reported, *finish.lines]
 
-    async def running(self, held: LeaseKey) -> None:
+    async def running(self, lease_key: LeaseKey) -> None:
         """Wait until a report shows a step of the request."""
         await self.port.until(
             lambda: any(
-                of == held and progress.step
+                of == lease_key and progress.step
                 for _, report in self.port.reports
                 for of, progress in report.progress
             )

@@ -59,7 +59,7 @@ async def test_a_replica_whose_term_has_ended_ends_its_apps_and_its_process(
     await rig.running(key)
     rig.port.end_term("its node failed")
     await rig.process_ended.wait()
-    assert not any(finish.held == key for finish in rig.port.finishes)
+    assert not any(finish.lease_key == key for finish in rig.port.finishes)
     assert not rig.port.handed_back  # another replica has it already
     assert not alive(process)
 
@@ -220,7 +220,7 @@ async def test_after_a_death_the_next_request_starts_another_process(rig: Execut
 async def test_a_cancelled_request_ends_and_its_process_stays(rig: ExecutorRig, path: str) -> None:
     before = await process_of(rig, "one")
     key = rig.offer("two", path)
-    await rig.port.until(lambda: key in rig.port.asks[-1].held)
+    await rig.port.until(lambda: key in rig.port.asks[-1].leases)
     rig.port.cancelled.add(key)
     failure = (await rig.outcome(key)).failure
     assert failure is not None
@@ -239,7 +239,7 @@ async def test_an_attempt_that_lost_its_lease_ends_before_the_next_of_its_reques
     failure = (await rig.outcome(key)).failure
     assert failure is not None
     assert failure.code == "expired", "the end of the lost attempt does not end the next one"
-    assert not any(finish.held == lost for finish in rig.port.finishes)
+    assert not any(finish.lease_key == lost for finish in rig.port.finishes)
 
 
 @pytest.mark.long
@@ -269,7 +269,7 @@ async def test_an_app_runs_as_many_requests_at_once_as_it_says(rig: ExecutorRig)
     for key in both:
         await rig.running(key)
     third = rig.offer("third", text="after them")
-    await rig.port.until(lambda: third in rig.port.asks[-1].held)
+    await rig.port.until(lambda: third in rig.port.asks[-1].leases)
     assert rig.port.finishes == []
     rig.port.cancelled.update(both)
     assert (await rig.outcome(third)).output == {"output": "after them"}
@@ -372,7 +372,7 @@ async def test_an_app_makes_room_for_another_one_when_it_is_idle(tmp_path: Path)
     busy = rig.offer("two", "/polite")
     await rig.running(busy)
     other = rig.offer("three", lease_endpoint=endpoint("/", "NoSetup"))
-    await rig.port.until(lambda: other in rig.port.asks[-1].held)
+    await rig.port.until(lambda: other in rig.port.asks[-1].leases)
     assert alive(first)
     rig.port.cancelled.add(busy)
     await rig.outcome(other)
@@ -392,11 +392,13 @@ class BucketSource(FakeAppSource):
     bucket: ClassVar[Bucket]
 
     async def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
         del tenant, media_type
-        ticket = self.bucket.ticket(self.bucket.policy(TYPED), f"{held.request_id}-{number}.png")
-        return forge_signature(ticket) if held.request_id == "forged" else ticket
+        ticket = self.bucket.ticket(
+            self.bucket.policy(TYPED), f"{lease_key.request_id}-{number}.png"
+        )
+        return forge_signature(ticket) if lease_key.request_id == "forged" else ticket
 
 
 @pytest.mark.long

@@ -51,10 +51,10 @@ class Tickets(FakeAppSource):
         self._storage = storage
 
     async def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
         del tenant
-        key = f"r/{held.request_id}/{number}"
+        key = f"r/{lease_key.request_id}/{number}"
         small = self._storage.ticket(f"{key}.webp", "image/webp") if self.thumbnails else None
         return replace(self._storage.ticket(key, media_type), thumbnail=small)
 

@@ -52,24 +52,24 @@ class AwaySource(FakeAppSource):
                 raise problem
 
     async def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
         await self._answer("file_ticket")
-        return await super().file_ticket(held, tenant, number, media_type)
+        return await super().file_ticket(lease_key, tenant, number, media_type)
 
     async def app_bundle(self, digest: str) -> bytes:
         await self._answer("app_bundle")
         return await super().app_bundle(digest)
 
-    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+    async def secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
         await self._answer("secrets")
-        return await super().secrets(held, tenant)
+        return await super().secrets(lease_key, tenant)
 
     async def report_decisions(
-        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+        self, lease_key: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
         await self._answer("report_decisions")
-        await super().report_decisions(held, decisions)
+        await super().report_decisions(lease_key, decisions)
 
 
 class Painter:

@@ -98,7 +98,7 @@ async def test_a_download_has_no_slot_and_what_is_loaded_is_served_meanwhile(
     key = rig.offer("one", endpoint=COMING)
     await rig.port.until(lambda: any(ask.coming == ("coming",) for ask in rig.port.outstanding))
     (pending,) = rig.port.outstanding
-    assert (pending.slots, pending.held) == (1, (key,))
+    assert (pending.slots, pending.leases) == (1, (key,))
     for name in ("two", "three"):
         assert (await rig.outcome(rig.offer(name, steps=1))).succeeded
     halfway.go.set()

@@ -143,7 +143,7 @@ AUDIO = Endpoint(
     "open",
     options={
         "task": "audio-to-audio",
-        "audio_format": {"length": "duration", "given": "audio"},
+        "audio_format": {"length": "duration", "input": "audio"},
         "arguments": {"noise": "init_noise_level"},
     },
 )
@@ -176,7 +176,7 @@ def test_an_audio_file_is_changed_as_the_plain_pipeline_does_it(tmp_path):
 def test_stable_audio_gets_the_rate_of_the_audio_too(tmp_path):
     pipeline = zoo.cases()["StableAudioPipeline"].build()
     timing = {"end": "audio_end_in_s", "start": "audio_start_in_s"}
-    given_as = {"given": "initial_audio_waveforms", "given_rate": "initial_audio_sampling_rate"}
+    given_as = {"input": "initial_audio_waveforms", "input_rate": "initial_audio_sampling_rate"}
     endpoint = replace(
         AUDIO, options={"task": "audio-to-audio", "audio_format": {**timing, **given_as}}
     )

@@ -56,9 +56,13 @@ class Broken(FakeLeasePort):
         raise self.error
 
     async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self,
+        lease_key: LeaseKey,
+        replica_id: str,
+        reason: str,
+        snapshot: StoredSnapshot | None = None,
     ) -> Verdict:
-        del held, replica_id, reason, snapshot
+        del lease_key, replica_id, reason, snapshot
         raise self.error
 
 

@@ -56,7 +56,7 @@ async def test_a_running_replica_loads_what_it_is_told_to_hold(make_rig: MakeRig
     assert rig.port.asks[-1].hot == ()
     rig.port.keep = ((PROBE, "hot"), (OTHER, "host")), "1"
     await rig.port.until(lambda: set(rig.port.asks[-1].hot) == {"probe", "other"})
-    assert rig.port.asks[-1].kept == "1"
+    assert rig.port.asks[-1].kept_version == "1"
 
 
 async def test_weights_held_on_disk_count_as_used_and_come_back_after_their_eviction(
@@ -84,7 +84,7 @@ async def test_it_says_what_it_cannot_hold_until_that_is_no_longer_wanted(
     assert endpoint == "gone"
     assert "missing" in why
     rig.port.keep = None
-    await rig.port.until(lambda: rig.port.asks[-1].kept == "")
+    await rig.port.until(lambda: rig.port.asks[-1].kept_version == "")
     assert rig.port.asks[-1].not_kept == ()
 
 
@@ -132,7 +132,7 @@ async def test_what_runs_next_is_loaded_while_the_current_request_runs(make_rig:
     rig.port.upcoming = (PROBE, OTHER), "1"
     await rig.port.until(lambda: "other" in rig.port.asks[-1].hot)
     assert rig.port.asks[-1].upcoming == "1"
-    assert key in rig.port.asks[-1].held
+    assert key in rig.port.asks[-1].leases
     assert set(rig.resources.loaded_endpoints) == {"probe", "other"}
 
 

@@ -19,7 +19,7 @@ class Lossy(FakeLeasePort):
     async def finish(self, finish: Finish) -> Verdict:
         await super().finish(finish)
         if len(self.finishes) == 1:
-            self.signal(Signal(SignalKind.FENCED, finish.held))
+            self.signal(Signal(SignalKind.FENCED, finish.lease_key))
             raise Unavailable("The answer got lost.")
         return Verdict.ACCEPTED
 

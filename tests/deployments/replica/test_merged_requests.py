@@ -54,7 +54,7 @@ async def test_an_image_does_not_wait_until_videos_are_written(make_rig: MakeRig
             rig.resources.writers.submit(ended.wait, 240)
         rig.port.offer(video := make_lease(rig, "video", WAN))
         await generate_image(rig, make_lease(rig, "image", FLUX))
-        assert video.key not in [finish.held for finish in rig.port.finishes]
+        assert video.key not in [finish.lease_key for finish in rig.port.finishes]
     finally:
         ended.set()
     assert (await rig.outcome(video.key)).failure is None
@@ -76,6 +76,6 @@ async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> N
     async with asyncio.timeout(240):
         for lease in shorts:
             assert (await rig.outcome(lease.key)).failure is None
-    assert long.key not in [finish.held for finish in rig.port.finishes]
+    assert long.key not in [finish.lease_key for finish in rig.port.finishes]
     rig.port.cancelled.add(long.key)
     assert (await rig.outcome(long.key)).failure is not None

@@ -36,8 +36,10 @@ def frame(name: str = "frame", files: int = 0, **input: Any) -> Frame:
     return Frame(name, input, tuple(tickets))
 
 
-async def draw_frames(rig: Rig, held: LeaseKey, *frames: Frame) -> list[FrameResult]:
-    return [await rig.replica.sessions.generate_frame(held, input_frame) for input_frame in frames]
+async def draw_frames(rig: Rig, lease_key: LeaseKey, *frames: Frame) -> list[FrameResult]:
+    return [
+        await rig.replica.sessions.generate_frame(lease_key, input_frame) for input_frame in frames
+    ]
 
 
 async def test_frames_are_drawn_and_nothing_of_them_is_uploaded(rig: Rig) -> None:
@@ -79,7 +81,7 @@ async def test_a_frame_after_the_end_is_refused_at_once(
 async def test_a_session_keeps_its_slot_and_the_weights(rig: Rig) -> None:
     key = await start_session(rig)
     await draw_frames(rig, key, frame(steps=0))
-    await rig.port.until(lambda: rig.port.asks[-1].held == (key,))
+    await rig.port.until(lambda: rig.port.asks[-1].leases == (key,))
     assert rig.port.asks[-1].slots == 1
     assert rig.resources.loaded_endpoints == ("probe",)
 
@@ -107,7 +109,7 @@ async def test_a_frame_goes_before_what_others_wait_for(rig: Rig) -> None:
     long = rig.offer("long", steps=2000, step_ms=5)
     await rig.wait_for_report(long)
     await draw_frames(rig, key, frame(steps=4, step_ms=5))
-    assert not any(finish.held == long for finish in rig.port.finishes)
+    assert not any(finish.lease_key == long for finish in rig.port.finishes)
 
 
 async def test_a_frame_that_fails_leaves_the_session_open(rig: Rig) -> None:

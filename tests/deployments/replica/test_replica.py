@@ -87,7 +87,7 @@ async def test_a_request_of_a_family_that_it_has_not_is_handed_back_and_not_take
     assert "without the family newer" in reason
     await rig.port.until(lambda: rig.port.asks[-1].slots and newer.id in rig.port.asks[-1].coming)
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
-    assert not any(finish.held == lease.key for finish in rig.port.finishes)
+    assert not any(finish.lease_key == lease.key for finish in rig.port.finishes)
 
 
 async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig: MakeRig):
@@ -269,7 +269,7 @@ async def test_a_full_replica_still_asks_for_signals_and_for_work_when_a_slot_is
     one, two = rig.offer("one", steps=30, step_ms=10), rig.offer("two", steps=1000, step_ms=10)
     await rig.port.until(lambda: any(ask.slots == 0 for ask in rig.port.outstanding))
     (ask,) = rig.port.outstanding
-    assert set(ask.held) == {one, two}
+    assert set(ask.leases) == {one, two}
     three = rig.offer("three", steps=1)
     await rig.outcome(one)
     assert (await rig.outcome(three)).succeeded
@@ -281,7 +281,7 @@ async def test_no_more_is_taken_than_there_are_slots(rig: Any):
         rig.offer(f"q{number}", steps=10, step_ms=5)
     await rig.port.wait_for_finishes(6)
     assert max(len(report.renewals) for _, report in rig.port.reports) <= 4
-    assert all(len(ask.held) <= 4 for ask in rig.port.asks)
+    assert all(len(ask.leases) <= 4 for ask in rig.port.asks)
 
 
 async def test_nothing_is_taken_while_a_generation_waits_for_memory(rig: Any):
@@ -370,7 +370,7 @@ async def test_an_outcome_that_is_never_taken_is_dropped_in_the_end(make_rig: Ma
     await until(lambda: key not in rig.replica._attempts)
     rig.port.away = False
     assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
-    assert [finish.held.request_id for finish in rig.port.finishes] == ["two"]
+    assert [finish.lease_key.request_id for finish in rig.port.finishes] == ["two"]
 
 
 async def test_a_replica_that_closes_says_so_and_asks_for_no_more(rig: Any):
@@ -395,7 +395,7 @@ async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig: 
     rig.storage.closed.set()
     await closing
     assert rig.port.handed_back == [running]
-    assert [finish.held for finish in rig.port.finishes] == [delivered]
+    assert [finish.lease_key for finish in rig.port.finishes] == [delivered]
     assert not rig.resources.engine.alive
     assert rig.port.outstanding == []
 
@@ -465,7 +465,7 @@ def test_the_time_to_close_in_leaves_serve_its_share():
 async def test_a_replica_whose_term_has_ended_drops_what_it_holds_and_ends_its_process(rig: Any):
     key = rig.offer("one", steps=100_000, step_ms=5)
     await rig.wait_for_report(key)
-    await rig.port.until(lambda: any(key in ask.held for ask in rig.port.outstanding))
+    await rig.port.until(lambda: any(key in ask.leases for ask in rig.port.outstanding))
     rig.port.end_term("its node failed")
     await rig.process_ended.wait()
     assert not rig.port.finishes

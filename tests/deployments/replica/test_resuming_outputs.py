@@ -97,9 +97,9 @@ async def handed_back(make_rig: MakeRig, endpoint_id: str, finished: int) -> tup
     return rig, lease.key
 
 
-def again(rig: Rig, before: Rig, held: LeaseKey, endpoint_id: str) -> Lease:
+def again(rig: Rig, before: Rig, lease_key: LeaseKey, endpoint_id: str) -> Lease:
     """The next attempt of the lease, with its own tickets."""
-    kept = before.port.snapshots[held]
+    kept = before.port.snapshots[lease_key]
     rig.storage.objects[kept.key] = before.storage.objects[kept.key]
     return replace(
         several(rig, "second", endpoint_id),

@@ -31,7 +31,9 @@ class Log:
     def __init__(self) -> None:
         self.decisions: list[dict[str, Any]] = []
 
-    async def report_decisions(self, held: LeaseKey, decisions: tuple[dict[str, Any], ...]) -> None:
+    async def report_decisions(
+        self, lease_key: LeaseKey, decisions: tuple[dict[str, Any], ...]
+    ) -> None:
         self.decisions += decisions
 
 

@@ -18,8 +18,8 @@ def long_one(rig: Rig, steps: int = ENDLESS) -> LeaseKey:
     return rig.offer("long", steps=steps, step_ms=STEP_MS)
 
 
-def read_snapshot(rig: Rig, held: LeaseKey) -> Snapshot:
-    return Snapshot.of_bytes(rig.storage.objects[rig.port.snapshots[held].key])
+def read_snapshot(rig: Rig, lease_key: LeaseKey) -> Snapshot:
+    return Snapshot.of_bytes(rig.storage.objects[rig.port.snapshots[lease_key].key])
 
 
 def forwards(rig: Rig) -> int:

@@ -85,7 +85,7 @@ async def test_ended_attempts_are_reported_once_with_their_error(make_rig) -> No
         rig.port.offer(replace(lease, trace=TRACE, tenant="ann"))
     rig.port.offer(rig.lease("quiet", steps=1))
     await rig.port.wait_for_finishes(3)
-    sent = {trace.held.request_id: trace for trace in await wait_for_traces(rig, 2)}
+    sent = {trace.lease_key.request_id: trace for trace in await wait_for_traces(rig, 2)}
     assert {name: trace.error for name, trace in sent.items()} == {
         "good": "",
         "bad": "pipeline_failed",
@@ -110,7 +110,7 @@ async def test_timings_that_the_ingress_did_not_take_are_sent_again(make_rig) ->
     await rig.port.until(lambda: rig.port.refused_calls > refused + 3)
     rig.port.away = False
     (sent,) = await wait_for_traces(rig, 1)
-    assert sent.held.request_id == "good"
+    assert sent.lease_key.request_id == "good"
 
 
 async def test_an_attempt_that_lost_its_lease_is_not_reported(make_rig) -> None:
@@ -121,4 +121,4 @@ async def test_an_attempt_that_lost_its_lease_is_not_reported(make_rig) -> None:
     rig.port.fenced.add(lost.key)
     rig.port.offer(replace(rig.lease("good", steps=1), trace=TRACE))
     await rig.port.wait_for_finishes(1)
-    assert [trace.held.request_id for trace in await wait_for_traces(rig, 1)] == ["good"]
+    assert [trace.lease_key.request_id for trace in await wait_for_traces(rig, 1)] == ["good"]

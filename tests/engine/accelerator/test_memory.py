@@ -56,10 +56,10 @@ def test_a_measurement_reports_the_peak_and_what_is_left_of_it(memory):
     with memory.measure() as taken:
         kept = memory.allocate(20 * MB)
         memory.allocate(40 * MB)
-    assert (taken.peak, taken.kept) == (60 * MB, 20 * MB)
+    assert (taken.peak, taken.growth) == (60 * MB, 20 * MB)
     with memory.measure() as taken:
         del kept
-    assert (taken.peak, taken.kept) == (0, -20 * MB)
+    assert (taken.peak, taken.growth) == (0, -20 * MB)
     del already
 
 

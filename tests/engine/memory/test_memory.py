@@ -135,10 +135,10 @@ guests = st.lists(
 def test_who_begins_leaves_the_others_what_they_still_need(expected, others, free):
     if not may_begin(expected, others, free):
         return
-    rest = free - expected.held
+    rest = free - expected.resident
     for guest in others:
         if guest.expected is not None:
-            rest -= max(0, guest.expected.held - guest.held)
+            rest -= max(0, guest.expected.resident - guest.resident)
     known = [expected, *(admitted.expected for admitted in others if admitted.expected is not None)]
     assert all(footprint.transient <= rest for footprint in known)
 

@@ -125,7 +125,7 @@ def test_the_longest_unused_go_first_and_the_share_is_never_exceeded():
 
 def test_kept_weights_stay_in_host_memory_while_others_can_go():
     warm, host = tier(share=0.5, total=20_480)
-    warm.kept = frozenset({"a", "d"})
+    warm.dropped_last = frozenset({"a", "d"})
     for name in "abc":
         assert keep(warm, name, linear(4096))
     assert warm.names == ["a", "c"]
@@ -364,10 +364,10 @@ def test_weights_that_wait_in_host_memory_drop_none_that_are_kept_there():
 
     assert keep(warm, "kept", linear(4096))
     assert keep(warm, "other", linear(4096))
-    warm.kept = frozenset({"kept"})
+    warm.dropped_last = frozenset({"kept"})
     assert stage("next")
     assert warm.names == ["kept", "next"]
-    warm.kept = frozenset({"kept", "next"})
+    warm.dropped_last = frozenset({"kept", "next"})
     assert not stage("third")
     assert warm.names == ["kept", "next"]
 

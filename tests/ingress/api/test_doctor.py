@@ -30,8 +30,8 @@ async def test_each_check_is_shown_with_its_result_or_its_problem(house: House) 
     assert answer.json() == {
         "problems": 1,
         "findings": [
-            {"name": "memory", "ok": True, "said": "16 GB"},
-            {"name": "disk", "ok": False, "said": "The disk is full. Delete something."},
+            {"name": "memory", "ok": True, "message": "16 GB"},
+            {"name": "disk", "ok": False, "message": "The disk is full. Delete something."},
         ],
     }
 
@@ -63,4 +63,4 @@ async def test_checks_that_do_not_end_are_a_503_and_do_not_run_twice_at_once(
         let_go.set()
         monkeypatch.setattr(health, "EXAMINATION_S", 60)
         findings = (await client.get("/v1/doctor")).json()["findings"]
-    assert findings == [{"name": "provider", "ok": True, "said": "it came back"}]
+    assert findings == [{"name": "provider", "ok": True, "message": "it came back"}]

@@ -68,7 +68,7 @@ async def test_operators_get_what_a_look_at_machine_and_hub_found(
         assert preflight["download"]["missing_bytes"] == SIZE
         demo = await answer(house, house.key, SCHNELL)
         assert (demo["server"], demo["fits"]) == ("demo", False)
-        assert "needs a GPU with 12 GB or more, and this machine has none" in demo["said"]["fits"]
+        assert "needs a GPU with 12 GB or more, and this machine has none" in demo["sentences"]["fits"]
 
 
 async def test_others_get_what_the_entry_says_and_no_look_is_taken(
@@ -79,7 +79,7 @@ async def test_others_get_what_the_entry_says_and_no_look_is_taken(
         key = await house.services.identity.keys.create("other", scopes=frozenset({API}))
         preflight = await answer(house, str(key))
     assert preflight["machine"] == {"device_gb": None, "memory_gb": None, "free_gb": None}
-    assert preflight["said"]["download"] == "about 1.8 GB"
+    assert preflight["sentences"]["download"] == "about 1.8 GB"
     assert around.asked == []
 
 

@@ -38,7 +38,7 @@ async def _unused(*_: object) -> CancelVerdict:
 class Scene:
     def __init__(self, *replicas: HeldWeights, leads: bool = True, **pool: object) -> None:
         self.clock = FakeClock(MORNING)
-        self.held = FakeHeldWeights(*replicas)
+        self.weights = FakeHeldWeights(*replicas)
         self.operations = FakeOperations(
             *(self.clock, {}, _unused, lambda *_: None, lambda: None, lambda *_: None)
         )
@@ -46,7 +46,7 @@ class Scene:
         self.pools = PoolMap({"probes": config, "others": PoolConfig(families=("flux",))})
         leader = FakeLeader(leads=leads)
         self.warm = WarmPools(
-            self.operations, self.held, lambda: self.pools, CATALOG, self.clock, leader
+            self.operations, self.weights, lambda: self.pools, CATALOG, self.clock, leader
         )
 
     async def set(self, endpoint: str = PROBE, replicas: int = 1, until: float = 60) -> None:
@@ -54,7 +54,7 @@ class Scene:
         await self.operations.set_warm(WarmTarget(endpoint, replicas, HOT, end), ADMIN)
 
     def keep(self, replica_id: str) -> Keep | None:
-        return self.held.replicas[replica_id].keep
+        return self.weights.replicas[replica_id].keep
 
 
 async def test_a_pool_is_kept_warm_in_the_hours_of_its_configuration() -> None:
@@ -86,7 +86,7 @@ async def test_replicas_alone_may_be_kept_warm() -> None:
     assert (scene.warm.replicas(), scene.keep("r1")) == ({"probes": 3}, None)
     (state,) = scene.warm.states
     assert (state.ready, state.endpoint) == (1, "")
-    assert scene.held.pools == frozenset()  # no replica waits for a decision
+    assert scene.weights.pools == frozenset()  # no replica waits for a decision
 
 
 async def test_a_target_says_how_many_replicas_are_ready_and_why_others_are_not() -> None:
@@ -129,12 +129,12 @@ async def test_only_the_leader_decides_and_only_when_something_changes() -> None
     scene = Scene(replica("r1"), leads=False)
     await scene.set()
     await scene.warm.look()
-    assert (scene.held.writes, scene.warm.replicas()) == (0, {"probes": 1})
+    assert (scene.weights.writes, scene.warm.replicas()) == (0, {"probes": 1})
     leading = Scene(replica("r1"))
     await leading.set()
     for _ in range(3):
         await leading.warm.look()
-    assert leading.held.writes == 1
+    assert leading.weights.writes == 1
 
 
 async def test_an_overflow_pool_may_be_kept_warm_for_endpoints_of_the_first_pool() -> None:

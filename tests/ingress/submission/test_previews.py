@@ -16,22 +16,22 @@ class Maker:
 
     def __init__(self, house: House) -> None:
         self._queue = house.queue
-        self.held = LeaseKey("", 0)
+        self.lease_key = LeaseKey("", 0)
 
     async def take(self) -> None:
         work = await self._queue.ask(Ask("r1", "actor-1", "studio", 1))
-        self.held = work.leases[0].key
+        self.lease_key = work.leases[0].key
 
     async def report(
         self, step: int, stage: Stage = Stage.DENOISING, preview: Preview | None = None
     ) -> bool:
         """True if a client polls for previews."""
         progress = Progress(stage, step, 8, rate=2.0)
-        previews = () if preview is None else ((self.held, preview),)
+        previews = () if preview is None else ((self.lease_key, preview),)
         reply = await self._queue.report(
-            Report("r1", (self.held,), ((self.held, progress),), previews)
+            Report("r1", (self.lease_key,), ((self.lease_key, progress),), previews)
         )
-        return self.held in reply.watched
+        return self.lease_key in reply.watched
 
 
 async def begin_request(

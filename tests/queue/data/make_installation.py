@@ -116,8 +116,8 @@ class Installation:
         assert lease_key.request_id == id_of(name), f"{name} is not next"
         return lease_key
 
-    async def finish(self, held: LeaseKey, outcome: Outcome, replica: str = "r1") -> None:
-        await self.queue.finish(make_finish(held, outcome, replica))
+    async def finish(self, lease_key: LeaseKey, outcome: Outcome, replica: str = "r1") -> None:
+        await self.queue.finish(make_finish(lease_key, outcome, replica))
 
     async def succeed(self, name: str, **changes: Any) -> None:
         await self.finish(await self.run(name, **changes), image_of(id_of(name)))
@@ -348,9 +348,9 @@ async def make_queued(here: Installation) -> None:
     await here.queue.operations.drain(DRAINING, Actor(KEY.id))
 
 
-def snapshot_of(held: LeaseKey) -> str:
+def snapshot_of(lease_key: LeaseKey) -> str:
     """Key of a snapshot, as ``FakeTerms`` names them."""
-    return f"s/{held.request_id}/{held.attempt}/0.bin"
+    return f"s/{lease_key.request_id}/{lease_key.attempt}/0.bin"
 
 
 MAKERS = (

@@ -40,7 +40,7 @@ def test_a_canary_that_fails_what_its_pool_does_not_is_worse_after_a_few_attempt
     assert not compare([*usual, *make_attempts(True, "failed", 1)], "flux").worse
     comparison = compare([*usual, *make_attempts(True, "failed", 3)], "flux")
     assert comparison.worse == "it fails more often"
-    assert comparison.said == "3 of 3 attempts failed (flux: 0 of 100)"
+    assert comparison.summary == "3 of 3 attempts failed (flux: 0 of 100)"
 
 
 @pytest.mark.parametrize("how", ["failed", "retry", "died", "lost"])
@@ -72,7 +72,7 @@ def test_a_canary_that_takes_longer_is_worse_also_if_all_succeed() -> None:
     assert not compare([*usual, *make_attempts(True, "succeeded", 5, 9.0)], "flux").worse
     comparison = compare([*usual, *make_attempts(True, "succeeded", 12, 2.6)], "flux")
     assert comparison.worse == "it takes longer"
-    assert comparison.said.endswith("12 of 12 took over 1.25 times the usual time")
+    assert comparison.summary.endswith("12 of 12 took over 1.25 times the usual time")
 
 
 def test_times_are_compared_only_where_the_usual_one_is_known() -> None:

@@ -60,7 +60,7 @@ class One:
 class Replica:
     name: str
     ready: bool = False
-    held: dict[LeaseKey, One] = field(default_factory=dict[LeaseKey, One])
+    jobs: dict[LeaseKey, One] = field(default_factory=dict[LeaseKey, One])
 
 
 class PacedQueue:
@@ -142,7 +142,7 @@ class PacedQueue:
 
     async def remove(self, name: str) -> None:
         """Remove a replica that has no more work."""
-        assert not self.replicas.pop(name).held
+        assert not self.replicas.pop(name).jobs
         await self.queue.announce(_presence(name, ReplicaStage.DRAINING))
         await self.queue.parts.state.replicas.remove_dead(frozenset({name}))
 
@@ -167,7 +167,7 @@ class PacedQueue:
         if not replica.ready:
             await self.queue.announce(_presence(replica.name, ReplicaStage.STARTING))
             return
-        free = SLOTS - len(replica.held)
+        free = SLOTS - len(replica.jobs)
         asking = asyncio.create_task(self.queue.ask(self._ask(replica, 0)))
         await asyncio.sleep(0)  # It is recorded at once; the poll for signals waits here.
         asking.cancel()
@@ -177,16 +177,16 @@ class PacedQueue:
 
     async def _report(self, replica: Replica) -> None:
         begin, end = self.downloads
-        if not begin < self.now < end or not replica.held:
+        if not begin < self.now < end or not replica.jobs:
             return
         done = int(GIGABYTES * 1e9 * (self.now - begin) / (end - begin))
         rate = done / (self.now - begin) * self.dice.uniform(0.8, 1.2)
         progress = Progress(Stage.DOWNLOADING, done, int(GIGABYTES * 1e9), rate)
-        lease_keys = tuple(replica.held)
+        lease_keys = tuple(replica.jobs)
         await self.queue.report(
             Report(replica.name, lease_keys, tuple((h, progress) for h in lease_keys))
         )
-        for job in replica.held.values():
+        for job in replica.jobs.values():
             ends_at = await self.queue.ends_at(
                 await self.queue.get(job.request.tenant, job.request.id)
             )
@@ -197,23 +197,23 @@ class PacedQueue:
     async def _lease(self) -> None:
         """Let each replica with a free slot poll while requests are waiting."""
         for replica in self.replicas.values():
-            while replica.ready and self.waiting and len(replica.held) < SLOTS:
-                free = min(SLOTS - len(replica.held), len(self.waiting))
+            while replica.ready and self.waiting and len(replica.jobs) < SLOTS:
+                free = min(SLOTS - len(replica.jobs), len(self.waiting))
                 for granted in (await self.queue.ask(self._ask(replica, free))).leases:
                     job = self.waiting.pop(granted.request_id)
-                    replica.held[granted.key] = job
+                    replica.jobs[granted.key] = job
                     job.leased = self.now
                     begins = max(self.now, self.downloads[1])
                     self.at(begins + job.takes_s, _ending(self, replica, granted.key))
 
     def _ask(self, replica: Replica, free: int) -> Ask:
-        lease_keys = tuple(replica.held)
+        lease_keys = tuple(replica.jobs)
         return Ask(replica.name, replica.name, POOL, free, lease_keys)
 
-    async def finish(self, replica: Replica, held: LeaseKey) -> None:
-        job = replica.held.pop(held)
+    async def finish(self, replica: Replica, lease_key: LeaseKey) -> None:
+        job = replica.jobs.pop(lease_key)
         outcome = Outcome(output={}, usage=Usage(self.now - job.leased, 4, 1.0))
-        verdict = await self.queue.finish(make_finish(held, outcome, replica.name))
+        verdict = await self.queue.finish(make_finish(lease_key, outcome, replica.name))
         assert verdict is Verdict.ACCEPTED
         job.ended = self.now
 
@@ -226,8 +226,10 @@ class PacedQueue:
         self.estimates.append((one, self.now, (waiting.ends_at - self.clock.now()).total_seconds()))
 
 
-def _ending(paced: PacedQueue, replica: Replica, held: LeaseKey) -> Callable[[], Awaitable[None]]:
-    return lambda: paced.finish(replica, held)
+def _ending(
+    paced: PacedQueue, replica: Replica, lease_key: LeaseKey
+) -> Callable[[], Awaitable[None]]:
+    return lambda: paced.finish(replica, lease_key)
 
 
 def _presence(name: str, stage: ReplicaStage) -> Presence:

@@ -27,8 +27,8 @@ def starting(replica: str = "r1", pool: str = POOL) -> Presence:
 
 async def decide(queue: PostgresQueue, *replicas: str) -> None:
     """Decide that these replicas hold the endpoint, and read it."""
-    await queue.parts.state.kept.write(dict.fromkeys(replicas, KEEP))
-    await queue.parts.state.kept.refresh([POOL])
+    await queue.parts.state.kept_weights.write(dict.fromkeys(replicas, KEEP))
+    await queue.parts.state.kept_weights.refresh([POOL])
 
 
 async def test_a_starting_replica_waits_for_the_decision_only_where_targets_stand(
@@ -36,7 +36,7 @@ async def test_a_starting_replica_waits_for_the_decision_only_where_targets_stan
 ) -> None:
     queue = await ingress()
     assert await queue.announce(starting()) is None
-    await queue.parts.state.kept.refresh([POOL])
+    await queue.parts.state.kept_weights.refresh([POOL])
     assert await queue.announce(starting("r9", "other")) is None
     undecided = await queue.announce(starting())
     assert undecided is not None
@@ -51,16 +51,16 @@ async def test_a_running_replica_is_told_once_by_any_ingress(ingress: Ingress) -
     here, there = await ingress(), await ingress()
     await here.announce(starting())
     await decide(here, "r1")
-    await there.parts.state.kept.refresh([POOL])
+    await there.parts.state.kept_weights.refresh([POOL])
     for queue in (here, there):
         told = await queue.ask(ask(1))
         assert [level for _, level in told.keep or ()] == ["hot"]
         version = told.keep_version
-    knows = replace(ask(1), kept=version)
+    knows = replace(ask(1), kept_version=version)
     for queue in (here, there):
         assert (await queue.ask(knows)).keep is None
-    await here.parts.state.kept.write({"r1": ()})
-    await here.parts.state.kept.refresh([])
+    await here.parts.state.kept_weights.write({"r1": ()})
+    await here.parts.state.kept_weights.refresh([])
     told = await here.ask(knows)
     assert (told.keep, told.keep_version) == ((), "")
 
@@ -83,11 +83,11 @@ async def test_what_a_replica_holds_is_read_by_every_ingress(ingress: Ingress) -
     polling = asyncio.create_task(here.ask(poll))
 
     async def seen() -> bool:
-        return bool(await there.parts.state.kept.refresh([]))
+        return bool(await there.parts.state.kept_weights.refresh([]))
 
     await eventually(seen)
     await polling
-    (weights,) = await there.parts.state.kept.refresh([])
+    (weights,) = await there.parts.state.kept_weights.refresh([])
     assert (weights.hot, weights.host, weights.disk) == ({"a"}, {"b"}, {"c"})
     assert weights.not_kept["d"].startswith("Full")
     assert weights.keep is None

@@ -51,12 +51,14 @@ async def unwanted_keys(database: Database) -> set[str]:
     }
 
 
-async def store_snapshot(queue: PostgresQueue, held: LeaseKey) -> str:
-    asked_for = await queue.report(replace(report(held), wants_tickets=(held,)))
+async def store_snapshot(queue: PostgresQueue, lease_key: LeaseKey) -> str:
+    asked_for = await queue.report(replace(report(lease_key), wants_tickets=(lease_key,)))
     ((_, ticket),) = asked_for.snapshot_tickets
     kept = StoredSnapshot(ticket.key, 1)
-    progress = ((held, Progress(Stage.DENOISING, 1, 4)),)
-    await queue.report(replace(report(held), snapshots=((held, kept),), progress=progress))
+    progress = ((lease_key, Progress(Stage.DENOISING, 1, 4)),)
+    await queue.report(
+        replace(report(lease_key), snapshots=((lease_key, kept),), progress=progress)
+    )
     return ticket.key
 
 

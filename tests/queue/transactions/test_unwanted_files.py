@@ -25,11 +25,11 @@ async def keys(database: Database) -> set[str]:
     return {key for (key,) in await database.rows("SELECT key FROM jobs WHERE kind = 'file'")}
 
 
-async def keep(queue, held: LeaseKey, step: int = 1) -> str:
-    reply = await queue.report(replace(report(held), wants_tickets=(held,)))
+async def keep(queue, lease_key: LeaseKey, step: int = 1) -> str:
+    reply = await queue.report(replace(report(lease_key), wants_tickets=(lease_key,)))
     ((_, ticket),) = reply.snapshot_tickets
     kept = StoredSnapshot(ticket.key, step)
-    await queue.report(replace(report(held), snapshots=((held, kept),)))
+    await queue.report(replace(report(lease_key), snapshots=((lease_key, kept),)))
     return ticket.key
 
 

@@ -50,10 +50,10 @@ async def test_a_workflow_outlives_every_lease_and_the_death_of_every_process(
     while await state_of(queue, other.id) is State.RUNNING:  # noqa: ASYNC110  the reaper ends it
         await asyncio.sleep(0.05)
     await asyncio.sleep(2 * QUICK.lease_s)  # rounds of the reaper
-    again = await queue.current(TENANT, run.held.request_id)
+    again = await queue.current(TENANT, run.lease_key.request_id)
     assert (again.state, again.attempt, again.failures) == (State.RUNNING, 1, 0)
     assert str(await queue.finish(make_finish(leased.key))) == "fenced"
-    assert str(await queue.finish(Finish(run.held, RUNNER, DONE))) == "accepted"
+    assert str(await queue.finish(Finish(run.lease_key, RUNNER, DONE))) == "accepted"
 
 
 async def test_a_workflow_does_not_count_for_the_limit_of_running_requests(
@@ -80,8 +80,8 @@ async def test_retention_keeps_steps_as_long_as_their_workflow(
     await queue.finish(make_finish(lease_key, image(step)))
     deletion = Deletion(database, Retention())
     assert await deletion.delete_of_tenant(TENANT) == []
-    await queue.finish(Finish(run.held, RUNNER, DONE))
-    assert await deletion.delete_of_tenant(TENANT) == [run.held.request_id]
+    await queue.finish(Finish(run.lease_key, RUNNER, DONE))
+    assert await deletion.delete_of_tenant(TENANT) == [run.lease_key.request_id]
     ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
     assert files > 0
     assert await deletion.delete_of_tenant(TENANT) == [step]
@@ -103,7 +103,7 @@ async def test_the_lifetime_of_a_steps_files_begins_with_the_end_of_its_workflow
     await lifecycles.expire()
     ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
     assert files > 0
-    await queue.finish(Finish(run.held, RUNNER, DONE))
+    await queue.finish(Finish(run.lease_key, RUNNER, DONE))
     await lifecycles.expire()
     ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
     assert files == 0
@@ -119,8 +119,8 @@ async def test_the_run_of_a_deleted_request_is_deleted_when_its_steps_have_ended
     queue = await ingress()
     run = await start_run(queue)
     step = await send_step(queue, run)
-    await queue.operations.fail(run.held.request_id, ACTOR, "It is not wanted.")
-    await queue.delete(TENANT, run.held.request_id)
+    await queue.operations.fail(run.lease_key.request_id, ACTOR, "It is not wanted.")
+    await queue.delete(TENANT, run.lease_key.request_id)
     await queue.workflows.runs.close()
     assert await database.rows(RUNS) == [(1,)]
     await queue.cancel(TENANT, step)
@@ -134,10 +134,10 @@ async def test_a_run_that_is_closed_while_its_request_is_deleted_does_not_stay(
     queue = await ingress()
     run = await start_run(queue)
     step = await send_step(queue, run)
-    await queue.operations.fail(run.held.request_id, ACTOR, "It is not wanted.")
+    await queue.operations.fail(run.lease_key.request_id, ACTOR, "It is not wanted.")
     async with await psycopg.AsyncConnection.connect(conninfo) as closing:
         await closing.execute("SELECT FROM requests WHERE pool = %s FOR KEY SHARE", (POOL,))
-        deleting = asyncio.create_task(queue.delete(TENANT, run.held.request_id))
+        deleting = asyncio.create_task(queue.delete(TENANT, run.lease_key.request_id))
         while not await database.rows(WAITS):
             assert not deleting.done()
             await asyncio.sleep(0.01)
@@ -181,7 +181,7 @@ async def test_two_processes_that_send_the_same_step_store_one_request(ingress: 
     first, second = await ingress(), await ingress()
     run = await start_run(first)
     for _ in range(20):
-        key = f"{run.held.request_id}/draw"
+        key = f"{run.lease_key.request_id}/draw"
         request = new(idempotency_key=key, body_digest=b"1" * 32)
         answers = await asyncio.gather(
             *(queue.submit(request) for queue in (first, second) for _ in range(2))
@@ -208,10 +208,10 @@ async def test_a_cancel_and_a_step_at_once_leave_no_step_behind(ingress: Ingress
         request = new()
         taken, _ = await asyncio.gather(
             first.workflows.runs.take(run, [call(DRAW, request.id)]),
-            second.cancel(TENANT, run.held.request_id),
+            second.cancel(TENANT, run.lease_key.request_id),
         )
-        again = await find_run(second, run.held.request_id)
+        again = await find_run(second, run.lease_key.request_id)
         assert again.cancel_requested
         steps = await second.workflows.runs.steps(again)
         assert [step.id for step in steps] == [*taken]
-        await second.finish(Finish(run.held, RUNNER, DONE))
+        await second.finish(Finish(run.lease_key, RUNNER, DONE))

@@ -17,7 +17,7 @@ class DoctorFinding(TypedDict):
 
     name: str
     ok: bool
-    said: Annotated[str, Field(description="The result, or the problem and its remedy.")]
+    message: Annotated[str, Field(description="The result, or the problem and its remedy.")]
 
 
 class DoctorReport(TypedDict):

@@ -89,10 +89,10 @@ def call_of(services: Services, caller: Caller, batch: StoredBatch, body: Any) -
 
 def _image_call(services: Services, caller: Caller, body: Any, *, edits: bool) -> LineCall:
     call = images.json_call(services, caller, body, edits=edits)
-    if call.given.stream:
+    if call.parameters.stream:
         raise InvalidInput.of_field("stream", "Not supported in a batch", "feature_not_supported")
-    image_request, names = call.image_request, image_parameters.names_of(call.given)
-    if call.given.response_format is None:  # base64 of thousands of images would be gigabytes
+    image_request, names = call.image_request, image_parameters.names_of(call.parameters)
+    if call.parameters.response_format is None:  # base64 of thousands of images would be gigabytes
         image_request = replace(image_request, response_formats=frozenset({"url"}))
     return LineCall(call.entry, image_request.input, names, image_request)
 

@@ -65,8 +65,8 @@ class Served:
     def file(self, output: dict[str, Any]) -> bytes:
         return self.rig.storage.objects[output["artifact"]]
 
-    async def lines(self, held: LeaseKey) -> list[str]:
-        return [text for _, text in await self.rig.lines(held)]
+    async def lines(self, lease_key: LeaseKey) -> list[str]:
+        return [text for _, text in await self.rig.lines(lease_key)]
 
 
 Serve = Callable[..., Awaitable[Served]]

@@ -122,7 +122,7 @@ async def test_a_server_at_an_address_is_an_endpoint_with_its_schemas(
         runs = rig.offer("long", lease_endpoint=endpoint(entry), text="d", then=f"wait for {meet}")
         await rig.port.until(Path(f"{meet}.started").exists)
         waits = rig.offer("waits", lease_endpoint=endpoint(entry), text="d")
-        await rig.port.until(lambda: waits in rig.port.asks[-1].held)
+        await rig.port.until(lambda: waits in rig.port.asks[-1].leases)
         rig.port.cancelled.add(waits)
         cancelled = (await rig.outcome(waits)).failure
         assert cancelled is not None
@@ -136,7 +136,7 @@ async def test_a_server_at_an_address_is_an_endpoint_with_its_schemas(
         assert (failure.code, failure.retryable) == ("replica_died", True)
         # The next one waits until the server is there again.
         waiting = rig.offer("five", lease_endpoint=endpoint(entry), text="e")
-        await rig.port.until(lambda: waiting in rig.port.asks[-1].held)
+        await rig.port.until(lambda: waiting in rig.port.asks[-1].leases)
         await elsewhere.start_again(monkeypatch)
         assert (await rig.outcome(waiting)).failure is None
     finally:

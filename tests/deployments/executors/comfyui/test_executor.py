@@ -89,8 +89,8 @@ def steps(classes: Mapping[str, Any]) -> Interface:
     return interface(STEPS, classes, STEPS_INPUTS, ())
 
 
-async def failure(rig: ExecutorRig, held: LeaseKey) -> tuple[str, str]:
-    outcome = await rig.outcome(held)
+async def failure(rig: ExecutorRig, lease_key: LeaseKey) -> tuple[str, str]:
+    outcome = await rig.outcome(lease_key)
     assert outcome.failure is not None
     return outcome.failure.code, outcome.failure.message
 

@@ -28,13 +28,13 @@ class RigSessions:
         self._sessions = rig.replica.sessions
 
     async def send_message(self, seat: ReplicaSlot, message: bytes | str) -> None:
-        await self._sessions.send_message(seat.held, message)
+        await self._sessions.send_message(seat.lease_key, message)
 
     async def next_messages(self, seat: ReplicaSlot, within_s: float) -> AppMessages:
-        return await self._sessions.next_messages(seat.held, within_s)
+        return await self._sessions.next_messages(seat.lease_key, within_s)
 
     async def end(self, seat: ReplicaSlot) -> None:
-        self._sessions.end(seat.held)
+        self._sessions.end(seat.lease_key)
 
 
 LONG_S = 240.0
@@ -44,7 +44,7 @@ class Client:
     """Client of a session, as the ingress is one."""
 
     def __init__(self, rig: FalRig, path: str) -> None:
-        self.held: LeaseKey = rig.connect(path)
+        self.lease_key: LeaseKey = rig.connect(path)
         self._rig = rig
         self._heard: list[bytes | str] = []
         self.end: SessionEnd | None = None
@@ -56,13 +56,13 @@ class Client:
     async def wait_for_lease(self) -> None:
         async with asyncio.timeout(LONG_S):
             running = self._rig.rig.replica._attempts
-            await self._rig.rig.port.until(lambda: self.held in running)
+            await self._rig.rig.port.until(lambda: self.lease_key in running)
 
     async def send(self, message: dict[str, Any] | str | bytes) -> None:
         packed = msgpack.packb(message) if isinstance(message, dict) else message
         await self.wait_for_lease()
         async with asyncio.timeout(LONG_S):
-            await self.sessions.send_message(self.held, packed)
+            await self.sessions.send_message(self.lease_key, packed)
 
     async def hear(self) -> Any:
         """The next message, of JSON or msgpack. None: the session has ended."""
@@ -76,16 +76,16 @@ class Client:
         await self.wait_for_lease()
         async with asyncio.timeout(LONG_S):
             while not self._heard and self.end is None:
-                got = await self.sessions.next_messages(self.held, 1.0)
+                got = await self.sessions.next_messages(self.lease_key, 1.0)
                 self._heard += got.messages
                 self.end = got.end
         return self._heard.pop(0) if self._heard else None
 
     async def leave(self) -> Any:
         """Outcome of the session's request after the client has left."""
-        self.sessions.end(self.held)
+        self.sessions.end(self.lease_key)
         async with asyncio.timeout(LONG_S):
-            return await self._rig.rig.outcome(self.held)
+            return await self._rig.rig.outcome(self.lease_key)
 
 
 def catalog_of(app: DeployedApp, folder: Path) -> Catalog:

@@ -65,7 +65,7 @@ async def test_each_message_is_answered_and_the_session_ends_with_its_client(rig
     assert outcome.failure is None
     assert outcome.output == {"messages": 30}
     assert outcome.usage.run_s > 0
-    assert ("INFO", "drawing 7") in await rig.rig.lines(client.held)
+    assert ("INFO", "drawing 7") in await rig.rig.lines(client.lease_key)
 
 
 async def test_bytes_pass_as_bytes(rig: FalRig) -> None:
@@ -129,7 +129,7 @@ async def test_an_error_of_the_app_is_its_own_text(
     assert client.end is not None
     assert (client.end.code, client.end.failure) == (1000, None)
     assert (await client.leave()).failure is None
-    printed = [text for _, text in await rig.rig.lines(client.held)]
+    printed = [text for _, text in await rig.rig.lines(client.lease_key)]
     assert not [text for text in printed if "Traceback" in text or "realtime.py" in text]
 
 
@@ -146,7 +146,7 @@ async def test_a_process_that_dies_ends_the_session_with_a_sentence(rig: FalRig)
     failure = (await client.leave()).failure
     assert (failure.code, failure.retryable) == ("replica_died", False)
     with pytest.raises(Fenced):
-        await client.sessions.send_message(client.held, b"x")
+        await client.sessions.send_message(client.lease_key, b"x")
 
 
 async def test_several_answers_and_several_messages(rig: FalRig) -> None:
@@ -162,7 +162,7 @@ async def test_several_answers_and_several_messages(rig: FalRig) -> None:
     assert [(await talk.hear())["number"] for _ in range(30)] == list(range(1, 31))
     await sending
     await talk.leave()
-    assert ("INFO", "the client has left") in await rig.rig.lines(talk.held)
+    assert ("INFO", "the client has left") in await rig.rig.lines(talk.lease_key)
 
     batches = Client(rig, "/batches")
     sent = [str(number) for number in range(40)]
@@ -185,14 +185,14 @@ async def test_an_app_gets_only_as_many_messages_as_it_can_begin(rig: FalRig) ->
     for prompt in ("one", "two"):
         await client.send({"prompt": prompt})
     third = asyncio.create_task(client.send({"prompt": "three"}))
-    got = await client.sessions.next_messages(client.held, 0.3)
+    got = await client.sessions.next_messages(client.lease_key, 0.3)
     assert (got.messages, got.idle_s) == ((), 0.0), "it computes"
     assert not third.done()
     for prompt in ("one", "two", "three"):
         await asyncio.to_thread((rig.folder / "data" / prompt).touch)
     assert [(await client.hear())["prompt"] for _ in range(3)] == ["one", "two", "three"]
     await third
-    got = await client.sessions.next_messages(client.held, 0.1)
+    got = await client.sessions.next_messages(client.lease_key, 0.1)
     assert got.idle_s > 0
     await client.leave()
 
@@ -203,9 +203,9 @@ async def test_a_session_that_computes_ends_when_it_is_cancelled_and_its_time_is
     before = await rig.output("/about")
     client = Client(rig, "/slow")
     await client.send({"prompt": "never"})
-    rig.rig.port.cancelled.add(client.held)
+    rig.rig.port.cancelled.add(client.lease_key)
     async with asyncio.timeout(LONG_S):
-        outcome = await rig.rig.outcome(client.held)
+        outcome = await rig.rig.outcome(client.lease_key)
     assert outcome.succeeded, "what it had made was delivered"
     assert outcome.usage.run_s > 0
     assert (await rig.output("/about"))["pid"] == before["pid"]
@@ -223,7 +223,7 @@ async def test_an_apps_own_time_limit_and_encoding(rig: FalRig) -> None:
     await coded.send(b'{"prompt": "x"}')
     await coded.wait_for_lease()
     async with asyncio.timeout(LONG_S):
-        got = await coded.sessions.next_messages(coded.held, LONG_S)
+        got = await coded.sessions.next_messages(coded.lease_key, LONG_S)
     assert [json.loads(message) for message in got.messages] == [{"prompt": "x"}]
     await coded.leave()
 
@@ -246,4 +246,4 @@ async def test_a_replica_that_stops_hands_its_sessions_back(
         client = Client(rig, "/realtime")
         await client.send({"prompt": "x"})
         await client.hear()
-    assert [key for key, _, _ in rig.rig.port.hand_backs] == [client.held]
+    assert [key for key, _, _ in rig.rig.port.hand_backs] == [client.lease_key]
