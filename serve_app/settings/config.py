@@ -11,12 +11,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
@@ -84,7 +93,9 @@ class Config(BaseModel):
 
     def __init__(self, **settings: Any) -> None:
         groups: dict[str, dict[str, Any]] = {name: {} for name in AREAS}
-        for name, value in settings.items():
+        # What is given is not merged with the environment: a pool's application gets its own pool,
+        # and must not have those of the environment too.
+        for name, value in (_from_environment() | settings).items():
             # Every group refuses names that it does not know.
             groups[AREA_OF.get(name, "server")][name] = value
         super().__init__(**groups)
@@ -150,6 +161,29 @@ FIELDS: Mapping[str, FieldInfo] = {
 AREA_OF: Mapping[str, str] = {
     name: area for area, group in AREAS.items() for name in group.model_fields
 }
+
+
+_All = create_model(
+    "_All",
+    __base__=BaseSettings,
+    **cast("Any", {name: (field.annotation, field) for name, field in FIELDS.items()}),
+)
+
+
+class _Environment(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError as error:
+            variable = PREFIX + field_name.upper()
+            raise Misconfigured(f"{variable} is no JSON: {error}.") from None
+
+
+def _from_environment() -> dict[str, Any]:
+    """Values of the variables that are set, with JSON decoded. Raises ``Misconfigured``."""
+    source = _Environment(_All, env_prefix=PREFIX)
+    is_set = any(PREFIX.lower() + name in source.env_vars for name in FIELDS)
+    return source() if is_set else {}  # it looks for each field in turn
 
 
 class _SecretFiles(SecretsSettingsSource):

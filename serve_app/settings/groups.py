@@ -5,15 +5,9 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.paths import AbsolutePath
@@ -29,39 +23,16 @@ def _local_gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-class _Environment(EnvSettingsSource):
-    """The environment, without settings that are given. pydantic-settings would merge objects: a
-    pool's application, which gets its own pool, would have those of the environment too.
-    """
-
-    def __call__(self) -> dict[str, Any]:
-        named = any(PREFIX.lower() + n in self.env_vars for n in self.settings_cls.model_fields)
-        values = super().__call__() if named else {}  # it looks for each field in turn
-        return {name: value for name, value in values.items() if name not in self.current_state}
-
-
 def _nodes(value: str) -> str:
     if value in ("head", "any") or re.fullmatch(r"[\w./-]+=[\w.-]+", value):
         return value
     raise ValueError("it should be head, any, or a label of Ray nodes such as role=ingress")
 
 
-class SettingsGroup(BaseSettings):
+class SettingsGroup(BaseModel):
     """Settings of one area: ``DARKROOM_<NAME>`` in the environment, unless they are given."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del env_settings, dotenv_settings, file_secret_settings
-        return init_settings, _Environment(settings_cls)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerSettings(SettingsGroup):

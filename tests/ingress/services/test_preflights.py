@@ -68,7 +68,9 @@ async def test_operators_get_what_a_look_at_machine_and_hub_found(
         assert preflight["download"]["missing_bytes"] == SIZE
         demo = await answer(house, house.key, SCHNELL)
         assert (demo["server"], demo["fits"]) == ("demo", False)
-        assert "needs a GPU with 12 GB or more, and this machine has none" in demo["sentences"]["fits"]
+        assert (
+            "needs a GPU with 12 GB or more, and this machine has none" in demo["sentences"]["fits"]
+        )
 
 
 async def test_others_get_what_the_entry_says_and_no_look_is_taken(
