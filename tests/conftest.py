@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+import httpcore2
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -138,24 +139,41 @@ def garbage_of_one_module() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def certificates_read_once() -> Iterator[None]:
-    """Share the TLS context with certifi's roots, which each of httpx's clients makes by default.
+    """Share the TLS context with the usual roots, which each of httpx's and httpx2's clients makes.
 
     To read them took 20 ms of CPU, and 8% of that of the tests of the ingress and the command line,
     most of whose clients never speak TLS."""
-    create = ssl.create_default_context
+    create, create_of_system = ssl.create_default_context, httpcore2.default_ssl_context
 
     @cache
-    def usual() -> ssl.SSLContext:
-        return create(cafile=certifi.where())
+    def usual(cafile: str | None, *_: str | None) -> ssl.SSLContext:
+        return create(cafile=cafile)
+
+    @cache
+    def of_system(*_: str | None) -> ssl.SSLContext:
+        return create_of_system()
 
     def shared(*arguments: Any, **named: Any) -> ssl.SSLContext:
-        if not arguments and named == {"cafile": certifi.where()}:
-            return usual()
-        return create(*arguments, **named)
+        cafile = named.get("cafile")
+        if (
+            arguments
+            or named.keys() - {"cafile"}
+            or cafile not in {*MACHINE_ROOTS, certifi.where()}
+        ):
+            return create(*arguments, **named)
+        return usual(cafile, *_roots())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", shared)
+        patch.setattr(httpcore2, "default_ssl_context", lambda **_: of_system(*_roots()))
         yield
+
+
+def _roots() -> tuple[str | None, ...]:
+    return tuple(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR")))  # noqa: TID251
+
+
+MACHINE_ROOTS = (None, _roots()[0])
 
 
 @pytest.fixture
