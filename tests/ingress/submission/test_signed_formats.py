@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from serve_app.catalog.catalog import Catalog, load
-from tests.deployments.demos import CATALOG, WAN
-from tests.ingress.house import build_house
+from tests.ingress.house import DEMO, build_house
 
+CATALOG = load(None, demo=True, demo_dir=DEMO)
+WAN = "fal-ai/wan/v2.2-5b/text-to-video"
 STRICT: dict[str, Any] = {"mark_files": "required", "sign_files": "local"}
 
 
