@@ -71,6 +71,10 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def test_the_usual_data_directory_is_in_the_home() -> None:
+    assert Config().server.data_dir == Path.home() / ".darkroom"
+
+
 def test_the_data_directory_is_absolute_wherever_the_process_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,12 @@ def manifests(*values: Values, release: str = "darkroom") -> list[Manifest]:
     """Manifests that ``helm template`` prints with these values, the later ones over the earlier
     ones. Raises ``Refused``."""
     text = _rendered(values, release)
-    return [manifest for template in text for manifest in yaml.safe_load_all(template) if manifest]
+    return [
+        manifest
+        for template in text
+        for manifest in yaml.load_all(template, yaml.CSafeLoader)
+        if manifest
+    ]
 
 
 def require() -> None:
