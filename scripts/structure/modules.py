@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +43,15 @@ def parse_module(path: str, text: str) -> Module:
 @functools.cache
 def modules(root: Path = ROOT) -> Sequence[Module]:
     """Modules of the packages, without the empty ones, which only mark a folder."""
-    return [
-        parse_module(path.relative_to(root).as_posix(), text)
-        for package in PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-        if (text := path.read_text())
-    ]
+    files = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    collects = gc.isenabled()
+    gc.disable()  # millions of nodes, none of which is garbage: 8 s of CPU with it, 2 s without
+    try:
+        return [
+            parse_module(path.relative_to(root).as_posix(), text)
+            for path in files
+            if (text := path.read_text())
+        ]
+    finally:
+        if collects:
+            gc.enable()
