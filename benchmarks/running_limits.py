@@ -80,7 +80,7 @@ async def took_ms(database: Database, limits: QueueLimits, rounds: int) -> tuple
         leased = await lease_queued(database, POOL, offers, wants, limits, {})
         known.note_full(leased.full, number)
         took.append((time.perf_counter() - began) * 1e3)
-        assert len(leased.leased) == SLOTS, len(leased.leased)
+        assert len(leased.grants) == SLOTS, len(leased.grants)
         await database.rows(AGAIN)
     return statistics.median(took[5:]), max(took[5:])
 

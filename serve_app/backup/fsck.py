@@ -99,7 +99,7 @@ class Check:
                 if mend:
                     spool.write(json.dumps([finding.problem, finding.key]) + "\n")
                 yield finding
-            if mend and self.totals.problems:
+            if mend and self.totals.findings:
                 self._refuse_strange_storage()
                 await self._mend(spool)
 

@@ -466,12 +466,12 @@ class LongPoll:
             if leased.full:
                 self._state.running_limits.note_full(leased.full, began)
             charges = leased.unwritten
-            contention = contention.after(len(leased.leased), leased.missed)
+            contention = contention.after(len(leased.grants), leased.missed)
             self._contention[pool] = contention
-            for n, stored, whole in leased.leased:
+            for n, stored, whole in leased.grants:
                 left.remove(waiters[n])
                 self._deliver_lease(waiters[n], stored, whole)
-            self._state.notifier.notify(record.request.id for _, record, _ in leased.leased)
+            self._state.notifier.notify(record.request.id for _, record, _ in leased.grants)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
                 self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)

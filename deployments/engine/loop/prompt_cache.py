@@ -43,7 +43,7 @@ class _Entry:
         """Raises ``CannotCopy`` when ``output`` contains other objects than tensors."""
         self.exact = exact  # computed alone
         self.tensors: dict[int, torch.Tensor] = {}
-        self.size = 0  # bytes of ``kept``
+        self.size = 0  # bytes of ``tensors``
         self._devices: dict[int, torch.device] = {}
         self._template = _rebuild_output(output, self._blank)  # without values
 

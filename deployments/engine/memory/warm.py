@@ -136,8 +136,8 @@ class WarmTier:
     ) -> bool:
         """Copy weights, which nobody uses, to host memory. Return False if there is no room.
 
-        Others that were not used for longer are dropped for them; those in ``kept`` only for
-        others of these.
+        Others that were not used for longer are dropped for them; those in ``dropped_last`` only
+        for others of these.
         """
         if not self._share or placement.streamed:  # these are copied by hooks with own bookkeeping
             return False
@@ -160,7 +160,7 @@ class WarmTier:
         self, name: str, placement: Placement, reader: WeightReader, on_bytes: OnBytes
     ) -> bool:
         """Read weights that have no room on the device to host memory. Return False if there is
-        none for them either. Others are dropped for them, but none of those in ``kept``.
+        none for them either. Others are dropped for them, but none of those in ``dropped_last``.
         """
         modules = (*placement.resident, *placement.waiting, *placement.streamed)
         needed = bytes_of(modules)

@@ -223,7 +223,7 @@ def _print_totals(totals: Totals, *, mend: bool) -> None:
         echo(f"{size_text(totals.read_bytes)} were read, and their digests are right.")
     if mend and totals.mended:
         echo(f"{totals.mended} of these were mended.")
-    elif totals.problems:
+    elif totals.findings:
         echo(
             "`darkroom fsck --mend` deletes orphaned files and removes missing ones from the "
             "database. Restore missing and damaged files from a backup first, if you have one."

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason, Fallbacks
@@ -109,7 +110,7 @@ class Overflow:
                 await self._look()
 
     async def _look(self) -> None:
-        queued = [(_request_of_row(row), row[-4:]) for row in await self._database.rows(READ)]
+        queued = [_waiting_since(*row) for row in await self._database.rows(READ)]
         if queued:
             # A move costs money, so it is decided by what runs and waits at this moment.
             await self._state.stats.refresh_starts(request for request, _ in queued)
@@ -140,9 +141,18 @@ class Overflow:
 _NO_INPUT: Mapping[str, Any] = {}
 
 
-def _request_of_row(row: tuple[Any, ...]) -> Request:
-    id_, tenant, endpoint, pool, priority, created_at, work, *_ = row
-    return Request(
+def _waiting_since(
+    id_: str,
+    tenant: str,
+    endpoint: str,
+    pool: str,
+    priority: int,
+    created_at: datetime,
+    work: float,
+    *times: float | None,
+) -> tuple[Request, tuple[float | None, ...]]:
+    """Request of a row of ``READ``, and its ``times`` as ``WaitingRequest`` takes them."""
+    request = Request(
         id=id_,
         tenant=tenant,
         endpoint=endpoint,
@@ -155,3 +165,4 @@ def _request_of_row(row: tuple[Any, ...]) -> Request:
         created_at=created_at,
         work=work,
     )
+    return request, times

@@ -221,7 +221,8 @@ class PostgresShadows:
         params = {"endpoint": endpoint, "before": last, "limit": limit}
         statement = PAGE if endpoint is None else PAGE_OF_ENDPOINT
         rows = await self._reads.rows(None, statement, params)
-        ids = [id_ for row in rows for id_ in (row[0], row[5]) if id_ is not None]
+        pairs = [(original, copy) for original, _, _, _, _, copy, *_ in rows]
+        ids = [id_ for pair in pairs for id_ in pair if id_ is not None]
         request_rows = await self._reads.rows(None, REQUESTS, {"ids": ids}) if ids else []
         requests = {
             request.id: request

@@ -105,9 +105,8 @@ async def _check_create_privilege(connection: psycopg.AsyncConnection) -> None:
     cursor = await connection.execute(
         "SELECT has_schema_privilege(current_schema(), 'CREATE'), current_user, current_schema()"
     )
-    row = await cursor.fetchone()
-    if row is None or not row[0]:
-        name, schema = (row[1], row[2]) if row else ("?", "?")
+    may_create, name, schema = await cursor.fetchone() or (False, "?", "?")
+    if not may_create:
         raise Misconfigured(
             f"The role {name} may not create tables in the schema {schema}. "
             f"Run GRANT CREATE ON SCHEMA {schema} TO {name}."

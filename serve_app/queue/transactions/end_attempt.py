@@ -259,8 +259,8 @@ class EndAttempts:
     async def _run(self, statement: str, params: Mapping[str, Any]) -> Sequence[EndedAttempt]:
         rows = await self._database.rows(statement, {**self._rules, **params})
         return [
-            EndedAttempt(LeaseKey(*row[:3]), State(row[3]), EndReason(row[4]), *row[5:])
-            for row in rows
+            EndedAttempt(LeaseKey(id_, attempt, nonce), State(state), EndReason(reason), *others)
+            for id_, attempt, nonce, state, reason, *others in rows
         ]
 
 

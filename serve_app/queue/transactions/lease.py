@@ -51,7 +51,7 @@ class LeaseResult:
     their limit of running requests, or that reached it.
     """
 
-    leased: Sequence[tuple[int, StoredRequest, Mapping[str, Any]]]  # offer, request, whole input
+    grants: Sequence[tuple[int, StoredRequest, Mapping[str, Any]]]  # offer, request, whole input
     drained: frozenset[str]
     more: bool
     missed: int

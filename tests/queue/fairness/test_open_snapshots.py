@@ -102,11 +102,11 @@ class Leaser:
             *(LeasePreference(left_out=self._left_out), self._limits, self._charges),
             front=self.snapshots.front(POOL, len(self._charges)),
         )
-        assert len(leasing.leased) == SLOTS
+        assert len(leasing.grants) == SLOTS
         self._charges = leasing.unwritten
         self.snapshots.note_leasing(POOL, leasing.served, [])
         await self._database.rows(
-            END, {"ids": [granted.request.id for _, granted, _ in leasing.leased]}
+            END, {"ids": [granted.request.id for _, granted, _ in leasing.grants]}
         )
         return leasing
 
@@ -210,7 +210,7 @@ async def test_lanes_take_turns_as_always_while_their_charges_are_not_written(
                 front=None if front is None else replace(front, served=served),
             )
             charges, served = got.unwritten, max(served, got.served or 0.0)
-            tenants += [granted.request.tenant for _, granted, _ in got.leased]
+            tenants += [granted.request.tenant for _, granted, _ in got.grants]
         return tenants
 
     always = await turns(None)
@@ -231,7 +231,7 @@ async def test_a_lane_that_was_idle_has_no_credit_from_leasings_that_wrote_nothi
         *(LeasePreference(), LONG_LEASES, charges),
         front=front,
     )
-    assert Counter(granted.request.tenant for _, granted, _ in got.leased) == dict.fromkeys(
+    assert Counter(granted.request.tenant for _, granted, _ in got.grants) == dict.fromkeys(
         TENANTS, 2
     )
 

@@ -106,7 +106,7 @@ async def run_lease(
             *(database, POOL, offers, wants, LONG_LEASES, charges), front=front, far=far
         )
         assert not got.unwritten
-        leased_ids = [granted.request.id for _, granted, _ in got.leased]
+        leased_ids = [granted.request.id for _, granted, _ in got.grants]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
         return leased_ids, {tenant: (vtime, served) for tenant, vtime, served in after}
     finally:
@@ -202,7 +202,7 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
         got = await lease_queued(
             database, POOL, [DirectLease("r1", "a1")], LeasePreference(), LONG_LEASES, {}
         )
-        assert [granted.request.tenant for _, granted, _ in got.leased] == [tenant]
+        assert [granted.request.tenant for _, granted, _ in got.grants] == [tenant]
 
 
 STATEMENTS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=200)

@@ -89,10 +89,10 @@ async def test_a_leasing_waits_for_no_other_one_and_leaves_out_what_that_one_cou
     async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
         await other.execute("SELECT room_under_limit('tenant', 'ann', 3, 1)")
         got = await lease_slots(database, LIMITS)
-        assert [granted.request.tenant for _, granted, _ in got.leased] == ["cleo"]
+        assert [granted.request.tenant for _, granted, _ in got.grants] == ["cleo"]
         assert got.missed == 1  # so it looks again soon
     got = await lease_slots(database, LIMITS)
-    assert [granted.request.tenant for _, granted, _ in got.leased] == ["ann"]
+    assert [granted.request.tenant for _, granted, _ in got.grants] == ["ann"]
 
 
 async def test_what_was_leased_after_a_leasing_began_is_counted_by_it(
@@ -116,7 +116,7 @@ async def test_what_was_leased_after_a_leasing_began_is_counted_by_it(
         waits = "SELECT 1 FROM pg_locks WHERE objid = 4711 AND NOT granted"
         while await (await holder.execute(waits)).fetchone() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        assert len((await lease_slots(database, LIMITS)).leased) == 1
+        assert len((await lease_slots(database, LIMITS)).grants) == 1
         await holder.execute("SELECT pg_advisory_unlock(4711)")
         assert await (await counting).fetchone() == (0,)
 
@@ -210,7 +210,7 @@ async def test_a_leasing_reads_neither_what_runs_nor_the_requests_of_lanes_at_th
         wants = LeasePreference(left_out=left_out)
         leasing = await lease_queued(database, POOL, offers, wants, limits, {})
         known.note_full(leasing.full, number)
-        assert len(leasing.leased) == 8
+        assert len(leasing.grants) == 8
         pages = await read() - before
         await database.rows(AGAIN)
         return pages
@@ -244,7 +244,7 @@ async def test_kept_counts_let_exactly_the_limit_run(database: Database, ingress
     await database.rows(start, {"count": before})
 
     async def lease_all() -> int:
-        while (await lease_slots(database, limits)).leased:
+        while (await lease_slots(database, limits)).grants:
             pass
         rows = await database.rows("SELECT count(*) FROM requests WHERE state = 'running'")
         return rows[0][0]
@@ -282,7 +282,7 @@ async def test_what_is_freed_while_a_leasing_or_a_look_is_under_way_is_not_left_
     queue = await ingress(LIMITS)
     for _ in range(2):
         await queue.submit(new(tenant="bob"))
-    assert len((await lease_slots(database, LIMITS)).leased) == 1
+    assert len((await lease_slots(database, LIMITS)).grants) == 1
     known = RunningLimits(database, LIMITS)
     _, began = known.left_out()
     known.note_freed([("tenant", "bob")])
@@ -303,7 +303,7 @@ async def test_a_look_forgets_what_is_no_longer_at_its_limit(
     queue = await ingress(LIMITS)
     for n in range(6):
         await queue.submit(new(tenant="bob" if n % 2 else "cleo", endpoint=DEV))
-    while (await lease_slots(database, LIMITS)).leased:
+    while (await lease_slots(database, LIMITS)).grants:
         pass
     known = RunningLimits(database, LIMITS)
     known.left_out()
@@ -329,7 +329,7 @@ async def test_a_look_finds_disabled_tenants_and_others_at_their_limit(
     queue = await ingress(limits)
     for tenant in ("bob", "bob", "cleo", "dan"):
         await queue.submit(new(tenant=tenant))
-    while (await lease_slots(database, limits)).leased:
+    while (await lease_slots(database, limits)).grants:
         pass
     await queue.submit(new(tenant="cleo"))
     known = RunningLimits(database, limits)
