@@ -45,10 +45,10 @@ class Clock:
         return time.process_time() + self.ahead_s
 
 
-def burst(engine: Engine, given: argparse.Namespace) -> Burst:
+def burst(engine: Engine, options: argparse.Namespace) -> Burst:
     began = time.process_time()
     ended: list[float] = []
-    running = [engine.submit(**wish(number, given)) for number in range(given.requests)]
+    running = [engine.submit(**wish(number, options)) for number in range(options.requests)]
     for generation in running:
         generation.add_done_callback(lambda _: ended.append(time.process_time() - began))
     for generation in running:
@@ -56,12 +56,12 @@ def burst(engine: Engine, given: argparse.Namespace) -> Burst:
     return Burst(statistics.mean(ended), max(ended))
 
 
-def wish(number: int, given: argparse.Namespace) -> dict[str, Any]:
+def wish(number: int, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "prompt": PROMPTS[number % len(PROMPTS)],
-        "num_inference_steps": given.steps,
-        "width": given.side,
-        "height": given.side,
+        "num_inference_steps": options.steps,
+        "width": options.side,
+        "height": options.side,
         "generator": torch.Generator().manual_seed(number),
         "max_sequence_length": 32,
         "output_type": "latent",

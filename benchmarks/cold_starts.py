@@ -120,8 +120,8 @@ class Bench:
             time.sleep(LOOK_S)
 
     def replicas(self, pool: str, stage: str = "ready") -> int:
-        found = self._darkroom.http.get("/v1/status").json()["replicas"]
-        return sum(replica["pool"] == pool and replica["stage"] == stage for replica in found)
+        replicas = self._darkroom.http.get("/v1/status").json()["replicas"]
+        return sum(replica["pool"] == pool and replica["stage"] == stage for replica in replicas)
 
     def first(self, number: int) -> None:
         endpoint = f"first/{number}"

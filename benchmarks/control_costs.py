@@ -91,10 +91,10 @@ class Replicas:
         for number in range(0, reports, AT_ONCE):
             step = number % STEPS
             chosen = [names[(number + n) % len(names)] for n in range(AT_ONCE)]
-            await asyncio.gather(*(self._report(each, step) for each in chosen))
+            await asyncio.gather(*(self._report(name, step) for name in chosen))
 
     async def finish(self) -> None:
-        leased = [(name, each) for name, leases in self._held.items() for each in leases]
+        leased = [(name, lease) for name, leases in self._held.items() for lease in leases]
         for begin in range(0, len(leased), AT_ONCE):
             await asyncio.gather(
                 *(
@@ -110,20 +110,20 @@ class Replicas:
         await self._queue.report(Report(name, keys, progress, pool=POOL))
 
 
-async def measure(queue: PostgresQueue, costs: Costs, given: argparse.Namespace) -> None:
-    new_id, replicas = RequestIds(SystemClock()), Replicas(queue, given.slots)
+async def measure(queue: PostgresQueue, costs: Costs, options: argparse.Namespace) -> None:
+    new_id, replicas = RequestIds(SystemClock()), Replicas(queue, options.slots)
     submits = [
         NewRequest(new_id(), "tenant", "noop", "0" * 16, POOL, {"prompt": "a red circle"})
-        for _ in range(given.requests)
+        for _ in range(options.requests)
     ]
-    with costs.measure("submit", given.requests):
-        for begin in range(0, given.requests, AT_ONCE):
+    with costs.measure("submit", options.requests):
+        for begin in range(0, options.requests, AT_ONCE):
             await asyncio.gather(*map(queue.submit, submits[begin : begin + AT_ONCE]))
-    with costs.measure("lease", given.requests):
-        await replicas.lease(given.requests)
-    with costs.measure("report", given.reports):
-        await replicas.report(given.reports)
-    with costs.measure("finish", given.requests):
+    with costs.measure("lease", options.requests):
+        await replicas.lease(options.requests)
+    with costs.measure("report", options.reports):
+        await replicas.report(options.reports)
+    with costs.measure("finish", options.requests):
         await replicas.finish()
     print(f"{replicas.renewals:.1f} leases a report", flush=True)
     idle_s = 3.0
@@ -131,19 +131,19 @@ async def measure(queue: PostgresQueue, costs: Costs, given: argparse.Namespace)
         await asyncio.sleep(idle_s)
 
 
-async def main(given: argparse.Namespace) -> None:
+async def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         embedded = EmbeddedPostgres(Path(folder) / "data", grace_s=0.2)
         conninfo = await embedded.start()
         costs = Costs(process_of_postgres(Path(folder)))
         try:
             async with darkroom_queue(conninfo) as queue:
-                for _ in range(given.rounds):
-                    await measure(queue, costs, given)
+                for _ in range(options.rounds):
+                    await measure(queue, costs, options)
         finally:
             await embedded.aclose()
             await asyncio.sleep(2.0)  # the server stops before its files go
-    print(f"CPU in ms, medians of {given.rounds} rounds; load {os.getloadavg()[0]:.0f}")
+    print(f"CPU in ms, medians of {options.rounds} rounds; load {os.getloadavg()[0]:.0f}")
     for call, rounds in costs.found.items():
         own, database = (statistics.median(durations) for durations in zip(*rounds, strict=True))
         unit = "a second" if call == "chores" else "each"

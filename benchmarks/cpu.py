@@ -58,7 +58,7 @@ class CpuByRole:
         """Milliseconds of CPU a call, the most expensive role first."""
         now = self._seconds()
         spent = {role: now[role] - self._before.get(role, 0.0) for role in now}
-        ordered = sorted(spent.items(), key=lambda each: -each[1])
+        ordered = sorted(spent.items(), key=lambda item: -item[1])
         return {role: 1000.0 * seconds / calls for role, seconds in ordered}
 
     def _seconds(self) -> Mapping[str, float]:

@@ -31,8 +31,8 @@ RANK = 16
 
 
 class Bench:
-    def __init__(self, given: argparse.Namespace, engine: Engine, loras: Sequence[Path]) -> None:
-        self._given = given
+    def __init__(self, options: argparse.Namespace, engine: Engine, loras: Sequence[Path]) -> None:
+        self._given = options
         self._engine = engine
         self._loras = loras
 

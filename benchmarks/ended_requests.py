@@ -113,17 +113,17 @@ async def took_ms(call: Callable[[], Awaitable[object]]) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-async def reads(queue: PostgresQueue, found: dict[str, list[float]]) -> None:
-    found["page of 50, ms"].append(await took_ms(lambda: queue.page(BUSY)))
+async def reads(queue: PostgresQueue, figures: dict[str, list[float]]) -> None:
+    figures["page of 50, ms"].append(await took_ms(lambda: queue.page(BUSY)))
     rare = ("endpoint-20", [State.FAILED])
-    found["page of the failed of an endpoint, ms"].append(
+    figures["page of the failed of an endpoint, ms"].append(
         await took_ms(lambda: queue.page(BUSY, endpoints=[rare[0]], states=rare[1]))
     )
-    found["page of what there is none of, ms"].append(
+    figures["page of what there is none of, ms"].append(
         await took_ms(lambda: queue.page(BUSY, endpoints=["none"]))
     )
     oldest = (await queue.page(BUSY, states=[State.SUCCEEDED], limit=1))[0]
-    found["deletion, ms"].append(await took_ms(lambda: queue.delete(BUSY, oldest.id)))
+    figures["deletion, ms"].append(await took_ms(lambda: queue.delete(BUSY, oldest.id)))
 
 
 async def main(numbers: list[int], rounds: int, seconds: float) -> None:
@@ -178,5 +178,5 @@ if __name__ == "__main__":
     parser.add_argument("--ended", type=int, nargs="+", default=[1000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
-    given = parser.parse_args()
-    asyncio.run(main(given.ended, given.rounds, given.seconds))
+    options = parser.parse_args()
+    asyncio.run(main(options.ended, options.rounds, options.seconds))

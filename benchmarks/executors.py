@@ -223,13 +223,13 @@ async def _queued(origin: str, clients: int, seconds: float) -> list[float]:
 class Bench:
     """Measurements of a running Darkroom."""
 
-    def __init__(self, darkroom: Darkroom, provider: Provider, given: argparse.Namespace) -> None:
+    def __init__(self, darkroom: Darkroom, provider: Provider, options: argparse.Namespace) -> None:
         self._darkroom = darkroom
         self._provider = provider
-        self._seconds: float = given.seconds
-        self._rounds: int = given.rounds
-        self._clients: Sequence[int] = given.clients
-        self._settle_s: float = given.settle
+        self._seconds: float = options.seconds
+        self._rounds: int = options.rounds
+        self._clients: Sequence[int] = options.clients
+        self._settle_s: float = options.settle
 
     def apps(self) -> None:
         self._ready("apps/noop")
@@ -300,9 +300,9 @@ class Bench:
         if answer.status_code != 200:
             raise RuntimeError(f"{endpoint} answered {answer.status_code}: {answer.text}")
 
-    def _in_turns(self, *each: Callable[[], Figures]) -> list[Figures]:
+    def _in_turns(self, *runs: Callable[[], Figures]) -> list[Figures]:
         """The medians of all, measured alternately."""
-        rounds = [[run() for run in each] for _ in range(self._rounds)]
+        rounds = [[run() for run in runs] for _ in range(self._rounds)]
         return [median_of(figures) for figures in zip(*rounds, strict=True)]
 
     def _print_cpu(self, endpoint: str, clients: int) -> None:

@@ -58,13 +58,13 @@ class Provider:
             **{kind: self._calls[kind] for kind in ("runs", "polls", "lists", "refused")},
         }
 
-    def _posted(self, endpoint: str, given: Mapping[str, Any]) -> Answer:
-        number = str(given["number"])
+    def _posted(self, endpoint: str, body: Mapping[str, Any]) -> Answer:
+        number = str(body["number"])
         if endpoint.startswith("/run/"):
             self._calls["runs"] += 1
             return 200, _result(number)
         self._submits[number] += 1
-        if given.get("wait"):
+        if body.get("wait"):
             self._waiting.add(number)
         base = f"{self.origin}{endpoint}/requests/{number}"
         urls = {"response_url": base, "status_url": f"{base}/status"}

@@ -121,16 +121,16 @@ def main() -> None:
             darkroom.clear_away()
 
 
-def run_rounds(darkroom: Darkroom, given: argparse.Namespace) -> None:
-    bench = Bench(darkroom, given.seconds, given.takes_ms)
+def run_rounds(darkroom: Darkroom, options: argparse.Namespace) -> None:
+    bench = Bench(darkroom, options.seconds, options.takes_ms)
     answer = darkroom.http.post("/run/test/noop", json={"steps": 0})
     assert answer.status_code == 200, answer.text
     bench.measure_without_crowd()  # what is done once is done
     shares: dict[str, list[float]] = {"crowd": [], "crowd that obeys": []}
-    for _ in range(given.rounds):
+    for _ in range(options.rounds):
         alone = bench.measure_without_crowd()
         show("no crowd", alone)
-        every_s = CLIENTS / (given.times * alone.rate)
+        every_s = CLIENTS / (options.times * alone.rate)
         before = bench.memory_mib()
         for name, obeys in (("crowd", False), ("crowd that obeys", True)):
             window = bench.among(Pace(every_s, obeys))

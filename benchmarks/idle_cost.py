@@ -76,7 +76,7 @@ def measure(darkroom: Darkroom, seconds: float, metrics_port: int, *, by_stateme
         if role_of(p, IDLE_ROLES) in ("ray", "worker", "serve"):
             print(p.pid, " ".join(p.cmdline())[:150])
     print(f"{'':14}{'% of a core':>12}{'MB':>8}")
-    for role in sorted(resident, key=lambda each: -spent.get(each, 0.0)):
+    for role in sorted(resident, key=lambda role_name: -spent.get(role_name, 0.0)):
         print(f"{role:14}{spent.get(role, 0.0):12.2f}{resident[role]:8.0f}")
     ours = sum(spent.get(role, 0.0) for role in OURS)
     print(f"{'ours':14}{ours:12.2f}{sum(resident.get(role, 0.0) for role in OURS):8.0f}")

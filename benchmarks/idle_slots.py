@@ -194,9 +194,9 @@ class Ingresses:
         self._processes = processes
 
     @classmethod
-    async def start(cls, conninfo: str, case: Case, given: argparse.Namespace) -> Ingresses:
+    async def start(cls, conninfo: str, case: Case, options: argparse.Namespace) -> Ingresses:
         shape = (case.replicas, case.slots, case.ingresses)
-        numbers = [*map(str, (*shape, given.tenants, *given.hold))]
+        numbers = [*map(str, (*shape, options.tenants, *options.hold))]
         processes = [
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "benchmarks.idle_slots"),
@@ -237,16 +237,16 @@ async def _line(process: asyncio.subprocess.Process) -> bytes:
 
 
 async def measure_case(
-    connection: psycopg.AsyncConnection, conninfo: str, case: Case, given: argparse.Namespace
+    connection: psycopg.AsyncConnection, conninfo: str, case: Case, options: argparse.Namespace
 ) -> Idle:
     """Figures of a case, in an empty queue."""
     await connection.execute(CLEAR)
-    ingresses = await Ingresses.start(conninfo, case, given)
+    ingresses = await Ingresses.start(conninfo, case, options)
     try:
         await ingresses.lines()
         await ingresses.tell()
         await asyncio.sleep(SETTLE_S)
-        first, last = await _while_work_waits(connection, given)
+        first, last = await _while_work_waits(connection, options)
         await ingresses.tell()
         taken = [spans for line in await ingresses.lines() for spans in json.loads(line)]
     finally:
@@ -255,18 +255,18 @@ async def measure_case(
 
 
 async def _while_work_waits(
-    connection: psycopg.AsyncConnection, given: argparse.Namespace
+    connection: psycopg.AsyncConnection, options: argparse.Namespace
 ) -> tuple[float, float]:
     """First and last moment of the measurement: at each, and between them, requests waited."""
     first = last = 0.0
-    while not first or last < first + given.seconds:
+    while not first or last < first + options.seconds:
         row = await (await connection.execute(COUNT)).fetchone()
-        if row is None or row[0] < max(1, given.tenants // 10):
+        if row is None or row[0] < max(1, options.tenants // 10):
             break
         last = time.monotonic()
         first = first or last
         await asyncio.sleep(LOOK_S)
-    if last - first < min(1.0, given.seconds / 2):
+    if last - first < min(1.0, options.seconds / 2):
         raise RuntimeError("The queue was empty too soon: take more tenants, or longer --hold.")
     return first, last
 
@@ -318,12 +318,12 @@ def show(case: Case, rounds: Sequence[Idle], of_one: float | None) -> None:
     )
 
 
-async def main(given: argparse.Namespace) -> None:
+async def main(options: argparse.Namespace) -> None:
     cases = [
         Case(work, *map(int, shape.split("x")), ingresses)
-        for work in given.work
-        for shape in given.shapes
-        for ingresses in given.ingresses
+        for work in options.work
+        for shape in options.shapes
+        for ingresses in options.ingresses
     ]
     measurements: defaultdict[Case, list[Idle]] = defaultdict(list)
     async with AsyncExitStack() as stack:
@@ -335,12 +335,12 @@ async def main(given: argparse.Namespace) -> None:
         await migrate(conninfo)
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         stack.push_async_callback(connection.close)
-        for number in range(given.rounds):
+        for number in range(options.rounds):
             for case in cases:
-                measurements[case].append(await measure_case(connection, conninfo, case, given))
+                measurements[case].append(await measure_case(connection, conninfo, case, options))
                 print(f"round {number + 1} ", end="")
                 show(case, measurements[case][-1:], None)
-    print(f"\nMedians of {given.rounds} rounds of {given.seconds:g} s:")
+    print(f"\nMedians of {options.rounds} rounds of {options.seconds:g} s:")
     shares = {
         case: statistics.median(turn.share for turn in rounds)
         for case, rounds in measurements.items()

@@ -53,14 +53,14 @@ class Turn:
 
 
 def darkroom_beside_plain_serve(
-    directory: Path, given: argparse.Namespace, stack: ExitStack
+    directory: Path, options: argparse.Namespace, stack: ExitStack
 ) -> dict[str, Server]:
     """Both in one Ray cluster, behind one HAProxy."""
     pool = {
         "families": ["flux", "sdxl"],
-        "slots": given.clients,
+        "slots": options.clients,
         "num_cpus": 0.1,
-        "threads": given.threads,
+        "threads": options.threads,
     }
     darkroom = Darkroom(directory / "data", {"studio": pool}, families="{}", models=str(CATALOGUE))
     stack.callback(darkroom.clear_away)
@@ -71,16 +71,16 @@ def darkroom_beside_plain_serve(
             of_fal(darkroom.url, darkroom.key), lambda: _spent(darkroom, of_plain_serve=False)
         )
     }
-    if "serve" in given.only:
+    if "serve" in options.only:
         script = (
             "import json, sys; from benchmarks.peers.plain_serve import deploy; "
             "deploy(sys.argv[1], json.loads(sys.argv[2]))"
         )
-        options = {name: getattr(given, name) for name in ("threads", "batch", "wait_ms")}
-        deployed = darkroom.beside(script, options, within_s=600)
+        settings = {name: getattr(options, name) for name in ("threads", "batch", "wait_ms")}
+        deployed = darkroom.beside(script, settings, within_s=600)
         if deployed.returncode:
             raise RuntimeError(deployed.stderr)
-        wish = wishes("flux", 1, given.steps)[0].as_json()
+        wish = wishes("flux", 1, options.steps)[0].as_json()
         eventually(lambda: _plain_serve_draws(darkroom, wish), "Ray Serve answers", within_s=300)
         servers[SERVE] = Server(
             of_http(f"{darkroom.url}/plain/draw"), lambda: _spent(darkroom, of_plain_serve=True)
@@ -105,21 +105,21 @@ def _spent(darkroom: Darkroom, *, of_plain_serve: bool) -> float:
     )
 
 
-def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
+def peers(directory: Path, options: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
     """Those that run by themselves."""
     started: dict[str, Server] = {}
     servers = (
         (PLAIN, "one_by_one", sys.executable, False),
-        ("LitServe", "lit", given.litserve, False),
-        ("BentoML", "bento", given.bentoml, True),
+        ("LitServe", "lit", options.litserve, False),
+        ("BentoML", "bento", options.bentoml, True),
     )
     for name, module, python, listed in servers:
-        if module not in given.only:
+        if module not in options.only:
             continue
         if python is None:
             print(f"{name} is left out: name its Python by an option.")
             continue
-        process = PeerProcess(module, python, given, directory / f"{module}.out")
+        process = PeerProcess(module, python, options, directory / f"{module}.out")
         stack.callback(process.stop)
         process.start()
         started[name] = Server(
@@ -159,25 +159,27 @@ def _difference(some: bytes, others: bytes) -> float:
     return statistics.mean(ImageStat.Stat(ImageChops.difference(first, other)).mean)
 
 
-def loads(given: argparse.Namespace) -> dict[str, list[Wish]]:
+def loads(options: argparse.Namespace) -> dict[str, list[Wish]]:
     """By name: of each model mixed step counts, and where others merge best, all the same."""
     workloads: dict[str, list[Wish]] = {}
-    for model in given.models:
-        workloads[f"{model}, {given.steps} steps"] = wishes(model, given.images, given.steps)
-        if given.equal:
-            workloads[f"{model}, {given.equal} steps"] = wishes(model, given.images, [given.equal])
+    for model in options.models:
+        workloads[f"{model}, {options.steps} steps"] = wishes(model, options.images, options.steps)
+        if options.equal:
+            workloads[f"{model}, {options.equal} steps"] = wishes(
+                model, options.images, [options.equal]
+            )
     return workloads
 
 
 def compare(
-    servers: Mapping[str, Server], wanted: Sequence[Wish], given: argparse.Namespace
+    servers: Mapping[str, Server], wanted: Sequence[Wish], options: argparse.Namespace
 ) -> None:
     """Every server's turns, and the table of them."""
     turns: dict[str, list[Turn]] = {name: [] for name in servers}
-    for number in range(given.rounds):
+    for number in range(options.rounds):
         for name, server in servers.items():
             before_s = server.cpu_s()
-            waits = measure(server.client, wanted, given.clients)
+            waits = measure(server.client, wanted, options.clients)
             turns[name].append(Turn(waits, server.cpu_s() - before_s))
             print(f"    round {number + 1}: {name} {len(wanted) / waits.took_s:.2f}", flush=True)
     show(turns, len(wanted))

@@ -107,13 +107,13 @@ async def measure(conninfo: str, folder: Path, length: int, count: int) -> None:
     await database.aclose()
 
 
-async def main(given: argparse.Namespace) -> None:
+async def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         embedded = EmbeddedPostgres(Path(scratch) / "data", grace_s=0.2)
         conninfo = await embedded.start()
         await migrate(conninfo)
-        for length in given.bytes:
-            await measure(conninfo, Path(scratch) / "files", length, given.count)
+        for length in options.bytes:
+            await measure(conninfo, Path(scratch) / "files", length, options.count)
         await embedded.aclose()
         await asyncio.sleep(2.0)  # the server stops before its files go
 

@@ -114,15 +114,15 @@ def show(taken: Taken) -> None:
     print(f"p95 beside against alone and one step: {ratio:.2f} x (aim: {AIM})")
 
 
-async def main(given: argparse.Namespace) -> None:
-    headers = {"authorization": f"Key {given.key_file.read_text().strip()}"}
+async def main(options: argparse.Namespace) -> None:
+    headers = {"authorization": f"Key {options.key_file.read_text().strip()}"}
     taken = Taken()
-    async with httpx2.AsyncClient(base_url=given.url, headers=headers, timeout=900) as http:
+    async with httpx2.AsyncClient(base_url=options.url, headers=headers, timeout=900) as http:
         client = Client(http)
         await client.image()  # loads
         await client.video(FEW)
-        for number in range(given.rounds):
-            await turn(client, given.images, given.minutes, taken)
+        for number in range(options.rounds):
+            await turn(client, options.images, options.minutes, taken)
             print(f"turn {number + 1}, load average {os.getloadavg()[0]:.1f}", flush=True)
     show(taken)
 

@@ -54,15 +54,15 @@ def demo() -> Any:
 
 
 class Bench:
-    def __init__(self, given: argparse.Namespace, folder: Path) -> None:
-        self._given = given
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._given = options
         self.switching = demo()
         self.mixing = demo()
         self._files = [
             random_lora(
-                folder / f"{number}.safetensors", self.mixing.transformer, given.rank, number
+                folder / f"{number}.safetensors", self.mixing.transformer, options.rank, number
             )
-            for number in range(given.loras)
+            for number in range(options.loras)
         ]
         for number, file in enumerate(self._files):
             self.switching.load_lora_weights(

@@ -84,7 +84,9 @@ class _Pool:
         """Give nodes to replicas, or take them away. Returns those that lost theirs."""
         most = self.group.market(now)
         lost: list[Placed] = []
-        for number, replica in enumerate(sorted(self.replicas, key=lambda one: one.placed_at)):
+        for number, replica in enumerate(
+            sorted(self.replicas, key=lambda placed: placed.placed_at)
+        ):
             if number < most and math.isinf(replica.placed_at):
                 replica.placed_at, replica.ready_at = now, now + self.group.start_s
             elif number >= most and not math.isinf(replica.placed_at):
@@ -102,7 +104,7 @@ class _Pool:
         """Start or stop replicas, as Serve does: first those that do not work yet, or else the
         newest. Returns those that stopped."""
         self.replicas += [Placed() for _ in range(target - len(self.replicas))]
-        order = sorted(self.replicas, key=lambda each: each.ready_at)
+        order = sorted(self.replicas, key=lambda placed: placed.ready_at)
         stopped = order[target:]
         for replica in stopped:
             self.remove(replica, now)
@@ -161,7 +163,7 @@ class ChainSimulation:
             ready, slots = pool.ready(now), pool.group.bounds.slots
             free = sum(slots - len(placed.running) for placed in ready)
             for _ in range(min(free, len(self._queue))):
-                replica = min(ready, key=lambda each: len(each.running))
+                replica = min(ready, key=lambda placed: len(placed.running))
                 request = self._queue.popleft()
                 self._began.setdefault(request, now)
                 end = now + self._left[request] / pool.group.speed
@@ -193,38 +195,38 @@ class ChainSimulation:
         replica.running.clear()
 
 
-def bounds(given: argparse.Namespace, after_s: float = 0.0, most: int | None = None) -> Bounds:
+def bounds(options: argparse.Namespace, after_s: float = 0.0, most: int | None = None) -> Bounds:
     return Bounds(
-        slots=given.slots,
+        slots=options.slots,
         least=0,
-        most=given.most if most is None else most,
+        most=options.most if most is None else most,
         spare=0,
-        keep_alive_s=given.keep_alive,
-        target_wait_s=given.target_wait,
+        keep_alive_s=options.keep_alive,
+        target_wait_s=options.target_wait,
         overflow_after_s=after_s,
     )
 
 
-def spot_chains(given: argparse.Namespace, market: Market) -> Mapping[str, Sequence[Group]]:
+def spot_chains(options: argparse.Namespace, market: Market) -> Mapping[str, Sequence[Group]]:
     """Ways to use spot nodes of this market, by name."""
-    start_s = given.start
-    spot = Group("spot", bounds(given), start_s, given.spot_price, market=market)
+    start_s = options.start
+    spot = Group("spot", bounds(options), start_s, options.spot_price, market=market)
     chains: dict[str, Sequence[Group]] = {
-        "on-demand alone": [Group("on-demand", bounds(given), start_s)],
+        "on-demand alone": [Group("on-demand", bounds(options), start_s)],
         "spot alone": [spot],
     }
-    for after_s in given.after:
-        second = Group("on-demand", bounds(given, after_s), start_s)
+    for after_s in options.after:
+        second = Group("on-demand", bounds(options, after_s), start_s)
         chains[f"spot, on-demand after {after_s:g} s"] = [spot, second]
     return chains
 
 
-def class_chains(given: argparse.Namespace) -> Mapping[str, Sequence[Group]]:
+def class_chains(options: argparse.Namespace) -> Mapping[str, Sequence[Group]]:
     """Ways to use a class of few GPUs, and one of many that are half as fast and cost half."""
-    few, start_s = max(1, given.most // 4), given.start
-    large = Group("large", bounds(given, most=few), start_s)
-    small = Group("small", bounds(given), start_s, 0.5, 0.5)
-    rest = Group("small", bounds(given, max(given.after)), start_s, 0.5, 0.5)
+    few, start_s = max(1, options.most // 4), options.start
+    large = Group("large", bounds(options, most=few), start_s)
+    small = Group("small", bounds(options), start_s, 0.5, 0.5)
+    rest = Group("small", bounds(options, max(options.after)), start_s, 0.5, 0.5)
     return {
         f"{few} large alone": [large],
         "small alone": [small],

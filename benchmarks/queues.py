@@ -202,10 +202,10 @@ def redis_server(folder: Path):
         process.wait(timeout=30)
 
 
-def peer(python: Path, case: Case, url: str, given: argparse.Namespace, server: int) -> Figures:
+def peer(python: Path, case: Case, url: str, options: argparse.Namespace, server: int) -> Figures:
     """The peer's own process, and the last line that it says."""
     script = HERE / "peers" / f"queue_{case.name}.py"
-    numbers = (case.waiting, given.seconds, given.callers, server)
+    numbers = (case.waiting, options.seconds, options.callers, server)
     ran = subprocess.run(  # noqa: S603 our own modules
         [str(python), str(script), url, *map(str, numbers)],
         stdout=subprocess.PIPE,
@@ -233,11 +233,11 @@ def as_url(conninfo: str) -> str:
     return f"postgresql://{who}@/{parts['dbname']}?host={parts['host']}&port={parts['port']}"
 
 
-def cases(given: argparse.Namespace) -> Sequence[Case]:
+def cases(options: argparse.Namespace) -> Sequence[Case]:
     listed: list[Case] = []
-    for waiting in given.waiting:
-        for name in given.only:
-            of = given.tenants if name == "darkroom" and waiting else given.tenants[:1]
+    for waiting in options.waiting:
+        for name in options.only:
+            of = options.tenants if name == "darkroom" and waiting else options.tenants[:1]
             listed += [Case(name, waiting, tenants) for tenants in of]
     return listed
 
@@ -256,10 +256,10 @@ def format_case(case: Case, rounds: Sequence[Figures]) -> str:
     )
 
 
-async def main(given: argparse.Namespace) -> None:
+async def main(options: argparse.Namespace) -> None:
     figures: defaultdict[Case, list[Figures]] = defaultdict(list)
     async with AsyncExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.data)))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.data)))
         embedded = EmbeddedPostgres(scratch / "data", grace_s=0.2)
         conninfo = await embedded.start()
         stack.push_async_callback(asyncio.sleep, 2.0)  # the server stops before its files go
@@ -267,25 +267,25 @@ async def main(given: argparse.Namespace) -> None:
         postmaster = process_of_postgres(scratch)
         where = {
             name: (made_database(conninfo, name), postmaster)
-            for name in given.only
+            for name in options.only
             if name != "celery"
         }
-        if "celery" in given.only:
+        if "celery" in options.only:
             where["celery"] = stack.enter_context(redis_server(scratch))
-        for _ in range(given.rounds):
-            for case in cases(given):
+        for _ in range(options.rounds):
+            for case in cases(options):
                 url, server = where[case.name]
                 if case.name == "darkroom":
-                    async with darkroom(url, case.tenants, given.callers) as system:
-                        numbers = (case.waiting, given.seconds, given.callers, server)
+                    async with darkroom(url, case.tenants, options.callers) as system:
+                        numbers = (case.waiting, options.seconds, options.callers, server)
                         measured = await measure(system, *numbers)
                 else:
-                    python = given.peers / "bin" / "python"
+                    python = options.peers / "bin" / "python"
                     address = url if case.name == "celery" else as_url(url)
-                    measured = await asyncio.to_thread(peer, python, case, address, given, server)
+                    measured = await asyncio.to_thread(peer, python, case, address, options, server)
                 figures[case].append(measured)
                 print(format_case(case, [measured]), flush=True)
-    print(f"\nMedians of {given.rounds} rounds, {given.callers} callers and slots:")
+    print(f"\nMedians of {options.rounds} rounds, {options.callers} callers and slots:")
     for case, rounds in figures.items():
         print(format_case(case, rounds))
 

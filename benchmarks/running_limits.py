@@ -129,5 +129,5 @@ if __name__ == "__main__":
     parser.add_argument("--tenants", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--at-limit", type=int, default=1000)
-    given = parser.parse_args()
-    asyncio.run(main(given.running, given.tenants, given.rounds, given.at_limit))
+    options = parser.parse_args()
+    asyncio.run(main(options.running, options.tenants, options.rounds, options.at_limit))

@@ -188,7 +188,7 @@ class Simulation:
             ]
             if not free:
                 return
-            replica = min(free, key=lambda each: len(each.running))
+            replica = min(free, key=lambda candidate: len(candidate.running))
             request = self._queue.popleft()
             self._began.setdefault(request, now)
             end = now + self._left[request]
@@ -311,12 +311,14 @@ def read_requests(file: Path) -> Requests:
 
 
 def policies(
-    pool: Pool, given: argparse.Namespace, traffic: str
+    pool: Pool, options: argparse.Namespace, traffic: str
 ) -> dict[str, Callable[[], Policy]]:
     warm = WARM.get(traffic, lambda _: 0)
     return {
-        "Darkroom": lambda: darkroom(pool, given.keep_alive, given.target_wait),
-        "Darkroom, warm targets": lambda: darkroom(pool, given.keep_alive, given.target_wait, warm),
+        "Darkroom": lambda: darkroom(pool, options.keep_alive, options.target_wait),
+        "Darkroom, warm targets": lambda: darkroom(
+            pool, options.keep_alive, options.target_wait, warm
+        ),
         "idle only, 60 s": lambda: idle_only(pool, 60),
         "idle only, 300 s": lambda: idle_only(pool, 300),
         "Serve, defaults": lambda: serve(pool, 2, 600),

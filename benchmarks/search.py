@@ -62,15 +62,17 @@ async def took_ms(call: Callable[[], Awaitable[object]]) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-async def search(queue: PostgresQueue, found: dict[str, list[float]]) -> None:
+async def search(queue: PostgresQueue, figures: dict[str, list[float]]) -> None:
     for name, words in SEARCHES.items():
         criteria = RequestFilter(BUSY, words)
-        found[name].append(await took_ms(lambda of=criteria: queue.gallery.search(of, LIMIT)))
+        figures[name].append(await took_ms(lambda of=criteria: queue.gallery.search(of, LIMIT)))
     criteria = RequestFilter(BUSY)
-    found["page without words"].append(await took_ms(lambda: queue.gallery.search(criteria, LIMIT)))
+    figures["page without words"].append(
+        await took_ms(lambda: queue.gallery.search(criteria, LIMIT))
+    )
     now = datetime.now(UTC)
     edges = [now - timedelta(days=n) for n in range(DAYS, -1, -1)]
-    found["counts of 30 days"].append(
+    figures["counts of 30 days"].append(
         await took_ms(lambda: queue.gallery.count_by_day(BUSY, edges, ()))
     )
 
@@ -143,5 +145,5 @@ if __name__ == "__main__":
     parser.add_argument("--ended", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--submits", type=int, default=200)
-    given = parser.parse_args()
-    asyncio.run(main(given.ended, given.rounds, given.submits))
+    options = parser.parse_args()
+    asyncio.run(main(options.ended, options.rounds, options.submits))

@@ -136,9 +136,9 @@ class timed_taking:  # noqa: N801  # reads as a statement
         self._take: Callable[..., Any] = run.capture
 
     def __enter__(self) -> None:
-        def timed(*given: Any, **named: Any) -> Any:
+        def timed(*positional: Any, **named: Any) -> Any:
             began = time.thread_time()
-            taken = self._take(*given, **named)
+            taken = self._take(*positional, **named)
             self._spent.taking.append(time.thread_time() - began)
             return taken
 

@@ -118,17 +118,18 @@ async def measure(installations: list[Installation], rate: float, seconds: float
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
 
-def show(each: Installation, against: Installation) -> None:
-    mean, of = statistics.mean(each.cpu_ms), statistics.mean(against.cpu_ms)
+def show(installation: Installation, against: Installation) -> None:
+    mean, of = statistics.mean(installation.cpu_ms), statistics.mean(against.cpu_ms)
     print(
-        f"{each.running:6} running on {each.replicas:5} replicas: CPU mean {mean:7.3f} ms, "
-        f"longest {max(each.cpu_ms):7.2f}, wall p50 {statistics.median(each.took_ms):7.3f}, "
+        f"{installation.running:6} running on {installation.replicas:5} replicas: "
+        f"CPU mean {mean:7.3f} ms, longest {max(installation.cpu_ms):7.2f}, "
+        f"wall p50 {statistics.median(installation.took_ms):7.3f}, "
         f"CPU against the first {mean / of:6.2f}, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
 
 
-async def main(given: argparse.Namespace) -> None:
+async def main(options: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         embedded = EmbeddedPostgres(scratch / "data", grace_s=0.2)
@@ -136,22 +137,22 @@ async def main(given: argparse.Namespace) -> None:
         stack.push_async_callback(asyncio.sleep, 2.0)  # the server stops before its files go
         stack.push_async_callback(embedded.aclose)
         installations: list[Installation] = []
-        for running, replicas in zip(given.running, given.replicas, strict=True):
+        for running, replicas in zip(options.running, options.replicas, strict=True):
             place = made_database(conninfo, str(len(installations)))
             await migrate(place)
-            await asyncio.to_thread(fill, place, running, replicas, given.tenants)
+            await asyncio.to_thread(fill, place, running, replicas, options.tenants)
             queue = await stack.enter_async_context(darkroom_queue(place))
-            requests = await submit_requests(queue, given.tenants)
+            requests = await submit_requests(queue, options.tenants)
             installations.append(Installation(running, replicas, queue, requests))
         for installation in installations:
-            for number in range(given.tenants):  # clients ask already, so places are read
+            for number in range(options.tenants):  # clients ask already, so places are read
                 await installation.queue.waiting(
                     await installation.queue.get(*installation.asked[number])
                 )
         await asyncio.sleep(READ_S)
-        for number in range(given.rounds):
+        for number in range(options.rounds):
             before = [len(tested.cpu_ms) for tested in installations]
-            await measure(installations, given.rate, given.seconds)
+            await measure(installations, options.rate, options.seconds)
             parts = zip(before, installations, strict=True)
             means = [statistics.mean(tested.cpu_ms[start:]) for start, tested in parts]
             print(

@@ -81,8 +81,8 @@ async def measure(http: httpx2.AsyncClient, ingress: psutil.Process, ids: list[s
     )
 
 
-async def main(given: argparse.Namespace, darkroom: Darkroom) -> None:
-    most = httpx2.Limits(max_connections=given.watchers + 8, max_keepalive_connections=8)
+async def main(options: argparse.Namespace, darkroom: Darkroom) -> None:
+    most = httpx2.Limits(max_connections=options.watchers + 8, max_keepalive_connections=8)
     headers = {"Authorization": f"Key {darkroom.key}"}
     async with httpx2.AsyncClient(
         base_url=darkroom.url, headers=headers, timeout=120, limits=most
@@ -93,11 +93,13 @@ async def main(given: argparse.Namespace, darkroom: Darkroom) -> None:
 
         for _ in range(2):  # as many as the pool has slots
             await submitted(steps=1_000_000, step_ms=20)
-        ids = [await submitted(steps=1) for _ in range(given.watchers + given.rounds * NOTIFIED)]
+        ids = [
+            await submitted(steps=1) for _ in range(options.watchers + options.rounds * NOTIFIED)
+        ]
         (ingress,) = darkroom.replicas("ingress")
         had = ingress.memory_info().rss
-        for number in range(given.rounds):
-            await measure(http, ingress, ids[number * NOTIFIED :][: given.watchers], had)
+        for number in range(options.rounds):
+            await measure(http, ingress, ids[number * NOTIFIED :][: options.watchers], had)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,8 @@ class Wish:
         return asdict(self)
 
     @classmethod
-    def of_json(cls, given: Mapping[str, Any]) -> Wish:
-        return cls(
-            str(given["model"]), str(given["prompt"]), int(given["steps"]), int(given["seed"])
-        )
+    def of_json(cls, body: Mapping[str, Any]) -> Wish:
+        return cls(str(body["model"]), str(body["prompt"]), int(body["steps"]), int(body["seed"]))
 
 
 def wishes(model: str, count: int, steps: Sequence[int]) -> list[Wish]:

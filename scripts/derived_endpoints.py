@@ -36,7 +36,7 @@ def main() -> None:
     for name, why in refused.items():
         print(f"  {name}: {why.removeprefix(name).strip()}")
     print("Arguments that no field gives:")
-    for argument, of in sorted(left_out.items(), key=lambda each: -len(each[1])):
+    for argument, of in sorted(left_out.items(), key=lambda item: -len(item[1])):
         print(f"  {argument} ({len(of)}: {', '.join(of[:3])})")
     print(f"{len(OPEN_ENDPOINTS)} endpoints of fal's:")
     for endpoint_id, name in OPEN_ENDPOINTS.items():

@@ -44,23 +44,23 @@ class Delivered:
     most_sent_at_once: int
 
 
-def deliver(given: Delivery, seed: int = 1) -> Delivered:
+def deliver(delivery: Delivery, seed: int = 1) -> Delivered:
     """Deliver everything to all nodes, which start together and empty."""
     chance = random.Random(seed)
-    files = range(given.files)
+    files = range(delivery.files)
     nodes = [
-        Node(list(files) if given.same_order else chance.sample(files, given.files))
-        for _ in range(given.nodes)
+        Node(list(files) if delivery.same_order else chance.sample(files, delivery.files))
+        for _ in range(delivery.nodes)
     ]
     now, hub_gb, peer_gb, most = 0.0, 0.0, 0.0, 0
     while any(peer.ready_at is None for peer in nodes):
         for node in nodes:
             if node.lacking and node.file is None:
-                _choose(node, nodes, given, chance)
+                _choose(node, nodes, delivery, chance)
         most = max(most, *(peer.sends_to for peer in nodes))
         fetching = [peer for peer in nodes if peer.file is not None]
         of_hub = sum(peer.source is None for peer in fetching)
-        rates = [_rate(peer, of_hub, given) for peer in fetching]
+        rates = [_rate(peer, of_hub, delivery) for peer in fetching]
         step_s = min(node.left_gb / rate for node, rate in zip(fetching, rates, strict=True))
         now += step_s
         for node, rate in zip(fetching, rates, strict=True):
@@ -77,19 +77,19 @@ def deliver(given: Delivery, seed: int = 1) -> Delivered:
     return Delivered(now, ready[len(ready) // 2], hub_gb, peer_gb, most)
 
 
-def _rate(node: Node, of_hub: int, given: Delivery) -> float:
+def _rate(node: Node, of_hub: int, delivery: Delivery) -> float:
     """GB/s at which a node receives its file."""
     if node.source is None:
-        return min(given.hub_node_rate, given.hub_rate / of_hub)
-    return given.peer_rate / node.source.sends_to
+        return min(delivery.hub_node_rate, delivery.hub_rate / of_hub)
+    return delivery.peer_rate / node.source.sends_to
 
 
-def _choose(node: Node, nodes: list[Node], given: Delivery, chance: random.Random) -> None:
-    node.file, node.left_gb, node.source = node.lacking.pop(0), given.gb / given.files, None
+def _choose(node: Node, nodes: list[Node], delivery: Delivery, chance: random.Random) -> None:
+    node.file, node.left_gb, node.source = node.lacking.pop(0), delivery.gb / delivery.files, None
     having = [
         peer
         for peer in nodes
-        if peer is not node and node.file in peer.files and peer.sends_to < given.peers
+        if peer is not node and node.file in peer.files and peer.sends_to < delivery.peers
     ]
     if having:
         node.source = chance.choice(having)

@@ -47,11 +47,11 @@ def attention(bench: Bench) -> Iterator[Facts]:
 
 
 def _attention(
-    bench: Bench, given: list[torch.Tensor], kernel: SDPBackend | None, mask: torch.Tensor | None
+    bench: Bench, tensors: list[torch.Tensor], kernel: SDPBackend | None, mask: torch.Tensor | None
 ) -> Facts:
     def run() -> None:
         for _ in range(CALLS):
-            scaled_dot_product_attention(*given, attn_mask=mask)
+            scaled_dot_product_attention(*tensors, attn_mask=mask)
 
     try:
         with nullcontext() if kernel is None else sdpa_kernel(kernel):

@@ -85,7 +85,7 @@ def _compile_decoder(sections: Sections) -> Verdict:
     shares = {name: (written - compiled) / s for name, s in images.items() if s is not None}
     if not shares:
         return Verdict(UNDECIDED, "No image was measured to compare it with.", figures)
-    name = max(shares, key=lambda each: shares[each])
+    name = max(shares, key=lambda model: shares[model])
     reason = f"It saves {shares[name]:.1%} of an image of {name}; {SHARE:.0%} is asked."
     if shares[name] < SHARE:
         return Verdict(OFF, reason, figures)
@@ -128,7 +128,7 @@ def _graphs(sections: Sections) -> Verdict:
         verdicts_of_cases.append((written["s"] / replayed["s"], verdict))
     if not verdicts_of_cases:
         return Verdict(UNDECIDED, "The section `graphs` did not measure it.")
-    _, best = max(verdicts_of_cases, key=lambda each: each[0])
+    _, best = max(verdicts_of_cases, key=lambda pair: pair[0])
     tests = sections.get("tests_graphs", {}).get("figures", ())
     if best.verdict == ON and not any(figure.get("exit_status") == 0 for figure in tests):
         reason = f"{best.reason} tests/gpu/test_graphs.py did not pass."
@@ -145,7 +145,7 @@ def _attention(*, masked: bool) -> Callable[[Sections], Verdict]:
             for name in ("flash", "cuDNN", "efficient")
             if (figure := figures_of(sections, "attention", kernel=name, **case))
         }
-        name = min(others, key=lambda each: others[each]["s"], default="another")
+        name = min(others, key=lambda kernel: others[kernel]["s"], default="another")
         what = "Attention of FLUX with a mask" if masked else "Attention of FLUX"
         return _by_ratio(what, own, others.get(name, {}), ("torch's choice", name), FASTER)
 

@@ -19,10 +19,10 @@ SETTINGS = ("threads", "batch", "wait_ms")
 class PeerProcess:
     """`benchmarks/peers/<module>.py` on a port of its own."""
 
-    def __init__(self, module: str, python: str, given: argparse.Namespace, output: Path) -> None:
+    def __init__(self, module: str, python: str, options: argparse.Namespace, output: Path) -> None:
         self._module = module
         self._python = Path(python).absolute()
-        self._settings = {name: str(getattr(given, name)) for name in SETTINGS}
+        self._settings = {name: str(getattr(options, name)) for name in SETTINGS}
         self._output = output
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"

@@ -250,7 +250,7 @@ def _union(members: list[FalType], line: int) -> FalType:
         value for member in members if isinstance(member, Choice) for value in member.values
     ]
     choice = Choice(tuple(dict.fromkeys(literals)))
-    types = dict.fromkeys(choice if isinstance(each, Choice) else each for each in members)
+    types = dict.fromkeys(choice if isinstance(member, Choice) else member for member in members)
     return next(iter(types)) if len(types) == 1 else OneOf(tuple(types))
 
 

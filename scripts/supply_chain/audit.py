@@ -123,10 +123,10 @@ def _vulnerability(package: Package, details: Any) -> Vulnerability:
 
 
 def accepting_rule(
-    found: Vulnerability, today: date, rules: Mapping[str, Accepted] = ACCEPTED
+    vulnerability: Vulnerability, today: date, rules: Mapping[str, Accepted] = ACCEPTED
 ) -> Accepted | None:
-    """The rule by which ``found`` is no problem today."""
-    rule = next((rules[name] for name in found.names if name in rules), None)
+    """The rule by which ``vulnerability`` is no problem today."""
+    rule = next((rules[name] for name in vulnerability.names if name in rules), None)
     return rule if rule is not None and today <= rule.until else None
 
 

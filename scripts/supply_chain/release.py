@@ -61,7 +61,7 @@ def normal_sdist(sdist: Path, epoch: int) -> bytes:
         gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as new,
     ):
-        for entry in sorted(old.getmembers(), key=lambda each: each.name):
+        for entry in sorted(old.getmembers(), key=lambda member: member.name):
             plain = tarfile.TarInfo(entry.name)
             plain.type, plain.size, plain.mtime = entry.type, entry.size, epoch
             plain.mode = 0o755 if entry.isdir() else 0o644
@@ -137,12 +137,15 @@ def release(commit: str, out: Path) -> None:
     (out / SUMS).write_text(sums_of(out), encoding="utf-8")
 
 
-def differences(given: Path, again: Path) -> list[str]:
-    """A sentence for each file of ``given`` that is missing, damaged, or differs from ``again``."""
-    if not (given / SUMS).is_file():
-        return [f"{given} has no {SUMS}. Download it together with the files."]
+def differences(published: Path, again: Path) -> list[str]:
+    """A sentence for each file of ``published`` that is missing, damaged, or differs from
+    ``again``."""
+    if not (published / SUMS).is_file():
+        return [f"{published} has no {SUMS}. Download it together with the files."]
     problems: list[str] = []
-    stated = dict(reversed(line.split("  ", 1)) for line in (given / SUMS).read_text().splitlines())
+    stated = dict(
+        reversed(line.split("  ", 1)) for line in (published / SUMS).read_text().splitlines()
+    )
     built = {path.name: hash_of(path) for path in again.iterdir() if path.name != SUMS}
     for name in sorted(stated.keys() | built.keys()):
         if name not in stated:
@@ -151,9 +154,9 @@ def differences(given: Path, again: Path) -> list[str]:
             problems.append(f"{name} is in {SUMS}, but the commit does not give such a file.")
         elif stated[name] != built[name]:
             problems.append(f"{name} is not what the commit gives: its hash is {built[name]}.")
-        elif not (given / name).is_file():
-            problems.append(f"{name} is missing in {given}.")
-        elif hash_of(given / name) != stated[name]:
+        elif not (published / name).is_file():
+            problems.append(f"{name} is missing in {published}.")
+        elif hash_of(published / name) != stated[name]:
             problems.append(f"{name} is damaged: its hash is not the one in {SUMS}.")
     return problems
 

@@ -209,13 +209,13 @@ def main() -> None:
         print(describe(name, facts))  # noqa: T201
 
 
-def describe(name: str, each: Way) -> str:
+def describe(name: str, call_path: Way) -> str:
     """The way with its modules, as text."""
-    lines = [f"({name}) {len(each.modules)} modules; all {len(each.all)}"]
-    lines += [f"    {number}. {step}" for number, step in enumerate(each.spine, 1)]
-    lines += [f"    not called in this order: {step}" for step in each.missing]
-    lines += [f"    {module}" for module in each.modules]
-    short = [module for module in each.all if module not in each.modules]
+    lines = [f"({name}) {len(call_path.modules)} modules; all {len(call_path.all)}"]
+    lines += [f"    {number}. {step}" for number, step in enumerate(call_path.spine, 1)]
+    lines += [f"    not called in this order: {step}" for step in call_path.missing]
+    lines += [f"    {module}" for module in call_path.modules]
+    short = [module for module in call_path.all if module not in call_path.modules]
     return "\n".join([*lines, f"    with short functions only: {', '.join(short)}", ""])
 
 

@@ -53,7 +53,7 @@ def _device_name(node: ast.AST) -> str:
             return next((alias.name for alias in names if _of_torch(alias.name)), "")
         case ast.ImportFrom(module=str(source), names=names):
             whole = (f"{source}.{alias.name}" for alias in names)
-            return next((each for each in whole if _of_torch(each)), "")
+            return next((full_name for full_name in whole if _of_torch(full_name)), "")
         case ast.Attribute(attr=name) if name in ON_TENSORS or _of_torch(".".join(_parts(node))):
             return name
         case ast.Constant(value=str(text)) if text.partition(":")[0] in KINDS:

@@ -16,7 +16,7 @@ from tests.architecture.paths import ROOT, Listed, Way, describe, lengths, read_
 pytestmark = pytest.mark.timeout(1200)  # every call of three ways is recorded
 
 LISTED = read_lists()
-EACH = [each for functions in LISTED.values() for each in functions]
+EACH = [function for functions in LISTED.values() for function in functions]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_page_lists_three_paths() -> None:
     )
 
 
-@pytest.mark.parametrize("function", EACH, ids=lambda each: each.name)
+@pytest.mark.parametrize("function", EACH, ids=lambda function: function.name)
 def test_a_listed_function_is_in_the_file_that_it_is_linked_to(function: Listed) -> None:
     ast.parse((ROOT / function.path).read_text())
     assert function.function in lengths(function.module)

@@ -155,8 +155,8 @@ def is_apart(statement: str, tables: frozenset[str]) -> bool:
     """Return whether a statement touches no table of tenants, or has a condition on the tenant."""
     touched = False
     for tree in filter(None, parse_statement(statement)):
-        columns = (each for each in tree.find_all(exp.Column) if each.name in OWNERS)
-        if any(each.find_ancestor(exp.Where, exp.Join) is not None for each in columns):
+        columns = (column for column in tree.find_all(exp.Column) if column.name in OWNERS)
+        if any(column.find_ancestor(exp.Where, exp.Join) is not None for column in columns):
             return True
         joins = (join.args.get("using") or [] for join in tree.find_all(exp.Join))
         if any(column.name in OWNERS for using in joins for column in using):

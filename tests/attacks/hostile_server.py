@@ -46,11 +46,11 @@ class HostileServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def truth(self, method: str, path: str, **given: Any) -> httpx.Response:
+    def truth(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """What Darkroom answers, or has answered to the same call. Requests go on."""
         answer = self._known.get((method, path))
         if answer is None or path.startswith("/queue"):
-            answer = httpx.request(method, self.behind.url + path, timeout=30, **given)
+            answer = httpx.request(method, self.behind.url + path, timeout=30, **arguments)
             self._known[method, path] = answer
         return answer
 

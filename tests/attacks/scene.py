@@ -55,8 +55,8 @@ def keys_of(darkroom: Darkroom, tenant: str) -> Keys:
     response = darkroom.http.post("/v1/tenants", json={"tenant": tenant})
     assert response.is_success, response.text
 
-    def key(**given: object) -> str:
-        answer = darkroom.http.post("/v1/keys", json={"tenant": tenant, **given})
+    def key(**fields: object) -> str:
+        answer = darkroom.http.post("/v1/keys", json={"tenant": tenant, **fields})
         assert answer.is_success, answer.text
         return str(answer.json()["key"])
 

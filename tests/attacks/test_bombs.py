@@ -106,8 +106,8 @@ def time_message(scene: Scene, message: bytes) -> tuple[int, float]:
     return int(line.split()[1]) if line else 0, time.monotonic() - began
 
 
-def fine(found: tuple[int, float], *, closed: bool = False) -> bool:
-    status, took_s = found
+def fine(outcome: tuple[int, float], *, closed: bool = False) -> bool:
+    status, took_s = outcome
     return took_s < ENDS_S and (status < 500 if status else closed)
 
 

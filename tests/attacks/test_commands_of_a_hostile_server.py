@@ -124,10 +124,10 @@ def test_commands_print_nothing_that_a_terminal_obeys(rig: Rig, attempts: Attemp
         return value
 
     ways = {
-        "texts": of_json(lambda given: change_leaves(given, text)),
+        "texts": of_json(lambda document: change_leaves(document, text)),
         "texts beside those that lead on": of_json(
-            lambda given: change_leaves(
-                given, lambda name, at: at if name in FIELDS_OF_FLOW else text(name, at)
+            lambda document: change_leaves(
+                document, lambda name, at: at if name in FIELDS_OF_FLOW else text(name, at)
             )
         ),
         "errors": lambda *_: Answer(json.dumps({"detail": ESCAPES}).encode(), 400),
@@ -163,9 +163,9 @@ def test_commands_end_with_a_sentence_whatever_an_answer_is(
     rig: Rig, attempts: Attempts, wrong: object
 ) -> None:
     ways = {
-        "leaves": of_json(lambda given: change_leaves(given, lambda *_: wrong)),
+        "leaves": of_json(lambda document: change_leaves(document, lambda *_: wrong)),
         "fields": of_json(
-            lambda given: dict.fromkeys(given, wrong) if isinstance(given, dict) else wrong
+            lambda document: dict.fromkeys(document, wrong) if isinstance(document, dict) else wrong
         ),
         "all": of_json(lambda _: wrong),
     }
@@ -181,8 +181,8 @@ def test_commands_stay_small_and_keep_their_key(rig: Rig, attempts: Attempts) ->
     bomb = gzip.compress(b" " * 20_000_000)
     layers = {"content-encoding": "gzip, gzip"}
     named = of_json(
-        lambda given: change_leaves(
-            given, lambda name, at: away if "url" in name or name == "preview" else at
+        lambda document: change_leaves(
+            document, lambda name, at: away if "url" in name or name == "preview" else at
         )
     )
     ways: dict[str, Spoil] = {

@@ -55,11 +55,11 @@ def drip(opened: list[socket.socket], piece: bytes, for_s: float) -> None:
         time.sleep(min(1.0, for_s))
 
 
-def is_closed(each: socket.socket) -> bool:
+def is_closed(connection: socket.socket) -> bool:
     """Read what has come. True: the other side has closed."""
-    each.settimeout(0.01)
+    connection.settimeout(0.01)
     try:
-        while each.recv(65536):
+        while connection.recv(65536):
             pass
     except TimeoutError:
         return False

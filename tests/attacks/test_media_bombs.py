@@ -222,10 +222,10 @@ def films(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
         "WebM with a long name": webm(b"\x4d\x80", b"\x08\xff\xff\xff\xf0"),
         "GIF of large frames": of_large_frames,
         **{
-            each: images[each]
-            for each in ("GIF of 65,535 pixels a side", "GIF of 100,000 frames", "SVG")
+            name: images[name]
+            for name in ("GIF of 65,535 pixels a side", "GIF of 100,000 frames", "SVG")
         },
-        **{each: images[each] for each in ("a playlist", "a list of files")},
+        **{name: images[name] for name in ("a playlist", "a list of files")},
     }
 
 

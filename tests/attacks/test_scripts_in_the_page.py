@@ -152,8 +152,8 @@ class Planted:
         yield "test/probe", {"prompt": ALL, "fail": ALL}
 
     @staticmethod
-    def _request(http: httpx.Client, given: tuple[str, dict[str, Any]]) -> str:
-        endpoint, body = given
+    def _request(http: httpx.Client, call: tuple[str, dict[str, Any]]) -> str:
+        endpoint, body = call
         headers = {"X-Fal-Queue-Priority": "low", "User-Agent": quote(ALL)}
         hook = {"fal_webhook": f"https://example.com/{ALL}"}
         return str(

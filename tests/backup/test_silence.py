@@ -75,9 +75,9 @@ async def test_a_backup_ends_when_the_server_falls_silent_under_pg_dump(
     target = await installations.make("source", conninfo)
     run = postgres_programs._run
 
-    async def silent(*given: object) -> None:
+    async def silent(*arguments: object) -> None:
         between.blackhole()
-        await run(*given)  # type: ignore[arg-type]
+        await run(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(postgres_programs, "_run", silent)
     async with asyncio.timeout(PATIENCE_S):

@@ -38,9 +38,9 @@ def own_entry(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
     return fields if fallback is None else fields | {"fallback": fallback}
 
 
-def allow_more_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` for an input that may have more fields than it names."""
-    return given | {"input_schema": given["input_schema"] | {"additionalProperties": True}}
+def allow_more_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` for an input that may have more fields than it names."""
+    return options | {"input_schema": options["input_schema"] | {"additionalProperties": True}}
 
 
 OTHERS = {

@@ -32,7 +32,7 @@ def test_an_entry_has_the_providers_address_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("entry", "words"),
     [
         (endpoint(secrets=[]), "`options.secrets` must name one secret"),
         (endpoint(secrets=["A", "B"]), "`options.secrets` must name one secret"),
@@ -57,9 +57,9 @@ def test_an_entry_has_the_providers_address_by_default() -> None:
         (Endpoint("a/b", "fal", Weights(""), "json"), "options.hosted.endpoint: Field required"),
     ],
 )
-def test_a_mistake_in_an_entry_is_named(given: Endpoint, words: str) -> None:
+def test_a_mistake_in_an_entry_is_named(entry: Endpoint, words: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011  # its words are checked
-        HostedEndpoint.of(given)
+        HostedEndpoint.of(entry)
     assert words in str(raised.value)
 
 

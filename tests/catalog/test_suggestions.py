@@ -109,7 +109,11 @@ def test_a_comfy_workflow_of_fals_is_not_here(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize(
     "endpoint_id",
-    sorted(each for each in fal_ids() if "trainer" in each or "training" in each),
+    sorted(
+        endpoint_id
+        for endpoint_id in fal_ids()
+        if "trainer" in endpoint_id or "training" in endpoint_id
+    ),
 )
 def test_training_is_not_ours(catalog: Catalog, endpoint_id: str) -> None:
     assert "trains a model, and Darkroom trains none" in not_found_message(catalog, endpoint_id)

@@ -48,7 +48,9 @@ def lacking(catalog: Catalog) -> set[tuple[str, str]]:
 
 
 def test_each_switch_that_a_recipe_leaves_off_has_a_reason(catalog: Catalog) -> None:
-    known = [(switch, each) for switch, patterns, reason in rows() if reason for each in patterns]
+    known = [
+        (switch, pattern) for switch, patterns, reason in rows() if reason for pattern in patterns
+    ]
     without = {
         (switch, endpoint)
         for switch, endpoint in lacking(catalog)

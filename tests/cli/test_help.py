@@ -109,7 +109,8 @@ def test_names_of_other_tools_are_none_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", sorted({each for text in MEANT.values() for each in re.findall("`(.*?)`", text)})
+    "command",
+    sorted({command for text in MEANT.values() for command in re.findall("`(.*?)`", text)}),
 )
 def test_what_is_advised_can_be_typed(command: str) -> None:
     program, *words = command.split()

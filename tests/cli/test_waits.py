@@ -23,7 +23,7 @@ TEAPOT = 418
         (("tenants", "delete", "studio-w", "--yes", "--wait"), "/v1/tenants/studio-w/deletion"),
         (("weights", "add", "w", "a/b", "--base", "test/probe"), "/v1/weights/w"),
     ],
-    ids=lambda each: each[0] if isinstance(each, tuple) else "",
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_a_wait_goes_on_after_a_restart_of_the_server(
     darkroom: Any,

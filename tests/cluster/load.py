@@ -127,7 +127,7 @@ class Load:
             return {replica["replica_id"] for replica in fresh if replica["stage"] == "ready"}
 
         def all_of_them() -> set[str]:
-            found = look()
-            return found if len(found) == count else set()
+            replica_ids = look()
+            return replica_ids if len(replica_ids) == count else set()
 
         return eventually(all_of_them, f"{count} replicas")

@@ -36,13 +36,13 @@ class SeveralNodes:
     """The driver's process, its input and its output."""
 
     def __init__(
-        self, port: int, temporary: Path, asked: IO[str], answers: IO[str], said: Path
+        self, port: int, temporary: Path, asked: IO[str], answers: IO[str], log: Path
     ) -> None:
         self.port = port
         self.temporary = str(temporary)  # in the environment of each of its processes
         self._asked = asked
         self._answers = answers
-        self._said = said
+        self._said = log
         self._turn = threading.Lock()
 
     def run(

@@ -295,8 +295,8 @@ def _run(nodes: Nodes, http: dict[str, Any], asked: dict[str, Any]) -> None:
     try:
         serve.run_many(
             [
-                serve.RunTarget(each.target, each.name, each.route_prefix)
-                for each in applications(arguments).values()
+                serve.RunTarget(application.target, application.name, application.route_prefix)
+                for application in applications(arguments).values()
             ]
         )
     except RuntimeError:

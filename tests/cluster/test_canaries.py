@@ -31,10 +31,12 @@ def send_all(http: httpx.Client, key_id: str) -> dict[str, str]:
     """Send secrets in wrong places. Returns them by place. None of them lets the caller in."""
     sent: dict[str, str] = {}
 
-    def call(method: str, path: str, **given: object) -> None:
-        answer = http.request(method, path, **given)  # type: ignore[arg-type]
+    def call(method: str, path: str, **arguments: object) -> None:
+        answer = http.request(method, path, **arguments)  # type: ignore[arg-type]
         assert 400 <= answer.status_code < 500, (path, answer.status_code, answer.text)
-        assert not [each for each in sent.values() if each in answer.text], answer.text
+        assert not [sent_secret for sent_secret in sent.values() if sent_secret in answer.text], (
+            answer.text
+        )
 
     def refused(where: str, header: str, value: str) -> None:
         call("GET", "/v1/requests", headers={header: value})

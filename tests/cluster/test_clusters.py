@@ -77,7 +77,7 @@ def test_each_scales_its_pools_and_one_goes_on_with_the_requests_of_the_other(
                 lambda nodes=nodes: "RUNNING" in {it["state"] for it in nodes.replicas()["small"]},
                 "Serve has seen that the replica runs",
             )
-        assert len({seen(each)["replica_id"] for each in both}) == 2
+        assert len({seen(call_id)["replica_id"] for call_id in both}) == 2
         assert there.get(f"/v1/requests/{both[0]}").json()["state"] == "running"
 
         second.stop()

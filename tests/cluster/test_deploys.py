@@ -73,10 +73,10 @@ class Installation:
         """Deployment → actors. Serve lists none of an application that it is deploying."""
         return {"ingress": [], "small": [], "large": []} | self._ask("replicas")
 
-    def status_of(self, endpoint: str, **given: Any) -> int:
+    def status_of(self, endpoint: str, **body: Any) -> int:
         """HTTP status of a run; 0 while nothing answers."""
         try:
-            return self.http.post(f"/run/{endpoint}", json=given).status_code
+            return self.http.post(f"/run/{endpoint}", json=body).status_code
         except httpx.TransportError:
             return 0
 
@@ -173,8 +173,8 @@ def _only_grown(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -
 def test_a_file_that_is_not_valid_changes_nothing(installation: Installation) -> None:
     before = installation.replicas()
 
-    def refused(said: str) -> None:
-        eventually(lambda: said in installation.log_file.read_text(), f"{said} is logged")
+    def refused(message: str) -> None:
+        eventually(lambda: message in installation.log_file.read_text(), f"{message} is logged")
         assert installation.status_of("test/large") == 200
 
     installation.write_text("applications: [")

@@ -94,7 +94,10 @@ family in another process, and compares bit for bit."""
 
 @pytest.mark.parametrize(
     "endpoint",
-    [pytest.param(each, marks=[] if each == QUICK else [pytest.mark.long]) for each in LONG],
+    [
+        pytest.param(endpoint, marks=[] if endpoint == QUICK else [pytest.mark.long])
+        for endpoint in LONG
+    ],
 )
 def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
     darkroom: Darkroom,
@@ -204,10 +207,10 @@ def test_a_death_after_two_of_four_videos_leaves_them_as_they_are(
     assert videos == files(darkroom, endpoint, whole)
 
 
-def alike(made: list[bytes], alone: list[bytes]) -> None:
+def alike(contents: list[bytes], alone: list[bytes]) -> None:
     """A level of an image, and a sixteen-thousandth of full scale of audio. The frames of a video
     have been through an encoder, which makes another file of another level."""
-    for content, other in zip(made, alone, strict=True):
+    for content, other in zip(contents, alone, strict=True):
         kind, levels = levels_of(content)
         apart = np.abs(levels - levels_of(other)[1])
         assert apart.max() <= {"image": 1, "audio": 2, "video": 255}[kind]

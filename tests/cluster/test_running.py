@@ -97,11 +97,11 @@ def test_nothing_listens_outside_loopback(darkroom: Darkroom) -> None:
     assert outside == []
 
 
-def _listens(one: Any) -> bool:
+def _listens(connection: Any) -> bool:
     """Takes what comes from anywhere. UDP has no such state; connected, it hears its peer alone."""
-    if one.type is socket.SOCK_DGRAM:
-        return bool(one.laddr) and not one.raddr
-    return bool(one.status == psutil.CONN_LISTEN)
+    if connection.type is socket.SOCK_DGRAM:
+        return bool(connection.laddr) and not connection.raddr
+    return bool(connection.status == psutil.CONN_LISTEN)
 
 
 def _loopback(address: str) -> bool:

@@ -33,16 +33,16 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Jobs, Put
     if request.param == "fake":
         fake = FakeJobs(SystemClock())
 
-        async def put_there(key: str, kind: str = "work", **given: Any) -> None:
-            fake.put(kind, key, **given)
+        async def put_there(key: str, kind: str = "work", **fields: Any) -> None:
+            fake.put(kind, key, **fields)
 
         yield fake, put_there
         return
     database: Database = await request.getfixturevalue("database_factory")()
 
-    async def put(key: str, kind: str = "work", **given: Any) -> None:
-        params = {"kind": kind, "key": key, "tenant": given.get("tenant", "")}
-        payload = messages.compact(given.get("payload", {}))
+    async def put(key: str, kind: str = "work", **fields: Any) -> None:
+        params = {"kind": kind, "key": key, "tenant": fields.get("tenant", "")}
+        payload = messages.compact(fields.get("payload", {}))
         await database.rows(PUT, {**params, "payload": payload})
 
     yield PostgresJobs(database), put

@@ -28,15 +28,15 @@ async def test_a_step_has_the_largest_figures_of_each_pool(make: Make) -> None:
         await queue.submit(new())
 
     async def are_seen() -> bool:
-        found = await take_samples(queue)
-        return bool(found) and found[-1].queued == 3
+        figures = await take_samples(queue)
+        return bool(figures) and figures[-1].queued == 3
 
     await eventually(are_seen)
     assert (await queue.ask(ask(2))).leases
 
     async def run() -> bool:
-        found = await take_samples(queue)
-        return found[-1].running == 2 and found[-1].replicas == 1
+        figures = await take_samples(queue)
+        return figures[-1].running == 2 and figures[-1].replicas == 1
 
     await eventually(run)
     samples = await take_samples(queue)

@@ -285,7 +285,7 @@ class Walk(RuleBasedStateMachine):
                 shared = self.do(self.queue.wait(TENANT, follower_id, 10.0))
                 assert (shared.state, shared.reuses) == (State.SUCCEEDED, id_)
             return
-        waiting.sort(key=lambda each: -self.priorities[each])  # the first of equal ones
+        waiting.sort(key=lambda request_id: -self.priorities[request_id])  # the first of equal ones
         heir, *others = waiting
         self.do(self.until_it_leads(heir))
         self.following.update(dict.fromkeys(others, heir))

@@ -28,7 +28,7 @@ async def test_files_are_counted_by_tenant_and_kind(queue: Queue) -> None:
     await queue.submit(new())
     await queue.finish(make_finish((await lease(queue)).key, failure()))
     use = await queue.stored_files.use()
-    assert sorted(use.sums, key=lambda each: (each.tenant, each.kind)) == [
+    assert sorted(use.sums, key=lambda stored_sum: (stored_sum.tenant, stored_sum.kind)) == [
         StoredSum(TENANT, "draft", 2, 14),
         StoredSum(TENANT, "image", 2, 150),
         StoredSum(TENANT, "thumbnail", 1, 9),

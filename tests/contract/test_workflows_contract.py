@@ -69,8 +69,8 @@ async def due_ids(queue: Queue) -> list[str]:
     return [run.lease_key.request_id for run in await queue.workflows.runs.active()]
 
 
-def call(step: StepId, request_id: str, **given: Any) -> tuple[StepId, str, str, Any]:
-    return step, "fal-ai/flux/schnell", request_id, given
+def call(step: StepId, request_id: str, **arguments: Any) -> tuple[StepId, str, str, Any]:
+    return step, "fal-ai/flux/schnell", request_id, arguments
 
 
 async def send_step(queue: Queue, run: WorkflowRun, step: StepId = DRAW, **changes: Any) -> str:

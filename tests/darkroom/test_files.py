@@ -27,8 +27,8 @@ class Layers(BaseModel):
 
 class Editor(App):
     @endpoint("/nested")
-    def nested(self, given: Layers) -> Layers:
-        return given
+    def nested(self, body: Layers) -> Layers:
+        return body
 
     @endpoint("/anything")
     def anything(self, image: Image) -> dict[str, Any]:

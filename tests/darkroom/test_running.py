@@ -51,7 +51,7 @@ class Counter(App):
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "sent"),
+    ("path", "arguments", "sent"),
     [
         ("/point", {"x": 1, "y": 2}, {"x": 2, "y": 1}),
         ("/count", {"to": 3}, {"output": 2}),
@@ -59,8 +59,8 @@ class Counter(App):
         ("/stream", {"to": 3}, {"output": 2}),
     ],
 )
-def test_run_returns_what_clients_get(path: str, given: Any, sent: Any) -> None:
-    assert run(Counter(), path, **given) == sent
+def test_run_returns_what_clients_get(path: str, arguments: Any, sent: Any) -> None:
+    assert run(Counter(), path, **arguments) == sent
 
 
 @pytest.mark.parametrize("path", ["/count", "/stream"])

@@ -122,8 +122,8 @@ class Peer:
     def send(self, **message: Any) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def begin(self, id_: str, path: str, **given: Any) -> None:
-        self.send(id=id_, path=path, input=given, folder=str(self._folder))
+    def begin(self, id_: str, path: str, **arguments: Any) -> None:
+        self.send(id=id_, path=path, input=arguments, folder=str(self._folder))
 
     def until_end(self, *ids: str) -> list[dict[str, Any]]:
         """Messages until the calls have ended."""
@@ -135,8 +135,8 @@ class Peer:
                 left.remove(messages[-1]["id"])
         return messages
 
-    def call(self, path: str, **given: Any) -> list[dict[str, Any]]:
-        self.begin("r", path, **given)
+    def call(self, path: str, **arguments: Any) -> list[dict[str, Any]]:
+        self.begin("r", path, **arguments)
         messages = self.until_end("r")
         assert all(message.pop("id") == "r" for message in messages)
         return messages

@@ -51,8 +51,8 @@ def image(tmp_path: Path) -> darkroom.Image:
     return darkroom.Image(tmp_path / "square.png")
 
 
-def open_image(made: dict[str, Any], name: str = "image") -> Image.Image:
-    with Image.open(made[name]["$file"]) as picture:
+def open_image(output: dict[str, Any], name: str = "image") -> Image.Image:
+    with Image.open(output[name]["$file"]) as picture:
         picture.load()
         return picture
 
@@ -84,18 +84,18 @@ def test_the_mask_is_returned_beside_the_image_or_alone(
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("arguments", "text"),
     [
         ({"model": "Matting"}, "No weights are known for Matting"),
         ({"operating_resolution": "2048x2048"}, "cannot compute at 2048x2048"),
     ],
 )
 def test_what_the_weights_cannot_do_is_refused_with_its_field(
-    app: background.Background, image: darkroom.Image, given: dict[str, str], text: str
+    app: background.Background, image: darkroom.Image, arguments: dict[str, str], text: str
 ) -> None:
     with pytest.raises(darkroom.InvalidField, match=text) as caught:
-        darkroom.run(app, "/v2", image_url=image, **given)
-    assert [caught.value.field] == list(given)
+        darkroom.run(app, "/v2", image_url=image, **arguments)
+    assert [caught.value.field] == list(arguments)
 
 
 def test_weights_are_loaded_once_and_settings_add_others(

@@ -29,7 +29,7 @@ def image(tmp_path: Path) -> darkroom.Image:
 
 
 @pytest.mark.parametrize(
-    ("given", "size", "media_type"),
+    ("arguments", "size", "media_type"),
     [
         ({}, (180, 122), "image/png"),
         ({"scale": 4, "tile": 1}, (360, 244), "image/png"),
@@ -39,18 +39,18 @@ def image(tmp_path: Path) -> darkroom.Image:
 def test_an_image_gets_the_scale_and_format_that_are_asked_for(
     app: esrgan.Esrgan,
     image: darkroom.Image,
-    given: dict[str, Any],
+    arguments: dict[str, Any],
     size: tuple[int, int],
     media_type: str,
 ) -> None:
-    upscaled = darkroom.run(app, image_url=image, **given)["image"]
+    upscaled = darkroom.run(app, image_url=image, **arguments)["image"]
     assert upscaled["media_type"] == media_type
     with Image.open(upscaled["$file"]) as large:
         assert large.size == size
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("arguments", "field"),
     [
         ({"face": True}, "face"),
         ({"model": "RealESRGAN_x4_v3"}, "model"),
@@ -61,12 +61,12 @@ def test_what_the_app_cannot_do_is_refused_with_its_field(
     app: esrgan.Esrgan,
     image: darkroom.Image,
     monkeypatch: pytest.MonkeyPatch,
-    given: dict[str, Any],
+    arguments: dict[str, Any],
     field: str,
 ) -> None:
     monkeypatch.setattr(esrgan, "MAX_OUTPUT_PIXELS", 90 * 61 * 63)
     with pytest.raises(darkroom.InvalidField) as caught:
-        darkroom.run(app, image_url=image, **given)
+        darkroom.run(app, image_url=image, **arguments)
     assert caught.value.field == field
 
 

@@ -33,8 +33,8 @@ def image(tmp_path: Path) -> darkroom.Image:
     return darkroom.Image(tmp_path / "noise.png")
 
 
-def open_image(made: dict[str, Any]) -> Image.Image:
-    with Image.open(made["$file"]) as picture:
+def open_image(file: dict[str, Any]) -> Image.Image:
+    with Image.open(file["$file"]) as picture:
         picture.load()
         return picture
 
@@ -81,7 +81,7 @@ def test_prompts_are_sorted_by_their_objects(image: darkroom.Image) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("arguments", "field"),
     [
         ({}, "prompts"),
         ({"prompts": [{"x": 1, "y": 1}, {"x": 91, "y": 1}]}, "prompts.1"),
@@ -94,10 +94,10 @@ def test_prompts_are_sorted_by_their_objects(image: darkroom.Image) -> None:
     ],
 )
 def test_a_prompt_that_cannot_be_followed_is_named(
-    app: segmenter.Segmenter, image: darkroom.Image, given: dict[str, Any], field: str
+    app: segmenter.Segmenter, image: darkroom.Image, arguments: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(darkroom.InvalidField) as caught:
-        darkroom.run(app, "/image", image_url=image, **given)
+        darkroom.run(app, "/image", image_url=image, **arguments)
     assert caught.value.field == field
 
 

@@ -218,7 +218,9 @@ IN_OWN_ENVIRONMENT = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("shipped", sample_params(SHIPPED, SHIPPED[0]), ids=lambda each: each.app)
+@pytest.mark.parametrize(
+    "shipped", sample_params(SHIPPED, SHIPPED[0]), ids=lambda shipped: shipped.app
+)
 async def test_a_shipped_app_is_deployed_with_settings_and_served(
     shipped: Shipped, tmp_path: Path
 ) -> None:
@@ -226,7 +228,7 @@ async def test_a_shipped_app_is_deployed_with_settings_and_served(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("shipped", IN_OWN_ENVIRONMENT, ids=lambda each: each.app)
+@pytest.mark.parametrize("shipped", IN_OWN_ENVIRONMENT, ids=lambda shipped: shipped.app)
 async def test_a_shipped_app_is_served_in_an_environment_of_its_own(
     shipped: Shipped, apps_dir: Path, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ TASKS = tuple(
     for page in PAGES
     if page == ROOT / "README.md" or page.parent.name in {"tutorials", "how-to"}
 )
-EVERY = [each for page in PAGES if page.parent.name != "adr" for each in all_blocks(page)]
+EVERY = [block for page in PAGES if page.parent.name != "adr" for block in all_blocks(page)]
 DEMO = ROOT / "deployments" / "demo"
 
 
@@ -135,10 +135,10 @@ def test_a_block_of_a_task_is_run_or_says_why_not(page: Path) -> None:
 
 
 SAVED = [
-    (each, named[1])
+    (block, named[1])
     for page in TASKS
-    for each in all_blocks(page)
-    if each.mark == "run" and (named := re.match(r"(?:#|//) ([\w-]+\.(?:py|mjs))\n", each.text))
+    for block in all_blocks(page)
+    if block.mark == "run" and (named := re.match(r"(?:#|//) ([\w-]+\.(?:py|mjs))\n", block.text))
 ]
 
 

@@ -35,7 +35,7 @@ ITS_WEIGHTS = "/srv/weights/portraits"
 DEMO = ROOT / "deployments" / "demo" / "flux"
 FAMILIES = ["flux", "sdxl", "video", "audio"]
 FILE_NAME = re.compile(r"(?:#|//) ([\w-]+\.(?:py|mjs|yaml))\n")
-PAGES = [page for page in TASKS if any(each.mark == "run" for each in all_blocks(page))]
+PAGES = [page for page in TASKS if any(block.mark == "run" for block in all_blocks(page))]
 
 
 @dataclass

@@ -31,7 +31,7 @@ WHOLE_SDXL = (
 
 
 @pytest.mark.parametrize(
-    ("index", "names", "held"),
+    ("index", "names", "components"),
     [
         (FLUX, ["double_blocks.0.img_attn.qkv.weight"], ["transformer"]),
         (FLUX, WHOLE_FLUX, ["text_encoder", "text_encoder_2", "transformer", "vae"]),
@@ -39,8 +39,8 @@ WHOLE_SDXL = (
         (SDXL, ["text_encoders.t5xxl.transformer.a"], []),
     ],
 )
-def test_components_follow_from_the_beginnings_of_names(index, names, held):
-    assert [*held_components(names, index)] == held
+def test_components_follow_from_the_beginnings_of_names(index, names, components):
+    assert [*held_components(names, index)] == components
 
 
 def test_tensors_that_are_no_weights_of_the_pipeline_are_left_out():

@@ -22,8 +22,8 @@ INPUTS = st.fixed_dictionaries(
 )
 
 
-def make_metadata(given: dict[str, Any], **more: Any) -> FileMetadata:
-    return FileMetadata.of_input(given, endpoint="a/b", model="o/n@1", seed=7, **more)
+def make_metadata(arguments: dict[str, Any], **more: Any) -> FileMetadata:
+    return FileMetadata.of_input(arguments, endpoint="a/b", model="o/n@1", seed=7, **more)
 
 
 @given(INPUTS, st.binary(), st.binary())

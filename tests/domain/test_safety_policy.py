@@ -20,7 +20,7 @@ LIST = Blocklist(["Müller", "Jane Doe", "gore", "", "  "])
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "word"),
     [
         ("a portrait of Muller", "Müller"),
         ("MÜLLER!", "Müller"),
@@ -34,8 +34,8 @@ LIST = Blocklist(["Müller", "Jane Doe", "gore", "", "  "])
         ("", None),
     ],
 )
-def test_whole_words_are_found_in_any_form_of_their_letters(text: str, found: str | None) -> None:
-    assert LIST.find(text) == found
+def test_whole_words_are_found_in_any_form_of_their_letters(text: str, word: str | None) -> None:
+    assert LIST.find(text) == word
 
 
 def test_an_empty_list_blocks_nothing() -> None:

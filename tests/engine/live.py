@@ -17,8 +17,8 @@ class Live(TorchDispatchMode):
         self._left_out = list(without)
         self._counted = {tensor._cdata for tensor in self._left_out}
 
-    def __torch_dispatch__(self, function, kinds, given=(), named=None):
-        output = function(*given, **(named or {}))
+    def __torch_dispatch__(self, function, kinds, args=(), named=None):
+        output = function(*args, **(named or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor.untyped_storage())

@@ -75,19 +75,19 @@ class FakeEvent:
 class FakeGraph:
     """Recorded work, which is done again for a replay."""
 
-    def __init__(self, pool, compute, made):
+    def __init__(self, pool, compute, output):
         self.pool = pool
         self.compute = compute
-        self.made = made
+        self.output = output
         self.dropped = False
-        size = sum(tensor.nbytes for tensor in tensors_in(made))
+        size = sum(tensor.nbytes for tensor in tensors_in(output))
         self.block = pool.accelerator.block(size, pool.stream)
 
     def replay(self):
         assert not self.dropped, "A graph was replayed that is gone."
         self.pool.accelerator.note(self.pool.accelerator.current_stream.name, "replay")
         self.pool.spoil()
-        for target, value in zip(tensors_in(self.made), tensors_in(self.compute()), strict=True):
+        for target, value in zip(tensors_in(self.output), tensors_in(self.compute()), strict=True):
             target.copy_(value)
 
 
@@ -101,7 +101,7 @@ class FakeGraphPool:
 
     @property
     def size(self):
-        return sum(tensor.nbytes for graph in self._graphs for tensor in tensors_in(graph.made))
+        return sum(tensor.nbytes for graph in self._graphs for tensor in tensors_in(graph.output))
 
     def record(self, compute):
         accelerator = self.accelerator
@@ -121,7 +121,7 @@ class FakeGraphPool:
 
     def spoil(self):
         for graph in self._graphs:
-            for tensor in tensors_in(graph.made):
+            for tensor in tensors_in(graph.output):
                 spoilt(tensor)
 
     def drop(self, graph):

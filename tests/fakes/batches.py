@@ -110,7 +110,7 @@ class _Entry:
 
     def of(self, *states: str) -> Sequence[_Line]:
         rows = [row for row in self.lines.values() if row.state in states]
-        return sorted(rows, key=lambda each: each.line.line)
+        return sorted(rows, key=lambda row: row.line.line)
 
 
 class FakeBatches:
@@ -159,7 +159,7 @@ class FakeBatches:
         self, tenant: str, after: str | None = None, limit: int = 20
     ) -> Sequence[StoredBatch]:
         own = [x.read(self._clock) for x in self._entries.values() if x.batch.tenant == tenant]
-        own.sort(key=lambda each: (each.created_at, each.id), reverse=True)
+        own.sort(key=lambda batch: (batch.created_at, batch.id), reverse=True)
         if after is not None:
             ids = [entry.id for entry in own]
             own = own[ids.index(after) + 1 :] if after in ids else []
@@ -191,7 +191,7 @@ class FakeBatches:
 
     async def active(self, most: int) -> Sequence[StoredBatch]:
         batches = [x.read(self._clock) for x in self._entries.values() if not x.batch.status.final]
-        return sorted(batches, key=lambda each: (each.created_at, each.id))[:most]
+        return sorted(batches, key=lambda batch: (batch.created_at, batch.id))[:most]
 
     async def find(self, batch: str) -> StoredBatch | None:
         return self._entries[batch].read(self._clock) if batch in self._entries else None

@@ -56,7 +56,7 @@ class FakeDrafts:
         own = [origin.draft for origin in self._all(tenant) if caller.allows(origin.draft.endpoint)]
         own = [draft for draft in own if request_id in (None, draft.request_id)]
         own = [draft for draft in own if before is None or (draft.created_at, draft.id) < before]
-        return sorted(own, key=lambda each: (each.created_at, each.id), reverse=True)[:limit]
+        return sorted(own, key=lambda draft: (draft.created_at, draft.id), reverse=True)[:limit]
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:
         if await self.get(tenant, draft_id) is None:

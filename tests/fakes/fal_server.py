@@ -86,7 +86,7 @@ class FalServer(ProviderServer):
             for job in self.jobs
             if job.ended_at and job.ended_at >= start and job.endpoint in query["endpoint_id"]
         ]
-        ended.sort(key=lambda each: str(each.ended_at), reverse=True)
+        ended.sort(key=lambda job: str(job.ended_at), reverse=True)
         first = int(query.get("cursor", ["0"])[0])
         limit = min(limit, self.page)
         more = len(ended) > first + limit

@@ -37,19 +37,19 @@ class FakeFallbacks:
 
     async def move(self, moves: Sequence[FallbackMove]) -> Sequence[str]:
         moved: list[str] = []
-        for each in moves:
-            row = self._rows.get(each.request_id)
+        for move in moves:
+            row = self._rows.get(move.request_id)
             if row is None or row.request.state is not State.QUEUED or row.request.follows:
                 continue
-            if row.request.snapshot is None and self._falls(row, each.reason, ""):
-                moved.append(each.request_id)
+            if row.request.snapshot is None and self._falls(row, move.reason, ""):
+                moved.append(move.request_id)
         return moved
 
     async def queued_outside(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
         groups = {_group(row) for row in self._rows.values() if _is_queued(row)}
         return sorted(
             (group for group in groups if group.pool not in pools),
-            key=lambda each: (each.pool, each.tenant, each.endpoint),
+            key=lambda group: (group.pool, group.tenant, group.endpoint),
         )
 
     async def change_pool(self, group: QueuedGroup, pool: str) -> int:

@@ -66,10 +66,10 @@ class ProbeFamily:
         self,
         _endpoint: Endpoint,
         call: GenerationCall,
-        made: GenerationResult,
+        generated: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        output = {**call.output_facts["output"], "steps": made.result}
+        output = {**call.output_facts["output"], "steps": generated.result}
         bodies = call.output_facts["files"]
         if not bodies:
             return Product(output)

@@ -39,7 +39,7 @@ class FakeFileAccess:
 
     async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
         own = [rule for rule in self._rules.values() if rule.tenant == tenant and rule.id > after]
-        return sorted(own, key=lambda each: each.id)[:limit]
+        return sorted(own, key=lambda rule: rule.id)[:limit]
 
     async def revoke(
         self,
@@ -65,16 +65,19 @@ class FakeFileAccess:
         return True
 
     async def revocations(self, after: int) -> Sequence[Revocation]:
-        found = (
+        revocations = (
             revocation for _, revocation in self._revoked.values() if revocation.number > after
         )
-        return sorted(found, key=lambda each: each.number)
+        return sorted(revocations, key=lambda revocation: revocation.number)
 
     async def forget(self) -> None:
         now = self._clock.now()
         self._revoked = {
-            place: (tenant, each)
-            for place, (tenant, each) in self._revoked.items()
-            if (each.expires_at is None or (now - each.expires_at).total_seconds() <= 3600)
-            and (self.files is None or each.key in self.files)
+            place: (tenant, revocation)
+            for place, (tenant, revocation) in self._revoked.items()
+            if (
+                revocation.expires_at is None
+                or (now - revocation.expires_at).total_seconds() <= 3600
+            )
+            and (self.files is None or revocation.key in self.files)
         }

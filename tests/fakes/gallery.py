@@ -79,7 +79,7 @@ class FakeGallery:
 
     async def shares(self, tenant: str) -> Sequence[ShareLink]:
         own = [share for share in self._valid().values() if self._owned(tenant, share)]
-        return sorted(own, key=lambda each: each.created_at, reverse=True)
+        return sorted(own, key=lambda share: share.created_at, reverse=True)
 
     async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
         for digest, share in self._links.items():

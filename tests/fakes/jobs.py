@@ -107,7 +107,7 @@ class FakeJobs:
 
     async def failing(self, most: int) -> Sequence[FailingJob]:
         failures = [(name, row) for name, row in self.rows.items() if row.error]
-        failures.sort(key=lambda each: (each[1].given_up_at is None, each[1].created_at))
+        failures.sort(key=lambda failure: (failure[1].given_up_at is None, failure[1].created_at))
         return [_failing(*failure) for failure in failures[:most]]
 
     async def restart(self, job: str, actor: Actor) -> FailingJob | None:

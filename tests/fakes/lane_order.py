@@ -109,18 +109,18 @@ def _in_lane(
     host: Collection[str],
     now: datetime | None,
 ) -> Iterable[QueuedRequest]:
-    ranked = sorted(own, key=lambda each: (each.ranked_at, each.place))
+    ranked = sorted(own, key=lambda request: (request.ranked_at, request.place))
     if now is None:
         return ranked
     soon = now + timedelta(seconds=DUE_SOON_S)
 
-    def rank(each: QueuedRequest) -> tuple[bool, datetime, int]:
-        due = each.start_by is not None and each.start_by < soon
+    def rank(request: QueuedRequest) -> tuple[bool, datetime, int]:
+        due = request.start_by is not None and request.start_by < soon
         lead_s = 0
-        if each.endpoint in hot:
+        if request.endpoint in hot:
             lead_s = HOT_LEAD_S
-        elif each.endpoint in host:
+        elif request.endpoint in host:
             lead_s = HOST_LEAD_S
-        return not due, each.ranked_at - timedelta(seconds=lead_s), each.place
+        return not due, request.ranked_at - timedelta(seconds=lead_s), request.place
 
     return [*sorted(ranked[:LOOK_AHEAD], key=rank), *ranked[LOOK_AHEAD:]]

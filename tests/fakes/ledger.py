@@ -37,10 +37,10 @@ class FakeLedger:
         self.lines: list[Line] = []
 
     def note(
-        self, id_: str, request: Request, at: datetime, usage: Usage, made: Quantities
+        self, id_: str, request: Request, at: datetime, usage: Usage, quantities: Quantities
     ) -> None:
         line = Line(
-            *(id_, request.tenant, request.runs_at, at, usage, request.price, made),
+            *(id_, request.tenant, request.runs_at, at, usage, request.price, quantities),
             *(self._rows[request.id].key_id, request.state is State.SUCCEEDED),
         )
         self.lines.append(line)
@@ -128,7 +128,7 @@ class FakeLedger:
         ]
         chosen = [
             request
-            for at, id_, request in sorted(ended, key=lambda each: each[:2], reverse=True)
+            for at, id_, request in sorted(ended, key=lambda entry: entry[:2], reverse=True)
             if (request.tenant, request.endpoint) == (search.tenant, search.endpoint)
             and search.since <= at < search.until
             and search.end in (None, _end(request, search.client_codes))

@@ -98,7 +98,7 @@ class FakeOperations:
         targets = [
             target for target in self._warm.values() if target.until is None or target.until > now
         ]
-        return sorted(targets, key=lambda each: each.endpoint)
+        return sorted(targets, key=lambda target: target.endpoint)
 
     async def requeue(self, request_id: str, actor: Actor) -> State:
         row = self._row(request_id)
@@ -142,7 +142,7 @@ class FakeOperations:
         }
         lanes = [
             LaneFigures(*lane, queued[lane], running[lane], oldest.get(lane))
-            for lane in sorted({*queued, *running}, key=lambda each: (-queued[each], each))
+            for lane in sorted({*queued, *running}, key=lambda pair: (-queued[pair], pair))
         ]
         running_rows = [row for row in self._rows.values() if row.request.state is State.RUNNING]
         leases = [_lease(row, self._clock) for row in running_rows]
@@ -169,7 +169,7 @@ class FakeOperations:
                 ),
                 *(request.created_at, place),
             )
-            for place, request in sorted(places, key=lambda one: one[0])
+            for place, request in sorted(places, key=lambda pair: pair[0])
             if request.state is State.QUEUED
             and place > after
             and tenant in (None, request.tenant)

@@ -96,9 +96,11 @@ class FakeOutbox:
         for entry in self._live():
             due[entry.channel] = due.get(entry.channel, False) or entry.due <= now
         behind = after or DeliveryChannel("", "")
-        found = sorted(due.items(), key=lambda each: (each[0].tenant, each[0].host))
+        channels = sorted(due.items(), key=lambda pair: (pair[0].tenant, pair[0].host))
         later = [
-            pair for pair in found if (pair[0].tenant, pair[0].host) > (behind.tenant, behind.host)
+            pair
+            for pair in channels
+            if (pair[0].tenant, pair[0].host) > (behind.tenant, behind.host)
         ]
         return later[:most]
 
@@ -111,7 +113,7 @@ class FakeOutbox:
                 for delivery in self._live()
                 if delivery.channel == channel and delivery.due <= now
             ]
-            for entry in sorted(due, key=lambda each: each.due)[:most]:
+            for entry in sorted(due, key=lambda delivery: delivery.due)[:most]:
                 entry.claims += 1
                 tries = entry.delivery.tries
                 entry.due = now + (self.later_claim_s if tries else self.first_claim_s)

@@ -34,7 +34,7 @@ class FakePoolHistory:
         stages = self._presence.values()
         ready = Counter(replica.pool for replica in stages if replica.stage is ReplicaStage.READY)
         demand = await self._demand()
-        self._samples = [each for each in self._samples if each.at >= now - KEPT]
+        self._samples = [sample for sample in self._samples if sample.at >= now - KEPT]
         for pool in {*demand, *ready}:
             pool_demand = demand.get(pool, Demand())
             figures = (
@@ -53,7 +53,7 @@ class FakePoolHistory:
                 for sample in self._samples
                 if sample.at >= since
             ),
-            key=lambda each: each[:2],
+            key=lambda entry: entry[:2],
         )
         return [_largest(*key, [e for *_, e in of]) for key, of in groupby(binned, lambda e: e[:2])]
 

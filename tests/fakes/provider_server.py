@@ -94,11 +94,11 @@ class ProviderServer:
             job.ended_at = job.ended_at or datetime.now(UTC)
 
     def job(self, job_id: str) -> Job | None:
-        return next((each for each in self.jobs if each.id == job_id), None)
+        return next((job for job in self.jobs if job.id == job_id), None)
 
-    async def accept(self, endpoint: str, given: Mapping[str, Any]) -> Job:
+    async def accept(self, endpoint: str, arguments: Mapping[str, Any]) -> Job:
         now = datetime.now(UTC)
-        job = Job(f"job-{next(self._numbers)}", endpoint, given, now)
+        job = Job(f"job-{next(self._numbers)}", endpoint, arguments, now)
         job.ended_at = None if self.holds else now
         self.jobs.append(job)
         return job

@@ -236,7 +236,7 @@ class ClientSide(QueueRows):
         own = (row.request for row in self._rows.values() if tenant in (None, row.request.tenant))
         chosen = [
             request
-            for request in sorted(own, key=lambda each: each.id, reverse=True)
+            for request in sorted(own, key=lambda candidate: candidate.id, reverse=True)
             if (not states or request.state in states)
             and (before is None or request.id < before)
             and (not endpoints or request.endpoint in endpoints)

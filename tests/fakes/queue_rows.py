@@ -399,13 +399,13 @@ class QueueRows:
         self._wake.set()
         self._wake = asyncio.Event()
 
-    async def _until(self, found: Callable[[], T | None], timeout_s: float) -> T | None:
-        """The first thing that ``found`` finds, or None after ``timeout_s``."""
+    async def _until(self, lookup: Callable[[], T | None], timeout_s: float) -> T | None:
+        """The first thing that ``lookup`` finds, or None after ``timeout_s``."""
         end = self._clock.monotonic() + timeout_s
         while True:
             await self._look()
             wake = self._wake
-            value = found()
+            value = lookup()
             left_s = end - self._clock.monotonic()
             if value is not None or left_s <= 0:
                 return value

@@ -159,10 +159,10 @@ class FakeShadows:
                 continue
             if first.request.state.final and second.request.state.final:
                 pairs[shadow.endpoint, shadow.target].append((first, second))
-        found: list[ShadowSums] = []
+        sums: list[ShadowSums] = []
         for (endpoint, target), several in sorted(pairs.items()):
             a, b = ([pair[n] for pair in several] for n in (0, 1))
-            found.append(
+            sums.append(
                 ShadowSums(
                     *(endpoint, target, len(several)),
                     failed=(_failed(a), _failed(b)),
@@ -171,7 +171,7 @@ class FakeShadows:
                     currencies=(a[0].currency, b[0].currency),
                 )
             )
-        return found
+        return sums
 
     def _forget(self) -> None:
         """Forget requests that were deleted, and put the jobs that delete their copies."""

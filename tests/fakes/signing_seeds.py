@@ -41,4 +41,4 @@ class FakeSigningSeeds:
 
     def _make(self, at: float) -> None:
         self._made.append((f"whk_{secrets.token_hex(8)}", secrets.token_bytes(32), at))
-        self._made.sort(key=lambda each: each[2])
+        self._made.sort(key=lambda seed: seed[2])

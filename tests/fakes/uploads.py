@@ -54,15 +54,15 @@ class FakeUploads:
         )
 
     async def totals(self, tenants: Sequence[str]) -> Mapping[str, int]:
-        found: dict[str, int] = {}
+        totals: dict[str, int] = {}
         for entry in self._entries.values():
             if (
                 entry.upload.tenant in tenants
                 and not entry.unwanted
                 and entry.upload.size is not None
             ):
-                found[entry.upload.tenant] = found.get(entry.upload.tenant, 0) + entry.upload.size
-        return found
+                totals[entry.upload.tenant] = totals.get(entry.upload.tenant, 0) + entry.upload.size
+        return totals
 
     def list_complete(self) -> Sequence[Upload]:
         """Uploads that are complete."""

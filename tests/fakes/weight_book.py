@@ -79,8 +79,8 @@ class FakeWeightBook:
             for entry in self._stored.values()
             if entry.tenant == tenant or (entry.public and entry.state is WeightState.READY)
         ]
-        entries.sort(key=lambda each: each.created_at, reverse=True)
-        entries.sort(key=lambda each: each.tenant != tenant)
+        entries.sort(key=lambda entry: entry.created_at, reverse=True)
+        entries.sort(key=lambda entry: entry.tenant != tenant)
         return entries[:limit]
 
     async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:

@@ -78,7 +78,9 @@ class FakeDefinitions:
             for workflow in self._workflows.values()
             if workflow.public or workflow.tenant == tenant
         ]
-        return sorted(seen, key=lambda each: (each.tenant != tenant, each.tenant, each.name))
+        return sorted(
+            seen, key=lambda workflow: (workflow.tenant != tenant, workflow.tenant, workflow.name)
+        )
 
     async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
         if self._workflows.pop((tenant, name), None) is None:
@@ -157,7 +159,7 @@ class FakeRuns:
     async def steps(self, run: WorkflowRun) -> Sequence[Step]:
         stored = self.by_id[run.lease_key.request_id].steps.values()
         steps = [replace(step, request_state=self._state(step.request_id)) for step in stored]
-        return sorted(steps, key=lambda each: (each.id.node, each.id.item))
+        return sorted(steps, key=lambda step: (step.id.node, step.id.item))
 
     async def take(
         self, run: WorkflowRun, steps: Sequence[tuple[StepId, str, str, Mapping[str, Any]]]
@@ -306,7 +308,7 @@ class FakeWorkflows:
         run = self.runs.by_id.get(str(uuid.UUID(known_id(request_id))))
         if run is None or run.tenant != tenant or request_id not in self._rows:
             return None
-        steps = sorted(run.steps.values(), key=lambda each: (each.id.node, each.id.item))
+        steps = sorted(run.steps.values(), key=lambda step: (step.id.node, step.id.item))
         nodes = (run.definition or {"nodes": {}})["nodes"]
         return RunStatus(nodes, [self._step(step) for step in steps])
 

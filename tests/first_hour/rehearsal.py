@@ -87,11 +87,11 @@ class Rehearsal:
             person, f"installs {package}", f"python -m pip install --quiet {pinned} {package}"
         )
 
-    def expect(self, found: T | None, what: str) -> T:
+    def expect(self, value: T | None, what: str) -> T:
         """Return what was found. Raises ``StepFailed`` if nothing was."""
-        if not found:
+        if not value:
             raise StepFailed(f"There is no {what}.")
-        return found
+        return value
 
     def _done(self, step: Step) -> None:
         self.steps.append(step)

@@ -52,8 +52,8 @@ def images() -> Sequence[bytes]:
     return files
 
 
-def _options(given: object) -> dict[str, Any]:
-    return dict(given) if isinstance(given, dict) else {}
+def _options(options: object) -> dict[str, Any]:
+    return dict(options) if isinstance(options, dict) else {}
 
 
 def _turned() -> bytes:

@@ -37,66 +37,66 @@ class FuzzTarget:
 # ruff: noqa: PLC0415
 
 
-def _image(given: bytes) -> None:
+def _image(content: bytes) -> None:
     from deployments.engine.media.input import InputKind, read_input
     from serve_app.domain.media.images import read_header
 
-    header = read_header(given, "image")
-    image = read_input(InputKind.IMAGE, given, "image_url")
+    header = read_header(content, "image")
+    image = read_input(InputKind.IMAGE, content, "image_url")
     assert image.size == (header.width, header.height)  # or masks would not fit
-    assert read_input(InputKind.MASK, given, "mask_url", str).size == image.size
+    assert read_input(InputKind.MASK, content, "mask_url", str).size == image.size
 
 
-def _video(given: bytes) -> None:
+def _video(content: bytes) -> None:
     from deployments.engine.media.input import InputKind, read_input
 
-    video = read_input(InputKind.VIDEO, given, "video_url")
+    video = read_input(InputKind.VIDEO, content, "video_url")
     video.frames(64, 64, video.fps or Fraction(8), 9)
 
 
-def _audio(given: bytes) -> None:
+def _audio(content: bytes) -> None:
     from deployments.engine.media.input import InputKind, read_input
 
-    read_input(InputKind.AUDIO, given, "audio_url").samples(16_000, 2, 2.0)
+    read_input(InputKind.AUDIO, content, "audio_url").samples(16_000, 2, 2.0)
 
 
-def _header(given: bytes) -> None:
+def _header(content: bytes) -> None:
     from deployments.engine.reading.headers import UnknownDtype, WeightFile
 
-    with _file(given, ".safetensors") as path:
+    with _file(content, ".safetensors") as path:
         try:
             WeightFile(path).header()
         except UnknownDtype:  # its caller then reads the file in another way
             return
 
 
-def _gguf(given: bytes) -> None:
+def _gguf(content: bytes) -> None:
     from deployments.engine.reading.headers import WeightFile
 
-    with _file(given, ".gguf") as path:
+    with _file(content, ".gguf") as path:
         opened = WeightFile(path)
         for stored in opened.header().tensors.values():
             opened.values(stored)
 
 
-def _lora(given: bytes) -> None:
+def _lora(content: bytes) -> None:
     from deployments.engine.lora.files import LoraFiles
     from deployments.engine.lora.format import Lora
 
-    with _file(given, ".safetensors") as path:
+    with _file(content, ".safetensors") as path:
         LoraFiles().inspect([Lora(str(path), 1.0)])
 
 
-def _snapshot(given: bytes) -> None:
+def _snapshot(content: bytes) -> None:
     from deployments.engine.snapshot.format import Snapshot
 
-    Snapshot.of_bytes(given)
+    Snapshot.of_bytes(content)
 
 
-def _draft(given: bytes) -> None:
+def _draft(content: bytes) -> None:
     from deployments.engine.drafting.draft import Draft
 
-    Draft.of_bytes(given)
+    Draft.of_bytes(content)
 
 
 def _samples(name: str) -> Callable[[], Sequence[bytes]]:
@@ -109,34 +109,34 @@ def _samples(name: str) -> Callable[[], Sequence[bytes]]:
     return made
 
 
-def _signature(given: bytes) -> None:
-    suffix = ".jpg" if given.startswith(b"\xff\xd8") else ".png"
-    with _file(given, suffix) as path:
+def _signature(content: bytes) -> None:
+    suffix = ".jpg" if content.startswith(b"\xff\xd8") else ".png"
+    with _file(content, suffix) as path:
         reader.verify(path)
 
 
-def _frame(given: bytes) -> None:
-    codec.pack(codec.unpack(given, 1 << 20))
+def _frame(content: bytes) -> None:
+    codec.pack(codec.unpack(content, 1 << 20))
 
 
-def _body(given: bytes) -> None:
-    body.parse(given)
+def _body(content: bytes) -> None:
+    body.parse(content)
 
 
-def _chain(given: bytes) -> None:
-    verify(given.decode("utf-8", "surrogateescape").splitlines(keepends=True))
+def _chain(content: bytes) -> None:
+    verify(content.decode("utf-8", "surrogateescape").splitlines(keepends=True))
 
 
 class _file:  # noqa: N801  used as a function
     """Temporary file with these bytes."""
 
-    def __init__(self, given: bytes, suffix: str) -> None:
-        self._given = given
+    def __init__(self, content: bytes, suffix: str) -> None:
+        self._content = content
         self._folder = tempfile.TemporaryDirectory(prefix="fuzz-")
         self._path = Path(self._folder.name, f"input{suffix}")
 
     def __enter__(self) -> Path:
-        self._path.write_bytes(self._given)
+        self._path.write_bytes(self._content)
         return self._path
 
     def __exit__(self, *_: object) -> None:

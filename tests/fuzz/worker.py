@@ -44,9 +44,9 @@ def main() -> None:
         print(json.dumps(_read(target, content)), file=replies, flush=True)
 
 
-def _read(target: Any, given: bytes) -> dict[str, str]:
+def _read(target: Any, content: bytes) -> dict[str, str]:
     try:
-        target.read(given)
+        target.read(content)
     except target.refusals as error:
         return {"result": "refused", "what": type(error).__name__}
     except BaseException as error:

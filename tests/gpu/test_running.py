@@ -57,7 +57,7 @@ def test_a_generation_goes_on_from_a_snapshot_bit_for_bit(family, dtype):
     pipeline = demo(family, dtype)
     with engine_of(pipeline) as engine:
         whole, snapshot = generate_and_ask(
-            *(engine, 1, lambda each: each.request_snapshot()),
+            *(engine, 1, lambda generation: generation.request_snapshot()),
             deterministic=True,
             **call(family, 1, STEPS),
         )

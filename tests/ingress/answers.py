@@ -202,8 +202,8 @@ def _pattern(path: str) -> re.Pattern[str]:
     )
 
 
-def _literals(each: tuple[re.Pattern[str], str]) -> int:
-    return -len(re.sub(r"\{\w+\}", "", each[1]))
+def _literals(route: tuple[re.Pattern[str], str]) -> int:
+    return -len(re.sub(r"\{\w+\}", "", route[1]))
 
 
 def _closed(value: Any) -> Any:

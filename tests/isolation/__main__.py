@@ -45,7 +45,7 @@ def read_record(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]
         run(tests, "--record-statements", str(path), "-m", "not cluster and not long")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     by_statement: defaultdict[str, list[str]] = defaultdict(list)
-    for line in sorted(lines, key=lambda each: len(each["statements"])):
+    for line in sorted(lines, key=lambda record: len(record["statements"])):
         for statement in line["statements"]:
             by_statement[statement].append(line["test"])
     return by_statement

@@ -96,10 +96,10 @@ def merge_values(below: Values, above: Mapping[str, Any]) -> Values:
     return values
 
 
-def _rendered(given: Sequence[Values], release: str) -> list[str]:
+def _rendered(layers: Sequence[Values], release: str) -> list[str]:
     """Text of each template's manifests."""
     values: Values = yaml.safe_load((CHART / "values.yaml").read_text())
-    for layer in given:
+    for layer in layers:
         values = merge_values(values, layer)
     schema = json.loads((CHART / "values.schema.json").read_text())
     problems = [

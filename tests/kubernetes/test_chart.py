@@ -43,8 +43,8 @@ def with_class(**change: Any) -> Values:
     return {"nodeClasses": [node_class | change]}
 
 
-def applications(made: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
-    text = made["RayService darkroom"]["spec"]["serveConfigV2"]
+def applications(documents: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
+    text = documents["RayService darkroom"]["spec"]["serveConfigV2"]
     return {
         application["name"]: application for application in yaml.safe_load(text)["applications"]
     }
@@ -115,9 +115,9 @@ def test_the_rules_are_those_of_the_docs() -> None:
     assert render({})["PrometheusRule darkroom"]["spec"] == alerts
 
 
-def containers(made: dict[str, Manifest]) -> list[Manifest]:
+def containers(documents: dict[str, Manifest]) -> list[Manifest]:
     """Containers of the pods of Ray, the head's first."""
-    cluster = made["RayService darkroom"]["spec"]["rayClusterConfig"]
+    cluster = documents["RayService darkroom"]["spec"]["rayClusterConfig"]
     groups = cluster["headGroupSpec"], *cluster["workerGroupSpecs"]
     return [container for group in groups for container in group["template"]["spec"]["containers"]]
 

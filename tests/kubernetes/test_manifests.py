@@ -44,12 +44,12 @@ pytestmark = [
 ]
 
 require()
-ALL = [(name, each) for name in EXAMPLES for each in manifests(example(name), INSTALLATION)]
-SERVICES = {name: each for name, each in ALL if each["kind"] == "RayService"}
+ALL = [(name, manifest) for name in EXAMPLES for manifest in manifests(example(name), INSTALLATION)]
+SERVICES = {name: manifest for name, manifest in ALL if manifest["kind"] == "RayService"}
 SOURCES = {
-    name: each["data"]["darkroom.yaml"]
-    for name, each in ALL
-    if each["kind"] == "ConfigMap" and "darkroom.yaml" in each["data"]
+    name: manifest["data"]["darkroom.yaml"]
+    for name, manifest in ALL
+    if manifest["kind"] == "ConfigMap" and "darkroom.yaml" in manifest["data"]
 }
 
 
@@ -125,7 +125,7 @@ def read_pools(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("manifest", [each for _, each in ALL], ids=identity)
+@pytest.mark.parametrize("manifest", [manifest for _, manifest in ALL], ids=identity)
 def test_a_manifest_has_the_fields_and_types_of_its_kind(manifest: Manifest) -> None:
     assert problems(manifest) == []
 

@@ -19,7 +19,7 @@ from tests.operations.site import WITHIN_S, Site
 
 FOLLOWERS, SUBMITTERS = 3, 3
 AFTER_S = 3.0
-ENDED = [each.value for each in FINAL]
+ENDED = [state.value for state in FINAL]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def page(context: BrowserContext) -> Iterator[Page]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "console",
-        lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None,
+        lambda entry: (
+            errors.append(entry.text) if "Content Security Policy" in entry.text else None
+        ),
     )
     yield page
     assert errors == []

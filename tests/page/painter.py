@@ -29,8 +29,8 @@ class Painter(ScriptedReplica):
     step until ``release``, ``fail`` makes it fail, ``bad seed`` makes it refuse the seed. With
     ``draft`` it makes drafts as well. Requests without steps are handled by the parent class."""
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
         self.shown: list[str] = []  # ids of requests, once per preview
         self._watched: set[LeaseKey] = set()
         self._released = asyncio.Event()
@@ -100,8 +100,8 @@ class Painter(ScriptedReplica):
         return Outcome(output=output, artifacts=tuple(artifacts), usage=usage, drafts=drafts)
 
 
-def _facts(given: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
-    step = max(1, round(given[DRAFT]["until"] * steps))
+def _facts(fields: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
+    step = max(1, round(fields[DRAFT]["until"] * steps))
     noise = 1 - step / steps
     return {
         "id": secrets.token_urlsafe(16),

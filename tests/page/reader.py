@@ -73,9 +73,9 @@ def _accepted(response: Response) -> bool:
     return response.request.method == "POST" and "/queue/" in response.url and response.ok
 
 
-def box_of(found: Locator) -> tuple[float, float, float, float]:
+def box_of(element: Locator) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of an element in the window, in CSS pixels."""
-    box = found.bounding_box()
+    box = element.bounding_box()
     assert box is not None
     return box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]
 

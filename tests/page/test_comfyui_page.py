@@ -132,7 +132,7 @@ def test_a_workflow_is_loaded_run_seen_and_saved(
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     answered: list[str] = []
-    page.on("response", lambda each: answered.append(each.url))
+    page.on("response", lambda response: answered.append(response.url))
     open_page(page, address)
 
     file = tmp_path / "poster.json"
@@ -140,8 +140,10 @@ def test_a_workflow_is_loaded_run_seen_and_saved(
     page.set_input_files("#comfy-file-input", str(file))
     expect(page.get_by_test_id("workflow-tab").filter(has_text="poster")).to_be_visible()
     with (
-        page.expect_response(lambda each: each.url.endswith("/comfyui/api/prompt")) as queued,
-        page.expect_response(lambda each: "/comfyui/api/view?" in each.url) as seen,
+        page.expect_response(
+            lambda response: response.url.endswith("/comfyui/api/prompt")
+        ) as queued,
+        page.expect_response(lambda response: "/comfyui/api/view?" in response.url) as seen,
     ):
         page.get_by_test_id("queue-button").click()
     assert queued.value.status == 200
@@ -151,7 +153,7 @@ def test_a_workflow_is_loaded_run_seen_and_saved(
     assert shown.size == SIZE
 
     page.keyboard.press("Control+s")
-    with page.expect_response(lambda each: "/userdata/workflows%2F" in each.url) as saved:
+    with page.expect_response(lambda response: "/userdata/workflows%2F" in response.url) as saved:
         page.keyboard.press("Enter")
     assert saved.value.ok
     open_page(page, address)

@@ -41,7 +41,7 @@ def test_the_form_says_what_a_request_costs_as_far_as_its_input_says(page: Page)
         expect_images(reader.generate("a lake", num_images=2), 2)
         reader.field("prompt").fill("a lake at night")
         expect(line).to_contain_text(re.compile(r"Takes about .* s and costs 0\.04 EUR\."))
-        with page.expect_response(lambda each: estimate_of(PROBE, each.request)) as answer:
+        with page.expect_response(lambda response: estimate_of(PROBE, response.request)) as answer:
             reader.choose(PROBE)  # nobody knows how many seconds it takes
         assert answer.value.json()["price"]["cost"] == 0
         expect(line).not_to_contain_text("EUR")
@@ -97,7 +97,7 @@ def test_a_first_visit_leaves_no_error_in_the_console(
     page: Page, installation: PageDarkroom
 ) -> None:
     messages: list[str] = []
-    page.on("console", lambda each: messages.append(f"{each.text} {each.location}"))
+    page.on("console", lambda message: messages.append(f"{message.text} {message.location}"))
     reader = Reader(page, installation)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
@@ -109,7 +109,7 @@ def test_a_first_visit_leaves_no_error_in_the_console(
 
 @pytest.mark.long
 def test_a_file_in_the_input_is_not_sent_to_be_estimated(reader: Reader) -> None:
-    with reader.page.expect_request(lambda each: estimate_of("data:", each)) as sent:
+    with reader.page.expect_request(lambda request: estimate_of("data:", request)) as sent:
         reader.field("prompt").fill("data:image/png;base64," + "A" * 100_000)
     body = sent.value.post_data_json
     assert body["input"]["prompt"] == "data:image/png;base64,"
@@ -124,7 +124,7 @@ def test_an_estimate_that_got_no_answer_is_asked_for_again(
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
     page.route("**/v1/estimate", lambda route: route.fulfill(status=503, json={"detail": "Busy."}))
-    with page.expect_response(lambda each: estimate_of("a lake", each.request)):
+    with page.expect_response(lambda response: estimate_of("a lake", response.request)):
         reader.field("prompt").fill("a lake")
     line = page.locator("#estimate")
     expect(line).to_have_text("")

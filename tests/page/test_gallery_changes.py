@@ -70,11 +70,11 @@ def test_a_mark_does_not_flip_back_while_it_is_being_set(gallery: Gallery) -> No
     expect(gallery.link("a calm sea, favourite")).to_be_visible()
 
 
-def press_on(found: Locator) -> None:
+def press_on(element: Locator) -> None:
     """Press the mouse in the middle of an element."""
-    left, top, right, bottom = box_of(found)
-    found.page.mouse.move((left + right) / 2, (top + bottom) / 2)
-    found.page.mouse.down()
+    left, top, right, bottom = box_of(element)
+    element.page.mouse.move((left + right) / 2, (top + bottom) / 2)
+    element.page.mouse.down()
 
 
 def pass_refreshes(gallery: Gallery, count: int = 2) -> None:

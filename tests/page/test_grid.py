@@ -32,10 +32,10 @@ def dialog(reader: Reader) -> Locator:
     return grid_dialog
 
 
-def axis(found: Locator, title: str, field: str, values: str = "") -> None:
-    found.get_by_label(title, exact=True).select_option(label=field)
+def axis(grid_dialog: Locator, title: str, field: str, values: str = "") -> None:
+    grid_dialog.get_by_label(title, exact=True).select_option(label=field)
     if values:
-        found.get_by_label(f"Values of {field}").fill(values)
+        grid_dialog.get_by_label(f"Values of {field}").fill(values)
 
 
 def inputs(reader: Reader) -> list[dict[str, Any]]:

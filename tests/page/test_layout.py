@@ -20,8 +20,8 @@ OpenContext = Callable[..., BrowserContext]
 SMALL = 44  # CSS pixels: the least of a target for fingers
 
 
-def box(found: Locator) -> dict[str, float]:
-    size = found.bounding_box()
+def box(element: Locator) -> dict[str, float]:
+    size = element.bounding_box()
     assert size is not None
     return {**size, "right": size["x"] + size["width"], "bottom": size["y"] + size["height"]}
 

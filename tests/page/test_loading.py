@@ -93,8 +93,8 @@ def hold(page: Page, pattern: str) -> Callable[[], None]:
     def release() -> None:
         nonlocal released
         released = True
-        for each in routes:
-            each.continue_()
+        for route in routes:
+            route.continue_()
         page.unroute(pattern)
 
     return release

@@ -54,9 +54,9 @@ def open_dialog(reader: Reader, words: str = "Paint a mask") -> Locator:
     return dialog
 
 
-def picture(given: Any) -> Image.Image:
-    assert given.startswith("data:image/png;base64,")
-    return Image.open(io.BytesIO(base64.b64decode(given.partition(",")[2])))
+def picture(url: Any) -> Image.Image:
+    assert url.startswith("data:image/png;base64,")
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
 
 
 def box(node: Locator) -> dict[str, float]:

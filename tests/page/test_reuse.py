@@ -184,7 +184,7 @@ def test_the_focus_goes_on_from_a_file_that_is_removed_and_the_estimate_follows(
     page = reader.page
     reader.choose("some/mixes")
     reader.field("prompt").fill("a hill")
-    with page.expect_request(lambda each: "image_urls" in (each.post_data or "")):
+    with page.expect_request(lambda request: "image_urls" in (request.post_data or "")):
         choose_files(reader, tmp_path, "hill.png", "lake.png")
     page.get_by_role("button", name="Remove hill.png").click()
     expect(page.get_by_role("button", name="Remove lake.png")).to_be_focused()

@@ -74,8 +74,8 @@ def submit(page: Page, darkroom: PageDarkroom, prompt: str) -> str:
     return str(answer.json()["request_id"])
 
 
-def expect_only(shown: Locator, said: str, *others: str) -> None:
-    expect(shown).to_contain_text(re.compile(said), use_inner_text=True)
+def expect_only(shown: Locator, pattern: str, *others: str) -> None:
+    expect(shown).to_contain_text(re.compile(pattern), use_inner_text=True)
     for text in others:
         expect(shown).not_to_contain_text(re.compile(text), use_inner_text=True)
 

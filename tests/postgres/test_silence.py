@@ -225,11 +225,13 @@ async def test_a_sender_of_notifications_survives_an_error_that_nobody_expected(
     class Failing(Database):
         fails = 1
 
-        async def rows(self, sql: str, *given: object, **named: object) -> list[tuple[object, ...]]:
-            if "pg_notify" in sql and "r1" in str(given) and self.fails:
+        async def rows(
+            self, sql: str, *params: object, **named: object
+        ) -> list[tuple[object, ...]]:
+            if "pg_notify" in sql and "r1" in str(params) and self.fails:
                 self.fails -= 1
                 raise psycopg.errors.InternalError("unexpected")
-            return await super().rows(sql, *given, **named)  # type: ignore[arg-type]
+            return await super().rows(sql, *params, **named)  # type: ignore[arg-type]
 
     failing = Failing(conninfo)
     await failing.start()

@@ -35,8 +35,8 @@ async def queue(conninfo: str, ingress: Ingress) -> AsyncIterator[PostgresQueue]
     return await ingress(replace(CALM, ask_wait_s=60.0))
 
 
-def asking(slots: int, *held: Lease, coming: tuple[str, ...] = (COLD,)) -> Ask:
-    poll = ask(slots, *(active.key for active in held))
+def asking(slots: int, *leases: Lease, coming: tuple[str, ...] = (COLD,)) -> Ask:
+    poll = ask(slots, *(active.key for active in leases))
     return replace(poll, hot=(HOT,), coming=coming)
 
 

@@ -93,8 +93,8 @@ async def test_a_hosted_provider_gets_those_of_the_requests_tenant_first(desk: D
     desk.terms.family = "fal"
     await desk.queue.submit(new())
     lease_key = (await lease(desk.queue)).key
-    found = await desk.calls.call("secrets", lease_key, TENANT)
-    assert found == (Secret("FAL_KEY", TENANT, "theirs"), Secret("FAL_KEY", "", "ours"))
+    secrets = await desk.calls.call("secrets", lease_key, TENANT)
+    assert secrets == (Secret("FAL_KEY", TENANT, "theirs"), Secret("FAL_KEY", "", "ours"))
 
 
 async def test_a_lease_that_is_not_held_gets_no_secret(desk: Desk) -> None:

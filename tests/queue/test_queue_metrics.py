@@ -206,8 +206,8 @@ async def test_the_memory_of_a_replica_comes_with_its_polls(
     async def until(**figures: tuple[int | None, int | None]) -> None:
         async def shown() -> bool:
             rows = await replicas.roster(database)
-            found = {r["replica_id"]: (r["memory_used"], r["memory_total"]) for r in rows}
-            return found == figures
+            memory = {r["replica_id"]: (r["memory_used"], r["memory_total"]) for r in rows}
+            return memory == figures
 
         await eventually(shown)
 

@@ -46,12 +46,12 @@ async def submit_many(queue: PostgresQueue, count: int, **changes: Any) -> Seque
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-def count_stored(found: Sequence[Any]) -> int:
-    return sum(isinstance(result, Request) for result in found)
+def count_stored(results: Sequence[Any]) -> int:
+    return sum(isinstance(result, Request) for result in results)
 
 
-def errors(found: Sequence[Any]) -> set[type]:
-    return {type(result) for result in found if not isinstance(result, Request)}
+def errors(results: Sequence[Any]) -> set[type]:
+    return {type(result) for result in results if not isinstance(result, Request)}
 
 
 async def used_budget(database: Database) -> Decimal:

@@ -40,9 +40,9 @@ def test_nothing_is_left_of_what_the_replicas_of_the_first_pool_will_run() -> No
 
 
 def test_what_is_beyond_its_most_replicas_is_left_at_once() -> None:
-    found = remaining_load(EarlierPool(), replace(load(queued=11), queued_s=1e4), 4, 0, now=0)
-    assert (found.queued, found.running, found.idle_s) == (3, 0, 0)
-    assert found.queued_s == pytest.approx(1e4 * 3 / 11)
+    remainder = remaining_load(EarlierPool(), replace(load(queued=11), queued_s=1e4), 4, 0, now=0)
+    assert (remainder.queued, remainder.running, remainder.idle_s) == (3, 0, 0)
+    assert remainder.queued_s == pytest.approx(1e4 * 3 / 11)
 
 
 def test_a_queue_that_its_most_replicas_work_off_in_the_time_that_they_have_is_not_left() -> None:
@@ -58,10 +58,10 @@ def test_what_runs_beyond_its_slots_is_left_too() -> None:
 
 def test_what_the_quarantined_replicas_of_a_full_pool_would_run_is_left() -> None:
     quarantined = Replicas(target=4, ready=4, quarantined=1)
-    found = EarlierPool().remaining_load(
+    remainder = EarlierPool().remaining_load(
         FIRST, load(queued=2, running=6), quarantined, AFTER_S, now=0
     )
-    assert (found.queued, found.running) == (2, 0)
+    assert (remainder.queued, remainder.running) == (2, 0)
     grows = Replicas(target=3, ready=2, quarantined=1)
     assert EarlierPool().remaining_load(FIRST, load(running=4), grows, AFTER_S, now=0) == NOTHING
 

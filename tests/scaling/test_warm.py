@@ -32,7 +32,7 @@ holders = st.lists(
         Holder, st.text("xyz", min_size=1), places, places, places, assigned=kept, not_kept=places
     ),
     max_size=5,
-    unique_by=lambda each: each.replica_id,
+    unique_by=lambda holder: holder.replica_id,
 )
 
 

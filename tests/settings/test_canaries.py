@@ -50,7 +50,7 @@ def test_other_code_is_another_canary_and_other_numbers_of_replicas_are_not() ->
 
 
 @pytest.mark.parametrize(
-    ("pools", "said"),
+    ("pools", "pattern"),
     [
         ({"b": {"canary_of": "a"}}, r"b\.canary_of is a, which is no pool.*Other pools: none"),
         ({"a": FLUX, "b": {"canary_of": "b"}}, r"b\.canary_of is b.*Other pools: a"),
@@ -77,8 +77,8 @@ def test_other_code_is_another_canary_and_other_numbers_of_replicas_are_not() ->
         ({"a": {**FLUX, "code": "/opt/next"}}, r"pools\.a\.code"),
     ],
 )
-def test_a_mistake_is_refused_with_the_keys_that_make_it(pools: Any, said: str) -> None:
-    with pytest.raises(Misconfigured, match=said):
+def test_a_mistake_is_refused_with_the_keys_that_make_it(pools: Any, pattern: str) -> None:
+    with pytest.raises(Misconfigured, match=pattern):
         read(**pools)
 
 

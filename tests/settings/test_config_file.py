@@ -45,7 +45,7 @@ def test_address_and_arguments_may_be_left_out(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "pattern"),
     [
         ("applications:\n  - name: [", r"darkroom\.yaml, line 2 is not YAML"),
         ("applications: 2026-13-45", r"darkroom\.yaml is not YAML: month must be in 1\.\.12"),
@@ -60,9 +60,9 @@ def test_address_and_arguments_may_be_left_out(file: Path) -> None:
         (GOOD.replace("8080", "'8080'"), "http_options.port of .* should be int"),
     ],
 )
-def test_what_is_wrong_with_it_is_said(file: Path, content: str, said: str) -> None:
+def test_what_is_wrong_with_it_is_said(file: Path, content: str, pattern: str) -> None:
     file.write_text(content)
-    with pytest.raises(Misconfigured, match=said):
+    with pytest.raises(Misconfigured, match=pattern):
         read(file)
 
 

@@ -41,7 +41,7 @@ def test_a_pool_that_takes_no_overflow_is_a_chain_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pools", "said"),
+    ("pools", "pattern"),
     [
         ({"b": {"overflow_of": "a"}}, r"b\.overflow_of is a, which is no pool.*Other pools: none"),
         ({"a": {"overflow_of": "a"}}, r"a\.overflow_of is the pool itself"),
@@ -61,8 +61,8 @@ def test_a_pool_that_takes_no_overflow_is_a_chain_of_its_own() -> None:
         ({"a": {}}, r"pools\.a.*it needs families, overflow_of or canary_of"),
     ],
 )
-def test_a_mistake_is_refused_with_the_keys_that_make_it(pools: Any, said: str) -> None:
-    with pytest.raises(Misconfigured, match=said):
+def test_a_mistake_is_refused_with_the_keys_that_make_it(pools: Any, pattern: str) -> None:
+    with pytest.raises(Misconfigured, match=pattern):
         read(**pools)
 
 
@@ -77,10 +77,10 @@ def test_settings_without_a_mistake_are_chains_that_each_have_one_head(
         return
     chains = OverflowPools({pool: before for pool, before in pools.items() if before})
     heads = [pool for pool, before in pools.items() if not before]
-    assert sorted(each for head in heads for each in chains.chain(head)) == sorted(pools)
+    assert sorted(pool for head in heads for pool in chains.chain(head)) == sorted(pools)
     for head in heads:
         chain = chains.chain(head)
-        assert [chains.rank(each) for each in chain] == list(range(len(chain)))
+        assert [chains.rank(pool) for pool in chain] == list(range(len(chain)))
         assert all(pools[later] == earlier for earlier, later in pairwise(chain))
 
 

@@ -81,7 +81,7 @@ def test_days_may_wrap_around_the_end_of_the_week(now: datetime, zone: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("wish", "pattern"),
     [
         ({"hours": "8-20"}, "such as 08:00-20:00"),
         ({"hours": "08:00-08:00"}, "without hours: all day"),
@@ -92,8 +92,8 @@ def test_days_may_wrap_around_the_end_of_the_week(now: datetime, zone: str) -> N
         ({"replicas": 0}, "greater than"),
     ],
 )
-def test_what_is_wrong_with_a_warm_entry_is_said(wish: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_what_is_wrong_with_a_warm_entry_is_said(wish: dict[str, object], pattern: str) -> None:
+    with pytest.raises(ValidationError, match=pattern):
         WarmConfig.model_validate(wish)
 
 

@@ -67,7 +67,7 @@ async def test_a_request_is_one_trace_from_its_client_to_its_webhook(
 
     stages = [span for span in spans if span.parent_id == attempt.span_id]
     stages = [stage for stage in stages if stage.name != "waiting_for_slot"]  # on a slow machine
-    assert [stage.name for stage in sorted(stages, key=lambda each: each.began)] == STAGES
+    assert [stage.name for stage in sorted(stages, key=lambda span: span.began)] == STAGES
     assert all(attempt.began <= stage.began <= stage.ended <= attempt.ended for stage in stages)
     denoising = traced.collector.find_span("denoising").attributes
     assert denoising == {"darkroom.steps": STEPS, "darkroom.batch_size": 1.0}

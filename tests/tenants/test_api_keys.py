@@ -135,9 +135,9 @@ async def test_many_calls_at_once_look_a_key_up_once(database: Database) -> None
 class CountingDatabase(Database):
     statements = 0
 
-    async def rows(self, sql: str, *given: Any, **named: Any) -> list[tuple[Any, ...]]:
+    async def rows(self, sql: str, *params: Any, **named: Any) -> list[tuple[Any, ...]]:
         self.statements += 1
-        return await super().rows(sql, *given, **named)
+        return await super().rows(sql, *params, **named)
 
 
 async def test_invented_ids_neither_fill_the_memory_nor_push_good_keys_out(

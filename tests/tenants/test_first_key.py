@@ -19,8 +19,8 @@ GIVEN = "chosen:" + "s" * 64
 CLOCK = FakeClock()
 
 
-async def start(keys: FakeKeyRing, given: str | None, path: Path) -> Credential | None:
-    return await ensure_first_key(keys, given, path, CLOCK.now())
+async def start(keys: FakeKeyRing, key: str | None, path: Path) -> Credential | None:
+    return await ensure_first_key(keys, key, path, CLOCK.now())
 
 
 def content(path: Path) -> str:

@@ -110,11 +110,11 @@ async def test_a_name_and_password_become_basic_authentication(
     assert receiver.received[0].target == "/x"
 
 
-@pytest.mark.parametrize(("given", "expected_s"), [("120", 120), ("99999999999", 3600)])
+@pytest.mark.parametrize(("retry_after", "expected_s"), [("120", 120), ("99999999999", 3600)])
 async def test_retry_after_is_read_in_seconds(
-    sender: Sender, receiver: Receiver, given: str, expected_s: float
+    sender: Sender, receiver: Receiver, retry_after: str, expected_s: float
 ) -> None:
-    receiver.script = always(Reply(503, (("Retry-After", given),)))
+    receiver.script = always(Reply(503, (("Retry-After", retry_after),)))
     assert (await sender.post(receiver.url(), PARCEL, 5.0)).again_after_s == expected_s
 
 
@@ -129,11 +129,11 @@ async def test_retry_after_is_read_as_a_time(
     assert least <= answer.again_after_s <= most
 
 
-@pytest.mark.parametrize("given", ["soon", "Mon, 01 Jan 99999999999 00:00:00 GMT"])
+@pytest.mark.parametrize("retry_after", ["soon", "Mon, 01 Jan 99999999999 00:00:00 GMT"])
 async def test_a_retry_after_that_cannot_be_read_is_none(
-    sender: Sender, receiver: Receiver, given: str
+    sender: Sender, receiver: Receiver, retry_after: str
 ) -> None:
-    receiver.script = always(Reply(503, (("Retry-After", given),)))
+    receiver.script = always(Reply(503, (("Retry-After", retry_after),)))
     assert (await sender.post(receiver.url(), PARCEL, 5.0)).again_after_s is None
 
 

@@ -73,10 +73,10 @@ class Notes:
     """Family that records its arguments."""
 
     name: str = "notes"
-    given: Any = None
+    endpoint: Any = None
 
     def load(self, endpoint, device):
-        self.given = endpoint
+        self.endpoint = endpoint
         return load_pipeline(endpoint.weights)
 
 
@@ -85,8 +85,8 @@ def test_a_family_gets_weights_of_the_hub_as_a_directory(hub, store, flux):
     notes = Notes()
     endpoint = Endpoint("house/flux", "notes", FLUX, "open")
     same(weights_module.load(store, notes, endpoint, "cpu"), flux)
-    assert notes.given.weights.source == str(store.plan(FLUX).directory / _snapshot(FLUX))
-    assert notes.given.weights.revision is None
+    assert notes.endpoint.weights.source == str(store.plan(FLUX).directory / _snapshot(FLUX))
+    assert notes.endpoint.weights.revision is None
 
 
 @pytest.mark.long

@@ -66,7 +66,9 @@ def hold(document: dict[str, Any], authorization: str | None, examples: int) -> 
     assert len(operations) == sum(len(calls) for calls in document["paths"].values())
     with requests.Session() as session:
         # A deleted object cannot be requested again.
-        for operation in sorted(operations, key=lambda each: each.method == "delete"):
+        for operation in sorted(
+            operations, key=lambda api_operation: api_operation.method == "delete"
+        ):
             _hold(operation, server["url"], headers, session, examples, seen)
     return seen
 

@@ -131,7 +131,7 @@ def test_an_encoding_of_the_apps_own(client: fal_client.SyncClient) -> None:
     with client.realtime(
         LIVE_APP,
         path="/json",
-        encode_message=lambda each: json.dumps(each).encode(),
+        encode_message=lambda message: json.dumps(message).encode(),
         decode_message=json.loads,
     ) as session:
         session.send({"prompt": "x"})

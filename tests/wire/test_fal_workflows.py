@@ -54,8 +54,8 @@ def api(address: Address) -> Iterator[httpx.Client]:
         yield api
 
 
-def register(api: httpx.Client, given: Any) -> None:
-    answer = api.post("/v1/workflows", json=given)
+def register(api: httpx.Client, workflow: Any) -> None:
+    answer = api.post("/v1/workflows", json=workflow)
     assert answer.status_code == 200, answer.text
 
 

@@ -23,7 +23,7 @@ KNOWN = (
     *("%00", "a%00b", "%2F", "%2e%2e", "..", ".", "%ff%fe", "%ed%a0%80", "%", "a%20b", "*", ";"),
 )
 segments = st.sampled_from(KNOWN) | st.text(max_size=8).map(
-    lambda each: quote(each, errors="replace")
+    lambda segment: quote(segment, errors="replace")
 )
 paths = st.builds(
     lambda prefix, rest: "/".join((prefix, *rest)),

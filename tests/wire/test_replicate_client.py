@@ -52,9 +52,9 @@ def read(client: replicate.Client, url: str) -> bytes:
     return client._client.get(url).content
 
 
-def endpoint_of(client: replicate.Client, made: prediction.Prediction) -> str:
+def endpoint_of(client: replicate.Client, request: prediction.Prediction) -> str:
     """Endpoint that took the request, which the client's own objects leave out."""
-    return client._client.get(f"/v1/predictions/{made.id}").json()["darkroom_endpoint"]
+    return client._client.get(f"/v1/predictions/{request.id}").json()["darkroom_endpoint"]
 
 
 def test_run_by_name_and_by_version(client: replicate.Client) -> None:

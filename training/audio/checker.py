@@ -140,5 +140,5 @@ def _glide(octaves: np.ndarray) -> str:
 def _nearest(value: float, choices: dict[str, float]) -> str:
     """The choice whose value is nearest as a factor, or `UNKNOWN` beyond half way to the next."""
     distances = {name: abs(np.log2(value / choice)) for name, choice in choices.items()}
-    name = min(distances, key=lambda each: distances[each])
+    name = min(distances, key=lambda candidate: distances[candidate])
     return name if distances[name] < 0.75 else UNKNOWN

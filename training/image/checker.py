@@ -208,7 +208,7 @@ def _centred(region: np.ndarray) -> np.ndarray:
 
 
 def _shows_relations(seen: tuple[Sight, ...], asked: Composition) -> bool:
-    places = {one.look: (one.x, one.y) for one in seen}
+    places = {sight.look: (sight.x, sight.y) for sight in seen}
     looks = [item.look for item in asked.items]
     if len(seen) != len(looks) or set(places) != set(looks):
         return False

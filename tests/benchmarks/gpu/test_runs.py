@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda each: each.name)
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_solvers_work_on_the_host_wherever_the_weights_are(case):
     """``meta`` stands in for a GPU: reading a tensor there raises, as numpy does for a GPU's."""
     with Bench("meta", tiny=True).made_here():

@@ -19,7 +19,7 @@ class Bounded(BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("given", "type_", "context"),
+    ("body", "type_", "context"),
     [
         ({"above": 0}, "greater_than", {"gt": 0}),
         ({"below": 9}, "less_than", {"lt": 9}),
@@ -30,11 +30,11 @@ class Bounded(BaseModel):
         ({"items": [1, 2, 3, 4]}, "sequence_too_long", {"max_length": 3}),
     ],
 )
-def test_bounds_have_fals_names(given: dict[str, Any], type_: str, context: dict[str, Any]) -> None:
+def test_bounds_have_fals_names(body: dict[str, Any], type_: str, context: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
-        Bounded.model_validate(given)
+        Bounded.model_validate(body)
     (problem,) = invalid_input(caught.value).problems
     assert problem.type == type_
     assert problem.context is not None
     assert context.items() <= problem.context.items()
-    assert problem.loc == ("body", *given)
+    assert problem.loc == ("body", *body)

@@ -95,21 +95,21 @@ def test_the_files_are_those_of_the_family(family: str, types: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize(
-    ("type_", "given", "words"),
+    ("type_", "files", "words"),
     [
         ("images", {"image_url": URL}, "image_url: .* image_urls in its place: a list of files"),
         ("image", {"image_urls": [URL]}, "image_urls: .* image_url in its place: one file"),
     ],
 )
 def test_files_in_a_field_whose_twin_the_endpoint_has_are_not_left_out(
-    type_: str, given: dict[str, Any], words: str
+    type_: str, files: dict[str, Any], words: str
 ) -> None:
     inputs = schema(**{"image_urls" if type_ == "images" else "image_url": {"type": type_}})
     with pytest.raises(InvalidInput, match=words):
-        inputs.validate({"prompt": "x", **given})
-    nothing, warnings = inputs.validate({"prompt": "x", **dict.fromkeys(given)})
+        inputs.validate({"prompt": "x", **files})
+    nothing, warnings = inputs.validate({"prompt": "x", **dict.fromkeys(files)})
     assert "Ignored" in warnings[0]
-    assert not nothing.keys() & given.keys()
+    assert not nothing.keys() & files.keys()
 
 
 def test_defaults_and_bounds_of_the_entry_hold() -> None:
@@ -163,9 +163,9 @@ def with_result(result: Any, **inputs: Any) -> DeclaredSchema:
     return DeclaredSchema(endpoint_with(result, **inputs))
 
 
-def types_of(found: DeclaredSchema, **body: Any) -> list[str]:
-    checked, _ = found.validate({"image_url": URL, **body})
-    return [media_type.removeprefix("image/") for media_type in found.media_types(checked)]
+def types_of(inputs: DeclaredSchema, **body: Any) -> list[str]:
+    checked, _ = inputs.validate({"image_url": URL, **body})
+    return [media_type.removeprefix("image/") for media_type in inputs.media_types(checked)]
 
 
 def test_each_layer_is_a_file_of_a_format_with_transparency() -> None:

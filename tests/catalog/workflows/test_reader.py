@@ -77,10 +77,10 @@ OWN: Mapping[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "given", [SDK, PLATFORM, TUTORIAL, OWN], ids=["sdk", "platform", "tutorial", "own"]
+    "document", [SDK, PLATFORM, TUTORIAL, OWN], ids=["sdk", "platform", "tutorial", "own"]
 )
-def test_all_forms_mean_the_same(given: Mapping[str, Any]) -> None:
-    written = read(given)
+def test_all_forms_mean_the_same(document: Mapping[str, Any]) -> None:
+    written = read(document)
     check(written, OTHERS.get)
     assert written.name == "poster"
     assert {name: node.app for name, node in written.workflow.nodes.items()} == {
@@ -175,14 +175,14 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("place", "value", "at", "said"), MISTAKES)
-def test_a_mistake_names_its_place(place: str, value: Any, at: str, said: str) -> None:
+@pytest.mark.parametrize(("place", "value", "at", "words"), MISTAKES)
+def test_a_mistake_names_its_place(place: str, value: Any, at: str, words: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         check(read(edit_document(place, value)), OTHERS.get)
     problems = [
         (".".join(map(str, problem.loc[1:])), problem.message) for problem in refused.value.problems
     ]
-    assert any(place == at and said in message for place, message in problems), problems
+    assert any(place == at and words in message for place, message in problems), problems
     assert refused.value.message.startswith(f"{problems[0][0]}: ")
 
 
@@ -196,11 +196,12 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"name": "x"}, {"name": "x", "contents": 3}, {"name": "x", "nodes": {"a": None}}]
+    "document",
+    [{}, {"name": "x"}, {"name": "x", "contents": 3}, {"name": "x", "nodes": {"a": None}}],
 )
-def test_what_is_no_workflow_is_refused(given: dict[str, Any]) -> None:
+def test_what_is_no_workflow_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
-        read(given)
+        read(document)
 
 
 def test_a_type_of_another_node_is_refused() -> None:

@@ -71,6 +71,6 @@ def test_an_export_that_ends_early_leaves_nothing_and_can_be_repeated(
         (tmp_path / "run.json").write_text(json.dumps({"url": proxy.url}))
         ended = darkroom("audit", "export", "-o", str(file), fails=True)
     assert "ended early" in ended.stderr
-    assert not [each for each in tmp_path.iterdir() if "audit" in each.name]
+    assert not [path for path in tmp_path.iterdir() if "audit" in path.name]
     (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
     darkroom("audit", "export", "-o", str(file))

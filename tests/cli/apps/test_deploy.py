@@ -274,7 +274,7 @@ def files(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("given", "made", "expected"),
+    ("inputs", "outputs", "expected"),
     [
         ({}, {}, "text-to-text"),
         ({}, files("image"), "text-to-image"),
@@ -283,8 +283,8 @@ def files(kind: str) -> dict[str, Any]:
         (files("file"), files("file"), "file-to-file"),
     ],
 )
-def test_the_category_is_that_of_the_files(given: Any, made: Any, expected: str) -> None:
-    assert category(given, made) == expected
+def test_the_category_is_that_of_the_files(inputs: Any, outputs: Any, expected: str) -> None:
+    assert category(inputs, outputs) == expected
 
 
 def test_a_description_that_speaks_of_files_is_no_file() -> None:

@@ -79,7 +79,7 @@ def test_json_of_fals_is_checked_without_being_stored(data_dir: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "words"),
     [
         ("a.json", "{\n oops", "a.json:2: this is not JSON"),
         ("a.yaml", "steps:\n  draw: [", "this is not YAML"),
@@ -89,11 +89,11 @@ def test_json_of_fals_is_checked_without_being_stored(data_dir: Path, tmp_path: 
     ],
 )
 def test_a_mistake_names_its_place(
-    data_dir: Path, tmp_path: Path, name: str, text: str, said: str
+    data_dir: Path, tmp_path: Path, name: str, text: str, words: str
 ) -> None:
     done = deploy(data_dir, write_file(tmp_path, name, text))
     assert done.exit_code == 1
-    assert said in done.output
+    assert words in done.output
 
 
 def test_options_of_apps_are_refused(data_dir: Path, tmp_path: Path) -> None:

@@ -41,11 +41,11 @@ def env(folder: Path, *arguments: str) -> str:
     return ran.stdout
 
 
-def evaluate_script(script: str, given: dict[str, str]) -> dict[str, str]:
+def evaluate_script(script: str, variables: dict[str, str]) -> dict[str, str]:
     """Environment of a shell's children after ``eval`` of the script."""
     done = subprocess.run(
         ["/bin/sh", "-euc", 'eval "$SCRIPT"\nexec env -0'],
-        env={"PATH": os.defpath, "SCRIPT": script, **given},
+        env={"PATH": os.defpath, "SCRIPT": script, **variables},
         capture_output=True,
         text=True,
         check=True,

@@ -462,7 +462,7 @@ def test_a_part_of_the_hub_is_pinned_and_pulled_with_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("part_option", "words"),
     [
         ("controlnet", "'controlnet' is not COMPONENT=PLACE"),
         ("controlnet=/nowhere", "There is no folder /nowhere on this machine, for controlnet"),
@@ -470,12 +470,12 @@ def test_a_part_of_the_hub_is_pinned_and_pulled_with_the_rest(
     ],
 )
 def test_a_part_that_cannot_be_read_is_refused(
-    data_dir: Path, tmp_path: Path, given: str, words: str
+    data_dir: Path, tmp_path: Path, part_option: str, words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     base = repository(tmp_path / "base")
-    given = given.format(empty=tmp_path / "empty")
-    ran = run_models(data_dir, "add", "house/x", "--weights", str(base), "--part", given)
+    part_option = part_option.format(empty=tmp_path / "empty")
+    ran = run_models(data_dir, "add", "house/x", "--weights", str(base), "--part", part_option)
     assert ran.exit_code
     assert words in " ".join(ran.output.split())
 
@@ -523,17 +523,17 @@ def test_a_language_model_in_gguf_is_refused_with_what_it_is(
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [
         ("--weights", "x/y/z.gguf@main"),
         ("--weights", "{base}", "--part", "transformer={base}/z.gguf"),
     ],
 )
 def test_a_single_file_in_place_of_a_folder_is_refused_with_its_option(
-    data_dir: Path, tmp_path: Path, given: tuple[str, ...]
+    data_dir: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     base = repository(tmp_path / "base")
-    ran = run_models(data_dir, "add", "house/x", *(word.format(base=base) for word in given))
+    ran = run_models(data_dir, "add", "house/x", *(word.format(base=base) for word in options))
     assert ran.exit_code
     assert "z.gguf" in ran.output
     assert "is a single file. Name it with --checkpoint" in " ".join(ran.output.split())

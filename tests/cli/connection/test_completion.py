@@ -67,7 +67,7 @@ def complete_words(programs: Path, *words: str, data_dir: Path | None = None) ->
         ("warm", "set", "x", "--level", "ho"): ["host", "hot"],
         ("completion", ""): ["bash", "fish", "zsh"],
     }.items(),
-    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_commands_options_and_choices_are_completed(
     programs: Path, words: tuple[str, ...], wanted: list[str]

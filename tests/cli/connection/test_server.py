@@ -32,8 +32,8 @@ def _own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def darkroom(*words: str, fails: bool = False, given: str = "") -> Result:
-    result = CliRunner().invoke(main, words, input=given)
+def darkroom(*words: str, fails: bool = False, stdin: str = "") -> Result:
+    result = CliRunner().invoke(main, words, input=stdin)
     assert (result.exit_code != 0) == fails, result.output
     return result
 
@@ -61,7 +61,7 @@ def test_an_address_and_a_key_reach_a_server_without_any_file(
 
 
 def test_after_a_login_all_commands_use_the_server_until_the_logout(address: Address) -> None:
-    output = darkroom("login", address.url, "--name", "lab", given=address.key + "\n").output
+    output = darkroom("login", address.url, "--name", "lab", stdin=address.key + "\n").output
     assert f"All commands use {address.url} now." in output
     assert f"{address.url}: ready" in darkroom("status").output
     assert "* lab" in darkroom("contexts").output

@@ -142,7 +142,7 @@ def test_files_that_exist_are_kept_and_the_new_ones_are_numbered(
             "-o x.png and --field output_format=jpeg name two formats.",
         ),
     ],
-    ids=lambda each: each if isinstance(each, str) else " ".join(each),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_a_mistake_is_found_before_anything_is_generated(
     generate: Shell, words: list[str], sentence: str

@@ -169,7 +169,7 @@ def test_jsx_is_read_and_a_session_s_endpoint_is_the_one_that_the_client_opens(c
 
 
 @pytest.mark.parametrize(
-    "made",
+    "setup",
     [
         "import { createFalClient } from '@fal-ai/client';\nconst f = createFalClient({});\n",
         "const { fal: f } = require('@fal-ai/client');\n",
@@ -177,9 +177,9 @@ def test_jsx_is_read_and_a_session_s_endpoint_is_the_one_that_the_client_opens(c
         "import f from '@fal-ai/serverless-client';\n",
     ],
 )
-def test_a_client_is_known_however_it_came(check: Run, made: str) -> None:
+def test_a_client_is_known_however_it_came(check: Run, setup: str) -> None:
     files = {
-        "a.mjs": f"{made}await f.run('fal-ai/flux/dev', {{ input: {{ prompt: 'it\\'s' }} }});\n"
+        "a.mjs": f"{setup}await f.run('fal-ai/flux/dev', {{ input: {{ prompt: 'it\\'s' }} }});\n"
     }
     assert [finding[1:] for finding in list_findings(check, "a.mjs", files=files)] == [
         ("fal-ai/flux/dev", None, "served"),
@@ -387,7 +387,7 @@ def test_ids_are_looked_up_and_the_nearest_named(check: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "files", "said"),
+    ("words", "files", "message"),
     [
         (["src/none.py"], {}, "There is no file or folder src/none.py"),
         (["a.txt"], {"a.txt": "x"}, "one of these suffixes"),
@@ -398,11 +398,11 @@ def test_ids_are_looked_up_and_the_nearest_named(check: Run) -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused_in_a_sentence(
-    check: Run, words: list[str], files: dict[str, str], said: str
+    check: Run, words: list[str], files: dict[str, str], message: str
 ) -> None:
     result = check(*words, files=files)
     assert result.exit_code == 1
-    assert said in result.output
+    assert message in result.output
 
 
 def test_code_with_an_error_in_it_is_said_to_be_unread(check: Run) -> None:

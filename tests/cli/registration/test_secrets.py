@@ -25,14 +25,14 @@ def test_a_secret_is_read_from_standard_input_and_not_shown(
     (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
     (tmp_path / "api_key").write_text(address.key)
 
-    def darkroom(*words: str, given: str | None = None) -> tuple[int, str]:
+    def darkroom(*words: str, stdin: str | None = None) -> tuple[int, str]:
         ran = CliRunner().invoke(
-            main, ["secrets", *words, "--data-dir", str(tmp_path)], input=given
+            main, ["secrets", *words, "--data-dir", str(tmp_path)], input=stdin
         )
         return ran.exit_code, ran.output
 
-    assert darkroom("set", "FAL_KEY", given="id:sk\n") == (0, "The secret FAL_KEY is set.\n")
-    code, output = darkroom("set", "FAL_KEY", "--installation", given="id:sk\n")
+    assert darkroom("set", "FAL_KEY", stdin="id:sk\n") == (0, "The secret FAL_KEY is set.\n")
+    code, output = darkroom("set", "FAL_KEY", "--installation", stdin="id:sk\n")
     assert (code, output) == (0, "The secret FAL_KEY is set.\n")
     code, output = darkroom("list")
     heading, row = output.splitlines()
@@ -47,7 +47,7 @@ def test_a_secret_is_read_from_standard_input_and_not_shown(
     assert darkroom("delete", "FAL_KEY") == (0, "The secret FAL_KEY is deleted.\n")
     assert darkroom("list") == (0, "There are no secrets.\n")
     assert darkroom("delete", "FAL_KEY")[0] == 1
-    code, output = darkroom("set", "FAL_KEY", given="\n")
+    code, output = darkroom("set", "FAL_KEY", stdin="\n")
     assert (code, "is empty" in output) == (1, True)
     code, output = darkroom("list", "--installation", "--tenant", "default")
     assert (code, "either --tenant or --installation" in output) == (1, True)

@@ -59,8 +59,8 @@ async def darkroom(make_rig: MakeRig) -> Darkroom:
     return Darkroom(*await signing(make_rig))
 
 
-async def replay_file(draw: Draw, file: Path, found: Verified) -> Replay:
-    return await asyncio.to_thread(replay, draw, file, found.generation)
+async def replay_file(draw: Draw, file: Path, verification: Verified) -> Replay:
+    return await asyncio.to_thread(replay, draw, file, verification.generation)
 
 
 async def test_a_deterministic_image_is_equal_and_a_changed_one_differs_with_the_reason(

@@ -41,7 +41,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def job(tmp_path: Path, source: Mapping[str, Any], **given: Any) -> CheckJob:
+def job(tmp_path: Path, source: Mapping[str, Any], **fields: Any) -> CheckJob:
     folder = tmp_path / "job"
     folder.mkdir(exist_ok=True)
     usual: dict[str, Any] = {
@@ -52,17 +52,17 @@ def job(tmp_path: Path, source: Mapping[str, Any], **given: Any) -> CheckJob:
         "limits": LIMITS,
         "max_lora_bytes": 10**8,
     }
-    return CheckJob(**{**usual, **given})
+    return CheckJob(**{**usual, **fields})
 
 
-def check_upload(tmp_path: Path, files: Mapping[str, Path], **given: Any) -> Mapping[str, Any]:
+def check_upload(tmp_path: Path, files: Mapping[str, Path], **fields: Any) -> Mapping[str, Any]:
     """Result for files that were uploaded, by their path in the pipeline."""
     names: dict[str, str] = {}
-    empty_job = job(tmp_path, {"upload": "u/x"}, **given)
+    empty_job = job(tmp_path, {"upload": "u/x"}, **fields)
     for number, (path, file) in enumerate(files.items()):
         shutil.copyfile(file, empty_job.folder / str(number))
         names[path] = str(number)
-    upload_job = job(tmp_path, {"upload": "u/x"}, files=names, **given)
+    upload_job = job(tmp_path, {"upload": "u/x"}, files=names, **fields)
     return run(upload_job, Reports())
 
 
@@ -318,7 +318,7 @@ def test_the_process_answers_with_the_reason(tmp_path: Path) -> None:
         check=True,
     )
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert [each.get("state") for each in lines] == ["fetching", "checking", None]
+    assert [line.get("state") for line in lines] == ["fetching", "checking", None]
     assert "Pickle" in lines[-1]["refused"]
 
 

@@ -229,24 +229,24 @@ class ExecutorRig:
     def _now(self) -> datetime:
         return datetime.now(UTC) + self.later
 
-    def lease(self, name: str, path: str = "/", attempt: int = 1, **given: Any) -> Lease:
-        """Lease of the request ``name``. ``given``: its input, and fields of the lease that begin
-        with ``lease_``."""
-        more = {key[6:]: given.pop(key) for key in [*given] if key.startswith("lease_")}
+    def lease(self, name: str, path: str = "/", attempt: int = 1, **arguments: Any) -> Lease:
+        """Lease of the request ``name``. ``arguments``: its input, and fields of the lease that
+        begin with ``lease_``."""
+        more = {key[6:]: arguments.pop(key) for key in [*arguments] if key.startswith("lease_")}
         lease = Lease(
             request_id=name,
             attempt=attempt,
             expires_in_s=600.0,
             endpoint=endpoint(path),
-            input=given,
+            input=arguments,
             upload_tickets=(),
             priority=Priority.NORMAL,
             files_url="http://storage",
         )
         return replace(lease, **more)
 
-    def offer(self, name: str, path: str = "/", **given: Any) -> LeaseKey:
-        lease = self.lease(name, path, **given)
+    def offer(self, name: str, path: str = "/", **arguments: Any) -> LeaseKey:
+        lease = self.lease(name, path, **arguments)
         self.port.offer(lease)
         return lease.key
 

@@ -93,11 +93,11 @@ async def test_lines_of_a_report_that_is_lost_come_later(
 ) -> None:
     arrives, lost = rig.port.report, asyncio.Event()
 
-    async def report(given: Report) -> ReportReply:
-        if given.lines and not lost.is_set():
+    async def report(replica_report: Report) -> ReportReply:
+        if replica_report.lines and not lost.is_set():
             lost.set()
             raise ConnectionError
-        return await arrives(given)
+        return await arrives(replica_report)
 
     monkeypatch.setattr(rig.port, "report", report)
     key = rig.offer("one", text="hello", until=str(tmp_path / "lost"))
@@ -111,11 +111,11 @@ async def test_the_end_comes_after_the_report_that_has_lines(
 ) -> None:
     arrives, sent, on = rig.port.report, asyncio.Event(), asyncio.Event()
 
-    async def report(given: Report) -> ReportReply:
-        if given.lines:
+    async def report(replica_report: Report) -> ReportReply:
+        if replica_report.lines:
             sent.set()
             await on.wait()
-        return await arrives(given)
+        return await arrives(replica_report)
 
     monkeypatch.setattr(rig.port, "report", report)
     key = rig.offer("one", text="hello", until=str(tmp_path / "sent"))
@@ -178,7 +178,7 @@ async def test_a_file_that_cannot_be_fetched_names_its_field(rig: ExecutorRig) -
 
 @pytest.mark.variants(1)
 @pytest.mark.parametrize(
-    ("path", "given", "code", "retryable", "words"),
+    ("path", "arguments", "code", "retryable", "words"),
     [
         ("/refuse", {"text": "xyz"}, "invalid_input", False, "xyz is not a word"),
         ("/echo", {}, "pipeline_failed", False, "There is no endpoint /echo"),
@@ -195,9 +195,9 @@ async def test_a_file_that_cannot_be_fetched_names_its_field(rig: ExecutorRig) -
     ],
 )
 async def test_each_failure_says_what_happened(
-    rig: ExecutorRig, path: str, given: dict[str, Any], code: str, retryable: bool, words: str
+    rig: ExecutorRig, path: str, arguments: dict[str, Any], code: str, retryable: bool, words: str
 ) -> None:
-    failure = (await rig.outcome(rig.offer("one", path, **given))).failure
+    failure = (await rig.outcome(rig.offer("one", path, **arguments))).failure
     assert failure is not None
     assert (failure.code, failure.retryable) == (code, retryable)
     assert words in failure.message

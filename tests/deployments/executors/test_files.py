@@ -83,12 +83,12 @@ class Desk:
         marking: str = "off",
         certificates: str = "",
         described: bool = False,
-        **given: Any,
+        **arguments: Any,
     ) -> RequestFiles:
         endpoint = Endpoint(
             "apps/a", "python", Weights("a"), "json", options={"input_schema": schema or {}}
         )
-        lease = Lease(name, 1, 60.0, endpoint, given, (), Priority.NORMAL, marking=marking)
+        lease = Lease(name, 1, 60.0, endpoint, arguments, (), Priority.NORMAL, marking=marking)
         lease = replace(lease, certificates=certificates, describe_files=described)
         folder = self.scratch / f"{name}-1"
         tickets = Tickets(self.storage)

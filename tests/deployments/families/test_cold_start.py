@@ -62,9 +62,9 @@ def load():
     HeldProbe.may.set()
 
 
-def reports(rig, held):
+def reports(rig, lease_key):
     """Distinct progress values of the reports."""
-    every = [p for _, report in rig.port.reports for of, p in report.progress if of == held]
+    every = [p for _, report in rig.port.reports for of, p in report.progress if of == lease_key]
     return [
         current for current, before in zip(every, [None, *every], strict=False) if current != before
     ]
@@ -74,8 +74,8 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
     rig = await make_rig(store=store)
     both = rig.offer("one", endpoint=COMING), rig.offer("two", endpoint=replace(COMING, id="same"))
 
-    def downloading(held):
-        return [p for p in reports(rig, held) if p.stage is Stage.DOWNLOADING and p.step > 0]
+    def downloading(lease_key):
+        return [p for p in reports(rig, lease_key) if p.stage is Stage.DOWNLOADING and p.step > 0]
 
     await rig.port.until(lambda: all(map(downloading, both)))
     assert all(p.step < p.steps > 550_000 for lease_key in both for p in downloading(lease_key))

@@ -108,10 +108,10 @@ def repository(name: str, places: Places, store: Store) -> Repository:
     return inspect_repository(str(places.base), None, store, parts=places.parts, pipeline=name)
 
 
-def entry_of(found: Repository) -> CatalogEntry:
-    call = read_call(found.pipeline, found.index)
-    check_control_nets(call, found.control_nets)
-    entry = complete_entry(propose(call, found.config, nets=found.control_nets), found)
+def entry_of(repo: Repository) -> CatalogEntry:
+    call = read_call(repo.pipeline, repo.index)
+    check_control_nets(call, repo.control_nets)
+    entry = complete_entry(propose(call, repo.config, nets=repo.control_nets), repo)
     return build_stored(BUILDER, StoredEntry("house/x", entry), strict=True)
 
 

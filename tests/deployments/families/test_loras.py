@@ -134,14 +134,14 @@ async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_mak
     assert engine.counts()["merged_calls"] > before
 
 
-def _looked(rig, held):
-    attempt = rig.replica._attempts.get(held)
+def _looked(rig, lease_key):
+    attempt = rig.replica._attempts.get(lease_key)
     generation = attempt and attempt.state.generation
     return generation is not None and generation._loras.files.done()
 
 
-def _step(rig, held):
-    attempt = rig.replica._attempts.get(held)
+def _step(rig, lease_key):
+    attempt = rig.replica._attempts.get(lease_key)
     generation = attempt and attempt.state.generation
     return 0 if generation is None else generation.steps_done
 

@@ -204,7 +204,7 @@ def test_an_option_that_names_no_adapters_is_refused(adapters, says):
 
 
 @pytest.mark.parametrize(
-    ("fixed", "given", "applied"),
+    ("fixed", "arguments", "applied"),
     [
         ({}, {"num_inference_steps": 4}, True),
         ({}, {"num_inference_steps": 8}, False),
@@ -215,7 +215,7 @@ def test_an_option_that_names_no_adapters_is_refused(adapters, says):
     ],
 )
 def test_an_adapter_for_some_steps_is_for_requests_with_so_many_however_they_say_it(
-    fixed, given, applied
+    fixed, arguments, applied
 ):
     adapters = [{"directory": "/loras", "file": "four.safetensors", "steps": 4}]
     endpoint = replace(
@@ -223,4 +223,4 @@ def test_an_adapter_for_some_steps_is_for_requests_with_so_many_however_they_say
         options={"adapters": adapters, **({"fixed": fixed} if fixed else {})},
     )
     (own,) = own_adapters(endpoint)
-    assert own.is_for(endpoint, given) == applied
+    assert own.is_for(endpoint, arguments) == applied

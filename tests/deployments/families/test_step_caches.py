@@ -187,7 +187,7 @@ def test_a_lora_changes_a_generation_with_a_step_cache(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cache", [FIRST_BLOCK, MAGNITUDE], ids=lambda each: each["name"])
+@pytest.mark.parametrize("cache", [FIRST_BLOCK, MAGNITUDE], ids=lambda cache: cache["name"])
 def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
     with Engine(load(None), threads=1) as engine:
         whole = engine.submit(options=cache_options(cache), deterministic=True, **call(1))

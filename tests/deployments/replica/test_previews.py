@@ -30,9 +30,12 @@ INPUT = {
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 
-def previews(rig, held):
+def previews(rig, lease_key):
     return [
-        preview for _, report in rig.port.reports for of, preview in report.previews if of == held
+        preview
+        for _, report in rig.port.reports
+        for of, preview in report.previews
+        if of == lease_key
     ]
 
 

@@ -60,7 +60,7 @@ def test_endpoints_share_weights_of_the_same_source_revision_type_and_recipe():
 
     assert name() == name(native_size=128)
     names = {name(), name("a/c"), name(revision="2"), name(dtype="float16")}
-    assert len(names | {name(recipe=each) for each in RECIPES}) == 6
+    assert len(names | {name(recipe=recipe) for recipe in RECIPES}) == 6
     compiled = replace(RECIPES[1], compile=True)
     assert name(recipe=compiled) != name(recipe=RECIPES[1])
 

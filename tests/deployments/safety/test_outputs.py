@@ -50,9 +50,9 @@ def product(*files: MediaFile) -> Product:
     return Product({"images": images, "has_nsfw_concepts": [False] * len(files)}, files)
 
 
-def apply_rules(made: Product, *rules: dict[str, Any]):
+def apply_rules(original: Product, *rules: dict[str, Any]):
     checkers = Checkers(Store(StoreConfig()))
-    return OutputPolicy(rules, checkers, "a prompt").apply(made, encode)
+    return OutputPolicy(rules, checkers, "a prompt").apply(original, encode)
 
 
 def test_an_unsafe_image_is_flagged_and_the_safe_one_beside_it_is_not() -> None:

@@ -109,9 +109,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 CELLS: list[Cell] = [
     *(
-        (name, each, turn)
+        (name, kind, turn)
         for name, kinds in KINDS.items()
-        for each in kinds
+        for kind in kinds
         for turn in range(1, 9)
     ),
     *(("GIF", "palette", 1), ("BMP", "sRGB", 1)),  # they have no EXIF

@@ -157,7 +157,7 @@ async def test_beside_another_tenant_calls_wait_in_their_order() -> None:
     first, *others = [task for _, task in calls.waiting]
     await calls.end([owner for owner, _ in calls.working].index("a"))
     assert first.done()
-    assert not any(each.done() for each in others)
+    assert not any(task.done() for task in others)
 
 
 async def test_calls_go_on_once_the_other_tenant_is_quiet() -> None:

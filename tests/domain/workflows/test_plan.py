@@ -99,13 +99,13 @@ def test_elements_are_numbered_and_collected_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("elements", "said"), [("x", "a list"), ([0] * (MAX_ITEMS + 1), "at most"), (None, "a list")]
+    ("elements", "message"), [("x", "a list"), ([0] * (MAX_ITEMS + 1), "at most"), (None, "a list")]
 )
-def test_what_is_no_list_of_elements_is_a_failure(elements: Any, said: str) -> None:
+def test_what_is_no_list_of_elements_is_a_failure(elements: Any, message: str) -> None:
     workflow = flow(each={"for_each": "$input.list"})
     failure = plan(workflow, {"list": elements}, {}).failure
     assert failure is not None
-    assert said in failure.message
+    assert message in failure.message
     assert "`each`" in failure.message
 
 

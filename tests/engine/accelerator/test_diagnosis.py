@@ -33,11 +33,11 @@ def test_a_torch_without_cuda_is_named_with_its_remedy():
     assert "without CUDA. Install a build of torch for CUDA." in problem
 
 
-@pytest.mark.parametrize("said", [OPEN, CLOSED])
+@pytest.mark.parametrize("version", [OPEN, CLOSED])
 def test_a_driver_that_is_too_old_is_named_with_the_one_that_is_needed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
 ):
-    (tmp_path / "version").write_text(f"{said}\nGCC version: gcc version 12.3.0\n")
+    (tmp_path / "version").write_text(f"{version}\nGCC version: gcc version 12.3.0\n")
     monkeypatch.setattr(diagnosis, "DRIVER", tmp_path / "version")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     problem = gpu_problem()

@@ -58,7 +58,7 @@ def start(number):
     return torch.full((1, 2), float(number))
 
 
-@pytest.mark.parametrize("error", FULL, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:40])
 def test_out_of_memory_by_any_name_is_relieved_and_the_call_repeated(error):
     assert is_out_of_memory(error)
     assert not concerns_device(error)
@@ -97,7 +97,7 @@ def test_it_is_told_as_out_of_memory_when_nothing_helps():
             engine.submit(start=start(1), steps=2).result(60)
 
 
-@pytest.mark.parametrize("error", LOSSES, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize("error", LOSSES, ids=lambda error: str(error)[:40])
 def test_a_device_that_fails_fails_all_generations_as_their_replicas_death(error):
     assert concerns_device(error)
     accelerator = FakeAccelerator()

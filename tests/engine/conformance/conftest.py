@@ -26,13 +26,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         seed = secrets.randbelow(10**6)
     light = [case for case in cases().values() if not case.heavy]
     if "case" in names:
-        chosen = [_test(each, seed) for each in sample(light, seed, SAMPLE_SIZE)]
+        chosen = [_test(case, seed) for case in sample(light, seed, SAMPLE_SIZE)]
         metafunc.parametrize("case", chosen)
     else:
-        light = [each for each in light if each.name not in NOT_TRIED and not each.variant]
+        light = [case for case in light if case.name not in NOT_TRIED and not case.variant]
         chosen = [
-            pytest.param(each, id=f"{each.title} --conformance-seed {seed}")
-            for each in sample(light, seed, SAMPLE_SIZE)
+            pytest.param(case, id=f"{case.title} --conformance-seed {seed}")
+            for case in sample(light, seed, SAMPLE_SIZE)
         ]
         metafunc.parametrize("derivable", chosen)
 

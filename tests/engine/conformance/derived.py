@@ -236,7 +236,7 @@ AS: Mapping[InputType, Callable[[Any], Any]] = {
     InputType.INTEGERS: list,
     InputType.NUMBERS: list,
     InputType.IMAGE: lambda value: _image(_one(value)),
-    InputType.IMAGES: lambda value: [_image(each) for each in _several(value)],
+    InputType.IMAGES: lambda value: [_image(image) for image in _several(value)],
     InputType.MASK: lambda value: _image(_one(value)).convert("L"),
     InputType.VIDEO: _video,
     InputType.AUDIO: lambda _: plain_file(InputKind.AUDIO),

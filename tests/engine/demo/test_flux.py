@@ -86,14 +86,14 @@ def test_it_draws_pairs_on_white_all_but_always_right(pipeline: FluxPipeline) ->
     assert exam.figures(exam.sit(pipeline, questions, steps=4))["everything"] >= 0.85
 
 
-@pytest.mark.parametrize("each", [1, 3])
-def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, each: int) -> None:
+@pytest.mark.parametrize("copies", [1, 3])
+def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, copies: int) -> None:
     looks = [("green", "triangle"), ("cyan", "heart"), ("blue", "ring"), ("black", "cross")]
     prompts = [f"a {colour} {shape}" for colour, shape in looks]
-    images = exam.draw(pipeline, prompts * each, steps=4, seeds=range(4 * each))
+    images = exam.draw(pipeline, prompts * copies, steps=4, seeds=range(4 * copies))
     seen = [[(sight.colour, sight.shape) for sight in read(image).sights] for image in images]
-    right = sum(shapes == [look] for shapes, look in zip(seen, looks * each, strict=True))
-    assert right >= 4 * each - 1
+    right = sum(shapes == [look] for shapes, look in zip(seen, looks * copies, strict=True))
+    assert right >= 4 * copies - 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -226,7 +226,7 @@ def test_progress_of_decoding_is_reported_chunk_by_chunk(kind):
     with torch.no_grad():
         expected = pipeline(**arguments)
     computed, reported = [], []
-    vae.decoder.register_forward_pre_hook(lambda _, given: computed.append(given[0][0, 0].numel()))
+    vae.decoder.register_forward_pre_hook(lambda _, args: computed.append(args[0][0, 0].numel()))
     with merging_engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(on_progress=reported.append, **arguments)

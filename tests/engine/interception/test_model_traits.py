@@ -147,7 +147,7 @@ def test_each_declared_class_is_one_of_diffusers_and_declared_by_one_family():
     )
     source = ast.parse(inspect.getsource(model_traits))
     tables = [node for node in ast.walk(source) if isinstance(node, ast.Dict)]
-    names = [key.value for key in max(tables, key=lambda each: len(each.keys)).keys]
+    names = [key.value for key in max(tables, key=lambda table: len(table.keys)).keys]
     assert set(names) == set(BUILT_IN)
     assert len(names) > 20
     assert all(any(hasattr(home, name) for home in homes) for name in names)

@@ -54,7 +54,7 @@ def test_what_code_keeps_of_its_variables_itself_stays():
 def test_the_variables_of_a_class_body_stay():
     class Body:
         value = 1
-        found = read(sys._getframe())
+        variables = read(sys._getframe())
         same = value
 
-    assert Body.same == Body.found["value"] == 1
+    assert Body.same == Body.variables["value"] == 1

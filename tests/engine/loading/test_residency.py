@@ -284,9 +284,9 @@ def test_a_load_reports_its_bytes_and_is_not_silent_while_it_reads(engine):
     residency = Residency(engine, monotonic=lambda: now[0])
     on_bytes = residency._on_bytes
 
-    def slowly(*each):
+    def slowly(*progress):
         now[0] += 100.0  # a slow disk
-        on_bytes(*each)
+        on_bytes(*progress)
         silent.append(residency.longest_silence())
 
     residency._on_bytes = slowly

@@ -66,7 +66,7 @@ class Device:
         return self
 
     def run(self, requests):
-        waiting = sorted(requests, key=lambda each: each.arrives)
+        waiting = sorted(requests, key=lambda arrival: arrival.arrives)
         for number, request in enumerate(waiting):
             request.number, request.left = number, request.steps
         running = []

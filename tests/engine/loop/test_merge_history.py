@@ -153,7 +153,7 @@ def test_one_that_is_due_ends_within_twice_the_work_that_is_due_before_it_and_it
     """However short those are that keep arriving, and of whatever model."""
     batcher, turn, now = StepBatcher(), 0, 0.0
     longest = 0.1 * most
-    waiting = sorted(wished, key=lambda each: each.arrives)
+    waiting = sorted(wished, key=lambda wish: wish.arrives)
     for number, request in enumerate(waiting):
         request.number, request.left = number, request.steps
     due_times = {waiter.number: due_at(waiter.arrives, waiter.steps * 0.1) for waiter in waiting}

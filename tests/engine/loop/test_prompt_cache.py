@@ -258,8 +258,8 @@ def test_of_a_language_model_only_the_layers_that_are_read_are_kept(make, layers
     whole = []
     real = pipeline.text_encoder.forward
 
-    def spied(*given, **named):
-        output = real(*given, **named)
+    def spied(*arguments, **named):
+        output = real(*arguments, **named)
         assert len(output.hidden_states) == layers
         whole.append(output.hidden_states[0].nbytes)
         return output

@@ -113,13 +113,13 @@ def _weights(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return base.weight.detach().clone(), bias
 
 
-def _mark(made: Expected, expected: Expected) -> str:
-    right = sum(name in made and _is_right(made[name], its) for name, its in expected.items())
+def _mark(actual: Expected, expected: Expected) -> str:
+    right = sum(name in actual and _is_right(actual[name], its) for name, its in expected.items())
     return "✓" if right == len(expected) else f"{right} of {len(expected)}"
 
 
-def _is_right(made: Any, expected: Any) -> bool:
-    pairs = [(its, other) for its, other in zip(made, expected, strict=True) if other is not None]
+def _is_right(actual: Any, expected: Any) -> bool:
+    pairs = [(its, other) for its, other in zip(actual, expected, strict=True) if other is not None]
     return all(
         its is not None
         and float((its.reshape(other.shape) - other).norm() / other.norm()) <= TOLERANCE

@@ -34,8 +34,8 @@ def differences(pipeline, changes):
     return deltas
 
 
-def error(made, expected):
-    return float((made.reshape(expected.shape) - expected).norm() / expected.norm())
+def error(actual, expected):
+    return float((actual.reshape(expected.shape) - expected).norm() / expected.norm())
 
 
 @pytest.mark.variants(23)

@@ -233,10 +233,10 @@ def test_those_unused_for_longest_make_room_and_those_in_use_are_waited_for(make
 def test_one_that_was_loaded_for_a_cancelled_generation_makes_room(pipeline, loras, monkeypatch):
     real, loading, go_on = residency.load_layers, threading.Event(), threading.Event()
 
-    def load_layers(*given):
+    def load_layers(*arguments):
         loading.set()
         assert go_on.wait(60)
-        return real(*given)
+        return real(*arguments)
 
     monkeypatch.setattr(residency, "load_layers", load_layers)
     room = max(path.stat().st_size for path in loras[:2])
@@ -376,7 +376,7 @@ def test_loras_load_while_all_places_are_taken(pipeline, loras):
         long = engine.submit(**call(steps=100_000))
         there = threading.Event()
         attach = engine._loras._attach
-        engine._loras._attach = lambda *given: (attach(*given), there.set())
+        engine._loras._attach = lambda *arguments: (attach(*arguments), there.set())
         following = engine.submit(loras=[Lora(loras[0])], **call())
         assert there.wait(60)
         assert not long.done()

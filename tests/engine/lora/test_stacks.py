@@ -96,8 +96,8 @@ def test_nothing_is_kept_after_the_generations(loras, monkeypatch):
     most = []
     real = LoraRows.keep
 
-    def spied(self, *given):
-        real(self, *given)
+    def spied(self, *arguments):
+        real(self, *arguments)
         most.append(self.kept_bytes)
 
     monkeypatch.setattr(LoraRows, "keep", spied)
@@ -195,7 +195,7 @@ def test_stacks_of_other_generations_make_room_and_those_of_the_same_step_do_not
 
 
 def test_one_lora_that_is_too_large_is_named_before_any_step(loras):
-    small, large = sorted(loras, key=lambda each: each.file.stat().st_size)
+    small, large = sorted(loras, key=lambda lora: lora.file.stat().st_size)
     limit = files_bytes([small])
     with Engine(tiny_flux(), threads=1, lora_bytes=limit) as engine:
         failed = engine.submit(loras=[small, large], **call())

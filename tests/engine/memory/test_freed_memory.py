@@ -147,10 +147,10 @@ def test_weights_of_a_load_that_ended_because_a_request_came_for_others():
     with Studio(10**9) as s:
         begun, go, on_bytes = threading.Event(), threading.Event(), s.residency._on_bytes
 
-        def slowly(*each):
+        def slowly(*progress):
             begun.set()
             go.wait(RESULT_S)
-            on_bytes(*each)
+            on_bytes(*progress)
 
         s.residency._on_bytes = slowly
         plan = LoadPlan(lambda *_: load_pipeline(Weights(str(DEMO / "flux"))))

@@ -40,9 +40,11 @@ def test_more_calls_never_take_less(seen, calls):
 
 
 @given(sizes, st.integers(0, 10**10), st.sets(counts, min_size=2), counts)
-def test_what_lies_on_a_line_is_expected_on_it(always, each, seen, calls):
-    takes = record_sizes({n: always + each * n for n in seen})
-    assert abs(takes.estimate(calls) - (always + each * calls)) <= 1 + 1e-6 * (always + 16 * each)
+def test_what_lies_on_a_line_is_expected_on_it(always, per_call, seen, calls):
+    takes = record_sizes({n: always + per_call * n for n in seen})
+    assert abs(takes.estimate(calls) - (always + per_call * calls)) <= 1 + 1e-6 * (
+        always + 16 * per_call
+    )
 
 
 def test_of_one_measurement_all_is_taken_as_growing_with_the_calls():

@@ -235,4 +235,4 @@ def test_on_a_gpu_no_more_weights_are_there_than_the_placement_says(recipe):
         for tensor in (*module.parameters(), *module.buffers())
         if tensor.is_cuda
     ]
-    assert sum(each.numel() * each.element_size() for each in there) <= limit
+    assert sum(tensor.numel() * tensor.element_size() for tensor in there) <= limit

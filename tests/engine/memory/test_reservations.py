@@ -24,9 +24,9 @@ pytestmark = pytest.mark.engine
 PATIENCE_S = 120
 
 
-def until(said):
+def until(condition):
     by = time.monotonic() + PATIENCE_S
-    while not said():
+    while not condition():
         assert time.monotonic() < by
         time.sleep(0.002)
 
@@ -49,10 +49,10 @@ class Model:
     """Its weights take memory of the device as long as they are there, and a generation holds some
     more from its beginning to its end."""
 
-    def __init__(self, device, weights, held=0):
+    def __init__(self, device, weights, generation_bytes=0):
         self.transformer = Steps()
         self.weights = torch.nn.Linear(weights // 4, 1, bias=False, device="meta")
-        self.device, self.held = device, held
+        self.device, self.generation_bytes = device, generation_bytes
         self.size = weights
         self.allocated = None
         self.moves = []
@@ -70,7 +70,7 @@ class Model:
 
     def __call__(self, steps=2, frames=1):
         self.happened.append("a generation began")
-        kept = self.device.allocate(self.held * frames)
+        kept = self.device.allocate(self.generation_bytes * frames)
         latents = torch.zeros(1, 2)
         for step in range(steps):
             latents = self.transformer(latents, timestep=step)
@@ -85,19 +85,19 @@ class Studio:
         self.residency = Residency(self.engine)
         self.models = {}
 
-    def borrow(self, name, weights, held=0, before=None):
+    def borrow(self, name, weights, generation_bytes=0, before=None):
         """A loan of a model that is made when it is loaded."""
 
         def load(*_):
-            model = self.models[name] = Model(self.device, weights, held)
+            model = self.models[name] = Model(self.device, weights, generation_bytes)
             model.before = before or model.before
             return model
 
         return self.residency.acquire(name, LoadPlan(load))
 
-    def load_and_run(self, name, weights, held=0, **arguments):
+    def load_and_run(self, name, weights, generation_bytes=0, **arguments):
         """One that has been generated with, so that it is known what it holds."""
-        loan = self.borrow(name, weights, held)
+        loan = self.borrow(name, weights, generation_bytes)
         model = loan.future.result(PATIENCE_S)
         model.transformer.all.set()
         self.engine.submit(pipeline=name, **arguments).result(PATIENCE_S)
@@ -140,7 +140,7 @@ def studio():
 
 def test_weights_wait_for_the_room_that_a_generation_holds_and_harm_no_one(studio):
     s = studio(1000)
-    s.load_and_run("first", 300, held=500)
+    s.load_and_run("first", 300, generation_bytes=500)
     generation = s.running("first")
     came = s.waiting("second", 400)
     s.models["first"].transformer.one.release()  # the room is looked at between two steps
@@ -157,7 +157,7 @@ def test_weights_wait_for_the_room_that_a_generation_holds_and_harm_no_one(studi
 def test_while_weights_wait_no_other_generation_takes_the_room(studio):
     """Or those for which requests keep coming would keep them out for ever."""
     s = studio(1000)
-    s.load_and_run("first", 300, held=300)
+    s.load_and_run("first", 300, generation_bytes=300)
     generation = s.running("first")
     came = s.waiting("second", 400)
     happened = s.models["first"].happened = s.models["second"].happened = []
@@ -181,7 +181,7 @@ def weights_come_beside(s, generation):
 
 def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
     s = studio(1000)
-    s.load_and_run("first", 300, held=200)
+    s.load_and_run("first", 300, generation_bytes=200)
     generation = s.running("first")
     weights_come_beside(s, generation)
     assert s.engine.free_bytes() == 400  # nothing is set aside any more
@@ -190,14 +190,14 @@ def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
 def test_weights_come_beside_a_generation_of_a_size_that_was_not_measured_yet(studio):
     """Requests choose their sizes, so each new one would keep weights out for a whole video."""
     s = studio(1000)
-    s.load_and_run("first", 300, held=50, frames=1)
+    s.load_and_run("first", 300, generation_bytes=50, frames=1)
     generation = s.running("first", frames=4)
     weights_come_beside(s, generation)
 
 
 def test_weights_wait_for_a_generation_of_which_nothing_is_known(studio):
     s = studio(1000)
-    s.load_and_run("first", 300, held=50)
+    s.load_and_run("first", 300, generation_bytes=50)
     generation = s.running("first", frames=4)  # no generation with this argument has ended
     came = s.waiting("second", 300)
     s.models["first"].transformer.one.release()
@@ -224,7 +224,7 @@ def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
 
 def test_weights_that_run_out_of_memory_after_all_come_again_when_nothing_runs(studio):
     s = studio(1000)
-    s.load_and_run("first", 300, held=100)
+    s.load_and_run("first", 300, generation_bytes=100)
     generation = s.running("first")
     others = []
 
@@ -244,7 +244,7 @@ def test_weights_that_run_out_of_memory_after_all_come_again_when_nothing_runs(s
 
 def test_weights_that_do_not_fit_alone_are_their_own_requests_error(studio):
     s = studio(1000)
-    s.load_and_run("first", 300, held=100)
+    s.load_and_run("first", 300, generation_bytes=100)
     with pytest.raises(OutOfMemory, match=r"second has .* weights, .* did not fit"):
         s.borrow("second", 900).future.result(PATIENCE_S)
     s.go_on("first")
@@ -254,7 +254,7 @@ def test_weights_that_do_not_fit_alone_are_their_own_requests_error(studio):
 
 def test_weights_that_are_no_longer_waited_for_keep_no_other_out(studio):
     s = studio(1000)
-    s.load_and_run("first", 300, held=500)
+    s.load_and_run("first", 300, generation_bytes=500)
     generation = s.running("first")
     loan = s.waiting("second", 400)
     another = s.engine.submit(pipeline="first")
@@ -285,7 +285,7 @@ def test_a_measurement_that_weights_came_into_is_not_sure():
 
 def test_an_engine_that_has_ended_keeps_no_weights_waiting(studio):
     s = studio(1000)
-    s.load_and_run("first", 300, held=500)
+    s.load_and_run("first", 300, generation_bytes=500)
     s.running("first")
     came = s.waiting("second", 400)
     s.engine._loop.stop()
@@ -321,9 +321,9 @@ def test_a_rehearsal_reserves_what_weights_leave_and_generations_begin_beside_it
     assert engine.free_bytes() == 1000
 
 
-def running_beside(engine, device, held):
+def running_beside(engine, device, generation_bytes):
     """A generation that stands in its second step; it is known what it holds."""
-    model = Model(device, 300, held)
+    model = Model(device, 300, generation_bytes)
     engine.add_placed("first", model)
     model.transformer.all.set()
     engine.submit(pipeline="first").result(PATIENCE_S)
@@ -342,7 +342,7 @@ def rehearsing(engine, pipeline, arguments):
 
 def test_a_rehearsal_waits_for_the_memory_that_a_generation_holds(compiling):
     engine, device, pipeline = compiling
-    steps, free = running_beside(engine, device, held=700), []
+    steps, free = running_beside(engine, device, generation_bytes=700), []
 
     def arguments():
         free.append(device.free())
@@ -357,7 +357,7 @@ def test_a_rehearsal_waits_for_the_memory_that_a_generation_holds(compiling):
 
 def test_a_rehearsal_that_runs_out_of_memory_comes_again_when_nothing_runs(compiling):
     engine, device, pipeline = compiling
-    steps, free = running_beside(engine, device, held=100), []
+    steps, free = running_beside(engine, device, generation_bytes=100), []
 
     def arguments():
         free.append(device.free())

@@ -386,10 +386,10 @@ def test_reading_to_host_memory_ends_when_a_request_comes_for_other_weights(room
     old_claim.future.result(60)
     begun, go, on_bytes = threading.Event(), threading.Event(), residency._on_bytes
 
-    def slowly(*each):
+    def slowly(*progress):
         begun.set()
         go.wait(60)
-        on_bytes(*each)
+        on_bytes(*progress)
 
     residency._on_bytes = slowly
     nobodys = residency.acquire("b", LoadPlan(load_flux), spare=True)

@@ -106,9 +106,9 @@ def later(monkeypatch):
         yield later
 
 
-def plain(**given):
+def plain(**arguments):
     with torch.no_grad():
-        return small()(**given)
+        return small()(**arguments)
 
 
 def test_nobody_waits_for_the_compiler_and_later_calls_run_its_code(later):

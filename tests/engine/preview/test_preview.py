@@ -118,7 +118,7 @@ def test_nothing_is_computed_for_who_does_not_ask():
     encoded = []
     pipeline = zoo.cases()["StableDiffusionXLPipeline"].build()
     encode = pipeline.vae.encode
-    pipeline.vae.encode = lambda *given, **more: encoded.append(1) or encode(*given, **more)
+    pipeline.vae.encode = lambda *arguments, **more: encoded.append(1) or encode(*arguments, **more)
 
     def look():
         gate = Gate(engine)

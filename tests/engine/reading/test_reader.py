@@ -202,7 +202,7 @@ def test_what_did_not_fit_can_be_read_later(path):
 def test_progress_is_reported_as_bytes_are_read(path, way):
     file, reported = WeightFile(path), []
     read = WeightReader(Cpu()).read(
-        [(module_of(file), Home.HOST)], lambda *each: reported.append(each)
+        [(module_of(file), Home.HOST)], lambda *progress: reported.append(progress)
     )
     in_all = sum(tensor.size for tensor in file.header().tensors.values())
     assert read == in_all

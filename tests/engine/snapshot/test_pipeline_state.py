@@ -152,8 +152,8 @@ def test_type_hints_stay_as_they_are(hint):
 
 
 class Holder:
-    def __init__(self, held):
-        self.held = held
+    def __init__(self, value):
+        self.held = value
         self.me = self
 
 

@@ -79,7 +79,7 @@ async def test_the_list_is_narrowed(client: httpx.AsyncClient) -> None:
 
     async def ids(**narrowed: str) -> list[str]:
         answer = await client.get("/v1/requests", params=narrowed)
-        return [each["request_id"] for each in answer.json()["requests"]]
+        return [entry["request_id"] for entry in answer.json()["requests"]]
 
     assert (
         await ids(endpoint_id=request["endpoint_id"])
@@ -125,9 +125,9 @@ async def test_without_the_scope_operator_they_are_refused(house: House, tenant:
     assert "scope `operator`" in answer.json()["message"]
 
 
-@pytest.mark.parametrize("given", ["yesterday", "2026-01-31T12:00:00", ""])
-async def test_a_time_without_its_zone_is_refused(client: httpx.AsyncClient, given: str) -> None:
-    answer = await client.get("/v1/requests", params={"since": given})
+@pytest.mark.parametrize("since", ["yesterday", "2026-01-31T12:00:00", ""])
+async def test_a_time_without_its_zone_is_refused(client: httpx.AsyncClient, since: str) -> None:
+    answer = await client.get("/v1/requests", params={"since": since})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", "since"]
 

@@ -103,14 +103,14 @@ async def test_favourites_are_marked_and_filtered(house: House) -> None:
 
 async def test_many_are_deleted_each_with_a_result(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
-        one = await run_request(client, artifacts=1)
+        deleted = await run_request(client, artifacts=1)
         kept = await run_request(client, artifacts=1)
         foreign = await run_request(other)
         running = (await submit(client, sleep_s=30))["request_id"]
-        body = {"request_ids": [one, foreign, running]}
+        body = {"request_ids": [deleted, foreign, running]}
         answer = await client.post("/v1/requests/delete", json=body)
         assert answer.json()["results"] == [
-            {"request_id": one, "status": "deleted", "deleted_files": 1, "later_files": 0},
+            {"request_id": deleted, "status": "deleted", "deleted_files": 1, "later_files": 0},
             {"request_id": foreign, "status": "not_found", "deleted_files": 0, "later_files": 0},
             {"request_id": running, "status": "active", "deleted_files": 0, "later_files": 0},
         ]

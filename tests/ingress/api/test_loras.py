@@ -121,8 +121,8 @@ def test_there_are_not_too_many_words_and_none_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "header",
     ["[]", '{"__metadata__": 1}', "{", '{"__metadata__": {"ss_tag_frequency": "[1]"}}', "[" * 9999],
 )
-def test_a_strange_header_says_nothing(given: str) -> None:
-    assert lora_metadata(given.encode()) == LoraMetadata()
+def test_a_strange_header_says_nothing(header: str) -> None:
+    assert lora_metadata(header.encode()) == LoraMetadata()

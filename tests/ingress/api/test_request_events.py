@@ -85,12 +85,12 @@ async def test_last_event_id_resumes_and_after_the_end_there_is_nothing(
     assert (over.status_code, over.content) == (204, b"")
 
 
-@pytest.mark.parametrize("given", ["-1", "x", "1.5", "9" * 30])
+@pytest.mark.parametrize("last_event_id", ["-1", "x", "1.5", "9" * 30])
 async def test_a_last_event_id_that_is_none_is_refused(
-    idle_client: httpx.AsyncClient, given: str
+    idle_client: httpx.AsyncClient, last_event_id: str
 ) -> None:
     path = f"/v1/requests/{await submit_request(idle_client)}/events"
-    answer = await idle_client.get(path, headers={"Last-Event-ID": given})
+    answer = await idle_client.get(path, headers={"Last-Event-ID": last_event_id})
     assert answer.status_code == 422
     assert "Last-Event-ID" in answer.json()["message"]
 
@@ -129,7 +129,7 @@ async def test_a_call_waits_no_longer_than_it_said(idle_client: httpx.AsyncClien
     assert answer.json()["state"] == State.QUEUED
 
 
-@pytest.mark.parametrize("given", ["61", "-1", "x", ""])
-async def test_a_wait_out_of_bounds_is_refused(idle_client: httpx.AsyncClient, given: str) -> None:
+@pytest.mark.parametrize("wait", ["61", "-1", "x", ""])
+async def test_a_wait_out_of_bounds_is_refused(idle_client: httpx.AsyncClient, wait: str) -> None:
     path = f"/v1/requests/{await submit_request(idle_client)}"
-    assert (await idle_client.get(path, params={"wait": given})).status_code == 422
+    assert (await idle_client.get(path, params={"wait": wait})).status_code == 422

@@ -27,8 +27,8 @@ async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def put(client: httpx.AsyncClient, given: Any = POSTER, **query: Any) -> httpx.Response:
-    return await client.post(PATH, json=given, params=query)
+async def put(client: httpx.AsyncClient, definition: Any = POSTER, **query: Any) -> httpx.Response:
+    return await client.post(PATH, json=definition, params=query)
 
 
 async def test_a_workflow_is_an_endpoint_of_the_catalogue_and_the_document(
@@ -83,7 +83,7 @@ async def test_a_dry_run_checks_and_stores_nothing(client: httpx.AsyncClient) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "loc", "said"),
+    ("given", "loc", "message"),
     [
         ([], [], "must be a JSON object"),
         (steps_form({"a": {"app": "x/y"}}, {"x": "$a"}), ["body", "steps", "a", "app"], "x/y"),
@@ -106,12 +106,12 @@ async def test_a_dry_run_checks_and_stores_nothing(client: httpx.AsyncClient) ->
     ],
 )
 async def test_a_mistake_is_a_422_that_names_its_place(
-    client: httpx.AsyncClient, given: Any, loc: list[str], said: str
+    client: httpx.AsyncClient, given: Any, loc: list[str], message: str
 ) -> None:
     answer = await put(client, given)
     assert answer.status_code == 422
     detail = answer.json()["detail"]
-    assert said in str(answer.json())
+    assert message in str(answer.json())
     if loc:
         assert loc in [problem["loc"] for problem in detail]
     assert (await client.get(PATH)).json()["workflows"] == []

@@ -56,12 +56,12 @@ async def test_the_files_of_many_requests_come_as_one_archive_in_their_order(
 
 async def test_a_file_that_is_gone_is_named(house: House) -> None:
     async with house.client() as client:
-        one = await run_request(client, artifacts=1, content="one")
+        stored = await run_request(client, artifacts=1, content="one")
         gone = await run_request(client, artifacts=1, content="gone")
         (request,) = await house.queue.gallery.several("default", [gone])
         assert request.outcome is not None
         await house.storage.delete([artifact.key for artifact in request.outcome.artifacts])
-        archive = open_zip((await client.post(URL, json={"request_ids": [one, gone]})).content)
+        archive = open_zip((await client.post(URL, json={"request_ids": [stored, gone]})).content)
     first, last = archive.infolist()
     assert archive.read(first) == b"one"
     assert last.filename == MISSING
@@ -143,8 +143,8 @@ async def test_a_file_in_the_bucket_of_its_client_is_named_by_its_url() -> None:
         body = {"prompt": "a circle", "output_format": "png"}
         answer = await client.post("/run/fal-ai/flux/schnell", json=body, headers=headers)
         elsewhere, url = answer.headers["x-fal-request-id"], answer.json()["images"][0]["url"]
-        one = await run_request(client, artifacts=1, content="one")
-        both = open_zip((await client.post(URL, json={"request_ids": [one, elsewhere]})).content)
+        stored = await run_request(client, artifacts=1, content="one")
+        both = open_zip((await client.post(URL, json={"request_ids": [stored, elsewhere]})).content)
         alone = await client.post(URL, json={"request_ids": [elsewhere]})
     (first, missing) = both.infolist()
     assert both.read(first) == b"one"

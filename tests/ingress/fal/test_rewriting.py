@@ -178,10 +178,10 @@ async def test_our_tls_port_makes_urls_https(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_forwarded_scheme_is_believed_of_a_trusted_proxy_only() -> None:
-    async def scheme(given: str, *trusted: str, client: str = "10.0.0.5") -> str:
+    async def scheme(protocol: str, *trusted: str, client: str = "10.0.0.5") -> str:
         async with build_house(replica=False, trusted_proxies=trusted) as house:
             transport = httpx.ASGITransport(house.app, client=(client, 4000))
-            headers = {"Authorization": f"Key {house.key}", "x-forwarded-proto": given}
+            headers = {"Authorization": f"Key {house.key}", "x-forwarded-proto": protocol}
             async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as caller:
                 queued = (await caller.post(f"/queue{PROBE}", json={}, headers=headers)).json()
             return queued["response_url"].partition(":")[0]

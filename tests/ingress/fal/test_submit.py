@@ -272,20 +272,22 @@ async def test_ignored_fields_are_named_in_the_requests_log(client: httpx.AsyncC
 
 
 @pytest.mark.parametrize(
-    ("given", "priority"), [("low", Priority.LOW), ("normal", Priority.NORMAL)]
+    ("header", "priority"), [("low", Priority.LOW), ("normal", Priority.NORMAL)]
 )
-async def test_a_priority_is_honoured(idle: House, given: str, priority: Priority) -> None:
+async def test_a_priority_is_honoured(idle: House, header: str, priority: Priority) -> None:
     async with idle.client(idle.weak_key) as client:
-        await client.post("/queue/test/probe", json={}, headers={"X-Fal-Queue-Priority": given})
+        await client.post("/queue/test/probe", json={}, headers={"X-Fal-Queue-Priority": header})
     assert (await idle.queue.page("default"))[0].priority is priority
 
 
-@pytest.mark.parametrize(("given", "alone"), [("1", True), ("true", True), ("0", False)])
+@pytest.mark.parametrize(("header", "alone"), [("1", True), ("true", True), ("0", False)])
 async def test_a_deterministic_request_is_stored_as_one_to_run_alone(
-    idle: House, given: str, alone: bool
+    idle: House, header: str, alone: bool
 ) -> None:
     async with idle.client(idle.weak_key) as client:
-        await client.post("/queue/test/probe", json={}, headers={"X-Darkroom-Deterministic": given})
+        await client.post(
+            "/queue/test/probe", json={}, headers={"X-Darkroom-Deterministic": header}
+        )
     assert (await idle.queue.page("default"))[0].alone is alone
 
 

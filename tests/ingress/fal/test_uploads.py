@@ -141,11 +141,11 @@ async def test_a_name_keeps_its_letters_and_has_a_twin_in_ascii(
     assert disposition == f"inline; filename=\"{twin}\"; filename*=UTF-8''{quote(shown)}"
 
 
-@pytest.mark.parametrize("said", ["text/html", "image/svg+xml", "", "x" * 255])
+@pytest.mark.parametrize("media_type", ["text/html", "image/svg+xml", "", "x" * 255])
 async def test_what_a_browser_might_run_loses_its_type(
-    house: House, client: httpx.AsyncClient, said: str
+    house: House, client: httpx.AsyncClient, media_type: str
 ) -> None:
-    headers = {"content-type": said, "x-fal-file-name": "page.html"}
+    headers = {"content-type": media_type, "x-fal-file-name": "page.html"}
     url = (await client.post("/cdn/files/upload", content=b"<script>", headers=headers)).json()
     answer = await client.get(url["access_url"])
     assert answer.headers["content-type"] == "application/octet-stream"

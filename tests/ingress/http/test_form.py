@@ -40,11 +40,11 @@ def test_any_bytes_are_a_form_or_refused(body: bytes, boundary: str) -> None:
 
 
 @given(files, texts)
-def test_what_was_sent_arrives(sent: list[tuple[str, bytes]], said: dict[str, str]) -> None:
+def test_what_was_sent_arrives(sent: list[tuple[str, bytes]], fields: dict[str, str]) -> None:
     body = b"".join(part(f"{name}[]", content, "a.png") for name, content in sent)
-    body += b"".join(part(name, value.encode()) for name, value in said.items()) + b"--x--"
+    body += b"".join(part(name, value.encode()) for name, value in fields.items()) + b"--x--"
     form = read(body, "multipart/form-data; boundary=x")
-    assert form.texts == said
+    assert form.texts == fields
     arrived = [(name, file.content) for name, uploads in form.files.items() for file in uploads]
     assert sorted(arrived) == sorted(sent)
 

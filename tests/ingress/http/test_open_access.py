@@ -58,7 +58,7 @@ async def place(house: House) -> AsyncIterator[Place]:
         submitted = await client.post("/queue/test/probe", json=LONG)
         assert submitted.status_code == 200, submitted.text
         request_id = submitted.json()["request_id"]
-        await until(house, request_id, lambda each: each.state is State.RUNNING)
+        await until(house, request_id, lambda request: request.state is State.RUNNING)
         yield Place(house, admin, key, request_id)
 
 
@@ -185,7 +185,7 @@ async def still_open(call: Exchange) -> None:
 
 
 @pytest.mark.parametrize("why", ENDS)
-@pytest.mark.parametrize("open_", BEFORE, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("open_", BEFORE, ids=lambda call: call.__name__)
 async def test_a_call_that_waits_is_refused_when_its_access_ends(
     place: Place, open_: Open, why: str
 ) -> None:
@@ -199,7 +199,7 @@ async def test_a_call_that_waits_is_refused_when_its_access_ends(
 
 @pytest.mark.variants(5)
 @pytest.mark.parametrize("why", ENDS)
-@pytest.mark.parametrize("open_", STREAMS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("open_", STREAMS, ids=lambda call: call.__name__)
 async def test_a_stream_ends_with_the_error_when_its_access_ends(
     place: Place, open_: Open, why: str
 ) -> None:
@@ -216,7 +216,7 @@ async def test_a_stream_ends_with_the_error_when_its_access_ends(
 
 
 @pytest.mark.parametrize("why", ["revoked", "disabled"])
-@pytest.mark.parametrize("open_", DOWNLOADS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("open_", DOWNLOADS, ids=lambda call: call.__name__)
 async def test_a_download_is_cut_off_when_its_access_ends(
     place: Place, open_: Open, why: str
 ) -> None:
@@ -235,7 +235,9 @@ async def test_a_run_whose_access_ended_is_cancelled_as_nobody_waits_for_it(plac
         await place.revoke()
         await call.end()
     newest, own = await place.house.queue.page(TENANT, limit=2)
-    await until(place.house, newest.id, lambda each: each.cancel_requested or each.state.final)
+    await until(
+        place.house, newest.id, lambda request: request.cancel_requested or request.state.final
+    )
     assert own.id == place.request_id
     assert not own.cancel_requested, "its client had submitted it, and did not wait"
 

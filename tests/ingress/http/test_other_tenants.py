@@ -254,7 +254,7 @@ def url_of(path: str, things: Things, resources: Sequence[Resource[Any]] = RESOU
     for begins, renamed in RENAMED.items():
         if path.startswith(begins):
             values |= {name: values[thing] for name, thing in renamed.items()}
-    return re.sub(r"\{(\w+)(?::path)?\}", lambda found: values[found[1]], path)
+    return re.sub(r"\{(\w+)(?::path)?\}", lambda match: values[match[1]], path)
 
 
 def body_of(value: Any, things: Things) -> Any:

@@ -26,12 +26,12 @@ async def test_a_null_character_is_refused_before_postgresql_does(
     assert answer.json()["detail"][0]["loc"] == ["query", name]
 
 
-@pytest.mark.parametrize("given", ["9" * 30, "9" * 5000, "0" * 9 + "9" * 30, "-1", "²", ""])
+@pytest.mark.parametrize("number", ["9" * 30, "9" * 5000, "0" * 9 + "9" * 30, "-1", "²", ""])
 @pytest.mark.parametrize("name", ["before", "limit"])
 async def test_a_number_out_of_bounds_is_refused_however_long_it_is(
-    client: httpx.AsyncClient, name: str, given: str
+    client: httpx.AsyncClient, name: str, number: str
 ) -> None:
-    answer = await client.get("/v1/audit", params={name: given})
+    answer = await client.get("/v1/audit", params={name: number})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", name]
 

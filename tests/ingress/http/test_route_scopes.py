@@ -63,7 +63,7 @@ def test_a_route_without_a_scope_that_there_is_cannot_be_made() -> None:
 def test_websockets_have_a_scope_too() -> None:
     app = create_app()
     routes = [inner for route in app.routes for inner in (route, *getattr(route, "routes", ()))]
-    sockets = [each for each in routes if isinstance(each, WebSocketRoute)]
+    sockets = [route for route in routes if isinstance(route, WebSocketRoute)]
     scoped = [socket for socket in sockets if isinstance(socket, ScopedSocketRoute)]
     assert sockets == scoped
     assert {socket.scope for socket in scoped} == {BY_CALL, READ}

@@ -268,8 +268,8 @@ def fields(**properties: Any) -> EndpointFields:
 TEXT = {"type": "string"}
 
 
-def spoken(takes: EndpointFields, **given: Any) -> dict[str, Any]:
-    return speech_input(SpeechParameters.read({"input": "Hello"} | given), takes)
+def spoken(takes: EndpointFields, **parameters: Any) -> dict[str, Any]:
+    return speech_input(SpeechParameters.read({"input": "Hello"} | parameters), takes)
 
 
 def test_speech_has_the_fields_of_its_endpoint() -> None:

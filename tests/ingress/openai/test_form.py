@@ -20,9 +20,9 @@ from serve_app.ingress.openai.image_parameters import ImageParameters
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
 
-def encode_form(given: dict[str, Any]) -> list[tuple[str, str]]:
+def encode_form(body: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and texts, in the order in which OpenAI's Python client sends them."""
-    items = Querystring().stringify_items(given, array_format="brackets")
+    items = Querystring().stringify_items(body, array_format="brackets")
     names = dict.fromkeys(name for name, _ in items)
     return [(name, text) for field in names for name, text in items if name == field]
 

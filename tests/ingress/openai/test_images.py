@@ -160,11 +160,13 @@ FORMATS = {"type": "string", "enum": ["webp", "jpg", "png"]}
 QUALITY = {"type": "integer", "minimum": 0, "maximum": 100}
 
 
-def parse_input(fields: EndpointFields, *, edited: bool = False, **given: Any) -> dict[str, Any]:
+def parse_input(
+    fields: EndpointFields, *, edited: bool = False, **parameters: Any
+) -> dict[str, Any]:
     """Input for a call with these parameters, and an image to edit."""
     files = {"image_url": "https://example.org/a.png"} if edited else {}
     parsed_input = parse_parameters(
-        ImageParameters.read({"prompt": ""} | given), fields, files
+        ImageParameters.read({"prompt": ""} | parameters), fields, files
     ).input
     return {name: value for name, value in parsed_input.items() if name not in files}
 

@@ -75,8 +75,8 @@ def fields(model: type[BaseModel]) -> EndpointFields:
     return EndpointFields(CatalogEntry(endpoint, schema, PROBE))
 
 
-def parse_input(model: type[BaseModel], **given: Any) -> dict[str, Any]:
-    return input_of(VideoParameters.read({"prompt": "x"} | given), fields(model))
+def parse_input(model: type[BaseModel], **parameters: Any) -> dict[str, Any]:
+    return input_of(VideoParameters.read({"prompt": "x"} | parameters), fields(model))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from serve_app.catalog.catalog import CatalogEntry, load
 from serve_app.ingress.openapi.endpoint_text import endpoint_text, example
 from tests.ingress.house import CATALOG, DEMO, ORIGIN, OTHERS, build_house
 
-ENTRIES = {each.endpoint.id: each for catalog in (CATALOG, OTHERS) for each in catalog}
+ENTRIES = {entry.endpoint.id: entry for catalog in (CATALOG, OTHERS) for entry in catalog}
 
 
 @pytest.mark.parametrize("endpoint_id", sorted(ENTRIES))
@@ -90,7 +90,7 @@ async def test_an_operator_can_keep_the_descriptions_to_those_with_a_key() -> No
             assert (await client.get("/models/fal-ai/flux/schnell/llms.txt")).status_code == 401
 
 
-@pytest.mark.parametrize("entry", [*BUILT_IN], ids=lambda each: each.endpoint.id)
+@pytest.mark.parametrize("entry", [*BUILT_IN], ids=lambda entry: entry.endpoint.id)
 def test_notes_of_fields_are_sentences_and_demos_name_their_words(entry: CatalogEntry) -> None:
     text = endpoint_text(entry, ORIGIN)
     assert not re.search(r"^\s*- (True|False)$", text, re.M)

@@ -22,8 +22,8 @@ OPEN = OTHERS.get_listed("test/images")
 BUILT_IN = load(None, demo=False, demo_dir=DEMO)
 
 
-def flux(**given: Any) -> dict[str, Any]:
-    return translate(OTHERS, FLUX, given)[1]
+def flux(**fields: Any) -> dict[str, Any]:
+    return translate(OTHERS, FLUX, fields)[1]
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.sampled_from(["1", "0.25", None]))

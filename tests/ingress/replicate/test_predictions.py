@@ -139,20 +139,20 @@ async def test_a_prediction_whose_files_cannot_be_read_is_answered_with_its_id(
 
 
 @pytest.mark.parametrize(
-    ("given", "seconds"),
+    ("header", "seconds"),
     [("5", 5), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("1H30M45S", 5445), (" 90 ", 90)],
 )
-def test_the_time_until_a_prediction_is_canceled(given: str, seconds: int) -> None:
-    assert cancel_after_s({"cancel-after": given}) == seconds
+def test_the_time_until_a_prediction_is_canceled(header: str, seconds: int) -> None:
+    assert cancel_after_s({"cancel-after": header}) == seconds
     assert cancel_after_s({}) is None
 
 
 @pytest.mark.parametrize(
-    "given", ["", "4s", "0", "soon", "1.5m", "-5s", "5s5m", "1d", "m", "800h", "٣٠s", "9" * 5000]
+    "header", ["", "4s", "0", "soon", "1.5m", "-5s", "5s5m", "1d", "m", "800h", "٣٠s", "9" * 5000]
 )
-async def test_a_time_that_is_none_is_refused_with_its_header(given: str) -> None:
+async def test_a_time_that_is_none_is_refused_with_its_header(header: str) -> None:
     with pytest.raises(InvalidInput, match="Cancel-After: should be like 30s") as refused:
-        cancel_after_s({"cancel-after": given})
+        cancel_after_s({"cancel-after": header})
     assert refused.value.problems[0].loc == ("header", "Cancel-After")
 
 

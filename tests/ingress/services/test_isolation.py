@@ -117,9 +117,9 @@ class SlowWork:
                 self.wait()
             write(file, data)
 
-        def slow_read(given: Any) -> Any:
+        def slow_read(document: Any) -> Any:
             self.wait()
-            return read(given)
+            return read(document)
 
         monkeypatch.setattr(AtomicFile, "write", slow_write)
         monkeypatch.setattr(workflows, "read", slow_read)

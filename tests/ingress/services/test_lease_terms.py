@@ -188,7 +188,7 @@ def test_files_of_a_tenant_go_to_its_location_and_are_found_when_it_has_changed(
     (there,) = terms.tickets(lease_key, "studio", FLUX, png)
     (own,) = terms.tickets(lease_key, "other", FLUX, png)
     assert there.thumbnail is not None
-    assert [location_id(each) for each in (there.key, there.thumbnail.key)] == ["acme", "acme"]
+    assert [location_id(key) for key in (there.key, there.thumbnail.key)] == ["acme", "acme"]
     assert location_id(terms.snapshot_ticket(lease_key, "studio").key) == "acme"
     assert location_id(own.key) == location_id(terms.snapshot_ticket(lease_key, "other").key) == ""
     left = terms.leftovers(lease_key, FLUX, png)

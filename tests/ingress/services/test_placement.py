@@ -18,7 +18,7 @@ def placement(pool: PoolConfig, *nodes: Resources, free: Resources | None = None
 
 
 @pytest.mark.parametrize(
-    ("pool", "said"),
+    ("pool", "message"),
     [
         (
             PoolConfig(families=("flux",), num_gpus=2),
@@ -34,9 +34,9 @@ def placement(pool: PoolConfig, *nodes: Resources, free: Resources | None = None
         ),
     ],
 )
-async def test_what_no_node_has_enough_of_is_named(pool: PoolConfig, said: str) -> None:
+async def test_what_no_node_has_enough_of_is_named(pool: PoolConfig, message: str) -> None:
     problems = await placement(pool, SMALL, L4).problems([])
-    assert said in problems["flux"]
+    assert message in problems["flux"]
 
 
 async def test_what_is_there_but_on_no_single_node_is_said() -> None:

@@ -9,10 +9,10 @@ from tests.fakes.clock import FakeClock
 
 def test_an_id_is_a_uuid_of_version_7_with_the_time_in_it() -> None:
     clock = FakeClock()
-    made = UUID(RequestIds(clock)())
-    assert made.version == 7
-    assert made.variant == "specified in RFC 4122"
-    assert made.int >> 80 == int(clock.now().timestamp() * 1000)
+    request_id = UUID(RequestIds(clock)())
+    assert request_id.version == 7
+    assert request_id.variant == "specified in RFC 4122"
+    assert request_id.int >> 80 == int(clock.now().timestamp() * 1000)
 
 
 def test_ids_sort_by_age() -> None:

@@ -113,11 +113,11 @@ FLUX = "fal-ai/flux/schnell"
 @pytest.mark.parametrize(
     ("path", "wrapped"),
     [
-        (f"/queue/{FLUX}", lambda given: given),
-        (f"/{FLUX}", lambda given: given),
-        (f"/run/{FLUX}/stream", lambda given: given),
-        (GENERATIONS, lambda given: {"model": FLUX, "prompt": "a dog", **given}),
-        ("/replicate/v1/predictions", lambda given: {"version": FLUX, "input": given}),
+        (f"/queue/{FLUX}", lambda fields: fields),
+        (f"/{FLUX}", lambda fields: fields),
+        (f"/run/{FLUX}/stream", lambda fields: fields),
+        (GENERATIONS, lambda fields: {"model": FLUX, "prompt": "a dog", **fields}),
+        ("/replicate/v1/predictions", lambda fields: {"version": FLUX, "input": fields}),
     ],
 )
 async def test_a_repeat_is_answered_when_its_draft_is_gone(

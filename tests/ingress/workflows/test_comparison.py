@@ -50,8 +50,8 @@ def make_catalog() -> Catalog:
 DOCUMENTED = make_catalog()
 
 
-async def run_workflow(house: House, given: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
-    endpoint = await register_workflow(house, given)
+async def run_workflow(house: House, workflow: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
+    endpoint = await register_workflow(house, workflow)
     request_id = await submit_request(house, endpoint, body)
     await run_until_ended(house, endpoint, request_id, WorkflowWorker(house.services))
     return await status(house, endpoint, request_id), await result(house, endpoint, request_id)

@@ -81,10 +81,12 @@ async def idle() -> AsyncIterator[House]:
         yield house
 
 
-async def register_workflow(house: House, given: Mapping[str, Any], key: str | None = None) -> str:
+async def register_workflow(
+    house: House, workflow: Mapping[str, Any], key: str | None = None
+) -> str:
     """Id of the endpoint of a workflow, which is registered."""
     async with house.client(key or house.weak_key) as client:
-        answer = await client.post("/v1/workflows", json=given)
+        answer = await client.post("/v1/workflows", json=workflow)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["endpoint_id"])
 

@@ -288,10 +288,10 @@ class Slow(Database):
         self.clock, self.takes_s = clock, takes_s
         self.statements = 0
 
-    async def rows(self, sql: str, *given: Any, **named: Any) -> list[tuple[Any, ...]]:
+    async def rows(self, sql: str, *params: Any, **named: Any) -> list[tuple[Any, ...]]:
         self.statements += 1
         self.clock.advance(self.takes_s)
-        return await super().rows(sql, *given, **named)
+        return await super().rows(sql, *params, **named)
 
 
 async def test_looks_come_less_often_when_they_cost_more_and_hold_until_the_next_one(

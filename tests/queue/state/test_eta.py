@@ -174,25 +174,25 @@ class SimulatedPool:
             self.running.append(job)
             self.at(self.now + job.takes_s, "end", job)
 
-    def end(self, one: One) -> None:
-        self.running.remove(one)
-        one.ended = self.clock.monotonic()
-        request = one.request
-        self.costs.observe(request.endpoint, POOL, request.work, one.takes_s)
-        self.lanes[request.tenant].vtime += one.takes_s - one.queued.expected_s
+    def end(self, job: One) -> None:
+        self.running.remove(job)
+        job.ended = self.clock.monotonic()
+        request = job.request
+        self.costs.observe(request.endpoint, POOL, request.work, job.takes_s)
+        self.lanes[request.tenant].vtime += job.takes_s - job.queued.expected_s
 
-    def estimate(self, one: One) -> None:
+    def estimate(self, job: One) -> None:
         order = in_order(self.lanes, [waiter.queued for waiter in self.waiting.values()])
         ahead = [start.queued.id for start in order]
-        before = [self.waiting[id_].request for id_ in ahead[: ahead.index(one.request.id)]]
+        before = [self.waiting[id_].request for id_ in ahead[: ahead.index(job.request.id)]]
         ahead_s = sum(self.costs.expected_s(r.endpoint, POOL, r.work) for r in before)
-        start_s = self.forecast.until_start_s(one.request, QueuePosition(len(before), ahead_s))
-        takes_s = self.forecast.until_end_s(one.request)
+        start_s = self.forecast.until_start_s(job.request, QueuePosition(len(before), ahead_s))
+        takes_s = self.forecast.until_end_s(job.request)
         if start_s is None or takes_s is None:
             return
         assert start_s >= 0
         assert takes_s > 0
-        self.estimates.append((one, self.clock.monotonic(), start_s + takes_s))
+        self.estimates.append((job, self.clock.monotonic(), start_s + takes_s))
 
     def median_error(self, begin: float, end: float) -> float:
         """Median relative error of the time to the end, as forecast between ``begin`` and

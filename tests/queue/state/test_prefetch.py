@@ -36,7 +36,7 @@ REPLICAS = st.lists(
     st.builds(ReplicaWeights, st.just("r"), st.integers(1, 4), SETS, SETS, SETS, SETS),
     min_size=1,
     max_size=6,
-).map(lambda found: [replace(each, replica_id=f"r{n}") for n, each in enumerate(found)])
+).map(lambda replicas: [replace(weights, replica_id=f"r{n}") for n, weights in enumerate(replicas)])
 
 
 @given(st.lists(st.sampled_from(ENDPOINTS), max_size=60), REPLICAS)

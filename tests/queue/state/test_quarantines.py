@@ -68,9 +68,11 @@ LOSS = st.builds(
 
 
 @given(st.lists(LOSS))
-def test_no_node_is_said_to_lose_more_than_its_losses_or_its_requests(found: list[Loss]) -> None:
-    for name, times in times_lost(found, node).items():
-        own = [loss for loss in found if loss.node == name]
+def test_no_node_is_said_to_lose_more_than_its_losses_or_its_requests(
+    all_losses: list[Loss],
+) -> None:
+    for name, times in times_lost(all_losses, node).items():
+        own = [loss for loss in all_losses if loss.node == name]
         assert times <= min(len(own), len({loss.request_id for loss in own}))
 
 

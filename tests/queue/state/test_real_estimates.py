@@ -217,13 +217,13 @@ class PacedQueue:
         assert verdict is Verdict.ACCEPTED
         job.ended = self.now
 
-    async def _estimate(self, one: One) -> None:
-        waiting = await self.queue.waiting(one.request)
+    async def _estimate(self, job: One) -> None:
+        waiting = await self.queue.waiting(job.request)
         self.reasons.add(waiting.reason)
         if waiting.starts_at is None or waiting.ends_at is None:
             return
         assert self.clock.now() <= waiting.starts_at <= waiting.ends_at
-        self.estimates.append((one, self.now, (waiting.ends_at - self.clock.now()).total_seconds()))
+        self.estimates.append((job, self.now, (waiting.ends_at - self.clock.now()).total_seconds()))
 
 
 def _ending(

@@ -29,11 +29,11 @@ class SlowCounts(Database):
     slow = True
     counts = 0
 
-    async def rows(self, sql: str, *given: Any, **named: Any) -> list[tuple[Any, ...]]:
+    async def rows(self, sql: str, *params: Any, **named: Any) -> list[tuple[Any, ...]]:
         if sql is COUNT and self.slow:
             self.counts += 1
             sql = sql.replace("FROM requests", f"FROM pg_sleep({COUNT_S}) slow, requests")
-        return await super().rows(sql, *given, **named)
+        return await super().rows(sql, *params, **named)
 
 
 @pytest.fixture

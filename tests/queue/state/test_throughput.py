@@ -7,11 +7,11 @@ import pytest
 from serve_app.queue.state.counters import MAX_RETRY_S, MIN_RETRY_S, UNKNOWN_RETRY_S, Throughput
 
 
-def make_throughput(seconds: int, each: int) -> Throughput:
-    """Throughput after ``each`` requests left the pool `studio` in each of ``seconds`` seconds."""
+def make_throughput(seconds: int, rate: int) -> Throughput:
+    """Throughput after ``rate`` requests left the pool `studio` in each of ``seconds`` seconds."""
     pace = Throughput()
     for _ in range(seconds):
-        for _ in range(each):
+        for _ in range(rate):
             pace.count_removal("studio", "ann", "probe")
         pace.tick(1.0)
     return pace

@@ -266,7 +266,7 @@ def explain_prepared(
 ) -> Sequence[str]:
     """Plan of a statement, made without a look at its parameters."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
-    numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+    numbered = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", statement)
     connection.execute(f"PREPARE page AS {numbered}".encode())
     parameters = ", ".join(f"%({name})s" for name in names)
     with psycopg.ClientCursor(connection) as cursor:

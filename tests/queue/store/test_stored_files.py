@@ -35,7 +35,7 @@ async def test_uploads_weights_and_what_will_be_deleted_are_counted(database: Da
     await database.rows(WEIGHTS)
     await database.rows(UNWANTED)
     use = await make_stored_files(database, FakeClock(datetime.now(UTC))).use()
-    assert sorted(use.sums, key=lambda each: each.kind) == [
+    assert sorted(use.sums, key=lambda stored_sum: stored_sum.kind) == [
         StoredSum("ann", "upload", 1, 30),
         StoredSum("", "weights", 1, 70),
     ]

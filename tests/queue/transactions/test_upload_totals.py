@@ -70,7 +70,7 @@ async def test_many_at_once_wait_for_each_other_and_lose_nothing(
     async def sweep() -> None:
         for _ in range(5):
             await database.rows("UPDATE uploads SET due_at = now() WHERE key LIKE '%%7/a.png'")
-            await book.forget([each.key for each in await book.take_unwanted(20)])
+            await book.forget([upload.key for upload in await book.take_unwanted(20)])
 
     async def change(number: int) -> None:
         upload = make_upload(number, tenants[number])

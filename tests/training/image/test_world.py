@@ -173,11 +173,11 @@ def test_regular_wording_names_everything_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "several"),
+    ("singular", "several"),
     [("star", "stars"), ("box", "boxes"), ("cross", "crosses"), ("rhombus", "rhombuses")],
 )
-def test_several_of_a_shape_have_an_english_plural(one: str, several: str) -> None:
-    assert plural(one) == several
+def test_several_of_a_shape_have_an_english_plural(singular: str, several: str) -> None:
+    assert plural(singular) == several
 
 
 @given(seed=seeds, layout=layouts)

@@ -73,7 +73,7 @@ async def model(
     return CogModel(project, bundle, mode)
 
 
-def unpack_model(found: CogModel, folder: Path) -> Path:
+def unpack_model(cog_model: CogModel, folder: Path) -> Path:
     """Code of a model, unpacked to ``folder``."""
-    unpack(found.bundle.content, folder)
+    unpack(cog_model.bundle.content, folder)
     return folder

@@ -43,22 +43,22 @@ class Served:
         self._endpoint = model.endpoint(**options)
         rig.storage.objects["u/cat.png"] = PNG
 
-    def offer(self, **given: Any) -> LeaseKey:
+    def offer(self, **arguments: Any) -> LeaseKey:
         lease = self.rig.lease(uuid4().hex, lease_endpoint=self._endpoint)
-        lease = replace(lease, input=given)
+        lease = replace(lease, input=arguments)
         self.rig.port.offer(lease)
         return lease.key
 
-    async def ask(self, **given: Any) -> Outcome:
-        return await self.rig.outcome(self.offer(**given))
+    async def ask(self, **arguments: Any) -> Outcome:
+        return await self.rig.outcome(self.offer(**arguments))
 
-    async def fail(self, **given: Any) -> Failure:
-        failure = (await self.ask(**given)).failure
+    async def fail(self, **arguments: Any) -> Failure:
+        failure = (await self.ask(**arguments)).failure
         assert failure is not None
         return failure
 
-    async def output(self, **given: Any) -> Any:
-        outcome = await self.ask(**given)
+    async def output(self, **arguments: Any) -> Any:
+        outcome = await self.ask(**arguments)
         assert outcome.failure is None
         return (outcome.output or {})["output"]
 

@@ -27,9 +27,9 @@ URL = "http://anywhere/files/u/cat.png"
 class Elsewhere:
     """A Cog server that is none of the replica's own."""
 
-    def __init__(self, folder: Path, found: CogModel, apps_dir: Path) -> None:
+    def __init__(self, folder: Path, cog_model: CogModel, apps_dir: Path) -> None:
         self._folder = folder
-        self._found = found
+        self._cog_model = cog_model
         self._apps_dir = apps_dir
         self._process = ServerProcess("elsewhere", folder)
 
@@ -39,10 +39,10 @@ class Elsewhere:
 
     async def start(self) -> None:
         environments = Environments(self._apps_dir / "environments")
-        python = await environments.python(self._found.project.requirements)
+        python = await environments.python(self._cog_model.project.requirements)
         code = self._folder / "elsewhere"
-        unpack_model(self._found, code)
-        stub = self._found.project.targets["predict"]
+        unpack_model(self._cog_model, code)
+        stub = self._cog_model.project.targets["predict"]
 
         def launch(port: int) -> Launch:
             return Launch(
@@ -101,8 +101,8 @@ async def test_a_server_at_an_address_is_an_endpoint_with_its_schemas(
     rig.storage.objects["u/cat.png"] = PNG
     await rig.replica.start()
 
-    async def ask(name: str, **given: Any) -> Outcome:
-        return await rig.outcome(rig.offer(name, lease_endpoint=endpoint(entry), **given))
+    async def ask(name: str, **arguments: Any) -> Outcome:
+        return await rig.outcome(rig.offer(name, lease_endpoint=endpoint(entry), **arguments))
 
     try:
         key = rig.offer("one", lease_endpoint=endpoint(entry), text="a", image=URL, steps=1)

@@ -70,17 +70,17 @@ async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
     await rig.replica.aclose()
 
 
-def endpoint(found: Interface) -> Endpoint:
+def endpoint(workflow_interface: Interface) -> Endpoint:
     options = {
-        "comfyui": found.workflow.as_option(),
-        "input_schema": found.input_schema,
-        "output_schema": found.output_schema,
+        "comfyui": workflow_interface.workflow.as_option(),
+        "input_schema": workflow_interface.input_schema,
+        "output_schema": workflow_interface.output_schema,
     }
     return Endpoint("team/workflow", "comfyui", Weights(""), "json", options=options)
 
 
-def offer(rig: ExecutorRig, name: str, found: Interface, **given: Any) -> LeaseKey:
-    lease = rig.lease(name, lease_endpoint=endpoint(found), **given)
+def offer(rig: ExecutorRig, name: str, workflow_interface: Interface, **arguments: Any) -> LeaseKey:
+    lease = rig.lease(name, lease_endpoint=endpoint(workflow_interface), **arguments)
     rig.port.offer(lease)
     return lease.key
 
@@ -134,8 +134,8 @@ async def test_progress_and_nodes_are_shown(
     assert outcome.output is not None
     assert outcome.output["seeds"].keys() == {"seed"}
     reports = [report for _, report in rig.port.reports]
-    shown = [progress for each in reports for of, progress in each.progress if of == key]
-    assert {(each.step, each.steps) for each in shown} >= {(1, 4)}
+    shown = [progress for report in reports for of, progress in report.progress if of == key]
+    assert {(progress.step, progress.steps) for progress in shown} >= {(1, 4)}
     assert any("Node 1 (TestSteps)" in text for _, text in await rig.lines(key))
 
 
@@ -249,7 +249,7 @@ async def test_files_of_a_request_that_ends_while_they_are_uploaded_do_not_stay(
     try:
         with pytest.raises(FileNotFoundError):
             _ = [event async for event in executor.run(work)]
-        assert [each for each in (tmp_path / "home").rglob("*") if "one-1" in str(each)] == []
+        assert [path for path in (tmp_path / "home").rglob("*") if "one-1" in str(path)] == []
     finally:
         await executor.aclose(1.0)
 

@@ -60,9 +60,9 @@ async def _tried(fal: Sequence[str], cog: Sequence[str], only: str, kept: Path) 
     return page(sections, absent)
 
 
-def _named(given: str) -> tuple[str, Path]:
+def _named(argument: str) -> tuple[str, Path]:
     """Name for the page, and the folder. Without a name: that of the folder."""
-    name, equals, folder = given.rpartition("=")
+    name, equals, folder = argument.rpartition("=")
     root = Path(folder).resolve()
     return (name if equals else root.name), root
 
@@ -78,7 +78,7 @@ async def _all(trials: Iterable[Awaitable[Finding | None]]) -> Sequence[Finding]
             sys.stdout.flush()
         return finding
 
-    every = await asyncio.gather(*(one(each) for each in trials))
+    every = await asyncio.gather(*(one(trial) for trial in trials))
     return [finding for finding in every if finding is not None]
 
 

@@ -220,11 +220,11 @@ async def _served(
 
 
 def _typed(
-    given: Mapping[str, Any], schema: Mapping[str, Any], example: Example, rig: ExecutorRig
+    arguments: Mapping[str, Any], schema: Mapping[str, Any], example: Example, rig: ExecutorRig
 ) -> dict[str, Any]:
     """Input with the types of its schema, as Cog's command line makes it; files have URLs."""
     typed: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in arguments.items():
         known = schema.get("properties", {}).get(name, {})
         branches = [known, *known.get("anyOf", ())]
         kinds = {str(branch.get("type")) for branch in branches}
@@ -247,11 +247,11 @@ def _scalar(value: Any, kinds: set[str], example: Example, rig: ExecutorRig) -> 
 
 
 async def _called(
-    rig: ExecutorRig, endpoint: Endpoint, call: Call, given: Mapping[str, Any], name: str
+    rig: ExecutorRig, endpoint: Endpoint, call: Call, arguments: Mapping[str, Any], name: str
 ) -> str:
     """Make one prediction. Empty if all is as the test expects."""
     try:
-        checked, _ = JsonSchema(endpoint).validate(given)
+        checked, _ = JsonSchema(endpoint).validate(arguments)
         async with asyncio.timeout(CALL_WITHIN_S / (2 if call.is_made_up else 1)):
             lease_key = rig.offer(name, lease_endpoint=endpoint, lease_input=checked)
             outcome = await rig.outcome(lease_key)

@@ -168,7 +168,7 @@ async def _served(app: DeployedApp, folder: Path) -> tuple[str, str]:
     return (SERVED if answered or opened else DIFFERENT), why.strip()
 
 
-async def _met(rig: FalRig, path: str, endpoint: Endpoint, given: Mapping[str, Any]) -> Outcome:
+async def _met(rig: FalRig, path: str, endpoint: Endpoint, arguments: Mapping[str, Any]) -> Outcome:
     """Outcome of a session with one message, which is answered, unless the app waits for more. In
     msgpack, else in JSON: which one an app reads, it decides itself."""
     rules = AppSessionRules.of(endpoint)
@@ -176,10 +176,10 @@ async def _met(rig: FalRig, path: str, endpoint: Endpoint, given: Mapping[str, A
         client = Client(rig, path)
         await client.wait_for_lease()
         return await client.leave()
-    outcome = await _answered(Client(rig, path), msgpack.packb(dict(given)) or b"")
+    outcome = await _answered(Client(rig, path), msgpack.packb(dict(arguments)) or b"")
     if outcome.failure is None:
         return outcome
-    return await _answered(Client(rig, path), json.dumps(given).encode())
+    return await _answered(Client(rig, path), json.dumps(arguments).encode())
 
 
 async def _answered(client: Client, message: bytes) -> Outcome:

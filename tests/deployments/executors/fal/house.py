@@ -102,24 +102,24 @@ class FalRig:
         lease = {"lease_endpoint": self.app.endpoints[path], "lease_priority": Priority.REALTIME}
         return self.rig.offer(f"s{self._count}", realtime=True, **lease)
 
-    def offer(self, path: str, **given: Any) -> LeaseKey:
+    def offer(self, path: str, **arguments: Any) -> LeaseKey:
         """Offer a request, whose input is checked as the ingress does."""
         self._count += 1
         endpoint = self.app.endpoints[path]
-        checked, _ = JsonSchema(endpoint).validate(given)
+        checked, _ = JsonSchema(endpoint).validate(arguments)
         return self.rig.offer(f"r{self._count}", lease_endpoint=endpoint, lease_input=checked)
 
-    async def call(self, path: str, **given: Any) -> Outcome:
+    async def call(self, path: str, **arguments: Any) -> Outcome:
         async with asyncio.timeout(240):
-            return await self.rig.outcome(self.offer(path, **given))
+            return await self.rig.outcome(self.offer(path, **arguments))
 
-    async def output(self, path: str, **given: Any) -> Mapping[str, Any]:
-        outcome = await self.call(path, **given)
+    async def output(self, path: str, **arguments: Any) -> Mapping[str, Any]:
+        outcome = await self.call(path, **arguments)
         assert outcome.failure is None, outcome.failure
         return outcome.output or {}
 
-    async def refusal(self, path: str, **given: Any) -> Any:
-        outcome = await self.call(path, **given)
+    async def refusal(self, path: str, **arguments: Any) -> Any:
+        outcome = await self.call(path, **arguments)
         assert outcome.failure is not None
         return outcome.failure
 

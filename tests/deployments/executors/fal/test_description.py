@@ -77,7 +77,7 @@ def test_machine_types_are_classes_of_gpus(
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("settings", "sentence"),
     [
         ({"machine_types": ["GPU-X"]}, "Cat has the unknown machine_type GPU-X. Known are XS, S,"),
         ({"settings": {"kind": "container"}}, "runs in a container image of its own"),
@@ -91,10 +91,10 @@ def test_machine_types_are_classes_of_gpus(
     ],
 )
 def test_what_cannot_be_served_is_refused_with_a_sentence(
-    given: dict[str, Any], sentence: str
+    settings: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(Misconfigured) as raised:
-        usable("Cat", app(**given))
+        usable("Cat", app(**settings))
     assert sentence in str(raised.value)
 
 

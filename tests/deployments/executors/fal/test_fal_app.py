@@ -189,8 +189,8 @@ def test_a_request_of_a_process_that_leaves_hears_of_the_gpu_and_of_no_kill(
     app = deploy_app(path, tmp_path, environments)
     endpoint = app.endpoints["/"]
 
-    async def last(executor: AppExecutor, name: str, **given: bool) -> Any:
-        work = ExecutorWork(name, endpoint, given, tmp_path / name)
+    async def last(executor: AppExecutor, name: str, **arguments: bool) -> Any:
+        work = ExecutorWork(name, endpoint, arguments, tmp_path / name)
         return [event async for event in executor.run(work)][-1]
 
     async def serve() -> None:

@@ -56,9 +56,9 @@ async def test_an_app_that_does_not_read_gets_no_more(mode: str) -> None:
     assert len(got) == 2 * MAX_UNREAD
 
 
-async def _send(made: MessagePipe, number: int) -> None:
+async def _send(message_pipe: MessagePipe, number: int) -> None:
     for index in range(number):
-        await made.send(str(index))
+        await message_pipe.send(str(index))
 
 
 async def test_an_app_waits_while_nobody_takes_its_messages() -> None:

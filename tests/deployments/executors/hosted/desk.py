@@ -83,9 +83,9 @@ class HostedDesk:
         }
         return Endpoint(f"hosted/{family}", family, Weights(""), "json", options=options)
 
-    async def submit_and_lease(self, endpoint: Endpoint, **given: Any) -> Lease:
+    async def submit_and_lease(self, endpoint: Endpoint, **arguments: Any) -> Lease:
         """Submit a request, and lease it."""
-        await self.queue.submit(new(input=given))
+        await self.queue.submit(new(input=arguments))
         return replace(
             await lease(self.queue),
             endpoint=endpoint,
@@ -100,13 +100,13 @@ class HostedDesk:
         assert granted.request_id == before.request_id
         return replace(before, attempt=granted.attempt, nonce=granted.nonce)
 
-    async def offer(self, endpoint: Endpoint, **given: Any) -> LeaseKey:
-        granted = await self.submit_and_lease(endpoint, **given)
+    async def offer(self, endpoint: Endpoint, **arguments: Any) -> LeaseKey:
+        granted = await self.submit_and_lease(endpoint, **arguments)
         self.rig.port.offer(granted)
         return granted.key
 
-    async def outcome(self, endpoint: Endpoint, **given: Any) -> Outcome:
-        return await self.rig.outcome(await self.offer(endpoint, **given))
+    async def outcome(self, endpoint: Endpoint, **arguments: Any) -> Outcome:
+        return await self.rig.outcome(await self.offer(endpoint, **arguments))
 
     async def jobs(self, prompt: str) -> Sequence[Mapping[str, Any]]:
         """Requests with this prompt that the provider has accepted."""

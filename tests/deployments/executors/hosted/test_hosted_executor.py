@@ -239,7 +239,7 @@ async def test_equal_requests_are_jobs_of_their_own_also_if_answers_are_lost(
         assert outcome.failure is None, outcome.failure
     jobs = {job["request_id"] for job in await desk.jobs("equal ones")}
     assert len(jobs) == 3
-    assert sorted(await desk.calls()) == sorted(("accepted", each) for each in jobs)
+    assert sorted(await desk.calls()) == sorted(("accepted", request_id) for request_id in jobs)
 
 
 @pytest.mark.long

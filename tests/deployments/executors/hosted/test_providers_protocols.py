@@ -50,8 +50,8 @@ class Bench:
             **({"history_url": origin} if family == "fal" else {}),
             **hosted,
         }
-        made = self.desk.endpoint(family, None, **options)
-        return made if output is None else _with_output(made, output)
+        endpoint = self.desk.endpoint(family, None, **options)
+        return endpoint if output is None else _with_output(endpoint, output)
 
 
 def _with_output(endpoint: Endpoint, output: Any) -> Endpoint:

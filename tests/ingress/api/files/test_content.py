@@ -74,7 +74,7 @@ async def test_a_file_that_the_client_has_is_not_sent_again(
 
 
 @pytest.mark.parametrize(
-    ("given", "start", "end"),
+    ("byte_range", "start", "end"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=10-19", 10, 20),
@@ -85,19 +85,19 @@ async def test_a_file_that_the_client_has_is_not_sent_again(
     ],
 )
 async def test_a_range_is_a_part(
-    client: httpx.AsyncClient, file_url: str, given: str, start: int, end: int
+    client: httpx.AsyncClient, file_url: str, byte_range: str, start: int, end: int
 ) -> None:
-    answer = await client.get(file_url, headers={"Range": given})
+    answer = await client.get(file_url, headers={"Range": byte_range})
     assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
     assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/100"
     assert answer.headers["content-length"] == str(end - start)
 
 
-@pytest.mark.parametrize("given", ["bytes=100-", "bytes=200-300", "bytes=-0"])
+@pytest.mark.parametrize("byte_range", ["bytes=100-", "bytes=200-300", "bytes=-0"])
 async def test_a_range_outside_is_reported(
-    client: httpx.AsyncClient, file_url: str, given: str
+    client: httpx.AsyncClient, file_url: str, byte_range: str
 ) -> None:
-    answer = await client.get(file_url, headers={"Range": given})
+    answer = await client.get(file_url, headers={"Range": byte_range})
     assert answer.status_code == 416
     assert answer.headers["content-range"] == "bytes */100"
     assert answer.headers["content-type"] == "application/json", "it is no image"
@@ -106,12 +106,12 @@ async def test_a_range_outside_is_reported(
 
 
 @pytest.mark.parametrize(
-    "given", ["bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=9-3", "x", *LONG]
+    "byte_range", ["bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=9-3", "x", *LONG]
 )
 async def test_a_range_that_is_none_is_ignored(
-    client: httpx.AsyncClient, file_url: str, given: str
+    client: httpx.AsyncClient, file_url: str, byte_range: str
 ) -> None:
-    assert (await client.get(file_url, headers={"Range": given})).status_code == 200
+    assert (await client.get(file_url, headers={"Range": byte_range})).status_code == 200
 
 
 async def test_a_range_of_another_version_is_the_whole(

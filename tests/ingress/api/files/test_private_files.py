@@ -294,7 +294,7 @@ def _urls(answer: httpx.Response) -> list[str]:
     """URLs of files in JSON, or in the events of a stream."""
     text = answer.text
     if text.startswith(("data:", ":", "event:")):
-        lines = [each[5:] for each in text.splitlines() if each.startswith("data:")]
+        lines = [line[5:] for line in text.splitlines() if line.startswith("data:")]
         return [url for line in lines for url in _in(json.loads(line))]
     return _in(answer.json())
 

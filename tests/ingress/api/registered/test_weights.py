@@ -45,8 +45,8 @@ async def idle() -> AsyncIterator[House]:
         yield house
 
 
-async def add(client: httpx.AsyncClient, name: str = "style", **given: Any) -> httpx.Response:
-    body: dict[str, Any] = {"name": name, "base": BASE, "source": "owner/name@main", **given}
+async def add(client: httpx.AsyncClient, name: str = "style", **fields: Any) -> httpx.Response:
+    body: dict[str, Any] = {"name": name, "base": BASE, "source": "owner/name@main", **fields}
     return await client.post("/v1/weights", json=body)
 
 
@@ -71,8 +71,10 @@ async def made_ready(
     await house.services.entries.refresh()
 
 
-async def submit(client: httpx.AsyncClient, endpoint: str = BASE, **given: Any) -> httpx.Response:
-    return await client.post(f"/queue/{endpoint}", json=given)
+async def submit(
+    client: httpx.AsyncClient, endpoint: str = BASE, **arguments: Any
+) -> httpx.Response:
+    return await client.post(f"/queue/{endpoint}", json=arguments)
 
 
 async def test_weights_are_registered_shown_listed_and_removed(

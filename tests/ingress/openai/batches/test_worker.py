@@ -176,7 +176,7 @@ async def test_a_line_with_an_image_keeps_its_shape_as_the_call_does(house: Hous
 async def test_two_workers_at_once_repeat_no_line(house: House) -> None:
     batch = await create_batch(house, lines(40))
     workers = [BatchWorker(house.services) for _ in range(3)]
-    ended = await asyncio.gather(*(run(house, batch, each) for each in workers))
+    ended = await asyncio.gather(*(run(house, batch, worker) for worker in workers))
     assert {document["status"] for document in ended} == {"completed"}
     assert len(requests_of(house)) == 40
     assert len(await results(house, batch)) == 40

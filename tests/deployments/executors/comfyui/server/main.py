@@ -247,26 +247,26 @@ class Server:
         id_: str,
         graph: dict[str, Any],
         node: str,
-        made: dict[str, Any],
+        results: dict[str, Any],
         outputs: dict[str, Any],
         client: str,
     ) -> None:
         values = {
-            name: made[value[0]] if isinstance(value, list) else value
+            name: results[value[0]] if isinstance(value, list) else value
             for name, value in graph[node]["inputs"].items()
         }
         match graph[node]["class_type"]:
             case "EmptyImage":
                 size = (values["width"], values["height"])
                 color = "#" + format(values["color"], "06x")
-                made[node] = [Image.new("RGB", size, color)] * values["batch_size"]
+                results[node] = [Image.new("RGB", size, color)] * values["batch_size"]
             case "LoadImage":
                 with Image.open(self.folders["input"] / values["image"]) as opened:
-                    made[node] = [opened.convert("RGB")]
+                    results[node] = [opened.convert("RGB")]
             case "ImageInvert":
-                made[node] = [ImageOps.invert(image) for image in values["image"]]
+                results[node] = [ImageOps.invert(image) for image in values["image"]]
             case "TestSteps":
-                made[node] = [await self.steps(id_, node, values, client)]
+                results[node] = [await self.steps(id_, node, values, client)]
             case "SaveImageWebsocket":
                 for number, preview in enumerate(values["images"]):
                     data = {"value": number, "max": len(values["images"]), "node": node}
@@ -288,18 +288,18 @@ class Server:
             preview = struct.pack(">II", 1, number) + written.getvalue()
             await self.sockets[client].send_bytes(preview)
 
-    async def steps(self, id_: str, node: str, given: dict[str, Any], client: str) -> Image.Image:
-        image = Image.new("RGB", (64, 64), "#" + format(given["seed"] % 2**24, "06x"))
-        for step in range(given["steps"]):
-            data = {"value": step + 1, "max": given["steps"], "prompt_id": id_, "node": node}
+    async def steps(self, id_: str, node: str, inputs: dict[str, Any], client: str) -> Image.Image:
+        image = Image.new("RGB", (64, 64), "#" + format(inputs["seed"] % 2**24, "06x"))
+        for step in range(inputs["steps"]):
+            data = {"value": step + 1, "max": inputs["steps"], "prompt_id": id_, "node": node}
             await self.send(client, "progress", data)
             await self.show(client, image, "JPEG")
-            while given["until"] and not await asyncio.to_thread(os.path.exists, given["until"]):
+            while inputs["until"] and not await asyncio.to_thread(os.path.exists, inputs["until"]):
                 await asyncio.sleep(0.02)
                 if self.interrupted:
                     raise Interrupted
             await asyncio.sleep(0)
-        match given["then"]:
+        match inputs["then"]:
             case "fail":
                 raise ValueError("the brush is broken")
             case "die":
