@@ -173,6 +173,15 @@ async def until_quarantined(
     await queue.parts.state.quarantines.refresh()
 
 
+async def until_known(queue: PostgresQueue, replica: str) -> None:
+    """Until the queue has read that the replica is on a quarantined node."""
+
+    async def is_known() -> bool:
+        return queue.parts.state.quarantines.node_of(replica) == "one"
+
+    await eventually(is_known)
+
+
 async def test_requests_run_elsewhere_until_the_quarantined_node_has_rested(
     quarantined_queue: PostgresQueue,
 ) -> None:
@@ -194,14 +203,11 @@ async def test_a_request_succeeds_also_if_the_quarantine_cannot_be_ended_then(
     async def refuse(*_: object) -> None:
         raise DatabaseUnavailable("PostgreSQL does not answer.")
 
-    async def known() -> bool:
-        return quarantines.node_of("r4") == "one"
-
     quarantines = quarantined_queue.parts.state.quarantines
     await age_quarantines(quarantined_queue, database)
     id_ = (await quarantined_queue.submit(new())).id
     (tried,) = await take_leases(quarantined_queue, "r4", "one")
-    await eventually(known)
+    await until_known(quarantined_queue, "r4")
     monkeypatch.setattr(quarantines, "release", refuse)
     await quarantined_queue.finish(make_finish(tried.key, replica="r4"))
     assert (await quarantined_queue.get(TENANT, id_)).state is State.SUCCEEDED
@@ -235,6 +241,7 @@ async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quaran
         (tried,) = await take_leases(quarantined_queue, "r4", "one", 3)
         again = await quarantined_queue.ask(ask(2, tried.key, replica="r4", node="one"))
         assert again.leases == ()
+    await until_known(quarantined_queue, "r4")
     await quarantined_queue.finish(make_finish(tried.key, replica="r4"))
     await until_quarantined(quarantined_queue, database)
     assert len(await take_leases(quarantined_queue, "r4", "one", 2)) == 2
