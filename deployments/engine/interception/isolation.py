@@ -6,7 +6,7 @@ from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from greenlet import getcurrent
@@ -117,9 +117,8 @@ class ComponentSettings:
     """Blocks of some modules that FreeU changes. Other settings are on attention processors."""
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        self._blocks: list[Any] = []
-        for module in modules:
-            self._blocks += cast("Iterable[Any]", getattr(module, "up_blocks", ()))
+        blocks: Iterable[Any] = (getattr(module, "up_blocks", ()) for module in modules)
+        self._blocks = [block for of_module in blocks for block in of_module]
 
     def current(self, processors: Processors) -> Settings:
         """Current values of all settings; ``processors`` may have a scale."""

@@ -11,16 +11,15 @@ import json
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers.utils.logging
 from diffusers.models import MultiControlNetUnionModel
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from transformers.utils import logging as transformers_log
 
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
@@ -93,7 +92,7 @@ def load_pipeline(
         try:
             # No progress bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
-            transformers_log.disable_progress_bar()
+            transformers.utils.logging.disable_progress_bar()
             pipeline = _build_pipeline(folder, dtypes, weights)
         except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
             raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
@@ -318,7 +317,7 @@ def class_of(library: str, class_name: str) -> type | None:
     if library == "diffusers":
         home: Any = diffusers
     elif library == "transformers":
-        home = import_module("transformers")
+        home = transformers
     elif library.isidentifier():
         home = getattr(diffusers.pipelines, library, None)  # such as `stable_diffusion`
     else:

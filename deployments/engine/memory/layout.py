@@ -27,8 +27,8 @@ def lay_out(pipeline: Any, accelerator: Accelerator, recipe: Recipe | None = Non
     if accelerator.capabilities.channels_last:
         for component in vars(pipeline).values():
             if isinstance(component, AutoencoderKL):
-                decoder: Any = component
-                decoder.to(memory_format=torch.channels_last)
+                autoencoder: Any = component
+                autoencoder.to(memory_format=torch.channels_last)
     if recipe is not None and recipe.attention:
         set_attention(pipeline, recipe.attention)
 

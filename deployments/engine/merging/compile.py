@@ -78,7 +78,7 @@ def compile_decoder(pipeline: Any, backend: str = "inductor") -> None:
             f"{type(pipeline).__name__} has no image autoencoder of the class AutoencoderKL. Leave "
             "out `compile_decoder` in its recipe."
         )
-    decoder: Any = getattr(vae, "decoder")  # noqa: B009
+    decoder: Any = vae.decoder  # pyrefly: ignore[missing-attribute]
     decoder.compile(dynamic=True, backend=backend)
     regions = [(decoder, decoder._compiled_call_impl)]
     vars(vae).update(compiled_regions=regions, compiler_backend=backend)

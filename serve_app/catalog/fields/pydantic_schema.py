@@ -38,7 +38,7 @@ def narrow_model(
     The same arguments give the same class: to make one takes 5 ms, and a catalogue is read again at
     each change. ``ValueError`` for a field it lacks.
     """
-    text = repr((sorted(defaults.items()), sorted(bounds.items()), sorted(more)))
+    text = repr((sorted(defaults.items()), sorted(bounds.items()), sorted(more.items())))
     return _narrow(_Narrowing(model, text, defaults, bounds, more))
 
 
