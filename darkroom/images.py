@@ -1,8 +1,8 @@
 """Reading of image files, by everything that reads any: the ingress, replicas, executors and apps.
 
-A file is decoded by its role. An image is upright as its EXIF says, in sRGB by its ICC profile, and
-on white where it is transparent. A mask is upright, and its levels are data, not colours. Of a file
-with several images, the first counts. Reading a header decodes no pixels.
+A file is decoded by its role. An image is upright as its EXIF says, in sRGB by its ICC profile or
+its codes, and on white where it is transparent. A mask is upright, and its levels are data, not
+colours. Of a file with several images, the first counts. Reading a header decodes no pixels.
 
 Decode on a thread: a large image takes tens of milliseconds. This needs Pillow 10.3 or later.
 """
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, cast
 
 from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
+from darkroom.cicp import coded_profile
 from darkroom.image_formats import FORMATS, NAMES, PILLOW_NAMES, other_format
 
 MAX_PIXELS = 50_000_000
@@ -143,6 +144,8 @@ def _open_image(
                 if _pixels(image) > most_pixels:
                     raise _too_large(most_pixels)
                 _check_work(image, file)
+                if "icc_profile" not in image.info:
+                    image.info["icc_profile"] = coded_profile(file, image.format)
                 if min(image.size) < least_side:
                     raise _too_small(_header(image, file), least_side)
                 yield image

@@ -14,7 +14,7 @@ import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorTrc
+from av.video.reformatter import Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -61,10 +61,11 @@ class ShownFrame:
         if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
             frame = self._to_sdr.convert(frame)
         if any(component.is_alpha for component in frame.format.components):
-            image = Image.fromarray(frame.to_ndarray(format="rgba"))
+            pixels = frame.to_ndarray(format="rgba", src_colorspace=_matrix(frame))
+            image = Image.fromarray(pixels)
             image = put_on_white(image.convert("RGB"), image.getchannel("A"))
         else:
-            image = frame.to_image()
+            image = frame.to_image(src_colorspace=_matrix(frame))
         image = stretch(image, *self._square())
         return image if self._turn is None else image.transpose(self._turn)
 
@@ -74,6 +75,18 @@ class ShownFrame:
         if width * height > MAX_FRAME_PIXELS:
             raise ValueError(f"a frame has more than {MAX_FRAME_PIXELS} square pixels")
         return width, height
+
+
+_UNSPECIFIED = 2  # matrix of a frame, as in ITU-T H.273
+
+
+def _matrix(frame: VideoFrame) -> Colorspace | None:
+    """Matrix from which a frame's colours are made; None: as it says. One that says nothing has
+    that of HD or of SD by its size, as in mpv, Chromium and VLC; FFmpeg takes SD's for all."""
+    if frame.colorspace != _UNSPECIFIED or frame.format.is_rgb:
+        return None
+    is_hd = frame.width >= 1280 or frame.height > 576
+    return Colorspace.ITU709 if is_hd else Colorspace.ITU601
 
 
 class _Turns:

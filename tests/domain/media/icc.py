@@ -9,6 +9,7 @@ import numpy as np
 
 P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
 ADOBE = ((0.640, 0.330), (0.210, 0.710), (0.150, 0.060))
+BT2020 = ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
 SRGB = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060))
 GAMMA = 2.2
 D65, D50 = (0.9505, 1.0, 1.0888), (0.9642, 1.0, 0.8249)
@@ -30,10 +31,25 @@ def linear(levels: np.ndarray) -> np.ndarray:
     return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
 
 
+def light_in(primaries: Sequence[tuple[float, float]], srgb: np.ndarray) -> np.ndarray:
+    """Light (0 to 1) of the primaries for levels of sRGB: [..., 3]."""
+    light = linear(srgb) @ (np.linalg.solve(to_xyz(primaries), to_xyz(SRGB))).T
+    return light.clip(0, 1)
+
+
 def levels_in(primaries: Sequence[tuple[float, float]], srgb: np.ndarray) -> np.ndarray:
     """Levels (0 to 1) with gamma 2.2 of the primaries for those of sRGB: [..., 3]."""
-    light = linear(srgb) @ (np.linalg.solve(to_xyz(primaries), to_xyz(SRGB))).T
-    return light.clip(0, 1) ** (1 / GAMMA)
+    return light_in(primaries, srgb) ** (1 / GAMMA)
+
+
+def coded_levels(
+    primaries: Sequence[tuple[float, float]], transfer: int, srgb: np.ndarray
+) -> np.ndarray:
+    """The same with a transfer function by its code in ITU-T H.273: 13 of sRGB, 1 of BT.709."""
+    light = light_in(primaries, srgb)
+    if transfer == 13:
+        return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.where(light < 0.018, light * 4.5, 1.099 * light**0.45 - 0.099)
 
 
 def lab(srgb: Sequence[int]) -> np.ndarray:

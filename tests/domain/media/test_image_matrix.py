@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 import darkroom
 from serve_app.domain.media.images import read_header, read_image, read_mask
-from tests.domain.media import icc
+from tests.domain.media import icc, pictures
 from tests.domain.media.pictures import (
     CELLS,
     ENCODINGS,
@@ -64,6 +67,36 @@ def read_colour(profile):
     """Colour that is read in place of (181, 80, 76)."""
     body = as_file(Image.new("RGB", (8, 8), (181, 80, 76)), "TIFF", icc_profile=profile)
     return read_image(body, "image_url").getpixel((4, 4))
+
+
+def with_codes(image, format, primaries, transfer):
+    """File of an image whose colours are described by codes alone."""
+    if format == "AVIF":
+        body = as_file(image, format, quality=100, subsampling="4:4:4")
+        parts = body.partition(b"colrnclx\0\x01\0\x0d")
+        return parts[0] + struct.pack(">8sHH", b"colrnclx", primaries, transfer) + parts[2]
+    body, kind = as_file(image, format), b"cICP" + bytes((primaries, transfer, 0, 1))
+    after = 33  # the signature and the first chunk
+    return body[:after] + struct.pack(">I8sI", 4, kind, zlib.crc32(kind)) + body[after:]
+
+
+@pytest.mark.parametrize("format", ["PNG", "AVIF"])
+@pytest.mark.parametrize(
+    ("primaries", "codes"),
+    [(icc.P3, (12, 13)), (icc.P3, (12, 1)), (icc.BT2020, (9, 13)), (icc.BT2020, (9, 1))],
+)
+def test_colours_described_by_codes_are_read_as_with_a_profile(format, primaries, codes):
+    shown = pictures.scene()
+    levels = (icc.coded_levels(primaries, codes[1], shown / 255) * 255).round().astype(np.uint8)
+    assert abs(levels - shown.astype(int)).max() > 10
+    read = read_image(with_codes(Image.fromarray(levels), format, *codes), "image_url")
+    assert abs(np.asarray(read, int) - shown).max() <= 4
+
+
+@pytest.mark.parametrize("codes", [(1, 13), (1, 1), (9, 16), (12, 255), (2, 2)])
+def test_codes_of_srgb_or_of_something_else_change_no_level(codes):
+    body = with_codes(Image.fromarray(pictures.scene()), "PNG", *codes)
+    assert (np.asarray(read_image(body, "image_url")) == pictures.scene()).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])

@@ -10,6 +10,7 @@ from io import BytesIO
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import Colorspace
 from PIL import Image
 
 from deployments.engine.media import shown_frames, video_reader
@@ -166,6 +167,28 @@ def test_it_is_on_white_where_it_is_transparent(tmp_path, codec, form, pixels):
     read = np.asarray(read_video(body, "video_url").frames(64, 48, Fraction(8), 1)[0])
     assert read[24, 8] == pytest.approx([200, 20, 20], abs=6)
     assert read[24, 56] == pytest.approx([255, 255, 255], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [
+        ((1280, 48), Colorspace.ITU709),
+        ((64, 578), Colorspace.ITU709),
+        ((64, 48), Colorspace.ITU601),
+    ],
+    ids=["wide", "high", "small"],
+)
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuva420p"])
+def test_colours_that_are_not_described_are_those_of_hd_or_sd_by_their_size(
+    tmp_path, size, written, pixels
+):
+    (width, height), shown = size, (200, 20, 20, 255)
+    frame = av.VideoFrame.from_ndarray(np.full((height, width, 4), shown, np.uint8), "rgba")
+    frame = frame.reformat(format=pixels, dst_colorspace=written)
+    frame.colorspace = 2  # as if it had not been converted
+    body = write_video(tmp_path, [frame], "libvpx-vp9", "webm", pix_fmt=pixels)
+    read = np.asarray(read_video(body, "video_url").frames(width, height, Fraction(8), 1)[0])
+    assert read[24, 32] == pytest.approx(shown[:3], abs=4)
 
 
 def hdr(tmp_path, transfer, signal):
