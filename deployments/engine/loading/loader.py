@@ -7,7 +7,6 @@ and transformers are used, because a repository may name its own.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,6 +24,7 @@ from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
 from deployments.engine.interception.modular import blocks_of, is_modular, is_pipeline, workflows
 from deployments.engine.loading.ip_adapter import add_ip_adapter
+from deployments.engine.reading.headers import UnknownDtype, WeightFile
 from deployments.engine.reading.reader import Home, WeightReader
 from deployments.engine.reading.single_file import open_checkpoint, read_checkpoint
 from deployments.engine.reading.unread import OpenedFiles, placeholders, reads_later
@@ -330,7 +330,6 @@ def class_of(library: str, class_name: str) -> type | None:
 
 # Memory that weights will take, from the headers of their files, before any weights are read.
 
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes, by safetensors' names
 _LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -352,7 +351,7 @@ def weights_bytes(weights: Weights, dtypes: Mapping[str, str], select: SelectFil
         of_files = sum(
             _bytes_in(folder / file, _size_in(of.get(home, home), dtypes)) for file, home in homes
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsUnavailable):
+    except (OSError, ValueError, KeyError, TypeError, WeightsUnavailable, UnknownDtype):
         return 0
     if not weights.components:
         return of_files
@@ -374,17 +373,10 @@ def _has_weights(name: str) -> bool:
 
 
 def _bytes_in(file: Path, loaded: int) -> int:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError(f"{file} is truncated.")
-        header: dict[str, Any] = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    return sum(_bytes_of(tensor, loaded) for tensor in header.values())
-
-
-def _bytes_of(tensor: dict[str, Any], loaded: int) -> int:
-    begin, end = tensor["data_offsets"]
-    if loaded and tensor["dtype"] in _FLOATS:
-        return math.prod(tensor["shape"]) * loaded
-    return end - begin
+    """``loaded``: bytes of a loaded value; 0: they stay as they are."""
+    return sum(
+        math.prod(tensor.shape) * loaded
+        if loaded and tensor.dtype.is_floating_point
+        else tensor.size
+        for tensor in WeightFile(file).header().tensors.values()
+    )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,19 @@ def test_the_size_of_weights_counts_what_they_take_when_they_are_loaded(write, s
     plain = weights_bytes(Weights(str(base)), {"default": "bfloat16"}, select)
     with_file = write(in_fp8(original_unet(sdxl.unet)), "unet")
     assert weights_bytes(with_file, {"default": "bfloat16"}, select) == plain
+
+
+def test_so_does_the_size_of_a_folder_of_fp8(sdxl, base, tmp_path):
+    folder = tmp_path / "sdxl"
+    shutil.copytree(base, folder)
+    (file,) = (folder / "unet").glob("*.safetensors")
+    save_file(in_fp8(sdxl.unet.state_dict()), file)
+    plain, fp8 = (
+        weights_bytes(Weights(str(path)), {"default": "bfloat16"}, select)
+        for path in (base, folder)
+    )
+    assert fp8 == plain
+    assert load_pipeline(Weights(str(folder))).unet.dtype == torch.float32
 
 
 # Other models.
