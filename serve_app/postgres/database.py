@@ -139,6 +139,8 @@ class Database:
     without any action.
     """
 
+    connection_class = psycopg.AsyncConnection
+
     def __init__(
         self,
         conninfo: str,
@@ -289,6 +291,7 @@ class Database:
     async def _open(self) -> AsyncConnectionPool:
         pool: AsyncConnectionPool = AsyncConnectionPool(
             self.conninfo,
+            connection_class=self.connection_class,
             kwargs={**settings(self.conninfo), "cursor_factory": psycopg.AsyncRawCursor},
             min_size=min(4, self._connections),
             max_size=self._connections,

@@ -23,7 +23,6 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.upload import Upload, UploadBook
 from serve_app.jobs.jobs import JobKind, Jobs
 from serve_app.jobs.postgres import PostgresJobs
-from serve_app.postgres.database import Database
 from serve_app.queue.batches import work as work_module
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import PostgresUploads
@@ -31,6 +30,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.fakes.batches import FakeBatches
 from tests.fakes.queue import FakeQueue
 from tests.fakes.uploads import FakeUploads
+from tests.queue.connections import LastingDatabase
 from tests.queue.requests import TENANT, lease, make_finish, new, new_id
 
 ACTOR = Actor("key-1", "192.0.2.1")
@@ -47,7 +47,7 @@ async def uploads(queue: Queue, at: str | None) -> AsyncIterator[UploadBook]:
         yield book
         return
     assert at is not None
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     yield PostgresUploads(database, Retention())
     await database.aclose()

@@ -11,7 +11,6 @@ import pytest
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound
 from serve_app.domain.ports import Queue
-from serve_app.postgres.database import Database
 from serve_app.queue.transactions.catalog_entries import (
     AppBundles,
     CatalogEntries,
@@ -24,6 +23,7 @@ from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
+from tests.queue.connections import LastingDatabase
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import lease, make_finish, new
 
@@ -38,7 +38,7 @@ async def entries(at: str | None, queue: Queue) -> AsyncIterator[CatalogEntries]
         yield FakeCatalogEntries(SystemClock(), queue.operations.note, queue.count_unfinished)
         return
     assert at is not None
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     yield PostgresCatalogEntries(database)
     await database.aclose()
@@ -132,7 +132,7 @@ async def bundles(at: str | None, queue: Queue) -> AsyncIterator[AppBundles]:
         yield FakeAppBundles(queue.operations.note)
         return
     assert at is not None
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     yield PostgresAppBundles(database)
     await database.aclose()

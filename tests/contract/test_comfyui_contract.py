@@ -17,10 +17,10 @@ from serve_app.domain.executors.comfyui import (
 )
 from serve_app.domain.ports import Queue
 from serve_app.postgres.comfyui import PostgresComfyUiBook
-from serve_app.postgres.database import Database
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.comfyui import FakeComfyUiBook
 from tests.fakes.queue import FakeQueue
+from tests.queue.connections import LastingDatabase
 
 FLOW = "workflows/cat.json"
 
@@ -31,7 +31,7 @@ async def book(at: str | None, queue: Queue) -> AsyncIterator[ComfyUiBook]:
         yield FakeComfyUiBook(SystemClock())
         return
     assert at is not None
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     yield PostgresComfyUiBook(database)
     await database.aclose()

@@ -18,6 +18,7 @@ from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.file_access import FakeFileAccess
+from tests.queue.connections import LastingDatabase
 
 ACTOR = Actor("key-1")
 KEPT, GONE = "p/x/u/1/kept.png", "p/x/u/2/gone.png"
@@ -34,7 +35,7 @@ async def book(at: str | None) -> AsyncIterator[FileAccessBook]:
         fake.files = {KEPT}
         yield fake
         return
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     await PostgresUploads(database, Retention()).open(Upload(KEPT, "1", "a", "image/png"))
     yield PostgresFileAccess(database)

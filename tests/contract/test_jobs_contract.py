@@ -16,6 +16,7 @@ from serve_app.queue.store import messages
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.queue_metrics import JobFigures
 from tests.fakes.jobs import FakeJobs
+from tests.queue.connections import LastingDatabase
 
 PUT = f"""
 INSERT INTO jobs (kind, key, tenant, payload)
@@ -52,7 +53,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Jobs, Put
 @pytest.fixture
 def database_factory(conninfo: str) -> Callable[[], Awaitable[Database]]:
     async def opening() -> Database:
-        database = Database(conninfo, connections=2)
+        database = LastingDatabase(conninfo, connections=2)
         await database.start()
         return database
 

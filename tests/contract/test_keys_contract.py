@@ -12,13 +12,13 @@ import pytest
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unauthenticated
-from serve_app.postgres.database import Database
 from serve_app.tenants.credentials import Credential, short_hash
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.scopes import ADMIN, API, CANCEL, READ
 from serve_app.tenants.sign_in import Person, Rights
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
+from tests.queue.connections import LastingDatabase
 
 Acts = list[tuple[Actor, str, str, dict[str, Any]]]
 
@@ -49,7 +49,7 @@ async def ring(at: str | None) -> AsyncIterator[Ring]:
 
         yield Ring(FakeKeyRing(clock, lambda *act: noted.append(act)), clock, fake_acts)
         return
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
 
     async def acts() -> Acts:

@@ -11,12 +11,12 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.ports import Queue
-from serve_app.postgres.database import Database
 from serve_app.resources.postgres_table import PostgresTable
 from serve_app.resources.secrets import MAX_SECRETS, SECRETS, SecretBook, SecretStatus
 from serve_app.resources.table import Table
 from tests.fakes.queue import FakeQueue
 from tests.fakes.tables import FakeTable
+from tests.queue.connections import LastingDatabase
 
 ME = Actor("key-1", "192.0.2.1")
 
@@ -27,7 +27,7 @@ async def table(at: str | None, queue: Queue) -> AsyncIterator[Table[SecretStatu
         yield FakeTable(SECRETS, queue.operations.note)
         return
     assert at is not None
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     yield PostgresTable(database, SECRETS)
     await database.aclose()
@@ -100,7 +100,7 @@ async def test_values_of_another_installation_are_reported_by_name(
     await secret_book.put("house", "FAL_KEY", "value", ME)
     if at is None:
         return
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     elsewhere = SecretBook(PostgresTable(database, SECRETS), b"t" * 32)
     with pytest.raises(Unavailable, match="The secret FAL_KEY cannot be decrypted"):

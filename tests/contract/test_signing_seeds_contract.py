@@ -14,6 +14,7 @@ from serve_app.queue.transactions.signing_keys import NOTICE_S, PostgresSigningS
 from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.signing import OVERLAP_S, published_keys
 from tests.fakes.signing_seeds import FakeSigningSeeds
+from tests.queue.connections import LastingDatabase
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ async def seeds(at: str | None) -> AsyncIterator[SigningSeeds]:
     if at is None:
         yield FakeSigningSeeds(SystemClock())
         return
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     yield PostgresSigningSeeds(database)
     await database.aclose()

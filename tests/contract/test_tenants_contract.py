@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from serve_app.domain.audit.acts import Actor
-from serve_app.postgres.database import Database
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants, TenantChange, Tenants
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.tenants import FakeTenants
+from tests.queue.connections import LastingDatabase
 
 BOSS = Actor("boss", "10.0.0.7")
 Acts = list[tuple[str, str, str, Any]]
@@ -51,7 +51,7 @@ async def register(at: str | None) -> AsyncIterator[Register]:
         keys = FakeKeyRing(clock)
         yield Register(FakeTenants(clock, keys, note), keys, clock, fake_acts)
         return
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
 
     async def acts() -> Acts:

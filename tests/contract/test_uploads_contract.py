@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from serve_app.domain.upload import Upload, UploadBook, UploadPart, UploadUse
-from serve_app.postgres.database import Database
 from serve_app.queue.store.config import DAY_S, Retention
 from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S, PostgresUploads
 from serve_app.settings import TenantLimits
 from tests.fakes.clock import FakeClock
 from tests.fakes.uploads import FakeUploads
+from tests.queue.connections import LastingDatabase
 
 RETENTION = Retention(days=30, tenants={"hasty": TenantLimits(retention_days=1)})
 UPLOAD = Upload("u/abc/cat.png", "0123", "studio", "image/png", key_id="dk_cat")
@@ -39,7 +39,7 @@ async def books(request: pytest.FixtureRequest) -> AsyncIterator[Books]:
 
         yield Books(book, forever, later)
         return
-    database = Database(request.getfixturevalue("conninfo"), connections=2)
+    database = LastingDatabase(request.getfixturevalue("conninfo"), connections=2)
     await database.start()
 
     async def pass_by(seconds: float) -> None:

@@ -12,7 +12,6 @@ from serve_app.domain.errors import RequestActive
 from serve_app.domain.ports import Queue
 from serve_app.jobs.jobs import Job, JobKind, Jobs
 from serve_app.jobs.postgres import PostgresJobs
-from serve_app.postgres.database import Database
 from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.registry.records import (
     WEIGHTS,
@@ -27,6 +26,7 @@ from serve_app.registry.records import (
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.queue import FakeQueue
 from tests.fakes.weight_book import FakeWeightBook
+from tests.queue.connections import LastingDatabase
 from tests.queue.requests import new
 
 ME = Actor("key-1", "192.0.2.1")
@@ -40,7 +40,7 @@ async def book(at: str | None, queue: Queue) -> AsyncIterator[WeightBook]:
         yield FakeWeightBook(SystemClock(), queue.operations.note, queue.count_unfinished)
         return
     assert at is not None
-    database = Database(at, connections=2)
+    database = LastingDatabase(at, connections=2)
     await database.start()
     yield PostgresWeightBook(database)
     await database.aclose()

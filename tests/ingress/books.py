@@ -11,7 +11,6 @@ from typing import Any
 from serve_app.domain.ports import Clock
 from serve_app.jobs.postgres import PostgresJobs
 from serve_app.postgres.comfyui import PostgresComfyUiBook
-from serve_app.postgres.database import Database
 from serve_app.postgres.file_access import PostgresFileAccess
 from serve_app.queue.queue import assemble
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -38,6 +37,7 @@ from tests.fakes.tenant_deletions import FakeTenantDeletions
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
 from tests.fakes.weight_book import FakeWeightBook
+from tests.queue.connections import LastingDatabase
 from tests.queue.database import empty_tables
 
 
@@ -106,7 +106,7 @@ def in_postgres(conninfo: str) -> MakeBooks:
         clock: Clock, terms: Any, limits: QueueLimits, liveness: FakeLiveness
     ) -> AsyncGenerator[Books]:
         await asyncio.to_thread(empty_tables, conninfo)
-        database = Database(conninfo)
+        database = LastingDatabase(conninfo)
         await database.start()
         queue = assemble(database, clock, terms, limits, liveness, "ingress")
         try:

@@ -28,6 +28,7 @@ from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
+from tests.queue.connections import LastingDatabase
 
 T = TypeVar("T")
 REFUSE_MANY = """
@@ -185,7 +186,7 @@ def conninfo(server: str) -> str:
 
 @pytest.fixture
 async def database(conninfo: str) -> AsyncIterator[Database]:
-    opened = Database(conninfo, CONNECTIONS)
+    opened = LastingDatabase(conninfo, CONNECTIONS)
     await opened.start()
     yield opened
     await opened.aclose()
@@ -233,7 +234,7 @@ class Ingress:
         edit: Callable[[PostgresQueue], None] = lambda _: None,
         rest: Rest | None = None,
     ) -> PostgresQueue:
-        own = Database(self.conninfo, CONNECTIONS)
+        own = LastingDatabase(self.conninfo, CONNECTIONS)
         await own.start()
         self._stack.push_async_callback(own.aclose)
         name = f"ingress-{next(self._numbers)}"

@@ -12,11 +12,12 @@ from serve_app.domain.errors import DatabaseUnavailable, TenantDisabled, Unauthe
 from serve_app.postgres.database import Database
 from serve_app.tenants.key_ring import CACHE_S, STALE_S, KeyRing
 from tests.fakes.clock import FakeClock
+from tests.queue.connections import LastingDatabase
 
 
 @pytest.fixture
 async def database(conninfo: str) -> AsyncIterator[Database]:
-    own = Database(conninfo, connections=2)
+    own = LastingDatabase(conninfo, connections=2)
     await own.start()
     yield own
     await own.aclose()
