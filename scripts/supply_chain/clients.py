@@ -30,7 +30,7 @@ from packaging.utils import canonicalize_name
 from scripts.supply_chain.packages import CONSTRAINTS, ROOT, parse_lock
 from tests.gpu_rehearsal.travel import archive_of_head
 
-PYTHON = ("litellm", "fal-client", "huggingface-hub", "mcp", "openai", "replicate")
+PYTHON = ("litellm", "comfy-sdk", "fal-client", "huggingface-hub", "mcp", "openai", "replicate")
 """Clients of the extra `dev`. litellm is the first, because it may ask for an older openai."""
 
 JAVASCRIPT = Path("tests/wire/javascript")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -47,9 +46,6 @@ PREVIEW_JPEG = struct.pack(">II", 1, 1)
 RESULT_PNG = struct.pack(">II", 1, 2)
 SHOWING = frozenset({"SaveImageWebsocket"})
 """Classes of nodes whose results are sent as pictures."""
-
-_NODE = re.compile(r"Node (?P<node>\S+) \((?P<kind>.+)\)")
-"""Line of a request's log that its executor writes when a node begins."""
 
 
 class EventSink(Protocol):
@@ -188,7 +184,7 @@ class PromptEvents:
             self._node = ""
             await self._say_states()
         for node, output in prompt.outputs(request).items():
-            if self._class(node) in SHOWING:
+            if prompt.class_of(self._graph, node) in SHOWING:
                 await self._show_results(request, node)
             else:
                 await self._say("executed", node=node, display_node=node, output=output)
@@ -219,17 +215,11 @@ class PromptEvents:
     async def _say_nodes(self, request: Request) -> None:
         for line in await self._queue.lines(request.tenant, request.id, self._lines):
             self._lines = line.sequence
-            match = _NODE.fullmatch(line.message)
-            if match is None:
-                continue
-            if self._class(match["node"]) == match["kind"]:
-                self._node = match["node"]
-                self._begun[self._node] = (0, 1)
+            if (node := prompt.begun_node(line, self._graph)) is not None:
+                self._node = node
+                self._begun[node] = (0, 1)
                 await self._say_states()
-                await self._say("executing", node=self._node, display_node=self._node)
-
-    def _class(self, node: str) -> str:
-        return str(cast("Mapping[str, Any]", self._graph.get(node) or {}).get("class_type", ""))
+                await self._say("executing", node=node, display_node=node)
 
     async def _say_states(self) -> None:
         """Send the states of the nodes that have begun. One has finished when the next begins."""

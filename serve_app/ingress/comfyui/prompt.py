@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import RequestDeleted, RequestNotFound
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import NewRequest, Request, State
+from serve_app.domain.request import LogLine, NewRequest, Request, State
 from serve_app.ingress.services import request_ids
 
 KINDS = ("images", "videos", "audios", "files")
@@ -101,11 +102,17 @@ def outputs(request: Request) -> dict[str, Any]:
     for file in files(request):
         entry: ComfyUiFile = {"filename": file.name, "subfolder": request.id, "type": "output"}
         by_node.setdefault(file.node, {}).setdefault(file.listed_as, []).append(entry)
-    output = _output(request)
-    texts = cast("Sequence[str]", output.get("texts") or ())
-    for node, text in zip(output.get("text_nodes") or (), texts, strict=False):
-        by_node.setdefault(str(node), {}).setdefault("text", []).append(text)
+    for node, text in texts(request):
+        by_node.setdefault(node, {}).setdefault("text", []).append(text)
     return by_node
+
+
+def texts(request: Request) -> Iterator[tuple[str, str]]:
+    """Texts of a request, each with its node."""
+    output = _output(request)
+    values = cast("Sequence[str]", output.get("texts") or ())
+    for node, text in zip(output.get("text_nodes") or (), values, strict=False):
+        yield str(node), text
 
 
 def files(request: Request) -> Iterator[PromptFile]:
@@ -129,6 +136,23 @@ def files(request: Request) -> Iterator[PromptFile]:
 
 def _output(request: Request) -> Mapping[str, Any]:
     return (request.outcome.output if request.outcome else None) or {}
+
+
+_NODE = re.compile(r"Node (?P<node>\S+) \((?P<kind>.+)\)")
+"""Line of a request's log that its executor writes when a node begins."""
+
+
+def begun_node(line: LogLine, graph: Mapping[str, Any]) -> str | None:
+    """Node of the graph that begins at a line of its request's log; None: another line."""
+    match = _NODE.fullmatch(line.message)
+    if match is None or class_of(graph, match["node"]) != match["kind"]:
+        return None
+    return match["node"]
+
+
+def class_of(graph: Mapping[str, Any], node: str) -> str:
+    """Class of a node; empty if it is not in the graph."""
+    return str(cast("Mapping[str, Any]", graph.get(node) or {}).get("class_type", ""))
 
 
 # Events about a prompt: kind and data.

@@ -86,7 +86,7 @@ async def create(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     services = services_of(request)
     entry = endpoint_of(request, caller)
-    arguments = _input(await read_json(request, services.config.limits.max_body_bytes))
+    arguments = read_prompt(await read_json(request, services.config.limits.max_body_bytes))
     origin = origin_of(request)
     if (known := await services.comfyui.current()) is not None:
         nodes.check_graph(arguments["prompt"], known)
@@ -326,7 +326,7 @@ async def json_object(request: HttpRequest) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", body)
 
 
-def _input(body: Any) -> dict[str, Any]:
+def read_prompt(body: Any) -> dict[str, Any]:
     """Input of the request for a body. ``InvalidInput`` names the node."""
     payload = cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
     graph = payload.get("prompt")

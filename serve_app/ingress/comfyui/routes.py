@@ -10,6 +10,10 @@ from starlette.types import Scope
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.comfyui import files, jobs, nodes, page, prompts, userdata, websocket
 from serve_app.ingress.comfyui.errors import error_response
+from serve_app.ingress.comfyui.v2 import assets
+from serve_app.ingress.comfyui.v2 import errors as v2_errors
+from serve_app.ingress.comfyui.v2 import events as v2_events
+from serve_app.ingress.comfyui.v2 import jobs as v2_jobs
 from serve_app.ingress.http.openapi import DocumentedRoute
 from serve_app.ingress.http.paths import COMFYUI_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute, ScopedSocketRoute
@@ -46,6 +50,9 @@ async def unknown(request: HttpRequest) -> Response:
 
 
 _route = ProtocolRoutes("comfyui", COMFYUI_PREFIX, error_response, ComfyUiRoute).route
+_v2 = ProtocolRoutes(
+    "comfyui.v2", f"{COMFYUI_PREFIX}/v2", v2_errors.error_response, ComfyUiRoute
+).route
 
 
 def _plain(path: str, handler: Handler, *methods: str, label: str, scope: str) -> ScopedRoute:
@@ -60,6 +67,20 @@ def _plain(path: str, handler: Handler, *methods: str, label: str, scope: str) -
 
 
 FILE, MOVE = "/userdata/{file:path}", "/userdata/{file:path}/move/{dest:path}"
+
+V2 = [
+    _v2("POST", "/jobs", v2_jobs.create, "job.create", v2_jobs.CREATE, SUBMIT),
+    _v2("GET", "/jobs", v2_jobs.list_jobs, "jobs", v2_jobs.LIST, READ),
+    _v2("GET", "/jobs/{job_id}", v2_jobs.show, "job", v2_jobs.SHOW, READ),
+    _v2("GET", "/jobs/{job_id}/events", v2_events.follow, "events", v2_events.FOLLOW, READ),
+    _v2("GET", "/jobs/{job_id}/workflow", v2_jobs.workflow, "workflow", v2_jobs.WORKFLOW, READ),
+    _v2("POST", "/jobs/{job_id}/cancel", v2_jobs.cancel, "job.cancel", v2_jobs.CANCEL, CANCEL),
+    _v2("POST", "/assets", assets.upload, "asset.upload", assets.UPLOAD, FILES),
+    _v2("GET", "/assets/{asset_id}", assets.show, "asset", assets.SHOW, READ),
+    _v2("GET", "/assets/{asset_id}/content", assets.content, "content", assets.CONTENT, READ),
+    _v2("DELETE", "/assets/{asset_id}", assets.delete, "asset.delete", assets.DELETE, FILES),
+]
+"""Comfy API v2, which ComfyUI's own packages for Python and JavaScript speak."""
 
 PAGE = [
     _plain("", page.redirect, "GET", label="page", scope=NO_KEY),
@@ -131,6 +152,7 @@ ROUTES: list[ScopedRoute | ScopedSocketRoute] = [
     _route("GET", FILE, userdata.read, "userdata.read", userdata.READ, FILES),
     _route("POST", FILE, userdata.write, "userdata.write", userdata.WRITE, FILES),
     _route("DELETE", FILE, userdata.remove, "userdata.delete", userdata.REMOVE, FILES),
+    *V2,
     ComfyUiSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.serve, scope=READ),
     *PAGE,
     _plain("/{rest:path}", unknown, *METHODS, label="other", scope=NO_KEY),

@@ -102,4 +102,5 @@ def another_body() -> InvalidInput:
     message = (
         f"This {HEADER} was already used with another body: send the same body again, or a new key"
     )
-    return InvalidInput(f"{message}.", (FieldProblem(("header", HEADER), message, "value_error"),))
+    problem = FieldProblem(("header", HEADER), message, "idempotency_key_reuse")
+    return InvalidInput(f"{message}.", (problem,))

@@ -99,6 +99,7 @@ OF_NO_TENANT = {
     # See tests/ingress/comfyui.
     "prompt_id": "x",
     "job_id": "x",
+    "asset_id": "x",
     "node_class": "x",
     "folder": "x",
     "setting": "x",
@@ -199,6 +200,9 @@ EMPTY = {
     f"{COMFYUI_PREFIX}/userdata/{{file:path}}/move/{{dest:path}}",
     f"{COMFYUI_PREFIX}/jobs/cancel",
     f"{COMFYUI_PREFIX}/jobs/{{job_id}}/cancel",
+    f"{COMFYUI_PREFIX}/v2/jobs",
+    f"{COMFYUI_PREFIX}/v2/jobs/{{job_id}}/cancel",
+    f"{COMFYUI_PREFIX}/v2/assets",
     MCP_PATH,  # its tools are cases of their own
 }
 """Calls with a body that names nothing of a tenant: they make something new of the caller's."""

@@ -1,0 +1,1 @@
+"""Comfy API v2: workflows as jobs, and their files as assets."""

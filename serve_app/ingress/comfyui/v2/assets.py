@@ -1,0 +1,337 @@
+"""Assets: the files that a client uploads for its workflows, and what its jobs have made."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, NotRequired, cast
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import RedirectResponse, Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.artifact import is_elsewhere
+from serve_app.domain.errors import ArtifactNotFound, InvalidInput, RequestNotFound
+from serve_app.domain.request import Request
+from serve_app.domain.upload import KeptFile
+from serve_app.ingress.comfyui import prompt
+from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
+from serve_app.ingress.comfyui.errors import TAG
+from serve_app.ingress.comfyui.v2.errors import ERRORS, MISSING_ASSET
+from serve_app.ingress.http.auth import actor_of
+from serve_app.ingress.http.body import is_form, read_form
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_path
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.paths import COMFYUI_PREFIX
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.files import NewUpload
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.storage import keys
+from serve_app.tenants.scopes import Caller
+
+API = f"{COMFYUI_PREFIX}/api/v2"
+NO_ASSET = "There is no such asset."
+REFERENCE = "core/ASSET"
+"""``__type`` of the value of a node's input that names an asset."""
+
+
+class ComfyApiAsset(TypedDict):
+    """File. ``hash``: always null; no hashes of files are kept."""
+
+    id: str
+    hash: None
+    size_bytes: int
+    content_type: str
+    file_path: str
+    created_at: str
+    url: str
+    url_expires_at: str
+    expires_at: str | None
+    created_new: NotRequired[bool]
+    job_id: NotRequired[str]
+
+
+class AssetForm(TypedDict):
+    file: Binary
+    content_type: NotRequired[str]
+    file_path: NotRequired[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """File in storage, or a text that a node has made."""
+
+    id: str
+    name: str
+    media_type: str
+    size: int  # bytes
+    created_at: datetime
+    key: str | None = None  # in storage; None: a text
+    text: str = ""
+    expires_at: datetime | None = None  # None: it does not expire
+    job_id: str | None = None  # None: it was uploaded
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AssetUrls:
+    """Makes URLs of assets for their tenant, who calls now."""
+
+    services: Services
+    tenant: str
+    origin: str
+
+    @classmethod
+    def of(cls, request: HttpRequest, caller: Caller) -> AssetUrls:
+        return cls(services_of(request), caller.tenant, origin_of(request))
+
+    def url(self, asset: Asset) -> str:
+        if asset.key is None:
+            return f"{self.origin}{API}/assets/{asset.id}/content"
+        return self.services.files.access.url(self.origin, asset.key, self.tenant)
+
+    def expiry(self) -> str:
+        """When a URL of now ends, if the file is private."""
+        valid_s = self.services.files.access.defaults.valid_s(self.tenant)
+        return (self.services.clock.now() + timedelta(seconds=valid_s)).isoformat()
+
+
+async def upload(request: HttpRequest) -> Response:
+    """``POST /assets``: store a file. It is a normal upload."""
+    caller = await caller_of(request)
+    services = services_of(request)
+    if not is_form(request):
+        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
+    await services.files.check_disk_for_upload()
+    form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
+    if not (files := form.files.get("file")):
+        raise InvalidInput.of_field("file", "Field required", "missing")
+    name = (form.texts.get("file_path") or files[0].name or "").rpartition("/")[2]
+    media_type = form.texts.get("content_type") or files[0].media_type
+    new = NewUpload(caller.tenant, media_type, name, key_id=caller.key_id)
+    stored = await services.files.uploads.take(new, _at_once(files[0].content))
+    asset = _of_upload(await services.files.uploads.get_file(caller, stored.key))
+    body = asset_body(asset, AssetUrls.of(request, caller))
+    return json_reply({**body, "created_new": True}, 201)
+
+
+async def show(request: HttpRequest) -> Response:
+    """``GET /assets/{asset_id}``: a file, with a URL of its content."""
+    caller = await caller_of(request)
+    asset = await _find_asset(request, caller, request.path_params["asset_id"])
+    return json_reply(asset_body(asset, AssetUrls.of(request, caller)))
+
+
+async def content(request: HttpRequest) -> Response:
+    """``GET /assets/{asset_id}/content``: redirect to the file, or a text itself."""
+    caller = await caller_of(request)
+    asset = await _find_asset(request, caller, request.path_params["asset_id"])
+    if asset.key is None:
+        headers = {"cache-control": "private, no-store", "x-content-type-options": "nosniff"}
+        return Response(asset.text, media_type=asset.media_type, headers=headers)
+    return RedirectResponse(AssetUrls.of(request, caller).url(asset), 302)
+
+
+async def delete(request: HttpRequest) -> Response:
+    """``DELETE /assets/{asset_id}``: delete an upload."""
+    caller = await caller_of(request)
+    asset = await _find_asset(request, caller, request.path_params["asset_id"])
+    if asset.key is None or asset.job_id is not None:
+        raise InvalidInput(
+            f"{asset.name} is a result of the job {asset.job_id}, and is deleted with it: "
+            f"DELETE /v1/requests/{asset.id.rpartition('.')[0]}."
+        )
+    await services_of(request).files.uploads.delete(caller, asset.key, actor_of(request))
+    return Response(status_code=204)
+
+
+def asset_body(asset: Asset, urls: AssetUrls) -> ComfyApiAsset:
+    body: ComfyApiAsset = {
+        "id": asset.id,
+        "hash": None,
+        "size_bytes": asset.size,
+        "content_type": asset.media_type,
+        "file_path": asset.name,
+        "created_at": asset.created_at.isoformat(),
+        "url": urls.url(asset),
+        "url_expires_at": urls.expiry(),
+        "expires_at": None if asset.expires_at is None else asset.expires_at.isoformat(),
+    }
+    if asset.job_id is not None:
+        body["job_id"] = asset.job_id
+    return body
+
+
+async def outputs_of(services: Services, request: Request) -> Sequence[Asset]:
+    """What a request has made: its files that are still there, and its texts."""
+    at = request.finished_at or request.created_at
+    found = await asyncio.gather(
+        *(_of_file(services, request, number, file, at)
+          for number, file in enumerate(prompt.files(request)))
+    )  # fmt: skip
+    files = [asset for asset in found if asset is not None]
+    texts = [
+        Asset(
+            id=f"{request.id}.{len(found) + number}",
+            name=f"{node}.txt",
+            media_type="text/plain; charset=utf-8",
+            size=len(text.encode()),
+            created_at=at,
+            text=text,
+            job_id=prompt.prompt_id(request),
+            node=node,
+        )
+        for number, (node, text) in enumerate(prompt.texts(request))
+    ]
+    return [*files, *texts]
+
+
+async def _of_file(
+    services: Services, request: Request, number: int, file: prompt.PromptFile, at: datetime
+) -> Asset | None:
+    elsewhere, size = is_elsewhere(file.key), 0
+    if not elsewhere:
+        try:
+            size = await services.files.storage.size(file.key)
+        except ArtifactNotFound:
+            return None
+    return Asset(
+        id=f"{request.id}.{number}",
+        name=file.name,
+        media_type=keys.media_type_of(file.name if elsewhere else file.key),
+        size=size,
+        created_at=at,
+        key=file.key,
+        job_id=prompt.prompt_id(request),
+        node=file.node,
+    )
+
+
+def _of_upload(file: KeptFile) -> Asset:
+    return Asset(
+        id=_UPLOADED + base64.urlsafe_b64encode(file.key.encode()).decode().rstrip("="),
+        name=keys.file_name(file.key),
+        media_type=file.media_type,
+        size=file.size,
+        created_at=file.created_at,
+        key=file.key,
+        expires_at=file.expires_at,
+    )
+
+
+_UPLOADED = "upload-"
+"""Beginning of the id of an upload; its key follows, since an id has no slashes."""
+
+
+async def _find_asset(request: HttpRequest, caller: Caller, asset_id: str) -> Asset:
+    """``ArtifactNotFound``."""
+    services = services_of(request)
+    if asset_id.startswith(_UPLOADED):
+        key = _upload_key(asset_id)
+        if not keys.valid(key):
+            raise ArtifactNotFound(NO_ASSET)
+        return _of_upload(await services.files.uploads.get_file(caller, key))
+    request_id = asset_id.rpartition(".")[0]
+    if request_ids.valid(request_id):
+        with suppress(RequestNotFound):
+            made_by = await services.queue.get(caller.tenant, request_id)
+            if made_by.endpoint == endpoint_of(request, caller).endpoint.id:
+                for asset in await outputs_of(services, made_by):
+                    if asset.id == asset_id:
+                        return asset
+    raise ArtifactNotFound(NO_ASSET)
+
+
+def _upload_key(asset_id: str) -> str:
+    """Key of an upload; empty if the id is not valid."""
+    encoded = asset_id.removeprefix(_UPLOADED)
+    try:
+        return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    except (binascii.Error, UnicodeError, ValueError):
+        return ""
+
+
+async def resolve_references(
+    request: HttpRequest, caller: Caller, graph: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """``graph`` with a name in place of each reference to an asset, and URLs by these names.
+
+    ``InvalidInput`` names the node of a reference that is wrong.
+    """
+    urls: dict[str, str] = {}
+    resolved: dict[str, Any] = {}
+    for node, body in graph.items():
+        fields = cast("Mapping[str, Any]", body) if isinstance(body, Mapping) else {}
+        inputs = fields.get("inputs")
+        if not isinstance(inputs, Mapping):
+            resolved[node] = body
+            continue
+        values = dict(cast("Mapping[str, Any]", inputs))
+        for name, value in values.items():
+            if isinstance(value, Mapping) and value.get("__type") == REFERENCE:
+                info = cast("Mapping[str, Any]", value).get("info")
+                values[name] = await _resolve(request, caller, f"{node}.inputs.{name}", info, urls)
+        resolved[node] = {**fields, "inputs": values}
+    return resolved, urls
+
+
+async def _resolve(
+    request: HttpRequest, caller: Caller, place: str, info: object, urls: dict[str, str]
+) -> str:
+    """Name of a reference's asset, whose URL is added to ``urls``."""
+    asset_id = cast("Mapping[str, Any]", info).get("id") if isinstance(info, Mapping) else None
+    asset = None
+    if isinstance(asset_id, str):
+        with suppress(ArtifactNotFound):
+            asset = await _find_asset(request, caller, asset_id)
+    if asset is None or asset.key is None:
+        message = "The asset that it refers to is not there, or is no file"
+        raise InvalidInput.of_field(f"prompt.{place}", message, MISSING_ASSET)
+    name = f"{asset.job_id}/{asset.name}" if asset.job_id else asset.key
+    urls[name] = AssetUrls.of(request, caller).url(asset)
+    return name
+
+
+async def _at_once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+ASSET_ID = in_path("asset_id", "Id of the asset.")
+UPLOAD = Operation(
+    "comfyApiUploadAsset",
+    "Upload a file for workflows",
+    {201: answer("The asset.", ComfyApiAsset)},
+    errors=(413, 422, 503, 507),
+    content={"multipart/form-data": AssetForm},
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = Operation(
+    "comfyApiGetAsset",
+    "Show a file, with a URL of its content",
+    {200: answer("The asset.", ComfyApiAsset)},
+    errors=(404, 410),
+    parameters=(ASSET_ID,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+CONTENT = replace(
+    SHOW,
+    name="comfyApiGetAssetContent",
+    summary="Read a file",
+    responses={200: answer("A text.", str, ANY), 302: Answer("The file is at this URL.")},
+)
+DELETE = replace(
+    SHOW,
+    name="comfyApiDeleteAsset",
+    summary="Delete an upload",
+    responses={204: Answer("It is deleted.")},
+    errors=(404, 409, 410, 422),
+)
