@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 
 from serve_app.catalog.catalog import Catalog
+from serve_app.domain.errors import BudgetExhausted
+from serve_app.ingress.comfyui.v2.errors import error_response
 from tests.ingress.comfyui.comfy import CATALOG, GRAPH, Place, node
 from tests.ingress.house import build_house
 
@@ -94,6 +97,28 @@ async def test_a_reference_to_no_asset_names_its_node(place: Place, info: Any) -
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (422, "missing_asset")
     assert error["details"]["node_errors"]["5"][0]["field"] == "image"
+
+
+@pytest.mark.parametrize("value", [[0], {"a": [0]}])
+async def test_a_reference_inside_of_a_value_is_refused(place: Place, value: Any) -> None:
+    """ComfyUI's packages replace handles anywhere in a workflow."""
+    hidden = json.loads(json.dumps(value).replace("0", '{"__type": "core/ASSET", "info": {}}'))
+    answer = await place.client.post(
+        f"{API}/jobs", json={"workflow": {"5": node("LoadImage", image=hidden)}}
+    )
+    assert answer.status_code == 422
+    assert "not inside one" in answer.json()["error"]["message"]
+
+
+def test_a_spent_budget_has_its_own_code() -> None:
+    answer = error_response(BudgetExhausted("The budget of the tenant is spent."))
+    error = json.loads(bytes(answer.body))["error"]
+    assert (answer.status_code, error["code"]) == (402, "insufficient_credits")
+
+
+async def test_a_wrong_cursor_is_named(place: Place) -> None:
+    answer = await place.client.get(f"{API}/jobs?cursor=x")
+    assert (answer.status_code, "cursor" in answer.json()["error"]["message"]) == (422, True)
 
 
 async def test_files_of_another_tenant_are_not_there(place: Place) -> None:

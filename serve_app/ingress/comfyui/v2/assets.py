@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, NotRequired, cast
+from typing import Any, NotRequired, TypeGuard, cast
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response
@@ -275,11 +275,32 @@ async def resolve_references(
             continue
         values = dict(cast("Mapping[str, Any]", inputs))
         for name, value in values.items():
-            if isinstance(value, Mapping) and value.get("__type") == REFERENCE:
-                info = cast("Mapping[str, Any]", value).get("info")
-                values[name] = await _resolve(request, caller, f"{node}.inputs.{name}", info, urls)
+            place = f"prompt.{node}.inputs.{name}"
+            if _is_reference(value):
+                values[name] = await _resolve(request, caller, place, value.get("info"), urls)
+            elif _has_reference(value):
+                message = "An asset can be the value of an input, but not inside one"
+                raise InvalidInput.of_field(place, message)
         resolved[node] = {**fields, "inputs": values}
     return resolved, urls
+
+
+def _is_reference(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and "__type" in value and value["__type"] == REFERENCE
+
+
+def _has_reference(value: object) -> bool:
+    """Whether there is a reference anywhere in a value."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if _is_reference(part):
+            return True
+        if isinstance(part, Mapping):
+            left += cast("Mapping[str, Any]", part).values()
+        elif isinstance(part, list):
+            left += cast("list[Any]", part)
+    return False
 
 
 async def _resolve(
@@ -293,7 +314,7 @@ async def _resolve(
             asset = await _find_asset(request, caller, asset_id)
     if asset is None or asset.key is None:
         message = "The asset that it refers to is not there, or is no file"
-        raise InvalidInput.of_field(f"prompt.{place}", message, MISSING_ASSET)
+        raise InvalidInput.of_field(place, message, MISSING_ASSET)
     name = f"{asset.job_id}/{asset.name}" if asset.job_id else asset.key
     urls[name] = AssetUrls.of(request, caller).url(asset)
     return name

@@ -8,7 +8,7 @@ from typing import Any, NotRequired
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
+from serve_app.domain.errors import BudgetExhausted, DarkroomError, FieldProblem, InvalidInput
 from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 
@@ -21,6 +21,7 @@ EDITOR_FORMAT, MISSING_ASSET, KEY_REUSE = (
 
 CODES: Mapping[int, str] = {
     401: "unauthorized",
+    402: "insufficient_credits",
     403: "forbidden",
     404: "not_found",
     410: "not_found",
@@ -46,6 +47,7 @@ class ComfyApiError(TypedDict):
 ERRORS = ErrorFormat(
     {
         401: "The key is missing or not valid.",
+        402: "The budget of the tenant or key is spent.",
         403: "The key does not allow this call.",
         404: "Not found, or no endpoint takes any workflow.",
         409: "A batch still reads the file.",
@@ -62,7 +64,7 @@ ERRORS = ErrorFormat(
 
 def error_response(error: DarkroomError) -> Response:
     """Error response. The protocol's clients read the code."""
-    status = http_answer(error).status
+    status = 402 if isinstance(error, BudgetExhausted) else http_answer(error).status
     problems = error.problems if isinstance(error, InvalidInput) else ()
     own = next((it.type for it in problems if it.type in (EDITOR_FORMAT, MISSING_ASSET)), None)
     if any(it.loc == ("header", "Idempotency-Key") for it in problems):

@@ -260,7 +260,7 @@ async def list_jobs(request: HttpRequest) -> Response:
     page = await call.services.queue.page(
         call.caller.tenant,
         endpoints=(call.entry.endpoint.id,),
-        before=query.text(request, "cursor") or None,
+        before=query.request_id(request, "cursor"),
         limit=limit,
     )
     jobs = [summary(record) for record in page]
@@ -417,7 +417,7 @@ CREATE = Operation(
     "comfyApiCreateJob",
     "Queue a workflow",
     {201: answer("The job.", ComfyApiJob)},
-    errors=(404, 410, 413, 422, 503, 507),
+    errors=(402, 404, 410, 413, 422, 503, 507),
     body=NewJob,
     tag=TAG,
     error_format=ERRORS,
