@@ -290,7 +290,7 @@ def _is_reference(value: object) -> TypeGuard[Mapping[str, Any]]:
 
 
 def _has_reference(value: object) -> bool:
-    """Whether there is a reference anywhere in a value."""
+    """Return True if there is a reference anywhere in a value."""
     left = [value]
     while left:
         part = left.pop()
