@@ -63,11 +63,16 @@ async def test_an_output_ends_with_its_request(place: Place) -> None:
 
 
 async def test_prompts_of_the_older_protocol_are_jobs_too(place: Place) -> None:
-    answer = await place.client.post("/comfyui/prompt", json={"prompt": GRAPH, "prompt_id": "mine"})
+    body = {"prompt": GRAPH, "prompt_id": "my ? first"}
+    answer = await place.client.post("/comfyui/prompt", json=body)
     assert answer.status_code == 200, answer.text
-    await place.over("mine")
-    job = (await place.client.get(f"{API}/jobs/mine")).json()
-    assert (job["id"], job["status"]) == ("mine", "succeeded")
+    (listed,) = (await place.client.get(f"{API}/jobs")).json()["jobs"]
+    assert listed["id"] == "my ? first"
+    await place.over("my%20%3F%20first")
+    job = (await place.client.get(f"{API}/jobs/my%20%3F%20first")).json()
+    assert (job["id"], job["status"]) == ("my ? first", "succeeded")
+    again = await place.client.get(job["urls"]["self"])
+    assert (again.status_code, again.json()["id"]) == (200, "my ? first")
 
 
 @pytest.mark.parametrize(

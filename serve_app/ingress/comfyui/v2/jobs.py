@@ -185,7 +185,7 @@ class JobCall:
         if state is State.RUNNING:
             lines = await queue.lines(request.tenant, request.id)
         made = await outputs_of(self.services, request) if state is State.SUCCEEDED else ()
-        path = f"{API}/jobs/{prompt.prompt_id(request)}"
+        path = f"{API}/jobs/{request.id}"  # an id that a client chose may have any characters
         return {
             "id": prompt.prompt_id(request),
             "status": status(request),
