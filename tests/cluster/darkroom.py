@@ -346,11 +346,13 @@ class Darkroom:
 
 def a_connection_each(darkroom: Darkroom) -> httpx.Client:
     """A client whose calls share no connection. A client for each would read the certificates of
-    all authorities each time, which takes longer than a call."""
+    all authorities each time, which takes longer than a call.
+
+    Not by a limit of connections that are kept: with it, httpx may give a thread a connection that
+    another one closes ("Bad file descriptor")."""
     return httpx.Client(
         base_url=darkroom.url,
-        headers={"Authorization": f"Key {darkroom.key}"},
-        limits=httpx.Limits(max_keepalive_connections=0),
+        headers={"Authorization": f"Key {darkroom.key}", "Connection": "close"},
         timeout=CALL_S,
     )
 
