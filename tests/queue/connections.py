@@ -47,7 +47,7 @@ class LastingConnection(psycopg.AsyncConnection):
         await super().close()
 
     def _is_intact(self) -> bool:
-        """Whether it is in no transaction, and its server has said nothing that nobody read."""
+        """Return True if it is in no transaction, and its server has said nothing unread."""
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             return False
         readable, _, _ = select.select([self.pgconn.socket], [], [], 0)

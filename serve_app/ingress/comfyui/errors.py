@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -83,15 +84,25 @@ def _problem(type_: str, message: str, details: str, **extra: Any) -> ComfyUiPro
 
 
 def _of_nodes(problems: tuple[FieldProblem, ...]) -> dict[str, ComfyUiNodeProblems]:
-    """Problems by the node that each is of. The location of one is ``body.prompt.NODE.…``."""
+    """Problems by the node that each is of."""
     nodes: dict[str, ComfyUiNodeProblems] = {}
-    for problem in problems:
-        where = [str(part) for part in problem.loc]
-        if where[:2] != ["body", "prompt"] or len(where) < 3:
-            continue
-        node = nodes.setdefault(where[2], {"errors": [], "dependent_outputs": [], "class_type": ""})
+    for name, where, problem in problems_of_nodes(problems):
+        node = nodes.setdefault(name, {"errors": [], "dependent_outputs": [], "class_type": ""})
         node["class_type"] = str((problem.context or {}).get("class_type", ""))
-        name = where[4] if where[3:4] == ["inputs"] and len(where) > 4 else ""
-        extra = {"input_name": name} if name else {}
-        node["errors"].append(_problem(problem.type, problem.message, ".".join(where[3:]), **extra))
+        field = where[1] if where[:1] == ["inputs"] and len(where) > 1 else ""
+        extra = {"input_name": field} if field else {}
+        node["errors"].append(_problem(problem.type, problem.message, ".".join(where), **extra))
     return nodes
+
+
+def problems_of_nodes(
+    problems: Iterable[FieldProblem],
+) -> Iterator[tuple[str, Sequence[str], FieldProblem]]:
+    """Problems with their node, and where in it they are. Their location is
+    ``body.prompt.NODE.…``."""
+    for problem in problems:
+        match [str(part) for part in problem.loc]:
+            case ["body", "prompt", node, *where]:
+                yield node, where, problem
+            case _:
+                pass

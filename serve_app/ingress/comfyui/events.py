@@ -13,8 +13,6 @@ from typing import Any, Protocol, cast
 from serve_app.domain.artifact import is_elsewhere
 from serve_app.domain.errors import (
     ArtifactNotFound,
-    DatabaseUnavailable,
-    NotFound,
     RequestNotFound,
     StorageUnavailable,
 )
@@ -253,13 +251,8 @@ class PromptEvents:
                 await self._client.show(b"".join(chunks), RESULT_PNG)
 
     async def _show_preview(self, request: Request) -> None:
-        """Send the newest preview. Each look asks the replica for more."""
-        try:
-            preview = await self._queue.preview(request.tenant, request.id)
-        except RequestNotFound:
-            raise
-        except (NotFound, DatabaseUnavailable):
-            return  # it was submitted without
+        """Send the newest preview."""
+        preview = await prompt.newest_preview(self._queue, request)
         if preview is not None and preview.step != self._preview:
             self._preview = preview.step
             await self._client.show(preview.image)

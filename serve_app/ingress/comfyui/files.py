@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NotRequired, cast
 
@@ -19,7 +19,7 @@ from serve_app.ingress.comfyui import prompt
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import ERRORS, TAG
 from serve_app.ingress.http import query
-from serve_app.ingress.http.body import is_form, read_form
+from serve_app.ingress.http.body import Form, FormFile, is_form, read_form
 from serve_app.ingress.http.content_disposition import content_disposition
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
@@ -70,20 +70,25 @@ async def upload_image(request: HttpRequest) -> Response:
     """``POST /upload/image``: store a file. It is a normal upload, and its key is its name."""
     caller = await caller_of(request)
     services = services_of(request)
-    if not is_form(request):
-        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
-    await services.files.check_disk_for_upload()
-    form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
-    files = form.files.get(FIELD)
-    if not files:
-        raise InvalidInput.of_field(FIELD, "Field required", "missing")
+    form, file = await read_file(request, FIELD)
     if form.texts.get("type", "input") != "input":
         raise InvalidInput.of_field("type", "Only files for inputs can be uploaded: send `input`")
-    file = files[0]
     new = NewUpload(caller.tenant, file.media_type, file.name)
-    upload = await services.files.uploads.take(new, _at_once(file.content))
+    upload = await services.files.uploads.take_whole(new, file.content)
     body: UploadedImage = {"name": upload.key, "subfolder": "", "type": "input"}
     return json_reply(body)
+
+
+async def read_file(request: HttpRequest, field: str) -> tuple[Form, FormFile]:
+    """Form with one file, in ``field``. Raises as ``read_form``, or if there is no such file."""
+    if not is_form(request):
+        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
+    services = services_of(request)
+    await services.files.check_disk_for_upload()
+    form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
+    if not (files := form.files.get(field)):
+        raise InvalidInput.of_field(field, "Field required", "missing")
+    return form, files[0]
 
 
 async def mask_uploaded(request: HttpRequest) -> Response:
@@ -93,14 +98,7 @@ async def mask_uploaded(request: HttpRequest) -> Response:
     """
     caller = await caller_of(request)
     services = services_of(request)
-    if not is_form(request):
-        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
-    await services.files.check_disk_for_upload()
-    limit = services.config.limits.max_body_bytes
-    form = await read_form(request, limit, most_files=1)
-    mask = form.files.get(FIELD)
-    if not mask:
-        raise InvalidInput.of_field(FIELD, "Field required", "missing")
+    form, mask = await read_file(request, FIELD)
     ref = _reference(form.texts.get("original_ref", ""))
     name = str(ref.get("filename", "")).removesuffix(MARK)
     folder = str(ref.get("subfolder") or "")
@@ -112,13 +110,13 @@ async def mask_uploaded(request: HttpRequest) -> Response:
     if key is None or is_elsewhere(key):
         raise InvalidInput.of_field("original_ref", "There is no such image here")
     size = await services.files.storage.size(key)
-    if size > limit:
+    if size > services.config.limits.max_body_bytes:
         raise InvalidInput.of_field("original_ref", "The image is too large for a mask")
     content = b"".join([chunk async for chunk in services.files.storage.read(key, 0, size)])
     async with services.mask_decoding:
-        masked = await in_cpu_thread(with_alpha_of, content, mask[0].content)
-    new = NewUpload(caller.tenant, "image/png", mask[0].name)
-    upload = await services.files.uploads.take(new, _at_once(masked))
+        masked = await in_cpu_thread(with_alpha_of, content, mask.content)
+    new = NewUpload(caller.tenant, "image/png", mask.name)
+    upload = await services.files.uploads.take_whole(new, masked)
     body: UploadedImage = {"name": upload.key, "subfolder": "", "type": "input"}
     return json_reply(body)
 
@@ -230,10 +228,6 @@ async def _find_output(
     if request.endpoint != endpoint:
         return None
     return next((file.key for file in prompt.files(request) if file.name == name), None)
-
-
-async def _at_once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 UPLOAD = Operation(

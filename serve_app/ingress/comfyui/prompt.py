@@ -12,9 +12,15 @@ from typing import Any, Literal, cast
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import RequestDeleted, RequestNotFound
+from serve_app.domain.errors import (
+    DatabaseUnavailable,
+    NotFound,
+    RequestDeleted,
+    RequestNotFound,
+)
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
+from serve_app.domain.progress import Preview
 from serve_app.domain.request import LogLine, NewRequest, Request, State
 from serve_app.ingress.services import request_ids
 
@@ -148,6 +154,17 @@ def begun_node(line: LogLine, graph: Mapping[str, Any]) -> str | None:
     if match is None or class_of(graph, match["node"]) != match["kind"]:
         return None
     return match["node"]
+
+
+async def newest_preview(queue: Queue, request: Request) -> Preview | None:
+    """The newest preview of a request; each look asks the replica for more. None: there is none, or
+    it was submitted without. ``RequestNotFound``."""
+    try:
+        return await queue.preview(request.tenant, request.id)
+    except RequestNotFound:
+        raise
+    except (NotFound, DatabaseUnavailable):
+        return None
 
 
 def class_of(graph: Mapping[str, Any], node: str) -> str:

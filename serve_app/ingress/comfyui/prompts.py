@@ -29,7 +29,7 @@ from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, i
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.options import SubmitOptions, parse_options
 from serve_app.ingress.submission.protocol import validate_call
 from serve_app.tenants.scopes import Caller
 
@@ -87,23 +87,38 @@ async def create(request: HttpRequest) -> Response:
     services = services_of(request)
     entry = endpoint_of(request, caller)
     arguments = read_prompt(await read_json(request, services.config.limits.max_body_bytes))
-    origin = origin_of(request)
-    if (known := await services.comfyui.current()) is not None:
-        nodes.check_graph(arguments["prompt"], known)
-    arguments["files"] = await named_files(services, caller, origin, arguments["prompt"])
     options = parse_options(request, caller)
     if chosen := arguments.get("prompt_id"):
         key, digest = prompt.idempotency(chosen)
         options = replace(options, idempotency_key=key, repeat_digest=digest)
-    new = await validate_call(request, caller, entry.endpoint.id, arguments, options)
-    stored = await asyncio.shield(submission.submit(services, new))
-    services.comfyui.arrivals.announce(caller.tenant)
+    stored = await submit_prompt(request, caller, entry, arguments, options)
     body: QueuedPrompt = {
         "prompt_id": prompt.prompt_id(stored),
         "number": prompt.number(stored),
         "node_errors": {},
     }
     return json_reply(body)
+
+
+async def submit_prompt(
+    request: HttpRequest,
+    caller: Caller,
+    entry: CatalogEntry,
+    arguments: dict[str, Any],
+    options: SubmitOptions,
+) -> Request:
+    """Store a prompt as a request. ``arguments``: of ``read_prompt``, and in ``files`` URLs of what
+    its values name beside uploads. Raises as ``check_graph`` and every submit."""
+    services = services_of(request)
+    graph = arguments["prompt"]
+    if (known := await services.comfyui.current()) is not None:
+        nodes.check_graph(graph, known)
+    named = await named_files(services, caller, origin_of(request), graph)
+    arguments["files"] = {**named, **arguments.get("files", {})}
+    new = await validate_call(request, caller, entry.endpoint.id, arguments, options)
+    stored = await asyncio.shield(submission.submit(services, new))
+    services.comfyui.arrivals.announce(caller.tenant)
+    return stored
 
 
 async def count(request: HttpRequest) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -80,7 +79,7 @@ async def create(request: HttpRequest) -> Response:
         raise InvalidInput.of_field(FIELD, "Only one file is taken", "too_long")
     (file,) = files
     new = NewUpload(caller.tenant, file.media_type, file.name)
-    upload = await services.files.uploads.take(new, _at_once(file.content))
+    upload = await services.files.uploads.take_whole(new, file.content)
     digest = (await in_cpu_thread(hashlib.sha256, file.content)).hexdigest()
     kept = await services.files.uploads.get_file(caller, upload.key)
     body = _file(request, caller.tenant, kept)
@@ -188,7 +187,3 @@ def _before(request: HttpRequest) -> tuple[datetime, str] | None:
     except ValueError:
         pass
     raise query.invalid("cursor", "should be the one of the previous page", cursor)
-
-
-async def _at_once(content: bytes) -> AsyncIterator[bytes]:
-    yield content

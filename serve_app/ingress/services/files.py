@@ -146,6 +146,14 @@ class Uploads:
                 await asyncio.shield(self._book.abandon(upload.key))
             raise
 
+    async def take_whole(self, new: NewUpload, content: bytes) -> Upload:
+        """Store a file whose content is in memory. Raises as ``take``."""
+
+        async def at_once() -> AsyncIterator[bytes]:
+            yield content
+
+        return await self.take(new, at_once())
+
     async def write(self, new: NewUpload, chunks: AsyncIterator[bytes]) -> Upload:
         """Store a file that Darkroom makes for the tenant. It counts towards the tenant's bytes,
         and is stored also beyond their limit."""

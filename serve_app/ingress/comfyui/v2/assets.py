@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NotRequired, TypeGuard, cast
 
 from starlette.requests import Request as HttpRequest
@@ -22,10 +23,10 @@ from serve_app.domain.upload import KeptFile
 from serve_app.ingress.comfyui import prompt
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import TAG
+from serve_app.ingress.comfyui.files import read_file
 from serve_app.ingress.comfyui.v2.errors import ERRORS, MISSING_ASSET
 from serve_app.ingress.http.auth import actor_of
-from serve_app.ingress.http.body import is_form, read_form
-from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_path
 from serve_app.ingress.http.origin import origin_of
@@ -107,16 +108,11 @@ async def upload(request: HttpRequest) -> Response:
     """``POST /assets``: store a file. It is a normal upload."""
     caller = await caller_of(request)
     services = services_of(request)
-    if not is_form(request):
-        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
-    await services.files.check_disk_for_upload()
-    form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
-    if not (files := form.files.get("file")):
-        raise InvalidInput.of_field("file", "Field required", "missing")
-    name = (form.texts.get("file_path") or files[0].name or "").rpartition("/")[2]
-    media_type = form.texts.get("content_type") or files[0].media_type
+    form, file = await read_file(request, "file")
+    name = (form.texts.get("file_path") or file.name or "").rpartition("/")[2]
+    media_type = form.texts.get("content_type") or file.media_type
     new = NewUpload(caller.tenant, media_type, name, key_id=caller.key_id)
-    stored = await services.files.uploads.take(new, _at_once(files[0].content))
+    stored = await services.files.uploads.take_whole(new, file.content)
     asset = _of_upload(await services.files.uploads.get_file(caller, stored.key))
     body = asset_body(asset, AssetUrls.of(request, caller))
     return json_reply({**body, "created_new": True}, 201)
@@ -162,56 +158,50 @@ def asset_body(asset: Asset, urls: AssetUrls) -> ComfyApiAsset:
         "created_at": asset.created_at.isoformat(),
         "url": urls.url(asset),
         "url_expires_at": urls.expiry(),
-        "expires_at": None if asset.expires_at is None else asset.expires_at.isoformat(),
+        "expires_at": iso(asset.expires_at),
     }
     if asset.job_id is not None:
         body["job_id"] = asset.job_id
     return body
 
 
+Part = prompt.PromptFile | tuple[str, str]
+"""What a node has made: a file, or a text behind its node."""
+
+
+def _parts(request: Request) -> Mapping[str, Part]:
+    """What a request has made, by the ids of assets."""
+    parts = [*prompt.files(request), *prompt.texts(request)]
+    return {f"{request.id}.{number}": part for number, part in enumerate(parts)}
+
+
 async def outputs_of(services: Services, request: Request) -> Sequence[Asset]:
     """What a request has made: its files that are still there, and its texts."""
-    at = request.finished_at or request.created_at
-    found = await asyncio.gather(
-        *(_of_file(services, request, number, file, at)
-          for number, file in enumerate(prompt.files(request)))
-    )  # fmt: skip
-    files = [asset for asset in found if asset is not None]
-    texts = [
-        Asset(
-            id=f"{request.id}.{len(found) + number}",
-            name=f"{node}.txt",
-            media_type="text/plain; charset=utf-8",
-            size=len(text.encode()),
-            created_at=at,
-            text=text,
-            job_id=prompt.prompt_id(request),
-            node=node,
-        )
-        for number, (node, text) in enumerate(prompt.texts(request))
-    ]
-    return [*files, *texts]
+    parts = _parts(request).items()
+    assets = await asyncio.gather(*(_output(services, request, *part) for part in parts))
+    return [asset for asset in assets if asset is not None]
 
 
-async def _of_file(
-    services: Services, request: Request, number: int, file: prompt.PromptFile, at: datetime
-) -> Asset | None:
-    elsewhere, size = is_elsewhere(file.key), 0
+async def _output(services: Services, request: Request, id_: str, part: Part) -> Asset | None:
+    """Part of a request as an asset; None: its file was deleted."""
+    made = partial(
+        Asset,
+        id=id_,
+        created_at=request.finished_at or request.created_at,
+        job_id=prompt.prompt_id(request),
+    )
+    if isinstance(part, tuple):
+        node, text = part
+        kind, size = "text/plain; charset=utf-8", len(text.encode())
+        return made(name=f"{node}.txt", media_type=kind, size=size, text=text, node=node)
+    elsewhere, size = is_elsewhere(part.key), 0
     if not elsewhere:
         try:
-            size = await services.files.storage.size(file.key)
+            size = await services.files.storage.size(part.key)
         except ArtifactNotFound:
             return None
-    return Asset(
-        id=f"{request.id}.{number}",
-        name=file.name,
-        media_type=keys.media_type_of(file.name if elsewhere else file.key),
-        size=size,
-        created_at=at,
-        key=file.key,
-        job_id=prompt.prompt_id(request),
-        node=file.node,
-    )
+    kind = keys.media_type_of(part.name if elsewhere else part.key)
+    return made(name=part.name, media_type=kind, size=size, key=part.key, node=part.node)
 
 
 def _of_upload(file: KeptFile) -> Asset:
@@ -242,10 +232,12 @@ async def _find_asset(request: HttpRequest, caller: Caller, asset_id: str) -> As
     if request_ids.valid(request_id):
         with suppress(RequestNotFound):
             made_by = await services.queue.get(caller.tenant, request_id)
-            if made_by.endpoint == endpoint_of(request, caller).endpoint.id:
-                for asset in await outputs_of(services, made_by):
-                    if asset.id == asset_id:
-                        return asset
+            part = _parts(made_by).get(asset_id)
+            own = made_by.endpoint == endpoint_of(request, caller).endpoint.id
+            if own and part is not None:
+                asset = await _output(services, made_by, asset_id, part)
+                if asset is not None:
+                    return asset
     raise ArtifactNotFound(NO_ASSET)
 
 
@@ -318,10 +310,6 @@ async def _resolve(
     name = f"{asset.job_id}/{asset.name}" if asset.job_id else asset.key
     urls[name] = AssetUrls.of(request, caller).url(asset)
     return name
-
-
-async def _at_once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
 
 
 ASSET_ID = in_path("asset_id", "Id of the asset.")

@@ -9,14 +9,12 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import BudgetExhausted, DarkroomError, FieldProblem, InvalidInput
+from serve_app.ingress.comfyui.errors import problems_of_nodes
 from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 
-EDITOR_FORMAT, MISSING_ASSET, KEY_REUSE = (
-    "workflow_format_ui",
-    "missing_asset",
-    "idempotency_key_reuse",
-)
+EDITOR_FORMAT, MISSING_ASSET = "workflow_format_ui", "missing_asset"
+OWN_CODES = (EDITOR_FORMAT, MISSING_ASSET, "idempotency_key_reuse")
 """Types of problems that are codes of this protocol."""
 
 CODES: Mapping[int, str] = {
@@ -66,9 +64,7 @@ def error_response(error: DarkroomError) -> Response:
     """Error response. The protocol's clients read the code."""
     status = 402 if isinstance(error, BudgetExhausted) else http_answer(error).status
     problems = error.problems if isinstance(error, InvalidInput) else ()
-    own = next((it.type for it in problems if it.type in (EDITOR_FORMAT, MISSING_ASSET)), None)
-    if any(it.loc == ("header", "Idempotency-Key") for it in problems):
-        own = KEY_REUSE
+    own = next((problem.type for problem in problems if problem.type in OWN_CODES), None)
     problem: ComfyApiProblem = {
         "code": own or CODES.get(status, error.code),
         "message": error.message,
@@ -83,11 +79,9 @@ def error_response(error: DarkroomError) -> Response:
 
 
 def _of_nodes(problems: tuple[FieldProblem, ...]) -> dict[str, list[dict[str, str]]]:
-    """Problems by the node that each is of. The location of one is ``body.prompt.NODE.…``."""
+    """Problems by the node that each is of."""
     nodes: dict[str, list[dict[str, str]]] = {}
-    for problem in problems:
-        where = [str(part) for part in problem.loc]
-        if where[:2] == ["body", "prompt"] and len(where) > 2:
-            fault = {"field": where[-1] if len(where) > 3 else "", "reason": problem.message}
-            nodes.setdefault(where[2], []).append(fault)
+    for node, where, problem in problems_of_nodes(problems):
+        fault = {"field": where[-1] if where else "", "reason": problem.message}
+        nodes.setdefault(node, []).append(fault)
     return nodes

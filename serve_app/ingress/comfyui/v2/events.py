@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from serve_app.domain.errors import NotFound, RequestNotFound, Unavailable
+from serve_app.domain.errors import RequestNotFound, Unavailable
 from serve_app.domain.request import LogLine, Request, State
 from serve_app.ingress.comfyui import prompt
 from serve_app.ingress.comfyui.v2 import jobs
@@ -103,12 +103,7 @@ class JobEvents:
 
     async def _picture(self) -> list[bytes]:
         """The newest preview."""
-        try:
-            preview = await self._queue.preview(self._request.tenant, self._request.id)
-        except RequestNotFound:
-            raise
-        except (NotFound, Unavailable):
-            return []  # it was submitted without
+        preview = await prompt.newest_preview(self._queue, self._request)
         if preview is None:
             return []
         picture = {

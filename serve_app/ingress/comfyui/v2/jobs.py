@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +13,13 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import (
-    InvalidInput,
-    RequestNotFound,
-)
+from serve_app.domain.errors import InvalidInput, RequestNotFound
 from serve_app.domain.progress import BYTE_STAGES
 from serve_app.domain.request import LogLine, Request, State
-from serve_app.ingress.comfyui import nodes, prompt
+from serve_app.ingress.comfyui import prompt
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import TAG
-from serve_app.ingress.comfyui.files import named_files
-from serve_app.ingress.comfyui.prompts import MAX_LISTED, read_prompt
+from serve_app.ingress.comfyui.prompts import MAX_LISTED, read_prompt, submit_prompt
 from serve_app.ingress.comfyui.v2.assets import (
     API,
     Asset,
@@ -39,12 +32,12 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import name_request
-from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.openapi import Operation, answer, in_path, in_query
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.options import SubmitOptions, parse_options
-from serve_app.ingress.submission.protocol import validate_call
+from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.replay import repeat_digest
+from serve_app.queue.store.config import Retention
 from serve_app.tenants.scopes import Caller
 
 JobStatus = Literal["queued", "running", "succeeded", "canceling", "canceled", "failed", "expired"]
@@ -190,8 +183,8 @@ class JobCall:
             "id": prompt.prompt_id(request),
             "status": status(request),
             "created_at": request.created_at.isoformat(),
-            "started_at": _iso(request.started_at),
-            "completed_at": _iso(request.finished_at),
+            "started_at": iso(request.started_at),
+            "completed_at": iso(request.finished_at),
             "expires_at": self._expiry(request).isoformat(),
             "queue_position": None if waiting is None else waiting.position,
             "progress": progress(request, lines),
@@ -221,11 +214,9 @@ class JobCall:
         }
 
     def _expiry(self, request: Request) -> datetime:
-        queue = self.services.config.queue
-        own = queue.tenant_limits.get(request.tenant)
-        days = (own and own.retention_days) or queue.retention_days
+        age_s = Retention.of(self.services.config).age_s(request.tenant)
         since = request.finished_at or request.created_at
-        return FOR_EVER if days is None else since + timedelta(days=days)
+        return FOR_EVER if age_s is None else since + timedelta(seconds=age_s)
 
 
 async def create(request: HttpRequest) -> Response:
@@ -234,16 +225,14 @@ async def create(request: HttpRequest) -> Response:
     services, caller = call.services, call.caller
     body = await read_json(request, services.config.limits.max_body_bytes)
     arguments = _read_job(body)
-    graph, urls = await resolve_references(request, caller, arguments["prompt"])
-    arguments["prompt"] = graph
-    if (known := await services.comfyui.current()) is not None:
-        nodes.check_graph(graph, known)
-    named = await named_files(services, caller, call.urls.origin, graph)
-    arguments["files"] = {**named, **urls}
-    options = _repeatable(parse_options(request, caller), body)
-    new = await validate_call(request, caller, call.entry.endpoint.id, arguments, options)
-    stored = await asyncio.shield(submission.submit(services, new))
-    services.comfyui.arrivals.announce(caller.tenant)
+    options = parse_options(request, caller)
+    # Of what was sent: the URLs of its files change.
+    digest = await repeat_digest(call.entry.endpoint.id, body, options)
+    arguments["prompt"], arguments["files"] = await resolve_references(
+        request, caller, arguments["prompt"]
+    )
+    options = replace(options, repeat_digest=digest)
+    stored = await submit_prompt(request, caller, call.entry, arguments, options)
     return json_reply(await call.body(stored), 201)
 
 
@@ -392,20 +381,8 @@ def _check_labels(named: object) -> Mapping[str, str]:
     return dict(pairs)
 
 
-def _repeatable(options: SubmitOptions, body: object) -> SubmitOptions:
-    """Options of a submit that a repeat finds by what was sent: URLs of its files change."""
-    if options.idempotency_key is None:
-        return options
-    sent = json.dumps(body, sort_keys=True).encode()
-    return replace(options, repeat_digest=hashlib.sha256(b"comfyui v2" + sent).digest())
-
-
 def graph_of(request: Request) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", request.input.get("prompt") or {})
-
-
-def _iso(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat()
 
 
 def _milliseconds(since: datetime | None, until: datetime | None) -> int | None:
