@@ -33,7 +33,9 @@ from tests.gpu_rehearsal.travel import archive_of_head
 PYTHON = ("litellm", "comfy-sdk", "fal-client", "huggingface-hub", "mcp", "openai", "replicate")
 """Clients of the extra `dev`. litellm is the first, because it may ask for an older openai."""
 
-JAVASCRIPT = Path("tests/wire/javascript")
+JAVASCRIPT = ("tests/wire/javascript", "tests/wire/large")
+"""Folders whose package.json pins clients."""
+
 LINKED = ("tests/s3rver/node_modules", "tests/page/javascript/node_modules")
 TESTED = Path("tests/wire/README.md")
 
@@ -59,9 +61,9 @@ def python_versions() -> Mapping[str, str]:
     return {name: versions[name] for name in PYTHON}
 
 
-def javascript_versions(package: str) -> Mapping[str, str]:
-    """Version of each package that a ``package.json`` pins."""
-    return json.loads(package)["dependencies"]
+def javascript_versions(folder: str) -> Mapping[str, str]:
+    """Version of each package that a folder of the project pins."""
+    return json.loads((ROOT / folder / "package.json").read_text("utf-8"))["dependencies"]
 
 
 def failures(junit: str) -> Mapping[str, str]:
@@ -144,11 +146,11 @@ class Copy:
         (self.packages / "below.pth").write_text(f"{self.folder}\n{below}\n", encoding="utf-8")
         for name in PYTHON:  # one by one: together, each could hold another one back
             _call([self.python, "-m", "pip", "install", "--quiet", "--upgrade", name])
-        names = javascript_versions((ROOT / JAVASCRIPT / "package.json").read_text("utf-8"))
-        newest = [f"{name}@latest" for name in names]
         options = ("--ignore-scripts", "--no-audit", "--no-fund", "--save-exact")
-        if npm(["install", *options, *newest], cwd=self.folder / JAVASCRIPT, stdout=sys.stderr):
-            raise SystemExit("The newest JavaScript clients do not install. See above.")
+        for folder in JAVASCRIPT:
+            newest = [f"{name}@latest" for name in javascript_versions(folder)]
+            if npm(["install", *options, *newest], cwd=self.folder / folder, stdout=sys.stderr):
+                raise SystemExit(f"The newest clients of {folder} do not install. See above.")
 
     def clients(self) -> Iterator[Client]:
         there = {
@@ -157,11 +159,11 @@ class Copy:
         }
         for name, version in python_versions().items():
             yield Client("Python", name, version, there.get(canonicalize_name(name), version))
-        pinned = javascript_versions((ROOT / JAVASCRIPT / "package.json").read_text("utf-8"))
-        for name, version in pinned.items():
-            package = self.folder / JAVASCRIPT / "node_modules" / name / "package.json"
-            newest = json.loads(package.read_text("utf-8"))["version"]
-            yield Client("JavaScript", name, version, newest)
+        for folder in JAVASCRIPT:
+            for name, version in javascript_versions(folder).items():
+                package = self.folder / folder / "node_modules" / name / "package.json"
+                newest = json.loads(package.read_text("utf-8"))["version"]
+                yield Client("JavaScript", name, version, newest)
 
 
 def _call(command: Sequence[str | Path]) -> None:

@@ -3,13 +3,9 @@ names pointing here."""
 
 from __future__ import annotations
 
-import json
-import os
 import ssl
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ from PIL import Image
 from serve_app.cli.commands import environment
 from serve_app.cli.connection.installation import Installation
 from tests.node import node, packages
-from tests.wire.entered import Ways, start_gateway, write_installation
+from tests.wire.entered import Shell, Ways, start_gateway, write_installation
 from tests.wire.media import MEDIA
 from tests.wire.served import serve
 
@@ -29,9 +25,6 @@ pytestmark = pytest.mark.wire
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 JAVASCRIPT = HERE / "javascript"
-TIMEOUT_S = 90.0
-TRUST = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "FAL_KEY")
-
 
 HUGGING_FACE = """
 import os, sys
@@ -52,28 +45,6 @@ client.text_to_image("a JPEG", model=FLUX, width=512, height=512).save(path)
 """
 
 
-@dataclass(frozen=True)
-class Shell:
-    """Environment for programs, and how `darkroom env` or an operator made it."""
-
-    variables: dict[str, str]
-    queue: str  # base of the URLs of requests
-
-    def run(self, *command: str | Path) -> dict[str, dict[str, Any]]:
-        """Output of the program, by the name of its call."""
-        done = subprocess.run(
-            command,
-            env={"PATH": os.defpath, "HOME": "/nonexistent", **self.variables},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        return {line["name"]: line for line in lines}
-
-
 @pytest.fixture(scope="module")
 def installation(
     tmp_path_factory: pytest.TempPathFactory,
@@ -84,28 +55,11 @@ def installation(
         yield write_installation(address, ways, folder), ways
 
 
-def shell(mode: str, installation: tuple[Installation, Ways]) -> Shell:
-    place, ways = installation
-    with pytest.MonkeyPatch.context() as patch:  # the shell's Node.js is that of the tests
-        patch.setenv("PATH", str(Path(node()).parent), prepend=os.pathsep)
-        return _shell(mode, place, ways)
-
-
-def _shell(mode: str, place: Installation, ways: Ways) -> Shell:
-    if mode != "aliases":
-        variables = environment.variables(place, mode)
-        queue = "https://queue.fal.run" if mode == "proxy" else f"{ways.tls_url}/queue"
-        return Shell(variables, queue)
-    shell_variables = environment.variables(place, "proxy")
-    trust = {name: shell_variables[name] for name in TRUST}
-    return Shell({**trust, "ALIASES_PORT": str(ways.tls_port)}, "https://queue.fal.run")
-
-
 @pytest.fixture(scope="module", params=["proxy", "hosts", "aliases"])
 def python(
     request: pytest.FixtureRequest, installation: tuple[Installation, Ways]
 ) -> tuple[Shell, dict[str, Any]]:
-    used = shell(request.param, installation)
+    used = Shell.of(*installation, request.param)
     return used, used.run(sys.executable, HERE / "unmodified.py")
 
 
@@ -149,7 +103,7 @@ def test_javascript_streams_and_draws_in_realtime(
     packages(JAVASCRIPT)
     preload = ("--require", JAVASCRIPT / "aliases.cjs") if mode == "aliases" else ()
     program = JAVASCRIPT / "unmodified_realtime.mjs"
-    results = shell(mode, installation).run(node(), *preload, program)
+    results = Shell.of(*installation, mode).run(node(), *preload, program)
     assert results["stream"]["value"] == 5
     assert results["stream with a token"]["value"] == 6
     assert results["realtime"]["value"] == [[7, "r-7"], [8, "r-8"]]
@@ -164,7 +118,7 @@ def javascript(
     packages(JAVASCRIPT)
     setup = tmp_path_factory.mktemp("setup") / "nothing.mjs"
     setup.write_text("")
-    used = shell(request.param, installation)
+    used = Shell.of(*installation, request.param)
     preload: Sequence[str | Path] = ()
     if request.param == "aliases":
         preload = ("--require", JAVASCRIPT / "aliases.cjs")
@@ -189,7 +143,7 @@ def test_hugging_face_s_inference_client_draws(
     installation: tuple[Installation, Ways], tmp_path: Path
 ) -> None:
     image = tmp_path / "image.png"
-    shell("proxy", installation).run(sys.executable, "-W", "ignore", "-c", HUGGING_FACE, image)
+    Shell.of(*installation, "proxy").run(sys.executable, "-W", "ignore", "-c", HUGGING_FACE, image)
     with Image.open(image) as drawn:
         assert drawn.size == (8, 8)
 
@@ -200,7 +154,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     packages(JAVASCRIPT)
     folder = tmp_path_factory.mktemp("media")
     with serve(catalog=MEDIA) as address, start_gateway(address.url, folder) as ways:
-        yield shell("proxy", (write_installation(address, ways, folder), ways))
+        yield Shell.of(write_installation(address, ways, folder), ways, "proxy")
 
 
 def test_the_ai_sdk_s_provider_for_fal_makes_videos_speaks_and_transcribes(media: Shell) -> None:

@@ -3,7 +3,6 @@
 // usage: node server_proxies.mjs
 import { createServer } from "node:http";
 
-import { createFalClient } from "@fal-ai/client";
 import * as falForExpress from "@fal-ai/server-proxy/express";
 import { createRouteHandler } from "@fal-ai/server-proxy/hono";
 import { createProxy } from "@fal-ai/server-proxy/remix";
@@ -11,6 +10,8 @@ import { createRequestHandler } from "@fal-ai/server-proxy/svelte";
 import { getRequestListener, serve } from "@hono/node-server";
 import express from "express";
 import { Hono } from "hono";
+
+import { called } from "./page_client.mjs";
 
 const ROUTE = falForExpress.route;
 
@@ -40,22 +41,6 @@ const servers = {
     return createServer(listener).listen(0, "127.0.0.1");
   },
 };
-
-/** What the client of a page gets by this proxy. */
-async function called(url) {
-  const fal = createFalClient({ proxyUrl: { url, when: "always" } });
-  const input = { prompt: "a JPEG", num_images: 2 };
-  const run = await fal.run("fal-ai/flux/schnell", { input });
-  const { request_id: requestId } = await fal.queue.submit("fal-ai/flux/schnell", { input });
-  let status;
-  do status = (await fal.queue.status("fal-ai/flux/schnell", { requestId })).status;
-  while (status !== "COMPLETED");
-  const { data } = await fal.queue.result("fal-ai/flux/schnell", { requestId });
-  // That for Express passes the answer on without its status, so that the client takes it for a result.
-  const wrong = fal.run("fal-ai/flux/schnell", { input: { num_images: 99 } });
-  const { detail } = await wrong.then(({ data }) => data, ({ body }) => body);
-  return { run: run.data.images.length, queued: data.images.length, refused: detail.map(({ loc }) => loc.at(-1)) };
-}
 
 for (const [name, start] of Object.entries(servers)) {
   const server = start();
