@@ -30,8 +30,11 @@ from packaging.utils import canonicalize_name
 from scripts.supply_chain.packages import CONSTRAINTS, ROOT, parse_lock
 from tests.gpu_rehearsal.travel import archive_of_head
 
-PYTHON = ("litellm", "comfy-sdk", "fal-client", "huggingface-hub", "mcp", "openai", "replicate")
-"""Clients of the extra `dev`. litellm is the first, because it may ask for an older openai."""
+PYTHON = ("comfy-sdk", "fal-client", "huggingface-hub", "mcp", "openai", "replicate")
+"""Clients of the extra `dev`."""
+
+LARGE_PYTHON = "tests/wire/large/requirements.txt"
+"""Clients that only their own tests install."""
 
 JAVASCRIPT = ("tests/wire/javascript", "tests/wire/large")
 """Folders whose package.json pins clients."""
@@ -58,7 +61,12 @@ class Client:
 def python_versions() -> Mapping[str, str]:
     """Pinned version of each client in Python."""
     versions = {name: version for name, version, _ in parse_lock(CONSTRAINTS.read_text("utf-8"))}
-    return {name: versions[name] for name in PYTHON}
+    return {name: versions[name] for name in PYTHON} | large_python_versions(ROOT)
+
+
+def large_python_versions(folder: Path) -> Mapping[str, str]:
+    lock = (folder / LARGE_PYTHON).read_text("utf-8")
+    return {name: version for name, version, _ in parse_lock(lock)}
 
 
 def javascript_versions(folder: str) -> Mapping[str, str]:
@@ -146,6 +154,10 @@ class Copy:
         (self.packages / "below.pth").write_text(f"{self.folder}\n{below}\n", encoding="utf-8")
         for name in PYTHON:  # one by one: together, each could hold another one back
             _call([self.python, "-m", "pip", "install", "--quiet", "--upgrade", name])
+        newest = "".join(
+            f"{name}=={newest_version(name)}\n" for name in large_python_versions(ROOT)
+        )
+        (self.folder / LARGE_PYTHON).write_text(newest, encoding="utf-8")
         options = ("--ignore-scripts", "--no-audit", "--no-fund", "--save-exact")
         for folder in JAVASCRIPT:
             newest = [f"{name}@latest" for name in javascript_versions(folder)]
@@ -156,7 +168,7 @@ class Copy:
         there = {
             canonicalize_name(installed.name): installed.version
             for installed in distributions(path=[str(self.packages)])
-        }
+        } | large_python_versions(self.folder)
         for name, version in python_versions().items():
             yield Client("Python", name, version, there.get(canonicalize_name(name), version))
         for folder in JAVASCRIPT:
@@ -164,6 +176,15 @@ class Copy:
                 package = self.folder / folder / "node_modules" / name / "package.json"
                 newest = json.loads(package.read_text("utf-8"))["version"]
                 yield Client("JavaScript", name, version, newest)
+
+
+def newest_version(name: str) -> str:
+    """Newest version of a package in the index."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "--json", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise SystemExit(f"The index of packages does not say the versions of {name}. See above.")
+    return json.loads(done.stdout)["latest"]
 
 
 def _call(command: Sequence[str | Path]) -> None:

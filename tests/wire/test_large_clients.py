@@ -1,5 +1,5 @@
 """Clients whose packages take too long to install for each run: Next.js, the inspector of the Model
-Context Protocol, and fal's command line."""
+Context Protocol, fal's command line and LiteLLM."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,23 @@ HERE = Path(__file__).parent
 JAVASCRIPT = HERE / "javascript"
 STARTS_S = 60.0
 FLUX = "fal-ai/flux/schnell"
+
+LITELLM = """
+import json, litellm, openai, sys
+litellm.telemetry = False
+url, key = sys.argv[1:]
+made = litellm.image_generation(
+    prompt="a JPEG", model="fal_ai/fal-ai/flux/schnell", size="512x512", n=2,
+    api_base=url, api_key=key,
+)
+print(json.dumps({"urls": [image.url for image in made.data]}))
+try:
+    litellm.image_generation(
+        prompt="x", model="fal_ai/fal-ai/flux/schnell", n=99, api_base=url, api_key=key
+    )
+except openai.APIError as error:
+    print(json.dumps({"said": str(error)}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +132,22 @@ def test_fal_s_command_line_calls_models(shell: Shell) -> None:
     shown = shell.output(fal, "api", FLUX, "prompt=a JPEG", "num_images:=2", COLUMNS="300")
     assert shown.count("'content_type': 'image/jpeg'") == 2
     assert "image/jpeg" in shell.output(fal, "api", f"{FLUX}/stream", "prompt=a JPEG")
+
+
+def test_litellm_draws_and_reports_what_is_wrong(
+    address: Address, shell: Shell, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
+    python = tmp_path / "bin" / "python"
+    pip = (python, "-m", "pip", "install", "--quiet", "-r", HERE / "large" / "requirements.txt")
+    if subprocess.run(pip, check=False).returncode:
+        pytest.skip("pip cannot install LiteLLM")
+    # Darkroom's address is all that it is given.
+    alone = Shell({"LITELLM_LOCAL_MODEL_COST_MAP": "True"}, shell.queue)
+    output = alone.output(python, "-W", "ignore", "-c", LITELLM, address.url, address.key)
+    drawn, refused = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
+    assert len(drawn["urls"]) == 2
+    for url in drawn["urls"]:
+        image = httpx.get(url, trust_env=False)
+        assert image.headers["content-type"] == "image/jpeg"
+    assert "num_images" in refused["said"]
