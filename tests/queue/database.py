@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -142,6 +142,19 @@ async def new_database(server: str, name: str) -> AsyncGenerator[str]:
             yield make_conninfo(server, dbname=name)
         finally:
             await maker.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@contextmanager
+def database_of_module(server: str, name: str, template: str = "template0") -> Iterator[str]:
+    """Connection string of a copy of ``template``, to which nobody may be connected, for the tests
+    of one module."""
+    with psycopg.connect(server, autocommit=True) as maker:
+        maker.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    try:
+        yield make_conninfo(server, dbname=name)
+    finally:
+        with psycopg.connect(server, autocommit=True) as maker:
+            maker.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from serve_app.queue.store.migrations import migrate
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
+from tests.queue.database import new_database
 from tests.queue.requests import POOL, make_finish, new
 
 TENANTS = ("ann", "bob", "eve")
@@ -240,24 +241,19 @@ def _presence(name: str, stage: ReplicaStage) -> Presence:
 async def make_queue(
     server: str, terms: FakeTerms, liveness: FakeLiveness
 ) -> AsyncIterator[Callable[[int], PacedQueue]]:
-    with psycopg.connect(server, autocommit=True) as maker:
-        maker.execute("CREATE DATABASE paced TEMPLATE template0")
-        plain = make_conninfo(server, dbname="paced")
-        try:
-            with psycopg.connect(plain, autocommit=True) as connection:
-                connection.execute(OWN_TIME.encode())
-            # A schema before PostgreSQL's own: it replaces `now()`.
-            own = make_conninfo(plain, options="-c search_path=public,own,pg_catalog")
-            await migrate(own)
-            database = Database(own)
-            await database.start()
-            clock = FakeClock()
-            queue = assemble(database, clock, terms, PATIENT, liveness, "ingress-1")
-            yield lambda seed: PacedQueue(queue, clock, seed)
-            await queue.aclose()
-            await database.aclose()
-        finally:
-            maker.execute("DROP DATABASE paced WITH (FORCE)")
+    async with new_database(server, "paced") as plain:
+        with psycopg.connect(plain, autocommit=True) as connection:
+            connection.execute(OWN_TIME.encode())
+        # A schema before PostgreSQL's own: it replaces `now()`.
+        own = make_conninfo(plain, options="-c search_path=public,own,pg_catalog")
+        await migrate(own)
+        database = Database(own)
+        await database.start()
+        clock = FakeClock()
+        queue = assemble(database, clock, terms, PATIENT, liveness, "ingress-1")
+        yield lambda seed: PacedQueue(queue, clock, seed)
+        await queue.aclose()
+        await database.aclose()
 
 
 async def with_two_replicas(paced: PacedQueue) -> None:

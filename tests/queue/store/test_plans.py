@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.request import State
 from serve_app.postgres.database import SESSION
@@ -26,6 +25,7 @@ from serve_app.queue.transactions import garbage
 from serve_app.queue.transactions.deletion import DUE_TENANTS, FIRST_ID, PAGE_SIZE, SEE_ENDS
 from serve_app.queue.transactions.history import DAYS, page_statement
 from serve_app.queue.transactions.usage import OPEN_SESSIONS
+from tests.queue.database import database_of_module
 
 QUEUED, IDLE_LANES, MAX_READ = 5000, 50, 1000
 FILL = f"""
@@ -114,10 +114,9 @@ PAGES: list[tuple[str | None, str | None, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize("learned", [False, True], ids=["new", "analyzed"])
 @pytest.mark.parametrize(("tenant", "endpoint", "states"), PAGES)
 async def test_a_page_of_history_does_not_read_the_history(
-    history: str, tenant: str | None, endpoint: str | None, states: list[str], learned: bool
+    either: str, tenant: str | None, endpoint: str | None, states: list[str]
 ) -> None:
     statement = page_statement(
         of_tenant=tenant is not None,
@@ -130,21 +129,16 @@ async def test_a_page_of_history_does_not_read_the_history(
         "states": states,
         "limit": 5,
     }
-    with psycopg.connect(history, autocommit=True) as connection:
+    with psycopg.connect(either, autocommit=True) as connection:
         connection.execute(SESSION)
-        if learned:
-            connection.execute("ANALYZE requests")
         plan = explain_prepared(connection, statement, params)
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
 
-@pytest.mark.parametrize("learned", [False, True], ids=["new", "analyzed"])
 @pytest.mark.parametrize("words", ["each", "few", "nowhere"])
 @pytest.mark.parametrize("statement", [search.WALK_WORDS, search.INDEXED], ids=["walk", "index"])
-async def test_a_search_does_not_read_the_history(
-    history: str, statement: str, words: str, learned: bool
-) -> None:
+async def test_a_search_does_not_read_the_history(either: str, statement: str, words: str) -> None:
     params = UNBOUNDED | {
         "tenant": BUSY,
         "query": words_query(BUSY, words),
@@ -152,10 +146,8 @@ async def test_a_search_does_not_read_the_history(
         "walk": 20,
         "most": 20,
     }
-    with psycopg.connect(history, autocommit=True) as connection:
+    with psycopg.connect(either, autocommit=True) as connection:
         connection.execute(SESSION)
-        if learned:
-            connection.execute("ANALYZE requests, request_words")
         plan = explain_prepared(connection, statement, params)
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
@@ -208,11 +200,10 @@ async def test_what_waited_longest_is_found_without_reading_the_queue(
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
 
-async def test_counts_by_day_read_an_index_alone(history: str) -> None:
+async def test_counts_by_day_read_an_index_alone(analyzed: str) -> None:
     params = {"tenant": BUSY, "first": [FIRST_ID], "last": [search.LAST_ID], "endpoints": None}
-    with psycopg.connect(history, autocommit=True) as connection:
+    with psycopg.connect(analyzed, autocommit=True) as connection:
         connection.execute(SESSION)
-        connection.execute("VACUUM ANALYZE requests")
         plan = explain_prepared(connection, DAYS, params)
     counted = [line for line in plan if "Index Only Scan using requests_history" in line]
     assert counted, "\n".join(plan)
@@ -276,16 +267,24 @@ def explain_prepared(
 
 @pytest.fixture(scope="module")
 def history(server: str) -> Iterator[str]:
-    with psycopg.connect(server, autocommit=True) as maker:
-        maker.execute("CREATE DATABASE history TEMPLATE template0")
-    conninfo = make_conninfo(server, dbname="history")
-    try:
+    """A database that nobody has analyzed."""
+    with database_of_module(server, "history") as conninfo:
         asyncio.run(migrate(conninfo))
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(HISTORY.encode())
             connection.execute(WORDS.encode())
             connection.execute("SELECT gin_clean_pending_list('request_words_found')")
         yield conninfo
-    finally:
-        with psycopg.connect(server, autocommit=True) as maker:
-            maker.execute("DROP DATABASE history WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def analyzed(server: str, history: str) -> Iterator[str]:
+    with database_of_module(server, "analyzed", template="history") as conninfo:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE requests, request_words")
+        yield conninfo
+
+
+@pytest.fixture(params=["new", "analyzed"])
+def either(request: pytest.FixtureRequest, history: str, analyzed: str) -> str:
+    return analyzed if request.param == "analyzed" else history

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +12,10 @@ import psycopg
 import pytest
 
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter
-from serve_app.postgres.database import Database
+from serve_app.postgres.database import SESSION
+from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.usage import CONSUMED, ended_statement
+from tests.queue.database import database_of_module
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 ENDED = """
@@ -41,21 +45,25 @@ PARAMS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def usage_rows(conninfo: str) -> None:
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(ENDED)
-        connection.execute(COUNTED)
-        connection.execute("VACUUM ANALYZE requests, usage")
+@pytest.fixture(scope="module")
+def usage(server: str) -> Iterator[psycopg.Connection]:
+    with database_of_module(server, "usage") as conninfo:
+        asyncio.run(migrate(conninfo))
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(SESSION)
+            connection.execute(ENDED)
+            connection.execute(COUNTED)
+            connection.execute("VACUUM ANALYZE requests, usage")
+            yield connection
 
 
-async def plan(database: Database, statement: str, **more: Any) -> str:
+def plan(usage: psycopg.Connection, statement: str, **more: Any) -> str:
     names = set(re.findall(r"%\((\w+)\)s", statement))
     params = {name: value for name, value in {**PARAMS, **more}.items() if name in names}
-    return "\n".join(row[0] for row in await database.rows(f"EXPLAIN {statement}", params))
+    rows = usage.execute(f"EXPLAIN {statement}".encode(), params).fetchall()
+    return "\n".join(line for (line,) in rows)
 
 
-@pytest.mark.usefixtures("usage_rows")
 @pytest.mark.parametrize("before", [None, (NOW, "00000000-0000-0000-0000-000000000000")])
 @pytest.mark.parametrize(
     ("end", "index"),
@@ -66,18 +74,20 @@ async def plan(database: Database, statement: str, **more: Any) -> str:
         (EndedRequest.SERVER_ERROR, "requests_unsuccessful"),
     ],
 )
-async def test_a_page_of_ended_requests_is_read_off_an_index(
-    database: Database, end: EndedRequest | None, index: str, before: tuple[datetime, str] | None
+def test_a_page_of_ended_requests_is_read_off_an_index(
+    usage: psycopg.Connection,
+    end: EndedRequest | None,
+    index: str,
+    before: tuple[datetime, str] | None,
 ) -> None:
     search = EndedRequestFilter(
         "t0", "a/b", SEARCH.since, SEARCH.until, end, ["cancelled"], None, before
     )
     at, id_ = before or (None, None)
-    found_plan = await plan(database, ended_statement(search), before_at=at, before_id=id_)
+    found_plan = plan(usage, ended_statement(search), before_at=at, before_id=id_)
     assert f"using {index} on requests" in found_plan
     assert "Sort" not in found_plan
 
 
-@pytest.mark.usefixtures("usage_rows")
-async def test_usage_is_summed_from_an_index_alone(database: Database) -> None:
-    assert "Index Only Scan using usage_of_tenant_billed" in await plan(database, CONSUMED)
+def test_usage_is_summed_from_an_index_alone(usage: psycopg.Connection) -> None:
+    assert "Index Only Scan using usage_of_tenant_billed" in plan(usage, CONSUMED)
