@@ -38,7 +38,11 @@ CLUSTER = tuple(
     HERE / name
     for name in (
         *("attacks", "bad_days", "cluster"),
-        *("docs/test_transcripts.py", "page/test_cluster.py", "wire"),
+        *("docs/test_transcripts.py", "page/test_cluster.py"),
+        *(f"wire/test_fal_{client}_client.py" for client in ("javascript", "python")),
+        *("wire/test_fal_javascript_realtime.py", "wire/test_fal_realtime.py"),
+        *("wire/test_fal_python_uploads.py", "wire/test_other_protocols.py"),
+        "wire/test_webhooks.py",
     )
 )
 """Where the tests marked ``cluster`` are. ``pytest -m cluster`` collects nothing else, because to
