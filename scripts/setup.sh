@@ -28,7 +28,7 @@ install_node_packages() {
     node="$1/bin/node"
     npm="$1/lib/node_modules/npm/bin/npm-cli.js"
     for folder in tests/s3rver tests/wire/javascript tests/page/javascript; do
-        if [ ! -x "$node" ] || ! (cd "$root/$folder" && PATH="$1/bin:$PATH" "$node" "$npm" ci \
+        if [ ! -x "$node" ] || ! (cd "$root/$folder" && PATH="$1/bin:$PATH" nice -n 19 "$node" "$npm" ci \
             --ignore-scripts --no-audit --no-fund --loglevel=error >&2); then
             printf 'darkroom: the packages of %s could not be installed, so the tests that need them are skipped.\n' \
                 "$folder" >&2
@@ -52,7 +52,7 @@ compile_packages() {
     rarely='/transformers/models/|/diffusers/(modular_)?pipelines/|/ray/(data|rllib|train|tune)/'
     rarely="$rarely|/torch/(_inductor|ao|distributed|onnx|testing)/"
     set -- "$venv"/lib/python*/site-packages
-    "$venv/bin/python" -m compileall -qq -x "$rarely" \
+    nice -n 19 "$venv/bin/python" -m compileall -qq -x "$rarely" \
         "$1/torch" "$1/ray" "$1/transformers" "$1/diffusers" || true
 }
 

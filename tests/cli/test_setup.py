@@ -24,7 +24,7 @@ esac
 DF = """#!/bin/sh
 echo Filesystem; echo "disk 0 0 $FREE_KB"
 """
-TOOLS = ("sh", "dirname", "cat", "cksum", "awk", "mkdir", "cp", "touch")
+TOOLS = ("sh", "dirname", "cat", "cksum", "awk", "mkdir", "cp", "nice", "touch")
 
 
 class Project:

@@ -27,6 +27,8 @@ LONG: dict[str, dict[str, Any]] = {
     WAN: {"num_frames": 81, "num_inference_steps": 4, "video_write_mode": "small"},
     AUDIO: {"seconds_total": 1.5, "steps": 40},
 }
+SHORT = {"num_frames": 17, "num_inference_steps": 2}
+"""For what is done when a video has been made."""
 WHILE: dict[str, tuple[str, Callable[[Progress], bool]]] = {
     "denoising": (AUDIO, lambda now: now.stage is Stage.DENOISING and now.step > 1),
     "denoising a video": (WAN, lambda now: now.stage is Stage.DENOISING and now.step > 1),
@@ -45,7 +47,8 @@ async def begin_request(rig: Rig, doing: str, **changes: Any) -> tuple[LeaseKey,
     endpoint_id, at_it = WHILE[doing]
     # The first file arrives, and the second one hangs.
     rig.storage.closed = asyncio.Event() if doing.startswith("uploading") else None
-    lease = replace(make_lease(rig, "long", endpoint_id, **LONG[endpoint_id]), **changes)
+    requested = SHORT if doing == "uploading" else LONG[endpoint_id]
+    lease = replace(make_lease(rig, "long", endpoint_id, **requested), **changes)
     rig.port.offer(lease)
     attempts = rig.replica._attempts
     await until(lambda: lease.key in attempts and attempts[lease.key].state.generation is not None)
