@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from decimal import Decimal
 
 import pytest
@@ -206,3 +206,24 @@ async def test_usage_is_summed_by_what_is_asked_for(queue: Queue) -> None:
         SumsQuery(TENANT, now - DAY, now + DAY, [UsageGroup.DAY], "Pacific/Kiritimati")
     )
     assert today.day in {(now + timedelta(hours=14)).date(), (now + timedelta(hours=15)).date()}
+
+
+@pytest.mark.parametrize(
+    ("zone", "offset"), [("UTC", timedelta()), ("Asia/Kolkata", timedelta(hours=5, minutes=30))]
+)
+async def test_usage_is_summed_by_the_hours_of_a_zone_and_by_minutes(
+    queue: Queue, zone: str, offset: timedelta
+) -> None:
+    before = SystemClock().now()
+    await run_request(queue, images(SQUARE), price=IMAGE)
+    after = SystemClock().now()
+    by = [UsageGroup.HOUR, UsageGroup.MINUTE]
+    (total,) = await queue.ledger.sums(SumsQuery(TENANT, before - DAY, after + DAY, by, zone))
+    assert total.day is None
+    assert total.hour is not None
+    assert total.minute is not None
+    assert (total.hour.astimezone(UTC) + offset).minute == 0
+    hour, minute = timedelta(hours=1), timedelta(minutes=1)
+    for start, length in ((total.hour, hour), (total.minute, minute)):
+        assert before - length < start <= after
+        assert start.astimezone(UTC).second == 0

@@ -14,6 +14,7 @@ from serve_app.domain.billing.price import Price, Quantities
 from serve_app.domain.billing.sums import SumsQuery, UsageGroup, UsageSum
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request, State
+from serve_app.domain.timeframe import Timeframe
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
 from tests.fakes.queue_row import Row
 
@@ -76,6 +77,8 @@ class FakeLedger:
                 continue
             values = {
                 UsageGroup.DAY: line.at.astimezone(zone).date().isoformat(),
+                UsageGroup.HOUR: Timeframe.HOUR.start(line.at, zone).isoformat(),
+                UsageGroup.MINUTE: Timeframe.MINUTE.start(line.at, zone).isoformat(),
                 UsageGroup.TENANT: line.tenant,
                 UsageGroup.KEY: line.key_id,
                 UsageGroup.ENDPOINT: line.endpoint,
@@ -167,6 +170,8 @@ def _summed(lines: Sequence[Line], by: Collection[UsageGroup], zone: tzinfo) -> 
         steps=sum(line.usage.steps for line in lines),
         amount=amount,
         day=first.at.astimezone(zone).date() if UsageGroup.DAY in by else None,
+        hour=Timeframe.HOUR.start(first.at, zone) if UsageGroup.HOUR in by else None,
+        minute=Timeframe.MINUTE.start(first.at, zone) if UsageGroup.MINUTE in by else None,
         tenant=first.tenant if UsageGroup.TENANT in by else None,
         key_id=first.key_id if UsageGroup.KEY in by else None,
         endpoint=first.endpoint if by_endpoint else None,

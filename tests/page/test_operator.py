@@ -496,7 +496,7 @@ def test_the_tenant_of_the_key_in_use_cannot_be_disabled_with_it(operator: Opera
 
 
 @pytest.mark.long
-def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator: Operator) -> None:
+def test_usage_is_shown_by_time_tenant_and_endpoint_and_saved_as_a_file(operator: Operator) -> None:
     expect_images(Reader(operator.page, operator.darkroom).generate("a hill"), 1)
     operator.open("Usage")
     page = operator.page
@@ -505,6 +505,12 @@ def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator:
     expect(today).to_have_count(1)
     expect(today).to_contain_text("1")
     page.get_by_role("button", name="Compute time").click()
+    expect(operator.table("Compute time by day").get_by_role("row")).to_have_count(1)
+    time = page.get_by_label("Time", exact=True)
+    for period, unit in (("60", "minute"), ("24", "hour")):
+        time.select_option(period)
+        expect(operator.table(f"Compute time by {unit}").get_by_role("row")).to_have_count(1)
+    time.select_option("30")
     expect(operator.table("Compute time by day").get_by_role("row")).to_have_count(1)
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download as CSV").click()

@@ -60,9 +60,13 @@ def lines(seed: int, count: int) -> list[dict[str, object]]:
     return rows
 
 
+ALL = (UsageGroup.DAY, UsageGroup.TENANT, UsageGroup.KEY, UsageGroup.ENDPOINT)
+"""All groups that a day's row has."""
+
+
 async def figures(ledger: Ledger) -> Sequence[object]:
     values: list[object] = []
-    for by in [(), (UsageGroup.KEY,), (UsageGroup.DAY, UsageGroup.ENDPOINT), tuple(UsageGroup)]:
+    for by in [(), (UsageGroup.KEY,), (UsageGroup.DAY, UsageGroup.ENDPOINT), ALL]:
         values += await ledger.sums(SumsQuery(None, START, TODAY, by))
     edges = [START + timedelta(days=n) for n in range(61)]
     for tenant in ("ann", "bob"):

@@ -15,10 +15,13 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
 from serve_app.cli.group import InheritingGroup
+from serve_app.domain.billing.sums import UsageGroup
 from serve_app.telemetry.clock import SystemClock
 
 COLUMNS = {
     "day": "day",
+    "hour": "hour",
+    "minute": "minute",
     "tenant": "tenant",
     "key_id": "key",
     "endpoint_id": "endpoint",
@@ -37,7 +40,7 @@ NUMBERS = frozenset({"requests", "successes", "images", "run_s", "cost"})
 @click.option(
     "--by",
     multiple=True,
-    type=click.Choice(["day", "tenant", "key", "endpoint"]),
+    type=click.Choice([*map(str, UsageGroup)]),
     help="What to group by. May be repeated. Default: endpoint.",
 )
 @options.since
@@ -59,7 +62,7 @@ def usage_group(
 ) -> None:
     """Show what was used, and what it cost, in the last 30 days.
 
-    Days, and times without a zone, are in UTC. With --by tenant, all tenants are shown.
+    Days, hours and times without a zone are in UTC. With --by tenant, all tenants are shown.
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -1,4 +1,4 @@
-"""Sums of usage by day, tenant, key and endpoint."""
+"""Sums of usage by time, tenant, key and endpoint."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class UsageGroup(StrEnum):
     """What sums are made for."""
 
     DAY = "day"
+    HOUR = "hour"
+    MINUTE = "minute"
     TENANT = "tenant"
     KEY = "key"
     ENDPOINT = "endpoint"
@@ -31,7 +33,7 @@ class SumsQuery:
     since: datetime
     until: datetime  # exclusive
     by: Sequence[UsageGroup]
-    zone: str = "UTC"  # time zone of days
+    zone: str = "UTC"  # time zone of days and hours
     endpoints: Sequence[str] = ()  # empty: all
 
 
@@ -51,6 +53,8 @@ class UsageSum:
     steps: int
     amount: Decimal
     day: date | None = None
+    hour: datetime | None = None  # its start; of usage that is kept by day, that of the day in UTC
+    minute: datetime | None = None
     tenant: str | None = None
     key_id: str | None = None  # empty: submitted before keys were recorded
     endpoint: str | None = None

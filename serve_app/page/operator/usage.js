@@ -1,16 +1,20 @@
-// Usage by tenant, endpoint and day, as a chart, a table, and a file for spreadsheets.
+// Usage by tenant, endpoint and time, as a chart, a table, and a file for spreadsheets.
 
 import { element, freshId } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
+import { shortClock } from "../interface/words.js";
 import { barChart } from "./bar_chart.js";
 import { labelled, section, span } from "./desk.js";
 
-const DAY_MS = 86_400_000;
+/** How many of which unit. */
 const PERIODS = [
-  ["7", "7 days"],
-  ["30", "30 days"],
-  ["90", "90 days"],
+  ["60", "Last hour", "minute"],
+  ["24", "Last day", "hour"],
+  ["7", "7 days", "day"],
+  ["30", "30 days", "day"],
+  ["90", "90 days", "day"],
 ];
+const LENGTHS_MS = { minute: 60_000, hour: 3_600_000 };
 const MEASURES = {
   requests: { name: "Requests", words: String },
   run_s: { name: "Compute time", words: span },
@@ -71,7 +75,7 @@ export class UsagePart {
         labelled("Time", this.#period),
         this.#measures,
       ),
-      section("By day", "", this.#chart),
+      section("Over time", "", this.#chart),
       section(
         "Sums",
         "",
@@ -103,17 +107,17 @@ export class UsagePart {
       .join(", ");
     this.#show(this.#measure);
     if (this.#own) return;
-    const start = new Date(this.#days()[0]).toISOString();
+    const start = this.#times()[0].toISOString();
     const query = new URLSearchParams({ start });
     const report = await this.#desk.call("GET", `v1/usage/report?${query}`);
     this.#report.replaceChildren(...reportLines(report).map((line) => element("li", {}, line)));
   }
 
-  /** What is asked for, by day, tenant, key and endpoint: all views of it are made here. */
+  /** What is asked for, by time, tenant, key and endpoint: all views of it are made here. */
   #query() {
     const query = new URLSearchParams({
-      by: "day,tenant,key,endpoint",
-      start: new Date(this.#days()[0]).toISOString(),
+      by: [...new Set(["day", this.#unit()]), "tenant", "key", "endpoint"],
+      start: this.#times()[0].toISOString(),
       timezone: Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC",
     });
     if (this.#own) return query; // the key's tenant
@@ -131,13 +135,22 @@ export class UsagePart {
     this.#tenant.value = names.includes(chosen) ? chosen : "";
   }
 
-  /** Midnights of the chosen days, as the browser's clock has them. */
-  #days() {
+  #unit() {
+    return PERIODS.find(([value]) => value === this.#period.value)[2];
+  }
+
+  /** Beginnings of the chosen minutes, hours or days, as the browser's clock has them. */
+  #times() {
     const now = new Date();
+    const unit = this.#unit();
     const count = Number(this.#period.value);
-    return Array.from({ length: count }, (_, place) =>
-      new Date(now.getFullYear(), now.getMonth(), now.getDate() - count + 1 + place).getTime(),
-    );
+    return Array.from({ length: count }, (_, place) => {
+      const ago = count - 1 - place;
+      if (unit === "day") return new Date(now.getFullYear(), now.getMonth(), now.getDate() - ago);
+      const at = new Date(now);
+      at.setMinutes(unit === "hour" ? 0 : now.getMinutes(), 0, 0);
+      return new Date(at - ago * LENGTHS_MS[unit]);
+    });
   }
 
   #show(measure) {
@@ -145,15 +158,22 @@ export class UsagePart {
     for (const each of this.#measures.children)
       each.setAttribute("aria-pressed", String(each.dataset.value === measure));
     const { name, words } = MEASURES[measure];
-    const bars = this.#days().map((at) => {
-      const day = dayOf(new Date(at));
-      const value = total(
-        this.#rows.filter((row) => row.day === day),
-        measure,
+    const unit = this.#unit();
+    const bars = this.#times().map((at) => {
+      const day = dayOf(at);
+      const rows = this.#rows.filter((row) =>
+        unit === "day" ? row.day === day : Date.parse(row[unit]) === at.getTime(),
       );
-      return { name: day, short: day.slice(5), value, words: words(value) };
+      const value = total(rows, measure);
+      const clock = shortClock(at.toISOString());
+      return {
+        name: unit === "day" ? day : clock,
+        short: unit === "day" ? day.slice(5) : clock,
+        value,
+        words: words(value),
+      };
     });
-    this.#chart.replaceChildren(barChart(`${name} by day`, bars));
+    this.#chart.replaceChildren(barChart(`${name} by ${unit}`, bars));
     this.#table.show(grouped(this.#rows, this.#names()));
   }
 

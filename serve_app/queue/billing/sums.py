@@ -14,6 +14,8 @@ from serve_app.queue.store.billing import LINES
 
 _GROUPS = {
     UsageGroup.DAY: "(at AT TIME ZONE %(zone)s)::date",
+    UsageGroup.HOUR: "date_trunc('hour', at, %(zone)s)",
+    UsageGroup.MINUTE: "date_trunc('minute', at)",
     UsageGroup.TENANT: "tenant",
     UsageGroup.KEY: "coalesce(key_id, '')",
     UsageGroup.ENDPOINT: "endpoint",
@@ -64,7 +66,7 @@ async def read_sums(reads: FairReads, query: SumsQuery) -> Sequence[UsageSum]:
 
 
 def _sum(row: tuple[Any, ...], *, by_endpoint: bool) -> UsageSum:
-    day, tenant, key_id, endpoint, price, currency, *figures = row
+    day, hour, minute, tenant, key_id, endpoint, price, currency, *figures = row
     requests, successes, images, run_s, steps, units, billed, amount = figures
     return UsageSum(
         currency=currency,
@@ -75,6 +77,8 @@ def _sum(row: tuple[Any, ...], *, by_endpoint: bool) -> UsageSum:
         steps=steps,
         amount=amount,
         day=day,
+        hour=hour,
+        minute=minute,
         tenant=tenant,
         key_id=key_id,
         endpoint=endpoint,

@@ -1,4 +1,4 @@
-"""``/v1/usage``: usage and what it cost, by day, tenant, key and endpoint, as JSON or CSV."""
+"""``/v1/usage``: usage and what it cost, by time, tenant, key and endpoint, as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any, NotRequired, cast
 
@@ -42,6 +42,7 @@ from serve_app.tenants.scopes import OPERATOR, USAGE
 
 CSV = "text/csv"
 USUAL = (UsageGroup.DAY, UsageGroup.ENDPOINT)
+TIMES = frozenset({UsageGroup.DAY, UsageGroup.HOUR, UsageGroup.MINUTE})
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of texts that a spreadsheet would compute."""
 
@@ -50,6 +51,8 @@ class Sum(TypedDict):
     """Usage of a group. Only the fields that were asked for with ``by`` are there."""
 
     day: NotRequired[str]
+    hour: NotRequired[Annotated[Time, Field(description="Its start.")]]
+    minute: NotRequired[Annotated[Time, Field(description="Its start.")]]
     tenant: NotRequired[str]
     key_id: NotRequired[Annotated[str, Field(description="Empty: not recorded.")]]
     endpoint_id: NotRequired[str]
@@ -85,7 +88,7 @@ class UsageSums(TypedDict):
 @dataclass(frozen=True, slots=True)
 class _Asked:
     query: SumsQuery
-    zone: tzinfo  # of days
+    zone: tzinfo  # of days and hours
     as_csv: bool
 
 
@@ -152,7 +155,7 @@ def _groups(request: HttpRequest) -> Sequence[UsageGroup]:
 
 
 async def _csv(ledger: Ledger, sums_request: _Asked) -> AsyncIterator[str]:
-    """The file, a day at a time where it is by day: it may be longer than the memory. The first
+    """The file, a day at a time where it is by time: it may be longer than the memory. The first
     part is never empty."""
     by = sums_request.query.by
     since, names = sums_request.query.since, _columns(by)
@@ -168,7 +171,7 @@ def _ends(sums_request: _Asked) -> Iterator[datetime]:
     """Ends of the parts of an answer: of each day, or only of the whole time. There may be
     millions of days."""
     at, until = sums_request.query.since, sums_request.query.until
-    while UsageGroup.DAY in sums_request.query.by:
+    while TIMES.intersection(sums_request.query.by):
         at = Timeframe.DAY.next(Timeframe.DAY.start(at, sums_request.zone), sums_request.zone)
         if at >= until:
             break
@@ -185,6 +188,8 @@ async def _prepend(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
 def _columns(by: Sequence[UsageGroup]) -> Sequence[str]:
     names = {
         UsageGroup.DAY: "day",
+        UsageGroup.HOUR: "hour",
+        UsageGroup.MINUTE: "minute",
         UsageGroup.TENANT: "tenant",
         UsageGroup.KEY: "key_id",
         UsageGroup.ENDPOINT: "endpoint_id",
@@ -216,6 +221,8 @@ def _sum_body(
 
     values: dict[str, Any] = {
         "day": usage_sum.day.isoformat() if usage_sum.day else None,
+        "hour": _start(usage_sum.hour),
+        "minute": _start(usage_sum.minute),
         "tenant": usage_sum.tenant,
         "key_id": usage_sum.key_id,
         "endpoint_id": usage_sum.endpoint,
@@ -234,6 +241,10 @@ def _sum_body(
     return {name: values[name] for name in _columns(by) if name in values}
 
 
+def _start(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat()
+
+
 PARAMETERS = (
     in_query("by", "Groups, separated by commas. Default: `day,endpoint`.", list[UsageGroup]),
     in_query("tenant", "Default: the caller's. Another one needs the scope `operator`."),
@@ -241,11 +252,11 @@ PARAMETERS = (
     in_query("endpoint_id", "Only these endpoints, at most 50.", list[str]),
     START,
     END,
-    in_query("timezone", "Time zone of days. Default: UTC."),
+    in_query("timezone", "Time zone of days and hours. Default: UTC."),
 )
 SHOW = Operation(
     "getUsageSums",
-    "Sum usage and costs by day, tenant, key and endpoint; as CSV with `Accept: text/csv`",
+    "Sum usage and costs by time, tenant, key and endpoint; as CSV with `Accept: text/csv`",
     {200: Answer("The sums, at most 10,000.", {JSON: UsageSums, CSV: str})},
     errors=(403, 422),
     parameters=PARAMETERS,
