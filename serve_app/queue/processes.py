@@ -72,6 +72,12 @@ EVENTS = """
 UNION ALL
 (SELECT ended_at, kind, name, pool, node, version, 'ended', why_ended FROM processes
  WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT %(limit)s)
+UNION ALL
+(SELECT since, 'node', node, '', node, '', 'quarantined', 'it lost requests ' || losses || ' times'
+ FROM quarantines ORDER BY since DESC LIMIT %(limit)s)
+UNION ALL
+(SELECT released_at, 'node', node, '', node, '', 'released', '' FROM quarantines
+ WHERE released_at IS NOT NULL ORDER BY released_at DESC LIMIT %(limit)s)
 ORDER BY at DESC LIMIT %(limit)s
 """
 NAMES = "at", "kind", "name", "pool", "node", "version", "event", "reason"
@@ -137,7 +143,7 @@ class ProcessLog:
             await self._terms.end({**await self._liveness.dead(gone), **stopped})
 
     async def events(self) -> Sequence[Mapping[str, Any]]:
-        """The last starts and ends, newest first: one JSON object each."""
+        """The last starts, ends and quarantines, newest first: one JSON object each."""
         rows = await self._database.rows(EVENTS, {"limit": MAX_EVENTS})
         return [dict(zip(NAMES, (at.isoformat(), *others), strict=True)) for at, *others in rows]
 

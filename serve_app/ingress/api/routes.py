@@ -148,20 +148,20 @@ class ReplicaStatus(TypedDict):
 
 
 class ProcessEvent(TypedDict):
-    """Start or end of an ingress process or a replica."""
+    """Start or end of an ingress process or a replica, or of a node's quarantine."""
 
     at: Time
-    kind: Literal["ingress", "replica"]
+    kind: Literal["ingress", "replica", "node"]
     name: str
     pool: Annotated[str, Field(description="Of a replica.")]
     node: Annotated[str, Field(description="Address of its machine.")]
     version: Annotated[str, Field(description="Darkroom's, of an ingress.")]
-    event: Literal["started", "ended"]
+    event: Literal["started", "ended", "quarantined", "released"]
     reason: str
 
 
 class InstallationStatus(TypedDict):
-    """Pools with their queues, replicas, and what started and ended."""
+    """Pools with their queues, replicas, and what happened to processes and nodes."""
 
     pools: dict[str, PoolStatus]
     replicas: list[ReplicaStatus]

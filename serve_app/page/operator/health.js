@@ -44,7 +44,7 @@ export class HealthPart {
       ),
       section(
         "Starts and ends",
-        "Of replicas and parts of the server, of the last seven days, newest first.",
+        "Of replicas and parts of the server, of the last seven days, and of quarantines of nodes, newest first.",
         this.#events.node,
       ),
       section(

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 WINDOW = "15 minutes"
 """Losses that are older count no more."""
+KEEP = "1 day"
+"""Time for which operators see a quarantine after its end."""
 JUDGE_EVERY_S = 1.0
 AT_ONCE_S = 10.0
 """Losses of a node within this time are one: all of its requests end together when it fails."""
@@ -79,11 +81,12 @@ WHERE a.node IS NOT NULL AND a.ended_at > now() - interval '{WINDOW}'
   AND a.ended_at > coalesce(q.released_at, '-infinity')
 ORDER BY a.ended_at DESC LIMIT 2000
 """
-WRITE = """
+WRITE = f"""
 -- name: write_quarantines
 WITH forgotten AS (
     DELETE FROM quarantines
-    WHERE greatest(last_loss_at, released_at) < now() - interval '1 hour'
+    WHERE released_at < now() - interval '{KEEP}'
+       OR (released_at IS NULL AND last_loss_at < now() - interval '1 hour')
 )
 INSERT INTO quarantines AS q (node, losses, last_loss_at)
 SELECT node, losses, to_timestamp(at)

@@ -16,6 +16,7 @@ from serve_app.domain.lease import Lease, Presence, ReplicaStage, Work
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue import reaper
+from serve_app.queue.processes import ProcessLog
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.state.quarantines import (
     AT_ONCE_S,
@@ -245,6 +246,12 @@ async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quaran
     await quarantined_queue.finish(make_finish(tried.key, replica="r4"))
     await until_quarantined(quarantined_queue, database)
     assert len(await take_leases(quarantined_queue, "r4", "one", 2)) == 2
+    # An operator sees both among what started and ended.
+    seen = await ProcessLog(database, FakeLiveness(), frozenset, "one").events()
+    assert [(event["event"], event["reason"]) for event in seen if event["kind"] == "node"] == [
+        ("released", ""),
+        ("quarantined", "it lost requests 3 times"),
+    ]
 
 
 async def test_losses_that_were_read_before_its_release_do_not_quarantine_a_node_again(
