@@ -13,6 +13,7 @@ from serve_app.cli.commands.model_list import all_models
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.generation.command import generate
+from serve_app.cli.generation.endpoint_input import look_up
 from serve_app.domain.errors import DarkroomError
 
 MODEL = "fal-ai/flux/schnell"
@@ -41,7 +42,9 @@ def print_welcome(
         marker.touch(mode=0o600)
     try:
         with Client(installation) as client:
-            model = sample_model(all_models(client))
+            model = sample_model(
+                all_models(client), lambda endpoint: "prompt" in look_up(client, endpoint).fields
+            )
     except DarkroomError:  # the list of models must not make the start fail
         model = MODEL
     data_dir = shlex.quote(str(installation.data_dir))
@@ -67,14 +70,17 @@ def print_welcome(
         echo(f"The sample image failed: {error.message}")
 
 
-def sample_model(models: Iterable[Mapping[str, Any]]) -> str | None:
-    """``MODEL`` if it is served here; otherwise the first served text-to-image endpoint or None."""
+def sample_model(
+    models: Iterable[Mapping[str, Any]], takes_prompt: Callable[[str], bool]
+) -> str | None:
+    """``MODEL`` if it is served here; otherwise the first served text-to-image endpoint that takes
+    a prompt (one for any workflow of ComfyUI does not), or None."""
     ids = [
         str(model["endpoint_id"])
         for model in models
         if model["darkroom"]["served"] and model["metadata"]["category"] == "text-to-image"
     ]
-    return MODEL if MODEL in ids else next(iter(ids), None)
+    return MODEL if MODEL in ids else next(filter(takes_prompt, ids), None)
 
 
 def example_commands(installation: Installation, url: str, model: str = MODEL) -> Sequence[str]:

@@ -29,17 +29,23 @@ def model(endpoint_id: str, category: str = "text-to-image", *, served: bool = T
     }
 
 
+def takes_prompt(endpoint_id: str) -> bool:
+    return endpoint_id != "me/any-workflow"
+
+
 def test_the_usual_model_is_shown_where_it_is_served() -> None:
-    assert sample_model([model("me/first"), model(MODEL)]) == MODEL
+    assert sample_model([model("me/first"), model(MODEL)], takes_prompt) == MODEL
 
 
 def test_where_it_is_not_another_that_draws_from_a_prompt_is_shown() -> None:
-    others = [model("me/videos", "text-to-video"), model("me/later", served=False), model("me/own")]
-    assert sample_model([*others, model(MODEL, served=False)]) == "me/own"
+    others = [model("me/videos", "text-to-video"), model("me/later", served=False)]
+    others += [model("me/any-workflow"), model("me/own"), model(MODEL, served=False)]
+    assert sample_model(others, takes_prompt) == "me/own"
 
 
 def test_where_none_draws_none_is_shown() -> None:
-    assert sample_model([model("me/videos", "text-to-video")]) is None
+    others = [model("me/videos", "text-to-video"), model("me/any-workflow")]
+    assert sample_model(others, takes_prompt) is None
 
 
 def test_the_key_is_printed_at_the_first_start_alone(tmp_path: Path) -> None:
