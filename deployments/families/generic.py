@@ -38,6 +38,7 @@ from deployments.families.image_io import (
     stretch_to,
 )
 from deployments.families.maps_io import deliver_maps, map_arguments, map_facts
+from deployments.families.mesh_io import deliver_mesh
 from deployments.families.object_inputs import object_arguments
 from deployments.families.options import (
     IMAGE_TO_IMAGE,
@@ -90,10 +91,13 @@ class GenericFamily(ImageFamily):
         if requested is not None:
             multiple = mapping.multiple or side_multiple(pipeline)
             rendered = rendered_size(requested, multiple, mapping.native_size)
-        maps = mapping.result if mapping.result and mapping.result.maps else None
+        result = mapping.result
+        is_mesh = result is not None and result.type is ResultType.MESH
+        maps = result if result is not None and result.files and not is_mesh else None
         arguments = {
             **image_arguments(input, seed),
             **({} if maps is None else map_arguments(mapping, input, pipeline, seed)),
+            **({"output_type": "mesh"} if is_mesh else {}),
             **(size_arguments(rendered) if rendered is not None else {}),
             **mapping.fixed,
             **mapped_arguments(mapping, input),
@@ -104,7 +108,7 @@ class GenericFamily(ImageFamily):
         arguments = _drop_unsupported(endpoint, mapping, arguments, takes)
         view = view_to_call(endpoint, mapping, input, pipeline, called)
         if maps is None:
-            facts = image_facts(input, seed, requested, mapping.task)
+            facts = image_facts(input, seed, requested, mapping.task) | {"is_mesh": is_mesh}
         else:
             facts = map_facts(input, seed, maps, pipeline)
         work = None if rendered is None else image_work(input, rendered)
@@ -121,6 +125,8 @@ class GenericFamily(ImageFamily):
     ) -> Product:
         if "result" in call.output_facts:
             return deliver_maps(endpoint, call, generated, tickets)
+        if call.output_facts["is_mesh"]:
+            return deliver_mesh(endpoint, call, generated, tickets)
         return super().deliver(endpoint, call, generated, tickets)
 
 

@@ -87,7 +87,7 @@ def deliver_maps(
         endpoint, call.output_facts, as_tensor(first_output(generated.result, "prediction"))
     )
     files: dict[str, MediaFile] = {}
-    for name, ticket in zip(result.maps, tickets, strict=True):
+    for name, ticket in zip(result.files, tickets, strict=True):
         image = images[name]
         body = encode(
             image,
@@ -123,9 +123,9 @@ def _images(
             return {IMAGE: maps.shown_normals(prediction[0])}
         case _:
             images = maps.intrinsics(prediction, facts["targets"] or {})
-    if missing := sorted({*result.maps} - images.keys()):
+    if missing := sorted({*result.files} - images.keys()):
         raise Misconfigured(
             f"{endpoint.id}: the weights make {', '.join(images)}, but no {', '.join(missing)}. "
             "Change `options.result.fields` of the endpoint in the catalogue."
         )
-    return {name: images[name] for name in result.maps}
+    return {name: images[name] for name in result.files}

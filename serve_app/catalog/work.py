@@ -47,11 +47,11 @@ def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
 
 
 def _files_of_each(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
-    """Number of files for one image: several, where the entry declares maps or layers."""
+    """Number of files for one image: several, where the entry declares maps, a mesh or layers."""
     result = declared_result(endpoint)
     if result is None:
         return 1
-    return len(result.maps) or layers_of(endpoint, input)
+    return len(result.files) or layers_of(endpoint, input)
 
 
 def layers_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int:

@@ -70,6 +70,7 @@ MEDIA_TYPES = {
     "mp3": "audio/mpeg",
     "flac": "audio/flac",
     "ogg": "audio/ogg",
+    "glb": "model/gltf-binary",
 }
 """Output format in an input → media type."""
 
@@ -84,6 +85,7 @@ EXTENSIONS = {
     "audio/mpeg": "mp3",
     "audio/flac": "flac",
     "audio/ogg": "ogg",
+    "model/gltf-binary": "glb",
     "application/octet-stream": "bin",
 }
 """Media type → file extension in artifact keys."""

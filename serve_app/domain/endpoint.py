@@ -265,7 +265,7 @@ class Endpoint:
 
     @property
     def kind(self) -> str:
-        """What it makes, by its category: image, video or audio."""
+        """What it makes, by its category: image, video, audio or 3d."""
         return self.category.rpartition("-to-")[2]
 
     @cached_property

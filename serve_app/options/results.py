@@ -15,6 +15,8 @@ from serve_app.options.mistakes import validate
 
 RESULT = "result"
 IMAGE = "image"
+MODEL_MESH = "model_mesh"
+"""Name that fal has for a mesh (``triposr``, ``trellis``)."""
 DEPTH_MAP = "depth_map"
 """Name that fal has for a depth map beside other maps (``image-preprocessors/midas``)."""
 FACTS = frozenset({"seed", "seeds", "timings", "drafts"})
@@ -28,6 +30,7 @@ class ResultType(StrEnum):
     DEPTH = "depth"  # a map from 0 to 1
     NORMALS = "normals"  # a map of unit vectors
     INTRINSICS = "intrinsics"  # maps of an image's materials or light, which the weights name
+    MESH = "mesh"  # with the colours of its vertices, as GLB
 
 
 class DeclaredResult(BaseModel):
@@ -56,9 +59,13 @@ class DeclaredResult(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @property
-    def maps(self) -> tuple[str, ...]:
+    def files(self) -> tuple[str, ...]:
         """Fields of the output, each with a file; none for layers, which are ``images``."""
-        fixed = {ResultType.DEPTH: (IMAGE, DEPTH_MAP), ResultType.NORMALS: (IMAGE,)}
+        fixed = {
+            ResultType.DEPTH: (IMAGE, DEPTH_MAP),
+            ResultType.NORMALS: (IMAGE,),
+            ResultType.MESH: (MODEL_MESH,),
+        }
         return fixed.get(self.type, self.fields)
 
 

@@ -95,6 +95,13 @@ def maps_output(described: Mapping[str, str]) -> type[Output]:
     return create_model("MapsOutput", __base__=_MapsOutput, **fields)
 
 
+class MeshOutput(Output):
+    model_mesh: File = Field(description="The mesh with colours at its vertices, as GLB.")
+    seed: int = Field(description="Seed; with the same input it gives the same mesh.")
+    prompt: str = Field(description="The prompt that was used.")
+    timings: Timings
+
+
 class Video(File):
     """A generated video."""
 
@@ -195,6 +202,11 @@ def nothing(_input: Mapping[str, Any]) -> tuple[str, ...]:
 def video_with_poster(input: Mapping[str, Any]) -> tuple[str, ...]:
     """A video and its first frame."""
     return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["jpeg"]) * _times(input)
+
+
+def mesh(input: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG001 the same for each
+    """A mesh."""
+    return (MEDIA_TYPES["glb"],)
 
 
 def audio_with_waveform(input: Mapping[str, Any]) -> tuple[str, ...]:

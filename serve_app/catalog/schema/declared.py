@@ -30,11 +30,13 @@ from serve_app.catalog.fields.outputs import (
     IMAGES,
     AudioOutput,
     ImagesOutput,
+    MeshOutput,
     Produced,
     VideoOutput,
     audio_with_waveform,
     in_format,
     maps_output,
+    mesh,
     video_with_poster,
 )
 from serve_app.catalog.fields.pydantic_schema import WITHIN, PydanticSchema, Shape
@@ -80,6 +82,7 @@ _VIDEO: _Fields = {
     "video_write_mode": (VideoWriteMode, "balanced"),
     "sync_mode": (SyncMode, False),
 }
+_MESH: _Fields = {"seed": (Seed, None), "sync_mode": (SyncMode, False)}
 _AUDIO: _Fields = {**_SEEDED, "output_format": (AudioFormat, "wav"), "sync_mode": (SyncMode, False)}
 
 
@@ -149,8 +152,12 @@ def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
     if layers:
         fields = _IMAGES | {FORMAT: (LayerFormat, "png")}
         return Kind(fields, ImagesOutput, in_format(layers=layers[0]))
-    described = {name: _MAPS.get((result.type, name), f"The map `{name}`.") for name in result.maps}
-    lossless = sum(name == DEPTH_MAP for name in result.maps)
+    if result.type is ResultType.MESH:
+        return Kind(_MESH, MeshOutput, mesh)
+    described = {
+        name: _MAPS.get((result.type, name), f"The map `{name}`.") for name in result.files
+    }
+    lossless = sum(name == DEPTH_MAP for name in result.files)
     produced = in_format(per_image=len(described) - lossless, lossless=lossless)
     return Kind(_IMAGES, maps_output(described), produced)
 

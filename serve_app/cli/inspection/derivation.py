@@ -43,6 +43,7 @@ INTERNAL = frozenset(
     {
         *("debug", "batch_size", "seed", "prior_callback_on_step_end"),
         *("output_uncertainty", "output_latent"),
+        "frame_size",  # of views of a mesh
     }
 )
 """Arguments that change no result that is delivered, or that generators and the engine's batches
@@ -81,8 +82,6 @@ SHARES = ("strength", "start", "end", "_noise_scale")
 """Ends of names of numbers from 0 to 1."""
 
 UNSERVED = {
-    "ShapEPipeline": "it makes a mesh, or views of one",
-    "ShapEImg2ImgPipeline": "it makes a mesh, or views of one",
     "VisualClozePipeline": "its image is a grid of rows of examples",
     "VisualClozeGenerationPipeline": "its image is a grid of rows of examples",
 }

@@ -38,12 +38,14 @@ OUTPUT_FIELDS: Mapping[str, Output] = {
 TEXTS = "texts"
 """Field of the results of language models."""
 
-MAPS: Mapping[str, ResultType] = {
+RESULTS: Mapping[str, ResultType] = {
     "MarigoldDepthPipeline": ResultType.DEPTH,
     "MarigoldNormalsPipeline": ResultType.NORMALS,
     "MarigoldIntrinsicsPipeline": ResultType.INTRINSICS,
+    "ShapEPipeline": ResultType.MESH,
+    "ShapEImg2ImgPipeline": ResultType.MESH,
 }
-"""Class → what its ``prediction`` is, in place of images."""
+"""Class → what it makes in place of images."""
 
 LAYERS = "layers"
 """Argument that says how many layers a call makes of an image."""
@@ -110,7 +112,7 @@ class PipelineCall:
     @property
     def result(self) -> DeclaredResult | None:
         """What it makes in place of images. ``Misconfigured``: the weights do not name it."""
-        if (type_ := MAPS.get(self.name)) is None:
+        if (type_ := RESULTS.get(self.name)) is None:
             layered = self.output == "image" and LAYERS in self.arguments
             return DeclaredResult(type=ResultType.LAYERS) if layered else None
         if type_ is not ResultType.INTRINSICS:
@@ -194,7 +196,7 @@ def _targets(index: Mapping[str, Any]) -> Iterator[str]:
 
 def _output(name: str, makes: Collection[str]) -> Output:
     """What the results are of a class that returns these fields."""
-    if name in MAPS:
+    if name in RESULTS:
         return "image"
     for field, output in OUTPUT_FIELDS.items():
         if field in makes:

@@ -14,7 +14,7 @@ from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, PipelineCal
 from serve_app.cli.inspection.repository import Repository
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import DECLARED, OPTION
-from serve_app.options.results import RESULT
+from serve_app.options.results import RESULT, ResultType
 
 Entry = dict[str, Any]
 Config = Callable[[str], Mapping[str, Any]]
@@ -104,7 +104,7 @@ def propose(
     family = FAMILY_OF_OUTPUT[call.output]
     result = call.result
     dtype = "float16" if family == "audio" else "bfloat16"
-    if result is not None and result.maps:
+    if result is not None and result.files:
         # Between 0.5 and 1, bfloat16 has 128 levels. In float16, CPUs cannot resize.
         dtype = "float32"
     options: Entry = {"task": task, "dtype": dtype, OPTION: derivation.inputs}
@@ -118,7 +118,8 @@ def propose(
         options["images"] = "pillow"
     if family == "video":
         options["video_format"] = _video_format(call, config)
-    entry: Entry = {"family": family, "schema": DECLARED, "category": task, "options": options}
+    category = _category(task, call)
+    entry: Entry = {"family": family, "schema": DECLARED, "category": category, "options": options}
     return entry | ({"defaults": defaults} if defaults else {})
 
 
@@ -131,6 +132,12 @@ def _flux(config: Config) -> Entry:
         "defaults": {"num_inference_steps": steps, "guidance_scale": 3.5},
         "options": {"task": "text-to-image", "dtype": "bfloat16"},
     }
+
+
+def _category(task: str, call: PipelineCall) -> str:
+    """fal's name for what the endpoint does."""
+    is_mesh = call.result is not None and call.result.type is ResultType.MESH
+    return f"{task.partition('-to-')[0]}-to-3d" if is_mesh else task
 
 
 def _task(call: PipelineCall, derivation: Derived) -> str:

@@ -102,7 +102,7 @@ class ModelStatus(TypedDict):
             "`cold`: a request has to load them, `unknown`: the database does not answer."
         ),
     ]
-    kind: Annotated[str, Field(description="What it makes: image, video or audio.")]
+    kind: Annotated[str, Field(description="What it makes: image, video, audio or 3d.")]
     readme: Annotated[str, Field(description="Markdown.")]
     examples: list[ModelExample]
     drafts: Annotated[

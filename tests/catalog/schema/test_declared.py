@@ -177,6 +177,13 @@ def test_each_layer_is_a_file_of_a_format_with_transparency() -> None:
             types_of(declared, **body)
 
 
+def test_a_mesh_is_one_file_of_its_own_type() -> None:
+    declared = with_result({"type": "mesh"})
+    assert {"model_mesh", "seed", "timings"} <= {*declared.output_schema()["required"]}
+    assert declared.media_types({}) == ("model/gltf-binary",)
+    assert not {"seeds", "output_format"} & declared.fields
+
+
 def test_a_depth_map_has_a_lossless_file_beside_its_image() -> None:
     declared = with_result({"type": "depth"})
     assert types_of(declared, output_format="jpeg", seeds=[1, 2]) == ["jpeg", "png"] * 2

@@ -116,6 +116,17 @@ def test_a_flux_model_without_guidance_takes_few_steps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "category"),
+    [("ShapEPipeline", "text-to-3d"), ("ShapEImg2ImgPipeline", "image-to-3d")],
+)
+def test_a_pipeline_that_makes_meshes_gets_an_entry_of_them(name: str, category: str) -> None:
+    entry = propose(read_call(name), unknown)
+    assert entry["category"] == category
+    assert entry["options"]["result"] == {"type": "mesh"}
+    assert not {"num_images", "frame_size", "image_size"} & entry["options"]["inputs"].keys()
+
+
+@pytest.mark.parametrize(
     ("name", "words"),
     [
         ("KandinskyPipeline", "needs image_embeds, which no field of a request gives: it is a ten"),
@@ -123,7 +134,6 @@ def test_a_flux_model_without_guidance_takes_few_steps() -> None:
         ("LLaDA2Pipeline", "it makes text"),
         ("DiffusionGemmaPipeline", "it makes text"),
         ("MarigoldIntrinsicsPipeline", "their index has no `target_properties`"),
-        ("ShapEPipeline", "it makes a mesh"),
         ("AudioDiffusionPipeline", "takes no duration by a known name"),
         ("os", "has no pipeline os"),
     ],

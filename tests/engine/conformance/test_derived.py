@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.engine.engine import Engine
-from serve_app.cli.inspection.pipeline_call import MAPS
+from serve_app.cli.inspection.pipeline_call import RESULTS
 from serve_app.cli.inspection.proposal import propose
 from serve_app.domain.errors import Misconfigured
 from tests.cli.inspection.open_endpoints import OPEN_ENDPOINTS
@@ -76,8 +76,8 @@ def test_a_derived_endpoint_delivers_what_a_request_asks_for(derivable: Case) ->
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("title", sorted(MAPS))
-def test_an_endpoint_of_maps_delivers_a_file_for_each(title: str) -> None:
+@pytest.mark.parametrize("title", sorted(RESULTS))
+def test_an_endpoint_of_maps_or_meshes_delivers_a_file_for_each(title: str) -> None:
     deliver(cases()[title])
 
 

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import diffusers as df
+import torch
 from diffusers.pipelines.shap_e.renderer import ShapERenderer
 
 from tests.engine.conformance import inputs, text_encoders, tokenizers, vision_encoders
 from tests.engine.conformance.case import Case
+
+CENTRE = torch.tensor([0.013, 0.027, 0.041])  # no two corners of the grid are as far from it
+
+
+def _renderer() -> ShapERenderer:
+    """A tiny one, with a ball in what its random weights render, which have no surface; and with
+    one triangle in each cube of the surface, whose triangles are weights too."""
+    renderer = ShapERenderer(
+        param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=32, d_hidden=8, n_output=12
+    )
+    renderer.mesh_decoder.cases[:, 0] = torch.tensor([0, 4, 8])
+    renderer.mesh_decoder.masks[1:-1, 0] = True
+    forward = renderer.mlp.forward
+
+    def add(*, position: torch.Tensor, **more: Any) -> Any:
+        output = forward(position=position, **more)
+        output.signed_distance = 0.5 - (position - CENTRE).norm(dim=-1, keepdim=True)
+        return output
+
+    renderer.mlp.forward = add
+    renderer.decode_to_mesh = partial(renderer.decode_to_mesh, grid_size=16)  # 128 take seconds
+    return renderer
 
 
 def _parts(**encoders: Any) -> dict[str, Any]:
@@ -29,9 +53,7 @@ def _parts(**encoders: Any) -> dict[str, Any]:
     )
     return {
         "prior": prior,
-        "shap_e_renderer": ShapERenderer(
-            param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=32, d_hidden=8, n_output=12
-        ),
+        "shap_e_renderer": _renderer(),
         "scheduler": df.HeunDiscreteScheduler(
             beta_schedule="exp",
             num_train_timesteps=1024,
