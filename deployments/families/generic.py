@@ -55,6 +55,8 @@ from serve_app.options.results import ResultType
 
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
+ENCODER_LAYERS = "text_encoder_out_layers"
+"""Argument with the layers of the text encoder whose outputs the denoiser takes together."""
 TASKS = {
     TEXT_TO_IMAGE: frozenset[str](),
     IMAGE_TO_IMAGE: frozenset({"image"}),
@@ -83,6 +85,7 @@ class GenericFamily(ImageFamily):
         called = pipeline_class(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)
+        _check_encoder_layers(mapping, input, pipeline)
         takes = parameters(called)
         if not mapping.inputs:
             require_fields(input, "prompt", "num_inference_steps")
@@ -128,6 +131,23 @@ class GenericFamily(ImageFamily):
         if call.output_facts["is_mesh"]:
             return deliver_mesh(endpoint, call, generated, tickets)
         return super().deliver(endpoint, call, generated, tickets)
+
+
+def _check_encoder_layers(mapping: CallMapping, input: Mapping[str, Any], pipeline: Any) -> None:
+    """Raise ``InvalidInput`` for layers that the text encoder lacks, and for more or fewer than the
+    denoiser takes."""
+    for name, field in mapping.inputs.items():
+        if field.argument != ENCODER_LAYERS or not (layers := input.get(name)):
+            continue
+        encoder = pipeline.text_encoder.config.get_text_config()
+        count = pipeline.transformer.config.joint_attention_dim // encoder.hidden_size
+        if len(layers) != count:
+            raise InvalidInput.of_field(name, f"Input should have {count} items")
+        last = encoder.num_hidden_layers
+        for place, layer in enumerate(layers):
+            if not 0 <= layer <= last:
+                text = f"Input should be from 0 to {last}, the last layer of the text encoder"
+                raise InvalidInput.of_field(f"{name}.{place}", text)
 
 
 def _size(

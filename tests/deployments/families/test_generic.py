@@ -24,6 +24,8 @@ from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from tests.deployments.served import Served
 from tests.docs.pages import DOCS, blocks
+from tests.engine.conformance.case import WISHES
+from tests.engine.conformance.derived import entry_of, prepare_request
 from tests.engine.conformance.zoo import cases
 from tests.engine.tiny import tiny_sd3, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_z_image
@@ -339,3 +341,18 @@ def test_a_pipeline_that_chooses_its_size_delivers_what_it_makes(engine, tmp_pat
     product = served.deliver(call, served.run(call), 1)
     (image,) = product.output["images"]
     assert (image["width"], image["height"]) > (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([1], "text_encoder_out_layers: Input should have"),
+        ([1, 99], "text_encoder_out_layers.1: Input should be from 0 to"),
+    ],
+)
+def test_layers_that_the_text_encoder_lacks_are_refused(layers: list[int], words: str) -> None:
+    case = cases()["Flux2KleinPipeline"]
+    pipeline = case.build()
+    arguments = case.arguments(WISHES[0]) | {"text_encoder_out_layers": layers}
+    with pytest.raises(InvalidInput, match=words):
+        prepare_request(entry_of(case, pipeline), arguments, pipeline)
