@@ -128,6 +128,9 @@ def test_a_wish_for_a_video_goes_to_an_endpoint_that_makes_one() -> None:
     assert GenerateOptions("a").endpoint(audio) == "fal-ai/stable-audio"
     with pytest.raises(InvalidInput, match="no default model that makes audio from --image"):
         options.endpoint(audio)
+    mesh = kind_of(format_of(Path("out.glb")))
+    with pytest.raises(InvalidInput, match="no default model that makes a mesh from a prompt"):
+        GenerateOptions("a").endpoint(mesh)
 
 
 def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:
@@ -147,7 +150,8 @@ def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:
         Path("a-2.png"),
         Path("a-3.png"),
     ]
-    odd = {"content_type": "model/gltf-binary"}
+    mesh, odd = {"content_type": "model/gltf-binary"}, {"content_type": "model/obj"}
+    assert output_paths(Path("a.png"), [image, mesh]) == [Path("a.png"), Path("a.glb")]
     assert output_paths(Path("a.png"), [image, odd]) == [Path("a.png"), Path("a-2.png")]
 
 

@@ -15,7 +15,7 @@ from serve_app.cli.generation.options import GenerateOptions
 from serve_app.domain.errors import InvalidInput
 
 FORMAT_FIELDS = ("output_format", "format")  # fal's endpoints have one or the other
-PREFERRED = ("png", "mp4", "wav")
+PREFERRED = ("png", "mp4", "wav", "glb")
 """Formats that are used if the user names no file: those that lose nothing or play everywhere."""
 BY_KIND = dict(zip(MediaKind, PREFERRED, strict=True))
 SUFFIXES = {name: suffix for suffix, name in reversed(FORMATS.items())}

@@ -82,6 +82,7 @@ FORMATS = {
     ".mp3": "mp3",
     ".ogg": "ogg",
     ".opus": "ogg",
+    ".glb": "glb",
 }
 
 
@@ -91,6 +92,7 @@ class MediaKind(StrEnum):
     IMAGE = "image"
     VIDEO = "video"
     AUDIO = "audio"
+    MESH = "3d"
 
 
 def format_of(output: Path) -> str:
@@ -108,6 +110,8 @@ def kind_of(output_format: str) -> MediaKind:
     media_type = MEDIA_TYPES[output_format]
     if media_type.startswith("audio/"):
         return MediaKind.AUDIO
+    if media_type.startswith("model/"):
+        return MediaKind.MESH
     moves = media_type.startswith("video/") or output_format == "gif"
     return MediaKind.VIDEO if moves else MediaKind.IMAGE
 

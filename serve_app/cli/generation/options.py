@@ -10,7 +10,12 @@ from typing import Any, cast
 from serve_app.cli.generation.files import MediaKind, image_input, media_input
 from serve_app.domain.errors import InvalidInput
 
-NOUNS = {MediaKind.IMAGE: "an image", MediaKind.VIDEO: "a video", MediaKind.AUDIO: "audio"}
+NOUNS = {
+    MediaKind.IMAGE: "an image",
+    MediaKind.VIDEO: "a video",
+    MediaKind.AUDIO: "audio",
+    MediaKind.MESH: "a mesh",
+}
 
 FROM_PROMPT = "fal-ai/flux/schnell"
 MODELS: Mapping[tuple[MediaKind, str], str] = {

@@ -46,6 +46,7 @@ def test_the_schema_names_the_field_of_the_format_and_the_usual_file(
         ("text-to-audio", "out.wav"),
         ("image-to-video", "out.mp4"),
         ("text-to-image", "out.png"),
+        ("text-to-3d", "out.glb"),
         ("training", "out.png"),
         ("", "out.png"),
     ],
