@@ -154,10 +154,8 @@ class Copy:
         (self.packages / "below.pth").write_text(f"{self.folder}\n{below}\n", encoding="utf-8")
         for name in PYTHON:  # one by one: together, each could hold another one back
             _call([self.python, "-m", "pip", "install", "--quiet", "--upgrade", name])
-        newest = "".join(
-            f"{name}=={newest_version(name)}\n" for name in large_python_versions(ROOT)
-        )
-        (self.folder / LARGE_PYTHON).write_text(newest, encoding="utf-8")
+        large = [f"{name}=={newest_version(name)}\n" for name in large_python_versions(ROOT)]
+        (self.folder / LARGE_PYTHON).write_text("".join(large), encoding="utf-8")
         options = ("--ignore-scripts", "--no-audit", "--no-fund", "--save-exact")
         for folder in JAVASCRIPT:
             newest = [f"{name}@latest" for name in javascript_versions(folder)]
