@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from deployments.families.base import GenerationResult, MediaFile, Product, demo_facts, first_output
+from deployments.families.base import (
+    GenerationResult,
+    MediaFile,
+    Product,
+    demo_facts,
+    file_entry,
+    first_output,
+    image_entry,
+)
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -174,9 +182,7 @@ def deliver_audio(
     files = [MediaFile(tickets[0], path)]
     output: dict[str, Any] = {
         facts.field: {
-            "artifact": tickets[0].key,
-            "content_type": form.media_type,
-            "file_size": files[0].size,
+            **file_entry(files[0]),
             "duration": round(samples.shape[1] / form.rate, 4),
             "sample_rate": form.rate,
             "channels": samples.shape[0],
@@ -211,13 +217,7 @@ def _waveform(
 
     body = encode(waveform(samples), ticket.media_type, marked=marked)
     file = MediaFile(ticket, body, WIDTH, HEIGHT)
-    return file, {
-        "artifact": ticket.key,
-        "width": WIDTH,
-        "height": HEIGHT,
-        "content_type": ticket.media_type,
-        "file_size": file.size,
-    }
+    return file, image_entry(file)
 
 
 # Input audio.

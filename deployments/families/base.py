@@ -69,6 +69,20 @@ class Product:
     share: float = 1.0  # see ``Usage.share``
 
 
+def file_entry(file: MediaFile) -> dict[str, Any]:
+    """A file of the output."""
+    return {
+        "artifact": file.ticket.key,
+        "content_type": file.ticket.media_type,
+        "file_size": file.size,
+    }
+
+
+def image_entry(file: MediaFile) -> dict[str, Any]:
+    """An image or a video of the output."""
+    return {**file_entry(file), "width": file.width, "height": file.height}
+
+
 def demo_facts(endpoint: Endpoint, prompt: object) -> Mapping[str, Any]:
     """Fields of an output that say that a demo model made it; none for other models."""
     unknown = endpoint.unknown_words(prompt)

@@ -51,7 +51,7 @@ from deployments.families.warm_up import warm_up_input
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
-from serve_app.options.results import ResultType
+from serve_app.options.results import ResultType, declared_result
 
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
@@ -111,7 +111,7 @@ class GenericFamily(ImageFamily):
         arguments = _drop_unsupported(endpoint, mapping, arguments, takes)
         view = view_to_call(endpoint, mapping, input, pipeline, called)
         if maps is None:
-            facts = image_facts(input, seed, requested, mapping.task) | {"is_mesh": is_mesh}
+            facts = image_facts(input, seed, requested, mapping.task)
         else:
             facts = map_facts(input, seed, maps, pipeline)
         work = None if rendered is None else image_work(input, rendered)
@@ -126,11 +126,11 @@ class GenericFamily(ImageFamily):
         generated: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        if "result" in call.output_facts:
-            return deliver_maps(endpoint, call, generated, tickets)
-        if call.output_facts["is_mesh"]:
-            return deliver_mesh(endpoint, call, generated, tickets)
-        return super().deliver(endpoint, call, generated, tickets)
+        result = declared_result(endpoint)
+        if result is None or not result.files:
+            return super().deliver(endpoint, call, generated, tickets)
+        deliver = deliver_mesh if result.type is ResultType.MESH else deliver_maps
+        return deliver(endpoint, call, generated, tickets)
 
 
 def _check_encoder_layers(mapping: CallMapping, input: Mapping[str, Any], pipeline: Any) -> None:

@@ -17,6 +17,7 @@ from deployments.families.base import (
     Product,
     demo_facts,
     first_output,
+    image_entry,
 )
 from deployments.families.multi_output import seeds_of
 from deployments.families.options import INPAINTING, TEXT_TO_IMAGE, requested_loras
@@ -125,17 +126,6 @@ def deliver_images(
     }
     output |= demo_facts(endpoint, call.output_facts["prompt"])
     return Product(output, files, units=size.megapixels * len(files))
-
-
-def image_entry(file: MediaFile) -> dict[str, Any]:
-    """An image of the output."""
-    return {
-        "artifact": file.ticket.key,
-        "width": file.width,
-        "height": file.height,
-        "content_type": file.ticket.media_type,
-        "file_size": file.size,
-    }
 
 
 # Requested and rendered sizes.

@@ -15,9 +15,10 @@ from deployments.families.base import (
     Product,
     demo_facts,
     first_output,
+    image_entry,
 )
 from deployments.families.call_mapping import CallMapping
-from deployments.families.image_io import Size, generators, image_entry, image_facts, seed_of
+from deployments.families.image_io import Size, generators, image_facts, seed_of
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured

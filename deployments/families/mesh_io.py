@@ -13,6 +13,7 @@ from deployments.families.base import (
     MediaFile,
     Product,
     demo_facts,
+    file_entry,
     first_output,
 )
 from serve_app.domain.artifact import UploadTicket
@@ -38,11 +39,7 @@ def deliver_mesh(
     colours = torch.stack([mesh.vertex_channels[channel] for channel in CHANNELS], dim=-1)
     file = MediaFile(tickets[0], encode_glb(mesh.verts, mesh.faces, colours))
     output = {
-        MODEL_MESH: {
-            "artifact": file.ticket.key,
-            "content_type": file.ticket.media_type,
-            "file_size": file.size,
-        },
+        MODEL_MESH: file_entry(file),
         "timings": {"inference": round(generated.inference_s, 4)},
         "seed": call.output_facts["seed"],
         "prompt": call.output_facts["prompt"],

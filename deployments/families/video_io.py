@@ -19,6 +19,7 @@ from deployments.families.base import (
     Product,
     demo_facts,
     first_output,
+    image_entry,
 )
 from deployments.families.image_io import Size, requested_size
 from serve_app.domain.artifact import EXTENSIONS, UploadTicket
@@ -70,7 +71,7 @@ def deliver_video(
     files = [MediaFile(tickets[0], video.path, form.width, form.height)]
     output: dict[str, Any] = {
         "video": {
-            **_file(files[0]),
+            **image_entry(files[0]),
             "fps": _plain(form),
             "duration": round(form.duration_s, 4),
             "num_frames": form.num_frames,
@@ -87,7 +88,7 @@ def deliver_video(
             video.poster, tickets[1].media_type, scratch.description, marked=scratch.marked
         )
         files.append(MediaFile(tickets[1], body, form.width, form.height))
-        output["poster"] = _file(files[1])
+        output["poster"] = image_entry(files[1])
     output |= demo_facts(endpoint, facts.prompt)
     return Product(output, files, units=form.duration_s)
 
@@ -128,16 +129,6 @@ def _frames(result: Any, count: int) -> Iterator[Pixels]:
     ]  # [frames, 3, height, width], 0 to 1
     for start in range(0, len(video), FRAMES_PER_COPY):
         yield from to_levels(video[start : start + FRAMES_PER_COPY])
-
-
-def _file(file: MediaFile) -> dict[str, Any]:
-    return {
-        "artifact": file.ticket.key,
-        "width": file.width,
-        "height": file.height,
-        "content_type": file.ticket.media_type,
-        "file_size": file.size,
-    }
 
 
 def _plain(form: VideoForm) -> float | int:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any, NotRequired, cast
 
@@ -23,7 +23,7 @@ from serve_app.ingress.api.usage import PRICE_UNITS, Unit
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, authenticate_for_tenant, record_read
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import (
     JSON,
@@ -221,8 +221,8 @@ def _sum_body(
 
     values: dict[str, Any] = {
         "day": usage_sum.day.isoformat() if usage_sum.day else None,
-        "hour": _start(usage_sum.hour),
-        "minute": _start(usage_sum.minute),
+        "hour": iso(usage_sum.hour),
+        "minute": iso(usage_sum.minute),
         "tenant": usage_sum.tenant,
         "key_id": usage_sum.key_id,
         "endpoint_id": usage_sum.endpoint,
@@ -239,10 +239,6 @@ def _sum_body(
         values["unit_price"] = number(usage_sum.price.amount)
         values["quantity"] = number(usage_sum.billed)
     return {name: values[name] for name in _columns(by) if name in values}
-
-
-def _start(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat()
 
 
 PARAMETERS = (
