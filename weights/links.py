@@ -41,6 +41,17 @@ def files_in(folder: Path) -> Mapping[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
+def fingerprint(*places: Path) -> str:
+    """Digest of the names, sizes and times of files, and of the files of folders; empty if there
+    are none."""
+    lines = list[str]()
+    for place in places:
+        files = {"": place} if place.is_file() else files_in(place)
+        facts = [(name, files[name].stat()) for name in sorted(files)]
+        lines += [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] if lines else ""
+
+
 def _place(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -53,7 +53,7 @@ def compose_folder(
     ``directory``. ``places``: the folder of each part's repository. ``WeightsUnavailable`` says
     what a part lacks."""
     part_places = [(part, places[part] / part.folder) for part in weights.parts]
-    identity = [str(base.resolve()), weights.pipeline]
+    identity = [str(base.resolve()), weights.pipeline, weights.version]
     identity += [f"{part.identity} {place.resolve()}" for part, place in part_places]
     folder = folder_named(directory / FOLDER, json.dumps(identity))
     if is_whole(folder):

@@ -68,7 +68,7 @@ class ReplicaResources:
     signer: FileSigner | None = None  # of files; None: nothing can be signed
     tuned: TunedRecipes = field(default_factory=TunedRecipes)  # chosen by `darkroom tune`
     share_caches: bool = False  # among tenants
-    weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``weights_name``
+    weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``loaded_name``
 
     def cache_scope(self, tenant: str) -> str:
         """Scope of the caches whose use can be measured: what a tenant asked for makes nothing
@@ -92,7 +92,7 @@ class ReplicaResources:
         if (tuned := self.tuned.find(weights_name(endpoint, recipe), endpoint)) is not None:
             endpoint, recipe = tuned.apply_to(endpoint)
         effective = with_recipe_dtype(endpoint, recipe)
-        name = self.weights_by_endpoint[endpoint.id] = weights_name(endpoint, recipe)
+        name = self.weights_by_endpoint[endpoint.id] = loaded_name(endpoint, recipe)
         compiles = recipe is not None and recipe.compiles
         warm_up = None
         warming = as_warming_up(family)
@@ -248,8 +248,15 @@ def family_of_weights_name(name: str) -> str:
     return name.partition(":")[0]
 
 
-def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
+def loaded_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     """Name of the loaded weights. Endpoints with the same name share one loaded pipeline."""
+    version = endpoint.weights.version
+    return weights_name(endpoint, recipe) + (f" version {version}" if version else "")
+
+
+def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
+    """Name of weights in the form that ``recipe`` gives them, whatever the version of their files
+    is."""
     weights, effective = endpoint.weights, with_recipe_dtype(endpoint, recipe)
     parts = [endpoint.family, weights.source + (f"@{weights.revision}" if weights.revision else "")]
     if weights.variant:

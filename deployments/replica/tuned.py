@@ -6,7 +6,6 @@ model's recipe. Importing this module does not import torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args, get_origin, get_type_hints
 
 from serve_app.domain.endpoint import HIGH, REGULAR, Endpoint, Recipe, StepCacheLevels, Weights
+from weights.links import fingerprint
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.accelerator.interface import Accelerator
@@ -366,18 +366,8 @@ def with_options(endpoint: Endpoint, options: Mapping[str, Any]) -> Endpoint:
 def revision_of(weights: Weights) -> str:
     """Text that changes with the files of weights: the hub's commit, or a digest of the names,
     sizes and times of files; with those of a checkpoint and of parts."""
-    base = weights.revision or _fingerprint(Path(weights.source))
+    base = weights.revision or fingerprint(Path(weights.source))
     others = [weights.checkpoint] if weights.checkpoint else []
     others += [part.source for part in weights.parts if part.revision is None]
-    text = " ".join(f"{source} {_fingerprint(Path(source))}" for source in others)
+    text = " ".join(f"{source} {fingerprint(Path(source))}" for source in others)
     return " ".join(filter(None, (base, text, *(part.identity for part in weights.parts))))
-
-
-def _fingerprint(place: Path) -> str:
-    """Digest of the files of a directory, or of one file; empty if there is none."""
-    files = [place] if place.is_file() else sorted(x for x in place.rglob("*") if x.is_file())
-    if not files:
-        return ""
-    facts = [(str(file.relative_to(place)), file.stat()) for file in files]
-    lines = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

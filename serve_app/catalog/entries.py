@@ -243,6 +243,7 @@ def _weights(source: EndpointSource) -> Weights:
             for name, place in written.places
         ),
         pipeline=written.pipeline or "",
+        version=written.version or "",
     )
 
 

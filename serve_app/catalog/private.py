@@ -35,6 +35,7 @@ def identity_of(weights: Weights) -> str:
     """Text that changes with the files of a base: repository and commit, or the folder's name."""
     others = [weights.checkpoint] if weights.checkpoint else []
     others += [part.identity for part in weights.parts]
+    others += [f"version {weights.version}"] if weights.version else []
     beside = f" with {', '.join(others)}" if others else ""
     if weights.revision is not None:
         return f"{weights.source}@{weights.revision}{beside}"

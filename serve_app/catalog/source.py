@@ -87,7 +87,8 @@ class WeightsSource(PlaceSource):
     ``variant`` chooses among several files of a component, as in diffusers. ``checkpoint`` is one
     file that holds ``components``: only their settings are taken of the pipeline. ``parts`` are
     components of other repositories, several of one for ControlNets that run together, and
-    ``pipeline`` the class of diffusers that takes them.
+    ``pipeline`` the class of diffusers that takes them. ``version`` is any text: where it changes,
+    the files of directories are read again.
     """
 
     variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
@@ -100,6 +101,7 @@ class WeightsSource(PlaceSource):
     components: tuple[str, ...] = ()
     parts: dict[str, Parts] = Field(default_factory=dict)
     pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z]\w+Pipeline$")
+    version: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
 
     @property
     def places(self) -> Iterator[tuple[str, PartSource]]:
@@ -107,6 +109,15 @@ class WeightsSource(PlaceSource):
         for name, parts in self.parts.items():
             for part in (parts,) if isinstance(parts, PartSource) else parts:
                 yield name, part
+
+    @property
+    def local_places(self) -> Iterator[Path]:
+        """Directories and files that are not of the hub."""
+        for place in (self, *(part for _, part in self.places)):
+            if place.directory is not None:
+                yield place.directory / getattr(place, "file", "")
+        if self.checkpoint is not None and self.checkpoint.startswith("/"):
+            yield Path(self.checkpoint)
 
     @model_validator(mode="after")
     def _parts_of_components(self) -> Self:

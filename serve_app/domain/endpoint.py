@@ -57,6 +57,7 @@ class Weights:
     folder: str | None = None  # the one component that is needed of the source, and no pipeline
     parts: tuple[WeightsPart, ...] = ()  # components not of the source; of one name: together
     pipeline: str = ""  # class that the source and the parts make; empty: that of the source
+    version: str = ""  # of directories and files; those of another version are loaded again
 
 
 # Largest work that the memory of a recipe was computed for.

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -213,6 +213,14 @@ def terms() -> FakeTerms:
 @pytest.fixture
 def liveness() -> FakeLiveness:
     return FakeLiveness()
+
+
+def buffers_read(plan: Sequence[str]) -> int:
+    """Pages that a statement read from PostgreSQL's cache. ``plan``: lines of ``EXPLAIN (ANALYZE,
+    BUFFERS)``, which leaves out what is 0."""
+    assert any("actual" in line for line in plan), plan
+    reads = (line.split("shared hit=")[1] for line in plan if "shared hit=" in line)
+    return int(next(reads, "0").split()[0])
 
 
 @asynccontextmanager

@@ -6,12 +6,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
+from serve_app.catalog.source import WeightsSource
 from serve_app.cli.inspection.control_nets import ControlNets
 from serve_app.domain.checkpoint import SUFFIXES, Held, check_checkpoint, held_components
 from serve_app.domain.endpoint import Weights, WeightsPart
@@ -29,7 +30,7 @@ from serve_app.domain.pipeline_index import (
 from serve_app.paths import expand_home
 from weights.checkpoint_header import Tensors, read_tensors
 from weights.folder import ListedFile, Listing
-from weights.links import files_in
+from weights.links import files_in, fingerprint
 from weights.parts import config_of, repository_of, with_parts
 from weights.selection import PICKLES, select
 from weights.store import Store
@@ -173,14 +174,18 @@ def inspect_repository(
     ``checkpoint`` that replaces some of its components, and with ``parts``, components and their
     places, which the class ``pipeline`` takes.
 
-    A branch or tag is resolved to its commit. ``Misconfigured`` and ``WeightsUnavailable`` say what
-    is wrong.
+    A branch or tag is resolved to its commit, and folders and files of this machine get a
+    ``version``. ``Misconfigured`` and ``WeightsUnavailable`` say what is wrong.
     """
     file = None if checkpoint is None else _single_file(checkpoint, store)
     if (folder := _folder(source)) is not None:
-        return _with_parts(_of_folder(folder, variant, file), store, parts, pipeline)
-    whole = _of_hub(*_parse_repository(source), variant, store, file)
-    return _with_parts(whole, store, parts, pipeline)
+        whole = _of_folder(folder, variant, file)
+    else:
+        whole = _of_hub(*_parse_repository(source), variant, store, file)
+    repository = _with_parts(whole, store, parts, pipeline)
+    here = fingerprint(*WeightsSource.model_validate(repository.weights).local_places)
+    version = {"version": here} if here else {}
+    return replace(repository, weights={**repository.weights, **version})
 
 
 def _with_parts(

@@ -77,6 +77,7 @@ class ModelRecipe(TypedDict):
 class ModelWeights(TypedDict):
     source: str | None
     revision: str | None
+    version: str | None
     checkpoint: Annotated[str | None, Field(description="One file with some components.")]
     parts: Annotated[
         dict[str, str | list[str]],
@@ -436,6 +437,7 @@ def _model(entry: CatalogEntry, origin: str, by_state: Held | None) -> Model:
             "weights": {
                 "source": endpoint.weights.source or None,
                 "revision": endpoint.weights.revision,
+                "version": endpoint.weights.version or None,
                 "checkpoint": endpoint.weights.checkpoint or None,
                 "parts": _parts(endpoint.weights.parts),
             },

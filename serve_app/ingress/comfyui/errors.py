@@ -9,7 +9,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
-from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
+from serve_app.ingress.http.errors import common_headers, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 
 TAG = "comfyui"
@@ -63,9 +63,7 @@ def error_response(error: DarkroomError) -> Response:
         "error": _problem("invalid_prompt" if invalid else error.code, error.message, ""),
         "node_errors": _of_nodes(error.problems) if isinstance(error, InvalidInput) else {},
     }
-    headers = {
-        name: value for name, value in headers_for(error).items() if not name.startswith("x-fal-")
-    }
+    headers = common_headers(error)
     status = 400 if invalid else http_answer(error).status
     if status == 401:
         headers["www-authenticate"] = 'Basic realm="Darkroom", charset="UTF-8"'

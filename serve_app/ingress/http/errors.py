@@ -162,19 +162,27 @@ def body_for(error: DarkroomError) -> Error | ValidationError:
 
 
 def headers_for(error: DarkroomError) -> dict[str, str]:
-    headers = {
+    """Headers of an error by fal's protocol."""
+    headers = common_headers(error) | {
         "x-fal-retryable": "true" if error.retryable else "false",
         "x-fal-error-type": http_answer(error).type,
     }
     if isinstance(error, errors.InvalidInput):
         headers["x-fal-billable-units"] = "0"
-    elif isinstance(error, errors.Unauthenticated):
+    elif isinstance(error, errors.Overloaded):
+        headers["x-fal-needs-retry"] = "1"
+    return headers
+
+
+def common_headers(error: DarkroomError) -> dict[str, str]:
+    """Headers of an error that every protocol sends."""
+    headers: dict[str, str] = {}
+    if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Key"
     elif isinstance(error, errors.BodyTooSlow):
         headers["connection"] = "close"  # the rest of the body is not read
     elif isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-        headers["x-fal-needs-retry"] = "1"
         if isinstance(error, errors.RateLimited):
             headers |= allowance_headers(error.allowance)
     elif isinstance(error, errors.BudgetExhausted):

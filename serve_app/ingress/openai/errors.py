@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from serve_app.domain import errors
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.outcome import Failure
-from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
+from serve_app.ingress.http.errors import common_headers, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 from serve_app.ingress.submission.failures import answer_for as answer_for_failure
 
@@ -79,9 +79,7 @@ def error_response(error: DarkroomError) -> Response:
         if isinstance(error, InvalidInput) and error.problems
         else None
     )
-    headers = {
-        name: value for name, value in headers_for(error).items() if not name.startswith("x-fal-")
-    }
+    headers = common_headers(error)
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     # OpenAI's clients retry every 429 and 5xx without this header.

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError, InvalidInput
-from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
+from serve_app.ingress.http.errors import common_headers, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 
 TITLES: Mapping[int, str] = {
@@ -77,9 +77,7 @@ def error_response(error: DarkroomError) -> Response:
         body["detail"] = "\n".join(
             f"- {field['field']}: {field['description']}" for field in fields
         )
-    headers = {
-        name: value for name, value in headers_for(error).items() if not name.startswith("x-fal-")
-    }
+    headers = common_headers(error)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     return json_reply(body, status, headers)

@@ -22,6 +22,7 @@ from tests.ingress.api.test_model_entries import DOCUMENTED
 from tests.ingress.house import MODELS
 from tests.weights.hub_server import HubServer, serving
 from tests.wire.served import serve
+from weights.links import fingerprint
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -122,6 +123,19 @@ def test_a_similar_endpoint_without_options_lends_none(data_dir: Path, tmp_path:
     assert "schema flux-text-to-image" in ran.output
 
 
+def test_a_folder_whose_files_have_changed_is_another_version(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    folder = repository(tmp_path / "portraits")
+    weights = ("--weights", str(folder), "--replace")
+    versions = [add_model(data_dir, "house/x", *weights)["entry"]["weights"]["version"]]
+    for size in (2_500_000, 2_600_000):
+        (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(bytes(size))
+        versions.append(add_model(data_dir, "house/x", *weights)["entry"]["weights"]["version"])
+    assert len({*versions}) == 3
+    assert add_model(data_dir, "house/x", *weights)["entry"]["weights"]["version"] == versions[-1]
+
+
 def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: Path) -> None:
     folder = repository(tmp_path / "portraits")
     ran = run_models(data_dir, "add", "house/portraits", "--weights", str(folder), "--dry-run")
@@ -132,7 +146,7 @@ def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: 
         "schema": "flux-text-to-image",
         "defaults": {"num_inference_steps": 4, "guidance_scale": 3.5},
         "options": {"task": "text-to-image", "dtype": "bfloat16"},
-        "weights": {"directory": str(folder)},
+        "weights": {"directory": str(folder), "version": fingerprint(folder)},
         "licence": "house-licence",
     }
     assert "house/portraits" not in run_models(data_dir).output
@@ -152,6 +166,7 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     assert mine["darkroom"]["weights"] == {
         "source": "house/portraits",
         "revision": COMMIT,
+        "version": None,
         "checkpoint": None,
         "parts": {},
     }
@@ -358,7 +373,7 @@ def test_a_single_file_replaces_the_components_that_it_holds(
     weights = ("--weights", str(folder), "--checkpoint", str(file))
     stored = add_model(data_dir, "house/tuned", *weights)
     written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
-    assert stored["entry"]["weights"] == written
+    assert stored["entry"]["weights"] == {**written, "version": fingerprint(folder, file)}
     assert stored["weight_bytes"] == {"transformer": 2_000_000}
     assert f"weights   {folder} with {file}" in run_models(data_dir, "show", "house/tuned").output
 
@@ -398,6 +413,7 @@ def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
         "directory": str(base),
         "pipeline": "FluxControlNetPipeline",
         "parts": {"controlnet": {"directory": str(control)}},
+        "version": fingerprint(base, control),
     }
     assert stored["weight_bytes"] == {"transformer": 2_500_000, "controlnet": 700_000}
     assert "control_image_url" in stored["entry"]["options"]["inputs"]
@@ -495,7 +511,7 @@ def test_a_gguf_file_replaces_the_components_that_it_holds(data_dir: Path, tmp_p
     weights = ("--weights", str(folder), "--checkpoint", str(file))
     stored = add_model(data_dir, "house/small", *weights)
     written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
-    assert stored["entry"]["weights"] == written
+    assert stored["entry"]["weights"] == {**written, "version": fingerprint(folder, file)}
     assert stored["weight_bytes"] == {"transformer": GGUF_BYTES}
 
 

@@ -1,5 +1,6 @@
 """Choice of a recipe, and the message if none fits."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,15 @@ import torch
 
 from deployments.families.base import load_families
 from deployments.families.registry import FAMILIES
-from deployments.replica.resources import recipe_for_device, weights_name, with_recipe_dtype
+from deployments.replica.resources import (
+    loaded_name,
+    recipe_for_device,
+    weights_name,
+    with_recipe_dtype,
+)
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
 from serve_app.domain.errors import WeightsUnavailable
-from tests.engine.tiny import save_tiny_flux
+from tests.engine.tiny import save_tiny_flux, tiny_flux
 
 pytestmark = pytest.mark.engine
 
@@ -106,6 +112,22 @@ async def test_a_replica_on_a_gpu_holds_the_weights_by_its_recipe(rig, monkeypat
     assert pipeline.transformer.dtype is torch.bfloat16
     assert not hasattr(pipeline.transformer, "_hf_hook")
     assert hasattr(pipeline.text_encoder_2, "_hf_hook")
+
+
+async def test_a_folder_with_other_files_is_loaded_again_under_another_version(rig, tmp_path):
+    loaded = []
+    for version in ("one", "two"):
+        pipeline = tiny_flux()
+        with torch.no_grad():
+            pipeline.transformer.x_embedder.bias.fill_(len(loaded))
+        shutil.rmtree(tmp_path)
+        pipeline.save_pretrained(tmp_path)
+        endpoint = Endpoint("tiny", "flux", Weights(str(tmp_path), version=version), "s")
+        outcome = await rig.outcome(rig.offer(version, endpoint=endpoint, **PROMPT))
+        assert outcome.failure is None
+        pipeline = rig.resources.residency.find(loaded_name(endpoint, None))
+        loaded.append(pipeline.transformer.x_embedder.bias[0].item())
+    assert loaded == [0, 1]
 
 
 class Plans:

@@ -125,6 +125,22 @@ def prepare_request(entry: CatalogEntry, arguments: Mapping[str, Any], pipeline:
     """The request to the derived endpoint of ``entry`` that asks for a call with ``arguments``."""
     family: Family = load_families(FAMILIES)[entry.endpoint.family]
     endpoint = replace(entry.endpoint, options={**entry.endpoint.options, "dtype": "float32"})
+    body, files = request_of(endpoint, arguments)
+    # Tiny models make smaller images than requests may ask for.
+    sizes = {name: body.pop(name) for name in ("image_size", "video_size") if name in body}
+    checked, warnings = entry.schema.validate(body)
+    assert not warnings, warnings
+    checked |= sizes
+    if "duration" in checked:
+        checked["num_frames"] = _first(arguments, NUMBERS_OF_FRAMES)
+    call = family.prepare(endpoint, {**checked, **files}, pipeline, 1)
+    return Prepared(endpoint, family, call, entry.schema.media_types(checked))
+
+
+def request_of(
+    endpoint: Endpoint, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Input that asks for a call with ``arguments``, with URLs in place of files; and the files."""
     files: dict[str, Any] = {}
     body: dict[str, Any] = {"seed": 1}
     for name, declared in declared_inputs(endpoint).items():
@@ -143,15 +159,7 @@ def prepare_request(entry: CatalogEntry, arguments: Mapping[str, Any], pipeline:
             body[name] = [URL] * len(value) if isinstance(value, list) else URL
         else:
             body[name] = value
-    # Tiny models make smaller images than requests may ask for.
-    sizes = {name: body.pop(name) for name in ("image_size", "video_size") if name in body}
-    checked, warnings = entry.schema.validate(body)
-    assert not warnings, warnings
-    checked |= sizes
-    if "duration" in checked:
-        checked["num_frames"] = _first(arguments, NUMBERS_OF_FRAMES)
-    call = family.prepare(endpoint, {**checked, **files}, pipeline, 1)
-    return Prepared(endpoint, family, call, entry.schema.media_types(checked))
+    return body, files
 
 
 def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:

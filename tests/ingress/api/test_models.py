@@ -72,6 +72,7 @@ async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
     assert ours["weights"] == {
         "source": "black-forest-labs/FLUX.1-dev",
         "revision": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+        "version": None,
         "checkpoint": None,
         "parts": {},
     }

@@ -25,7 +25,7 @@ from serve_app.queue.transactions import garbage
 from serve_app.queue.transactions.deletion import DUE_TENANTS, FIRST_ID, PAGE_SIZE, SEE_ENDS
 from serve_app.queue.transactions.history import DAYS, page_statement
 from serve_app.queue.transactions.usage import OPEN_SESSIONS
-from tests.queue.database import database_of_module
+from tests.queue.database import buffers_read, database_of_module
 
 QUEUED, IDLE_LANES, MAX_READ = 5000, 50, 1000
 FILL = f"""
@@ -69,8 +69,7 @@ def test_what_is_done_each_second_does_not_read_the_queue(
     if name == "front":  # it reads the first requests of lanes that are awake
         session.execute(b"INSERT INTO fair_lanes (pool, tenant) VALUES ('pool', 'busy')")
     plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE {name}".encode()).fetchall()
-    read = next(line for (line,) in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, plan
+    assert buffers_read([line for (line,) in plan]) < MAX_READ, plan
 
 
 ENDED, RARE = 30_000, 7
@@ -132,8 +131,7 @@ async def test_a_page_of_history_does_not_read_the_history(
     with psycopg.connect(either, autocommit=True) as connection:
         connection.execute(SESSION)
         plan = explain_prepared(connection, statement, params)
-    read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+    assert buffers_read(plan) < MAX_READ, "\n".join(plan)
 
 
 @pytest.mark.parametrize("words", ["each", "few", "nowhere"])
@@ -149,8 +147,7 @@ async def test_a_search_does_not_read_the_history(either: str, statement: str, w
     with psycopg.connect(either, autocommit=True) as connection:
         connection.execute(SESSION)
         plan = explain_prepared(connection, statement, params)
-    read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+    assert buffers_read(plan) < MAX_READ, "\n".join(plan)
 
 
 @pytest.mark.parametrize("statement", [search.WALK_FAVOURITES, search.WALK_FAVOURITES_WITH_WORDS])
@@ -167,8 +164,7 @@ async def test_a_search_among_favourites_reads_only_these(history: str, statemen
             "INSERT INTO favourites SELECT tenant, id FROM requests ON CONFLICT DO NOTHING"
         )
         plan = explain_prepared(connection, statement, params)
-    read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+    assert buffers_read(plan) < MAX_READ, "\n".join(plan)
 
 
 FEW = f"""
@@ -196,8 +192,7 @@ async def test_what_waited_longest_is_found_without_reading_the_queue(
         if learned:
             connection.execute("ANALYZE requests")
         plan = explain_prepared(connection, statement, {**params, "priorities": [0, 1, 2, 3]})
-    read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+    assert buffers_read(plan) < MAX_READ, "\n".join(plan)
 
 
 async def test_counts_by_day_read_an_index_alone(analyzed: str) -> None:
@@ -207,8 +202,7 @@ async def test_counts_by_day_read_an_index_alone(analyzed: str) -> None:
         plan = explain_prepared(connection, DAYS, params)
     counted = [line for line in plan if "Index Only Scan using requests_history" in line]
     assert counted, "\n".join(plan)
-    read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+    assert buffers_read(plan) < MAX_READ, "\n".join(plan)
 
 
 async def test_a_look_for_requests_whose_files_are_limited_reads_only_these(history: str) -> None:
@@ -218,8 +212,7 @@ async def test_a_look_for_requests_whose_files_are_limited_reads_only_these(hist
             "INSERT INTO lifecycles (request_id, keep_s) SELECT id, 60 FROM requests LIMIT 100"
         )
         plan = explain_prepared(connection, SEE_ENDS, {"after": FIRST_ID, "most": PAGE_SIZE})
-    read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < 2 * MAX_READ, "\n".join(plan)
+    assert buffers_read(plan) < 2 * MAX_READ, "\n".join(plan)
 
 
 async def test_a_look_for_requests_to_delete_by_age_does_not_read_the_history(
@@ -228,8 +221,7 @@ async def test_a_look_for_requests_to_delete_by_age_does_not_read_the_history(
     with psycopg.connect(history, autocommit=True) as connection:
         connection.execute(SESSION)
         plan = explain_prepared(connection, DUE_TENANTS, {"ages": "[]", "age_s": 0.0})
-    read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+    assert buffers_read(plan) < MAX_READ, "\n".join(plan)
 
 
 async def test_a_count_of_realtime_sessions_reads_neither_history_nor_queue(history: str) -> None:
@@ -238,8 +230,7 @@ async def test_a_count_of_realtime_sessions_reads_neither_history_nor_queue(hist
         connection.execute(FILL.encode())
         plan = explain_prepared(connection, OPEN_SESSIONS, {"tenant": BUSY, "pool": "pool"})
         connection.execute("DELETE FROM requests WHERE state = 'queued'")
-    read = next((line for line in plan if "shared hit=" in line), "shared hit=0")
-    assert int(read.split("shared hit=")[1].split()[0]) < 20, "\n".join(plan)
+    assert buffers_read(plan) < 20, "\n".join(plan)
 
 
 async def test_a_look_at_the_space_of_drafts_reads_neither_history_nor_queue(history: str) -> None:
@@ -248,8 +239,7 @@ async def test_a_look_at_the_space_of_drafts_reads_neither_history_nor_queue(his
         connection.execute(FILL.encode())
         plan = explain_prepared(connection, SPACE, {"tenant": BUSY, "endpoint": "noop"})
         connection.execute("DELETE FROM requests WHERE state = 'queued'")
-    read = next((line for line in plan if "shared hit=" in line), "shared hit=0")
-    assert int(read.split("shared hit=")[1].split()[0]) < 20, "\n".join(plan)
+    assert buffers_read(plan) < 20, "\n".join(plan)
 
 
 def explain_prepared(

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import BudgetExhausted, DarkroomError, FieldProblem, InvalidInput
 from serve_app.ingress.comfyui.errors import problems_of_nodes
-from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
+from serve_app.ingress.http.errors import common_headers, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 
 EDITOR_FORMAT, MISSING_ASSET = "workflow_format_ui", "missing_asset"
@@ -72,9 +72,7 @@ def error_response(error: DarkroomError) -> Response:
     if nodes := _of_nodes(problems):
         problem["details"] = {"node_errors": nodes}
     body: ComfyApiError = {"error": problem}
-    headers = {
-        name: value for name, value in headers_for(error).items() if not name.startswith("x-fal-")
-    }
+    headers = common_headers(error)
     return json_reply(body, status, headers)
 
 
