@@ -19,6 +19,11 @@ RESULTS = ("images", "videos", "audios", "audio", "sound", "sampling_rate")
 """Outputs of blocks that are delivered. All others are states on the way there."""
 
 
+OF_REQUESTS = frozenset({"prompt", "height", "width", "num_frames"})
+"""Arguments that steps rewrite or choose: FLUX.3 and Ideogram 4 the prompt, ERNIE-Image also the
+size, LTX-2 the number of frames."""
+
+
 def is_modular(kind: type) -> bool:
     return issubclass(kind, ModularPipeline)
 
@@ -33,12 +38,12 @@ def is_pipeline(kind: object) -> TypeGuard[type]:
 
 
 def blocks_of(kind: Any, available: Collection[str] | None = None) -> Any:
-    """Blocks of the class. A step that only rewrites the prompt, as FLUX.3 has one, is left out if
-    none of its components is ``available``."""
+    """Blocks of the class. A step that only rewrites or chooses what a request says is left out if
+    not all of its components are ``available``."""
     blocks = getattr(diffusers, kind.default_blocks_name)()
     for name, step in list(blocks.sub_blocks.items()):
-        rewrites = {output.name for output in step.intermediate_outputs} == {"prompt"}
-        if available is not None and rewrites and not components_needed(step) & {*available}:
+        rewrites = {output.name for output in step.intermediate_outputs} <= OF_REQUESTS
+        if available is not None and rewrites and not components_needed(step) <= {*available}:
             del blocks.sub_blocks[name]
     return blocks
 

@@ -24,6 +24,7 @@ from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
 from deployments.engine.interception.modular import blocks_of, is_modular, is_pipeline, workflows
 from deployments.engine.loading.ip_adapter import add_ip_adapter
+from deployments.engine.loading.processors import without_torchvision
 from deployments.engine.reading.headers import UnknownDtype, WeightFile
 from deployments.engine.reading.reader import Home, WeightReader
 from deployments.engine.reading.single_file import open_checkpoint, read_checkpoint
@@ -125,7 +126,7 @@ def _build_pipeline(folder: Path, dtypes: Mapping[str, torch.dtype], weights: We
     while True:
         files = OpenedFiles(folder, usual)
         try:
-            with ONE_BUILDER, own_default_dtype(), placeholders(files):
+            with ONE_BUILDER, own_default_dtype(), placeholders(files), without_torchvision():
                 pipeline = _pipeline(folder, dtypes, weights.variant, modules)
             if not files.refused_folders():
                 return pipeline

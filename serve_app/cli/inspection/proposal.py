@@ -27,6 +27,14 @@ DENOISERS = ("transformer", "unet")
 FLOAT32_VAES = frozenset({"AutoencoderKLWan", "AutoencoderKLAllegro"})
 """Autoencoders that the authors load in float32. Some pipelines give them nothing else."""
 
+ONE_DTYPE = frozenset(
+    {
+        *("BriaFiboPipeline", "BriaFiboEditPipeline", "JoyImageEditPipeline"),
+        "MotifVideoImage2VideoPipeline",
+    }
+)
+"""Classes that give such an autoencoder images or latents of their denoiser's type as they are."""
+
 MOST_SECONDS = {"LongCatAudioDiTPipeline": 30}
 """Class → its longest audio, where it cuts what is asked for, and a file would end in silence."""
 
@@ -108,7 +116,7 @@ def propose(
         # Between 0.5 and 1, bfloat16 has 128 levels. In float16, CPUs cannot resize.
         dtype = "float32"
     options: Entry = {"task": task, "dtype": dtype, OPTION: derivation.inputs}
-    if config("vae").get("_class_name") in FLOAT32_VAES:
+    if config("vae").get("_class_name") in FLOAT32_VAES and call.name not in ONE_DTYPE:
         options["dtypes"] = {"vae": "float32"}
     if result is not None:
         options[RESULT] = result.option_value

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from typing import Any
 
+import diffusers
 import pytest
 
 from deployments.checking.modular_call import modular_call
+from deployments.engine.interception.modular import blocks_of, components_needed
 from serve_app.catalog.catalog import StoredEntry, build_stored
 from serve_app.cli.inspection.derivation import derive_inputs
 from serve_app.cli.inspection.pipeline_call import as_call, read_call
@@ -61,10 +63,36 @@ def test_workflows_whose_components_are_missing_are_left_out() -> None:
     assert "control_image_url" in inputs("StableDiffusionXLModularPipeline")
 
 
-def test_a_step_that_rewrites_the_prompt_is_left_out_without_its_model() -> None:
-    there = {"text_encoder", "tokenizer", "transformer", "vae"}
-    assert "max_new_tokens" not in inputs("Flux3ModularPipeline", there)
-    assert inputs("Flux3ModularPipeline", there)["prompt"]["required"] is True
+def components_of(name: str) -> frozenset[str]:
+    return components_needed(blocks_of(getattr(diffusers, name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("Flux3ModularPipeline", {"prompt_upsampler"}),
+        ("Flux3ModularPipeline", {"prompt_upsampler", "prompt_upsampler_processor"}),
+        ("ErnieImageModularPipeline", {"pe"}),
+        ("Ideogram4ModularPipeline", {"prompt_enhancer_head"}),
+        ("LTX2ModularPipeline", {"duration_head", "prompt_enhancer"}),
+    ],
+)
+def test_a_step_that_rewrites_what_a_request_says_is_left_out_without_its_models(
+    name: str, missing: Set[str]
+) -> None:
+    whole = components_of(name)
+    assert missing < whole
+    without, usual = inputs(name, whole - missing), inputs(name, whole)
+    required = {field for field, facts in usual.items() if facts.get("required")}
+    assert {field for field, facts in without.items() if facts.get("required")} == required
+    assert without.keys() <= usual.keys()
+
+
+@pytest.mark.parametrize("missing", ["vae", "transformer"])
+def test_no_other_step_is(missing: str) -> None:
+    name = "LTX2ModularPipeline"
+    with pytest.raises(ValueError, match=f"needs {missing}, which these weights do not have"):
+        modular_call(name, components_of(name) - {missing})
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from serve_app.catalog.catalog import BUILT_IN, StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.catalog.source import SourceFile
 from serve_app.cli.inspection.pipeline_call import read_call
-from serve_app.cli.inspection.proposal import like, propose
+from serve_app.cli.inspection.proposal import ONE_DTYPE, like, propose
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
@@ -201,12 +201,22 @@ def test_what_describes_the_weights_of_another_endpoint_is_not_copied() -> None:
     assert like("fal-ai/flux/dev", flux | own, read_call("FluxPipeline")) == flux
 
 
+def dtypes_with_wans_autoencoder(name: str) -> tuple[str, Mapping[str, str]]:
+    configs = {"vae": {"_class_name": "AutoencoderKLWan"}}
+    options = propose(read_call(name), lambda name: configs.get(name, {}))["options"]
+    return options["dtype"], options.get("dtypes", {})
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["LucyEditPipeline", "WanPipeline", "WanModularPipeline"])
 def test_the_autoencoder_of_wan_is_loaded_in_float32(name: str) -> None:
-    configs = {"vae": {"_class_name": "AutoencoderKLWan"}}
-    options = propose(read_call(name), lambda name: configs.get(name, {}))["options"]
-    assert (options["dtype"], options["dtypes"]) == ("bfloat16", {"vae": "float32"})
+    assert dtypes_with_wans_autoencoder(name) == ("bfloat16", {"vae": "float32"})
+
+
+@pytest.mark.variants(1)
+@pytest.mark.parametrize("name", sorted(ONE_DTYPE))
+def test_but_not_where_the_pipeline_gives_it_what_its_denoiser_computes(name: str) -> None:
+    assert dtypes_with_wans_autoencoder(name) == ("bfloat16", {})
 
 
 def test_audio_is_no_longer_than_its_model_makes_it() -> None:

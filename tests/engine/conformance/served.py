@@ -1,20 +1,12 @@
-"""Serves a tiny pipeline of each class as its user would, and prints what a request delivers.
-
-    python -m tests.engine.conformance.served [TITLE …]
-
-Each pipeline is saved as a folder, added to a running Darkroom by `darkroom models add`, and asked
-over HTTP for what its case asks for. The exit status is 1 if one delivers nothing.
-"""
+"""A tiny pipeline, served as by its user: saved as a folder, added to a running Darkroom by
+``darkroom models add``, and asked over HTTP for what its case asks for."""
 
 from __future__ import annotations
 
 import base64
 import io
-import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,70 +20,28 @@ from serve_app.catalog.catalog import StoredEntry, build_stored
 from serve_app.domain.media.image_size import MIN_SIDE
 from serve_app.options.inputs import DeclaredInput, InputType, declared_inputs
 from tests.cluster.darkroom import Darkroom
-from tests.engine.conformance.__main__ import be_quiet, say
 from tests.engine.conformance.case import WISHES, Case
-from tests.engine.conformance.derived import BUILDER, NOT_TRIED, SIDES, refusal, request_of
-from tests.engine.conformance.zoo import cases
+from tests.engine.conformance.derived import BUILDER, SIDES, request_of
 
-POOL = {"families": ["generic", "video", "audio"], "slots": 1, "num_cpus": 0.1}
 REQUEST_S = 300.0
 FPS = 8
 
 
-class Refused(Exception):
-    """The endpoint could not be added, or its request failed."""
-
-
-def main() -> int:
-    be_quiet()
-    chosen = {title: cases()[title] for title in sys.argv[1:]} or {
-        title: case for title, case in cases().items() if case.name not in NOT_TRIED
-    }
-    failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        darkroom = Darkroom(Path(folder) / "data", pools={"studio": POOL})
-        try:
-            darkroom.start()
-            for title, case in chosen.items():
-                if refusal(case) is not None:
-                    continue
-                began = time.monotonic()
-                try:
-                    outcome = deliver(darkroom, case, Path(folder) / case.name)
-                except Refused as error:
-                    failed += 1
-                    outcome = f"FAILED: {error}"
-                say(f"{title}: {outcome} ({time.monotonic() - began:.1f} s)")
-        finally:
-            darkroom.clear_away()
-    return 1 if failed else 0
-
-
-def deliver(darkroom: Darkroom, case: Case, folder: Path) -> str:
-    """What a request to the endpoint delivers, in words."""
-    try:
-        save(case, folder)
-    except Exception as error:  # of the case's own components, or of diffusers
-        return f"not tried, since it cannot be saved: {error}".splitlines()[0]
-    endpoint_id = f"house/{case.name.lower()}"
-    try:
-        added = darkroom.command("models", "add", endpoint_id, "--weights", str(folder))
-        if added.returncode != 0:
-            raise Refused(added.stderr.strip())
-        output = answer(darkroom, endpoint_id, case)
-    finally:
-        darkroom.http.delete(f"/v1/models/entries/{endpoint_id}", params={"force": "true"})
-        shutil.rmtree(folder, ignore_errors=True)
-    files = [entry for value in output.values() for entry in _entries(value)]
-    if not files:
-        raise Refused(f"no file in {output}")
-    return ", ".join(_described(entry) for entry in files)
-
-
-def save(case: Case, folder: Path) -> None:
-    pipeline = case.build()
+def deliver(darkroom: Darkroom, case: Case, folder: Path) -> Sequence[Mapping[str, Any]]:
+    """Files of a request's output. ``AssertionError``: what was answered in their place, or a file
+    that cannot be read."""
     modular = {"overwrite_modular_index": True} if case.name.endswith("ModularPipeline") else {}
-    pipeline.save_pretrained(str(folder), **modular)
+    case.build().save_pretrained(str(folder), **modular)
+    endpoint_id = f"house/{case.name.lower()}"
+    added = darkroom.command("models", "add", endpoint_id, "--weights", str(folder))
+    assert added.returncode == 0, added.stderr
+    output = answer(darkroom, endpoint_id, case)
+    deleted = darkroom.command("models", "delete", endpoint_id)
+    assert deleted.returncode == 0, deleted.stderr
+    files = [entry for value in output.values() for entry in _entries(value)]
+    for entry in files:
+        _read(entry)
+    return files
 
 
 def answer(darkroom: Darkroom, endpoint_id: str, case: Case) -> Mapping[str, Any]:
@@ -102,8 +52,7 @@ def answer(darkroom: Darkroom, endpoint_id: str, case: Case) -> Mapping[str, Any
     if small:  # switches that keep the case tiny
         stored["options"] = {**stored["options"], "fixed": small}
         changed = darkroom.http.put(f"/v1/models/entries/{endpoint_id}", json=stored)
-        if changed.status_code != 200:
-            raise Refused(changed.text)
+        assert changed.status_code == 200, changed.text
     entry = build_stored(BUILDER, StoredEntry(endpoint_id, stored), strict=True)
     body, files = request_of(entry.endpoint, arguments)
     declared = declared_inputs(entry.endpoint)
@@ -113,8 +62,7 @@ def answer(darkroom: Darkroom, endpoint_id: str, case: Case) -> Mapping[str, Any
         if name in declared and declared[name].type is InputType.SIZE:
             body[name] = {side: max(MIN_SIDE, value[side]) for side in SIDES}
     ran = darkroom.http.post(f"/run/{endpoint_id}", json=body, timeout=REQUEST_S)
-    if ran.status_code != 200:
-        raise Refused(f"{ran.status_code}: {ran.text[:600]}")
+    assert ran.status_code == 200, ran.text
     return dict(ran.json())
 
 
@@ -123,16 +71,17 @@ def _entries(value: Any) -> list[Mapping[str, Any]]:
     return [each for each in values if isinstance(each, dict) and "url" in each]
 
 
-def _described(entry: Mapping[str, Any]) -> str:
+def _read(entry: Mapping[str, Any]) -> None:
     content = httpx.get(entry["url"]).raise_for_status().content
-    kind = entry["content_type"]
-    if kind.startswith("image/"):
-        return f"{kind} {Image.open(io.BytesIO(content)).size}"
-    if kind.startswith(("video/", "audio/")):
-        with av.open(io.BytesIO(content)) as file:
-            streams = [stream.type for stream in file.streams]
-            return f"{kind} {'+'.join(streams)} {(file.duration or 0) / 1e6:.2f} s"
-    return f"{kind} {len(content)} bytes"
+    assert len(content) == entry["file_size"]
+    match entry["content_type"].partition("/")[0]:
+        case "image":
+            Image.open(io.BytesIO(content)).load()
+        case "video" | "audio":
+            with av.open(io.BytesIO(content)) as file:
+                assert next(file.decode(file.streams[0])) is not None
+        case _:
+            assert content.startswith(b"glTF")
 
 
 def _given(declared: DeclaredInput, value: Any) -> Any:
@@ -186,7 +135,3 @@ def _video(frames: list[Image.Image]) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_image(sized)))
         container.mux(stream.encode())
     return written.getvalue()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -76,7 +76,7 @@ def _cogview3() -> dict[str, Any]:
         text_embed_dim=32,
         time_embed_dim=8,
         condition_dim=2,
-        pos_embed_max_size=8,
+        pos_embed_max_size=16,
         sample_size=8,
     )
     return {

@@ -77,7 +77,7 @@ def _longcat() -> dict[str, Any]:
         vae=autoencoders.kl_flow(16),
         text_encoder=language_models.qwen25_vl(),
         tokenizer=tokenizers.words(),
-        text_processor=processors.TextsAndImages(),
+        text_processor=processors.texts_and_images(),
     )
 
 
@@ -97,7 +97,7 @@ def _nucleus() -> dict[str, Any]:
         ),
         vae=autoencoders.qwen_image(),
         text_encoder=language_models.qwen3_vl(),
-        processor=processors.TextsAndImages(),
+        processor=processors.texts_and_images(),
     )
 
 

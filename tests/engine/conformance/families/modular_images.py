@@ -30,9 +30,9 @@ def _flux3(*, distilled: bool = False) -> dict[str, Any]:
         "vae": vae,
         "image_processor": Flux3ImageProcessor(vae_scale_factor=4, vae_latent_channels=4),
         "text_encoder": language_models.qwen3_vl(),
-        "tokenizer": processors.TextsAndImages(),
+        "tokenizer": processors.texts_and_images(),
         "prompt_upsampler": language_models.qwen35(),
-        "prompt_upsampler_processor": processors.TextsAndImages(),
+        "prompt_upsampler_processor": processors.texts_and_images(),
         "transformer": df.Flux3Transformer2DModel(
             in_channels=16,
             cond_in_channels=16,
@@ -66,7 +66,7 @@ def _qwen_image21() -> dict[str, Any]:
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
         "vae": autoencoders.qwen_image21(),
         "text_encoder": language_models.qwen3_vl(),
-        "processor": processors.TextsAndImages(),
+        "processor": processors.texts_and_images(),
         "transformer": df.QwenImage21Transformer2DModel(
             in_channels=4,
             out_channels=4,

@@ -107,7 +107,7 @@ def _minimax_h3() -> dict[str, Any]:
     return {
         "text_encoder": language_models.qwen3_vl(num_hidden_layers=51),
         "tokenizer": tokenizers.words(),
-        "processor": processors.TextsAndImages(),
+        "processor": processors.texts_and_images(),
         "vae": autoencoders.minimax_h3(),
         "audio_vae": autoencoders.minimax_h3_audio(),
         "transformer": transformer,

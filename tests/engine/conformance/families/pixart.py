@@ -106,7 +106,7 @@ def _aura() -> dict[str, Any]:
         num_attention_heads=4,
         caption_projection_dim=32,
         joint_attention_dim=32,
-        pos_embed_max_size=64,
+        pos_embed_max_size=256,
     )
     return {
         "transformer": transformer,

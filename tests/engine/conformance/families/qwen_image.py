@@ -27,7 +27,7 @@ def parts(*, extra: int = 0, halvings: int = 3) -> dict[str, Any]:
         "vae": autoencoders.qwen_image(halvings=halvings),
         "text_encoder": language_models.qwen25_vl(),
         "tokenizer": tokenizers.words(1024),
-        "processor": processors.TextsAndImages(),
+        "processor": processors.texts_and_images(),
         "transformer": df.QwenImageTransformer2DModel(**_SHAPE),
         "controlnet": df.QwenImageControlNetModel(**_SHAPE, extra_condition_channels=extra),
     }

@@ -40,7 +40,7 @@ def _kandinsky5(*, videos: bool, seen: bool) -> dict[str, Any]:
         "transformer": transformer,
         "vae": autoencoders.hunyuan_video() if videos else autoencoders.kl(blocks=4),
         "text_encoder": language_models.qwen25_vl(),
-        "tokenizer": processors.TextsAndImages(),
+        "tokenizer": processors.texts_and_images(),
         "text_encoder_2": text_encoders.clip(tokens=77),
         "tokenizer_2": tokenizers.clip(77),
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
