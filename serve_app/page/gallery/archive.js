@@ -4,7 +4,7 @@ import { BASE, Refused } from "../client/api.js";
 import * as json from "../client/json.js";
 import { element } from "../interface/element.js";
 import { announce } from "../interface/toast.js";
-import { bytes } from "../interface/words.js";
+import { bytes, bytesOf } from "../interface/words.js";
 import { dateOf } from "./query.js";
 import { counted } from "./question.js";
 
@@ -54,9 +54,9 @@ export class Archive {
       for (const part of parts) {
         const of = parts.length > 1 ? ` (archive ${done + 1} of ${parts.length})` : "";
         const doing = `Downloading ${counted(filesOf(part), "file")}${of}`;
-        const total = bytesOf(part);
+        const total = sizeOf(part);
         const share = (received) =>
-          total === 0 ? bytes(received) : `${bytes(Math.min(received, total))} of ${bytes(total)}`;
+          total === 0 ? bytes(received) : bytesOf(Math.min(received, total), total);
         this.#show(`${doing} …`);
         announce(`${doing} …`);
         const archive = await this.#archive(part, (received) =>
@@ -130,7 +130,7 @@ function partsOf(requests) {
   const parts = [[]];
   let size = 0;
   for (const each of requests) {
-    const own = bytesOf([each]);
+    const own = sizeOf([each]);
     const { length } = parts.at(-1);
     if (length === MOST_REQUESTS || (length > 0 && size + own > MOST_BYTES)) {
       parts.push([]);
@@ -142,7 +142,7 @@ function partsOf(requests) {
   return parts;
 }
 
-function bytesOf(requests) {
+function sizeOf(requests) {
   const files = requests.flatMap((each) => each.files);
   return files.reduce((sum, file) => sum + (file.file_size ?? 0), 0);
 }

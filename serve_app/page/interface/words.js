@@ -71,12 +71,22 @@ function pace({ stage, rate, left_s: left }) {
 
 function howFar(stage, step, steps) {
   if (!BYTE_STAGES.has(stage)) return `step ${step} of ${steps}`;
-  return gigabytesOf(step, steps);
+  return bytesOf(step, steps);
 }
 
+const UNITS = [
+  { name: "B", bytes: 1, digits: 0 },
+  { name: "KB", bytes: 1e3, digits: 0 },
+  { name: "MB", bytes: 1e6, digits: 1 },
+  { name: "GB", bytes: 1e9, digits: 1 },
+];
+const unitOf = (value) => UNITS.findLast((unit) => value >= unit.bytes) ?? UNITS[0];
+const inUnit = (value, unit) => (value / unit.bytes).toFixed(unit.digits);
+
 /** Bytes that are there of all of them. */
-export function gigabytesOf(part, whole) {
-  return `${(part / 1e9).toFixed(1)} of ${(whole / 1e9).toFixed(1)} GB`;
+export function bytesOf(part, whole) {
+  const unit = unitOf(whole);
+  return `${inUnit(part, unit)} of ${inUnit(whole, unit)} ${unit.name}`;
 }
 
 export function seconds(value) {
@@ -88,9 +98,8 @@ export function seconds(value) {
 
 export function bytes(value) {
   if (typeof value !== "number") return "";
-  if (value < 1000) return `${value} B`;
-  if (value < 1e6) return `${Math.round(value / 1e3)} KB`;
-  return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(1)} GB`;
+  const unit = unitOf(value);
+  return `${inUnit(value, unit)} ${unit.name}`;
 }
 
 /** Amount of money with two decimals, or with more if it is small, and its currency. */

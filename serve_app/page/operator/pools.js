@@ -2,7 +2,7 @@
 
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { gigabytesOf } from "../interface/words.js";
+import { bytesOf } from "../interface/words.js";
 import { section, span, tiles } from "./desk.js";
 import { History } from "./history.js";
 import { ResourceTable } from "./resource_table.js";
@@ -199,7 +199,7 @@ function replicaName({ replica_id: id, node, device }) {
 /** Memory of the replica's device, or of its process where it has none. */
 function memoryCell({ memory_used: used, memory_total: total, device }) {
   if (used === null || !total) return "—";
-  const words = gigabytesOf(used, total);
+  const words = bytesOf(used, total);
   return element(
     "span",
     { class: "share", title: device ? "Of its GPU" : "Of its process and its machine" },

@@ -2,7 +2,7 @@
 
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { bytes, clock } from "../interface/words.js";
+import { bytes, bytesOf, clock } from "../interface/words.js";
 import { section, span, tiles } from "./desk.js";
 
 const KINDS = {
@@ -56,7 +56,7 @@ export class StoragePart {
       ...tiles([
         ["Stored", bytes(whole)],
         ["Files", sum("files").toLocaleString("en")],
-        ["Free disk", disk === null ? "—" : `${bytes(disk.free_bytes)} of ${bytes(disk.bytes)}`],
+        ["Free disk", disk === null ? "—" : bytesOf(disk.free_bytes, disk.bytes)],
         ["To be deleted", unwantedWords(unwanted, overdue)],
       ]),
     );

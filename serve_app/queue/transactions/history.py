@@ -60,11 +60,13 @@ _LIVE = """
 """Live requests of one state: each state has an index of its own, which a statement about several
 would not use.
 """
-# Those that follow another request have no index by tenant. `OFFSET 0` hides all other conditions
-# from the planner: until PostgreSQL has looked at the table, it would read all rows of the tenant.
+# Those that run or follow another request have no index by tenant that fits. `OFFSET 0` hides all
+# other conditions from the planner: until PostgreSQL has looked at the table, it may read all rows
+# of the tenant.
 _LIVE_ROWS = {
     State.QUEUED: "requests",
-    State.RUNNING: "requests",
+    State.RUNNING: f"""(SELECT * FROM requests WHERE state = '{State.RUNNING}'
+        AND endpoint = ANY(%(endpoints)s::text[]) OFFSET 0)""",
     FOLLOWING: f"(SELECT * FROM requests WHERE state = '{FOLLOWING}' OFFSET 0)",
 }
 

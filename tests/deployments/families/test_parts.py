@@ -22,6 +22,7 @@ from serve_app.domain.endpoint import Endpoint, StoreConfig
 from serve_app.domain.errors import Misconfigured
 from tests.cli.inspection.test_proposal import BUILDER
 from tests.engine.conformance.zoo import cases
+from weights.links import fingerprint
 from weights.store import Store
 
 pytestmark = [
@@ -59,6 +60,7 @@ def endpoint(places: tuple[Path, Path], store: Store) -> Endpoint:
         "directory": str(base),
         "pipeline": CLASS,
         "parts": {"controlnet": {"directory": str(control)}},
+        "version": fingerprint(base, control),
     }
     built = build_stored(BUILDER, StoredEntry("house/x", entry), strict=True).endpoint
     return replace(built, options={**built.options, "dtype": "float32"})
