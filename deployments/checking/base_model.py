@@ -142,13 +142,13 @@ def skeleton(base: BaseFiles) -> Any:
 
     It takes no memory for weights. Only classes of diffusers and transformers are built.
     """
-    import diffusers  # noqa: PLC0415  # seconds
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415  # seconds
 
     from deployments.engine.loading.loader import class_of  # noqa: PLC0415
+    from deployments.engine.pipelines import pipeline_class  # noqa: PLC0415
 
-    kind = getattr(diffusers, str(base.index.get("_class_name")), None)
-    if not isinstance(kind, type):
+    kind = pipeline_class(str(base.index.get("_class_name")))
+    if kind is None:
         raise WeightsUnavailable(f"The base has an unknown pipeline: {base.index['_class_name']}.")
     pipeline: Any = object.__new__(kind)
     for entry in components(base.index):

@@ -179,10 +179,10 @@ def pipeline_class(endpoint: Endpoint, mapping: CallMapping, pipeline: Any) -> t
         return type(pipeline)
     import diffusers  # noqa: PLC0415
 
-    from deployments.engine.interception.modular import is_pipeline  # noqa: PLC0415
+    from deployments.engine.pipelines import pipeline_class as named_class  # noqa: PLC0415
 
-    kind = getattr(diffusers, mapping.pipeline, None)
-    if not is_pipeline(kind):
+    kind = named_class(mapping.pipeline)
+    if kind is None:
         raise Misconfigured(
             f"{endpoint.id}: diffusers {diffusers.__version__} has no pipeline "
             f"{mapping.pipeline!r} (`options.pipeline` in the catalogue)."

@@ -18,13 +18,13 @@ import torch
 import transformers.utils.logging
 from diffusers.models import MultiControlNetUnionModel
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
-from deployments.engine.interception.modular import blocks_of, is_modular, is_pipeline, workflows
+from deployments.engine.interception.modular import blocks_of, is_modular, workflows
 from deployments.engine.loading.ip_adapter import add_ip_adapter
 from deployments.engine.loading.processors import without_torchvision
+from deployments.engine.pipelines import pipeline_class
 from deployments.engine.reading.headers import UnknownDtype, WeightFile
 from deployments.engine.reading.reader import Home, WeightReader
 from deployments.engine.reading.single_file import open_checkpoint, read_checkpoint
@@ -145,11 +145,11 @@ def _pipeline(
     """``modules``: components that were read already."""
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     index = read_index(folder)
-    kind = getattr(diffusers, index["_class_name"])
+    kind: Any = pipeline_class(index["_class_name"])
     if not is_modular(kind):
         modules = {**_control_nets(folder, index, dtypes, variant), **modules}
         options |= {"dtype": dtypes, "variant": variant}
-        pipeline = DiffusionPipeline.from_pretrained(str(folder), **options, **modules)
+        pipeline = kind.from_pretrained(str(folder), **options, **modules)
         if (adapter := adapter_file(index)) is not None:
             add_ip_adapter(pipeline, folder / adapter)
         return pipeline
@@ -235,8 +235,8 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
     whose weights are not in the folder."""
     index = read_index(folder)
     name = index.get("_class_name")
-    pipeline_class = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not is_pipeline(pipeline_class):
+    kind = pipeline_class(name) if isinstance(name, str) else None
+    if kind is None:
         raise WeightsUnavailable(
             f"{folder} needs the pipeline {name!r}, which diffusers {diffusers.__version__} "
             "does not have. Code from a repository is not run."
@@ -248,7 +248,7 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
             f"A dtype is given for {', '.join(unknown)}, but {folder} has only the components "
             f"{', '.join(names)}."
         )
-    if is_modular(pipeline_class):
+    if is_modular(kind):
         if adapter_file(index) is not None:
             raise WeightsUnavailable(
                 f"{folder}: the modular {name} is not served with the part {IP_ADAPTER}. Name the "
@@ -260,7 +260,7 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
                 "pipeline's class without Modular as `weights.pipeline`, or one part."
             )
         try:
-            workflows(blocks_of(pipeline_class, names), names)
+            workflows(blocks_of(kind, names), names)
         except ValueError as error:
             raise WeightsUnavailable(f"{folder}: {name} {error}.") from error
     folders = _folders_in(folder)

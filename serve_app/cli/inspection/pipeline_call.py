@@ -62,6 +62,11 @@ MODULAR = "ModularPipeline"
 MODULAR_CALL, MODULAR_CALL_S = "deployments.checking.modular_call", 300.0
 """Module that says what their blocks take, and the longest that it may take."""
 
+PACKAGES = (("diffusers", "pipelines"), ("deployments", "engine/pipelines"))
+"""Packages with pipelines, and the folder of each. What diffusers lacks is the engine's own."""
+
+Folders = tuple[Path, ...]
+
 REQUIRED = object()
 """Default of an argument that has none."""
 
@@ -141,16 +146,14 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
     """Signature of the class ``name``; of a modular one, with the components of ``index``, or with
     all. ``Misconfigured``: this machine's diffusers has no such pipeline, or its output is neither
     images, videos nor audio."""
-    spec = find_spec("diffusers")
-    places = spec.submodule_search_locations if spec is not None else None
-    if not places:
+    pipelines = tuple(_folders())
+    if not pipelines:
         raise Misconfigured(
             "diffusers is not installed on this machine, so the pipeline cannot be inspected. "
             "Name a similar endpoint with --like, or run the command where replicas run."
         )
     if name.endswith(MODULAR):
         return _modular_call(name, index)
-    pipelines = Path(next(iter(places))) / "pipelines"
     call = _call(pipelines, name)
     if call is None and _class(pipelines, name) is not None:
         raise Misconfigured(
@@ -174,14 +177,35 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
     )
 
 
-def _control_nets(pipelines: Path, name: str) -> Iterator[str]:
+def _control_nets(pipelines: Folders, name: str) -> Iterator[str]:
     """Names of the classes in the annotation of the ControlNet that the constructor takes."""
+    for argument in _constructor(pipelines, name):
+        if argument.name == CONTROL_NET:
+            yield from _NAME.findall(argument.type)
+
+
+def _constructor(pipelines: Folders, name: str) -> Iterator[Argument]:
+    """Arguments of the class's own constructor."""
     node = _class(pipelines, name)
     for statement in () if node is None else node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-            for argument in (*statement.args.args, *statement.args.kwonlyargs):
-                if argument.arg == CONTROL_NET and argument.annotation is not None:
-                    yield from _NAME.findall(ast.unparse(argument.annotation))
+            yield from _arguments(pipelines, statement)
+
+
+def required_components(name: str) -> frozenset[str]:
+    """Components that diffusers insists on: arguments of the constructor without a default that the
+    class does not declare as optional. None of a class that inherits its constructor."""
+    pipelines = tuple(_folders())
+    node = _class(pipelines, name)
+    optional: set[str] = set()
+    for statement in () if node is None else node.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id="_optional_components")], value=value):
+                optional |= {*_value(value)}
+            case _:
+                continue
+    required = {a.name for a in _constructor(pipelines, name) if a.is_required}
+    return frozenset(required - optional)
 
 
 def _targets(index: Mapping[str, Any]) -> Iterator[str]:
@@ -261,6 +285,16 @@ def _default(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _folders() -> Iterator[Path]:
+    """Folders with the source of pipelines; none where diffusers is not installed."""
+    for package, inside in PACKAGES:
+        spec = find_spec(package)
+        places = None if spec is None else spec.submodule_search_locations
+        if not places:
+            return
+        yield Path(next(iter(places))) / inside
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     """``__call__`` of a class, which may be inherited."""
@@ -270,7 +304,7 @@ class _Call:
     takes_loras: bool
 
 
-def _call(pipelines: Path, name: str) -> _Call | None:
+def _call(pipelines: Folders, name: str) -> _Call | None:
     node = _class(pipelines, name)
     if node is None:
         return None
@@ -283,23 +317,24 @@ def _call(pipelines: Path, name: str) -> _Call | None:
     return next((call for call in inherited if call is not None), None)
 
 
-def _class(pipelines: Path, name: str) -> ast.ClassDef | None:
+def _class(pipelines: Folders, name: str) -> ast.ClassDef | None:
     file = _files(pipelines).get(name)
     body = [] if file is None else ast.parse(file.read_text(encoding="utf-8")).body
     return next((e for e in body if isinstance(e, ast.ClassDef) and e.name == name), None)
 
 
 @cache
-def _files(pipelines: Path) -> Mapping[str, Path]:
+def _files(pipelines: Folders) -> Mapping[str, Path]:
     """Name of a class → file that defines it."""
     return {
         name: file
-        for file in sorted(pipelines.rglob("*.py"), reverse=True)
+        for folder in pipelines
+        for file in sorted(folder.rglob("*.py"), reverse=True)
         for name in _CLASS.findall(file.read_text(encoding="utf-8"))
     }
 
 
-def _result_fields(pipelines: Path, function: ast.FunctionDef) -> list[str]:
+def _result_fields(pipelines: Folders, function: ast.FunctionDef) -> list[str]:
     """Fields of the results that a call returns, or else of those that its docstring names."""
     names = [*_return_fields(pipelines, function)]
     described = ast.get_docstring(function, clean=False) or ""
@@ -307,7 +342,7 @@ def _result_fields(pipelines: Path, function: ast.FunctionDef) -> list[str]:
     return [*names, *(field for name in named for field in _fields(pipelines, name))]
 
 
-def _return_fields(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
+def _return_fields(pipelines: Folders, function: ast.FunctionDef) -> Iterator[str]:
     for node in ast.walk(function):
         if not (isinstance(node, ast.Return) and isinstance(node.value, ast.Call)):
             continue
@@ -317,7 +352,7 @@ def _return_fields(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
             yield from _fields(pipelines, returned.func.id)[: len(returned.args)]
 
 
-def _fields(pipelines: Path, name: str) -> list[str]:
+def _fields(pipelines: Folders, name: str) -> list[str]:
     """Fields of a class of results; empty for one that is not there."""
     definition = _class(pipelines, name)
     return [] if definition is None else [name for name, _ in _class_fields(definition)]
@@ -330,7 +365,7 @@ def _class_fields(kind: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
             yield statement.target.id, statement
 
 
-def _item(pipelines: Path, annotation: str) -> Iterator[Argument]:
+def _item(pipelines: Folders, annotation: str) -> Iterator[Argument]:
     """Arguments of the constructor of the data class that an annotation names; none without one."""
     for name in dict.fromkeys(_NAME.findall(annotation)):
         definition = _class(pipelines, name)
@@ -347,7 +382,7 @@ def _is_dataclass(decorator: ast.expr) -> bool:
     return isinstance(called, ast.Name) and called.id == "dataclass"
 
 
-def _arguments(pipelines: Path, function: ast.FunctionDef) -> Iterator[Argument]:
+def _arguments(pipelines: Folders, function: ast.FunctionDef) -> Iterator[Argument]:
     described = dict(_descriptions(ast.get_docstring(function, clean=False) or ""))
     signature = function.args
     named = [*signature.posonlyargs, *signature.args][1:]  # without ``self``

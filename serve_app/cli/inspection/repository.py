@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ import yaml
 
 from serve_app.catalog.source import WeightsSource
 from serve_app.cli.inspection.control_nets import ControlNets
+from serve_app.cli.inspection.pipeline_call import required_components
 from serve_app.domain.checkpoint import SUFFIXES, Held, check_checkpoint, held_components
 from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
@@ -201,6 +202,10 @@ def _with_parts(
     adapters = by_name.get(IP_ADAPTER, [])
     if len(adapters) > 1:
         raise Misconfigured(f"{IP_ADAPTER} is given {len(adapters)} times. Name one file.")
+    if pipeline is not None:
+        own = required_components(str(whole.index.get("_class_name")))
+        there = {component.name for component in components(whole.index)}
+        _check_components(pipeline, own | there | by_name.keys())
     named = {} if pipeline is None else {"pipeline": pipeline}
     configs = {
         n: [repository.index for repository in own] for n, own in by_name.items() if n != IP_ADAPTER
@@ -236,6 +241,15 @@ def _with_parts(
         whole.is_here and all(repository.is_here for repository in folders.values()),
         read,
     )
+
+
+def _check_components(pipeline: str, there: Set[str]) -> None:
+    """Refuse weights without components that the class ``pipeline`` needs."""
+    if missing := sorted(required_components(pipeline) - there):
+        raise Misconfigured(
+            f"{pipeline} cannot be served: needs {', '.join(missing)}, which these weights do not "
+            f"have. Add {' '.join(f'--part {component}=…' for component in missing)}."
+        )
 
 
 def _part(component: str, place: str, store: Store) -> Repository:

@@ -38,6 +38,9 @@ _IDS = {
         "flux/krea/image-to-image flux-krea-lora/image-to-image flux-lora/image-to-image"
     ),
     "FluxInpaintPipeline": "flux-krea-lora/inpainting",
+    "FluxReduxPipeline": (
+        "flux/krea/redux flux/schnell/redux flux-1/dev/redux flux-1/krea/redux flux-1/schnell/redux"
+    ),
     "FluxFillPipeline": "flux-lora-fill",
     "FluxControlPipeline": (
         "flux-control-lora-canny flux-control-lora-depth flux-lora-canny flux-lora-depth"

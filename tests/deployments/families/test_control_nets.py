@@ -323,8 +323,9 @@ def test_a_class_that_does_not_run_them_is_refused(
     name: str, class_name: str, words: str, folder: Path, store: Store, tmp_path: Path
 ) -> None:
     parts = [net_of(tmp_path, letter, class_name) for letter in "ab"]
+    motion = ("motion_adapter", net_of(tmp_path, "motion", "MotionAdapter")[1])  # of AnimateDiff
     base = str(places_of(SDXL, folder).base)
-    model = inspect_repository(base, None, store, parts=parts, pipeline=name)
+    model = inspect_repository(base, None, store, parts=[*parts, motion], pipeline=name)
     with pytest.raises(Misconfigured, match=words):
         check_control_nets(call_of(name), model.control_nets)
 

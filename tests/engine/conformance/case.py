@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
 import torch
 
 from deployments.engine.interception.modular import hide_progress_bars, is_modular
+from deployments.engine.pipelines import pipeline_class
 from deployments.families.call_mapping import chosen_results, parameters
 
 Parts = Callable[[], Mapping[str, Any]]
@@ -58,7 +58,9 @@ class Case:
 
     @property
     def kind(self) -> type:
-        return getattr(diffusers, self.name)
+        kind = pipeline_class(self.name)
+        assert kind is not None, self.name
+        return kind
 
     def build(self) -> Any:
         """The pipeline, with the same weights at every call."""

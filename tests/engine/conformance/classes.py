@@ -9,6 +9,7 @@ import diffusers
 from diffusers import DiffusionPipeline
 
 from deployments.engine.interception.modular import is_pipeline
+from deployments.engine.pipelines import MODULES, pipeline_class
 
 #: Where nothing but a look at the class itself shows why it is absent.
 REASONS = {
@@ -31,6 +32,7 @@ NOT_BUILT = "the tests have no tiny components for it"
 def pipeline_classes() -> dict[str, type]:
     """Every class of a pipeline, whole or modular."""
     named = {name: getattr(diffusers, name) for name in dir(diffusers) if "Pipeline" in name}
+    named |= {name: pipeline_class(name) for name in MODULES}
     return {name: kind for name, kind in sorted(named.items()) if _is_pipeline(kind)}
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers as df
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 
-from tests.engine.conformance import autoencoders, inputs, text_encoders, tokenizers
+from tests.engine.conformance import (
+    autoencoders,
+    inputs,
+    text_encoders,
+    tokenizers,
+    vision_encoders,
+)
 from tests.engine.conformance.case import Case, Wish
 
 _SIZE = {"height": 16, "width": 16, "max_sequence_length": 16}
@@ -57,6 +64,15 @@ def parts(in_channels: int = 16, *, guidance: bool = True) -> dict[str, Any]:
     }
 
 
+def redux() -> dict[str, Any]:
+    return {
+        **parts(),
+        "image_encoder": vision_encoders.siglip(),
+        "feature_extractor": vision_encoders.siglip_processor(),
+        "image_embedder": ReduxImageEncoder(redux_dim=32, txt_in_features=32),
+    }
+
+
 def _text(_: Wish) -> dict[str, Any]:
     return _SIZE
 
@@ -67,6 +83,10 @@ def _from_image(wish: Wish) -> dict[str, Any]:
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
     return {**_from_image(wish), "mask_image": inputs.mask(wish)}
+
+
+def _like(wish: Wish) -> dict[str, Any]:
+    return {**_SIZE, "image": inputs.image(wish)}
 
 
 def _fill(wish: Wish) -> dict[str, Any]:
@@ -105,6 +125,7 @@ CASES = (
     Case("flux", "FluxInpaintPipeline", parts, _inpaint),
     Case("flux", "FluxKontextPipeline", parts, _kontext),
     Case("flux", "FluxKontextInpaintPipeline", parts, _kontext_inpaint),
+    Case("flux", "FluxReduxPipeline", redux, _like),
     Case("flux", "FluxFillPipeline", lambda: parts(48), _fill),
     Case("flux", "VisualClozeGenerationPipeline", lambda: parts(48), _visual_cloze),
     Case(
