@@ -31,6 +31,7 @@ from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import DamagedFile
 from serve_app.telemetry.clock import SystemClock
 from tests.backup.conftest import every_storage, finish, get, put
+from tests.queue.connections import LastingConnection
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, lease, make_finish, new
 
@@ -262,6 +263,7 @@ async def test_a_restore_replaces_a_file_that_was_damaged_in_storage(
     whole = await get(source, artifact.key)
     await back_up(source, folder)
     await ingress.aclose()  # Darkroom is stopped
+    LastingConnection.end_free()
     await source.storage.delete([artifact.key])
     await put(source, artifact.key, b"other bytes")
     await restore(source, folder, replace=True)
