@@ -128,7 +128,7 @@ def test_the_inspector_of_mcp_lists_and_calls_tools(
 
 
 def test_fal_s_command_line_calls_models(shell: Shell) -> None:
-    (fal,) = environments_with_fal().glob("*/bin/fal")
+    fal = min(environments_with_fal().glob("*/bin/fal"))  # one for each set of requirements
     shown = shell.output(fal, "api", FLUX, "prompt=a JPEG", "num_images:=2", COLUMNS="300")
     assert shown.count("'content_type': 'image/jpeg'") == 2
     assert "image/jpeg" in shell.output(fal, "api", f"{FLUX}/stream", "prompt=a JPEG")
