@@ -42,7 +42,8 @@ def blocks_of(kind: Any, available: Collection[str] | None = None) -> Any:
     not all of its components are ``available``."""
     blocks = getattr(diffusers, kind.default_blocks_name)()
     for name, step in list(blocks.sub_blocks.items()):
-        rewrites = {output.name for output in step.intermediate_outputs} <= OF_REQUESTS
+        outputs = {output.name for output in step.intermediate_outputs}
+        rewrites = bool(outputs) and outputs <= OF_REQUESTS
         if available is not None and rewrites and not components_needed(step) <= {*available}:
             del blocks.sub_blocks[name]
     return blocks
