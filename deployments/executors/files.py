@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +37,7 @@ from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.executors.hosted import may_move_job
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.ports import MAX_FILES, AppSource, FileSigner
 from serve_app.domain.progress import MAX_PARTIAL_BYTES, Progress, Stage
 
@@ -111,7 +111,7 @@ class RequestFiles:
                 own = OwnFiles.of(self._lease)
                 body = await self._fetcher.fetch(url, ".".join(map(str, place)), own)
                 media_type = type_of_name(f"file{suffix_of(url)}") or DEFAULT_MEDIA_TYPE
-                fields = replace_at(fields, place, _data_uri(media_type, body))
+                fields = replace_at(fields, place, data_uri(body, media_type))
         return fields
 
     async def store(
@@ -179,7 +179,7 @@ class RequestFiles:
             if fields.get("generated") is not False:
                 file = await self._marks.mark(file, number)
             body = await asyncio.to_thread(file.in_memory)
-            url = _data_uri(media_type, body)
+            url = data_uri(body, media_type)
             shown = {**facts_of(fields), "url": url, "content_type": media_type}
             alone = fields.get("$as") == "url"  # an app for fal wrote only the URL
             output = replace_at(output, place, url if alone else shown)
@@ -231,7 +231,3 @@ class RequestFiles:
         """Remove the folder with all files."""
         if self.folder.is_dir():  # most requests have no files, and a thread takes 0.1 ms
             await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
-
-
-def _data_uri(media_type: str, body: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(body).decode()}"

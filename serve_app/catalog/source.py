@@ -113,9 +113,11 @@ class WeightsSource(PlaceSource):
     @property
     def local_places(self) -> Iterator[Path]:
         """Directories and files that are not of the hub."""
-        for place in (self, *(part for _, part in self.places)):
-            if place.directory is not None:
-                yield place.directory / getattr(place, "file", "")
+        if self.directory is not None:
+            yield self.directory
+        for _, part in self.places:
+            if part.directory is not None:
+                yield part.directory / part.folder / part.file
         if self.checkpoint is not None and self.checkpoint.startswith("/"):
             yield Path(self.checkpoint)
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import secrets
 import shutil
-from base64 import b64encode
 from binascii import Error, a2b_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.cog.predictions import OnLogs
 from deployments.executors.server_process import HOST
 from serve_app.domain.errors import InvalidInput, PipelineFailed
+from serve_app.domain.media.data_uri import data_uri
 
 CALL_HEADER = "x-prediction-id"
 """Header of an upload with the id of its call."""
@@ -250,7 +250,7 @@ def _data_uri(path: Path) -> str:
             "sent to this Cog server."
         )
     media_type = type_of_name(path.name) or DEFAULT_MEDIA_TYPE
-    return f"data:{media_type};base64,{b64encode(path.read_bytes()).decode()}"
+    return data_uri(path.read_bytes(), media_type)
 
 
 async def inline_file(url: str, path: Path) -> Mapping[str, Any]:

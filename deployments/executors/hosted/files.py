@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from deployments.executors.hosted.calls import HostedFile, Wire, error_text
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import HostedFailed, InvalidInput, Misconfigured
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.options.hosted import HostedEndpoint
 
 MAX_INLINE_BYTES = 10 * 2**20
@@ -169,4 +169,4 @@ def _data_uri(path: Path, field: str) -> str:
             "hosted provider",
         )
     media_type = type_of_name(path.name) or DEFAULT_MEDIA_TYPE
-    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return data_uri(path.read_bytes(), media_type)

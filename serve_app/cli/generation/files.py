@@ -17,6 +17,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.paths import expand_home
 
 # Inputs.
@@ -64,7 +65,7 @@ def _as_data(path: Path, media_type: str) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from None
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+    return data_uri(content, media_type)
 
 
 # Formats of outputs.

@@ -13,6 +13,7 @@ from darkroom.media_types import type_of_name
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.endpoint import DEFAULT_SPEECH_MODEL, DEFAULT_TRANSCRIPTION_MODEL
 from serve_app.domain.errors import InvalidInput, PipelineFailed, Unsupported
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.request import Request
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
@@ -35,7 +36,6 @@ from serve_app.ingress.openai.audio_parameters import (
 )
 from serve_app.ingress.openai.errors import AT_END, AT_SUBMIT, ERRORS, TAG
 from serve_app.ingress.openai.form import convert_types, unfold
-from serve_app.ingress.openai.input_images import data_uri
 from serve_app.ingress.openai.runs import run, validate_request
 from serve_app.ingress.openai.transcripts import (
     OpenAiTranscript,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from PIL import ImageChops
 
 from darkroom.images import ImageHeader
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.media.images import read_alpha, read_header
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
@@ -18,10 +18,6 @@ MAX_INPUT_IMAGES = 16
 
 MAX_MASK_PIXELS = 16_000_000
 """Limit of a mask, whose pixels are decoded here, to 80 MB. Models use 1 to 4 megapixels."""
-
-
-def data_uri(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def image_uri(content: bytes, parameter: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import msgpack
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, TooLarge
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.outcome import Outcome
 
 SizedT = TypeVar("SizedT", bound=Sized)
@@ -103,10 +104,6 @@ def render_output(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool)
         artifact.key: {"content_type": artifact.media_type} for artifact in outcome.artifacts
     }
     return render(outcome.output or {})
-
-
-def data_uri(body: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(body).decode('ascii')}"
 
 
 def _decode_image(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,12 +35,12 @@ def main() -> int:
             finding = examine(cases[name])
         except Exception as error:  # one class's failure is no reason to leave the others out
             failed[name] = f"failed by itself: {type(error).__name__}: {error}".splitlines()[0]
-            say(f"{name}: {failed[name]}")
+            _print(f"{name}: {failed[name]}")
             continue
         findings.append(finding)
         alike = f"ok, merged {finding.together}, shared {finding.shared:.2f}"
         verdict = " ".join(finding.wrong or [alike, *finding.notes])
-        say(f"{name}: {verdict} ({time.monotonic() - began:.1f} s)")
+        _print(f"{name}: {verdict} ({time.monotonic() - began:.1f} s)")
     if options.out:
         built = {case.name for case in cases.values()}
         absent = {
@@ -57,7 +57,7 @@ def main() -> int:
     return 1 if failed or surprises else 0
 
 
-def say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

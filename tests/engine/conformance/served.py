@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from deployments.engine.interception.modular import is_modular
 from deployments.engine.media.audio import write_audio
+from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.video_writer import VideoWriter
 from serve_app.catalog.catalog import StoredEntry, build_stored
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.media.image_size import MIN_SIDE
 from serve_app.options.inputs import DeclaredInput, InputType, declared_inputs
 from tests.cluster.darkroom import Darkroom
@@ -24,13 +28,13 @@ from tests.engine.conformance.case import WISHES, Case
 from tests.engine.conformance.derived import BUILDER, SIDES, request_of
 
 REQUEST_S = 300.0
-FPS = 8
+FPS = Fraction(8)
 
 
 def deliver(darkroom: Darkroom, case: Case, folder: Path) -> Sequence[Mapping[str, Any]]:
     """Files of a request's output. ``AssertionError``: what was answered in their place, or a file
     that cannot be read."""
-    modular = {"overwrite_modular_index": True} if case.name.endswith("ModularPipeline") else {}
+    modular = {"overwrite_modular_index": True} if is_modular(case.kind) else {}
     case.build().save_pretrained(str(folder), **modular)
     endpoint_id = f"house/{case.name.lower()}"
     added = darkroom.command("models", "add", endpoint_id, "--weights", str(folder))
@@ -96,42 +100,35 @@ def _given(declared: DeclaredInput, value: Any) -> Any:
             for item in value
         ]
     if isinstance(value, list):
-        return [_data_uri(declared.type, each) for each in value]
-    return _data_uri(declared.type, value)
+        return [_as_url(declared.type, each) for each in value]
+    return _as_url(declared.type, value)
 
 
-def _data_uri(kind: InputType, value: Any) -> str:
+def _as_url(kind: InputType, value: Any) -> str:
     if kind is InputType.AUDIO:
-        return _uri("audio/wav", _tone())
+        return data_uri(_tone(), "audio/wav")
     if kind is InputType.VIDEO:
         frames = value.frames(*value.size, FPS, 1000) if hasattr(value, "frames") else value
-        return _uri("video/mp4", _video(frames))
+        return data_uri(_video(frames), "video/mp4")
     png = io.BytesIO()
     value.save(png, "PNG")
-    return _uri("image/png", png.getvalue())
-
-
-def _uri(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+    return data_uri(png.getvalue(), "image/png")
 
 
 def _tone() -> bytes:
-    times = np.arange(2 * 16_000) / 16_000
+    samples = np.sin(np.arange(2 * 16_000, dtype=np.float32) / 6)[None]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tone.wav"
-        samples = np.sin(times * 440 * 2 * np.pi)[None].astype(np.float32)
         write_audio(path, samples, 16_000, "audio/wav")
         return path.read_bytes()
 
 
-def _video(frames: list[Image.Image]) -> bytes:
-    written = io.BytesIO()
-    with av.open(written, "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height = (max(16, side // 2 * 2) for side in frames[0].size)
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            sized = frame.resize((stream.width, stream.height))
-            container.mux(stream.encode(av.VideoFrame.from_image(sized)))
-        container.mux(stream.encode())
-    return written.getvalue()
+def _video(frames: Sequence[Image.Image]) -> bytes:
+    width, height = (max(16, side // 2 * 2) for side in frames[0].size)
+    form = VideoForm("video/mp4", width, height, FPS, len(frames))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with VideoWriter(path, form) as writer:
+            for frame in frames:
+                writer.write(np.asarray(frame.resize((width, height))))
+        return path.read_bytes()
