@@ -57,7 +57,7 @@ def unknown_attributes(inputs: Inputs, called: type) -> Iterator[str]:
         if not declared.fields or not (classes := _classes(called, declared.argument)):
             continue
         known = {attribute for kind in classes for attribute in _attributes(kind)}
-        for field in declared.fields.values():
+        for field in declared.attributes.values():
             if field.argument not in known:
                 yield f"{declared.argument}.{field.argument}"
 
@@ -103,7 +103,7 @@ def _object(
 ) -> Any:
     values: dict[str, Any] = {}
     by_attribute: dict[str, str] = {}  # attribute → field
-    for name, field in declared.fields.items():
+    for name, field in declared.attributes.items():
         if (value := item.get(name)) is None:
             continue
         by_attribute.setdefault(field.argument, name)

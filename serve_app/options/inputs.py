@@ -172,6 +172,11 @@ class DeclaredInput(BaseModel):
         elsewhere = self.by_family or self.unused or self.refused or self.fields
         return not (elsewhere or self.is_file or self.type in TRANSLATED)
 
+    @property
+    def attributes(self) -> Mapping[str, DeclaredInput]:
+        """Fields of objects that their class takes. Others have no effect, or only one value."""
+        return {name: f for name, f in self.fields.items() if f.is_file or f.is_passed}
+
 
 Inputs = Mapping[str, DeclaredInput]
 """Field of a request → declaration."""

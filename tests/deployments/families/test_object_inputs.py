@@ -198,6 +198,13 @@ def test_the_kind_of_an_object_follows_from_the_file_that_it_has() -> None:
         object_arguments(declare_objects(fields), {"references": both}, kind)
 
 
+def test_fields_of_fals_that_the_class_lacks_do_not_reach_the_object(pipeline: Any) -> None:
+    fals = entry_of(CASE, pipeline, "fal-ai/ltx-video-v095/multiconditioning").endpoint
+    url, item = picture(1), {"reverse_video": False, "preprocess": True}
+    prepared = call(fals, pipeline, images=[{"image_url": url, **item}])
+    assert isinstance(prepared.arguments["conditions"][0], LTXVideoCondition)
+
+
 def test_only_data_classes_of_diffusers_are_made() -> None:
     assert item_classes(diffusers.LTX2DFRPipeline, "conditions")
     assert not item_classes(diffusers.LTX2DFRPipeline, "video_tiles")
