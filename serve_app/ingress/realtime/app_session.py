@@ -11,7 +11,6 @@ from typing import Any, NoReturn, cast
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput, TooLarge, Unsupported
-from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.realtime import AppSessionRules, ReplicaSlot, SessionEnd
 from serve_app.domain.request import NewRequest
 from serve_app.ingress.realtime import messages
@@ -20,7 +19,6 @@ from serve_app.ingress.realtime.messages import Close, Control, MessageInbox
 from serve_app.ingress.realtime.session import (
     BYTES_OF_FRAMES,
     LOST_S,
-    UNCHECKED,
     RealtimeSession,
     Socket,
     first,
@@ -29,11 +27,6 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.admission import Submission, admit
 from serve_app.ingress.submission.steps import APP_MESSAGE
-
-UNMARKED = (
-    "The operator requires a mark on all generated files, and messages of an app's session cannot "
-    "be marked. Submit a request instead."
-)
 
 UNREAD = (
     "The safety policy of this installation checks inputs, and this message cannot be read. Send a "
@@ -89,14 +82,6 @@ class AppSocketSession(RealtimeSession):
         self._frames: MessageInbox[AppFrame] = MessageInbox(
             most_buffered, BYTES_OF_FRAMES * self._largest
         )
-
-    async def run(self, limit: int | None = None) -> Close | None:
-        services, tenant = self._services, self._new.tenant
-        if services.safety.outputs(tenant, self._new.endpoint):
-            raise Unsupported(UNCHECKED)
-        if services.config.provenance.marking.of(tenant) is MarkPolicy.REQUIRED:
-            raise Unsupported(UNMARKED)
-        return await super().run(limit)
 
     async def _read(self) -> None:
         """Read messages until the client disconnects. Where none may be dropped, it is read only

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import drafting_of
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     BudgetExhausted,
@@ -19,10 +18,8 @@ from serve_app.domain.errors import (
     InvalidInput,
     Overloaded,
     Unavailable,
-    Unsupported,
 )
 from serve_app.domain.lease import lease_of
-from serve_app.domain.media.draft import DRAFT
 from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.realtime import messages
@@ -36,11 +33,6 @@ from serve_app.ingress.submission.admission import Submission, admit
 from serve_app.ingress.submission.steps import FRAME
 
 log = logging.getLogger(__name__)
-
-UNCHECKED = (
-    "The safety policy of this installation checks files, and frames of sessions cannot be "
-    "checked. Submit a request instead."
-)
 
 CHANGE_WAIT_S = 30.0
 """Longest wait in seconds for one change of the session's request; repeated until the end."""
@@ -168,12 +160,7 @@ class RealtimeSession:
         """The admitted frame. Raises its refusal."""
         services, new = self._services, self._new
         entry = services.catalog.of_tenant(new.tenant).get(new.endpoint)
-        if services.safety.outputs(new.tenant, new.endpoint):
-            raise Unsupported(UNCHECKED)
-        frame = await admit(Submission(services, new.tenant, entry, body, pool=new.pool), FRAME)
-        if drafting_of(frame.input):
-            raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
-        return frame
+        return await admit(Submission(services, new.tenant, entry, body, pool=new.pool), FRAME)
 
     async def _unpack_frame(self, message: bytes | str) -> dict[str, Any]:
         if isinstance(message, str):

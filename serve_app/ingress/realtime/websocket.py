@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.billing.price import ONE_FRAME
-from serve_app.domain.errors import DarkroomError, NotFound, Unsupported
+from serve_app.domain.errors import DarkroomError, NotFound
 from serve_app.domain.realtime import session_kind
 from serve_app.domain.request import NewRequest, Priority
 from serve_app.ingress.http import query
@@ -30,7 +30,7 @@ from serve_app.ingress.services.session_limit import max_sessions
 from serve_app.ingress.submission.admission import Submission, admit
 from serve_app.ingress.submission.max_cost import require_no_limit
 from serve_app.ingress.submission.options import SubmitOptions
-from serve_app.ingress.submission.steps import SESSION
+from serve_app.ingress.submission.steps import APP_SESSION, SESSION
 from serve_app.telemetry import logs
 from serve_app.telemetry.trace_context import encoded_headers
 
@@ -98,11 +98,6 @@ async def _prepare_request(
     caller.require_endpoint(endpoint_id)
     require_no_limit(socket.headers)
     entry = services.catalog_of(caller).get(endpoint_id)
-    if session_kind(entry.endpoint) == "none":
-        raise Unsupported(
-            f"{endpoint_id} has no realtime sessions: its code has no realtime route. Submit a "
-            "request instead."
-        )
     options = SubmitOptions(
         priority=Priority.REALTIME,
         previews=False,
@@ -111,7 +106,8 @@ async def _prepare_request(
     )
     id_, marked = context_of(socket).request_id, {"realtime": True}
     session = Submission(services, caller.tenant, entry, None, options, id_, input=marked)
-    new = (await admit(session, SESSION)).request()
+    steps = APP_SESSION if session_kind(entry.endpoint) == "app" else SESSION
+    new = (await admit(session, steps)).request()
     # The length of a session does not predict the endpoint's requests.
     return entry, replace(new, work=0.0, expected=ONE_FRAME)
 

@@ -35,12 +35,20 @@ async def check_bucket(submission: Submission) -> None:
         raise policy_error(
             "cannot be combined with `sync_mode`: it asks for the files in the response"
         )
-    for media_type in media_types:
+    await check_bucket_types(submission)
+    await _check_address(services, submission.tenant, policy)
+
+
+async def check_bucket_types(submission: Submission) -> None:
+    """Raise ``InvalidInput`` if the bucket's policy does not allow the files of this input."""
+    policy = submission.options.upload_policy
+    if policy is None:
+        return
+    for media_type in submission.entry.schema.media_types(submission.input):
         try:
             policy.form("", media_type)
         except UploadPolicyFailed as error:
             raise policy_error(f"does not allow files of {media_type}", error.message) from None
-    await _check_address(services, submission.tenant, policy)
 
 
 async def _check_address(services: Services, tenant: str, policy: UploadPolicy) -> None:

@@ -27,7 +27,7 @@ async def check_cost(submission: Submission) -> None:
     submission.price = submission.services.price_of(submission.entry)
     most = submission.options.max_cost
     if most is not None and (refusal := refusal_of(await known_cost(submission), most)):
-        raise header_refused(f"allows {most}, and {refusal}")
+        raise header_refused(f"allows {most}, and {refusal}. It was not queued")
     limits = submission.services.config.queue.tenant_limits.get(submission.tenant, NO_LIMITS)
     if limits.budget is not None and submission.entry.endpoint.family == FAMILY:
         submission.needed = await in_cpu_thread(_step_reservations, submission)

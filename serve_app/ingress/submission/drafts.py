@@ -71,6 +71,12 @@ async def check_drafts(submission: Submission) -> None:
         raise InvalidInput.of_field(DRAFT, what)
 
 
+async def require_no_drafts(submission: Submission) -> None:
+    """Raise ``InvalidInput`` for an input with drafts, which frames of a session make not."""
+    if drafting_of(submission.input):
+        raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
+
+
 @asynccontextmanager
 async def space_for(services: Services, new: NewRequest) -> AsyncGenerator[NewRequest]:
     """Count the drafts that the request makes while it is stored in this context: yield it with the

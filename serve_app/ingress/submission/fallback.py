@@ -12,25 +12,27 @@ from serve_app.catalog.known_cost import cost_of
 from serve_app.catalog.source import FallbackSource
 from serve_app.catalog.work import expected_quantities
 from serve_app.domain.billing.price import Price
-from serve_app.domain.errors import (
-    DarkroomError,
-    DatabaseUnavailable,
-    InvalidInput,
-    UploadPolicyFailed,
-)
+from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, InvalidInput
 from serve_app.domain.executors.fallback import Fallback, FallbackBudget
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
-from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.request import Priority
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.admission import Step, Submission, admit
+from serve_app.ingress.submission.client_bucket import check_bucket_types
 from serve_app.ingress.submission.input import check_work, choose_pool
 from serve_app.ingress.submission.max_cost import refusal_of
 from serve_app.ingress.submission.named_secrets import require_secrets
 from serve_app.ingress.submission.registered import is_registered
+from serve_app.ingress.submission.safety import check_rules
 from serve_app.ingress.submission.signing import require_signable
 
-STEPS_THERE: Sequence[Step] = (choose_pool, require_secrets, check_work, require_signable)
+STEPS_THERE: Sequence[Step] = (
+    choose_pool,
+    require_secrets,
+    check_work,
+    require_signable,
+    check_bucket_types,
+)
 """Steps that a plan takes at the other endpoint. No other: the request was admitted at its own, and
 what has words of its own there, or no place in a plan, follows in ``_plan`` and ``input_there``."""
 
@@ -78,8 +80,6 @@ async def _plan(submission: Submission, source: FallbackSource) -> Fallback:
         refusal = refusal_of(cost_of(other, price, fields), options.max_cost)
         if refusal:
             raise CannotRunThere(f"it may cost {options.max_cost}, and there {refusal}")
-    if options.upload_policy is not None:
-        _check_bucket(other, fields, options.upload_policy)
     budget = None if source.budget is None else FallbackBudget.parse(source.budget)
     # What has low priority waits, and a move within a pool would not start it earlier.
     waits = pool == own_pool or options.priority is Priority.LOW
@@ -114,19 +114,10 @@ def input_there(
         raise CannotRunThere(f"that endpoint has no field `{unfit}`")
     try:
         other_input = input_at(other, fields, input)
-        services.safety.check(tenant, other.endpoint.id, other_input)
+        check_rules(Submission(services, tenant, other, None, input=other_input))
     except InvalidInput as error:
         raise CannotRunThere(error.message.rstrip(".")) from None
     return other_input
-
-
-def _check_bucket(other: CatalogEntry, fields: Mapping[str, Any], policy: UploadPolicy) -> None:
-    """Raise if the client's bucket does not take the files that the other endpoint makes."""
-    for media_type in other.schema.media_types(fields):
-        try:
-            policy.form("", media_type)
-        except UploadPolicyFailed as error:
-            raise CannotRunThere(error.message.rstrip(".")) from None
 
 
 def cost_there(

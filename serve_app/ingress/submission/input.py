@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from serve_app.catalog.work import check_request
 from serve_app.domain.errors import Unsupported
+from serve_app.domain.realtime import session_kind
 from serve_app.ingress.submission.admission import Submission
 
 
@@ -14,6 +15,16 @@ async def require_requests(submission: Submission) -> None:
         raise Unsupported(
             f"{endpoint.id} takes realtime sessions only, and no requests. Connect a WebSocket to "
             f"/{endpoint.id}, such as with fal_client.realtime."
+        )
+
+
+async def require_sessions(submission: Submission) -> None:
+    """Raise ``Unsupported`` for an endpoint without sessions."""
+    endpoint = submission.entry.endpoint
+    if session_kind(endpoint) == "none":
+        raise Unsupported(
+            f"{endpoint.id} has no realtime sessions: its code has no realtime route. Submit a "
+            "request instead."
         )
 
 

@@ -54,7 +54,7 @@ def refusal_of(cost: KnownCost, most: MaxCost) -> str:
     if most.currency and cost.currency and most.currency != cost.currency:
         return f"its price is in {cost.currency}. Give the amount in {cost.currency}"
     if cost.amount > most.amount:
-        return f"this request costs {cost.amount.normalize():f} {cost.currency}. It was not queued"
+        return f"this request costs {cost.amount.normalize():f} {cost.currency}"
     return ""
 
 

@@ -6,21 +6,37 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import InvalidInput, Unsupported
 from serve_app.ingress.submission.admission import Submission
 
 
 async def check_policy(submission: Submission) -> None:
     """Raise ``InvalidInput`` if the policy refuses the input, or all files that it makes."""
-    safety, entry, tenant = submission.services.safety, submission.entry, submission.tenant
-    if not safety.rules:
+    entry = submission.entry
+    if not submission.services.safety.rules:
         return
     with _refusals_noted(submission):
-        for endpoint in _ruled_as(entry):
-            safety.check(tenant, endpoint, submission.input)
-            safety.check_types(tenant, endpoint, entry.schema.media_types(submission.input))
+        check_rules(submission)
     if entry.base:
         check_weights(submission, entry.repository, entry.digests, "endpoint")
+
+
+def check_rules(submission: Submission) -> None:
+    """Raise ``InvalidInput`` if a rule refuses the input, or all files that it makes."""
+    safety, entry, tenant = submission.services.safety, submission.entry, submission.tenant
+    for endpoint in _ruled_as(entry):
+        safety.check(tenant, endpoint, submission.input)
+        safety.check_types(tenant, endpoint, entry.schema.media_types(submission.input))
+
+
+async def require_unchecked_files(submission: Submission) -> None:
+    """Raise ``Unsupported`` if a rule checks the files, which frames of a session are not."""
+    safety, tenant = submission.services.safety, submission.tenant
+    if any(safety.outputs(tenant, endpoint) for endpoint in _ruled_as(submission.entry)):
+        raise Unsupported(
+            "The safety policy of this installation checks files, and frames of sessions cannot "
+            "be checked. Submit a request instead."
+        )
 
 
 def check_weights(

@@ -12,6 +12,15 @@ from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
 from serve_app.ingress.submission.admission import Submission
 
 
+async def require_unmarked_files(submission: Submission) -> None:
+    """Raise ``Unsupported`` if files must be marked, which messages of an app are not."""
+    if submission.services.config.provenance.marking.of(submission.tenant) is MarkPolicy.REQUIRED:
+        raise Unsupported(
+            "The operator requires a mark on all generated files, and messages of an app's session "
+            "cannot be marked. Submit a request instead."
+        )
+
+
 async def require_signable(submission: Submission) -> None:
     """Raise ``InvalidInput`` or ``Unsupported`` if a file must be signed and cannot be."""
     settings, fields = submission.services.config.provenance, submission.input

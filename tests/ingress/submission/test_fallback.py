@@ -15,9 +15,11 @@ from serve_app.catalog.catalog import load
 from serve_app.catalog.workflows.entry import definition_of, workflow_entry
 from serve_app.catalog.workflows.reader import read
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
+from serve_app.domain.media.safety import SafetyPolicy, SafetyRule
 from serve_app.domain.request import Request
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.settings import PoolConfig
+from tests.fakes.image_checkers import rule
 from tests.ingress.house import MODELS, House, build_house
 from tests.ingress.replica import ScriptedReplica
 from tests.ingress.workflows.test_running import register_workflow, steps_of, submit_request
@@ -155,7 +157,7 @@ async def test_fals_header_disables_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "headers", "words"),
     [
-        ({}, {"X-Darkroom-Max-Cost": "0.1"}, "it may cost 0.1, and there this request costs"),
+        ({}, {"X-Darkroom-Max-Cost": "0.1"}, "and there this request costs 0.5 EUR.\n"),
         ({"budget": "9 USD/day"}, {}, "the budget is in USD, its price in EUR"),
         ({"other": APP}, {}, f"{OTHER} needs the secret HF_TOKEN, which is not set"),
         ({"prices": {}, "budget": "9 EUR/day"}, {}, "needs a price of that endpoint"),
@@ -169,6 +171,22 @@ async def test_a_request_that_cannot_fall_back_says_why_in_its_log(
         status = await run_to_end(house, {}, headers)
     assert words in log_text(status)
     assert f"The request cannot fall back to {OTHER}: " in log_text(status)
+
+
+async def test_a_request_cannot_fall_back_to_files_that_the_policy_withholds(
+    tmp_path: Path,
+) -> None:
+    audio = {
+        "family": "probe",
+        "schema": "open",
+        "options": {"artifacts_field": "audios", "media_type": "audio/wav"},
+        "defaults": {"audios": 1},
+    }
+    async with house_with(tmp_path, other=audio) as house:
+        house.services.safety = SafetyPolicy((SafetyRule(outputs=rule("block")),))
+        status = await run_to_end(house, {})
+    assert f"cannot fall back to {OTHER}: " in log_text(status)
+    assert "it makes audio, which no checker of this installation hears" in log_text(status)
 
 
 async def test_low_priority_waits(tmp_path: Path) -> None:

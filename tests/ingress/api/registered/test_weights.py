@@ -15,8 +15,10 @@ from serve_app.catalog.private import identity_of
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.media.safety import SafetyPolicy, SafetyRule
 from serve_app.registry.records import WEIGHTS, CheckedWeights, StoredWeightFile, job_name
+from tests.fakes.image_checkers import rule as checked
 from tests.ingress.api.test_loras import loras, safetensors, upload
 from tests.ingress.house import CATALOG, MODELS, House, build_house
+from tests.ingress.socket import connect
 from tests.queue.requests import new
 
 BASE = "test/probe"
@@ -459,6 +461,15 @@ async def test_a_private_endpoint_is_under_the_rules_of_its_base(
     refused = await submit(client, endpoint, prompt="x")
     assert refused.status_code == 422
     assert refused.json()["detail"][0]["type"] == "content_policy_violation"
+
+
+async def test_so_are_its_sessions(house: House, client: httpx.AsyncClient) -> None:
+    endpoint = await endpoint_of(house, client)
+    house.services.safety = SafetyPolicy((SafetyRule((), (BASE,), outputs=checked("flag")),))
+    async with connect(house, f"/{endpoint}/realtime") as socket:
+        socket.send(prompt="a circle")
+        assert "cannot be checked" in str(await socket.hear())
+    assert house.replica.drawn == []
 
 
 async def test_ids_of_the_hub_are_refused_in_requests_if_the_token_is_not_shared() -> None:
