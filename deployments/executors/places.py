@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from darkroom.media_types import DEFAULT_MEDIA_TYPE, suffix_of_type
 from deployments.executors.base import FILE_MARK, PATH_KEY, MadeFile
+from serve_app.domain.media.data_uri import is_data_uri, media_type_of_data_uri
 
 ARTIFACT = "artifact"
 """Key of the object that stands for a stored file in an outcome."""
@@ -180,7 +181,7 @@ def pixels_of(facts: Mapping[str, Any], name: str) -> int | None:
 
 def suffix_of(url: str) -> str:
     """Extension for a local copy, so that libraries that look at names know the format."""
-    if url[:5].lower() == "data:":
-        return suffix_of_type(url[5:].partition(";")[0].partition(",")[0])
+    if is_data_uri(url):
+        return suffix_of_type(media_type_of_data_uri(url))
     suffix = Path(url.partition("?")[0].partition("#")[0]).suffix
     return suffix if len(suffix) <= 6 and suffix[1:].isalnum() else ""

@@ -29,6 +29,7 @@ from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import ContentBlocked, MarkMissing, NotSigned
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.data_uri import is_data_uri
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import FileMetadata
 from serve_app.domain.media.marking import MarkPolicy, is_marked
@@ -59,7 +60,7 @@ class InputFiles:
     def are_remote(self) -> bool:
         """True if a file is not in the input itself, as a data: URI."""
         files = input_files(self._lease.endpoint, self._lease.input)
-        return any(file.url[:5].lower() != "data:" for file in files)
+        return not all(is_data_uri(file.url) for file in files)
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> None:
         """Fetch all input files. ``InvalidInput`` names the field of a file that fails."""

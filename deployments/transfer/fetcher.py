@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import SystemRandom
-from urllib.parse import unquote_to_bytes
 
 import httpx2
 
@@ -24,6 +22,7 @@ from deployments.transfer.uploader import (
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.data_uri import is_data_uri, read_data_uri
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +172,7 @@ class Fetcher:
     ) -> Version | None:
         """Fetch a file and pass its chunks to ``sink``. Returns None, without calling ``sink``, if
         the file still has the version ``known``."""
-        if url[:5].lower() == "data:":
+        if is_data_uri(url):
             sink(self._inline(url, field))
             return Version()
         download = _Download(field, sink, known or Version())
@@ -196,14 +195,10 @@ class Fetcher:
         await self._client.aclose()
 
     def _inline(self, url: str, field: str) -> bytes:
-        head, comma, body = url.partition(",")
-        if not comma:
-            raise _unread(field, "the data: URI has no comma")
-        plain = unquote_to_bytes(body)
         try:
-            content = _from_base64(plain) if head.lower().endswith(";base64") else plain
+            content = read_data_uri(url)
         except ValueError as error:
-            raise _unread(field, f"the data: URI cannot be read: {error}") from None
+            raise _unread(field, str(error)) from None
         self.check_size(len(content), field)
         return content
 
@@ -410,12 +405,6 @@ def _parse_url(url: str, field: str) -> httpx2.URL:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise _unread(field, "Input should be an http:, https: or data: URL of a file")
     return parsed
-
-
-def _from_base64(text: bytes) -> bytes:
-    """Decode either base64 alphabet. Clients insert line breaks and omit the padding."""
-    compact = b"".join(text.split()).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
-    return b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
 
 
 def _unread(field: str, message: str) -> InvalidInput:

@@ -21,6 +21,7 @@ from deployments.transfer.lora_cache import CachedFile, LoraCache
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import DarkroomError, InvalidInput, LoraRefused, WeightsUnavailable
 from serve_app.domain.lora import FileUrl, HubFile, LoraSource, RegisteredFile
+from serve_app.domain.media.data_uri import is_data_uri
 from serve_app.domain.ports import Clock
 from weights.folder import SHA256_DIGITS, digest_of
 from weights.repository_files import RepositoryFiles
@@ -330,7 +331,7 @@ def _is_fixed(source: LoraSource) -> bool:
 
 def _is_inline(source: LoraSource) -> bool:
     """True if the URL itself contains the file: remembering it would only cost megabytes."""
-    return isinstance(source, FileUrl) and source.url[:5].lower() == "data:"
+    return isinstance(source, FileUrl) and is_data_uri(source.url)
 
 
 def _check_safetensors(path: Path) -> None:

@@ -16,7 +16,6 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.generation.endpoint_input import look_up
 from serve_app.cli.generation.files import (
     MediaKind,
-    decode_data_uri,
     format_of,
     kind_of,
     output_paths,
@@ -26,6 +25,7 @@ from serve_app.cli.generation.options import GenerateOptions
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.main import main
 from serve_app.domain.errors import DarkroomError, InvalidInput
+from serve_app.domain.media.data_uri import read_data_uri
 from tests.wire.served import Address, serve
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q")
@@ -84,7 +84,7 @@ def test_a_frame_without_an_address_is_a_file() -> None:
     content = base64.b64encode(b"frame").decode()
     frame = {"content": content, "content_type": "image/jpeg", "width": 8, "height": 8}
     (output,) = outputs({"images": [frame], "seed": 1})
-    assert decode_data_uri(output["url"]) == b"frame"
+    assert read_data_uri(output["url"]) == b"frame"
 
 
 def test_generate_says_for_people_what_it_made(darkroom: Any, tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ import asyncio
 import json
 import secrets
 import shutil
-from binascii import Error, a2b_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
@@ -20,7 +18,12 @@ from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.cog.predictions import OnLogs
 from deployments.executors.server_process import HOST
 from serve_app.domain.errors import InvalidInput, PipelineFailed
-from serve_app.domain.media.data_uri import data_uri
+from serve_app.domain.media.data_uri import (
+    data_uri,
+    is_data_uri,
+    media_type_of_data_uri,
+    read_data_uri,
+)
 
 CALL_HEADER = "x-prediction-id"
 """Header of an upload with the id of its call."""
@@ -255,22 +258,21 @@ def _data_uri(path: Path) -> str:
 
 async def inline_file(url: str, path: Path) -> Mapping[str, Any]:
     """Output file of a ``data:`` URL, written to ``path`` with the type's extension."""
-    head, comma, body = url.partition(",")
-    if not head.startswith("data:") or not comma:
+    if not is_data_uri(url):
         raise PipelineFailed(
             f"Cog named the output file {url[:80]}, which the replica cannot read. Start the "
             "server without --upload-url."
         )
-    media_type = head.removeprefix("data:").partition(";")[0] or DEFAULT_MEDIA_TYPE
+    media_type = media_type_of_data_uri(url) or DEFAULT_MEDIA_TYPE
     named = path.with_name(path.name + suffix_of_type(media_type))
-    await asyncio.to_thread(_write, named, body, is_base64=head.endswith(";base64"))
+    await asyncio.to_thread(_write, named, url)
     return MadeFile({PATH_KEY: str(named), "media_type": media_type})
 
 
-def _write(path: Path, body: str, *, is_base64: bool) -> None:
+def _write(path: Path, uri: str) -> None:
     try:
-        content = a2b_base64(body) if is_base64 else unquote_to_bytes(body)
-    except Error as error:
-        raise PipelineFailed(f"Cog sent an output file that is no base64: {error}") from error
+        content = read_data_uri(uri)
+    except ValueError as error:
+        raise PipelineFailed(f"Cog sent an output file that cannot be read: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -11,14 +10,13 @@ from darkroom.media_types import type_of_name
 from deployments.executors.base import FILE_MARK
 from deployments.executors.hosted.calls import HostedFile
 from deployments.executors.places import Place, Schema, file_places
+from serve_app.domain.media.data_uri import begins_as_file, is_data_uri
 
 DELIVERY = "replicate.delivery"
 """Host of Replicate's output files, and end of the names of others."""
 
 FAL_FACTS = ("content_type", "file_name", "file_size", "width", "height")
 """Fields of which an object with the URL of a file has one, at fal."""
-
-_DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
 
 
 def replicate_files(value: Any, schema: Schema, *, is_own: Callable[[object], bool]) -> Any:
@@ -79,7 +77,7 @@ def _with_objects(value: Any, place: Place, marked: set[Place]) -> Any:
         if isinstance(url, str) and _is_url(url):
             facts = {name: fact for name, fact in fields.items() if name != "content_type"}
             says_more = any(fields.get(name) is not None for name in FAL_FACTS)
-            if (*place, "url") in marked or says_more or _ends_as_file(url) or url[:5] == "data:":
+            if (*place, "url") in marked or says_more or _ends_as_file(url):
                 media_type = fields.get("content_type")
                 known = media_type if isinstance(media_type, str) else ""
                 return HostedFile(url, media_type=known, facts=facts, raw=value)
@@ -94,8 +92,8 @@ def _with_objects(value: Any, place: Place, marked: set[Place]) -> Any:
 
 def _is_url(text: str) -> bool:
     """Check that a whole text is a URL: what a language model writes may begin with one."""
-    if text[:5] == "data:":
-        return _DATA.match(text) is not None
+    if is_data_uri(text):
+        return begins_as_file(text)
     if not text.startswith(("https://", "http://")) or any(
         character.isspace() for character in text
     ):
@@ -113,4 +111,4 @@ def _is_delivery(text: str) -> bool:
 
 def _ends_as_file(text: str) -> bool:
     kind = type_of_name(urlsplit(text).path)
-    return text[:5] == "data:" or kind.startswith(("image/", "video/", "audio/", "model/"))
+    return is_data_uri(text) or kind.startswith(("image/", "video/", "audio/", "model/"))

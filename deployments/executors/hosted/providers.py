@@ -26,6 +26,7 @@ from deployments.executors.hosted.fal import MAX_PAGES, is_since
 from deployments.executors.hosted.outputs import replicate_files
 from serve_app.domain.errors import HostedFailed, HostedUnconfirmed
 from serve_app.domain.executors.hosted import HostedCall
+from serve_app.domain.media.data_uri import begins_as_file, media_type_of_data_uri, read_data_uri
 from serve_app.domain.progress import Progress, Stage
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -220,12 +221,10 @@ class OpenAiVideoCalls:
 
 def _part(value: Any) -> Part:
     """Part of the form of a video, as OpenAI's own client sends it: files are no texts."""
-    if isinstance(value, str) and value.startswith("data:") and ";base64," in value:
-        head, _, encoded = value.partition(";base64,")
-        media_type = head.removeprefix("data:")
-        suffix = suffix_of_type(media_type)
+    if isinstance(value, str) and begins_as_file(value):
+        media_type = media_type_of_data_uri(value)
         with suppress(ValueError):  # else it is a text that looks like a file
-            return f"file{suffix}", base64.b64decode(encoded), media_type
+            return f"file{suffix_of_type(media_type)}", read_data_uri(value), media_type
     return None, value if isinstance(value, str) else json.dumps(value)
 
 

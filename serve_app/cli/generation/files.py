@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.media.data_uri import data_uri
+from serve_app.domain.media.data_uri import data_uri, data_uri_of_base64, is_data_uri, read_data_uri
 from serve_app.paths import expand_home
 
 # Inputs.
@@ -132,7 +131,8 @@ def outputs(output: object) -> Iterator[Mapping[str, Any]]:
     if isinstance(output, Mapping):
         fields = cast("Mapping[str, Any]", output)
         if "content_type" in fields and isinstance(fields.get("content"), str):
-            fields = {**fields, "url": f"data:{fields['content_type']};base64,{fields['content']}"}
+            url = data_uri_of_base64(fields["content"], fields["content_type"])
+            fields = {**fields, "url": url}
         if isinstance(fields.get("url"), str) and "content_type" in fields:
             yield fields
             return
@@ -145,17 +145,11 @@ def outputs(output: object) -> Iterator[Mapping[str, Any]]:
             yield from outputs(value)
 
 
-def decode_data_uri(url: str) -> bytes | None:
-    """Content of an output's data URI; None for any other URL."""
-    head, _, content = url.partition(",")
-    return base64.b64decode(content) if head.startswith("data:") else None
-
-
 def content_of(client: Client, file: Mapping[str, Any]) -> bytes:
     """Content of an output file. A restart of the server is outlasted."""
     url = str(file["url"])
-    if (content := decode_data_uri(url)) is not None:
-        return content
+    if is_data_uri(url):
+        return read_data_uri(url)
     return client.patiently(lambda: client.download(url))
 
 

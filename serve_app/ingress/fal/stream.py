@@ -7,7 +7,6 @@ are statuses with previews.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
 from serve_app.domain.workflows.definition import POOL
@@ -243,8 +243,8 @@ class _EventSource:
         if preview is None or (request.attempt, preview.step) == self._shown:
             return {}
         self._shown = (request.attempt, preview.step)
-        encoded = base64.b64encode(preview.image).decode("ascii")
-        image = {"url": f"data:image/jpeg;base64,{encoded}", "content_type": "image/jpeg"}
+        url = data_uri(preview.image, "image/jpeg")
+        image = {"url": url, "content_type": "image/jpeg"}
         return {"images": [image]}
 
     async def _wait_for_change(self, request: Request) -> Request:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.billing.price import NOTHING, made_by, made_by_session
 from serve_app.domain.errors import OutcomeForgotten, PipelineFailed
+from serve_app.domain.media.data_uri import data_uri_of_base64
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Priority, Redacted, Request
@@ -154,5 +155,5 @@ async def base64_of(storage: Storage, key: str, size: int) -> str:
 
 
 async def _data_uri(storage: Storage, artifact: Artifact) -> str:
-    content = await base64_of(storage, artifact.key, artifact.size)
-    return f"data:{artifact.media_type};base64,{content}"
+    encoded = await base64_of(storage, artifact.key, artifact.size)
+    return data_uri_of_base64(encoded, artifact.media_type)

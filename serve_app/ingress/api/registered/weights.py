@@ -18,6 +18,7 @@ from serve_app.domain.lora import (
     RegisteredFile,
     parse_lora_path,
 )
+from serve_app.domain.media.data_uri import is_data_uri
 from serve_app.ingress.resources.calls import FORCE, MAX_LISTED, Call, Calls, ResourceList, Special
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.weight_jobs import max_weights_bytes
@@ -178,7 +179,7 @@ async def _source(call: Call, body: NewWeightsBody) -> dict[str, Any]:
         case HubFile(repository, file, revision):
             fields = {"hub": repository, "file": file, "revision": revision}
             return {name: value for name, value in fields.items() if value is not None}
-        case FileUrl(url) if url[:5].lower() != "data:":
+        case FileUrl(url) if not is_data_uri(url):
             return {"url": url}
         case RegisteredFile():
             raise InvalidInput.of_field("source", "These weights are registered already")
