@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink, StorageCalls
 from serve_app.domain.executors.hosted import may_move_job
-from serve_app.domain.lease import Ask, Lease
+from serve_app.domain.lease import Lease
 from serve_app.domain.ports import FileSigner
 from serve_app.domain.request import Priority
 
@@ -89,8 +89,8 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
         await self._resources.uploader.aclose()
         await self._resources.fetcher.aclose()
 
-    def _described(self, ask: Ask) -> Ask:
-        return replace(ask, hot=self._resources.host.ready_endpoints)
+    def _hot(self) -> tuple[str, ...]:
+        return self._resources.host.ready_endpoints
 
     def _counts(self) -> Mapping[str, Any]:
         return {"steps": 0, **self._resources.storage_calls.counts()}

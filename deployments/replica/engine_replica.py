@@ -142,7 +142,6 @@ class EngineReplica(Replica[EngineAttempt]):
         process_bytes, host_bytes = resources.engine.process_memory()
         return replace(
             ask,
-            hot=resources.loaded_endpoints,
             warm=resources.warm_endpoints,
             free_bytes=resources.engine.free_bytes(),
             device_bytes=resources.engine.device_bytes(),
@@ -187,6 +186,9 @@ class EngineReplica(Replica[EngineAttempt]):
     def _counts(self) -> Mapping[str, Any]:
         resources = self._resources
         return {**resources.engine.counts(), **resources.storage_calls.counts()}
+
+    def _hot(self) -> tuple[str, ...]:
+        return self._resources.loaded_endpoints
 
     def _loading(self) -> tuple[Loading, ...]:
         return () if self._started is None else self._started.loading

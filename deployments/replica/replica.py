@@ -60,7 +60,7 @@ class Replica(ABC, Generic[A]):
         self._reporter = Reporter(
             link,
             self._attempts,
-            ReportedState(self._counts, self._loading),
+            ReportedState(self._counts, self._loading, self._hot),
             self._snapshots,
             self._on_reply,
         )
@@ -95,6 +95,10 @@ class Replica(ABC, Generic[A]):
 
     def _loading(self) -> tuple[Loading, ...]:
         return ()
+
+    @abstractmethod
+    def _hot(self) -> tuple[str, ...]:
+        """Endpoints that it runs without loading anything."""
 
     async def _load(self) -> None:
         """Create what runs attempts, and load what must be there before the first one."""
@@ -187,6 +191,7 @@ class Replica(ABC, Generic[A]):
                 pool=identity.pool,
                 slots=offer.slots,
                 leases=tuple(self._attempts),
+                hot=self._hot(),
                 full_tenants=offer.full_tenants,
                 wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
                 node=identity.node,

@@ -54,10 +54,12 @@ class Snapshots:
 
 @dataclass(frozen=True, slots=True)
 class ReportedState:
-    """What a replica says of itself: its counters, and what it loads."""
+    """What a replica says of itself: its counters, what it loads, and the endpoints whose weights
+    are on its device."""
 
     counts: Callable[[], Mapping[str, Any]]
     loading: Callable[[], tuple[Loading, ...]]
+    hot: Callable[[], tuple[str, ...]]
 
 
 class Reporter:
@@ -205,6 +207,7 @@ class Reporter:
                 for attempt in attempts
                 if (lines := attempt.printed.take())
             ),
+            hot=self._reported.hot(),
         )
 
 

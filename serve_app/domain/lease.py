@@ -264,6 +264,7 @@ class Report:
     traces: Plain = ()  # attempts that ended since the last report; see ``AttemptTrace``
     lost_traces: int = 0  # attempts whose timings were dropped since the last report
     lines: tuple[tuple[LeaseKey, Lines], ...] = ()  # that attempts have printed since the last one
+    hot: tuple[str, ...] | None = None  # as in ``Ask``; None: by a replica of an earlier version
 
 
 @pickle_by_name

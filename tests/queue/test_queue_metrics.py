@@ -224,7 +224,7 @@ async def test_the_memory_of_a_replica_comes_with_its_polls(
         await database.aclose()
 
 
-async def test_the_status_of_a_replica_names_the_weights_that_its_last_poll_named(
+async def test_the_status_of_a_replica_names_the_weights_that_it_last_named(
     start: Processes, conninfo: str
 ) -> None:
     queue, _ = await start(replace(LONG_LEASES, ask_wait_s=0.01))
@@ -241,6 +241,13 @@ async def test_the_status_of_a_replica_names_the_weights_that_its_last_poll_name
     try:
         await queue.ask(replace(ask(replica="r1"), hot=("a/b", "a/c"), warm=("d/e",)))
         await until("ready", ["a/b", "a/c"], ["d/e"])
+        await queue.ask(replace(ask(replica="r1"), hot=("a/c",)))
+        await until("ready", ["a/c"], [])
+        # A poll stays open while a request runs: its reports say what was loaded meanwhile.
+        running = report(LeaseKey(new().id, 1), replica="r1")
+        await queue.report(replace(running, hot=("a/b",)))
+        await until("ready", ["a/b"], [])
+        await queue.report(running)  # of an earlier version
         await queue.ask(replace(ask(replica="r1"), hot=("a/c",)))
         await until("ready", ["a/c"], [])
         await queue.announce(Presence("r1", "actor-r1", POOL, ReplicaStage.DRAINING))

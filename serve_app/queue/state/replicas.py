@@ -53,12 +53,13 @@ ON CONFLICT (replica_id) DO UPDATE SET
 TOUCH = """
 -- name: touch_replicas
 WITH seen AS (
-    SELECT r.replica_id, x.detail, x.loading
-    FROM json_to_recordset(%(seen)s::json) AS x(replica text, detail text, loading json)
+    SELECT r.replica_id, x.detail, x.loading, x.hot
+    FROM json_to_recordset(%(seen)s::json) AS x(replica text, detail text, loading json, hot json)
     JOIN replicas r ON r.replica_id = x.replica
     ORDER BY 1 FOR NO KEY UPDATE OF r
 )
-UPDATE replicas r SET seen_at = now(), busy_at = now(), detail = seen.detail, loading = seen.loading
+UPDATE replicas r SET seen_at = now(), busy_at = now(), detail = seen.detail,
+    loading = seen.loading, hot = coalesce(seen.hot, r.hot)
 FROM seen WHERE r.replica_id = seen.replica_id
 """
 DELETE_DEAD = """
@@ -103,7 +104,7 @@ class ReplicaRegistry:
         slots = max(1, ask.slots + len(ask.leases))
         self._stats.replica_seen(presence, slots)
         if ask.replica_id in self._reports:
-            self._reports[ask.replica_id] = _loads(ask)  # this poll is newer
+            self._reports[ask.replica_id] = _loads(ask) | {"hot": ask.hot}  # this poll is newer
         self._polls[ask.replica_id] = {
             **_row(presence),
             "slots": slots,
@@ -153,7 +154,7 @@ class ReplicaRegistry:
     def record_report(self, report: Report) -> None:
         """Record a report that renews leases."""
         if report.renewals:
-            self._reports[report.replica_id] = _loads(report)
+            self._reports[report.replica_id] = _loads(report) | {"hot": report.hot}
 
     async def remove_dead(self, dead_actors: frozenset[str]) -> None:
         """Forget the replicas of dead actors."""
