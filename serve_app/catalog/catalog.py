@@ -187,7 +187,7 @@ MOST_NAMED = 5  # unknown words in a sentence
 def unknown_sentence(words: Sequence[str]) -> str:
     """Sentence about words that a demo model ignores."""
     more = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
-    return f"The demo does not know: {', '.join(words[:MOST_NAMED])}{more}."
+    return f"The demo model does not know: {', '.join(words[:MOST_NAMED])}{more}."
 
 
 @dataclass(frozen=True, slots=True)

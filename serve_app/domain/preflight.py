@@ -235,7 +235,9 @@ class Preflight:
         match self.download.source:
             case HubState.OFFLINE:
                 return "not asked: this machine is set to be offline"
-            case HubState.UNREACHABLE | HubState.REFUSES:
+            case HubState.UNREACHABLE:
+                return "the hub cannot be reached from here"
+            case HubState.REFUSES:
                 return self.download.problem
             case HubState.GIVES:
                 return "the hub gives it"
@@ -265,9 +267,11 @@ class Preflight:
                 "serve it on a larger machine (docs/tutorials/rented-gpu.md rents one)",
             ),
             (
-                source in (HubState.UNREACHABLE, HubState.REFUSES),
-                "see to the access, then download it",
+                source is HubState.UNREACHABLE,
+                "check the network, HTTPS_PROXY and HF_ENDPOINT, or set a mirror "
+                "(DARKROOM_WEIGHTS_MIRROR)",
             ),
+            (source is HubState.REFUSES, "see to the access, then download it"),
             (
                 source is HubState.OFFLINE,
                 "copy its weights here, or unset DARKROOM_OFFLINE and HF_HUB_OFFLINE",

@@ -113,8 +113,8 @@ def test_without_recipes_nothing_is_promised() -> None:
         ),
         (
             Download(None, None, HubState.UNREACHABLE, "unknown", None, "No answer."),
-            "No answer.",
-            "see to the access",
+            "the hub cannot be reached from here",
+            "check the network, HTTPS_PROXY and HF_ENDPOINT",
         ),
     ],
 )

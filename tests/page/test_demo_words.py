@@ -28,7 +28,7 @@ def demo(page: Page) -> Iterator[Reader]:
 def test_words_that_the_demo_does_not_know_are_named_as_one_types(demo: Reader) -> None:
     line = demo.page.locator(".unknown-words")
     demo.field("prompt").press_sequentially("a red cat")
-    expect(line).to_have_text("The demo does not know: cat.")
+    expect(line).to_have_text("The demo model does not know: cat.")
     demo.field("prompt").fill("a red star")
     expect(line).to_be_empty()
 

@@ -50,7 +50,7 @@ def test_drafts_are_marked_among_finished_results_and_counted(gallery: Gallery) 
     gallery.open()
     expect(gallery.results.locator(".draft-mark")).to_have_count(2)
     expect(gallery.page.get_by_role("link", name="a hill (1), draft")).to_be_visible()
-    expect(gallery.page.get_by_text("2 requests, 1 of drafts.")).to_be_visible()
+    expect(gallery.page.get_by_text("2 requests, 1 with drafts.")).to_be_visible()
     look(gallery.page)
 
 

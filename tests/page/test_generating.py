@@ -15,6 +15,18 @@ from playwright.sync_api import Page, Request, expect
 from tests.page.reader import FLUX, PROBE, Reader, expect_images, expect_phase
 
 
+def test_progress_stays_full_while_the_last_stages_count_steps_of_their_own(reader: Reader) -> None:
+    progress = [
+        {"stage": "denoising", "step": 3, "steps": 4},
+        {"stage": "decoding", "step": 0, "steps": 4},
+        {"stage": "encoding_media", "step": 1, "steps": 20},
+    ]
+    parts = reader.page.evaluate(
+        "async (all) => all.map((await import('/page/interface/words.js')).partOf)", progress
+    )
+    assert parts == [0.75, 1, 1]
+
+
 def test_a_prompt_becomes_an_image_with_its_seed_and_its_times(reader: Reader) -> None:
     sheet = reader.generate("a quiet harbour")
     expect_images(sheet, 1)

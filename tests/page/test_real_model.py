@@ -96,7 +96,7 @@ def test_a_key_that_may_not_download_is_told_that_the_first_request_does(
     page.goto(f"{installation.url}/#model={FLUX}")
     reader.give_key(guest_key["key"])
     offer = offer_in(page, "#form")
-    expect(offer).to_contain_text("Its first request downloads it.")
+    expect(offer).to_contain_text("Its first request downloads it, unless its weights are here.")
     expect(offer.get_by_role("button")).to_be_hidden()
 
 
@@ -175,8 +175,9 @@ def test_known_words_need_no_other_model(installation: PageDarkroom, page: Page)
 def test_what_cannot_be_had_is_said_in_place_of_a_button(
     installation: PageDarkroom, page: Page
 ) -> None:
-    words = "The hub cannot be reached."
-    hub_says(installation, Download(None, None, HubState.UNREACHABLE, "unknown", None, words))
+    words = "the hub cannot be reached from here"
+    problem = "The hub cannot be reached: a long reason."
+    hub_says(installation, Download(None, None, HubState.UNREACHABLE, "unknown", None, problem))
     installation.start_painting()
     reader = Reader(page, installation)
     reader.enter(FLUX)
@@ -184,5 +185,6 @@ def test_what_cannot_be_had_is_said_in_place_of_a_button(
     expect(notice).to_contain_text(f"It cannot be had now: {words}")
     expect(notice.get_by_role("button")).to_have_count(0)
     expect(offer_in(page, "#form")).to_contain_text(words)
+    expect(offer_in(page, "#form").get_by_text("Try it")).to_be_hidden()
     page.goto(f"{installation.url}/#view=models&id={SDXS}")
     expect(page.get_by_role("region", name="What the real model needs")).to_contain_text(words)

@@ -57,6 +57,8 @@ MEANT: Mapping[str, str] = {
     "app": "`darkroom deploy`, or `darkroom models`",
     "runners": "`darkroom top`",
     "predict": "`darkroom generate`",
+    "image": "`darkroom generate`",
+    "history": "`darkroom requests list`",
     "prediction": "`darkroom requests`",
     "predictions": "`darkroom requests`",
     "submit": "`darkroom generate`, or `darkroom batch run FILE`",
@@ -119,8 +121,10 @@ def _similar(group: click.Group, ctx: click.Context, word: str) -> str | None:
     same = [synonym for words in SAME if word in words for synonym in words]
     if group.invoke_without_command and "list" in same:
         return ctx.command_path  # which lists
-    matches = [synonym for synonym in same if synonym in names] or get_close_matches(
-        word, names, n=1
+    matches = (
+        [synonym for synonym in same if synonym in names]
+        or [name for name in names if name.startswith(word)]
+        or get_close_matches(word, names, n=1)
     )
     return f"{ctx.command_path} {matches[0]}" if matches else None
 

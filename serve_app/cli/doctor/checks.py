@@ -136,7 +136,7 @@ def _hub_if_any(store: Store) -> str:
     try:
         return _hub(store)
     except DarkroomError as error:
-        return f"real models cannot be downloaded now. {error.message}"
+        return f"not needed by the demo models; real ones cannot be downloaded now: {error.message}"
 
 
 def account_of(hub: Hub, limit_s: float = HUB_ANSWERS_S) -> str | None:

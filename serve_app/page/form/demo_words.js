@@ -38,7 +38,7 @@ export class DemoWords {
     const words = this.#known === null ? [] : unknown(prompt()?.value ?? "", this.#known);
     const more = words.length > MOST ? ` and ${words.length - MOST} more` : "";
     this.#line.textContent = words.length
-      ? `The demo does not know: ${words.slice(0, MOST).join(", ")}${more}.`
+      ? `The demo model does not know: ${words.slice(0, MOST).join(", ")}${more}.`
       : "";
   }
 }

@@ -195,7 +195,7 @@ class Gallery {
   #counts() {
     const { requests } = this.#collection;
     const drafts = requests.filter((each) => each.drafts).length;
-    const ofDrafts = drafts === 0 ? "" : `, ${drafts} of drafts`;
+    const ofDrafts = drafts === 0 ? "" : `, ${drafts} with drafts`;
     return `${counted(requests.length, "request")}${ofDrafts}.`;
   }
 

@@ -59,6 +59,15 @@ export function runningWords(progress = {}) {
   return name + place + pace(progress) + again;
 }
 
+/** Stages after a generation's steps, each with steps of its own. */
+const LAST_STAGES = new Set(["decoding", "encoding_media", "uploading"]);
+
+/** How far a running request is, from 0 to 1; null: not known. */
+export function partOf({ stage, step, steps }) {
+  if (LAST_STAGES.has(stage)) return 1;
+  return steps > 0 ? Math.min(1, step / steps) : null;
+}
+
 /** Stages whose steps are bytes. */
 const BYTE_STAGES = new Set(["downloading", "loading"]);
 

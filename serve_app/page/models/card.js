@@ -19,8 +19,9 @@ export function card(model) {
 }
 
 function memoryNote(model) {
-  const words = memoryWords(model);
-  return words === "" ? null : element("span", { class: "facts" }, `${words} of GPU memory`);
+  const least = memoryWords(model);
+  const words = model.cpu ? "runs without a GPU" : least && `${least} of GPU memory`;
+  return words ? element("span", { class: "facts" }, words) : null;
 }
 
 /** Mark of a demo model. */

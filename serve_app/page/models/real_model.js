@@ -8,7 +8,12 @@ const RENEW_MS = 5000;
 const KEPT_MS = 20_000; // as long as the server keeps what the hub said
 const AWAY = new Set(["offline", "unreachable", "refuses"]);
 
-const FIRST_REQUEST = "Its first request downloads it.";
+/** What its first request does. Only operators see whether weights are there. */
+function firstRequest({ download }) {
+  return download.source === "not_asked"
+    ? "Its first request downloads it, unless its weights are here."
+    : "Its first request downloads it.";
+}
 
 let known = null; // {id, at, answer: promise of the pre-flight answer}
 
@@ -48,6 +53,10 @@ function obstacle({ download, fits, sentences }) {
   return AWAY.has(download.source) ? sentences.access : "";
 }
 
+function awayWords(away) {
+  return away && `It cannot be had now: ${away.replace(/\.$/, "")}.`;
+}
+
 /**
  * Notice about the real model. Keys with the scope `operator` can download its weights, and see how far
  * that is. `page` has `api`, `caller` and `store`.
@@ -84,7 +93,9 @@ export class RealModelOffer {
     this.#answer = answer;
     this.#words.textContent = `A real model runs here without a GPU: ${factsOf(model, answer)}.`;
     this.#try.href = `#model=${encodeURIComponent(model.id)}`;
-    this.#say(obstacle(answer) || (isHere(answer) ? "Its weights are here." : FIRST_REQUEST));
+    const away = obstacle(answer);
+    this.#try.hidden = away !== "";
+    this.#say(awayWords(away) || (isHere(answer) ? "Its weights are here." : firstRequest(answer)));
     this.#progress.hidden = true;
     this.#download.hidden = true;
     this.node.hidden = false;
@@ -123,7 +134,7 @@ export class RealModelOffer {
     if (loading !== undefined) this.#say(`A replica has begun: ${loading.stage.replaceAll("_", " ")}.`);
     else if (here) this.#say("Its weights are here.");
     else if (kept) this.#say("A replica downloads its weights soon.");
-    else this.#say(away || FIRST_REQUEST);
+    else this.#say(awayWords(away) || firstRequest(this.#answer));
     if (here || !(kept || loading)) this.#refresh.stop(); // nothing is under way
   }
 
@@ -152,7 +163,7 @@ export function unknownWords(words, { api, models, draw }) {
   const node = element(
     "div",
     { class: "notice unknown" },
-    element("p", {}, `The demo model does not know: ${words.join(", ")}. It drew the rest.`),
+    element("p", {}, `The demo model does not know: ${words.join(", ")}. It left ${words.length > 1 ? "them" : "it"} out.`),
   );
   const model = realModel(models);
   if (model !== null) recent(api, model.id).then((answer) => node.append(...beside(model, answer, draw)), () => {});
@@ -162,7 +173,7 @@ export function unknownWords(words, { api, models, draw }) {
 function beside(model, answer, draw) {
   const away = obstacle(answer);
   const words = `${factsOf(model, answer)} knows any prompt and runs here without a GPU.`;
-  if (away !== "") return [element("p", {}, `${words} It cannot be had now: ${away}`)];
+  if (away !== "") return [element("p", {}, `${words} ${awayWords(away)}`)];
   const result = element("p", { class: "help", role: "status", hidden: true });
   const button = element("button", { type: "button", class: "main" }, `Draw it with ${model.name}`);
   button.addEventListener("click", async () => {
@@ -172,6 +183,6 @@ function beside(model, answer, draw) {
     result.hidden = problem === "";
     result.textContent = problem;
   });
-  const size = isHere(answer) ? "" : ` ${FIRST_REQUEST}`;
+  const size = isHere(answer) ? "" : ` ${firstRequest(answer)}`;
   return [element("p", {}, words + size), element("p", { class: "buttons" }, button), result];
 }

@@ -216,7 +216,8 @@ function modelName({ id, name }) {
 
 function weightWords({ weights, demo, away, loading }) {
   const source = demo ? "Demo weights" : (weights.source ?? "none");
-  const words = away === "" ? source : `${source}. ${away}`;
+  const [reason] = away.split(/(?<=\.) /); // the rest says what to do, in each row the same
+  const words = away === "" ? source : element("span", { title: away }, `${source}. ${reason}`);
   if (loading === undefined) return words;
   const share = loading.total > 0 ? Math.min(1, loading.done / loading.total) : null;
   const stage = loading.stage.replaceAll("_", " ");

@@ -77,7 +77,7 @@ export class UsagePart {
       ),
       section("Over time", "", this.#chart),
       section(
-        "Sums",
+        "Totals",
         "",
         element("div", { class: "tools" }, labelled("By", this.#group), this.#costs),
         this.#place,
@@ -262,18 +262,20 @@ function money(amount) {
 
 /** Sentences of the report of costs. */
 function reportLines({ pools, currency, cost: all, fal_cost: atFal, endpoints, ...sums }) {
-  const hours = (each) =>
-    `${round(each.paid_hours)} GPU hours paid, ${round(each.busy_hours)} busy, ` +
+  const hours = (each, of = "GPU hours") =>
+    `${round(each.paid_hours)} ${of} paid, ${round(each.busy_hours)} busy, ` +
     `${round(each.idle_hours)} idle`;
   const unpriced = endpoints.filter(({ cost: known }) => known === null).length;
+  const none = pools.every((each) => each.cost === null);
   return [
     ...pools.map((each) => {
       const paid = each.cost === null ? "no cost is set" : `${money(each.cost)} ${currency}`;
-      return `Pool ${each.pool}, ${each.gpu || "no GPU"}: ${hours(each)}; ${paid}`;
+      return `Pool ${each.pool}, ${each.gpu || "no GPU"}: ${hours(each, each.gpu ? "GPU hours" : "hours")}; ${paid}`;
     }),
-    `Together: ${hours(sums)}; ${money(all)} ${currency}`,
+    `Together: ${hours(sums, pools.some(({ gpu }) => gpu) ? "GPU hours" : "hours")}` +
+      (none ? "" : `; ${money(all)} ${currency}`),
     `The same work at fal's list prices: ${money(atFal)} ${currency}` +
-      (unpriced === 0 ? "" : `, without ${unpriced} whose price is not set`),
+      (unpriced === 0 ? "" : `, without ${unpriced} endpoint${unpriced > 1 ? "s" : ""} that ${unpriced > 1 ? "have" : "has"} no price`),
   ];
 }
 

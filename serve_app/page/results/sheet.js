@@ -6,7 +6,7 @@ import { element } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { effect } from "../vendored/signals.js";
-import { runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
+import { partOf, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
 /** Sides up to this are those of a ratio, such as 16:9. Larger ones are pixels. */
 const RATIO = 32;
@@ -152,9 +152,8 @@ export class Sheet {
   }
 
   #run(progress) {
-    const { step, steps, preview } = progress;
-    const part = steps > 0 ? Math.min(1, step / steps) : null;
-    this.#stand(runningWords(progress), part);
+    const { preview } = progress;
+    this.#stand(runningWords(progress), partOf(progress));
     this.#cancel.disabled = progress.cancel_requested === true;
     // Previews are computed only on request, so a hidden page requests none.
     if (preview !== this.#looked && !document.hidden) this.#look(preview);

@@ -263,7 +263,7 @@ def test_where_it_cannot_be_downloaded_the_start_says_why_once_and_offers_it_aga
         hub.hold_after["model_index.json"] = 0
     else:
         config = Config(demo=True, data_dir=tmp_path, offline=True)
-    words = {"gone": "has no house/small", "hangs": "does not answer", "offline": "offline"}
+    words = {"gone": "has no house/small", "hangs": "cannot be reached", "offline": "offline"}
     notices.print_real_model(config, lines.append)
     assert "cannot be downloaded now: " in lines[-1]
     assert words[silent] in lines[-1]
@@ -310,7 +310,7 @@ def test_the_doctor_says_of_the_hub_also_where_demo_models_need_none(
     monkeypatch.setenv("HF_TOKEN", "old")
     hub.statuses.append((401, {}))
     findings = {name: check() for name, check in checks.weights_checks(config)}
-    assert findings["hub"].startswith("real models cannot be downloaded now. The hub")
+    assert findings["hub"].startswith("not needed by the demo models; real ones")
 
 
 def test_the_doctor_counts_the_real_models_that_fit(

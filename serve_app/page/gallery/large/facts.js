@@ -59,6 +59,7 @@ export function factsOf({ file, request }, whole) {
   const pixels = file?.width && file.height ? `${file.width} × ${file.height}` : "";
   return {
     Model: request.endpoint_id,
+    Draft: whole?.request.input.draft ? draftWords(whole.request.input.draft) : "",
     Seed: whole?.output?.seed ?? whole?.request.input.seed,
     Size: [pixels, bytes(file?.size)].filter(Boolean).join(" · "),
     Made: clock(request.created_at),
@@ -69,7 +70,7 @@ export function factsOf({ file, request }, whole) {
 /** Settings in the input of a request by name, without its prompt and its seed. */
 export function settingsOf(input) {
   const left = Object.entries(input).filter(
-    ([name, value]) => !["prompt", "seed", "seeds", "sync_mode"].includes(name) && value !== null,
+    ([name, value]) => !["prompt", "seed", "seeds", "sync_mode", "draft"].includes(name) && value !== null,
   );
   return Object.fromEntries(left.map(([name, value]) => [name.replaceAll("_", " "), words(value)]));
 }
@@ -82,6 +83,11 @@ export function listOf(facts) {
       element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
     );
   return element("dl", { class: "rows" }, rows);
+}
+
+function draftWords({ count, until }) {
+  const steps = `${Math.round(100 * until)} % of the steps`;
+  return count > 1 ? `one of ${count}, ${steps}` : steps;
 }
 
 function words(value) {

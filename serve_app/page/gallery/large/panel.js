@@ -43,6 +43,7 @@ export class Panel {
     const settings = whole === null ? {} : settingsOf(whole.request.input);
     this.node.replaceChildren(
       element("h2", { class: prompt ? "words" : "words none" }, prompt || request.endpoint_id),
+      request.drafts ? element("p", {}, element("span", { class: "pill" }, "Draft")) : "",
       prompt ? copyButton(prompt) : "",
       this.#buttons(item),
       this.#makeMore(item, whole),
