@@ -66,7 +66,8 @@ class Resource(Generic[Row]):
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
     columns: Sequence[str | Column] = ()  # that tables show; a field alone says all of most
-    about: str = ""  # what they are; if it is set, plain commands and a plain table show them
+    about: str = ""  # what they are; if it is set, a plain table on the page shows them
+    help_heading: str = ""  # in `darkroom --help`, of a group with the plain commands alone
     has_show: bool = False  # one is read by its key
     deletion: str = ""  # a sentence on what it does
     delete_verb: str = "delete"  # such as revoke
