@@ -193,7 +193,8 @@ class TenantArchive:
 
     async def _shares(self) -> AsyncIterator[Mapping[str, Any]]:
         for share in await self._services.queue.gallery.shares(self._tenant):
-            yield asdict(share)
+            fields = asdict(share)
+            yield {"id": fields.pop("share_id"), **fields}
 
     async def _usage(self) -> AsyncIterator[Mapping[str, Any]]:
         end = self._at + timedelta(days=1)
