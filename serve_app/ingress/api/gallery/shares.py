@@ -39,6 +39,7 @@ from serve_app.ingress.http.openapi import (
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.route_scopes import NO_KEY
 from serve_app.ingress.resources.calls import Call, Calls
+from serve_app.ingress.resources.exports import ExportedTenant, Lines
 from serve_app.ingress.services.services import services_of
 from serve_app.resources.declaration import plain
 from serve_app.resources.shares import SHARES
@@ -124,6 +125,12 @@ async def delete_share(call: Call, share_id: str) -> bool:
         ids = [share.request_id for share in shares if share.share_id == share_id]
         await require_requests(call.request, call.caller, ids)
     return await gallery.revoke_share(call.owner, share_id, call.actor)
+
+
+async def export_shares(export: ExportedTenant) -> Lines:
+    for share in await export.services.queue.gallery.shares(export.tenant):
+        fields = asdict(share)
+        yield {"id": fields.pop("share_id"), **fields}
 
 
 async def show(request: HttpRequest) -> Response:
