@@ -81,6 +81,7 @@ class Resource(Generic[Row]):
     body: Any = None  # model of what is set, if it has no calls but the plain ones
     key_pattern: str = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"  # of keys that plain calls set
     other_tables: Sequence[str] = ()  # whose rows are deleted with their ``tenant``
+    tables_with_files: Sequence[str] = ()  # as these, and with each row the stored file ``key``
 
     def __post_init__(self) -> None:
         word = self.name.replace(" ", "_")

@@ -40,5 +40,6 @@ DRAFTS = Resource(
     help_heading="Generate",
     has_show=True,
     deletion="Requests that already go on from it still do; new ones are refused.",
+    tables_with_files=("drafts",),
     columns=("id", "endpoint_id", "step", "steps", "size", "expires_at"),
 )
