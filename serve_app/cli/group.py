@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Collection, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -27,48 +26,23 @@ INTERRUPTED = 130
 
 
 class LazyGroup(CommandGroup):
-    """``places``: heading of the help → name of a command → ``module:attribute``. The help imports
-    all of them. ``others``: ``module:attribute`` of a function that returns further commands by
-    heading and name. It is called for the help, and for a name that has no place."""
+    """``places``: heading → name of a command → ``module:attribute``. Its help imports all of
+    them."""
 
     def __init__(
-        self,
-        *arguments: Any,
-        places: Mapping[str, Mapping[str, str]],
-        others: str,
-        **more: Any,
+        self, *arguments: Any, places: Mapping[str, Mapping[str, str]], **more: Any
     ) -> None:
-        super().__init__(*arguments, **more)
-        self._places, self._others = places, others
-
-    @cached_property
-    def _groups(self) -> Mapping[str, Mapping[str, click.Command]]:
-        return _import(self._others)()
-
-    @property
-    def sections(self) -> Mapping[str, Collection[str]]:
-        headings = {**self._places, **self._groups}
-        return {
-            heading: [*self._places.get(heading, ()), *self._groups.get(heading, ())]
-            for heading in headings
-        }
+        super().__init__(*arguments, sections=places, **more)
+        self._places = {name: place for some in places.values() for name, place in some.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return sorted(name for names in self.sections.values() for name in names)
+        return sorted(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        for places in self._places.values():
-            if cmd_name in places:
-                return _import(places[cmd_name])
-        others = (commands.get(cmd_name) for commands in self._groups.values())
-        return next(filter(None, others), None)
-
-
-def _import(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+        module, _, name = self._places.get(cmd_name, "").partition(":")
+        return getattr(importlib.import_module(module), name) if module else None
 
 
 class InheritingGroup(CommandGroup):

@@ -25,6 +25,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
     "Generate": {
         "generate": "generation.generate:generate_command",
         "batch": "batches.command:batch_group",
+        "drafts": "administration.plain:drafts_group",
         "open": "commands.request_commands:open_command",
         "inspect": "commands.inspect_file:inspect_command",
         "verify": "verification.command:verify_command",
@@ -35,6 +36,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
         "weights": "registration.weights:weights_group",
         "deploy": "apps.deploy:deploy_command",
         "undeploy": "apps.undeploy:undeploy_command",
+        "workflows": "administration.plain:workflows_group",
         "warm": "commands.warm:warm_group",
         "tune": "commands.tune:tune_command",
     },
@@ -51,12 +53,14 @@ PLACES: Mapping[str, Mapping[str, str]] = {
         "keys": "commands.keys:keys_group",
         "tenants": "administration.tenants:tenants_group",
         "secrets": "registration.secrets:secrets_group",
+        "shares": "administration.plain:shares_group",
         "files": "file_access.command:files_group",
         "webhooks": "commands.webhooks:webhooks_group",
         "audit": "administration.audit:audit_group",
     },
     "Operate": {
         "endpoints": "commands.operations:endpoints_group",
+        "jobs": "administration.plain:jobs_group",
         "backup": "commands.backup:backup_command",
         "restore": "commands.backup:restore_command",
         "fsck": "commands.backup:fsck_command",
@@ -66,8 +70,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
         "watch-spot": "commands.watch_spot:watch_spot_command",
     },
 }
-"""Heading of the help → command → its place in this package. Groups of plain commands are those of
-the resources that say a heading."""
+"""Heading of the help → command → its place in this package."""
 
 
 @click.group(
@@ -76,7 +79,6 @@ the resources that say a heading."""
         heading: {name: f"serve_app.cli.{place}" for name, place in places.items()}
         for heading, places in PLACES.items()
     },
-    others="serve_app.cli.administration.plain:plain_groups",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": COLUMNS},
 )
 @click.version_option(package_name=PACKAGE, prog_name="darkroom")

@@ -66,8 +66,7 @@ class Resource(Generic[Row]):
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
     columns: Sequence[str | Column] = ()  # that tables show; a field alone says all of most
-    about: str = ""  # what they are; if it is set, a plain table on the page shows them
-    help_heading: str = ""  # in `darkroom --help`, of a group with the plain commands alone
+    about: str = ""  # what they are; if it is set, plain commands and a plain table show them
     listed: str = ""  # how plain calls list them, such as "by name"
     has_show: bool = False  # one is read by its key
     deletion: str = ""  # a sentence on what it does

@@ -37,7 +37,6 @@ DRAFTS = Resource(
     scope=READ,
     change_scope=CANCEL,
     about="unfinished generations that requests continue",
-    help_heading="Generate",
     has_show=True,
     deletion="Requests that already go on from it still do; new ones are refused.",
     tables_with_files=("drafts",),

@@ -17,7 +17,6 @@ JOBS = Resource(
     owner=Owner.INSTALLATION,
     columns=("job", "tenant", "attempts", "next_attempt_at", "given_up_at", "error"),
     about="background jobs whose last attempt failed",
-    help_heading="Operate",
     restart="It is due at once, also if it was given up, and its attempts are counted anew.",
     empty="No job fails.",
 )

@@ -14,7 +14,6 @@ SHARES = Resource(
     key_description="Id of the link.",
     scope=FILES,
     about="links with which anyone can read a request",
-    help_heading="Access",
     deletion="The link answers 404 from then on.",
     other_tables=("share_links",),
     columns=("share_id", "request_id", "created_at", "expires_at", "created_by"),

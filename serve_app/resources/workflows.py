@@ -45,7 +45,6 @@ WORKFLOWS = Resource(
     change_scope=SUBMIT,
     owner=Owner.TENANT,
     about="chains of endpoints, called as one",
-    help_heading="Models",
     has_show=True,
     deletion="Requests that have started continue; those that have not fail.",
     other_tables=("workflows", "workflow_runs"),

@@ -60,7 +60,6 @@ NOTES = Resource(
     max_per_owner=3,
     columns=("name", "text", "pinned"),
     about="sentences to remember",
-    help_heading="Look",
     has_show=True,
     deletion="Nothing else has its text.",
 )

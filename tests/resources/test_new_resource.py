@@ -13,7 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from serve_app.cli.administration.plain import plain_groups
+from serve_app.cli.connection.resources import plain_group
 from serve_app.domain.audit.acts import Actor
 from serve_app.ingress.api.administration.tenant_export import TenantArchive
 from serve_app.jobs.jobs import Job
@@ -121,7 +121,7 @@ async def test_another_tenant_learns_nothing_of_notes() -> None:
 
 
 def test_commands_list_and_delete_notes(tmp_path: Path) -> None:
-    notes = plain_groups(WITH_NOTES)[NOTES.help_heading]["notes"]
+    notes = plain_group(NOTES)
     with serve(replica=False, resources=WITH_NOTES) as address:
         key = {"Authorization": f"Key {address.key}"}
         for name in ("a", "b"):

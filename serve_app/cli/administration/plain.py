@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from serve_app.cli.connection.resources import plain_group
+from serve_app.resources.drafts import DRAFTS
+from serve_app.resources.jobs import JOBS
+from serve_app.resources.shares import SHARES
+from serve_app.resources.workflows import WORKFLOWS
 
-import click
-
-from serve_app.cli.connection.resources import command_name, plain_group
-from serve_app.resources.declaration import Resource
-from serve_app.resources.registry import RESOURCES
-
-
-def plain_groups(
-    resources: Sequence[Resource[Any]] = RESOURCES,
-) -> Mapping[str, Mapping[str, click.Group]]:
-    """Heading of ``darkroom --help`` → name → group."""
-    plain = [resource for resource in resources if resource.help_heading]
-    groups: dict[str, dict[str, click.Group]] = {each.help_heading: {} for each in plain}
-    for resource in plain:
-        groups[resource.help_heading][command_name(resource)] = plain_group(resource)
-    return groups
+drafts_group = plain_group(DRAFTS)
+jobs_group = plain_group(JOBS)
+shares_group = plain_group(SHARES)
+workflows_group = plain_group(WORKFLOWS)

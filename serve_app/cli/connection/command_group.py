@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import click
 
@@ -10,16 +11,21 @@ from serve_app.cli.connection.suggestions import advice
 
 
 class CommandGroup(click.Group):
-    """Group whose help shows whole sentences, and which says what a wrong name may mean."""
+    """Group whose help shows whole sentences, and which says what a wrong name may mean.
 
-    @property
-    def sections(self) -> Mapping[str, Collection[str]]:
-        """Heading of the help → names of its commands."""
-        return {"Commands": sorted(self.commands)}
+    ``sections``: heading of the help → names of its commands. Empty: one list of all.
+    """
+
+    def __init__(
+        self, *arguments: Any, sections: Mapping[str, Collection[str]] | None = None, **more: Any
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self.sections = sections or {}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        width = max(map(len, self.list_commands(ctx)), default=0)
-        for heading, of_section in self.sections.items():
+        names = self.list_commands(ctx)
+        width = max(map(len, names), default=0)
+        for heading, of_section in (self.sections or {"Commands": names}).items():
             commands = ((name, self.get_command(ctx, name)) for name in of_section)
             rows = [(name.ljust(width), sentence(command)) for name, command in commands if command]
             with formatter.section(heading):

@@ -121,15 +121,10 @@ def add_delete(group: click.Group, resource: Resource[Any]) -> None:
         options.force(delete_command)
 
 
-def command_name(resource: Resource[Any]) -> str:
-    """Name of its group."""
-    return resource.plural.replace(" ", "-")
-
-
 def plain_group(resource: Resource[Any], name: str = "", about: str = "") -> click.Group:
     """Group with all commands that need no code of their own. ``about``: its help, if it has
     others too."""
-    group = CommandGroup(name or command_name(resource))
+    group = CommandGroup(name or resource.plural)
     add_list(group, resource)
     if resource.has_show:
         add_show(group, resource)
