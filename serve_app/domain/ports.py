@@ -44,7 +44,7 @@ from serve_app.domain.request import (
     Request,
     RequestEstimate,
     RequestFilter,
-    ShareLink,
+    RequestShare,
     State,
     Waiting,
 )
@@ -221,12 +221,12 @@ class Gallery(Protocol):
 
     async def share(
         self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
-    ) -> ShareLink:
+    ) -> RequestShare:
         """Create a link. Raises ``RequestNotFound``, and ``Overloaded`` above the limit of a
         tenant."""
         ...
 
-    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+    async def shares(self, tenant: str) -> Sequence[RequestShare]:
         """Links of a tenant that have not expired, newest first."""
         ...
 

@@ -374,11 +374,11 @@ class NewShareLink:
 
 
 @dataclass(frozen=True, slots=True)
-class ShareLink:
-    """Link with which anyone reads a request."""
+class RequestShare:
+    """Link that has not expired. `created_by` is the id of an API key."""
 
-    id: str
+    share_id: str
     request_id: str
     created_at: datetime
     expires_at: datetime
-    created_by: str  # id of an API key
+    created_by: str

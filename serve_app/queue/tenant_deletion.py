@@ -51,21 +51,16 @@ DELETE FROM lifecycles WHERE request_id = ANY(ARRAY(
 RETURNING 1
 """
 # Their files are deleted by every process, as jobs.
-_FILES = f"""
+DELETE_ROWS_WITH_FILES = f"""
 WITH gone AS (
-    DELETE FROM {{table}} WHERE key = {{some}} RETURNING key
+    DELETE FROM {{table}} WHERE key = {
+        _ANY.format(key="key", table="{table}", where="tenant = %(tenant)s")} RETURNING key
 ),
 noted AS (
     {put_files("gone")}
 )
 SELECT 1 FROM gone
-"""
-FILES = [
-    _FILES.format(
-        table=table, some=_ANY.format(key="key", table=table, where="tenant = %(tenant)s")
-    )
-    for table in ("artifacts", "drafts")
-]
+"""  # fmt: skip
 # The collector of files deletes the rows, after the files.
 UPLOADS = f"""
 UPDATE uploads SET state = 'unwanted', due_at = now() WHERE key = {
@@ -78,8 +73,8 @@ ROWS = (
     "fair_lanes", "batches", "batch_files", "file_url_revocations", "file_access", "hosted_calls",
     "comfyui_files", "idempotency_keys",
 )  # fmt: skip
-"""Tables whose rows with the tenant are deleted, and with them those that refer to them; beside
-those of the declared resources."""
+"""Tables of what is no declared resource: rows with the tenant are deleted, and with them those
+that refer to them."""
 DELETE_ROWS = """
 DELETE FROM {table} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {table} WHERE {column} = %(tenant)s LIMIT %(most)s))
@@ -118,7 +113,7 @@ summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
 # Copies of its requests have its prompts: jobs delete them before this one ends.
-WAITED_FOR = ("requests", "artifacts", "drafts", "uploads", "shadows", "usage", "usage_days")
+WAITED_FOR = ("requests", "uploads", "shadows", "usage", "usage_days")
 # A pseudonym is forgotten here: nothing else says whose sums they are.
 END = """
 WITH gone AS (DELETE FROM tenants WHERE id = %(tenant)s RETURNING id)
@@ -162,12 +157,19 @@ class TenantDeletionJob(JobHandler):
         self._after = after
         self._deletion = Deletion(database, Retention())
         rows: dict[str, str] = dict.fromkeys(ROWS, "tenant")
+        with_files = ["artifacts"]
         for resource in resources:
             rows.update(resource.tables)
-        self._delete_rows = [DELETE_ROWS.format(table=t, column=c) for t, c in rows.items()]
+            with_files += resource.tables_with_files
+        self._delete_rows = [
+            *(DELETE_ROWS_WITH_FILES.format(table=t) for t in with_files),
+            UPLOADS,
+            *(DELETE_ROWS.format(table=t, column=c) for t, c in rows.items()),
+        ]
+        places = dict.fromkeys([*WAITED_FOR, *with_files], "tenant") | rows
         self._left = "SELECT " + " OR ".join(
             f"EXISTS (SELECT FROM {table} x WHERE x.{column} = %(tenant)s)"
-            for table, column in {**dict.fromkeys(WAITED_FOR, "tenant"), **rows}.items()
+            for table, column in places.items()
         )
         # Jobs of no tenant are many, and in no index of tenants.
         self._left += " OR EXISTS (SELECT FROM jobs x WHERE x.tenant = %(tenant)s AND tenant <> '')"
@@ -185,9 +187,7 @@ class TenantDeletionJob(JobHandler):
         """Return True if the tenant is deleted now."""
         if await self._end_requests(deletion) or await self._delete_requests(deletion):
             return False
-        rows = [*FILES, UPLOADS, *self._delete_rows, NOTICES, COUNTS, TOTAL]
-        statements = [*rows, USAGE, USAGE_DAYS]
-        for statement in statements:
+        for statement in [*self._delete_rows, NOTICES, COUNTS, TOTAL, USAGE, USAGE_DAYS]:
             await self._all(statement, deletion)
         left = await self._database.value(self._left, {"tenant": deletion.tenant})
         if left:

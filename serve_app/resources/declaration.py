@@ -67,6 +67,7 @@ class Resource(Generic[Row]):
     owner: Owner = Owner.CALLER
     columns: Sequence[str | Column] = ()  # that tables show; a field alone says all of most
     about: str = ""  # what they are; if it is set, plain commands and a plain table show them
+    listed: str = ""  # how plain calls list them, such as "by name"
     has_show: bool = False  # one is read by its key
     deletion: str = ""  # a sentence on what it does
     delete_verb: str = "delete"  # such as revoke
@@ -77,9 +78,10 @@ class Resource(Generic[Row]):
     table: str = ""  # if ``PostgresTable`` keeps them
     owner_column: str = "tenant"
     max_per_owner: int = 0
-    body: Any = None  # model of what is set, if it has no calls but the plain ones
+    body: Any = None  # model of what plain calls set
     key_pattern: str = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"  # of keys that plain calls set
     other_tables: Sequence[str] = ()  # whose rows are deleted with their ``tenant``
+    tables_with_files: Sequence[str] = ()  # as these, and with each row the stored file ``key``
 
     def __post_init__(self) -> None:
         word = self.name.replace(" ", "_")

@@ -39,5 +39,6 @@ DRAFTS = Resource(
     about="unfinished generations that requests continue",
     has_show=True,
     deletion="Requests that already go on from it still do; new ones are refused.",
+    tables_with_files=("drafts",),
     columns=("id", "endpoint_id", "step", "steps", "size", "expires_at"),
 )

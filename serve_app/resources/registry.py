@@ -1,4 +1,5 @@
-"""All resources. Another one is its declaration and a line here, if plain calls suffice for it."""
+"""All resources. Another one is its declaration, a line here, and its table in the schema, if plain
+calls suffice for it."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ SECRETS = Resource(
     owner_column="owner",
     max_per_owner=MAX_SECRETS,
     about="keys and tokens that endpoints use by name",
+    listed="by name, without their values",
     deletion="Endpoints that need it fail from then on.",
     columns=("name", "changed_at", "changed_by"),
 )

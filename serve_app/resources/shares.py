@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated
-
-from pydantic import Field
-
+from serve_app.domain.request import RequestShare
 from serve_app.resources.declaration import Resource
 from serve_app.tenants.scopes import FILES
-
-
-@dataclass(frozen=True, slots=True)
-class RequestShare:
-    """Link that has not expired."""
-
-    share_id: str
-    request_id: str
-    created_at: datetime
-    expires_at: datetime
-    created_by: Annotated[str, Field(description="Id of the API key.")]
-
 
 SHARES = Resource(
     name="share",

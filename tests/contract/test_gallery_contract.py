@@ -150,7 +150,7 @@ async def test_a_share_link_is_read_until_it_is_revoked_or_expires(queue: Queue)
     gallery, ann = queue.gallery, Actor("key-a", "192.0.2.1")
     id_, other = await waiting(queue, "a sea"), await waiting(queue, "a sea", tenant="bob")
     link = await gallery.share(TENANT, id_, NewShareLink("one", b"1" * 32, 3600.0), ann)
-    assert (link.id, link.request_id, link.created_by) == ("one", id_, "key-a")
+    assert (link.share_id, link.request_id, link.created_by) == ("one", id_, "key-a")
     assert link.expires_at - link.created_at == timedelta(hours=1)
     await gallery.share(TENANT, id_, NewShareLink("two", b"2" * 32, 0.0), ann)
     for missing in (other, new_id()):

@@ -10,7 +10,13 @@ from datetime import datetime, timedelta
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.ports import Clock
-from serve_app.domain.request import FoundRequests, NewShareLink, Request, RequestFilter, ShareLink
+from serve_app.domain.request import (
+    FoundRequests,
+    NewShareLink,
+    Request,
+    RequestFilter,
+    RequestShare,
+)
 from serve_app.queue.gallery.share_links import MAX_LINKS
 from serve_app.queue.store import messages
 from serve_app.queue.store.words import FIELDS, MIN_PREFIX, words_of
@@ -28,7 +34,7 @@ class FakeGallery:
         """``page``: of ``ClientSide``."""
         self._clock, self._rows, self._page, self._note = clock, rows, page, note
         self._marked: set[str] = set()
-        self._links: dict[bytes, ShareLink] = {}
+        self._links: dict[bytes, RequestShare] = {}
 
     async def search(self, request_filter: RequestFilter, limit: int) -> FoundRequests:
         requests = [
@@ -64,26 +70,26 @@ class FakeGallery:
 
     async def share(
         self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
-    ) -> ShareLink:
+    ) -> RequestShare:
         if not self._existing(tenant, [request_id]):
             raise RequestNotFound(f"There is no request {request_id}.")
         if len(await self.shares(tenant)) >= MAX_LINKS:
             raise Overloaded(messages.TOO_MANY_LINKS, 60.0, "share_links")
         now = self._clock.now()
         ends = now + timedelta(seconds=new.valid_s)
-        link = ShareLink(new.id, request_id, now, ends, actor.key_id)
+        link = RequestShare(new.id, request_id, now, ends, actor.key_id)
         self._links[new.digest] = link
         detail = {"tenant": tenant, "request_id": request_id}
-        self._note(actor, "share.create", link.id, detail)
+        self._note(actor, "share.create", link.share_id, detail)
         return link
 
-    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+    async def shares(self, tenant: str) -> Sequence[RequestShare]:
         own = [share for share in self._valid().values() if self._owned(tenant, share)]
         return sorted(own, key=lambda share: share.created_at, reverse=True)
 
     async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
         for digest, share in self._links.items():
-            if share.id == link and self._owned(tenant, share):
+            if share.share_id == link and self._owned(tenant, share):
                 del self._links[digest]
                 detail = {"tenant": tenant, "request_id": share.request_id}
                 self._note(actor, "share.revoke", link, detail)
@@ -94,7 +100,7 @@ class FakeGallery:
         link = self._valid().get(digest)
         return self._rows[link.request_id].request if link else None
 
-    def _valid(self) -> Mapping[bytes, ShareLink]:
+    def _valid(self) -> Mapping[bytes, RequestShare]:
         now = self._clock.now()
         return {
             digest: share
@@ -102,7 +108,7 @@ class FakeGallery:
             if share.expires_at > now and share.request_id in self._rows
         }
 
-    def _owned(self, tenant: str, link: ShareLink) -> bool:
+    def _owned(self, tenant: str, link: RequestShare) -> bool:
         return bool(self._existing(tenant, [link.request_id]))
 
     def _existing(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import datetime
+
 from serve_app.domain.media.draft import StoredDraft
 from serve_app.ingress.http import query
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.resources.calls import MAX_LISTED, Call, Calls, ResourceList
+from serve_app.ingress.resources.exports import ExportedTenant, Lines
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.submission.drafts import max_bytes
 from serve_app.resources.drafts import DRAFTS, RequestDraft
@@ -49,6 +53,16 @@ async def delete_draft(call: Call, draft_id: str) -> bool:
     if call.caller.endpoints and await show_draft(call, draft_id) is None:
         return False
     return await call.services.queue.drafts.delete(call.owner, draft_id, call.actor)
+
+
+async def export_drafts(export: ExportedTenant) -> Lines:
+    before: tuple[datetime, str] | None = None
+    drafts = export.services.queue.drafts
+    while page := await drafts.newest(export.tenant, MAX_LISTED, before):
+        for draft in page:
+            file = export.add_file(draft.key, draft.size, draft.created_at)
+            yield asdict(draft) | {"file": file}
+        before = page[-1].created_at, page[-1].id
 
 
 def _draft_body(draft: StoredDraft) -> RequestDraft:

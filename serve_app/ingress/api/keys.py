@@ -11,6 +11,8 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import AlreadyFinal, Forbidden
 from serve_app.ingress.resources.calls import Call, Calls, JsonCalls, Special
+from serve_app.ingress.resources.exports import ExportedTenant, Lines
+from serve_app.resources.declaration import plain
 from serve_app.resources.keys import KEYS
 from serve_app.settings import DEFAULT_SCOPES, EndpointPattern, Scope, Tenant
 from serve_app.tenants.api_keys import ApiKey
@@ -169,6 +171,12 @@ async def revoke_key(call: Call, key_id: str) -> bool:
     if await _manageable_key(call, key_id) is None:
         return False
     return await call.services.identity.keys.revoke(key_id, call.actor)
+
+
+async def export_keys(export: ExportedTenant) -> Lines:
+    now = export.services.clock.now()
+    for api_key in await export.services.identity.keys.list(export.tenant):
+        yield plain(api_key.at(now))
 
 
 async def _manageable_key(call: Call, key_id: str) -> ApiKey | None:

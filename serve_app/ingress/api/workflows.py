@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
@@ -18,6 +18,7 @@ from serve_app.domain.workflows.definition import endpoint_id
 from serve_app.domain.workflows.runs import NewWorkflow, RegisteredWorkflow
 from serve_app.ingress.http.openapi import in_path, in_query
 from serve_app.ingress.resources.calls import Call, Calls, JsonCalls, Special
+from serve_app.ingress.resources.exports import ExportedTenant, Lines
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.workflows.status import WorkflowStatus, workflow_status
 from serve_app.resources.workflows import WORKFLOWS, ShownWorkflow
@@ -140,6 +141,12 @@ async def delete(call: Call, name: str) -> bool:
     deleted = await definitions.remove(call.owner, name, call.actor)
     await call.services.entries.refresh()
     return deleted
+
+
+async def export_workflows(export: ExportedTenant) -> Lines:
+    for workflow in await export.services.queue.workflows.definitions.page(export.tenant):
+        if workflow.tenant == export.tenant:
+            yield asdict(workflow)
 
 
 @of_requests.call(

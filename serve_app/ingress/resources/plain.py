@@ -18,22 +18,8 @@ Row = TypeVar("Row")
 
 
 def plain_routes(resources: Sequence[Resource[Any]]) -> Sequence[DocumentedRoute]:
-    """All routes of the resources that have no special ones."""
-    return [
-        route for resource in resources if resource.body for route in _all_calls(resource).routes
-    ]
-
-
-def list_rows(calls: Calls[Row], summary: str) -> None:
-    @calls.list(summary)
-    async def list_(call: Call) -> Sequence[Row]:
-        return await call.services.tables.of(calls.resource).list(call.owner)
-
-
-def delete_row(calls: Calls[Row]) -> None:
-    @calls.delete()
-    async def delete(call: Call, key: str) -> bool:
-        return await call.services.tables.of(calls.resource).delete(call.owner, key, call.actor)
+    """Routes of the resources that ``PostgresTable`` keeps. Special ones are beside them."""
+    return [route for resource in resources if resource.table for route in _calls(resource).routes]
 
 
 def full(resource: Resource[Any]) -> InvalidInput:
@@ -45,25 +31,34 @@ def full(resource: Resource[Any]) -> InvalidInput:
     return InvalidInput.of_field(resource.key, message)
 
 
-def _all_calls(resource: Resource[Row]) -> Calls[Row]:
+def _calls(resource: Resource[Row]) -> Calls[Row]:
     calls = Calls(resource)
-    list_rows(calls, f"List {resource.plural}")
 
-    @calls.show(f"Show {resource.name_with_article}")
+    @calls.list(f"List {resource.plural} {resource.listed}".rstrip())
+    async def list_(call: Call) -> Sequence[Row]:
+        return await call.services.tables.of(resource).list(call.owner)
+
     async def show(call: Call, key: str) -> Row | None:
-        rows = await call.services.tables.of(calls.resource).list(call.owner)
+        rows = await call.services.tables.of(resource).list(call.owner)
         return next((row for row in rows if getattr(row, resource.key) == key), None)
 
-    @calls.put(f"Set or replace {resource.name_with_article}", resource.body or BaseModel)
     async def put(call: Call, key: str, new: BaseModel) -> Row:
         if re.fullmatch(resource.key_pattern, key) is None:
             message = f"should match the pattern {resource.key_pattern}"
             raise InvalidInput.of_field(resource.key, message)
-        table = call.services.tables.of(calls.resource)
+        table = call.services.tables.of(resource)
         row = await table.put(call.owner, key, new.model_dump(), call.actor)
         if row is None:
             raise full(resource)
         return row
 
-    delete_row(calls)
+    async def delete(call: Call, key: str) -> bool:
+        return await call.services.tables.of(resource).delete(call.owner, key, call.actor)
+
+    if resource.has_show:
+        calls.show(f"Show {resource.name_with_article}")(show)
+    if resource.body is not None:
+        calls.put(f"Set or replace {resource.name_with_article}", resource.body)(put)
+    if resource.deletion:
+        calls.delete()(delete)
     return calls

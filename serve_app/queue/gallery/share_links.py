@@ -7,7 +7,7 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
-from serve_app.domain.request import NewShareLink, Request, ShareLink
+from serve_app.domain.request import NewShareLink, Request, RequestShare
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import COLUMNS, SOURCE, audit_columns, known_id, request_from_row
@@ -70,7 +70,7 @@ class ShareLinks:
 
     async def share(
         self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
-    ) -> ShareLink:
+    ) -> RequestShare:
         params: dict[str, Any] = {
             "tenant": tenant,
             "id": known_id(request_id),
@@ -82,14 +82,14 @@ class ShareLinks:
         }
         await self._database.rows(DELETE_EXPIRED, {"tenant": tenant})
         if row := await self._database.row(CREATE, params):
-            return ShareLink(*row)
+            return RequestShare(*row)
         if not await self._database.rows(EXISTS, params):
             raise RequestNotFound(f"There is no request {request_id}.")
         raise Overloaded(messages.TOO_MANY_LINKS, 60.0, "share_links")
 
-    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+    async def shares(self, tenant: str) -> Sequence[RequestShare]:
         rows = await self._database.rows(LIST, {"tenant": tenant, "most": MAX_LINKS})
-        return [ShareLink(*row) for row in rows]
+        return [RequestShare(*row) for row in rows]
 
     async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
         params = {"tenant": tenant, "link": link, **audit_columns(actor)}

@@ -18,29 +18,49 @@ from starlette.responses import Response, StreamingResponse
 from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.billing.sums import SumsQuery, UsageGroup
 from serve_app.domain.errors import ArtifactNotFound
-from serve_app.domain.media.draft import StoredDraft
 from serve_app.domain.request import Request
-from serve_app.domain.upload import KeptFile
+from serve_app.ingress.api.drafts import export_drafts
+from serve_app.ingress.api.gallery.shares import export_shares
+from serve_app.ingress.api.keys import export_keys
+from serve_app.ingress.api.registered.weights import export_weights
+from serve_app.ingress.api.workflows import export_workflows
 from serve_app.ingress.http import query
 from serve_app.ingress.http.archive import ZipStream
 from serve_app.ingress.http.auth import authenticate, record_read
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
+from serve_app.ingress.resources.exports import (
+    Export,
+    ExportedTenant,
+    Lines,
+    export_table,
+    file_name,
+)
 from serve_app.ingress.services.live_tenants import limits_in_force
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.registry.records import TenantWeights
-from serve_app.resources.declaration import Resource, plain
+from serve_app.resources.declaration import Owner, Resource
+from serve_app.resources.drafts import DRAFTS
+from serve_app.resources.keys import KEYS
+from serve_app.resources.shares import SHARES
+from serve_app.resources.weights import WEIGHTS
+from serve_app.resources.workflows import WORKFLOWS
 from serve_app.settings import NO_LIMITS
 from serve_app.tenants.scopes import TENANT_ADMIN
 
 FORMAT = 1
 PAGE = 100
-MOST_WEIGHTS = 10_000
-"""Registered weights that are listed. Quotas of bytes allow far fewer."""
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
 MISSING = "missing.txt"
 BY = (UsageGroup.DAY, UsageGroup.KEY, UsageGroup.ENDPOINT)
+EXPORTS: Mapping[str, Export] = {
+    DRAFTS.name: export_drafts,
+    KEYS.name: export_keys,
+    SHARES.name: export_shares,
+    WEIGHTS.name: export_weights,
+    WORKFLOWS.name: export_workflows,
+}
+"""Of the resources of tenants that have a storage of their own."""
 
 
 async def export_tenant(request: HttpRequest) -> Response:
@@ -69,29 +89,23 @@ class TenantArchive:
         self._services = services
         self._tenant = tenant
         self._at = at
-        self._files = files
+        self._export = ExportedTenant(services, tenant, files)
         self._zip = ZipStream()
-        self._missing: list[str] = []
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         parts = {
             "requests": self._requests(),
             "uploads": self._uploads(),
-            "drafts": self._drafts(),
-            "shares": self._shares(),
-            "usage": self._usage(),
-            "keys": self._keys(),
-            "webhooks": self._webhooks(),
-            "weights": self._weights(),
-            "workflows": self._workflows(),
-            "batches": self._batches(),
-            "batch_files": self._batch_files(),
-            "access_rules": self._access_rules(),
             **{
                 resource.items: self._rows(resource)
                 for resource in self._services.resources
-                if resource.table
+                if resource.owner is not Owner.INSTALLATION
             },
+            "usage": self._usage(),
+            "webhooks": self._webhooks(),
+            "batches": self._batches(),
+            "batch_files": self._batch_files(),
+            "access_rules": self._access_rules(),
             "comfyui_files": self._comfyui_files(),
             "tenant": self._about(),
             "audit": self._audit(),
@@ -101,45 +115,22 @@ class TenantArchive:
             async with aclosing(written) as chunks:
                 async for chunk in chunks:
                     yield chunk
-        if self._files:
-            async with aclosing(self._contents()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        about = {"format": FORMAT, "tenant": self._tenant, "at": self._at, "files": self._files}
-        texts = {"export.json": _text(about)}  # last: an archive without it is not whole
-        if self._missing:
-            texts = {MISSING: "".join(f"{file_name}\n" for file_name in self._missing)} | texts
-        yield self._zip.end(texts)
-
-    async def _contents(self) -> AsyncGenerator[bytes]:
-        async for request in self._stored_requests():
-            for file in _files_of(request):
-                if is_elsewhere(file.key):
-                    continue
-                stored = self._content(file.key, file.size, request.created_at)
-                async with aclosing(stored) as chunks:
+        missing: list[str] = []
+        for key, (size, at) in self._export.files.items():
+            name = file_name(key)
+            stored = self._zip.add_file(self._services.files.storage, key, size, name, at)
+            try:
+                async with aclosing(stored) as chunks:  # also if the client leaves
                     async for chunk in chunks:
                         yield chunk
-        async for file in self._stored_once():
-            stored = self._content(file.key, file.size, file.created_at)
-            async with aclosing(stored) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        for key, size in (await self._weight_files()).items():
-            stored = self._content(key, size, self._at)
-            async with aclosing(stored) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-
-    async def _content(self, key: str, size: int, at: datetime) -> AsyncGenerator[bytes]:
-        storage = self._services.files.storage
-        stored = self._zip.add_file(storage, key, size, _name(key), at)
-        try:
-            async with aclosing(stored) as chunks:  # also if the client leaves
-                async for chunk in chunks:
-                    yield chunk
-        except ArtifactNotFound:  # deleted by age, or by its tenant, during the export
-            self._missing.append(_name(key))
+            except ArtifactNotFound:  # deleted by age, or by its tenant, during the export
+                missing.append(f"{name}\n")
+        files = self._export.with_files
+        about = {"format": FORMAT, "tenant": self._tenant, "at": self._at, "files": files}
+        texts = {"export.json": _text(about)}  # last: an archive without it is not whole
+        if missing:
+            texts = {MISSING: "".join(missing)} | texts
+        yield self._zip.end(texts)
 
     async def _pages(self) -> AsyncIterator[Sequence[Request]]:
         before: str | None = None
@@ -149,63 +140,28 @@ class TenantArchive:
             yield page
             before = page[-1].id
 
-    async def _stored_requests(self) -> AsyncIterator[Request]:
-        async for page in self._pages():
-            for request in page:
-                yield request
-
-    async def _stored_once(self) -> AsyncIterator[KeptFile | StoredDraft]:
-        """Files that are no outputs."""
-        async for upload in self._stored_uploads():
-            yield upload
-        async for draft in self._stored_drafts():
-            yield draft
-
-    async def _stored_drafts(self) -> AsyncIterator[StoredDraft]:
-        before: tuple[datetime, str] | None = None
-        drafts = self._services.queue.drafts
-        while page := await drafts.newest(self._tenant, PAGE, before):
-            for draft in page:
-                yield draft
-            before = page[-1].created_at, page[-1].id
-
-    async def _stored_uploads(self) -> AsyncIterator[KeptFile]:
-        before: tuple[datetime, str] | None = None
-        while page := await self._services.files.uploads.all_of(self._tenant, before, PAGE):
-            for upload in page:
-                yield upload
-            before = page[-1].created_at, page[-1].key
-
-    async def _requests(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _requests(self) -> Lines:
         gallery = self._services.queue.gallery
         async for page in self._pages():
             marked = await gallery.favourites_among(self._tenant, [item.id for item in page])
             for request in page:
-                yield _request(request, favourite=request.id in marked)
+                yield _request(request, self._export, favourite=request.id in marked)
 
-    async def _uploads(self) -> AsyncIterator[Mapping[str, Any]]:
-        async for upload in self._stored_uploads():
-            yield asdict(upload) | {"file": _name(upload.key)}
+    async def _uploads(self) -> Lines:
+        before: tuple[datetime, str] | None = None
+        while page := await self._services.files.uploads.all_of(self._tenant, before, PAGE):
+            for upload in page:
+                file = self._export.add_file(upload.key, upload.size, upload.created_at)
+                yield asdict(upload) | {"file": file}
+            before = page[-1].created_at, page[-1].key
 
-    async def _drafts(self) -> AsyncIterator[Mapping[str, Any]]:
-        async for draft in self._stored_drafts():
-            yield asdict(draft) | {"file": _name(draft.key)}
-
-    async def _shares(self) -> AsyncIterator[Mapping[str, Any]]:
-        for share in await self._services.queue.gallery.shares(self._tenant):
-            yield asdict(share)
-
-    async def _usage(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _usage(self) -> Lines:
         end = self._at + timedelta(days=1)
         sums_query = SumsQuery(self._tenant, FIRST_DAY, end, BY)
         for totals in await self._services.queue.ledger.sums(sums_query):
             yield asdict(totals)
 
-    async def _keys(self) -> AsyncIterator[Mapping[str, Any]]:
-        for key in await self._services.identity.keys.list(self._tenant):
-            yield plain(key.at(self._at))
-
-    async def _webhooks(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _webhooks(self) -> Lines:
         before: str | None = None
         outbox = self._services.webhooks.outbox
         while page := await outbox.page(self._tenant, before=before, limit=PAGE):
@@ -213,35 +169,7 @@ class TenantArchive:
                 yield asdict(delivery)
             before = page[-1].request_id
 
-    async def _own_weights(self) -> Sequence[TenantWeights]:
-        page = await self._services.weights.page(self._tenant, MOST_WEIGHTS)
-        return [weights for weights in page if weights.tenant == self._tenant]
-
-    async def _weight_files(self) -> Mapping[str, int]:
-        """Sizes of stored weights by their keys. Those of a base model are not stored again."""
-        files = [file for weights in await self._own_weights() for file in weights.files]
-        keys = {
-            weights_file: await self._services.weights.key_of(weights_file.digest)
-            for weights_file in files
-        }
-        return {key: weights_file.size for weights_file, key in keys.items() if key is not None}
-
-    async def _weights(self) -> AsyncIterator[Mapping[str, Any]]:
-        for weights in await self._own_weights():
-            keys = [await self._services.weights.key_of(file.digest) for file in weights.files]
-            names = [_name(key) if key is not None else None for key in keys]
-            files = [
-                asdict(file) | {"file": name}
-                for file, name in zip(weights.files, names, strict=True)
-            ]
-            yield asdict(weights) | {"files": files}
-
-    async def _workflows(self) -> AsyncIterator[Mapping[str, Any]]:
-        for workflow in await self._services.queue.workflows.definitions.page(self._tenant):
-            if workflow.tenant == self._tenant:
-                yield asdict(workflow)
-
-    async def _batches(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _batches(self) -> Lines:
         after: str | None = None
         batches = self._services.queue.batches
         while page := await batches.page(self._tenant, after, PAGE):
@@ -249,34 +177,34 @@ class TenantArchive:
                 yield asdict(batch)
             after = page[-1].id
 
-    async def _batch_files(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _batch_files(self) -> Lines:
         after: str | None = None
         files = self._services.queue.batches.files
         while page := await files.page(self._tenant, after=after, limit=PAGE):
             for file in page:
-                yield asdict(file) | {"file": _name(file.key)}
+                yield asdict(file) | {"file": file_name(file.key)}
             after = page[-1].id
 
-    async def _access_rules(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _access_rules(self) -> Lines:
         after = ""
         while page := await self._services.files.access.page(self._tenant, after, PAGE):
             for rule in page:
                 yield {"id": rule.id, "default": rule.default, "users": dict(rule.users)}
             after = page[-1].id
 
-    async def _rows(self, resource: Resource[Any]) -> AsyncIterator[Mapping[str, Any]]:
-        """What lists show. Of secrets, names only."""
-        for row in await self._services.tables.of(resource).list(self._tenant):
-            yield asdict(row)
+    def _rows(self, resource: Resource[Any]) -> Lines:
+        if resource.table:
+            return export_table(self._export, resource)
+        return EXPORTS[resource.name](self._export)
 
-    async def _comfyui_files(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _comfyui_files(self) -> Lines:
         """Settings and workflows of ComfyUI's page, which are texts."""
         book = self._services.comfyui.book
         for file in await book.files(self._tenant):
             content = await book.read(self._tenant, file.path) or b""
             yield asdict(file) | {"content": content.decode(errors="replace")}
 
-    async def _about(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _about(self) -> Lines:
         """The tenant itself, with its limits and its budget."""
         services = self._services
         info = await services.identity.tenants.stored.find(self._tenant)
@@ -289,7 +217,7 @@ class TenantArchive:
             "limits_in_force": {name: asdict(limit) for name, limit in in_force.items()},
         }
 
-    async def _audit(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _audit(self) -> Lines:
         operations = self._services.queue.operations
         await operations.seal_audit()
         before: int | None = None
@@ -299,7 +227,7 @@ class TenantArchive:
             before = page[-1].id
 
 
-async def _lines(records: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[str]:
+async def _lines(records: Lines) -> AsyncGenerator[str]:
     lines: list[str] = []
     async for record in records:
         lines.append(_text(record) + "\n")
@@ -317,7 +245,7 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _request(request: Request, *, favourite: bool) -> dict[str, Any]:
+def _request(request: Request, export: ExportedTenant, *, favourite: bool) -> dict[str, Any]:
     outcome = request.outcome
     failure = outcome.failure if outcome else None
     return {
@@ -336,7 +264,9 @@ def _request(request: Request, *, favourite: bool) -> dict[str, Any]:
         "favourite": favourite,
         "files": [
             {
-                "file": file.key if is_elsewhere(file.key) else _name(file.key),
+                "file": file.key
+                if is_elsewhere(file.key)
+                else export.add_file(file.key, file.size, request.created_at),
                 "media_type": file.media_type,
                 "size": file.size,
                 "sha256": file.sha256,
@@ -351,10 +281,6 @@ def _files_of(request: Request) -> Sequence[Artifact]:
     if request.outcome is None or request.reuses is not None:
         return ()
     return (*request.outcome.artifacts, *request.outcome.thumbnails)
-
-
-def _name(key: str) -> str:
-    return f"files/{key}"
 
 
 EXPORT = Operation(

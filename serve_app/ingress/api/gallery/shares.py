@@ -15,7 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
-from serve_app.domain.request import NewShareLink, ShareLink, State
+from serve_app.domain.request import NewShareLink, RequestShare, State
 from serve_app.ingress.api.gallery.items import OutputFile, output_file
 from serve_app.ingress.http.auth import (
     actor_of,
@@ -39,9 +39,10 @@ from serve_app.ingress.http.openapi import (
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.route_scopes import NO_KEY
 from serve_app.ingress.resources.calls import Call, Calls
+from serve_app.ingress.resources.exports import ExportedTenant, Lines
 from serve_app.ingress.services.services import services_of
 from serve_app.resources.declaration import plain
-from serve_app.resources.shares import SHARES, RequestShare
+from serve_app.resources.shares import SHARES
 from serve_app.tenants.credentials import digest_of, new_token
 from serve_app.tenants.scopes import FILES
 
@@ -102,8 +103,7 @@ async def create(request: HttpRequest) -> Response:
         actor_of(request),
     )
     url = f"{origin_of(request)}/v1/shared/{token}"
-    created = CreatedShare(**asdict(_share(link)), url=url)
-    return json_reply(plain(created), 201)
+    return json_reply(plain(CreatedShare(**asdict(link), url=url)), 201)
 
 
 calls = Calls(SHARES)
@@ -114,18 +114,23 @@ async def list_shares(call: Call) -> Sequence[RequestShare]:
     links = await call.services.queue.gallery.shares(call.owner)
     ids = {link.request_id for link in links}
     allowed = await readable(call.request, call.caller, call.owner, ids)
-    return [_share(link) for link in links if link.request_id in allowed]
+    return [link for link in links if link.request_id in allowed]
 
 
 @calls.delete()
 async def delete_share(call: Call, share_id: str) -> bool:
     gallery = call.services.queue.gallery
     if call.caller.endpoints:
-        ids = [
-            share.request_id for share in await gallery.shares(call.owner) if share.id == share_id
-        ]
+        shares = await gallery.shares(call.owner)
+        ids = [share.request_id for share in shares if share.share_id == share_id]
         await require_requests(call.request, call.caller, ids)
     return await gallery.revoke_share(call.owner, share_id, call.actor)
+
+
+async def export_shares(export: ExportedTenant) -> Lines:
+    for share in await export.services.queue.gallery.shares(export.tenant):
+        fields = asdict(share)
+        yield {"id": fields.pop("share_id"), **fields}
 
 
 async def show(request: HttpRequest) -> Response:
@@ -163,10 +168,6 @@ def without_secrets(value: object) -> object:
     if isinstance(value, list):
         return [without_secrets(inner) for inner in cast("list[object]", value)]
     return value
-
-
-def _share(link: ShareLink) -> RequestShare:
-    return RequestShare(link.id, link.request_id, link.created_at, link.expires_at, link.created_by)
 
 
 CREATE = Operation(

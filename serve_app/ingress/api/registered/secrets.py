@@ -1,5 +1,5 @@
-"""``/v1/secrets``: values that endpoints use by name, such as keys of hosted providers. They are
-set and replaced, and never shown."""
+"""What sets a secret: a value that endpoints use by name, such as the key of a hosted provider. It
+is stored encrypted, and never shown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.secrets import MAX_VALUE_BYTES, name_problem, value_problem
 from serve_app.ingress.resources.calls import Call, Calls, Special
-from serve_app.ingress.resources.plain import delete_row, full, list_rows
+from serve_app.ingress.resources.plain import full
 from serve_app.resources.secrets import SECRETS, SecretStatus
 
 MAX_BODY_BYTES = 8 * MAX_VALUE_BYTES  # JSON may escape each byte
@@ -33,9 +33,6 @@ calls = Calls(SECRETS)
 ROUTES = calls.routes
 
 
-list_rows(calls, "List secrets by name, without their values")
-
-
 @calls.put(
     "Set or replace a secret. Requests that begin from now on use it",
     NewSecret,
@@ -50,6 +47,3 @@ async def set_secret(call: Call, name: str, new: NewSecret) -> SecretStatus:
     if stored is None:
         raise full(SECRETS)
     return stored
-
-
-delete_row(calls)

@@ -4,6 +4,8 @@ the background."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -20,6 +22,7 @@ from serve_app.domain.lora import (
 )
 from serve_app.domain.media.data_uri import is_data_uri
 from serve_app.ingress.resources.calls import FORCE, MAX_LISTED, Call, Calls, ResourceList, Special
+from serve_app.ingress.resources.exports import ExportedTenant, Lines
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.weight_jobs import max_weights_bytes
 from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota
@@ -32,6 +35,7 @@ from serve_app.tenants.scopes import OPERATOR
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_FILES = 200
+MOST_EXPORTED = 10_000  # quotas of bytes allow far fewer
 
 Name = Annotated[str, Field(pattern=f"^{WEIGHTS_NAME}$", description="Lower case; yours alone.")]
 _UPLOAD = re.compile(rf"/files/((?:{PRIVATE}[^/]+/)?u/.+)")
@@ -149,6 +153,19 @@ async def publish(call: Call, name: str, body: Publication) -> RegisteredWeights
     if not await weights.publish(call.owner, name, call.actor, public=body.public):
         raise NotFound(f"{call.owner} has no weights {name[:64]} that are ready.")
     return await show(call, name)
+
+
+async def export_weights(export: ExportedTenant) -> Lines:
+    weights = export.services.weights
+    for row in await weights.page(export.tenant, MOST_EXPORTED):
+        if row.tenant != export.tenant:
+            continue
+        files: list[Mapping[str, Any]] = []
+        for file in row.files:
+            key = await weights.key_of(file.digest)  # None: a base model's are not stored again
+            name = None if key is None else export.add_file(key, file.size, row.created_at)
+            files.append(asdict(file) | {"file": name})
+        yield asdict(row) | {"files": files}
 
 
 async def _source(call: Call, body: NewWeightsBody) -> dict[str, Any]:
