@@ -268,8 +268,7 @@ class Preflight:
             ),
             (
                 source is HubState.UNREACHABLE,
-                "check the network, HTTPS_PROXY and HF_ENDPOINT, or set a mirror "
-                "(DARKROOM_WEIGHTS_MIRROR)",
+                "check the network, HTTPS_PROXY and HF_ENDPOINT, or set DARKROOM_WEIGHTS_MIRROR",
             ),
             (source is HubState.REFUSES, "see to the access, then download it"),
             (

@@ -129,7 +129,7 @@ def test_words_that_a_demo_model_does_not_know_are_told_in_the_log(demos: Catalo
     warnings = demos.validate("fal-ai/flux/dev", {"prompt": "A Cat on a red sofa, cat!"}).warnings
     assert warnings[-1] == "The demo model does not know: cat, sofa."
     many = demos.validate("fal-ai/flux/dev", {"prompt": "some cat and seven more dogs sat there"})
-    assert many.warnings[-1] == "The demo model does not know: some, cat, seven, more, dogs and 2 more."
+    assert many.warnings[-1].endswith("does not know: some, cat, seven, more, dogs and 2 more.")
     (demo,) = demos.validate("fal-ai/flux/dev", {"prompt": "a red circle"}).warnings
     assert "tiny demo model" in demo
 
