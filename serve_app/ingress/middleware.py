@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from starlette.datastructures import Headers
@@ -54,7 +54,7 @@ _ALLOWED = b", ".join([*_USUAL, *sorted(options.HEADERS), b"x-fal-file-name"])
 
 PROBES = frozenset({"/healthz", "/readyz", "/readyz/reads"})
 """Paths that a load balancer calls also at rest."""
-_BODILESS = frozenset({"GET", "HEAD"})
+_OF_BODIES = (b"content-length", b"transfer-encoding")
 
 
 class RequestMiddleware:
@@ -102,16 +102,15 @@ class RequestMiddleware:
         if scope["type"] == "websocket":  # the session closes it, and counts frames instead
             await self._app(scope, receive, send)
             return
+        body = PacedBody(receive, services.clock, scope["headers"]) if _has_body(scope) else None
         if scope["method"] == "OPTIONS":
-            await _preflight(scope, context, send)
+            await _preflight(scope, context, body, send)
             return
         began = services.clock.monotonic()
         try:
-            if scope["method"] not in _BODILESS:
-                receive = PacedBody(receive, services.clock)
             with logs.log_context(context.request_id):
-                stamped = _Stamped(send, context, services.replies.allowances)
-                await self._serve(scope, receive, stamped, context)
+                stamped = _Stamped(send, context, services.replies.allowances, body)
+                await self._serve(scope, body or receive, stamped, context)
         finally:
             context.end_work()
             elapsed_s = services.clock.monotonic() - began
@@ -152,20 +151,33 @@ async def _answer_unexpected(
     await context.render_error(DarkroomError(message))(scope, receive, send)
 
 
+async def _closing(body: PacedBody | None) -> Sequence[tuple[bytes, bytes]]:
+    """Headers that close the connection if the client has not sent its whole body."""
+    return () if body is None or await body.end() else ((b"connection", b"close"),)
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in _OF_BODIES for name, _ in scope["headers"])
+
+
 def _is_traced(scope: Scope) -> bool:
     """Return whether a call has a span: submits and sessions have, polls are too many."""
     return scope["type"] == "websocket" or scope["method"] == "POST"
 
 
 class _Stamped:
-    """Adds to a response the headers that every response has."""
+    """Adds to a response the headers that every response has. The connection is closed after one
+    that came before the end of its call."""
 
-    __slots__ = ("_allowances", "_context", "_head", "_over", "_send")
+    __slots__ = ("_allowances", "_body", "_context", "_head", "_over", "_send")
 
-    def __init__(self, send: Send, context: RequestContext, allowances: Allowances) -> None:
+    def __init__(
+        self, send: Send, context: RequestContext, allowances: Allowances, body: PacedBody | None
+    ) -> None:
         self._send = send
         self._context = context
         self._allowances = allowances
+        self._body = body
         self._head: Iterable[tuple[bytes, bytes]] = ()  # headers of the response
         self._over = False
 
@@ -186,6 +198,7 @@ class _Stamped:
             if (left := self._allowances.take(self._context.request_id)) is not None:
                 pairs = allowance_headers(left).items()
                 headers += [(name.encode(), value.encode()) for name, value in pairs]
+            headers += await _closing(self._body)
         await self._send(message)
         self._over = message["type"] == "http.response.body" and not message.get("more_body")
 
@@ -205,7 +218,9 @@ class _Stamped:
             await self._send({"type": "http.response.body", "body": b""})
 
 
-async def _preflight(scope: Scope, context: RequestContext, send: Send) -> None:
+async def _preflight(
+    scope: Scope, context: RequestContext, body: PacedBody | None, send: Send
+) -> None:
     # Browsers do not apply `*` to Authorization, so the requested headers are named.
     requested = next(
         (v for k, v in scope["headers"] if k == b"access-control-request-headers"), b""
@@ -215,6 +230,7 @@ async def _preflight(scope: Scope, context: RequestContext, send: Send) -> None:
         (b"access-control-allow-headers", requested or _ALLOWED),
         (b"vary", b"access-control-request-headers"),
         (b"x-fal-request-id", context.request_id.encode()),
+        *(await _closing(body)),
     ]
     await send({"type": "http.response.start", "status": 204, "headers": answered})
     await send({"type": "http.response.body", "body": b""})

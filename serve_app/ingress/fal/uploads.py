@@ -149,9 +149,8 @@ async def upload_file(request: HttpRequest) -> Response:
     """``POST /cdn/files/upload``: the body is the file."""
     context_of(request).route = "fal.upload"
     uploads, incoming = services_of(request).files.uploads, _incoming(request)
-    async with incoming.drain_on_error():
-        origin, new = await _new(request)
-        upload = await uploads.take(new, incoming.chunks())
+    origin, new = await _new(request)
+    upload = await uploads.take(new, incoming.chunks())
     body: UploadedFile = {"access_url": _readable(request, origin, upload)}
     return json_reply(body)
 
@@ -170,9 +169,8 @@ async def content(request: HttpRequest) -> Response:
     """``PUT`` of a whole file to the URL from ``initiate``."""
     context_of(request).route = "fal.upload"
     uploads, incoming = services_of(request).files.uploads, _incoming(request)
-    async with incoming.drain_on_error():
-        upload = await _find_upload(request, in_parts=False)
-        await uploads.receive(upload, incoming.chunks())
+    upload = await _find_upload(request, in_parts=False)
+    await uploads.receive(upload, incoming.chunks())
     body: StoredFile = {"file_url": _readable(request, origin_of(request), upload)}
     return json_reply(body)
 
@@ -186,10 +184,9 @@ async def part(request: HttpRequest) -> Response:
         incoming = _incoming(request)
     else:
         incoming = UploadStream(request, MAX_PART_BYTES, LARGER_PART, files.check_disk_for_upload)
-    async with incoming.drain_on_error():
-        upload = await _find_upload(request, in_parts=True)
-        number = _part_number(request.path_params["number"])
-        stored = await files.uploads.receive_part(upload, number, incoming.chunks())
+    upload = await _find_upload(request, in_parts=True)
+    number = _part_number(request.path_params["number"])
+    stored = await files.uploads.receive_part(upload, number, incoming.chunks())
     etag = f'"{stored.etag}"'
     body: StoredPart = {"partNumber": number, "etag": etag}
     return json_reply(body, headers={"etag": etag})

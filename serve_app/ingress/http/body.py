@@ -23,7 +23,6 @@ from starlette.types import Message, Receive
 from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import (
     BodyTooSlow,
-    DarkroomError,
     FieldProblem,
     InvalidInput,
     TooLarge,
@@ -276,6 +275,11 @@ LEAST_BYTES_PER_S = 1_000
 of its body for no use."""
 
 
+LINGER_S, LINGER_BYTES = 3.0, 64 * 2**20
+"""Most seconds and bytes to read of a body that is not needed for the response. A client that is
+still sending when the connection closes may never see the response."""
+
+
 class PacedBody:
     """ASGI ``receive`` of a call whose client has to keep to a least rate.
 
@@ -283,20 +287,25 @@ class PacedBody:
     ``BodyTooSlow``. After the body it waits for the end of the connection without a limit.
     """
 
-    __slots__ = ("_bytes", "_clock", "_ended", "_receive", "_waited_s")
+    __slots__ = ("_awaited", "_bytes", "_clock", "_ended", "_receive", "_waited_s")
 
-    def __init__(self, receive: Receive, clock: Clock) -> None:
+    def __init__(
+        self, receive: Receive, clock: Clock, headers: Iterable[tuple[bytes, bytes]]
+    ) -> None:
         self._receive = receive
         self._clock = clock
         self._waited_s = 0.0
         self._bytes = 0
         self._ended = False
+        # The client sends the body when it is first asked for it.
+        self._awaited = (b"expect", b"100-continue") in headers
 
     async def __call__(self) -> Message:
         if self._ended:
             return await self._receive()
         began = self._clock.monotonic()
         try:
+            self._awaited = False
             async with asyncio.timeout(self._left_s()):
                 message = await self._receive()
         except TimeoutError:
@@ -309,6 +318,18 @@ class PacedBody:
         self._bytes += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         return message
+
+    async def end(self) -> bool:
+        """Read what is left of the body, within limits. False: the client has not sent all of it,
+        so that the connection cannot be used again, and would be held by a client that goes on."""
+        if self._ended or self._awaited:
+            return self._ended
+        size = 0
+        with contextlib.suppress(TimeoutError, BodyTooSlow):
+            async with asyncio.timeout(LINGER_S):
+                while not self._ended and size < LINGER_BYTES:
+                    size += len((await self()).get("body", b""))
+        return self._ended
 
     def _left_s(self) -> float:
         return GRACE_S + self._bytes / LEAST_BYTES_PER_S - self._waited_s
@@ -466,10 +487,6 @@ async def _at_once(raw: bytes) -> AsyncGenerator[bytes, None]:
 DISK_CHECK_BYTES = 16 * 2**20
 """Bytes received between two checks of the free disk space."""
 
-LINGER_S, LINGER_BYTES = 3.0, 64 * 2**20
-"""Most seconds and bytes to read of the body of a refused client. A client that is still
-sending when the connection closes may never see the response."""
-
 DiskCheck = Callable[[], Awaitable[None]]
 
 
@@ -505,22 +522,6 @@ class UploadStream:
                 await self._room()
             if chunk:
                 yield chunk
-
-    @asynccontextmanager
-    async def drain_on_error(self) -> AsyncGenerator[None]:
-        """After an error in the block, read the rest of the body (up to a limit), then raise it."""
-        try:
-            yield
-        except DarkroomError:
-            await self._drain()
-            raise
-
-    async def _drain(self) -> None:
-        drained = 0
-        with contextlib.suppress(TimeoutError, ClientDisconnect, BodyTooSlow):
-            async with asyncio.timeout(LINGER_S):
-                while not self._ended and drained < LINGER_BYTES:
-                    drained += len(await self._receive())
 
     def _content_length(self) -> int:
         declared = self._request.headers.get("content-length", "")

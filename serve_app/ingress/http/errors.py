@@ -179,8 +179,6 @@ def common_headers(error: DarkroomError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Key"
-    elif isinstance(error, errors.BodyTooSlow):
-        headers["connection"] = "close"  # the rest of the body is not read
     elif isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         if isinstance(error, errors.RateLimited):

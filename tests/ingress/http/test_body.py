@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -183,3 +184,55 @@ async def test_a_call_may_wait_for_its_result_as_long_as_it_takes(house: House) 
         answer = await reader.readline()
         writer.close()
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+EARLY = {
+    "without a key": b"POST /queue/test/probe HTTP/1.1\r\nhost: h\r\n",
+    "no such route": b"PUT /nowhere HTTP/1.1\r\nhost: h\r\n",
+    "of a browser, before its call": b"OPTIONS /queue/test/probe HTTP/1.1\r\nhost: h\r\n",
+    "to read": b"GET /readyz HTTP/1.1\r\nhost: h\r\n",
+}
+"""Calls that are answered before their body has come."""
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("begun", EARLY.values(), ids=EARLY)
+async def test_who_goes_on_sending_after_an_early_response_is_cut_off(
+    house: House, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(body, "LINGER_S", 0.1)
+    async with serve_house(house) as port, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun + b"content-length: 1000000\r\n\r\n{")
+        answer = asyncio.create_task(reader.read())  # until the server closes the connection
+        while not answer.done():
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+        writer.close()
+        with contextlib.suppress(ConnectionResetError):
+            assert b"connection: close" in await answer
+
+
+@pytest.mark.parametrize("begun", EARLY.values(), ids=EARLY)
+async def test_an_early_response_to_a_whole_body_leaves_the_connection_open(
+    house: House, begun: bytes
+) -> None:
+    async with serve_house(house) as port, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(begun + b"content-length: 2\r\n\r\n{}")
+            head_of_answer = await reader.readuntil(b"\r\n\r\n")
+            assert b"connection: close" not in head_of_answer
+            length = re.search(rb"content-length: (\d+)", head_of_answer)
+            await reader.readexactly(int(length[1]) if length else 0)
+        writer.close()
+
+
+async def test_a_refused_body_that_waits_to_be_asked_for_is_not_asked_for(house: House) -> None:
+    async with serve_house(house) as port, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        begun = EARLY["without a key"] + b"expect: 100-continue\r\n"
+        writer.write(begun + b"content-length: 1000000\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 ")

@@ -124,7 +124,7 @@ async def _receive_body(request: HttpRequest, file: Path) -> None:
     pieces = bytearray()
     size = 0
     try:
-        async with stream.drain_on_error(), asyncio.timeout(RECEIVE_S):
+        async with asyncio.timeout(RECEIVE_S):
             async for chunk in stream.chunks():
                 pieces += chunk
                 if len(pieces) >= PIECE_BYTES:
