@@ -12,6 +12,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.executors.hosted import EVERY
 from serve_app.domain.executors.kinds import HOSTED
 from serve_app.domain.executors.secrets import named_by
+from serve_app.options.executors import Url
 from serve_app.options.mistakes import validate
 
 URLS = {
@@ -31,14 +32,6 @@ def _checked_id(value: str) -> str:
     return id_
 
 
-def _checked_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"it must be an http or https URL, not {value!r}")
-    return value.rstrip("/")
-
-
-Url = Annotated[str, AfterValidator(_checked_url)]
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 
 

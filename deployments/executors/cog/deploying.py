@@ -15,7 +15,7 @@ import httpx2
 
 from deployments.executors.code import unpack
 from deployments.executors.cog import introspection
-from deployments.executors.cog.executor import COG, OPTION
+from deployments.executors.cog.executor import COG
 from deployments.executors.cog.predictions import HEALTHY
 from deployments.executors.cog.project import FILE, CogProject, read_project
 from deployments.executors.cog.schema import (
@@ -157,7 +157,7 @@ def _entry(
         "schema": "json",
         "description": description,
         "options": {
-            OPTION: {"mode": mode, "output": marked_output(document, mode), **options},
+            COG: {"mode": mode, "output": marked_output(document, mode), **options},
             "input_schema": input_schema(document, mode),
             "output_schema": output_schema(document, mode),
             **(more or {}),

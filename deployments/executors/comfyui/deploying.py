@@ -43,7 +43,7 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
         "schema": "json",
         "description": f"ComfyUI workflow {path.stem}.",
         "options": {
-            "comfyui": exposed.workflow.as_option(),
+            COMFYUI: exposed.workflow.model_dump(mode="json"),
             "input_schema": exposed.input_schema,
             "output_schema": exposed.output_schema,
         },

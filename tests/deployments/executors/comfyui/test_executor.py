@@ -72,7 +72,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
 
 def endpoint(workflow_interface: Interface) -> Endpoint:
     options = {
-        "comfyui": workflow_interface.workflow.as_option(),
+        "comfyui": workflow_interface.workflow.model_dump(mode="json"),
         "input_schema": workflow_interface.input_schema,
         "output_schema": workflow_interface.output_schema,
     }
