@@ -10,7 +10,7 @@ module that binds deployments, and the only module of ``serve_app`` that imports
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.executors.comfyui.workflow import COMFYUI
 from deployments.executors.deployment import ExecutorDeployment
 from deployments.executors.environment import Environments
 from deployments.executors.kind import DeployContext
@@ -36,7 +35,7 @@ from deployments.replica.deployment import EngineDeployment
 from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
-from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.executors.kinds import facts_of
 from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.http.origin import HEAD_NODE
@@ -220,19 +219,18 @@ def _default_pools(config: Config) -> dict[str, PoolConfig]:
     engine and one memory budget; one for apps, and one for hosted providers, which have no replica
     until they are called."""
     studio = PoolConfig(families=tuple(_families(config)), num_gpus=1 if config.models.gpus else 0)
-    local = tuple(name for name in EXECUTORS if name not in PROVIDERS)
+    providers, local = _split_providers(EXECUTORS)
     apps = PoolConfig(families=local, min_replicas=0, slots=APP_SLOTS)
-    hosted = PoolConfig(families=PROVIDERS, min_replicas=0, slots=HOSTED_SLOTS)
+    hosted = PoolConfig(families=providers, min_replicas=0, slots=HOSTED_SLOTS)
     return {"studio": studio, "apps": apps, "hosted": hosted}
 
 
 def find_deployable(config: Config, choices: Choices) -> Deployable | None:
     """What the first executor that knows it makes of what ``darkroom deploy`` is asked to serve.
     None: no executor does."""
-    comfyui = config.models.comfyui
     context = DeployContext(
         Environments(_apps_dir(config) / "environments"),
-        None if comfyui is None else comfyui.config(),
+        config.models.executors,
         config.weights.store().directory,
     )
     deployables = (kind.deploy(choices, context) for kind in find_kinds())
@@ -259,16 +257,22 @@ def _check_pools(pools: dict[str, PoolConfig], families: Sequence[str]) -> None:
                 f"Pool {name} hosts executors ({', '.join(EXECUTORS)}) and {others}. Give the "
                 "executors a pool of their own: their replicas have no engine."
             )
-        providers = [family for family in pool.families if family in PROVIDERS]
-        if providers and len(providers) < len(pool.families):
-            others = ", ".join(family for family in pool.families if family not in PROVIDERS)
+        providers, others = _split_providers(pool.families)
+        if providers and others:
             raise Misconfigured(
                 f"Pool {name} hosts {', '.join(providers)}, whose keys its replicas hold, and "
-                f"{others}, which run code of users beside them. Give the hosted providers a pool "
-                "of their own."
+                f"{', '.join(others)}, which run code of users beside them. Give the hosted "
+                "providers a pool of their own."
             )
         if name in (INGRESS, ROOT):
             raise Misconfigured(f"A pool cannot be named {name}. Choose another name.")
+
+
+def _split_providers(families: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Hosted providers among the families, and the others."""
+    families = tuple(families)
+    hosted = tuple(family for family in families if facts_of(family).is_hosted)
+    return hosted, tuple(family for family in families if family not in hosted)
 
 
 def _check_devices(name: str, pool: PoolConfig) -> None:
@@ -281,7 +285,7 @@ def _check_devices(name: str, pool: PoolConfig) -> None:
 
 
 def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
-    comfyui = config.models.comfyui
+    executors = config.models.executors
     return ReplicaConfig(
         slots=pool.max_slots,
         slots_by_memory=pool.slots_by_memory,
@@ -309,7 +313,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         ),
         share_caches=config.access.share_caches,
         apps_dir=_apps_dir(config),
-        comfyui=comfyui.config() if comfyui and COMFYUI in pool.families else None,
+        executors={name: executors[name] for name in executors.keys() & {*pool.families}},
         tuning_file=config.tuning_file,
         weights=config.weights.store(),
         log_level=config.telemetry.log_level,

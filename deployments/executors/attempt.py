@@ -25,7 +25,6 @@ from deployments.replica.attempt import CANCELLED, Attempt, may_preview
 from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.poller import SlotQueue
 from serve_app.domain.errors import Cancelled, PipelineFailed
-from serve_app.domain.executors.hosted import may_move_job
 from serve_app.domain.executors.secrets import named_by
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.marking import XMP, MarkPolicy
@@ -134,7 +133,13 @@ class ExecutorAttempt(Attempt):
     def must_stay(self) -> bool:
         """True while its result exists only here: it is in the answer to a call that is paid."""
         here = self.state.phase in (Phase.IN_ENGINE, Phase.DELIVERING)
-        return here and may_move_job(self.lease.endpoint) is False
+        return here and self._files.is_paid
+
+    @property
+    def goes_elsewhere(self) -> bool:
+        """True if a replica that ends hands it back at once: its provider goes on with it, and
+        another replica takes the result."""
+        return self.lease.endpoint.executor.is_hosted and not self._files.is_paid
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""

@@ -1,4 +1,4 @@
-"""Reading an app before it is served: its requirements, its endpoints, and its code as one file."""
+"""Reading code before it is served: its files as one, and its import in a process."""
 
 from __future__ import annotations
 
@@ -9,65 +9,19 @@ import io
 import json
 import os
 import signal
-import sys
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from deployments.executors.code import unpack
-from deployments.executors.environment import Environments, Requirements, layers
-from deployments.executors.fal import source
-from deployments.executors.fal.description import check_files, requirements_of, usable
-from deployments.executors.fal.source import files_beside
-from deployments.executors.process import child_environment
-from deployments.executors.python.executor import library_path, worker_module
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.ports import MAX_CODE_BYTES
-
-__all__ = ["AppClass", "bundle", "describe", "files_beside", "read_source", "unpack"]
-
-DESCRIBE_WITHIN_S = 120.0
 
 STABLE_TIME = (1980, 1, 1, 0, 0, 0)
 """Time of all files in a bundle, so that equal code has an equal digest."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppClass:
-    """A class in a file that looks like an app, read without importing it."""
-
-    name: str
-    line: int
-    requirements: Requirements | None
-    is_fal: bool = False  # written for fal
-
-
-def read_source(path: Path) -> Sequence[AppClass]:
-    """Apps of a file. ``Misconfigured`` names the line of a mistake."""
-    _check_name(path)
-    tree = _parse_file(path)
-    fal_names = source.app_names(tree)
-    apps: dict[str, AppClass] = {}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            bases = [_base(base) for base in node.bases]
-            inherited = next((apps[base] for base in bases if base in apps), None)
-            is_fal = any(source.dotted_name(base) in fal_names for base in node.bases)
-            if is_fal or (inherited and inherited.is_fal):
-                # Only a guess: its worker tells what fal makes of the class.
-                listed = source.literal(tree, node, "requirements")
-                guess = tuple(cast("list[Any]", listed)) if isinstance(listed, list) else ()
-                apps[node.name] = AppClass(node.name, node.lineno, guess, is_fal=True)
-            elif inherited or "App" in bases:
-                above = inherited.requirements if inherited else None
-                requirements = _requirements(path, node, above)
-                apps[node.name] = AppClass(node.name, node.lineno, requirements)
-    return list(apps.values())
-
-
-def _parse_file(path: Path) -> ast.Module:
+def parse_file(path: Path) -> ast.Module:
     try:
         # As bytes: the first lines may name an encoding.
         return ast.parse(path.read_bytes(), str(path))
@@ -75,56 +29,6 @@ def _parse_file(path: Path) -> ast.Module:
         raise Misconfigured(f"{path.name}:{error.lineno or 1}: {error.msg}") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise Misconfigured(f"{path} cannot be read: {error}") from error
-
-
-def _check_name(path: Path) -> None:
-    """Refuse a file whose name is imported as something else."""
-    if path.suffix != ".py":
-        raise Misconfigured(f"{path.name} must be a Python file, whose name ends with .py.")
-    if "." in path.stem:
-        raise Misconfigured(f"{path.name} cannot be imported: rename it, without dots.")
-    if path.stem in sys.stdlib_module_names or path.stem == "darkroom":
-        raise Misconfigured(
-            f"{path.name} has the name of the module {path.stem}, which it would hide. Rename it."
-        )
-
-
-def _base(base: ast.expr) -> str:
-    """Name of a base class, without its module."""
-    return base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
-
-
-def _requirements(
-    path: Path, node: ast.ClassDef, inherited: Requirements | None
-) -> Requirements | None:
-    for line in reversed(node.body):  # the last one counts
-        if isinstance(line, ast.Assign):
-            targets = line.targets
-        elif isinstance(line, ast.AnnAssign) and line.value is not None:
-            targets = [line.target]
-        else:
-            continue
-        if any(isinstance(target, ast.Name) and target.id == "requirements" for target in targets):
-            return _parse_requirements(f"{path.name}:{line.lineno}", cast("ast.expr", line.value))
-    return inherited
-
-
-def _parse_requirements(where: str, written: ast.expr) -> tuple[str, ...] | None:
-    try:
-        value: Any = ast.literal_eval(written)
-    except (ValueError, TypeError, RecursionError, MemoryError):
-        raise Misconfigured(
-            f"{where}: requirements must be a list of texts, because they are read before the "
-            "file is imported."
-        ) from None
-    if value is None:
-        return None
-    if not isinstance(value, (list, tuple)):
-        raise Misconfigured(f"{where}: requirements must be a list, such as ['numpy>=2'].")
-    listed = tuple(cast("Sequence[Any]", value))
-    if not all(isinstance(requirement, str) for requirement in listed):
-        raise Misconfigured(f"{where}: requirements must be texts.")
-    return cast("tuple[str, ...]", listed)
 
 
 def bundle(path: Path, more: Sequence[Path], named: Mapping[str, Path] | None = None) -> bytes:
@@ -153,7 +57,7 @@ def _files(path: Path, more: Sequence[Path]) -> dict[str, Path]:
     files = {path.name: path}
     for extra in more:
         root = extra.resolve()  # also `.` has a name
-        inner = [root / name for name in _below(root)] if root.is_dir() else [root]
+        inner = [root / name for name in files_below(root)] if root.is_dir() else [root]
         for file in inner:
             name = file.relative_to(root.parent).as_posix()
             if files.setdefault(name, file).resolve() != file.resolve():
@@ -163,7 +67,7 @@ def _files(path: Path, more: Sequence[Path]) -> dict[str, Path]:
     return files
 
 
-def _below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """Files below a folder that are not hidden, relative to it."""
     every = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     return [
@@ -184,7 +88,7 @@ def package_modules(path: Path) -> Mapping[str, Path]:
     modules: dict[str, Path] = {}
     waiting = [path] if _imports_own(root, path) else []
     while waiting:
-        for name in _imported_names(_parse_file(waiting.pop())):
+        for name in _imported_names(parse_file(waiting.pop())):
             first, *rest = name.split(".")
             if first != root.name:
                 continue
@@ -201,7 +105,7 @@ def _imports_own(root: Path, path: Path) -> bool:
     """True if a file imports modules of the package in ``root``, and names none that it lacks."""
     if path.suffix != ".py" or not (root / "__init__.py").is_file():
         return False
-    tree = _parse_file(path)
+    tree = parse_file(path)
 
     def there(names: Collection[str]) -> list[bool]:
         below = [name.split(".")[1:] for name in names if name.startswith(f"{root.name}.")]
@@ -245,52 +149,6 @@ def _zip_files(files: Mapping[str, Path]) -> bytes:
             info.create_system = 3  # Unix; else it is this machine's
             archive.writestr(info, files[name].read_bytes())
     return written.getvalue()
-
-
-async def describe(
-    folder: Path,
-    module: str,
-    app: AppClass,
-    environments: Environments,
-    within_s: float = DESCRIBE_WITHIN_S,
-) -> Mapping[str, Any]:
-    """Description of an app whose code is in ``folder``, by importing it in its environment.
-
-    ``Misconfigured`` says what is wrong with it.
-    """
-    name = f"{module}:{app.name}"
-    if not app.is_fal:
-        python = await environments.python(app.requirements)
-        return await _describe_in_worker(python, app, name, folder, within_s)
-    bundled = [path.as_posix() for path in _below(folder)]
-    requirements = app.requirements or ()
-    for _ in range(3):
-        python = await environments.python(requirements, for_fal=True)
-        description = await _describe_in_worker(python, app, name, folder, within_s)
-        declared = requirements_of(app.name, description)
-        # They may be computed, so that only the import tells them.
-        if layers(declared) == layers(requirements):
-            check_files(app.name, description, bundled)
-            return usable(app.name, description)
-        requirements = declared
-    raise Misconfigured(f"{app.name}.requirements are others with each import. Write them out.")
-
-
-async def _describe_in_worker(
-    python: Path, app: AppClass, name: str, folder: Path, within_s: float
-) -> Mapping[str, Any]:
-    """Description by a worker in an environment."""
-    description = await import_in_process(
-        [str(python), "-m", worker_module(is_fal=app.is_fal), "describe", name],
-        folder,
-        child_environment(folder) | library_path(app.requirements),
-        f"{name.partition(':')[0]}.py",
-        name,
-        within_s,
-    )
-    if "failed" in description:
-        raise Misconfigured(str(description["failed"]))
-    return description
 
 
 async def import_in_process(

@@ -35,7 +35,7 @@ from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import InvalidInput, PipelineFailed
-from serve_app.domain.executors.hosted import may_move_job
+from serve_app.domain.executors.hosted import is_paid_answer
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.ports import MAX_FILES, AppSource, FileSigner
@@ -70,7 +70,8 @@ class RequestFiles:
         self._uploader = uploader
         self._tickets = tickets
         self._uploaded: list[UploadTicket] = []
-        self._is_paid = may_move_job(lease.endpoint) is False  # and is nowhere but here
+        self.is_paid = is_paid_answer(lease.endpoint)
+        """Its result is the answer to a paid call, and is nowhere but here."""
 
     @property
     def _schema(self) -> Schema:
@@ -156,7 +157,7 @@ class RequestFiles:
                     output = with_sizes(output, {file.ticket.key: file.size})
                 artifact = await asyncio.to_thread(file.artifact)
                 self._uploaded.append(file.ticket)
-                await self._uploader.put(file, without_end=self._is_paid)
+                await self._uploader.put(file, without_end=self.is_paid)
                 artifacts.append(artifact)
             return output, await thumbnails.added_to(artifacts, THUMBNAIL_WAIT_S)
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from deployments.executors.base import AppExecutor
 from deployments.executors.environment import Environments
 from deployments.ingress_client.repeating import ExecutorIngress
 from deployments.replica.config import ReplicaConfig
-from serve_app.domain.endpoint import ComfyUiConfig, Endpoint
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.secrets import Secret
 
 
-class DescribingIngress(ExecutorIngress, Protocol):
+class KindIngress(ExecutorIngress, Protocol):
     """The ingress, as executors call it."""
 
-    async def describe_comfyui(self, packed: bytes) -> None: ...
+    async def for_executor(self, name: str, *arguments: Any) -> Any:
+        """Answer to a call that only executors of one kind make, by its name at the ingress."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class ExecutorContext:
     config: ReplicaConfig
     code: Callable[[str], Awaitable[Path]]  # from a bundle's digest to the folder with its files
     environments: Environments
-    ingress: DescribingIngress
+    ingress: KindIngress
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class DeployContext:
     """What there is where ``darkroom deploy`` runs."""
 
     environments: Environments
-    comfyui: ComfyUiConfig | None  # of the settings
+    settings: Mapping[str, Any]  # of executors, by family
     weights: Path | None  # directory of Darkroom's store
 
 

@@ -181,13 +181,9 @@ def _seed_in(fields: Mapping[str, Any], otherwise: int | None = None) -> int | N
 
 def _code(endpoint: Endpoint) -> str:
     """What makes the files of an endpoint: its code by digest, or the model of a provider."""
-    options = endpoint.options
-    for name in ("app", "cog"):
-        bundle = (options.get(name) or {}).get("bundle")
-        if bundle:
-            return f"{endpoint.family}:{bundle}"
-    hosted = (options.get("hosted") or {}).get("endpoint")
-    return f"{endpoint.family}:{hosted or endpoint.digest}"
+    option = endpoint.executor_option
+    code = option.get("bundle") or option.get("endpoint") or endpoint.digest
+    return f"{endpoint.family}:{code}"
 
 
 def _secret_fields(endpoint: Endpoint) -> Collection[str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from deployments.executors.attempt import AttemptParts, ExecutorAttempt
 from deployments.executors.checks import OutputChecks
-from deployments.executors.fal.session import AppSession, OpenAppSessions
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
+from deployments.executors.session import AppSession, OpenAppSessions
 from deployments.ingress_client.repeating import ExecutorIngress, RepeatedSource
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.config import IngressLink
@@ -22,7 +22,7 @@ from deployments.replica.replica import Replica
 from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink, StorageCalls
-from serve_app.domain.executors.hosted import may_move_job
+from serve_app.domain.executors.hosted import is_paid_answer
 from serve_app.domain.lease import Lease
 from serve_app.domain.ports import FileSigner
 from serve_app.domain.request import Priority
@@ -80,7 +80,7 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
         for attempt in list(self._attempts.values()):
             if self._leaving is not None:
                 attempt.stop(StopReason.FENCED)
-            elif may_move_job(attempt.lease.endpoint) or isinstance(attempt, AppSession):
+            elif attempt.goes_elsewhere:
                 attempt.stop(StopReason.HANDED_BACK)
         await self._running.wait_for_all(loop.time() + (close_by - loop.time()) / 2)
 
@@ -99,7 +99,7 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
         resources = self._resources
         folder = resources.scratch / f"{lease.request_id}-{lease.attempt}"
         # The answer of a paid call is kept until it is stored, or the lease is lost.
-        is_paid = may_move_job(lease.endpoint) is False
+        is_paid = is_paid_answer(lease.endpoint)
         ingress = repeat_calls(resources.ingress, self._link, without_end=is_paid)
         files = RequestFiles(
             lease,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from deployments.families.image_io import own_dtypes, strength_of
 from deployments.families.object_inputs import unknown_attributes
@@ -13,6 +14,7 @@ from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.options.inputs import ADAPTER_SCALE, SETTING, STEPS, Inputs, declared_inputs
+from serve_app.options.mistakes import validate
 from serve_app.options.results import DeclaredResult, declared_result
 
 PIXELS, PILLOW = "pixels", "pillow"
@@ -30,23 +32,29 @@ Tasks = Mapping[str, frozenset[str]]
 """Task → arguments that receive the content of input files."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallMapping:
-    """Checked options of an endpoint. Built by ``mapping_of``."""
+class CallOptions(BaseModel):
+    """Options of an endpoint about the call of its pipeline."""
 
-    task: str
-    inputs: Inputs = field(default_factory=dict)  # that the entry declares
-    result: DeclaredResult | None = None  # in place of images
-    file_arguments: frozenset[str] = frozenset()  # that come from files, or lists of objects
-    arguments: Mapping[str, str] = field(default_factory=dict)  # field of the input → argument
-    settings: Mapping[str, str] = field(default_factory=dict)  # field → setting of a component
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # argument → constant value
-    unless_empty: tuple[str, ...] = ()  # fields that are left out when they are ""
-    images: str = PIXELS  # form of input images: a tensor, or images of Pillow
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    arguments: Mapping[str, str] = {}  # field of the input → argument
+    fixed: Mapping[str, Any] = {}  # argument → constant value
+    unless_empty: Sequence[str] = ()  # fields that are left out when they are ""
+    images: Literal["pixels", "pillow"] = PIXELS  # form of input images: a tensor, or of Pillow
     video: str = "video"  # the argument that takes the frames of an input video
     pipeline: str | None = None  # class of diffusers to call over the loaded components
     multiple: int | None = None  # pixels; None: derived from the pipeline's components
     native_size: int | None = None  # pixels
+
+
+class CallMapping(CallOptions):
+    """Checked options of an endpoint. Built by ``mapping_of``."""
+
+    task: str
+    inputs: Inputs = {}  # that the entry declares
+    result: DeclaredResult | None = None  # in place of images
+    file_arguments: frozenset[str] = frozenset()  # that come from files, or lists of objects
+    settings: Mapping[str, str] = {}  # field → setting of a component
 
     def required_arguments(self) -> frozenset[str]:
         """The arguments that the pipeline must accept."""
@@ -57,34 +65,27 @@ class CallMapping:
 def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     """Read and check the options. ``tasks`` are those that the family supports. Raises
     ``Misconfigured``, which names the endpoint and the invalid option."""
-    options = endpoint.options
     task = task_of(endpoint, tuple(tasks))
     inputs = declared_inputs(endpoint)
-    video = _read_option(endpoint, "video", str) or "video"
-    files = (video if kind == "video" else kind for kind in tasks[task])
+    set_options = {name: value for name, value in endpoint.options.items() if value is not None}
+    try:
+        options = validate(CallOptions, set_options, "options")
+    except ValueError as error:
+        raise Misconfigured(f"{endpoint.id}: {error} (in the catalogue).") from error
+    files = (options.video if kind == "video" else kind for kind in tasks[task])
     declared = (spec.argument for spec in inputs.values() if spec.is_file or spec.fields)
     passed = {name: spec.argument for name, spec in inputs.items() if spec.is_passed}
     settings = {name: argument for name, argument in passed.items() if SETTING in argument}
+    arguments = {name: argument for name, argument in passed.items() if name not in settings}
+    fields: dict[str, Any] = {**dict(options), "arguments": {**arguments, **options.arguments}}
     mapping = CallMapping(
         task=task,
         inputs=inputs,
         result=declared_result(endpoint),
         file_arguments=frozenset(declared if inputs else files),
-        arguments={
-            **{name: argument for name, argument in passed.items() if name not in settings},
-            **_names(endpoint, "arguments"),
-        },
         settings=settings,
-        fixed=_read_option(endpoint, "fixed", Mapping) or {},
-        unless_empty=tuple(_read_option(endpoint, "unless_empty", list) or ()),
-        images=options.get("images", PIXELS),
-        video=video,
-        pipeline=_read_option(endpoint, "pipeline", str),
-        multiple=_read_option(endpoint, "multiple", int),
-        native_size=_read_option(endpoint, "native_size", int),
+        **fields,
     )
-    if mapping.images not in (PIXELS, PILLOW):
-        raise _wrong(endpoint, "images", f"{PIXELS} or {PILLOW}")
     from_input = STANDARD - {STEPS} | {*mapping.arguments.values()}
     if twice := mapping.fixed.keys() & from_input:
         raise Misconfigured(
@@ -134,30 +135,6 @@ def chosen_results(called: type) -> dict[str, Any]:
     from deployments.engine.interception.modular import block_results, is_modular  # noqa: PLC0415
 
     return {"output": [*block_results(called)]} if is_modular(called) else {}
-
-
-def _names(endpoint: Endpoint, option: str) -> Mapping[str, str]:
-    names = _read_option(endpoint, option, Mapping) or {}
-    if not all(isinstance(text, str) for pair in names.items() for text in pair):
-        raise _wrong(endpoint, option, "a mapping from fields to arguments")
-    return cast("Mapping[str, str]", names)
-
-
-def _read_option(endpoint: Endpoint, option: str, kind: type) -> Any:
-    value = endpoint.options.get(option)
-    if value is not None and not isinstance(value, kind):
-        raise _wrong(endpoint, option, _KINDS[kind])
-    return value
-
-
-_KINDS = {Mapping: "a mapping", list: "a list", str: "a name", int: "a number of pixels"}
-
-
-def _wrong(endpoint: Endpoint, option: str, expected: str) -> Misconfigured:
-    value = endpoint.options.get(option)
-    return Misconfigured(
-        f"{endpoint.id}: `options.{option}` is {value!r} in the catalogue; it must be {expected}."
-    )
 
 
 # Pipeline class of the mapping.

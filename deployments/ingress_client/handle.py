@@ -8,7 +8,6 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.batcher import Batcher
-from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import (
     Ask,
@@ -100,36 +99,22 @@ class HandleLeasePort:
     async def file_ticket(
         self, lease_key: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
-        return await self._call(
-            "for_executor", "file_ticket", lease_key, tenant, number, media_type
-        )
+        return await self.for_executor("file_ticket", lease_key, tenant, number, media_type)
 
     async def app_bundle(self, digest: str) -> bytes:
-        return await self._call("for_executor", "app_bundle", digest)
+        return await self.for_executor("app_bundle", digest)
 
     async def add_partials(
         self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int
     ) -> None:
-        await self._call("for_executor", "add_partials", lease_key, values, first)
+        await self.for_executor("add_partials", lease_key, values, first)
 
     async def secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
-        return await self._call("for_executor", "secrets", lease_key, tenant)
+        return await self.for_executor("secrets", lease_key, tenant)
 
-    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
-        return await self._call("for_executor", "begin_hosted_call", lease_key, new)
-
-    async def accept_hosted_call(
-        self, call_id: str, provider_id: str, place: Mapping[str, Any]
-    ) -> bool:
-        return await self._call(
-            "for_executor", "accept_hosted_call", call_id, provider_id, dict(place)
-        )
-
-    async def end_hosted_call(self, call_id: str, state: str) -> bool:
-        return await self._call("for_executor", "end_hosted_call", call_id, state)
-
-    async def describe_comfyui(self, packed: bytes) -> None:
-        await self._call("for_executor", "describe_comfyui", packed)
+    async def for_executor(self, name: str, *arguments: Any) -> Any:
+        """Answer to a call that only replicas of executors make."""
+        return await self._call("for_executor", name, *arguments)
 
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         if len(finishes) == 1:

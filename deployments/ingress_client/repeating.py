@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, Unavailable
-from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import AppSource, Clock, SafetyLog
@@ -73,23 +72,11 @@ class RepeatedSource:
     ) -> None:
         await self._retry(lambda: self._source.report_decisions(lease_key, decisions))
 
-    # ``PartialSender`` and ``HostedExecutor`` repeat these calls by rules of their own.
-
     async def add_partials(
         self, lease_key: LeaseKey, values: Sequence[PartialResult], first: int
     ) -> None:
+        # Not repeated here: ``PartialSender`` has rules of its own.
         await self._source.add_partials(lease_key, values, first)
-
-    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
-        return await self._source.begin_hosted_call(lease_key, new)
-
-    async def accept_hosted_call(
-        self, call_id: str, provider_id: str, place: Mapping[str, Any]
-    ) -> bool:
-        return await self._source.accept_hosted_call(call_id, provider_id, place)
-
-    async def end_hosted_call(self, call_id: str, state: str) -> bool:
-        return await self._source.end_hosted_call(call_id, state)
 
     async def _retry(self, call: Callable[[], Awaitable[T]], within_s: float | None = None) -> T:
         """Result of a call. Raises the ingress's error if another call would have it too, and

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import SystemRandom
 from tempfile import gettempdir
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deployments.transfer.fetcher import Fetcher, MinRate, OwnStorage, fetcher_client
 from deployments.transfer.policy_uploader import policy_uploader
 from deployments.transfer.uploader import Backoff, StorageCalls, Uploader, http_client
-from serve_app.domain.endpoint import RESERVED_SHARE, ComfyUiConfig, StoreConfig
+from serve_app.domain.endpoint import RESERVED_SHARE, StoreConfig
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
 from serve_app.domain.ports import Clock, LeasePort
 from serve_app.telemetry import logs
@@ -94,7 +94,7 @@ class ReplicaConfig:
     loras: LoraConfig = LoraConfig()
     share_caches: bool = False  # text encoder outputs and LoRA files, among tenants
     apps_dir: Path = Path(gettempdir()) / "darkroom-apps"  # code and environments, on this node
-    comfyui: ComfyUiConfig | None = None  # None: workflows of ComfyUI cannot run here
+    executors: Mapping[str, Any] = field(default_factory=dict[str, Any])  # settings, by family
     max_apps: int = 4  # apps whose processes run at once, on a replica without a GPU
     tuning_file: Path | None = None  # kept by `darkroom tune` on this node
     weights: StoreConfig = field(default_factory=StoreConfig)  # storage and source of weights

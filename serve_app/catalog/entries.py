@@ -13,7 +13,7 @@ from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, ExampleSource, RecipeSource
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WeightsPart, WorkLimit
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.executors.hosted import EVERY, PROVIDERS
+from serve_app.domain.executors.hosted import EVERY
 from serve_app.domain.executors.secrets import OPTION, name_problem, named_by
 from serve_app.options.hosted import HostedEndpoint
 from serve_app.options.inputs import DECLARED, STEPS
@@ -140,7 +140,7 @@ class EntryBuilder:
         schema = _schema(endpoint)
         _check_arguments(endpoint, schema)
         _check_secrets(endpoint)
-        if endpoint.family in PROVIDERS or endpoint_id.endswith(f"/{EVERY}"):
+        if endpoint.executor.is_hosted or endpoint_id.endswith(f"/{EVERY}"):
             HostedEndpoint.of(endpoint)
         entry = CatalogEntry(endpoint, schema, source, missing, source.cache, source.pool or "")
         _check_examples(entry)

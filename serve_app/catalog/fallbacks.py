@@ -11,7 +11,6 @@ from serve_app.catalog.entries import CatalogEntry
 from serve_app.catalog.schema.registry import cached_json_schema
 from serve_app.catalog.source import FallbackSource, ShadowSource
 from serve_app.domain.executors.fallback import rename_fields
-from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.workflows.definition import FAMILY
 from serve_app.options.mistakes import Place
 
@@ -46,7 +45,7 @@ def _problem(
         return named, f"requests would fall back in a circle: {' → '.join(cycle)}"
     if other.endpoint.family == FAMILY:
         return named, f"{source.endpoint} is a workflow, whose steps have fallbacks of their own"
-    if entry.endpoint.family in PROVIDERS and other.endpoint.family in PROVIDERS:
+    if all(each.endpoint.executor.is_hosted for each in (entry, other)):
         return named, (
             f"{entry.endpoint.id} and {source.endpoint} are both hosted, and a request calls one "
             "provider at most, so that it is never paid for twice"

@@ -13,7 +13,6 @@ from serve_app.catalog.fields.fields import COUNT, SEEDS
 from serve_app.catalog.fields.pydantic_schema import PydanticSchema
 from serve_app.catalog.work import expected_quantities, length_of, requested_work
 from serve_app.domain.billing.price import Price, PriceUnit
-from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
 from serve_app.domain.media.image_size import AUTO
 from serve_app.domain.workflows.definition import MAX_ITEMS, OPTION, Node, Workflow, holds
@@ -54,7 +53,7 @@ def cost_of(
 def _unknown(entry: CatalogEntry, price: Price | None, input: Mapping[str, Any]) -> str:
     endpoint = entry.endpoint
     if price is None:
-        if endpoint.family in PROVIDERS:
+        if endpoint.executor.is_hosted:
             return f"{endpoint.id} has no price here, and its provider may ask for money"
         return ""
     match price.unit:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from serve_app.catalog.entries import CatalogEntry, real_endpoint
-from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.preflight import (
     NOTHING,
     Download,
@@ -81,7 +80,7 @@ def _with_stated_size(entry: CatalogEntry, download: Download) -> Download:
 def _server(entry: CatalogEntry) -> Server:
     if entry.missing:
         return Server.NOTHING
-    if entry.endpoint.family in PROVIDERS:
+    if entry.endpoint.executor.is_hosted:
         return Server.HOSTED
     return Server.DEMO if entry.demo else Server.REAL
 

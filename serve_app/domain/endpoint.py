@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.executors.kinds import ExecutorFacts, facts_of, option_of
 from serve_app.domain.serialization import pickle_by_name
 
 CONTEXT_MARK = "x-darkroom-context"
@@ -249,20 +250,31 @@ class Endpoint:
         return bool(self.recipes) and self.recipe_for(device_bytes) is None
 
     @property
+    def executor(self) -> ExecutorFacts:
+        """Facts about the kind of its executor."""
+        return facts_of(self.family)
+
+    @property
+    def executor_option(self) -> Mapping[str, Any]:
+        """Option with what its executor runs. Empty if it has none."""
+        return option_of(self.family, self.options)
+
+    @property
+    def runs_in_executor(self) -> bool:
+        """True if no engine runs it: a provider does, or its schemas are data of its entry, and it
+        has no weights."""
+        return self.executor.is_hosted or (self.schema == "json" and not self.weights.source)
+
+    @property
     def streams(self) -> bool:
         """True if it is a generator of an app, whose values are partial results."""
-        app = self.options.get("app")
-        return isinstance(app, Mapping) and cast("Mapping[str, Any]", app).get("streams") is True
+        return self.executor_option.get("streams") is True
 
     @property
     def takes_requests(self) -> bool:
         """False for a route of an app that has realtime sessions only."""
-        app = self.options.get("app")
-        declared = (
-            cast("Mapping[str, Any]", app).get("session") if isinstance(app, Mapping) else None
-        )
-        session = cast("Mapping[str, Any]", declared) if isinstance(declared, Mapping) else {}
-        return session.get("only") is not True
+        session = self.executor_option.get("session")
+        return not isinstance(session, Mapping) or session.get("only") is not True
 
     @property
     def kind(self) -> str:
@@ -417,19 +429,6 @@ MODEL_ALIASES: Mapping[str, str] = {
 
 
 # Location and source of the weights on a node.
-
-
-@dataclass(frozen=True, slots=True)
-class ComfyUiConfig:
-    """A ComfyUI of the operator's: a folder on each node, or an address."""
-
-    path: Path | None = None  # folder with its main.py
-    python: Path | None = None  # of its environment; None: venv/bin/python in its folder
-    address: str = ""  # of one that runs elsewhere, instead of a path
-    models: Path | None = None  # folder with a subfolder for each kind of models
-    nodes: Mapping[str, str] = field(default_factory=dict[str, str])  # name → commit
-    arguments: tuple[str, ...] = ()
-    start_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.domain.billing.report import CostBook
 from serve_app.domain.executors.fallback import Fallbacks
-from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.executors.shadow import ShadowBook
 from serve_app.domain.lease import (
@@ -151,24 +150,6 @@ class AppSource(Protocol):
         """Secrets that the endpoint of an attempt names, as far as they are set: of apps those of
         the installation; of hosted providers also those of the tenant, which come first. ``Fenced``
         if the lease is not held."""
-        ...
-
-    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
-        """Write that a provider is about to be called for a request, and return that call; or the
-        call that an earlier attempt made for it, which must not be sent again. None: an equal call
-        of another request is being sent; ask again soon. ``Fenced`` if the lease is not held."""
-        ...
-
-    async def accept_hosted_call(
-        self, call_id: str, provider_id: str, place: Mapping[str, Any]
-    ) -> bool:
-        """Write the provider's id of a call, and where its job is. False: the job belongs to
-        another call, or this one has ended."""
-        ...
-
-    async def end_hosted_call(self, call_id: str, state: str) -> bool:
-        """Write that a call without an answer was ``refused``, is ``unconfirmed``, or will be
-        ``repeated``. False: it has an answer, or has ended."""
         ...
 
     async def add_partials(

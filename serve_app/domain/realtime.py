@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.executors.hosted import runs_in_executor
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.serialization import pickle_by_name
@@ -55,7 +54,7 @@ def session_kind(endpoint: Endpoint) -> SessionKind:
     those of its app; or none."""
     if AppSessionRules.of(endpoint) is not None:
         return "app"
-    return "none" if runs_in_executor(endpoint) else "frames"
+    return "none" if endpoint.runs_in_executor else "frames"
 
 
 # Sessions of apps, whose messages are passed on as they are: a client and an app may agree on any
@@ -79,8 +78,7 @@ class AppSessionRules:
     @classmethod
     def of(cls, endpoint: Endpoint) -> AppSessionRules | None:
         """Rules of an endpoint. None: it has no sessions of an app's own."""
-        app = endpoint.options.get("app")
-        rules = cast("Mapping[str, Any]", app).get(SESSION) if isinstance(app, Mapping) else None
+        rules = endpoint.executor_option.get(SESSION)
         if not isinstance(rules, Mapping):
             return None
         known = {attribute.name for attribute in fields(cls)}

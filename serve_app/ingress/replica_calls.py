@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Fenced, Unsupported
 from serve_app.domain.executors.comfyui import ComfyUiBook
-from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.executors.secrets import INSTALLATION, Secret, named_by
 from serve_app.domain.lease import (
@@ -160,7 +159,7 @@ class ExecutorCalls:
         if endpoint is None or not names:
             return ()
         # The process of an app serves all tenants, so it gets nothing of one of them.
-        owner = tenant if endpoint.family in PROVIDERS else INSTALLATION
+        owner = tenant if endpoint.executor.is_hosted else INSTALLATION
         return tuple(await self._secrets.read(owner, names))
 
 

@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.executors.hosted import EVERY, OPTION
+from serve_app.domain.executors.hosted import EVERY
+from serve_app.domain.executors.kinds import HOSTED
 from serve_app.domain.executors.secrets import named_by
+from serve_app.options.executors import Url
 from serve_app.options.mistakes import validate
 
 URLS = {
@@ -30,14 +32,6 @@ def _checked_id(value: str) -> str:
     return id_
 
 
-def _checked_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"it must be an http or https URL, not {value!r}")
-    return value.rstrip("/")
-
-
-Url = Annotated[str, AfterValidator(_checked_url)]
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 
 
@@ -66,12 +60,12 @@ class HostedEndpoint(HostedOptions):
     @classmethod
     def of(cls, endpoint: Endpoint) -> HostedEndpoint:
         """Raises ``ValueError``, which names the option that is wrong."""
-        options = validate(HostedOptions, endpoint.options.get(OPTION, {}), f"options.{OPTION}")
+        options = validate(HostedOptions, endpoint.options.get(HOSTED, {}), f"options.{HOSTED}")
         every = endpoint.id.endswith(f"/{EVERY}")
         if every != (options.endpoint == EVERY) or (every and endpoint.family != "fal"):
             raise ValueError(
                 f"an entry for several endpoints has the family `fal`, an id such as "
-                f'`fal-ai/{EVERY}`, and `options.{OPTION}.endpoint: "{EVERY}"`'
+                f'`fal-ai/{EVERY}`, and `options.{HOSTED}.endpoint: "{EVERY}"`'
             )
         secrets = named_by(endpoint.options)
         if len(secrets) != 1:
@@ -80,7 +74,7 @@ class HostedEndpoint(HostedOptions):
                 f"[{endpoint.family.upper()}_KEY]"
             )
         if not (url := options.url or URLS.get(endpoint.family, "")):
-            raise ValueError(f"`options.{OPTION}.url` must be the URL of the provider")
+            raise ValueError(f"`options.{HOSTED}.url` must be the URL of the provider")
         history_url = options.history_url or HISTORY_URLS.get(endpoint.family, url)
         fields: dict[str, Any] = {**dict(options), "url": url, "history_url": history_url}
         return cls(provider=endpoint.family, secret=secrets[0], **fields)
@@ -88,8 +82,8 @@ class HostedEndpoint(HostedOptions):
     @staticmethod
     def with_id(endpoint: Endpoint, endpoint_id: str) -> Endpoint:
         """One of the endpoints that an entry for several ones, ``endpoint``, stands for."""
-        hosted = {**endpoint.options[OPTION], "endpoint": endpoint_id}
-        options = {**endpoint.options, OPTION: hosted}
+        hosted = {**endpoint.options[HOSTED], "endpoint": endpoint_id}
+        options = {**endpoint.options, HOSTED: hosted}
         return replace(endpoint, id=endpoint_id, display_name=endpoint_id, options=options)
 
     @property

@@ -99,13 +99,16 @@ WHERE c.id = %(id)s
 
 
 class PostgresHostedCalls:
-    """Answers the calls about hosted providers of ``domain.ports.AppSource``."""
+    """Calls of hosted providers, as their executor begins and ends them."""
 
     def __init__(self, database: Database, release_after_s: float = RELEASE_AFTER_S) -> None:
         self._database = database
         self._release_after_s = release_after_s
 
     async def begin(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
+        """Write that a provider is about to be called for a request, and return that call; or the
+        call that an earlier attempt made for it, which must not be sent again. None: an equal call
+        of another request is being sent; ask again soon. ``Fenced`` if the lease is not held."""
         params = {
             "id": new.id,
             "request_id": lease_key.request_id,
@@ -126,6 +129,8 @@ class PostgresHostedCalls:
         return None
 
     async def accept(self, call_id: str, provider_id: str, place: Mapping[str, Any]) -> bool:
+        """Write the provider's id of a call, and where its job is. False: the job belongs to
+        another call, or this one has ended."""
         params = {"id": call_id, "provider_id": provider_id, "place": json.dumps(place)}
         try:
             return bool(await self._database.rows(ACCEPT, params))
@@ -133,6 +138,8 @@ class PostgresHostedCalls:
             return False
 
     async def end(self, call_id: str, state: str) -> bool:
+        """Write that a call without an answer was ``refused``, is ``unconfirmed``, or will be
+        ``repeated``. False: it has an answer, or has ended."""
         return bool(await self._database.rows(END, {"id": call_id, "state": state}))
 
     async def find_unwanted_job(self, call_id: str) -> UnwantedJob | None:

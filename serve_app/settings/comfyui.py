@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve_app.domain.endpoint import ComfyUiConfig
+from serve_app.domain.executors.comfyui import ComfyUiConfig
 from serve_app.paths import AbsolutePath
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
+from serve_app.domain.executors.comfyui import ComfyUiConfig
 from serve_app.paths import AbsolutePath
 from serve_app.settings.comfyui import ComfyUiSettings
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
@@ -182,6 +184,11 @@ class ModelSettings(SettingsGroup):
         cls, value: dict[str, PoolConfig] | None
     ) -> dict[str, PoolConfig] | None:
         return value and with_families(value)
+
+    @property
+    def executors(self) -> Mapping[str, ComfyUiConfig]:
+        """Settings of executors, by their family."""
+        return {} if self.comfyui is None else {"comfyui": self.comfyui.config()}
 
     @property
     def serves_demo(self) -> bool:

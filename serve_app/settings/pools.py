@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.domain.billing.price import CURRENCY
-from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.executors.kinds import PROVIDERS, facts_of
 from serve_app.domain.operations import WeightsLevel
 from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.settings import schedule
@@ -263,8 +263,8 @@ class PoolConfig(BaseModel):
         """Time that a replica has to end. Images of OpenAI are the answer of a call, which takes
         minutes and is paid, so that a replica without a limit of its own waits for it."""
         is_set = "graceful_shutdown_timeout_s" in self.model_fields_set
-        inline = "openai" in self.families and not is_set
-        return INLINE_SHUTDOWN_S if inline else self.graceful_shutdown_timeout_s
+        inline = any(facts_of(family).answers_inline for family in self.families)
+        return INLINE_SHUTDOWN_S if inline and not is_set else self.graceful_shutdown_timeout_s
 
     @property
     def device_bytes(self) -> int | None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.cluster.darkroom import CALL_S, Darkroom
-from tests.deployments.executors.fal.house import CAMERA, LIVE, environments_with_fal
+from tests.deployments.executors.python.fal.house import CAMERA, LIVE, environments_with_fal
 
 CALL = """
 import json, sys

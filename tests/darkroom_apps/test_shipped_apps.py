@@ -23,9 +23,11 @@ import darkroom
 from darkroom.app import endpoints_of
 from darkroom_apps import background, rembg, speaker, upscaler, whisper
 from darkroom_apps.shared import tiles
-from deployments.executors import describing
+from deployments.executors.code import unpack
+from deployments.executors.describing import bundle
 from deployments.executors.environment import Environments
 from deployments.executors.python.deploying import entries
+from deployments.executors.python.describing import describe, read_source
 from serve_app.catalog import suggestions
 from serve_app.cli.apps.deployable import found_at
 from serve_app.domain.endpoint import Endpoint, Weights
@@ -239,7 +241,7 @@ def test_an_endpoint_that_is_missing_names_the_app_that_serves_it() -> None:
     apps: dict[str, str] = {}
     for file in Path(whisper.__file__).parent.glob("[!_]*.py"):
         module = importlib.import_module(f"darkroom_apps.{file.stem}")
-        (kind,) = [getattr(module, source.name) for source in describing.read_source(file)]
+        (kind,) = [getattr(module, source.name) for source in read_source(file)]
         paths = [path.rstrip("/") for path in endpoints_of(kind)]
         apps |= {kind.name + path: file.stem for path in paths}
     assert apps == suggestions.APPS
@@ -253,10 +255,10 @@ async def assert_served(shipped: Shipped, folder: Path, apps_dir: Path) -> None:
     settings = folder / "settings.json"
     settings.write_text(json.dumps({shipped.setting: str(folder / "weights" / shipped.file)}))
     file = found_at(Path(shipped.app))
-    (source,) = await asyncio.to_thread(describing.read_source, file)
-    code = describing.bundle(file, [settings])
-    describing.unpack(code, folder / "code")
-    described = await describing.describe(folder / "code", shipped.app, source, environments)
+    (source,) = await asyncio.to_thread(read_source, file)
+    code = bundle(file, [settings])
+    unpack(code, folder / "code")
+    described = await describe(folder / "code", shipped.app, source, environments)
     named = {**described, "class": f"{shipped.app}:{shipped.class_name}"}
     stored = dict(entries(named, Choices(None), hashlib.sha256(code).hexdigest()))
     endpoint_id = shipped.endpoint_id + shipped.path

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deployments.executors import describing
+from deployments.executors.describing import bundle
 from deployments.executors.environment import Environments
 from deployments.executors.python.deploying import entries
+from deployments.executors.python.describing import describe, read_source
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.executors.deployable import Choices
@@ -38,11 +39,9 @@ def write_app(folder: Path) -> Path:
 
 async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
     path = write_app(tmp_path)
-    (app,) = await asyncio.to_thread(describing.read_source, path)
-    code = describing.bundle(path, ())
-    description = await describing.describe(
-        tmp_path, "poster", app, Environments(tmp_path / "made")
-    )
+    (app,) = await asyncio.to_thread(read_source, path)
+    code = bundle(path, ())
+    description = await describe(tmp_path, "poster", app, Environments(tmp_path / "made"))
     digest = hashlib.sha256(code).hexdigest()
     stored = dict(entries({**description, "class": "poster:Poster"}, Choices(None), digest))
     assert list(stored) == ["apps/poster/count", "apps/poster"]
@@ -76,11 +75,9 @@ async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
 async def test_the_values_of_the_generator_of_the_docs_stream(tmp_path: Path) -> None:
     path = tmp_path / "teller.py"
     path.write_text(block("# teller.py"))
-    code = describing.bundle(path, ())
-    (app,) = await asyncio.to_thread(describing.read_source, path)
-    description = await describing.describe(
-        tmp_path, "teller", app, Environments(tmp_path / "made")
-    )
+    code = bundle(path, ())
+    (app,) = await asyncio.to_thread(read_source, path)
+    description = await describe(tmp_path, "teller", app, Environments(tmp_path / "made"))
     digest = hashlib.sha256(code).hexdigest()
     stored = dict(entries({**description, "class": "teller:Teller"}, Choices(None), digest))
     options = stored["apps/teller"]["options"]

@@ -155,7 +155,7 @@ def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_documente
 
 def test_the_options_of_the_generic_family_are_documented() -> None:
     documented = {name for cells in table(PAGE, "option") for name in code(cells[0])}
-    assert documented == {field.name for field in fields(CallMapping)} - {
+    assert documented == CallMapping.model_fields.keys() - {
         "file_arguments",
         "settings",
     } | {"dtype"}

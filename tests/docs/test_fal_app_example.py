@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.deployments.executors.fal.house import deploy_app, environments_with_fal, serving
+from tests.deployments.executors.python.fal.house import deploy_app, environments_with_fal, serving
 from tests.docs.pages import DOCS, blocks
 
 PAGE = DOCS / "how-to" / "serve-a-fal-app.md"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 
-from deployments.executors.fal.schemas import schemas_of
-from tests.deployments.executors.fal.test_description import IMAGE, openapi
+from deployments.executors.python.fal.schemas import schemas_of
+from tests.deployments.executors.python.fal.test_description import IMAGE, openapi
 from tests.docs.pages import ROOT
 from tests.node import node
 

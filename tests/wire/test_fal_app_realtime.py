@@ -16,13 +16,13 @@ import pytest
 
 import fal_plain_http
 from serve_app.settings import PoolConfig
-from tests.deployments.executors.fal.house import (
+from tests.deployments.executors.python.fal.house import (
     LIVE,
     DeployedApp,
     deploy_app,
     environments_with_fal,
 )
-from tests.deployments.executors.fal.live import catalog_of, serving_house
+from tests.deployments.executors.python.fal.live import catalog_of, serving_house
 from tests.node import node, packages
 from tests.wire.served import Address, serve
 from tests.wire.test_fal_javascript_client import HERE, TIMEOUT_S, program

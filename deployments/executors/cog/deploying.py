@@ -13,8 +13,9 @@ from typing import Any, cast
 
 import httpx2
 
+from deployments.executors.code import unpack
 from deployments.executors.cog import introspection
-from deployments.executors.cog.executor import COG, OPTION
+from deployments.executors.cog.executor import COG
 from deployments.executors.cog.predictions import HEALTHY
 from deployments.executors.cog.project import FILE, CogProject, read_project
 from deployments.executors.cog.schema import (
@@ -25,7 +26,7 @@ from deployments.executors.cog.schema import (
     openapi,
     output_schema,
 )
-from deployments.executors.describing import bundle, import_in_process, unpack
+from deployments.executors.describing import bundle, import_in_process
 from deployments.executors.environment import Environments
 from deployments.executors.kind import DeployContext
 from deployments.executors.process import child_environment
@@ -44,9 +45,6 @@ DESCRIBE_WITHIN_S = 300.0  # the import of torch and a model's library may be sl
 OWN_CONTEXT = (
     "The model has an input `context` of its own, so `current_scope().context` is always empty."
 )
-
-PATHS = {"predict": "", "train": "/train"}
-"""Mode → what is appended to a model's id."""
 
 
 def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
@@ -159,13 +157,13 @@ def _entry(
         "schema": "json",
         "description": description,
         "options": {
-            OPTION: {"mode": mode, "output": marked_output(document, mode), **options},
+            COG: {"mode": mode, "output": marked_output(document, mode), **options},
             "input_schema": input_schema(document, mode),
             "output_schema": output_schema(document, mode),
             **(more or {}),
         },
     }
-    return name + PATHS[mode], choices.entry(entry)
+    return choices.entry(name, entry)
 
 
 def _slug(name: str) -> str:

@@ -6,11 +6,11 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, Self, cast
 
 import httpx2
+from pydantic import model_validator
 
 from deployments.executors.base import Event, ExecutorWork
 from deployments.executors.cog.exchange import InlineFiles, LoopbackExchange, LoopbackFiles
@@ -19,15 +19,12 @@ from deployments.executors.cog.schema import is_file
 from deployments.executors.environment import Environments
 from deployments.executors.process import child_environment
 from deployments.executors.server_process import Launch, ServerProcess
-from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import AppNotStarted, Misconfigured, ReplicaDied
+from serve_app.domain.errors import AppNotStarted, ReplicaDied
 from serve_app.domain.progress import Progress, Stage
+from serve_app.options.executors import DeployedOption, Slots, Url
 
 COG = "cog"
-"""Name that endpoints use as their ``family``."""
-
-OPTION = "cog"
-"""Option of an endpoint with the Cog model that it belongs to."""
+"""Name that endpoints use as their ``family``, and their option with the model."""
 
 STUBS = {"predict": "COG_PREDICT_TYPE_STUB", "train": "COG_TRAIN_TYPE_STUB"}
 
@@ -38,49 +35,24 @@ END_S = 2.0
 """Time in which a process that does not answer may end, so that its end can be named."""
 
 
-@dataclass(frozen=True, slots=True)
-class CogSpec:
+class CogSpec(DeployedOption):
     """Cog model of an endpoint: a project's code, or the address of a server."""
 
-    mode: str  # predict or train
+    mode: Literal["predict", "train"] = "predict"
     output: Mapping[str, Any]  # schema of Cog's output, whose files are marked
-    concurrency: int
-    start_timeout_s: float
-    url: str  # of a server; empty: it is a project
+    concurrency: Slots = 1
+    start_timeout_s: float = 600.0
+    url: Url = ""  # of a server; empty: it is a project
     bundle: str = ""  # SHA-256 of the zip file with its code
     target: str = ""  # FILE.py:NAME
     requirements: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
+    environment: Mapping[str, str] = {}
 
-    @classmethod
-    def of(cls, endpoint: Endpoint) -> CogSpec:
-        """Raises ``Misconfigured`` if the endpoint's options have no usable model."""
-        try:
-            cog = cast("Mapping[str, Any]", endpoint.options[OPTION])
-            url = str(cog.get("url") or "")
-            common = (
-                str(cog.get("mode", "predict")),
-                cast("Mapping[str, Any]", cog["output"]),
-                max(1, int(cog.get("concurrency", 1))),
-                float(cog.get("start_timeout_s", 600)),
-            )
-            STUBS[common[0]]
-            if url:
-                httpx2.URL(url)
-                return cls(*common, url=url.rstrip("/"))
-            return cls(
-                *common,
-                url="",
-                bundle=str(cog["bundle"]),
-                target=str(cog["target"]),
-                requirements=tuple(map(str, cog["requirements"])),
-                environment=tuple(sorted(dict(cog.get("environment") or {}).items())),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError, httpx2.InvalidURL) as error:
-            raise Misconfigured(
-                f"The option `{OPTION}` of {endpoint.id} is not usable ({error!r}). Deploy the "
-                "model again with `darkroom deploy`."
-            ) from error
+    @model_validator(mode="after")
+    def _has_server_or_code(self) -> Self:
+        if not self.url and not (self.bundle and self.target):
+            raise ValueError("it must have a `url`, or a `bundle` with a `target`")
+        return self
 
     @property
     def key(self) -> str:
@@ -237,7 +209,7 @@ class CogExecutor:
         return Launch(
             command,
             {
-                **dict(spec.environment),
+                **spec.environment,
                 # Its worker is the first `python` of the PATH.
                 "PATH": f"{programs}:{child_environment(self._home).get('PATH', '')}",
                 "PORT": str(port),

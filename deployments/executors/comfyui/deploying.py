@@ -13,8 +13,8 @@ from deployments.executors.comfyui.interface import interface
 from deployments.executors.comfyui.server import node_classes
 from deployments.executors.comfyui.workflow import COMFYUI
 from deployments.executors.kind import DeployContext
-from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.comfyui import ComfyUiConfig
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.paths import absolute
 
@@ -27,7 +27,9 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
     if path is None or graph is None:
         return None
     choices.refuse("a ComfyUI workflow", "--pool", "--input", "--output", "--comfyui")
-    settings = context.comfyui if choices.comfyui is None else _place_of(choices.comfyui)
+    settings = (
+        context.settings.get(COMFYUI) if choices.comfyui is None else _place_of(choices.comfyui)
+    )
     if settings is None:
         raise Misconfigured(
             "No ComfyUI is known that has the workflow's nodes. Name its address or its folder "
@@ -41,13 +43,13 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
         "schema": "json",
         "description": f"ComfyUI workflow {path.stem}.",
         "options": {
-            "comfyui": exposed.workflow.as_option(),
+            COMFYUI: exposed.workflow.model_dump(mode="json"),
             "input_schema": exposed.input_schema,
             "output_schema": exposed.output_schema,
         },
     }
     name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "workflow"
-    return Deployable([(choices.base_id(name), choices.entry(entry))])
+    return Deployable([choices.entry(choices.base_id(name), entry)])
 
 
 def comfyui_graph(path: Path) -> Mapping[str, Any] | None:

@@ -82,7 +82,7 @@ def interface(
             required.append(exposed.name)
     input_schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return Interface(
-        ComfyUiWorkflow(graph, tuple(inputs), tuple(outputs)),
+        ComfyUiWorkflow(graph=graph, inputs=tuple(inputs), outputs=tuple(outputs)),
         input_schema | ({"required": required} if required else {}),
         _output_schema(graph, classes, outputs or saving),
     )
@@ -115,7 +115,7 @@ def any_graph() -> Interface:
     }
     schema = {"type": "object", "properties": fields, "required": ["prompt"]}
     return Interface(
-        ComfyUiWorkflow(None), schema, {"type": "object", "properties": _fields(KINDS)}
+        ComfyUiWorkflow(graph=None), schema, {"type": "object", "properties": _fields(KINDS)}
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from deployments.executors.comfyui.deploying import deploy
@@ -26,15 +27,16 @@ def server_plan(context: ExecutorContext) -> AppPlan:
 
     def made(home: Path) -> ComfyUiExecutor:
         weights = config.weights.directory
-        server = comfyui_server(config.comfyui, home, weights, gpu=config.needs_gpu)
-        return ComfyUiExecutor(server, context.ingress.describe_comfyui)
+        settings = config.executors.get(COMFYUI)
+        server = comfyui_server(settings, home, weights, gpu=config.needs_gpu)
+        return ComfyUiExecutor(server, partial(context.ingress.for_executor, "describe_comfyui"))
 
     return AppPlan(COMFYUI, made)
 
 
 def at_start(context: ExecutorContext) -> AppPlan | None:
     """Its clients want to know its nodes before they send anything."""
-    return None if context.config.comfyui is None else server_plan(context)
+    return server_plan(context) if COMFYUI in context.config.executors else None
 
 
 KIND = ExecutorKind((COMFYUI,), plan, deploy, at_start)

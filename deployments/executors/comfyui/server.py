@@ -13,8 +13,8 @@ from typing import Any
 
 from deployments.executors.comfyui.client import ComfyUiClient
 from deployments.executors.server_process import HOST, Launch, ServerProcess
-from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import AppNotStarted, Misconfigured
+from serve_app.domain.executors.comfyui import ComfyUiConfig
 
 STORED_KINDS = ("checkpoints", "diffusion_models", "loras", "text_encoders", "vae")
 """Kinds of models that ComfyUI looks for among the weights of Darkroom's store."""

@@ -9,14 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.errors import InvalidInput
+from serve_app.options.executors import DeployedOption
 
 COMFYUI = "comfyui"
-"""Name that endpoints use as their ``family``."""
-
-OPTION = "comfyui"
-"""Option of an endpoint with its workflow."""
+"""Name that endpoints use as their ``family``, and their option with the workflow."""
 
 GRAPH_FIELD = "prompt"
 """Field of the input with the graph, for an endpoint that runs any."""
@@ -46,43 +43,13 @@ class ExposedInput:
         return self.kind not in ("", "seed")
 
 
-@dataclass(frozen=True, slots=True)
-class ComfyUiWorkflow:
+class ComfyUiWorkflow(DeployedOption):
     """Workflow of an endpoint. ``graph`` is None for an endpoint that runs any: its requests have
     one."""
 
     graph: Graph | None
     inputs: tuple[ExposedInput, ...] = ()
     outputs: tuple[str, ...] = ()  # nodes whose files are the result; empty: all that save some
-
-    @classmethod
-    def of(cls, endpoint: Endpoint) -> ComfyUiWorkflow:
-        """Raises ``Misconfigured`` if the endpoint's options have no usable workflow."""
-        try:
-            options = cast("Mapping[str, Any]", endpoint.options[OPTION])
-            return cls(
-                graph=options["graph"],
-                inputs=tuple(ExposedInput(**fields) for fields in options.get("inputs", ())),
-                outputs=tuple(map(str, options.get("outputs", ()))),
-            )
-        except (KeyError, TypeError) as error:
-            raise Misconfigured(
-                f"The option `{OPTION}` of {endpoint.id} is not usable ({error!r}). Deploy the "
-                "workflow again with `darkroom deploy`."
-            ) from error
-
-    def as_option(self) -> dict[str, Any]:
-        """The option that ``of`` reads."""
-        inputs = [
-            {
-                "name": exposed.name,
-                "node": exposed.node,
-                "field": exposed.field,
-                "kind": exposed.kind,
-            }
-            for exposed in self.inputs
-        ]
-        return {"graph": self.graph, "inputs": inputs, "outputs": list(self.outputs)}
 
     def field_of(self, node: str, name: str) -> str | None:
         """Name of the input that sets the value ``name`` of ``node``. None: none does."""

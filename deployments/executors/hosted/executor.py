@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from secrets import token_urlsafe
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from deployments.executors.base import Event, ExecutorWork, LoggedLine, MadeOutput
@@ -38,6 +38,7 @@ from deployments.executors.hosted.providers import (
     OpenAiVideoCalls,
     ReplicatePredictions,
 )
+from deployments.executors.kind import KindIngress
 from deployments.replica.attempt_state import StopReason
 from deployments.transfer.fetcher import Fetcher
 from serve_app.domain.errors import (
@@ -50,12 +51,10 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.executors.hosted import CallState, HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION
-from serve_app.domain.ports import AppSource
 from serve_app.domain.progress import Progress
 from serve_app.options.hosted import HostedEndpoint
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MAX_WAITING = 100_000  # requests of one process; its pool's slots are the limit
 MAX_REPEATS = 3
@@ -96,7 +95,7 @@ class HostedExecutor:
     def __init__(
         self,
         http: Callable[[], ProviderClient],
-        source: AppSource,
+        source: KindIngress,
         fetcher: Callable[[], Fetcher],
         pauses: CallPauses | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -261,8 +260,8 @@ class HostedExecutor:
         if sent.work.lease_key is None:
             raise Misconfigured("A request of a hosted provider has no lease.")
         for pause in _doubling(self._pauses.store):
-            call = await self._call_ingress(
-                self._source.begin_hosted_call, sent.work.lease_key, new
+            call: HostedCall | None = await self._call_ingress(
+                "begin_hosted_call", sent.work.lease_key, new
             )
             if call is not None:
                 return call
@@ -300,8 +299,7 @@ class HostedExecutor:
         return job
 
     async def _accept_job(self, call: HostedCall, job: HostedJob) -> HostedJob:
-        accept = self._source.accept_hosted_call
-        if not await self._call_ingress(accept, call.id, job.id, job.place):
+        if not await self._accepts(call, job):
             raise HostedUnconfirmed(f"The provider's job {job.id} belongs to another request.")
         return job
 
@@ -319,8 +317,7 @@ class HostedExecutor:
         for pause in _doubling(self._pauses.look):
             try:
                 for job in await find():
-                    accept = self._source.accept_hosted_call
-                    if await self._call_ingress(accept, call.id, job.id, job.place):
+                    if await self._accepts(call, job):
                         log.info("The job %s of %s was found.", job.id, spec.account)
                         return job
             except Away as error:
@@ -356,14 +353,18 @@ class HostedExecutor:
                     yield last
             await asyncio.sleep(pause)
 
-    async def _end(self, call: HostedCall, state: str) -> None:
-        await self._call_ingress(self._source.end_hosted_call, call.id, state)
+    async def _accepts(self, call: HostedCall, job: HostedJob) -> bool:
+        """Write that a job is that of the call. False: it belongs to another one."""
+        return await self._call_ingress("accept_hosted_call", call.id, job.id, dict(job.place))
 
-    async def _call_ingress(self, write: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def _end(self, call: HostedCall, state: str) -> None:
+        await self._call_ingress("end_hosted_call", call.id, state)
+
+    async def _call_ingress(self, name: str, *arguments: Any) -> Any:
         """Result of a call of the ingress, which is repeated until it answers."""
         for pause in _doubling(self._pauses.store):
             try:
-                return await write(*arguments)
+                return await self._source.for_executor(name, *arguments)
             except (Fenced, Misconfigured):
                 raise
             except Exception as error:  # such as Ray's, while an ingress restarts

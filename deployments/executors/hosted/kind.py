@@ -10,7 +10,7 @@ from deployments.executors.hosted.executor import HostedExecutor
 from deployments.executors.kind import AppPlan, ExecutorContext, ExecutorKind
 from deployments.replica.config import make_fetcher
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.executors.kinds import PROVIDERS
 from serve_app.domain.executors.secrets import Secret
 
 MAX_OUTPUT_BYTES = 2 * 2**30  # of a file that a provider made

@@ -9,9 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deployments.executors.describing import bundle, describe, files_beside, read_source, unpack
+from deployments.executors.code import unpack
+from deployments.executors.describing import bundle
 from deployments.executors.environment import Environments
 from deployments.executors.kind import DeployContext
+from deployments.executors.python.describing import describe, read_source
+from deployments.executors.python.fal.source import files_beside
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
@@ -73,7 +76,6 @@ def entries(
     """Ids and entries of an app's endpoints."""
     base = choices.base_id(str(description["name"]))
     for route in description["endpoints"]:
-        endpoint = base + ("" if route["path"] == "/" else route["path"])
         entry: dict[str, Any] = {
             "family": "python",
             "schema": "json",
@@ -96,4 +98,4 @@ def entries(
                 **({OPTION: description["secrets"]} if description["secrets"] else {}),
             },
         }
-        yield endpoint, choices.entry(entry)
+        yield choices.entry(base, entry)

@@ -6,10 +6,11 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+
+from pydantic import Field
 
 from deployments.executors.base import (
     Event,
@@ -24,19 +25,15 @@ from deployments.executors.base import (
 from deployments.executors.environment import Environments, Requirements
 from deployments.executors.places import with_made_files
 from deployments.executors.process import ChildProcess
-from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     AppNotStarted,
     Cancelled,
     InvalidInput,
-    Misconfigured,
     PipelineFailed,
     ReplicaDied,
 )
 from serve_app.domain.progress import Progress, Stage
-
-OPTION = "app"
-"""Option of an endpoint with the app that it belongs to."""
+from serve_app.options.executors import DeployedOption, Slots
 
 FAL = "fal"
 """Kind of an app that is a ``fal.App``. Others have none."""
@@ -48,48 +45,26 @@ class AppFailed(PipelineFailed):
     retryable = True
 
 
-@dataclass(frozen=True, slots=True)
-class AppSpec:
+class AppSpec(DeployedOption):
     """App of an endpoint: its code, its class, and how its process runs."""
 
     bundle: str  # SHA-256 of the zip file with its code
-    name: str  # module:Class
+    name: str = Field(alias="class")  # module:Class
     path: str  # of the endpoint
-    requirements: Requirements | None
-    concurrency: int
-    start_timeout_s: float
-    is_fal: bool = False  # written for fal
+    requirements: tuple[str | tuple[str, ...], ...] | None = None
+    concurrency: Slots = 1
+    start_timeout_s: float = 600.0
+    kind: str = ""
 
-    @classmethod
-    def of(cls, endpoint: Endpoint) -> AppSpec:
-        """Raises ``Misconfigured`` if the endpoint's options have no usable app."""
-        declared = endpoint.options.get(OPTION)
-        try:
-            app = cast("Mapping[str, Any]", declared)
-            listed = app.get("requirements")
-            return cls(
-                bundle=str(app["bundle"]),
-                name=str(app["class"]),
-                path=str(app["path"]),
-                requirements=None if listed is None else _requirements(listed),
-                concurrency=int(app.get("concurrency", 1)),
-                start_timeout_s=float(app.get("start_timeout_s", 600)),
-                is_fal=app.get("kind") == FAL,
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise Misconfigured(
-                f"The option `{OPTION}` of {endpoint.id} is not usable ({error!r}). Deploy the app "
-                "again with `darkroom deploy`."
-            ) from error
+    @property
+    def is_fal(self) -> bool:
+        """True if it is written for fal."""
+        return self.kind == FAL
 
     @property
     def key(self) -> str:
         """Name of the process that runs it: endpoints of one app share it."""
         return f"{self.bundle}:{self.name}"
-
-
-def _requirements(listed: Sequence[Any]) -> Requirements:
-    return tuple(item if isinstance(item, str) else tuple(map(str, item)) for item in listed)
 
 
 class _AppCall:
@@ -133,7 +108,7 @@ class PythonAppExecutor:
 
     @property
     def concurrency(self) -> int:
-        return max(1, self._spec.concurrency)
+        return self._spec.concurrency
 
     async def start(self, on_progress: Callable[[Progress], None]) -> None:
         spec = self._spec

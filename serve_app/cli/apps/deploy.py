@@ -25,6 +25,7 @@ from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
+from serve_app.domain.executors.kinds import facts_of
 from serve_app.resources.entries import ENTRIES
 from serve_app.resources.workflows import WORKFLOWS
 
@@ -147,7 +148,8 @@ def store(server: Server, deployment: Deployable, *, dry_run: bool, as_json: boo
                 client.post_zip("/v1/apps/code", content)
             stored = [client.put(path, entry) for path, entry in paths]
         served = {row["endpoint_id"] for row in stored}
-        of_app = endpoints_of(client, deployment.app) if deployment.app else []
+        families = {entry["family"] for _, entry in deployment.entries}
+        of_app = endpoints_of(client, deployment.app, *families) if deployment.app else []
         old = [endpoint_id for endpoint_id in of_app if endpoint_id not in served]
         deleted = (
             []
@@ -179,7 +181,7 @@ def refuse_without_gpu(checked: Sequence[Mapping[str, Any]]) -> None:
     nothing is stored, since it would compute on a CPU, or fail."""
     for answer in checked:
         entry = answer["entry"]
-        asks = GPU in entry.get("options", {}) or entry["family"] == "comfyui"
+        asks = GPU in entry.get("options", {}) or facts_of(entry["family"]).slow_on_cpu
         if asks and not answer["served"] and "GPU" in str(answer["reason"]):
             raise Misconfigured(f"{answer['endpoint_id']} was not stored. {answer['reason']}")
 

@@ -13,10 +13,8 @@ from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import base_id
+from serve_app.domain.executors.kinds import facts_of, option_of
 from serve_app.resources.entries import ENTRIES
-
-COG_PATHS = {"predict": "", "train": "/train"}
-"""Mode of a Cog endpoint → what is appended to the id of its model."""
 
 
 @click.command("undeploy")
@@ -31,7 +29,7 @@ def undeploy_command(server: Server, name: str, *, force: bool, as_json: bool) -
     """
     with Client(server) as client:
         base = base_id(name)
-        endpoints = [*endpoints_of(client, base), *models_of(client, base)]
+        endpoints = endpoints_of(client, base)
         if not endpoints:
             raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
         for endpoint in endpoints:
@@ -42,28 +40,16 @@ def undeploy_command(server: Server, name: str, *, force: bool, as_json: bool) -
         echo(json.dumps({"deleted": endpoints}))
 
 
-def endpoints_of(client: Client, base: str) -> list[str]:
-    """Ids of the endpoints of the app ``base`` that are stored. Another app may have an id that
-    begins with it."""
+def endpoints_of(client: Client, base: str, *families: str) -> list[str]:
+    """Ids of the endpoints that `darkroom deploy` has stored as ``base``. ``families``: only
+    theirs. What is stored as another name may have an id that begins with it."""
     endpoints: list[str] = []
     for row in client.get(ENTRIES.path)["entries"]:
-        app = row["entry"].get("options", {}).get("app")
-        path = app.get("path") if isinstance(app, dict) else None
-        if path is not None and row["endpoint_id"] == base + ("" if path == "/" else path):
+        family, options = row["entry"]["family"], row["entry"].get("options", {})
+        suffix = facts_of(family).suffix(option_of(family, options))
+        is_chosen = not families or family in families
+        if is_chosen and suffix is not None and row["endpoint_id"] == base + suffix:
             endpoints.append(row["endpoint_id"])
-    return endpoints
-
-
-def models_of(client: Client, base: str) -> list[str]:
-    """Ids of the endpoints of a Cog model or a ComfyUI workflow that is stored as ``base``."""
-    endpoints: list[str] = []
-    for row in client.get(ENTRIES.path)["entries"]:
-        options, endpoint = row["entry"].get("options", {}), row["endpoint_id"]
-        cog = options.get("cog")
-        mode = cog.get("mode") if isinstance(cog, dict) else None
-        is_cog = mode is not None and endpoint == base + COG_PATHS.get(mode, f"/{mode}")
-        if is_cog or (endpoint == base and "comfyui" in options):
-            endpoints.append(endpoint)
     return endpoints
 
 

@@ -1,5 +1,5 @@
-"""What clients of ComfyUI ask for beside their prompts: nodes and models, as a replica's ComfyUI
-describes them, and small files that each tenant keeps.
+"""The installation's ComfyUI, and what its clients ask for beside their prompts: nodes and models,
+as a replica's ComfyUI describes them, and small files that each tenant keeps.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from serve_app.domain.errors import Unavailable
@@ -26,6 +27,19 @@ MAX_PACKED_BYTES = 8 * 2**20
 MAX_FILE_BYTES = 2 * 2**20
 MAX_FILES = 500  # of a tenant
 MAX_TENANT_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ComfyUiConfig:
+    """A ComfyUI of the operator's: a folder on each node, or an address."""
+
+    path: Path | None = None  # folder with its main.py
+    python: Path | None = None  # of its environment; None: venv/bin/python in its folder
+    address: str = ""  # of one that runs elsewhere, instead of a path
+    models: Path | None = None  # folder with a subfolder for each kind of models
+    nodes: Mapping[str, str] = field(default_factory=dict[str, str])  # name → commit
+    arguments: tuple[str, ...] = ()
+    start_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.kinds import facts_of, option_of
 
 OWNER = "apps"
 """First part of the ids of apps whose name has none."""
@@ -57,11 +58,14 @@ class Choices:
         """Id of what is served, from the name that it is given, or from ``name``."""
         return base_id(self.name or name)
 
-    def entry(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Entry of an endpoint, with its category and the pool that was named for it."""
-        options = entry["options"]
+    def entry(self, base: str, entry: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """Id of an endpoint of what is served as ``base``, and its entry, with its category and the
+        pool that was named for it."""
+        family, options = entry["family"], entry["options"]
+        suffix = facts_of(family).suffix(option_of(family, options)) or ""
         derived = category(options["input_schema"], options["output_schema"])
-        return {"category": derived, **entry, **({"pool": self.pool} if self.pool else {})}
+        pool = {"pool": self.pool} if self.pool else {}
+        return base + suffix, {"category": derived, **entry, **pool}
 
 
 @dataclass(frozen=True, slots=True)

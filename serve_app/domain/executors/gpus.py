@@ -53,15 +53,17 @@ def gpu_problem(
     return ""
 
 
-def comfyui_problem(pool: str, pools: Mapping[str, PoolGpus], option: str = "--pool") -> str:
-    """Why ComfyUI should not run in a pool that its entry does not name; empty if it may. Without
-    any GPU in the installation, it computes on the CPU."""
+def cpu_problem(
+    program: str, family: str, pool: str, pools: Mapping[str, PoolGpus], option: str = "--pool"
+) -> str:
+    """Why ``program``, which also computes on a CPU, should not run in a pool that its entry does
+    not name; empty if it may, as where no pool has a GPU."""
     has = pools.get(pool)
     if has is None or has.number or not any(gpus.number for gpus in pools.values()):
         return ""
     return (
-        f"The replicas of the pool `{pool}` have no GPU, so ComfyUI would compute on their CPUs. "
-        + _advice("comfyui", pools, option)
+        f"The replicas of the pool `{pool}` have no GPU, so {program} would compute on their CPUs. "
+        + _advice(family, pools, option)
         + f" To let it compute on CPUs, name {pool}."
     )
 

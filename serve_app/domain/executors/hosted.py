@@ -5,45 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.serialization import pickle_by_name
-
-PROVIDERS = ("fal", "replicate", "openai", "darkroom")
-"""Names of the executors of hosted providers, which endpoints use as their ``family``."""
-
-OPTION = "hosted"
-"""Option of an endpoint with what it is at its provider."""
 
 EVERY = "*"
 """Last part of the id of an entry for all of fal's endpoints that have none of their own, and the
 provider's id in it."""
 
 
-def runs_in_executor(endpoint: Endpoint) -> bool:
-    """Check that an executor runs an endpoint, and not the engine: its schemas are data of its
-    entry, and it has no weights."""
-    has_weights = bool(endpoint.weights.source)
-    return endpoint.family in PROVIDERS or (endpoint.schema == "json" and not has_weights)
-
-
-def wants_own_key(endpoint: Endpoint) -> bool:
-    """Check that an endpoint of a provider is for tenants with a key of their own only."""
-    option = endpoint.options.get(OPTION)
-    is_hosted = endpoint.family in PROVIDERS and isinstance(option, Mapping)
-    return is_hosted and cast("Mapping[str, Any]", option).get("own_key") is True
-
-
-def may_move_job(endpoint: Endpoint) -> bool | None:
-    """How a replica that ends treats a request that it has sent to a provider. True: another
-    replica goes on with the provider's job. False: the answer to its call is the result, which
-    would be lost. None: the endpoint is not a provider's."""
-    if endpoint.family not in PROVIDERS:
-        return None
-    option = endpoint.options.get(OPTION)
-    makes = cast("Mapping[str, Any]", option).get("makes") if isinstance(option, Mapping) else None
-    return endpoint.family != "openai" or makes == "videos"
+def is_paid_answer(endpoint: Endpoint) -> bool:
+    """Check that the answer to the call of a provider is the result, which is paid and would be
+    lost with its replica. Otherwise another replica goes on with the provider's job."""
+    is_job = endpoint.executor_option.get("makes") == "videos"
+    return endpoint.executor.answers_inline and not is_job
 
 
 class CallState(StrEnum):

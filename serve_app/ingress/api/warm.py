@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from serve_app.domain.errors import InvalidInput, NotFound
-from serve_app.domain.executors.hosted import runs_in_executor
 from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.ingress.resources.calls import Call, Calls, Special
 from serve_app.ingress.services.services import Services
@@ -86,7 +85,7 @@ def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
     catalog, id_ = services.catalog, new.endpoint_id
     entry = catalog.find_any(id_) or catalog.get_listed(id_)  # also private ones of tenants
     endpoint, pool = entry.endpoint, services.pool_of(entry)
-    if runs_in_executor(endpoint):
+    if endpoint.runs_in_executor:
         raise InvalidInput.of_field(
             "endpoint_id",
             f"{endpoint.id} has no weights that a replica could hold: what runs it starts with its "

@@ -113,7 +113,7 @@ def parse_parameters(
     """
     arguments = (
         _passed_on(parameters)
-        if fields.are_openais
+        if parameters.go_on(fields)
         else _translate_parameters(parameters, fields, files)
     )
     echoed = {

@@ -27,6 +27,11 @@ class Parameters(BaseModel):
         except ValidationError as error:
             raise invalid_input(error) from None
 
+    @staticmethod
+    def go_on(fields: EndpointFields) -> bool:
+        """Check that the call goes on to OpenAI, so that the endpoint takes its parameters."""
+        return fields.endpoint.family == "openai"
+
     def own_fields(self, fields: EndpointFields) -> dict[str, Any]:
         """Fields that only the endpoint knows. ``InvalidInput``: it does not either."""
         more = self.model_extra or {}

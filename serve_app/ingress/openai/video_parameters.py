@@ -65,7 +65,7 @@ class VideoParameters(Parameters):
 
 def input_of(parameters: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     """Build the endpoint's input. ``InvalidInput`` names each parameter that it cannot apply."""
-    if fields.are_openais:
+    if parameters.go_on(fields):
         return {**(parameters.model_extra or {}), **_passed_on(parameters)}
     more = parameters.own_fields(fields)
     return {

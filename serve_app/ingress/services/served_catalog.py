@@ -10,7 +10,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.entries import EntryBuilder, EntryOrigin
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, Misconfigured
-from serve_app.domain.executors.gpus import OPTION, PoolGpus, comfyui_problem, gpu_problem
+from serve_app.domain.executors.gpus import OPTION, PoolGpus, cpu_problem, gpu_problem
 from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.settings import Config
 
@@ -31,20 +31,21 @@ def entry_builder(config: Config) -> EntryBuilder:
         )
         for name, families in hosted.items()
     }
-    remote_comfyui = models.comfyui is not None and models.comfyui.address is not None
+    elsewhere = {name for name, settings in models.executors.items() if settings.address}
     places = PoolMap(pools)
 
     def problem(endpoint: Endpoint, named: str) -> str:
         gpu = endpoint.options.get(OPTION)
-        is_comfyui = endpoint.family == "comfyui" and not remote_comfyui and not named
-        if gpu is None and not is_comfyui:
+        may_choose = not named and endpoint.family not in elsewhere
+        program = endpoint.executor.slow_on_cpu if may_choose else ""
+        if gpu is None and not program:
             return ""
         try:
             pool = places.pool_of(endpoint, named)
         except DarkroomError:
             return ""  # another reason says more
         if gpu is None:
-            return comfyui_problem(pool, gpus)
+            return cpu_problem(program, endpoint.family, pool, gpus)
         return gpu_problem(str(gpu), endpoint.family, pool, gpus)
 
     families = frozenset().union(*hosted.values())

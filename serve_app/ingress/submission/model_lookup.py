@@ -25,8 +25,6 @@ class EndpointFields:
         self.named: Mapping[str, Any] = self._properties or {}
         """JSON Schemas of the fields that it names."""
         self.endpoint = entry.endpoint
-        self.are_openais = entry.endpoint.family == "openai"
-        """The input is that of OpenAI's API, which the call goes on to."""
 
     def __contains__(self, name: str) -> bool:
         """Return whether the schema names the field."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from serve_app.domain.errors import SecretMissing
-from serve_app.domain.executors.hosted import PROVIDERS, wants_own_key
 from serve_app.domain.executors.secrets import INSTALLATION, named_by
 from serve_app.ingress.submission.admission import Submission
 
@@ -12,7 +11,8 @@ async def require_secrets(submission: Submission) -> None:
     """Raise ``SecretMissing`` for a secret that is not set. Those of hosted providers may have the
     tenant's own."""
     services, endpoint = submission.services, submission.entry.endpoint
-    is_hosted, own_key = endpoint.family in PROVIDERS, wants_own_key(endpoint)
+    is_hosted = endpoint.executor.is_hosted
+    own_key = is_hosted and endpoint.executor_option.get("own_key") is True
     tenants = [submission.tenant] if is_hosted else []
     owners = tenants if own_key else [*tenants, INSTALLATION]
     for name in named_by(endpoint.options):

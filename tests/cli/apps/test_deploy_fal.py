@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.apps.test_deploy import Typist
-from tests.deployments.executors.fal.house import CAMERA, environments_with_fal
+from tests.deployments.executors.python.fal.house import CAMERA, environments_with_fal
 from tests.ingress.house import MODELS
 from tests.wire.served import Address, serve
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from serve_app.cli.main import main
-from serve_app.domain.executors.gpus import PoolGpus, comfyui_problem, gpu_problem
+from serve_app.domain.executors.gpus import PoolGpus, cpu_problem, gpu_problem
 from serve_app.settings import PoolConfig
 from tests.cli.apps.test_deploy import GREETER, ON_GPU, Typist
 from tests.cli.apps.test_deploy_comfyui import COMFYUI, GRAPH
@@ -128,6 +128,7 @@ def test_a_pools_gpus_are_compared_with_what_is_asked_for(
 
 
 def test_without_any_gpu_comfyui_computes_on_the_cpu() -> None:
-    assert comfyui_problem("apps", {"apps": gpus(0)}) == ""
-    assert comfyui_problem("apps", {"apps": gpus(1)}) == ""
-    assert "no GPU" in comfyui_problem("apps", {"apps": gpus(0), "studio": gpus(1)})
+    comfyui = ("ComfyUI", "comfyui", "apps")
+    assert cpu_problem(*comfyui, {"apps": gpus(0)}) == ""
+    assert cpu_problem(*comfyui, {"apps": gpus(1)}) == ""
+    assert "no GPU" in cpu_problem(*comfyui, {"apps": gpus(0), "studio": gpus(1)})

@@ -34,7 +34,7 @@ from deployments.transfer.uploader import Backoff, BucketSink, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import Fenced
-from serve_app.domain.executors.hosted import PROVIDERS, HostedCall, NewCall
+from serve_app.domain.executors.kinds import PROVIDERS
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
@@ -114,28 +114,17 @@ class FakeAppSource:
             f"r/{lease_key.request_id}/{lease_key.attempt}/{number}", media_type
         )
 
-    async def describe_comfyui(self, packed: bytes) -> None:
-        self.comfyui.put_nowait(packed)
+    async def for_executor(self, name: str, *arguments: Any) -> Any:
+        if name == "describe_comfyui":
+            return self.comfyui.put_nowait(*arguments)
+        assert self.hosted is not None
+        return await getattr(self.hosted, name.removesuffix("_hosted_call"))(*arguments)
 
     async def secrets(self, lease_key: LeaseKey, tenant: str) -> tuple[Secret, ...]:
         del tenant
         if lease_key in self.fenced:
             raise Fenced("Only the holder of a lease gets secrets.")
         return tuple(self.kept)
-
-    async def begin_hosted_call(self, lease_key: LeaseKey, new: NewCall) -> HostedCall | None:
-        assert self.hosted is not None
-        return await self.hosted.begin(lease_key, new)
-
-    async def accept_hosted_call(
-        self, call_id: str, provider_id: str, place: Mapping[str, Any]
-    ) -> bool:
-        assert self.hosted is not None
-        return await self.hosted.accept(call_id, provider_id, place)
-
-    async def end_hosted_call(self, call_id: str, state: str) -> bool:
-        assert self.hosted is not None
-        return await self.hosted.end(call_id, state)
 
     async def app_bundle(self, digest: str) -> bytes:
         self.fetched.append(digest)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deployments.executors import describing
-from deployments.executors.describing import AppClass, bundle, describe, read_source, unpack
+from deployments.executors.code import unpack
+from deployments.executors.describing import bundle
 from deployments.executors.environment import Environments
+from deployments.executors.python import describing
+from deployments.executors.python.describing import AppClass, describe, read_source
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.ports import MAX_CODE_BYTES
 

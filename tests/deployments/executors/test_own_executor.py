@@ -70,7 +70,7 @@ def deploy(choices, context):
     choices.refuse("a shout", "--pool")
     options = {"input_schema": {"type": "object"}, "output_schema": {"type": "object"}}
     entry = {"family": "shout", "schema": "json", "description": "", "options": options}
-    return Deployable([(choices.base_id(path.stem), choices.entry(entry))])
+    return Deployable([choices.entry(choices.base_id(path.stem), entry)])
 
 
 KIND = ExecutorKind(("shout",), plan, deploy)

@@ -14,7 +14,7 @@ from serve_app.domain.errors import InvalidInput
 pytestmark = pytest.mark.engine
 
 MAPPING = CallMapping(
-    "image-to-image",
+    task="image-to-image",
     arguments={"steps": "num_inference_steps", "processing_resolution": "processing_resolution"},
 )
 

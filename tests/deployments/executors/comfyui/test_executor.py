@@ -25,8 +25,8 @@ from deployments.executors.comfyui.executor import ComfyUiExecutor
 from deployments.executors.comfyui.interface import Interface, any_graph, interface
 from deployments.executors.comfyui.server import LocalComfyUi, node_classes
 from deployments.replica.config import ReplicaConfig
-from serve_app.domain.endpoint import ComfyUiConfig, Endpoint, Weights
-from serve_app.domain.executors.comfyui import known_nodes
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.executors.comfyui import ComfyUiConfig, known_nodes
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.outcome import Outcome
 from tests.cluster.processes import command_of
@@ -64,7 +64,7 @@ def classes() -> Mapping[str, Any]:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
-    rig = ExecutorRig(tmp_path, config=ReplicaConfig(comfyui=comfyui_config()))
+    rig = ExecutorRig(tmp_path, config=ReplicaConfig(executors={"comfyui": comfyui_config()}))
     await rig.replica.start()
     yield rig
     await rig.replica.aclose()
@@ -72,7 +72,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
 
 def endpoint(workflow_interface: Interface) -> Endpoint:
     options = {
-        "comfyui": workflow_interface.workflow.as_option(),
+        "comfyui": workflow_interface.workflow.model_dump(mode="json"),
         "input_schema": workflow_interface.input_schema,
         "output_schema": workflow_interface.output_schema,
     }
@@ -351,7 +351,7 @@ async def test_a_comfyui_that_cannot_start_early_is_tried_again_by_a_request(
     tmp_path: Path, classes: Mapping[str, Any]
 ) -> None:
     folder = tmp_path / "ComfyUI"
-    config = ReplicaConfig(comfyui=ComfyUiConfig(folder, Path(sys.executable)))
+    config = ReplicaConfig(executors={"comfyui": ComfyUiConfig(folder, Path(sys.executable))})
     rig = ExecutorRig(tmp_path, config=config)
     await rig.replica.start()
     try:

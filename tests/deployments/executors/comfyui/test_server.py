@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from deployments.executors.comfyui.server import LocalComfyUi, model_paths
-from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import AppNotStarted
+from serve_app.domain.executors.comfyui import ComfyUiConfig
 
 PINNED, OTHER = "a" * 40, "b" * 40
 NAME = "ComfyUI-Nodes"

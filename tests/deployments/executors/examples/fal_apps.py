@@ -14,12 +14,13 @@ from typing import Any
 
 import msgpack
 
-from deployments.executors import describing
 from deployments.executors.base import FILE_MARK
-from deployments.executors.describing import AppClass
-from deployments.executors.fal.description import GPU_MACHINES
-from deployments.executors.fal.source import dotted_name, literal
+from deployments.executors.code import unpack
+from deployments.executors.describing import bundle
 from deployments.executors.python.deploying import entries
+from deployments.executors.python.describing import AppClass, describe, read_source
+from deployments.executors.python.fal.description import GPU_MACHINES
+from deployments.executors.python.fal.source import dotted_name, files_beside, literal
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
@@ -39,8 +40,8 @@ from tests.deployments.executors.examples.finding import (
     settings_of,
     shorten,
 )
-from tests.deployments.executors.fal.house import DeployedApp, FalRig, serving
-from tests.deployments.executors.fal.live import Client
+from tests.deployments.executors.python.fal.house import DeployedApp, FalRig, serving
+from tests.deployments.executors.python.fal.live import Client
 
 CALL_WITHIN_S = 90.0
 ANSWERING = frozenset({"unary", "server_streaming", "bidi"})
@@ -59,7 +60,7 @@ def examples(folder: Path) -> Iterator[tuple[Path, AppClass]]:
         if b"fal" not in path.read_bytes():
             continue
         try:
-            yield from ((path, app) for app in describing.read_source(path) if app.is_fal)
+            yield from ((path, app) for app in read_source(path) if app.is_fal)
         except DarkroomError:
             continue  # `fal deploy` takes such a file by its path; it is none of the examples
 
@@ -121,10 +122,10 @@ async def _described(
     scratch: Path,
     kept: Path,
 ) -> DeployedApp:
-    beside = describing.files_beside(path, app.name, root)
-    code = describing.bundle(path, (), beside)
-    describing.unpack(code, scratch / "code")
-    description = await describing.describe(scratch / "code", path.stem, app, environments)
+    beside = files_beside(path, app.name, root)
+    code = bundle(path, (), beside)
+    unpack(code, scratch / "code")
+    description = await describe(scratch / "code", path.stem, app, environments)
     whole = {**description, "class": f"{path.stem}:{app.name}"}
     stored = dict(entries(whole, Choices(None), hashlib.sha256(code).hexdigest()))
     endpoints = {

@@ -10,7 +10,7 @@ from tests.deployments.executors.examples import __main__ as command
 from tests.deployments.executors.examples.cog_projects import parse_example
 from tests.deployments.executors.examples.finding import SERVED, Finding, is_small, shorten
 from tests.deployments.executors.examples.page import page
-from tests.deployments.executors.fal.house import environments_with_fal
+from tests.deployments.executors.python.fal.house import environments_with_fal
 
 APP = """\
 import fal

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from deployments.executors.fal.session import MAX_UNREAD, MAX_WAITING, MessagePipe
+from deployments.executors.session import MAX_UNREAD, MAX_WAITING, MessagePipe
 from serve_app.domain.errors import Fenced
 from serve_app.domain.realtime import AppMessages, AppSessionRules, SessionEnd
 from tests.fakes.clock import FakeClock

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.executors.describing import AppClass, bundle, read_source
-from deployments.executors.fal.source import files_beside
+from deployments.executors.describing import bundle
+from deployments.executors.python.describing import AppClass, read_source
+from deployments.executors.python.fal.source import files_beside
 from serve_app.domain.errors import Misconfigured
 
 

@@ -17,7 +17,7 @@ from deployments.executors.base import AppExecutor, ExecutorWork
 from deployments.executors.environment import Environments
 from serve_app.domain.errors import InvalidInput, PipelineFailed, ReplicaDied
 from serve_app.domain.outcome import Outcome
-from tests.deployments.executors.fal.house import DeployedApp, FalRig, deploy_app, serving
+from tests.deployments.executors.python.fal.house import DeployedApp, FalRig, deploy_app, serving
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

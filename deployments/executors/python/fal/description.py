@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from deployments.executors.fal.schemas import NotServable, schemas_of
+from deployments.executors.python.fal.schemas import NotServable, schemas_of
 from serve_app.domain.errors import Misconfigured
 
 Found = Mapping[str, Any]

@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 
-from deployments.executors import describing
+from deployments.executors.code import unpack
+from deployments.executors.describing import bundle
 from deployments.executors.environment import Environments
 from deployments.executors.python.deploying import entries
+from deployments.executors.python.describing import describe, read_source
+from deployments.executors.python.fal.source import files_beside
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import AppNotStarted
@@ -45,13 +48,11 @@ class DeployedApp:
 
 def deploy_app(path: Path, folder: Path, environments: Path) -> DeployedApp:
     """Read, bundle and describe the only app of a file. ``folder``: for its code."""
-    (app,) = describing.read_source(path)
-    beside = describing.files_beside(path, app.name, path.parent)
-    code = describing.bundle(path, (), beside)
-    describing.unpack(code, folder / "code")
-    description = asyncio.run(
-        describing.describe(folder / "code", path.stem, app, Environments(environments))
-    )
+    (app,) = read_source(path)
+    beside = files_beside(path, app.name, path.parent)
+    code = bundle(path, (), beside)
+    unpack(code, folder / "code")
+    description = asyncio.run(describe(folder / "code", path.stem, app, Environments(environments)))
     whole = {**description, "class": f"{path.stem}:{app.name}"}
     digest = hashlib.sha256(code).hexdigest()
     stored = dict(entries(whole, Choices(None), digest))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployments.executors.fal.description import check_files, usable
-from deployments.executors.fal.schemas import NotServable, schemas_of
+from deployments.executors.python.fal.description import check_files, usable
+from deployments.executors.python.fal.schemas import NotServable, schemas_of
 from serve_app.domain.errors import Misconfigured
 
 ROUTE = {"path": "/", "is_websocket": False, "is_health_check": False, "description": "Draw."}

@@ -16,8 +16,8 @@ from PIL import Image
 
 from serve_app.domain.errors import Fenced, InvalidInput
 from serve_app.domain.realtime import AppSessionRules, SessionEnd
-from tests.deployments.executors.fal.house import DeployedApp, FalRig, serving
-from tests.deployments.executors.fal.live import LONG_S, Client
+from tests.deployments.executors.python.fal.house import DeployedApp, FalRig, serving
+from tests.deployments.executors.python.fal.live import LONG_S, Client
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

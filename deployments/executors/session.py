@@ -205,6 +205,10 @@ class AppSession(ExecutorAttempt):
         rules = AppSessionRules.of(lease.endpoint) or AppSessionRules()
         self.pipe = MessagePipe(rules, parts.clock)
 
+    @property
+    def goes_elsewhere(self) -> bool:
+        return True  # its client opens another session
+
     def stop(self, why: StopReason) -> None:
         """End the attempt soon. One that is cancelled ends as if its client had left: what the app
         has made was delivered, and is billed."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.deployments.executors.fal.house import (
+from tests.deployments.executors.python.fal.house import (
     CAMERA,
     LIVE,
     DeployedApp,

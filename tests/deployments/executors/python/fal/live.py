@@ -12,11 +12,11 @@ from typing import Any
 import msgpack
 import yaml
 
-from deployments.executors.fal.session import OpenAppSessions
+from deployments.executors.session import OpenAppSessions
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.realtime import AppMessages, ReplicaSlot, SessionEnd
-from tests.deployments.executors.fal.house import DeployedApp, FalRig
+from tests.deployments.executors.python.fal.house import DeployedApp, FalRig
 from tests.deployments.executors.rig import ExecutorRig
 from tests.ingress.house import DEMO, House
 
