@@ -29,7 +29,8 @@ def submit(reader: Reader, endpoint: str, **input: object) -> str:
 def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
     reader: Reader,
 ) -> None:
-    expect(reader.page.get_by_text("No requests yet.")).to_be_visible()
+    expect(reader.page.get_by_text("No results yet.")).to_be_visible()
+    expect(reader.page.locator("#recent")).to_be_hidden()  # it would say the same
     submit(reader, PROBE, prompt="by a program", sleep_s=0.5)
     row = reader.request_rows.first
     expect(row).to_contain_text("by a program")
