@@ -29,7 +29,9 @@ from weights import eviction
 from weights.links import files_in, folder_named, is_whole, write_folder
 
 FOLDER = ".darkroom-composed"
-CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
+CONFIGS = (
+    *("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json"),
+)
 """Files that name the class of a component, in the order in which they are looked for."""
 
 VISION = {

@@ -90,7 +90,11 @@ def component_class(config: Mapping[str, Any]) -> tuple[str, str] | None:
     match config:
         case {"_class_name": str(name)}:
             return "diffusers", name
-        case {"architectures": [str(name), *_]} | {"image_processor_type": str(name)}:
+        case (
+            {"architectures": [str(name), *_]}
+            | {"image_processor_type": str(name)}
+            | {"tokenizer_class": str(name)}
+        ):
             return "transformers", name
         case _:
             return None

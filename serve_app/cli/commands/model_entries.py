@@ -51,8 +51,9 @@ from weights.store import Store
     multiple=True,
     metavar="COMPONENT=PLACE",
     help="Component of another place, such as controlnet=owner/name: a folder, or "
-    "owner/name/folder@commit of the hub; of ip_adapter, a file in place of the folder. May be "
-    "repeated, also for one component, such as ControlNets that run together.",
+    "owner/name/folder@commit of the hub; of ip_adapter, a file in place of the folder; of prior, "
+    "the pipeline that is the first of two stages. May be repeated, also for one component, such "
+    "as ControlNets that run together.",
 )
 @click.option(
     "--pipeline",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.cli.inspection.control_nets import CONTROL, ControlNets
-from serve_app.cli.inspection.pipeline_call import LAYERS, Argument, PipelineCall
+from serve_app.cli.inspection.pipeline_call import LAYERS, Argument, PipelineCall, combined_words
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import MIN_SIDE
 from serve_app.domain.pipeline_index import IP_ADAPTER
@@ -41,7 +41,7 @@ BY_FAMILY = frozenset(
 
 INTERNAL = frozenset(
     {
-        *("debug", "batch_size", "seed", "prior_callback_on_step_end"),
+        *("debug", "batch_size", "seed"),
         *("output_uncertainty", "output_latent"),
         "frame_size",  # of views of a mesh
     }
@@ -207,7 +207,7 @@ def derive_inputs(
     for argument in call.arguments.values():
         if argument.name in BY_FAMILY | INTERNAL or argument.name.startswith("_"):
             continue
-        if argument.name.endswith("kwargs") or argument.name.startswith("callback"):
+        if argument.name.endswith("kwargs") or "callback" in argument.name:
             continue
         declared = None
         if not (why := _reason(call, argument, adapter=adapter)):
@@ -218,11 +218,14 @@ def derive_inputs(
             continue
         left_out[argument.name] = why
         if argument.is_required:
-            raise Misconfigured(
-                f"{call.name} needs {argument.name}, which no field of a request gives: {why}. If "
-                f"its value is constant, write it in a catalogue file, as `options: {{fixed: "
+            todo = combined_words(call.name) or (
+                "If its value is constant, write it in a catalogue file, as `options: {fixed: "
                 f"{{{argument.name}: …}}}}`; otherwise write a family: "
                 "docs/how-to/write-a-family.md."
+            )
+            raise Misconfigured(
+                f"{call.name} needs {argument.name}, which no field of a request gives: {why}. "
+                f"{todo}"
             )
     if call.default("guidance_scale") is None and "true_cfg_scale" in inputs:
         _name_guidance(inputs)

@@ -53,6 +53,9 @@ LAYERS = "layers"
 TARGETS = "target_properties"
 """Setting of a pipeline that names its maps."""
 
+PRIOR = "prior"
+"""First of two stages, and beginning of the names of its components in a class that runs both."""
+
 CONTROL_NET = "controlnet"
 """Component that may be several models together."""
 
@@ -208,6 +211,19 @@ def required_components(name: str) -> frozenset[str]:
     return frozenset(required - optional)
 
 
+def combined_words(name: str) -> str:
+    """Sentence on how ``name``, a prior or a decoder, is served with the other stage; empty without
+    a class that runs both."""
+    stage = name.removesuffix("Pipeline").replace("Prior", "").replace("Decoder", "")
+    combined = f"{stage}CombinedPipeline"
+    if _class(tuple(_folders()), combined) is None:
+        return ""
+    return (
+        f"Serve both stages as one: the decoder's repository as the weights, with --pipeline "
+        f"{combined} --part {PRIOR}= and the repository of the prior."
+    )
+
+
 def _targets(index: Mapping[str, Any]) -> Iterator[str]:
     """Names of the maps that the pipeline of an index makes: of a stack, those of its parts too."""
     properties: Mapping[str, Any] = index.get(TARGETS) or {}
@@ -232,10 +248,8 @@ def _output(name: str, makes: Collection[str]) -> Output:
             "docs/how-to/serve-a-fal-app.md."
         )
     returned = ", ".join(sorted(makes)) or "no result that it names"
-    raise Misconfigured(
-        f"{name} returns neither images, videos nor audio, but {returned}. Write a family for it: "
-        "docs/how-to/write-a-family.md."
-    )
+    todo = combined_words(name) or "Write a family for it: docs/how-to/write-a-family.md."
+    raise Misconfigured(f"{name} returns neither images, videos nor audio, but {returned}. {todo}")
 
 
 def _modular_call(name: str, index: Mapping[str, Any] | None) -> PipelineCall:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -196,7 +196,7 @@ def _with_parts(
     if not parts and pipeline is None:
         return whole
     by_name: dict[str, list[Repository]] = {}
-    for name, place in parts:
+    for name, place in _single_parts(parts, pipeline):
         part = _adapter(place, store) if name == IP_ADAPTER else _part(name, place, store)
         by_name.setdefault(name, []).append(part)
     adapters = by_name.get(IP_ADAPTER, [])
@@ -241,6 +241,21 @@ def _with_parts(
         whole.is_here and all(repository.is_here for repository in folders.values()),
         read,
     )
+
+
+def _single_parts(
+    parts: Sequence[tuple[str, str]], pipeline: str | None
+) -> Iterator[tuple[str, str]]:
+    """Parts by component. One that is a whole pipeline stands for its components, whose names in
+    the class ``pipeline`` begin with the part's."""
+    needed = frozenset[str]() if pipeline is None else required_components(pipeline)
+    for name, place in parts:
+        inner = sorted(e for e in needed if e.startswith(f"{name}_") and name not in needed)
+        if not inner:
+            yield name, place
+        for component in inner:
+            source, at, revision = place.partition("@")
+            yield component, f"{source}/{component.removeprefix(f'{name}_')}{at}{revision}"
 
 
 def _check_components(pipeline: str, there: Set[str]) -> None:

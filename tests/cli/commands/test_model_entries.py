@@ -477,6 +477,42 @@ def test_a_part_of_the_hub_is_pinned_and_pulled_with_the_rest(
     assert there.stat().st_size == 700_000
 
 
+def stage(folder: Path, kind: str, **files: Mapping[str, Any]) -> Path:
+    """Folder with a pipeline of components that are described by these files."""
+    index: dict[str, Any] = {"_class_name": kind}
+    for name, config in files.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.safetensors").write_bytes(bytes(1000))
+        (folder / name / f"{config.get('file', 'config')}.json").write_text(json.dumps(config))
+        index[name] = ["diffusers", "Some"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_a_part_that_is_a_pipeline_stands_for_its_components(
+    data_dir: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    text: Mapping[str, Any] = {"architectures": ["CLIPTextModel"]}
+    tokenizer = {"tokenizer_class": "CLIPTokenizer", "file": "tokenizer_config"}
+    scheduler = {"_class_name": "DDPMWuerstchenScheduler", "file": "scheduler_config"}
+    shared = {"text_encoder": text, "tokenizer": tokenizer, "scheduler": scheduler}
+    models = {"decoder": {"_class_name": "A"}, "vqgan": {"_class_name": "B"}}
+    base = stage(tmp_path / "base", "WuerstchenDecoderPipeline", **shared, **models)
+    prior = stage(
+        tmp_path / "files", "WuerstchenPriorPipeline", prior={"_class_name": "C"}, **shared
+    )
+    hub.add("house/prior", COMMIT, prior)
+    weights = ("--weights", str(base), "--part", "prior=house/prior@main")
+    stored = add_model(data_dir, "house/x", *weights, "--pipeline", "WuerstchenCombinedPipeline")
+    assert stored["entry"]["weights"]["parts"] == {
+        f"prior_{name}": {"hub": "house/prior", "revision": COMMIT, "folder": name}
+        for name in ("prior", "scheduler", "text_encoder", "tokenizer")
+    }
+    refused = run_models(data_dir, "add", "house/y", "--weights", str(base))
+    words = "--pipeline WuerstchenCombinedPipeline --part prior= and the repository of the prior."
+    assert words in " ".join(refused.output.split())
+
+
 @pytest.mark.parametrize(
     ("part_option", "words"),
     [

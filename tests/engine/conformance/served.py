@@ -36,8 +36,13 @@ def deliver(darkroom: Darkroom, case: Case, folder: Path) -> Sequence[Mapping[st
     that cannot be read."""
     modular = {"overwrite_modular_index": True} if is_modular(case.kind) else {}
     case.build().save_pretrained(str(folder), **modular)
+    return add_and_ask(darkroom, case, "--weights", str(folder))
+
+
+def add_and_ask(darkroom: Darkroom, case: Case, *options: str) -> Sequence[Mapping[str, Any]]:
+    """Files of a request to what ``darkroom models add`` serves by these options."""
     endpoint_id = f"house/{case.name.lower()}"
-    added = darkroom.command("models", "add", endpoint_id, "--weights", str(folder))
+    added = darkroom.command("models", "add", endpoint_id, *options)
     assert added.returncode == 0, added.stderr
     output = answer(darkroom, endpoint_id, case)
     deleted = darkroom.command("models", "delete", endpoint_id)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.darkroom import Darkroom
 from tests.engine.conformance.derived import NOT_TRIED, refusal
-from tests.engine.conformance.served import deliver
+from tests.engine.conformance.served import add_and_ask, deliver
 from tests.engine.conformance.zoo import cases
 
 pytestmark = [pytest.mark.long, pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -52,3 +52,17 @@ def test_a_folder_is_served_by_one_command(title: str, darkroom: Darkroom, tmp_p
     if (why := refusal(case)) is not None:
         pytest.skip(why)
     assert deliver(darkroom, case, tmp_path / case.name)
+
+
+@pytest.mark.parametrize("title", [title for title in TITLES if title.endswith("CombinedPipeline")])
+def test_two_stages_are_served_from_the_repository_of_each(
+    title: str, darkroom: Darkroom, tmp_path: Path
+) -> None:
+    case = cases()[title]
+    both = case.build()
+    both.decoder_pipe.save_pretrained(tmp_path / "decoder")
+    both.prior_pipe.save_pretrained(tmp_path / "prior")
+    parts = ("--weights", str(tmp_path / "decoder"), "--part", f"prior={tmp_path / 'prior'}")
+    refused = darkroom.command("models", "add", "house/x", *parts[:2])
+    assert f"--pipeline {case.name} --part prior=" in refused.stderr
+    assert add_and_ask(darkroom, case, *parts, "--pipeline", case.name)
