@@ -186,7 +186,8 @@ def steps_ahead(pipeline: Any) -> int:
     """Number of scheduler steps that the running call will make; 0 if unknown."""
     scheduler = main_scheduler(pipeline)
     timesteps = getattr(scheduler, "timesteps", None)
-    if timesteps is None:
+    # Before a scheduler is set, it has those of the training: a prior runs before it.
+    if timesteps is None or getattr(scheduler, "num_inference_steps", 0) is None:
         return 0
     # With an input image, a call starts in the middle of the timesteps.
     return len(timesteps) - (getattr(scheduler, "begin_index", None) or 0)

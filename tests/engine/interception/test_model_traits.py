@@ -2,11 +2,12 @@
 
 import ast
 import inspect
+from types import SimpleNamespace
 
 import diffusers
 import pytest
 import torch
-from diffusers import QwenImageTransformer2DModel, ZImageTransformer2DModel
+from diffusers import DDPMScheduler, QwenImageTransformer2DModel, ZImageTransformer2DModel
 from diffusers.models.autoencoders import (
     autoencoder_kl_cogvideox,
     autoencoder_kl_hunyuan_video,
@@ -23,6 +24,7 @@ from deployments.engine.interception.model_traits import (
     ModelTrait,
     ModelTraits,
 )
+from deployments.engine.interception.pipeline import steps_ahead
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 
@@ -197,3 +199,11 @@ def test_the_later_family_holds_and_what_is_made_of_a_class_may_do_otherwise():
     combined = ModelTraits({"Videos": first}).with_families([{"Videos": second}])
     assert combined.of(Videos) == combined.of(Others) == combined.exact(Videos) == second
     assert combined.exact(Others) == NOTHING
+
+
+def test_the_steps_of_a_scheduler_that_is_not_set_yet_are_unknown() -> None:
+    """A prior runs before the scheduler of the decoder is set."""
+    pipeline = SimpleNamespace(scheduler=DDPMScheduler())
+    assert steps_ahead(pipeline) == 0
+    pipeline.scheduler.set_timesteps(4)
+    assert steps_ahead(pipeline) == 4
