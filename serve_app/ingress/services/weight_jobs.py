@@ -26,7 +26,7 @@ from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ArtifactNotFound, DarkroomError, StorageUnavailable
 from serve_app.domain.ports import Storage
 from serve_app.jobs.jobs import Job, JobHandler, Retry
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.registry.records import (
     WEIGHTS,
     CheckedWeights,
