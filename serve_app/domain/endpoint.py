@@ -264,6 +264,11 @@ class Endpoint:
         session = cast("Mapping[str, Any]", declared) if isinstance(declared, Mapping) else {}
         return session.get("only") is not True
 
+    def has_words(self, words: str) -> bool:
+        """Return whether its id, name, description or category have all of these words."""
+        text = " ".join((self.id, self.display_name, self.description, self.category)).lower()
+        return all(word in text for word in words.lower().split())
+
     @property
     def kind(self) -> str:
         """What it makes, by its category: image, video, audio or 3d."""
