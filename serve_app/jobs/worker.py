@@ -161,7 +161,10 @@ class JobWorker:
             if retry.error:
                 log.warning(
                     "%s %s is tried again in %.0f s: %s",
-                    *(handler.kind.name, left[0].key, wait_s, retry.error),
+                    handler.kind.name,
+                    left[0].key,
+                    wait_s,
+                    retry.error,
                 )
             await self._jobs.retry(left, wait_s, retry.error, counts=retry.counts)
             self._count(handler, "retried" if retry.counts else "waiting", len(left))

@@ -158,11 +158,14 @@ class Reaper:
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):
             for attempt in ended:
-                with log_context(attempt.lease_key.request_id):
-                    key = attempt.lease_key
+                key = attempt.lease_key
+                with log_context(key.request_id):
                     log.warning(
                         "Replica %s is gone (%s); request %s, attempt %s, ends",
-                        *(attempt.replica_id, how, key.request_id, key.attempt),
+                        attempt.replica_id,
+                        how,
+                        key.request_id,
+                        key.attempt,
                     )
             self._after.publish_end(ended)
 

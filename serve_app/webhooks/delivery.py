@@ -24,31 +24,12 @@ from serve_app.domain.webhook import (
 from serve_app.periodic_task import PeriodicTask
 from serve_app.telemetry.logs import set_request
 from serve_app.webhooks.circuit_breaker import CircuitBreakers
+from serve_app.webhooks.retrying import retry_delay_s
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import SignedMessage
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
-
-# Delay before the next try of a delivery.
-
-JITTER = 0.2
-"""Maximum fraction that is added to a delay, so that deliveries that failed together spread out."""
-
-
-def retry_delay_s(
-    answer: ReceiverResponse, tries: int, waits_s: Sequence[float], chance: float
-) -> float | None:
-    """Seconds until the next try; None if the delivery is dead.
-
-    ``tries`` counts this one. ``chance`` is a random number from 0 to 1. A receiver can make the
-    delay longer, but not shorter.
-    """
-    if answer.final or tries > len(waits_s):
-        return None
-    wait_s = waits_s[tries - 1] * (1 + JITTER * chance)
-    return max(wait_s, answer.again_after_s or 0.0)
-
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
