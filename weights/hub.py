@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import index_file, parse_index
+from serve_app.domain.retry_after import parse_retry_after
 from serve_app.domain.safetensors import LENGTH_BYTES
 from weights.checkpoint_header import Tensors, header_bytes, parse_tensors
 from weights.folder import ListedFile, Listing
@@ -62,8 +63,7 @@ def retry_after_s(error: Exception) -> float | None:
     """Wait that the hub requests, if it is given in seconds."""
     if not isinstance(error, HfHubHTTPError):
         return None
-    value = error.response.headers.get("Retry-After", "").strip()
-    return float(value) if value.isdecimal() else None
+    return parse_retry_after(error.response.headers.get("Retry-After", ""))
 
 
 def explain(

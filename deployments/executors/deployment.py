@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from deployments.engine.media.scratch import HeldFolder, remove_abandoned
+from deployments.engine.media.scratch import new_folder, remove_abandoned
 from deployments.executors.code import AppCode
 from deployments.executors.environment import Environments
 from deployments.executors.hosts import AppHost
@@ -19,6 +19,7 @@ from deployments.safety.checkers import Checkers
 from deployments.transfer.uploader import StorageCalls
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.executors.secrets import Secret
+from serve_app.domain.held_folder import HeldFolder
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.realtime import AppMessages
 from weights.store import Store
@@ -34,7 +35,7 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""
         await asyncio.to_thread(remove_abandoned)
-        self._scratch = HeldFolder()
+        self._scratch = new_folder()
         scratch = self._scratch.path
         connection = connect(pool, config, ingress_name, app_name)
         handle_port, link, self._port = connection.handle, connection.link, connection.port

@@ -104,7 +104,8 @@ class ProcessGroup:
         words = (str(GUARD_GRACE_S), str(-1 if talks is None else talks.fileno()), *command)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(*guarded, *words),
+                *guarded,
+                *words,
                 cwd=folder,
                 env=child_environment(self._home) | dict(more or {}),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -7,6 +7,7 @@ moment later has no effect (DNS rebinding).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -91,3 +92,12 @@ def is_public(address: str) -> bool:
     else:
         reserved = ip not in _ASSIGNED or any(ip in network for network in _RESERVED_IPV6)
     return ip.is_global and not ip.is_multicast and not reserved
+
+
+_WEB = re.compile(r"https?://[^\s/?#]+\S*", re.I)
+_INLINE = re.compile(r"data:[^,]*,", re.I)
+
+
+def is_file_url(text: str) -> bool:
+    """Return whether an input may name a file by ``text``: an http(s) URL, or a data URI."""
+    return bool(_WEB.fullmatch(text) or _INLINE.match(text))

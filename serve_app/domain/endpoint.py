@@ -276,6 +276,11 @@ class Endpoint:
         session = self.executor_option.get("session")
         return not isinstance(session, Mapping) or session.get("only") is not True
 
+    def has_words(self, words: str) -> bool:
+        """Return whether its id, name, description or category have all of these words."""
+        text = " ".join((self.id, self.display_name, self.description, self.category)).lower()
+        return all(word in text for word in words.lower().split())
+
     @property
     def kind(self) -> str:
         """What it makes, by its category: image, video, audio or 3d."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from serve_app.domain.addresses import is_file_url
+
 MAX_LORAS = 8  # per request
 MAX_SCALE = 4.0  # fal's limit; a negative scale, which fal lacks, inverts the LoRA's effect
 
-_WEB = re.compile(r"https?://[^\s/?#]+\S*", re.I)
-_INLINE = re.compile(r"data:[^,]*,", re.I)
 # The hub's rules: parts do not begin with a dot or hyphen, nor contain two of them in a row.
 _PART = r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<owner>{_PART})/(?P<name>{_PART})", re.ASCII)
@@ -87,7 +87,7 @@ def parse_lora_path(path: str, suffixes: tuple[str, ...] = (_SUFFIX,)) -> LoraSo
     if (registered := _REGISTERED.fullmatch(path)) is not None:
         groups = registered.groupdict(default="")
         return RegisteredFile(groups["name"], groups["tenant"], groups["digest"])
-    if _WEB.fullmatch(path) or _INLINE.match(path):
+    if is_file_url(path):
         return FileUrl(path)
     place, at, revision = path.rpartition("@")
     if not at:

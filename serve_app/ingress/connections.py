@@ -37,6 +37,7 @@ from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.jobs.jobs import JobHandler, Jobs
 from serve_app.jobs.worker import JobWorker
+from serve_app.periodic_task import PeriodicTask
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
@@ -51,7 +52,6 @@ from serve_app.provenance.certificates import (
 )
 from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.processes import IngressProcess, ProcessLog
-from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import migrate

@@ -14,6 +14,7 @@ from serve_app.domain.errors import DarkroomError
 from serve_app.domain.rest import Rest
 from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.jobs.jobs import Job, JobHandler, Jobs, Retry
+from serve_app.periodic_task import PeriodicTask
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 log = logging.getLogger(__name__)
@@ -40,27 +41,25 @@ class JobWorker:
         self._random = Random()  # noqa: S311 - jitter
         self._running: dict[asyncio.Task[None], tuple[JobHandler, Sequence[Job]]] = {}
         self._ended = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
         self._rest = Rest()
-        self._failing = False
+        work = {"start jobs": self._look, "measure jobs": self._measure}
+        self._rounds = PeriodicTask(LOOK_EVERY_S, work, rest_s=REST_S, sooner=self._ended)
         self._measured_at = float("-inf")
         if metrics is not None:
             metrics.job_kinds(self._handlers)
 
     def start(self, rest: Rest | None = None) -> None:
         """``rest``: None if it never looks less often."""
-        if self._loop is None:
-            self._rest = rest or self._rest
-            self._loop = asyncio.create_task(self._forever())
+        self._rest = rest or self._rest
+        self._rounds.start(rest)
 
     async def aclose(self) -> None:
         """Stop. Jobs under way are due again at once, for another process."""
+        await self._rounds.aclose()
         running = dict(self._running)
-        tasks = [*running, *([] if self._loop is None else [self._loop])]
-        for task in tasks:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._loop = None
+        await asyncio.gather(*running, return_exceptions=True)
         for _, jobs in running.values():
             with suppress(DarkroomError):  # on failure, the lease runs out
                 await self._jobs.retry(jobs, 0.0, counts=False)
@@ -71,21 +70,9 @@ class JobWorker:
             running = [*self._running]
             await asyncio.wait(running, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _forever(self) -> None:
-        while True:
-            self._ended.clear()
-            try:
-                if await self._start_due():
-                    self._rest.busy()
-                await self._measure()
-                self._failing = False
-            except DarkroomError as error:
-                if not self._failing:
-                    log.warning("Jobs are delayed: %s", error.message)
-                self._failing = True
-            except Exception:
-                log.exception("Jobs are delayed by an error; retrying in %s s", LOOK_EVERY_S)
-            await self._rest.sleep(LOOK_EVERY_S, REST_S, sooner=self._ended)
+    async def _look(self) -> None:
+        if await self._start_due():
+            self._rest.busy()
 
     async def _start_due(self) -> bool:
         """Start what is due and has room. False: nothing was taken."""
@@ -174,7 +161,10 @@ class JobWorker:
             if retry.error:
                 log.warning(
                     "%s %s is tried again in %.0f s: %s",
-                    *(handler.kind.name, left[0].key, wait_s, retry.error),
+                    handler.kind.name,
+                    left[0].key,
+                    wait_s,
+                    retry.error,
                 )
             await self._jobs.retry(left, wait_s, retry.error, counts=retry.counts)
             self._count(handler, "retried" if retry.counts else "waiting", len(left))

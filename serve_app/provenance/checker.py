@@ -57,9 +57,12 @@ async def check_apart(
     ``InvalidInput``: the check took too long or too much memory. ``Unsupported``: such files cannot
     be signed, or the package for it is missing.
     """
+    arguments = (str(file), str(certificates), str(memory_bytes), str(timeout_s))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "serve_app.provenance.checker", str(file), str(certificates)),
-        *(str(memory_bytes), str(timeout_s)),
+        sys.executable,
+        "-m",
+        "serve_app.provenance.checker",
+        *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

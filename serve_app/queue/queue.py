@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from serve_app.domain.lease import Demand, LeaseTerms, Liveness
 from serve_app.domain.ports import Clock
 from serve_app.domain.rest import Rest
+from serve_app.periodic_task import PeriodicTask, Work
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
@@ -30,7 +31,7 @@ from serve_app.queue.heartbeat import Heartbeats
 from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.operations import PostgresOperations
 from serve_app.queue.pool_history import PostgresPoolHistory
-from serve_app.queue.reaper import PeriodicTask, Reaper, Work
+from serve_app.queue.reaper import Reaper
 from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import PostgresPartialResults, RequestLog
 from serve_app.queue.retention import RetentionByKind

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping
 
-from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Death, Liveness
-from serve_app.domain.rest import REST_S, Rest
 from serve_app.postgres.database import Database
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
@@ -45,9 +40,6 @@ LOOKS_FOR_S = 4.0
 """A process that looked for dead actors and is gone is replaced after this time at the latest."""
 STOPPED = Death("Darkroom was stopped", by_itself=False)
 SILENT = Death(f"it was silent for {SILENT_S / 60:g} minutes", by_itself=False)
-
-Work = Callable[[], Awaitable[bool | None]]
-"""A periodic function. False: another process does it."""
 
 
 class Reaper:
@@ -166,11 +158,14 @@ class Reaper:
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):
             for attempt in ended:
-                with log_context(attempt.lease_key.request_id):
-                    key = attempt.lease_key
+                key = attempt.lease_key
+                with log_context(key.request_id):
                     log.warning(
                         "Replica %s is gone (%s); request %s, attempt %s, ends",
-                        *(attempt.replica_id, how, key.request_id, key.attempt),
+                        attempt.replica_id,
+                        how,
+                        key.request_id,
+                        key.attempt,
                     )
             self._after.publish_end(ended)
 
@@ -199,67 +194,3 @@ class Reaper:
     async def forget_progress(self) -> None:
         """Delete the progress of attempts that have ended."""
         await self._database.rows(FORGET_PROGRESS)
-
-
-class PeriodicTask:
-    """Run functions one after the other, every ``every_s``, and survive any error they raise."""
-
-    def __init__(
-        self,
-        every_s: float,
-        work: Mapping[str, Work],
-        metrics: QueueMeter | None = None,
-        rest_s: float = REST_S,
-        first_after_s: float = 0.0,
-    ) -> None:
-        """``work``: functions by their name in the metrics. ``rest_s``: period at rest."""
-        self._every_s = every_s
-        self._first_after_s = first_after_s
-        self._rest_s = rest_s
-        self._rest = Rest()
-        self._work = work
-        self._metrics = metrics
-        self._task: asyncio.Task[None] | None = None
-        self._failing: set[str] = set()
-
-    def start(self, rest: Rest | None = None) -> None:
-        """``rest``: None if the period is always the same."""
-        self._rest = rest or self._rest
-        self._task = asyncio.create_task(self._loop())
-
-    async def aclose(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    async def _loop(self) -> None:
-        await asyncio.sleep(self._first_after_s)
-        while True:
-            for name, work in self._work.items():
-                await self._run(name, work)
-            await self._rest.sleep(self._every_s, self._rest_s)
-
-    async def _run(self, name: str, work: Work) -> None:
-        began = time.perf_counter()
-        try:
-            done = await work()
-        except DarkroomError as error:
-            self._on_failure(name)
-            if name not in self._failing:
-                log.warning("%s", error.message)
-            self._failing.add(name)
-        except Exception:
-            self._on_failure(name)
-            log.exception(
-                "A periodic task of the queue failed; it runs again in %s s", self._every_s
-            )
-        else:
-            self._failing.discard(name)
-            if self._metrics is not None and done is not False:
-                self._metrics.task_succeeded(name, time.perf_counter() - began)
-
-    def _on_failure(self, name: str) -> None:
-        self._rest.busy()  # it is tried again as often as before
-        if self._metrics is not None:
-            self._metrics.task_failed(name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -15,12 +14,10 @@ from typing import Protocol
 
 from ray.experimental import internal_kv
 
-from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Demand
 from serve_app.domain.rest import Rest
+from serve_app.periodic_task import PeriodicTask
 from serve_app.scaling.policy import NAMESPACE, Bounds, bounds_key, demand_key, target_key
-
-logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5
 REST_S = 4.0
@@ -96,33 +93,18 @@ class DemandWriter:
         self._share = share
         self._warm_replicas = warm_replicas
         self._sequence = 0
-        self._rest = Rest()
-        self._loop: asyncio.Task[None] | None = None
+        # Ray's KV may be unavailable for a moment; the policies then keep their targets.
+        self._rounds = PeriodicTask(WRITE_EVERY_S, {"write demand": self._write}, rest_s=REST_S)
 
     async def start(self, rest: Rest | None = None) -> None:
         """``rest``: None for none."""
-        if self._loop is None:
-            self._rest = rest or self._rest
-            self._loop = asyncio.create_task(self._write_for_ever(), name="demand")
+        self._rounds.start(rest)
 
     async def aclose(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-            self._loop = None
+        await self._rounds.aclose()
 
-    async def _write_for_ever(self) -> None:
-        while True:
-            try:
-                await self._write(await self._share.of(await self._demand(), self.pools))
-            except DarkroomError as error:
-                logger.warning("The demand could not be written: %s", error)
-            except Exception:
-                # Ray's KV may be unavailable for a moment; the policies then keep their targets.
-                logger.exception("The demand could not be written.")
-            await self._rest.sleep(WRITE_EVERY_S, REST_S)
-
-    async def _write(self, demands: Mapping[str, Demand]) -> None:
+    async def _write(self) -> None:
+        demands = await self._share.of(await self._demand(), self.pools)
         self._sequence += 1
         warm = self._warm_replicas()
         for pool, demand in demands.items():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable
-from contextvars import copy_context
-from functools import partial
 from typing import ParamSpec, TypeVar
 
 from serve_app.domain.errors import StorageFull, StorageUnavailable
@@ -22,13 +19,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 MAX_THREADS = 32  # each waits for a disk
 _THREADS = FairThreads(MAX_THREADS, "storage")
-
-
-async def run_blocking(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Run ``work`` in a thread that only the storage uses, in the context of the caller and within
-    its tenant's share."""
-    call = partial(copy_context().run, work, *arguments, **named)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+run_blocking = _THREADS.run
+"""Run work in a thread that only the storage uses."""
 
 
 async def in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

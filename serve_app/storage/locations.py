@@ -24,6 +24,7 @@ from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured, 
 from serve_app.domain.upload import UploadPart
 from serve_app.options.mistakes import mistakes_text
 from serve_app.paths import expand_home
+from serve_app.periodic_task import PeriodicTask
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import LOCATION_ID, by_location, location_id
@@ -267,19 +268,18 @@ class LocatedStorage:
         self.locations = locations
         self.tickets = own.tickets
         self._closed_for: dict[str, str] = dict.fromkeys(locations, "it was not opened yet")
-        self._opening: asyncio.Task[None] | None = None
+        self._opening = PeriodicTask(
+            TRY_AGAIN_S, {"open storage locations": self._open_closed}, first_after_s=TRY_AGAIN_S
+        )
 
     async def start(self) -> None:
         """Open all. Raises ``DarkroomError`` only if the installation's own cannot be opened."""
         await self.own.start()
         await asyncio.gather(*map(self._open, self.locations))
-        self._opening = asyncio.create_task(self._try_again(), name="storage locations")
+        self._opening.start()
 
     async def aclose(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
-            self._opening = None
+        await self._opening.aclose()
         await asyncio.gather(*(storage.aclose() for storage in self.locations.values()))
         await self.own.aclose()
 
@@ -293,10 +293,8 @@ class LocatedStorage:
         else:
             self._closed_for.pop(id_, None)
 
-    async def _try_again(self) -> None:
-        while True:
-            await asyncio.sleep(TRY_AGAIN_S)
-            await asyncio.gather(*map(self._open, list(self._closed_for)))
+    async def _open_closed(self) -> None:
+        await asyncio.gather(*map(self._open, list(self._closed_for)))
 
     def _of(self, key: str) -> DirectoryStorage | S3Storage:
         id_ = location_id(key)

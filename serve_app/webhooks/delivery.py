@@ -21,33 +21,15 @@ from serve_app.domain.webhook import (
     ReceiverResponse,
     WebhookBacklog,
 )
+from serve_app.periodic_task import PeriodicTask
 from serve_app.telemetry.logs import set_request
 from serve_app.webhooks.circuit_breaker import CircuitBreakers
+from serve_app.webhooks.retrying import retry_delay_s
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import SignedMessage
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
-
-# Delay before the next try of a delivery.
-
-JITTER = 0.2
-"""Maximum fraction that is added to a delay, so that deliveries that failed together spread out."""
-
-
-def retry_delay_s(
-    answer: ReceiverResponse, tries: int, waits_s: Sequence[float], chance: float
-) -> float | None:
-    """Seconds until the next try; None if the delivery is dead.
-
-    ``tries`` counts this one. ``chance`` is a random number from 0 to 1. A receiver can make the
-    delay longer, but not shorter.
-    """
-    if answer.final or tries > len(waits_s):
-        return None
-    wait_s = waits_s[tries - 1] * (1 + JITTER * chance)
-    return max(wait_s, answer.again_after_s or 0.0)
-
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -135,48 +117,36 @@ class DeliveryWorker:
         self._rest = Rest()
         self._room = asyncio.Event()
         self._in_flight: dict[asyncio.Task[None], ClaimedDelivery] = {}
-        self._loops: list[asyncio.Task[None]] = []
+        self._rounds = (
+            PeriodicTask(rules.check_interval_s, {"send webhooks": self._look}, sooner=self._room),
+            PeriodicTask(CLEANUP_INTERVAL_S, {"clean up webhooks": self._clean_up}),
+        )
 
     def start(self, rest: Rest | None = None) -> None:
         """``rest``: None if it never looks less often."""
-        if not self._loops:
-            self._rest = rest or self._rest
-            looking = self._forever(self._round, self._rules.check_interval_s, self._room)
-            tending = self._forever(self._clean_up, CLEANUP_INTERVAL_S, asyncio.Event())
-            self._loops = [asyncio.create_task(coroutine) for coroutine in (looking, tending)]
+        self._rest = rest or self._rest
+        for task in self._rounds:
+            task.start(rest)
 
     async def aclose(self) -> None:
         """Stop. Deliveries in progress are aborted and are due again at once."""
+        for rounds in self._rounds:
+            await rounds.aclose()
         in_flight = dict(self._in_flight)
-        for task in (*self._loops, *in_flight):
+        for task in in_flight:
             task.cancel()
-        await asyncio.gather(*self._loops, *in_flight, return_exceptions=True)
-        self._loops = []
+        await asyncio.gather(*in_flight, return_exceptions=True)
         for claimed in in_flight.values():
             with suppress(DarkroomError):  # on failure, the claim expires
                 await self._outbox.put_back(claimed, 0.0)
 
-    async def _forever(
-        self, chore: Callable[[], Awaitable[bool]], every_s: float, sooner: asyncio.Event
-    ) -> None:
-        """Run ``chore`` every ``every_s``; at once if it returns True or ``sooner`` is set."""
-        failing = False
-        while True:
-            sooner.clear()
-            more = False
-            try:
-                more = await chore()
-                failing = False
-            except DarkroomError as error:
-                if not failing:
-                    log.warning("Webhooks are delayed: %s", error.message)
-                failing = True
-            except Exception:
-                log.exception("Webhooks are delayed by an error; retrying in %s s", every_s)
-            if not more:
-                await self._rest.sleep(every_s, sooner=sooner)
+    async def _look(self) -> None:
+        """Start the deliveries that are due until none is, or none has room."""
+        while await self._start_some():
+            pass
 
-    async def _round(self) -> bool:
+    async def _start_some(self) -> bool:
+        """Start some that are due. False: there may be no more."""
         page = await self._outbox.channels(self._after, CHANNEL_PAGE)
         if page:  # also one that waits to be sent again
             self._rest.busy()
@@ -272,11 +242,10 @@ class DeliveryWorker:
             if retry_s is None:
                 log.warning("Webhook of request %s is dead: %s", claimed.request_id, answer.error)
 
-    async def _clean_up(self) -> bool:
+    async def _clean_up(self) -> None:
         while expired := await self._outbox.expire(self._rules.give_up_s):
             for _ in range(expired):
                 self._metrics.webhook("dead")
             log.warning("%s webhooks were given up: they were not delivered in time", expired)
         self._metrics.breakers(*self._breakers.open(self._clock.monotonic()))
         self._metrics.webhooks(await self._outbox.backlog())
-        return False

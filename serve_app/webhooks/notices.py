@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from serve_app.jobs.jobs import Job, JobHandler, JobKind, Retry
+from serve_app.webhooks.retrying import retry_delay_s
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import SignedMessage
 
@@ -37,6 +38,6 @@ class NoticeDelivery(JobHandler):
         answer = await self._sender.post(payload["url"], message, TIMEOUT_S)
         if answer.is_accepted:
             return ()
-        wait_s = self._waits_s[min(job.attempts, len(self._waits_s)) - 1] if self._waits_s else 0.0
-        wait_s = max(wait_s, answer.again_after_s or 0.0)
-        return [Retry(jobs, wait_s, f"It was not delivered: {answer.error}", last=answer.final)]
+        wait_s = retry_delay_s(answer, job.attempts, self._waits_s, chance=0.0)
+        error = f"It was not delivered: {answer.error}"
+        return [Retry(jobs, wait_s, error, last=wait_s is None)]

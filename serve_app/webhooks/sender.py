@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 import ssl
 from collections.abc import Iterable, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -17,6 +14,7 @@ import httpx2
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.ports import Clock
+from serve_app.domain.retry_after import parse_retry_after
 from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.domain.webhook import ReceiverResponse
 from serve_app.telemetry.trace_context import to_headers
@@ -188,20 +186,10 @@ class Sender:
             await response.aclose()
 
     def _retry_after_s(self, headers: list[tuple[bytes, bytes]]) -> float | None:
-        """Delay in seconds from ``Retry-After``, which holds seconds or a date; None without it."""
         for name, value in headers:
-            if name.lower() != b"retry-after":
-                continue
-            text = value.decode("latin-1").strip()
-            if text.isascii() and text.isdecimal():
-                return min(float(text[:9]), MAX_RETRY_AFTER_S)
-            try:
-                at = parsedate_to_datetime(text)
-            except (ValueError, OverflowError):  # the latter for a year or a zone of many digits
-                return None
-            at = at if at.tzinfo else at.replace(tzinfo=UTC)
-            left_s = (at - self._clock.now()).total_seconds()
-            return min(max(0.0, math.ceil(left_s)), MAX_RETRY_AFTER_S)
+            if name.lower() == b"retry-after":
+                wait_s = parse_retry_after(value.decode("latin-1"), self._clock.now())
+                return None if wait_s is None else min(wait_s, MAX_RETRY_AFTER_S)
         return None
 
 

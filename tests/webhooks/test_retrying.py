@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from serve_app.domain.webhook import ReceiverResponse
 from serve_app.settings import Config
-from serve_app.webhooks.delivery import JITTER, retry_delay_s
+from serve_app.webhooks.retrying import JITTER, retry_delay_s
 
 WAITS = Config(gpus=0).webhooks.webhook_waits_s
 BAD = ReceiverResponse(0.1, 500, "It answered 500.")

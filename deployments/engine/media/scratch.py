@@ -1,18 +1,17 @@
-"""Temporary files of a process: those of one attempt, for content that is too large for memory, and
-folders that do not stay for good if the process is killed."""
+"""Temporary files of one attempt, for content that is too large for memory, and folders of a
+process in the same place."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from serve_app.domain import held_folder
 from serve_app.domain.errors import Cancelled
+from serve_app.domain.held_folder import HeldFolder
 
 OnEncoded = Callable[[int, int], None]
 """Callback with the frames or samples written so far, and the total."""
@@ -26,41 +25,14 @@ PREFIX = "darkroom-scratch-"
 """Beginning of the names of folders that ``remove_abandoned`` may delete."""
 
 
-class HeldFolder:
-    """New temporary folder, readable by this user only. It is locked (flock) until ``remove``, or
-    until this process ends."""
-
-    def __init__(self) -> None:
-        """Raises ``OSError`` if the disk refuses it."""
-        while True:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-            try:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:  # deleted by another process before it was locked
-                continue
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            if self.path.exists():
-                return
-            os.close(self._descriptor)
-
-    def remove(self) -> None:
-        """Delete it with its files. Call once."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._descriptor)
+def new_folder() -> HeldFolder:
+    """New temporary folder. Raises ``OSError`` if the disk refuses it."""
+    return HeldFolder(Path(tempfile.gettempdir()), PREFIX)
 
 
 def remove_abandoned() -> None:
     """Delete the folders of this user's processes that were killed. It may take seconds."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(OSError):  # in use, of another user, or removed meanwhile
-            descriptor = os.open(path, flags)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(descriptor).st_uid == os.geteuid():
-                    shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+    held_folder.remove_abandoned(Path(tempfile.gettempdir()), PREFIX)
 
 
 class Scratch:
@@ -86,7 +58,7 @@ class Scratch:
             if self._closed:
                 raise Cancelled(_CLOSED)
             if self._folder is None:
-                self._folder = HeldFolder()
+                self._folder = new_folder()
             self._files += 1
             return self._folder.path / f"{self._files}.{extension}"
 

@@ -15,6 +15,7 @@ import httpx2
 from serve_app.domain.errors import DarkroomError, HostedFailed, InvalidInput
 from serve_app.domain.executors.hosted import HostedCall
 from serve_app.domain.progress import Progress
+from serve_app.domain.retry_after import parse_retry_after
 from serve_app.options.hosted import HostedEndpoint
 
 CONNECT_S = 10.0
@@ -229,7 +230,8 @@ class Wire:
             raise CallRefused(HostedFailed(what))
         if status == 429:
             why = f"{self._name} takes no more requests now: {error_text(answer)}"
-            raise Busy(why, retry_after(answer))
+            wait_s = parse_retry_after(answer.headers.get("retry-after", ""))
+            raise Busy(why, None if wait_s is None else min(wait_s, MAX_RETRY_AFTER_S))
         if 300 <= status < 500 and status != 408:
             raise CallRefused(self.error_of(answer))
         document = _json(answer)
@@ -340,11 +342,6 @@ def _code(answer: httpx2.Response) -> Any:
     document = _json(answer)
     error = cast("dict[str, Any]", document).get("error") if isinstance(document, dict) else None
     return cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
-
-
-def retry_after(answer: httpx2.Response) -> float | None:
-    header = answer.headers.get("retry-after", "")
-    return min(float(header), MAX_RETRY_AFTER_S) if header.isdecimal() else None
 
 
 def covers(theirs: Any, ours: Any) -> bool:

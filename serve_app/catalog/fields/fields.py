@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -20,15 +19,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from serve_app.catalog.fields.field_notes import NoEffect, NotSupported
+from serve_app.domain.addresses import is_file_url
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.lora import FORMS, MAX_LORAS, MAX_SCALE, parse_lora_path
 from serve_app.domain.media.image_size import AUTO, MAX_SIDE, MIN_SIDE, PRESETS
 
 MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1  # range of torch's generators
 MAX_PROMPT = 20_000  # characters
-
-_WEB = re.compile(r"https?://[^\s/?#]+\S*", re.I)
-_INLINE = re.compile(r"data:[^,]*,", re.I)
 
 
 class ImageSize(BaseModel):
@@ -108,7 +105,7 @@ def one_of(names: Iterable[str], more: str = "") -> PydanticCustomError:
 
 
 def _reachable(value: str) -> str:
-    if not (_WEB.fullmatch(value) or _INLINE.match(value)):
+    if not is_file_url(value):
         raise PydanticCustomError(
             "url_scheme", "Input should be an http(s) URL, or a data URI that contains the file"
         )

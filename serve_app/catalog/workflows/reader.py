@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from serve_app.catalog.fields.workflow_fields import object_schema, schema_by_values
 from serve_app.domain.errors import FieldProblem, InvalidInput
+from serve_app.domain.json_depth import is_deep
 from serve_app.domain.workflows.definition import (
     MAX_NAME,
     MAX_NODES,
@@ -183,7 +184,7 @@ class _Reader:
             ) from None
         if "\\u0000" in text:
             raise InvalidInput("The workflow has a text with a NUL character; remove it.")
-        if _depth(document) > MAX_DEPTH:
+        if is_deep(document, MAX_DEPTH):
             raise InvalidInput(f"The workflow is nested deeper than {MAX_DEPTH} levels.")
 
     def _form(self, document: Mapping[str, Any]) -> tuple[Place, Mapping[str, Any]]:
@@ -393,11 +394,3 @@ def _firsts(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, list):
         return [first for item in cast("list[Any]", value) for first in _firsts(item)]
     return []
-
-
-def _depth(value: Any) -> int:
-    if isinstance(value, Mapping):
-        return 1 + max(map(_depth, cast("Mapping[str, Any]", value).values()), default=0)
-    if isinstance(value, list):
-        return 1 + max(map(_depth, cast("list[Any]", value)), default=0)
-    return 0

@@ -3,12 +3,13 @@ one tenant's slow jobs hold no more than its share."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -155,6 +156,11 @@ class FairThreads(Executor):
         job.future.add_done_callback(lambda _: self._on_job_done(job))
         self._start_waiting()  # a thread may have become free since
         return job.future
+
+    async def run(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Run ``work`` in a thread, in the context of the caller and within its tenant's share."""
+        call = partial(copy_context().run, work, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self, call)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002  # the signature of Executor
         """Accept no more jobs. Those that wait are cancelled; running ones end."""

@@ -250,7 +250,10 @@ async def models(request: HttpRequest) -> Response:
     services = services_of(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     allowed = [entry for entry in services.catalog_of(caller) if caller.allows(entry.endpoint.id)]
-    entries = [entry for entry in _after(request, allowed) if _matches_query(request, entry)]
+    # The filters may exclude the cursor's own entry: it was perhaps served when the previous page
+    # was sent, and is not served any more.
+    first = query.after_cursor(request, [entry.endpoint.id for entry in allowed])
+    entries = [entry for entry in allowed[first:] if _matches_query(request, entry)]
     page = entries[:limit]
     origin = origin_of(request)
     weights = await held_weights(services)
@@ -303,28 +306,12 @@ def _matches_query(request: HttpRequest, entry: CatalogEntry) -> bool:
     status = params.get("status")
     if status is not None and status not in STATUSES:
         raise query.invalid("status", f"should be one of {', '.join(STATUSES)}", status)
-    text = " ".join((endpoint.id, endpoint.display_name, endpoint.description, endpoint.category))
     return (
         (not ids or endpoint.id in ids)
         and params.get("category", endpoint.category) == endpoint.category
         and status in (None, _status(entry))
-        and all(word in text.lower() for word in params.get("q", "").lower().split())
+        and endpoint.has_words(params.get("q", ""))
     )
-
-
-def _after(request: HttpRequest, entries: list[CatalogEntry]) -> list[CatalogEntry]:
-    """Entries after the cursor.
-
-    The filters may exclude the cursor's own entry: it was perhaps served when the previous page was
-    sent, and is not served any more.
-    """
-    cursor = request.query_params.get("cursor")
-    if cursor is None:
-        return entries
-    ids = [entry.endpoint.id for entry in entries]
-    if cursor not in ids:
-        raise query.invalid("cursor", "should be the next_cursor of the previous page", cursor)
-    return entries[ids.index(cursor) + 1 :]
 
 
 def _expansions(request: HttpRequest) -> Collection[str]:

@@ -40,18 +40,11 @@ class ComfyUiError(TypedDict):
 
 
 ERRORS = ErrorFormat(
+    ComfyUiError,
     {
         400: "A value is not valid; `node_errors` names the nodes.",
-        401: "The key is missing or not valid.",
-        403: "The key does not allow this call.",
         404: "Not found, or no endpoint takes any workflow.",
-        410: "Deleted.",
-        413: "Too large.",
-        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
-        503: "A service that Darkroom depends on does not answer.",
-        507: "Not enough disk space.",
     },
-    ComfyUiError,
 )
 AT_SUBMIT = (400, 403, 404, 413, 429, 503, 507)
 

@@ -27,6 +27,7 @@ from serve_app.domain.errors import (
     InvalidInput,
     TooLarge,
 )
+from serve_app.domain.json_depth import is_deep
 from serve_app.domain.ports import Clock
 from serve_app.domain.sharing.admission import current_admission, end_admission
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -162,25 +163,12 @@ def parse(raw: bytes) -> Any:
         raise _too_deep() from None
     except ValueError as error:  # NaN, infinity, or a number with thousands of digits
         raise _not_json(str(error), 0) from None
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value, MAX_DEPTH):
         raise _too_deep()
     # NUL and halves of surrogate pairs come as escapes only. Raw ones are not JSON, or not UTF-8.
     if b"\\" in raw and b"\\u" in raw:  # the first look is forty times as fast as the second
         reject_unstorable(value, ("body",))
     return value
-
-
-def is_deep(value: Any) -> bool:
-    """Return whether there are more than ``MAX_DEPTH`` lists and objects in each other."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for container in level
-            for inner in (container.values() if isinstance(container, dict) else container)
-            if isinstance(inner, dict | list)
-        ]
-    return bool(level)
 
 
 A_FORM = (

@@ -70,38 +70,39 @@ def answer(description: str, type_: Any, media_type: str = JSON) -> Answer:
 class ErrorFormat:
     """Error responses of a protocol."""
 
-    meanings: Mapping[int, str]
     body: Any
+    meanings: Mapping[int, str] = field(default_factory=dict[int, str])  # other than ``MEANINGS``
     bodies: Mapping[int, Any] = field(default_factory=dict[int, Any])  # by status, if it differs
 
     def answers(self, statuses: Sequence[int]) -> dict[int, Answer]:
+        meanings = {**MEANINGS, **self.meanings}
         return {
-            status: answer(self.meanings[status], self.bodies.get(status, self.body))
+            status: answer(meanings[status], self.bodies.get(status, self.body))
             for status in sorted(set(statuses))
         }
 
 
+MEANINGS: Mapping[int, str] = {
+    400: "Not supported by this installation, or not possible in the present state.",
+    401: "The key is missing or not valid.",
+    403: "The key does not allow this call.",
+    404: "Not found.",
+    405: "The path does not take this method.",
+    410: "Deleted.",
+    412: "It exists already.",
+    413: "Too large.",
+    416: "The range is outside the file.",
+    429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
+    499: "The request was cancelled.",
+    500: "The attempt failed, or Darkroom has a defect.",
+    503: "A service that Darkroom depends on does not answer.",
+    504: "The request did not start within the time that the client set.",
+    507: "Not enough disk space.",
+}
+"""Meanings of error statuses. A protocol says what it has beside or instead of them."""
+
 FAL_ERRORS = ErrorFormat(
-    {
-        400: "Not supported by this installation, or not possible in the present state.",
-        401: "The key is missing or not valid.",
-        403: "The key does not allow this call.",
-        404: "Not found.",
-        405: "The path does not take this method.",
-        410: "Deleted.",
-        412: "It exists already.",
-        413: "Too large.",
-        416: "The range is outside the file.",
-        422: "A field is not valid; `detail` names each.",
-        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
-        499: "The request was cancelled.",
-        500: "The attempt failed, or Darkroom has a defect.",
-        503: "A service that Darkroom depends on does not answer.",
-        504: "The request did not start within the time that the client set.",
-        507: "Not enough disk space.",
-    },
-    Error,
-    {422: ValidationError},
+    Error, {422: "A field is not valid; `detail` names each."}, {422: ValidationError}
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from starlette.requests import HTTPConnection
@@ -43,6 +44,20 @@ def whole_number(request: HTTPConnection, name: str, *, default: int, most: int)
 def text(request: HTTPConnection, name: str) -> str | None:
     """Read a text to search for. ``InvalidInput``: PostgreSQL cannot store it."""
     return next(reversed(_texts(request, name)), None)
+
+
+def after_cursor(
+    request: HTTPConnection,
+    cursors: Sequence[str],
+    what: str = "should be the next_cursor of the previous page",
+) -> int:
+    """Index of the first item behind ``cursor``. ``InvalidInput``: it is none of ``cursors``."""
+    cursor = text(request, "cursor")
+    if cursor is None:
+        return 0
+    if cursor not in cursors:
+        raise invalid("cursor", what, cursor)
+    return cursors.index(cursor) + 1
 
 
 def request_id(

@@ -37,7 +37,7 @@ from serve_app.ingress.mcp.tools import (
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.model_lookup import EndpointFields, find_endpoint
+from serve_app.ingress.submission.model_lookup import EndpointFields, find_endpoint, served_models
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.protocol import find_request
 from serve_app.tenants import scopes
@@ -69,14 +69,10 @@ async def call_of(
 
 
 async def list_models(call: ToolCall, arguments: ListModels) -> CallToolResult:
-    words = arguments.query.lower().split()
     models = [
         _summary(entry)
-        for entry in call.services.catalog_of(call.caller)
-        if not entry.missing
-        and entry.endpoint.takes_requests
-        and call.caller.allows(entry.endpoint.id)
-        and all(word in _text(entry) for word in words)
+        for entry in served_models(call.services, call.caller)
+        if entry.endpoint.has_words(arguments.query)
     ]
     sentence = "\n".join(
         f"{model['model']}: {model['description']} ({model['category']})" for model in models
@@ -241,10 +237,3 @@ def _describe_model(entry: CatalogEntry) -> dict[str, Any]:
         "input_schema": entry.schema.json_schema(),
         "output_schema": entry.schema.output_schema(),
     }
-
-
-def _text(entry: CatalogEntry) -> str:
-    endpoint = entry.endpoint
-    return " ".join(
-        (endpoint.id, endpoint.display_name, endpoint.description, endpoint.category)
-    ).lower()

@@ -48,21 +48,12 @@ class OpenAiError(TypedDict):
 
 
 ERRORS = ErrorFormat(
+    OpenAiError,
     {
         400: "A parameter is not valid or not supported; `param` names it.",
-        401: "The key is missing or not valid.",
-        403: "The key does not allow this call.",
         404: "There is no such model, or it was not found.",
-        410: "Deleted.",
-        413: "Too large.",
-        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
-        499: "The request was cancelled.",
-        500: "The attempt failed, or Darkroom has a defect.",
-        503: "A service that Darkroom depends on does not answer.",
         504: "The request did not start, or end, within the time that the client set.",
-        507: "Not enough disk space.",
     },
-    OpenAiError,
 )
 AT_SUBMIT, AT_END = (400, 403, 404, 413, 429, 503, 507), (410, 499, 500, 504)
 

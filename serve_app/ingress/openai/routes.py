@@ -21,7 +21,7 @@ from serve_app.ingress.openai.batches import calls as batches
 from serve_app.ingress.openai.batches import files
 from serve_app.ingress.openai.errors import ERRORS, TAG, error_response
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.ingress.submission.model_lookup import find_endpoint, plain_aliases
+from serve_app.ingress.submission.model_lookup import find_endpoint, plain_aliases, served_models
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT, Caller
 
 # ``models``: all served endpoints, and the aliases of them.
@@ -63,11 +63,7 @@ async def show_model(request: HttpRequest) -> Response:
 
 
 def _models(services: Services, caller: Caller) -> Iterator[OpenAiModel]:
-    served = [
-        entry.endpoint.id
-        for entry in services.catalog_of(caller)
-        if not entry.missing and entry.endpoint.takes_requests and caller.allows(entry.endpoint.id)
-    ]
+    served = [entry.endpoint.id for entry in served_models(services, caller)]
     for endpoint_id in served:
         yield _model(endpoint_id, endpoint_id)
     for alias, endpoint_id in plain_aliases(services.config.models.model_aliases).items():

@@ -14,10 +14,12 @@ from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Operation, answer, in_path
 from serve_app.ingress.replicate.errors import ERRORS, TAG
-from serve_app.ingress.replicate.models import ReplicateModel, rendered_model, served_models
+from serve_app.ingress.replicate.models import ReplicateModel, rendered_model
 from serve_app.ingress.replicate.prediction import ReplicatePage
 from serve_app.ingress.replicate.predictions import base_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.model_lookup import served_models
 
 
 class ReplicateCollection(TypedDict):
@@ -35,7 +37,7 @@ class ReplicateCollectionPage(ReplicatePage):
 
 async def list_collections(request: HttpRequest) -> Response:
     """List the categories that have a served endpoint, in the catalog's order."""
-    served = served_models(request, await authenticate(request))
+    served = served_models(services_of(request), await authenticate(request))
     slugs = dict.fromkeys(entry.endpoint.category for entry in served)
     results = [_collection(slug) for slug in slugs if slug]
     body: ReplicateCollectionPage = {"previous": None, "next": None, "results": results}
@@ -43,7 +45,7 @@ async def list_collections(request: HttpRequest) -> Response:
 
 
 async def show(request: HttpRequest) -> Response:
-    served = [*served_models(request, await authenticate(request))]
+    served = [*served_models(services_of(request), await authenticate(request))]
     slug: str = request.path_params["slug"]
     entries = [entry for entry in served if entry.endpoint.category == slug]
     if not entries:

@@ -20,10 +20,10 @@ from serve_app.ingress.replicate.models import (
     ReplicateAccount,
     named_model,
     page_of_served,
-    served_models,
 )
 from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage, model_id
 from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission.model_lookup import served_models
 
 
 class ReplicateHardware(TypedDict):
@@ -78,7 +78,7 @@ async def show(request: HttpRequest) -> Response:
 async def hardware(request: HttpRequest) -> Response:
     """List the pools that run the served endpoints."""
     services = services_of(request)
-    served = served_models(request, await authenticate(request))
+    served = served_models(services, await authenticate(request))
     pools = dict.fromkeys(pool for entry in served if (pool := services.pool_if_any(entry)))
     body: list[ReplicateHardware] = [
         {"sku": name, "name": _name_of_pool(services, name)} for name in pools

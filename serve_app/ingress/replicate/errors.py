@@ -45,18 +45,11 @@ class ReplicateError(TypedDict):
 
 
 ERRORS = ErrorFormat(
+    ReplicateError,
     {
         400: "Not supported by this installation.",
-        401: "The key is missing or not valid.",
-        403: "The key does not allow this call.",
-        404: "Not found.",
-        413: "Too large.",
         422: "A field is not valid; `invalid_fields` names each.",
-        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
-        503: "A service that Darkroom depends on does not answer.",
-        507: "Not enough disk space.",
     },
-    ReplicateError,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -32,6 +32,7 @@ from serve_app.ingress.replicate.prediction import (
 from serve_app.ingress.replicate.predictions import NAME, OWNER, base_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.model_lookup import served_models
 from serve_app.tenants.scopes import Caller
 
 PAGE = 25
@@ -138,9 +139,9 @@ async def list_models(request: HttpRequest) -> Response:
 async def search(request: HttpRequest) -> Response:
     """Find models with all words of the body in their id, name, description or category."""
     caller = await authenticate(request)
-    words = _query(await read_body(request, MAX_QUERY_BYTES)).lower().split()
-    served = served_models(request, caller)
-    entries = [entry for entry in served if all(word in _text(entry) for word in words)]
+    words = _query(await read_body(request, MAX_QUERY_BYTES))
+    served = served_models(services_of(request), caller)
+    entries = [entry for entry in served if entry.endpoint.has_words(words)]
     return await _page(entries, base_of(request), None)
 
 
@@ -236,26 +237,14 @@ SHOW_VERSION = replace(
 )
 
 
-def served_models(request: HttpRequest, caller: Caller) -> Iterator[CatalogEntry]:
-    """Endpoints that are served, and that the caller may use."""
-    for entry in services_of(request).catalog_of(caller):
-        if not entry.missing and entry.endpoint.takes_requests and caller.allows(entry.endpoint.id):
-            yield entry
-
-
 def page_of_served(
     request: HttpRequest, caller: Caller, what: str
 ) -> tuple[Sequence[CatalogEntry], str | None]:
     """Page of the served endpoints at the call's cursor, and the URL of the next, whose path ends
     with ``what``."""
-    served = [*served_models(request, caller)]
-    cursor = request.query_params.get("cursor")
-    start = 0
-    if cursor is not None:
-        known = [entry.endpoint.id for entry in served]
-        if cursor not in known:
-            raise query.invalid("cursor", "should be the one of the previous page", cursor)
-        start = known.index(cursor) + 1
+    served = [*served_models(services_of(request), caller)]
+    ids = [entry.endpoint.id for entry in served]
+    start = query.after_cursor(request, ids, "should be the one of the previous page")
     page = served[start : start + PAGE]
     if len(served) <= start + PAGE:
         return page, None
@@ -279,13 +268,6 @@ def _query(body: bytes) -> str:
         value: object = json.loads(text)
         return value if isinstance(value, str) else text
     return text
-
-
-def _text(entry: CatalogEntry) -> str:
-    endpoint = entry.endpoint
-    return " ".join(
-        (endpoint.id, endpoint.display_name, endpoint.description, endpoint.category)
-    ).lower()
 
 
 def rendered_model(entry: CatalogEntry, base: str) -> ReplicateModel:

@@ -63,20 +63,28 @@ REFUSED = (
         "DELETE", _MODEL, "DeleteModel", f"Models are not deleted by Replicate's API. {DELETE}"
     ),
     RefusedCall(
-        *("DELETE", _VERSION, "DeleteVersion"),
+        "DELETE",
+        _VERSION,
+        "DeleteVersion",
         "A version ends when its endpoint changes. `darkroom models delete ENDPOINT_ID` deletes "
         "the endpoint.",
     ),
     RefusedCall(
-        *("POST", "/deployments", "CreateDeployment"),
+        "POST",
+        "/deployments",
+        "CreateDeployment",
         f"Each served endpoint is a deployment of the same name, and there are no others. {SCALE}",
     ),
     RefusedCall(
-        *("PATCH", _DEPLOYMENT, "UpdateDeployment"),
+        "PATCH",
+        _DEPLOYMENT,
+        "UpdateDeployment",
         f"Deployments are not changed by Replicate's API. {SCALE}",
     ),
     RefusedCall(
-        *("DELETE", _DEPLOYMENT, "DeleteDeployment"),
+        "DELETE",
+        _DEPLOYMENT,
+        "DeleteDeployment",
         "Each served endpoint is a deployment. `darkroom warm delete ENDPOINT_ID` ends what keeps "
         "its replicas ready.",
     ),

@@ -234,7 +234,8 @@ class Calls(Generic[Row]):
                 listing = await read(call)
                 listed = listing if isinstance(listing, ResourceList) else ResourceList(listing)
                 cursors = self._cursors(listed.rows)
-                first = _after(cursors, query.text(call.request, "cursor"))
+                what = "is of no page; read the list from its start"
+                first = query.after_cursor(call.request, cursors, what)
                 end = first + limit
                 more = len(cursors) > end
                 return {
@@ -458,15 +459,6 @@ class Calls(Generic[Row]):
             cursors.append(f"{value}~{seen[value]}" if seen[value] else value)
             seen[value] += 1
         return cursors
-
-
-def _after(cursors: Sequence[str], cursor: str | None) -> int:
-    """Index of the first row behind ``cursor``."""
-    if cursor is None:
-        return 0
-    if cursor not in cursors:
-        raise query.invalid("cursor", "is of no page; read the list from its start", cursor)
-    return cursors.index(cursor) + 1
 
 
 def _route(

@@ -20,7 +20,7 @@ from serve_app.domain.audit.acts import Actor, NewAct
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.operations import Operations
 from serve_app.domain.ports import Clock
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.telemetry.queue_metrics import QueueMeter
 from serve_app.tenants.recent_keys import RecentKeys
 

@@ -21,7 +21,7 @@ from serve_app.domain.errors import DatabaseUnavailable, Forbidden, InvalidInput
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
 from serve_app.domain.ports import Clock
 from serve_app.domain.rest import Rest
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
 from serve_app.storage.keys import PRIVATE, access_id, is_private, valid

@@ -9,7 +9,7 @@ from serve_app.domain.errors import DarkroomError
 from serve_app.domain.ports import Storage
 from serve_app.domain.upload import UploadBook
 from serve_app.jobs.jobs import Job, JobHandler, JobKind, Retry
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.storage.keys import by_location
 from serve_app.telemetry.queue_metrics import QueueMeter
 

@@ -30,7 +30,7 @@ from serve_app.domain.rest import Rest
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.queue.transactions.catalog_entries import MAX_COUNTED, CatalogEntries, KeptEntry
 from serve_app.registry.records import TenantWeights, WeightBook
 from serve_app.settings import Config

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.periodic_task import PeriodicTask
 from serve_app.scaling.policy import Bounds
 from serve_app.settings import Config, config_file
 from serve_app.settings.parts import LIVE
@@ -45,7 +47,7 @@ class LiveSettings:
         self._arguments: Arguments = {}  # of the settings in force
         self._signature: Signature = ()  # of the files that were read last
         self._problem = ""  # why the files as they are now are not in force
-        self._loop: asyncio.Task[None] | None = None
+        self._rounds: PeriodicTask | None = None
 
     @property
     def has_problem(self) -> bool:
@@ -94,37 +96,37 @@ class LiveSettings:
 
     def start(self, kept: KeptSettings, apply: Callable[[Config], Awaitable[None]]) -> None:
         """Call ``apply`` after each change. If it raises ``Misconfigured``, it changed nothing."""
-        if self._file is not None and self._loop is None:
-            self._loop = asyncio.create_task(self._follow(self._file, kept, apply), name="settings")
+        if self._file is not None and self._rounds is None:
+            look = partial(self._apply_change, self._file, kept, apply)
+            self._rounds = PeriodicTask(
+                LOOK_EVERY_S, {"live settings": look}, first_after_s=LOOK_EVERY_S
+            )
+            self._rounds.start()
 
     async def aclose(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-            self._loop = None
+        if self._rounds is not None:
+            await self._rounds.aclose()
 
-    async def _follow(
+    async def _apply_change(
         self, file: Path, kept: KeptSettings, apply: Callable[[Config], Awaitable[None]]
     ) -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                if await asyncio.to_thread(self._look) == self._signature:
-                    continue
-                await apply(await asyncio.to_thread(self.read))
-                await kept.keep(self._arguments)
-            except Misconfigured as error:
-                before = f"The settings of {file} before this change stay in force."
-                self._complain(f"{error.message} {before}")
-            except DarkroomError as error:
-                self._signature = ()
-                self._complain(f"{error.message} The settings of {file} are tried again.")
-            except Exception:
-                self._problem = f"The settings of {file} could not be applied: see the log."
-                log.exception("The settings of %s could not be applied.", file)
-            else:
-                self._problem = ""
-                log.info("The settings of %s are in force.", file)
+        if await asyncio.to_thread(self._look) == self._signature:
+            return
+        try:
+            await apply(await asyncio.to_thread(self.read))
+            await kept.keep(self._arguments)
+        except Misconfigured as error:
+            before = f"The settings of {file} before this change stay in force."
+            self._complain(f"{error.message} {before}")
+        except DarkroomError as error:
+            self._signature = ()
+            self._complain(f"{error.message} The settings of {file} are tried again.")
+        except Exception:
+            self._problem = f"The settings of {file} could not be applied: see the log."
+            raise
+        else:
+            self._problem = ""
+            log.info("The settings of %s are in force.", file)
 
     def _complain(self, problem: str) -> None:
         """Show a problem, and log it once."""

@@ -19,7 +19,7 @@ from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound, Tenant
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.domain.rest import Rest
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.resources.tenants import TenantLimit
 from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
 from serve_app.settings.config import AREA_OF

@@ -18,7 +18,7 @@ from serve_app.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.tenants.scopes import Caller, expand_scopes
 
 CHECK_S = 1.0

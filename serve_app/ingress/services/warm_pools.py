@@ -19,7 +19,7 @@ from serve_app.domain.errors import DarkroomError
 from serve_app.domain.operations import Operations, WeightsLevel
 from serve_app.domain.ports import Clock
 from serve_app.domain.rest import Rest
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.queue.state.warm import HeldWeights, Keep
 from serve_app.scaling.warm import Holder, PoolTarget, assign_targets, replicas_for
 from serve_app.settings import PoolConfig, overflow_pools

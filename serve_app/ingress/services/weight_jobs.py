@@ -7,12 +7,8 @@ dies begins again a minute later.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
-import os
-import secrets
-import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -24,9 +20,10 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.private import LORA, identity_of
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ArtifactNotFound, DarkroomError, StorageUnavailable
+from serve_app.domain.held_folder import HeldFolder, remove_abandoned
 from serve_app.domain.ports import Storage
 from serve_app.jobs.jobs import Job, JobHandler, Retry
-from serve_app.queue.reaper import PeriodicTask
+from serve_app.periodic_task import PeriodicTask
 from serve_app.registry.records import (
     WEIGHTS,
     CheckedWeights,
@@ -136,7 +133,7 @@ class WeightJobs(JobHandler):
         if weights is None:
             return ()  # they were ready or refused when the process before ended
         await self.remove_abandoned()
-        folder = await run_blocking(_HeldFolder, self._arriving)
+        folder = await run_blocking(HeldFolder, self._arriving)
         progress = _Progress()
         working = asyncio.create_task(self._work(job, weights, folder.path, progress))
         try:
@@ -166,7 +163,7 @@ class WeightJobs(JobHandler):
 
     async def remove_abandoned(self) -> None:
         """Delete the files of jobs whose process was killed."""
-        await run_blocking(_remove_abandoned, self._arriving)
+        await run_blocking(remove_abandoned, self._arriving)
 
     @property
     def _arriving(self) -> Path:
@@ -302,43 +299,6 @@ class WeightJobs(JobHandler):
             raise
         except DarkroomError as error:
             raise Refused(error.message) from error
-
-
-class _HeldFolder:
-    """New folder in ``parent``. It is locked (flock) until ``remove``, or until this process
-    ends."""
-
-    def __init__(self, parent: Path) -> None:
-        """Raises ``OSError`` if the disk refuses it."""
-        while True:
-            self.path = parent / secrets.token_hex(8)
-            self.path.mkdir(mode=0o700, parents=True)
-            try:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:  # deleted by another process before it was locked
-                continue
-            with suppress(OSError):  # network disks may have no locks: then none is deleted
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            if self.path.exists():
-                return
-            os.close(self._descriptor)
-
-    def remove(self) -> None:
-        """Delete it with its files. Call once."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._descriptor)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Delete the folders in ``parent`` that no process holds."""
-    for path in parent.glob("*"):
-        with suppress(OSError):  # in use, or removed meanwhile
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
 
 
 async def _copy(chunks: AsyncIterator[bytes], into: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
@@ -96,6 +96,13 @@ def find_endpoint(services: Services, caller: Caller, name: str) -> CatalogEntry
     """Endpoint with this id or alias. ``EndpointNotFound``, ``EndpointNotServed``."""
     catalog = services.catalog_of(caller)
     return catalog.get(endpoint_id_of(catalog, services.config.models.model_aliases, name))
+
+
+def served_models(services: Services, caller: Caller) -> Iterator[CatalogEntry]:
+    """Endpoints that are served, and that the caller may use."""
+    for entry in services.catalog_of(caller):
+        if not entry.missing and entry.endpoint.takes_requests and caller.allows(entry.endpoint.id):
+            yield entry
 
 
 def find_capable(

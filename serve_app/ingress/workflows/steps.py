@@ -8,13 +8,14 @@ from typing import Any
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import Cancelled, Expired, InvalidInput, PipelineFailed, Unavailable
+from serve_app.domain.json_depth import is_deep
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import NewRequest
 from serve_app.domain.workflows.definition import Workflow
 from serve_app.domain.workflows.plan import StepFailure, StepId
 from serve_app.domain.workflows.references import FILE, FILE_URL, files_in, with_files
 from serve_app.domain.workflows.runs import RunStatus, Step, StepState, WorkflowRun
-from serve_app.ingress.http.body import MAX_DEPTH, is_deep
+from serve_app.ingress.http.body import MAX_DEPTH
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import SubmitOptions
@@ -55,7 +56,8 @@ async def request_of(
         no_shadow=True,
         no_fallback=run.steps_stay,
     )
-    if is_deep(step.input):  # its input may have outputs of other steps inside each other
+    # Outputs of other steps may be in each other.
+    if is_deep(step.input, MAX_DEPTH):
         raise InvalidInput(f"The input has more than {MAX_DEPTH} lists and objects in each other.")
     caller = Caller(run.key_id, run.tenant, frozenset({SUBMIT}))
     try:

@@ -6,7 +6,6 @@ boto3's calls block, so they run in their own threads, of which each tenant has 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.domain.errors import Misconfigured, StorageUnavailable
 from serve_app.domain.sharing.fair_queue import FairThreads
+from serve_app.periodic_task import PeriodicTask
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.location import AssumedRole, S3Location
 from serve_app.storage.s3.presigning import Presigner
@@ -28,7 +28,6 @@ from serve_app.storage.s3.provider import DEFAULT_REGION
 P = ParamSpec("P")
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
 
 THREADS = 32  # concurrent calls; each waits for the network
 CHECK_THREADS = 4
@@ -60,7 +59,9 @@ class S3Clients:
         self._key = key
         self._pool: FairThreads | None = None
         self._check_pool: FairThreads | None = None  # separate, so checks never wait for calls
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshing = PeriodicTask(
+            REFRESH_S, {"renew credentials for S3": self._renew}, first_after_s=REFRESH_S
+        )
         self._session: Any = None
         self._copied: Any = None  # the credentials of the signing clients
         self.calls: Any = None
@@ -83,15 +84,12 @@ class S3Clients:
         except BaseException:
             await self.aclose()
             raise
-        self._refreshing = asyncio.create_task(self._keep_fresh(), name="s3 credentials")
+        self._refreshing.start()
 
     async def aclose(self) -> None:
         pools = self._pool, self._check_pool
         self._pool = self._check_pool = None
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
-            self._refreshing = None
+        await self._refreshing.aclose()
         for pool in pools:
             if pool is not None:
                 # Not awaited: a call to a store that hangs ends by its own timeout.
@@ -164,14 +162,9 @@ class S3Clients:
         )
         return Presigner(client, self._location.bucket, fresh)
 
-    async def _keep_fresh(self) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            try:
-                await self.in_thread("renewing credentials", self._refresh)
-            except Exception as error:
-                # Signed URLs stay valid until the old credentials expire; the next round retries.
-                log.warning("The credentials for S3 could not be renewed: %s", error)
+    async def _renew(self) -> None:
+        # Signed URLs stay valid until the old credentials expire, also if this fails.
+        await self.in_thread("renewing credentials", self._refresh)
 
     def _default_region(self) -> str:
         default = self._location.provider.region

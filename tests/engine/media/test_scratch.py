@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments.engine.media import scratch as module
-from deployments.engine.media.scratch import HeldFolder, Scratch, remove_abandoned
+from deployments.engine.media.scratch import Scratch, new_folder, remove_abandoned
 from serve_app.domain.errors import Cancelled
 
 
@@ -93,7 +93,7 @@ def test_files_of_a_process_that_was_killed_go_and_those_of_others_stay(
         stdout=subprocess.PIPE,
     ) as holder:
         assert holder.stdout is not None
-        left, mine = Path(holder.stdout.readline().strip()), HeldFolder()
+        left, mine = Path(holder.stdout.readline().strip()), new_folder()
         other = tmp_path / "darkroom-others"
         other.mkdir()
         remove_abandoned()

@@ -43,20 +43,13 @@ class ComfyApiError(TypedDict):
 
 
 ERRORS = ErrorFormat(
+    ComfyApiError,
     {
-        401: "The key is missing or not valid.",
         402: "The budget of the tenant or key is spent.",
-        403: "The key does not allow this call.",
         404: "Not found, or no endpoint takes any workflow.",
         409: "A batch still reads the file.",
-        410: "Deleted.",
-        413: "Too large.",
         422: "The workflow is not valid, or an asset in it is not there.",
-        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
-        503: "A service that Darkroom depends on does not answer.",
-        507: "Not enough disk space.",
     },
-    ComfyApiError,
 )
 
 
