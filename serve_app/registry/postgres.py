@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, LiteralString
 
 from serve_app.domain.audit.acts import Actor
@@ -293,8 +294,8 @@ class PostgresWeightBook:
 
 def _weights(row: Sequence[Any]) -> TenantWeights:
     *values, files = row
-    values[6] = WeightState(values[6])
-    return TenantWeights(*values, files=tuple(StoredWeightFile(*file) for file in files))
+    weights = TenantWeights(*values, files=tuple(StoredWeightFile(*file) for file in files))
+    return replace(weights, state=WeightState(weights.state))
 
 
 def _job_params(job: Job) -> dict[str, Any]:
