@@ -36,7 +36,7 @@ from serve_app.backup.installation import OpenInstallation, open_connection
 from serve_app.backup.postgres_programs import Program
 from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
-from serve_app.postgres.last_backup import record_backup
+from serve_app.postgres.installation import record_backup
 from serve_app.queue.store.migrations import check_applied
 from serve_app.storage.keys import DamagedFile
 from serve_app.telemetry.version import package_version

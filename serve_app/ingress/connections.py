@@ -42,8 +42,8 @@ from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
 from serve_app.postgres.file_places import difference, record_places
+from serve_app.postgres.installation import shared_secret
 from serve_app.postgres.leader_election import LeaderElection
-from serve_app.postgres.shared_secret import shared_secret
 from serve_app.provenance.certificates import (
     CERTIFICATES_FILE,
     local_identity,

@@ -71,9 +71,9 @@ from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
+from serve_app.postgres.installation import shared_secret
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
-from serve_app.postgres.shared_secret import shared_secret
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
 from serve_app.queue.state.demand import of_queues

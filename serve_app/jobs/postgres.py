@@ -10,6 +10,7 @@ from typing import Any, LiteralString
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.jobs.jobs import MAX_COUNTED, FailingJob, Job, JobKind
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.telemetry.queue_metrics import JobFigures
 
@@ -115,10 +116,7 @@ WITH restarted AS (
     WHERE kind = %(kind)s AND key = %(key)s AND error <> ''
     RETURNING *
 ),
-recorded AS (
-    INSERT INTO audit (actor, address, action, subject)
-    SELECT %(actor)s, %(address)s, 'job.restart', kind || '/' || key FROM restarted
-)
+recorded AS ({insert_audit("kind || '/' || key", "restarted")})
 SELECT {_FAILING} FROM restarted
 """
 FORGET: LiteralString = """
@@ -185,7 +183,7 @@ class PostgresJobs:
 
     async def restart(self, job: str, actor: Actor) -> FailingJob | None:
         kind, _, key = job.partition("/")
-        params = {"kind": kind, "key": key, "actor": actor.key_id, "address": actor.address}
+        params = {"kind": kind, "key": key, **audit_params(actor, "job.restart")}
         rows = await self._database.rows(RESTART_ONE, params)
         return next((FailingJob(*row) for row in rows), None)
 

@@ -9,6 +9,7 @@ from typing import Any, LiteralString
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, Revocation
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database, Lock
 
 LOCK = 0x66696C  # "fil": lock of revocations, one at a time
@@ -35,7 +36,7 @@ SELECT %(id)s, %(tenant)s, %(rules)s::jsonb
 WHERE (SELECT count(*) FROM file_access WHERE tenant = %(tenant)s) < %(most)s
 ON CONFLICT (id) DO NOTHING
 """
-REVOKE: LiteralString = """
+REVOKE: LiteralString = f"""
 -- name: revoke_file_url
 WITH revoked AS (
     INSERT INTO file_url_revocations (key, signature, number, tenant, generation, expires_at)
@@ -49,10 +50,7 @@ WITH revoked AS (
         generation = file_url_revocations.generation + excluded.generation
     RETURNING key
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'file.revoke', key, %(detail)s::json FROM revoked
-)
+noted AS ({insert_audit("key", "revoked")})
 SELECT key FROM revoked
 """
 REVOCATIONS: LiteralString = """
@@ -110,9 +108,7 @@ class PostgresFileAccess:
             "signature": signature,
             "expires_at": expires_at,
             "most": MAX_REVOCATIONS_PER_TENANT,
-            "actor": actor.key_id,
-            "address": actor.address,
-            "detail": json.dumps({"tenant": tenant, "urls": "one" if signature else "all"}),
+            **audit_params(actor, "file.revoke", tenant=tenant, urls="one" if signature else "all"),
         }
         return bool(await self._database.rows(REVOKE, params, lock=Lock((LOCK,))))
 

@@ -11,15 +11,11 @@ from collections.abc import Mapping
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.postgres.database import Database
+from serve_app.postgres.installation import put_value, read_value
 
 KEY = "file_places"
 
 THERE = "SELECT to_regclass('installation') IS NOT NULL"
-READ = "SELECT value FROM installation WHERE key = %(key)s"
-KEEP = """
-INSERT INTO installation (key, value) VALUES (%(key)s, %(value)s)
-ON CONFLICT (key) DO UPDATE SET value = excluded.value
-"""
 
 Places = Mapping[str, str]
 """Place of the files by the id of its location, in words. The installation's own has the id ""."""
@@ -28,7 +24,7 @@ Places = Mapping[str, str]
 async def read_places(database: Database) -> Places:
     """Recorded places. Empty before the first record, and without tables."""
     there = await database.value(THERE)
-    text = await database.value(READ, {"key": KEY}) if there else None
+    text = await read_value(database, KEY) if there else None
     return json.loads(text or "{}")
 
 
@@ -36,7 +32,7 @@ async def record_places(database: Database, places: Places) -> Places:
     """Replace the recorded places. Returns those from before."""
     before = await read_places(database)
     if before != places:
-        await database.rows(KEEP, {"key": KEY, "value": json.dumps(dict(places))})
+        await put_value(database, KEY, json.dumps(dict(places)))
     return before
 
 

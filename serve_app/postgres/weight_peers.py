@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.domain.lease import WeightOffer
 from serve_app.postgres.database import Database
-from serve_app.postgres.shared_secret import shared_secret
+from serve_app.postgres.installation import shared_secret
 
 MAX_AGE_S = 150
 """Offers are renewed every minute."""

@@ -10,9 +10,10 @@ from typing import Any
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.draft import HELD_S, DraftOrigin, DraftSpace, StoredDraft
 from serve_app.jobs.postgres import put_files
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import audit_columns, known_id
+from serve_app.queue.store.rows import known_id
 
 BATCH_SIZE = 200
 NEWEST_LOOKED_AT = 256  # a tenant may have tens of thousands
@@ -79,11 +80,7 @@ gone AS (
 unneeded AS (
     {put_files("gone")}
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'draft.delete', id, %(detail)s::json FROM own
-    WHERE %(actor)s::text IS NOT NULL
-)
+noted AS ({insert_audit("id", "own")})
 SELECT id FROM own
 """
 # One that an unfinished request goes on from stays, and is looked at again in the next round.
@@ -157,8 +154,7 @@ class PostgresDrafts:
         params = {
             "tenant": tenant,
             "id": messages.clean(draft_id),
-            "detail": messages.compact({"tenant": tenant}),
-            **audit_columns(actor),
+            **audit_params(actor, "draft.delete", tenant=tenant),
         }
         return bool(await self._database.rows(DELETE, params))
 

@@ -11,6 +11,7 @@ from serve_app.domain.operations import Pause, PauseKind
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import CancelVerdict, Priority, State
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.after_commit import AfterCommit
@@ -22,7 +23,7 @@ from serve_app.queue.removal import Removal
 from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.rows import audit_columns, known_id
+from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions.cancel import fail_request
 from serve_app.queue.transactions.end_attempt import EndAttempts
 
@@ -31,7 +32,7 @@ SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt, lease_
 FROM requests WHERE id = %(id)s::uuid
 """
 # Its rank moves by the difference of the head starts.
-PRIORITISE = """
+PRIORITISE = f"""
 -- name: prioritise
 WITH target AS (
     SELECT id, priority FROM requests
@@ -48,10 +49,7 @@ moved AS (
 logged AS (
     INSERT INTO events (request_id, sequence, message) SELECT id, events, %(message)s FROM moved
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, %(action)s, id::text, %(detail)s::json FROM moved
-)
+noted AS ({insert_audit("id::text", "moved")})
 SELECT t.priority, m.tenant, m.pool FROM target t LEFT JOIN moved m ON m.id = t.id
 """
 RECORD = """
@@ -107,7 +105,7 @@ class PostgresOperations:
 
     async def requeue(self, request_id: str, actor: Actor) -> State:
         id_ = known_id(request_id)
-        noted = _audit_params(actor, "request.requeue", {})
+        noted = audit_params(actor, "request.requeue")
         for _ in range(RACES):
             state, lease = await self._current(id_)
             if state is State.QUEUED:
@@ -124,7 +122,7 @@ class PostgresOperations:
 
     async def fail(self, request_id: str, actor: Actor, reason: str) -> State:
         id_, failure = known_id(request_id), messages.failed_by_hand(reason)
-        noted = _audit_params(actor, "request.fail", {"reason": messages.clean(reason)})
+        noted = audit_params(actor, "request.fail", reason=messages.clean(reason))
         for _ in range(RACES):
             state, lease = await self._current(id_)
             if state is State.RUNNING:
@@ -147,7 +145,7 @@ class PostgresOperations:
             "realtime": Priority.REALTIME,
             "level_s": HEAD_START_S,
             "message": messages.new_priority(name),
-            **_audit_params(actor, "request.prioritise", {"priority": name}),
+            **audit_params(actor, "request.prioritise", priority=name),
         }
         for _ in range(RACES):
             rows = await self._database.rows(PRIORITISE, params)
@@ -166,7 +164,8 @@ class PostgresOperations:
     async def record(self, acts: Sequence[NewAct]) -> None:
         rows = [
             {
-                **audit_columns(act.actor),
+                "actor": act.actor.key_id,
+                "address": act.actor.address,
                 "action": act.action,
                 "subject": messages.clean(act.subject),
                 "detail": act.detail,
@@ -196,11 +195,6 @@ class PostgresOperations:
         outcomes = {} if failure is None else {lease_key: failure}
         self._after.publish_end(ended, outcomes, fenced=True)
         return ended[0].state if ended else None
-
-
-def _audit_params(actor: Actor, action: str, detail: Mapping[str, str]) -> Mapping[str, str | None]:
-    detail_json = messages.compact(detail)
-    return {**audit_columns(actor), "action": action, "detail": detail_json}
 
 
 def _keeps_changing(id_: str) -> Unavailable:

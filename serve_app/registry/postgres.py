@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, LiteralString
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.jobs.jobs import Job
 from serve_app.jobs.postgres import HELD, RESTART, lease_params, put_files
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database, Lock
 from serve_app.registry.records import (
     MAX_COUNTED,
@@ -61,18 +63,13 @@ added AS (
         endpoint = excluded.endpoint, scale = excluded.scale, state = 'waiting', problem = '',
         size = 0, done = 0, facts = '{{}}', public = false, created_at = now(),
         changed_at = clock_timestamp(), created_by = excluded.created_by
-    RETURNING tenant, name, base
+    RETURNING tenant, name
 ),
 put AS (
     INSERT INTO jobs (kind, key, tenant)
     SELECT 'weights', tenant || '/' || name, tenant FROM added {RESTART}
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'weights.add', tenant || '/' || name,
-           json_build_object('tenant', tenant, 'base', base, 'source', %(audited)s::json)
-    FROM added
-)
+noted AS ({insert_audit("tenant || '/' || name", "added")})
 SELECT problem FROM verdict
 """
 FIND: LiteralString = f"""
@@ -85,7 +82,7 @@ SELECT {_COLUMNS} FROM tenant_weights w
 WHERE w.tenant = %(tenant)s OR (w.public AND w.state = 'ready')
 ORDER BY w.tenant = %(tenant)s DESC, w.created_at DESC, w.tenant, w.name LIMIT %(limit)s::integer
 """
-REMOVE: LiteralString = """
+REMOVE: LiteralString = f"""
 -- name: remove_weights
 WITH unfinished AS (
     SELECT count(*) AS number FROM (
@@ -100,24 +97,15 @@ removed AS (
         AND (%(force)s::boolean OR (SELECT number FROM unfinished) = 0)
     RETURNING tenant, name
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'weights.remove', tenant || '/' || name,
-           json_build_object('tenant', tenant) FROM removed
-)
+noted AS ({insert_audit("tenant || '/' || name", "removed")})
 SELECT (SELECT number FROM unfinished), EXISTS (SELECT FROM removed)
 """
-PUBLISH: LiteralString = """
+PUBLISH: LiteralString = f"""
 WITH changed AS (
     UPDATE tenant_weights SET public = %(public)s::boolean, changed_at = clock_timestamp()
     WHERE tenant = %(tenant)s AND name = %(name)s AND state = 'ready' RETURNING tenant, name
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s,
-           CASE WHEN %(public)s::boolean THEN 'weights.publish' ELSE 'weights.unpublish' END,
-           tenant || '/' || name, json_build_object('tenant', tenant) FROM changed
-)
+noted AS ({insert_audit("tenant || '/' || name", "changed")})
 SELECT name FROM changed
 """
 USED: LiteralString = """
@@ -210,13 +198,18 @@ class PostgresWeightBook:
             "kind": new.kind,
             "base": new.base,
             "source": json.dumps(dict(new.source)),
-            "audited": json.dumps(dict(new.audited_source)),
             "endpoint": new.endpoint,
             "scale": new.scale,
             "max_bytes": quota.max_bytes,
             "max_endpoints": quota.max_endpoints,
             "max_unfinished": quota.max_unfinished,
-            **_actor_params(actor),
+            **audit_params(
+                actor,
+                "weights.add",
+                tenant=new.tenant,
+                base=new.base,
+                source=dict(new.audited_source),
+            ),
         }
         locks = [new.tenant] if new.endpoint is None else [new.tenant, new.endpoint]
         problem = await self._database.value(ADD, params, lock=_lock(*locks))
@@ -230,15 +223,22 @@ class PostgresWeightBook:
         return await self._rows(PAGE, {"tenant": tenant, "limit": limit})
 
     async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
-        params = {"tenant": tenant, "name": name, "force": force, **_actor_params(actor)}
-        params["max_counted"] = MAX_COUNTED
+        params = {
+            "tenant": tenant,
+            "name": name,
+            "force": force,
+            "max_counted": MAX_COUNTED,
+            **audit_params(actor, "weights.remove", tenant=tenant),
+        }
         ((unfinished, removed),) = await self._database.rows(REMOVE, params)
         if unfinished and not removed:
             raise still_used(name, unfinished)
         return bool(removed)
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
-        params = {"tenant": tenant, "name": name, "public": public, **_actor_params(actor)}
+        action = "weights.publish" if public else "weights.unpublish"
+        noted = audit_params(actor, action, tenant=tenant)
+        params = {"tenant": tenant, "name": name, "public": public, **noted}
         return bool(await self._database.rows(PUBLISH, params))
 
     async def used_bytes(self, tenant: str) -> int:
@@ -294,17 +294,13 @@ class PostgresWeightBook:
 
 def _weights(row: Sequence[Any]) -> TenantWeights:
     *values, files = row
-    values[6] = WeightState(values[6])
-    return TenantWeights(*values, files=tuple(StoredWeightFile(*file) for file in files))
+    weights = TenantWeights(*values, files=tuple(StoredWeightFile(*file) for file in files))
+    return replace(weights, state=WeightState(weights.state))
 
 
 def _job_params(job: Job) -> dict[str, Any]:
     tenant, name = job_name(job)
     return {**lease_params(job), "tenant": tenant, "name": name}
-
-
-def _actor_params(actor: Actor) -> dict[str, Any]:
-    return {"actor": actor.key_id, "address": actor.address}
 
 
 def _lock(*names: str) -> Lock:

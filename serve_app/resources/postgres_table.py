@@ -11,19 +11,16 @@ from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 from serve_app.domain.audit.acts import Actor
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database, Lock
 from serve_app.resources.declaration import Resource
 
 Row = TypeVar("Row")
 
 
-_NOTE = """
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, %(action)s, {key}, json_build_object('tenant', {owner})
-    FROM changed
-)
-SELECT {shown} FROM changed
+_NOTE = f"""
+noted AS ({insert_audit("{key}", "changed")})
+SELECT {{shown}} FROM changed
 """
 LIST = """
 -- name: list_{table}
@@ -87,7 +84,7 @@ class PostgresTable(Generic[Row]):
         )
         params = {
             **columns,
-            **self._audit_params(actor, "set"),
+            **audit_params(actor, f"{self._resource.name}.set", tenant=owner),
             "owner": owner,
             "key": key,
             "most": self._resource.max_per_owner,
@@ -97,12 +94,9 @@ class PostgresTable(Generic[Row]):
         return self._resource.model(*row) if row else None
 
     async def delete(self, owner: str, key: str, actor: Actor) -> bool:
-        params = {"owner": owner, "key": key, **self._audit_params(actor, "delete")}
+        noted = audit_params(actor, f"{self._resource.name}.delete", tenant=owner)
+        params = {"owner": owner, "key": key, **noted}
         return bool(await self._database.rows((DELETE + _NOTE).format(**self._names), params))
-
-    def _audit_params(self, actor: Actor, what: str) -> Mapping[str, str]:
-        action = f"{self._resource.name}.{what}"
-        return {"actor": actor.key_id, "address": actor.address, "action": action}
 
 
 class PostgresTables:

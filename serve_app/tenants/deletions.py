@@ -14,6 +14,7 @@ from pydantic import Field
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
 from serve_app.jobs.postgres import RESTART
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 
 COUNTED_TO = 10_000
@@ -88,9 +89,7 @@ disabled AS (
         changed_at = clock_timestamp()
     FROM target WHERE t.id = target.id
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-SELECT %(actor)s, %(address)s, 'tenant.delete', tenant, json_build_object('usage', %(usage)s::text)
-FROM asked
+{insert_audit("tenant", "asked")}
 """
 FIND: LiteralString = """
 SELECT d.tenant, d.asked_at, d.actor,
@@ -119,10 +118,8 @@ class PostgresTenantDeletions:
             "tenant": tenant,
             "now": now,
             "kept_as": kept_name(tenant, usage, now),
-            "usage": str(usage),
-            "actor": actor.key_id,
-            "address": actor.address,
             "grace_s": GRACE_S,
+            **audit_params(actor, "tenant.delete", usage=str(usage)),
         }
         await self._database.rows(ASK, params)
         deletion = await self.find(tenant)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import hmac
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any, LiteralString
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
 from serve_app.domain.ports import Clock
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.tenants.api_keys import LINK_NAME, ApiKey, ended_link, tenant_disabled_error
 from serve_app.tenants.credentials import (
@@ -35,31 +35,26 @@ STALE_AFTER_S = 1.0
 """How long a call waits for the lookup of a key that was checked in the last ``STALE_S``."""
 CACHE_SIZE = 10_000
 
-CREATE: LiteralString = """
+CREATE: LiteralString = f"""
 WITH made AS (
     INSERT INTO api_keys
         (id, tenant, digest, scopes, name, expires_at, replay_undelivered, endpoints, created_at)
     VALUES (%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s, %(replay)s,
             %(endpoints)s, %(now)s)
+    RETURNING id
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-SELECT %(actor)s, %(address)s, 'key.create', %(id)s, %(detail)s::json
-WHERE %(actor)s::text IS NOT NULL
+{insert_audit("id", "made")}
 """
-REVOKE: LiteralString = """
+REVOKE: LiteralString = f"""
 WITH revoked AS (
     UPDATE api_keys SET revoked_at = now() WHERE id = %(id)s AND revoked_at IS NULL
     RETURNING id, tenant
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'key.revoke', id, json_build_object('tenant', tenant)
-    FROM revoked WHERE %(actor)s::text IS NOT NULL
-)
+noted AS ({insert_audit("id", "revoked", "json_build_object('tenant', tenant)")})
 SELECT id FROM api_keys WHERE id = %(id)s
 """
 # The lock lets one of two rotations at once find the key without a successor.
-ROTATE: LiteralString = """
+ROTATE: LiteralString = f"""
 WITH old AS (
     SELECT * FROM api_keys
     WHERE id = %(id)s AND revoked_at IS NULL AND successor IS NULL
@@ -79,14 +74,11 @@ ended AS (
     FROM old WHERE k.id = old.id
 ),
 noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'key.rotate', id,
-           json_build_object('tenant', tenant, 'successor', %(new)s::text)
-    FROM old WHERE %(actor)s::text IS NOT NULL
+    {insert_audit("id", "old", "json_build_object('tenant', tenant, 'successor', %(new)s::text)")}
 )
 SELECT id FROM old
 """
-SIGN_IN: LiteralString = """
+SIGN_IN: LiteralString = f"""
 WITH forgotten AS (
     DELETE FROM api_keys
     WHERE tenant = %(tenant)s AND person = %(person)s AND expires_at < %(forgotten)s
@@ -95,21 +87,23 @@ made AS (
     INSERT INTO api_keys (id, tenant, digest, scopes, expires_at, endpoints, person, created_at)
     VALUES (%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(expires_at)s, %(endpoints)s, %(person)s,
             %(now)s)
+    RETURNING person
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-VALUES (%(id)s, %(address)s, 'sign-in', %(person)s, %(detail)s::json)
+{insert_audit("person", "made")}
 """
-OFFER_LINK: LiteralString = """
+_LINK_DETAIL: LiteralString = (
+    "json_build_object('tenant', tenant, 'expires_at', %(expires_at)s::timestamptz)"
+)
+OFFER_LINK: LiteralString = f"""
 WITH ended AS (DELETE FROM sign_in_links WHERE expires_at <= %(now)s),
 offered AS (
     INSERT INTO sign_in_links (digest, key_id, expires_at)
     VALUES (%(digest)s, %(actor)s, %(expires_at)s)
+    RETURNING key_id
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-SELECT id, %(address)s, 'key.link', id,
-       json_build_object('tenant', tenant, 'expires_at', %(expires_at)s::timestamptz)
-FROM api_keys WHERE id = %(actor)s
+{insert_audit("id", "api_keys JOIN offered ON id = key_id", _LINK_DETAIL)}
 """
+# The actor is a column here: the key that the link came from.
 TAKE_LINK: LiteralString = """
 WITH taken AS (
     DELETE FROM sign_in_links WHERE digest = %(digest)s AND expires_at > %(now)s
@@ -229,11 +223,13 @@ class KeyRing:
                 "now": self._clock.now(),
                 "replay": replay_undelivered,
                 "endpoints": [*endpoints],
-                "actor": actor and actor.key_id,
-                "address": actor and actor.address,
-                "detail": json.dumps(
-                    {"tenant": tenant, "alias": name, "scopes": sorted(scopes)}
-                    | ({"endpoints": [*endpoints]} if endpoints else {})
+                **audit_params(
+                    actor,
+                    "key.create",
+                    tenant=tenant,
+                    alias=name,
+                    scopes=sorted(scopes),
+                    **({"endpoints": [*endpoints]} if endpoints else {}),
                 ),
             },
         )
@@ -245,8 +241,6 @@ class KeyRing:
     ) -> Credential:
         credential, now = new_credential(), self._clock.now()
         await self._create_tenant(rights.tenant)
-        named = {"person": person.name, "sub": person.subject}
-        detail = {"tenant": rights.tenant} | named | {"scopes": sorted(rights.scopes)}
         params = {
             "id": credential.id,
             "tenant": rights.tenant,
@@ -256,9 +250,15 @@ class KeyRing:
             "now": now,
             "endpoints": [*rights.endpoints],
             "person": person.name,
-            "address": address,
-            "detail": json.dumps(detail),
             "forgotten": now - FORGET_SIGN_INS,
+            **audit_params(
+                Actor(credential.id, address),
+                "sign-in",
+                tenant=rights.tenant,
+                person=person.name,
+                sub=person.subject,
+                scopes=sorted(rights.scopes),
+            ),
         }
         await self._rows(SIGN_IN, params)
         return credential
@@ -267,10 +267,9 @@ class KeyRing:
         token = new_token()
         params = {
             "digest": digest_of(token),
-            "actor": actor.key_id,
-            "address": actor.address,
             "expires_at": expires_at,
             "now": self._clock.now(),
+            **audit_params(actor, "key.link"),
         }
         await self._rows(OFFER_LINK, params)
         return token
@@ -307,8 +306,7 @@ class KeyRing:
             "digest": credential.digest,
             "now": now,
             "until": now + timedelta(seconds=overlap_s),
-            "actor": actor and actor.key_id,
-            "address": actor and actor.address,
+            **audit_params(actor, "key.rotate"),
         }
         rows = await self._rows(ROTATE, params)
         self._known.drop(key_id)
@@ -316,12 +314,7 @@ class KeyRing:
         return credential if rows else None
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
-        params = {
-            "id": key_id,
-            "actor": actor and actor.key_id,
-            "address": actor and actor.address,
-        }
-        rows = await self._rows(REVOKE, params)
+        rows = await self._rows(REVOKE, {"id": key_id, **audit_params(actor, "key.revoke")})
         self._known.drop(key_id)
         self._stale.drop(key_id)
         return bool(rows)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 
 MAX_TENANTS = 1000
@@ -87,22 +88,18 @@ FROM tenants t LEFT JOIN api_keys k ON k.tenant = t.id
 WHERE %(only)s::text IS NULL OR t.id = %(only)s
 GROUP BY t.id ORDER BY t.id LIMIT %(most)s
 """
-CREATE: LiteralString = """
+CREATE: LiteralString = f"""
 WITH made AS (
     INSERT INTO tenants (id, name, limits, created_at, changed_at)
     VALUES (%(id)s, %(name)s, %(limits)s::jsonb, %(now)s, clock_timestamp())
     ON CONFLICT (id) DO NOTHING RETURNING id
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'tenant.create', id,
-           json_build_object('name', %(name)s::text, 'limits', %(noted)s::jsonb) FROM made
-)
+noted AS ({insert_audit("id", "made")})
 SELECT id FROM made
 """
 # A tenant that is disabled twice keeps its first time. While there is no budget, what is spent is
 # not added up: the next request under a changed one counts its period anew, as of another unit.
-CHANGE: LiteralString = """
+CHANGE: LiteralString = f"""
 WITH changed AS (
     UPDATE tenants SET
         name = coalesce(%(name)s::text, name),
@@ -116,8 +113,7 @@ counted_anew AS (
     UPDATE tenant_quotas SET unit = 'changed'
     WHERE unit <> '' AND %(limits)s::jsonb ? 'budget' AND tenant IN (SELECT id FROM changed)
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-SELECT %(actor)s, %(address)s, %(action)s, id, %(detail)s::json FROM changed
+{insert_audit("id", "changed")}
 """
 
 
@@ -165,14 +161,13 @@ class PostgresTenants:
         return next(iter(await self._infos(tenant)), None)
 
     async def create(self, tenant: str, name: str, limits: Limits, actor: Actor) -> bool:
+        name = name or tenant
         params = {
             "id": tenant,
-            "name": name or tenant,
+            "name": name,
             "limits": json.dumps(limits),
-            "noted": json.dumps(limits_for_audit(limits)),
             "now": self._clock.now(),
-            "actor": actor.key_id,
-            "address": actor.address,
+            **audit_params(actor, "tenant.create", name=name, limits=limits_for_audit(limits)),
         }
         return bool(await self._database.rows(CREATE, params))
 
@@ -183,10 +178,7 @@ class PostgresTenants:
             "limits": json.dumps(change.limits),
             "disabled": change.disabled,
             "now": self._clock.now(),
-            "actor": actor.key_id,
-            "address": actor.address,
-            "action": action_of(change),
-            "detail": json.dumps(detail_of(change)),
+            **audit_params(actor, action_of(change), **detail_of(change)),
         }
         await self._database.rows(CHANGE, params)
         return await self.find(tenant)

@@ -25,7 +25,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
-from serve_app.postgres.last_backup import last_backup
+from serve_app.postgres.installation import last_backup
 from serve_app.queue.queue import PostgresQueue
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import DamagedFile

@@ -219,7 +219,7 @@ class ClientSide(QueueRows):
             return Waiting(position, WaitReason.LIMIT, limited)
         here = [presence for presence in self._presence.values() if presence.pool == request.pool]
         why = waits_as_suspect(request, why_it_waits(request.endpoint, here))
-        return Waiting(position, why.reason, why.detail, why.stage, why.share)
+        return replace(why, position=position)
 
     async def page(
         self,

@@ -17,7 +17,7 @@ from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
-from serve_app.postgres.last_backup import record_backup
+from serve_app.postgres.installation import record_backup
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.state import replicas
 from serve_app.queue.store.config import QueueLimits

@@ -32,7 +32,7 @@ from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Priority, Redacted, Retries, State, WaitReason
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState
 from serve_app.postgres.database import Database
-from serve_app.postgres.shared_secret import shared_secret
+from serve_app.postgres.installation import shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.store.migrations import Migration, check_applied, list_migrations, migrate

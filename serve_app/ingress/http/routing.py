@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Mount
 from starlette.types import Receive, Scope, Send
 
-from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
+from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation
 from serve_app.ingress.http.route_scopes import ScopedRoute, ScopedSocketRoute
@@ -130,13 +130,7 @@ class ProtocolRoutes:
 def prefix_locations(name: str, error: InvalidInput) -> InvalidInput:
     """``error`` with its locations below the field ``name`` of a larger body."""
     problems = tuple(
-        FieldProblem(
-            ("body", name, *problem.loc[1:]),
-            problem.message,
-            problem.type,
-            problem.context,
-            problem.value,
-        )
+        replace(problem, loc=("body", name, *problem.loc[1:]))
         if problem.loc[:1] == ("body",)
         else problem
         for problem in error.problems
@@ -152,14 +146,7 @@ def rename_locations(error: InvalidInput, names: Mapping[str, str]) -> InvalidIn
     if not error.problems:
         return error
     problems = tuple(
-        FieldProblem(
-            _rename_location(problem.loc, names),
-            problem.message,
-            problem.type,
-            problem.context,
-            problem.value,
-        )
-        for problem in error.problems
+        replace(problem, loc=_rename_location(problem.loc, names)) for problem in error.problems
     )
     return InvalidInput.of_problems(problems)
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from serve_app.domain.request import MAX_FAILURES, Cause
 from serve_app.jobs.postgres import put_files
+from serve_app.postgres.audit import insert_audit
 from serve_app.queue.attempts.falling_back import fall_back
 from serve_app.queue.fairness.fair_queue import wake_lanes
 from serve_app.queue.store.billing import BILL_COLUMNS, PER_ATTEMPT, bill
@@ -255,11 +256,8 @@ _FALLS = """next = 'failed' AND fallback IS NOT NULL AND fell_back_to IS NULL
             AND (fallback -> 'errors')::jsonb ? {code}"""
 _CODE = """substring(final FROM '"failure":{"code":"([a-z0-9_]+)"')"""
 
-_NOTED = """,
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, %(action)s, id::text, %(detail)s::json FROM ended
-)
+_NOTED = f""",
+noted AS ({insert_audit("id::text", "ended")})
 """
 
 CAUSE_NUMBERS = {cause: n for n, cause in enumerate(Cause, start=1)}

@@ -8,12 +8,12 @@ from typing import Any
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import BatchFile, NewBatch, StoredBatch
 from serve_app.domain.errors import Overloaded
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.batches.rows import BATCH, batch_of
 from serve_app.queue.batches.work import PostgresBatchWork
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.rows import audit_columns
 from serve_app.queue.transactions.insert import outcome_lock_number
 
 RETRY_S = 60.0
@@ -56,10 +56,7 @@ WITH stopped AS (
       AND status IN ('validating', 'in_progress')
     RETURNING *
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'batch.cancel', id, %(detail)s::json FROM stopped
-)
+noted AS ({insert_audit("id", "stopped")})
 SELECT {BATCH} FROM stopped b
 """
 DELETE_AGED = """
@@ -226,8 +223,7 @@ class PostgresBatches:
         params = {
             "tenant": tenant,
             "id": messages.clean(batch),
-            "detail": messages.compact({"tenant": tenant}),
-            **audit_columns(actor),
+            **audit_params(actor, "batch.cancel", tenant=tenant),
         }
         row = await self._database.row(CANCEL, params)
         return batch_of(row) if row else await self.get(tenant, batch)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.budgets import BudgetLeft
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -32,6 +34,8 @@ SELECT now(), coalesce(
     0)
 """
 
+_DETAIL = """json_build_object('threshold', threshold, 'used', used::text, 'budget', budget::text,
+    'currency', currency, 'period', period)"""
 WARN = f"""
 -- name: warn_of_budgets
 WITH used AS (
@@ -64,11 +68,7 @@ put AS (
             'period_start', period, 'created_at', created_at))
     FROM named ON CONFLICT (kind, key) DO NOTHING
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-SELECT 'operator', '', 'budget.warning', tenant, json_build_object(
-    'threshold', threshold, 'used', used::text, 'budget', budget::text, 'currency', currency,
-    'period', period)
-FROM warned
+{insert_audit("tenant", "warned", _DETAIL)}
 """
 
 
@@ -104,4 +104,10 @@ class PostgresBudgets:
             if (budget := limits.budget) is not None
         ]
         if budgets:
-            await self._database.rows(WARN, {"budgets": messages.compact(budgets)})
+            await self._database.rows(
+                WARN,
+                {
+                    "budgets": messages.compact(budgets),
+                    **audit_params(Actor("operator"), "budget.warning"),
+                },
+            )

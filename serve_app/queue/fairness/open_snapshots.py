@@ -134,7 +134,7 @@ class OpenSnapshots:
                 if tenant is not None and moved.get(tenant, 0.0) < began
             }
             took_s = self._clock.monotonic() - began
-            self._looks[pool] = _Look(began, took_s, min(row[0] for row in rows), ranks)
+            self._looks[pool] = _Look(began, took_s, min(vtime for vtime, _, _ in rows), ranks)
 
     def front(self, pool: str, unwritten: int) -> Front | None:
         """Where a leasing in the pool starts to scan; None: at the first entries, as always.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EndpointDraining
 from serve_app.domain.operations import Pause, PauseKind
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
-from serve_app.queue.store.rows import audit_columns
 
 PAUSED = "(SELECT array_agg(endpoint) FROM halts WHERE kind = 'paused')"
 """Array of the paused endpoints; null if there are none. It refers to no outer row, so a statement
@@ -60,10 +60,7 @@ WITH halted AS (
     ON CONFLICT (endpoint) DO UPDATE SET kind = excluded.kind, at = now(), actor = excluded.actor
     RETURNING endpoint, kind, at, actor
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject)
-    VALUES (%(actor)s, %(address)s, %(action)s, %(endpoint)s)
-),
+noted AS ({insert_audit("endpoint", "halted")}),
 ended AS (SELECT endpoint FROM halted WHERE kind = 'draining'),
 {_WAKE}
 SELECT h.endpoint, h.kind, h.at, h.actor,
@@ -74,10 +71,7 @@ END = f"""
 WITH ended AS (
     DELETE FROM halts WHERE endpoint = %(endpoint)s RETURNING endpoint
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject)
-    SELECT %(actor)s, %(address)s, 'endpoint.resume', endpoint FROM ended
-),
+noted AS ({insert_audit("endpoint", "ended")}),
 {_WAKE}
 SELECT (SELECT coalesce(array_agg(DISTINCT pool), '{{}}') FROM waiting) FROM ended
 """
@@ -125,12 +119,7 @@ class Pauses:
         """Pause or drain the endpoint. Also returns the pools in which requests may be leased now,
         because it is no longer paused.
         """
-        params = {
-            "endpoint": endpoint,
-            "kind": kind,
-            "action": ACTIONS[kind],
-            **audit_columns(actor),
-        }
+        params = {"endpoint": endpoint, "kind": kind, **audit_params(actor, ACTIONS[kind])}
         ((_, _, at, _, pools),) = await self._database.rows(SET, params)
         self._version += 1
         pause = self._known[endpoint] = Pause(endpoint, kind, at, actor.key_id)
@@ -140,7 +129,7 @@ class Pauses:
         """End the pause. Returns the pools with queued requests of the endpoint; None if it was not
         paused.
         """
-        params = {"endpoint": endpoint, **audit_columns(actor)}
+        params = {"endpoint": endpoint, **audit_params(actor, "endpoint.resume")}
         ended = await self._database.value(END, params)
         self._version += 1
         self._known.pop(endpoint, None)

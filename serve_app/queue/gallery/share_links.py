@@ -8,14 +8,16 @@ from typing import Any
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.request import NewShareLink, Request, RequestShare
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import COLUMNS, SOURCE, audit_columns, known_id, request_from_row
+from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, request_from_row
 
 MAX_LINKS = 1000
 """Links of a tenant that have not expired."""
 
 _COLUMNS = "id, request_id::text, created_at, expires_at, created_by"
+_DETAIL = "json_build_object('tenant', %(tenant)s::text, 'request_id', request_id)"
 DELETE_EXPIRED = "DELETE FROM share_links WHERE tenant = %(tenant)s AND expires_at <= now()"
 CREATE = f"""
 WITH created AS (
@@ -27,11 +29,7 @@ WITH created AS (
       AND (SELECT count(*) FROM share_links s WHERE s.tenant = %(tenant)s) < %(most)s
     RETURNING {_COLUMNS}
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'share.create', id,
-           json_build_object('tenant', %(tenant)s::text, 'request_id', request_id) FROM created
-)
+noted AS ({insert_audit("id", "created", _DETAIL)})
 SELECT {_COLUMNS} FROM created
 """
 EXISTS = """
@@ -43,16 +41,12 @@ SELECT {_COLUMNS} FROM share_links
 WHERE tenant = %(tenant)s AND expires_at > now()
 ORDER BY tenant, created_at DESC, id LIMIT %(most)s
 """
-REVOKE = """
+REVOKE = f"""
 WITH revoked AS (
     DELETE FROM share_links WHERE id = %(link)s AND tenant = %(tenant)s
     RETURNING id, request_id
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'share.revoke', id,
-           json_build_object('tenant', %(tenant)s::text, 'request_id', request_id) FROM revoked
-)
+noted AS ({insert_audit("id", "revoked", _DETAIL)})
 SELECT id FROM revoked
 """
 SHARED = f"""
@@ -78,7 +72,7 @@ class ShareLinks:
             "digest": new.digest,
             "valid_s": new.valid_s,
             "most": MAX_LINKS,
-            **audit_columns(actor),
+            **audit_params(actor, "share.create"),
         }
         await self._database.rows(DELETE_EXPIRED, {"tenant": tenant})
         if row := await self._database.row(CREATE, params):
@@ -92,7 +86,7 @@ class ShareLinks:
         return [RequestShare(*row) for row in rows]
 
     async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
-        params = {"tenant": tenant, "link": link, **audit_columns(actor)}
+        params = {"tenant": tenant, "link": link, **audit_params(actor, "share.revoke")}
         return bool(await self._database.rows(REVOKE, params))
 
     async def find_shared(self, digest: bytes) -> Request | None:

@@ -32,12 +32,7 @@ from serve_app.queue.state.duty_cycle import DutyCycle
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions, QueuePosition
 from serve_app.queue.state.request_cache import RequestCache
-from serve_app.queue.state.waits import (
-    WaitExplanation,
-    coalesced_waiting,
-    waits_as_suspect,
-    why_it_waits,
-)
+from serve_app.queue.state.waits import coalesced_waiting, waits_as_suspect, why_it_waits
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.database_clock import DatabaseClock
@@ -106,7 +101,7 @@ class QueueStats:
         self._present: dict[str, Presence] = {}
         self._called_at: dict[str, float] = {}  # by replica
         # by pool and endpoint, since a replica last changed
-        self._explained: dict[tuple[str, str], WaitExplanation] = {}
+        self._explained: dict[tuple[str, str], Waiting] = {}
         self._throughput = Throughput()
         self._refreshed_at = clock.monotonic()
         self._healthy_since: float | None = None
@@ -304,7 +299,7 @@ class QueueStats:
         pool, eta = request.pool, self._eta
         why = self._why(request)
         if why.reason is WaitReason.PAUSED:
-            return Waiting(place.position, why.reason)
+            return replace(why, position=place.position)
         starts_s = eta.until_start_s(request, place)
         if why.reason is WaitReason.NO_REPLICA and pool in self.startable:
             share, starts_s = eta.until_replica(request, place)
@@ -312,12 +307,9 @@ class QueueStats:
         takes_s = eta.until_end_s(request)
         ends_s = None if starts_s is None or takes_s is None else starts_s + takes_s
         now = self._clock.now()
-        return Waiting(
+        return replace(
+            why,
             position=place.position,
-            reason=why.reason,
-            detail=why.detail,
-            stage=why.stage,
-            share=why.share,
             starts_at=_after(now, starts_s),
             ends_at=_after(now, ends_s),
         )
@@ -328,14 +320,14 @@ class QueueStats:
         elapsed_s = (now - (request.started_at or now)).total_seconds()
         return _after(now, self._eta.until_end_s(request, max(0.0, elapsed_s)))
 
-    def _why(self, request: Request) -> WaitExplanation:
+    def _why(self, request: Request) -> Waiting:
         if request.endpoint in self._pauses.paused_endpoints():
-            return WaitExplanation(WaitReason.PAUSED)
+            return Waiting(0, WaitReason.PAUSED)
         limited = self._eta.limit_reached(request)
         if limited:
-            return WaitExplanation(WaitReason.LIMIT, limited)
+            return Waiting(0, WaitReason.LIMIT, limited)
         if request.pool == WORKFLOWS:  # it needs no replica
-            return WaitExplanation(WaitReason.BUSY, "A workflow starts within a second.")
+            return Waiting(0, WaitReason.BUSY, "A workflow starts within a second.")
         key = request.pool, request.endpoint
         why = self._explained.get(key)
         if why is None:
@@ -440,7 +432,8 @@ class QueueStats:
         """Read the replicas, and look whether the database's clock has jumped."""
         before, asked_at = dict(self._present), self._clock.monotonic()
         rows = await self._database.rows(LIVE_REPLICAS)
-        if not self._database_clock.is_steady(rows[0][0], asked_at, self._unnoticed_s):
+        database_at, *_ = rows[0]
+        if not self._database_clock.is_steady(database_at, asked_at, self._unnoticed_s):
             self._healthy_since = None
         present = [
             (Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)), slots)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from serve_app.domain.lease import Presence, ReplicaStage
@@ -12,18 +12,9 @@ from serve_app.domain.request import Request, State, Waiting, WaitReason
 from serve_app.queue.store import messages
 
 
-@dataclass(frozen=True, slots=True)
-class WaitExplanation:
-    """Reason of a wait, with the fields of ``Waiting``."""
-
-    reason: WaitReason
-    detail: str = ""
-    stage: str | None = None
-    share: float | None = None  # of the stage, by bytes
-
-
-def why_it_waits(endpoint: str, here: Sequence[Presence]) -> WaitExplanation:
-    """Reason why a request for ``endpoint`` waits. ``here``: the replicas of its pool.
+def why_it_waits(endpoint: str, here: Sequence[Presence]) -> Waiting:
+    """Reason why a request for ``endpoint`` waits, without its position and times. ``here``: the
+    replicas of its pool.
 
     If a ready replica is loading the endpoint's weights, that is the reason.
     """
@@ -36,14 +27,14 @@ def why_it_waits(endpoint: str, here: Sequence[Presence]) -> WaitExplanation:
     ]
     own = [(presence, loading) for presence, loading in coming if endpoint in loading.endpoints]
     for replica, load in own or (() if ready else coming):
-        return WaitExplanation(WaitReason.COLD_START, replica.detail, load.stage.value, load.share)
+        return Waiting(0, WaitReason.COLD_START, replica.detail, load.stage.value, load.share)
     if ready:
-        return WaitExplanation(
-            WaitReason.BUSY, next((presence.detail for presence in ready if presence.detail), "")
+        return Waiting(
+            0, WaitReason.BUSY, next((presence.detail for presence in ready if presence.detail), "")
         )
     for replica in starting:
-        return WaitExplanation(WaitReason.COLD_START, replica.detail, ReplicaStage.STARTING.value)
-    return WaitExplanation(WaitReason.NO_REPLICA)
+        return Waiting(0, WaitReason.COLD_START, replica.detail, ReplicaStage.STARTING.value)
+    return Waiting(0, WaitReason.NO_REPLICA)
 
 
 def coalesced_waiting(
@@ -62,7 +53,7 @@ def coalesced_waiting(
     return Waiting(0, WaitReason.FOLLOWING, detail, starts_at=leader.started_at, ends_at=ends_at)
 
 
-def waits_as_suspect(request: Request, why: WaitExplanation) -> WaitExplanation:
+def waits_as_suspect(request: Request, why: Waiting) -> Waiting:
     """``why``, with the detail of a suspect, which not every free slot takes."""
     if why.reason is WaitReason.BUSY and request.alone and request.failures:
         return replace(why, detail=messages.SUSPECT)

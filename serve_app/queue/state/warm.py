@@ -15,23 +15,20 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import Ask, KeptWeights, LeaseTerms, Presence, Work
 from serve_app.domain.operations import WarmTarget, WeightsLevel
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import audit_columns
 
 READ = """
 -- name: read_warm_targets
 SELECT endpoint, replicas, level, until, at, actor FROM warm_targets
 WHERE until IS NULL OR until > now() ORDER BY endpoint
 """
-SET = """
+SET = f"""
 WITH over AS (
     DELETE FROM warm_targets WHERE until <= now() AND endpoint <> %(endpoint)s
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    VALUES (%(actor)s, %(address)s, 'warm.set', %(endpoint)s, %(detail)s::json)
-)
+noted AS ({insert_audit("%(endpoint)s", "(SELECT) once")})
 INSERT INTO warm_targets (endpoint, replicas, level, until, actor)
 VALUES (%(endpoint)s, %(replicas)s, %(level)s, %(until)s, %(actor)s)
 ON CONFLICT (endpoint) DO UPDATE SET
@@ -39,14 +36,12 @@ ON CONFLICT (endpoint) DO UPDATE SET
     at = now(), actor = excluded.actor
 RETURNING at
 """
-END = """
+END = f"""
 WITH ended AS (
     DELETE FROM warm_targets WHERE endpoint = %(endpoint)s RETURNING endpoint, until
 ),
 noted AS (
-    INSERT INTO audit (actor, address, action, subject)
-    SELECT %(actor)s, %(address)s, 'warm.end', endpoint FROM ended
-    WHERE until IS NULL OR until > now()
+    {insert_audit("endpoint", "(SELECT * FROM ended WHERE until IS NULL OR until > now()) valid")}
 )
 SELECT until IS NULL OR until > now() FROM ended
 """
@@ -68,7 +63,6 @@ class StoredWarmTargets:
     async def set(self, target: WarmTarget, actor: Actor) -> WarmTarget:
         """Set or replace the target of an endpoint."""
         until = None if target.until is None else target.until.isoformat()
-        detail = {"replicas": target.replicas, "level": target.level, "until": until}
         at = await self._database.value(
             SET,
             {
@@ -76,8 +70,9 @@ class StoredWarmTargets:
                 "replicas": target.replicas,
                 "level": target.level,
                 "until": target.until,
-                "detail": messages.compact(detail),
-                **audit_columns(actor),
+                **audit_params(
+                    actor, "warm.set", replicas=target.replicas, level=target.level, until=until
+                ),
             },
         )
         return WarmTarget(
@@ -86,7 +81,7 @@ class StoredWarmTargets:
 
     async def end(self, endpoint: str, actor: Actor) -> bool:
         """End the target of an endpoint. False if there was none, or its time was over."""
-        params = {"endpoint": endpoint, **audit_columns(actor)}
+        params = {"endpoint": endpoint, **audit_params(actor, "warm.end")}
         return bool(await self._database.value(END, params))
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 from uuid import UUID
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import Price
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.executors.fallback import Fallback
@@ -184,13 +183,6 @@ class StoredRequest:
 
     request: Request
     version: int
-
-
-def audit_columns(actor: Actor | None) -> Mapping[str, str | None]:
-    """Parameters of a statement that writes to the audit log, unless there is no actor."""
-    if actor is None:
-        return {"actor": None, "address": ""}
-    return {"actor": actor.key_id, "address": actor.address}
 
 
 def request_from_row(columns: Iterable[Any]) -> StoredRequest:

@@ -4,7 +4,7 @@ database."""
 from __future__ import annotations
 
 from serve_app.postgres.database import Database
-from serve_app.postgres.last_backup import last_backup
+from serve_app.postgres.installation import last_backup
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.telemetry.queue_metrics import QueueMeter, TableSize
 

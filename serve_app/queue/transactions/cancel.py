@@ -13,10 +13,11 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.billing import BILL_COLUMNS, bill
-from serve_app.queue.store.rows import audit_columns, outcome_to_json
+from serve_app.queue.store.rows import outcome_to_json
 
 _WRITTEN = f"""
 notified AS (
@@ -70,11 +71,7 @@ gone AS (
     FROM target t WHERE r.id = t.id AND r.state IN ('queued', 'following', 'running')
     {_RETURNING}, NOT t.cancel_requested AS changed, t.followed
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'request.cancel', id::text, json_build_object('tenant', tenant)
-    FROM gone WHERE changed AND %(actor)s::text IS NOT NULL
-),
+noted AS ({insert_audit("id::text", "(SELECT id FROM gone WHERE changed) changed")}),
 {_WRITTEN}
 """
 _EXPIRE = f"""
@@ -128,10 +125,7 @@ gone AS (
     FROM target t WHERE r.id = t.id
     {_RETURNING}, true AS changed, t.followed
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, %(action)s, id::text, %(detail)s::json FROM gone
-),
+noted AS ({insert_audit("id::text", "gone")}),
 {_WRITTEN}
 """
 
@@ -165,7 +159,7 @@ async def cancel_request(
         "outcome": messages.compact(outcome_to_json(messages.cancellation())),
         "message": "Cancelled while it was queued.",
         "requested": messages.CANCEL_REQUESTED,
-        **audit_columns(actor),
+        **audit_params(actor, "request.cancel", tenant=tenant),
     }
     removed = _removals(await database.rows(CANCEL, params))
     return removed[0] if removed else None

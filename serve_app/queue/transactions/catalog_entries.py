@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from serve_app.catalog.catalog import StoredEntry
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store.messages import compact
-from serve_app.queue.store.rows import audit_columns
 
 MAX_COUNTED = 1000
 
@@ -28,15 +28,14 @@ READ = """
 -- name: read_catalog_entries
 SELECT endpoint, entry, changed_at, changed_by FROM catalog_entries ORDER BY endpoint
 """
-_PUT = """
+_PUT = f"""
 WITH stored AS (
     INSERT INTO catalog_entries (endpoint, entry, changed_by)
     VALUES (%(endpoint)s, %(entry)s::json, %(actor)s)
-    ON CONFLICT (endpoint) {existing}
+    ON CONFLICT (endpoint) {{existing}}
     RETURNING endpoint, entry
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-SELECT %(actor)s, %(address)s, 'model.add', endpoint, json_build_object('entry', entry) FROM stored
+{insert_audit("endpoint", "stored", "json_build_object('entry', entry)")}
 RETURNING id
 """
 PUT = _PUT.format(
@@ -56,11 +55,7 @@ removed AS (
     WHERE endpoint = %(endpoint)s AND (%(force)s OR (SELECT number FROM unfinished) = 0)
     RETURNING endpoint, entry
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'model.remove', endpoint, json_build_object('entry', entry)
-    FROM removed
-)
+noted AS ({insert_audit("endpoint", "removed", "json_build_object('entry', entry)")})
 SELECT (SELECT number FROM unfinished), EXISTS (SELECT FROM removed)
 """
 
@@ -120,15 +115,15 @@ class PostgresCatalogEntries:
         return [KeptEntry(*row) for row in await self._database.rows(READ)]
 
     async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> None:
-        params = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
+        params = {"endpoint": endpoint, "entry": compact(entry), **audit_params(actor, "model.add")}
         await self._database.rows(PUT, params)
 
     async def add(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> bool:
-        params = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
+        params = {"endpoint": endpoint, "entry": compact(entry), **audit_params(actor, "model.add")}
         return bool(await self._database.rows(ADD, params))
 
     async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
-        params = {"endpoint": endpoint, "force": force, **audit_columns(actor)}
+        params = {"endpoint": endpoint, "force": force, **audit_params(actor, "model.remove")}
         ((unfinished, removed),) = await self._database.rows(REMOVE, params)
         return EntryRemoval(removed, unfinished)
 
@@ -146,7 +141,7 @@ def no_bundle(digest: str) -> NotFound:
 KEPT_UNUSED_DAYS = 1
 """Days for which a bundle that no entry names is kept: its entries come after it."""
 
-STORE_BUNDLE = """
+STORE_BUNDLE = f"""
 WITH unused AS (
     DELETE FROM app_bundles b
     WHERE b.created_at < clock_timestamp() - %(days)s * interval '1 day' AND b.digest <> %(digest)s
@@ -159,9 +154,7 @@ stored AS (
     VALUES (%(digest)s, %(content)s, %(actor)s)
     ON CONFLICT (digest) DO UPDATE SET created_at = clock_timestamp() RETURNING digest
 )
-INSERT INTO audit (actor, address, action, subject, detail)
-SELECT %(actor)s, %(address)s, 'app.store', digest, json_build_object('bytes', %(bytes)s::integer)
-FROM stored
+{insert_audit("digest", "stored")}
 """
 READ_BUNDLE = "SELECT content FROM app_bundles WHERE digest = %(digest)s"
 
@@ -186,9 +179,13 @@ class PostgresAppBundles:
 
     async def store(self, content: bytes, actor: Actor) -> str:
         digest = hashlib.sha256(content).hexdigest()
-        params = {"digest": digest, "content": content, "bytes": len(content)}
-        kept = {"days": KEPT_UNUSED_DAYS}
-        await self._database.rows(STORE_BUNDLE, {**params, **kept, **audit_columns(actor)})
+        params = {
+            "digest": digest,
+            "content": content,
+            "days": KEPT_UNUSED_DAYS,
+            **audit_params(actor, "app.store", bytes=len(content)),
+        }
+        await self._database.rows(STORE_BUNDLE, params)
         return digest
 
     async def read(self, digest: str) -> bytes:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.jobs.postgres import put_files
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.store.rows import audit_columns, known_id
+from serve_app.queue.store.rows import known_id
 
 IDEMPOTENCY_KEY_TTL_S = 86400.0
 """Lifetime of an idempotency key after its submit, also if its request is deleted."""
@@ -104,11 +105,7 @@ objects AS (
     UNION
     SELECT id, snapshot FROM doomed WHERE snapshot IS NOT NULL
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'request.delete', id::text, %(detail)s::json FROM doomed
-    WHERE %(actor)s::text IS NOT NULL
-),
+noted AS ({insert_audit("id::text", "doomed")}),
 unneeded AS (
     {put_files("(SELECT DISTINCT key FROM objects) distinct_objects")}
 )
@@ -174,8 +171,7 @@ class Deletion:
             {
                 **params,
                 "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
-                "detail": messages.compact({"tenant": tenant}),
-                **audit_columns(actor),
+                **audit_params(actor, "request.delete", tenant=tenant),
             },
             lock=Lock((OUTCOME_LOCK,)),
         )
@@ -237,8 +233,7 @@ class Deletion:
             "age_s": age_s,
             "most": BATCH_SIZE,
             "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
-            "detail": None,
-            **audit_columns(None),
+            **audit_params(None, "request.delete"),
         }
         rows = await self._database.rows(DELETE_AGED, params, lock=Lock((OUTCOME_LOCK,)))
         return [id_ for id_, _ in rows]

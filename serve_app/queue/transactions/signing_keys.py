@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.webhook import SigningSeed
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database, Lock
-from serve_app.queue.store import messages
-from serve_app.queue.store.rows import audit_columns
 
 LOCK = 0x77686B  # "whk": lock of processes that create keys, one at a time
 
@@ -27,11 +26,8 @@ INSERT INTO webhook_keys (kid, seed, signs_from)
 SELECT %(kid)s, %(seed)s, now()
 WHERE (SELECT 1 FROM webhook_keys LIMIT 1) IS NULL
 """
-_AUDITED = """
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'webhook.rotate', kid, %(detail)s::json FROM made
-)
+_AUDITED = f"""
+noted AS ({insert_audit("kid", "made")})
 SELECT kid FROM made
 """
 # A key that was replaced more than the notice period ago is not needed for any check.
@@ -73,7 +69,7 @@ class PostgresSigningSeeds:
         return seeds
 
     async def rotate(self, actor: Actor, *, at_once: bool) -> None:
-        noted = {**audit_columns(actor), "detail": messages.compact({"at_once": at_once})}
+        noted = audit_params(actor, "webhook.rotate", at_once=at_once)
         if at_once:
             await self._database.rows(REPLACE, {**_fresh(), **noted}, lock=Lock((LOCK,)))
             return

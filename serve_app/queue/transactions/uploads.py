@@ -8,10 +8,10 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.rows import audit_columns
 
 ABANDONED_S = 6 * 3600.0
 """Seconds without a call after which an open upload is abandoned. A single part may take as
@@ -84,11 +84,7 @@ WITH gone AS (
     WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted' {_SHOWN}
     RETURNING key
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'upload.delete', key, %(detail)s::json FROM gone
-    WHERE %(actor)s::text IS NOT NULL
-)
+noted AS ({insert_audit("key", "gone")})
 SELECT key FROM gone
 """
 _KEPT = f"""
@@ -203,8 +199,7 @@ class PostgresUploads:
             "tenant": tenant,
             "key": key,
             "batches_of": batches_of,
-            "detail": messages.compact({"tenant": tenant}),
-            **audit_columns(actor),
+            **audit_params(actor, "upload.delete", tenant=tenant),
         }
         return bool(await self._database.rows(DISOWN, params))
 

@@ -18,9 +18,10 @@ from serve_app.domain.webhook import (
     WebhookBacklog,
     WebhookDelivery,
 )
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import audit_columns, known_id
+from serve_app.queue.store.rows import known_id
 
 FIRST_CLAIM_S = 40.0
 LATER_CLAIM_S = 150.0
@@ -152,15 +153,14 @@ PAGES = {
     state: _PAGE.format(of_state="" if state is None else f"AND w.state = '{state}'")
     for state in (None, *DeliveryState)
 }
-REDELIVER = """
+REDELIVER = f"""
 WITH again AS (
     UPDATE webhook_deliveries SET state = 'pending', tries = 0, claims = claims + 1, due_at = now(),
         since = now(), ended_at = NULL
     WHERE request_id = %(id)s::uuid AND tenant = %(tenant)s
     RETURNING request_id
 )
-INSERT INTO audit (actor, address, action, subject)
-SELECT %(actor)s, %(address)s, 'webhook.redeliver', request_id::text FROM again
+{insert_audit("request_id::text", "again")}
 """
 
 
@@ -252,7 +252,8 @@ class PostgresOutbox:
             raise not_ended(state)
         if forgetting == Redacted.DONE:
             raise outcome_forgotten_error()
-        params = {"tenant": tenant, "id": delivery.request_id, **audit_columns(actor)}
+        noted = audit_params(actor, "webhook.redeliver")
+        params = {"tenant": tenant, "id": delivery.request_id, **noted}
         await self._database.rows(REDELIVER, params)
         return await self.get(tenant, request_id)
 

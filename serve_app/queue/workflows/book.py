@@ -9,19 +9,20 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.workflows.definition import endpoint_id
 from serve_app.domain.workflows.plan import StepId
 from serve_app.domain.workflows.runs import NewWorkflow, RegisteredWorkflow, RunStatus, StepStatus
+from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.rows import audit_columns, known_id, outcome_from_json
+from serve_app.queue.store.rows import known_id, outcome_from_json
 from serve_app.queue.transactions.insert import outcome_lock_number
 from serve_app.queue.workflows.runs import PostgresWorkflowRuns, state_of
 
 _WORKFLOW = "tenant, name, definition, source, public, created_at, changed_at"
 
 # Under a lock of its tenant, so that two calls at once do not both find room.
-PUT = """
+PUT = f"""
 -- name: put_workflow
 WITH room AS (
     SELECT count(*) < %(most)s AS yes FROM (
@@ -35,10 +36,7 @@ stored AS (
         source = excluded.source, public = excluded.public, changed_at = clock_timestamp()
     RETURNING name
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'workflow.put', %(subject)s, %(detail)s::json FROM stored
-)
+noted AS ({insert_audit("%(subject)s", "stored")})
 SELECT 1 FROM stored
 """
 FIND = f"SELECT {_WORKFLOW} FROM workflows WHERE tenant = %(tenant)s AND name = %(name)s"
@@ -46,15 +44,12 @@ PAGE = f"""
 SELECT {_WORKFLOW} FROM workflows WHERE tenant = %(tenant)s OR public
 ORDER BY tenant <> %(tenant)s, tenant, name
 """
-REMOVE = """
+REMOVE = f"""
 -- name: remove_workflow
 WITH removed AS (
     DELETE FROM workflows WHERE tenant = %(tenant)s AND name = %(name)s RETURNING name
 ),
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'workflow.remove', %(subject)s, %(detail)s::json FROM removed
-)
+noted AS ({insert_audit("%(subject)s", "removed")})
 SELECT 1 FROM removed
 """
 # The order of a table is not defined, and a row that was deleted leaves no trace of its time.
@@ -105,7 +100,8 @@ class PostgresWorkflowDefinitions:
             "source": messages.compact(new.source),
             "public": new.public,
             "most": most,
-            **_audit_params(new.tenant, new.name, actor, public=new.public),
+            "subject": endpoint_id(new.tenant, new.name),
+            **audit_params(actor, "workflow.put", tenant=new.tenant, public=new.public),
         }
         lock = Lock([outcome_lock_number(new.tenant, b"workflows")])
         return bool(await self._database.rows(PUT, params, lock=lock))
@@ -121,7 +117,12 @@ class PostgresWorkflowDefinitions:
 
     async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
         clean = messages.clean(name)
-        params = {"tenant": tenant, "name": clean, **_audit_params(tenant, clean, actor)}
+        params = {
+            "tenant": tenant,
+            "name": clean,
+            "subject": endpoint_id(tenant, clean),
+            **audit_params(actor, "workflow.remove", tenant=tenant),
+        }
         return bool(await self._database.rows(REMOVE, params))
 
     async def version(self) -> str:
@@ -154,14 +155,6 @@ class PostgresWorkflows:
     async def step_requests(self, tenant: str, request_id: str) -> Sequence[str]:
         params = {"tenant": tenant, "id": known_id(request_id)}
         return [str(row[0]) for row in await self._database.rows(STEP_REQUESTS, params)]
-
-
-def _audit_params(tenant: str, name: str, actor: Actor, **detail: Any) -> dict[str, Any]:
-    return {
-        "subject": endpoint_id(tenant, name),
-        "detail": messages.compact({"tenant": tenant, **detail}),
-        **audit_columns(actor),
-    }
 
 
 def _status(row: tuple[Any, ...]) -> StepStatus:

@@ -183,15 +183,14 @@ class PostgresWorkflowRuns:
 
     async def start(self, limit: int) -> int:
         params = {"limit": limit, "disabled": sorted(self._limits.disabled)}
-        rows = await self._database.rows(START, params)
-        for row in rows:
-            record = request_from_row(row)
+        records = [request_from_row(row) for row in await self._database.rows(START, params)]
+        for record in records:
             request = record.request
             self._state.stats.count_removal(request.pool, request.tenant, request.endpoint)
             self._state.requests.update(record)
-        if rows:
-            self._after.notify([str(row[0]) for row in rows])
-        return len(rows)
+        if records:
+            self._after.notify([record.request.id for record in records])
+        return len(records)
 
     async def active(self) -> Sequence[WorkflowRun]:
         return [_run(row) for row in await self._database.rows(DUE)]

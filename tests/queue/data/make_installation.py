@@ -26,7 +26,7 @@ from serve_app.domain.request import Priority, Request, Retries, State
 from serve_app.domain.upload import Upload, UploadPart
 from serve_app.domain.webhook import ClaimedDelivery, DeliveryChannel, ReceiverResponse
 from serve_app.postgres.database import Database
-from serve_app.postgres.shared_secret import shared_secret
+from serve_app.postgres.installation import shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
