@@ -1,7 +1,7 @@
 // LoRAs and fine-tunes that the tenant registers: the list with their states, adding and removing.
 
 import { Uploads } from "../client/uploads.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { section } from "../operator/desk.js";
 import { ResourceTable } from "../operator/resource_table.js";
 
@@ -27,11 +27,7 @@ export class WeightsPart {
     this.#table = new ResourceTable(desk, "set of weights", () => this.changed(), {
       deletable: ({ tenant }) => tenant === this.#own, // others are published by another tenant
     });
-    const add = element(
-      "button",
-      { type: "button", class: "main", click: () => this.#add() },
-      "Register weights …",
-    );
+    const add = button("Register weights …", () => this.#add(), { class: "main" });
     this.node = element(
       "div",
       {},

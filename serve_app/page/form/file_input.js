@@ -1,6 +1,6 @@
 // Controls for input files: a local file or a URL.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 import { acceptOf, addressOf, check, checkKind, isInline } from "./file_check.js";
@@ -56,11 +56,7 @@ class ChosenFile {
     this.#state.textContent = detail;
     if (url?.startsWith("data:")) this.inline = (url.length * 3) / 4; // base64
     chosenFiles.add(this);
-    this.#remove = element(
-      "button",
-      { type: "button", class: "quiet", click: remove, "aria-label": `Remove ${name}` },
-      "Remove",
-    );
+    this.#remove = button("Remove", remove, { "aria-label": `Remove ${name}` });
     const words = element("span", { class: "media-name" }, element("b", {}, name), this.#state);
     this.node = element("div", { class: "media-preview" }, words, actions, this.#remove, this.#bar);
     if (picture || url?.startsWith("data:image/")) this.#picture(url);
@@ -128,11 +124,7 @@ class ChosenFile {
       this.#remove.focus(); // the button that had it is gone
       load();
     };
-    this.#again = element(
-      "button",
-      { type: "button", class: "quiet", click, "aria-label": `Try again: ${this.name}` },
-      "Try again",
-    );
+    this.#again = button("Try again", click, { "aria-label": `Try again: ${this.name}` });
     this.#remove.before(this.#again);
   }
 
@@ -199,7 +191,7 @@ export function mediaControl(field, id, context) {
   const isWeights = field.media === "weights";
   const edit = (words, tool = isMask ? "mask" : "frame") => {
     const click = () => context.edit(tool, field, control);
-    return element("button", { type: "button", class: "quiet", click }, words);
+    return button(words, click);
   };
   const ways = element("div", { class: "media-ways" });
   if (isWeights) ways.append(edit("Choose a LoRA", "loras"));
@@ -270,8 +262,8 @@ export function mediaListControl(field, id, context) {
   };
   const made = (given) => {
     const edit = () => context.edit("frame", field, control);
-    const crop = { type: "button", class: "quiet", click: edit, "aria-label": `Crop ${given.name}` };
-    const actions = field.media === "image" ? [element("button", crop, "Crop")] : [];
+    const crop = button("Crop", edit, { "aria-label": `Crop ${given.name}` });
+    const actions = field.media === "image" ? [crop] : [];
     const file = new ChosenFile(given, { remove: () => remove(file), actions, sign: context.sign });
     const load = (cropped) => {
       const next = made({ name: cropped.name });

@@ -16,6 +16,12 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** Button that calls `click`, which may be null. It is quiet, unless `attributes` give another class.
+ * `content` is a child, or an array of children. */
+export function button(content, click = null, attributes = {}) {
+  return element("button", { type: "button", class: "quiet", click, ...attributes }, content);
+}
+
 let made = 0;
 
 /** Unique element id. */

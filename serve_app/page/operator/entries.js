@@ -1,7 +1,7 @@
 // Models of the catalogue: where their weights are, and adding and removing them.
 
 import { endpointPath } from "../client/watch.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { statePill } from "../models/card.js";
 import { section } from "./desk.js";
@@ -38,11 +38,7 @@ export class EntriesPart {
         { name: "Remove", danger: true, call: () => this.#remove(id) },
       ],
     });
-    const add = element(
-      "button",
-      { type: "button", class: "main", click: () => this.#add() },
-      "Add a model …",
-    );
+    const add = button("Add a model …", () => this.#add(), { class: "main" });
     this.#broken = section("Entries with a mistake", "They are not in force.", this.#invalid.node);
     this.node = element(
       "div",

@@ -1,6 +1,6 @@
 // Health of the installation: its checks, machines, disk and database.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock } from "../interface/words.js";
 import { section, tiles } from "./desk.js";
@@ -20,11 +20,7 @@ export class HealthPart {
 
   constructor(desk) {
     this.#desk = desk;
-    const again = element(
-      "button",
-      { type: "button", class: "quiet", click: () => this.changed() },
-      "Check again",
-    );
+    const again = button("Check again", () => this.changed());
     this.node = element(
       "div",
       {},

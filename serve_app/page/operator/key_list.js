@@ -2,7 +2,7 @@
 
 import { shown } from "../interface/ask.js";
 import { copyText } from "../interface/copy.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { ResourceTable } from "./resource_table.js";
 
 const SCOPES = {
@@ -39,11 +39,7 @@ export class KeyList {
       actions: (key) => this.#rotation(key),
       deletable: (key) => isInForce(key) && key.key_id !== this.#own.key_id,
     });
-    const create = element(
-      "button",
-      { type: "button", class: "main", click: () => this.#create() },
-      "Create a key …",
-    );
+    const create = button("Create a key …", () => this.#create(), { class: "main" });
     this.node = element(
       "section",
       { "aria-label": "API keys" },
@@ -137,12 +133,12 @@ function newKey({ alias, tenant, days, endpoints, ...scopes }) {
 
 /** Shows a new key: only its digest is stored, so this is the only time. */
 function showSecret(key) {
-  const copy = element("button", { type: "button", class: "main" }, "Copy");
   const program = element("pre", { tabindex: 0, class: "secret" }, key);
-  copy.addEventListener("click", async () => {
+  const click = async () => {
     await copyText(program);
     copy.textContent = "Copied";
-  });
+  };
+  const copy = button("Copy", click, { class: "main" });
   const words = "Only its digest is stored, so it cannot be shown again.";
   const children = [element("p", {}, words), program, element("div", { class: "buttons" }, copy)];
   shown("Save this key now", children, { outside: false });

@@ -1,6 +1,6 @@
 // Tenants with their limits, and the API keys of one of them.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { askBudget, budgetWords } from "./budget.js";
 import { section } from "./desk.js";
 import { KeyList } from "./key_list.js";
@@ -30,11 +30,7 @@ export class KeysPart {
       more: [{ name: "Budget", cell: ({ budget }) => budgetWords(budget) }],
       actions: (tenant) => this.#tenantActions(tenant),
     });
-    const createTenant = element(
-      "button",
-      { type: "button", click: () => this.#createTenant() },
-      "Create a tenant …",
-    );
+    const createTenant = button("Create a tenant …", () => this.#createTenant(), { class: null });
     this.node = element(
       "div",
       {},

@@ -1,6 +1,6 @@
 // Pools, replicas with the weights that they hold, and warm targets.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytesOf } from "../interface/words.js";
 import { section, span, tiles } from "./desk.js";
@@ -31,11 +31,7 @@ export class PoolsPart {
       key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
       deletable: ({ source }) => source === "operator",
     });
-    const keep = element(
-      "button",
-      { type: "button", class: "quiet", click: () => this.#keep() },
-      "Keep a model warm …",
-    );
+    const keep = button("Keep a model warm …", () => this.#keep());
     this.node = element(
       "div",
       {},

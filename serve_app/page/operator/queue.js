@@ -1,7 +1,7 @@
 // What waits and what runs, of all tenants, and the endpoints that are paused or draining.
 
 import { endpointPath } from "../client/watch.js";
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { shown } from "../interface/ask.js";
 import { clock, waitingWords } from "../interface/words.js";
@@ -28,11 +28,7 @@ export class QueuePart {
   #lanes = laneTable();
   #tenant = element("select", { id: freshId("tenant"), change: () => this.#choose() });
   #endpoint = element("select", { id: freshId("endpoint"), change: () => this.#choose() });
-  #more = element(
-    "button",
-    { type: "button", class: "quiet", hidden: true, click: () => this.#showMore() },
-    "Show more",
-  );
+  #more = button("Show more", () => this.#showMore(), { hidden: true });
   #most = PAGE;
   #models = null; // all, read once
   #history;
@@ -47,11 +43,7 @@ export class QueuePart {
     this.#waiting = this.#waitingTable();
     this.#running = this.#runningTable();
     this.#halts = this.#haltTable();
-    const button = element(
-      "button",
-      { type: "button", class: "quiet", click: () => this.#halt() },
-      "Pause or drain an endpoint …",
-    );
+    const halt = button("Pause or drain an endpoint …", () => this.#halt());
     this.node = element(
       "div",
       {},
@@ -75,7 +67,7 @@ export class QueuePart {
       ),
       section("Running", "", this.#running.node),
       this.#history.node,
-      section("Paused endpoints", "", this.#halts.node, button),
+      section("Paused endpoints", "", this.#halts.node, halt),
     );
   }
 

@@ -1,6 +1,6 @@
 // Usage by tenant, endpoint and time, as a chart, a table, and a file for spreadsheets.
 
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { shortClock } from "../interface/words.js";
 import { barChart } from "./bar_chart.js";
@@ -58,11 +58,7 @@ export class UsagePart {
     if (own) this.#group.value = "endpoint";
     this.#measures.append(
       ...Object.entries(MEASURES).map(([value, { name }]) =>
-        element(
-          "button",
-          { type: "button", "data-value": value, click: () => this.#show(value) },
-          name,
-        ),
+        button(name, () => this.#show(value), { class: null, "data-value": value }),
       ),
     );
     this.node = element(
@@ -196,7 +192,7 @@ export class UsagePart {
       setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it after the click
     };
     const click = () => this.#desk.run(save);
-    return element("button", { type: "button", class: "quiet", click }, "Download as CSV");
+    return button("Download as CSV", click);
   }
 }
 

@@ -1,7 +1,7 @@
 // Deliveries of webhooks: what was sent, what failed, and again.
 
 import { shown } from "../interface/ask.js";
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { clock } from "../interface/words.js";
 import { labelled, section } from "./desk.js";
@@ -26,8 +26,6 @@ export class WebhooksPart {
     this.#table = this.#deliveryTable();
     const option = ([value, words]) => element("option", { value }, words);
     this.#state.append(...Object.entries(STATES).map(option));
-    const button = (words, call) =>
-      element("button", { type: "button", class: "quiet", click: call }, words);
     this.#more = button("Show older ones", () => desk.run(() => this.#load(this.#next)));
     this.node = element(
       "div",

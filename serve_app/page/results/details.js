@@ -1,7 +1,7 @@
 // Dialog with all details of one request.
 
 import { open, makeClosable } from "../interface/dialog.js";
-import { byId, element } from "../interface/element.js";
+import { button, byId, element } from "../interface/element.js";
 import { Refresh, SOON_MS } from "../interface/refresh.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
@@ -87,12 +87,7 @@ export class Details {
       input: request.input,
       at: Date.parse(request.created_at),
     };
-    const button = (name, what) =>
-      element(
-        "button",
-        { type: "button", class: "quiet", "data-name": name, click: () => what(known) },
-        name,
-      );
+    const action = (name, what) => button(name, () => what(known), { "data-name": name });
     const closed = (what) => () => {
       this.#address.correct({ request: null }); // going back would undo a change of the model
       this.#dialog.close();
@@ -110,9 +105,9 @@ export class Details {
       element(
         "div",
         { class: "buttons" },
-        final ? null : button("Cancel", this.#act.cancel),
-        button("Use again", closed(this.#act.again)),
-        output?.drafts?.length ? button("Drafts", closed(this.#act.drafts)) : null,
+        final ? null : action("Cancel", this.#act.cancel),
+        action("Use again", closed(this.#act.again)),
+        output?.drafts?.length ? action("Drafts", closed(this.#act.drafts)) : null,
       ),
       section("Log", element("ol", { class: "log" }, ...(request.log ?? []).map(logLine))),
       section("Input", pre("Input", request.input)),
