@@ -6,21 +6,18 @@ import { bytes, clock } from "../interface/words.js";
 import { section, tiles } from "./desk.js";
 import { samplesOf } from "./samples.js";
 
-/** Part of the health. `changed()` is set by the view: it looks again. */
+/** Part of the health. */
 export class HealthPart {
-  everyMs = null;
-  changed = () => {};
   #desk;
   #figures = element("dl", { class: "tiles" });
   #checks = checkTable("Checks", "There are no checks.");
   #doctor = checkTable("Doctor", "Examining …");
-  #events = eventTable();
-  #memory = memoryTable();
-  #tables = sizeTable();
+  #events = new LiveTable(EVENT_TABLE);
+  #memory = new LiveTable(MEMORY_TABLE);
+  #tables = new LiveTable(SIZE_TABLE);
 
   constructor(desk) {
     this.#desk = desk;
-    const again = button("Check again", () => this.changed());
     this.node = element(
       "div",
       {},
@@ -29,7 +26,7 @@ export class HealthPart {
         "Checks",
         "What Darkroom depends on.",
         this.#checks.node,
-        again,
+        button("Check again", () => desk.look()),
       ),
       section(
         "Doctor",
@@ -133,50 +130,44 @@ function checkTable(label, empty) {
   });
 }
 
-function eventTable() {
-  return new LiveTable({
-    label: "Starts and ends",
-    empty: "Nothing started or ended.",
-    key: ({ at, name, event }) => `${at} ${name} ${event}`,
-    columns: [
-      { name: "Event", cell: ({ kind, event }) => `${kind} ${event}` },
-      { name: "Time", cell: ({ at }) => clock(at) },
-      { name: "Process", cell: ({ name }) => element("code", {}, name) },
-      { name: "Pool", cell: ({ pool }) => pool || "—" },
-      { name: "Node", cell: ({ node }) => node || "—" },
-      {
-        name: "Reason",
-        wide: true,
-        cell: ({ reason, version }) =>
-          [version && `version ${version}`, reason].filter(Boolean).join(" · ") || "—",
-      },
-    ],
-  });
-}
+const EVENT_TABLE = {
+  label: "Starts and ends",
+  empty: "Nothing started or ended.",
+  key: ({ at, name, event }) => `${at} ${name} ${event}`,
+  columns: [
+    { name: "Event", cell: ({ kind, event }) => `${kind} ${event}` },
+    { name: "Time", cell: ({ at }) => clock(at) },
+    { name: "Process", cell: ({ name }) => element("code", {}, name) },
+    { name: "Pool", cell: ({ pool }) => pool || "—" },
+    { name: "Node", cell: ({ node }) => node || "—" },
+    {
+      name: "Reason",
+      wide: true,
+      cell: ({ reason, version }) =>
+        [version && `version ${version}`, reason].filter(Boolean).join(" · ") || "—",
+    },
+  ],
+};
 
-function memoryTable() {
-  return new LiveTable({
-    label: "GPU memory",
-    empty: "No replica on a GPU has called.",
-    key: ({ replica }) => replica,
-    columns: [
-      { name: "Replica", cell: ({ replica }) => element("code", {}, replica) },
-      { name: "Pool", cell: ({ pool }) => pool },
-      { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
-      { name: "Free", number: true, cell: ({ free }) => bytes(free) },
-    ],
-  });
-}
+const MEMORY_TABLE = {
+  label: "GPU memory",
+  empty: "No replica on a GPU has called.",
+  key: ({ replica }) => replica,
+  columns: [
+    { name: "Replica", cell: ({ replica }) => element("code", {}, replica) },
+    { name: "Pool", cell: ({ pool }) => pool },
+    { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
+    { name: "Free", number: true, cell: ({ free }) => bytes(free) },
+  ],
+};
 
-function sizeTable() {
-  return new LiveTable({
-    label: "Database",
-    empty: "Nothing was measured yet.",
-    key: ({ name }) => name,
-    columns: [
-      { name: "Table", cell: ({ name }) => name },
-      { name: "Rows, about", number: true, cell: ({ rows }) => rows.toLocaleString("en") },
-      { name: "Size", number: true, cell: ({ size }) => bytes(size) },
-    ],
-  });
-}
+const SIZE_TABLE = {
+  label: "Database",
+  empty: "Nothing was measured yet.",
+  key: ({ name }) => name,
+  columns: [
+    { name: "Table", cell: ({ name }) => name },
+    { name: "Rows, about", number: true, cell: ({ rows }) => rows.toLocaleString("en") },
+    { name: "Size", number: true, cell: ({ size }) => bytes(size) },
+  ],
+};
