@@ -4,6 +4,7 @@ import { Refused } from "../client/api.js";
 import { button, byId, element } from "../interface/element.js";
 import { day, shortClock } from "../interface/words.js";
 import { filesIn } from "../results/media.js";
+import { shortSeed } from "../results/sheet.js";
 
 const COLUMNS = { 1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 9: 3 }; // 4 for other numbers
 const LONGEST_MS = 2 ** 31 - 1; // of a timer
@@ -229,7 +230,7 @@ class Cell {
       this.preview,
       file ? opener(file, number) : null,
       sound,
-      element("p", { class: "facts" }, `Seed ${seed}`),
+      element("p", { class: "facts" }, "Seed ", shortSeed(seed)),
       this.#actions,
       this.#standing,
       this.#results,

@@ -2,7 +2,7 @@
 
 import * as json from "../client/json.js";
 import { dialogOf, makeClosable } from "../interface/dialog.js";
-import { button, element } from "../interface/element.js";
+import { button, element, factRows } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 
@@ -55,20 +55,15 @@ function parts(found, model, { act, close, use }) {
   };
   const facts = {
     Model: demo ? `${endpoint} (demo model)` : endpoint,
-    Seed: seed ?? "",
+    Seed: seed,
     ...Object.fromEntries(
       Object.entries(settings).map(([name, value]) => [name.replaceAll("_", " "), words(value)]),
     ),
     Request: request,
   };
-  const rows = Object.entries(facts)
-    .filter(([, value]) => value !== "")
-    .map(([name, value]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
-    );
   return [
     prompt ? element("p", { class: "prompt-words" }, prompt) : "",
-    element("dl", { class: "rows" }, rows),
+    element("dl", { class: "rows" }, factRows(facts)),
     model === undefined
       ? element("p", { class: "problem" }, `This Darkroom does not serve ${endpoint}.`)
       : "",

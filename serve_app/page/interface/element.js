@@ -22,6 +22,13 @@ export function button(content, click = null, attributes = {}) {
   return element("button", { type: "button", class: "quiet", click, ...attributes }, content);
 }
 
+/** Rows of a list of facts by their names. Those without a value are left out. */
+export function factRows(facts) {
+  return Object.entries(facts)
+    .filter(([, value]) => value !== undefined && value !== null && value !== "")
+    .map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+}
+
 let made = 0;
 
 /** Unique element id. */

@@ -1,6 +1,6 @@
 // Page of one model.
 
-import { button, element, freshId } from "../interface/element.js";
+import { button, element, factRows, freshId } from "../interface/element.js";
 import { money } from "../interface/words.js";
 import { imageIn } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
@@ -114,20 +114,13 @@ function facts(model) {
   const { weights } = model;
   const revision = weights.revision ? ` @ ${weights.revision.slice(0, 12)}` : "";
   const file = weights.checkpoint ? ` with ${weights.checkpoint}` : "";
-  const rows = [
-    ["Makes", categoryWords(model.category)],
-    ["Price", priceWords(model.price)],
-    ["Weights", model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}${file}`],
-    ["Entry", ORIGINS[model.origin]],
-  ];
-  const shown = rows.filter(([, words]) => words);
-  return element(
-    "dl",
-    { class: "model-facts" },
-    shown.map(([name, words]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, words)),
-    ),
-  );
+  const rows = factRows({
+    Makes: categoryWords(model.category),
+    Price: priceWords(model.price),
+    Weights: model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}${file}`,
+    Entry: ORIGINS[model.origin],
+  });
+  return element("dl", { class: "model-facts" }, rows);
 }
 
 function priceWords(price) {

@@ -118,13 +118,6 @@ export function section(name, about, ...content) {
   );
 }
 
-/** Row of figures: pairs of a name and a value. */
-export function tiles(figures) {
-  return figures.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value)),
-  );
-}
-
 /** Time in words: seconds, minutes, hours or days. */
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "—";

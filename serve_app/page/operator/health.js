@@ -1,9 +1,9 @@
 // Health of the installation: its checks, machines, disk and database.
 
-import { button, element } from "../interface/element.js";
+import { button, element, factRows } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock } from "../interface/words.js";
-import { section, tiles } from "./desk.js";
+import { section } from "./desk.js";
 import { samplesOf } from "./samples.js";
 
 /** Part of the health. */
@@ -72,12 +72,12 @@ export class HealthPart {
     const [disk] = samples.filter(({ name }) => name === "darkroom_disk_free_bytes");
     const show = (state) =>
       this.#figures.replaceChildren(
-        ...tiles([
-          ["State", state],
-          ["Free disk", disk === undefined ? "—" : bytes(disk.value)],
-          ["Database", tables.length === 0 ? "—" : bytes(sum)],
-          ["Models", String(status.endpoints)],
-        ]),
+        ...factRows({
+          State: state,
+          "Free disk": disk === undefined ? "—" : bytes(disk.value),
+          Database: tables.length === 0 ? "—" : bytes(sum),
+          Models: String(status.endpoints),
+        }),
       );
     show(stateOf(wrong.length, "Examining …"));
     const { findings, problems } = await this.#desk.call("GET", "v1/doctor");

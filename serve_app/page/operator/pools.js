@@ -1,9 +1,9 @@
 // Pools, replicas with the weights that they hold, and warm targets.
 
-import { button, element } from "../interface/element.js";
+import { button, element, factRows } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytesOf } from "../interface/words.js";
-import { section, span, tiles } from "./desk.js";
+import { section, span } from "./desk.js";
 import { History } from "./history.js";
 import { ResourceTable } from "./resource_table.js";
 
@@ -59,12 +59,12 @@ export class PoolsPart {
     const ready = status.replicas.filter(({ stage }) => stage === "ready").length;
     const oldest = Math.max(0, ...pools.map((pool) => pool.oldest_wait_s));
     this.#figures.replaceChildren(
-      ...tiles([
-        ["Ready replicas", `${ready} of ${status.replicas.length}`],
-        ["Queued", String(sum("queued"))],
-        ["Running", String(sum("running"))],
-        ["Oldest wait", span(oldest)],
-      ]),
+      ...factRows({
+        "Ready replicas": `${ready} of ${status.replicas.length}`,
+        Queued: String(sum("queued")),
+        Running: String(sum("running")),
+        "Oldest wait": span(oldest),
+      }),
     );
     this.#pools.show(pools);
     this.#replicas.show(status.replicas);

@@ -1,9 +1,9 @@
 // What is stored: by kind and tenant, where, and how long.
 
-import { element } from "../interface/element.js";
+import { element, factRows } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, bytesOf, clock } from "../interface/words.js";
-import { section, span, tiles } from "./desk.js";
+import { section, span } from "./desk.js";
 
 const KINDS = {
   image: "Images",
@@ -51,12 +51,12 @@ export class StoragePart {
     const sum = (name) => kinds.reduce((total, each) => total + each[name], 0);
     const whole = sum("bytes");
     this.#figures.replaceChildren(
-      ...tiles([
-        ["Stored", bytes(whole)],
-        ["Files", sum("files").toLocaleString("en")],
-        ["Free disk", disk === null ? "—" : bytesOf(disk.free_bytes, disk.bytes)],
-        ["To be deleted", unwantedWords(unwanted, overdue)],
-      ]),
+      ...factRows({
+        Stored: bytes(whole),
+        Files: sum("files").toLocaleString("en"),
+        "Free disk": disk === null ? "—" : bytesOf(disk.free_bytes, disk.bytes),
+        "To be deleted": unwantedWords(unwanted, overdue),
+      }),
     );
     this.#measured.textContent =
       `By the records of the database, at ${clock(use.measured_at)}. Snapshots of running requests and ` +

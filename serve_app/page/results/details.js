@@ -1,7 +1,7 @@
 // Dialog with all details of one request.
 
 import { open, makeClosable } from "../interface/dialog.js";
-import { button, byId, element } from "../interface/element.js";
+import { button, byId, element, factRows } from "../interface/element.js";
 import { Refresh, SOON_MS } from "../interface/refresh.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
@@ -101,7 +101,7 @@ export class Details {
       element("h2", { id: "details-title" }, promptOf(request.input) || request.endpoint_id),
       element("p", { class: `state ${request.state}` }, this.#standing(request)),
       this.#made(output, known),
-      element("dl", { class: "rows" }, ...rows(request)),
+      element("dl", { class: "rows" }, factRows(factsOf(request))),
       element(
         "div",
         { class: "buttons" },
@@ -141,8 +141,8 @@ export class Details {
   }
 }
 
-function rows(request) {
-  const facts = {
+function factsOf(request) {
+  return {
     Request: request.request_id,
     Model: request.endpoint_id,
     Submitted: clock(request.created_at),
@@ -152,11 +152,6 @@ function rows(request) {
     Attempts: request.attempt,
     Priority: request.priority === "normal" ? "" : request.priority,
   };
-  return Object.entries(facts)
-    .filter(([, value]) => value !== "" && value !== undefined && value !== null)
-    .map(([name, value]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
-    );
 }
 
 function section(title, ...content) {

@@ -2,7 +2,7 @@
 
 import { DRAFT_FIELDS } from "../form/schema.js";
 import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
-import { button, element } from "../interface/element.js";
+import { button, element, factRows } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { effect } from "../vendored/signals.js";
@@ -272,12 +272,7 @@ export class Sheet {
       Compute: ran > 0 ? seconds(ran) : "",
       Total: seconds(this.#request.took),
     };
-    const rows = Object.entries(facts)
-      .filter(([, value]) => value !== undefined && value !== null && value !== "")
-      .map(([name, value]) =>
-        element("div", {}, element("dt", {}, name), element("dd", {}, value)),
-      );
-    this.node.querySelector("dl.facts").replaceChildren(...rows);
+    this.node.querySelector("dl.facts").replaceChildren(...factRows(facts));
     if (output?.darkroom_demo === true && !this.#request.demo) {
       this.node.querySelector(".origin").append(element("span", { class: "demo" }, "demo model"));
     }
@@ -287,7 +282,7 @@ export class Sheet {
 const LONGEST_SEED = 8; // digits
 
 /** A seed; a long one as its beginning, with the whole one on demand. */
-function shortSeed(seed) {
+export function shortSeed(seed) {
   const whole = String(seed ?? "");
   if (whole.length <= LONGEST_SEED) return whole;
   const start = `${whole.slice(0, LONGEST_SEED - 2)}…`;
