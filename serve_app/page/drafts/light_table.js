@@ -4,7 +4,7 @@ import { Refused } from "../client/api.js";
 import { button, byId, element } from "../interface/element.js";
 import { day, shortClock } from "../interface/words.js";
 import { filesIn } from "../results/media.js";
-import { shortSeed } from "../results/sheet.js";
+import { shortSeed } from "../results/seed.js";
 
 const COLUMNS = { 1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 9: 3 }; // 4 for other numbers
 const LONGEST_MS = 2 ** 31 - 1; // of a timer

@@ -5,6 +5,7 @@ import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
 import { button, element, factRows } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
+import { shortSeed } from "./seed.js";
 import { effect } from "../vendored/signals.js";
 import { partOf, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
@@ -277,19 +278,6 @@ export class Sheet {
       this.node.querySelector(".origin").append(element("span", { class: "demo" }, "demo model"));
     }
   }
-}
-
-const LONGEST_SEED = 8; // digits
-
-/** A seed; a long one as its beginning, with the whole one on demand. */
-export function shortSeed(seed) {
-  const whole = String(seed ?? "");
-  if (whole.length <= LONGEST_SEED) return whole;
-  const start = `${whole.slice(0, LONGEST_SEED - 2)}…`;
-  const label = `Whole seed ${whole}`;
-  const given = { class: "action", title: whole, "aria-label": label };
-  const shown = button(start, () => shown.replaceWith(whole), given);
-  return shown;
 }
 
 /** Words that lead to the draft that a request goes on from. */
