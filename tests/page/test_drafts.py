@@ -85,6 +85,14 @@ def test_each_preview_has_a_name_and_is_an_image(reader: Reader) -> None:
         image.evaluate("image => image.decode()")
 
 
+def test_a_long_seed_of_a_draft_is_short_until_it_is_pressed(reader: Reader) -> None:
+    table = draft(reader, seed=4_000_000_000)
+    tile = table.get_by_role("listitem").nth(1)
+    expect(tile.locator(".facts")).to_have_text("Seed 400000…")
+    tile.get_by_role("button", name="Whole seed 4000000001").click()
+    expect(tile.locator(".facts")).to_have_text("Seed 4000000001")
+
+
 def test_a_draft_is_finished_as_it_is_and_each_card_leads_to_the_other(reader: Reader) -> None:
     table = draft(reader)
     sent = follow_inputs(reader)

@@ -3,16 +3,14 @@
 import { element } from "../interface/element.js";
 import { KeyList } from "../operator/key_list.js";
 
-/** Part of the keys. `changed()` is set by the view: it looks again. */
+/** Part of the keys. */
 export class OwnKeysPart {
-  everyMs = null;
-  changed = () => {};
   #desk;
   #keys;
 
   constructor(desk) {
     this.#desk = desk;
-    this.#keys = new KeyList(desk, () => this.changed());
+    this.#keys = new KeyList(desk);
     this.node = element("div", {}, this.#keys.node);
   }
 

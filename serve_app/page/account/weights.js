@@ -1,7 +1,7 @@
 // LoRAs and fine-tunes that the tenant registers: the list with their states, adding and removing.
 
 import { Uploads } from "../client/uploads.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { section } from "../operator/desk.js";
 import { ResourceTable } from "../operator/resource_table.js";
 
@@ -12,10 +12,9 @@ const KINDS = [
 ];
 const FINAL = ["ready", "refused"];
 
-/** Part of the weights. `changed()` is set by the view: it looks again. */
+/** Part of the weights. */
 export class WeightsPart {
   everyMs = 3000; // what is fetched and checked moves on
-  changed = () => {};
   #desk;
   #uploads;
   #sent = new Map(); // name → key of an upload, which is deleted when the weights are checked
@@ -24,14 +23,10 @@ export class WeightsPart {
   constructor(desk) {
     this.#desk = desk;
     this.#uploads = new Uploads(desk.page.api);
-    this.#table = new ResourceTable(desk, "set of weights", () => this.changed(), {
+    this.#table = new ResourceTable(desk, "set of weights", {
       deletable: ({ tenant }) => tenant === this.#own, // others are published by another tenant
     });
-    const add = element(
-      "button",
-      { type: "button", class: "main", click: () => this.#add() },
-      "Register weights …",
-    );
+    const add = button("Register weights …", () => this.#add(), { class: "main" });
     this.node = element(
       "div",
       {},
@@ -66,34 +61,31 @@ export class WeightsPart {
     let models = [];
     if (!(await this.#desk.run(async () => (models = await this.#desk.page.models.list())))) return;
     const bases = models.filter(({ away }) => away === "").map(({ id }) => [id, id]);
-    await this.#desk.ask(
-      {
-        title: "Register weights",
-        words:
-          "A safetensors file, or a repository of the hub. Requests name a LoRA as weights:NAME; a " +
-          "fine-tune needs an endpoint.",
-        action: "Register them",
-        fields: [
-          { name: "name", label: "Name", help: "Lower case, such as: style.", required: true },
-          { name: "base", label: "Model that they are for", choices: bases },
-          { name: "file", label: "File", type: "file" },
-          {
-            name: "source",
-            label: "Or a URL or repository",
-            help: "https://…, owner/name or owner/name/file.safetensors, with @revision if you like.",
-          },
-          { name: "kind", label: "Kind", choices: KINDS },
-          {
-            name: "endpoint",
-            label: "Private endpoint",
-            help: "A name such as portraits. Empty: none.",
-          },
-        ],
-        submit: (values, report) => this.#register(values, report),
-      },
-      ({ name }) => `The weights ${name} are being checked.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Register weights",
+      words:
+        "A safetensors file, or a repository of the hub. Requests name a LoRA as weights:NAME; a " +
+        "fine-tune needs an endpoint.",
+      action: "Register them",
+      fields: [
+        { name: "name", label: "Name", help: "Lower case, such as: style.", required: true },
+        { name: "base", label: "Model that they are for", choices: bases },
+        { name: "file", label: "File", type: "file" },
+        {
+          name: "source",
+          label: "Or a URL or repository",
+          help: "https://…, owner/name or owner/name/file.safetensors, with @revision if you like.",
+        },
+        { name: "kind", label: "Kind", choices: KINDS },
+        {
+          name: "endpoint",
+          label: "Private endpoint",
+          help: "A name such as portraits. Empty: none.",
+        },
+      ],
+      submit: (values, report) => this.#register(values, report),
+      done: ({ name }) => `The weights ${name} are being checked.`,
+    });
   }
 
   async #register({ file, source, kind, endpoint, ...given }, report) {

@@ -4,7 +4,7 @@ import { BASE } from "../client/api.js";
 import * as json from "../client/json.js";
 import { codeFor, LANGUAGES, languagesOf } from "./code.js";
 import { copyText } from "../interface/copy.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 
 const PREFERRED = "darkroom.language";
 const JSON_TAB = "json"; // the input itself
@@ -37,10 +37,8 @@ export class Program {
     this.#read = read;
     this.#apply = apply;
     this.#form = form;
-    const button = (name, words, click) =>
-      element("button", { type: "button", class: name, click }, words);
-    this.#copy = button("main", "Copy", () => this.#copied());
-    this.#use = button("quiet", "Use in the form", () => this.#used());
+    this.#copy = button("Copy", () => this.#copied(), { class: "main" });
+    this.#use = button("Use in the form", () => this.#used());
     const buttons = element("div", { class: "buttons" }, this.#copy, this.#use);
     const parts = [this.#tabs, form, this.#text, this.#json, this.#problem, buttons];
     this.node.append(...parts.filter((each) => each !== null));
@@ -55,11 +53,7 @@ export class Program {
     if (this.#form !== null) shown.unshift(FORM_TAB);
     this.#tabs.replaceChildren(
       ...shown.map((tab) =>
-        element(
-          "button",
-          { type: "button", "data-tab": tab, click: () => this.#choose(tab) },
-          names[tab],
-        ),
+        button(names[tab], () => this.#choose(tab), { class: null, "data-tab": tab }),
       ),
     );
     const first = this.#form !== null ? FORM_TAB : preferred();

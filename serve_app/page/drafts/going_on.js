@@ -1,6 +1,6 @@
 // Draft that the form goes on from: a chip above the buttons, and the fields that it decides.
 
-import { byId, element, freshId } from "../interface/element.js";
+import { button, byId, element, freshId } from "../interface/element.js";
 
 /** Fields that a request from a draft cannot change, as the server refuses them
  * (`UNCHANGEABLE` in `catalog/fields/drafts.py`), and the seed. */
@@ -134,12 +134,12 @@ export class GoingOn {
       byId("fields").querySelector("textarea, input")?.focus();
     };
     const label = "Do not go on from the draft";
-    const close = { type: "button", class: "away", "aria-label": label, click: away };
+    const close = button("×", away, { class: "away", "aria-label": label });
     const picture = origin?.picture ? element("img", { src: origin.picture, alt: "" }) : null;
     this.#panel = element(
       "div",
       { class: "going-on", role: "group", "aria-label": name },
-      element("span", { class: "from" }, picture, name, element("button", close, "×")),
+      element("span", { class: "from" }, picture, name, close),
       element("label", { for: id }, "New noise"),
       element("div", { class: "share" }, this.#slider, words),
     );

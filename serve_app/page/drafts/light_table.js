@@ -1,9 +1,10 @@
 // Light table: the previews of a request's drafts, and what is done with each.
 
 import { Refused } from "../client/api.js";
-import { byId, element } from "../interface/element.js";
+import { button, byId, element } from "../interface/element.js";
 import { day, shortClock } from "../interface/words.js";
 import { filesIn } from "../results/media.js";
+import { shortSeed } from "../results/seed.js";
 
 const COLUMNS = { 1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 9: 3 }; // 4 for other numbers
 const LONGEST_MS = 2 ** 31 - 1; // of a timer
@@ -38,9 +39,9 @@ export class LightTable {
       },
       this.#cells.map(({ node }) => node),
     );
-    this.#finish = button("main", "Finish selected", () => this.#finishSelected());
-    this.#all = button("quiet", "Select all", () => this.#selectAll());
-    const more = button("quiet", "More drafts", () => act.vary(request));
+    this.#finish = button("Finish selected", () => this.#finishSelected(), { class: "main" });
+    this.#all = button("Select all", () => this.#selectAll());
+    const more = button("More drafts", () => act.vary(request));
     this.node = element(
       "div",
       { class: "light-table" },
@@ -204,19 +205,16 @@ class Cell {
     this.#act = act;
     const { seed, step, steps } = draft;
     this.name = `Draft ${number}, seed ${seed}, ${steps > 0 ? `${step} of ${steps}` : step} steps`;
-    this.preview = element(
-      "button",
+    this.preview = button(
+      [still(file, this.name), element("span", { class: "number" }, String(number))],
+      () => this.gone || this.select(!this.selected),
       {
-        type: "button",
         class: "preview",
         "data-draft": draft.id,
         "aria-pressed": "false",
         "aria-label": this.name,
         "aria-keyshortcuts": "Enter F Delete",
-        click: () => this.gone || this.select(!this.selected),
       },
-      still(file, this.name),
-      element("span", { class: "number" }, String(number)),
     );
     this.#actions = element(
       "div",
@@ -232,7 +230,7 @@ class Cell {
       this.preview,
       file ? opener(file, number) : null,
       sound,
-      element("p", { class: "facts" }, `Seed ${seed}`),
+      element("p", { class: "facts" }, "Seed ", shortSeed(seed)),
       this.#actions,
       this.#standing,
       this.#results,
@@ -299,8 +297,7 @@ class Cell {
       first?.scrollIntoView({ block: "center" });
       first?.querySelector("a, button")?.focus({ preventScroll: true });
     };
-    const given = { type: "button", class: "action", "aria-label": label, click: go };
-    const link = element("button", given, words);
+    const link = button(words, go, { class: "action", "aria-label": label });
     link.tabIndex = this.preview.tabIndex;
     this.#results.replaceChildren(...(words ? [link] : []));
   }
@@ -313,8 +310,7 @@ class Cell {
   #action(name, key, click) {
     const label = `${name} draft ${this.number}`;
     const title = `${label} (${key})`;
-    const given = { type: "button", class: "action", "aria-label": label, title, click };
-    return element("button", given, name);
+    return button(name, click, { class: "action", "aria-label": label, title });
   }
 }
 
@@ -353,10 +349,6 @@ function opener({ url }, number) {
   const label = `Open the preview of draft ${number}`;
   const link = { href: url, target: "_blank", rel: "noopener", class: "open", "aria-label": label };
   return element("a", { ...link, title: label }, "⤢");
-}
-
-function button(kind, name, click) {
-  return element("button", { type: "button", class: kind, click }, name);
 }
 
 /** Until when a draft is kept, such as "kept until 14:05 tomorrow". */

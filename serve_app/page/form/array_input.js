@@ -1,7 +1,7 @@
 // Controls for lists: of numbers or words, and of objects, such as LoRAs.
 
 import * as json from "../client/json.js";
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { bringBack, hold, Unreadable } from "./unreadable.js";
 
 /** Control for a list: of numbers, separated by commas or spaces, or of texts, one in each line. */
@@ -42,11 +42,7 @@ export function rowsControl(field, id, context, controlFor) {
   const name = field.title.replace(/s$/, "");
   const list = element("div", { class: "items" });
   const words = `Add ${name}`; // its name, although the field's label is for it
-  const add = element(
-    "button",
-    { id, type: "button", class: "quiet add", "aria-label": words },
-    words,
-  );
+  const add = button(words, null, { id, class: "quiet add", "aria-label": words });
   let rows = []; // {node, cells: [{field, control}]}
   const changed = () => {
     add.disabled = rows.length >= (field.mostItems ?? Infinity);
@@ -64,15 +60,11 @@ export function rowsControl(field, id, context, controlFor) {
       changed();
       add.focus();
     };
-    const button = element(
-      "button",
-      { type: "button", class: "quiet remove", "aria-label": `Remove this ${name}`, click: remove },
-      "×",
-    );
+    const given = { class: "quiet remove", "aria-label": `Remove this ${name}` };
     row.node = element(
       "div",
       { class: "item", role: "group" },
-      button,
+      button("×", remove, given),
       cells.map(({ node }) => node),
     );
     rows.push(row);

@@ -3,7 +3,7 @@
 import { element } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { listControl, rowsControl } from "./array_input.js";
-import { mediaControl, mediaListControl } from "./file_input.js";
+import { mediaControl } from "./file_input.js";
 import { sizeControl } from "./size.js";
 import { Unreadable } from "./unreadable.js";
 
@@ -17,7 +17,7 @@ const MAKERS = {
   json: jsonControl,
   size: sizeControl,
   media: mediaControl,
-  "media-list": mediaListControl,
+  "media-list": mediaControl,
   list: listControl,
   rows: (field, id, context) => rowsControl(field, id, context, controlFor),
 };

@@ -1,7 +1,7 @@
 // Example inputs of the chosen model, as buttons that fill the form.
 
 import { imageIn } from "../client/models.js";
-import { byId, element } from "../interface/element.js";
+import { button, byId, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 
 const MOST = 6;
@@ -14,16 +14,16 @@ export function showExamples(model, use) {
   byId("examples").open = model.demo; // what a demo model draws is not what people expect
   for (const group of document.querySelectorAll(".examples")) {
     group.hidden = shown.length === 0;
-    group.replaceChildren(...shown.map((each) => button(each, use)));
+    group.replaceChildren(...shown.map((each) => example(each, use)));
     roving(group, "button");
   }
 }
 
 /** Button of an example, with the image that it made, if one is stored. */
-function button({ input, output }, use) {
+function example({ input, output }, use) {
   const picture = imageIn(output);
   const words = input.prompt ?? Object.values(input).join(", ");
   const image = picture ? element("img", { src: picture, alt: "", loading: "lazy" }) : null;
   image?.addEventListener("error", () => image.remove());
-  return element("button", { type: "button", class: "example", click: () => use(input) }, image, words);
+  return button([image, words], () => use(input), { class: "example" });
 }

@@ -1,6 +1,6 @@
 // Controls for input files: a local file or a URL.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 import { acceptOf, addressOf, check, checkKind, isInline } from "./file_check.js";
@@ -56,11 +56,7 @@ class ChosenFile {
     this.#state.textContent = detail;
     if (url?.startsWith("data:")) this.inline = (url.length * 3) / 4; // base64
     chosenFiles.add(this);
-    this.#remove = element(
-      "button",
-      { type: "button", class: "quiet", click: remove, "aria-label": `Remove ${name}` },
-      "Remove",
-    );
+    this.#remove = button("Remove", remove, { "aria-label": `Remove ${name}` });
     const words = element("span", { class: "media-name" }, element("b", {}, name), this.#state);
     this.node = element("div", { class: "media-preview" }, words, actions, this.#remove, this.#bar);
     if (picture || url?.startsWith("data:image/")) this.#picture(url);
@@ -128,11 +124,7 @@ class ChosenFile {
       this.#remove.focus(); // the button that had it is gone
       load();
     };
-    this.#again = element(
-      "button",
-      { type: "button", class: "quiet", click, "aria-label": `Try again: ${this.name}` },
-      "Try again",
-    );
+    this.#again = button("Try again", click, { "aria-label": `Try again: ${this.name}` });
     this.#remove.before(this.#again);
   }
 
@@ -160,144 +152,64 @@ class ChosenFile {
   }
 }
 
-/** Control for one file. Its value is a URL; for a small local file, a data URI. It also has
- * `put(result)`, `take(files)`, which checks them, `load(file)`, and `shown()`, the URL of its image or
- * null; for weights `given()`, the local file or the text that was entered, and `words`, a place for
- * their trigger words. */
+/** Control for one file or, of the kind `media-list`, for several. Its value is a URL, or a list of them;
+ * for a small local file, a data URI. It also has `put(result)` and `take(files)`, which checks them. That
+ * of one file has `load(file)`, and `shown()`, the URL of its image or null; for weights `given()`, the
+ * local file or the text that was entered, and `words`, a place for their trigger words. */
 export function mediaControl(field, id, context) {
-  const target = element("input", {
-    id,
-    type: "text",
-    inputmode: "url",
-    placeholder: field.media === "weights" ? "owner/name or https://…" : "https://…",
-    autocomplete: "off",
-  });
-  const chosen = element("div", { class: "media-chosen", hidden: true });
-  let file = null;
-  const show = (next) => {
-    file?.stop();
-    file = next;
-    chosen.hidden = next === null;
-    chosen.replaceChildren(...(next ? [next.node] : []));
-    ways.hidden = next !== null;
-    if (next !== null) source.say("");
-  };
-  const remove = () => {
-    show(null);
-    target.focus();
-    target.dispatchEvent(new Event("change", { bubbles: true }));
-  };
-  const choose = (given) => {
-    const actions = field.media === "image" ? [edit(isMask ? "Edit" : "Crop")] : [];
-    const next = new ChosenFile(given, { remove, actions, sign: context.sign });
-    show(next);
-    return next;
-  };
-  const load = (given) => choose({ name: given.name }).load(given, field, context);
-  const source = fileSource(field, false, ([given]) => load(given));
-  const isMask = isMaskField(field);
-  const isWeights = field.media === "weights";
-  const edit = (words, tool = isMask ? "mask" : "frame") => {
-    const click = () => context.edit(tool, field, control);
-    return element("button", { type: "button", class: "quiet", click }, words);
-  };
-  const ways = element("div", { class: "media-ways" });
-  if (isWeights) ways.append(edit("Choose a LoRA", "loras"));
-  ways.append(source.node, ...(isMask ? [edit("Paint a mask")] : []), target);
-  const words = element("div", { class: "trigger-words", role: "group", "aria-label": "Trigger words" });
-  const node = element("div", { class: "media" }, ways, chosen, source.problem);
-  if (isWeights) {
-    node.append(words);
-    node.addEventListener("change", () => context.describe(field, control));
-  }
-  const put = ({ name, url }) => {
-    choose({ name, url, picture: field.media === "image" });
-    target.dispatchEvent(new Event("change", { bubbles: true }));
-  };
-  takeDrops(node, source, put);
-  const control = {
-    node,
-    target,
-    put,
-    take: source.take,
-    load,
-    words,
-    renew: async () => await file?.renew(),
-    parts: () => file?.local ?? undefined,
-    join: (local) => load(local),
-    given: () => file?.local ?? file?.url ?? target.value.trim(),
-    shown: () => (file === null ? target.value.trim() || null : file.shown),
-    read: () => {
-      if (file !== null) return file.read();
-      return target.value.trim() === "" ? undefined : target.value.trim();
-    },
-    write: (value) => {
-      const isFile = isHere(value);
-      target.value = isFile ? "" : (value ?? "");
-      if (isFile) choose(described(value, field));
-      else show(null);
-      words.replaceChildren();
-      if (isWeights && value) context.describe(field, control);
-    },
-  };
-  return control;
-}
-
-/** Control for several files. Its value is a list of URLs. */
-export function mediaListControl(field, id, context) {
+  const many = field.kind === "media-list";
+  const isMask = !many && isMaskField(field);
+  const isWeights = !many && field.media === "weights";
   let files = [];
-  const target = element("textarea", {
-    id,
-    rows: 1,
-    class: "code",
-    placeholder: "https://… (one per line)",
-  });
-  const list = element("div", { class: "media-list" });
+  const target = many ? linesInput(id) : lineInput(id, isWeights);
   const typed = () => target.value.split(/\s+/).filter(Boolean);
+  const chosen = element("div", { class: "media-chosen", hidden: true });
   const show = (next) => {
+    for (const each of files) if (!next.includes(each)) each.stop();
     files = next;
-    list.replaceChildren(...files.map(({ node }) => node));
+    chosen.hidden = files.length === 0;
+    chosen.replaceChildren(...files.map(({ node }) => node));
+    ways.hidden = !many && files.length > 0;
+    source.say("");
   };
   const changed = () => target.dispatchEvent(new Event("change", { bubbles: true }));
   const remove = (file) => {
     const at = files.indexOf(file);
-    file.stop();
     show(files.filter((other) => other !== file));
-    source.say("");
-    const next = files[at] ?? files.at(-1);
-    (next ?? target).focus(); // the button that had it is gone
+    (files[at] ?? files.at(-1) ?? target).focus(); // the button that had it is gone
     changed();
   };
+  const opens = (words, tool, about, attributes) =>
+    button(words, () => context.edit(tool, field, about()), attributes);
   const made = (given) => {
-    const edit = () => context.edit("frame", field, control);
-    const crop = { type: "button", class: "quiet", click: edit, "aria-label": `Crop ${given.name}` };
-    const actions = field.media === "image" ? [element("button", crop, "Crop")] : [];
+    // One image of a list, as the dialog knows the control of an image.
+    const one = { shown: () => file.shown, load: (local) => load(local, file) };
+    const about = () => (many ? { ...one, node: file.node } : control);
+    const [verb, tool] = isMask ? ["Edit", "mask"] : ["Crop", "frame"];
+    const label = many ? `${verb} ${given.name}` : null;
+    const edit = opens(verb, tool, about, { "aria-label": label });
+    const actions = field.media === "image" ? [edit] : [];
     const file = new ChosenFile(given, { remove: () => remove(file), actions, sign: context.sign });
-    const load = (cropped) => {
-      const next = made({ name: cropped.name });
-      file.stop();
-      show(files.map((each) => (each === file ? next : each)));
-      next.load(cropped, field, context);
-    };
-    // This one image, as the dialog knows the control of an image.
-    const control = { node: file.node, shown: () => file.shown, load };
     return file;
   };
-  const add = (given) => {
+  /** Adds a file; in a list, it may take the place of `old`. */
+  const add = (given, old) => {
     const file = made(given);
-    show([...files, file]);
+    const longer = many ? [...files, file] : [file];
+    show(old ? files.map((each) => (each === old ? file : each)) : longer);
     return file;
   };
-  const room = () => Math.max(0, (field.mostItems ?? Infinity) - files.length - typed().length);
-  const source = fileSource(field, true, (given) => {
+  const load = (local, old) => add({ name: local.name }, old).load(local, field, context);
+  const room = () =>
+    many ? Math.max(0, (field.mostItems ?? Infinity) - files.length - typed().length) : 1;
+  const source = fileSource(field, many, (given) => {
     const free = room();
-    for (const each of given.slice(0, free)) add({ name: each.name }).load(each, field, context);
+    for (const each of given.slice(0, free)) load(each);
     const names = given.slice(free).map(({ name }) => name);
     if (names.length === 0) return;
     const left = `${names.join(", ")} ${names.length > 1 ? "were" : "was"} left out`;
     source.say(`At most ${field.mostItems} are possible, so ${left}.`);
   });
-  const node = element("div", { class: "media" }, list, source.node, target, source.problem);
   const put = ({ name, url }) => {
     if (room() === 0) {
       source.say(`At most ${field.mostItems} are possible. Remove one first.`);
@@ -306,15 +218,35 @@ export function mediaListControl(field, id, context) {
     add({ name, url, picture: field.media === "image" });
     changed();
   };
+  const ways = element(
+    "div",
+    { class: "media-ways" },
+    isWeights ? opens("Choose a LoRA", "loras", () => control) : null,
+    source.node,
+    isMask ? opens("Paint a mask", "mask", () => control) : null,
+    target,
+  );
+  const words = element("div", { class: "trigger-words", role: "group", "aria-label": "Trigger words" });
+  const node = element("div", { class: "media" }, chosen, ways, source.problem);
+  if (isWeights) {
+    node.append(words);
+    node.addEventListener("change", () => context.describe(field, control));
+  }
   takeDrops(node, source, put);
-  return {
+  const control = {
     node,
     target,
     put,
     take: source.take,
+    load,
+    words,
     renew: () => Promise.all(files.map((each) => each.renew())),
+    given: () => files[0]?.local ?? files[0]?.url ?? target.value.trim(),
+    shown: () => (files.length === 0 ? target.value.trim() || null : files[0].shown),
     read: () => {
-      const urls = [...typed(), ...files.map((f) => f.read())];
+      const urls = files.map((file) => file.read());
+      if (!many) return urls[0] ?? (target.value.trim() || undefined);
+      urls.unshift(...typed());
       return urls.length ? urls : undefined;
     },
     parts: () => ({ typed: target.value, held: files.map(({ url, local }) => url ?? local) }),
@@ -322,17 +254,30 @@ export function mediaListControl(field, id, context) {
       target.value = text;
       for (const each of held) {
         if (typeof each === "string") add(described(each, field));
-        else add({ name: each.name }).load(each, field, context);
+        else load(each);
       }
     },
     write: (value) => {
-      const urls = Array.isArray(value) ? value : [];
+      const urls = many ? (Array.isArray(value) ? value : []) : [value ?? ""];
       target.value = urls.filter((url) => !isHere(url)).join("\n");
-      for (const each of files) each.stop();
       show([]);
       for (const url of urls.filter(isHere)) add(described(url, field));
+      words.replaceChildren();
+      if (isWeights && value) context.describe(field, control);
     },
   };
+  return control;
+}
+
+/** Input of one URL. */
+function lineInput(id, isWeights) {
+  const placeholder = isWeights ? "owner/name or https://…" : "https://…";
+  return element("input", { id, type: "text", inputmode: "url", placeholder, autocomplete: "off" });
+}
+
+/** Input of several URLs. */
+function linesInput(id) {
+  return element("textarea", { id, rows: 1, class: "code", placeholder: "https://… (one per line)" });
 }
 
 /** True for the input that says which part of an image is redrawn. */

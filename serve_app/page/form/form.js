@@ -5,7 +5,7 @@ import { controlFor } from "./control.js";
 import { keepDraft, keptDraft } from "./draft.js";
 import { isMaskField } from "./file_input.js";
 import { helpOf, withCode } from "./help.js";
-import { byId, element, freshId } from "../interface/element.js";
+import { button, byId, element, freshId } from "../interface/element.js";
 import { DRAFT_FIELDS, fieldsOf, isOpen } from "./schema.js";
 import { bringBack, hold, Unreadable } from "./unreadable.js";
 
@@ -329,7 +329,7 @@ function recallButton(target, context) {
     event.preventDefault();
     recall();
   });
-  return element("button", { type: "button", class: "recall", click: recall }, "Earlier prompts");
+  return button("Earlier prompts", recall, { class: "recall" });
 }
 
 function setProblem({ control, problem, row }, message) {

@@ -2,7 +2,7 @@
 
 import { Refused, Unreachable } from "../client/api.js";
 import { endpointPath } from "../client/watch.js";
-import { byId, element } from "../interface/element.js";
+import { button, byId, element } from "../interface/element.js";
 import { tool } from "../interface/late.js";
 import { allLoaded } from "./file_input.js";
 import { aspectOf } from "../results/aspect.js";
@@ -191,8 +191,7 @@ export class Submitter {
   async #post(path, input, complain = this.#page.complain, source = "") {
     const { api } = this.#page;
     const over = new AbortController();
-    const stop = element("button", { type: "button", class: "quiet" }, "Stop");
-    stop.addEventListener("click", () => {
+    const stop = button("Stop", () => {
       stop.disabled = true; // the answer of a call that is on its way still counts
       over.abort();
     });

@@ -2,7 +2,7 @@
 
 import { BASE, Refused } from "../client/api.js";
 import * as json from "../client/json.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { announce } from "../interface/toast.js";
 import { bytes, bytesOf } from "../interface/words.js";
 import { dateOf } from "./query.js";
@@ -23,11 +23,7 @@ export class Archive {
     "div",
     { class: "zipping", role: "group", "aria-label": "Download", hidden: true },
     this.#words,
-    element(
-      "button",
-      { type: "button", class: "quiet", click: () => this.#stop?.abort() },
-      "Cancel",
-    ),
+    button("Cancel", () => this.#stop?.abort()),
   );
 
   constructor(api, say) {

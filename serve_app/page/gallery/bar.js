@@ -1,6 +1,6 @@
 // Bar with what can be done with the selected results.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { requestsOf } from "./actions.js";
 import { MOST_COMPARED } from "./large/compare.js";
 import { counted } from "./question.js";
@@ -22,19 +22,14 @@ export class Bar {
   constructor(selection, items, act) {
     this.#selection = selection;
     this.#items = items;
-    const button = (name, what, attributes = {}) =>
-      element(
-        "button",
-        { type: "button", class: "quiet", click: () => what(items()), ...attributes },
-        name,
-      );
-    this.#compare = button("Compare", act.compare);
+    const action = (name, what, attributes) => button(name, () => what(items()), attributes);
+    this.#compare = action("Compare", act.compare);
     this.node.append(
       this.#count,
       this.#compare,
-      button("Favourite", act.favourite, { "aria-keyshortcuts": "f" }),
-      button("Download", act.zip),
-      button("Delete", act.remove, { class: "quiet danger", "aria-keyshortcuts": "Delete" }),
+      action("Favourite", act.favourite, { "aria-keyshortcuts": "f" }),
+      action("Download", act.zip),
+      action("Delete", act.remove, { class: "quiet danger", "aria-keyshortcuts": "Delete" }),
       button("×", () => selection.clear(), {
         "aria-label": "Clear the selection",
         "aria-keyshortcuts": "Escape",

@@ -1,6 +1,6 @@
 // List of the days that have results, to jump to one.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 import { day } from "../interface/words.js";
 import { dateOf, daysPathOf, midnight } from "./query.js";
@@ -41,19 +41,10 @@ export class Days {
     for (const { date, requests } of days) {
       const before = newer;
       newer += requests;
-      list.append(
-        element(
-          "li",
-          {},
-          element(
-            "button",
-            { type: "button", "data-date": date, click: () => this.#go(date, before) },
-            element("span", {}, day(midnight(date).toISOString())),
-            " ",
-            element("span", { class: "count" }, requests),
-          ),
-        ),
-      );
+      const name = element("span", {}, day(midnight(date).toISOString()));
+      const words = [name, " ", element("span", { class: "count" }, requests)];
+      const go = () => this.#go(date, before);
+      list.append(element("li", {}, button(words, go, { class: null, "data-date": date })));
     }
     this.node.replaceChildren(list);
     roving(this.node, "button");
@@ -86,6 +77,6 @@ export class Days {
 
 /** A list as high as one day, until the days are known. */
 function blank() {
-  const nothing = element("button", { type: "button", disabled: true }, "\u00a0");
+  const nothing = button("\u00a0", null, { class: null, disabled: true });
   return element("ul", { class: "blank" }, element("li", {}, nothing));
 }

@@ -1,6 +1,6 @@
 // Search and filters above the gallery.
 
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { filtersIn, isFiltered, NONE } from "./query.js";
 
 const TYPED_MS = 300;
@@ -32,17 +32,11 @@ export class Filters {
   #endpoint = choice("Model", { "": "All models" });
   #since = element("input", { type: "date" });
   #until = element("input", { type: "date" });
-  #favourite = element(
-    "button",
-    { type: "button", class: "quiet toggle", "aria-pressed": "false" },
-    element("span", { "aria-hidden": "true" }, "♥ "),
-    "Favourites",
-  );
-  #clear = element(
-    "button",
-    { type: "button", class: "quiet clear", hidden: true },
-    "Clear filters",
-  );
+  #favourite = button([element("span", { "aria-hidden": "true" }, "♥ "), "Favourites"], null, {
+    class: "quiet toggle",
+    "aria-pressed": "false",
+  });
+  #clear = button("Clear filters", null, { class: "quiet clear", hidden: true });
 
   constructor(change, ...more) {
     this.#change = change;
@@ -57,20 +51,12 @@ export class Filters {
       element("label", { class: "date" }, "To", this.#until),
       this.#clear,
     );
-    const open = element(
-      "button",
-      {
-        type: "button",
-        class: "quiet open-filters",
-        "aria-expanded": "false",
-        "aria-controls": id,
-      },
-      "Filters",
-    );
-    open.addEventListener("click", () => {
+    const toggle = () => {
       const shown = rest.classList.toggle("opened");
       open.setAttribute("aria-expanded", String(shown));
-    });
+    };
+    const closed = { "aria-expanded": "false", "aria-controls": id };
+    const open = button("Filters", toggle, { class: "quiet open-filters", ...closed });
     this.node = element(
       "form",
       { class: "filters", role: "search", "aria-label": "Results" },

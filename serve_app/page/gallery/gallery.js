@@ -1,6 +1,6 @@
 // Gallery: the tenant's results by day, with search, filters, a selection and large views.
 
-import { byId, element } from "../interface/element.js";
+import { button, byId, element } from "../interface/element.js";
 import { say } from "../interface/toast.js";
 import { Actions, requestsOf } from "./actions.js";
 import { Archive } from "./archive.js";
@@ -182,11 +182,7 @@ class Gallery {
         this.#collection.load();
         this.#show();
       };
-      this.#status.replaceChildren(
-        problem,
-        " ",
-        element("button", { type: "button", class: "quiet", click: again }, "Try again"),
-      );
+      this.#status.replaceChildren(problem, " ", button("Try again", again));
     } else if (more || loading) this.#status.textContent = "Loading …";
     else this.#status.textContent = none ? "" : this.#counts();
   }
@@ -207,7 +203,7 @@ class Gallery {
       ? [
           element("p", { class: "lead" }, "Nothing matches."),
           element("p", {}, "Try other words, or fewer filters."),
-          element("button", { type: "button", class: "quiet", click: all }, "Show everything"),
+          button("Show everything", all),
         ]
       : [
           element("p", { class: "lead" }, "Your results appear here."),

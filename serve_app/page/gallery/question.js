@@ -1,19 +1,12 @@
 // Dialogs of the gallery.
 
-import { makeClosable } from "../interface/dialog.js";
-import { element, freshId } from "../interface/element.js";
+import { dialogOf, makeClosable } from "../interface/dialog.js";
+import { button, element } from "../interface/element.js";
 
 /** Modal dialog with a title and content, which is removed when it closes. `closed` is called
  * then. */
-export function showDialog(title, content, { name = "", closed = () => {} } = {}) {
-  const id = freshId("dialog-title");
-  const dialog = element(
-    "dialog",
-    { class: `gallery-dialog ${name}`, "aria-labelledby": id },
-    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
-    element("h2", { id }, title),
-    content,
-  );
+export function showDialog(title, content, { closed = () => {} } = {}) {
+  const dialog = dialogOf(title, null, content);
   document.body.append(dialog);
   makeClosable(dialog);
   dialog.addEventListener("close", () => {
@@ -27,8 +20,8 @@ export function showDialog(title, content, { name = "", closed = () => {} } = {}
 /** Asks before something that cannot be undone. Resolves to true if the user agrees. */
 export function ask(title, sentences, verb) {
   return new Promise((resolve) => {
-    const cancel = element("button", { type: "button", class: "quiet" }, "Cancel");
-    const agree = element("button", { type: "button", class: "main danger" }, verb);
+    const cancel = button("Cancel", () => dialog.close());
+    const agree = button(verb, () => dialog.close("agreed"), { class: "main danger" });
     const content = element(
       "div",
       { class: "question" },
@@ -37,8 +30,6 @@ export function ask(title, sentences, verb) {
     );
     const closed = (value) => resolve(value === "agreed");
     const dialog = showDialog(title, content, { closed });
-    cancel.addEventListener("click", () => dialog.close());
-    agree.addEventListener("click", () => dialog.close("agreed"));
     cancel.focus();
   });
 }

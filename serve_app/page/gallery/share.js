@@ -1,6 +1,6 @@
 // Dialog with the share links of a request: makes, copies, lists and revokes them.
 
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { clock } from "../interface/words.js";
 import { showDialog } from "./question.js";
 
@@ -18,7 +18,7 @@ export function share(api, id) {
     Object.entries(PERIODS).map(([value, words]) => element("option", { value }, words)),
   );
   period.value = 7 * DAY_S;
-  const create = element("button", { type: "submit", class: "main" }, "Make a link");
+  const create = button("Make a link", null, { type: "submit", class: "main" });
   const form = element(
     "form",
     { class: "new-link" },
@@ -65,8 +65,7 @@ export function share(api, id) {
 /** Shows a new link, which the server does not show again. */
 function showLink(node, { url }) {
   const field = element("input", { readonly: true, value: url, "aria-label": "Link" });
-  const copy = element("button", { type: "button", class: "quiet" }, "Copy");
-  copy.addEventListener("click", async () => {
+  const copy = button("Copy", async () => {
     field.select();
     try {
       await navigator.clipboard.writeText(url);
@@ -104,12 +103,7 @@ async function draw(api, id, node, said) {
       {},
       own.map((link) => {
         const ends = `Ends ${clock(link.expires_at)}`;
-        const revoke = element(
-          "button",
-          { type: "button", class: "quiet danger", "aria-label": `Revoke the link. ${ends}` },
-          "Revoke",
-        );
-        revoke.addEventListener("click", async () => {
+        const revoke = async () => {
           try {
             await api.call("DELETE", `v1/shares/${encodeURIComponent(link.share_id)}`);
             said(null);
@@ -117,8 +111,9 @@ async function draw(api, id, node, said) {
             said(error);
           }
           await draw(api, id, node, said);
-        });
-        return element("li", {}, element("span", {}, ends), revoke);
+        };
+        const given = { class: "quiet danger", "aria-label": `Revoke the link. ${ends}` };
+        return element("li", {}, element("span", {}, ends), button("Revoke", revoke, given));
       }),
     ),
   );

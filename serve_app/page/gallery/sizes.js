@@ -1,6 +1,6 @@
 // Size of the tiles, which this browser remembers.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 
 const PLACE = "darkroom.gallery.size"; // in the local storage
 const HEIGHTS = { small: 120, medium: 190, large: 300 }; // of rows, in pixels
@@ -23,17 +23,11 @@ export class Sizes {
   }
 
   #button(size) {
-    return element(
-      "button",
-      {
-        type: "button",
-        class: size,
-        "aria-label": `${size} tiles`,
-        "aria-pressed": String(size === this.#now),
-        click: () => this.#use(size),
-      },
-      element("span", { "aria-hidden": "true" }, "▪"),
-    );
+    return button(element("span", { "aria-hidden": "true" }, "▪"), () => this.#use(size), {
+      class: size,
+      "aria-label": `${size} tiles`,
+      "aria-pressed": String(size === this.#now),
+    });
   }
 
   #use(size) {

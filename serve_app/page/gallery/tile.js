@@ -1,6 +1,6 @@
 // One result in the gallery.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { STATES } from "../interface/words.js";
 import { makeDraggable } from "../results/drag.js";
 import { isActive } from "./collection.js";
@@ -44,17 +44,12 @@ export function tile(item) {
       tabindex: -1,
       "aria-label": `Select ${words}`,
     }),
-    element(
-      "button",
-      {
-        type: "button",
-        class: "heart",
-        tabindex: -1,
-        "aria-pressed": String(favourite),
-        "aria-label": `Favourite: ${words}`,
-      },
-      favourite ? "♥" : "♡",
-    ),
+    button(favourite ? "♥" : "♡", null, {
+      class: "heart",
+      tabindex: -1,
+      "aria-pressed": String(favourite),
+      "aria-label": `Favourite: ${words}`,
+    }),
   );
   if (draggable === "true") makeDraggable(node.querySelector("a"), file);
   if (node.querySelector("img") !== null) node.classList.add("with-image");

@@ -1,8 +1,8 @@
 // Dialog that shows what made a file, and fills the form with it.
 
 import * as json from "../client/json.js";
-import { makeClosable } from "../interface/dialog.js";
-import { element, freshId } from "../interface/element.js";
+import { dialogOf, makeClosable } from "../interface/dialog.js";
+import { button, element, factRows } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 
@@ -13,18 +13,13 @@ const NONE =
 /** Opens the dialog for a file and its description, which may be null. `models` are the served ones and
  * others; `use()` uses the file as input, and is null if nothing takes such a file. */
 export function showOrigin(file, found, { models, act, use }) {
-  const id = freshId("origin-title");
   const body = element("div", { class: "origin-body" });
   const preview = SHOWN_IMAGES.test(file.type) ? URL.createObjectURL(file) : null;
-  const dialog = element(
-    "dialog",
-    { class: "made-by", "aria-labelledby": id },
-    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
-    element("h2", { id }, "What made this file"),
+  const dialog = dialogOf("What made this file", "made-by", [
     preview === null ? null : element("img", { src: preview, alt: "" }),
     element("p", { class: "help" }, `${file.name} · ${bytes(file.size)}`),
     body,
-  );
+  ]);
   dialog.addEventListener("close", () => {
     dialog.remove();
     if (preview !== null) URL.revokeObjectURL(preview);
@@ -49,10 +44,8 @@ function parts(found, model, { act, close, use }) {
     const input = { ...settings, ...(prompt ? { prompt } : {}) };
     act.again({ endpoint, input, seed: withSeed ? seed : undefined });
   };
-  const button = (name, click, kind = "quiet") =>
-    element("button", { type: "button", class: kind, click }, name);
   const fills = [
-    button("Use these settings", () => fill(true), "main"),
+    button("Use these settings", () => fill(true), { class: "main" }),
     ...(seed === null ? [] : [button("New seed", () => fill(false))]),
   ];
   for (const each of fills) each.disabled = model === undefined;
@@ -62,20 +55,15 @@ function parts(found, model, { act, close, use }) {
   };
   const facts = {
     Model: demo ? `${endpoint} (demo model)` : endpoint,
-    Seed: seed ?? "",
+    Seed: seed,
     ...Object.fromEntries(
       Object.entries(settings).map(([name, value]) => [name.replaceAll("_", " "), words(value)]),
     ),
     Request: request,
   };
-  const rows = Object.entries(facts)
-    .filter(([, value]) => value !== "")
-    .map(([name, value]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
-    );
   return [
     prompt ? element("p", { class: "prompt-words" }, prompt) : "",
-    element("dl", { class: "rows" }, rows),
+    element("dl", { class: "rows" }, factRows(facts)),
     model === undefined
       ? element("p", { class: "problem" }, `This Darkroom does not serve ${endpoint}.`)
       : "",

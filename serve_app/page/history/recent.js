@@ -1,7 +1,7 @@
 // List of the key's latest requests, from this page and from other clients.
 
 import { effect } from "../vendored/signals.js";
-import { byId, element } from "../interface/element.js";
+import { button, byId, element } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { roving } from "../interface/roving.js";
 import { day, seconds, shortClock, STATES } from "../interface/words.js";
@@ -94,28 +94,16 @@ export class Recent {
     const known = { id, endpoint };
     const words = request.prompt || endpoint;
     const time = request.state === "succeeded" && request.run_s > 0 ? seconds(request.run_s) : "";
-    const shown = element(
-      "button",
-      { type: "button", class: "request", click: () => this.#act.details(known) },
+    const drafts = request.drafts ? "Drafts" : "";
+    const facts = [drafts, STATES[state] ?? state, time, shortClock(request.created_at)];
+    const parts = [
       element("span", { class: "thumb", "aria-hidden": "true" }, picture(request)),
       element("span", { class: "words" }, words),
-      element(
-        "span",
-        { class: "facts" },
-        [request.drafts ? "Drafts" : "", STATES[state] ?? state, time, shortClock(request.created_at)].filter(Boolean).join(" · "),
-      ),
-    );
+      element("span", { class: "facts" }, facts.filter(Boolean).join(" · ")),
+    ];
+    const shown = button(parts, () => this.#act.details(known), { class: "request" });
     const cancel = isActive(request)
-      ? element(
-          "button",
-          {
-            type: "button",
-            class: "quiet",
-            "aria-label": `Cancel ${words}`,
-            click: () => this.#act.cancel(known),
-          },
-          "Cancel",
-        )
+      ? button("Cancel", () => this.#act.cancel(known), { "aria-label": `Cancel ${words}` })
       : null;
     return element("li", { "data-request": id, "data-state": state }, shown, cancel);
   }

@@ -1,7 +1,7 @@
 // Dialogs that ask before something is done, or show something once.
 
-import { makeClosable, open } from "./dialog.js";
-import { element, freshId } from "./element.js";
+import { dialogOf, makeClosable, open } from "./dialog.js";
+import { button, element, freshId } from "./element.js";
 
 /**
  * Asks in a dialog, and resolves with the result of `submit(values, report)`, or with null if the user
@@ -14,11 +14,7 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
   const controls = fields.map(fieldOf);
   const problem = element("p", { class: "problem", role: "alert", hidden: true });
   const progress = element("p", { class: "help", role: "status", hidden: true });
-  const main = element(
-    "button",
-    { type: "submit", class: danger ? "main danger" : "main" },
-    action,
-  );
+  const main = button(action, null, { type: "submit", class: danger ? "main danger" : "main" });
   const form = element(
     "form",
     { class: "question", novalidate: true },
@@ -29,8 +25,7 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
   );
   // A click beside it would lose what was typed.
   const dialog = shown(title, [form], { outside: fields.length === 0 });
-  const keep = element("button", { type: "button", class: "quiet" }, "Cancel");
-  keep.addEventListener("click", () => dialog.close());
+  const keep = button("Cancel", () => dialog.close());
   form.append(element("div", { class: "buttons" }, main, keep));
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
@@ -60,14 +55,7 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
 /** Shows `children` in a dialog named `title`, which is removed when it is closed; by a click beside it
  * too, unless `outside` is false. */
 export function shown(title, children, { outside = true } = {}) {
-  const id = freshId("dialog-title");
-  const dialog = element(
-    "dialog",
-    { "aria-labelledby": id },
-    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
-    element("h2", { id }, title),
-    children,
-  );
+  const dialog = dialogOf(title, null, children);
   makeClosable(dialog, { outside });
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);

@@ -1,6 +1,6 @@
 // Modal dialogs of the page.
 
-import { element, freshId } from "./element.js";
+import { button, element, freshId } from "./element.js";
 
 /** Opens a dialog of the page. */
 export function open(dialog) {
@@ -51,7 +51,7 @@ export function dialogOf(title, kind, content) {
   return element(
     "dialog",
     { "aria-labelledby": id, class: kind },
-    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
+    button("×", null, { class: "quiet close", "aria-label": "Close" }),
     element("h2", { id }, title),
     content,
   );

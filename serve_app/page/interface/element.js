@@ -16,6 +16,19 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** Button that calls `click`, which may be null. It is quiet, unless `attributes` give another class.
+ * `content` is a child, or an array of children. */
+export function button(content, click = null, attributes = {}) {
+  return element("button", { type: "button", class: "quiet", click, ...attributes }, content);
+}
+
+/** Rows of a list of facts by their names. Those without a value are left out. */
+export function factRows(facts) {
+  return Object.entries(facts)
+    .filter(([, value]) => value !== undefined && value !== null && value !== "")
+    .map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+}
+
 let made = 0;
 
 /** Unique element id. */

@@ -1,7 +1,7 @@
 // Parts of the page that are loaded when they are first used.
 
 import { BASE } from "../client/api.js";
-import { byId, element } from "./element.js";
+import { button, byId, element } from "./element.js";
 
 const STYLES = "styles/tools.css"; // of most tools
 const OF_DRAFTS = "drafts/drafts.css";
@@ -57,7 +57,7 @@ export async function loaded(load, ...paths) {
 
 /** Button that loads the page anew. */
 export function reloadButton() {
-  return element("button", { type: "button", class: "quiet", click: () => location.reload() }, "Reload");
+  return button("Reload", () => location.reload());
 }
 
 function offerReload(words) {

@@ -1,7 +1,7 @@
 // Table whose rows change while the user looks at it: what stays the same is not drawn again, so that the
 // focus and a click are not lost.
 
-import { element } from "./element.js";
+import { button, element } from "./element.js";
 
 /**
  * Table named `label`. `columns`: `{name, cell(row), number, wide}`, of which the first names the row;
@@ -78,16 +78,10 @@ export class LiveTable {
   #buttons(row, key) {
     const name = String(this.#columns[0].name);
     const buttons = this.#actions(row).map(({ name: words, danger }) =>
-      element(
-        "button",
-        {
-          type: "button",
-          class: danger ? "quiet danger" : "quiet",
-          "aria-label": `${words}: ${name} ${key}`,
-          click: () => this.#act(key, words),
-        },
-        words,
-      ),
+      button(words, () => this.#act(key, words), {
+        class: danger ? "quiet danger" : "quiet",
+        "aria-label": `${words}: ${name} ${key}`,
+      }),
     );
     return element("td", { class: "acts" }, buttons.length ? element("div", {}, buttons) : null);
   }

@@ -1,7 +1,7 @@
 // Words on what was done: heard by screen readers and, where nothing else shows it, seen for a while.
 
 import { topmost } from "./dialog.js";
-import { byId, element } from "./element.js";
+import { button, byId, element } from "./element.js";
 
 const SEEN_MS = 6000;
 const OFFERED_MS = 20_000; // with a button, which takes longer to find and to reach
@@ -34,7 +34,7 @@ export function say(said, offer = null) {
   seen.textContent = said;
   toast.replaceChildren(
     seen,
-    ...(offer ? [element("button", { type: "button", class: "quiet", click }, offer.name)] : []),
+    ...(offer ? [button(offer.name, click)] : []),
   );
   toast.hidden = false;
   fade(offer ? OFFERED_MS : SEEN_MS);

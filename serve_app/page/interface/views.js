@@ -1,6 +1,6 @@
 // Views of the page beside the form: each is a bundle of its own, loaded when it is first opened.
 
-import { byId, element } from "./element.js";
+import { button, byId, element } from "./element.js";
 import { loaded, reloadButton, Updated } from "./late.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
@@ -97,7 +97,7 @@ export class Views {
     } catch (error) {
       opened.failed = true;
       const again = () => this.#page.follow();
-      const retry = element("button", { type: "button", class: "quiet", click: again }, "Try again");
+      const retry = button("Try again", again);
       const [words, button] =
         error instanceof Updated
           ? [error.message, reloadButton()]

@@ -1,6 +1,6 @@
 // Page of one model.
 
-import { element, freshId } from "../interface/element.js";
+import { button, element, factRows, freshId } from "../interface/element.js";
 import { money } from "../interface/words.js";
 import { imageIn } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
@@ -87,8 +87,6 @@ function section(name, content) {
 function head(model, act, state) {
   const served = model.away === "";
   const input = model.examples[0]?.input ?? null;
-  const button = (words, name, call) =>
-    element("button", { type: "button", class: name, click: call }, words);
   return element(
     "div",
     { class: "model-head" },
@@ -103,8 +101,8 @@ function head(model, act, state) {
         ? element(
             "div",
             { class: "buttons" },
-            button("Try it", "main", () => act.attempt(model.id, input)),
-            button("Code", "quiet", () => act.code({ endpoint: model.id, input: input ?? {} })),
+            button("Try it", () => act.attempt(model.id, input), { class: "main" }),
+            button("Code", () => act.code({ endpoint: model.id, input: input ?? {} })),
           )
         : null,
       facts(model),
@@ -116,20 +114,13 @@ function facts(model) {
   const { weights } = model;
   const revision = weights.revision ? ` @ ${weights.revision.slice(0, 12)}` : "";
   const file = weights.checkpoint ? ` with ${weights.checkpoint}` : "";
-  const rows = [
-    ["Makes", categoryWords(model.category)],
-    ["Price", priceWords(model.price)],
-    ["Weights", model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}${file}`],
-    ["Entry", ORIGINS[model.origin]],
-  ];
-  const shown = rows.filter(([, words]) => words);
-  return element(
-    "dl",
-    { class: "model-facts" },
-    shown.map(([name, words]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, words)),
-    ),
-  );
+  const rows = factRows({
+    Makes: categoryWords(model.category),
+    Price: priceWords(model.price),
+    Weights: model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}${file}`,
+    Entry: ORIGINS[model.origin],
+  });
+  return element("dl", { class: "model-facts" }, rows);
 }
 
 function priceWords(price) {
@@ -178,11 +169,7 @@ function sample(model, input, output, act) {
     prompt && settings.length ? element("p", { class: "facts" }, settings.join(" · ")) : null,
     act === null
       ? null
-      : element(
-          "button",
-          { type: "button", class: "quiet", "aria-label": `Try it: ${words}`, click: use },
-          "Try it",
-        ),
+      : button("Try it", use, { "aria-label": `Try it: ${words}` }),
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { Refused, Unreachable } from "../client/api.js";
 import * as json from "../client/json.js";
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
 import { KINDS, matches, STATES, wholeModel } from "./catalogue.js";
@@ -47,11 +47,7 @@ class ModelsView {
       this.#refresh?.stop();
       this.#refresh?.start();
     };
-    this.#problem.append(
-      this.#words,
-      " ",
-      element("button", { type: "button", class: "quiet", click: again }, "Try again"),
-    );
+    this.#problem.append(this.#words, " ", button("Try again", again));
     const heading = element("h2", {}, "Models");
     this.#list.append(heading, this.#offer.node, this.#tools(), this.#count, this.#cards);
     host.append(this.#problem, this.#list, this.#one);
@@ -167,8 +163,7 @@ class ModelsView {
       this.#filter();
     };
     if (this.#kinds.childElementCount !== there.length + 1) {
-      const chip = ([kind, name]) =>
-        element("button", { type: "button", "data-kind": kind, click: choose(kind) }, name);
+      const chip = ([kind, name]) => button(name, choose(kind), { class: null, "data-kind": kind });
       const named = there.map((kind) => [kind, KINDS[kind]]);
       this.#kinds.replaceChildren(...[["", "All"], ...named].map(chip));
     }

@@ -1,7 +1,7 @@
 // Offer of a real model that runs here, where demo models are served: in the form, among the models,
 // and beside a result whose words the demo did not know.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 
 const RENEW_MS = 5000;
@@ -67,7 +67,7 @@ export class RealModelOffer {
   #words = element("p", {});
   #where = element("p", { class: "help", role: "status" });
   #progress = element("progress", { max: 1, hidden: true, "aria-label": "Download" });
-  #download = element("button", { type: "button", class: "quiet", hidden: true }, "Download now");
+  #download = button("Download now", () => this.#start(), { hidden: true });
   #try = element("a", {}, "Try it");
   #model = null;
   #answer = null;
@@ -76,7 +76,6 @@ export class RealModelOffer {
   constructor(page) {
     this.#page = page;
     this.#refresh = new Refresh(() => this.#look(), RENEW_MS, page.store.changes, ["replicas"]);
-    this.#download.addEventListener("click", () => this.#start());
     const choices = element("p", { class: "buttons" }, this.#try, this.#download);
     this.node.append(this.#words, this.#where, this.#progress, choices);
   }
@@ -175,14 +174,14 @@ function beside(model, answer, draw) {
   const words = `${factsOf(model, answer)} knows any prompt and runs here without a GPU.`;
   if (away !== "") return [element("p", {}, `${words} ${awayWords(away)}`)];
   const result = element("p", { class: "help", role: "status", hidden: true });
-  const button = element("button", { type: "button", class: "main" }, `Draw it with ${model.name}`);
-  button.addEventListener("click", async () => {
-    button.disabled = true;
+  const submit = async () => {
+    start.disabled = true;
     const problem = await draw(model);
-    button.disabled = false;
+    start.disabled = false;
     result.hidden = problem === "";
     result.textContent = problem;
-  });
+  };
+  const start = button(`Draw it with ${model.name}`, submit, { class: "main" });
   const size = isHere(answer) ? "" : ` ${firstRequest(answer)}`;
-  return [element("p", {}, words + size), element("p", { class: "buttons" }, button), result];
+  return [element("p", {}, words + size), element("p", { class: "buttons" }, start), result];
 }

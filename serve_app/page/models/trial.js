@@ -2,7 +2,7 @@
 
 import { Program } from "../code/program.js";
 import { estimable, EstimateLine } from "../form/estimate.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 
 /**
  * Node with the form of `model`, which has its schema and an example if there is one; what it will take
@@ -16,7 +16,7 @@ export function trial(model, { api, act, store }, entered) {
   const more = element("details", {}, element("summary", {}, "More settings"), moreFields);
   const problem = element("p", { class: "problem", role: "alert", hidden: true });
   const line = element("p", { class: "help" });
-  const button = element("button", { type: "submit", class: "main" }, "Generate");
+  const submit = button("Generate", null, { type: "submit", class: "main" });
   const node = element(
     "form",
     { "aria-label": `Form of ${model.name}`, novalidate: true },
@@ -24,7 +24,7 @@ export function trial(model, { api, act, store }, entered) {
     more,
     problem,
     line,
-    element("div", { class: "buttons" }, button),
+    element("div", { class: "buttons" }, submit),
   );
   const complain = (words, ...others) => {
     problem.replaceChildren(words, ...others);
@@ -38,7 +38,7 @@ export function trial(model, { api, act, store }, entered) {
   });
   node.addEventListener("submit", (event) => {
     event.preventDefault();
-    act.generate(model, { form, complain, button, goingOn: () => null });
+    act.generate(model, { form, complain, button: submit, goingOn: () => null });
   });
   node.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;

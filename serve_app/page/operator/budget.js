@@ -8,42 +8,36 @@ const PERIODS = [
 /** Asks for the budget of a tenant of `v1/tenants`, and changes it. */
 export async function askBudget(desk, { tenant, budget }) {
   const own = budget?.source === "api" ? budget : null;
-  await desk.ask(
-    {
-      title: `Budget of ${tenant}`,
-      words:
-        "It is in force within seconds. Only models with a price count. Without an amount, the " +
-        "budget of the settings counts, if there is one.",
-      action: "Change it",
-      fields: [
-        { name: "amount", label: "Amount", value: own?.amount ?? "", help: inForce(budget) },
-        { name: "currency", label: "Currency", value: own?.currency ?? "USD" },
-        { name: "period", label: "In a", choices: PERIODS, value: own?.period ?? "month" },
-        {
-          name: "warn",
-          label: "Percent of it that warn",
-          value: (own?.warn_at ?? [0.8]).map((share) => round(share * 100)).join(" "),
-          help: "Separated by spaces. Each warns once in a period.",
-        },
-        {
-          name: "webhook",
-          label: "URL that is called with each warning",
-          value: own?.webhook ?? "",
-        },
-        {
-          name: "stop",
-          label: "Refuse requests that exceed it",
-          type: "checkbox",
-          value: own?.stop ?? true,
-        },
-      ],
-      submit: (values) =>
-        desk.call("PATCH", `v1/tenants/${encodeURIComponent(tenant)}`, {
-          limits: { budget: budgetOf(values) },
-        }),
-    },
-    `The budget of ${tenant} is changed.`,
-  );
+  await desk.ask({
+    title: `Budget of ${tenant}`,
+    words:
+      "It is in force within seconds. Only models with a price count. Without an amount, the " +
+      "budget of the settings counts, if there is one.",
+    action: "Change it",
+    fields: [
+      { name: "amount", label: "Amount", value: own?.amount ?? "", help: inForce(budget) },
+      { name: "currency", label: "Currency", value: own?.currency ?? "USD" },
+      { name: "period", label: "In a", choices: PERIODS, value: own?.period ?? "month" },
+      {
+        name: "warn",
+        label: "Percent of it that warn",
+        value: (own?.warn_at ?? [0.8]).map((share) => round(share * 100)).join(" "),
+        help: "Separated by spaces. Each warns once in a period.",
+      },
+      { name: "webhook", label: "URL that is called with each warning", value: own?.webhook ?? "" },
+      {
+        name: "stop",
+        label: "Refuse requests that exceed it",
+        type: "checkbox",
+        value: own?.stop ?? true,
+      },
+    ],
+    submit: (values) =>
+      desk.call("PATCH", `v1/tenants/${encodeURIComponent(tenant)}`, {
+        limits: { budget: budgetOf(values) },
+      }),
+    done: `The budget of ${tenant} is changed.`,
+  });
 }
 
 /** A budget in words. */

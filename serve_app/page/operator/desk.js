@@ -1,11 +1,11 @@
 // What the parts of the operator's view share: calls, questions, and what is said about them.
 
 import { ask, wordsOf } from "../interface/ask.js";
-import { element } from "../interface/element.js";
+import { element, freshId } from "../interface/element.js";
 
 const SAID_MS = 10_000; // it covers what is below it
 
-/** Desk of an operator. `page` is that of the view. */
+/** Desk of an operator. `page` is that of the view. `look()` looks again at the part that is shown. */
 export class Desk {
   #page;
   #said = element("p", { class: "said", role: "status", hidden: true });
@@ -13,8 +13,9 @@ export class Desk {
   #timer = null;
   #kinds = null;
 
-  constructor(page) {
+  constructor(page, look) {
     this.#page = page;
+    this.look = look;
     this.node = element("div", { class: "answers" }, this.#said, this.#problem);
   }
 
@@ -48,12 +49,12 @@ export class Desk {
     return (await this.resources()).get(name);
   }
 
-  /** Does something without a question, and says `done`, if there is one, or the problem. True if
-   * it was done. */
+  /** Does something without a question, or says the problem. With `done` it says so and looks again.
+   * True if it was done. */
   async run(work, done = null) {
     try {
       const result = await work();
-      if (done !== null) this.say(done, result);
+      if (done !== null) this.#done(done, result);
       return true;
     } catch (error) {
       this.complain(wordsOf(error));
@@ -61,20 +62,21 @@ export class Desk {
     }
   }
 
-  /** Asks first, see `ask()`, and says `done`. Resolves with the result, or null. */
-  async ask(question, done) {
+  /** Asks first, see `ask()`, then says `done` and looks again. Resolves with the result, or null. */
+  async ask({ done, ...question }) {
     const result = await ask(question);
-    if (result !== null) this.say(done, result);
+    if (result !== null) this.#done(done, result);
     return result;
   }
 
-  /** Says what happened. `words` may be a function of the result. */
-  say(words, result) {
+  /** Says what was done, and looks at what it changed. `words` may be a function of the result. */
+  #done(words, result) {
     this.complain("");
     this.#said.textContent = typeof words === "function" ? words(result) : words;
     this.#said.hidden = false;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => (this.#said.hidden = true), SAID_MS);
+    this.look();
   }
 
   complain(words) {
@@ -90,6 +92,16 @@ export class Desk {
   }
 }
 
+/** Select of `choices`, pairs of value and words. `change()` is called at each choice. */
+export function select(choices, change) {
+  return element("select", { id: freshId("choice"), change }, options(choices));
+}
+
+/** Options of `choices`, pairs of value and words. */
+export function options(choices) {
+  return choices.map(([value, words]) => element("option", { value }, words));
+}
+
 /** `control`, which has an id, under its label. */
 export function labelled(words, control) {
   return element("div", {}, element("label", { for: control.id }, words), control);
@@ -103,13 +115,6 @@ export function section(name, about, ...content) {
     element("h3", {}, name),
     about === "" ? null : element("p", { class: "help" }, about),
     ...content,
-  );
-}
-
-/** Row of figures: pairs of a name and a value. */
-export function tiles(figures) {
-  return figures.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value)),
   );
 }
 

@@ -1,7 +1,7 @@
 // Models of the catalogue: where their weights are, and adding and removing them.
 
 import { endpointPath } from "../client/watch.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { statePill } from "../models/card.js";
 import { section } from "./desk.js";
@@ -20,29 +20,40 @@ const NOT_COPIED = [
 ];
 const HUB = /^([\w.-]+\/[\w.-]+)@([0-9a-f]{40})$/;
 
-/** Part of the models. `changed()` is set by the view: it looks again. */
+/** Part of the models. */
 export class EntriesPart {
   everyMs = 5000;
-  changed = () => {};
   #desk;
-  #table;
+  #table = new LiveTable({
+    label: "Models",
+    empty: "The catalogue is empty.",
+    key: ({ id }) => id,
+    columns: [
+      { name: "Model", cell: modelName },
+      { name: "State", cell: ({ state }) => statePill(state) },
+      { name: "Weights", wide: true, cell: weightWords },
+      { name: "Replicas with it on disk", number: true, cell: ({ onDisk }) => String(onDisk) },
+      { name: "From", cell: ({ origin }) => ORIGINS[origin] },
+    ],
+    actions: (row) => [
+      ...(canDownload(row) ? [{ name: "Download", call: () => this.#download(row) }] : []),
+      ...(row.origin === "database"
+        ? [{ name: "Remove", danger: true, call: () => this.#remove(row.id) }]
+        : []),
+    ],
+  });
   #invalid;
   #broken;
   #models = [];
 
   constructor(desk) {
     this.#desk = desk;
-    this.#table = this.#modelTable();
-    this.#invalid = new ResourceTable(desk, "entry", () => this.changed(), {
+    this.#invalid = new ResourceTable(desk, "entry", {
       actions: ({ endpoint_id: id }) => [
         { name: "Remove", danger: true, call: () => this.#remove(id) },
       ],
     });
-    const add = element(
-      "button",
-      { type: "button", class: "main", click: () => this.#add() },
-      "Add a model …",
-    );
+    const add = button("Add a model …", () => this.#add(), { class: "main" });
     this.#broken = section("Entries with a mistake", "They are not in force.", this.#invalid.node);
     this.node = element(
       "div",
@@ -79,70 +90,43 @@ export class EntriesPart {
     );
   }
 
-  #modelTable() {
-    return new LiveTable({
-      label: "Models",
-      empty: "The catalogue is empty.",
-      key: ({ id }) => id,
-      columns: [
-        { name: "Model", cell: modelName },
-        { name: "State", cell: ({ state }) => statePill(state) },
-        { name: "Weights", wide: true, cell: weightWords },
-        { name: "Replicas with it on disk", number: true, cell: ({ onDisk }) => String(onDisk) },
-        { name: "From", cell: ({ origin }) => ORIGINS[origin] },
-      ],
-      actions: (row) => [
-        ...(canDownload(row) ? [{ name: "Download", call: () => this.#download(row) }] : []),
-        ...(row.origin === "database"
-          ? [{ name: "Remove", danger: true, call: () => this.#remove(row.id) }]
-          : []),
-      ],
-    });
-  }
-
   async #download({ id }) {
-    await this.#desk.ask(
-      {
-        title: "Download the weights now?",
-        words: `A replica of its pool downloads the weights of ${id} and keeps them on disk, as a warm target. The table shows the progress.`,
-        action: "Download",
-        submit: () => this.#desk.call("POST", "v1/warm", { endpoint_id: id, level: "disk" }),
-      },
-      `The weights of ${id} are kept on disk.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Download the weights now?",
+      words: `A replica of its pool downloads the weights of ${id} and keeps them on disk, as a warm target. The table shows the progress.`,
+      action: "Download",
+      submit: () => this.#desk.call("POST", "v1/warm", { endpoint_id: id, level: "disk" }),
+      done: `The weights of ${id} are kept on disk.`,
+    });
   }
 
   async #add() {
     const choices = this.#models.map(({ id }) => [id, id]);
-    await this.#desk.ask(
-      {
-        title: "Add a model",
-        words: "It is served by every part of this Darkroom within about a second.",
-        action: "Add it",
-        fields: [
-          { name: "id", label: "Id", required: true, help: "Such as house/portraits." },
-          {
-            name: "weights",
-            label: "Weights",
-            required: true,
-            help: "A diffusers pipeline: owner/name@commit of the hub, or the path of a folder that every node has.",
-          },
-          {
-            name: "like",
-            label: "Like",
-            choices,
-            help: "A model of the same pipeline: schema, defaults and recipes are copied from it.",
-          },
-          { name: "name", label: "Name" },
-          { name: "licence", label: "Licence" },
-          { name: "check", label: "Only check it", type: "checkbox" },
-        ],
-        submit: (values) => this.#put(values),
-      },
-      resultWords,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Add a model",
+      words: "It is served by every part of this Darkroom within about a second.",
+      action: "Add it",
+      fields: [
+        { name: "id", label: "Id", required: true, help: "Such as house/portraits." },
+        {
+          name: "weights",
+          label: "Weights",
+          required: true,
+          help: "A diffusers pipeline: owner/name@commit of the hub, or the path of a folder that every node has.",
+        },
+        {
+          name: "like",
+          label: "Like",
+          choices,
+          help: "A model of the same pipeline: schema, defaults and recipes are copied from it.",
+        },
+        { name: "name", label: "Name" },
+        { name: "licence", label: "Licence" },
+        { name: "check", label: "Only check it", type: "checkbox" },
+      ],
+      submit: (values) => this.#put(values),
+      done: resultWords,
+    });
   }
 
   async #put({ id, weights, like, name, licence, check }) {
@@ -164,28 +148,25 @@ export class EntriesPart {
   }
 
   async #remove(id) {
-    await this.#desk.ask(
-      {
-        title: "Remove this model?",
-        words: `${id} is no longer served, unless a file or the built-in catalogue has it too. Weights and finished requests stay.`,
-        action: "Remove it",
-        danger: true,
-        fields: [
-          {
-            name: "force",
-            label: "Also while requests wait or run",
-            type: "checkbox",
-            help: "Requests that wait then fail.",
-          },
-        ],
-        submit: ({ force }) => {
-          const query = force ? "?force=true" : "";
-          return this.#desk.call("DELETE", `v1/models/entries/${endpointPath(id)}${query}`);
+    await this.#desk.ask({
+      title: "Remove this model?",
+      words: `${id} is no longer served, unless a file or the built-in catalogue has it too. Weights and finished requests stay.`,
+      action: "Remove it",
+      danger: true,
+      fields: [
+        {
+          name: "force",
+          label: "Also while requests wait or run",
+          type: "checkbox",
+          help: "Requests that wait then fail.",
         },
+      ],
+      submit: ({ force }) => {
+        const query = force ? "?force=true" : "";
+        return this.#desk.call("DELETE", `v1/models/entries/${endpointPath(id)}${query}`);
       },
-      ({ now }) => (now === null ? `${id} is removed.` : `${id} is now that of: ${ORIGINS[now]}.`),
-    );
-    this.changed();
+      done: ({ now }) => (now === null ? `${id} is removed.` : `${id} is now that of: ${ORIGINS[now]}.`),
+    });
   }
 }
 

@@ -1,30 +1,23 @@
 // Health of the installation: its checks, machines, disk and database.
 
-import { element } from "../interface/element.js";
+import { button, element, factRows } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock } from "../interface/words.js";
-import { section, tiles } from "./desk.js";
+import { section } from "./desk.js";
 import { samplesOf } from "./samples.js";
 
-/** Part of the health. `changed()` is set by the view: it looks again. */
+/** Part of the health. */
 export class HealthPart {
-  everyMs = null;
-  changed = () => {};
   #desk;
   #figures = element("dl", { class: "tiles" });
   #checks = checkTable("Checks", "There are no checks.");
   #doctor = checkTable("Doctor", "Examining …");
-  #events = eventTable();
-  #memory = memoryTable();
-  #tables = sizeTable();
+  #events = new LiveTable(EVENT_TABLE);
+  #memory = new LiveTable(MEMORY_TABLE);
+  #tables = new LiveTable(SIZE_TABLE);
 
   constructor(desk) {
     this.#desk = desk;
-    const again = element(
-      "button",
-      { type: "button", class: "quiet", click: () => this.changed() },
-      "Check again",
-    );
     this.node = element(
       "div",
       {},
@@ -33,7 +26,7 @@ export class HealthPart {
         "Checks",
         "What Darkroom depends on.",
         this.#checks.node,
-        again,
+        button("Check again", () => desk.look()),
       ),
       section(
         "Doctor",
@@ -79,12 +72,12 @@ export class HealthPart {
     const [disk] = samples.filter(({ name }) => name === "darkroom_disk_free_bytes");
     const show = (state) =>
       this.#figures.replaceChildren(
-        ...tiles([
-          ["State", state],
-          ["Free disk", disk === undefined ? "—" : bytes(disk.value)],
-          ["Database", tables.length === 0 ? "—" : bytes(sum)],
-          ["Models", String(status.endpoints)],
-        ]),
+        ...factRows({
+          State: state,
+          "Free disk": disk === undefined ? "—" : bytes(disk.value),
+          Database: tables.length === 0 ? "—" : bytes(sum),
+          Models: String(status.endpoints),
+        }),
       );
     show(stateOf(wrong.length, "Examining …"));
     const { findings, problems } = await this.#desk.call("GET", "v1/doctor");
@@ -137,50 +130,44 @@ function checkTable(label, empty) {
   });
 }
 
-function eventTable() {
-  return new LiveTable({
-    label: "Starts and ends",
-    empty: "Nothing started or ended.",
-    key: ({ at, name, event }) => `${at} ${name} ${event}`,
-    columns: [
-      { name: "Event", cell: ({ kind, event }) => `${kind} ${event}` },
-      { name: "Time", cell: ({ at }) => clock(at) },
-      { name: "Process", cell: ({ name }) => element("code", {}, name) },
-      { name: "Pool", cell: ({ pool }) => pool || "—" },
-      { name: "Node", cell: ({ node }) => node || "—" },
-      {
-        name: "Reason",
-        wide: true,
-        cell: ({ reason, version }) =>
-          [version && `version ${version}`, reason].filter(Boolean).join(" · ") || "—",
-      },
-    ],
-  });
-}
+const EVENT_TABLE = {
+  label: "Starts and ends",
+  empty: "Nothing started or ended.",
+  key: ({ at, name, event }) => `${at} ${name} ${event}`,
+  columns: [
+    { name: "Event", cell: ({ kind, event }) => `${kind} ${event}` },
+    { name: "Time", cell: ({ at }) => clock(at) },
+    { name: "Process", cell: ({ name }) => element("code", {}, name) },
+    { name: "Pool", cell: ({ pool }) => pool || "—" },
+    { name: "Node", cell: ({ node }) => node || "—" },
+    {
+      name: "Reason",
+      wide: true,
+      cell: ({ reason, version }) =>
+        [version && `version ${version}`, reason].filter(Boolean).join(" · ") || "—",
+    },
+  ],
+};
 
-function memoryTable() {
-  return new LiveTable({
-    label: "GPU memory",
-    empty: "No replica on a GPU has called.",
-    key: ({ replica }) => replica,
-    columns: [
-      { name: "Replica", cell: ({ replica }) => element("code", {}, replica) },
-      { name: "Pool", cell: ({ pool }) => pool },
-      { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
-      { name: "Free", number: true, cell: ({ free }) => bytes(free) },
-    ],
-  });
-}
+const MEMORY_TABLE = {
+  label: "GPU memory",
+  empty: "No replica on a GPU has called.",
+  key: ({ replica }) => replica,
+  columns: [
+    { name: "Replica", cell: ({ replica }) => element("code", {}, replica) },
+    { name: "Pool", cell: ({ pool }) => pool },
+    { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
+    { name: "Free", number: true, cell: ({ free }) => bytes(free) },
+  ],
+};
 
-function sizeTable() {
-  return new LiveTable({
-    label: "Database",
-    empty: "Nothing was measured yet.",
-    key: ({ name }) => name,
-    columns: [
-      { name: "Table", cell: ({ name }) => name },
-      { name: "Rows, about", number: true, cell: ({ rows }) => rows.toLocaleString("en") },
-      { name: "Size", number: true, cell: ({ size }) => bytes(size) },
-    ],
-  });
-}
+const SIZE_TABLE = {
+  label: "Database",
+  empty: "Nothing was measured yet.",
+  key: ({ name }) => name,
+  columns: [
+    { name: "Table", cell: ({ name }) => name },
+    { name: "Rows, about", number: true, cell: ({ rows }) => rows.toLocaleString("en") },
+    { name: "Size", number: true, cell: ({ size }) => bytes(size) },
+  ],
+};

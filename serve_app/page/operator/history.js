@@ -1,9 +1,9 @@
 // What the pools had in the last hour or day, as charts.
 
-import { element, freshId } from "../interface/element.js";
+import { element } from "../interface/element.js";
 import { shortClock } from "../interface/words.js";
 import { barChart } from "./bar_chart.js";
-import { labelled, section, span } from "./desk.js";
+import { labelled, section, select, span } from "./desk.js";
 
 const PERIODS = [
   ["1", "Last hour"],
@@ -24,7 +24,7 @@ const FIGURES = {
 export class History {
   #desk;
   #figures;
-  #period = element("select", { id: freshId("history"), change: () => this.look(true) });
+  #period = select(PERIODS, () => this.look(true));
   #charts = element("div", { class: "history" });
   #events = element("ul", { class: "lines facts" });
   #askedAt = -Infinity;
@@ -32,7 +32,6 @@ export class History {
   constructor(desk, figures) {
     this.#desk = desk;
     this.#figures = figures;
-    this.#period.append(...PERIODS.map(([value, words]) => element("option", { value }, words)));
     this.node = section(
       "History",
       "",

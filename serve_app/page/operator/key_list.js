@@ -2,7 +2,7 @@
 
 import { shown } from "../interface/ask.js";
 import { copyText } from "../interface/copy.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { ResourceTable } from "./resource_table.js";
 
 const SCOPES = {
@@ -21,29 +21,23 @@ const OVERLAP_HOURS = 24;
 const HOUR_S = 3600;
 const DAY_MS = 86_400_000;
 
-/** List of a tenant's keys. `changed()` looks again. A key that is no operator's offers only its own
+/** List of a tenant's keys. A key that is no operator's offers only its own
  * scopes, and keys of its own tenant. */
 export class KeyList {
   #desk;
-  #changed;
   #tenant = null;
   #own = null;
   #of = element("h3", {});
   #keys;
 
-  constructor(desk, changed) {
+  constructor(desk) {
     this.#desk = desk;
-    this.#changed = changed;
-    this.#keys = new ResourceTable(desk, "key", changed, {
+    this.#keys = new ResourceTable(desk, "key", {
       cells: { state: (key) => statePill(key, this.#own) },
       actions: (key) => this.#rotation(key),
       deletable: (key) => isInForce(key) && key.key_id !== this.#own.key_id,
     });
-    const create = element(
-      "button",
-      { type: "button", class: "main", click: () => this.#create() },
-      "Create a key …",
-    );
+    const create = button("Create a key …", () => this.#create(), { class: "main" });
     this.node = element(
       "section",
       { "aria-label": "API keys" },
@@ -74,57 +68,49 @@ export class KeyList {
       ...{ name, label, type: "checkbox", value: name === "api" },
     }));
     const tenant = { name: "tenant", label: "Tenant", value: this.#tenant, required: true };
-    const created = await this.#desk.ask(
-      {
-        title: "Create a key",
-        words: "Make one key for each program or person.",
-        action: "Create it",
-        fields: [
-          { name: "alias", label: "Name", help: "Such as: the web app." },
-          ...(isOperator ? [tenant] : []),
-          { name: "days", label: "Days until it expires", type: "number", help: "Empty: never." },
-          {
-            name: "endpoints",
-            label: "Only these endpoints",
-            value: this.#own.endpoints.join(" "),
-            help: "Separated by spaces, such as fal-ai/flux/*. Empty: all.",
-          },
-          ...scopes,
-        ],
-        submit: (values) => this.#desk.call("POST", "v1/keys", newKey(values)),
-      },
-      ({ key_id: id }) => `The key ${id} is created.`,
-    );
-    if (created === null) return;
-    showSecret(created.key);
-    this.#changed();
+    const created = await this.#desk.ask({
+      title: "Create a key",
+      words: "Make one key for each program or person.",
+      action: "Create it",
+      fields: [
+        { name: "alias", label: "Name", help: "Such as: the web app." },
+        ...(isOperator ? [tenant] : []),
+        { name: "days", label: "Days until it expires", type: "number", help: "Empty: never." },
+        {
+          name: "endpoints",
+          label: "Only these endpoints",
+          value: this.#own.endpoints.join(" "),
+          help: "Separated by spaces, such as fal-ai/flux/*. Empty: all.",
+        },
+        ...scopes,
+      ],
+      submit: (values) => this.#desk.call("POST", "v1/keys", newKey(values)),
+      done: ({ key_id: id }) => `The key ${id} is created.`,
+    });
+    if (created !== null) showSecret(created.key);
   }
 
   async #rotate({ key_id: id, alias }) {
-    const created = await this.#desk.ask(
-      {
-        title: "Rotate this key?",
-        words: `A new key gets the rights of ${alias || id}, which ends after an overlap.`,
-        action: "Rotate it",
-        fields: [
-          {
-            name: "hours",
-            label: "Hours in which the old key still works",
-            type: "number",
-            value: OVERLAP_HOURS,
-            required: true,
-          },
-        ],
-        submit: ({ hours }) =>
-          this.#desk.call("POST", `v1/keys/${encodeURIComponent(id)}/rotate`, {
-            overlap_s: Number(hours) * HOUR_S,
-          }),
-      },
-      ({ key_id: fresh }) => `The key ${fresh} replaces ${id}.`,
-    );
-    if (created === null) return;
-    showSecret(created.key);
-    this.#changed();
+    const created = await this.#desk.ask({
+      title: "Rotate this key?",
+      words: `A new key gets the rights of ${alias || id}, which ends after an overlap.`,
+      action: "Rotate it",
+      fields: [
+        {
+          name: "hours",
+          label: "Hours in which the old key still works",
+          type: "number",
+          value: OVERLAP_HOURS,
+          required: true,
+        },
+      ],
+      submit: ({ hours }) =>
+        this.#desk.call("POST", `v1/keys/${encodeURIComponent(id)}/rotate`, {
+          overlap_s: Number(hours) * HOUR_S,
+        }),
+      done: ({ key_id: fresh }) => `The key ${fresh} replaces ${id}.`,
+    });
+    if (created !== null) showSecret(created.key);
   }
 }
 
@@ -137,12 +123,12 @@ function newKey({ alias, tenant, days, endpoints, ...scopes }) {
 
 /** Shows a new key: only its digest is stored, so this is the only time. */
 function showSecret(key) {
-  const copy = element("button", { type: "button", class: "main" }, "Copy");
   const program = element("pre", { tabindex: 0, class: "secret" }, key);
-  copy.addEventListener("click", async () => {
+  const click = async () => {
     await copyText(program);
     copy.textContent = "Copied";
-  });
+  };
+  const copy = button("Copy", click, { class: "main" });
   const words = "Only its digest is stored, so it cannot be shown again.";
   const children = [element("p", {}, words), program, element("div", { class: "buttons" }, copy)];
   shown("Save this key now", children, { outside: false });

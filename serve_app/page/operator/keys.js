@@ -1,6 +1,6 @@
 // Tenants with their limits, and the API keys of one of them.
 
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { askBudget, budgetWords } from "./budget.js";
 import { section } from "./desk.js";
 import { KeyList } from "./key_list.js";
@@ -12,10 +12,8 @@ const FILES = [
   ["private", "private: new files need a key or a signed URL"],
 ];
 
-/** Part of the keys. `changed()` is set by the view: it looks again. */
+/** Part of the keys. */
 export class KeysPart {
-  everyMs = null;
-  changed = () => {};
   #desk;
   #tenants;
   #keys;
@@ -24,17 +22,13 @@ export class KeysPart {
 
   constructor(desk) {
     this.#desk = desk;
-    this.#keys = new KeyList(desk, () => this.changed());
-    this.#tenants = new ResourceTable(desk, "tenant", () => this.changed(), {
+    this.#keys = new KeyList(desk);
+    this.#tenants = new ResourceTable(desk, "tenant", {
       cells: { tenant: tenantName },
       more: [{ name: "Budget", cell: ({ budget }) => budgetWords(budget) }],
       actions: (tenant) => this.#tenantActions(tenant),
     });
-    const createTenant = element(
-      "button",
-      { type: "button", click: () => this.#createTenant() },
-      "Create a tenant …",
-    );
+    const createTenant = button("Create a tenant …", () => this.#createTenant(), { class: null });
     this.node = element(
       "div",
       {},
@@ -56,7 +50,7 @@ export class KeysPart {
 
   #choose(tenant) {
     this.#tenant = tenant;
-    this.changed();
+    this.#desk.look();
   }
 
   #tenantActions(shown) {
@@ -76,20 +70,17 @@ export class KeysPart {
   }
 
   async #createTenant() {
-    await this.#desk.ask(
-      {
-        title: "Create a tenant",
-        words: "Its keys see only its own requests, files and usage.",
-        action: "Create it",
-        fields: [
-          { name: "tenant", label: "Id", help: "Such as: studio-a.", required: true },
-          { name: "name", label: "Name for people" },
-        ],
-        submit: (values) => this.#desk.call("POST", "v1/tenants", values),
-      },
-      ({ tenant }) => `The tenant ${tenant} is created.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Create a tenant",
+      words: "Its keys see only its own requests, files and usage.",
+      action: "Create it",
+      fields: [
+        { name: "tenant", label: "Id", help: "Such as: studio-a.", required: true },
+        { name: "name", label: "Name for people" },
+      ],
+      submit: (values) => this.#desk.call("POST", "v1/tenants", values),
+      done: ({ tenant }) => `The tenant ${tenant} is created.`,
+    });
   }
 
   async #change({ tenant, name, limits }) {
@@ -101,63 +92,54 @@ export class KeysPart {
       value: source === "api" ? value : "",
       help: limitHelp(value, source),
     }));
-    await this.#desk.ask(
-      {
-        title: `Change ${tenant}`,
-        words: "Limits are in force within seconds. An empty one is that of the settings.",
-        action: "Change it",
-        fields: [people, ...fields],
-        submit: ({ name: wanted, ...given }) =>
-          this.#desk.call("PATCH", `v1/tenants/${encodeURIComponent(tenant)}`, {
-            name: wanted,
-            limits: Object.fromEntries(
-              Object.entries(given).map(([limit, text]) => [
-                limit,
-                limitValue(limit, text),
-              ]),
-            ),
-          }),
-      },
-      `The tenant ${tenant} is changed.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: `Change ${tenant}`,
+      words: "Limits are in force within seconds. An empty one is that of the settings.",
+      action: "Change it",
+      fields: [people, ...fields],
+      submit: ({ name: wanted, ...given }) =>
+        this.#desk.call("PATCH", `v1/tenants/${encodeURIComponent(tenant)}`, {
+          name: wanted,
+          limits: Object.fromEntries(
+            Object.entries(given).map(([limit, text]) => [
+              limit,
+              limitValue(limit, text),
+            ]),
+          ),
+        }),
+      done: `The tenant ${tenant} is changed.`,
+    });
   }
 
   async #changeBudget(tenant) {
     await askBudget(this.#desk, tenant);
-    this.changed();
+    this.#desk.look();
   }
 
   async #disable(tenant) {
     const label = "Cancel what is queued";
-    await this.#desk.ask(
-      {
-        title: `Disable ${tenant}?`,
-        words: "Its keys are refused within seconds, and nothing of it starts. What runs ends.",
-        action: "Disable it",
-        danger: true,
-        fields: [{ name: "cancel", label, type: "checkbox", value: false }],
-        submit: ({ cancel }) =>
-          this.#desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/disable`, {
-            cancel_queued: cancel,
-          }),
-      },
-      `The tenant ${tenant} is disabled.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: `Disable ${tenant}?`,
+      words: "Its keys are refused within seconds, and nothing of it starts. What runs ends.",
+      action: "Disable it",
+      danger: true,
+      fields: [{ name: "cancel", label, type: "checkbox", value: false }],
+      submit: ({ cancel }) =>
+        this.#desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/disable`, {
+          cancel_queued: cancel,
+        }),
+      done: `The tenant ${tenant} is disabled.`,
+    });
   }
 
   async #enable(tenant) {
-    await this.#desk.ask(
-      {
-        title: `Enable ${tenant}?`,
-        words: "Its keys work again, and what is queued runs.",
-        action: "Enable it",
-        submit: () => this.#desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/enable`),
-      },
-      `The tenant ${tenant} is enabled.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: `Enable ${tenant}?`,
+      words: "Its keys work again, and what is queued runs.",
+      action: "Enable it",
+      submit: () => this.#desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/enable`),
+      done: `The tenant ${tenant} is enabled.`,
+    });
   }
 }
 

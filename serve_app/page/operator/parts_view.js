@@ -11,7 +11,7 @@ const AGAIN_MS = 2000;
 /**
  * Fills `host`. `view`: its name in the address. `refused`: what a key reads that sees no part.
  * `parts`, by their names in the address: `{name, needs, open}`, where `needs` is a scope, and
- * `open(desk)` returns the part: `node`, `look()`, `everyMs` or null, and `changed`, which is set.
+ * `open(desk)` returns the part: `node`, `look()` and, if it looks again by itself, `everyMs`.
  */
 export class PartsView {
   #page;
@@ -27,7 +27,7 @@ export class PartsView {
   constructor(host, page, { view, title, refused, parts }) {
     this.#page = page;
     this.#parts = parts;
-    this.#desk = new Desk(page);
+    this.#desk = new Desk(page, () => this.#opened.get(this.#current)?.refresh.now());
     const links = Object.entries(parts).map(([part, { name }]) =>
       element("a", { href: `#view=${view}&part=${part}`, "data-part": part }, name),
     );
@@ -114,8 +114,6 @@ export class PartsView {
         if (this.#current === name) this.#desk.complain(wordsOf(error));
       }
     };
-    const refresh = new Refresh(look, part.everyMs);
-    part.changed = () => refresh.now();
-    return { part, refresh };
+    return { part, refresh: new Refresh(look, part.everyMs) };
   }
 }

@@ -1,9 +1,9 @@
 // Pools, replicas with the weights that they hold, and warm targets.
 
-import { element } from "../interface/element.js";
+import { button, element, factRows } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytesOf } from "../interface/words.js";
-import { section, span, tiles } from "./desk.js";
+import { section, span } from "./desk.js";
 import { History } from "./history.js";
 import { ResourceTable } from "./resource_table.js";
 
@@ -13,29 +13,24 @@ const LEVELS = [
   ["disk", "On disk"],
 ];
 
-/** Part of the pools. `changed()` is set by the view: it looks again. */
+/** Part of the pools. */
 export class PoolsPart {
   everyMs = 1000;
-  changed = () => {};
   #desk;
   #figures = element("dl", { class: "tiles" });
-  #pools = poolTable();
-  #replicas = replicaTable();
+  #pools = new LiveTable(POOL_TABLE);
+  #replicas = new LiveTable(REPLICA_TABLE);
   #history;
   #warm;
 
   constructor(desk) {
     this.#desk = desk;
     this.#history = new History(desk, ["queued", "running", "replicas"]);
-    this.#warm = new ResourceTable(desk, "warm target", () => this.changed(), {
+    this.#warm = new ResourceTable(desk, "warm target", {
       key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
       deletable: ({ source }) => source === "operator",
     });
-    const keep = element(
-      "button",
-      { type: "button", class: "quiet", click: () => this.#keep() },
-      "Keep a model warm …",
-    );
+    const keep = button("Keep a model warm …", () => this.#keep());
     this.node = element(
       "div",
       {},
@@ -64,12 +59,12 @@ export class PoolsPart {
     const ready = status.replicas.filter(({ stage }) => stage === "ready").length;
     const oldest = Math.max(0, ...pools.map((pool) => pool.oldest_wait_s));
     this.#figures.replaceChildren(
-      ...tiles([
-        ["Ready replicas", `${ready} of ${status.replicas.length}`],
-        ["Queued", String(sum("queued"))],
-        ["Running", String(sum("running"))],
-        ["Oldest wait", span(oldest)],
-      ]),
+      ...factRows({
+        "Ready replicas": `${ready} of ${status.replicas.length}`,
+        Queued: String(sum("queued")),
+        Running: String(sum("running")),
+        "Oldest wait": span(oldest),
+      }),
     );
     this.#pools.show(pools);
     this.#replicas.show(status.replicas);
@@ -80,62 +75,49 @@ export class PoolsPart {
   async #keep() {
     const models = await this.#desk.page.models.list().catch(() => []);
     const served = models.filter(({ away }) => away === "");
-    await this.#desk.ask(
-      {
-        title: "Keep a model warm",
-        words:
-          "Replicas load its weights now, and keep them. An earlier target of the model is replaced.",
-        action: "Keep it warm",
-        fields: [
-          {
-            name: "endpoint_id",
-            label: "Model",
-            choices: served.map(({ id, name }) => [id, name]),
-          },
-          { name: "level", label: "Level", choices: LEVELS },
-          { name: "replicas", label: "Replicas", type: "number", value: "1", required: true },
-          { name: "hours", label: "Hours", type: "number", help: "Empty: until it is removed." },
-        ],
-        submit: ({ endpoint_id: id, level, replicas, hours }) =>
-          this.#desk.call("POST", "v1/warm", {
-            endpoint_id: id,
-            level,
-            replicas: Number(replicas),
-            for_s: hours === "" ? null : Number(hours) * 3600,
-          }),
-      },
-      ({ endpoint_id: id, replicas, pool }) => `${id} is kept warm on ${replicas} in ${pool}.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Keep a model warm",
+      words:
+        "Replicas load its weights now, and keep them. An earlier target of the model is replaced.",
+      action: "Keep it warm",
+      fields: [
+        { name: "endpoint_id", label: "Model", choices: served.map(({ id, name }) => [id, name]) },
+        { name: "level", label: "Level", choices: LEVELS },
+        { name: "replicas", label: "Replicas", type: "number", value: "1", required: true },
+        { name: "hours", label: "Hours", type: "number", help: "Empty: until it is removed." },
+      ],
+      submit: ({ endpoint_id: id, level, replicas, hours }) =>
+        this.#desk.call("POST", "v1/warm", {
+          endpoint_id: id,
+          level,
+          replicas: Number(replicas),
+          for_s: hours === "" ? null : Number(hours) * 3600,
+        }),
+      done: ({ endpoint_id: id, replicas, pool }) => `${id} is kept warm on ${replicas} in ${pool}.`,
+    });
   }
 }
 
-function poolTable() {
-  return new LiveTable({
-    label: "Pools",
-    empty: "No pool is configured, and no replica has started.",
-    key: ({ name }) => name,
-    columns: [
-      { name: "Pool", cell: poolName },
-      { name: "Replicas", cell: ({ stages }) => stages },
-      {
-        name: "Target",
-        number: true,
-        cell: ({ target_replicas: wanted }) => String(wanted ?? "—"),
-      },
-      { name: "Bounds", number: true, cell: boundWords },
-      { name: "Slots", number: true, cell: ({ slots }) => String(slots) },
-      { name: "Queued", number: true, cell: queuedWords },
-      { name: "Running", number: true, cell: ({ running }) => String(running) },
-      { name: "Oldest wait", number: true, cell: (pool) => span(pool.oldest_wait_s) },
-      {
-        name: "Cleared in",
-        number: true,
-        cell: (pool) => span(pool.queued_s + pool.overflow_queued_s),
-      },
-    ],
-  });
-}
+const POOL_TABLE = {
+  label: "Pools",
+  empty: "No pool is configured, and no replica has started.",
+  key: ({ name }) => name,
+  columns: [
+    { name: "Pool", cell: poolName },
+    { name: "Replicas", cell: ({ stages }) => stages },
+    { name: "Target", number: true, cell: ({ target_replicas: wanted }) => String(wanted ?? "—") },
+    { name: "Bounds", number: true, cell: boundWords },
+    { name: "Slots", number: true, cell: ({ slots }) => String(slots) },
+    { name: "Queued", number: true, cell: queuedWords },
+    { name: "Running", number: true, cell: ({ running }) => String(running) },
+    { name: "Oldest wait", number: true, cell: (pool) => span(pool.oldest_wait_s) },
+    {
+      name: "Cleared in",
+      number: true,
+      cell: (pool) => span(pool.queued_s + pool.overflow_queued_s),
+    },
+  ],
+};
 
 function poolName(pool) {
   const { name, accelerator, overflow_of: before, canary_of: beside, canary, returned } = pool;
@@ -170,23 +152,21 @@ function queuedWords({ queued, overflow_of, canary_of, overflow_queued: over }) 
   return before === null ? String(queued) : `${over} of ${before}`;
 }
 
-function replicaTable() {
-  return new LiveTable({
-    label: "Replicas",
-    empty: "No replica runs. A request starts one.",
-    key: ({ replica_id: id }) => id,
-    columns: [
-      { name: "Replica", cell: replicaName },
-      { name: "Pool", cell: ({ pool }) => pool },
-      { name: "Stage", cell: ({ stage }) => element("span", { class: `pill ${stage}` }, stage) },
-      { name: "Weights", wide: true, cell: weightsWords },
-      { name: "On disk", number: true, cell: ({ on_disk: ids }) => counted(ids) },
-      { name: "Memory", cell: memoryCell },
-      { name: "Slots", number: true, cell: ({ slots }) => String(slots) },
-      { name: "Seen", number: true, cell: (replica) => `${span(replica.seen_s)} ago` },
-    ],
-  });
-}
+const REPLICA_TABLE = {
+  label: "Replicas",
+  empty: "No replica runs. A request starts one.",
+  key: ({ replica_id: id }) => id,
+  columns: [
+    { name: "Replica", cell: replicaName },
+    { name: "Pool", cell: ({ pool }) => pool },
+    { name: "Stage", cell: ({ stage }) => element("span", { class: `pill ${stage}` }, stage) },
+    { name: "Weights", wide: true, cell: weightsWords },
+    { name: "On disk", number: true, cell: ({ on_disk: ids }) => counted(ids) },
+    { name: "Memory", cell: memoryCell },
+    { name: "Slots", number: true, cell: ({ slots }) => String(slots) },
+    { name: "Seen", number: true, cell: (replica) => `${span(replica.seen_s)} ago` },
+  ],
+};
 
 function replicaName({ replica_id: id, node, device }) {
   const place = [device, node].filter(Boolean).join(" · ");

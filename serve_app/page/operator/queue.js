@@ -1,11 +1,11 @@
 // What waits and what runs, of all tenants, and the endpoints that are paused or draining.
 
 import { endpointPath } from "../client/watch.js";
-import { element, freshId } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { shown } from "../interface/ask.js";
 import { clock, waitingWords } from "../interface/words.js";
-import { labelled, section, span } from "./desk.js";
+import { labelled, options, section, select, span } from "./desk.js";
 import { History } from "./history.js";
 
 const PAGE = 50;
@@ -19,39 +19,71 @@ const ORDERS = {
 
 const PRIORITIES = ["high", "normal", "low"].map((each) => [each, each]);
 
-/** Part of the queue. `changed()` is set by the view: it looks again. */
+/** Part of the queue. */
 export class QueuePart {
   everyMs = 1000;
-  changed = () => {};
   #desk;
   #notice = element("p", { class: "notice", hidden: true });
-  #lanes = laneTable();
-  #tenant = element("select", { id: freshId("tenant"), change: () => this.#choose() });
-  #endpoint = element("select", { id: freshId("endpoint"), change: () => this.#choose() });
-  #more = element(
-    "button",
-    { type: "button", class: "quiet", hidden: true, click: () => this.#showMore() },
-    "Show more",
-  );
+  #lanes = new LiveTable(LANE_TABLE);
+  #tenant = select([], () => this.#showFirst());
+  #endpoint = select([], () => this.#showFirst());
+  #more = button("Show more", () => this.#showMore(), { hidden: true });
   #most = PAGE;
   #models = null; // all, read once
   #history;
-  #waiting;
-  #running;
-  #halts;
+  #waiting = new LiveTable({
+    label: "Waiting",
+    empty: "No request waits.",
+    key: ({ request_id: id }) => id,
+    columns: [
+      { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
+      { name: "Tenant", cell: ({ tenant }) => tenant },
+      { name: "Endpoint", cell: ({ endpoint_id: id }) => id },
+      { name: "Priority", cell: ({ priority }) => priority },
+      { name: "Submitted", cell: ({ created_at: at }) => clock(at) },
+      { name: "Attempts", number: true, cell: ({ attempt }) => String(attempt) },
+    ],
+    actions: (row) => [
+      { name: "Why", call: () => this.#why(row) },
+      { name: "Priority", call: () => this.#prioritise(row) },
+      ...this.#ends(row.request_id, row.tenant),
+    ],
+  });
+  #running = new LiveTable({
+    label: "Running",
+    empty: "No request runs.",
+    key: ({ request_id: id }) => id,
+    columns: [
+      { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
+      { name: "Tenant", cell: ({ tenant }) => tenant },
+      { name: "Endpoint", cell: ({ endpoint }) => endpoint },
+      { name: "Replica", cell: ({ replica_id: id, pool }) => `${id} in ${pool}` },
+      { name: "Attempt", number: true, cell: ({ attempt }) => String(attempt) },
+      { name: "For", number: true, cell: ({ age_s: age }) => span(age) },
+    ],
+    actions: ({ request_id: id, tenant }) => [
+      { name: "Requeue", call: () => this.#requeue(id) },
+      ...this.#ends(id, tenant),
+    ],
+  });
+  #halts = new LiveTable({
+    label: "Paused endpoints",
+    empty: "No endpoint is paused or draining.",
+    key: ({ endpoint_id: id }) => id,
+    columns: [
+      { name: "Endpoint", cell: ({ endpoint_id: id }) => id },
+      { name: "State", cell: ({ kind }) => element("span", { class: `pill ${kind}` }, kind) },
+      { name: "Since", cell: ({ at }) => clock(at) },
+      { name: "By key", cell: ({ actor }) => element("code", {}, actor) },
+    ],
+    actions: (row) => [{ name: "Resume", call: () => this.#resume(row) }],
+  });
   #ownTenant = null;
 
   constructor(desk) {
     this.#desk = desk;
     this.#history = new History(desk, ["queued", "wait_s"]);
-    this.#waiting = this.#waitingTable();
-    this.#running = this.#runningTable();
-    this.#halts = this.#haltTable();
-    const button = element(
-      "button",
-      { type: "button", class: "quiet", click: () => this.#halt() },
-      "Pause or drain an endpoint …",
-    );
+    const halt = button("Pause or drain an endpoint …", () => this.#halt());
     this.node = element(
       "div",
       {},
@@ -75,7 +107,7 @@ export class QueuePart {
       ),
       section("Running", "", this.#running.node),
       this.#history.node,
-      section("Paused endpoints", "", this.#halts.node, button),
+      section("Paused endpoints", "", this.#halts.node, halt),
     );
   }
 
@@ -118,70 +150,14 @@ export class QueuePart {
     }
   }
 
-  #choose() {
+  #showFirst() {
     this.#most = PAGE;
-    this.changed();
+    this.#desk.look();
   }
 
   #showMore() {
     this.#most += PAGE;
-    this.changed();
-  }
-
-  #waitingTable() {
-    return new LiveTable({
-      label: "Waiting",
-      empty: "No request waits.",
-      key: ({ request_id: id }) => id,
-      columns: [
-        { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
-        { name: "Tenant", cell: ({ tenant }) => tenant },
-        { name: "Endpoint", cell: ({ endpoint_id: id }) => id },
-        { name: "Priority", cell: ({ priority }) => priority },
-        { name: "Submitted", cell: ({ created_at: at }) => clock(at) },
-        { name: "Attempts", number: true, cell: ({ attempt }) => String(attempt) },
-      ],
-      actions: (row) => [
-        { name: "Why", call: () => this.#why(row) },
-        { name: "Priority", call: () => this.#prioritise(row) },
-        ...this.#ends(row.request_id, row.tenant),
-      ],
-    });
-  }
-
-  #runningTable() {
-    return new LiveTable({
-      label: "Running",
-      empty: "No request runs.",
-      key: ({ request_id: id }) => id,
-      columns: [
-        { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
-        { name: "Tenant", cell: ({ tenant }) => tenant },
-        { name: "Endpoint", cell: ({ endpoint }) => endpoint },
-        { name: "Replica", cell: ({ replica_id: id, pool }) => `${id} in ${pool}` },
-        { name: "Attempt", number: true, cell: ({ attempt }) => String(attempt) },
-        { name: "For", number: true, cell: ({ age_s: age }) => span(age) },
-      ],
-      actions: ({ request_id: id, tenant }) => [
-        { name: "Requeue", call: () => this.#requeue(id) },
-        ...this.#ends(id, tenant),
-      ],
-    });
-  }
-
-  #haltTable() {
-    return new LiveTable({
-      label: "Paused endpoints",
-      empty: "No endpoint is paused or draining.",
-      key: ({ endpoint_id: id }) => id,
-      columns: [
-        { name: "Endpoint", cell: ({ endpoint_id: id }) => id },
-        { name: "State", cell: ({ kind }) => element("span", { class: `pill ${kind}` }, kind) },
-        { name: "Since", cell: ({ at }) => clock(at) },
-        { name: "By key", cell: ({ actor }) => element("code", {}, actor) },
-      ],
-      actions: (row) => [{ name: "Resume", call: () => this.#resume(row) }],
-    });
+    this.#desk.look();
   }
 
   /** Actions that end a request. That of another tenant may also fail, with a reason for it. */
@@ -202,124 +178,106 @@ export class QueuePart {
   }
 
   async #prioritise({ request_id: id, tenant, priority }) {
-    await this.#desk.ask(
-      {
-        title: "Change the priority of this request?",
-        words: `It moves among the requests of ${tenant} as if it had been submitted so.`,
-        action: "Change it",
-        fields: [{ name: "level", label: "Priority", choices: PRIORITIES, value: priority }],
-        submit: async ({ level }) => {
-          await this.#desk.call("PUT", `v1/requests/${id}/priority?priority=${level}`);
-          return `The request has ${level} priority.`;
-        },
+    await this.#desk.ask({
+      title: "Change the priority of this request?",
+      words: `It moves among the requests of ${tenant} as if it had been submitted so.`,
+      action: "Change it",
+      fields: [{ name: "level", label: "Priority", choices: PRIORITIES, value: priority }],
+      submit: async ({ level }) => {
+        await this.#desk.call("PUT", `v1/requests/${id}/priority?priority=${level}`);
+        return `The request has ${level} priority.`;
       },
-      (words) => words,
-    );
-    this.changed();
+      done: (words) => words,
+    });
   }
 
   async #requeue(id) {
-    await this.#desk.ask(
-      {
-        title: "Queue this request again?",
-        words:
-          "Its replica loses it, and it returns to its old place in the queue, with its last snapshot.",
-        action: "Queue it again",
-        submit: () => this.#desk.call("PUT", `v1/requests/${id}/requeue`),
-      },
-      ({ state }) => `The request is ${state}.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Queue this request again?",
+      words:
+        "Its replica loses it, and it returns to its old place in the queue, with its last snapshot.",
+      action: "Queue it again",
+      submit: () => this.#desk.call("PUT", `v1/requests/${id}/requeue`),
+      done: ({ state }) => `The request is ${state}.`,
+    });
   }
 
   async #cancel(id, tenant) {
     const own = tenant === this.#ownTenant;
     const path = `v1/requests/${id}/cancel?tenant=${encodeURIComponent(tenant)}`;
-    await this.#desk.ask(
-      {
-        title: "Cancel this request?",
-        words: own
-          ? "It ends without a result."
-          : `It ends without a result. The tenant ${tenant}, whose request it is, sees that it was cancelled.`,
-        action: "Cancel the request",
-        danger: true,
-        submit: () => this.#desk.call("PUT", path),
-      },
-      ({ verdict }) => `The request: ${verdict.replaceAll("_", " ")}.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Cancel this request?",
+      words: own
+        ? "It ends without a result."
+        : `It ends without a result. The tenant ${tenant}, whose request it is, sees that it was cancelled.`,
+      action: "Cancel the request",
+      danger: true,
+      submit: () => this.#desk.call("PUT", path),
+      done: ({ verdict }) => `The request: ${verdict.replaceAll("_", " ")}.`,
+    });
   }
 
   async #fail(id, tenant) {
-    await this.#desk.ask(
-      {
-        title: "End this request as failed?",
-        words: `It belongs to the tenant ${tenant}, who sees the reason.`,
-        action: "End it",
-        danger: true,
-        fields: [{ name: "reason", label: "Reason" }],
-        submit: ({ reason }) =>
-          this.#desk.call("PUT", `v1/requests/${id}/fail?reason=${encodeURIComponent(reason)}`),
-      },
-      ({ state }) => `The request is ${state}.`,
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "End this request as failed?",
+      words: `It belongs to the tenant ${tenant}, who sees the reason.`,
+      action: "End it",
+      danger: true,
+      fields: [{ name: "reason", label: "Reason" }],
+      submit: ({ reason }) =>
+        this.#desk.call("PUT", `v1/requests/${id}/fail?reason=${encodeURIComponent(reason)}`),
+      done: ({ state }) => `The request is ${state}.`,
+    });
   }
 
   async #halt() {
     const models = await this.#desk.page.models.list().catch(() => []);
     const choices = Object.entries(ORDERS).map(([order, { words }]) => [order, words]);
-    await this.#desk.ask(
-      {
-        title: "Pause or drain an endpoint",
-        words: "Running requests continue.",
-        action: "Do it",
-        fields: [
-          { name: "endpoint", label: "Endpoint", choices: models.map(({ id }) => [id, id]) },
-          { name: "order", label: "Order", choices },
-        ],
-        submit: async ({ endpoint, order }) => {
-          await this.#desk.call("PUT", `v1/endpoints/${endpointPath(endpoint)}/${order}`);
-          return `${endpoint} ${ORDERS[order].done}.`;
-        },
+    await this.#desk.ask({
+      title: "Pause or drain an endpoint",
+      words: "Running requests continue.",
+      action: "Do it",
+      fields: [
+        { name: "endpoint", label: "Endpoint", choices: models.map(({ id }) => [id, id]) },
+        { name: "order", label: "Order", choices },
+      ],
+      submit: async ({ endpoint, order }) => {
+        await this.#desk.call("PUT", `v1/endpoints/${endpointPath(endpoint)}/${order}`);
+        return `${endpoint} ${ORDERS[order].done}.`;
       },
-      (words) => words,
-    );
-    this.changed();
+      done: (words) => words,
+    });
   }
 
   async #resume({ endpoint_id: id }) {
     const path = `v1/endpoints/${endpointPath(id)}/resume`;
     await this.#desk.run(() => this.#desk.call("PUT", path), `${id} is resumed.`);
-    this.changed();
   }
 }
 
 /** Offers `names` in a select, and keeps what is chosen. An unchanged list stays open. */
-function offer(select, all, names) {
-  const chosen = select.value;
+function offer(control, all, names) {
+  const chosen = control.value;
   const known = [...new Set(chosen === "" ? names : [...names, chosen])].sort();
   const values = ["", ...known];
-  const shown = [...select.options].map(({ value }) => value);
+  const shown = [...control.options].map(({ value }) => value);
   if (values.length === shown.length && values.every((each, at) => each === shown[at])) return;
-  select.replaceChildren(...values.map((value) => element("option", { value }, value || all)));
-  select.value = chosen;
+  control.replaceChildren(...options(values.map((value) => [value, value || all])));
+  control.value = chosen;
 }
 
-function laneTable() {
-  return new LiveTable({
-    label: "Lanes",
-    empty: "No request waits or runs.",
-    key: ({ pool, tenant }) => `${pool} ${tenant}`,
-    columns: [
-      { name: "Tenant", cell: ({ tenant }) => tenant },
-      { name: "Pool", cell: ({ pool }) => pool },
-      { name: "Queued", number: true, cell: ({ queued }) => String(queued) },
-      { name: "Running", number: true, cell: ({ running }) => String(running) },
-      { name: "Oldest", number: true, cell: ({ oldest_s: oldest }) => span(oldest) },
-    ],
-  });
-}
+const LANE_TABLE = {
+  label: "Lanes",
+  empty: "No request waits or runs.",
+  key: ({ pool, tenant }) => `${pool} ${tenant}`,
+  columns: [
+    { name: "Tenant", cell: ({ tenant }) => tenant },
+    { name: "Pool", cell: ({ pool }) => pool },
+    { name: "Queued", number: true, cell: ({ queued }) => String(queued) },
+    { name: "Running", number: true, cell: ({ running }) => String(running) },
+    { name: "Oldest", number: true, cell: ({ oldest_s: oldest }) => span(oldest) },
+  ],
+};
 
 function transactionWords({ age_s: age, state, application, pid }) {
   const owner = `${application || "unnamed"}, process ${pid}`;

@@ -17,7 +17,7 @@ const CELLS = {
 };
 
 /**
- * Table of the kind `name`. `changed()` looks again. What is special: `cells`, the contents of columns by
+ * Table of the kind `name`. What is special: `cells`, the contents of columns by
  * their fields, each of a row; `more` columns of a `LiveTable`; `actions(row)` before those that the
  * declaration has, and `deletable(row)`; `key(row)`, if no field differs for all.
  */
@@ -25,7 +25,6 @@ export class ResourceTable {
   node = element("div", {});
   #desk;
   #name;
-  #changed;
   #special;
   #kind = null;
   #table = null;
@@ -33,10 +32,9 @@ export class ResourceTable {
   #turn = 0; // counts the lists that were asked for: the last one is shown, whatever answer comes last
   #below = element("p", { class: "help", hidden: true });
 
-  constructor(desk, name, changed, special = {}) {
+  constructor(desk, name, special = {}) {
     this.#desk = desk;
     this.#name = name;
-    this.#changed = changed;
     this.#special = { cells: {}, more: [], actions: () => [], deletable: () => true, ...special };
   }
 
@@ -99,24 +97,20 @@ export class ResourceTable {
     const { name, key } = this.#kind;
     const work = () => this.#desk.call("POST", `${this.#path(row)}/restart`, {});
     await this.#desk.run(work, `The ${name} ${row[key]} is restarted.`);
-    this.#changed();
   }
 
   async #delete(row) {
     const { name, key, deletion, delete_verb: verb, force } = this.#kind;
-    await this.#desk.ask(
-      {
-        title: `${capitalized(verb)} the ${name} ${row[key]}?`,
-        words: deletion,
-        action: `${capitalized(verb)} it`,
-        danger: true,
-        fields: force === "" ? [] : [{ name: "forced", label: force, type: "checkbox" }],
-        submit: ({ forced = false }) =>
-          this.#desk.call("DELETE", `${this.#path(row)}${forced ? "?force=true" : ""}`),
-      },
-      `The ${name} ${row[key]} is ${verb}d.`,
-    );
-    this.#changed();
+    await this.#desk.ask({
+      title: `${capitalized(verb)} the ${name} ${row[key]}?`,
+      words: deletion,
+      action: `${capitalized(verb)} it`,
+      danger: true,
+      fields: force === "" ? [] : [{ name: "forced", label: force, type: "checkbox" }],
+      submit: ({ forced = false }) =>
+        this.#desk.call("DELETE", `${this.#path(row)}${forced ? "?force=true" : ""}`),
+      done: `The ${name} ${row[key]} is ${verb}d.`,
+    });
   }
 }
 

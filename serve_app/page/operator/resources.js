@@ -4,10 +4,8 @@ import { element } from "../interface/element.js";
 import { section } from "./desk.js";
 import { ResourceTable, capitalized } from "./resource_table.js";
 
-/** Part of the resources. `changed()` is set by the view: it looks again. */
+/** Part of the resources. */
 export class ResourcesPart {
-  everyMs = null;
-  changed = () => {};
   node = element("div", {});
   #desk;
   #tables = new Map(); // by the name of their kind
@@ -24,7 +22,7 @@ export class ResourcesPart {
     for (const { name, plural, about, scope } of kinds.values()) {
       const isSeen = about !== "" && (scope === "" || grants.includes(scope));
       if (isSeen && !this.#tables.has(name)) {
-        const table = new ResourceTable(this.#desk, name, () => this.changed());
+        const table = new ResourceTable(this.#desk, name);
         this.#tables.set(name, table);
         this.node.append(section(capitalized(plural), `${capitalized(about)}.`, table.node));
       }

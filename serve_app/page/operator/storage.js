@@ -1,9 +1,9 @@
 // What is stored: by kind and tenant, where, and how long.
 
-import { element } from "../interface/element.js";
+import { element, factRows } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, bytesOf, clock } from "../interface/words.js";
-import { section, span, tiles } from "./desk.js";
+import { section, span } from "./desk.js";
 
 const KINDS = {
   image: "Images",
@@ -17,16 +17,14 @@ const KINDS = {
 };
 const DAY_S = 86_400;
 
-/** Part of the storage. `changed()` is set by the view: it looks again. */
+/** Part of the storage. */
 export class StoragePart {
-  everyMs = null;
-  changed = () => {};
   #desk;
   #figures = element("dl", { class: "tiles" });
   #measured = element("p", { class: "help" });
-  #kinds = kindTable();
-  #tenants = tenantTable();
-  #locations = locationTable();
+  #kinds = new LiveTable(KIND_TABLE);
+  #tenants = new LiveTable(TENANT_TABLE);
+  #locations = new LiveTable(PLACE_TABLE);
   #kept = element("ul", { class: "lines" });
 
   constructor(desk) {
@@ -53,12 +51,12 @@ export class StoragePart {
     const sum = (name) => kinds.reduce((total, each) => total + each[name], 0);
     const whole = sum("bytes");
     this.#figures.replaceChildren(
-      ...tiles([
-        ["Stored", bytes(whole)],
-        ["Files", sum("files").toLocaleString("en")],
-        ["Free disk", disk === null ? "—" : bytesOf(disk.free_bytes, disk.bytes)],
-        ["To be deleted", unwantedWords(unwanted, overdue)],
-      ]),
+      ...factRows({
+        Stored: bytes(whole),
+        Files: sum("files").toLocaleString("en"),
+        "Free disk": disk === null ? "—" : bytesOf(disk.free_bytes, disk.bytes),
+        "To be deleted": unwantedWords(unwanted, overdue),
+      }),
     );
     this.#measured.textContent =
       `By the records of the database, at ${clock(use.measured_at)}. Snapshots of running requests and ` +
@@ -85,19 +83,17 @@ function keptLines({ requests, prompts, files, drafts }) {
   return lines.map(([name, days]) => `${name}: ${days === null ? "for ever" : span(days * DAY_S)}`);
 }
 
-function kindTable() {
-  return new LiveTable({
-    label: "By kind",
-    empty: "Nothing is stored.",
-    key: ({ kind }) => kind,
-    columns: [
-      { name: "Kind", cell: ({ kind }) => KINDS[kind] ?? kind },
-      { name: "Files", number: true, cell: ({ files }) => files.toLocaleString("en") },
-      { name: "Size", number: true, cell: ({ bytes: size }) => bytes(size) },
-      { name: "Share", cell: ({ kind, bytes: size, whole }) => share(KINDS[kind], size, whole) },
-    ],
-  });
-}
+const KIND_TABLE = {
+  label: "By kind",
+  empty: "Nothing is stored.",
+  key: ({ kind }) => kind,
+  columns: [
+    { name: "Kind", cell: ({ kind }) => KINDS[kind] ?? kind },
+    { name: "Files", number: true, cell: ({ files }) => files.toLocaleString("en") },
+    { name: "Size", number: true, cell: ({ bytes: size }) => bytes(size) },
+    { name: "Share", cell: ({ kind, bytes: size, whole }) => share(KINDS[kind], size, whole) },
+  ],
+};
 
 function share(name, size, whole) {
   const value = whole > 0 ? size / whole : 0;
@@ -105,35 +101,31 @@ function share(name, size, whole) {
   return element("span", { class: "share" }, bar, `${Math.round(100 * value)} %`);
 }
 
-function tenantTable() {
-  return new LiveTable({
-    label: "By tenant",
-    empty: "Nothing is stored.",
-    key: ({ tenant }) => tenant,
-    columns: [
-      { name: "Tenant", cell: ({ tenant }) => tenant || "shared by tenants" },
-      { name: "Files", number: true, cell: ({ files }) => files.toLocaleString("en") },
-      { name: "Size", number: true, cell: ({ bytes: size }) => bytes(size) },
-      {
-        name: "Of it",
-        wide: true,
-        cell: ({ kinds }) =>
-          kinds.map(({ kind, bytes: size }) => `${KINDS[kind] ?? kind} ${bytes(size)}`).join(" · "),
-      },
-    ],
-  });
-}
+const TENANT_TABLE = {
+  label: "By tenant",
+  empty: "Nothing is stored.",
+  key: ({ tenant }) => tenant,
+  columns: [
+    { name: "Tenant", cell: ({ tenant }) => tenant || "shared by tenants" },
+    { name: "Files", number: true, cell: ({ files }) => files.toLocaleString("en") },
+    { name: "Size", number: true, cell: ({ bytes: size }) => bytes(size) },
+    {
+      name: "Of it",
+      wide: true,
+      cell: ({ kinds }) =>
+        kinds.map(({ kind, bytes: size }) => `${KINDS[kind] ?? kind} ${bytes(size)}`).join(" · "),
+    },
+  ],
+};
 
-function locationTable() {
-  return new LiveTable({
-    label: "Places",
-    empty: "",
-    key: ({ id }) => id,
-    columns: [
-      { name: "Place", cell: ({ id }) => id || "this Darkroom's own" },
-      { name: "Type", cell: ({ type }) => (type === "s3" ? "S3 bucket" : "folder") },
-      { name: "Where", wide: true, cell: ({ place }) => (place ? element("code", {}, place) : "") },
-      { name: "Tenants", wide: true, cell: ({ id, tenants }) => (id ? tenants.join(", ") : "all others") },
-    ],
-  });
-}
+const PLACE_TABLE = {
+  label: "Places",
+  empty: "",
+  key: ({ id }) => id,
+  columns: [
+    { name: "Place", cell: ({ id }) => id || "this Darkroom's own" },
+    { name: "Type", cell: ({ type }) => (type === "s3" ? "S3 bucket" : "folder") },
+    { name: "Where", wide: true, cell: ({ place }) => (place ? element("code", {}, place) : "") },
+    { name: "Tenants", wide: true, cell: ({ id, tenants }) => (id ? tenants.join(", ") : "all others") },
+  ],
+};

@@ -1,10 +1,10 @@
 // Usage by tenant, endpoint and time, as a chart, a table, and a file for spreadsheets.
 
-import { element, freshId } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { shortClock } from "../interface/words.js";
 import { barChart } from "./bar_chart.js";
-import { labelled, section, span } from "./desk.js";
+import { labelled, options, section, select, span } from "./desk.js";
 
 /** How many of which unit. */
 const PERIODS = [
@@ -29,15 +29,13 @@ const GROUPS = [
 ];
 const HEADS = { tenant: "Tenant", endpoint: "Endpoint", key: "Key", day: "Day" };
 
-/** Part of the usage. `changed()` is set by the view: it looks again. `own`: only that of the key's
+/** Part of the usage. `own`: only that of the key's
  * tenant, for keys that are no operator's. */
 export class UsagePart {
-  everyMs = null;
-  changed = () => {};
   #desk;
-  #tenant = element("select", { id: freshId("tenant"), change: () => this.changed() });
-  #period = element("select", { id: freshId("period"), change: () => this.changed() });
-  #group = element("select", { id: freshId("group"), change: () => this.#regroup() });
+  #tenant = select([], () => this.#desk.look());
+  #period = select(PERIODS, () => this.#desk.look());
+  #group;
   #measures = element("div", { class: "chips", role: "group", "aria-label": "Measure" });
   #measure = "requests";
   #chart = element("div", { class: "chart" });
@@ -52,17 +50,12 @@ export class UsagePart {
     this.#desk = desk;
     this.#own = own;
     const groups = own ? GROUPS.filter(([value]) => !value.startsWith("tenant")) : GROUPS;
-    this.#period.append(...PERIODS.map(([value, words]) => element("option", { value }, words)));
     this.#period.value = "30";
-    this.#group.append(...groups.map(([value, words]) => element("option", { value }, words)));
+    this.#group = select(groups, () => this.#regroup());
     if (own) this.#group.value = "endpoint";
     this.#measures.append(
       ...Object.entries(MEASURES).map(([value, { name }]) =>
-        element(
-          "button",
-          { type: "button", "data-value": value, click: () => this.#show(value) },
-          name,
-        ),
+        button(name, () => this.#show(value), { class: null, "data-value": value }),
       ),
     );
     this.node = element(
@@ -128,10 +121,7 @@ export class UsagePart {
 
   #offer(names) {
     const chosen = this.#tenant.value;
-    const option = ([value, words]) => element("option", { value }, words);
-    this.#tenant.replaceChildren(
-      ...[["", "All"], ...names.map((name) => [name, name])].map(option),
-    );
+    this.#tenant.replaceChildren(...options([["", "All"], ...names.map((name) => [name, name])]));
     this.#tenant.value = names.includes(chosen) ? chosen : "";
   }
 
@@ -196,7 +186,7 @@ export class UsagePart {
       setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it after the click
     };
     const click = () => this.#desk.run(save);
-    return element("button", { type: "button", class: "quiet", click }, "Download as CSV");
+    return button("Download as CSV", click);
   }
 }
 

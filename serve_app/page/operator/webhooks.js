@@ -1,33 +1,45 @@
 // Deliveries of webhooks: what was sent, what failed, and again.
 
 import { shown } from "../interface/ask.js";
-import { element, freshId } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { clock } from "../interface/words.js";
-import { labelled, section } from "./desk.js";
+import { labelled, options, section, select } from "./desk.js";
 
 const PAGE = 50;
 const STATES = { "": "Any state", pending: "Pending", delivered: "Delivered", dead: "Given up" };
 
-/** Part of the webhooks. `changed()` is set by the view: it looks again. */
+/** Part of the webhooks. */
 export class WebhooksPart {
-  everyMs = null;
-  changed = () => {};
   #desk;
-  #tenant = element("select", { id: freshId("tenant"), change: () => this.changed() });
-  #state = element("select", { id: freshId("state"), change: () => this.changed() });
-  #table;
+  #tenant = select([], () => this.#desk.look());
+  #state = select(Object.entries(STATES), () => this.#desk.look());
+  #table = new LiveTable({
+    label: "Deliveries",
+    empty: "No webhook was sent.",
+    key: ({ request_id: id }) => id,
+    columns: [
+      { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
+      { name: "To", wide: true, cell: ({ url }) => url },
+      {
+        name: "State",
+        cell: ({ state }) => element("span", { class: `pill ${state}` }, STATES[state] ?? state),
+      },
+      { name: "Tries", number: true, cell: ({ tries }) => String(tries) },
+      { name: "Last answer", wide: true, cell: answerWords },
+      { name: "Created", cell: ({ created_at: at }) => clock(at) },
+    ],
+    actions: (row) => [
+      { name: "Log", call: () => this.#log(row) },
+      { name: "Send again", call: () => this.#again(row) },
+    ],
+  });
   #more;
   #found = [];
   #next = null;
 
   constructor(desk) {
     this.#desk = desk;
-    this.#table = this.#deliveryTable();
-    const option = ([value, words]) => element("option", { value }, words);
-    this.#state.append(...Object.entries(STATES).map(option));
-    const button = (words, call) =>
-      element("button", { type: "button", class: "quiet", click: call }, words);
     this.#more = button("Show older ones", () => desk.run(() => this.#load(this.#next)));
     this.node = element(
       "div",
@@ -37,7 +49,7 @@ export class WebhooksPart {
         { class: "tools" },
         labelled("Tenant", this.#tenant),
         labelled("State", this.#state),
-        button("Look again", () => this.changed()),
+        button("Look again", () => this.#desk.look()),
       ),
       section("Deliveries", "Of ended requests, the newest first.", this.#table.node, this.#more),
       section(
@@ -60,7 +72,7 @@ export class WebhooksPart {
     ]);
     const names = tenants.map(({ tenant }) => tenant);
     const chosen = names.includes(this.#tenant.value) ? this.#tenant.value : own.tenant;
-    this.#tenant.replaceChildren(...names.map((value) => element("option", { value }, value)));
+    this.#tenant.replaceChildren(...options(names.map((name) => [name, name])));
     this.#tenant.value = chosen;
     this.#found = [];
     await this.#load(null);
@@ -75,29 +87,6 @@ export class WebhooksPart {
     this.#next = page.next_before;
     this.#more.hidden = this.#next === null;
     this.#table.show(this.#found);
-  }
-
-  #deliveryTable() {
-    return new LiveTable({
-      label: "Deliveries",
-      empty: "No webhook was sent.",
-      key: ({ request_id: id }) => id,
-      columns: [
-        { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
-        { name: "To", wide: true, cell: ({ url }) => url },
-        {
-          name: "State",
-          cell: ({ state }) => element("span", { class: `pill ${state}` }, STATES[state] ?? state),
-        },
-        { name: "Tries", number: true, cell: ({ tries }) => String(tries) },
-        { name: "Last answer", wide: true, cell: answerWords },
-        { name: "Created", cell: ({ created_at: at }) => clock(at) },
-      ],
-      actions: (row) => [
-        { name: "Log", call: () => this.#log(row) },
-        { name: "Send again", call: () => this.#again(row) },
-      ],
-    });
   }
 
   #path({ request_id: id }) {
@@ -129,44 +118,37 @@ export class WebhooksPart {
   }
 
   async #again(row) {
-    await this.#desk.ask(
-      {
-        title: "Send this webhook again?",
-        words: `${row.url} gets the same body and the same webhook-id once more.`,
-        action: "Send it again",
-        submit: () => this.#desk.call("PUT", `${this.#path(row)}/redeliver${this.#query}`),
-      },
-      "The webhook is sent again.",
-    );
-    this.changed();
+    await this.#desk.ask({
+      title: "Send this webhook again?",
+      words: `${row.url} gets the same body and the same webhook-id once more.`,
+      action: "Send it again",
+      submit: () => this.#desk.call("PUT", `${this.#path(row)}/redeliver${this.#query}`),
+      done: "The webhook is sent again.",
+    });
   }
 
   async #test() {
-    await this.#desk.ask(
-      {
-        title: "Send a test",
-        words: "The receiver gets one signed webhook now.",
-        action: "Send it",
-        fields: [{ name: "url", label: "URL", type: "url", required: true }],
-        submit: ({ url }) => this.#desk.call("POST", "v1/webhooks/test", { url }),
-      },
-      ({ delivered, took_s: took, ...answer }) =>
+    await this.#desk.ask({
+      title: "Send a test",
+      words: "The receiver gets one signed webhook now.",
+      action: "Send it",
+      fields: [{ name: "url", label: "URL", type: "url", required: true }],
+      submit: ({ url }) => this.#desk.call("POST", "v1/webhooks/test", { url }),
+      done: ({ delivered, took_s: took, ...answer }) =>
         `${delivered ? "The receiver took it" : "The receiver did not take it"}: ` +
         `${answerWords(answer)}, after ${Math.round(took * 1000)} ms.`,
-    );
+    });
   }
 
   async #rotate() {
-    await this.#desk.ask(
-      {
-        title: "Rotate the signing key?",
-        words:
-          "A new key is announced now, and signs webhooks from 25 hours on. Receivers need not do anything.",
-        action: "Rotate it",
-        submit: () => this.#desk.call("PUT", "v1/webhooks/rotate"),
-      },
-      ({ keys }) => `A new signing key is announced. There are ${keys.length} keys now.`,
-    );
+    await this.#desk.ask({
+      title: "Rotate the signing key?",
+      words:
+        "A new key is announced now, and signs webhooks from 25 hours on. Receivers need not do anything.",
+      action: "Rotate it",
+      submit: () => this.#desk.call("PUT", "v1/webhooks/rotate"),
+      done: ({ keys }) => `A new signing key is announced. There are ${keys.length} keys now.`,
+    });
   }
 }
 

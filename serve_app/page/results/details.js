@@ -1,7 +1,7 @@
 // Dialog with all details of one request.
 
 import { open, makeClosable } from "../interface/dialog.js";
-import { byId, element } from "../interface/element.js";
+import { button, byId, element, factRows } from "../interface/element.js";
 import { Refresh, SOON_MS } from "../interface/refresh.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
@@ -87,12 +87,7 @@ export class Details {
       input: request.input,
       at: Date.parse(request.created_at),
     };
-    const button = (name, what) =>
-      element(
-        "button",
-        { type: "button", class: "quiet", "data-name": name, click: () => what(known) },
-        name,
-      );
+    const action = (name, what) => button(name, () => what(known), { "data-name": name });
     const closed = (what) => () => {
       this.#address.correct({ request: null }); // going back would undo a change of the model
       this.#dialog.close();
@@ -106,13 +101,13 @@ export class Details {
       element("h2", { id: "details-title" }, promptOf(request.input) || request.endpoint_id),
       element("p", { class: `state ${request.state}` }, this.#standing(request)),
       this.#made(output, known),
-      element("dl", { class: "rows" }, ...rows(request)),
+      element("dl", { class: "rows" }, factRows(factsOf(request))),
       element(
         "div",
         { class: "buttons" },
-        final ? null : button("Cancel", this.#act.cancel),
-        button("Use again", closed(this.#act.again)),
-        output?.drafts?.length ? button("Drafts", closed(this.#act.drafts)) : null,
+        final ? null : action("Cancel", this.#act.cancel),
+        action("Use again", closed(this.#act.again)),
+        output?.drafts?.length ? action("Drafts", closed(this.#act.drafts)) : null,
       ),
       section("Log", element("ol", { class: "log" }, ...(request.log ?? []).map(logLine))),
       section("Input", pre("Input", request.input)),
@@ -146,8 +141,8 @@ export class Details {
   }
 }
 
-function rows(request) {
-  const facts = {
+function factsOf(request) {
+  return {
     Request: request.request_id,
     Model: request.endpoint_id,
     Submitted: clock(request.created_at),
@@ -157,11 +152,6 @@ function rows(request) {
     Attempts: request.attempt,
     Priority: request.priority === "normal" ? "" : request.priority,
   };
-  return Object.entries(facts)
-    .filter(([, value]) => value !== "" && value !== undefined && value !== null)
-    .map(([name, value]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
-    );
 }
 
 function section(title, ...content) {

@@ -1,7 +1,7 @@
 // Files in an output, and how they are displayed.
 
 import { BASE } from "../client/api.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { dragHandle, makeDraggable } from "./drag.js";
 import { bytes, seconds } from "../interface/words.js";
@@ -215,7 +215,7 @@ export function fileFigure(file, words, use = null) {
 
 function asInput(file, use) {
   const click = () => use({ ...file, url: file.input });
-  return element("button", { type: "button", class: "action", click }, "Use as input");
+  return button("Use as input", click, { class: "action" });
 }
 
 /** Element that shows the file: an image, a player or a name. */

@@ -2,9 +2,10 @@
 
 import { DRAFT_FIELDS } from "../form/schema.js";
 import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
-import { element } from "../interface/element.js";
+import { button, element, factRows } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
+import { shortSeed } from "./seed.js";
 import { effect } from "../vendored/signals.js";
 import { partOf, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
@@ -58,19 +59,14 @@ export class Sheet {
     this.#say = act.say;
     this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
-    const button = (name, what) =>
-      element(
-        "button",
-        { type: "button", class: "quiet", "data-name": name, click: () => what(request) },
-        name,
-      );
+    const action = (name, what) => button(name, () => what(request), { "data-name": name });
     this.#developing = element("div", { class: "developing", "aria-hidden": "true" });
     const [width, height] = request.aspect ?? [4, 3];
     this.#developing.style.aspectRatio = `${width} / ${height}`;
     this.#developing.style.setProperty("--aspect", width / height);
     if (width > RATIO) this.#developing.style.maxWidth = `${width}px`;
-    this.#cancel = button("Cancel", act.cancel);
-    this.#notify = button("Notify me", () => ask().then(() => (this.#notify.hidden = !mayAsk())));
+    this.#cancel = action("Cancel", act.cancel);
+    this.#notify = action("Notify me", () => ask().then(() => (this.#notify.hidden = !mayAsk())));
     this.#notify.hidden = true;
     this.#body.append(this.#developing);
     const title = element(
@@ -79,6 +75,7 @@ export class Sheet {
       prompt || request.endpoint,
     );
     const demo = request.demo ? element("span", { class: "demo" }, "demo model") : null;
+    const more = [action("Vary", act.vary), action("× 4", act.four)];
     const from = request.input?.from_draft ? fromDraft(request.origin, act.showDraft) : null;
     this.node = element(
       "article",
@@ -102,10 +99,10 @@ export class Sheet {
           { class: "buttons" },
           this.#cancel,
           this.#notify,
-          button("Use again", act.again),
-          element("span", { class: "more-of-it", hidden: true }, button("Vary", act.vary), button("× 4", act.four)),
-          button("Details", act.details),
-          button("Code", act.code),
+          action("Use again", act.again),
+          element("span", { class: "more-of-it", hidden: true }, more),
+          action("Details", act.details),
+          action("Code", act.code),
         ),
       ),
     );
@@ -276,38 +273,18 @@ export class Sheet {
       Compute: ran > 0 ? seconds(ran) : "",
       Total: seconds(this.#request.took),
     };
-    const rows = Object.entries(facts)
-      .filter(([, value]) => value !== undefined && value !== null && value !== "")
-      .map(([name, value]) =>
-        element("div", {}, element("dt", {}, name), element("dd", {}, value)),
-      );
-    this.node.querySelector("dl.facts").replaceChildren(...rows);
+    this.node.querySelector("dl.facts").replaceChildren(...factRows(facts));
     if (output?.darkroom_demo === true && !this.#request.demo) {
       this.node.querySelector(".origin").append(element("span", { class: "demo" }, "demo model"));
     }
   }
 }
 
-const LONGEST_SEED = 8; // digits
-
-/** A seed; a long one as its beginning, with the whole one on demand. */
-function shortSeed(seed) {
-  const whole = String(seed ?? "");
-  if (whole.length <= LONGEST_SEED) return whole;
-  const shown = element(
-    "button",
-    { type: "button", class: "action", title: whole, "aria-label": `Whole seed ${whole}` },
-    `${whole.slice(0, LONGEST_SEED - 2)}…`,
-  );
-  shown.addEventListener("click", () => shown.replaceWith(whole));
-  return shown;
-}
-
 /** Words that lead to the draft that a request goes on from. */
 function fromDraft(origin, show) {
   if (!origin) return element("span", {}, " · from a draft");
-  const go = { type: "button", class: "action", click: () => show(origin) };
-  return element("span", {}, " · ", element("button", go, `from draft ${origin.number} of ${origin.count}`));
+  const words = `from draft ${origin.number} of ${origin.count}`;
+  return element("span", {}, " · ", button(words, () => show(origin), { class: "action" }));
 }
 
 function said({ message, problems }) {

@@ -1,7 +1,7 @@
 // Dialog that crops an image or, with a mask for what is new, extends it.
 
-import { element, freshId } from "../interface/element.js";
-import { button, NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
+import { button, element, freshId } from "../interface/element.js";
+import { NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
 import { pixelsOf } from "../form/size.js";
 
 const TITLE = "Crop";

@@ -2,7 +2,7 @@
 
 import { randomKey, Refused, Unreachable } from "../client/api.js";
 import { openNew } from "../interface/dialog.js";
-import { byId, element, freshId } from "../interface/element.js";
+import { button, byId, element, freshId } from "../interface/element.js";
 import { GridAxis, variables, withValue, wordsOf } from "./grid_axis.js";
 import { Unreadable } from "../form/unreadable.js";
 
@@ -109,7 +109,7 @@ export function chooseGrid(fields, input, start) {
   const first = all.find(({ key }) => key === "seed") ?? all[0];
   const second = all.find(({ key }) => LIKELY.includes(key) && key !== first?.key);
   const words = element("p", { class: "help", role: "status" });
-  const go = element("button", { type: "submit", class: "main" }, "Start");
+  const go = button("Start", null, { type: "submit", class: "main" });
   const axes = [];
   const changed = () => {
     try {
@@ -218,8 +218,6 @@ function newTable(request, { cancel, rest }) {
   const names = [columns && `Columns: ${columns.title}`, rows && `Rows: ${rows.title}`];
   const caption = names.filter(Boolean).join(" · ");
   const standing = element("p", { class: "standing", role: "status" });
-  const button = (words, click) =>
-    element("button", { type: "button", class: "quiet", click }, words);
   const cards = () => [...node.querySelectorAll(".sheet")];
   const isOver = ({ dataset }) => FINAL.includes(dataset.phase);
   const isThere = (at) => cellAt(node, at).querySelector(".sheet") !== null;

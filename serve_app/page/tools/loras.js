@@ -1,7 +1,7 @@
 // LoRAs in the form: the choice of one that was registered, uploaded or used before, and their trigger words.
 
 import { openNew } from "../interface/dialog.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 import { bytes } from "../interface/words.js";
 import { wordsOf } from "./safetensors.js";
@@ -62,13 +62,9 @@ const NONE =
 
 function option(lora, choose) {
   const facts = [lora.base, lora.size ? bytes(lora.size) : lora.path].filter(Boolean).join(" · ");
-  return element(
-    "button",
-    { type: "button", class: "target", click: () => choose(lora) },
-    element("b", {}, lora.name),
-    element("span", { class: "facts" }, facts),
-    lora.words.length ? element("span", { class: "facts" }, lora.words.slice(0, 5).join(", ")) : null,
-  );
+  const words = [facts, lora.words.slice(0, 5).join(", ")].filter(Boolean);
+  const lines = words.map((line) => element("span", { class: "facts" }, line));
+  return button([element("b", {}, lora.name), ...lines], () => choose(lora), { class: "target" });
 }
 
 /** Registered and uploaded LoRAs, and others that were used in this browser: `{path, name, base, size,
@@ -133,5 +129,5 @@ function chip(word, rows) {
     prompt.focus();
   };
   const label = `Add “${word}” to the prompt`;
-  return element("button", { type: "button", class: "example", title: label, click }, word);
+  return button(word, click, { class: "example", title: label });
 }

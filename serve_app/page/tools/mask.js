@@ -1,9 +1,9 @@
 // Dialog in which a mask is painted on an image.
 
-import { element, freshId } from "../interface/element.js";
+import { button, element, freshId } from "../interface/element.js";
 import { Easel } from "./easel.js";
 import { MaskLayer } from "./mask_layer.js";
-import { button, imageRow, NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
+import { imageRow, NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
 
 const TITLE = "Paint a mask";
 const HELP = "What you paint is redrawn. The rest stays as it is.";

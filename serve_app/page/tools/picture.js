@@ -44,10 +44,6 @@ export function refuse(title, url) {
   openNew(title, "narrow", element("p", { class: "help" }, words));
 }
 
-export function button(words, click, attributes = {}) {
-  return element("button", { type: "button", class: "quiet", click, ...attributes }, words);
-}
-
 /** Dialog in which the user makes something. It is an entry of the history, so Back leaves it. The user
  * is asked before something unused is lost. */
 export class WorkDialog {

@@ -1,7 +1,7 @@
 // Choice of an earlier prompt.
 
 import { openNew } from "../interface/dialog.js";
-import { byId, element } from "../interface/element.js";
+import { button, byId, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 import { forgetUsed, PROMPTS, usedTexts } from "../form/used.js";
 
@@ -22,7 +22,7 @@ export function recall(use) {
     "div",
     { class: "foot" },
     element("p", { class: "help" }, "They are in this browser only."),
-    element("button", { type: "button", class: "quiet", click: forget }, "Forget them"),
+    button("Forget them", forget),
   );
   const dialog = openNew("Earlier prompts", "narrow", element("div", { class: "search" }, search), list, foot);
   const choose = (prompt) => {
@@ -52,5 +52,5 @@ export function recall(use) {
 
 function option(text, choose) {
   const words = element("span", { class: "prompt-words" }, text);
-  return element("button", { type: "button", class: "target", click: () => choose(text) }, words);
+  return button(words, () => choose(text), { class: "target" });
 }

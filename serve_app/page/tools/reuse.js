@@ -2,7 +2,7 @@
 
 import { fieldsOf } from "../form/schema.js";
 import { openNew } from "../interface/dialog.js";
-import { element } from "../interface/element.js";
+import { button, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 
 const GROUPS = {
@@ -74,12 +74,9 @@ function groups(takers, current, chosen, named) {
 }
 
 function target(model, field, chosen) {
-  return element(
-    "button",
-    { type: "button", class: "target", click: () => chosen(model, field) },
-    element("b", {}, model.name),
-    element("span", { class: "facts" }, `${field.title} · ${model.id}`),
-  );
+  const facts = element("span", { class: "facts" }, `${field.title} · ${model.id}`);
+  const words = [element("b", {}, model.name), facts];
+  return button(words, () => chosen(model, field), { class: "target" });
 }
 
 function preview({ kind, url }) {

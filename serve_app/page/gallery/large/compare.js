@@ -1,6 +1,6 @@
 // Two to four results beside each other, or two on top of each other with a slider between them.
 
-import { element } from "../../interface/element.js";
+import { button, element } from "../../interface/element.js";
 import { isExpired } from "../../results/media.js";
 import { factsOf, listOf, settingsOf } from "./facts.js";
 import { wordsOf } from "../tile.js";
@@ -20,11 +20,7 @@ export class Comparison {
   #zooms = [];
   #keys = (event) => this.#key(event);
   #body = element("div", { class: "compared" });
-  #slider = element(
-    "button",
-    { type: "button", class: "quiet", "aria-pressed": "false", "aria-keyshortcuts": "s" },
-    "Slider",
-  );
+  #slider = button("Slider", null, { "aria-pressed": "false", "aria-keyshortcuts": "s" });
 
   constructor(facts, renewed, closed) {
     this.#facts = facts;
@@ -63,11 +59,7 @@ export class Comparison {
         { class: "top" },
         element("p", { class: "count" }, "Zoom and pan move all of them."),
         this.#slider,
-        element(
-          "button",
-          { type: "button", class: "control", "aria-label": "Close", click: close },
-          "×",
-        ),
+        button("×", close, { class: "control", "aria-label": "Close" }),
       ),
       this.#body,
     );

@@ -2,7 +2,7 @@
 
 import * as json from "../../client/json.js";
 import { requestPath, resultOf } from "../../client/watch.js";
-import { element } from "../../interface/element.js";
+import { element, factRows } from "../../interface/element.js";
 import { RENEWED_MS } from "../../results/media.js";
 import { bytes, clock, seconds } from "../../interface/words.js";
 import { itemsOf } from "../collection.js";
@@ -77,12 +77,7 @@ export function settingsOf(input) {
 
 /** List of facts. Those without a value are left out. */
 export function listOf(facts) {
-  const rows = Object.entries(facts)
-    .filter(([, value]) => value !== undefined && value !== null && value !== "")
-    .map(([name, value]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
-    );
-  return element("dl", { class: "rows" }, rows);
+  return element("dl", { class: "rows" }, factRows(facts));
 }
 
 function draftWords({ count, until }) {

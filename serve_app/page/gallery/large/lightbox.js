@@ -1,6 +1,6 @@
 // Large view of one result, with its facts beside it.
 
-import { byId, element } from "../../interface/element.js";
+import { button, byId, element } from "../../interface/element.js";
 import { dragHandle } from "../../results/drag.js";
 import { isExpired } from "../../results/media.js";
 import { Panel } from "./panel.js";
@@ -280,9 +280,5 @@ export class Lightbox {
 }
 
 function control(sign, name, click) {
-  return element(
-    "button",
-    { type: "button", class: "control", "aria-label": name, title: name, click },
-    sign,
-  );
+  return button(sign, click, { class: "control", "aria-label": name, title: name });
 }

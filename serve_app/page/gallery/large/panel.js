@@ -1,6 +1,6 @@
 // Panel beside a large result: its prompt, what can be done with it, and its facts.
 
-import { element } from "../../interface/element.js";
+import { button, element } from "../../interface/element.js";
 import { isExpired } from "../../results/media.js";
 import { factsOf, listOf, settingsOf } from "./facts.js";
 
@@ -51,7 +51,7 @@ export class Panel {
       listOf(factsOf(item, whole)),
       Object.keys(settings).length ? element("h3", {}, "Settings") : "",
       listOf(settings),
-      button("Log and JSON", () => this.#act.details(item)),
+      action("Log and JSON", () => this.#act.details(item)),
     );
     if (file === null) this.node.querySelector("[download]")?.remove();
     if (focused) this.node.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
@@ -59,7 +59,7 @@ export class Panel {
 
   #buttons(item) {
     const { file, request } = item;
-    const favourite = button(request.favourite ? "♥ Favourite" : "♡ Favourite", () =>
+    const favourite = action(request.favourite ? "♥ Favourite" : "♡ Favourite", () =>
       this.#act.favourite(item),
     );
     const click = async (event) => {
@@ -78,8 +78,8 @@ export class Panel {
       { class: "buttons" },
       favourite,
       element("a", { class: "quiet button", href: file.url, download: file.name, click }, "Download"),
-      button("Share", () => this.#act.share(item)),
-      button("Delete", () => this.#act.remove(item), "quiet danger"),
+      action("Share", () => this.#act.share(item)),
+      action("Delete", () => this.#act.remove(item), "quiet danger"),
     );
   }
 
@@ -100,7 +100,7 @@ export class Panel {
       "div",
       { class: "buttons", role: "group", "aria-label": "Make more" },
       Object.entries(choices).map(([name, what]) => {
-        const made = button(name, () => what(item, whole));
+        const made = action(name, () => what(item, whole));
         made.disabled = whole === null;
         made.title = titles[name];
         return made;
@@ -109,12 +109,12 @@ export class Panel {
   }
 }
 
-function button(name, click, kind = "quiet") {
-  return element("button", { type: "button", class: kind, click, "data-name": name }, name);
+function action(name, click, kind = "quiet") {
+  return button(name, click, { class: kind, "data-name": name });
 }
 
 function copyButton(prompt) {
-  const made = button("Copy the prompt", async () => {
+  const made = action("Copy the prompt", async () => {
     try {
       await navigator.clipboard.writeText(prompt);
       made.textContent = "Copied";
