@@ -98,11 +98,11 @@ export class Views {
       opened.failed = true;
       const again = () => this.#page.follow();
       const retry = button("Try again", again);
-      const [words, button] =
+      const [words, offer] =
         error instanceof Updated
           ? [error.message, reloadButton()]
           : ["This part of the page could not be loaded.", retry];
-      host.replaceChildren(element("p", { class: "problem" }, words), button);
+      host.replaceChildren(element("p", { class: "problem" }, words), offer);
       return null;
     }
   }

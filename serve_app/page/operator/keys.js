@@ -28,7 +28,7 @@ export class KeysPart {
       more: [{ name: "Budget", cell: ({ budget }) => budgetWords(budget) }],
       actions: (tenant) => this.#tenantActions(tenant),
     });
-    const createTenant = button("Create a tenant …", () => this.#createTenant(), { class: null });
+    const createTenant = button("Create a tenant …", () => this.#createTenant());
     this.node = element(
       "div",
       {},
