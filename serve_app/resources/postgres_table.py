@@ -79,11 +79,11 @@ class PostgresTable(Generic[Row]):
         sql = (PUT + _NOTE).format(
             **self._names,
             columns=", ".join(columns),
-            values=", ".join(f"%({name})s" for name in columns),
+            values=", ".join(f"%(new_{name})s" for name in columns),
             replaced=", ".join(f"{name} = excluded.{name}" for name in columns),
         )
         params = {
-            **columns,
+            **{f"new_{name}": value for name, value in columns.items()},
             **audit_params(actor, f"{self._resource.name}.set", tenant=owner),
             "owner": owner,
             "key": key,
