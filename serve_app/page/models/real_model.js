@@ -162,7 +162,7 @@ export function unknownWords(words, { api, models, draw }) {
   const node = element(
     "div",
     { class: "notice unknown" },
-    element("p", {}, `The demo model does not know: ${words.join(", ")}. It left ${words.length > 1 ? "them" : "it"} out.`),
+    element("p", {}, `The demo model does not know: ${words.join(", ")}.`),
   );
   const model = realModel(models);
   if (model !== null) recent(api, model.id).then((answer) => node.append(...beside(model, answer, draw)), () => {});
