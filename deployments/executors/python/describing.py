@@ -73,16 +73,10 @@ def _base(base: ast.expr) -> str:
 def _requirements(
     path: Path, node: ast.ClassDef, inherited: Requirements | None
 ) -> Requirements | None:
-    for line in reversed(node.body):  # the last one counts
-        if isinstance(line, ast.Assign):
-            targets = line.targets
-        elif isinstance(line, ast.AnnAssign) and line.value is not None:
-            targets = [line.target]
-        else:
-            continue
-        if any(isinstance(target, ast.Name) and target.id == "requirements" for target in targets):
-            return _parse_requirements(f"{path.name}:{line.lineno}", cast("ast.expr", line.value))
-    return inherited
+    assigned = source.last_assignment(node.body, "requirements")
+    if assigned is None:
+        return inherited
+    return _parse_requirements(f"{path.name}:{assigned.lineno}", cast("ast.expr", assigned.value))
 
 
 def _parse_requirements(where: str, written: ast.expr) -> tuple[str, ...] | None:

@@ -250,12 +250,13 @@ def _single_parts(
     the class ``pipeline`` begin with the part's."""
     needed = frozenset[str]() if pipeline is None else required_components(pipeline)
     for name, place in parts:
-        inner = sorted(e for e in needed if e.startswith(f"{name}_") and name not in needed)
+        below = f"{name}_"
+        inner = [] if name in needed else sorted(e for e in needed if e.startswith(below))
         if not inner:
             yield name, place
         for component in inner:
             source, at, revision = place.partition("@")
-            yield component, f"{source}/{component.removeprefix(f'{name}_')}{at}{revision}"
+            yield component, f"{source}/{component.removeprefix(below)}{at}{revision}"
 
 
 def _check_components(pipeline: str, there: Set[str]) -> None:

@@ -49,12 +49,9 @@ function isHere({ download }) {
 
 /** Why it cannot be had now; empty if it can. */
 function obstacle({ download, fits, sentences }) {
-  if (fits === false) return sentences.fits;
-  return AWAY.has(download.source) ? sentences.access : "";
-}
-
-function awayWords(away) {
-  return away && `It cannot be had now: ${away.replace(/\.$/, "")}.`;
+  const away = AWAY.has(download.source) ? sentences.access : "";
+  const why = fits === false ? sentences.fits : away;
+  return why && `It cannot be had now: ${why.replace(/\.$/, "")}.`;
 }
 
 /**
@@ -94,7 +91,7 @@ export class RealModelOffer {
     this.#try.href = `#model=${encodeURIComponent(model.id)}`;
     const away = obstacle(answer);
     this.#try.hidden = away !== "";
-    this.#say(awayWords(away) || (isHere(answer) ? "Its weights are here." : firstRequest(answer)));
+    this.#say(away || (isHere(answer) ? "Its weights are here." : firstRequest(answer)));
     this.#progress.hidden = true;
     this.#download.hidden = true;
     this.node.hidden = false;
@@ -133,7 +130,7 @@ export class RealModelOffer {
     if (loading !== undefined) this.#say(`A replica has begun: ${loading.stage.replaceAll("_", " ")}.`);
     else if (here) this.#say("Its weights are here.");
     else if (kept) this.#say("A replica downloads its weights soon.");
-    else this.#say(awayWords(away) || firstRequest(this.#answer));
+    else this.#say(away || firstRequest(this.#answer));
     if (here || !(kept || loading)) this.#refresh.stop(); // nothing is under way
   }
 
@@ -172,7 +169,7 @@ export function unknownWords(words, { api, models, draw }) {
 function beside(model, answer, draw) {
   const away = obstacle(answer);
   const words = `${factsOf(model, answer)} knows any prompt and runs here without a GPU.`;
-  if (away !== "") return [element("p", {}, `${words} ${awayWords(away)}`)];
+  if (away !== "") return [element("p", {}, `${words} ${away}`)];
   const result = element("p", { class: "help", role: "status", hidden: true });
   const submit = async () => {
     start.disabled = true;

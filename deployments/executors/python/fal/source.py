@@ -42,19 +42,20 @@ def dotted_name(expression: ast.expr) -> str:
 def literal(tree: ast.Module, node: ast.ClassDef, name: str) -> Any:
     """Value of a class's attribute that is written out, also as a constant of the module. None if
     it has none, or one that only an import would tell."""
-    written = _find_assignment(node.body, name)
-    if isinstance(written, ast.Name):
-        written = _find_assignment(tree.body, written.id)
-    if written is None:
+    assigned = last_assignment(node.body, name)
+    if assigned is not None and isinstance(assigned.value, ast.Name):
+        assigned = last_assignment(tree.body, assigned.value.id)
+    if assigned is None or assigned.value is None:
         return None
     try:
-        return ast.literal_eval(written)
+        return ast.literal_eval(assigned.value)
     except (ValueError, TypeError, RecursionError, MemoryError):
         return None
 
 
-def _find_assignment(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
-    for line in reversed(body):  # the last one counts
+def last_assignment(body: Sequence[ast.stmt], name: str) -> ast.Assign | ast.AnnAssign | None:
+    """Statement that gives a name its value, the last of several. None: there is none."""
+    for line in reversed(body):
         if isinstance(line, ast.Assign):
             targets = line.targets
         elif isinstance(line, ast.AnnAssign) and line.value is not None:
@@ -62,7 +63,7 @@ def _find_assignment(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
         else:
             continue
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return line.value
+            return line
     return None
 
 
