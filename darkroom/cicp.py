@@ -56,7 +56,7 @@ def coded_profile(file: BinaryIO, format: str | None) -> bytes | None:
 
 def _profile(columns: tuple[_White, ...], curve: tuple[float, ...]) -> bytes:
     """Profile of a display (ICC.1:2022, 8.4.3)."""
-    light = b"para\0\0\0\0\0\x03\0\0" + _fixed(*curve)
+    light = b"para\0\0\0\0\0\x03\0\0" + _fixed_point(*curve)
     tags = {b"wtpt": _xyz(_D50)}
     for name, column in zip((b"r", b"g", b"b"), columns, strict=True):
         tags |= {name + b"XYZ": _xyz(column), name + b"TRC": light}
@@ -66,14 +66,14 @@ def _profile(columns: tuple[_White, ...], curve: tuple[float, ...]) -> bytes:
         data += content
     head = struct.pack(
         ">I4xI4s4s4s12x4s28x12s48x",
-        at + len(data), 0x04400000, b"mntr", b"RGB ", b"XYZ ", b"acsp", _fixed(*_D50),
+        at + len(data), 0x04400000, b"mntr", b"RGB ", b"XYZ ", b"acsp", _fixed_point(*_D50),
     )  # fmt: skip
     return head + table + data
 
 
 def _xyz(values: _White) -> bytes:
-    return b"XYZ \0\0\0\0" + _fixed(*values)
+    return b"XYZ \0\0\0\0" + _fixed_point(*values)
 
 
-def _fixed(*values: float) -> bytes:
+def _fixed_point(*values: float) -> bytes:
     return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))

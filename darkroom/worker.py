@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import socket
 import sys
-import traceback
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -36,14 +33,17 @@ from darkroom.app import App, EndpointMethod, endpoints_of
 from darkroom.calls import Call, Cancelled, context_of
 from darkroom.errors import AppError, InvalidField
 from darkroom.files import PATH_KEY
-from darkroom.reporting import RequestLog, files_of, place_of
+from darkroom.reporting import files_of, place_of
 from darkroom.running import END, async_values, describe_app, is_async, nothing_yielded, values
-
-MAX_LINE = 64 * 2**20
-"""Longest message in bytes: inputs are JSON, and their files come by path."""
-
-MAX_UNTAKEN = 8
-"""Partial results of a request that may be on their way to the replica."""
+from darkroom.serving import (
+    BaseWorker,
+    RunningCall,
+    connect,
+    print_description,
+    report_failed_setup,
+    report_failure,
+    unexpected_failure,
+)
 
 
 def load(name: str) -> type[App]:
@@ -58,82 +58,48 @@ def load(name: str) -> type[App]:
     return app_class
 
 
-@dataclass
-class RunningCall:
-    """A call that has not ended. ``task`` is set if cancelling it reaches the method."""
+@dataclass(kw_only=True)
+class AppCall(RunningCall):
+    """A call of a method. ``task`` is set if cancelling it reaches the method."""
 
-    call: Call
-    task: asyncio.Task[None] | None
-    room: asyncio.Semaphore  # for partial results
+    task: asyncio.Task[None] | None = None
 
 
-class Worker:
+class Worker(BaseWorker[AppCall]):
     """Runs the calls of one app. Use on one event loop."""
 
     def __init__(self, app: App, writer: asyncio.StreamWriter) -> None:
+        super().__init__(writer)
         self._app = app
         self._endpoints = endpoints_of(type(app))
-        self._writer = writer
-        self._loop = asyncio.get_running_loop()
-        self._calls: dict[str, RunningCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(max(1, app.concurrency), "call")
-        self.logs: tuple[RequestLog, ...] = ()
 
-    def send(self, **message: Any) -> None:
-        """Send a message. May be called on any thread. ``AppError`` if it is too large."""
-        line = json.dumps(message).encode() + b"\n"
-        if len(line) > MAX_LINE:
-            raise AppError(
-                f"The output has {len(line) >> 20} MiB as JSON; at most {MAX_LINE >> 20} MiB are "
-                "possible. Return large data as a darkroom.File."
-            )
-        self._loop.call_soon_threadsafe(self._writer.write, line)
+    def _too_large(self, problem: str) -> AppError:
+        return AppError(f"{problem} Return large data as a darkroom.File.")
 
-    async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Serve until the replica closes the socket."""
-        while line := await reader.readline():
-            message = cast("dict[str, Any]", json.loads(line))
-            id_ = str(message["id"])
-            if "cancel" in message:
-                self._cancel(id_)
-                continue
-            if "taken" in message:
-                self._release_room(id_)
-                continue
-            call = Call(partial(self._progress, id_), id_, Path(message["folder"]))
-            self._begin(call, message)
-
-    def _begin(self, call: Call, message: dict[str, Any]) -> None:
-        id_, method = call.request_id, self._endpoints.get(str(message["path"]))
+    def _begin(self, id_: str, message: Mapping[str, Any]) -> None:
+        method = self._endpoints.get(str(message["path"]))
         if method is None:
             failure = {"kind": "failed", "message": f"There is no endpoint {message['path']}."}
             self.send(id=id_, error=failure)
             return
-        room = asyncio.Semaphore(MAX_UNTAKEN)
-        running = self._run(call, method, message["input"], room)
-        task = asyncio.create_task(running, context=context_of(call))
+        call = Call(partial(self._progress, id_), id_, Path(message["folder"]))
+        running = self._calls[id_] = AppCall(call=call)
+        work = self._run(call, method, message["input"], running.room)
+        task = asyncio.create_task(work, context=context_of(call))
         # A thread cannot be cancelled: its method sees it at its next progress or yield.
-        waits = is_async(getattr(self._app, method.name))
-        self._calls[id_] = RunningCall(call, task if waits else None, room)
+        running.task = task if is_async(getattr(self._app, method.name)) else None
         self._tasks.add(task)
 
-        def ended(task: asyncio.Task[None]) -> None:
+        def forget_call(task: asyncio.Task[None]) -> None:
             self._calls.pop(id_, None)
             self._tasks.discard(task)
 
-        task.add_done_callback(ended)
+        task.add_done_callback(forget_call)
 
-    def _cancel(self, id_: str) -> None:
-        if (running := self._calls.get(id_)) is not None:
-            running.call.cancelled = True
-            running.room.release()  # nobody takes its partial results any more
-            if running.task is not None:
-                running.task.cancel()
-
-    def _release_room(self, id_: str) -> None:
-        if (running := self._calls.get(id_)) is not None:
-            running.room.release()
+    def _stop(self, running: AppCall) -> None:
+        if running.task is not None:
+            running.task.cancel()
 
     def _progress(self, id_: str, step: int, steps: int) -> None:
         self.send(id=id_, progress=[step, steps])
@@ -183,10 +149,6 @@ class Worker:
         finally:
             await loop.run_in_executor(threads, context.run, generator.close)
 
-    def _end_logs(self, id_: str) -> None:
-        for log in self.logs:
-            log.end(id_)
-
 
 def _files(output: dict[str, Any]) -> dict[str, Any]:
     # ``EndpointMethod.plain`` has refused all other objects with this key.
@@ -206,21 +168,12 @@ def _failure(error: BaseException) -> dict[str, Any]:
         return {"kind": "invalid", "field": error.field, "message": error.message, **known}
     if isinstance(error, AppError):
         return {"kind": "failed", "message": error.message, "retry": error.retry}
-    # To the replica's log: a client need not see the code.
-    traceback.print_exception(error, file=sys.__stderr__)
-    return {"kind": "failed", "message": place_of(error)}
+    return unexpected_failure(error)
 
 
 async def serve(name: str, descriptor: int) -> int:
     """Serve an app on a connected socket. Returns the exit status."""
-    connected = socket.socket(fileno=descriptor)
-    reader, writer = await asyncio.open_connection(sock=connected, limit=MAX_LINE)
-
-    async def failed(message: str) -> int:
-        writer.write(json.dumps({"failed": message}).encode() + b"\n")
-        await writer.drain()
-        return 1
-
+    reader, writer = await connect(descriptor)
     try:
         app = load(name)()
         worker = Worker(app, writer)
@@ -229,16 +182,10 @@ async def serve(name: str, descriptor: int) -> int:
         else:
             await asyncio.to_thread(app.setup)
     except AppError as error:
-        return await failed(error.message)
+        return await report_failure(writer, error.message)
     except Exception as error:
-        traceback.print_exc()
-        return await failed(f"setup() failed: {place_of(error)}")
-    worker.logs = (
-        RequestLog(worker, "INFO", sys.stdout),
-        RequestLog(worker, "ERROR", sys.stderr),
-    )
-    sys.stdout, sys.stderr = worker.logs
-    worker.send(ready=True)
+        return await report_failed_setup(writer, error)
+    worker.begin_logs()
     with contextlib.suppress(ConnectionError):  # the replica died: there is nobody to answer
         await worker.serve(reader)
     if is_async(app.teardown):
@@ -253,12 +200,7 @@ def main(words: list[str]) -> int:
     sys.path.insert(0, str(Path.cwd()))
     if command == "serve":
         return asyncio.run(serve(name, int(rest[0])))
-    try:
-        description = describe_app(load(name))
-    except (AppError, TypeError) as error:
-        description = {"failed": str(error)}
-    sys.stdout.write(json.dumps(description) + "\n")
-    return 1 if "failed" in description else 0
+    return print_description(lambda: describe_app(load(name)), AppError, TypeError)
 
 
 if __name__ == "__main__":

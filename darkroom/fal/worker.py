@@ -14,11 +14,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import os
-import socket
 import sys
-import traceback
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +36,15 @@ from darkroom.fal.package import (
     load,
     use_local_files,
 )
-from darkroom.reporting import RequestLog, place_of
-
-MAX_LINE = 64 * 2**20
-"""Longest message in bytes, as in ``darkroom.worker``."""
-
-MAX_UNTAKEN = 8
-"""Partial results of a request that may be on their way to the replica."""
+from darkroom.serving import (
+    BaseWorker,
+    RunningCall,
+    connect,
+    print_description,
+    report_failed_setup,
+    report_failure,
+    unexpected_failure,
+)
 
 UNHEALTHY = 70
 """Exit status of a process whose health check has failed."""
@@ -55,52 +54,28 @@ TRACEBACKS = ('{"traceback": ', "Traceback (most recent call last):")
 the code."""
 
 
-@dataclass
-class RunningCall:
-    """A call that has not ended."""
+@dataclass(kw_only=True)
+class RouteCall(RunningCall):
+    """A call of a route, or a session."""
 
-    call: Call
-    room: asyncio.Semaphore  # for partial results
     exchange: Exchange | None = None
     connection: Connection | None = None  # of a session
 
 
-class Worker:
+class Worker(BaseWorker[RouteCall]):
     """Runs the calls of one app. Use on one event loop."""
 
     def __init__(self, app: HostedApp, files: LocalFiles, writer: asyncio.StreamWriter) -> None:
+        super().__init__(writer)
         self._app = app
         self._files = files
-        self._writer = writer
-        self._loop = asyncio.get_running_loop()
-        self._calls: dict[str, RunningCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._is_broken = False
-        self.logs: tuple[RequestLog, ...] = ()
 
-    def send(self, **message: Any) -> None:
-        """Send a message. May be called on any thread. ``Failure`` if it is too large."""
-        line = json.dumps(message).encode() + b"\n"
-        if len(line) > MAX_LINE:
-            raise Failure(
-                f"The output has {len(line) >> 20} MiB as JSON; at most {MAX_LINE >> 20} MiB are "
-                "possible. Return large data as a file of fal.toolkit."
-            )
-        self._loop.call_soon_threadsafe(self._writer.write, line)
+    def _too_large(self, problem: str) -> Failure:
+        return Failure(f"{problem} Return large data as a file of fal.toolkit.")
 
-    async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Serve until the replica closes the socket, or the app needs another process."""
-        while not (self._is_broken and not self._tasks) and (line := await reader.readline()):
-            message = cast("dict[str, Any]", json.loads(line))
-            id_ = str(message["id"])
-            if "cancel" in message:
-                self._cancel(id_)
-            elif "taken" in message:
-                self._release_room(id_)
-            elif "message" in message:
-                self._put(id_, message["message"])
-            else:
-                self._begin(id_, message)
+    def _is_usable(self) -> bool:
+        return not self._is_broken or bool(self._tasks)
 
     async def finish(self) -> None:
         """Wait for the calls that run. Sessions, which may have no end, are left."""
@@ -111,8 +86,11 @@ class Worker:
             await asyncio.wait(self._tasks)
 
     def _begin(self, id_: str, message: Mapping[str, Any]) -> None:
+        if "message" in message:
+            self._put(id_, message["message"])
+            return
         call = Call(request_id=id_, folder=Path(message["folder"]))
-        running = self._calls[id_] = RunningCall(call, asyncio.Semaphore(MAX_UNTAKEN))
+        running = self._calls[id_] = RouteCall(call=call)
         if "socket" in message:
             running.connection = self._connection(running, str(message["path"]))
         task = asyncio.create_task(self._run(running, message), context=context_of(call))
@@ -124,26 +102,18 @@ class Worker:
         if self._is_broken and not self._tasks:
             self._writer.close()  # ends ``serve``
 
-    def _cancel(self, id_: str) -> None:
-        running = self._calls.get(id_)
-        if running is not None and not running.call.cancelled:
-            running.call.cancelled = True
-            running.room.release()  # nobody takes its partial results any more
-            if running.connection is not None:
-                self._keep(running.connection.leave())
-            elif (exchange := running.exchange) is not None:
-                self._keep(exchange.leave(cancel=self._app.is_async(exchange.path)))
+    def _stop(self, running: RouteCall) -> None:
+        if running.connection is not None:
+            self._keep(running.connection.leave())
+        elif (exchange := running.exchange) is not None:
+            self._keep(exchange.leave(cancel=self._app.is_async(exchange.path)))
 
     def _keep(self, leaving: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(leaving)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_end)
 
-    def _release_room(self, id_: str) -> None:
-        if (running := self._calls.get(id_)) is not None:
-            running.room.release()
-
-    async def _run(self, running: RunningCall, message: Mapping[str, Any]) -> None:
+    async def _run(self, running: RouteCall, message: Mapping[str, Any]) -> None:
         id_ = running.call.request_id
         try:
             if running.connection is not None:
@@ -160,7 +130,7 @@ class Worker:
             self._files.forget(id_)
 
     async def _output(
-        self, running: RunningCall, path: str, fields: dict[str, Any]
+        self, running: RouteCall, path: str, fields: dict[str, Any]
     ) -> dict[str, Any]:
         if running.call.cancelled:
             raise asyncio.CancelledError
@@ -171,7 +141,7 @@ class Worker:
         finally:
             exchange.abandon()  # if it was not read to its end
 
-    def _connection(self, running: RunningCall, path: str) -> Connection:
+    def _connection(self, running: RouteCall, path: str) -> Connection:
         id_ = running.call.request_id
 
         async def send(content: Content) -> None:
@@ -189,7 +159,7 @@ class Worker:
             lambda read, waits: self.send(id=id_, read=[read, waits]),
         )
 
-    async def _run_session(self, running: RunningCall, connection: Connection) -> dict[str, Any]:
+    async def _run_session(self, running: RouteCall, connection: Connection) -> dict[str, Any]:
         """Run a session. Returns how the app closed it."""
         if running.call.cancelled:
             raise asyncio.CancelledError
@@ -204,7 +174,7 @@ class Worker:
         if running is not None and running.connection is not None:
             running.connection.put(unpack_content(message))
 
-    async def _answer(self, running: RunningCall, exchange: Exchange) -> dict[str, Any]:
+    async def _answer(self, running: RouteCall, exchange: Exchange) -> dict[str, Any]:
         kind = exchange.headers.get("content-type", "")
         content, last = b"", None
         if kind.startswith("text/event-stream"):
@@ -226,7 +196,7 @@ class Worker:
         headers = {"x-fal-request-id": call.request_id, "x-fal-endpoint": path, "accept": "*/*"}
         return Exchange(self._app.application, path, body, query, headers)
 
-    async def _last_event(self, running: RunningCall, exchange: Exchange) -> dict[str, Any] | None:
+    async def _last_event(self, running: RouteCall, exchange: Exchange) -> dict[str, Any] | None:
         """Send the data of each event as a partial result, and return the last one."""
         last: dict[str, Any] | None = None
         async for data in events(exchange.body()):
@@ -252,12 +222,7 @@ class Worker:
             return error.as_message()
         if isinstance(error, UnknownFile):
             return {"kind": "failed", "message": str(error)}
-        traceback.print_exception(error, file=sys.__stderr__)
-        return {"kind": "failed", "message": place_of(error)}
-
-    def _end_logs(self, id_: str) -> None:
-        for log in self.logs:
-            log.end(id_)
+        return unexpected_failure(error)
 
 
 def pack_content(content: Content) -> list[str]:
@@ -274,14 +239,7 @@ def unpack_content(message: list[str]) -> Content:
 
 async def serve(name: str, data: Path, descriptor: int) -> int:
     """Serve an app on a connected socket. Returns the exit status."""
-    connected = socket.socket(fileno=descriptor)
-    reader, writer = await asyncio.open_connection(sock=connected, limit=MAX_LINE)
-
-    async def failed(message: str) -> int:
-        writer.write(json.dumps({"failed": message}).encode() + b"\n")
-        await writer.drain()
-        return 1
-
+    reader, writer = await connect(descriptor)
     files = LocalFiles()
     files.start()
     use_local_files(files, data)
@@ -289,20 +247,14 @@ async def serve(name: str, data: Path, descriptor: int) -> int:
         app = HostedApp(load(name))
         lifespan = app.lifespan()
     except NotUsable as error:
-        return await failed(str(error))
+        return await report_failure(writer, str(error))
     asyncio.get_running_loop().set_default_executor(ContextThreads(thread_name_prefix="session"))
     try:
         await lifespan.__aenter__()
     except Exception as error:
-        traceback.print_exc()
-        return await failed(f"setup() failed: {place_of(error)}")
+        return await report_failed_setup(writer, error)
     worker = Worker(app, files, writer)
-    worker.logs = (
-        RequestLog(worker, "INFO", sys.stdout, TRACEBACKS),
-        RequestLog(worker, "ERROR", sys.stderr, TRACEBACKS),
-    )
-    sys.stdout, sys.stderr = worker.logs
-    worker.send(ready=True)
+    worker.begin_logs(TRACEBACKS)
     health = health_checks(app)
     with contextlib.suppress(ConnectionError):  # the replica died: there is nobody to answer
         await worker.serve(reader)
@@ -354,12 +306,7 @@ def main(words: list[str]) -> int:
     if command == "serve":
         return asyncio.run(serve(name, Path(rest[0]), int(rest[1])))
     use_local_files(LocalFiles(), None)
-    try:
-        description = describe_app(load(name))
-    except NotUsable as error:
-        description = {"failed": str(error)}
-    sys.stdout.write(json.dumps(description, default=str) + "\n")
-    return 1 if "failed" in description else 0
+    return print_description(lambda: describe_app(load(name)), NotUsable)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from contextvars import Context
 from pathlib import Path
 from typing import Any, cast
 
-from darkroom.worker import MAX_LINE
+from darkroom.serving import MAX_LINE
 from deployments.executors import guard
 from weights.folder import default_directory
 

@@ -186,11 +186,11 @@ def _images(
         return {argument: input[name].convert("RGBA") for name, argument, _ in files}
     form = as_pixels if mapping.images == PIXELS else stretch_to
 
-    def formed(value: Any, size: Size) -> Any:
+    def reshape(value: Any, size: Size) -> Any:
         return [form(e, size) for e in value] if isinstance(value, list) else form(value, size)
 
     return {
-        argument: input[name] if as_is or rendered is None else formed(input[name], rendered)
+        argument: input[name] if as_is or rendered is None else reshape(input[name], rendered)
         for name, argument, as_is in files
     }
 

@@ -184,7 +184,7 @@ def rendered_size(requested: Size, multiple: int, native: int | None) -> Size:
     longer = _up(native, multiple)
     aspect = min(requested.width, requested.height) / max(requested.width, requested.height)
     below = max(multiple, math.floor(longer * aspect / multiple) * multiple)
-    shorter = min((below, below + multiple), key=lambda side: _lost(side / longer, aspect))
+    shorter = min((below, below + multiple), key=lambda side: _share_cropped(side / longer, aspect))
     shorter = min(shorter, longer)
     return Size(longer, shorter) if requested.width >= requested.height else Size(shorter, longer)
 
@@ -193,7 +193,7 @@ def _up(side: int, multiple: int) -> int:
     return math.ceil(side / multiple) * multiple
 
 
-def _lost(rendered: float, requested: float) -> float:
+def _share_cropped(rendered: float, requested: float) -> float:
     """Share of the image that is cropped away. Both arguments are shorter ÷ longer side."""
     return 1 - min(rendered, requested) / max(rendered, requested)
 

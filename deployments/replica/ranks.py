@@ -128,10 +128,10 @@ class RankGroup:
         group.join()
         ray.get(joined)
         self._declarations = model_rules_of(load_families(self._families))
-        self._made = ParallelModels(group, self._follow, self._lost, self._declarations)
+        self._made = ParallelModels(group, self._follow, self._end_replica, self._declarations)
         self._ends = [actor.follow.remote().future() for actor in self._actors]
         for end in self._ends:
-            end.add_done_callback(lambda _: self._lost())
+            end.add_done_callback(lambda _: self._end_replica())
 
     def spread(self, pipeline: Any, endpoint: Endpoint, recipe: Recipe | None) -> None:
         """Compute the pipeline's denoisers on all devices from now on. The workers load them, and
@@ -167,7 +167,7 @@ class RankGroup:
     def _follow(self) -> bool:
         return not any(end.done() for end in self._ends)
 
-    def _lost(self) -> None:
+    def _end_replica(self) -> None:
         if not self._closed:
             log.critical("A device of this replica ended or failed; ending the replica as well.")
             self._on_lost()

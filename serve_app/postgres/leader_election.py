@@ -95,13 +95,13 @@ class LeaderElection:
         another one does it after three rounds. The result is False if this process does not lead.
         """
 
-        async def elected() -> bool:
+        async def work_if_leader() -> bool:
             if not await self.leads(name, 3 * every_s):
                 return False
             await work()
             return True
 
-        return elected
+        return work_if_leader
 
     @asynccontextmanager
     async def exclusive(self, name: str) -> AsyncGenerator[None]:

@@ -59,7 +59,7 @@ class BoundedExport(SpanProcessor):
         self._waiting = 0
         self._lock = threading.Lock()
         self._batches = BatchSpanProcessor(
-            _Counted(exporter, self._exported),
+            _Counted(exporter, self._count_exported),
             max_queue_size=most,
             max_export_batch_size=most if most < USUAL_BATCH else None,
         )
@@ -81,7 +81,7 @@ class BoundedExport(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._batches.force_flush(timeout_millis)
 
-    def _exported(self, spans: int, *, well: bool) -> None:
+    def _count_exported(self, spans: int, *, well: bool) -> None:
         with self._lock:
             self._waiting -= spans
         self._count(EXPORTED if well else EXPORT_FAILED, spans)

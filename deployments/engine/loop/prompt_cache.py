@@ -236,11 +236,11 @@ class PromptCache:
     def _output(self, key: Hashable, entry: _Entry, compute: Compute) -> Any:
         self._counts.prompts_remembered += 1
 
-        def computed() -> Any:
+        def count_and_compute() -> Any:
             self._counts.prompts_encoded += 1
             return compute()
 
-        return entry.output(_Reader(self, key, entry, computed).fetch)
+        return entry.output(_Reader(self, key, entry, count_and_compute).fetch)
 
     def _to_host(self, key: Hashable) -> None:
         entry = self._entries.pop(key)
@@ -306,13 +306,13 @@ def _rebuild_output(output: Any, change: Callable[[int, torch.Tensor], torch.Ten
     numbers: dict[int, int] = {}
     tensors: list[torch.Tensor] = []
 
-    def changed(tensor: torch.Tensor) -> torch.Tensor:
+    def change_once(tensor: torch.Tensor) -> torch.Tensor:
         number = numbers.setdefault(id(tensor), len(tensors))
         if number == len(tensors):
             tensors.append(change(number, tensor))
         return tensors[number]
 
-    return rebuilt(changed, output)
+    return rebuilt(change_once, output)
 
 
 def _weights(module: torch.nn.Module) -> Hashable:

@@ -154,10 +154,10 @@ class RehearsedCall:
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Arguments with what ``values`` makes of zeros in place of values."""
 
-        def made(like: torch.Tensor) -> torch.Tensor:
+        def make(like: torch.Tensor) -> torch.Tensor:
             return values(torch.zeros_like(like, device=self.device))
 
-        return map_tensors(made, self.arguments), map_tensors(made, self.keywords)
+        return map_tensors(make, self.arguments), map_tensors(make, self.keywords)
 
 
 def distinct(

@@ -111,13 +111,13 @@ def _idle(hook: Any) -> Any:
 
 
 def _enable(module: Any, config: ParallelConfig) -> None:
-    def resolved(_: ParallelConfig) -> ParallelConfig:
+    def set_config(_: ParallelConfig) -> ParallelConfig:
         module._parallel_config = config  # noqa: SLF001
         return config
 
     # diffusers' own method creates a mesh for each module, which needs all processes at the
     # same time, while others of them compute; and it divides by the number of accelerators.
-    module._resolve_parallel_config = resolved  # noqa: SLF001
+    module._resolve_parallel_config = set_config  # noqa: SLF001
     try:
         module.enable_parallelism(config=config)
     finally:

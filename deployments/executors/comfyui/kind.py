@@ -25,13 +25,13 @@ def server_plan(context: ExecutorContext) -> AppPlan:
     """App that runs all workflows."""
     config = context.config
 
-    def made(home: Path) -> ComfyUiExecutor:
+    def make(home: Path) -> ComfyUiExecutor:
         weights = config.weights.directory
         settings = config.executors.get(COMFYUI)
         server = comfyui_server(settings, home, weights, gpu=config.needs_gpu)
         return ComfyUiExecutor(server, partial(context.ingress.for_executor, "describe_comfyui"))
 
-    return AppPlan(COMFYUI, made)
+    return AppPlan(COMFYUI, make)
 
 
 def at_start(context: ExecutorContext) -> AppPlan | None:

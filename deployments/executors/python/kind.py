@@ -18,10 +18,10 @@ def plan(context: ExecutorContext, endpoint: Endpoint, secrets: Sequence[Secret]
     environment = variables(endpoint, secrets)
     data = context.config.apps_dir / "data"
 
-    def made(home: Path) -> PythonAppExecutor:
+    def make(home: Path) -> PythonAppExecutor:
         return PythonAppExecutor(spec, context.code, context.environments, home, data, environment)
 
-    return AppPlan(spec.key, made, secrets_version(environment))
+    return AppPlan(spec.key, make, secrets_version(environment))
 
 
 KIND = ExecutorKind(("python",), plan, deploy)

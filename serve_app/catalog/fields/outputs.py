@@ -183,12 +183,12 @@ def in_format(
     named.
     ``lossless``: PNG files beside them."""
 
-    def produced(input: Mapping[str, Any]) -> tuple[str, ...]:
+    def media_types(input: Mapping[str, Any]) -> tuple[str, ...]:
         count = int(input["num_images"]) if "num_images" in input else _times(input)
         files = (MEDIA_TYPES[input[field]],) * per_image * int(input.get(layers, 1))
         return (*files, *(MEDIA_TYPES["png"],) * lossless) * count
 
-    return produced
+    return media_types
 
 
 IMAGES = in_format()

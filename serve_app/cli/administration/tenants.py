@@ -104,7 +104,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a budget. The command gets them together, as ``budget``."""
 
     @wraps(command)
-    def called(
+    def with_budget(
         *words: Any,
         budget: Mapping[str, Any] | None,
         warn_at: tuple[float, ...],
@@ -122,7 +122,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
         else:
             command(*words, budget={"budget": {**budget, **more} if budget else None}, **others)
 
-    return budget_option(warn_at_option(only_warn_option(webhook_option(called))))
+    return budget_option(warn_at_option(only_warn_option(webhook_option(with_budget))))
 
 
 storage_option = click.option(

@@ -218,14 +218,14 @@ async def analytics(request: HttpRequest) -> Response:
     page = LAST
     body: AnalyticsPage = {**LAST.links}
 
-    async def measured(edges: Sequence[Any]) -> Sequence[RequestTotals]:
+    async def totals_between(edges: Sequence[Any]) -> Sequence[RequestTotals]:
         return await services.queue.ledger.request_totals(
             caller.tenant, edges, bucket_query.endpoints, shares=SHARES, client_codes=CLIENT_CODES
         )
 
     if TIME_SERIES in views:
         page = page_of(request, bucket_query)
-        totals = await measured(page.edges)
+        totals = await totals_between(page.edges)
         body["time_series"] = [
             {
                 "bucket": start.astimezone(bucket_query.zone).isoformat(),
@@ -234,7 +234,7 @@ async def analytics(request: HttpRequest) -> Response:
             for number, start in enumerate(page.starts)
         ]
     if SUMMARY in views:
-        totals = await measured([bucket_query.span.start, bucket_query.span.end])
+        totals = await totals_between([bucket_query.span.start, bucket_query.span.end])
         body["summary"] = [_result(total, metrics) for total in totals]
     return json_reply({**body, **page.links})
 

@@ -168,11 +168,11 @@ async def extensions(request: HttpRequest) -> Response:
 
 
 def _scripts(folder: Path) -> list[str]:
-    def found() -> Iterator[str]:
+    def paths() -> Iterator[str]:
         for script in sorted((folder / "extensions").rglob("*.js"))[:MAX_EXTENSIONS]:
             yield f"/{script.relative_to(folder).as_posix()}"
 
-    return [*found()]
+    return [*paths()]
 
 
 async def stats(request: HttpRequest) -> Response:

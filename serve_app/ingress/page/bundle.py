@@ -105,19 +105,19 @@ def _dependencies(files: Mapping[str, str], path: str) -> set[str]:
 
 
 def _function(path: str, source: str, numbers: Mapping[str, int], place: str) -> str:
-    def bound(match: re.Match[str]) -> str:
+    def binding(match: re.Match[str]) -> str:
         names = match["all"] or f"{{{(match['names'] or '').replace(' as ', ': ')}}}"
         return f"const {names} = module{numbers[_target(path, match['path'])]};"
 
-    def called(match: re.Match[str]) -> str:
+    def late_call(match: re.Match[str]) -> str:
         target = late_bundle(_target(path, match["path"]))
         return f'import("{_relative(posixpath.relpath(target, posixpath.dirname(place)))}")'
 
     written = _EXPORT_LIST.sub("", _DOCUMENTATION.sub("", source))
-    body = _EXPORT.sub(lambda match: match["kept"], _IMPORT.sub(bound, written))
+    body = _EXPORT.sub(lambda match: match["kept"], _IMPORT.sub(binding, written))
     if left := _LEFT.search(body):
         raise ValueError(f"{path}: this form is not bundled: {left[0]}")
-    body = _strip_module(_LATE.sub(called, body))
+    body = _strip_module(_LATE.sub(late_call, body))
     listed = [f"{name}: {own}" for own, name in _trailing_exports(source)]
     returned = f"return {{ {', '.join([*_exports(source), *listed])} }};"
     return f"// {path}\nconst module{numbers[path]} = (() => {{\n{body}\n{returned}\n}})();\n"

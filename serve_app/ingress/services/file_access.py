@@ -208,13 +208,13 @@ class FileAccessControl:
             if rules is not None and rules.tenant == tenant:
                 own.add(key)
 
-        def renewed(url: re.Match[bytes]) -> bytes:
+        def renew(url: re.Match[bytes]) -> bytes:
             origin, key = url[1].decode("latin-1"), url[2].decode()
             if key not in own:
                 return url[0]
             return b'"%b"' % self.url(origin, key, tenant).encode("latin-1")
 
-        return PRIVATE_URL.sub(renewed, body) if own else body
+        return PRIVATE_URL.sub(renew, body) if own else body
 
     def sign(self, origin: str, key: str, expires_at: datetime | None) -> str:
         """New URL of a private file, which differs from all others. None: it does not expire."""

@@ -287,7 +287,7 @@ class Uploads:
         """``chunks``, until they exceed what the tenant's files may still take."""
         left = self._remaining_bytes(tenant, await self._book.usage(tenant))
 
-        async def capped() -> AsyncIterator[bytes]:
+        async def cap() -> AsyncIterator[bytes]:
             size = 0
             async for chunk in chunks:
                 size += len(chunk)
@@ -295,7 +295,7 @@ class Uploads:
                     raise self._quota(tenant)
                 yield chunk
 
-        return capped()
+        return cap()
 
     def _remaining_bytes(self, tenant: str, used: UploadUse) -> int:
         left = self._limits.bytes_of_tenant(tenant) - used.size

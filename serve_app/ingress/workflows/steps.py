@@ -96,7 +96,7 @@ def result_of(step: Step) -> Any | StepFailure | None:
         return _failure(step, outcome.failure)
     known = {file.key: file for file in outcome.artifacts}
 
-    def described(value: Mapping[str, Any], key: str) -> Any:
+    def describe(value: Mapping[str, Any], key: str) -> Any:
         artifact = known.get(key)
         if artifact is None or not isinstance(value.get(FILE), str):
             return dict(value)
@@ -109,7 +109,7 @@ def result_of(step: Step) -> Any | StepFailure | None:
         }
         return {name: fact for name, fact in facts.items() if fact is not None} | {**value}
 
-    return with_files(outcome.output or {}, described)
+    return with_files(outcome.output or {}, describe)
 
 
 def _failure(step: Step, failure: Failure) -> StepFailure:
@@ -131,12 +131,12 @@ def rendered_input(
     never becomes one."""
     origin = run.origin or _own_origin(services)
 
-    def shown(file: Mapping[str, Any], key: str) -> Any:
+    def render(file: Mapping[str, Any], key: str) -> Any:
         if key not in artifacts:
             return dict(file)
         return rendered_value(file, artifacts, services.files, origin, run.tenant)
 
-    return with_files(value, shown)
+    return with_files(value, render)
 
 
 def _own_origin(services: Services) -> str:

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from darkroom.worker import MAX_UNTAKEN
+from darkroom.serving import MAX_UNTAKEN
 from deployments.executors.partials import MAX_WAITING, PartialSender
 from deployments.transfer.uploader import Backoff
 from serve_app.domain.errors import Unavailable
