@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def folder_named(parent: Path, identity: str) -> Path:
+def folder_for(parent: Path, identity: str) -> Path:
     """Folder in ``parent`` for what ``identity`` says is in it."""
     return parent / hashlib.sha256(identity.encode()).hexdigest()[:32]
 

@@ -26,7 +26,7 @@ from serve_app.domain.pipeline_index import (
     top_folders,
 )
 from weights import eviction
-from weights.links import files_in, folder_named, is_whole, write_folder
+from weights.links import files_in, folder_for, is_whole, write_folder
 
 FOLDER = ".darkroom-composed"
 CONFIGS = (
@@ -57,7 +57,7 @@ def compose_folder(
     part_places = [(part, places[part] / part.folder) for part in weights.parts]
     identity = [str(base.resolve()), weights.pipeline, weights.version]
     identity += [f"{part.identity} {place.resolve()}" for part, place in part_places]
-    folder = folder_named(directory / FOLDER, json.dumps(identity))
+    folder = folder_for(directory / FOLDER, json.dumps(identity))
     if is_whole(folder):
         return folder
     names = {part.component for part in weights.parts}

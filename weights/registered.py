@@ -27,7 +27,7 @@ from serve_app.domain.errors import DarkroomError, StorageUnavailable, WeightsUn
 from serve_app.domain.lora import REPLACED
 from serve_app.domain.safetensors import read_header
 from weights import eviction
-from weights.links import files_in, folder_named, is_whole, write_folder
+from weights.links import files_in, folder_for, is_whole, write_folder
 from weights.source import OnProgress
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class RegisteredFiles:
         """Folder of the pipeline ``base`` with other files for some components. Everything in it
         are links, so equal files are on the disk once."""
         text = json.dumps([str(base.resolve()), replaced], sort_keys=True)
-        folder = folder_named(self._folders, text)
+        folder = folder_for(self._folders, text)
         digests = {file_digest for files in replaced.values() for file_digest in files.values()}
         fetched = {digest: self.fetch(digest) for digest in digests}
         if is_whole(folder):

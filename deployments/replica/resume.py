@@ -33,7 +33,7 @@ from serve_app.domain.media.draft import (
     FROM_DRAFT,
     NEW_NOISE,
     NOISE_SEED,
-    share_made,
+    share_of_steps,
 )
 
 if TYPE_CHECKING:  # they import torch
@@ -239,7 +239,9 @@ class GenerationStart:
         """``product`` with the units of the steps that were computed after a draft."""
         if self.fork is None:
             return product
-        return _with_share(product, 1.0 - share_made(self.fork.draft.step, self.fork.draft.steps))
+        return _with_share(
+            product, 1.0 - share_of_steps(self.fork.draft.step, self.fork.draft.steps)
+        )
 
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
         """The error of the input field that asks for what is refused."""
@@ -326,7 +328,7 @@ class MadeDraft:
         file = MediaFile(ticket, draft.to_bytes())
         output = {**product.output, DRAFTS: [facts]}
         extended = replace(product, output=output, files=[*product.files, file])
-        return _with_share(extended, share_made(draft.step, draft.steps) or 1.0)
+        return _with_share(extended, share_of_steps(draft.step, draft.steps) or 1.0)
 
 
 def _with_share(product: Product, share: float) -> Product:

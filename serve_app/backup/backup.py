@@ -34,7 +34,7 @@ from serve_app.backup.folder import (
 )
 from serve_app.backup.installation import OpenInstallation, open_connection
 from serve_app.backup.postgres_programs import Program
-from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
+from serve_app.backup.rows import NamedFile, NamedFiles, find_named, named_files
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
 from serve_app.postgres.installation import record_backup
 from serve_app.queue.store.migrations import check_applied
@@ -200,7 +200,7 @@ async def _count(
         for copied_file in copied
         if copied_file.entry.sha256 is None and not copied_file.damaged
     ]
-    named = await still_named(target.database, absent) if absent else frozenset[str]()
+    named = await find_named(target.database, absent) if absent else frozenset[str]()
     counts.missing += len(named)
     counts.deleted += len(absent) - len(named)
     for row, copy in zip(files, copied, strict=True):

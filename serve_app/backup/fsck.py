@@ -155,7 +155,7 @@ class Check:
         orphaned = [candidate.key for candidate in batch if candidate.problem is Problem.ORPHANED]
         named = [candidate.key for candidate in batch if candidate.problem is not Problem.ORPHANED]
         known = await rows.expected_keys(database, orphaned) if orphaned else frozenset[str]()
-        live_keys = await rows.still_named(database, named) if named else frozenset[str]()
+        live_keys = await rows.find_named(database, named) if named else frozenset[str]()
         true: list[Finding] = []
         for finding in batch:
             if finding.problem is Problem.ORPHANED:

@@ -124,7 +124,7 @@ async def named_files(connection: psycopg.AsyncConnection) -> AsyncGenerator[Nam
         await cursor.close()
 
 
-async def still_named(database: Database, keys: Sequence[str]) -> frozenset[str]:
+async def find_named(database: Database, keys: Sequence[str]) -> frozenset[str]:
     """Keys that a row names now."""
     return await _keys(database, STILL_NAMED, keys)
 

@@ -160,7 +160,7 @@ class ConnectProxy:
             return
         try:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await _relay((reader, writer), upstream, self._until_refused(peer, call))
+            await _relay((reader, writer), upstream, self._wait_for_refusal(peer, call))
         finally:
             upstream[1].close()
 
@@ -180,7 +180,7 @@ class ConnectProxy:
             message = "Clients on other machines need an API key: http://id:secret@host:port."
             raise TunnelRefused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, message)
 
-    async def _until_refused(self, peer: str, call: TunnelRequest) -> None:
+    async def _wait_for_refusal(self, peer: str, call: TunnelRequest) -> None:
         """Wait until the key of an open tunnel has ended, and raise ``TunnelRefused``."""
         while call.credentials is not None and not _on_this_machine(peer):
             await asyncio.sleep(CHECK_S)

@@ -240,7 +240,7 @@ class ReplicaCalls:
     async def report_decisions(
         self, lease_key: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
-        await self._services.output_decided(lease_key.request_id, decisions)
+        await self._services.record_output_decisions(lease_key.request_id, decisions)
 
     async def report_unsigned(self, lease_key: LeaseKey, reason: str) -> None:
         self._signer.report_unsigned(lease_key, reason)

@@ -266,13 +266,13 @@ class LongPoll:
     def _prepare_lease(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
         endpoint = self._terms.endpoint(request.runs_at)
         if endpoint is None:
-            return messages.endpoint_gone(request.runs_at)
+            return messages.endpoint_missing(request.runs_at)
         lease_input = input
         if request.fell_back_to and request.fallback is not None:
             lease_input = self._terms.fallback_input(endpoint.id, request.fallback.fields, input)
         policy, at = request.upload_policy, request.started_at
         if policy and at and (refusal := policy.refusal(at)) is not None:
-            return messages.upload_refused(refusal)
+            return messages.upload_policy_failure(refusal)
         return Lease(
             request_id=request.id,
             attempt=request.attempt,

@@ -22,7 +22,7 @@ from serve_app.registry.records import (
     WeightQuota,
     WeightState,
     job_name,
-    still_used,
+    weights_in_use,
 )
 
 KEPT_S = 86_400.0
@@ -232,7 +232,7 @@ class PostgresWeightBook:
         }
         ((unfinished, removed),) = await self._database.rows(REMOVE, params)
         if unfinished and not removed:
-            raise still_used(name, unfinished)
+            raise weights_in_use(name, unfinished)
         return bool(removed)
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:

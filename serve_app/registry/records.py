@@ -120,7 +120,7 @@ MAX_COUNTED = 1000
 """Unfinished requests of a private endpoint that are counted."""
 
 
-def still_used(name: str, unfinished: int) -> RequestActive:
+def weights_in_use(name: str, unfinished: int) -> RequestActive:
     """Error about weights whose private endpoint has ``unfinished`` requests."""
     number = f"{MAX_COUNTED} or more" if unfinished >= MAX_COUNTED else unfinished
     return RequestActive(

@@ -60,7 +60,7 @@ def parse(text: str) -> Credential | None:
     return Credential(key_id, secret)
 
 
-def parse_given(text: str) -> Credential:
+def parse_setting(text: str) -> Credential:
     """Parse a key from the operator's settings. Raises ``Misconfigured`` if it is malformed."""
     credential = parse(text.strip())
     if credential is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured, TenantDisabled, Unauthenticated
 from serve_app.tenants.api_keys import DEFAULT_TENANT, ApiKey, Keys
-from serve_app.tenants.credentials import Credential, new_credential, parse_given
+from serve_app.tenants.credentials import Credential, new_credential, parse_setting
 from serve_app.tenants.scopes import ADMIN, API, OPERATOR, expand_scopes
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ async def ensure_first_key(
     Raises ``Misconfigured`` if ``api_key`` is malformed or its id belongs to another key, if it has
     ended and no other key of an operator is valid, or if ``path`` cannot be written.
     """
-    credential = parse_given(api_key) if api_key else None
+    credential = parse_setting(api_key) if api_key else None
     if credential is None and await keys.any():
         return None
     if credential is not None and await _is_valid(keys, credential):

@@ -25,8 +25,8 @@ from serve_app.queue.transactions.webhook_outbox import (
     FIRST_CLAIM_S,
     LATER_CLAIM_S,
     no_webhook,
-    not_ended,
     outcome_forgotten_error,
+    unfinished_error,
 )
 from tests.fakes.queue_row import Row
 
@@ -195,7 +195,7 @@ class FakeOutbox:
         await self.get(tenant, request_id)
         request = self._rows[request_id].request
         if not request.state.final:
-            raise not_ended(request.state)
+            raise unfinished_error(request.state)
         if request.forgetting is Redacted.DONE:
             raise outcome_forgotten_error()
         entry = self._entries[request_id]

@@ -212,14 +212,14 @@ class FakeQueue(ClientSide):
     def _lease(self, row: Row, ask: Ask) -> Lease | None:
         endpoint = self._terms.endpoint(row.request.runs_at)
         if endpoint is None:
-            self._end(row, State.FAILED, messages.endpoint_gone(row.request.runs_at))
+            self._end(row, State.FAILED, messages.endpoint_missing(row.request.runs_at))
             return None
         fields, fallback = row.input, row.request.fallback
         if row.request.fell_back_to and fallback is not None:
             fields = dict(self._terms.fallback_input(endpoint.id, fallback.fields, fields))
         policy = row.request.upload_policy
         if policy and (refusal := policy.refusal(self._clock.now())) is not None:
-            self._end(row, State.FAILED, messages.upload_refused(refusal))
+            self._end(row, State.FAILED, messages.upload_policy_failure(refusal))
             return None
         attempt = row.request.attempt + 1
         row.actor_id, row.confirmed = ask.actor_id, False

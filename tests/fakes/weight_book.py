@@ -16,7 +16,7 @@ from serve_app.registry.records import (
     WeightQuota,
     WeightState,
     job_name,
-    still_used,
+    weights_in_use,
 )
 from tests.fakes.jobs import FakeJobs
 
@@ -89,7 +89,7 @@ class FakeWeightBook:
             return False
         number = 0 if weights.endpoint is None else self.unfinished(weights.endpoint)
         if number and not force:
-            raise still_used(name, number)
+            raise weights_in_use(name, number)
         del self._stored[tenant, name]
         self.jobs.remove("weights", f"{tenant}/{name}")
         self._changes += 1

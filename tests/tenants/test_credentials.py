@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.tenants.credentials import Credential, new_credential, parse, parse_given
+from serve_app.tenants.credentials import Credential, new_credential, parse, parse_setting
 
 
 def test_a_new_secret_has_256_random_bits() -> None:
@@ -32,6 +32,6 @@ def test_what_is_no_key_is_none(text: str) -> None:
 
 
 def test_an_operators_key_that_is_none_names_the_setting() -> None:
-    assert parse_given(" a:" + "b" * 32 + "\n") == Credential("a", "b" * 32)
+    assert parse_setting(" a:" + "b" * 32 + "\n") == Credential("a", "b" * 32)
     with pytest.raises(Misconfigured, match="DARKROOM_API_KEY"):
-        parse_given("secret")
+        parse_setting("secret")

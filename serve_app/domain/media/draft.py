@@ -115,7 +115,7 @@ def step_of_draft(share: float, steps: int) -> int:
     return min(max(1, round(share * steps)), max(1, steps - 1))
 
 
-def share_made(step: int, steps: int) -> float:
+def share_of_steps(step: int, steps: int) -> float:
     """Share of its ``steps`` that a draft has made; 0 if these are unknown."""
     return step / steps if steps else 0.0
 

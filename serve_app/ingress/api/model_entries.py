@@ -188,7 +188,7 @@ class StoredCode(TypedDict):
     bytes: int
 
 
-async def code_stored(request: HttpRequest) -> Response:
+async def store_code(request: HttpRequest) -> Response:
     """Store the code of an app: a zip file. Entries with the family `python` name it by its digest.
 
     Code that no entry names is removed after a day.
@@ -211,7 +211,7 @@ CODE = Operation(
     content={"application/zip": Binary},
 )
 
-ROUTES = [DocumentedRoute("/v1/apps/code", code_stored, {"POST": CODE}, OPERATOR), *calls.routes]
+ROUTES = [DocumentedRoute("/v1/apps/code", store_code, {"POST": CODE}, OPERATOR), *calls.routes]
 
 
 def _entry_body(services: Services, entry: CatalogEntry) -> WrittenEntry:

@@ -91,7 +91,7 @@ async def read_file(request: HttpRequest, field: str) -> tuple[Form, FormFile]:
     return form, files[0]
 
 
-async def mask_uploaded(request: HttpRequest) -> Response:
+async def upload_mask(request: HttpRequest) -> Response:
     """``POST /upload/mask``: store an image with the alpha channel of another one as its mask.
 
     ``original_ref`` names the image: an upload, or what a prompt of the tenant has made.

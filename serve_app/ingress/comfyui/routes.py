@@ -106,7 +106,7 @@ ROUTES: list[ScopedRoute | ScopedSocketRoute] = [
     _route("POST", "/jobs/{job_id}/cancel", jobs.cancel, "job.cancel", jobs.CANCEL, CANCEL),
     _route("GET", "/view", files.view, "view", files.VIEW, READ),
     _route("POST", "/upload/image", files.upload_image, "upload", files.UPLOAD, FILES),
-    _route("POST", "/upload/mask", files.mask_uploaded, "upload.mask", files.UPLOAD_MASK, FILES),
+    _route("POST", "/upload/mask", files.upload_mask, "upload.mask", files.UPLOAD_MASK, FILES),
     _route("GET", "/object_info", nodes.object_info, "nodes", nodes.INFO, ANY_KEY),
     _route("GET", "/object_info/{node_class}", nodes.one_class, "node", nodes.INFO_OF_ONE, ANY_KEY),
     _route("GET", "/models", nodes.kinds, "models", nodes.KINDS, ANY_KEY),

@@ -58,7 +58,7 @@ class NewToken(BaseModel):
     duration: Seconds | None = None
 
 
-async def token_issued(request: HttpRequest) -> Response:
+async def issue_token(request: HttpRequest) -> Response:
     """Issue a token; answer with it as a JSON string."""
     context_of(request).route = "fal.token"
     caller = await authenticate(request)
@@ -83,16 +83,16 @@ ISSUE_TOKEN = Operation(
 )
 
 TOKEN_ROUTES = [
-    DocumentedRoute("/rest/tokens", token_issued, {"POST": ISSUE_TOKEN}, SUBMIT),
+    DocumentedRoute("/rest/tokens", issue_token, {"POST": ISSUE_TOKEN}, SUBMIT),
     DocumentedRoute(
         "/rest/tokens/",
-        token_issued,
+        issue_token,
         {"POST": replace(ISSUE_TOKEN, name="issueShortToken")},
         SUBMIT,
     ),
     DocumentedRoute(
         "/rest/tokens/realtime",
-        token_issued,
+        issue_token,
         {"POST": replace(ISSUE_TOKEN, name="issueRealtimeToken")},
         SUBMIT,
     ),

@@ -108,7 +108,9 @@ async def generate(call: ToolCall, arguments: Generate) -> ToolResult:
     storing = submission.submit(services, new)
     try:
         stored = await asyncio.shield(storing)
-        stored = await content.until_ended(services, stored, arguments.wait_s, call.report_progress)
+        stored = await content.wait_until_end(
+            services, stored, arguments.wait_s, call.report_progress
+        )
     except (asyncio.CancelledError, DatabaseUnavailable):
         submission.abandon(services, new, storing)
         raise
@@ -117,7 +119,7 @@ async def generate(call: ToolCall, arguments: Generate) -> ToolResult:
 
 async def wait(call: ToolCall, arguments: Wait) -> ToolResult:
     request = await _find(call, arguments.request_id)
-    request = await content.until_ended(
+    request = await content.wait_until_end(
         call.services, request, arguments.wait_s, call.report_progress
     )
     return await _result_or_task(call, request, origin_of(call.http))

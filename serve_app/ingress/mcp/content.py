@@ -109,7 +109,7 @@ ReportProgress = Callable[[float, float, str], Awaitable[None]]
 """Callback that takes the progress, its total, and a text."""
 
 
-async def until_ended(
+async def wait_until_end(
     services: Services, request: Request, wait_s: float, report_progress: ReportProgress
 ) -> Request:
     """Return the request at its end, or after ``wait_s`` in the state that it has then."""

@@ -96,7 +96,7 @@ class AuditTrail:
         await self._operations.record([NewAct(actor, "tenant.read", tenant, detail)])
         self._read.put(name, True, self._clock.monotonic())  # noqa: FBT003
 
-    async def file_signed(
+    async def record_signed_url(
         self, actor: Actor, tenant: str, key: str, expires_in_s: float | None
     ) -> None:
         """Record that a URL of a private file is signed, before it is answered. ``expires_in_s``:
@@ -108,7 +108,7 @@ class AuditTrail:
         await self._operations.record([NewAct(actor, "file.sign", key, detail)])
         self._read.put(name, True, self._clock.monotonic())  # noqa: FBT003
 
-    async def input_refused(self, tenant: str, endpoint: str, reason: str) -> None:
+    async def record_refused_input(self, tenant: str, endpoint: str, reason: str) -> None:
         """Record that the safety policy refused an input; the same only once a minute."""
         name = "\0".join(("safety", tenant, endpoint, reason))
         if self._read.get(name, self._clock.monotonic()):
@@ -117,7 +117,9 @@ class AuditTrail:
         detail = {"endpoint": endpoint, "reason": reason}
         await self._operations.record([NewAct(Actor(""), "safety.input", tenant, detail)])
 
-    async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
+    async def record_output_decisions(
+        self, request_id: str, decisions: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Record what the safety policy decided about files of a request."""
         await self._operations.record(
             [

@@ -162,11 +162,13 @@ class Services:
         except Unavailable:
             return ""
 
-    async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
+    async def record_output_decisions(
+        self, request_id: str, decisions: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Count and record decisions of the safety policy about files of a request."""
         for decision in decisions:
             self.metrics.safety_decided("output", str(decision["action"]))
-        await self.audit.output_decided(request_id, decisions)
+        await self.audit.record_output_decisions(request_id, decisions)
 
     def price_of(self, entry: CatalogEntry) -> Price | None:
         """Price of an endpoint now: of the settings, or else of its entry. None: it is free."""

@@ -18,7 +18,7 @@ from serve_app.domain.billing.price import Price
 from serve_app.domain.workflows.definition import FAMILY
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.submission.admission import Submission
-from serve_app.ingress.submission.max_cost import header_refused, refusal_of
+from serve_app.ingress.submission.max_cost import header_error, refusal_of
 from serve_app.settings import NO_LIMITS
 
 
@@ -27,7 +27,7 @@ async def check_cost(submission: Submission) -> None:
     submission.price = submission.services.price_of(submission.entry)
     most = submission.options.max_cost
     if most is not None and (refusal := refusal_of(await known_cost(submission), most)):
-        raise header_refused(f"allows {most}, and {refusal}. It was not queued")
+        raise header_error(f"allows {most}, and {refusal}. It was not queued")
     limits = submission.services.config.queue.tenant_limits.get(submission.tenant, NO_LIMITS)
     if limits.budget is not None and submission.entry.endpoint.family == FAMILY:
         submission.needed = await in_cpu_thread(_step_reservations, submission)

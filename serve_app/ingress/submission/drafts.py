@@ -16,7 +16,7 @@ from serve_app.domain.media.draft import (
     FROM_DRAFT,
     NEW_NOISE,
     NOISE_SEED,
-    share_made,
+    share_of_steps,
 )
 from serve_app.domain.request import NewRequest
 from serve_app.ingress.services.services import Services
@@ -58,7 +58,7 @@ async def continue_draft(submission: Submission) -> None:
         raise InvalidInput.of_field(FROM_DRAFT, what, ERROR_TYPE)
     submission.beneath = beneath(origin.input, draft)
     submission.draft_key = draft.key
-    submission.left = 1 - share_made(draft.step, draft.steps)
+    submission.left = 1 - share_of_steps(draft.step, draft.steps)
 
 
 async def check_drafts(submission: Submission) -> None:

@@ -30,7 +30,7 @@ def parse_max_cost(value: bytes) -> MaxCost:
     """Read the header. ``InvalidInput`` names it."""
     match = _AMOUNT.fullmatch(value)
     if match is None:
-        raise header_refused("should be an amount, such as `0.05` or `0.05 EUR`")
+        raise header_error("should be an amount, such as `0.05` or `0.05 EUR`")
     amount, currency = match.groups()
     return MaxCost(Decimal(amount.decode("ascii")), (currency or b"").decode("ascii"))
 
@@ -38,7 +38,7 @@ def parse_max_cost(value: bytes) -> MaxCost:
 def require_no_limit(headers: Mapping[str, str]) -> None:
     """Raise ``InvalidInput`` for a realtime session with the header, which it could not keep."""
     if HEADER.lower() in headers:
-        raise header_refused(
+        raise header_error(
             "is for requests: what a session costs depends on what is sent in it. Connect without "
             "it; a budget of the tenant limits sessions"
         )
@@ -58,7 +58,7 @@ def refusal_of(cost: KnownCost, most: MaxCost) -> str:
     return ""
 
 
-def header_refused(what: str) -> InvalidInput:
+def header_error(what: str) -> InvalidInput:
     """Error of the header."""
     problem = FieldProblem(("header", HEADER), f"{HEADER} {what}", ERROR_TYPE)
     return InvalidInput(f"The header {HEADER} {what}.", (problem,))

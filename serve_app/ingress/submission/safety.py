@@ -63,7 +63,7 @@ def _refusals_noted(submission: Submission) -> Generator[None]:
     except InvalidInput as error:
         services = submission.services
         services.metrics.safety_decided("input", "block")
-        noted = services.audit.input_refused(
+        noted = services.audit.record_refused_input(
             submission.tenant, submission.entry.endpoint.id, error.message
         )
         services.background.start_detached(noted, "audit of a refused input")

@@ -129,7 +129,7 @@ def failed_by_hand(reason: str) -> Outcome:
     )
 
 
-def endpoint_gone(endpoint: str) -> Outcome:
+def endpoint_missing(endpoint: str) -> Outcome:
     return Outcome(
         failure=Failure(
             code=EndpointNotFound.code,
@@ -144,7 +144,7 @@ def no_terms(error: Exception) -> Outcome:
     return Outcome(failure=Failure(Misconfigured.code, clean(message), retryable=True))
 
 
-def upload_refused(why: str) -> Outcome:
+def upload_policy_failure(why: str) -> Outcome:
     return _failure_outcome(UploadPolicyFailed(why))
 
 

@@ -249,7 +249,7 @@ class PostgresOutbox:
     async def redeliver(self, tenant: str, request_id: str, actor: Actor) -> WebhookDelivery:
         delivery, state, forgetting = await self._find_delivery(tenant, request_id)
         if not state.final:
-            raise not_ended(state)
+            raise unfinished_error(state)
         if forgetting == Redacted.DONE:
             raise outcome_forgotten_error()
         noted = audit_params(actor, "webhook.redeliver")
@@ -292,7 +292,7 @@ def no_webhook(request_id: str) -> NotFound:
     return NotFound(f"The request {request_id} was submitted without a webhook.")
 
 
-def not_ended(state: State) -> RequestActive:
+def unfinished_error(state: State) -> RequestActive:
     return RequestActive(f"The request is {state}: its webhook is sent when it has ended.")
 
 

@@ -81,7 +81,7 @@ async def test_a_session_under_a_rule_for_files_draws_nothing(house: House) -> N
 
 async def test_decisions_about_files_are_in_the_audit_log(house: House) -> None:
     decision = {"rule": "nsfw", "action": "blur", "label": "nsfw", "score": 0.9}
-    await house.services.output_decided("r-1", [decision])
+    await house.services.record_output_decisions("r-1", [decision])
     async with house.client() as client:
         (act,) = (await client.get("/v1/audit")).json()["acts"]
     assert (act["action"], act["subject"], act["detail"]) == ("safety.output", "r-1", decision)

@@ -88,7 +88,7 @@ async def sign(call: Call, body: FileToSign) -> SignedFileUrl:
         expires_at = services.clock.now() + timedelta(seconds=body.expires_in)
         expires_at = expires_at.replace(microsecond=0)
     url = services.files.access.sign(origin_of(call.request), key, expires_at)
-    await services.audit.file_signed(call.actor, tenant, key, body.expires_in)
+    await services.audit.record_signed_url(call.actor, tenant, key, body.expires_in)
     return {"url": url, "expires_at": iso(expires_at)}
 
 
