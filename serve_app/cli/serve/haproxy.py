@@ -130,6 +130,8 @@ def write_script(
 
 def main() -> None:
     """Run HAProxy by the script, where Ray is started without `darkroom serve`."""
+    # There it names this very command, and Ray's package would take it for HAProxy.
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # noqa: TID251 of Ray, not a setting
     os.execv("/bin/sh", ["sh", "-c", _script(), *sys.argv])  # noqa: S606 as Ray starts it
 
 

@@ -70,6 +70,20 @@ def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     return start
 
 
+def test_the_command_that_clusters_name_as_the_binary_runs_haproxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Path(sys.executable).with_name("darkroom-haproxy")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(command))  # as cluster.yaml does
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG)
+    checked = subprocess.run(
+        [command, "-c", "-f", config], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "timeout http-request 30s" in config.read_text()
+
+
 def test_only_the_ports_of_its_metrics_and_statistics_are_kept_to_loopback(
     started_with: Callable[[], str],
 ) -> None:
