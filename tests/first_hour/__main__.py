@@ -1,6 +1,6 @@
-"""The first hour of five people, rehearsed from the README's first command on: each does what the
-docs say, with the real programs, and the seconds and commands of each are printed. Run by
-``scripts/first_hour``."""
+"""The first hour of six people, rehearsed from the README's first command on: each does what the
+docs say, with the real programs, and the seconds, commands, clicks and pages of each are printed.
+Run by ``scripts/first_hour``."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ def _link(url: str, key: str) -> str:
 def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
     """Opens the link that the start printed, tries an example, and then the word cat."""
     who = "hobbyist"
+    rehearsal.read(who, "README.md")
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         with rehearsal.step(who, "opens the one-time link", clicks=1):
@@ -74,6 +75,7 @@ def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
 def designer(rehearsal: Rehearsal, url: str, key: str) -> None:
     """Makes a picture, paints a mask on it, has that part made anew, and compares both."""
     who = "designer"
+    rehearsal.read(who, "README.md")
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(_link(url, key))

@@ -66,6 +66,7 @@ def web_developer(rehearsal: Rehearsal, url: str, key: str) -> None:
     """Has programs for fal, and changes nothing in them."""
     del url, key
     who, app = "web developer", rehearsal.folder / "app"
+    rehearsal.read(who, "docs/tutorials/move-from-fal.md")
     app.mkdir()
     (app / "picture.py").write_text(FAL_PROGRAM)
     (app / "picture.mjs").write_text(FAL_JAVASCRIPT)
@@ -90,6 +91,7 @@ def ml_engineer(rehearsal: Rehearsal, url: str, key: str) -> None:
     """Has weights of their own, and wants an endpoint for them."""
     del url, key
     who, weights = "ML engineer", ROOT / "deployments" / "demo" / "flux"
+    rehearsal.read(who, "docs/tutorials/serve-your-fine-tune.md")
     add = f"darkroom models add house/shapes --weights {weights} --like fal-ai/flux/dev"
     rehearsal.type(who, "adds an endpoint for a folder of weights", add)
     listed = rehearsal.type(who, "looks whether it is served", "darkroom models")
@@ -106,6 +108,7 @@ def ml_engineer(rehearsal: Rehearsal, url: str, key: str) -> None:
 def assistant_builder(rehearsal: Rehearsal, url: str, key: str) -> None:
     """Connects an assistant, by MCP and by OpenAI's client."""
     who = "assistants"
+    rehearsal.read(who, "docs/tutorials/assistants.md")
     (rehearsal.folder / "assistant.py").write_text(MCP_PROGRAM)
     (rehearsal.folder / "with_openai.py").write_text(OPENAI_PROGRAM)
     described = rehearsal.type(who, "reads what there is", f"curl -fsS {url}/llms.txt")

@@ -1,4 +1,4 @@
-"""What a person does in a rehearsal, and how long it takes: commands, clicks and seconds."""
+"""What a person does in a rehearsal, and how long it takes: commands, clicks, pages and seconds."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Step:
     seconds: float
     commands: int = 0  # typed into a shell
     clicks: int = 0  # on the page, and keys
+    pages: int = 0  # of the docs
 
 
 @dataclass
@@ -75,6 +76,13 @@ class Rehearsal:
         self._done(Step(person, what, time.monotonic() - began, commands=1))
         return output
 
+    def read(self, person: str, *pages: str) -> None:
+        """Count pages of the docs that a person has to read. Raises ``StepFailed`` for one that is
+        not there."""
+        for page in pages:
+            self.expect((ROOT / page).is_file(), f"page {page}")
+        self._done(Step(person, f"reads {', '.join(pages)}", 0.0, pages=len(pages)))
+
     def client(self, person: str, package: str, *modules: str) -> None:
         """Install the client that a person's program imports ``modules`` of, if it is not there, as
         in the environment of ``scripts/run``, which has no clients."""
@@ -98,12 +106,13 @@ class Rehearsal:
         self.say(f"  {step.person:14} {step.seconds:7.1f} s  {step.what}")
 
     def table(self) -> str:
-        """Seconds, commands and clicks of each person."""
-        lines = [f"{'':14} {'seconds':>9} {'commands':>9} {'clicks':>7}"]
+        """Seconds, commands, clicks and pages of each person."""
+        lines = [f"{'':14} {'seconds':>9} {'commands':>9} {'clicks':>7} {'pages':>6}"]
         for person in dict.fromkeys(step.person for step in self.steps):
             own = [step for step in self.steps if step.person == person]
             seconds = sum(step.seconds for step in own)
             commands = sum(step.commands for step in own)
             clicks = sum(step.clicks for step in own)
-            lines.append(f"{person:14} {seconds:9.1f} {commands:9} {clicks:7}")
+            pages = sum(step.pages for step in own)
+            lines.append(f"{person:14} {seconds:9.1f} {commands:9} {clicks:7} {pages:6}")
         return "\n".join(lines)
