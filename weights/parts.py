@@ -15,7 +15,7 @@ from typing import Any
 from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import (
-    ADAPTER_FILE,
+    ADAPTER_FILES,
     INDEX,
     TOGETHER,
     component_class,
@@ -77,18 +77,19 @@ def compose_folder(
     }
     links = {path: link for path, link in links.items() if path.partition("/")[0] not in replaced}
     configs: dict[str, list[Mapping[str, Any]]] = {}
-    adapter = ""
+    adapters: list[str] = []
     for part, place in part_places:
         if part.file:
-            adapter = f"{part.component}/{PurePosixPath(part.file).name}"
-            links[adapter] = _file_of(part, place)
+            inside = folder_of(part.component, len(adapters))
+            adapters.append(f"{inside}/{PurePosixPath(part.file).name}")
+            links[adapters[-1]] = _file_of(part, place)
             continue
         files = files_in(place)
         known = configs.setdefault(part.component, [])
         inside = folder_of(part.component, len(known))
         links |= {f"{inside}/{path}": file for path, file in files.items()}
         known.append(config_of(part, files, _reader(place)))
-    text = json.dumps(with_parts(index, configs, weights.pipeline, adapter), indent=1)
+    text = json.dumps(with_parts(index, configs, weights.pipeline, adapters), indent=1)
     try:
         write_folder(folder, links, {INDEX: text})
     except OSError as error:
@@ -130,14 +131,14 @@ def with_parts(
     index: Mapping[str, Any],
     configs: Mapping[str, Sequence[Mapping[str, Any]]],
     pipeline: str,
-    adapter: str = "",
+    adapters: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The index with other components. ``configs``: the settings of the parts of each;
-    ``pipeline``: the class that they make, if it is another; ``adapter``: path of the IP-Adapter's
-    file. ``WeightsUnavailable`` for parts that do not run together."""
+    ``pipeline``: the class that they make, if it is another; ``adapters``: paths of the files of
+    IP-Adapters. ``WeightsUnavailable`` for parts that do not run together."""
     more = {name: _class_of(name, parts) for name, parts in configs.items()}
     named = {"_class_name": pipeline} if pipeline else {}
-    return {**index, **more, **named, **({ADAPTER_FILE: adapter} if adapter else {})}
+    return {**index, **more, **named, **({ADAPTER_FILES: [*adapters]} if adapters else {})}
 
 
 def _class_of(component: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import (
     INDEX,
     Component,
-    adapter_file,
+    adapter_files,
     components,
     index_file,
     top_folders,
@@ -50,7 +50,7 @@ def select(
     if index is None:
         selected = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
     else:
-        own = {index_file(names) or INDEX, *filter(None, [adapter_file(index)])}
+        own = {index_file(names) or INDEX, *adapter_files(index)}
         folders = top_folders(names)
         selected = frozenset(own).union(
             *(

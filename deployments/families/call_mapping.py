@@ -13,7 +13,14 @@ from deployments.families.object_inputs import unknown_attributes
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.options.inputs import ADAPTER_SCALE, SETTING, STEPS, Inputs, declared_inputs
+from serve_app.options.inputs import (
+    ADAPTER_SCALE,
+    SETTING,
+    STEPS,
+    Inputs,
+    InputType,
+    declared_inputs,
+)
 from serve_app.options.mistakes import validate
 from serve_app.options.results import DeclaredResult, declared_result
 
@@ -195,15 +202,31 @@ def view_to_call(
 
 
 def adapter_set_up(mapping: CallMapping, input: Mapping[str, Any]) -> Any:
-    """``set_up`` of a generation with the scale of the image for the IP-Adapter, if the input has
-    one; None: nothing is to be set."""
-    if not any(spec.is_adapters and input.get(name) for name, spec in mapping.inputs.items()):
+    """``set_up`` of a generation with the scales of the images for IP-Adapters, if the input has
+    any; None: nothing is to be set."""
+    if not adapter_arguments(mapping, input):
         return None
     fields = (name for name, place in mapping.settings.items() if place == ADAPTER_SCALE)
     scale = input.get(next(fields, ""))
     from deployments.engine.loading.ip_adapter import with_scale  # noqa: PLC0415
 
-    return with_scale(1.0 if scale is None else float(scale))
+    return with_scale(1.0 if scale is None else scale)
+
+
+def adapter_arguments(mapping: CallMapping, input: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with images for IP-Adapters: one image for each of several, or all those of one."""
+    images: dict[str, list[Any]] = {}
+    is_one = True
+    for name, spec in mapping.inputs.items():
+        if spec.argument == ADAPTER_SCALE:
+            is_one = spec.type is InputType.NUMBER
+        if spec.is_adapters and (value := input.get(name)):
+            images.setdefault(spec.argument, []).extend(
+                value if isinstance(value, list) else [value]
+            )
+    if not is_one:
+        return {**images}
+    return {n: several[0] if len(several) == 1 else [several] for n, several in images.items()}
 
 
 def pipeline_view(endpoint: Endpoint, pipeline: Any, called: type) -> Any:

@@ -11,6 +11,7 @@ from deployments.families.call_mapping import (
     PIXELS,
     STANDARD,
     CallMapping,
+    adapter_arguments,
     adapter_set_up,
     as_families_read,
     check_arguments,
@@ -105,6 +106,7 @@ class GenericFamily(ImageFamily):
             **mapping.fixed,
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered),
+            **adapter_arguments(mapping, input),
             **object_arguments(mapping.inputs, input, called),
             **chosen_results(called),
         }
@@ -172,7 +174,7 @@ def _images(
         files = [
             (name, field.argument, field.keeps_size)
             for name, field in mapping.inputs.items()
-            if field.is_file and input.get(name)
+            if field.is_file and not field.is_adapters and input.get(name)
         ]
     else:
         file_fields = {"image": "image_url", "mask_image": "mask_url"}

@@ -15,6 +15,7 @@ from deployments.families.call_mapping import (
     PIXELS,
     STANDARD,
     CallMapping,
+    adapter_arguments,
     adapter_set_up,
     as_families_read,
     check_arguments,
@@ -132,6 +133,7 @@ class VideoFamily:
             **mapping.fixed,
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered, takes),
+            **adapter_arguments(mapping, input),
             **video,
             **_objects(mapping, input, called, _ObjectFiles(pipeline, rendered, form)),
             **_of_blocks(called, form),
@@ -256,7 +258,11 @@ def _images(
     from deployments.engine.media.images import fit  # noqa: PLC0415
 
     if mapping.inputs:
-        images = {n: spec for n, spec in mapping.inputs.items() if spec.type in IMAGE_TYPES}
+        images = {
+            name: spec
+            for name, spec in mapping.inputs.items()
+            if spec.type in IMAGE_TYPES and not spec.is_adapters
+        }
         by_argument = {spec.argument: input.get(name) for name, spec in images.items()}
         kept = {spec.argument for spec in images.values() if spec.keeps_size}
     elif mapping.task == IMAGE_TO_VIDEO:

@@ -86,9 +86,9 @@ class WeightsSource(PlaceSource):
     A ``hub`` repository without ``revision`` is listed but not served, because a branch can change.
     ``variant`` chooses among several files of a component, as in diffusers. ``checkpoint`` is one
     file that holds ``components``: only their settings are taken of the pipeline. ``parts`` are
-    components of other repositories, several of one for ControlNets that run together, and
-    ``pipeline`` the class of diffusers that takes them. ``version`` is any text: where it changes,
-    the files of directories are read again.
+    components of other repositories, several of one for ControlNets or IP-Adapters that run
+    together, and ``pipeline`` the class of diffusers that takes them. ``version`` is any text:
+    where it changes, the files of directories are read again.
     """
 
     variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
@@ -125,11 +125,9 @@ class WeightsSource(PlaceSource):
     def _parts_of_components(self) -> Self:
         if wrong := [name for name in self.parts if not name.isidentifier()]:
             raise ValueError(f"{wrong[0]!r} cannot be the name of a component")
-        if sum(name == IP_ADAPTER for name, _ in self.places) > 1:
-            raise ValueError(f"`{IP_ADAPTER}` is one file, not a list")
         for name, part in self.places:
             if name == IP_ADAPTER and (part.folder or not part.file):
-                raise ValueError(f"`{name}` is one file: set its `file`, and no `folder`")
+                raise ValueError(f"`{name}` is a file: set its `file`, and no `folder`")
             if name != IP_ADAPTER and part.file:
                 raise ValueError(f"`file` belongs to `{IP_ADAPTER}`; set the `folder` of `{name}`")
         return self

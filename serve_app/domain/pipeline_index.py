@@ -22,8 +22,8 @@ ELSEWHERE = "_elsewhere"
 IP_ADAPTER = "ip_adapter"
 """Name of the part that is no component: layers that are added to those of the denoiser."""
 
-ADAPTER_FILE = "_ip_adapter"
-"""Key of an index for the path of an IP-Adapter's file in the pipeline's folder."""
+ADAPTER_FILES = "_ip_adapter"
+"""Key of an index for the paths of the files of IP-Adapters in the pipeline's folder."""
 
 TOGETHER: Mapping[str, str] = {
     "ControlNetModel": "MultiControlNetModel",
@@ -115,10 +115,15 @@ def top_folders(paths: Collection[str]) -> frozenset[str]:
     return frozenset(path.partition("/")[0] for path in paths if "/" in path)
 
 
-def adapter_file(index: Mapping[str, Any]) -> str | None:
-    """Path of the IP-Adapter's file in the pipeline's folder; None: it has none."""
-    path = index.get(ADAPTER_FILE)
-    return path if isinstance(path, str) else None
+def adapter_files(index: Mapping[str, Any]) -> Sequence[str]:
+    """Paths of the files of IP-Adapters in the pipeline's folder, in the order of the parts."""
+    match index.get(ADAPTER_FILES):
+        case str(path):  # of a folder that an earlier version has made
+            return [path]
+        case [*paths]:
+            return [str(path) for path in paths]
+        case _:
+            return []
 
 
 def _convert_modular(index: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:

@@ -19,10 +19,12 @@ STEPS = "num_inference_steps"
 SETTING = "."
 """Mark between a component and its setting, in the place of an argument."""
 ADAPTER_SCALE = "ip_adapter.scale"
-"""Place of the scale of the image for an IP-Adapter, which each request has for itself."""
+"""Place of the scale of the image for an IP-Adapter, or of those for several, which each request
+has for itself."""
 CONTROL_MODE = "control_mode"
 """Argument with the kind of a control image, or of each of several."""
-ADAPTER_IMAGES = frozenset({"ip_adapter_image", "negative_ip_adapter_image"})
+ADAPTER_IMAGE = "ip_adapter_image"
+ADAPTER_IMAGES = frozenset({ADAPTER_IMAGE, f"negative_{ADAPTER_IMAGE}"})
 """Arguments that take images for an IP-Adapter."""
 DECLARED = "declared"
 """Name of the schema whose fields these are."""

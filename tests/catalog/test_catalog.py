@@ -194,9 +194,9 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
         (GOOD + "    weights: {directory: /x, parts: {vae: {hub: a}}}\n", 6, "parts.vae.hub"),
         (
             GOOD + "    weights: {directory: /x, parts: {ip_adapter: ["
-            "{directory: /a, file: a.safetensors}, {directory: /a, file: b.safetensors}]}}\n",
+            "{directory: /a, file: a.safetensors}, {directory: /a}]}}\n",
             6,
-            "`ip_adapter` is one file",
+            "`ip_adapter` is a file: set its `file`",
         ),
         (GOOD + "    weights: {directory: /x, parts: {1x: {directory: /y}}}\n", 6, "component"),
         (GOOD + "    weights: {directory: /x, pipeline: os.system}\n", 6, "pipeline"),

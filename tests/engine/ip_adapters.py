@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, StableDiffusion3Pipeline
+from diffusers.loaders import FluxIPAdapterMixin, SD3IPAdapterMixin
 from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
 from diffusers.models.embeddings import IPAdapterTimeImageProjection
 from PIL import Image
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights, WeightsPart
+from serve_app.domain.pipeline_index import folder_of
 from tests.engine.conformance.vision_encoders import clip
 from weights.parts import compose_folder
 
@@ -25,13 +27,15 @@ RED = Image.new("RGB", (40, 24), (250, 20, 10))
 BLUE = Image.new("RGB", (24, 24), (10, 40, 240))
 
 
-def adapter_of(pipeline: Any, *, patches: bool = False, width: int = WIDTH) -> dict[str, Any]:
+def adapter_of(
+    pipeline: Any, *, patches: bool = False, width: int = WIDTH, seed: int = 7
+) -> dict[str, Any]:
     """Tensors of an adapter for the pipeline's denoiser. ``patches``: it looks at those of an
     image, as IP-Adapter Plus. ``width``: of what it takes of an image."""
-    torch.manual_seed(7)
-    if isinstance(pipeline, FluxPipeline):
+    torch.manual_seed(seed)
+    if isinstance(pipeline, FluxIPAdapterMixin):
         return _of_flux(pipeline.transformer, width)
-    if isinstance(pipeline, StableDiffusion3Pipeline):
+    if isinstance(pipeline, SD3IPAdapterMixin):
         return _of_sd3(pipeline.transformer, width)
     unet = pipeline.unet
     inner = unet.config["cross_attention_dim"]
@@ -120,20 +124,35 @@ def _of_sd3(transformer: Any, width: int) -> dict[str, Any]:
 
 
 def save_with_adapter(
-    directory: Path, pipeline: Any, tensors: dict[str, Any] | None = None, encoder: Any = None
+    directory: Path,
+    pipeline: Any,
+    tensors: dict[str, Any] | None = None,
+    *more: dict[str, Any],
+    encoder: Any = None,
 ) -> Path:
-    """Folder of the pipeline with an adapter, as the store makes it of an entry's parts."""
+    """Folder of the pipeline with an adapter, or with ``more``, as the store makes it of an entry's
+    parts."""
+    first = adapter_of(pipeline) if tensors is None else tensors
+    weights = save_parts(directory, pipeline, [first, *more], encoder)
+    places = {part: Path(part.source) for part in weights.parts}
+    return compose_folder(directory / "store", Path(weights.source), weights, places)
+
+
+def save_parts(
+    directory: Path, pipeline: Any, adapters: Sequence[dict[str, Any]], encoder: Any = None
+) -> Weights:
+    """The pipeline, and adapters beside it, of which each has a folder, with their encoder."""
     base, parts = directory / "base", directory / "adapter"
     pipeline.save_pretrained(base, safe_serialization=True)
     torch.manual_seed(3)
     (encoder or clip()).eval().save_pretrained(parts / "image_encoder")
-    save_file(adapter_of(pipeline) if tensors is None else tensors, parts / FILE)
-    named = (
-        WeightsPart("ip_adapter", str(parts), file=FILE),
-        WeightsPart("image_encoder", str(parts / "image_encoder")),
-    )
-    weights = Weights(str(base), parts=named)
-    return compose_folder(directory / "store", base, weights, {e: Path(e.source) for e in named})
+    named = [WeightsPart("image_encoder", str(parts / "image_encoder"))]
+    for number, tensors in enumerate(adapters):
+        place = directory / folder_of("adapter", number)
+        place.mkdir(exist_ok=True)
+        save_file(tensors, place / FILE)
+        named.append(WeightsPart("ip_adapter", str(place), file=FILE))
+    return Weights(str(base), parts=tuple(named))
 
 
 def load_adapter_pipeline(folder: Path, dtype: str = "float32") -> Any:

@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights, WeightsPart
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.pipeline_index import adapter_files
 from tests.weights.conftest import COMMIT, MakeStore, write_repository
 from tests.weights.hub_server import HubServer
 from weights.parts import compose_folder, repository_of, with_parts
@@ -179,13 +180,35 @@ def test_an_ip_adapter_is_a_file_of_the_folder_that_the_index_names(tmp_path: Pa
     weights = weights_with(ADAPTER)
     folder = compose_folder(tmp_path / "store", base, weights, {ADAPTER: place})
     index = json.loads((folder / "model_index.json").read_text())
-    assert index["_ip_adapter"] == "ip_adapter/plus.safetensors"
+    assert index["_ip_adapter"] == ["ip_adapter/plus.safetensors"]
     assert (folder / "ip_adapter" / "plus.safetensors").read_bytes() == b"adapter"
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
     assert "ip_adapter/plus.safetensors" in select(names, index, None, "x")
     (place / "models" / "plus.safetensors").unlink()
     with pytest.raises(WeightsUnavailable, match=r"no file house/adapter/models/plus\.safetensors"):
         compose_folder(tmp_path / "store", base, weights, {ADAPTER: place})
+
+
+def test_each_of_several_ip_adapters_has_a_folder_also_for_files_of_one_name(
+    tmp_path: Path,
+) -> None:
+    base, place = write_repository(tmp_path / "base"), write_adapters(tmp_path / "adapter")
+    (place / "plus.safetensors").write_bytes(b"second")
+    second = WeightsPart("ip_adapter", "house/adapter", COMMIT, file="plus.safetensors")
+    places = {ADAPTER: place, second: place}
+    folder = compose_folder(tmp_path / "store", base, weights_with(ADAPTER, second), places)
+    index = json.loads((folder / "model_index.json").read_text())
+    files = ["ip_adapter/plus.safetensors", "ip_adapter_1/plus.safetensors"]
+    assert index["_ip_adapter"] == files
+    assert [(folder / file).read_bytes() for file in files] == [b"adapter", b"second"]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    assert {*files} <= select(names, index, None, "x")
+
+
+def test_a_folder_of_an_earlier_version_names_its_one_adapter() -> None:
+    assert adapter_files({"_ip_adapter": "ip_adapter/x.safetensors"}) == [
+        "ip_adapter/x.safetensors"
+    ]
 
 
 def test_the_vision_half_of_a_whole_model_is_the_image_encoder() -> None:

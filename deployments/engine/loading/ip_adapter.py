@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import re
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache, wraps
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -47,37 +48,45 @@ _OF_FACES = ("perceiver_resampler.proj_in.weight", "proj.2.weight")
 # Loading.
 
 
-def add_ip_adapter(pipeline: Any, file: Path) -> None:
-    """Add the adapter in ``file``, which is not read yet. ``WeightsUnavailable`` says in which way
-    it does not fit."""
+def add_ip_adapters(pipeline: Any, files: Sequence[Path]) -> None:
+    """Add the adapters in ``files``, which are not read yet. ``WeightsUnavailable`` says in which
+    way one does not fit."""
+    first = files[0]
     if not hasattr(pipeline, "load_ip_adapter"):
-        raise _refusal(file, f"{type(pipeline).__name__} takes no IP-Adapter")
+        raise _refusal(first, f"{type(pipeline).__name__} takes no IP-Adapter")
+    if len(files) > 1 and _keeps_its_scale(pipeline):
+        kind = type(pipeline).__name__
+        raise _refusal(files[1], f"diffusers loads one IP-Adapter into {kind}. Name one file")
     encoder = getattr(pipeline, "image_encoder", None)
     if encoder is None:
         raise _refusal(
-            file,
+            first,
             "it needs the image encoder that it was made with: add --part "
             "image_encoder=owner/name/folder, or `image_encoder` to `weights.parts`",
         )
-    opened = WeightFile(file)
-    try:
-        groups = _groups(opened)
-    except UnknownDtype as error:
-        raise _refusal(file, str(error)) from error
-    _check_kind(file, groups)
     denoiser = _denoiser(pipeline)
-    _check_layers(file, denoiser, groups["ip_adapter"])
+    opened = [WeightFile(file) for file in files]
+    groups = [*map(_groups, files, opened)]
+    for file, tensors in zip(files, groups, strict=True):
+        _check_kind(file, tensors)
+        _check_layers(file, denoiser, tensors["ip_adapter"])
     if _keeps_its_scale(pipeline) and vars(pipeline).get("feature_extractor") is None:
         side = encoder.config.image_size
         processor = SiglipImageProcessor(size={"height": side, "width": side})
         pipeline.register_modules(feature_extractor=processor)
+    names = [file.name for file in files]
     try:
-        with giving_values(opened), _without_warning():
-            pipeline.load_ip_adapter(groups, subfolder="", weight_name=file.name)
+        with ExitStack() as stack, _without_warning():
+            for file in opened:
+                stack.enter_context(giving_values(file))
+            if len(files) == 1:  # Stable Diffusion 3 takes no lists
+                pipeline.load_ip_adapter(groups[0], subfolder="", weight_name=names[0])
+            else:
+                pipeline.load_ip_adapter(groups, subfolder="", weight_name=names)
     except (LookupError, ValueError, RuntimeError, AttributeError) as error:
         why = f"it is none that {type(pipeline).__name__} takes ({error})"
-        raise _refusal(file, why) from error
-    _check_projection(file, denoiser, encoder)
+        raise _refusal(Path(", ".join(names)), why) from error
+    _check_projections(files, denoiser, encoder)
     _by_rows(denoiser)
 
 
@@ -94,10 +103,14 @@ def _refusal(file: Path, why: str) -> WeightsUnavailable:
     return WeightsUnavailable(f"The part {IP_ADAPTER}, {file.name}, cannot be loaded: {why}.")
 
 
-def _groups(opened: WeightFile) -> dict[str, dict[str, Tensor]]:
+def _groups(file: Path, opened: WeightFile) -> dict[str, dict[str, Tensor]]:
     """Tensors of the projection of images and of the layers, by diffusers' names."""
     groups: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, stored in opened.header().tensors.items():
+    try:
+        stored_tensors = opened.header().tensors
+    except UnknownDtype as error:
+        raise _refusal(file, str(error)) from error
+    for name, stored in stored_tensors.items():
         for pattern, group in _GROUPS:
             if (match := pattern.fullmatch(name)) is not None:
                 inside = match[1]
@@ -160,12 +173,12 @@ def _expected_layers(denoiser: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
         place += 2 if is_unet else 1
 
 
-def _check_projection(file: Path, denoiser: Any, encoder: Any) -> None:
-    """Compare what the adapter takes of an image with what the encoder gives."""
+def _check_projections(files: Sequence[Path], denoiser: Any, encoder: Any) -> None:
+    """Compare what each adapter takes of an image with what the encoder gives."""
     projection = getattr(denoiser, "encoder_hid_proj", None)
     if not isinstance(projection, MultiIPAdapterImageProjection):
         return
-    for layer in projection.image_projection_layers:
+    for file, layer in zip(files, projection.image_projection_layers, strict=True):
         taken, encoder_width = (
             _input_width(layer),
             _output_width(encoder, whole=isinstance(layer, ImageProjection)),
@@ -315,8 +328,9 @@ def _by_rows(denoiser: Any) -> None:
 # Scale of a generation.
 
 
-def with_scale(scale: float) -> Callable[[Any], None]:
-    """``set_up`` of a generation whose image has this scale."""
+def with_scale(scale: float | Sequence[float]) -> Callable[[Any], None]:
+    """``set_up`` of a generation whose images have this scale, or those of several adapters
+    these."""
 
     def set_up(pipeline: Any) -> None:
         if _keeps_its_scale(pipeline):
@@ -328,16 +342,22 @@ def with_scale(scale: float) -> Callable[[Any], None]:
 
 
 class _ScaledEmbeddings:
-    """Method of a generation's pipeline that adds the scale to the embeddings of its image."""
+    """Method of a generation's pipeline that adds the scales to the embeddings of its images."""
 
-    def __init__(self, pipeline: Any, scale: float) -> None:
+    def __init__(self, pipeline: Any, scale: float | Sequence[float]) -> None:
         self._pipeline = weakref.ref(pipeline)  # the pipeline holds this object
         self._scale = scale
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> list[Tensor]:
+    def __call__(self, images: Any, *arguments: Any, **keywords: Any) -> list[Tensor]:
         pipeline: Any = self._pipeline()
-        embeds = type(pipeline).prepare_ip_adapter_image_embeds(pipeline, *arguments, **keywords)
+        if not isinstance(images, list):
+            # Some pipelines of FLUX have one black image for the negative prompt of all adapters.
+            images = [images] * _denoiser(pipeline).encoder_hid_proj.num_ip_adapters
+        embeds = type(pipeline).prepare_ip_adapter_image_embeds(
+            pipeline, images, *arguments, **keywords
+        )
+        scales = self._scale if isinstance(self._scale, Sequence) else repeat(self._scale)
         return [
-            torch.cat([embed, torch.full_like(embed[..., :1], self._scale)], dim=-1)
-            for embed in embeds
+            torch.cat([embed, torch.full_like(embed[..., :1], scale)], dim=-1)
+            for embed, scale in zip(embeds, scales, strict=False)
         ]

@@ -22,7 +22,7 @@ from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
 from deployments.engine.interception.modular import blocks_of, is_modular, workflows
-from deployments.engine.loading.ip_adapter import add_ip_adapter
+from deployments.engine.loading.ip_adapter import add_ip_adapters
 from deployments.engine.loading.processors import without_torchvision
 from deployments.engine.pipelines import pipeline_class
 from deployments.engine.reading.headers import UnknownDtype, WeightFile
@@ -37,7 +37,7 @@ from serve_app.domain.pipeline_index import (
     INDEXES,
     IP_ADAPTER,
     Component,
-    adapter_file,
+    adapter_files,
     components,
     parse_index,
     top_folders,
@@ -150,8 +150,8 @@ def _pipeline(
         modules = {**_control_nets(folder, index, dtypes, variant), **modules}
         options |= {"dtype": dtypes, "variant": variant}
         pipeline = kind.from_pretrained(str(folder), **options, **modules)
-        if (adapter := adapter_file(index)) is not None:
-            add_ip_adapter(pipeline, folder / adapter)
+        if adapters := adapter_files(index):
+            add_ip_adapters(pipeline, [folder / adapter for adapter in adapters])
         return pipeline
     by_name = {component.name: component for component in components(index)}
     settings = {name: value for name, value in index.items() if name not in by_name}
@@ -249,7 +249,7 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
             f"{', '.join(names)}."
         )
     if is_modular(kind):
-        if adapter_file(index) is not None:
+        if adapter_files(index):
             raise WeightsUnavailable(
                 f"{folder}: the modular {name} is not served with the part {IP_ADAPTER}. Name the "
                 "pipeline's class without Modular as `weights.pipeline`, or leave out the part."

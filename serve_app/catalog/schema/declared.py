@@ -302,6 +302,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "http(s) URL, or a data URI.",
     "control_image_urls": "Images whose structure the result follows, one for each ControlNet: "
     "http(s) URLs, or data URIs.",
+    "ip_adapter_image_urls": "Images to take subject or style from, one for each IP-Adapter; "
+    "without them, a request runs as without any.",
     "end_image_url": "Last frame of the video: an http(s) URL, or a data URI.",
     "video_url": "Input video (MP4, WebM, GIF): an http(s) URL, or a data URI.",
     "audio_url": "Input audio: an http(s) URL, or a data URI.",

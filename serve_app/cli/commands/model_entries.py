@@ -53,7 +53,7 @@ from weights.store import Store
     help="Component of another place, such as controlnet=owner/name: a folder, or "
     "owner/name/folder@commit of the hub; of ip_adapter, a file in place of the folder; of prior, "
     "the pipeline that is the first of two stages. May be repeated, also for one component, such "
-    "as ControlNets that run together.",
+    "as ControlNets or IP-Adapters that run together.",
 )
 @click.option(
     "--pipeline",
@@ -117,8 +117,8 @@ def add_command(
     check_control_nets(call, nets)
     with Client(server) as client:
         if like_id is None:
-            has_adapter = repository.has_adapter
-            entry = propose(call, repository.config, endpoint, adapter=has_adapter, nets=nets)
+            adapters = repository.adapters
+            entry = propose(call, repository.config, endpoint, adapters=adapters, nets=nets)
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
         pool, name, licence = (params[key] for key in ("pool", "name", "licence"))
@@ -182,9 +182,8 @@ def _lines(
         yield f"    fields   {', '.join(name for name in fields if name not in refused)}"
         if refused:
             yield f"    refused  unless at the default: {', '.join(refused)}"
-        for name, why in derive_inputs(
-            call, adapter=repository.has_adapter
-        ).notable_omissions.items():
+        derived = derive_inputs(call, adapters=repository.adapters)
+        for name, why in derived.notable_omissions.items():
             yield f"    without  {name}: {why}"
     sizes = [f"{name} {gigabytes(size)}" for name, size in repository.sizes.items()]
     yield f"    weights  {gigabytes(sum(repository.sizes.values()))}: {', '.join(sizes)}"

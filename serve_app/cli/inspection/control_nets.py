@@ -45,13 +45,7 @@ class ControlNets:
             return {**several, "type": "images", "as_is": False}
         if argument == CONTROL_MODE:
             return several | self._modes()
-        if argument not in NUMBERS:
-            return {**declared}
-        bounds = {
-            f"item_{bound}": declared[bound] for bound in ("least", "most") if bound in declared
-        }
-        default = {"default": [declared["default"]] * self.count} if "default" in declared else {}
-        return {**several, "type": "numbers", **bounds, **default}
+        return list_of_numbers(declared, self.count) if argument in NUMBERS else {**declared}
 
     def _modes(self) -> dict[str, Any]:
         stated = (config.get(name) for config in self.configs for name in MODES)
@@ -61,6 +55,14 @@ class ControlNets:
         # A mode that a ControlNet does not know is an index out of range on the device.
         bounds = {"item_least": 0, "item_most": min(known) - 1}
         return {"type": "integers", "required": True, **bounds}
+
+
+def list_of_numbers(declared: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Declaration of a list with a number for each of several parts."""
+    bounds = {f"item_{bound}": declared[bound] for bound in ("least", "most") if bound in declared}
+    default = {"default": [declared["default"]] * count} if "default" in declared else {}
+    length = {"least": count, "most": count}
+    return {**declared, **length, "type": "numbers", **bounds, **default}
 
 
 def check_control_nets(call: PipelineCall, nets: ControlNets | None) -> None:

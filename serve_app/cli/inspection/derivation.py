@@ -14,11 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.cli.inspection.control_nets import CONTROL, ControlNets
+from serve_app.cli.inspection.ip_adapters import (
+    OF_MODULAR,
+    WITHOUT_ADAPTER,
+    adapter_fields,
+    check_adapters,
+)
 from serve_app.cli.inspection.pipeline_call import LAYERS, Argument, PipelineCall, combined_words
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import MIN_SIDE
 from serve_app.domain.pipeline_index import IP_ADAPTER
-from serve_app.options.inputs import ADAPTER_IMAGES, ADAPTER_SCALE, FILES, STEPS
+from serve_app.options.inputs import ADAPTER_IMAGES, FILES, STEPS
 
 Declared = dict[str, Any]
 """A ``DeclaredInput`` as an entry writes it."""
@@ -138,22 +144,6 @@ OBJECTS: Mapping[str, Declared] = {
 }
 """Argument with a list of mappings → the keys that its pipeline reads, which no type states."""
 
-WITHOUT_ADAPTER = (
-    f"it takes an image for an IP-Adapter; add one with --part {IP_ADAPTER}=owner/name/file"
-    ".safetensors --part image_encoder=owner/name/folder"
-)
-OF_MODULAR = "it takes an image for an IP-Adapter, which modular pipelines are served without"
-
-SCALE: Declared = {
-    "type": "number",
-    "argument": ADAPTER_SCALE,
-    "default": 1.0,
-    "least": 0,
-    "most": 1,
-    "about": "How much the image of the IP-Adapter counts; 0: as without it.",
-}
-"""Scale of the image for an IP-Adapter, with diffusers' own default."""
-
 CROP = "padding_mask_crop"
 OF_FILES = "it pastes into finished files, and the engine keeps pixels: crop the image and its mask"
 
@@ -186,17 +176,14 @@ def derive_inputs(
     *,
     native: int | None = None,
     frames: int | None = None,
-    adapter: bool = False,
+    adapters: int = 0,
     nets: ControlNets | None = None,
 ) -> Derived:
     """Inputs of the pipeline. ``native``: side in pixels of the images that the model was made
-    for. ``frames``: length of the videos that it was made for. ``adapter``: it is loaded with an
-    IP-Adapter. ``nets``: ControlNets that run together. ``Misconfigured`` names an argument that
-    the pipeline needs and no request can give."""
-    if adapter and ADAPTER_IMAGES.isdisjoint(call.arguments):
-        raise Misconfigured(
-            f"{call.name} takes no image for an IP-Adapter: leave out --part {IP_ADAPTER}."
-        )
+    for. ``frames``: length of the videos that it was made for. ``adapters``: number of
+    IP-Adapters that it is loaded with. ``nets``: ControlNets that run together. ``Misconfigured``
+    names an argument that the pipeline needs and no request can give."""
+    check_adapters(call, adapters)
     if why := UNSERVED.get(call.name):
         raise Misconfigured(
             f"{call.name} cannot be served without code: {why}. Write a family for it: "
@@ -210,7 +197,9 @@ def derive_inputs(
         if argument.name.endswith("kwargs") or "callback" in argument.name:
             continue
         declared = None
-        if not (why := _reason(call, argument, adapter=adapter)):
+        if not (why := _reason(call, argument, adapters)):
+            if argument.name in ADAPTER_IMAGES:
+                continue
             declared = _for_nets(call, argument, nets)
             why = f"its type is {argument.type or 'not stated'}"
         if declared is not None:
@@ -230,7 +219,7 @@ def derive_inputs(
     if call.default("guidance_scale") is None and "true_cfg_scale" in inputs:
         _name_guidance(inputs)
     inputs |= _of_family(call, inputs, native, frames)
-    inputs |= {f"{IP_ADAPTER}_scale": SCALE} if adapter else {}
+    inputs |= adapter_fields(call, adapters)
     return Derived(order_fields(inputs), left_out)
 
 
@@ -243,14 +232,14 @@ def _name_guidance(inputs: dict[str, Declared]) -> None:
     inputs["guidance_scale"].pop("about", None)
 
 
-def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
+def _reason(call: PipelineCall, argument: Argument, adapters: int) -> str:
     """Why no request can give an argument; empty if nothing but its type decides."""
     name, type_ = argument.name, argument.type
     if name == CROP:
         return OF_FILES
     if _TENSORS.search(name):
         return f"{TENSOR} ({type_})"
-    if name in ADAPTER_IMAGES and (call.is_modular or not adapter):
+    if name in ADAPTER_IMAGES and (call.is_modular or not adapters):
         return OF_MODULAR if call.is_modular else WITHOUT_ADAPTER
     if _is_audio(call, argument):
         task = "it belongs to the task audio-to-audio (docs/how-to/add-a-model.md)"
@@ -407,8 +396,6 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
     """Declaration of a field with an image, several images, a mask or a video."""
     name, type_ = argument.name, argument.type
     declared: Declared = {"argument": name}
-    if name in ADAPTER_IMAGES:  # also where it may be a list, with an image for each adapter
-        return {"type": "image", **declared, "as_is": True}
     if "video" in name or name.endswith("_frames") or _is_video_of_masks(call, argument):
         declared["type"] = "video"
     elif "mask" in name:
@@ -497,10 +484,7 @@ def _of_family(
                 scale | ({} if setting.default is None else {"default": setting.default}),
             )
     if call.arguments.keys() >= SIDES:
-        shown = any(
-            spec["type"] in ("image", "images", "video") and spec["argument"] not in ADAPTER_IMAGES
-            for spec in inputs.values()
-        )
+        shown = any(spec["type"] in ("image", "images", "video") for spec in inputs.values())
         # With an image, the size is its own; else that of the pipeline, or of `video_format`.
         size: Declared = {"type": "size"}
         if not shown and call.output != "video":

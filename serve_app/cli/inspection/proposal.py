@@ -77,12 +77,12 @@ def propose(
     config: Config,
     endpoint_id: str = "",
     *,
-    adapter: bool = False,
+    adapters: int = 0,
     nets: ControlNets | None = None,
 ) -> Entry:
     """Entry by the class and its arguments; of an endpoint of fal's, with fal's fields.
-    ``adapter``: it is loaded with an IP-Adapter. ``nets``: ControlNets that run together.
-    ``Misconfigured``: no family can call it."""
+    ``adapters``: number of IP-Adapters that it is loaded with. ``nets``: ControlNets that run
+    together. ``Misconfigured``: no family can call it."""
     is_fals = endpoint_id in fal_ids()
     if is_fals and nets is not None:
         raise Misconfigured(
@@ -90,7 +90,7 @@ def propose(
             f"{nets.count} ControlNets run together. Serve them under an id of your own, such as "
             "house/x."
         )
-    has_own = not is_fals and not adapter  # these families have no fields for an adapter
+    has_own = not is_fals and not adapters  # these families have no fields for adapters
     if has_own and call.name == FLUX:
         return _flux(config)
     if has_own and call.name == SDXL:
@@ -101,7 +101,7 @@ def propose(
         call,
         native=_native_size(config),
         frames=frames if isinstance(frames, int) else None,
-        adapter=adapter,
+        adapters=adapters,
         nets=nets,
     )
     defaults: Mapping[str, Any] = {}

@@ -22,7 +22,7 @@ from serve_app.domain.lora import HubFile, parse_lora_path
 from serve_app.domain.pipeline_index import (
     INDEX,
     IP_ADAPTER,
-    adapter_file,
+    adapter_files,
     components,
     folder_of,
     index_file,
@@ -61,9 +61,9 @@ class Repository:
         return str(self.index.get("_class_name", ""))
 
     @property
-    def has_adapter(self) -> bool:
-        """True if it is loaded with an IP-Adapter."""
-        return adapter_file(self.index) is not None
+    def adapters(self) -> int:
+        """Number of IP-Adapters that it is loaded with."""
+        return len(adapter_files(self.index))
 
     @property
     def licence(self) -> str:
@@ -200,8 +200,6 @@ def _with_parts(
         part = _adapter(place, store) if name == IP_ADAPTER else _part(name, place, store)
         by_name.setdefault(name, []).append(part)
     adapters = by_name.get(IP_ADAPTER, [])
-    if len(adapters) > 1:
-        raise Misconfigured(f"{IP_ADAPTER} is given {len(adapters)} times. Name one file.")
     if pipeline is not None:
         own = required_components(str(whole.index.get("_class_name")))
         there = {component.name for component in components(whole.index)}
@@ -210,8 +208,8 @@ def _with_parts(
     configs = {
         n: [repository.index for repository in own] for n, own in by_name.items() if n != IP_ADAPTER
     }
-    adapter = str(adapters[0].weights["file"]) if adapters else ""
-    index = with_parts(whole.index, configs, pipeline or "", adapter)
+    files = [str(adapter.weights["file"]) for adapter in adapters]
+    index = with_parts(whole.index, configs, pipeline or "", files)
     if adapters and not any(component.name == IMAGE_ENCODER for component in components(index)):
         raise Misconfigured(_no_encoder(adapters[0], store))
     folders = {

@@ -33,11 +33,13 @@ def time(request: HTTPConnection, name: str) -> datetime | None:
     raise invalid(name, "should be a time with its zone, such as 2026-01-31T12:00:00Z", value)
 
 
-def whole_number(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
-    """Read a whole number. ``InvalidInput``: it is not from 0 to ``most``."""
+def whole_number(
+    request: HTTPConnection, name: str, *, default: int, most: int, least: int = 0
+) -> int:
+    """Read a whole number. ``InvalidInput``: it is not from ``least`` to ``most``."""
     value = request.query_params.get(name, str(default))
-    if (number := _parse_count(value, most)) is None:
-        raise invalid(name, f"should be a whole number from 0 to {most}", value)
+    if (number := _parse_count(value, most)) is None or number < least:
+        raise invalid(name, f"should be a whole number from {least} to {most}", value)
     return number
 
 

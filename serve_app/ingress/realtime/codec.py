@@ -54,9 +54,11 @@ def unpack(message: bytes, max_bytes: int) -> dict[str, Any]:
             max_array_len=MAX_VALUES,
             max_map_len=MAX_VALUES,
         )
+    except msgpack.StackError:
+        raise _invalid_value((), "it is nested too deeply") from None
     except (ValueError, msgpack.UnpackException) as error:
-        # `StackError`, for values that are nested too deeply, has no message.
-        raise _invalid_value((), str(error) or "it is nested too deeply") from None
+        # `FormatError`, for what is not msgpack, has no message.
+        raise _invalid_value((), str(error) or "it is not msgpack") from None
     if not isinstance(value, dict):
         raise _invalid_value((), "it should be a map of the input's fields")
     fields = cast("dict[Any, Any]", value)

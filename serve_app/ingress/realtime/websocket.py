@@ -61,13 +61,15 @@ async def _serve_session(socket: WebSocket) -> Close | None:
     try:
         entry, new = await _prepare_request(socket, services)
         logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
-        most = query.whole_number(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
+        most = query.whole_number(
+            socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED, least=1
+        )
         of_app = session_kind(entry.endpoint) == "app"
         kind = AppSocketSession if of_app else RealtimeSession
         ended = partial(until_access_ends, socket)
-        session = kind(services, _Messages(socket), entry, new, max(most, 1), ended)
+        session = kind(services, _Messages(socket), entry, new, most, ended)
         limit = max_sessions(services.config, new.pool)
-        with services.session_counts.count(new.pool, new.tenant, limit):
+        async with services.session_counts.count(new.pool, new.tenant, limit):
             return await session.run(limit)
     except DarkroomError as error:
         services.count_refusal(http_answer(error).status, error)

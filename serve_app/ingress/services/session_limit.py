@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 from serve_app.domain.errors import Overloaded
 from serve_app.domain.ports import Queue
@@ -42,12 +43,12 @@ class SessionCounts:
     def __init__(self) -> None:
         self._open: Counter[tuple[str, str]] = Counter()
 
-    @contextmanager
-    def count(self, pool: str, tenant: str, most: int | None) -> Generator[None]:
-        """Count a session while the block runs. ``Overloaded``: ``most`` are open already."""
+    @asynccontextmanager
+    async def count(self, pool: str, tenant: str, most: int | None) -> AsyncGenerator[None]:
+        """Count a session while the block runs. ``Overloaded``: ``most`` stay open."""
         key = pool, tenant
-        if most is not None and self._open[key] >= most:
-            raise too_many_sessions(self._open[key])
+        if most is not None:
+            await _wait_for_room(partial(self._number, key), most)
         self._open[key] += 1
         try:
             yield
@@ -55,6 +56,9 @@ class SessionCounts:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
+
+    async def _number(self, key: tuple[str, str]) -> int:
+        return self._open[key]
 
 
 def too_many_sessions(number: int) -> Overloaded:
@@ -69,8 +73,12 @@ def too_many_sessions(number: int) -> Overloaded:
 async def wait_for_room(queue: Queue, session: NewRequest, most: int) -> None:
     """Wait until the tenant of a ``session`` that is not stored yet has fewer than ``most``, for a
     moment only, and raise ``Overloaded`` then."""
+    await _wait_for_room(partial(queue.open_sessions, session.tenant, session.pool), most)
+
+
+async def _wait_for_room(count: Callable[[], Awaitable[int]], most: int) -> None:
     end = asyncio.get_running_loop().time() + RELEASE_S
-    while (number := await queue.open_sessions(session.tenant, session.pool)) >= most:
+    while (number := await count()) >= most:
         if asyncio.get_running_loop().time() >= end:
             raise too_many_sessions(number)
         await asyncio.sleep(POLL_S)

@@ -176,7 +176,7 @@ def test_a_crop_that_pipelines_make_of_finished_files_alone_is_left_out() -> Non
 
 
 def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:
-    derivation = derive_inputs(read_call("FluxPipeline"), native=1024, adapter=True)
+    derivation = derive_inputs(read_call("FluxPipeline"), native=1024, adapters=1)
     assert not [name for name in derivation.notable_omissions if "ip_adapter" in name]
     inputs = derivation.inputs
     for name in ("ip_adapter_image", "negative_ip_adapter_image"):
@@ -188,15 +188,33 @@ def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:
     assert "default" in inputs["image_size"], "the size is not that of the adapter's image"
 
 
+def test_of_several_ip_adapters_each_has_an_image_and_a_scale() -> None:
+    inputs = derive_inputs(read_call("FluxPipeline"), native=1024, adapters=2).inputs
+    for name in ("ip_adapter_image", "negative_ip_adapter_image"):
+        assert inputs[f"{name}_urls"] == {"type": "images", "argument": name, "least": 2, "most": 2}
+        assert f"{name}_url" not in inputs
+    scale = inputs["ip_adapter_scale"]
+    assert (scale["type"], scale["default"]) == ("numbers", [1.0, 1.0])
+    assert (scale["least"], scale["most"]) == (2, 2)
+    assert (scale["item_least"], scale["item_most"]) == (0, 1)
+
+
+def test_stable_diffusion_3_has_one_ip_adapter_with_one_image() -> None:
+    call = read_call("StableDiffusion3Pipeline")
+    assert "ip_adapter_image_urls" not in derive_inputs(call, adapters=1).inputs
+    with pytest.raises(Misconfigured, match="loads one IP-Adapter into StableDiffusion3Pipeline"):
+        derive_inputs(call, adapters=2)
+
+
 def test_every_pipeline_that_takes_an_adapter_has_its_fields() -> None:
     for name in ("StableDiffusionPipeline", "StableDiffusion3Pipeline", "AnimateDiffPipeline"):
-        inputs = derive_inputs(read_call(name), adapter=True).inputs
+        inputs = derive_inputs(read_call(name), adapters=1).inputs
         assert {"ip_adapter_image_url", "ip_adapter_scale"} <= inputs.keys(), name
 
 
 def test_an_adapter_for_a_pipeline_that_takes_none_is_refused() -> None:
     with pytest.raises(Misconfigured, match="WanPipeline takes no image for an IP-Adapter: leave"):
-        derive_inputs(read_call("WanPipeline"), adapter=True)
+        derive_inputs(read_call("WanPipeline"), adapters=1)
 
 
 def test_what_a_request_is_about_comes_first() -> None:

@@ -105,11 +105,11 @@ def _given(declared: DeclaredInput, value: Any) -> Any:
             for item in value
         ]
     if isinstance(value, list):
-        return [_as_url(declared.type, each) for each in value]
-    return _as_url(declared.type, value)
+        return [as_url(declared.type, each) for each in value]
+    return as_url(declared.type, value)
 
 
-def _as_url(kind: InputType, value: Any) -> str:
+def as_url(kind: InputType, value: Any) -> str:
     if kind is InputType.AUDIO:
         return data_uri(_tone(), "audio/wav")
     if kind is InputType.VIDEO:

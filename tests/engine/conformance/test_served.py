@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from serve_app.options.inputs import InputType
 from tests.cluster.darkroom import Darkroom
 from tests.engine.conformance.derived import NOT_TRIED, refusal
-from tests.engine.conformance.served import add_and_ask, deliver
+from tests.engine.conformance.served import add_and_ask, as_url, deliver
 from tests.engine.conformance.zoo import cases
+from tests.engine.ip_adapters import BLUE, RED, adapter_of, save_parts
 
 pytestmark = [pytest.mark.long, pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -66,3 +74,40 @@ def test_two_stages_are_served_from_the_repository_of_each(
     refused = darkroom.command("models", "add", "house/x", *parts[:2])
     assert f"--pipeline {case.name} --part prior=" in refused.stderr
     assert add_and_ask(darkroom, case, *parts, "--pipeline", case.name)
+
+
+def image_of(darkroom: Darkroom, endpoint_id: str, **body: Any) -> NDArray[np.float32]:
+    """Pixels of the image that a request makes."""
+    size = {"width": 64, "height": 64}
+    body = {"prompt": "x", "num_inference_steps": 2, "image_size": size, "seed": 1, **body}
+    ran = darkroom.http.post(f"/run/{endpoint_id}", json=body, timeout=300)
+    assert ran.status_code == 200, ran.text
+    content = httpx.get(ran.json()["images"][0]["url"]).raise_for_status().content
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "FluxPipeline"])
+def test_of_two_ip_adapters_a_request_chooses_the_scale_of_each(
+    name: str, darkroom: Darkroom, tmp_path: Path
+) -> None:
+    pipeline = cases()[name].build()
+    tensors = [adapter_of(pipeline, seed=seed) for seed in (1, 2)]
+    weights = save_parts(tmp_path, pipeline, tensors)
+    parts = [f"--part={e.component}={Path(e.source) / e.file}" for e in weights.parts]
+    added = darkroom.command("models", "add", "house/two", "--weights", weights.source, *parts)
+    assert added.returncode == 0, added.stderr
+    red, blue = as_url(InputType.IMAGE, RED), as_url(InputType.IMAGE, BLUE)
+
+    def image(scale: list[float]) -> NDArray[np.float32]:
+        images = {"ip_adapter_image_urls": [red, blue], "ip_adapter_scale": scale}
+        return image_of(darkroom, "house/two", **images)
+
+    plain = image_of(darkroom, "house/two")
+    assert np.array_equal(image([0, 0]), plain)
+    of_one, of_other, of_both = image([1, 0]), image([0, 1]), image([1, 1])
+    for changed in (of_one, of_other, of_both):
+        assert np.abs(changed - plain).max() > 8
+    assert not np.array_equal(of_one, of_other)
+    refused = darkroom.http.post("/run/house/two", json={"prompt": "x", "ip_adapter_scale": [1]})
+    assert refused.status_code == 422
+    assert darkroom.command("models", "delete", "house/two").returncode == 0

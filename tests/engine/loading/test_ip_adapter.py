@@ -20,6 +20,7 @@ from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.vision_encoders import clip, siglip
+from tests.engine.conformance.zoo import cases
 from tests.engine.gate import Gate, merging_engine, together
 from tests.engine.ip_adapters import (
     BLUE,
@@ -36,6 +37,8 @@ pytestmark = [
     pytest.mark.engine,
     # diffusers' discrete solvers and numpy 2
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    # about the offset of steps in the settings of a tiny solver
+    pytest.mark.filterwarnings("ignore:.*The configuration file of this scheduler:FutureWarning"),
 ]
 
 BOUND = 1e-4
@@ -69,19 +72,26 @@ def wish(seed: int, image: Any = None, **more: Any) -> dict[str, Any]:
     }
 
 
-def options_with_scale(scale: float) -> GenerationOptions:
+Scale = float | Sequence[float]
+
+
+def options_with_scale(scale: Scale) -> GenerationOptions:
     return GenerationOptions(set_up=with_scale(scale))
 
 
-def generate_alone(pipeline: Any, seed: int, image: Any = None, scale: float = 1.0) -> torch.Tensor:
+def generate_alone(pipeline: Any, seed: int, image: Any = None, scale: Scale = 1.0) -> torch.Tensor:
     with Engine(pipeline, threads=1, max_batch=1) as engine:
         options = GenerationOptions() if image is None else options_with_scale(scale)
         return engine.submit(options=options, **wish(seed, image)).result(60).images
 
 
+def directory_of(folder: Path) -> Path:
+    """Directory in which a folder was composed."""
+    return folder.parents[2]
+
+
 def without_adapter(folder: Path, seed: int) -> torch.Tensor:
-    base = folder.parents[1].parent / "base"
-    plain: Any = DiffusionPipeline.from_pretrained(str(base))
+    plain: Any = DiffusionPipeline.from_pretrained(str(directory_of(folder) / "base"))
     plain.set_progress_bar_config(disable=True)
     return plain(**wish(seed)).images
 
@@ -128,14 +138,8 @@ def test_an_embedding_without_a_scale_counts_whole(pipeline: Any) -> None:
 
 @pytest.mark.long
 def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
-    folder = save_with_adapter(tmp_path, tiny_sdxl())
-    theirs: Any = DiffusionPipeline.from_pretrained(str(tmp_path / "base"))
-    theirs.image_encoder = CLIPVisionModelWithProjection.from_pretrained(
-        tmp_path / "adapter" / "image_encoder"
-    )
-    theirs.load_ip_adapter(str(tmp_path / "adapter"), subfolder="", weight_name=FILE)
-    theirs.set_progress_bar_config(disable=True)
-    ours = load_adapter_pipeline(folder)
+    ours = load_adapter_pipeline(save_with_adapter(tmp_path, tiny_sdxl()))
+    theirs = diffusers_own(tmp_path, "adapter")
     for scale in (1.0, 0.35):
         theirs.set_ip_adapter_scale(scale)
         expected = theirs(**wish(5, BLUE)).images
@@ -143,6 +147,116 @@ def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
         assert (
             torch.equal(result, expected) if scale == 1 else (result - expected).abs().max() < BOUND
         )
+
+
+def diffusers_own(directory: Path, *adapters: str) -> Any:
+    """Pipeline that diffusers has loaded adapters into, from these folders."""
+    theirs: Any = DiffusionPipeline.from_pretrained(str(directory / "base"))
+    theirs.image_encoder = CLIPVisionModelWithProjection.from_pretrained(
+        directory / "adapter" / "image_encoder"
+    )
+    places = [str(directory / adapter) for adapter in adapters]
+    theirs.load_ip_adapter(places, subfolder="", weight_name=[FILE] * len(places))
+    theirs.set_progress_bar_config(disable=True)
+    return theirs
+
+
+TWO = {
+    "sd": (cases()["StableDiffusionPipeline"].build, {"patches": True}),
+    "sdxl": (tiny_sdxl, {"patches": True}),
+    "flux": (tiny_flux, {"seed": 8}),
+}
+"""Pipeline, and how its second adapter differs from the first."""
+
+
+@pytest.fixture(scope="module", params=TWO)
+def folder_of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    make, second = TWO[request.param]
+    pipeline = make()
+    tensors = adapter_of(pipeline), adapter_of(pipeline, **second)
+    return save_with_adapter(tmp_path_factory.mktemp("two"), pipeline, *tensors)
+
+
+@pytest.fixture(scope="module")
+def two(folder_of_two: Path) -> Any:
+    return load_adapter_pipeline(folder_of_two)
+
+
+@pytest.mark.variants(1)
+def test_of_two_adapters_each_has_its_image_and_its_scale_as_in_diffusers(
+    folder_of_two: Path, two: Any
+) -> None:
+    theirs = diffusers_own(directory_of(folder_of_two), "adapter", "adapter_1")
+    images = [RED, BLUE]
+    plain = generate_alone(two, 5)
+    assert torch.equal(generate_alone(two, 5, images, [0, 0]), plain)
+    for scales in ([1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.35, 0.8]):
+        theirs.set_ip_adapter_scale(scales)
+        expected = theirs(**wish(5, images)).images
+        result = generate_alone(two, 5, images, scales)
+        assert (result - plain).abs().max() > 0.005
+        if {*scales} == {1.0}:
+            assert torch.equal(result, expected)
+        assert (result - expected).abs().max() < BOUND
+    assert not torch.equal(generate_alone(two, 5, [BLUE, RED]), generate_alone(two, 5, images))
+
+
+@pytest.mark.long
+def test_rows_with_other_images_and_scales_of_two_adapters_share_forwards(two: Any) -> None:
+    inputs: Sequence[tuple[int, Any, Scale]] = [
+        (1, [RED, BLUE], [1.0, 0.5]),
+        (2, [BLUE, RED], [0.0, 1.0]),
+        (3, [RED, RED], [0.2, 0.0]),
+    ]
+    check_merged(two, inputs)
+
+
+def check_merged(pipeline: Any, inputs: Sequence[tuple[int, Any, Scale]]) -> None:
+    """Assert that the generations share forwards, and make what each makes alone."""
+    expected = [generate_alone(pipeline, *arguments) for arguments in inputs]
+    calls = [
+        {**wish(seed, image), "options": options_with_scale(scale)} for seed, image, scale in inputs
+    ]
+    with merging_engine(pipeline, threads=1) as engine:
+        results = together(engine, calls)
+        counts = engine.counts()
+    for result, its in zip(results, expected, strict=True):
+        assert (result.images - its).abs().max() <= BOUND
+    assert max(counts["batch_sizes"]) == len(inputs)
+    assert counts["not_merged"].keys().isdisjoint({"failed when merged", "differs when merged"})
+
+
+@pytest.mark.long
+def test_an_adapter_looks_at_several_images_as_in_diffusers(folder: Path, pipeline: Any) -> None:
+    theirs = diffusers_own(directory_of(folder), "adapter")
+    images = [[RED, BLUE]]
+    result = generate_alone(pipeline, 5, images)
+    assert torch.equal(result, theirs(**wish(5, images)).images)
+    assert not torch.equal(result, generate_alone(pipeline, 5, RED))
+    check_merged(pipeline, [(1, images, 0.5), (2, [[BLUE, BLUE]], 1.0)])
+
+
+@pytest.mark.long
+def test_images_of_other_numbers_run_apart(pipeline: Any) -> None:
+    inputs: Sequence[tuple[int, Any, Scale]] = [(1, [[RED, BLUE]], 0.5), (2, RED, 1.0)]
+    expected = [generate_alone(pipeline, *arguments) for arguments in inputs]
+    calls = [
+        {**wish(seed, image), "options": options_with_scale(scale)} for seed, image, scale in inputs
+    ]
+    with merging_engine(pipeline, threads=1) as engine:
+        results = together(engine, calls)
+        assert engine.counts()["not_merged"]["other shapes or values"] > 0
+    for result, its in zip(results, expected, strict=True):
+        assert (result.images - its).abs().max() <= BOUND
+
+
+@pytest.mark.long
+def test_a_second_adapter_for_stable_diffusion_3_is_refused(tmp_path: Path) -> None:
+    original = tiny_sd3()
+    tensors = [adapter_of(original, seed=seed) for seed in (7, 8)]
+    folder = save_with_adapter(tmp_path, original, *tensors, encoder=siglip())
+    with pytest.raises(WeightsUnavailable, match="loads one IP-Adapter into StableDiffusion3Pipe"):
+        load_adapter_pipeline(folder)
 
 
 @pytest.mark.long

@@ -75,6 +75,16 @@ def test_no_depth_is_too_much_to_be_answered(depth: int, opener: bytes) -> None:
     assert (body is not None) == (depth < 32)
 
 
+@pytest.mark.parametrize(
+    ("message", "why"), [(b"\xc1", "it is not msgpack"), (b"\x91" * 2000, "nested too deeply")]
+)
+def test_a_frame_that_cannot_be_decoded_is_refused_with_the_reason(
+    message: bytes, why: str
+) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        unpack(message, LARGEST)
+
+
 def test_a_frame_that_is_too_large_is_refused_before_it_is_read() -> None:
     with pytest.raises(TooLarge, match="101 bytes; the limit is 100"):
         unpack(b"\x00" * 101, 100)

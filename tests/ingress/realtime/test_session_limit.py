@@ -19,7 +19,10 @@ from tests.ingress.house import House, build_house
 from tests.ingress.socket import connect
 
 
-async def test_one_more_session_than_the_limit_is_refused_until_another_ends() -> None:
+async def test_one_more_session_than_the_limit_is_refused_until_another_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_limit, "RELEASE_S", 0.2)
     async with build_house(max_sessions_per_tenant=1) as house:
         async with connect(house) as first:
             first.send(echo=1)
@@ -32,10 +35,19 @@ async def test_one_more_session_than_the_limit_is_refused_until_another_ends() -
             assert "1 open realtime sessions" in refusal["reason"]
             first.send(echo=2)  # it is not disturbed
             assert (await first.hear())["echo"] == 2
-        await until(lambda: not house.services.session_counts._open)
         async with connect(house) as third:
             third.send(echo=3)
             assert (await third.hear())["echo"] == 3
+
+
+async def test_a_client_that_hangs_up_and_connects_again_is_not_refused() -> None:
+    async with build_house(max_sessions_per_tenant=1) as house, connect(house) as first:
+        first.send(echo=1)
+        assert (await first.hear())["echo"] == 1
+        first.hang_up()
+        async with connect(house) as second:
+            second.send(echo=2)
+            assert (await second.hear())["echo"] == 2
 
 
 @asynccontextmanager
@@ -91,16 +103,20 @@ def here_open(house: House) -> Sequence[str]:
     ]
 
 
-def test_sessions_of_other_tenants_and_pools_do_not_count() -> None:
+async def test_sessions_of_other_tenants_and_pools_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_limit, "RELEASE_S", 0.0)
     counts = SessionCounts()
-    with counts.count("studio", "ann", 1):
-        with counts.count("studio", "bob", 1), counts.count("video", "ann", 1):
+    async with counts.count("studio", "ann", 1):
+        async with counts.count("studio", "bob", 1), counts.count("video", "ann", 1):
             pass
-        with pytest.raises(Overloaded), counts.count("studio", "ann", 1):
+        with pytest.raises(Overloaded):
+            async with counts.count("studio", "ann", 1):
+                pass
+        async with counts.count("studio", "ann", None):
             pass
-        with counts.count("studio", "ann", None):
-            pass
-    with counts.count("studio", "ann", 1):
+    async with counts.count("studio", "ann", 1):
         pass
 
 

@@ -158,7 +158,7 @@ async def test_without_max_buffering_frames_are_answered_in_their_order(house: H
         assert [(await client.hear())["echo"] for _ in range(20)] == list(range(20))
 
 
-@pytest.mark.parametrize("value", ["61", "-1", "x"])
+@pytest.mark.parametrize("value", ["61", "0", "-1", "x"])
 async def test_a_wrong_max_buffering_is_refused(house: House, value: str) -> None:
     async with connect(house, max_buffering=value) as client:
         assert "max_buffering" in (await client.hear())["reason"]
