@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +25,7 @@ from serve_app.domain.errors import DarkroomError, WeightsUnavailable
 from serve_app.settings import Config
 from weights import eviction
 from weights.eviction import gigabytes
+from weights.hub import Hub
 from weights.store import Store, repositories_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
     """Show the downloads, ask for confirmation on a terminal, download; returns the exit status."""
-    store = Store(config.weights.store())
-    repositories = downloads(config, store, chosen_entries(config, ids))
+    store, entries = Store(config.weights.store()), chosen_entries(config, ids)
+    with ProgressLine("Asking the hub what is to be downloaded", quiet=as_json):
+        repositories = downloads(config, _asking_store(config), entries)
     if not as_json:
         _announce(store, repositories)
     missing = sum(repository.missing_bytes or 0 for repository in repositories)
@@ -54,9 +56,30 @@ def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
         }
         echo(json.dumps(document, indent=2))
     else:
-        for result in results:
-            echo(result.line())
+        for line in _lines(results):
+            echo(line)
     return 1 if any(outcome.trouble for outcome in results) else 0
+
+
+def _asking_store(config: Config) -> Store:
+    """Store that gives up a hub early which cannot be reached: somebody waits for the first line,
+    and nothing is lost yet."""
+    return Store(config.weights.store(), lambda: Hub(tries=2))
+
+
+def _lines(results: Sequence[_PullResult]) -> Iterator[str]:
+    """Description of the results for a terminal. Repositories with one problem, such as a hub that
+    cannot be reached, share a line."""
+    by_problem: dict[str, list[str]] = {}
+    for result in results:
+        if result.trouble:
+            why = result.trouble.removeprefix(f"{result.source} ")
+            of_hub = why != result.trouble
+            by_problem.setdefault(f" {why}" if of_hub else f": {why}", []).append(result.source)
+        else:
+            yield f"ok       {result.source}: {result.path}"
+    for why, sources in by_problem.items():
+        yield f"PROBLEM  {', '.join(dict.fromkeys(sources))}{why}"
 
 
 class _PullResult:
@@ -64,20 +87,13 @@ class _PullResult:
 
     def __init__(self, download: RepositoryDownload, path: str, trouble: str) -> None:
         self._download = download
-        self._path = path
+        self.source = download.available.weights.source
+        self.path = path
         self.trouble = trouble
-
-    def line(self) -> str:
-        source = self._download.available.weights.source
-        return (
-            f"PROBLEM  {source}: {self.trouble}"
-            if self.trouble
-            else f"ok       {source}: {self._path}"
-        )
 
     def as_json(self) -> dict[str, object]:
         summary = self._download.as_json()
-        return {**summary, "path": self._path or None, "error": self.trouble or None}
+        return {**summary, "path": self.path or None, "error": self.trouble or None}
 
 
 def _announce(store: Store, repositories: Sequence[RepositoryDownload]) -> None:
@@ -89,6 +105,8 @@ def _announce(store: Store, repositories: Sequence[RepositoryDownload]) -> None:
             download.lines() if download.available.plan else ()
         ):  # errors are printed at the end
             echo(line)
+    if all(download.missing_bytes is None for download in repositories):
+        return
     echo(
         f"In total {total_text(repositories)} to download to {store.directory}, where "
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free."

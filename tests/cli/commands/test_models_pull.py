@@ -17,6 +17,7 @@ from serve_app.cli.doctor import checks
 from serve_app.cli.main import main
 from serve_app.cli.serve import notices
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.free_ports import free_port
 from serve_app.settings import Config
 from tests.weights.conftest import COMMIT, NAME, NEEDED, write_repository
 from tests.weights.hub_server import HubServer, serving
@@ -133,6 +134,17 @@ def test_one_that_cannot_be_had_keeps_the_others_from_nothing(hub: HubServer) ->
     assert ran.exit_code == 1
     assert "PROBLEM  house/other: The hub" in ran.output
     assert "ok       house/small: " in ran.output
+
+
+def test_a_hub_that_cannot_be_reached_is_one_problem_of_all(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    ran = run_models("pull", "house/other", "house/draw")
+    assert ran.exit_code == 1
+    (line,) = ran.output.splitlines()
+    assert line.startswith("PROBLEM  house/other, house/small cannot be downloaded: the hub http:")
+    assert "cannot be reached" in line
 
 
 def test_an_endpoint_that_is_not_there_is_reported(hub: HubServer) -> None:
