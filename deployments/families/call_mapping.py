@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from deployments.families.image_io import own_dtypes, strength_of
-from deployments.families.object_inputs import unknown_attributes
+from deployments.families.object_inputs import part_values, unknown_attributes
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -80,7 +80,11 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     except ValueError as error:
         raise Misconfigured(f"{endpoint.id}: {error} (in the catalogue).") from error
     files = (options.video if kind == "video" else kind for kind in tasks[task])
-    declared = (spec.argument for spec in inputs.values() if spec.is_file or spec.fields)
+    declared = (
+        spec.argument
+        for spec in inputs.values()
+        if spec.is_file or (spec.fields and not spec.parts)
+    )
     passed = {name: spec.argument for name, spec in inputs.items() if spec.is_passed}
     settings = {name: argument for name, argument in passed.items() if SETTING in argument}
     arguments = {name: argument for name, argument in passed.items() if name not in settings}
@@ -104,7 +108,8 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
 
 def as_families_read(mapping: CallMapping, input: Mapping[str, Any]) -> Mapping[str, Any]:
     """``input`` under the usual names of what families translate, with the number of steps if the
-    endpoint fixes it."""
+    endpoint fixes it. Objects that choose parts become the fields with a value for each part."""
+    input = {**input, **part_values(mapping.inputs, input)}  # noqa: A001
     steps = {STEPS: mapping.fixed[STEPS]} if STEPS in mapping.fixed else {}
     named = {
         usual: input[name]

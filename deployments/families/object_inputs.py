@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from serve_app.domain.errors import InvalidInput
-from serve_app.options.inputs import DeclaredInput, Inputs
+from serve_app.options.inputs import SCALES, DeclaredInput, Inputs
 
 FileForm = Callable[[DeclaredInput, Any, str], Mapping[str, Any]]
 """Attributes of an object from a decoded file: that of the declaration, and what else classes may
@@ -51,10 +51,74 @@ def object_values(
                     yield f"{name}.{number}.{field}", declaration, value
 
 
+def part_values(inputs: Inputs, input: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields of the endpoint by the objects that choose parts of it, and those objects left out.
+
+    A part that no object chooses has a black image, and the scale 0. Without objects, the fields
+    are as they are, but for images that the pipeline needs.
+    """
+    values: dict[str, Any] = {}
+    for name, declared in inputs.items():
+        if not declared.parts:
+            continue
+        items = [*(input.get(name) or ())]
+        values |= {name: None}
+        files = [field.argument for field in declared.fields.values() if field.is_file]
+        given = next((file for file in files if input.get(file)), None)
+        if items and given:
+            message = f"{given} and {name} cannot both be set"
+            raise InvalidInput.of_field(given, message)
+        is_needed = any(not inputs[file].is_adapters for file in files)
+        if items or (is_needed and not given):
+            values |= _of_parts(inputs, name, items)
+    return values
+
+
+def _of_parts(
+    inputs: Inputs, name: str, items: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Any]]:
+    """Field of the endpoint → its value for each part, as the objects of the field ``name`` say."""
+    declared = inputs[name]
+    by_part: dict[int, Mapping[str, Any]] = {}
+    for number, item in enumerate(items):
+        (part,) = declared.parts_named(item)
+        if part in by_part:
+            raise InvalidInput.of_field(f"{name}.{number}", "Another object names this part")
+        by_part[part] = item
+    for field, spec in declared.attributes.items():
+        if not declared.gives(field):
+            continue
+        target = inputs[spec.argument]
+        several = len(declared.parts) > 1
+        default: Any = spec.default
+        if default is None and not spec.is_file:
+            default = target.default[0] if several else target.default
+        absent = default
+        if spec.is_file:
+            absent = _black_image(item[field] for item in by_part.values())
+        elif target.argument in SCALES:
+            absent = 0.0
+        chosen = [
+            absent if (item := by_part.get(part)) is None else item.get(field, default)
+            for part in range(len(declared.parts))
+        ]
+        yield spec.argument, chosen if several else chosen[0]
+
+
+def _black_image(images: Iterator[Any]) -> Any:
+    """Black image of the size of the first of ``images``."""
+    from PIL import Image  # noqa: PLC0415
+
+    first = next(images, None)
+    return Image.new("RGB", (64, 64) if first is None else first.size)
+
+
 def unknown_attributes(inputs: Inputs, called: type) -> Iterator[str]:
     """Yield attributes of declared objects that their class does not have."""
     for declared in inputs.values():
-        if not declared.fields or not (classes := _classes(called, declared.argument)):
+        if declared.parts or not declared.fields:
+            continue
+        if not (classes := _classes(called, declared.argument)):
             continue
         known = {attribute for kind in classes for attribute in _attributes(kind)}
         for field in declared.attributes.values():

@@ -5,7 +5,7 @@ them, and replicas the call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, cast
 
@@ -21,6 +21,10 @@ SETTING = "."
 ADAPTER_SCALE = "ip_adapter.scale"
 """Place of the scale of the image for an IP-Adapter, or of those for several, which each request
 has for itself."""
+CONTROL_SCALE = "controlnet_conditioning_scale"
+"""Argument that says how much a ControlNet counts, or each of several."""
+SCALES = frozenset({ADAPTER_SCALE, CONTROL_SCALE})
+"""Arguments that leave a part out where they are 0."""
 CONTROL_MODE = "control_mode"
 """Argument with the kind of a control image, or of each of several."""
 ADAPTER_IMAGE = "ip_adapter_image"
@@ -111,6 +115,9 @@ class DeclaredInput(BaseModel):
     fields: Mapping[str, DeclaredInput] = Field(default_factory=dict[str, "DeclaredInput"])
     # of each of the objects; their arguments are those of the class that the pipeline takes
     one_of: tuple[str, ...] = ()  # fields of which each object has exactly one
+    parts: tuple[Mapping[str, tuple[str, ...]], ...] = ()  # of which each object chooses one: for
+    # each, fields of the object and the texts that name it there. The arguments of the other fields
+    # are fields of the endpoint, with a value for each part
     about: str = Field(default="", max_length=300)
 
     @model_validator(mode="after")
@@ -174,6 +181,18 @@ class DeclaredInput(BaseModel):
         elsewhere = self.by_family or self.unused or self.refused or self.fields
         return not (elsewhere or self.is_file or self.type in TRANSLATED)
 
+    def parts_named(self, item: Mapping[str, Any]) -> Sequence[int]:
+        """Numbers of the parts that an object may mean."""
+        return [
+            number
+            for number, names in enumerate(self.parts)
+            if all(not item.get(name) or item[name] in texts for name, texts in names.items())
+        ]
+
+    def gives(self, field: str) -> bool:
+        """True for a field of objects whose value is that of the chosen part."""
+        return bool(self.parts) and field not in self.parts[0]
+
     @property
     def attributes(self) -> Mapping[str, DeclaredInput]:
         """Fields of objects that their class takes. Others have no effect, or only one value."""
@@ -197,6 +216,10 @@ def declared_inputs(endpoint: Endpoint) -> Inputs:
         check_name(name)
         declared = validate(DeclaredInput, value, f"options.{OPTION}.{name}")
         inputs[name] = _with_argument(name, declared)
+    for name, declared in inputs.items():
+        targets = {field.argument for n, field in declared.attributes.items() if declared.gives(n)}
+        if missing := sorted(targets - inputs.keys()):
+            raise ValueError(f"`options.{OPTION}.{name}` gives {missing[0]}, which is no field")
     return inputs
 
 

@@ -249,6 +249,8 @@ def _objects(name: str, declared: DeclaredInput) -> Any:
     model: Any = create_model(title, __base__=_Object, **fields)
     if declared.one_of:
         model = Annotated[model, AfterValidator(_exactly_one(declared.one_of))]
+    if declared.parts:
+        model = Annotated[model, AfterValidator(_one_part(declared))]
     return _list_annotation(model, MAX_OBJECTS)(declared)
 
 
@@ -263,6 +265,22 @@ def _exactly_one(fields: tuple[str, ...]) -> Callable[[BaseModel], BaseModel]:
             context = {"names": names, WITHIN: present[1]}
             raise PydanticCustomError("one_of", "Only one can be set: {names}", context)
         return item
+
+    return check
+
+
+def _one_part(declared: DeclaredInput) -> Callable[[BaseModel], BaseModel]:
+    def check(item: BaseModel) -> BaseModel:
+        values = item.model_dump()
+        if len(declared.parts_named(values)) == 1:
+            return item
+        texts = {n: [t for part in declared.parts for t in part[n]] for n in declared.parts[0]}
+        wrong = (name for name in texts if values[name] and values[name] not in texts[name])
+        field = next(wrong, next(iter(texts)))
+        exact = " or ".join(dict.fromkeys(part[field][0] for part in declared.parts))
+        context = {"expected": exact, WITHIN: field}
+        text = "Input should name a part of this endpoint: {expected}"
+        raise PydanticCustomError("one_of", text, context)
 
     return check
 

@@ -20,6 +20,7 @@ from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
 from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.derivation import derive_inputs
+from serve_app.cli.inspection.fal_parts import parts_of
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
 from serve_app.cli.inspection.proposal import complete_entry, like, propose
 from serve_app.cli.inspection.repository import Repository, id_of, inspect_repository
@@ -118,7 +119,10 @@ def add_command(
     with Client(server) as client:
         if like_id is None:
             adapters = repository.adapters
-            entry = propose(call, repository.config, endpoint, adapters=adapters, nets=nets)
+            parts = parts_of(repository.weights)
+            entry = propose(
+                call, repository.config, endpoint, adapters=adapters, nets=nets, parts=parts
+            )
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
         pool, name, licence = (params[key] for key in ("pool", "name", "licence"))

@@ -8,12 +8,10 @@ from typing import Any
 
 from serve_app.cli.inspection.pipeline_call import PipelineCall
 from serve_app.domain.errors import Misconfigured
-from serve_app.options.inputs import CONTROL_MODE
+from serve_app.options.inputs import CONTROL_MODE, CONTROL_SCALE
 
 CONTROL = "control_image"
-NUMBERS = frozenset(
-    {"controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"}
-)
+NUMBERS = frozenset({CONTROL_SCALE, "control_guidance_start", "control_guidance_end"})
 """Arguments with a number for each ControlNet."""
 
 VIDEOS = "conditioning_frames"

@@ -25,6 +25,7 @@ from serve_app.catalog.fal_types import (
 )
 from serve_app.catalog.schema.declared import KINDS
 from serve_app.cli.inspection.derivation import PROMPT, Declared, Derived, order_fields
+from serve_app.cli.inspection.fal_parts import Parts, PartsChosen, parts_chosen
 from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, Output
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import AUTO
@@ -32,6 +33,8 @@ from serve_app.domain.media.video_size import VIDEO_SIZES
 from serve_app.options.inputs import STEPS, TRANSLATED, InputType
 
 REFUSED = "refused"
+PRESET = "landscape_4_3"
+"""Size where a request names none and has no image."""
 
 RENAMED: Mapping[str, tuple[str, ...]] = {
     "image_url": ("image", "images", "input_images", "control_image"),
@@ -50,7 +53,6 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "steps": (STEPS,),
     "number_of_steps": (STEPS,),
     "cfg_scale": ("true_cfg_scale", "guidance_scale"),
-    "real_cfg_scale": ("true_cfg_scale",),
     "guidance_scale": (
         *("guidance_scale", "true_cfg_scale", "distilled_guidance_scale", "prior_guidance_scale"),
     ),
@@ -97,6 +99,7 @@ POSSIBLE = {
 }
 
 UNUSED: Mapping[str, str] = {
+    "image_encoder_weight_name": "the safetensors of the image encoder are loaded",
     "acceleration": "this endpoint has no step cache",
     **dict.fromkeys(
         ("enable_prompt_expansion", "expand_prompt", "enhance_prompt", "prompt_expansion"),
@@ -125,18 +128,26 @@ class Overlaid:
     defaults: Mapping[str, Any]  # of fields that every input has
 
 
-def overlaid(derived: Derived, endpoint_id: str, output: Output, name: str) -> Overlaid:
-    """Fields of fal's endpoint over what was ``derived`` of the class ``name``. ``Misconfigured``:
-    its clients do not send what the pipeline needs, or send what it cannot take."""
+def overlaid(
+    derived: Derived, endpoint_id: str, output: Output, name: str, parts: Parts
+) -> Overlaid:
+    """Fields of fal's endpoint over what was ``derived`` of the class ``name``, which is loaded
+    with these ``parts``. ``Misconfigured``: its clients do not send what the pipeline needs, or
+    send what it cannot take."""
     fields = fal_input(endpoint_id) or {}
     inputs: dict[str, Declared] = {}
     taken: set[str] = set()
     standard = KINDS[FAMILY_OF_OUTPUT[output]].fields.keys()
     own = {field: fals for field, fals in fields.items() if field not in standard}
+    lists = {field: items for field, fals in own.items() if (items := _item_fields(fals))}
+    chosen = {field: those for field in lists if (those := parts_chosen(field, parts))}
+    of_parts = {target for those in chosen.values() for target in those.values.values()}
     for field, fals in own.items():
-        source = next(
-            (candidate for candidate in _sources(field, derived) if candidate not in taken), None
-        )
+        if field in chosen:
+            inputs[field] = _of_parts(lists[field], chosen[field], derived, output, name)
+            continue
+        candidates = (n for n in _sources(field, derived) if n not in taken | of_parts)
+        source = next(candidates, None)
         objects = None if source else _source_of_objects(fals, derived)
         if objects is not None:
             source, items = objects
@@ -148,6 +159,10 @@ def overlaid(derived: Derived, endpoint_id: str, output: Output, name: str) -> O
             taken.add(source)
             inputs[field] = _with_argument(fals, source, derived.inputs[source])
     rest = {n: spec for n, spec in derived.inputs.items() if n not in taken and n not in inputs}
+    for field in of_parts & rest.keys():
+        rest[field] = {key: value for key, value in rest[field].items() if key != "required"}
+    if of_parts and not any(_is_shown(spec) for spec in inputs.values()):
+        inputs.get("image_size", {}).setdefault("default", PRESET)
     if output == "video" and "duration" in inputs:
         rest.pop("num_frames", None)  # its default would be another length
     if rest.get(PROMPT, {}).get("required"):
@@ -191,12 +206,47 @@ def _sources(field: str, derived: Derived) -> Iterator[str]:
 def _source_of_objects(fals: FalField, derived: Derived) -> tuple[str, FalFields] | None:
     """Derived list of objects with a file that those of fal's have too, and fal's fields of each.
     Several fields of fal's may share the list, such as one of images and one of videos."""
-    if not isinstance(fals.type, ListOf) or not isinstance(fals.type.item, ObjectOf):
+    if (items := _item_fields(fals)) is None:
         return None
-    items = fal_object(fals.type.item.name)
     files = {name for name in items if name.endswith("_url")}
     listed = ((n, spec["fields"].keys()) for n, spec in derived.inputs.items() if "fields" in spec)
     return next(((name, items) for name, fields in listed if files & fields), None)
+
+
+def _item_fields(fals: FalField) -> FalFields | None:
+    """Fields of the objects of a list; None: it is no list of objects."""
+    if not isinstance(fals.type, ListOf) or not isinstance(fals.type.item, ObjectOf):
+        return None
+    return fal_object(fals.type.item.name)
+
+
+def _of_parts(
+    items: FalFields, chosen: PartsChosen, derived: Derived, output: Output, name: str
+) -> Declared:
+    """Declaration of a list of fal's objects that choose parts."""
+    fields: dict[str, Declared] = {}
+    for field, fals in items.items():
+        target = chosen.values.get(field, "")
+        declared: Declared = {"required": True} if fals.required else {}
+        if field in chosen.names[0]:
+            fields[field] = {**declared, "type": "text"}
+        elif target not in derived.inputs:
+            fields[field] = _without_argument(field, fals, output, name)
+        elif fals.type is Plain.FILE:
+            fields[field] = {**declared, "type": "image", "argument": target}
+        else:
+            own = derived.inputs[target]
+            prefix = "item_" if own["type"] == "numbers" else ""
+            bounds = {b: own[prefix + b] for b in ("least", "most") if prefix + b in own}
+            declared |= {} if fals.default is None else {"default": fals.default}
+            fields[field] = {**declared, "type": "number", "argument": target, **bounds}
+    parts = [{field: [*texts] for field, texts in names.items()} for names in chosen.names]
+    return {"type": "objects", "most": len(parts), "fields": fields, "parts": parts}
+
+
+def _is_shown(declared: Declared) -> bool:
+    """True for an image that every input has, whose size the output has."""
+    return declared["type"] in ("image", "images") and "required" in declared
 
 
 def _objects(

@@ -10,7 +10,8 @@ from serve_app.catalog.fal_types import fal_ids
 from serve_app.cli.inspection.control_nets import ControlNets
 from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derive_inputs, stated_size
 from serve_app.cli.inspection.fal_overlay import overlaid
-from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, PipelineCall
+from serve_app.cli.inspection.fal_parts import Parts, chooses
+from serve_app.cli.inspection.pipeline_call import CONTROL_NET, FAMILY_OF_OUTPUT, PipelineCall
 from serve_app.cli.inspection.repository import Repository
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import DECLARED, OPTION
@@ -79,12 +80,14 @@ def propose(
     *,
     adapters: int = 0,
     nets: ControlNets | None = None,
+    parts: Parts | None = None,
 ) -> Entry:
     """Entry by the class and its arguments; of an endpoint of fal's, with fal's fields.
     ``adapters``: number of IP-Adapters that it is loaded with. ``nets``: ControlNets that run
-    together. ``Misconfigured``: no family can call it."""
-    is_fals = endpoint_id in fal_ids()
-    if is_fals and nets is not None:
+    together. ``parts``: those of the entry, which requests to fal's endpoints choose.
+    ``Misconfigured``: no family can call it."""
+    is_fals, parts = endpoint_id in fal_ids(), parts or {}
+    if is_fals and nets is not None and not chooses(endpoint_id, CONTROL_NET, parts):
         raise Misconfigured(
             f"{endpoint_id} has fal's fields, which give one control image, and here "
             f"{nets.count} ControlNets run together. Serve them under an id of your own, such as "
@@ -106,7 +109,7 @@ def propose(
     )
     defaults: Mapping[str, Any] = {}
     if is_fals:
-        laid = overlaid(derivation, endpoint_id, call.output, call.name)
+        laid = overlaid(derivation, endpoint_id, call.output, call.name, parts)
         derivation, defaults = Derived(laid.inputs), laid.defaults
     task = _task(call, derivation)
     family = FAMILY_OF_OUTPUT[call.output]

@@ -111,3 +111,35 @@ def test_of_two_ip_adapters_a_request_chooses_the_scale_of_each(
     refused = darkroom.http.post("/run/house/two", json={"prompt": "x", "ip_adapter_scale": [1]})
     assert refused.status_code == 422
     assert darkroom.command("models", "delete", "house/two").returncode == 0
+
+
+def test_an_object_of_fals_chooses_a_control_net_and_an_ip_adapter(
+    darkroom: Darkroom, tmp_path: Path
+) -> None:
+    name, endpoint_id = "FluxControlNetPipeline", "fal-ai/flux-general"
+    pipeline = cases()["FluxPipeline"].build()
+    weights = save_parts(tmp_path, pipeline, [adapter_of(pipeline)])
+    cases()[name].build().controlnet.save_pretrained(tmp_path / "edges")
+    parts = [f"--part={e.component}={Path(e.source) / e.file}" for e in weights.parts]
+    command = ("--weights", weights.source, *parts, f"--part=controlnet={tmp_path / 'edges'}")
+    added = darkroom.command("models", "add", endpoint_id, *command, "--pipeline", name)
+    assert added.returncode == 0, added.stderr
+    red, blue = as_url(InputType.IMAGE, RED), as_url(InputType.IMAGE, BLUE)
+
+    def image(scale: float, control: float) -> NDArray[np.float32]:
+        adapter = {"path": "adapter", "image_encoder_path": "image_encoder", "image_url": red}
+        edges = {"path": "edges", "control_image_url": blue, "conditioning_scale": control}
+        lists = {"ip_adapters": [{**adapter, "scale": scale}], "controlnets": [edges]}
+        return image_of(darkroom, endpoint_id, **lists)
+
+    plain = image_of(darkroom, endpoint_id)
+    assert np.array_equal(image(0, 0), plain)
+    assert np.abs(image(1, 0) - plain).max() > 8
+    assert np.abs(image(0, 1) - plain).max() > 0
+    other = {"prompt": "x", "controlnets": [{"path": "house/other", "control_image_url": blue}]}
+    refused = darkroom.http.post(f"/run/{endpoint_id}", json=other)
+    assert refused.status_code == 422
+    (problem,) = refused.json()["detail"]
+    assert problem["loc"] == ["body", "controlnets", 0, "path"]
+    assert "edges" in problem["msg"]
+    assert darkroom.command("models", "delete", endpoint_id).returncode == 0
