@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from psycopg import Error
+
 from serve_app.domain.errors import (
     TOO_LATE,
     Cancelled,
@@ -170,6 +172,12 @@ def is_cancel(failure: Failure) -> bool:
 def is_expiry(failure: Failure) -> bool:
     """True if the replica stopped because the overall deadline had passed."""
     return failure.code == Expired.code
+
+
+def unstorable(error: Error) -> str:
+    """Why the outcome of an attempt cannot be stored."""
+    why = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+    return f"The result cannot be stored: {why.rstrip('.')}."
 
 
 def storable(outcome: Outcome) -> Outcome:
