@@ -1,4 +1,5 @@
-"""Outcomes that PostgreSQL cannot store: they are refused, and others in their batch are not."""
+"""Outcomes that PostgreSQL cannot store are refused, and others in their batch are not. Long
+messages are cut."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from serve_app.domain.lease import Verdict
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.request import State
 from tests.queue.database import Ingress
-from tests.queue.requests import TENANT, lease, make_finish, new
+from tests.queue.requests import TENANT, failure, lease, make_finish, new
 
 
 def in_the_context(number: float) -> Outcome:
@@ -46,3 +47,15 @@ async def test_an_outcome_that_cannot_be_stored_is_refused_and_no_other(
     assert accepted is Verdict.ACCEPTED
     assert (await queue.get(TENANT, good.id)).state is State.SUCCEEDED
     assert (await queue.get(TENANT, bad.id)).state is State.RUNNING  # until its replica says more
+
+
+async def test_a_long_message_of_a_failure_is_cut(ingress: Ingress) -> None:
+    queue = await ingress()
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    await queue.finish(make_finish(granted.key, failure("x" * 10**6)))
+    ended = await queue.get(TENANT, request.id)
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert len(ended.outcome.failure.message) < 10_100
+    assert ended.outcome.failure.message.endswith("x …")

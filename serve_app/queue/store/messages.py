@@ -180,8 +180,16 @@ def unstorable(error: Error) -> str:
     return f"The result cannot be stored: {why.rstrip('.')}."
 
 
+MAX_FAILURE_CHARACTERS = 10_000
+"""Longest message of a failure. An app's exception may quote its whole input, and the message is
+sent in every status and list."""
+
+
 def storable(outcome: Outcome) -> Outcome:
     """The outcome with a failure message that PostgreSQL can store."""
     if (failure := outcome.failure) is None:
         return outcome
-    return replace(outcome, failure=replace(failure, message=clean(failure.message)))
+    message = failure.message
+    if len(message) > MAX_FAILURE_CHARACTERS:
+        message = f"{message[:MAX_FAILURE_CHARACTERS]} …"
+    return replace(outcome, failure=replace(failure, message=clean(message)))
