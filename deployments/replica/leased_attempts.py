@@ -12,8 +12,9 @@ from typing import Generic, TypeVar
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.config import IngressLink
+from deployments.replica.failures import as_failure
 from deployments.replica.timeline import TraceReports
-from serve_app.domain.errors import Fenced
+from serve_app.domain.errors import Fenced, PipelineFailed
 from serve_app.domain.lease import Finish, Lease, LeaseKey, SignalKind, Verdict, Work
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import StoredSnapshot
@@ -38,7 +39,10 @@ class OutcomeSender:
         self._link = link
 
     async def finish(self, attempt: Attempt, outcome: Outcome) -> Verdict | None:
-        """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
+        """Deliver an outcome. None if there is no reply within ``finish_give_up_s``.
+
+        ``PipelineFailed``: it cannot be stored.
+        """
         await attempt.printed.wait_settled()
         replica_id = self._link.identity.replica_id
         finish = Finish(attempt.lease_key, replica_id, outcome, attempt.printed.take())
@@ -68,6 +72,8 @@ class OutcomeSender:
                     return await call()
             except Fenced:
                 return Verdict.FENCED
+            except PipelineFailed:
+                raise
             except Exception as error:
                 unanswered = True
                 log.warning("The ingress did not accept the outcome (%r); retrying.", error)
@@ -185,7 +191,7 @@ class LeasedAttempts(Generic[A]):
                 snapshot = self._latest_snapshot(attempt.lease_key)
                 verdict = await self._outcomes.hand_back(attempt, snapshot)
             else:
-                verdict = await self._outcomes.finish(attempt, outcome)
+                verdict, outcome = await self._finish(attempt, outcome)
                 _log_end(lease, outcome)
         finally:
             del self.running[attempt.lease_key]
@@ -200,6 +206,15 @@ class LeasedAttempts(Generic[A]):
         # A stop may arrive after success, while the result is handed in: its files are needed then.
         if verdict is Verdict.FENCED or attempt.handed_back or outcome.failure is not None:
             await attempt.discard()
+
+    async def _finish(self, attempt: A, outcome: Outcome) -> tuple[Verdict | None, Outcome]:
+        """Hand in an outcome, or the failure that it cannot be stored."""
+        try:
+            return await self._outcomes.finish(attempt, outcome), outcome
+        except PipelineFailed as error:
+            log.warning("The outcome was refused: %s", error.message)
+            failed = Outcome(failure=as_failure(error), usage=outcome.usage)
+            return await self._outcomes.finish(attempt, failed), failed
 
 
 def _log_end(lease: Lease, outcome: Outcome) -> None:

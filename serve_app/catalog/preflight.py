@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 
 from serve_app.catalog.entries import CatalogEntry, real_endpoint
 from serve_app.domain.preflight import (
@@ -95,4 +96,5 @@ def _needs(entry: CatalogEntry, measured_s: float | None) -> Needs:
         weights_bytes=None if memory is None else int(sum(memory.weights.values()) * 1e9),
         seconds=stated_s if measured_s is None else measured_s,
         seconds_from="here" if measured_s is not None else "entry" if stated_s else "unknown",
+        packages=tuple(name for name in source.packages if find_spec(name) is None),
     )

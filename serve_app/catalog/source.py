@@ -292,6 +292,7 @@ class EndpointSource(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     recipes: tuple[RecipeSource, ...] = ()
     memory: MemorySource | None = None
+    packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")], ...] = ()
     cache: bool = False
     pool: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     price: Price | None = None

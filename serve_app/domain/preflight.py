@@ -18,6 +18,25 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
+DISTRIBUTIONS = {"cv2": "opencv-python"}
+"""Module → name under which pip installs it, where it is another."""
+
+
+def missing_text(packages: Sequence[str]) -> str:
+    """Sentence about modules that a model needs and that are not installed; empty without any."""
+    if not packages:
+        return ""
+    return (
+        f"it needs {', '.join(packages)}, which this machine's Python does not have: "
+        f"`{install_command(packages)}` where replicas run, or every request fails"
+    )
+
+
+def install_command(packages: Iterable[str]) -> str:
+    """Command that installs modules."""
+    return f"pip install {' '.join(DISTRIBUTIONS.get(name, name) for name in packages)}"
+
+
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
     """Machine that an endpoint runs on. None: not known."""
@@ -121,6 +140,7 @@ class Needs:
     weights_bytes: int | None = None  # in 16 bits
     seconds: float | None = None  # of a usual request
     seconds_from: Literal["here", "entry", "unknown"] = "unknown"
+    packages: tuple[str, ...] = ()  # modules that are not installed here
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +232,7 @@ class Preflight:
         lines = {
             "served": self._service(),
             "fits": self._fit()[1],
+            "packages": missing_text(self.needs.packages),
             "download": self.download.text(),
             "licence": self.licence or "not stated: check it before you use the model",
             "access": self._access(),
@@ -254,6 +275,8 @@ class Preflight:
     @property
     def next(self) -> str:
         """What to do to have the real model; empty if there is nothing to do."""
+        if self.needs.packages:
+            return f"`{install_command(self.needs.packages)}` where replicas run"
         if self.server is Server.HOSTED or (self.server is Server.REAL and self.download.is_here):
             return ""
         source = self.download.source

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from psycopg import DataError
+
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.errors import PipelineFailed
 from serve_app.domain.lease import Finish, LeaseKey, Verdict
@@ -61,7 +63,11 @@ class Finisher:
         self._batcher: Batcher[AttemptEnd, Verdict] = Batcher(self._run)
 
     async def finish(self, finish: Finish) -> Verdict:
-        """End the attempt with its outcome. FENCED if another cause ended it first."""
+        """End the attempt with its outcome. FENCED if another cause ended it first.
+
+        ``PipelineFailed``: PostgreSQL cannot store the outcome. Its replica should fail the attempt
+        with that, since no repetition helps.
+        """
         lease = replace(finish.lease_key, request_id=known_id(finish.lease_key.request_id))
         outcome = messages.storable(finish.outcome)
         if outcome.drafts:
@@ -73,7 +79,10 @@ class Finisher:
         if how is EndReason.FAILED and self._may_be_the_code(finish):
             how = EndReason.RETRY
         end = AttemptEnd(lease, how, _message(outcome), outcome, counts=own)
-        return await self._batcher.call(end)
+        try:
+            return await self._batcher.call(end)
+        except DataError as error:  # NaN, or a number that is too large for its column
+            raise PipelineFailed(messages.unstorable(error)) from error
 
     def _may_be_the_code(self, finish: Finish) -> bool:
         """True for an exception in a canary: other replicas run other code."""

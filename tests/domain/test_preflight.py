@@ -54,6 +54,14 @@ def test_what_is_here_and_fits_needs_nothing() -> None:
     assert not {"access", "next"} & {*facts}
 
 
+def test_packages_that_are_not_installed_are_named_with_the_command_that_installs_them() -> None:
+    facts = on(needs=replace(FLUX.needs, packages=("cosmos_guardrail", "cv2"))).sentences()
+    command = "`pip install cosmos_guardrail opencv-python` where replicas run"
+    assert "it needs cosmos_guardrail, cv2, which this machine's Python" in facts["packages"]
+    assert command in facts["packages"]
+    assert facts["next"] == command
+
+
 @pytest.mark.parametrize(
     ("machine", "fits", "words"),
     [

@@ -21,10 +21,12 @@ from serve_app.cli.connection.text import echo
 from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.derivation import derive_inputs
 from serve_app.cli.inspection.fal_parts import parts_of
+from serve_app.cli.inspection.packages import missing_packages
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
 from serve_app.cli.inspection.proposal import complete_entry, like, propose
 from serve_app.cli.inspection.repository import Repository, id_of, inspect_repository
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.preflight import missing_text
 from serve_app.options.inputs import OPTION as INPUTS
 from serve_app.resources.entries import ENTRIES
 from serve_app.settings import read_config
@@ -114,6 +116,7 @@ def add_command(
     with ProgressLine(f"Reading {weights}", quiet=as_json):
         repository = inspect_repository(weights, variant, store, checkpoint, _parts(part), pipeline)
         call = read_call(repository.pipeline, repository.index)
+        packages = missing_packages(repository.pipeline, repository.index)
     nets = repository.control_nets
     check_control_nets(call, nets)
     with Client(server) as client:
@@ -128,6 +131,7 @@ def add_command(
         pool, name, licence = (params[key] for key in ("pool", "name", "licence"))
         entry = complete_entry(entry, repository, pool=pool, display_name=name, licence=licence)
         entry |= {"cpu": {}} if cpu else {}
+        entry |= {"packages": packages} if packages else {}
         if not replace and not dry_run:
             _refuse_existing(client, endpoint)
         # The server checks it again, because another operator may add it now.
@@ -177,6 +181,8 @@ def _lines(
     else:
         yield f"{endpoint} {'would be' if dry_run else 'is'} listed, but not served."
         yield f"    {stored['reason']}"
+    if packages := entry.get("packages"):
+        yield f"    warning  {missing_text(packages)}."
     if stored["replaces"]:
         yield f"    replaces the entry of: {', '.join(stored['replaces'])}"
     yield f"    pipeline {call.name}"

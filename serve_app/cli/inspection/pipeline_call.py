@@ -149,7 +149,7 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
     """Signature of the class ``name``; of a modular one, with the components of ``index``, or with
     all. ``Misconfigured``: this machine's diffusers has no such pipeline, or its output is neither
     images, videos nor audio."""
-    pipelines = tuple(_folders())
+    pipelines = tuple(source_folders())
     if not pipelines:
         raise Misconfigured(
             "diffusers is not installed on this machine, so the pipeline cannot be inspected. "
@@ -198,7 +198,7 @@ def _constructor(pipelines: Folders, name: str) -> Iterator[Argument]:
 def required_components(name: str) -> frozenset[str]:
     """Components that diffusers insists on: arguments of the constructor without a default that the
     class does not declare as optional. None of a class that inherits its constructor."""
-    pipelines = tuple(_folders())
+    pipelines = tuple(source_folders())
     node = _class(pipelines, name)
     optional: set[str] = set()
     for statement in () if node is None else node.body:
@@ -216,7 +216,7 @@ def combined_words(name: str) -> str:
     a class that runs both."""
     stage = name.removesuffix("Pipeline").replace("Prior", "").replace("Decoder", "")
     combined = f"{stage}CombinedPipeline"
-    if _class(tuple(_folders()), combined) is None:
+    if _class(tuple(source_folders()), combined) is None:
         return ""
     return (
         f"Serve both stages as one: the decoder's repository as the weights, with --pipeline "
@@ -299,7 +299,13 @@ def _default(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _folders() -> Iterator[Path]:
+def module_of(name: str) -> ast.Module | None:
+    """Parsed source of the module that defines a class; None: there is none."""
+    file = _files(tuple(source_folders())).get(name)
+    return None if file is None else ast.parse(file.read_text(encoding="utf-8"))
+
+
+def source_folders() -> Iterator[Path]:
     """Folders with the source of pipelines; none where diffusers is not installed."""
     for package, inside in PACKAGES:
         spec = find_spec(package)

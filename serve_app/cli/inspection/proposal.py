@@ -41,7 +41,10 @@ MOST_SECONDS = {"LongCatAudioDiTPipeline": 30}
 
 USUAL_VIDEO = {"width": 832, "height": 480}
 NOT_COPIED = frozenset(
-    {"demo", "cpu", "weights", "display_name", "description", "licence", "readme", "examples"}
+    {
+        *("demo", "cpu", "weights", "display_name", "description", "licence", "readme"),
+        *("examples", "packages"),
+    }
 )
 """Keys of another entry that describe its own weights."""
 

@@ -206,8 +206,8 @@ class PreflightAnswer(TypedDict):
     sentences: Annotated[
         dict[str, str],
         Field(
-            description="The same in sentences, by subject: served, fits, download, licence, "
-            "access, time, next."
+            description="The same in sentences, by subject: served, fits, packages, download, "
+            "licence, access, time, next."
         ),
     ]
 

@@ -20,7 +20,7 @@ from serve_app.domain.webhook import ClaimedDelivery, Webhook
 from serve_app.ingress.fal.status import status_details, version, wire_status
 from serve_app.ingress.http import query
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.errors import encode_json, json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.http.route_scopes import NO_KEY
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -34,10 +34,6 @@ from serve_app.webhooks.progress import ProgressState
 from serve_app.webhooks.target import BadTarget
 
 PARAMETER = "fal_webhook"
-
-_encode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
-).encode
 
 
 async def parse_webhook(
@@ -93,7 +89,7 @@ class Composer:
             body = await in_cpu_thread(_encode_body, request.id, rest)
         except ArtifactNotFound as error:
             rest["payload_error"] = error.message
-        except ValueError as error:  # NaN, half of a surrogate pair
+        except ValueError as error:  # NaN
             rest["payload_error"] = f"The output cannot be written as JSON: {error}"
         else:
             if len(body) <= MAX_BODY_BYTES:
@@ -112,7 +108,7 @@ def _about_fallback(request: Request) -> dict[str, Any]:
 
 def _encode_body(request_id: str, rest: dict[str, Any]) -> bytes:
     """Encode the body. ``ValueError``: it has a value that JSON cannot represent."""
-    return _encode({"request_id": request_id, "gateway_request_id": request_id, **rest}).encode()
+    return encode_json({"request_id": request_id, "gateway_request_id": request_id, **rest})
 
 
 # Progress messages to fal's webhook before a request has ended.

@@ -235,10 +235,16 @@ _encode = json.JSONEncoder(
 ).encode
 
 
+def encode_json(content: Any) -> bytes:
+    """JSON in UTF-8. Halves of surrogate pairs, which apps cut out of texts, become ``?``.
+    ``ValueError``: a number is not finite."""
+    return _encode(content).encode("utf-8", "replace")
+
+
 def json_reply(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return Response(_encode(content), status, headers, "application/json")
+    return Response(encode_json(content), status, headers, "application/json")
 
 
 def error_reply(error: DarkroomError) -> Response:

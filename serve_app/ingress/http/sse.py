@@ -18,7 +18,7 @@ NOTHING_NEW = b": nothing new\n\n"
 
 def event(data: str | bytes, **fields: str | int) -> bytes:
     """Format one event. ``fields`` (``event``, ``id``) precede the data, in the order given."""
-    raw = data.encode() if isinstance(data, str) else data
+    raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
     head = "".join(f"{name}: {value}\n" for name, value in fields.items()).encode()
     return head + b"".join(b"data: %b\n" % line for line in raw.split(b"\n")) + b"\n"
 

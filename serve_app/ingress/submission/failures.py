@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from starlette.responses import Response
@@ -19,12 +20,15 @@ from serve_app.ingress.http.errors import (
 )
 
 FIELD_AT_FAULT = ErrorResponse(422, "value_error")
+_TYPE = re.compile(r"[\w.-]{1,100}", re.ASCII)
+"""Type of a wrong field. It becomes a header, and apps name types of their own."""
 
 
 def answer_for(failure: Failure) -> ErrorResponse:
     """HTTP status and fal's type of a failure. A failure at a field is the client's error."""
     if failure.field is not None:
-        return ErrorResponse(FIELD_AT_FAULT.status, failure.type or FIELD_AT_FAULT.type)
+        named = failure.type if _TYPE.fullmatch(failure.type or "") else None
+        return ErrorResponse(FIELD_AT_FAULT.status, named or FIELD_AT_FAULT.type)
     return BY_CODE.get(failure.code, INTERNAL)
 
 

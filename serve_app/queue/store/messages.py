@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from psycopg import Error
+
 from serve_app.domain.errors import (
     TOO_LATE,
     Cancelled,
@@ -172,8 +174,22 @@ def is_expiry(failure: Failure) -> bool:
     return failure.code == Expired.code
 
 
+def unstorable(error: Error) -> str:
+    """Why the outcome of an attempt cannot be stored."""
+    why = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+    return f"The result cannot be stored: {why.rstrip('.')}."
+
+
+MAX_FAILURE_CHARACTERS = 10_000
+"""Longest message of a failure. An app's exception may quote its whole input, and the message is
+sent in every status and list."""
+
+
 def storable(outcome: Outcome) -> Outcome:
     """The outcome with a failure message that PostgreSQL can store."""
     if (failure := outcome.failure) is None:
         return outcome
-    return replace(outcome, failure=replace(failure, message=clean(failure.message)))
+    message = failure.message
+    if len(message) > MAX_FAILURE_CHARACTERS:
+        message = f"{message[:MAX_FAILURE_CHARACTERS]} …"
+    return replace(outcome, failure=replace(failure, message=clean(message)))

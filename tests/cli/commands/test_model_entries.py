@@ -421,6 +421,20 @@ def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
     assert f"weights   {base} with controlnet of {control}\n" in about
 
 
+def test_a_package_that_is_not_installed_is_named_when_the_model_is_added_and_before_it_runs(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    folder = repository(tmp_path / "cosmos", "CosmosTextToWorldPipeline")
+    ran = run_models(data_dir, "add", "house/cosmos", "--weights", str(folder))
+    assert ran.exit_code == 0, ran.output
+    assert "warning  it needs cosmos_guardrail, which this machine's Python" in ran.output
+    assert "`pip install cosmos_guardrail` where replicas run" in ran.output
+    shown = run_models(data_dir, "show", "house/cosmos").output
+    assert "it needs cosmos_guardrail, which this machine's" in " ".join(shown.split())
+    entry = add_model(data_dir, "house/y", "--weights", str(repository(tmp_path / "flux")))["entry"]
+    assert "packages" not in entry
+
+
 def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_path: Path) -> None:
     base = repository(tmp_path / "base")
     edges, depth = part(tmp_path / "edges"), part(tmp_path / "depth")

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from serve_app.domain.errors import Unavailable
+from serve_app.domain.errors import PipelineFailed, Unavailable
 from serve_app.domain.lease import Ask, Finish, Signal, SignalKind, Verdict
+from tests.deployments.waiting import until
 from tests.fakes.lease_port import FakeLeasePort
 
 pytestmark = pytest.mark.engine
@@ -32,6 +33,28 @@ async def test_it_is_handed_in_again_and_its_files_stay(make_rig):
     assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
     assert [request.method for request in rig.storage.requests] == ["PUT"]
     assert len(rig.storage.objects) == 1
+
+
+class Picky(FakeLeasePort):
+    """Cannot store the first outcome."""
+
+    async def finish(self, finish: Finish) -> Verdict:
+        await super().finish(finish)
+        if len(self.finishes) == 1:
+            raise PipelineFailed("The result cannot be stored.")
+        return Verdict.ACCEPTED
+
+
+async def test_an_outcome_that_cannot_be_stored_is_a_failure_and_its_files_are_deleted(make_rig):
+    rig = await make_rig(Picky(ask_wait_s=1.0))
+    rig.offer("one", steps=1, artifact_bytes=10)
+    first, failed = await rig.port.wait_for_finishes(2)
+    assert first.outcome.succeeded
+    assert failed.outcome.failure is not None
+    assert failed.outcome.failure.message == "The result cannot be stored."
+    assert failed.outcome.usage == first.outcome.usage
+    assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
+    await until(lambda: not rig.storage.objects)
 
 
 async def test_an_ask_whose_time_ends_while_it_is_answered_gets_the_work(make_rig):

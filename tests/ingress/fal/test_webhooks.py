@@ -131,6 +131,27 @@ async def test_an_output_that_is_no_json_is_reported_without_it(receiver: Receiv
     assert "JSON" in delivery["payload_error"]
 
 
+async def test_half_of_a_surrogate_pair_in_an_output_is_sent_as_a_question_mark(
+    receiver: Receiver,
+) -> None:
+    async with (
+        build_house(deliver=True, allow_private_webhooks=True, replica=False) as house,
+        house.client() as client,
+    ):
+        request_id = await submit_request(client, receiver.url())
+        work = await house.queue.ask(Ask("r1", "actor", "studio", 1))
+        outcome = Outcome(output={"text": "half of a fox: \ud83e"})
+        await house.queue.finish(Finish(work.leases[0].key, "r1", outcome))
+        await wait_until_settled(client, request_id)
+        result = await client.get(f"/queue/test/probe/requests/{request_id}")
+        listed = await client.get(
+            "/v1/models/requests/by-endpoint?endpoint_id=test/probe&expand=payloads"
+        )
+    assert result.json() == {"text": "half of a fox: ?"}
+    assert json.loads(receiver.received[0].body)["payload"] == result.json()
+    assert listed.json()["items"][0]["json_output"] == result.json()
+
+
 @pytest.mark.parametrize(("size", "begins"), [(2000, "data:"), (900_000, "http:")])
 async def test_files_come_within_the_output_unless_they_are_too_large(
     delivering: House, receiver: Receiver, size: int, begins: str
