@@ -104,7 +104,7 @@ const stage = new Stage(api, act, store);
 const recent = new Recent(api, act, store);
 const views = new Views({ api, act, address, caller, models, store, follow: moved });
 const demoWords = new DemoWords();
-const estimate = new EstimateLine(api, store.changes, () => {
+const estimate = new EstimateLine(api, () => {
   const model = store.model.peek();
   return model === null || !byId("form").checkVisibility() ? null : estimable(model, entered());
 });
@@ -372,6 +372,7 @@ async function moved() {
 }
 
 function ended({ id, endpoint, input, restored, at }, { error }) {
+  recent.show(); // with the image of the card
   if (!restored) announce(error ? error.message : `Finished: ${promptOf(input)}`);
   if (error?.problems.length && endpoint === store.model.peek()?.id && !restored)
     form.tell(error.problems, { go: false });

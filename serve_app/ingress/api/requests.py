@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -189,6 +189,16 @@ async def list_requests(request: HttpRequest) -> Response:
         "next_before": page.next_before,
     }
     return json_reply(body)
+
+
+async def summaries(
+    http: HttpRequest, tenant: str, ids: Sequence[str]
+) -> Mapping[str, RequestSummary]:
+    """Requests as they are listed, by their ids. What does not exist is missing."""
+    gallery = services_of(http).queue.gallery
+    marked = await gallery.favourites_among(tenant, ids)
+    found = await gallery.several(tenant, ids)
+    return {request.id: _summary(http, request, marked) for request in found}
 
 
 def _words(request: HttpRequest) -> str | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from datetime import datetime
-from typing import Annotated, Literal, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import LogLine, Request, State, Waiting
+from serve_app.ingress.fal.previews import InlinePreview
 from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.paths import RequestUrls
@@ -89,6 +90,13 @@ class StatusDetails(TypedDict):
     error_type: NotRequired[str]
 
 
+class StatusResult(TypedDict):
+    """Result of a request that has ended, as its own call answers it."""
+
+    status: Annotated[int, Field(description="HTTP status of that call.")]
+    body: dict[str, Any]
+
+
 class QueueStatus(StatusDetails, RequestUrls):
     """Status of a request."""
 
@@ -96,6 +104,10 @@ class QueueStatus(StatusDetails, RequestUrls):
     request_id: str
     gateway_request_id: NotRequired[str]
     logs: list[QueueLogLine] | None
+    images: NotRequired[
+        Annotated[list[InlinePreview], Field(description="A new preview, with `previews=1`.")]
+    ]
+    result: NotRequired[Annotated[StatusResult, Field(description="With `result=1`, at the end.")]]
 
 
 def status_body(

@@ -6,19 +6,22 @@ import { effect, untracked } from "../vendored/signals.js";
 export const SOON_MS = 800;
 
 const LEAST_MS = 400; // between the looks that changes cause
-const LIVE = 4; // times as long between two looks, while the server tells each change
+const LIVE = 4; // see `liveMs`
 
 /**
  * Calls `look()` at `start()`, and never while the page is hidden: again `everyMs` after each end, or
- * after the milliseconds that it returned. With `changes`, also at each change of its signals `of`, and
- * the time between the looks is longer while the server tells them. Without `everyMs` it looks once, when the page
- * is seen. `look` must not throw.
+ * after the milliseconds that it returned. With `changes`, also at each change of its signals `of`, unless
+ * `take(changed)` says that it has applied those of requests; while the server tells them, the time between
+ * two looks is `liveMs`, or null for none. Without `everyMs` it looks once, when the page is seen. `look`
+ * must not throw.
  */
 export class Refresh {
   #look;
   #everyMs;
   #changes;
   #of;
+  #take;
+  #liveMs;
   #on = false;
   #timer = null;
   #looking = false;
@@ -30,11 +33,14 @@ export class Refresh {
     if (this.#everyMs !== null || this.#wanted) this.now();
   };
 
-  constructor(look, everyMs = null, changes = null, of = ["requests"]) {
+  constructor(look, everyMs = null, changes = null, options = {}) {
+    const { of = ["requests"], take = null, liveMs = LIVE * everyMs } = options;
     this.#look = look;
     this.#everyMs = everyMs;
     this.#changes = changes;
     this.#of = changes === null ? [] : of;
+    this.#take = take;
+    this.#liveMs = liveMs;
   }
 
   /** Begins with a look; `later`, after the time between two of them. */
@@ -83,6 +89,7 @@ export class Refresh {
       this.#wanted = true;
       return;
     }
+    if (this.#take?.(this.#changes.requests.peek())) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.now(), Math.max(0, this.#last + LEAST_MS - Date.now()));
   }
@@ -91,7 +98,8 @@ export class Refresh {
     if (!this.#on || this.#looking || document.hidden) return;
     clearTimeout(this.#timer);
     if (this.#everyMs === null) return;
-    const everyMs = this.#changes?.live.peek() ? LIVE * this.#everyMs : this.#everyMs;
-    this.#timer = setTimeout(() => this.now(), this.#pauseMs ?? everyMs);
+    const everyMs = this.#changes?.live.peek() ? this.#liveMs : this.#everyMs;
+    const pauseMs = this.#pauseMs ?? everyMs;
+    if (pauseMs !== null) this.#timer = setTimeout(() => this.now(), pauseMs);
   }
 }

@@ -31,7 +31,7 @@ export class Stage {
     const path = requestPath(request.endpoint, request.id);
     const read = async () => (await resultOf(this.#api, path)).output;
     const { contact, changes } = this.#store;
-    const sheet = new Sheet(request, this.#act, (address) => this.#api.image(address), read, contact);
+    const sheet = new Sheet(request, this.#act, read, contact);
     const watch = new Watch(this.#api, changes, request, (moment) => {
       sheet.show(moment);
       this.#moved();
