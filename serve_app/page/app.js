@@ -338,8 +338,7 @@ async function showLatest() {
     if (latest === undefined || !stage.empty) return;
     const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
     const input = { prompt: latest.prompt ?? "" };
-    const took = (Date.parse(latest.finished_at) - Date.parse(at)) / 1000;
-    const known = { id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), took };
+    const known = { id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at) };
     stage.add({ ...known, restored: true, cut: true });
   } catch {
     // The stage stays empty.

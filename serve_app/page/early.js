@@ -11,6 +11,8 @@
   } catch {
     // The browser forbids storage.
   }
+  if (theme === null) root.dataset.system = ""; // `theme_switch.js` goes on following it
+  theme ??= matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
   const isLight = theme === "light";
   root.dataset.theme = isLight ? "light" : "dark";
   if (isLight) document.querySelector("[name='theme-color']").content = "#fbfaf7";

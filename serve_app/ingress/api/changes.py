@@ -22,7 +22,7 @@ from serve_app.domain.request import ChangedRequest, Changes
 from serve_app.ingress.api.events import KEEP_ALIVE_S, RECONNECT_MS
 from serve_app.ingress.api.requests import RequestSummary, summaries
 from serve_app.ingress.http import query, sse
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import authenticate, while_valid
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.services.replica_changes import ReplicaChanges
@@ -58,7 +58,8 @@ async def follow(request: HttpRequest) -> Response:
         async def expand(ids: Sequence[str]) -> Mapping[str, RequestSummary]:
             return await summaries(request, caller.tenant, ids)
 
-    return sse.stream_reply(stream(services.queue, services.replica_changes, caller, expand=expand))
+    events = stream(services.queue, services.replica_changes, caller, expand=expand)
+    return sse.stream_reply(while_valid(request, events))
 
 
 async def stream(

@@ -25,7 +25,7 @@ from serve_app.ingress.api.events import KEEP_ALIVE_S, RECONNECT_MS
 from serve_app.ingress.api.models import WeightsState, held_weights, weights_state
 from serve_app.ingress.api.usage import Unit, unit_of
 from serve_app.ingress.http import sse
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import authenticate, while_valid
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -96,7 +96,7 @@ async def estimate(request: HttpRequest) -> Response:
         only_estimated=True,
     )
     if sse.MEDIA_TYPE in request.headers.get("accept", ""):
-        return sse.stream_reply(stream(services, caller, new))
+        return sse.stream_reply(while_valid(request, stream(services, caller, new)))
     return json_reply(await _planned(services, caller, new))
 
 

@@ -72,6 +72,7 @@ class EndedDetails(TypedDict):
 
     state: State
     attempt: int
+    total_s: Annotated[float | None, Field(description="Seconds from the submit to the end.")]
     retries_left: NotRequired[RetriesLeft]
     fallback: NotRequired[FallbackStatus]
     workflow: NotRequired[WorkflowStatus]
@@ -210,10 +211,11 @@ def _running(request: Request, ends_at: datetime | None, preview: str | None) ->
 
 
 def _end_details(request: Request) -> StatusDetails:
-    outcome = request.outcome
+    outcome, end_at = request.outcome, request.finished_at
+    total_s = None if end_at is None else (end_at - request.created_at).total_seconds()
     end: StatusDetails = {
         "metrics": {"inference_time": outcome.usage.run_s if outcome else None},
-        "darkroom": {"state": request.state, "attempt": request.attempt},
+        "darkroom": {"state": request.state, "attempt": request.attempt, "total_s": total_s},
     }
     if outcome is not None and outcome.failure is not None:
         end["error"] = outcome.failure.message

@@ -8,7 +8,7 @@ import { day, seconds, shortClock, STATES } from "../interface/words.js";
 
 const PAGE = 15;
 const EVERY_MS = 4000;
-const DAY_MS = 60_000; // between two looks at the date: “Today” ends at midnight
+const DAY_MS = 10_000; // between two looks at the date: “Today” ends at midnight
 
 /** List of requests. `store` is the page's; `act` has the callbacks `details` and `cancel`, which get `{id, endpoint}`. */
 export class Recent {

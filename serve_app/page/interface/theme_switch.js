@@ -1,4 +1,4 @@
-// Switch between the dark theme, which is the default, and the light one.
+// Switch between the dark theme and the light one. Until it is used, the theme is the system's.
 
 import { byId } from "./element.js";
 
@@ -10,19 +10,26 @@ const PLACE = "darkroom.theme"; // `early.js` reads it before the page is drawn
 export function listenForTheme() {
   const root = document.documentElement;
   const button = byId("theme-button");
+  const light = matchMedia("(prefers-color-scheme: light)");
   const show = () => {
-    const light = root.dataset.theme === "light";
+    const isLight = root.dataset.theme === "light";
     document.querySelector("[name='theme-color']").content = COLOURS[root.dataset.theme];
-    button.setAttribute("aria-label", light ? "Use the dark theme" : "Use the light theme");
+    button.setAttribute("aria-label", isLight ? "Use the dark theme" : "Use the light theme");
   };
   button.addEventListener("click", () => {
     root.dataset.theme = root.dataset.theme === "light" ? "dark" : "light";
+    delete root.dataset.system;
     show();
     try {
       localStorage.setItem(PLACE, root.dataset.theme);
     } catch {
       // The theme is kept until the page is closed.
     }
+  });
+  light.addEventListener("change", () => {
+    if (root.dataset.system === undefined) return; // the user has chosen
+    root.dataset.theme = light.matches ? "light" : "dark";
+    show();
   });
   show();
 }

@@ -19,7 +19,6 @@ const RATIO = 32;
  */
 export class Sheet {
   #request;
-  #followed = false; // true: it was not over when it was first looked at
   #final = false;
   #standing = element("p", { class: "standing" }, "Sending …");
   #bar = element(
@@ -126,7 +125,6 @@ export class Sheet {
   /** Shows an update from a `Watch`. */
   show({ phase, status = {}, output, error }) {
     this.node.dataset.phase = phase;
-    this.#followed ||= phase === "queued" || phase === "running";
     if (phase === "queued")
       this.#stand(waitingWords(status.queue_position ?? 0, status.darkroom), null);
     else if (phase === "running") this.#run(status.darkroom ?? {}, status.images);
@@ -182,7 +180,6 @@ export class Sheet {
     this.#developing.remove();
     this.#silence.remove();
     this.#ignore();
-    if (!this.#request.restored || this.#followed) this.#request.took ??= this.#age();
     if (error !== undefined) {
       const words = phase === "cancelled" ? "" : said(error);
       this.#standing.textContent = `${STATES[phase] ?? "Lost"}. ${words}`.trim();
@@ -238,7 +235,7 @@ export class Sheet {
     const facts = {
       Seed: shortSeed(output?.seed),
       Compute: ran > 0 ? seconds(ran) : "",
-      Total: seconds(this.#request.took),
+      Total: seconds(status.darkroom?.total_s),
     };
     this.node.querySelector("dl.facts").replaceChildren(...factRows(facts));
     if (output?.darkroom_demo === true && !this.#request.demo) {

@@ -36,7 +36,7 @@ export class Stage {
       sheet.show(moment);
       this.#moved();
       if (!sheet.final) return;
-      this.#remember(); // with the time that it took
+      this.#remember(); // with its seed
       this.#act.ended(request, moment);
     });
     this.#shown.unshift({ request, sheet, watch });
