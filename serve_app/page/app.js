@@ -304,7 +304,7 @@ function drawModel(model) {
 /** Calls `what` with the dialog of one request. */
 async function withDetails(what) {
   try {
-    details ??= loaded(() => import("./results/details.js")).then(
+    details ??= loaded(() => import("./results/details.js"), "results/details.css").then(
       ({ Details }) => new Details(api, act, address, store.changes),
     );
     what(await details);

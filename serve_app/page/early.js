@@ -11,7 +11,6 @@
   } catch {
     // The browser forbids storage.
   }
-  if (theme === null) root.dataset.system = ""; // `theme_switch.js` goes on following it
   theme ??= matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
   const isLight = theme === "light";
   root.dataset.theme = isLight ? "light" : "dark";

@@ -14,17 +14,20 @@ const DAY_MS = 10_000; // between two looks at the date: “Today” ends at mid
 export class Recent {
   #api;
   #act;
+  #changes;
   #refresh;
   #limit = PAGE;
-  #requests = []; // newest first
+  #requests = null; // newest first; null before they are listed
+  #more = false; // there are older ones
   #drawn = "";
   #version = 0; // changes with the key: an answer to the one before is not shown
 
   constructor(api, act, { changes, locked }) {
     this.#api = api;
     this.#act = act;
-    const told = { take: (changed) => this.#take(changed), liveMs: null };
-    this.#refresh = new Refresh(() => this.#look(), EVERY_MS, changes, told);
+    this.#changes = changes;
+    const take = (changed) => this.#take(changed);
+    this.#refresh = new Refresh(() => this.#look(), null, changes, { take });
     setInterval(() => this.show(), DAY_MS);
     effect(() => (locked.value ? this.#refresh.stop() : null));
     byId("older").addEventListener("click", () => {
@@ -45,23 +48,20 @@ export class Recent {
       const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
       if (version !== this.#version) return null;
       this.#requests = page.requests;
-      byId("older").hidden = !page.next_before || this.#limit >= 500;
-      byId("no-requests").hidden = page.requests.length > 0;
+      this.#more = page.next_before !== null;
       this.show();
-      return null;
     } catch {
       return EVERY_MS; // the connection status reports the error; the list stays as it is
     }
+    return this.#changes.live.peek() ? null : EVERY_MS; // it is told of changes
   }
 
   /** Applies changes of requests; false if the list is to be read anew. */
   #take(changed) {
-    const requests = changed.of(this.#requests);
-    const hasOlder = requests?.length > this.#limit || !byId("older").hidden;
-    if (requests === null || (hasOlder && requests.length < this.#limit)) return false;
+    const requests = this.#requests && changed.of(this.#requests);
+    if (requests === null || (this.#more && requests.length < this.#limit)) return false;
+    this.#more ||= requests.length > this.#limit;
     this.#requests = requests.slice(0, this.#limit);
-    byId("older").hidden = !hasOlder || this.#limit >= 500;
-    byId("no-requests").hidden = requests.length > 0;
     this.show();
     return true;
   }
@@ -71,7 +71,7 @@ export class Recent {
     this.#refresh.stop();
     this.#version += 1;
     this.#limit = PAGE;
-    this.#requests = [];
+    this.#requests = null;
     this.#drawn = "";
     byId("requests").replaceChildren();
     byId("older").hidden = true;
@@ -80,6 +80,9 @@ export class Recent {
 
   /** Draws the list, if it has changed. */
   show() {
+    if (this.#requests === null) return;
+    byId("older").hidden = !this.#more || this.#limit >= 500;
+    byId("no-requests").hidden = this.#requests.length > 0;
     const rows = this.#rows(this.#requests);
     const now = [new Date().toDateString(), ...rows.map((row) => row.outerHTML)].join("");
     if (now === this.#drawn) return; // without changes, the focus stays where it is

@@ -6,14 +6,14 @@ import { effect, untracked } from "../vendored/signals.js";
 export const SOON_MS = 800;
 
 const LEAST_MS = 400; // between the looks that changes cause
-const LIVE = 4; // see `liveMs`
+const LIVE = 4; // times as long between two looks, while the server tells each change
 
 /**
  * Calls `look()` at `start()`, and never while the page is hidden: again `everyMs` after each end, or
  * after the milliseconds that it returned. With `changes`, also at each change of its signals `of`, unless
  * `take(changed)` says that it has applied those of requests; while the server tells them, the time between
- * two looks is `liveMs`, or null for none. Without `everyMs` it looks once, when the page is seen. `look`
- * must not throw.
+ * two looks is longer. Without `everyMs` it looks once, when the page is seen, and after the milliseconds
+ * that it returned. `look` must not throw.
  */
 export class Refresh {
   #look;
@@ -21,7 +21,6 @@ export class Refresh {
   #changes;
   #of;
   #take;
-  #liveMs;
   #on = false;
   #timer = null;
   #looking = false;
@@ -33,14 +32,12 @@ export class Refresh {
     if (this.#everyMs !== null || this.#wanted) this.now();
   };
 
-  constructor(look, everyMs = null, changes = null, options = {}) {
-    const { of = ["requests"], take = null, liveMs = LIVE * everyMs } = options;
+  constructor(look, everyMs = null, changes = null, { of = ["requests"], take = null } = {}) {
     this.#look = look;
     this.#everyMs = everyMs;
     this.#changes = changes;
     this.#of = changes === null ? [] : of;
     this.#take = take;
-    this.#liveMs = liveMs;
   }
 
   /** Begins with a look; `later`, after the time between two of them. */
@@ -97,9 +94,8 @@ export class Refresh {
   #wait() {
     if (!this.#on || this.#looking || document.hidden) return;
     clearTimeout(this.#timer);
-    if (this.#everyMs === null) return;
-    const everyMs = this.#changes?.live.peek() ? this.#liveMs : this.#everyMs;
-    const pauseMs = this.#pauseMs ?? everyMs;
+    const factor = this.#changes?.live.peek() ? LIVE : 1;
+    const pauseMs = this.#pauseMs ?? (this.#everyMs && factor * this.#everyMs);
     if (pauseMs !== null) this.#timer = setTimeout(() => this.now(), pauseMs);
   }
 }

@@ -1,5 +1,6 @@
 // Switch between the dark theme and the light one. Until it is used, the theme is the system's.
 
+import { keepText } from "../client/storage.js";
 import { byId } from "./element.js";
 
 /** Colour of the browser's own bars, as that of the header; `early.js` sets it too. */
@@ -10,7 +11,6 @@ const PLACE = "darkroom.theme"; // `early.js` reads it before the page is drawn
 export function listenForTheme() {
   const root = document.documentElement;
   const button = byId("theme-button");
-  const light = matchMedia("(prefers-color-scheme: light)");
   const show = () => {
     const isLight = root.dataset.theme === "light";
     document.querySelector("[name='theme-color']").content = COLOURS[root.dataset.theme];
@@ -18,18 +18,8 @@ export function listenForTheme() {
   };
   button.addEventListener("click", () => {
     root.dataset.theme = root.dataset.theme === "light" ? "dark" : "light";
-    delete root.dataset.system;
     show();
-    try {
-      localStorage.setItem(PLACE, root.dataset.theme);
-    } catch {
-      // The theme is kept until the page is closed.
-    }
-  });
-  light.addEventListener("change", () => {
-    if (root.dataset.system === undefined) return; // the user has chosen
-    root.dataset.theme = light.matches ? "light" : "dark";
-    show();
+    keepText(PLACE, root.dataset.theme);
   });
   show();
 }

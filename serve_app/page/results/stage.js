@@ -2,6 +2,7 @@
 
 import { byId } from "../interface/element.js";
 import * as json from "../client/json.js";
+import { keep, read, TAB } from "../client/storage.js";
 import { promptOf, Sheet } from "./sheet.js";
 import { requestPath, resultOf, Watch } from "../client/watch.js";
 
@@ -79,12 +80,7 @@ export class Stage {
 
   /** Shows the requests that this tab showed before it was reloaded. */
   async restore() {
-    let kept = [];
-    try {
-      kept = json.parse(sessionStorage.getItem(PLACE) ?? "[]");
-    } catch {
-      // The stored list cannot be read.
-    }
+    const kept = read(PLACE, TAB) ?? [];
     if (kept.some(({ grid }) => grid)) await this.#act.prepareGrids();
     const here = new Set(this.#shown.map(({ request }) => request.id));
     for (const request of kept.reverse()) {
@@ -129,11 +125,7 @@ export class Stage {
 
   #remember() {
     const kept = this.#shown.map(({ request }) => ({ ...request, ...light(request) }));
-    try {
-      sessionStorage.setItem(PLACE, json.write(kept));
-    } catch {
-      // The storage is full or forbidden, so a reload will show fewer requests.
-    }
+    keep(PLACE, kept, TAB);
   }
 }
 
