@@ -180,10 +180,14 @@ class Gallery(Protocol):
         ...
 
     async def count_by_day(
-        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
+        self,
+        tenant: str,
+        edges: Sequence[datetime],
+        endpoints: Sequence[str],
+        states: Sequence[State] = (),
     ) -> Sequence[int]:
         """Numbers of ended requests between each edge and the next, by the time of their submit.
-        ``endpoints``: of these; empty: of all."""
+        ``endpoints``, ``states``: of these; empty: of all."""
         ...
 
     async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:

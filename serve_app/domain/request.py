@@ -328,6 +328,9 @@ class Changes:
     complete: bool
 
 
+NO_CHANGES = Changes((), complete=True)
+
+
 class CancelVerdict(StrEnum):
     """Result of a cancel."""
 

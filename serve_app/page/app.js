@@ -104,7 +104,7 @@ const stage = new Stage(api, act, store);
 const recent = new Recent(api, act, store);
 const views = new Views({ api, act, address, caller, models, store, follow: moved });
 const demoWords = new DemoWords();
-const estimate = new EstimateLine(api, store.changes, () => {
+const estimate = new EstimateLine(api, () => {
   const model = store.model.peek();
   return model === null || !byId("form").checkVisibility() ? null : estimable(model, entered());
 });
@@ -304,7 +304,7 @@ function drawModel(model) {
 /** Calls `what` with the dialog of one request. */
 async function withDetails(what) {
   try {
-    details ??= loaded(() => import("./results/details.js")).then(
+    details ??= loaded(() => import("./results/details.js"), "results/details.css").then(
       ({ Details }) => new Details(api, act, address, store.changes),
     );
     what(await details);
@@ -338,8 +338,7 @@ async function showLatest() {
     if (latest === undefined || !stage.empty) return;
     const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
     const input = { prompt: latest.prompt ?? "" };
-    const took = (Date.parse(latest.finished_at) - Date.parse(at)) / 1000;
-    const known = { id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), took };
+    const known = { id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at) };
     stage.add({ ...known, restored: true, cut: true });
   } catch {
     // The stage stays empty.
@@ -372,6 +371,7 @@ async function moved() {
 }
 
 function ended({ id, endpoint, input, restored, at }, { error }) {
+  recent.show(); // with the image of the card
   if (!restored) announce(error ? error.message : `Finished: ${promptOf(input)}`);
   if (error?.problems.length && endpoint === store.model.peek()?.id && !restored)
     form.tell(error.problems, { go: false });

@@ -11,6 +11,7 @@
   } catch {
     // The browser forbids storage.
   }
+  theme ??= matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
   const isLight = theme === "light";
   root.dataset.theme = isLight ? "light" : "dark";
   if (isLight) document.querySelector("[name='theme-color']").content = "#fbfaf7";

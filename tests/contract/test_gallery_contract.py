@@ -200,6 +200,10 @@ async def test_days_count_what_has_ended(queue: Queue) -> None:
     assert list(await queue.gallery.count_by_day(TENANT, edges, ())) == [0, 2, 0]
     assert list(await queue.gallery.count_by_day(TENANT, edges, [SDXL])) == [0, 1, 0]
     assert list(await queue.gallery.count_by_day("bob", edges, ())) == [0, 3, 0]
+    await queue.cancel(TENANT, await waiting(queue, "no more"))
+    assert list(await queue.gallery.count_by_day(TENANT, edges, ())) == [0, 3, 0]
+    states = (State.SUCCEEDED, State.FAILED)
+    assert list(await queue.gallery.count_by_day(TENANT, edges, (), states)) == [0, 2, 0]
     assert list(await queue.gallery.count_by_day("nobody", edges, ())) == [0, 0, 0]
 
 

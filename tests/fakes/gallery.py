@@ -16,6 +16,7 @@ from serve_app.domain.request import (
     Request,
     RequestFilter,
     RequestShare,
+    State,
 )
 from serve_app.queue.gallery.share_links import MAX_LINKS
 from serve_app.queue.store import messages
@@ -46,9 +47,13 @@ class FakeGallery:
         return FoundRequests(shown, shown[-1].id if len(requests) > limit else None)
 
     async def count_by_day(
-        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
+        self,
+        tenant: str,
+        edges: Sequence[datetime],
+        endpoints: Sequence[str],
+        states: Sequence[State] = (),
     ) -> Sequence[int]:
-        own = await self._all(RequestFilter(tenant, endpoints=endpoints))
+        own = await self._all(RequestFilter(tenant, endpoints=endpoints, states=states))
         counts = Counter(
             bisect_right(edges, request.created_at) for request in own if request.state.final
         )

@@ -43,7 +43,7 @@ def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
     opened: list[BrowserContext] = []
 
     def open_one(**options: Any) -> BrowserContext:
-        context = browser.new_context(**options)
+        context = browser.new_context(**{"color_scheme": "dark", **options})
         opened.append(context)
         return context
 

@@ -11,7 +11,7 @@ from threading import Event
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Error, Page, Request, Route, expect
+from playwright.sync_api import BrowserContext, Error, Locator, Page, Request, Route, expect
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
@@ -41,6 +41,44 @@ def test_results_are_shown_by_day_with_their_thumbnails(gallery: Gallery) -> Non
     counts = gallery.page.locator(".days .count")
     expect(counts).to_have_text(["1", "1", "1"])  # requests, as in the line below all
     expect(gallery.page.get_by_text("3 requests.")).to_be_visible()
+
+
+def test_the_days_count_the_requests_that_are_shown(gallery: Gallery) -> None:
+    """Also where only the server knows them: the gallery has not loaded 150 requests at first."""
+    cancelled = [replace(STOPPED, age=SOON + n * DAY / 2) for n in range(6)]
+    album = [*cancelled, HILL, FOX, *entries(150, days=10)]
+    gallery.darkroom.hang(album)
+    shown = [entry for entry in album if entry.state is not State.CANCELLED]
+    gallery.open()
+    days = gallery.page.get_by_role("navigation", name="Days")
+    expect(days.get_by_role("button").first).to_be_visible()
+    assert counted(days) == len(shown)
+    gallery.open("view=gallery&state=cancelled")
+    expect(gallery.page.get_by_text(f"{len(album) - len(shown)} requests.")).to_be_visible()
+    assert counted(days) == len(album) - len(shown)
+
+
+def counted(days: Locator) -> int:
+    """Sum of the numbers beside the days."""
+    numbers = "all => all.map((each) => Number(each.innerText))"
+    return sum(days.locator(".count").evaluate_all(numbers))
+
+
+def test_the_day_s_count_follows_a_result_without_a_call(gallery: Gallery) -> None:
+    gallery.darkroom.hang([FOX])
+    gallery.open()
+    count = gallery.page.locator(".days .count")
+    expect(count).to_have_text(["1"])
+    gallery.page.wait_for_timeout(1000)
+    sent: list[str] = []
+    gallery.page.on("request", lambda request: sent.append(request.url))
+    headers = {"Authorization": f"Key {gallery.darkroom.key}"}
+    url = f"{gallery.darkroom.url}/queue/fal-ai/flux/schnell"
+    gallery.page.request.post(url, headers=headers, data={"prompt": "a new hill"})
+    gallery.darkroom.start_painting()
+    expect(gallery.link("a new hill")).to_be_visible()
+    expect(count).to_have_text(["1", "1"])
+    assert [url for url in sent if "/files/" not in url] == []
 
 
 @pytest.mark.long

@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.page.darkroom import PageDarkroom
-from tests.page.reader import Reader, expect_images
+from tests.page.reader import FLUX, Reader, expect_images
 
 
 def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
@@ -54,6 +54,22 @@ def test_the_key_is_kept_until_it_is_forgotten(reader: Reader) -> None:
     page.get_by_role("button", name="Forget this key").click()
     page.reload()
     expect(page.get_by_role("heading", name="Your API key")).to_be_visible()
+
+
+def test_escape_leaves_the_form_for_the_key_where_there_is_a_way_back(
+    page: Page, installation: PageDarkroom
+) -> None:
+    reader = Reader(page, installation)
+    page.goto(installation.url)
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("API key", exact=True)).to_be_visible()
+    reader.enter()
+    reader.field("prompt").fill("a hill")
+    page.get_by_role("button", name="API key").click()
+    expect(page.get_by_label("API key", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("API key", exact=True)).to_be_hidden()
+    expect(reader.field("prompt")).to_have_value("a hill")
 
 
 @pytest.mark.long
@@ -116,15 +132,22 @@ def test_a_wrong_key_takes_nothing_from_one_that_works(reader: Reader) -> None:
 
 
 @pytest.mark.long
-def test_a_key_that_ends_is_asked_for_in_front_of_what_is_open(reader: Reader) -> None:
-    page = reader.page
+def test_a_key_that_ends_is_asked_for_in_front_of_what_is_open(
+    page: Page, installation: PageDarkroom
+) -> None:
+    headers = {"Authorization": f"Key {installation.key}"}
+    keys = f"{installation.url}/v1/keys"
+    made = page.request.post(keys, headers=headers, data={}).json()
+    reader = Reader(page, installation)
+    page.goto(installation.url)
+    reader.give_key(made["key"])
+    reader.choose(FLUX)
     expect_images(reader.generate("a hill"), 1)
     page.locator("#code-button").click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    page.route("**/v1/requests?*", lambda route: route.fulfill(status=401, json={"detail": "No."}))
+    assert page.request.delete(f"{keys}/{made['key_id']}", headers=headers).ok
     expect(page.get_by_role("alert")).to_contain_text("no longer valid")
     expect(page.get_by_role("dialog")).to_have_count(0)
-    page.unroute_all()
     reader.give_key(reader.darkroom.key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 

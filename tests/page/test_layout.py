@@ -148,10 +148,25 @@ def background(page: Page) -> Any:
     return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
 
-def test_the_page_is_dark_until_it_is_switched_and_remembers_that(
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_theme_is_the_system_s_until_it_is_chosen(
+    open_context: OpenContext, installation: PageDarkroom, scheme: str
+) -> None:
+    context = open_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto(installation.url)
+    expect(page.locator("html")).to_have_attribute("data-theme", scheme)
+    other = "light" if scheme == "dark" else "dark"
+    expect(page.locator("#theme-button")).to_have_attribute("aria-label", f"Use the {other} theme")
+    page.locator("#theme-button").click()
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", other)
+
+
+def test_the_theme_is_switched_and_remembered(
     open_context: OpenContext, installation: PageDarkroom
 ) -> None:
-    page = open_context(color_scheme="light").new_page()
+    page = open_context(color_scheme="dark").new_page()
     page.goto(installation.url)
     dark = background(page)
     assert sum(int(channel) for channel in dark[4:-1].split(", ")) < 100

@@ -14,7 +14,7 @@ from serve_app.settings import PoolConfig
 from tests.page.axe import axe, look
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import POOL, REPLICA, Operator, give_pool
-from tests.page.reader import FLUX, Reader, expect_images
+from tests.page.reader import FLUX, Reader, box_of, expect_images
 
 OpenContext = Callable[..., BrowserContext]
 
@@ -34,6 +34,30 @@ def installation() -> Iterator[PageDarkroom]:
 def operator(page: Page, installation: PageDarkroom) -> Operator:
     give_pool(installation)
     return Operator(page, installation)
+
+
+def test_tenants_are_read_on_a_phone_without_scrolling_sideways(
+    open_context: OpenContext, installation: PageDarkroom
+) -> None:
+    give_pool(installation)
+    page = open_context(viewport={"width": 390, "height": 844}).new_page()
+    name = "a-studio-with-the-longest-name-of-all-in-a-street-far-away-7"
+    headers = {"Authorization": f"Key {installation.key}"}
+    made = page.request.post(
+        f"{installation.url}/v1/tenants", headers=headers, data={"tenant": name}
+    )
+    assert made.ok
+    operator = Operator(page, installation)
+    operator.open("Keys")
+    row = operator.row("Tenants", name)
+    expect(row).to_contain_text("Limit:")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for cell in row.locator("th, td:visible").all():
+        left, _, right, _ = box_of(cell)
+        assert 0 <= left < right <= 390
+    cell = row.locator("td", has_text="Limit:")
+    assert box_of(cell.locator(".facts"))[0] == box_of(cell)[0]  # on a line of its own
+    look(page)
 
 
 def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, installation: PageDarkroom) -> None:

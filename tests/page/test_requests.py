@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -140,6 +141,10 @@ def test_content_that_is_in_an_output_is_made_once_and_leaves_the_memory(reader:
     file = {"url": f"data:image/png;base64,{content}", "content_type": "image/png"}
     output = {"images": [file], "seed": 1, "prompt": "a hill"}
     page.route("**/queue/**/requests/*", lambda route: route.fulfill(json=output))
+    result = {"status": 200, "body": output}
+    ended = {"status": "COMPLETED", "darkroom": {"state": "succeeded"}, "result": result}
+    event = {"content_type": "text/event-stream", "body": f"data: {json.dumps(ended)}\n\n"}
+    page.route("**/status/stream?*", lambda route: route.fulfill(**event))
     page.evaluate(
         """() => {
             window.live = new Set();

@@ -38,7 +38,7 @@ def test_a_link_is_opened_by_somebody_without_a_key_until_it_is_revoked(
     expect(guest.get_by_role("img", name="a lighthouse")).to_have_count(2)
     for image in guest.get_by_role("img", name="a lighthouse").all():
         image.evaluate("image => image.decode()")
-    expect(guest.get_by_text("guidance scale")).to_be_visible()
+    expect(guest.get_by_text("Guidance", exact=True)).to_be_visible()
     expect(guest.get_by_role("link", name="Download")).to_have_count(2)
     assert axe(guest) == []
     dialog.get_by_role("button", name="Revoke").click()

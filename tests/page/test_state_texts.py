@@ -21,7 +21,7 @@ const own = window.fetch;
 window.heard = "";
 window.fetch = async (...given) => {
   const answer = await own(...given);
-  if (!String(given[0]).endsWith("/v1/events")) return answer;
+  if (!String(given[0]).includes("/v1/events")) return answer;
   const [shown, kept] = answer.body.tee();
   kept.pipeThrough(new TextDecoderStream()).pipeTo(
     new WritableStream({ write: (text) => { window.heard += text; } }),

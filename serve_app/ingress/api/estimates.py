@@ -1,7 +1,12 @@
-"""``/v1/estimate``: what a request would wait for, and take, before it is submitted."""
+"""``/v1/estimate``: what a request would wait for, and take, before it is submitted.
+
+With ``Accept: text/event-stream``, the estimate is sent again whenever it changes.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -13,19 +18,27 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.billing.price import Price, PriceUnit
-from serve_app.domain.request import NewRequest, Waiting
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.request import NO_CHANGES, NewRequest, Waiting
+from serve_app.ingress.api.changes import LOOK_S, PAUSE_S
+from serve_app.ingress.api.events import KEEP_ALIVE_S, RECONNECT_MS
 from serve_app.ingress.api.models import WeightsState, held_weights, weights_state
 from serve_app.ingress.api.usage import Unit, unit_of
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http import sse
+from serve_app.ingress.http.auth import authenticate, while_valid
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, DocumentedRoute, Operation
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.status import WaitingStatus, round_significant, waiting_body
-from serve_app.tenants.scopes import SUBMIT
+from serve_app.tenants.scopes import SUBMIT, Caller
+
+RENEW_S = 5.0
+"""How often an estimate is made anew without a change of a request or a replica: its start comes
+nearer."""
 
 
 class PlannedRequest(BaseModel):
@@ -82,12 +95,42 @@ async def estimate(request: HttpRequest) -> Response:
         request_id=context_of(request).request_id,
         only_estimated=True,
     )
+    if sse.MEDIA_TYPE in request.headers.get("accept", ""):
+        return sse.stream_reply(while_valid(request, stream(services, caller, new)))
+    return json_reply(await _planned(services, caller, new))
+
+
+async def stream(services: Services, caller: Caller, new: NewRequest) -> AsyncGenerator[bytes]:
+    """Estimates of ``new`` until the client disconnects, or the database fails."""
+    replicas, sent, quiet_s = services.replica_changes, None, 0.0
+    yield b"retry: %d\n\n" % RECONNECT_MS
+    with services.queue.follow(caller.tenant) as changes:
+        while True:
+            count = await replicas.count()
+            try:
+                body = await _planned(services, caller, new)
+            except DarkroomError:
+                return
+            if body != sent:
+                sent, quiet_s = body, 0.0
+                yield sse.json_event(body)
+            elif quiet_s >= KEEP_ALIVE_S:
+                quiet_s = 0.0
+                yield sse.NOTHING_NEW
+            await asyncio.sleep(PAUSE_S)  # in which changes are collected
+            for _ in range(int(RENEW_S / LOOK_S)):
+                quiet_s += LOOK_S
+                if await changes.next(LOOK_S) != NO_CHANGES or await replicas.count() != count:
+                    break
+
+
+async def _planned(services: Services, caller: Caller, new: NewRequest) -> PlannedTimes:
     forecast = await services.queue.estimate(new)
     waiting = forecast.waiting
     starts_in_s, ends_in_s = _times(waiting, services.clock.now())
-    entry = services.catalog_of(caller).get(planned.endpoint_id)
+    entry = services.catalog_of(caller).get(new.endpoint)
     body: PlannedTimes = {
-        "endpoint_id": planned.endpoint_id,
+        "endpoint_id": new.endpoint,
         "weights": weights_state(entry, await held_weights(services)),
         "queue_position": waiting.position,
         "waiting": None if starts_in_s == 0 else waiting_body(waiting),
@@ -97,7 +140,7 @@ async def estimate(request: HttpRequest) -> Response:
     }
     if new.price is not None:
         body["price"] = _price(services, new, forecast.runs_s)
-    return json_reply(body)
+    return body
 
 
 def _price(services: Services, new: NewRequest, runs_s: float | None) -> PlannedPrice:
@@ -127,7 +170,13 @@ def _times(waiting: Waiting, now: datetime) -> tuple[float | None, float | None]
 ESTIMATE = Operation(
     "estimateRequest",
     "Estimate when a request would start and end, without submitting it",
-    {200: answer("The times, as far as they are known.", PlannedTimes)},
+    {
+        200: Answer(
+            "The times, as far as they are known. With `Accept: text/event-stream`, also each "
+            "change of them.",
+            {JSON: PlannedTimes, EVENTS: str},
+        )
+    },
     errors=(404, 413, 422, 503),
     body=PlannedRequest,
 )

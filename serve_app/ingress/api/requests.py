@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,13 @@ from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFilter, State
 from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.api import events
-from serve_app.ingress.api.gallery.items import KIND, OutputFile, chosen_endpoints, output_file
+from serve_app.ingress.api.gallery.items import (
+    KIND,
+    OutputFile,
+    chosen_endpoints,
+    chosen_states,
+    output_file,
+)
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
@@ -163,7 +169,6 @@ async def list_requests(request: HttpRequest) -> Response:
     context_of(request).route = "v1.requests"
     caller, tenant = await authenticate_for_tenant(request, "Requests")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    states = tuple(_state(state) for state in request.query_params.getlist("state"))
     before = query.request_id(request, "before")
     words = _words(request)
     favourites = query.yes_no(request, "favourite", default=False)
@@ -174,7 +179,7 @@ async def list_requests(request: HttpRequest) -> Response:
         None if tenant == ALL_TENANTS else tenant,
         words,
         favourites,
-        states,
+        chosen_states(request),
         chosen_endpoints(request, caller),
         query.time(request, "since"),
         query.time(request, "until"),
@@ -189,6 +194,16 @@ async def list_requests(request: HttpRequest) -> Response:
         "next_before": page.next_before,
     }
     return json_reply(body)
+
+
+async def summaries(
+    http: HttpRequest, tenant: str, ids: Sequence[str]
+) -> Mapping[str, RequestSummary]:
+    """Requests as they are listed, by their ids. What does not exist is missing."""
+    gallery = services_of(http).queue.gallery
+    marked = await gallery.favourites_among(tenant, ids)
+    found = await gallery.several(tenant, ids)
+    return {request.id: _summary(http, request, marked) for request in found}
 
 
 def _words(request: HttpRequest) -> str | None:
@@ -374,13 +389,6 @@ def _prompt(input: Mapping[str, Any]) -> str | None:
     """Beginning of the prompt, so that a person recognizes the request in a list."""
     prompt = input.get("prompt")
     return prompt[:MAX_LISTED_PROMPT] if isinstance(prompt, str) else None
-
-
-def _state(value: str) -> State:
-    try:
-        return State(value)
-    except ValueError:
-        raise query.invalid("state", f"should be one of {', '.join(State)}", value) from None
 
 
 calls = JsonCalls()

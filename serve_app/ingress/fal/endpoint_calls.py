@@ -62,6 +62,12 @@ REQUEST_ID = in_path("request_id", "The id from the response to the submit.")
 WITH_LOGS = in_query(
     "logs", "Add the request's log. `1`, `true`, `yes` and `on` do; any other value does not.", str
 )
+WITH_RESULT = in_query(
+    "result", "`1`: add the result at the end, so that no further call is needed for it.", YesNo
+)
+WITH_PREVIEWS = in_query(
+    "previews", "`1`: add each new preview, as a data URI. Previews are made on demand.", YesNo
+)
 WEBHOOK = in_query("fal_webhook", "URL to call when the request has ended.", Url)
 WEBHOOK_PROGRESS = in_query(
     "fal_webhook_progress", "`1`: call it also while the request runs.", Literal["0", "1"]
@@ -176,7 +182,7 @@ def _status(app: str, name: str) -> Operation:
             202: answer("The request has not ended.", QueueStatus),
         },
         errors=(404,),
-        parameters=(REQUEST_ID, WITH_LOGS),
+        parameters=(REQUEST_ID, WITH_LOGS, WITH_RESULT, WITH_PREVIEWS),
         tag=app,
     )
 
@@ -187,7 +193,7 @@ def _status_stream(app: str, name: str) -> Operation:
         "Stream the status of a request: at once and at each change",
         {200: answer("Server-sent events.", str, EVENTS)},
         errors=(404,),
-        parameters=(REQUEST_ID, WITH_LOGS),
+        parameters=(REQUEST_ID, WITH_LOGS, WITH_RESULT, WITH_PREVIEWS),
         tag=app,
     )
 

@@ -12,11 +12,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.errors import DarkroomError, RequestNotFound
 from serve_app.domain.request import CancelVerdict, LogLine, Request, State
 from serve_app.domain.sharing.admission import end_admission
+from serve_app.ingress.fal.previews import PreviewReader
 from serve_app.ingress.fal.rewriting import request_base
-from serve_app.ingress.fal.status import QueueStatus, status_body, version, with_workflow
+from serve_app.ingress.fal.status import (
+    QueueStatus,
+    StatusResult,
+    status_body,
+    version,
+    with_workflow,
+)
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.context import context_of, name_request
@@ -62,6 +69,8 @@ class RequestCall:
     origin: str  # base of URLs
     urls: RequestUrls
     with_logs: bool
+    with_result: bool
+    previews: PreviewReader | None  # None: the caller does not want them
 
 
 async def status(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
@@ -144,8 +153,14 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Request
         request=record,
         origin=origin,
         urls=request_urls(request_base(request, prefix), record.endpoint, record.id),
-        with_logs=request.query_params.get("logs", "").lower() in ("1", "true", "yes", "on"),
+        with_logs=_wants(request, "logs"),
+        with_result=_wants(request, "result"),
+        previews=PreviewReader(services) if _wants(request, "previews") else None,
     )
+
+
+def _wants(request: HttpRequest, what: str) -> bool:
+    return request.query_params.get(what, "").lower() in ("1", "true", "yes", "on")
 
 
 async def _lines(call: RequestCall, request: Request) -> Sequence[LogLine] | None:
@@ -163,7 +178,20 @@ async def _body(
     ends_at = await call.services.queue.ends_at(request) if running else None
     preview = preview_url(request, call.origin, has_previews=call.services.config.models.previews)
     body = status_body(request, waiting, lines, call.urls, ends_at, preview)
+    if call.previews is not None and (images := await call.previews.new(request)):
+        body["images"] = images
+    if call.with_result and request.state.final:
+        body["result"] = await _result_body(call, request)
     return with_workflow(body, await workflow_status(call.services, request))
+
+
+async def _result_body(call: RequestCall, request: Request) -> StatusResult:
+    """The result as its own call answers it, with its HTTP status."""
+    try:
+        reply = await outcome_reply(request, call.services.files, call.origin)
+    except DarkroomError as error:  # the outcome was deleted, or its files cannot be read
+        reply = error_reply(error)
+    return {"status": reply.status_code, "body": json.loads(bytes(reply.body))}
 
 
 async def _events(call: RequestCall) -> AsyncIterator[bytes]:

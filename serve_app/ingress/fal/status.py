@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from datetime import datetime
-from typing import Annotated, Literal, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import LogLine, Request, State, Waiting
+from serve_app.ingress.fal.previews import InlinePreview
 from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.paths import RequestUrls
@@ -71,6 +72,7 @@ class EndedDetails(TypedDict):
 
     state: State
     attempt: int
+    total_s: Annotated[float | None, Field(description="Seconds from the submit to the end.")]
     retries_left: NotRequired[RetriesLeft]
     fallback: NotRequired[FallbackStatus]
     workflow: NotRequired[WorkflowStatus]
@@ -89,6 +91,13 @@ class StatusDetails(TypedDict):
     error_type: NotRequired[str]
 
 
+class StatusResult(TypedDict):
+    """Result of a request that has ended, as its own call answers it."""
+
+    status: Annotated[int, Field(description="HTTP status of that call.")]
+    body: dict[str, Any]
+
+
 class QueueStatus(StatusDetails, RequestUrls):
     """Status of a request."""
 
@@ -96,6 +105,10 @@ class QueueStatus(StatusDetails, RequestUrls):
     request_id: str
     gateway_request_id: NotRequired[str]
     logs: list[QueueLogLine] | None
+    images: NotRequired[
+        Annotated[list[InlinePreview], Field(description="A new preview, with `previews=1`.")]
+    ]
+    result: NotRequired[Annotated[StatusResult, Field(description="With `result=1`, at the end.")]]
 
 
 def status_body(
@@ -198,10 +211,11 @@ def _running(request: Request, ends_at: datetime | None, preview: str | None) ->
 
 
 def _end_details(request: Request) -> StatusDetails:
-    outcome = request.outcome
+    outcome, end_at = request.outcome, request.finished_at
+    total_s = None if end_at is None else (end_at - request.created_at).total_seconds()
     end: StatusDetails = {
         "metrics": {"inference_time": outcome.usage.run_s if outcome else None},
-        "darkroom": {"state": request.state, "attempt": request.attempt},
+        "darkroom": {"state": request.state, "attempt": request.attempt, "total_s": total_s},
     }
     if outcome is not None and outcome.failure is not None:
         end["error"] = outcome.failure.message

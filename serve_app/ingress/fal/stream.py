@@ -16,11 +16,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable
-from serve_app.domain.media.data_uri import data_uri
-from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
 from serve_app.domain.workflows.definition import POOL
 from serve_app.ingress.fal import webhooks
+from serve_app.ingress.fal.previews import PreviewReader
 from serve_app.ingress.fal.rewriting import request_base
 from serve_app.ingress.fal.status import QueueStatus, status_body
 from serve_app.ingress.fal.submit import read_call
@@ -129,7 +128,7 @@ class _EventSource:
         self._origin = origin
         self._partials = partials  # of a generator of an app
         self._urls = request_urls(base, request.endpoint, request.id)
-        self._shown = (0, 0)  # attempt and step of the last preview that was sent
+        self._previews = PreviewReader(services)
         self.ended = False
         self.succeeded = False
 
@@ -175,8 +174,10 @@ class _EventSource:
             request = self._request
             body = await self._status(request)
             if body != last_sent:
-                yield sse.json_event({**body, **await self._image(request)})
                 last_sent = body
+                if images := await self._previews.new(request):
+                    body = {**body, "images": images}
+                yield sse.json_event(body)
             self._request = await self._wait_for_change(request)
             if self._request == request:
                 yield sse.NOTHING_NEW
@@ -227,25 +228,6 @@ class _EventSource:
         )
         ends_at = None if queued else await queue.ends_at(request)
         return status_body(request, waiting, None, self._urls, ends_at, preview)
-
-    async def _image(self, request: Request) -> dict[str, Any]:
-        """Newest preview, in the output's field ``images``. Reading it causes the next one."""
-        progress = request.progress
-        if not (
-            self._services.config.models.previews
-            and request.previews
-            and request.state is State.RUNNING
-        ):
-            return {}
-        if progress is None or progress.stage is not Stage.DENOISING:
-            return {}
-        preview = await self._services.queue.preview(request.tenant, request.id)
-        if preview is None or (request.attempt, preview.step) == self._shown:
-            return {}
-        self._shown = (request.attempt, preview.step)
-        url = data_uri(preview.image, "image/jpeg")
-        image = {"url": url, "content_type": "image/jpeg"}
-        return {"images": [image]}
 
     async def _wait_for_change(self, request: Request) -> Request:
         wait_s = PREVIEW_INTERVAL_S if request.state is State.RUNNING else KEEP_ALIVE_S

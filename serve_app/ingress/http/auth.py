@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Collection, Generator, Sequence
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import NoReturn
 
@@ -70,6 +70,19 @@ async def authenticate(
     if identity.endpoints and (request_id := request.path_params.get("request_id")):
         await require_requests(request, identity, [request_id])
     return identity
+
+
+async def while_valid(
+    request: HTTPConnection, events: AsyncGenerator[bytes]
+) -> AsyncGenerator[bytes]:
+    """Events until the key of the call is valid no more. A client that calls again is refused."""
+    async with aclosing(events):
+        async for event in events:
+            try:
+                await _identity(request, request.headers.get("authorization"))
+            except Unauthenticated:
+                return
+            yield event
 
 
 async def _admit(connection: HTTPConnection, tenant: str) -> None:

@@ -5,6 +5,8 @@ import * as json from "./json.js";
 /** Base URL of Darkroom: the page's own folder, so that it includes the path prefix of a proxy. */
 export const BASE = new URL(".", document.baseURI);
 
+const EVENTS = "text/event-stream";
+
 /** Timeout of a stream; longer than the maximum pause between two events (15 s). */
 const SILENCE_MS = 40_000;
 const CALL_MS = 60_000;
@@ -88,28 +90,27 @@ export class Api extends EventTarget {
     }
   }
 
-  /** Image of the response as a `Blob`; null if there is none. */
-  async image(path) {
-    const answer = await this.#fetch("GET", path);
-    return answer.status === 200 ? await answer.blob() : null;
-  }
-
   /** Text of the response. Throws `Refused` or `Unreachable`. */
   async text(path) {
     const answer = await this.#fetch("GET", path);
     return answer.ok ? await answer.text() : await this.#read(answer);
   }
 
-  /** Events of a stream, until it ends; `silence`, an `AbortController`, ends it. */
-  async *stream(path, silence = new AbortController()) {
-    const still = () => setTimeout(() => silence.abort(), SILENCE_MS);
+  /** Events of a stream, until it ends; `control`, an `AbortController`, ends it. With a `body` it is
+   * a POST. */
+  async *stream(path, control = new AbortController(), body = undefined) {
+    const silent = new DOMException("No event came.", "TimeoutError");
+    const still = () => setTimeout(() => control.abort(silent), SILENCE_MS);
     let timer = still();
     try {
-      const answer = await this.#fetch("GET", path, { signal: silence.signal });
-      if (!answer.ok || !/^text\/event-stream/.test(answer.headers.get("content-type") ?? "")) {
+      const method = body === undefined ? "GET" : "POST";
+      const more = { accept: EVENTS };
+      const answer = await this.#fetch(method, path, { body, more, signal: control.signal });
+      if (!answer.ok || !answer.headers.get("content-type")?.startsWith(EVENTS)) {
         yield await this.#read(answer);
         return;
       }
+      this.dispatchEvent(new Event("reached"));
       const text = answer.body.pipeThrough(new TextDecoderStream());
       const heard = () => {
         clearTimeout(timer);
@@ -121,7 +122,7 @@ export class Api extends EventTarget {
       throw this.#lost(error);
     } finally {
       clearTimeout(timer);
-      silence.abort();
+      control.abort();
     }
   }
 
@@ -160,7 +161,9 @@ export class Api extends EventTarget {
   }
 
   #lost(error) {
-    this.dispatchEvent(new Event("unreachable"));
+    // What the page itself has ended says nothing about Darkroom.
+    if (error.name !== "AbortError" && !(error instanceof Unreachable))
+      this.dispatchEvent(new Event("unreachable"));
     return new Unreachable("Darkroom does not answer.", { cause: error });
   }
 }

@@ -5,18 +5,37 @@ import { Refused } from "./api.js";
 
 const AGAIN_MS = 2000;
 
-/** Set of all ids. */
-class Any {
-  has() {
-    return true;
+/** Requests that may have changed: all. */
+const ANY = { has: () => true, of: () => null };
+
+/** Requests that changed: `entries` are `{request_id, state, request}`. */
+class Changed {
+  #entries;
+
+  constructor(entries) {
+    this.#entries = new Map(entries.map((entry) => [entry.request_id, entry]));
+  }
+
+  has(id) {
+    return this.#entries.has(id);
+  }
+
+  /** `requests`, newest first, after these changes. Null if they are to be listed anew. */
+  of(requests) {
+    const entries = [...this.#entries.values()];
+    if (entries.some(({ state, request }) => state !== null && request === undefined)) return null;
+    const kept = requests.filter(({ request_id: id }) => !this.has(id));
+    const all = [...kept, ...entries.flatMap(({ request }) => request ?? [])];
+    return all.sort((one, other) => (one.request_id < other.request_id ? 1 : -1)); // ids grow
   }
 }
 
 /** Follows `v1/events` while it is started and the page can be seen: a browser opens six connections to a
  * server, for all of its tabs together. */
 export class Changes {
-  /** The requests that changed last: `has(id)`. A new object for each change. */
-  requests = signal(new Any());
+  /** The requests that changed last: `has(id)`, and `of(requests)`, which applies the changes. A new
+   * object for each change. */
+  requests = signal({ ...ANY });
   /** A new object for each change of a replica or of the weights that it holds. */
   replicas = signal({});
   /** True while the server tells each change. */
@@ -69,12 +88,12 @@ export class Changes {
     const isOver = () => this.#control !== control;
     while (!isOver()) {
       try {
-        for await (const { requests, complete } of this.#api.stream("v1/events", control)) {
+        for await (const { requests, complete } of this.#api.stream("v1/events?expand=request", control)) {
           if (isOver()) return;
           batch(() => {
             this.live.value = true;
             if (requests === undefined) this.replicas.value = {};
-            else if (complete) this.requests.value = new Set(requests.map((each) => each.request_id));
+            else if (complete) this.requests.value = new Changed(requests);
             else this.#missed();
           });
         }
@@ -91,7 +110,7 @@ export class Changes {
   }
 
   #missed() {
-    this.requests.value = new Any();
+    this.requests.value = { ...ANY };
     this.replicas.value = {};
   }
 }

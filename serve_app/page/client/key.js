@@ -1,5 +1,7 @@
 // API key storage in this browser.
 
+import { keepText, readText } from "./storage.js";
+
 const PLACE = "darkroom.key";
 
 const FORM = /^[A-Za-z0-9_-]{1,64}:[\x21-\x7e]{16,256}$/;
@@ -27,11 +29,7 @@ export class KeptKey {
       const isGone = (key === PLACE || key === null) && newValue === null; // no name: all is gone
       if (isGone && this.#value !== null) forgotten();
     });
-    try {
-      this.#value = localStorage.getItem(PLACE);
-    } catch {
-      this.#value = null;
-    }
+    this.#value = readText(PLACE);
   }
 
   get value() {
@@ -40,11 +38,6 @@ export class KeptKey {
 
   keep(value) {
     this.#value = value;
-    try {
-      if (value === null) localStorage.removeItem(PLACE);
-      else localStorage.setItem(PLACE, value);
-    } catch {
-      // The key is still kept in memory for this visit.
-    }
+    keepText(PLACE, value);
   }
 }

@@ -1,7 +1,7 @@
 // Endpoints that this Darkroom serves, from `/v1/models`.
 
 import { BASE } from "./api.js";
-import * as json from "./json.js";
+import { keep, keepText, read } from "./storage.js";
 
 const MOST_PAGES = 50;
 const KINDS = ["image", "video", "audio"];
@@ -80,28 +80,16 @@ export class Models {
 
   /** Model that was used last in this browser, as it was then; null without one. */
   get last() {
-    try {
-      return json.parse(localStorage.getItem(PLACE) ?? "null");
-    } catch {
-      return null; // forbidden, or not readable
-    }
+    return read(PLACE);
   }
 
   keep(model) {
-    try {
-      localStorage.setItem(PLACE, json.write(model));
-    } catch {
-      // The storage is full or forbidden, so the next visit waits for the server.
-    }
+    keep(PLACE, model);
   }
 
   forget() {
     this.#whole.clear();
-    try {
-      localStorage.removeItem(PLACE);
-    } catch {
-      // Nothing was stored.
-    }
+    keepText(PLACE, null);
   }
 }
 

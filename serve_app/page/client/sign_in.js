@@ -1,5 +1,7 @@
 // Sign-in of people at a provider. Nothing of it is shown where there is none.
 
+import { keep, keepText, read, readText, TAB } from "./storage.js";
+
 const PLACE = "darkroom.sign-in";
 const PERSON = "darkroom.person";
 
@@ -31,14 +33,14 @@ export class SignIn {
   /** Sends the browser to the provider. Throws like `Api.call`. */
   async begin() {
     const { url, state, secret } = await this.#api.call("POST", "v1/sign-in");
-    sessionStorage.setItem(PLACE, JSON.stringify({ state, secret }));
+    keep(PLACE, { state, secret }, TAB);
     location.assign(url);
   }
 
   /** Key of the person who came back with `answer`. Throws an error with words for the person. */
   async finish(answer) {
-    const begun = JSON.parse(sessionStorage.getItem(PLACE) ?? "null");
-    sessionStorage.removeItem(PLACE);
+    const begun = read(PLACE, TAB);
+    keepText(PLACE, null, TAB);
     const [code, state] = [answer.get("code"), answer.get("state")];
     if (begun === null || begun.state !== state) {
       throw new Error("This sign-in did not begin in this tab. Sign in again.");
@@ -60,21 +62,12 @@ export class SignIn {
 
   /** Remembers whose key is in use; null: of nobody. */
   remember(person) {
-    if (person === null) return this.forget();
-    try {
-      localStorage.setItem(PERSON, person);
-    } catch {
-      // The person stays unknown.
-    }
+    keepText(PERSON, person);
   }
 
   /** Name of the person whose key is in use; null if it is no key of a sign-in. */
   get person() {
-    try {
-      return localStorage.getItem(PERSON);
-    } catch {
-      return null; // The browser forbids storage.
-    }
+    return readText(PERSON);
   }
 
   /** Ends the session at the server, if it answers, and forgets the person. If the operator wants
@@ -87,10 +80,6 @@ export class SignIn {
 
   /** Forgets the person, as when another key is used. */
   forget() {
-    try {
-      localStorage.removeItem(PERSON);
-    } catch {
-      // Nothing was kept.
-    }
+    this.remember(null);
   }
 }

@@ -63,8 +63,7 @@ export class Watch {
           failures = 0;
           if (this.#stopped) return;
           if (status.status === "COMPLETED") {
-            const end = await this.#end(status);
-            if (!this.#stopped) this.#tell(end);
+            this.#tell(endOf(status));
             return;
           }
           this.#tell({ phase: status.status === "IN_QUEUE" ? "queued" : "running", status });
@@ -94,39 +93,41 @@ export class Watch {
 
   async *#statuses() {
     if (streams >= MOST_STREAMS || document.hidden) {
-      const status = await this.#api.call("GET", `${this.#path}/status`);
+      const status = await this.#api.call("GET", `${this.#path}/status?${inline()}`);
       yield status;
       const rarely = status.status === "IN_QUEUE" ? Math.max(1, followed / MANY) : 1;
       await this.#changes.next(this.#id, POLL_MS * rarely);
       return;
     }
+    const control = new AbortController();
+    const hide = () => control.abort();
+    document.addEventListener("visibilitychange", hide);
     streams += 1;
     try {
-      yield* this.#api.stream(`${this.#path}/status/stream`);
+      yield* this.#api.stream(`${this.#path}/status/stream?${inline()}`, control);
     } finally {
       streams -= 1;
+      document.removeEventListener("visibilitychange", hide);
     }
   }
+}
 
-  async #end(status) {
-    const state = status.darkroom?.state ?? (status.error ? "failed" : "succeeded");
-    if (!status.error) return { phase: state, status, ...(await resultOf(this.#api, this.#path)) };
-    const problems = state === "cancelled" ? [] : await this.#problems(status);
-    const error = { message: status.error, type: status.error_type, problems };
-    return { phase: state, status, error };
-  }
+/** What a status has beside itself. Previews are made only on request: a hidden page requests none. */
+function inline() {
+  return document.hidden ? "result=1" : "result=1&previews=1";
+}
 
-  /** Problems by field of a failed request. Only its result names the fields. */
-  async #problems(status) {
-    try {
-      await this.#api.call("GET", this.#path);
-    } catch (error) {
-      const isResult = error instanceof Refused && error.body.error_type === status.error_type;
-      if (error instanceof Refused && (isResult || !error.passing)) return error.problems;
-      throw error;
-    }
-    return [];
-  }
+/** Update for a status that says that the request has ended. Throws `Refused` if its files could not be
+ * read, which passes. */
+function endOf(status) {
+  const { status: code, body } = status.result;
+  const phase = status.darkroom.state;
+  if (code < 400) return { phase, status, output: body };
+  const refused = new Refused(code, body);
+  if (!status.error && refused.passing) throw refused;
+  const problems = phase === "cancelled" ? [] : refused.problems;
+  const error = { message: status.error ?? refused.message, type: body.error_type, problems };
+  return { phase, status, error };
 }
 
 /** `{output}` or `{error}` of a request that has ended. */

@@ -2,6 +2,7 @@
 
 import { BASE } from "../client/api.js";
 import * as json from "../client/json.js";
+import { keepText, readText } from "../client/storage.js";
 import { codeFor, LANGUAGES, languagesOf } from "./code.js";
 import { copyText } from "../interface/copy.js";
 import { button, element } from "../interface/element.js";
@@ -56,12 +57,12 @@ export class Program {
         button(names[tab], () => this.#choose(tab), { class: null, "data-tab": tab }),
       ),
     );
-    const first = this.#form !== null ? FORM_TAB : preferred();
+    const first = this.#form !== null ? FORM_TAB : readText(PREFERRED);
     this.#draw(shown.includes(first) ? first : "python");
   }
 
   #choose(tab) {
-    if (tab !== FORM_TAB) prefer(tab);
+    if (tab !== FORM_TAB) keepText(PREFERRED, tab);
     if (this.#form?.hidden === false) this.#take();
     this.#draw(tab);
   }
@@ -109,21 +110,5 @@ export class Program {
   async #copied() {
     await copyText(this.#json.hidden ? this.#text : this.#json);
     this.#copy.textContent = "Copied";
-  }
-}
-
-function preferred() {
-  try {
-    return localStorage.getItem(PREFERRED);
-  } catch {
-    return null;
-  }
-}
-
-function prefer(language) {
-  try {
-    localStorage.setItem(PREFERRED, language);
-  } catch {
-    // The storage is forbidden, so the next one begins with Python.
   }
 }

@@ -1,5 +1,6 @@
 // How many drafts the page makes, and how far: remembered in this browser.
 
+import { keep, read } from "../client/storage.js";
 import { byId, element, freshId } from "../interface/element.js";
 
 const PLACE = "darkroom.drafting";
@@ -10,16 +11,12 @@ const MOST_PERCENT = 90;
 
 /** `{count, until}`: the number of drafts, and the share of the steps that each makes. */
 export function drafting() {
-  try {
-    const { count, until } = JSON.parse(localStorage.getItem(PLACE) ?? "{}");
-    const percent = 100 * until;
-    return {
-      count: COUNTS.includes(count) ? count : USUAL.count,
-      until: percent >= LEAST_PERCENT && percent <= MOST_PERCENT ? until : USUAL.until,
-    };
-  } catch {
-    return USUAL; // forbidden, or not readable
-  }
+  const { count, until } = read(PLACE) ?? USUAL;
+  const percent = 100 * until;
+  return {
+    count: COUNTS.includes(count) ? count : USUAL.count,
+    until: percent >= LEAST_PERCENT && percent <= MOST_PERCENT ? until : USUAL.until,
+  };
 }
 
 /** Shows the settings above the buttons of the form, or hides them. `button` controls them. */
@@ -55,11 +52,7 @@ function newPanel() {
   const keep = () => {
     const chosen = Number(panel.querySelector("input:checked").value);
     show();
-    try {
-      localStorage.setItem(PLACE, JSON.stringify({ count: chosen, until: slider.value / 100 }));
-    } catch {
-      // The storage is full or forbidden: the next visit begins with the usual settings.
-    }
+    keep(PLACE, { count: chosen, until: slider.value / 100 });
   };
   const group = { class: "counts", role: "radiogroup", "aria-label": "Number of drafts" };
   const panel = element(

@@ -4,65 +4,65 @@
 import { Refused } from "../client/api.js";
 import * as json from "../client/json.js";
 import { byId } from "../interface/element.js";
-import { Refresh } from "../interface/refresh.js";
 import { fieldsOf } from "./schema.js";
 import { money, seconds, waitingWords } from "../interface/words.js";
 
 const PAUSE_MS = 500; // after the last change
-const FRESH_MS = 15_000; // the queue changes without the form
+const AGAIN_MS = 15_000; // after a stream that has ended
 
 /** Texts longer than this are not sent: a file in the input says nothing about the times. */
 const LONG = 20_000;
 
-/** Keeps the line up to date. `read()` returns `{endpoint, input}`, or null without a model or while the
- * line is not shown. */
+/** Keeps the line up to date by a stream, which is opened anew when the form changes. `read()` returns
+ * `{endpoint, input}`, or null without a model or while the line is not shown. */
 export class EstimateLine {
   #api;
   #read;
   #line;
   #timer = null;
-  #refresh;
-  #refused = false; // until the input changes
+  #control = null; // ends the stream
+  #asked = ""; // what the stream is about
 
-  constructor(api, changes, read, form = byId("form"), line = byId("estimate")) {
+  constructor(api, read, form = byId("form"), line = byId("estimate")) {
     this.#api = api;
     this.#read = read;
     this.#line = line;
-    this.#refresh = new Refresh(() => this.#ask(), FRESH_MS, changes, ["requests", "replicas"]);
     for (const name of ["input", "change"]) form.addEventListener(name, () => this.soon());
+    document.addEventListener("visibilitychange", () => this.soon(0));
   }
 
-  /** Asks after a moment, and from then on until the line is gone. */
+  /** Asks after a moment, and follows the answer until the line is gone. */
   soon(pause = PAUSE_MS) {
-    this.#refused = false;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#refresh.stop();
-      this.#refresh.start();
-    }, pause);
+    this.#timer = setTimeout(() => this.#follow(), pause);
   }
 
-  async #ask() {
-    if (!this.#line.isConnected) {
-      this.#refresh.stop(); // the page of a model was left
-      return null;
-    }
-    const given = this.#refused ? null : this.#read();
-    if (given === null) {
-      this.#line.textContent = "";
-      return null;
-    }
+  async #follow() {
+    const planned = document.hidden || !this.#line.isConnected ? null : this.#read();
+    const asked = planned === null ? "" : json.write(planned);
+    if (asked === this.#asked) return; // a field was left as it was
+    this.#asked = asked;
+    this.#control?.abort();
+    if (planned === null) this.#line.textContent = "";
+    else await this.#show(planned);
+  }
+
+  async #show({ endpoint, input }) {
+    const control = new AbortController();
+    const body = { endpoint_id: endpoint, input: light(input) };
+    this.#control = control;
+    let again = true;
     try {
-      const body = { endpoint_id: given.endpoint, input: light(given.input) };
-      const estimate = await this.#api.call("POST", "v1/estimate", body);
-      this.#line.textContent = estimateWords(estimate);
-      return FRESH_MS; // the start comes nearer
+      for await (const estimate of this.#api.stream("v1/estimate", control, body))
+        if (this.#control === control) this.#line.textContent = estimateWords(estimate);
     } catch (error) {
       // An input that is not complete has no estimate, and another line shows lost contact.
-      this.#refused = error instanceof Refused && !error.passing;
-      this.#line.textContent = "";
-      return FRESH_MS;
+      again = !(error instanceof Refused) || error.passing;
+      if (this.#control === control) this.#line.textContent = "";
     }
+    if (this.#control !== control || !again) return;
+    this.#asked = "";
+    this.soon(AGAIN_MS);
   }
 }
 

@@ -1,5 +1,7 @@
 // What was used in this browser, the latest first: prompts, and LoRAs by their paths.
 
+import { keep, keepText, read } from "../client/storage.js";
+
 export const PROMPTS = "darkroom.prompts";
 export const LORAS = "darkroom.loras";
 
@@ -8,11 +10,7 @@ const MOST_CHARACTERS = 4000;
 
 /** Texts that were used, of the list `place`. */
 export function usedTexts(place) {
-  try {
-    return JSON.parse(localStorage.getItem(place) ?? "[]");
-  } catch {
-    return []; // forbidden, or not readable
-  }
+  return read(place) ?? [];
 }
 
 /** Puts `text` in front of the list `place`. */
@@ -20,20 +18,10 @@ export function keepUsed(place, text) {
   const trimmed = text.trim();
   if (trimmed === "" || trimmed.length > MOST_CHARACTERS) return;
   const kept = [trimmed, ...usedTexts(place).filter((each) => each !== trimmed)].slice(0, MOST);
-  try {
-    localStorage.setItem(place, JSON.stringify(kept));
-  } catch {
-    // The storage is full or forbidden.
-  }
+  keep(place, kept);
 }
 
 /** Forgets the lists. */
 export function forgetUsed(...places) {
-  for (const place of places) {
-    try {
-      localStorage.removeItem(place);
-    } catch {
-      // Nothing was kept.
-    }
-  }
+  for (const place of places) keepText(place, null);
 }

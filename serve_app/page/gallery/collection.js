@@ -2,7 +2,7 @@
 
 import { Refresh, SOON_MS } from "../interface/refresh.js";
 import { filesIn, RENEWED_MS } from "../results/media.js";
-import { dateOf, pathOf } from "./query.js";
+import { dateOf, isFiltered, pathOf, STATES_OF } from "./query.js";
 
 const FIRST_PAGE = 100;
 const PAGE = 250;
@@ -40,7 +40,8 @@ export class Collection extends EventTarget {
   constructor(api, changes) {
     super();
     this.#api = api;
-    this.#refresh = new Refresh(() => this.#renewHead(this.#version), EVERY_MS, changes);
+    const take = (changed) => this.#apply(changed);
+    this.#refresh = new Refresh(() => this.#renewHead(this.#version), EVERY_MS, changes, { take });
   }
 
   /** False: `items` has all results. */
@@ -109,6 +110,18 @@ export class Collection extends EventTarget {
 
   stop() {
     this.#refresh.stop();
+  }
+
+  /** Applies changes of requests; false if they are to be loaded: only the server can search. */
+  #apply(changed) {
+    const isBusy = this.#filters === null || this.loading || this.#changing > 0;
+    if (isBusy || isFiltered(this.#filters)) return false;
+    const last = (this.more && this.#requests.at(-1)?.request_id) || "";
+    const requests = changed.of(this.#requests);
+    if (requests === null) return false;
+    const fits = ({ request_id: id, state }) => STATES_OF.results.includes(state) && id >= last;
+    this.#take(requests.filter(fits));
+    return true;
   }
 
   /** Loads the newest page again, down to the oldest request that is not over. Returns

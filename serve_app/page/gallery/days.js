@@ -5,18 +5,22 @@ import { roving } from "../interface/roving.js";
 import { day } from "../interface/words.js";
 import { dateOf, daysPathOf, midnight } from "./query.js";
 
-/** List of days. `go(date, newer)` is called with the day that was chosen and the number of
+/** List of days with their numbers of requests: those of the collection, and further back, where it is not
+ * loaded yet, as the server counts them. `go(date, newer)` is called with the day that was chosen and the number of
  * requests of newer days. */
 export class Days {
   node = element("nav", { class: "days", "aria-label": "Days" }, blank());
   #api;
   #go;
   #asked = null;
+  #further = []; // days as the server counts them
+  #collection;
   #drawn = "";
   #current = null;
 
-  constructor(api, go) {
+  constructor(api, collection, go) {
     this.#api = api;
+    this.#collection = collection;
     this.#go = go;
   }
 
@@ -24,15 +28,31 @@ export class Days {
   async load(filters) {
     const path = daysPathOf(filters);
     this.#asked = path;
+    this.#further = [];
     try {
       const { days } = await this.#api.call("GET", path);
-      if (this.#asked === path) this.#draw(days);
+      if (this.#asked !== path) return;
+      this.#further = days;
+      this.draw();
     } catch {
       // The list stays as it is: the gallery says that Darkroom does not answer.
     }
   }
 
-  #draw(days) {
+  /** Days with requests, the latest first: `{date, requests}`. */
+  #counts() {
+    const counts = new Map();
+    for (const { date, index } of this.#collection.items)
+      if (index === 0) counts.set(date, (counts.get(date) ?? 0) + 1);
+    const whole = [...counts].map(([date, requests]) => ({ date, requests }));
+    if (!this.#collection.more && !this.#collection.loading) return whole;
+    const part = whole.pop()?.date; // more of this day may follow
+    return [...whole, ...this.#further.filter(({ date }) => part === undefined || date <= part)];
+  }
+
+  /** Draws the list, if a count has changed. */
+  draw() {
+    const days = this.#counts();
     const drawn = JSON.stringify([days, dateOf(Date.now())]);
     if (drawn === this.#drawn) return;
     this.#drawn = drawn;

@@ -40,7 +40,6 @@ class Gallery {
   #facts;
   #closed = null; // key of the item that was shown large
   #shown = null; // filters, as text
-  #newest; // id of the newest request
   #scroll = 0; // where the window was when the view was left
   #here = false;
   #skeleton = element("div", { class: "skeleton", "aria-hidden": "true" });
@@ -52,7 +51,7 @@ class Gallery {
     this.#page = page;
     this.#collection = new Collection(page.api, page.store.changes);
     this.#actions = new Actions(page.api, this.#collection, say);
-    this.#days = new Days(page.api, (date, newer) => this.#jump(date, newer));
+    this.#days = new Days(page.api, this.#collection, (date, newer) => this.#jump(date, newer));
     const sizes = new Sizes((height) => this.#grid.resize(height));
     this.#filters = new Filters((filters, typing) => this.#use(filters, typing), sizes.node);
     const act = {
@@ -159,10 +158,7 @@ class Gallery {
   }
 
   #changed() {
-    const newest = this.#collection.requests[0]?.request_id;
-    const known = this.#newest !== undefined && newest !== undefined;
-    if (known && newest !== this.#newest) this.#days.load(filtersIn(this.#page.address.now));
-    this.#newest = newest;
+    this.#days.draw();
     this.#selection.keep(this.#collection.items);
     this.#bar.show();
     this.#show();
@@ -228,7 +224,6 @@ class Gallery {
     const first = Math.min(...items.map(({ key }) => this.#collection.placeOf(key)));
     const gone = await this.#actions.remove(items);
     if (gone.size === 0) return gone;
-    this.#days.load(filtersIn(this.#page.address.now));
     const next = this.#collection.items[Math.min(first, this.#collection.items.length - 1)];
     if (next !== undefined && this.#here) this.#grid.focus(next.key);
     return gone;

@@ -62,10 +62,11 @@ export function pathOf(filters, limit, { before = null, from = null } = {}) {
   return `v1/requests?${asked}`;
 }
 
-/** Path of the counts by day, of what the filters by model and kind let through. */
-export function daysPathOf({ kind, endpoint }) {
+/** Path of the counts by day, of what the filters by state, model and kind let through. */
+export function daysPathOf({ state, kind, endpoint }) {
   const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
   const asked = new URLSearchParams({ timezone: timeZone });
+  for (const each of STATES_OF[state ?? "results"]) asked.append("state", each);
   if (kind !== null) asked.set("kind", kind);
   if (endpoint !== null) asked.set("endpoint_id", endpoint);
   return `v1/requests/days?${asked}`;

@@ -1,5 +1,6 @@
 // Size of the tiles, which this browser remembers.
 
+import { keepText, readText } from "../client/storage.js";
 import { button, element } from "../interface/element.js";
 
 const PLACE = "darkroom.gallery.size"; // in the local storage
@@ -35,19 +36,11 @@ export class Sizes {
     for (const each of this.node.children)
       each.setAttribute("aria-pressed", String(each.classList.contains(size)));
     this.#changed(this.height);
-    try {
-      localStorage.setItem(PLACE, size);
-    } catch {
-      // The size is kept until the page is closed.
-    }
+    keepText(PLACE, size);
   }
 }
 
 function storedSize() {
-  try {
-    const size = localStorage.getItem(PLACE);
-    return size in HEIGHTS ? size : "medium";
-  } catch {
-    return "medium";
-  }
+  const size = readText(PLACE);
+  return size in HEIGHTS ? size : "medium";
 }

@@ -8,20 +8,27 @@ import { day, seconds, shortClock, STATES } from "../interface/words.js";
 
 const PAGE = 15;
 const EVERY_MS = 4000;
+const DAY_MS = 10_000; // between two looks at the date: “Today” ends at midnight
 
 /** List of requests. `store` is the page's; `act` has the callbacks `details` and `cancel`, which get `{id, endpoint}`. */
 export class Recent {
   #api;
   #act;
+  #changes;
   #refresh;
   #limit = PAGE;
+  #requests = null; // newest first; null before they are listed
+  #more = false; // there are older ones
   #drawn = "";
   #version = 0; // changes with the key: an answer to the one before is not shown
 
   constructor(api, act, { changes, locked }) {
     this.#api = api;
     this.#act = act;
-    this.#refresh = new Refresh(() => this.#look(), EVERY_MS, changes);
+    this.#changes = changes;
+    const take = (changed) => this.#take(changed);
+    this.#refresh = new Refresh(() => this.#look(), null, changes, { take });
+    setInterval(() => this.show(), DAY_MS);
     effect(() => (locked.value ? this.#refresh.stop() : null));
     byId("older").addEventListener("click", () => {
       this.#limit = Math.min(500, this.#limit + PAGE);
@@ -39,11 +46,24 @@ export class Recent {
     const version = this.#version;
     try {
       const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
-      if (version === this.#version) this.#draw(page);
-      return null;
+      if (version !== this.#version) return null;
+      this.#requests = page.requests;
+      this.#more = page.next_before !== null;
+      this.show();
     } catch {
       return EVERY_MS; // the connection status reports the error; the list stays as it is
     }
+    return this.#changes.live.peek() ? null : EVERY_MS; // it is told of changes
+  }
+
+  /** Applies changes of requests; false if the list is to be read anew. */
+  #take(changed) {
+    const requests = this.#requests && changed.of(this.#requests);
+    if (requests === null || (this.#more && requests.length < this.#limit)) return false;
+    this.#more ||= requests.length > this.#limit;
+    this.#requests = requests.slice(0, this.#limit);
+    this.show();
+    return true;
   }
 
   /** Ends the refreshes and forgets what they showed, as when another key is used. */
@@ -51,20 +71,24 @@ export class Recent {
     this.#refresh.stop();
     this.#version += 1;
     this.#limit = PAGE;
+    this.#requests = null;
     this.#drawn = "";
     byId("requests").replaceChildren();
     byId("older").hidden = true;
     byId("no-requests").hidden = true;
   }
 
-  #draw({ requests, next_before: more }) {
-    byId("older").hidden = !more || this.#limit >= 500;
-    byId("no-requests").hidden = requests.length > 0;
-    const now = JSON.stringify([requests, new Date().toDateString()]); // “Today” ends at midnight
+  /** Draws the list, if it has changed. */
+  show() {
+    if (this.#requests === null) return;
+    byId("older").hidden = !this.#more || this.#limit >= 500;
+    byId("no-requests").hidden = this.#requests.length > 0;
+    const rows = this.#rows(this.#requests);
+    const now = [new Date().toDateString(), ...rows.map((row) => row.outerHTML)].join("");
     if (now === this.#drawn) return; // without changes, the focus stays where it is
     this.#drawn = now;
     const focused = document.activeElement?.closest("#requests li button");
-    byId("requests").replaceChildren(...this.#rows(requests));
+    byId("requests").replaceChildren(...rows);
     if (focused) this.#focusAgain(focused);
     roving(byId("requests"), ".request");
   }
@@ -114,10 +138,19 @@ function isActive({ state }) {
 }
 
 /** Small image of the first file; a dot for the state if there is none. */
-function picture({ state, files = [] }) {
+function picture({ request_id: id, state, files = [] }) {
   const [file] = files;
   const image = /^image\//.test(file?.content_type ?? "") ? file : null;
-  const source = file?.thumbnail ?? image;
+  const source = shownIn(id) ?? (file?.thumbnail ?? image)?.url;
   if (!source) return element("span", { class: `dot ${state}` });
-  return element("img", { src: source.url, alt: "", loading: "lazy", decoding: "async" });
+  return element("img", { src: source, alt: "", loading: "lazy", decoding: "async" });
+}
+
+/** URL of the image on the card of a request, which the browser has loaded; empty as long as the card
+ * shows no result. Undefined without a card, and if it shows no image. */
+function shownIn(id) {
+  const card = byId("sheets").querySelector(`[data-request="${CSS.escape(id)}"]`);
+  if (card === null) return undefined;
+  if (card.dataset.phase !== "succeeded") return "";
+  return card.querySelector(".made .paper > img")?.getAttribute("src");
 }

@@ -44,6 +44,9 @@ export class Door {
       forget();
     });
     byId("key-back").addEventListener("click", back);
+    document.addEventListener("keydown", ({ key }) => {
+      if (key === "Escape" && this.isOpen && !byId("key-back").hidden) back();
+    });
     byId("key-forget").addEventListener("click", forget);
     byId("door-form").addEventListener("submit", (event) => {
       event.preventDefault();

@@ -10,15 +10,17 @@ const LIVE = 4; // times as long between two looks, while the server tells each 
 
 /**
  * Calls `look()` at `start()`, and never while the page is hidden: again `everyMs` after each end, or
- * after the milliseconds that it returned. With `changes`, also at each change of its signals `of`, and
- * the time between the looks is longer while the server tells them. Without `everyMs` it looks once, when the page
- * is seen. `look` must not throw.
+ * after the milliseconds that it returned. With `changes`, also at each change of its signals `of`, unless
+ * `take(changed)` says that it has applied those of requests; while the server tells them, the time between
+ * two looks is longer. Without `everyMs` it looks once, when the page is seen, and after the milliseconds
+ * that it returned. `look` must not throw.
  */
 export class Refresh {
   #look;
   #everyMs;
   #changes;
   #of;
+  #take;
   #on = false;
   #timer = null;
   #looking = false;
@@ -30,11 +32,12 @@ export class Refresh {
     if (this.#everyMs !== null || this.#wanted) this.now();
   };
 
-  constructor(look, everyMs = null, changes = null, of = ["requests"]) {
+  constructor(look, everyMs = null, changes = null, { of = ["requests"], take = null } = {}) {
     this.#look = look;
     this.#everyMs = everyMs;
     this.#changes = changes;
     this.#of = changes === null ? [] : of;
+    this.#take = take;
   }
 
   /** Begins with a look; `later`, after the time between two of them. */
@@ -83,6 +86,7 @@ export class Refresh {
       this.#wanted = true;
       return;
     }
+    if (this.#take?.(this.#changes.requests.peek())) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.now(), Math.max(0, this.#last + LEAST_MS - Date.now()));
   }
@@ -90,8 +94,8 @@ export class Refresh {
   #wait() {
     if (!this.#on || this.#looking || document.hidden) return;
     clearTimeout(this.#timer);
-    if (this.#everyMs === null) return;
-    const everyMs = this.#changes?.live.peek() ? LIVE * this.#everyMs : this.#everyMs;
-    this.#timer = setTimeout(() => this.now(), this.#pauseMs ?? everyMs);
+    const factor = this.#changes?.live.peek() ? LIVE : 1;
+    const pauseMs = this.#pauseMs ?? (this.#everyMs && factor * this.#everyMs);
+    if (pauseMs !== null) this.#timer = setTimeout(() => this.now(), pauseMs);
   }
 }

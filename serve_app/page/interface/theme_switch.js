@@ -1,5 +1,6 @@
-// Switch between the dark theme, which is the default, and the light one.
+// Switch between the dark theme and the light one. Until it is used, the theme is the system's.
 
+import { keepText } from "../client/storage.js";
 import { byId } from "./element.js";
 
 /** Colour of the browser's own bars, as that of the header; `early.js` sets it too. */
@@ -11,18 +12,14 @@ export function listenForTheme() {
   const root = document.documentElement;
   const button = byId("theme-button");
   const show = () => {
-    const light = root.dataset.theme === "light";
+    const isLight = root.dataset.theme === "light";
     document.querySelector("[name='theme-color']").content = COLOURS[root.dataset.theme];
-    button.setAttribute("aria-label", light ? "Use the dark theme" : "Use the light theme");
+    button.setAttribute("aria-label", isLight ? "Use the dark theme" : "Use the light theme");
   };
   button.addEventListener("click", () => {
     root.dataset.theme = root.dataset.theme === "light" ? "dark" : "light";
     show();
-    try {
-      localStorage.setItem(PLACE, root.dataset.theme);
-    } catch {
-      // The theme is kept until the page is closed.
-    }
+    keepText(PLACE, root.dataset.theme);
   });
   show();
 }

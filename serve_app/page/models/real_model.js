@@ -31,8 +31,9 @@ export async function preflight(api, id) {
   return models[0]?.darkroom.preflight ?? null;
 }
 
-function recent(api, id) {
-  if (known?.id === id && Date.now() - known.at < KEPT_MS) return known.answer;
+/** The answer as it was asked for within `ms` milliseconds, or anew. */
+function recent(api, id, ms = KEPT_MS) {
+  if (known?.id === id && Date.now() - known.at < ms) return known.answer;
   const answer = preflight(api, id);
   known = { id, at: Date.now(), answer };
   answer.catch(() => (known = null));
@@ -72,7 +73,7 @@ export class RealModelOffer {
 
   constructor(page) {
     this.#page = page;
-    this.#refresh = new Refresh(() => this.#look(), RENEW_MS, page.store.changes, ["replicas"]);
+    this.#refresh = new Refresh(() => this.#look(), RENEW_MS, page.store.changes, { of: ["replicas"] });
     const choices = element("p", { class: "buttons" }, this.#try, this.#download);
     this.node.append(this.#words, this.#where, this.#progress, choices);
   }
@@ -162,7 +163,9 @@ export function unknownWords(words, { api, models, draw }) {
     element("p", {}, `The demo model does not know: ${words.join(", ")}.`),
   );
   const model = realModel(models);
-  if (model !== null) recent(api, model.id).then((answer) => node.append(...beside(model, answer, draw)), () => {});
+  const add = (answer) => node.append(...beside(model, answer, draw));
+  // The form has asked: a result causes no further call.
+  if (model !== null) recent(api, model.id, Infinity).then(add, () => {});
   return node;
 }
 

@@ -10,7 +10,7 @@ import { button, element } from "../interface/element.js";
  * `generate(model, page)`, which shows the result. `entered` has the input of each model, by its id, and
  * brings it back when the page is opened again.
  */
-export function trial(model, { api, act, store }, entered) {
+export function trial(model, { api, act }, entered) {
   const fields = element("div", { class: "fields" });
   const moreFields = element("div", { class: "fields" });
   const more = element("details", {}, element("summary", {}, "More settings"), moreFields);
@@ -45,9 +45,7 @@ export function trial(model, { api, act, store }, entered) {
     event.preventDefault();
     node.requestSubmit();
   });
-  const estimate = new EstimateLine(
-    ...[api, store.changes, () => estimable(model, read().input), node, line],
-  );
+  const estimate = new EstimateLine(api, () => estimable(model, read().input), node, line);
   form.show(model);
   const first = entered.get(model.id) ?? model.examples[0]?.input;
   if (first !== undefined) form.fill(first);

@@ -14,12 +14,11 @@ const RATIO = 32;
 
 /**
  * Card of a request. `act` has the callbacks of its buttons, which get the request, and `useAsInput(file,
- * request)`, `lightTable(request, output)`, `unknownWords(request, words)`, `say(node, text)`, and `showDraft(origin)`. `imageOf` is `Api.image`; `read()`
+ * request)`, `lightTable(request, output)`, `unknownWords(request, words)`, `say(node, text)`, and `showDraft(origin)`. `read()`
  * reads the output of the request anew; `contact` is the page's signal.
  */
 export class Sheet {
   #request;
-  #followed = false; // true: it was not over when it was first looked at
   #final = false;
   #standing = element("p", { class: "standing" }, "Sending …");
   #bar = element(
@@ -38,7 +37,6 @@ export class Sheet {
   #developing;
   #body = element("div", { class: "made" });
   #cancel;
-  #imageOf;
   #read;
   #use;
   #lightTable;
@@ -48,12 +46,11 @@ export class Sheet {
   #part = 0;
   #output = null;
   #ignore; // ends the effect of the contact
-  #looked; // URL of the preview that was requested last
+  #preview; // URL of the newest one
 
-  constructor(request, act, imageOf, read, contact) {
+  constructor(request, act, read, contact) {
     this.#request = request;
     this.#read = read;
-    this.#imageOf = imageOf;
     this.#lightTable = act.lightTable;
     this.#unknown = act.unknownWords;
     this.#say = act.say;
@@ -128,10 +125,9 @@ export class Sheet {
   /** Shows an update from a `Watch`. */
   show({ phase, status = {}, output, error }) {
     this.node.dataset.phase = phase;
-    this.#followed ||= phase === "queued" || phase === "running";
     if (phase === "queued")
       this.#stand(waitingWords(status.queue_position ?? 0, status.darkroom), null);
-    else if (phase === "running") this.#run(status.darkroom ?? {});
+    else if (phase === "running") this.#run(status.darkroom ?? {}, status.images);
     else this.#end(phase, status, output, error);
   }
 
@@ -148,44 +144,20 @@ export class Sheet {
     return Math.max(0, (Date.now() - this.#request.at) / 1000);
   }
 
-  #run(progress) {
-    const { preview } = progress;
+  #run(progress, [preview] = []) {
     this.#stand(runningWords(progress), partOf(progress));
     this.#cancel.disabled = progress.cancel_requested === true;
-    // Previews are computed only on request, so a hidden page requests none.
-    if (preview !== this.#looked && !document.hidden) this.#look(preview);
+    if (preview !== undefined) this.#show(preview.url);
   }
 
-  /** Shows the preview at the URL, if there is one. Previews need the key, so `src` cannot load
-   * them. */
-  async #look(address) {
-    this.#looked = address;
-    if (!address) return;
-    const path = `v1/requests/${encodeURIComponent(this.#request.id)}/preview`;
-    try {
-      const found = await this.#imageOf(path + new URL(address).search);
-      if (found !== null && !this.#final && this.#looked === address) await this.#preview(found);
-    } catch {
-      this.#looked = undefined; // retry with the next status
-    }
-  }
-
-  async #preview(found) {
-    const fresh = element("img", { alt: "", src: URL.createObjectURL(found) });
-    try {
-      await fresh.decode();
-    } catch (error) {
-      URL.revokeObjectURL(fresh.src);
-      throw error;
-    }
-    if (this.#final) {
-      URL.revokeObjectURL(fresh.src); // it ended meanwhile
-      return;
-    }
+  /** Shows a preview when it is decoded, unless a newer one or the result came meanwhile. */
+  async #show(url) {
+    this.#preview = url;
+    const fresh = element("img", { alt: "", src: url });
+    await fresh.decode().catch(() => (this.#preview = undefined)); // the next one may be readable
+    if (this.#final || this.#preview !== url) return;
     this.#developing.style.aspectRatio = `${fresh.naturalWidth} / ${fresh.naturalHeight}`;
-    const old = this.#developing.querySelector("img");
     this.#developing.replaceChildren(fresh);
-    if (old !== null) URL.revokeObjectURL(old.src);
   }
 
   #stand(words, part) {
@@ -206,10 +178,8 @@ export class Sheet {
     this.#bar.remove();
     this.#elapsed.remove();
     this.#developing.remove();
-    this.#releasePreview();
     this.#silence.remove();
     this.#ignore();
-    if (!this.#request.restored || this.#followed) this.#request.took ??= this.#age();
     if (error !== undefined) {
       const words = phase === "cancelled" ? "" : said(error);
       this.#standing.textContent = `${STATES[phase] ?? "Lost"}. ${words}`.trim();
@@ -241,13 +211,7 @@ export class Sheet {
   /** Releases what it shows: the card is not shown any more. */
   release() {
     this.#ignore();
-    this.#releasePreview();
     releaseFiles(this.#output);
-  }
-
-  #releasePreview() {
-    const preview = this.#developing.querySelector("img");
-    if (preview !== null) URL.revokeObjectURL(preview.src);
   }
 
   #fill(figures) {
@@ -271,7 +235,7 @@ export class Sheet {
     const facts = {
       Seed: shortSeed(output?.seed),
       Compute: ran > 0 ? seconds(ran) : "",
-      Total: seconds(this.#request.took),
+      Total: seconds(status.darkroom?.total_s),
     };
     this.node.querySelector("dl.facts").replaceChildren(...factRows(facts));
     if (output?.darkroom_demo === true && !this.#request.demo) {

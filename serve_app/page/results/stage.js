@@ -2,6 +2,7 @@
 
 import { byId } from "../interface/element.js";
 import * as json from "../client/json.js";
+import { keep, read, TAB } from "../client/storage.js";
 import { promptOf, Sheet } from "./sheet.js";
 import { requestPath, resultOf, Watch } from "../client/watch.js";
 
@@ -31,12 +32,12 @@ export class Stage {
     const path = requestPath(request.endpoint, request.id);
     const read = async () => (await resultOf(this.#api, path)).output;
     const { contact, changes } = this.#store;
-    const sheet = new Sheet(request, this.#act, (address) => this.#api.image(address), read, contact);
+    const sheet = new Sheet(request, this.#act, read, contact);
     const watch = new Watch(this.#api, changes, request, (moment) => {
       sheet.show(moment);
       this.#moved();
       if (!sheet.final) return;
-      this.#remember(); // with the time that it took
+      this.#remember(); // with its seed
       this.#act.ended(request, moment);
     });
     this.#shown.unshift({ request, sheet, watch });
@@ -79,12 +80,7 @@ export class Stage {
 
   /** Shows the requests that this tab showed before it was reloaded. */
   async restore() {
-    let kept = [];
-    try {
-      kept = json.parse(sessionStorage.getItem(PLACE) ?? "[]");
-    } catch {
-      // The stored list cannot be read.
-    }
+    const kept = read(PLACE, TAB) ?? [];
     if (kept.some(({ grid }) => grid)) await this.#act.prepareGrids();
     const here = new Set(this.#shown.map(({ request }) => request.id));
     for (const request of kept.reverse()) {
@@ -129,11 +125,7 @@ export class Stage {
 
   #remember() {
     const kept = this.#shown.map(({ request }) => ({ ...request, ...light(request) }));
-    try {
-      sessionStorage.setItem(PLACE, json.write(kept));
-    } catch {
-      // The storage is full or forbidden, so a reload will show fewer requests.
-    }
+    keep(PLACE, kept, TAB);
   }
 }
 

@@ -382,7 +382,7 @@ CREATE INDEX requests_ended ON requests (tenant, endpoint, finished_at DESC, id 
     WHERE finished_at IS NOT NULL;
 CREATE INDEX requests_unsuccessful ON requests (tenant, endpoint, finished_at DESC, id DESC)
     WHERE state IN ('failed', 'cancelled', 'expired');
-CREATE INDEX requests_history ON requests (tenant, endpoint, id DESC)
+CREATE INDEX requests_history ON requests (tenant, endpoint, id DESC) INCLUDE (state)
     WHERE finished_at IS NOT NULL;
 CREATE INDEX requests_unsuccessful_of_tenant ON requests (tenant, id DESC)
     WHERE state IN ('failed', 'cancelled', 'expired');

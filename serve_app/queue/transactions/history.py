@@ -114,7 +114,7 @@ chosen AS MATERIALIZED (
 SELECT d.n, (SELECT coalesce(sum(c.counted), 0) FROM chosen e CROSS JOIN LATERAL (
     SELECT count(*) AS counted FROM requests r
     WHERE r.tenant = %(tenant)s AND r.endpoint = e.endpoint AND {_ENDED}
-        AND r.id >= d.first AND r.id < d.last) c)
+        AND r.state = ANY(%(states)s) AND r.id >= d.first AND r.id < d.last) c)
 FROM unnest(%(first)s::uuid[], %(last)s::uuid[]) WITH ORDINALITY AS d(first, last, n) ORDER BY d.n
 """
 
@@ -155,7 +155,11 @@ class History:
         return [request_from_row(row).request for row in rows]
 
     async def count_by_day(
-        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
+        self,
+        tenant: str,
+        edges: Sequence[datetime],
+        endpoints: Sequence[str],
+        states: Sequence[State] = (),
     ) -> Sequence[int]:
         """Numbers of ended requests between each edge and the next."""
         ids = [first_id(edge) for edge in edges]
@@ -164,6 +168,7 @@ class History:
             "first": ids[:-1],
             "last": ids[1:],
             "endpoints": [*endpoints] or None,
+            "states": [*(states or State)],
         }
         rows = await self._reads.rows(tenant, DAYS, params)
         return [int(count) for _, count in rows]

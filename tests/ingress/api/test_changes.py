@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from serve_app.ingress.api.changes import stream
+from starlette.requests import Request as HttpRequest
+
+from serve_app.ingress.api.changes import MAX_EXPANDED, Expand, stream
+from serve_app.ingress.api.requests import RequestSummary, summaries
 from serve_app.tenants.scopes import READ, Caller
 from tests.ingress.house import House
 
@@ -16,9 +19,11 @@ PROBE, OTHER = "test/probe", "fal-ai/flux/dev"
 
 
 @asynccontextmanager
-async def following(house: House, *endpoints: str) -> AsyncIterator[AsyncGenerator[bytes]]:
+async def following(
+    house: House, *endpoints: str, expand: Expand | None = None
+) -> AsyncIterator[AsyncGenerator[bytes]]:
     caller = Caller("dk_1", "default", frozenset({READ}), endpoints=endpoints)
-    changes = stream(house.queue, house.services.replica_changes, caller, keep_alive_s=0.2)
+    changes = stream(house.queue, house.services.replica_changes, caller, 0.2, expand)
     async with aclosing(changes) as events:
         assert b"retry: " in await anext(events)
         assert read(await anext(events)) == {"requests": [], "complete": False}
@@ -45,6 +50,43 @@ async def test_a_client_is_told_which_requests_changed(idle: House) -> None:
         assert read(await anext(events))["requests"] == [{**known, "state": "cancelled"}]
         await client.delete(f"/v1/requests/{id_}")
         assert read(await anext(events))["requests"] == [{**known, "state": None}]
+
+
+async def test_a_client_may_get_each_request_as_it_is_listed(idle: House) -> None:
+    http = HttpRequest(
+        {
+            "type": "http",
+            "app": idle.app,
+            "scheme": "http",
+            "server": ("darkroom", 80),
+            "path": "/v1/events",
+            "query_string": b"",
+            "headers": [],
+        }
+    )
+
+    async def expand(ids: Sequence[str]) -> Mapping[str, RequestSummary]:
+        return await summaries(http, "default", ids)
+
+    async with idle.client() as client, following(idle, expand=expand) as events:
+        ids = [(await client.post(f"/queue/{PROBE}", json={})).json()["request_id"]]
+        listed = (await client.get("/v1/requests")).json()["requests"]
+        (told,) = read(await anext(events))["requests"]
+        assert (told["request_id"], told["request"]) == (ids[0], listed[0])
+        await client.put(f"/v1/requests/{ids[0]}/cancel")
+        await client.delete(f"/v1/requests/{ids[0]}")
+        assert "request" not in read(await anext(events))["requests"][0]
+        for _ in range(MAX_EXPANDED + 1):
+            await client.post(f"/queue/{PROBE}", json={})
+        many = read(await anext(events))["requests"]
+        assert len(many) == MAX_EXPANDED + 1
+        assert not any("request" in each for each in many)
+
+
+async def test_another_expansion_is_refused(idle: House) -> None:
+    async with idle.client() as client:
+        answer = await client.get("/v1/events?expand=output")
+    assert answer.status_code == 422
 
 
 async def test_a_client_is_told_that_replicas_changed(idle: House) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
 import pytest
 
+from serve_app.ingress.api.estimates import stream
+from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.ingress.submission.submission import validate
+from serve_app.tenants.scopes import SUBMIT, Caller
 from tests.ingress.fal.test_submit import submit, wait_until_completed
 from tests.ingress.house import House
 
@@ -40,6 +46,35 @@ async def test_an_estimate_says_why_a_request_would_wait(client: httpx.AsyncClie
     estimate = await fetch_estimate(client)
     assert estimate["waiting"]["reason"] == "paused"
     assert estimate["starts_in_s"] is None
+
+
+async def test_a_stream_sends_an_estimate_and_each_change_of_it(
+    idle: House, idle_client: httpx.AsyncClient
+) -> None:
+    caller = Caller("dk_1", "default", frozenset({SUBMIT}))
+    options = SubmitOptions()
+    new = await validate(
+        idle.services, caller, PROBE, {}, options, request_id="r1", only_estimated=True
+    )
+    async with aclosing(stream(idle.services, caller, new)) as events:
+        assert b"retry: " in await anext(events)
+        assert read(await anext(events))["queue_position"] == 0
+        submitted = await submit(idle_client)
+        while read(await anext(events))["queue_position"] != 1:
+            pass
+        await idle_client.put(submitted["cancel_url"])
+        while read(await anext(events))["queue_position"] != 0:
+            pass
+
+
+async def test_a_refused_input_is_refused_before_a_stream_begins(client: httpx.AsyncClient) -> None:
+    headers = {"accept": "text/event-stream"}
+    answer = await client.post("/v1/estimate", json={"endpoint_id": "no/such"}, headers=headers)
+    assert answer.status_code == 404
+
+
+def read(event: bytes) -> dict[str, Any]:
+    return json.loads(event.decode().removeprefix("data: "))
 
 
 async def test_an_input_that_a_submit_refuses_has_no_estimate(client: httpx.AsyncClient) -> None:

@@ -252,6 +252,21 @@ async def test_a_status_stream_sends_each_change_and_ends(client: httpx.AsyncCli
     assert len(messages) == len(set(messages)), "logs in a stream are increments"
 
 
+@pytest.mark.parametrize("tail", ["", "/stream"])
+@pytest.mark.parametrize("orders", [{}, {"fail": "pipeline_failed", "message": "No."}])
+async def test_a_status_has_the_result_at_the_end_on_request(
+    client: httpx.AsyncClient, tail: str, orders: dict[str, str]
+) -> None:
+    submitted = await submit(client, **orders)
+    await wait_until_completed(client, submitted)
+    url = f"{submitted['status_url']}{tail}"
+    plain = (await client.get(url)).text.removeprefix("data: ")
+    assert "result" not in json.loads(plain)
+    told = (await client.get(url, params={"result": "1"})).text.removeprefix("data: ")
+    answer = await client.get(submitted["response_url"])
+    assert json.loads(told)["result"] == {"status": answer.status_code, "body": answer.json()}
+
+
 async def test_ignored_fields_are_named_in_the_requests_log(client: httpx.AsyncClient) -> None:
     answer = await client.post(
         "/queue/fal-ai/flux/schnell",

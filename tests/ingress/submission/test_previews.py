@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 
 from serve_app.domain.lease import Ask, LeaseKey, Report
+from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.progress import Preview, Progress, Stage
 from tests.ingress.house import House, build_house
 
@@ -64,6 +65,19 @@ async def test_asking_for_a_preview_makes_one(idle: House, idle_client: httpx.As
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["x-darkroom-step"] == "3"
     assert answer.headers["cache-control"] == "private, no-store"
+
+
+async def test_a_status_has_a_new_preview_on_request(
+    idle: House, idle_client: httpx.AsyncClient
+) -> None:
+    maker, submitted = await begin_request(idle, idle_client)
+    await maker.report(1)
+    url = f"{submitted['status_url']}?previews=1"
+    assert "images" not in (await idle_client.get(url)).json()
+    assert await maker.report(2), "the call has asked for one"
+    await maker.report(3, preview=Preview(2, JPEG))
+    (image,) = (await idle_client.get(url)).json()["images"]
+    assert image == {"url": data_uri(JPEG, "image/jpeg"), "content_type": "image/jpeg"}
 
 
 async def test_a_new_preview_ends_the_hold_of_a_poll(

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestActive, RequestNotFound
+from serve_app.domain.request import State
 from serve_app.domain.timeframe import Timeframe
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import require_requests
@@ -102,6 +103,18 @@ def chosen_endpoints(request: HttpRequest, caller: Caller) -> Sequence[str]:
         if endpoint.kind == kind and (not ids or endpoint.id in ids)
     ]
     return chosen_ids or [NO_ENDPOINT]
+
+
+def chosen_states(request: HttpRequest) -> Sequence[State]:
+    """States of the parameter ``state``; none: all."""
+    return [_state(value) for value in request.query_params.getlist("state")]
+
+
+def _state(value: str) -> State:
+    try:
+        return State(value)
+    except ValueError:
+        raise query.invalid("state", f"should be one of {', '.join(State)}", value) from None
 
 
 KIND = in_query(
@@ -243,6 +256,7 @@ class DayCounts(TypedDict):
     errors=(422,),
     parameters=(
         in_query("endpoint_id", "Only these endpoints.", list[str]),
+        in_query("state", "Only requests that ended in these states.", list[State]),
         KIND,
         in_query("start", "A date or a time. Default: 366 days before the end."),
         END,
@@ -260,7 +274,10 @@ async def count_by_day(call: Call) -> DayCounts:
             what = f"should be at most {MAX_DAYS} days before the end"
             raise query.invalid("start", what, span.start.isoformat())
     counts = await services.queue.gallery.count_by_day(
-        caller.tenant, [span.start, *starts[1:], span.end], chosen_endpoints(request, caller)
+        caller.tenant,
+        [span.start, *starts[1:], span.end],
+        chosen_endpoints(request, caller),
+        chosen_states(request),
     )
     day_counts = [
         (start.astimezone(zone).date(), count)

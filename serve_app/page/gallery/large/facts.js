@@ -2,6 +2,7 @@
 
 import * as json from "../../client/json.js";
 import { requestPath, resultOf } from "../../client/watch.js";
+import { titleOf } from "../../form/help.js";
 import { element, factRows } from "../../interface/element.js";
 import { RENEWED_MS } from "../../results/media.js";
 import { bytes, clock, seconds } from "../../interface/words.js";
@@ -61,18 +62,18 @@ export function factsOf({ file, request }, whole) {
     Model: request.endpoint_id,
     Draft: whole?.request.input.draft ? draftWords(whole.request.input.draft) : "",
     Seed: whole?.output?.seed ?? whole?.request.input.seed,
-    Size: [pixels, bytes(file?.size)].filter(Boolean).join(" · "),
+    File: [pixels, bytes(file?.size)].filter(Boolean).join(" · "),
     Made: clock(request.created_at),
     Compute: request.run_s > 0 ? seconds(request.run_s) : "",
   };
 }
 
-/** Settings in the input of a request by name, without its prompt and its seed. */
+/** Settings in the input of a request by their labels in the form, without its prompt and its seed. */
 export function settingsOf(input) {
   const left = Object.entries(input).filter(
     ([name, value]) => !["prompt", "seed", "seeds", "sync_mode", "draft"].includes(name) && value !== null,
   );
-  return Object.fromEntries(left.map(([name, value]) => [name.replaceAll("_", " "), words(value)]));
+  return Object.fromEntries(left.map(([name, value]) => [titleOf(name), words(value)]));
 }
 
 /** List of facts. Those without a value are left out. */
