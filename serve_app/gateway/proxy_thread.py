@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from contextlib import suppress
 
 import httpx2
 
@@ -76,8 +77,9 @@ class ProxyThread:
             )
 
     def aclose(self) -> None:
-        if self._loop is not None and self._end is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._end.set)
+        if self._loop is not None and self._end is not None:
+            with suppress(RuntimeError):  # the loop has ended, such as where the port was taken
+                self._loop.call_soon_threadsafe(self._end.set)
         if self._thread.ident is not None:
             self._thread.join(PATIENCE_S)
 

@@ -2,8 +2,9 @@
 
 import { Refused } from "./api.js";
 
-/** Limit of streams. A browser opens six connections to a server, and other calls need some. */
-const MOST_STREAMS = 2;
+/** Limit of streams of requests. A browser opens six connections to a server, for all of its windows together:
+ * each has two other streams, and other calls need some. */
+const MOST_STREAMS = 1;
 const POLL_MS = 1800; // after this pause Darkroom answers at once instead of holding the connection
 const LEAST_PAUSE_MS = 100;
 const MOST_PAUSE_MS = 5000;
