@@ -63,6 +63,22 @@ class Sender(Protocol):
     def send(self, **message: Any) -> None: ...
 
 
+def send_error(
+    sender: Sender, request_id: str, error: BaseException, describe: Callable[[], dict[str, Any]]
+) -> None:
+    """End a request with its error. ``describe`` makes its fields.
+
+    An app's error may have a text that cannot be made, or fields that are no JSON. Its request
+    would wait for ever, so it ends with the type of the error then.
+    """
+    try:
+        sender.send(id=request_id, error=describe())
+    except Exception as unsent:
+        why = f"its text cannot be sent ({type(unsent).__name__})"
+        failure = {"kind": "failed", "message": f"{type(error).__name__}: {why}"}
+        sender.send(id=request_id, error=failure)
+
+
 class RequestLog(io.TextIOBase):
     """Standard output or error, whose lines also go to the log of the request that printed them."""
 

@@ -36,7 +36,7 @@ from darkroom.app import App, EndpointMethod, endpoints_of
 from darkroom.calls import Call, Cancelled, context_of
 from darkroom.errors import AppError, InvalidField
 from darkroom.files import PATH_KEY
-from darkroom.reporting import RequestLog, files_of, place_of
+from darkroom.reporting import RequestLog, files_of, place_of, send_error
 from darkroom.running import END, async_values, describe_app, is_async, nothing_yielded, values
 
 MAX_LINE = 64 * 2**20
@@ -148,7 +148,7 @@ class Worker:
             self.send(id=id_, output=output, **_files(output))
         except BaseException as error:  # also SystemExit of a library: the other calls go on
             self._end_logs(id_)
-            self.send(id=id_, error=_failure(error))
+            send_error(self, id_, error, partial(_failure, error))
 
     async def _output(
         self, call: Call, method: EndpointMethod, input: dict[str, Any], room: asyncio.Semaphore

@@ -21,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ from darkroom.fal.package import (
     load,
     use_local_files,
 )
-from darkroom.reporting import RequestLog, place_of
+from darkroom.reporting import RequestLog, place_of, send_error
 
 MAX_LINE = 64 * 2**20
 """Longest message in bytes, as in ``darkroom.worker``."""
@@ -154,7 +155,7 @@ class Worker:
             self.send(id=id_, output=output, **named_files(output))
         except BaseException as error:  # also SystemExit of a library: the other calls go on
             self._end_logs(id_)
-            self.send(id=id_, error=self._failure(running.call, error))
+            send_error(self, id_, error, partial(self._failure, running.call, error))
         finally:
             self._calls.pop(id_, None)
             self._files.forget(id_)

@@ -69,6 +69,12 @@ class Tester(darkroom.App):
             return {"text": "a" * (65 << 20)}
         if how == "library":
             int("one")
+        if how == "no text":
+            raise Unspeakable
+        if how == "no JSON":
+            raise darkroom.InvalidField("how", "Not this one.", context={"found": object()})
+        if how == "long":
+            raise ValueError("a" * (65 << 20))
         return {"how": object()}
 
     @darkroom.endpoint("/bar")
@@ -78,6 +84,10 @@ class Tester(darkroom.App):
         print(file=sys.stderr)
         sys.stdout.buffer.write(b"")
         return {"encoding": sys.stdout.encoding}
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
 """
 
 
@@ -239,6 +249,27 @@ def test_a_call_that_is_not_there_can_be_cancelled(worker: Peer) -> None:
                 "message": "The output has 65 MiB as JSON; at most 64 MiB are possible. Return "
                 "large data as a darkroom.File.",
                 "retry": False,
+            },
+        ),
+        (
+            "no text",
+            {
+                "kind": "failed",
+                "message": "Unspeakable: its text cannot be sent (RuntimeError)",
+            },
+        ),
+        (
+            "no JSON",
+            {
+                "kind": "failed",
+                "message": "InvalidField: its text cannot be sent (TypeError)",
+            },
+        ),
+        (
+            "long",
+            {
+                "kind": "failed",
+                "message": "ValueError: its text cannot be sent (AppError)",
             },
         ),
     ],
