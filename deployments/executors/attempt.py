@@ -30,7 +30,7 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.media.marking import XMP, MarkPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import AppSource, Clock
-from serve_app.domain.progress import Preview, Progress
+from serve_app.domain.progress import MAX_STEPS, Preview, Progress
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class LatestPreview:
             log.warning("A preview was left out: %s", error)
             return
         self._wanted = False
-        self._latest = Preview(max(step, 1), small)
+        self._latest = Preview(min(max(step, 1), MAX_STEPS), small)
 
     def take(self) -> Preview | None:
         """The preview, once. None if there is no new one."""
