@@ -119,9 +119,13 @@ class ExecutorAttempt(Attempt):
                 attempt.stop(StopReason.FENCED)
 
     async def _execute(self) -> Outcome:
-        output = await self._make()
-        self.state.enter(Phase.DELIVERING)
-        output, artifacts = await self._files.store(output, self.state.set_progress)
+        try:
+            output = await self._make()
+            self.state.enter(Phase.DELIVERING)
+            output, artifacts = await self._files.store(output, self.state.set_progress)
+        except Exception:
+            await self._partials.flush()  # what was made before the error
+            raise
         await self._partials.flush()
         return Outcome(output=output, artifacts=artifacts, usage=self._usage())
 
