@@ -349,11 +349,28 @@ def health_checks(app: HostedApp, interval_s: float = INTERVAL_S) -> asyncio.Tas
     return asyncio.create_task(check.run())
 
 
+def run(serving: Coroutine[Any, Any, int]) -> int:
+    """Run ``serving`` to its end, as ``asyncio.run`` does.
+
+    A method that calls ``sys.exit`` stops the event loop, although its request has caught that: all
+    calls of the process would wait for ever. The loop goes on.
+    """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(serving)
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt):
+                if task.done():
+                    raise
+
+
 def main(words: list[str]) -> int:
     command, name, *rest = words
     sys.path.insert(0, str(Path.cwd()))
     if command == "serve":
-        return asyncio.run(serve(name, Path(rest[0]), int(rest[1])))
+        return run(serve(name, Path(rest[0]), int(rest[1])))
     use_local_files(LocalFiles(), None)
     try:
         description = describe_app(load(name))

@@ -73,6 +73,11 @@ class Tester(darkroom.App):
             raise Unspeakable
         if how == "no JSON":
             raise darkroom.InvalidField("how", "Not this one.", context={"found": object()})
+        if how == "group":
+            try:
+                int("one")
+            except ValueError as error:
+                raise ExceptionGroup("both", [KeyError("elsewhere"), error])
         if how == "long":
             raise ValueError("a" * (65 << 20))
         return {"how": object()}
@@ -263,6 +268,14 @@ def test_a_call_that_is_not_there_can_be_cancelled(worker: Peer) -> None:
             {
                 "kind": "failed",
                 "message": "InvalidField: its text cannot be sent (TypeError)",
+            },
+        ),
+        (
+            "group",
+            {
+                "kind": "failed",
+                "message": "ValueError: invalid literal for int() with base 10: 'one' "
+                "(tester.py, line 61)",
             },
         ),
         (
