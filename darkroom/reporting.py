@@ -44,17 +44,32 @@ def _file_places(
 
 
 def place_of(error: BaseException) -> str:
-    """Type and text of an error, with the last line of the app that it came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame
-        for frame in frames
-        if Path(frame.filename).is_relative_to(HOME) and "site-packages" not in frame.filename
-    ]
+    """Type and text of an error, with the last line of the app that it came through. Of a group of
+    errors, the first one that came through the app."""
+    errors = list(_ungrouped(error))
+    error = next(filter(_own_frames, errors), errors[0])
+    own = _own_frames(error)
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):
         where = f" ({Path(error.filename or '?').name}, line {error.lineno})"
     return f"{type(error).__name__}: {error}{where}"
+
+
+def _ungrouped(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("Sequence[BaseException]", error.exceptions):
+            yield from _ungrouped(inner)
+    else:
+        yield error
+
+
+def _own_frames(error: BaseException) -> Sequence[traceback.FrameSummary]:
+    """Lines of the app's own code that an error came through."""
+    return [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(HOME) and "site-packages" not in frame.filename
+    ]
 
 
 class Sender(Protocol):

@@ -11,7 +11,7 @@ import socket
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -69,6 +69,20 @@ class BaseWorker(ABC, Generic[C]):
             )
         self._loop.call_soon_threadsafe(self._writer.write, line)
 
+    def send_error(
+        self, id_: str, error: BaseException, describe: Callable[[], dict[str, Any]]
+    ) -> None:
+        """End a request with its error. ``describe`` makes its fields.
+
+        An app's error may have a text that cannot be made, or fields that are no JSON. Its request
+        would wait for ever, so it ends with the type of the error then.
+        """
+        try:
+            self.send(id=id_, error=describe())
+        except Exception as unsent:
+            why = f"its text cannot be sent ({type(unsent).__name__})"
+            self.send(id=id_, error={"kind": "failed", "message": f"{type(error).__name__}: {why}"})
+
     def begin_logs(self, private: Sequence[str] = ()) -> None:
         """Let what a call prints go to the log of its request, but for lines that begin with
         ``private``."""
@@ -102,6 +116,23 @@ class BaseWorker(ABC, Generic[C]):
     def _end_logs(self, id_: str) -> None:
         for log in self._logs:
             log.end(id_)
+
+
+def run(serving: Coroutine[Any, Any, int]) -> int:
+    """Run ``serving`` to its end, as ``asyncio.run`` does.
+
+    A method that calls ``sys.exit`` stops the event loop, although its request has caught that: all
+    calls of the process would wait for ever. The loop goes on.
+    """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(serving)
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt):
+                if task.done():
+                    raise
 
 
 async def connect(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

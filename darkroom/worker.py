@@ -42,6 +42,7 @@ from darkroom.serving import (
     print_description,
     report_failed_setup,
     report_failure,
+    run,
     unexpected_failure,
 )
 
@@ -114,7 +115,7 @@ class Worker(BaseWorker[AppCall]):
             self.send(id=id_, output=output, **_files(output))
         except BaseException as error:  # also SystemExit of a library: the other calls go on
             self._end_logs(id_)
-            self.send(id=id_, error=_failure(error))
+            self.send_error(id_, error, partial(_failure, error))
 
     async def _output(
         self, call: Call, method: EndpointMethod, input: dict[str, Any], room: asyncio.Semaphore
@@ -199,7 +200,7 @@ def main(words: list[str]) -> int:
     command, name, *rest = words
     sys.path.insert(0, str(Path.cwd()))
     if command == "serve":
-        return asyncio.run(serve(name, int(rest[0])))
+        return run(serve(name, int(rest[0])))
     return print_description(lambda: describe_app(load(name)), AppError, TypeError)
 
 

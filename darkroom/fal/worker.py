@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +44,7 @@ from darkroom.serving import (
     print_description,
     report_failed_setup,
     report_failure,
+    run,
     unexpected_failure,
 )
 
@@ -124,7 +126,7 @@ class Worker(BaseWorker[RouteCall]):
             self.send(id=id_, output=output, **named_files(output))
         except BaseException as error:  # also SystemExit of a library: the other calls go on
             self._end_logs(id_)
-            self.send(id=id_, error=self._failure(running.call, error))
+            self.send_error(id_, error, partial(self._failure, running.call, error))
         finally:
             self._calls.pop(id_, None)
             self._files.forget(id_)
@@ -304,7 +306,7 @@ def main(words: list[str]) -> int:
     command, name, *rest = words
     sys.path.insert(0, str(Path.cwd()))
     if command == "serve":
-        return asyncio.run(serve(name, Path(rest[0]), int(rest[1])))
+        return run(serve(name, Path(rest[0]), int(rest[1])))
     use_local_files(LocalFiles(), None)
     return print_description(lambda: describe_app(load(name)), NotUsable)
 

@@ -30,7 +30,7 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.media.marking import XMP, MarkPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import AppSource, Clock
-from serve_app.domain.progress import Preview, Progress
+from serve_app.domain.progress import MAX_STEPS, Preview, Progress
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class LatestPreview:
             log.warning("A preview was left out: %s", error)
             return
         self._wanted = False
-        self._latest = Preview(max(step, 1), small)
+        self._latest = Preview(min(max(step, 1), MAX_STEPS), small)
 
     def take(self) -> Preview | None:
         """The preview, once. None if there is no new one."""
@@ -119,9 +119,13 @@ class ExecutorAttempt(Attempt):
                 attempt.stop(StopReason.FENCED)
 
     async def _execute(self) -> Outcome:
-        output = await self._make()
-        self.state.enter(Phase.DELIVERING)
-        output, artifacts = await self._files.store(output, self.state.set_progress)
+        try:
+            output = await self._make()
+            self.state.enter(Phase.DELIVERING)
+            output, artifacts = await self._files.store(output, self.state.set_progress)
+        except Exception:
+            await self._partials.flush()  # what was made before the error
+            raise
         await self._partials.flush()
         return Outcome(output=output, artifacts=artifacts, usage=self._usage())
 

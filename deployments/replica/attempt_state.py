@@ -143,7 +143,7 @@ class AttemptState:
 
     def set_progress(self, progress: Progress) -> None:
         downloading = self.is_downloading
-        self.progress = self._rate.with_rate(progress)
+        self.progress = self._rate.with_rate(progress.bounded())
         self.enter_stage(progress.stage.value)
         if self.is_downloading and not downloading:
             with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -38,6 +38,10 @@ BYTE_STAGES = frozenset({Stage.DOWNLOADING, Stage.LOADING})
 """Stages whose steps are bytes."""
 
 
+MAX_STEPS = 2**53
+"""Most steps of a stage: JSON numbers are exact until here, and the database has 64 bits."""
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -47,6 +51,15 @@ class Progress:
     step: int = 0  # steps done in the stage; bytes in ``BYTE_STAGES``
     steps: int = 0  # total; 0: not known
     rate: float = 0.0  # recent steps per second, including waits; 0: not known
+
+    def bounded(self) -> Progress:
+        """Progress with numbers that can be stored. Apps report any, perhaps from an input."""
+        step, steps = min(max(self.step, 0), MAX_STEPS), min(max(self.steps, 0), MAX_STEPS)
+        return (
+            self
+            if (step, steps) == (self.step, self.steps)
+            else replace(self, step=step, steps=steps)
+        )
 
     @property
     def left_s(self) -> float | None:

@@ -69,6 +69,17 @@ class Tester(darkroom.App):
             return {"text": "a" * (65 << 20)}
         if how == "library":
             int("one")
+        if how == "no text":
+            raise Unspeakable
+        if how == "no JSON":
+            raise darkroom.InvalidField("how", "Not this one.", context={"found": object()})
+        if how == "group":
+            try:
+                int("one")
+            except ValueError as error:
+                raise ExceptionGroup("both", [KeyError("elsewhere"), error])
+        if how == "long":
+            raise ValueError("a" * (65 << 20))
         return {"how": object()}
 
     @darkroom.endpoint("/bar")
@@ -78,6 +89,10 @@ class Tester(darkroom.App):
         print(file=sys.stderr)
         sys.stdout.buffer.write(b"")
         return {"encoding": sys.stdout.encoding}
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
 """
 
 
@@ -239,6 +254,35 @@ def test_a_call_that_is_not_there_can_be_cancelled(worker: Peer) -> None:
                 "message": "The output has 65 MiB as JSON; at most 64 MiB are possible. Return "
                 "large data as a darkroom.File.",
                 "retry": False,
+            },
+        ),
+        (
+            "no text",
+            {
+                "kind": "failed",
+                "message": "Unspeakable: its text cannot be sent (RuntimeError)",
+            },
+        ),
+        (
+            "no JSON",
+            {
+                "kind": "failed",
+                "message": "InvalidField: its text cannot be sent (TypeError)",
+            },
+        ),
+        (
+            "group",
+            {
+                "kind": "failed",
+                "message": "ValueError: invalid literal for int() with base 10: 'one' "
+                "(tester.py, line 61)",
+            },
+        ),
+        (
+            "long",
+            {
+                "kind": "failed",
+                "message": "ValueError: its text cannot be sent (AppError)",
             },
         ),
     ],

@@ -46,9 +46,11 @@ class Studio(darkroom.App):
         return {**os.environ, "pid": str(os.getpid())}  # noqa: TID251  # apps read theirs
 
     @darkroom.endpoint("/count")
-    def count(self, to: int) -> Iterator[Counted]:
+    def count(self, to: int, then_fail: bool = False) -> Iterator[Counted]:
         for number in range(to):
             yield Counted(number=number)
+        if then_fail:
+            raise ValueError("no further")
 
     @darkroom.endpoint("/paint")
     def paint(

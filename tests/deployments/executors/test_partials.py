@@ -55,6 +55,12 @@ async def test_every_value_of_a_generator_arrives_in_its_order_before_the_outcom
     ]
 
 
+async def test_the_values_before_an_error_are_sent_before_it(rig: ExecutorRig) -> None:
+    outcome = await rig.outcome(rig.offer("one", "/count", to=5, then_fail=True))
+    assert outcome.failure is not None
+    assert [json.loads(partial.value)["number"] for partial in rig.source.partials] == [*range(5)]
+
+
 async def test_files_of_partial_results_are_data_uris_and_leave_nothing_in_storage(
     rig: ExecutorRig,
 ) -> None:

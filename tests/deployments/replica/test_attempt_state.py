@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 
 import pytest
 
 from darkroom.reporting import MAX_LOG_LINE
+from deployments.replica.attempt_state import AttemptState
 from deployments.replica.failures import MAX_PRINTED, PrintedLines, as_failure
 from serve_app.domain.executors.fallback import USUAL_ERRORS
+from serve_app.domain.progress import MAX_STEPS, Progress, Stage
+from serve_app.telemetry.clock import SystemClock
 
 
 def test_a_long_line_is_cut() -> None:
@@ -38,6 +42,16 @@ def test_what_prints_none_keeps_none() -> None:
     printed = PrintedLines()
     printed.append("INFO", "a line")
     assert printed.take() == ()
+
+
+async def test_no_number_that_an_app_reports_breaks_the_report_of_its_replica() -> None:
+    state = AttemptState(SystemClock(), lambda: None)
+    for step in (0, 10**400):
+        state.set_progress(Progress(Stage.RUNNING, step, 10**400))
+        await asyncio.sleep(0.1)  # so that there is a rate
+    state.set_progress(Progress(Stage.RUNNING, 10**401, 10**401))
+    assert state.progress is not None
+    assert (state.progress.step, state.progress.steps) == (MAX_STEPS, MAX_STEPS)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.EIO])

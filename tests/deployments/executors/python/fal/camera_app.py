@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,8 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         if how == "die":
             os._exit(3)
+        if how == "exit":
+            sys.exit("a library ends")
         if how == "stale":
             CALLS.setdefault("url", File.from_bytes(b"once", "text/plain").url)
             return {"url": CALLS["url"]}

@@ -134,6 +134,7 @@ async def test_a_stream_with_a_file_that_is_not_there_fails_and_ends(rig: FalRig
         ("field", "invalid_input", False, "how: This way is closed."),
         ("app", "invalid_input", False, "There is no face in the image."),
         ("", "pipeline_failed", False, "KeyError: 'lost' (camera_app.py, line "),
+        ("exit", "pipeline_failed", False, "SystemExit: a library ends (camera_app.py, line "),
         ("die", "replica_died", True, "ended with status 3"),
     ],
 )
