@@ -109,6 +109,8 @@ class DeclaredInput(BaseModel):
     fields: Mapping[str, DeclaredInput] = Field(default_factory=dict[str, "DeclaredInput"])
     # of each of the objects; their arguments are those of the class that the pipeline takes
     one_of: tuple[str, ...] = ()  # fields of which each object has exactly one
+    instead_of: tuple[str, ...] = ()  # fields that are left out if this one is set; without it, the
+    # first of them is needed
     about: str = Field(default="", max_length=300)
 
     @model_validator(mode="after")

@@ -32,11 +32,13 @@ from serve_app.catalog.fields.outputs import (
     ImagesOutput,
     MeshOutput,
     Produced,
+    TextOutput,
     VideoOutput,
     audio_with_waveform,
     in_format,
     maps_output,
     mesh,
+    nothing,
     video_with_poster,
 )
 from serve_app.catalog.fields.pydantic_schema import WITHIN, PydanticSchema, Shape
@@ -83,6 +85,7 @@ _VIDEO: _Fields = {
     "sync_mode": (SyncMode, False),
 }
 _MESH: _Fields = {"seed": (Seed, None), "sync_mode": (SyncMode, False)}
+_TEXT_FIELDS: _Fields = {"seed": (Seed, None)}
 _AUDIO: _Fields = {**_SEEDED, "output_format": (AudioFormat, "wav"), "sync_mode": (SyncMode, False)}
 
 
@@ -93,6 +96,7 @@ class Kind:
     fields: _Fields  # that every input has
     output: type[BaseModel]
     produced: Produced
+    drafts: bool = True  # its pipelines can make them
 
 
 KINDS = {
@@ -125,7 +129,9 @@ class DeclaredSchema(PydanticSchema):
             produced = in_format(renamed)
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
-        super().__init__(Shape(_model(inputs, standard), kind.output, produced), endpoint)
+        self._alternatives = _alternatives(inputs)
+        shape = Shape(_model(inputs, standard), kind.output, produced, kind.drafts)
+        super().__init__(shape, endpoint)
 
     def validate(
         self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
@@ -137,7 +143,28 @@ class DeclaredSchema(PydanticSchema):
                 # A file that is left out would make something else, at the same price.
                 form = "one file" if several else "a list of files"
                 raise InvalidInput.of_field(name, f"This endpoint has {twin} in its place: {form}")
-        return super().validate(body, origin)
+        checked, warnings = super().validate(body, origin)
+        for name, others in self._alternatives.items():
+            if not checked.get(name):
+                if checked.get(others[0]) is None:
+                    message = f"Field required, unless {name} is set"
+                    raise InvalidInput.of_field(others[0], message, "missing")
+            elif also := next((other for other in others if checked.get(other) is not None), None):
+                raise InvalidInput.of_field(also, f"{also} and {name} cannot both be set")
+        return checked, warnings
+
+
+def _alternatives(inputs: Inputs) -> Mapping[str, tuple[str, ...]]:
+    """Field → those in whose place it stands. ``ValueError`` names one that is not there, or that
+    every input has."""
+    alternatives = {name: field.instead_of for name, field in inputs.items() if field.instead_of}
+    for name, others in alternatives.items():
+        for other in others:
+            if other not in inputs or inputs[other].required:
+                raise ValueError(
+                    f"`instead_of` of {name} names {other}, which is no optional field"
+                )
+    return alternatives
 
 
 def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
@@ -154,6 +181,8 @@ def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
         return Kind(fields, ImagesOutput, in_format(layers=layers[0]))
     if result.type is ResultType.MESH:
         return Kind(_MESH, MeshOutput, mesh)
+    if result.type is ResultType.TEXT:
+        return Kind(_TEXT_FIELDS, TextOutput, nothing, drafts=False)
     described = {
         name: _MAPS.get((result.type, name), f"The map `{name}`.") for name in result.files
     }

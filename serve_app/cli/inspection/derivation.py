@@ -24,6 +24,8 @@ Declared = dict[str, Any]
 """A ``DeclaredInput`` as an entry writes it."""
 
 PROMPT = "prompt"
+MESSAGES = "messages"
+"""Argument with a conversation, in place of the prompt and of an image that belongs to it."""
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
 NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
@@ -91,24 +93,38 @@ RESAMPLING = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 CHOICES: Mapping[str, Mapping[str, tuple[str | int, ...]]] = {
     "QwenImageLayered": {"resolution": (640, 1024)},
     "WanAnimate": {"mode": ("animate", "replace")},
+    "DiffusionGemma": {"cache_implementation": ("static",)},
+    "LLaDA2": {"sampling_method": ("auto", "greedy", "multinomial")},
     "Marigold": {"resample_method_input": RESAMPLING, "resample_method_output": RESAMPLING},
 }
 """Beginning of a class's name → argument → its only values, where the annotation does not say them.
 """
 
-BOUNDS: Mapping[str, Mapping[str, int]] = {
+MAX_TOKENS = 32_768
+BOUNDS: Mapping[str, Mapping[str, float]] = {
     STEPS: {"least": 1},
+    "block_length": {"least": 1, "most": MAX_TOKENS},
     "clip_skip": {"least": 0, "most": 11},  # of the twelve layers of the smallest encoder
     "decode_chunk_size": {"least": 1},
+    "confidence_threshold": {"least": 0},
     "ensemble_size": {"least": 1, "most": 50},
+    "gen_length": {"least": 1, "most": MAX_TOKENS},
+    "max_post_steps": {"least": 0, "most": 1000},
     "max_sequence_length": {"least": 1},
+    "minimal_topk": {"least": 1},
     "processing_resolution": {"least": 0},
     "segment_frame_length": {"least": 1},
+    "stability_threshold": {"least": 1, "most": 1000},
+    "temperature": {"least": 0},
+    "threshold": {"least": 0},
+    "top_k": {"least": 0},
+    "top_p": {"least": 0.01, "most": 1},
 }
-"""Argument with an integer → its bounds."""
+"""Argument with a number → its bounds."""
 
-CAPTIONS = "use_en_prompt"
-"""Argument of pipelines that describe the image by themselves where the prompt is left out."""
+OTHER_PROMPTS = frozenset({MESSAGES, "use_en_prompt"})
+"""Arguments of pipelines that need no prompt: with a conversation in its place, or that describe
+the image by themselves."""
 
 OF_FILE = frozenset({"fps", "sample_rate"})
 """Attributes of objects that say how their file was decoded."""
@@ -135,8 +151,21 @@ OBJECTS: Mapping[str, Declared] = {
         },
         "one_of": ["bbox", "tgt_bbox"],
     },
+    MESSAGES: {
+        "fields": {
+            "role": {
+                "type": "text",
+                "choices": ["system", "user", "assistant"],
+                "required": True,
+            },
+            "content": {"type": "text", "required": True},
+        },
+        "most": 100,
+    },
 }
 """Argument with a list of mappings → the keys that its pipeline reads, which no type states."""
+
+OF_TOKENIZER = "it is of the tokenizer, which comes with the weights"
 
 WITHOUT_ADAPTER = (
     f"it takes an image for an IP-Adapter; add one with --part {IP_ADAPTER}=owner/name/file"
@@ -246,8 +275,8 @@ def _name_guidance(inputs: dict[str, Declared]) -> None:
 def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
     """Why no request can give an argument; empty if nothing but its type decides."""
     name, type_ = argument.name, argument.type
-    if name == CROP:
-        return OF_FILES
+    if name == CROP or name.endswith("_token_id"):
+        return OF_FILES if name == CROP else OF_TOKENIZER
     if _TENSORS.search(name):
         return f"{TENSOR} ({type_})"
     if name in ADAPTER_IMAGES and (call.is_modular or not adapter):
@@ -287,10 +316,13 @@ def _field_declaration(call: PipelineCall, argument: Argument) -> Declared | Non
         if call.name.startswith(start) and name in choices:
             declared["choices"] = [*choices[name]]
     declared |= {"required": True} if _is_needed(call, argument) else _default(argument)
-    if name == PROMPT and argument.default is None and CAPTIONS not in call.arguments:
+    if name == PROMPT and argument.default is None and OTHER_PROMPTS.isdisjoint(call.arguments):
         declared["required"] = True
+    if name == MESSAGES:
+        replaced = (other for other in (PROMPT, "image") if other in call.arguments)
+        declared["instead_of"] = [NAMES.get(other, other) for other in replaced]
     about = re.sub(rf"^{name} \([^)]*\):\s*", "", argument.about)
-    if about and name not in DESCRIBED:
+    if about and (name not in DESCRIBED or call.output == "text"):
         declared["about"] = about
     return declared
 
@@ -376,6 +408,7 @@ def _scalar(argument: Argument) -> Declared | None:
             number |= {"least": 0.01, "most": 1}
         elif name.endswith(SHARES):
             number |= {"least": 0, "most": 1}
+        number |= BOUNDS.get(name, {})
         return number
     if "int" in types:
         return {"type": "integer", **BOUNDS.get(name, {})}
@@ -509,6 +542,13 @@ def _of_family(
         yield "image_size", size
     if call.takes_loras and call.output != "audio":
         yield "loras", {"type": "loras"}
+    yield from _of_output(call, inputs, frames)
+
+
+def _of_output(
+    call: PipelineCall, inputs: Mapping[str, Declared], frames: int | None
+) -> Iterator[tuple[str, Declared]]:
+    """Fields with the number or the length of what is made."""
     if call.output == "image":
         if COUNT in call.arguments and call.result is None:
             yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
@@ -518,15 +558,18 @@ def _of_family(
             yield "frames_per_second", {"type": "rate"}
         else:
             yield from _moving(call, frames)
-    else:
-        length = next((name for name in LENGTHS if name in call.arguments), "")
-        default = call.default(length)
-        seconds = float(default) if isinstance(default, int | float) else USUAL_SECONDS
-        yield "seconds_total", {"type": "seconds", "default": seconds}
+    elif call.output == "audio":
+        yield from _lasting(call)
 
 
 USUAL_SECONDS = 10.0
 USUAL_FRAMES, USUAL_RATE = 49, 16
+
+
+def _lasting(call: PipelineCall) -> Iterator[tuple[str, Declared]]:
+    default = call.default(next((name for name in LENGTHS if name in call.arguments), ""))
+    seconds = float(default) if isinstance(default, int | float) else USUAL_SECONDS
+    yield "seconds_total", {"type": "seconds", "default": seconds}
 
 
 def _moving(call: PipelineCall, frames: int | None) -> Iterator[tuple[str, Declared]]:
@@ -574,7 +617,7 @@ def _order(item: tuple[str, Declared]) -> int:
     if name in first:
         return first.index(name)
     has_files = declared["type"] in FILES or declared.get("one_of")
-    if has_files or declared.get("required"):
+    if has_files or declared.get("instead_of") or declared.get("required"):
         return len(first)
     if name in usual:
         return len(first) + 1 + usual.index(name)

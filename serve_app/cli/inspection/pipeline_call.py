@@ -23,8 +23,13 @@ from serve_app.domain.errors import Misconfigured
 from serve_app.domain.pipeline_index import ELSEWHERE, components
 from serve_app.options.results import DeclaredResult, ResultType
 
-Output = Literal["image", "video", "audio"]
-FAMILY_OF_OUTPUT: Mapping[Output, str] = {"image": "generic", "video": "video", "audio": "audio"}
+Output = Literal["image", "video", "audio", "text"]
+FAMILY_OF_OUTPUT: Mapping[Output, str] = {
+    "image": "generic",
+    "video": "video",
+    "audio": "audio",
+    "text": "generic",
+}
 
 OUTPUT_FIELDS: Mapping[str, Output] = {
     "frames": "video",
@@ -32,11 +37,9 @@ OUTPUT_FIELDS: Mapping[str, Output] = {
     "audios": "audio",
     "images": "image",
     "image": "image",
+    "texts": "text",
 }
 """Field of the result of a call → what it holds."""
-
-TEXTS = "texts"
-"""Field of the results of language models."""
 
 RESULTS: Mapping[str, ResultType] = {
     "MarigoldDepthPipeline": ResultType.DEPTH,
@@ -77,7 +80,7 @@ _NAME = re.compile(r"\w+")
 _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 _DESCRIBED = re.compile(r"^( *)(\w+) ?\([^\n]*\):? *\n((?:\1 +\S[^\n]*\n|[ ]*\n)+)", re.MULTILINE)
 """An argument of a docstring: its indentation, its name, and the lines below."""
-_SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
+_SENTENCE = re.compile(r"(.+?[.!?])(?<!e\.g\.)(?<!i\.e\.)(?:\s|$)", re.DOTALL)
 MOST_DESCRIBED = 300  # characters of a description
 
 
@@ -120,6 +123,8 @@ class PipelineCall:
     @property
     def result(self) -> DeclaredResult | None:
         """What it makes in place of images. ``Misconfigured``: the weights do not name it."""
+        if self.output == "text":
+            return DeclaredResult(type=ResultType.TEXT)
         if (type_ := RESULTS.get(self.name)) is None:
             layered = self.output == "image" and LAYERS in self.arguments
             return DeclaredResult(type=ResultType.LAYERS) if layered else None
@@ -148,7 +153,7 @@ class PipelineCall:
 def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall:
     """Signature of the class ``name``; of a modular one, with the components of ``index``, or with
     all. ``Misconfigured``: this machine's diffusers has no such pipeline, or its output is neither
-    images, videos nor audio."""
+    images, videos, audio nor text."""
     pipelines = tuple(_folders())
     if not pipelines:
         raise Misconfigured(
@@ -241,15 +246,11 @@ def _output(name: str, makes: Collection[str]) -> Output:
     for field, output in OUTPUT_FIELDS.items():
         if field in makes:
             return output
-    if TEXTS in makes:
-        raise Misconfigured(
-            f"{name} cannot be served without code: it makes text, and the engine steps, cancels "
-            "and resumes models of images, videos and audio only. Serve it as an app: "
-            "docs/how-to/serve-a-fal-app.md."
-        )
     returned = ", ".join(sorted(makes)) or "no result that it names"
     todo = combined_words(name) or "Write a family for it: docs/how-to/write-a-family.md."
-    raise Misconfigured(f"{name} returns neither images, videos nor audio, but {returned}. {todo}")
+    raise Misconfigured(
+        f"{name} returns neither images, videos, audio nor text, but {returned}. {todo}"
+    )
 
 
 def _modular_call(name: str, index: Mapping[str, Any] | None) -> PipelineCall:
@@ -276,7 +277,7 @@ def _elsewhere(index: Mapping[str, Any] | None) -> str:
 
 def as_call(name: str, description: Mapping[str, Any]) -> PipelineCall:
     """Call of a modular pipeline, from its ``description``. ``Misconfigured``: its output is
-    neither images, videos nor audio."""
+    neither images, videos, audio nor text."""
     arguments = {argument["name"]: _as_argument(argument) for argument in description["arguments"]}
     settings = tuple(Setting(**setting) for setting in description["settings"])
     output = _output(name, description["makes"])
