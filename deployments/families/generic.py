@@ -37,7 +37,13 @@ from deployments.families.image_io import (
     size_arguments,
     stretch_to,
 )
-from deployments.families.maps_io import deliver_maps, map_arguments, map_facts
+from deployments.families.maps_io import (
+    deliver_image_and_depth,
+    deliver_maps,
+    depth_arguments,
+    map_arguments,
+    map_facts,
+)
 from deployments.families.mesh_io import deliver_mesh
 from deployments.families.object_inputs import object_arguments
 from deployments.families.options import (
@@ -107,6 +113,7 @@ class GenericFamily(ImageFamily):
             **({} if maps is None else map_arguments(mapping, input, pipeline, seed)),
             **({"output_type": "mesh"} if type_ is ResultType.MESH else {}),
             **(text_arguments(input, pipeline, seed) if type_ is ResultType.TEXT else {}),
+            **(depth_arguments(pipeline) if type_ is ResultType.IMAGE_AND_DEPTH else {}),
             **(size_arguments(rendered) if rendered is not None else {}),
             **mapping.fixed,
             **mapped_arguments(mapping, input),
@@ -141,6 +148,8 @@ class GenericFamily(ImageFamily):
         match None if result is None else result.type:
             case ResultType.TEXT:
                 return deliver_text(call, generated)
+            case ResultType.IMAGE_AND_DEPTH:
+                return deliver_image_and_depth(endpoint, call, generated, tickets)
             case ResultType.MESH:
                 return deliver_mesh(endpoint, call, generated, tickets)
             case type_ if type_ in MAPS:

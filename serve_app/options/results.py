@@ -33,11 +33,12 @@ class ResultType(StrEnum):
     NORMALS = "normals"  # a map of unit vectors
     INTRINSICS = "intrinsics"  # maps of an image's materials or light, which the weights name
     MESH = "mesh"  # with the colours of its vertices, as GLB
+    IMAGE_AND_DEPTH = "image_and_depth"  # made together of a prompt
     TEXT = "text"
 
 
 MAPS = frozenset({ResultType.DEPTH, ResultType.NORMALS, ResultType.INTRINSICS})
-"""Results that are images of what a model says of each pixel."""
+"""Results that say something of each pixel of an input."""
 
 
 class DeclaredResult(BaseModel):
@@ -71,6 +72,7 @@ class DeclaredResult(BaseModel):
         text."""
         fixed = {
             ResultType.DEPTH: (IMAGE, DEPTH_MAP),
+            ResultType.IMAGE_AND_DEPTH: (IMAGE, DEPTH_MAP),
             ResultType.NORMALS: (IMAGE,),
             ResultType.MESH: (MODEL_MESH,),
         }

@@ -191,11 +191,16 @@ def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
     return Kind(_IMAGES, maps_output(described), produced)
 
 
+_EXACT_DEPTH = (
+    "The depth in 65,536 levels, as the model says it: a PNG file of 16 bits, from its 0 (black) "
+    "to its 1."
+)
 _MAPS: Mapping[tuple[ResultType, str], str] = {
     (ResultType.DEPTH, IMAGE): "The depth in 256 levels of grey, for people and ControlNets: what "
     "is near is light.",
-    (ResultType.DEPTH, DEPTH_MAP): "The depth in 65,536 levels, as the model says it: a PNG file "
-    "of 16 bits, from its 0 (black) to its 1.",
+    (ResultType.DEPTH, DEPTH_MAP): _EXACT_DEPTH,
+    (ResultType.IMAGE_AND_DEPTH, IMAGE): "The image.",
+    (ResultType.IMAGE_AND_DEPTH, DEPTH_MAP): _EXACT_DEPTH,
     (ResultType.NORMALS, IMAGE): "Normals of the surfaces: red is x, green is y, blue is z, each "
     "from -1 (0) to 1 (255).",
 }

@@ -37,9 +37,16 @@ OUTPUT_FIELDS: Mapping[str, Output] = {
     "audios": "audio",
     "images": "image",
     "image": "image",
+    "rgb": "image",
     "texts": "text",
 }
 """Field of the result of a call → what it holds."""
+
+RESULT_FIELDS: Mapping[str, ResultType] = {
+    "rgb": ResultType.IMAGE_AND_DEPTH,
+    "texts": ResultType.TEXT,
+}
+"""Field of the result of a call → what it makes in place of images."""
 
 RESULTS: Mapping[str, ResultType] = {
     "MarigoldDepthPipeline": ResultType.DEPTH,
@@ -119,13 +126,13 @@ class PipelineCall:
     settings: tuple[Setting, ...] = ()
     targets: tuple[str, ...] = ()  # names of the maps that the weights make
     control_nets: frozenset[str] = frozenset()  # classes of the ControlNet that it takes
+    makes: frozenset[str] = frozenset()  # fields of its result
 
     @property
     def result(self) -> DeclaredResult | None:
         """What it makes in place of images. ``Misconfigured``: the weights do not name it."""
-        if self.output == "text":
-            return DeclaredResult(type=ResultType.TEXT)
-        if (type_ := RESULTS.get(self.name)) is None:
+        by_field = (type_ for field, type_ in RESULT_FIELDS.items() if field in self.makes)
+        if (type_ := RESULTS.get(self.name) or next(by_field, None)) is None:
             layered = self.output == "image" and LAYERS in self.arguments
             return DeclaredResult(type=ResultType.LAYERS) if layered else None
         if type_ is not ResultType.INTRINSICS:
@@ -182,6 +189,7 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
         call.takes_loras,
         targets=(*_targets(index or {}),),
         control_nets=frozenset(_control_nets(pipelines, name)),
+        makes=call.makes,
     )
 
 

@@ -126,6 +126,14 @@ def test_a_pipeline_that_makes_meshes_gets_an_entry_of_them(name: str, category:
     assert not {"num_images", "frame_size", "image_size"} & entry["options"]["inputs"].keys()
 
 
+def test_a_pipeline_that_makes_an_image_with_its_depth_gets_an_entry_of_both() -> None:
+    entry = propose(read_call("StableDiffusionLDM3DPipeline"), unknown)
+    assert entry["category"] == "text-to-image"
+    assert entry["options"]["result"] == {"type": "image_and_depth"}
+    assert entry["options"]["dtype"] == "float32"
+    assert "num_images" not in entry["options"]["inputs"]
+
+
 @pytest.mark.parametrize(
     ("name", "replaced"),
     [("LLaDA2Pipeline", ["prompt"]), ("DiffusionGemmaPipeline", ["prompt", "image_url"])],

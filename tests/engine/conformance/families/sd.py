@@ -56,6 +56,14 @@ def _image_and_control(wish: Wish) -> dict[str, Any]:
     return {**from_image(wish), "control_image": inputs.image(wish)}
 
 
+def _with_depth() -> dict[str, Any]:
+    return parts(vae=autoencoders.kl(in_channels=4, out_channels=4))
+
+
+def _image_and_depth(wish: Wish) -> dict[str, Any]:
+    return {**text(wish), "output_type": "np"}
+
+
 def _inpaint_and_control(wish: Wish) -> dict[str, Any]:
     return {**inpaint(wish), "control_image": inputs.image(wish)}
 
@@ -221,6 +229,7 @@ CASES = (
     Case("sd", "StableDiffusionPAGInpaintPipeline", _pag, inpaint),
     Case("sd", "StableDiffusionControlNetPAGPipeline", _pag, _control),
     Case("sd", "StableDiffusionControlNetPAGInpaintPipeline", _pag, _inpaint_and_control),
+    Case("sd", "StableDiffusionLDM3DPipeline", _with_depth, _image_and_depth),
     Case("marigold", "MarigoldDepthPipeline", lambda: parts(8), _marigold),
     Case(
         "marigold",
