@@ -39,6 +39,7 @@ class InputType(StrEnum):
     INTEGERS = "integers"
     ANY = "any"
     NUMBERS = "numbers"
+    ROWS = "rows"  # a list of lists of `columns` numbers, such as boxes
     # Files, which requests name by their URLs.
     IMAGE = "image"
     IMAGES = "images"  # a list
@@ -59,7 +60,7 @@ class InputType(StrEnum):
 
 
 WITH_CHOICES = frozenset({InputType.TEXT, InputType.INTEGER, InputType.FORMAT})
-LISTED_NUMBERS = frozenset({InputType.INTEGERS, InputType.NUMBERS})
+LISTED_NUMBERS = frozenset({InputType.INTEGERS, InputType.NUMBERS, InputType.ROWS})
 IMAGE_TYPES = frozenset({InputType.IMAGE, InputType.IMAGES})
 FILES = IMAGE_TYPES | {InputType.MASK, InputType.VIDEO, InputType.AUDIO}
 TRANSLATED = frozenset(
@@ -99,6 +100,7 @@ class DeclaredInput(BaseModel):
     most: float | None = None
     item_least: float | None = None  # of each number of a list
     item_most: float | None = None
+    columns: int = Field(default=0, ge=0, le=1000)  # numbers in each of the rows
     choices: tuple[str | int, ...] = ()  # of a text, an integer, or a format
     by_family: bool = False  # the family reads the field by its name, as `resolution` of a video
     unused: str = ""  # why the field has no effect
@@ -125,6 +127,8 @@ class DeclaredInput(BaseModel):
             raise ValueError(
                 f"`item_least` and `item_most` belong to numbers or integers, not to {self.type}"
             )
+        if bool(self.columns) != (self.type is InputType.ROWS):
+            raise ValueError("`columns` belong to rows, and rows need them")
         return self
 
     @model_validator(mode="after")

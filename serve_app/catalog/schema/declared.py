@@ -261,6 +261,14 @@ def _numbers(item: Any) -> Callable[[DeclaredInput], Any]:
     return annotation
 
 
+def _rows(declared: DeclaredInput) -> Any:
+    number = Annotated[
+        float, Field(ge=declared.item_least, le=declared.item_most, allow_inf_nan=False)
+    ]
+    row = Annotated[list[number], Field(min_length=declared.columns, max_length=declared.columns)]
+    return _list_annotation(row, MAX_OBJECTS)(declared)
+
+
 def _list_annotation(item: Any, most: int) -> Callable[[DeclaredInput], Any]:
     def annotation(declared: DeclaredInput) -> Any:
         least = int(declared.least or (1 if declared.required else 0))
@@ -313,6 +321,7 @@ _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.ANY: lambda _: Any,
     InputType.FORMAT: lambda _: ImageFormat,
     InputType.NUMBERS: _numbers(_FINITE),
+    InputType.ROWS: _rows,
     InputType.IMAGE: lambda _: FileUrl,
     InputType.IMAGES: _list_annotation(FileUrl, MAX_FILES),
     InputType.MASK: lambda _: FileUrl,

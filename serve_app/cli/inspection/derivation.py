@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +61,16 @@ NAMES = {
 }
 """Argument with a file → field, where fal's name is not made from the argument's."""
 
+VIDEO = "video"
 AUDIO = ("audio", "src_audio", "initial_audio_waveforms")
 NEEDED = {
     "mask_image": "Inpaint",
     CONTROL: "Control",
     "control_mask": "Inpaint",
     "control_mode": "Union",
-    "video": "VideoToVideo",
+    VIDEO: "VideoToVideo",
+    "gligen_boxes": "GLIGEN",
+    "gligen_phrases": "GLIGEN",
     "conditioning_frames": "ControlNet",
 }
 """Argument → part of the names of the classes that fail without it, although it has a default."""
@@ -121,6 +124,12 @@ BOUNDS: Mapping[str, Mapping[str, float]] = {
     "top_p": {"least": 0.01, "most": 1},
 }
 """Argument with a number → its bounds."""
+
+ROWS = "list[list[float]]"
+COLUMNS: Mapping[str, Declared] = {
+    "gligen_boxes": {"columns": 4, "item_least": 0, "item_most": 1},
+}
+"""Argument with a list of lists of numbers → how many these are, and their bounds."""
 
 OTHER_PROMPTS = frozenset({MESSAGES, "use_en_prompt"})
 """Arguments of pipelines that need no prompt: with a conversation in its place, or that describe
@@ -183,8 +192,20 @@ SCALE: Declared = {
 }
 """Scale of the image for an IP-Adapter, with diffusers' own default."""
 
-CROP = "padding_mask_crop"
-OF_FILES = "it pastes into finished files, and the engine keeps pixels: crop the image and its mask"
+UNGIVEN = {
+    "c2w": "it is a pose of the camera for each frame, as an array",
+    "dtype": "it is that of the weights",
+    "memory_audio_waveforms": "it is a list of audio files, and a field holds one",
+    "padding_mask_crop": "it pastes into finished files, and the engine keeps pixels: crop the "
+    "image and its mask",
+    "prompt_template": "it is a format of Python's, by which a request could take any amount of "
+    "memory. Write it in a catalogue file, as `options: {fixed: {prompt_template: {template: …, "
+    "crop_start: …}}}`",
+    "resized_image": "the pipeline makes it of `image`",
+    "thresholds": "its keys are numbers, which objects of JSON do not have",
+    "video_tiles": "it saves memory in the last step, by objects that only code makes",
+}
+"""Argument that no request can give → why."""
 
 TENSOR = "it is a tensor of the model"
 """Why no request can give what only other parts of the model make."""
@@ -275,8 +296,8 @@ def _name_guidance(inputs: dict[str, Declared]) -> None:
 def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
     """Why no request can give an argument; empty if nothing but its type decides."""
     name, type_ = argument.name, argument.type
-    if name == CROP or name.endswith("_token_id"):
-        return OF_FILES if name == CROP else OF_TOKENIZER
+    if name in UNGIVEN or name.endswith("_token_id"):
+        return UNGIVEN.get(name, OF_TOKENIZER)
     if _TENSORS.search(name):
         return f"{TENSOR} ({type_})"
     if name in ADAPTER_IMAGES and (call.is_modular or not adapter):
@@ -384,7 +405,7 @@ def _is_audio(call: PipelineCall, argument: Argument) -> bool:
 
 def _is_file(argument: Argument) -> bool:
     name = argument.name
-    return name in NAMES or name == CONTROL or _IMAGE.search(argument.type) is not None
+    return name in NAMES or name in (CONTROL, VIDEO) or _IMAGE.search(argument.type) is not None
 
 
 DESCRIBED = frozenset({PROMPT, "negative_prompt", STEPS, "guidance_scale", "strength"})
@@ -393,8 +414,10 @@ DESCRIBED = frozenset({PROMPT, "negative_prompt", STEPS, "guidance_scale", "stre
 
 def _scalar(argument: Argument) -> Declared | None:
     """Declaration by the type that JSON has, of those in the annotation."""
-    name, default = argument.name, argument.default
+    default = argument.default
     types = _members(argument.type) or [type(default).__name__]
+    if argument.choices:
+        return {"type": "text", "choices": [*argument.choices]}
     if (pair := next((member for member in types if _TUPLE.match(member)), None)) is not None:
         length = pair.count("int")
         return {"type": "integers", **({"least": length, "most": length} if length > 1 else {})}
@@ -402,16 +425,24 @@ def _scalar(argument: Argument) -> Declared | None:
         return {"type": "boolean"}
     if "str" in types:
         return {"type": "text"}
+    return _number(argument.name, types) or _listed(argument, types)
+
+
+def _number(name: str, types: Sequence[str]) -> Declared | None:
     if "float" in types:
         number: Declared = {"type": "number"}
         if name == "strength":
             number |= {"least": 0.01, "most": 1}
         elif name.endswith(SHARES):
             number |= {"least": 0, "most": 1}
-        number |= BOUNDS.get(name, {})
-        return number
-    if "int" in types:
-        return {"type": "integer", **BOUNDS.get(name, {})}
+        return number | dict(BOUNDS.get(name, {}))
+    return {"type": "integer", **BOUNDS.get(name, {})} if "int" in types else None
+
+
+def _listed(argument: Argument, types: Sequence[str]) -> Declared | None:
+    default = argument.default
+    if ROWS in types and argument.name in COLUMNS:
+        return {"type": "rows", **COLUMNS[argument.name]}
     lists = {"str": "texts", "int": "integers", "float": "numbers"}
     if "list" in types and isinstance(default, list) and default:
         types = [f"list[{type(default[0]).__name__}]"]
@@ -457,7 +488,7 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
     always = name == "image" and (redraws or _is_control(call, name))
     if _is_needed(call, argument) or (always and not call.is_modular):
         declared["required"] = True
-    if argument.about and name not in {*NAMES, CONTROL, "video"}:
+    if argument.about and name not in {*NAMES, CONTROL, VIDEO}:
         declared["about"] = argument.about
     return declared
 

@@ -100,6 +100,7 @@ class Argument:
     type: str = ""  # as its annotation is written
     about: str = ""  # first sentence about it in the docstring
     item: tuple[Argument, ...] = ()  # of the constructor of the objects in its list
+    choices: tuple[str, ...] = ()  # of the enumeration that its annotation names
 
     @property
     def is_required(self) -> bool:
@@ -400,6 +401,18 @@ def _item(pipelines: Folders, annotation: str) -> Iterator[Argument]:
             yield Argument(field, _value(statement.value), written, described.get(field, ""))
 
 
+def _choices(pipelines: Folders, annotation: str) -> Iterator[str]:
+    """Values of the enumeration of texts that an annotation names; none without one."""
+    for name in dict.fromkeys(_NAME.findall(annotation)):
+        definition = _class(pipelines, name)
+        bases = [] if definition is None else [ast.unparse(base) for base in definition.bases]
+        if definition is None or bases not in (["str", "Enum"], ["StrEnum"]):
+            continue
+        for statement in definition.body:
+            if isinstance(statement, ast.Assign):
+                yield str(_value(statement.value))
+
+
 def _is_dataclass(decorator: ast.expr) -> bool:
     called = decorator.func if isinstance(decorator, ast.Call) else decorator
     return isinstance(called, ast.Name) and called.id == "dataclass"
@@ -416,9 +429,13 @@ def _arguments(pipelines: Folders, function: ast.FunctionDef) -> Iterator[Argume
     ]
     for parameter, default in pairs:
         written = "" if parameter.annotation is None else ast.unparse(parameter.annotation)
-        item = tuple(_item(pipelines, written))
         yield Argument(
-            parameter.arg, _value(default), written, described.get(parameter.arg, ""), item
+            parameter.arg,
+            _value(default),
+            written,
+            described.get(parameter.arg, ""),
+            tuple(_item(pipelines, written)),
+            tuple(_choices(pipelines, written)),
         )
 
 
