@@ -115,6 +115,7 @@ IMAGES = "list[PIL.Image.Image]"
 UNSTATED = {
     "video": IMAGES,
     "clip_skip": "int",
+    "control_mode": "int",
     "decode_noise_scale": "float",
     "denoising_start": "float",
     "denoising_end": "float",

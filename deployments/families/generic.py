@@ -38,21 +38,30 @@ from deployments.families.image_io import (
     size_arguments,
     stretch_to,
 )
-from deployments.families.maps_io import deliver_maps, map_arguments, map_facts
+from deployments.families.maps_io import (
+    deliver_image_and_depth,
+    deliver_maps,
+    depth_arguments,
+    map_arguments,
+    map_facts,
+)
 from deployments.families.mesh_io import deliver_mesh
 from deployments.families.object_inputs import object_arguments
 from deployments.families.options import (
     IMAGE_TO_IMAGE,
+    IMAGE_TO_TEXT,
     INPAINTING,
     TEXT_TO_IMAGE,
+    TEXT_TO_TEXT,
     apply_options,
     main_file,
 )
+from deployments.families.text_io import deliver_text, text_arguments
 from deployments.families.warm_up import warm_up_input
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
-from serve_app.options.results import ResultType, declared_result
+from serve_app.options.results import MAPS, ResultType, declared_result
 
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
@@ -62,6 +71,8 @@ TASKS = {
     TEXT_TO_IMAGE: frozenset[str](),
     IMAGE_TO_IMAGE: frozenset({"image"}),
     INPAINTING: frozenset({"image", "mask_image"}),
+    TEXT_TO_TEXT: frozenset[str](),
+    IMAGE_TO_TEXT: frozenset({"image"}),
 }
 
 
@@ -96,12 +107,14 @@ class GenericFamily(ImageFamily):
             multiple = mapping.multiple or side_multiple(pipeline)
             rendered = rendered_size(requested, multiple, mapping.native_size)
         result = mapping.result
-        is_mesh = result is not None and result.type is ResultType.MESH
-        maps = result if result is not None and result.files and not is_mesh else None
+        type_ = None if result is None else result.type
+        maps = result if type_ in MAPS else None
         arguments = {
             **image_arguments(input, seed),
             **({} if maps is None else map_arguments(mapping, input, pipeline, seed)),
-            **({"output_type": "mesh"} if is_mesh else {}),
+            **({"output_type": "mesh"} if type_ is ResultType.MESH else {}),
+            **(text_arguments(input, pipeline, seed) if type_ is ResultType.TEXT else {}),
+            **(depth_arguments(pipeline) if type_ is ResultType.IMAGE_AND_DEPTH else {}),
             **(size_arguments(rendered) if rendered is not None else {}),
             **mapping.fixed,
             **mapped_arguments(mapping, input),
@@ -118,7 +131,12 @@ class GenericFamily(ImageFamily):
             facts = map_facts(input, seed, maps, pipeline)
         work = None if rendered is None else image_work(input, rendered)
         return GenerationCall(
-            arguments, facts, view=view, work=work, set_up=adapter_set_up(mapping, input)
+            arguments,
+            facts,
+            makes_files=type_ is not ResultType.TEXT,
+            view=view,
+            work=work,
+            set_up=adapter_set_up(mapping, input),
         )
 
     def deliver(
@@ -129,10 +147,17 @@ class GenericFamily(ImageFamily):
         tickets: Sequence[UploadTicket],
     ) -> Product:
         result = declared_result(endpoint)
-        if result is None or not result.files:
-            return super().deliver(endpoint, call, generated, tickets)
-        deliver = deliver_mesh if result.type is ResultType.MESH else deliver_maps
-        return deliver(endpoint, call, generated, tickets)
+        match None if result is None else result.type:
+            case ResultType.TEXT:
+                return deliver_text(call, generated)
+            case ResultType.IMAGE_AND_DEPTH:
+                return deliver_image_and_depth(endpoint, call, generated, tickets)
+            case ResultType.MESH:
+                return deliver_mesh(endpoint, call, generated, tickets)
+            case type_ if type_ in MAPS:
+                return deliver_maps(endpoint, call, generated, tickets)
+            case _:
+                return super().deliver(endpoint, call, generated, tickets)
 
 
 def _check_encoder_layers(mapping: CallMapping, input: Mapping[str, Any], pipeline: Any) -> None:

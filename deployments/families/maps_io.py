@@ -80,16 +80,63 @@ def deliver_maps(
     tickets: Sequence[UploadTicket],
 ) -> Product:
     """Encode the maps of one image. The call's facts are those of ``map_facts``."""
-    from deployments.engine.media.images import encode  # noqa: PLC0415
     from deployments.engine.media.maps import as_tensor  # noqa: PLC0415
 
-    result: DeclaredResult = call.output_facts["result"]
     images = _images(
         endpoint, call.output_facts, as_tensor(first_output(generated.result, "prediction"))
     )
+    return _product(endpoint, call, generated, tickets, images)
+
+
+def depth_arguments(pipeline: Any) -> dict[str, Any]:
+    """Arguments of a pipeline that makes an image and its depth. ``Misconfigured``: its
+    autoencoder has the depth in two channels of 8 bits, of which diffusers 0.42 keeps one."""
+    if pipeline.vae.config.out_channels == CHANNELS_OF_BYTES:
+        raise Misconfigured(
+            "These weights make their depth in several channels of 8 bits, which diffusers 0.42 "
+            "does not put together. Use those that make it in one, such as Intel/ldm3d-4c."
+        )
+    return {"output_type": "np"}  # it has no tensors
+
+
+CHANNELS_OF_BYTES = 6
+"""Channels of an image and its depth where both are RGB."""
+
+
+def deliver_image_and_depth(
+    endpoint: Endpoint,
+    call: GenerationCall,
+    generated: GenerationResult,
+    tickets: Sequence[UploadTicket],
+) -> Product:
+    """Encode an image and its depth, both in the requested size. The call's facts are those of
+    ``image_facts``."""
+    from deployments.engine.media import maps  # noqa: PLC0415
+    from deployments.engine.media.images import fit, to_images  # noqa: PLC0415
+
+    (image,) = to_images(first_output(generated.result, "rgb"))
+    (depth,) = maps.as_tensor(first_output(generated.result, "depth"))
+    size = call.output_facts["size"] or Size(*image.size)
+    fitted = fit(maps.unrounded(depth), size.width, size.height)
+    images = {
+        IMAGE: fit(image, size.width, size.height),
+        DEPTH_MAP: maps.exact_depth(maps.of_unrounded(fitted)),
+    }
+    return _product(endpoint, call, generated, tickets, images)
+
+
+def _product(
+    endpoint: Endpoint,
+    call: GenerationCall,
+    generated: GenerationResult,
+    tickets: Sequence[UploadTicket],
+    images: Mapping[str, Image],
+) -> Product:
+    """Files of ``images`` by the fields of the output."""
+    from deployments.engine.media.images import encode  # noqa: PLC0415
+
     files: dict[str, MediaFile] = {}
-    for name, ticket in zip(result.files, tickets, strict=True):
-        image = images[name]
+    for (name, image), ticket in zip(images.items(), tickets, strict=True):
         body = encode(
             image,
             ticket.media_type,

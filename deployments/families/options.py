@@ -31,6 +31,7 @@ REALTIME = "realtime"
 TEXT_TO_VIDEO, IMAGE_TO_VIDEO = "text-to-video", "image-to-video"
 VIDEO_TO_VIDEO = "video-to-video"
 TEXT_TO_AUDIO, AUDIO_TO_AUDIO = "text-to-audio", "audio-to-audio"
+TEXT_TO_TEXT, IMAGE_TO_TEXT = "text-to-text", "image-to-text"
 
 
 @dataclass(frozen=True, slots=True)

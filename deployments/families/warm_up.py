@@ -68,6 +68,7 @@ _LEAST: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.TEXTS: lambda field: [WARM_UP_DEFAULTS["prompt"]] * int(field.least or 1),
     InputType.INTEGERS: lambda field: [int(field.item_least or 1)] * int(field.least or 1),
     InputType.NUMBERS: lambda field: [field.item_least or 1.0] * int(field.least or 1),
+    InputType.ROWS: lambda field: [[field.item_least or 0.0] * field.columns],
     InputType.OBJECTS: lambda field: [_least_object(field)],
 }
 

@@ -283,7 +283,7 @@ class Endpoint:
 
     @property
     def kind(self) -> str:
-        """What it makes, by its category: image, video, audio or 3d."""
+        """What it makes, by its category: image, video, audio, text or 3d."""
         return self.category.rpartition("-to-")[2]
 
     @cached_property

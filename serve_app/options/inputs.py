@@ -45,6 +45,7 @@ class InputType(StrEnum):
     INTEGERS = "integers"
     ANY = "any"
     NUMBERS = "numbers"
+    ROWS = "rows"  # a list of lists of `columns` numbers, such as boxes
     # Files, which requests name by their URLs.
     IMAGE = "image"
     IMAGES = "images"  # a list
@@ -65,7 +66,7 @@ class InputType(StrEnum):
 
 
 WITH_CHOICES = frozenset({InputType.TEXT, InputType.INTEGER, InputType.FORMAT})
-LISTED_NUMBERS = frozenset({InputType.INTEGERS, InputType.NUMBERS})
+LISTED_NUMBERS = frozenset({InputType.INTEGERS, InputType.NUMBERS, InputType.ROWS})
 IMAGE_TYPES = frozenset({InputType.IMAGE, InputType.IMAGES})
 FILES = IMAGE_TYPES | {InputType.MASK, InputType.VIDEO, InputType.AUDIO}
 TRANSLATED = frozenset(
@@ -105,6 +106,7 @@ class DeclaredInput(BaseModel):
     most: float | None = None
     item_least: float | None = None  # of each number of a list
     item_most: float | None = None
+    columns: int = Field(default=0, ge=0, le=1000)  # numbers in each of the rows
     choices: tuple[str | int, ...] = ()  # of a text, an integer, or a format
     by_family: bool = False  # the family reads the field by its name, as `resolution` of a video
     unused: str = ""  # why the field has no effect
@@ -118,6 +120,8 @@ class DeclaredInput(BaseModel):
     parts: tuple[Mapping[str, tuple[str, ...]], ...] = ()  # of which each object chooses one: for
     # each, fields of the object and the texts that name it there. The arguments of the other fields
     # are fields of the endpoint, with a value for each part
+    instead_of: tuple[str, ...] = ()  # fields that are left out if this one is set; without it, the
+    # first of them is needed
     about: str = Field(default="", max_length=300)
 
     @model_validator(mode="after")
@@ -132,6 +136,8 @@ class DeclaredInput(BaseModel):
             raise ValueError(
                 f"`item_least` and `item_most` belong to numbers or integers, not to {self.type}"
             )
+        if bool(self.columns) != (self.type is InputType.ROWS):
+            raise ValueError("`columns` belong to rows, and rows need them")
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,8 @@ MODEL_MESH = "model_mesh"
 """Name that fal has for a mesh (``triposr``, ``trellis``)."""
 DEPTH_MAP = "depth_map"
 """Name that fal has for a depth map beside other maps (``image-preprocessors/midas``)."""
+TEXT = "output"
+"""Name that fal has for a text (``any-llm``)."""
 FACTS = frozenset({"seed", "seeds", "timings", "drafts"})
 """Fields of an output beside its files."""
 
@@ -31,6 +33,12 @@ class ResultType(StrEnum):
     NORMALS = "normals"  # a map of unit vectors
     INTRINSICS = "intrinsics"  # maps of an image's materials or light, which the weights name
     MESH = "mesh"  # with the colours of its vertices, as GLB
+    IMAGE_AND_DEPTH = "image_and_depth"  # made together of a prompt
+    TEXT = "text"
+
+
+MAPS = frozenset({ResultType.DEPTH, ResultType.NORMALS, ResultType.INTRINSICS})
+"""Results that say something of each pixel of an input."""
 
 
 class DeclaredResult(BaseModel):
@@ -60,9 +68,11 @@ class DeclaredResult(BaseModel):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Fields of the output, each with a file; none for layers, which are ``images``."""
+        """Fields of the output, each with a file; none for layers, which are ``images``, and for a
+        text."""
         fixed = {
             ResultType.DEPTH: (IMAGE, DEPTH_MAP),
+            ResultType.IMAGE_AND_DEPTH: (IMAGE, DEPTH_MAP),
             ResultType.NORMALS: (IMAGE,),
             ResultType.MESH: (MODEL_MESH,),
         }

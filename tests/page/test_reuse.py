@@ -104,11 +104,14 @@ def test_the_model_in_the_form_is_first_and_offers_each_of_its_inputs(reader: Re
     assert submit_form(reader, "changes")["mask_url"] == url_of(sheet)
 
 
-def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(reader: Reader) -> None:
+@pytest.mark.parametrize("name", ["text", "output"])  # of a transcript, and of an answer
+def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(
+    reader: Reader, name: str
+) -> None:
     sheet = reader.generate("a hill")
     expect_images(sheet, 1)
     text = "A hill\nat dawn."
-    output = {"text": text, "chunks": []}
+    output = {name: text, "chunks": []}
     request_id = sheet.get_attribute("data-request")
     reader.page.route(f"**/requests/{request_id}", lambda route: route.fulfill(json=output))
     reader.page.reload()

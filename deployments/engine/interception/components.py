@@ -12,6 +12,9 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 DENOISERS = ("transformer", "transformer_2", "unet")
 """Attributes that hold the denoiser in most diffusers pipelines."""
 
+LANGUAGE_MODEL = "model"
+"""Attribute that holds the denoiser in diffusers' pipelines of text, a model of transformers."""
+
 
 class KnownDenoisers:
     """Denoisers by pipeline class: a guess first, then what counted calls have shown.
@@ -66,7 +69,7 @@ def looks_like_denoiser(name: str, module: Any) -> bool:
     That includes ControlNets, priors and motion modules, and excludes autoencoders. Text encoders
     are from transformers.
     """
-    if name.rpartition(".")[2] in DENOISERS:
+    if name.rpartition(".")[2] in DENOISERS or name == LANGUAGE_MODEL:
         return True
     kind = type(module)
     return kind.__module__.startswith(_CALLED_IN_STEPS)

@@ -189,6 +189,10 @@ def steps_ahead(pipeline: Any) -> int:
     # Before a scheduler is set, it has those of the training: a prior runs before it.
     if timesteps is None or getattr(scheduler, "num_inference_steps", 0) is None:
         return 0
+    # A pipeline that takes them several times, such as for each block of a text, says how often.
+    in_all = vars(pipeline).get("_num_timesteps") or 0
+    if in_all > len(timesteps):
+        return in_all
     # With an input image, a call starts in the middle of the timesteps.
     return len(timesteps) - (getattr(scheduler, "begin_index", None) or 0)
 

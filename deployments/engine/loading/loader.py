@@ -147,7 +147,11 @@ def _pipeline(
     index = read_index(folder)
     kind: Any = pipeline_class(index["_class_name"])
     if not is_modular(kind):
-        modules = {**_control_nets(folder, index, dtypes, variant), **modules}
+        modules = {
+            **_control_nets(folder, index, dtypes, variant),
+            **_lost_by_diffusers(kind, folder, index, dtypes, variant),
+            **modules,
+        }
         options |= {"dtype": dtypes, "variant": variant}
         pipeline = kind.from_pretrained(str(folder), **options, **modules)
         if adapters := adapter_files(index):
@@ -184,20 +188,50 @@ def _control_nets(
         if not component.is_several:
             continue
         kind: Any = class_of(component.library, component.class_name)
+        dtype = dtypes.get(component.name, dtypes["default"])
         nets: list[torch.nn.Module] = []
         for model in component.models(_folders_in(folder)):
             alone: Any = class_of(model.library, model.class_name)
-            net = alone.from_pretrained(
-                str(folder),
-                subfolder=model.folder,
-                variant=variant if _has_variant(folder / model.folder, variant) else None,
-                dtype=dtypes.get(component.name, dtypes["default"]),
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            nets.append(net)
+            nets.append(_component(alone, folder / model.folder, dtype, variant))
         control_nets[component.name] = kind(nets).eval()
     return control_nets
+
+
+def _lost_by_diffusers(
+    kind: Any,
+    folder: Path,
+    index: Mapping[str, Any],
+    dtypes: Mapping[str, torch.dtype],
+    variant: str | None,
+) -> Mapping[str, Any]:
+    """Components that diffusers 0.42 saves and does not load again: models of transformers that it
+    takes for those of its pipelines in a folder of the same name (``diffusion_gemma``), and those
+    with a default that the class does not call optional (the tokenizer of ``LLaDA2Pipeline``)."""
+    _, with_default = kind._get_signature_keys(kind)  # noqa: SLF001  what diffusers goes by
+    lost: dict[str, Any] = {}
+    for component in components(index):
+        own: Any = class_of(component.library, component.class_name)
+        home = getattr(diffusers.pipelines, component.library, None)
+        is_misnamed = home is not None and not hasattr(home, component.class_name)
+        if own is not None and (is_misnamed or component.name in with_default):
+            dtype = dtypes.get(component.name, dtypes["default"])
+            lost[component.name] = _component(own, folder / component.folder, dtype, variant)
+    return lost
+
+
+def _component(kind: Any, folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
+    """A component of its own folder."""
+    if not folder.is_dir():
+        raise WeightsUnavailable(
+            f"{folder.parent} has no folder {folder.name}, which its index names. Save that "
+            "component there with its own `save_pretrained`; that of the pipeline can leave it out."
+        )
+    options: dict[str, Any] = {"local_files_only": True}
+    load: Any = kind.from_pretrained
+    if issubclass(kind, torch.nn.Module):
+        own_variant = variant if _has_variant(folder, variant) else None
+        options |= {"use_safetensors": True, "dtype": dtype, "variant": own_variant}
+    return load(str(folder), **options)
 
 
 def _folders_in(folder: Path) -> Collection[str]:
@@ -326,6 +360,10 @@ def class_of(library: str, class_name: str) -> type | None:
     if home is None or not getattr(home, "__name__", "").startswith(("diffusers", "transformers")):
         return None
     kind = getattr(home, class_name, None)
+    if kind is None:
+        theirs = getattr(transformers, class_name, None)
+        module = getattr(theirs, "__module__", "")
+        kind = theirs if module.startswith(f"transformers.models.{library}.") else None
     return kind if isinstance(kind, type) else None
 
 

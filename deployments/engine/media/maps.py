@@ -33,6 +33,16 @@ def exact_depth(depth: torch.Tensor) -> Image.Image:
     return Image.fromarray(levels.numpy().astype(np.uint16))
 
 
+def unrounded(depth: torch.Tensor) -> Image.Image:
+    """Depth as an image of floats, to be cropped. ``depth``: [1, height, width]."""
+    return Image.fromarray(depth[0].numpy())
+
+
+def of_unrounded(image: Image.Image) -> torch.Tensor:
+    """Depth of an image of floats."""
+    return torch.from_numpy(np.array(image))[None]
+
+
 def shown_depth(depth: torch.Tensor, *, near_is_high: bool) -> Image.Image:
     """Depth in grey: what is near is light. ``depth``: [1, height, width] from 0 to 1."""
     return _to_image(depth if near_is_high else 1 - depth)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from deployments.engine.interception.components import LANGUAGE_MODEL
 from deployments.engine.interception.model_traits import NOTHING, ModelTrait
 from deployments.engine.interception.proxy import ComponentCall
 from deployments.engine.merging.arguments import (
@@ -207,6 +208,8 @@ def plan_merge(
     """
     if declared.merge_refusal:
         raise NotMergeable(declared.merge_refusal)
+    if call.component == LANGUAGE_MODEL:  # a token is taken or not: nothing is almost equal
+        raise NotMergeable("other rounding chooses other words")
     try:
         arguments = bind(call.module, call.arguments, call.keywords, call.method)
     except TypeError as error:

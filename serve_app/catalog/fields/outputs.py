@@ -102,6 +102,12 @@ class MeshOutput(Output):
     timings: Timings
 
 
+class TextOutput(Output):
+    output: str = Field(description="The text.")
+    seed: int = Field(description="Seed; with the same input it gives the same text.")
+    timings: Timings
+
+
 class Video(File):
     """A generated video."""
 

@@ -32,11 +32,13 @@ from serve_app.catalog.fields.outputs import (
     ImagesOutput,
     MeshOutput,
     Produced,
+    TextOutput,
     VideoOutput,
     audio_with_waveform,
     in_format,
     maps_output,
     mesh,
+    nothing,
     video_with_poster,
 )
 from serve_app.catalog.fields.pydantic_schema import WITHIN, PydanticSchema, Shape
@@ -83,6 +85,7 @@ _VIDEO: _Fields = {
     "sync_mode": (SyncMode, False),
 }
 _MESH: _Fields = {"seed": (Seed, None), "sync_mode": (SyncMode, False)}
+_TEXT_FIELDS: _Fields = {"seed": (Seed, None)}
 _AUDIO: _Fields = {**_SEEDED, "output_format": (AudioFormat, "wav"), "sync_mode": (SyncMode, False)}
 
 
@@ -93,6 +96,7 @@ class Kind:
     fields: _Fields  # that every input has
     output: type[BaseModel]
     produced: Produced
+    drafts: bool = True  # its pipelines can make them
 
 
 KINDS = {
@@ -125,7 +129,9 @@ class DeclaredSchema(PydanticSchema):
             produced = in_format(renamed)
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
-        super().__init__(Shape(_model(inputs, standard), kind.output, produced), endpoint)
+        self._alternatives = _alternatives(inputs)
+        shape = Shape(_model(inputs, standard), kind.output, produced, kind.drafts)
+        super().__init__(shape, endpoint)
 
     def validate(
         self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
@@ -137,7 +143,28 @@ class DeclaredSchema(PydanticSchema):
                 # A file that is left out would make something else, at the same price.
                 form = "one file" if several else "a list of files"
                 raise InvalidInput.of_field(name, f"This endpoint has {twin} in its place: {form}")
-        return super().validate(body, origin)
+        checked, warnings = super().validate(body, origin)
+        for name, others in self._alternatives.items():
+            if not checked.get(name):
+                if checked.get(others[0]) is None:
+                    message = f"Field required, unless {name} is set"
+                    raise InvalidInput.of_field(others[0], message, "missing")
+            elif also := next((other for other in others if checked.get(other) is not None), None):
+                raise InvalidInput.of_field(also, f"{also} and {name} cannot both be set")
+        return checked, warnings
+
+
+def _alternatives(inputs: Inputs) -> Mapping[str, tuple[str, ...]]:
+    """Field → those in whose place it stands. ``ValueError`` names one that is not there, or that
+    every input has."""
+    alternatives = {name: field.instead_of for name, field in inputs.items() if field.instead_of}
+    for name, others in alternatives.items():
+        for other in others:
+            if other not in inputs or inputs[other].required:
+                raise ValueError(
+                    f"`instead_of` of {name} names {other}, which is no optional field"
+                )
+    return alternatives
 
 
 def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
@@ -154,6 +181,8 @@ def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
         return Kind(fields, ImagesOutput, in_format(layers=layers[0]))
     if result.type is ResultType.MESH:
         return Kind(_MESH, MeshOutput, mesh)
+    if result.type is ResultType.TEXT:
+        return Kind(_TEXT_FIELDS, TextOutput, nothing, drafts=False)
     described = {
         name: _MAPS.get((result.type, name), f"The map `{name}`.") for name in result.files
     }
@@ -162,11 +191,16 @@ def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
     return Kind(_IMAGES, maps_output(described), produced)
 
 
+_EXACT_DEPTH = (
+    "The depth in 65,536 levels, as the model says it: a PNG file of 16 bits, from its 0 (black) "
+    "to its 1."
+)
 _MAPS: Mapping[tuple[ResultType, str], str] = {
     (ResultType.DEPTH, IMAGE): "The depth in 256 levels of grey, for people and ControlNets: what "
     "is near is light.",
-    (ResultType.DEPTH, DEPTH_MAP): "The depth in 65,536 levels, as the model says it: a PNG file "
-    "of 16 bits, from its 0 (black) to its 1.",
+    (ResultType.DEPTH, DEPTH_MAP): _EXACT_DEPTH,
+    (ResultType.IMAGE_AND_DEPTH, IMAGE): "The image.",
+    (ResultType.IMAGE_AND_DEPTH, DEPTH_MAP): _EXACT_DEPTH,
     (ResultType.NORMALS, IMAGE): "Normals of the surfaces: red is x, green is y, blue is z, each "
     "from -1 (0) to 1 (255).",
 }
@@ -225,6 +259,14 @@ def _numbers(item: Any) -> Callable[[DeclaredInput], Any]:
         return _list_annotation(Annotated[item, bounds], MAX_NUMBERS)(declared)
 
     return annotation
+
+
+def _rows(declared: DeclaredInput) -> Any:
+    number = Annotated[
+        float, Field(ge=declared.item_least, le=declared.item_most, allow_inf_nan=False)
+    ]
+    row = Annotated[list[number], Field(min_length=declared.columns, max_length=declared.columns)]
+    return _list_annotation(row, MAX_OBJECTS)(declared)
 
 
 def _list_annotation(item: Any, most: int) -> Callable[[DeclaredInput], Any]:
@@ -297,6 +339,7 @@ _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.ANY: lambda _: Any,
     InputType.FORMAT: lambda _: ImageFormat,
     InputType.NUMBERS: _numbers(_FINITE),
+    InputType.ROWS: _rows,
     InputType.IMAGE: lambda _: FileUrl,
     InputType.IMAGES: _list_annotation(FileUrl, MAX_FILES),
     InputType.MASK: lambda _: FileUrl,

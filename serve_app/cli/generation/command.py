@@ -17,12 +17,15 @@ from serve_app.cli.connection.text import echo, standard_input
 from serve_app.cli.generation.endpoint_input import SUFFIXES, draft_endpoint, look_up
 from serve_app.cli.generation.files import (
     STDOUT,
+    TEXT_FORMAT,
+    TEXT_TYPE,
     MediaKind,
     check_output,
     content_of,
     format_of,
     kind_of,
     outputs,
+    text_of,
     write_outputs,
 )
 from serve_app.cli.generation.options import GenerateOptions
@@ -77,10 +80,11 @@ def run(
                 screen=None if as_json else sys.stderr,
                 on_status=on_status,
             )
+            if output is not None:
+                files, contents = _written(model, result, files, contents, named)
     if not files:
-        if output is not None:
-            raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
-        echo(json.dumps(result, indent=None if as_json else 2, ensure_ascii=False))
+        text = None if as_json else text_of(result)
+        echo(text or json.dumps(result, indent=None if as_json else 2, ensure_ascii=False))
         return
     if output == STDOUT:
         _write_stdout(files, contents)
@@ -136,6 +140,23 @@ def _make(
         echo(f"\n{_cancel(client, submitted)}", err=True)
         sys.exit(INTERRUPTED)
     return result, files, contents
+
+
+def _written(
+    model: str,
+    result: Mapping[str, Any],
+    files: list[Mapping[str, Any]],
+    contents: list[bytes],
+    named: Path | None,
+) -> tuple[list[Mapping[str, Any]], list[bytes]]:
+    """Files to write to ``named``, or to standard output, with their contents: of a result without
+    files, its text. Raises ``ApiFailure`` if it is not what the name says."""
+    text = None if files else text_of(result)
+    for_text = named is not None and format_of(named) == TEXT_FORMAT
+    if (text is None and (not files or for_text)) or (text and named is not None and not for_text):
+        wanted = "text" if for_text else "file"
+        raise ApiFailure(f"{model} returned no {wanted}: {json.dumps(result)[:200]}")
+    return (files, contents) if text is None else ([{"content_type": TEXT_TYPE}], [text.encode()])
 
 
 @contextmanager

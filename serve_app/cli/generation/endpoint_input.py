@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from serve_app.cli.connection.client import Client
-from serve_app.cli.generation.files import FORMATS, MediaKind, format_of
+from serve_app.cli.generation.files import FORMATS, TEXT_FORMAT, MediaKind, format_of
 from serve_app.cli.generation.options import GenerateOptions
 from serve_app.domain.errors import InvalidInput
 
 FORMAT_FIELDS = ("output_format", "format")  # fal's endpoints have one or the other
-PREFERRED = ("png", "mp4", "wav", "glb")
+PREFERRED = ("png", "mp4", "wav", "glb", TEXT_FORMAT)
 """Formats that are used if the user names no file: those that lose nothing or play everywhere."""
 BY_KIND = dict(zip(MediaKind, PREFERRED, strict=True))
 SUFFIXES = {name: suffix for suffix, name in reversed(FORMATS.items())}

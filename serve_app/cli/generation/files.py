@@ -17,6 +17,7 @@ from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.domain.media.data_uri import data_uri, data_uri_of_base64, is_data_uri, read_data_uri
+from serve_app.options.results import TEXT
 from serve_app.paths import expand_home
 
 # Inputs.
@@ -69,6 +70,7 @@ def _as_data(path: Path, media_type: str) -> str:
 
 # Formats of outputs.
 
+TEXT_FORMAT, TEXT_TYPE = "txt", "text/plain"
 FORMATS = {
     ".png": "png",
     ".jpg": "jpeg",
@@ -83,6 +85,7 @@ FORMATS = {
     ".ogg": "ogg",
     ".opus": "ogg",
     ".glb": "glb",
+    ".txt": TEXT_FORMAT,
 }
 
 
@@ -93,6 +96,7 @@ class MediaKind(StrEnum):
     VIDEO = "video"
     AUDIO = "audio"
     MESH = "3d"
+    TEXT = "text"
 
 
 def format_of(output: Path) -> str:
@@ -107,6 +111,8 @@ def format_of(output: Path) -> str:
 
 def kind_of(output_format: str) -> MediaKind:
     """Kind of output for a format. GIF counts as video."""
+    if output_format == TEXT_FORMAT:
+        return MediaKind.TEXT
     media_type = MEDIA_TYPES[output_format]
     if media_type.startswith("audio/"):
         return MediaKind.AUDIO
@@ -143,6 +149,12 @@ def outputs(output: object) -> Iterator[Mapping[str, Any]]:
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for value in cast("Sequence[object]", output):
             yield from outputs(value)
+
+
+def text_of(output: Mapping[str, Any]) -> str | None:
+    """The text that an output without files consists of; None: it has no such field."""
+    texts = (output.get(name) for name in (TEXT, "text"))
+    return next((text for text in texts if isinstance(text, str)), None)
 
 
 def content_of(client: Client, file: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ NOUNS = {
     MediaKind.VIDEO: "a video",
     MediaKind.AUDIO: "audio",
     MediaKind.MESH: "a mesh",
+    MediaKind.TEXT: "text",
 }
 
 FROM_PROMPT = "fal-ai/flux/schnell"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ Declared = dict[str, Any]
 """A ``DeclaredInput`` as an entry writes it."""
 
 PROMPT = "prompt"
+MESSAGES = "messages"
+"""Argument with a conversation, in place of the prompt and of an image that belongs to it."""
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
 NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
@@ -65,13 +67,16 @@ NAMES = {
 }
 """Argument with a file → field, where fal's name is not made from the argument's."""
 
+VIDEO = "video"
 AUDIO = ("audio", "src_audio", "initial_audio_waveforms")
 NEEDED = {
     "mask_image": "Inpaint",
     CONTROL: "Control",
     "control_mask": "Inpaint",
     "control_mode": "Union",
-    "video": "VideoToVideo",
+    VIDEO: "VideoToVideo",
+    "gligen_boxes": "GLIGEN",
+    "gligen_phrases": "GLIGEN",
     "conditioning_frames": "ControlNet",
 }
 """Argument → part of the names of the classes that fail without it, although it has a default."""
@@ -97,24 +102,44 @@ RESAMPLING = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 CHOICES: Mapping[str, Mapping[str, tuple[str | int, ...]]] = {
     "QwenImageLayered": {"resolution": (640, 1024)},
     "WanAnimate": {"mode": ("animate", "replace")},
+    "DiffusionGemma": {"cache_implementation": ("static",)},
+    "LLaDA2": {"sampling_method": ("auto", "greedy", "multinomial")},
     "Marigold": {"resample_method_input": RESAMPLING, "resample_method_output": RESAMPLING},
 }
 """Beginning of a class's name → argument → its only values, where the annotation does not say them.
 """
 
-BOUNDS: Mapping[str, Mapping[str, int]] = {
+MAX_TOKENS = 32_768
+BOUNDS: Mapping[str, Mapping[str, float]] = {
     STEPS: {"least": 1},
+    "block_length": {"least": 1, "most": MAX_TOKENS},
     "clip_skip": {"least": 0, "most": 11},  # of the twelve layers of the smallest encoder
     "decode_chunk_size": {"least": 1},
+    "confidence_threshold": {"least": 0},
     "ensemble_size": {"least": 1, "most": 50},
+    "gen_length": {"least": 1, "most": MAX_TOKENS},
+    "max_post_steps": {"least": 0, "most": 1000},
     "max_sequence_length": {"least": 1},
+    "minimal_topk": {"least": 1},
     "processing_resolution": {"least": 0},
     "segment_frame_length": {"least": 1},
+    "stability_threshold": {"least": 1, "most": 1000},
+    "temperature": {"least": 0},
+    "threshold": {"least": 0},
+    "top_k": {"least": 0},
+    "top_p": {"least": 0.01, "most": 1},
 }
-"""Argument with an integer → its bounds."""
+"""Argument with a number → its bounds."""
 
-CAPTIONS = "use_en_prompt"
-"""Argument of pipelines that describe the image by themselves where the prompt is left out."""
+ROWS = "list[list[float]]"
+COLUMNS: Mapping[str, Declared] = {
+    "gligen_boxes": {"columns": 4, "item_least": 0, "item_most": 1},
+}
+"""Argument with a list of lists of numbers → how many these are, and their bounds."""
+
+OTHER_PROMPTS = frozenset({MESSAGES, "use_en_prompt"})
+"""Arguments of pipelines that need no prompt: with a conversation in its place, or that describe
+the image by themselves."""
 
 OF_FILE = frozenset({"fps", "sample_rate"})
 """Attributes of objects that say how their file was decoded."""
@@ -141,11 +166,36 @@ OBJECTS: Mapping[str, Declared] = {
         },
         "one_of": ["bbox", "tgt_bbox"],
     },
+    MESSAGES: {
+        "fields": {
+            "role": {
+                "type": "text",
+                "choices": ["system", "user", "assistant"],
+                "required": True,
+            },
+            "content": {"type": "text", "required": True},
+        },
+        "most": 100,
+    },
 }
 """Argument with a list of mappings → the keys that its pipeline reads, which no type states."""
 
-CROP = "padding_mask_crop"
-OF_FILES = "it pastes into finished files, and the engine keeps pixels: crop the image and its mask"
+OF_TOKENIZER = "it is of the tokenizer, which comes with the weights"
+
+UNGIVEN = {
+    "c2w": "it is a pose of the camera for each frame, as an array",
+    "dtype": "it is that of the weights",
+    "memory_audio_waveforms": "it is a list of audio files, and a field holds one",
+    "padding_mask_crop": "it pastes into finished files, and the engine keeps pixels: crop the "
+    "image and its mask",
+    "prompt_template": "it is a format of Python's, by which a request could take any amount of "
+    "memory. Write it in a catalogue file, as `options: {fixed: {prompt_template: {template: …, "
+    "crop_start: …}}}`",
+    "resized_image": "the pipeline makes it of `image`",
+    "thresholds": "its keys are numbers, which objects of JSON do not have",
+    "video_tiles": "it saves memory in the last step, by objects that only code makes",
+}
+"""Argument that no request can give → why."""
 
 TENSOR = "it is a tensor of the model"
 """Why no request can give what only other parts of the model make."""
@@ -235,8 +285,8 @@ def _name_guidance(inputs: dict[str, Declared]) -> None:
 def _reason(call: PipelineCall, argument: Argument, adapters: int) -> str:
     """Why no request can give an argument; empty if nothing but its type decides."""
     name, type_ = argument.name, argument.type
-    if name == CROP:
-        return OF_FILES
+    if name in UNGIVEN or name.endswith("_token_id"):
+        return UNGIVEN.get(name, OF_TOKENIZER)
     if _TENSORS.search(name):
         return f"{TENSOR} ({type_})"
     if name in ADAPTER_IMAGES and (call.is_modular or not adapters):
@@ -276,10 +326,13 @@ def _field_declaration(call: PipelineCall, argument: Argument) -> Declared | Non
         if call.name.startswith(start) and name in choices:
             declared["choices"] = [*choices[name]]
     declared |= {"required": True} if _is_needed(call, argument) else _default(argument)
-    if name == PROMPT and argument.default is None and CAPTIONS not in call.arguments:
+    if name == PROMPT and argument.default is None and OTHER_PROMPTS.isdisjoint(call.arguments):
         declared["required"] = True
+    if name == MESSAGES:
+        replaced = (other for other in (PROMPT, "image") if other in call.arguments)
+        declared["instead_of"] = [NAMES.get(other, other) for other in replaced]
     about = re.sub(rf"^{name} \([^)]*\):\s*", "", argument.about)
-    if about and name not in DESCRIBED:
+    if about and (name not in DESCRIBED or call.output == "text"):
         declared["about"] = about
     return declared
 
@@ -341,7 +394,7 @@ def _is_audio(call: PipelineCall, argument: Argument) -> bool:
 
 def _is_file(argument: Argument) -> bool:
     name = argument.name
-    return name in NAMES or name == CONTROL or _IMAGE.search(argument.type) is not None
+    return name in NAMES or name in (CONTROL, VIDEO) or _IMAGE.search(argument.type) is not None
 
 
 DESCRIBED = frozenset({PROMPT, "negative_prompt", STEPS, "guidance_scale", "strength"})
@@ -350,8 +403,10 @@ DESCRIBED = frozenset({PROMPT, "negative_prompt", STEPS, "guidance_scale", "stre
 
 def _scalar(argument: Argument) -> Declared | None:
     """Declaration by the type that JSON has, of those in the annotation."""
-    name, default = argument.name, argument.default
+    default = argument.default
     types = _members(argument.type) or [type(default).__name__]
+    if argument.choices:
+        return {"type": "text", "choices": [*argument.choices]}
     if (pair := next((member for member in types if _TUPLE.match(member)), None)) is not None:
         length = pair.count("int")
         return {"type": "integers", **({"least": length, "most": length} if length > 1 else {})}
@@ -359,15 +414,24 @@ def _scalar(argument: Argument) -> Declared | None:
         return {"type": "boolean"}
     if "str" in types:
         return {"type": "text"}
+    return _number(argument.name, types) or _listed(argument, types)
+
+
+def _number(name: str, types: Sequence[str]) -> Declared | None:
     if "float" in types:
         number: Declared = {"type": "number"}
         if name == "strength":
             number |= {"least": 0.01, "most": 1}
         elif name.endswith(SHARES):
             number |= {"least": 0, "most": 1}
-        return number
-    if "int" in types:
-        return {"type": "integer", **BOUNDS.get(name, {})}
+        return number | dict(BOUNDS.get(name, {}))
+    return {"type": "integer", **BOUNDS.get(name, {})} if "int" in types else None
+
+
+def _listed(argument: Argument, types: Sequence[str]) -> Declared | None:
+    default = argument.default
+    if ROWS in types and argument.name in COLUMNS:
+        return {"type": "rows", **COLUMNS[argument.name]}
     lists = {"str": "texts", "int": "integers", "float": "numbers"}
     if "list" in types and isinstance(default, list) and default:
         types = [f"list[{type(default[0]).__name__}]"]
@@ -411,7 +475,7 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
     always = name == "image" and (redraws or _is_control(call, name))
     if _is_needed(call, argument) or (always and not call.is_modular):
         declared["required"] = True
-    if argument.about and name not in {*NAMES, CONTROL, "video"}:
+    if argument.about and name not in {*NAMES, CONTROL, VIDEO}:
         declared["about"] = argument.about
     return declared
 
@@ -493,6 +557,13 @@ def _of_family(
         yield "image_size", size
     if call.takes_loras and call.output != "audio":
         yield "loras", {"type": "loras"}
+    yield from _of_output(call, inputs, frames)
+
+
+def _of_output(
+    call: PipelineCall, inputs: Mapping[str, Declared], frames: int | None
+) -> Iterator[tuple[str, Declared]]:
+    """Fields with the number or the length of what is made."""
     if call.output == "image":
         if COUNT in call.arguments and call.result is None:
             yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
@@ -502,15 +573,18 @@ def _of_family(
             yield "frames_per_second", {"type": "rate"}
         else:
             yield from _moving(call, frames)
-    else:
-        length = next((name for name in LENGTHS if name in call.arguments), "")
-        default = call.default(length)
-        seconds = float(default) if isinstance(default, int | float) else USUAL_SECONDS
-        yield "seconds_total", {"type": "seconds", "default": seconds}
+    elif call.output == "audio":
+        yield from _lasting(call)
 
 
 USUAL_SECONDS = 10.0
 USUAL_FRAMES, USUAL_RATE = 49, 16
+
+
+def _lasting(call: PipelineCall) -> Iterator[tuple[str, Declared]]:
+    default = call.default(next((name for name in LENGTHS if name in call.arguments), ""))
+    seconds = float(default) if isinstance(default, int | float) else USUAL_SECONDS
+    yield "seconds_total", {"type": "seconds", "default": seconds}
 
 
 def _moving(call: PipelineCall, frames: int | None) -> Iterator[tuple[str, Declared]]:
@@ -558,7 +632,7 @@ def _order(item: tuple[str, Declared]) -> int:
     if name in first:
         return first.index(name)
     has_files = declared["type"] in FILES or declared.get("one_of")
-    if has_files or declared.get("required"):
+    if has_files or declared.get("instead_of") or declared.get("required"):
         return len(first)
     if name in usual:
         return len(first) + 1 + usual.index(name)

@@ -90,6 +90,7 @@ READ: Mapping[Output, tuple[str, ...]] = {
     "image": (),
     "video": ("resolution", "aspect_ratio", "duration", "shift", "generate_audio"),
     "audio": ("seconds_start",),
+    "text": (),
 }
 """Fields that the family reads by their names."""
 

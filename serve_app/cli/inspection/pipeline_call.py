@@ -23,8 +23,13 @@ from serve_app.domain.errors import Misconfigured
 from serve_app.domain.pipeline_index import ELSEWHERE, components
 from serve_app.options.results import DeclaredResult, ResultType
 
-Output = Literal["image", "video", "audio"]
-FAMILY_OF_OUTPUT: Mapping[Output, str] = {"image": "generic", "video": "video", "audio": "audio"}
+Output = Literal["image", "video", "audio", "text"]
+FAMILY_OF_OUTPUT: Mapping[Output, str] = {
+    "image": "generic",
+    "video": "video",
+    "audio": "audio",
+    "text": "generic",
+}
 
 OUTPUT_FIELDS: Mapping[str, Output] = {
     "frames": "video",
@@ -32,11 +37,16 @@ OUTPUT_FIELDS: Mapping[str, Output] = {
     "audios": "audio",
     "images": "image",
     "image": "image",
+    "rgb": "image",
+    "texts": "text",
 }
 """Field of the result of a call → what it holds."""
 
-TEXTS = "texts"
-"""Field of the results of language models."""
+RESULT_FIELDS: Mapping[str, ResultType] = {
+    "rgb": ResultType.IMAGE_AND_DEPTH,
+    "texts": ResultType.TEXT,
+}
+"""Field of the result of a call → what it makes in place of images."""
 
 RESULTS: Mapping[str, ResultType] = {
     "MarigoldDepthPipeline": ResultType.DEPTH,
@@ -77,7 +87,7 @@ _NAME = re.compile(r"\w+")
 _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 _DESCRIBED = re.compile(r"^( *)(\w+) ?\([^\n]*\):? *\n((?:\1 +\S[^\n]*\n|[ ]*\n)+)", re.MULTILINE)
 """An argument of a docstring: its indentation, its name, and the lines below."""
-_SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
+_SENTENCE = re.compile(r"(.+?[.!?])(?<!e\.g\.)(?<!i\.e\.)(?:\s|$)", re.DOTALL)
 MOST_DESCRIBED = 300  # characters of a description
 
 
@@ -90,6 +100,7 @@ class Argument:
     type: str = ""  # as its annotation is written
     about: str = ""  # first sentence about it in the docstring
     item: tuple[Argument, ...] = ()  # of the constructor of the objects in its list
+    choices: tuple[str, ...] = ()  # of the enumeration that its annotation names
 
     @property
     def is_required(self) -> bool:
@@ -116,11 +127,13 @@ class PipelineCall:
     settings: tuple[Setting, ...] = ()
     targets: tuple[str, ...] = ()  # names of the maps that the weights make
     control_nets: frozenset[str] = frozenset()  # classes of the ControlNet that it takes
+    makes: frozenset[str] = frozenset()  # fields of its result
 
     @property
     def result(self) -> DeclaredResult | None:
         """What it makes in place of images. ``Misconfigured``: the weights do not name it."""
-        if (type_ := RESULTS.get(self.name)) is None:
+        by_field = (type_ for field, type_ in RESULT_FIELDS.items() if field in self.makes)
+        if (type_ := RESULTS.get(self.name) or next(by_field, None)) is None:
             layered = self.output == "image" and LAYERS in self.arguments
             return DeclaredResult(type=ResultType.LAYERS) if layered else None
         if type_ is not ResultType.INTRINSICS:
@@ -148,7 +161,7 @@ class PipelineCall:
 def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall:
     """Signature of the class ``name``; of a modular one, with the components of ``index``, or with
     all. ``Misconfigured``: this machine's diffusers has no such pipeline, or its output is neither
-    images, videos nor audio."""
+    images, videos, audio nor text."""
     pipelines = tuple(source_folders())
     if not pipelines:
         raise Misconfigured(
@@ -177,6 +190,7 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
         call.takes_loras,
         targets=(*_targets(index or {}),),
         control_nets=frozenset(_control_nets(pipelines, name)),
+        makes=call.makes,
     )
 
 
@@ -241,15 +255,11 @@ def _output(name: str, makes: Collection[str]) -> Output:
     for field, output in OUTPUT_FIELDS.items():
         if field in makes:
             return output
-    if TEXTS in makes:
-        raise Misconfigured(
-            f"{name} cannot be served without code: it makes text, and the engine steps, cancels "
-            "and resumes models of images, videos and audio only. Serve it as an app: "
-            "docs/how-to/serve-a-fal-app.md."
-        )
     returned = ", ".join(sorted(makes)) or "no result that it names"
     todo = combined_words(name) or "Write a family for it: docs/how-to/write-a-family.md."
-    raise Misconfigured(f"{name} returns neither images, videos nor audio, but {returned}. {todo}")
+    raise Misconfigured(
+        f"{name} returns neither images, videos, audio nor text, but {returned}. {todo}"
+    )
 
 
 def _modular_call(name: str, index: Mapping[str, Any] | None) -> PipelineCall:
@@ -276,7 +286,7 @@ def _elsewhere(index: Mapping[str, Any] | None) -> str:
 
 def as_call(name: str, description: Mapping[str, Any]) -> PipelineCall:
     """Call of a modular pipeline, from its ``description``. ``Misconfigured``: its output is
-    neither images, videos nor audio."""
+    neither images, videos, audio nor text."""
     arguments = {argument["name"]: _as_argument(argument) for argument in description["arguments"]}
     settings = tuple(Setting(**setting) for setting in description["settings"])
     output = _output(name, description["makes"])
@@ -397,6 +407,18 @@ def _item(pipelines: Folders, annotation: str) -> Iterator[Argument]:
             yield Argument(field, _value(statement.value), written, described.get(field, ""))
 
 
+def _choices(pipelines: Folders, annotation: str) -> Iterator[str]:
+    """Values of the enumeration of texts that an annotation names; none without one."""
+    for name in dict.fromkeys(_NAME.findall(annotation)):
+        definition = _class(pipelines, name)
+        bases = [] if definition is None else [ast.unparse(base) for base in definition.bases]
+        if definition is None or bases not in (["str", "Enum"], ["StrEnum"]):
+            continue
+        for statement in definition.body:
+            if isinstance(statement, ast.Assign):
+                yield str(_value(statement.value))
+
+
 def _is_dataclass(decorator: ast.expr) -> bool:
     called = decorator.func if isinstance(decorator, ast.Call) else decorator
     return isinstance(called, ast.Name) and called.id == "dataclass"
@@ -413,9 +435,13 @@ def _arguments(pipelines: Folders, function: ast.FunctionDef) -> Iterator[Argume
     ]
     for parameter, default in pairs:
         written = "" if parameter.annotation is None else ast.unparse(parameter.annotation)
-        item = tuple(_item(pipelines, written))
         yield Argument(
-            parameter.arg, _value(default), written, described.get(parameter.arg, ""), item
+            parameter.arg,
+            _value(default),
+            written,
+            described.get(parameter.arg, ""),
+            tuple(_item(pipelines, written)),
+            tuple(_choices(pipelines, written)),
         )
 
 

@@ -8,9 +8,11 @@ _MOMENTUM = "its guidance keeps a momentum from step to step"
 _STAGES = "its first stage has a scheduler of its own"
 _KEEPS = "it keeps keys and values from its first step"
 _EACH_FRAME = "it has a scheduler for each frame"
+_TEXT = "it makes text, of which there are no previews"
 
 REFUSALS: Mapping[str, str] = {
     "AceStepPipeline": _MOMENTUM,
+    "DiffusionGemmaPipeline": _TEXT,
     "EchoModularPipeline": "it has no scheduler",
     "Flux2KleinKVPipeline": _KEEPS,
     "HunyuanImagePipeline": _MOMENTUM,
@@ -20,6 +22,7 @@ REFUSALS: Mapping[str, str] = {
     "KandinskyV22CombinedPipeline": _STAGES,
     "KandinskyV22Img2ImgCombinedPipeline": _STAGES,
     "KandinskyV22InpaintCombinedPipeline": _STAGES,
+    "LLaDA2Pipeline": _TEXT,
     "MiniMaxH3ModularPipeline": "its audio has a scheduler of its own",
     "QwenImage21ModularPipeline": _KEEPS,
     "QwenImage21TurboModularPipeline": _KEEPS,

@@ -48,6 +48,11 @@ def test_a_request_has_the_declared_fields_in_their_order_before_those_of_every_
         ({"type": "texts"}, ["a"], "a", "list_type"),
         ({"type": "integers", "least": 2, "most": 2}, [1, 2], [1], "sequence_too_short"),
         ({"type": "numbers"}, [0.5], ["a"], "float_parsing"),
+        ({"type": "rows", "columns": 2}, [[0.5, 1]], [[0.5]], "sequence_too_short"),
+        ({"type": "rows", "columns": 2}, [[0.5, 1]], [[0.5, 1, 2]], "sequence_too_long"),
+        ({"type": "rows", "columns": 1}, [[1]], [[1]] * 21, "sequence_too_long"),
+        ({"type": "rows", "columns": 1}, [[1]], [[float("nan")]], "finite_number"),
+        ({"type": "rows", "columns": 1, "item_most": 1}, [[1]], [[2]], "less_than_equal"),
         ({"type": "image"}, URL, "cat.png", "url_scheme"),
         ({"type": "images", "most": 2}, [URL], [URL] * 3, "sequence_too_long"),
         ({"type": "mask"}, URL, 1, "string_type"),
@@ -313,3 +318,51 @@ def test_objects_that_cannot_be_are_mistakes_of_the_entry(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         schema(field=declared)
+
+
+MESSAGES = {
+    "type": "objects",
+    "fields": {"content": {"type": "text", "required": True}},
+    "instead_of": ["prompt", "image_url"],
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "prompt"),
+        ({"image_url": URL}, "prompt"),
+        ({"messages": []}, "prompt"),
+        ({"prompt": "a", "messages": [{"content": "a"}]}, "prompt"),
+        ({"image_url": URL, "messages": [{"content": "a"}]}, "image_url"),
+        ({"prompt": ""}, ""),
+        ({"messages": [{"content": "a"}]}, ""),
+    ],
+)
+def test_a_field_stands_in_place_of_others_or_the_first_of_them_is_needed(
+    body: Mapping[str, Any], field: str
+) -> None:
+    text = schema(prompt={"type": "text"}, image_url={"type": "image"}, messages=MESSAGES)
+    if not field:
+        text.validate(body)
+        return
+    with pytest.raises(InvalidInput) as refused:
+        text.validate(body)
+    assert refused.value.problems[0].loc == ("body", field)
+
+
+def test_a_text_has_a_seed_and_makes_no_files_and_no_drafts() -> None:
+    options = {"inputs": {"prompt": PROMPT}, "result": {"type": "text"}}
+    text = DeclaredSchema(
+        Endpoint("house/x", "generic", Weights("/x"), "declared", options=options)
+    )
+    assert [*text.json_schema()["properties"]] == ["prompt", "seed"]
+    assert {"output", "seed", "timings"} <= text.output_schema()["properties"].keys()
+    assert text.media_types(text.validate({"prompt": "a"})[0]) == ()
+    with pytest.raises(InvalidInput, match="makes no drafts"):
+        text.validate({"prompt": "a", "draft": {"count": 1}})
+
+
+def test_a_field_in_place_of_one_that_every_request_has_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="`instead_of` of messages names prompt"):
+        schema(messages=MESSAGES)

@@ -186,13 +186,26 @@ def test_a_dash_writes_the_file_to_standard_output_and_nothing_else(
 
 
 def test_an_output_without_files_is_printed(generate: Shell, here: Path) -> None:
-    ran = generate("--model", "test/probe", "--field", 'yields=[{"text": "é"}]')
+    ran = generate("--model", "test/probe", "--field", 'yields=[{"n": "é"}]')
     assert ran.exit_code == 0, ran.output
-    assert json.loads(ran.stdout) == {"text": "é"}
+    assert json.loads(ran.stdout) == {"n": "é"}
     assert list(here.iterdir()) == []
     named = generate("--model", "test/probe", "-o", "a.png", "--field", 'yields=[{"n": 1}]')
     assert named.exit_code == 1
     assert "test/probe returned no file" in named.output
+
+
+@pytest.mark.parametrize("name", ["output", "text"])
+def test_a_text_is_printed_or_written(generate: Shell, here: Path, name: str) -> None:
+    probe = ("--model", "test/probe", "--field", f'yields=[{{"{name}": "é"}}]')
+    assert generate(*probe).stdout == "é\n"
+    assert json.loads(generate(*probe, "--json").stdout) == {name: "é"}
+    assert generate(*probe, "-o", "a.txt").stdout.splitlines() == ["a.txt", "done"]
+    assert (here / "a.txt").read_text() == "é"
+    assert generate(*probe, "-o", "-").stdout == "é"
+    image = generate(*probe, "-o", "a.png")
+    assert image.exit_code == 1
+    assert "test/probe returned no file" in image.output
 
 
 @pytest.mark.long

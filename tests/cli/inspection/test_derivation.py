@@ -70,11 +70,26 @@ def test_what_is_redrawn_must_be_given_even_if_the_argument_has_a_default() -> N
         ("FluxControlPipeline", "control_image_url"),
         ("QwenImageControlNetInpaintPipeline", "control_mask_url"),
         ("AnimateDiffVideoToVideoPipeline", "video_url"),
+        ("VideoToVideoSDPipeline", "video_url"),  # its annotation names arrays
+        ("StableDiffusionGLIGENPipeline", "gligen_boxes"),
+        ("StableDiffusionGLIGENPipeline", "gligen_phrases"),
         ("AnimateDiffControlNetPipeline", "conditioning_frames_video_url"),
     ],
 )
 def test_what_a_pipeline_fails_without_is_required(name: str, field: str) -> None:
     assert fields(name)[field]["required"]
+
+
+def test_a_list_of_boxes_has_rows_of_four_shares() -> None:
+    boxes = fields("StableDiffusionGLIGENPipeline")["gligen_boxes"]
+    assert (boxes["type"], boxes["columns"]) == ("rows", 4)
+    assert (boxes["item_least"], boxes["item_most"]) == (0, 1)
+
+
+def test_an_enumeration_of_texts_has_its_values_as_choices() -> None:
+    declared = fields("HunyuanVideoFramepackPipeline")["sampling_type"]
+    assert declared["type"] == "text"
+    assert declared["choices"] == ["vanilla", "inverted_anti_drifting"]
 
 
 def test_a_video_has_the_frame_rate_that_its_model_is_asked_for() -> None:
@@ -167,6 +182,8 @@ def test_what_cannot_be_given_is_named_with_the_reason() -> None:
     assert "--part image_encoder=" in left_out["negative_ip_adapter_image"]
     assert "tensor" in left_out["prompt_embeds"]
     assert "_auto_resize" not in left_out
+    template = derive_inputs(read_call("HunyuanVideoPipeline")).notable_omissions["prompt_template"]
+    assert "fixed: {prompt_template:" in template
 
 
 def test_a_crop_that_pipelines_make_of_finished_files_alone_is_left_out() -> None:

@@ -126,13 +126,38 @@ def test_a_pipeline_that_makes_meshes_gets_an_entry_of_them(name: str, category:
     assert not {"num_images", "frame_size", "image_size"} & entry["options"]["inputs"].keys()
 
 
+def test_a_pipeline_that_makes_an_image_with_its_depth_gets_an_entry_of_both() -> None:
+    entry = propose(read_call("StableDiffusionLDM3DPipeline"), unknown)
+    assert entry["category"] == "text-to-image"
+    assert entry["options"]["result"] == {"type": "image_and_depth"}
+    assert entry["options"]["dtype"] == "float32"
+    assert "num_images" not in entry["options"]["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "replaced"),
+    [("LLaDA2Pipeline", ["prompt"]), ("DiffusionGemmaPipeline", ["prompt", "image_url"])],
+)
+def test_a_pipeline_that_makes_text_gets_an_entry_of_it(name: str, replaced: list[str]) -> None:
+    entry = propose(read_call(name), unknown)
+    assert (entry["family"], entry["category"]) == ("generic", "text-to-text")
+    assert entry["options"]["result"] == {"type": "text"}
+    inputs = entry["options"]["inputs"]
+    assert "required" not in inputs["prompt"]
+    assert inputs["messages"]["instead_of"] == replaced
+    assert {"role", "content"} == inputs["messages"]["fields"].keys()
+    assert (inputs["gen_length"]["least"], inputs["temperature"]["least"]) == (1, 0)
+    assert not {"eos_token_id", "mask_token_id", "image_size", "seconds_total"} & inputs.keys()
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("KandinskyPipeline", "needs image_embeds, which no field of a request gives: it is a ten"),
-        ("KandinskyPriorPipeline", "returns neither images, videos nor audio, but image_embeds"),
-        ("LLaDA2Pipeline", "it makes text"),
-        ("DiffusionGemmaPipeline", "it makes text"),
+        (
+            "KandinskyPriorPipeline",
+            "returns neither images, videos, audio nor text, but image_embeds",
+        ),
         ("MarigoldIntrinsicsPipeline", "their index has no `target_properties`"),
         ("AudioDiffusionPipeline", "takes no duration by a known name"),
         ("os", "has no pipeline os"),

@@ -51,6 +51,7 @@ class Case:
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     variant: str = ""  # in words, where a class has a second case
     heavy: bool = False  # takes half a minute or more: in whole runs only
+    resumes: bool = True  # False: snapshots of it are refused
 
     @property
     def title(self) -> str:

@@ -154,7 +154,12 @@ def _resumed(finding: Finding, engine: Engine, pipeline: Any, plain: Any) -> Non
     way = "from its frames"
     try:
         snapshot, steps = _snapshot(finding.case, engine)
+        finding.require(finding.case.resumes, "It makes snapshots, and is said not to.")
     except SnapshotRefused as refused:
+        if not finding.case.resumes:
+            finding.resumed = "from its beginning"
+            finding.remarks.append(str(refused))
+            return
         way = "from its outputs"
         finding.remarks.append(str(refused))
         snapshot, steps = _snapshot(

@@ -243,6 +243,7 @@ AS: Mapping[InputType, Callable[[Any], Any]] = {
     InputType.TEXTS: _several,
     InputType.INTEGERS: list,
     InputType.NUMBERS: list,
+    InputType.ROWS: list,
     InputType.IMAGE: lambda value: _image(_one(value)),
     InputType.IMAGES: lambda value: [_image(image) for image in _several(value)],
     InputType.MASK: lambda value: _image(_one(value)).convert("L"),

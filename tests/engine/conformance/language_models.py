@@ -162,3 +162,45 @@ def _small_vision(width: int) -> dict[str, Any]:
         "num_position_embeddings": 16,
         "out_hidden_size": width,
     }
+
+
+def masked() -> Any:
+    """Fills in words that are masked, from those on both sides."""
+    config = tf.BertConfig(
+        vocab_size=len(tokenizers.words()),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=512,
+        pad_token_id=0,
+    )
+    return tf.BertForMaskedLM(config)
+
+
+def diffusion_gemma(**more: Any) -> Any:
+    """Makes texts by canvases of 8 words."""
+    text = _decoder(vocab_size=len(tokenizers.words()), **more)
+    config = tf.DiffusionGemmaConfig(
+        text_config={
+            **text,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "num_experts": 2,
+            "top_k_experts": 1,
+            "moe_intermediate_size": 16,
+            "global_head_dim": HEAD,
+            "num_global_key_value_heads": 2,
+        },
+        vision_config={
+            "model_type": "gemma4_vision",
+            "hidden_size": WIDTH,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "intermediate_size": 32,
+            "patch_size": 4,
+        },
+        canvas_length=8,
+    )
+    return tf.DiffusionGemmaForBlockDiffusion(config)

@@ -34,19 +34,30 @@ FPS = Fraction(8)
 def deliver(darkroom: Darkroom, case: Case, folder: Path) -> Sequence[Mapping[str, Any]]:
     """Files of a request's output. ``AssertionError``: what was answered in their place, or a file
     that cannot be read."""
-    modular = {"overwrite_modular_index": True} if is_modular(case.kind) else {}
-    case.build().save_pretrained(str(folder), **modular)
+    save(case, folder)
     return add_and_ask(darkroom, case, "--weights", str(folder))
 
 
+def save(case: Case, folder: Path) -> None:
+    """Save the case's pipeline in a folder."""
+    modular = {"overwrite_modular_index": True} if is_modular(case.kind) else {}
+    pipeline = case.build()
+    pipeline.save_pretrained(str(folder), **modular)
+    if case.name == "LLaDA2Pipeline":  # diffusers does not save what is optional
+        pipeline.tokenizer.save_pretrained(str(folder / "tokenizer"))
+
+
 def add_and_ask(darkroom: Darkroom, case: Case, *options: str) -> Sequence[Mapping[str, Any]]:
-    """Files of a request to what ``darkroom models add`` serves by these options."""
+    """Files of a request to what ``darkroom models add`` serves by these options; or its output, if
+    that is a text."""
     endpoint_id = f"house/{case.name.lower()}"
     added = darkroom.command("models", "add", endpoint_id, *options)
     assert added.returncode == 0, added.stderr
     output = answer(darkroom, endpoint_id, case)
     deleted = darkroom.command("models", "delete", endpoint_id)
     assert deleted.returncode == 0, deleted.stderr
+    if output.get("output"):
+        return [output]
     files = [entry for value in output.values() for entry in _entries(value)]
     for entry in files:
         _read(entry)

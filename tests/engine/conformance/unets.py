@@ -45,6 +45,19 @@ def sd(in_channels: int = 4, cross_attention_dim: int = 32, **more: Any) -> Any:
     )
 
 
+def of_video() -> Any:
+    return df.UNet3DConditionModel(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+
+
 def sdxl(in_channels: int = 4, *, ids: int = 6, **more: Any) -> Any:
     """``ids``: numbers of size and crop in a call; 5 with an aesthetic score."""
     return sd(in_channels, 64, **_xl(32, ids), **more)

@@ -245,6 +245,13 @@ CASES = (
     ),
     Case("hunyuan-video", "HunyuanVideoFramepackPipeline", _framepack, _framepack_call),
     Case(
+        "hunyuan-video",
+        "HunyuanVideoFramepackPipeline",
+        _framepack,
+        lambda wish: {**_framepack_call(wish), "sampling_type": "vanilla"},
+        variant="vanilla",
+    ),
+    Case(
         "mochi",
         "MochiPipeline",
         _mochi,

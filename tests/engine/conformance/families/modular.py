@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.engine.conformance import inputs
+from tests.engine.conformance import inputs, unets
 from tests.engine.conformance.case import Case, Wish
 from tests.engine.conformance.families import (
     flux,
@@ -66,6 +66,13 @@ CASES = (
         sdxl.parts,
         image_call(square_call(), "control_image"),
         variant="with a ControlNet",
+    ),
+    Case(
+        "sdxl",
+        _SDXL,
+        lambda: sdxl.parts(controlnet=unets.controlnet_union()),
+        image_call(square_call(control_mode=1), "control_image"),
+        variant="with a ControlNet Union",
     ),
     Case("sd3", "StableDiffusion3ModularPipeline", sd3.parts, _SHORT),
     Case("wan", "WanModularPipeline", wan.parts, wan.size),

@@ -56,6 +56,22 @@ def _image_and_control(wish: Wish) -> dict[str, Any]:
     return {**from_image(wish), "control_image": inputs.image(wish)}
 
 
+def _video(wish: Wish) -> dict[str, Any]:
+    return {"video": [inputs.image(wish, 16)] * 2, "strength": 0.8}
+
+
+def _boxes(wish: Wish) -> dict[str, Any]:
+    return {**text(wish), "gligen_phrases": [wish.prompt], "gligen_boxes": [[0.1, 0.2, 0.7, 0.9]]}
+
+
+def _with_depth() -> dict[str, Any]:
+    return parts(vae=autoencoders.kl(in_channels=4, out_channels=4))
+
+
+def _image_and_depth(wish: Wish) -> dict[str, Any]:
+    return {**text(wish), "output_type": "np"}
+
+
 def _inpaint_and_control(wish: Wish) -> dict[str, Any]:
     return {**inpaint(wish), "control_image": inputs.image(wish)}
 
@@ -221,6 +237,19 @@ CASES = (
     Case("sd", "StableDiffusionPAGInpaintPipeline", _pag, inpaint),
     Case("sd", "StableDiffusionControlNetPAGPipeline", _pag, _control),
     Case("sd", "StableDiffusionControlNetPAGInpaintPipeline", _pag, _inpaint_and_control),
+    Case(
+        "sd",
+        "VideoToVideoSDPipeline",
+        lambda: parts(unet=unets.of_video()),
+        _video,
+    ),
+    Case(
+        "sd",
+        "StableDiffusionGLIGENPipeline",
+        lambda: parts(unet=unets.sd(attention_type="gated")),
+        _boxes,
+    ),
+    Case("sd", "StableDiffusionLDM3DPipeline", _with_depth, _image_and_depth),
     Case("marigold", "MarigoldDepthPipeline", lambda: parts(8), _marigold),
     Case(
         "marigold",
