@@ -13,6 +13,7 @@ OPTIONS_OF_FAMILIES = frozenset(
         "arguments",
         "artifacts_field",
         "audio_format",
+        "drafts",
         "dtype",
         "dtypes",
         "fixed",

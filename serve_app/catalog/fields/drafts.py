@@ -109,8 +109,10 @@ INPUT_FIELDS: Mapping[str, Any] = {
 
 
 def makes_drafts(endpoint: Endpoint) -> bool:
-    """Return False if the pipeline class that the endpoint's options name makes no drafts."""
-    return endpoint.options.get("pipeline") not in REFUSALS
+    """Return False if the endpoint's options say that it makes none, or name a pipeline class that
+    makes none."""
+    options = endpoint.options
+    return options.get("drafts") is not False and options.get("pipeline") not in REFUSALS
 
 
 def apply_drafts(

@@ -14,6 +14,7 @@ from serve_app.cli.inspection.fal_parts import Parts, chooses
 from serve_app.cli.inspection.pipeline_call import CONTROL_NET, FAMILY_OF_OUTPUT, PipelineCall
 from serve_app.cli.inspection.repository import Repository
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.media.draft_refusals import REFUSALS
 from serve_app.options.inputs import DECLARED, OPTION
 from serve_app.options.results import RESULT, ResultType
 
@@ -115,15 +116,24 @@ def propose(
         laid = overlaid(derivation, endpoint_id, call.output, call.name, parts)
         derivation, defaults = Derived(laid.inputs), laid.defaults
     task = _task(call, derivation)
-    family = FAMILY_OF_OUTPUT[call.output]
-    result = call.result
+    options = {"task": task, **_options(call, config, derivation)}
+    family, category = FAMILY_OF_OUTPUT[call.output], _category(task, call)
+    entry: Entry = {"family": family, "schema": DECLARED, "category": category, "options": options}
+    return entry | ({"defaults": defaults} if defaults else {})
+
+
+def _options(call: PipelineCall, config: Config, derivation: Derived) -> Entry:
+    """Options of a derived entry beside its task."""
+    family, result = FAMILY_OF_OUTPUT[call.output], call.result
     dtype = "float16" if family == "audio" else "bfloat16"
     if result is not None and result.files:
         # Between 0.5 and 1, bfloat16 has 128 levels. In float16, CPUs cannot resize.
         dtype = "float32"
-    options: Entry = {"task": task, "dtype": dtype, OPTION: derivation.inputs}
+    options: Entry = {"dtype": dtype, OPTION: derivation.inputs}
     if config("vae").get("_class_name") in FLOAT32_VAES and call.name not in ONE_DTYPE:
         options["dtypes"] = {"vae": "float32"}
+    if call.name in REFUSALS:
+        options["drafts"] = False
     if result is not None:
         options[RESULT] = result.option_value
     if family == "audio":
@@ -132,9 +142,7 @@ def propose(
         options["images"] = "pillow"
     if family == "video":
         options["video_format"] = _video_format(call, config)
-    category = _category(task, call)
-    entry: Entry = {"family": family, "schema": DECLARED, "category": category, "options": options}
-    return entry | ({"defaults": defaults} if defaults else {})
+    return options
 
 
 def _flux(config: Config) -> Entry:

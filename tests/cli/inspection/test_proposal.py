@@ -12,6 +12,7 @@ from deployments.families import audio, generic, video
 from deployments.families.call_mapping import check_arguments, mapping_of
 from serve_app.catalog.catalog import BUILT_IN, StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
+from serve_app.catalog.fields.drafts import makes_drafts
 from serve_app.catalog.source import SourceFile
 from serve_app.cli.inspection.pipeline_call import read_call
 from serve_app.cli.inspection.proposal import ONE_DTYPE, like, propose
@@ -184,6 +185,14 @@ def test_each_built_in_endpoint_can_be_copied() -> None:
             written = source.model_dump(mode="json", by_alias=True, exclude_unset=True)
             copied = build_endpoint(like(endpoint_id, written, read_call(name)))
             assert len(copied.recipes) == len(source.recipes)
+
+
+@pytest.mark.parametrize(
+    ("name", "makes"), [("HunyuanImagePipeline", False), ("StableDiffusion3Pipeline", True)]
+)
+def test_a_pipeline_that_makes_no_drafts_offers_none(name: str, makes: bool) -> None:
+    endpoint = build_endpoint(propose(read_call(name), unknown))
+    assert makes_drafts(endpoint) is makes
 
 
 def test_an_endpoint_of_another_kind_is_not_copied() -> None:
