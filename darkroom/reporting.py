@@ -4,6 +4,7 @@ the app's code is."""
 from __future__ import annotations
 
 import io
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,14 +46,16 @@ def _file_places(
 
 def place_of(error: BaseException) -> str:
     """Type and text of an error, with the last line of the app that it came through. Of a group of
-    errors, the first one that came through the app."""
+    errors, the first one that came through the app. Without the folder of the app: clients read
+    it."""
     errors = list(_ungrouped(error))
     error = next(filter(_own_frames, errors), errors[0])
     own = _own_frames(error)
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):
         where = f" ({Path(error.filename or '?').name}, line {error.lineno})"
-    return f"{type(error).__name__}: {error}{where}"
+    text = str(error).replace(f"{HOME}{os.sep}", "")
+    return f"{type(error).__name__}: {text}{where}"
 
 
 def _ungrouped(error: BaseException) -> Iterator[BaseException]:

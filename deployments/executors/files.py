@@ -36,6 +36,7 @@ from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.executors.hosted import is_paid_answer
+from serve_app.domain.json_depth import MAX_DEPTH, is_deep
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.data_uri import data_uri
 from serve_app.domain.ports import MAX_FILES, AppSource, FileSigner
@@ -120,6 +121,10 @@ class RequestFiles:
     ) -> tuple[Mapping[str, Any], tuple[Artifact, ...]]:
         """Check, mark, sign and upload the files of ``output``. Returns it with their keys, and the
         artifacts."""
+        if is_deep(output, MAX_DEPTH):
+            raise PipelineFailed(
+                f"The output has more than {MAX_DEPTH} lists and objects in each other."
+            )
         places = list(local_files(output))
         self._check_output(output, len(places))
         files: list[MediaFile] = []

@@ -73,6 +73,8 @@ class Tester(darkroom.App):
             raise Unspeakable
         if how == "no JSON":
             raise darkroom.InvalidField("how", "Not this one.", context={"found": object()})
+        if how == "path":
+            raise ValueError(f"File {__file__}")
         if how == "group":
             try:
                 int("one")
@@ -271,11 +273,15 @@ def test_a_call_that_is_not_there_can_be_cancelled(worker: Peer) -> None:
             },
         ),
         (
+            "path",
+            {"kind": "failed", "message": "ValueError: File tester.py (tester.py, line 60)"},
+        ),
+        (
             "group",
             {
                 "kind": "failed",
                 "message": "ValueError: invalid literal for int() with base 10: 'one' "
-                "(tester.py, line 61)",
+                "(tester.py, line 63)",
             },
         ),
         (

@@ -27,7 +27,7 @@ from serve_app.domain.errors import (
     InvalidInput,
     TooLarge,
 )
-from serve_app.domain.json_depth import is_deep
+from serve_app.domain.json_depth import MAX_DEPTH, is_deep
 from serve_app.domain.ports import Clock
 from serve_app.domain.sharing.admission import current_admission, end_admission
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -58,10 +58,6 @@ SMALL_BYTES = 16 * 1024
 MAX_VALUES = 1_000_000
 """Values in a body of JSON. Python's parser cannot be interrupted, and takes 0.2 to 0.4 µs for
 each."""
-
-MAX_DEPTH = 100
-"""Lists and objects in each other. Python parses 900, and fails to pickle what it has parsed: a
-request of such an input was leased and never arrived at its replica, for ever."""
 
 VALUE_BYTES = 40
 """Bytes of a long text that cost as much as a value."""

@@ -8,14 +8,13 @@ from typing import Any
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import Cancelled, Expired, InvalidInput, PipelineFailed, Unavailable
-from serve_app.domain.json_depth import is_deep
+from serve_app.domain.json_depth import MAX_DEPTH, is_deep
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import NewRequest
 from serve_app.domain.workflows.definition import Workflow
 from serve_app.domain.workflows.plan import StepFailure, StepId
 from serve_app.domain.workflows.references import FILE, FILE_URL, files_in, with_files
 from serve_app.domain.workflows.runs import RunStatus, Step, StepState, WorkflowRun
-from serve_app.ingress.http.body import MAX_DEPTH
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import SubmitOptions

@@ -379,6 +379,14 @@ async def test_a_link_within_the_folder_of_the_request_is_followed(desk: Desk) -
     assert desk.storage.objects == {"r/one/0": b"linked"}
 
 
+async def test_an_output_that_could_not_be_handed_in_is_refused(desk: Desk) -> None:
+    deep: list[Any] = []
+    for _ in range(490):  # it is parsed, and cannot be pickled
+        deep = [deep]
+    with pytest.raises(PipelineFailed, match="more than 100 lists and objects in each other"):
+        await desk.store({"output": deep})
+
+
 async def test_an_output_with_too_many_files_is_refused(desk: Desk) -> None:
     file = write_file(desk.scratch / "one-1", "a.png")
     with pytest.raises(PipelineFailed, match="The output has 65 files; at most 64 may be"):
