@@ -30,7 +30,7 @@ from deployments.executors.places import (
     suffix_of,
 )
 from deployments.replica.files import Thumbnail, ThumbnailUploads, thumbnail_of
-from deployments.safety.outputs import with_sizes
+from deployments.safety.outputs import SAFETY, with_sizes
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
@@ -125,6 +125,8 @@ class RequestFiles:
             raise PipelineFailed(
                 f"The output has more than {MAX_DEPTH} lists and objects in each other."
             )
+        # The header of a result says by this field what this installation has checked.
+        output = {name: value for name, value in output.items() if name != SAFETY}
         places = list(local_files(output))
         self._check_output(output, len(places))
         files: list[MediaFile] = []

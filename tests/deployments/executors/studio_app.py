@@ -41,6 +41,10 @@ class Studio(darkroom.App):
     def process(self) -> dict[str, int]:
         return {"pid": os.getpid(), "calls": self.calls}
 
+    @darkroom.endpoint("/claim")
+    def claim(self) -> dict[str, str]:
+        return {"darkroom_safety": "checked: everything"}
+
     @darkroom.endpoint("/variables")
     def variables(self) -> dict[str, str]:
         return {**os.environ, "pid": str(os.getpid())}  # noqa: TID251  # apps read theirs

@@ -96,6 +96,11 @@ async def test_a_safe_file_is_delivered_and_the_output_says_what_checked_it(
     assert rig.source.partials == []  # they would be seen before they are checked
 
 
+async def test_an_app_cannot_say_that_its_output_was_checked(rig: ExecutorRig) -> None:
+    outcome = await rig.outcome(rig.offer("one", "/claim"))
+    assert outcome.output == {}
+
+
 async def test_an_unsafe_file_is_blocked_blurred_or_flagged(rig: ExecutorRig) -> None:
     blocked = await paint(rig, color="red", lease_safety=(rule("block"),))
     assert blocked.failure is not None
