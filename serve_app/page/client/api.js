@@ -98,9 +98,8 @@ export class Api extends EventTarget {
 
   /** Events of a stream, until it ends; `control`, an `AbortController`, ends it. With a `body` it is
    * a POST. */
-  async *stream(path, control = new AbortController(), body = undefined) {
-    const silent = new DOMException("No event came.", "TimeoutError");
-    const still = () => setTimeout(() => control.abort(silent), SILENCE_MS);
+  async *stream(path, control = new AbortController(), body) {
+    const still = () => setTimeout(() => control.abort(new Error("No event came.")), SILENCE_MS);
     let timer = still();
     try {
       const method = body === undefined ? "GET" : "POST";

@@ -72,23 +72,21 @@ export class Recent {
     this.#version += 1;
     this.#limit = PAGE;
     this.#requests = null;
-    this.#drawn = "";
-    byId("requests").replaceChildren();
-    byId("older").hidden = true;
-    byId("no-requests").hidden = true;
+    this.#more = false;
+    this.show();
   }
 
   /** Draws the list, if it has changed. */
   show() {
-    if (this.#requests === null) return;
+    const requests = this.#requests ?? [];
     byId("older").hidden = !this.#more || this.#limit >= 500;
-    byId("no-requests").hidden = this.#requests.length > 0;
-    const rows = this.#rows(this.#requests);
-    const now = [new Date().toDateString(), ...rows.map((row) => row.outerHTML)].join("");
+    byId("no-requests").hidden = this.#requests?.length !== 0;
+    const pictures = requests.map(({ request_id: id }) => shownIn(id));
+    const now = JSON.stringify([requests, pictures, new Date().toDateString()]);
     if (now === this.#drawn) return; // without changes, the focus stays where it is
     this.#drawn = now;
     const focused = document.activeElement?.closest("#requests li button");
-    byId("requests").replaceChildren(...rows);
+    byId("requests").replaceChildren(...this.#rows(requests));
     if (focused) this.#focusAgain(focused);
     roving(byId("requests"), ".request");
   }

@@ -198,8 +198,8 @@ export class Sheet {
     if (files.length === 0) figures.push(element("pre", {}, json.write(output, 2)));
     if (output?.drafts?.length) this.#lay(output, figures);
     else this.#fill(figures);
-    const text = output?.text ?? output?.output; // a transcript or an answer
-    if (files.length === 0 && text && typeof text === "string") this.#say(figures[0], text);
+    const text = files.length === 0 && (output?.text ?? output?.output); // a transcript or an answer
+    if (typeof text === "string") this.#say(figures[0], text);
     this.#facts(status, output);
     const unknown = output?.darkroom_demo_unknown ?? [];
     if (unknown.length > 0)
