@@ -55,7 +55,9 @@ class TicketSigner:
             media_type, signature = params["type"], params["signature"]
             max_bytes, expires = int(params["max"]), int(params["expires"])
         except (KeyError, ValueError):
-            raise Forbidden("To write or delete here needs a ticket, which only replicas have; this URL has none.") from None
+            raise Forbidden(
+                "To write or delete here needs a ticket, which only replicas have; this URL has none."
+            ) from None
         expected = self._signature(key, media_type, max_bytes, expires)
         if not hmac.compare_digest(expected.encode(), signature.encode()):
             raise Forbidden("The upload ticket is not valid for this key.")

@@ -111,6 +111,17 @@ class AdmissionControl:
         _admission.set(admission)
         return admission
 
+    @asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncGenerator[None]:
+        """Wait until ``tenant`` may have a piece of work done, and count it while the block runs,
+        such as what an open stream does for each of its events. ``Overloaded``: see ``admit``."""
+        admission = CallAdmission(self, tenant)
+        await admission.enter()
+        try:
+            yield
+        finally:
+            admission.end()
+
     def now(self) -> float:
         return self._clock.monotonic()
 

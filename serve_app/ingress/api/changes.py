@@ -56,7 +56,8 @@ async def follow(request: HttpRequest) -> Response:
             raise query.invalid("expand", f"should be {REQUEST}", what)
 
         async def expand(ids: Sequence[str]) -> Mapping[str, RequestSummary]:
-            return await summaries(request, caller.tenant, ids)
+            async with services.admission.turn(caller.tenant):
+                return await summaries(request, caller.tenant, ids)
 
     events = stream(services.queue, services.replica_changes, caller, expand=expand)
     return sse.stream_reply(while_valid(request, events))

@@ -101,14 +101,16 @@ async def estimate(request: HttpRequest) -> Response:
 
 
 async def stream(services: Services, caller: Caller, new: NewRequest) -> AsyncGenerator[bytes]:
-    """Estimates of ``new`` until the client disconnects, or the database fails."""
+    """Estimates of ``new`` until the client disconnects, the database fails, or the tenant has too
+    many calls."""
     replicas, sent, quiet_s = services.replica_changes, None, 0.0
     yield b"retry: %d\n\n" % RECONNECT_MS
     with services.queue.follow(caller.tenant) as changes:
         while True:
             count = await replicas.count()
             try:
-                body = await _planned(services, caller, new)
+                async with services.admission.turn(caller.tenant):
+                    body = await _planned(services, caller, new)
             except DarkroomError:
                 return
             if body != sent:

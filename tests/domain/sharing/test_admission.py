@@ -473,3 +473,23 @@ def test_each_tenant_alone_may_have_half_of_the_open_calls() -> None:
     calls.end("a")
     calls.end("a")
     calls.begin("b")
+
+
+async def test_the_work_of_open_streams_takes_its_turn_beside_other_tenants() -> None:
+    control = AdmissionControl(FakeClock(), 100 * MIB)
+    beside = await control.admit("other")
+    done, go_on = list[int](), asyncio.Event()
+
+    async def work(number: int) -> None:
+        async with control.turn("streams"):
+            done.append(number)
+            await go_on.wait()
+
+    streams = [asyncio.create_task(work(number)) for number in range(CALLS)]
+    await settle()
+    assert len(done) == CALLS // 2  # half for each of the two
+    go_on.set()
+    beside.end()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*streams)
+    assert len(done) == CALLS
