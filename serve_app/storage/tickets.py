@@ -56,7 +56,7 @@ class TicketSigner:
             max_bytes, expires = int(params["max"]), int(params["expires"])
         except (KeyError, ValueError):
             raise Forbidden(
-                "To write or delete here needs a ticket, which replicas have, and this URL has none."
+                "To write or delete here needs a ticket, as replicas have; this URL has none."
             ) from None
         expected = self._signature(key, media_type, max_bytes, expires)
         if not hmac.compare_digest(expected.encode(), signature.encode()):
