@@ -113,7 +113,11 @@ class GenericFamily(ImageFamily):
             **image_arguments(input, seed),
             **({} if maps is None else map_arguments(mapping, input, pipeline, seed)),
             **({"output_type": "mesh"} if type_ is ResultType.MESH else {}),
-            **(text_arguments(input, pipeline, seed) if type_ is ResultType.TEXT else {}),
+            **(
+                text_arguments(mapping.inputs, input, pipeline, seed)
+                if type_ is ResultType.TEXT
+                else {}
+            ),
             **(depth_arguments(pipeline) if type_ is ResultType.IMAGE_AND_DEPTH else {}),
             **(size_arguments(rendered) if rendered is not None else {}),
             **mapping.fixed,

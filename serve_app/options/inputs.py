@@ -30,6 +30,8 @@ CONTROL_MODE = "control_mode"
 ADAPTER_IMAGE = "ip_adapter_image"
 ADAPTER_IMAGES = frozenset({ADAPTER_IMAGE, f"negative_{ADAPTER_IMAGE}"})
 """Arguments that take images for an IP-Adapter."""
+MESSAGES = "messages"
+"""Argument with a conversation, in place of the prompt and of an image that belongs to it."""
 DECLARED = "declared"
 """Name of the schema whose fields these are."""
 

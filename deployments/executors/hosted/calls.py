@@ -27,7 +27,8 @@ CALLS_OF_A_CLIENT = 8
 """Repeatable calls that one HTTP client makes at once. httpx2 looks at all connections of a client,
 several times, for each call: with 200 in one client, a poll took 11 ms of CPU, and 1 ms so."""
 KEPT_S = 30.0  # several times the longest pause between two looks at a job
-MAX_BODY = 64 * 2**20  # characters of an answer
+MAX_BODY = 64 * 2**20  # bytes of an answer
+MAX_ID = 500  # characters of a provider's id of a job
 
 Part = tuple[str | None, str | bytes] | tuple[str | None, str | bytes, str]
 """Part of a form: file name, content, and perhaps its media type."""
@@ -353,9 +354,35 @@ def covers(theirs: Any, ours: Any) -> bool:
     return theirs == ours
 
 
+def job_id(answer: Mapping[str, Any], name: str) -> str:
+    """The provider's id of a job in the answer that accepts it. Raises ``Unknown`` if there is none
+    that could be kept: the database has no NUL, no half of a surrogate pair and no long ids."""
+    id_ = answer.get(name)
+    if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID or not id_.isprintable():
+        raise Unknown(f"the answer has no {name}")
+    return id_
+
+
+def objects_in(value: Any) -> list[dict[str, Any]]:
+    """Objects of a list in an answer. What has another form is left out, because a job that is paid
+    must not fail by it."""
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    return [item for item in items if isinstance(item, dict)]
+
+
+def document_of(answer: httpx2.Response) -> Any:
+    """JSON of an answer. Raises ``ValueError``."""
+    if len(answer.content) > MAX_BODY:
+        raise ValueError(f"the answer has more than {MAX_BODY >> 20} MiB")
+    try:
+        return answer.json()
+    except RecursionError:
+        raise ValueError("the answer is nested too deeply") from None
+
+
 def _json(answer: httpx2.Response) -> Any:
     try:
-        return answer.json() if len(answer.content) <= MAX_BODY else None
+        return document_of(answer)
     except ValueError:
         return None
 

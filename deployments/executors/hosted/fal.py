@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from deployments.executors.hosted.calls import (
     Away,
@@ -15,7 +15,10 @@ from deployments.executors.hosted.calls import (
     Unknown,
     Wire,
     covers,
+    document_of,
     error_text,
+    job_id,
+    objects_in,
 )
 from deployments.executors.hosted.outputs import fal_files
 from serve_app.domain.errors import ContentBlocked, HostedFailed
@@ -50,9 +53,7 @@ class FalQueue:
         return {}
 
     def _job(self, answer: Mapping[str, Any]) -> HostedJob:
-        request_id = answer.get("request_id")
-        if not isinstance(request_id, str) or not request_id:
-            raise Unknown("the answer has no request_id")
+        request_id = job_id(answer, "request_id")
         base = f"{self._url}/{self._app}/requests/{request_id}"
         urls = {"status": f"{base}/status", "response": base, "cancel": f"{base}/cancel"}
         for name in urls:
@@ -76,10 +77,9 @@ class FalQueue:
             page = await self.wire.json(
                 f"{self.wire.spec.history_url}/v1/models/requests/by-endpoint", **query
             )
-            items = [item for item in page.get("items") or () if isinstance(item, dict)]
             jobs += [
                 self._job(item)
-                for item in cast("list[dict[str, Any]]", items)
+                for item in objects_in(page.get("items"))
                 if covers(item.get("json_input"), fields) and is_since(item.get("sent_at"), since)
             ]
             if not page.get("next_cursor") or not page.get("has_more", True):
@@ -91,8 +91,7 @@ class FalQueue:
         status = await self.wire.json(str(job.place["status"]), logs=1)
         lines = tuple(
             (str(entry.get("level", "INFO")).upper(), str(entry.get("message", "")))
-            for entry in cast("list[Any]", status.get("logs") or [])
-            if isinstance(entry, dict)
+            for entry in objects_in(status.get("logs"))
         )
         if status.get("status") != "COMPLETED":
             running = status.get("status") == "IN_PROGRESS"
@@ -108,7 +107,11 @@ class FalQueue:
             if "content_policy" in answer.text:
                 raise ContentBlocked(error_text(answer))
             raise self.wire.error_of(answer)
-        output = fal_files(answer.json(), self.wire.output_schema)
+        try:
+            document = document_of(answer)
+        except ValueError as error:  # such as the page of a proxy; the result is paid
+            raise Away(f"{self.wire.spec.account} answered no JSON: {error}") from error
+        output = fal_files(document, self.wire.output_schema)
         return HostedState(
             result=output if isinstance(output, dict) else {"output": output}, lines=lines
         )

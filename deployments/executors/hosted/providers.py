@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from darkroom.media_types import suffix_of_type
 from deployments.executors.hosted.calls import (
@@ -21,6 +21,8 @@ from deployments.executors.hosted.calls import (
     Unknown,
     Wire,
     covers,
+    job_id,
+    objects_in,
 )
 from deployments.executors.hosted.fal import MAX_PAGES, is_since
 from deployments.executors.hosted.outputs import replicate_files
@@ -54,9 +56,7 @@ class ReplicatePredictions:
         return self._job(await self.wire.post_once(url, body))
 
     def _job(self, answer: Mapping[str, Any]) -> HostedJob:
-        prediction_id = answer.get("id")
-        if not isinstance(prediction_id, str) or not prediction_id:
-            raise Unknown("the answer has no id")
+        prediction_id = job_id(answer, "id")
         return HostedJob(prediction_id, {"get": f"{self._url}/predictions/{prediction_id}"})
 
     async def find(
@@ -67,7 +67,7 @@ class ReplicatePredictions:
         url, jobs = f"{self._url}/predictions", list[HostedJob]()
         for _ in range(MAX_PAGES):
             page = await self.wire.json(url)
-            listed = [result for result in page.get("results") or () if isinstance(result, dict)]
+            listed = objects_in(page.get("results"))
             recent = [
                 prediction for prediction in listed if is_since(prediction.get("created_at"), since)
             ]
@@ -128,11 +128,7 @@ class OpenAiImageCalls:
         answer = await self.wire.post_once(url, body, read_s=INLINE_S)
         written = str(fields.get("output_format") or answer.get("output_format") or "png")
         media_type = MEDIA_TYPES.get(written, "image/png")
-        images = [
-            _image(cast("Mapping[str, Any]", image), media_type)
-            for image in cast("list[Any]", answer.get("data") or [])
-            if isinstance(image, Mapping)
-        ]
+        images = [_image(image, media_type) for image in objects_in(answer.get("data"))]
         if not images:
             raise Unknown("the answer has no image")
         return HostedJob(call.id, {}, {"images": images})
@@ -172,9 +168,7 @@ class OpenAiVideoCalls:
         return self._job(await self.wire.post_once(self._url, body, form=form))
 
     def _job(self, answer: Mapping[str, Any]) -> HostedJob:
-        video_id = answer.get("id")
-        if not isinstance(video_id, str) or not video_id:
-            raise Unknown("the answer has no id")
+        video_id = job_id(answer, "id")
         return HostedJob(video_id, {"get": f"{self._url}/{video_id}"})
 
     async def find(
@@ -190,7 +184,7 @@ class OpenAiVideoCalls:
         jobs: list[HostedJob] = []
         for _ in range(MAX_PAGES):
             page = await self.wire.json(self._url, **query)
-            listed = [video for video in page.get("data") or () if isinstance(video, dict)]
+            listed = objects_in(page.get("data"))
             recent = [video for video in listed if _creation_time(video) >= since.timestamp()]
             jobs += [self._job(video) for video in recent if covers(video, ours)]
             if len(recent) < len(listed) or not page.get("has_more") or not page.get("last_id"):

@@ -25,6 +25,7 @@ from serve_app.cli.generation.files import (
     format_of,
     kind_of,
     outputs,
+    says_more_than_text,
     text_of,
     write_outputs,
 )
@@ -83,7 +84,7 @@ def run(
             if output is not None:
                 files, contents = _written(model, result, files, contents, named)
     if not files:
-        text = None if as_json else text_of(result)
+        text = None if as_json or says_more_than_text(result) else text_of(result)
         echo(text or json.dumps(result, indent=None if as_json else 2, ensure_ascii=False))
         return
     if output == STDOUT:

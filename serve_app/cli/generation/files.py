@@ -17,7 +17,7 @@ from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.domain.media.data_uri import data_uri, data_uri_of_base64, is_data_uri, read_data_uri
-from serve_app.options.results import TEXT
+from serve_app.options.results import FACTS, TEXT
 from serve_app.paths import expand_home
 
 # Inputs.
@@ -152,9 +152,24 @@ def outputs(output: object) -> Iterator[Mapping[str, Any]]:
 
 
 def text_of(output: Mapping[str, Any]) -> str | None:
-    """The text that an output without files consists of; None: it has no such field."""
-    texts = (output.get(name) for name in (TEXT, "text"))
+    """The text of an output without files; None: it has no such field."""
+    texts = (output.get(name) for name in TEXTS)
     return next((text for text in texts if isinstance(text, str)), None)
+
+
+TEXTS = (TEXT, "text")
+OF_TEXTS = FACTS | {"chunks", "inferred_languages", "partial"}
+"""Fields that say how a text was made, or the same again in parts (``whisper``, ``any-llm``)."""
+
+
+def says_more_than_text(output: Mapping[str, Any]) -> bool:
+    """True if something stands beside the text of an output that would be lost without it."""
+    said = [
+        name
+        for name, value in output.items()
+        if name not in OF_TEXTS and not name.startswith("darkroom_") and value not in (None, "")
+    ]
+    return len(said) > 1
 
 
 def content_of(client: Client, file: Mapping[str, Any]) -> bytes:

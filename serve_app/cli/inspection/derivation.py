@@ -24,14 +24,12 @@ from serve_app.cli.inspection.pipeline_call import LAYERS, Argument, PipelineCal
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import MIN_SIDE
 from serve_app.domain.pipeline_index import IP_ADAPTER
-from serve_app.options.inputs import ADAPTER_IMAGES, FILES, STEPS
+from serve_app.options.inputs import ADAPTER_IMAGES, FILES, MESSAGES, STEPS
 
 Declared = dict[str, Any]
 """A ``DeclaredInput`` as an entry writes it."""
 
 PROMPT = "prompt"
-MESSAGES = "messages"
-"""Argument with a conversation, in place of the prompt and of an image that belongs to it."""
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
 NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")

@@ -208,6 +208,29 @@ def test_a_text_is_printed_or_written(generate: Shell, here: Path, name: str) ->
     assert "test/probe returned no file" in image.output
 
 
+@pytest.mark.parametrize(
+    ("beside", "is_alone"),
+    [
+        ('"seed": 7, "timings": {}, "error": null, "reasoning": "", "partial": false', True),
+        ('"flagged": false', False),
+        ('"reasoning": "why"', False),
+        ('"text": "more"', False),
+    ],
+)
+def test_a_text_is_printed_alone_only_if_nothing_is_said_beside_it(
+    generate: Shell, here: Path, beside: str, is_alone: bool
+) -> None:
+    whole = f'{{"output": "é", {beside}}}'
+    probe = ("--model", "test/probe", "--field", f"yields=[{whole}]")
+    printed = generate(*probe).stdout
+    if is_alone:
+        assert printed == "é\n"
+    else:
+        assert json.loads(printed) == json.loads(whole)
+    assert generate(*probe, "-o", "a.txt").exit_code == 0
+    assert (here / "a.txt").read_text() == "é"
+
+
 @pytest.mark.long
 def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) -> None:
     before = {request["request_id"] for request in generate.requests()}
