@@ -125,8 +125,6 @@ class RequestFiles:
             raise PipelineFailed(
                 f"The output has more than {MAX_DEPTH} lists and objects in each other."
             )
-        # The header of a result says by this field what this installation has checked.
-        output = {name: value for name, value in output.items() if name != SAFETY}
         places = list(local_files(output))
         self._check_output(output, len(places))
         files: list[MediaFile] = []
@@ -144,6 +142,9 @@ class RequestFiles:
                 unmade.add(ticket.key)
             stored = {**facts, ARTIFACT: ticket.key, "content_type": media_type}
             output = replace_at(output, place, stored)
+        # The header of a result says by this field what this installation has checked. Not before:
+        # the whole output may be a file.
+        output = {name: value for name, value in output.items() if name != SAFETY}
         if files and self._lease.output_rules:
             output, files = await self._checks.check(output, files)
 
