@@ -228,14 +228,22 @@ def required_components(name: str) -> frozenset[str]:
 def combined_words(name: str) -> str:
     """Sentence on how ``name``, a prior or a decoder, is served with the other stage; empty without
     a class that runs both."""
+    pipelines = tuple(source_folders())
     stage = name.removesuffix("Pipeline").replace("Prior", "").replace("Decoder", "")
-    combined = f"{stage}CombinedPipeline"
-    if _class(tuple(source_folders()), combined) is None:
-        return ""
-    return (
-        f"Serve both stages as one: the decoder's repository as the weights, with --pipeline "
-        f"{combined} --part {PRIOR}= and the repository of the prior."
-    )
+    if _class(pipelines, combined := f"{stage}CombinedPipeline") is not None:
+        return (
+            f"Serve both stages as one: the decoder's repository as the weights, with --pipeline "
+            f"{combined} --part {PRIOR}= and the repository of the prior."
+        )
+    if "Prior" in name and _class(pipelines, both := f"{stage}Pipeline") is not None:
+        parts = " ".join(
+            f"--part {a.name}=…" for a in _constructor(pipelines, name) if a.is_required
+        )
+        return (
+            "Serve both stages as one: the other stage's repository as the weights, with "
+            f"--pipeline {both} {parts}, which are folders of this repository."
+        )
+    return ""
 
 
 def _targets(index: Mapping[str, Any]) -> Iterator[str]:

@@ -100,3 +100,13 @@ def test_components_that_the_class_needs_are_named_before_anything_is_served(
         "FluxReduxPipeline cannot be served: needs feature_extractor, image_embedder, which these "
         "weights do not have. Add --part feature_extractor=… --part image_embedder=…."
     )
+
+
+def test_without_the_other_stage_the_command_for_both_is_named(
+    places: tuple[Path, Path], store: Store
+) -> None:
+    model = inspect_repository(str(places[1]), None, store)
+    with pytest.raises(Misconfigured, match="Serve both stages as one") as raised:
+        propose(read_call(model.pipeline, model.index), model.config)
+    command = " ".join(("--pipeline FluxReduxPipeline", *(f"--part {name}=…" for name in PARTS)))
+    assert command in raised.value.message
