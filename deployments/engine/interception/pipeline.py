@@ -152,6 +152,7 @@ class InterceptedPipeline:
         if isinstance(copied, DiffusionPipeline):
             copied.__class__ = class_of_copies(type(pipeline))
         own = vars(copied)
+        own.pop("_num_timesteps", None)  # of a call of the original
         for name, component in list(own.items()):
             if is_scheduler(component) or isinstance(component, BaseGuidance):
                 if id(component) not in schedulers:
@@ -189,9 +190,9 @@ def steps_ahead(pipeline: Any) -> int:
     # Before a scheduler is set, it has those of the training: a prior runs before it.
     if timesteps is None or getattr(scheduler, "num_inference_steps", 0) is None:
         return 0
-    # A pipeline that takes them several times, such as for each block of a text, says how often.
-    in_all = vars(pipeline).get("_num_timesteps") or 0
-    if in_all > len(timesteps):
+    # What a pipeline says itself: it may take them several times, such as for each block of a text,
+    # and with an input image it leaves the first of them out.
+    if in_all := vars(pipeline).get("_num_timesteps"):
         return in_all
     # With an input image, a call starts in the middle of the timesteps.
     return len(timesteps) - (getattr(scheduler, "begin_index", None) or 0)
