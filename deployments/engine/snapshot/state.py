@@ -311,6 +311,7 @@ _CONSTANT_MODULES = (
     "inspect",
     "typing",
     "diffusers.image_processor",
+    "diffusers.pipelines.kolors.tokenizer",
     "diffusers.video_processor",
     # Noise tree by seed and requested times; a resumed run requests the same times.
     "torchsde.",

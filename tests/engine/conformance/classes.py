@@ -21,9 +21,6 @@ REASONS = {
     "EasyAnimateControlPipeline": "raises TypeError: it passes an argument that it does not take",
     "EasyAnimateInpaintPipeline": "reads `cache_mag_vae`, a setting that no autoencoder has",
     "Kandinsky5I2VPipeline": "NaN with random weights",
-    "KolorsPipeline": "its text encoder needs an older version of transformers",
-    "KolorsImg2ImgPipeline": "its text encoder needs an older version of transformers",
-    "KolorsPAGPipeline": "its text encoder needs an older version of transformers",
 }
 NOT_BUILT = "the tests have no tiny components for it"
 

@@ -29,6 +29,7 @@ from tests.engine.conformance.derived import BUILDER, SIDES, request_of
 
 REQUEST_S = 300.0
 FPS = Fraction(8)
+STEPS = ("num_inference_steps", "prior_num_inference_steps")
 
 
 def deliver(darkroom: Darkroom, case: Case, folder: Path) -> Sequence[Mapping[str, Any]]:
@@ -58,19 +59,39 @@ def add_and_ask(darkroom: Darkroom, case: Case, *options: str) -> Sequence[Mappi
     assert deleted.returncode == 0, deleted.stderr
     if output.get("output"):
         return [output]
-    files = [entry for value in output.values() for entry in _entries(value)]
+    files = files_of(output)
     for entry in files:
-        _read(entry)
+        read_file(entry)
     return files
 
 
 def answer(darkroom: Darkroom, endpoint_id: str, case: Case) -> Mapping[str, Any]:
     """Output of the case's request, or of its nearest that is valid."""
+    body = body_of(darkroom, endpoint_id, case)
+    ran = darkroom.http.post(f"/run/{endpoint_id}", json=body, timeout=REQUEST_S)
+    assert ran.status_code == 200, ran.text
+    return dict(ran.json())
+
+
+def body_of(darkroom: Darkroom, endpoint_id: str, case: Case, steps: int = 0) -> Mapping[str, Any]:
+    """Input of the case's request, or of its nearest that is valid.
+
+    ``steps``: so many, which the endpoint is changed to take. 0: those of the case.
+    """
     stored = darkroom.http.get(f"/v1/models/entries/{endpoint_id}").json()["entry"]
     arguments = case.arguments(WISHES[0])
     small = {name: value for name, value in arguments.items() if name.startswith("_")}
     if small:  # switches that keep the case tiny
         stored["options"] = {**stored["options"], "fixed": small}
+    inputs: Mapping[str, dict[str, Any]] = stored["options"].get("inputs", {})
+    numbers = {
+        name: field
+        for name, field in inputs.items()
+        if steps and field.get("argument", name) in STEPS and "refused" not in field
+    }
+    for field in numbers.values():
+        field["most"] = max(steps, field.get("most") or 0)
+    if small or numbers:
         changed = darkroom.http.put(f"/v1/models/entries/{endpoint_id}", json=stored)
         assert changed.status_code == 200, changed.text
     entry = build_stored(BUILDER, StoredEntry(endpoint_id, stored), strict=True)
@@ -81,9 +102,11 @@ def answer(darkroom: Darkroom, endpoint_id: str, case: Case) -> Mapping[str, Any
     for name, value in body.items():
         if name in declared and declared[name].type is InputType.SIZE:
             body[name] = {side: max(MIN_SIDE, value[side]) for side in SIDES}
-    ran = darkroom.http.post(f"/run/{endpoint_id}", json=body, timeout=REQUEST_S)
-    assert ran.status_code == 200, ran.text
-    return dict(ran.json())
+    return body | dict.fromkeys(numbers, steps)
+
+
+def files_of(output: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry for value in output.values() for entry in _entries(value)]
 
 
 def _entries(value: Any) -> list[Mapping[str, Any]]:
@@ -91,7 +114,8 @@ def _entries(value: Any) -> list[Mapping[str, Any]]:
     return [each for each in values if isinstance(each, dict) and "url" in each]
 
 
-def _read(entry: Mapping[str, Any]) -> None:
+def read_file(entry: Mapping[str, Any]) -> bytes:
+    """Content of a file of an output, which its type says how to read."""
     content = httpx.get(entry["url"]).raise_for_status().content
     assert len(content) == entry["file_size"]
     match entry["content_type"].partition("/")[0]:
@@ -102,6 +126,7 @@ def _read(entry: Mapping[str, Any]) -> None:
                 assert next(file.decode(file.streams[0])) is not None
         case _:
             assert content.startswith(b"glTF")
+    return content
 
 
 def _given(declared: DeclaredInput, value: Any) -> Any:
