@@ -168,8 +168,11 @@ async def newest_preview(queue: Queue, request: Request) -> Preview | None:
 
 
 def class_of(graph: Mapping[str, Any], node: str) -> str:
-    """Class of a node; empty if it is not in the graph."""
-    return str(cast("Mapping[str, Any]", graph.get(node) or {}).get("class_type", ""))
+    """Class of a node; empty if it is not in the graph. A graph that came by another protocol was
+    not checked: its nodes may be anything."""
+    fields = graph.get(node)
+    named = isinstance(fields, Mapping)
+    return str(cast("Mapping[str, Any]", fields).get("class_type", "")) if named else ""
 
 
 # Events about a prompt: kind and data.
@@ -189,8 +192,7 @@ def ending(request: Request, node: str = "") -> Event:
     if request.state is State.SUCCEEDED:
         return "execution_success", message
     graph = cast("Mapping[str, Any]", request.input.get("prompt") or {})
-    fields = cast("Mapping[str, Any]", graph.get(node) or {})
-    message |= {"node_id": node, "node_type": str(fields.get("class_type", "")), "executed": []}
+    message |= {"node_id": node, "node_type": class_of(graph, node), "executed": []}
     if request.state is State.CANCELLED:
         return "execution_interrupted", message
     failure = request.outcome.failure if request.outcome else None
