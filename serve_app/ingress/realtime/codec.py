@@ -79,7 +79,9 @@ class _Counter:
 
 
 def pack(value: Mapping[str, Any]) -> bytes:
-    return cast("bytes", msgpack.packb(value, use_bin_type=True))
+    """Encode a frame. Halves of surrogate pairs, which apps cut out of texts, become ``?``."""
+    packed = msgpack.packb(value, use_bin_type=True, unicode_errors="replace")
+    return cast("bytes", packed)
 
 
 def render_output(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool) -> dict[str, Any]:

@@ -86,6 +86,8 @@ class GraphReplica(ScriptedReplica):
                 return Outcome(failure=failure)
             if kind == "ShowText":
                 texts.append((name, graph_node["inputs"]["text"]))
+            if kind == "HalfText":
+                texts.append((name, "half \ud83e"))
             if kind in ("SaveImage", "SaveImageWebsocket"):
                 images.append(await self._image(lease, name))
         output: dict[str, Any] = {"images": images}

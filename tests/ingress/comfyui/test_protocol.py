@@ -224,6 +224,14 @@ async def test_texts_are_of_their_nodes_and_extra_data_goes_with_the_graph(place
     assert entry["outputs"]["4"] == {"text": ["a cat"]}
 
 
+async def test_half_of_a_surrogate_pair_in_a_text_is_a_question_mark(place: Place) -> None:
+    queued = await queue_prompt(place.client, {"1": node("HalfText")})
+    await place.over(queued)
+    assert (await history(place.client, queued))[queued]["outputs"]["1"] == {"text": ["half ?"]}
+    asset = f"/comfyui/api/v2/assets/{queued}.0/content"
+    assert (await place.client.get(asset)).text == "half ?"
+
+
 async def test_a_graph_that_is_none_is_refused_in_comfyuis_form(place: Place) -> None:
     answer = await place.client.post("/comfyui/prompt", json={"prompt": {}})
     assert (answer.status_code, answer.json()["node_errors"]) == (400, {})
