@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -187,6 +188,19 @@ async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(plac
     theirs = await queue_prompt(place.other, graph)
     await wait_for_end(place.house, theirs, "other")
     assert place.replica.given[-1]["files"] == {}
+
+
+@pytest.mark.parametrize("name", ["é.\r\nX-Evil: 1", 'é.png" x', "é\n.b\tin", "é"])
+async def test_an_upload_is_read_by_a_name_of_any_characters(place: Place, name: str) -> None:
+    """A line feed in its header broke the connection."""
+    part = f"Content-Disposition: form-data; name=\"image\"; filename*=utf-8''{quote(name)}"
+    body = f"--b\r\n{part}\r\nContent-Type: text/x\r\n\r\nimage\r\n--b--\r\n".encode()
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    stored = await place.client.post("/comfyui/upload/image", content=body, headers=form)
+    assert stored.status_code == 200, stored.text
+    shown = await place.client.get("/comfyui/view", params={"filename": name, "type": "input"})
+    assert shown.content == b"image"
+    assert not {"\r", "\n"} & {*shown.headers["content-disposition"]}
 
 
 async def test_another_tenant_finds_nothing(place: Place) -> None:
