@@ -132,8 +132,9 @@ async def create(request: HttpRequest) -> Response:
     call = images.json_call(services, caller, {**tool, **own, **shown}, edits=bool(urls))
     names = {**names_of(call.parameters), "prompt": "input"}
     entry = images.drawing(call.entry)
+    arguments = call.image_request.input
     new = await validate_request(
-        request, caller, entry.endpoint.id, call.image_request.input, names, model=model
+        request, caller, entry.endpoint.id, arguments, names, model=model, sent=body
     )
     previous = parameters.previous_response_id
     if parameters.stream:
