@@ -30,6 +30,7 @@ from serve_app.domain.errors import (
 from serve_app.domain.json_depth import MAX_DEPTH, is_deep
 from serve_app.domain.ports import Clock
 from serve_app.domain.sharing.admission import current_admission, end_admission
+from serve_app.ingress.http.errors import JSON_INVALID
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -234,7 +235,7 @@ def _storable(text: str) -> bool:
 
 
 def _not_json(what: str, position: int) -> InvalidInput:
-    problem = FieldProblem(("body", position), "JSON decode error", "json_invalid", {"error": what})
+    problem = FieldProblem(("body", position), "JSON decode error", JSON_INVALID, {"error": what})
     return InvalidInput(
         f"The body is not valid JSON: {what} (at character {position}).", (problem,)
     )

@@ -188,6 +188,33 @@ async def test_the_answer_to_a_wrong_method_names_the_right_one(
     assert answer.headers["allow"] == allowed
 
 
+OPENAI, COMFYUI = "/openai/v1/images/edits", "/comfyui/prompt"
+REPLICATE, MODEL = "/replicate/v1/predictions", "/replicate/v1/models/test/probe/predictions"
+
+
+async def test_a_wrong_method_is_answered_in_the_form_of_its_protocol(
+    client: httpx.AsyncClient,
+) -> None:
+    said = "takes POST, not PUT"
+    assert said in (await client.put(OPENAI)).json()["error"]["message"]
+    problem = (await client.put(MODEL)).json()
+    assert (problem["status"], said in problem["detail"]) == (405, True)
+    comfyui = (await client.put(COMFYUI)).json()
+    assert comfyui["error"]["type"] == "method_not_allowed"
+    v2 = (await client.put("/comfyui/api/v2/assets")).json()
+    assert v2["error"]["code"] == "method_not_allowed"
+    fal = (await client.put("/queue/test/probe")).json()
+    assert fal["detail"] == fal["message"]
+
+
+async def test_a_body_that_is_no_json_names_no_field(client: httpx.AsyncClient) -> None:
+    """It named the position in the body, 0."""
+    error = (await client.post("/openai/v1/images/generations", content=b"{")).json()["error"]
+    assert (error["param"], "not valid JSON" in error["message"]) == (None, True)
+    problem = (await client.post(REPLICATE, content=b"{")).json()
+    assert ("invalid_fields" in problem, "not valid JSON" in problem["detail"]) == (False, True)
+
+
 async def test_a_path_that_no_method_has_is_not_there(client: httpx.AsyncClient) -> None:
     for path in ("/v1/nothing", "/openai/v1/nothing", "/comfyui/nothing"):
         assert (await client.put(path)).status_code == 404
