@@ -207,6 +207,34 @@ async def test_a_wrong_method_is_answered_in_the_form_of_its_protocol(
     assert fal["detail"] == fal["message"]
 
 
+NO_URL = "http://[/files/p/x.png"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/queue/test/probe", {"image_url": NO_URL}),
+        ("/openai/v1/images/edits", {"prompt": "a", "model": "test/probe", "image": NO_URL}),
+        ("/replicate/v1/models/test/probe/predictions", {"input": {"image_url": NO_URL}}),
+        ("/v1/files/sign", {"path": NO_URL}),
+        ("/v1/files/revoke", {"url": NO_URL}),
+        ("/v1/weights", {"base": "fal-ai/flux/schnell", "name": "x", "source": NO_URL}),
+    ],
+)
+async def test_what_looks_like_a_url_and_is_none_is_no_error_of_the_server(
+    client: httpx.AsyncClient, path: str, body: dict[str, object]
+) -> None:
+    answer = await client.post(path, json=body)
+    assert "Unexpected" not in answer.text
+
+
+async def test_an_origin_that_is_none_is_another_one(house: House) -> None:
+    async with house.client() as client:
+        key = httpx.BasicAuth(*house.key.split(":"))
+        answer = await client.get("/comfyui/queue", auth=key, headers={"origin": "http://["})
+    assert answer.status_code == 403
+
+
 async def test_a_body_that_is_no_json_names_no_field(client: httpx.AsyncClient) -> None:
     """It named the position in the body, 0."""
     error = (await client.post("/openai/v1/images/generations", content=b"{")).json()["error"]
