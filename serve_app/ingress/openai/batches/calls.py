@@ -142,9 +142,10 @@ async def _made_before(
 async def list_batches(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=20, most=MAX_BATCHES)
-    batches = await _visible_batches(
-        services_of(request), caller, query.text(request, "after"), limit + 1
-    )
+    services, after = services_of(request), query.text(request, "after")
+    if after is not None and await services.queue.batches.get(caller.tenant, after) is None:
+        raise query.invalid("after", "should be the id of a batch", after)
+    batches = await _visible_batches(services, caller, after, limit + 1)
     return json_reply(batch_page(batches, limit))
 
 
