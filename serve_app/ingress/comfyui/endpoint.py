@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -64,7 +63,7 @@ def _header(connection: HTTPConnection) -> str | None:
         return header
     try:
         return f"Key {base64.b64decode(rest.strip(), validate=True).decode()}"
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # it is not Base64, not ASCII, or not UTF-8
         raise Unauthenticated("The Authorization header is not valid Basic.") from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, TypeVar, cast
@@ -117,7 +116,7 @@ def _decode_image(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     try:
         return {"content": base64.b64decode(content, validate=True)}
-    except binascii.Error:
+    except ValueError:  # it is not Base64, or not ASCII
         return {}
 
 

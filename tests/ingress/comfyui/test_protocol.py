@@ -270,7 +270,9 @@ async def test_the_key_may_stand_where_clients_of_comfyui_can_put_one(place: Pla
             refused = await client.get(path + wrong)
             assert refused.status_code == 401, refused.text
             assert refused.json()["error"]["type"] == "unauthenticated"
-        assert (await client.get(path, headers={"authorization": "Basic x"})).status_code == 401
+        for basic in (b"Basic x", b"Basic \xe9", b"Basic /w=="):
+            header = {b"authorization": basic}
+            assert (await client.get(path, headers=header)).status_code == 401
     async with connect(place.house, "me", key=None, token=key) as socket:
         assert (await socket.hear())["type"] == "status"
     async with connect(place.house, "me", key=None) as socket:
