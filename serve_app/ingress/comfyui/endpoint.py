@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import EndpointNotFound, Forbidden, Unauthenticated
+from serve_app.domain.urls import split_url
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.tenants.scopes import Caller
@@ -45,7 +45,7 @@ def _require_same_origin(connection: HTTPConnection) -> None:
     if site is not None:  # it is right behind a proxy that changes the host, too
         elsewhere = site not in ("same-origin", "none")
     else:
-        elsewhere = origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+        elsewhere = origin is not None and split_url(origin).netloc != headers.get("host", "")
     if elsewhere:
         raise Forbidden(
             "A page of another origin cannot use the key that this browser remembers. Send the key "
