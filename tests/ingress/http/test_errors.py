@@ -235,6 +235,22 @@ async def test_an_origin_that_is_none_is_another_one(house: House) -> None:
     assert answer.status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/openai/v1/responses", {"input": "a", "tools": [5] * 129}, "at most 128 items"),
+        ("/v1/estimate", {f"f{n}": 5 for n in range(1001)}, "more than 1000 fields"),
+        ("/openai/v1/batches", {"metadata": {f"f{n}": 5 for n in range(20_000)}}, "exceeds"),
+    ],
+)
+async def test_thousands_of_mistakes_in_a_body_are_one(
+    client: httpx.AsyncClient, path: str, body: dict[str, object], words: str
+) -> None:
+    answer = await client.post(path, json=body)
+    assert answer.status_code in (400, 413, 422)
+    assert words in answer.text
+
+
 async def test_a_body_that_is_no_json_names_no_field(client: httpx.AsyncClient) -> None:
     """It named the position in the body, 0."""
     error = (await client.post("/openai/v1/images/generations", content=b"{")).json()["error"]
