@@ -210,6 +210,11 @@ _WORD = re.compile(r"\w+")
 _LONGEST_PROMPT = 2000  # characters that are looked at
 
 
+MAX_SEARCH = 1000
+"""Characters of the words for which endpoints are searched. A million words took two seconds, in
+which no other call was answered."""
+
+
 @pickle_by_name
 @dataclass(frozen=True)
 class Endpoint:

@@ -13,6 +13,7 @@ DarkroomError
 │   ├── EndpointNotFound
 │   ├── RequestNotFound
 │   └── ArtifactNotFound
+├── MethodNotAllowed          the path does not take the method; says which it takes
 ├── NotFinished               the outcome was read before there is one
 ├── EntryExists               the call is only for what does not exist yet (`If-None-Match: *`)
 ├── RequestActive             the action is possible only after the request's end
@@ -60,8 +61,9 @@ reads it. Every error survives pickle, because it is sent between processes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from serve_app.domain.billing.budgets import Allowance
 
@@ -83,7 +85,13 @@ class FieldProblem:
 
 def field_loc(field: str) -> tuple[str | int, ...]:
     """Path of a field from the body: ``loras.0.path`` → ``("body", "loras", 0, "path")``."""
-    return ("body", *(int(part) if part.isdecimal() else part for part in field.split(".")))
+    return ("body", *(int(part) if _is_index(part) else part for part in field.split(".")))
+
+
+def _is_index(part: str) -> bool:
+    """Return whether a part of a field's path is the place in a list. A client's own names may have
+    thousands of digits, which Python refuses to read."""
+    return part.isdecimal() and len(part) < 10
 
 
 class DarkroomError(Exception):
@@ -179,6 +187,25 @@ class RequestNotFound(NotFound):
 
 class ArtifactNotFound(NotFound):
     code = "artifact_not_found"
+
+
+class MethodNotAllowed(DarkroomError):
+    """``allowed``: methods that the path takes, separated by commas."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str = "") -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.allowed)
+
+    @classmethod
+    def of_call(cls, method: str, allowed: Iterable[str]) -> Self:
+        """Error of a call with ``method`` to a path that takes others."""
+        methods = ", ".join(sorted(allowed))
+        return cls(f"This path takes {methods}, not {method}.", methods)
 
 
 class NotFinished(DarkroomError):

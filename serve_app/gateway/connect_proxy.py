@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -287,7 +286,7 @@ def _credentials(headers: Mapping[str, str]) -> str | None:
         return None
     try:
         return base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # it is not Base64, not ASCII, or not UTF-8
         return None
 
 

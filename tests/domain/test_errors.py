@@ -29,6 +29,12 @@ def test_what_an_error_carries_survives_too() -> None:
     assert pickle.loads(pickle.dumps(Overloaded("full", 7.5))).retry_after_s == 7.5  # noqa: S301
 
 
+def test_a_name_of_thousands_of_digits_is_a_name() -> None:
+    name = "9" * 5000
+    (problem,) = InvalidInput.of_field(f"loras.0.{name}", "unknown").problems
+    assert problem.loc == ("body", "loras", 0, name)
+
+
 def test_no_two_errors_share_a_code() -> None:
     codes = [kind.code for kind in tree()]
     assert len(codes) == len(set(codes))

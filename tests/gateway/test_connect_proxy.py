@@ -232,7 +232,8 @@ async def test_callers_from_elsewhere_need_a_key(monkeypatch: pytest.MonkeyPatch
     good = base64.b64encode(KEY.encode()).decode()
     bad = base64.b64encode(b"id:wrong").decode()
     async with echo() as here, proxy(here) as running:
-        for header in ("x: y", f"Proxy-Authorization: Basic {bad}", "Proxy-Authorization: Basic %"):
+        wrong = [f"Proxy-Authorization: Basic {text}" for text in (bad, "%", "é", "/w==")]
+        for header in ("x: y", *wrong):
             async with client(running) as caller:
                 status, reply = await caller.ask("fal.run:443", header)
             assert (status, "proxy-authenticate: Basic" in reply) == (407, True)

@@ -418,6 +418,7 @@ async def ended_state(address: Address, echo: str) -> str:
         ("generate", {"model": FLUX, "input": {"prompt": "x"}, "wait_s": 9000}, "wait_s"),
         ("generate", {"model": FLUX, "input": {"prompt": "x"}, "seed": 1}, "seed"),
         ("describe_model", {"model": "nobody/nothing"}, "nobody/nothing"),
+        ("list_models", {"query": "a " * 501}, "at most 1000 characters"),
         ("wait", {"request_id": "nothing"}, "There is no request nothing"),
         ("cancel", {}, "`request_id` is missing"),
         (

@@ -145,6 +145,21 @@ def test_a_file_is_uploaded_listed_read_and_deleted(
         client.files.retrieve(first.id)
 
 
+def test_a_client_that_deletes_the_files_of_each_page_learns_that_there_are_more(
+    other_client: openai.OpenAI,
+) -> None:
+    """It got an empty page, as at the end, and had deleted two of five."""
+    for _ in range(5):
+        upload_lines(other_client, [])
+    before = len(list(other_client.files.list()))
+    files = iter(other_client.files.list(limit=2))
+    for _ in range(2):
+        other_client.files.delete(next(files).id)
+    with pytest.raises(openai.BadRequestError, match="list from the beginning"):
+        next(files)
+    assert len(list(other_client.files.list())) == before - 2
+
+
 def test_a_batch_of_images_runs_to_its_end(
     client: openai.OpenAI, other_client: openai.OpenAI
 ) -> None:

@@ -359,6 +359,8 @@ def test_a_response_in_the_background_is_cancelled_and_deleted(client: openai.Op
     ended = client.responses.cancel(begun.id)
     Response.model_validate(ended.model_dump(), strict=True)
     assert (ended.id, ended.status) == (begun.id, "cancelled")
+    with pytest.raises(openai.BadRequestError, match="stream is not supported here"):
+        client.responses.retrieve(begun.id, stream=True)  # it was a stream of no events
     client.responses.delete(begun.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(begun.id)

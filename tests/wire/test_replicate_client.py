@@ -277,6 +277,8 @@ def test_a_stream_sends_the_log_and_each_file(client: replicate.Client) -> None:
     [
         ({"video": {"url": "http://here/a.mp4"}}, ["http://here/a.mp4"]),
         ({"output": "a text\nof two lines"}, ["a text\nof two lines"]),
+        ({"output": "10 %\r20 %\r\nend\n"}, ["10 %\n20 %\nend\n"]),
+        ({"output": "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"}, ["a\nb\nc\nd\ne\nf\ng"]),
         ({"output": ["a", {"b": [True]}]}, ["a", '{"b": [true]}']),
         ({"output": 0.5}, ["0.5"]),
         ({"output": []}, []),

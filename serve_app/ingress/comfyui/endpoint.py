@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import EndpointNotFound, Forbidden, Unauthenticated
+from serve_app.domain.urls import split_url
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.tenants.scopes import Caller
@@ -46,7 +45,7 @@ def _require_same_origin(connection: HTTPConnection) -> None:
     if site is not None:  # it is right behind a proxy that changes the host, too
         elsewhere = site not in ("same-origin", "none")
     else:
-        elsewhere = origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+        elsewhere = origin is not None and split_url(origin).netloc != headers.get("host", "")
     if elsewhere:
         raise Forbidden(
             "A page of another origin cannot use the key that this browser remembers. Send the key "
@@ -64,7 +63,7 @@ def _header(connection: HTTPConnection) -> str | None:
         return header
     try:
         return f"Key {base64.b64decode(rest.strip(), validate=True).decode()}"
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # it is not Base64, not ASCII, or not UTF-8
         raise Unauthenticated("The Authorization header is not valid Basic.") from None
 
 

@@ -116,7 +116,8 @@ def _stem(name: str) -> str:
 
 def check_graph(graph: Mapping[str, Any], known: KnownNodes) -> None:
     """Raise ``InvalidInput`` for a graph that no ComfyUI with these nodes runs; each problem is of
-    its node, and the message names them."""
+    its node, and the message names them. It takes long for a large graph, so call it in a thread.
+    """
     if unknown := [*_unknown(graph, known)]:
         raise _refusal(unknown)
     saving = [node for node in graph if known.classes[_class(graph, node)].saves]
@@ -125,15 +126,11 @@ def check_graph(graph: Mapping[str, Any], known: KnownNodes) -> None:
             "Prompt has no outputs: add a node that saves something, such as SaveImage."
         )
     # A prompt runs if one of its outputs can be computed; the others are left out.
-    missing: dict[tuple[str | int, ...], FieldProblem] = {}
-    for output in saving:
-        problems = [
-            problem for node in before(graph, output) for problem in _missing(graph, node, known)
-        ]
-        if not problems:
-            return
-        missing |= {problem.loc: problem for problem in problems}
-    raise _refusal([*missing.values()])
+    missing = {node: problems for node in graph if (problems := [*_missing(graph, node, known)])}
+    broken = _reachable([*missing], _dependents(graph))
+    if all(output in broken for output in saving):
+        needed = _reachable(saving, {node: _sources(graph, node) for node in graph})
+        raise _refusal([problem for node in needed for problem in missing.get(node, ())])
 
 
 def _unknown(graph: Mapping[str, Any], known: KnownNodes) -> Iterator[FieldProblem]:
@@ -154,20 +151,37 @@ def _missing(graph: Mapping[str, Any], node: str, known: KnownNodes) -> Iterator
             yield FieldProblem(where, message, "required_input_missing", of)
 
 
-def before(graph: Mapping[str, Any], output: str) -> Sequence[str]:
-    """A node, and those that it depends on."""
-    seen: dict[str, None] = {}
-    waiting = [output]
+def _sources(graph: Mapping[str, Any], node: str) -> Sequence[str]:
+    """Nodes whose results are values of this one."""
+    values = cast("Mapping[str, Any]", graph[node]["inputs"]).values()
+    links = (cast("list[Any]", value) for value in values if isinstance(value, list))
+    return [
+        link[0]
+        for link in links
+        if len(link) == 2 and isinstance(link[0], str) and link[0] in graph
+    ]
+
+
+def _dependents(graph: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+    """Nodes that have a node's results among their values, by that node."""
+    dependents: dict[str, list[str]] = {}
+    for node in graph:
+        for source in _sources(graph, node):
+            dependents.setdefault(source, []).append(node)
+    return dependents
+
+
+def _reachable(starts: Sequence[str], following: Mapping[str, Sequence[str]]) -> Mapping[str, None]:
+    """Nodes that are reached from ``starts``, with these. Each is looked at once: a graph may have
+    a hundred thousand."""
+    seen = dict.fromkeys(starts)
+    waiting = [*reversed(starts)]
     while waiting:
-        node = waiting.pop()
-        if node in seen or node not in graph:
-            continue
-        seen[node] = None
-        for value in cast("Mapping[str, Any]", graph[node]["inputs"]).values():
-            parts = cast("list[Any]", value) if isinstance(value, list) else []
-            if len(parts) == 2 and isinstance(parts[0], str):
-                waiting.append(parts[0])
-    return [*seen]
+        for node in following.get(waiting.pop(), ()):
+            if node not in seen:
+                seen[node] = None
+                waiting.append(node)
+    return seen
 
 
 def _class(graph: Mapping[str, Any], node: str) -> str:

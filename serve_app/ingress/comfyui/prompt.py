@@ -22,6 +22,7 @@ from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import LogLine, NewRequest, Request, State
+from serve_app.domain.well_formed import to_well_formed
 from serve_app.ingress.services import request_ids
 
 KINDS = ("images", "videos", "audios", "files")
@@ -141,7 +142,7 @@ def files(request: Request) -> Iterator[PromptFile]:
 
 
 def _output(request: Request) -> Mapping[str, Any]:
-    return (request.outcome.output if request.outcome else None) or {}
+    return to_well_formed(request.outcome.output if request.outcome else None) or {}
 
 
 _NODE = re.compile(r"Node (?P<node>\S+) \((?P<kind>.+)\)")
@@ -168,8 +169,11 @@ async def newest_preview(queue: Queue, request: Request) -> Preview | None:
 
 
 def class_of(graph: Mapping[str, Any], node: str) -> str:
-    """Class of a node; empty if it is not in the graph."""
-    return str(cast("Mapping[str, Any]", graph.get(node) or {}).get("class_type", ""))
+    """Class of a node; empty if it is not in the graph. A graph that came by another protocol was
+    not checked: its nodes may be anything."""
+    fields = graph.get(node)
+    named = isinstance(fields, Mapping)
+    return str(cast("Mapping[str, Any]", fields).get("class_type", "")) if named else ""
 
 
 # Events about a prompt: kind and data.
@@ -189,8 +193,7 @@ def ending(request: Request, node: str = "") -> Event:
     if request.state is State.SUCCEEDED:
         return "execution_success", message
     graph = cast("Mapping[str, Any]", request.input.get("prompt") or {})
-    fields = cast("Mapping[str, Any]", graph.get(node) or {})
-    message |= {"node_id": node, "node_type": str(fields.get("class_type", "")), "executed": []}
+    message |= {"node_id": node, "node_type": class_of(graph, node), "executed": []}
     if request.state is State.CANCELLED:
         return "execution_interrupted", message
     failure = request.outcome.failure if request.outcome else None

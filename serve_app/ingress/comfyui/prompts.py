@@ -27,6 +27,7 @@ from serve_app.ingress.http.body import cost_of_json, parse_body, read_body, rea
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import SubmitOptions, parse_options
@@ -112,7 +113,7 @@ async def submit_prompt(
     services = services_of(request)
     graph = arguments["prompt"]
     if (known := await services.comfyui.current()) is not None:
-        nodes.check_graph(graph, known)
+        await in_cpu_thread(nodes.check_graph, graph, known)
     named = await named_files(services, caller, origin_of(request), graph)
     arguments["files"] = {**named, **arguments.get("files", {})}
     new = await validate_call(request, caller, entry.endpoint.id, arguments, options)

@@ -18,7 +18,7 @@ from serve_app.domain.executors.comfyui import MAX_FILE_BYTES, ComfyUiFileInfo
 from serve_app.ingress.comfyui.endpoint import caller_of
 from serve_app.ingress.comfyui.errors import ERRORS, TAG, ComfyUiError, exists
 from serve_app.ingress.http.body import parse_body, read_body, read_json
-from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.errors import encode_json, json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_path, in_query
 from serve_app.ingress.services.services import services_of
@@ -155,8 +155,11 @@ async def write(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     path = _check_path(request.path_params["file"])
     content = await read_body(request, MAX_FILE_BYTES)
-    if path == SETTINGS and not isinstance(await parse_body(content), dict):
-        raise InvalidInput("The settings must be a JSON object.")
+    if path == SETTINGS:
+        values = await parse_body(content)
+        if not isinstance(values, dict):
+            raise InvalidInput("The settings must be a JSON object.")
+        content = encode_json(values)  # PostgreSQL refuses numbers of many decimals
     book = services_of(request).comfyui.book
     if not await book.put(caller.tenant, path, content, overwrite=_overwrites(request)):
         return exists(path)

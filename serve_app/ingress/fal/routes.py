@@ -13,6 +13,7 @@ from starlette.responses import Response
 from serve_app.domain.errors import (
     FieldProblem,
     InvalidInput,
+    MethodNotAllowed,
     NotFound,
     RequestNotFound,
     Unsupported,
@@ -120,8 +121,7 @@ async def queue_call(request: HttpRequest) -> Response:
     about = parse(path)
     if about is not None:
         return await _lookup(request, about, prefix)
-    if request.method != "POST":
-        return _not_post(request, path)
+    _require_post(request, path)
     return await submit.submit(request, path, prefix)
 
 
@@ -131,8 +131,7 @@ async def run_call(request: HttpRequest) -> Response:
     about = parse(path)
     if about is not None:
         return await _lookup(request, about, "")
-    if request.method != "POST":
-        return _not_post(request, path)
+    _require_post(request, path)
     catalog = services_of(request).catalog
     entry = catalog.find(path)
     if entry is not None and entry.endpoint.streams and _wants_events(request, path):
@@ -192,19 +191,17 @@ UNPREFIXED = ScopedRoute("/{path:path}", run_call, methods=METHODS, scope=BY_CAL
 async def _lookup(request: HttpRequest, about: RequestPath, prefix: str) -> Response:
     method, call = LOOKUPS[about.part]
     if request.method != method and not (method == "GET" and request.method == "HEAD"):
-        return _only(request, method)
+        raise MethodNotAllowed.of_call(request.method, [method])
     try:
         return await call(request, about, prefix)
     except RequestNotFound as error:
         return requests.not_found(error)
 
 
-def _not_post(request: HttpRequest, path: str) -> Response:
+def _require_post(request: HttpRequest, path: str) -> None:
+    """``MethodNotAllowed``; ``NotFound``: there is no such endpoint."""
+    if request.method == "POST":
+        return
     if services_of(request).catalog.find(path) is None:
         raise NotFound("There is nothing at this path. Call an endpoint by POST to its id.")
-    return _only(request, "POST")
-
-
-def _only(request: HttpRequest, method: str) -> Response:
-    message = f"This path takes {method}, not {request.method}."
-    return json_reply({"detail": message, "message": message}, 405, {"allow": method})
+    raise MethodNotAllowed.of_call(request.method, ["POST"])

@@ -13,5 +13,10 @@ def content_disposition(kind: Literal["inline", "attachment"], name: str) -> str
         return f"{kind}; filename*=UTF-8''{quote(name)}"
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
     stem, dot, extension = letters.rpartition(".")
-    twin = "".join(char if char.isalnum() or char in "_-" else "_" for char in stem).strip("_")
-    return f"{kind}; filename=\"{twin or 'file'}{dot}{extension}\"; filename*=UTF-8''{quote(name)}"
+    twin = f"{_plain(stem).strip('_') or 'file'}{dot}{_plain(extension)}"
+    return f"{kind}; filename=\"{twin}\"; filename*=UTF-8''{quote(name)}"
+
+
+def _plain(letters: str) -> str:
+    """``letters`` without what ends a header or its value."""
+    return "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in letters)

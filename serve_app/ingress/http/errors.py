@@ -48,6 +48,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.TenantDisabled: ErrorResponse(403, "tenant_disabled"),
     errors.TenantBeingDeleted: ErrorResponse(400, "tenant_being_deleted"),
     errors.NotFound: ErrorResponse(404, "not_found"),
+    errors.MethodNotAllowed: ErrorResponse(405, "method_not_allowed"),
     errors.NotFinished: ErrorResponse(400, "not_finished"),
     errors.EntryExists: ErrorResponse(412, "entry_exists"),
     errors.RequestActive: ErrorResponse(400, "request_active"),
@@ -161,6 +162,16 @@ def body_for(error: DarkroomError) -> Error | ValidationError:
     return {**body, "server": REPEATED} if answer.transient else body
 
 
+JSON_INVALID = "json_invalid"
+"""Type of the problem of a body that is no JSON. Its location ends with a position, not a field."""
+
+
+def field_problems(error: DarkroomError) -> tuple[FieldProblem, ...]:
+    """Problems of an error that name a field or a parameter."""
+    problems = error.problems if isinstance(error, errors.InvalidInput) else ()
+    return tuple(problem for problem in problems if problem.type != JSON_INVALID)
+
+
 def headers_for(error: DarkroomError) -> dict[str, str]:
     """Headers of an error by fal's protocol."""
     headers = common_headers(error) | {
@@ -179,6 +190,8 @@ def common_headers(error: DarkroomError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Key"
+    elif isinstance(error, errors.MethodNotAllowed):
+        headers["allow"] = error.allowed
     elif isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         if isinstance(error, errors.RateLimited):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import Request as HttpRequest
 
@@ -19,6 +19,7 @@ from serve_app.domain.errors import (
     Unauthenticated,
 )
 from serve_app.domain.media.file_access import AccessDecision, FileAccess
+from serve_app.domain.urls import split_url
 from serve_app.ingress.http.auth import (
     authenticate,
     owner_of_token,
@@ -176,7 +177,7 @@ def _private_urls(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 async def _require(services: Services, tenant: str, field: str, url: str) -> None:
-    parts, access = urlsplit(url), services.files.access
+    parts, access = split_url(url), services.files.access
     key = unquote(parts.path).removeprefix("/files/")
     if not keys.valid(key):
         return  # it names no file of ours

@@ -11,7 +11,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from serve_app.domain.errors import DarkroomError
 from serve_app.tenants.scopes import SINGLE
+
+Refusal = Callable[[DarkroomError], Response]
 
 NO_KEY = "no key"
 """Anyone may call: the call checks another credential, or needs none."""
@@ -41,6 +44,7 @@ class ScopedRoute(Route):
         super().__init__(path, handler, methods=list(methods))
         self.app = _answering(handler)
         self.scope = _check_scope(scope)
+        self.refusal: Refusal | None = None  # renders errors of its protocol; None: of fal's
 
 
 class ScopedSocketRoute(WebSocketRoute):

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Match, Mount
 from starlette.types import Receive, Scope, Send
 
-from serve_app.domain.errors import DarkroomError, InvalidInput
-from serve_app.ingress.http.context import context_of
+from serve_app.domain.errors import InvalidInput, MethodNotAllowed
+from serve_app.ingress.http.context import SCOPE_KEY, context_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation
-from serve_app.ingress.http.route_scopes import ScopedRoute, ScopedSocketRoute
+from serve_app.ingress.http.route_scopes import Refusal, ScopedRoute, ScopedSocketRoute
 
 
 class SegmentRouter(Mount):
@@ -50,9 +49,12 @@ class SegmentRouter(Mount):
         return (Match.PARTIAL, partial) if partial else (Match.NONE, partial)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route: ScopedRoute | ScopedSocketRoute = scope["route"]
         if "allowed" in scope:
-            raise HTTPException(405, headers={"allow": ", ".join(sorted(scope["allowed"]))})
-        await scope["route"].handle(scope, receive, send)
+            if isinstance(route, ScopedRoute) and route.refusal is not None:
+                scope[SCOPE_KEY].render_error = route.refusal
+            raise MethodNotAllowed.of_call(scope["method"], scope["allowed"])
+        await route.handle(scope, receive, send)
 
 
 def _takes_the_rest(route: ScopedRoute | ScopedSocketRoute) -> bool:
@@ -67,7 +69,6 @@ def first_segment(path: str) -> str:
 # Routes whose errors have the protocol's own format and names of fields.
 
 Handler = Callable[[HttpRequest], Awaitable[Response]]
-Refusal = Callable[[DarkroomError], Response]
 
 
 def build_route(
@@ -92,8 +93,11 @@ def build_route(
         return await handler(request)
 
     if operations is None:
-        return ScopedRoute(path, answer, methods=methods, scope=scope)
-    return kind(path, answer, operations, scope, methods)
+        route = ScopedRoute(path, answer, methods=methods, scope=scope)
+    else:
+        route = kind(path, answer, operations, scope, methods)
+    route.refusal = refusal
+    return route
 
 
 @dataclass(frozen=True, slots=True)

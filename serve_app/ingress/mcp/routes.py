@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import DarkroomError, Unauthenticated
+from serve_app.domain.errors import DarkroomError, MethodNotAllowed, Unauthenticated
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import cost_of_json, read_body
-from serve_app.ingress.http.errors import Error, error_reply, json_reply
+from serve_app.ingress.http.errors import error_reply, json_reply
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.paths import MCP_PATH
 from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY, ScopedRoute
@@ -60,9 +60,7 @@ async def call(request: HttpRequest) -> Response:
     for either get 405.
     """
     if request.method != "POST":
-        message = f"This path takes POST, not {request.method}."
-        body: Error = {"detail": message, "message": message}
-        return json_reply(body, 405, {"allow": "POST"})
+        raise MethodNotAllowed.of_call(request.method, ["POST"])
     await authenticate(request, ANY_KEY)
     if not request.headers.get("content-type", "").lower().startswith(JSON):
         return _not_json()  # the SDK's answer is plain text

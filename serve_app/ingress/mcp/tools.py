@@ -9,6 +9,7 @@ from typing import Any
 from mcp_types import Tool, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serve_app.domain.endpoint import MAX_SEARCH
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
 # Arguments of the tools. The models are the tools' schemas, and validate the calls.
@@ -34,7 +35,9 @@ class Arguments(BaseModel):
 
 class ListModels(Arguments):
     query: str = Field(
-        default="", description="Only models with these words in id, name, description or category."
+        default="",
+        max_length=MAX_SEARCH,
+        description="Only models with these words in id, name, description or category.",
     )
 
 

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from serve_app.domain import errors
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.outcome import Failure
-from serve_app.ingress.http.errors import common_headers, http_answer, json_reply
+from serve_app.ingress.http.errors import common_headers, field_problems, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 from serve_app.ingress.submission.failures import answer_for as answer_for_failure
 
@@ -65,11 +65,7 @@ def error_response(error: DarkroomError) -> Response:
         status = 400
     elif isinstance(error, errors.EndpointNotServed):
         status = 404
-    param = (
-        _param(error.problems[0].loc)
-        if isinstance(error, InvalidInput) and error.problems
-        else None
-    )
+    param = next((_param(problem.loc) for problem in field_problems(error)), None)
     headers = common_headers(error)
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"

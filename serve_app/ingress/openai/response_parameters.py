@@ -27,12 +27,17 @@ WITHOUT_EFFECT = (
 NO_TEXT_MODEL = "no text model runs here, only the tool image_generation does"
 
 
+MAX_TOOLS = 128
+"""As at OpenAI. A million wrong ones were a mistake each: see ``MAX_OWN_FIELDS``."""
+
+
 class ResponseParameters(Parameters):
     """OpenAI's parameters of ``responses`` that are about images. Others are refused."""
 
     input: str | list[Any]
     tools: list[dict[str, Any]] = Field(
-        description="One tool `image_generation`, with the parameters of `images/generations`."
+        max_length=MAX_TOOLS,
+        description="One tool `image_generation`, with the parameters of `images/generations`.",
     )
     model: str | None = Field(
         default=None,

@@ -19,7 +19,7 @@ from serve_app.domain.errors import EndpointNotFound, InvalidInput
 from serve_app.domain.outcome import Failure
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import Request, State
-from serve_app.ingress.http import sse
+from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import name_request
@@ -132,8 +132,9 @@ async def create(request: HttpRequest) -> Response:
     call = images.json_call(services, caller, {**tool, **own, **shown}, edits=bool(urls))
     names = {**names_of(call.parameters), "prompt": "input"}
     entry = images.drawing(call.entry)
+    arguments = call.image_request.input
     new = await validate_request(
-        request, caller, entry.endpoint.id, call.image_request.input, names, model=model
+        request, caller, entry.endpoint.id, arguments, names, model=model, sent=body
     )
     previous = parameters.previous_response_id
     if parameters.stream:
@@ -153,6 +154,9 @@ async def create(request: HttpRequest) -> Response:
 
 async def show(request: HttpRequest) -> Response:
     """Show a response. Its images are there once it is completed."""
+    if query.yes_no(request, "stream", default=False):
+        what = "is not supported here: only the call that creates a response has a stream"
+        raise query.invalid("stream", what, "true")
     return await _reply(request, await _of_path(request))
 
 
@@ -380,7 +384,7 @@ SHOW = replace(
     name="openaiGetResponse",
     summary="Show a response, with its images",
     responses={200: answer("The response.", OpenAiResponse)},
-    errors=(404, 410, 503),
+    errors=(400, 404, 410, 503),
     parameters=(in_path("request_id", "Id of the request, as in `resp_` and this id."),),
     body=None,
     description=None,

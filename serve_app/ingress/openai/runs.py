@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.protocol import validate_call
 from serve_app.ingress.submission.rendering import ENDPOINT, final_outcome
-from serve_app.ingress.submission.replay import add_replay_headers
+from serve_app.ingress.submission.replay import add_replay_headers, repeat_digest
 from serve_app.tenants.scopes import Caller
 
 
@@ -31,11 +32,16 @@ async def validate_request(
     names: Mapping[str, str],
     *,
     model: str | None,
+    sent: object = None,
 ) -> NewRequest:
     """Request that a call submits. ``names``: as for ``renamed``, which its ``InvalidInput`` is.
-    ``model``: as the call named it; None: it named none."""
+    ``model``: as the call named it; None: it named none. ``sent``: by which a repeat is recognised,
+    where the input has URLs of our own files, which may differ the next time."""
     try:
         options = parse_options(request, caller).naming(model)
+        if sent is not None:
+            digest = await repeat_digest(endpoint_id, sent, options)
+            options = replace(options, repeat_digest=digest)
         return await validate_call(request, caller, endpoint_id, input, options)
     except InvalidInput as error:
         raise rename_locations(error, names) from None

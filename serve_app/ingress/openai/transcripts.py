@@ -11,6 +11,9 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import PipelineFailed
 
+MAX_SECONDS = 1e9
+"""Latest time of a part, which is 31 years. What an app says of later ones is no time."""
+
 TranscriptFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
 
@@ -90,15 +93,35 @@ class Transcript:
 
 def _parts(chunks: Sequence[Any]) -> list[TimedText]:
     """Parts with times. Whisper leaves the end out where the audio ends within a word: it is then
-    the beginning of the next part, or the part's own."""
-    times = [(*chunk["timestamp"], None, None)[:2] for chunk in chunks]
-    starts = [*(start for start, _ in times[1:]), None]
+    the beginning of the next part, or the part's own. Apps may leave out more: the text is there,
+    and was paid for."""
+    timed = [(_text(chunk), *_times(chunk)) for chunk in chunks]
+    starts = [*(start for _, start, _ in timed[1:]), None]
     parts: list[TimedText] = []
-    for chunk, (start, end), following in zip(chunks, times, starts, strict=True):
-        begin = float(start or 0.0)
+    for (text, start, end), following in zip(timed, starts, strict=True):
+        begin = start or 0.0
         last = next((moment for moment in (end, following) if moment is not None), begin)
-        parts.append(TimedText(str(chunk["text"]), begin, max(begin, float(last))))
+        parts.append(TimedText(text, begin, max(begin, last)))
     return parts
+
+
+def _text(chunk: Any) -> str:
+    text = cast("Mapping[str, Any]", chunk).get("text") if isinstance(chunk, Mapping) else chunk
+    return text if isinstance(text, str) else ""
+
+
+def _times(chunk: Any) -> tuple[float | None, float | None]:
+    """Beginning and end of a part; None where its endpoint does not say it."""
+    fields = cast("Mapping[str, Any]", chunk) if isinstance(chunk, Mapping) else {}
+    stamp = fields.get("timestamp")
+    moments = cast("list[Any]", stamp) if isinstance(stamp, list) else []
+    start, end = (_seconds(moment) for moment in [*moments, None, None][:2])
+    return start, end
+
+
+def _seconds(moment: Any) -> float | None:
+    fits = isinstance(moment, int | float) and 0 <= moment <= MAX_SECONDS
+    return float(moment) if fits else None
 
 
 def as_srt(transcript: Transcript) -> str:

@@ -109,8 +109,11 @@ def size_text(input: Mapping[str, Any]) -> str:
     short = _positive(str(input.get("resolution", "")).removesuffix("p"))
     if short is None or sides[0] is None or sides[1] is None:
         return ""
-    ratio = sides[0] / sides[1]
-    width, height = (short * ratio, short) if ratio >= 1 else (short, short / ratio)
+    ratio = _positive(sides[0] / sides[1])
+    long = _positive(short * max(ratio, 1 / ratio)) if ratio else None
+    if ratio is None or long is None:  # the schema `open` takes any numbers
+        return ""
+    width, height = (long, short) if ratio >= 1 else (short, long)
     return f"{round(width)}x{round(height)}"
 
 

@@ -54,7 +54,6 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
-from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.protocol import require_ended
 from serve_app.ingress.submission.rendering import (
     ENDPOINT,
@@ -266,8 +265,8 @@ async def content(request: HttpRequest) -> Response:
 
 async def remix(request: HttpRequest) -> Response:
     """Store a request for a video from a finished one, by an endpoint that changes videos."""
-    caller = await authenticate(request)
-    services, record = await _find(request)
+    caller, services = await authenticate(request), services_of(request)
+    record = await _find_record(request, caller)
     record = await require_ended(services.queue, record, "The video is not ready yet.")
     body = await read_json(request, services.config.limits.max_body_bytes)
     parameters = VideoParameters.read(body)
@@ -279,16 +278,16 @@ async def remix(request: HttpRequest) -> Response:
     entry = find_capable(catalog, named, (SOURCE,), ("video-to-video",), "change a video")
     arguments = input_of(parameters, EndpointFields(entry))
     arguments[SOURCE] = services.files.access.url(origin_of(request), file.key, record.tenant)
-    new = await submission.validate(
-        services,
+    new = await validate_request(
+        request,
         caller,
         entry.endpoint.id,
         arguments,
-        parse_options(request, caller).naming(parameters.model),
-        request_id=services.new_id(),
+        NAMES,
+        model=parameters.model,
+        sent=[record.id, body],
     )
     stored = await asyncio.shield(submission.submit(services, new))
-    name_request(request, stored)
     return add_replay_headers(request, _reply(stored), new, stored)
 
 
@@ -439,11 +438,15 @@ def split_reference(body: Any) -> tuple[Mapping[str, Any], str | None]:
 
 
 async def _find(request: HttpRequest) -> tuple[Services, Request]:
+    """Request for the video that the path names, of which the call's response is."""
+    record = await _find_record(request, await authenticate(request))
+    name_request(request, record)
+    return services_of(request), record
+
+
+async def _find_record(request: HttpRequest, caller: Caller) -> Request:
     """Request for the video that the path names."""
-    caller = await authenticate(request)
-    services = services_of(request)
     request_id: str = request.path_params["request_id"]
     what = f"video {request_id[:64]}"
-    record = await find_maker(services, caller, request_id, what, is_video, makes_videos)
-    name_request(request, record)
-    return services, record
+    services = services_of(request)
+    return await find_maker(services, caller, request_id, what, is_video, makes_videos)

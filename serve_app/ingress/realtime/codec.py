@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, TypeVar, cast
@@ -79,7 +78,9 @@ class _Counter:
 
 
 def pack(value: Mapping[str, Any]) -> bytes:
-    return cast("bytes", msgpack.packb(value, use_bin_type=True))
+    """Encode a frame. Halves of surrogate pairs, which apps cut out of texts, become ``?``."""
+    packed = msgpack.packb(value, use_bin_type=True, unicode_errors="replace")
+    return cast("bytes", packed)
 
 
 def render_output(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def _decode_image(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     try:
         return {"content": base64.b64decode(content, validate=True)}
-    except binascii.Error:
+    except ValueError:  # it is not Base64, or not ASCII
         return {}
 
 

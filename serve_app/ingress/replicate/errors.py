@@ -8,8 +8,8 @@ from typing import NotRequired
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import DarkroomError, InvalidInput
-from serve_app.ingress.http.errors import common_headers, http_answer, json_reply
+from serve_app.domain.errors import DarkroomError
+from serve_app.ingress.http.errors import common_headers, field_problems, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
 
 TITLES: Mapping[int, str] = {
@@ -61,10 +61,10 @@ def error_response(error: DarkroomError) -> Response:
         "status": status,
         "code": error.code,
     }
-    if isinstance(error, InvalidInput) and error.problems:
+    if problems := field_problems(error):
         fields: list[InvalidField] = [
             {"type": problem.type, "field": field_of(problem.loc), "description": problem.message}
-            for problem in error.problems
+            for problem in problems
         ]
         body["invalid_fields"] = fields
         body["detail"] = "\n".join(

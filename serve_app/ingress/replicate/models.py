@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.endpoint import MAX_SEARCH
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import read_body
@@ -42,8 +43,6 @@ LONG_AGO = "1970-01-01T00:00:00+00:00"
 COG = "0.9.0"
 """Cog version, which Replicate's format requires. Its client reads the schema as that Cog wrote it:
 since 0.3.9 a list is a list, unless it is marked as an iterator."""
-
-MAX_QUERY_BYTES = 1000
 
 
 class ReplicateAccount(TypedDict):
@@ -139,7 +138,7 @@ async def list_models(request: HttpRequest) -> Response:
 async def search(request: HttpRequest) -> Response:
     """Find models with all words of the body in their id, name, description or category."""
     caller = await authenticate(request)
-    words = _query(await read_body(request, MAX_QUERY_BYTES))
+    words = _query(await read_body(request, MAX_SEARCH))
     served = served_models(services_of(request), caller)
     entries = [entry for entry in served if entry.endpoint.has_words(words)]
     return await _page(entries, base_of(request), None)

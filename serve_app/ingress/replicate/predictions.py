@@ -347,7 +347,7 @@ async def _events(services: Services, request: Request, base: str) -> AsyncGener
         while True:
             for line in await services.queue.lines(request.tenant, request.id, after):
                 after = line.sequence
-                yield sse.event(line.message, event="logs", id=f"log-{after}")
+                yield sse.text_event(line.message, event="logs", id=f"log-{after}")
             if request.state.final:
                 break
             before = request
@@ -360,7 +360,7 @@ async def _events(services: Services, request: Request, base: str) -> AsyncGener
     except (RequestNotFound, Unavailable):
         return
     for number, piece in enumerate(pieces_of(prediction["output"])):
-        yield sse.event(piece, event="output", id=f"output-{number}")
+        yield sse.text_event(piece, event="output", id=f"output-{number}")
     if prediction["status"] == "failed":
         yield sse.event(json.dumps({"detail": prediction["error"]}), event="error", id="error")
     else:

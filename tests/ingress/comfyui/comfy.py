@@ -72,6 +72,8 @@ class GraphReplica(ScriptedReplica):
         images: list[dict[str, Any]] = []
         texts: list[tuple[str, str]] = []
         for number, (name, graph_node) in enumerate(lease.input["prompt"].items()):
+            if not isinstance(graph_node, dict):
+                return Outcome(failure=Failure("pipeline_failed", "It is no workflow.", False))
             kind = graph_node["class_type"]
             await self._log.log(lease.request_id, ("INFO", f"Node {name} ({kind})"))
             progress = ((lease.key, Progress(Stage.RUNNING, number + 1, 4)),)
@@ -84,6 +86,8 @@ class GraphReplica(ScriptedReplica):
                 return Outcome(failure=failure)
             if kind == "ShowText":
                 texts.append((name, graph_node["inputs"]["text"]))
+            if kind == "HalfText":
+                texts.append((name, "half \ud83e"))
             if kind in ("SaveImage", "SaveImageWebsocket"):
                 images.append(await self._image(lease, name))
         output: dict[str, Any] = {"images": images}

@@ -75,6 +75,19 @@ async def test_prompts_of_the_older_protocol_are_jobs_too(place: Place) -> None:
     assert (again.status_code, again.json()["id"]) == (200, "my ? first")
 
 
+async def test_prompts_that_another_protocol_did_not_check_leave_the_lists_readable(
+    place: Place,
+) -> None:
+    """A graph may have anything for a node there, and the extra data anything for a label."""
+    odd = {"prompt": {"": 5}, "extra_data": {"metadata": {"a": [1], "b": "text"}}}
+    queued = (await place.client.post("/queue/studio/comfyui", json=odd)).json()["request_id"]
+    await place.over(queued)
+    assert queued in (await place.client.get("/comfyui/history")).json()
+    for path in (f"/comfyui/history/{queued}", "/comfyui/jobs", f"/comfyui/jobs/{queued}"):
+        assert (await place.client.get(path)).status_code == 200, path
+    assert (await place.client.get(f"{API}/jobs/{queued}")).json()["metadata"] == {"b": "text"}
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

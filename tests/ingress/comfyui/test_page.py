@@ -138,6 +138,10 @@ async def test_settings_are_those_of_the_tenant(place: Place) -> None:
     path = "/comfyui/userdata/comfy.settings.json"
     assert (await mine.post(path, content=b"[]")).status_code == 400
     assert (await mine.get("/comfyui/settings")).json() == expected
+    many = b'{"b": 0.' + b"1" * 20_000 + b"}"  # decimals that PostgreSQL would not merge
+    assert (await mine.post(path, content=many)).status_code == 200
+    kept = await mine.get(path)
+    assert kept.content == b'{"b":0.1111111111111111}'
 
 
 async def test_workflows_are_kept_listed_moved_and_deleted(place: Place) -> None:

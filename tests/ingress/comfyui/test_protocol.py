@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -189,6 +190,19 @@ async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(plac
     assert place.replica.given[-1]["files"] == {}
 
 
+@pytest.mark.parametrize("name", ["é.\r\nX-Evil: 1", 'é.png" x', "é\n.b\tin", "é"])
+async def test_an_upload_is_read_by_a_name_of_any_characters(place: Place, name: str) -> None:
+    """A line feed in its header broke the connection."""
+    part = f"Content-Disposition: form-data; name=\"image\"; filename*=utf-8''{quote(name)}"
+    body = f"--b\r\n{part}\r\nContent-Type: text/x\r\n\r\nimage\r\n--b--\r\n".encode()
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    stored = await place.client.post("/comfyui/upload/image", content=body, headers=form)
+    assert stored.status_code == 200, stored.text
+    shown = await place.client.get("/comfyui/view", params={"filename": name, "type": "input"})
+    assert shown.content == b"image"
+    assert not {"\r", "\n"} & {*shown.headers["content-disposition"]}
+
+
 async def test_another_tenant_finds_nothing(place: Place) -> None:
     mine = await queue_prompt(place.client, GRAPH, prompt_id="mine")
     holding = await queue_prompt(place.client, HOLD)
@@ -224,6 +238,14 @@ async def test_texts_are_of_their_nodes_and_extra_data_goes_with_the_graph(place
     assert entry["outputs"]["4"] == {"text": ["a cat"]}
 
 
+async def test_half_of_a_surrogate_pair_in_a_text_is_a_question_mark(place: Place) -> None:
+    queued = await queue_prompt(place.client, {"1": node("HalfText")})
+    await place.over(queued)
+    assert (await history(place.client, queued))[queued]["outputs"]["1"] == {"text": ["half ?"]}
+    asset = f"/comfyui/api/v2/assets/{queued}.0/content"
+    assert (await place.client.get(asset)).text == "half ?"
+
+
 async def test_a_graph_that_is_none_is_refused_in_comfyuis_form(place: Place) -> None:
     answer = await place.client.post("/comfyui/prompt", json={"prompt": {}})
     assert (answer.status_code, answer.json()["node_errors"]) == (400, {})
@@ -248,7 +270,9 @@ async def test_the_key_may_stand_where_clients_of_comfyui_can_put_one(place: Pla
             refused = await client.get(path + wrong)
             assert refused.status_code == 401, refused.text
             assert refused.json()["error"]["type"] == "unauthenticated"
-        assert (await client.get(path, headers={"authorization": "Basic x"})).status_code == 401
+        for basic in (b"Basic x", b"Basic \xe9", b"Basic /w=="):
+            header = {b"authorization": basic}
+            assert (await client.get(path, headers=header)).status_code == 401
     async with connect(place.house, "me", key=None, token=key) as socket:
         assert (await socket.hear())["type"] == "status"
     async with connect(place.house, "me", key=None) as socket:

@@ -188,6 +188,77 @@ async def test_the_answer_to_a_wrong_method_names_the_right_one(
     assert answer.headers["allow"] == allowed
 
 
+OPENAI, COMFYUI = "/openai/v1/images/edits", "/comfyui/prompt"
+REPLICATE, MODEL = "/replicate/v1/predictions", "/replicate/v1/models/test/probe/predictions"
+
+
+async def test_a_wrong_method_is_answered_in_the_form_of_its_protocol(
+    client: httpx.AsyncClient,
+) -> None:
+    said = "takes POST, not PUT"
+    assert said in (await client.put(OPENAI)).json()["error"]["message"]
+    problem = (await client.put(MODEL)).json()
+    assert (problem["status"], said in problem["detail"]) == (405, True)
+    comfyui = (await client.put(COMFYUI)).json()
+    assert comfyui["error"]["type"] == "method_not_allowed"
+    v2 = (await client.put("/comfyui/api/v2/assets")).json()
+    assert v2["error"]["code"] == "method_not_allowed"
+    fal = (await client.put("/queue/test/probe")).json()
+    assert fal["detail"] == fal["message"]
+
+
+NO_URL = "http://[/files/p/x.png"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/queue/test/probe", {"image_url": NO_URL}),
+        ("/openai/v1/images/edits", {"prompt": "a", "model": "test/probe", "image": NO_URL}),
+        ("/replicate/v1/models/test/probe/predictions", {"input": {"image_url": NO_URL}}),
+        ("/v1/files/sign", {"path": NO_URL}),
+        ("/v1/files/revoke", {"url": NO_URL}),
+        ("/v1/weights", {"base": "fal-ai/flux/schnell", "name": "x", "source": NO_URL}),
+    ],
+)
+async def test_what_looks_like_a_url_and_is_none_is_no_error_of_the_server(
+    client: httpx.AsyncClient, path: str, body: dict[str, object]
+) -> None:
+    answer = await client.post(path, json=body)
+    assert "Unexpected" not in answer.text
+
+
+async def test_an_origin_that_is_none_is_another_one(house: House) -> None:
+    async with house.client() as client:
+        key = httpx.BasicAuth(*house.key.split(":"))
+        answer = await client.get("/comfyui/queue", auth=key, headers={"origin": "http://["})
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/openai/v1/responses", {"input": "a", "tools": [5] * 129}, "at most 128 items"),
+        ("/v1/estimate", {f"f{n}": 5 for n in range(1001)}, "more than 1000 fields"),
+        ("/openai/v1/batches", {"metadata": {f"f{n}": 5 for n in range(20_000)}}, "exceeds"),
+    ],
+)
+async def test_thousands_of_mistakes_in_a_body_are_one(
+    client: httpx.AsyncClient, path: str, body: dict[str, object], words: str
+) -> None:
+    answer = await client.post(path, json=body)
+    assert answer.status_code in (400, 413, 422)
+    assert words in answer.text
+
+
+async def test_a_body_that_is_no_json_names_no_field(client: httpx.AsyncClient) -> None:
+    """It named the position in the body, 0."""
+    error = (await client.post("/openai/v1/images/generations", content=b"{")).json()["error"]
+    assert (error["param"], "not valid JSON" in error["message"]) == (None, True)
+    problem = (await client.post(REPLICATE, content=b"{")).json()
+    assert ("invalid_fields" in problem, "not valid JSON" in problem["detail"]) == (False, True)
+
+
 async def test_a_path_that_no_method_has_is_not_there(client: httpx.AsyncClient) -> None:
     for path in ("/v1/nothing", "/openai/v1/nothing", "/comfyui/nothing"):
         assert (await client.put(path)).status_code == 404

@@ -140,6 +140,19 @@ async def test_verbose_has_the_times_of_segments_or_of_words(
     assert (await fetch_input(house, words))["chunk_level"] == "word"
 
 
+@pytest.mark.parametrize("format", ["json", "text", "srt", "vtt", "verbose_json"])
+async def test_a_transcript_is_read_whatever_an_app_says_of_its_parts(
+    client: httpx.AsyncClient, format: str
+) -> None:
+    """They were a server error, after a request that had succeeded."""
+    times = ["no", [], ["a", {}], [None, 2], [1e308, -5], [10**400], None, {"0": 1}]
+    chunks = [*({"timestamp": time, "text": "Hi"} for time in times), {"text": 5}, "Hi", None, 7]
+    answer = await heard(client, output={"text": "Hi", "chunks": chunks}, response_format=format)
+    assert (answer.status_code, "Hi" in answer.text) == (200, True)
+    odd = await heard(client, output={"text": "Hi", "chunks": {}}, response_format=format)
+    assert odd.status_code == 200
+
+
 async def test_a_stream_has_the_whole_text_at_its_end(client: httpx.AsyncClient) -> None:
     answer = await heard(client, stream="true")
     assert answer.headers["content-type"].startswith("text/event-stream")

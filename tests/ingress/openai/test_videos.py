@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -26,6 +27,7 @@ from serve_app.ingress.openai.video_parameters import (
     size_text,
 )
 from serve_app.ingress.submission.model_lookup import EndpointFields
+from tests.fakes.clock import FakeClock
 from tests.ingress.house import OTHERS, House, build_house
 
 VIDEOS = "/openai/v1/videos"
@@ -154,6 +156,8 @@ def test_lengths_and_sizes_that_an_input_does_not_say_are_left_out() -> None:
     assert size_text({"resolution": "720p", "aspect_ratio": "auto"}) == ""
     assert size_text({"resolution": "480p", "aspect_ratio": "9:16"}) == "480x853"
     assert length_text({"duration": "5"}) == "5"
+    for odd in (("1e308", "1e9:1"), ("1e308", "9:1"), ("9", "1e-300:1e300"), ("9", "1e300:1e-300")):
+        assert size_text(dict(zip(("resolution", "aspect_ratio"), odd, strict=True))) == ""
 
 
 @pytest.mark.parametrize(
@@ -314,6 +318,62 @@ async def test_a_finished_video_is_remixed_by_an_endpoint_that_takes_one(
     assert refused.status_code == 400
     assert "cannot change a video" in refused.json()["error"]["message"]
     assert (await client.post(f"{VIDEOS}/nothing/remix", json=other)).status_code == 404
+
+
+async def test_a_remix_is_recognised_again_when_the_url_of_its_private_video_has_changed() -> None:
+    clock, key = FakeClock(), {"idempotency-key": "winter"}
+    async with (
+        build_house(catalog=OTHERS, files="private", file_url_valid_s=60, clock=clock) as house,
+        house.client() as client,
+    ):
+        video = (await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"})).json()
+        await house.queue.wait("default", video["id"], 10)
+        call: dict[str, Any] = {
+            "url": f"{VIDEOS}/{video['id']}/remix",
+            "json": {"prompt": "in winter"},
+            "headers": key,
+        }
+        first = await client.post(**call)
+        clock.advance(20)
+        again = await client.post(**call)
+        assert again.json().get("id") == first.json()["id"], again.text
+        other = await client.post(**call | {"json": {"prompt": "in summer"}})
+        assert other.status_code == 400
+
+
+async def test_what_is_wrong_with_a_remix_has_the_name_of_its_parameter(tmp_path: Path) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(SECONDS)
+    async with build_house(models=models) as house, house.client() as client:
+        video = (await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"})).json()
+        await house.queue.wait("default", video["id"], 10)
+        body = {"prompt": "x", "seconds": "4", "model": "test/short"}
+        refused = await client.post(f"{VIDEOS}/{video['id']}/remix", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seconds")
+
+
+SECONDS = """
+built_in: false
+endpoints:
+  test/videos:
+    category: text-to-video
+    family: probe
+    schema: open
+    options: {artifacts_field: videos, media_type: video/mp4}
+    defaults: {videos: 1}
+  test/short:
+    category: video-to-video
+    family: probe
+    schema: json
+    options:
+      input_schema:
+        type: object
+        properties:
+          prompt: {type: string}
+          video_url: {type: string}
+          duration: {type: integer, maximum: 3}
+      output_schema: {type: object}
+"""
 
 
 async def test_a_video_that_is_not_ready_or_failed_is_not_remixed(

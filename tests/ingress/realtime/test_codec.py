@@ -120,12 +120,14 @@ def test_images_go_into_the_output_in_place_of_their_names() -> None:
         "images": [{"artifact": "k", "width": 8}],
         "more": {"content": "YWJj", "content_type": "image/jpeg"},
         "text": {"content": "YWJj", "content_type": "text/plain"},
+        "words": {"content": "a café", "content_type": "image/png"},
     }
     outcome = Outcome(output, (artifact,))
     rendering = render_output(outcome, {"k": b"abc"}, inline=False)
     assert rendering["images"] == [{"content": b"abc", "content_type": "image/png", "width": 8}]
     assert rendering["more"]["content"] == b"abc", "families that write images as Base64"
     assert rendering["text"]["content"] == "YWJj"
+    assert rendering["words"]["content"] == "a café"
     (image,) = render_output(outcome, {"k": b"abc"}, inline=True)["images"]
     assert image["url"] == "data:image/png;base64,YWJj"
 

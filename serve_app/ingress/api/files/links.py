@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput
+from serve_app.domain.urls import split_url
 from serve_app.ingress.http.auth import record_read, require_file
 from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.file_readers import NO_FILE
@@ -111,7 +112,7 @@ async def revoke(call: Call, body: UrlsToRevoke) -> RevokedUrls:
     field = "path" if body.url is None else "url"
     key, params = _key(field, target), None
     if body.url is not None:
-        params = dict(parse_qsl(urlsplit(body.url).query))
+        params = dict(parse_qsl(split_url(body.url).query))
         if SIGNATURE not in params:
             raise InvalidInput.of_field("url", "This URL has no signature. Give `path` instead")
     tenant = await _require_owner(call, key)
@@ -121,7 +122,7 @@ async def revoke(call: Call, body: UrlsToRevoke) -> RevokedUrls:
 
 def _key(field: str, target: str) -> str:
     """Key of the private file that a URL or a path names. ``InvalidInput``: it names none."""
-    path = unquote(urlsplit(target).path)
+    path = unquote(split_url(target).path)
     key = path.partition(FILES_PATH)[2] if FILES_PATH in path else path
     if not keys.valid(key):
         raise InvalidInput.of_field(field, f"This names no file; it has to begin with {FILES_PATH}")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,7 @@ from serve_app.domain.lora import (
     parse_lora_path,
 )
 from serve_app.domain.media.data_uri import is_data_uri
+from serve_app.domain.urls import split_url
 from serve_app.ingress.resources.calls import FORCE, MAX_LISTED, Call, Calls, ResourceList, Special
 from serve_app.ingress.resources.exports import ExportedTenant, Lines
 from serve_app.ingress.services.services import Services
@@ -207,7 +208,7 @@ async def _source(call: Call, body: NewWeightsBody) -> dict[str, Any]:
 async def _upload(call: Call, url: str, field: str) -> str:
     """Key of an uploaded file, by its URL; empty for a URL of another server, or one with which the
     owner of a private file lets others read it."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     match = _UPLOAD.fullmatch(unquote(parts.path))
     if match is None or not valid_key(match[1]):
         return ""

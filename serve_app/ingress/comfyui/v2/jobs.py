@@ -346,7 +346,8 @@ def summary(request: Request) -> ComfyApiJobSummary:
 def labels(request: Request) -> dict[str, str]:
     extra = cast("Mapping[str, Any]", request.input.get("extra_data") or {})
     named = extra.get(LABELS)
-    return dict(cast("Mapping[str, str]", named)) if isinstance(named, Mapping) else {}
+    pairs = cast("Mapping[str, Any]", named).items() if isinstance(named, Mapping) else ()
+    return {name: label for name, label in pairs if isinstance(label, str)}  # checked here only
 
 
 _LABEL = re.compile(r"metadata\[(.+)\]", re.DOTALL)

@@ -36,6 +36,8 @@ from serve_app.tenants.scopes import Caller
 from serve_app.webhooks.target import BadTarget
 
 MAX_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+MAX_CREATION_BYTES = 128 * 1024
+"""Of a body: the largest metadata, with escapes for each letter."""
 MAX_BATCHES = 100
 
 RETRIES = "x-stainless-retry-count"
@@ -78,7 +80,7 @@ async def create(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     origin = origin_of(request)  # may be refused, so read it before anything is stored
-    creation = await read_model(request, BatchCreation, services.config.limits.max_body_bytes)
+    creation = await read_model(request, BatchCreation, MAX_CREATION_BYTES)
     _check_metadata(creation.metadata)
     check_url(services, caller, creation.endpoint)
     await _require_key(services, caller)
@@ -142,9 +144,10 @@ async def _made_before(
 async def list_batches(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=20, most=MAX_BATCHES)
-    batches = await _visible_batches(
-        services_of(request), caller, query.text(request, "after"), limit + 1
-    )
+    services, after = services_of(request), query.text(request, "after")
+    if after is not None and await services.queue.batches.get(caller.tenant, after) is None:
+        raise query.invalid("after", "should be the id of a batch", after)
+    batches = await _visible_batches(services, caller, after, limit + 1)
     return json_reply(batch_page(batches, limit))
 
 
@@ -239,7 +242,7 @@ CREATE = Operation(
     "openaiCreateBatch",
     "Run the requests of a file while nothing else waits",
     {200: answer("The batch is stored. Its file is validated next.", OpenAiBatch)},
-    errors=(400, 403, 404, 429, 503),
+    errors=(400, 403, 404, 413, 429, 503),
     parameters=(
         in_header(
             HEADER,

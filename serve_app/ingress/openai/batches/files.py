@@ -45,6 +45,10 @@ LEAST_KEEP_S, MOST_KEEP_S = 3600, 2_592_000
 MAX_FILES = 10_000
 CHUNK_BYTES = 1 << 20
 
+GONE = "should be of a file that is there. Where it was deleted meanwhile, list from the beginning"
+"""Of the file before a page. Without it, the place of the page is not known: an empty page would be
+taken for the end of the list, by a client that deletes the files of each page."""
+
 
 def new_file_id() -> str:
     return f"file-{secrets.token_hex(12)}"
@@ -84,10 +88,13 @@ async def list_files(request: HttpRequest) -> Response:
     order = request.query_params.get("order", "desc")
     if order not in ("asc", "desc"):
         raise query.invalid("order", "should be `asc` or `desc`", order)
-    files = await services_of(request).queue.batches.files.page(
+    book, after = services_of(request).queue.batches.files, query.text(request, "after")
+    if after is not None and await book.get(caller.tenant, after, caller.batches_of) is None:
+        raise query.invalid("after", GONE, after)
+    files = await book.page(
         caller.tenant,
         purpose=query.text(request, "purpose"),
-        after=query.text(request, "after"),
+        after=after,
         limit=limit + 1,
         ascending=order == "asc",
         batches_of=caller.batches_of,

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from serve_app.domain.batches.batch import BatchLine, BatchStatus, LineResult, StoredBatch
 from serve_app.domain.errors import (
@@ -69,11 +70,7 @@ class BatchWorker:
         """Validate the input files of new batches."""
         for batch in await self._book.work.active(MOST_ACTIVE):
             if batch.status is BatchStatus.VALIDATING:
-                try:
-                    with work_of(batch.tenant):
-                        await self._validate(batch)
-                except DarkroomError as error:
-                    log.warning("The batch %s is validated later: %s", batch.id, error.message)
+                await self._move_on(batch, self._validate(batch))
 
     async def advance_often(self) -> None:
         """Rounds within ``EVERY_S``: a pool takes more lines in a second than are queued at once.
@@ -95,12 +92,25 @@ class BatchWorker:
         demand = await self._services.queue.demand()
         self._turn = (self._turn + 1) % len(active)
         for batch in [*active[self._turn :], *active[: self._turn]]:
-            try:
-                with work_of(batch.tenant):
-                    await self._advance(batch, demand)
-            except DarkroomError as error:
-                log.warning("The batch %s continues later: %s", batch.id, error.message)
+            await self._move_on(batch, self._advance(batch, demand))
         return True
+
+    async def _move_on(self, batch: StoredBatch, step: Coroutine[Any, Any, None]) -> None:
+        """Do a step of a batch. Its errors leave the other batches alone."""
+        try:
+            with work_of(batch.tenant):
+                await step
+        except DarkroomError as error:
+            log.warning("The batch %s continues later: %s", batch.id, error.message)
+        except Exception as error:
+            self._unexpected(f"the batch {batch.id}", error)
+
+    def _unexpected(self, where: str, error: Exception) -> DarkroomError:
+        """Record a defect. Returns the error of the line that met it, as a call is answered."""
+        self._services.metrics.count_unexpected_error("openai.batch")
+        log.error("unexpected error at %s", where, exc_info=error)
+        message = f"Unexpected {type(error).__name__}. The server's log has the details."
+        return DarkroomError(message)
 
     async def _validate(self, batch: StoredBatch) -> None:
         services, work = self._services, self._book.work
@@ -173,7 +183,13 @@ class BatchWorker:
             return requests.deleted_line(line)
         if not request.state.final:
             return None
-        return await requests.result_of(self._services, batch, line, request)
+        try:
+            return await requests.result_of(self._services, batch, line, request)
+        except DarkroomError:
+            raise
+        except Exception as error:
+            where = f"the result of line {line.line} of the batch {batch.id}"
+            return requests.refused_line(line, self._unexpected(where, error))
 
     async def _feed(self, batch: StoredBatch, demand: Mapping[str, Demand]) -> None:
         work = self._book.work
@@ -234,7 +250,7 @@ class BatchWorker:
     ) -> LineResult | None:
         """Submit the request of a line. Returns the result of one that is refused for good."""
         try:
-            new = await self._request(batch, caller, line)
+            new = await self._new_request(batch, caller, line)
             running = demand[new.pool].running if new.pool in demand else 0
             most_queued = max(LEAST_QUEUED, running)
             await asyncio.shield(submission.submit(self._services, new, most_queued))
@@ -243,6 +259,16 @@ class BatchWorker:
         except DarkroomError as error:
             return requests.refused_line(line, error)
         return None
+
+    async def _new_request(self, batch: StoredBatch, caller: Caller, line: BatchLine) -> NewRequest:
+        """Request of a line. Raises the errors of its call, and those of defects in their place."""
+        try:
+            return await self._request(batch, caller, line)
+        except DarkroomError:
+            raise
+        except Exception as error:
+            where = f"line {line.line} of the batch {batch.id}"
+            raise self._unexpected(where, error) from None
 
     async def _request(self, batch: StoredBatch, caller: Caller, line: BatchLine) -> NewRequest:
         services = self._services

@@ -14,6 +14,7 @@ import pytest
 
 from serve_app.domain.errors import TooLarge
 from serve_app.domain.request import Priority, State
+from serve_app.ingress.openai.batches import requests
 from serve_app.ingress.openai.batches import worker as module
 from serve_app.ingress.openai.batches.lines import MAX_LINES, FileCheck, split
 from serve_app.ingress.openai.batches.worker import BatchWorker
@@ -171,6 +172,29 @@ async def test_a_line_with_an_image_keeps_its_shape_as_the_call_does(house: Hous
     (request,) = requests_of(house)
     assert request.endpoint == "fal-ai/fast-sdxl/image-to-image"
     assert request.input["image_size"] == "auto"
+
+
+@pytest.mark.parametrize("broken", ["result_of", "call_of"])
+async def test_a_line_that_meets_a_defect_is_an_error_and_holds_no_batch_up(
+    house: House, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The worker repeated it for ever, and did nothing for the batches after it."""
+    intact = getattr(requests, broken)
+
+    def call(services: Any, *others: Any) -> Any:
+        if "boom" in str(others):
+            raise ZeroDivisionError
+        return intact(services, *others)
+
+    monkeypatch.setattr(requests, broken, call)
+    odd = lines(1).replace(b"line 0", b"boom") + b"\n" + lines(1)
+    odd = odd.replace(b'"prompt": "0"', b'"prompt": "boom"', 1)
+    first, second = await create_batch(house, odd), await create_batch(house, lines(1))
+    assert (await run(house, second))["request_counts"]["completed"] == 1
+    known = await run(house, first)
+    assert (known["status"], known["request_counts"]["failed"]) == ("completed", 1)
+    (failed,) = [line for line in await results(house, first) if line["error"]]
+    assert failed["error"]["message"].startswith("Unexpected ZeroDivisionError.")
 
 
 async def test_two_workers_at_once_repeat_no_line(house: House) -> None:
