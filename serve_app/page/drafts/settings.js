@@ -49,7 +49,7 @@ function newPanel() {
     share.textContent = `${slider.value} %`;
     slider.setAttribute("aria-valuetext", `${slider.value} % of the steps`);
   };
-  const keep = () => {
+  const input = () => {
     const chosen = Number(panel.querySelector("input:checked").value);
     show();
     keep(PLACE, { count: chosen, until: slider.value / 100 });
@@ -62,7 +62,7 @@ function newPanel() {
       role: "group",
       "aria-label": "Draft settings",
       hidden: true,
-      input: keep,
+      input,
     },
     element("span", { "aria-hidden": "true" }, "Drafts"),
     element("div", group, radios),

@@ -234,7 +234,7 @@ class ModelsView {
         this.#complain(error.message);
         return RENEW_MS;
       }
-    }, RENEW_MS, this.#page.store.changes, ["replicas"]);
+    }, RENEW_MS, this.#page.store.changes, { of: ["replicas"] });
     this.#refresh = refresh;
     refresh.start();
   }
