@@ -22,7 +22,7 @@ import { Attention } from "./interface/attention.js";
 import { Address, takeLink } from "./interface/address.js";
 import { endWork, followWork } from "./interface/dialog.js";
 import { Door } from "./interface/door.js";
-import { byId } from "./interface/element.js";
+import { byId, tell } from "./interface/element.js";
 import { loaded, tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
@@ -100,17 +100,18 @@ const act = {
   },
   prepareGrids: () => submitter.loadGrids().catch(() => {}),
 };
-const stage = new Stage(api, act, store);
-const recent = new Recent(api, act, store);
-const views = new Views({ api, act, address, caller, models, store, follow: moved });
+const page = { api, act, address, caller, models, store, follow: moved };
+const stage = new Stage(page);
+const recent = new Recent(page);
+const views = new Views(page);
 const demoWords = new DemoWords();
 const estimate = new EstimateLine(api, () => {
   const model = store.model.peek();
   return model === null || !byId("form").checkVisibility() ? null : estimable(model, entered());
 });
 const attention = new Attention();
-const tell = { announce, complain, use, goingOn: () => goingOn };
-const submitter = new Submitter({ api, models, form, stage, cancel, ...tell });
+const own = { announce, complain, use, goingOn: () => goingOn };
+const submitter = new Submitter({ api, models, form, stage, cancel, ...own });
 const door = new Door({
   signIn,
   kept: key,
@@ -305,7 +306,7 @@ function drawModel(model) {
 async function withDetails(what) {
   try {
     details ??= loaded(() => import("./results/details.js"), "results/details.css").then(
-      ({ Details }) => new Details(api, act, address, store.changes),
+      ({ Details }) => new Details(page),
     );
     what(await details);
   } catch (error) {
@@ -322,7 +323,7 @@ function realModels() {
 function offerReal(models) {
   if (offer === null && !models.some(({ cpu, demo }) => cpu && !demo)) return;
   offer ??= realModels().then(({ RealModelOffer }) => {
-    const made = new RealModelOffer({ api, caller, store });
+    const made = new RealModelOffer(page);
     byId("real-model").append(made.node);
     return made;
   });
@@ -542,9 +543,8 @@ async function cancel({ id }) {
   }
 }
 
-function complain(words, ...more) {
-  byId("form-problem").replaceChildren(words, ...more);
-  byId("form-problem").hidden = words === "";
+function complain(...words) {
+  tell(byId("form-problem"), ...words);
 }
 
 effect(() => (byId("connection").hidden = store.contact.value));

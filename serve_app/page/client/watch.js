@@ -1,6 +1,6 @@
 // Follows a request by fal's queue protocol until it ends, even if the server restarts.
 
-import { Refused } from "./api.js";
+import { pause, Refused } from "./api.js";
 
 /** Limit of streams of requests. A browser opens six connections to a server, for all of its windows together:
  * each has two other streams, and other calls need some. */
@@ -146,8 +146,4 @@ export async function resultOf(api, path) {
 function isLost(error) {
   if (!(error instanceof Refused)) return false;
   return error.body.status === "NOT_FOUND" || error.status === 403;
-}
-
-function pause(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -5,7 +5,7 @@ import { controlFor } from "./control.js";
 import { keepDraft, keptDraft } from "./draft.js";
 import { isMaskField } from "./file_input.js";
 import { helpOf, withCode } from "./help.js";
-import { button, byId, element, freshId } from "../interface/element.js";
+import { button, byId, freshId, h, tell } from "../interface/element.js";
 import { DRAFT_FIELDS, fieldsOf, isOpen } from "./schema.js";
 import { bringBack, hold, Unreadable } from "./unreadable.js";
 
@@ -88,10 +88,10 @@ export class InputForm {
 
   /** Forgets what was entered. */
   clear() {
-    clearTimeout(this.#timer);
     this.#carried = {};
     this.#known.clear();
     this.#fill({});
+    clearTimeout(this.#timer); // the change that it told of would be kept
   }
 
   /** Function that brings back what is entered now, into the form of the same model; null if `input`,
@@ -217,7 +217,7 @@ export class InputForm {
   /** Shows each problem at its field and, with `go`, moves the focus to the first one. Returns the
    * problems that name no field, as sentences. */
   tell(problems, { go = true } = {}) {
-    for (const row of this.#rows) setProblem(row, null);
+    for (const row of this.#rows) setProblem(row, "");
     const homeless = [];
     const met = [];
     for (const { loc = [], msg = "" } of problems) {
@@ -299,25 +299,19 @@ function placeIn(field, loc) {
 function makeRow(field, context) {
   const id = freshId(`field-${field.name}`);
   const control = controlFor(field, id, context);
-  const problem = element("p", { class: "problem", id: `${id}-problem`, hidden: true });
+  const problem = h.p({ class: "problem", id: `${id}-problem`, hidden: true });
   const text = helpOf(field);
-  const help = element("p", { class: "help", id: `${id}-help`, hidden: !text }, withCode(text));
-  const mark = field.required ? element("span", { class: "mark" }, "required") : null;
-  const label = element("label", { for: id }, field.title, " ", mark);
+  const help = h.p({ class: "help", id: `${id}-help`, hidden: !text }, withCode(text));
+  const mark = field.required ? h.span({ class: "mark" }, "required") : null;
+  const label = h.label({ for: id }, field.title, " ", mark);
   control.target.setAttribute("aria-describedby", `${id}-problem ${id}-help`);
   if (field.required) control.target.setAttribute("aria-required", "true");
   const kind = `field ${field.kind}`;
   const recall = field.name === "prompt" ? recallButton(control.target, context) : null;
   const row =
     field.kind === "switch"
-      ? element(
-          "div",
-          { class: kind },
-          element("div", { class: "line" }, control.node, label),
-          problem,
-          help,
-        )
-      : element("div", { class: kind }, label, control.node, recall, problem, help);
+      ? h.div({ class: kind }, h.div({ class: "line" }, control.node, label), problem, help)
+      : h.div({ class: kind }, label, control.node, recall, problem, help);
   return { field, control, problem, row };
 }
 
@@ -333,9 +327,8 @@ function recallButton(target, context) {
 }
 
 function setProblem({ control, problem, row }, message) {
-  problem.textContent = message ?? "";
-  problem.hidden = message === null;
-  row.classList.toggle("wrong", message !== null);
-  if (message === null) control.target.removeAttribute("aria-invalid");
+  tell(problem, message);
+  row.classList.toggle("wrong", message !== "");
+  if (message === "") control.target.removeAttribute("aria-invalid");
   else control.target.setAttribute("aria-invalid", "true");
 }

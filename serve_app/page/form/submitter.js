@@ -2,7 +2,7 @@
 
 import { Refused, Unreachable } from "../client/api.js";
 import { endpointPath } from "../client/watch.js";
-import { button, byId, element } from "../interface/element.js";
+import { button, byId } from "../interface/element.js";
 import { tool } from "../interface/late.js";
 import { allLoaded } from "./file_input.js";
 import { aspectOf } from "../results/aspect.js";

@@ -1,8 +1,9 @@
 // Results that the gallery has loaded: pages of requests, newest first, that are kept up to date.
 
 import { Refresh, SOON_MS } from "../interface/refresh.js";
+import { dateOf } from "../interface/words.js";
 import { filesIn, RENEWED_MS } from "../results/media.js";
-import { dateOf, isFiltered, pathOf, STATES_OF } from "./query.js";
+import { isFiltered, pathOf, STATES_OF } from "./query.js";
 
 const FIRST_PAGE = 100;
 const PAGE = 250;

@@ -1,6 +1,6 @@
 // Grid of results. Only the rows near the window are in the document, however many there are.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 import { day } from "../interface/words.js";
 import { playUnderMouse } from "./hover.js";
 import { listenForLongPresses } from "./presses.js";
@@ -16,7 +16,7 @@ const NEAR_END = 2500; // pixels before the end at which more is loaded
  * `favourite(items)`, `remove()`, `moved(date)` with the date of the first row in sight.
  */
 export class Grid {
-  node = element("div", {
+  node = h.div({
     role: "grid",
     class: "grid",
     "aria-label": "Results",
@@ -221,11 +221,11 @@ export class Grid {
   #row(at) {
     const { day: date } = this.#rows[at];
     const name = this.#nameOf(this.#rows[at]);
-    const node = element("div", { role: "row", class: "row", "data-name": name });
+    const node = h.div({ role: "row", class: "row", "data-name": name });
     if (date !== undefined) {
-      const title = element("h3", {}, day(midnight(date).toISOString()));
+      const title = h.h3(day(midnight(date).toISOString()));
       node.classList.add("day");
-      node.append(element("div", { role: "gridcell" }, title));
+      node.append(h.div({ role: "gridcell" }, title));
     }
     return this.#filled(node, at);
   }

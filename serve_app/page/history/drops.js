@@ -2,7 +2,7 @@
 // input for them is in sight.
 
 import { topmost } from "../interface/dialog.js";
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 import { hasResult, kindOfResult, resultIn } from "../results/drag.js";
 
 const OFF_MS = 300; // a drag is over when the browser tells nothing of it for this time
@@ -44,7 +44,7 @@ function isTaken({ target }) {
 
 /** Shows a place to drop a result, as long as one is dragged for which no input is in sight. */
 function offerPlace(use, hasInput) {
-  const place = element("p", { class: "drop-place", "aria-hidden": "true" }, "Drop it here to use it as input");
+  const place = h.p({ class: "drop-place", "aria-hidden": "true" }, "Drop it here to use it as input");
   const over = (event) => {
     event.preventDefault();
     place.classList.add("dropping");

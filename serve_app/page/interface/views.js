@@ -1,6 +1,6 @@
 // Views of the page beside the form: each is a bundle of its own, loaded when it is first opened.
 
-import { button, byId, element } from "./element.js";
+import { button, byId, h } from "./element.js";
 import { loaded, reloadButton, Updated } from "./late.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
@@ -84,11 +84,11 @@ export class Views {
   }
 
   async #open(name) {
-    const host = element("main", { class: `view ${name}`, tabindex: -1 });
+    const host = h.main({ class: `view ${name}`, tabindex: -1 });
     const opened = { host, view: { follow() {}, leave() {} }, failed: false };
     this.#opened.set(name, opened);
     byId("views").append(host);
-    host.append(element("p", { class: "help" }, "Loading …"));
+    host.append(h.p({ class: "help" }, "Loading …"));
     try {
       const module = await loaded(MODULES[name].load, ...MODULES[name].styles);
       host.replaceChildren();
@@ -102,7 +102,7 @@ export class Views {
         error instanceof Updated
           ? [error.message, reloadButton()]
           : ["This part of the page could not be loaded.", retry];
-      host.replaceChildren(element("p", { class: "problem" }, words), offer);
+      host.replaceChildren(h.p({ class: "problem" }, words), offer);
       return null;
     }
   }

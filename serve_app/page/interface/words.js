@@ -137,6 +137,13 @@ function timeOf(at, seconds) {
   return at.toLocaleTimeString([], { ...parts, hourCycle: "h23" });
 }
 
+/** Date of a timestamp in this browser's time zone, as 2026-01-31. */
+export function dateOf(iso) {
+  const at = new Date(iso);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+}
+
 /** Name of the day of a timestamp: today, yesterday, tomorrow, or its date. */
 export function day(iso, now = new Date()) {
   const at = new Date(iso);

@@ -1,6 +1,6 @@
 // Schema of an endpoint's input or output, as a table.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 import { inline } from "./markdown.js";
 
 const MOST_DEPTH = 3;
@@ -51,41 +51,27 @@ export function rowsOf(schema, document, before = "", depth = 0) {
 /** Table of the rows. `withDefaults`: of an input. */
 export function schemaTable(rows, { label, withDefaults }) {
   const heads = ["Field", "Type", ...(withDefaults ? ["Default"] : []), "Meaning"];
-  return element(
-    "table",
+  return h.table(
     { class: "table schema", "aria-label": label },
-    element(
-      "thead",
-      {},
-      element(
-        "tr",
-        {},
-        heads.map((head) => element("th", { scope: "col" }, head)),
-      ),
-    ),
-    element(
-      "tbody",
-      {},
-      rows.map((row) => tableRow(row, withDefaults)),
-    ),
+    h.thead(h.tr(heads.map((head) => h.th({ scope: "col" }, head)))),
+    h.tbody(rows.map((row) => tableRow(row, withDefaults))),
   );
 }
 
 function tableRow(row, withDefaults) {
-  const mark = row.required && withDefaults ? element("span", { class: "mark" }, "required") : null;
+  const mark = row.required && withDefaults ? h.span({ class: "mark" }, "required") : null;
   const meaning = row.description === "" ? "—" : inline(row.description);
-  return element(
-    "tr",
+  return h.tr(
     { class: row.noEffect ? "vain" : null },
-    element("th", { scope: "row" }, element("code", {}, row.name), " ", mark),
-    element("td", { "data-label": "Type" }, row.type),
-    withDefaults ? element("td", { "data-label": "Default" }, defaultCell(row.fallback)) : null,
-    element("td", { class: "meaning" }, meaning),
+    h.th({ scope: "row" }, h.code(row.name), " ", mark),
+    h.td({ "data-label": "Type" }, row.type),
+    withDefaults ? h.td({ "data-label": "Default" }, defaultCell(row.fallback)) : null,
+    h.td({ class: "meaning" }, meaning),
   );
 }
 
 function defaultCell(value) {
-  return value === undefined ? "—" : element("code", {}, JSON.stringify(value));
+  return value === undefined ? "—" : h.code(JSON.stringify(value));
 }
 
 /** Type of a value in words, with its bounds or its choices. */

@@ -2,7 +2,7 @@
 
 import { Refused } from "../client/api.js";
 import { wordsOf } from "../interface/ask.js";
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { Desk } from "./desk.js";
 
@@ -18,7 +18,7 @@ export class PartsView {
   #desk;
   #parts;
   #tabs;
-  #body = element("div", { class: "part" });
+  #body = h.div({ class: "part" });
   #refused;
   #opened = new Map(); // name → {part, refresh}
   #current = null;
@@ -29,18 +29,12 @@ export class PartsView {
     this.#parts = parts;
     this.#desk = new Desk(page, () => this.#opened.get(this.#current)?.refresh.now());
     const links = Object.entries(parts).map(([part, { name }]) =>
-      element("a", { href: `#view=${view}&part=${part}`, "data-part": part }, name),
+      h.a({ href: `#view=${view}&part=${part}`, "data-part": part }, name),
     );
-    this.#tabs = element("nav", { class: "tabs", "aria-label": "Parts" }, links);
+    this.#tabs = h.nav({ class: "tabs", "aria-label": "Parts" }, links);
     this.#tabs.hidden = true;
-    this.#refused = element("p", { class: "notice", hidden: true }, refused);
-    host.append(
-      element("h2", {}, title),
-      this.#refused,
-      this.#tabs,
-      this.#body,
-      this.#desk.node,
-    );
+    this.#refused = h.p({ class: "notice", hidden: true }, refused);
+    host.append(h.h2(title), this.#refused, this.#tabs, this.#body, this.#desk.node);
   }
 
   /** Shows the part that the address names. */

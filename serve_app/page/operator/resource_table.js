@@ -1,15 +1,16 @@
 // Table of a kind of resources, from its declaration: its columns, sentences, and what may be done with each.
 
 import { endpointPath } from "../client/watch.js";
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock } from "../interface/words.js";
+import { pill } from "./desk.js";
 
 const CELLS = {
   text: words,
   sentence: words,
-  code: (value) => element("code", {}, value),
-  state: (value) => element("span", { class: `pill ${value}` }, value),
+  code: (value) => h.code(value),
+  state: (value) => pill(value),
   number: (value) => value.toLocaleString("en"),
   bytes,
   time: clock,
@@ -22,7 +23,7 @@ const CELLS = {
  * declaration has, and `deletable(row)`; `key(row)`, if no field differs for all.
  */
 export class ResourceTable {
-  node = element("div", {});
+  node = h.div();
   #desk;
   #name;
   #special;
@@ -30,7 +31,7 @@ export class ResourceTable {
   #table = null;
   #grants = [];
   #turn = 0; // counts the lists that were asked for: the last one is shown, whatever answer comes last
-  #below = element("p", { class: "help", hidden: true });
+  #below = h.p({ class: "help", hidden: true });
 
   constructor(desk, name, special = {}) {
     this.#desk = desk;
@@ -138,7 +139,7 @@ function contentOf({ field, format }, row, cells) {
 /** What stands below the content of another field. */
 function line(column, row, cells) {
   const content = contentOf(column, row, cells);
-  return content && element("span", { class: "facts" }, `${column.heading}: `, content);
+  return content && h.span({ class: "facts" }, `${column.heading}: `, content);
 }
 
 export function capitalized(text) {

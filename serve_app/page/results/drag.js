@@ -1,6 +1,6 @@
 // Results that are dragged to an input of the form.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 
 const TYPE = "application/x-darkroom-file";
 
@@ -17,7 +17,7 @@ export function makeDraggable(node, file) {
 /** Handle for a file whose player or viewer needs the drags itself. Keys and fingers have the button
  * “Use as input”. */
 export function dragHandle(file) {
-  const handle = element("span", {
+  const handle = h.span({
     class: "drag-handle",
     draggable: "true",
     title: "Drag this to an input",

@@ -2,7 +2,7 @@
 
 import { BASE } from "../client/api.js";
 import { dialogOf, openNew, work } from "../interface/dialog.js";
-import { element } from "../interface/element.js";
+import { button, freshId, h } from "../interface/element.js";
 import { isExpired } from "../results/media.js";
 
 /** What a tool says whose result has no place any more. */
@@ -13,7 +13,7 @@ export const NO_PLACE =
 export async function pictureAt(url) {
   const src = ownAddress(url ?? "");
   if (src === null) return null;
-  const image = element("img", { src, alt: "" });
+  const image = h.img({ src, alt: "" });
   try {
     await image.decode();
     return image;
@@ -41,7 +41,17 @@ export function refuse(title, url) {
     : url
       ? "The page cannot show this image, because another server has it. Save it, and choose the file."
       : "Choose the image first: a file, or a result by Use as input.";
-  openNew(title, "narrow", element("p", { class: "help" }, words));
+  openNew(title, h.p({ class: "help" }, words), { kind: "narrow" });
+}
+
+/** Slider of a tool. `range` has its attributes; `input()` is called after each change. */
+export function slider(range, input) {
+  return h.input({ id: freshId("tool"), type: "range", step: 1, ...range, input });
+}
+
+/** Tools that belong together. */
+export function group(...tools) {
+  return h.span({ class: "group" }, ...tools);
 }
 
 /** Dialog in which the user makes something. It is an entry of the history, so Back leaves it. The user
@@ -50,16 +60,27 @@ export class WorkDialog {
   #act;
   #address;
   #node;
+  #words = h.p({ class: "help", role: "status" });
   #isWarned = false;
   #isAside = false; // until the user has signed in again
   #isReturning = false; // to its entry of the history, which the user has left
 
-  /** `act` has `isChanged()`, which is true if something would be lost, and `ask(words)`, which shows
-   * a question. `address` is the page's. */
-  constructor(title, address, act, ...content) {
+  /** `tools` stand above the `place` of the work. `act` has `isChanged()`, which is true if something would
+   * be lost, `lost`, which names it in the question, and `use` with `finish()`: the words and the call of the
+   * button that uses the work. `address` is the page's. */
+  constructor(title, address, act, tools, place) {
     this.#act = act;
     this.#address = address;
-    this.#node = dialogOf(title, "full", content);
+    this.#node = dialogOf(title, "full", [
+      h.div({ class: "tools", role: "toolbar", "aria-label": "Tools" }, tools),
+      place,
+      h.div(
+        { class: "foot" },
+        this.#words,
+        button("Cancel", () => this.leave("Press Cancel")),
+        button(act.use, act.finish, { class: "main" }),
+      ),
+    ]);
     this.#node.querySelector(".close").addEventListener("click", () => this.leave("Press ×"));
     this.#node.addEventListener("cancel", (event) => {
       if (!this.leave("Press Escape")) event.preventDefault();
@@ -73,6 +94,11 @@ export class WorkDialog {
     address.go({ tool: "1" });
     document.body.append(this.#node);
     this.#node.showModal();
+  }
+
+  /** Shows words beside the buttons. */
+  say(words) {
+    this.#words.textContent = words;
   }
 
   get node() {
@@ -91,7 +117,7 @@ export class WorkDialog {
       return true;
     }
     this.#isWarned = true;
-    this.#act.ask(`${how} again to discard`);
+    this.say(`${how} again to discard ${this.#act.lost}`);
     return false;
   }
 
