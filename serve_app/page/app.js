@@ -7,6 +7,7 @@ import { KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { SignIn } from "./client/sign_in.js";
 import { Store, UNKNOWN } from "./client/store.js";
+import { submitted } from "./client/watch.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { DemoWords } from "./form/demo_words.js";
@@ -246,14 +247,6 @@ function isServed(id) {
   return store.served.peek().some((each) => each.id === id);
 }
 
-async function listAgain() {
-  try {
-    await models.list();
-  } catch {
-    // The connection status reports it.
-  }
-}
-
 /** Id of the model in the page's address, or of the one that was used last, or of the first one. */
 function wantedModel() {
   const wanted = [address.now.model, models.last?.id];
@@ -263,7 +256,8 @@ function wantedModel() {
 /** Shows the form of the model `id`. Does nothing if it is not served. */
 async function choose(id) {
   if (id === undefined) return;
-  if (!isServed(id)) await listAgain(); // it may have been added since the page was opened
+  // It may have been added since the page was opened. The connection status reports an error.
+  if (!isServed(id)) await models.list().catch(() => {});
   if (!isServed(id)) return;
   byId("model").value = id;
   let found;
@@ -337,10 +331,8 @@ async function showLatest() {
     const page = await api.call("GET", "v1/requests?limit=1&state=succeeded");
     const [latest] = page.requests;
     if (latest === undefined || !stage.empty) return;
-    const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
-    const input = { prompt: latest.prompt ?? "" };
-    const known = { id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at) };
-    stage.add({ ...known, restored: true, cut: true });
+    const known = submitted({ ...latest, input: { prompt: latest.prompt ?? "" } });
+    stage.add({ ...known, ...namesOf(known.endpoint), restored: true, cut: true });
   } catch {
     // The stage stays empty.
   }
@@ -527,11 +519,9 @@ async function showCode(request) {
 /** Loads a tool and calls `what` with its module. */
 async function use(name, what, report = complain) {
   report("");
-  try {
-    await what(await tool(name));
-  } catch (error) {
-    report(error.message);
-  }
+  await tool(name)
+    .then(what)
+    .catch((error) => report(error.message));
 }
 
 async function cancel({ id }) {

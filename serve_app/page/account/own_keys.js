@@ -10,7 +10,7 @@ export class OwnKeysPart extends Part {
   node = h.div(this.#keys.node);
 
   async look() {
-    const own = await this.desk.caller.look();
+    const own = await this.desk.page.caller.look();
     await this.#keys.look(own.tenant, own);
   }
 }

@@ -30,7 +30,7 @@ export class WeightsPart extends Part {
   );
 
   async look() {
-    this.#own = (await this.desk.caller.look()).tenant;
+    this.#own = (await this.desk.page.caller.look()).tenant;
     const { weights } = await this.#table.look();
     await this.#clean(weights);
   }

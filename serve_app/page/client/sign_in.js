@@ -22,12 +22,11 @@ export class SignIn {
   }
 
   /** True if people can sign in here; false also while Darkroom does not answer. */
-  async isOffered() {
-    try {
-      return (await this.#api.call("GET", "v1/sign-in")).available;
-    } catch {
-      return false;
-    }
+  isOffered() {
+    return this.#api.call("GET", "v1/sign-in").then(
+      ({ available }) => available,
+      () => false,
+    );
   }
 
   /** Sends the browser to the provider. Throws like `Api.call`. */

@@ -25,6 +25,11 @@ export function requestPath(endpoint, id) {
   return `queue/${endpointPath(endpoint)}/requests/${encodeURIComponent(id)}`;
 }
 
+/** Request of `/v1/requests`, as the page knows those that it has submitted. */
+export function submitted({ request_id: id, endpoint_id: endpoint, input, created_at: at }) {
+  return { id, endpoint, input, at: Date.parse(at) };
+}
+
 /**
  * Calls `tell` with each update of a request. While it is `queued` or `running`, the update is
  * `{phase, status}`. At the end it is `{phase, status, output}` or

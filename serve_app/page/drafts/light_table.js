@@ -24,7 +24,13 @@ export class LightTable {
     const { request, act } = page;
     this.#page = page;
     const files = filesIn(output);
-    this.#cells = output.drafts.map((draft, at) => new Cell(draft, at + 1, files[at], this.#acts()));
+    const acts = {
+      selected: () => this.#update(),
+      finish: (cell) => this.#finishOne(cell),
+      fork: (cell) => this.#fork(cell),
+      drop: (cell) => this.#drop(cell),
+    };
+    this.#cells = output.drafts.map((draft, at) => new Cell(draft, at + 1, files[at], acts));
     const count = this.#cells.length;
     this.#list = h.ul(
       {
@@ -50,15 +56,6 @@ export class LightTable {
     this.#watchExpiry(output.drafts[0].expires_at);
     this.#watchResults();
     if (request.restored) this.#lookUp();
-  }
-
-  #acts() {
-    return {
-      selected: () => this.#update(),
-      finish: (cell) => this.#finishOne(cell),
-      fork: (cell) => this.#fork(cell),
-      drop: (cell) => this.#drop(cell),
-    };
   }
 
   #originOf({ draft, number, picture }) {

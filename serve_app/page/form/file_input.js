@@ -4,7 +4,7 @@ import { button, h, problemLine, tell } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 import { acceptOf, addressOf, check, checkKind, isInline } from "./file_check.js";
-import { hasResult, resultIn } from "../results/drag.js";
+import { acceptDrops, hasResult, resultIn } from "../results/drag.js";
 import { isExpired } from "../results/media.js";
 import { Unreadable } from "./unreadable.js";
 
@@ -220,9 +220,9 @@ export function mediaControl(field, id, context) {
   };
   const ways = h.div(
     { class: "media-ways" },
-    isWeights ? opens("Choose a LoRA", "loras", () => control) : null,
+    isWeights && opens("Choose a LoRA", "loras", () => control),
     source.node,
-    isMask ? opens("Paint a mask", "mask", () => control) : null,
+    isMask && opens("Paint a mask", "mask", () => control),
     target,
   );
   const words = h.div({ class: "trigger-words", role: "group", "aria-label": "Trigger words" });
@@ -345,19 +345,11 @@ function fileSource(field, multiple, accepted) {
 
 /** Accepts files that are dropped or pasted, and results of the page, which `put` gets. */
 function takeDrops(node, { take, takeResult }, put) {
-  const over = (on) => (event) => {
-    const types = [...(event.dataTransfer?.types ?? [])];
-    if (!types.includes("Files") && !hasResult(types)) return;
-    event.preventDefault();
-    node.classList.toggle("dropping", on);
-  };
-  node.addEventListener("dragover", over(true));
-  node.addEventListener("dragleave", over(false));
-  node.addEventListener("drop", (event) => {
-    over(false)(event);
-    const result = resultIn(event.dataTransfer); // its image is among the files too
+  const isWanted = (data) => data?.types.includes("Files") || hasResult(data?.types ?? []);
+  acceptDrops(node, isWanted, (data) => {
+    const result = resultIn(data); // its image is among the files too
     if (result !== null) takeResult(result, put);
-    else if (event.dataTransfer?.files.length) take([...event.dataTransfer.files]);
+    else if (data?.files.length) take([...data.files]);
   });
   node.addEventListener("paste", (event) => {
     if (event.clipboardData?.files.length) take([...event.clipboardData.files]);

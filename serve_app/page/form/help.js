@@ -1,6 +1,7 @@
 // Help texts of fields. The schema's own descriptions are written for programmers.
 
 import { h } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
 
 /** Fields whose title says enough. */
 const CLEAR =
@@ -45,11 +46,8 @@ export function helpOf({ name, description }) {
 /** Title of a field, such as "Number of images" for `num_images`. */
 export function titleOf(name) {
   if (Object.hasOwn(TITLES, name)) return TITLES[name];
-  const words = name
-    .replace(/_urls?$/, "")
-    .replace(/^num_/, "number_of_")
-    .replaceAll("_", " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  const words = name.replace(/_urls?$/, "").replace(/^num_/, "number_of_");
+  return capitalized(words.replaceAll("_", " "));
 }
 
 /** Nodes for `text`, in which words between backticks become code. */

@@ -1,6 +1,7 @@
 // Control for the image size: a preset, or width and height.
 
 import { h, select } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
 import * as json from "../client/json.js";
 
 /** fal's presets: width and height in pixels. */
@@ -97,5 +98,5 @@ function spoken(preset) {
     .replace(/_hd$/, " HD")
     .replaceAll("_", " ");
   const pixels = PRESETS[preset] ? ` · ${PRESETS[preset].join(" × ")}` : "";
-  return words.charAt(0).toUpperCase() + words.slice(1) + pixels;
+  return capitalized(words) + pixels;
 }

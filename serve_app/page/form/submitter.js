@@ -94,13 +94,9 @@ export class Submitter {
   }
 
   /** Submits a prompt to another model, with its defaults. Returns what went wrong, or "". */
-  async drawWith(id, prompt) {
-    try {
-      await this.#submit(await this.#modelOf(id), { prompt });
-      return "";
-    } catch (error) {
-      return wordsOf(error);
-    }
+  drawWith(id, prompt) {
+    const drawing = this.#modelOf(id).then((model) => this.#submit(model, { prompt }));
+    return drawing.then(() => "", wordsOf);
   }
 
   /** Finishes a draft of `request` as it is. Throws `Refused` or `Unreachable`. */

@@ -1,6 +1,6 @@
 // What can be done with results of the gallery: mark, delete.
 
-import { isActive } from "./collection.js";
+import { isActive } from "../interface/words.js";
 import { ask, counted } from "./question.js";
 
 const MOST_MARKED = 500;

@@ -1,6 +1,6 @@
 // List of the days that have results, to jump to one.
 
-import { button, h } from "../interface/element.js";
+import { attribute, button, h } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 import { dateOf, day } from "../interface/words.js";
 import { daysPathOf, midnight } from "./query.js";
@@ -72,11 +72,8 @@ export class Days {
     this.#current = date;
     for (const each of this.node.querySelectorAll("button")) {
       const here = each.dataset.date === date;
-      if (!here) each.removeAttribute("aria-current");
-      else {
-        each.setAttribute("aria-current", "date");
-        this.#reveal(each);
-      }
+      attribute(each, "aria-current", here ? "date" : null);
+      if (here) this.#reveal(each);
     }
   }
 

@@ -22,8 +22,7 @@ const MOST_TO_LOAD = 3000; // requests that a jump loads; a longer one changes t
 
 /** Fills `host` with the gallery. */
 export function open(host, page) {
-  const gallery = new Gallery(host, page);
-  return { follow: (address) => gallery.follow(address), leave: () => gallery.leave() };
+  return new Gallery(host, page);
 }
 
 class Gallery {

@@ -66,7 +66,11 @@ export function share(api, id) {
 function showLink(node, { url }) {
   const field = h.input({ readonly: true, value: url, "aria-label": "Link" });
   node.replaceChildren(
-    h.div({ class: "link-row" }, field, copyButton(() => field)),
+    h.div(
+      { class: "link-row" },
+      field,
+      copyButton(() => field),
+    ),
     h.p({ class: "help" }, "Copy it now. It is not shown again."),
   );
   node.hidden = false;

@@ -1,9 +1,8 @@
 // One result in the gallery.
 
 import { button, h } from "../interface/element.js";
-import { STATES } from "../interface/words.js";
+import { isActive, STATES } from "../interface/words.js";
 import { makeDraggable } from "../results/drag.js";
-import { isActive } from "./collection.js";
 
 const SIGNS = { video: "▶", audio: "♪" };
 const KINDS = { video: "video", audio: "audio", file: "file" };
@@ -32,7 +31,7 @@ export function tile(item) {
       file === null ? standing(request, words) : picture(file),
       SIGNS[file?.kind] ? h.span({ class: "sign", "aria-hidden": "true" }, SIGNS[file.kind]) : null,
       file !== null && request.drafts ? h.span({ class: "draft-mark" }, "Draft") : null,
-      file === null ? null : h.span({ class: "over", "aria-hidden": "true" }, words),
+      file !== null && h.span({ class: "over", "aria-hidden": "true" }, words),
     ),
     h.input({
       type: "checkbox",

@@ -62,7 +62,7 @@ function parts(found, model, { act, close, use }) {
     model === undefined
       ? h.p({ class: "problem" }, `This Darkroom does not serve ${endpoint}.`)
       : "",
-    h.div({ class: "buttons" }, fills, use === null ? "" : button("Use as input", useIt)),
+    h.div({ class: "buttons" }, fills, use !== null && button("Use as input", useIt)),
   ];
 }
 

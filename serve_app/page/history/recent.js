@@ -4,7 +4,7 @@ import { effect } from "../vendored/signals.js";
 import { button, byId, h } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { roving } from "../interface/roving.js";
-import { day, seconds, shortClock, STATES } from "../interface/words.js";
+import { day, isActive, seconds, shortClock, STATES } from "../interface/words.js";
 
 const PAGE = 15;
 const EVERY_MS = 4000;
@@ -127,10 +127,6 @@ export class Recent {
       : null;
     return h.li({ "data-request": id, "data-state": state }, shown, cancel);
   }
-}
-
-function isActive({ state }) {
-  return state === "queued" || state === "running";
 }
 
 /** Small image of the first file; a dot for the state if there is none. */

@@ -17,7 +17,7 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
   const main = button(action, null, { type: "submit", class: danger ? "main danger" : "main" });
   const form = h.form(
     { class: "question", novalidate: true },
-    words === "" ? null : h.p(words),
+    words !== "" && h.p(words),
     controls.map(({ node }) => node),
     problem,
     progress,
@@ -81,7 +81,7 @@ function fieldOf({ name, label, type = "text", value = "", choices, required = f
   const node = h.div(
     { class: type === "checkbox" ? "field tick" : "field" },
     labelled(label, control),
-    help === undefined ? null : h.p({ class: "help", id: about }, help),
+    help !== undefined && h.p({ class: "help", id: about }, help),
   );
   const read = () => {
     if (type === "file") return control.files[0] ?? null;

@@ -123,13 +123,10 @@ export class Door {
   }
 
   /** Ends the sign-in with which the provider sent the browser back. */
-  async comeBack(answer) {
+  comeBack(answer) {
+    const { signIn, enter } = this.#page;
     this.open();
-    try {
-      this.#page.enter(await this.#page.signIn.finish(answer));
-    } catch (error) {
-      this.say(error.message);
-    }
+    signIn.finish(answer).then(enter, (error) => this.say(error.message));
   }
 
   get isOpen() {
@@ -143,11 +140,7 @@ export class Door {
 
   async #begin() {
     this.say("");
-    try {
-      await this.#page.signIn.begin();
-    } catch (error) {
-      this.say(error.message);
-    }
+    await this.#page.signIn.begin().catch((error) => this.say(error.message));
   }
 
   #try() {

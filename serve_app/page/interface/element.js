@@ -42,6 +42,12 @@ export function labelled(words, control) {
   return [h.label({ for: control.id }, words), control];
 }
 
+/** Sets an attribute; null: removes it. */
+export function attribute(node, name, value) {
+  if (value === null) node.removeAttribute(name);
+  else node.setAttribute(name, value);
+}
+
 /** Line that says what went wrong, see `tell`. */
 export function problemLine() {
   return h.p({ class: "problem", role: "alert", hidden: true });

@@ -67,12 +67,12 @@ function offerReload(words) {
 
 /** True if Darkroom does not have the script of this page any more. */
 async function isUpdated() {
-  try {
-    const script = new URL("bundle.js", FOLDER);
-    return (await fetch(script, { method: "HEAD", cache: "no-store" })).status === 404;
-  } catch {
-    return false;
-  }
+  const script = new URL("bundle.js", FOLDER);
+  const asking = fetch(script, { method: "HEAD", cache: "no-store" });
+  return await asking.then(
+    ({ status }) => status === 404,
+    () => false,
+  );
 }
 
 /** Loads a style sheet of the page once; resolves when it is in force. */

@@ -1,6 +1,7 @@
 // Table whose rows change while the user looks at it: what stays the same is not drawn again, so that the
 // focus and a click are not lost.
 
+import { keepChildren } from "./children.js";
 import { button, h } from "./element.js";
 
 /**
@@ -32,17 +33,11 @@ export class LiveTable {
   /** Shows the rows in their order. */
   show(rows) {
     const keys = new Set(rows.map((row) => String(this.#kind.key(row))));
-    for (const [key, { node }] of this.#rows) {
-      if (keys.has(key)) continue;
-      node.remove();
-      this.#rows.delete(key);
-    }
-    rows.forEach((row, place) => {
-      const node = this.#update(row);
-      if (this.#body.children[place] !== node) {
-        this.#body.insertBefore(node, this.#body.children[place] ?? null);
-      }
-    });
+    for (const key of this.#rows.keys()) if (!keys.has(key)) this.#rows.delete(key);
+    keepChildren(
+      this.#body,
+      rows.map((row) => this.#update(row)),
+    );
     this.#table.hidden = rows.length === 0;
     this.#empty.hidden = rows.length > 0;
   }
@@ -87,7 +82,8 @@ export class LiveTable {
   #act(key, words) {
     const row = this.#rows.get(key)?.row;
     if (row !== undefined)
-      this.#kind.actions(row)
+      this.#kind
+        .actions(row)
         .find(({ name }) => name === words)
         ?.call();
   }

@@ -1,6 +1,6 @@
 // Views of the page beside the form: each is a bundle of its own, loaded when it is first opened.
 
-import { button, byId, h } from "./element.js";
+import { attribute, button, byId, h } from "./element.js";
 import { loaded, reloadButton, Updated } from "./late.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
@@ -33,34 +33,29 @@ const MODULES = {
 export class Views {
   #page;
   #opened = new Map(); // name → {host, view, failed}
-  #current = null;
+  current = null;
 
   constructor(page) {
     this.#page = page;
   }
 
-  get current() {
-    return this.#current;
-  }
-
   /** Shows the view of the address, or the form if the address names none. */
   async follow(address) {
     const name = address.view in MODULES ? address.view : null;
-    if (this.#current !== name) this.#leave();
-    this.#current = name;
+    if (this.current !== name) this.#leave();
+    this.current = name;
     byId("work").hidden = name !== null;
     byId("views").hidden = name === null;
     for (const link of document.querySelectorAll("header nav a")) {
       const here = (link.dataset.view ?? null) === name;
-      if (here) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      attribute(link, "aria-current", here ? "page" : null);
     }
     this.#dropFailed();
     if (name === null) return;
     for (const [each, { host }] of this.#opened) host.hidden = each !== name;
     const opened = this.#opened.get(name) ?? (await this.#open(name));
     // The user may have gone on while the view was loading, to another view or within this one.
-    if (this.#current === name) opened?.view.follow(this.#page.address.now);
+    if (this.current === name) opened?.view.follow(this.#page.address.now);
   }
 
   /** Forgets all views and what they show, as when another key is used. */
@@ -80,7 +75,7 @@ export class Views {
   }
 
   #leave() {
-    this.#opened.get(this.#current)?.view?.leave();
+    this.#opened.get(this.current)?.view?.leave();
   }
 
   async #open(name) {

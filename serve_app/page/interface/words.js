@@ -33,6 +33,11 @@ export const STATES = {
   expired: "Expired",
 };
 
+/** True if a request is not over. */
+export function isActive({ state }) {
+  return state === "queued" || state === "running";
+}
+
 /** Text for a queued request: its position, the wait reason, and the estimated start. */
 export function waitingWords(position, { reason, detail, share, starts_at: startsAt } = {}) {
   const place = position > 0 ? `Requests before this one: ${position}.` : "Next in line.";
@@ -96,6 +101,11 @@ const inUnit = (value, unit) => (value / unit.bytes).toFixed(unit.digits);
 export function bytesOf(part, whole) {
   const unit = unitOf(whole);
   return `${inUnit(part, unit)} of ${inUnit(whole, unit)} ${unit.name}`;
+}
+
+/** `text` with a capital at its beginning. */
+export function capitalized(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 export function seconds(value) {

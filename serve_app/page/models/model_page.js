@@ -92,13 +92,12 @@ function head(model, act, state) {
       h.h2({ tabindex: -1 }, model.name),
       h.p({ class: "id" }, h.code(model.id)),
       state,
-      served
-        ? h.div(
-            { class: "buttons" },
-            button("Try it", () => act.attempt(model.id, input), { class: "main" }),
-            button("Code", () => act.code({ endpoint: model.id, input: input ?? {} })),
-          )
-        : null,
+      served &&
+        h.div(
+          { class: "buttons" },
+          button("Try it", () => act.attempt(model.id, input), { class: "main" }),
+          button("Code", () => act.code({ endpoint: model.id, input: input ?? {} })),
+        ),
       facts(model),
     ),
   );
@@ -155,10 +154,10 @@ function sample(model, input, output, act) {
   const settings = Object.entries(rest).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
   const use = () => act.attempt(model.id, input);
   return h.li(
-    file === undefined ? null : made(file, imageIn(output), words),
+    file !== undefined && made(file, imageIn(output), words),
     h.p({ class: "words" }, words),
     prompt && settings.length ? h.p({ class: "facts" }, settings.join(" · ")) : null,
-    act === null ? null : button("Try it", use, { "aria-label": `Try it: ${words}` }),
+    act !== null && button("Try it", use, { "aria-label": `Try it: ${words}` }),
   );
 }
 

@@ -143,7 +143,7 @@ class ModelsView {
     return h.section(
       { class: reason === "" ? "group" : "group away" },
       h.h3(name, h.span({ class: "mark" }, models.length)),
-      reason === "" ? null : h.p({ class: "help" }, reason),
+      reason !== "" && h.p({ class: "help" }, reason),
       h.ul({ class: "cards" }, models.map(card)),
     );
   }
@@ -213,20 +213,26 @@ class ModelsView {
   #follow(look) {
     this.#refresh?.stop();
     this.#complain("");
-    const refresh = new Refresh(async () => {
-      const isShown = () => this.#refresh === refresh;
-      try {
-        await look(isShown);
-        if (isShown()) this.#complain("");
-        return null;
-      } catch (error) {
-        if (!isShown()) return null;
-        const passes = error instanceof Unreachable || (error instanceof Refused && error.passing);
-        if (!passes) refresh.stop();
-        this.#complain(error.message);
-        return RENEW_MS;
-      }
-    }, RENEW_MS, this.#page.store.changes, { of: ["replicas"] });
+    const refresh = new Refresh(
+      async () => {
+        const isShown = () => this.#refresh === refresh;
+        try {
+          await look(isShown);
+          if (isShown()) this.#complain("");
+          return null;
+        } catch (error) {
+          if (!isShown()) return null;
+          const passes =
+            error instanceof Unreachable || (error instanceof Refused && error.passing);
+          if (!passes) refresh.stop();
+          this.#complain(error.message);
+          return RENEW_MS;
+        }
+      },
+      RENEW_MS,
+      this.#page.store.changes,
+      { of: ["replicas"] },
+    );
     this.#refresh = refresh;
     refresh.start();
   }

@@ -1,7 +1,7 @@
 // Offer of a real model that runs here, where demo models are served: in the form, among the models,
 // and beside a result whose words the demo did not know.
 
-import { button, h, tell } from "../interface/element.js";
+import { attribute, button, h, tell } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 
 const RENEW_MS = 5000;
@@ -124,10 +124,8 @@ export class RealModelOffer {
     const away = obstacle(this.#answer);
     this.#download.hidden = kept || here || loading !== undefined || away !== "";
     this.#progress.hidden = loading === undefined;
-    if (loading !== undefined) {
-      if (loading.total > 0) this.#progress.value = Math.min(1, loading.done / loading.total);
-      else this.#progress.removeAttribute("value");
-    }
+    const share = loading?.total > 0 ? Math.min(1, loading.done / loading.total) : null;
+    attribute(this.#progress, "value", share);
     if (loading !== undefined) this.#say(`A replica has begun: ${loading.stage.replaceAll("_", " ")}.`);
     else if (here) this.#say("Its weights are here.");
     else if (kept) this.#say("A replica downloads its weights soon.");

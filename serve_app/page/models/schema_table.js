@@ -65,7 +65,7 @@ function tableRow(row, withDefaults) {
     { class: row.noEffect ? "vain" : null },
     h.th({ scope: "row" }, h.code(row.name), " ", mark),
     h.td({ "data-label": "Type" }, row.type),
-    withDefaults ? h.td({ "data-label": "Default" }, defaultCell(row.fallback)) : null,
+    withDefaults && h.td({ "data-label": "Default" }, defaultCell(row.fallback)),
     h.td({ class: "meaning" }, meaning),
   );
 }

@@ -7,29 +7,17 @@ const SAID_MS = 10_000; // it covers what is below it
 
 /** Desk of an operator. `page` is that of the view. `look()` looks again at the part that is shown. */
 export class Desk {
-  #page;
   #said = h.p({ class: "said", role: "status", hidden: true });
   #problem = problemLine();
   #timer = null;
   #kinds = null;
 
   constructor(page, look) {
-    this.#page = page;
+    this.page = page;
     this.look = look;
     this.node = h.div({ class: "answers" }, this.#said, this.#problem);
-  }
-
-  get page() {
-    return this.#page;
-  }
-
-  get caller() {
-    return this.#page.caller;
-  }
-
-  /** JSON of a call, see `Api.call`. */
-  async call(method, path, body, headers = {}) {
-    return await this.#page.api.call(method, path, body, headers);
+    /** JSON of a call, see `Api.call`. */
+    this.call = (...given) => page.api.call(...given);
   }
 
   /** Declarations of the resources by name, asked for once. Throws like `Api.call`. */
@@ -137,7 +125,7 @@ export function section(name, about, ...content) {
   return h.section(
     { "aria-label": name },
     h.h3(name),
-    about === "" ? null : h.p({ class: "help" }, about),
+    about !== "" && h.p({ class: "help" }, about),
     ...content,
   );
 }

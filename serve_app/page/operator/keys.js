@@ -1,6 +1,7 @@
 // Tenants with their limits, and the API keys of one of them.
 
 import { button, h } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
 import { askBudget, budgetWords } from "./budget.js";
 import { Part, pill, section } from "./desk.js";
 import { KeyList } from "./key_list.js";
@@ -33,7 +34,7 @@ export class KeysPart extends Part {
   );
 
   async look() {
-    this.#own = await this.desk.caller.look();
+    this.#own = await this.desk.page.caller.look();
     this.#tenant ??= this.#own.tenant;
     await Promise.all([this.#tenants.look(), this.#keys.look(this.#tenant, this.#own)]);
   }
@@ -77,7 +78,7 @@ export class KeysPart extends Part {
     const people = { name: "name", label: "Name for people", value: name, required: true };
     const fields = Object.entries(limits).map(([limit, { value, source }]) => ({
       name: limit,
-      label: limitName(limit),
+      label: capitalized(limit.replaceAll("_", " ")),
       ...(limit === "files" ? { choices: FILES } : { type: "number" }),
       value: source === "api" ? value : "",
       help: limitHelp(value, source),
@@ -133,11 +134,6 @@ export class KeysPart extends Part {
 function limitValue(limit, text) {
   if (text === "") return null;
   return limit === "files" ? text : Number(text);
-}
-
-function limitName(limit) {
-  const words = limit.replaceAll("_", " ");
-  return words[0].toUpperCase() + words.slice(1);
 }
 
 function limitHelp(value, source) {

@@ -2,7 +2,7 @@
 
 import { Refused } from "../client/api.js";
 import { wordsOf } from "../interface/ask.js";
-import { h } from "../interface/element.js";
+import { attribute, h } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { Desk } from "./desk.js";
 
@@ -58,10 +58,8 @@ export class PartsView {
   }
 
   #show(name) {
-    for (const link of this.#tabs.children) {
-      if (link.dataset.part === name) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
-    }
+    for (const link of this.#tabs.children)
+      attribute(link, "aria-current", link.dataset.part === name ? "page" : null);
     this.#tabs
       .querySelector("[aria-current]")
       .scrollIntoView({ block: "nearest", inline: "center" });

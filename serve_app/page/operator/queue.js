@@ -2,7 +2,7 @@
 
 import { endpointPath } from "../client/watch.js";
 import { openNew } from "../interface/dialog.js";
-import { button, h, labelled, options, select } from "../interface/element.js";
+import { button, h, labelled, options, select, tell } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { clock, waitingWords } from "../interface/words.js";
 import { Part, pill, section, span } from "./desk.js";
@@ -110,7 +110,7 @@ export class QueuePart extends Part {
     const [queue, waiting, own, models] = await Promise.all([
       this.desk.call("GET", "v1/queue"),
       this.#wait(),
-      this.desk.caller.look(),
+      this.desk.page.caller.look(),
       this.#models ?? this.desk.page.models.list().catch(() => null),
     ]);
     this.#models = models;
@@ -125,8 +125,8 @@ export class QueuePart extends Part {
     this.#halts.show(queue.halts);
     await this.#history.look();
     const { oldest_transaction: oldest } = queue;
-    this.#notice.hidden = oldest === null || oldest.age_s < SHOWN_FROM_S;
-    if (!this.#notice.hidden) this.#notice.textContent = transactionWords(oldest);
+    const isShown = oldest !== null && oldest.age_s >= SHOWN_FROM_S;
+    tell(this.#notice, isShown ? transactionWords(oldest) : "");
   }
 
   /** As many of the chosen requests as are shown, from the one that has waited longest. */

@@ -1,9 +1,9 @@
 // Table of a kind of resources, from its declaration: its columns, sentences, and what may be done with each.
 
 import { endpointPath } from "../client/watch.js";
-import { h } from "../interface/element.js";
+import { h, tell } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { bytes, clock } from "../interface/words.js";
+import { bytes, capitalized, clock } from "../interface/words.js";
 import { pill } from "./desk.js";
 
 const CELLS = {
@@ -46,10 +46,10 @@ export class ResourceTable {
     const answer = await this.#desk.call("GET", `${this.#kind.path.slice(1)}${query}`);
     if (turn !== this.#turn) return answer;
     await this.show(answer[this.#kind.items]);
-    this.#below.hidden = this.#kind.below === "";
-    this.#below.textContent = this.#kind.below.replaceAll(/\{(\w+)\}/g, (_, name) =>
+    const words = this.#kind.below.replaceAll(/\{(\w+)\}/g, (_, name) =>
       name.includes("_bytes") ? bytes(answer[name]) : answer[name],
     );
+    tell(this.#below, words);
     return answer;
   }
 
@@ -63,7 +63,7 @@ export class ResourceTable {
     if (this.#table !== null) return;
     const [kind, { grants }] = await Promise.all([
       this.#desk.resource(this.#name),
-      this.#desk.caller.look(),
+      this.#desk.page.caller.look(),
     ]);
     if (this.#table !== null) return; // two calls at once
     const { cells, more, key = (row) => row[kind.cursor] } = this.#special;
@@ -140,10 +140,6 @@ function contentOf({ field, format }, row, cells) {
 function line(column, row, cells) {
   const content = contentOf(column, row, cells);
   return content && h.span({ class: "facts" }, `${column.heading}: `, content);
-}
-
-export function capitalized(text) {
-  return text[0].toUpperCase() + text.slice(1);
 }
 
 function words(value) {

@@ -1,8 +1,9 @@
 // Resources that need no part of their own: all that their declarations say.
 
 import { h } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
 import { Part, section } from "./desk.js";
-import { ResourceTable, capitalized } from "./resource_table.js";
+import { ResourceTable } from "./resource_table.js";
 
 /** Part of the resources. */
 export class ResourcesPart extends Part {
@@ -11,7 +12,7 @@ export class ResourcesPart extends Part {
 
   async look() {
     const { desk } = this;
-    const [kinds, { grants }] = await Promise.all([desk.resources(), desk.caller.look()]);
+    const [kinds, { grants }] = await Promise.all([desk.resources(), desk.page.caller.look()]);
     for (const { name, plural, about, scope } of kinds.values()) {
       const isSeen = about !== "" && (scope === "" || grants.includes(scope));
       if (isSeen && !this.#tables.has(name)) {

@@ -84,7 +84,7 @@ function side(request, endpoint) {
     { class: "beside" },
     ran,
     facts(told.filter(Boolean).join(" · ")),
-    error === null ? null : h.span({ class: "problem" }, error.message),
+    error !== null && h.span({ class: "problem" }, error.message),
     files.length > 0 ? h.div({ class: "outputs" }, files.map(output)) : written(request),
   );
 }

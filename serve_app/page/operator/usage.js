@@ -65,7 +65,7 @@ export class UsagePart extends Part {
     this.node = h.div(
       h.div(
         { class: "tools" },
-        own ? null : h.div(labelled("Tenant", this.#tenant)),
+        !own && h.div(labelled("Tenant", this.#tenant)),
         h.div(labelled("Time", this.#period)),
         this.#measures,
       ),
@@ -77,9 +77,7 @@ export class UsagePart extends Part {
         this.#place,
         button("Download as CSV", () => desk.run(() => this.#download())),
       ),
-      own
-        ? null
-        : section("What the machines cost", "In the same time, for all tenants.", this.#report),
+      !own && section("What the machines cost", "In the same time, for all tenants.", this.#report),
     );
     this.#regroup();
   }

@@ -66,7 +66,7 @@ export class WebhooksPart extends Part {
   async look() {
     const [{ tenants }, own] = await Promise.all([
       this.desk.call("GET", "v1/tenants"),
-      this.desk.caller.look(),
+      this.desk.page.caller.look(),
     ]);
     const names = tenants.map(({ tenant }) => tenant);
     const chosen = names.includes(this.#tenant.value) ? this.#tenant.value : own.tenant;

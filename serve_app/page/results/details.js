@@ -6,8 +6,15 @@ import { Refresh, SOON_MS } from "../interface/refresh.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { promptOf } from "./sheet.js";
-import { requestPath, resultOf } from "../client/watch.js";
-import { clock, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
+import { requestPath, resultOf, submitted } from "../client/watch.js";
+import {
+  clock,
+  isActive,
+  runningWords,
+  seconds,
+  STATES,
+  waitingWords,
+} from "../interface/words.js";
 
 /** Dialog of a request. `page` has `api`, `address` and `store`, and in `act` the callbacks `again` (use this
  * input), `cancel`, `drafts` (show them) and `useAsInput`. */
@@ -59,7 +66,7 @@ export class Details {
     const { id } = shown;
     try {
       const request = await this.#page.api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
-      const final = !["queued", "running"].includes(request.state);
+      const final = !isActive(request);
       if (final && request.state === "succeeded")
         shown.outcome ??= await resultOf(this.#page.api, requestPath(request.endpoint_id, id));
       if (this.#shown !== shown) return null;
@@ -75,12 +82,7 @@ export class Details {
 
   #draw(request, final) {
     const output = this.#shown.outcome?.output;
-    const known = {
-      id: request.request_id,
-      endpoint: request.endpoint_id,
-      input: request.input,
-      at: Date.parse(request.created_at),
-    };
+    const known = submitted(request);
     const action = (name, what) => button(name, () => what(known), { "data-name": name });
     const closed = (what) => () => {
       this.#page.address.correct({ request: null }); // going back would undo a change of the model

@@ -27,6 +27,22 @@ export function dragHandle(file) {
   return handle;
 }
 
+/** Calls `dropped(data)` with what is dropped on `node`, of which `isWanted(data)` says in each drag whether it
+ * fits. */
+export function acceptDrops(node, isWanted, dropped) {
+  const over = (on) => (event) => {
+    if (!isWanted(event.dataTransfer)) return;
+    event.preventDefault();
+    node.classList.toggle("dropping", on);
+  };
+  for (const name of ["dragenter", "dragover"]) node.addEventListener(name, over(true));
+  node.addEventListener("dragleave", over(false));
+  node.addEventListener("drop", (event) => {
+    over(false)(event);
+    dropped(event.dataTransfer);
+  });
+}
+
 /** True if a drag of these types has a result. */
 export function hasResult(types) {
   return types.includes(TYPE);

@@ -2,7 +2,7 @@
 
 import { DRAFT_FIELDS } from "../form/schema.js";
 import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
-import { button, factRows, h } from "../interface/element.js";
+import { attribute, button, factRows, h, tell } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { shortSeed } from "./seed.js";
@@ -19,7 +19,7 @@ const RATIO = 32;
  */
 export class Sheet {
   #request;
-  #final = false;
+  final = false;
   #standing = h.p({ class: "standing" }, "Sending …");
   #bar = h.div(
     {
@@ -40,7 +40,8 @@ export class Sheet {
   #read;
   #use;
   #notify;
-  #part = 0;
+  /** How far the request is, from 0 to 1. */
+  part = 0;
   #output = null;
   #ignore; // ends the effect of the contact
   #preview; // URL of the newest one
@@ -97,19 +98,10 @@ export class Sheet {
     this.#ignore = effect(() => this.#contact(contact.value));
   }
 
-  /** How far the request is, from 0 to 1. */
-  get part() {
-    return this.#part;
-  }
-
-  get final() {
-    return this.#final;
-  }
-
   /** Says on the card itself that Darkroom does not answer, so that its state may be out of date. */
   #contact(there) {
-    this.#silence.hidden = there;
-    this.#silence.textContent = there ? "" : "No contact with Darkroom. This is its last known state.";
+    const words = "No contact with Darkroom. This is its last known state.";
+    tell(this.#silence, there ? "" : words);
     this.node.classList.toggle("silent", !there);
   }
 
@@ -124,7 +116,7 @@ export class Sheet {
 
   /** Updates the elapsed time; called once a second. */
   tick() {
-    if (this.#final) return;
+    if (this.final) return;
     const age = this.#age();
     this.#elapsed.textContent = seconds(Math.floor(age) + 0.001).replace(/\.0/, "");
     this.#notify.hidden = 1000 * age < LONG_MS || !mayAsk();
@@ -146,30 +138,25 @@ export class Sheet {
     this.#preview = url;
     const fresh = h.img({ alt: "", src: url });
     await fresh.decode().catch(() => (this.#preview = undefined)); // the next one may be readable
-    if (this.#final || this.#preview !== url) return;
+    if (this.final || this.#preview !== url) return;
     this.#developing.style.aspectRatio = `${fresh.naturalWidth} / ${fresh.naturalHeight}`;
     this.#developing.replaceChildren(fresh);
   }
 
   #stand(words, part) {
     this.#standing.textContent = words;
-    this.#part = part ?? 0;
+    this.part = part ?? 0;
     const done = part === null ? null : Math.round(part * 100);
     this.#bar.classList.toggle("unknown", done === null);
-    if (done === null) this.#bar.removeAttribute("aria-valuenow");
-    else this.#bar.setAttribute("aria-valuenow", done);
+    attribute(this.#bar, "aria-valuenow", done);
     this.#bar.firstChild.style.width = `${done ?? 0}%`;
     this.#bar.setAttribute("aria-valuetext", words);
   }
 
   #end(phase, status, output, error) {
-    this.#final = true;
-    this.#cancel.remove();
-    this.#notify.remove();
-    this.#bar.remove();
-    this.#elapsed.remove();
-    this.#developing.remove();
-    this.#silence.remove();
+    this.final = true;
+    const over = [this.#cancel, this.#notify, this.#bar, this.#elapsed, this.#developing];
+    for (const each of [...over, this.#silence]) each.remove();
     this.#ignore();
     if (error !== undefined) {
       const words = phase === "cancelled" ? "" : said(error);
@@ -213,13 +200,12 @@ export class Sheet {
   }
 
   /** Shows drafts on a light table; without it, their files. */
-  async #lay(output, figures) {
+  #lay(output, figures) {
     this.node.classList.add("of-drafts");
-    try {
-      this.#body.replaceChildren(await this.#act.lightTable(this.#request, output));
-    } catch {
-      this.#fill(figures);
-    }
+    this.#act.lightTable(this.#request, output).then(
+      (table) => this.#body.replaceChildren(table),
+      () => this.#fill(figures),
+    );
   }
 
   #facts(status, output) {

@@ -3,6 +3,7 @@
 import { h, labelled, select } from "../interface/element.js";
 import { group, NO_PLACE, pictureAt, refuse, slider, WorkDialog } from "./picture.js";
 import { pixelsOf } from "../form/size.js";
+import { hold } from "../form/unreadable.js";
 
 const TITLE = "Crop";
 const RATIOS = { "1:1": 1, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16 };
@@ -33,11 +34,8 @@ export async function edit(control, rows, field, _api, address) {
 /** Width and height that the form asks for, or null. */
 function sizeOf(row) {
   if (row === undefined) return null;
-  try {
-    return pixelsOf(row.control.read() ?? row.field.fallback);
-  } catch {
-    return null; // not readable
-  }
+  const { value, text } = hold(row.control);
+  return text === undefined ? pixelsOf(value ?? row.field.fallback) : null;
 }
 
 class FrameDialog {

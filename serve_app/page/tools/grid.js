@@ -209,7 +209,7 @@ function newTable(request, { cancel, rest }) {
   const head = columns === null ? [] : [h.tr(rows === null ? null : corner, titles)];
   const body = down.map((value) =>
     h.tr(
-      rows === null ? null : h.th({ scope: "row" }, value),
+      rows !== null && h.th({ scope: "row" }, value),
       across.map(() => h.td({ class: "cell" })),
     ),
   );

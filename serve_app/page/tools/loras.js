@@ -88,12 +88,8 @@ function nameOf(path) {
 export async function describe(control, rows, api) {
   const given = control.given();
   if (typeof given === "string" && /^([\w.-]+\/[\w./@-]+|https?:\/\/\S+)$/.test(given)) keepUsed(LORAS, given);
-  let words = [];
-  try {
-    words = given instanceof File ? await wordsOf(given) : await storedWords(given, api);
-  } catch {
-    // Without its words, a LoRA works too.
-  }
+  const reading = given instanceof File ? wordsOf(given) : storedWords(given, api);
+  const words = await reading.catch(() => []); // without its words, a LoRA works too
   if (control.given() !== given) return; // another one was chosen meanwhile
   control.words.replaceChildren(...words.map((word) => chip(word, rows)));
 }

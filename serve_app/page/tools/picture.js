@@ -14,12 +14,10 @@ export async function pictureAt(url) {
   const src = ownAddress(url ?? "");
   if (src === null) return null;
   const image = h.img({ src, alt: "" });
-  try {
-    await image.decode();
-    return image;
-  } catch {
-    return null;
-  }
+  return image.decode().then(
+    () => image,
+    () => null,
+  );
 }
 
 /** `url` at the page's own origin, so that its pixels can be read; null if it is elsewhere. */
@@ -59,7 +57,7 @@ export function group(...tools) {
 export class WorkDialog {
   #act;
   #address;
-  #node;
+  node;
   #words = h.p({ class: "help", role: "status" });
   #isWarned = false;
   #isAside = false; // until the user has signed in again
@@ -71,7 +69,7 @@ export class WorkDialog {
   constructor(title, address, act, tools, place) {
     this.#act = act;
     this.#address = address;
-    this.#node = dialogOf(title, "full", [
+    this.node = dialogOf(title, "full", [
       h.div({ class: "tools", role: "toolbar", "aria-label": "Tools" }, tools),
       place,
       h.div(
@@ -81,28 +79,24 @@ export class WorkDialog {
         button(act.use, act.finish, { class: "main" }),
       ),
     ]);
-    this.#node.querySelector(".close").addEventListener("click", () => this.leave("Press ×"));
-    this.#node.addEventListener("cancel", (event) => {
+    this.node.querySelector(".close").addEventListener("click", () => this.leave("Press ×"));
+    this.node.addEventListener("cancel", (event) => {
       if (!this.leave("Press Escape")) event.preventDefault();
     });
-    this.#node.addEventListener("close", () => {
+    this.node.addEventListener("close", () => {
       if (this.#isAside) return;
       this.#end();
-      this.#node.remove();
+      this.node.remove();
     });
     work.dialog = this;
     address.go({ tool: "1" });
-    document.body.append(this.#node);
-    this.#node.showModal();
+    document.body.append(this.node);
+    this.node.showModal();
   }
 
   /** Shows words beside the buttons. */
   say(words) {
     this.#words.textContent = words;
-  }
-
-  get node() {
-    return this.#node;
   }
 
   /** Notes a change: the next attempt to leave asks again. */
@@ -124,8 +118,8 @@ export class WorkDialog {
   close() {
     this.#isAside = false;
     this.#end();
-    if (this.#node.open) this.#node.close();
-    else this.#node.remove();
+    if (this.node.open) this.node.close();
+    else this.node.remove();
   }
 
   #end() {
@@ -137,7 +131,7 @@ export class WorkDialog {
   /** Hides it with what is in it, until `follow` is called. */
   putAside() {
     this.#isAside = true;
-    this.#node.close();
+    this.node.close();
   }
 
   /** Follows the address; true if nothing may change behind it, because the user is asked first. */
@@ -146,7 +140,7 @@ export class WorkDialog {
     if (this.#isAside) {
       this.#isAside = false;
       this.#address.go({ tool: "1" });
-      this.#node.showModal();
+      this.node.showModal();
       return false;
     }
     const stays = !isHere && (this.#isReturning || !this.leave("Go back"));

@@ -1,6 +1,7 @@
 // Large view of one result, with its facts beside it.
 
 import { button, byId, h } from "../../interface/element.js";
+import { submitted } from "../../client/watch.js";
 import { dragHandle } from "../../results/drag.js";
 import { isExpired } from "../../results/media.js";
 import { Panel } from "./panel.js";
@@ -225,16 +226,10 @@ export class Lightbox {
 
   #callbacks() {
     const { act } = this.#page;
-    const known = ({ id }, { request }) => ({
-      id,
-      endpoint: request.endpoint_id,
-      input: request.input,
-      at: Date.parse(request.created_at),
-    });
-    const make = async (item, whole, what) => {
+    const make = async (request, what) => {
       const problem = byId("form-problem"); // where the page says why a request was refused
       problem.hidden = true;
-      await what(known(item, whole));
+      await what(submitted(request));
       const words = "Submitted. The result will appear in the gallery.";
       this.#gallery.say(problem.hidden ? words : problem.textContent);
       this.#collection.follow();
@@ -251,23 +246,21 @@ export class Lightbox {
       share: (item) => this.#gallery.share(item),
       remove: () => this.#remove(),
       details: ({ id }) => act.details({ id }),
-      again: (item, whole) =>
-        use(() => act.again({ ...known(item, whole), seed: whole.output?.seed })),
-      newSeed: (item, whole) => {
-        const { seed: _seed, seeds: _seeds, ...input } = whole.request.input;
-        use(() => act.again({ ...known(item, whole), input }));
+      again: ({ request, output }) =>
+        use(() => act.again({ ...submitted(request), seed: output?.seed })),
+      newSeed: ({ request }) => {
+        const { seed: _seed, seeds: _seeds, ...input } = request.input;
+        use(() => act.again({ ...submitted(request), input }));
       },
-      drafts: (item, whole) => use(() => act.drafts(known(item, whole))),
-      vary: (item, whole) => make(item, whole, act.vary),
-      four: (item, whole) => make(item, whole, act.four),
-      useAsInput: () =>
-        act.useAsInput &&
-        (async (item, whole) => {
-          if (isExpired(item.file.url)) await this.#renew(item);
-          if (this.#item?.key !== item.key) return; // the user has gone on
-          const { file } = this.#item;
-          use(() => act.useAsInput(file, known(item, whole)));
-        }),
+      drafts: ({ request }) => use(() => act.drafts(submitted(request))),
+      vary: ({ request }) => make(request, act.vary),
+      four: ({ request }) => make(request, act.four),
+      useAsInput: async ({ request }, item) => {
+        if (isExpired(item.file.url)) await this.#renew(item);
+        if (this.#item?.key !== item.key) return; // the user has gone on
+        const { file } = this.#item;
+        use(() => act.useAsInput(file, submitted(request)));
+      },
     };
   }
 }

@@ -9,8 +9,8 @@ const COPY = { class: "quiet copy-prompt", "data-name": "Copy the prompt" };
 
 /**
  * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`,
- * `share`, `remove`, `details`, `renew`, which reads it again, and with the whole request as well: `again`, `newSeed`, `vary`,
- * `four`, `drafts`, `useAsInput`, which may be missing.
+ * `share`, `remove`, `details`, `renew`, which reads it again; and those that get the whole request, and the
+ * item: `again`, `newSeed`, `vary`, `four`, `drafts`, `useAsInput`.
  */
 export class Panel {
   node = h.aside({ class: "panel", "aria-label": "About this result" });
@@ -87,7 +87,7 @@ export class Panel {
     const { again, newSeed, vary, four, drafts, useAsInput } = this.#act;
     const choices = { "Use again": again, "New seed": newSeed, Vary: vary, "× 4": four };
     if (whole?.output?.drafts?.length) choices.Drafts = drafts;
-    if (useAsInput()) choices["Use as input"] = useAsInput();
+    choices["Use as input"] = useAsInput;
     const titles = {
       "Use again": "Fill the form so that it makes the same result",
       "New seed": "Fill the form, without the seed",
@@ -99,7 +99,7 @@ export class Panel {
     return h.div(
       { class: "buttons", role: "group", "aria-label": "Make more" },
       Object.entries(choices).map(([name, what]) => {
-        const made = action(name, () => what(item, whole));
+        const made = action(name, () => what(whole, item));
         made.disabled = whole === null;
         made.title = titles[name];
         return made;
