@@ -68,10 +68,7 @@ export class Watch {
         for await (const status of this.#statuses()) {
           failures = 0;
           if (this.#stopped) return;
-          if (status.status === "COMPLETED") {
-            this.#tell(endOf(status));
-            return;
-          }
+          if (status.status === "COMPLETED") return this.#tell(endOf(status));
           this.#tell({ phase: status.status === "IN_QUEUE" ? "queued" : "running", status });
         }
       } catch (error) {

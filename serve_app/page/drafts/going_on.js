@@ -44,10 +44,6 @@ export class GoingOn {
     }
   }
 
-  get origin() {
-    return this.#given.origin;
-  }
-
   /** What another one is made with, to go on from the same draft with the same noise. */
   get given() {
     const noise = Number(this.#slider.value);

@@ -65,9 +65,8 @@ function numberControl(field, id) {
     ...bounds,
   });
   const read = () => readNumber(field, target);
-  if (!isSlid(field)) {
+  if (!isSlid(field))
     return { node: target, target, read, write: (value) => (target.value = value ?? "") };
-  }
   const slider = h.input({
     type: "range",
     min: least,

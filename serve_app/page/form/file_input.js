@@ -211,10 +211,8 @@ export function mediaControl(field, id, context) {
     source.say(`At most ${field.mostItems} are possible, so ${left}.`);
   });
   const put = ({ name, url }) => {
-    if (room() === 0) {
-      source.say(`At most ${field.mostItems} are possible. Remove one first.`);
-      return;
-    }
+    if (room() === 0)
+      return source.say(`At most ${field.mostItems} are possible. Remove one first.`);
     add({ name, url, picture: field.media === "image" });
     changed();
   };

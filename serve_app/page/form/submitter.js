@@ -47,7 +47,7 @@ export class Submitter {
       const input = this.#read(model, form, goingOn());
       if (input === null) return false;
       if (draft) await this.#submit(model, drafted(input, draft), { complain, source });
-      else await this.#submit(model, input, { origin: goingOn()?.origin, complain, source });
+      else await this.#submit(model, input, { origin: goingOn()?.given.origin, complain, source });
       return true;
     } catch (error) {
       complain(this.#problemsOf(error, model, form));
@@ -66,7 +66,7 @@ export class Submitter {
       await this.loadGrids();
       const draft = goingOn();
       const fields = fieldsOf(model.input).filter((field) => draft?.leaves(field) ?? true);
-      const known = { model, endpoint: model.id, origin: draft?.origin };
+      const known = { model, endpoint: model.id, origin: draft?.given.origin };
       chooseGrid(fields, input, (cells) =>
         this.#submitGrid(cells[0].grid, { ...known, input: cells[0].input }, () => cells),
       );

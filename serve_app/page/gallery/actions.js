@@ -6,8 +6,8 @@ import { ask, counted } from "./question.js";
 const MOST_MARKED = 500;
 const MOST_DELETED = 100;
 
-/** Actions on items of a gallery: `{api, collection, say}`, where `say(words)` announces, and shows, what came of
- * them. */
+/** Actions on items of a gallery: `{api, collection, say}`, where `say(words)` announces, and shows, what
+ * came of them. */
 export class Actions {
   #gallery;
   #collection;

@@ -32,14 +32,9 @@ export class Archive {
   /** Downloads the files of requests. More than one archive has room for come in several. */
   async download(requests) {
     const all = requests.filter(({ files }) => files.length > 0);
-    if (all.length === 0) {
-      this.#say("There are no files in the selection.");
-      return;
-    }
-    if (this.#stop !== null) {
-      this.#say("A download goes on already. Wait for its end, or cancel it.");
-      return;
-    }
+    if (all.length === 0) return this.#say("There are no files in the selection.");
+    if (this.#stop !== null)
+      return this.#say("A download goes on already. Wait for its end, or cancel it.");
     this.#stop = new AbortController();
     const parts = partsOf(all);
     const files = counted(filesOf(all), "file");

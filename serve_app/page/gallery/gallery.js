@@ -232,10 +232,7 @@ class Gallery {
 
   /** Shows an item large; of a request without a file, its details. */
   #open({ id, key, file }) {
-    if (file === null) {
-      this.#page.act.details({ id });
-      return;
-    }
+    if (file === null) return this.#page.act.details({ id });
     this.#page.address.go({ item: key });
     this.#lightbox.follow(key);
   }

@@ -344,10 +344,7 @@ export class Grid {
     if (node === null) return;
     const item = this.#itemOf(node.dataset.key);
     if (item === undefined) return;
-    if (event.target.matches(".heart")) {
-      this.#act.favourite(item);
-      return;
-    }
+    if (event.target.matches(".heart")) return this.#act.favourite(item);
     const box = event.target.matches(".check");
     if (event.shiftKey) {
       event.preventDefault();

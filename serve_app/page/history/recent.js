@@ -10,8 +10,8 @@ const PAGE = 15;
 const EVERY_MS = 4000;
 const DAY_MS = 10_000; // between two looks at the date: “Today” ends at midnight
 
-/** List of requests. `page` has `api` and `store`, and in `act` the callbacks `details` and `cancel`, which get
- * `{id, endpoint}`. */
+/** List of requests. `page` has `api` and `store`, and in `act` the callbacks `details` and `cancel`, which
+ * get `{id, endpoint}`. */
 export class Recent {
   #page;
   #refresh;

@@ -2,12 +2,12 @@
 
 import { button, factRows, freshId, h } from "../interface/element.js";
 import { money } from "../interface/words.js";
-import { imageIn } from "../client/models.js";
+import { imageIn, inputSchema } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
 import { demoMark, picture, statePill } from "./card.js";
 import { categoryWords, loadable, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
-import { inputSchema, outputSchema, rowsOf, schemaTable } from "./schema_table.js";
+import { outputSchema, rowsOf, schemaTable } from "./schema_table.js";
 
 const ORIGINS = {
   "built-in": "Built in",

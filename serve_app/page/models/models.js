@@ -168,10 +168,7 @@ class ModelsView {
     this.#one.replaceChildren(h.p({ class: "help" }, "Loading …"));
     scrollTo({ top: 0 });
     this.#follow(async (isShown) => {
-      if (this.#opened !== null) {
-        await this.#renew(id);
-        return;
-      }
+      if (this.#opened !== null) return await this.#renew(id);
       const [model, standing, served] = await Promise.all([
         wholeModel(this.#page, id),
         this.#standing(),

@@ -1,5 +1,6 @@
 // Schema of an endpoint's input or output, as a table.
 
+import { jsonSchema } from "../client/models.js";
 import { h } from "../interface/element.js";
 import { inline } from "./markdown.js";
 
@@ -7,21 +8,12 @@ const MOST_DEPTH = 3;
 const MOST_CHOICES = 12;
 const NULLABLE = new Set(["null", undefined]);
 
-/** Schema of the input of the endpoint `id` in its OpenAPI document, or null. */
-export function inputSchema(document, id) {
-  return jsonSchema(document?.paths?.[`/${id}`]?.post?.requestBody);
-}
-
-/** Schema of its output, or null. The path of a result has a part of the id only, as at fal. */
+/** Schema of the output of an endpoint in its OpenAPI document, or null. The path of a result has a part of the id only, as at fal. */
 export function outputSchema(document) {
   const result = Object.keys(document?.paths ?? {}).find((path) =>
     path.endsWith("/requests/{request_id}"),
   );
   return jsonSchema(document?.paths?.[result]?.get?.responses?.["200"]);
-}
-
-function jsonSchema(body) {
-  return body?.content?.["application/json"]?.schema ?? null;
 }
 
 /** Rows of a schema: `{name, type, required, fallback, description, noEffect}`. The fields of objects
@@ -77,9 +69,8 @@ function defaultCell(value) {
 /** Type of a value in words, with its bounds or its choices. */
 export function typeWords(spec, document) {
   const ways = waysOf(spec, document);
-  if (ways.length > 1) {
+  if (ways.length > 1)
     return [...new Set(ways.map((way) => typeWords(way, document)))].join(", or ");
-  }
   const [way] = ways;
   const choices = way.enum ?? ("const" in way ? [way.const] : null);
   if (choices !== null) return choiceWords(choices);

@@ -78,7 +78,7 @@ export class Desk {
   }
 }
 
-/** Part of a view: `node` shows it, and `look()` reads what it shows; again each `everyMs`, if it has them. */
+/** Part of a view: `node` shows it, and `look()` reads what it shows, again each `everyMs` if there are. */
 export class Part {
   constructor(desk) {
     this.desk = desk;
@@ -86,7 +86,7 @@ export class Part {
 }
 
 /** Rows that are read page by page, the newest first. `path()` is the call with its query, whose answer has
- * the rows in `items`; `show(rows, answer)` gets all that were read. `more` is the button for older ones. */
+ * the rows in `items`; `show(rows, answer)` gets all that were read. `more` is the button for more. */
 export class Pages {
   #desk;
   #given;

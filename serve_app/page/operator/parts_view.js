@@ -43,10 +43,8 @@ export class PartsView {
     const turn = this.#turn;
     const allowed = await this.#allowed();
     if (turn !== this.#turn) return; // the user has gone on
-    if (allowed === null) {
-      setTimeout(() => turn === this.#turn && this.follow({ part }), AGAIN_MS);
-      return;
-    }
+    if (allowed === null)
+      return setTimeout(() => turn === this.#turn && this.follow({ part }), AGAIN_MS);
     this.#refused.hidden = allowed.length > 0;
     this.#tabs.hidden = allowed.length === 0;
     for (const link of this.#tabs.children) link.hidden = !allowed.includes(link.dataset.part);

@@ -16,8 +16,8 @@ import {
   waitingWords,
 } from "../interface/words.js";
 
-/** Dialog of a request. `page` has `api`, `address` and `store`, and in `act` the callbacks `again` (use this
- * input), `cancel`, `drafts` (show them) and `useAsInput`. */
+/** Dialog of a request. `page` has `api`, `address` and `store`, and in `act` the callbacks `again` (use
+ * this input), `cancel`, `drafts` (show them) and `useAsInput`. */
 export class Details {
   #page;
   #dialog = byId("details");

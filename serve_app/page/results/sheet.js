@@ -216,9 +216,8 @@ export class Sheet {
       Total: seconds(status.darkroom?.total_s),
     };
     this.node.querySelector("dl.facts").replaceChildren(...factRows(facts));
-    if (output?.darkroom_demo === true && !this.#request.demo) {
+    if (output?.darkroom_demo === true && !this.#request.demo)
       this.node.querySelector(".origin").append(h.span({ class: "demo" }, "demo model"));
-    }
   }
 }
 

@@ -11,8 +11,9 @@ const PLACE = "darkroom.requests"; // key in the session storage: a reload shows
 const MOST = 40; // cards, of which those of a grid count as one eighth
 const IN_GRID = 1 / 8;
 
-/** List of cards. `page` has `api` and `store`, and in `act` the callbacks of the cards, `ended(request, moment)`,
- * and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
+/** List of cards. `page` has `api` and `store`, and in `act` the callbacks of the cards,
+ * `ended(request, moment)`, and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is
+ * the place of a card or null. */
 export class Stage {
   #page;
   #shown = []; // {request, sheet, watch}, newest first

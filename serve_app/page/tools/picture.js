@@ -64,8 +64,8 @@ export class WorkDialog {
   #isReturning = false; // to its entry of the history, which the user has left
 
   /** `tools` stand above the `place` of the work. `act` has `isChanged()`, which is true if something would
-   * be lost, `lost`, which names it in the question, and `use` with `finish()`: the words and the call of the
-   * button that uses the work. `address` is the page's. */
+   * be lost, `lost`, which names it in the question, and `use` and `finish()`: the words and the call of
+   * the button that uses the work. `address` is the page's. */
   constructor(title, address, act, tools, place) {
     this.#act = act;
     this.#address = address;

@@ -4,9 +4,9 @@ import { openNew } from "../interface/dialog.js";
 import { button, h } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 
-/** Opens the dialog, which loads until `show(entries)` of `{dialog, search, list, show}` is called. `label` names
- * the search, `textOf(entry)` is what it looks at, `contentOf(entry)` the content of its button; `none(all)`
- * says why nothing is found in `all`, and `choose(entry)` is called when one is chosen. */
+/** Opens the dialog, which loads until `show(entries)` of `{dialog, search, list, show}` is called. `label`
+ * names the search, `textOf(entry)` is what it looks at, `contentOf(entry)` the content of its button;
+ * `none(all)` says why nothing is found in `all`, and `choose(entry)` is called when one is chosen. */
 export function openSearch(
   title,
   label,

@@ -26,17 +26,13 @@ export class Comparison {
     this.#slider.addEventListener("click", () => this.#toggle());
   }
 
-  get keys() {
-    return this.#items.map(({ key }) => key);
-  }
-
   /** Shows items; fewer than two close it. */
   show(items) {
     if (items.length < 2) {
       this.#dialog?.close();
       return;
     }
-    if (items.map(({ key }) => key).join() === this.keys.join()) return;
+    if (keysOf(items) === keysOf(this.#items)) return;
     this.#items = items;
     this.#open();
     this.#slider.hidden = items.length !== 2 || items.some(({ file }) => file.kind !== "image");
@@ -180,6 +176,10 @@ export class Comparison {
     else if (target.matches("input") || zoom === undefined || !zoom.key(event)) return;
     event.preventDefault();
   }
+}
+
+function keysOf(items) {
+  return items.map(({ key }) => key).join();
 }
 
 function isOld({ file }) {

@@ -11,9 +11,9 @@ import { view } from "./viewer.js";
 const NEAR_END = 8; // items before the end at which more is loaded
 
 /**
- * Large view of the items of a `Collection`. `gallery` has the `page`, the `collection`, its `Actions` as
- * `actions`, its `facts`, and `share(item)`, `remove(items)`, `say(words)`, `closed(key)`, and `renewed(item)`,
- * which reads an item again.
+ * Large view of the items of a `Collection`. `gallery` has the `page`, the `collection`, its `actions` and
+ * `facts`, and `share(item)`, `remove(items)`, `say(words)`, `closed(key)`, and `renewed(item)`, which reads
+ * an item again.
  */
 export class Lightbox {
   #gallery;
@@ -54,17 +54,13 @@ export class Lightbox {
     this.#box.addEventListener("error", () => this.#item !== null && failed(), true);
   }
 
-  get isOpen() {
-    return this.#dialog !== null;
-  }
-
   /** Shows the item with this key; null closes. */
   async follow(key) {
     if (key === null) {
       this.#dialog?.close();
       return;
     }
-    if (this.#item?.key === key && this.isOpen) return;
+    if (this.#item?.key === key && this.#dialog !== null) return;
     const place = this.#collection.placeOf(key);
     const item = place >= 0 ? this.#collection.items[place] : await this.#gallery.facts.itemOf(key);
     if (this.#page.address.now.item !== key) return; // the user has gone on
@@ -78,7 +74,7 @@ export class Lightbox {
   }
 
   #open() {
-    if (this.isOpen) return;
+    if (this.#dialog !== null) return;
     const dialog = h.dialog(
       { class: "lightbox", "aria-label": "Result" },
       h.div({ class: "stage" }, this.#box, this.#before, this.#after),
@@ -184,7 +180,7 @@ export class Lightbox {
 
   /** Follows changes of the item, such as of its mark. */
   #changed() {
-    if (!this.isOpen) return;
+    if (this.#dialog === null) return;
     const place = this.#collection.placeOf(this.#item.key);
     const item = place < 0 ? this.#item : this.#collection.items[place];
     if (item !== this.#item) this.#show(item);
