@@ -17,7 +17,7 @@ const DEMO = "It knows a few words only.";
 /** Shows the list of models. */
 export function showModels(listed) {
   const served = listed.filter(({ away }) => away === "");
-  const groups = grouped(served, ({ category }) => GROUPS[category] ?? OTHERS);
+  const groups = Map.groupBy(served, ({ category }) => GROUPS[category] ?? OTHERS);
   const order = [...Object.values(GROUPS), OTHERS].filter((name) => groups.has(name));
   byId("model").replaceChildren(
     ...order.map((label) => h.optgroup({ label }, groups.get(label).map(option))),
@@ -27,7 +27,7 @@ export function showModels(listed) {
   byId("away").hidden = away.length === 0;
   byId("away-count").textContent =
     away.length === 1 ? "1 model is not served here" : `${away.length} models are not served here`;
-  const reasons = grouped(away, (model) => model.away);
+  const reasons = Map.groupBy(away, (model) => model.away);
   byId("away-list").replaceChildren(
     ...[...reasons].flatMap(([reason, models]) => [
       h.p(reason),
@@ -38,15 +38,6 @@ export function showModels(listed) {
 
 function option({ id, name, demo }) {
   return h.option({ value: id }, name, demo ? " (demo)" : "");
-}
-
-function grouped(items, nameOf) {
-  const groups = new Map();
-  for (const each of items) {
-    const name = nameOf(each);
-    groups.set(name, [...(groups.get(name) ?? []), each]);
-  }
-  return groups;
 }
 
 /** Shows the facts of the chosen model. */

@@ -37,10 +37,9 @@ export class Days {
 
   /** Days with requests, the latest first: `{date, requests}`. */
   #counts() {
-    const counts = new Map();
-    for (const { date, index } of this.#gallery.collection.items)
-      if (index === 0) counts.set(date, (counts.get(date) ?? 0) + 1);
-    const whole = [...counts].map(([date, requests]) => ({ date, requests }));
+    const first = this.#gallery.collection.items.filter(({ index }) => index === 0);
+    const days = [...Map.groupBy(first, ({ date }) => date)];
+    const whole = days.map(([date, { length: requests }]) => ({ date, requests }));
     if (!this.#gallery.collection.more && !this.#gallery.collection.loading) return whole;
     const part = whole.pop()?.date; // more of this day may follow
     return [...whole, ...this.#further.filter(({ date }) => part === undefined || date <= part)];

@@ -2,7 +2,7 @@
 
 /** Elements by their tags: `h.p({ class: "help" }, "Words")`. The attributes may be missing; functions
  * become listeners, and `false` and `null` omit the attribute. Children that are `false` or `null` are left
- * out. */
+ * out. What may be an object, as JSON of a user, stands behind attributes: `h.dd({}, value)`. */
 export const h = new Proxy({}, { get: (_, tag) => element.bind(null, tag) });
 
 function element(tag, ...given) {
@@ -63,7 +63,7 @@ export function tell(line, words, ...more) {
 export function factRows(facts) {
   return Object.entries(facts)
     .filter(([, value]) => value !== undefined && value !== null && value !== "")
-    .map(([name, value]) => h.div(h.dt(name), h.dd(value)));
+    .map(([name, value]) => h.div(h.dt(name), h.dd({}, value)));
 }
 
 let made = 0;

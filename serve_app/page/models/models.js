@@ -118,21 +118,14 @@ class ModelsView {
     const focused = this.#cards.querySelector(".card:focus-within")?.dataset.id;
     this.#drawKinds();
     const found = this.#models.filter((model) => matches(model, this.#wanted()));
-    const away = found.filter(({ state }) => state === "not_served");
-    const served = found.filter(({ state }) => state !== "not_served");
-    const groups = Object.entries(KINDS).map(([kind, name]) => [
-      name,
-      "",
-      served.filter((model) => model.kind === kind),
-    ]);
-    const reasons = [...new Set(away.map(({ away: reason }) => reason))];
-    const others = reasons.map((reason) => [
-      "Not served here",
-      reason,
-      away.filter((model) => model.away === reason),
-    ]);
-    const shown = [...groups, ...others].filter(([, , models]) => models.length > 0);
-    this.#cards.replaceChildren(...shown.map((group) => this.#group(...group)));
+    const isServed = ({ state }) => state !== "not_served";
+    const served = Map.groupBy(found.filter(isServed), ({ kind }) => kind);
+    const away = Map.groupBy(found.filter((model) => !isServed(model)), (model) => model.away);
+    const kinds = Object.keys(KINDS).filter((kind) => served.has(kind));
+    this.#cards.replaceChildren(
+      ...kinds.map((kind) => this.#group(KINDS[kind], "", served.get(kind))),
+      ...[...away].map(([reason, models]) => this.#group("Not served here", reason, models)),
+    );
     const total = this.#models.length;
     const counted = found.length === total ? `${total}` : `${found.length} of ${total}`;
     this.#count.textContent = total === 0 ? "" : `${counted} models`;

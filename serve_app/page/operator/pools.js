@@ -128,9 +128,8 @@ function poolName(pool) {
 }
 
 function stageWords(replicas) {
-  const counts = new Map();
-  for (const { stage } of replicas) counts.set(stage, (counts.get(stage) ?? 0) + 1);
-  return [...counts].map(([stage, count]) => `${count} ${stage}`).join(", ") || "none";
+  const stages = [...Map.groupBy(replicas, ({ stage }) => stage)];
+  return stages.map(([stage, { length }]) => `${length} ${stage}`).join(", ") || "none";
 }
 
 function boundWords({ min_replicas: least, max_replicas: most }) {

@@ -9,7 +9,7 @@ import { pill } from "./desk.js";
 const CELLS = {
   text: words,
   sentence: words,
-  code: (value) => h.code(value),
+  code: (value) => h.code({}, value),
   state: (value) => pill(value),
   number: (value) => value.toLocaleString("en"),
   bytes,

@@ -188,13 +188,10 @@ function total(rows, measure) {
 
 /** Sums by these fields, and by unit and currency, the longest compute time first. */
 function grouped(rows, names) {
-  const groups = new Map();
   const whole = names.includes("endpoint");
-  for (const row of rows) {
-    const parts = [...names.map((name) => row[name]), whole ? row.unit : "", row.currency];
-    const key = parts.join(" ");
-    groups.set(key, [...(groups.get(key) ?? []), row]);
-  }
+  const groups = Map.groupBy(rows, (row) =>
+    [...names.map((name) => row[name]), whole ? row.unit : "", row.currency].join(" "),
+  );
   return [...groups]
     .map(([key, all]) => {
       const figures = ["requests", "run_s", "steps", "quantity", "cost"];

@@ -1,7 +1,7 @@
 // Dialog that crops an image or, with a mask for what is new, extends it.
 
 import { h, labelled, select } from "../interface/element.js";
-import { group, NO_PLACE, pictureAt, refuse, slider, WorkDialog } from "./picture.js";
+import { fileOf, group, NO_PLACE, pictureAt, refuse, slider, WorkDialog } from "./picture.js";
 import { pixelsOf } from "../form/size.js";
 import { hold } from "../form/unreadable.js";
 
@@ -208,9 +208,4 @@ function fillRound(context, image, [width, height]) {
   context.filter = `blur(${Math.round(Math.min(width, height) / 16)}px)`;
   context.drawImage(image, (width - wide) / 2, (height - high) / 2, wide, high);
   context.filter = "none";
-}
-
-async function fileOf(canvas, name) {
-  const made = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  return new File([made], name, { type: "image/png" });
 }

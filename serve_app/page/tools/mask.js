@@ -3,7 +3,7 @@
 import { button, h, labelled } from "../interface/element.js";
 import { Easel } from "./easel.js";
 import { MaskLayer } from "./mask_layer.js";
-import { group, imageRow, NO_PLACE, pictureAt, refuse, slider, WorkDialog } from "./picture.js";
+import { fileOf, group, imageRow, NO_PLACE, pictureAt, refuse, slider, WorkDialog } from "./picture.js";
 
 const TITLE = "Paint a mask";
 const HELP = "What you paint is redrawn. The rest stays as it is.";
@@ -146,9 +146,9 @@ class MaskDialog {
 
   async #finish() {
     if (!this.#layer.isPainted) return this.#dialog.say("Nothing is painted yet.");
-    const made = await this.#layer.png(Number(this.#soft?.value ?? 0));
+    const file = await fileOf(this.#layer.mask(Number(this.#soft?.value ?? 0)), "mask.png");
     if (!this.#control.node.isConnected) return this.#dialog.say(NO_PLACE);
     this.#dialog.close();
-    this.#control.load(new File([made], "mask.png", { type: "image/png" }));
+    this.#control.load(file);
   }
 }

@@ -42,6 +42,12 @@ export function refuse(title, url) {
   openNew(title, h.p({ class: "help" }, words), { kind: "narrow" });
 }
 
+/** File of a canvas, with this name. */
+export async function fileOf(canvas, name) {
+  const made = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  return new File([made], name, { type: "image/png" });
+}
+
 /** Slider of a tool. `range` has its attributes; `input()` is called after each change. */
 export function slider(range, input) {
   return h.input({ id: freshId("tool"), type: "range", step: 1, ...range, input });
