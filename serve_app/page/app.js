@@ -7,6 +7,7 @@ import { KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { SignIn } from "./client/sign_in.js";
 import { Store, UNKNOWN } from "./client/store.js";
+import { submitted } from "./client/watch.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { DemoWords } from "./form/demo_words.js";
@@ -22,7 +23,7 @@ import { Attention } from "./interface/attention.js";
 import { Address, takeLink } from "./interface/address.js";
 import { endWork, followWork } from "./interface/dialog.js";
 import { Door } from "./interface/door.js";
-import { byId } from "./interface/element.js";
+import { byId, tell } from "./interface/element.js";
 import { loaded, tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
@@ -100,17 +101,18 @@ const act = {
   },
   prepareGrids: () => submitter.loadGrids().catch(() => {}),
 };
-const stage = new Stage(api, act, store);
-const recent = new Recent(api, act, store);
-const views = new Views({ api, act, address, caller, models, store, follow: moved });
+const page = { api, act, address, caller, models, store, follow: moved };
+const stage = new Stage(page);
+const recent = new Recent(page);
+const views = new Views(page);
 const demoWords = new DemoWords();
 const estimate = new EstimateLine(api, () => {
   const model = store.model.peek();
   return model === null || !byId("form").checkVisibility() ? null : estimable(model, entered());
 });
 const attention = new Attention();
-const tell = { announce, complain, use, goingOn: () => goingOn };
-const submitter = new Submitter({ api, models, form, stage, cancel, ...tell });
+const own = { announce, complain, use, goingOn: () => goingOn };
+const submitter = new Submitter({ api, models, form, stage, cancel, ...own });
 const door = new Door({
   signIn,
   kept: key,
@@ -245,14 +247,6 @@ function isServed(id) {
   return store.served.peek().some((each) => each.id === id);
 }
 
-async function listAgain() {
-  try {
-    await models.list();
-  } catch {
-    // The connection status reports it.
-  }
-}
-
 /** Id of the model in the page's address, or of the one that was used last, or of the first one. */
 function wantedModel() {
   const wanted = [address.now.model, models.last?.id];
@@ -262,7 +256,8 @@ function wantedModel() {
 /** Shows the form of the model `id`. Does nothing if it is not served. */
 async function choose(id) {
   if (id === undefined) return;
-  if (!isServed(id)) await listAgain(); // it may have been added since the page was opened
+  // It may have been added since the page was opened. The connection status reports an error.
+  if (!isServed(id)) await models.list().catch(() => {});
   if (!isServed(id)) return;
   byId("model").value = id;
   let found;
@@ -305,7 +300,7 @@ function drawModel(model) {
 async function withDetails(what) {
   try {
     details ??= loaded(() => import("./results/details.js"), "results/details.css").then(
-      ({ Details }) => new Details(api, act, address, store.changes),
+      ({ Details }) => new Details(page),
     );
     what(await details);
   } catch (error) {
@@ -322,7 +317,7 @@ function realModels() {
 function offerReal(models) {
   if (offer === null && !models.some(({ cpu, demo }) => cpu && !demo)) return;
   offer ??= realModels().then(({ RealModelOffer }) => {
-    const made = new RealModelOffer({ api, caller, store });
+    const made = new RealModelOffer(page);
     byId("real-model").append(made.node);
     return made;
   });
@@ -336,10 +331,8 @@ async function showLatest() {
     const page = await api.call("GET", "v1/requests?limit=1&state=succeeded");
     const [latest] = page.requests;
     if (latest === undefined || !stage.empty) return;
-    const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
-    const input = { prompt: latest.prompt ?? "" };
-    const known = { id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at) };
-    stage.add({ ...known, restored: true, cut: true });
+    const known = submitted({ ...latest, input: { prompt: latest.prompt ?? "" } });
+    stage.add({ ...known, ...namesOf(known.endpoint), restored: true, cut: true });
   } catch {
     // The stage stays empty.
   }
@@ -526,11 +519,9 @@ async function showCode(request) {
 /** Loads a tool and calls `what` with its module. */
 async function use(name, what, report = complain) {
   report("");
-  try {
-    await what(await tool(name));
-  } catch (error) {
-    report(error.message);
-  }
+  await tool(name)
+    .then(what)
+    .catch((error) => report(error.message));
 }
 
 async function cancel({ id }) {
@@ -542,9 +533,8 @@ async function cancel({ id }) {
   }
 }
 
-function complain(words, ...more) {
-  byId("form-problem").replaceChildren(words, ...more);
-  byId("form-problem").hidden = words === "";
+function complain(...words) {
+  tell(byId("form-problem"), ...words);
 }
 
 effect(() => (byId("connection").hidden = store.contact.value));

@@ -1,21 +1,16 @@
 // API keys of the tenant of the key in use.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
+import { Part } from "../operator/desk.js";
 import { KeyList } from "../operator/key_list.js";
 
 /** Part of the keys. */
-export class OwnKeysPart {
-  #desk;
-  #keys;
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.#keys = new KeyList(desk);
-    this.node = element("div", {}, this.#keys.node);
-  }
+export class OwnKeysPart extends Part {
+  #keys = new KeyList(this.desk);
+  node = h.div(this.#keys.node);
 
   async look() {
-    const own = await this.#desk.caller.look();
+    const own = await this.desk.page.caller.look();
     await this.#keys.look(own.tenant, own);
   }
 }

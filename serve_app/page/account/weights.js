@@ -1,8 +1,8 @@
 // LoRAs and fine-tunes that the tenant registers: the list with their states, adding and removing.
 
 import { Uploads } from "../client/uploads.js";
-import { button, element } from "../interface/element.js";
-import { section } from "../operator/desk.js";
+import { button, h } from "../interface/element.js";
+import { Part, section } from "../operator/desk.js";
 import { ResourceTable } from "../operator/resource_table.js";
 
 const KINDS = [
@@ -13,34 +13,24 @@ const KINDS = [
 const FINAL = ["ready", "refused"];
 
 /** Part of the weights. */
-export class WeightsPart {
+export class WeightsPart extends Part {
   everyMs = 3000; // what is fetched and checked moves on
-  #desk;
-  #uploads;
   #sent = new Map(); // name → key of an upload, which is deleted when the weights are checked
-  #table;
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.#uploads = new Uploads(desk.page.api);
-    this.#table = new ResourceTable(desk, "set of weights", {
-      deletable: ({ tenant }) => tenant === this.#own, // others are published by another tenant
-    });
-    const add = button("Register weights …", () => this.#add(), { class: "main" });
-    this.node = element(
-      "div",
-      {},
-      section(
-        "Weights",
-        "LoRAs and fine-tunes of your own. They are checked against their base before they are used.",
-        add,
-        this.#table.node,
-      ),
-    );
-  }
+  #uploads = new Uploads(this.desk.page.api);
+  #table = new ResourceTable(this.desk, "set of weights", {
+    deletable: ({ tenant }) => tenant === this.#own, // others are published by another tenant
+  });
+  node = h.div(
+    section(
+      "Weights",
+      "LoRAs and fine-tunes of your own. They are checked against their base before they are used.",
+      button("Register weights …", () => this.#add(), { class: "main" }),
+      this.#table.node,
+    ),
+  );
 
   async look() {
-    this.#own = (await this.#desk.caller.look()).tenant;
+    this.#own = (await this.desk.page.caller.look()).tenant;
     const { weights } = await this.#table.look();
     await this.#clean(weights);
   }
@@ -53,15 +43,15 @@ export class WeightsPart {
       const key = this.#sent.get(name);
       if (key === undefined || !FINAL.includes(state)) continue;
       this.#sent.delete(name);
-      await this.#desk.call("DELETE", `v1/uploads/${key}`).catch(() => {}); // it expires anyway
+      await this.desk.call("DELETE", `v1/uploads/${key}`).catch(() => {}); // it expires anyway
     }
   }
 
   async #add() {
     let models = [];
-    if (!(await this.#desk.run(async () => (models = await this.#desk.page.models.list())))) return;
+    if (!(await this.desk.run(async () => (models = await this.desk.page.models.list())))) return;
     const bases = models.filter(({ away }) => away === "").map(({ id }) => [id, id]);
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Register weights",
       words:
         "A safetensors file, or a repository of the hub. Requests name a LoRA as weights:NAME; a " +
@@ -93,7 +83,7 @@ export class WeightsPart {
       throw new Error("Choose either a file, or a URL or repository.");
     const sent = (part) => report(`${Math.round(part * 100)} % of the file is uploaded.`);
     const url = file === null ? source : await this.#uploads.send(file, sent);
-    const added = await this.#desk.call("POST", "v1/weights", {
+    const added = await this.desk.call("POST", "v1/weights", {
       ...given,
       source: url,
       kind: kind === "" ? null : kind,

@@ -181,7 +181,7 @@ function isLost(error) {
 }
 
 /** Resolves after `ms` milliseconds, or when `signal` is aborted. */
-function pause(ms, signal) {
+export function pause(ms, signal) {
   return new Promise((resolve) => {
     setTimeout(resolve, ms);
     signal?.addEventListener("abort", resolve);

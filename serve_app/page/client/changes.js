@@ -1,7 +1,7 @@
 // Changes of the tenant's requests and of the replicas, as the server tells them.
 
 import { batch, effect, signal } from "../vendored/signals.js";
-import { Refused } from "./api.js";
+import { pause, Refused } from "./api.js";
 
 const AGAIN_MS = 2000;
 
@@ -105,7 +105,7 @@ export class Changes {
         if (this.live.value) this.#missed();
         this.live.value = false;
       });
-      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      await pause(AGAIN_MS);
     }
   }
 

@@ -22,22 +22,17 @@ export function keyIn(pasted) {
 /** Key that is stored across visits. If the browser forbids that, it is kept until the page is
  * closed. `forgotten()` is called when another tab has forgotten it. */
 export class KeptKey {
-  #value;
+  value = readText(PLACE);
 
   constructor(forgotten) {
     addEventListener("storage", ({ key, newValue }) => {
       const isGone = (key === PLACE || key === null) && newValue === null; // no name: all is gone
-      if (isGone && this.#value !== null) forgotten();
+      if (isGone && this.value !== null) forgotten();
     });
-    this.#value = readText(PLACE);
-  }
-
-  get value() {
-    return this.#value;
   }
 
   keep(value) {
-    this.#value = value;
+    this.value = value;
     keepText(PLACE, value);
   }
 }

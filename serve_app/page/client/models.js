@@ -144,26 +144,18 @@ export function imageIn(output) {
   return first.startsWith("/") ? new URL(first.slice(1), BASE).href : first;
 }
 
-/** Schema of the endpoint's input, from any of the supported document formats. */
-function inputOf(model, id) {
-  const document = model.openapi ?? model["openapi-3.0"] ?? model.metadata?.openapi ?? null;
-  if (document === null) {
-    const schema = model.input_schema ?? model.json_schema;
-    return schema ? { schema, document: schema } : null;
-  }
-  const post = document.paths?.[`/${id}`]?.post ?? firstPost(document);
-  const content = post?.requestBody?.content ?? {};
-  const schema =
-    (content["application/json"] ?? Object.values(content)[0])?.schema ?? named(document);
-  return schema ? { schema, document } : null;
+/** Input of the endpoint, as `one` has it; null without its OpenAPI document. */
+function inputOf({ openapi: document }, id) {
+  const schema = inputSchema(document, id);
+  return schema && { schema, document };
 }
 
-function firstPost(document) {
-  return Object.values(document.paths ?? {}).find((path) => path.post)?.post;
+/** Schema of the input of the endpoint `id` in its OpenAPI document, or null. */
+export function inputSchema(document, id) {
+  return jsonSchema(document?.paths?.[`/${id}`]?.post?.requestBody);
 }
 
-function named(document) {
-  const schemas = document.components?.schemas ?? {};
-  const name = Object.keys(schemas).find((each) => each.endsWith("Input"));
-  return name ? schemas[name] : null;
+/** Schema of a body in JSON, or null. */
+export function jsonSchema(body) {
+  return body?.content?.["application/json"]?.schema ?? null;
 }

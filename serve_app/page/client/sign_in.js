@@ -22,12 +22,11 @@ export class SignIn {
   }
 
   /** True if people can sign in here; false also while Darkroom does not answer. */
-  async isOffered() {
-    try {
-      return (await this.#api.call("GET", "v1/sign-in")).available;
-    } catch {
-      return false;
-    }
+  isOffered() {
+    return this.#api.call("GET", "v1/sign-in").then(
+      ({ available }) => available,
+      () => false,
+    );
   }
 
   /** Sends the browser to the provider. Throws like `Api.call`. */
@@ -42,12 +41,10 @@ export class SignIn {
     const begun = read(PLACE, TAB);
     keepText(PLACE, null, TAB);
     const [code, state] = [answer.get("code"), answer.get("state")];
-    if (begun === null || begun.state !== state) {
+    if (begun === null || begun.state !== state)
       throw new Error("This sign-in did not begin in this tab. Sign in again.");
-    }
-    if (code === null) {
+    if (code === null)
       throw new Error("The provider did not sign you in. Try again, or use an API key.");
-    }
     const body = { code, state, secret: begun.secret };
     const { key, person } = await this.#api.call("POST", "v1/sign-in/finish", body);
     this.remember(person);

@@ -1,6 +1,6 @@
 // Uploads of files that are too large for the body of a request.
 
-import { BASE, Unreachable } from "./api.js";
+import { BASE, pause, Unreachable } from "./api.js";
 
 /** Larger files are sent in parts of this size. S3 takes none under 5 MiB. */
 const PART_BYTES = 8 * 2 ** 20;
@@ -82,13 +82,13 @@ export class Uploads {
 /** Result of `send()`, which is called again after an interruption. What has stalled is not: the user has
  * waited enough. */
 async function repeated(send, signal) {
-  for (const pause of AGAIN_MS) {
+  for (const ms of AGAIN_MS) {
     try {
       return await send();
     } catch (error) {
       const passes = (error instanceof Unreachable && !error.stalled) || error.status >= 500;
       if (!passes || error.status === 507 || signal?.aborted) throw error;
-      await new Promise((resolve) => setTimeout(resolve, pause));
+      await pause(ms);
     }
   }
   return await send();

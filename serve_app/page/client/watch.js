@@ -1,6 +1,6 @@
 // Follows a request by fal's queue protocol until it ends, even if the server restarts.
 
-import { Refused } from "./api.js";
+import { pause, Refused } from "./api.js";
 
 /** Limit of streams of requests. A browser opens six connections to a server, for all of its windows together:
  * each has two other streams, and other calls need some. */
@@ -23,6 +23,11 @@ export function endpointPath(id) {
 /** Path of a request's calls, relative to the base URL. */
 export function requestPath(endpoint, id) {
   return `queue/${endpointPath(endpoint)}/requests/${encodeURIComponent(id)}`;
+}
+
+/** Request of `/v1/requests`, as the page knows those that it has submitted. */
+export function submitted({ request_id: id, endpoint_id: endpoint, input, created_at: at }) {
+  return { id, endpoint, input, at: Date.parse(at) };
 }
 
 /**
@@ -63,10 +68,7 @@ export class Watch {
         for await (const status of this.#statuses()) {
           failures = 0;
           if (this.#stopped) return;
-          if (status.status === "COMPLETED") {
-            this.#tell(endOf(status));
-            return;
-          }
+          if (status.status === "COMPLETED") return this.#tell(endOf(status));
           this.#tell({ phase: status.status === "IN_QUEUE" ? "queued" : "running", status });
         }
       } catch (error) {
@@ -146,8 +148,4 @@ export async function resultOf(api, path) {
 function isLost(error) {
   if (!(error instanceof Refused)) return false;
   return error.body.status === "NOT_FOUND" || error.status === 403;
-}
-
-function pause(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

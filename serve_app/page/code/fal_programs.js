@@ -1,13 +1,9 @@
 // Programs that use fal's own clients.
 
-import { literal, LocalFile, withFiles } from "./literal.js";
+import { literal, LocalFile, pythonLiteral, withFiles } from "./literal.js";
 
 export function python(endpoint, input, base) {
-  const spell = (value) => {
-    if (value instanceof LocalFile) return `fal_client.encode_file(${JSON.stringify(value.name)})`;
-    if (value === null || value === undefined) return "None";
-    return typeof value === "boolean" ? (value ? "True" : "False") : null;
-  };
+  const file = ({ name }) => `fal_client.encode_file(${JSON.stringify(name)})`;
   return `# pip install fal-client; curl -O ${base}/page/fal_plain_http.py
 # Set FAL_KEY to the key, as \`darkroom env\` prints it.
 import fal_client
@@ -17,7 +13,7 @@ fal_plain_http.use(${JSON.stringify(base)})
 
 result = fal_client.subscribe(
     ${JSON.stringify(endpoint)},
-    arguments=${literal(withFiles(input), { spell, indent: 4, tail: "," }, 4)},
+    arguments=${pythonLiteral(input, file)},
 )
 print(result)
 `;

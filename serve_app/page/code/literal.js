@@ -44,6 +44,16 @@ export function literal(value, style, margin = 0) {
   return `${open}${line}${inner.join(`,${line}`)}${style.tail}\n${" ".repeat(margin)}${close}`;
 }
 
+/** `input` as a literal of Python. `file` writes a `LocalFile`. */
+export function pythonLiteral(input, file) {
+  const spell = (value) => {
+    if (value instanceof LocalFile) return file(value);
+    if (value === null || value === undefined) return "None";
+    return typeof value === "boolean" ? (value ? "True" : "False") : null;
+  };
+  return literal(withFiles(input), { spell, indent: 4, tail: "," }, 4);
+}
+
 /** `text` as one word of a POSIX shell. */
 export function quoted(text) {
   return /^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;

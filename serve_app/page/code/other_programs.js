@@ -1,6 +1,6 @@
 // Programs that use the clients of other services, and the configuration of assistants.
 
-import { literal, LocalFile, withFiles } from "./literal.js";
+import { LocalFile, pythonLiteral, withFiles } from "./literal.js";
 
 const OWN_FIELDS = ["prompt", "num_images", "sync_mode"]; // of Darkroom, which OpenAI's client has otherwise
 
@@ -88,15 +88,6 @@ claude mcp add --transport http darkroom ${url} --header "Authorization: Bearer 
 # Cursor, in ~/.cursor/mcp.json
 ${cursor}
 `;
-}
-
-function pythonLiteral(input, file) {
-  const spell = (value) => {
-    if (value instanceof LocalFile) return file(value);
-    if (value === null || value === undefined) return "None";
-    return typeof value === "boolean" ? (value ? "True" : "False") : null;
-  };
-  return literal(withFiles(input), { spell, indent: 4, tail: "," }, 4);
 }
 
 /** A local file as a data URI in Python. */

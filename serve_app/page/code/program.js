@@ -4,8 +4,9 @@ import { BASE } from "../client/api.js";
 import * as json from "../client/json.js";
 import { keepText, readText } from "../client/storage.js";
 import { codeFor, LANGUAGES, languagesOf } from "./code.js";
-import { copyText } from "../interface/copy.js";
-import { button, element } from "../interface/element.js";
+import { chips, press } from "../interface/chips.js";
+import { copyButton } from "../interface/copy.js";
+import { button, h, problemLine, tell } from "../interface/element.js";
 
 const PREFERRED = "darkroom.language";
 const JSON_TAB = "json"; // the input itself
@@ -18,31 +19,22 @@ const FORM_TAB = "form";
  * fills the form with changed JSON.
  */
 export class Program {
-  node = element("div", { class: "program" });
-  #read;
-  #apply;
+  #page;
   #form;
   #call = null;
-  #tabs = element("div", { class: "languages", role: "group", "aria-label": "Language" });
-  #text = element("pre", { tabindex: 0 });
-  #json = element("textarea", {
-    class: "code",
-    "aria-label": "Input as JSON",
-    spellcheck: false,
-  });
-  #problem = element("p", { class: "problem", role: "alert", hidden: true });
-  #copy;
-  #use;
+  #tabs = h.div({ class: "languages", role: "group", "aria-label": "Language" });
+  #text = h.pre({ tabindex: 0 });
+  #json = h.textarea({ class: "code", "aria-label": "Input as JSON", spellcheck: false });
+  #problem = problemLine();
+  #copy = copyButton(() => (this.#json.hidden ? this.#text : this.#json), { class: "main" });
+  #use = button("Use in the form", () => this.#used());
 
-  constructor({ read, apply, form = null }) {
-    this.#read = read;
-    this.#apply = apply;
+  constructor({ form = null, ...page }) {
+    this.#page = page;
     this.#form = form;
-    this.#copy = button("Copy", () => this.#copied(), { class: "main" });
-    this.#use = button("Use in the form", () => this.#used());
-    const buttons = element("div", { class: "buttons" }, this.#copy, this.#use);
+    const buttons = h.div({ class: "buttons" }, this.#copy, this.#use);
     const parts = [this.#tabs, form, this.#text, this.#json, this.#problem, buttons];
-    this.node.append(...parts.filter((each) => each !== null));
+    this.node = h.div({ class: "program" }, parts);
   }
 
   /** Shows the call: its form, if it has one, or the tab that was chosen last. */
@@ -52,11 +44,8 @@ export class Program {
     const names = { [FORM_TAB]: "Form", [JSON_TAB]: "JSON", ...LANGUAGES };
     const shown = [JSON_TAB, ...languages];
     if (this.#form !== null) shown.unshift(FORM_TAB);
-    this.#tabs.replaceChildren(
-      ...shown.map((tab) =>
-        button(names[tab], () => this.#choose(tab), { class: null, "data-tab": tab }),
-      ),
-    );
+    const tabs = shown.map((tab) => [tab, names[tab]]);
+    this.#tabs.replaceChildren(...chips(tabs, (tab) => this.#choose(tab)));
     const first = this.#form !== null ? FORM_TAB : readText(PREFERRED);
     this.#draw(shown.includes(first) ? first : "python");
   }
@@ -69,7 +58,7 @@ export class Program {
 
   /** Reads the call. JSON that was changed stays until then. */
   #take() {
-    this.#call = this.#read();
+    this.#call = this.#page.read();
     this.#json.value = json.write(this.#call.input, 2);
   }
 
@@ -84,14 +73,8 @@ export class Program {
     const base = BASE.href.replace(/\/$/, "");
     this.#text.textContent = isForm || isJson ? "" : codeFor(tab, { ...this.#call, base });
     this.#copy.textContent = "Copy";
-    this.#say("");
-    for (const each of this.#tabs.children)
-      each.setAttribute("aria-pressed", String(each.dataset.tab === tab));
-  }
-
-  #say(problem) {
-    this.#problem.textContent = problem;
-    this.#problem.hidden = problem === "";
+    tell(this.#problem, "");
+    press(this.#tabs, tab);
   }
 
   async #used() {
@@ -99,16 +82,11 @@ export class Program {
     try {
       input = json.parse(this.#json.value);
     } catch (error) {
-      return this.#say(`This is not JSON: ${error.message}`);
+      return tell(this.#problem, `This is not JSON: ${error.message}`);
     }
     if (input === null || typeof input !== "object" || Array.isArray(input))
-      return this.#say("An input is an object: { … }");
-    await this.#apply(this.#call.endpoint, input);
+      return tell(this.#problem, "An input is an object: { … }");
+    await this.#page.apply(this.#call.endpoint, input);
     if (this.#form !== null) this.#draw(FORM_TAB);
-  }
-
-  async #copied() {
-    await copyText(this.#json.hidden ? this.#text : this.#json);
-    this.#copy.textContent = "Copied";
   }
 }

@@ -1,26 +1,13 @@
 // Draft that the form goes on from: a chip above the buttons, and the fields that it decides.
 
-import { button, byId, element, freshId } from "../interface/element.js";
+import { button, byId, freshId, h } from "../interface/element.js";
 
 /** Fields that a request from a draft cannot change, as the server refuses them
  * (`UNCHANGEABLE` in `catalog/fields/drafts.py`), and the seed. */
-export const DECIDED = [
-  "image_size",
-  "resolution",
-  "aspect_ratio",
-  "num_frames",
-  "duration",
-  "seconds_total",
-  "num_inference_steps",
-  "steps",
-  "number_of_steps",
-  "strength",
-  "scheduler",
-  "shift",
-  "num_images",
-  "seeds",
-  "seed",
-];
+export const DECIDED = (
+  "image_size resolution aspect_ratio num_frames duration seconds_total num_inference_steps steps " +
+  "number_of_steps strength scheduler shift num_images seeds seed"
+).split(" ");
 const WHY = "The draft decides this.";
 const GONE = "Its draft has expired, so Generate makes this from the first step: ";
 const SAME = "the same result, unless its prompt or settings were changed after the draft.";
@@ -55,10 +42,6 @@ export class GoingOn {
       this.leave();
       complain(GONE + (noise > 0 ? OTHER : SAME));
     }
-  }
-
-  get origin() {
-    return this.#given.origin;
   }
 
   /** What another one is made with, to go on from the same draft with the same noise. */
@@ -110,7 +93,7 @@ export class GoingOn {
       this.#held.push(each);
     }
     const { target } = control;
-    const note = element("p", { class: "help decided", id: freshId("decided") }, WHY);
+    const note = h.p({ class: "help decided", id: freshId("decided") }, WHY);
     const described = target.getAttribute("aria-describedby") ?? "";
     target.setAttribute("aria-describedby", `${note.id} ${described}`);
     row.append(note);
@@ -121,27 +104,26 @@ export class GoingOn {
     const { origin, noise } = this.#given;
     const name = origin ? `From draft ${origin.number}` : "From a draft";
     const id = freshId("new-noise");
-    const words = element("output", { for: id });
+    const words = h.output({ for: id });
     const range = { id, type: "range", min: 0, max: 1, step: 0.05, value: noise ?? 0 };
     const say = () => {
       const percent = Math.round(100 * this.#slider.value);
       words.textContent = percent === 0 ? "none" : `${percent} %`;
       this.#slider.setAttribute("aria-valuetext", words.textContent);
     };
-    this.#slider = element("input", { ...range, input: say });
+    this.#slider = h.input({ ...range, input: say });
     const away = () => {
       this.leave();
       byId("fields").querySelector("textarea, input")?.focus();
     };
     const label = "Do not go on from the draft";
     const close = button("×", away, { class: "away", "aria-label": label });
-    const picture = origin?.picture ? element("img", { src: origin.picture, alt: "" }) : null;
-    this.#panel = element(
-      "div",
+    const picture = origin?.picture ? h.img({ src: origin.picture, alt: "" }) : null;
+    this.#panel = h.div(
       { class: "going-on", role: "group", "aria-label": name },
-      element("span", { class: "from" }, picture, name, close),
-      element("label", { for: id }, "New noise"),
-      element("div", { class: "share" }, this.#slider, words),
+      h.span({ class: "from" }, picture, name, close),
+      h.label({ for: id }, "New noise"),
+      h.div({ class: "share" }, this.#slider, words),
     );
     say();
     byId("draft-button").disabled = true; // a draft of a draft cannot be made

@@ -1,9 +1,9 @@
 // Light table: the previews of a request's drafts, and what is done with each.
 
 import { Refused } from "../client/api.js";
-import { button, byId, element } from "../interface/element.js";
+import { button, byId, h } from "../interface/element.js";
 import { day, shortClock } from "../interface/words.js";
-import { filesIn } from "../results/media.js";
+import { filesIn, playInSight, silentVideo } from "../results/media.js";
 import { shortSeed } from "../results/seed.js";
 
 const COLUMNS = { 1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 9: 3 }; // 4 for other numbers
@@ -13,24 +13,26 @@ const OPEN_PHASES = ["sending", "queued", "running"];
 /** Previews of the drafts in the output of `request`. `act` has `finish(request, draft, origin)`,
  * which throws `Refused` or `Unreachable`, `fork(request, draft, origin)` and `vary(request)`. */
 export class LightTable {
-  #request;
-  #api;
-  #act;
+  #page; // {request, api, act}
   #cells; // of the drafts, in their order
   #list;
-  #facts = element("p", { class: "origin", role: "status" });
+  #facts = h.p({ class: "origin", role: "status" });
   #finish;
   #all;
 
-  constructor({ request, output, api, act }) {
-    this.#request = request;
-    this.#api = api;
-    this.#act = act;
+  constructor({ output, ...page }) {
+    const { request, act } = page;
+    this.#page = page;
     const files = filesIn(output);
-    this.#cells = output.drafts.map((draft, at) => new Cell(draft, at + 1, files[at], this.#acts()));
+    const acts = {
+      selected: () => this.#update(),
+      finish: (cell) => this.#finishOne(cell),
+      fork: (cell) => this.#fork(cell),
+      drop: (cell) => this.#drop(cell),
+    };
+    this.#cells = output.drafts.map((draft, at) => new Cell(draft, at + 1, files[at], acts));
     const count = this.#cells.length;
-    this.#list = element(
-      "ul",
+    this.#list = h.ul(
       {
         role: "list",
         "aria-label": count === 1 ? "1 draft" : `${count} drafts`,
@@ -42,12 +44,11 @@ export class LightTable {
     this.#finish = button("Finish selected", () => this.#finishSelected(), { class: "main" });
     this.#all = button("Select all", () => this.#selectAll());
     const more = button("More drafts", () => act.vary(request));
-    this.node = element(
-      "div",
+    this.node = h.div(
       { class: "light-table" },
       this.#facts,
       this.#list,
-      element("div", { class: "buttons" }, this.#finish, count > 1 ? this.#all : null, more),
+      h.div({ class: "buttons" }, this.#finish, count > 1 ? this.#all : null, more),
     );
     this.node.style.setProperty("--columns", COLUMNS[count] ?? 4);
     this.#reach(this.#cells[0]);
@@ -57,22 +58,21 @@ export class LightTable {
     if (request.restored) this.#lookUp();
   }
 
-  #acts() {
-    return {
-      selected: () => this.#update(),
-      finish: (cell) => this.#finishOne(cell),
-      fork: (cell) => this.#fork(cell),
-      drop: (cell) => this.#drop(cell),
-    };
-  }
-
   #originOf({ draft, number, picture }) {
-    return { request: this.#request.id, id: draft.id, number, count: this.#cells.length, picture };
+    return {
+      request: this.#page.request.id,
+      id: draft.id,
+      number,
+      count: this.#cells.length,
+      picture,
+    };
   }
 
   async #finishOne(cell) {
     if (cell.gone || cell.busy) return;
-    await cell.work(() => this.#act.finish(this.#request, cell.draft, this.#originOf(cell)));
+    await cell.work(() =>
+      this.#page.act.finish(this.#page.request, cell.draft, this.#originOf(cell)),
+    );
   }
 
   async #finishSelected() {
@@ -84,14 +84,14 @@ export class LightTable {
 
   #fork(cell) {
     if (cell.gone) return;
-    cell.work(() => this.#act.fork(this.#request, cell.draft, this.#originOf(cell)));
+    cell.work(() => this.#page.act.fork(this.#page.request, cell.draft, this.#originOf(cell)));
   }
 
   async #drop(cell) {
     if (cell.gone || cell.busy) return;
     await cell.work(async () => {
       try {
-        await this.#api.call("DELETE", `v1/drafts/${encodeURIComponent(cell.draft.id)}`);
+        await this.#page.api.call("DELETE", `v1/drafts/${encodeURIComponent(cell.draft.id)}`);
       } catch (error) {
         if (!(error instanceof Refused && error.status === 404)) throw error;
       }
@@ -135,8 +135,8 @@ export class LightTable {
   /** Asks which drafts are there still, after a reload. */
   async #lookUp() {
     try {
-      const own = `v1/drafts?request_id=${encodeURIComponent(this.#request.id)}`;
-      const { drafts } = await this.#api.call("GET", own);
+      const own = `v1/drafts?request_id=${encodeURIComponent(this.#page.request.id)}`;
+      const { drafts } = await this.#page.api.call("GET", own);
       const known = new Set(drafts.map(({ id }) => id));
       for (const cell of this.#cells) if (!known.has(cell.draft.id)) cell.lose("Dropped");
       this.#update();
@@ -190,8 +190,8 @@ export class LightTable {
 
 /** One draft: its preview, which is a button that selects it, and its actions. */
 class Cell {
-  #standing = element("p", { class: "standing", role: "status" });
-  #results = element("p", { class: "results" });
+  #standing = h.p({ class: "standing", role: "status" });
+  #results = h.p({ class: "results" });
   #actions;
   #act;
   #kind;
@@ -206,7 +206,7 @@ class Cell {
     const { seed, step, steps } = draft;
     this.name = `Draft ${number}, seed ${seed}, ${steps > 0 ? `${step} of ${steps}` : step} steps`;
     this.preview = button(
-      [still(file, this.name), element("span", { class: "number" }, String(number))],
+      [still(file, this.name), h.span({ class: "number" }, String(number))],
       () => this.gone || this.select(!this.selected),
       {
         class: "preview",
@@ -216,21 +216,18 @@ class Cell {
         "aria-keyshortcuts": "Enter F Delete",
       },
     );
-    this.#actions = element(
-      "div",
+    this.#actions = h.div(
       { class: "actions" },
       this.#action("Finish", "Enter", () => act.finish(this)),
       this.#action("Change", "F", () => act.fork(this)),
       this.#action("Drop", "Delete", () => act.drop(this)),
     );
     const sound = file?.kind === "audio" ? player(file, this.name) : null;
-    this.node = element(
-      "li",
-      {},
+    this.node = h.li(
       this.preview,
       file ? opener(file, number) : null,
       sound,
-      element("p", { class: "facts" }, "Seed ", shortSeed(seed)),
+      h.p({ class: "facts" }, "Seed ", shortSeed(seed)),
       this.#actions,
       this.#standing,
       this.#results,
@@ -325,30 +322,24 @@ function still(file, name) {
   if (file?.kind === "image" || file?.waveform) {
     const { width, height } = file;
     const size = file.kind === "image" ? { width, height } : { class: "wave" };
-    return element("img", { src: file.waveform ?? file.url, alt: "", ...size });
+    return h.img({ src: file.waveform ?? file.url, alt: "", ...size });
   }
-  if (file?.kind !== "video") return element("span", { class: "blank" });
+  if (file?.kind !== "video") return h.span({ class: "blank" });
   const { url, poster, width, height } = file;
   const given = { src: url, poster, width, height, preload: "metadata" };
-  const looped = { loop: true, playsinline: true, tabindex: -1, "aria-label": name };
-  const video = element("video", { ...given, ...looped });
-  video.muted = true;
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return video;
-  new IntersectionObserver(([{ isIntersecting }]) => {
-    if (isIntersecting) video.play().catch(() => {});
-    else video.pause();
-  }).observe(video);
+  const video = silentVideo({ ...given, tabindex: -1, "aria-label": name });
+  playInSight(video);
   return video;
 }
 
 function player({ url }, name) {
-  return element("audio", { src: url, controls: true, preload: "metadata", "aria-label": name });
+  return h.audio({ src: url, controls: true, preload: "metadata", "aria-label": name });
 }
 
 function opener({ url }, number) {
   const label = `Open the preview of draft ${number}`;
   const link = { href: url, target: "_blank", rel: "noopener", class: "open", "aria-label": label };
-  return element("a", { ...link, title: label }, "⤢");
+  return h.a({ ...link, title: label }, "⤢");
 }
 
 /** Until when a draft is kept, such as "kept until 14:05 tomorrow". */

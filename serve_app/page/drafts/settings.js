@@ -1,7 +1,7 @@
 // How many drafts the page makes, and how far: remembered in this browser.
 
 import { keep, read } from "../client/storage.js";
-import { byId, element, freshId } from "../interface/element.js";
+import { byId, freshId, h } from "../interface/element.js";
 
 const PLACE = "darkroom.drafting";
 const COUNTS = [2, 4, 8, 16];
@@ -32,12 +32,12 @@ function newPanel() {
   const { count, until } = drafting();
   const id = freshId("until");
   const radios = COUNTS.map((each) => {
-    const input = element("input", { type: "radio", name: "draft-count", value: each });
+    const input = h.input({ type: "radio", name: "draft-count", value: each });
     input.checked = each === count;
-    return element("label", {}, input, element("span", {}, String(each)));
+    return h.label(input, h.span(String(each)));
   });
-  const share = element("output", { for: id });
-  const slider = element("input", {
+  const share = h.output({ for: id });
+  const slider = h.input({
     id,
     type: "range",
     min: LEAST_PERCENT,
@@ -49,26 +49,25 @@ function newPanel() {
     share.textContent = `${slider.value} %`;
     slider.setAttribute("aria-valuetext", `${slider.value} % of the steps`);
   };
-  const keep = () => {
+  const input = () => {
     const chosen = Number(panel.querySelector("input:checked").value);
     show();
     keep(PLACE, { count: chosen, until: slider.value / 100 });
   };
   const group = { class: "counts", role: "radiogroup", "aria-label": "Number of drafts" };
-  const panel = element(
-    "div",
+  const panel = h.div(
     {
       id: "draft-settings",
       role: "group",
       "aria-label": "Draft settings",
       hidden: true,
-      input: keep,
+      input,
     },
-    element("span", { "aria-hidden": "true" }, "Drafts"),
-    element("div", group, radios),
-    element("label", { for: id }, "Steps of each"),
-    element("div", { class: "share" }, slider, share),
-    element("p", { class: "help" }, "More steps show more of the result. Finishing makes the rest."),
+    h.span({ "aria-hidden": "true" }, "Drafts"),
+    h.div(group, radios),
+    h.label({ for: id }, "Steps of each"),
+    h.div({ class: "share" }, slider, share),
+    h.p({ class: "help" }, "More steps show more of the result. Finishing makes the rest."),
   );
   show();
   byId("form").querySelector("#send .buttons").before(panel);

@@ -1,21 +1,21 @@
 // Controls for lists: of numbers or words, and of objects, such as LoRAs.
 
 import * as json from "../client/json.js";
-import { button, element, freshId } from "../interface/element.js";
+import { button, freshId, h } from "../interface/element.js";
 import { bringBack, hold, Unreadable } from "./unreadable.js";
 
 /** Control for a list: of numbers, separated by commas or spaces, or of texts, one in each line. */
 export function listControl(field, id) {
   const numbers = field.items !== "text";
   const target = numbers
-    ? element("input", {
+    ? h.input({
         id,
         type: "text",
         inputmode: "numeric",
         placeholder: "1, 2, 3",
         autocomplete: "off",
       })
-    : element("textarea", { id, rows: 2, placeholder: "One in each line", autocomplete: "off" });
+    : h.textarea({ id, rows: 2, placeholder: "One in each line", autocomplete: "off" });
   const read = () => {
     const parts = target.value.split(numbers ? /[\s,;]+/ : /\s*\n\s*/).filter((part) => part.trim());
     if (parts.length === 0) return undefined;
@@ -40,7 +40,7 @@ function numberIn(text, kind) {
  */
 export function rowsControl(field, id, context, controlFor) {
   const name = field.title.replace(/s$/, "");
-  const list = element("div", { class: "items" });
+  const list = h.div({ class: "items" });
   const words = `Add ${name}`; // its name, although the field's label is for it
   const add = button(words, null, { id, class: "quiet add", "aria-label": words });
   let rows = []; // {node, cells: [{field, control}]}
@@ -61,8 +61,7 @@ export function rowsControl(field, id, context, controlFor) {
       add.focus();
     };
     const given = { class: "quiet remove", "aria-label": `Remove this ${name}` };
-    row.node = element(
-      "div",
+    row.node = h.div(
       { class: "item", role: "group" },
       button("×", remove, given),
       cells.map(({ node }) => node),
@@ -92,16 +91,15 @@ export function rowsControl(field, id, context, controlFor) {
     }
     changed();
   };
-  return { node: element("div", {}, list, add), target: add, read, write, parts, join };
+  return { node: h.div(list, add), target: add, read, write, parts, join };
 }
 
 function makeCell(field, context, controlFor) {
   const id = freshId(`item-${field.name}`);
   const control = controlFor(field, id, context);
-  const node = element(
-    "div",
+  const node = h.div(
     { class: `cell ${field.kind}` },
-    element("label", { for: id }, field.title),
+    h.label({ for: id }, field.title),
     control.node,
   );
   return { field, control, node };

@@ -1,6 +1,6 @@
 // Choice of a model: those that are served, by what they make, and the others.
 
-import { byId, element } from "../interface/element.js";
+import { byId, h } from "../interface/element.js";
 
 const GROUPS = {
   "text-to-image": "Images",
@@ -17,45 +17,33 @@ const DEMO = "It knows a few words only.";
 /** Shows the list of models. */
 export function showModels(listed) {
   const served = listed.filter(({ away }) => away === "");
-  const groups = grouped(served, ({ category }) => GROUPS[category] ?? OTHERS);
+  const groups = Map.groupBy(served, ({ category }) => GROUPS[category] ?? OTHERS);
   const order = [...Object.values(GROUPS), OTHERS].filter((name) => groups.has(name));
   byId("model").replaceChildren(
-    ...order.map((label) => element("optgroup", { label }, groups.get(label).map(option))),
+    ...order.map((label) => h.optgroup({ label }, groups.get(label).map(option))),
   );
   byId("no-models").hidden = served.length > 0;
   const away = listed.filter((model) => model.away !== "");
   byId("away").hidden = away.length === 0;
   byId("away-count").textContent =
     away.length === 1 ? "1 model is not served here" : `${away.length} models are not served here`;
-  const reasons = grouped(away, (model) => model.away);
+  const reasons = Map.groupBy(away, (model) => model.away);
   byId("away-list").replaceChildren(
     ...[...reasons].flatMap(([reason, models]) => [
-      element("p", {}, reason),
-      element("ul", {}, models.map(({ name, id }) => element("li", { title: id }, name))),
+      h.p(reason),
+      h.ul(models.map(({ name, id }) => h.li({ title: id }, name))),
     ]),
   );
 }
 
 function option({ id, name, demo }) {
-  return element("option", { value: id }, name, demo ? " (demo)" : "");
-}
-
-function grouped(items, nameOf) {
-  const groups = new Map();
-  for (const each of items) {
-    const name = nameOf(each);
-    groups.set(name, [...(groups.get(name) ?? []), each]);
-  }
-  return groups;
+  return h.option({ value: id }, name, demo ? " (demo)" : "");
 }
 
 /** Shows the facts of the chosen model. */
 export function showFacts(model) {
   const facts = [model.id, model.licence].filter(Boolean).join(" · ");
-  byId("model-about").replaceChildren(
-    model.description,
-    element("span", { class: "facts" }, facts),
-  );
+  byId("model-about").replaceChildren(model.description, h.span({ class: "facts" }, facts));
   byId("model-demo").hidden = !model.demo;
   byId("model-demo-name").textContent = model.name;
   byId("model-demo-about").textContent = model.aboutDemo || DEMO;

@@ -1,6 +1,6 @@
 // Form controls: one factory per kind of field.
 
-import { element } from "../interface/element.js";
+import { h, select } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { listControl, rowsControl } from "./array_input.js";
 import { mediaControl } from "./file_input.js";
@@ -41,8 +41,8 @@ function textControl(field, id) {
   const placeholder = usual || (field.hint ?? "");
   const target =
     field.kind === "prompt"
-      ? element("textarea", { id, rows: field.required ? 4 : 2, placeholder, spellcheck: true })
-      : element("input", { id, type: "text", placeholder, autocomplete: "off" });
+      ? h.textarea({ id, rows: field.required ? 4 : 2, placeholder, spellcheck: true })
+      : h.input({ id, type: "text", placeholder, autocomplete: "off" });
   return {
     node: target,
     target,
@@ -57,7 +57,7 @@ function numberControl(field, id) {
   const step = field.step ?? (field.kind === "whole" ? 1 : "any");
   const placeholder = fallback ?? (field.name === "seed" ? "random" : "");
   const bounds = { min: least, max: most, step };
-  const target = element("input", {
+  const target = h.input({
     id,
     type: "number",
     inputmode: "decimal",
@@ -65,10 +65,9 @@ function numberControl(field, id) {
     ...bounds,
   });
   const read = () => readNumber(field, target);
-  if (!isSlid(field)) {
+  if (!isSlid(field))
     return { node: target, target, read, write: (value) => (target.value = value ?? "") };
-  }
-  const slider = element("input", {
+  const slider = h.input({
     type: "range",
     min: least,
     max: most,
@@ -83,7 +82,7 @@ function numberControl(field, id) {
     target.value = value ?? "";
     follow();
   };
-  return { node: element("div", { class: "slid" }, slider, target), target, read, write };
+  return { node: h.div({ class: "slid" }, slider, target), target, read, write };
 }
 
 function readNumber(field, target) {
@@ -107,9 +106,9 @@ function fineStep(least, most) {
 function choiceControl(field, id) {
   const { choices, fallback } = field;
   const none = fallback === undefined || fallback === null;
-  const options = choices.map((each, at) => element("option", { value: at }, spoken(each)));
-  if (none) options.unshift(element("option", { value: "" }, field.required ? "Choose …" : "–"));
-  const target = element("select", { id }, options);
+  const options = choices.map((each, at) => [at, spoken(each)]);
+  if (none) options.unshift(["", field.required ? "Choose …" : "–"]);
+  const target = select(options, { id });
   const write = (value) => {
     const at = choices.indexOf(value ?? fallback);
     target.value = at < 0 ? "" : String(at);
@@ -131,7 +130,7 @@ function spoken(choice) {
 }
 
 function switchControl(field, id) {
-  const target = element("input", { id, type: "checkbox" });
+  const target = h.input({ id, type: "checkbox" });
   const usual = field.fallback === true;
   target.checked = usual;
   return {
@@ -145,7 +144,7 @@ function switchControl(field, id) {
 function jsonControl(field, id) {
   const shown =
     field.fallback === undefined || field.fallback === null ? "" : json.write(field.fallback);
-  const target = element("textarea", {
+  const target = h.textarea({
     id,
     rows: 3,
     class: "code",

@@ -1,6 +1,6 @@
 // Words that a demo model knows: their list, and a line that names the others as one types.
 
-import { byId, element } from "../interface/element.js";
+import { byId, h } from "../interface/element.js";
 
 const MOST = 5; // words that are named
 const UNSHOWN = "others"; // group of articles and the like
@@ -8,11 +8,10 @@ const UNSHOWN = "others"; // group of articles and the like
 /** Line below the prompt. `show(model)` follows each change of the chosen model. */
 export class DemoWords {
   #known = null; // null: any word
-  #line = element("p", { class: "help unknown-words", role: "status" });
+  #line = h.p({ class: "help unknown-words", role: "status" });
 
   constructor() {
-    for (const name of ["input", "change"])
-      byId("form").addEventListener(name, () => this.look());
+    for (const name of ["input", "change"]) byId("form").addEventListener(name, () => this.look());
   }
 
   /** Lists what `model` knows, and looks at the prompt. Call it when the form has been drawn. */
@@ -25,9 +24,7 @@ export class DemoWords {
       .replaceChildren(
         ...groups
           .filter(([name]) => name !== UNSHOWN)
-          .map(([name, words]) =>
-            element("div", {}, element("dt", {}, name), element("dd", {}, words.join(", "))),
-          ),
+          .map(([name, words]) => h.div(h.dt(name), h.dd(words.join(", ")))),
       );
     prompt()?.after(this.#line);
     this.look();

@@ -5,7 +5,7 @@ import { Refused } from "../client/api.js";
 import * as json from "../client/json.js";
 import { byId } from "../interface/element.js";
 import { fieldsOf } from "./schema.js";
-import { money, seconds, waitingWords } from "../interface/words.js";
+import { capitalized, money, seconds, waitingWords } from "../interface/words.js";
 
 const PAUSE_MS = 500; // after the last change
 const AGAIN_MS = 15_000; // after a stream that has ended
@@ -91,7 +91,7 @@ export function estimateWords({ waiting, queue_position: position, runs_s: runs,
   const both = [takes, costWords(price)].filter(Boolean).join(" and ");
   const parts = [
     waiting ? waitingWords(position, waiting) : "",
-    both && `${both[0].toUpperCase()}${both.slice(1)}.`,
+    both && `${capitalized(both)}.`,
     loads ? "The weights are loaded first." : "",
   ];
   return parts.filter(Boolean).join(" ");

@@ -1,7 +1,7 @@
 // Example inputs of the chosen model, as buttons that fill the form.
 
 import { imageIn } from "../client/models.js";
-import { button, byId, element } from "../interface/element.js";
+import { button, byId, h } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 
 const MOST = 6;
@@ -23,7 +23,7 @@ export function showExamples(model, use) {
 function example({ input, output }, use) {
   const picture = imageIn(output);
   const words = input.prompt ?? Object.values(input).join(", ");
-  const image = picture ? element("img", { src: picture, alt: "", loading: "lazy" }) : null;
+  const image = picture ? h.img({ src: picture, alt: "", loading: "lazy" }) : null;
   image?.addEventListener("error", () => image.remove());
   return button([image, words], () => use(input), { class: "example" });
 }

@@ -1,10 +1,10 @@
 // Controls for input files: a local file or a URL.
 
-import { button, element } from "../interface/element.js";
+import { button, h, problemLine, tell } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 import { acceptOf, addressOf, check, checkKind, isInline } from "./file_check.js";
-import { hasResult, resultIn } from "../results/drag.js";
+import { acceptDrops, hasResult, resultIn } from "../results/drag.js";
 import { isExpired } from "../results/media.js";
 import { Unreadable } from "./unreadable.js";
 
@@ -33,8 +33,8 @@ export async function allLoaded(form) {
 
 /** File that was chosen: its name, its thumbnail, its upload, and a button that removes it. */
 class ChosenFile {
-  #state = element("span", { class: "media-state", role: "status" });
-  #bar = element("progress", { max: 1, value: 0, hidden: true, "aria-label": "Upload" });
+  #state = h.span({ class: "media-state", role: "status" });
+  #bar = h.progress({ max: 1, value: 0, hidden: true, "aria-label": "Upload" });
   #stop = new AbortController();
   #remove;
   #sign;
@@ -57,8 +57,8 @@ class ChosenFile {
     if (url?.startsWith("data:")) this.inline = (url.length * 3) / 4; // base64
     chosenFiles.add(this);
     this.#remove = button("Remove", remove, { "aria-label": `Remove ${name}` });
-    const words = element("span", { class: "media-name" }, element("b", {}, name), this.#state);
-    this.node = element("div", { class: "media-preview" }, words, actions, this.#remove, this.#bar);
+    const words = h.span({ class: "media-name" }, h.b(name), this.#state);
+    this.node = h.div({ class: "media-preview" }, words, actions, this.#remove, this.#bar);
     if (picture || url?.startsWith("data:image/")) this.#picture(url);
   }
 
@@ -147,7 +147,7 @@ class ChosenFile {
 
   #picture(address) {
     this.shown = address;
-    this.#image = element("img", { src: address, alt: "", error: () => this.renew() });
+    this.#image = h.img({ src: address, alt: "", error: () => this.renew() });
     this.node.prepend(this.#image);
   }
 }
@@ -163,7 +163,7 @@ export function mediaControl(field, id, context) {
   let files = [];
   const target = many ? linesInput(id) : lineInput(id, isWeights);
   const typed = () => target.value.split(/\s+/).filter(Boolean);
-  const chosen = element("div", { class: "media-chosen", hidden: true });
+  const chosen = h.div({ class: "media-chosen", hidden: true });
   const show = (next) => {
     for (const each of files) if (!next.includes(each)) each.stop();
     files = next;
@@ -211,23 +211,20 @@ export function mediaControl(field, id, context) {
     source.say(`At most ${field.mostItems} are possible, so ${left}.`);
   });
   const put = ({ name, url }) => {
-    if (room() === 0) {
-      source.say(`At most ${field.mostItems} are possible. Remove one first.`);
-      return;
-    }
+    if (room() === 0)
+      return source.say(`At most ${field.mostItems} are possible. Remove one first.`);
     add({ name, url, picture: field.media === "image" });
     changed();
   };
-  const ways = element(
-    "div",
+  const ways = h.div(
     { class: "media-ways" },
-    isWeights ? opens("Choose a LoRA", "loras", () => control) : null,
+    isWeights && opens("Choose a LoRA", "loras", () => control),
     source.node,
-    isMask ? opens("Paint a mask", "mask", () => control) : null,
+    isMask && opens("Paint a mask", "mask", () => control),
     target,
   );
-  const words = element("div", { class: "trigger-words", role: "group", "aria-label": "Trigger words" });
-  const node = element("div", { class: "media" }, chosen, ways, source.problem);
+  const words = h.div({ class: "trigger-words", role: "group", "aria-label": "Trigger words" });
+  const node = h.div({ class: "media" }, chosen, ways, source.problem);
   if (isWeights) {
     node.append(words);
     node.addEventListener("change", () => context.describe(field, control));
@@ -272,12 +269,12 @@ export function mediaControl(field, id, context) {
 /** Input of one URL. */
 function lineInput(id, isWeights) {
   const placeholder = isWeights ? "owner/name or https://…" : "https://…";
-  return element("input", { id, type: "text", inputmode: "url", placeholder, autocomplete: "off" });
+  return h.input({ id, type: "text", inputmode: "url", placeholder, autocomplete: "off" });
 }
 
 /** Input of several URLs. */
 function linesInput(id) {
-  return element("textarea", { id, rows: 1, class: "code", placeholder: "https://… (one per line)" });
+  return h.textarea({ id, rows: 1, class: "code", placeholder: "https://… (one per line)" });
 }
 
 /** True for the input that says which part of an image is redrawn. */
@@ -306,26 +303,28 @@ function nameIn(url) {
 
 /** Button that opens the browser's dialog for files. `take(files)` gets those that fit the field. */
 function fileSource(field, multiple, accepted) {
-  const problem = element("p", { class: "problem", role: "alert", hidden: true });
-  const say = (words) => {
-    problem.textContent = words;
-    problem.hidden = words === "";
-  };
-  const take = (files) => {
-    const given = multiple ? files : files.slice(0, 1);
+  const problem = problemLine();
+  const say = (words) => tell(problem, words);
+  /** Says why files do not fit. True if they do. */
+  const fits = (files, rule) => {
+    say("");
     try {
-      for (const file of given) check(file, field);
+      for (const file of files) rule(file, field);
+      return true;
     } catch (error) {
       if (!(error instanceof Unreadable)) throw error;
       say(error.message);
-      return;
+      return false;
     }
-    say("");
+  };
+  const take = (files) => {
+    const given = multiple ? files : files.slice(0, 1);
+    if (!fits(given, check)) return;
     if (given.length) accepted(given);
     if (given.length < files.length) say(`One file fits here: ${given[0].name} was taken.`);
   };
   const name = NAMES[field.media] ?? "file";
-  const input = element("input", {
+  const input = h.input({
     type: "file",
     accept: acceptOf(field),
     multiple,
@@ -337,36 +336,18 @@ function fileSource(field, multiple, accepted) {
     },
   });
   const words = multiple ? `Choose or drop ${name}s` : `Choose or drop ${/^[ai]/.test(name) ? "an" : "a"} ${name}`;
-  const node = element("label", { class: "picker" }, input, element("span", {}, words));
-  const takeResult = (file, put) => {
-    try {
-      checkKind(file, field);
-    } catch (error) {
-      if (!(error instanceof Unreadable)) throw error;
-      say(error.message);
-      return;
-    }
-    say("");
-    put(file);
-  };
+  const node = h.label({ class: "picker" }, input, h.span(words));
+  const takeResult = (file, put) => fits([file], checkKind) && put(file);
   return { node, problem, say, take, takeResult };
 }
 
 /** Accepts files that are dropped or pasted, and results of the page, which `put` gets. */
 function takeDrops(node, { take, takeResult }, put) {
-  const over = (on) => (event) => {
-    const types = [...(event.dataTransfer?.types ?? [])];
-    if (!types.includes("Files") && !hasResult(types)) return;
-    event.preventDefault();
-    node.classList.toggle("dropping", on);
-  };
-  node.addEventListener("dragover", over(true));
-  node.addEventListener("dragleave", over(false));
-  node.addEventListener("drop", (event) => {
-    over(false)(event);
-    const result = resultIn(event.dataTransfer); // its image is among the files too
+  const isWanted = (data) => data?.types.includes("Files") || hasResult(data?.types ?? []);
+  acceptDrops(node, isWanted, (data) => {
+    const result = resultIn(data); // its image is among the files too
     if (result !== null) takeResult(result, put);
-    else if (event.dataTransfer?.files.length) take([...event.dataTransfer.files]);
+    else if (data?.files.length) take([...data.files]);
   });
   node.addEventListener("paste", (event) => {
     if (event.clipboardData?.files.length) take([...event.clipboardData.files]);

@@ -5,7 +5,7 @@ import { controlFor } from "./control.js";
 import { keepDraft, keptDraft } from "./draft.js";
 import { isMaskField } from "./file_input.js";
 import { helpOf, withCode } from "./help.js";
-import { button, byId, element, freshId } from "../interface/element.js";
+import { attribute, button, byId, freshId, h, tell } from "../interface/element.js";
 import { DRAFT_FIELDS, fieldsOf, isOpen } from "./schema.js";
 import { bringBack, hold, Unreadable } from "./unreadable.js";
 
@@ -38,7 +38,8 @@ export class InputForm {
   #place;
   #kept; // what is entered is
   #model = null;
-  #rows = []; // {field, control, problem, row}
+  /** The fields that are shown, with their controls: `{field, control}`. */
+  rows = []; // {field, control, problem, row}
   #carried = keptDraft(); // entered values by field name, kept across endpoints and visits
   #timer = null;
   #known = new Map(); // field name → its value, as JSON, that was filled in or submitted last
@@ -59,7 +60,7 @@ export class InputForm {
   /** Shows the fields of `model`, with the values entered before under the same names. */
   show(model) {
     this.#carry();
-    for (const { control } of this.#rows) control.write(undefined); // ends their uploads
+    for (const { control } of this.rows) control.write(undefined); // ends their uploads
     this.#model = model;
     const early = takeEarly();
     if (early?.value) this.#carried.prompt = early.value;
@@ -67,9 +68,9 @@ export class InputForm {
     const fields = this.#fields(model).map((each) =>
       each.name === "prompt" && hint ? { ...each, hint: `Such as: ${hint}` } : each,
     );
-    this.#rows = fields.map((field) => makeRow(field, this.#context));
-    const first = this.#rows.filter(({ field }) => field.first);
-    const more = this.#rows.filter(({ field }) => !field.first);
+    this.rows = fields.map((field) => makeRow(field, this.#context));
+    const first = this.rows.filter(({ field }) => field.first);
+    const more = this.rows.filter(({ field }) => !field.first);
     this.#place.fields.replaceChildren(...first.map(({ row }) => row));
     this.#place.moreFields.replaceChildren(...more.map(({ row }) => row));
     this.#place.more.hidden = more.length === 0;
@@ -81,24 +82,24 @@ export class InputForm {
   /** Stores what was entered, for the next visit. */
   keep() {
     clearTimeout(this.#timer);
-    if (this.#rows.length === 0 || !this.#kept) return;
+    if (this.rows.length === 0 || !this.#kept) return;
     this.#carry();
     keepDraft(this.#carried);
   }
 
   /** Forgets what was entered. */
   clear() {
-    clearTimeout(this.#timer);
     this.#carried = {};
     this.#known.clear();
     this.#fill({});
+    clearTimeout(this.#timer); // the change that it told of would be kept
   }
 
   /** Function that brings back what is entered now, into the form of the same model; null if `input`,
    * filled in, replaces nothing but what was filled in or submitted before. With `partly`, fields that
    * `input` has not are left as they are. */
   holding(input, { partly = false } = {}) {
-    const held = new Map(this.#rows.map(({ field, control }) => [field.name, hold(control)]));
+    const held = new Map(this.rows.map(({ field, control }) => [field.name, hold(control)]));
     const isLost = ([name, { value, text }]) => {
       if (partly && !(name in input)) return false;
       if (text !== undefined) return true;
@@ -109,7 +110,7 @@ export class InputForm {
     };
     if (![...held].some(isLost)) return null;
     return () => {
-      for (const { field, control } of this.#rows)
+      for (const { field, control } of this.rows)
         if (held.has(field.name)) bringBack(control, held.get(field.name));
       this.tell([]);
       this.keep();
@@ -119,7 +120,7 @@ export class InputForm {
 
   /** Remembers the fields' values as what need not be brought back: all, or those of `names`. */
   #know(names = null) {
-    for (const { field, control } of this.#rows) {
+    for (const { field, control } of this.rows) {
       if (names !== null && !(field.name in names)) continue;
       const { value } = hold(control);
       if (value === undefined) this.#known.delete(field.name);
@@ -129,7 +130,7 @@ export class InputForm {
 
   /** Writes `input` over what the form has, and leaves its other fields as they are. */
   change(input) {
-    for (const { field, control } of this.#rows)
+    for (const { field, control } of this.rows)
       if (field.name in input) control.write(input[field.name]);
     this.#know(input);
     this.tell([]);
@@ -139,7 +140,7 @@ export class InputForm {
 
   /** Gives private images whose URLs have expired new ones. */
   async renew() {
-    await Promise.all(this.#rows.map(({ control }) => control.renew?.()));
+    await Promise.all(this.rows.map(({ control }) => control.renew?.()));
   }
 
   /** True if the form is that of `model`. */
@@ -147,15 +148,10 @@ export class InputForm {
     return this.#model?.id === id;
   }
 
-  /** The fields that are shown, with their controls: `{field, control}`. */
-  get rows() {
-    return this.#rows;
-  }
-
   /** Name of the input in sight that takes a file of this kind: an empty one, if there is one, but no
    * mask; null without one. */
   inputFor(kind) {
-    const takers = this.#rows.filter(
+    const takers = this.rows.filter(
       ({ field, row }) => field.media === kind && !isMaskField(field) && row.checkVisibility(),
     );
     return (takers.find(isEmpty) ?? takers[0])?.field.name ?? null;
@@ -164,7 +160,7 @@ export class InputForm {
   /** Uses a file `{url, name, local}` in the field `name`, in addition to others if it takes several.
    * `local` is the file itself, if it is one of this machine, and `others` are those that came with it. */
   put(name, file) {
-    const found = this.#rows.find(({ field }) => field.name === name);
+    const found = this.rows.find(({ field }) => field.name === name);
     if (found === undefined) return;
     if (file.local) found.control.take([file.local, ...file.others]);
     else found.control.put(file);
@@ -181,12 +177,12 @@ export class InputForm {
   }
 
   #fill(input) {
-    for (const { field, control } of this.#rows) {
+    for (const { field, control } of this.rows) {
       if (field.name === "") control.write(Object.keys(input).length ? input : undefined);
       else control.write(input[field.name] ?? undefined);
     }
     this.tell([]);
-    if (this.#rows.some(({ field }) => !field.first && input[field.name] !== undefined))
+    if (this.rows.some(({ field }) => !field.first && input[field.name] !== undefined))
       this.#place.more.open = true;
     this.#told();
   }
@@ -196,7 +192,7 @@ export class InputForm {
   read({ draft = false } = {}) {
     const input = {};
     const problems = [];
-    for (const { field, control } of this.#rows) {
+    for (const { field, control } of this.rows) {
       try {
         const value = control.read() ?? field.always;
         if (value === undefined && field.required) throw new Unreadable("This field is required.");
@@ -217,12 +213,12 @@ export class InputForm {
   /** Shows each problem at its field and, with `go`, moves the focus to the first one. Returns the
    * problems that name no field, as sentences. */
   tell(problems, { go = true } = {}) {
-    for (const row of this.#rows) setProblem(row, null);
+    for (const row of this.rows) setProblem(row, "");
     const homeless = [];
     const met = [];
     for (const { loc = [], msg = "" } of problems) {
       const name = String(loc[1] ?? "").split(".")[0];
-      const row = this.#rows.find(({ field }) => name === field.name);
+      const row = this.rows.find(({ field }) => name === field.name);
       if (row === undefined) {
         const named = loc.length > 1 && !DRAFT_FIELDS.has(name);
         homeless.push(named ? `${loc.slice(1).join(".")}: ${msg}` : msg);
@@ -251,13 +247,9 @@ export class InputForm {
   }
 
   #carry() {
-    for (const { field, control } of this.#rows) {
-      try {
-        const value = control.read();
-        if (field.name !== "") this.#carried[field.name] = value;
-      } catch {
-        delete this.#carried[field.name]; // invalid, or not uploaded yet
-      }
+    for (const { field, control } of this.rows) {
+      const { value } = hold(control); // none, if it is invalid, or not uploaded yet
+      if (field.name !== "") this.#carried[field.name] = value;
     }
   }
 }
@@ -268,11 +260,8 @@ function ownPlace() {
 }
 
 function isEmpty({ control }) {
-  try {
-    return control.read() === undefined;
-  } catch {
-    return false; // a file that is being uploaded
-  }
+  const { value, text } = hold(control);
+  return value === undefined && text === undefined; // not a file that is being uploaded
 }
 
 function takesAnything({ input }) {
@@ -299,25 +288,19 @@ function placeIn(field, loc) {
 function makeRow(field, context) {
   const id = freshId(`field-${field.name}`);
   const control = controlFor(field, id, context);
-  const problem = element("p", { class: "problem", id: `${id}-problem`, hidden: true });
+  const problem = h.p({ class: "problem", id: `${id}-problem`, hidden: true });
   const text = helpOf(field);
-  const help = element("p", { class: "help", id: `${id}-help`, hidden: !text }, withCode(text));
-  const mark = field.required ? element("span", { class: "mark" }, "required") : null;
-  const label = element("label", { for: id }, field.title, " ", mark);
+  const help = h.p({ class: "help", id: `${id}-help`, hidden: !text }, withCode(text));
+  const mark = field.required ? h.span({ class: "mark" }, "required") : null;
+  const label = h.label({ for: id }, field.title, " ", mark);
   control.target.setAttribute("aria-describedby", `${id}-problem ${id}-help`);
   if (field.required) control.target.setAttribute("aria-required", "true");
   const kind = `field ${field.kind}`;
   const recall = field.name === "prompt" ? recallButton(control.target, context) : null;
   const row =
     field.kind === "switch"
-      ? element(
-          "div",
-          { class: kind },
-          element("div", { class: "line" }, control.node, label),
-          problem,
-          help,
-        )
-      : element("div", { class: kind }, label, control.node, recall, problem, help);
+      ? h.div({ class: kind }, h.div({ class: "line" }, control.node, label), problem, help)
+      : h.div({ class: kind }, label, control.node, recall, problem, help);
   return { field, control, problem, row };
 }
 
@@ -333,9 +316,7 @@ function recallButton(target, context) {
 }
 
 function setProblem({ control, problem, row }, message) {
-  problem.textContent = message ?? "";
-  problem.hidden = message === null;
-  row.classList.toggle("wrong", message !== null);
-  if (message === null) control.target.removeAttribute("aria-invalid");
-  else control.target.setAttribute("aria-invalid", "true");
+  tell(problem, message);
+  row.classList.toggle("wrong", message !== "");
+  attribute(control.target, "aria-invalid", message === "" ? null : "true");
 }

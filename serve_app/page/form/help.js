@@ -1,19 +1,15 @@
 // Help texts of fields. The schema's own descriptions are written for programmers.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
 
-/** Text by field name; an empty one hides the schema's description. */
+/** Fields whose title says enough. */
+const CLEAR =
+  "prompt text image_size aspect_ratio image_url image_urls video_url audio_url num_images resolution " +
+  "num_frames frames_per_second output_format format";
+
+/** Text by field name. */
 const TEXTS = {
-  prompt: "",
-  text: "",
-  image_size: "",
-  aspect_ratio: "",
-  image_url: "",
-  image_urls: "",
-  video_url: "",
-  audio_url: "",
-  num_images: "",
-  resolution: "",
   negative_prompt: "What should not be in it.",
   mask_url: "An image of the same size: white is redrawn, black stays.",
   reference_image_urls: "Images whose content or style it should follow.",
@@ -26,10 +22,6 @@ const TEXTS = {
   loras: "Small additions to the model that change its style or its subjects.",
   acceleration: "Faster, with slightly less quality.",
   sync_mode: "Puts the files inside the answer, and does not store them.",
-  num_frames: "",
-  frames_per_second: "",
-  output_format: "",
-  format: "",
 };
 
 /** Names that are clearer than those of the schema. */
@@ -47,23 +39,21 @@ const TITLES = {
 };
 
 export function helpOf({ name, description }) {
+  if (CLEAR.split(" ").includes(name)) return "";
   return Object.hasOwn(TEXTS, name) ? TEXTS[name] : description;
 }
 
 /** Title of a field, such as "Number of images" for `num_images`. */
 export function titleOf(name) {
   if (Object.hasOwn(TITLES, name)) return TITLES[name];
-  const words = name
-    .replace(/_urls?$/, "")
-    .replace(/^num_/, "number_of_")
-    .replaceAll("_", " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  const words = name.replace(/_urls?$/, "").replace(/^num_/, "number_of_");
+  return capitalized(words.replaceAll("_", " "));
 }
 
 /** Nodes for `text`, in which words between backticks become code. */
 export function withCode(text) {
   return text
     .split(/`([^`]+)`/)
-    .map((part, at) => (at % 2 === 1 ? element("code", {}, part) : part))
+    .map((part, at) => (at % 2 === 1 ? h.code(part) : part))
     .filter((part) => part !== "");
 }

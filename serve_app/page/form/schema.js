@@ -88,9 +88,8 @@ function plain(property, document, depth = 0) {
 
 function target(reference, document) {
   let found = document;
-  for (const part of reference.replace(/^#\//, "").split("/")) {
+  for (const part of reference.replace(/^#\//, "").split("/"))
     found = found?.[decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~")];
-  }
   return found ?? {};
 }
 

@@ -1,6 +1,7 @@
 // Control for the image size: a preset, or width and height.
 
-import { element } from "../interface/element.js";
+import { h, select } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
 import * as json from "../client/json.js";
 
 /** fal's presets: width and height in pixels. */
@@ -30,12 +31,11 @@ export function sidesOf(ratio) {
 export function sizeControl(field, id) {
   const presets = field.choices.length ? field.choices : Object.keys(PRESETS);
   const usual = presetOf(field.fallback, presets) ?? "";
-  const options = presets.map((each) => element("option", { value: each }, spoken(each)));
-  if (usual === "") options.unshift(element("option", { value: "" }, usualWords(field.fallback)));
-  options.push(element("option", { value: OWN }, "Width × height …"));
-  const target = element("select", { id }, options);
+  const options = presets.map((each) => [each, spoken(each)]);
+  if (usual === "") options.unshift(["", usualWords(field.fallback)]);
+  const target = select([...options, [OWN, "Width × height …"]], { id });
   const [width, height] = ["Width", "Height"].map((name) =>
-    element("input", {
+    h.input({
       type: "number",
       min: 1,
       step: 1,
@@ -43,11 +43,10 @@ export function sizeControl(field, id) {
       inputmode: "numeric",
     }),
   );
-  const own = element(
-    "div",
+  const own = h.div(
     { class: "sides", hidden: true },
     width,
-    element("span", { "aria-hidden": "true" }, "×"),
+    h.span({ "aria-hidden": "true" }, "×"),
     height,
     "px",
   );
@@ -72,7 +71,7 @@ export function sizeControl(field, id) {
       sides.filter(([, side]) => side !== "").map(([name, side]) => [name, number(side)]),
     );
   };
-  return { node: element("div", { class: "size" }, target, own), target, read, write };
+  return { node: h.div({ class: "size" }, target, own), target, read, write };
 }
 
 /** Preset that `value` names or whose size it has; null without one. */
@@ -99,5 +98,5 @@ function spoken(preset) {
     .replace(/_hd$/, " HD")
     .replaceAll("_", " ");
   const pixels = PRESETS[preset] ? ` · ${PRESETS[preset].join(" × ")}` : "";
-  return words.charAt(0).toUpperCase() + words.slice(1) + pixels;
+  return capitalized(words) + pixels;
 }

@@ -2,7 +2,7 @@
 
 import { Refused, Unreachable } from "../client/api.js";
 import { endpointPath } from "../client/watch.js";
-import { button, byId, element } from "../interface/element.js";
+import { button, byId } from "../interface/element.js";
 import { tool } from "../interface/late.js";
 import { allLoaded } from "./file_input.js";
 import { aspectOf } from "../results/aspect.js";
@@ -47,7 +47,7 @@ export class Submitter {
       const input = this.#read(model, form, goingOn());
       if (input === null) return false;
       if (draft) await this.#submit(model, drafted(input, draft), { complain, source });
-      else await this.#submit(model, input, { origin: goingOn()?.origin, complain, source });
+      else await this.#submit(model, input, { origin: goingOn()?.given.origin, complain, source });
       return true;
     } catch (error) {
       complain(this.#problemsOf(error, model, form));
@@ -66,7 +66,7 @@ export class Submitter {
       await this.loadGrids();
       const draft = goingOn();
       const fields = fieldsOf(model.input).filter((field) => draft?.leaves(field) ?? true);
-      const known = { model, endpoint: model.id, origin: draft?.origin };
+      const known = { model, endpoint: model.id, origin: draft?.given.origin };
       chooseGrid(fields, input, (cells) =>
         this.#submitGrid(cells[0].grid, { ...known, input: cells[0].input }, () => cells),
       );
@@ -94,13 +94,9 @@ export class Submitter {
   }
 
   /** Submits a prompt to another model, with its defaults. Returns what went wrong, or "". */
-  async drawWith(id, prompt) {
-    try {
-      await this.#submit(await this.#modelOf(id), { prompt });
-      return "";
-    } catch (error) {
-      return wordsOf(error);
-    }
+  drawWith(id, prompt) {
+    const drawing = this.#modelOf(id).then((model) => this.#submit(model, { prompt }));
+    return drawing.then(() => "", wordsOf);
   }
 
   /** Finishes a draft of `request` as it is. Throws `Refused` or `Unreachable`. */

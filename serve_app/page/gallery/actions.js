@@ -1,21 +1,20 @@
 // What can be done with results of the gallery: mark, delete.
 
-import { isActive } from "./collection.js";
+import { isActive } from "../interface/words.js";
 import { ask, counted } from "./question.js";
 
 const MOST_MARKED = 500;
 const MOST_DELETED = 100;
 
-/** Actions on items. `say(words)` announces, and shows, what came of them. */
+/** Actions on items of a gallery: `{api, collection, say}`, where `say(words)` announces, and shows, what
+ * came of them. */
 export class Actions {
-  #api;
+  #gallery;
   #collection;
-  #say;
 
-  constructor(api, collection, say) {
-    this.#api = api;
-    this.#collection = collection;
-    this.#say = say;
+  constructor(gallery) {
+    this.#gallery = gallery;
+    this.#collection = gallery.collection;
   }
 
   /** Marks the requests of items as favourites; removes the marks if all have one. Resolves to the mark
@@ -32,13 +31,16 @@ export class Actions {
     this.#collection.mark(new Map(ids.map((id) => [id, favourite]))); // at once; undone if it fails
     try {
       for (const some of parts(ids, MOST_MARKED)) {
-        await this.#api.call("POST", "v1/requests/favourites", { request_ids: some, favourite });
+        await this.#gallery.api.call("POST", "v1/requests/favourites", {
+          request_ids: some,
+          favourite,
+        });
         for (const id of some) before.delete(id);
       }
-      this.#say(favourite ? "Marked as favourite." : "No longer a favourite.");
+      this.#gallery.say(favourite ? "Marked as favourite." : "No longer a favourite.");
     } catch (error) {
       this.#collection.mark(before);
-      this.#say(`This could not be marked: ${error.message}`);
+      this.#gallery.say(`This could not be marked: ${error.message}`);
     }
     this.#collection.sift(new Set(ids));
     return before.size === 0 ? favourite : !favourite;
@@ -49,7 +51,7 @@ export class Actions {
     const requests = requestsOf(items);
     const over = requests.filter((each) => !isActive(each));
     if (over.length === 0) {
-      this.#say("What has not ended cannot be deleted. Cancel it first.");
+      this.#gallery.say("What has not ended cannot be deleted. Cancel it first.");
       return new Set();
     }
     const title = `Delete ${counted(over.length, "request")}?`;
@@ -61,14 +63,14 @@ export class Actions {
     const gone = new Set();
     try {
       for (const some of parts(idsOf(over), MOST_DELETED)) {
-        const { results } = await this.#api.call("POST", "v1/requests/delete", {
+        const { results } = await this.#gallery.api.call("POST", "v1/requests/delete", {
           request_ids: some,
         });
         for (const { request_id: id, status } of results) if (status !== "active") gone.add(id);
       }
-      this.#say(`Deleted: ${counted(gone.size, "request")}.`);
+      this.#gallery.say(`Deleted: ${counted(gone.size, "request")}.`);
     } catch (error) {
-      this.#say(`Deleted: ${gone.size} of ${over.length}. ${error.message}`);
+      this.#gallery.say(`Deleted: ${gone.size} of ${over.length}. ${error.message}`);
     }
     this.#collection.remove(gone);
     return gone;

@@ -2,25 +2,23 @@
 
 import { BASE, Refused } from "../client/api.js";
 import * as json from "../client/json.js";
-import { button, element } from "../interface/element.js";
+import { button, h } from "../interface/element.js";
+import { save } from "../interface/save.js";
 import { announce } from "../interface/toast.js";
-import { bytes, bytesOf } from "../interface/words.js";
-import { dateOf } from "./query.js";
+import { bytes, bytesOf, dateOf } from "../interface/words.js";
 import { counted } from "./question.js";
 
 const MOST_REQUESTS = 500; // of an archive
 const MOST_BYTES = 4 * 2 ** 30; // of an archive; the server makes no larger ones than 8 GiB
 const STALLED_MS = 60_000; // without a byte; there is no limit of the whole time
-const KEPT_MS = 60_000; // until the browser has saved it
 
 /** Archive of the gallery. `say(words)` announces, and shows, what came of it. */
 export class Archive {
   #api;
   #say;
-  #words = element("span");
+  #words = h.span();
   #stop = null; // AbortController of the download that goes on
-  node = element(
-    "div",
+  node = h.div(
     { class: "zipping", role: "group", "aria-label": "Download", hidden: true },
     this.#words,
     button("Cancel", () => this.#stop?.abort()),
@@ -34,14 +32,9 @@ export class Archive {
   /** Downloads the files of requests. More than one archive has room for come in several. */
   async download(requests) {
     const all = requests.filter(({ files }) => files.length > 0);
-    if (all.length === 0) {
-      this.#say("There are no files in the selection.");
-      return;
-    }
-    if (this.#stop !== null) {
-      this.#say("A download goes on already. Wait for its end, or cancel it.");
-      return;
-    }
+    if (all.length === 0) return this.#say("There are no files in the selection.");
+    if (this.#stop !== null)
+      return this.#say("A download goes on already. Wait for its end, or cancel it.");
     this.#stop = new AbortController();
     const parts = partsOf(all);
     const files = counted(filesOf(all), "file");
@@ -58,7 +51,8 @@ export class Archive {
         const archive = await this.#archive(part, (received) =>
           this.#show(`${doing}: ${share(received)}`),
         );
-        save(archive, parts.length > 1 ? `-${done + 1}` : "");
+        const suffix = parts.length > 1 ? `-${done + 1}` : "";
+        save(archive, `darkroom-${dateOf(Date.now())}${suffix}.zip`);
         done += 1;
       }
       const archives = parts.length > 1 ? ` in ${parts.length} archives` : "";
@@ -145,10 +139,4 @@ function sizeOf(requests) {
 
 function filesOf(requests) {
   return requests.reduce((sum, { files }) => sum + files.length, 0);
-}
-
-function save(archive, suffix) {
-  const url = URL.createObjectURL(archive);
-  element("a", { href: url, download: `darkroom-${dateOf(Date.now())}${suffix}.zip` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
 }

@@ -1,6 +1,6 @@
 // Bar with what can be done with the selected results.
 
-import { button, element } from "../interface/element.js";
+import { button, h } from "../interface/element.js";
 import { requestsOf } from "./actions.js";
 import { MOST_COMPARED } from "./large/compare.js";
 import { counted } from "./question.js";
@@ -8,7 +8,7 @@ import { counted } from "./question.js";
 /** Bar of a `Selection`. `items()` are the selected items; `act` has `compare`, `favourite`, `zip`,
  * `remove`, which get them. */
 export class Bar {
-  node = element("div", {
+  node = h.div({
     class: "bar-of-selection",
     role: "toolbar",
     "aria-label": "Selection",
@@ -16,7 +16,7 @@ export class Bar {
   });
   #selection;
   #items;
-  #count = element("p", { class: "count", role: "status" });
+  #count = h.p({ class: "count", role: "status" });
   #compare;
 
   constructor(selection, items, act) {

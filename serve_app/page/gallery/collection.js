@@ -1,8 +1,9 @@
 // Results that the gallery has loaded: pages of requests, newest first, that are kept up to date.
 
 import { Refresh, SOON_MS } from "../interface/refresh.js";
+import { dateOf, isActive } from "../interface/words.js";
 import { filesIn, RENEWED_MS } from "../results/media.js";
-import { dateOf, isFiltered, pathOf, STATES_OF } from "./query.js";
+import { isFiltered, pathOf, STATES_OF } from "./query.js";
 
 const FIRST_PAGE = 100;
 const PAGE = 250;
@@ -23,7 +24,7 @@ export class Collection extends EventTarget {
   problem = "";
   #api;
   #filters = null;
-  #requests = [];
+  requests = [];
   #next = null;
   #loading = null; // promise of the page that is being loaded
   #version = 0; // changes when other filters are used
@@ -51,10 +52,6 @@ export class Collection extends EventTarget {
 
   get loading() {
     return this.#loading !== null;
-  }
-
-  get requests() {
-    return this.#requests;
   }
 
   /** Place of an item; -1 if it is not loaded. */
@@ -86,12 +83,12 @@ export class Collection extends EventTarget {
       const path = pathOf(this.#filters, before === null ? FIRST_PAGE : PAGE, { before });
       const page = await this.#api.call("GET", path);
       if (version !== this.#version) return;
-      const here = new Set(this.#requests.map(({ request_id: id }) => id));
+      const here = new Set(this.requests.map(({ request_id: id }) => id));
       const fresh = page.requests.filter(({ request_id: id }) => !here.has(id));
       this.#next = page.next_before;
       this.problem = "";
       this.#loading = null;
-      this.#take([...this.#requests, ...fresh], true);
+      this.#take([...this.requests, ...fresh], true);
       // A page of a search may be empty before the end.
       if (fresh.length === 0 && this.more) await this.load();
     } catch (error) {
@@ -116,8 +113,8 @@ export class Collection extends EventTarget {
   #apply(changed) {
     const isBusy = this.#filters === null || this.loading || this.#changing > 0;
     if (isBusy || isFiltered(this.#filters)) return false;
-    const last = (this.more && this.#requests.at(-1)?.request_id) || "";
-    const requests = changed.of(this.#requests);
+    const last = (this.more && this.requests.at(-1)?.request_id) || "";
+    const requests = changed.of(this.requests);
     if (requests === null) return false;
     const fits = ({ request_id: id, state }) => STATES_OF.results.includes(state) && id >= last;
     this.#take(requests.filter(fits));
@@ -128,7 +125,7 @@ export class Collection extends EventTarget {
    * when it is to be loaded once more, if something came in between. */
   async #renewHead(version) {
     if (this.#filters === null || this.loading) return SOON_MS;
-    const oldest = this.#requests.findLastIndex(isActive);
+    const oldest = this.requests.findLastIndex(isActive);
     const limit = Math.min(MOST_REFRESHED, Math.max(FIRST_PAGE, oldest + 1));
     const changes = this.#changes;
     let head;
@@ -149,16 +146,16 @@ export class Collection extends EventTarget {
       this.#take(head.requests, isNews || hadMore);
       return null;
     }
-    const rest = this.#requests.findIndex(({ request_id: id }) => id === last.request_id);
+    const rest = this.requests.findIndex(({ request_id: id }) => id === last.request_id);
     if (rest >= 0) {
-      this.#take([...head.requests, ...this.#requests.slice(rest + 1)], isNews);
+      this.#take([...head.requests, ...this.requests.slice(rest + 1)], isNews);
       return null;
     }
     // More new ones than a page, so the list begins again; or the last one of the page is new.
     const ids = new Set(head.requests.map(({ request_id: id }) => id));
-    const meets = this.#requests.some(({ request_id: id }) => ids.has(id));
+    const meets = this.requests.some(({ request_id: id }) => ids.has(id));
     const older = meets
-      ? this.#requests.filter(({ created_at: at }) => Date.parse(at) < Date.parse(last.created_at))
+      ? this.requests.filter(({ created_at: at }) => Date.parse(at) < Date.parse(last.created_at))
       : [];
     if (!meets) this.#next = head.next_before;
     this.#take([...head.requests, ...older], true);
@@ -193,7 +190,7 @@ export class Collection extends EventTarget {
     const version = this.#version;
     const asked = Date.now(); // a device may sleep until the answer, which is old then
     this.#renewed.set(id, asked);
-    const from = this.#requests.find(({ request_id: each }) => each === id)?.created_at;
+    const from = this.requests.find(({ request_id: each }) => each === id)?.created_at;
     if (from === undefined) return;
     try {
       const page = await this.#api.call("GET", pathOf(this.#filters, PAGE, { from }));
@@ -202,7 +199,7 @@ export class Collection extends EventTarget {
       for (const each of fresh.keys()) this.#renewed.set(each, asked);
       // The marks stay: the answer may be older than the last one.
       const renewed = (each) => ({ ...fresh.get(each.request_id), favourite: each.favourite });
-      this.#take(this.#requests.map((each) => (fresh.has(each.request_id) ? renewed(each) : each)));
+      this.#take(this.requests.map((each) => (fresh.has(each.request_id) ? renewed(each) : each)));
     } catch {
       // The page says that Darkroom does not answer; the tile says that the file is not there.
     }
@@ -223,7 +220,7 @@ export class Collection extends EventTarget {
 
   /** Removes requests that were deleted. */
   remove(ids) {
-    this.#take(this.#requests.filter(({ request_id: id }) => !ids.has(id)));
+    this.#take(this.requests.filter(({ request_id: id }) => !ids.has(id)));
   }
 
   /** Changes the marks of requests: `marks` has them by the ids. */
@@ -232,14 +229,14 @@ export class Collection extends EventTarget {
       const favourite = marks.get(each.request_id) ?? each.favourite;
       return favourite === each.favourite ? each : { ...each, favourite };
     };
-    this.#take(this.#requests.map(changed));
+    this.#take(this.requests.map(changed));
   }
 
   /** Removes those of the requests that have lost their mark, where only favourites are wanted. */
   sift(ids) {
     if (this.#filters.favourite === null) return;
     const kept = (each) => each.favourite || !ids.has(each.request_id);
-    this.#take(this.#requests.filter(kept));
+    this.#take(this.requests.filter(kept));
   }
 
   /** `isNews`: what is known beside the items has changed. */
@@ -251,7 +248,7 @@ export class Collection extends EventTarget {
       if (!this.#made.has(request)) this.#made.set(request, itemsOf(request, before));
       return this.#made.get(request);
     };
-    this.#requests = requests;
+    this.requests = requests;
     this.items = requests.flatMap(itemsAgain);
     this.#places = new Map(this.items.map(({ key }, place) => [key, place]));
     const isSame =
@@ -293,9 +290,4 @@ function isSame(before, now) {
 /** URLs of the files of a request: those of private files change, and end after a time. */
 function addressesIn({ files }) {
   return files.flatMap(({ url, thumbnail }) => [url, thumbnail?.url]);
-}
-
-/** True if a request is not over. */
-export function isActive({ state }) {
-  return state === "queued" || state === "running";
 }

@@ -1,27 +1,23 @@
 // List of the days that have results, to jump to one.
 
-import { button, element } from "../interface/element.js";
+import { attribute, button, h } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
-import { day } from "../interface/words.js";
-import { dateOf, daysPathOf, midnight } from "./query.js";
+import { dateOf, day } from "../interface/words.js";
+import { daysPathOf, midnight } from "./query.js";
 
 /** List of days with their numbers of requests: those of the collection, and further back, where it is not
  * loaded yet, as the server counts them. `go(date, newer)` is called with the day that was chosen and the number of
  * requests of newer days. */
 export class Days {
-  node = element("nav", { class: "days", "aria-label": "Days" }, blank());
-  #api;
-  #go;
+  node = h.nav({ class: "days", "aria-label": "Days" }, blank());
+  #gallery;
   #asked = null;
   #further = []; // days as the server counts them
-  #collection;
   #drawn = "";
   #current = null;
 
-  constructor(api, collection, go) {
-    this.#api = api;
-    this.#collection = collection;
-    this.#go = go;
+  constructor(gallery) {
+    this.#gallery = gallery;
   }
 
   /** Loads the days that have results of these filters. */
@@ -30,7 +26,7 @@ export class Days {
     this.#asked = path;
     this.#further = [];
     try {
-      const { days } = await this.#api.call("GET", path);
+      const { days } = await this.#gallery.api.call("GET", path);
       if (this.#asked !== path) return;
       this.#further = days;
       this.draw();
@@ -41,11 +37,10 @@ export class Days {
 
   /** Days with requests, the latest first: `{date, requests}`. */
   #counts() {
-    const counts = new Map();
-    for (const { date, index } of this.#collection.items)
-      if (index === 0) counts.set(date, (counts.get(date) ?? 0) + 1);
-    const whole = [...counts].map(([date, requests]) => ({ date, requests }));
-    if (!this.#collection.more && !this.#collection.loading) return whole;
+    const first = this.#gallery.collection.items.filter(({ index }) => index === 0);
+    const days = [...Map.groupBy(first, ({ date }) => date)];
+    const whole = days.map(([date, { length: requests }]) => ({ date, requests }));
+    if (!this.#gallery.collection.more && !this.#gallery.collection.loading) return whole;
     const part = whole.pop()?.date; // more of this day may follow
     return [...whole, ...this.#further.filter(({ date }) => part === undefined || date <= part)];
   }
@@ -56,15 +51,15 @@ export class Days {
     const drawn = JSON.stringify([days, dateOf(Date.now())]);
     if (drawn === this.#drawn) return;
     this.#drawn = drawn;
-    const list = element("ul", {});
+    const list = h.ul();
     let newer = 0;
     for (const { date, requests } of days) {
       const before = newer;
       newer += requests;
-      const name = element("span", {}, day(midnight(date).toISOString()));
-      const words = [name, " ", element("span", { class: "count" }, requests)];
-      const go = () => this.#go(date, before);
-      list.append(element("li", {}, button(words, go, { class: null, "data-date": date })));
+      const name = h.span(day(midnight(date).toISOString()));
+      const words = [name, " ", h.span({ class: "count" }, requests)];
+      const go = () => this.#gallery.go(date, before);
+      list.append(h.li(button(words, go, { class: null, "data-date": date })));
     }
     this.node.replaceChildren(list);
     roving(this.node, "button");
@@ -76,11 +71,8 @@ export class Days {
     this.#current = date;
     for (const each of this.node.querySelectorAll("button")) {
       const here = each.dataset.date === date;
-      if (!here) each.removeAttribute("aria-current");
-      else {
-        each.setAttribute("aria-current", "date");
-        this.#reveal(each);
-      }
+      attribute(each, "aria-current", here ? "date" : null);
+      if (here) this.#reveal(each);
     }
   }
 
@@ -98,5 +90,5 @@ export class Days {
 /** A list as high as one day, until the days are known. */
 function blank() {
   const nothing = button("\u00a0", null, { class: null, disabled: true });
-  return element("ul", { class: "blank" }, element("li", {}, nothing));
+  return h.ul({ class: "blank" }, h.li(nothing));
 }

@@ -1,6 +1,6 @@
 // Search and filters above the gallery.
 
-import { button, element, freshId } from "../interface/element.js";
+import { button, freshId, h, options, select } from "../interface/element.js";
 import { filtersIn, isFiltered, NONE } from "./query.js";
 
 const TYPED_MS = 300;
@@ -19,7 +19,7 @@ export class Filters {
   node;
   #change;
   #timer = null;
-  #search = element("input", {
+  #search = h.input({
     type: "search",
     placeholder: "Search in prompts",
     "aria-label": "Search in prompts",
@@ -27,12 +27,14 @@ export class Filters {
     maxlength: 200,
     enterkeyhint: "search",
   });
-  #kind = choice("Kind", KINDS);
-  #state = choice("State", STATES);
-  #endpoint = choice("Model", { "": "All models" });
-  #since = element("input", { type: "date" });
-  #until = element("input", { type: "date" });
-  #favourite = button([element("span", { "aria-hidden": "true" }, "♥ "), "Favourites"], null, {
+  #controls = {
+    kind: select(Object.entries(KINDS), { "aria-label": "Kind" }),
+    endpoint: select([["", "All models"]], { "aria-label": "Model" }),
+    state: select(Object.entries(STATES), { "aria-label": "State" }),
+    since: h.input({ type: "date" }),
+    until: h.input({ type: "date" }),
+  };
+  #favourite = button([h.span({ "aria-hidden": "true" }, "♥ "), "Favourites"], null, {
     class: "quiet toggle",
     "aria-pressed": "false",
   });
@@ -41,24 +43,20 @@ export class Filters {
   constructor(change, ...more) {
     this.#change = change;
     const id = freshId("filters");
-    const rest = element(
-      "div",
-      { class: "more-filters", id },
-      this.#kind,
-      this.#endpoint,
-      this.#state,
-      element("label", { class: "date" }, "From", this.#since),
-      element("label", { class: "date" }, "To", this.#until),
-      this.#clear,
-    );
+    const { kind, endpoint, state, since, until } = this.#controls;
+    const dates = [
+      h.label({ class: "date" }, "From", since),
+      h.label({ class: "date" }, "To", until),
+    ];
+    const choices = [kind, endpoint, state, ...dates, this.#clear];
+    const rest = h.div({ class: "more-filters", id }, choices);
     const toggle = () => {
       const shown = rest.classList.toggle("opened");
       open.setAttribute("aria-expanded", String(shown));
     };
     const closed = { "aria-expanded": "false", "aria-controls": id };
     const open = button("Filters", toggle, { class: "quiet open-filters", ...closed });
-    this.node = element(
-      "form",
+    this.node = h.form(
       { class: "filters", role: "search", "aria-label": "Results" },
       this.#search,
       this.#favourite,
@@ -78,7 +76,7 @@ export class Filters {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.#tell(true), TYPED_MS);
     });
-    for (const each of [this.#kind, this.#state, this.#endpoint, this.#since, this.#until])
+    for (const each of Object.values(this.#controls))
       each.addEventListener("change", () => this.#tell(false));
     this.#favourite.addEventListener("click", () => {
       const on = this.#favourite.getAttribute("aria-pressed") !== "true";
@@ -93,21 +91,18 @@ export class Filters {
 
   /** Adds the models to choose from. */
   offer(models) {
-    const here = new Set([...this.#endpoint.options].map(({ value }) => value));
+    const here = new Set([...this.#controls.endpoint.options].map(({ value }) => value));
     const fresh = models.filter(({ id }) => !here.has(id));
-    this.#endpoint.append(...fresh.map(({ id, name }) => element("option", { value: id }, name)));
+    this.#controls.endpoint.append(...options(fresh.map(({ id, name }) => [id, name])));
   }
 
   /** Shows filters. */
   show(filters) {
-    const { q, kind, state, endpoint, since, until, favourite } = filters;
+    const { endpoint, q, favourite } = filters;
     if (endpoint !== null) this.offer([{ id: endpoint, name: endpoint }]);
     if (this.#search.value.trim() !== (q ?? "")) this.#search.value = q ?? "";
-    this.#kind.value = kind ?? "";
-    this.#state.value = state ?? "";
-    this.#endpoint.value = endpoint ?? "";
-    this.#since.value = since ?? "";
-    this.#until.value = until ?? "";
+    for (const [name, control] of Object.entries(this.#controls))
+      control.value = filters[name] ?? "";
     this.#favourite.setAttribute("aria-pressed", String(favourite !== null));
     this.#clear.hidden = !isFiltered(filters);
   }
@@ -120,22 +115,9 @@ export class Filters {
   #tell(typing) {
     clearTimeout(this.#timer);
     const on = this.#favourite.getAttribute("aria-pressed") === "true";
-    const given = {
-      q: this.#search.value.trim(),
-      kind: this.#kind.value,
-      state: this.#state.value,
-      endpoint: this.#endpoint.value,
-      since: this.#since.value,
-      until: this.#until.value,
-      favourite: on ? "1" : "",
-    };
+    const controls = Object.entries({ ...this.#controls, q: this.#search });
+    const given = Object.fromEntries(controls.map(([name, { value }]) => [name, value.trim()]));
+    given.favourite = on ? "1" : "";
     this.#change(filtersIn(given), typing);
   }
-}
-
-function choice(name, choices) {
-  const options = Object.entries(choices).map(([value, words]) =>
-    element("option", { value }, words),
-  );
-  return element("select", { "aria-label": name }, ...options);
 }

@@ -1,6 +1,6 @@
 // Gallery: the tenant's results by day, with search, filters, a selection and large views.
 
-import { button, byId, element } from "../interface/element.js";
+import { button, byId, h } from "../interface/element.js";
 import { say } from "../interface/toast.js";
 import { Actions, requestsOf } from "./actions.js";
 import { Archive } from "./archive.js";
@@ -22,8 +22,7 @@ const MOST_TO_LOAD = 3000; // requests that a jump loads; a longer one changes t
 
 /** Fills `host` with the gallery. */
 export function open(host, page) {
-  const gallery = new Gallery(host, page);
-  return { follow: (address) => gallery.follow(address), leave: () => gallery.leave() };
+  return new Gallery(host, page);
 }
 
 class Gallery {
@@ -42,16 +41,17 @@ class Gallery {
   #shown = null; // filters, as text
   #scroll = 0; // where the window was when the view was left
   #here = false;
-  #skeleton = element("div", { class: "skeleton", "aria-hidden": "true" });
-  #status = element("p", { class: "end help", role: "status" });
-  #empty = element("div", { class: "nothing", hidden: true });
+  #skeleton = h.div({ class: "skeleton", "aria-hidden": "true" });
+  #status = h.p({ class: "end help", role: "status" });
+  #empty = h.div({ class: "nothing", hidden: true });
   #keys = (event) => this.#key(event);
 
   constructor(host, page) {
     this.#page = page;
     this.#collection = new Collection(page.api, page.store.changes);
-    this.#actions = new Actions(page.api, this.#collection, say);
-    this.#days = new Days(page.api, this.#collection, (date, newer) => this.#jump(date, newer));
+    const parts = { page, api: page.api, collection: this.#collection, say };
+    this.#actions = new Actions(parts);
+    this.#days = new Days({ ...parts, go: (date, newer) => this.#jump(date, newer) });
     const sizes = new Sizes((height) => this.#grid.resize(height));
     this.#filters = new Filters((filters, typing) => this.#use(filters, typing), sizes.node);
     const act = {
@@ -70,18 +70,19 @@ class Gallery {
       remove: (items) => this.#remove(items),
     });
     this.#facts = new Facts(page.api);
-    const renewed = (item) => this.#renewed(item);
-    this.#comparison = new Comparison(this.#facts, renewed, () => page.address.leave("compare"));
-    this.#lightbox = new Lightbox(page, this.#collection, this.#actions, this.#facts, {
+    const large = { facts: this.#facts, renewed: (item) => this.#renewed(item) };
+    const leave = () => page.address.leave("compare");
+    this.#comparison = new Comparison({ ...large, closed: leave });
+    this.#lightbox = new Lightbox({
+      ...parts,
+      ...large,
+      actions: this.#actions,
       share: ({ id }) => share(page.api, id),
       remove: (items) => this.#remove(items),
-      say,
       closed: (key) => this.#returnTo(key),
-      renewed,
     });
-    this.#skeleton.append(...Array.from({ length: 12 }, () => element("span")));
-    const results = element(
-      "div",
+    this.#skeleton.append(...Array.from({ length: 12 }, () => h.span()));
+    const results = h.div(
       { class: "results" },
       this.#skeleton,
       this.#empty,
@@ -89,9 +90,9 @@ class Gallery {
       this.#status,
     );
     host.append(
-      element("h2", { class: "unseen" }, "Gallery"),
+      h.h2({ class: "unseen" }, "Gallery"),
       this.#filters.node,
-      element("div", { class: "columns" }, this.#days.node, results),
+      h.div({ class: "columns" }, this.#days.node, results),
       archive.node,
       this.#bar.node,
     );
@@ -194,16 +195,16 @@ class Gallery {
   #showNothing() {
     const filtered = isFiltered(filtersIn(this.#page.address.now));
     const all = () => this.#use(NONE, false);
-    const create = element("a", { href: "#", class: "button main" }, "Create something");
+    const create = h.a({ href: "#", class: "button main" }, "Create something");
     const words = filtered
       ? [
-          element("p", { class: "lead" }, "Nothing matches."),
-          element("p", {}, "Try other words, or fewer filters."),
+          h.p({ class: "lead" }, "Nothing matches."),
+          h.p("Try other words, or fewer filters."),
           button("Show everything", all),
         ]
       : [
-          element("p", { class: "lead" }, "Your results appear here."),
-          element("p", {}, "Images, videos and audio, from this page and from your programs."),
+          h.p({ class: "lead" }, "Your results appear here."),
+          h.p("Images, videos and audio, from this page and from your programs."),
           create,
         ];
     this.#empty.replaceChildren(...words);
@@ -231,10 +232,7 @@ class Gallery {
 
   /** Shows an item large; of a request without a file, its details. */
   #open({ id, key, file }) {
-    if (file === null) {
-      this.#page.act.details({ id });
-      return;
-    }
+    if (file === null) return this.#page.act.details({ id });
     this.#page.address.go({ item: key });
     this.#lightbox.follow(key);
   }

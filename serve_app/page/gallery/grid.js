@@ -1,6 +1,7 @@
 // Grid of results. Only the rows near the window are in the document, however many there are.
 
-import { element } from "../interface/element.js";
+import { keepChildren } from "../interface/children.js";
+import { h } from "../interface/element.js";
 import { day } from "../interface/words.js";
 import { playUnderMouse } from "./hover.js";
 import { listenForLongPresses } from "./presses.js";
@@ -16,7 +17,7 @@ const NEAR_END = 2500; // pixels before the end at which more is loaded
  * `favourite(items)`, `remove()`, `moved(date)` with the date of the first row in sight.
  */
 export class Grid {
-  node = element("div", {
+  node = h.div({
     role: "grid",
     class: "grid",
     "aria-label": "Results",
@@ -94,19 +95,16 @@ export class Grid {
     if (control !== null) tile?.querySelector(control).focus({ preventScroll: true });
   }
 
-  /** Keeps the nodes of rows that begin as before, with what is in them now; removes the others. A
-   * node that is moved in the document loses the focus. */
+  /** Keeps the nodes of rows that begin as before, with what is in them now: a node that is moved in the
+   * document loses the focus. */
   #keepRows() {
     const before = new Map([...this.#drawn.values()].map((node) => [node.dataset.name, node]));
     this.#drawn.clear();
     for (const [at, row] of this.#rows.entries()) {
-      const name = this.#nameOf(row);
-      if (!before.has(name)) continue;
-      this.#drawn.set(at, this.#filled(before.get(name), at));
-      before.delete(name);
-      if (before.size === 0) break;
+      const node = before.get(this.#nameOf(row));
+      if (node) this.#drawn.set(at, this.#filled(node, at));
+      if (this.#drawn.size === before.size) break;
     }
-    for (const each of before.values()) each.remove();
   }
 
   #nameOf({ day: date, from }) {
@@ -174,12 +172,9 @@ export class Grid {
     // The row that the Tab key reaches stays in the document.
     const place = this.#collection.placeOf(this.#current);
     if (place >= 0) wanted.add(rowOf(rows, place));
-    for (const [at, node] of this.#drawn) {
-      if (wanted.has(at)) continue;
-      node.remove();
-      this.#drawn.delete(at);
-    }
-    for (const at of [...wanted].sort((one, other) => one - other)) this.#place(at);
+    const places = [...wanted].sort((one, other) => one - other);
+    this.#drawn = new Map(places.map((at) => [at, this.#drawn.get(at) ?? this.#row(at)]));
+    keepChildren(this.node, [...this.#drawn.values()]); // screen readers follow the order
     this.#forget();
     const atEnd = scrollY > 0 && scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
     this.#tell(atEnd ? rows.length - 1 : rowAt(rows, 160 - top));
@@ -193,12 +188,15 @@ export class Grid {
   #choose(at, held) {
     if (held && this.#collection.placeOf(this.#current) >= 0) return;
     const first = Math.min(at, this.#rows.length - 1);
-    const before = this.#current;
-    this.#current =
-      first < 0 ? null : (this.#collection.items[firstItem(this.#rows, first)]?.key ?? null);
-    if (before === this.#current) return;
-    this.#linkOf(before)?.setAttribute("tabindex", "-1");
-    this.#linkOf(this.#current)?.setAttribute("tabindex", "0");
+    const item = first < 0 ? undefined : this.#collection.items[firstItem(this.#rows, first)];
+    this.#reach(item?.key ?? null);
+  }
+
+  /** Makes an item the one that the Tab key reaches. */
+  #reach(key) {
+    this.#linkOf(this.#current)?.setAttribute("tabindex", "-1");
+    this.#current = key;
+    this.#linkOf(key)?.setAttribute("tabindex", "0");
   }
 
   #itemOf(key) {
@@ -209,23 +207,14 @@ export class Grid {
     return this.#tiles.get(key)?.node.querySelector("a");
   }
 
-  #place(at) {
-    if (this.#drawn.has(at)) return;
-    const node = this.#row(at);
-    this.#drawn.set(at, node);
-    const after = [...this.#drawn.keys()].filter((each) => each > at);
-    const next = after.length === 0 ? null : this.#drawn.get(Math.min(...after));
-    this.node.insertBefore(node, next); // screen readers follow the order of the document
-  }
-
   #row(at) {
     const { day: date } = this.#rows[at];
     const name = this.#nameOf(this.#rows[at]);
-    const node = element("div", { role: "row", class: "row", "data-name": name });
+    const node = h.div({ role: "row", class: "row", "data-name": name });
     if (date !== undefined) {
-      const title = element("h3", {}, day(midnight(date).toISOString()));
+      const title = h.h3(day(midnight(date).toISOString()));
       node.classList.add("day");
-      node.append(element("div", { role: "gridcell" }, title));
+      node.append(h.div({ role: "gridcell" }, title));
     }
     return this.#filled(node, at);
   }
@@ -242,9 +231,7 @@ export class Grid {
       each.style.width = `${widths[index]}px`;
       each.dataset.place = from + index;
     }
-    for (const each of [...node.children]) if (!made.includes(each)) each.remove();
-    for (const [index, each] of made.entries())
-      if (node.children[index] !== each) node.insertBefore(each, node.children[index] ?? null);
+    keepChildren(node, made);
     return node;
   }
 
@@ -299,9 +286,7 @@ export class Grid {
   }
 
   #move(key) {
-    const before = this.#current;
-    this.#current = key;
-    this.#linkOf(before)?.setAttribute("tabindex", "-1");
+    this.#reach(key);
     const { y, height } = this.#rows[rowOf(this.#rows, this.#collection.placeOf(key))];
     const top = this.#top() + y;
     const covered = this.#covered();
@@ -309,9 +294,7 @@ export class Grid {
     if (top < covered) scrollBy({ top: top - covered, behavior: "instant" });
     else if (beneath > 0) scrollBy({ top: beneath, behavior: "instant" });
     this.#draw();
-    const link = this.#linkOf(key);
-    link?.setAttribute("tabindex", "0");
-    link?.focus({ preventScroll: true });
+    this.#linkOf(key)?.focus({ preventScroll: true });
   }
 
   /** Height of what covers the top of the window. */
@@ -323,10 +306,7 @@ export class Grid {
 
   #focused({ target }) {
     const key = target.closest(".tile")?.dataset.key;
-    if (key === undefined || key === this.#current) return;
-    this.#linkOf(this.#current)?.setAttribute("tabindex", "-1");
-    this.#current = key;
-    this.#linkOf(key)?.setAttribute("tabindex", "0");
+    if (key !== undefined) this.#reach(key);
   }
 
   #key(event) {
@@ -364,10 +344,7 @@ export class Grid {
     if (node === null) return;
     const item = this.#itemOf(node.dataset.key);
     if (item === undefined) return;
-    if (event.target.matches(".heart")) {
-      this.#act.favourite(item);
-      return;
-    }
+    if (event.target.matches(".heart")) return this.#act.favourite(item);
     const box = event.target.matches(".check");
     if (event.shiftKey) {
       event.preventDefault();

@@ -1,12 +1,12 @@
 // Videos that play in their tile under the mouse.
 
-import { element } from "../interface/element.js";
+import { moves, silentVideo } from "../results/media.js";
 
 const WAIT_MS = 150; // a mouse that passes by starts nothing
 
 /** Plays the video of a tile in `host` while the mouse is over it. `fileOf(tile)` is its file. */
 export function playUnderMouse(host, fileOf) {
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  if (!moves()) return;
   let timer = null;
   let player = null;
   let over = null;
@@ -23,14 +23,8 @@ export function playUnderMouse(host, fileOf) {
     if (tile === null || pointerType !== "mouse") return;
     over = tile;
     timer = setTimeout(() => {
-      player = element("video", {
-        src: fileOf(tile).url,
-        loop: true,
-        playsinline: true,
-        "aria-hidden": "true",
-      });
-      player.muted = true;
-      player.tabIndex = -1;
+      const given = { src: fileOf(tile).url, "aria-hidden": "true", tabindex: -1 };
+      player = silentVideo(given);
       tile.querySelector("a").append(player);
       player.play().catch(stop); // the browser may forbid it
     }, WAIT_MS);

@@ -72,13 +72,6 @@ export function daysPathOf({ state, kind, endpoint }) {
   return `v1/requests/days?${asked}`;
 }
 
-/** Date of a timestamp in this browser's time zone, as 2026-01-31. */
-export function dateOf(iso) {
-  const at = new Date(iso);
-  const two = (number) => String(number).padStart(2, "0");
-  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
-}
-
 /** Midnight at which a date begins, `later` days after it. */
 export function midnight(date, later = 0) {
   const [year, month, day] = date.split("-").map(Number);

@@ -1,35 +1,20 @@
 // Dialogs of the gallery.
 
-import { dialogOf, makeClosable } from "../interface/dialog.js";
-import { button, element } from "../interface/element.js";
-
-/** Modal dialog with a title and content, which is removed when it closes. `closed` is called
- * then. */
-export function showDialog(title, content, { closed = () => {} } = {}) {
-  const dialog = dialogOf(title, null, content);
-  document.body.append(dialog);
-  makeClosable(dialog);
-  dialog.addEventListener("close", () => {
-    dialog.remove();
-    closed(dialog.returnValue);
-  });
-  dialog.showModal();
-  return dialog;
-}
+import { openNew } from "../interface/dialog.js";
+import { button, h } from "../interface/element.js";
 
 /** Asks before something that cannot be undone. Resolves to true if the user agrees. */
 export function ask(title, sentences, verb) {
   return new Promise((resolve) => {
     const cancel = button("Cancel", () => dialog.close());
     const agree = button(verb, () => dialog.close("agreed"), { class: "main danger" });
-    const content = element(
-      "div",
+    const content = h.div(
       { class: "question" },
-      sentences.map((each) => element("p", {}, each)),
-      element("div", { class: "buttons" }, agree, cancel),
+      sentences.map((each) => h.p(each)),
+      h.div({ class: "buttons" }, agree, cancel),
     );
-    const closed = (value) => resolve(value === "agreed");
-    const dialog = showDialog(title, content, { closed });
+    const dialog = openNew(title, content);
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "agreed"));
     cancel.focus();
   });
 }

@@ -1,9 +1,8 @@
 // One result in the gallery.
 
-import { button, element } from "../interface/element.js";
-import { STATES } from "../interface/words.js";
+import { button, h } from "../interface/element.js";
+import { isActive, STATES } from "../interface/words.js";
 import { makeDraggable } from "../results/drag.js";
-import { isActive } from "./collection.js";
 
 const SIGNS = { video: "▶", audio: "♪" };
 const KINDS = { video: "video", audio: "audio", file: "file" };
@@ -18,8 +17,7 @@ export function tile(item) {
   const { state, favourite } = request;
   // A long press with a finger selects, so only a mouse drags.
   const draggable = String(file !== null && file.kind !== "file" && matchMedia("(hover: hover)").matches);
-  const node = element(
-    "div",
+  const node = h.div(
     {
       role: "gridcell",
       class: "tile",
@@ -28,17 +26,14 @@ export function tile(item) {
       "data-kind": file?.kind ?? "none",
       "aria-selected": "false",
     },
-    element(
-      "a",
+    h.a(
       { href: linkOf(item), tabindex: -1, "aria-label": file && labelOf(item), draggable },
       file === null ? standing(request, words) : picture(file),
-      SIGNS[file?.kind]
-        ? element("span", { class: "sign", "aria-hidden": "true" }, SIGNS[file.kind])
-        : null,
-      file !== null && request.drafts ? element("span", { class: "draft-mark" }, "Draft") : null,
-      file === null ? null : element("span", { class: "over", "aria-hidden": "true" }, words),
+      SIGNS[file?.kind] ? h.span({ class: "sign", "aria-hidden": "true" }, SIGNS[file.kind]) : null,
+      file !== null && request.drafts ? h.span({ class: "draft-mark" }, "Draft") : null,
+      file !== null && h.span({ class: "over", "aria-hidden": "true" }, words),
     ),
-    element("input", {
+    h.input({
       type: "checkbox",
       class: "check",
       tabindex: -1,
@@ -78,14 +73,14 @@ function labelOf(item) {
 /** Small image of a file. Until it has arrived, the tile shimmers. */
 function picture(file) {
   const source = file.thumbnail ?? (file.kind === "image" ? file : null);
-  if (source === null) return element("span", { class: "blank", "aria-hidden": "true" });
-  const image = element("img", { src: source.url, alt: "", decoding: "async", draggable: "false" });
+  if (source === null) return h.span({ class: "blank", "aria-hidden": "true" });
+  const image = h.img({ src: source.url, alt: "", decoding: "async", draggable: "false" });
   const over = () => image.closest(".tile")?.classList.add("shown");
   if (image.complete && image.naturalWidth > 0) queueMicrotask(over);
   image.addEventListener("load", over);
   image.addEventListener("error", () => {
     over();
-    image.replaceWith(element("span", { class: "blank" }, "This file is gone."));
+    image.replaceWith(h.span({ class: "blank" }, "This file is gone."));
   });
   return image;
 }
@@ -93,20 +88,18 @@ function picture(file) {
 /** What a tile without a file shows: the state, the prompt, and why it failed. */
 function standing(request, words) {
   const { state, error } = request;
-  return element(
-    "span",
+  return h.span(
     { class: "standing" },
-    element(
-      "span",
+    h.span(
       { class: "badge" },
-      element("span", { class: `dot ${state}`, "aria-hidden": "true" }),
+      h.span({ class: `dot ${state}`, "aria-hidden": "true" }),
       STATES[state] ?? state,
     ),
     " ",
-    element("span", { class: "said" }, words),
+    h.span({ class: "said" }, words),
     " ",
     error && !isActive(request) && state !== "cancelled"
-      ? element("span", { class: "why" }, error.message)
+      ? h.span({ class: "why" }, error.message)
       : null,
   );
 }

@@ -2,8 +2,8 @@
 // input for them is in sight.
 
 import { topmost } from "../interface/dialog.js";
-import { element } from "../interface/element.js";
-import { hasResult, kindOfResult, resultIn } from "../results/drag.js";
+import { h } from "../interface/element.js";
+import { acceptDrops, hasResult, kindOfResult, resultIn } from "../results/drag.js";
 
 const OFF_MS = 300; // a drag is over when the browser tells nothing of it for this time
 
@@ -44,18 +44,12 @@ function isTaken({ target }) {
 
 /** Shows a place to drop a result, as long as one is dragged for which no input is in sight. */
 function offerPlace(use, hasInput) {
-  const place = element("p", { class: "drop-place", "aria-hidden": "true" }, "Drop it here to use it as input");
-  const over = (event) => {
-    event.preventDefault();
-    place.classList.add("dropping");
-  };
-  place.addEventListener("dragenter", over);
-  place.addEventListener("dragover", over);
-  place.addEventListener("dragleave", () => place.classList.remove("dropping"));
-  place.addEventListener("drop", (event) => {
-    event.preventDefault();
-    use(resultIn(event.dataTransfer));
-  });
+  const place = h.p({ class: "drop-place", "aria-hidden": "true" }, "Drop it here to use it as input");
+  acceptDrops(
+    place,
+    () => true,
+    (data) => use(resultIn(data)),
+  );
   document.addEventListener("dragstart", ({ dataTransfer }) => {
     const kind = kindOfResult(dataTransfer?.types ?? []);
     if (kind === null || hasInput(kind)) return;

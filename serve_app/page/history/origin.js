@@ -1,8 +1,8 @@
 // Dialog that shows what made a file, and fills the form with it.
 
 import * as json from "../client/json.js";
-import { dialogOf, makeClosable } from "../interface/dialog.js";
-import { button, element, factRows } from "../interface/element.js";
+import { openNew } from "../interface/dialog.js";
+import { button, factRows, h } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 
@@ -13,22 +13,17 @@ const NONE =
 /** Opens the dialog for a file and its description, which may be null. `models` are the served ones and
  * others; `use()` uses the file as input, and is null if nothing takes such a file. */
 export function showOrigin(file, found, { models, act, use }) {
-  const body = element("div", { class: "origin-body" });
+  const body = h.div({ class: "origin-body" });
   const preview = SHOWN_IMAGES.test(file.type) ? URL.createObjectURL(file) : null;
-  const dialog = dialogOf("What made this file", "made-by", [
-    preview === null ? null : element("img", { src: preview, alt: "" }),
-    element("p", { class: "help" }, `${file.name} · ${bytes(file.size)}`),
+  const content = [
+    preview === null ? null : h.img({ src: preview, alt: "" }),
+    h.p({ class: "help" }, `${file.name} · ${bytes(file.size)}`),
     body,
-  ]);
-  dialog.addEventListener("close", () => {
-    dialog.remove();
-    if (preview !== null) URL.revokeObjectURL(preview);
-  });
-  document.body.append(dialog);
-  makeClosable(dialog);
-  dialog.showModal();
+  ];
+  const dialog = openNew("What made this file", content, { kind: "made-by" });
+  dialog.addEventListener("close", () => preview !== null && URL.revokeObjectURL(preview));
   const close = () => dialog.close();
-  if (found === null) body.append(element("p", {}, NONE));
+  if (found === null) body.append(h.p(NONE));
   else body.append(...parts(found, models.find(served(found)), { act, close, use }));
   body.querySelector("button:enabled")?.focus();
 }
@@ -62,12 +57,12 @@ function parts(found, model, { act, close, use }) {
     Request: request,
   };
   return [
-    prompt ? element("p", { class: "prompt-words" }, prompt) : "",
-    element("dl", { class: "rows" }, factRows(facts)),
+    prompt ? h.p({ class: "prompt-words" }, prompt) : "",
+    h.dl({ class: "rows" }, factRows(facts)),
     model === undefined
-      ? element("p", { class: "problem" }, `This Darkroom does not serve ${endpoint}.`)
+      ? h.p({ class: "problem" }, `This Darkroom does not serve ${endpoint}.`)
       : "",
-    element("div", { class: "buttons" }, fills, use === null ? "" : button("Use as input", useIt)),
+    h.div({ class: "buttons" }, fills, use !== null && button("Use as input", useIt)),
   ];
 }
 

@@ -1,20 +1,19 @@
 // List of the key's latest requests, from this page and from other clients.
 
 import { effect } from "../vendored/signals.js";
-import { button, byId, element } from "../interface/element.js";
+import { button, byId, h } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { roving } from "../interface/roving.js";
-import { day, seconds, shortClock, STATES } from "../interface/words.js";
+import { day, isActive, seconds, shortClock, STATES } from "../interface/words.js";
 
 const PAGE = 15;
 const EVERY_MS = 4000;
 const DAY_MS = 10_000; // between two looks at the date: “Today” ends at midnight
 
-/** List of requests. `store` is the page's; `act` has the callbacks `details` and `cancel`, which get `{id, endpoint}`. */
+/** List of requests. `page` has `api` and `store`, and in `act` the callbacks `details` and `cancel`, which
+ * get `{id, endpoint}`. */
 export class Recent {
-  #api;
-  #act;
-  #changes;
+  #page;
   #refresh;
   #limit = PAGE;
   #requests = null; // newest first; null before they are listed
@@ -22,10 +21,9 @@ export class Recent {
   #drawn = "";
   #version = 0; // changes with the key: an answer to the one before is not shown
 
-  constructor(api, act, { changes, locked }) {
-    this.#api = api;
-    this.#act = act;
-    this.#changes = changes;
+  constructor(page) {
+    const { changes, locked } = page.store;
+    this.#page = page;
     const take = (changed) => this.#take(changed);
     this.#refresh = new Refresh(() => this.#look(), null, changes, { take });
     setInterval(() => this.show(), DAY_MS);
@@ -45,7 +43,7 @@ export class Recent {
   async #look() {
     const version = this.#version;
     try {
-      const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
+      const page = await this.#page.api.call("GET", `v1/requests?limit=${this.#limit}`);
       if (version !== this.#version) return null;
       this.#requests = page.requests;
       this.#more = page.next_before !== null;
@@ -53,7 +51,7 @@ export class Recent {
     } catch {
       return EVERY_MS; // the connection status reports the error; the list stays as it is
     }
-    return this.#changes.live.peek() ? null : EVERY_MS; // it is told of changes
+    return this.#page.store.changes.live.peek() ? null : EVERY_MS; // it is told of changes
   }
 
   /** Applies changes of requests; false if the list is to be read anew. */
@@ -107,7 +105,7 @@ export class Recent {
       const isNew = name !== last;
       last = name;
       const row = this.#row(each);
-      return isNew ? [element("li", { class: "day" }, element("h3", {}, name)), row] : [row];
+      return isNew ? [h.li({ class: "day" }, h.h3(name)), row] : [row];
     });
   }
 
@@ -119,20 +117,16 @@ export class Recent {
     const drafts = request.drafts ? "Drafts" : "";
     const facts = [drafts, STATES[state] ?? state, time, shortClock(request.created_at)];
     const parts = [
-      element("span", { class: "thumb", "aria-hidden": "true" }, picture(request)),
-      element("span", { class: "words" }, words),
-      element("span", { class: "facts" }, facts.filter(Boolean).join(" · ")),
+      h.span({ class: "thumb", "aria-hidden": "true" }, picture(request)),
+      h.span({ class: "words" }, words),
+      h.span({ class: "facts" }, facts.filter(Boolean).join(" · ")),
     ];
-    const shown = button(parts, () => this.#act.details(known), { class: "request" });
+    const shown = button(parts, () => this.#page.act.details(known), { class: "request" });
     const cancel = isActive(request)
-      ? button("Cancel", () => this.#act.cancel(known), { "aria-label": `Cancel ${words}` })
+      ? button("Cancel", () => this.#page.act.cancel(known), { "aria-label": `Cancel ${words}` })
       : null;
-    return element("li", { "data-request": id, "data-state": state }, shown, cancel);
+    return h.li({ "data-request": id, "data-state": state }, shown, cancel);
   }
-}
-
-function isActive({ state }) {
-  return state === "queued" || state === "running";
 }
 
 /** Small image of the first file; a dot for the state if there is none. */
@@ -140,8 +134,8 @@ function picture({ request_id: id, state, files = [] }) {
   const [file] = files;
   const image = /^image\//.test(file?.content_type ?? "") ? file : null;
   const source = shownIn(id) ?? (file?.thumbnail ?? image)?.url;
-  if (!source) return element("span", { class: `dot ${state}` });
-  return element("img", { src: source, alt: "", loading: "lazy", decoding: "async" });
+  if (!source) return h.span({ class: `dot ${state}` });
+  return h.img({ src: source, alt: "", loading: "lazy", decoding: "async" });
 }
 
 /** URL of the image on the card of a request, which the browser has loaded; empty as long as the card

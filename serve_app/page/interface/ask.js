@@ -1,7 +1,7 @@
 // Dialogs that ask before something is done, or show something once.
 
-import { dialogOf, makeClosable, open } from "./dialog.js";
-import { button, element, freshId } from "./element.js";
+import { open, openNew } from "./dialog.js";
+import { button, freshId, h, labelled, problemLine, select, tell } from "./element.js";
 
 /**
  * Asks in a dialog, and resolves with the result of `submit(values, report)`, or with null if the user
@@ -12,21 +12,20 @@ import { button, element, freshId } from "./element.js";
  */
 export function ask({ title, words = "", action, danger = false, fields = [], submit }) {
   const controls = fields.map(fieldOf);
-  const problem = element("p", { class: "problem", role: "alert", hidden: true });
-  const progress = element("p", { class: "help", role: "status", hidden: true });
+  const problem = problemLine();
+  const progress = h.p({ class: "help", role: "status", hidden: true });
   const main = button(action, null, { type: "submit", class: danger ? "main danger" : "main" });
-  const form = element(
-    "form",
+  const form = h.form(
     { class: "question", novalidate: true },
-    words === "" ? null : element("p", {}, words),
+    words !== "" && h.p(words),
     controls.map(({ node }) => node),
     problem,
     progress,
   );
   // A click beside it would lose what was typed.
-  const dialog = shown(title, [form], { outside: fields.length === 0 });
+  const dialog = openNew(title, form, { outside: fields.length === 0 });
   const keep = button("Cancel", () => dialog.close());
-  form.append(element("div", { class: "buttons" }, main, keep));
+  form.append(h.div({ class: "buttons" }, main, keep));
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       if (!main.disabled) resolve(null);
@@ -52,17 +51,6 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
   });
 }
 
-/** Shows `children` in a dialog named `title`, which is removed when it is closed; by a click beside it
- * too, unless `outside` is false. */
-export function shown(title, children, { outside = true } = {}) {
-  const dialog = dialogOf(title, null, children);
-  makeClosable(dialog, { outside });
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  open(dialog);
-  return dialog;
-}
-
 /** Message of an error, with the field that it is about. */
 export function wordsOf(error) {
   const named = (error.problems ?? []).map(({ loc, msg }) => `${loc.at(-1)}: ${msg}`);
@@ -81,32 +69,19 @@ function complete(controls, problem) {
   return false;
 }
 
-function tell(problem, words) {
-  problem.textContent = words;
-  problem.hidden = false;
-}
-
 function fieldOf({ name, label, type = "text", value = "", choices, required = false, help }) {
   const id = freshId("ask");
   const about = help === undefined ? null : `${id}-help`;
   const given = { id, required, "aria-describedby": about };
-  let control;
-  if (choices !== undefined) {
-    control = element(
-      "select",
-      given,
-      choices.map(([each, words]) => element("option", { value: each }, words)),
-    );
-  } else if (type === "textarea") control = element("textarea", { ...given, rows: 6 });
-  else control = element("input", { ...given, type, autocomplete: "off", spellcheck: "false" });
+  const control = choices
+    ? select(choices, { ...given, value: value || undefined })
+    : h.input({ ...given, type, autocomplete: "off", spellcheck: "false" });
   if (type === "checkbox") control.checked = Boolean(value);
-  else control.value = value === "" && choices ? (choices[0]?.[0] ?? "") : value;
-  const node = element(
-    "div",
+  else if (!choices) control.value = value;
+  const node = h.div(
     { class: type === "checkbox" ? "field tick" : "field" },
-    element("label", { for: id }, label),
-    control,
-    help === undefined ? null : element("p", { class: "help", id: about }, help),
+    labelled(label, control),
+    help !== undefined && h.p({ class: "help", id: about }, help),
   );
   const read = () => {
     if (type === "file") return control.files[0] ?? null;

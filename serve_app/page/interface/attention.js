@@ -55,11 +55,8 @@ export class Attention {
     this.#draw();
     const isWanted = "Notification" in globalThis && Notification.permission === "granted";
     if (!isWanted || Date.now() - at < LONG_MS) return;
-    try {
-      await (await tool("notifications")).notify(id, prompt);
-    } catch {
-      // The title says it too.
-    }
+    const notifying = tool("notifications").then(({ notify }) => notify(id, prompt));
+    await notifying.catch(() => {}); // the title says it too
   }
 
   #draw() {

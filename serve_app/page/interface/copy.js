@@ -1,7 +1,18 @@
 // Copies text to the clipboard.
 
-/** Copies the text of `node`, an input or any other element. */
-export async function copyText(node) {
+import { button } from "./element.js";
+
+/** Button that copies the text of `nodeOf()`, an input or any other element, and says so. */
+export function copyButton(nodeOf, attributes = {}, words = "Copy") {
+  const click = async () => {
+    await copyText(nodeOf());
+    made.textContent = "Copied";
+  };
+  const made = button(words, click, attributes);
+  return made;
+}
+
+async function copyText(node) {
   const typed = node.matches("input, textarea");
   try {
     await navigator.clipboard.writeText(typed ? node.value : node.textContent);

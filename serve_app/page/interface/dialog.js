@@ -1,6 +1,6 @@
 // Modal dialogs of the page.
 
-import { button, element, freshId } from "./element.js";
+import { button, freshId, h } from "./element.js";
 
 /** Opens a dialog of the page. */
 export function open(dialog) {
@@ -34,12 +34,12 @@ function isBeside(dialog, { target, clientX: x, clientY: y }) {
   return target === dialog && (x < left || x > right || y < top || y > bottom);
 }
 
-/** Opens a new dialog with this title and content, and returns it. It is removed when it closes. Only a
- * narrow one closes by a click beside it: others hold work. */
-export function openNew(title, kind, ...content) {
+/** Opens a new dialog with this title and content, and returns it. It is removed when it closes; by a click
+ * beside it too, unless `outside` is false, as where that would lose what was typed. */
+export function openNew(title, content, { kind = null, outside = true } = {}) {
   const dialog = dialogOf(title, kind, content);
   dialog.addEventListener("close", () => dialog.remove());
-  makeClosable(dialog, { outside: kind === "narrow" });
+  makeClosable(dialog, { outside });
   document.body.append(dialog);
   dialog.showModal();
   return dialog;
@@ -48,11 +48,10 @@ export function openNew(title, kind, ...content) {
 /** New dialog with this title and content, which is not open. */
 export function dialogOf(title, kind, content) {
   const id = freshId("dialog");
-  return element(
-    "dialog",
+  return h.dialog(
     { "aria-labelledby": id, class: kind },
     button("×", null, { class: "quiet close", "aria-label": "Close" }),
-    element("h2", { id }, title),
+    h.h2({ id }, title),
     content,
   );
 }

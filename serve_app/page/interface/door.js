@@ -1,7 +1,7 @@
 // Form that asks for the API key, or for a sign-in.
 
 import { effect } from "../vendored/signals.js";
-import { byId } from "./element.js";
+import { byId, tell } from "./element.js";
 import { say } from "./toast.js";
 import { Unreachable } from "../client/api.js";
 import { keyIn } from "../client/key.js";
@@ -18,21 +18,12 @@ const SIGNED_IN =
  * used; `forget()` when it should be forgotten; `asked()` before the user opens the form. `signIn`: a
  * `SignIn`; `kept`: a `KeptKey`; `locked`: the signal that it is open. */
 export class Door {
-  #enter;
-  #back;
+  #page;
   #token = null; // of a one-time link, while the stored key is tried
-  #asked;
-  #signIn;
-  #kept;
-  #locked;
 
-  constructor({ enter, back, forget, asked, signIn, kept, locked }) {
-    this.#enter = enter;
-    this.#back = back;
-    this.#asked = asked;
-    this.#signIn = signIn;
-    this.#kept = kept;
-    this.#locked = locked;
+  constructor(page) {
+    const { back, forget, asked, signIn, locked } = page;
+    this.#page = page;
     effect(() => document.documentElement.classList.toggle("locked", locked.value));
     byId("key-button").addEventListener("click", () => {
       asked();
@@ -57,13 +48,13 @@ export class Door {
   /** Opens the form. `why` says why the key was refused, or why the page asks; `kept` shows the
    * buttons for a stored key; `key` is filled in. */
   open({ why = "", kept = false, key = "" } = {}) {
-    const { person } = this.#signIn;
+    const { person } = this.#page.signIn;
     byId("key-back").hidden = !kept;
     byId("key-forget").hidden = !kept || person !== null;
     byId("sign-out").hidden = !kept || person === null;
     byId("sign-out").textContent = `Sign out ${person ?? ""}`;
-    this.#signIn.isOffered().then((offered) => (byId("sign-in").hidden = !offered));
-    this.#locked.value = true;
+    this.#page.signIn.isOffered().then((offered) => (byId("sign-in").hidden = !offered));
+    this.#page.locked.value = true;
     byId("key").value = key;
     this.say(why);
     byId("key").focus();
@@ -72,7 +63,7 @@ export class Door {
   close() {
     if (this.#token !== null) say(SIGNED_IN);
     this.#token = null;
-    this.#locked.value = false;
+    this.#page.locked.value = false;
     byId("key").value = "";
   }
 
@@ -84,7 +75,7 @@ export class Door {
 
   /** Opens the form because the key in use, or the sign-in, is valid no more. */
   end() {
-    this.open({ why: this.#signIn.person === null ? ENDED_KEY : ENDED_SESSION });
+    this.open({ why: this.#page.signIn.person === null ? ENDED_KEY : ENDED_SESSION });
   }
 
   /** Uses a link that signs in, see `takeLink`. */
@@ -96,17 +87,17 @@ export class Door {
   /** Uses the token of a one-time link, unless the browser's own key still works. Then the link stays
    * valid: otherwise any link could make the page work for somebody else. */
   #followOnce(token) {
-    this.#asked();
+    this.#page.asked();
     this.#token = token;
-    if (this.#kept.value === null) this.#takeKey();
-    else this.#back();
+    if (this.#page.kept.value === null) this.#takeKey();
+    else this.#page.back();
   }
 
   async #takeKey() {
     const token = this.#token;
     this.#token = null;
     try {
-      this.use(await this.#signIn.take(token));
+      this.use(await this.#page.signIn.take(token));
     } catch (error) {
       const again = error instanceof Unreachable ? " Open the link again." : "";
       this.open({ why: `${error.message}${again}` });
@@ -116,8 +107,8 @@ export class Door {
   /** Uses the key of a link. It replaces a stored key only when the user agrees. */
   #followKey(given) {
     const found = keyIn(given);
-    const { value } = this.#kept;
-    this.#asked();
+    const { value } = this.#page.kept;
+    this.#page.asked();
     if (value !== null && value !== found)
       this.open({ why: OTHER_KEY, kept: true, key: found ?? given });
     else if (found === null) this.open({ why: "The key in this link is not complete." });
@@ -126,38 +117,30 @@ export class Door {
 
   /** Opens the page with `key`, as if it had been pasted. */
   use(key) {
-    this.#signIn.forget();
+    this.#page.signIn.forget();
     this.say("");
-    this.#enter(key);
+    this.#page.enter(key);
   }
 
   /** Ends the sign-in with which the provider sent the browser back. */
-  async comeBack(answer) {
+  comeBack(answer) {
+    const { signIn, enter } = this.#page;
     this.open();
-    try {
-      this.#enter(await this.#signIn.finish(answer));
-    } catch (error) {
-      this.say(error.message);
-    }
+    signIn.finish(answer).then(enter, (error) => this.say(error.message));
   }
 
   get isOpen() {
-    return this.#locked.peek();
+    return this.#page.locked.peek();
   }
 
   say(problem) {
-    byId("key-problem").textContent = problem;
-    byId("key-problem").hidden = problem === "";
+    tell(byId("key-problem"), problem);
     byId("key").setAttribute("aria-invalid", String(problem !== ""));
   }
 
   async #begin() {
     this.say("");
-    try {
-      await this.#signIn.begin();
-    } catch (error) {
-      this.say(error.message);
-    }
+    await this.#page.signIn.begin().catch((error) => this.say(error.message));
   }
 
   #try() {

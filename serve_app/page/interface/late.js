@@ -1,7 +1,7 @@
 // Parts of the page that are loaded when they are first used.
 
 import { BASE } from "../client/api.js";
-import { button, byId, element } from "./element.js";
+import { button, byId, h } from "./element.js";
 
 const STYLES = "styles/tools.css"; // of most tools
 const OF_DRAFTS = "drafts/drafts.css";
@@ -62,17 +62,17 @@ export function reloadButton() {
 
 function offerReload(words) {
   if (byId("updated")) return;
-  byId("connection").after(element("p", { id: "updated", role: "status" }, words, " ", reloadButton()));
+  byId("connection").after(h.p({ id: "updated", role: "status" }, words, " ", reloadButton()));
 }
 
 /** True if Darkroom does not have the script of this page any more. */
 async function isUpdated() {
-  try {
-    const script = new URL("bundle.js", FOLDER);
-    return (await fetch(script, { method: "HEAD", cache: "no-store" })).status === 404;
-  } catch {
-    return false;
-  }
+  const script = new URL("bundle.js", FOLDER);
+  const asking = fetch(script, { method: "HEAD", cache: "no-store" });
+  return await asking.then(
+    ({ status }) => status === 404,
+    () => false,
+  );
 }
 
 /** Loads a style sheet of the page once; resolves when it is in force. */
@@ -88,7 +88,7 @@ function styled(path) {
 function load(path) {
   return new Promise((resolve, reject) => {
     const href = new URL(path, FOLDER);
-    const link = element("link", { rel: "stylesheet", href, load: resolve });
+    const link = h.link({ rel: "stylesheet", href, load: resolve });
     link.addEventListener("error", (event) => {
       link.remove();
       reject(event);

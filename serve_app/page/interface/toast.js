@@ -1,15 +1,15 @@
 // Words on what was done: heard by screen readers and, where nothing else shows it, seen for a while.
 
 import { topmost } from "./dialog.js";
-import { button, byId, element } from "./element.js";
+import { button, byId, h } from "./element.js";
 
 const SEEN_MS = 6000;
 const OFFERED_MS = 20_000; // with a button, which takes longer to find and to reach
 const KNOWN_MS = 100; // screen readers hear no words that a place has when it comes into a dialog
 
 const announcer = byId("announcer");
-const seen = element("span", { "aria-hidden": "true" }); // screen readers hear them from the announcer
-const toast = element("div", { class: "toast", hidden: true }, seen);
+const seen = h.span({ "aria-hidden": "true" }); // screen readers hear them from the announcer
+const toast = h.div({ class: "toast", hidden: true }, seen);
 let words = "";
 let fading = null;
 let telling = null;
@@ -32,10 +32,7 @@ export function say(said, offer = null) {
     offer.call();
   };
   seen.textContent = said;
-  toast.replaceChildren(
-    seen,
-    ...(offer ? [button(offer.name, click)] : []),
-  );
+  toast.replaceChildren(seen, ...(offer ? [button(offer.name, click)] : []));
   toast.hidden = false;
   fade(offer ? OFFERED_MS : SEEN_MS);
 }

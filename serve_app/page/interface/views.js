@@ -1,6 +1,6 @@
 // Views of the page beside the form: each is a bundle of its own, loaded when it is first opened.
 
-import { button, byId, element } from "./element.js";
+import { attribute, button, byId, h } from "./element.js";
 import { loaded, reloadButton, Updated } from "./late.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
@@ -33,34 +33,29 @@ const MODULES = {
 export class Views {
   #page;
   #opened = new Map(); // name → {host, view, failed}
-  #current = null;
+  current = null;
 
   constructor(page) {
     this.#page = page;
   }
 
-  get current() {
-    return this.#current;
-  }
-
   /** Shows the view of the address, or the form if the address names none. */
   async follow(address) {
     const name = address.view in MODULES ? address.view : null;
-    if (this.#current !== name) this.#leave();
-    this.#current = name;
+    if (this.current !== name) this.#leave();
+    this.current = name;
     byId("work").hidden = name !== null;
     byId("views").hidden = name === null;
     for (const link of document.querySelectorAll("header nav a")) {
       const here = (link.dataset.view ?? null) === name;
-      if (here) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      attribute(link, "aria-current", here ? "page" : null);
     }
     this.#dropFailed();
     if (name === null) return;
     for (const [each, { host }] of this.#opened) host.hidden = each !== name;
     const opened = this.#opened.get(name) ?? (await this.#open(name));
     // The user may have gone on while the view was loading, to another view or within this one.
-    if (this.#current === name) opened?.view.follow(this.#page.address.now);
+    if (this.current === name) opened?.view.follow(this.#page.address.now);
   }
 
   /** Forgets all views and what they show, as when another key is used. */
@@ -80,15 +75,15 @@ export class Views {
   }
 
   #leave() {
-    this.#opened.get(this.#current)?.view?.leave();
+    this.#opened.get(this.current)?.view?.leave();
   }
 
   async #open(name) {
-    const host = element("main", { class: `view ${name}`, tabindex: -1 });
+    const host = h.main({ class: `view ${name}`, tabindex: -1 });
     const opened = { host, view: { follow() {}, leave() {} }, failed: false };
     this.#opened.set(name, opened);
     byId("views").append(host);
-    host.append(element("p", { class: "help" }, "Loading …"));
+    host.append(h.p({ class: "help" }, "Loading …"));
     try {
       const module = await loaded(MODULES[name].load, ...MODULES[name].styles);
       host.replaceChildren();
@@ -102,7 +97,7 @@ export class Views {
         error instanceof Updated
           ? [error.message, reloadButton()]
           : ["This part of the page could not be loaded.", retry];
-      host.replaceChildren(element("p", { class: "problem" }, words), offer);
+      host.replaceChildren(h.p({ class: "problem" }, words), offer);
       return null;
     }
   }

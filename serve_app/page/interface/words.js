@@ -33,6 +33,11 @@ export const STATES = {
   expired: "Expired",
 };
 
+/** True if a request is not over. */
+export function isActive({ state }) {
+  return state === "queued" || state === "running";
+}
+
 /** Text for a queued request: its position, the wait reason, and the estimated start. */
 export function waitingWords(position, { reason, detail, share, starts_at: startsAt } = {}) {
   const place = position > 0 ? `Requests before this one: ${position}.` : "Next in line.";
@@ -98,6 +103,11 @@ export function bytesOf(part, whole) {
   return `${inUnit(part, unit)} of ${inUnit(whole, unit)} ${unit.name}`;
 }
 
+/** `text` with a capital at its beginning. */
+export function capitalized(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 export function seconds(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "";
   const whole = Math.round(value);
@@ -135,6 +145,13 @@ export function shortClock(iso) {
 function timeOf(at, seconds) {
   const parts = { hour: "2-digit", minute: "2-digit", second: seconds ? "2-digit" : undefined };
   return at.toLocaleTimeString([], { ...parts, hourCycle: "h23" });
+}
+
+/** Date of a timestamp in this browser's time zone, as 2026-01-31. */
+export function dateOf(iso) {
+  const at = new Date(iso);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
 }
 
 /** Name of the day of a timestamp: today, yesterday, tomorrow, or its date. */

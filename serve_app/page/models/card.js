@@ -1,54 +1,52 @@
 // Card of a model, with its picture.
 
 import { imageIn } from "../client/models.js";
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 import { categoryWords, memoryWords, STATES } from "./catalogue.js";
 
 /** Card that links to the model's page. */
 export function card(model) {
   const facts = [categoryWords(model.category), model.licence].filter(Boolean).join(" · ");
   const href = `#view=models&id=${encodeURIComponent(model.id)}`;
-  return element(
-    "li",
+  return h.li(
     { class: "card", "data-id": model.id },
-    element("div", { class: "cover" }, picture(model), model.demo ? demoMark() : null),
-    element("h4", {}, element("a", { href }, model.name)),
-    element("p", { class: "facts" }, facts || model.id),
-    element("p", { class: "standing" }, statePill(model.state), memoryNote(model)),
+    h.div({ class: "cover" }, picture(model), model.demo ? demoMark() : null),
+    h.h4(h.a({ href }, model.name)),
+    h.p({ class: "facts" }, facts || model.id),
+    h.p({ class: "standing" }, statePill(model.state), memoryNote(model)),
   );
 }
 
 function memoryNote(model) {
   const least = memoryWords(model);
   const words = model.cpu ? "runs without a GPU" : least && `${least} of GPU memory`;
-  return words ? element("span", { class: "facts" }, words) : null;
+  return words ? h.span({ class: "facts" }, words) : null;
 }
 
 /** Mark of a demo model. */
 export function demoMark() {
-  return element("span", { class: "pill demo", title: "A tiny demo model replaces it." }, "Demo");
+  return h.span({ class: "pill demo", title: "A tiny demo model replaces it." }, "Demo");
 }
 
 /** Mark with where the weights are. */
 export function statePill(state) {
   const { name, words } = STATES[state] ?? STATES.unknown;
-  return element("span", { class: `pill ${state}`, title: words }, name);
+  return h.span({ class: `pill ${state}`, title: words }, name);
 }
 
 /** Output of an example, or a calm plate with the model's name. */
 export function picture(model) {
   const url = model.examples.map(({ output }) => imageIn(output)).find((each) => each !== null);
   if (url === undefined) return plate(model);
-  const image = element("img", { src: url, alt: "", loading: "lazy" });
+  const image = h.img({ src: url, alt: "", loading: "lazy" });
   image.addEventListener("error", () => image.replaceWith(plate(model)));
   return image;
 }
 
 function plate({ id, name, kind }) {
-  const made = element(
-    "span",
+  const made = h.span(
     { class: `plate ${kind}`, "aria-hidden": "true" },
-    element("span", {}, name.replace(/\s*([[(,]| with ).*$/, "")),
+    h.span(name.replace(/\s*([[(,]| with ).*$/, "")),
   );
   made.style.setProperty("--hue", String(hueOf(id)));
   return made;

@@ -1,6 +1,7 @@
 // Words for models, the search among them, and what the page of one shows.
 
 import { BASE } from "../client/api.js";
+import { capitalized } from "../interface/words.js";
 
 /** Words for what a model makes, by its kind, in the order in which they are shown. */
 export const KINDS = { image: "Images", video: "Videos", audio: "Audio", other: "Others" };
@@ -16,8 +17,7 @@ export const STATES = {
 
 /** Words for a category, such as `text-to-image`. */
 export function categoryWords(category) {
-  const words = category.replaceAll("-", " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  return capitalized(category.replaceAll("-", " "));
 }
 
 /** Words for the least memory of a GPU that a recipe is made for; empty without recipes. */

@@ -1,7 +1,7 @@
 // A small part of Markdown as elements: headings, lists, code, quotes, links and emphasis. All else is
 // text, and text never becomes markup.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 
 const FENCE = /^\s*(```|~~~)/;
 const HEADING = /^(#{1,6})\s+(.*?)\s*#*\s*$/;
@@ -35,16 +35,16 @@ function blockAt(lines, at, shift) {
   const heading = HEADING.exec(line);
   if (heading !== null) {
     const level = Math.min(6, heading[1].length + shift);
-    return [element(`h${level}`, {}, ...inline(heading[2])), at + 1];
+    return [h[`h${level}`](...inline(heading[2])), at + 1];
   }
   if (ITEM.test(line)) return list(lines, at);
   if (QUOTE.test(line)) {
     const end = endOf(lines, at, (each) => QUOTE.test(each));
     const words = lines.slice(at, end).map((each) => QUOTE.exec(each)[1]);
-    return [element("blockquote", {}, element("p", {}, ...inline(words.join(" ")))), end];
+    return [h.blockquote(h.p(...inline(words.join(" ")))), end];
   }
   const end = endOf(lines, at, isPlain);
-  return [element("p", {}, ...inline(lines.slice(at, end).join(" "))), end];
+  return [h.p(...inline(lines.slice(at, end).join(" "))), end];
 }
 
 function isPlain(line) {
@@ -60,7 +60,7 @@ function endOf(lines, at, belongs) {
 function code(lines, at) {
   const end = endOf(lines, at, (line) => !FENCE.test(line));
   const text = lines.slice(at + 1, end).join("\n");
-  return [element("pre", { tabindex: 0 }, element("code", {}, text)), end + 1];
+  return [h.pre({ tabindex: 0 }, h.code(text)), end + 1];
 }
 
 function list(lines, at) {
@@ -72,14 +72,7 @@ function list(lines, at) {
     else items[items.length - 1] += ` ${line.trim()}`;
   }
   const tag = ITEM.exec(lines[at])[1] === undefined ? "ul" : "ol";
-  return [
-    element(
-      tag,
-      {},
-      items.map((item) => element("li", {}, ...inline(item))),
-    ),
-    end,
-  ];
+  return [h[tag](items.map((item) => h.li(...inline(item)))), end];
 }
 
 /** Text and elements of a line. Links lead to web pages only. */
@@ -94,10 +87,10 @@ export function inline(text) {
 }
 
 function inlineElement([whole, codeWords, linkWords, url, strong, emphasis, bareUrl]) {
-  if (codeWords !== undefined) return element("code", {}, codeWords);
-  if (strong !== undefined) return element("strong", {}, strong);
-  if (emphasis !== undefined) return element("em", {}, emphasis);
+  if (codeWords !== undefined) return h.code(codeWords);
+  if (strong !== undefined) return h.strong(strong);
+  if (emphasis !== undefined) return h.em(emphasis);
   const href = url ?? bareUrl;
   if (!/^https?:\/\//.test(href)) return linkWords ?? whole;
-  return element("a", { href, target: "_blank", rel: "noopener noreferrer" }, linkWords ?? href);
+  return h.a({ href, target: "_blank", rel: "noopener noreferrer" }, linkWords ?? href);
 }

@@ -1,13 +1,13 @@
 // Page of one model.
 
-import { button, element, factRows, freshId } from "../interface/element.js";
+import { button, factRows, freshId, h } from "../interface/element.js";
 import { money } from "../interface/words.js";
-import { imageIn } from "../client/models.js";
+import { imageIn, inputSchema } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
 import { demoMark, picture, statePill } from "./card.js";
 import { categoryWords, loadable, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
-import { inputSchema, outputSchema, rowsOf, schemaTable } from "./schema_table.js";
+import { outputSchema, rowsOf, schemaTable } from "./schema_table.js";
 
 const ORIGINS = {
   "built-in": "Built in",
@@ -24,16 +24,16 @@ const MOST_EXAMPLES = 6;
  * null for keys that may not see it; `form` is what makes requests, or null.
  */
 export function modelPage(model, act, standing, form) {
-  const state = element("div", {});
-  const places = element("div", {});
-  const needs = element("dl", { class: "model-facts" });
+  const state = h.div();
+  const places = h.div();
+  const needs = h.dl({ class: "model-facts" });
   const renew = (newest, seen) => {
     state.replaceChildren(...stateOf(newest));
     places.replaceChildren(...(seen === null ? [] : replicas(newest, seen)));
   };
   renew(model, standing);
   const nodes = [
-    element("a", { href: "#view=models", class: "back" }, "‹ All models"),
+    h.a({ href: "#view=models", class: "back" }, "‹ All models"),
     head(model, act, state),
     ...section("Try it here", form === null ? [] : [form]),
     ...section("About", about(model)),
@@ -60,11 +60,9 @@ const SUBJECTS = {
 /** Rows with the sentences of a pre-flight answer. Commands are between backticks. */
 function sentenceRows({ sentences }) {
   return Object.entries(sentences).map(([subject, words]) =>
-    element(
-      "div",
-      {},
-      element("dt", {}, SUBJECTS[subject] ?? subject),
-      element("dd", {}, ...words.split("`").map((part, at) => (at % 2 ? element("code", {}, part) : part))),
+    h.div(
+      h.dt(SUBJECTS[subject] ?? subject),
+      h.dd(...words.split("`").map((part, at) => (at % 2 ? h.code(part) : part))),
     ),
   );
 }
@@ -73,38 +71,33 @@ function stateOf(model) {
   const served = model.state !== "not_served";
   const words = model.away || STATES[model.state].words;
   return [
-    element("p", { class: "standing" }, statePill(model.state), model.demo ? demoMark() : null),
-    element("p", { class: served ? "help" : "notice" }, words),
+    h.p({ class: "standing" }, statePill(model.state), model.demo ? demoMark() : null),
+    h.p({ class: served ? "help" : "notice" }, words),
   ];
 }
 
 function section(name, content) {
   if (content.length === 0) return [];
   const id = freshId("part");
-  return [element("section", { "aria-labelledby": id }, element("h3", { id }, name), ...content)];
+  return [h.section({ "aria-labelledby": id }, h.h3({ id }, name), ...content)];
 }
 
 function head(model, act, state) {
   const served = model.away === "";
   const input = model.examples[0]?.input ?? null;
-  return element(
-    "div",
+  return h.div(
     { class: "model-head" },
-    element("div", { class: "cover" }, picture(model)),
-    element(
-      "div",
-      {},
-      element("h2", { tabindex: -1 }, model.name),
-      element("p", { class: "id" }, element("code", {}, model.id)),
+    h.div({ class: "cover" }, picture(model)),
+    h.div(
+      h.h2({ tabindex: -1 }, model.name),
+      h.p({ class: "id" }, h.code(model.id)),
       state,
-      served
-        ? element(
-            "div",
-            { class: "buttons" },
-            button("Try it", () => act.attempt(model.id, input), { class: "main" }),
-            button("Code", () => act.code({ endpoint: model.id, input: input ?? {} })),
-          )
-        : null,
+      served &&
+        h.div(
+          { class: "buttons" },
+          button("Try it", () => act.attempt(model.id, input), { class: "main" }),
+          button("Code", () => act.code({ endpoint: model.id, input: input ?? {} })),
+        ),
       facts(model),
     ),
   );
@@ -120,7 +113,7 @@ function facts(model) {
     Weights: model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}${file}`,
     Entry: ORIGINS[model.origin],
   });
-  return element("dl", { class: "model-facts" }, rows);
+  return h.dl({ class: "model-facts" }, rows);
 }
 
 function priceWords(price) {
@@ -137,8 +130,8 @@ function about(model) {
   );
   const readme = text.trim() === "" ? [] : markdown(text, 4);
   return [
-    ...words.map((each) => element("p", {}, each)),
-    ...(readme.length > 0 ? [element("div", { class: "readme" }, readme)] : []),
+    ...words.map((each) => h.p(each)),
+    ...(readme.length > 0 ? [h.div({ class: "readme" }, readme)] : []),
   ];
 }
 
@@ -147,8 +140,7 @@ function examples(model, act) {
   if (shown.length === 0) return [];
   const served = model.state !== "not_served";
   return [
-    element(
-      "ul",
+    h.ul(
       { class: "samples" },
       shown.map(({ input, output }) => sample(model, input, output, served ? act : null)),
     ),
@@ -161,15 +153,11 @@ function sample(model, input, output, act) {
   const words = prompt ?? JSON.stringify(input);
   const settings = Object.entries(rest).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
   const use = () => act.attempt(model.id, input);
-  return element(
-    "li",
-    {},
-    file === undefined ? null : made(file, imageIn(output), words),
-    element("p", { class: "words" }, words),
-    prompt && settings.length ? element("p", { class: "facts" }, settings.join(" · ")) : null,
-    act === null
-      ? null
-      : button("Try it", use, { "aria-label": `Try it: ${words}` }),
+  return h.li(
+    file !== undefined && made(file, imageIn(output), words),
+    h.p({ class: "words" }, words),
+    prompt && settings.length ? h.p({ class: "facts" }, settings.join(" · ")) : null,
+    act !== null && button("Try it", use, { "aria-label": `Try it: ${words}` }),
   );
 }
 
@@ -177,14 +165,14 @@ function sample(model, input, output, act) {
 function made(file, picture, words) {
   if (["video", "audio"].includes(file.kind)) return shownFile(file, words);
   const src = picture ?? file.url; // the URL of an image may have no extension
-  return element("img", { src, alt: words, loading: "lazy" });
+  return h.img({ src, alt: words, loading: "lazy" });
 }
 
 function schema(find, { document, id }, options) {
   const found = find(document, id);
   const rows = found === null ? [] : rowsOf(found, document);
   if (rows.length > 0) return [schemaTable(rows, options)];
-  return [element("p", { class: "help" }, "Any JSON object.")];
+  return [h.p({ class: "help" }, "Any JSON object.")];
 }
 
 /** Which replicas hold the weights, and the warm targets of the model. */
@@ -200,23 +188,17 @@ function replicas({ id }, { replicas: all, warm }) {
   });
   const targets = warm.filter((each) => each.endpoint_id === id);
   return [
-    element(
-      "p",
-      {},
+    h.p(
       held.length === 0 ? "No replica holds its weights." : null,
       ...held.flatMap(({ replica, words }) => [
-        element("code", {}, replica.replica_id),
+        h.code(replica.replica_id),
         ` in ${replica.pool}${replica.node ? ` on ${replica.node}` : ""}: ${words}. `,
       ]),
     ),
     ...targets.map(({ level, replicas: count, ready_replicas: ready }) =>
-      element("p", {}, `Kept ${level} on ${count}; ready: ${ready}.`),
+      h.p(`Kept ${level} on ${count}; ready: ${ready}.`),
     ),
-    element(
-      "p",
-      {},
-      element("a", { href: "#view=operator&part=pools" }, "Replicas and warm targets"),
-    ),
+    h.p(h.a({ href: "#view=operator&part=pools" }, "Replicas and warm targets")),
   ];
 }
 
@@ -228,27 +210,14 @@ function recipes({ recipes: all }) {
   });
   const heads = ["GPU memory", "Weights", "Moved to host memory", "Largest work"];
   return [
-    element(
-      "table",
+    h.table(
       { class: "table", "aria-label": "Memory" },
-      element(
-        "thead",
-        {},
-        element(
-          "tr",
-          {},
-          heads.map((head) => element("th", { scope: "col" }, head)),
-        ),
-      ),
-      element(
-        "tbody",
-        {},
+      h.thead(h.tr(heads.map((head) => h.th({ scope: "col" }, head)))),
+      h.tbody(
         rows.map(([first, ...cells]) =>
-          element(
-            "tr",
-            {},
-            element("th", { scope: "row" }, first),
-            cells.map((cell, at) => element("td", { "data-label": heads[at + 1] }, cell)),
+          h.tr(
+            h.th({ scope: "row" }, first),
+            cells.map((cell, at) => h.td({ "data-label": heads[at + 1] }, cell)),
           ),
         ),
       ),

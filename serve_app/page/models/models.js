@@ -2,7 +2,8 @@
 
 import { Refused, Unreachable } from "../client/api.js";
 import * as json from "../client/json.js";
-import { button, element, freshId } from "../interface/element.js";
+import { chips, press } from "../interface/chips.js";
+import { button, freshId, h, labelled, problemLine, select } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
 import { KINDS, matches, STATES, wholeModel } from "./catalogue.js";
@@ -19,18 +20,23 @@ export function open(host, page) {
 
 class ModelsView {
   #page;
-  #list = element("div", {});
-  #one = element("article", { class: "model", hidden: true });
-  #problem = element("p", { class: "problem", role: "alert", hidden: true });
-  #cards = element("div", { class: "groups", "aria-live": "off" });
-  #count = element("p", { class: "help", role: "status" });
-  #search = element("input", {
+  #list = h.div();
+  #one = h.article({ class: "model", hidden: true });
+  #problem = problemLine();
+  #cards = h.div({ class: "groups", "aria-live": "off" });
+  #count = h.p({ class: "help", role: "status" });
+  #search = h.input({
+    id: freshId("search"),
     type: "search",
     placeholder: "Name, id or task",
     autocomplete: "off",
+    input: () => this.#filter(),
   });
-  #state = element("select", {});
-  #kinds = element("div", { class: "chips", role: "group", "aria-label": "Kind" });
+  #state = select(
+    [["", "Any state"], ...Object.entries(STATES).map(([value, { name }]) => [value, name])],
+    { change: () => this.#filter() },
+  );
+  #kinds = h.div({ class: "chips", role: "group", "aria-label": "Kind" });
   #kind = "";
   #models = [];
   #entered = new Map(); // id of a model → input in the form of its page
@@ -38,7 +44,7 @@ class ModelsView {
   #opened = null; // that page, when it is loaded
   #offer; // of a real model
   #refresh = null; // of what is shown now
-  #words = element("span"); // what went wrong
+  #words = h.span(); // what went wrong
 
   constructor(host, page) {
     this.#page = page;
@@ -48,7 +54,7 @@ class ModelsView {
       this.#refresh?.start();
     };
     this.#problem.append(this.#words, " ", button("Try again", again));
-    const heading = element("h2", {}, "Models");
+    const heading = h.h2("Models");
     this.#list.append(heading, this.#offer.node, this.#tools(), this.#count, this.#cards);
     host.append(this.#problem, this.#list, this.#one);
   }
@@ -86,21 +92,10 @@ class ModelsView {
   }
 
   #tools() {
-    const searchId = freshId("search");
-    const stateId = freshId("state");
-    this.#search.id = searchId;
-    this.#state.id = stateId;
-    this.#search.addEventListener("input", () => this.#filter());
-    this.#state.addEventListener("change", () => this.#filter());
-    const options = Object.entries(STATES).map(([value, { name }]) =>
-      element("option", { value }, name),
-    );
-    this.#state.append(element("option", { value: "" }, "Any state"), ...options);
-    return element(
-      "div",
+    return h.div(
       { class: "tools", role: "search" },
-      element("div", {}, element("label", { for: searchId }, "Search"), this.#search),
-      element("div", {}, element("label", { for: stateId }, "State"), this.#state),
+      h.div(labelled("Search", this.#search)),
+      h.div(labelled("State", this.#state)),
       this.#kinds,
     );
   }
@@ -123,21 +118,14 @@ class ModelsView {
     const focused = this.#cards.querySelector(".card:focus-within")?.dataset.id;
     this.#drawKinds();
     const found = this.#models.filter((model) => matches(model, this.#wanted()));
-    const away = found.filter(({ state }) => state === "not_served");
-    const served = found.filter(({ state }) => state !== "not_served");
-    const groups = Object.entries(KINDS).map(([kind, name]) => [
-      name,
-      "",
-      served.filter((model) => model.kind === kind),
-    ]);
-    const reasons = [...new Set(away.map(({ away: reason }) => reason))];
-    const others = reasons.map((reason) => [
-      "Not served here",
-      reason,
-      away.filter((model) => model.away === reason),
-    ]);
-    const shown = [...groups, ...others].filter(([, , models]) => models.length > 0);
-    this.#cards.replaceChildren(...shown.map((group) => this.#group(...group)));
+    const isServed = ({ state }) => state !== "not_served";
+    const served = Map.groupBy(found.filter(isServed), ({ kind }) => kind);
+    const away = Map.groupBy(found.filter((model) => !isServed(model)), (model) => model.away);
+    const kinds = Object.keys(KINDS).filter((kind) => served.has(kind));
+    this.#cards.replaceChildren(
+      ...kinds.map((kind) => this.#group(KINDS[kind], "", served.get(kind))),
+      ...[...away].map(([reason, models]) => this.#group("Not served here", reason, models)),
+    );
     const total = this.#models.length;
     const counted = found.length === total ? `${total}` : `${found.length} of ${total}`;
     this.#count.textContent = total === 0 ? "" : `${counted} models`;
@@ -145,12 +133,11 @@ class ModelsView {
   }
 
   #group(name, reason, models) {
-    return element(
-      "section",
+    return h.section(
       { class: reason === "" ? "group" : "group away" },
-      element("h3", {}, name, element("span", { class: "mark" }, models.length)),
-      reason === "" ? null : element("p", { class: "help" }, reason),
-      element("ul", { class: "cards" }, models.map(card)),
+      h.h3(name, h.span({ class: "mark" }, models.length)),
+      reason !== "" && h.p({ class: "help" }, reason),
+      h.ul({ class: "cards" }, models.map(card)),
     );
   }
 
@@ -158,28 +145,23 @@ class ModelsView {
     const there = Object.keys(KINDS).filter((kind) =>
       this.#models.some((each) => each.kind === kind),
     );
-    const choose = (kind) => () => {
+    const choose = (kind) => {
       this.#kind = kind;
       this.#filter();
     };
     if (this.#kinds.childElementCount !== there.length + 1) {
-      const chip = ([kind, name]) => button(name, choose(kind), { class: null, "data-kind": kind });
       const named = there.map((kind) => [kind, KINDS[kind]]);
-      this.#kinds.replaceChildren(...[["", "All"], ...named].map(chip));
+      this.#kinds.replaceChildren(...chips([["", "All"], ...named], choose));
     }
-    for (const each of this.#kinds.children)
-      each.setAttribute("aria-pressed", String(each.dataset.kind === this.#kind));
+    press(this.#kinds, this.#kind);
   }
 
   #open(id) {
     this.#opened = null;
-    this.#one.replaceChildren(element("p", { class: "help" }, "Loading …"));
+    this.#one.replaceChildren(h.p({ class: "help" }, "Loading …"));
     scrollTo({ top: 0 });
     this.#follow(async (isShown) => {
-      if (this.#opened !== null) {
-        await this.#renew(id);
-        return;
-      }
+      if (this.#opened !== null) return await this.#renew(id);
       const [model, standing, served] = await Promise.all([
         wholeModel(this.#page, id),
         this.#standing(),
@@ -221,29 +203,33 @@ class ModelsView {
   #follow(look) {
     this.#refresh?.stop();
     this.#complain("");
-    const refresh = new Refresh(async () => {
-      const isShown = () => this.#refresh === refresh;
-      try {
-        await look(isShown);
-        if (isShown()) this.#complain("");
-        return null;
-      } catch (error) {
-        if (!isShown()) return null;
-        const passes = error instanceof Unreachable || (error instanceof Refused && error.passing);
-        if (!passes) refresh.stop();
-        this.#complain(error.message);
-        return RENEW_MS;
-      }
-    }, RENEW_MS, this.#page.store.changes, ["replicas"]);
+    const refresh = new Refresh(
+      async () => {
+        const isShown = () => this.#refresh === refresh;
+        try {
+          await look(isShown);
+          if (isShown()) this.#complain("");
+          return null;
+        } catch (error) {
+          if (!isShown()) return null;
+          const passes =
+            error instanceof Unreachable || (error instanceof Refused && error.passing);
+          if (!passes) refresh.stop();
+          this.#complain(error.message);
+          return RENEW_MS;
+        }
+      },
+      RENEW_MS,
+      this.#page.store.changes,
+      { of: ["replicas"] },
+    );
     this.#refresh = refresh;
     refresh.start();
   }
 
   #complain(words) {
     if (words !== "" && this.#opened === null)
-      this.#one.replaceChildren(
-        element("a", { href: "#view=models", class: "back" }, "‹ All models"),
-      );
+      this.#one.replaceChildren(h.a({ href: "#view=models", class: "back" }, "‹ All models"));
     if (this.#words.textContent !== words) this.#words.textContent = words; // it is announced
     this.#problem.hidden = words === "";
   }

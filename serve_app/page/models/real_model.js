@@ -1,7 +1,7 @@
 // Offer of a real model that runs here, where demo models are served: in the form, among the models,
 // and beside a result whose words the demo did not know.
 
-import { button, element } from "../interface/element.js";
+import { attribute, button, h, tell } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 
 const RENEW_MS = 5000;
@@ -60,13 +60,13 @@ function obstacle({ download, fits, sentences }) {
  * that is. `page` has `api`, `caller` and `store`.
  */
 export class RealModelOffer {
-  node = element("div", { class: "notice real-model", hidden: true });
+  node = h.div({ class: "notice real-model", hidden: true });
   #page;
-  #words = element("p", {});
-  #where = element("p", { class: "help", role: "status" });
-  #progress = element("progress", { max: 1, hidden: true, "aria-label": "Download" });
+  #words = h.p();
+  #where = h.p({ class: "help", role: "status" });
+  #progress = h.progress({ max: 1, hidden: true, "aria-label": "Download" });
   #download = button("Download now", () => this.#start(), { hidden: true });
-  #try = element("a", {}, "Try it");
+  #try = h.a("Try it");
   #model = null;
   #answer = null;
   #refresh;
@@ -74,7 +74,7 @@ export class RealModelOffer {
   constructor(page) {
     this.#page = page;
     this.#refresh = new Refresh(() => this.#look(), RENEW_MS, page.store.changes, { of: ["replicas"] });
-    const choices = element("p", { class: "buttons" }, this.#try, this.#download);
+    const choices = h.p({ class: "buttons" }, this.#try, this.#download);
     this.node.append(this.#words, this.#where, this.#progress, choices);
   }
 
@@ -124,10 +124,8 @@ export class RealModelOffer {
     const away = obstacle(this.#answer);
     this.#download.hidden = kept || here || loading !== undefined || away !== "";
     this.#progress.hidden = loading === undefined;
-    if (loading !== undefined) {
-      if (loading.total > 0) this.#progress.value = Math.min(1, loading.done / loading.total);
-      else this.#progress.removeAttribute("value");
-    }
+    const share = loading?.total > 0 ? Math.min(1, loading.done / loading.total) : null;
+    attribute(this.#progress, "value", share);
     if (loading !== undefined) this.#say(`A replica has begun: ${loading.stage.replaceAll("_", " ")}.`);
     else if (here) this.#say("Its weights are here.");
     else if (kept) this.#say("A replica downloads its weights soon.");
@@ -157,10 +155,9 @@ export class RealModelOffer {
 /** Notice beside a result of a demo that did not know `words`, with the real model of `models` if there
  * is one. `draw(model)` submits the same prompt to it, and returns what went wrong as words. */
 export function unknownWords(words, { api, models, draw }) {
-  const node = element(
-    "div",
+  const node = h.div(
     { class: "notice unknown" },
-    element("p", {}, `The demo model does not know: ${words.join(", ")}.`),
+    h.p(`The demo model does not know: ${words.join(", ")}.`),
   );
   const model = realModel(models);
   const add = (answer) => node.append(...beside(model, answer, draw));
@@ -172,16 +169,15 @@ export function unknownWords(words, { api, models, draw }) {
 function beside(model, answer, draw) {
   const away = obstacle(answer);
   const words = `${factsOf(model, answer)} knows any prompt and runs here without a GPU.`;
-  if (away !== "") return [element("p", {}, `${words} ${away}`)];
-  const result = element("p", { class: "help", role: "status", hidden: true });
+  if (away !== "") return [h.p(`${words} ${away}`)];
+  const result = h.p({ class: "help", role: "status", hidden: true });
   const submit = async () => {
     start.disabled = true;
     const problem = await draw(model);
     start.disabled = false;
-    result.hidden = problem === "";
-    result.textContent = problem;
+    tell(result, problem);
   };
   const start = button(`Draw it with ${model.name}`, submit, { class: "main" });
   const size = isHere(answer) ? "" : ` ${firstRequest(answer)}`;
-  return [element("p", {}, words + size), element("p", { class: "buttons" }, start), result];
+  return [h.p(words + size), h.p({ class: "buttons" }, start), result];
 }

@@ -1,27 +1,19 @@
 // Schema of an endpoint's input or output, as a table.
 
-import { element } from "../interface/element.js";
+import { jsonSchema } from "../client/models.js";
+import { h } from "../interface/element.js";
 import { inline } from "./markdown.js";
 
 const MOST_DEPTH = 3;
 const MOST_CHOICES = 12;
 const NULLABLE = new Set(["null", undefined]);
 
-/** Schema of the input of the endpoint `id` in its OpenAPI document, or null. */
-export function inputSchema(document, id) {
-  return jsonSchema(document?.paths?.[`/${id}`]?.post?.requestBody);
-}
-
-/** Schema of its output, or null. The path of a result has a part of the id only, as at fal. */
+/** Schema of the output of an endpoint in its OpenAPI document, or null. The path of a result has a part of the id only, as at fal. */
 export function outputSchema(document) {
   const result = Object.keys(document?.paths ?? {}).find((path) =>
     path.endsWith("/requests/{request_id}"),
   );
   return jsonSchema(document?.paths?.[result]?.get?.responses?.["200"]);
-}
-
-function jsonSchema(body) {
-  return body?.content?.["application/json"]?.schema ?? null;
 }
 
 /** Rows of a schema: `{name, type, required, fallback, description, noEffect}`. The fields of objects
@@ -51,49 +43,34 @@ export function rowsOf(schema, document, before = "", depth = 0) {
 /** Table of the rows. `withDefaults`: of an input. */
 export function schemaTable(rows, { label, withDefaults }) {
   const heads = ["Field", "Type", ...(withDefaults ? ["Default"] : []), "Meaning"];
-  return element(
-    "table",
+  return h.table(
     { class: "table schema", "aria-label": label },
-    element(
-      "thead",
-      {},
-      element(
-        "tr",
-        {},
-        heads.map((head) => element("th", { scope: "col" }, head)),
-      ),
-    ),
-    element(
-      "tbody",
-      {},
-      rows.map((row) => tableRow(row, withDefaults)),
-    ),
+    h.thead(h.tr(heads.map((head) => h.th({ scope: "col" }, head)))),
+    h.tbody(rows.map((row) => tableRow(row, withDefaults))),
   );
 }
 
 function tableRow(row, withDefaults) {
-  const mark = row.required && withDefaults ? element("span", { class: "mark" }, "required") : null;
+  const mark = row.required && withDefaults ? h.span({ class: "mark" }, "required") : null;
   const meaning = row.description === "" ? "—" : inline(row.description);
-  return element(
-    "tr",
+  return h.tr(
     { class: row.noEffect ? "vain" : null },
-    element("th", { scope: "row" }, element("code", {}, row.name), " ", mark),
-    element("td", { "data-label": "Type" }, row.type),
-    withDefaults ? element("td", { "data-label": "Default" }, defaultCell(row.fallback)) : null,
-    element("td", { class: "meaning" }, meaning),
+    h.th({ scope: "row" }, h.code(row.name), " ", mark),
+    h.td({ "data-label": "Type" }, row.type),
+    withDefaults && h.td({ "data-label": "Default" }, defaultCell(row.fallback)),
+    h.td({ class: "meaning" }, meaning),
   );
 }
 
 function defaultCell(value) {
-  return value === undefined ? "—" : element("code", {}, JSON.stringify(value));
+  return value === undefined ? "—" : h.code(JSON.stringify(value));
 }
 
 /** Type of a value in words, with its bounds or its choices. */
 export function typeWords(spec, document) {
   const ways = waysOf(spec, document);
-  if (ways.length > 1) {
+  if (ways.length > 1)
     return [...new Set(ways.map((way) => typeWords(way, document)))].join(", or ");
-  }
   const [way] = ways;
   const choices = way.enum ?? ("const" in way ? [way.const] : null);
   if (choices !== null) return choiceWords(choices);

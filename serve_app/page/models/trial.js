@@ -2,7 +2,7 @@
 
 import { Program } from "../code/program.js";
 import { estimable, EstimateLine } from "../form/estimate.js";
-import { button, element } from "../interface/element.js";
+import { button, h, problemLine, tell } from "../interface/element.js";
 
 /**
  * Node with the form of `model`, which has its schema and an example if there is one; what it will take
@@ -11,25 +11,21 @@ import { button, element } from "../interface/element.js";
  * brings it back when the page is opened again.
  */
 export function trial(model, { api, act }, entered) {
-  const fields = element("div", { class: "fields" });
-  const moreFields = element("div", { class: "fields" });
-  const more = element("details", {}, element("summary", {}, "More settings"), moreFields);
-  const problem = element("p", { class: "problem", role: "alert", hidden: true });
-  const line = element("p", { class: "help" });
+  const fields = h.div({ class: "fields" });
+  const moreFields = h.div({ class: "fields" });
+  const more = h.details(h.summary("More settings"), moreFields);
+  const problem = problemLine();
+  const line = h.p({ class: "help" });
   const submit = button("Generate", null, { type: "submit", class: "main" });
-  const node = element(
-    "form",
+  const node = h.form(
     { "aria-label": `Form of ${model.name}`, novalidate: true },
     fields,
     more,
     problem,
     line,
-    element("div", { class: "buttons" }, submit),
+    h.div({ class: "buttons" }, submit),
   );
-  const complain = (words, ...others) => {
-    problem.replaceChildren(words, ...others);
-    problem.hidden = words === "";
-  };
+  const complain = (...words) => tell(problem, ...words);
   const form = act.formIn({ form: node, fields, more, moreFields }, complain);
   const read = () => ({
     endpoint: model.id,

@@ -1,6 +1,6 @@
 // Bar chart as SVG, with the same numbers as a table for screen readers.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 160;
@@ -31,14 +31,8 @@ export function barChart(label, bars) {
     chart.append(bar);
   });
   const top = bars.find(({ value }) => value === most);
-  return element(
-    "figure",
-    {},
-    element(
-      "p",
-      { class: "facts" },
-      most > 0 ? `Highest: ${top.words} (${top.name})` : "Nothing yet",
-    ),
+  return h.figure(
+    h.p({ class: "facts" }, most > 0 ? `Highest: ${top.words} (${top.name})` : "Nothing yet"),
     chart,
     axis(bars),
     table(label, bars),
@@ -48,25 +42,17 @@ export function barChart(label, bars) {
 function axis(bars) {
   const every = Math.ceil(bars.length / MOST_LABELS);
   const shown = bars.filter((_, place) => (bars.length - 1 - place) % every === 0);
-  return element(
-    "div",
+  return h.div(
     { class: "axis facts", "aria-hidden": "true" },
-    shown.map(({ short }) => element("span", {}, short)),
+    shown.map(({ short }) => h.span(short)),
   );
 }
 
 function table(label, bars) {
   const rows = bars.filter(({ value }) => value > 0);
-  return element(
-    "table",
+  return h.table(
     { class: "unseen", "aria-label": label },
-    element(
-      "tbody",
-      {},
-      rows.map(({ name, words }) =>
-        element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, words)),
-      ),
-    ),
+    h.tbody(rows.map(({ name, words }) => h.tr(h.th({ scope: "row" }, name), h.td(words)))),
   );
 }
 

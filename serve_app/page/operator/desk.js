@@ -1,35 +1,23 @@
 // What the parts of the operator's view share: calls, questions, and what is said about them.
 
 import { ask, wordsOf } from "../interface/ask.js";
-import { element, freshId } from "../interface/element.js";
+import { button, h, problemLine, tell } from "../interface/element.js";
 
 const SAID_MS = 10_000; // it covers what is below it
 
 /** Desk of an operator. `page` is that of the view. `look()` looks again at the part that is shown. */
 export class Desk {
-  #page;
-  #said = element("p", { class: "said", role: "status", hidden: true });
-  #problem = element("p", { class: "problem", role: "alert", hidden: true });
+  #said = h.p({ class: "said", role: "status", hidden: true });
+  #problem = problemLine();
   #timer = null;
   #kinds = null;
 
   constructor(page, look) {
-    this.#page = page;
+    this.page = page;
     this.look = look;
-    this.node = element("div", { class: "answers" }, this.#said, this.#problem);
-  }
-
-  get page() {
-    return this.#page;
-  }
-
-  get caller() {
-    return this.#page.caller;
-  }
-
-  /** JSON of a call, see `Api.call`. */
-  async call(method, path, body, headers = {}) {
-    return await this.#page.api.call(method, path, body, headers);
+    this.node = h.div({ class: "answers" }, this.#said, this.#problem);
+    /** JSON of a call, see `Api.call`. */
+    this.call = (...given) => page.api.call(...given);
   }
 
   /** Declarations of the resources by name, asked for once. Throws like `Api.call`. */
@@ -72,16 +60,14 @@ export class Desk {
   /** Says what was done, and looks at what it changed. `words` may be a function of the result. */
   #done(words, result) {
     this.complain("");
-    this.#said.textContent = typeof words === "function" ? words(result) : words;
-    this.#said.hidden = false;
+    tell(this.#said, typeof words === "function" ? words(result) : words);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => (this.#said.hidden = true), SAID_MS);
     this.look();
   }
 
   complain(words) {
-    this.#problem.textContent = words;
-    this.#problem.hidden = words === "";
+    tell(this.#problem, words);
     if (words !== "") this.#said.hidden = true;
   }
 
@@ -92,28 +78,54 @@ export class Desk {
   }
 }
 
-/** Select of `choices`, pairs of value and words. `change()` is called at each choice. */
-export function select(choices, change) {
-  return element("select", { id: freshId("choice"), change }, options(choices));
+/** Part of a view: `node` shows it, and `look()` reads what it shows, again each `everyMs` if there are. */
+export class Part {
+  constructor(desk) {
+    this.desk = desk;
+  }
 }
 
-/** Options of `choices`, pairs of value and words. */
-export function options(choices) {
-  return choices.map(([value, words]) => element("option", { value }, words));
+/** Rows that are read page by page, the newest first. `path()` is the call with its query, whose answer has
+ * the rows in `items`; `show(rows, answer)` gets all that were read. `more` is the button for more. */
+export class Pages {
+  #desk;
+  #given;
+  #rows = [];
+  #next = null;
+
+  constructor(desk, words, given) {
+    this.#desk = desk;
+    this.#given = given;
+    this.more = button(words, () => desk.run(() => this.#load(`&before=${this.#next}`)));
+  }
+
+  /** Reads the first page. */
+  async look() {
+    this.#rows = [];
+    await this.#load("");
+  }
+
+  async #load(from) {
+    const { path, items, show } = this.#given;
+    const page = await this.#desk.call("GET", path() + from);
+    this.#rows.push(...page[items]);
+    this.#next = page.next_before;
+    this.more.hidden = this.#next === null;
+    show(this.#rows, page);
+  }
 }
 
-/** `control`, which has an id, under its label. */
-export function labelled(words, control) {
-  return element("div", {}, element("label", { for: control.id }, words), control);
+/** Mark with a state, in these words. */
+export function pill(state, words = state) {
+  return h.span({ class: `pill ${state}` }, words);
 }
 
 /** Section with a heading, a sentence and content. */
 export function section(name, about, ...content) {
-  return element(
-    "section",
+  return h.section(
     { "aria-label": name },
-    element("h3", {}, name),
-    about === "" ? null : element("p", { class: "help" }, about),
+    h.h3(name),
+    about !== "" && h.p({ class: "help" }, about),
     ...content,
   );
 }

@@ -1,29 +1,19 @@
 // Models of the catalogue: where their weights are, and adding and removing them.
 
 import { endpointPath } from "../client/watch.js";
-import { button, element } from "../interface/element.js";
+import { button, h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { statePill } from "../models/card.js";
-import { section } from "./desk.js";
+import { Part, section } from "./desk.js";
 import { ResourceTable } from "./resource_table.js";
 
 const ORIGINS = { "built-in": "built in", file: "catalogue file", database: "added here" };
-const NOT_COPIED = [
-  "demo",
-  "cpu",
-  "weights",
-  "display_name",
-  "description",
-  "licence",
-  "readme",
-  "examples",
-];
+const NOT_COPIED = "demo cpu weights display_name description licence readme examples".split(" ");
 const HUB = /^([\w.-]+\/[\w.-]+)@([0-9a-f]{40})$/;
 
 /** Part of the models. */
-export class EntriesPart {
+export class EntriesPart extends Part {
   everyMs = 5000;
-  #desk;
   #table = new LiveTable({
     label: "Models",
     empty: "The catalogue is empty.",
@@ -42,37 +32,28 @@ export class EntriesPart {
         : []),
     ],
   });
-  #invalid;
-  #broken;
   #models = [];
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.#invalid = new ResourceTable(desk, "entry", {
-      actions: ({ endpoint_id: id }) => [
-        { name: "Remove", danger: true, call: () => this.#remove(id) },
-      ],
-    });
-    const add = button("Add a model …", () => this.#add(), { class: "main" });
-    this.#broken = section("Entries with a mistake", "They are not in force.", this.#invalid.node);
-    this.node = element(
-      "div",
-      {},
-      section(
-        "Models",
-        "Weights are downloaded at the first request, or beforehand.",
-        add,
-        this.#table.node,
-      ),
-      this.#broken,
-    );
-  }
+  #invalid = new ResourceTable(this.desk, "entry", {
+    actions: ({ endpoint_id: id }) => [
+      { name: "Remove", danger: true, call: () => this.#remove(id) },
+    ],
+  });
+  #broken = section("Entries with a mistake", "They are not in force.", this.#invalid.node);
+  node = h.div(
+    section(
+      "Models",
+      "Weights are downloaded at the first request, or beforehand.",
+      button("Add a model …", () => this.#add(), { class: "main" }),
+      this.#table.node,
+    ),
+    this.#broken,
+  );
 
   async look() {
     const [models, { entries }, { replicas, warm }] = await Promise.all([
-      this.#desk.page.models.list(),
-      this.#desk.call("GET", "v1/models/entries"),
-      this.#desk.call("GET", "v1/status"),
+      this.desk.page.models.list(),
+      this.desk.call("GET", "v1/models/entries"),
+      this.desk.call("GET", "v1/status"),
     ]);
     this.#models = models;
     const invalid = entries.filter(({ problem }) => problem !== null);
@@ -91,18 +72,18 @@ export class EntriesPart {
   }
 
   async #download({ id }) {
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Download the weights now?",
       words: `A replica of its pool downloads the weights of ${id} and keeps them on disk, as a warm target. The table shows the progress.`,
       action: "Download",
-      submit: () => this.#desk.call("POST", "v1/warm", { endpoint_id: id, level: "disk" }),
+      submit: () => this.desk.call("POST", "v1/warm", { endpoint_id: id, level: "disk" }),
       done: `The weights of ${id} are kept on disk.`,
     });
   }
 
   async #add() {
     const choices = this.#models.map(({ id }) => [id, id]);
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Add a model",
       words: "It is served by every part of this Darkroom within about a second.",
       action: "Add it",
@@ -130,7 +111,7 @@ export class EntriesPart {
   }
 
   async #put({ id, weights, like, name, licence, check }) {
-    const { entry: source } = await this.#desk.call(
+    const { entry: source } = await this.desk.call(
       "GET",
       `v1/models/entries/${endpointPath(like)}`,
     );
@@ -144,11 +125,11 @@ export class EntriesPart {
     const query = check ? "?dry_run=true" : "";
     const path = `v1/models/entries/${endpointPath(id)}${query}`;
     const onlyNew = { "if-none-match": "*" };
-    return { ...(await this.#desk.call("PUT", path, entry, onlyNew)), check };
+    return { ...(await this.desk.call("PUT", path, entry, onlyNew)), check };
   }
 
   async #remove(id) {
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Remove this model?",
       words: `${id} is no longer served, unless a file or the built-in catalogue has it too. Weights and finished requests stay.`,
       action: "Remove it",
@@ -163,7 +144,7 @@ export class EntriesPart {
       ],
       submit: ({ force }) => {
         const query = force ? "?force=true" : "";
-        return this.#desk.call("DELETE", `v1/models/entries/${endpointPath(id)}${query}`);
+        return this.desk.call("DELETE", `v1/models/entries/${endpointPath(id)}${query}`);
       },
       done: ({ now }) => (now === null ? `${id} is removed.` : `${id} is now that of: ${ORIGINS[now]}.`),
     });
@@ -192,24 +173,19 @@ function resultWords({ endpoint_id: id, served, reason, pool, check }) {
 
 function modelName({ id, name }) {
   const href = `#view=models&id=${encodeURIComponent(id)}`;
-  return [element("a", { href }, name), element("span", { class: "facts" }, id)];
+  return [h.a({ href }, name), h.span({ class: "facts" }, id)];
 }
 
 function weightWords({ weights, demo, away, loading }) {
   const source = demo ? "Demo weights" : (weights.source ?? "none");
   const [reason] = away.split(/(?<=\.) /); // the rest says what to do, in each row the same
-  const words = away === "" ? source : element("span", { title: away }, `${source}. ${reason}`);
+  const words = away === "" ? source : h.span({ title: away }, `${source}. ${reason}`);
   if (loading === undefined) return words;
   const share = loading.total > 0 ? Math.min(1, loading.done / loading.total) : null;
   const stage = loading.stage.replaceAll("_", " ");
   const label = share === null ? stage : `${stage}, ${Math.round(share * 100)} %`;
   return [
     words,
-    element(
-      "span",
-      { class: "loading" },
-      label,
-      element("progress", { "aria-label": label, max: 1, value: share }),
-    ),
+    h.span({ class: "loading" }, label, h.progress({ "aria-label": label, max: 1, value: share })),
   ];
 }

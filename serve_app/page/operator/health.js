@@ -1,58 +1,51 @@
 // Health of the installation: its checks, machines, disk and database.
 
-import { button, element, factRows } from "../interface/element.js";
+import { button, factRows, h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock } from "../interface/words.js";
-import { section } from "./desk.js";
+import { Part, pill, section } from "./desk.js";
 import { samplesOf } from "./samples.js";
 
 /** Part of the health. */
-export class HealthPart {
-  #desk;
-  #figures = element("dl", { class: "tiles" });
+export class HealthPart extends Part {
+  #figures = h.dl({ class: "tiles" });
   #checks = checkTable("Checks", "There are no checks.");
   #doctor = checkTable("Doctor", "Examining …");
   #events = new LiveTable(EVENT_TABLE);
   #memory = new LiveTable(MEMORY_TABLE);
   #tables = new LiveTable(SIZE_TABLE);
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.node = element(
-      "div",
-      {},
-      this.#figures,
-      section(
-        "Checks",
-        "What Darkroom depends on.",
-        this.#checks.node,
-        button("Check again", () => desk.look()),
-      ),
-      section(
-        "Doctor",
-        "What darkroom doctor finds on the machine of the part of the server that answered. Only that command, on the " +
-          "machine itself, checks the proxy, ports, certificates and weights, and darkroom doctor storage tries every " +
-          "call of the storage.",
-        this.#doctor.node,
-      ),
-      section(
-        "Starts and ends",
-        "Of replicas and parts of the server, of the last seven days, and of quarantines of nodes, newest first.",
-        this.#events.node,
-      ),
-      section(
-        "GPU memory",
-        "Of replicas that call the part of the server that answered.",
-        this.#memory.node,
-      ),
-      section("Database", "The largest tables. Measured once a minute.", this.#tables.node),
-    );
-  }
+  node = h.div(
+    this.#figures,
+    section(
+      "Checks",
+      "What Darkroom depends on.",
+      this.#checks.node,
+      button("Check again", () => this.desk.look()),
+    ),
+    section(
+      "Doctor",
+      "What darkroom doctor finds on the machine of the part of the server that answered. Only that command, on the " +
+        "machine itself, checks the proxy, ports, certificates and weights, and darkroom doctor storage tries every " +
+        "call of the storage.",
+      this.#doctor.node,
+    ),
+    section(
+      "Starts and ends",
+      "Of replicas and parts of the server, of the last seven days, and of quarantines of nodes, newest first.",
+      this.#events.node,
+    ),
+    section(
+      "GPU memory",
+      "Of replicas that call the part of the server that answered.",
+      this.#memory.node,
+    ),
+    section("Database", "The largest tables. Measured once a minute.", this.#tables.node),
+  );
 
   async look() {
     const [status, samples] = await Promise.all([
-      this.#desk.call("GET", "v1/status"),
-      this.#desk.page.api.text("metrics").then(samplesOf),
+      this.desk.call("GET", "v1/status"),
+      this.desk.page.api.text("metrics").then(samplesOf),
     ]);
     const checks = Object.entries(status.checks).map(([name, result]) =>
       result === "ok" ? { name, ok: true, message: "" } : { name, ok: false, message: result },
@@ -80,7 +73,7 @@ export class HealthPart {
         }),
       );
     show(stateOf(wrong.length, "Examining …"));
-    const { findings, problems } = await this.#desk.call("GET", "v1/doctor");
+    const { findings, problems } = await this.desk.call("GET", "v1/doctor");
     this.#doctor.show(findings);
     show(stateOf(wrong.length + problems, "Healthy"));
   }
@@ -120,11 +113,7 @@ function checkTable(label, empty) {
     key: ({ name }) => name,
     columns: [
       { name: "Check", cell: ({ name }) => name.replaceAll("_", " ") },
-      {
-        name: "Result",
-        cell: ({ ok }) =>
-          element("span", { class: ok ? "pill ok" : "pill bad" }, ok ? "ok" : "problem"),
-      },
+      { name: "Result", cell: ({ ok }) => (ok ? pill("ok") : pill("bad", "problem")) },
       { name: "Message", wide: true, cell: ({ message }) => message },
     ],
   });
@@ -137,7 +126,7 @@ const EVENT_TABLE = {
   columns: [
     { name: "Event", cell: ({ kind, event }) => `${kind} ${event}` },
     { name: "Time", cell: ({ at }) => clock(at) },
-    { name: "Process", cell: ({ name }) => element("code", {}, name) },
+    { name: "Process", cell: ({ name }) => h.code(name) },
     { name: "Pool", cell: ({ pool }) => pool || "—" },
     { name: "Node", cell: ({ node }) => node || "—" },
     {
@@ -154,7 +143,7 @@ const MEMORY_TABLE = {
   empty: "No replica on a GPU has called.",
   key: ({ replica }) => replica,
   columns: [
-    { name: "Replica", cell: ({ replica }) => element("code", {}, replica) },
+    { name: "Replica", cell: ({ replica }) => h.code(replica) },
     { name: "Pool", cell: ({ pool }) => pool },
     { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
     { name: "Free", number: true, cell: ({ free }) => bytes(free) },

@@ -1,9 +1,9 @@
 // What the pools had in the last hour or day, as charts.
 
-import { element } from "../interface/element.js";
+import { h, labelled, select } from "../interface/element.js";
 import { shortClock } from "../interface/words.js";
 import { barChart } from "./bar_chart.js";
-import { labelled, section, select, span } from "./desk.js";
+import { section, span } from "./desk.js";
 
 const PERIODS = [
   ["1", "Last hour"],
@@ -24,9 +24,9 @@ const FIGURES = {
 export class History {
   #desk;
   #figures;
-  #period = select(PERIODS, () => this.look(true));
-  #charts = element("div", { class: "history" });
-  #events = element("ul", { class: "lines facts" });
+  #period = select(PERIODS, { change: () => this.look(true) });
+  #charts = h.div({ class: "history" });
+  #events = h.ul({ class: "lines facts" });
   #askedAt = -Infinity;
 
   constructor(desk, figures) {
@@ -35,7 +35,7 @@ export class History {
     this.node = section(
       "History",
       "",
-      element("div", { class: "tools" }, labelled("Time", this.#period)),
+      h.div({ class: "tools" }, h.div(labelled("Time", this.#period))),
       this.#charts,
       this.#events,
     );
@@ -58,7 +58,7 @@ export class History {
   showEvents(events) {
     const since = Date.now() - 3_600_000 * Number(this.#period.value);
     const recent = events.filter(({ at }) => Date.parse(at) >= since).slice(0, MOST_EVENTS);
-    this.#events.replaceChildren(...recent.map((each) => element("li", {}, eventWords(each))));
+    this.#events.replaceChildren(...recent.map((each) => h.li(eventWords(each))));
   }
 }
 
@@ -86,5 +86,5 @@ function chart(figure, pools, times) {
     const time = shortClock(new Date(at * 1000).toISOString());
     return { name: time, short: time, value, words: words(value) };
   });
-  return element("div", { class: "chart" }, element("h4", {}, name), barChart(name, bars));
+  return h.div({ class: "chart" }, h.h4(name), barChart(name, bars));
 }

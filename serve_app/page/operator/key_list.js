@@ -1,8 +1,9 @@
 // API keys of a tenant: created, rotated and revoked.
 
-import { shown } from "../interface/ask.js";
-import { copyText } from "../interface/copy.js";
-import { button, element } from "../interface/element.js";
+import { copyButton } from "../interface/copy.js";
+import { openNew } from "../interface/dialog.js";
+import { button, h } from "../interface/element.js";
+import { pill } from "./desk.js";
 import { ResourceTable } from "./resource_table.js";
 
 const SCOPES = {
@@ -27,7 +28,7 @@ export class KeyList {
   #desk;
   #tenant = null;
   #own = null;
-  #of = element("h3", {});
+  #of = h.h3();
   #keys;
 
   constructor(desk) {
@@ -38,13 +39,7 @@ export class KeyList {
       deletable: (key) => isInForce(key) && key.key_id !== this.#own.key_id,
     });
     const create = button("Create a key …", () => this.#create(), { class: "main" });
-    this.node = element(
-      "section",
-      { "aria-label": "API keys" },
-      this.#of,
-      this.#keys.node,
-      create,
-    );
+    this.node = h.section({ "aria-label": "API keys" }, this.#of, this.#keys.node, create);
   }
 
   /** `own`: the key in use, see `Caller.look`. */
@@ -123,15 +118,11 @@ function newKey({ alias, tenant, days, endpoints, ...scopes }) {
 
 /** Shows a new key: only its digest is stored, so this is the only time. */
 function showSecret(key) {
-  const program = element("pre", { tabindex: 0, class: "secret" }, key);
-  const click = async () => {
-    await copyText(program);
-    copy.textContent = "Copied";
-  };
-  const copy = button("Copy", click, { class: "main" });
+  const program = h.pre({ tabindex: 0, class: "secret" }, key);
+  const copy = copyButton(() => program, { class: "main" });
   const words = "Only its digest is stored, so it cannot be shown again.";
-  const children = [element("p", {}, words), program, element("div", { class: "buttons" }, copy)];
-  shown("Save this key now", children, { outside: false });
+  const children = [h.p(words), program, h.div({ class: "buttons" }, copy)];
+  openNew("Save this key now", children, { outside: false });
   copy.focus();
 }
 
@@ -141,5 +132,5 @@ function isInForce({ state }) {
 
 function statePill({ key_id: id, state, successor }, own) {
   const current = state === "valid" && successor !== null ? "rotated" : state;
-  return element("span", { class: `pill ${current}` }, id === own.key_id ? "this one" : current);
+  return pill(current, id === own.key_id ? "this one" : current);
 }

@@ -1,8 +1,9 @@
 // Tenants with their limits, and the API keys of one of them.
 
-import { button, element } from "../interface/element.js";
+import { button, h } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
 import { askBudget, budgetWords } from "./budget.js";
-import { section } from "./desk.js";
+import { Part, pill, section } from "./desk.js";
 import { KeyList } from "./key_list.js";
 import { ResourceTable } from "./resource_table.js";
 
@@ -13,44 +14,34 @@ const FILES = [
 ];
 
 /** Part of the keys. */
-export class KeysPart {
-  #desk;
-  #tenants;
-  #keys;
+export class KeysPart extends Part {
   #tenant = null;
   #own = null;
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.#keys = new KeyList(desk);
-    this.#tenants = new ResourceTable(desk, "tenant", {
-      cells: { tenant: tenantName },
-      more: [{ name: "Budget", cell: ({ budget }) => budgetWords(budget) }],
-      actions: (tenant) => this.#tenantActions(tenant),
-    });
-    const createTenant = button("Create a tenant …", () => this.#createTenant());
-    this.node = element(
-      "div",
-      {},
-      section(
-        "Tenants",
-        "Limits that are set here come before those of the settings.",
-        this.#tenants.node,
-        createTenant,
-      ),
-      this.#keys.node,
-    );
-  }
+  #keys = new KeyList(this.desk);
+  #tenants = new ResourceTable(this.desk, "tenant", {
+    cells: { tenant: tenantName },
+    more: [{ name: "Budget", cell: ({ budget }) => budgetWords(budget) }],
+    actions: (tenant) => this.#tenantActions(tenant),
+  });
+  node = h.div(
+    section(
+      "Tenants",
+      "Limits that are set here come before those of the settings.",
+      this.#tenants.node,
+      button("Create a tenant …", () => this.#createTenant()),
+    ),
+    this.#keys.node,
+  );
 
   async look() {
-    this.#own = await this.#desk.caller.look();
+    this.#own = await this.desk.page.caller.look();
     this.#tenant ??= this.#own.tenant;
     await Promise.all([this.#tenants.look(), this.#keys.look(this.#tenant, this.#own)]);
   }
 
   #choose(tenant) {
     this.#tenant = tenant;
-    this.#desk.look();
+    this.desk.look();
   }
 
   #tenantActions(shown) {
@@ -70,7 +61,7 @@ export class KeysPart {
   }
 
   async #createTenant() {
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Create a tenant",
       words: "Its keys see only its own requests, files and usage.",
       action: "Create it",
@@ -78,7 +69,7 @@ export class KeysPart {
         { name: "tenant", label: "Id", help: "Such as: studio-a.", required: true },
         { name: "name", label: "Name for people" },
       ],
-      submit: (values) => this.#desk.call("POST", "v1/tenants", values),
+      submit: (values) => this.desk.call("POST", "v1/tenants", values),
       done: ({ tenant }) => `The tenant ${tenant} is created.`,
     });
   }
@@ -87,24 +78,21 @@ export class KeysPart {
     const people = { name: "name", label: "Name for people", value: name, required: true };
     const fields = Object.entries(limits).map(([limit, { value, source }]) => ({
       name: limit,
-      label: limitName(limit),
+      label: capitalized(limit.replaceAll("_", " ")),
       ...(limit === "files" ? { choices: FILES } : { type: "number" }),
       value: source === "api" ? value : "",
       help: limitHelp(value, source),
     }));
-    await this.#desk.ask({
+    await this.desk.ask({
       title: `Change ${tenant}`,
       words: "Limits are in force within seconds. An empty one is that of the settings.",
       action: "Change it",
       fields: [people, ...fields],
       submit: ({ name: wanted, ...given }) =>
-        this.#desk.call("PATCH", `v1/tenants/${encodeURIComponent(tenant)}`, {
+        this.desk.call("PATCH", `v1/tenants/${encodeURIComponent(tenant)}`, {
           name: wanted,
           limits: Object.fromEntries(
-            Object.entries(given).map(([limit, text]) => [
-              limit,
-              limitValue(limit, text),
-            ]),
+            Object.entries(given).map(([limit, text]) => [limit, limitValue(limit, text)]),
           ),
         }),
       done: `The tenant ${tenant} is changed.`,
@@ -112,20 +100,20 @@ export class KeysPart {
   }
 
   async #changeBudget(tenant) {
-    await askBudget(this.#desk, tenant);
-    this.#desk.look();
+    await askBudget(this.desk, tenant);
+    this.desk.look();
   }
 
   async #disable(tenant) {
     const label = "Cancel what is queued";
-    await this.#desk.ask({
+    await this.desk.ask({
       title: `Disable ${tenant}?`,
       words: "Its keys are refused within seconds, and nothing of it starts. What runs ends.",
       action: "Disable it",
       danger: true,
       fields: [{ name: "cancel", label, type: "checkbox", value: false }],
       submit: ({ cancel }) =>
-        this.#desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/disable`, {
+        this.desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/disable`, {
           cancel_queued: cancel,
         }),
       done: `The tenant ${tenant} is disabled.`,
@@ -133,11 +121,11 @@ export class KeysPart {
   }
 
   async #enable(tenant) {
-    await this.#desk.ask({
+    await this.desk.ask({
       title: `Enable ${tenant}?`,
       words: "Its keys work again, and what is queued runs.",
       action: "Enable it",
-      submit: () => this.#desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/enable`),
+      submit: () => this.desk.call("PUT", `v1/tenants/${encodeURIComponent(tenant)}/enable`),
       done: `The tenant ${tenant} is enabled.`,
     });
   }
@@ -148,11 +136,6 @@ function limitValue(limit, text) {
   return limit === "files" ? text : Number(text);
 }
 
-function limitName(limit) {
-  const words = limit.replaceAll("_", " ");
-  return words[0].toUpperCase() + words.slice(1);
-}
-
 function limitHelp(value, source) {
   if (source === "api") return "Set here.";
   const words = value === null ? "no limit" : String(value);
@@ -161,5 +144,5 @@ function limitHelp(value, source) {
 
 function tenantName({ tenant, disabled_at: disabled }) {
   if (disabled === null) return tenant;
-  return element("span", {}, tenant, " ", element("span", { class: "pill revoked" }, "disabled"));
+  return h.span(tenant, " ", pill("revoked", "disabled"));
 }

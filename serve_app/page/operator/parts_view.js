@@ -2,7 +2,7 @@
 
 import { Refused } from "../client/api.js";
 import { wordsOf } from "../interface/ask.js";
-import { element } from "../interface/element.js";
+import { attribute, h } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { Desk } from "./desk.js";
 
@@ -18,7 +18,7 @@ export class PartsView {
   #desk;
   #parts;
   #tabs;
-  #body = element("div", { class: "part" });
+  #body = h.div({ class: "part" });
   #refused;
   #opened = new Map(); // name → {part, refresh}
   #current = null;
@@ -29,18 +29,12 @@ export class PartsView {
     this.#parts = parts;
     this.#desk = new Desk(page, () => this.#opened.get(this.#current)?.refresh.now());
     const links = Object.entries(parts).map(([part, { name }]) =>
-      element("a", { href: `#view=${view}&part=${part}`, "data-part": part }, name),
+      h.a({ href: `#view=${view}&part=${part}`, "data-part": part }, name),
     );
-    this.#tabs = element("nav", { class: "tabs", "aria-label": "Parts" }, links);
+    this.#tabs = h.nav({ class: "tabs", "aria-label": "Parts" }, links);
     this.#tabs.hidden = true;
-    this.#refused = element("p", { class: "notice", hidden: true }, refused);
-    host.append(
-      element("h2", {}, title),
-      this.#refused,
-      this.#tabs,
-      this.#body,
-      this.#desk.node,
-    );
+    this.#refused = h.p({ class: "notice", hidden: true }, refused);
+    host.append(h.h2(title), this.#refused, this.#tabs, this.#body, this.#desk.node);
   }
 
   /** Shows the part that the address names. */
@@ -49,10 +43,8 @@ export class PartsView {
     const turn = this.#turn;
     const allowed = await this.#allowed();
     if (turn !== this.#turn) return; // the user has gone on
-    if (allowed === null) {
-      setTimeout(() => turn === this.#turn && this.follow({ part }), AGAIN_MS);
-      return;
-    }
+    if (allowed === null)
+      return setTimeout(() => turn === this.#turn && this.follow({ part }), AGAIN_MS);
     this.#refused.hidden = allowed.length > 0;
     this.#tabs.hidden = allowed.length === 0;
     for (const link of this.#tabs.children) link.hidden = !allowed.includes(link.dataset.part);
@@ -64,10 +56,8 @@ export class PartsView {
   }
 
   #show(name) {
-    for (const link of this.#tabs.children) {
-      if (link.dataset.part === name) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
-    }
+    for (const link of this.#tabs.children)
+      attribute(link, "aria-current", link.dataset.part === name ? "page" : null);
     this.#tabs
       .querySelector("[aria-current]")
       .scrollIntoView({ block: "nearest", inline: "center" });

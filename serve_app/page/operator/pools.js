@@ -1,9 +1,9 @@
 // Pools, replicas with the weights that they hold, and warm targets.
 
-import { button, element, factRows } from "../interface/element.js";
+import { button, factRows, h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytesOf } from "../interface/words.js";
-import { section, span } from "./desk.js";
+import { Part, pill, section, span } from "./desk.js";
 import { History } from "./history.js";
 import { ResourceTable } from "./resource_table.js";
 
@@ -14,41 +14,31 @@ const LEVELS = [
 ];
 
 /** Part of the pools. */
-export class PoolsPart {
+export class PoolsPart extends Part {
   everyMs = 1000;
-  #desk;
-  #figures = element("dl", { class: "tiles" });
+  #figures = h.dl({ class: "tiles" });
   #pools = new LiveTable(POOL_TABLE);
   #replicas = new LiveTable(REPLICA_TABLE);
-  #history;
-  #warm;
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.#history = new History(desk, ["queued", "running", "replicas"]);
-    this.#warm = new ResourceTable(desk, "warm target", {
-      key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
-      deletable: ({ source }) => source === "operator",
-    });
-    const keep = button("Keep a model warm …", () => this.#keep());
-    this.node = element(
-      "div",
-      {},
-      this.#figures,
-      section("Pools", "", this.#pools.node),
-      section("Replicas", "", this.#replicas.node),
-      this.#history.node,
-      section(
-        "Warm targets",
-        "Models that replicas hold before a request needs them.",
-        this.#warm.node,
-        keep,
-      ),
-    );
-  }
+  #history = new History(this.desk, ["queued", "running", "replicas"]);
+  #warm = new ResourceTable(this.desk, "warm target", {
+    key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
+    deletable: ({ source }) => source === "operator",
+  });
+  node = h.div(
+    this.#figures,
+    section("Pools", "", this.#pools.node),
+    section("Replicas", "", this.#replicas.node),
+    this.#history.node,
+    section(
+      "Warm targets",
+      "Models that replicas hold before a request needs them.",
+      this.#warm.node,
+      button("Keep a model warm …", () => this.#keep()),
+    ),
+  );
 
   async look() {
-    const status = await this.#desk.call("GET", "v1/status");
+    const status = await this.desk.call("GET", "v1/status");
     const pools = Object.entries(status.pools).map(([name, pool]) => ({
       name,
       ...pool,
@@ -73,9 +63,9 @@ export class PoolsPart {
   }
 
   async #keep() {
-    const models = await this.#desk.page.models.list().catch(() => []);
+    const models = await this.desk.page.models.list().catch(() => []);
     const served = models.filter(({ away }) => away === "");
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Keep a model warm",
       words:
         "Replicas load its weights now, and keep them. An earlier target of the model is replaced.",
@@ -87,7 +77,7 @@ export class PoolsPart {
         { name: "hours", label: "Hours", type: "number", help: "Empty: until it is removed." },
       ],
       submit: ({ endpoint_id: id, level, replicas, hours }) =>
-        this.#desk.call("POST", "v1/warm", {
+        this.desk.call("POST", "v1/warm", {
           endpoint_id: id,
           level,
           replicas: Number(replicas),
@@ -132,15 +122,14 @@ function poolName(pool) {
   const problems = [pool.problem, returned ? `It ${canary}.` : ""].filter(Boolean);
   return [
     name,
-    words === "" ? null : element("span", { class: "facts" }, words),
-    ...problems.map((problem) => element("span", { class: "problem" }, problem)),
+    words === "" ? null : h.span({ class: "facts" }, words),
+    ...problems.map((problem) => h.span({ class: "problem" }, problem)),
   ];
 }
 
 function stageWords(replicas) {
-  const counts = new Map();
-  for (const { stage } of replicas) counts.set(stage, (counts.get(stage) ?? 0) + 1);
-  return [...counts].map(([stage, count]) => `${count} ${stage}`).join(", ") || "none";
+  const stages = [...Map.groupBy(replicas, ({ stage }) => stage)];
+  return stages.map(([stage, { length }]) => `${length} ${stage}`).join(", ") || "none";
 }
 
 function boundWords({ min_replicas: least, max_replicas: most }) {
@@ -159,7 +148,7 @@ const REPLICA_TABLE = {
   columns: [
     { name: "Replica", cell: replicaName },
     { name: "Pool", cell: ({ pool }) => pool },
-    { name: "Stage", cell: ({ stage }) => element("span", { class: `pill ${stage}` }, stage) },
+    { name: "Stage", cell: ({ stage }) => pill(stage) },
     { name: "Weights", wide: true, cell: weightsWords },
     { name: "On disk", number: true, cell: ({ on_disk: ids }) => counted(ids) },
     { name: "Memory", cell: memoryCell },
@@ -170,41 +159,35 @@ const REPLICA_TABLE = {
 
 function replicaName({ replica_id: id, node, device }) {
   const place = [device, node].filter(Boolean).join(" · ");
-  return [
-    element("code", {}, id),
-    place === "" ? null : element("span", { class: "facts" }, place),
-  ];
+  return [h.code(id), place === "" ? null : h.span({ class: "facts" }, place)];
 }
 
 /** Memory of the replica's device, or of its process where it has none. */
 function memoryCell({ memory_used: used, memory_total: total, device }) {
   if (used === null || !total) return "—";
   const words = bytesOf(used, total);
-  return element(
-    "span",
+  return h.span(
     { class: "share", title: device ? "Of its GPU" : "Of its process and its machine" },
-    element("progress", { "aria-label": `Memory: ${words}`, max: total, value: used }),
-    element("span", { class: "facts" }, words),
+    h.progress({ "aria-label": `Memory: ${words}`, max: total, value: used }),
+    h.span({ class: "facts" }, words),
   );
 }
 
 function counted(ids) {
-  return ids.length === 0 ? "0" : element("span", { title: ids.join("\n") }, String(ids.length));
+  return ids.length === 0 ? "0" : h.span({ title: ids.join("\n") }, String(ids.length));
 }
 
 /** What a replica holds, and what it loads: each with its stage and its share. */
 function weightsWords({ hot, warm, loading, detail, not_kept: refused }) {
   const held = [
-    ...hot.map((id) => element("span", { class: "pill hot", title: "On a device" }, id)),
-    ...warm.map((id) => element("span", { class: "pill warm", title: "In host memory" }, id)),
+    ...hot.map((id) => h.span({ class: "pill hot", title: "On a device" }, id)),
+    ...warm.map((id) => h.span({ class: "pill warm", title: "In host memory" }, id)),
   ];
   const coming = loading.map(loadingRow);
-  const words = coming.length === 0 && detail ? [element("span", { class: "facts" }, detail)] : [];
-  const problems = refused.map(([id, why]) =>
-    element("span", { class: "problem" }, `${id}: ${why}`),
-  );
+  const words = coming.length === 0 && detail ? [h.span({ class: "facts" }, detail)] : [];
+  const problems = refused.map(([id, why]) => h.span({ class: "problem" }, `${id}: ${why}`));
   if (held.length + coming.length + words.length === 0) held.push("none");
-  return [element("div", { class: "pills" }, held), ...coming, ...words, ...problems];
+  return [h.div({ class: "pills" }, held), ...coming, ...words, ...problems];
 }
 
 function loadingRow({ endpoints, stage, done, total }) {
@@ -214,10 +197,9 @@ function loadingRow({ endpoints, stage, done, total }) {
     share === null
       ? name
       : `${name}, ${Math.round(share * 100)} % of ${(total / 1e9).toFixed(1)} GB`;
-  return element(
-    "span",
+  return h.span(
     { class: "loading" },
-    element("span", { class: "facts" }, words),
-    element("progress", { "aria-label": words, max: 1, value: share }),
+    h.span({ class: "facts" }, words),
+    h.progress({ "aria-label": words, max: 1, value: share }),
   );
 }

@@ -1,11 +1,11 @@
 // What waits and what runs, of all tenants, and the endpoints that are paused or draining.
 
 import { endpointPath } from "../client/watch.js";
-import { button, element } from "../interface/element.js";
+import { openNew } from "../interface/dialog.js";
+import { button, h, labelled, options, select, tell } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { shown } from "../interface/ask.js";
 import { clock, waitingWords } from "../interface/words.js";
-import { labelled, options, section, select, span } from "./desk.js";
+import { Part, pill, section, span } from "./desk.js";
 import { History } from "./history.js";
 
 const PAGE = 50;
@@ -20,23 +20,21 @@ const ORDERS = {
 const PRIORITIES = ["high", "normal", "low"].map((each) => [each, each]);
 
 /** Part of the queue. */
-export class QueuePart {
+export class QueuePart extends Part {
   everyMs = 1000;
-  #desk;
-  #notice = element("p", { class: "notice", hidden: true });
+  #notice = h.p({ class: "notice", hidden: true });
   #lanes = new LiveTable(LANE_TABLE);
-  #tenant = select([], () => this.#showFirst());
-  #endpoint = select([], () => this.#showFirst());
+  #tenant = select([], { change: () => this.#showFirst() });
+  #endpoint = select([], { change: () => this.#showFirst() });
   #more = button("Show more", () => this.#showMore(), { hidden: true });
   #most = PAGE;
   #models = null; // all, read once
-  #history;
   #waiting = new LiveTable({
     label: "Waiting",
     empty: "No request waits.",
     key: ({ request_id: id }) => id,
     columns: [
-      { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
+      { name: "Request", cell: ({ request_id: id }) => h.code(id) },
       { name: "Tenant", cell: ({ tenant }) => tenant },
       { name: "Endpoint", cell: ({ endpoint_id: id }) => id },
       { name: "Priority", cell: ({ priority }) => priority },
@@ -54,7 +52,7 @@ export class QueuePart {
     empty: "No request runs.",
     key: ({ request_id: id }) => id,
     columns: [
-      { name: "Request", cell: ({ request_id: id }) => element("code", {}, id) },
+      { name: "Request", cell: ({ request_id: id }) => h.code(id) },
       { name: "Tenant", cell: ({ tenant }) => tenant },
       { name: "Endpoint", cell: ({ endpoint }) => endpoint },
       { name: "Replica", cell: ({ replica_id: id, pool }) => `${id} in ${pool}` },
@@ -72,51 +70,48 @@ export class QueuePart {
     key: ({ endpoint_id: id }) => id,
     columns: [
       { name: "Endpoint", cell: ({ endpoint_id: id }) => id },
-      { name: "State", cell: ({ kind }) => element("span", { class: `pill ${kind}` }, kind) },
+      { name: "State", cell: ({ kind }) => pill(kind) },
       { name: "Since", cell: ({ at }) => clock(at) },
-      { name: "By key", cell: ({ actor }) => element("code", {}, actor) },
+      { name: "By key", cell: ({ actor }) => h.code(actor) },
     ],
     actions: (row) => [{ name: "Resume", call: () => this.#resume(row) }],
   });
   #ownTenant = null;
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.#history = new History(desk, ["queued", "wait_s"]);
-    const halt = button("Pause or drain an endpoint …", () => this.#halt());
-    this.node = element(
-      "div",
-      {},
-      this.#notice,
-      section(
-        "Lanes",
-        "Requests of a tenant in a pool. Tenants share the time of the pool.",
-        this.#lanes.node,
+  #history = new History(this.desk, ["queued", "wait_s"]);
+  node = h.div(
+    this.#notice,
+    section(
+      "Lanes",
+      "Requests of a tenant in a pool. Tenants share the time of the pool.",
+      this.#lanes.node,
+    ),
+    section(
+      "Waiting",
+      "The longest wait first.",
+      h.div(
+        { class: "tools" },
+        h.div(labelled("Tenant", this.#tenant)),
+        h.div(labelled("Endpoint", this.#endpoint)),
       ),
-      section(
-        "Waiting",
-        "The longest wait first.",
-        element(
-          "div",
-          { class: "tools" },
-          labelled("Tenant", this.#tenant),
-          labelled("Endpoint", this.#endpoint),
-        ),
-        this.#waiting.node,
-        this.#more,
-      ),
-      section("Running", "", this.#running.node),
-      this.#history.node,
-      section("Paused endpoints", "", this.#halts.node, halt),
-    );
-  }
+      this.#waiting.node,
+      this.#more,
+    ),
+    section("Running", "", this.#running.node),
+    this.#history.node,
+    section(
+      "Paused endpoints",
+      "",
+      this.#halts.node,
+      button("Pause or drain an endpoint …", () => this.#halt()),
+    ),
+  );
 
   async look() {
     const [queue, waiting, own, models] = await Promise.all([
-      this.#desk.call("GET", "v1/queue"),
+      this.desk.call("GET", "v1/queue"),
       this.#wait(),
-      this.#desk.caller.look(),
-      this.#models ?? this.#desk.page.models.list().catch(() => null),
+      this.desk.page.caller.look(),
+      this.#models ?? this.desk.page.models.list().catch(() => null),
     ]);
     this.#models = models;
     this.#ownTenant = own.tenant;
@@ -130,8 +125,8 @@ export class QueuePart {
     this.#halts.show(queue.halts);
     await this.#history.look();
     const { oldest_transaction: oldest } = queue;
-    this.#notice.hidden = oldest === null || oldest.age_s < SHOWN_FROM_S;
-    if (!this.#notice.hidden) this.#notice.textContent = transactionWords(oldest);
+    const isShown = oldest !== null && oldest.age_s >= SHOWN_FROM_S;
+    tell(this.#notice, isShown ? transactionWords(oldest) : "");
   }
 
   /** As many of the chosen requests as are shown, from the one that has waited longest. */
@@ -142,7 +137,7 @@ export class QueuePart {
     const requests = [];
     while (true) {
       query.set("limit", String(Math.min(this.#most - requests.length, MOST_IN_A_CALL)));
-      const page = await this.#desk.call("GET", `v1/queue/requests?${query}`);
+      const page = await this.desk.call("GET", `v1/queue/requests?${query}`);
       requests.push(...page.requests);
       const { next_after: next } = page;
       if (next === null || requests.length >= this.#most) return { requests, next_after: next };
@@ -152,12 +147,12 @@ export class QueuePart {
 
   #showFirst() {
     this.#most = PAGE;
-    this.#desk.look();
+    this.desk.look();
   }
 
   #showMore() {
     this.#most += PAGE;
-    this.#desk.look();
+    this.desk.look();
   }
 
   /** Actions that end a request. That of another tenant may also fail, with a reason for it. */
@@ -168,23 +163,23 @@ export class QueuePart {
   }
 
   async #why({ request_id: id, tenant }) {
-    await this.#desk.run(async () => {
+    await this.desk.run(async () => {
       const query = `tenant=${encodeURIComponent(tenant)}`;
-      const { waiting } = await this.#desk.call("GET", `v1/requests/${id}?${query}`);
+      const { waiting } = await this.desk.call("GET", `v1/requests/${id}?${query}`);
       const words =
         waiting === null ? "It waits no longer." : waitingWords(waiting.position, waiting);
-      shown("Why it waits", [element("p", {}, words)]);
+      openNew("Why it waits", h.p(words));
     });
   }
 
   async #prioritise({ request_id: id, tenant, priority }) {
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Change the priority of this request?",
       words: `It moves among the requests of ${tenant} as if it had been submitted so.`,
       action: "Change it",
       fields: [{ name: "level", label: "Priority", choices: PRIORITIES, value: priority }],
       submit: async ({ level }) => {
-        await this.#desk.call("PUT", `v1/requests/${id}/priority?priority=${level}`);
+        await this.desk.call("PUT", `v1/requests/${id}/priority?priority=${level}`);
         return `The request has ${level} priority.`;
       },
       done: (words) => words,
@@ -192,12 +187,12 @@ export class QueuePart {
   }
 
   async #requeue(id) {
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Queue this request again?",
       words:
         "Its replica loses it, and it returns to its old place in the queue, with its last snapshot.",
       action: "Queue it again",
-      submit: () => this.#desk.call("PUT", `v1/requests/${id}/requeue`),
+      submit: () => this.desk.call("PUT", `v1/requests/${id}/requeue`),
       done: ({ state }) => `The request is ${state}.`,
     });
   }
@@ -205,35 +200,35 @@ export class QueuePart {
   async #cancel(id, tenant) {
     const own = tenant === this.#ownTenant;
     const path = `v1/requests/${id}/cancel?tenant=${encodeURIComponent(tenant)}`;
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Cancel this request?",
       words: own
         ? "It ends without a result."
         : `It ends without a result. The tenant ${tenant}, whose request it is, sees that it was cancelled.`,
       action: "Cancel the request",
       danger: true,
-      submit: () => this.#desk.call("PUT", path),
+      submit: () => this.desk.call("PUT", path),
       done: ({ verdict }) => `The request: ${verdict.replaceAll("_", " ")}.`,
     });
   }
 
   async #fail(id, tenant) {
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "End this request as failed?",
       words: `It belongs to the tenant ${tenant}, who sees the reason.`,
       action: "End it",
       danger: true,
       fields: [{ name: "reason", label: "Reason" }],
       submit: ({ reason }) =>
-        this.#desk.call("PUT", `v1/requests/${id}/fail?reason=${encodeURIComponent(reason)}`),
+        this.desk.call("PUT", `v1/requests/${id}/fail?reason=${encodeURIComponent(reason)}`),
       done: ({ state }) => `The request is ${state}.`,
     });
   }
 
   async #halt() {
-    const models = await this.#desk.page.models.list().catch(() => []);
+    const models = await this.desk.page.models.list().catch(() => []);
     const choices = Object.entries(ORDERS).map(([order, { words }]) => [order, words]);
-    await this.#desk.ask({
+    await this.desk.ask({
       title: "Pause or drain an endpoint",
       words: "Running requests continue.",
       action: "Do it",
@@ -242,7 +237,7 @@ export class QueuePart {
         { name: "order", label: "Order", choices },
       ],
       submit: async ({ endpoint, order }) => {
-        await this.#desk.call("PUT", `v1/endpoints/${endpointPath(endpoint)}/${order}`);
+        await this.desk.call("PUT", `v1/endpoints/${endpointPath(endpoint)}/${order}`);
         return `${endpoint} ${ORDERS[order].done}.`;
       },
       done: (words) => words,
@@ -251,7 +246,7 @@ export class QueuePart {
 
   async #resume({ endpoint_id: id }) {
     const path = `v1/endpoints/${endpointPath(id)}/resume`;
-    await this.#desk.run(() => this.#desk.call("PUT", path), `${id} is resumed.`);
+    await this.desk.run(() => this.desk.call("PUT", path), `${id} is resumed.`);
   }
 }
 

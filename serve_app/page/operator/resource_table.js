@@ -1,15 +1,16 @@
 // Table of a kind of resources, from its declaration: its columns, sentences, and what may be done with each.
 
 import { endpointPath } from "../client/watch.js";
-import { element } from "../interface/element.js";
+import { h, tell } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { bytes, clock } from "../interface/words.js";
+import { bytes, capitalized, clock } from "../interface/words.js";
+import { pill } from "./desk.js";
 
 const CELLS = {
   text: words,
   sentence: words,
-  code: (value) => element("code", {}, value),
-  state: (value) => element("span", { class: `pill ${value}` }, value),
+  code: (value) => h.code({}, value),
+  state: (value) => pill(value),
   number: (value) => value.toLocaleString("en"),
   bytes,
   time: clock,
@@ -22,7 +23,7 @@ const CELLS = {
  * declaration has, and `deletable(row)`; `key(row)`, if no field differs for all.
  */
 export class ResourceTable {
-  node = element("div", {});
+  node = h.div();
   #desk;
   #name;
   #special;
@@ -30,7 +31,7 @@ export class ResourceTable {
   #table = null;
   #grants = [];
   #turn = 0; // counts the lists that were asked for: the last one is shown, whatever answer comes last
-  #below = element("p", { class: "help", hidden: true });
+  #below = h.p({ class: "help", hidden: true });
 
   constructor(desk, name, special = {}) {
     this.#desk = desk;
@@ -45,10 +46,10 @@ export class ResourceTable {
     const answer = await this.#desk.call("GET", `${this.#kind.path.slice(1)}${query}`);
     if (turn !== this.#turn) return answer;
     await this.show(answer[this.#kind.items]);
-    this.#below.hidden = this.#kind.below === "";
-    this.#below.textContent = this.#kind.below.replaceAll(/\{(\w+)\}/g, (_, name) =>
+    const words = this.#kind.below.replaceAll(/\{(\w+)\}/g, (_, name) =>
       name.includes("_bytes") ? bytes(answer[name]) : answer[name],
     );
+    tell(this.#below, words);
     return answer;
   }
 
@@ -62,7 +63,7 @@ export class ResourceTable {
     if (this.#table !== null) return;
     const [kind, { grants }] = await Promise.all([
       this.#desk.resource(this.#name),
-      this.#desk.caller.look(),
+      this.#desk.page.caller.look(),
     ]);
     if (this.#table !== null) return; // two calls at once
     const { cells, more, key = (row) => row[kind.cursor] } = this.#special;
@@ -138,11 +139,7 @@ function contentOf({ field, format }, row, cells) {
 /** What stands below the content of another field. */
 function line(column, row, cells) {
   const content = contentOf(column, row, cells);
-  return content && element("span", { class: "facts" }, `${column.heading}: `, content);
-}
-
-export function capitalized(text) {
-  return text[0].toUpperCase() + text.slice(1);
+  return content && h.span({ class: "facts" }, `${column.heading}: `, content);
 }
 
 function words(value) {

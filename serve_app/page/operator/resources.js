@@ -1,28 +1,22 @@
 // Resources that need no part of their own: all that their declarations say.
 
-import { element } from "../interface/element.js";
-import { section } from "./desk.js";
-import { ResourceTable, capitalized } from "./resource_table.js";
+import { h } from "../interface/element.js";
+import { capitalized } from "../interface/words.js";
+import { Part, section } from "./desk.js";
+import { ResourceTable } from "./resource_table.js";
 
 /** Part of the resources. */
-export class ResourcesPart {
-  node = element("div", {});
-  #desk;
+export class ResourcesPart extends Part {
+  node = h.div();
   #tables = new Map(); // by the name of their kind
 
-  constructor(desk) {
-    this.#desk = desk;
-  }
-
   async look() {
-    const [kinds, { grants }] = await Promise.all([
-      this.#desk.resources(),
-      this.#desk.caller.look(),
-    ]);
+    const { desk } = this;
+    const [kinds, { grants }] = await Promise.all([desk.resources(), desk.page.caller.look()]);
     for (const { name, plural, about, scope } of kinds.values()) {
       const isSeen = about !== "" && (scope === "" || grants.includes(scope));
       if (isSeen && !this.#tables.has(name)) {
-        const table = new ResourceTable(this.#desk, name);
+        const table = new ResourceTable(desk, name);
         this.#tables.set(name, table);
         this.node.append(section(capitalized(plural), `${capitalized(about)}.`, table.node));
       }

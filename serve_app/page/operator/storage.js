@@ -1,9 +1,9 @@
 // What is stored: by kind and tenant, where, and how long.
 
-import { element, factRows } from "../interface/element.js";
+import { factRows, h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, bytesOf, clock } from "../interface/words.js";
-import { section, span } from "./desk.js";
+import { Part, section, span } from "./desk.js";
 
 const KINDS = {
   image: "Images",
@@ -18,35 +18,28 @@ const KINDS = {
 const DAY_S = 86_400;
 
 /** Part of the storage. */
-export class StoragePart {
-  #desk;
-  #figures = element("dl", { class: "tiles" });
-  #measured = element("p", { class: "help" });
+export class StoragePart extends Part {
+  #figures = h.dl({ class: "tiles" });
+  #measured = h.p({ class: "help" });
   #kinds = new LiveTable(KIND_TABLE);
   #tenants = new LiveTable(TENANT_TABLE);
   #locations = new LiveTable(PLACE_TABLE);
-  #kept = element("ul", { class: "lines" });
-
-  constructor(desk) {
-    this.#desk = desk;
-    this.node = element(
-      "div",
-      {},
-      this.#figures,
-      this.#measured,
-      section("By kind", "", this.#kinds.node),
-      section("By tenant", "", this.#tenants.node),
-      section(
-        "Places",
-        "darkroom storage lifecycle prints and installs the rules of a bucket; darkroom fsck compares the files with the records.",
-        this.#locations.node,
-      ),
-      section("How long it is kept", "By the settings. Tenants can have other times.", this.#kept),
-    );
-  }
+  #kept = h.ul({ class: "lines" });
+  node = h.div(
+    this.#figures,
+    this.#measured,
+    section("By kind", "", this.#kinds.node),
+    section("By tenant", "", this.#tenants.node),
+    section(
+      "Places",
+      "darkroom storage lifecycle prints and installs the rules of a bucket; darkroom fsck compares the files with the records.",
+      this.#locations.node,
+    ),
+    section("How long it is kept", "By the settings. Tenants can have other times.", this.#kept),
+  );
 
   async look() {
-    const use = await this.#desk.call("GET", "v1/storage");
+    const use = await this.desk.call("GET", "v1/storage");
     const { kinds, tenants, disk, unwanted, overdue, locations, kept_days: kept } = use;
     const sum = (name) => kinds.reduce((total, each) => total + each[name], 0);
     const whole = sum("bytes");
@@ -64,7 +57,7 @@ export class StoragePart {
     this.#kinds.show(kinds.map((each) => ({ ...each, whole })));
     this.#tenants.show(tenants);
     this.#locations.show(locations);
-    this.#kept.replaceChildren(...keptLines(kept).map((line) => element("li", {}, line)));
+    this.#kept.replaceChildren(...keptLines(kept).map((line) => h.li(line)));
   }
 }
 
@@ -97,8 +90,8 @@ const KIND_TABLE = {
 
 function share(name, size, whole) {
   const value = whole > 0 ? size / whole : 0;
-  const bar = element("progress", { max: 1, value, "aria-label": `Share: ${name}` });
-  return element("span", { class: "share" }, bar, `${Math.round(100 * value)} %`);
+  const bar = h.progress({ max: 1, value, "aria-label": `Share: ${name}` });
+  return h.span({ class: "share" }, bar, `${Math.round(100 * value)} %`);
 }
 
 const TENANT_TABLE = {
@@ -125,7 +118,7 @@ const PLACE_TABLE = {
   columns: [
     { name: "Place", cell: ({ id }) => id || "this Darkroom's own" },
     { name: "Type", cell: ({ type }) => (type === "s3" ? "S3 bucket" : "folder") },
-    { name: "Where", wide: true, cell: ({ place }) => (place ? element("code", {}, place) : "") },
+    { name: "Where", wide: true, cell: ({ place }) => (place ? h.code(place) : "") },
     { name: "Tenants", wide: true, cell: ({ id, tenants }) => (id ? tenants.join(", ") : "all others") },
   ],
 };

@@ -1,10 +1,12 @@
 // Usage by tenant, endpoint and time, as a chart, a table, and a file for spreadsheets.
 
-import { button, element } from "../interface/element.js";
+import { chips, press } from "../interface/chips.js";
+import { button, h, labelled, options, select } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { shortClock } from "../interface/words.js";
+import { save } from "../interface/save.js";
+import { dateOf, shortClock } from "../interface/words.js";
 import { barChart } from "./bar_chart.js";
-import { labelled, options, section, select, span } from "./desk.js";
+import { Part, section, span } from "./desk.js";
 
 /** How many of which unit. */
 const PERIODS = [
@@ -31,64 +33,61 @@ const HEADS = { tenant: "Tenant", endpoint: "Endpoint", key: "Key", day: "Day" }
 
 /** Part of the usage. `own`: only that of the key's
  * tenant, for keys that are no operator's. */
-export class UsagePart {
-  #desk;
-  #tenant = select([], () => this.#desk.look());
-  #period = select(PERIODS, () => this.#desk.look());
+export class UsagePart extends Part {
+  #look = { change: () => this.desk.look() };
+  #tenant = select([], this.#look);
+  #period = select(PERIODS, { ...this.#look, value: "30" });
   #group;
-  #measures = element("div", { class: "chips", role: "group", "aria-label": "Measure" });
+  #measures = h.div(
+    { class: "chips", role: "group", "aria-label": "Measure" },
+    chips(
+      Object.entries(MEASURES).map(([value, { name }]) => [value, name]),
+      (value) => this.#show(value),
+    ),
+  );
   #measure = "requests";
-  #chart = element("div", { class: "chart" });
-  #place = element("div");
+  #chart = h.div({ class: "chart" });
+  #place = h.div();
   #table = null;
-  #report = element("ul", { class: "lines" });
-  #costs = element("output", { "aria-label": "Costs" });
+  #report = h.ul({ class: "lines" });
+  #costs = h.output({ "aria-label": "Costs" });
   #own;
   #rows = []; // {day, tenant, key, endpoint, requests, run_s, steps, quantity, unit, cost, currency}
 
   constructor(desk, { own = false } = {}) {
-    this.#desk = desk;
+    super(desk);
     this.#own = own;
     const groups = own ? GROUPS.filter(([value]) => !value.startsWith("tenant")) : GROUPS;
-    this.#period.value = "30";
-    this.#group = select(groups, () => this.#regroup());
-    if (own) this.#group.value = "endpoint";
-    this.#measures.append(
-      ...Object.entries(MEASURES).map(([value, { name }]) =>
-        button(name, () => this.#show(value), { class: null, "data-value": value }),
-      ),
-    );
-    this.node = element(
-      "div",
-      {},
-      element(
-        "div",
+    this.#group = select(groups, {
+      change: () => this.#regroup(),
+      value: own ? "endpoint" : undefined,
+    });
+    this.node = h.div(
+      h.div(
         { class: "tools" },
-        own ? null : labelled("Tenant", this.#tenant),
-        labelled("Time", this.#period),
+        !own && h.div(labelled("Tenant", this.#tenant)),
+        h.div(labelled("Time", this.#period)),
         this.#measures,
       ),
       section("Over time", "", this.#chart),
       section(
         "Totals",
         "",
-        element("div", { class: "tools" }, labelled("By", this.#group), this.#costs),
+        h.div({ class: "tools" }, h.div(labelled("By", this.#group)), this.#costs),
         this.#place,
-        this.#download(),
+        button("Download as CSV", () => desk.run(() => this.#download())),
       ),
-      own
-        ? null
-        : section("What the machines cost", "In the same time, for all tenants.", this.#report),
+      !own && section("What the machines cost", "In the same time, for all tenants.", this.#report),
     );
     this.#regroup();
   }
 
   async look() {
     if (!this.#own) {
-      const { tenants } = await this.#desk.call("GET", "v1/tenants");
+      const { tenants } = await this.desk.call("GET", "v1/tenants");
       this.#offer(tenants.map(({ tenant }) => tenant));
     }
-    const page = await this.#desk.call("GET", `v1/usage?${this.#query()}`);
+    const page = await this.desk.call("GET", `v1/usage?${this.#query()}`);
     this.#rows = page.results.map((result) => ({
       quantity: 0,
       ...result,
@@ -102,8 +101,8 @@ export class UsagePart {
     if (this.#own) return;
     const start = this.#times()[0].toISOString();
     const query = new URLSearchParams({ start });
-    const report = await this.#desk.call("GET", `v1/usage/report?${query}`);
-    this.#report.replaceChildren(...reportLines(report).map((line) => element("li", {}, line)));
+    const report = await this.desk.call("GET", `v1/usage/report?${query}`);
+    this.#report.replaceChildren(...reportLines(report).map((line) => h.li(line)));
   }
 
   /** What is asked for, by time, tenant, key and endpoint: all views of it are made here. */
@@ -145,12 +144,11 @@ export class UsagePart {
 
   #show(measure) {
     this.#measure = measure;
-    for (const each of this.#measures.children)
-      each.setAttribute("aria-pressed", String(each.dataset.value === measure));
+    press(this.#measures, measure);
     const { name, words } = MEASURES[measure];
     const unit = this.#unit();
     const bars = this.#times().map((at) => {
-      const day = dayOf(at);
+      const day = dateOf(at);
       const rows = this.#rows.filter((row) =>
         unit === "day" ? row.day === day : Date.parse(row[unit]) === at.getTime(),
       );
@@ -178,21 +176,10 @@ export class UsagePart {
     this.#table.show(grouped(this.#rows, this.#names()));
   }
 
-  #download() {
-    const save = async () => {
-      const file = await this.#desk.page.api.file("GET", `v1/usage.csv?${this.#query()}`);
-      const url = URL.createObjectURL(file);
-      element("a", { href: url, download: "darkroom-usage.csv" }).click();
-      setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it after the click
-    };
-    const click = () => this.#desk.run(save);
-    return button("Download as CSV", click);
+  async #download() {
+    const file = await this.desk.page.api.file("GET", `v1/usage.csv?${this.#query()}`);
+    save(file, "darkroom-usage.csv");
   }
-}
-
-function dayOf(date) {
-  const two = (number) => String(number).padStart(2, "0");
-  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
 }
 
 function total(rows, measure) {
@@ -201,13 +188,10 @@ function total(rows, measure) {
 
 /** Sums by these fields, and by unit and currency, the longest compute time first. */
 function grouped(rows, names) {
-  const groups = new Map();
   const whole = names.includes("endpoint");
-  for (const row of rows) {
-    const parts = [...names.map((name) => row[name]), whole ? row.unit : "", row.currency];
-    const key = parts.join(" ");
-    groups.set(key, [...(groups.get(key) ?? []), row]);
-  }
+  const groups = Map.groupBy(rows, (row) =>
+    [...names.map((name) => row[name]), whole ? row.unit : "", row.currency].join(" "),
+  );
   return [...groups]
     .map(([key, all]) => {
       const figures = ["requests", "run_s", "steps", "quantity", "cost"];

@@ -1,31 +1,32 @@
 // Dialog with all details of one request.
 
 import { open, makeClosable } from "../interface/dialog.js";
-import { button, byId, element, factRows } from "../interface/element.js";
+import { button, byId, factRows, h } from "../interface/element.js";
 import { Refresh, SOON_MS } from "../interface/refresh.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { promptOf } from "./sheet.js";
-import { requestPath, resultOf } from "../client/watch.js";
-import { clock, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
+import { requestPath, resultOf, submitted } from "../client/watch.js";
+import {
+  clock,
+  isActive,
+  runningWords,
+  seconds,
+  STATES,
+  waitingWords,
+} from "../interface/words.js";
 
-/** Dialog of a request. `changes` are those of requests; `act` has the callbacks `again` (use this input), `cancel`, `drafts` (show them)
- * and `useAsInput`; `address` is the page's. */
+/** Dialog of a request. `page` has `api`, `address` and `store`, and in `act` the callbacks `again` (use
+ * this input), `cancel`, `drafts` (show them) and `useAsInput`. */
 export class Details {
-  #api;
-  #act;
-  #address;
+  #page;
   #dialog = byId("details");
-  #changes;
   #refresh = null; // of the open request: an answer about another one is not waited for
   #leaving = false; // the user has closed it, which the address does not show yet
   #shown = null; // the open request, with its outcome; a new object for each opening
 
-  constructor(api, act, address, changes) {
-    this.#api = api;
-    this.#act = act;
-    this.#address = address;
-    this.#changes = changes;
+  constructor(page) {
+    this.#page = page;
     makeClosable(this.#dialog);
     this.#dialog.addEventListener("cancel", () => (this.#leaving = true));
     this.#dialog.addEventListener("close", () => {
@@ -33,7 +34,7 @@ export class Details {
       if (this.#dialog.open) return; // the event is late, and Forward has opened it again
       this.#leave();
       byId("details-body").replaceChildren(); // stops what plays
-      this.#address.leave("request");
+      this.#page.address.leave("request");
     });
   }
 
@@ -45,13 +46,13 @@ export class Details {
   }
 
   show(id) {
-    if (this.#address.now.request !== id) this.#address.go({ request: id, code: null });
+    if (this.#page.address.now.request !== id) this.#page.address.go({ request: id, code: null });
     const shown = { id, outcome: null };
     this.#leave();
     this.#shown = shown;
-    byId("details-body").replaceChildren(element("p", { class: "help" }, "Loading …"));
+    byId("details-body").replaceChildren(h.p({ class: "help" }, "Loading …"));
     open(this.#dialog);
-    this.#refresh = new Refresh(() => this.#look(shown), SOON_MS, this.#changes);
+    this.#refresh = new Refresh(() => this.#look(shown), SOON_MS, this.#page.store.changes);
     this.#refresh.start();
   }
 
@@ -64,16 +65,16 @@ export class Details {
   async #look(shown) {
     const { id } = shown;
     try {
-      const request = await this.#api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
-      const final = !["queued", "running"].includes(request.state);
+      const request = await this.#page.api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
+      const final = !isActive(request);
       if (final && request.state === "succeeded")
-        shown.outcome ??= await resultOf(this.#api, requestPath(request.endpoint_id, id));
+        shown.outcome ??= await resultOf(this.#page.api, requestPath(request.endpoint_id, id));
       if (this.#shown !== shown) return null;
       this.#draw(request, final);
       if (final) this.#refresh.stop();
     } catch (error) {
       if (this.#shown !== shown) return null;
-      byId("details-body").replaceChildren(element("p", { class: "bad" }, error.message));
+      byId("details-body").replaceChildren(h.p({ class: "bad" }, error.message));
       if (error.body !== undefined && !error.passing) this.#refresh.stop();
     }
     return SOON_MS; // also its progress is shown
@@ -81,15 +82,10 @@ export class Details {
 
   #draw(request, final) {
     const output = this.#shown.outcome?.output;
-    const known = {
-      id: request.request_id,
-      endpoint: request.endpoint_id,
-      input: request.input,
-      at: Date.parse(request.created_at),
-    };
+    const known = submitted(request);
     const action = (name, what) => button(name, () => what(known), { "data-name": name });
     const closed = (what) => () => {
-      this.#address.correct({ request: null }); // going back would undo a change of the model
+      this.#page.address.correct({ request: null }); // going back would undo a change of the model
       this.#dialog.close();
       what({ ...known, seed: output?.seed });
     };
@@ -98,22 +94,19 @@ export class Details {
       ? document.activeElement.dataset.name
       : undefined;
     body.replaceChildren(
-      element("h2", { id: "details-title" }, promptOf(request.input) || request.endpoint_id),
-      element("p", { class: `state ${request.state}` }, this.#standing(request)),
+      h.h2({ id: "details-title" }, promptOf(request.input) || request.endpoint_id),
+      h.p({ class: `state ${request.state}` }, this.#standing(request)),
       this.#made(output, known),
-      element("dl", { class: "rows" }, factRows(factsOf(request))),
-      element(
-        "div",
+      h.dl({ class: "rows" }, factRows(factsOf(request))),
+      h.div(
         { class: "buttons" },
-        final ? null : action("Cancel", this.#act.cancel),
-        action("Use again", closed(this.#act.again)),
-        output?.drafts?.length ? action("Drafts", closed(this.#act.drafts)) : null,
+        final ? null : action("Cancel", this.#page.act.cancel),
+        action("Use again", closed(this.#page.act.again)),
+        output?.drafts?.length ? action("Drafts", closed(this.#page.act.drafts)) : null,
       ),
-      section("Log", element("ol", { class: "log" }, ...(request.log ?? []).map(logLine))),
+      section("Log", h.ol({ class: "log" }, ...(request.log ?? []).map(logLine))),
       section("Input", pre("Input", request.input)),
-      output === undefined
-        ? null
-        : section("Output", pre("Output", output)),
+      output === undefined ? null : section("Output", pre("Output", output)),
     );
     if (focused === undefined) return;
     const same = body.querySelector(`[data-name="${CSS.escape(focused)}"]`);
@@ -128,15 +121,15 @@ export class Details {
 
   #made(output, known) {
     const use = (file) => {
-      this.#address.correct({ request: null });
+      this.#page.address.correct({ request: null });
       this.#dialog.close();
-      this.#act.useAsInput(file, known);
+      this.#page.act.useAsInput(file, known);
     };
     const files = filesIn(output);
     const figures = files.map((file) => fileFigure(file, promptOf(known.input), use));
-    const made = element("div", { class: "made", "data-files": files.length }, ...figures);
+    const made = h.div({ class: "made", "data-files": files.length }, ...figures);
     const path = requestPath(known.endpoint, known.id);
-    keepFresh(made, files, async () => (await resultOf(this.#api, path)).output);
+    keepFresh(made, files, async () => (await resultOf(this.#page.api, path)).output);
     return made;
   }
 }
@@ -155,21 +148,15 @@ function factsOf(request) {
 }
 
 function section(title, ...content) {
-  return element("section", {}, element("h3", {}, title), ...content);
+  return h.section(h.h3(title), ...content);
 }
 
 function pre(name, value) {
-  return element("pre", { tabindex: 0, "data-name": name }, short(value));
+  return h.pre({ tabindex: 0, "data-name": name }, short(value));
 }
 
 function logLine({ at, level, message }) {
-  return element(
-    "li",
-    { class: level?.toLowerCase() },
-    element("time", {}, clock(at)),
-    " ",
-    message,
-  );
+  return h.li({ class: level?.toLowerCase() }, h.time(clock(at)), " ", message);
 }
 
 /** JSON for display, with data URIs shortened to their beginning. */

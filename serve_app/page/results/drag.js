@@ -1,6 +1,6 @@
 // Results that are dragged to an input of the form.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 
 const TYPE = "application/x-darkroom-file";
 
@@ -17,7 +17,7 @@ export function makeDraggable(node, file) {
 /** Handle for a file whose player or viewer needs the drags itself. Keys and fingers have the button
  * “Use as input”. */
 export function dragHandle(file) {
-  const handle = element("span", {
+  const handle = h.span({
     class: "drag-handle",
     draggable: "true",
     title: "Drag this to an input",
@@ -25,6 +25,22 @@ export function dragHandle(file) {
   });
   makeDraggable(handle, file);
   return handle;
+}
+
+/** Calls `dropped(data)` with what is dropped on `node`, of which `isWanted(data)` says in each drag whether it
+ * fits. */
+export function acceptDrops(node, isWanted, dropped) {
+  const over = (on) => (event) => {
+    if (!isWanted(event.dataTransfer)) return;
+    event.preventDefault();
+    node.classList.toggle("dropping", on);
+  };
+  for (const name of ["dragenter", "dragover"]) node.addEventListener(name, over(true));
+  node.addEventListener("dragleave", over(false));
+  node.addEventListener("drop", (event) => {
+    over(false)(event);
+    dropped(event.dataTransfer);
+  });
 }
 
 /** True if a drag of these types has a result. */

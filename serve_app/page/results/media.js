@@ -1,7 +1,7 @@
 // Files in an output, and how they are displayed.
 
 import { BASE } from "../client/api.js";
-import { button, element } from "../interface/element.js";
+import { button, h } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { dragHandle, makeDraggable } from "./drag.js";
 import { bytes, seconds } from "../interface/words.js";
@@ -133,7 +133,7 @@ function replace(node, name, url) {
   node.setAttribute(name, url);
   if (name !== "src" || !currentTime) return;
   node.currentTime = currentTime;
-  if (!paused) node.play().catch(() => {}); // the browser may forbid it
+  if (!paused) play(node);
 }
 
 /** Description of a file, which is `own` in the output. */
@@ -182,27 +182,19 @@ function blobUrl(own, uri, type) {
 /** Figure with the file as an image, a player or a name, and links to download and open it. With `use`,
  * a button that calls it with the file. */
 export function fileFigure(file, words, use = null) {
-  const save = element("a", { href: file.url, download: file.name, class: "action" }, "Download");
-  const open = element(
-    "a",
-    { href: file.url, target: "_blank", rel: "noopener", class: "action" },
-    "Open",
-  );
+  const save = h.a({ href: file.url, download: file.name, class: "action" }, "Download");
+  const open = h.a({ href: file.url, target: "_blank", rel: "noopener", class: "action" }, "Open");
   const facts = [
     file.width && file.height ? `${file.width} × ${file.height}` : "",
     seconds(file.duration).replace(".0 ", " "),
     bytes(file.size),
   ];
-  return element(
-    "figure",
+  return h.figure(
     { class: `print ${file.kind}` },
     shown(file, words),
-    element(
-      "figcaption",
-      {},
-      element("span", { class: "facts" }, facts.filter(Boolean).join(" · ")),
-      element(
-        "span",
+    h.figcaption(
+      h.span({ class: "facts" }, facts.filter(Boolean).join(" · ")),
+      h.span(
         { class: "actions" },
         save,
         file.kind === "file" ? null : open,
@@ -222,12 +214,8 @@ function asInput(file, use) {
 export function shown(file, words) {
   if (file.kind === "image") {
     const { width, height } = file;
-    const image = element("img", { src: file.url, alt: words, width, height });
-    const link = element(
-      "a",
-      { href: file.url, target: "_blank", rel: "noopener", class: "paper" },
-      image,
-    );
+    const image = h.img({ src: file.url, alt: words, width, height });
+    const link = h.a({ href: file.url, target: "_blank", rel: "noopener", class: "paper" }, image);
     link.setAttribute("aria-label", `Open: ${words || file.name}`);
     if (width && height) {
       // Its place before it is loaded. From its attributes alone, a browser gives it none.
@@ -238,27 +226,50 @@ export function shown(file, words) {
     return link;
   }
   if (file.kind === "video") return player(file, words);
-  if (file.kind === "audio") {
-    const sound = element("audio", {
-      src: file.url,
-      controls: true,
-      preload: "metadata",
-      "aria-label": words || file.name,
-    });
-    const wave = file.waveform ? element("img", { src: file.waveform, alt: "", class: "wave" }) : null;
-    return element("div", { class: "sound" }, wave, sound);
-  }
-  return element("p", { class: "file-name" }, file.name);
+  if (file.kind === "audio") return soundOf(file, words || file.name);
+  return h.p({ class: "file-name" }, file.name);
+}
+
+/** Player of an audio file, below its waveform if it has one. */
+export function soundOf({ url, waveform }, words) {
+  return h.div(
+    { class: "sound" },
+    waveform ? h.img({ src: waveform, alt: "", class: "wave" }) : null,
+    h.audio({ src: url, controls: true, preload: "metadata", "aria-label": words }),
+  );
+}
+
+/** Video without sound, which plays over and over: browsers start no other by themselves. */
+export function silentVideo(attributes) {
+  const video = h.video({ loop: true, playsinline: true, ...attributes });
+  video.muted = true; // the attribute has no effect on an element that a script creates
+  return video;
+}
+
+/** Lets a video play while it is in sight and `isWanted()`, unless the user wants no motion. */
+export function playInSight(video, isWanted = () => true) {
+  if (!moves()) return;
+  const watcher = new IntersectionObserver(([{ isIntersecting }]) => {
+    if (!isIntersecting) video.pause();
+    else if (isWanted()) play(video);
+  });
+  watcher.observe(video);
+}
+
+/** False if the user wants no motion. */
+export function moves() {
+  return !matchMedia("(prefers-reduced-motion: reduce)").matches;
+}
+
+function play(video) {
+  video.play().catch(() => {}); // the browser may forbid it
 }
 
 /** Muted video that plays over and over while it is in sight; others play under the mouse. */
 function player(file, words) {
-  const video = element("video", {
+  const video = silentVideo({
     src: file.url,
     controls: true,
-    loop: true,
-    muted: true,
-    playsinline: true,
     preload: "metadata",
     poster: file.poster,
     width: file.width,
@@ -266,14 +277,7 @@ function player(file, words) {
     "aria-label": words || file.name,
     class: "paper",
   });
-  video.muted = true; // the attribute has no effect on an element that a script creates
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return video;
-  const start = () => video.play().catch(() => {}); // the browser may forbid it
-  const watcher = new IntersectionObserver(([{ isIntersecting }]) => {
-    if (!isIntersecting) video.pause();
-    else if (video.closest(".sheet:first-child, dialog")) start();
-  });
-  watcher.observe(video);
-  video.addEventListener("mouseenter", start);
+  playInSight(video, () => video.closest(".sheet:first-child, dialog"));
+  if (moves()) video.addEventListener("mouseenter", () => play(video));
   return video;
 }

@@ -2,7 +2,7 @@
 
 import { DRAFT_FIELDS } from "../form/schema.js";
 import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
-import { button, element, factRows } from "../interface/element.js";
+import { attribute, button, factRows, h, tell } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { shortSeed } from "./seed.js";
@@ -19,10 +19,9 @@ const RATIO = 32;
  */
 export class Sheet {
   #request;
-  #final = false;
-  #standing = element("p", { class: "standing" }, "Sending …");
-  #bar = element(
-    "div",
+  final = false;
+  #standing = h.p({ class: "standing" }, "Sending …");
+  #bar = h.div(
     {
       class: "bar",
       role: "progressbar",
@@ -30,34 +29,31 @@ export class Sheet {
       "aria-valuemin": 0,
       "aria-valuemax": 100,
     },
-    element("span"),
+    h.span(),
   );
-  #elapsed = element("span", { class: "elapsed" });
-  #silence = element("p", { class: "silence", hidden: true });
+  #elapsed = h.span({ class: "elapsed" });
+  #silence = h.p({ class: "silence", hidden: true });
   #developing;
-  #body = element("div", { class: "made" });
+  #body = h.div({ class: "made" });
   #cancel;
+  #act;
   #read;
   #use;
-  #lightTable;
-  #unknown;
-  #say;
   #notify;
-  #part = 0;
+  /** How far the request is, from 0 to 1. */
+  part = 0;
   #output = null;
   #ignore; // ends the effect of the contact
   #preview; // URL of the newest one
 
   constructor(request, act, read, contact) {
     this.#request = request;
+    this.#act = act;
     this.#read = read;
-    this.#lightTable = act.lightTable;
-    this.#unknown = act.unknownWords;
-    this.#say = act.say;
     this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
     const action = (name, what) => button(name, () => what(request), { "data-name": name });
-    this.#developing = element("div", { class: "developing", "aria-hidden": "true" });
+    this.#developing = h.div({ class: "developing", "aria-hidden": "true" });
     const [width, height] = request.aspect ?? [4, 3];
     this.#developing.style.aspectRatio = `${width} / ${height}`;
     this.#developing.style.setProperty("--aspect", width / height);
@@ -66,16 +62,14 @@ export class Sheet {
     this.#notify = action("Notify me", () => ask().then(() => (this.#notify.hidden = !mayAsk())));
     this.#notify.hidden = true;
     this.#body.append(this.#developing);
-    const title = element(
-      "h3",
+    const title = h.h3(
       { class: prompt ? "prompt-words" : "prompt-words none" },
       prompt || request.endpoint,
     );
-    const demo = request.demo ? element("span", { class: "demo" }, "demo model") : null;
+    const demo = request.demo ? h.span({ class: "demo" }, "demo model") : null;
     const more = [action("Vary", act.vary), action("× 4", act.four)];
     const from = request.input?.from_draft ? fromDraft(request.origin, act.showDraft) : null;
-    this.node = element(
-      "article",
+    this.node = h.article(
       {
         class: "sheet",
         "data-phase": "sending",
@@ -84,20 +78,18 @@ export class Sheet {
         "aria-label": prompt || request.endpoint,
       },
       this.#body,
-      element(
-        "div",
+      h.div(
         { class: "caption" },
         title,
-        element("p", { class: "origin" }, request.name ?? request.endpoint, " ", demo, from),
-        element("div", { class: "progress" }, this.#standing, this.#elapsed, this.#bar, this.#silence),
-        element("dl", { class: "facts" }),
-        element(
-          "div",
+        h.p({ class: "origin" }, request.name ?? request.endpoint, " ", demo, from),
+        h.div({ class: "progress" }, this.#standing, this.#elapsed, this.#bar, this.#silence),
+        h.dl({ class: "facts" }),
+        h.div(
           { class: "buttons" },
           this.#cancel,
           this.#notify,
           action("Use again", act.again),
-          element("span", { class: "more-of-it", hidden: true }, more),
+          h.span({ class: "more-of-it", hidden: true }, more),
           action("Details", act.details),
           action("Code", act.code),
         ),
@@ -106,19 +98,10 @@ export class Sheet {
     this.#ignore = effect(() => this.#contact(contact.value));
   }
 
-  /** How far the request is, from 0 to 1. */
-  get part() {
-    return this.#part;
-  }
-
-  get final() {
-    return this.#final;
-  }
-
   /** Says on the card itself that Darkroom does not answer, so that its state may be out of date. */
   #contact(there) {
-    this.#silence.hidden = there;
-    this.#silence.textContent = there ? "" : "No contact with Darkroom. This is its last known state.";
+    const words = "No contact with Darkroom. This is its last known state.";
+    tell(this.#silence, there ? "" : words);
     this.node.classList.toggle("silent", !there);
   }
 
@@ -133,7 +116,7 @@ export class Sheet {
 
   /** Updates the elapsed time; called once a second. */
   tick() {
-    if (this.#final) return;
+    if (this.final) return;
     const age = this.#age();
     this.#elapsed.textContent = seconds(Math.floor(age) + 0.001).replace(/\.0/, "");
     this.#notify.hidden = 1000 * age < LONG_MS || !mayAsk();
@@ -153,32 +136,27 @@ export class Sheet {
   /** Shows a preview when it is decoded, unless a newer one or the result came meanwhile. */
   async #show(url) {
     this.#preview = url;
-    const fresh = element("img", { alt: "", src: url });
+    const fresh = h.img({ alt: "", src: url });
     await fresh.decode().catch(() => (this.#preview = undefined)); // the next one may be readable
-    if (this.#final || this.#preview !== url) return;
+    if (this.final || this.#preview !== url) return;
     this.#developing.style.aspectRatio = `${fresh.naturalWidth} / ${fresh.naturalHeight}`;
     this.#developing.replaceChildren(fresh);
   }
 
   #stand(words, part) {
     this.#standing.textContent = words;
-    this.#part = part ?? 0;
+    this.part = part ?? 0;
     const done = part === null ? null : Math.round(part * 100);
     this.#bar.classList.toggle("unknown", done === null);
-    if (done === null) this.#bar.removeAttribute("aria-valuenow");
-    else this.#bar.setAttribute("aria-valuenow", done);
+    attribute(this.#bar, "aria-valuenow", done);
     this.#bar.firstChild.style.width = `${done ?? 0}%`;
     this.#bar.setAttribute("aria-valuetext", words);
   }
 
   #end(phase, status, output, error) {
-    this.#final = true;
-    this.#cancel.remove();
-    this.#notify.remove();
-    this.#bar.remove();
-    this.#elapsed.remove();
-    this.#developing.remove();
-    this.#silence.remove();
+    this.final = true;
+    const over = [this.#cancel, this.#notify, this.#bar, this.#elapsed, this.#developing];
+    for (const each of [...over, this.#silence]) each.remove();
     this.#ignore();
     if (error !== undefined) {
       const words = phase === "cancelled" ? "" : said(error);
@@ -195,15 +173,15 @@ export class Sheet {
       fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt, this.#use),
     );
     keepFresh(this.#body, files, this.#read);
-    if (files.length === 0) figures.push(element("pre", {}, json.write(output, 2)));
+    if (files.length === 0) figures.push(h.pre(json.write(output, 2)));
     if (output?.drafts?.length) this.#lay(output, figures);
     else this.#fill(figures);
     const text = files.length === 0 && (output?.text ?? output?.output); // a transcript or an answer
-    if (typeof text === "string") this.#say(figures[0], text);
+    if (typeof text === "string") this.#act.say(figures[0], text);
     this.#facts(status, output);
     const unknown = output?.darkroom_demo_unknown ?? [];
     if (unknown.length > 0)
-      this.#unknown(this.#request, unknown).then(
+      this.#act.unknownWords(this.#request, unknown).then(
         (notice) => this.node.querySelector(".progress").replaceWith(notice),
         () => {}, // the page's code could not be loaded
       );
@@ -222,13 +200,12 @@ export class Sheet {
   }
 
   /** Shows drafts on a light table; without it, their files. */
-  async #lay(output, figures) {
+  #lay(output, figures) {
     this.node.classList.add("of-drafts");
-    try {
-      this.#body.replaceChildren(await this.#lightTable(this.#request, output));
-    } catch {
-      this.#fill(figures);
-    }
+    this.#act.lightTable(this.#request, output).then(
+      (table) => this.#body.replaceChildren(table),
+      () => this.#fill(figures),
+    );
   }
 
   #facts(status, output) {
@@ -239,17 +216,16 @@ export class Sheet {
       Total: seconds(status.darkroom?.total_s),
     };
     this.node.querySelector("dl.facts").replaceChildren(...factRows(facts));
-    if (output?.darkroom_demo === true && !this.#request.demo) {
-      this.node.querySelector(".origin").append(element("span", { class: "demo" }, "demo model"));
-    }
+    if (output?.darkroom_demo === true && !this.#request.demo)
+      this.node.querySelector(".origin").append(h.span({ class: "demo" }, "demo model"));
   }
 }
 
 /** Words that lead to the draft that a request goes on from. */
 function fromDraft(origin, show) {
-  if (!origin) return element("span", {}, " · from a draft");
+  if (!origin) return h.span(" · from a draft");
   const words = `from draft ${origin.number} of ${origin.count}`;
-  return element("span", {}, " · ", button(words, () => show(origin), { class: "action" }));
+  return h.span(" · ", button(words, () => show(origin), { class: "action" }));
 }
 
 function said({ message, problems }) {

@@ -3,6 +3,7 @@
 import { byId } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { keep, read, TAB } from "../client/storage.js";
+import { moves } from "./media.js";
 import { promptOf, Sheet } from "./sheet.js";
 import { requestPath, resultOf, Watch } from "../client/watch.js";
 
@@ -10,18 +11,15 @@ const PLACE = "darkroom.requests"; // key in the session storage: a reload shows
 const MOST = 40; // cards, of which those of a grid count as one eighth
 const IN_GRID = 1 / 8;
 
-/** List of cards. `store` is the page's. `act` has the callbacks of the cards, `ended(request, moment)`,
- * and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
+/** List of cards. `page` has `api` and `store`, and in `act` the callbacks of the cards,
+ * `ended(request, moment)`, and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is
+ * the place of a card or null. */
 export class Stage {
-  #api;
-  #act;
-  #store;
+  #page;
   #shown = []; // {request, sheet, watch}, newest first
 
-  constructor(api, act, store) {
-    this.#api = api;
-    this.#act = act;
-    this.#store = store;
+  constructor(page) {
+    this.#page = page;
     setInterval(() => this.#shown.forEach(({ sheet }) => sheet.tick()), 1000);
   }
 
@@ -30,18 +28,18 @@ export class Stage {
    * With `grid` its card is a cell of that table. */
   add(request) {
     const path = requestPath(request.endpoint, request.id);
-    const read = async () => (await resultOf(this.#api, path)).output;
-    const { contact, changes } = this.#store;
-    const sheet = new Sheet(request, this.#act, read, contact);
-    const watch = new Watch(this.#api, changes, request, (moment) => {
+    const read = async () => (await resultOf(this.#page.api, path)).output;
+    const { contact, changes } = this.#page.store;
+    const sheet = new Sheet(request, this.#page.act, read, contact);
+    const watch = new Watch(this.#page.api, changes, request, (moment) => {
       sheet.show(moment);
       this.#moved();
       if (!sheet.final) return;
       this.#remember(); // with its seed
-      this.#act.ended(request, moment);
+      this.#page.act.ended(request, moment);
     });
     this.#shown.unshift({ request, sheet, watch });
-    const cell = request.grid ? this.#act.cell(request) : null;
+    const cell = request.grid ? this.#page.act.cell(request) : null;
     if (cell) cell.replaceChildren(sheet.node);
     else byId("sheets").prepend(sheet.node);
     byId("empty").hidden = true;
@@ -63,8 +61,7 @@ export class Stage {
   reveal() {
     const { top, bottom } = byId("sheets").firstElementChild.getBoundingClientRect();
     if (top >= 0 && Math.min(bottom, top + 240) <= innerHeight) return;
-    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    byId("stage").scrollIntoView({ behavior: still ? "auto" : "smooth" });
+    byId("stage").scrollIntoView({ behavior: moves() ? "smooth" : "auto" });
   }
 
   get empty() {
@@ -81,7 +78,7 @@ export class Stage {
   /** Shows the requests that this tab showed before it was reloaded. */
   async restore() {
     const kept = read(PLACE, TAB) ?? [];
-    if (kept.some(({ grid }) => grid)) await this.#act.prepareGrids();
+    if (kept.some(({ grid }) => grid)) await this.#page.act.prepareGrids();
     const here = new Set(this.#shown.map(({ request }) => request.id));
     for (const request of kept.reverse()) {
       if (!here.has(request.id)) this.add({ ...request, restored: true });
@@ -102,7 +99,7 @@ export class Stage {
 
   #moved() {
     const open = this.#shown.filter(({ sheet, request }) => !sheet.final && !request.restored);
-    this.#store.parts.value = open.map(({ sheet }) => sheet.part);
+    this.#page.store.parts.value = open.map(({ sheet }) => sheet.part);
   }
 
   #clearOld() {

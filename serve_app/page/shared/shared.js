@@ -2,7 +2,7 @@
 
 import * as json from "../client/json.js";
 import { listOf, settingsOf } from "../gallery/large/facts.js";
-import { byId, element } from "../interface/element.js";
+import { byId, h } from "../interface/element.js";
 import { clock, STATES } from "../interface/words.js";
 import { fileFigure, filesIn } from "../results/media.js";
 
@@ -27,22 +27,21 @@ function parts({ endpoint_id: endpoint, state, input, created_at: at, files }) {
   const figures = files.flatMap((file) => filesIn(file)).map((file) => fileFigure(file, prompt));
   document.title = prompt || endpoint;
   const facts = { Model: endpoint, Seed: input.seed, Made: clock(at), ...settingsOf(input) };
-  const made = element("div", { class: "made", "data-files": figures.length }, figures);
+  const made = h.div({ class: "made", "data-files": figures.length }, figures);
   if (figures.length === 0)
-    made.append(element("p", { class: "help" }, `${STATES[state] ?? state}. There is no file.`));
+    made.append(h.p({ class: "help" }, `${STATES[state] ?? state}. There is no file.`));
   return [
     made,
-    element(
-      "section",
+    h.section(
       { "aria-label": "About it" },
-      element("h2", { class: "prompt-words" }, prompt || endpoint),
+      h.h2({ class: "prompt-words" }, prompt || endpoint),
       listOf(facts),
     ),
   ];
 }
 
 function problem(words) {
-  return [element("p", { class: "lead" }, words)];
+  return [h.p({ class: "lead" }, words)];
 }
 
 show();

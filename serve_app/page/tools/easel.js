@@ -1,6 +1,6 @@
 // Place where an image is worked on: pans, zooms, and reports strokes of mouse, pen, finger and keys.
 
-import { element } from "../interface/element.js";
+import { h } from "../interface/element.js";
 
 const MOST_ZOOM = 16;
 const MOVED = 6; // CSS pixels by which a finger that rests may tremble
@@ -19,7 +19,7 @@ export class Easel {
   #act;
   #sides;
   #stack;
-  #brush = element("div", { class: "brush", "aria-hidden": "true", hidden: true });
+  #brush = h.div({ class: "brush", "aria-hidden": "true", hidden: true });
   #pointers = new Map(); // id → {x, y}
   #painting = null; // id of the pointer that paints, or "keys"
   #held = null; // first event of a finger, which paints when no second one comes
@@ -32,10 +32,9 @@ export class Easel {
     this.#act = act;
     this.#sides = sides;
     this.#at = sides.map((side) => side / 2);
-    this.#stack = element("div", { class: "layers" }, layers);
+    this.#stack = h.div({ class: "layers" }, layers);
     this.#stack.style.setProperty("--ratio", sides[0] / sides[1]);
-    this.node = element(
-      "div",
+    this.node = h.div(
       { class: "easel", tabindex: 0, role: "application", "aria-label": label },
       this.#stack,
       this.#brush,

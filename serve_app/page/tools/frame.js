@@ -1,8 +1,9 @@
 // Dialog that crops an image or, with a mask for what is new, extends it.
 
-import { button, element, freshId } from "../interface/element.js";
-import { NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
+import { h, labelled, select } from "../interface/element.js";
+import { fileOf, group, NO_PLACE, pictureAt, refuse, slider, WorkDialog } from "./picture.js";
 import { pixelsOf } from "../form/size.js";
+import { hold } from "../form/unreadable.js";
 
 const TITLE = "Crop";
 const RATIOS = { "1:1": 1, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16 };
@@ -27,75 +28,55 @@ export async function edit(control, rows, field, _api, address) {
     return true;
   };
   const extending = mask !== undefined && mask.field !== field;
-  new FrameDialog(image, { wanted: sizeOf(size), extends: extending }, done, address);
+  new FrameDialog({ image, wanted: sizeOf(size), extending, done }, address);
 }
 
 /** Width and height that the form asks for, or null. */
 function sizeOf(row) {
   if (row === undefined) return null;
-  try {
-    return pixelsOf(row.control.read() ?? row.field.fallback);
-  } catch {
-    return null; // not readable
-  }
+  const { value, text } = hold(row.control);
+  return text === undefined ? pixelsOf(value ?? row.field.fallback) : null;
 }
 
 class FrameDialog {
-  #image;
-  #done;
+  #task;
   #dialog;
-  #canvas = element("canvas", { tabindex: 0, role: "application", class: "frame" });
+  #canvas = h.canvas({
+    tabindex: 0,
+    role: "application",
+    class: "frame",
+    "aria-label": "Frame. Arrow keys move the image, plus and minus zoom.",
+  });
   #ratio;
   #zoom;
-  #words = element("p", { class: "help", role: "status" });
-  #wanted;
-  #extends;
   #centre = [0.5, 0.5]; // of the frame, in parts of the image
   #last = null; // place of the pointer that drags
   #isChanged = false;
 
-  /** `done(files)` returns false if the form has no place for them any more. */
-  constructor(image, { wanted, extends: extending }, done, address) {
-    this.#image = image;
-    this.#wanted = wanted;
-    this.#extends = extending;
-    this.#done = done;
-    this.#canvas.setAttribute("aria-label", "Frame. Arrow keys move the image, plus and minus zoom.");
-    this.#ratio = this.#choice();
-    this.#zoom = element("input", { id: freshId("tool"), type: "range", step: 0.01, max: MOST_ZOOM });
-    this.#zoom.min = extending ? 0.4 : 1;
-    this.#zoom.value = 1;
-    this.#ratio.addEventListener("change", () => this.#change());
-    this.#zoom.addEventListener("input", () => this.#change());
-    const label = (words, node) =>
-      element("span", { class: "group" }, element("label", { for: node.id }, words), node);
-    const tools = element(
-      "div",
-      { class: "tools", role: "toolbar", "aria-label": "Tools" },
-      label("Frame", this.#ratio),
-      label("Zoom", this.#zoom),
-    );
-    const cancel = button("Cancel", () => this.#dialog.leave("Press Cancel"));
-    const use = button("Use image", () => this.#finish(), { class: "main" });
-    const foot = element("div", { class: "foot" }, this.#words, cancel, use);
-    const place = element("div", { class: "easel" }, this.#canvas);
-    const leaving = {
+  /** `task` has the `image`, the `wanted` size or null, whether it may be `extending` the image, and
+   * `done(files)`, which returns false if the form has no place for them any more. */
+  constructor(task, address) {
+    const { wanted, extending } = task;
+    this.#task = task;
+    const changed = () => this.#change();
+    const choices = [["own", "As the image"], ...Object.keys(RATIOS).map((each) => [each, each])];
+    if (wanted !== null) choices.unshift(["form", `Size in the form, ${wanted.join(" × ")}`]);
+    this.#ratio = select(choices, { change: changed });
+    const least = extending ? 0.4 : 1;
+    this.#zoom = slider({ step: 0.01, min: least, max: MOST_ZOOM, value: 1 }, changed);
+    const act = {
       isChanged: () => this.#isChanged,
-      ask: (words) => (this.#words.textContent = `${words} this frame, or use the image.`),
+      lost: "this frame, or use the image.",
+      use: "Use image",
+      finish: () => this.#finish(),
     };
+    const tools = [group(labelled("Frame", this.#ratio)), group(labelled("Zoom", this.#zoom))];
     const title = extending ? "Crop or extend" : TITLE;
-    this.#dialog = new WorkDialog(title, address, leaving, tools, place, foot);
+    const place = h.div({ class: "easel" }, this.#canvas);
+    this.#dialog = new WorkDialog(title, address, act, tools, place);
     this.#listen();
     this.#draw();
     this.#canvas.focus();
-  }
-
-  #choice() {
-    const options = Object.keys(RATIOS).map((each) => element("option", { value: each }, each));
-    options.unshift(element("option", { value: "own" }, "As the image"));
-    if (this.#wanted !== null)
-      options.unshift(element("option", { value: "form" }, `Size in the form, ${this.#wanted.join(" × ")}`));
-    return element("select", { id: freshId("tool") }, options);
   }
 
   #listen() {
@@ -111,7 +92,7 @@ class FrameDialog {
       const box = canvas.getBoundingClientRect();
       const { width, height, scale } = this.#place();
       const by = [clientX - this.#last[0], clientY - this.#last[1]];
-      const shown = [this.#image.naturalWidth * scale, this.#image.naturalHeight * scale];
+      const shown = [this.#task.image.naturalWidth * scale, this.#task.image.naturalHeight * scale];
       this.#move((-by[0] * width) / box.width / shown[0], (-by[1] * height) / box.height / shown[1]);
       this.#last = [clientX, clientY];
     });
@@ -149,7 +130,7 @@ class FrameDialog {
 
   /** Size of the frame, and where the image lies in it, in pixels of the result. */
   #place() {
-    const sides = [this.#image.naturalWidth, this.#image.naturalHeight];
+    const sides = [this.#task.image.naturalWidth, this.#task.image.naturalHeight];
     const [width, height] = this.#frame(sides);
     const cover = Math.max(width / sides[0], height / sides[1]);
     const scale = cover * Number(this.#zoom.value);
@@ -165,7 +146,7 @@ class FrameDialog {
   }
 
   #frame([width, height]) {
-    if (this.#ratio.value === "form") return this.#wanted;
+    if (this.#ratio.value === "form") return this.#task.wanted;
     const ratio = RATIOS[this.#ratio.value] ?? width / height;
     const most = width / height > ratio ? [height * ratio, height] : [width, width / ratio];
     // Without a size in the form, the pixels of the image stay as they are: the frame shrinks or grows.
@@ -175,16 +156,17 @@ class FrameDialog {
 
   #draw() {
     const { width, height, scale, x, y } = this.#place();
-    const [w, h] = [this.#image.naturalWidth * scale, this.#image.naturalHeight * scale];
+    const sides = [this.#task.image.naturalWidth * scale, this.#task.image.naturalHeight * scale];
+    const [right, bottom] = [x + sides[0], y + sides[1]];
     Object.assign(this.#canvas, { width, height });
     this.#canvas.style.setProperty("--ratio", width / height);
     const context = this.#canvas.getContext("2d");
-    const isLarger = x > 0.5 || y > 0.5 || x + w < width - 0.5 || y + h < height - 0.5;
-    if (isLarger) fillRound(context, this.#image, [width, height]);
-    context.drawImage(this.#image, x, y, w, h);
+    const isLarger = x > 0.5 || y > 0.5 || right < width - 0.5 || bottom < height - 0.5;
+    if (isLarger) fillRound(context, this.#task.image, [width, height]);
+    context.drawImage(this.#task.image, x, y, ...sides);
     const words = `${width} × ${height} pixels. Drag the image to move it.`;
-    this.#words.textContent = isLarger ? `${words} What is blurred is drawn new.` : words;
-    return isLarger ? { left: x, top: y, right: x + w, bottom: y + h } : null;
+    this.#dialog.say(isLarger ? `${words} What is blurred is drawn new.` : words);
+    return isLarger ? { left: x, top: y, right, bottom } : null;
   }
 
   async #finish() {
@@ -192,20 +174,19 @@ class FrameDialog {
     let image, mask;
     try {
       image = await fileOf(this.#canvas, "cropped.png");
-      mask = inside && this.#extends ? await fileOf(this.#mask(inside), "mask.png") : null;
+      mask = inside && this.#task.extending ? await fileOf(this.#mask(inside), "mask.png") : null;
     } catch {
       // The store of the files is at another origin, whose pixels a page cannot read.
-      this.#words.textContent = "The page cannot read this image. Save it, and choose the file.";
-      return;
+      return this.#dialog.say("The page cannot read this image. Save it, and choose the file.");
     }
-    if (this.#done({ image, mask })) this.#dialog.close();
-    else this.#words.textContent = NO_PLACE;
+    if (this.#task.done({ image, mask })) this.#dialog.close();
+    else this.#dialog.say(NO_PLACE);
   }
 
   /** Mask of what is new: white around the old image, which is black. */
   #mask({ left, top, right, bottom }) {
     const { width, height } = this.#canvas;
-    const mask = element("canvas", { width, height });
+    const mask = h.canvas({ width, height });
     const context = mask.getContext("2d");
     context.fillStyle = "#fff";
     context.fillRect(0, 0, width, height);
@@ -223,13 +204,8 @@ class FrameDialog {
  * one colour. */
 function fillRound(context, image, [width, height]) {
   const scale = 1.2 * Math.max(width / image.naturalWidth, height / image.naturalHeight);
-  const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
+  const [wide, high] = [image.naturalWidth * scale, image.naturalHeight * scale];
   context.filter = `blur(${Math.round(Math.min(width, height) / 16)}px)`;
-  context.drawImage(image, (width - w) / 2, (height - h) / 2, w, h);
+  context.drawImage(image, (width - wide) / 2, (height - high) / 2, wide, high);
   context.filter = "none";
-}
-
-async function fileOf(canvas, name) {
-  const made = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  return new File([made], name, { type: "image/png" });
 }

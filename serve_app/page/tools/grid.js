@@ -2,7 +2,7 @@
 
 import { randomKey, Refused, Unreachable } from "../client/api.js";
 import { openNew } from "../interface/dialog.js";
-import { button, byId, element, freshId } from "../interface/element.js";
+import { button, byId, h } from "../interface/element.js";
 import { GridAxis, variables, withValue, wordsOf } from "./grid_axis.js";
 import { Unreadable } from "../form/unreadable.js";
 
@@ -108,7 +108,7 @@ export function chooseGrid(fields, input, start) {
   const all = variables(fields, input);
   const first = all.find(({ key }) => key === "seed") ?? all[0];
   const second = all.find(({ key }) => LIKELY.includes(key) && key !== first?.key);
-  const words = element("p", { class: "help", role: "status" });
+  const words = h.p({ class: "help", role: "status" });
   const go = button("Start", null, { type: "submit", class: "main" });
   const axes = [];
   const changed = () => {
@@ -132,10 +132,10 @@ export function chooseGrid(fields, input, start) {
     dialog.close();
     start(cells);
   };
-  const foot = element("div", { class: "foot" }, words, go);
-  const help = element("p", { class: "help" }, "One request for each combination of the values.");
-  const form = element("form", { novalidate: true, submit }, help, ...axes.map(({ node }) => node), foot);
-  const dialog = openNew("Grid", "narrow", form);
+  const foot = h.div({ class: "foot" }, words, go);
+  const help = h.p({ class: "help" }, "One request for each combination of the values.");
+  const form = h.form({ novalidate: true, submit }, help, ...axes.map(({ node }) => node), foot);
+  const dialog = openNew("Grid", form, { kind: "narrow" });
   changed();
 }
 
@@ -204,20 +204,18 @@ function newTable(request, { cancel, rest }) {
   const { id, columns, rows } = request.grid;
   const across = columns?.values ?? [""];
   const down = rows?.values ?? [""];
-  const titles = across.map((value) => element("th", { scope: "col" }, value));
-  const corner = element("td", { class: "corner" });
-  const head = columns === null ? [] : [element("tr", {}, rows === null ? null : corner, titles)];
+  const titles = across.map((value) => h.th({ scope: "col" }, value));
+  const corner = h.td({ class: "corner" });
+  const head = columns === null ? [] : [h.tr(rows === null ? null : corner, titles)];
   const body = down.map((value) =>
-    element(
-      "tr",
-      {},
-      rows === null ? null : element("th", { scope: "row" }, value),
-      across.map(() => element("td", { class: "cell" })),
+    h.tr(
+      rows !== null && h.th({ scope: "row" }, value),
+      across.map(() => h.td({ class: "cell" })),
     ),
   );
   const names = [columns && `Columns: ${columns.title}`, rows && `Rows: ${rows.title}`];
   const caption = names.filter(Boolean).join(" · ");
-  const standing = element("p", { class: "standing", role: "status" });
+  const standing = h.p({ class: "standing", role: "status" });
   const cards = () => [...node.querySelectorAll(".sheet")];
   const isOver = ({ dataset }) => FINAL.includes(dataset.phase);
   const isThere = (at) => cellAt(node, at).querySelector(".sheet") !== null;
@@ -231,17 +229,12 @@ function newTable(request, { cancel, rest }) {
   });
   const title = request.input.prompt || "Grid";
   const region = { class: "scrolled", tabindex: 0, role: "region", "aria-label": `Grid: ${title}` };
-  const node = element(
-    "article",
+  const node = h.article(
     { class: "grid", "data-grid": id, "aria-label": title },
-    element("h3", { class: "prompt-words" }, title),
-    element("p", { class: "origin" }, caption),
-    element("div", { class: "foot" }, standing, more, stop, end),
-    element(
-      "div",
-      region,
-      element("table", {}, element("thead", {}, head), element("tbody", {}, body)),
-    ),
+    h.h3({ class: "prompt-words" }, title),
+    h.p({ class: "origin" }, caption),
+    h.div({ class: "foot" }, standing, more, stop, end),
+    h.div(region, h.table(h.thead(head), h.tbody(body))),
   );
   node.querySelector("table").style.setProperty("--columns", across.length);
   const most = across.length * down.length;

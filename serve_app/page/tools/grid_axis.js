@@ -1,6 +1,6 @@
 // One axis of a grid: a field of the form and the values that it takes.
 
-import { element, freshId } from "../interface/element.js";
+import { freshId, h, labelled, select } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { Unreadable } from "../form/unreadable.js";
 
@@ -36,24 +36,15 @@ export class GridAxis {
   #variables;
   #changed;
   #select;
-  #values = element("div", { class: "values" });
+  #values = h.div({ class: "values" });
   #read = () => [];
 
   constructor(title, variables, chosen, changed) {
     this.#variables = variables;
     this.#changed = changed;
-    const none = element("option", { value: "" }, "–");
-    const options = variables.map(({ key, title }) => element("option", { value: key }, title));
-    this.#select = element("select", { id: freshId("axis") }, none, options);
-    this.#select.value = chosen ?? "";
-    this.#select.addEventListener("change", () => this.#show());
-    this.node = element(
-      "div",
-      { class: "axis" },
-      element("label", { for: this.#select.id }, title),
-      this.#select,
-      this.#values,
-    );
+    const choices = [["", "–"], ...variables.map(({ key, title: name }) => [key, name])];
+    this.#select = select(choices, { value: chosen ?? "", change: () => this.#show() });
+    this.node = h.div({ class: "axis" }, labelled(title, this.#select), this.#values);
     this.#show({ quiet: true });
   }
 
@@ -81,17 +72,17 @@ export class GridAxis {
   #offer(choices) {
     const boxes = choices.map((value) => {
       const id = freshId("value");
-      const box = element("input", { id, type: "checkbox", change: () => this.#changed() });
+      const box = h.input({ id, type: "checkbox", change: () => this.#changed() });
       box.checked = true;
-      const label = element("label", { for: id }, wordsOf(value));
-      return { value, box, node: element("span", { class: "line" }, box, label) };
+      const label = h.label({ for: id }, wordsOf(value));
+      return { value, box, node: h.span({ class: "line" }, box, label) };
     });
     this.#values.append(...boxes.map(({ node }) => node));
     this.#read = () => boxes.filter(({ box }) => box.checked).map(({ value }) => value);
   }
 
   #ask(field) {
-    const target = element("input", {
+    const target = h.input({
       type: "text",
       "aria-label": `Values of ${this.variable.title}`,
       placeholder: "1, 2, 3 or 1..10",

@@ -1,11 +1,10 @@
 // LoRAs in the form: the choice of one that was registered, uploaded or used before, and their trigger words.
 
-import { openNew } from "../interface/dialog.js";
-import { button, element } from "../interface/element.js";
-import { roving } from "../interface/roving.js";
+import { button, h } from "../interface/element.js";
 import { bytes } from "../interface/words.js";
 import { wordsOf } from "./safetensors.js";
 import { keepUsed, LORAS, usedTexts } from "../form/used.js";
+import { openSearch } from "./search.js";
 
 const SEARCH_MS = 250; // after a letter
 const MOST = 100; // LoRAs of an answer
@@ -14,31 +13,22 @@ let known = null; // {key, loras}: those that the server has named, by path
 
 /** Opens the choice of a LoRA for `control`, the path in a row. */
 export async function edit(control, rows, _field, api) {
-  const search = element("input", { type: "search", placeholder: "Search", "aria-label": "Search LoRAs" });
-  const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
-  const dialog = openNew("Choose a LoRA", "narrow", element("div", { class: "search" }, search), list);
-  search.focus();
   let all;
+  const { dialog, search, list, show } = openSearch("Choose a LoRA", "Search LoRAs", {
+    textOf: ({ name, path, words, base }) => [name, path, base, ...words].join(" "),
+    contentOf,
+    none: ({ length }) => (length ? "No LoRA has these words." : NONE),
+    choose: ({ path }) => {
+      control.write(path);
+      control.target.dispatchEvent(new Event("change", { bubbles: true }));
+    },
+  });
   try {
     all = await knownLoras(api);
   } catch (error) {
-    list.replaceChildren(element("p", { class: "problem" }, error.message));
+    list.replaceChildren(h.p({ class: "problem" }, error.message));
     return;
   }
-  const choose = (lora) => {
-    dialog.close();
-    control.write(lora.path);
-    control.target.dispatchEvent(new Event("change", { bubbles: true }));
-  };
-  const draw = () => {
-    const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const textOf = ({ name, path, words, base }) => [name, path, base, ...words].join(" ").toLowerCase();
-    const found = all.filter((lora) => wanted.every((each) => textOf(lora).includes(each)));
-    const none = all.length ? "No LoRA has these words." : NONE;
-    const shown = found.map((lora) => option(lora, choose));
-    list.replaceChildren(...(shown.length ? shown : [element("p", { class: "help" }, none)]));
-    roving(list, "button");
-  };
   let timer = null;
   const look = async () => {
     const words = search.value.trim();
@@ -47,24 +37,23 @@ export async function edit(control, rows, _field, api) {
     const here = new Set(all.map(({ path }) => path));
     const others = found.filter(({ path }) => !here.has(path));
     all.push(...others);
-    if (others.length && dialog.open) draw();
+    if (others.length && dialog.open) show(all);
   };
   search.addEventListener("input", () => {
-    draw();
     clearTimeout(timer);
     timer = setTimeout(look, SEARCH_MS);
   });
-  draw();
+  show(all);
 }
 
 const NONE =
   "None yet. Enter an id of the hub or a URL in the row, or choose a file: it is uploaded, and is here from then on.";
 
-function option(lora, choose) {
+function contentOf(lora) {
   const facts = [lora.base, lora.size ? bytes(lora.size) : lora.path].filter(Boolean).join(" · ");
   const words = [facts, lora.words.slice(0, 5).join(", ")].filter(Boolean);
-  const lines = words.map((line) => element("span", { class: "facts" }, line));
-  return button([element("b", {}, lora.name), ...lines], () => choose(lora), { class: "target" });
+  const lines = words.map((line) => h.span({ class: "facts" }, line));
+  return [h.b(lora.name), ...lines];
 }
 
 /** Registered and uploaded LoRAs, and others that were used in this browser: `{path, name, base, size,
@@ -99,12 +88,8 @@ function nameOf(path) {
 export async function describe(control, rows, api) {
   const given = control.given();
   if (typeof given === "string" && /^([\w.-]+\/[\w./@-]+|https?:\/\/\S+)$/.test(given)) keepUsed(LORAS, given);
-  let words = [];
-  try {
-    words = given instanceof File ? await wordsOf(given) : await storedWords(given, api);
-  } catch {
-    // Without its words, a LoRA works too.
-  }
+  const reading = given instanceof File ? wordsOf(given) : storedWords(given, api);
+  const words = await reading.catch(() => []); // without its words, a LoRA works too
   if (control.given() !== given) return; // another one was chosen meanwhile
   control.words.replaceChildren(...words.map((word) => chip(word, rows)));
 }

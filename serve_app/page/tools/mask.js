@@ -1,9 +1,9 @@
 // Dialog in which a mask is painted on an image.
 
-import { button, element, freshId } from "../interface/element.js";
+import { button, h, labelled } from "../interface/element.js";
 import { Easel } from "./easel.js";
 import { MaskLayer } from "./mask_layer.js";
-import { imageRow, NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
+import { fileOf, group, imageRow, NO_PLACE, pictureAt, refuse, slider, WorkDialog } from "./picture.js";
 
 const TITLE = "Paint a mask";
 const HELP = "What you paint is redrawn. The rest stays as it is.";
@@ -25,7 +25,6 @@ class MaskDialog {
   #dialog;
   #control;
   #erases = false;
-  #words = element("p", { class: "help", role: "status" }, HELP);
   #size;
   #soft = null;
   #tools = {};
@@ -33,7 +32,7 @@ class MaskDialog {
   constructor(image, before, control, address) {
     this.#control = control;
     const sides = [image.naturalWidth, image.naturalHeight];
-    const canvas = element("canvas", { width: sides[0], height: sides[1], class: "paint" });
+    const canvas = h.canvas({ width: sides[0], height: sides[1], class: "paint" });
     this.#layer = new MaskLayer(canvas);
     if (before !== null) this.#begin(before);
     const act = {
@@ -43,15 +42,13 @@ class MaskDialog {
     };
     this.#easel = new Easel([image, canvas], sides, act, EASEL);
     const most = Math.max(8, Math.round(Math.min(...sides) / 2));
-    const bar = this.#bar(most);
-    const cancel = button("Cancel", () => this.#dialog.leave("Press Cancel"));
-    const done = button("Use mask", () => this.#finish(), { class: "main" });
-    const foot = element("div", { class: "foot" }, this.#words, cancel, done);
-    const leaving = {
+    const work = {
       isChanged: () => this.#layer.canUndo,
-      ask: (words) => (this.#words.textContent = `${words} this mask, or Enter to use it.`),
+      lost: "this mask, or Enter to use it.",
+      use: "Use mask",
+      finish: () => this.#finish(),
     };
-    this.#dialog = new WorkDialog(TITLE, address, leaving, bar, this.#easel.node, foot);
+    this.#dialog = new WorkDialog(TITLE, address, work, this.#bar(most), this.#easel.node);
     this.#dialog.node.addEventListener("keydown", (event) => this.#key(event));
     this.#resize(Math.round(most / 5));
     this.#changed();
@@ -76,30 +73,24 @@ class MaskDialog {
       redo: button("Redo", then(() => layer.redo()), { title: "Ctrl+Shift+Z" }),
     };
     const { brush, eraser, undo, redo } = this.#tools;
-    this.#size = slider(1, most, (value) => this.#resize(value));
+    this.#size = slider({ min: 1, max: most, value: 1 }, () => this.#resize(this.#size.value));
     const soft = "filter" in CanvasRenderingContext2D.prototype;
-    if (soft) this.#soft = slider(0, Math.max(4, Math.round(most / 8)), () => {});
-    return element(
-      "div",
-      { class: "tools", role: "toolbar", "aria-label": "Tools" },
-      element("span", { class: "group" }, brush, eraser),
-      labelled("Size", this.#size, "[ and ]"),
-      soft ? labelled("Soft edge", this.#soft) : null,
-      element("span", { class: "group" }, undo, redo),
-      element(
-        "span",
-        { class: "group" },
+    if (soft) this.#soft = slider({ min: 0, max: Math.max(4, Math.round(most / 8)), value: 0 });
+    return [
+      group(brush, eraser),
+      h.span({ class: "group", title: "[ and ]" }, labelled("Size", this.#size)),
+      soft ? group(labelled("Soft edge", this.#soft)) : null,
+      group(undo, redo),
+      group(
         button("Invert", then(() => layer.invert()), { title: "I" }),
         button("Clear", then(() => layer.clear())),
       ),
-      element(
-        "span",
-        { class: "group" },
+      group(
         button("−", () => this.#easel.zoomBy(1 / 1.5), { "aria-label": "Zoom out" }),
         button("Fit", () => this.#easel.fit()),
         button("+", () => this.#easel.zoomBy(1.5), { "aria-label": "Zoom in" }),
       ),
-    );
+    ];
   }
 
   #take(erases) {
@@ -124,7 +115,7 @@ class MaskDialog {
     this.#tools.undo.disabled = !this.#layer.canUndo;
     this.#tools.redo.disabled = !this.#layer.canRedo;
     this.#dialog.changed();
-    this.#words.textContent = HELP;
+    this.#dialog.say(HELP);
   }
 
   #key(event) {
@@ -154,27 +145,10 @@ class MaskDialog {
   }
 
   async #finish() {
-    if (!this.#layer.isPainted) {
-      this.#words.textContent = "Nothing is painted yet.";
-      return;
-    }
-    const made = await this.#layer.png(Number(this.#soft?.value ?? 0));
-    if (!this.#control.node.isConnected) {
-      this.#words.textContent = NO_PLACE;
-      return;
-    }
+    if (!this.#layer.isPainted) return this.#dialog.say("Nothing is painted yet.");
+    const file = await fileOf(this.#layer.mask(Number(this.#soft?.value ?? 0)), "mask.png");
+    if (!this.#control.node.isConnected) return this.#dialog.say(NO_PLACE);
     this.#dialog.close();
-    this.#control.load(new File([made], "mask.png", { type: "image/png" }));
+    this.#control.load(file);
   }
-}
-
-function slider(min, max, input) {
-  const node = element("input", { id: freshId("tool"), type: "range", min, max, step: 1, value: min });
-  node.addEventListener("input", () => input(node.value));
-  return node;
-}
-
-function labelled(words, node, title = null) {
-  const label = element("label", { for: node.id }, words);
-  return element("span", { class: "group", title }, label, node);
 }

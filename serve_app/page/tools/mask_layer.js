@@ -1,5 +1,7 @@
 // What was painted on an image: strokes that can be undone, and the mask that they make.
 
+import { h } from "../interface/element.js";
+
 /** Colour of what is painted while it is edited. */
 const PAINT = "#ff5a36";
 
@@ -18,17 +20,14 @@ export class MaskLayer {
   /** Begins with the mask in `image`: what is white there is painted. */
   begin(image) {
     const { width, height } = this.canvas;
-    const base = document.createElement("canvas");
-    Object.assign(base, { width, height });
+    const base = h.canvas({ width, height });
     const context = base.getContext("2d");
     context.drawImage(image, 0, 0, width, height);
     const pixels = context.getImageData(0, 0, width, height);
     const { data } = pixels;
     for (let at = 0; at < data.length; at += 4) data[at + 3] = (data[at] * data[at + 3]) / 255;
     context.putImageData(pixels, 0, 0);
-    context.globalCompositeOperation = "source-in";
-    context.fillStyle = PAINT;
-    context.fillRect(0, 0, width, height);
+    fill(context, "source-in", PAINT);
     this.#base = base;
     this.#draw();
   }
@@ -81,25 +80,20 @@ export class MaskLayer {
     return false;
   }
 
-  /** The mask as a PNG: white where paint is, black elsewhere; `soft` is the width of its edge in
+  /** The mask as a canvas: white where paint is, black elsewhere; `soft` is the width of its edge in
    * pixels. */
-  async png(soft = 0) {
+  mask(soft) {
     const { width, height } = this.canvas;
-    const white = document.createElement("canvas");
-    Object.assign(white, { width, height });
+    const white = h.canvas({ width, height });
     let context = white.getContext("2d");
     context.drawImage(this.canvas, 0, 0);
-    context.globalCompositeOperation = "source-in";
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, width, height);
-    const made = document.createElement("canvas");
-    Object.assign(made, { width, height });
+    fill(context, "source-in", "#fff");
+    const made = h.canvas({ width, height });
     context = made.getContext("2d");
-    context.fillStyle = "#000";
-    context.fillRect(0, 0, width, height);
+    fill(context, "source-over", "#000");
     if (soft > 0) context.filter = `blur(${soft}px)`;
     context.drawImage(white, 0, 0);
-    return await new Promise((resolve) => made.toBlob(resolve, "image/png"));
+    return made;
   }
 
   #do(step) {
@@ -109,23 +103,15 @@ export class MaskLayer {
   }
 
   #draw() {
-    this.#fill("copy", "transparent");
+    fill(this.#context, "copy", "transparent");
     if (this.#base !== null) this.#context.drawImage(this.#base, 0, 0);
     for (const step of this.#done) this.#apply(step);
   }
 
   #apply(step) {
-    if (step.kind === "invert") this.#fill("xor", PAINT);
-    else if (step.kind === "clear") this.#fill("copy", "transparent");
+    if (step.kind === "invert") fill(this.#context, "xor", PAINT);
+    else if (step.kind === "clear") fill(this.#context, "copy", "transparent");
     else step.points.forEach((_, at) => this.#paint(step, at));
-  }
-
-  #fill(how, colour) {
-    const context = this.#context;
-    context.globalCompositeOperation = how;
-    context.fillStyle = colour;
-    context.fillRect(0, 0, this.canvas.width, this.canvas.height);
-    context.globalCompositeOperation = "source-over";
   }
 
   /** Draws the part of a stroke that ends at its point `at`. */
@@ -143,4 +129,12 @@ export class MaskLayer {
     context.stroke();
     context.globalCompositeOperation = "source-over";
   }
+}
+
+/** Fills the canvas of a context with a colour, `how` to compose it with what is there. */
+function fill(context, how, colour) {
+  context.globalCompositeOperation = how;
+  context.fillStyle = colour;
+  context.fillRect(0, 0, context.canvas.width, context.canvas.height);
+  context.globalCompositeOperation = "source-over";
 }

@@ -2,7 +2,7 @@
 
 import { BASE } from "../client/api.js";
 import { dialogOf, openNew, work } from "../interface/dialog.js";
-import { element } from "../interface/element.js";
+import { button, freshId, h } from "../interface/element.js";
 import { isExpired } from "../results/media.js";
 
 /** What a tool says whose result has no place any more. */
@@ -13,13 +13,11 @@ export const NO_PLACE =
 export async function pictureAt(url) {
   const src = ownAddress(url ?? "");
   if (src === null) return null;
-  const image = element("img", { src, alt: "" });
-  try {
-    await image.decode();
-    return image;
-  } catch {
-    return null;
-  }
+  const image = h.img({ src, alt: "" });
+  return image.decode().then(
+    () => image,
+    () => null,
+  );
 }
 
 /** `url` at the page's own origin, so that its pixels can be read; null if it is elsewhere. */
@@ -41,7 +39,23 @@ export function refuse(title, url) {
     : url
       ? "The page cannot show this image, because another server has it. Save it, and choose the file."
       : "Choose the image first: a file, or a result by Use as input.";
-  openNew(title, "narrow", element("p", { class: "help" }, words));
+  openNew(title, h.p({ class: "help" }, words), { kind: "narrow" });
+}
+
+/** File of a canvas, with this name. */
+export async function fileOf(canvas, name) {
+  const made = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  return new File([made], name, { type: "image/png" });
+}
+
+/** Slider of a tool. `range` has its attributes; `input()` is called after each change. */
+export function slider(range, input) {
+  return h.input({ id: freshId("tool"), type: "range", step: 1, ...range, input });
+}
+
+/** Tools that belong together. */
+export function group(...tools) {
+  return h.span({ class: "group" }, ...tools);
 }
 
 /** Dialog in which the user makes something. It is an entry of the history, so Back leaves it. The user
@@ -49,34 +63,46 @@ export function refuse(title, url) {
 export class WorkDialog {
   #act;
   #address;
-  #node;
+  node;
+  #words = h.p({ class: "help", role: "status" });
   #isWarned = false;
   #isAside = false; // until the user has signed in again
   #isReturning = false; // to its entry of the history, which the user has left
 
-  /** `act` has `isChanged()`, which is true if something would be lost, and `ask(words)`, which shows
-   * a question. `address` is the page's. */
-  constructor(title, address, act, ...content) {
+  /** `tools` stand above the `place` of the work. `act` has `isChanged()`, which is true if something would
+   * be lost, `lost`, which names it in the question, and `use` and `finish()`: the words and the call of
+   * the button that uses the work. `address` is the page's. */
+  constructor(title, address, act, tools, place) {
     this.#act = act;
     this.#address = address;
-    this.#node = dialogOf(title, "full", content);
-    this.#node.querySelector(".close").addEventListener("click", () => this.leave("Press ×"));
-    this.#node.addEventListener("cancel", (event) => {
+    this.node = dialogOf(title, "full", [
+      h.div({ class: "tools", role: "toolbar", "aria-label": "Tools" }, tools),
+      place,
+      h.div(
+        { class: "foot" },
+        this.#words,
+        button("Cancel", () => this.leave("Press Cancel")),
+        button(act.use, act.finish, { class: "main" }),
+      ),
+    ]);
+    this.node.querySelector(".close").addEventListener("click", () => this.leave("Press ×"));
+    this.node.addEventListener("cancel", (event) => {
       if (!this.leave("Press Escape")) event.preventDefault();
     });
-    this.#node.addEventListener("close", () => {
+    this.node.addEventListener("close", () => {
       if (this.#isAside) return;
       this.#end();
-      this.#node.remove();
+      this.node.remove();
     });
     work.dialog = this;
     address.go({ tool: "1" });
-    document.body.append(this.#node);
-    this.#node.showModal();
+    document.body.append(this.node);
+    this.node.showModal();
   }
 
-  get node() {
-    return this.#node;
+  /** Shows words beside the buttons. */
+  say(words) {
+    this.#words.textContent = words;
   }
 
   /** Notes a change: the next attempt to leave asks again. */
@@ -91,15 +117,15 @@ export class WorkDialog {
       return true;
     }
     this.#isWarned = true;
-    this.#act.ask(`${how} again to discard`);
+    this.say(`${how} again to discard ${this.#act.lost}`);
     return false;
   }
 
   close() {
     this.#isAside = false;
     this.#end();
-    if (this.#node.open) this.#node.close();
-    else this.#node.remove();
+    if (this.node.open) this.node.close();
+    else this.node.remove();
   }
 
   #end() {
@@ -111,7 +137,7 @@ export class WorkDialog {
   /** Hides it with what is in it, until `follow` is called. */
   putAside() {
     this.#isAside = true;
-    this.#node.close();
+    this.node.close();
   }
 
   /** Follows the address; true if nothing may change behind it, because the user is asked first. */
@@ -120,7 +146,7 @@ export class WorkDialog {
     if (this.#isAside) {
       this.#isAside = false;
       this.#address.go({ tool: "1" });
-      this.#node.showModal();
+      this.node.showModal();
       return false;
     }
     const stays = !isHere && (this.#isReturning || !this.leave("Go back"));

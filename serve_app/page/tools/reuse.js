@@ -2,7 +2,7 @@
 
 import { fieldsOf } from "../form/schema.js";
 import { openNew } from "../interface/dialog.js";
-import { button, element } from "../interface/element.js";
+import { button, h } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 
 const GROUPS = {
@@ -18,17 +18,17 @@ const NOUNS = { image: "image", video: "video", audio: "audio file", text: "text
 /** Opens the choice for `file`, whose `kind` may be a text. `current` is the id of the chosen model; `put(model, field)` is called
  * with what was chosen. `models` is a promise of the models with their schemas. */
 export async function chooseInput(file, { current, models, put }) {
-  const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
+  const list = h.div({ class: "targets" }, h.p({ class: "help" }, "Loading …"));
   const { kind } = file;
   const url = file.local ? URL.createObjectURL(file.local) : file.url;
   const title = kind === "text" ? "Use this text as a prompt" : `Use this ${NOUNS[kind] ?? "file"} as input`;
-  const dialog = openNew(title, "narrow", preview({ kind, url }), list);
+  const dialog = openNew(title, [preview({ kind, url }), list], { kind: "narrow" });
   if (file.local) dialog.addEventListener("close", () => URL.revokeObjectURL(url));
   let found;
   try {
     found = (await models).map((model) => ({ model, fields: inputsOf(model, kind) }));
   } catch (error) {
-    list.replaceChildren(element("p", { class: "problem" }, error.message));
+    list.replaceChildren(h.p({ class: "problem" }, error.message));
     return;
   }
   const takers = found.filter(({ fields }) => fields.length > 0);
@@ -38,7 +38,7 @@ export async function chooseInput(file, { current, models, put }) {
   };
   list.replaceChildren(
     ...(takers.length ? groups(takers, current, chosen, kind === "text" ? {} : GROUPS) : [nobody(file)]),
-    file.local ? element("p", { class: "help" }, NO_ORIGIN) : "",
+    file.local ? h.p({ class: "help" }, NO_ORIGIN) : "",
   );
   roving(list, "button");
   list.querySelector("button")?.focus();
@@ -60,10 +60,8 @@ function groups(takers, current, chosen, named) {
   const all = names.map((name) => [name, takers.filter((each) => nameOf(each) === name)]);
   const filled = all.filter(([, members]) => members.length > 0);
   return filled.map(([name, members]) =>
-    element(
-      "section",
-      {},
-      element("h3", {}, name),
+    h.section(
+      h.h3(name),
       members.flatMap(({ model, fields }) =>
         (model.id === current ? fields : fields.slice(0, 1)).map((field) =>
           target(model, field, chosen),
@@ -74,16 +72,16 @@ function groups(takers, current, chosen, named) {
 }
 
 function target(model, field, chosen) {
-  const facts = element("span", { class: "facts" }, `${field.title} · ${model.id}`);
-  const words = [element("b", {}, model.name), facts];
+  const facts = h.span({ class: "facts" }, `${field.title} · ${model.id}`);
+  const words = [h.b(model.name), facts];
   return button(words, () => chosen(model, field), { class: "target" });
 }
 
 function preview({ kind, url }) {
-  return kind === "image" ? element("img", { src: url, alt: "", class: "of" }) : null;
+  return kind === "image" ? h.img({ src: url, alt: "", class: "of" }) : null;
 }
 
 function nobody({ kind }) {
   const words = `No model of this Darkroom takes ${/^[ai]/.test(kind) ? "an" : "a"} ${NOUNS[kind] ?? "file"}.`;
-  return element("p", { class: "help" }, words);
+  return h.p({ class: "help" }, words);
 }

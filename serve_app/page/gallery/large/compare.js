@@ -1,6 +1,6 @@
 // Two to four results beside each other, or two on top of each other with a slider between them.
 
-import { button, element } from "../../interface/element.js";
+import { button, h } from "../../interface/element.js";
 import { isExpired } from "../../results/media.js";
 import { factsOf, listOf, settingsOf } from "./facts.js";
 import { wordsOf } from "../tile.js";
@@ -12,26 +12,18 @@ export const MOST_COMPARED = 4;
 /** Comparison of items. `facts` are `Facts`; `renewed(item)` reads an item again, whose URL has
  * expired; `closed()` is called at its end. */
 export class Comparison {
-  #facts;
-  #renewed;
-  #closed;
+  #gallery;
   #dialog = null;
   #items = [];
   #zooms = [];
   #keys = (event) => this.#key(event);
-  #body = element("div", { class: "compared" });
+  #body = h.div({ class: "compared" });
   #slider = button("Slider", null, { "aria-pressed": "false", "aria-keyshortcuts": "s" });
 
-  constructor(facts, renewed, closed) {
-    this.#facts = facts;
-    this.#renewed = renewed;
-    this.#closed = closed;
+  constructor(gallery) {
+    this.#gallery = gallery;
     this.#body.addEventListener("error", () => this.#renew(), true); // of an image: it does not bubble
     this.#slider.addEventListener("click", () => this.#toggle());
-  }
-
-  get keys() {
-    return this.#items.map(({ key }) => key);
   }
 
   /** Shows items; fewer than two close it. */
@@ -40,7 +32,7 @@ export class Comparison {
       this.#dialog?.close();
       return;
     }
-    if (items.map(({ key }) => key).join() === this.keys.join()) return;
+    if (keysOf(items) === keysOf(this.#items)) return;
     this.#items = items;
     this.#open();
     this.#slider.hidden = items.length !== 2 || items.some(({ file }) => file.kind !== "image");
@@ -51,13 +43,11 @@ export class Comparison {
   #open() {
     if (this.#dialog !== null) return;
     const close = () => dialog.close();
-    const dialog = element(
-      "dialog",
+    const dialog = h.dialog(
       { class: "compare", "aria-label": "Comparison" },
-      element(
-        "div",
+      h.div(
         { class: "top" },
-        element("p", { class: "count" }, "Zoom and pan move all of them."),
+        h.p({ class: "count" }, "Zoom and pan move all of them."),
         this.#slider,
         button("×", close, { class: "control", "aria-label": "Close" }),
       ),
@@ -70,7 +60,7 @@ export class Comparison {
       dialog.remove();
       this.#dialog = null;
       this.#items = [];
-      this.#closed();
+      this.#gallery.closed();
     });
     this.#dialog = dialog;
     document.body.append(dialog);
@@ -87,7 +77,7 @@ export class Comparison {
   async #renew() {
     const items = this.#items;
     if (!items.some(isOld)) return;
-    const fresh = await Promise.all(items.map((item) => this.#renewed(item)));
+    const fresh = await Promise.all(items.map((item) => this.#gallery.renewed(item)));
     if (this.#items !== items || fresh.some((item) => !item?.file || isOld(item))) return;
     this.#items = fresh;
     this.#draw();
@@ -110,8 +100,8 @@ export class Comparison {
 
   #drawBeside() {
     for (const item of this.#items) {
-      const box = element("div", { class: "view-box" });
-      this.#body.append(element("figure", {}, box, caption(item)));
+      const box = h.div({ class: "view-box" });
+      this.#body.append(h.figure(box, caption(item)));
       const changed = (zoom) => this.#follow(zoom);
       const zoom = view(box, item, { changed });
       if (zoom !== null) this.#zooms.push(zoom);
@@ -127,10 +117,10 @@ export class Comparison {
     const [left, right] = this.#items;
     const under = imageOf(right.file, wordsOf(right));
     const over = imageOf(left.file, wordsOf(left));
-    const line = element("span", { class: "line", "aria-hidden": "true" });
-    const pair = element("div", { class: "pair" }, under, over, line);
-    const box = element("div", { class: "view-box" }, pair);
-    const divider = element("input", {
+    const line = h.span({ class: "line", "aria-hidden": "true" });
+    const pair = h.div({ class: "pair" }, under, over, line);
+    const box = h.div({ class: "view-box" }, pair);
+    const divider = h.input({
       type: "range",
       min: 0,
       max: 100,
@@ -147,9 +137,7 @@ export class Comparison {
     divider.addEventListener("input", place);
     place();
     const captions = this.#items.map(caption);
-    this.#body.append(
-      element("figure", {}, box, divider, element("div", { class: "captions" }, captions)),
-    );
+    this.#body.append(h.figure(box, divider, h.div({ class: "captions" }, captions)));
     const zoom = new Zoom(box, pair, sidesOf(left.file));
     const scaled = new ResizeObserver(place);
     scaled.observe(box);
@@ -160,7 +148,9 @@ export class Comparison {
   /** Shows below each result what differs from the others. */
   async #drawFacts() {
     const items = this.#items;
-    const wholes = await Promise.all(items.map(({ id }) => this.#facts.of(id).catch(() => null)));
+    const wholes = await Promise.all(
+      items.map(({ id }) => this.#gallery.facts.of(id).catch(() => null)),
+    );
     if (this.#items !== items) return;
     const all = items.map((item, at) => ({
       ...factsOf(item, wholes[at]),
@@ -188,15 +178,15 @@ export class Comparison {
   }
 }
 
+function keysOf(items) {
+  return items.map(({ key }) => key).join();
+}
+
 function isOld({ file }) {
   return isExpired(file.url);
 }
 
 function caption(item) {
   const words = wordsOf(item);
-  return element(
-    "figcaption",
-    { "data-key": item.key },
-    element("p", { class: "words", title: words }, words),
-  );
+  return h.figcaption({ "data-key": item.key }, h.p({ class: "words", title: words }, words));
 }

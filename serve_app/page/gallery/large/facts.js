@@ -3,7 +3,7 @@
 import * as json from "../../client/json.js";
 import { requestPath, resultOf } from "../../client/watch.js";
 import { titleOf } from "../../form/help.js";
-import { element, factRows } from "../../interface/element.js";
+import { factRows, h } from "../../interface/element.js";
 import { RENEWED_MS } from "../../results/media.js";
 import { bytes, clock, seconds } from "../../interface/words.js";
 import { itemsOf } from "../collection.js";
@@ -78,7 +78,7 @@ export function settingsOf(input) {
 
 /** List of facts. Those without a value are left out. */
 export function listOf(facts) {
-  return element("dl", { class: "rows" }, factRows(facts));
+  return h.dl({ class: "rows" }, factRows(facts));
 }
 
 function draftWords({ count, until }) {

@@ -1,6 +1,7 @@
 // Large view of one result, with its facts beside it.
 
-import { button, byId, element } from "../../interface/element.js";
+import { button, byId, h } from "../../interface/element.js";
+import { submitted } from "../../client/watch.js";
 import { dragHandle } from "../../results/drag.js";
 import { isExpired } from "../../results/media.js";
 import { Panel } from "./panel.js";
@@ -10,56 +11,47 @@ import { view } from "./viewer.js";
 const NEAR_END = 8; // items before the end at which more is loaded
 
 /**
- * Large view of the items of a `Collection`. `page` is the page's; `actions` are `Actions`; `act`
- * has `share(item)`, `remove(items)`, `say(words)`, `closed(key)`, and `renewed(item)`, which reads an
- * item again.
+ * Large view of the items of a `Collection`. `gallery` has the `page`, the `collection`, its `actions` and
+ * `facts`, and `share(item)`, `remove(items)`, `say(words)`, `closed(key)`, and `renewed(item)`, which reads
+ * an item again.
  */
 export class Lightbox {
+  #gallery;
   #page;
   #collection;
-  #actions;
-  #act;
-  #facts;
   #panel;
   #dialog = null;
   #item = null;
   #zoom = null;
   #isOld = false; // its file could not be shown, as the URL of a private one that has expired
   #keys = (event) => this.#key(event); // of the document: what has the focus may be removed
-  #box = element("div", { class: "view-box", tabindex: -1 });
-  #count = element("p", { class: "count", role: "status" });
+  #box = h.div({ class: "view-box", tabindex: -1 });
+  #count = h.p({ class: "count", role: "status" });
   #percent = control("100 %", "Fit into the window", () => this.#zoom?.fit());
   #zooms;
-  #handle = element("span"); // a drag of the image itself pans or goes on
+  #handle = h.span(); // a drag of the image itself pans or goes on
   #before = control("‹", "Previous result", () => this.#go(-1));
   #after = control("›", "Next result", () => this.#go(1));
 
-  constructor(page, collection, actions, facts, act) {
-    this.#page = page;
-    this.#collection = collection;
-    this.#actions = actions;
-    this.#act = act;
-    this.#facts = facts;
-    this.#panel = new Panel(this.#facts, this.#callbacks());
+  constructor(gallery) {
+    this.#gallery = gallery;
+    this.#page = gallery.page;
+    this.#collection = gallery.collection;
+    this.#panel = new Panel(this.#gallery.facts, this.#callbacks());
     this.#before.classList.add("before");
     this.#after.classList.add("after");
-    this.#zooms = element(
-      "span",
+    this.#zooms = h.span(
       { class: "zooms", role: "group", "aria-label": "Zoom" },
       control("−", "Zoom out", () => this.#zoom?.out()),
       this.#percent,
       control("+", "Zoom in", () => this.#zoom?.in()),
     );
-    collection.addEventListener("change", () => this.#changed());
+    gallery.collection.addEventListener("change", () => this.#changed());
     const failed = () => {
       this.#isOld = true;
       this.#renew(this.#item);
     };
     this.#box.addEventListener("error", () => this.#item !== null && failed(), true);
-  }
-
-  get isOpen() {
-    return this.#dialog !== null;
   }
 
   /** Shows the item with this key; null closes. */
@@ -68,12 +60,12 @@ export class Lightbox {
       this.#dialog?.close();
       return;
     }
-    if (this.#item?.key === key && this.isOpen) return;
+    if (this.#item?.key === key && this.#dialog !== null) return;
     const place = this.#collection.placeOf(key);
-    const item = place >= 0 ? this.#collection.items[place] : await this.#facts.itemOf(key);
+    const item = place >= 0 ? this.#collection.items[place] : await this.#gallery.facts.itemOf(key);
     if (this.#page.address.now.item !== key) return; // the user has gone on
     if (item === undefined || item.file === null) {
-      this.#act.say("This result does not exist any more.");
+      this.#gallery.say("This result does not exist any more.");
       this.#page.address.leave("item");
       return;
     }
@@ -82,13 +74,11 @@ export class Lightbox {
   }
 
   #open() {
-    if (this.isOpen) return;
-    const dialog = element(
-      "dialog",
+    if (this.#dialog !== null) return;
+    const dialog = h.dialog(
       { class: "lightbox", "aria-label": "Result" },
-      element("div", { class: "stage" }, this.#box, this.#before, this.#after),
-      element(
-        "div",
+      h.div({ class: "stage" }, this.#box, this.#before, this.#after),
+      h.div(
         { class: "top" },
         this.#count,
         this.#zooms,
@@ -116,7 +106,7 @@ export class Lightbox {
     this.#zoom = null;
     this.#item = null;
     this.#page.address.leave("item");
-    this.#act.closed(key);
+    this.#gallery.closed(key);
   }
 
   #show(item) {
@@ -145,7 +135,7 @@ export class Lightbox {
 
   /** Reads the item again, and shows it with its new URLs. */
   async #renew(old) {
-    const item = await this.#act.renewed(old);
+    const item = await this.#gallery.renewed(old);
     const isShown = this.#item?.key === item?.key && this.#item.file !== null;
     if (item?.file && isShown && this.#item.file.url !== item.file.url) this.#show(item);
   }
@@ -168,7 +158,7 @@ export class Lightbox {
     ]) {
       const next = this.#beside(direction);
       node.hidden = next === undefined;
-      if (next?.file.kind === "image") element("img", { src: next.file.url, alt: "" });
+      if (next?.file.kind === "image") h.img({ src: next.file.url, alt: "" });
     }
     if (place >= 0 && more && items.length - place < NEAR_END) this.#collection.load();
   }
@@ -190,7 +180,7 @@ export class Lightbox {
 
   /** Follows changes of the item, such as of its mark. */
   #changed() {
-    if (!this.isOpen) return;
+    if (this.#dialog === null) return;
     const place = this.#collection.placeOf(this.#item.key);
     const item = place < 0 ? this.#item : this.#collection.items[place];
     if (item !== this.#item) this.#show(item);
@@ -216,7 +206,7 @@ export class Lightbox {
 
   async #favourite() {
     const item = this.#item;
-    const favourite = await this.#actions.favourite([item]);
+    const favourite = await this.#gallery.actions.favourite([item]);
     // The collection does not tell of what it has not loaded.
     if (this.#item === item && this.#collection.placeOf(item.key) < 0)
       this.#show({ ...item, request: { ...item.request, favourite } });
@@ -224,7 +214,7 @@ export class Lightbox {
 
   async #remove() {
     const next = this.#beside(1) ?? this.#beside(-1);
-    const gone = await this.#act.remove([this.#item]);
+    const gone = await this.#gallery.remove([this.#item]);
     if (!gone.has(this.#item?.id)) return;
     if (next === undefined || gone.has(next.id)) this.#dialog.close();
     else this.#show(next);
@@ -232,18 +222,12 @@ export class Lightbox {
 
   #callbacks() {
     const { act } = this.#page;
-    const known = ({ id }, { request }) => ({
-      id,
-      endpoint: request.endpoint_id,
-      input: request.input,
-      at: Date.parse(request.created_at),
-    });
-    const make = async (item, whole, what) => {
+    const make = async (request, what) => {
       const problem = byId("form-problem"); // where the page says why a request was refused
       problem.hidden = true;
-      await what(known(item, whole));
+      await what(submitted(request));
       const words = "Submitted. The result will appear in the gallery.";
-      this.#act.say(problem.hidden ? words : problem.textContent);
+      this.#gallery.say(problem.hidden ? words : problem.textContent);
       this.#collection.follow();
     };
     const use = (what) => {
@@ -255,26 +239,24 @@ export class Lightbox {
     return {
       favourite: () => this.#favourite(),
       renew: (item) => this.#renew(item),
-      share: (item) => this.#act.share(item),
+      share: (item) => this.#gallery.share(item),
       remove: () => this.#remove(),
       details: ({ id }) => act.details({ id }),
-      again: (item, whole) =>
-        use(() => act.again({ ...known(item, whole), seed: whole.output?.seed })),
-      newSeed: (item, whole) => {
-        const { seed: _seed, seeds: _seeds, ...input } = whole.request.input;
-        use(() => act.again({ ...known(item, whole), input }));
+      again: ({ request, output }) =>
+        use(() => act.again({ ...submitted(request), seed: output?.seed })),
+      newSeed: ({ request }) => {
+        const { seed: _seed, seeds: _seeds, ...input } = request.input;
+        use(() => act.again({ ...submitted(request), input }));
       },
-      drafts: (item, whole) => use(() => act.drafts(known(item, whole))),
-      vary: (item, whole) => make(item, whole, act.vary),
-      four: (item, whole) => make(item, whole, act.four),
-      useAsInput: () =>
-        act.useAsInput &&
-        (async (item, whole) => {
-          if (isExpired(item.file.url)) await this.#renew(item);
-          if (this.#item?.key !== item.key) return; // the user has gone on
-          const { file } = this.#item;
-          use(() => act.useAsInput(file, known(item, whole)));
-        }),
+      drafts: ({ request }) => use(() => act.drafts(submitted(request))),
+      vary: ({ request }) => make(request, act.vary),
+      four: ({ request }) => make(request, act.four),
+      useAsInput: async ({ request }, item) => {
+        if (isExpired(item.file.url)) await this.#renew(item);
+        if (this.#item?.key !== item.key) return; // the user has gone on
+        const { file } = this.#item;
+        use(() => act.useAsInput(file, submitted(request)));
+      },
     };
   }
 }

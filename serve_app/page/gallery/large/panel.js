@@ -1,16 +1,19 @@
 // Panel beside a large result: its prompt, what can be done with it, and its facts.
 
-import { button, element } from "../../interface/element.js";
+import { copyButton } from "../../interface/copy.js";
+import { button, h } from "../../interface/element.js";
 import { isExpired } from "../../results/media.js";
 import { factsOf, listOf, settingsOf } from "./facts.js";
 
+const COPY = { class: "quiet copy-prompt", "data-name": "Copy the prompt" };
+
 /**
  * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`,
- * `share`, `remove`, `details`, `renew`, which reads it again, and with the whole request as well: `again`, `newSeed`, `vary`,
- * `four`, `drafts`, `useAsInput`, which may be missing.
+ * `share`, `remove`, `details`, `renew`, which reads it again; and those that get the whole request, and the
+ * item: `again`, `newSeed`, `vary`, `four`, `drafts`, `useAsInput`.
  */
 export class Panel {
-  node = element("aside", { class: "panel", "aria-label": "About this result" });
+  node = h.aside({ class: "panel", "aria-label": "About this result" });
   #facts;
   #act;
   #shown = null;
@@ -22,16 +25,13 @@ export class Panel {
   }
 
   async show(item) {
+    const draw = (whole, problem) => this.#shown === item && this.#draw(item, whole, problem);
     this.#shown = item;
-    let whole = null;
-    this.#draw(item, whole, "");
-    try {
-      whole = await this.#facts.of(item.id);
-    } catch (error) {
-      if (this.#shown === item) this.#draw(item, null, error.message);
-      return;
-    }
-    if (this.#shown === item) this.#draw(item, whole, "");
+    draw(null, "");
+    await this.#facts.of(item.id).then(
+      (whole) => draw(whole, ""),
+      (error) => draw(null, error.message),
+    );
   }
 
   #draw(item, whole, problem) {
@@ -41,15 +41,16 @@ export class Panel {
       : undefined;
     const prompt = whole?.request.input.prompt ?? request.prompt;
     const settings = whole === null ? {} : settingsOf(whole.request.input);
+    const words = h.h2({ class: prompt ? "words" : "words none" }, prompt || request.endpoint_id);
     this.node.replaceChildren(
-      element("h2", { class: prompt ? "words" : "words none" }, prompt || request.endpoint_id),
-      request.drafts ? element("p", {}, element("span", { class: "pill" }, "Draft")) : "",
-      prompt ? copyButton(prompt) : "",
+      words,
+      request.drafts ? h.p(h.span({ class: "pill" }, "Draft")) : "",
+      prompt ? copyButton(() => words, COPY, COPY["data-name"]) : "",
       this.#buttons(item),
       this.#makeMore(item, whole),
-      problem === "" ? "" : element("p", { class: "problem" }, problem),
+      problem === "" ? "" : h.p({ class: "problem" }, problem),
       listOf(factsOf(item, whole)),
-      Object.keys(settings).length ? element("h3", {}, "Settings") : "",
+      Object.keys(settings).length ? h.h3("Settings") : "",
       listOf(settings),
       action("Log and JSON", () => this.#act.details(item)),
     );
@@ -73,11 +74,10 @@ export class Panel {
     };
     favourite.dataset.name = "favourite";
     favourite.setAttribute("aria-pressed", String(request.favourite));
-    return element(
-      "div",
+    return h.div(
       { class: "buttons" },
       favourite,
-      element("a", { class: "quiet button", href: file.url, download: file.name, click }, "Download"),
+      h.a({ class: "quiet button", href: file.url, download: file.name, click }, "Download"),
       action("Share", () => this.#act.share(item)),
       action("Delete", () => this.#act.remove(item), "quiet danger"),
     );
@@ -87,7 +87,7 @@ export class Panel {
     const { again, newSeed, vary, four, drafts, useAsInput } = this.#act;
     const choices = { "Use again": again, "New seed": newSeed, Vary: vary, "× 4": four };
     if (whole?.output?.drafts?.length) choices.Drafts = drafts;
-    if (useAsInput()) choices["Use as input"] = useAsInput();
+    choices["Use as input"] = useAsInput;
     const titles = {
       "Use again": "Fill the form so that it makes the same result",
       "New seed": "Fill the form, without the seed",
@@ -96,11 +96,10 @@ export class Panel {
       Drafts: "Finish, change or drop the drafts of this request",
       "Use as input": "Use this file as an input of the form",
     };
-    return element(
-      "div",
+    return h.div(
       { class: "buttons", role: "group", "aria-label": "Make more" },
       Object.entries(choices).map(([name, what]) => {
-        const made = action(name, () => what(item, whole));
+        const made = action(name, () => what(whole, item));
         made.disabled = whole === null;
         made.title = titles[name];
         return made;
@@ -111,17 +110,4 @@ export class Panel {
 
 function action(name, click, kind = "quiet") {
   return button(name, click, { class: kind, "data-name": name });
-}
-
-function copyButton(prompt) {
-  const made = action("Copy the prompt", async () => {
-    try {
-      await navigator.clipboard.writeText(prompt);
-      made.textContent = "Copied";
-    } catch {
-      made.textContent = "The browser does not allow it";
-    }
-  });
-  made.classList.add("copy-prompt");
-  return made;
 }

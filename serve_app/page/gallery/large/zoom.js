@@ -87,19 +87,14 @@ export class Zoom {
     this.#to(this.scale / STEP);
   }
 
-  /** Moves by steps: `pan(1, 0)` shows what is to the right. */
-  pan(right, down) {
-    this.#shift(-right * PAN, -down * PAN);
-  }
-
   /** Does what a key means; false if it means nothing here. */
   key({ key, shiftKey }) {
-    const pans = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
+    const pans = { ArrowRight: [-PAN, 0], ArrowLeft: [PAN, 0], ArrowDown: [0, -PAN], ArrowUp: [0, PAN] };
     if (key === "+" || key === "=") this.in();
     else if (key === "-") this.out();
     else if (key === "0") this.fit();
     else if (key === "1") this.#to(this.whole);
-    else if (shiftKey && key in pans) this.pan(...pans[key]);
+    else if (shiftKey && key in pans) this.#shift(...pans[key]);
     else return false;
     return true;
   }
