@@ -313,6 +313,34 @@ async def test_a_step_whose_input_is_nested_too_deeply_is_refused(house: House) 
     assert "more than 100 lists and objects in each other" in done["error"]
 
 
+async def test_a_step_whose_input_is_larger_than_a_call_may_be_is_refused(house: House) -> None:
+    """It was written as gigabytes of JSON, again and again, and the request never ended."""
+    form = steps_form(
+        {"say": {"app": PROBE, "input": {"echo": ["$input.text"] * 5}}},
+        {"x": "$say.seed"},
+        input={"text": {"type": "string"}},
+    )
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {"text": "x" * 250_000})
+    done = await run_until_ended(house, endpoint, request_id)
+    assert done["error"].startswith("The step `say` cannot start: its input has more than 1048576")
+
+
+async def test_steps_whose_inputs_are_large_together_all_start_at_once(house: House) -> None:
+    form = steps_form(
+        {"say": {"app": PROBE, "for_each": [*range(9)], "input": {"echo": "$input.text"}}},
+        {"x": "$say.*.seed"},
+        input={"text": {"type": "string"}},
+    )
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {"text": "x" * 250_000})
+    worker = WorkflowWorker(house.services)
+    await worker.advance()
+    assert len(steps_of(house, PROBE)) == 9
+    done = await run_until_ended(house, endpoint, request_id, worker)
+    assert done["darkroom"]["state"] == "succeeded"
+
+
 async def test_a_reference_that_leads_nowhere_is_named(house: House) -> None:
     form = steps_form(
         {
