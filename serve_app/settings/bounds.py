@@ -11,8 +11,9 @@ MAX_COUNT = 2**31 - 1
 MAX_BYTES = 2**53 - 1
 """Also a number of JavaScript."""
 
-MAX_DAYS = 1_000_000
-"""2738 years. PostgreSQL's times begin 4713 BC, and an age is subtracted from now."""
+MAX_DAYS = 100_000
+"""273 years. An age is subtracted from now, and times of Python begin in the year 1, those of
+PostgreSQL 4713 BC."""
 
 MAX_MONEY = Decimal(10**15)
 """More than all requests of a period can cost."""

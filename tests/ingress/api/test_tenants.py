@@ -100,6 +100,7 @@ async def test_a_tenant_is_created_with_a_name_and_limits(house: House) -> None:
         ({"limits": {"retention_days": 1e7}}, "retention_days"),  # nothing was deleted any more
         ({"limits": {"prompt_retention_days": 1e7}}, "prompt_retention_days"),
         ({"limits": {"file_retention_days": 1e300}}, "file_retention_days"),
+        ({"limits": {"file_retention_days": "1e999"}}, "file_retention_days"),
         ({"limits": {"most": 1}}, "most"),
         ({"name": ""}, "name"),
         ({"id": "x"}, "id"),
