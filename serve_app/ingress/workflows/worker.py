@@ -43,8 +43,11 @@ EVERY_S = 0.2
 LEADS_EVERY_S = 5.0  # another process takes over after three times as long
 TIDY_EVERY_S = 5.0
 STARTED_AT_ONCE = 100
-ADVANCED_AT_ONCE = 8
+ADVANCED_AT_ONCE = 8  # and read at once: each may have an input of ``max_body_bytes``
 ABANDONED_AT_ONCE = 200
+OF_ALL_REQUESTS = frozenset({"queue_full", "rate_limit", "tenant_limit"})
+"""Reasons for which the queue takes none of a tenant's requests, whatever they are. Without this, a
+thousand of its workflows would try in each look, before those of others go on."""
 DELETED = (
     "The workflow was deleted before the request started. Register it again with `darkroom deploy`."
 )
@@ -56,17 +59,15 @@ class WorkflowWorker:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._book = services.queue.workflows
+        self._full: set[str] = set()  # tenants of which the queue takes no requests in this look
 
     async def advance(self) -> None:
         """Start what is queued, and move every request on by what is possible now."""
-        await self._book.runs.start(STARTED_AT_ONCE)
-        room = asyncio.Semaphore(ADVANCED_AT_ONCE)
-
-        async def one(run: WorkflowRun) -> None:
-            async with room:
-                await self._advance_logged(run)
-
-        await asyncio.gather(*map(one, await self._book.runs.active()))
+        runs, last, self._full = self._book.runs, None, set[str]()
+        await runs.start(STARTED_AT_ONCE)
+        while due := await runs.due(ADVANCED_AT_ONCE, last, self._full):
+            await asyncio.gather(*map(self._advance_logged, due))
+            last = due[-1]
 
     async def tidy(self) -> None:
         """Cancel the steps of requests that were ended by others, such as an operator."""
@@ -185,6 +186,8 @@ class WorkflowWorker:
             raise  # it may be stored: the step keeps its id, and is submitted again
         except (Overloaded, Unavailable) as error:
             log.info("The step %s waits: %s", name, error.message)
+            if isinstance(error, Overloaded) and error.reason in OF_ALL_REQUESTS:
+                self._full.add(run.tenant)
             return not isinstance(error, Overloaded)
         except DarkroomError as error:
             failure = Failure(error.code, error.message, retryable=False)
