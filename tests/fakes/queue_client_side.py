@@ -338,7 +338,12 @@ class ClientSide(QueueRows):
             row.request.pool == pool and row.request.state is State.RUNNING
             for row in self._rows.values()
         )
-        queued = [row for row in queued if not self.operations.is_paused(row.request.endpoint)]
+        queued = [
+            row
+            for row in queued
+            if not self.operations.is_paused(row.request.endpoint)
+            and row.request.tenant not in self._limits.disabled
+        ]
         now = self._clock.monotonic()
         if queued or running:
             self._last_busy[pool] = now
