@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 Key = tuple[str, str, str]  # pool, tenant, endpoint
@@ -51,6 +51,18 @@ class Counters:
             for endpoint in but.endpoints
         )
         return max(0, self._of_pool[pool] - of_endpoints - of_tenants + of_both)
+
+    def beyond(
+        self, pool: str, limit_of: Callable[[str], int | None], but: Excluded = NOTHING
+    ) -> int:
+        """Requests of a pool beyond those that their tenants may run at once."""
+        total = 0
+        for tenant, n in self._of_lane[pool].items():
+            limit = limit_of(tenant)
+            if limit is not None and n > limit and tenant not in but.tenants:
+                left_out = sum(self._of_key[pool, tenant, endpoint] for endpoint in but.endpoints)
+                total += max(0, n - left_out - limit)
+        return total
 
     def pools(self, but: Excluded = NOTHING) -> Counter[str]:
         """Requests by pool, without those in ``but``."""

@@ -250,7 +250,9 @@ class QueueStats:
     ) -> Overloaded | None:
         if most_queued is None:
             return None
-        stored = self.queued_count(pool)
+        # What a tenant may not run at once does not wait for this pool.
+        excluded, limit_of = halted(self._pauses, self._limits), self._limits.running_of_tenant
+        stored = self.queued_count(pool) - self._queued.beyond(pool, limit_of, excluded)
         queued = stored + max(0, self._admitted.in_pool(pool) - free)
         if queued < most_queued:
             return None
