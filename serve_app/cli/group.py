@@ -83,8 +83,9 @@ NOT_UNDERSTOOD = (
 
 
 class ErrorReportingGroup(LazyGroup):
-    """Prints an error in one sentence and exits with status 1. Any other exception is a bug and
-    keeps its traceback, unless a server has answered, which may be none of ours."""
+    """Prints an error of Darkroom's own, of a file or of an argument's encoding in one sentence and
+    exits with status 1. Any other exception is a bug and keeps its traceback, unless a server has
+    answered, which may be none of ours."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -94,6 +95,20 @@ class ErrorReportingGroup(LazyGroup):
             raise click.UsageError(option_advice(error)) from None
         except DarkroomError as error:
             echo(f"darkroom: {in_lines(error.message)}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            echo(f"darkroom: {error.filename}: {error.strerror}.", err=True)
+            sys.exit(1)
+        except UnicodeEncodeError:
+            if answering_url(ctx) is not None:
+                raise
+            echo(
+                "darkroom: An argument is not text in UTF-8, so it cannot be sent. Nothing was "
+                "done.",
+                err=True,
+            )
             sys.exit(1)
         except NOT_UNDERSTOOD as error:
             if (url := answering_url(ctx)) is None:

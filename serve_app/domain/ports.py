@@ -194,6 +194,14 @@ class Gallery(Protocol):
         """Existing requests among these, newest first."""
         ...
 
+    async def shortened_inputs(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
+        """Which of these requests are read with a summary of their input, because it is large."""
+        ...
+
+    async def whole_input(self, tenant: str, request_id: str) -> Mapping[str, Any] | None:
+        """Input of a request as it is stored. None: the request was deleted."""
+        ...
+
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         """Favourites among these requests."""
         ...

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.domain.executors.comfyui import ComfyUiConfig
 from serve_app.paths import AbsolutePath
+from serve_app.settings.bounds import MAX_BYTES, MAX_COUNT, MAX_DAYS
 from serve_app.settings.comfyui import ComfyUiSettings
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
@@ -206,15 +207,21 @@ class QueueSettings(SettingsGroup):
     max_failures: int = Field(
         default=3, ge=1, description="Attempts that may crash before the request fails."
     )
-    max_waiting: int = Field(default=100_000, ge=1, description="Queued requests in total.")
-    max_waiting_per_tenant: int = Field(default=50_000, ge=1)
+    max_waiting: int = Field(
+        default=100_000, ge=1, le=MAX_COUNT, description="Queued requests in total."
+    )
+    max_waiting_per_tenant: int = Field(default=50_000, ge=1, le=MAX_COUNT)
     max_waiting_bytes_per_tenant: int = Field(
         default=4 * 2**30,
         ge=1,
+        le=MAX_BYTES,
         description="Bytes of the queued inputs above 64 KiB of a tenant.",
     )
     max_running_per_tenant: int | None = Field(
-        default=None, ge=1, description="Running requests of a tenant. Unset: no limit."
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="Running requests of a tenant. Unset: no limit.",
     )
     request_cache_bytes: int = Field(
         default=256 * 2**20,
@@ -230,22 +237,28 @@ class QueueSettings(SettingsGroup):
     retention_days: float | None = Field(
         default=None,
         gt=0,
+        le=MAX_DAYS,
         description="Days after which ended requests are deleted. Unset: never.",
     )
     prompt_retention_days: float | None = Field(
         default=None,
         gt=0,
+        le=MAX_DAYS,
         description="Days after which inputs, outputs and logs of ended requests are erased; the "
         "requests stay. Unset: with the request.",
     )
     file_retention_days: float | None = Field(
         default=None,
         gt=0,
+        le=MAX_DAYS,
         description="Days after which output files and uploads are deleted. Unset: outputs with "
         "their request, uploads as `retention_days` says.",
     )
     audit_retention_days: float = Field(
-        default=365.0, gt=0, description="Days after which entries of the audit log are deleted."
+        default=365.0,
+        gt=0,
+        le=MAX_DAYS,
+        description="Days after which entries of the audit log are deleted.",
     )
     audit_anchor_file: AbsolutePath | None = Field(
         default=None,
@@ -260,6 +273,7 @@ class WebhookSettings(SettingsGroup):
     webhook_retention_days: float | None = Field(
         default=None,
         gt=0,
+        le=MAX_DAYS,
         description="Days after which webhooks that have ended are deleted, with the log of their "
         "tries. Unset: with their request.",
     )
@@ -302,13 +316,19 @@ class LimitSettings(SettingsGroup):
         default=2 * 2**30, ge=1, description="Maximum size of a file that a client uploads."
     )
     max_uploads_bytes_per_tenant: int = Field(
-        default=256 * 2**30, ge=1, description="Bytes of all uploaded files of a tenant."
+        default=256 * 2**30,
+        ge=1,
+        le=MAX_BYTES,
+        description="Bytes of all uploaded files of a tenant.",
     )
     max_open_uploads_per_tenant: int = Field(
-        default=1000, ge=1, description="Uploads of a tenant that were begun and not completed."
+        default=1000,
+        ge=1,
+        le=MAX_COUNT,
+        description="Uploads of a tenant that were begun and not completed.",
     )
     max_batches_per_tenant: int = Field(
-        default=20, ge=1, description="Batches of a tenant that have not ended."
+        default=20, ge=1, le=MAX_COUNT, description="Batches of a tenant that have not ended."
     )
     keep_drafts_s: float = Field(
         default=86_400.0,
@@ -319,15 +339,17 @@ class LimitSettings(SettingsGroup):
     max_drafts_bytes_per_tenant: int = Field(
         default=4 * 2**30,
         ge=1,
+        le=MAX_BYTES,
         description="Bytes of all drafts of a tenant. Above it, requests make no more drafts.",
     )
     max_weights_bytes_per_tenant: int = Field(
         default=128 * 2**30,
         ge=1,
+        le=MAX_BYTES,
         description="Bytes of all weights that a tenant has registered.",
     )
     max_private_endpoints_per_tenant: int = Field(
-        default=20, ge=0, description="Private endpoints of a tenant. 0: none."
+        default=20, ge=0, le=MAX_COUNT, description="Private endpoints of a tenant. 0: none."
     )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20,

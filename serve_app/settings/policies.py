@@ -11,6 +11,7 @@ from pydantic import Field
 from serve_app.domain.billing.price import CURRENCY, Price
 from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.domain.media.safety import SafetyPolicy
+from serve_app.settings.bounds import MAX_DAYS
 from serve_app.settings.groups import AbsolutePath, SettingsGroup
 from serve_app.settings.pools import MAX_URL_VALID_S, FileDefault
 from serve_app.settings.safety import CheckerConfig, SafetyRuleConfig, policy_of
@@ -103,11 +104,13 @@ class BillingSettings(SettingsGroup):
     usage_detail_days: float | None = Field(
         default=None,
         ge=40,
+        le=MAX_DAYS,
         description="Days after which lines of usage are rolled up by day. Unset: never.",
     )
     usage_retention_days: float | None = Field(
         default=None,
         ge=40,
+        le=MAX_DAYS,
         description="Days after which usage is deleted, lines and sums by day. Unset: never.",
     )
     deleted_tenant_usage: Literal["named", "anonymous", "nothing"] = Field(

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from serve_app.domain.billing.price import CURRENCY
+from serve_app.domain.billing.price import CURRENCY, DECIMALS
 from serve_app.domain.executors.kinds import PROVIDERS, facts_of
 from serve_app.domain.operations import WeightsLevel
 from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.settings import schedule
+from serve_app.settings.bounds import MAX_BYTES, MAX_COUNT, MAX_DAYS, MAX_MONEY
 from serve_app.settings.overflow import OverflowPools, canary_mistakes, mistakes
 
 INLINE_SHUTDOWN_S = 620.0  # longer than a call whose answer is the result
@@ -370,14 +371,16 @@ class BudgetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    amount: Decimal = Field(gt=0, description="Money in a period.")
+    amount: Decimal = Field(
+        gt=0, le=MAX_MONEY, decimal_places=DECIMALS, description="Money in a period."
+    )
     currency: str = Field(
         default=CURRENCY,
         pattern=r"^[A-Z]{3}$",
         description="Requests whose price has another one do not count.",
     )
     period: Literal["day", "month"] = Field(default="month", description="In UTC.")
-    warn_at: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    warn_at: tuple[Annotated[float, Field(gt=0, le=MAX_COUNT)], ...] = Field(
         default=(0.8,), max_length=10, description="Shares of the amount that warn, once a period."
     )
     stop: bool = Field(default=True, description="Refuse requests that exceed the amount.")
@@ -398,36 +401,54 @@ class TenantLimits(BaseModel):
     weight: float = Field(
         default=1.0, gt=0, le=1000, description="Share relative to other tenants."
     )
-    max_running: int | None = Field(default=None, ge=1, description="Running requests.")
-    max_waiting: int | None = Field(default=None, ge=1, description="Queued requests.")
+    max_running: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="Running requests."
+    )
+    max_waiting: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="Queued requests."
+    )
     max_waiting_bytes: int | None = Field(
-        default=None, ge=1, description="Bytes of its queued inputs above 64 KiB."
+        default=None, ge=1, le=MAX_BYTES, description="Bytes of its queued inputs above 64 KiB."
     )
     max_uploads_bytes: int | None = Field(
-        default=None, ge=1, description="Bytes of all its uploaded files."
+        default=None, ge=1, le=MAX_BYTES, description="Bytes of all its uploaded files."
     )
-    max_drafts_bytes: int | None = Field(default=None, ge=1, description="Bytes of all its drafts.")
+    max_drafts_bytes: int | None = Field(
+        default=None, ge=1, le=MAX_BYTES, description="Bytes of all its drafts."
+    )
     max_weights_bytes: int | None = Field(
-        default=None, ge=1, description="Bytes of all weights that it has registered."
+        default=None, ge=1, le=MAX_BYTES, description="Bytes of all weights that it has registered."
     )
-    max_private_endpoints: int | None = Field(default=None, ge=1, description="Private endpoints.")
+    max_private_endpoints: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="Private endpoints."
+    )
     requests_per_minute: int | None = Field(
         default=None, ge=1, le=1_000_000, description="Requests that it may submit on average."
     )
     requests_burst: int | None = Field(
-        default=None, ge=1, description="Requests at once. Unset: those of ten seconds."
+        default=None,
+        ge=1,
+        le=MAX_COUNT,
+        description="Requests at once. Unset: those of ten seconds.",
     )
     budget: BudgetConfig | None = Field(default=None, description="Money that it may spend.")
     retention_days: float | None = Field(
-        default=None, gt=0, description="Days after which its ended requests are deleted."
+        default=None,
+        gt=0,
+        le=MAX_DAYS,
+        description="Days after which its ended requests are deleted.",
     )
     prompt_retention_days: float | None = Field(
         default=None,
         gt=0,
+        le=MAX_DAYS,
         description="Days after which inputs, outputs and logs of its ended requests are erased.",
     )
     file_retention_days: float | None = Field(
-        default=None, gt=0, description="Days after which its output files and uploads are deleted."
+        default=None,
+        gt=0,
+        le=MAX_DAYS,
+        description="Days after which its output files and uploads are deleted.",
     )
     storage: str | None = Field(
         default=None,
@@ -461,5 +482,9 @@ class EndpointLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_running: int | None = Field(default=None, ge=1, description="Running requests.")
-    max_waiting: int | None = Field(default=None, ge=1, description="Queued requests.")
+    max_running: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="Running requests."
+    )
+    max_waiting: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="Queued requests."
+    )

@@ -14,7 +14,8 @@ from serve_app.domain.artifact import EXTENSIONS
 from serve_app.domain.errors import InvalidInput, NotFound, StorageUnavailable
 from serve_app.domain.media.draft import DRAFT_TYPE
 
-_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}"  # no file system has longer names
+_KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _MAX_CHARACTERS = 512
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"

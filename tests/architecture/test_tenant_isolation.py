@@ -54,7 +54,7 @@ WITHOUT: Mapping[str, Mapping[str, str]] = {
         "queue.transactions.unwanted_files": "NEEDED",
         "queue.transactions.uploads": "TAKE FORGET",
         "queue.transactions.webhook_outbox": "KEEP_BODY SETTLE PUT_BACK GIVE_UP BACKLOG",
-        "queue.workflows.runs": "DUE STEPS ABANDONED CLOSE FORGET",
+        "queue.workflows.runs": "STEPS ABANDONED CLOSE FORGET",
         "registry.postgres": "COLLECT",
     },
     "Called by the holder of a lease, whose id and nonce no client knows.": {

@@ -353,6 +353,33 @@ def test_a_darkroom_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:
     assert "Start one with `darkroom serve`" in result.output
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["batch", "cancel", "a\udcff"],
+        ["endpoints", "pause", "a\udcff"],
+        ["jobs", "restart", "a\udcff"],
+        ["requests", "show", "a\udcff"],
+    ],
+)
+def test_an_id_that_is_not_utf_8_is_a_sentence(darkroom: Any, words: list[str]) -> None:
+    ran = darkroom(*words, fails=True)
+    assert isinstance(ran.exception, SystemExit)
+    assert "An argument is not text in UTF-8" in ran.output
+
+
+@pytest.mark.parametrize(
+    "words", [["deploy", "{}"], ["weights", "add", "own", "{}", "--base", "test/probe"]]
+)
+def test_a_file_that_cannot_be_read_is_named(
+    darkroom: Any, tmp_path: Path, words: list[str]
+) -> None:
+    path = tmp_path / ("a" * 300)
+    ran = darkroom(*(word.format(path) for word in words), fails=True)
+    assert isinstance(ran.exception, SystemExit)
+    assert f"{path}: File name too long." in ran.output
+
+
 def test_a_setting_that_is_wrong_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_PORT", "many")
     result = CliRunner().invoke(main, ["status"])

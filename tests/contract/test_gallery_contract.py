@@ -119,6 +119,16 @@ async def test_several_requests_are_read_at_once(queue: Queue) -> None:
     assert several[1].outcome == (await queue.get(TENANT, first)).outcome
 
 
+async def test_a_large_input_is_read_as_a_summary_and_is_there_as_a_whole(queue: Queue) -> None:
+    whole = {"prompt": "x" * 100_000}
+    large, small = await waiting(queue, "", input=whole), await waiting(queue, "small")
+    gallery, ids = queue.gallery, [large, small, new_id()]
+    assert await gallery.shortened_inputs(TENANT, ids) == {large}
+    assert await gallery.shortened_inputs("bob", ids) == frozenset()
+    assert await gallery.whole_input(TENANT, large) == whole
+    assert await gallery.whole_input("bob", large) is None
+
+
 async def test_each_tenant_finds_its_own(queue: Queue) -> None:
     await waiting(queue, "a sea", tenant="bob")
     own = await waiting(queue, "a sea")

@@ -61,12 +61,12 @@ async def started_late(queue: Queue) -> WorkflowRun:
 
 
 async def find_run(queue: Queue, request_id: str) -> WorkflowRun:
-    runs = await queue.workflows.runs.active()
+    runs = await queue.workflows.runs.due(99)
     return next(run for run in runs if run.lease_key.request_id == request_id)
 
 
 async def due_ids(queue: Queue) -> list[str]:
-    return [run.lease_key.request_id for run in await queue.workflows.runs.active()]
+    return [run.lease_key.request_id for run in await queue.workflows.runs.due(99)]
 
 
 def call(step: StepId, request_id: str, **arguments: Any) -> tuple[StepId, str, str, Any]:
@@ -136,7 +136,7 @@ async def test_a_request_starts_once_with_what_its_steps_inherit(queue: Queue) -
     await queue.submit(request)
     counts = await asyncio.gather(*(queue.workflows.runs.start(9) for _ in range(4)))
     assert sum(counts) == 1
-    (run,) = await queue.workflows.runs.active()
+    (run,) = await queue.workflows.runs.due(99)
     assert (run.tenant, run.endpoint, run.key_id) == (TENANT, FLOW, "key-7")
     assert (run.input, run.definition) == ({"idea": "x"}, DEFINITION)
     assert (run.priority, run.store_io, run.previews) == (Priority.HIGH, False, False)
@@ -172,7 +172,7 @@ async def test_a_public_workflow_runs_for_all_and_a_private_one_for_its_owner(
     for name in ("flow", "own"):
         await queue.submit(new(endpoint=f"workflows/ann/{name}", pool=POOL, tenant="bob"))
     await queue.workflows.runs.start(9)
-    runs = {run.endpoint: run.definition for run in await queue.workflows.runs.active()}
+    runs = {run.endpoint: run.definition for run in await queue.workflows.runs.due(99)}
     assert runs == {"workflows/ann/flow": DEFINITION, "workflows/ann/own": None}
 
 
@@ -239,6 +239,30 @@ async def test_a_run_with_steps_is_due_when(queue: Queue, what: str) -> None:
         await asyncio.sleep(0.02)
     again = await find_run(queue, run.lease_key.request_id)
     assert again.cancel_requested == (what == "cancelled")
+
+
+async def test_due_runs_are_read_in_pages_so_that_their_inputs_fit_into_memory(
+    queue: Queue,
+) -> None:
+    ids = [(await start_run(queue)).lease_key.request_id for _ in range(5)]
+    runs, seen, last = queue.workflows.runs, list[str](), None
+    while page := await runs.due(2, last):
+        assert len(page) <= 2
+        seen += [run.lease_key.request_id for run in page]
+        last = page[-1]
+    assert seen == ids
+
+
+async def test_a_tenant_that_the_queue_is_full_of_does_not_send_again_and_goes_on(
+    queue: Queue,
+) -> None:
+    waits, goes_on = await start_run(queue), await start_run(queue)
+    runs = queue.workflows.runs
+    await runs.take(waits, [call(DRAW, new_id())])
+    full = {TENANT}
+    assert [run.lease_key for run in await runs.due(9, None, full)] == [goes_on.lease_key]
+    await queue.cancel(TENANT, waits.lease_key.request_id)
+    assert len(await runs.due(9, None, full)) == 2  # what was cancelled ends
 
 
 async def test_a_request_to_a_workflow_loses_no_lease(queue: Queue) -> None:

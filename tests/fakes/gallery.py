@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
@@ -21,6 +22,7 @@ from serve_app.domain.request import (
 from serve_app.queue.gallery.share_links import MAX_LINKS
 from serve_app.queue.store import messages
 from serve_app.queue.store.words import FIELDS, MIN_PREFIX, words_of
+from serve_app.queue.transactions.insert import EncodedInput
 from tests.fakes.queue_row import Row
 
 
@@ -62,6 +64,18 @@ class FakeGallery:
     async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
         own = self._existing(tenant, request_ids)
         return [self._rows[request_id].request for request_id in sorted(own, reverse=True)]
+
+    async def shortened_inputs(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
+        rows = [self._rows[request_id] for request_id in self._existing(tenant, request_ids)]
+        return frozenset(
+            row.request.id
+            for row in rows
+            if row.request.forgetting is None and EncodedInput(row.input).large
+        )
+
+    async def whole_input(self, tenant: str, request_id: str) -> Mapping[str, Any] | None:
+        own = self._existing(tenant, [request_id])
+        return self._rows[request_id].input if own else None
 
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         return self._existing(tenant, request_ids) & self._marked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -87,7 +88,7 @@ class ClientSide(QueueRows):
             return self._reuse(new, reused)
         self.operations.admit(new.endpoint)
         self._refuse_past_caps(new.tenant, new.endpoint)
-        waiting = self._demand(new.pool).queued
+        waiting = self._startable_at_once(new.pool)
         if most_queued is not None and waiting >= most_queued:
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
             raise Overloaded(message, UNKNOWN_RETRY_S, "client_limit")
@@ -338,7 +339,12 @@ class ClientSide(QueueRows):
             row.request.pool == pool and row.request.state is State.RUNNING
             for row in self._rows.values()
         )
-        queued = [row for row in queued if not self.operations.is_paused(row.request.endpoint)]
+        queued = [
+            row
+            for row in queued
+            if not self.operations.is_paused(row.request.endpoint)
+            and row.request.tenant not in self._limits.disabled
+        ]
         now = self._clock.monotonic()
         if queued or running:
             self._last_busy[pool] = now
@@ -350,6 +356,18 @@ class ClientSide(QueueRows):
             oldest_wait_s=(self._clock.now() - oldest).total_seconds(),
             idle_s=now - self._last_busy.setdefault(pool, now),
             queued_s=sum(self._lanes.typical_s(row.request) for row in queued),
+        )
+
+    def _startable_at_once(self, pool: str) -> int:
+        """Queued requests of a pool, without those beyond what their tenants may run at once."""
+        waiting = Counter(
+            row.request.tenant
+            for row in self._queue(pool)
+            if not self.operations.is_paused(row.request.endpoint)
+        )
+        limits = {tenant: self._limits.running_of_tenant(tenant) for tenant in waiting}
+        return sum(
+            n if (most := limits[tenant]) is None else min(n, most) for tenant, n in waiting.items()
         )
 
     def _refuse_past_caps(self, tenant: str, endpoint: str) -> None:

@@ -38,6 +38,7 @@ FOREVER = float("inf")
 class _Run:
     tenant: str
     definition: Mapping[str, Any] | None
+    started_at: datetime
     steps: dict[StepId, Step] = field(default_factory=dict[StepId, Step])
     ended: bool = False
 
@@ -144,17 +145,24 @@ class FakeRuns:
             again = row.request.attempt > 1
             self._line(row, "The workflow goes on." if again else "The workflow started.")
             definition = self._definitions.of_endpoint(request.endpoint, request.tenant)
-            run = self.by_id.setdefault(request.id, _Run(request.tenant, definition))
+            run = self.by_id.setdefault(
+                request.id, _Run(request.tenant, definition, self._clock.now())
+            )
             run.ended = False
         return len(chosen)
 
-    async def active(self) -> Sequence[WorkflowRun]:
+    async def due(
+        self, most: int, after: WorkflowRun | None = None, full: Collection[str] = ()
+    ) -> Sequence[WorkflowRun]:
         running = [
             row
             for id_, run in self.by_id.items()
-            if not run.ended and (row := self._running(id_)) is not None and self._is_due(run, row)
+            if not run.ended
+            and (row := self._running(id_)) is not None
+            and self._is_due(run, row, full)
         ]
-        return [self._run(row) for row in running]
+        runs = sorted(map(self._run, running), key=_place)
+        return [run for run in runs if after is None or _place(run) > _place(after)][:most]
 
     async def steps(self, run: WorkflowRun) -> Sequence[Step]:
         stored = self.by_id[run.lease_key.request_id].steps.values()
@@ -236,15 +244,15 @@ class FakeRuns:
         row = self._rows.get(id_)
         return row if row is not None and row.request.state is State.RUNNING else None
 
-    def _is_due(self, run: _Run, row: Row) -> bool:
+    def _is_due(self, run: _Run, row: Row, full: Collection[str]) -> bool:
         unended = _unended(run)
         left_s = _left_s(row.request, self._clock.now())
         if row.request.cancel_requested or not unended or (left_s is not None and left_s <= 0):
             return True
         return any(
-            step.state is StepState.SENDING
-            or (state := self._state(step.request_id)) is None
-            or state.final
+            run.tenant not in full
+            if step.state is StepState.SENDING
+            else (state := self._state(step.request_id)) is None or state.final
             for step in unended
         )
 
@@ -268,6 +276,7 @@ class FakeRuns:
             row.webhook.origin if row.webhook else "",
             request.alone,
             row.steps_stay,
+            self.by_id[request.id].started_at,
         )
 
     def _state(self, request_id: str) -> State | None:
@@ -343,6 +352,10 @@ class FakeWorkflows:
 
 def _unended(run: _Run) -> Sequence[Step]:
     return [step for step in run.steps.values() if step.state is not StepState.ENDED]
+
+
+def _place(run: WorkflowRun) -> tuple[datetime, str]:
+    return run.started_at, run.lease_key.request_id
 
 
 def _left_s(request: Request, now: datetime) -> float | None:

@@ -19,6 +19,12 @@ def test_every_key_we_make_is_valid() -> None:
     assert all(keys.valid(keys.artifact_key("a-b", 1, "image/png")) for _ in range(500))
 
 
+def test_a_name_that_no_file_system_has_is_no_key() -> None:
+    """Anyone may ask for any key, and storage that works must not be reported as unavailable."""
+    assert keys.valid("u/" + "a" * 255)
+    assert not keys.valid("u/" + "a" * 256)
+
+
 def test_a_type_comes_back_from_its_key() -> None:
     for media_type in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):
         assert keys.media_type_of(keys.artifact_key("a", 1, media_type)) == media_type

@@ -320,10 +320,6 @@ class Client:
                 _refuse_layers(response)
                 note_answer(self.url)
                 return _read_body(response, MOST_BYTES)
-        except UnicodeEncodeError:
-            raise Misconfigured(
-                "An argument is not text in UTF-8, so it cannot be sent. Nothing was done."
-            ) from None
         except httpx2.TransportError as error:
             raise self._unreachable(url, error) from None
         except httpx2.RequestError as error:  # such as a body that cannot be decompressed

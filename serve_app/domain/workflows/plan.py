@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, cast
 
+from serve_app.domain.json_size import MAX_VALUES, JsonRoom
 from serve_app.domain.workflows.definition import MAX_ITEMS, Node, Workflow, holds
 from serve_app.domain.workflows.references import (
     INDEX,
@@ -53,9 +54,11 @@ StepOutputs = Mapping[StepId, "Any | StepFailure | None"]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to do now: start ``calls``; or the workflow has ended, with an ``output`` or a
-    ``failure``. None of it: wait for the steps that run."""
+    ``failure``. None of it: wait for the steps that run. ``more``: further steps can start, whose
+    inputs are too large to be looked at together with these."""
 
     calls: Sequence[StepCall] = ()
+    more: bool = False
     output: Mapping[str, Any] | None = None
     failure: StepFailure | None = None
     skipped: frozenset[str] = field(default_factory=frozenset[str])
@@ -66,28 +69,28 @@ class _Mark(Enum):
     SKIPPED = "skipped"
 
 
-def plan(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> Plan:
-    """What the workflow does next. A failed step ends it, unless it compares."""
+def plan(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs, max_bytes: int) -> Plan:
+    """What the workflow does next. A failed step ends it, unless it compares. ``max_bytes``: most
+    of the input of a step, and of the output."""
+    looked = _Look(workflow, input, steps, max_bytes)
     if workflow.compares:
-        return _compare(workflow, input, steps)
+        return _compare(workflow, looked)
     for step, result in steps.items():
         if isinstance(result, StepFailure) and step.node in workflow.nodes:
             return Plan(failure=result)
-    looked = _Look(workflow, input, steps)
     try:
         for name in workflow.nodes:
             looked.value_of(name)
+        skipped = frozenset(name for name, mark in looked.values.items() if mark is _Mark.SKIPPED)
+        if looked.calls or any(mark is _Mark.WAITING for mark in looked.values.values()):
+            return Plan(looked.calls, looked.more, skipped=skipped)
+        return Plan(output=looked.output(), skipped=skipped)
     except _Failed as failed:
         return Plan(failure=failed.failure)
-    skipped = frozenset(name for name, mark in looked.values.items() if mark is _Mark.SKIPPED)
-    if looked.calls or any(mark is _Mark.WAITING for mark in looked.values.values()):
-        return Plan(looked.calls, skipped=skipped)
-    return Plan(output=looked.output(), skipped=skipped)
 
 
-def _compare(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> Plan:
+def _compare(workflow: Workflow, looked: _Look) -> Plan:
     """All steps at once. It fails if all of them do."""
-    looked = _Look(workflow, input, steps)
     outcomes: dict[str, Any | StepFailure] = {}
     for name in workflow.nodes:
         try:
@@ -95,7 +98,7 @@ def _compare(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -
         except _Failed as failed:
             outcomes[name] = failed.failure
     if any(outcome is _Mark.WAITING for outcome in outcomes.values()):
-        return Plan(looked.calls)
+        return Plan(looked.calls, looked.more)
     failures = [outcome for outcome in outcomes.values() if isinstance(outcome, StepFailure)]
     if len(failures) == len(outcomes):
         first = failures[0]
@@ -122,12 +125,17 @@ class _Failed(Exception):
 class _Look:
     """One look at all steps."""
 
-    def __init__(self, workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> None:
+    def __init__(
+        self, workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs, max_bytes: int
+    ) -> None:
         self._workflow = workflow
         self._input = input
         self._steps = steps
+        self._max_bytes = max_bytes
+        self._together = JsonRoom(max_bytes)
         self.values: dict[str, Any] = {}  # by step: its output, or a mark
         self.calls: list[StepCall] = []
+        self.more = False
 
     def value_of(self, name: str) -> Any:
         if name not in self.values:
@@ -136,7 +144,14 @@ class _Look:
 
     def output(self) -> Mapping[str, Any]:
         """Output of the workflow. What only a skipped step would have made is null."""
-        return {name: self._or_null(value) for name, value in self._workflow.output.items()}
+        output = {name: self._or_null(value) for name, value in self._workflow.output.items()}
+        if not JsonRoom(self._max_bytes).take(output):
+            raise _Failed(StepFailure("", f"The output of the workflow has {self._too_much}."))
+        return output
+
+    @property
+    def _too_much(self) -> str:
+        return f"more than {self._max_bytes} bytes (DARKROOM_MAX_BODY_BYTES) or {MAX_VALUES} values"
 
     def _or_null(self, value: Any) -> Any:
         try:
@@ -195,12 +210,19 @@ class _Look:
         if step in self._steps:
             result = self._steps[step]
             return _Mark.WAITING if result is None else result
+        if self.more:
+            return _Mark.WAITING
         resolved = self._resolve_value(node, node.input, lookup, "input")
         if not isinstance(resolved, Mapping):
             raise self._step_failure(node, "`input` does not stand for an object")
         resolved = cast("Mapping[str, Any]", resolved)
         # A null, as of `$first` with skipped steps only, leaves the field to its default.
         arguments = {name: value for name, value in resolved.items() if value is not None}
+        if not JsonRoom(self._max_bytes).take(arguments):
+            raise self._step_failure(node, f"its input has {self._too_much}")
+        if not self._together.take(arguments):
+            self.more = True
+            return _Mark.WAITING
         self.calls.append(StepCall(step, node.app, arguments))
         return _Mark.WAITING
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -85,6 +85,7 @@ class WorkflowRun:
     origin: str  # of the URLs in its webhook; empty: it has none
     alone: bool  # deterministic: its steps share no forward pass with other requests
     steps_stay: bool  # its steps have no fallback
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,12 @@ class WorkflowRuns(Protocol):
         """Start queued requests to workflows, those that wait longest first. Returns how many."""
         ...
 
-    async def active(self) -> Sequence[WorkflowRun]:
-        """Running requests to workflows."""
+    async def due(
+        self, most: int, after: WorkflowRun | None = None, full: Collection[str] = ()
+    ) -> Sequence[WorkflowRun]:
+        """Running requests to workflows that can go on, the oldest first, behind ``after``. They
+        are read with their inputs, so ``most`` bounds memory. ``full``: tenants that the queue
+        takes no requests of now, so that their steps cannot be sent."""
         ...
 
     async def steps(self, run: WorkflowRun) -> Sequence[Step]:

@@ -28,6 +28,7 @@ from serve_app.domain.errors import (
     TooLarge,
 )
 from serve_app.domain.json_depth import MAX_DEPTH, is_deep
+from serve_app.domain.json_size import MAX_VALUES
 from serve_app.domain.ports import Clock
 from serve_app.domain.sharing.admission import current_admission, end_admission
 from serve_app.ingress.http.errors import JSON_INVALID
@@ -55,10 +56,6 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite
 
 SMALL_BYTES = 16 * 1024
 """Size up to which a body costs no more than the rest of its call, so it is not counted."""
-
-MAX_VALUES = 1_000_000
-"""Values in a body of JSON. Python's parser cannot be interrupted, and takes 0.2 to 0.4 µs for
-each."""
 
 MAX_OWN_FIELDS = 1000
 """Fields of a body whose fields are all known. A million unknown ones were a mistake each, which

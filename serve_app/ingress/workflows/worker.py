@@ -26,9 +26,11 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.lease import Finish
 from serve_app.domain.outcome import Failure, Outcome
+from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.domain.workflows.definition import Workflow
 from serve_app.domain.workflows.plan import Plan, plan
 from serve_app.domain.workflows.runs import RUNNER, Step, StepState, WorkflowRun
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.rendering import NO_OUTCOME
@@ -41,8 +43,11 @@ EVERY_S = 0.2
 LEADS_EVERY_S = 5.0  # another process takes over after three times as long
 TIDY_EVERY_S = 5.0
 STARTED_AT_ONCE = 100
-ADVANCED_AT_ONCE = 8
+ADVANCED_AT_ONCE = 8  # and read at once: each may have an input of ``max_body_bytes``
 ABANDONED_AT_ONCE = 200
+OF_ALL_REQUESTS = frozenset({"queue_full", "rate_limit", "tenant_limit"})
+"""Reasons for which the queue takes none of a tenant's requests, whatever they are. Without this, a
+thousand of its workflows would try in each look, before those of others go on."""
 DELETED = (
     "The workflow was deleted before the request started. Register it again with `darkroom deploy`."
 )
@@ -54,17 +59,15 @@ class WorkflowWorker:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._book = services.queue.workflows
+        self._full: set[str] = set()  # tenants of which the queue takes no requests in this look
 
     async def advance(self) -> None:
         """Start what is queued, and move every request on by what is possible now."""
-        await self._book.runs.start(STARTED_AT_ONCE)
-        room = asyncio.Semaphore(ADVANCED_AT_ONCE)
-
-        async def one(run: WorkflowRun) -> None:
-            async with room:
-                await self._advance_logged(run)
-
-        await asyncio.gather(*map(one, await self._book.runs.active()))
+        runs, last, self._full = self._book.runs, None, set[str]()
+        await runs.start(STARTED_AT_ONCE)
+        while due := await runs.due(ADVANCED_AT_ONCE, last, self._full):
+            await asyncio.gather(*map(self._advance_logged, due))
+            last = due[-1]
 
     async def tidy(self) -> None:
         """Cancel the steps of requests that were ended by others, such as an operator."""
@@ -73,7 +76,7 @@ class WorkflowWorker:
         await self._book.runs.close()
 
     async def _advance_logged(self, run: WorkflowRun) -> None:
-        with log_context(run.lease_key.request_id):
+        with log_context(run.lease_key.request_id), work_of(run.tenant):
             try:
                 await self._advance(run)
             except DarkroomError as error:
@@ -92,9 +95,18 @@ class WorkflowWorker:
             await self._finish(run, replace(stop, usage=requests.usage_of(steps)), steps)
             return
         unsent = [step for step in steps if step.state is StepState.SENDING]
-        await self._send_all(run, workflow, unsent)
+        has_room = await self._send_all(run, workflow, unsent)
+        while await self._go_on(run, workflow, steps, has_room=has_room):
+            steps = await self._book.runs.steps(run)
+
+    async def _go_on(
+        self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step], *, has_room: bool
+    ) -> bool:
+        """Do what comes next. ``has_room``: the queue takes more requests. True: more steps can
+        start at once."""
         results = {step.id: requests.result_of(step) for step in steps}
-        next_ = plan(workflow, run.input, results)
+        most = self._services.config.limits.max_body_bytes
+        next_ = await in_cpu_thread(plan, workflow, run.input, results, most)
         if next_.failure is not None:
             await self._finish(run, requests.failure_outcome(next_.failure, steps), steps)
         elif next_.output is not None:
@@ -103,8 +115,9 @@ class WorkflowWorker:
                 status = await self._book.status(run.tenant, run.lease_key.request_id)
                 output = requests.comparison_output(output, status)
             await self._finish(run, requests.success_outcome(output, steps), steps)
-        elif next_.calls:
-            await self._start(run, workflow, next_, steps)
+        elif next_.calls and has_room:
+            return await self._start(run, workflow, next_, steps) and next_.more
+        return False
 
     async def _settle_steps(
         self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step]
@@ -136,8 +149,8 @@ class WorkflowWorker:
 
     async def _start(
         self, run: WorkflowRun, workflow: Workflow, next_: Plan, steps: Sequence[Step]
-    ) -> None:
-        """Record the steps that can start now, and submit their requests."""
+    ) -> bool:
+        """Record the steps that can start now, and submit their requests. False: not all were."""
         artifacts = requests.artifacts_of(steps)
         calls = [
             Step(
@@ -151,13 +164,16 @@ class WorkflowWorker:
         ]
         rows = [(step.id, step.app, step.request_id, step.input) for step in calls]
         taken = frozenset(await self._book.runs.take(run, rows))
-        await self._send_all(run, workflow, [step for step in calls if step.id in taken])
+        new = [step for step in calls if step.id in taken]
+        return await self._send_all(run, workflow, new) and len(new) == len(calls)
 
-    async def _send_all(self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step]) -> None:
-        """Submit the requests of steps, as long as the queue has room for more."""
+    async def _send_all(self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step]) -> bool:
+        """Submit the requests of steps, as long as the queue has room for more. False: it has no
+        room for all."""
         for step in steps:
             if not await self._send(run, workflow, step):
-                return
+                return False
+        return True
 
     async def _send(self, run: WorkflowRun, workflow: Workflow, step: Step) -> bool:
         """Submit the request of a step. One that is refused for good has ended. False: the queue
@@ -170,6 +186,8 @@ class WorkflowWorker:
             raise  # it may be stored: the step keeps its id, and is submitted again
         except (Overloaded, Unavailable) as error:
             log.info("The step %s waits: %s", name, error.message)
+            if isinstance(error, Overloaded) and error.reason in OF_ALL_REQUESTS:
+                self._full.add(run.tenant)
             return not isinstance(error, Overloaded)
         except DarkroomError as error:
             failure = Failure(error.code, error.message, retryable=False)

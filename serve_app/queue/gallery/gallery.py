@@ -46,6 +46,8 @@ class PostgresGallery:
         self._history = History(reads)
         self._search = Search(reads)
         self.count_by_day = self._history.count_by_day
+        self.shortened_inputs = self._history.shortened_inputs
+        self.whole_input = self._history.whole_input
         links = ShareLinks(database)
         self.share = links.share
         self.shares = links.shares

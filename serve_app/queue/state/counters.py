@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 
 Key = tuple[str, str, str]  # pool, tenant, endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """Requests that are not counted, such as those that cannot start."""
+
+    endpoints: Collection[str] = frozenset()
+    tenants: Collection[str] = frozenset()
+
+
+NOTHING = Excluded()
 
 
 class Counters:
@@ -29,26 +41,41 @@ class Counters:
     def of_endpoint(self, endpoint: str) -> int:
         return max(0, self._of_endpoint[endpoint])
 
-    def in_pool(self, pool: str, but: Iterable[str] = ()) -> int:
-        """Requests of a pool, without those of the endpoints in ``but``."""
-        left_out = sum(self._pools_of_endpoint[endpoint][pool] for endpoint in but)
-        return max(0, self._of_pool[pool] - left_out)
+    def in_pool(self, pool: str, but: Excluded = NOTHING) -> int:
+        """Requests of a pool, without those in ``but``."""
+        of_endpoints = sum(self._pools_of_endpoint[endpoint][pool] for endpoint in but.endpoints)
+        of_tenants = sum(self._of_lane[pool][tenant] for tenant in but.tenants)
+        of_both = sum(
+            self._of_key[pool, tenant, endpoint]
+            for tenant in but.tenants
+            for endpoint in but.endpoints
+        )
+        return max(0, self._of_pool[pool] - of_endpoints - of_tenants + of_both)
 
-    def pools(self, but: Iterable[str] = ()) -> Counter[str]:
-        """Requests by pool, without those of the endpoints in ``but``."""
-        pools = Counter(self._of_pool)
-        for endpoint in but:
-            pools.subtract(self._pools_of_endpoint[endpoint])
-        return +pools
+    def beyond(
+        self, pool: str, limit_of: Callable[[str], int | None], but: Excluded = NOTHING
+    ) -> int:
+        """Requests of a pool beyond those that their tenants may run at once."""
+        total = 0
+        for tenant, n in self._of_lane[pool].items():
+            limit = limit_of(tenant)
+            if limit is not None and n > limit and tenant not in but.tenants:
+                left_out = sum(self._of_key[pool, tenant, endpoint] for endpoint in but.endpoints)
+                total += max(0, n - left_out - limit)
+        return total
 
-    def endpoints(self, pool: str, but: Iterable[str] = ()) -> dict[str, int]:
-        """Requests of a pool by endpoint, without those of the endpoints in ``but``."""
-        left_out = {*but}
-        return {
-            endpoint: pools[pool]
+    def pools(self, but: Excluded = NOTHING) -> Counter[str]:
+        """Requests by pool, without those in ``but``."""
+        return +Counter({pool: self.in_pool(pool, but) for pool in self._of_pool})
+
+    def endpoints(self, pool: str, but: Excluded = NOTHING) -> dict[str, int]:
+        """Requests of a pool by endpoint, without those in ``but``."""
+        counts = {
+            endpoint: pools[pool] - sum(self._of_key[pool, name, endpoint] for name in but.tenants)
             for endpoint, pools in self._pools_of_endpoint.items()
-            if pools[pool] > 0 and endpoint not in left_out
+            if endpoint not in but.endpoints
         }
+        return {endpoint: n for endpoint, n in counts.items() if n > 0}
 
     def lanes(self) -> list[tuple[str, str]]:
         """Pools and tenants with queued requests."""
@@ -91,6 +118,7 @@ class Counters:
 
     def _clear(self) -> None:
         self._in_all = 0
+        self._of_key: Counter[Key] = Counter()
         self._of_pool: Counter[str] = Counter()
         self._of_tenant: Counter[str] = Counter()
         self._of_endpoint: Counter[str] = Counter()
@@ -101,6 +129,7 @@ class Counters:
     def _add(self, key: Key, by: int) -> None:
         pool, tenant, endpoint = key
         self._in_all += by
+        self._of_key[key] += by
         self._of_pool[pool] += by
         self._of_tenant[tenant] += by
         self._of_endpoint[endpoint] += by

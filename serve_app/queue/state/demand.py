@@ -12,7 +12,7 @@ from serve_app.domain.request import Priority
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.canaries import Canaries
-from serve_app.queue.state.counters import Counters
+from serve_app.queue.state.counters import Counters, Excluded
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings.overflow import OverflowPools
@@ -54,6 +54,12 @@ LEFT JOIN quarantined q USING (pool)
 """
 
 
+def halted(pauses: Pauses, limits: QueueLimits) -> Excluded:
+    """Queued requests that nothing starts: to paused endpoints, and of disabled tenants. No replica
+    is started for them, and others that run only in an idle pool do not wait for them."""
+    return Excluded(pauses.paused_endpoints(), limits.disabled)
+
+
 class DemandReader:
     """Reads the demand, and remembers when each pool was last busy."""
 
@@ -87,8 +93,8 @@ class DemandReader:
         An overflow pool has no queue, and its demand says how much of the queue that it takes from
         it may run.
         """
-        paused, overflow = self._pauses.paused_endpoints(), self._limits.overflow
-        queued = counts.pools(but=paused)
+        waiting, overflow = halted(self._pauses, self._limits), self._limits.overflow
+        queued = counts.pools(but=waiting)
         rows = await self._database.rows(
             READ,
             {
@@ -105,7 +111,7 @@ class DemandReader:
                 slots=slots,
                 oldest_wait_s=oldest_s,
                 idle_s=self._idle_s(pool, quiet_s),
-                queued_s=self._eta.work_s(pool, counts.endpoints(pool, paused)),
+                queued_s=self._eta.work_s(pool, counts.endpoints(pool, waiting)),
                 quarantined=quarantined,
             )
             for pool, running, slots, oldest_s, quiet_s, quarantined in rows
@@ -114,7 +120,7 @@ class DemandReader:
             queue = overflow.queue_of(pool)
             for name in (pool, queue):  # one without replicas and queued requests has no row
                 demands.setdefault(name, Demand(idle_s=self._idle_s(name, None)))
-            fit = self._fit(pool, counts.endpoints(queue, paused))
+            fit = self._fit(pool, counts.endpoints(queue, waiting))
             demands[pool] = replace(
                 demands[pool],
                 overflow_queued=sum(fit.values()),

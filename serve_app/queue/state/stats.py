@@ -7,7 +7,7 @@ They are never read for a single call.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -26,8 +26,8 @@ from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.cold_start import ColdStage
-from serve_app.queue.state.counters import Counters, Throughput
-from serve_app.queue.state.demand import DemandReader
+from serve_app.queue.state.counters import Counters, Excluded, Throughput
+from serve_app.queue.state.demand import DemandReader, halted
 from serve_app.queue.state.duty_cycle import DutyCycle
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions, QueuePosition
@@ -189,12 +189,13 @@ class QueueStats:
         self._queued.change(pool, tenant, endpoint, 1)
 
     def queued_count(self, pool: str) -> int:
-        """Number of queued requests of the pool, without those of paused endpoints."""
-        return self._queued.in_pool(pool, but=self._pauses.paused_endpoints())
+        """Number of queued requests of the pool, without those that nothing starts."""
+        return self._queued.in_pool(pool, but=halted(self._pauses, self._limits))
 
-    def queued_and_lanes(self, pool: str, *, but: Iterable[str]) -> tuple[int, int]:
+    def queued_and_lanes(self, pool: str, *, but: Collection[str]) -> tuple[int, int]:
         """Numbers of queued requests, without those of endpoints ``but``, and of all lanes."""
-        return self._queued.in_pool(pool, but=but), self._queued.lanes_in(pool)
+        queued = self._queued.in_pool(pool, but=Excluded(endpoints=but))
+        return queued, self._queued.lanes_in(pool)
 
     @property
     def any_waits(self) -> bool:
@@ -249,7 +250,9 @@ class QueueStats:
     ) -> Overloaded | None:
         if most_queued is None:
             return None
-        stored = self._queued.in_pool(pool, but=self._pauses.paused_endpoints())
+        # What a tenant may not run at once does not wait for this pool.
+        excluded, limit_of = halted(self._pauses, self._limits), self._limits.running_of_tenant
+        stored = self.queued_count(pool) - self._queued.beyond(pool, limit_of, excluded)
         queued = stored + max(0, self._admitted.in_pool(pool) - free)
         if queued < most_queued:
             return None

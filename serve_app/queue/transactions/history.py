@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from serve_app.domain.request import Request, RequestFilter, State
@@ -118,6 +119,16 @@ SELECT d.n, (SELECT coalesce(sum(c.counted), 0) FROM chosen e CROSS JOIN LATERAL
 FROM unnest(%(first)s::uuid[], %(last)s::uuid[]) WITH ORDINALITY AS d(first, last, n) ORDER BY d.n
 """
 
+SHORTENED = """
+-- name: shortened_inputs
+SELECT id::text FROM requests
+WHERE id = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s AND shown IS NOT NULL
+"""
+WHOLE_INPUT = """
+-- name: whole_input
+SELECT input FROM requests WHERE id = %(id)s::uuid AND tenant = %(tenant)s
+"""
+
 UNSUCCESSFUL = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 CLOCK_SKEW = timedelta(days=1)
 """Tolerance for clock differences: ids begin with the time by the clock of the ingress that made
@@ -153,6 +164,15 @@ class History:
         params = {**bounds, "tenant": tenant, "limit": limit}
         rows = await self._reads.rows(tenant, statement, params)
         return [request_from_row(row).request for row in rows]
+
+    async def shortened_inputs(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
+        rows = await self._reads.rows(tenant, SHORTENED, {"tenant": tenant, "ids": [*request_ids]})
+        return frozenset(str(id_) for (id_,) in rows)
+
+    async def whole_input(self, tenant: str, request_id: str) -> Mapping[str, Any] | None:
+        params = {"tenant": tenant, "id": request_id}
+        rows = await self._reads.rows(tenant, WHOLE_INPUT, params)
+        return next((input_ for (input_,) in rows), None)
 
     async def count_by_day(
         self,

@@ -6,8 +6,9 @@ leads goes on with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
@@ -29,6 +30,7 @@ from serve_app.queue.store.rows import (
     request_from_row,
 )
 
+NO_ID = str(UUID(int=0))
 LOST_AFTER_S = 60.0
 """After the end of a run: a request of a step that is not there by then was never stored."""
 
@@ -78,18 +80,20 @@ SELECT r.id::text, r.attempt, r.lease_nonce, r.tenant, r.endpoint, coalesce(r.ke
        w.definition, r.priority, r.cancel_requested,
        extract(epoch FROM r.end_by - now())::double precision, r.forgetting IS NULL, l.keep_s,
        coalesce(r.file_access, ''), r.previews, coalesce(r.call ->> 'trace', ''),
-       coalesce(r.call ->> 'origin', ''), r.alone, r.steps_stay
+       coalesce(r.call ->> 'origin', ''), r.alone, r.steps_stay, w.started_at
 FROM workflow_runs w JOIN requests r ON r.id = w.request_id
 LEFT JOIN lifecycles l ON l.request_id = r.id
-WHERE w.ended_at IS NULL AND r.lease_until IS NOT NULL AND r.pool = '{POOL}' AND (
+WHERE w.ended_at IS NULL AND r.lease_until IS NOT NULL AND r.pool = '{POOL}'
+  AND (w.started_at, w.request_id) > (%(after)s::timestamptz, %(after_id)s::uuid) AND (
     r.cancel_requested OR r.end_by <= now()
     OR NOT EXISTS (
         SELECT FROM workflow_steps s WHERE s.run_id = w.request_id AND s.state <> 'ended')
     OR EXISTS (
         SELECT FROM workflow_steps s LEFT JOIN requests c ON c.id = s.request_id
         WHERE s.run_id = w.request_id AND s.state <> 'ended'
-          AND (s.state = 'sending' OR c.id IS NULL OR c.outcome IS NOT NULL)))
-ORDER BY w.started_at, w.request_id
+          AND CASE s.state WHEN 'sending' THEN w.tenant <> ALL(%(full)s::text[])
+                   ELSE c.id IS NULL OR c.outcome IS NOT NULL END))
+ORDER BY w.started_at, w.request_id LIMIT %(most)s
 """
 STEPS = """
 -- name: steps_of_workflow
@@ -192,8 +196,16 @@ class PostgresWorkflowRuns:
             self._after.notify([record.request.id for record in records])
         return len(records)
 
-    async def active(self) -> Sequence[WorkflowRun]:
-        return [_run(row) for row in await self._database.rows(DUE)]
+    async def due(
+        self, most: int, after: WorkflowRun | None = None, full: Collection[str] = ()
+    ) -> Sequence[WorkflowRun]:
+        params = {
+            "after": "-infinity" if after is None else after.started_at,
+            "after_id": NO_ID if after is None else after.lease_key.request_id,
+            "full": [*full],
+            "most": most,
+        }
+        return [_run(row) for row in await self._database.rows(DUE, params)]
 
     async def steps(self, run: WorkflowRun) -> Sequence[Step]:
         rows = await self._database.rows(STEPS, {"id": run.lease_key.request_id})

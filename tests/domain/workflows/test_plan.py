@@ -3,15 +3,24 @@ ends; and what references and conditions stand for."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.domain.json_size import JsonRoom
+from serve_app.domain.workflows import plan as planning
 from serve_app.domain.workflows.definition import MAX_ITEMS, Node, Workflow, holds
-from serve_app.domain.workflows.plan import StepFailure, StepId, StepOutputs, plan
+from serve_app.domain.workflows.plan import Plan, StepFailure, StepId, StepOutputs
 from serve_app.domain.workflows.references import FILE_URL, NotThere, resolve
+
+MAX_BYTES = 10_000
+
+
+def plan(workflow: Workflow, input: dict[str, Any], steps: StepOutputs) -> Plan:
+    return planning.plan(workflow, input, steps, MAX_BYTES)
 
 
 def flow(output: dict[str, Any] | None = None, **nodes: Any) -> Workflow:
@@ -180,3 +189,46 @@ def test_a_reference_to_nothing_says_which(reference: str) -> None:
 )
 def test_conditions(condition: Any, true: bool) -> None:
     assert holds(condition, VALUES.__getitem__) is true
+
+
+def test_a_step_whose_input_would_be_gigabytes_cannot_start() -> None:
+    """A part of an input is in memory once, and as text as often as a step refers to it."""
+    workflow = flow(a={"input": {"all": ["$input.text"] * 40_000}})
+    failure = plan(workflow, {"text": "x" * 1_000_000}, {}).failure
+    assert failure is not None
+    assert failure.message == (
+        "The step `a` cannot start: its input has more than 10000 bytes (DARKROOM_MAX_BODY_BYTES) "
+        "or 1000000 values."
+    )
+
+
+def test_an_output_that_would_be_gigabytes_fails() -> None:
+    workflow = flow({"all": ["$a.text"] * 40_000}, a={})
+    failure = plan(workflow, {}, {StepId("a"): {"text": "x" * 1_000_000}}).failure
+    assert failure is not None
+    assert failure.message.startswith("The output of the workflow has more than 10000 bytes")
+
+
+def test_steps_whose_inputs_are_large_together_start_in_parts() -> None:
+    workflow = flow(a={"for_each": [*range(7)], "input": {"text": "$input.text", "n": "$index"}})
+    steps: dict[StepId, Any] = {}
+    for _ in range(7):
+        now = plan(workflow, {"text": "x" * 4_000}, steps)
+        assert len(now.calls) == 2 or len(steps) == 6
+        steps |= {call.step: None for call in now.calls}
+        if not now.more:
+            break
+    assert len(steps) == 7
+    assert plan(workflow, {"text": "x" * 4_000}, steps).calls == []
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_the_room_of_a_value_is_no_more_than_its_text(value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    room = JsonRoom(len(text) + text.count("[") + text.count("{") + 1)
+    assert room.take(value)

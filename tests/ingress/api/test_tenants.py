@@ -94,6 +94,13 @@ async def test_a_tenant_is_created_with_a_name_and_limits(house: House) -> None:
     [
         ({"limits": {"max_running": 0}}, "max_running"),
         ({"limits": {"weight": -1}}, "weight"),
+        ({"limits": {"max_running": 2**31}}, "max_running"),  # it stopped leases to all tenants
+        ({"limits": {"requests_burst": 2**31}}, "requests_burst"),
+        ({"limits": {"max_waiting_bytes": 2**53}}, "max_waiting_bytes"),
+        ({"limits": {"retention_days": 1e7}}, "retention_days"),  # nothing was deleted any more
+        ({"limits": {"prompt_retention_days": 1e7}}, "prompt_retention_days"),
+        ({"limits": {"file_retention_days": 1e300}}, "file_retention_days"),
+        ({"limits": {"file_retention_days": "1e999"}}, "file_retention_days"),
         ({"limits": {"most": 1}}, "most"),
         ({"name": ""}, "name"),
         ({"id": "x"}, "id"),
@@ -228,6 +235,8 @@ async def test_a_budget_of_an_operator_comes_before_that_of_the_settings() -> No
     [
         ({"amount": 0}, "limits.budget.amount", "greater than 0"),
         ({"amount": "much"}, "limits.budget.amount", "valid decimal"),
+        ({"amount": "1e200000"}, "limits.budget.amount", "less than or equal to 1000000000000000"),
+        ({"amount": "1e-200000"}, "limits.budget.amount", "no more than 9 decimal places"),
         ({"amount": 1, "currency": "Euro"}, "limits.budget.currency", "match pattern"),
         ({"amount": 1, "warn_at": [-1]}, "limits.budget.warn_at.0", "greater than 0"),
         ({"amount": 1, "webhook": "ftp://x"}, "limits.budget.webhook", "http"),

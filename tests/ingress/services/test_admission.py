@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.domain.json_size import MAX_VALUES
 from serve_app.domain.request import NewRequest, Request
 from serve_app.domain.sharing.admission import CALLS, BodyMemory, OpenCalls
 from serve_app.ingress.fal import requests
-from serve_app.ingress.http.body import MAX_VALUES
 from tests.deployments.waiting import until
 from tests.fakes.queue import FakeQueue
 from tests.ingress.house import House, build_house

@@ -18,9 +18,10 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.workflows.entry import definition_of, workflow_entry
 from serve_app.catalog.workflows.reader import read
 from serve_app.domain.request import Priority, Request, State
-from serve_app.ingress.workflows.worker import WorkflowWorker
+from serve_app.ingress.workflows.worker import ADVANCED_AT_ONCE, WorkflowWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
+from tests.captured_logs import CapturedLogs
 from tests.ingress.house import OTHERS, House, build_house
 from tests.ingress.openai.batches.test_worker import Killed, Mortal
 
@@ -313,6 +314,34 @@ async def test_a_step_whose_input_is_nested_too_deeply_is_refused(house: House) 
     assert "more than 100 lists and objects in each other" in done["error"]
 
 
+async def test_a_step_whose_input_is_larger_than_a_call_may_be_is_refused(house: House) -> None:
+    """It was written as gigabytes of JSON, again and again, and the request never ended."""
+    form = steps_form(
+        {"say": {"app": PROBE, "input": {"echo": ["$input.text"] * 5}}},
+        {"x": "$say.seed"},
+        input={"text": {"type": "string"}},
+    )
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {"text": "x" * 250_000})
+    done = await run_until_ended(house, endpoint, request_id)
+    assert done["error"].startswith("The step `say` cannot start: its input has more than 1048576")
+
+
+async def test_steps_whose_inputs_are_large_together_all_start_at_once(house: House) -> None:
+    form = steps_form(
+        {"say": {"app": PROBE, "for_each": [*range(9)], "input": {"echo": "$input.text"}}},
+        {"x": "$say.*.seed"},
+        input={"text": {"type": "string"}},
+    )
+    endpoint = await register_workflow(house, form)
+    request_id = await submit_request(house, endpoint, {"text": "x" * 250_000})
+    worker = WorkflowWorker(house.services)
+    await worker.advance()
+    assert len(steps_of(house, PROBE)) == 9
+    done = await run_until_ended(house, endpoint, request_id, worker)
+    assert done["darkroom"]["state"] == "succeeded"
+
+
 async def test_a_reference_that_leads_nowhere_is_named(house: House) -> None:
     form = steps_form(
         {
@@ -450,6 +479,28 @@ async def test_a_step_that_the_queue_has_no_room_for_waits() -> None:
         request_id = await submit_request(house, endpoint, {"idea": "x"})
         done = await run_until_ended(house, endpoint, request_id)
         assert done["darkroom"]["state"] == "succeeded"
+
+
+async def test_the_workflows_of_a_full_tenant_do_not_all_try_again_in_each_look(
+    caplog: CapturedLogs,
+) -> None:
+    """Each try is a call of the database, before those of others."""
+    count = 5 * ADVANCED_AT_ONCE
+    limits = {"default": {"max_waiting": count}}
+    said = {"n": "$input.n", "item": "$item"}  # differs, or requests would share one outcome
+    steps = {"say": {"app": PROBE, "for_each": [1, 2, 3], "input": {"echo": said}}}
+    form = steps_form(steps, {"x": "$say"}, input={"n": {"type": "integer"}})
+    async with house_with(replica=False, tenant_limits=limits) as house:
+        endpoint = await register_workflow(house, form)
+        for number in range(count):
+            await submit_request(house, endpoint, {"n": number})
+        worker = WorkflowWorker(house.services)
+        for _ in range(3):
+            caplog.clear()
+            with caplog.at_level("INFO", "serve_app.ingress.workflows.worker"):
+                await worker.advance()
+        waits = [record for record in caplog.records if " waits: " in record.getMessage()]
+        assert 0 < len(waits) <= ADVANCED_AT_ONCE
 
 
 async def test_private_files_go_from_step_to_step() -> None:

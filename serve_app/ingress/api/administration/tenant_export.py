@@ -50,6 +50,7 @@ from serve_app.tenants.scopes import TENANT_ADMIN
 
 FORMAT = 1
 PAGE = 100
+PIECE_CHARACTERS = 256 * 1024
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
 MISSING = "missing.txt"
 BY = (UsageGroup.DAY, UsageGroup.KEY, UsageGroup.ENDPOINT)
@@ -143,9 +144,14 @@ class TenantArchive:
     async def _requests(self) -> Lines:
         gallery = self._services.queue.gallery
         async for page in self._pages():
-            marked = await gallery.favourites_among(self._tenant, [item.id for item in page])
+            ids = [item.id for item in page]
+            marked = await gallery.favourites_among(self._tenant, ids)
+            shortened = await gallery.shortened_inputs(self._tenant, ids)
             for request in page:
-                yield _request(request, self._export, favourite=request.id in marked)
+                record = _request(request, self._export, favourite=request.id in marked)
+                if request.id in shortened:
+                    record["input"] = await gallery.whole_input(self._tenant, request.id)
+                yield record
 
     async def _uploads(self) -> Lines:
         before: tuple[datetime, str] | None = None
@@ -229,11 +235,13 @@ class TenantArchive:
 
 async def _lines(records: Lines) -> AsyncGenerator[str]:
     lines: list[str] = []
+    size = 0
     async for record in records:
         lines.append(_text(record) + "\n")
-        if len(lines) >= PAGE:
+        size += len(lines[-1])
+        if size >= PIECE_CHARACTERS:
             yield "".join(lines)
-            lines = []
+            lines, size = [], 0
     yield "".join(lines)
 
 

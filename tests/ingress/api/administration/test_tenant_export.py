@@ -66,6 +66,15 @@ async def test_an_export_has_requests_files_uploads_usage_keys_webhooks_and_acts
     assert b"theirs" not in content
 
 
+async def test_a_large_input_is_exported_as_it_is_stored(house: House) -> None:
+    """Lists show a summary of it."""
+    image = f"data:image/png;base64,{'A' * 100_000}"
+    async with house.client() as client:
+        await run_probe(client, echo=1, prompt=image)
+        (request,) = read((await client.get(EXPORT)).content, "requests")
+    assert request["input"]["prompt"] == image
+
+
 async def test_files_may_be_left_out(house: House) -> None:
     async with house.client() as client:
         await run_probe(client, content="my image", artifacts=1, thumbnails=True)
