@@ -262,9 +262,28 @@ def _numbers(item: Any) -> Callable[[DeclaredInput], Any]:
     def annotation(declared: DeclaredInput) -> Any:
         least, most = number_bounds(declared)
         number = Annotated[item, Field(ge=least, le=most)]
-        return _list_annotation(number, MAX_NUMBERS)(declared)
+        numbers = _list_annotation(number, MAX_NUMBERS)(declared)
+        return Annotated[numbers, _SCHEDULE] if declared.argument in SCHEDULES else numbers
 
     return annotation
+
+
+SCHEDULES = ("timesteps", "sigmas")
+"""Arguments that list the solver's steps."""
+
+
+def _check_schedule(values: list[float]) -> list[float]:
+    """Refuse a list without a step for each of its values: solvers raise what names no field."""
+    if not values:
+        raise PydanticCustomError(
+            "sequence_too_short", "Input should have at least 1 item", {"min_length": 1}
+        )
+    if len({*values}) < len(values):
+        raise PydanticCustomError("value_error", "Input should have each value once")
+    return values
+
+
+_SCHEDULE = AfterValidator(_check_schedule)
 
 
 def _rows(declared: DeclaredInput) -> Any:

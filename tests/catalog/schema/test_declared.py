@@ -48,6 +48,8 @@ def test_a_request_has_the_declared_fields_in_their_order_before_those_of_every_
         ({"type": "texts"}, ["a"], "a", "list_type"),
         ({"type": "integers", "least": 2, "most": 2}, [1, 2], [1], "sequence_too_short"),
         ({"type": "numbers"}, [0.5], ["a"], "float_parsing"),
+        ({"type": "integers", "argument": "timesteps"}, [9, 0], [], "sequence_too_short"),
+        ({"type": "numbers", "argument": "sigmas"}, [1.0, 0.5], [1.0, 1.0], "value_error"),
         ({"type": "rows", "columns": 2}, [[0.5, 1]], [[0.5]], "sequence_too_short"),
         ({"type": "rows", "columns": 2}, [[0.5, 1]], [[0.5, 1, 2]], "sequence_too_long"),
         ({"type": "rows", "columns": 1}, [[1]], [[1]] * 21, "sequence_too_long"),
