@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -351,6 +353,21 @@ def test_a_darkroom_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["logs", "x", "--data-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert "Start one with `darkroom serve`" in result.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_a_full_disk_under_the_output_is_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "serve_app.cli", "completion", "bash"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert ran.stderr == "darkroom: The output cannot be written: No space left on device.\n"
+    assert ran.returncode == 1
 
 
 def test_a_setting_that_is_wrong_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
