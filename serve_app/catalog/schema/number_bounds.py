@@ -18,7 +18,7 @@ MAX_INTEGER, MAX_NUMBER = 32_768, 1_000_000.0
 _BY_PART: tuple[tuple[str, Bounds], ...] = (
     ("seed", (MIN_SEED, MAX_SEED)),
     ("num_", (0, 1000)),  # such as `prior_num_inference_steps`: solvers know 1,000 timesteps
-    ("_length", (0, 4096)),  # tokens
+    ("_length", (1, 4096)),  # tokens
     ("resolution", (0, 4096)),  # pixels of a side
     ("max_area", (1, 4_200_000)),  # pixels
     ("seconds", (-MAX_SECONDS, MAX_SECONDS)),
