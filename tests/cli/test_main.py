@@ -345,16 +345,6 @@ def test_endpoints_and_requests_are_completed_from_what_runs(
     assert latest in _completed(f"darkroom logs --data-dir {data_dir} {latest[:8]}")
 
 
-def test_completion_is_silent_where_nothing_runs(tmp_path: Path) -> None:
-    assert _completed(f"darkroom logs --data-dir {tmp_path} 0") == ""
-
-
-def test_a_darkroom_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["logs", "x", "--data-dir", str(tmp_path)])
-    assert result.exit_code == 1
-    assert "Start one with `darkroom serve`" in result.output
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
 def test_a_full_disk_under_the_output_is_a_sentence() -> None:
     with Path("/dev/full").open("w") as full:
@@ -368,6 +358,16 @@ def test_a_full_disk_under_the_output_is_a_sentence() -> None:
         )
     assert ran.stderr == "darkroom: The output cannot be written: No space left on device.\n"
     assert ran.returncode == 1
+
+
+def test_completion_is_silent_where_nothing_runs(tmp_path: Path) -> None:
+    assert _completed(f"darkroom logs --data-dir {tmp_path} 0") == ""
+
+
+def test_a_darkroom_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["logs", "x", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "Start one with `darkroom serve`" in result.output
 
 
 def test_a_setting_that_is_wrong_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
