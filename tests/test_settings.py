@@ -162,6 +162,20 @@ def test_every_wrong_argument_is_named_without_its_group() -> None:
         assert problem in refused.value.message
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"lease_s": "inf"},
+        {"webhook_give_up_s": "inf"},
+        {"pools": {"studio": {"families": ["flux"], "keep_alive_s": float("inf")}}},
+    ],
+)
+def test_a_duration_without_an_end_is_refused(arguments: dict[str, Any]) -> None:
+    """PostgreSQL has no such interval, and no timer waits for it."""
+    with pytest.raises(Misconfigured, match="finite number"):
+        read_config(arguments)
+
+
 def test_a_variable_that_is_not_json_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_TENANT_LIMITS", "ann")
     with pytest.raises(Misconfigured, match="DARKROOM_TENANT_LIMITS is no JSON"):

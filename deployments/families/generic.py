@@ -168,7 +168,7 @@ def _check_encoder_layers(mapping: CallMapping, input: Mapping[str, Any], pipeli
     """Raise ``InvalidInput`` for layers that the text encoder lacks, and for more or fewer than the
     denoiser takes."""
     for name, field in mapping.inputs.items():
-        if field.argument != ENCODER_LAYERS or not (layers := input.get(name)):
+        if field.argument != ENCODER_LAYERS or (layers := input.get(name)) is None:
             continue
         encoder = pipeline.text_encoder.config.get_text_config()
         count = pipeline.transformer.config.joint_attention_dim // encoder.hidden_size

@@ -7,7 +7,7 @@ import traceback
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
-from serve_app.options.inputs import declared_inputs
+from serve_app.options.inputs import InputType, declared_inputs
 
 CHECK = re.compile(r"_?check_\w*inputs?$|retrieve_timesteps$")
 """Functions of diffusers that refuse arguments of a call, with what they call."""
@@ -15,15 +15,25 @@ CHECK = re.compile(r"_?check_\w*inputs?$|retrieve_timesteps$")
 CALL = "__call__"
 """Refuses arguments by itself. What it calls may fail for any reason."""
 
+SIDES = ("height", "width")
+"""Arguments of a size."""
+
 
 def refusal(error: Exception, endpoint: Endpoint) -> InvalidInput | None:
-    """Error of the field that the message of a pipeline's check names first. None: it is no error
-    of a check, or it names no field."""
+    """Error of the field that the message of a pipeline's check names first, or else the name of
+    the check. None: it is no error of a check, or neither names a field."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [code.co_name if "diffusers" in code.co_filename else "" for code in codes]
-    if names[-1:] != [CALL] and not any(map(CHECK.match, names)):
+    checks = [name for name in names if CHECK.match(name)]
+    if names[-1:] != [CALL] and not checks:
         return None
     message = str(error)
-    fields = {field.argument: name for name, field in declared_inputs(endpoint).items()}
-    argument = next((word for word in re.findall(r"\w+", message) if word in fields), None)
+    words = [*re.findall(r"\w+", message), *"_".join(checks).split("_")]
+    fields = {
+        argument: name
+        for name, field in declared_inputs(endpoint).items()
+        for argument in (SIDES if field.type is InputType.SIZE else (field.argument,))
+    }
+    forms = (form for word in words for form in (word, word.lower(), f"{word}s"))
+    argument = next((form for form in forms if form in fields), None)
     return None if argument is None else InvalidInput.of_field(fields[argument], message)

@@ -3,12 +3,14 @@ names its line."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -343,12 +345,20 @@ class EndpointSource(BaseModel):
         return value
 
 
-EndpointId = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*((/[A-Za-z0-9][A-Za-z0-9._-]*)+|(/[A-Za-z0-9][A-Za-z0-9._-]*)*/[*])$"
-    ),
-]
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+def _endpoint_id(value: str) -> str:
+    group = value.removesuffix("/*")
+    if "/" in value and _ID.fullmatch(group):
+        return value
+    raise ValueError(
+        "an id should be owner/name, such as house/portraits, of letters, digits, `.`, `_` and `-`"
+    )
+
+
+EndpointId = Annotated[str, AfterValidator(_endpoint_id)]
+"""Id of an endpoint, or that of a group of them, such as ``fal-ai/*``."""
 
 
 class CatalogSource(BaseModel):

@@ -6,10 +6,13 @@ All modules together take a second of CPU to import, most of which no single com
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -82,6 +85,10 @@ NOT_UNDERSTOOD = (
 """What code raises that reads an answer which is not as it should be."""
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a disk without room."""
+
+
 class ErrorReportingGroup(LazyGroup):
     """Prints an error of Darkroom's own, of a file or of an argument's encoding in one sentence and
     exits with status 1. Any other exception is a bug and keeps its traceback, unless a server has
@@ -120,6 +127,14 @@ class ErrorReportingGroup(LazyGroup):
                 f"{place.lineno}). Check that a Darkroom of this version is running there.",
                 err=True,
             )
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            where = f" to {error.filename}" if error.filename else ""
+            echo(f"darkroom: The output cannot be written{where}: {error.strerror}.", err=True)
+            # What its buffer still holds would be tried again at the end.
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
             sys.exit(1)
         except KeyboardInterrupt:
             echo("\nStopped.", err=True)

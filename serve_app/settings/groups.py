@@ -35,7 +35,9 @@ def _nodes(value: str) -> str:
 class SettingsGroup(BaseModel):
     """Settings of one area: ``DARKROOM_<NAME>`` in the environment, unless they are given."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class ServerSettings(SettingsGroup):

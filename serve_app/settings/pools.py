@@ -78,7 +78,7 @@ BOUNDS = frozenset(
 class WarmConfig(BaseModel):
     """Replicas of a pool that are kept ready, at all times or in some hours."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     endpoint: str = Field(
         default="", description="Endpoint whose weights they hold; empty: only the replicas."
@@ -121,7 +121,7 @@ class WarmConfig(BaseModel):
 class PoolConfig(BaseModel):
     """Worker pool: a Serve deployment, the model families that it hosts, and its scaling."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     families: tuple[str, ...] = Field(
         default=(),
@@ -369,7 +369,7 @@ def _digest(pool: PoolConfig) -> str:
 class BudgetConfig(BaseModel):
     """Money that a tenant may spend in a period."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     amount: Decimal = Field(
         gt=0, le=MAX_MONEY, decimal_places=DECIMALS, description="Money in a period."
@@ -396,7 +396,7 @@ MAX_URL_VALID_S = 366 * 86400.0
 class TenantLimits(BaseModel):
     """Share and limits of a tenant."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     weight: float = Field(
         default=1.0, gt=0, le=1000, description="Share relative to other tenants."
@@ -480,7 +480,7 @@ NO_LIMITS = TenantLimits()
 class EndpointLimits(BaseModel):
     """Limits of an endpoint, for all tenants together."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_running: int | None = Field(
         default=None, ge=1, le=MAX_COUNT, description="Running requests."

@@ -167,7 +167,7 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
         ("x: 1", 1, "unknown key `x`"),
         (GOOD + "    famly: x\n", 6, "famly"),
         (GOOD.replace("open", "nothing"), 3, "there is no schema `nothing`"),
-        (GOOD.replace("me/mine", "mine"), 3, "should match pattern"),
+        (GOOD.replace("me/mine", "mine"), 3, "an id should be owner/name"),
         (GOOD.replace("me/mine", "queue/mine"), 3, "choose another owner"),
         (GOOD.replace("me/mine", "me/requests"), 3, "begins a request's URL"),
         (GOOD + "    family: x\n", 6, "twice"),

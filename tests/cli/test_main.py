@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -341,6 +343,21 @@ def test_endpoints_and_requests_are_completed_from_what_runs(
     assert "fal-ai/flux/schnell" in _completed(typed)
     latest = last_request(darkroom)
     assert latest in _completed(f"darkroom logs --data-dir {data_dir} {latest[:8]}")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_a_full_disk_under_the_output_is_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "serve_app.cli", "completion", "bash"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert ran.stderr == "darkroom: The output cannot be written: No space left on device.\n"
+    assert ran.returncode == 1
 
 
 def test_completion_is_silent_where_nothing_runs(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from greenlet import getcurrent, greenlet
 from torch import nn
+from torch.nn.functional import layer_norm
+from transformers import CLIPTextModel
 
 from deployments.engine.interception.components import ComponentKind, is_autoencoder
 from deployments.engine.interception.lazy_tensor import fetch_tensors
@@ -218,6 +220,8 @@ def _proxy_class(real_class: type) -> type:
     if is_autoencoder(real_class):
         methods = [name for name in _CODES if hasattr(real_class, name)]
         body |= {name: _intercepted_method(getattr(real_class, name)) for name in methods}
+    if issubclass(real_class, CLIPTextModel):
+        body["text_model"] = property(_text_model)
     for name, find in (("device", device_of), ("dtype", dtype_of)):
         if looks_into_every_module(real_class, name):
             body[name] = _cached_lookup(name, find)
@@ -284,6 +288,25 @@ def _intercepted_method(real: Callable[..., Any]) -> Callable[..., Any]:
         return current.compute_whole(call) if upcast else current.answer(call)
 
     return intercepted
+
+
+class _TextModel:
+    """Inner model of a CLIP text encoder. diffusers 0.42 takes its last norm after ``clip_skip``,
+    which transformers 5.23 has in the encoder itself."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+
+    def final_layer_norm(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The norm where ``hidden`` is: a recipe may keep the encoder elsewhere."""
+        norm = self._encoder.final_layer_norm
+        weight, bias = (value.to(hidden.device) for value in (norm.weight, norm.bias))
+        return layer_norm(hidden, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _text_model(self: Any) -> Any:
+    children = dict(self.real_module.named_children())
+    return _TextModel(children.get("text_model", self.real_module))
 
 
 def _in_dtype(value: Any, dtype: Any) -> Any:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+from serve_app.domain.errors import InvalidInput
+
 
 class InputKind(StrEnum):
     """Kind of an input file, which decides how it is decoded before the family prepares a call."""
@@ -23,6 +25,10 @@ class InputKind(StrEnum):
 MIN_SIDE = 8
 """Minimum width and height in pixels: an autoencoder makes one value of as many."""
 
+MAX_ASPECT = 200
+"""Longer side of an image by its shorter one. Processors of models make sides of no pixels of a
+longer one, and raise what names no field."""
+
 
 def read_input(
     kind: InputKind, body: bytes, field: str, note: Callable[[str], None] | None = None
@@ -35,7 +41,14 @@ def read_input(
         case InputKind.IMAGE:
             from serve_app.domain.media.images import read_image  # noqa: PLC0415
 
-            return read_image(body, field, least_side=MIN_SIDE)
+            image = read_image(body, field, least_side=MIN_SIDE)
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                message = (
+                    f"the image is {image.width}×{image.height} pixels; the longer side must have "
+                    f"at most {MAX_ASPECT} times as many as the shorter"
+                )
+                raise InvalidInput.of_field(field, message)
+            return image
         case InputKind.MASK:
             from serve_app.domain.media.images import read_mask  # noqa: PLC0415
 

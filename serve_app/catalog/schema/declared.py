@@ -49,6 +49,7 @@ from serve_app.catalog.fields.video_fields import (
     VideoQuality,
     VideoWriteMode,
 )
+from serve_app.catalog.schema.number_bounds import number_bounds
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
 from serve_app.options.inputs import OPTION, DeclaredInput, Inputs, InputType, declared_inputs
@@ -237,12 +238,16 @@ def _field(name: str, declared: DeclaredInput) -> tuple[Any, Any]:
 
 
 def _number(declared: DeclaredInput) -> Any:
-    return Annotated[float, Field(ge=declared.least, le=declared.most, allow_inf_nan=False)]
+    least, most = number_bounds(declared)
+    return Annotated[float, Field(ge=least, le=most, allow_inf_nan=False)]
 
 
-def _integer_annotation(
-    least: int | None = None, most: int | None = None
-) -> Callable[[DeclaredInput], Any]:
+def _integer(declared: DeclaredInput) -> Any:
+    least, most = number_bounds(declared)
+    return Annotated[int, Field(ge=least, le=most)]
+
+
+def _count_annotation(least: int, most: int) -> Callable[[DeclaredInput], Any]:
     def annotation(declared: DeclaredInput) -> Any:
         from_ = least if declared.least is None else declared.least
         to = most if declared.most is None else declared.most
@@ -252,19 +257,38 @@ def _integer_annotation(
 
 
 def _numbers(item: Any) -> Callable[[DeclaredInput], Any]:
-    """Annotation of a list of numbers with the declared bounds."""
+    """Annotation of a list of numbers within their bounds."""
 
     def annotation(declared: DeclaredInput) -> Any:
-        bounds = Field(ge=declared.item_least, le=declared.item_most)
-        return _list_annotation(Annotated[item, bounds], MAX_NUMBERS)(declared)
+        least, most = number_bounds(declared)
+        number = Annotated[item, Field(ge=least, le=most)]
+        numbers = _list_annotation(number, MAX_NUMBERS)(declared)
+        return Annotated[numbers, _SCHEDULE] if declared.argument in SCHEDULES else numbers
 
     return annotation
 
 
+SCHEDULES = ("timesteps", "sigmas")
+"""Arguments that list the solver's steps."""
+
+
+def _check_schedule(values: list[float]) -> list[float]:
+    """Refuse a list without a step for each of its values: solvers raise what names no field."""
+    if not values:
+        raise PydanticCustomError(
+            "sequence_too_short", "Input should have at least 1 item", {"min_length": 1}
+        )
+    if len({*values}) < len(values):
+        raise PydanticCustomError("value_error", "Input should have each value once")
+    return values
+
+
+_SCHEDULE = AfterValidator(_check_schedule)
+
+
 def _rows(declared: DeclaredInput) -> Any:
-    number = Annotated[
-        float, Field(ge=declared.item_least, le=declared.item_most, allow_inf_nan=False)
-    ]
+    least, most = number_bounds(declared)
+    number = Annotated[float, Field(ge=least, le=most, allow_inf_nan=False)]
     row = Annotated[list[number], Field(min_length=declared.columns, max_length=declared.columns)]
     return _list_annotation(row, MAX_OBJECTS)(declared)
 
@@ -331,7 +355,7 @@ _TEXT = Annotated[str, Field(max_length=MAX_PROMPT)]
 _FINITE = Annotated[float, Field(allow_inf_nan=False)]
 _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.TEXT: lambda _: _TEXT,
-    InputType.INTEGER: _integer_annotation(),
+    InputType.INTEGER: _integer,
     InputType.NUMBER: _number,
     InputType.BOOLEAN: lambda _: bool,
     InputType.TEXTS: _list_annotation(_TEXT, MAX_FILES),
@@ -346,9 +370,9 @@ _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.VIDEO: lambda _: FileUrl,
     InputType.AUDIO: lambda _: FileUrl,
     InputType.SIZE: lambda _: Size,
-    InputType.COUNT: _integer_annotation(1, MAX_IMAGES),
-    InputType.LAYERS: _integer_annotation(1, MAX_LAYERS),
-    InputType.FRAMES: _integer_annotation(1, MAX_FRAMES),
+    InputType.COUNT: _count_annotation(1, MAX_IMAGES),
+    InputType.LAYERS: _count_annotation(1, MAX_LAYERS),
+    InputType.FRAMES: _count_annotation(1, MAX_FRAMES),
     InputType.RATE: lambda _: Annotated[float, Field(ge=0.1, le=MAX_FPS, allow_inf_nan=False)],
     InputType.SECONDS: lambda _: Seconds,
     InputType.LORAS: lambda _: Loras,

@@ -115,6 +115,7 @@ BOUNDS: Mapping[str, Mapping[str, float]] = {
     "decode_chunk_size": {"least": 1},
     "confidence_threshold": {"least": 0},
     "ensemble_size": {"least": 1, "most": 50},
+    "eta": {"least": 0, "most": 1},
     "gen_length": {"least": 1, "most": MAX_TOKENS},
     "max_post_steps": {"least": 0, "most": 1000},
     "max_sequence_length": {"least": 1},

@@ -28,6 +28,7 @@ from serve_app.domain.pipeline_index import (
     index_file,
     parse_index,
 )
+from serve_app.options.mistakes import validate
 from serve_app.paths import expand_home
 from weights.checkpoint_header import Tensors, read_tensors
 from weights.folder import ListedFile, Listing
@@ -184,7 +185,11 @@ def inspect_repository(
     else:
         whole = _of_hub(*_parse_repository(source), variant, store, file)
     repository = _with_parts(whole, store, parts, pipeline)
-    here = fingerprint(*WeightsSource.model_validate(repository.weights).local_places)
+    try:
+        checked = validate(WeightsSource, repository.weights, "weights")
+    except ValueError as error:
+        raise Misconfigured(f"{error}.") from None
+    here = fingerprint(*checked.local_places)
     version = {"version": here} if here else {}
     return replace(repository, weights={**repository.weights, **version})
 

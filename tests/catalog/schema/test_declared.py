@@ -48,6 +48,8 @@ def test_a_request_has_the_declared_fields_in_their_order_before_those_of_every_
         ({"type": "texts"}, ["a"], "a", "list_type"),
         ({"type": "integers", "least": 2, "most": 2}, [1, 2], [1], "sequence_too_short"),
         ({"type": "numbers"}, [0.5], ["a"], "float_parsing"),
+        ({"type": "integers", "argument": "timesteps"}, [9, 0], [], "sequence_too_short"),
+        ({"type": "numbers", "argument": "sigmas"}, [1.0, 0.5], [1.0, 1.0], "value_error"),
         ({"type": "rows", "columns": 2}, [[0.5, 1]], [[0.5]], "sequence_too_short"),
         ({"type": "rows", "columns": 2}, [[0.5, 1]], [[0.5, 1, 2]], "sequence_too_long"),
         ({"type": "rows", "columns": 1}, [[1]], [[1]] * 21, "sequence_too_long"),
@@ -71,6 +73,50 @@ def test_a_value_is_of_its_declared_type_or_is_refused_with_the_field(
         validator.validate({"prompt": "x", "field": bad})
     assert {problem.loc[:2] for problem in error.value.problems} == {("body", "field")}
     assert error.value.problems[0].type == type_
+
+
+@pytest.mark.parametrize(
+    ("field", "declared", "too_large"),
+    [
+        # The tokenizer ended the process of the replica three times, with its other requests.
+        ("max_sequence_length", {"type": "integer", "least": 1, "default": 512}, 2**40),
+        ("num_inference_steps", {"type": "integer", "least": 1, "default": 50}, 10**6),
+        ("prior_num_inference_steps", {"type": "integer", "default": 25}, 10**6),
+        ("max_area", {"type": "integer"}, 10**9),
+        ("silence_padding_duration", {"type": "number", "default": 0.0}, 10**6),
+        ("causal_block_size", {"type": "integer"}, 2**64),
+        ("guidance_scale", {"type": "number"}, 1e300),
+    ],
+)
+def test_a_number_that_is_declared_without_bounds_cannot_take_all_memory(
+    field: str, declared: Mapping[str, Any], too_large: float
+) -> None:
+    checked = schema(**{field: declared})
+    with pytest.raises(InvalidInput) as raised:
+        checked.validate({"prompt": "a", field: too_large})
+    assert raised.value.problems[0].loc == ("body", field)
+    assert raised.value.problems[0].type == "less_than_equal"
+    listed = schema(**{field: {"type": f"{declared['type']}s"}})
+    with pytest.raises(InvalidInput):
+        listed.validate({"prompt": "a", field: [too_large]})
+
+
+@pytest.mark.parametrize(
+    ("field", "declared", "good"),
+    [
+        ("num_inference_steps", {"type": "integer", "default": 2000}, 2000),
+        ("num_inference_steps", {"type": "integer", "most": 5000}, 5000),
+        ("prompt_enhancement_seed", {"type": "integer", "default": 10}, 2**63),
+        ("original_size", {"type": "integers", "least": 2, "most": 2}, [14142, 14142]),
+        ("timesteps", {"type": "integers"}, [999, 0]),
+        ("layer", {"type": "integer"}, -1),
+    ],
+)
+def test_what_is_declared_lies_within_the_bounds_of_a_number(
+    field: str, declared: Mapping[str, Any], good: Any
+) -> None:
+    checked, _ = schema(**{field: declared}).validate({"prompt": "a", field: good})
+    assert checked[field] == good
 
 
 def test_a_field_without_a_default_may_be_left_out_and_a_required_one_may_not() -> None:

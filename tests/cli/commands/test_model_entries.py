@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +314,22 @@ def test_what_cannot_be_served_is_refused(
     ran = run_models(data_dir, "add", "house/x", "--weights", source)
     assert ran.exit_code == 1
     assert words in ran.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["portraits"], "an id should be owner/name, such as house/portraits"),
+        (["house/x", "--pipeline", "Nope"], "weights.pipeline: String should match pattern"),
+        (["house/x", "--variant", "a-b"], "weights.variant: String should match pattern"),
+    ],
+)
+def test_a_wrong_option_is_named_in_a_sentence(
+    data_dir: Path, tmp_path: Path, words: Sequence[str], message: str
+) -> None:
+    ran = run_models(data_dir, "add", *words, "--weights", str(repository(tmp_path / "w")))
+    assert ran.exit_code == 1
+    assert message in ran.output
 
 
 def test_a_file_is_checked_without_a_darkroom(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_numbers_of_layers_tokens_and_frames_have_bounds() -> None:
     assert fields("FluxPipeline")["max_sequence_length"]["least"] == 1
     skipped = fields("StableDiffusionXLImg2ImgPipeline")["clip_skip"]
     assert (skipped["least"], skipped["most"]) == (0, 11)
+    eta = fields("StableDiffusionPipeline")["eta"]  # above it, DDIM has no numbers
+    assert (eta["least"], eta["most"]) == (0, 1)
 
 
 def test_a_map_is_made_of_an_image_alone() -> None:

@@ -346,6 +346,7 @@ def test_a_pipeline_that_chooses_its_size_delivers_what_it_makes(engine, tmp_pat
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
+        ([], "text_encoder_out_layers: Input should have"),
         ([1], "text_encoder_out_layers: Input should have"),
         ([1, 99], "text_encoder_out_layers.1: Input should be from 0 to"),
     ],

@@ -12,7 +12,13 @@ from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 
 WEIGHTS = Weights("/srv/x")
-INPUTS = {"mask_video_url": {"type": "video", "argument": "mask"}, "sigmas": {"type": "numbers"}}
+INPUTS = {
+    "mask_video_url": {"type": "video", "argument": "mask"},
+    "image_size": {"type": "size"},
+    "sigmas": {"type": "numbers"},
+    "timesteps": {"type": "integers"},
+    "image_urls": {"type": "images", "argument": "image"},
+}
 ENDPOINT = Endpoint("house/x", "video", WEIGHTS, "declared", options={"inputs": INPUTS})
 
 
@@ -36,7 +42,12 @@ def make_error(
         ("check_inputs", "`mask` can only be passed if `video` is passed.", "mask_video_url"),
         ("_check_inputs", "`mask` is too long.", "mask_video_url"),
         ("__call__", "`sigmas` must end with 0.", "sigmas"),
-        ("retrieve_timesteps", "Only one of `timesteps` or `sigmas` can be passed.", "sigmas"),
+        ("retrieve_timesteps", "Only one of `timesteps` or `sigmas` can be passed.", "timesteps"),
+        ("retrieve_timesteps", "It does not support custom sigmas schedules.", "sigmas"),
+        ("retrieve_timesteps", "It does not support custom timestep schedules.", "timesteps"),
+        ("check_inputs", "`height` and `width` have to be divisible by 32.", "image_size"),
+        ("check_image_input", "Image too small: 8×8.", "image_urls"),
+        ("check_image_input", "Aspect ratio too extreme: 900×64.", "image_urls"),
     ],
 )
 def test_what_a_check_refuses_is_an_error_of_the_field(

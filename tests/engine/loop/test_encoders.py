@@ -10,6 +10,8 @@ from deployments.engine.engine import Engine
 from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Stage
 from tests.engine.calls import call
+from tests.engine.conformance.case import WISHES
+from tests.engine.conformance.zoo import cases
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny import tiny_flux
 
@@ -47,6 +49,22 @@ def test_new_prompts_share_the_forwards_of_both_encoders(engine, pipeline):
     assert counts["encoders"]["batch_sizes"] == {2: 4}
     assert counts["batch_sizes"] == {2: 2, 4: 1}  # and all of them step together afterwards
     assert counts["prompts_encoded"] == 8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_of_clip_can_be_skipped():
+    """diffusers alone raises an ``AttributeError`` with transformers 5."""
+    case = cases()["StableDiffusionPipeline"]
+    reference, pipeline = case.build(), case.build()
+    vars(reference.text_encoder)["text_model"] = reference.text_encoder
+    with Engine(pipeline, device="cpu", threads=1) as engine:
+        images = [
+            engine.submit(**case.arguments(WISHES[0]), clip_skip=skipped).result(60).images
+            for skipped in (None, 1)
+        ]
+    expected = reference(**case.arguments(WISHES[0]), clip_skip=1).images
+    assert (images[1] - expected).abs().max() <= 1e-4
+    assert (images[1] - images[0]).abs().max() > 1e-4
 
 
 def test_one_new_prompt_of_many_is_encoded_once_and_no_two_share_tensors(engine, pipeline):
