@@ -100,42 +100,38 @@ class ErrorReportingGroup(LazyGroup):
         except click.NoSuchOption as error:
             # Without the context, which would print the usage before the sentence.
             raise click.UsageError(option_advice(error)) from None
-        except DarkroomError as error:
-            echo(f"darkroom: {in_lines(error.message)}", err=True)
-            sys.exit(1)
-        except OSError as error:
-            if error.filename is None:
-                raise
-            echo(f"darkroom: {error.filename}: {error.strerror}.", err=True)
-            sys.exit(1)
-        except UnicodeEncodeError:
-            if answering_url(ctx) is not None:
-                raise
-            echo(
-                "darkroom: An argument is not text in UTF-8, so it cannot be sent. Nothing was "
-                "done.",
-                err=True,
-            )
-            sys.exit(1)
-        except NOT_UNDERSTOOD as error:
-            if (url := answering_url(ctx)) is None:
-                raise
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            echo(
-                f"darkroom: {url} answered something that this command does not understand "
-                f"({type(error).__name__}: {shorten(str(error))}; {place.filename}:"
-                f"{place.lineno}). Check that a Darkroom of this version is running there.",
-                err=True,
-            )
-            sys.exit(1)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            where = f" to {error.filename}" if error.filename else ""
-            echo(f"darkroom: The output cannot be written{where}: {error.strerror}.", err=True)
-            # What its buffer still holds would be tried again at the end.
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-            sys.exit(1)
         except KeyboardInterrupt:
             echo("\nStopped.", err=True)
             sys.exit(INTERRUPTED)
+        except Exception as error:
+            sentence = _sentence(error, answering_url(ctx))
+            if sentence is None:
+                raise
+            echo(f"darkroom: {sentence}", err=True)
+            sys.exit(1)
+
+
+def _sentence(error: Exception, url: str | None) -> str | None:
+    """What is printed in place of a traceback. None: it is a bug, or an error of click's own.
+    ``url``: of the server that has answered."""
+    match error:
+        case DarkroomError():
+            return in_lines(error.message)
+        case OSError() if error.errno in FULL:
+            # What its buffer still holds would be tried again at the end.
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            where = f" to {error.filename}" if error.filename else ""
+            return f"The output cannot be written{where}: {error.strerror}."
+        case OSError() if error.filename is not None:
+            return f"{error.filename}: {error.strerror}."
+        case UnicodeEncodeError() if url is None:
+            return "An argument is not text in UTF-8, so it cannot be sent. Nothing was done."
+        case Exception() if url is not None and isinstance(error, NOT_UNDERSTOOD):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            return (
+                f"{url} answered something that this command does not understand "
+                f"({type(error).__name__}: {shorten(str(error))}; {place.filename}:"
+                f"{place.lineno}). Check that a Darkroom of this version is running there."
+            )
+        case _:
+            return None
