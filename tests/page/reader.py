@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from typing import Any
 
-from playwright.sync_api import Locator, Page, Response, expect
+from playwright.sync_api import Locator, Page, Response, Route, expect
 
 from tests.cluster.darkroom import Darkroom
 from tests.page.darkroom import PageDarkroom
@@ -58,6 +61,24 @@ class Reader:
         card = self.page.locator(f'.sheet[data-request="{accepted.value.json()["request_id"]}"]')
         expect(card).to_be_visible()
         return card
+
+    def change_output(self, request_id: str, change: Callable[[Any], Any]) -> None:
+        """Have the page read another output of an ended request, in each call that has it."""
+
+        def answer(route: Route) -> None:
+            response = route.fetch()
+            if "/status" not in route.request.url:
+                route.fulfill(response=response, json=change(response.json()))
+                return
+            text = response.text()
+            is_stream = text.startswith("data: ")
+            status = json.loads(text.removeprefix("data: "))
+            status["result"]["body"] = change(status["result"]["body"])
+            body = json.dumps(status)
+            route.fulfill(response=response, body=f"data: {body}\n\n" if is_stream else body)
+
+        path = re.compile(rf"/queue/.*/requests/{request_id}(/status(/stream)?\?.*)?$")
+        self.page.route(path, answer)
 
     @property
     def sheets(self) -> Locator:

@@ -245,15 +245,12 @@ def test_drafts_that_another_tab_made_are_finished_here(reader: Reader, way: str
 def test_expired_drafts_say_so_and_cannot_be_finished(reader: Reader) -> None:
     table = draft(reader)
 
-    def old(route: Route) -> None:
-        response = route.fetch()
-        body = response.json()
-        for old_draft in body["drafts"]:
-            old_draft["expires_at"] = "2020-01-01T00:00:00Z"
-        route.fulfill(response=response, json=body)
+    def expire(output: Any) -> Any:
+        for expired in output["drafts"]:
+            expired["expires_at"] = "2020-01-01T00:00:00Z"
+        return output
 
-    name = reader.sheets.first.get_attribute("data-request")
-    reader.page.route(f"**/requests/{name}", old)
+    reader.change_output(reader.sheets.first.get_attribute("data-request") or "", expire)
     reader.page.reload()
     expect(table).to_contain_text("None of these drafts is kept any more.")
     expect(table.get_by_text("Expired", exact=True)).to_have_count(4)

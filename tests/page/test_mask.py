@@ -14,6 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.page.painter import image
 from tests.page.reader import Reader
+from tests.page.test_operator import HIDE
 from tests.page.test_reuse import IMAGE, endpoint, offer, submit_form
 
 pytestmark = pytest.mark.long
@@ -214,11 +215,13 @@ def test_what_was_painted_comes_back_after_a_sign_in(painter: Reader) -> None:
     page = painter.page
     dialog = open_dialog(painter)
     stroke(painter, (0.1, 0.5), (0.4, 0.5))
-    polls = "**/v1/requests?*"
-    page.route(polls, lambda route: route.fulfill(status=401, json={"detail": "No."}))
+    calls = "**/v1/**"
+    page.route(calls, lambda route: route.fulfill(status=401, json={"detail": "No."}))
+    for hidden in (True, False):  # a page that is seen again opens its stream anew
+        page.evaluate(HIDE, hidden)
     expect(page.get_by_text("The key is no longer valid.")).to_be_visible()
     expect(dialog).to_be_hidden()
-    page.unroute(polls)
+    page.unroute(calls)
     painter.give_key(painter.darkroom.key)
     expect(dialog).to_be_visible()
     dialog.get_by_role("button", name="Use mask").click()

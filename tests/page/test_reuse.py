@@ -112,8 +112,7 @@ def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(
     expect_images(sheet, 1)
     text = "A hill\nat dawn."
     output = {name: text, "chunks": []}
-    request_id = sheet.get_attribute("data-request")
-    reader.page.route(f"**/requests/{request_id}", lambda route: route.fulfill(json=output))
+    reader.change_output(sheet.get_attribute("data-request") or "", lambda _: output)
     reader.page.reload()
     expect(sheet.locator("blockquote")).to_have_text(text, use_inner_text=True)
     sheet.get_by_text("Whole output").click()
@@ -134,10 +133,7 @@ def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(
 def test_a_text_replaces_only_the_prompt_of_the_model_in_the_form(reader: Reader) -> None:
     sheet = reader.generate("a hill", num_images=1)
     expect_images(sheet, 1)
-    request_id = sheet.get_attribute("data-request")
-    reader.page.route(
-        f"**/requests/{request_id}", lambda route: route.fulfill(json={"text": "a lake"})
-    )
+    reader.change_output(sheet.get_attribute("data-request") or "", lambda _: {"text": "a lake"})
     reader.page.reload()
     reader.field("num_images").first.fill("3")
     sheet.get_by_role("button", name="Use as prompt").click()
