@@ -4,10 +4,23 @@ import { button, byId, freshId, h } from "../interface/element.js";
 
 /** Fields that a request from a draft cannot change, as the server refuses them
  * (`UNCHANGEABLE` in `catalog/fields/drafts.py`), and the seed. */
-export const DECIDED = (
-  "image_size resolution aspect_ratio num_frames duration seconds_total num_inference_steps steps " +
-  "number_of_steps strength scheduler shift num_images seeds seed"
-).split(" ");
+export const DECIDED = [
+  "image_size",
+  "resolution",
+  "aspect_ratio",
+  "num_frames",
+  "duration",
+  "seconds_total",
+  "num_inference_steps",
+  "steps",
+  "number_of_steps",
+  "strength",
+  "scheduler",
+  "shift",
+  "num_images",
+  "seeds",
+  "seed",
+];
 const WHY = "The draft decides this.";
 const GONE = "Its draft has expired, so Generate makes this from the first step: ";
 const SAME = "the same result, unless its prompt or settings were changed after the draft.";

@@ -8,7 +8,16 @@ import { Part, section } from "./desk.js";
 import { ResourceTable } from "./resource_table.js";
 
 const ORIGINS = { "built-in": "built in", file: "catalogue file", database: "added here" };
-const NOT_COPIED = "demo cpu weights display_name description licence readme examples".split(" ");
+const NOT_COPIED = [
+  "demo",
+  "cpu",
+  "weights",
+  "display_name",
+  "description",
+  "licence",
+  "readme",
+  "examples",
+];
 const HUB = /^([\w.-]+\/[\w.-]+)@([0-9a-f]{40})$/;
 
 /** Part of the models. */
