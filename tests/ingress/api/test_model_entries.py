@@ -95,7 +95,7 @@ async def test_a_mistake_names_the_key_and_the_nearest_known_one(admin: httpx.As
     answer = await admin.put(PROBE, json=options)
     assert "did you mean `native_size`?" in answer.json()["detail"][0]["msg"]
     for endpoint, words in {
-        "house": "should match pattern",
+        "house": "should be owner/name",
         "v1/x": "is reserved",
         "a/requests": "begins a request's URL",
     }.items():

@@ -92,6 +92,6 @@ def test_no_endpoint_may_begin_as_our_own_paths_do(owner: str, tmp_path: Path) -
     with pytest.raises(Misconfigured) as refused:
         load(path, demo=False, demo_dir=tmp_path)
     # No id begins with a slash or a dot.
-    reason = "reserved for Darkroom's own paths" if owner[:1].isalnum() else "should match pattern"
+    reason = "reserved for Darkroom's own paths" if owner[:1].isalnum() else "should be owner/name"
     assert f"{owner}/mine" in refused.value.message
     assert reason in refused.value.message
