@@ -243,7 +243,9 @@ def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Galle
 
 
 @pytest.mark.long
-def test_a_day_without_a_match_loads_nothing_beyond_it_says_so_and_leaves_the_list(gallery: Gallery) -> None:
+def test_a_day_without_a_match_loads_nothing_beyond_it_says_so_and_leaves_the_list(
+    gallery: Gallery,
+) -> None:
     today = [
         Entry(f"a hill, number {number}", number * timedelta(seconds=1)) for number in range(120)
     ]
