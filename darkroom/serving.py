@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import traceback
@@ -79,7 +80,7 @@ class BaseWorker(ABC, Generic[C]):
         """
         try:
             self.send(id=id_, error=describe())
-        except Exception as unsent:
+        except BaseException as unsent:  # also SystemExit: it would end no process but the call
             why = f"its text cannot be sent ({type(unsent).__name__})"
             self.send(id=id_, error={"kind": "failed", "message": f"{type(error).__name__}: {why}"})
 
@@ -94,6 +95,14 @@ class BaseWorker(ABC, Generic[C]):
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Serve until the replica closes the socket, or the app needs another process."""
+        try:
+            await self._serve(reader)
+        finally:
+            # Also if the app has cancelled this: its threads may keep the process, and whoever
+            # waits for answers would wait for them.
+            self._writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader) -> None:
         self.send(ready=True)
         while self._is_usable() and (line := await reader.readline()):
             message = cast("dict[str, Any]", json.loads(line))
@@ -121,23 +130,39 @@ class BaseWorker(ABC, Generic[C]):
 def run(serving: Coroutine[Any, Any, int]) -> int:
     """Run ``serving`` to its end, as ``asyncio.run`` does.
 
-    A method that calls ``sys.exit`` stops the event loop, although its request has caught that: all
-    calls of the process would wait for ever. The loop goes on.
+    A method that calls ``sys.exit`` stops the event loop, although its request has caught that, and
+    so does one that stops it itself: all calls of the process would wait for ever. The loop goes
+    on, but for that of a child, which a method has forked and not ended.
     """
+    own = os.getpid()
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         task = loop.create_task(serving)
         while True:
             try:
                 return loop.run_until_complete(task)
-            except (SystemExit, KeyboardInterrupt):
+            except (SystemExit, KeyboardInterrupt, RuntimeError):
+                if os.getpid() != own:
+                    os._exit(0)
                 if task.done():
                     raise
 
 
 async def connect(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open the socket that the replica has left in this process."""
+    """Open the socket that the replica has left in this process, for this process alone."""
     connected = socket.socket(fileno=descriptor)
+    connected.set_inheritable(False)  # by programs that the app starts
+    nothing = os.open(os.devnull, os.O_RDWR)
+    loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        """In a child that the app forks: it would read calls of its parent, and a socket that it
+        holds hides the end of its parent from the replica."""
+        os.dup2(nothing, descriptor, inheritable=False)
+        loop.stop()
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+
+    os.register_at_fork(after_in_child=leave)
     return await asyncio.open_connection(sock=connected, limit=MAX_LINE)
 
 

@@ -12,7 +12,8 @@ import signal
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.ports import MAX_CODE_BYTES
@@ -161,29 +162,37 @@ async def import_in_process(
 ) -> Mapping[str, Any]:
     """What a process says in its last line after the import of ``code``. ``Misconfigured``: it says
     nothing of ``name`` that can be read, or takes too long."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        async with asyncio.timeout(within_s):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise Misconfigured(
-            f"The import of {code} took longer than {within_s:g} s. Do slow work in setup()."
-        ) from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # also what the import has started
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+    # Files, because pipes end only when all that the import has started has closed them.
+    with TemporaryFile() as written, TemporaryFile() as complained:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=written,
+            stderr=complained,
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(within_s):
+                await process.wait()
+        except TimeoutError:
+            raise Misconfigured(
+                f"The import of {code} took longer than {within_s:g} s. Do slow work in setup()."
+            ) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # also what the import has started
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        output, errors = (_content(file) for file in (written, complained))
     try:
         return dict[str, Any](json.loads(output.splitlines()[-1]))
     except (IndexError, TypeError, ValueError):
         lines = errors.decode(errors="replace").strip().splitlines()
         why = lines[-1] if lines else f"status {process.returncode}"
         raise Misconfigured(f"{name} cannot be read: {why}") from None
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()

@@ -228,7 +228,8 @@ class RequestFiles:
                 "files to the folder of the request, such as with Image.from_pil()."
             )
         if not resolved.is_file():
-            raise PipelineFailed(f"The output names the file {path.name}, which is not there.")
+            what = "no file, but a folder, pipe or device" if resolved.exists() else "not there"
+            raise PipelineFailed(f"The output names the file {path.name}, which is {what}.")
         return resolved
 
     async def discard(self) -> None:

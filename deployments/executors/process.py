@@ -54,6 +54,10 @@ def child_environment(home: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "TMPDIR": str(home), "PYTHONUNBUFFERED": "1"}
 
 
+LAST_OUTPUT_WITHIN_S = 1.0
+"""Time to read what a process wrote before its end. A child that it left may keep the pipe open."""
+
+
 class ProcessGroup:
     """A process in a group of its own, so that it ends with all its children.
 
@@ -99,6 +103,9 @@ class ProcessGroup:
 
         Raises ``OSError`` if there is no room for another process."""
         ours, theirs = socket.socketpair()
+        # A pipe of our own: `wait` of a process with asyncio's pipes waits for their end too, and a
+        # child that has left the group may keep the output open.
+        output, written = os.pipe()
         passed = [end.fileno() for end in (theirs, talks) if end is not None]
         guarded = (sys.executable, "-S", "-E", guard.__file__, str(theirs.fileno()))
         words = (str(GUARD_GRACE_S), str(-1 if talks is None else talks.fileno()), *command)
@@ -109,21 +116,23 @@ class ProcessGroup:
                 cwd=folder,
                 env=child_environment(self._home) | dict(more or {}),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=written,
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=passed,
                 start_new_session=True,
             )
         except BaseException:
             ours.close()
+            os.close(output)
             raise
         finally:
+            os.close(written)
             theirs.close()
             if talks is not None:
                 talks.close()
         self._guarded = ours
         # In no request's context: a line may be about any request that the process has.
-        self._output = asyncio.create_task(self._log_output(), context=Context())
+        self._output = asyncio.create_task(self._log_output(output), context=Context())
 
     def _let_go(self) -> None:
         """Make the guard end the process, as if the replica were gone."""
@@ -153,24 +162,29 @@ class ProcessGroup:
         await process.wait()
         self._let_go()
         if self._output is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._output
+            # Not awaited itself: two may end a process at once, and a task that one of them cancels
+            # would cancel the other.
+            await asyncio.wait([self._output], timeout=LAST_OUTPUT_WITHIN_S)
+            self._output.cancel()
 
-    async def _log_output(self) -> None:
-        process = self._process
-        if process is None or process.stdout is None:
-            return
-        while True:
-            try:
-                line = await process.stdout.readline()
-            except ValueError:  # longer than asyncio's limit: the part that was read is dropped
-                continue
-            if not line:
-                return
-            text = line.decode(errors="replace").rstrip()
-            log.info("%s: %s", self._name, text)
-            self.last_lines = [*self.last_lines, text][-LAST_LINES:]
+    async def _log_output(self, output: int) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb", 0)
+        )
+        try:
+            while True:
+                try:
+                    line = await reader.readline()
+                except ValueError:  # longer than asyncio's limit: the part that was read is dropped
+                    continue
+                if not line:
+                    return
+                text = line.decode(errors="replace").rstrip()
+                log.info("%s: %s", self._name, text)
+                self.last_lines = [*self.last_lines, text][-LAST_LINES:]
+        finally:
+            transport.close()
 
 
 class ChildProcess(ProcessGroup):
@@ -180,6 +194,7 @@ class ChildProcess(ProcessGroup):
         super().__init__(name, home)
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader | None = None
+        self._ended: asyncio.Task[None] | None = None
 
     async def start(
         self, command: Sequence[str], folder: Path, more: Mapping[str, str] | None = None
@@ -192,6 +207,14 @@ class ChildProcess(ProcessGroup):
             ours.close()
             raise
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
+        self._ended = asyncio.create_task(self._shut_down_after_end(ours), context=Context())
+
+    async def _shut_down_after_end(self, ours: socket.socket) -> None:
+        """End what is read with the process: a child that it left may keep its socket open."""
+        if self._process is not None:
+            await self._process.wait()
+        with contextlib.suppress(OSError):  # it is closed
+            ours.shutdown(socket.SHUT_RDWR)  # what was sent is still read
 
     def send(self, **message: Any) -> None:
         """Send a message. One to a child that has ended is dropped."""
@@ -213,3 +236,5 @@ class ChildProcess(ProcessGroup):
         if self._writer is not None:
             self._writer.close()
         await self._end_group(grace_s)
+        if self._ended is not None:
+            await asyncio.wait([self._ended])

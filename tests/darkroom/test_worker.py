@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 APP = """
-import asyncio, sys, threading
+import asyncio, multiprocessing, os, sys, threading, time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 import darkroom
@@ -80,9 +81,44 @@ class Tester(darkroom.App):
                 int("one")
             except ValueError as error:
                 raise ExceptionGroup("both", [KeyError("elsewhere"), error])
+        if how == "exits as text":
+            raise Leaving
         if how == "long":
             raise ValueError("a" * (65 << 20))
         return {"how": object()}
+
+    @darkroom.endpoint("/fork")
+    async def fork(self) -> dict[str, int]:
+        child = os.fork()
+        await asyncio.sleep(0.01)
+        return {"child": child}
+
+    @darkroom.endpoint("/pool")
+    async def pool(self) -> dict[str, str]:
+        def work(answers):
+            print("in a child")
+            darkroom.progress(1)
+            answers.put("done")
+        context = multiprocessing.get_context("fork")
+        answers = context.Queue()
+        child = context.Process(target=work, args=(answers,))
+        child.start()
+        done = answers.get(timeout=60)
+        child.join()
+        return {"answer": f"{done} {child.exitcode}"}
+
+    @darkroom.endpoint("/stop")
+    async def stop(self) -> dict[str, str]:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+        return {"text": "still here"}
+
+    @darkroom.endpoint("/quit")
+    async def quit(self) -> dict[str, str]:
+        threading.Thread(target=time.sleep, args=(120,)).start()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.Event().wait()
 
     @darkroom.endpoint("/bar")
     def bar(self) -> dict[str, str]:
@@ -95,6 +131,10 @@ class Tester(darkroom.App):
 class Unspeakable(Exception):
     def __str__(self) -> str:
         raise RuntimeError
+
+class Leaving(Exception):
+    def __str__(self) -> str:
+        sys.exit(1)
 """
 
 
@@ -151,6 +191,13 @@ class Peer:
             if {"output", "error"} & messages[-1].keys():
                 left.remove(messages[-1]["id"])
         return messages
+
+    def until_nothing(self) -> None:
+        """Read until the worker has closed its end."""
+        self._socket.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):  # it has not read all
+            while self._lines.readline():
+                pass
 
     def call(self, path: str, **arguments: Any) -> list[dict[str, Any]]:
         self.begin("r", path, **arguments)
@@ -285,6 +332,13 @@ def test_a_call_that_is_not_there_can_be_cancelled(worker: Peer) -> None:
             },
         ),
         (
+            "exits as text",
+            {
+                "kind": "failed",
+                "message": "Leaving: its text cannot be sent (SystemExit)",
+            },
+        ),
+        (
             "long",
             {
                 "kind": "failed",
@@ -296,6 +350,35 @@ def test_a_call_that_is_not_there_can_be_cancelled(worker: Peer) -> None:
 def test_an_error_ends_its_call_only(worker: Peer, how: str, error: dict[str, Any]) -> None:
     assert worker.call("/fail", how=how) == [{"error": error}]
     assert worker.call("/greet", name="Ada")[-1]["output"]
+
+
+def test_a_child_that_a_method_forks_takes_no_calls(worker: Peer) -> None:
+    messages = worker.call("/fork")
+    assert messages[-1]["output"]["child"], "the result is that of the process that was called"
+    assert len(messages) == 1
+    for _ in range(10):
+        assert worker.call("/greet", name="Ada")[-1]["output"]
+
+
+def test_a_child_of_multiprocessing_may_print_and_report_progress(worker: Peer) -> None:
+    assert worker.call("/pool") == [{"output": {"answer": "done 0"}}]
+
+
+def test_a_method_that_stops_the_loop_stops_no_call(worker: Peer) -> None:
+    assert worker.call("/stop") == [{"output": {"text": "still here"}}]
+    assert worker.call("/greet", name="Ada")[-1]["output"]
+
+
+def test_a_process_that_serves_no_more_says_so_although_its_threads_go_on(tmp_path: Path) -> None:
+    (tmp_path / "tester.py").write_text(APP)
+    peer = Peer(tmp_path, "tester:Tester")
+    try:
+        peer.begin("r", "/quit")
+        peer.begin("s", "/wait")
+        peer.until_nothing()
+    finally:
+        peer.process.kill()
+        peer.close()
 
 
 def test_a_result_that_is_not_json_is_an_error(worker: Peer) -> None:
@@ -372,4 +455,4 @@ def test_an_app_is_described_although_it_prints(tmp_path: Path) -> None:
     assert status == 0
     assert description["concurrency"] == 2
     paths = [endpoint["path"] for endpoint in description["endpoints"]]
-    assert paths == ["/bar", "/count", "/fail", "/greet", "/spin", "/turns", "/wait"]
+    assert {"/bar", "/count", "/fail", "/greet", "/spin", "/turns", "/wait"} <= {*paths}

@@ -3,7 +3,8 @@
 While its pool has a ready replica on another node, a replica on a quarantined node gets one request
 at a time, and the first one only after a rest. A request that succeeds there ends the quarantine;
 one that is lost too makes the next rest longer. The term of a replica that loses attempts again and
-again ends: another process may do better.
+again ends: another process may do better. Not if it says itself that an app's process or its device
+has failed: the one is replaced, and the other fails its health check.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Loss(NamedTuple):
     """An attempt that ended because its replica, its node or the way to it failed."""
 
     node: str
-    actor_id: str
+    actor_id: str | None  # None: the replica itself says what died under it, and goes on
     request_id: str
     at: float  # Unix time
 
@@ -75,7 +76,8 @@ def _occasions(losses: Sequence[Loss]) -> int:
 
 LOSSES = f"""
 -- name: read_losses
-SELECT a.node, a.actor_id, a.request_id::text, extract(epoch FROM a.ended_at)::double precision
+SELECT a.node, CASE WHEN a.ended <> 'died' THEN a.actor_id END, a.request_id::text,
+       extract(epoch FROM a.ended_at)::double precision
 FROM attempts a LEFT JOIN quarantines q ON q.node = a.node
 WHERE a.node IS NOT NULL AND a.ended_at > now() - interval '{WINDOW}'
   AND a.ended_at > coalesce(q.released_at, '-infinity')
@@ -162,7 +164,10 @@ class Quarantines:
                     "quarantined" if new else "still quarantined",
                     times,
                 )
-        if actors := _too_many(losses, lambda loss: loss.actor_id):
+        # An app that dies again and again has a new process each time. It would end a replica, with
+        # the requests of all other apps on it, which lost none.
+        own = [loss for loss in losses if loss.actor_id is not None]
+        if actors := _too_many(own, lambda loss: str(loss.actor_id)):
             await self._terms.end(dict.fromkeys(actors, GIVEN_UP))
 
     async def refresh(self) -> None:

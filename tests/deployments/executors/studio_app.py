@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -118,6 +120,22 @@ class Studio(darkroom.App):
     def die(self) -> str:
         print("about to die", flush=True)  # noqa: T201
         os._exit(3)
+
+    @darkroom.endpoint("/orphan")
+    def orphan(self, detached: bool) -> str:
+        if os.fork() == 0:
+            if detached:
+                os.setsid()
+            time.sleep(30)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "never"
+
+    @darkroom.endpoint("/daemon")
+    def daemon(self) -> dict[str, int]:
+        spare = subprocess.Popen(["sleep", "30"], close_fds=False, start_new_session=True)
+        print("started", flush=True)  # noqa: T201
+        return {"pid": spare.pid, "own": os.getpid()}
 
     @darkroom.endpoint("/wait")
     async def wait(self) -> str:

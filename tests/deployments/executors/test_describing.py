@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import zipfile
@@ -236,6 +237,17 @@ async def test_an_import_without_end_is_stopped_with_all_that_it_started(tmp_pat
     with pytest.raises(Misconfigured, match=r"took longer than 1 s\. Do slow work in setup\(\)"):
         await describe(tmp_path, "greeter", app, environments, within_s=1.0)
     assert describing.DESCRIBE_WITHIN_S > 1.0
+
+
+@pytest.mark.parametrize("detached", [False, True])
+async def test_a_program_that_an_import_leaves_running_holds_nothing_up(
+    tmp_path: Path, detached: bool
+) -> None:
+    script = f'import subprocess\nsubprocess.Popen(["sleep", "30"], start_new_session={detached})\n'
+    (app,) = read(tmp_path, GREETER + script)
+    environments = Environments(tmp_path / "environments")
+    async with asyncio.timeout(20):
+        assert (await describe(tmp_path, "greeter", app, environments))["endpoints"]
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,36 @@ async def test_after_a_death_the_next_request_starts_another_process(rig: Execut
     assert (await process_of(rig, "three"))["pid"] != before["pid"]
 
 
+@pytest.mark.parametrize("detached", [False, True])
+async def test_a_death_is_seen_although_a_child_of_the_process_goes_on(
+    rig: ExecutorRig, detached: bool
+) -> None:
+    async with asyncio.timeout(20):
+        failure = (await rig.outcome(rig.offer("one", "/orphan", detached=detached))).failure
+        assert failure is not None
+        assert (failure.code, failure.retryable) == ("replica_died", True)
+        assert "SIGKILL" in failure.message
+        assert (await process_of(rig, "two"))["calls"] == 0
+
+
+async def test_a_child_that_keeps_the_output_open_does_not_keep_its_process(
+    rig: ExecutorRig,
+) -> None:
+    pids = dict((await rig.outcome(rig.offer("one", "/daemon"))).output or {})
+    try:
+        async with asyncio.timeout(20):
+            waits = rig.offer("two", "/polite")
+            await rig.running(waits)
+            os.kill(pids["own"], signal.SIGKILL)
+            failure = (await rig.outcome(waits)).failure
+            assert failure is not None
+            assert failure.code == "replica_died"
+            assert (await process_of(rig, "three"))["pid"] != pids["own"]
+            await rig.replica.aclose()
+    finally:
+        os.kill(pids["pid"], signal.SIGKILL)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("path", ["/wait", "/polite"])
 async def test_a_cancelled_request_ends_and_its_process_stays(rig: ExecutorRig, path: str) -> None:

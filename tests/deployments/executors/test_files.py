@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -362,12 +363,18 @@ async def test_a_file_of_another_request_is_not_delivered(desk: Desk, way: str) 
     assert desk.storage.objects == {}
 
 
-@pytest.mark.parametrize("name", ["gone.png", "folder", "link"])
-async def test_a_file_that_is_not_there_is_an_error_with_its_name(desk: Desk, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("gone.png", "not there"), ("link", "not there"), ("folder", "no file"), ("pipe", "no file")],
+)
+async def test_a_file_that_is_not_there_or_none_is_an_error_with_its_name(
+    desk: Desk, name: str, why: str
+) -> None:
     own = desk.scratch / "one-1"
     (own / "folder").mkdir()
     (own / "link").symlink_to(own / "nowhere")
-    with pytest.raises(PipelineFailed, match=f"The output names the file {name}, which is not"):
+    os.mkfifo(own / "pipe")
+    with pytest.raises(PipelineFailed, match=f"names the file {name}, which is {why}"):
         await desk.store({"image": MadeFile({"$file": str(own / name)})})
 
 

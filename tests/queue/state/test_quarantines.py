@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.errors import DatabaseUnavailable, ReplicaDied
 from serve_app.domain.lease import Lease, Presence, ReplicaStage, Work
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
@@ -32,7 +32,16 @@ from tests.captured_logs import CapturedLogs
 from tests.contract.waiting import eventually
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import LEASED_WITHIN_S, POOL, TENANT, ask, make_finish, new, report
+from tests.queue.requests import (
+    LEASED_WITHIN_S,
+    POOL,
+    TENANT,
+    ask,
+    failure,
+    make_finish,
+    new,
+    report,
+)
 
 
 def node(loss: Loss) -> str:
@@ -345,6 +354,22 @@ async def test_the_term_of_a_replica_whose_leases_run_out_again_and_again_ends(
         return (await queue.ask(ask(1, replica="r1", node="one"))).exit == GIVEN_UP.reason
 
     await eventually(told)
+
+
+async def test_a_replica_whose_apps_die_again_and_again_goes_on(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(LONG_LEASES)
+    died = failure(ReplicaDied.code, retryable=True)
+    for _ in range(TOLERATED + 1):
+        await ready(queue, "r1", "one")
+        id_ = (await queue.submit(new())).id
+        (lease,) = await take_leases(queue, "r1", "one")
+        await queue.finish(make_finish(lease.key, died))
+        await queue.cancel(TENANT, id_)
+        await database.rows("UPDATE attempts SET ended_at = ended_at - interval '1 min'")
+    await queue.parts.state.quarantines.judge()
+    assert not (await queue.ask(ask(0, replica="r1", node="one"))).exit
 
 
 async def test_the_term_of_a_replica_that_is_silent_for_long_ends(
