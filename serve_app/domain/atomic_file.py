@@ -38,11 +38,15 @@ class TemporaryFile:
         with self._lock:
             if self._discarded:
                 return
-            if self._file is None:
-                self._file = opened_new(self._temporary)
+            file = self._opened()
             self.size += len(data)
             self._note(data)
-            self._file.write(data)
+            file.write(data)
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = opened_new(self._temporary)
+        return self._file
 
     def _note(self, data: bytes) -> None:
         """Called with what is written next, after its size was added."""
@@ -78,10 +82,11 @@ class AtomicFile(TemporaryFile):
 
     def commit(self) -> None:
         with self._lock:
-            if self._file is None or self._discarded:
+            if self._discarded:
                 return
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            file = self._opened()  # an empty object of which nothing was written
+            file.flush()
+            os.fsync(file.fileno())
             try:
                 # A link fails if the name exists; a rename would replace an object that a client
                 # may already know.

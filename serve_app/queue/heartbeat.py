@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.batcher import Batcher
+from serve_app.domain.errors import StorageUnavailable
 from serve_app.domain.lease import LeaseKey, LeaseTerms, Report, ReportReply
 from serve_app.domain.progress import Preview, Progress
 from serve_app.postgres.database import UNAWAITED, Database
@@ -131,17 +133,23 @@ class Heartbeats:
             self._database,
             {key: snapshot for report in reports for key, snapshot in report.snapshots},
         )
-        tickets = {
-            key: self._terms.snapshot_ticket(key, leases[key].tenant)
-            for report in reports
-            for key in report.wants_tickets
-            if key in leases and leases[key].is_held
-        }
+        wanted = {key for report in reports for key in report.wants_tickets}
+        tickets = self._tickets([leases[key] for key in wanted if key in leases])
         await snapshots.store_tickets(self._database, [ticket.key for ticket in tickets.values()])
         return [
             _reply(report, leases, tickets, next_in_s=self._next_in_s(report, leases))
             for report in reports
         ]
+
+    def _tickets(self, leases: Sequence[_NamedLease]) -> Mapping[LeaseKey, UploadTicket]:
+        """Tickets for snapshots of the leases that are held. A tenant whose storage cannot be used
+        gets none, and its replica asks again: the reports of others must not wait for it."""
+        tickets: dict[LeaseKey, UploadTicket] = {}
+        for lease in leases:
+            if lease.is_held:
+                with suppress(StorageUnavailable):
+                    tickets[lease.key] = self._terms.snapshot_ticket(lease.key, lease.tenant)
+        return tickets
 
     def _next_in_s(self, report: Report, leases: Mapping[LeaseKey, _NamedLease]) -> float:
         """How much later the next report may come; 0 while a client follows one of its requests."""

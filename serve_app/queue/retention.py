@@ -46,12 +46,15 @@ FROM due d WHERE r.id = d.id
 RETURNING r.id
 """
 FILE_OWNERS = OWNERS.format(table="artifacts", where="", also="")
+# Files of a shared outcome age with the last request that has them.
 DELETE_FILES = f"""
 -- name: delete_aged_files
 WITH due AS (
     SELECT key FROM artifacts
     WHERE {_OF_TENANT} AND request_id < {_BEFORE}
       AND created_at < now() - make_interval(secs => %(age_s)s)
+      AND (SELECT 1 FROM requests r WHERE r.reuses = artifacts.request_id
+           AND r.finished_at >= now() - make_interval(secs => %(age_s)s) LIMIT 1) IS NULL
     ORDER BY tenant, request_id LIMIT %(most)s FOR UPDATE SKIP LOCKED
 ),
 gone AS (DELETE FROM artifacts a USING due d WHERE a.key = d.key RETURNING a.key),

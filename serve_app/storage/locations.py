@@ -28,7 +28,7 @@ from serve_app.periodic_task import PeriodicTask
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import LOCATION_ID, by_location, location_id
-from serve_app.storage.listing import StoredObject
+from serve_app.storage.listing import FOLDERS, StoredObject
 from serve_app.storage.s3.location import (
     AssumedRole,
     S3Location,
@@ -204,6 +204,19 @@ def _refuse_same(id_: str, location: S3Location, other: S3Location, whose: str) 
             f"{SETTING}: {id_} has the bucket and the prefix of {whose}. Set another {id_}.prefix: "
             "otherwise the files of both could not be told apart."
         )
+    if place[:2] == (other.endpoint_url, other.bucket) and (
+        _is_among_files(location.prefix, other.prefix)
+        or _is_among_files(other.prefix, location.prefix)
+    ):
+        raise Misconfigured(
+            f"{SETTING}: {id_} and {whose} have the same bucket, and the prefix of one lies in a "
+            f"folder of the other's files. Set another {id_}.prefix: otherwise `darkroom fsck "
+            "--mend` would delete them."
+        )
+
+
+def _is_among_files(prefix: str, others: str) -> bool:
+    return prefix.startswith(tuple(f"{others}{folder}" for folder in FOLDERS))
 
 
 def _role(id_: str, location: LocationConfig) -> AssumedRole | None:

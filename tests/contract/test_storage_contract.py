@@ -223,6 +223,13 @@ async def test_parts_that_come_in_any_order_become_one_object(storage: Any) -> N
     assert await content(storage, KEY) == FIVE + SIX + b"the end"
 
 
+async def test_an_empty_file_in_parts_is_an_object(storage: Any) -> None:
+    parts_id = await storage.begin_parts(KEY, PNG)
+    part = await storage.put_part(KEY, parts_id, 1, chunks())
+    assert await storage.join_parts(KEY, parts_id, {1: part.etag}) == 0
+    assert await storage.size(KEY) == 0
+
+
 all_but_s3rver = pytest.mark.parametrize(
     "storage",
     sample_params(["directory", "fake", "moto", "swift"], "directory", "fake"),

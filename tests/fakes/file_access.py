@@ -29,6 +29,10 @@ class FakeFileAccess:
             self._rules.setdefault(access.id, access)
         return access.id in self._rules
 
+    def delete_tenant(self, tenant: str) -> None:
+        """Delete its rules, as the deletion of the tenant does."""
+        self._rules = {i: rule for i, rule in self._rules.items() if rule.tenant != tenant}
+
     @property
     def ids(self) -> set[str]:
         return {*self._rules}

@@ -9,6 +9,7 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import StorageUnavailable
 from serve_app.domain.executors.fallback import rename_fields
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
@@ -30,6 +31,7 @@ class FakeTerms:
         self.thumbnails = False
         self.markings: dict[str, MarkPolicy] = {}
         self.rules: dict[str, tuple[Mapping[str, Any], ...]] = {}  # by tenant
+        self.without_storage: set[str] = set()  # tenants whose storage location is closed
         self._numbers = count()
 
     def marking(self, tenant: str) -> MarkPolicy:
@@ -120,7 +122,8 @@ class FakeTerms:
         return f"reader of {tenant}"
 
     def snapshot_ticket(self, lease_key: LeaseKey, tenant: str) -> UploadTicket:
-        del tenant
+        if tenant in self.without_storage:
+            raise StorageUnavailable("The storage location of the tenant cannot be used.")
         key = f"s/{lease_key.request_id}/{lease_key.attempt}/{next(self._numbers)}.bin"
         return UploadTicket(key, f"memory://{key}", "application/octet-stream", max_bytes=2**20)
 

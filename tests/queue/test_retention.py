@@ -107,6 +107,22 @@ async def test_files_are_deleted_by_age_and_tenant(ingress: Ingress, database: D
     assert len(await unwanted_keys(database)) == 4
 
 
+async def test_a_shared_file_stays_for_the_age_of_the_last_request_that_has_it(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    shared = {"reuse_digest": bytes(32)}
+    first = await make_aged_request(queue, database, 9, **shared)
+    await database.rows("UPDATE artifacts SET created_at = now() - interval '9 days'")
+    second = new_request(**shared)
+    await queue.submit(second)
+    assert (await queue.get(second.tenant, second.id)).reuses == first
+    by_kind = RetentionByKind(database, Retention(file_days=7))
+    assert await by_kind.delete_files() == 0
+    await database.rows("UPDATE requests SET finished_at = now() - interval '8 days'")
+    assert await by_kind.delete_files() == 1
+
+
 async def test_a_tenants_own_age_counts_also_without_one_for_all(
     ingress: Ingress, database: Database
 ) -> None:

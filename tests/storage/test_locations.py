@@ -77,6 +77,17 @@ def test_a_location_may_not_be_the_installations_own(read: Any) -> None:
         read("acme: {prefix: pics}", s3_prefix="pics", **OWN)
 
 
+def test_a_location_cannot_lie_among_the_files_of_another_which_a_check_would_take_for_orphans(
+    read: Any,
+) -> None:
+    for text, own in (("acme: {prefix: u}", ""), ("acme: {prefix: pics/r/a}", "pics")):
+        with pytest.raises(Misconfigured, match="acme and the installation's own storage have"):
+            read(text, s3_prefix=own, **OWN)
+    with pytest.raises(Misconfigured, match="borg and acme have the same bucket"):
+        read("acme: {bucket: both, prefix: a/w}\nborg: {bucket: both, prefix: a}")
+    assert read("acme: {prefix: users}", **OWN)["acme"].s3.prefix == "users/"
+
+
 def test_credentials_come_from_a_folder(read: Any, tmp_path: Path) -> None:
     (tmp_path / "access_key_id").write_text("AKID\n")
     (tmp_path / "secret_access_key").write_text("hush\n")

@@ -24,6 +24,7 @@ from serve_app.ingress.http.content_disposition import content_disposition
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_query
+from serve_app.ingress.http.stored_file import begin
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
@@ -170,7 +171,7 @@ async def view(request: HttpRequest) -> Response:
         "cache-control": "private, no-store",
         "x-content-type-options": "nosniff",
     }
-    return StreamingResponse(storage.read(key, 0, size), headers=headers)
+    return StreamingResponse(await begin(storage.read(key, 0, size)), headers=headers)
 
 
 async def named_files(

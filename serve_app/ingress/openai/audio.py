@@ -22,6 +22,7 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import ANY, EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.stored_file import begin
 from serve_app.ingress.openai.audio_parameters import (
     AUDIO,
     NAMES,
@@ -155,8 +156,8 @@ async def speech(request: HttpRequest) -> Response:
 
     async def reply(ended: Request) -> Response:
         file = _audio_of(ended)
-        size = await services.files.storage.size(file.key)  # before the status is sent
-        chunks = services.files.storage.read(file.key, 0, size)
+        size = await services.files.storage.size(file.key)
+        chunks = await begin(services.files.storage.read(file.key, 0, size))
         headers = outcome_headers(ended) | {"content-length": str(size), **NO_SNIFFING}
         return StreamingResponse(chunks, media_type=file.media_type, headers=headers)
 

@@ -47,6 +47,9 @@ PRIVATE_URL = re.compile(
 CACHED_RULES = 20_000
 FOR_EVER_S = 10.0 * 366 * 86400
 UNKNOWN_S = 1.0
+STORED_S = 1.0
+"""How long rules are known to be stored: the deletion of their tenant deletes them, and one of the
+same name has rules of the same ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class FileAccessControl:
         self._rules: RecentKeys[FileAccess] = RecentKeys(CACHED_RULES, FOR_EVER_S)
         # Separate, so that a flood of invented ids cannot evict the valid ones.
         self._unknown: RecentKeys[bool] = RecentKeys(CACHED_RULES, UNKNOWN_S)
+        self._stored: RecentKeys[bool] = RecentKeys(CACHED_RULES, STORED_S)
         self._generations: dict[str, int] = {}  # by key
         self._revoked: dict[tuple[str, str], datetime | None] = {}  # until when it matters
         self._last = 0  # number of the last revocation that is known here
@@ -141,15 +145,16 @@ class FileAccessControl:
         return await self._book.page(tenant, after, limit)
 
     async def store_rules(self, access: FileAccess) -> str:
-        """Id of rules, which are stored unless they are known. ``InvalidInput``: the tenant has
-        used too many different ones."""
+        """Id of rules, which are stored. ``InvalidInput``: the tenant has used too many different
+        ones."""
         now, id_ = self._clock.monotonic(), access.id
-        if self._rules.get(id_, now) is None:
+        if not self._stored.get(id_, now):
             if not await self._book.keep(access):
                 raise InvalidInput(
                     "Your files have too many different access rules. Use the rules of earlier "
                     "files, or put fewer users into them."
                 )
+            self._stored.put(id_, True, now)  # noqa: FBT003
             self._rules.put(id_, access, now)
         return id_
 

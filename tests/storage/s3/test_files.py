@@ -11,6 +11,7 @@ import httpx
 import pytest
 from blockbuster import blockbuster_ctx
 
+from serve_app.domain.errors import StorageUnavailable
 from serve_app.storage.s3.storage import S3Storage
 from tests.ingress.house import build_house
 from tests.storage.s3.chunks import chunks
@@ -48,6 +49,19 @@ async def test_a_file_comes_through_as_it_would_from_the_directory(server: S3Ser
     assert answer.headers["content-disposition"].startswith("inline")
     assert (part.status_code, part.content) == (206, CONTENT[-5:])
     assert (outside.status_code, missing.status_code) == (416, 404)
+
+
+async def test_a_file_that_storage_cannot_read_now_is_no_response_that_breaks_off(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> AsyncIterator[bytes]:
+        raise StorageUnavailable("S3 answered s3:GetObject with 503 SlowDown.")
+        yield b""
+
+    async with serving(server) as (client, storage):
+        monkeypatch.setattr(storage, "read", away)
+        answer = await client.get(f"/files/{KEY}")
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "storage_unavailable")
 
 
 @pytest.mark.long

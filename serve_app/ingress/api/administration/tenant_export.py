@@ -285,8 +285,7 @@ def _request(request: Request, export: ExportedTenant, *, favourite: bool) -> di
 
 
 def _files_of(request: Request) -> Sequence[Artifact]:
-    """Files that a request made itself: one that shares an outcome names those of the other."""
-    if request.outcome is None or request.reuses is not None:
+    if request.outcome is None:
         return ()
     return (*request.outcome.artifacts, *request.outcome.thumbnails)
 

@@ -32,6 +32,7 @@ from serve_app.ingress.http.openapi import (
 )
 from serve_app.ingress.http.origin import etag_of
 from serve_app.ingress.http.route_scopes import BY_CALL, NO_KEY
+from serve_app.ingress.http.stored_file import begin
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
 from serve_app.storage.blocking import CHUNK_BYTES
@@ -120,7 +121,8 @@ async def read(request: HttpRequest) -> Response:
         return Response(status_code=status, headers=headers)
     if end <= len(beginning):
         return Response(beginning[start:end], status, headers)
-    return StreamingResponse(storage.read(key, start, end), status, headers)
+    chunks = await begin(storage.read(key, start, end))
+    return StreamingResponse(chunks, status, headers)
 
 
 async def write(request: HttpRequest) -> Response:

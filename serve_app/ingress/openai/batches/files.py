@@ -19,6 +19,7 @@ from serve_app.ingress.http.body import is_form, spooled_form
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import Operation, answer, in_path, in_query
+from serve_app.ingress.http.stored_file import begin
 from serve_app.ingress.openai.batches.objects import (
     OpenAiDeletedFile,
     OpenAiFile,
@@ -112,8 +113,8 @@ async def content(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     file = await find_file(request, caller)
-    size = await services.files.storage.size(file.key)  # before the status is sent
-    chunks = services.files.storage.read(file.key, 0, size)
+    size = await services.files.storage.size(file.key)
+    chunks = await begin(services.files.storage.read(file.key, 0, size))
     headers = {"x-content-type-options": "nosniff"}
     if file.purpose == OUTPUT:
         chunks = signed_again(services.files.access, file.tenant, chunks)

@@ -75,6 +75,27 @@ async def test_a_large_input_is_exported_as_it_is_stored(house: House) -> None:
     assert request["input"]["prompt"] == image
 
 
+async def test_a_shared_file_is_exported_also_after_the_request_that_made_it_was_deleted(
+    house: House,
+) -> None:
+    fields = {"content": "my image", "artifacts": 1, "seed": 1}
+    async with house.client() as client:
+        ids = []
+        for _ in range(2):
+            answer = await client.post(
+                f"/run/{PROBE}", json=fields, headers={"x-darkroom-cache": "allow"}
+            )
+            ids.append(answer.headers["x-fal-request-id"])
+        assert answer.headers["x-darkroom-cache"] == "hit"
+        for _ in range(2):
+            content = (await client.get(EXPORT)).content
+            assert len([name for name in names(content) if name.startswith("files/")]) == 1
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                (file,) = read(content, "requests")[0]["files"]
+                assert archive.read(file["file"]) == b"my image"
+            assert (await client.delete(f"/v1/requests/{ids[0]}")).status_code in (200, 404)
+
+
 async def test_files_may_be_left_out(house: House) -> None:
     async with house.client() as client:
         await run_probe(client, content="my image", artifacts=1, thumbnails=True)
