@@ -5,6 +5,7 @@ from __future__ import annotations
 from serve_app.catalog.work import check_request
 from serve_app.domain.errors import Unsupported
 from serve_app.domain.realtime import session_kind
+from serve_app.ingress.services.cpu_executor import pass_over
 from serve_app.ingress.submission.admission import Submission
 
 
@@ -31,7 +32,9 @@ async def require_sessions(submission: Submission) -> None:
 async def validate_input(submission: Submission) -> None:
     """Validate the input and add its defaults. ``InvalidInput`` names every invalid field."""
     catalog = submission.services.catalog.of_tenant(submission.tenant)
-    valid = catalog.validate(submission.entry.endpoint.id, submission.body, submission.beneath)
+    body = submission.body
+    endpoint_id = submission.entry.endpoint.id
+    valid = await pass_over(body, catalog.validate, endpoint_id, body, submission.beneath)
     submission.input = dict(valid.input)
     submission.warnings = (*valid.warnings, *submission.options.warnings)
 
