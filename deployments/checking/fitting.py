@@ -86,19 +86,14 @@ def check_values(file: Path) -> None:
 
     Reads the whole file once.
     """
-    import torch  # noqa: PLC0415
     from safetensors import safe_open  # noqa: PLC0415
+
+    from deployments.engine.reading.finite import DIVERGED, has_finite_values  # noqa: PLC0415
 
     with safe_open(file, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118  # it is no mapping
-            tensor = opened.get_tensor(name)
-            if tensor.itemsize < 2 or not tensor.is_floating_point():
-                continue
-            if not bool(torch.isfinite(tensor).all()):
-                raise WeightsUnavailable(
-                    f"{name} has values that are not finite numbers (NaN or infinite): the "
-                    "training diverged, or the file was converted to a type that is too small."
-                )
+            if not has_finite_values(opened.get_tensor(name)):
+                raise WeightsUnavailable(f"{name} {DIVERGED}")
 
 
 def _component_of(base: BaseFiles, header: SafetensorsHeader) -> str:

@@ -25,7 +25,13 @@ from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.media.image_size import AUTO, AUTO_AREA, PRESETS, auto_size
+from serve_app.domain.media.image_size import (
+    AUTO,
+    AUTO_AREA,
+    MAX_MEGAPIXELS,
+    PRESETS,
+    auto_size,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -199,9 +205,6 @@ def _share_cropped(rendered: float, requested: float) -> float:
 
 
 # Input images.
-
-MAX_MEGAPIXELS = 4.2
-"""Larger input images are scaled down to this, unless the endpoint's bounds say otherwise."""
 
 
 def as_text_to_image(endpoint: Endpoint) -> Endpoint:

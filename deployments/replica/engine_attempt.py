@@ -107,7 +107,7 @@ class EngineAttempt(Attempt):
             product, files = await self._produce()
         except LoraRefused as error:
             raise self._explain(error) from error
-        except (ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             if (refused := refusal(error, self.lease.endpoint)) is None:
                 raise
             raise refused from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Mapping
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
@@ -18,17 +19,30 @@ CALL = "__call__"
 SIDES = ("height", "width")
 """Arguments of a size."""
 
+OUTGROWN: Mapping[str, tuple[str, str]] = {
+    "cropped_pos_embed": ("height", "The size is larger than this model can make"),
+    "apply_rotary_emb_qwen": ("prompt", "The prompt is longer than this model reads. Shorten it"),
+}
+"""Function of diffusers that fails where an input has more positions than its model knows → the
+argument, and what its client is told: errors of shapes name neither."""
+
 
 def refusal(error: Exception, endpoint: Endpoint) -> InvalidInput | None:
     """Error of the field that the message of a pipeline's check names first, or else the name of
-    the check. None: it is no error of a check, or neither names a field."""
+    the check; or of the field that is larger than the model. None: it is neither, or has no
+    field."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [code.co_name if "diffusers" in code.co_filename else "" for code in codes]
     checks = [name for name in names if CHECK.match(name)]
-    if names[-1:] != [CALL] and not checks:
+    outgrown = next((OUTGROWN[name] for name in names if name in OUTGROWN), None)
+    # No subclass of RuntimeError: a lack of memory is one.
+    if outgrown is not None and type(error) in (ValueError, RuntimeError):
+        words, message = [outgrown[0]], outgrown[1]
+    elif isinstance(error, RuntimeError) or (names[-1:] != [CALL] and not checks):
         return None
-    message = str(error)
-    words = [*re.findall(r"\w+", message), *"_".join(checks).split("_")]
+    else:
+        message = str(error)
+        words = [*re.findall(r"\w+", message), *"_".join(checks).split("_")]
     fields = {
         argument: name
         for name, field in declared_inputs(endpoint).items()

@@ -147,15 +147,20 @@ class EntryBuilder:
         return entry
 
 
+def unknown_pool(name: str, pools: Pools) -> str:
+    """Why an entry cannot name this pool, which goes on after "pool"; empty if it can."""
+    if name in pools:
+        return ""
+    return (
+        f"`{name}` does not exist, or takes the overflow of another one. Pools that entries may "
+        f"name are {', '.join(sorted(pools))}"
+    )
+
+
 def _no_pool(name: str, family: str, pools: Pools) -> str:
-    hosted = pools.get(name)
-    if hosted is None:
-        here = ", ".join(sorted(pools))
-        return (
-            f"Its pool `{name}` does not exist, or takes the overflow of another one. Pools that "
-            f"entries may name are {here}."
-        )
-    if family not in hosted:
+    if unknown := unknown_pool(name, pools):
+        return f"Its pool {unknown}."
+    if family not in pools[name]:
         return f"Its pool `{name}` does not host its family `{family}`."
     return ""
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -26,6 +30,47 @@ from serve_app.domain.errors import DarkroomError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal was closed
+
+
+class Ended(KeyboardInterrupt):
+    """A signal that ends the command, which tidies up as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def interrupted_status(interrupt: KeyboardInterrupt) -> int:
+    """Exit status after Ctrl-C or another signal, as shells report it."""
+    return 128 + interrupt.number if isinstance(interrupt, Ended) else INTERRUPTED
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 the signal's calling convention
+    raise Ended(number)
+
+
+@contextmanager
+def _ending_by_signals() -> Generator[None]:
+    """Raise ``Ended`` for signals within this context. Ignored ones stay ignored, as `nohup` asks
+    for, and those of a program that calls a command in a thread are its own."""
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = [n for n in ENDING if is_main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def open_stderr() -> None:
+    """Give standard error a place if it is closed, as after `2>&-`: what a command says there is
+    lost, and the command works."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 class LazyGroup(CommandGroup):
@@ -95,14 +140,16 @@ class ErrorReportingGroup(LazyGroup):
     answered, which may be none of ours."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        open_stderr()
         try:
-            return super().invoke(ctx)
+            with _ending_by_signals():
+                return super().invoke(ctx)
         except click.NoSuchOption as error:
             # Without the context, which would print the usage before the sentence.
             raise click.UsageError(option_advice(error)) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             echo("\nStopped.", err=True)
-            sys.exit(INTERRUPTED)
+            sys.exit(interrupted_status(interrupt))
         except Exception as error:
             sentence = _sentence(error, answering_url(ctx))
             if sentence is None:

@@ -20,4 +20,6 @@ def is_deep(value: Any, max_depth: int) -> bool:
             for inner in (container.values() if isinstance(container, dict) else container)
             if isinstance(inner, dict | list)
         ]
+        if not level:
+            return False
     return bool(level)

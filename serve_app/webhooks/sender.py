@@ -143,14 +143,14 @@ class Sender:
         except TimeoutError:
             error = f"It did not answer within {timeout_s:g} s."
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout, ssl.SSLError, OSError) as problem:
-            error = f"No connection: {str(problem) or type(problem).__name__}."
+            error = f"No connection: {_reason(problem)}."
         except (
             httpcore2.NetworkError,
             httpcore2.TimeoutException,
             httpcore2.ProtocolError,
             httpcore2.UnsupportedProtocol,
         ) as problem:
-            error = f"No answer: {str(problem) or type(problem).__name__}."
+            error = f"No answer: {_reason(problem)}."
         took_s = self._clock.monotonic() - began
         return ReceiverResponse(took_s, status, error, again_after_s, final)
 
@@ -216,6 +216,11 @@ def _error_of(status: int) -> tuple[str, bool]:
     if 300 <= status < 400:
         return f"It answered {status}; redirects are not followed.", True
     return f"It answered {status}.", status == GONE
+
+
+def _reason(problem: Exception) -> str:
+    """What an error says, without a full stop: some have one."""
+    return str(problem).rstrip(". ") or type(problem).__name__
 
 
 def _credentials(url: httpx2.URL) -> list[tuple[bytes, bytes]]:

@@ -11,6 +11,7 @@ from serve_app.domain.sharing.admission import admission_suspended
 from serve_app.domain.sharing.fair_queue import work_of
 
 MAX_LENGTH = 2048  # characters of a URL
+PORTS = range(1, 2**16)
 RESOLVE_S = 2.0
 PRIVATE = (
     "has a private address, and webhooks to private addresses are refused unless "
@@ -34,6 +35,8 @@ def validate_url(url: str) -> str:
         raise BadTarget("should be an http: or https: URL")
     if not parsed.host:
         raise BadTarget("should name a host")
+    if parsed.port is not None and parsed.port not in PORTS:
+        raise BadTarget(f"should have a port from {PORTS[0]} to {PORTS[-1]}")
     whole = str(parsed.copy_with(fragment=None))
     if len(whole) > 2 * MAX_LENGTH:  # encoding of non-ASCII characters makes it longer
         raise BadTarget("is too long when it is written in ASCII")

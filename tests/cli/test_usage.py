@@ -36,6 +36,10 @@ def test_usage_is_shown_as_a_table_as_json_and_as_csv(tmp_path: Path) -> None:
         assert together == "Total: 0.5000 USD."
         assert json.loads(darkroom("--by", "tenant", "--json"))["results"][0]["tenant"] == "default"
         assert darkroom("--by", "day", "--by", "key", "--csv").startswith("day,key_id,requests,")
+        both = ["usage", "--csv", "--json", "--data-dir", str(tmp_path)]
+        refused = CliRunner().invoke(main, both)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "--csv and --json" in refused.stderr
         assert darkroom("report").splitlines() == [
             "No replica ran in this time.",
             "Total: 0.0 GPU hours, 0.0 busy, 0.0 idle; 0.00 USD.",

@@ -131,6 +131,10 @@ async def test_batches_are_listed_newest_first_in_pages(queue: Queue) -> None:
     rest = await queue.batches.page(TENANT, after="batch_3", limit=9)
     assert [batch.id for batch in rest] == ["batch_2", "batch_1", "batch_0"]
     assert await queue.batches.page(TENANT, after="unknown") == []
+    # One that was deleted after its page was read.
+    at = first[-1].created_at
+    rest = await queue.batches.page(TENANT, after="batch_2a", limit=9, after_at=at)
+    assert [batch.id for batch in rest] == ["batch_2", "batch_1", "batch_0"]
     await queue.batches.create(make_batch("batch_of_bob", tenant="bob"), MOST)
     assert await queue.batches.page(TENANT, after="batch_of_bob") == []
 
@@ -440,3 +444,19 @@ async def test_files_are_listed_in_pages_in_both_orders(queue: Queue, uploads: U
     await files.add("file-of-bob-2", "bob", late, "x", "batch")
     assert await files.page(TENANT, ascending=True, after="file-of-bob") == []
     assert await files.page(TENANT, after="file-of-bob-2") == []
+
+
+async def test_a_page_goes_on_after_a_file_that_was_deleted_meanwhile(
+    queue: Queue, uploads: UploadBook
+) -> None:
+    files = queue.batches.files
+    for number in range(4):
+        key = await upload_file(uploads, f"n{number}")
+        await files.add(f"file-{number}", TENANT, key, "x", "batch")
+    *_, last = await files.page(TENANT, limit=2)
+    assert await uploads.delete(TENANT, last.key)
+    for ascending, ids in ((False, ["file-1", "file-0"]), (True, ["file-3"])):
+        rest = await files.page(
+            TENANT, after=last.id, after_at=last.created_at, ascending=ascending
+        )
+        assert [file.id for file in rest] == ids

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.audit.acts import Actor
@@ -60,6 +61,7 @@ class FakeBatchFiles:
         *,
         purpose: str | None = None,
         after: str | None = None,
+        after_at: datetime | None = None,
         limit: int = 20,
         ascending: bool = False,
         batches_of: str | None = None,
@@ -70,8 +72,10 @@ class FakeBatchFiles:
             reverse=not ascending,
         )
         if after is not None:
-            ids = [file.id for file in files]
-            files = files[ids.index(after) + 1 :] if after in ids else []
+            known = {file.id: file.created_at for file in files}
+            at = after_at or known.get(after)
+            beyond = operator.gt if ascending else operator.lt
+            files = [x for x in files if at and beyond((x.created_at, x.id), (at, after))]
         return files[:limit]
 
     async def written_by(self, batch: str) -> Sequence[BatchFile]:
@@ -156,13 +160,18 @@ class FakeBatches:
         return stored if stored is not None and stored.tenant == tenant else None
 
     async def page(
-        self, tenant: str, after: str | None = None, limit: int = 20
+        self,
+        tenant: str,
+        after: str | None = None,
+        limit: int = 20,
+        *,
+        after_at: datetime | None = None,
     ) -> Sequence[StoredBatch]:
         own = [x.read(self._clock) for x in self._entries.values() if x.batch.tenant == tenant]
         own.sort(key=lambda batch: (batch.created_at, batch.id), reverse=True)
         if after is not None:
-            ids = [entry.id for entry in own]
-            own = own[ids.index(after) + 1 :] if after in ids else []
+            at = after_at or {entry.id: entry.created_at for entry in own}.get(after)
+            own = [x for x in own if at and (x.created_at, x.id) < (at, after)]
         return own[:limit]
 
     async def cancel(self, tenant: str, batch: str, actor: Actor) -> StoredBatch | None:

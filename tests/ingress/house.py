@@ -132,7 +132,6 @@ async def build_house(
     room: Any = None,
     artifact_room: Any = None,
     catalog: Catalog = CATALOG,
-    limits: QueueLimits | None = None,
     linger_s: float = LAST_BYTE_DELAY_S,
     storage: Any = None,
     deliver: bool = False,
@@ -166,7 +165,7 @@ async def build_house(
         names_secret=b"n" * 32,
     )
     liveness = FakeLiveness()
-    queue_limits = limits or QueueLimits()
+    queue_limits = QueueLimits.of(config)
     async with books(clock, terms, queue_limits, liveness) as kept:
         queue, keys = kept.queue, kept.keys
         scripted = ScriptedReplica(queue, storage, partials=kept.partials)

@@ -85,6 +85,18 @@ async def test_who_cannot_be_reached_has_not_taken_it(sender: Sender, receiver: 
     assert not answer.final
 
 
+@pytest.mark.parametrize("says", ["It is closed", "It is closed.", "It is closed..."])
+async def test_a_reason_ends_with_one_full_stop(receiver: Receiver, says: str) -> None:
+    async def names(host: str, port: int) -> Sequence[str]:
+        raise httpcore2.ConnectError(says)
+
+    sender = Sender(names, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
+    await sender.start()
+    answer = await sender.post(receiver.url(host="a.example"), PARCEL, 5.0)
+    await sender.aclose()
+    assert answer.error == "No connection: It is closed."
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_server_that_speaks_something_else_has_not_taken_it(
     sender: Sender, scheme: str

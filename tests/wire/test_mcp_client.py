@@ -31,6 +31,7 @@ from mcp_types import (
     TextContent,
 )
 
+from serve_app.domain.json_depth import MAX_DEPTH
 from serve_app.ingress.mcp.content import MAX_INLINE_BYTES
 from serve_app.ingress.mcp.tasks import EXTENSION
 from serve_app.telemetry.version import package_version
@@ -41,6 +42,7 @@ from tests.wire.served import Address, serve
 pytestmark = pytest.mark.wire
 
 IMAGES, AUDIOS, VIDEOS = "test/images", "test/audio", "test/videos"
+PROBE = "test/probe"
 FLUX = "fal-ai/flux/schnell"
 MODERN = "2026-07-28"
 
@@ -252,6 +254,21 @@ async def test_a_null_character_in_an_input_is_reported_with_its_field(
         result = await client.call_tool("generate", wish)
     assert result.is_error
     assert "input.prompt: Input should not contain NUL" in text(result)
+
+
+async def test_an_input_may_be_as_deep_as_elsewhere_and_no_deeper(
+    address: Address, mode: str
+) -> None:
+    deep: list[Any] = []
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    async with connect(address, mode) as client:
+        # The list begins one level below the input.
+        fits = await client.call_tool("generate", {"model": PROBE, "input": {"echo": deep[0][0]}})
+        refused = await client.call_tool("generate", {"model": PROBE, "input": {"echo": deep}})
+    assert not fits.is_error
+    assert refused.is_error
+    assert f"more than {MAX_DEPTH} lists and objects" in text(refused)
 
 
 async def test_a_model_is_found_and_described(address: Address, mode: str) -> None:

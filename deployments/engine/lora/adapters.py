@@ -319,7 +319,7 @@ def check_size(adapter: Adapter, size: int, most: int, file: Path) -> None:
 def _require(adapter: Adapter, file: Path, *names: str) -> list[Tensor]:
     if missing := [name for name in names if name not in adapter.parts]:
         raise Misconfigured(
-            f"The LoRA {file} is a {adapter.kind} that lacks {' and '.join(missing)} of "
-            f"{adapter.name}. Save it again."
+            f"The LoRA {file} has no {' and no '.join(missing)} for {adapter.name}, which it "
+            f"changes by a {adapter.kind}. Save it again."
         )
     return [adapter.parts[name] for name in names]

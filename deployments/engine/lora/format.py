@@ -29,6 +29,7 @@ from deployments.engine.lora.adapters import (
 from deployments.engine.lora.changes import Change, Convolution, DifferenceChange
 from deployments.engine.lora.names import LayerNames, Target
 from deployments.engine.lora.probes import UNEXPECTED, find_by_diffusers
+from deployments.engine.reading.finite import DIVERGED, has_finite_values
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 log = logging.getLogger(__name__)
@@ -284,6 +285,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
     _check_settings(settings, file)
     _check_alphas(tensors, file)
+    if broken := [name for name, tensor in tensors.items() if not has_finite_values(tensor)]:
+        raise Misconfigured(f"The LoRA {file} cannot be applied: {broken[0]} {DIVERGED}")
     return tensors, settings
 
 

@@ -21,6 +21,7 @@ from serve_app.catalog.fields.outputs import IMAGES, Produced
 from serve_app.domain.endpoint import ACCELERATION, Endpoint, described_levels
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.media.draft import DRAFT_TYPE
+from serve_app.domain.media.image_size import MAX_MEGAPIXELS
 
 # Input models narrowed to the defaults and bounds of one endpoint.
 
@@ -169,13 +170,13 @@ class Shape:
 class PydanticSchema:
     """Shape with one endpoint's defaults and bounds. ``ValueError`` if they do not fit.
 
-    The bound ``megapixels`` limits the area of ``image_size``.
+    The bound ``megapixels`` limits the area of ``image_size``, by default to ``MAX_MEGAPIXELS``.
     """
 
     def __init__(self, shape: Shape, endpoint: Endpoint) -> None:
         bounds = dict(endpoint.bounds)
         self._shape = shape
-        self._most_megapixels = bounds.pop("megapixels", (0.0, float("inf")))[1]
+        self._most_megapixels = bounds.pop("megapixels", (0.0, MAX_MEGAPIXELS))[1]
         self.makes_drafts = shape.drafts and drafts.makes_drafts(endpoint)
         more = drafts.INPUT_FIELDS if self.makes_drafts else {}
         self._model = narrow_model(shape.input, endpoint.defaults, bounds, more)

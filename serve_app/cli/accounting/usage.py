@@ -66,6 +66,8 @@ def usage_group(
     """
     if ctx.invoked_subcommand is not None:
         return
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json name two formats. Leave out one of them.", ctx)
     # Whole days: the first one has all of its usage.
     first = (until or SystemClock().now()).date() - timedelta(days=30)
     filters: dict[str, Any] = {

@@ -17,7 +17,7 @@ from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo, size_text
-from serve_app.cli.group import INTERRUPTED
+from serve_app.cli.group import interrupted_status
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import EndpointNotServed, InvalidInput, Misconfigured
 from serve_app.settings import Config, read_config, refuse_unknown
@@ -378,6 +378,6 @@ def tune_command(
     else:
         try:
             sys.exit(run(config, command))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             echo("\nStopped. What was measured is kept. Run the command to continue.", err=True)
-            sys.exit(INTERRUPTED)
+            sys.exit(interrupted_status(interrupt))

@@ -32,7 +32,7 @@ from serve_app.cli.generation.files import (
 from serve_app.cli.generation.options import GenerateOptions
 from serve_app.cli.generation.progress import PreviewFile, progress_bar, update_bar
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
-from serve_app.cli.group import INTERRUPTED
+from serve_app.cli.group import interrupted_status
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.media.image_size import in_shape_of_image
 
@@ -56,7 +56,8 @@ def run(
 
     Without ``output``, the name follows from what the endpoint makes. ``preview`` is rewritten with
     each preview. ``as_json`` prints the endpoint's output and the paths of its files. ``show``
-    opens the files. Ctrl-C cancels the request and exits with status 130.
+    opens the files. Ctrl-C cancels the request and exits with status 130, as SIGTERM and the end of
+    the terminal do with theirs.
     """
     wish = _with_prompt(wish)
     _check(wish, output, preview, as_json=as_json, show=show)
@@ -137,9 +138,9 @@ def _make(
         contents = [content_of(client, file) for file in files]
     except ApiFailure as failure:
         raise _by_option(failure, wish) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         echo(f"\n{_cancel(client, submitted)}", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupted_status(interrupt))
     return result, files, contents
 
 

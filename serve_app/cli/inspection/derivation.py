@@ -109,6 +109,7 @@ CHOICES: Mapping[str, Mapping[str, tuple[str | int, ...]]] = {
 
 MAX_TOKENS = 32_768
 BOUNDS: Mapping[str, Mapping[str, float]] = {
+    "control_mode": {"least": 0},  # an index: a union fails on the device with another
     STEPS: {"least": 1},
     "block_length": {"least": 1, "most": MAX_TOKENS},
     "clip_skip": {"least": 0, "most": 11},  # of the twelve layers of the smallest encoder

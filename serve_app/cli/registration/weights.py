@@ -17,7 +17,7 @@ from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, size_text
-from serve_app.cli.group import INTERRUPTED
+from serve_app.cli.group import interrupted_status
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
 from serve_app.resources.weights import WEIGHTS
 
@@ -201,13 +201,13 @@ def _wait_for_check(
             waiting.show(f"Checking {name}: {answer['state']}")
             time.sleep(POLL_S)
             answer = client.poll(resources.path_of(WEIGHTS, name))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         echo(
             f"\nThe check of {name} goes on. `darkroom weights show {name}` shows it. It needs the "
             "uploaded files, so they stay.",
             err=True,
         )
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupted_status(interrupt))
     return answer
 
 

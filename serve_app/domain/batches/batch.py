@@ -180,12 +180,14 @@ class BatchFiles(Protocol):
         *,
         purpose: str | None = None,
         after: str | None = None,
+        after_at: datetime | None = None,
         limit: int = 20,
         ascending: bool = False,
         batches_of: str | None = None,
     ) -> Sequence[BatchFile]:
         """Files in the order of their creation. ``after``: id of the last file of the previous
-        page; an unknown id gives an empty page. ``batches_of``: as in ``get``."""
+        page; an unknown id gives an empty page. ``after_at``: its creation, with which it may
+        have been deleted meanwhile. ``batches_of``: as in ``get``."""
         ...
 
     async def written_by(self, batch: str) -> Sequence[BatchFile]:
@@ -294,10 +296,16 @@ class BatchBook(Protocol):
     async def get(self, tenant: str, batch: str) -> StoredBatch | None: ...
 
     async def page(
-        self, tenant: str, after: str | None = None, limit: int = 20
+        self,
+        tenant: str,
+        after: str | None = None,
+        limit: int = 20,
+        *,
+        after_at: datetime | None = None,
     ) -> Sequence[StoredBatch]:
         """Batches, newest first. ``after``: id of the last one of the previous page; an unknown id
-        gives an empty page."""
+        gives an empty page. ``after_at``: its creation, with which it may have been deleted
+        meanwhile."""
         ...
 
     async def cancel(self, tenant: str, batch: str, actor: Actor) -> StoredBatch | None:

@@ -20,6 +20,10 @@ PRESETS: Mapping[str, tuple[int, int]] = {
 
 MIN_SIDE, MAX_SIDE = 64, 14142  # pixels
 
+MAX_MEGAPIXELS = 4.2
+"""Of an image that is asked for; and of an input image, which is scaled down to it. The endpoint's
+bounds may say otherwise."""
+
 AUTO = "auto"
 """Name of the size in the shape of the input image, which the replica finds: see ``auto_size``."""
 

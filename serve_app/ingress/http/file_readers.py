@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from serve_app.ingress.http.auth import (
 )
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.route_scopes import ANY_KEY
+from serve_app.ingress.services.cpu_executor import pass_over
 from serve_app.ingress.services.open_access import Access
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
@@ -158,22 +159,37 @@ async def require_readable_inputs(
     its replica finds neither.
     """
     named = False
-    for field, url in _private_urls(input, ""):
+    for field, url in await pass_over(input, _private_urls, input):
         named = True
         await _require(services, tenant, field, url)
     return named
 
 
-def _private_urls(value: Any, field: str) -> Iterator[tuple[str, str]]:
+def _private_urls(input: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    """Fields and URLs, in the order of the input. A field is named only once its URL is found: to
+    name each of a million values took seconds."""
+    return [(".".join(map(str, place)), url) for place, url in _private_urls_in(input)]
+
+
+def _private_urls_in(value: Any) -> list[tuple[tuple[str | int, ...], str]]:
     if isinstance(value, str):
-        if len(value) <= MAX_URL_CHARACTERS and _PRIVATE.match(value):
-            yield field, value
-    elif isinstance(value, Mapping):
-        for name, inner in cast("Mapping[str, Any]", value).items():
-            yield from _private_urls(inner, f"{field}.{name}" if field else name)
+        return [((), value)] if _is_private_url(value) else []
+    if isinstance(value, Mapping):
+        items: Iterable[tuple[str | int, Any]] = cast("Mapping[str, Any]", value).items()
     elif isinstance(value, (list, tuple)):
-        for number, inner in enumerate(cast("list[Any]", value)):
-            yield from _private_urls(inner, f"{field}.{number}")
+        items = enumerate(cast("list[Any]", value))
+    else:
+        return []
+    return [
+        ((name, *place), url)
+        for name, inner in items
+        if isinstance(inner, (str, Mapping, list, tuple))
+        for place, url in _private_urls_in(inner)
+    ]
+
+
+def _is_private_url(text: str) -> bool:
+    return len(text) <= MAX_URL_CHARACTERS and _PRIVATE.match(text) is not None
 
 
 async def _require(services: Services, tenant: str, field: str, url: str) -> None:

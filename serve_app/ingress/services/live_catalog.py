@@ -20,11 +20,11 @@ from serve_app.catalog.catalog import (
     combine_entries,
     read_file,
 )
-from serve_app.catalog.entries import CatalogEntry
+from serve_app.catalog.entries import CatalogEntry, unknown_pool
 from serve_app.catalog.private import PrivateEndpoint, private_entry, why_not_private
 from serve_app.catalog.workflows.entry import workflow_entry
 from serve_app.domain.audit.acts import Actor
-from serve_app.domain.errors import EntryExists, NotFound, RequestActive
+from serve_app.domain.errors import EntryExists, InvalidInput, NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
 from serve_app.domain.rest import Rest
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
@@ -148,7 +148,11 @@ class LiveCatalog:
         )
 
     def _check(self, stored_entry: StoredEntry) -> CatalogEntry:
-        entry = build_stored(entry_builder(self._config), stored_entry, strict=True)
+        builder = entry_builder(self._config)
+        entry = build_stored(builder, stored_entry, strict=True)
+        named = entry.source.pool
+        if named and builder.pools is not None and (why := unknown_pool(named, builder.pools)):
+            raise InvalidInput.of_field("pool", f"The pool {why}")
         check_fallback(entry, self._catalog)
         return entry
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from serve_app.catalog.catalog import Catalog, ValidInput
 from serve_app.catalog.work import check_request
-from serve_app.domain.errors import Unsupported
+from serve_app.domain.errors import InvalidInput, Unsupported
+from serve_app.domain.json_depth import MAX_DEPTH, is_deep
 from serve_app.domain.realtime import session_kind
+from serve_app.ingress.services.cpu_executor import pass_over
 from serve_app.ingress.submission.admission import Submission
 
 
@@ -29,11 +32,19 @@ async def require_sessions(submission: Submission) -> None:
 
 
 async def validate_input(submission: Submission) -> None:
-    """Validate the input and add its defaults. ``InvalidInput`` names every invalid field."""
+    """Validate the input and add its defaults. ``InvalidInput`` names every invalid field, or says
+    that the input is too deep."""
     catalog = submission.services.catalog.of_tenant(submission.tenant)
-    valid = catalog.validate(submission.entry.endpoint.id, submission.body, submission.beneath)
+    valid = await pass_over(submission.body, _validate, catalog, submission)
     submission.input = dict(valid.input)
     submission.warnings = (*valid.warnings, *submission.options.warnings)
+
+
+def _validate(catalog: Catalog, submission: Submission) -> ValidInput:
+    # Not every door has read the input from JSON: it may have the outputs of other requests.
+    if is_deep(submission.body, MAX_DEPTH):
+        raise InvalidInput(f"The input has more than {MAX_DEPTH} lists and objects in each other.")
+    return catalog.validate(submission.entry.endpoint.id, submission.body, submission.beneath)
 
 
 async def choose_pool(submission: Submission) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
 from serve_app.domain.workflows.definition import FAMILY
-from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.cpu_executor import in_cpu_thread, pass_over
 from serve_app.ingress.submission.admission import Submission
 from serve_app.ingress.submission.replay import digest_of
 
@@ -40,7 +40,7 @@ async def reuse_digest(
     URL may have changed.
     """
     seeded = input.get("seed") is not None or input.get("seeds")
-    if not seeded or _has_url(input):
+    if not seeded or await pass_over(input, _has_url, input):
         return b""
     # `deterministic` requests must not reuse an outcome that was computed in a batch.
     value = {"endpoint": endpoint.digest, "input": input, "alone": alone}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import InvalidInput, Unsupported
+from serve_app.ingress.services.cpu_executor import pass_over
 from serve_app.ingress.submission.admission import Submission
 
 
@@ -16,7 +17,7 @@ async def check_policy(submission: Submission) -> None:
     if not submission.services.safety.rules:
         return
     with _refusals_noted(submission):
-        check_rules(submission)
+        await pass_over(submission.input, check_rules, submission)
     if entry.base:
         check_weights(submission, entry.repository, entry.digests, "endpoint")
 

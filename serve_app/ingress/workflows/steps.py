@@ -8,7 +8,6 @@ from typing import Any
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import Cancelled, Expired, InvalidInput, PipelineFailed, Unavailable
-from serve_app.domain.json_depth import MAX_DEPTH, is_deep
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import NewRequest
 from serve_app.domain.workflows.definition import Workflow
@@ -55,9 +54,6 @@ async def request_of(
         no_shadow=True,
         no_fallback=run.steps_stay,
     )
-    # Outputs of other steps may be in each other.
-    if is_deep(step.input, MAX_DEPTH):
-        raise InvalidInput(f"The input has more than {MAX_DEPTH} lists and objects in each other.")
     caller = Caller(run.key_id, run.tenant, frozenset({SUBMIT}))
     try:
         new = await submission.validate(

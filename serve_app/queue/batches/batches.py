@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from serve_app.domain.audit.acts import Actor
@@ -42,7 +43,8 @@ GET = f"SELECT {BATCH} FROM batches b WHERE b.tenant = %(tenant)s AND b.id = %(i
 PAGE = f"""
 SELECT {BATCH} FROM batches b
 WHERE b.tenant = %(tenant)s AND (%(after)s::text IS NULL OR (b.created_at, b.id) < (
-    SELECT a.created_at, a.id FROM batches a WHERE a.id = %(after)s AND a.tenant = %(tenant)s))
+    coalesce(%(after_at)s::timestamptz, (SELECT a.created_at FROM batches a
+        WHERE a.id = %(after)s AND a.tenant = %(tenant)s)), %(after)s))
 ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s
 """
 # A batch that is being validated has sent nothing, and ends at once.
@@ -100,8 +102,8 @@ SELECT {_FILE} FROM {_FILES}
 WHERE f.tenant = %(tenant)s AND (%(purpose)s::text IS NULL OR f.purpose = %(purpose)s)
   AND {_SHOWN}
   AND (%(after)s::text IS NULL OR (f.created_at, f.id) {{beyond}} (
-      SELECT a.created_at, a.id FROM batch_files a
-      WHERE a.id = %(after)s AND a.tenant = %(tenant)s))
+      coalesce(%(after_at)s::timestamptz, (SELECT a.created_at FROM batch_files a
+          WHERE a.id = %(after)s AND a.tenant = %(tenant)s)), %(after)s))
 ORDER BY f.created_at {{order}}, f.id {{order}} LIMIT %(limit)s
 """
 OLDEST_FILES = _FILE_PAGE.format(beyond=">", order="ASC")
@@ -141,6 +143,7 @@ class PostgresBatchFiles:
         *,
         purpose: str | None = None,
         after: str | None = None,
+        after_at: datetime | None = None,
         limit: int = 20,
         ascending: bool = False,
         batches_of: str | None = None,
@@ -149,6 +152,7 @@ class PostgresBatchFiles:
             "tenant": tenant,
             "purpose": purpose,
             "after": None if after is None else messages.clean(after),
+            "after_at": after_at,
             "limit": limit,
             "batches_of": batches_of,
         }
@@ -213,10 +217,15 @@ class PostgresBatches:
         return batch_of(row) if row else None
 
     async def page(
-        self, tenant: str, after: str | None = None, limit: int = 20
+        self,
+        tenant: str,
+        after: str | None = None,
+        limit: int = 20,
+        *,
+        after_at: datetime | None = None,
     ) -> Sequence[StoredBatch]:
         last = None if after is None else messages.clean(after)
-        params = {"tenant": tenant, "after": last, "limit": limit}
+        params = {"tenant": tenant, "after": last, "after_at": after_at, "limit": limit}
         return [batch_of(row) for row in await self._database.rows(PAGE, params)]
 
     async def cancel(self, tenant: str, batch: str, actor: Actor) -> StoredBatch | None:

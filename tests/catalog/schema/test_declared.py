@@ -412,3 +412,13 @@ def test_a_text_has_a_seed_and_makes_no_files_and_no_drafts() -> None:
 def test_a_field_in_place_of_one_that_every_request_has_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="`instead_of` of messages names prompt"):
         schema(messages=MESSAGES)
+
+
+def test_without_a_bound_a_size_has_as_many_megapixels_as_those_of_built_in_models() -> None:
+    sized = {"prompt": PROMPT, "image_size": {"type": "size"}}
+    large = {"prompt": "x", "image_size": {"width": 14142, "height": 14142}}
+    usual = {"prompt": "x", "image_size": {"width": 2048, "height": 2048}}
+    with pytest.raises(InvalidInput, match=r"200\.0 megapixels; this installation allows 4\.2"):
+        DeclaredSchema(endpoint(sized)).validate(large)
+    assert DeclaredSchema(endpoint(sized)).validate(usual)
+    assert DeclaredSchema(endpoint(sized, bounds={"megapixels": (0, 200)})).validate(large)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -231,20 +232,25 @@ def test_a_text_is_printed_alone_only_if_nothing_is_said_beside_it(
     assert (here / "a.txt").read_text() == "é"
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.long
-def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) -> None:
+def test_ctrl_c_and_the_end_of_a_terminal_cancel_the_request_and_say_which(
+    generate: Shell, here: Path, number: signal.Signals, status: int
+) -> None:
     before = {request["request_id"] for request in generate.requests()}
     running = generate.start("x", "-m", "test/images", "--field", "sleep_s=60")
     try:
         assert running.stderr is not None
         assert "queued" in running.stderr.readline()  # it has the answer to its submit
         (new,) = (r for r in generate.requests() if r["request_id"] not in before)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, stderr = running.communicate(timeout=60)
     finally:
         running.kill()
         running.wait()
-    assert running.returncode == 130
+    assert running.returncode == status
     assert f"Cancelled request {new['request_id']}." in stderr
     with Client(Installation(generate._data_dir)) as client:
         follow = {"status_url": f"/queue/test/images/requests/{new['request_id']}/status"}
@@ -252,6 +258,21 @@ def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) 
         ended = client.get(f"/v1/requests/{new['request_id']}")
     assert (last["status"], ended["state"]) == ("COMPLETED", "cancelled")
     assert not list(here.iterdir())
+
+
+@pytest.mark.long
+def test_a_closed_standard_error_changes_nothing_but_what_is_said_there(
+    generate: Shell, here: Path
+) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m serve_app.cli generate x -m test/images"
+    done = subprocess.run(
+        ["sh", "-c", f'{command} --data-dir "$0" -o a.png 2>&-', str(generate._data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "a.png")
+    assert (here / "a.png").exists()
 
 
 class Restart:

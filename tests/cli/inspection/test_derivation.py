@@ -304,3 +304,7 @@ def test_a_list_without_a_type_has_that_of_its_default() -> None:
         [16, 2, 1],
     )
     assert inputs["pyramid_num_inference_steps_list"]["type"] == "integers"
+
+
+def test_a_mode_of_a_union_is_no_negative_index() -> None:
+    assert fields("StableDiffusionXLControlNetUnionPipeline")["control_mode"]["least"] == 0

@@ -18,20 +18,24 @@ INPUTS = {
     "sigmas": {"type": "numbers"},
     "timesteps": {"type": "integers"},
     "image_urls": {"type": "images", "argument": "image"},
+    "prompt": {"type": "text"},
 }
 ENDPOINT = Endpoint("house/x", "video", WEIGHTS, "declared", options={"inputs": INPUTS})
 
 
 def make_error(
-    function: str, message: str, file: str = "/site-packages/diffusers/x.py"
-) -> ValueError:
+    function: str,
+    message: str,
+    file: str = "/site-packages/diffusers/x.py",
+    kind: type[Exception] = ValueError,
+) -> Exception:
     """Error as a function of this name in a file of diffusers raises it."""
-    code = compile(f"def {function}():\n raise ValueError({message!r})", file, "exec")
-    scope: dict[str, Any] = {}
+    code = compile(f"def {function}():\n raise kind({message!r})", file, "exec")
+    scope: dict[str, Any] = {"kind": kind}
     exec(code, scope)  # noqa: S102  only so has the frame the name and the file
     try:
         scope[function]()
-    except ValueError as error:
+    except kind as error:
         return error
     raise AssertionError
 
@@ -61,12 +65,35 @@ def test_what_a_check_refuses_is_an_error_of_the_field(
 
 
 @pytest.mark.parametrize(
+    ("function", "kind", "field"),
+    [
+        ("cropped_pos_embed", ValueError, "image_size"),
+        ("apply_rotary_emb_qwen", RuntimeError, "prompt"),
+    ],
+)
+def test_what_is_larger_than_the_model_is_an_error_of_the_field(
+    function: str, kind: type[Exception], field: str
+) -> None:
+    refused = refusal(make_error(function, "shapes differ", kind=kind), ENDPOINT)
+    assert isinstance(refused, InvalidInput)
+    failure = as_failure(refused)
+    assert (failure.code, failure.field) == ("invalid_input", field)
+    assert "this model" in failure.message
+
+
+class OutOfMemory(RuntimeError):
+    """As torch's."""
+
+
+@pytest.mark.parametrize(
     "error",
     [
         make_error("forward", "the `mask` has another shape"),
-        make_error("check_inputs", "the prompt is missing"),
+        make_error("check_inputs", "the `strength` is missing"),
         make_error("check_inputs", "the `mask` is too long", "/srv/other.py"),
+        make_error("__call__", "the `mask` has another shape", kind=RuntimeError),
+        make_error("apply_rotary_emb_qwen", "out of memory", kind=OutOfMemory),
     ],
 )
-def test_any_other_error_is_the_pipelines(error: ValueError) -> None:
+def test_any_other_error_is_the_pipelines(error: Exception) -> None:
     assert refusal(error, ENDPOINT) is None

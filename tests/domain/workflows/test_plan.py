@@ -198,7 +198,7 @@ def test_a_step_whose_input_would_be_gigabytes_cannot_start() -> None:
     assert failure is not None
     assert failure.message == (
         "The step `a` cannot start: its input has more than 10000 bytes (DARKROOM_MAX_BODY_BYTES) "
-        "or 1000000 values."
+        "or 250000 values."
     )
 
 

@@ -92,7 +92,7 @@ def test_a_transformers_lora_in_diffusers_own_layout_is_read(tmp_path):
         (lambda state: {name: torch.ones(3, 3) for name in state if not name.endswith("alpha")},
          "for a model of another size"),
         (lambda _: {"unet.conv_in.weight": torch.ones(1)}, "such as unet.conv_in.weight"),
-        (lambda _: {"lora_unet_conv_in.hada_w1_a": torch.ones(1)}, "a LoHa that lacks hada_w1_b"),
+        (lambda _: {"lora_unet_conv_in.hada_w1_a": torch.ones(1)}, "has no hada_w1_b"),
         (lambda state: state | {"lora_unet_conv_in.other.weight": torch.ones(1)},
          "no part of an adapter"),
         (lambda _: {"unet.time_proj.lora_A.weight": torch.ones(1, 1),

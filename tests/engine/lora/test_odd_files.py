@@ -53,6 +53,19 @@ def test_an_alpha_with_which_diffusers_would_not_end_is_refused(tmp_path, alpha)
         read_lora(tiny_flux(), file)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_that_are_no_numbers_are_refused_before_an_image_is_black(tmp_path, value, dtype):
+    file = tmp_path / "lora.safetensors"
+    tensors = kohya_of_flux(alpha=torch.tensor(1.0))
+    (up,) = (name for name in tensors if "lora_up" in name)
+    tensors[up] = tensors[up].to(dtype)
+    tensors[up][3] = value
+    save_file(tensors, file)
+    with pytest.raises(Misconfigured, match=f"{up} has values that are not finite"):
+        read_lora(tiny_flux(), file)
+
+
 def test_a_layer_that_the_model_does_not_have_is_named_with_its_trainer(tmp_path):
     file, other = tmp_path / "lora.safetensors", "lora_unet_unknown_proj_out"
     halves = {f"{other}.lora_{half}.weight": torch.ones(1, 1) for half in ("down", "up")}

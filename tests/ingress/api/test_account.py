@@ -7,7 +7,6 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.ingress.house import build_house
 
@@ -17,9 +16,9 @@ PROBE = "test/probe"
 
 async def test_the_balance_is_what_is_left_of_the_budget() -> None:
     budget = BudgetConfig(amount=Decimal(9), currency="EUR")
-    limits = QueueLimits(tenants={"default": TenantLimits(budget=budget)})
+    limits = {"default": TenantLimits(budget=budget)}
     prices = {PROBE: {"unit": "request", "amount": "1.5", "currency": "EUR"}}
-    async with build_house(limits=limits, prices=prices) as house, house.client() as client:
+    async with build_house(tenant_limits=limits, prices=prices) as house, house.client() as client:
         assert (await client.get(BILLING)).json() == {"username": "default"}
         for balance in (9.0, 7.5):
             shown = (await client.get(BILLING, params={"expand": "credits"})).json()

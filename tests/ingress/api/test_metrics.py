@@ -11,7 +11,6 @@ import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serve_app.domain.errors import StorageUnavailable
-from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import House, build_house
 from tests.ingress.socket import connect
 from tests.telemetry.reading import parse_series
@@ -49,7 +48,7 @@ async def test_metrics_need_a_key_with_the_scope_admin(house: House) -> None:
 
 
 async def test_a_refused_submit_is_counted_by_the_limit(idle: House) -> None:
-    async with build_house(replica=False, limits=QueueLimits(max_waiting_per_tenant=1)) as house:
+    async with build_house(replica=False, max_waiting_per_tenant=1) as house:
         async with house.client() as client:
             assert (await client.post(f"/queue/{ENDPOINT}", json=BODY)).status_code == 200
             assert await value(house, "refused_total", status="429", reason="tenant_limit") is None

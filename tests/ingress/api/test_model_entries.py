@@ -166,10 +166,20 @@ async def test_a_pool_that_cannot_run_it_is_named() -> None:
         assert (await admin.put(PROBE, json=OPEN)).json()["pool"] == "small"
         named = await admin.put(PROBE, json={**OPEN, "pool": "large"})
         assert (named.json()["served"], named.json()["pool"]) == (True, "large")
-        unknown = (await admin.put(PROBE, json={**OPEN, "pool": "huge"})).json()
-        assert "Its pool `huge` does not exist" in unknown["reason"]
         other = (await admin.put(PROBE, json={**FLUX, "pool": "large"})).json()
         assert "No pool of this installation hosts its family `flux`" in other["reason"]
+
+
+async def test_a_pool_that_does_not_exist_is_refused_by_its_name_and_nothing_is_stored() -> None:
+    pools = {"small": PoolConfig(families=("probe",))}
+    async with build_house(pools=pools, **ADDING) as house, house.client() as admin:
+        refused = await admin.put(PROBE, json={**OPEN, "pool": "huge"})
+        assert (await admin.get(PROBE)).status_code == 404
+    assert refused.status_code == 422
+    (problem,) = refused.json()["detail"]
+    assert problem["loc"] == ["body", "pool"]
+    assert "`huge` does not exist" in problem["msg"]
+    assert problem["msg"].endswith("may name are small")
 
 
 async def test_only_operators_see_and_change_entries(house: House) -> None:

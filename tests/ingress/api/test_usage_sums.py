@@ -100,6 +100,30 @@ async def test_the_sums_of_a_quarter_are_not_widened_to_weeks(house: House) -> N
     assert [result["requests"] for result in within["results"]] == [1]
 
 
+async def test_the_file_of_decades_asks_about_days_with_usage_and_not_about_each_of_the_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, line = house.queue.ledger.lines, house.queue.ledger.lines[0]
+    days = [datetime(1990, 5, 1, 12, tzinfo=UTC), datetime(2019, 1, 3, 12, tzinfo=UTC)]
+    days += [datetime(2019, 1, day, 12, tzinfo=UTC) for day in range(4, 8)]
+    lines[:] = [replace(line, at=at) for at in days]
+    read, asked = house.queue.ledger.sums, list[SumsQuery]()
+
+    async def at_most_two(query: SumsQuery) -> Sequence[UsageSum]:
+        asked.append(query)
+        if len(sums := await read(query)) > 2:
+            raise InvalidInput(f"These are more than {MAX_SUMS} sums.")
+        return sums
+
+    monkeypatch.setattr(house.queue.ledger, "sums", at_most_two)
+    async with house.client() as client:
+        decades = {"start": "1970-01-01", "end": "2026-01-01", "by": "day"}
+        answer = await client.get("/v1/usage.csv", params=decades)
+    rows = [*csv.DictReader(io.StringIO(answer.text))]
+    assert [row["day"] for row in rows] == [at.date().isoformat() for at in days]
+    assert len(asked) < 100
+
+
 async def test_the_days_of_a_long_time_are_not_listed_first(house: House) -> None:
     long = {"start": "1970-01-01", "end": "8999-01-01"}
     async with house.client() as client:

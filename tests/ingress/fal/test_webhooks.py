@@ -272,6 +272,9 @@ BAD_URLS = {
     "http://[64:ff9b::7f00:1]/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
     "http://169.254.169.254/latest": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
     "http://user:secret@10.1.2.3/": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "https://hooks.example:99999/": "a port from 1 to 65535",
+    "https://hooks.example:-1/": "a port from 1 to 65535",
+    "https://hooks.example:0/": "a port from 1 to 65535",
     "http://localhost/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
 }
 

@@ -10,7 +10,6 @@ import pytest
 from serve_app.domain import errors
 from serve_app.domain.errors import DarkroomError, StorageFull
 from serve_app.ingress.http.errors import TABLE, body_for, headers_for, http_answer
-from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import PoolConfig
 from tests.captured_logs import CapturedLogs
 from tests.ingress.house import House, build_house
@@ -272,7 +271,7 @@ async def test_what_is_not_there_says_so(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_full_queue_says_when_to_come_again() -> None:
-    async with build_house(replica=False, limits=QueueLimits(max_waiting=1)) as house:
+    async with build_house(replica=False, max_waiting=1) as house:
         async with house.client() as client:
             assert (await client.post("/queue/test/probe", json={})).status_code == 200
             answer = await client.post("/queue/test/probe", json={})

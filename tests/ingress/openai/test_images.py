@@ -24,7 +24,6 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.openai import input_images
 from serve_app.ingress.openai.image_parameters import ImageParameters, parse_parameters
 from serve_app.ingress.submission.model_lookup import EndpointFields, endpoint_id_of
-from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import DEMO, OTHERS, House, build_house
 
 GENERATIONS, EDITS = "/openai/v1/images/generations", "/openai/v1/images/edits"
@@ -380,9 +379,8 @@ async def test_without_a_good_key_nothing_is_done(house: House) -> None:
 
 
 async def test_too_many_waiting_is_a_429_that_says_when_to_come_back() -> None:
-    limits = QueueLimits(max_waiting=1)
     async with (
-        build_house(catalog=OTHERS, replica=False, limits=limits) as house,
+        build_house(catalog=OTHERS, replica=False, max_waiting=1) as house,
         house.client() as client,
     ):
         await client.post("/queue/test/probe", json={})

@@ -11,7 +11,6 @@ import pytest
 
 from serve_app.domain.request import State
 from serve_app.ingress.realtime import session
-from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.deployments.waiting import until
 from tests.ingress.house import House, build_house
@@ -247,9 +246,9 @@ async def test_a_session_ends_when_the_budget_for_its_frames_is_used_up(
 ) -> None:
     monkeypatch.setattr(session, "BUDGET_S", 0.05)
     budget = BudgetConfig(amount=Decimal("0.05"), currency="EUR")
-    limits = QueueLimits(tenants={"default": TenantLimits(budget=budget)})
+    limits = {"default": TenantLimits(budget=budget)}
     price = {"unit": "image", "amount": "0.02", "currency": "EUR"}
-    async with build_house(limits=limits, prices={"test/probe": price}) as house:
+    async with build_house(tenant_limits=limits, prices={"test/probe": price}) as house:
         async with connect(house) as client:
             client.send(echo=1)
             assert (await client.hear())["echo"] == 1
@@ -262,8 +261,7 @@ async def test_a_session_ends_when_the_budget_for_its_frames_is_used_up(
 
 
 async def test_sessions_count_against_the_limits_of_their_tenant() -> None:
-    limits = QueueLimits(max_running_per_tenant=1)
-    async with build_house(limits=limits) as house, connect(house) as first:
+    async with build_house(max_running_per_tenant=1) as house, connect(house) as first:
         first.send(echo=1)
         await first.hear()
         async with connect(house) as second:
@@ -275,10 +273,12 @@ async def test_sessions_count_against_the_limits_of_their_tenant() -> None:
 
 
 async def test_a_session_for_which_there_is_no_room_is_refused() -> None:
-    limits = QueueLimits(max_waiting=0)
-    async with build_house(limits=limits) as house, connect(house) as client:
-        assert "waiting already" in (await client.hear())["reason"]
-        assert await client.end() == 1013
+    async with build_house(max_waiting=1, replica=False) as house:
+        async with house.client() as other:
+            await other.post("/queue/test/probe", json={})
+        async with connect(house) as client:
+            assert "waiting already" in (await client.hear())["reason"]
+            assert await client.end() == 1013
 
 
 async def test_a_client_that_leaves_before_a_replica_is_there_is_not_waited_for(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from serve_app.domain.json_size import MAX_VALUES
 from serve_app.domain.request import NewRequest, Request
 from serve_app.domain.sharing.admission import CALLS, BodyMemory, OpenCalls
 from serve_app.ingress.fal import requests
+from serve_app.ingress.http import file_readers
 from tests.deployments.waiting import until
 from tests.fakes.queue import FakeQueue
 from tests.ingress.house import House, build_house
@@ -181,7 +183,26 @@ async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> Non
     ):
         answer = await client.post(SUBMIT, content=content)
     assert answer.status_code == 413
-    assert "more than 1000000 values" in answer.json()["message"]
+    assert "more than 250000 values" in answer.json()["message"]
+
+
+async def test_no_other_call_waits_for_passes_over_an_input_of_many_values(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    look = file_readers._private_urls
+
+    def noted(input: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        threads.append(threading.get_ident())
+        return look(input)
+
+    monkeypatch.setattr(file_readers, "_private_urls", noted)
+    async with house.client() as client:
+        for echo in ([0], [0] * 100_000):
+            answer = await client.post(SUBMIT, json={"echo": echo})
+            assert answer.status_code == 200
+    assert threads[0] == threading.get_ident()
+    assert threads[1] != threading.get_ident()
 
 
 async def test_bodies_wait_for_memory_and_those_of_another_tenant_do_not(house: House) -> None:

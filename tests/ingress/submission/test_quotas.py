@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 
 from serve_app.domain.errors import BudgetExhausted, RateLimited
 from serve_app.ingress.realtime.messages import LATER, REFUSED, closing
-from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.ingress.house import House, build_house
 from tests.ingress.socket import connect
@@ -25,20 +24,20 @@ DOORS = {
 }
 
 
-def limits(**limits: Any) -> QueueLimits:
-    return QueueLimits(tenants={"default": TenantLimits(**limits)})
+def limits(**limits: Any) -> Mapping[str, TenantLimits]:
+    return {"default": TenantLimits(**limits)}
 
 
 @pytest.fixture
 async def rate_limited_house() -> AsyncIterator[House]:
-    async with build_house(limits=limits(requests_per_minute=60, requests_burst=1)) as house:
+    async with build_house(tenant_limits=limits(requests_per_minute=60, requests_burst=1)) as house:
         yield house
 
 
 @pytest.fixture
 async def budget_house() -> AsyncIterator[House]:
     budget = BudgetConfig(amount=Decimal(1))
-    async with build_house(limits=limits(budget=budget), prices=PRICES) as house:
+    async with build_house(tenant_limits=limits(budget=budget), prices=PRICES) as house:
         yield house
 
 
@@ -79,7 +78,10 @@ async def test_the_answer_to_a_submit_says_what_is_left(door: str) -> None:
     tenant_limits = limits(
         requests_per_minute=60, requests_burst=3, budget=BudgetConfig(amount=Decimal(9))
     )
-    async with build_house(limits=tenant_limits, prices=PRICES) as house, house.client() as client:
+    async with (
+        build_house(tenant_limits=tenant_limits, prices=PRICES) as house,
+        house.client() as client,
+    ):
         first = await client.post(path, json=body)
         second = await client.post(path, json=body)
         other = await client.get("/v1/models")

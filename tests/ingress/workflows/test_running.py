@@ -19,7 +19,6 @@ from serve_app.catalog.workflows.entry import definition_of, workflow_entry
 from serve_app.catalog.workflows.reader import read
 from serve_app.domain.request import Priority, Request, State
 from serve_app.ingress.workflows.worker import ADVANCED_AT_ONCE, WorkflowWorker
-from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.captured_logs import CapturedLogs
 from tests.ingress.house import OTHERS, House, build_house
@@ -180,13 +179,12 @@ async def test_a_workflow_costs_what_its_steps_cost_and_is_counted_once() -> Non
 async def test_a_run_that_may_cost_more_than_the_budget_has_left_does_not_start() -> None:
     price = {"unit": "image", "amount": 1, "currency": "USD"}
     own = TenantLimits(budget=BudgetConfig(amount=Decimal("2.5")))
-    limits = QueueLimits(tenants={"default": own})
     settings = {"prices": {IMAGES: price, PROBE: price}, "tenant_limits": {"default": own}}
     single = copy.deepcopy(dict(POSTER))
     single["contents"]["nodes"]["draw"]["input"]["num_images"] = 1
     single["contents"]["nodes"]["big"]["input"]["echo"] = "$draw.images.0.url"
     single["contents"]["output"] = {"url": "$draw.images.0.url"}
-    async with house_with(limits=limits, workflows=True, **settings) as house:
+    async with house_with(workflows=True, **settings) as house:
         async with house.client() as client:
             await client.post("/v1/workflows", json=POSTER)
             path = "/queue/workflows/default/poster"
@@ -462,23 +460,22 @@ async def test_two_workers_at_once_run_no_step_twice(house: House) -> None:
 
 
 async def test_a_limit_of_one_running_request_is_enough() -> None:
-    limits = QueueLimits(tenants={"default": TenantLimits(max_running=1)})
-    async with house_with(limits=limits) as house:
+    async with house_with(tenant_limits={"default": {"max_running": 1}}) as house:
         endpoint = await register_workflow(house, POSTER)
         request_id = await submit_request(house, endpoint, {"idea": "x"})
         done = await run_until_ended(house, endpoint, request_id)
         assert done["darkroom"]["state"] == "succeeded"
 
 
-async def test_a_step_that_the_queue_has_no_room_for_waits() -> None:
-    limits = QueueLimits(
-        tenants={"default": TenantLimits(requests_per_minute=600, requests_burst=2)}
-    )
-    async with house_with(limits=limits) as house:
+async def test_a_step_that_the_queue_has_no_room_for_waits(caplog: CapturedLogs) -> None:
+    limits = {"default": {"requests_per_minute": 600, "requests_burst": 2}}
+    caplog.set_level("INFO", "serve_app.ingress.workflows.worker")
+    async with house_with(tenant_limits=limits) as house:
         endpoint = await register_workflow(house, POSTER)
         request_id = await submit_request(house, endpoint, {"idea": "x"})
         done = await run_until_ended(house, endpoint, request_id)
         assert done["darkroom"]["state"] == "succeeded"
+    assert any(" waits: " in record.getMessage() for record in caplog.records)
 
 
 async def test_the_workflows_of_a_full_tenant_do_not_all_try_again_in_each_look(

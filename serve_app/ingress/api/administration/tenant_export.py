@@ -176,20 +176,20 @@ class TenantArchive:
             before = page[-1].request_id
 
     async def _batches(self) -> Lines:
-        after: str | None = None
+        after, at = None, None
         batches = self._services.queue.batches
-        while page := await batches.page(self._tenant, after, PAGE):
+        while page := await batches.page(self._tenant, after, PAGE, after_at=at):
             for batch in page:
                 yield asdict(batch)
-            after = page[-1].id
+            after, at = page[-1].id, page[-1].created_at
 
     async def _batch_files(self) -> Lines:
-        after: str | None = None
+        after, at = None, None
         files = self._services.queue.batches.files
-        while page := await files.page(self._tenant, after=after, limit=PAGE):
+        while page := await files.page(self._tenant, after=after, after_at=at, limit=PAGE):
             for file in page:
                 yield asdict(file) | {"file": file_name(file.key)}
-            after = page[-1].id
+            after, at = page[-1].id, page[-1].created_at
 
     async def _access_rules(self) -> Lines:
         after = ""

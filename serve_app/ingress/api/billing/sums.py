@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any, NotRequired, cast
 
@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
 
 from serve_app.domain.billing.sums import SumsQuery, UsageGroup, UsageSum
-from serve_app.domain.errors import Forbidden
+from serve_app.domain.errors import Forbidden, InvalidInput
 from serve_app.domain.timeframe import Timeframe
 from serve_app.domain.usage import Ledger
 from serve_app.ingress.api.usage import PRICE_UNITS, Unit
@@ -155,28 +155,35 @@ def _groups(request: HttpRequest) -> Sequence[UsageGroup]:
 
 
 async def _csv(ledger: Ledger, sums_request: _Asked) -> AsyncIterator[str]:
-    """The file, a day at a time where it is by time: it may be longer than the memory. The first
-    part is never empty."""
+    """The file, a day at a time where it is by time: it may be longer than the memory. Time without
+    usage is passed over in steps that double: there may be millions of such days. The first part is
+    never empty."""
     by = sums_request.query.by
     since, names = sums_request.query.since, _columns(by)
+    days: int | None = 1 if TIMES.intersection(by) else None
     rows: list[Sequence[Any]] = [names]
-    for until in _ends(sums_request):
-        sums = await ledger.sums(replace(sums_request.query, since=since, until=until))
+    while rows or since < sums_request.query.until:
+        until = _end(sums_request, since, days)
+        try:
+            sums = await ledger.sums(replace(sums_request.query, since=since, until=until))
+        except InvalidInput:  # too many sums
+            if days in (1, None):
+                raise
+            days = 1
+            continue
         shown = [_sum_body(usage_sum, by, exact=True) for usage_sum in sums]
         yield _rows([*rows, *([row.get(name) for name in names] for row in shown)])
         since, rows = until, []
+        days = days and (1 if sums else 2 * days)
 
 
-def _ends(sums_request: _Asked) -> Iterator[datetime]:
-    """Ends of the parts of an answer: of each day, or only of the whole time. There may be
-    millions of days."""
-    at, until = sums_request.query.since, sums_request.query.until
-    while TIMES.intersection(sums_request.query.by):
-        at = Timeframe.DAY.next(Timeframe.DAY.start(at, sums_request.zone), sums_request.zone)
-        if at >= until:
-            break
-        yield at
-    yield until
+def _end(sums_request: _Asked, since: datetime, days: int | None) -> datetime:
+    """End of the part that begins at ``since``, after so many days; None: of the whole time."""
+    left = sums_request.query.until - since
+    if days is None or left < timedelta(days=days - 1):
+        return sums_request.query.until
+    zone, last = sums_request.zone, since + timedelta(days=days - 1)
+    return min(sums_request.query.until, Timeframe.DAY.next(Timeframe.DAY.start(last, zone), zone))
 
 
 async def _prepend(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
