@@ -227,6 +227,10 @@ class RequestFiles:
                 f"The output names the file {path.name}, which belongs to another request. Write "
                 "files to the folder of the request, such as with Image.from_pil()."
             )
+        if resolved.is_relative_to("/proc"):  # of the replica, whose environment has secrets
+            raise PipelineFailed(
+                f"The output names the file {path.name}, which is no file of a disk."
+            )
         if not resolved.is_file():
             what = "no file, but a folder, pipe or device" if resolved.exists() else "not there"
             raise PipelineFailed(f"The output names the file {path.name}, which is {what}.")

@@ -378,6 +378,12 @@ async def test_a_file_that_is_not_there_or_none_is_an_error_with_its_name(
         await desk.store({"image": MadeFile({"$file": str(own / name)})})
 
 
+async def test_what_the_system_says_of_the_replica_is_not_delivered(desk: Desk) -> None:
+    with pytest.raises(PipelineFailed, match="no file of a disk"):
+        await desk.store({"image": MadeFile({"$file": "/proc/self/environ"})})
+    assert desk.storage.objects == {}
+
+
 async def test_a_link_within_the_folder_of_the_request_is_followed(desk: Desk) -> None:
     own = desk.scratch / "one-1"
     write_file(own, "a.png", b"linked")
