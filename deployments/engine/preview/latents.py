@@ -131,6 +131,9 @@ def _timestep_before(solver: Any, timestep: Any) -> Tensor | None:
 
 _AUTOENCODERS = ("vae", "movq", "vqvae")
 
+_PREDICTIONS = ("noise_pred", "velocity", "pred_velocity", "vt", "model_pred", "noise_prediction")
+"""Names of what a pipeline's loop hands to its scheduler."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderParams:
@@ -155,6 +158,10 @@ def decoder_params() -> DecoderParams:
     """
     for frame in frames_of_the_pipeline():
         names = read(frame)
+        # A block of a modular pipeline has the pipeline and its variables as arguments.
+        state, pipeline = names.get("block_state"), names.get("components")
+        if pipeline is not None and isinstance(getattr(state, "latents", None), Tensor):
+            return DecoderParams(pipeline, {**names, **vars(state)})
         if isinstance(names.get("latents"), Tensor) and "self" in names:
             return DecoderParams(names["self"], names)
     raise Unsupported("The pipeline has no variable `latents` where it calls its denoiser.")
@@ -167,9 +174,12 @@ def clean_latents(at: DecoderParams) -> Tensor:
     Raises ``Unsupported`` when the latents are not arranged as an image.
     """
     names, vae = at.names, at.vae
-    latents, prediction = names["latents"], names.get("noise_pred")
-    if not isinstance(prediction, Tensor) or prediction.shape != latents.shape:
-        prediction = None
+    channels = _channels(vae)
+    latents = names["latents"]
+    if latents.ndim == 5 and channels is not None and latents.shape[-1] == 2 * channels + 1:
+        latents = latents[..., :channels]  # Kandinsky 5 has a condition and its mask behind them
+    predictions = (names[name] for name in _PREDICTIONS if isinstance(names.get(name), Tensor))
+    prediction = next((tensor for tensor in predictions if tensor.shape == latents.shape), None)
     clean = estimate_clean_latents(
         latents[:1],
         None if prediction is None else prediction[:1],
@@ -178,7 +188,6 @@ def clean_latents(at: DecoderParams) -> Tensor:
     )
     if clean.ndim == 3:
         clean = _unpack_tokens(at, clean)
-    channels = _channels(vae)
     if clean.ndim == 5:
         clean = _middle_frame(clean, channels)
     clean = _as_decoded(at, clean)

@@ -142,10 +142,14 @@ OTHER_LATENTS = {
     "LTX2Pipeline": 32,
     "HunyuanVideoPipeline": 16,
     "HunyuanVideoImageToVideoPipeline": 16,
+    "Kandinsky5T2VPipeline": 32,
     "QwenImagePipeline": 32,
     "Flux2KleinPipeline": 32,
+    "WanModularPipeline": 16,
+    "ZImageModularPipeline": 32,
 }
-"""Pipelines with latents of videos or of tokens, and a height that each takes."""
+"""Pipelines with latents of videos, of tokens or in the variables of modular blocks, and a height that
+each takes."""
 
 
 @pytest.mark.long
