@@ -148,8 +148,7 @@ OTHER_LATENTS = {
     "WanModularPipeline": 16,
     "ZImageModularPipeline": 32,
 }
-"""Pipelines with latents of videos, of tokens or in the variables of modular blocks, and a height that
-each takes."""
+"""Pipelines with latents of videos, tokens or modular blocks, and a height that each takes."""
 
 
 @pytest.mark.long
