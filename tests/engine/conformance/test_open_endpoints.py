@@ -51,7 +51,7 @@ ENDPOINTS = [
     and not name.startswith("LatentConsistency")
     and endpoint_id not in OTHER_WEIGHTS
 ]
-"""Without those of classes that have no case, as ``classes`` says, and of those with 50 steps at most,
+"""Without those of classes that have no case, as ``classes`` says, and of those with few steps,
 which end before anybody can look."""
 
 
