@@ -19,7 +19,6 @@ from serve_app.ingress.openai.batches import worker as module
 from serve_app.ingress.openai.batches.lines import MAX_LINES, FileCheck, split
 from serve_app.ingress.openai.batches.worker import BatchWorker
 from serve_app.jobs.worker import JobWorker
-from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import TenantLimits
 from tests.ingress.house import ORIGIN, OTHERS, House, build_house
 from tests.webhooks.receiver import Receiver
@@ -244,7 +243,7 @@ async def test_a_line_over_the_rate_is_tried_later_and_one_over_the_budget_is_an
         own = TenantLimits.model_validate(limits)
         prices = {"test/images": {"unit": "image", "amount": 0.9, "currency": "USD"}}
         async with build_house(
-            catalog=OTHERS, limits=QueueLimits(tenants={"default": own}), prices=prices
+            catalog=OTHERS, tenant_limits={"default": own}, prices=prices
         ) as house:
             batch = await create_batch(house, lines(4))
             known = await run(house, batch)
