@@ -254,14 +254,16 @@ class Darkroom:
         )
 
     def runner(self, request_id: str) -> psutil.Process:
-        """The process of the replica that runs a request and has said so: it has a log file open
-        that is named after the replica."""
+        """The process of the replica that runs a request and has said so."""
 
         def look() -> str | None:
             seen = self.request_or_none(request_id)
             return seen["replica_id"] if seen and seen["progress"] else None
 
-        replica_id = eventually(look, f"{request_id} makes progress")
+        return self.process_of(eventually(look, f"{request_id} makes progress"))
+
+    def process_of(self, replica_id: str) -> psutil.Process:
+        """The process of a replica of `studio`: it has a log file open that is named after it."""
         for process in self.replicas():
             if any(replica_id in Path(file.path).name for file in process.open_files()):
                 return process

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 
@@ -130,21 +129,7 @@ def progress_of(darkroom: Darkroom, request_id: str) -> Mapping[str, Any] | None
     return darkroom.in_state(request_id, "queued", "running")["progress"]
 
 
-def processes_of(darkroom: Darkroom) -> Mapping[str, psutil.Process]:
-    """Replica → its process, which has a log file open that is named after it."""
-    replicas = [r["replica_id"] for r in darkroom.http.get("/v1/status").json()["replicas"]]
-    return {
-        replica_id: process
-        for process in darkroom.replicas()
-        for file in process.open_files()
-        for replica_id in replicas
-        if replica_id in Path(file.path).name
-    }
-
-
-def kill_after_a_snapshot(
-    darkroom: Darkroom, request_id: str, replicas: Mapping[str, psutil.Process]
-) -> None:
+def kill_after_a_snapshot(darkroom: Darkroom, request_id: str) -> None:
     """Kill the replica that runs a request as soon as there is a snapshot of it."""
     with darkroom.database() as connection:
         while True:
@@ -155,7 +140,7 @@ def kill_after_a_snapshot(
             state, replica_id, snapshot_step = row
             assert state in ("queued", "running"), f"It was {state} before it had a snapshot."
             if snapshot_step:
-                replicas[replica_id].kill()
+                darkroom.process_of(replica_id).kill()
                 return
 
 
@@ -189,7 +174,7 @@ def test_it_delivers_shows_previews_stops_at_a_cancel_and_goes_on_after_a_crash(
 
     darkroom.all_ready()
     interrupted = served.submit()
-    kill_after_a_snapshot(darkroom, interrupted, processes_of(darkroom))
+    kill_after_a_snapshot(darkroom, interrupted)
     assert served.files(interrupted) == files
     log = darkroom.request(interrupted)["log"]
     assert any("from the snapshot at step" in line["message"] for line in log)
