@@ -160,9 +160,9 @@ def connect(
 
     from deployments.ingress_client.handle import HandleLeasePort  # noqa: PLC0415
     from deployments.ingress_client.local import LocalLeasePort  # noqa: PLC0415
-    from serve_app.loopback import keep_to_loopback  # noqa: PLC0415
+    from serve_app.serve_grpc import prepare_calls  # noqa: PLC0415
 
-    keep_to_loopback()
+    prepare_calls()
     logs.configure(config.log_level, logs.stream(config.log_file), config.log_format)
     logs.quiet_serve()
     context = serve.get_replica_context()

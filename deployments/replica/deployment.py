@@ -32,7 +32,7 @@ from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Clock, PeerDirectory, WeightFiles
 from serve_app.domain.realtime import Frame, FrameResult
-from serve_app.loopback import reachable_address
+from serve_app.serve_grpc import reachable_address
 from weights.hub import Hub
 from weights.registered import LocateFile
 from weights.repository_files import RepositoryFiles

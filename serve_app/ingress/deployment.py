@@ -67,7 +67,6 @@ from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.ingress.submission.shadows import CopyDeletion
 from serve_app.jobs.jobs import JobHandler
 from serve_app.jobs.postgres import PostgresJobs
-from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
@@ -93,6 +92,7 @@ from serve_app.resources.postgres_table import PostgresTables
 from serve_app.scaling.clusters import ClusterShare
 from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
+from serve_app.serve_grpc import prepare_calls, reachable_address
 from serve_app.settings import Config, Secrets
 from serve_app.storage.disk_guard import DiskGuard
 from serve_app.storage.measured import MeasuredStorage
@@ -127,7 +127,7 @@ class Ingress(ReplicaCalls):
         """``pools``: handles of the worker pools in the same application. Binding them makes Serve
         deploy them. ``config_file``: file with the live settings; None: they are in ``config``."""
         self._sessions = HandleSessions({pool.deployment_name: pool for pool in pools})
-        keep_to_loopback()
+        prepare_calls()
         told = config.telemetry
         logs.configure(told.log_level, logs.stream(told.log_file), told.log_format)
         logs.quiet_serve()
