@@ -20,6 +20,7 @@ from typing import Any
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.sharing.fair_queue import work_of
+from serve_app.gateway.network_proxy import Streams, TunnelRefused, proxy_for
 from serve_app.ingress.http.hosts import is_fal
 
 MAX_TUNNELS = 1000
@@ -30,22 +31,12 @@ CHECK_S = 1.0  # interval at which the key of an open tunnel is checked
 IDLE_S = 3600.0  # in both directions; a synchronous run may send nothing for a long time
 READ_BYTES = 64 * 1024
 HTTPS = 443
+LOOPBACK = "127.0.0.1"
 FIRST_FREE_PORT = 1024  # lower ports belong to services that the proxy must not be used to reach
 
 Admits = Callable[[str], Awaitable[bool]]
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
 _LINE = re.compile(r"(\S+) (\S+) HTTP/1\.[01]")
 _TARGET = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-
-
-class TunnelRefused(Exception):
-    """Refusal of a tunnel: the HTTP status and the reason for the client."""
-
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
-        super().__init__(status, reason)
-        self.status = status
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +76,8 @@ class ConnectProxy:
 
     ``fal_at`` is the address of the TLS port that answers for fal's names. With None, fal's names
     are refused, so that no key of Darkroom is sent to fal. ``admits`` checks credentials; clients
-    on this machine need none.
+    on this machine need none. Their tunnels to other hosts go through the user's own proxy, if
+    ``proxies`` names one (``network_proxy.proxy_for``).
     """
 
     def __init__(
@@ -95,12 +87,14 @@ class ConnectProxy:
         admits: Admits,
         resolve: Resolve,
         max_tunnels: int = MAX_TUNNELS,
+        proxies: Mapping[str, str] | None = None,
     ) -> None:
         self._address = address
         self._fal_at = fal_at
         self._admits = admits
         self._resolve = resolve
         self._max_tunnels = max_tunnels
+        self._proxies = proxies or {}
         self._server: asyncio.Server | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -152,7 +146,7 @@ class ConnectProxy:
             peer = str(writer.get_extra_info("peername")[0])
             await self._check_caller(peer, call)
             with work_of(peer):
-                upstream = await self._open(call)
+                upstream = await self._open(call, local=_on_this_machine(peer))
         except TunnelRefused as refused:
             writer.write(_refusal(refused))
             await writer.drain()
@@ -187,9 +181,12 @@ class ConnectProxy:
                 if not await self._admits(call.credentials):
                     raise TunnelRefused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, "The key ended.")
 
-    async def _open(self, call: TunnelRequest) -> Streams:
+    async def _open(self, call: TunnelRequest, *, local: bool) -> Streams:
         if is_fal(call.host):
             return await self._open_fal(call)
+        proxy = proxy_for(call.host, self._proxies) if local else None
+        if proxy is not None and (proxy.host, proxy.port) != (LOOPBACK, self.port):  # this very one
+            return await proxy.open(call.host, call.port)
         if call.port != HTTPS and call.port < FIRST_FREE_PORT:
             message = (
                 f"The proxy does not connect to port {call.port}, only to {HTTPS} and to ports "

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import threading
 from contextlib import suppress
+from urllib.request import getproxies_environment
 
 import httpx2
 
@@ -93,7 +94,10 @@ class ProxyThread:
 
     async def _serve(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        proxy = ConnectProxy(self._address, self._fal_at, self._admits, NameResolver())
+        proxy = ConnectProxy(
+            *(self._address, self._fal_at, self._admits, NameResolver()),
+            proxies=getproxies_environment(),
+        )
         await proxy.start()
         self._ready.set()
         try:

@@ -19,7 +19,8 @@ from serve_app.domain.errors import Unavailable
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.free_ports import free_ports
 from serve_app.gateway import connect_proxy
-from serve_app.gateway.connect_proxy import ConnectProxy, TunnelRefused, parse
+from serve_app.gateway.connect_proxy import ConnectProxy, parse
+from serve_app.gateway.network_proxy import TunnelRefused
 from serve_app.gateway.proxy_thread import ProxyThread
 
 LOOPBACK = "127.0.0.1"
@@ -176,6 +177,82 @@ async def test_other_names_are_passed_on_untouched(monkeypatch: pytest.MonkeyPat
             assert await caller.reader.readexactly(300_000) == b"X" * 300_000
     assert connections == [("pypi.example.org", 443)]
     assert reached == [(OUTSIDE, 443)], "the address that was checked, not the name anew"
+
+
+@asynccontextmanager
+async def network_proxy(reply: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """A company's proxy, by its URL, and the heads of what it was asked. Answers ``reply``, and
+    then in upper case."""
+    heads: list[str] = []
+    calls: list[asyncio.Task[None]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(f"HTTP/1.1 {reply}\r\n\r\n".encode())
+        await _echo(reader, writer)
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.append(asyncio.create_task(answer(reader, writer)))
+        calls[-1].add_done_callback(lambda _: writer.close())
+
+    server = await asyncio.start_server(accepted, LOOPBACK, 0)
+    yield f"http://me:p%40ss@{LOOPBACK}:{server.sockets[0].getsockname()[1]}", heads
+    server.close()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_other_names_go_through_the_proxy_of_the_user_s_network() -> None:
+    async with network_proxy("200 OK") as (url, heads):
+        proxies = {"https": url, "no": "intranet.example.org"}
+        async with proxy(proxies=proxies) as running:
+            async with client(running) as caller:
+                assert (await caller.ask("pypi.example.org:443"))[0] == 200
+                caller.writer.write(b"hello")
+                assert await caller.reader.readexactly(5) == b"HELLO"
+            async with client(running) as caller:
+                assert (await caller.ask("intranet.example.org:443"))[0] == 502, "looked up itself"
+    (head,) = heads
+    line, *fields, _, _ = head.split("\r\n")
+    assert line == "CONNECT pypi.example.org:443 HTTP/1.1"
+    assert f"Proxy-Authorization: Basic {base64.b64encode(b'me:p@ss').decode()}" in fields
+
+
+async def test_a_refusal_of_the_network_s_proxy_is_told() -> None:
+    async with network_proxy("407 Who are you?") as (url, _):
+        async with proxy(proxies={"https": url}) as running, client(running) as caller:
+            status, reply = await caller.ask("pypi.example.org:443")
+    assert (status, "answers 407 for pypi.example.org:443" in reply) == (502, True)
+    async with proxy(proxies={"https": url}) as running, client(running) as caller:
+        status, reply = await caller.ask("pypi.example.org:443")
+    assert (status, "does not answer" in reply) == (502, True)
+    async with proxy(proxies={"https": "http://here:port"}) as running, client(running) as caller:
+        status, reply = await caller.ask("pypi.example.org:443")
+    assert (status, "HTTPS_PROXY" in reply) == (502, True)
+
+
+async def test_clients_on_other_machines_do_not_use_the_proxy_of_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connect_proxy, "_on_this_machine", lambda _: False)
+    key = base64.b64encode(KEY.encode()).decode()
+    async with network_proxy("200 OK") as (url, heads):
+        async with proxy(proxies={"https": url}) as running, client(running) as caller:
+            target = "pypi.example.org:443"
+            status, _ = await caller.ask(target, f"Proxy-Authorization: Basic {key}")
+    assert (status, heads) == (502, [])
+
+
+async def test_a_proxy_that_was_started_in_its_own_shell_does_not_call_itself() -> None:
+    port = free_ports(1)[0]
+    itself = {"https": f"http://{LOOPBACK}:{port}"}
+    running = ConnectProxy((LOOPBACK, port), None, admits, _no_names, proxies=itself)
+    await running.start()
+    try:
+        async with client(running) as caller:
+            status, reply = await caller.ask("pypi.example.org:443")
+        assert (status, "is not known" in reply) == (502, True), "it looked the name up itself"
+    finally:
+        await running.aclose()
 
 
 @pytest.mark.parametrize(
