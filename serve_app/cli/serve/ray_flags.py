@@ -6,9 +6,9 @@ and inherited by the child processes.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
+import secrets
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -108,13 +108,14 @@ def most_connections() -> int:
     return max(min(MOST_CONNECTIONS, (hard - OTHER_DESCRIPTORS) * 2 // 5), 100)
 
 
-def protect_token(home: Path) -> None:
-    """Make the token file that Ray has written readable by its owner only.
+def write_token(run_dir: Path) -> dict[str, str]:
+    """Write a token for Ray, with which one can run code, and return the variable for its file.
 
-    Whoever knows the token can run code in the cluster, and Ray writes the file with the umask.
+    Ray would write one to the home directory, which may not be writable, and with the umask.
     """
-    with contextlib.suppress(FileNotFoundError, PermissionError):  # Ray's authentication is off
-        (home / ".ray" / "auth_token").chmod(0o600)
+    token = run_dir / "ray_token"
+    private_file.write(token, secrets.token_hex(32).encode(), secret=True)
+    return {"RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 def hide_secrets(directory: Path, proxy_secret: str) -> None:
@@ -124,9 +125,9 @@ def hide_secrets(directory: Path, proxy_secret: str) -> None:
     reads the files. ``proxy_secret``: see ``haproxy.write_script``. It replaces one that the user
     has set, because only the HAProxy processes of this start are in front of the ingress.
     """
-    secrets = {**Secrets().by_name(), "DARKROOM_PROXY_SECRET": proxy_secret}
+    values = {**Secrets().by_name(), "DARKROOM_PROXY_SECRET": proxy_secret}
     directory.mkdir(mode=0o700, parents=True)
-    for name, value in secrets.items():
+    for name, value in values.items():
         private_file.write(directory / name, value.encode(), secret=True)
     for name in SECRET_NAMES:
         os.environ.pop(name, None)  # noqa: TID251 of the processes that are started
@@ -141,7 +142,7 @@ def export(
     ``proxy_secret``: see ``haproxy.write_script``.
     """
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
-    chosen = flags(run_dir)
+    chosen = flags(run_dir) | write_token(run_dir)
     if haproxy.available():
         chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(
             haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret)

@@ -216,7 +216,6 @@ class ServeCommand:
                 f"Ray did not start. Is the machine very busy? Try again. Its error: {error}"
             ) from error
         _end_unused()
-        ray_flags.protect_token(Path.home())
         self._addresses["ray_address"] = ray.get_runtime_context().gcs_address
         _listen()  # ray.init has installed Ray's own handlers.
         self._record_all()

@@ -10,14 +10,13 @@ from serve_app.cli.serve import ray_flags
 from serve_app.settings import SECRET_NAMES, Secrets
 
 
-def test_ray_s_token_is_for_its_owner_only(tmp_path: Path) -> None:
-    ray_flags.protect_token(tmp_path)  # there is none
-    token = tmp_path / ".ray" / "auth_token"
-    token.parent.mkdir()
-    token.write_text("secret")
-    token.chmod(0o644)
-    ray_flags.protect_token(tmp_path)
-    assert token.stat().st_mode & 0o777 == 0o600
+def test_ray_s_token_is_for_its_owner_only_and_another_one_at_each_start(tmp_path: Path) -> None:
+    tokens = set[str]()
+    for _ in range(2):
+        (path,) = map(Path, ray_flags.write_token(tmp_path).values())
+        assert path.stat().st_mode & 0o777 == 0o600
+        tokens.add(path.read_text())
+    assert [len(token) for token in tokens] == [64, 64]
 
 
 def test_processes_that_are_started_inherit_no_secret(
