@@ -135,7 +135,8 @@ REFUSE = """
 UPDATE workflow_steps s
 SET state = 'ended', outcome = %(outcome)s::json, input = NULL, refused = %(message)s
 WHERE s.run_id = %(id)s::uuid AND s.node = %(node)s AND s.item = %(item)s AND s.state = 'sending'
-  AND NOT EXISTS (SELECT FROM requests r WHERE r.id = s.request_id)
+  AND NOT EXISTS (
+    SELECT FROM requests r WHERE r.id = s.request_id AND r.tenant = %(tenant)s)
 RETURNING 1
 """
 _OVER = "w.ended_at IS NULL AND (p.id IS NULL OR p.outcome IS NOT NULL)"
@@ -250,6 +251,7 @@ class PostgresWorkflowRuns:
             **_step_params(run, step),
             "outcome": messages.compact(outcome_to_json(Outcome(failure=failure))),
             "message": messages.clean(failure.message),
+            "tenant": run.tenant,
         }
         return bool(await self._database.rows(REFUSE, params))
 
