@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.executors.partial_results import PartialResults
+from serve_app.domain.progress import NOTHING_SEEN, PartialPosition, PartialResult
 from serve_app.domain.request import State
 from tests.ingress.house import House, build_house
 
@@ -148,6 +153,45 @@ async def test_the_events_of_a_request_have_the_values(client: httpx.AsyncClient
         {"attempt": 1, "number": 0, "output": {"n": 1}},
         {"attempt": 1, "number": 1, "output": {"n": 2}},
     ]
+
+
+class BrieflyAway:
+    """Partial results whose database is away for a few reads after the first value was read."""
+
+    def __init__(self, partials: PartialResults, reads: int) -> None:
+        self._partials = partials
+        self.reads_left = reads
+        self.add, self.wait = partials.add, partials.wait
+
+    async def after(
+        self, tenant: str, request_id: str, seen: PartialPosition
+    ) -> Sequence[PartialResult]:
+        if seen != NOTHING_SEEN and self.reads_left:
+            self.reads_left -= 1
+            raise DatabaseUnavailable("PostgreSQL is restarted.")
+        return await self._partials.after(tenant, request_id, seen)
+
+
+@pytest.mark.parametrize("path", ["/test/generator/stream", "/v1/requests/{}/events"])
+async def test_values_go_on_after_the_database_was_away_for_a_moment(
+    house: House, client: httpx.AsyncClient, path: str
+) -> None:
+    """A restart of PostgreSQL for two seconds ended every stream of an app, and cancelled its
+    request."""
+    away = BrieflyAway(house.services.partials, 2)
+    house.app.state.services = replace(house.services, partials=away)
+    orders = {"yields": [{"n": 1}, {"n": 2}]}
+    if path.startswith("/v1"):
+        submitted = (await client.post("/queue/test/generator", json=orders)).json()
+        answer = await client.get(path.format(submitted["request_id"]))
+        values = [event["output"] for event in events_in(answer.text) if "number" in event]
+    else:
+        answer = await client.post(path, json=orders)
+        values = [value for _, value in values_in(answer.text)]
+    assert values == orders["yields"]
+    assert away.reads_left == 0
+    (request,) = await house.queue.page("default")
+    assert request.state is State.SUCCEEDED
 
 
 class Wire:
