@@ -18,6 +18,7 @@ from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.progress import NOTHING_SEEN, PartialPosition, PartialResult
 from serve_app.domain.request import State
+from tests.captured_logs import CapturedLogs
 from tests.ingress.house import House, build_house
 
 FIELDS = st.sampled_from(["prompt", "image_size", "num_images", "seed", "loras", "artifacts"])
@@ -197,8 +198,12 @@ async def test_values_go_on_after_the_database_was_away_for_a_moment(
 class Wire:
     """Bare ASGI call, so that a client can disconnect in the middle of a response."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(
+        self, house: House, path: str = "/test/probe/stream", method: str = "POST"
+    ) -> None:
         self._house = house
+        self._path = path
+        self._method = method
         self.sent: list[dict[str, Any]] = []
         self.said = asyncio.Event()
         self.hung_up = asyncio.Event()
@@ -209,9 +214,9 @@ class Wire:
         fields = {"authorization": f"Key {self._house.key}", "host": "testserver", **headers}
         scope = {
             "type": "http",
-            "method": "POST",
-            "path": "/test/probe/stream",
-            "raw_path": b"/test/probe/stream",
+            "method": self._method,
+            "path": self._path,
+            "raw_path": self._path.encode(),
             "query_string": b"",
             "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
             "scheme": "http",
@@ -247,6 +252,30 @@ async def test_a_failure_after_the_first_event_is_an_event_behind_which_the_answ
     assert (last["detail"], last["status"]) == ("No paint.", 500)
     assert "event: error\n" in wire.text
     assert not wire.complete
+
+
+async def test_a_stream_of_statuses_breaks_off_with_the_error_of_the_database(
+    house: House, client: httpx.AsyncClient, caplog: CapturedLogs
+) -> None:
+    """Each that was open while PostgreSQL was away was counted as a defect, with a traceback, and
+    its client was not told the reason."""
+    submitted = (await client.post("/queue/test/probe", json={"sleep_s": 5})).json()
+    wire = Wire(house, f"/queue/test/probe/requests/{submitted['request_id']}/status/stream", "GET")
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise DatabaseUnavailable("PostgreSQL is restarted.")
+
+    house.queue.wait_for_change = fail
+    await wire.call({})
+    first, last = events_in(wire.text)
+    assert first["request_id"] == submitted["request_id"]
+    assert last["code"] == "database_unavailable"
+    assert "event: error\n" in wire.text
+    assert not wire.complete
+    assert "the response breaks off: PostgreSQL is restarted." in caplog.text
+    assert "Traceback" not in caplog.text
+    counted = house.services.metrics.registry.get_sample_value
+    assert not counted("darkroom_unexpected_errors_total", {"route": "fal.status_stream"})
 
 
 @pytest.mark.parametrize(
