@@ -19,7 +19,7 @@ from deployments.executors.base import (
     PreviewPicture,
 )
 from deployments.executors.files import RequestFiles
-from deployments.executors.hosts import AppHost
+from deployments.executors.hosts import AppHost, AppRetry
 from deployments.executors.partials import PartialSender
 from deployments.replica.attempt import CANCELLED, Attempt, may_preview
 from deployments.replica.attempt_state import Phase, StopReason
@@ -93,6 +93,7 @@ class ExecutorAttempt(Attempt):
     """Execution of one lease by an executor."""
 
     ended_by_itself = "The app cancelled the request by itself."
+    hands_back = (*Attempt.hands_back, AppRetry)
 
     def __init__(self, lease: Lease, parts: AttemptParts) -> None:
         self._previews = LatestPreview(shown=may_preview(lease), marked=lease.has_marked_files)

@@ -17,7 +17,7 @@ from secrets import token_hex
 from deployments.executors.base import AppExecutor
 from deployments.executors.kind import AppPlan
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import DarkroomError, SecretMissing
+from serve_app.domain.errors import DarkroomError, ReplicaDied, SecretMissing
 from serve_app.domain.executors.secrets import Secret, named_by
 from serve_app.domain.progress import Progress
 
@@ -28,6 +28,11 @@ STOP_GRACE_S = 10.0
 
 MakePlan = Callable[[Endpoint, Sequence[Secret]], AppPlan]
 """Function from an endpoint, and the secrets that it names, to its app."""
+
+
+class AppRetry(ReplicaDied):
+    """Raised where the process of an app was ended because of another of its requests. It does not
+    leave the replica: the attempt is handed back."""
 
 
 @dataclass
@@ -41,6 +46,7 @@ class HostedApp:
     endpoints: set[str] = field(default_factory=set[str])
     users: int = 0
     last_used: int = 0
+    disobeyed: bool = False  # it was ended because a stopped request went on
 
     @property
     def ready(self) -> bool:
@@ -83,7 +89,9 @@ class AppHost:
         secrets: Sequence[Secret],
         on_progress: Callable[[Progress], None],
     ) -> AsyncGenerator[AppExecutor]:
-        """The executor of an endpoint's app, started, with a place for one more request."""
+        """The executor of an endpoint's app, started, with a place for one more request.
+
+        ``AppRetry``: its process was ended by ``end`` meanwhile."""
         plan = self._make(endpoint, secrets)
         key = (plan.name, plan.version)
         app = await self._app(plan, on_progress)
@@ -94,6 +102,13 @@ class AppHost:
             await asyncio.shield(app.started)
             async with app.free:
                 yield app.executor
+        except ReplicaDied as error:
+            if not app.disobeyed:
+                raise
+            raise AppRetry(
+                "The app's process was ended, because another request in it went on after it was "
+                "stopped."
+            ) from error
         finally:
             app.users -= 1
             self._uses += 1
@@ -116,9 +131,12 @@ class AppHost:
             log.warning("%s does not start: %s", plan.name, error.message)
 
     async def end(self, executor: AppExecutor) -> None:
-        """End a process that does not obey. Its other requests fail, and are repeated."""
+        """End a process that does not obey. Its other requests are repeated without a failure:
+        otherwise those that others cancel would make them fail."""
         ended = [key for key, app in self._apps.items() if app.executor is executor]
         apps = [self._apps.pop(key) for key in ended]
+        for app in apps:
+            app.disobeyed = True
         await executor.aclose(0)
         for app in apps:
             await app.remove_home()

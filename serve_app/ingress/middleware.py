@@ -9,6 +9,7 @@ from typing import cast
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError
@@ -129,6 +130,10 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             if context.ended is None or (task.cancelling() and task.uncancel()):
                 raise  # by the client, which is gone
+        except DarkroomError as error:  # after the response has begun: before, it is the answer
+            if context.ended is None:
+                log.warning("the response breaks off: %s", error.message)
+                await send.break_off(error)
         except Exception as error:
             if context.ended is None:
                 await _answer_unexpected(error, scope, receive, send, context)
@@ -202,6 +207,13 @@ class _Stamped:
         await self._send(message)
         self._over = message["type"] == "http.response.body" and not message.get("more_body")
 
+    async def break_off(self, error: DarkroomError) -> None:
+        """Break the connection, which every client notices. In a stream of events, the error is the
+        last of them."""
+        self._context.error = error.code
+        if self._is_stream:
+            await self._send_event(self._context.render_error(error))
+
     async def end(self, scope: Scope, receive: Receive, error: DarkroomError) -> None:
         """End a call whose access has ended: with the error, or as the last event of a stream. Any
         other response that has begun is cut off, which breaks the connection."""
@@ -212,10 +224,18 @@ class _Stamped:
         refusal = context.render_error(error)
         if not context.status:
             await refusal(scope, receive, self)
-        elif Headers(raw=[*self._head]).get("content-type", "").startswith(sse.MEDIA_TYPE):
-            event = sse.event(bytes(refusal.body), event="error")
-            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        elif self._is_stream:
+            await self._send_event(refusal)
             await self._send({"type": "http.response.body", "body": b""})
+
+    @property
+    def _is_stream(self) -> bool:
+        headers = Headers(raw=[*self._head])
+        return headers.get("content-type", "").startswith(sse.MEDIA_TYPE)
+
+    async def _send_event(self, refusal: Response) -> None:
+        event = sse.event(bytes(refusal.body), event="error")
+        await self._send({"type": "http.response.body", "body": event, "more_body": True})
 
 
 async def _preflight(

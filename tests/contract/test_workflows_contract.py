@@ -13,7 +13,7 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.lease import Finish
-from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State
 from serve_app.domain.webhook import Webhook
@@ -306,6 +306,39 @@ async def test_a_step_that_failed_says_why(queue: Queue) -> None:
     assert shown is not None
     assert shown.steps[0].state is State.CANCELLED
     assert shown.steps[0].error
+
+
+async def test_a_step_that_was_refused_has_failed_without_a_request_also_after_the_end(
+    queue: Queue,
+) -> None:
+    """It was said to wait, for good, under the id of a request that never was."""
+    run, runs = await start_run(queue), queue.workflows.runs
+    await runs.take(run, [call(DRAW, new_id())])
+    failure = Failure("budget_exhausted", "Nothing is left.", retryable=False)
+    assert await runs.refuse(run, DRAW, failure)
+    assert not await runs.refuse(run, DRAW, failure)
+    (step,) = await runs.steps(run)
+    assert (step.state, step.refused) == (StepState.ENDED, True)
+    assert step.outcome == Outcome(failure=failure)
+    await queue.finish(Finish(run.lease_key, RUNNER, Outcome(failure=failure)))
+    for _ in range(2):
+        status = await queue.workflows.status(TENANT, run.lease_key.request_id)
+        assert status is not None
+        (shown,) = status.steps
+        assert (shown.request_id, shown.state) == (None, State.FAILED)
+        assert shown.error == "Nothing is left."
+        assert await queue.workflows.step_requests(TENANT, run.lease_key.request_id) == []
+        await runs.close()
+
+
+async def test_a_step_whose_request_is_stored_is_not_refused(queue: Queue) -> None:
+    """As after a crash between the two: it would run on, and be paid for, without the workflow."""
+    run, runs, request = await start_run(queue), queue.workflows.runs, new()
+    await runs.take(run, [call(DRAW, request.id)])
+    await queue.submit(request)
+    assert not await runs.refuse(run, DRAW, Failure("not_found", "No.", retryable=False))
+    (step,) = await runs.steps(run)
+    assert (step.state, step.request_state) == (StepState.SENDING, State.QUEUED)
 
 
 async def test_a_step_is_kept_until_its_workflow_has_ended(queue: Queue) -> None:

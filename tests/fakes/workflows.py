@@ -11,7 +11,7 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import lease_of
-from serve_app.domain.outcome import Outcome
+from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Request, State
 from serve_app.domain.workflows.definition import POOL, endpoint_id
@@ -126,6 +126,7 @@ class FakeRuns:
         self._definitions = definitions
         self._disabled = disabled
         self.by_id: dict[str, _Run] = {}
+        self.refusals: dict[tuple[str, StepId], str] = {}  # of steps of runs
 
     async def start(self, limit: int) -> int:
         queued = [row for row in self._rows.values() if self._startable(row.request)]
@@ -194,6 +195,20 @@ class FakeRuns:
         if known[step].state is StepState.ENDED:
             return False
         known[step] = replace(known[step], state=StepState.ENDED, outcome=outcome, input={})
+        return True
+
+    async def refuse(self, run: WorkflowRun, step: StepId, failure: Failure) -> bool:
+        known = self.by_id[run.lease_key.request_id].steps
+        if known[step].state is not StepState.SENDING or self._state(known[step].request_id):
+            return False
+        known[step] = replace(
+            known[step],
+            state=StepState.ENDED,
+            outcome=Outcome(failure=failure),
+            input={},
+            refused=True,
+        )
+        self.refusals[run.lease_key.request_id, step] = failure.message
         return True
 
     async def list_abandoned_steps(self, limit: int) -> Sequence[tuple[str, str, str]]:
@@ -319,13 +334,17 @@ class FakeWorkflows:
             return None
         steps = sorted(run.steps.values(), key=lambda step: (step.id.node, step.id.item))
         nodes = (run.definition or {"nodes": {}})["nodes"]
-        return RunStatus(nodes, [self._step(step) for step in steps])
+        return RunStatus(nodes, [self._step(request_id, step) for step in steps])
 
     async def step_requests(self, tenant: str, request_id: str) -> Sequence[str]:
         status = await self.status(tenant, request_id)
-        return [] if status is None else [step.request_id for step in status.steps]
+        steps = [] if status is None else status.steps
+        return [step.request_id for step in steps if step.request_id is not None]
 
-    def _step(self, step: Step) -> StepStatus:
+    def _step(self, run_id: str, step: Step) -> StepStatus:
+        if step.refused:
+            error = self.runs.refusals[run_id, step.id]
+            return StepStatus(step.id, step.app, None, State.FAILED, error=error)
         row = self._rows.get(step.request_id)
         line = next((entry for entry in self._ledger.lines if entry.id == step.request_id), None)
         shown = StepStatus(step.id, step.app, step.request_id, None)

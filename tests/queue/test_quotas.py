@@ -288,6 +288,25 @@ async def test_what_was_spent_while_there_was_no_budget_counts_when_it_is_set_ag
     assert left.budget.remaining == 0  # of four: two that ended, one that waits, and this one
 
 
+async def test_what_was_spent_while_the_settings_had_no_budget_counts_when_they_have_it_again(
+    ingress: Ingress,
+) -> None:
+    """It was free: the sums of the period went on from where they were."""
+    queue = await ingress(budget(4))
+    await queue.submit(new(**ONE))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
+    free = await ingress(LONG_LEASES)
+    await free.budgets.warn()
+    await free.submit(new(**ONE))
+    await free.finish(make_finish((await lease(free)).key, images(SQUARE)))
+    again = await ingress(budget(4))
+    await again.budgets.warn()
+    left = (await again.submit(new(**ONE))).allowance
+    assert left is not None
+    assert left.budget is not None
+    assert left.budget.remaining == 1  # of four: two that ended, and this one
+
+
 async def test_the_same_is_used_after_lines_are_settled(
     ingress: Ingress, database: Database
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import LeaseKey
-from serve_app.domain.outcome import Outcome
+from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.request import Priority, State
 from serve_app.domain.workflows.plan import StepId
 
@@ -62,6 +62,7 @@ class Step:
     input: Mapping[str, Any]
     outcome: Outcome | None = None
     request_state: State | None = None  # None: there is no such request
+    refused: bool = False  # its request was not stored, and never will be
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class StepStatus:
 
     id: StepId
     app: str
-    request_id: str
+    request_id: str | None  # None: it was refused, so there is none
     state: State | None  # None: its request is not stored yet, or was deleted
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -145,6 +146,11 @@ class WorkflowRuns(Protocol):
 
     async def settle(self, run: WorkflowRun, step: StepId, outcome: Outcome) -> bool:
         """Record the outcome of a step. False: one was recorded before."""
+        ...
+
+    async def refuse(self, run: WorkflowRun, step: StepId, failure: Failure) -> bool:
+        """Record that the request of a step was refused for good. False: it is stored after all, or
+        an outcome was recorded before."""
         ...
 
     async def list_abandoned_steps(self, limit: int) -> Sequence[tuple[str, str, str]]:

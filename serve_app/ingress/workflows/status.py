@@ -33,8 +33,16 @@ class WorkflowStep(TypedDict):
         int | None, Field(description="Number of its element, if the step runs for a list.")
     ]
     app_id: str
-    request_id: Annotated[str | None, Field(description="Null: it has not started.")]
-    state: Annotated[StepWord, Field(description="`waiting`: for other steps, or to be submitted.")]
+    request_id: Annotated[
+        str | None, Field(description="Null: it has not started, or was refused.")
+    ]
+    state: Annotated[
+        StepWord,
+        Field(
+            description="`waiting`: for other steps, or to be submitted. `skipped`: it did not "
+            "run, or its request is deleted."
+        ),
+    ]
     queue_position: Annotated[int | None, Field(description="While it is queued; 0 is next.")]
     started_at: Time | None
     finished_at: Time | None
@@ -91,13 +99,15 @@ async def _steps(services: Services, request: Request, run_status: RunStatus) ->
 async def _step(
     services: Services, workflow: Request, step: StepStatus, *, listed: bool
 ) -> WorkflowStep:
-    word = "waiting" if step.state is None else step.state.value
+    # In a workflow that has ended, it was not sent before that, or its request was deleted.
+    missing = "skipped" if workflow.state.final else "waiting"
+    word = missing if step.state is None else step.state.value
     position = None
-    if step.state is State.QUEUED:
+    if step.state is State.QUEUED and step.request_id is not None:
         try:
             queued = await services.queue.get(workflow.tenant, step.request_id)
         except RequestNotFound:
-            word = "waiting"
+            word = missing
         else:
             position = (await services.queue.waiting(queued)).position
     return {
@@ -152,6 +162,8 @@ class WorkflowEvents:
         for step in status.steps if status is not None else ():
             listed = status is not None and status.nodes[step.id.node].get("for_each") is not None
             node = {"node_id": step.id.node} | ({"item": step.id.item} if listed else {})
+            if step.request_id is None:  # it was refused
+                continue
             if step.state is not None and step.request_id not in self._submitted:
                 self._submitted.add(step.request_id)
                 events.append(
@@ -159,17 +171,18 @@ class WorkflowEvents:
                 )
             if step.state is State.SUCCEEDED and step.request_id not in self._completed:
                 self._completed.add(step.request_id)
-                events.append({"type": "completion", **node, **await self._output(request, step)})
+                output = await self._output(request, step.app, step.request_id)
+                events.append({"type": "completion", **node, **output})
         return events
 
-    async def _output(self, request: Request, step: StepStatus) -> Mapping[str, Any]:
+    async def _output(self, request: Request, app: str, request_id: str) -> Mapping[str, Any]:
         services = self._services
         try:
-            ended = await services.queue.current(request.tenant, step.request_id)
+            ended = await services.queue.current(request.tenant, request_id)
             output = await rendered_output(ended, services.files, self._origin, inline=False)
         except DarkroomError:  # it was deleted
-            return {"app_id": step.app, "request_id": step.request_id, "output": None}
-        return {"app_id": step.app, "request_id": step.request_id, "output": output}
+            output = None
+        return {"app_id": app, "request_id": request_id, "output": output}
 
     async def failure(self, request: Request) -> dict[str, Any]:
         """Event of the end of a request that did not succeed."""

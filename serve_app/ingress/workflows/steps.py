@@ -112,7 +112,11 @@ def _failure(step: Step, failure: Failure) -> StepFailure:
     neither."""
     name, own = step.id.node, failure.code in (Cancelled.code, Expired.code)
     code = PipelineFailed.code if own else failure.code
-    message = f"The step `{name}` ({step.app}, request {step.request_id}) failed: {failure.message}"
+    if step.refused:
+        message = f"The step `{name}` ({step.app}) was refused: {failure.message}"
+    else:
+        request = f"request {step.request_id}"
+        message = f"The step `{name}` ({step.app}, {request}) failed: {failure.message}"
     return StepFailure(name, message, code)
 
 

@@ -191,7 +191,7 @@ class WorkflowWorker:
             return not isinstance(error, Overloaded)
         except DarkroomError as error:
             failure = Failure(error.code, error.message, retryable=False)
-            if await runs.settle(run, step.id, Outcome(failure=failure)):
+            if await runs.refuse(run, step.id, failure):
                 await self._log(run, "ERROR", f"Step {name} was refused: {error.message}")
             return True
         if await runs.mark_sent(run, step.id, stored.id):

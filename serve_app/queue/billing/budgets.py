@@ -34,6 +34,13 @@ SELECT now(), coalesce(
     0)
 """
 
+# What such a tenant spends is not counted, so a budget that comes back begins with a sum.
+FORGET = """
+-- name: forget_budgets
+UPDATE tenant_quotas SET unit = 'changed'
+WHERE unit IN ('day', 'month') AND tenant <> ALL(%(tenants)s::text[])
+"""
+
 _DETAIL = """json_build_object('threshold', threshold, 'used', used::text, 'budget', budget::text,
     'currency', currency, 'period', period)"""
 WARN = f"""
@@ -90,7 +97,7 @@ class PostgresBudgets:
         return quota.budget_left(budget.amount - Decimal(used), now)
 
     async def warn(self) -> None:
-        """Record the thresholds that were reached."""
+        """Record the thresholds that were reached, and which tenants have no budget any more."""
         budgets = [
             {
                 "tenant": tenant,
@@ -103,6 +110,8 @@ class PostgresBudgets:
             for tenant, limits in self._limits.tenants.items()
             if (budget := limits.budget) is not None
         ]
+        tenants = [budget["tenant"] for budget in budgets]
+        await self._database.rows(FORGET, {"tenants": tenants})
         if budgets:
             await self._database.rows(
                 WARN,

@@ -1423,6 +1423,7 @@ CREATE TABLE workflow_steps (
     state      text NOT NULL DEFAULT 'sending' CHECK (state IN ('sending', 'sent', 'ended')),
     input      json,
     outcome    json,
+    refused    text,                         -- why its request was not stored; null: it was not refused
     PRIMARY KEY (run_id, node, item)
 ) WITH (fillfactor = 70);
 CREATE INDEX workflow_steps_of_request ON workflow_steps (request_id);

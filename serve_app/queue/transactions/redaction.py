@@ -52,7 +52,7 @@ UPDATE requests r SET input = x.left_over::json, shown = NULL, forgetting = 'out
 FROM rest x WHERE r.id = x.id AND r.forgetting = 'input'
 RETURNING r.id::text
 """
-# Errors, in the log and in the attempts, may quote the input.
+# Errors, in the log, in the attempts and of refused steps, may quote the input.
 FORGET_OUTCOMES = f"""{_LEFT},
 forgot AS (
     UPDATE requests r SET outcome = x.left_over::json, forgetting = 'done'
@@ -62,6 +62,10 @@ forgot AS (
 untold AS (DELETE FROM events e USING forgot f WHERE e.request_id = f.id),
 unsaid AS (
     UPDATE attempts a SET message = '', start_line = NULL FROM forgot f WHERE a.request_id = f.id
+),
+unrefused AS (
+    UPDATE workflow_steps s SET refused = '' FROM forgot f
+    WHERE s.run_id = f.id AND s.refused IS NOT NULL
 ),
 unsent AS (
     UPDATE webhook_deliveries w SET

@@ -67,10 +67,11 @@ WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
 """
 STATUS = """
 -- name: status_of_workflow
-SELECT s.node, s.item, s.app, s.request_id::text,
-       c.state, c.started_at, c.finished_at, u.run_s,
+SELECT s.node, s.item, s.app, CASE WHEN s.refused IS NULL THEN s.request_id::text END,
+       CASE WHEN s.refused IS NULL THEN c.state ELSE 'failed' END,
+       c.started_at, c.finished_at, u.run_s,
        u.amount, coalesce(u.price ->> 'currency', ''),
-       CASE WHEN c.state IN ('failed', 'cancelled', 'expired') THEN c.outcome END
+       s.refused, CASE WHEN c.state IN ('failed', 'cancelled', 'expired') THEN c.outcome END
 FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
 LEFT JOIN requests c ON c.id = s.request_id
 LEFT JOIN usage u ON u.request_id = s.request_id
@@ -81,7 +82,7 @@ STEP_REQUESTS = """
 -- name: requests_of_workflow
 SELECT s.request_id::text FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
 JOIN requests p ON p.id = w.request_id
-WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
+WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s AND s.refused IS NULL
 ORDER BY s.node, s.item
 """
 
@@ -158,8 +159,8 @@ class PostgresWorkflows:
 
 
 def _status(row: tuple[Any, ...]) -> StepStatus:
-    node, item, app, request_id, state, *rest, outcome = row
+    node, item, app, request_id, state, *rest, refused, outcome = row
     failure = None if outcome is None else outcome_from_json(outcome).failure
-    error = None if failure is None else failure.message
+    error = refused if failure is None else failure.message
     step = StepId(node, item)
     return StepStatus(step, app, request_id, state_of(state), *rest, error=error)

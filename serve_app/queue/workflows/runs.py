@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from serve_app.domain.lease import LeaseKey
-from serve_app.domain.outcome import Outcome
+from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.request import Priority, State
 from serve_app.domain.workflows.definition import POOL
 from serve_app.domain.workflows.plan import StepId
@@ -99,7 +99,7 @@ STEPS = """
 -- name: steps_of_workflow
 SELECT s.node, s.item, s.app, s.request_id::text, s.state,
        CASE s.state WHEN 'sending' THEN s.input END, s.outcome,
-       c.state
+       c.state, s.refused IS NOT NULL
 FROM workflow_steps s LEFT JOIN requests c ON c.id = s.request_id
 WHERE s.run_id = %(id)s::uuid
 ORDER BY s.node, s.item
@@ -127,6 +127,16 @@ SETTLE = """
 -- name: settle_workflow_step
 UPDATE workflow_steps SET state = 'ended', outcome = %(outcome)s::json, input = NULL
 WHERE run_id = %(id)s::uuid AND node = %(node)s AND item = %(item)s AND state <> 'ended'
+RETURNING 1
+"""
+# One that an earlier look has stored is not refused, whatever is against it now: it runs.
+REFUSE = """
+-- name: refuse_workflow_step
+UPDATE workflow_steps s
+SET state = 'ended', outcome = %(outcome)s::json, input = NULL, refused = %(message)s
+WHERE s.run_id = %(id)s::uuid AND s.node = %(node)s AND s.item = %(item)s AND s.state = 'sending'
+  AND NOT EXISTS (
+    SELECT FROM requests r WHERE r.id = s.request_id AND r.tenant = %(tenant)s)
 RETURNING 1
 """
 _OVER = "w.ended_at IS NULL AND (p.id IS NULL OR p.outcome IS NOT NULL)"
@@ -236,6 +246,15 @@ class PostgresWorkflowRuns:
         text = messages.compact(outcome_to_json(outcome))
         return bool(await self._database.rows(SETTLE, {**_step_params(run, step), "outcome": text}))
 
+    async def refuse(self, run: WorkflowRun, step: StepId, failure: Failure) -> bool:
+        params = {
+            **_step_params(run, step),
+            "outcome": messages.compact(outcome_to_json(Outcome(failure=failure))),
+            "message": messages.clean(failure.message),
+            "tenant": run.tenant,
+        }
+        return bool(await self._database.rows(REFUSE, params))
+
     async def list_abandoned_steps(self, limit: int) -> Sequence[tuple[str, str, str]]:
         rows = await self._database.rows(ABANDONED, {"limit": limit})
         return [(str(tenant), str(run), str(request)) for tenant, run, request in rows]
@@ -258,7 +277,7 @@ def _run(row: tuple[Any, ...]) -> WorkflowRun:
 
 
 def _step(row: tuple[Any, ...]) -> Step:
-    node, item, app, request_id, state, unsent, outcome, of_request = row
+    node, item, app, request_id, state, unsent, outcome, of_request, refused = row
     return Step(
         StepId(node, item),
         app,
@@ -267,6 +286,7 @@ def _step(row: tuple[Any, ...]) -> Step:
         unsent or {},
         None if outcome is None else outcome_from_json(outcome),
         state_of(of_request),
+        refused,
     )
 
 

@@ -288,6 +288,24 @@ async def test_a_process_that_does_not_obey_a_cancellation_ends(
     assert (await process_of(rig, "three"))["pid"] != before["pid"]
 
 
+@pytest.mark.long
+async def test_the_other_requests_of_a_process_that_does_not_obey_are_handed_back(
+    rig: ExecutorRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of three cancels of any tenant was a failure of all requests beside it: they failed."""
+    monkeypatch.setattr("deployments.executors.attempt.CANCEL_GRACE_S", 0.1)
+    neighbour = rig.offer("one", "/polite")
+    await rig.running(neighbour)
+    stubborn = rig.offer("two", "/stubborn")
+    await rig.running(stubborn)
+    rig.port.signal(Signal(SignalKind.CANCEL, stubborn))
+    await rig.port.until(lambda: rig.port.hand_backs)
+    ((handed_back, _, reason),) = rig.port.hand_backs
+    assert handed_back == neighbour
+    assert "another request in it went on after it was stopped" in reason
+    assert not any(finish.lease_key == neighbour for finish in rig.port.finishes)
+
+
 async def test_a_deadline_ends_a_request(rig: ExecutorRig) -> None:
     failure = (await rig.outcome(rig.offer("one", "/polite", lease_deadline_s=0.5))).failure
     assert failure is not None

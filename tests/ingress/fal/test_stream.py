@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.executors.partial_results import PartialResults
+from serve_app.domain.progress import NOTHING_SEEN, PartialPosition, PartialResult
 from serve_app.domain.request import State
+from tests.captured_logs import CapturedLogs
 from tests.ingress.house import House, build_house
 
 FIELDS = st.sampled_from(["prompt", "image_size", "num_images", "seed", "loras", "artifacts"])
@@ -150,11 +156,54 @@ async def test_the_events_of_a_request_have_the_values(client: httpx.AsyncClient
     ]
 
 
+class BrieflyAway:
+    """Partial results whose database is away for a few reads after the first value was read."""
+
+    def __init__(self, partials: PartialResults, reads: int) -> None:
+        self._partials = partials
+        self.reads_left = reads
+        self.add, self.wait = partials.add, partials.wait
+
+    async def after(
+        self, tenant: str, request_id: str, seen: PartialPosition
+    ) -> Sequence[PartialResult]:
+        if seen != NOTHING_SEEN and self.reads_left:
+            self.reads_left -= 1
+            raise DatabaseUnavailable("PostgreSQL is restarted.")
+        return await self._partials.after(tenant, request_id, seen)
+
+
+@pytest.mark.parametrize("path", ["/test/generator/stream", "/v1/requests/{}/events"])
+async def test_values_go_on_after_the_database_was_away_for_a_moment(
+    house: House, client: httpx.AsyncClient, path: str
+) -> None:
+    """A restart of PostgreSQL for two seconds ended every stream of an app, and cancelled its
+    request."""
+    away = BrieflyAway(house.services.partials, 2)
+    house.app.state.services = replace(house.services, partials=away)
+    orders = {"yields": [{"n": 1}, {"n": 2}]}
+    if path.startswith("/v1"):
+        submitted = (await client.post("/queue/test/generator", json=orders)).json()
+        answer = await client.get(path.format(submitted["request_id"]))
+        values = [event["output"] for event in events_in(answer.text) if "number" in event]
+    else:
+        answer = await client.post(path, json=orders)
+        values = [value for _, value in values_in(answer.text)]
+    assert values == orders["yields"]
+    assert away.reads_left == 0
+    (request,) = await house.queue.page("default")
+    assert request.state is State.SUCCEEDED
+
+
 class Wire:
     """Bare ASGI call, so that a client can disconnect in the middle of a response."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(
+        self, house: House, path: str = "/test/probe/stream", method: str = "POST"
+    ) -> None:
         self._house = house
+        self._path = path
+        self._method = method
         self.sent: list[dict[str, Any]] = []
         self.said = asyncio.Event()
         self.hung_up = asyncio.Event()
@@ -165,9 +214,9 @@ class Wire:
         fields = {"authorization": f"Key {self._house.key}", "host": "testserver", **headers}
         scope = {
             "type": "http",
-            "method": "POST",
-            "path": "/test/probe/stream",
-            "raw_path": b"/test/probe/stream",
+            "method": self._method,
+            "path": self._path,
+            "raw_path": self._path.encode(),
             "query_string": b"",
             "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
             "scheme": "http",
@@ -203,6 +252,30 @@ async def test_a_failure_after_the_first_event_is_an_event_behind_which_the_answ
     assert (last["detail"], last["status"]) == ("No paint.", 500)
     assert "event: error\n" in wire.text
     assert not wire.complete
+
+
+async def test_a_stream_of_statuses_breaks_off_with_the_error_of_the_database(
+    house: House, client: httpx.AsyncClient, caplog: CapturedLogs
+) -> None:
+    """Each that was open while PostgreSQL was away was counted as a defect, with a traceback, and
+    its client was not told the reason."""
+    submitted = (await client.post("/queue/test/probe", json={"sleep_s": 5})).json()
+    wire = Wire(house, f"/queue/test/probe/requests/{submitted['request_id']}/status/stream", "GET")
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise DatabaseUnavailable("PostgreSQL is restarted.")
+
+    house.queue.wait_for_change = fail
+    await wire.call({})
+    first, last = events_in(wire.text)
+    assert first["request_id"] == submitted["request_id"]
+    assert last["code"] == "database_unavailable"
+    assert "event: error\n" in wire.text
+    assert not wire.complete
+    assert "the response breaks off: PostgreSQL is restarted." in caplog.text
+    assert "Traceback" not in caplog.text
+    counted = house.services.metrics.registry.get_sample_value
+    assert not counted("darkroom_unexpected_errors_total", {"route": "fal.status_stream"})
 
 
 @pytest.mark.parametrize(

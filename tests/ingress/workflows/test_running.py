@@ -288,8 +288,11 @@ async def test_a_step_that_its_endpoint_refuses_is_named(house: House) -> None:
     endpoint = await register_workflow(house, form)
     request_id = await submit_request(house, endpoint, {"size": 99})
     done = await run_until_ended(house, endpoint, request_id)
-    assert "The step `draw`" in done["error"]
+    assert "The step `draw` (fal-ai/fast-sdxl) was refused: " in done["error"]
     assert "num_images" in done["error"]
+    _, draw = done["darkroom"]["workflow"]["steps"]
+    assert (draw["state"], draw["request_id"]) == ("failed", None)
+    assert "num_images" in draw["error"]
 
 
 async def test_a_step_whose_input_is_nested_too_deeply_is_refused(house: House) -> None:

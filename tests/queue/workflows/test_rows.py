@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.domain.errors import Overloaded, RateLimited
 from serve_app.domain.lease import Finish
+from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.request import State
 from serve_app.domain.workflows.definition import POOL
 from serve_app.domain.workflows.runs import RUNNER
@@ -17,6 +18,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.deletion import Deletion, PostgresLifecycles
+from serve_app.queue.transactions.redaction import Redaction
 from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import image
 from tests.contract.test_workflows_contract import (
@@ -31,7 +33,7 @@ from tests.contract.test_workflows_contract import (
 )
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, QUICK, Ingress
-from tests.queue.requests import TENANT, ask, lease, make_finish, new
+from tests.queue.requests import TENANT, ask, lease, make_finish, new, new_id
 
 
 async def state_of(queue: PostgresQueue, request_id: str) -> State:
@@ -54,6 +56,23 @@ async def test_a_workflow_outlives_every_lease_and_the_death_of_every_process(
     assert (again.state, again.attempt, again.failures) == (State.RUNNING, 1, 0)
     assert str(await queue.finish(make_finish(leased.key))) == "fenced"
     assert str(await queue.finish(Finish(run.lease_key, RUNNER, DONE))) == "accepted"
+
+
+async def test_why_a_step_was_refused_is_erased_with_the_outcome_of_its_workflow(
+    ingress: Ingress, database: Database
+) -> None:
+    """It may quote an input that is not to be kept."""
+    queue = await ingress()
+    run = await start_run(queue, store_io=False)
+    await queue.workflows.runs.take(run, [call(DRAW, new_id())])
+    failure = Failure("invalid_input", "prompt: not 'a secret'.", retryable=False)
+    assert await queue.workflows.runs.refuse(run, DRAW, failure)
+    await queue.finish(Finish(run.lease_key, RUNNER, Outcome(failure=failure)))
+    redaction = Redaction(database)
+    await redaction.redact_due()  # of the input
+    await database.rows("UPDATE requests SET finished_at = now() - interval '2 hours'")
+    await redaction.redact_due()
+    assert await database.rows("SELECT refused FROM workflow_steps") == [("",)]
 
 
 async def test_a_workflow_does_not_count_for_the_limit_of_running_requests(
