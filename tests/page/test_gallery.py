@@ -43,6 +43,22 @@ def test_results_are_shown_by_day_with_their_thumbnails(gallery: Gallery) -> Non
     expect(gallery.page.get_by_text("3 requests.")).to_be_visible()
 
 
+def test_the_poster_of_a_video_is_no_result_of_its_own(
+    gallery: Gallery, open_context: Callable[..., BrowserContext]
+) -> None:
+    gallery.darkroom.hang([Entry("a film", SOON, content=b"film", extension="mp4", poster=True)])
+    gallery.open()
+    expect(gallery.link("a film, video")).to_be_visible()
+    expect(gallery.results).to_have_count(1)
+    gallery.link("a film, video").click()
+    gallery.page.get_by_role("button", name="Share").click()
+    gallery.page.get_by_role("button", name="Make a link").click()
+    link = gallery.page.get_by_label("Link", exact=True).input_value()
+    guest = open_context().new_page()
+    guest.goto(link)
+    expect(guest.get_by_role("link", name="Download")).to_have_count(1)
+
+
 def test_the_days_count_the_requests_that_are_shown(gallery: Gallery) -> None:
     """Also where only the server knows them: the gallery has not loaded 150 requests at first."""
     cancelled = [replace(STOPPED, age=SOON + n * DAY / 2) for n in range(6)]
