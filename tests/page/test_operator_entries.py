@@ -147,6 +147,9 @@ def test_the_storage_is_shown_by_kind_and_tenant(operator: Operator) -> None:
         expect(videos).to_contain_text(words)
     expect(operator.row("By tenant", "default")).to_contain_text("Videos 2.0 MB")
     expect(operator.row("Places", "own")).to_contain_text("artifacts")
+    expect(
+        operator.row("Places", "own").get_by_role("cell", name="all", exact=True)
+    ).to_be_visible()
     expect(operator.page.get_by_text("Their files: for ever")).to_be_visible()
 
 
@@ -225,6 +228,9 @@ def test_the_health_shows_what_the_doctor_finds_on_the_server(
     operator.open("Health")
     expect(operator.row("Doctor", "packages")).to_contain_text("torch")
     expect(operator.row("Doctor", "retention")).to_contain_text("the audit log 365 days")
+    doctor = operator.page.get_by_role("region", name="Doctor")
+    expect(doctor.locator("code", has_text="darkroom models --all")).to_be_visible()
+    expect(doctor).not_to_contain_text("`")
     expect(operator.page.get_by_text("Healthy")).to_be_visible()
     assert axe(operator.page) == []
     monkeypatch.setattr(checks, "MIN_MEMORY_BYTES", 2**60)

@@ -1,5 +1,6 @@
 // Health of the installation: its checks, machines, disk and database.
 
+import { withCode } from "../form/help.js";
 import { button, factRows, h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock } from "../interface/words.js";
@@ -24,9 +25,10 @@ export class HealthPart extends Part {
     ),
     section(
       "Doctor",
-      "What darkroom doctor finds on the machine of the part of the server that answered. Only that command, on the " +
-        "machine itself, checks the proxy, ports, certificates and weights, and darkroom doctor storage tries every " +
-        "call of the storage.",
+      withCode(
+        "What `darkroom doctor` finds on the machine that answered. Run it there to check also the proxy, ports, " +
+          "certificates and weights; `darkroom doctor storage` tries every call of the storage.",
+      ),
       this.#doctor.node,
     ),
     section(
@@ -114,7 +116,7 @@ function checkTable(label, empty) {
     columns: [
       { name: "Check", cell: ({ name }) => name.replaceAll("_", " ") },
       { name: "Result", cell: ({ ok }) => (ok ? pill("ok") : pill("bad", "problem")) },
-      { name: "Message", wide: true, cell: ({ message }) => message },
+      { name: "Message", wide: true, cell: ({ message }) => withCode(message) },
     ],
   });
 }

@@ -254,5 +254,5 @@ function reportLines({ pools, currency, cost: all, fal_cost: atFal, endpoints, .
 }
 
 function round(number) {
-  return Math.round(number * 10) / 10;
+  return Math.round(number * 100) / 100;
 }
