@@ -389,6 +389,29 @@ def test_drafts_can_be_read_and_fit_on_a_phone(
     look(reader.page)
 
 
+def test_at_twice_the_size_the_settings_of_drafts_cover_no_field(
+    open_context: OpenContext, installation: PageDarkroom
+) -> None:
+    reader = Reader(open_context(viewport={"width": 720, "height": 450}).new_page(), installation)
+    reader.enter()
+    table = draft(reader)
+    reader.page.get_by_role("button", name="Draft settings").click()
+    table.get_by_role("button", name="Change draft 2").click()
+    expect(reader.page.get_by_role("group", name="From draft 2")).to_be_attached()
+    prompt = reader.field("prompt")
+    expect(prompt).to_be_focused()
+    covered = """field => {
+        const { left, top, width, height } = field.getBoundingClientRect();
+        return document.elementFromPoint(left + width / 2, top + height / 2) !== field;
+    }"""
+    assert not prompt.evaluate(covered)
+    settings = reader.page.get_by_role("group", name="Draft settings")
+    expect(settings).to_be_hidden()  # a draft of a draft cannot be made
+    expect(reader.page.get_by_role("button", name="Draft settings")).to_be_disabled()
+    reader.page.get_by_role("button", name="Do not go on from the draft").click()
+    expect(settings).to_be_visible()
+
+
 @pytest.mark.parametrize(("field", "kind"), [("videos", "video"), ("audio", "audio")])
 def test_videos_and_audio_are_previews_too(
     page: Page, reader: Reader, field: str, kind: str

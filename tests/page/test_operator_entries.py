@@ -177,6 +177,8 @@ def test_a_part_that_is_opened_in_a_background_tab_is_filled_when_it_is_seen(
     page.evaluate(HIDE, True)
     operator.open("Storage")
     expect(page.locator(".part [aria-busy]")).to_have_count(1)
+    said = "part => getComputedStyle(part, '::before').content"
+    assert page.locator(".part").evaluate(said) == '"Loading …"'
     assert urls == []
     page.evaluate(HIDE, False)
     expect(operator.row("Places", "own")).to_contain_text("artifacts")

@@ -102,9 +102,9 @@ function sentences(items, requests, over) {
   return [
     `This deletes ${counted(files, "file")}, ${inputs}. It cannot be undone.`,
     files > chosen
-      ? `${counted(files - chosen, "file")} of the same requests are not selected and go too.`
+      ? `Files of the same requests that are not selected, and are deleted too: ${files - chosen}.`
       : "",
     favourites > 0 ? `Favourites among them: ${favourites}.` : "",
-    left > 0 ? `${counted(left, "request")} that have not ended stay.` : "",
+    left > 0 ? `Requests that have not ended, and stay: ${left}.` : "",
   ].filter(Boolean);
 }
