@@ -1,6 +1,5 @@
 // Follows a request by fal's queue protocol until it ends, even if the server restarts.
 
-import { effect } from "../vendored/signals.js";
 import { pause, Refused } from "./api.js";
 
 /** Limit of streams of requests. A browser opens six connections to a server, for all of its windows together:
@@ -46,7 +45,7 @@ export class Watch {
   #tell;
   #stopped = false;
 
-  constructor(api, store, { id, endpoint }, tell) {
+  constructor({ api, store }, { id, endpoint }, tell) {
     this.#api = api;
     this.#store = store;
     this.#id = id;
@@ -80,7 +79,7 @@ export class Watch {
         failures += 1;
       }
       await pause(Math.min(MOST_PAUSE_MS, LEAST_PAUSE_MS * 2 ** failures));
-      await isFalse(this.#store.locked);
+      while (this.#store.locked.peek()) await pause(POLL_MS);
     }
   }
 
@@ -116,17 +115,6 @@ export class Watch {
       document.removeEventListener("visibilitychange", hide);
     }
   }
-}
-
-/** Resolves when a signal is false. */
-function isFalse(signal) {
-  return new Promise((resolve) => {
-    const end = effect(() => {
-      if (signal.value) return;
-      resolve();
-      queueMicrotask(() => end());
-    });
-  });
 }
 
 /** What a status has beside itself. Previews are made only on request: a hidden page requests none. */

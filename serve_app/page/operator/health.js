@@ -13,7 +13,6 @@ export class HealthPart extends Part {
   #checks = checkTable("Checks", "There are no checks.");
   #doctor = checkTable("Doctor", "Examining …");
   #events = new LiveTable(EVENT_TABLE);
-  #memory = new LiveTable(MEMORY_TABLE);
   #tables = new LiveTable(SIZE_TABLE);
   node = h.div(
     this.#figures,
@@ -36,11 +35,6 @@ export class HealthPart extends Part {
       "Of replicas and parts of the server, of the last seven days, and of quarantines of nodes, newest first.",
       this.#events.node,
     ),
-    section(
-      "GPU memory",
-      "Of replicas that call the part of the server that answered.",
-      this.#memory.node,
-    ),
     section("Database", "The largest tables. Measured once a minute.", this.#tables.node),
   );
 
@@ -60,7 +54,6 @@ export class HealthPart extends Part {
     const wrong = [...checks, ...pools].filter(({ ok }) => !ok);
     this.#checks.show([...checks, ...pools]);
     this.#events.show(status.events);
-    this.#memory.show(memoryOf(samples));
     const tables = sizesOf(samples);
     this.#tables.show(tables.slice(0, 8));
     const sum = tables.reduce((total, { size }) => total + size, 0);
@@ -83,17 +76,6 @@ export class HealthPart extends Part {
 
 function stateOf(problems, without) {
   return problems === 0 ? without : `${problems} problem${problems === 1 ? "" : "s"}`;
-}
-
-function memoryOf(samples) {
-  const free = new Map(
-    samples
-      .filter(({ name }) => name === "darkroom_gpu_memory_free_bytes")
-      .map(({ labels, value }) => [labels.replica, value]),
-  );
-  return samples
-    .filter(({ name }) => name === "darkroom_gpu_memory_bytes")
-    .map(({ labels, value }) => ({ ...labels, whole: value, free: free.get(labels.replica) ?? 0 }));
 }
 
 function sizesOf(samples) {
@@ -137,18 +119,6 @@ const EVENT_TABLE = {
       cell: ({ reason, version }) =>
         [version && `version ${version}`, reason].filter(Boolean).join(" · ") || "—",
     },
-  ],
-};
-
-const MEMORY_TABLE = {
-  label: "GPU memory",
-  empty: "No replica on a GPU has called.",
-  key: ({ replica }) => replica,
-  columns: [
-    { name: "Replica", cell: ({ replica }) => h.code(replica) },
-    { name: "Pool", cell: ({ pool }) => pool },
-    { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
-    { name: "Free", number: true, cell: ({ free }) => bytes(free) },
   ],
 };
 

@@ -31,7 +31,7 @@ export class Stage {
     const path = requestPath(request.endpoint, request.id);
     const read = async () => (await resultOf(api, path)).output;
     const sheet = new Sheet(request, act, read, store.contact);
-    const watch = new Watch(api, store, request, (moment) => {
+    const watch = new Watch(this.#page, request, (moment) => {
       sheet.show(moment);
       this.#moved();
       if (!sheet.final) return;
