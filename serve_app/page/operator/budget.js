@@ -17,7 +17,7 @@ export async function askBudget(desk, { tenant, budget }) {
     fields: [
       { name: "amount", label: "Amount", value: own?.amount ?? "", help: inForce(budget) },
       { name: "currency", label: "Currency", value: own?.currency ?? "USD" },
-      { name: "period", label: "In a", choices: PERIODS, value: own?.period ?? "month" },
+      { name: "period", label: "Period", choices: PERIODS, value: own?.period ?? "month" },
       {
         name: "warn",
         label: "Warn at, in percent",

@@ -231,7 +231,7 @@ export class QueuePart extends Part {
     await this.desk.ask({
       title: "Pause or drain an endpoint",
       words: "Running requests continue.",
-      action: "Do it",
+      action: "Apply",
       fields: [
         { name: "endpoint", label: "Endpoint", choices: models.map(({ id }) => [id, id]) },
         { name: "order", label: "Order", choices },
