@@ -402,7 +402,7 @@ function offerUndo(back, from, before = store.model.peek()) {
     if (store.model.peek()?.id !== before.id) return complain(NOT_LOADED);
     back();
     if (from) await goOn(from);
-    byId("fields").querySelector("textarea, input")?.focus();
+    form.focus();
   };
   say("The form was filled. What you had entered was replaced.", { name: "Undo", call: undo });
 }
@@ -434,7 +434,7 @@ async function fillForm(endpoint, input, origin) {
   const { from_draft: id, new_noise: noise, noise_seed: noiseSeed, ...base } = input ?? {};
   if (id) await goOn({ id, base, noise, noiseSeed, origin });
   scrollTo({ top: 0 });
-  byId("fields").querySelector("textarea, input")?.focus();
+  form.focus();
 }
 
 /** What the form would submit, without values that are not valid. */
@@ -492,17 +492,18 @@ async function useAsInput(file) {
     form.put(name, file);
     announce(`${title}: ${file.name}`);
   };
-  await use("reuse", ({ chooseInput }) =>
-    chooseInput(file, { current: store.model.peek()?.id, models: models.served(), put }),
-  );
+  await chooseFor(file, put);
 }
 
 /** Lets the user choose which model takes `text` as its prompt. */
 async function useAsPrompt(text) {
-  const put = ({ id }, { name }) => act.write(id, { [name]: text });
-  await use("reuse", ({ chooseInput }) =>
-    chooseInput({ kind: "text" }, { current: store.model.peek()?.id, models: models.served(), put }),
-  );
+  await chooseFor({ kind: "text" }, ({ id }, { name }) => act.write(id, { [name]: text }));
+}
+
+/** Lets the user choose which input of which model takes `file`, and calls `put(model, field)`. */
+async function chooseFor(file, put) {
+  const given = { current: store.model.peek()?.id, models: models.served(), put };
+  await use("reuse", ({ chooseInput }) => chooseInput(file, given));
 }
 
 /** Shows a request as JSON and as programs. */
@@ -584,7 +585,7 @@ byId("draft-button").addEventListener("click", draft);
 byId("draft-settings-button").addEventListener("click", ({ currentTarget: button }) =>
   use("draftSettings", ({ toggleSettings }) => toggleSettings(button)),
 );
-listenForShortcuts({ generate: () => submitter.generate(store.model.peek()), draft });
+listenForShortcuts({ generate: () => submitter.generate(store.model.peek()), draft, form });
 listenForTheme();
 listenForDrops({
   take: (files) =>

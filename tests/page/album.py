@@ -31,7 +31,7 @@ SMALL = 8  # a thumbnail has a side of an eighth: tests are not about details
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Request of the album. ``files``: number of its images. ``content``: of its one file, if that
-    is no image."""
+    is no image; ``poster``: with an image of that file."""
 
     prompt: str
     age: timedelta
@@ -41,6 +41,7 @@ class Entry:
     input: Mapping[str, Any] = field(default_factory=dict[str, Any])
     content: bytes = b""
     extension: str = ""
+    poster: bool = False
 
 
 def entries(count: int, *, days: int = 30, seed: int = 1) -> list[Entry]:
@@ -78,7 +79,9 @@ def hang(
             for number in range(entry.files if entry.state is State.SUCCEEDED else 0)
         ]
         if entry.content:
-            files = [_other(house, _folder(request_id, private), entry, images[0][1])]
+            folder = _folder(request_id, private)
+            poster = [_artifact(house, folder, 1, *images[0])] if entry.poster else []
+            files = [_other(house, folder, entry, images[0][1]), *poster]
         request_input = {"prompt": entry.prompt, "num_inference_steps": 4, **entry.input}
         new = NewRequest(
             request_id, tenant, entry.endpoint, entry.endpoint, "studio", request_input
@@ -111,7 +114,14 @@ def _outcome(entry: Entry, files: Sequence[Artifact], seed: int) -> Outcome:
     if entry.state is not State.SUCCEEDED:
         return Outcome(failure=Failure("cancelled", "The request was cancelled.", retryable=False))
     images = [{"artifact": file.key, "width": file.width, "height": file.height} for file in files]
-    output = {"images": images, "seed": seed, "prompt": entry.prompt, "timings": {"inference": 2.4}}
+    posters = {"poster": images.pop()} if entry.poster else {}
+    output = {
+        "images": images,
+        **posters,
+        "seed": seed,
+        "prompt": entry.prompt,
+        "timings": {"inference": 2.4},
+    }
     return Outcome(output=output, artifacts=tuple(files), usage=usage)
 
 

@@ -88,7 +88,7 @@ def test_each_preview_has_a_name_and_is_an_image(reader: Reader) -> None:
 def test_a_long_seed_of_a_draft_is_short_until_it_is_pressed(reader: Reader) -> None:
     table = draft(reader, seed=4_000_000_000)
     tile = table.get_by_role("listitem").nth(1)
-    expect(tile.locator(".facts")).to_have_text("Seed 400000…")
+    expect(tile.locator(".facts")).to_have_text("Seed 400…0001")
     tile.get_by_role("button", name="Whole seed 4000000001").click()
     expect(tile.locator(".facts")).to_have_text("Seed 4000000001")
 
@@ -387,6 +387,29 @@ def test_drafts_can_be_read_and_fit_on_a_phone(
     table.get_by_role("button", name="Change draft 1").click()
     expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
     look(reader.page)
+
+
+def test_at_twice_the_size_the_settings_of_drafts_cover_no_field(
+    open_context: OpenContext, installation: PageDarkroom
+) -> None:
+    reader = Reader(open_context(viewport={"width": 720, "height": 450}).new_page(), installation)
+    reader.enter()
+    table = draft(reader)
+    reader.page.get_by_role("button", name="Draft settings").click()
+    table.get_by_role("button", name="Change draft 2").click()
+    expect(reader.page.get_by_role("group", name="From draft 2")).to_be_attached()
+    prompt = reader.field("prompt")
+    expect(prompt).to_be_focused()
+    covered = """field => {
+        const { left, top, width, height } = field.getBoundingClientRect();
+        return document.elementFromPoint(left + width / 2, top + height / 2) !== field;
+    }"""
+    assert not prompt.evaluate(covered)
+    settings = reader.page.get_by_role("group", name="Draft settings")
+    expect(settings).to_be_hidden()  # a draft of a draft cannot be made
+    expect(reader.page.get_by_role("button", name="Draft settings")).to_be_disabled()
+    reader.page.get_by_role("button", name="Do not go on from the draft").click()
+    expect(settings).to_be_visible()
 
 
 @pytest.mark.parametrize(("field", "kind"), [("videos", "video"), ("audio", "audio")])

@@ -18,7 +18,7 @@ from tests.page.album import Entry, entries
 from tests.page.axe import axe, look
 from tests.page.darkroom import PageDarkroom
 from tests.page.gallery import Gallery
-from tests.page.reader import Reader, expect_images
+from tests.page.reader import Reader, box_of, expect_images
 from tests.page.test_requests import submit
 
 PRESSES = 3
@@ -41,6 +41,31 @@ def test_results_are_shown_by_day_with_their_thumbnails(gallery: Gallery) -> Non
     counts = gallery.page.locator(".days .count")
     expect(counts).to_have_text(["1", "1", "1"])  # requests, as in the line below all
     expect(gallery.page.get_by_text("3 requests.")).to_be_visible()
+
+
+def test_the_box_that_selects_a_result_does_not_cover_its_state(gallery: Gallery) -> None:
+    gallery.darkroom.hang([BROKEN])
+    gallery.open()
+    tile = gallery.results.first
+    tile.hover()
+    _, _, right, _ = box_of(tile.get_by_role("checkbox"))
+    assert right <= box_of(tile.locator(".dot"))[0]
+
+
+def test_the_poster_of_a_video_is_no_result_of_its_own(
+    gallery: Gallery, open_context: Callable[..., BrowserContext]
+) -> None:
+    gallery.darkroom.hang([Entry("a film", SOON, content=b"film", extension="mp4", poster=True)])
+    gallery.open()
+    expect(gallery.link("a film, video")).to_be_visible()
+    expect(gallery.results).to_have_count(1)
+    gallery.link("a film, video").click()
+    gallery.page.get_by_role("button", name="Share").click()
+    gallery.page.get_by_role("button", name="Make a link").click()
+    link = gallery.page.get_by_label("Link", exact=True).input_value()
+    guest = open_context().new_page()
+    guest.goto(link)
+    expect(guest.get_by_role("link", name="Download")).to_have_count(1)
 
 
 def test_the_days_count_the_requests_that_are_shown(gallery: Gallery) -> None:
@@ -500,7 +525,7 @@ def test_a_deletion_says_what_goes_and_can_be_refused(gallery: Gallery) -> None:
     gallery.page.keyboard.press("Delete")
     question = gallery.page.get_by_role("dialog", name="Delete 1 request?")
     expect(question).to_contain_text("This deletes 2 files, the input and the log.")
-    expect(question).to_contain_text("1 file of the same requests are not selected and go too.")
+    expect(question).to_contain_text("are not selected, and are deleted too: 1.")
     question.get_by_role("button", name="Cancel").click()
     expect(gallery.results).to_have_count(3)
     gallery.page.keyboard.press("Delete")

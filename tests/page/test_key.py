@@ -152,6 +152,30 @@ def test_a_key_that_ends_is_asked_for_in_front_of_what_is_open(
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+def test_a_request_is_not_followed_with_a_key_that_has_ended(
+    page: Page, idle: PageDarkroom
+) -> None:
+    """Each such call counts as a failed login, and is in the audit log."""
+    headers = {"Authorization": f"Key {idle.key}"}
+    keys = f"{idle.url}/v1/keys"
+    made, later = (page.request.post(keys, headers=headers, data={}).json() for _ in range(2))
+    reader = Reader(page, idle)
+    page.goto(idle.url)
+    reader.give_key(made["key"])
+    reader.choose(FLUX)
+    reader.generate("a hill")
+    refused: list[str] = []
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status == 401 else None)
+    assert page.request.delete(f"{keys}/{made['key_id']}", headers=headers).ok
+    expect(page.get_by_role("alert")).to_contain_text("no longer valid")
+    page.wait_for_timeout(500)  # for calls that were on their way
+    refused.clear()
+    page.wait_for_timeout(4000)
+    assert refused == []
+    reader.give_key(later["key"])
+    expect(reader.sheets).to_have_count(0)
+
+
 @pytest.mark.long
 def test_a_key_that_is_forgotten_in_one_tab_is_forgotten_in_the_others(reader: Reader) -> None:
     other = Reader(reader.page.context.new_page(), reader.darkroom)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from serve_app.catalog.catalog import StoredEntry, combine_entries, read_file
 from serve_app.catalog.entries import EntryBuilder
@@ -128,7 +129,7 @@ def test_a_test_to_a_forbidden_address_says_why(operator: Operator) -> None:
     operator.page.get_by_role("button", name="Send a test").click()
     operator.dialog.get_by_label("URL").fill("http://127.0.0.1:9/hook")
     operator.dialog.get_by_role("button", name="Send it").click()
-    expect(operator.dialog.get_by_role("alert")).to_contain_text("url")
+    expect(operator.dialog.get_by_role("alert")).to_contain_text(re.compile("^url names the host"))
 
 
 def test_the_signing_key_is_rotated_after_a_question(operator: Operator) -> None:
@@ -147,7 +148,20 @@ def test_the_storage_is_shown_by_kind_and_tenant(operator: Operator) -> None:
         expect(videos).to_contain_text(words)
     expect(operator.row("By tenant", "default")).to_contain_text("Videos 2.0 MB")
     expect(operator.row("Places", "own")).to_contain_text("artifacts")
+    tenants = operator.row("Places", "own").get_by_role("cell").last
+    expect(tenants).to_have_text("all others")
     expect(operator.page.get_by_text("Their files: for ever")).to_be_visible()
+
+    def only_its_own(route: Route) -> None:
+        response = route.fetch()
+        use = response.json()
+        use["locations"] = [each for each in use["locations"] if not each["id"]]
+        route.fulfill(response=response, json=use)
+
+    operator.page.route("**/v1/storage", only_its_own)
+    operator.open("Audit")
+    operator.open("Storage")
+    expect(tenants).to_have_text("all")
 
 
 def test_a_part_that_is_opened_in_a_background_tab_is_filled_when_it_is_seen(
@@ -164,6 +178,8 @@ def test_a_part_that_is_opened_in_a_background_tab_is_filled_when_it_is_seen(
     page.evaluate(HIDE, True)
     operator.open("Storage")
     expect(page.locator(".part [aria-busy]")).to_have_count(1)
+    said = "part => getComputedStyle(part, '::before').content"
+    assert page.locator(".part").evaluate(said) == '"Loading …"'
     assert urls == []
     page.evaluate(HIDE, False)
     expect(operator.row("Places", "own")).to_contain_text("artifacts")
@@ -225,6 +241,9 @@ def test_the_health_shows_what_the_doctor_finds_on_the_server(
     operator.open("Health")
     expect(operator.row("Doctor", "packages")).to_contain_text("torch")
     expect(operator.row("Doctor", "retention")).to_contain_text("the audit log 365 days")
+    doctor = operator.page.get_by_role("region", name="Doctor")
+    expect(doctor.locator("code", has_text="darkroom models --all")).to_be_visible()
+    expect(doctor).not_to_contain_text("`")
     expect(operator.page.get_by_text("Healthy")).to_be_visible()
     assert axe(operator.page) == []
     monkeypatch.setattr(checks, "MIN_MEMORY_BYTES", 2**60)

@@ -182,7 +182,7 @@ def test_what_cannot_be_had_is_said_in_place_of_a_button(
     reader = Reader(page, installation)
     reader.enter(FLUX)
     notice = reader.generate("a cat").locator(".unknown")
-    expect(notice).to_contain_text(f"It cannot be had now: {words}")
+    expect(notice).to_contain_text(f"It is not available now: {words}")
     expect(notice.get_by_role("button")).to_have_count(0)
     expect(offer_in(page, "#form")).to_contain_text(words)
     expect(offer_in(page, "#form").get_by_text("Try it")).to_be_hidden()

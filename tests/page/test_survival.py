@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from serve_app.gateway.unavailable import UNAVAILABLE
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader, expect_images, expect_phase
 
@@ -80,6 +82,25 @@ def test_a_submit_whose_answer_is_lost_is_one_request(reader: Reader, status: in
     assert keys == [keys[0]] * 2
     expect_images(reader.generate("a hill"), 1)  # the next press is another request
     assert keys[2] != keys[0]
+
+
+def test_a_proxy_that_reaches_no_darkroom_is_no_darkroom_that_answers(waiting: Reader) -> None:
+    page = waiting.page
+    sheet = waiting.generate("a hill")
+    expect_phase(sheet, "queued")
+    body = UNAVAILABLE.partition("\r\n\r\n")[2]
+    away = re.compile("/(v1|queue)/")
+    page.route(
+        away, lambda route: route.fulfill(status=503, body=body, content_type="application/json")
+    )
+    waiting.field("prompt").fill("a lake")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text(REPEATING)).to_be_visible()
+    expect(page.get_by_text(AWAY)).to_be_visible()
+    page.wait_for_timeout(AGAIN_MS)
+    expect(page.get_by_text(AWAY)).to_be_visible()
+    page.unroute(away)
+    expect(waiting.sheets).to_have_count(2)
 
 
 @pytest.mark.long

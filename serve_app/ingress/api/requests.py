@@ -21,7 +21,7 @@ from serve_app.ingress.api.gallery.items import (
     OutputFile,
     chosen_endpoints,
     chosen_states,
-    output_file,
+    output_files,
 )
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, actor_of, authenticate, authenticate_for_tenant
@@ -356,9 +356,7 @@ def _summary(http: HttpRequest, request: Request, favourites: Collection[str]) -
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
-        "files": [output_file(artifact, url) for artifact in request.outcome.artifacts]
-        if request.outcome
-        else [],
+        "files": output_files(request.outcome, url),
         "favourite": request.id in favourites,
     }
 

@@ -6,7 +6,7 @@ import { Part, section } from "../operator/desk.js";
 import { ResourceTable } from "../operator/resource_table.js";
 
 const KINDS = [
-  ["", "by the names of its tensors"],
+  ["", "found from its tensors"],
   ["lora", "LoRA"],
   ["finetune", "fine-tune"],
 ];

@@ -148,8 +148,9 @@ export class Api extends EventTarget {
     let body = null;
     try {
       if (answer.status !== 204) body = json.parse(await answer.text());
+      if (answer.status === 503 && body?.proxy) throw new Error(body.proxy);
     } catch (error) {
-      // The page of a proxy, or a broken connection.
+      // A proxy that reaches no Darkroom, as while it restarts, or a broken connection.
       throw Object.assign(this.#lost(error), { status: answer.status });
     }
     this.dispatchEvent(new Event("reached"));

@@ -4,7 +4,6 @@ import { BASE } from "./api.js";
 import { keep, keepText, read } from "./storage.js";
 
 const MOST_PAGES = 50;
-const KINDS = ["image", "video", "audio"];
 const MOST_IDS = 50; // in one call
 const PLACE = "darkroom.model"; // the last model with its schema, so that its form is shown at once
 
@@ -52,19 +51,15 @@ export class Models {
     for (let at = 0; at < missing.length; at += MOST_IDS) {
       const asked = missing.slice(at, at + MOST_IDS);
       const query = `limit=100&expand=openapi-3.0&endpoint_id=${encodeURIComponent(asked.join())}`;
-      for (const each of await this.#read(query)) {
-        const id = each.endpoint_id;
-        this.#whole.set(id, Promise.resolve({ ...readModel(each), input: inputOf(each, id) }));
-      }
+      for (const each of await this.#read(query))
+        this.#whole.set(each.endpoint_id, Promise.resolve(withInput(each)));
     }
     return (await Promise.all(ids.map((id) => this.one(id)))).filter((each) => each !== null);
   }
 
   async #look(id) {
     const found = await this.find(id, "&expand=openapi-3.0");
-    if (found === null) return null;
-    const { given, ...model } = found;
-    return { ...model, input: inputOf(given, id) };
+    return found && withInput(found.given);
   }
 
   /** Model, and what `/v1/models` says of it; null if there is none. With `expand`, more of it. */
@@ -101,7 +96,6 @@ function readModel({ endpoint_id: id, metadata = {}, darkroom = {}, darkroom_dem
     description,
     category,
     licence,
-    kind: KINDS.includes(darkroom.kind) ? darkroom.kind : "other",
     /** Kind of file that it makes: image, video or audio; empty if it is not known. */
     makes: /(image|video|audio)$/.exec(category)?.[1] ?? "",
     /** Where its weights are: hot, warm, cold, not_served or unknown. */
@@ -144,10 +138,11 @@ export function imageIn(output) {
   return first.startsWith("/") ? new URL(first.slice(1), BASE).href : first;
 }
 
-/** Input of the endpoint, as `one` has it; null without its OpenAPI document. */
-function inputOf({ openapi: document }, id) {
-  const schema = inputSchema(document, id);
-  return schema && { schema, document };
+/** Model with its input, as `one` has it; the input is null without the OpenAPI document. */
+function withInput(given) {
+  const document = given.openapi;
+  const schema = inputSchema(document, given.endpoint_id);
+  return { ...readModel(given), input: schema && { schema, document } };
 }
 
 /** Schema of the input of the endpoint `id` in its OpenAPI document, or null. */

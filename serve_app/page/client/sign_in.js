@@ -70,13 +70,8 @@ export class SignIn {
   /** Ends the session at the server, if it answers, and forgets the person. If the operator wants
    * it, the browser goes on to the provider, to end the session there too. */
   async end() {
-    this.forget();
+    this.remember(null);
     const ended = await this.#api.call("DELETE", "v1/sign-in").catch(() => null);
     if (ended?.provider_logout_url) location.assign(ended.provider_logout_url);
-  }
-
-  /** Forgets the person, as when another key is used. */
-  forget() {
-    this.remember(null);
   }
 }

@@ -34,19 +34,20 @@ export function submitted({ request_id: id, endpoint_id: endpoint, input, create
  * Calls `tell` with each update of a request. While it is `queued` or `running`, the update is
  * `{phase, status}`. At the end it is `{phase, status, output}` or
  * `{phase, status, error: {message, type, problems}}`; the phase is then the final state, or `lost`
- * if Darkroom does not know the request.
+ * if Darkroom does not know the request. It waits while the form for the key is open: each call with a key that
+ * is not valid counts as a failed login.
  */
 export class Watch {
   #api;
-  #changes;
+  #store;
   #id;
   #path;
   #tell;
   #stopped = false;
 
-  constructor(api, changes, { id, endpoint }, tell) {
+  constructor({ api, store }, { id, endpoint }, tell) {
     this.#api = api;
-    this.#changes = changes;
+    this.#store = store;
     this.#id = id;
     this.#path = requestPath(endpoint, id);
     this.#tell = tell;
@@ -78,6 +79,7 @@ export class Watch {
         failures += 1;
       }
       await pause(Math.min(MOST_PAUSE_MS, LEAST_PAUSE_MS * 2 ** failures));
+      while (this.#store.locked.peek()) await pause(POLL_MS);
     }
   }
 
@@ -99,7 +101,7 @@ export class Watch {
       const status = await this.#api.call("GET", `${this.#path}/status?${inline()}`);
       yield status;
       const rarely = status.status === "IN_QUEUE" ? Math.max(1, followed / MANY) : 1;
-      await this.#changes.next(this.#id, POLL_MS * rarely);
+      await this.#store.changes.next(this.#id, POLL_MS * rarely);
       return;
     }
     const control = new AbortController();

@@ -21,6 +21,7 @@ export const DECIDED = [
   "seeds",
   "seed",
 ];
+const MAKERS = ["draft-button", "draft-settings-button"];
 const WHY = "The draft decides this.";
 const GONE = "Its draft has expired, so Generate makes this from the first step: ";
 const SAME = "the same result, unless its prompt or settings were changed after the draft.";
@@ -95,7 +96,7 @@ export class GoingOn {
       target.setAttribute("aria-describedby", described);
     }
     this.#panel.remove();
-    byId("draft-button").disabled = false;
+    for (const id of MAKERS) byId(id).disabled = false;
     this.#given.left();
   }
 
@@ -127,7 +128,7 @@ export class GoingOn {
     this.#slider = h.input({ ...range, input: say });
     const away = () => {
       this.leave();
-      byId("fields").querySelector("textarea, input")?.focus();
+      this.#given.form.focus();
     };
     const label = "Do not go on from the draft";
     const close = button("×", away, { class: "away", "aria-label": label });
@@ -139,7 +140,7 @@ export class GoingOn {
       h.div({ class: "share" }, this.#slider, words),
     );
     say();
-    byId("draft-button").disabled = true; // a draft of a draft cannot be made
+    for (const id of MAKERS) byId(id).disabled = true; // a draft of a draft cannot be made
     byId("form").querySelector("#send .buttons").before(this.#panel);
   }
 }

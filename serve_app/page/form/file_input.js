@@ -155,7 +155,7 @@ class ChosenFile {
 /** Control for one file or, of the kind `media-list`, for several. Its value is a URL, or a list of them;
  * for a small local file, a data URI. It also has `put(result)` and `take(files)`, which checks them. That
  * of one file has `load(file)`, and `shown()`, the URL of its image or null; for weights `given()`, the
- * local file or the text that was entered, and `words`, a place for their trigger words. */
+ * URL or the text that was entered, and `words`, a place for their trigger words. */
 export function mediaControl(field, id, context) {
   const many = field.kind === "media-list";
   const isMask = !many && isMaskField(field);
@@ -238,7 +238,7 @@ export function mediaControl(field, id, context) {
     load,
     words,
     renew: () => Promise.all(files.map((each) => each.renew())),
-    given: () => files[0]?.local ?? files[0]?.url ?? target.value.trim(),
+    given: () => files[0]?.url ?? target.value.trim(),
     shown: () => (files.length === 0 ? target.value.trim() || null : files[0].shown),
     read: () => {
       const urls = files.map((file) => file.read());

@@ -14,10 +14,8 @@ const KEEP_MS = 400; // between the last change and its storage
 const PROMPT = {
   name: "prompt",
   title: "Prompt",
-  description: "",
   kind: "prompt",
   required: true,
-  choices: [],
   first: true,
 };
 const WHOLE = {
@@ -26,7 +24,6 @@ const WHOLE = {
   description: "This endpoint accepts any JSON object.",
   kind: "json",
   required: false,
-  choices: [],
   first: true,
 };
 
@@ -141,6 +138,11 @@ export class InputForm {
   /** Gives private images whose URLs have expired new ones. */
   async renew() {
     await Promise.all(this.rows.map(({ control }) => control.renew?.()));
+  }
+
+  /** Focuses the first field. */
+  focus() {
+    this.#place.fields.querySelector("textarea, input")?.focus();
   }
 
   /** True if the form is that of `model`. */

@@ -1,6 +1,7 @@
 // What can be done with results of the gallery: mark, delete.
 
 import { isActive } from "../interface/words.js";
+import { resultsOf } from "./collection.js";
 import { ask, counted } from "./question.js";
 
 const MOST_MARKED = 500;
@@ -92,7 +93,7 @@ function* parts(all, size) {
 
 /** What a deletion takes with it, and what it leaves. */
 function sentences(items, requests, over) {
-  const files = over.reduce((sum, { files: each }) => sum + each.length, 0);
+  const files = over.reduce((sum, request) => sum + resultsOf(request).length, 0);
   const ended = new Set(idsOf(over));
   const chosen = items.filter(({ id, file }) => file !== null && ended.has(id)).length;
   const favourites = over.filter(({ favourite }) => favourite).length;
@@ -101,9 +102,9 @@ function sentences(items, requests, over) {
   return [
     `This deletes ${counted(files, "file")}, ${inputs}. It cannot be undone.`,
     files > chosen
-      ? `${counted(files - chosen, "file")} of the same requests are not selected and go too.`
+      ? `Files of the same requests that are not selected, and are deleted too: ${files - chosen}.`
       : "",
     favourites > 0 ? `Favourites among them: ${favourites}.` : "",
-    left > 0 ? `${counted(left, "request")} that have not ended stay.` : "",
+    left > 0 ? `Requests that have not ended, and stay: ${left}.` : "",
   ].filter(Boolean);
 }

@@ -14,7 +14,7 @@ const EVERY_MS = 5000;
  * List of results that fit the filters. Dispatches `change` after each change; a refresh that finds
  * nothing new is none.
  *
- * `items` has one item for each file of a request, or one for a request without files: `{key, id,
+ * `items` has one item for each of `resultsOf` a request, or one for a request without files: `{key, id,
  * request, file, index, of, date}`. `file` is null, or as `filesIn` describes it, with its
  * `thumbnail`.
  */
@@ -259,7 +259,8 @@ export class Collection extends EventTarget {
 
 /** Items of a request. Those in `before` that have not changed are used again. */
 export function itemsOf(request, before = new Map()) {
-  const { request_id: id, files } = request;
+  const { request_id: id } = request;
+  const files = resultsOf(request);
   const of = Math.max(1, files.length);
   const date = dateOf(request.created_at);
   return Array.from({ length: of }, (_, index) => {
@@ -270,6 +271,11 @@ export function itemsOf(request, before = new Map()) {
     const file = given === undefined ? null : described(given);
     return { key, id, request, file, index, of, date };
   });
+}
+
+/** Files of a request, without the images of others, such as the poster of a video. */
+export function resultsOf({ files }) {
+  return files.filter(({ poster }) => !poster);
 }
 
 function described(given) {

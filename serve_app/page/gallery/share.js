@@ -9,7 +9,7 @@ const DAY_S = 86_400;
 const PERIODS = { [DAY_S]: "1 day", [7 * DAY_S]: "7 days", [30 * DAY_S]: "30 days" };
 const WORDS =
   "Anyone with the link sees the prompt, the settings and the files of this request, " +
-  "without a key, until the link ends. The files' own addresses work as long as the files do. " +
+  "without a key, until the link ends. The files' own addresses work as long as the files exist. " +
   "Addresses in the settings are shown without signatures and tokens.";
 
 /** Opens the dialog for the request `id`. `api` is the page's. */

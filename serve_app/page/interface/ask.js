@@ -53,7 +53,10 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
 
 /** Message of an error, with the field that it is about. */
 export function wordsOf(error) {
-  const named = (error.problems ?? []).map(({ loc, msg }) => `${loc.at(-1)}: ${msg}`);
+  const named = (error.problems ?? []).map(({ loc, msg }) => {
+    const name = loc.at(-1);
+    return msg.startsWith(`${name} `) ? msg : `${name}: ${msg}`;
+  });
   return named.length ? named.join(". ") : error.message;
 }
 

@@ -117,7 +117,7 @@ export class Door {
 
   /** Opens the page with `key`, as if it had been pasted. */
   use(key) {
-    this.#page.signIn.forget();
+    this.#page.signIn.remember(null);
     this.say("");
     this.#page.enter(key);
   }

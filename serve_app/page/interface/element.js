@@ -9,14 +9,17 @@ function element(tag, ...given) {
   const attributes = given[0]?.constructor === Object ? given.shift() : {};
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === false || value === null || value === undefined) continue;
+    if (!isGiven(value)) continue;
     if (typeof value === "function") made.addEventListener(name, value);
     else if (value === true) made.setAttribute(name, "");
     else made.setAttribute(name, String(value));
   }
-  const isShown = (child) => child !== null && child !== undefined && child !== false;
-  made.append(...given.flat().filter(isShown));
+  made.append(...given.flat().filter(isGiven));
   return made;
+}
+
+function isGiven(value) {
+  return value !== null && value !== undefined && value !== false;
 }
 
 /** Button that calls `click`, which may be null. It is quiet, unless `attributes` give another class.

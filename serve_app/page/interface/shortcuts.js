@@ -5,13 +5,13 @@ import { makeClosable, open } from "./dialog.js";
 
 const MAC = /Mac|iP(hone|ad)/.test(navigator.platform);
 
-/** Starts to listen. `act` has `generate()` and `draft()`. */
+/** Starts to listen. `act` has `generate()`, `draft()` and the `form`. */
 export function listenForShortcuts(act) {
   for (const each of document.querySelectorAll("kbd.command")) each.textContent = MAC ? "⌘" : "Ctrl";
   makeClosable(byId("shortcuts"));
   byId("shortcuts-button").addEventListener("click", () => open(byId("shortcuts")));
   const actions = {
-    "/": () => byId("fields").querySelector("textarea, input")?.focus(),
+    "/": () => act.form.focus(),
     m: () => byId("model").focus(),
     r: () => byId("requests").querySelector("[tabindex='0']")?.focus(),
     "?": () => open(byId("shortcuts")),

@@ -80,7 +80,7 @@ function pace({ stage, rate, left_s: left }) {
   if (!rate || typeof left !== "number") return "";
   const speed = rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s per step`;
   const words = BYTE_STAGES.has(stage) ? "" : ` · ${speed}`;
-  return `${words} · ${seconds(Math.max(1, Math.ceil(left)) + 0.001).replace(/\.0/, "")} left`;
+  return `${words} · ${shortSeconds(Math.max(1, Math.ceil(left)))} left`;
 }
 
 function howFar(stage, step, steps) {
@@ -113,6 +113,11 @@ export function seconds(value) {
   const whole = Math.round(value);
   if (whole >= 90) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return `${value < 9.95 ? value.toFixed(1) : whole} s`;
+}
+
+/** Seconds without a decimal if that is zero. */
+export function shortSeconds(value) {
+  return seconds(value).replace(".0", "");
 }
 
 export function bytes(value) {

@@ -43,9 +43,9 @@ export function picture(model) {
   return image;
 }
 
-function plate({ id, name, kind }) {
+function plate({ id, name }) {
   const made = h.span(
-    { class: `plate ${kind}`, "aria-hidden": "true" },
+    { class: "plate", "aria-hidden": "true" },
     h.span(name.replace(/\s*([[(,]| with ).*$/, "")),
   );
   made.style.setProperty("--hue", String(hueOf(id)));

@@ -1,10 +1,14 @@
 // Words for models, the search among them, and what the page of one shows.
 
-import { BASE } from "../client/api.js";
 import { capitalized } from "../interface/words.js";
 
 /** Words for what a model makes, by its kind, in the order in which they are shown. */
 export const KINDS = { image: "Images", video: "Videos", audio: "Audio", other: "Others" };
+
+/** Kind of what a model makes, as in `KINDS`. */
+export function kindOf({ makes }) {
+  return makes || "other";
+}
 
 /** Words for where the weights are. */
 export const STATES = {
@@ -32,7 +36,7 @@ export function matches(model, { words, kind, state }) {
     .join(" ")
     .toLowerCase();
   return (
-    (kind === "" || model.kind === kind) &&
+    (kind === "" || kindOf(model) === kind) &&
     (state === "" || model.state === state) &&
     words
       .toLowerCase()
@@ -50,17 +54,4 @@ export async function wholeModel({ api, models }, id) {
   ]);
   if (found === null) return null;
   return { ...found, document: found.given.openapi, price: prices?.prices[0] ?? null };
-}
-
-/** `output` of an example with URLs that the page can load: paths are below the address of this
- * Darkroom, and what is no file of the web is left out. */
-export function loadable(output) {
-  if (typeof output !== "object" || output === null) return output;
-  if (Array.isArray(output)) return output.map(loadable);
-  const { url, ...rest } = output;
-  const made = Object.fromEntries(
-    Object.entries(rest).map(([name, value]) => [name, loadable(value)]),
-  );
-  if (typeof url !== "string" || !/^(https?:|data:(image|audio|video)\/|\/)/.test(url)) return made;
-  return { ...made, url: url.startsWith("/") ? new URL(url.slice(1), BASE).href : url };
 }

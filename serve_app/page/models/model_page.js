@@ -5,7 +5,7 @@ import { money } from "../interface/words.js";
 import { imageIn, inputSchema } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
 import { demoMark, picture, statePill } from "./card.js";
-import { categoryWords, loadable, STATES } from "./catalogue.js";
+import { categoryWords, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
 import { outputSchema, rowsOf, schemaTable } from "./schema_table.js";
 
@@ -149,7 +149,7 @@ function examples(model, act) {
 
 function sample(model, input, output, act) {
   const { prompt, ...rest } = input;
-  const [file] = filesIn(loadable(output));
+  const [file] = filesIn(output);
   const words = prompt ?? JSON.stringify(input);
   const settings = Object.entries(rest).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
   const use = () => act.attempt(model.id, input);

@@ -6,7 +6,7 @@ import { chips, press } from "../interface/chips.js";
 import { button, freshId, h, labelled, problemLine, select } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
-import { KINDS, matches, STATES, wholeModel } from "./catalogue.js";
+import { KINDS, kindOf, matches, STATES, wholeModel } from "./catalogue.js";
 import { modelPage } from "./model_page.js";
 import { preflight, RealModelOffer } from "./real_model.js";
 import { trial } from "./trial.js";
@@ -119,7 +119,7 @@ class ModelsView {
     this.#drawKinds();
     const found = this.#models.filter((model) => matches(model, this.#wanted()));
     const isServed = ({ state }) => state !== "not_served";
-    const served = Map.groupBy(found.filter(isServed), ({ kind }) => kind);
+    const served = Map.groupBy(found.filter(isServed), kindOf);
     const away = Map.groupBy(found.filter((model) => !isServed(model)), (model) => model.away);
     const kinds = Object.keys(KINDS).filter((kind) => served.has(kind));
     this.#cards.replaceChildren(
@@ -143,7 +143,7 @@ class ModelsView {
 
   #drawKinds() {
     const there = Object.keys(KINDS).filter((kind) =>
-      this.#models.some((each) => each.kind === kind),
+      this.#models.some((each) => kindOf(each) === kind),
     );
     const choose = (kind) => {
       this.#kind = kind;

@@ -48,11 +48,11 @@ function isHere({ download }) {
   return download.missing_bytes === 0;
 }
 
-/** Why it cannot be had now; empty if it can. */
+/** Why it is not available now; empty if it is. */
 function obstacle({ download, fits, sentences }) {
   const away = AWAY.has(download.source) ? sentences.access : "";
   const why = fits === false ? sentences.fits : away;
-  return why && `It cannot be had now: ${why.replace(/\.$/, "")}.`;
+  return why && `It is not available now: ${why.replace(/\.$/, "")}.`;
 }
 
 /**

@@ -17,12 +17,12 @@ export async function askBudget(desk, { tenant, budget }) {
     fields: [
       { name: "amount", label: "Amount", value: own?.amount ?? "", help: inForce(budget) },
       { name: "currency", label: "Currency", value: own?.currency ?? "USD" },
-      { name: "period", label: "In a", choices: PERIODS, value: own?.period ?? "month" },
+      { name: "period", label: "Period", choices: PERIODS, value: own?.period ?? "month" },
       {
         name: "warn",
-        label: "Percent of it that warn",
+        label: "Warn at, in percent",
         value: (own?.warn_at ?? [0.8]).map((share) => round(share * 100)).join(" "),
-        help: "Separated by spaces. Each warns once in a period.",
+        help: "Separated by spaces. There is one warning for each in a period.",
       },
       { name: "webhook", label: "URL that is called with each warning", value: own?.webhook ?? "" },
       {

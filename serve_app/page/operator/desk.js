@@ -1,7 +1,7 @@
 // What the parts of the operator's view share: calls, questions, and what is said about them.
 
 import { ask, wordsOf } from "../interface/ask.js";
-import { button, h, problemLine, tell } from "../interface/element.js";
+import { button, h, options, problemLine, tell } from "../interface/element.js";
 
 const SAID_MS = 10_000; // it covers what is below it
 
@@ -113,6 +113,16 @@ export class Pages {
     this.more.hidden = this.#next === null;
     show(this.#rows, page);
   }
+}
+
+/** Offers `choices` in a select, pairs of value and words, and keeps what is chosen if it is among them. An
+ * unchanged list stays open. */
+export function offer(control, choices) {
+  const chosen = control.value;
+  const shown = [...control.options].map(({ value, text }) => [value, text]);
+  if (String(shown) === String(choices)) return;
+  control.replaceChildren(...options(choices));
+  if (choices.some(([value]) => value === chosen)) control.value = chosen;
 }
 
 /** Mark with a state, in these words. */

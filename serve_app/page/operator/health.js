@@ -1,5 +1,6 @@
 // Health of the installation: its checks, machines, disk and database.
 
+import { withCode } from "../form/help.js";
 import { button, factRows, h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock } from "../interface/words.js";
@@ -12,7 +13,6 @@ export class HealthPart extends Part {
   #checks = checkTable("Checks", "There are no checks.");
   #doctor = checkTable("Doctor", "Examining …");
   #events = new LiveTable(EVENT_TABLE);
-  #memory = new LiveTable(MEMORY_TABLE);
   #tables = new LiveTable(SIZE_TABLE);
   node = h.div(
     this.#figures,
@@ -24,20 +24,16 @@ export class HealthPart extends Part {
     ),
     section(
       "Doctor",
-      "What darkroom doctor finds on the machine of the part of the server that answered. Only that command, on the " +
-        "machine itself, checks the proxy, ports, certificates and weights, and darkroom doctor storage tries every " +
-        "call of the storage.",
+      withCode(
+        "What `darkroom doctor` finds on the machine that answered. Run it there to check also the proxy, ports, " +
+          "certificates and weights; `darkroom doctor storage` tries every call of the storage.",
+      ),
       this.#doctor.node,
     ),
     section(
       "Starts and ends",
       "Of replicas and parts of the server, of the last seven days, and of quarantines of nodes, newest first.",
       this.#events.node,
-    ),
-    section(
-      "GPU memory",
-      "Of replicas that call the part of the server that answered.",
-      this.#memory.node,
     ),
     section("Database", "The largest tables. Measured once a minute.", this.#tables.node),
   );
@@ -58,7 +54,6 @@ export class HealthPart extends Part {
     const wrong = [...checks, ...pools].filter(({ ok }) => !ok);
     this.#checks.show([...checks, ...pools]);
     this.#events.show(status.events);
-    this.#memory.show(memoryOf(samples));
     const tables = sizesOf(samples);
     this.#tables.show(tables.slice(0, 8));
     const sum = tables.reduce((total, { size }) => total + size, 0);
@@ -83,17 +78,6 @@ function stateOf(problems, without) {
   return problems === 0 ? without : `${problems} problem${problems === 1 ? "" : "s"}`;
 }
 
-function memoryOf(samples) {
-  const free = new Map(
-    samples
-      .filter(({ name }) => name === "darkroom_gpu_memory_free_bytes")
-      .map(({ labels, value }) => [labels.replica, value]),
-  );
-  return samples
-    .filter(({ name }) => name === "darkroom_gpu_memory_bytes")
-    .map(({ labels, value }) => ({ ...labels, whole: value, free: free.get(labels.replica) ?? 0 }));
-}
-
 function sizesOf(samples) {
   const of = (wanted) => samples.filter(({ name }) => name === wanted);
   const rows = new Map(of("darkroom_table_rows").map(({ labels, value }) => [labels.table, value]));
@@ -114,7 +98,7 @@ function checkTable(label, empty) {
     columns: [
       { name: "Check", cell: ({ name }) => name.replaceAll("_", " ") },
       { name: "Result", cell: ({ ok }) => (ok ? pill("ok") : pill("bad", "problem")) },
-      { name: "Message", wide: true, cell: ({ message }) => message },
+      { name: "Message", wide: true, cell: ({ message }) => withCode(message) },
     ],
   });
 }
@@ -135,18 +119,6 @@ const EVENT_TABLE = {
       cell: ({ reason, version }) =>
         [version && `version ${version}`, reason].filter(Boolean).join(" · ") || "—",
     },
-  ],
-};
-
-const MEMORY_TABLE = {
-  label: "GPU memory",
-  empty: "No replica on a GPU has called.",
-  key: ({ replica }) => replica,
-  columns: [
-    { name: "Replica", cell: ({ replica }) => h.code(replica) },
-    { name: "Pool", cell: ({ pool }) => pool },
-    { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
-    { name: "Free", number: true, cell: ({ free }) => bytes(free) },
   ],
 };
 

@@ -1,12 +1,13 @@
 // Tenants with their limits, and the API keys of one of them.
 
 import { button, h } from "../interface/element.js";
-import { capitalized } from "../interface/words.js";
+import { bytes, capitalized } from "../interface/words.js";
 import { askBudget, budgetWords } from "./budget.js";
 import { Part, pill, section } from "./desk.js";
 import { KeyList } from "./key_list.js";
 import { ResourceTable } from "./resource_table.js";
 
+const ID = "Lower-case letters, digits, - and _, such as: studio-a.";
 const FILES = [
   ["", "as by the settings"],
   ["public", "public: anyone who knows a URL reads new files"],
@@ -66,7 +67,7 @@ export class KeysPart extends Part {
       words: "Its keys see only its own requests, files and usage.",
       action: "Create it",
       fields: [
-        { name: "tenant", label: "Id", help: "Such as: studio-a.", required: true },
+        { name: "tenant", label: "Id", help: ID, required: true },
         { name: "name", label: "Name for people" },
       ],
       submit: (values) => this.desk.call("POST", "v1/tenants", values),
@@ -81,7 +82,7 @@ export class KeysPart extends Part {
       label: capitalized(limit.replaceAll("_", " ")),
       ...(limit === "files" ? { choices: FILES } : { type: "number" }),
       value: source === "api" ? value : "",
-      help: limitHelp(value, source),
+      help: limitHelp(limit, value, source),
     }));
     await this.desk.ask({
       title: `Change ${tenant}`,
@@ -136,9 +137,10 @@ function limitValue(limit, text) {
   return limit === "files" ? text : Number(text);
 }
 
-function limitHelp(value, source) {
+function limitHelp(limit, value, source) {
   if (source === "api") return "Set here.";
-  const words = value === null ? "no limit" : String(value);
+  const size = limit.endsWith("_bytes") && value !== null ? ` (${bytes(value)})` : "";
+  const words = value === null ? "no limit" : `${value.toLocaleString("en")}${size}`;
   return source === "file" ? `By the settings of this tenant: ${words}.` : `By default: ${words}.`;
 }
 

@@ -2,10 +2,10 @@
 
 import { endpointPath } from "../client/watch.js";
 import { openNew } from "../interface/dialog.js";
-import { button, h, labelled, options, select, tell } from "../interface/element.js";
+import { button, h, labelled, select, tell } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { clock, waitingWords } from "../interface/words.js";
-import { Part, pill, section, span } from "./desk.js";
+import { offer, Part, pill, section, span } from "./desk.js";
 import { History } from "./history.js";
 
 const PAGE = 50;
@@ -119,8 +119,8 @@ export class QueuePart extends Part {
     this.#waiting.show(waiting.requests);
     this.#more.hidden = waiting.next_after === null;
     const of = (name) => waiting.requests.map((each) => each[name]);
-    offer(this.#tenant, "All tenants", [...queue.lanes.map((lane) => lane.tenant), ...of("tenant")]);
-    offer(this.#endpoint, "All endpoints", [...(models ?? []).map(({ id }) => id), ...of("endpoint_id")]);
+    offerNames(this.#tenant, "All tenants", [...queue.lanes.map((lane) => lane.tenant), ...of("tenant")]);
+    offerNames(this.#endpoint, "All endpoints", [...(models ?? []).map(({ id }) => id), ...of("endpoint_id")]);
     this.#running.show(queue.leases);
     this.#halts.show(queue.halts);
     await this.#history.look();
@@ -231,7 +231,7 @@ export class QueuePart extends Part {
     await this.desk.ask({
       title: "Pause or drain an endpoint",
       words: "Running requests continue.",
-      action: "Do it",
+      action: "Apply",
       fields: [
         { name: "endpoint", label: "Endpoint", choices: models.map(({ id }) => [id, id]) },
         { name: "order", label: "Order", choices },
@@ -250,15 +250,10 @@ export class QueuePart extends Part {
   }
 }
 
-/** Offers `names` in a select, and keeps what is chosen. An unchanged list stays open. */
-function offer(control, all, names) {
-  const chosen = control.value;
-  const known = [...new Set(chosen === "" ? names : [...names, chosen])].sort();
-  const values = ["", ...known];
-  const shown = [...control.options].map(({ value }) => value);
-  if (values.length === shown.length && values.every((each, at) => each === shown[at])) return;
-  control.replaceChildren(...options(values.map((value) => [value, value || all])));
-  control.value = chosen;
+/** Offers `names` beside all, and the one that is chosen. */
+function offerNames(control, all, names) {
+  const known = new Set([...names, control.value].filter((name) => name !== ""));
+  offer(control, [["", all], ...[...known].sort().map((name) => [name, name])]);
 }
 
 const LANE_TABLE = {

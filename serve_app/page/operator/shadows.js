@@ -2,7 +2,7 @@
 
 import { h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { STATES, clock } from "../interface/words.js";
+import { clock, money, STATES } from "../interface/words.js";
 import { Pages, Part, section } from "./desk.js";
 
 const COPY_STATES = {
@@ -65,7 +65,7 @@ export class ShadowsPart extends Part {
 
 function totals({ median_s: median, failed, cost, currency }) {
   const time = median === null ? "no success" : `median ${seconds(median)}`;
-  return [time, `${failed.toLocaleString("en")} failed`, money(cost, currency)]
+  return [time, `${failed.toLocaleString("en")} failed`, costOf(cost, currency)]
     .filter(Boolean)
     .join(" · ");
 }
@@ -79,7 +79,7 @@ function copy({ copy: made, shadow, state, reason }) {
 function side(request, endpoint) {
   if (request === null) return h.div({ class: "beside" }, endpoint, facts("Was deleted."));
   const { state, run_s: took, cost, currency, error, files, endpoint_id: ran } = request;
-  const told = [STATES[state], took === null ? "" : seconds(took), money(cost, currency)];
+  const told = [STATES[state], took === null ? "" : seconds(took), costOf(cost, currency)];
   return h.div(
     { class: "beside" },
     ran,
@@ -105,10 +105,11 @@ function facts(words) {
   return h.span({ class: "facts" }, words);
 }
 
+/** A time whose hundredths tell two short ones apart. */
 function seconds(value) {
   return `${value.toFixed(value < 10 ? 2 : 1)} s`;
 }
 
-function money(cost, currency) {
-  return cost === null || currency === null ? "" : `${cost.toLocaleString("en")} ${currency}`;
+function costOf(cost, currency) {
+  return cost === null || currency === null ? "" : money(cost, currency);
 }

@@ -1,5 +1,6 @@
 // What is stored: by kind and tenant, where, and how long.
 
+import { withCode } from "../form/help.js";
 import { factRows, h } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { bytes, bytesOf, clock } from "../interface/words.js";
@@ -32,7 +33,10 @@ export class StoragePart extends Part {
     section("By tenant", "", this.#tenants.node),
     section(
       "Places",
-      "darkroom storage lifecycle prints and installs the rules of a bucket; darkroom fsck compares the files with the records.",
+      withCode(
+        "`darkroom storage lifecycle` prints and installs the rules of a bucket; `darkroom fsck` compares the files " +
+          "with the records.",
+      ),
       this.#locations.node,
     ),
     section("How long it is kept", "By the settings. Tenants can have other times.", this.#kept),
@@ -56,9 +60,14 @@ export class StoragePart extends Part {
       "open uploads are not counted.";
     this.#kinds.show(kinds.map((each) => ({ ...each, whole })));
     this.#tenants.show(tenants);
-    this.#locations.show(locations);
+    this.#locations.show(locations.map((each) => ({ ...each, isOnly: locations.length === 1 })));
     this.#kept.replaceChildren(...keptLines(kept).map((line) => h.li(line)));
   }
+}
+
+function tenantWords({ id, tenants, isOnly }) {
+  if (id) return tenants.join(", ");
+  return isOnly ? "all" : "all others";
 }
 
 function unwantedWords(unwanted, overdue) {
@@ -103,7 +112,7 @@ const TENANT_TABLE = {
     { name: "Files", number: true, cell: ({ files }) => files.toLocaleString("en") },
     { name: "Size", number: true, cell: ({ bytes: size }) => bytes(size) },
     {
-      name: "Of it",
+      name: "Kinds",
       wide: true,
       cell: ({ kinds }) =>
         kinds.map(({ kind, bytes: size }) => `${KINDS[kind] ?? kind} ${bytes(size)}`).join(" · "),
@@ -119,6 +128,6 @@ const PLACE_TABLE = {
     { name: "Place", cell: ({ id }) => id || "this Darkroom's own" },
     { name: "Type", cell: ({ type }) => (type === "s3" ? "S3 bucket" : "folder") },
     { name: "Where", wide: true, cell: ({ place }) => (place ? h.code(place) : "") },
-    { name: "Tenants", wide: true, cell: ({ id, tenants }) => (id ? tenants.join(", ") : "all others") },
+    { name: "Tenants", wide: true, cell: tenantWords },
   ],
 };

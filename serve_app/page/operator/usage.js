@@ -1,12 +1,12 @@
 // Usage by tenant, endpoint and time, as a chart, a table, and a file for spreadsheets.
 
 import { chips, press } from "../interface/chips.js";
-import { button, h, labelled, options, select } from "../interface/element.js";
+import { button, h, labelled, select } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { save } from "../interface/save.js";
-import { dateOf, shortClock } from "../interface/words.js";
+import { dateOf, money, shortClock } from "../interface/words.js";
 import { barChart } from "./bar_chart.js";
-import { Part, section, span } from "./desk.js";
+import { offer, Part, section, span } from "./desk.js";
 
 /** How many of which unit. */
 const PERIODS = [
@@ -85,7 +85,7 @@ export class UsagePart extends Part {
   async look() {
     if (!this.#own) {
       const { tenants } = await this.desk.call("GET", "v1/tenants");
-      this.#offer(tenants.map(({ tenant }) => tenant));
+      offer(this.#tenant, [["", "All"], ...tenants.map(({ tenant }) => [tenant, tenant])]);
     }
     const page = await this.desk.call("GET", `v1/usage?${this.#query()}`);
     this.#rows = page.results.map((result) => ({
@@ -94,9 +94,7 @@ export class UsagePart extends Part {
       endpoint: result.endpoint_id,
       key: result.key_id,
     }));
-    this.#costs.textContent = page.costs
-      .map(({ currency, cost }) => `${money(cost)} ${currency}`)
-      .join(", ");
+    this.#costs.textContent = page.costs.map(({ currency, cost }) => money(cost, currency)).join(", ");
     this.#show(this.#measure);
     if (this.#own) return;
     const start = this.#times()[0].toISOString();
@@ -116,12 +114,6 @@ export class UsagePart extends Part {
     if (this.#tenant.value === "") query.set("tenants", "*");
     else query.set("tenant", this.#tenant.value);
     return query;
-  }
-
-  #offer(names) {
-    const chosen = this.#tenant.value;
-    this.#tenant.replaceChildren(...options([["", "All"], ...names.map((name) => [name, name])]));
-    this.#tenant.value = names.includes(chosen) ? chosen : "";
   }
 
   #unit() {
@@ -226,12 +218,7 @@ function billed({ quantity, unit }) {
 }
 
 function cost({ cost: amount, currency }) {
-  return currency === null ? "–" : `${money(amount)} ${currency}`;
-}
-
-/** An amount with two decimals, or with more if it is small. */
-function money(amount) {
-  return amount.toFixed(amount !== 0 && Math.abs(amount) < 1 ? 4 : 2);
+  return currency === null ? "–" : money(amount, currency);
 }
 
 /** Sentences of the report of costs. */
@@ -243,16 +230,16 @@ function reportLines({ pools, currency, cost: all, fal_cost: atFal, endpoints, .
   const none = pools.every((each) => each.cost === null);
   return [
     ...pools.map((each) => {
-      const paid = each.cost === null ? "no cost is set" : `${money(each.cost)} ${currency}`;
+      const paid = each.cost === null ? "no cost is set" : money(each.cost, currency);
       return `Pool ${each.pool}, ${each.gpu || "no GPU"}: ${hours(each, each.gpu ? "GPU hours" : "hours")}; ${paid}`;
     }),
     `Together: ${hours(sums, pools.some(({ gpu }) => gpu) ? "GPU hours" : "hours")}` +
-      (none ? "" : `; ${money(all)} ${currency}`),
-    `The same work at fal's list prices: ${money(atFal)} ${currency}` +
+      (none ? "" : `; ${money(all, currency)}`),
+    `The same work at fal's list prices: ${money(atFal, currency)}` +
       (unpriced === 0 ? "" : `, without ${unpriced} endpoint${unpriced > 1 ? "s" : ""} that ${unpriced > 1 ? "have" : "has"} no price`),
   ];
 }
 
 function round(number) {
-  return Math.round(number * 10) / 10;
+  return Math.round(number * 100) / 100;
 }

@@ -1,10 +1,10 @@
 // Deliveries of webhooks: what was sent, what failed, and again.
 
 import { openNew } from "../interface/dialog.js";
-import { button, h, labelled, options, select } from "../interface/element.js";
+import { button, h, labelled, select } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { clock } from "../interface/words.js";
-import { Pages, Part, pill, section } from "./desk.js";
+import { offer, Pages, Part, pill, section } from "./desk.js";
 
 const STATES = { "": "Any state", pending: "Pending", delivered: "Delivered", dead: "Given up" };
 
@@ -68,10 +68,9 @@ export class WebhooksPart extends Part {
       this.desk.call("GET", "v1/tenants"),
       this.desk.page.caller.look(),
     ]);
-    const names = tenants.map(({ tenant }) => tenant);
-    const chosen = names.includes(this.#tenant.value) ? this.#tenant.value : own.tenant;
-    this.#tenant.replaceChildren(...options(names.map((name) => [name, name])));
-    this.#tenant.value = chosen;
+    const isFirst = this.#tenant.value === "";
+    offer(this.#tenant, tenants.map(({ tenant }) => [tenant, tenant]));
+    if (isFirst) this.#tenant.value = own.tenant;
     await this.#deliveries.look();
   }
 

@@ -4,7 +4,7 @@ import { BASE } from "../client/api.js";
 import { button, h } from "../interface/element.js";
 import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { dragHandle, makeDraggable } from "./drag.js";
-import { bytes, seconds } from "../interface/words.js";
+import { bytes, shortSeconds } from "../interface/words.js";
 
 /** Other media types that a browser displays without executing, so they may be opened from this origin. */
 const SHOWN = /^(?:video\/(?:mp4|webm)|audio\/(?:mpeg|mp4|wav|x-wav|ogg|flac|webm))$/;
@@ -136,10 +136,10 @@ function replace(node, name, url) {
   if (!paused) play(node);
 }
 
-/** Description of a file, which is `own` in the output. */
+/** Description of a file, which is `own` in the output. A path is below the address of this Darkroom. */
 function readFile(given, own = given) {
   try {
-    return described(given, new URL(given.url, BASE), own);
+    return described(given, new URL(given.url.replace(/^\/(?!\/)/, ""), BASE), own);
   } catch {
     return null; // not a URL, or one that cannot be decoded
   }
@@ -186,7 +186,7 @@ export function fileFigure(file, words, use = null) {
   const open = h.a({ href: file.url, target: "_blank", rel: "noopener", class: "action" }, "Open");
   const facts = [
     file.width && file.height ? `${file.width} × ${file.height}` : "",
-    seconds(file.duration).replace(".0 ", " "),
+    shortSeconds(file.duration),
     bytes(file.size),
   ];
   return h.figure(

@@ -7,7 +7,7 @@ import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { shortSeed } from "./seed.js";
 import { effect } from "../vendored/signals.js";
-import { partOf, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
+import { partOf, runningWords, seconds, shortSeconds, STATES, waitingWords } from "../interface/words.js";
 
 /** Sides up to this are those of a ratio, such as 16:9. Larger ones are pixels. */
 const RATIO = 32;
@@ -21,16 +21,7 @@ export class Sheet {
   #request;
   final = false;
   #standing = h.p({ class: "standing" }, "Sending …");
-  #bar = h.div(
-    {
-      class: "bar",
-      role: "progressbar",
-      "aria-label": "Progress",
-      "aria-valuemin": 0,
-      "aria-valuemax": 100,
-    },
-    h.span(),
-  );
+  #bar = h.div({ class: "bar", role: "progressbar", "aria-label": "Progress" }, h.span());
   #elapsed = h.span({ class: "elapsed" });
   #silence = h.p({ class: "silence", hidden: true });
   #developing;
@@ -100,8 +91,7 @@ export class Sheet {
 
   /** Says on the card itself that Darkroom does not answer, so that its state may be out of date. */
   #contact(there) {
-    const words = "No contact with Darkroom. This is its last known state.";
-    tell(this.#silence, there ? "" : words);
+    tell(this.#silence, there ? "" : "No contact with Darkroom. This is its last known state.");
     this.node.classList.toggle("silent", !there);
   }
 
@@ -118,7 +108,7 @@ export class Sheet {
   tick() {
     if (this.final) return;
     const age = this.#age();
-    this.#elapsed.textContent = seconds(Math.floor(age) + 0.001).replace(/\.0/, "");
+    this.#elapsed.textContent = shortSeconds(Math.floor(age));
     this.#notify.hidden = 1000 * age < LONG_MS || !mayAsk();
   }
 

@@ -27,19 +27,19 @@ export class Stage {
    * the time of its submission, in milliseconds; `cut` says that `input` is a part of the whole.
    * With `grid` its card is a cell of that table. */
   add(request) {
+    const { api, act, store } = this.#page;
     const path = requestPath(request.endpoint, request.id);
-    const read = async () => (await resultOf(this.#page.api, path)).output;
-    const { contact, changes } = this.#page.store;
-    const sheet = new Sheet(request, this.#page.act, read, contact);
-    const watch = new Watch(this.#page.api, changes, request, (moment) => {
+    const read = async () => (await resultOf(api, path)).output;
+    const sheet = new Sheet(request, act, read, store.contact);
+    const watch = new Watch(this.#page, request, (moment) => {
       sheet.show(moment);
       this.#moved();
       if (!sheet.final) return;
       this.#remember(); // with its seed
-      this.#page.act.ended(request, moment);
+      act.ended(request, moment);
     });
     this.#shown.unshift({ request, sheet, watch });
-    const cell = request.grid ? this.#page.act.cell(request) : null;
+    const cell = request.grid ? act.cell(request) : null;
     if (cell) cell.replaceChildren(sheet.node);
     else byId("sheets").prepend(sheet.node);
     byId("empty").hidden = true;

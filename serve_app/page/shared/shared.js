@@ -1,6 +1,7 @@
 // Page of a share link: a request and its files, for people without a key.
 
 import * as json from "../client/json.js";
+import { resultsOf } from "../gallery/collection.js";
 import { listOf, settingsOf } from "../gallery/large/facts.js";
 import { byId, h } from "../interface/element.js";
 import { clock, STATES } from "../interface/words.js";
@@ -22,9 +23,9 @@ async function show() {
   place.removeAttribute("aria-busy");
 }
 
-function parts({ endpoint_id: endpoint, state, input, created_at: at, files }) {
+function parts({ endpoint_id: endpoint, state, input, created_at: at, ...request }) {
   const prompt = typeof input.prompt === "string" ? input.prompt : "";
-  const figures = files.flatMap((file) => filesIn(file)).map((file) => fileFigure(file, prompt));
+  const figures = resultsOf(request).flatMap(filesIn).map((file) => fileFigure(file, prompt));
   document.title = prompt || endpoint;
   const facts = { Model: endpoint, Seed: input.seed, Made: clock(at), ...settingsOf(input) };
   const made = h.div({ class: "made", "data-files": figures.length }, figures);

@@ -2,7 +2,6 @@
 
 import { button, h } from "../interface/element.js";
 import { bytes } from "../interface/words.js";
-import { wordsOf } from "./safetensors.js";
 import { keepUsed, LORAS, usedTexts } from "../form/used.js";
 import { openSearch } from "./search.js";
 
@@ -87,9 +86,8 @@ function nameOf(path) {
 /** Shows the trigger words of the LoRA in `control`; a click on one adds it to the prompt. */
 export async function describe(control, rows, api) {
   const given = control.given();
-  if (typeof given === "string" && /^([\w.-]+\/[\w./@-]+|https?:\/\/\S+)$/.test(given)) keepUsed(LORAS, given);
-  const reading = given instanceof File ? wordsOf(given) : storedWords(given, api);
-  const words = await reading.catch(() => []); // without its words, a LoRA works too
+  if (/^([\w.-]+\/[\w./@-]+|https?:\/\/\S+)$/.test(given)) keepUsed(LORAS, given);
+  const words = await storedWords(given, api).catch(() => []); // without its words, a LoRA works too
   if (control.given() !== given) return; // another one was chosen meanwhile
   control.words.replaceChildren(...words.map((word) => chip(word, rows)));
 }

@@ -10,6 +10,9 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.outcome import Outcome
+from serve_app.ingress.api.gallery.items import output_files
 from tests.ingress.fal.test_submit import submit, wait_until_completed
 from tests.ingress.house import House
 
@@ -46,6 +49,25 @@ async def test_a_listed_request_has_its_files_and_their_thumbnails(house: House)
         deleted = (await client.delete(f"/v1/requests/{id_}")).json()
         assert deleted == {"deleted_files": 2, "later_files": 0}
         assert (await client.get(small["url"])).status_code == 404
+
+
+def test_an_image_of_another_file_is_a_poster() -> None:
+    keys = ("a.mp4", "a.jpeg", "b.mp4", "b.jpeg", "c.wav", "c.png", "d.png")
+    artifacts = tuple(Artifact(key, "image/png", 1, "") for key in keys)
+    video, poster, second, other, sound, wave, image = ({"artifact": key} for key in keys)
+    output = {
+        "video": video,
+        "poster": poster,
+        "videos": [video, second],
+        "posters": [poster, other],
+        "audio": sound,
+        "waveform": wave,
+        "image": image,
+        "seed": 1,
+    }
+    files = output_files(Outcome(output, artifacts), str)
+    posters = [file["url"] for file in files if file["poster"]]
+    assert posters == ["a.jpeg", "b.jpeg", "c.png"]
 
 
 async def test_a_file_without_a_thumbnail_says_so(client: httpx.AsyncClient) -> None:

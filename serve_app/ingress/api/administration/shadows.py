@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.executors.shadow import ShadowPair, ShadowSide, ShadowState, ShadowSums
 from serve_app.domain.request import State
-from serve_app.ingress.api.gallery.items import OutputFile, output_file
+from serve_app.ingress.api.gallery.items import OutputFile, output_files
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, record_read
 from serve_app.ingress.http.errors import iso
@@ -155,7 +155,7 @@ async def _side(http: HttpRequest, side: ShadowSide) -> ShadowRequest:
         "cost": None if side.amount is None else float(side.amount),
         "currency": side.currency or None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
-        "files": [output_file(artifact, url) for artifact in outcome.artifacts] if outcome else [],
+        "files": output_files(outcome, url),
         "output": await _output(http, side) if request.state is State.SUCCEEDED else None,
     }
 

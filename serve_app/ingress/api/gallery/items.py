@@ -4,9 +4,9 @@ and the deletion of many requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestActive, RequestNotFound
+from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
 from serve_app.domain.timeframe import Timeframe
 from serve_app.ingress.http import query
@@ -34,6 +35,8 @@ MAX_MARKED, MAX_DELETED, MAX_DAYS = 500, 100, 400
 DEFAULT_DAYS = timedelta(days=366)
 MAX_BODY_BYTES = 1 << 16
 KINDS = "image", "video", "audio"
+POSTERS = frozenset(("poster", "posters", "waveform", "waveforms"))
+"""Fields of outputs with images of the output's other files."""
 
 
 class Thumbnail(TypedDict):
@@ -54,14 +57,34 @@ class OutputFile(TypedDict):
     file_size: int
     width: int | None
     height: int | None
+    poster: Annotated[
+        bool,
+        Field(description="True: an image of another file, such as the waveform of an audio file."),
+    ]
     thumbnail: Annotated[
         Thumbnail | None,
         Field(description="Null: none was made, as of files from before this version."),
     ]
 
 
-def output_file(artifact: Artifact, url: Callable[[str], str]) -> OutputFile:
-    """``url``: of a key."""
+def output_files(outcome: Outcome | None, url: Callable[[str], str]) -> list[OutputFile]:
+    """Files of an outcome; none without one. ``url``: of a key."""
+    if outcome is None:
+        return []
+    fields = (outcome.output or {}).items()
+    posters = {key for name, value in fields if name in POSTERS for key in _keys_in(value)}
+    return [_output_file(each, url, poster=each.key in posters) for each in outcome.artifacts]
+
+
+def _keys_in(value: object) -> Iterator[str]:
+    """Keys of a file in an output, or of a list of them."""
+    files = cast("list[object]", value) if isinstance(value, list) else [value]
+    for file in files:
+        if isinstance(file, Mapping):
+            yield str(cast("Mapping[str, object]", file).get("artifact"))
+
+
+def _output_file(artifact: Artifact, url: Callable[[str], str], *, poster: bool) -> OutputFile:
     small = artifact.thumbnail
     return {
         "url": url(artifact.key),
@@ -70,6 +93,7 @@ def output_file(artifact: Artifact, url: Callable[[str], str]) -> OutputFile:
         "file_size": artifact.size,
         "width": artifact.width,
         "height": artifact.height,
+        "poster": poster,
         "thumbnail": None
         if small is None
         else {

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
 from serve_app.domain.request import NewShareLink, RequestShare, State
-from serve_app.ingress.api.gallery.items import OutputFile, output_file
+from serve_app.ingress.api.gallery.items import OutputFile, output_files
 from serve_app.ingress.http.auth import (
     actor_of,
     authenticate,
@@ -150,9 +150,7 @@ async def show(request: HttpRequest) -> Response:
         "input": cast("dict[str, Any]", without_secrets(record.input)),
         "created_at": record.created_at.isoformat(),
         "finished_at": iso(record.finished_at),
-        "files": [output_file(artifact, url) for artifact in record.outcome.artifacts]
-        if record.outcome
-        else [],
+        "files": output_files(record.outcome, url),
     }
     return json_reply(body, headers=HEADERS)
 

@@ -56,12 +56,13 @@ export class Facts {
 }
 
 /** Facts of an item by name; `whole` is of `Facts`, or null while it is loading. */
-export function factsOf({ file, request }, whole) {
+export function factsOf({ file, request, index, of }, whole) {
+  const { seed, seeds = [] } = whole?.output ?? {};
   const pixels = file?.width && file.height ? `${file.width} × ${file.height}` : "";
   return {
     Model: request.endpoint_id,
     Draft: whole?.request.input.draft ? draftWords(whole.request.input.draft) : "",
-    Seed: whole?.output?.seed ?? whole?.request.input.seed,
+    Seed: (seeds.length === of ? seeds[index] : seed) ?? whole?.request.input.seed,
     File: [pixels, bytes(file?.size)].filter(Boolean).join(" · "),
     Made: clock(request.created_at),
     Compute: request.run_s > 0 ? seconds(request.run_s) : "",
