@@ -73,7 +73,10 @@ def output_files(outcome: Outcome | None, url: Callable[[str], str]) -> list[Out
         return []
     fields = (outcome.output or {}).items()
     posters = {key for name, value in fields if name in POSTERS for key in _keys_in(value)}
-    return [_output_file(each, url, poster=each.key in posters) for each in outcome.artifacts]
+    return [
+        _output_file(artifact, url, poster=artifact.key in posters)
+        for artifact in outcome.artifacts
+    ]
 
 
 def _keys_in(value: object) -> Iterator[str]:
