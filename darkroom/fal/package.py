@@ -111,6 +111,7 @@ def _route(signature: Any, method: Any) -> dict[str, Any]:
         "is_websocket": bool(signature.is_websocket),
         "is_health_check": signature.health_check is not None,
         "streams": _streams(method),
+        "reads_request": _reads_request(method),
         "description": inspect.getdoc(described) or "",
         **({"session": _session(signature)} if signature.is_websocket else {}),
     }
@@ -129,12 +130,27 @@ def _session(signature: Any) -> dict[str, Any]:
 
 def _streams(method: Any) -> bool:
     """True for a route that declares that it answers with a stream, such as of events."""
-    try:
-        returned = typing.get_type_hints(method).get("return")
-    except Exception:  # annotations that only FastAPI can read
-        return False
     streaming: type[Any] = import_module("fastapi.responses").StreamingResponse
-    return isinstance(returned, type) and issubclass(returned, streaming)
+    return _is_class_of(_hints(method).get("return"), streaming)
+
+
+def _reads_request(method: Any) -> bool:
+    """True for a route with an argument for the HTTP request, whose body it may read by itself."""
+    request: type[Any] = import_module("fastapi").Request
+    hints = _hints(method)
+    return any(_is_class_of(hint, request) for name, hint in hints.items() if name != "return")
+
+
+def _hints(method: Any) -> Mapping[str, Any]:
+    """Types of the arguments and of the result of a method."""
+    try:
+        return typing.get_type_hints(method)
+    except Exception:  # annotations that only FastAPI can read
+        return {}
+
+
+def _is_class_of(hint: Any, base: type[Any]) -> bool:
+    return isinstance(hint, type) and issubclass(hint, base)
 
 
 class HostedApp:

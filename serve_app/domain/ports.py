@@ -40,6 +40,7 @@ from serve_app.domain.request import (
     LogLine,
     NewRequest,
     NewShareLink,
+    OpenedShare,
     Request,
     RequestEstimate,
     RequestFilter,
@@ -227,7 +228,7 @@ class Gallery(Protocol):
         """Revoke a link. False: the tenant has none with this id."""
         ...
 
-    async def find_shared(self, digest: bytes) -> Request | None:
+    async def find_shared(self, digest: bytes) -> OpenedShare | None:
         """Request of the link whose token has this digest; None if there is none, or no more."""
         ...
 

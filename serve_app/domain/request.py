@@ -377,6 +377,14 @@ class NewShareLink:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedShare:
+    """Request that a link shows, and when that link expires."""
+
+    request: Request
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RequestShare:
     """Link that has not expired. `created_by` is the id of an API key."""
 

@@ -13,13 +13,14 @@ import pytest
 from serve_app.domain.lease import Lease, Presence, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
+from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Waiting, WaitReason
 from serve_app.settings import TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_fairness_contract import CALM, submit_many
 from tests.contract.test_snapshots_contract import keep
 from tests.contract.waiting import eventually
-from tests.queue.requests import POOL, TENANT, ask, lease, make_finish, new
+from tests.queue.requests import POOL, TENANT, ask, lease, make_finish, new, report
 
 
 async def teach_duration(queue: Queue, run_s: float, **changes: Any) -> None:
@@ -119,6 +120,29 @@ async def test_a_request_that_takes_longer_than_expected_never_gets_a_time_that_
         assert before <= waiting.starts_at <= waiting.ends_at
         assert before <= ends_at
         await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("steps", "least_s", "most_s"),
+    [(401, 195, 201), (2**53, 364 * 86400, 366 * 86400)],
+    ids=["more steps than others", "more steps than there are dates"],
+)
+async def test_a_running_request_lasts_at_least_as_long_as_its_own_pace_says(
+    make: Make, steps: int, least_s: float, most_s: float
+) -> None:
+    queue = await make(CALM)
+    await teach_duration(queue, 1.0)
+    await queue.submit(new(work=10.0))
+    running = await lease(queue)
+    await knows(queue, running)
+    progress = Progress(Stage.RUNNING, 1, steps, rate=2.0)
+    await queue.report(report(running.key, progress=[(running.key, progress)]))
+
+    async def estimated() -> bool:
+        ends_at = await queue.ends_at(await queue.get(TENANT, running.request_id))
+        return least_s < seconds(ends_at) < most_s
+
+    await eventually(estimated)
 
 
 async def test_a_tenant_that_waits_for_a_limit_gets_an_estimate_from_its_own_requests(

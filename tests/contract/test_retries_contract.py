@@ -53,6 +53,7 @@ async def test_so_many_retries_as_it_says_and_no_more(queue: Queue) -> None:
     lines = await messages(queue, request.id)
     assert "server error 4" in lines[0]
     assert [line for line in lines if "queued again" in line][-1].endswith(
+        "It went wrong: out_of_memory; queued again. "
         "Retries left: timeout 0, server error 0, connection error 0."
     )
 

@@ -14,6 +14,7 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.request import (
     FoundRequests,
     NewShareLink,
+    OpenedShare,
     Request,
     RequestFilter,
     RequestShare,
@@ -115,9 +116,9 @@ class FakeGallery:
                 return True
         return False
 
-    async def find_shared(self, digest: bytes) -> Request | None:
+    async def find_shared(self, digest: bytes) -> OpenedShare | None:
         link = self._valid().get(digest)
-        return self._rows[link.request_id].request if link else None
+        return OpenedShare(self._rows[link.request_id].request, link.expires_at) if link else None
 
     def _valid(self) -> Mapping[bytes, RequestShare]:
         now = self._clock.now()

@@ -257,7 +257,7 @@ class QueueRows:
         row.request = replace(
             row.request, state=State.QUEUED, replica_id=None, progress=None, preview_step=0
         )
-        self._line(row, f"{why}; queued again.{more}")
+        self._line(row, f"{why.rstrip('.')}; queued again.{more}")
         self._changed()
 
     def _end(self, row: Row, state: State, outcome: Outcome) -> None:

@@ -205,11 +205,13 @@ class CogPredictions:
             died.__cause__ = error
             result = Result({}, died)
         finally:
-            await self._transport.clear(call.id)
-            call.ended.set()
-            call.events.put_nowait(result)
-            if self._running.get(work.request_id) is call:
-                del self._running[work.request_id]
+            try:
+                await self._transport.clear(call.id)
+            finally:  # also if it is cancelled here: its request waits for the result
+                call.ended.set()
+                call.events.put_nowait(result)
+                if self._running.get(work.request_id) is call:
+                    del self._running[work.request_id]
 
     async def _last_logs(self, call: _Prediction, result: Result) -> None:
         """Read the end of the log, which only the answer of a prediction that succeeded has."""

@@ -16,7 +16,7 @@ from serve_app.ingress.fal.status import QueueStatus
 from serve_app.ingress.fal.webhooks import parse_webhook
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import cost_of_json, parse_body, read_body
 from serve_app.ingress.http.context import context_of, wait_disconnected
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.origin import origin_of
@@ -111,7 +111,9 @@ async def read_call(
         # Before the body: a wrong id is the more likely mistake.
         services.catalog_of(caller).get(endpoint_id)
     webhook = await parse_webhook(request, services.webhooks, origin, caller.tenant)
-    body = await read_json(request, services.config.limits.max_body_bytes)
+    raw = await read_body(request, services.config.limits.max_body_bytes, cost_of_json)
+    # fal's JavaScript client sends no body for a call without `input`.
+    body = await parse_body(raw) if raw else {}
     options = parse_options(
         request, caller, webhook=webhook, replay_key=replay_key, own_bucket=True
     )

@@ -192,16 +192,20 @@ class FileAccessControl:
 
     # Signed URLs.
 
-    def url(self, origin: str, key: str, tenant: str) -> str:
-        """URL of a file in a result that its ``tenant`` reads. Signed if the file is private."""
+    def url(self, origin: str, key: str, tenant: str, *, until: datetime | None = None) -> str:
+        """URL of a file in a result that its ``tenant`` reads, or that it shows others ``until`` a
+        time. Signed if the file is private."""
         if is_elsewhere(key):
             return key
         if not is_private(key):
             return f"{origin}/files/{quote(key)}"
         valid_s = self.defaults.valid_s(tenant)
         step = valid_s * STABLE_SHARE
-        until = self._clock.now().timestamp() + valid_s
-        return self._sign_url(origin, key, int(math.ceil(until / step) * step))
+        valid_until = self._clock.now().timestamp() + valid_s
+        expires_at = int(math.ceil(valid_until / step) * step)
+        if until is not None:
+            expires_at = min(expires_at, int(until.timestamp()))
+        return self._sign_url(origin, key, expires_at)
 
     async def signed_again(self, body: bytes, tenant: str) -> bytes:
         """A stored body in JSON as its ``tenant`` reads it now: URLs of the tenant's private files

@@ -179,7 +179,7 @@ notified AS (
            state,
            CASE WHEN falls THEN message || ' It falls back to ' || fell_back_to || ' ('
                     || fell_back_for || ').'
-                WHEN state = 'queued' THEN message || '; queued again.'
+                WHEN state = 'queued' THEN rtrim(message, '.') || '; queued again.'
                     || CASE failed WHEN 1 THEN coalesce(' ' || {retries}, '') ELSE '' END
                 WHEN how IN ('retry', 'died') AND failed = 1 AND retries_left IS NOT NULL
                     THEN message || ' ' || {retries}

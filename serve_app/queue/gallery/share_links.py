@@ -7,7 +7,7 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
-from serve_app.domain.request import NewShareLink, Request, RequestShare
+from serve_app.domain.request import NewShareLink, OpenedShare, RequestShare
 from serve_app.postgres.audit import audit_params, insert_audit
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
@@ -50,9 +50,8 @@ noted AS ({insert_audit("id", "revoked", _DETAIL)})
 SELECT id FROM revoked
 """
 SHARED = f"""
-SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = (
-    SELECT s.request_id FROM share_links s
-    WHERE s.digest = %(digest)s AND s.expires_at > now())
+SELECT s.expires_at, {COLUMNS} FROM {SOURCE} JOIN share_links s ON s.request_id = r.id
+WHERE s.digest = %(digest)s AND s.expires_at > now()
 """
 
 
@@ -89,6 +88,9 @@ class ShareLinks:
         params = {"tenant": tenant, "link": link, **audit_params(actor, "share.revoke")}
         return bool(await self._database.rows(REVOKE, params))
 
-    async def find_shared(self, digest: bytes) -> Request | None:
+    async def find_shared(self, digest: bytes) -> OpenedShare | None:
         row = await self._database.row(SHARED, {"digest": digest})
-        return request_from_row(row).request if row else None
+        if row is None:
+            return None
+        expires_at, *columns = row
+        return OpenedShare(request_from_row(columns).request, expires_at)

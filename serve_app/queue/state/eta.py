@@ -38,6 +38,9 @@ half a request.
 """
 PRECISION = 0.001  # of an estimated start, as a share of the time of one request
 
+LONGEST_LEFT_S = 365 * 86400.0
+"""Bound of what a request's own rate says: the steps of an app may be any number, and dates end."""
+
 STAGES_BEFORE_GENERATION = frozenset(
     {Stage.FETCHING, Stage.DOWNLOADING, Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP}
 )
@@ -48,12 +51,13 @@ def remaining_s(expected_s: float, elapsed_s: float, progress: Progress | None =
     """Remaining seconds of a request that began ``elapsed_s`` ago; never 0.
 
     A download or load lasts as long as its rate says. Other stages before the generation count as
-    nothing here: see ``ColdStarts``.
+    nothing here: see ``ColdStarts``. A generation lasts at least as long as its own rate says: the
+    requests of an app may differ more than their expected time shows.
     """
+    left_s = min((progress.left_s or 0.0) if progress is not None else 0.0, LONGEST_LEFT_S)
     if progress is not None and progress.stage in STAGES_BEFORE_GENERATION:
-        known = progress.stage in BYTE_STAGES
-        return expected_s + ((progress.left_s or 0.0) if known else 0.0)
-    return max(expected_s - elapsed_s, OVERRUN_FRACTION * elapsed_s, 0.001)
+        return expected_s + (left_s if progress.stage in BYTE_STAGES else 0.0)
+    return max(expected_s - elapsed_s, OVERRUN_FRACTION * elapsed_s, left_s, 0.001)
 
 
 class FreeTimes:

@@ -135,6 +135,11 @@ def no_bucket(location: S3Location) -> StorageUnavailable:
 
 def _connection_error(error: BaseException, location: S3Location) -> StorageUnavailable:
     where = location.endpoint_url or "AWS"
+    if isinstance(error, SSLError) and "CERTIFICATE" not in str(error).upper():
+        return StorageUnavailable(
+            f"No TLS connection to {where} came about: {error}. If this store speaks plain HTTP, "
+            "let DARKROOM_S3_ENDPOINT_URL begin with http://."
+        )
     if isinstance(error, SSLError):
         return StorageUnavailable(
             f"The TLS certificate of {where} is not trusted: {error}. Set AWS_CA_BUNDLE to "

@@ -36,7 +36,9 @@ class Presigner:
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = parts.path.removesuffix(_PROBE)
         is_default = parts.port in (None, _DEFAULT_PORTS[parts.scheme])
-        self._host = f"{parts.hostname}" if is_default else f"{parts.hostname}:{parts.port}"
+        # `hostname` has no brackets round an IPv6 address, and the header Host has.
+        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else f"{parts.hostname}"
+        self._host = name if is_default else f"{name}:{parts.port}"
         (credential,) = parse_qs(parts.query)["X-Amz-Credential"]
         _, _, self._region, self._service, self._end = credential.rsplit("/", 4)
         self._credentials = credentials

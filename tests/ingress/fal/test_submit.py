@@ -267,6 +267,15 @@ async def test_a_status_has_the_result_at_the_end_on_request(
     assert json.loads(told)["result"] == {"status": answer.status_code, "body": answer.json()}
 
 
+@pytest.mark.parametrize("path", ["/queue/test/probe", "/test/probe", "/test/probe/stream"])
+async def test_a_call_without_a_body_is_one_without_fields(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    assert (await client.post(path)).status_code == 200
+    refused = await client.post(path.replace("test/probe", "fal-ai/flux/schnell"))
+    assert refused.json()["detail"][0]["loc"] == ["body", "prompt"]
+
+
 async def test_ignored_fields_are_named_in_the_requests_log(client: httpx.AsyncClient) -> None:
     answer = await client.post(
         "/queue/fal-ai/flux/schnell",

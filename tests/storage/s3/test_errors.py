@@ -97,6 +97,19 @@ async def test_what_is_wrong_is_said_with_what_to_do(
     assert time.monotonic() - began < 15.0
 
 
+async def test_a_store_without_tls_is_not_said_to_have_a_bad_certificate(
+    failing_server: BrokenS3,
+) -> None:
+    storage = S3Storage(location(failing_server.url.replace("http:", "https:")), ANY)
+    await storage.start()
+    try:
+        with pytest.raises(StorageUnavailable, match=r"begin with http://") as raised:
+            await storage.check()
+        assert "AWS_CA_BUNDLE" not in raised.value.message
+    finally:
+        await storage.aclose()
+
+
 async def test_a_store_that_is_gone_is_said() -> None:
     storage = S3Storage(location(nothing_listens()), ANY)
     await storage.start()

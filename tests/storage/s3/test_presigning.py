@@ -27,6 +27,8 @@ PLACES = [
     ("http://127.0.0.1:9000", "us-east-1", "path"),
     ("https://store.example:8443", "auto", "path"),
     ("https://store.example", "auto", "virtual"),
+    ("http://[fd00::9]:9000", "us-east-1", "path"),
+    ("https://[fd00::9]", "us-east-1", "path"),
 ]
 
 

@@ -168,7 +168,12 @@ def _endpoint(route: Found, openapi: Found) -> dict[str, Any]:
     if route["is_health_check"]:
         raise NotServable("is the health check, which its replica calls")
     path = str(route["path"])
-    schemas = schemas_of(path, openapi, is_websocket=bool(route["is_websocket"]))
+    schemas = schemas_of(
+        path,
+        openapi,
+        is_websocket=bool(route["is_websocket"]),
+        reads_request=bool(route.get("reads_request")),
+    )
     return {
         "path": path,
         "description": str(route["description"]),

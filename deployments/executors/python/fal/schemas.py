@@ -43,9 +43,13 @@ class RouteSchemas:
     output: dict[str, Any]
 
 
-def schemas_of(path: str, openapi: Schema, *, is_websocket: bool = False) -> RouteSchemas:
+def schemas_of(
+    path: str, openapi: Schema, *, is_websocket: bool = False, reads_request: bool = False
+) -> RouteSchemas:
     """Schemas of the POST route at ``path``, or of the messages of a websocket, which fal describes
-    as such a route. ``NotServable`` says what it has that a request cannot have."""
+    as such a route. ``reads_request``: it has the HTTP request as an argument, so that a body which
+    the document does not describe has any fields. ``NotServable`` says what it has that a request
+    cannot have."""
     if "{" in path:
         raise NotServable("has parameters in its path")
     operation = openapi.get("paths", {}).get(path, {}).get("post")
@@ -55,7 +59,10 @@ def schemas_of(path: str, openapi: Schema, *, is_websocket: bool = False) -> Rou
         raise NotServable("is not in the app's OpenAPI document")
     known = cast("Mapping[str, Schema]", openapi.get("components", {}).get("schemas", {}))
     document = _Document(known)
-    return RouteSchemas(document.input(operation), document.output(operation))
+    takes = document.input(operation)
+    if reads_request and "requestBody" not in operation:
+        takes["additionalProperties"] = True
+    return RouteSchemas(takes, document.output(operation))
 
 
 class _Document:

@@ -139,11 +139,11 @@ async def show(request: HttpRequest) -> Response:
     limit_anonymous(request)
     token: str = request.path_params["token"]
     services = services_of(request)
-    record = await services.queue.gallery.find_shared(digest_of(token))
-    if record is None or record.tenant in services.identity.tenants.disabled:
+    share = await services.queue.gallery.find_shared(digest_of(token))
+    if share is None or share.request.tenant in services.identity.tenants.disabled:
         raise NotFound("This link does not exist. It may have expired, or its owner revoked it.")
-    access = services.files.access
-    url = partial(access.url, origin_of(request), tenant=record.tenant)
+    record, access = share.request, services.files.access
+    url = partial(access.url, origin_of(request), tenant=record.tenant, until=share.expires_at)
     body: SharedRequest = {
         "endpoint_id": record.endpoint,
         "state": record.state,

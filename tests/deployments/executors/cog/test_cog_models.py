@@ -34,6 +34,21 @@ class Regional(BasePredictor):
 """
 
 
+SEVERAL = """\
+import asyncio
+import os
+from pathlib import Path
+from cog import BasePredictor
+
+class Several(BasePredictor):
+    async def predict(self, started: str = "") -> str:
+        if not started:
+            os._exit(3)
+        Path(started).touch()
+        await asyncio.sleep(600)
+"""
+
+
 class Served:
     """A model on a replica."""
 
@@ -156,6 +171,22 @@ async def test_a_worker_that_crashes_is_replaced_and_its_request_tried_again(
     failure = await painter.fail(text="a", then="die")
     assert (failure.code, failure.retryable) == ("replica_died", True)
     assert await painter.output(text="b")
+
+
+@pytest.mark.long
+async def test_a_worker_that_crashes_ends_each_of_its_requests(
+    serve: Serve, tmp_path: Path
+) -> None:
+    several = await serve("Several", source=SEVERAL, more="concurrency: {max: 3}\n")
+    started = [tmp_path / name for name in ("a", "b")]
+    requests = [several.offer(started=str(path)) for path in started]
+    for path in started:
+        await until_exists(several, path)
+    requests.append(several.offer())
+    for key in requests:
+        failure = (await several.rig.outcome(key)).failure
+        assert failure is not None
+        assert (failure.code, failure.retryable) == ("replica_died", True)
 
 
 async def test_a_server_that_is_killed_is_replaced_and_its_request_tried_again(

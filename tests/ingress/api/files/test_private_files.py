@@ -222,6 +222,21 @@ async def test_a_result_is_signed_again_at_each_read() -> None:
             assert (await guest.get(again["images"][0]["url"])).status_code == 200
 
 
+async def test_files_of_a_share_link_are_read_no_longer_than_the_link() -> None:
+    clock = FakeClock()
+    async with build_house(clock=clock, files="private") as house, house.client() as client:
+        id_, _ = await generate(client)
+        path = f"/v1/requests/{id_}/share"
+        link = (await client.post(path, json={"expires_in_s": 60})).json()["url"]
+        async with without_key(house) as guest:
+            (file,) = (await guest.get(link)).json()["files"]
+            assert (await guest.get(file["url"])).status_code == 200
+            clock.advance(61)
+            assert (await guest.get(link)).status_code == 404
+            await house.services.files.access.refresh()
+            assert (await guest.get(file["url"])).status_code == 403
+
+
 async def test_reads_one_after_the_other_give_the_same_url(private: House) -> None:
     async with private.client() as client:
         id_, result = await generate(client)

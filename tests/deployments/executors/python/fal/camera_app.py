@@ -146,6 +146,10 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
     def mirror(self, text: str) -> dict[str, Any]:
         return {"said": json.loads(text), "link": File.from_bytes(b"mine", "text/plain").url}
 
+    @fal.endpoint("/own-body")
+    async def own_body(self, request: Request) -> dict[str, Any]:
+        return {"read": await request.json()}
+
     @fal.endpoint("/bytes")
     def bytes(self) -> Response:
         return Response(b"\x89PNG", media_type="image/png")

@@ -108,6 +108,11 @@ async def test_an_app_sees_its_request_and_no_secret(rig: FalRig) -> None:
     ]
 
 
+async def test_a_route_that_reads_its_body_itself_gets_all_of_it(rig: FalRig) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    assert await rig.output("/own-body", **body) == {"read": body}
+
+
 async def test_an_answer_that_is_no_json_is_a_file(rig: FalRig) -> None:
     outcome = await rig.call("/bytes")
     assert (outcome.output or {})["image"]["content_type"] == "image/png"
