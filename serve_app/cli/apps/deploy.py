@@ -20,7 +20,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.resources import path_of
-from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.server import Server, config_of
 from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
@@ -106,7 +106,7 @@ def deploy_command(
     """
     choices = Choices(None if file is None else found_at(file), **params)
     with ProgressLine(f"Checking {file or choices.cog_server}", quiet=as_json):
-        deployment = deployable(choices)
+        deployment = deployable(choices, config_of(server))
     if deployment is not None:
         store(server, deployment, dry_run=dry_run, as_json=as_json)
     elif choices.path is not None:

@@ -14,7 +14,7 @@ import yaml
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable, WrongChoice
-from serve_app.settings import read_config
+from serve_app.settings import Config
 
 SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 """Of files with a workflow."""
@@ -23,15 +23,15 @@ SHIPPED = "darkroom_apps"
 """Package with the apps that come with Darkroom."""
 
 
-def deployable(choices: Choices) -> Deployable | None:
+def deployable(choices: Choices, config: Config) -> Deployable | None:
     """What an executor makes of what is named. None: it is a chain of endpoints. ``Misconfigured``
-    says what is wrong with it."""
+    says what is wrong with it. ``config``: of the installation, whose environments it uses."""
     # The composition root imports Ray, which other commands do not need.
     from serve_app.app import find_deployable  # noqa: PLC0415
 
     path = choices.path
     try:
-        deployment = find_deployable(read_config({}), choices)
+        deployment = find_deployable(config, choices)
     except WrongChoice as error:
         raise click.UsageError(error.message) from error
     if deployment is not None:

@@ -66,6 +66,11 @@ def here(server: Server) -> Installation:
     )
 
 
+def config_of(server: Server) -> Config:
+    """Settings of this machine, with the data directory of ``server`` if it is here."""
+    return _config(server.data_dir if isinstance(server, Installation) else None)
+
+
 def _at(url: str, key: str | None) -> Remote:
     address = origin(url)
     own = Secrets().api_key

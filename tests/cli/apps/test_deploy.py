@@ -80,6 +80,14 @@ def typist(tmp_path: Path, here: Address) -> Typist:
     return Typist(tmp_path, here)
 
 
+def test_an_app_s_packages_are_installed_where_the_installation_finds_them(typist: Typist) -> None:
+    missing = 'requirements = ["ours @ file:///none/ours-1-py3-none-any.whl"]'
+    ran = typist.deploy(GREETER.replace("concurrency = 2", missing))
+    assert ran.exit_code == 1
+    assert "ours" in ran.output
+    assert list((typist.data_dir / "apps" / "environments").iterdir())
+
+
 def test_the_endpoints_of_an_app_become_entries(typist: Typist) -> None:
     ran = typist.deploy(GREETER)
     assert ran.exit_code == 0, ran.output

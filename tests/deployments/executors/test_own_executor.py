@@ -142,9 +142,9 @@ def test_pools_host_it_as_they_host_the_others() -> None:
 def test_what_it_knows_is_deployed_by_the_same_command(tmp_path: Path) -> None:
     file = tmp_path / "loud.shout"
     file.touch()
-    deployment = deployable(Choices(file, pool="apps"))
+    deployment = deployable(Choices(file, pool="apps"), checked_config({}))
     assert deployment is not None
     ((id_, entry),) = deployment.entries
     assert (id_, entry["pool"], entry["category"]) == ("apps/loud", "apps", "text-to-text")
     with pytest.raises(click.UsageError, match="--app cannot be used for a shout"):
-        deployable(Choices(file, class_name="App"))
+        deployable(Choices(file, class_name="App"), checked_config({}))
