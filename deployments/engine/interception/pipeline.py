@@ -25,6 +25,7 @@ from deployments.engine.interception.isolation import SharedComponents
 from deployments.engine.interception.model_traits import NOTHING, ModelTrait
 from deployments.engine.interception.modular import hide_progress_bars, is_modular, modular_view
 from deployments.engine.interception.proxy import class_of_copies, let_suspend, proxy_for
+from deployments.engine.interception.solver_step import SolverStep
 from deployments.engine.interception.step_cache_options import (
     StepCacheSettings,
     cached_denoisers,
@@ -46,6 +47,10 @@ class SolverObserver(Protocol):
         """Return the output of a step. ``number``: 0 for the main scheduler; copies of it that the
         pipeline makes during its call count from 1, in their order."""
         ...
+
+
+OnStep = Callable[[SolverStep | None], None]
+"""Called after each step; None: copies of the scheduler have made it."""
 
 
 class InterceptedPipeline:
@@ -116,7 +121,7 @@ class InterceptedPipeline:
 
     def copy(
         self,
-        on_step: Callable[[], None],
+        on_step: OnStep,
         *,
         tiles: bool = False,
         denoisers: Mapping[str, Any] | None = None,
@@ -205,9 +210,7 @@ class _CountedStep:
     for each frame) get their own ``step``, which is observed and not counted.
     """
 
-    def __init__(
-        self, scheduler: Any, on_step: Callable[[], None], observer: SolverObserver | None
-    ) -> None:
+    def __init__(self, scheduler: Any, on_step: OnStep, observer: SolverObserver | None) -> None:
         self.on_step = on_step
         self.used = False
         self._observed = None if observer is None else _ObservedSolver(scheduler, 0, observer)
@@ -219,7 +222,8 @@ class _CountedStep:
         if self._observed is not None:
             output = self._observed.on_step(arguments, keywords, output)
         self.used = True
-        self.on_step()
+        solver = self._step.__self__
+        self.on_step(SolverStep.of(solver, arguments, keywords, output))
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -287,7 +291,7 @@ class _CountedBars:
 
     def _on_update(self, update: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         if not self._counted.used:
-            self._counted.on_step()
+            self._counted.on_step(None)
         return update(*arguments, **keywords)
 
 
