@@ -78,11 +78,11 @@ def _decoded(engine: Engine, case: Case, point: DraftPoint, pipeline: Any) -> li
     """Colours of what a fork of a draft decodes at once; empty if the class has no drafts, or
     decodes without an autoencoder."""
     given: list[tuple[Any, torch.Tensor]] = []
-    autoencoders = [
-        module
+    autoencoders = {
+        module  # once: pipelines inside the pipeline share it
         for _, module in modules_of(pipeline)
         if is_autoencoder(type(module)) and hasattr(module, "decode")
-    ]
+    }
     for module in autoencoders:
         module.decode = _noting(module, given)
     try:
