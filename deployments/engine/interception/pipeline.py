@@ -12,8 +12,10 @@ from types import MethodType
 from typing import Any, Protocol
 
 import diffusers
+import torch
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
 
 from deployments.engine.interception.chunked_decode import tiled_copy
 from deployments.engine.interception.components import (
@@ -26,6 +28,7 @@ from deployments.engine.interception.model_traits import NOTHING, ModelTrait
 from deployments.engine.interception.modular import hide_progress_bars, is_modular, modular_view
 from deployments.engine.interception.proxy import class_of_copies, let_suspend, proxy_for
 from deployments.engine.interception.solver_step import SolverStep
+from deployments.engine.interception.stack_frames import frames_of_the_pipeline, read
 from deployments.engine.interception.step_cache_options import (
     StepCacheSettings,
     cached_denoisers,
@@ -189,7 +192,8 @@ def main_scheduler(pipeline: Any) -> Any | None:
 
 
 def steps_ahead(pipeline: Any) -> int:
-    """Number of scheduler steps that the running call will make; 0 if unknown."""
+    """Number of scheduler steps that the running call will make; 0 if unknown. Called inside the
+    generation, before its first step."""
     scheduler = main_scheduler(pipeline)
     timesteps = getattr(scheduler, "timesteps", None)
     # Before a scheduler is set, it has those of the training: a prior runs before it.
@@ -200,7 +204,25 @@ def steps_ahead(pipeline: Any) -> int:
     if in_all := vars(pipeline).get("_num_timesteps"):
         return in_all
     # With an input image, a call starts in the middle of the timesteps.
-    return len(timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+    ahead = timesteps[getattr(scheduler, "begin_index", None) or 0 :]
+    return next(_last_of(ahead), len(ahead))
+
+
+def _last_of(ahead: Any) -> Iterator[int]:
+    """Numbers of timesteps that frames of the call have as the rest of those ``ahead``. Kandinsky 2
+    and DeepFloyd IF tell nobody else that they leave some out."""
+    for frame in frames_of_the_pipeline():
+        names = read(frame)
+        for name in _TIMESTEPS:
+            left = names.get(name)
+            if not isinstance(left, Tensor) or left.ndim != 1 or not 0 < len(left) < len(ahead):
+                continue
+            if torch.equal(left.to(ahead), ahead[-len(left) :]):
+                yield len(left)
+
+
+_TIMESTEPS = ("timesteps", "timesteps_tensor")
+"""Local variables of diffusers' pipelines."""
 
 
 class _CountedStep:

@@ -352,7 +352,8 @@ class Run:
             return
         if reported == Progress(Stage.ENCODING_TEXT):
             if self._scheduler_counts:
-                self._steps = steps_ahead(self._pipeline) or self._steps
+                ahead = partial(steps_ahead, self._pipeline)
+                self._steps = self._live_greenlet().look_up(ahead) or self._steps
             self._report(Progress(Stage.DENOISING, self._step, self._steps))
         decodes = call.method == "decode" and self._step >= self._steps
         if decodes and (reported is None or reported.stage is not Stage.DECODING):

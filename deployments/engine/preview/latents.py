@@ -25,8 +25,8 @@ class DecoderInput:
     is_video: bool
 
     def of_one_image(self) -> Tensor:
-        """Those of the first image, or of the middle frame of the first video: [channels, height,
-        width], float32. Raises ``Unsupported`` if they are not arranged as images."""
+        """Latents of the first image, or of the middle frame of the first video: [channels,
+        height, width], float32. Raises ``Unsupported`` if they are not arranged as images."""
         latents = self.latents
         match latents.ndim:
             case 5:
