@@ -94,8 +94,11 @@ class SolverStep:
         shares = getattr(solver, "alphas_cumprod", None)
         if not isinstance(shares, Tensor) or timestep is None:
             return None
-        at = int(torch.as_tensor(timestep).flatten()[0])
-        share = shares[min(at, len(shares) - 1)] if at >= 0 else _final(solver, shares)
+        # Indexed by a tensor: reading a number from a GPU would wait for the device.
+        at = torch.as_tensor(timestep).flatten()[0].long()
+        shares = shares.to(at.device)
+        share = shares[at.clamp(0, len(shares) - 1)]
+        share = torch.where(at < 0, _final(solver, shares), share)
         return NoiseLevel(share.sqrt(), (1 - share).sqrt())
 
     def _next_timestep(self) -> Any:
