@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,18 +70,15 @@ def _next_call(
 ) -> ComponentCall | None:
     """Call of the decoder; see ``next_call``. Helios makes its first steps with smaller latents,
     which do not fit what comes after the last one."""
-    for size in (1, 2, 4):
-        try:
-            return next_call(frames, stepped, clean if size == 1 else _enlarged(clean, size))
-        except RuntimeError:
-            if clean is None or clean.ndim < 4 or size == 4:
-                raise
-    raise AssertionError("unreachable")
+    if clean is None or clean.ndim < 4:
+        return next_call(frames, stepped, clean)
+    for times in (1, 2):
+        with suppress(RuntimeError):
+            return next_call(frames, stepped, _enlarged(clean, times))
+    return next_call(frames, stepped, _enlarged(clean, 4))
 
 
-def _enlarged(latents: Tensor | None, times: int) -> Tensor | None:
-    if latents is None:
-        return None
+def _enlarged(latents: Tensor, times: int) -> Tensor:
     return latents.repeat_interleave(times, -1).repeat_interleave(times, -2)
 
 
