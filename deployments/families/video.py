@@ -120,6 +120,8 @@ class VideoFamily:
         # Frames that the pipeline makes first and that do not belong to the video.
         left_out = KNOWN.exact(called).dropped_frames(pipeline)
         rendered_count = rendered_frames(form.num_frames + left_out, _compression(pipeline))
+        latent_frames = (rendered_count - 1) // _compression(pipeline) + 1
+        _require_frame_of_each(mapping, input, called, latent_frames)
         steps = input.get("num_inference_steps")
         arguments = {
             "prompt": input.get("prompt"),
@@ -248,6 +250,19 @@ def _compression(pipeline: Any) -> int:
 
 def _number_of_frames(takes: frozenset[str]) -> str:
     return next((name for name in NUMBERS_OF_FRAMES if name in takes), NUMBERS_OF_FRAMES[0])
+
+
+def _require_frame_of_each(
+    mapping: CallMapping, input: Mapping[str, Any], called: type, latent_frames: int
+) -> None:
+    """Raise ``InvalidInput`` for more images than the pipeline has latent frames for."""
+    argument = KNOWN.exact(called).one_for_each_latent_frame
+    for name, declared in mapping.inputs.items():
+        if declared.argument != argument or not isinstance(images := input.get(name), list):
+            continue
+        if len(images) > latent_frames:
+            message = f"A video of this length takes at most {latent_frames} of these images"
+            raise InvalidInput.of_field(name, message, "sequence_too_long")
 
 
 def _images(

@@ -43,9 +43,6 @@ FRAMES, FPS = 5, 8
 TILED = frozenset(
     {"AllegroPipeline"}
 )  # their entries have `tiling: true`: they can only decode in tiles
-NOT_DECODED = frozenset(
-    {"MochiPipeline"}
-)  # the tiny autoencoder's channels differ from its latents'
 
 REASONS = {
     "EasyAnimateControlPipeline": "the call fails in diffusers itself",
@@ -97,7 +94,7 @@ def examine(name: str, kind: Any) -> Finding:
     missing = {"num_inference_steps", "generator", "output_type"} - takes
     if missing:
         return Finding(name, NOT, f"its call takes no `{missing.pop()}`")
-    if case is None or name in NOT_DECODED:
+    if case is None:
         return Finding(name, FITS, task)
     run = _run if endpoint.family == "video" else _run_audio
     wrong = run(case, endpoint, arguments)
@@ -185,7 +182,7 @@ def _entry_of_audio(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
     passed = {"prompt", "output_type", *LENGTHS, *span.values(), taken}
     options = {
         "task": "audio-to-audio" if taken else "text-to-audio",
-        "audio_format": {**(span if length is None else {"length": length}), "given": taken},
+        "audio_format": {**(span if length is None else {"length": length}), "input": taken},
         "fixed": {key: value for key, value in asked.items() if key not in passed},
     }
     return Endpoint("me/mine", "audio", Weights("/"), "open", options=options)

@@ -18,11 +18,7 @@ import torch
 from torch import Tensor
 
 from deployments.engine.drafting.draft import Draft, RecordedComponent, RecordedSolver
-from deployments.engine.drafting.noise import (
-    NoiseLevel,
-    forget_earlier_steps,
-    with_new_noise,
-)
+from deployments.engine.drafting.noise import forget_earlier_steps, with_new_noise
 from deployments.engine.drafting.recorder import (
     CallRows,
     SolverRecorder,
@@ -33,6 +29,7 @@ from deployments.engine.drafting.recorder import (
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.pipeline import SolverObserver
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
+from deployments.engine.interception.solver_step import NoiseLevel
 from deployments.engine.interception.step_caches import set_states
 from deployments.engine.merging.arguments import CannotCopy, copy_output, tensors_in
 from deployments.engine.snapshot.call_log import CallLog, Form, placeholder

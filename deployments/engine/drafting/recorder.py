@@ -15,8 +15,8 @@ from deployments.engine.drafting.draft import (
     RecordedComponent,
     RecordedSolver,
 )
-from deployments.engine.drafting.noise import SolverStep
 from deployments.engine.interception.proxy import ComponentCall
+from deployments.engine.interception.solver_step import SolverStep
 from deployments.engine.interception.step_caches import states_of
 from deployments.engine.merging.arguments import CannotCopy, copy_output
 from deployments.engine.snapshot.call_log import form_of

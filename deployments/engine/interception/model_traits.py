@@ -41,6 +41,8 @@ class ModelTrait:
     decodes_last: bool = False  # decoding the video is its last action; not for subclasses
     # Number of decoded frames at the start that the pipeline drops even so.
     dropped_frames: Callable[[Any], int] = lambda _: 0
+    # Argument with images, of which there may be no more than latent frames.
+    one_for_each_latent_frame: str = ""
     # Arguments of the call for which weights of this kind have no place.
     unplaced: Callable[[Any], frozenset[str]] = lambda _: frozenset[str]()
 
@@ -76,6 +78,7 @@ class ModelTraits:
         return self._by_name.get(kind.__name__, NOTHING)
 
 
+_REFERENCES = "reference_images"
 _DECODES_LAST = ModelTrait(decodes_last=True)
 _DRAWS_GLOBALLY = ModelTrait(draws_globally=True)
 _CONTINUES = ModelTrait(merge_refusal="it goes on from the chunk before")
@@ -181,7 +184,8 @@ BUILT_IN: ModelFamily = {
     "WanPipeline": _DECODES_LAST,
     "WanImageToVideoPipeline": ModelTrait(decodes_last=True, unplaced=_last_image),
     "WanVideoToVideoPipeline": _DECODES_LAST,
-    "WanVACEPipeline": _DECODES_LAST,
+    "WanVACEPipeline": ModelTrait(decodes_last=True, one_for_each_latent_frame=_REFERENCES),
+    "Wan22VaceModularPipeline": ModelTrait(one_for_each_latent_frame=_REFERENCES),
     "SkyReelsV2Pipeline": _DECODES_LAST,
     "SkyReelsV2ImageToVideoPipeline": _DECODES_LAST,
     "SkyReelsV2DiffusionForcingPipeline": _DECODES_LAST,

@@ -12,8 +12,10 @@ from types import MethodType
 from typing import Any, Protocol
 
 import diffusers
+import torch
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
 
 from deployments.engine.interception.chunked_decode import tiled_copy
 from deployments.engine.interception.components import (
@@ -25,6 +27,8 @@ from deployments.engine.interception.isolation import SharedComponents
 from deployments.engine.interception.model_traits import NOTHING, ModelTrait
 from deployments.engine.interception.modular import hide_progress_bars, is_modular, modular_view
 from deployments.engine.interception.proxy import class_of_copies, let_suspend, proxy_for
+from deployments.engine.interception.solver_step import SolverStep
+from deployments.engine.interception.stack_frames import frames_of_the_pipeline, read
 from deployments.engine.interception.step_cache_options import (
     StepCacheSettings,
     cached_denoisers,
@@ -46,6 +50,10 @@ class SolverObserver(Protocol):
         """Return the output of a step. ``number``: 0 for the main scheduler; copies of it that the
         pipeline makes during its call count from 1, in their order."""
         ...
+
+
+OnStep = Callable[[SolverStep | None], None]
+"""Called after each step; None: copies of the scheduler have made it."""
 
 
 class InterceptedPipeline:
@@ -116,7 +124,7 @@ class InterceptedPipeline:
 
     def copy(
         self,
-        on_step: Callable[[], None],
+        on_step: OnStep,
         *,
         tiles: bool = False,
         denoisers: Mapping[str, Any] | None = None,
@@ -184,7 +192,8 @@ def main_scheduler(pipeline: Any) -> Any | None:
 
 
 def steps_ahead(pipeline: Any) -> int:
-    """Number of scheduler steps that the running call will make; 0 if unknown."""
+    """Number of scheduler steps that the running call will make; 0 if unknown. Called inside the
+    generation, before its first step."""
     scheduler = main_scheduler(pipeline)
     timesteps = getattr(scheduler, "timesteps", None)
     # Before a scheduler is set, it has those of the training: a prior runs before it.
@@ -195,7 +204,25 @@ def steps_ahead(pipeline: Any) -> int:
     if in_all := vars(pipeline).get("_num_timesteps"):
         return in_all
     # With an input image, a call starts in the middle of the timesteps.
-    return len(timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+    ahead = timesteps[getattr(scheduler, "begin_index", None) or 0 :]
+    return next(_last_of(ahead), len(ahead))
+
+
+def _last_of(ahead: Any) -> Iterator[int]:
+    """Numbers of timesteps that frames of the call have as the rest of those ``ahead``. Kandinsky 2
+    and DeepFloyd IF tell nobody else that they leave some out."""
+    for frame in frames_of_the_pipeline():
+        names = read(frame)
+        for name in _TIMESTEPS:
+            left = names.get(name)
+            if not isinstance(left, Tensor) or left.ndim != 1 or not 0 < len(left) < len(ahead):
+                continue
+            if torch.equal(left.to(ahead), ahead[-len(left) :]):
+                yield len(left)
+
+
+_TIMESTEPS = ("timesteps", "timesteps_tensor")
+"""Local variables of diffusers' pipelines."""
 
 
 class _CountedStep:
@@ -205,9 +232,7 @@ class _CountedStep:
     for each frame) get their own ``step``, which is observed and not counted.
     """
 
-    def __init__(
-        self, scheduler: Any, on_step: Callable[[], None], observer: SolverObserver | None
-    ) -> None:
+    def __init__(self, scheduler: Any, on_step: OnStep, observer: SolverObserver | None) -> None:
         self.on_step = on_step
         self.used = False
         self._observed = None if observer is None else _ObservedSolver(scheduler, 0, observer)
@@ -219,7 +244,8 @@ class _CountedStep:
         if self._observed is not None:
             output = self._observed.on_step(arguments, keywords, output)
         self.used = True
-        self.on_step()
+        solver = self._step.__self__
+        self.on_step(SolverStep.of(solver, arguments, keywords, output))
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -287,7 +313,7 @@ class _CountedBars:
 
     def _on_update(self, update: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         if not self._counted.used:
-            self._counted.on_step()
+            self._counted.on_step(None)
         return update(*arguments, **keywords)
 
 

@@ -155,12 +155,16 @@ class GenerationGreenlet(greenlet):
         parent: greenlet,
         answer: Callable[[ComponentCall], Any],
         compute_whole: Callable[[ComponentCall], Any],
+        *,
+        read_only: bool = False,
     ) -> None:
         """``answer``: computes the call of a module that is not a denoiser.
 
-        ``compute_whole``: computes it without suspending the generation.
+        ``compute_whole``: computes it without suspending the generation. ``read_only``: its
+        components keep their precision.
         """
         super().__init__(run, parent)
+        self.read_only = read_only
         self.answer = answer
         self.compute_whole = compute_whole
         self.calls: Counter[str] = Counter()  # calls of each component, by name
@@ -220,6 +224,7 @@ def _proxy_class(real_class: type) -> type:
     if is_autoencoder(real_class):
         methods = [name for name in _CODES if hasattr(real_class, name)]
         body |= {name: _intercepted_method(getattr(real_class, name)) for name in methods}
+        body["to"] = _to
     if issubclass(real_class, CLIPTextModel):
         body["text_model"] = property(_text_model)
     for name, find in (("device", device_of), ("dtype", dtype_of)):
@@ -236,6 +241,14 @@ def _call(self: Any, *arguments: Any, **keywords: Any) -> Any:
     arguments, keywords = fetch_tensors(arguments), fetch_tensors(keywords)
     call = ComponentCall(self.real_module, arguments, keywords, current.cache, self.component)
     return current.suspend(call) if self.suspends else current.answer(call)
+
+
+def _to(self: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Move or cast the module. SDXL in float16 upcasts its autoencoder for each decoding."""
+    current = getcurrent()
+    if not (isinstance(current, GenerationGreenlet) and current.read_only):
+        self.real_module.to(*arguments, **keywords)
+    return self
 
 
 def _modules(self: Any, *arguments: Any, **keywords: Any) -> Iterator[Any]:

@@ -25,6 +25,7 @@ from deployments.engine.interception.pipeline import (
 )
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
 from deployments.engine.interception.schedulers import seed_noise
+from deployments.engine.interception.solver_step import SolverStep
 from deployments.engine.interception.step_cache_options import original_of, settings_name
 from deployments.engine.interception.step_caches import forget
 from deployments.engine.loop.encoders import Encoders
@@ -77,6 +78,7 @@ class Run:
         self._greenlet: GenerationGreenlet | None = None
         self._isolation: Isolation | None = None
         self._random_state = RandomState()
+        self._last_step: SolverStep | None = None  # None: not known
         self._intercepted: InterceptedPipeline | None = None
         self._cached: Mapping[str, Any] = {}  # proxies of denoisers with a step cache, by component
         self._pipeline: Any = None
@@ -208,7 +210,7 @@ class Run:
             self._log.add(call, result.output)
             self._record_call(call, result.output)
             if call.part is ComponentKind.DENOISER and not self._scheduler_counts:
-                self._on_step()
+                self._on_step(None)
         self._switch(self._live_greenlet().switch, result.output)
 
     def throw(self, error: BaseException) -> None:
@@ -240,7 +242,7 @@ class Run:
 
     def preview(self, renderer: PreviewRenderer) -> PreviewImage:
         """Preview of the current state. Raises ``Unsupported`` if there is no image to show."""
-        return renderer.of(self._live_greenlet(), self._step)
+        return renderer.of(self._live_greenlet(), self._step, self._last_step)
 
     def interrupt(self) -> None:
         """End it now. The pipeline's ``finally`` blocks run; it gets no further step."""
@@ -280,6 +282,7 @@ class Run:
         self._cached = {}
         self._pipeline = None
         self._resumed = None
+        self._last_step = None
         self._arguments = {}
         self._log = CallLog()
         self.output = None
@@ -320,7 +323,7 @@ class Run:
                 output = resumed.answer(call, self._log)
                 self._record_call(call, output)
                 if not self._scheduler_counts:
-                    self._on_step()
+                    self._on_step(None)
                 call = greenlet.switch(output)
             call = resumed.restore(greenlet, call)
             resumed.restore_step_caches(self._denoisers(), self.number)
@@ -349,7 +352,8 @@ class Run:
             return
         if reported == Progress(Stage.ENCODING_TEXT):
             if self._scheduler_counts:
-                self._steps = steps_ahead(self._pipeline) or self._steps
+                ahead = partial(steps_ahead, self._pipeline)
+                self._steps = self._live_greenlet().look_up(ahead) or self._steps
             self._report(Progress(Stage.DENOISING, self._step, self._steps))
         decodes = call.method == "decode" and self._step >= self._steps
         if decodes and (reported is None or reported.stage is not Stage.DECODING):
@@ -393,10 +397,11 @@ class Run:
             on_frames=self.generation.on_frames,
         )
 
-    def _on_step(self) -> None:
+    def _on_step(self, made: SolverStep | None) -> None:
         self._step += 1
         if self._resumed is not None:
-            return  # counted and reported the first time
+            return  # counted and reported the first time; it gave what no denoiser predicted
+        self._last_step = made
         self._counts.steps += 1
         if self._step > self._steps:
             self._steps = 0  # the number was a guess, and wrong

@@ -414,7 +414,7 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
         try:
             # Schedulers keep state from their steps; the copy has its own.
             with recorder.recording():
-                InterceptedPipeline(called, KnownDenoisers()).copy(lambda: None)(**given_to)
+                InterceptedPipeline(called, KnownDenoisers()).copy(lambda _: None)(**given_to)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.interception.proxy import GenerationGreenlet
-from deployments.engine.preview.latents import DecoderParams, clean_latents, decoder_params
+from deployments.engine.interception.solver_step import SolverStep
+from deployments.engine.preview.latents import DecoderInput, decoder_input
 from deployments.engine.preview.projection import Projection, fit_projection
+from deployments.engine.preview.rest_of_call import suspended_frames
 from serve_app.domain.errors import SnapshotRefused, Unsupported
 from serve_app.domain.media.marking import XMP
 
@@ -60,10 +62,14 @@ class PreviewRenderer:
         self._accelerator = accelerator
         self._projections: WeakKeyDictionary[Any, Projection | Unsupported] = WeakKeyDictionary()
 
-    def of(self, suspended: GenerationGreenlet, step: int) -> PreviewImage:
-        """Make a preview. Raises ``Unsupported``, with the reason, if the pipeline allows none."""
+    def of(self, suspended: GenerationGreenlet, step: int, last: SolverStep | None) -> PreviewImage:
+        """Make a preview after ``step`` steps. Raises ``Unsupported``, with the reason, if the
+        pipeline allows none.
+
+        ``last``: the last step; None if it is not known.
+        """
         try:
-            return self._of(suspended.look_up(decoder_params), step)
+            return self._of(decoder_input(suspended.look_up(suspended_frames), last), step)
         except SnapshotRefused as error:  # ``look_up`` turns every error into it
             raise Unsupported(error.message) from None
         except Unsupported:
@@ -75,9 +81,12 @@ class PreviewRenderer:
                 f"No preview could be made: {type(error).__name__}: {error}"
             ) from None
 
-    def _of(self, at: DecoderParams, step: int) -> PreviewImage:
-        projection = self._projection(at.vae)
-        colours = projection(_small(clean_latents(at)))
+    def _of(self, shown: DecoderInput, step: int) -> PreviewImage:
+        if shown.autoencoder is None:
+            projection = Projection.of_pixels(shown.latents.device)
+        else:
+            projection = self._projection(shown.autoencoder)
+        colours = projection(_small(shown.of_one_image()))
         levels = colours.mul(255).round().to(torch.uint8)
         copy = self._accelerator.to_host(levels)  # the thread that encodes waits for the device
         return PreviewImage(step, copy.tensor, copy.ready)

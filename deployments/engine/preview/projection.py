@@ -19,6 +19,7 @@ _SIDES = (
 )  # pixels; the larger one is used if the smaller gives too few latents
 _MIN_SAMPLES = 4  # per unknown
 _CONTRAST = 4.4  # black, white and pure colours are common; found by trial with the demo models
+_CHANNELS = (3, 4, 6)  # colours; with alpha; with LDM3D's depth
 _RIDGE = 1e-3  # relative to the samples; keeps constant channels from having an influence
 
 
@@ -28,6 +29,11 @@ class Projection:
 
     weight: Tensor  # [channels, 3], float32, on the autoencoder's device
     bias: Tensor  # [3]
+
+    @classmethod
+    def of_pixels(cls, device: torch.device) -> Projection:
+        """Projection of images with values from -1 to 1."""
+        return cls(torch.eye(3, device=device) / 2, torch.full((3,), 0.5, device=device))
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Map [channels, height, width] to [height, width, 3], from 0 to 1."""
@@ -68,10 +74,14 @@ def _samples(vae: Any) -> tuple[Tensor, Tensor]:
 
 def _encode_images(vae: Any, images: Tensor) -> Tensor:
     weight = next((parameter for parameter in vae.parameters() if parameter.ndim >= 4), None)
-    if weight is None or not _makes_colours(vae.config) or not hasattr(vae, "encode"):
+    channels = _image_channels(vae.config)
+    if weight is None or channels is None or not hasattr(vae, "encode"):
         raise Unsupported(f"Its {type(vae).__name__} does not encode images.")
+    others = channels - images.shape[1]  # opaque; the depth of LDM3D is the same everywhere
+    images = functional.pad(images, (0, 0, 0, 0, 0, others), value=1.0)
     batch = images.to(weight.device, weight.dtype)
-    videos = weight.ndim == 5  # a video autoencoder, used with one frame
+    # A video autoencoder gets one frame. Qwen-Image 2.1's has weights for images only.
+    videos = weight.ndim == 5 or any("temp" in name for name in vae.config)
     batch = batch.unsqueeze(2) if videos else batch
     # One by one: not every video autoencoder supports batches.
     latents = torch.cat([_latents_in(vae.encode(image)) for image in batch.split(1)])
@@ -83,14 +93,17 @@ def _encode_images(vae: Any, images: Tensor) -> Tensor:
     return latents.float()
 
 
-def _makes_colours(config: Any) -> bool:
-    """Return whether the decoder's output has three colours, or squares of three-colour pixels.
+def _image_channels(config: Any) -> int | None:
+    """Number of channels of the decoder's images: three colours, with alpha or depth; else None.
 
     Mochi's in_channels counts something else. Wan 2.2's small model outputs squares of pixels as
-    channels; so does LTX-Video, but its configuration counts the colours.
+    channels; so does LTX-Video, but its configuration counts the colours. Qwen-Image's counts the
+    channels of what it encodes only.
     """
-    channels, side = getattr(config, "out_channels", 3), getattr(config, "patch_size", None)
-    return channels == 3 or (isinstance(side, int) and channels == 3 * side**2)
+    made = getattr(config, "out_channels", None) or getattr(config, "input_channels", 3)
+    side = getattr(config, "patch_size", None)
+    pixels = side**2 if isinstance(side, int) else 1
+    return next((n for n in _CHANNELS if made in (n, n * pixels)), None)
 
 
 def _latents_in(output: Any) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from deployments.families.video import VideoFamily
 from serve_app.domain.errors import InvalidInput
+from serve_app.options.inputs import declared_inputs
 from tests.deployments.served import CATALOG
 from tests.deployments.video_cases import (
     SMALL,
@@ -22,6 +24,8 @@ from tests.deployments.videos import (
     SMALL_T2V,
     input_image,
 )
+from tests.engine.conformance.derived import entry_of
+from tests.engine.conformance.zoo import cases
 
 __all__ = ["engine", "pipelines", "serve"]
 
@@ -76,3 +80,29 @@ def test_a_last_frame_is_refused_by_who_does_not_take_one(serve):
     fields = body(LTX_I2V, image_url="https://example.org/a.png")
     with pytest.raises(InvalidInput, match="end_image_url: these weights take no last frame"):
         serve(LTX_I2V, **SMALL).call(fields, image_url=input_image(), end_image_url=input_image())
+
+
+@pytest.mark.parametrize("title", ["WanVACEPipeline", "Wan22VaceModularPipeline"])
+def test_more_images_of_reference_than_frames_of_latents_are_refused_by_their_field(title):
+    """Wan VACE has a mask for each of them, which it takes from those of the frames."""
+    case = cases()[title]
+    pipeline = case.build()
+    endpoint = entry_of(case, pipeline).endpoint
+    field = next(
+        name
+        for name, declared in declared_inputs(endpoint).items()
+        if declared.argument == "reference_images"
+    )
+    body = {
+        "prompt": "a red dog",
+        "image_size": {"width": 16, "height": 16},
+        "num_frames": 5,
+        "fps": 16,
+        "num_inference_steps": 2,
+    }
+    latents = 1 + 4 // pipeline.vae_scale_factor_temporal
+    images = [input_image().convert("RGB")] * (latents + 1)
+    VideoFamily().prepare(endpoint, {**body, field: images[:latents]}, pipeline, 1)
+    with pytest.raises(InvalidInput) as caught:
+        VideoFamily().prepare(endpoint, {**body, field: images}, pipeline, 1)
+    assert [problem.loc for problem in caught.value.problems] == [("body", field)]

@@ -247,13 +247,14 @@ def ltx2_audio() -> Any:
 
 
 def mochi() -> Any:
+    """Its pipeline decodes twelve channels only."""
     return df.AutoencoderKLMochi(
-        latent_channels=4,
+        latent_channels=12,
         encoder_block_out_channels=(32, 32, 32, 32),
         decoder_block_out_channels=(32, 32, 32, 32),
         layers_per_block=(1, 1, 1, 1, 1),
-        latents_mean=[0.1] * 4,
-        latents_std=[1.5] * 4,
+        latents_mean=[0.1] * 12,
+        latents_std=[1.5] * 12,
     )
 
 

@@ -49,7 +49,6 @@ from tests.engine.conformance.families.sd import INTRINSICS
 NOT_TRIED = {
     "FluxPipeline": "has a family of its own",
     "StableDiffusionXLPipeline": "has a family of its own",
-    "MochiPipeline": "its tiny autoencoder states no statistics of its latents",
     "AllegroPipeline": "decodes in tiles only, which its tiny autoencoder does not",
     "LTXI2VLongMultiPromptPipeline": "its case begins from latents",
     "SanaSprintPipeline": "takes two steps unless an argument is None, which no request can say",

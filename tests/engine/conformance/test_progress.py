@@ -16,7 +16,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
     "title",
     [
         "StableDiffusionImg2ImgPipeline",
+        "KandinskyV22PriorEmb2EmbPipeline",
         pytest.param("CogVideoXVideoToVideoPipeline", marks=pytest.mark.long),
+        pytest.param("IFImg2ImgPipeline", marks=pytest.mark.long),
+        pytest.param("IFInpaintingSuperResolutionPipeline", marks=pytest.mark.long),
+        pytest.param("KandinskyImg2ImgPipeline", marks=pytest.mark.long),
+        pytest.param("KandinskyV22ControlnetImg2ImgPipeline", marks=pytest.mark.long),
+        pytest.param("VideoToVideoSDPipeline", marks=pytest.mark.long),
         pytest.param("SanaSprintPipeline", marks=pytest.mark.long),
         pytest.param("WanVideoToVideoPipeline", marks=pytest.mark.long),
     ],

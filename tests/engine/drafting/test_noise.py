@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.engine.drafting.noise import SolverStep, forget_earlier_steps, with_new_noise
+from deployments.engine.drafting.noise import forget_earlier_steps, with_new_noise
+from deployments.engine.interception.solver_step import SolverStep
 from serve_app.domain.errors import Unsupported
 
 pytestmark = [

@@ -5,19 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 from PIL import Image
 
 from deployments.engine.engine import Engine
 from deployments.engine.memory.placement import DeviceSlot
-from deployments.engine.preview.latents import estimate_clean_latents
 from deployments.engine.preview.preview import SIDE
 from deployments.engine.preview.projection import fit_projection
 from serve_app.domain.errors import Unsupported
@@ -196,56 +187,6 @@ def test_an_autoencoder_in_half_precision_gives_the_same_colours():
     half = fit_projection(vae.half())
     assert torch.allclose(exact.weight, half.weight, atol=2e-2)
     assert next(vae.parameters()).dtype == torch.float16
-
-
-SOLVERS = {
-    "flow": FlowMatchEulerDiscreteScheduler(),
-    "flow, heun": FlowMatchHeunDiscreteScheduler(),
-    "flow, unipc": UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
-    "euler": EulerDiscreteScheduler(),
-    "euler, v": EulerDiscreteScheduler(prediction_type="v_prediction"),
-    "ddim": DDIMScheduler(clip_sample=False),
-    "ddim, v": DDIMScheduler(clip_sample=False, prediction_type="v_prediction"),
-    "ddim, sample": DDIMScheduler(clip_sample=False, prediction_type="sample"),
-    "dpm++": DPMSolverMultistepScheduler(),
-    "unipc": UniPCMultistepScheduler(),
-}
-
-
-@pytest.mark.parametrize("name", SOLVERS)
-def test_a_right_prediction_gives_the_clean_latents_at_every_step(name):
-    solver = SOLVERS[name]
-    chance = torch.Generator().manual_seed(0)
-    clean = torch.randn(1, 4, 8, 8, generator=chance)
-    noise = torch.randn(1, 4, 8, 8, generator=chance)
-    solver.set_timesteps(6)
-    flow = name.startswith("flow")
-    latents = noise if flow else noise * solver.init_noise_sigma
-    prediction = None
-    for number, timestep in enumerate(solver.timesteps):
-        if number:
-            seen = estimate_clean_latents(latents, prediction, solver, timestep)
-            assert torch.allclose(seen, clean, atol=2e-2), number
-        prediction = _right_prediction(solver, latents, clean, timestep, flow=flow)
-        latents = solver.step(prediction, timestep, latents, return_dict=False)[0]
-
-
-def _right_prediction(solver, latents, clean, timestep, *, flow):
-    """What a denoiser that knows the image says of these latents."""
-    if flow:
-        sigma = timestep / 1000
-        return (latents - clean) / sigma
-    kind = solver.config.prediction_type
-    share = solver.alphas_cumprod[int(timestep)]
-    if hasattr(solver, "is_scale_input_called"):
-        solver.scale_model_input(latents, timestep)  # as pipelines do, or it warns
-        share = 1 / (solver.sigmas[solver.step_index] ** 2 + 1)
-        latents = latents * share.sqrt()
-    signal, spread = share.sqrt(), (1 - share).sqrt()
-    noise = (latents - signal * clean) / spread
-    return {"epsilon": noise, "sample": clean, "v_prediction": signal * noise - spread * clean}[
-        kind
-    ]
 
 
 @pytest.mark.long

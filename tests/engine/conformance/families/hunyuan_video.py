@@ -255,13 +255,7 @@ CASES = (
         "mochi",
         "MochiPipeline",
         _mochi,
-        lambda _: {
-            "height": 16,
-            "width": 16,
-            "num_frames": 7,
-            "max_sequence_length": 16,
-            "output_type": "latent",
-        },
+        lambda _: {"height": 16, "width": 16, "num_frames": 7, "max_sequence_length": 16},
     ),
     Case(
         "allegro",
