@@ -50,6 +50,7 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "mask_image_url": ("mask_image", "mask"),
     "control_lora_image_url": ("control_image",),
     "audio_url": ("audio", "initial_audio_waveforms"),
+    "video_url": ("video", "driving_video"),
     "steps": (STEPS,),
     "number_of_steps": (STEPS,),
     "cfg_scale": ("true_cfg_scale", "guidance_scale"),
@@ -289,8 +290,10 @@ def _with_argument(fals: FalField, source: str, derived: Declared) -> Declared:
 def _without_argument(field: str, fals: FalField, output: Output, name: str) -> Declared:
     """Declaration of a field that the family reads, or that has no effect, or is refused."""
     default = {} if fals.default is None else {"default": fals.default}
-    granted = {} if fals.default is None else {"granted": [fals.default]}
     kind = _plain(fals.type)
+    off = False if fals.type is Plain.BOOLEAN else None  # asks for nothing
+    granted = off if fals.default is None else fals.default
+    granted = {} if granted is None else {"granted": [granted]}
     if TYPES.get(field) is InputType.FORMAT:
         return {**kind, "type": "format", **default}
     if field in READ[output]:

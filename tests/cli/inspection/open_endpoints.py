@@ -100,6 +100,7 @@ _IDS = {
     "WanImageToVideoPipeline": "wan-flf2v wan-i2v-lora wan/v2.2-a14b/image-to-video/lora",
     "WanVideoToVideoPipeline": "wan/v2.2-a14b/video-to-video krea-wan-14b/video-to-video",
     "WanVACEPipeline": "wan-vace-14b wan-vace-1-3b",
+    "WanAnimate2ModularPipeline": "wan/v2.2-14b/animate/move",
     "ZImagePipeline": "z-image/base z-image/base/lora z-image/turbo/lora",
     "ZImageImg2ImgPipeline": "z-image/turbo/image-to-image z-image/turbo/image-to-image/lora",
     "ZImageInpaintPipeline": "z-image/turbo/inpaint z-image/turbo/inpaint/lora",

@@ -67,6 +67,8 @@ def test_fals_names_reach_the_arguments_that_hold_the_same() -> None:
     }
     sizes = inputs("fal-ai/cogvideox-5b", "CogVideoXPipeline")
     assert (sizes["video_size"]["type"], sizes["export_fps"]["type"]) == ("size", "rate")
+    animated = inputs("fal-ai/wan/v2.2-14b/animate/move", "WanAnimate2ModularPipeline")
+    assert animated["video_url"]["argument"] == "driving_video"
 
 
 def test_what_the_pipeline_takes_beyond_stays_reachable() -> None:
@@ -83,6 +85,14 @@ def test_a_field_without_a_place_is_refused_unless_it_is_at_its_default() -> Non
     (problem,) = error.value.problems
     assert problem.type == "feature_not_supported"
     assert "FluxKontextPipeline has no argument for it" in problem.message
+
+
+def test_a_switch_without_a_place_may_be_off() -> None:
+    animate = entry("fal-ai/wan/v2.2-14b/animate/move", "WanAnimate2ModularPipeline").schema
+    body = {"image_url": URL, "video_url": "https://example.org/a.mp4"}
+    assert animate.validate({**body, "use_turbo": False})[1] == ()
+    with pytest.raises(InvalidInput, match="use_turbo"):
+        animate.validate({**body, "use_turbo": True})
 
 
 def test_what_changes_no_result_has_no_effect_and_the_log_says_so() -> None:
