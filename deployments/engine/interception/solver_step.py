@@ -12,7 +12,7 @@ times a sample of a normal distribution, with two numbers that the scheduler kno
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -48,7 +48,8 @@ class SolverStep:
     def of(
         cls, solver: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any
     ) -> SolverStep:
-        bound = _signature(type(solver)).bind(solver, *arguments, **keywords).arguments
+        positional = zip(_parameters(type(solver)), (solver, *arguments), strict=False)
+        bound = {**dict(positional), **keywords}
         sample = bound.get("sample")
         if isinstance(sample, Tensor) and sample._is_view():  # noqa: SLF001 - torch shows it nowhere else
             # Kandinsky 5 writes the output into the place of the latents that it came from.
@@ -127,8 +128,8 @@ class SolverStep:
 
 
 @cache
-def _signature(kind: type) -> inspect.Signature:
-    return inspect.signature(getattr(kind, "step"))  # noqa: B009 - a scheduler's class
+def _parameters(kind: type) -> Sequence[str]:
+    return [*inspect.signature(kind.step).parameters]
 
 
 def _clean(sample: Tensor, predicted: Tensor, kind: str, level: NoiseLevel) -> Tensor | None:
