@@ -63,6 +63,7 @@ class EmbeddedPostgres:
         Raises ``Misconfigured`` with the reason why it cannot run, and ``DatabaseUnavailable`` if
         it hangs.
         """
+        _ignore_libpq_variables()
         self._make_home()
         await self._acquire()
         try:
@@ -201,6 +202,16 @@ class EmbeddedPostgres:
                 log.warning("The supervisor of PostgreSQL cannot be checked: %s", error)
             finally:
                 starting.release()
+
+
+def _ignore_libpq_variables() -> None:
+    """Remove what libpq reads for connections of another database, such as ``PGHOSTADDR``.
+
+    All of it counts for what a connection string does not name, and ``PGSERVICE`` always.
+    """
+    for option in psycopg.pq.Conninfo.get_defaults():
+        if option.envvar is not None:
+            os.environ.pop(option.envvar.decode(), None)  # noqa: TID251 of libpq, not settings
 
 
 async def _answers(conninfo: str) -> bool:

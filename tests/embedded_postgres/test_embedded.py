@@ -161,6 +161,23 @@ async def test_its_random_password_costs_a_connection_no_iterations(data_dir: Pa
         assert stored.startswith("SCRAM-SHA-256$1:")
 
 
+async def test_variables_for_connections_to_another_database_do_not_count(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = {
+        "PGHOSTADDR": "203.0.113.1",
+        "PGSERVICE": "company",
+        "PGSSLMODE": "verify-full",
+        "PGCHANNELBINDING": "require",
+        "PGOPTIONS": "--no.such=option",
+    }
+    for name, text in elsewhere.items():
+        monkeypatch.setenv(name, text)
+    postgres = EmbeddedPostgres(data_dir, grace_s=GRACE_S, stall_s=3.0)
+    assert await value(await postgres.start(), "SELECT 1") == 1
+    await postgres.aclose()
+
+
 async def test_it_does_not_run_as_root(data_dir: Path) -> None:
     async with run_postgres(data_dir):
         assert postmaster(data_dir).uids().effective != 0
