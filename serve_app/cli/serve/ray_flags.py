@@ -93,6 +93,10 @@ def flags(run_dir: Path) -> dict[str, str]:
     }
 
 
+BREAKS_RAY = ("PYTHONOPTIMIZE",)
+"""Variables without which Ray's processes start: at 2, its dashboard's agent fails for want of
+docstrings, and `ray.init` gives up after half a minute."""
+
 MOST_CONNECTIONS = 16_384
 """Of HAProxy: as many as four ingress processes allow open calls. Ray's default, 4,096, is what one
 of them allows."""
@@ -149,3 +153,5 @@ def export(
         )
     for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting
+    for name in BREAKS_RAY:
+        os.environ.pop(name, None)  # noqa: TID251 of Ray's processes
