@@ -57,6 +57,17 @@ def check_data_dir(data_dir: Path) -> None:
         )
 
 
+def check_working_dir() -> None:
+    """Check that the working directory exists. Neither Ray nor HAProxy starts in a deleted one."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise Misconfigured(
+            "The directory in which this command was started has been deleted. Change to another "
+            "one with `cd`, and start again."
+        ) from None
+
+
 def _close_to_others(data_dir: Path) -> None:
     """Take the rights of other users from a data directory of Darkroom, which earlier versions made
     readable. Those of its group stay, for example for a backup's user. A directory of which

@@ -120,3 +120,13 @@ def test_a_gpu_that_torch_cannot_use_ends_the_start_before_anything_is_started(
     check(demo=True)
     with pytest.raises(Misconfigured, match=r"torch .* cannot use a GPU: .*CUDA.*serve --demo"):
         check()
+
+
+def test_a_working_directory_that_was_deleted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports.check_working_dir()
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(Misconfigured, match="has been deleted"):
+        ports.check_working_dir()
