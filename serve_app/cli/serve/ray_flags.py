@@ -139,17 +139,20 @@ def hide_secrets(directory: Path, proxy_secret: str) -> None:
 
 
 def export(
-    run_dir: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network], proxy_secret: str
+    run_dir: Path,
+    data_dir: Path,
+    trusted_proxies: Sequence[IPv4Network | IPv6Network],
+    proxy_secret: str,
 ) -> None:
     """Set the variables in this process's environment. Variables that the user has set are kept.
 
-    ``proxy_secret``: see ``haproxy.write_script``.
+    ``proxy_secret``: see ``haproxy.write_script``. ``data_dir``: holds its script if need be.
     """
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = flags(run_dir) | write_token(run_dir)
     if haproxy.available():
         chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(
-            haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret)
+            haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret, others=[data_dir])
         )
     for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting

@@ -97,12 +97,13 @@ class ServeCommand:
         return f"http://{host_port(connect_address((self._host, self._port)))}"
 
     def check(self) -> None:
-        """Raise ``Misconfigured`` if the working or data directory is not usable, the catalogue is
-        wrong, or torch cannot use the GPU.
+        """Raise ``Misconfigured`` if the working or data directory is not usable, too few files may
+        be open, the catalogue is wrong, or torch cannot use the GPU.
 
         The ingress and replicas see that too, but only after Ray has started, which takes a while.
         """
         ports.check_working_dir()
+        ports.check_open_files()
         ports.check_data_dir(self._installation.data_dir)
         models = self._config.models
         catalog.load(models.models, demo=models.serves_demo, demo_dir=Path("/"))
@@ -182,7 +183,10 @@ class ServeCommand:
         told = self._config.telemetry  # of this process: the gateway's and the supervisor's lines
         logs.configure(told.log_level, logs.stream(self._installation.log_file), told.log_format)
         ray_flags.export(
-            self._installation.run_dir, self._config.server.trusted_proxies, self._proxy_secret
+            self._installation.run_dir,
+            self._installation.data_dir,
+            self._config.server.trusted_proxies,
+            self._proxy_secret,
         )
         # Ray reads its flags when it is imported, so it is imported after they are exported.
         started = time.monotonic()

@@ -1,5 +1,6 @@
 """Problems that prevent the start are reported in one sentence."""
 
+import resource
 import socket
 import stat
 from importlib.metadata import version
@@ -130,3 +131,10 @@ def test_a_working_directory_that_was_deleted_is_said(
     tmp_path.rmdir()
     with pytest.raises(Misconfigured, match="has been deleted"):
         ports.check_working_dir()
+
+
+def test_too_few_open_files_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports.check_open_files()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
+    with pytest.raises(Misconfigured, match=r"only 256 files.*ulimit"):
+        ports.check_open_files()

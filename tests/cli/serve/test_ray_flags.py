@@ -62,5 +62,5 @@ def test_ray_s_processes_are_started_with_docstrings(
 ) -> None:
     for name in ("PYTHONOPTIMIZE", *ray_flags.flags(tmp_path), "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "2")  # restored after the test
-    ray_flags.export(tmp_path, [], "secret")
+    ray_flags.export(tmp_path, tmp_path, [], "secret")
     assert "PYTHONOPTIMIZE" not in os.environ  # noqa: TID251 what children inherit
