@@ -313,7 +313,7 @@ def installer_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _has_cache(environment: Mapping[str, str]) -> bool:
-    """Return whether uv can write its cache where it usually is: without a home directory it fails."""
+    """Return whether uv can write its cache where it usually is. It fails where it cannot."""
     caches = environment.get("XDG_CACHE_HOME")
     try:
         cache = Path(caches) if caches else Path(environment["HOME"], ".cache")
