@@ -184,7 +184,12 @@ class EmbeddedPostgres:
                 stdout=log_file,
                 stderr=log_file,
                 cwd="/",
-                env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LC_ALL": "C.UTF-8"},
+                env={
+                    "PATH": os.defpath,
+                    "PYTHONPATH": str(PACKAGES),
+                    "LC_ALL": "C.UTF-8",
+                    **_of_the_linker(),
+                },
                 start_new_session=True,
                 check=False,
             )
@@ -202,6 +207,12 @@ class EmbeddedPostgres:
                 log.warning("The supervisor of PostgreSQL cannot be checked: %s", error)
             finally:
                 starting.release()
+
+
+def _of_the_linker() -> dict[str, str]:
+    """Variable without which a Python of an environment module does not find its own library."""
+    environ = os.environ  # noqa: TID251 of the linker, not a setting
+    return {name: environ[name] for name in ("LD_LIBRARY_PATH",) if name in environ}
 
 
 def _ignore_libpq_variables() -> None:
