@@ -69,6 +69,12 @@ PASSED_GROUPS = "PIP_", "UV_"
 """Variables of the replica that an installer gets, and beginnings of others. It runs code of the
 packages, so it gets no secret but those of package indexes."""
 
+ELSEWHERE = frozenset(
+    {"PIP_DRY_RUN", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET", "PIP_USER", "UV_PREFIX", "UV_TARGET"}
+)
+"""Those by which the user installs packages in another place, or none. An app would not find them
+in its environment."""
+
 BUILD_WITHIN_S = 1800.0
 """Longest time of a build: others wait for it, and an index may be stuck."""
 
@@ -260,14 +266,7 @@ async def _run(
     command: Sequence[str], settings: Mapping[str, str], requirements: Requirements
 ) -> None:
     # The installer is configured by its own variables, which are none of Darkroom's settings.
-    variables = os.environ  # noqa: TID251
-    environment = {
-        name: variables[name]
-        for name in variables
-        if (name.upper() in PASSED or name.startswith(PASSED_GROUPS))
-        and not name.startswith("UV_PUBLISH_")
-    }
-    environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    environment = installer_environment(os.environ)  # noqa: TID251
     if certificates := settings.get("cert"):
         environment.setdefault("SSL_CERT_FILE", certificates)
     starting = asyncio.ensure_future(
@@ -295,6 +294,33 @@ async def _run(
             f"The requirements {_requirements_text(requirements)} cannot be installed: "
             f"{' '.join(lines)}"
         )
+
+
+def installer_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Environment of an installer that is started in one with ``variables``."""
+    environment = {
+        name: variables[name]
+        for name in variables
+        if (name.upper() in PASSED or name.startswith(PASSED_GROUPS))
+        and name not in ELSEWHERE
+        and not name.startswith("UV_PUBLISH_")
+    }
+    environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    environment["PIP_USER"] = "0"  # also instead of `user = true` in a file of pip's
+    if "UV_CACHE_DIR" not in environment and not _has_cache(environment):
+        environment["UV_NO_CACHE"] = "1"  # pip does so by itself
+    return environment
+
+
+def _has_cache(environment: Mapping[str, str]) -> bool:
+    """Return whether uv can write its cache where it usually is. It fails where it cannot."""
+    caches = environment.get("XDG_CACHE_HOME")
+    try:
+        cache = Path(caches) if caches else Path(environment["HOME"], ".cache")
+        cache.mkdir(parents=True, exist_ok=True)
+    except (KeyError, OSError):
+        return False
+    return os.access(cache, os.W_OK)
 
 
 def _requirements_text(requirements: Requirements) -> str:

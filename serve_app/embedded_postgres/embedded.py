@@ -63,6 +63,7 @@ class EmbeddedPostgres:
         Raises ``Misconfigured`` with the reason why it cannot run, and ``DatabaseUnavailable`` if
         it hangs.
         """
+        _ignore_libpq_variables()
         self._make_home()
         await self._acquire()
         try:
@@ -183,7 +184,12 @@ class EmbeddedPostgres:
                 stdout=log_file,
                 stderr=log_file,
                 cwd="/",
-                env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LC_ALL": "C.UTF-8"},
+                env={
+                    "PATH": os.defpath,
+                    "PYTHONPATH": str(PACKAGES),
+                    "LC_ALL": "C.UTF-8",
+                    **_of_the_linker(),
+                },
                 start_new_session=True,
                 check=False,
             )
@@ -201,6 +207,22 @@ class EmbeddedPostgres:
                 log.warning("The supervisor of PostgreSQL cannot be checked: %s", error)
             finally:
                 starting.release()
+
+
+def _of_the_linker() -> dict[str, str]:
+    """Variable without which a Python of an environment module does not find its own library."""
+    environ = os.environ  # noqa: TID251 of the linker, not a setting
+    return {name: environ[name] for name in ("LD_LIBRARY_PATH",) if name in environ}
+
+
+def _ignore_libpq_variables() -> None:
+    """Remove what libpq reads for connections of another database, such as ``PGHOSTADDR``.
+
+    All of it counts for what a connection string does not name, and ``PGSERVICE`` always.
+    """
+    for option in psycopg.pq.Conninfo.get_defaults():
+        if option.envvar is not None:
+            os.environ.pop(option.envvar.decode(), None)  # noqa: TID251 of libpq, not settings
 
 
 async def _answers(conninfo: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -13,6 +14,7 @@ import httpcore2
 import httpx2
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
+from serve_app.domain.errors import Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.domain.retry_after import parse_retry_after
 from serve_app.domain.sharing.fair_queue import work_of
@@ -233,4 +235,11 @@ def _credentials(url: httpx2.URL) -> list[tuple[bytes, bytes]]:
 
 def make_tls_context() -> ssl.SSLContext:
     """TLS context with the roots of certifi or of ``SSL_CERT_FILE``."""
-    return httpx2.create_ssl_context()
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:  # also of a file without certificates
+        file = os.environ.get("SSL_CERT_FILE")  # noqa: TID251 of OpenSSL, not a setting
+        raise Misconfigured(
+            f"The roots of TLS certificates cannot be read ({error.strerror or error}). "
+            f"SSL_CERT_FILE is {file!r}: correct it, or unset it."
+        ) from error

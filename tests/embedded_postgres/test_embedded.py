@@ -161,6 +161,35 @@ async def test_its_random_password_costs_a_connection_no_iterations(data_dir: Pa
         assert stored.startswith("SCRAM-SHA-256$1:")
 
 
+async def test_variables_for_connections_to_another_database_do_not_count(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = {
+        "PGHOSTADDR": "203.0.113.1",
+        "PGSERVICE": "company",
+        "PGSSLMODE": "verify-full",
+        "PGCHANNELBINDING": "require",
+        "PGOPTIONS": "--no.such=option",
+    }
+    for name, text in elsewhere.items():
+        monkeypatch.setenv(name, text)
+    postgres = EmbeddedPostgres(data_dir, grace_s=GRACE_S, stall_s=3.0)
+    assert await value(await postgres.start(), "SELECT 1") == 1
+    await postgres.aclose()
+
+
+async def test_its_supervisor_s_python_finds_its_library_where_this_one_does(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
+    await asyncio.to_thread(until_stopped, ClusterFiles(data_dir))  # that of the test before
+    async with run_postgres(data_dir):
+        running = supervisor(data_dir)
+        assert running is not None
+        assert running.environ()["LD_LIBRARY_PATH"] == "/opt/python/lib"
+        assert "HOME" not in running.environ()
+
+
 async def test_it_does_not_run_as_root(data_dir: Path) -> None:
     async with run_postgres(data_dir):
         assert postmaster(data_dir).uids().effective != 0

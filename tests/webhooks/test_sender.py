@@ -13,6 +13,7 @@ import httpcore2
 import pytest
 
 from serve_app.domain.addresses import PrivateAddress
+from serve_app.domain.errors import Misconfigured
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.sender import PublicOnly, Sender, make_tls_context
@@ -211,3 +212,9 @@ def test_certificates_are_checked() -> None:
     context = make_tls_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
+
+
+def test_a_file_of_roots_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/roots.pem")
+    with pytest.raises(Misconfigured, match=r"SSL_CERT_FILE is '/nowhere/roots\.pem'"):
+        make_tls_context()

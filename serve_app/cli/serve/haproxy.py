@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from serve_app.domain.errors import Misconfigured
 from serve_app.gateway.unavailable import UNAVAILABLE
 
 SCRIPT = r"""#!/bin/sh
@@ -116,16 +117,30 @@ def write_script(
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     *,
     secret: str | None,
+    others: Sequence[Path] = (),
 ) -> Path:
     """Write the script to ``directory`` and return its path. Ray runs it as the HAProxy binary.
+
+    ``others``: directories to try where no programs can run in ``directory``: many machines mount
+    /tmp so. Raises ``Misconfigured`` if none is left.
 
     ``secret``: letters and digits, known to the ingress and the TLS port only. Without it, the
     headers of calls stay as they are.
     """
-    script = directory / "haproxy"
-    script.write_text(_script("" if secret is None else _headers(trusted_proxies, secret)))
-    script.chmod(0o700)
-    return script
+    text = _script("" if secret is None else _headers(trusted_proxies, secret))
+    directories = directory, *others
+    for place in directories:
+        script = place / "haproxy"
+        script.unlink(missing_ok=True)
+        script.touch(mode=0o700)
+        if os.access(script, os.X_OK):  # also as root, False if the file system is mounted so
+            script.write_text(text)
+            return script
+        script.unlink()
+    raise Misconfigured(
+        f"No programs can run in {' or '.join(map(str, directories))} (mounted with `noexec`), and "
+        "Darkroom starts HAProxy by a script there. Choose a --data-dir on another file system."
+    )
 
 
 def main() -> None:

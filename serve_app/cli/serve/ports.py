@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -24,6 +25,8 @@ from serve_app.settings.groups import GatewaySettings
 # Checks before the start of Darkroom. Each raises ``Misconfigured`` with the remedy.
 
 MIN_FREE_BYTES = 512 * 2**20  # the database alone takes about 60 MB at its first start
+
+MIN_OPEN_FILES = 1024  # every system's default for one process
 
 OWN_FOLDERS = "artifacts", "postgres"
 
@@ -54,6 +57,27 @@ def check_data_dir(data_dir: Path) -> None:
         raise Misconfigured(
             f"Only {free // 2**20} MB are free on the disk of {data_dir}; "
             f"Darkroom needs {MIN_FREE_BYTES // 2**20} MB. Free some space."
+        )
+
+
+def check_working_dir() -> None:
+    """Check that the working directory exists. Neither Ray nor HAProxy starts in a deleted one."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise Misconfigured(
+            "The directory in which this command was started has been deleted. Change to another "
+            "one with `cd`, and start again."
+        ) from None
+
+
+def check_open_files() -> None:
+    """Check that HAProxy can open its connections (``ray_flags.most_connections``)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < MIN_OPEN_FILES:
+        raise Misconfigured(
+            f"A process may have only {hard} files open here, and Darkroom needs {MIN_OPEN_FILES}. "
+            "Raise the limit (`ulimit -Hn`, or LimitNOFILE= of a systemd unit)."
         )
 
 

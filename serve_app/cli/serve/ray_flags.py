@@ -93,6 +93,10 @@ def flags(run_dir: Path) -> dict[str, str]:
     }
 
 
+BREAKS_RAY = ("PYTHONOPTIMIZE",)
+"""Variables without which Ray's processes start: at 2, its dashboard's agent fails for want of
+docstrings, and `ray.init` gives up after half a minute."""
+
 MOST_CONNECTIONS = 16_384
 """Of HAProxy: as many as four ingress processes allow open calls. Ray's default, 4,096, is what one
 of them allows."""
@@ -135,17 +139,22 @@ def hide_secrets(directory: Path, proxy_secret: str) -> None:
 
 
 def export(
-    run_dir: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network], proxy_secret: str
+    run_dir: Path,
+    data_dir: Path,
+    trusted_proxies: Sequence[IPv4Network | IPv6Network],
+    proxy_secret: str,
 ) -> None:
     """Set the variables in this process's environment. Variables that the user has set are kept.
 
-    ``proxy_secret``: see ``haproxy.write_script``.
+    ``proxy_secret``: see ``haproxy.write_script``. ``data_dir``: holds its script if need be.
     """
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = flags(run_dir) | write_token(run_dir)
     if haproxy.available():
         chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(
-            haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret)
+            haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret, others=[data_dir])
         )
     for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting
+    for name in BREAKS_RAY:
+        os.environ.pop(name, None)  # noqa: TID251 of Ray's processes

@@ -39,6 +39,7 @@ POOLS_POLL_S = 0.1
 SUPERVISOR = (
     "serve_app.embedded_postgres.supervisor"  # module of the embedded database's supervisor
 )
+PACKAGES = Path(__file__).resolve().parents[3]
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
 OBJECT_STORE_BYTES = 256 * 2**20  # artifacts are uploaded by ticket, so Ray's store is nearly empty
 
@@ -96,11 +97,13 @@ class ServeCommand:
         return f"http://{host_port(connect_address((self._host, self._port)))}"
 
     def check(self) -> None:
-        """Raise ``Misconfigured`` if the data directory is not usable, the catalogue is wrong, or
-        torch cannot use the GPU.
+        """Raise ``Misconfigured`` if the working or data directory is not usable, too few files may
+        be open, the catalogue is wrong, or torch cannot use the GPU.
 
         The ingress and replicas see that too, but only after Ray has started, which takes a while.
         """
+        ports.check_working_dir()
+        ports.check_open_files()
         ports.check_data_dir(self._installation.data_dir)
         models = self._config.models
         catalog.load(models.models, demo=models.serves_demo, demo_dir=Path("/"))
@@ -180,7 +183,10 @@ class ServeCommand:
         told = self._config.telemetry  # of this process: the gateway's and the supervisor's lines
         logs.configure(told.log_level, logs.stream(self._installation.log_file), told.log_format)
         ray_flags.export(
-            self._installation.run_dir, self._config.server.trusted_proxies, self._proxy_secret
+            self._installation.run_dir,
+            self._installation.data_dir,
+            self._config.server.trusted_proxies,
+            self._proxy_secret,
         )
         # Ray reads its flags when it is imported, so it is imported after they are exported.
         started = time.monotonic()
@@ -210,6 +216,7 @@ class ServeCommand:
                 logging_level=logging.WARNING,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(self._installation.run_dir / "ray"),
+                job_config=_job_config(),
             )
         except Exception as error:  # Ray raises plain ones, such as after 30 s without a raylet
             raise Misconfigured(
@@ -275,6 +282,18 @@ class ServeCommand:
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()
         self.console.print_line("Stopped.")
+
+
+def _job_config() -> Any:
+    """Configuration by which Ray's workers do not look for modules in the working directory first.
+
+    Ray has them do so, except in jobs of its client. A file named ``random.py`` there ended each
+    worker. The directory of this very package stays, for a start by ``python -m`` in a clone.
+    """
+    from ray.job_config import JobConfig  # noqa: PLC0415 after its flags are exported
+
+    own = [path for path in sys.path[:1] if Path(path) == PACKAGES]
+    return JobConfig(_client_job=True, _py_driver_sys_path=own)
 
 
 def _end_unused() -> None:

@@ -339,3 +339,37 @@ def test_an_ingress_that_drains_gets_no_new_calls_and_ends_those_that_it_has(
             time.sleep(0.05)
         drains.answers.set()
         assert call.result().status_code == 200
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from serve_app.cli.serve import haproxy
+tmp, *others = map(Path, sys.argv[1:])
+try:
+    print(haproxy.write_script(tmp, secret=None, others=others))
+except Exception as error:
+    print(error)
+"""
+
+
+def test_where_no_program_can_run_in_one_directory_the_script_lies_in_another(
+    tmp_path: Path,
+) -> None:
+    noexec, data = tmp_path / "tmp", tmp_path / "data"
+    noexec.mkdir()
+    data.mkdir()
+    mounted = [
+        *("unshare", "-rm", "sh", "-ec"),
+        'mount -t tmpfs -o noexec tmpfs "$0"; exec "$@"',
+        str(noexec),
+    ]
+    if subprocess.run([*mounted, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+
+    def written(*others: Path) -> str:
+        command = [*mounted, sys.executable, "-c", WRITE, noexec, *others]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert written(data) == str(data / "haproxy")
+    assert f"No programs can run in {noexec} (mounted with `noexec`)" in written()

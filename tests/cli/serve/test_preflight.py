@@ -1,5 +1,6 @@
 """Problems that prevent the start are reported in one sentence."""
 
+import resource
 import socket
 import stat
 from importlib.metadata import version
@@ -120,3 +121,20 @@ def test_a_gpu_that_torch_cannot_use_ends_the_start_before_anything_is_started(
     check(demo=True)
     with pytest.raises(Misconfigured, match=r"torch .* cannot use a GPU: .*CUDA.*serve --demo"):
         check()
+
+
+def test_a_working_directory_that_was_deleted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports.check_working_dir()
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(Misconfigured, match="has been deleted"):
+        ports.check_working_dir()
+
+
+def test_too_few_open_files_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports.check_open_files()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
+    with pytest.raises(Misconfigured, match=r"only 256 files.*ulimit"):
+        ports.check_open_files()

@@ -55,3 +55,12 @@ def test_haproxy_accepts_no_more_connections_than_its_file_descriptors_allow(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, hard))
     assert ray_flags.most_connections() == most
+
+
+def test_ray_s_processes_are_started_with_docstrings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTHONOPTIMIZE", *ray_flags.flags(tmp_path), "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "2")  # restored after the test
+    ray_flags.export(tmp_path, tmp_path, [], "secret")
+    assert "PYTHONOPTIMIZE" not in os.environ  # noqa: TID251 what children inherit

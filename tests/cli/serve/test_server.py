@@ -106,3 +106,14 @@ def test_replicas_end_before_the_ingress_that_takes_their_work_back(
     server._shut_serve_down()
     assert sorted(ended[:2]) == ["studio", "video"]
     assert ended[2:] == ["all of {'darkroom'}", "Ray"]
+
+
+def test_ray_s_workers_look_for_no_modules_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert server._job_config()._client_job  # a job to whose path Ray adds nothing
+    assert server._job_config()._py_driver_sys_path == []
+    monkeypatch.setattr(sys, "path", [str(server.PACKAGES), *sys.path])
+    assert server._job_config()._py_driver_sys_path == [str(server.PACKAGES)]

@@ -258,6 +258,26 @@ async def test_an_installer_gets_no_secrets(
     assert "https_proxy=http://127.0.0.1:9" in variables
 
 
+async def test_it_is_built_where_the_home_directory_cannot_be_written(
+    tmp_path: Path, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UV_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/proc/none")
+    python = await Environments(tmp_path / "environments", settings).python(["tiny"])
+    assert (await asyncio.to_thread(value_of, python)).startswith("7 ")
+
+
+@pytest.mark.parametrize("name", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"])
+async def test_its_packages_are_in_it_where_the_user_s_own_go_elsewhere(
+    name: str, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip.conf").write_text("[install]\nuser = true\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv(name, "1" if name == "PIP_USER" else str(tmp_path / "elsewhere"))
+    await test_without_uv_an_environment_is_built_by_venv_and_pip(tmp_path, wheels, monkeypatch)
+
+
 # Settings of pip for uv.
 
 
