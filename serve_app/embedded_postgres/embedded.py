@@ -188,7 +188,7 @@ class EmbeddedPostgres:
                     "PATH": os.defpath,
                     "PYTHONPATH": str(PACKAGES),
                     "LC_ALL": "C.UTF-8",
-                    **_of_the_linker(),
+                    **_library_path(),
                 },
                 start_new_session=True,
                 check=False,
@@ -209,10 +209,10 @@ class EmbeddedPostgres:
                 starting.release()
 
 
-def _of_the_linker() -> dict[str, str]:
+def _library_path() -> dict[str, str]:
     """Variable without which a Python of an environment module does not find its own library."""
-    environ = os.environ  # noqa: TID251 of the linker, not a setting
-    return {name: environ[name] for name in ("LD_LIBRARY_PATH",) if name in environ}
+    path = os.environ.get("LD_LIBRARY_PATH")  # noqa: TID251 of the linker, not a setting
+    return {} if path is None else {"LD_LIBRARY_PATH": path}
 
 
 def _ignore_libpq_variables() -> None:
