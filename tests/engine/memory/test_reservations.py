@@ -44,6 +44,12 @@ class Steps(Denoiser):
         until(lambda: self.all.is_set() or self.one.acquire(blocking=False))
         return super().compute(latents, timestep)
 
+    def let_one_go(self):
+        """Let the step that stands now go, if one does."""
+        if self.reached.is_set():
+            self.reached.clear()
+            self.one.release()
+
 
 class Model:
     """Its weights take memory of the device as long as they are there, and a generation holds some
@@ -393,8 +399,11 @@ class CompiledLater:
         self.engine.compile_later(self.pipeline)
         self.engine.add_placed("it", self.pipeline)
 
-    def result(self):
-        return self.engine.submit(pipeline="it", **start()).result(PATIENCE_S)
+    def result(self, steps=None):
+        """Result of a generation; ``steps``: of another one, which steps in turns with it."""
+        generation = self.engine.submit(pipeline="it", **start())
+        until(lambda: generation.done() or (steps is not None and steps.let_one_go()))
+        return generation.result()
 
     def beside(self):
         """Let the compiler wait: it is not known how much a running generation takes.
@@ -406,9 +415,7 @@ class CompiledLater:
         steps = model.transformer
         self.engine.submit(pipeline="first", steps=100)
         assert steps.reached.wait(PATIENCE_S)
-        for _ in range(20):  # the other generation steps in turns with it
-            steps.one.release()
-        assert self.result() is not None
+        assert self.result(steps) is not None
         until(lambda: self.engine._loop.reservations.has_requests)
         return steps
 
@@ -431,9 +438,7 @@ def test_code_that_comes_later_has_memory_set_aside_while_it_is_compiled(compile
 
 def test_generations_begin_while_a_compiler_waits_for_memory(compiled_later):
     steps = compiled_later.beside()
-    for _ in range(20):
-        steps.one.release()
-    assert compiled_later.result() is not None
+    assert compiled_later.result(steps) is not None
     assert compiled_later.free == []
     steps.all.set()
     compiled_later.engine.finish_compiling()
