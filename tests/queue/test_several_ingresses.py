@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
 from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.store.notify import COUNT_LISTENERS
 from tests.contract.test_events_contract import collect_events
 from tests.contract.waiting import eventually
 from tests.queue.database import LONG_LEASES, QUICK, Ingress
@@ -53,6 +55,35 @@ async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
     assert await there.cancel(TENANT, request.id) is CancelVerdict.REQUESTED
     heard = await asyncio.wait_for(asking, HEARD_S)
     assert heard.signals == (Signal(SignalKind.CANCEL, lease_key),)
+
+
+async def test_one_that_comes_while_the_others_are_counted_is_told_of_changes(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await ingress(PATIENT)
+    notifier, announced = there.parts.state.notifier, asyncio.Event()
+    receive, value = notifier._on_payload, notifier._database.value
+
+    def hear(payload: str) -> None:
+        receive(payload)
+        announced.set()
+
+    async def count_late(sql: str, *given: Any) -> Any:
+        counted = await value(sql, *given)
+        if sql != COUNT_LISTENERS:
+            return counted
+        await ingress(PATIENT)
+        await asyncio.wait_for(announced.wait(), HEARD_S)
+        return counted
+
+    monkeypatch.setattr(notifier, "_on_payload", hear)
+    monkeypatch.setattr(notifier._database, "value", count_late)
+    await notifier.count_listeners()
+    monkeypatch.undo()
+    sent = asyncio.Event()
+    monkeypatch.setattr(notifier._metrics, "notification_sent", sent.set)
+    notifier.notify(changed=[new().id])
+    await asyncio.wait_for(sent.wait(), 10)
 
 
 async def test_a_replica_that_reports_here_learns_who_follows_there(ingress: Ingress) -> None:

@@ -107,6 +107,7 @@ class Notifier:
         self._on_notification: Callable[[Notification], None] = lambda _: None
         self._on_gap: Callable[[], None] = lambda: None
         self._alone = False
+        self._heard = False  # of another process, since the last count began
         self._pending = Notification()
         self._something = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -143,9 +144,10 @@ class Notifier:
         self._something.set()
 
     async def count_listeners(self) -> None:
-        """Check for other listeners."""
+        """Check for other listeners. One that was heard meanwhile came after the count."""
+        self._heard = False
         listeners = await self._database.value(COUNT_LISTENERS)
-        self._alone = self.listening and int(listeners) <= 1
+        self._alone = self.listening and int(listeners) <= 1 and not self._heard
 
     async def _send(self) -> None:
         while True:
@@ -210,7 +212,7 @@ class Notifier:
         message = json.loads(payload)
         if message["from"] == self._ingress_id:
             return
-        self._alone = False
+        self._alone, self._heard = False, True
         # A listener announces itself without a change; versions before send no time.
         at = message.get("at")
         self._metrics.notification_received(
