@@ -170,7 +170,7 @@ def _client_error(error: ClientError, location: S3Location, doing: str) -> Darkr
     answer = response.get("ResponseMetadata", {})
     headers: Mapping[str, str] = answer.get("HTTPHeaders", {})
     status = int(answer.get("HTTPStatusCode", 0))
-    reason = str(response.get("Error", {}).get("Message", ""))
+    reason = response.get("Error", {}).get("Message") or ""
     region = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
     if code == "EntityTooLarge":
         return TooLarge("The artifact is larger than the bucket allows.")
@@ -183,7 +183,9 @@ def _client_error(error: ClientError, location: S3Location, doing: str) -> Darkr
     sentence = _sentence(code, location, doing, region)
     if sentence is None:
         answered = f"S3 answered {doing} on {location.description} with {status} {code}"
-        sentence = f"{answered}: {reason.rstrip('.')}."
+        sentence = f"{answered}: {reason.rstrip('.')}." if reason else f"{answered}."
+        if status == 400 and location.encryption is not None:
+            sentence += " If it does not encrypt by request, unset DARKROOM_S3_ENCRYPTION."
     return StorageUnavailable(sentence)
 
 

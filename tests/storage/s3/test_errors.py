@@ -21,7 +21,7 @@ from serve_app.domain.errors import (
 from serve_app.ingress.services.health import Readiness
 from serve_app.storage.s3 import clients
 from serve_app.storage.s3.clients import S3Clients, StaticKey
-from serve_app.storage.s3.location import S3Location
+from serve_app.storage.s3.location import Encryption, S3Location
 from serve_app.storage.s3.storage import S3Storage
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.waiting import until
@@ -79,6 +79,7 @@ def nothing_listens() -> str:
         (Says(507, "InsufficientCapacity"), StorageFull, "no space left"),
         (Says(503, "SlowDown", "Slow down."), StorageUnavailable, "503 SlowDown: Slow down"),
         (Says(418, "Teapot", "Short and stout."), StorageUnavailable, "418 Teapot: Short"),
+        (Says(400, "InvalidRequest", ""), StorageUnavailable, r"with 400 InvalidRequest\.$"),
         (DROP, StorageUnavailable, "connection to S3 at .* broke"),
         (HANG, StorageUnavailable, "does not answer in time"),
     ],
@@ -95,6 +96,18 @@ async def test_what_is_wrong_is_said_with_what_to_do(
     with pytest.raises(kind, match=sentence):
         await storage.check()
     assert time.monotonic() - began < 15.0
+
+
+async def test_a_store_that_may_not_encrypt_is_said(failing_server: BrokenS3) -> None:
+    # Ceph without a service of keys says no more than this.
+    failing_server.after = Says(400, "InvalidRequest", "")
+    storage = S3Storage(location(failing_server.url, encryption=Encryption()), ANY)
+    await storage.start()
+    try:
+        with pytest.raises(StorageUnavailable, match="unset DARKROOM_S3_ENCRYPTION"):
+            await storage.check()
+    finally:
+        await storage.aclose()
 
 
 async def test_a_store_without_tls_is_not_said_to_have_a_bad_certificate(
