@@ -202,6 +202,12 @@ def _require_post(request: HttpRequest, path: str) -> None:
     """``MethodNotAllowed``; ``NotFound``: there is no such endpoint."""
     if request.method == "POST":
         return
-    if services_of(request).catalog.find(path) is None:
-        raise NotFound("There is nothing at this path. Call an endpoint by POST to its id.")
-    raise MethodNotAllowed.of_call(request.method, ["POST"])
+    catalog = services_of(request).catalog
+    if catalog.find(path) is not None:
+        raise MethodNotAllowed.of_call(request.method, ["POST"])
+    if catalog.find(path.removesuffix("/realtime")) is not None:
+        raise NotFound(
+            "A realtime session is a WebSocket. If the client opened one, a proxy in front of "
+            "Darkroom removed its header Upgrade: have it pass WebSockets."
+        )
+    raise NotFound("There is nothing at this path. Call an endpoint by POST to its id.")

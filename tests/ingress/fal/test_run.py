@@ -24,6 +24,17 @@ async def test_a_run_answers_with_the_bare_output(client: httpx.AsyncClient, pat
     assert answer.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize("prefix", ["", "/run"])
+async def test_a_session_whose_upgrade_a_proxy_removed_says_so(
+    client: httpx.AsyncClient, prefix: str
+) -> None:
+    refusal = await client.get(f"{prefix}/test/probe/realtime")
+    assert refusal.status_code == 404
+    assert "removed its header Upgrade" in refusal.json()["detail"]
+    unknown = await client.get(f"{prefix}/test/none/realtime")
+    assert "There is nothing at this path" in unknown.json()["detail"]
+
+
 async def test_a_runs_request_id_is_the_one_it_is_stored_under(
     house: House, client: httpx.AsyncClient
 ) -> None:
