@@ -282,14 +282,21 @@ def test_a_result_can_be_varied_and_multiplied_with_other_seeds(reader: Reader) 
 
 
 @pytest.mark.long
-def test_a_request_that_is_too_large_says_so_in_words(reader: Reader) -> None:
-    message = "The body is larger than the 16777216 bytes allowed here."
-    reader.page.route(
-        "**/queue/fal-ai/**", lambda route: route.fulfill(status=413, json={"detail": message})
-    )
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (413, '{"detail": "The body is larger than the 16777216 bytes."}', "Use smaller files"),
+        (413, "<html><h1>413 Request Entity Too Large", "Use smaller files"),  # as nginx does
+        (403, "<html><h1>403 Forbidden", "A proxy answered 403 in place of Darkroom."),
+    ],
+)
+def test_a_request_that_darkroom_or_a_proxy_refuses_says_so_in_words(
+    reader: Reader, status: int, body: str, words: str
+) -> None:
+    reader.page.route("**/queue/fal-ai/**", lambda route: route.fulfill(status=status, body=body))
     reader.field("prompt").fill("a hill")
     reader.page.get_by_role("button", name="Generate").click()
-    expect(reader.page.locator("#form-problem")).to_contain_text("Use smaller files")
+    expect(reader.page.locator("#form-problem")).to_contain_text(words)
 
 
 @pytest.mark.long

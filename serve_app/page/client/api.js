@@ -25,6 +25,11 @@ const TOO_LARGE =
 /** No response, or a response that is not from Darkroom. A later retry may help. */
 export class Unreachable extends Error {
   status = null; // of a response that is not from Darkroom
+
+  /** True if a proxy refused the call, and so did not pass it on. */
+  get isRefusal() {
+    return this.status >= 400 && this.status < 500;
+  }
 }
 
 /** Error response of Darkroom. */
@@ -150,8 +155,9 @@ export class Api extends EventTarget {
       if (answer.status !== 204) body = json.parse(await answer.text());
       if (answer.status === 503 && body?.proxy) throw new Error(body.proxy);
     } catch (error) {
+      if (answer.status === 413) throw new Refused(413, {}); // by a proxy
       // A proxy that reaches no Darkroom, as while it restarts, or a broken connection.
-      throw Object.assign(this.#lost(error), { status: answer.status });
+      throw this.#lost(error, answer.status);
     }
     this.dispatchEvent(new Event("reached"));
     if (answer.ok) return body;
@@ -160,11 +166,14 @@ export class Api extends EventTarget {
     throw refused;
   }
 
-  #lost(error) {
+  #lost(error, status = null) {
     // What the page itself has ended says nothing about Darkroom.
     if (error.name !== "AbortError" && !(error instanceof Unreachable))
       this.dispatchEvent(new Event("unreachable"));
-    return new Unreachable("Darkroom does not answer.", { cause: error });
+    const lost = new Unreachable("Darkroom does not answer.", { cause: error });
+    lost.status = status;
+    if (lost.isRefusal) lost.message = `A proxy answered ${status} in place of Darkroom.`;
+    return lost;
   }
 }
 
@@ -175,10 +184,9 @@ export function randomKey() {
 }
 
 /** True if the server may have accepted the request, although the page does not know it. */
-function isLost(error) {
+export function isLost(error) {
   if (error instanceof Refused) return PASSED_ON.includes(error.status);
-  const isRefusal = error.status >= 400 && error.status < 500; // by a proxy
-  return error instanceof Unreachable && !isRefusal;
+  return error instanceof Unreachable && !error.isRefusal;
 }
 
 /** Resolves after `ms` milliseconds, or when `signal` is aborted. */

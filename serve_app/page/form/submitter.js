@@ -1,6 +1,6 @@
 // Submits what is in the form, again or as a grid.
 
-import { Refused, Unreachable } from "../client/api.js";
+import { isLost, Refused } from "../client/api.js";
 import { endpointPath } from "../client/watch.js";
 import { button, byId } from "../interface/element.js";
 import { tool } from "../interface/late.js";
@@ -218,7 +218,7 @@ function drafted({ num_images: _count, ...input }, { count, until }) {
 }
 
 function wordsOf(error) {
-  return error instanceof Unreachable ? NO_ANSWER : error.message;
+  return isLost(error) ? NO_ANSWER : error.message;
 }
 
 function defaultsOf({ input }) {
