@@ -287,7 +287,7 @@ def test_a_result_can_be_varied_and_multiplied_with_other_seeds(reader: Reader) 
     [
         (413, '{"detail": "The body is larger than the 16777216 bytes."}', "Use smaller files"),
         (413, "<html><h1>413 Request Entity Too Large", "Use smaller files"),  # as nginx does
-        (403, "<html><h1>403 Forbidden", "A proxy answered 403 in place of Darkroom."),
+        (403, "<html><h1>403 Forbidden", "A proxy answered 403."),
     ],
 )
 def test_a_request_that_darkroom_or_a_proxy_refuses_says_so_in_words(

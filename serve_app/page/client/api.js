@@ -19,12 +19,11 @@ const REPEATED_MS = 60_000; // the time that a restart of the server may take
 const WAITED_MS = 600_000; // for room in the queue
 const PAUSES_MS = [500, 1000, 2000, 4000]; // between the tries; then always the last one
 
-const TOO_LARGE =
-  "This request is larger than this Darkroom accepts. Use smaller files, or fewer of them.";
+const TOO_LARGE = "This request is too large. Use smaller files, or fewer of them.";
 
 /** No response, or a response that is not from Darkroom. A later retry may help. */
 export class Unreachable extends Error {
-  status = null; // of a response that is not from Darkroom
+  status; // of a response that is not from Darkroom, if there was one
 
   /** True if a proxy refused the call, and so did not pass it on. */
   get isRefusal() {
@@ -155,7 +154,7 @@ export class Api extends EventTarget {
       if (answer.status !== 204) body = json.parse(await answer.text());
       if (answer.status === 503 && body?.proxy) throw new Error(body.proxy);
     } catch (error) {
-      if (answer.status === 413) throw new Refused(413, {}); // by a proxy
+      if (answer.status === 413) throw new Refused(413, {});
       // A proxy that reaches no Darkroom, as while it restarts, or a broken connection.
       throw this.#lost(error, answer.status);
     }
@@ -166,13 +165,13 @@ export class Api extends EventTarget {
     throw refused;
   }
 
-  #lost(error, status = null) {
+  #lost(error, status) {
     // What the page itself has ended says nothing about Darkroom.
     if (error.name !== "AbortError" && !(error instanceof Unreachable))
       this.dispatchEvent(new Event("unreachable"));
     const lost = new Unreachable("Darkroom does not answer.", { cause: error });
     lost.status = status;
-    if (lost.isRefusal) lost.message = `A proxy answered ${status} in place of Darkroom.`;
+    if (lost.isRefusal) lost.message = `A proxy answered ${status}.`;
     return lost;
   }
 }
