@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -368,3 +370,27 @@ def clean_environment() -> dict[str, str]:
     """This process's, without settings of Darkroom's and switches of Ray's."""
     variables = os.environ  # noqa: TID251 a child's environment is made of it
     return {k: v for k, v in variables.items() if not k.startswith(("DARKROOM_", "RAY_"))}
+
+
+def listeners_outside_loopback(darkroom: Darkroom) -> set[tuple[str, int]]:
+    """Name and port of what other machines could reach, by TCP or UDP."""
+    outside: set[tuple[str, int]] = set()
+    for process in [*darkroom.leftovers(), *darkroom.process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            outside |= {
+                (process.name(), connection.laddr.port)
+                for connection in process.net_connections("inet")
+                if _listens(connection) and not _loopback(connection.laddr.ip)
+            }
+    return outside
+
+
+def _listens(connection: Any) -> bool:
+    """Takes what comes from anywhere. UDP has no such state; connected, it hears its peer alone."""
+    if connection.type is socket.SOCK_DGRAM:
+        return bool(connection.laddr) and not connection.raddr
+    return bool(connection.status == psutil.CONN_LISTEN)
+
+
+def _loopback(address: str) -> bool:
+    return address.removeprefix("::ffff:").startswith("127.") or address == "::1"

@@ -1,7 +1,6 @@
 """What a running Darkroom does, seen from outside."""
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import re
@@ -9,13 +8,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.cluster.darkroom import CALL_S, PROBE, ROOT, Darkroom, a_connection_each, eventually
+from tests.cluster.darkroom import (
+    CALL_S,
+    PROBE,
+    ROOT,
+    Darkroom,
+    a_connection_each,
+    eventually,
+    listeners_outside_loopback,
+)
 
 UNMODIFIED = ROOT / "tests" / "wire" / "unmodified.py"
 
@@ -86,26 +91,7 @@ def test_an_artifact_has_a_stable_url_with_type_length_etag_and_ranges(darkroom:
 
 def test_nothing_listens_outside_loopback(darkroom: Darkroom) -> None:
     darkroom.all_ready()
-    outside: list[Any] = []
-    for process in [*darkroom.leftovers(), *darkroom.process.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            outside += [
-                (process.name(), connection.type.name, connection.laddr)
-                for connection in process.net_connections("inet")
-                if _listens(connection) and not _loopback(connection.laddr.ip)
-            ]
-    assert outside == []
-
-
-def _listens(connection: Any) -> bool:
-    """Takes what comes from anywhere. UDP has no such state; connected, it hears its peer alone."""
-    if connection.type is socket.SOCK_DGRAM:
-        return bool(connection.laddr) and not connection.raddr
-    return bool(connection.status == psutil.CONN_LISTEN)
-
-
-def _loopback(address: str) -> bool:
-    return address.removeprefix("::ffff:").startswith("127.") or address == "::1"
+    assert listeners_outside_loopback(darkroom) == set()
 
 
 def test_replicas_on_this_machine_call_over_a_line(darkroom: Darkroom) -> None:

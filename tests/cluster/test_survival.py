@@ -8,7 +8,15 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import Check
-from tests.cluster.darkroom import PROBE, Darkroom, a_connection_each, eventually, living
+from tests.cluster.darkroom import (
+    CALL_S,
+    PROBE,
+    Darkroom,
+    a_connection_each,
+    eventually,
+    listeners_outside_loopback,
+    living,
+)
 from tests.cluster.processes import name_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
@@ -156,12 +164,25 @@ def test_an_engine_that_stands_still_keeps_its_lease(darkroom: Darkroom) -> None
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
-    """Two ingress replicas, for the tests that break more than one may of the shared Darkroom."""
-    darkroom = Darkroom(tmp_path_factory.mktemp("pair") / "data", ingress_replicas="2", lease_s="6")
+    """Two ingress replicas, for the tests that break more than one may of the shared Darkroom.
+    Other machines can reach it."""
+    darkroom = Darkroom(
+        tmp_path_factory.mktemp("pair") / "data", ingress_replicas="2", lease_s="6", host="::"
+    )
     try:
         yield darkroom.start()
     finally:
         darkroom.clear_away()
+
+
+@pytest.mark.long
+def test_only_haproxy_listens_for_other_machines_where_it_is_told_to(pair: Darkroom) -> None:
+    # An ingress at such an address could not be told from that of another Darkroom.
+    eventually(lambda: len(pair.replicas("ingress")) == 2, "both ingress replicas are there")
+    listeners = listeners_outside_loopback(pair)
+    assert ("haproxy", pair.port) in listeners
+    assert {name for name, _ in listeners} == {"haproxy"}
+    assert httpx.get(f"http://[::1]:{pair.port}/readyz", timeout=CALL_S).status_code == 200
 
 
 @pytest.mark.long

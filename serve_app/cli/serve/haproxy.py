@@ -1,5 +1,5 @@
 """Wrapper script for HAProxy. Ray Serve writes HAProxy's configuration and starts it, but has no
-setting for ten things that Darkroom needs. Ray therefore gets a script instead of the binary:
+setting for eleven things that Darkroom needs. Ray therefore gets a script instead of the binary:
 
 - ``-dS`` disables splicing. With ``option splice-request`` HAProxy 2.8 sometimes does not notice
   that a client has closed its connection (7 of 72 tries, none of 24 without splicing). The client's
@@ -7,6 +7,9 @@ setting for ten things that Darkroom needs. Ray therefore gets a script instead 
 - HAProxy sends a UDP message for each call to a default syslog address, from a port on all
   interfaces. The script removes this unless ``RAY_SERVE_HAPROXY_LOG_TARGET`` is set.
 - HAProxy binds its metrics and statistics on all interfaces. The script binds them on loopback.
+- Ray Serve has one address for HAProxy and for the ingress behind it, which HAProxy calls at
+  loopback. At any other address HAProxy reached the ingress of another Darkroom, or none. Serve is
+  given loopback, and the script has HAProxy itself listen where it should.
 - HAProxy waits an hour for the headers of a call. 4,200 clients that sent half of them kept out all
   others. The script adds the ``timeout http-request`` of the TLS port.
 - HAProxy answers 404 until Serve's controller has said where the ingress is, after each start, and
@@ -37,14 +40,16 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.gateway.gateway import WILDCARD_ADDRESSES, Place
 from serve_app.gateway.unavailable import UNAVAILABLE
+
+LOOPBACK = "127.0.0.1"
 
 SCRIPT = r"""#!/bin/sh
 # See serve_app/cli/serve/haproxy.py. `darkroom serve` writes it at each start.
 for argument; do
     case $argument in
     *.cfg)
-        # Only these two ports: --host and --port decide where Darkroom itself listens.
         for port in "$RAY_SERVE_HAPROXY_METRICS_PORT" "$RAY_SERVE_HAPROXY_STATS_PORT"; do
             sed -i.ray -e "s/^\( *bind \)\*\{{0,1\}}:$port\$/\1127.0.0.1:$port/" "$argument"
         done
@@ -61,7 +66,7 @@ for argument; do
             -e "s|^\( *http-request return status \)404 .*|\1503 errorfile $unavailable|" \
             -e 's|^ *http-check expect status 200$|&{drains}|' \
             -e 's| on-error mark-down$| on-error fastinter{frozen}|' "$argument"
-{headers}        case " $* " in
+{listen}{headers}        case " $* " in
         *" -sf "* | *" -c "*) ;;
         *)
             for left in $(grep -lFe "$argument" /proc/[0-9]*/cmdline 2>/dev/null); do
@@ -74,6 +79,8 @@ for argument; do
     esac
 done
 exec {binary} -dS "$@"
+"""
+LISTEN = r"""        sed -i.ray -e 's/^\( *bind \)127\.0\.0\.1:{port}$/\1{place}/' "$argument"
 """
 HEADERS = r"""        if ! grep -q '{removed}' "$argument"; then
             sed -i.ray -e '/^frontend http_frontend/a\
@@ -117,9 +124,12 @@ def write_script(
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     *,
     secret: str | None,
+    http: Place | None = None,
     others: Sequence[Path] = (),
 ) -> Path:
     """Write the script to ``directory`` and return its path. Ray runs it as the HAProxy binary.
+
+    ``http``: where HAProxy listens, in place of this port at loopback.
 
     ``others``: directories to try where no programs can run in ``directory``: many machines mount
     /tmp so. Raises ``Misconfigured`` if none is left.
@@ -127,7 +137,10 @@ def write_script(
     ``secret``: letters and digits, known to the ingress and the TLS port only. Without it, the
     headers of calls stay as they are.
     """
-    text = _script("" if secret is None else _headers(trusted_proxies, secret))
+    text = _script(
+        "" if secret is None else _headers(trusted_proxies, secret),
+        "" if http is None else LISTEN.format(port=http[1], place=_bind(http)),
+    )
     directories = directory, *others
     for place in directories:
         script = place / "haproxy"
@@ -150,15 +163,23 @@ def main() -> None:
     os.execv("/bin/sh", ["sh", "-c", _script(), *sys.argv])  # noqa: S606 as Ray starts it
 
 
-def _script(headers: str = "") -> str:
+def _script(headers: str = "", listen: str = "") -> str:
     return SCRIPT.format(
         binary=shlex.quote(binary()),
         headers_s=HEADERS_S,
         headers=headers,
+        listen=listen,
         drains=DRAINS,
         frozen=FROZEN,
         unavailable=shlex.quote(UNAVAILABLE.replace("\r\n", r"\r\n")),  # for ``printf``
     )
+
+
+def _bind(http: Place) -> str:
+    host, port = http
+    if host == "::":
+        return f":::{port} v4v6"
+    return f"{'*' if host in WILDCARD_ADDRESSES else host}:{port}"
 
 
 def _headers(trusted_proxies: Sequence[IPv4Network | IPv6Network], secret: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from serve_app.cli.serve import haproxy
 from serve_app.free_ports import free_ports
 from serve_app.gateway import private_file
+from serve_app.gateway.gateway import Place
 from serve_app.settings import SECRET_NAMES, SECRETS_DIR, Secrets
 
 
@@ -143,18 +144,26 @@ def export(
     data_dir: Path,
     trusted_proxies: Sequence[IPv4Network | IPv6Network],
     proxy_secret: str,
-) -> None:
+    http: Place,
+) -> str:
     """Set the variables in this process's environment. Variables that the user has set are kept.
 
-    ``proxy_secret``: see ``haproxy.write_script``. ``data_dir``: holds its script if need be.
+    ``http``: where Darkroom listens. Returns the host to give to Ray Serve.
+
+    ``proxy_secret``: see ``haproxy.write_script``. ``data_dir``: holds its script if need be. The
+    script starts the HAProxy that the user has chosen.
     """
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = flags(run_dir) | write_token(run_dir)
     if haproxy.available():
-        chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(
-            haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret, others=[data_dir])
+        others = [data_dir]
+        os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(  # noqa: TID251 writes for Ray
+            haproxy.write_script(
+                run_dir, trusted_proxies, secret=proxy_secret, http=http, others=others
+            )
         )
     for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting
     for name in BREAKS_RAY:
         os.environ.pop(name, None)  # noqa: TID251 of Ray's processes
+    return haproxy.LOOPBACK if haproxy.available() else http[0]

@@ -182,16 +182,17 @@ class ServeCommand:
         self._log.start()
         told = self._config.telemetry  # of this process: the gateway's and the supervisor's lines
         logs.configure(told.log_level, logs.stream(self._installation.log_file), told.log_format)
-        ray_flags.export(
+        serve_host = ray_flags.export(
             self._installation.run_dir,
             self._installation.data_dir,
             self._config.server.trusted_proxies,
             self._proxy_secret,
+            (self._host, self._port),
         )
         # Ray reads its flags when it is imported, so it is imported after they are exported.
         started = time.monotonic()
         gc.disable()  # 370,000 objects are imported and stay; to look at them took 0.5 s of CPU
-        self._start_ray()
+        self._start_ray(serve_host)
         self._deploy(settings)
         gc.freeze()
         gc.enable()
@@ -201,7 +202,7 @@ class ServeCommand:
         )
         self.console.print_line(ports.ports_text(self._addresses))
 
-    def _start_ray(self) -> None:
+    def _start_ray(self, serve_host: str) -> None:
         """Start a cluster of this machine, and Ray Serve's proxy."""
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
@@ -228,7 +229,7 @@ class ServeCommand:
         self._record_all()
         try:
             serve.start(
-                http_options={"host": self._host, "port": self._port},
+                http_options={"host": serve_host, "port": self._port},
                 logging_config={"log_level": "WARNING"},
             )
         except RayError as error:

@@ -56,10 +56,14 @@ def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "8404")
     monkeypatch.delenv("RAY_SERVE_HAPROXY_LOG_TARGET", raising=False)
 
-    def start(*trusted: IPv4Network | IPv6Network, config_text: str = CONFIG) -> str:
+    def start(
+        *trusted: IPv4Network | IPv6Network,
+        config_text: str = CONFIG,
+        http: tuple[str, int] | None = None,
+    ) -> str:
         config = tmp_path / "haproxy.cfg"
         config.write_text(config_text)
-        script = haproxy.write_script(tmp_path, trusted, secret="s3cret")
+        script = haproxy.write_script(tmp_path, trusted, secret="s3cret", http=http)
         result = subprocess.run(
             [script, "-c", "-f", config], check=False, capture_output=True, text=True, timeout=30
         )
@@ -94,6 +98,26 @@ def test_only_the_ports_of_its_metrics_and_statistics_are_kept_to_loopback(
         "bind 127.0.0.1:8404",
     ]
     assert "server s 127.0.0.1:9101" in read
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000"),
+        ("0.0.0.0", "*:8000"),  # noqa: S104 as asked for
+        ("::", ":::8000 v4v6"),
+        ("::1", "::1:8000"),
+        ("192.0.2.7", "192.0.2.7:8000"),
+    ],
+)
+def test_haproxy_listens_where_it_should_although_serve_is_given_loopback(
+    started_with: Callable[..., str], host: str, bind: str
+) -> None:
+    config = CONFIG.replace("bind *:8000", "bind 127.0.0.1:8000")
+    read = started_with(config_text=config, http=(host, 8000))
+    assert f"    bind {bind}\n" in read
+    assert read.count(":8000") == 1
+    assert started_with(config_text=read, http=(host, 8000)) == read
 
 
 def test_calls_go_to_no_syslog_that_is_not_configured(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli.serve import ray_flags
+from serve_app.cli.serve import haproxy, ray_flags
 from serve_app.settings import SECRET_NAMES, Secrets
 
 
@@ -62,5 +62,19 @@ def test_ray_s_processes_are_started_with_docstrings(
 ) -> None:
     for name in ("PYTHONOPTIMIZE", *ray_flags.flags(tmp_path), "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "2")  # restored after the test
-    ray_flags.export(tmp_path, tmp_path, [], "secret")
+    ray_flags.export(tmp_path, tmp_path, [], "secret", ("127.0.0.1", 8000))
     assert "PYTHONOPTIMIZE" not in os.environ  # noqa: TID251 what children inherit
+
+
+@pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine")
+def test_serve_listens_on_loopback_and_its_haproxy_where_darkroom_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.touch(mode=0o700)
+    environment = {"RAY_SERVE_HAPROXY_BINARY_PATH": str(own)}
+    monkeypatch.setattr(os, "environ", environment)
+    assert ray_flags.export(tmp_path, tmp_path, [], "secret", ("::1", 8000)) == "127.0.0.1"
+    script = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]).read_text()
+    assert "::1:8000" in script
+    assert f"exec {own} " in script
