@@ -15,6 +15,7 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted, RateLimited
+from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import Priority, Request
@@ -30,6 +31,7 @@ from tests.queue.requests import TENANT, failure, lease, make_finish, new
 
 SQUARE = (1024, 1024)
 IMAGE = Price(PriceUnit.IMAGE, Decimal(1))
+EURO = replace(IMAGE, currency="EUR")
 ONE = {"price": IMAGE, "expected": Quantities(images=1)}
 
 
@@ -56,7 +58,8 @@ def errors(results: Sequence[Any]) -> set[type]:
 
 async def used_budget(database: Database) -> Decimal:
     rows = await database.rows(
-        "SELECT q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')"
+        "SELECT q.reserved - q.settled"
+        " - budget_freed(q.tenant, q.currency, q.period, q.settled_at, 'infinity')"
         " FROM tenant_quotas q"
     )
     return rows[0][0] if rows else Decimal(0)
@@ -202,7 +205,7 @@ async def test_what_costs_nothing_runs_without_a_budget(ingress: Ingress) -> Non
     with pytest.raises(BudgetExhausted, match="Exhausted balance"):
         await queue.submit(new(**ONE))
     await queue.submit(new())
-    await queue.submit(new(**ONE | {"price": replace(IMAGE, currency="EUR")}))
+    await queue.submit(new(**ONE | {"price": EURO}))
 
 
 async def test_failures_and_cancelled_requests_give_back_what_they_reserved(
@@ -305,6 +308,40 @@ async def test_what_was_spent_while_the_settings_had_no_budget_counts_when_they_
     assert left is not None
     assert left.budget is not None
     assert left.budget.remaining == 1  # of four: two that ended, and this one
+
+
+async def test_what_was_reserved_in_another_currency_frees_nothing_of_a_budget(
+    ingress: Ingress,
+) -> None:
+    euros = await ingress(budget(5, currency="EUR"))
+    await submit_many(euros, 3, **ONE | {"price": EURO})
+    await euros.finish(make_finish((await lease(euros)).key, failure()))
+    dollars = await ingress(budget(2))
+    assert count_stored(await submit_many(dollars, 3, **ONE)) == 2
+    await dollars.finish(make_finish((await lease(dollars)).key, failure()))  # in euros, too
+    assert count_stored(await submit_many(dollars, 3, **ONE)) == 0
+
+
+async def test_what_waits_counts_when_the_budget_has_its_earlier_currency_again(
+    ingress: Ingress,
+) -> None:
+    euros = await ingress(budget(3, currency="EUR"))
+    await submit_many(euros, 2, **ONE | {"price": EURO})
+    await (await ingress(budget(2))).submit(new(**ONE))
+    assert count_stored(await submit_many(euros, 3, **ONE | {"price": EURO})) == 1
+
+
+async def test_what_only_its_fallback_would_have_cost_is_freed_once(
+    ingress: Ingress, database: Database
+) -> None:
+    """Its line has no price: a sum of the period left it out, but it was freed."""
+    there = Fallback("acme/other", "hosted", price=IMAGE, expected=Quantities(images=1))
+    queue = await ingress(budget(2))
+    await queue.submit(new(fallback=there))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
+    await (await ingress(LONG_LEASES)).budgets.warn()  # the budget is removed, and set again
+    await queue.submit(new(**ONE))
+    assert await used_budget(database) == 1
 
 
 async def test_the_same_is_used_after_lines_are_settled(

@@ -17,7 +17,8 @@ from serve_app.queue.store.config import QueueLimits
 
 WARN_EVERY_S = 10.0
 
-_USED = "q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')"
+_USED = """q.reserved - q.settled
+    - budget_freed(q.tenant, q.currency, q.period, q.settled_at, 'infinity')"""
 """SQL for what was spent and reserved of a row ``q`` of ``tenant_quotas``."""
 
 # A budget is counted from the first submit that it admits; before, what has ended is summed up.

@@ -874,12 +874,16 @@ CREATE TABLE tenant_quotas (
     settled_at timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
 
--- What requests of the period that ended since a time had reserved and did not cost.
-CREATE FUNCTION budget_freed(of_tenant text, of_period timestamptz, since timestamptz, until timestamptz)
+-- What requests of the period that ended since a time had reserved and did not cost. One without a
+-- price has reserved that of its fallback, in the currency of the budget. The budget may have had
+-- another currency before: what was reserved in that frees nothing in this one.
+CREATE FUNCTION budget_freed(
+    of_tenant text, of_currency text, of_period timestamptz, since timestamptz, until timestamptz)
 RETURNS numeric LANGUAGE sql STABLE AS $$
     SELECT coalesce(sum(u.reserved - coalesce(u.amount, 0)), 0) FROM usage u
     WHERE u.tenant = of_tenant AND u.reserved IS NOT NULL AND u.at >= since AND u.at < until
       AND u.submitted_at >= of_period
+      AND coalesce(u.price ->> 'currency', of_currency) = of_currency
 $$;
 
 -- Decide which requests of a tenant are stored, in their order. `verdicts`: for each of `reserves`
@@ -915,24 +919,25 @@ BEGIN
         begun := date_trunc(of_unit, now(), 'UTC');
         IF q.period < begun OR (q.unit, q.currency) IS DISTINCT FROM (of_unit, of_currency) THEN
             SELECT coalesce(sum(coalesce(u.reserved, u.amount)), 0) INTO q.reserved FROM usage u
-            WHERE u.tenant = of_tenant AND u.at >= begun AND u.price ->> 'currency' = of_currency
+            WHERE u.tenant = of_tenant AND u.at >= begun
+              AND coalesce(u.price ->> 'currency', of_currency) = of_currency
               AND coalesce(u.submitted_at, u.at) >= begun;
-            IF q.unit <> '' AND q.unit <> of_unit THEN
+            IF q.unit <> '' AND (q.unit, q.currency) IS DISTINCT FROM (of_unit, of_currency) THEN
                 SELECT q.reserved + coalesce(sum(r.reserved), 0) INTO q.reserved FROM requests r
                 WHERE r.tenant = of_tenant AND r.outcome IS NULL AND r.created_at >= begun
-                  AND r.price ->> 'currency' = of_currency;
+                  AND coalesce(r.price ->> 'currency', of_currency) = of_currency;
             END IF;
             q.unit := of_unit; q.currency := of_currency;
             q.period := begun; q.settled := 0; q.settled_at := begun;
             summed := true;
         ELSIF q.settled_at < at - settle_after THEN
             q.settled := q.settled
-                + budget_freed(of_tenant, q.period, q.settled_at, at - late);
+                + budget_freed(of_tenant, of_currency, q.period, q.settled_at, at - late);
             q.settled_at := at - late;
             summed := true;
         END IF;
         free := budget - q.reserved + q.settled
-            + budget_freed(of_tenant, q.period, q.settled_at, 'infinity');
+            + budget_freed(of_tenant, of_currency, q.period, q.settled_at, 'infinity');
     END IF;
     q.tat := greatest(q.tat, at);
     FOR each, needed IN SELECT * FROM unnest(reserves, needs) LOOP
