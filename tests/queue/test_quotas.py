@@ -18,7 +18,7 @@ from serve_app.domain.errors import BudgetExhausted, RateLimited
 from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.request import Priority, Request
+from serve_app.domain.request import Priority, Request, State
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.quotas import next_period
@@ -27,7 +27,7 @@ from serve_app.tenants.tenants import PostgresTenants, TenantChange
 from tests.contract.test_billing_contract import images
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, failure, lease, make_finish, new
+from tests.queue.requests import TENANT, failure, lease, make_finish, new, new_id
 
 SQUARE = (1024, 1024)
 IMAGE = Price(PriceUnit.IMAGE, Decimal(1))
@@ -342,6 +342,19 @@ async def test_what_only_its_fallback_would_have_cost_is_freed_once(
     await (await ingress(LONG_LEASES)).budgets.warn()  # the budget is removed, and set again
     await queue.submit(new(**ONE))
     assert await used_budget(database) == 1
+
+
+async def test_frames_of_a_session_count_that_began_before_the_budget(ingress: Ingress) -> None:
+    free = await ingress(LONG_LEASES)
+    await free.submit(new(**ONE, priority=Priority.REALTIME))
+    session = (await lease(free)).key
+    queue = await ingress(budget(5))
+    await queue.submit(new(**ONE))
+    for _ in range(3):
+        await queue.record_frame(session, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
+    left = await queue.budget_left(TENANT)
+    assert left is not None
+    assert left.remaining == 1
 
 
 async def test_the_same_is_used_after_lines_are_settled(
