@@ -428,3 +428,18 @@ async def test_each_threshold_warns_once_in_a_period(ingress: Ingress, database:
     assert [row[2]["body"]["threshold"] for row in await database.rows(NOTICES)] == [0.5, 1]
     acts = await database.rows("SELECT subject FROM audit WHERE action = 'budget.warning'")
     assert acts == [(TENANT,), (TENANT,)]
+
+
+async def test_frames_of_a_session_that_goes_on_in_a_new_period_warn_in_it(
+    ingress: Ingress, database: Database
+) -> None:
+    """Nothing was submitted in it."""
+    queue = await ingress(budget(2, warn_at=(0.5,)))
+    await queue.submit(new(**ONE, priority=Priority.REALTIME))
+    session = (await lease(queue)).key
+    await database.rows("UPDATE tenant_quotas SET period = period - interval '1 month'")
+    await queue.budgets.warn()
+    assert await database.rows("SELECT used FROM budget_warnings") == []
+    await queue.record_frame(session, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
+    await queue.budgets.warn()
+    assert await database.rows("SELECT used FROM budget_warnings") == [(1,)]
