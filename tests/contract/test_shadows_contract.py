@@ -266,10 +266,26 @@ async def test_what_has_waited_for_an_hour_is_skipped(ingress: Ingress) -> None:
     queue = await ingress()
     await insert_old_shadow(queue, days=0.1)
     await insert_old_shadow(queue, days=0.01)
+    await insert_old_shadow(queue, days=0.2, state="sending")  # paid for, and no room since
     await queue.shadows.tidy()
     pairs = await queue.shadows.page(None, None, 5)
-    assert [pair.state for pair in pairs] == [ShadowState.WAITING, ShadowState.SKIPPED]
-    assert "within an hour" in pairs[1].reason
+    skipped = ShadowState.SKIPPED
+    assert [pair.state for pair in pairs] == [ShadowState.WAITING, skipped, skipped]
+    assert all("within an hour" in pair.reason for pair in pairs[1:])
+
+
+async def test_a_copy_that_was_stored_before_a_crash_is_not_skipped_an_hour_later(
+    ingress: Ingress,
+) -> None:
+    queue = await ingress()
+    await insert_old_shadow(queue, days=0.1, state="sending")
+    (pair,) = await queue.shadows.page(None, None, 5)
+    copy = await queue.submit(
+        new(tenant=SHADOW_TENANT, endpoint=OTHER, **KEYED | {"idempotency_key": pair.original})
+    )
+    await queue.shadows.tidy()
+    (pair,) = await queue.shadows.page(None, None, 5)
+    assert (pair.state, pair.second and pair.second.request.id) == (ShadowState.SENT, copy.id)
 
 
 async def test_skipped_requests_are_forgotten_after_a_day(ingress: Ingress) -> None:

@@ -99,16 +99,18 @@ late AS (
 SELECT 1 FROM kept
 """
 # A copy may be stored already, by a worker that ended before it could record it.
-SKIP = f"""
--- name: skip_shadow
+_SKIP = f"""
 UPDATE shadows s SET copy = f.copy, state = CASE WHEN f.copy IS NULL THEN 'skipped' ELSE 'sent' END,
     reason = CASE WHEN f.copy IS NULL THEN %(reason)s ELSE '' END
 FROM (
-    SELECT o.original, k.request_id AS copy FROM shadows o LEFT JOIN idempotency_keys k
+    SELECT o.original, k.request_id AS copy FROM {{named}} o LEFT JOIN idempotency_keys k
         ON k.tenant = '{SHADOW_TENANT}' AND k.endpoint = o.target AND k.key = o.original::text
-    WHERE o.original = %(id)s::uuid
 ) f
-WHERE s.original = f.original AND s.state IN ('waiting', 'sending')
+WHERE s.original = f.original AND {_OPEN}
+"""
+SKIP = f"""
+-- name: skip_shadow
+{_SKIP.format(named="(SELECT * FROM shadows WHERE original = %(id)s::uuid)")}
 """
 # A copy whose id is not recorded is found by its key: its worker ended before it could record it.
 FIND_COPY = f"""
@@ -154,12 +156,11 @@ GROUP BY 1, 2 ORDER BY 1, 2
 EXPIRE = f"""
 -- name: expire_shadows
 WITH late AS (
-    SELECT s.original FROM shadows s
-    WHERE s.state = 'waiting' AND s.original < {_BEFORE}
+    SELECT s.original, s.target FROM shadows s
+    WHERE {_OPEN} AND s.original < {_BEFORE}
     LIMIT %(most)s FOR UPDATE SKIP LOCKED
 )
-UPDATE shadows s SET state = 'skipped', reason = %(reason)s
-FROM late l WHERE s.original = l.original AND s.state = 'waiting' RETURNING 1
+{_SKIP.format(named="late")} RETURNING 1
 """
 FORGET_SKIPPED = f"""
 -- name: forget_skipped_shadows
