@@ -344,6 +344,20 @@ async def test_what_only_its_fallback_would_have_cost_is_freed_once(
     assert await used_budget(database) == 1
 
 
+async def test_what_waited_before_there_was_a_budget_counts_when_it_ends(
+    ingress: Ingress, database: Database
+) -> None:
+    """It counted only if it had ended before the first submit under the budget."""
+    free = await ingress(LONG_LEASES)
+    await submit_many(free, 2, **ONE)
+    queue = await ingress(budget(4))
+    await queue.submit(new(**ONE))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
+    await queue.finish(make_finish((await lease(queue)).key, failure()))
+    assert await used_budget(database) == 2
+    assert count_stored(await submit_many(queue, 3, **ONE)) == 2
+
+
 async def test_frames_of_a_session_count_that_began_before_the_budget(ingress: Ingress) -> None:
     free = await ingress(LONG_LEASES)
     await free.submit(new(**ONE, priority=Priority.REALTIME))
@@ -382,7 +396,8 @@ async def test_what_is_summed_up_for_a_refused_request_is_not_summed_up_again(
     queue = await ingress(budget(2))
     with pytest.raises(BudgetExhausted):
         await queue.submit(new(**ONE))
-    assert await database.rows("SELECT reserved, unit FROM tenant_quotas") == [(2, "month")]
+    assert await used_budget(database) == 2
+    assert await database.rows("SELECT unit FROM tenant_quotas") == [("month",)]
     await database.rows("UPDATE tenant_quotas SET settled_at = settled_at - interval '10 min'")
     with pytest.raises(BudgetExhausted):
         await queue.submit(new(**ONE))

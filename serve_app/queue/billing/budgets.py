@@ -29,7 +29,7 @@ _SPENT = f"""coalesce(
     (SELECT sum(u.amount) FROM usage u
      WHERE u.tenant = b.tenant AND u.price ->> 'currency' = b.currency
        AND u.at >= date_trunc(b.unit, now(), 'UTC')
-       AND coalesce(u.submitted_at, u.at) >= date_trunc(b.unit, now(), 'UTC')),
+       AND u.submitted_at >= date_trunc(b.unit, now(), 'UTC')),
     0)"""
 """SQL for what was spent and reserved of a budget ``b`` in its current period."""
 

@@ -179,9 +179,8 @@ FROM (
            %(run_s)s::double precision AS run_s, %(steps)s::integer AS steps,
            %(units)s::double precision AS units, %(images)s::integer AS images,
            %(megapixels)s::integer AS megapixels, 0 AS seconds, 1 AS share,
-           -- A frame reserves nothing, and what it costs counts towards a budget at once, also
-           -- towards one that its tenant got after the session began.
-           CASE WHEN r.price IS NOT NULL THEN 0 END AS reserved
+           -- A frame reserves nothing, and what it costs counts towards a budget at once.
+           0 * r.reserved AS reserved
     FROM requests r WHERE r.id = %(session)s::uuid
 ) frame
 ON CONFLICT (request_id) DO NOTHING
