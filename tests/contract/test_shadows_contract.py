@@ -6,6 +6,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.fallback import FallbackBudget
 from serve_app.domain.executors.shadow import (
@@ -15,6 +18,7 @@ from serve_app.domain.executors.shadow import (
     ShadowState,
     is_chosen,
 )
+from serve_app.domain.operations import PauseKind
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
 from serve_app.ingress.services.request_ids import RequestIds
@@ -179,6 +183,20 @@ async def test_a_skipped_request_says_why_and_is_no_candidate(queue: Queue) -> N
     assert not await queue.shadows.candidates(5)
     (pair,) = await queue.shadows.page(None, None, 5)
     assert (pair.state, pair.reason) == (ShadowState.SKIPPED, "It has no field `prompt`.")
+
+
+@pytest.mark.parametrize("kind", [PauseKind.PAUSED, PauseKind.DRAINING])
+async def test_copies_wait_while_their_endpoint_is_paused_or_drained(
+    queue: Queue, kind: PauseKind
+) -> None:
+    """What waits for a paused endpoint does not count as queued, so all copies were, at once."""
+    request = await submit_shadowed(queue)
+    operator = Actor("k", "")
+    halt = queue.operations.pause if kind is PauseKind.PAUSED else queue.operations.drain
+    await halt(OTHER, operator)
+    assert not await queue.shadows.candidates(5)
+    await queue.operations.resume(OTHER, operator)
+    assert (await only(queue)).original == request.id
 
 
 async def test_the_copy_of_a_deleted_request_is_unwanted(queue: Queue) -> None:

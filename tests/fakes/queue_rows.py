@@ -103,6 +103,7 @@ class QueueRows:
         self.shadows = FakeShadows(
             *(clock, self._rows, self.ledger),
             lambda original, target: self._repeats.find_by_key(SHADOW_TENANT, target, original),
+            self.operations.is_halted,
         )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
         self.stored_files = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)

@@ -45,6 +45,8 @@ _BEFORE = """(rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs =>
     * 1000)::bigint), 12, '0'), 32, '0'))::uuid"""
 
 # One index step for each target, and the oldest of each, so that a busy one keeps no other waiting.
+# What is queued for a paused endpoint does not count as waiting in its pool, so its copies would
+# pile up there.
 CANDIDATES = f"""
 -- name: shadow_candidates
 WITH RECURSIVE goal AS (
@@ -60,7 +62,7 @@ FROM goal g CROSS JOIN LATERAL (
     SELECT * FROM shadows s WHERE s.target = g.target AND {_OPEN}
     ORDER BY s.original LIMIT %(most)s) s
 JOIN requests r ON r.id = s.original
-WHERE r.forgetting IS NULL
+WHERE r.forgetting IS NULL AND NOT EXISTS (SELECT FROM halts h WHERE h.endpoint = g.target)
 ORDER BY s.target, s.original
 """
 RUNNING = f"""
