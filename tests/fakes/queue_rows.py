@@ -331,6 +331,10 @@ class QueueRows:
         )
         self._repeats.forget_reusable(row.request.id)
         self._counted(row)
+        made = self._rows[leader].request
+        row.request = replace(
+            row.request, fell_back_to=made.fell_back_to, fell_back_for=made.fell_back_for
+        )
         self._line(row, messages.reuse(leader))
         self.outbox.on_end(row)
         self._changed()
