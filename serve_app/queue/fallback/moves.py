@@ -77,8 +77,9 @@ FROM each e JOIN requests r ON r.pool = e.pool
 WHERE e.pool <> ALL(%(pools)s::text[]) AND r.state = 'queued' AND r.priority <> %(realtime)s
 ORDER BY 1, 2, 3
 """
-# One index step for each group, however many requests it has: in the order of the whole index, whose
-# condition follows from a comparison only (PostgreSQL 17 drops IS NOT NULL of a NOT NULL column).
+# One index step for each group, however many requests it has. The order is that of the whole index,
+# and its condition follows from a comparison only: PostgreSQL 17 drops IS NOT NULL of a column that
+# is never null.
 WITHIN = """
 -- name: queued_within
 WITH RECURSIVE each AS (
