@@ -57,8 +57,8 @@ ORDER BY xact_start LIMIT 1
 
 # Requests by the time that they have waited. Those of all are read from the front of the index of
 # each pool and priority; those of a tenant or an endpoint completely, and no others. Coalesced
-# requests have no such index, and are few. The index is of rows with a priority, which follows from a
-# comparison: PostgreSQL 17 drops IS NOT NULL of a column that is never null.
+# requests have no such index, and are few. That a row has a priority, which the index asks for,
+# follows from a comparison only: PostgreSQL 17 drops IS NOT NULL of a column that is never null.
 _OF_ALL = """
     SELECT e.id, e.place FROM groups g CROSS JOIN unnest(%(priorities)s::integer[]) AS n(priority)
     CROSS JOIN LATERAL (
