@@ -48,7 +48,7 @@ class EngineReplica(Replica[EngineAttempt]):
     ) -> None:
         """``make_resources`` may be slow. It is called on its own thread."""
         self._families = families
-        self._not_hosted: set[str] = set()  # endpoints of families that came after its start
+        self._lacking: dict[str, str] = {}  # endpoints of families that it does not have
         self._make_resources = make_resources
         self._started: ReplicaResources | None = None
         self._config = config
@@ -147,7 +147,8 @@ class EngineReplica(Replica[EngineAttempt]):
             device_bytes=resources.engine.device_bytes(),
             detail=describe(loading),
             loading=to_plain(loading),
-            coming=(*_downloading(loading), *sorted(self._not_hosted)),
+            coming=(*_downloading(loading), *sorted(self._lacking)),
+            lacking=tuple(sorted(self._lacking.items())),
             device=resources.device_name,
             on_disk=keeper.on_disk,
             kept_version=keeper.version,
@@ -176,7 +177,7 @@ class EngineReplica(Replica[EngineAttempt]):
     def _make_attempt(self, lease: Lease) -> EngineAttempt:
         family = self._families.get(lease.endpoint.family)
         if family is None:
-            self._not_hosted.add(lease.endpoint.id)
+            self._lacking[lease.endpoint.id] = lease.endpoint.family
         resources, on_engine_left = self._resources, self._slot_freed
         if lease.priority is not Priority.REALTIME:
             return EngineAttempt(lease, family, resources, on_engine_left, self._slots)

@@ -94,6 +94,8 @@ class Ask:
     coming: tuple[str, ...] = ()
     """Endpoints with weights in download, or of families that it does not have: send no more work
     for them."""
+    lacking: tuple[tuple[str, str], ...] = ()
+    """Those of families that it does not have, with the family: their entries may get another."""
     full_tenants: tuple[str, ...] = ()  # it fetches enough input files of these: send none of them
     wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
     device_bytes: int = 0  # total device memory; 0 on a CPU

@@ -117,7 +117,7 @@ class LongPoll:
             await asyncio.sleep(EXIT_S)
             return Work(exit=ended)
         self._state.replicas.record_poll(ask)
-        waiter = self._waiters.add(self._limit_slots(ask), self._offer(ask))
+        waiter = self._waiters.add(self._limit_slots(self._with_families(ask)), self._offer(ask))
         self.lease_soon(waiter.queue)
         self._count_poll(waiter.queue)
         try:
@@ -131,6 +131,17 @@ class LongPoll:
         self._waiters.remove_answered(waiter)
         work = Work(tuple(waiter.leases), tuple(waiter.signals))
         return self._state.kept_weights.answer_to_ask(ask, work)
+
+    def _with_families(self, ask: Ask) -> Ask:
+        """The poll without what it leaves out for a family that the endpoint no longer has."""
+        changed = {
+            id_
+            for id_, family in ask.lacking
+            if (endpoint := self._terms.endpoint(id_)) is not None and endpoint.family != family
+        }
+        if not changed:
+            return ask
+        return replace(ask, coming=tuple(id_ for id_ in ask.coming if id_ not in changed))
 
     def _limit_slots(self, ask: Ask) -> Ask:
         """The poll with the slots that may be used."""

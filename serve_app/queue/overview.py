@@ -57,7 +57,8 @@ ORDER BY xact_start LIMIT 1
 
 # Requests by the time that they have waited. Those of all are read from the front of the index of
 # each pool and priority; those of a tenant or an endpoint completely, and no others. Coalesced
-# requests have no such index, and are few.
+# requests have no such index, and are few. That a row has a priority, which the index asks for,
+# follows from a comparison only: PostgreSQL 17 drops IS NOT NULL of a column that is never null.
 _OF_ALL = """
     SELECT e.id, e.place FROM groups g CROSS JOIN unnest(%(priorities)s::integer[]) AS n(priority)
     CROSS JOIN LATERAL (
@@ -67,11 +68,11 @@ _OF_ALL = """
         ORDER BY r.pool, r.priority DESC, r.place LIMIT %(limit)s) e
 """
 _POOLS = """
-    (SELECT r.pool FROM requests r WHERE r.state = 'queued' AND r.priority IS NOT NULL
+    (SELECT r.pool FROM requests r WHERE r.state = 'queued' AND r.priority >= 0
      ORDER BY r.pool, r.priority DESC, r.place LIMIT 1)
     UNION ALL
     SELECT (SELECT r.pool FROM requests r
-            WHERE r.state = 'queued' AND r.priority IS NOT NULL AND r.pool > g.pool
+            WHERE r.state = 'queued' AND r.priority >= 0 AND r.pool > g.pool
             ORDER BY r.pool, r.priority DESC, r.place LIMIT 1)
     FROM groups g WHERE g.pool IS NOT NULL
 """

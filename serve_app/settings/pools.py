@@ -399,7 +399,12 @@ class TenantLimits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     weight: float = Field(
-        default=1.0, gt=0, le=1000, description="Share relative to other tenants."
+        default=1.0,
+        # The time of a lane divides by it: one that is far below all others would overflow there,
+        # and nothing of the pool would start.
+        ge=0.001,
+        le=1000,
+        description="Share relative to other tenants, from 0.001 to 1000.",
     )
     max_running: int | None = Field(
         default=None, ge=1, le=MAX_COUNT, description="Running requests."

@@ -42,7 +42,7 @@ WITHOUT: Mapping[str, Mapping[str, str]] = {
         "queue.reaper": "HOLDERS FORGET_PROGRESS",
         "queue.request_log": "FORGET_PARTIALS",
         "queue.retention": "DELETE_DELIVERIES",
-        "queue.shadows.book": "CANDIDATES TAKE SENT EXPIRE FORGET_SKIPPED",
+        "queue.shadows.book": "CANDIDATES TAKE SENT FORGET_SKIPPED",
         "queue.state.demand": "READ",
         "queue.state.eta": "RUNNING",
         "queue.state.stats": "COUNT COUNT_LARGE COUNT_FOLLOWING",

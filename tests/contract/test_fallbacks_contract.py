@@ -223,6 +223,7 @@ async def test_an_outcome_of_the_fallback_is_not_reused(queue: Queue) -> None:
     await queue.finish(make_finish(leased.key, Outcome(output={"n": 1})))
     shared = await queue.wait(TENANT, follower.id, 10)
     assert (shared.state, shared.reuses) == (State.SUCCEEDED, first.id)
+    assert (shared.fell_back_to, shared.fell_back_for) == (HOSTED, WAIT)
     later = await submit_with_fallback(queue, plan(), reuse_digest=b"d" * 32)
     assert later.state is State.QUEUED
 

@@ -29,7 +29,7 @@ async def test_requests_go_on_in_another_pool_in_their_order(queue: Queue) -> No
     assert leased == [high.id, first.id, second.id, low.id]
     assert {(await lease(queue)).request_id for _ in range(2)} == {stays.id, another.id}
     lines = [line.message for line in await queue.lines(TENANT, first.id)]
-    assert f"It waits in the pool {ELSEWHERE} now, because the pool {POOL} is no longer " in (
+    assert f"It waits in the pool {ELSEWHERE} now: the pool {POOL} does not run its endpoint" in (
         "\n".join(lines)
     )
 
@@ -47,6 +47,8 @@ async def test_only_what_waits_in_no_pool_of_those_is_outside(queue: Queue) -> N
     assert await queue.fallbacks.queued_outside([]) == [fell, waits]
     assert await queue.fallbacks.queued_outside([POOL]) == [fell]
     assert await queue.fallbacks.queued_outside([POOL, ELSEWHERE]) == []
+    assert await queue.fallbacks.queued_within([POOL, ELSEWHERE]) == [waits]
+    assert await queue.fallbacks.queued_within([ELSEWHERE]) == []
     await queue.finish(make_finish(running))
 
 

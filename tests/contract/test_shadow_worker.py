@@ -356,7 +356,7 @@ async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
         key = LeaseKey(new_id(), 1, 1)
         run = WorkflowRun(
             *(key, TENANT, "workflows/default/x", "", {}, None, Priority.NORMAL),
-            *(False, None, True, None, "", True, "", "", False, False),
+            *(False, None, True, None, "", True, "", "", False, False, services.clock.now()),
         )
         step = Step(StepId("draw"), OWN, services.new_id(), StepState.SENDING, fields)
         assert not (await steps.request_of(services, run, workflow, step)).shadow

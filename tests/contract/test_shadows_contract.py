@@ -6,6 +6,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.fallback import FallbackBudget
 from serve_app.domain.executors.shadow import (
@@ -15,6 +18,7 @@ from serve_app.domain.executors.shadow import (
     ShadowState,
     is_chosen,
 )
+from serve_app.domain.operations import PauseKind
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
 from serve_app.ingress.services.request_ids import RequestIds
@@ -181,6 +185,20 @@ async def test_a_skipped_request_says_why_and_is_no_candidate(queue: Queue) -> N
     assert (pair.state, pair.reason) == (ShadowState.SKIPPED, "It has no field `prompt`.")
 
 
+@pytest.mark.parametrize("kind", [PauseKind.PAUSED, PauseKind.DRAINING])
+async def test_copies_wait_while_their_endpoint_is_paused_or_drained(
+    queue: Queue, kind: PauseKind
+) -> None:
+    """What waits for a paused endpoint does not count as queued, so all copies were, at once."""
+    request = await submit_shadowed(queue)
+    operator = Actor("k", "")
+    halt = queue.operations.pause if kind is PauseKind.PAUSED else queue.operations.drain
+    await halt(OTHER, operator)
+    assert not await queue.shadows.candidates(5)
+    await queue.operations.resume(OTHER, operator)
+    assert (await only(queue)).original == request.id
+
+
 async def test_the_copy_of_a_deleted_request_is_unwanted(queue: Queue) -> None:
     request = await submit_shadowed(queue)
     assert await queue.finish(make_finish((await lease(queue)).key))
@@ -266,10 +284,26 @@ async def test_what_has_waited_for_an_hour_is_skipped(ingress: Ingress) -> None:
     queue = await ingress()
     await insert_old_shadow(queue, days=0.1)
     await insert_old_shadow(queue, days=0.01)
+    await insert_old_shadow(queue, days=0.2, state="sending")  # paid for, and no room since
     await queue.shadows.tidy()
     pairs = await queue.shadows.page(None, None, 5)
-    assert [pair.state for pair in pairs] == [ShadowState.WAITING, ShadowState.SKIPPED]
-    assert "within an hour" in pairs[1].reason
+    skipped = ShadowState.SKIPPED
+    assert [pair.state for pair in pairs] == [ShadowState.WAITING, skipped, skipped]
+    assert all("within an hour" in pair.reason for pair in pairs[1:])
+
+
+async def test_a_copy_that_was_stored_before_a_crash_is_not_skipped_an_hour_later(
+    ingress: Ingress,
+) -> None:
+    queue = await ingress()
+    await insert_old_shadow(queue, days=0.1, state="sending")
+    (pair,) = await queue.shadows.page(None, None, 5)
+    copy = await queue.submit(
+        new(tenant=SHADOW_TENANT, endpoint=OTHER, **KEYED | {"idempotency_key": pair.original})
+    )
+    await queue.shadows.tidy()
+    (pair,) = await queue.shadows.page(None, None, 5)
+    assert (pair.state, pair.second and pair.second.request.id) == (ShadowState.SENT, copy.id)
 
 
 async def test_skipped_requests_are_forgotten_after_a_day(ingress: Ingress) -> None:

@@ -52,6 +52,13 @@ class FakeFallbacks:
             key=lambda group: (group.pool, group.tenant, group.endpoint),
         )
 
+    async def queued_within(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
+        queued = {_group(r) for r in self._rows.values() if _is_queued(r) and not _fell(r)}
+        return sorted(
+            (group for group in queued if group.pool in pools),
+            key=lambda group: (group.pool, group.tenant, group.endpoint),
+        )
+
     async def change_pool(self, group: QueuedGroup, pool: str) -> int:
         rows = [
             queued
@@ -122,6 +129,10 @@ def _is_queued(row: Row) -> bool:
     request = row.request
     waits = request.state is State.QUEUED and not request.follows
     return waits and request.priority is not Priority.REALTIME
+
+
+def _fell(row: Row) -> bool:
+    return bool(row.request.fell_back_to)
 
 
 def _group(row: Row) -> QueuedGroup:

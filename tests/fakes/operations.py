@@ -60,6 +60,9 @@ class FakeOperations:
         halt = self._halts.get(endpoint)
         return halt is not None and halt.kind is PauseKind.PAUSED
 
+    def is_halted(self, endpoint: str) -> bool:
+        return endpoint in self._halts
+
     def admit(self, endpoint: str) -> None:
         if endpoint in self._halts and not self.is_paused(endpoint):
             raise EndpointDraining(f"{endpoint} accepts no new requests for now.")

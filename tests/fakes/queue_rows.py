@@ -103,6 +103,7 @@ class QueueRows:
         self.shadows = FakeShadows(
             *(clock, self._rows, self.ledger),
             lambda original, target: self._repeats.find_by_key(SHADOW_TENANT, target, original),
+            self.operations.is_halted,
         )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
         self.stored_files = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)
@@ -330,6 +331,10 @@ class QueueRows:
         )
         self._repeats.forget_reusable(row.request.id)
         self._counted(row)
+        made = self._rows[leader].request
+        row.request = replace(
+            row.request, fell_back_to=made.fell_back_to, fell_back_for=made.fell_back_for
+        )
         self._line(row, messages.reuse(leader))
         self.outbox.on_end(row)
         self._changed()

@@ -58,12 +58,15 @@ class FakeShadows:
         rows: Mapping[str, Row],
         ledger: FakeLedger,
         copy_of: Callable[[str, str], str | None],
+        is_halted: Callable[[str], bool],
     ) -> None:
-        """``copy_of``: id of the copy of an original at a target, by its idempotency key."""
+        """``copy_of``: id of the copy of an original at a target, by its idempotency key.
+        ``is_halted``: whether an endpoint is paused or drained."""
         self._clock = clock
         self._rows = rows
         self._ledger = ledger
         self._copy_of = copy_of
+        self._is_halted = is_halted
         self.jobs = CopyJobs(clock, self._forget)
         self._shadows: dict[str, _Shadow] = {}
         self._spent: dict[tuple[str, str], Decimal] = {}
@@ -77,7 +80,7 @@ class FakeShadows:
         by_target: dict[str, list[ShadowCandidate]] = defaultdict(list)
         self._forget()
         for id_, shadow in sorted(self._shadows.items()):
-            if shadow.state in OPEN:
+            if shadow.state in OPEN and not self._is_halted(shadow.target):
                 row, request = self._rows[id_], self._rows[id_].request
                 age_s = (self._clock.now() - request.created_at).total_seconds()
                 by_target[shadow.target].append(

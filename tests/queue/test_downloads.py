@@ -63,3 +63,15 @@ async def test_it_waits_for_no_download_and_for_one_generation_a_slot(queue: Pos
         ended += 1
         running += (await queue.ask(asking(1, downloads, *running, coming=()))).leases
     assert ended <= SLOTS
+
+
+async def test_a_replica_gets_an_endpoint_again_that_has_another_family_than_it_lacked(
+    ingress: Ingress,
+) -> None:
+    """It left it out for good: its requests waited until the pool was deployed again."""
+    queue = await ingress(replace(CALM, ask_wait_s=0.2))
+    request = await queue.submit(new(endpoint=HOT))
+    poll = replace(ask(1), coming=(HOT,))
+    assert not (await queue.ask(replace(poll, lacking=((HOT, "fake"),)))).leases
+    (granted,) = (await queue.ask(replace(poll, lacking=((HOT, "earlier"),)))).leases
+    assert granted.request_id == request.id

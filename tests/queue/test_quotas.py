@@ -15,9 +15,10 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted, RateLimited
+from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.request import Priority, Request
+from serve_app.domain.request import Priority, Request, State
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.quotas import next_period
@@ -26,10 +27,11 @@ from serve_app.tenants.tenants import PostgresTenants, TenantChange
 from tests.contract.test_billing_contract import images
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import TENANT, failure, lease, make_finish, new
+from tests.queue.requests import TENANT, failure, lease, make_finish, new, new_id
 
 SQUARE = (1024, 1024)
 IMAGE = Price(PriceUnit.IMAGE, Decimal(1))
+EURO = replace(IMAGE, currency="EUR")
 ONE = {"price": IMAGE, "expected": Quantities(images=1)}
 
 
@@ -56,7 +58,8 @@ def errors(results: Sequence[Any]) -> set[type]:
 
 async def used_budget(database: Database) -> Decimal:
     rows = await database.rows(
-        "SELECT q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')"
+        "SELECT q.reserved - q.settled"
+        " - budget_freed(q.tenant, q.currency, q.period, q.settled_at, 'infinity')"
         " FROM tenant_quotas q"
     )
     return rows[0][0] if rows else Decimal(0)
@@ -202,7 +205,7 @@ async def test_what_costs_nothing_runs_without_a_budget(ingress: Ingress) -> Non
     with pytest.raises(BudgetExhausted, match="Exhausted balance"):
         await queue.submit(new(**ONE))
     await queue.submit(new())
-    await queue.submit(new(**ONE | {"price": replace(IMAGE, currency="EUR")}))
+    await queue.submit(new(**ONE | {"price": EURO}))
 
 
 async def test_failures_and_cancelled_requests_give_back_what_they_reserved(
@@ -307,6 +310,67 @@ async def test_what_was_spent_while_the_settings_had_no_budget_counts_when_they_
     assert left.budget.remaining == 1  # of four: two that ended, and this one
 
 
+async def test_what_was_reserved_in_another_currency_frees_nothing_of_a_budget(
+    ingress: Ingress,
+) -> None:
+    euros = await ingress(budget(5, currency="EUR"))
+    await submit_many(euros, 3, **ONE | {"price": EURO})
+    await euros.finish(make_finish((await lease(euros)).key, failure()))
+    dollars = await ingress(budget(2))
+    assert count_stored(await submit_many(dollars, 3, **ONE)) == 2
+    await dollars.finish(make_finish((await lease(dollars)).key, failure()))  # in euros, too
+    assert count_stored(await submit_many(dollars, 3, **ONE)) == 0
+
+
+async def test_what_waits_counts_when_the_budget_has_its_earlier_currency_again(
+    ingress: Ingress,
+) -> None:
+    euros = await ingress(budget(3, currency="EUR"))
+    await submit_many(euros, 2, **ONE | {"price": EURO})
+    await (await ingress(budget(2))).submit(new(**ONE))
+    assert count_stored(await submit_many(euros, 3, **ONE | {"price": EURO})) == 1
+
+
+async def test_what_only_its_fallback_would_have_cost_is_freed_once(
+    ingress: Ingress, database: Database
+) -> None:
+    """Its line has no price: a sum of the period left it out, but it was freed."""
+    there = Fallback("acme/other", "hosted", price=IMAGE, expected=Quantities(images=1))
+    queue = await ingress(budget(2))
+    await queue.submit(new(fallback=there))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
+    await (await ingress(LONG_LEASES)).budgets.warn()  # the budget is removed, and set again
+    await queue.submit(new(**ONE))
+    assert await used_budget(database) == 1
+
+
+async def test_what_waited_before_there_was_a_budget_counts_when_it_ends(
+    ingress: Ingress, database: Database
+) -> None:
+    """It counted only if it had ended before the first submit under the budget."""
+    free = await ingress(LONG_LEASES)
+    await submit_many(free, 2, **ONE)
+    queue = await ingress(budget(4))
+    await queue.submit(new(**ONE))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
+    await queue.finish(make_finish((await lease(queue)).key, failure()))
+    assert await used_budget(database) == 2
+    assert count_stored(await submit_many(queue, 3, **ONE)) == 2
+
+
+async def test_frames_of_a_session_count_that_began_before_the_budget(ingress: Ingress) -> None:
+    free = await ingress(LONG_LEASES)
+    await free.submit(new(**ONE, priority=Priority.REALTIME))
+    session = (await lease(free)).key
+    queue = await ingress(budget(5))
+    await queue.submit(new(**ONE))
+    for _ in range(3):
+        await queue.record_frame(session, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
+    left = await queue.budget_left(TENANT)
+    assert left is not None
+    assert left.remaining == 1
+
+
 async def test_the_same_is_used_after_lines_are_settled(
     ingress: Ingress, database: Database
 ) -> None:
@@ -332,7 +396,8 @@ async def test_what_is_summed_up_for_a_refused_request_is_not_summed_up_again(
     queue = await ingress(budget(2))
     with pytest.raises(BudgetExhausted):
         await queue.submit(new(**ONE))
-    assert await database.rows("SELECT reserved, unit FROM tenant_quotas") == [(2, "month")]
+    assert await used_budget(database) == 2
+    assert await database.rows("SELECT unit FROM tenant_quotas") == [("month",)]
     await database.rows("UPDATE tenant_quotas SET settled_at = settled_at - interval '10 min'")
     with pytest.raises(BudgetExhausted):
         await queue.submit(new(**ONE))
@@ -378,3 +443,18 @@ async def test_each_threshold_warns_once_in_a_period(ingress: Ingress, database:
     assert [row[2]["body"]["threshold"] for row in await database.rows(NOTICES)] == [0.5, 1]
     acts = await database.rows("SELECT subject FROM audit WHERE action = 'budget.warning'")
     assert acts == [(TENANT,), (TENANT,)]
+
+
+async def test_frames_of_a_session_that_goes_on_in_a_new_period_warn_in_it(
+    ingress: Ingress, database: Database
+) -> None:
+    """Nothing was submitted in it."""
+    queue = await ingress(budget(2, warn_at=(0.5,)))
+    await queue.submit(new(**ONE, priority=Priority.REALTIME))
+    session = (await lease(queue)).key
+    await database.rows("UPDATE tenant_quotas SET period = period - interval '1 month'")
+    await queue.budgets.warn()
+    assert await database.rows("SELECT used FROM budget_warnings") == []
+    await queue.record_frame(session, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
+    await queue.budgets.warn()
+    assert await database.rows("SELECT used FROM budget_warnings") == [(1,)]

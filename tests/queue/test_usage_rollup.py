@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from serve_app.domain.billing.sums import SumsQuery, UsageGroup
+from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.shadow import SHADOW_TENANT
 from serve_app.domain.usage import Ledger
 from serve_app.postgres.database import Database
@@ -111,3 +112,12 @@ async def test_without_the_setting_every_line_stays(database: Database) -> None:
     await database.rows(SEED, {"lines": json.dumps(lines(1, 20))})
     await UsageRollup(database, Retention()).roll_up()
     assert await database.rows("SELECT count(*) FROM usage") == [(20,)]
+
+
+async def test_a_time_zone_that_only_this_machine_knows_is_refused(database: Database) -> None:
+    """Python's list of zones has names that PostgreSQL's has not: it was an internal error."""
+    await database.rows(SEED, {"lines": json.dumps(lines(1, 50))})
+    query = SumsQuery(None, START, TODAY, [UsageGroup.DAY], "posixrules")
+    with pytest.raises(InvalidInput, match="posixrules") as refused:
+        await PostgresLedger(FairReads(database)).sums(query)
+    assert [problem.loc for problem in refused.value.problems] == [("query", "timezone")]

@@ -193,6 +193,10 @@ class Fallbacks(Protocol):
         """What is queued in none of ``pools``, without realtime sessions."""
         ...
 
+    async def queued_within(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
+        """What is queued in ``pools`` for its own endpoint, without realtime sessions."""
+        ...
+
     async def change_pool(self, group: QueuedGroup, pool: str) -> int:
         """Let requests wait in another pool, in their order, and return how many have moved. They
         keep their rank, price and snapshots."""

@@ -105,7 +105,8 @@ class ShadowBook(Protocol):
     ``NewRequest.shadow``."""
 
     async def candidates(self, most: int) -> Sequence[ShadowCandidate]:
-        """Requests whose copies are to be stored, the oldest first; ``most`` of each target."""
+        """Requests whose copies are to be stored, the oldest first; ``most`` of each target. Those
+        of a target that is paused or drained wait."""
         ...
 
     async def running(self) -> Mapping[str, int]:

@@ -1,4 +1,5 @@
-"""Requests that wait in pools that an installation does not have any more."""
+"""Requests that wait in pools that an installation does not have any more, or that do not host the
+family of their endpoint any more."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ POOL_GONE_S = 60.0
 
 
 class PoolChanges:
-    """Moves what is queued in pools that are gone to the pools that its endpoints have now. A pool
-    is fixed at the submit, so nothing would ever run it."""
+    """Moves what is queued in pools that are gone, or have not the family that its entry names now,
+    to the pools that its endpoints have now. A pool is fixed at the submit, so nothing would ever
+    run it."""
 
     def __init__(
         self, services: Services, cluster: str, led: LedPools, gone_s: float = POOL_GONE_S
@@ -29,11 +31,13 @@ class PoolChanges:
         self._cluster = cluster
         self._led = led
         self._gone_s = gone_s
-        self._seen: dict[str, float] = {}  # pools that are gone, and since when
+        # Pools that are gone, and endpoints that a pool has not the family of; and since when.
+        self._seen: dict[tuple[str, str], float] = {}
         self._stay: set[tuple[str, str]] = set()  # pools and endpoints that no pool runs
 
     async def look(self) -> None:
-        """Move what waits in pools that neither this cluster nor another one has had for long."""
+        """Move what waits in pools that neither this cluster nor another one has had for long, or
+        that have long been without its family."""
         configured = self._services.pools.configured
         if not configured:
             return
@@ -44,11 +48,26 @@ class PoolChanges:
             if cluster != self._cluster or pool not in configured
         }
         fallbacks, now = self._services.queue.fallbacks, self._services.clock.monotonic()
-        groups = await fallbacks.queued_outside(with_queue | elsewhere | {WORKFLOW_POOL})
-        self._seen = {queued.pool: self._seen.get(queued.pool, now) for queued in groups}
-        for group in groups:
-            if now - self._seen[group.pool] >= self._gone_s:
+        outside = await fallbacks.queued_outside(with_queue | elsewhere | {WORKFLOW_POOL})
+        within = await fallbacks.queued_within(with_queue - elsewhere)
+        groups = [((group.pool, ""), group) for group in outside]
+        groups += [
+            ((group.pool, group.endpoint), group)
+            for group in within
+            if self._is_without_family(group)
+        ]
+        self._seen = {key: self._seen.get(key, now) for key, _ in groups}
+        for key, group in groups:
+            if now - self._seen[key] >= self._gone_s:
                 await self._move(group)
+
+    def _is_without_family(self, group: QueuedGroup) -> bool:
+        """True if the endpoint's entry names a family now that another pool hosts, and not this."""
+        entry = self._services.catalog.of_tenant(group.tenant).find(group.endpoint)
+        families = self._services.pools.configured[group.pool].families
+        if entry is None or entry.endpoint.family in families:
+            return False
+        return self._services.pool_if_any(entry) not in ("", group.pool)
 
     async def _move(self, group: QueuedGroup) -> None:
         stays = group.pool, group.endpoint
@@ -66,7 +85,7 @@ class PoolChanges:
             return
         moved = await self._services.queue.fallbacks.change_pool(group, pool)
         log.info(
-            "%d queued requests for %s wait in the pool %s now: the pool %s is not configured.",
+            "%d queued requests for %s wait in the pool %s now: the pool %s does not run them.",
             moved,
             group.endpoint,
             pool,

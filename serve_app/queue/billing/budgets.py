@@ -17,21 +17,26 @@ from serve_app.queue.store.config import QueueLimits
 
 WARN_EVERY_S = 10.0
 
-_USED = "q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')"
+_USED = """q.reserved - q.settled
+    - budget_freed(q.tenant, q.currency, q.period, q.settled_at, 'infinity')"""
 """SQL for what was spent and reserved of a row ``q`` of ``tenant_quotas``."""
 
 # A budget is counted from the first submit that it admits; before, what has ended is summed up.
+_SPENT = f"""coalesce(
+    (SELECT {_USED} FROM tenant_quotas q
+     WHERE q.tenant = b.tenant AND q.unit = b.unit AND q.currency = b.currency
+       AND q.period = date_trunc(b.unit, now(), 'UTC')),
+    (SELECT sum(u.amount) FROM usage u
+     WHERE u.tenant = b.tenant AND u.price ->> 'currency' = b.currency
+       AND u.at >= date_trunc(b.unit, now(), 'UTC')
+       AND u.submitted_at >= date_trunc(b.unit, now(), 'UTC')),
+    0)"""
+"""SQL for what was spent and reserved of a budget ``b`` in its current period."""
+
 SHOW = f"""
 -- name: show_budget
-SELECT now(), coalesce(
-    (SELECT {_USED} FROM tenant_quotas q
-     WHERE q.tenant = %(tenant)s AND q.unit = %(unit)s AND q.currency = %(currency)s
-       AND q.period = date_trunc(%(unit)s, now(), 'UTC')),
-    (SELECT sum(u.amount) FROM usage u
-     WHERE u.tenant = %(tenant)s AND u.price ->> 'currency' = %(currency)s
-       AND u.at >= date_trunc(%(unit)s, now(), 'UTC')
-       AND coalesce(u.submitted_at, u.at) >= date_trunc(%(unit)s, now(), 'UTC')),
-    0)
+SELECT now(), {_SPENT}
+FROM (SELECT %(tenant)s::text, %(unit)s::text, %(currency)s::text) AS b(tenant, unit, currency)
 """
 
 # What such a tenant spends is not counted, so a budget that comes back begins with a sum.
@@ -46,11 +51,9 @@ _DETAIL = """json_build_object('threshold', threshold, 'used', used::text, 'budg
 WARN = f"""
 -- name: warn_of_budgets
 WITH used AS (
-    SELECT b.tenant, b.url, b.warn_at, b.budget, b.currency, q.period, {_USED} AS used
+    SELECT b.*, date_trunc(b.unit, now(), 'UTC') AS period, {_SPENT} AS used
     FROM json_to_recordset(%(budgets)s::json) AS b(
         tenant text, unit text, currency text, budget numeric, warn_at json, url text)
-    JOIN tenant_quotas q ON q.tenant = b.tenant AND q.unit = b.unit AND q.currency = b.currency
-        AND q.period = date_trunc(b.unit, now(), 'UTC')
 ),
 warned AS (
     INSERT INTO budget_warnings (tenant, period, threshold, used, budget, currency)

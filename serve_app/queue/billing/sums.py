@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from psycopg.errors import InvalidParameterValue
+
 from serve_app.domain.billing.price import Price
 from serve_app.domain.billing.sums import MAX_SUMS, SumsQuery, UsageGroup, UsageSum
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store.billing import LINES
 
@@ -57,7 +59,12 @@ async def read_sums(reads: FairReads, query: SumsQuery) -> Sequence[UsageSum]:
         "endpoints": list(query.endpoints),
     }
     statement = sums_statement(by, all_tenants=query.tenant is None)
-    rows = await reads.rows(query.tenant, statement, params)
+    try:
+        rows = await reads.rows(query.tenant, statement, params)
+    except InvalidParameterValue:  # the ingress's machine knows more zones, or newer ones
+        what = f"timezone should be one that the database knows, too: {query.zone} is none"
+        problem = FieldProblem(("query", "timezone"), what, "value_error", None, query.zone)
+        raise InvalidInput(f"The query parameter {what}.", (problem,)) from None
     if len(rows) > MAX_SUMS:
         raise InvalidInput(
             f"These are more than {MAX_SUMS} sums. Ask for a shorter time, or by fewer groups."

@@ -104,6 +104,10 @@ class Pauses:
             pause.endpoint for pause in self._known.values() if pause.kind is PauseKind.PAUSED
         )
 
+    def halted_endpoints(self) -> frozenset[str]:
+        """Endpoints that are paused or drained, from memory."""
+        return frozenset(self._known)
+
     def admit(self, endpoint: str) -> None:
         """Raise ``EndpointDraining`` if the endpoint is draining."""
         known = self._known.get(endpoint)

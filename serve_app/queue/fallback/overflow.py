@@ -79,7 +79,8 @@ WITH RECURSIVE each AS (
             ORDER BY r.pool LIMIT 1)
     FROM each e WHERE e.pool IS NOT NULL
 )
-SELECT r.id::text, r.tenant, r.endpoint, r.pool, r.priority, r.created_at, r.work,
+SELECT r.fallback ->> 'endpoint',
+       r.id::text, r.tenant, r.endpoint, r.pool, r.priority, r.created_at, r.work,
        extract(epoch FROM now() - r.created_at)::double precision,
        (r.fallback ->> 'max_wait_s')::double precision,
        extract(epoch FROM r.start_by - now())::double precision,
@@ -110,7 +111,11 @@ class Overflow:
                 await self._look()
 
     async def _look(self) -> None:
-        queued = [_waiting_since(*row) for row in await self._database.rows(READ)]
+        halted = self._state.pauses.halted_endpoints()
+        # What has moved to an endpoint that is paused could not come back; and one that is drained
+        # accepts nothing new.
+        rows = [row for there, *row in await self._database.rows(READ) if there not in halted]
+        queued = [_waiting_since(*row) for row in rows]
         if queued:
             # A move costs money, so it is decided by what runs and waits at this moment.
             await self._state.stats.refresh_starts(request for request, _ in queued)

@@ -825,18 +825,19 @@ CREATE TABLE usage (
     images       integer NOT NULL DEFAULT 0,
     megapixels   integer NOT NULL DEFAULT 0,  -- of each image, rounded up
     at           timestamptz NOT NULL DEFAULT now(),
-    submitted_at timestamptz,                -- with a budget: its period counts by the submit
+    submitted_at timestamptz,                -- with a reserve: the period of a budget counts by the submit
     price        jsonb,                      -- null: all that follows is, too
     billed       numeric,                    -- units of the price; 0 unless it computed and succeeded
     amount       numeric,                    -- billed units times the price's amount
-    reserved     numeric                     -- what `requests` had reserved, with a budget
+    -- What `requests` had reserved of a budget, for its fallback perhaps; 0 with a price and without a
+    -- budget, since the tenant may get one before the request ends.
+    reserved     numeric
 );
--- Sums are read from the index alone.
+-- Sums are read from the index alone, and what counts towards a budget and has ended, of which a
+-- submit reads the last minutes.
 CREATE INDEX usage_of_tenant_billed ON usage (tenant, at) INCLUDE (
-    endpoint, state, key_id, run_s, steps, units, images, megapixels, price, billed, amount);
--- What counts towards a budget and has ended, of which a submit reads the last minutes.
-CREATE INDEX usage_reserved ON usage (tenant, at) INCLUDE (submitted_at, reserved, amount)
-    WHERE reserved IS NOT NULL;
+    endpoint, state, key_id, run_s, steps, units, images, megapixels, price, billed, amount,
+    submitted_at, reserved);
 
 -- Usage that is older than DARKROOM_USAGE_DETAIL_DAYS, summed by day (UTC) and by all that it can be
 -- asked for. The sums are exact: decimal numbers.
@@ -874,12 +875,16 @@ CREATE TABLE tenant_quotas (
     settled_at timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
 
--- What requests of the period that ended since a time had reserved and did not cost.
-CREATE FUNCTION budget_freed(of_tenant text, of_period timestamptz, since timestamptz, until timestamptz)
+-- What requests of the period that ended since a time had reserved and did not cost. One without a
+-- price has reserved that of its fallback, in the currency of the budget. The budget may have had
+-- another currency before: what was reserved in that frees nothing in this one.
+CREATE FUNCTION budget_freed(
+    of_tenant text, of_currency text, of_period timestamptz, since timestamptz, until timestamptz)
 RETURNS numeric LANGUAGE sql STABLE AS $$
     SELECT coalesce(sum(u.reserved - coalesce(u.amount, 0)), 0) FROM usage u
     WHERE u.tenant = of_tenant AND u.reserved IS NOT NULL AND u.at >= since AND u.at < until
       AND u.submitted_at >= of_period
+      AND coalesce(u.price ->> 'currency', of_currency) = of_currency
 $$;
 
 -- Decide which requests of a tenant are stored, in their order. `verdicts`: for each of `reserves`
@@ -914,25 +919,28 @@ BEGIN
     IF budget IS NOT NULL THEN
         begun := date_trunc(of_unit, now(), 'UTC');
         IF q.period < begun OR (q.unit, q.currency) IS DISTINCT FROM (of_unit, of_currency) THEN
-            SELECT coalesce(sum(coalesce(u.reserved, u.amount)), 0) INTO q.reserved FROM usage u
-            WHERE u.tenant = of_tenant AND u.at >= begun AND u.price ->> 'currency' = of_currency
-              AND coalesce(u.submitted_at, u.at) >= begun;
-            IF q.unit <> '' AND q.unit <> of_unit THEN
-                SELECT q.reserved + coalesce(sum(r.reserved), 0) INTO q.reserved FROM requests r
-                WHERE r.tenant = of_tenant AND r.outcome IS NULL AND r.created_at >= begun
-                  AND r.price ->> 'currency' = of_currency;
-            END IF;
-            q.unit := of_unit; q.currency := of_currency;
-            q.period := begun; q.settled := 0; q.settled_at := begun;
+            SELECT coalesce(sum(x.reserved), 0) INTO q.reserved FROM (
+                SELECT u.reserved FROM usage u
+                WHERE u.tenant = of_tenant AND u.at >= begun AND u.submitted_at >= begun
+                  AND coalesce(u.price ->> 'currency', of_currency) = of_currency
+                UNION ALL
+                SELECT r.reserved FROM requests r
+                WHERE q.unit <> '' AND (q.unit, q.currency) IS DISTINCT FROM (of_unit, of_currency)
+                  AND r.tenant = of_tenant AND r.outcome IS NULL AND r.created_at >= begun
+                  AND coalesce(r.price ->> 'currency', of_currency) = of_currency
+            ) x;
+            q.unit := of_unit; q.currency := of_currency; q.period := begun;
+            q.settled_at := greatest(begun, at - late);
+            q.settled := budget_freed(of_tenant, of_currency, begun, begun, q.settled_at);
             summed := true;
         ELSIF q.settled_at < at - settle_after THEN
             q.settled := q.settled
-                + budget_freed(of_tenant, q.period, q.settled_at, at - late);
+                + budget_freed(of_tenant, of_currency, q.period, q.settled_at, at - late);
             q.settled_at := at - late;
             summed := true;
         END IF;
         free := budget - q.reserved + q.settled
-            + budget_freed(of_tenant, q.period, q.settled_at, 'infinity');
+            + budget_freed(of_tenant, of_currency, q.period, q.settled_at, 'infinity');
     END IF;
     q.tat := greatest(q.tat, at);
     FOR each, needed IN SELECT * FROM unnest(reserves, needs) LOOP

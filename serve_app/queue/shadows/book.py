@@ -45,6 +45,8 @@ _BEFORE = """(rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs =>
     * 1000)::bigint), 12, '0'), 32, '0'))::uuid"""
 
 # One index step for each target, and the oldest of each, so that a busy one keeps no other waiting.
+# What is queued for a paused endpoint does not count as waiting in its pool, so its copies would
+# pile up there.
 CANDIDATES = f"""
 -- name: shadow_candidates
 WITH RECURSIVE goal AS (
@@ -60,7 +62,7 @@ FROM goal g CROSS JOIN LATERAL (
     SELECT * FROM shadows s WHERE s.target = g.target AND {_OPEN}
     ORDER BY s.original LIMIT %(most)s) s
 JOIN requests r ON r.id = s.original
-WHERE r.forgetting IS NULL
+WHERE r.forgetting IS NULL AND NOT EXISTS (SELECT FROM halts h WHERE h.endpoint = g.target)
 ORDER BY s.target, s.original
 """
 RUNNING = f"""
@@ -99,16 +101,18 @@ late AS (
 SELECT 1 FROM kept
 """
 # A copy may be stored already, by a worker that ended before it could record it.
-SKIP = f"""
--- name: skip_shadow
+_SKIP = f"""
 UPDATE shadows s SET copy = f.copy, state = CASE WHEN f.copy IS NULL THEN 'skipped' ELSE 'sent' END,
     reason = CASE WHEN f.copy IS NULL THEN %(reason)s ELSE '' END
 FROM (
-    SELECT o.original, k.request_id AS copy FROM shadows o LEFT JOIN idempotency_keys k
+    SELECT o.original, k.request_id AS copy FROM {{named}} o LEFT JOIN idempotency_keys k
         ON k.tenant = '{SHADOW_TENANT}' AND k.endpoint = o.target AND k.key = o.original::text
-    WHERE o.original = %(id)s::uuid
 ) f
-WHERE s.original = f.original AND s.state IN ('waiting', 'sending')
+WHERE s.original = f.original AND {_OPEN}
+"""
+SKIP = f"""
+-- name: skip_shadow
+{_SKIP.format(named="(SELECT * FROM shadows WHERE original = %(id)s::uuid)")}
 """
 # A copy whose id is not recorded is found by its key: its worker ended before it could record it.
 FIND_COPY = f"""
@@ -154,12 +158,11 @@ GROUP BY 1, 2 ORDER BY 1, 2
 EXPIRE = f"""
 -- name: expire_shadows
 WITH late AS (
-    SELECT s.original FROM shadows s
-    WHERE s.state = 'waiting' AND s.original < {_BEFORE}
+    SELECT s.original, s.target FROM shadows s
+    WHERE {_OPEN} AND s.original < {_BEFORE}
     LIMIT %(most)s FOR UPDATE SKIP LOCKED
 )
-UPDATE shadows s SET state = 'skipped', reason = %(reason)s
-FROM late l WHERE s.original = l.original AND s.state = 'waiting' RETURNING 1
+{_SKIP.format(named="late")} RETURNING 1
 """
 FORGET_SKIPPED = f"""
 -- name: forget_skipped_shadows

@@ -26,6 +26,10 @@ PER_ATTEMPT = f"""CASE WHEN price ->> 'unit' = 'request' AND priority = {int(Pri
 """The same of an attempt that ended with the outcome ``final``. Frames of a realtime session are
 requests with lines of their own, so the session is none beside them."""
 
+# What a request costs that was submitted without a budget counts towards one that its tenant got
+# since.
+_RESERVED = "coalesce(reserved, CASE WHEN price IS NOT NULL THEN 0 END)"
+
 
 def bill(quantity: str = "0") -> str:
     """Values of ``BILL_COLUMNS``. ``quantity``: SQL for the units to bill. By default none, as for
@@ -35,7 +39,7 @@ def bill(quantity: str = "0") -> str:
            CASE WHEN price IS NOT NULL THEN {quantity} END,
            CASE WHEN price IS NOT NULL THEN
                ({quantity}) * (price ->> 'amount')::numeric END,
-           reserved, CASE WHEN reserved IS NOT NULL THEN created_at END"""
+           {_RESERVED}, CASE WHEN {_RESERVED} IS NOT NULL THEN created_at END"""
 
 
 LINES = """(

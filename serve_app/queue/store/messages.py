@@ -60,7 +60,7 @@ GOES_ON = (
 
 
 def other_pool(before: str, now: str) -> str:
-    return f"It waits in the pool {now} now, because the pool {before} is no longer configured."
+    return f"It waits in the pool {now} now: the pool {before} does not run its endpoint any more."
 
 
 FOLLOWS = ("Request ", " has the same input; its outcome will be reused.")

@@ -61,8 +61,10 @@ ended AS (
     UPDATE requests r SET
         state = 'succeeded', outcome = %(outcome)s::text::json, follows = NULL,
         reuses = %(leader)s::uuid, reuse_digest = NULL, started_at = now(), finished_at = now(),
+        -- The outcome may be that of a fallback, and its clients are told.
+        fell_back_to = l.fell_back_to, fell_back_for = l.fell_back_for,
         events = r.events + 1
-    FROM due WHERE r.id = due.id
+    FROM due, requests l WHERE r.id = due.id AND l.id = %(leader)s::uuid
     RETURNING r.id, r.tenant, r.pool, r.endpoint, r.attempt, r.events, r.webhook_url, r.key_id,
               r.price, r.reserved, r.created_at
 ),

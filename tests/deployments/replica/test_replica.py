@@ -86,6 +86,7 @@ async def test_a_request_of_a_family_that_it_has_not_is_handed_back_and_not_take
     ((_, _, reason),) = rig.port.hand_backs
     assert "without the family newer" in reason
     await rig.port.until(lambda: rig.port.asks[-1].slots and newer.id in rig.port.asks[-1].coming)
+    assert rig.port.asks[-1].lacking == ((newer.id, "newer"),)
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
     assert not any(finish.lease_key == lease.key for finish in rig.port.finishes)
 

@@ -94,6 +94,7 @@ async def test_a_tenant_is_created_with_a_name_and_limits(house: House) -> None:
     [
         ({"limits": {"max_running": 0}}, "max_running"),
         ({"limits": {"weight": -1}}, "weight"),
+        ({"limits": {"weight": 1e-300}}, "weight"),  # the pool's times would overflow
         ({"limits": {"max_running": 2**31}}, "max_running"),  # it stopped leases to all tenants
         ({"limits": {"requests_burst": 2**31}}, "requests_burst"),
         ({"limits": {"max_waiting_bytes": 2**53}}, "max_waiting_bytes"),

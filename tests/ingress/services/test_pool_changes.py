@@ -52,6 +52,22 @@ async def test_requests_of_a_pool_that_is_gone_go_to_the_one_that_has_their_fami
         assert await pool_of(ingress, request) == "probes"
 
 
+async def test_requests_go_to_the_pool_of_the_family_that_their_entry_names_now() -> None:
+    """Nothing ran them: the replicas of their pool hand back what they have no family for."""
+    async with house(images=PoolConfig(families=("flux",)), probes=PROBES) as ingress:
+        request = await submit_to_pool(ingress, "images")
+        stays = await submit_to_pool(ingress, "images", "test/not-there")
+        await changes(ingress, [(ELSEWHERE, "images")]).look()  # which may have its own families
+        assert await pool_of(ingress, request) == "images"
+        clock = ingress.services.clock = FakeClock()
+        moving = changes(ingress, [(HERE, "images"), (HERE, "probes")], gone_s=60)
+        await moving.look()
+        assert await pool_of(ingress, request) == "images"
+        clock.advance(60)
+        await moving.look()
+        assert [await pool_of(ingress, id_) for id_ in (request, stays)] == ["probes", "images"]
+
+
 async def test_a_pool_that_takes_overflow_has_no_queue_any_more() -> None:
     more = PoolConfig(families=("probe",), overflow_of="probes")
     async with house(probes=PROBES, more=more) as ingress:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import Priority, Request, State
@@ -152,6 +153,26 @@ async def test_a_request_that_has_just_ended_counts_no_longer_as_ahead_of_others
     await queue._overflow.look()
     now = [await queue.current(TENANT, request.id) for request in requests]
     assert not [current for current in now if current.fell_back_to]  # the last starts after 800 s
+
+
+@pytest.mark.parametrize("act", ["pause", "drain"])
+async def test_nothing_moves_to_an_endpoint_that_is_paused_or_drained(
+    ingress: Ingress, act: str
+) -> None:
+    """It could not come back, and waited there although its own pool would have run it."""
+    queue = await ingress(replace(LONG_LEASES, check_interval_s=600.0))
+    operator = Actor("k", "")
+    await getattr(queue.operations, act)(HOSTED, operator)
+    request = await queue.submit(new(fallback=plan(max_wait_s=0.001), price=CENT))
+    await queue._overflow.look()
+    assert not (await queue.current(TENANT, request.id)).fell_back_to
+    await queue.operations.resume(HOSTED, operator)
+
+    async def fell() -> bool:
+        await queue._overflow.look()
+        return (await queue.current(TENANT, request.id)).fell_back_to == HOSTED
+
+    await until(fell)
 
 
 async def test_a_long_queue_of_another_pool_does_not_keep_a_request_waiting(
