@@ -143,7 +143,7 @@ async def delete(call: Call, name: str) -> bool:
         if known.endpoint is not None:
             caller.require_endpoint(known.endpoint)
     deleted = await weights.remove(call.owner, name, call.actor, force=force)
-    await call.services.entries.refresh()
+    await call.services.entries.put_in_force()
     return deleted
 
 
