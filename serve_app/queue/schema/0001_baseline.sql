@@ -1424,6 +1424,7 @@ CREATE TABLE workflow_steps (
     input      json,
     outcome    json,
     refused    text,                         -- why its request was not stored; null: it was not refused
+    waits      text,                         -- while sending: why its request is not accepted yet
     PRIMARY KEY (run_id, node, item)
 ) WITH (fillfactor = 70);
 CREATE INDEX workflow_steps_of_request ON workflow_steps (request_id);
