@@ -23,9 +23,11 @@ class Installation:
     """One data directory, with the paths and addresses that ``darkroom`` commands need.
 
     The address and key methods raise ``Misconfigured`` if no Darkroom is running or no key exists.
+    ``secret``: API key to use in place of the first one.
     """
 
     data_dir: Path
+    secret: str | None = None
 
     @property
     def key_file(self) -> Path:
@@ -116,7 +118,9 @@ class Installation:
         )
 
     def key(self) -> str:
-        """First API key, created at the first start, as ``id:secret``."""
+        """API key as ``id:secret``: the chosen one, or the one that the first start created."""
+        if self.secret is not None:
+            return self.secret
         try:
             return self.key_file.read_text().strip()
         except PermissionError:

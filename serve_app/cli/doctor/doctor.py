@@ -175,6 +175,8 @@ def _proxy() -> str:
 
 
 def _key(installation: Installation) -> str:
+    if installation.secret is not None:
+        return "that of --key"
     installation.key()
     mode = installation.key_file.stat().st_mode & 0o777
     if mode & 0o077:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from serve_app.cli.connection.contexts import contexts_file
 from serve_app.cli.connection.remote import Remote, origin
+from serve_app.cli.connection.server import chosen_server, config_of, local_installation
 from serve_app.cli.main import main
 from serve_app.domain.errors import Misconfigured
 from tests.wire.served import Address, serve
@@ -124,6 +125,18 @@ def test_a_data_directory_is_used_before_the_current_context(
     assert tenant_of("--data-dir", folder) != others
     monkeypatch.setenv("DARKROOM_DATA_DIR", folder)
     assert tenant_of() != others
+
+
+def test_an_explicit_key_is_used_with_the_files_of_the_data_directory(
+    address: Address, tmp_path: Path
+) -> None:
+    folder = make_data_dir(tmp_path / "data", address.url, address.key)
+    assert tenant_of("--data-dir", folder, "--key", address.other_key) != tenant_of(
+        "--data-dir", folder
+    )
+    server = chosen_server(tmp_path / "data", key=address.other_key)
+    assert config_of(server).server.data_dir == tmp_path / "data"
+    assert local_installation(tmp_path / "data").key() == address.key
 
 
 def test_two_names_for_a_server_contradict_each_other() -> None:
