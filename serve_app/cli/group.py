@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -71,6 +71,14 @@ def open_stderr() -> None:
     lost, and the command works."""
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+def ensure_unicode() -> None:
+    """Run the command again in UTF-8 where Python reads and writes ASCII, as with LC_ALL=C and
+    PYTHONUTF8=0: no path or prompt with other letters would work, here or in a child process."""
+    if sys.getfilesystemencoding() == "ascii":
+        os.environ["PYTHONUTF8"] = "1"  # noqa: TID251 of Python, not a setting
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
 
 
 class LazyGroup(CommandGroup):
@@ -138,6 +146,11 @@ class ErrorReportingGroup(LazyGroup):
     """Prints an error of Darkroom's own, of a file or of an argument's encoding in one sentence and
     exits with status 1. Any other exception is a bug and keeps its traceback, unless a server has
     answered, which may be none of ours."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        if args is None:  # else a program calls it
+            ensure_unicode()
+        return super().main(args, *more, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         open_stderr()

@@ -92,7 +92,8 @@ class Installation:
         and HAProxy use about 70 of them.
         """
         name = hashlib.sha256(f"{os.getuid()}:{self.data_dir}".encode()).hexdigest()[:8]
-        parent = SHORT_TEMP_DIR if SHORT_TEMP_DIR.is_dir() else Path(tempfile.gettempdir())
+        usable = os.access(SHORT_TEMP_DIR, os.W_OK | os.X_OK)  # False if it is mounted read-only
+        parent = SHORT_TEMP_DIR if usable else Path(tempfile.gettempdir())
         return parent / f"darkroom-{name}"
 
     def url(self) -> str:
