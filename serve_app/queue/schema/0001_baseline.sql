@@ -1038,6 +1038,7 @@ CREATE TABLE uploads (
     state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'whole', 'unwanted')),
     size       bigint,
     key_id     text NOT NULL DEFAULT '',     -- key that asked for it: the offer ends with it
+    metadata   json,                         -- what its client says of it; null: nothing
     created_at timestamptz NOT NULL DEFAULT now(),
     due_at     timestamptz,                  -- deleted then; null: not by itself
     CHECK ((state = 'whole') <= (size IS NOT NULL))
