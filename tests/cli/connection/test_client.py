@@ -81,6 +81,15 @@ def test_where_nothing_answers_is_named(tmp_path: Path) -> None:
                 fetch(f"{elsewhere}/a.png")
 
 
+def test_an_argument_that_no_address_can_have_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with answering(200, "{}") as url, client(url, tmp_path) as calls:
+        with pytest.raises(Misconfigured, match="An argument cannot be sent"):
+            calls.get("/v1/requests", tenant="x" * 70_000)
+        lines = calls.lines("/v1/audit/export", tenant="x" * 70_000)
+        with pytest.raises(Misconfigured, match="An argument cannot be sent"), lines:
+            raise AssertionError
+
+
 def test_only_darkroom_gets_the_key_when_files_are_fetched(tmp_path: Path) -> None:
     own: list[str | None] = []
     foreign: list[str | None] = []
