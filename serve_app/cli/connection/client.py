@@ -329,6 +329,12 @@ class Client:
     def _stream(self, method: str, url: str, **arguments: Any) -> Generator[httpx2.Response]:
         try:
             with self._http.stream(method, url, **arguments) as response:
+                kind = response.headers.get("content-type", "")
+                if response.is_success and kind.startswith("text/html"):
+                    raise ApiFailure(
+                        f"{self.url} answered a page in HTML, which is not from Darkroom. A proxy "
+                        "may ask for a sign-in: open the address in a browser."
+                    )
                 yield response
         except httpx2.InvalidURL as error:  # such as one of 64 KiB
             raise Misconfigured(f"An argument cannot be sent: {error}. Nothing was done.") from None
