@@ -17,7 +17,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -138,6 +138,10 @@ NOT_UNDERSTOOD = (
 """What code raises that reads an answer which is not as it should be."""
 
 
+UNANSWERED = (
+    "Standard input ended before the answer, so nothing was done. In a script, use the option that "
+    "answers, such as --yes."
+)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a disk without room."""
 
@@ -161,14 +165,25 @@ class ErrorReportingGroup(LazyGroup):
             # Without the context, which would print the usage before the sentence.
             raise click.UsageError(option_advice(error)) from None
         except KeyboardInterrupt as interrupt:
-            echo("\nStopped.", err=True)
-            sys.exit(interrupted_status(interrupt))
+            _exit_interrupted(interrupt)
+        except click.Abort as abort:  # of a question
+            if isinstance(abort.__context__, KeyboardInterrupt):
+                _exit_interrupted(abort.__context__)
+            if isinstance(abort.__context__, EOFError):
+                echo(f"\ndarkroom: {UNANSWERED}", err=True)
+                sys.exit(1)
+            raise
         except Exception as error:
             sentence = _sentence(error, answering_url(ctx))
             if sentence is None:
                 raise
             echo(f"darkroom: {sentence}", err=True)
             sys.exit(1)
+
+
+def _exit_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    echo("\nStopped.", err=True)
+    sys.exit(interrupted_status(interrupt))
 
 
 def _sentence(error: Exception, url: str | None) -> str | None:
