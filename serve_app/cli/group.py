@@ -13,11 +13,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -71,6 +71,14 @@ def open_stderr() -> None:
     lost, and the command works."""
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+def ensure_unicode() -> None:
+    """Run the command again in UTF-8 where Python reads and writes ASCII, as with LC_ALL=C and
+    PYTHONUTF8=0: no path or prompt with other letters would work, here or in a child process."""
+    if sys.getfilesystemencoding() == "ascii":
+        os.environ["PYTHONUTF8"] = "1"  # noqa: TID251 of Python, not a setting
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
 
 
 class LazyGroup(CommandGroup):
@@ -130,6 +138,10 @@ NOT_UNDERSTOOD = (
 """What code raises that reads an answer which is not as it should be."""
 
 
+UNANSWERED = (
+    "Standard input ended before the answer, so nothing was done. In a script, use the option that "
+    "answers, such as --yes."
+)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a disk without room."""
 
@@ -138,6 +150,11 @@ class ErrorReportingGroup(LazyGroup):
     """Prints an error of Darkroom's own, of a file or of an argument's encoding in one sentence and
     exits with status 1. Any other exception is a bug and keeps its traceback, unless a server has
     answered, which may be none of ours."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        if args is None:  # else a program calls it
+            ensure_unicode()
+        return super().main(args, *more, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         open_stderr()
@@ -148,14 +165,25 @@ class ErrorReportingGroup(LazyGroup):
             # Without the context, which would print the usage before the sentence.
             raise click.UsageError(option_advice(error)) from None
         except KeyboardInterrupt as interrupt:
-            echo("\nStopped.", err=True)
-            sys.exit(interrupted_status(interrupt))
+            _exit_interrupted(interrupt)
+        except click.Abort as abort:  # of a question
+            if isinstance(abort.__context__, KeyboardInterrupt):
+                _exit_interrupted(abort.__context__)
+            if isinstance(abort.__context__, EOFError):
+                echo(f"\ndarkroom: {UNANSWERED}", err=True)
+                sys.exit(1)
+            raise
         except Exception as error:
             sentence = _sentence(error, answering_url(ctx))
             if sentence is None:
                 raise
             echo(f"darkroom: {sentence}", err=True)
             sys.exit(1)
+
+
+def _exit_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    echo("\nStopped.", err=True)
+    sys.exit(interrupted_status(interrupt))
 
 
 def _sentence(error: Exception, url: str | None) -> str | None:

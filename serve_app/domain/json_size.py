@@ -29,11 +29,13 @@ class JsonRoom:
             self.values -= 1
             if isinstance(item, str):
                 self.bytes -= len(item) + 2
+            elif isinstance(item, int):  # about its digits
+                self.bytes -= item.bit_length() // 4 + 1
             elif isinstance(item, Mapping):
                 fields = cast("Mapping[str, Any]", item)
                 if len(fields) > self.values:  # before their names are counted
                     return False
-                self.bytes -= 2 + sum(len(name) + 4 for name in fields)
+                self.bytes -= 2 + 4 * len(fields) + sum(map(len, fields))
                 stack += fields.values()
             elif isinstance(item, (list, tuple)):
                 items = cast("list[Any]", item)
@@ -41,8 +43,8 @@ class JsonRoom:
                 if self.bytes < 0 or len(items) > self.values:  # before they are copied
                     return False
                 stack += items
-            else:  # about the digits of a number
-                self.bytes -= item.bit_length() // 4 + 1 if isinstance(item, int) else 1
+            else:
+                self.bytes -= 1
             if self.bytes < 0 or self.values < 0:
                 return False
         return True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from serve_app.domain.audit.acts import Actor
 
@@ -36,6 +36,7 @@ class Upload:
     parts_id: str | None = None
     size: int | None = None  # bytes; None: incomplete
     key_id: str = ""  # key that asked for it, with which the right to send it ends
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])  # not read with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class KeptFile:
     size: int  # bytes
     created_at: datetime
     expires_at: datetime | None  # None: it does not expire
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what its client says
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.domain.library_path import library_path
 from serve_app.embedded_postgres.file_lock import FileLock
 from serve_app.embedded_postgres.files import (
     DATABASE,
@@ -188,7 +189,7 @@ class EmbeddedPostgres:
                     "PATH": os.defpath,
                     "PYTHONPATH": str(PACKAGES),
                     "LC_ALL": "C.UTF-8",
-                    **_library_path(),
+                    **library_path(),
                 },
                 start_new_session=True,
                 check=False,
@@ -207,12 +208,6 @@ class EmbeddedPostgres:
                 log.warning("The supervisor of PostgreSQL cannot be checked: %s", error)
             finally:
                 starting.release()
-
-
-def _library_path() -> dict[str, str]:
-    """Variable without which a Python of an environment module does not find its own library."""
-    path = os.environ.get("LD_LIBRARY_PATH")  # noqa: TID251 of the linker, not a setting
-    return {} if path is None else {"LD_LIBRARY_PATH": path}
 
 
 def _ignore_libpq_variables() -> None:

@@ -409,7 +409,8 @@ def weight_jobs(stack: AsyncExitStack, services: Services) -> WeightJobs:
         return None if services.config.weights.share_hub_token else ""
 
     storage, config = services.files.storage, lambda: services.config
-    jobs = WeightJobs(services.weights, storage, services.catalog, config, token_of)
+    accepted = services.entries.put_in_force
+    jobs = WeightJobs(services.weights, storage, services.catalog, config, token_of, accepted)
     jobs.start()
     stack.push_async_callback(jobs.aclose)
     return jobs

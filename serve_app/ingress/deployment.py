@@ -44,6 +44,7 @@ from serve_app.ingress.services.file_collector import (
     FileDeletion,
 )
 from serve_app.ingress.services.files import Files, UploadLimits, Uploads
+from serve_app.ingress.services.followed import share_changes
 from serve_app.ingress.services.health import (
     Examination,
     Health,
@@ -289,7 +290,9 @@ class Ingress(ReplicaCalls):
         self._tenants.start(self._apply_limits, self._rest)
         self._settings.start(kept, self._apply)
         self._catalog.on_change = self._apply_limits
-        self._catalog.start(self._rest)
+        self._catalog.follow(self._rest)
+        followed = (self._tenants, self._access, self._catalog)
+        share_changes(self._queue.parts.state.notifier, followed)
         for follower in (self._tenants, self._settings, self._catalog):
             stack.push_async_callback(follower.aclose)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.errors import InvalidInput, Misconfigured, Unsupported
+from serve_app.domain.library_path import library_path
 from serve_app.domain.media.marking import is_marked
 from serve_app.provenance.reader import SignatureState, Verified, verify
 
@@ -66,7 +67,7 @@ async def check_apart(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        env={"PYTHONPATH": os.pathsep.join(sys.path), **library_path()},
         limit=MAX_ANSWER_BYTES,
     )
     try:

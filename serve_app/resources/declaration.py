@@ -79,7 +79,6 @@ class Resource(Generic[Row]):
     owner_column: str = "tenant"
     max_per_owner: int = 0
     body: Any = None  # model of what plain calls set
-    key_pattern: str = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"  # of keys that plain calls set
     other_tables: Sequence[str] = ()  # whose rows are deleted with their ``tenant``
     tables_with_files: Sequence[str] = ()  # as these, and with each row the stored file ``key``
 

@@ -18,6 +18,7 @@ from serve_app.settings.config import (
 )
 from serve_app.settings.groups import PREFIX
 from serve_app.settings.parts import APPLICATION, pool_application
+from serve_app.settings.patterns import Matching
 from serve_app.settings.pools import (
     BUDGET,
     NO_LIMITS,
@@ -49,6 +50,7 @@ __all__ = [
     "Config",
     "EndpointLimits",
     "EndpointPattern",
+    "Matching",
     "OpenTelemetrySettings",
     "PoolConfig",
     "Scope",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.settings.groups import SettingsGroup
+from serve_app.settings.patterns import Matching
 
 Scope = Literal[
     "api",
@@ -23,8 +24,17 @@ Scope = Literal[
 """Scope of a key, as it is written."""
 DEFAULT_SCOPES: frozenset[Scope] = frozenset({"api"})
 
-Tenant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-EndpointPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/*-]{1,200}$")]
+Tenant = Annotated[
+    str,
+    Matching(
+        r"[a-z0-9][a-z0-9_-]{0,63}",
+        "1 to 64 lower-case letters, digits, _ and -, and begin with a letter or digit",
+    ),
+]
+EndpointPattern = Annotated[
+    str,
+    Matching(r"[A-Za-z0-9._/*-]{1,200}", "the id of an endpoint, with * for any characters"),
+]
 
 
 class GroupRights(BaseModel):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -417,3 +418,28 @@ def _completed(line: str) -> str:
     }
     result = CliRunner().invoke(main, prog_name="darkroom", env=environment)
     return "\n".join(row.partition(",")[2] for row in result.output.splitlines())
+
+
+def ask_to_delete(data_dir: Path) -> subprocess.Popen[bytes]:
+    """A command that waits for an answer, once it has asked."""
+    words = ("tenants", "delete", "studio", "--data-dir", str(data_dir))
+    command = (sys.executable, "-m", "serve_app.cli", *words)
+    asking = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert asking.stderr is not None
+    asked = b""
+    while not asked.endswith(b"[y/N]: "):
+        asked += asking.stderr.read(1)
+    return asking
+
+
+def test_a_question_that_nobody_answers_says_that_nothing_was_done(data_dir: Path) -> None:
+    _, said = (asking := ask_to_delete(data_dir)).communicate()
+    assert asking.returncode == 1
+    assert b"Standard input ended before the answer, so nothing was done." in said
+
+
+def test_ctrl_c_at_a_question_ends_as_anywhere_else(data_dir: Path) -> None:
+    asking = ask_to_delete(data_dir)
+    asking.send_signal(signal.SIGINT)
+    _, said = asking.communicate()
+    assert (asking.returncode, said) == (130, b"\nStopped.\n")

@@ -10,6 +10,7 @@ from serve_app.domain.lease import (
     LeaseKey,
     Verdict,
 )
+from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import State
@@ -39,6 +40,19 @@ async def test_a_finished_request_has_its_outcome(queue: Queue) -> None:
     assert ended.finished_at is not None
     assert ended.progress is None
     assert await queue.get(TENANT, request.id) == ended
+
+
+async def test_half_of_a_surrogate_pair_in_an_output_is_stored_as_a_question_mark(
+    queue: Queue,
+) -> None:
+    """No protocol could send it, and each read of the outcome would have to look for it."""
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    outcome = Outcome(output={"text": "half \ud83e", "texts": ["\ud83e", "\U0001f98a"]})
+    assert await queue.finish(make_finish(granted.key, outcome)) is Verdict.ACCEPTED
+    ended = await queue.current(TENANT, request.id)
+    assert ended.outcome is not None
+    assert ended.outcome.output == {"text": "half ?", "texts": ["?", "\U0001f98a"]}
 
 
 async def test_a_repeated_finish_is_accepted_and_changes_nothing(queue: Queue) -> None:

@@ -186,6 +186,16 @@ async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books:
     assert {(file.size, file.media_type) for file in first} == {(7, "image/png")}
 
 
+async def test_what_its_client_says_of_a_file_is_kept_with_it(books: Books) -> None:
+    metadata = {"album": "foxes", "of": [1, None]}
+    await books.book.open(replace(UPLOAD, metadata=metadata))
+    await books.book.finish(UPLOAD.key, 7)
+    file = await books.book.find_file(UPLOAD.tenant, UPLOAD.key)
+    assert file is not None
+    (listed,) = await books.book.page(UPLOAD.tenant)
+    assert file.metadata == listed.metadata == metadata
+
+
 async def test_a_file_is_shown_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
     await books.forever.open(UPLOAD)
     assert await books.forever.find_file(UPLOAD.tenant, UPLOAD.key) is None

@@ -331,6 +331,23 @@ async def test_a_step_that_was_refused_has_failed_without_a_request_also_after_t
         await runs.close()
 
 
+async def test_a_step_whose_request_is_not_accepted_says_why_until_it_is(queue: Queue) -> None:
+    run, runs, request = await start_run(queue), queue.workflows.runs, new()
+    await runs.take(run, [call(DRAW, request.id)])
+    for why in ("It is drained.", "The queue is full."):
+        assert await runs.put_off(run, DRAW, why)
+        (step,) = await runs.steps(run)
+        status = await queue.workflows.status(TENANT, run.lease_key.request_id)
+        assert status is not None
+        assert (step.waits, status.steps[0].waits) == (why, why)
+    assert await runs.mark_sent(run, DRAW, request.id)
+    assert not await runs.put_off(run, DRAW, "Too late.")
+    (step,) = await runs.steps(run)
+    status = await queue.workflows.status(TENANT, run.lease_key.request_id)
+    assert status is not None
+    assert (step.waits, status.steps[0].waits) == ("", "")
+
+
 async def test_a_step_whose_request_is_stored_is_not_refused(queue: Queue) -> None:
     """As after a crash between the two: it would run on, and be paid for, without the workflow."""
     run, runs, request = await start_run(queue), queue.workflows.runs, new()

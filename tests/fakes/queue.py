@@ -117,6 +117,7 @@ class FakeQueue(ClientSide):
         if row is None:
             return self._repeated(finish.lease_key, "finish")
         row.ended[finish.lease_key] = "finish"
+        finish = replace(finish, outcome=messages.storable(finish.outcome))
         if finish.outcome.drafts:
             expires_at = self._clock.now() + timedelta(seconds=self._keep_drafts_s(row.request.id))
             finish = replace(finish, outcome=with_expiry(finish.outcome, expires_at))

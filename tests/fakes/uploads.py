@@ -142,7 +142,10 @@ class FakeUploads:
     def _kept(self, tenant: str, batches_of: str | None) -> Sequence[KeptFile]:
         age_s = self._retention.upload_age_s(tenant)
         return [
-            KeptFile(key, entry.upload.media_type, entry.upload.size, entry.since, expires_at)
+            KeptFile(
+                *(key, entry.upload.media_type, entry.upload.size, entry.since, expires_at),
+                entry.upload.metadata,
+            )
             for key, entry in self._entries.items()
             if entry.upload.tenant == tenant
             and not entry.unwanted

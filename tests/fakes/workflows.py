@@ -187,14 +187,25 @@ class FakeRuns:
         known = self.by_id[run.lease_key.request_id].steps
         if known[step].state is not StepState.SENDING:
             return False
-        known[step] = replace(known[step], state=StepState.SENT, request_id=request_id, input={})
+        known[step] = replace(
+            known[step], state=StepState.SENT, request_id=request_id, input={}, waits=""
+        )
+        return True
+
+    async def put_off(self, run: WorkflowRun, step: StepId, why: str) -> bool:
+        known = self.by_id[run.lease_key.request_id].steps
+        if known[step].state is not StepState.SENDING:
+            return False
+        known[step] = replace(known[step], waits=why)
         return True
 
     async def settle(self, run: WorkflowRun, step: StepId, outcome: Outcome) -> bool:
         known = self.by_id[run.lease_key.request_id].steps
         if known[step].state is StepState.ENDED:
             return False
-        known[step] = replace(known[step], state=StepState.ENDED, outcome=outcome, input={})
+        known[step] = replace(
+            known[step], state=StepState.ENDED, outcome=outcome, input={}, waits=""
+        )
         return True
 
     async def refuse(self, run: WorkflowRun, step: StepId, failure: Failure) -> bool:
@@ -207,6 +218,7 @@ class FakeRuns:
             outcome=Outcome(failure=failure),
             input={},
             refused=True,
+            waits="",
         )
         self.refusals[run.lease_key.request_id, step] = failure.message
         return True
@@ -230,7 +242,7 @@ class FakeRuns:
             elif all(self._ended(step.request_id) for step in _unended(run)):
                 run.ended = True
                 run.steps = {
-                    key: replace(step, state=StepState.ENDED, input={}, outcome=None)
+                    key: replace(step, state=StepState.ENDED, input={}, outcome=None, waits="")
                     for key, step in run.steps.items()
                 }
 
@@ -347,7 +359,7 @@ class FakeWorkflows:
             return StepStatus(step.id, step.app, None, State.FAILED, error=error)
         row = self._rows.get(step.request_id)
         line = next((entry for entry in self._ledger.lines if entry.id == step.request_id), None)
-        shown = StepStatus(step.id, step.app, step.request_id, None)
+        shown = StepStatus(step.id, step.app, step.request_id, None, waits=step.waits)
         if line is not None:
             price = line.price
             shown = replace(

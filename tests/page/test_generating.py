@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.page.reader import FLUX, PROBE, Reader, expect_images, expect_phase
 
@@ -125,6 +125,30 @@ def test_audio_and_its_waveform_are_one_item(reader: Reader) -> None:
         },
     )
     assert seen == [["audio"], ["a.wav"], 1, "1.1 s"]
+
+
+def test_generate_that_is_pressed_again_before_its_answer_submits_one_request(
+    reader: Reader,
+) -> None:
+    """As on a slow connection, where a press has no effect that one sees for seconds."""
+    page, held = reader.page, list[Route]()
+    button = page.get_by_role("button", name="Generate")
+
+    def hold(route: Route) -> None:
+        held.append(route) if route.request.method == "POST" else route.continue_()
+
+    reader.field("prompt").fill("a hill")
+    page.route("**/queue/fal-ai/**", hold)
+    for _ in range(3):
+        button.click()
+    reader.field("prompt").press("Control+Enter")
+    expect(button).to_have_attribute("aria-busy", "true")
+    page.wait_for_timeout(200)  # for others to be sent
+    assert len(held) == 1
+    held[0].continue_()
+    expect(reader.sheets).to_have_count(1)
+    expect_images(reader.sheets.first, 1)
+    expect(button).not_to_have_attribute("aria-busy", "true")
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,21 @@ async def test_another_process_finds_the_same(file: Path, certificates: Path) ->
     assert report.signature.verdict is SignatureState.TRUSTED
     assert report.signature.generation["request_id"] == "r-1"
     assert report.marked
+
+
+async def test_its_python_finds_its_library_where_this_one_does(
+    file: Path, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nenv > "{tmp_path}/env"\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
+    monkeypatch.setenv("DARKROOM_API_KEY", "secret")
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert (await check_apart(file, certificates)).marked
+    environment = (tmp_path / "env").read_text()
+    assert "LD_LIBRARY_PATH=/opt/python/lib\n" in environment
+    assert "secret" not in environment
 
 
 async def test_without_certificates_no_signer_is_known(file: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import counted, echo
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.billing.sums import UsageGroup
 from serve_app.telemetry.clock import SystemClock
@@ -151,7 +151,7 @@ def report_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     priced = [endpoint for endpoint in answer["endpoints"] if endpoint["cost"] is not None]
     for row in priced:
         yield (
-            f"{row['endpoint_id']}: {row['requests']} requests, at fal's prices "
+            f"{row['endpoint_id']}: {counted(row['requests'], 'request')}, at fal's prices "
             f"{row['cost']:.2f} {row['currency']}"
         )
     left_out = len(answer["endpoints"]) - len(priced)

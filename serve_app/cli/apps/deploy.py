@@ -21,7 +21,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server, config_of
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import counted, echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
@@ -128,10 +128,10 @@ def deploy_workflow(
     if as_json:
         echo(json.dumps(stored))
         return
-    number = len(stored["steps"])
     done = "can be registered" if dry_run else "is registered"
     whose = "for all tenants" if stored["public"] else "for your tenant"
-    echo(f"{stored['endpoint_id']} {done} {whose}, with {number} step{'s' if number != 1 else ''}.")
+    steps = counted(len(stored["steps"]), "step")
+    echo(f"{stored['endpoint_id']} {done} {whose}, with {steps}.")
 
 
 def store(server: Server, deployment: Deployable, *, dry_run: bool, as_json: bool) -> None:

@@ -25,7 +25,7 @@ from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo, one_line
+from serve_app.cli.connection.text import counted, echo, one_line
 from serve_app.domain.errors import DarkroomError
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
@@ -94,7 +94,7 @@ def run_command(
             _say("The batch was begun before, and keeps its --max-cost.", as_json=as_json)
         make_folder(folder)
         batch = earlier or _create(client, source, file.name, max_cost)
-        _say(f"{batch['id']}: {len(source.names)} lines", as_json=as_json)
+        _say(f"{batch['id']}: {counted(len(source.names), 'line')}", as_json=as_json)
         with _resumable(batch["id"], again=again):
             batch = _wait(client, batch, as_json=as_json)
             with ProgressLine("Saving the results"):
@@ -178,7 +178,9 @@ def raise_unless_done(batch: dict[str, Any], folder: Path) -> None:
         problems = "\n".join(problems_of(batch))
         raise BatchNotDone(f"The file was refused, and nothing ran.\n{problems}")
     if counts["failed"]:
-        raise BatchNotDone(f"{counts['failed']} lines failed: see {folder / 'errors.jsonl'}.")
+        raise BatchNotDone(
+            f"{counted(counts['failed'], 'line')} failed: see {folder / 'errors.jsonl'}."
+        )
     if counts["completed"] < max(1, counts["total"]):  # it ended while its file was checked
         done = f"{counts['completed']} of {counts['total']} lines are done"
         raise BatchNotDone(

@@ -20,7 +20,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.progress_line import ProgressLine
-from serve_app.cli.connection.text import echo, size_text
+from serve_app.cli.connection.text import counted, echo, size_text
 from serve_app.settings import Config, Secrets
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def backup_command(config: Config, folder: Path, *, other_storage: bool, as_json
         return
     took_s = time.monotonic() - began
     echo(
-        f"Backed up the database ({size_text(manifest.database_bytes)}) and {manifest.files} files "
-        f"({size_text(manifest.files_bytes)}) to {folder} in {took_s:.1f} s."
+        f"Backed up the database ({size_text(manifest.database_bytes)}) and "
+        f"{counted(manifest.files, 'file')} ({size_text(manifest.files_bytes)}) to {folder} in "
+        f"{took_s:.1f} s."
     )
     if manifest.deleted:
         echo(f"{manifest.deleted} files were deleted during the backup and are not in it.")
@@ -93,7 +94,7 @@ def restore_command(
         echo(json.dumps(asdict(manifest) | values))
         return
     echo(
-        f"Restored the database of {manifest.created_at} and {manifest.files} files "
+        f"Restored the database of {manifest.created_at} and {counted(manifest.files, 'file')} "
         f"({size_text(manifest.files_bytes)}). {restored.requeued} requests that were running are "
         "queued again."
     )
@@ -184,7 +185,7 @@ async def _restore(
 
 def _progress_callback(waiting: ProgressLine) -> Callable[[int, int], None]:
     """Function that shows how many files, and how many bytes of them, were copied."""
-    return lambda files, size: waiting.show(f"Copied {files} files, {size_text(size)}")
+    return lambda files, size: waiting.show(f"Copied {counted(files, 'file')}, {size_text(size)}")
 
 
 async def _check(
@@ -202,7 +203,9 @@ async def _check(
 
     async with open_installation(config, Secrets(), other_storage=other_storage) as target:
         check = Check(target, SystemClock(), grace_s=grace_s, checksums=checksums)
-        with ProgressLine(lambda: f"Compared {check.totals.files} files", quiet=as_json) as waiting:
+        with ProgressLine(
+            lambda: f"Compared {counted(check.totals.files, 'file')}", quiet=as_json
+        ) as waiting:
             async for finding in check.findings(mend=mend):
                 waiting.above(json.dumps(asdict(finding)) if as_json else _line(finding))
         return check.totals

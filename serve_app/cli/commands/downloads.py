@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.text import counted
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.preflight import Preflight, gigabytes
 from serve_app.preflight import this_machine
@@ -58,7 +59,7 @@ class RepositoryDownload:
         plan = self.available.plan
         if plan is None:
             return self.available.problem
-        total = f"{gigabytes(plan.total_bytes)} in {len(plan.files)} files"
+        total = f"{gigabytes(plan.total_bytes)} in {counted(len(plan.files), 'file')}"
         if not plan.missing:
             return f"{total}, all downloaded"
         return f"{gigabytes(plan.missing_bytes)} to download, of {total}"

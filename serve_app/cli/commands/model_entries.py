@@ -17,7 +17,7 @@ from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import counted, echo
 from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.derivation import derive_inputs
 from serve_app.cli.inspection.fal_parts import parts_of
@@ -273,5 +273,5 @@ def check_command(file: Path | None, *, as_json: bool, **params: Any) -> None:
     else:
         for line in (*mistakes, *notes):
             echo(line)
-        echo("1 mistake found." if len(mistakes) == 1 else f"{len(mistakes)} mistakes found.")
+        echo(f"{counted(len(mistakes), 'mistake')} found.")
     sys.exit(1 if mistakes else 0)

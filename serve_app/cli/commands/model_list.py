@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import echo, shorten
 from serve_app.domain.errors import EndpointNotFound
 
 PAGE = 100
@@ -43,9 +43,10 @@ def show_model(server: Server, endpoint: str, *, as_json: bool) -> None:
     """Print all that is known of one endpoint. Raises ``EndpointNotFound``."""
     with Client(server) as client:
         page = client.get("/v1/models", endpoint_id=endpoint, expand="preflight")
-    if not page["models"]:
+    if len(page["models"]) != 1:  # all, without a name
         raise EndpointNotFound(
-            f"There is no endpoint {endpoint}. `darkroom models --all` lists all."
+            f"There is no endpoint {shorten(endpoint) or 'without a name'}. "
+            "`darkroom models --all` lists all."
         )
     (model,) = page["models"]
     if as_json:

@@ -18,7 +18,7 @@ from serve_app.cli.commands.downloads import (
 )
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.progress_line import ProgressLine, columns_of
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import counted, echo
 from serve_app.cli.generation.progress import draw_bar, progress_bar
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
@@ -165,7 +165,7 @@ def verify(config: Config, *, as_json: bool) -> int:
                 f"PROBLEM  {damaged_file['repository']}: {damaged_file['path']} was damaged; "
                 "deleted."
             )
-        echo(f"{len(files)} files in {store.directory}, {len(damaged)} damaged.")
+        echo(f"{counted(len(files), 'file')} in {store.directory}, {len(damaged)} damaged.")
         if damaged:
             echo(
                 "Run `darkroom models pull` to download them again. Otherwise the next request "

@@ -15,7 +15,7 @@ import httpx2
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.resources import table
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo, in_lines, one_line, shorten
+from serve_app.cli.connection.text import counted, echo, in_lines, one_line, shorten
 from serve_app.cli.generation.files import outputs
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.domain.errors import Misconfigured
@@ -285,4 +285,8 @@ def cancel(server: Server, request_id: str, *, tenant: str | None, as_json: bool
 def delete(server: Server, request_id: str, *, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.delete(request_path(request_id))
-    echo(json.dumps(answer) if as_json else f"Deleted, with {answer['deleted_files']} files.")
+    echo(
+        json.dumps(answer)
+        if as_json
+        else f"Deleted, with {counted(answer['deleted_files'], 'file')}."
+    )

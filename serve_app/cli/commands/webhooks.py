@@ -15,7 +15,7 @@ from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo, one_line
+from serve_app.cli.connection.text import counted, echo, one_line
 
 
 @click.group("webhooks", cls=CommandGroup)
@@ -127,7 +127,8 @@ def line(delivery: dict[str, Any]) -> str:
     )
     url = one_line(delivery["url"])
     state = f"{delivery['state']:<9}"
-    return f"{delivery['request_id']}  {state}  {delivery['tries']} attempts  {url}{error}"
+    tries = counted(delivery["tries"], "attempt")
+    return f"{delivery['request_id']}  {state}  {tries:<10}  {url}{error}"
 
 
 def lines(delivery: dict[str, Any]) -> Iterator[str]:

@@ -153,7 +153,7 @@ class Client:
     @contextmanager
     def _open_stream(self, path: str, query: Mapping[str, Any]) -> Generator[httpx2.Response]:
         try:
-            with self._http.stream("GET", path, params=_query_params(query)) as response:
+            with self._stream("GET", path, params=_query_params(query)) as response:
                 _refuse_layers(response)
                 if not response.is_success:
                     raise ApiFailure(
@@ -316,7 +316,7 @@ class Client:
     def _response(self, method: str, url: str, **arguments: Any) -> httpx2.Response:
         """Response with its body. ``ApiFailure``: it is longer than any of Darkroom's."""
         try:
-            with self._http.stream(method, self._at_own_address(url), **arguments) as response:
+            with self._stream(method, self._at_own_address(url), **arguments) as response:
                 _refuse_layers(response)
                 note_answer(self.url)
                 return _read_body(response, MOST_BYTES)
@@ -324,6 +324,20 @@ class Client:
             raise self._unreachable(url, error) from None
         except httpx2.RequestError as error:  # such as a body that cannot be decompressed
             raise ApiFailure(f"The response of {self.url} cannot be read ({error}).") from None
+
+    @contextmanager
+    def _stream(self, method: str, url: str, **arguments: Any) -> Generator[httpx2.Response]:
+        try:
+            with self._http.stream(method, url, **arguments) as response:
+                kind = response.headers.get("content-type", "")
+                if response.is_success and kind.startswith("text/html"):
+                    raise ApiFailure(
+                        f"{self.url} answered a page in HTML, which is not from Darkroom. A proxy "
+                        "may ask for a sign-in: open the address in a browser."
+                    )
+                yield response
+        except httpx2.InvalidURL as error:  # such as one of 64 KiB
+            raise Misconfigured(f"An argument cannot be sent: {error}. Nothing was done.") from None
 
     def _unreachable(self, url: str, error: httpx2.TransportError) -> ServerAway:
         where = url if "://" in url else self.url

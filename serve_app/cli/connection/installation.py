@@ -23,9 +23,11 @@ class Installation:
     """One data directory, with the paths and addresses that ``darkroom`` commands need.
 
     The address and key methods raise ``Misconfigured`` if no Darkroom is running or no key exists.
+    ``secret``: API key to use in place of the first one.
     """
 
     data_dir: Path
+    secret: str | None = None
 
     @property
     def key_file(self) -> Path:
@@ -90,7 +92,8 @@ class Installation:
         and HAProxy use about 70 of them.
         """
         name = hashlib.sha256(f"{os.getuid()}:{self.data_dir}".encode()).hexdigest()[:8]
-        parent = SHORT_TEMP_DIR if SHORT_TEMP_DIR.is_dir() else Path(tempfile.gettempdir())
+        usable = os.access(SHORT_TEMP_DIR, os.W_OK | os.X_OK)  # False if it is mounted read-only
+        parent = SHORT_TEMP_DIR if usable else Path(tempfile.gettempdir())
         return parent / f"darkroom-{name}"
 
     def url(self) -> str:
@@ -116,7 +119,9 @@ class Installation:
         )
 
     def key(self) -> str:
-        """First API key, created at the first start, as ``id:secret``."""
+        """API key as ``id:secret``: the chosen one, or the one that the first start created."""
+        if self.secret is not None:
+            return self.secret
         try:
             return self.key_file.read_text().strip()
         except PermissionError:

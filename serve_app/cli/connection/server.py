@@ -87,8 +87,7 @@ def _at(url: str, key: str | None) -> Remote:
 
 
 def _local(data_dir: Path | None, key: str | None) -> Server:
-    here = Installation(_config(data_dir).server.data_dir)
-    return here if key is None else Remote(here.url(), key)
+    return Installation(_config(data_dir).server.data_dir, key)
 
 
 def _config(data_dir: Path | None) -> Config:

@@ -45,6 +45,11 @@ def shorten(text: str, most: int = 60) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as "1 file" or "2 files"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def size_text(size: float) -> str:
     """Bytes as people read them, with the digits that the page shows."""
     if size < 1000:

@@ -12,7 +12,7 @@ from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import counted, echo
 from serve_app.cli.doctor.checks import gateway_checks, gateway_ports, real_models, weights_checks
 from serve_app.cli.serve import haproxy, ports
 from serve_app.diagnosis import checks as diagnosis
@@ -72,11 +72,7 @@ def report(results: Iterable[StepResult], *, as_json: bool) -> int:
     if as_json:
         echo(json.dumps(diagnosis.as_json(seen), indent=2))
     else:
-        echo(
-            "No problems found."
-            if not problems
-            else f"{problems} problem{'' if problems == 1 else 's'} found."
-        )
+        echo("No problems found." if not problems else f"{counted(problems, 'problem')} found.")
     return min(problems, MAX_EXIT_STATUS)
 
 
@@ -175,6 +171,8 @@ def _proxy() -> str:
 
 
 def _key(installation: Installation) -> str:
+    if installation.secret is not None:
+        return "that of --key"
     installation.key()
     mode = installation.key_file.stat().st_mode & 0o777
     if mode & 0o077:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -73,12 +73,25 @@ def progress_text(status: Mapping[str, Any]) -> tuple[str, int]:
         )
     if status["status"] != "IN_PROGRESS":
         return "failed" if status.get("error") else "done", 100
+    if workflow := ours.get("workflow"):
+        return _steps_text(workflow["steps"])
     stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
     words = (stage or "running").replace("_", " ")
     if stage in BYTE_STAGES and steps:  # The bar shows only the stages after these.
         left = f", {_duration(left_s)} left" if (left_s := ours.get("left_s")) is not None else ""
         return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB{left}", 0
     return f"{words}{_pace_text(ours)}", int(95 * step / steps) if steps else 0
+
+
+def _steps_text(steps: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
+    """How far a workflow is, and why a step of it waits."""
+    over = sum(step["state"] in ("succeeded", "skipped") for step in steps)
+    words = f"{over} of {len(steps)} steps done"
+    waits = next((step for step in steps if step.get("reason")), None)
+    if waits is not None:
+        why = WAIT_REASONS.get(waits["reason"]), waits["detail"]
+        words += ", " + ": ".join(filter(None, (waits["node_id"], *why)))
+    return words, int(95 * over / len(steps)) if steps else 0
 
 
 BAR_COLUMNS = 20  # at most; a quarter of a narrow terminal

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -234,7 +235,7 @@ class ServeCommand:
             )
         except RayError as error:
             raise Misconfigured(
-                f"Ray Serve's proxy did not start. Its error: {str(error).splitlines()[-1]}"
+                f"Ray Serve's proxy did not start.{_report('Its error', [str(error)])}"
             ) from error
         self._record_all()
 
@@ -378,6 +379,11 @@ def _deploy_failure(error: RuntimeError) -> str:
         )
         if sentence:
             return sentence.group(1)
-    return (
-        f"Darkroom did not start. See the log above for the cause. Ray Serve reports: {reasons[-1]}"
-    )
+    report = _report("Ray Serve reports", reasons)
+    return f"Darkroom did not start. See the log above for the cause.{report}"
+
+
+def _report(heading: str, messages: Sequence[str]) -> str:
+    """Clause with the last line that any of the messages has; empty if none has one."""
+    lines = "\n".join(messages).strip().splitlines()
+    return f" {heading}: {lines[-1]}" if lines else ""

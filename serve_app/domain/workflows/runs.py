@@ -63,6 +63,7 @@ class Step:
     outcome: Outcome | None = None
     request_state: State | None = None  # None: there is no such request
     refused: bool = False  # its request was not stored, and never will be
+    waits: str = ""  # while sending: why its request is not accepted yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class StepStatus:
     run_s: float | None = None
     cost: Decimal | None = None
     currency: str = ""
+    waits: str = ""  # why its request is not accepted yet
     error: str | None = None
 
 
@@ -142,6 +144,10 @@ class WorkflowRuns(Protocol):
 
     async def mark_sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
         """Record that the request of a step is stored. False: it was recorded before."""
+        ...
+
+    async def put_off(self, run: WorkflowRun, step: StepId, why: str) -> bool:
+        """Record why the request of a step is not accepted yet. False: it is stored after all."""
         ...
 
     async def settle(self, run: WorkflowRun, step: StepId, outcome: Outcome) -> bool:

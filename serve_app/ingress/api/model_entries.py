@@ -152,8 +152,7 @@ async def show(call: Call, endpoint: str) -> WrittenEntry:
     ),
 )
 async def put(call: Call, endpoint: str, entry: ModelEntry) -> WrittenEntry:
-    """It is in force here at once, and everywhere within about a second. ``If-None-Match: *``:
-    ``EntryExists`` if there is one."""
+    """``If-None-Match: *``: ``EntryExists`` if there is one."""
     dry_run, new = call.flag("dry_run"), call.request.headers.get("if-none-match")
     if new not in (None, "*"):
         raise InvalidInput("`If-None-Match` should be `*`, for an entry that does not exist yet.")

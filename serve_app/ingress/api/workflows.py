@@ -86,7 +86,7 @@ async def put(call: Call, body: Mapping[str, Any]) -> ShownWorkflow:
             raise InvalidInput.of_field(
                 "name", f"You have {MAX_PER_TENANT} workflows, and no more are possible. Delete one"
             )
-        await call.services.entries.refresh()
+        await call.services.entries.put_in_force()
     return replace(_workflow_body(call, new), served=True, reason=None)
 
 
@@ -139,7 +139,7 @@ async def delete(call: Call, name: str) -> bool:
     call.caller.require_endpoint(endpoint_id(call.owner, name))
     definitions = call.services.queue.workflows.definitions
     deleted = await definitions.remove(call.owner, name, call.actor)
-    await call.services.entries.refresh()
+    await call.services.entries.put_in_force()
     return deleted
 
 

@@ -22,7 +22,6 @@ from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import LogLine, NewRequest, Request, State
-from serve_app.domain.well_formed import to_well_formed
 from serve_app.ingress.services import request_ids
 
 KINDS = ("images", "videos", "audios", "files")
@@ -142,7 +141,7 @@ def files(request: Request) -> Iterator[PromptFile]:
 
 
 def _output(request: Request) -> Mapping[str, Any]:
-    return to_well_formed(request.outcome.output if request.outcome else None) or {}
+    return (request.outcome.output if request.outcome else None) or {}
 
 
 _NODE = re.compile(r"Node (?P<node>\S+) \((?P<kind>.+)\)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any
+from typing import Any, NotRequired, cast
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.domain.upload import KeptFile
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import is_form, read_form
+from serve_app.ingress.http.body import Form, is_form, parse_body, read_form
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary, Time
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path
@@ -26,7 +26,8 @@ from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import services_of
 from serve_app.storage.keys import file_name
 
-FIELD = "content"
+FIELD, METADATA = "content", "metadata"
+MAX_METADATA_BYTES = 16 * 1024
 PAGE = 100
 
 
@@ -59,6 +60,7 @@ class ReplicateFilePage(ReplicatePage):
 
 class FileForm(TypedDict):
     content: Binary
+    metadata: NotRequired[dict[str, Any]]
 
 
 async def create(request: HttpRequest) -> Response:
@@ -70,15 +72,17 @@ async def create(request: HttpRequest) -> Response:
     if not is_form(request):
         raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
     await services.files.check_disk_for_upload()
-    # Replicate's JavaScript client sends the metadata as a second file.
-    form = await read_form(request, services.config.limits.max_body_bytes, most_files=2)
+    form = await read_form(
+        request, services.config.limits.max_body_bytes, most_files=2
+    )  # with the metadata
     files = form.files.get(FIELD, [])
     if not files:
         raise InvalidInput.of_field(FIELD, "Field required", "missing")
     if len(files) > 1:
         raise InvalidInput.of_field(FIELD, "Only one file is taken", "too_long")
     (file,) = files
-    new = NewUpload(caller.tenant, file.media_type, file.name)
+    metadata = await _metadata(form)
+    new = NewUpload(caller.tenant, file.media_type, file.name, metadata=metadata)
     upload = await services.files.uploads.take_whole(new, file.content)
     digest = (await in_cpu_thread(hashlib.sha256, file.content)).hexdigest()
     kept = await services.files.uploads.get_file(caller, upload.key)
@@ -86,6 +90,19 @@ async def create(request: HttpRequest) -> Response:
     # The same body as later, plus what is known only now.
     body["name"], body["checksums"] = file.name, {"sha256": digest}
     return json_reply(body, 201)
+
+
+async def _metadata(form: Form) -> dict[str, Any]:
+    """What the client says of the file. Replicate's JavaScript client sends it as a second file,
+    and the Python one as a text."""
+    sent = [file.content for file in form.files.get(METADATA, [])]
+    raw = sent[0] if sent else form.texts.get(METADATA, "{}").encode()
+    if len(raw) > MAX_METADATA_BYTES:
+        raise InvalidInput.of_field(METADATA, f"It may have {MAX_METADATA_BYTES} bytes")
+    metadata = await parse_body(raw)
+    if not isinstance(metadata, dict):
+        raise InvalidInput.of_field(METADATA, "Input should be an object")
+    return cast("dict[str, Any]", metadata)
 
 
 async def show(request: HttpRequest) -> Response:
@@ -168,7 +185,7 @@ def _file(request: HttpRequest, tenant: str, kept: KeptFile) -> ReplicateFile:
         "size": kept.size,
         "etag": etag_of(kept.key).strip('"'),
         "checksums": {},
-        "metadata": {},
+        "metadata": dict(kept.metadata),
         "created_at": kept.created_at.isoformat(),
         "expires_at": None if kept.expires_at is None else kept.expires_at.isoformat(),
         "urls": {"get": access.url(origin_of(request), kept.key, tenant)},

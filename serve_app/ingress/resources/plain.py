@@ -15,6 +15,7 @@ from serve_app.ingress.resources.calls import Call, Calls
 from serve_app.resources.declaration import Resource
 
 Row = TypeVar("Row")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def plain_routes(resources: Sequence[Resource[Any]]) -> Sequence[DocumentedRoute]:
@@ -43,8 +44,10 @@ def _calls(resource: Resource[Row]) -> Calls[Row]:
         return next((row for row in rows if getattr(row, resource.key) == key), None)
 
     async def put(call: Call, key: str, new: BaseModel) -> Row:
-        if re.fullmatch(resource.key_pattern, key) is None:
-            message = f"should match the pattern {resource.key_pattern}"
+        if _KEY.fullmatch(key) is None:
+            message = (
+                "should be 1 to 128 letters, digits, _, . and -, and begin with a letter or digit"
+            )
             raise InvalidInput.of_field(resource.key, message)
         table = call.services.tables.of(resource)
         row = await table.put(call.owner, key, new.model_dump(), call.actor)

@@ -1,8 +1,8 @@
 """Access to private files in an ingress process: rules of new files, decisions about readers, and
 signed URLs with their revocation.
 
-Rules never change, so they are read once. Revocations are followed: every process looks once a
-second, and holds those that are in force.
+Rules never change, so they are read once. Revocations are followed, and held while they are in
+force.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from serve_app.domain.errors import DatabaseUnavailable, Forbidden, InvalidInput
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
 from serve_app.domain.ports import Clock
 from serve_app.domain.rest import Rest
-from serve_app.periodic_task import PeriodicTask
+from serve_app.ingress.services.followed import Followed
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
 from serve_app.storage.keys import PRIVATE, access_id, is_private, valid
 from serve_app.storage.signed_urls import FileUrlSigner, SignedUrl
 from serve_app.tenants.recent_keys import RecentKeys
 
-LOOK_EVERY_S = 1.0
 STALE_S = 60.0
 """How long signed URLs are accepted while revocations cannot be read, as API keys are."""
 
@@ -84,12 +83,13 @@ class FileDefaults(LiveValues):
         return self.tenants.get(tenant, NO_LIMITS).file_url_valid_s or self.url_valid_s
 
 
-class FileAccessControl:
+class FileAccessControl(Followed):
     """Decides who reads private files. Public files need none of it."""
 
     def __init__(
         self, book: FileAccessBook, signer: FileUrlSigner, defaults: FileDefaults, clock: Clock
     ) -> None:
+        super().__init__("revoked URLs")
         self.signer = signer
         self.defaults = defaults
         self._book = book
@@ -103,15 +103,11 @@ class FileAccessControl:
         self._last = 0  # number of the last revocation that is known here
         self._seen_at = -math.inf
         self._looking = asyncio.Lock()
-        self._rounds = PeriodicTask(LOOK_EVERY_S, {"revoked URLs": self.refresh})
 
     async def start(self, rest: Rest | None = None) -> None:
         """Read all revocations, and follow those of other processes."""
         await self.refresh()
-        self._rounds.start(rest)
-
-    async def aclose(self) -> None:
-        await self._rounds.aclose()
+        self.follow(rest)
 
     async def refresh(self) -> None:
         """Put new revocations in force."""
@@ -242,8 +238,8 @@ class FileAccessControl:
     async def revoke(
         self, tenant: str, key: str, params: Mapping[str, str] | None, actor: Actor
     ) -> None:
-        """Revoke the URL of the file with these ``params``, or with None all of the file. In force
-        here at once, and elsewhere within seconds. ``Forbidden``: the URL is not valid."""
+        """Revoke the URL of the file with these ``params``, or with None all of the file.
+        ``Forbidden``: the URL is not valid."""
         signature, expires_at = "", None
         if params is not None:
             url = self._verify_url(key, params)
@@ -256,7 +252,7 @@ class FileAccessControl:
                 "You have revoked too many single URLs that have not expired. Revoke all URLs of "
                 "the file instead (without `url`), or delete the file",
             )
-        await self.refresh()
+        await self.put_in_force()
 
     def _drop_expired(self) -> None:
         limit = self._clock.now() - timedelta(hours=1)

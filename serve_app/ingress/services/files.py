@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -48,6 +49,7 @@ class NewUpload:
     keep_s: float | None = None  # None: the tenant's retention
     acl: AccessRules | None = None  # None: the tenant's default
     key_id: str = ""  # as of ``Upload``
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 OPEN_RETRY_S = 60.0
@@ -333,6 +335,7 @@ class Uploads:
             media_type=media_type,
             keep_s=new.keep_s,
             key_id=new.key_id,
+            metadata=new.metadata,
         )
 
 

@@ -1,8 +1,4 @@
-"""Catalogue of an ingress process while it runs: files, and the entries of the database.
-
-Every process looks once a second whether the entries have changed. A process that changes one puts
-it in force before it answers.
-"""
+"""Catalogue of an ingress process while it runs: files, and the entries of the database."""
 
 from __future__ import annotations
 
@@ -26,21 +22,18 @@ from serve_app.catalog.workflows.entry import workflow_entry
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EntryExists, InvalidInput, NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
-from serve_app.domain.rest import Rest
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.followed import Followed
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
-from serve_app.periodic_task import PeriodicTask
 from serve_app.queue.transactions.catalog_entries import MAX_COUNTED, CatalogEntries, KeptEntry
 from serve_app.registry.records import TenantWeights, WeightBook
 from serve_app.settings import Config
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
 
-
-class LiveCatalog:
+class LiveCatalog(Followed):
     """Keeps ``catalog`` as the settings and the stored entries say."""
 
     def __init__(
@@ -53,6 +46,7 @@ class LiveCatalog:
     ) -> None:
         """``catalog``: the object that all handlers hold. It gets other entries. ``weights``: with
         the private endpoints of tenants; None: there are none. ``workflows``: likewise."""
+        super().__init__("catalogue")
         self._weights = weights
         self._workflows = workflows
         self._entries = entries
@@ -62,7 +56,6 @@ class LiveCatalog:
         self._version = ("", "")
         self._conflicts: frozenset[str] = frozenset()
         self._changing = asyncio.Lock()  # a slower, older load must not replace a newer one
-        self._rounds = PeriodicTask(LOOK_EVERY_S, {"catalogue": self.refresh})
         self.on_change: Callable[[], None] = lambda: None  # called when entries have changed
 
     async def use(self, config: Config) -> None:
@@ -81,13 +74,6 @@ class LiveCatalog:
                 await self._load(self._config, self._file)
             elif now != self._version:
                 await self._load_private(now)
-
-    def start(self, rest: Rest | None = None) -> None:
-        """Follow the changes of other processes."""
-        self._rounds.start(rest)
-
-    async def aclose(self) -> None:
-        await self._rounds.aclose()
 
     async def _versions(self) -> tuple[str, str]:
         private = "" if self._weights is None else await self._weights.version()
@@ -110,10 +96,10 @@ class LiveCatalog:
         return await in_cpu_thread(self._check, StoredEntry(endpoint, entry))
 
     async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> CatalogEntry:
-        """Store an entry and put it in force here. ``InvalidInput`` names every mistake."""
+        """Store an entry and put it in force. ``InvalidInput`` names every mistake."""
         checked = await self.check(endpoint, entry)
         await self._entries.put(endpoint, entry, actor)
-        await self.refresh()
+        await self.put_in_force()
         return self._catalog.find(endpoint) or checked
 
     async def add(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> CatalogEntry:
@@ -126,17 +112,17 @@ class LiveCatalog:
                 f"There is a model {endpoint} already, so nothing was stored. Choose another id, "
                 "or replace it: `--replace`, or a call without `If-None-Match`."
             )
-        await self.refresh()
+        await self.put_in_force()
         return self._catalog.find(endpoint) or checked
 
     async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> int:
-        """Remove a stored entry here, and return the number of its unfinished requests.
+        """Remove a stored entry, and return the number of its unfinished requests.
 
         ``RequestActive``: it has some, and ``force`` is not set. ``NotFound``: it is not stored.
         """
         done = await self._entries.remove(endpoint, actor, force=force)
         if done.removed:
-            await self.refresh()
+            await self.put_in_force()
             return done.unfinished
         if all(entry.endpoint != endpoint for entry in await self._entries.all()):
             raise NotFound(self._not_stored(endpoint))

@@ -1,8 +1,6 @@
 """Limits of tenants that operators have set, and disabled tenants, in force in an ingress process.
 
-Every process looks once a second whether they have changed. A process that changes them puts them
-in force before it answers. Limits that operators have set come before those of the settings, field
-by field.
+Limits that operators have set come before those of the settings, field by field.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound, Tenant
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.domain.rest import Rest
-from serve_app.periodic_task import PeriodicTask
+from serve_app.ingress.services.followed import LOOK_EVERY_S, Followed
 from serve_app.resources.tenants import TenantLimit
 from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
 from serve_app.settings.config import AREA_OF
@@ -31,12 +29,11 @@ from serve_app.tenants.tenants import Limits, TenantChange, TenantInfo, Tenants
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
 PAGE = 500
 """Queued requests that are read at once to cancel them."""
 
 
-class LiveTenants:
+class LiveTenants(Followed):
     """Adds the limits that operators have set to the settings."""
 
     def __init__(
@@ -46,6 +43,7 @@ class LiveTenants:
         locations: frozenset[str] = frozenset(),
     ) -> None:
         """``locations``: storage locations that a tenant can have, by id."""
+        super().__init__("tenants")
         self.stored = tenants
         self.deletions = deletions
         self.locations = locations
@@ -54,7 +52,6 @@ class LiveTenants:
         self._limits: Mapping[str, Limits] = {}
         self.disabled: frozenset[str] = frozenset()
         self._changing = asyncio.Lock()  # a slower, older load must not replace a newer one
-        self._rounds = PeriodicTask(LOOK_EVERY_S, {"tenants": self.refresh})
 
     async def refresh(self) -> None:
         """Put limits in force that have changed, and disabled tenants."""
@@ -74,10 +71,7 @@ class LiveTenants:
         """Follow the changes of other processes. ``changed``: puts ``merge_limits`` and
         ``disabled`` in force here."""
         self._changed = changed
-        self._rounds.start(rest)
-
-    async def aclose(self) -> None:
-        await self._rounds.aclose()
+        self.follow(rest)
 
     def merge_limits(self, config: Config) -> Config:
         """``config`` with the limits that operators have set."""
@@ -103,12 +97,11 @@ class LiveTenants:
         if not await self.stored.create(tenant, name, own_limits, actor):
             await self.require_not_deleted(tenant)
             raise InvalidInput.of_field("tenant", f"The tenant {tenant} exists already")
-        await self.refresh()
+        await self.put_in_force()
         return await self.find(tenant)
 
     async def change(self, tenant: str, change: TenantChange, actor: Actor) -> TenantInfo:
-        """Change a tenant, here at once and elsewhere within seconds. ``NotFound``,
-        ``InvalidInput``."""
+        """Change a tenant. ``NotFound``, ``InvalidInput``."""
         check_limits(change.limits)
         check_known(change.limits.get(STORAGE), self.locations)
         if change.disabled is False:
@@ -116,7 +109,7 @@ class LiveTenants:
         record = await self.stored.change(tenant, change, actor)
         if record is None:
             raise _unknown(tenant)
-        await self.refresh()
+        await self.put_in_force()
         return record
 
     async def delete(self, tenant: str, usage: UsageKept, actor: Actor) -> TenantDeletion:
@@ -124,7 +117,7 @@ class LiveTenants:
         begun = await self.deletions.ask(tenant, usage, actor)
         if begun is None:
             raise _unknown(tenant)
-        await self.refresh()
+        await self.put_in_force()
         return begun
 
     async def require_not_deleted(self, tenant: str) -> None:

@@ -106,14 +106,17 @@ class WeightJobs(JobHandler):
         catalog: Catalog,
         config: Callable[[], Config],
         token_of: TokenOf,
+        accepted: Callable[[], Awaitable[None]],
         command: Command = worker_command,
     ) -> None:
-        """``config``: the settings in force. ``command``: of the checking process."""
+        """``config``: the settings in force. ``accepted``: puts the private endpoint of weights in
+        force. ``command``: of the checking process."""
         self._book = book
         self._storage = storage
         self._catalog = catalog
         self._config = config
         self._token_of = token_of
+        self._accepted = accepted
         self._command = command
         self._turn = asyncio.Lock()  # to check: it takes gigabytes of memory
         collecting = {"weight_files": book.collect, "weight_folders": self.remove_abandoned}
@@ -198,6 +201,7 @@ class WeightJobs(JobHandler):
         for file in result["files"]:
             await self._store(folder / file["file"], file["digest"], file["size"])
         await self._book.accept(job, checked)
+        await self._accepted()
 
     def _message(
         self, weights: TenantWeights, folder: Path, base: Weights, left: int

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from starlette.responses import Response
@@ -19,7 +18,6 @@ from serve_app.domain.media.data_uri import data_uri_of_base64
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Priority, Redacted, Request
-from serve_app.domain.well_formed import to_well_formed
 from serve_app.domain.workflows.references import FILE_URL
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -61,16 +59,13 @@ def outcome_headers(request: Request) -> dict[str, str]:
 
 
 def final_outcome(request: Request) -> Outcome:
-    """Outcome of a request whose state is final, with well-formed texts in its output: no protocol
-    could send others. ``OutcomeForgotten``: it was deleted."""
+    """Outcome of a request whose state is final. ``OutcomeForgotten``: it was deleted."""
     if request.forgetting is Redacted.DONE:
         raise OutcomeForgotten(
             "The outcome was deleted: after an hour if the request set X-Fal-Store-IO: 0, else at "
             "the end of the time for which this installation keeps prompts."
         )
-    outcome = request.outcome or Outcome(failure=NO_OUTCOME)
-    output = to_well_formed(outcome.output)
-    return outcome if output is outcome.output else replace(outcome, output=output)
+    return request.outcome or Outcome(failure=NO_OUTCOME)
 
 
 async def rendered_output(

@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError, RequestNotFound
-from serve_app.domain.request import Request, State
+from serve_app.domain.request import Request, State, WaitReason
 from serve_app.domain.workflows.definition import POOL
 from serve_app.domain.workflows.runs import RunStatus, StepStatus
 from serve_app.ingress.http.errors import iso
@@ -44,6 +44,14 @@ class WorkflowStep(TypedDict):
         ),
     ]
     queue_position: Annotated[int | None, Field(description="While it is queued; 0 is next.")]
+    reason: Annotated[
+        WaitReason | Literal["not_accepted"] | None,
+        Field(
+            description="Why it waits, as in the status of its request. `not_accepted`: the "
+            "queue does not take that yet. Null: it does not wait, or for other steps."
+        ),
+    ]
+    detail: Annotated[str, Field(description="More about the reason.")]
     started_at: Time | None
     finished_at: Time | None
     run_s: Annotated[float | None, Field(description="Seconds on a replica, once it has ended.")]
@@ -102,14 +110,17 @@ async def _step(
     # In a workflow that has ended, it was not sent before that, or its request was deleted.
     missing = "skipped" if workflow.state.final else "waiting"
     word = missing if step.state is None else step.state.value
-    position = None
+    position, reason, detail = None, None, ""
     if step.state is State.QUEUED and step.request_id is not None:
         try:
             queued = await services.queue.get(workflow.tenant, step.request_id)
         except RequestNotFound:
             word = missing
         else:
-            position = (await services.queue.waiting(queued)).position
+            waiting = await services.queue.waiting(queued)
+            position, reason, detail = waiting.position, waiting.reason, waiting.detail
+    elif word == "waiting" and step.waits:
+        reason, detail = "not_accepted", step.waits
     return {
         "node_id": step.id.node,
         "item": step.id.item if listed else None,
@@ -117,6 +128,8 @@ async def _step(
         "request_id": step.request_id,
         "state": cast("StepWord", word),
         "queue_position": position,
+        "reason": cast("WaitReason | Literal['not_accepted'] | None", reason),
+        "detail": detail,
         "started_at": iso(step.started_at),
         "finished_at": iso(step.finished_at),
         "run_s": step.run_s,
@@ -134,6 +147,8 @@ def _waiting(name: str, app: str, *, ended: bool) -> WorkflowStep:
         "request_id": None,
         "state": "skipped" if ended else "waiting",
         "queue_position": None,
+        "reason": None,
+        "detail": "",
         "started_at": None,
         "finished_at": None,
         "run_s": None,

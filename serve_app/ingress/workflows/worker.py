@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,6 +49,7 @@ ABANDONED_AT_ONCE = 200
 OF_ALL_REQUESTS = frozenset({"queue_full", "rate_limit", "tenant_limit"})
 """Reasons for which the queue takes none of a tenant's requests, whatever they are. Without this, a
 thousand of its workflows would try in each look, before those of others go on."""
+NUMBER = re.compile(r"[\d.]+")
 DELETED = (
     "The workflow was deleted before the request started. Register it again with `darkroom deploy`."
 )
@@ -186,6 +188,7 @@ class WorkflowWorker:
             raise  # it may be stored: the step keeps its id, and is submitted again
         except (Overloaded, Unavailable) as error:
             log.info("The step %s waits: %s", name, error.message)
+            await self._put_off(run, step, name, error.message)
             if isinstance(error, Overloaded) and error.reason in OF_ALL_REQUESTS:
                 self._full.add(run.tenant)
             return not isinstance(error, Overloaded)
@@ -197,6 +200,13 @@ class WorkflowWorker:
         if await runs.mark_sent(run, step.id, stored.id):
             await self._log(run, "INFO", f"Step {name} is request {stored.id} to {step.app}.")
         return True
+
+    async def _put_off(self, run: WorkflowRun, step: Step, name: str, why: str) -> None:
+        """Tell the owner why a step waits to be submitted. Each look may find other numbers."""
+        if NUMBER.sub("", why) == NUMBER.sub("", step.waits):
+            return
+        if await self._book.runs.put_off(run, step.id, why):
+            await self._log(run, "INFO", f"Step {name} waits: {why}")
 
     async def _finish(self, run: WorkflowRun, outcome: Outcome, steps: Sequence[Step]) -> None:
         """Cancel the steps that have not ended, and end the request."""

@@ -24,35 +24,36 @@ const VARIATION = 0.3;
 export class Submitter {
   #page;
   #grids = null; // the module of the grids, when it is loaded
-  #waiting = new Set(); // sources that wait for files, or for a lost answer
+  #submitting = new Set(); // sources of requests that are not accepted yet
 
   constructor(page) {
     this.#page = page;
   }
 
   /** Submits the form of `model` when its files are uploaded, unless the form of another one is shown by
-   * then; with `draft`, `{count, until}`, it makes drafts. Problems are shown at their fields. While it
-   * waits for files or for a lost answer, a further call from that form does nothing: it would submit the
-   * same input twice. `page` has what differs for the form of a model's page. True if it was submitted. */
+   * then; with `draft`, `{count, until}`, it makes drafts. Problems are shown at their fields. Until the
+   * request is accepted, a further call from that form does nothing: who presses again on a slow
+   * connection wants one request. `page` has what differs for the form of a model's page. True if it was submitted. */
   async generate(model, { draft, button = byId("generate"), ...page } = {}) {
     const source = page.form ? model.id : "";
-    if (this.#waiting.has(source) || model === null) return false;
+    if (this.#submitting.has(source) || model === null) return false;
     const { complain, form, goingOn } = { ...this.#page, ...page };
     complain("");
     button.setAttribute("aria-busy", "true");
+    this.#submitting.add(source);
     try {
-      this.#waiting.add(source);
-      await allLoaded(button.form).finally(() => this.#waiting.delete(source));
+      await allLoaded(button.form);
       if (!form.isOf(model)) return false;
       const input = this.#read(model, form, goingOn());
       if (input === null) return false;
-      if (draft) await this.#submit(model, drafted(input, draft), { complain, source });
-      else await this.#submit(model, input, { origin: goingOn()?.given.origin, complain, source });
+      if (draft) await this.#submit(model, drafted(input, draft), { complain });
+      else await this.#submit(model, input, { origin: goingOn()?.given.origin, complain });
       return true;
     } catch (error) {
       complain(this.#problemsOf(error, model, form));
       return false;
     } finally {
+      this.#submitting.delete(source);
       button.removeAttribute("aria-busy");
     }
   }
@@ -168,11 +169,11 @@ export class Submitter {
   }
 
   /** Id of the request. `tries` is as in `Api.submit`. Throws `Refused` or `Unreachable`. */
-  async #submit(model, input, { grid, origin, tries, complain, source, reveal = true } = {}) {
+  async #submit(model, input, { grid, origin, tries, complain, reveal = true } = {}) {
     const { api, stage, announce } = this.#page;
     const at = Date.now();
     const path = `queue/${endpointPath(model.id)}`;
-    const posting = tries ? api.submit(path, input, tries) : this.#post(path, input, complain, source);
+    const posting = tries ? api.submit(path, input, tries) : this.#post(path, input, complain);
     const { request_id: id } = await posting;
     const { id: endpoint, name, demo, makes } = model;
     const aspect = aspectOf(input, defaultsOf(model), makes, sourceSides());
@@ -184,23 +185,19 @@ export class Submitter {
 
   /** Submits `input`. While its answer is lost, the page says that it tries again, until the user
    * stops it. Throws `Refused` or `Unreachable`. */
-  async #post(path, input, complain = this.#page.complain, source = "") {
+  async #post(path, input, complain = this.#page.complain) {
     const { api } = this.#page;
     const over = new AbortController();
     const stop = button("Stop", () => {
       stop.disabled = true; // the answer of a call that is on its way still counts
       over.abort();
     });
-    let waited = false;
     const waits = () => {
-      waited = true;
-      this.#waiting.add(source);
       if (!stop.isConnected) complain(REPEATING, " ", stop);
     };
     try {
       return await api.submit(path, input, { waits, signal: over.signal });
     } finally {
-      if (waited) this.#waiting.delete(source);
       if (stop.isConnected) complain("");
     }
   }

@@ -1046,6 +1046,7 @@ CREATE TABLE uploads (
     state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'whole', 'unwanted')),
     size       bigint,
     key_id     text NOT NULL DEFAULT '',     -- key that asked for it: the offer ends with it
+    metadata   json,                         -- what its client says of it; null: nothing
     created_at timestamptz NOT NULL DEFAULT now(),
     due_at     timestamptz,                  -- deleted then; null: not by itself
     CHECK ((state = 'whole') <= (size IS NOT NULL))
@@ -1432,6 +1433,7 @@ CREATE TABLE workflow_steps (
     input      json,
     outcome    json,
     refused    text,                         -- why its request was not stored; null: it was not refused
+    waits      text,                         -- while sending: why its request is not accepted yet
     PRIMARY KEY (run_id, node, item)
 ) WITH (fillfactor = 70);
 CREATE INDEX workflow_steps_of_request ON workflow_steps (request_id);

@@ -20,6 +20,7 @@ from serve_app.domain.errors import (
     UploadPolicyFailed,
 )
 from serve_app.domain.outcome import Failure, Outcome
+from serve_app.domain.well_formed import to_well_formed
 
 QUEUED = "Queued."
 CANCEL_REQUESTED = "Cancel requested; the request stops at its next step."
@@ -186,9 +187,10 @@ sent in every status and list."""
 
 
 def storable(outcome: Outcome) -> Outcome:
-    """The outcome with a failure message that PostgreSQL can store."""
+    """The outcome with well-formed texts in its output, because no protocol can send others, and a
+    failure message that PostgreSQL can store."""
     if (failure := outcome.failure) is None:
-        return outcome
+        return replace(outcome, output=to_well_formed(outcome.output))
     message = failure.message
     if len(message) > MAX_FAILURE_CHARACTERS:
         message = f"{message[:MAX_FAILURE_CHARACTERS]} …"

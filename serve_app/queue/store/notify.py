@@ -4,6 +4,9 @@ Notifications make changes visible sooner; correctness does not depend on them, 
 process also looks each second. NOTIFY inside a transaction serialises all commits (measured: a
 third of the rate). So it is sent in a small transaction of its own, and only while another process
 listens.
+
+What changes rarely and is held in memory, such as the catalogue, is read again by the others before
+the call that changed it is answered: the client's next call may go to any of them.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import psycopg
@@ -33,6 +37,8 @@ RECONNECT_S = (0.1, 0.5, 1.0, 2.0)
 PROBE_S = 3.0
 PER_MESSAGE = 100  # ids; a payload holds 8000 bytes
 FREED_PER_MESSAGE = 25  # names, beside the ids
+REFRESH_WAIT_S = 2.0
+"""How long a change waits for the other processes. By then they have looked themselves."""
 
 COUNT_LISTENERS = f"""
 -- name: count_listeners
@@ -61,8 +67,7 @@ class Notification:
         """
 
         def payload(**part: object) -> str:
-            nothing = {"changed": [], "pools": [], "signals": [], "freed": []}
-            return compact({"from": sender, "at": self.since, **nothing, **part})
+            return _payload(sender, at=self.since, **part)
 
         changed, signals, freed = sorted(self.changed), list(self.signals), sorted(self.freed)
         for start in range(FREED_PER_MESSAGE, len(freed), FREED_PER_MESSAGE):
@@ -85,11 +90,31 @@ class Notification:
             first = {}
 
 
+def _payload(sender: str, **part: object) -> str:
+    nothing = {"at": None, "changed": [], "pools": [], "signals": [], "freed": []}
+    return compact({"from": sender, **nothing, **part})
+
+
+@dataclass
+class _Refreshing:
+    """A refresh that this process waits for."""
+
+    others: int
+    done: set[str] = field(default_factory=set[str])  # names of the processes that have done it
+    all_done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, sender: str) -> None:
+        self.done.add(sender)
+        if len(self.done) >= self.others:
+            self.all_done.set()
+
+
 class Notifier:
     """Send and receive notifications.
 
     ``on_notification`` is called with notifications from other processes, ``on_gap`` when some may
-    have been missed.
+    have been missed. ``on_refresh`` reads again what this process holds in memory and others have
+    changed.
     """
 
     def __init__(
@@ -111,6 +136,9 @@ class Notifier:
         self._pending = Notification()
         self._something = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._refreshing: dict[str, _Refreshing] = {}
+        self._refreshes: set[asyncio.Task[None]] = set()  # that others have asked for
+        self.on_refresh: Callable[[], Awaitable[None]] = _nothing
         self.listening = False
 
     def start(
@@ -120,9 +148,10 @@ class Notifier:
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._send())]
 
     async def aclose(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._refreshes]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks = []
 
     def notify(
@@ -142,6 +171,38 @@ class Notifier:
         self._pending.signals.update(signals)
         self._pending.freed.update(freed)
         self._something.set()
+
+    async def refresh_others(self) -> None:
+        """Have the other processes refresh, and wait until they have, at most ``REFRESH_WAIT_S``.
+        Call it after the commit."""
+        if self._alone:
+            return
+        id_ = uuid.uuid4().hex
+        try:
+            others = int(await self._database.value(COUNT_LISTENERS)) - self.listening
+            if others <= 0:
+                return
+            refreshing = self._refreshing[id_] = _Refreshing(others)
+            await self._send_now(refresh=id_)
+            await asyncio.wait_for(refreshing.all_done.wait(), REFRESH_WAIT_S)
+        except (TimeoutError, DatabaseUnavailable):
+            log.info("Not all ingress replicas have said that they see a change.")
+        finally:
+            self._refreshing.pop(id_, None)
+
+    async def _refresh(self, id_: str) -> None:
+        """Refresh as another process asks, and tell it."""
+        try:
+            await self.on_refresh()
+            await self._send_now(refreshed=id_)
+        except DatabaseUnavailable as error:
+            log.debug("What another process has changed is seen later: %s", error)
+        except Exception:
+            log.exception("What another process has changed is seen later.")
+
+    async def _send_now(self, **part: object) -> None:
+        await self._database.rows(NOTIFY, {"payload": _payload(self._ingress_id, **part)})
+        self._metrics.notification_sent()
 
     async def count_listeners(self) -> None:
         """Check for other listeners. One that was heard meanwhile came after the count."""
@@ -218,9 +279,19 @@ class Notifier:
         self._metrics.notification_received(
             None if at is None else self._clock.now().timestamp() - at
         )
+        if (asked := message.get("refresh")) is not None:
+            task = asyncio.create_task(self._refresh(asked))
+            self._refreshes.add(task)
+            task.add_done_callback(self._refreshes.discard)
+        if (refreshing := self._refreshing.get(message.get("refreshed", ""))) is not None:
+            refreshing.note(message["from"])
         signals = {Signal(SignalKind(kind), LeaseKey(*key)) for *key, kind in message["signals"]}
         # Versions before send no `freed`: what they end is seen by the next look.
         freed = {(kind, name) for kind, name in message.get("freed", [])}
         self._on_notification(
             Notification(set(message["changed"]), set(message["pools"]), signals, freed)
         )
+
+
+async def _nothing() -> None:
+    """The refresh of a process that holds nothing."""

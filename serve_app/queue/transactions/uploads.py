@@ -28,9 +28,9 @@ COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size, u.
 
 OPEN = """
 -- name: open_upload
-INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, key_id, due_at)
+INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, key_id, metadata, due_at)
 VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s, %(key_id)s,
-        now() + make_interval(secs => %(abandoned_s)s))
+        %(metadata)s::json, now() + make_interval(secs => %(abandoned_s)s))
 """
 # Open uploads are few: a quota bounds them.
 USED = """
@@ -88,7 +88,7 @@ noted AS ({insert_audit("key", "gone")})
 SELECT key FROM gone
 """
 _KEPT = f"""
-SELECT key, media_type, size, created_at, due_at FROM uploads
+SELECT key, media_type, size, created_at, due_at, coalesce(metadata, '{{}}') FROM uploads
 WHERE tenant = %(tenant)s AND state = 'whole' {_SHOWN}
 """
 KEPT = _KEPT + "AND key = %(key)s"
@@ -158,6 +158,7 @@ class PostgresUploads:
                 "keep_s": upload.keep_s,
                 "parts_id": upload.parts_id,
                 "key_id": upload.key_id,
+                "metadata": messages.compact(upload.metadata) if upload.metadata else None,
                 "abandoned_s": ABANDONED_S,
             },
         )
@@ -229,11 +230,11 @@ class PostgresUploads:
         return None if value is None else str(value)
 
     def _file_of_row(self, tenant: str, row: tuple[Any, ...]) -> KeptFile:
-        key, media_type, size, created_at, due_at = row
+        key, media_type, size, created_at, due_at, metadata = row
         age_s = self._retention.upload_age_s(tenant)
         if due_at is None and age_s is not None:
             due_at = created_at + timedelta(seconds=age_s)
-        return KeptFile(key, media_type, size, created_at, due_at)
+        return KeptFile(key, media_type, size, created_at, due_at, metadata)
 
     async def mark_aged(self) -> None:
         if not self._retention.any_upload:

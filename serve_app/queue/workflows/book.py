@@ -70,7 +70,7 @@ STATUS = """
 SELECT s.node, s.item, s.app, CASE WHEN s.refused IS NULL THEN s.request_id::text END,
        CASE WHEN s.refused IS NULL THEN c.state ELSE 'failed' END,
        c.started_at, c.finished_at, u.run_s,
-       u.amount, coalesce(u.price ->> 'currency', ''),
+       u.amount, coalesce(u.price ->> 'currency', ''), coalesce(s.waits, ''),
        s.refused, CASE WHEN c.state IN ('failed', 'cancelled', 'expired') THEN c.outcome END
 FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
 LEFT JOIN requests c ON c.id = s.request_id

@@ -99,7 +99,7 @@ STEPS = """
 -- name: steps_of_workflow
 SELECT s.node, s.item, s.app, s.request_id::text, s.state,
        CASE s.state WHEN 'sending' THEN s.input END, s.outcome,
-       c.state, s.refused IS NOT NULL
+       c.state, s.refused IS NOT NULL, coalesce(s.waits, '')
 FROM workflow_steps s LEFT JOIN requests c ON c.id = s.request_id
 WHERE s.run_id = %(id)s::uuid
 ORDER BY s.node, s.item
@@ -119,13 +119,20 @@ RETURNING node, item
 """
 SENT = """
 -- name: workflow_step_sent
-UPDATE workflow_steps SET state = 'sent', request_id = %(request)s::uuid, input = NULL
+UPDATE workflow_steps
+SET state = 'sent', request_id = %(request)s::uuid, input = NULL, waits = NULL
+WHERE run_id = %(id)s::uuid AND node = %(node)s AND item = %(item)s AND state = 'sending'
+RETURNING 1
+"""
+PUT_OFF = """
+-- name: put_workflow_step_off
+UPDATE workflow_steps SET waits = %(why)s
 WHERE run_id = %(id)s::uuid AND node = %(node)s AND item = %(item)s AND state = 'sending'
 RETURNING 1
 """
 SETTLE = """
 -- name: settle_workflow_step
-UPDATE workflow_steps SET state = 'ended', outcome = %(outcome)s::json, input = NULL
+UPDATE workflow_steps SET state = 'ended', outcome = %(outcome)s::json, input = NULL, waits = NULL
 WHERE run_id = %(id)s::uuid AND node = %(node)s AND item = %(item)s AND state <> 'ended'
 RETURNING 1
 """
@@ -133,7 +140,7 @@ RETURNING 1
 REFUSE = """
 -- name: refuse_workflow_step
 UPDATE workflow_steps s
-SET state = 'ended', outcome = %(outcome)s::json, input = NULL, refused = %(message)s
+SET state = 'ended', outcome = %(outcome)s::json, input = NULL, refused = %(message)s, waits = NULL
 WHERE s.run_id = %(id)s::uuid AND s.node = %(node)s AND s.item = %(item)s AND s.state = 'sending'
   AND NOT EXISTS (
     SELECT FROM requests r WHERE r.id = s.request_id AND r.tenant = %(tenant)s)
@@ -168,7 +175,7 @@ WITH over AS (
     FOR NO KEY UPDATE OF w SKIP LOCKED FOR KEY SHARE OF p SKIP LOCKED
 ),
 emptied AS (
-    UPDATE workflow_steps s SET state = 'ended', input = NULL, outcome = NULL
+    UPDATE workflow_steps s SET state = 'ended', input = NULL, outcome = NULL, waits = NULL
     FROM over o WHERE s.run_id = o.request_id
 )
 UPDATE workflow_runs w SET ended_at = now() FROM over o WHERE w.request_id = o.request_id
@@ -242,6 +249,10 @@ class PostgresWorkflowRuns:
             await self._database.rows(SENT, {**_step_params(run, step), "request": request_id})
         )
 
+    async def put_off(self, run: WorkflowRun, step: StepId, why: str) -> bool:
+        params = {**_step_params(run, step), "why": messages.clean(why)}
+        return bool(await self._database.rows(PUT_OFF, params))
+
     async def settle(self, run: WorkflowRun, step: StepId, outcome: Outcome) -> bool:
         text = messages.compact(outcome_to_json(outcome))
         return bool(await self._database.rows(SETTLE, {**_step_params(run, step), "outcome": text}))
@@ -277,7 +288,7 @@ def _run(row: tuple[Any, ...]) -> WorkflowRun:
 
 
 def _step(row: tuple[Any, ...]) -> Step:
-    node, item, app, request_id, state, unsent, outcome, of_request, refused = row
+    node, item, app, request_id, state, unsent, outcome, of_request, refused, waits = row
     return Step(
         StepId(node, item),
         app,
@@ -287,6 +298,7 @@ def _step(row: tuple[Any, ...]) -> Step:
         None if outcome is None else outcome_from_json(outcome),
         state_of(of_request),
         refused,
+        waits,
     )
 
 

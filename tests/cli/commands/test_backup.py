@@ -63,7 +63,7 @@ async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
     await installation(data_dir)
     backed_up = darkroom("backup", folder, "--data-dir", data_dir)
     assert backed_up.returncode == 0, backed_up.stderr
-    assert "and 1 files (7 B)" in backed_up.stdout
+    assert "and 1 file (7 B)" in backed_up.stdout
     assert "Only its owner can read it" in backed_up.stderr
     other.mkdir()
     with (other / "serve.lock").open("w") as lock:

@@ -72,6 +72,11 @@ def test_one_that_is_not_there_is_named(data_dir: Path) -> None:
     assert "There is no endpoint test/nobody" in ran.output
 
 
+def test_one_without_a_name_is_not_there(data_dir: Path) -> None:
+    ran = CliRunner().invoke(main, ["models", "show", "", "--data-dir", str(data_dir)])
+    assert (ran.exit_code, "There is no endpoint without a name" in ran.output) == (1, True)
+
+
 def test_programs_get_one_json_document(data_dir: Path) -> None:
     document = json.loads(list_models(data_dir, "--json"))
     models = {model["endpoint_id"]: model for model in document["models"]}

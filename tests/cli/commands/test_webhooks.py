@@ -71,7 +71,7 @@ def test_what_is_dead_is_listed_shown_and_sent_again(
     request_id = answer.json()["request_id"]
     wait_for_state(darkroom, request_id, "dead")
     listed = darkroom("webhooks", "list", "--state", "dead").stdout
-    assert listed.startswith(f"{request_id}  dead")
+    assert listed.startswith(f"{request_id}  dead       1 attempt  ")
     assert "It answered 404." in listed
     assert "It answered 404." in darkroom("webhooks", "show", request_id).stdout
     receiver.status = 200

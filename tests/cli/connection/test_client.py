@@ -19,7 +19,12 @@ from serve_app.free_ports import free_port
 
 @contextmanager
 def answering(
-    status: int, body: str, keys: list[str | None] | None = None, *, location: str = ""
+    status: int,
+    body: str,
+    keys: list[str | None] | None = None,
+    *,
+    location: str = "",
+    content_type: str = "",
 ) -> Iterator[str]:
     """Origin of a server that gives the same response to every call, like HAProxy without an
     ingress. ``keys`` gets the credentials of each call. ``location``: where redirects lead."""
@@ -31,6 +36,8 @@ def answering(
             self.send_response(status)
             if location:
                 self.send_header("location", location)
+            if content_type:
+                self.send_header("content-type", content_type)
             self.end_headers()
             self.wfile.write(body.encode())
 
@@ -79,6 +86,25 @@ def test_where_nothing_answers_is_named(tmp_path: Path) -> None:
         for fetch in (asking.download, asking.preview):
             with pytest.raises(Misconfigured, match=f"Nothing answers at {elsewhere}/a.png"):
                 fetch(f"{elsewhere}/a.png")
+
+
+def test_a_page_in_html_is_not_taken_for_a_log(tmp_path: Path) -> None:
+    page = answering(200, "<html>Sign in</html>", content_type="text/html; charset=utf-8")
+    with page as url, client(url, tmp_path) as calls:
+        lines = calls.lines("/v1/audit/export")
+        with pytest.raises(ApiFailure, match="answered a page in HTML"), lines:
+            raise AssertionError
+        with pytest.raises(ApiFailure, match="answered a page in HTML"):
+            calls.get("/v1/keys")
+
+
+def test_an_argument_that_no_address_can_have_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with answering(200, "{}") as url, client(url, tmp_path) as calls:
+        with pytest.raises(Misconfigured, match="An argument cannot be sent"):
+            calls.get("/v1/requests", tenant="x" * 70_000)
+        lines = calls.lines("/v1/audit/export", tenant="x" * 70_000)
+        with pytest.raises(Misconfigured, match="An argument cannot be sent"), lines:
+            raise AssertionError
 
 
 def test_only_darkroom_gets_the_key_when_files_are_fetched(tmp_path: Path) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from serve_app.cli.connection import installation
 from serve_app.cli.connection.contexts import contexts_file
+from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.remote import Remote, origin
+from serve_app.cli.connection.server import chosen_server, config_of, local_installation
 from serve_app.cli.main import main
 from serve_app.domain.errors import Misconfigured
 from tests.wire.served import Address, serve
@@ -124,6 +130,18 @@ def test_a_data_directory_is_used_before_the_current_context(
     assert tenant_of("--data-dir", folder) != others
     monkeypatch.setenv("DARKROOM_DATA_DIR", folder)
     assert tenant_of() != others
+
+
+def test_an_explicit_key_is_used_with_the_files_of_the_data_directory(
+    address: Address, tmp_path: Path
+) -> None:
+    folder = make_data_dir(tmp_path / "data", address.url, address.key)
+    assert tenant_of("--data-dir", folder, "--key", address.other_key) != tenant_of(
+        "--data-dir", folder
+    )
+    server = chosen_server(tmp_path / "data", key=address.other_key)
+    assert config_of(server).server.data_dir == tmp_path / "data"
+    assert local_installation(tmp_path / "data").key() == address.key
 
 
 def test_two_names_for_a_server_contradict_each_other() -> None:
@@ -287,3 +305,27 @@ def test_an_argument_that_is_not_utf_8_is_reported_in_a_sentence(address: Addres
     ran = darkroom("keys", "create", "a\udcff", *at, fails=True)
     assert isinstance(ran.exception, SystemExit)
     assert "not text in UTF-8" in ran.output
+
+
+def test_the_files_of_ray_are_in_tmpdir_where_nothing_can_be_written_to_tmp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    here = Installation(tmp_path / "data")
+    assert here.run_dir.parent == installation.SHORT_TEMP_DIR
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    places = [place for place in (closed, Path("/proc/sys")) if not os.access(place, os.W_OK)]
+    if not places:
+        pytest.skip("root can write everywhere on this machine")
+    monkeypatch.setattr(installation, "SHORT_TEMP_DIR", places[0])
+    assert here.run_dir.parent == tmp_path
+
+
+def test_a_data_directory_may_have_any_letters_in_the_locale_c(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "serve_app.cli", "status", "--data-dir", tmp_path / "dä")
+    ran = subprocess.run(
+        ["env", "LC_ALL=C", "PYTHONUTF8=0", *map(str, command)], capture_output=True, check=False
+    )
+    assert ran.returncode == 1
+    assert f"No Darkroom is running on {tmp_path}/dä." in ran.stderr.decode()

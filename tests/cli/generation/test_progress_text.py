@@ -98,6 +98,28 @@ def test_a_status_is_shown_in_words(status: dict[str, Any], words: str, done: in
     assert progress_text(status) == (words, done)
 
 
+@pytest.mark.parametrize(
+    ("reason", "detail", "words"),
+    [
+        (None, "", "1 of 2 steps done"),
+        (
+            "paused",
+            "",
+            "1 of 2 steps done, big: waiting for an operator to resume the endpoint",
+        ),
+        ("not_accepted", "It is drained.", "1 of 2 steps done, big: It is drained."),
+    ],
+)
+def test_a_workflow_says_how_far_it_is_and_why_a_step_waits(
+    reason: str | None, detail: str, words: str
+) -> None:
+    steps = [
+        {"node_id": "draw", "state": "succeeded", "reason": None, "detail": ""},
+        {"node_id": "big", "state": "queued", "reason": reason, "detail": detail},
+    ]
+    assert progress_text(running(workflow={"steps": steps})) == (words, 47)
+
+
 def test_a_wait_is_reported_with_its_time() -> None:
     soon = (datetime.now(UTC) + timedelta(seconds=40)).isoformat()
     ours = {"reason": "limit", "detail": "", "starts_at": soon}

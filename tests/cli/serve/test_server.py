@@ -117,3 +117,16 @@ def test_ray_s_workers_look_for_no_modules_in_the_working_directory(
     assert server._job_config()._py_driver_sys_path == []
     monkeypatch.setattr(sys, "path", [str(server.PACKAGES), *sys.path])
     assert server._job_config()._py_driver_sys_path == [str(server.PACKAGES)]
+
+
+def test_a_report_of_ray_that_is_empty_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def states(*messages: str) -> SimpleNamespace:
+        deployments = {n: SimpleNamespace(message=text) for n, text in enumerate(messages)}
+        return SimpleNamespace(applications={"darkroom": SimpleNamespace(deployments=deployments)})
+
+    monkeypatch.setattr(serve, "status", lambda: states("", "  "))
+    assert server._deploy_failure(RuntimeError()) == (
+        "Darkroom did not start. See the log above for the cause."
+    )
+    monkeypatch.setattr(serve, "status", lambda: states("It is unhealthy.", ""))
+    assert server._deploy_failure(RuntimeError()).endswith("Ray Serve reports: It is unhealthy.")

@@ -89,6 +89,21 @@ async def test_a_tenant_is_created_with_a_name_and_limits(house: House) -> None:
     assert [act["action"] for act in acts] == ["tenant.change", "tenant.create"]
 
 
+async def test_an_id_that_no_tenant_can_have_is_refused_in_words(house: House) -> None:
+    async with house.client() as admin:
+        answers = [
+            await admin.post("/v1/tenants", json={"tenant": "Über Co"}),
+            await admin.post("/v1/keys", json={"tenant": "Über Co"}),
+            await admin.post("/v1/keys", json={"endpoints": ["a b"]}),
+        ]
+    assert [answer.status_code for answer in answers] == [422, 422, 422]
+    messages = [answer.json()["detail"][0]["msg"] for answer in answers]
+    assert messages[0].startswith("Input should be 1 to 64 lower-case letters")
+    assert messages[1] == messages[0]
+    assert "the id of an endpoint" in messages[2]
+    assert not any("[a-z" in answer.json()["message"] for answer in answers)
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -83,6 +83,7 @@ class Bench:
         self.book = FakeWeightBook(clock)
         self.storage = FakeStorage(b"k" * 32, ORIGIN, clock)
         self.token: str | None = "hf_tenants"
+        self.put_in_force = 0
         self.catalog = CATALOG
 
     async def upload_weights(self) -> None:
@@ -107,8 +108,11 @@ class Bench:
         async def token_of(tenant: str) -> str | None:
             return self.token if tenant == "house" else f"hf_{tenant}"
 
+        async def accepted() -> None:
+            self.put_in_force += 1
+
         command = (sys.executable, "-c", program)
-        arguments = self.book, self.storage, self.catalog, lambda: self.config, token_of
+        arguments = self.book, self.storage, self.catalog, lambda: self.config, token_of, accepted
         return WeightJobs(*arguments, command=lambda: command)
 
     async def add(self, tenant: str, *names: str, kind: str = "") -> None:
@@ -138,6 +142,7 @@ async def test_checked_weights_are_stored_and_ready(bench: Bench) -> None:
     assert key.startswith("w/")
     assert await bench.storage.size(key) == len(CONTENT)
     assert ready.facts == {"token": "hf_tenants"}
+    assert bench.put_in_force == 1
     assert bench.leftover_files() == []
 
 

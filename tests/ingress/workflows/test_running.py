@@ -17,6 +17,7 @@ import pytest
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.workflows.entry import definition_of, workflow_entry
 from serve_app.catalog.workflows.reader import read
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.request import Priority, Request, State
 from serve_app.ingress.workflows.worker import ADVANCED_AT_ONCE, WorkflowWorker
 from serve_app.settings import BudgetConfig, TenantLimits
@@ -26,6 +27,7 @@ from tests.ingress.openai.batches.test_worker import Killed, Mortal
 
 IMAGES, PROBE = "test/images", "test/probe"
 ROUNDS = 600
+ACTOR = Actor("operator", "127.0.0.1")
 POSTER: Mapping[str, Any] = {
     "name": "poster",
     "contents": {
@@ -162,6 +164,31 @@ async def test_steps_run_one_after_the_other_and_files_are_passed_along(house: H
     messages = [log["message"] for log in done["logs"]]
     assert f"Step draw is request {draw.id} to test/images." in messages
     assert "Step big succeeded." in messages
+
+
+async def test_a_step_at_a_drained_or_paused_endpoint_says_why_it_waits(house: House) -> None:
+    endpoint = await register_workflow(house, POSTER)
+    request_id = await submit_request(house, endpoint, {"idea": "x"})
+    worker, operations = WorkflowWorker(house.services), house.queue.operations
+    await operations.drain(IMAGES, ACTOR)
+    for _ in range(3):
+        await worker.advance()
+    shown = await status(house, endpoint, request_id)
+    draw, big = shown["darkroom"]["workflow"]["steps"]
+    assert (draw["state"], draw["reason"]) == ("waiting", "not_accepted")
+    assert "accepts no new requests" in draw["detail"]
+    assert (big["reason"], big["detail"]) == (None, "")
+    assert [log["message"] for log in shown["logs"] if "waits" in log["message"]] == [
+        f"Step draw waits: {draw['detail']}"
+    ]
+    await operations.pause(IMAGES, ACTOR)
+    await worker.advance()
+    draw, _ = (await status(house, endpoint, request_id))["darkroom"]["workflow"]["steps"]
+    assert (draw["state"], draw["queue_position"], draw["reason"]) == ("queued", 0, "paused")
+    await operations.resume(IMAGES, ACTOR)
+    done = await run_until_ended(house, endpoint, request_id, worker)
+    assert done["darkroom"]["state"] == "succeeded"
+    assert {step["reason"] for step in done["darkroom"]["workflow"]["steps"]} == {None}
 
 
 async def test_a_workflow_costs_what_its_steps_cost_and_is_counted_once() -> None:

@@ -28,7 +28,7 @@ from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.weight_jobs import max_weights_bytes
 from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota
 from serve_app.resources.weights import WEIGHTS, RegisteredWeightFile, RegisteredWeights
-from serve_app.settings import NO_LIMITS
+from serve_app.settings import NO_LIMITS, Matching
 from serve_app.storage.keys import PRIVATE, is_private
 from serve_app.storage.keys import valid as valid_key
 from serve_app.storage.signed_urls import SIGNATURE
@@ -38,7 +38,14 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_FILES = 200
 MOST_EXPORTED = 10_000  # quotas of bytes allow far fewer
 
-Name = Annotated[str, Field(pattern=f"^{WEIGHTS_NAME}$", description="Lower case; yours alone.")]
+Name = Annotated[
+    str,
+    Matching(
+        WEIGHTS_NAME,
+        "1 to 64 lower-case letters, digits, ., _ and -, and begin with a letter or digit",
+    ),
+    Field(description="Lower case; yours alone."),
+]
 _UPLOAD = re.compile(rf"/files/((?:{PRIVATE}[^/]+/)?u/.+)")
 
 
@@ -143,7 +150,7 @@ async def delete(call: Call, name: str) -> bool:
         if known.endpoint is not None:
             caller.require_endpoint(known.endpoint)
     deleted = await weights.remove(call.owner, name, call.actor, force=force)
-    await call.services.entries.refresh()
+    await call.services.entries.put_in_force()
     return deleted
 
 
