@@ -11,7 +11,7 @@ the arguments of the draft, the result is bit for bit that of a generation that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from deployments.engine.drafting.recorder import (
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.pipeline import SolverObserver
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
-from deployments.engine.interception.solver_step import NoiseLevel
+from deployments.engine.interception.solver_step import NoiseLevel, SolverStep
 from deployments.engine.interception.step_caches import set_states
 from deployments.engine.merging.arguments import CannotCopy, copy_output, tensors_in
 from deployments.engine.snapshot.call_log import CallLog, Form, placeholder
@@ -120,11 +120,9 @@ class ForkedRun:
         log.add(call, output)
         return output
 
-    def on_step(
-        self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
-    ) -> Any:
+    def on_step(self, number: int, step: SolverStep) -> Any:
         """Return what the ``number``-th solver's step gives: from the draft if it is that step."""
-        _ = arguments, keywords
+        solver, output = step.solver, step.output
         self._steps[number] = steps = self._steps.get(number, 0) + 1
         if number >= len(self._draft.solvers):
             raise ForkRefused(f"It has another {type(solver).__name__}, which the draft has not.")
@@ -233,11 +231,9 @@ class _Observers:
         self._fork = fork
         self._recorder = recorder
 
-    def on_step(
-        self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
-    ) -> Any:
-        forked_output = self._fork.on_step(number, solver, arguments, keywords, output)
-        return self._recorder.on_step(number, solver, arguments, keywords, forked_output)
+    def on_step(self, number: int, step: SolverStep) -> Any:
+        forked = replace(step, output=self._fork.on_step(number, step))
+        return self._recorder.on_step(number, forked)
 
 
 def observer_of(fork: ForkedRun | None, recorder: SolverRecorder | None) -> SolverObserver | None:
