@@ -49,6 +49,18 @@ class Several(BasePredictor):
 """
 
 
+SCORER = """\
+from cog import BaseModel, BasePredictor
+
+class Output(BaseModel):
+    scores: list[float]
+
+class Scorer(BasePredictor):
+    def predict(self, number: str) -> Output:
+        return Output(scores=[0.5, float(number)])
+"""
+
+
 class Served:
     """A model on a replica."""
 
@@ -162,6 +174,17 @@ async def test_a_failed_prediction_says_why_and_keeps_its_last_lines(serve: Serv
     assert "about to fail" in await painter.lines(key)
     # The server goes on.
     assert await painter.output(text="b")
+
+
+@pytest.mark.parametrize("number", ["nan", "-inf"])
+async def test_a_number_that_json_does_not_have_fails_the_prediction(
+    serve: Serve, number: str
+) -> None:
+    scorer = await serve("Scorer", source=SCORER)
+    assert await scorer.output(number="1") == {"scores": [0.5, 1.0]}
+    failure = await scorer.fail(number=number)
+    assert failure.code == "pipeline_failed"
+    assert "a number that is NaN or infinite, which JSON does not have" in failure.message
 
 
 async def test_a_worker_that_crashes_is_replaced_and_its_request_tried_again(

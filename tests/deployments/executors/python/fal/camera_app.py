@@ -146,6 +146,12 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
     def mirror(self, text: str) -> dict[str, Any]:
         return {"said": json.loads(text), "link": File.from_bytes(b"mine", "text/plain").url}
 
+    @fal.endpoint("/events")
+    def events(self, lines: str) -> StreamingResponse:
+        return StreamingResponse(
+            (f"data: {line}\n\n" for line in lines.splitlines()), media_type="text/event-stream"
+        )
+
     @fal.endpoint("/own-body")
     async def own_body(self, request: Request) -> dict[str, Any]:
         return {"read": await request.json()}

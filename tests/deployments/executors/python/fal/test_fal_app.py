@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 from io import BytesIO
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,27 @@ async def test_a_stream_with_a_file_that_is_not_there_fails_and_ends(rig: FalRig
     failure = await rig.refusal("/stream", size=1)
     assert "The output names a file of an earlier request" in failure.message
     assert (await rig.output("/stream"))["number"] == 11
+
+
+async def test_a_number_that_json_does_not_have_fails_the_result_and_names_its_place(
+    rig: FalRig,
+) -> None:
+    failure = await rig.refusal("/events", lines='{"loss": [0.5, NaN]}')
+    assert failure.message == (
+        "The output has the number nan at loss.1, which JSON does not have. Return null or a text "
+        "in its place."
+    )
+    said = (await rig.output("/mirror", text="[0.5, NaN]"))["said"]
+    assert said == [0.5, None]  # as by fal: FastAPI writes what has a type with null in its place
+
+
+async def test_an_event_with_a_number_that_json_does_not_have_is_left_out(rig: FalRig) -> None:
+    key = rig.offer("/events", lines='{"loss": 1e400}\n{"loss": 0.5}')
+    assert (await rig.rig.outcome(key)).output == {"loss": 0.5}
+    values = [json.loads(partial.value) for partial in rig.rig.source.partials]
+    assert values[-1:] == [{"loss": 0.5}]
+    assert not [value for value in values if value.get("loss") == inf]
+    assert any("A partial result was left out" in text for _, text in await rig.rig.lines(key))
 
 
 @pytest.mark.long
