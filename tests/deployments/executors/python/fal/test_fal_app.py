@@ -127,6 +127,21 @@ async def test_the_last_event_of_a_stream_is_the_result(rig: FalRig) -> None:
     assert len(outcome.artifacts) == 1
 
 
+async def test_a_route_that_yields_streams_its_values_and_the_last_one_is_the_result(
+    rig: FalRig,
+) -> None:
+    options = rig.app.endpoints["/yields"].options
+    assert options["app"]["streams"] is True
+    assert options["output_schema"]["properties"]["images"]["items"]["$ref"] == "#/$defs/Image"
+    before = len(rig.rig.source.partials)
+    outcome = await rig.call("/yields", number=3)
+    assert outcome.failure is None, outcome.failure
+    assert ((outcome.output or {})["seed"], len(outcome.artifacts)) == (2, 1)
+    values = [json.loads(partial.value) for partial in rig.rig.source.partials[before:]]
+    assert [value["seed"] for value in values] == [0, 1, 2]
+    assert values[0]["images"][0]["url"].startswith("data:image/png;base64,")
+
+
 async def test_a_stream_with_a_file_that_is_not_there_fails_and_ends(rig: FalRig) -> None:
     failure = await rig.refusal("/stream", size=1)
     assert "The output names a file of an earlier request" in failure.message
@@ -267,7 +282,7 @@ async def run_and_cancel(rig: FalRig, path: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("path", ["/wait", "/sleep"])
+@pytest.mark.parametrize("path", ["/wait", "/sleep", "/yields-async"])
 async def test_a_cancelled_request_of_an_async_route_ends_and_its_process_stays(
     rig: FalRig, path: str
 ) -> None:
