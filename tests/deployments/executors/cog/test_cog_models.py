@@ -191,9 +191,15 @@ async def test_a_worker_that_crashes_is_replaced_and_its_request_tried_again(
     serve: Serve,
 ) -> None:
     painter = await serve("Painter")
-    failure = await painter.fail(text="a", then="die")
-    assert (failure.code, failure.retryable) == ("replica_died", True)
-    assert await painter.output(text="b")
+    for then, end in (
+        ("die", "ended with status 3"),
+        ("signal 11", "was killed by SIGSEGV"),
+        ("signal 9", "was killed by SIGKILL, perhaps for lack of memory"),
+    ):
+        failure = await painter.fail(text="a", then=then)
+        assert (failure.code, failure.retryable) == ("replica_died", True)
+        assert failure.message == f"The worker of predict.py:Painter {end}."
+        assert await painter.output(text="b")
 
 
 @pytest.mark.long
