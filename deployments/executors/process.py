@@ -115,11 +115,16 @@ class ProcessGroup:
         return self._process is not None and self._process.returncode is None
 
     @property
-    def end(self) -> str:
-        """How it ended, with its last line of output."""
+    def how(self) -> str:
+        """How it ended."""
         code = None if self._process is None else self._process.returncode
-        how = "was ended by its replica" if self._was_ended else how_ended(code)
-        return how + (f": {self.last_lines[-1]}" if self.last_lines else "")
+        return "was ended by its replica" if self._was_ended else how_ended(code)
+
+    @property
+    def end(self) -> str:
+        """How it ended, with its last line of output: for one that has not served yet. That line
+        may be of any request later, such as a traceback, which only the replica's log may have."""
+        return self.how + (f": {self.last_lines[-1]}" if self.last_lines else "")
 
     async def end_of_a_child(self, within_s: float) -> str:
         """How a child that the process itself has started, and has not waited for, has ended or

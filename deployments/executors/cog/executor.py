@@ -180,7 +180,7 @@ class CogExecutor:
             target = self._spec.target
             unanswered = isinstance(error.__cause__, httpx2.TransportError)
             if unanswered and await self._server.wait_for_end(END_S):
-                raise ReplicaDied(f"The process of {target} {self._server.end}.") from error
+                raise ReplicaDied(f"The process of {target} {self._server.how}.") from error
             # Cog only says that its worker, a child of its server, has crashed.
             if how := await self._server.end_of_a_child(WORKER_END_S):
                 raise ReplicaDied(f"The worker of {target} {how}.") from error

@@ -177,7 +177,7 @@ async def test_an_event_with_a_number_that_json_does_not_have_is_left_out(rig: F
         ("app", "invalid_input", False, "There is no face in the image."),
         ("", "pipeline_failed", False, "KeyError: 'lost' (camera_app.py, line "),
         ("exit", "pipeline_failed", False, "SystemExit: a library ends (camera_app.py, line "),
-        ("die", "replica_died", True, "ended with status 3"),
+        ("die", "replica_died", True, "of camera_app:Camera ended with status 3."),
     ],
 )
 async def test_each_failure_says_what_happened(
@@ -187,7 +187,15 @@ async def test_each_failure_says_what_happened(
     assert (failure.code, failure.retryable) == (code, retryable)
     assert words in failure.message
     assert failure.type == ("closed" if how == "field" else failure.type)
-    assert not [line for line in lines_of(rig) if "Traceback" in line]
+    assert not [line for line in lines_of(rig) if "raceback" in line]
+
+
+async def test_what_a_request_prints_for_the_replica_s_log_is_not_in_the_error_of_another(
+    rig: FalRig,
+) -> None:
+    await rig.refusal("/fail")
+    failure = await rig.refusal("/fail", how="die")
+    assert failure.message == "The process of camera_app:Camera ended with status 3."
 
 
 @pytest.mark.long
