@@ -69,6 +69,7 @@ class ForkedRun:
         self._unchanged = unchanged and not fork.new_noise
         self._decoder = StateDecoder(fork.draft.tensors, device)
         self._steps: dict[int, int] = {}  # made, by the solver's number
+        self._unshown: dict[int, str] = {}  # why the last step gave no estimate, by the number
         self._answered = False
 
     @property
@@ -128,7 +129,7 @@ class ForkedRun:
             raise ForkRefused(f"It has another {type(solver).__name__}, which the draft has not.")
         recorded = self._draft.solvers[number]
         if self._fork.preview:
-            return self._estimate(recorded, solver, output)
+            return self._estimate(number, recorded, solver, output)
         if steps != recorded.steps:
             return output
         self._require(recorded, solver, output)
@@ -148,6 +149,8 @@ class ForkedRun:
                 "The generation ended before the draft's step: it has fewer steps, or a scheduler "
                 "that was exchanged."
             )
+        for why in self._unshown.values():
+            raise Unsupported(why)
         if missing := len(self._draft.solvers) - len(self._steps):
             raise ForkRefused(f"It has {missing} schedulers less than the draft.")
         return call
@@ -190,14 +193,20 @@ class ForkedRun:
                 "the strength of an input and the schedule cannot be changed."
             )
 
-    def _estimate(self, recorded: RecordedSolver, solver: Any, output: Any) -> Any:
-        """Output of a step with the estimate of the clean latents in place of its own."""
+    def _estimate(self, number: int, recorded: RecordedSolver, solver: Any, output: Any) -> Any:
+        """Output of a step with the estimate of the clean latents in place of its own. One of
+        another shape stays, if a later one has that of the latents: Cosmos makes a step for all
+        rows of its guidance, whose latents it drops, and then the one that counts."""
         if recorded.clean is None:
             raise Unsupported(f"The estimate of {type(solver).__name__} is not known.")
         clean = self._decoder.put(None, recorded.clean)
         shape = next(tensors_in(output)).shape
         if clean.shape != shape:
-            raise Unsupported(f"The estimate has the shape {list(clean.shape)}, not {list(shape)}.")
+            self._unshown[number] = (
+                f"The estimate has the shape {list(clean.shape)}, not {list(shape)}."
+            )
+            return output
+        self._unshown.pop(number, None)
         if isinstance(output, tuple):
             return tuple(_in_place_of(part, clean) for part in output)
         for name, value in list(vars(output).items()):
