@@ -38,7 +38,7 @@ class AppRetry(ReplicaDied):
     leave the replica: the attempt is handed back."""
 
 
-class Places:
+class ProcessPlaces:
     """Places for the requests of one process, taken in the order in which they are asked for."""
 
     def __init__(self, number: int) -> None:
@@ -63,7 +63,7 @@ class HostedApp:
     executor: AppExecutor
     home: Path  # may not be there
     started: asyncio.Task[None]
-    places: Places
+    places: ProcessPlaces
     endpoints: set[str] = field(default_factory=set[str])
     users: int = 0
     last_used: int = 0
@@ -213,7 +213,7 @@ class AppHost:
         executor = plan.make(home)
         # In no request's context: what the process prints may be about any of its requests.
         started = asyncio.create_task(executor.start(on_progress), context=Context())
-        hosted = HostedApp(executor, home, started, Places(executor.concurrency))
+        hosted = HostedApp(executor, home, started, ProcessPlaces(executor.concurrency))
         self._apps[key] = hosted
         return hosted
 
