@@ -23,7 +23,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 PATH_MARK = "_darkroom_path"
 
-STREAMS = (Iterator, Generator, AsyncIterator, AsyncGenerator)
+ASYNC_STREAMS = (AsyncIterator, AsyncGenerator)
+STREAMS = (Iterator, Generator, *ASYNC_STREAMS)
 
 
 class App:
@@ -95,7 +96,8 @@ class EndpointMethod:
     model: type[BaseModel]  # of the input
     unpacked: bool  # the fields are arguments of the method, not one model
     output: TypeAdapter[Any]
-    streams: bool = False  # a generator
+    streams: bool = False  # its result is an iterator
+    is_async: bool = False  # it runs on the event loop
     description: str = ""
     wrap: str = ""  # key that the output is sent under, because it is no object of its own
 
@@ -164,6 +166,10 @@ def _named_files(value: Any) -> set[str]:
     return set()
 
 
+def is_async(method: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
+
+
 def endpoints_of(app: type[App]) -> dict[str, EndpointMethod]:
     """Endpoints of an app by path. Raises ``TypeError`` with the method that is not usable."""
     endpoints: dict[str, EndpointMethod] = {}
@@ -203,7 +209,8 @@ def _endpoint(app: type[App], path: str, name: str, method: Callable[..., Any]) 
     )
     text = inspect.getdoc(method) or ""
     wrap = _wrap(returned, output)
-    return EndpointMethod(path, name, model, not takes_model, output, streams, text, wrap)
+    on_loop = is_async(method) or typing.get_origin(hints["return"]) in ASYNC_STREAMS
+    return EndpointMethod(path, name, model, not takes_model, output, streams, on_loop, text, wrap)
 
 
 def _check_argument(where: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> None:

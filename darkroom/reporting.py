@@ -55,7 +55,7 @@ def place_of(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         where = f" ({Path(error.filename or '?').name}, line {error.lineno})"
     text = str(error).replace(f"{HOME}{os.sep}", "")
-    return f"{type(error).__name__}: {text}{where}"
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
 
 
 def _ungrouped(error: BaseException) -> Iterator[BaseException]:
@@ -100,6 +100,8 @@ class RequestLog(io.TextIOBase):
         call = current()
         if call is None:
             return self._under.write(text)
+        if self._private and text.startswith(self._private):
+            self.end(call.request_id)  # else it would be the rest of the line that has begun
         *lines, rest = (self._begun.pop(call.request_id, "") + text).split("\n")
         for line in lines:
             self._send(call.request_id, line)

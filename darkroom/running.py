@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
 from math import inf
 from typing import Any
@@ -16,11 +16,13 @@ from darkroom.errors import AppError
 END = object()
 
 
-def values(method: Callable[..., Any], args: Any, kwargs: Any, call: Call) -> Generator[Any]:
+def values(
+    method: Callable[..., Any], args: Any, kwargs: Any, call: Call, *, streams: bool = False
+) -> Generator[Any]:
     """Yield the values of a synchronous method: all of a generator, or its one result. Run every
-    step in the call's context."""
+    step in the call's context. ``streams``: it declares an iterator, which may be of any class."""
     result = method(*args, **kwargs)
-    if not inspect.isgenerator(result):
+    if not (inspect.isgenerator(result) or (streams and isinstance(result, Iterator))):
         yield result
         return
     try:
@@ -29,22 +31,30 @@ def values(method: Callable[..., Any], args: Any, kwargs: Any, call: Call) -> Ge
                 raise Cancelled
             yield value
     finally:
-        result.close()
+        if inspect.isgenerator(result):
+            result.close()
 
 
-async def async_values(method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncGenerator[Any]:
-    """Yield the values of an asynchronous method. Run it in the call's context."""
+async def async_values(
+    method: Callable[..., Any], args: Any, kwargs: Any, *, streams: bool = False
+) -> AsyncGenerator[Any]:
+    """Yield the values of an asynchronous method, as ``values`` does. Run it in the call's
+    context."""
     result = method(*args, **kwargs)
+    if inspect.isawaitable(result):
+        result = await result
     if inspect.isasyncgen(result):
         async with aclosing(result):
             async for value in result:
                 yield value
+    elif streams and isinstance(result, AsyncIterator):
+        async for value in result:
+            yield value
+    elif streams and isinstance(result, Iterator):
+        for value in result:
+            yield value
     else:
-        yield await result
-
-
-def is_async(method: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
+        yield result
 
 
 def run(app: App, path: str = "/", **fields: Any) -> dict[str, Any]:
@@ -60,10 +70,12 @@ def run(app: App, path: str = "/", **fields: Any) -> dict[str, Any]:
     args, kwargs = method.arguments(fields)
     bound, call = getattr(app, method.name), Call()
     context = context_of(call)
-    if is_async(bound):
-        last_value = context.run(asyncio.run, _last(async_values(bound, args, kwargs)))
+    streams = method.streams
+    if method.is_async:
+        outputs = async_values(bound, args, kwargs, streams=streams)
+        last_value = context.run(asyncio.run, _last(outputs))
     else:
-        every = context.run(list, values(bound, args, kwargs, call))
+        every = context.run(list, values(bound, args, kwargs, call, streams=streams))
         last_value = every[-1] if every else END
     if last_value is END:
         raise AppError(nothing_yielded(method))

@@ -29,12 +29,12 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from darkroom.app import App, EndpointMethod, endpoints_of
+from darkroom.app import App, EndpointMethod, endpoints_of, is_async
 from darkroom.calls import Call, Cancelled, context_of
 from darkroom.errors import AppError, InvalidField
 from darkroom.files import PATH_KEY
 from darkroom.reporting import files_of, place_of
-from darkroom.running import END, async_values, describe_app, is_async, nothing_yielded, values
+from darkroom.running import END, async_values, describe_app, nothing_yielded, values
 from darkroom.serving import (
     BaseWorker,
     RunningCall,
@@ -89,7 +89,7 @@ class Worker(BaseWorker[AppCall]):
         work = self._run(call, method, message["input"], running.room)
         task = asyncio.create_task(work, context=context_of(call))
         # A thread cannot be cancelled: its method sees it at its next progress or yield.
-        running.task = task if is_async(getattr(self._app, method.name)) else None
+        running.task = task if method.is_async else None
         self._tasks.add(task)
 
         def forget_call(task: asyncio.Task[None]) -> None:
@@ -136,9 +136,9 @@ class Worker(BaseWorker[AppCall]):
         self, method: EndpointMethod, args: Any, kwargs: Any, call: Call
     ) -> AsyncGenerator[Any]:
         bound = getattr(self._app, method.name)
-        if is_async(bound):
-            return async_values(bound, args, kwargs)
-        return self._in_threads(values(bound, args, kwargs, call))
+        if method.is_async:
+            return async_values(bound, args, kwargs, streams=method.streams)
+        return self._in_threads(values(bound, args, kwargs, call, streams=method.streams))
 
     async def _in_threads(self, generator: Generator[Any]) -> AsyncGenerator[Any]:
         """Values of a generator whose steps run in threads, all of them in this task's context."""

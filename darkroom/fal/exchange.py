@@ -129,6 +129,13 @@ async def events(body: AsyncGenerator[bytes]) -> AsyncGenerator[str]:
             data = []
 
 
+async def json_lines(body: AsyncGenerator[bytes]) -> AsyncGenerator[str]:
+    """Values of JSON Lines."""
+    async for line in _lines(body):
+        if line.strip():
+            yield line
+
+
 async def _lines(body: AsyncGenerator[bytes]) -> AsyncGenerator[str]:
     """Lines of a body, and an empty one at its end."""
     rest = b""

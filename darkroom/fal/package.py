@@ -56,6 +56,8 @@ def use_local_files(files: LocalFiles, data: Path | None) -> None:
         return [hostname] if (hostname, port) == files.address else resolve(hostname, port)
 
     ssrf.resolve_and_validate_host = resolve_ours
+    # It would be the last line of a process that does not start.
+    vars(import_module("fal.app"))["_print_python_packages"] = lambda: None
     if data is None:
         return
     places = {
@@ -129,7 +131,9 @@ def _session(signature: Any) -> dict[str, Any]:
 
 
 def _streams(method: Any) -> bool:
-    """True for a route that declares that it answers with a stream, such as of events."""
+    """True for a route that yields, or declares an answer that is a stream, such as of events."""
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        return True
     streaming: type[Any] = import_module("fastapi.responses").StreamingResponse
     return _is_class_of(_hints(method).get("return"), streaming)
 
@@ -170,7 +174,7 @@ class HostedApp:
         self._async_paths = {
             route.path
             for route, method in self.instance.collect_routes().items()
-            if inspect.iscoroutinefunction(method)
+            if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
         }
 
     @property

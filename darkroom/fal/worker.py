@@ -16,7 +16,7 @@ import base64
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, cast
 from darkroom.calls import Call, context_of
 from darkroom.fal.answers import Failure, failure_of, outputs_of
 from darkroom.fal.connection import Connection, Content, ContextThreads, with_files
-from darkroom.fal.exchange import Exchange, events
+from darkroom.fal.exchange import Exchange, events, json_lines
 from darkroom.fal.health import INTERVAL_S, HealthCheck
 from darkroom.fal.local_files import LocalFiles, UnknownFile, named_files
 from darkroom.fal.package import (
@@ -54,6 +54,10 @@ UNHEALTHY = 70
 TRACEBACKS = ('{"traceback": ', "Traceback (most recent call last):")
 """Beginnings of what fal prints for an error of a route, and of a session. A client need not see
 the code."""
+
+
+JSON_LINES = "application/jsonl"
+"""Type of what FastAPI makes of a route that yields."""
 
 
 @dataclass(kw_only=True)
@@ -180,7 +184,9 @@ class Worker(BaseWorker[RouteCall]):
         kind = exchange.headers.get("content-type", "")
         content, last = b"", None
         if kind.startswith("text/event-stream"):
-            last = await self._last_event(running, exchange)
+            last = await self._last_value(running, events(exchange.body()))
+        elif kind.startswith(JSON_LINES):
+            last = await self._last_value(running, json_lines(exchange.body()))
         else:
             content = b"".join([part async for part in exchange.body()])
         broke = exchange.error is not None and last is not None
@@ -198,11 +204,13 @@ class Worker(BaseWorker[RouteCall]):
         headers = {"x-fal-request-id": call.request_id, "x-fal-endpoint": path, "accept": "*/*"}
         return Exchange(self._app.application, path, body, query, headers)
 
-    async def _last_event(self, running: RouteCall, exchange: Exchange) -> dict[str, Any] | None:
-        """Send the data of each event as a partial result, and return the last one."""
+    async def _last_value(
+        self, running: RouteCall, values: AsyncGenerator[str]
+    ) -> dict[str, Any] | None:
+        """Send each value of a stream as a partial result, and return the last one."""
         last: dict[str, Any] | None = None
-        async for data in events(exchange.body()):
-            last = self._plain(outputs_of("application/json", data.encode(), self._files))
+        async for value in values:
+            last = self._plain(outputs_of("application/json", value.encode(), self._files))
             if not running.call.cancelled:
                 await running.room.acquire()
                 self.send(id=running.call.request_id, partial=last, **named_files(last))

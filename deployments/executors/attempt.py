@@ -167,7 +167,12 @@ class ExecutorAttempt(Attempt):
             if named_by(lease.endpoint.options)
             else ()
         )
-        async with self._host.use(lease.endpoint, secrets, state.set_progress) as executor:
+        # It was in a process that died: either it is the cause, or it must not be blamed again for
+        # what another one does.
+        suspect = lease.alone and lease.attempt > 1 and not lease.endpoint.executor.is_hosted
+        async with self._host.use(
+            lease.endpoint, secrets, state.set_progress, alone=suspect
+        ) as executor:
             state.enter(Phase.IN_ENGINE)
             state.enter_stage("running")
             started = self._clock.monotonic()

@@ -266,7 +266,7 @@ async def _run(
     command: Sequence[str], settings: Mapping[str, str], requirements: Requirements
 ) -> None:
     # The installer is configured by its own variables, which are none of Darkroom's settings.
-    environment = installer_environment(os.environ)  # noqa: TID251
+    environment = installer_environment({**os.environ, **_variables(settings)})  # noqa: TID251
     if certificates := settings.get("cert"):
         environment.setdefault("SSL_CERT_FILE", certificates)
     starting = asyncio.ensure_future(
@@ -294,6 +294,15 @@ async def _run(
             f"The requirements {_requirements_text(requirements)} cannot be installed: "
             f"{' '.join(lines)}"
         )
+
+
+def _variables(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings of pip as variables, in place of its files: they may have the places where the user
+    installs packages, and pip lets no empty variable go before them."""
+    if not settings:
+        return {}  # there are none, or no pip is here to list them
+    named = {f"PIP_{name.upper().replace('-', '_')}": settings[name] for name in settings}
+    return {**named, "PIP_CONFIG_FILE": os.devnull}
 
 
 def installer_environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from deployments.executors.places import (
     media_type_of,
     objects_with,
     pixels_of,
+    place_of_no_number,
     replace_at,
     suffix_of,
 )
@@ -121,10 +122,7 @@ class RequestFiles:
     ) -> tuple[Mapping[str, Any], tuple[Artifact, ...]]:
         """Check, mark, sign and upload the files of ``output``. Returns it with their keys, and the
         artifacts."""
-        if is_deep(output, MAX_DEPTH):
-            raise PipelineFailed(
-                f"The output has more than {MAX_DEPTH} lists and objects in each other."
-            )
+        _check_json(output)
         places = list(local_files(output))
         self._check_output(output, len(places))
         files: list[MediaFile] = []
@@ -172,6 +170,7 @@ class RequestFiles:
     async def inline(self, output: Mapping[str, Any]) -> Mapping[str, Any]:
         """A partial result with its files as data URIs: they are in no storage, so nothing is left
         of them. ``PipelineFailed`` says why it cannot be shown."""
+        _check_json(output)
         places = list(local_files(output))
         if places and self._lease.output_rules:
             raise PipelineFailed("The operator's safety policy checks files before they are seen.")
@@ -245,3 +244,17 @@ class RequestFiles:
         """Remove the folder with all files."""
         if self.folder.is_dir():  # most requests have no files, and a thread takes 0.1 ms
             await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+
+def _check_json(output: Mapping[str, Any]) -> None:
+    """Raise ``PipelineFailed`` for an output that Python takes for JSON, and others do not."""
+    if is_deep(output, MAX_DEPTH):
+        raise PipelineFailed(
+            f"The output has more than {MAX_DEPTH} lists and objects in each other."
+        )
+    if (place := place_of_no_number(output)) is not None:
+        number = at(output, place)
+        raise PipelineFailed(
+            f"The output has the number {number} at {'.'.join(map(str, place))}, which JSON does "
+            "not have. Return null or a text in its place."
+        )

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,16 @@ from secrets import token_hex
 from deployments.executors.base import AppExecutor
 from deployments.executors.kind import AppPlan
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import DarkroomError, ReplicaDied, SecretMissing
+from serve_app.domain.errors import AppNotStarted, DarkroomError, ReplicaDied, SecretMissing
 from serve_app.domain.executors.secrets import Secret, named_by
 from serve_app.domain.progress import Progress
 
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 10.0
+
+STARTS = 5
+"""Processes of an app that a request sees end before it begins, until it gives up."""
 
 
 MakePlan = Callable[[Endpoint, Sequence[Secret]], AppPlan]
@@ -35,6 +38,24 @@ class AppRetry(ReplicaDied):
     leave the replica: the attempt is handed back."""
 
 
+class ProcessPlaces:
+    """Places for the requests of one process, taken in the order in which they are asked for."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._free = asyncio.Semaphore(number)
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def take(self, *, alone: bool) -> AsyncGenerator[None]:
+        """Take a place. ``alone``: all of them, so that no other request runs meanwhile."""
+        async with AsyncExitStack() as taken:
+            async with self._turn:
+                for _ in range(self._number if alone else 1):
+                    await taken.enter_async_context(self._free)
+            yield
+
+
 @dataclass
 class HostedApp:
     """An app on this replica."""
@@ -42,7 +63,7 @@ class HostedApp:
     executor: AppExecutor
     home: Path  # may not be there
     started: asyncio.Task[None]
-    free: asyncio.Semaphore
+    places: ProcessPlaces
     endpoints: set[str] = field(default_factory=set[str])
     users: int = 0
     last_used: int = 0
@@ -88,11 +109,31 @@ class AppHost:
         endpoint: Endpoint,
         secrets: Sequence[Secret],
         on_progress: Callable[[Progress], None],
+        *,
+        alone: bool = False,
     ) -> AsyncGenerator[AppExecutor]:
-        """The executor of an endpoint's app, started, with a place for one more request.
+        """The executor of an endpoint's app, started, with a place for one more request. ``alone``:
+        no other request runs in its process meanwhile.
 
         ``AppRetry``: its process was ended by ``end`` meanwhile."""
         plan = self._make(endpoint, secrets)
+        for _ in range(STARTS):
+            async with (
+                self._started(plan, endpoint, on_progress) as app,
+                app.places.take(alone=alone),
+            ):
+                # A process that another request has ended while this one waited for a place, or
+                # during its start, is no failure of this one.
+                if app.executor.alive:
+                    yield app.executor
+                    return
+        raise AppNotStarted(f"{plan.name} ended {STARTS} times before a request could begin.")
+
+    @asynccontextmanager
+    async def _started(
+        self, plan: AppPlan, endpoint: Endpoint, on_progress: Callable[[Progress], None]
+    ) -> AsyncGenerator[HostedApp]:
+        """An app with one more user, started."""
         key = (plan.name, plan.version)
         app = await self._app(plan, on_progress)
         app.endpoints.add(endpoint.id)
@@ -100,8 +141,7 @@ class AppHost:
         try:
             # Shielded: another request may wait for the same start.
             await asyncio.shield(app.started)
-            async with app.free:
-                yield app.executor
+            yield app
         except ReplicaDied as error:
             if not app.disobeyed:
                 raise
@@ -173,7 +213,7 @@ class AppHost:
         executor = plan.make(home)
         # In no request's context: what the process prints may be about any of its requests.
         started = asyncio.create_task(executor.start(on_progress), context=Context())
-        hosted = HostedApp(executor, home, started, asyncio.Semaphore(executor.concurrency))
+        hosted = HostedApp(executor, home, started, ProcessPlaces(executor.concurrency))
         self._apps[key] = hosted
         return hosted
 

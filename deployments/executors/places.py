@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -156,6 +157,22 @@ def _objects(
     elif isinstance(value, (list, tuple)):
         for number, inner in enumerate(cast("Sequence[Any]", value)):
             yield from _objects(inner, is_wanted, (*place, number))
+
+
+def place_of_no_number(value: Any, place: Place = ()) -> Place | None:
+    """First place in an object or a list with a number that JSON does not have: NaN or infinity."""
+    parts: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = cast("Mapping[str, Any]", value).items()
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(cast("Sequence[Any]", value))
+    for part, inner in parts:
+        if isinstance(inner, float):
+            if not isfinite(inner):
+                return (*place, part)
+        elif (found := place_of_no_number(inner, (*place, part))) is not None:
+            return found
+    return None
 
 
 def with_made_files(output: Any, places: Iterable[Sequence[str | int]]) -> Any:

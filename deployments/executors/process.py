@@ -54,6 +54,41 @@ def child_environment(home: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "TMPDIR": str(home), "PYTHONUNBUFFERED": "1"}
 
 
+LOOK_S = 0.01
+"""Between two looks at children of a process, whose end nobody tells."""
+
+
+def how_ended(code: int | None) -> str:
+    """How a process ended that has this return code; None: it is not known."""
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"ended with status {code}"
+    how = f"was killed by {signal.Signals(-code).name}"
+    return f"{how}, perhaps for lack of memory" if code == -signal.SIGKILL else how
+
+
+def _status_of_a_zombie(guard_pid: int) -> int | None:
+    """Return code of a child of the guarded process that it has not waited for. None: there is
+    none, or the system does not say."""
+    parents: dict[int, int] = {}
+    ended: dict[int, int] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat = place.read_text()
+        except OSError:  # it has gone
+            continue
+        # The name, in parentheses, may contain any characters. See proc_pid_stat(5).
+        state, parent, *fields = stat.rpartition(")")[2].split()
+        pid = int(place.parent.name)
+        parents[pid] = int(parent)
+        if state == "Z":
+            ended[pid] = os.waitstatus_to_exitcode(int(fields[-1]))
+    return next(
+        (code for pid, code in ended.items() if parents.get(parents[pid]) == guard_pid), None
+    )
+
+
 LAST_OUTPUT_WITHIN_S = 1.0
 """Time to read what a process wrote before its end. A child that it left may keep the pipe open."""
 
@@ -80,17 +115,28 @@ class ProcessGroup:
         return self._process is not None and self._process.returncode is None
 
     @property
-    def end(self) -> str:
-        """How it ended, with its last line of output."""
+    def how(self) -> str:
+        """How it ended."""
         code = None if self._process is None else self._process.returncode
-        how = "ended" if code is None else f"ended with status {code}"
-        if self._was_ended:
-            how = "was ended by its replica"
-        elif code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-            if code == -signal.SIGKILL:
-                how += ", perhaps for lack of memory"
-        return how + (f": {self.last_lines[-1]}" if self.last_lines else "")
+        return "was ended by its replica" if self._was_ended else how_ended(code)
+
+    @property
+    def end(self) -> str:
+        """How it ended, with its last line of output: for one that has not served yet. That line
+        may be of any request later, such as a traceback, which only the replica's log may have."""
+        return self.how + (f": {self.last_lines[-1]}" if self.last_lines else "")
+
+    async def end_of_a_child(self, within_s: float) -> str:
+        """How a child that the process itself has started, and has not waited for, has ended or
+        does so within ``within_s`` seconds. Empty: none has."""
+        if self._process is None:
+            return ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while (status := _status_of_a_zombie(self._process.pid)) is None:  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S)
+                return how_ended(status)
+        return ""
 
     async def _spawn(
         self,

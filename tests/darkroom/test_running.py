@@ -19,6 +19,21 @@ class Point(BaseModel):
     y: int = 0
 
 
+class Numbers:
+    """An iterator that is no generator, as of a client of another service."""
+
+    def __init__(self, to: int) -> None:
+        self._left = iter(range(to))
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self
+
+    async def __anext__(self) -> int:
+        for number in self._left:
+            return number
+        raise StopAsyncIteration
+
+
 class Counter(App):
     closed: bool = False
 
@@ -50,6 +65,28 @@ class Counter(App):
             yield call.request_id
 
 
+class Iterators(App):
+    @endpoint("/iterator")
+    def iterator(self, to: int) -> Iterator[int]:
+        return iter(range(to))
+
+    @endpoint("/async-iterator")
+    def async_iterator(self, to: int) -> AsyncIterator[int]:
+        return Numbers(to)
+
+    @endpoint("/awaited-iterator")
+    async def awaited_iterator(self, to: int) -> Iterator[int]:
+        return iter(range(to))
+
+    @endpoint("/awaited-stream")
+    async def awaited_stream(self, to: int) -> AsyncIterator[int]:
+        return Counter().stream(to)
+
+    @endpoint("/list")
+    def list_(self, to: int) -> list[int]:
+        return iter(range(to))  # type: ignore[return-value]  # pydantic makes a list of it
+
+
 @pytest.mark.parametrize(
     ("path", "arguments", "sent"),
     [
@@ -67,6 +104,20 @@ def test_run_returns_what_clients_get(path: str, arguments: Any, sent: Any) -> N
 def test_a_generator_without_values_has_no_result(path: str) -> None:
     with pytest.raises(AppError, match="yielded nothing, so there is no result"):
         run(Counter(), path, to=0)
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/iterator", 2),
+        ("/async-iterator", 2),
+        ("/awaited-iterator", 2),
+        ("/awaited-stream", 2),
+        ("/list", [0, 1, 2]),
+    ],
+)
+def test_a_method_may_return_an_iterator_of_any_class(path: str, sent: Any) -> None:
+    assert run(Iterators(), path, to=3) == {"output": sent}
 
 
 def test_run_validates_the_input() -> None:

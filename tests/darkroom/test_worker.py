@@ -128,6 +128,11 @@ class Tester(darkroom.App):
         sys.stdout.buffer.write(b"")
         return {"encoding": sys.stdout.encoding}
 
+    @darkroom.endpoint("/iterator")
+    def iterator(self, to: int) -> Iterator[int]:
+        return map(int, range(to))
+
+
 class Unspeakable(Exception):
     def __str__(self) -> str:
         raise RuntimeError
@@ -242,6 +247,14 @@ def test_a_generator_sends_each_value_at_once_and_the_last_as_the_result(worker:
         {"progress": [2, 3]},
         {"partial": {"output": 2}},
         {"output": {"output": 2}},
+    ]
+
+
+def test_an_iterator_that_a_method_returns_is_as_a_generator(worker: Peer) -> None:
+    assert worker.call("/iterator", to=2) == [
+        {"partial": {"output": 0}},
+        {"partial": {"output": 1}},
+        {"output": {"output": 1}},
     ]
 
 

@@ -11,7 +11,7 @@ the arguments of the draft, the result is bit for bit that of a generation that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from deployments.engine.drafting.recorder import (
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.pipeline import SolverObserver
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
-from deployments.engine.interception.solver_step import NoiseLevel
+from deployments.engine.interception.solver_step import NoiseLevel, SolverStep
 from deployments.engine.interception.step_caches import set_states
 from deployments.engine.merging.arguments import CannotCopy, copy_output, tensors_in
 from deployments.engine.snapshot.call_log import CallLog, Form, placeholder
@@ -69,6 +69,7 @@ class ForkedRun:
         self._unchanged = unchanged and not fork.new_noise
         self._decoder = StateDecoder(fork.draft.tensors, device)
         self._steps: dict[int, int] = {}  # made, by the solver's number
+        self._unshown: dict[int, str] = {}  # why the last step gave no estimate, by the number
         self._answered = False
 
     @property
@@ -120,17 +121,15 @@ class ForkedRun:
         log.add(call, output)
         return output
 
-    def on_step(
-        self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
-    ) -> Any:
+    def on_step(self, number: int, step: SolverStep) -> Any:
         """Return what the ``number``-th solver's step gives: from the draft if it is that step."""
-        _ = arguments, keywords
+        solver, output = step.solver, step.output
         self._steps[number] = steps = self._steps.get(number, 0) + 1
         if number >= len(self._draft.solvers):
             raise ForkRefused(f"It has another {type(solver).__name__}, which the draft has not.")
         recorded = self._draft.solvers[number]
         if self._fork.preview:
-            return self._estimate(recorded, solver, output)
+            return self._estimate(number, recorded, solver, output)
         if steps != recorded.steps:
             return output
         self._require(recorded, solver, output)
@@ -150,6 +149,8 @@ class ForkedRun:
                 "The generation ended before the draft's step: it has fewer steps, or a scheduler "
                 "that was exchanged."
             )
+        for why in self._unshown.values():
+            raise Unsupported(why)
         if missing := len(self._draft.solvers) - len(self._steps):
             raise ForkRefused(f"It has {missing} schedulers less than the draft.")
         return call
@@ -192,14 +193,20 @@ class ForkedRun:
                 "the strength of an input and the schedule cannot be changed."
             )
 
-    def _estimate(self, recorded: RecordedSolver, solver: Any, output: Any) -> Any:
-        """Output of a step with the estimate of the clean latents in place of its own."""
+    def _estimate(self, number: int, recorded: RecordedSolver, solver: Any, output: Any) -> Any:
+        """Output of a step with the estimate of the clean latents in place of its own. One of
+        another shape stays, if a later one has that of the latents: Cosmos makes a step for all
+        rows of its guidance, whose latents it drops, and then the one that counts."""
         if recorded.clean is None:
             raise Unsupported(f"The estimate of {type(solver).__name__} is not known.")
         clean = self._decoder.put(None, recorded.clean)
         shape = next(tensors_in(output)).shape
         if clean.shape != shape:
-            raise Unsupported(f"The estimate has the shape {list(clean.shape)}, not {list(shape)}.")
+            self._unshown[number] = (
+                f"The estimate has the shape {list(clean.shape)}, not {list(shape)}."
+            )
+            return output
+        self._unshown.pop(number, None)
         if isinstance(output, tuple):
             return tuple(_in_place_of(part, clean) for part in output)
         for name, value in list(vars(output).items()):
@@ -233,11 +240,9 @@ class _Observers:
         self._fork = fork
         self._recorder = recorder
 
-    def on_step(
-        self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
-    ) -> Any:
-        forked_output = self._fork.on_step(number, solver, arguments, keywords, output)
-        return self._recorder.on_step(number, solver, arguments, keywords, forked_output)
+    def on_step(self, number: int, step: SolverStep) -> Any:
+        forked = replace(step, output=self._fork.on_step(number, step))
+        return self._recorder.on_step(number, forked)
 
 
 def observer_of(fork: ForkedRun | None, recorder: SolverRecorder | None) -> SolverObserver | None:

@@ -29,9 +29,8 @@ from serve_app.domain.errors import ForkRefused
 class _Last:
     """Last step of a solver."""
 
-    step: SolverStep
+    step: SolverStep  # with a copy of its output
     steps: int
-    output: Any
 
 
 class SolverRecorder:
@@ -45,20 +44,17 @@ class SolverRecorder:
         self._last: dict[int, _Last] = {}
         self._components: dict[str, dict[tuple[int, ...], RecordedComponent]] = {}
 
-    def on_step(
-        self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
-    ) -> Any:
+    def on_step(self, number: int, step: SolverStep) -> Any:
         """Note a step of the ``number``-th solver; return its output."""
         before = self._last.get(number)
         try:
-            kept = copy_output(output)  # pipelines may write into the original
+            kept = copy_output(step.output)  # pipelines may write into the original
         except CannotCopy as error:
             raise ForkRefused(
-                f"{type(solver).__name__} gives what no draft can hold: {error}."
+                f"{type(step.solver).__name__} gives what no draft can hold: {error}."
             ) from None
-        step = SolverStep.of(solver, arguments, keywords, kept)
-        self._last[number] = _Last(step, before.steps + 1 if before else 1, kept)
-        return output
+        self._last[number] = _Last(replace(step, output=kept), before.steps + 1 if before else 1)
+        return step.output
 
     def record_call(self, call: ComponentCall, output: Any) -> None:
         """Note the answer of a denoiser, for the form of placeholders."""
@@ -133,7 +129,7 @@ def _record_solver(encoder: StateEncoder, last: _Last) -> RecordedSolver:
         steps=last.steps,
         timesteps=timesteps_of(solver),
         index=index_of(solver),
-        output=_pack(encoder, last.output),
+        output=_pack(encoder, last.step.output),
         state=_pack(encoder, solver),
         clean=_pack(encoder, last.step.clean_latents()),
         level=None if level is None else [float(level.signal), float(level.noise)],

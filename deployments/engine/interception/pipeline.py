@@ -8,6 +8,7 @@ import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MethodType
 from typing import Any, Protocol
 
@@ -39,14 +40,7 @@ from serve_app.domain.errors import Misconfigured, Unsupported
 class SolverObserver(Protocol):
     """Sees the steps of a generation's schedulers, and may change what they return."""
 
-    def on_step(
-        self,
-        number: int,
-        solver: Any,
-        arguments: tuple[Any, ...],
-        keywords: Mapping[str, Any],
-        output: Any,
-    ) -> Any:
+    def on_step(self, number: int, step: SolverStep) -> Any:
         """Return the output of a step. ``number``: 0 for the main scheduler; copies of it that the
         pipeline makes during its call count from 1, in their order."""
         ...
@@ -235,18 +229,17 @@ class _CountedStep:
     def __init__(self, scheduler: Any, on_step: OnStep, observer: SolverObserver | None) -> None:
         self.on_step = on_step
         self.used = False
-        self._observed = None if observer is None else _ObservedSolver(scheduler, 0, observer)
+        self._observed = None if observer is None else _ObservedSolver(0, observer)
         self._step = scheduler.step
         functools.update_wrapper(self, self._step)  # pipelines read the signature of `step`
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        output = self._step(*arguments, **keywords)
+        step = _made_by(self._step, arguments, keywords)
         if self._observed is not None:
-            output = self._observed.on_step(arguments, keywords, output)
+            step = replace(step, output=self._observed.on_step(step))
         self.used = True
-        solver = self._step.__self__
-        self.on_step(SolverStep.of(solver, arguments, keywords, output))
-        return output
+        self.on_step(step)
+        return step.output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         scheduler = memo[id(self._step.__self__)]
@@ -254,27 +247,30 @@ class _CountedStep:
         return step if self._observed is None else _ObservedStep(step, self._observed)
 
 
+def _made_by(
+    step: MethodType, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> SolverStep:
+    """Make a step of a scheduler."""
+    output = step(*arguments, **keywords)
+    return SolverStep.of(step.__self__, arguments, keywords, output)
+
+
 class _ObservedSolver:
-    """A scheduler with an observer, and its number among the copies."""
+    """A scheduler's number among the copies, for its observer."""
 
     def __init__(
-        self,
-        solver: Any,
-        number: int,
-        observer: SolverObserver,
-        numbers: Iterator[int] | None = None,
+        self, number: int, observer: SolverObserver, numbers: Iterator[int] | None = None
     ) -> None:
         """``numbers``: of the next copies."""
-        self._solver = weakref.ref(solver)  # the solver holds this object
         self._number = number
         self._observer = observer
         self._numbers = itertools.count(number + 1) if numbers is None else numbers
 
-    def of_copy(self, solver: Any) -> _ObservedSolver:
-        return _ObservedSolver(solver, next(self._numbers), self._observer, self._numbers)
+    def copy(self) -> _ObservedSolver:
+        return _ObservedSolver(next(self._numbers), self._observer, self._numbers)
 
-    def on_step(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> Any:
-        return self._observer.on_step(self._number, self._solver(), arguments, keywords, output)
+    def on_step(self, step: SolverStep) -> Any:
+        return self._observer.on_step(self._number, step)
 
 
 class _ObservedStep:
@@ -282,12 +278,11 @@ class _ObservedStep:
 
     def __init__(self, step: MethodType, original: _ObservedSolver) -> None:
         self._step = step
-        self._observed = original.of_copy(step.__self__)
+        self._observed = original.copy()
         functools.update_wrapper(self, step)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        output = self._step(*arguments, **keywords)
-        return self._observed.on_step(arguments, keywords, output)
+        return self._observed.on_step(_made_by(self._step, arguments, keywords))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         scheduler = memo[id(self._step.__self__)]

@@ -35,6 +35,10 @@ END_S = 2.0
 """Time in which a process that does not answer may end, so that its end can be named."""
 
 
+WORKER_END_S = 0.2
+"""Time in which the worker of a server that is not usable may end: it closes its pipes first."""
+
+
 class CogSpec(DeployedOption):
     """Cog model of an endpoint: a project's code, or the address of a server."""
 
@@ -173,11 +177,14 @@ class CogExecutor:
                 async for event in events:
                     yield event
         except ReplicaDied as error:
+            target = self._spec.target
             unanswered = isinstance(error.__cause__, httpx2.TransportError)
-            if not unanswered or not await self._server.wait_for_end(END_S):
-                raise
-            how = self._server.end
-            raise ReplicaDied(f"The process of {self._spec.target} {how}.") from error
+            if unanswered and await self._server.wait_for_end(END_S):
+                raise ReplicaDied(f"The process of {target} {self._server.how}.") from error
+            # Cog only says that its worker, a child of its server, has crashed.
+            if how := await self._server.end_of_a_child(WORKER_END_S):
+                raise ReplicaDied(f"The worker of {target} {how}.") from error
+            raise
 
     async def cancel(self, request_id: str, grace_s: float) -> bool:
         return await self._predictions.cancel(request_id, grace_s)

@@ -35,6 +35,9 @@ from serve_app.domain.progress import Progress, Stage
 
 ROUTES = {"predict": "predictions", "train": "trainings"}
 
+NOT_JSON = "Failed to parse output JSON: "
+"""Beginning of what Cog says of an output that Python takes for JSON, and nothing else does."""
+
 UNKNOWN, BUSY, INVALID, NOT_READY = 404, 409, 422, 503
 BUSY_PAUSE_S, LAST_BUSY_PAUSE_S = 0.1, 2.0
 HEALTHY = frozenset({"READY", "BUSY"})
@@ -256,7 +259,10 @@ class CogPredictions:
         if (dead := await self._dead()) is not None:
             return dead
         message = str(prediction.get("error") or f"Cog answered {status_code}.")
-        return PipelineFailed(re.sub(r"^(Prediction failed: )+", "", message))
+        message = re.sub(r"^(Prediction failed: )+", "", message)
+        if message.startswith(NOT_JSON):
+            message += ". Perhaps it has a number that is NaN or infinite, which JSON does not have"
+        return PipelineFailed(message)
 
     async def _dead(self) -> ReplicaDied | None:
         """Error that says why no request can run on the server any more. None: they can."""

@@ -45,7 +45,7 @@ class LocalComfyUi:
 
     @property
     def end(self) -> str:
-        return self._process.end
+        return self._process.how
 
     @property
     def files(self) -> Path | None:

@@ -153,7 +153,7 @@ class PythonAppExecutor:
         while True:
             message = await call.messages.get() if self.alive or call.messages.qsize() else None
             if message is None:
-                how = self._leaves or f"{self._child.end}."
+                how = self._leaves or f"{self._child.how}."
                 raise ReplicaDied(f"The process of {self._spec.name} {how}")
             event = _event(message)
             if event is None:

@@ -278,6 +278,24 @@ async def test_its_packages_are_in_it_where_the_user_s_own_go_elsewhere(
     await test_without_uv_an_environment_is_built_by_venv_and_pip(tmp_path, wheels, monkeypatch)
 
 
+@pytest.mark.parametrize("name", ["target", "prefix", "root", "dry-run"])
+async def test_its_packages_are_in_it_where_a_file_of_pip_says_another_place(
+    name: str, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "true" if name == "dry-run" else tmp_path / "elsewhere"
+    # Its other settings count: the index of a company may be there alone.
+    indexes = f"[global]\nno-index = true\nfind-links = {wheels}\n"
+    (tmp_path / "pip.conf").write_text(f"{indexes}[install]\n{name} = {place}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setattr(environment, "uv_program", lambda: None)
+    monkeypatch.setattr(environment, "BASE", ())
+    python = await Environments(tmp_path / "environments").python(["tiny"])
+    code = [str(python), "-c", "import tiny; print(tiny.VALUE)"]
+    assert await asyncio.to_thread(subprocess.check_output, code) == b"7\n"
+    assert not (tmp_path / "elsewhere").exists()
+
+
 # Settings of pip for uv.
 
 

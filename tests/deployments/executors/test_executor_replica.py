@@ -323,6 +323,38 @@ async def test_an_app_runs_as_many_requests_at_once_as_it_says(rig: ExecutorRig)
     assert (await rig.outcome(third)).output == {"output": "after them"}
 
 
+async def test_a_request_that_waits_for_a_place_when_its_process_dies_runs_in_the_next_one(
+    rig: ExecutorRig,
+) -> None:
+    process = await process_of(rig, "before")
+    both = [rig.offer(f"polite {number}", "/polite") for number in range(2)]
+    for key in both:
+        await rig.running(key)
+    third = rig.offer("third", text="after them")
+    await rig.port.until(lambda: third in rig.port.asks[-1].leases)
+    os.kill(process["pid"], signal.SIGKILL)
+    assert (await rig.outcome(third)).output == {"output": "after them"}
+    for key in both:
+        failure = (await rig.outcome(key)).failure
+        assert failure is not None
+        assert failure.code == "replica_died"
+
+
+async def test_a_request_whose_process_died_before_is_alone_in_its_next_one(
+    rig: ExecutorRig,
+) -> None:
+    neighbour = rig.offer("neighbour", "/polite")
+    await rig.running(neighbour)
+    suspect = rig.offer("suspect", text="alone", lease_attempt=2, lease_alone=True)
+    fresh = rig.offer("fresh", text="after it")
+    await rig.port.until(lambda: {suspect, fresh} <= {*rig.port.asks[-1].leases})
+    reports = len(rig.port.reports)
+    await rig.port.until(lambda: len(rig.port.reports) > reports + 3)
+    rig.port.cancelled.add(neighbour)
+    assert (await rig.outcome(fresh)).output == {"output": "after it"}
+    assert [finish.lease_key for finish in rig.port.finishes] == [neighbour, suspect, fresh]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "app", "words"),

@@ -14,6 +14,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.interception.components import is_autoencoder, modules_of
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.preview.projection import fit_projection
+from deployments.engine.snapshot.state import StateDecoder
 from serve_app.domain.errors import ForkRefused, Unsupported
 from tests.engine.conformance.case import WISHES, Case
 from tests.engine.conformance.outputs import same_bits
@@ -67,6 +68,16 @@ def check(case: Case) -> None:
     if not decoded or "Inpaint" in case.name or wish.steps != running.steps_done:
         return  # the image round the mask is put back after the step
     assert any((pixels - preview.pixels).abs().max() <= 1 for pixels in expected)
+
+
+def check_of_draft(case: Case) -> None:
+    """Assert that a preview of a draft is made of the draft's estimate. The case shows latents."""
+    with Engine(case.build(), "cpu", threads=1) as engine:
+        drafted = _submit(engine, case, draft=DraftPoint(0.5)).result(_PATIENCE_S)
+        draft = Draft.of_bytes(drafted.to_bytes())
+        shown = vars(_submit(engine, case, fork=Fork(draft, preview=True)).result(_PATIENCE_S))
+    clean = StateDecoder(draft.tensors, "cpu").put(None, draft.solvers[0].clean)
+    assert torch.equal(shown["frames" if "frames" in shown else "images"], clean)
 
 
 def _submit(engine: Engine, case: Case, **options: Any) -> Any:

@@ -16,7 +16,12 @@ from diffusers import (
 )
 from diffusers.schedulers.scheduling_minimax_h3 import MiniMaxH3Scheduler
 
+from deployments.engine.interception.components import KnownDenoisers
+from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.interception.solver_step import SolverStep
+from deployments.engine.loading.loader import load_pipeline
+from serve_app.domain.endpoint import Weights
+from tests.engine.demo_calls import DEMO
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -98,3 +103,22 @@ def test_latents_that_the_output_is_written_over_are_known_as_they_were() -> Non
     estimate = step.clean_latents()
     assert estimate is not None
     assert torch.allclose(estimate, clean, atol=1e-5)
+
+
+def test_an_observer_is_handed_the_step_that_is_counted() -> None:
+    """Where a pipeline writes the output over its latents, each step holds a copy of them."""
+    observed: list[tuple[int, SolverStep]] = []
+
+    class Observer:
+        def on_step(self, number: int, step: SolverStep) -> Any:
+            observed.append((number, step))
+            return step.output
+
+    counted: list[SolverStep | None] = []
+    intercepted = InterceptedPipeline(load_pipeline(Weights(str(DEMO / "flux"))), KnownDenoisers())
+    solver = intercepted.copy(counted.append, observer=Observer()).scheduler
+    solver.set_timesteps(2, mu=0.5)
+    solver.step(torch.ones(1, 4), solver.timesteps[0], torch.zeros(1, 8)[:, :4])
+    [(number, seen)], [step] = observed, counted
+    assert step is not None
+    assert (number, seen.arguments is step.arguments) == (0, True)

@@ -103,7 +103,9 @@ class _Document:
     def output(self, operation: Schema) -> dict[str, Any]:
         answers = operation.get("responses", {})
         content = answers.get("200", answers.get("201", {})).get("content", {})
-        schema = self._resolve(content.get("application/json", {}).get("schema", {}))
+        schema = content.get("application/json", {}).get("schema", {})
+        # A route that yields: its result is its last value.
+        schema = self._resolve(content.get("application/jsonl", {}).get("itemSchema", schema))
         if is_file(schema):
             schema = _file(schema, is_input=False)
         elif schema and schema.get("type") != "object":

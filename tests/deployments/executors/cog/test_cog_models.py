@@ -49,6 +49,18 @@ class Several(BasePredictor):
 """
 
 
+SCORER = """\
+from cog import BaseModel, BasePredictor
+
+class Output(BaseModel):
+    scores: list[float]
+
+class Scorer(BasePredictor):
+    def predict(self, number: str) -> Output:
+        return Output(scores=[0.5, float(number)])
+"""
+
+
 class Served:
     """A model on a replica."""
 
@@ -164,13 +176,30 @@ async def test_a_failed_prediction_says_why_and_keeps_its_last_lines(serve: Serv
     assert await painter.output(text="b")
 
 
+@pytest.mark.parametrize("number", ["nan", "-inf"])
+async def test_a_number_that_json_does_not_have_fails_the_prediction(
+    serve: Serve, number: str
+) -> None:
+    scorer = await serve("Scorer", source=SCORER)
+    assert await scorer.output(number="1") == {"scores": [0.5, 1.0]}
+    failure = await scorer.fail(number=number)
+    assert failure.code == "pipeline_failed"
+    assert "a number that is NaN or infinite, which JSON does not have" in failure.message
+
+
 async def test_a_worker_that_crashes_is_replaced_and_its_request_tried_again(
     serve: Serve,
 ) -> None:
     painter = await serve("Painter")
-    failure = await painter.fail(text="a", then="die")
-    assert (failure.code, failure.retryable) == ("replica_died", True)
-    assert await painter.output(text="b")
+    for then, end in (
+        ("die", "ended with status 3"),
+        ("signal 11", "was killed by SIGSEGV"),
+        ("signal 9", "was killed by SIGKILL, perhaps for lack of memory"),
+    ):
+        failure = await painter.fail(text="a", then=then)
+        assert (failure.code, failure.retryable) == ("replica_died", True)
+        assert failure.message == f"The worker of predict.py:Painter {end}."
+        assert await painter.output(text="b")
 
 
 @pytest.mark.long

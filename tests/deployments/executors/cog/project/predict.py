@@ -48,6 +48,9 @@ class Painter(BasePredictor):
             raise ValueError("there is no paint left")
         if then == "die":
             os._exit(3)
+        if then.startswith("signal "):
+            os.kill(os.getpid(), int(then.removeprefix("signal ")))
+            time.sleep(60)  # another thread may get it
         if then.startswith("wait for "):
             PlainPath(then.removeprefix("wait for ") + ".started").touch()
             while not os.path.exists(then.removeprefix("wait for ")):

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
@@ -113,6 +114,7 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
 
     @fal.endpoint("/fail")
     def fail(self, how: str = "") -> dict[str, str]:
+        print(f"failing {how}", end="")  # noqa: T201  # as bars of progress do
         if how == "field":
             raise FieldException("how", "This way is closed.", type="closed")
         if how == "app":
@@ -145,6 +147,24 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
     @fal.endpoint("/mirror")
     def mirror(self, text: str) -> dict[str, Any]:
         return {"said": json.loads(text), "link": File.from_bytes(b"mine", "text/plain").url}
+
+    @fal.endpoint("/yields")
+    def yields(self, number: int) -> Iterator[DrawOutput]:
+        for seed in range(number):
+            image = Image.from_pil(new_image("RGB", (4, 4), "red"), "png")
+            yield DrawOutput(images=[image], seed=seed)
+
+    @fal.endpoint("/yields-async")
+    async def yields_async(self) -> AsyncIterator[int]:
+        yield 1
+        print("waiting")  # noqa: T201
+        await asyncio.sleep(600)
+
+    @fal.endpoint("/events")
+    def events(self, lines: str) -> StreamingResponse:
+        return StreamingResponse(
+            (f"data: {line}\n\n" for line in lines.splitlines()), media_type="text/event-stream"
+        )
 
     @fal.endpoint("/own-body")
     async def own_body(self, request: Request) -> dict[str, Any]:

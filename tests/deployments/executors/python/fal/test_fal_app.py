@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 from io import BytesIO
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,46 @@ async def test_the_last_event_of_a_stream_is_the_result(rig: FalRig) -> None:
     assert len(outcome.artifacts) == 1
 
 
+async def test_a_route_that_yields_streams_its_values_and_the_last_one_is_the_result(
+    rig: FalRig,
+) -> None:
+    options = rig.app.endpoints["/yields"].options
+    assert options["app"]["streams"] is True
+    assert options["output_schema"]["properties"]["images"]["items"]["$ref"] == "#/$defs/Image"
+    before = len(rig.rig.source.partials)
+    outcome = await rig.call("/yields", number=3)
+    assert outcome.failure is None, outcome.failure
+    assert ((outcome.output or {})["seed"], len(outcome.artifacts)) == (2, 1)
+    values = [json.loads(partial.value) for partial in rig.rig.source.partials[before:]]
+    assert [value["seed"] for value in values] == [0, 1, 2]
+    assert values[0]["images"][0]["url"].startswith("data:image/png;base64,")
+
+
 async def test_a_stream_with_a_file_that_is_not_there_fails_and_ends(rig: FalRig) -> None:
     failure = await rig.refusal("/stream", size=1)
     assert "The output names a file of an earlier request" in failure.message
     assert (await rig.output("/stream"))["number"] == 11
+
+
+async def test_a_number_that_json_does_not_have_fails_the_result_and_names_its_place(
+    rig: FalRig,
+) -> None:
+    failure = await rig.refusal("/events", lines='{"loss": [0.5, NaN]}')
+    assert failure.message == (
+        "The output has the number nan at loss.1, which JSON does not have. Return null or a text "
+        "in its place."
+    )
+    said = (await rig.output("/mirror", text="[0.5, NaN]"))["said"]
+    assert said == [0.5, None]  # as by fal: FastAPI writes what has a type with null in its place
+
+
+async def test_an_event_with_a_number_that_json_does_not_have_is_left_out(rig: FalRig) -> None:
+    key = rig.offer("/events", lines='{"loss": 1e400}\n{"loss": 0.5}')
+    assert (await rig.rig.outcome(key)).output == {"loss": 0.5}
+    values = [json.loads(partial.value) for partial in rig.rig.source.partials]
+    assert values[-1:] == [{"loss": 0.5}]
+    assert not [value for value in values if value.get("loss") == inf]
+    assert any("A partial result was left out" in text for _, text in await rig.rig.lines(key))
 
 
 @pytest.mark.long
@@ -140,7 +177,7 @@ async def test_a_stream_with_a_file_that_is_not_there_fails_and_ends(rig: FalRig
         ("app", "invalid_input", False, "There is no face in the image."),
         ("", "pipeline_failed", False, "KeyError: 'lost' (camera_app.py, line "),
         ("exit", "pipeline_failed", False, "SystemExit: a library ends (camera_app.py, line "),
-        ("die", "replica_died", True, "ended with status 3"),
+        ("die", "replica_died", True, "of camera_app:Camera ended with status 3."),
     ],
 )
 async def test_each_failure_says_what_happened(
@@ -150,7 +187,15 @@ async def test_each_failure_says_what_happened(
     assert (failure.code, failure.retryable) == (code, retryable)
     assert words in failure.message
     assert failure.type == ("closed" if how == "field" else failure.type)
-    assert not [line for line in lines_of(rig) if "Traceback" in line]
+    assert not [line for line in lines_of(rig) if "raceback" in line]
+
+
+async def test_what_a_request_prints_for_the_replica_s_log_is_not_in_the_error_of_another(
+    rig: FalRig,
+) -> None:
+    await rig.refusal("/fail")
+    failure = await rig.refusal("/fail", how="die")
+    assert failure.message == "The process of camera_app:Camera ended with status 3."
 
 
 @pytest.mark.long
@@ -245,7 +290,7 @@ async def run_and_cancel(rig: FalRig, path: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("path", ["/wait", "/sleep"])
+@pytest.mark.parametrize("path", ["/wait", "/sleep", "/yields-async"])
 async def test_a_cancelled_request_of_an_async_route_ends_and_its_process_stays(
     rig: FalRig, path: str
 ) -> None:
