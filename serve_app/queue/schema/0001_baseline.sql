@@ -127,9 +127,7 @@ CREATE TRIGGER keep_sealed_entries BEFORE UPDATE OR DELETE ON audit
 -- never the newest. A new entry, the checkpoint, says where the chain begins now. Old checkpoints
 -- alone are not deleted: each deletion would make another one.
 CREATE FUNCTION prune_audit(age_s double precision, most integer) RETURNS integer
-LANGUAGE plpgsql
-SET darkroom.prunes_audit = 'on'
-AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     last_sequence bigint;
     last_hash text;
@@ -152,7 +150,10 @@ BEGIN
     IF acts = 0 THEN
         RETURN 0;
     END IF;
+    -- No SET of the function: only a superuser may give a function such a parameter.
+    PERFORM set_config('darkroom.prunes_audit', 'on', true);
     DELETE FROM audit a WHERE a.sequence <= last_sequence;
+    PERFORM set_config('darkroom.prunes_audit', 'off', true);
     INSERT INTO audit (actor, action, detail) VALUES ('', 'audit.prune', json_build_object(
         'sequence', last_sequence, 'hash', last_hash, 'entries', gone));
     RETURN gone;
