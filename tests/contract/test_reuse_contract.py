@@ -24,7 +24,7 @@ def reusable_request(wish: int = 1, **changes: Any) -> NewRequest:
 
 def image(request_id: str) -> Outcome:
     artifact = Artifact(f"{request_id}/1/a.png", "image/png", 3, "ab" * 32, width=8, height=8)
-    output = {"images": [{"artifact": artifact.key}], "text": "z\0\ud800"}
+    output = {"images": [{"artifact": artifact.key}], "text": "z\0"}
     return Outcome(output=output, artifacts=(artifact,), usage=Usage(1.5, 4, 1.0))
 
 

@@ -203,8 +203,8 @@ async def test_two_ingress_processes_serve_what_one_of_them_was_given(database: 
         local.client() as here,
         other.client() as there,
     ):
-        local.services.entries.start()
-        other.services.entries.start()
+        local.services.entries.follow()
+        other.services.entries.follow()
         try:
             await here.put(PROBE, json=OPEN)
 
