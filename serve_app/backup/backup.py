@@ -82,7 +82,7 @@ async def _back_up(
     on_copied: OnCopied,
 ) -> Manifest:
     major = connection.info.server_version // 10_000
-    program = postgres_programs.find_program("pg_dump", major)
+    program = postgres_programs.find_program("pg_dump", major, tls=connection.pgconn.ssl_in_use)
     folder.create()
     await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     # The server would end a transaction that waits for pg_dump.

@@ -29,8 +29,10 @@ class Program:
     major: int  # version of PostgreSQL that it belongs to
 
 
-def find_program(name: str, at_least: int) -> Program:
+def find_program(name: str, at_least: int, *, tls: bool = False) -> Program:
     """The program of Darkroom's packages, or else the one on the PATH.
+
+    ``tls``: it is to connect by TLS, which those of Darkroom's packages cannot.
 
     Raises ``Misconfigured`` if none is of version ``at_least`` or later: an older ``pg_dump``
     refuses a newer server, and an older ``pg_restore`` a newer dump.
@@ -38,7 +40,7 @@ def find_program(name: str, at_least: int) -> Program:
     programs = [
         Program(folder / name, version[0])
         for version, folder in sorted(bundled_programs().items(), reverse=True)
-        if (folder / name).exists()
+        if not tls and (folder / name).exists()
     ]
     on_path = shutil.which(name)
     if on_path is not None:
@@ -50,8 +52,9 @@ def find_program(name: str, at_least: int) -> Program:
         ", ".join(f"{candidate.path} is {candidate.major}" for candidate in programs)
         or "there is none"
     )
+    why = ", since the database is reached by TLS, which Darkroom's own cannot" if tls else ""
     raise Misconfigured(
-        f"This needs {name} of PostgreSQL {at_least} or later, and {have}. Install the client "
+        f"This needs {name} of PostgreSQL {at_least} or later{why}, and {have}. Install the client "
         f"programs of PostgreSQL {at_least} on this machine and put them on the PATH."
     )
 

@@ -204,7 +204,8 @@ async def _restore_database(
     replaced: Sequence[str],
 ) -> None:
     major = max(manifest.pg_dump, connection.info.server_version // 10_000)
-    program = postgres_programs.find_program("pg_restore", major)
+    tls = connection.pgconn.ssl_in_use
+    program = postgres_programs.find_program("pg_restore", major, tls=tls)
     if replaced:
         tables = sql.SQL(", ").join(map(sql.Identifier, replaced))
         await connection.execute(sql.SQL("DROP TABLE {} CASCADE").format(tables))

@@ -38,6 +38,16 @@ def test_a_newer_program_on_the_path_is_used(
     assert find_program("pg_dump", 99) == Program(newest.path, 99)
 
 
+def test_a_database_behind_tls_needs_a_program_of_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Misconfigured, match=r"by TLS, which Darkroom's own cannot, and there is"):
+        find_program("pg_dump", 15, tls=True)
+    installed = program(tmp_path, "echo 'pg_dump (PostgreSQL) 15.9'")
+    assert find_program("pg_dump", 15, tls=True) == Program(installed.path, 15)
+
+
 async def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match="Check that the server runs"):
         await dump(find_program("pg_dump", 15), NOWHERE, "1", tmp_path / "dump")

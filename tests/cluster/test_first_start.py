@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve.greeting import PROMPT
 from tests.cluster.darkroom import (
     ROOT,
@@ -99,6 +100,7 @@ def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom, tmp_pat
     assert "PostgreSQL" not in stop, "it ends after all that use it"
     assert "HAProxy" not in stop, "the gateway's own goes on until it is ended"
     assert living(started) == []
+    assert not Installation(place.data_dir).run_dir.exists()
 
 
 def begin_videos(place: Darkroom) -> None:

@@ -307,6 +307,9 @@ def _end_unused() -> None:
     node: Any = worker._global_node  # noqa: SLF001
     for end in (node.kill_log_monitor, node.kill_dashboard, node.kill_monitor):
         end(check_alive=False)
+    # Spilled objects are removed with the run directory. At the exit Ray would make that again, and
+    # then remove the objects alone.
+    node.destroy_external_storage = lambda: None
 
 
 def _answers(address: str) -> bool:
