@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from serve_app.domain.rest import Rest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.file_lock import FileLock
-from serve_app.embedded_postgres.files import ROLE, ClusterFiles
+from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
@@ -53,6 +53,12 @@ TABLES = (
     "comfyui_nodes", "comfyui_files", "processes", "idempotency_keys",
 )  # fmt: skip
 EMPTY = "; ".join(f"DELETE FROM {table}" for table in TABLES).encode()
+
+OWNER = "owner"
+"""Role of the tests, as the docs have operators make one: it owns its database and is no superuser.
+"""
+
+_SUPERUSERS: dict[str, str] = {}  # connection strings, by host
 
 HOLDING: list[EmbeddedPostgres] = []
 """Instances of the server fixture. Each folder that imports it has one, and they share one
@@ -110,22 +116,37 @@ class Background:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Connection string of the owner."""
+    """Connection string of ``OWNER``."""
     data_dir = tmp_path_factory.getbasetemp() / "embedded"
     postgres = EmbeddedPostgres(data_dir, grace_s=0.5)
     HOLDING.append(postgres)
     with Background() as background:
-        conninfo = background.run(postgres.start())
+        conninfo = _owned(background.run(postgres.start()))
         background.run(migrate(conninfo))
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            # Tests that kill the server have their own; these need not wait for the disk.
-            connection.execute(f"ALTER ROLE {ROLE} SET synchronous_commit = off")
         yield conninfo
         end_emptying(conninfo)
         background.run(postgres.aclose())
     HOLDING.pop()
     if not HOLDING:
         until_stopped(ClusterFiles(data_dir))
+
+
+def _owned(superuser: str) -> str:
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [OWNER]).fetchall():
+            connection.execute(f"CREATE ROLE {OWNER} LOGIN PASSWORD 'owner' CREATEDB CREATEROLE")
+            connection.execute(f"CREATE DATABASE {OWNER} OWNER {OWNER}")
+            # Tests that kill the server have their own; these need not wait for the disk.
+            connection.execute("ALTER SYSTEM SET synchronous_commit = off")
+            connection.execute("SELECT pg_reload_conf()")
+    _SUPERUSERS[str(conninfo_to_dict(superuser)["host"])] = superuser
+    return make_conninfo(superuser, user=OWNER, password="owner", dbname=OWNER)
+
+
+def superuser_of(server: str) -> str:
+    """Connection string of the superuser of ``OWNER``'s server, in the same database."""
+    parts = conninfo_to_dict(server)
+    return make_conninfo(_SUPERUSERS[str(parts["host"])], dbname=parts["dbname"])
 
 
 @asynccontextmanager
@@ -136,8 +157,9 @@ async def new_database(server: str, name: str) -> AsyncGenerator[str]:
     pool of this loop that opened one would keep it waiting for a minute, until PostgreSQL ends what
     does not authenticate itself.
     """
-    async with await psycopg.AsyncConnection.connect(server, autocommit=True) as maker:
-        await maker.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+    superuser = superuser_of(server)  # PostgreSQL's own processes may be in it when it is dropped
+    async with await psycopg.AsyncConnection.connect(superuser, autocommit=True) as maker:
+        await maker.execute(f"CREATE DATABASE {name} TEMPLATE template0 OWNER {OWNER}".encode())
         try:
             yield make_conninfo(server, dbname=name)
         finally:
@@ -148,12 +170,13 @@ async def new_database(server: str, name: str) -> AsyncGenerator[str]:
 def database_of_module(server: str, name: str, template: str = "template0") -> Iterator[str]:
     """Connection string of a copy of ``template``, to which nobody may be connected, for the tests
     of one module."""
-    with psycopg.connect(server, autocommit=True) as maker:
-        maker.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    superuser = superuser_of(server)
+    with psycopg.connect(superuser, autocommit=True) as maker:
+        maker.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER}".encode())
     try:
         yield make_conninfo(server, dbname=name)
     finally:
-        with psycopg.connect(server, autocommit=True) as maker:
+        with psycopg.connect(superuser, autocommit=True) as maker:
             maker.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 

@@ -67,7 +67,7 @@ from tests.queue.data.stories import (
     upload_key,
     webhook,
 )
-from tests.queue.database import LONG_LEASES, Ingress, new_database
+from tests.queue.database import LONG_LEASES, Ingress, new_database, superuser_of
 from tests.queue.dump import dump
 from tests.queue.next_version import migrations_of_next_version
 from tests.queue.requests import POOL, TENANT, ask, make_finish, new, report
@@ -91,10 +91,9 @@ WHERE contype = 'c' AND found IS NOT NULL AND connamespace = 'public'::regnamesp
 async def released_conninfo(empty: str) -> str:
     """Connection string of an installation of the first release, which ran a moment ago."""
     await migrate(empty, list_migrations()[:1])
-    with psycopg.connect(empty) as connection:
-        connection.execute(
-            "SET session_replication_role = replica"
-        )  # rows as they are: no triggers
+    with psycopg.connect(superuser_of(empty)) as connection:
+        # Rows as they are: no triggers.
+        connection.execute("SET session_replication_role = replica")
         connection.execute((DATA / "queue.sql").read_bytes())
         (age,) = connection.execute("SELECT now() - max(at) FROM events").fetchone() or (None,)
         for table, columns in columns_of(empty, "timestamp with time zone").items():
