@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from serve_app.catalog.fields.fields import STEPS
-from serve_app.domain.billing.price import Quantities, rounded_megapixels
+from serve_app.domain.billing.price import Quantities, decimal_of, rounded_megapixels
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.media.draft import DRAFT, step_of_draft
 from serve_app.options.inputs import InputType, declared_inputs
@@ -74,9 +74,9 @@ def expected_quantities(
     """
     outputs = _seeds(input) * number_of_drafts(input)
     images = int(_number(input.get("num_images"))) * outputs * _files_of_each(endpoint, input)
-    share = Decimal(str(round(_share_of_draft(input) * left, 6))).normalize()
+    share = decimal_of(_share_of_draft(input) * left).normalize()
     length = length_of(input)
-    seconds = Decimal(1 if length is None else str(round(length, 6)))
+    seconds = Decimal(1) if length is None else decimal_of(length)
     return Quantities(
         images=images,
         megapixels=images * rounded_megapixels(_megapixels(input) * 1e6),

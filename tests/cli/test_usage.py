@@ -35,7 +35,13 @@ def test_usage_is_shown_as_a_table_as_json_and_as_csv(tmp_path: Path) -> None:
         assert row.split()[:3] == [PROBE, "2", "2"]
         assert together == "Total: 0.5000 USD."
         assert json.loads(darkroom("--by", "tenant", "--json"))["results"][0]["tenant"] == "default"
-        assert darkroom("--by", "day", "--by", "key", "--csv").startswith("day,key_id,requests,")
+        printed = darkroom("--by", "day", "--by", "key", "--csv")
+        query = {"by": "day,key"}
+        served = httpx.get(
+            f"{address.url}/v1/usage.csv", params=query, headers=headers, trust_env=False
+        )
+        assert printed.startswith("day,key_id,requests,")
+        assert printed.splitlines() == served.text.splitlines()  # its lines end with CR LF
         both = ["usage", "--csv", "--json", "--data-dir", str(tmp_path)]
         refused = CliRunner().invoke(main, both)
         assert (refused.exit_code, refused.stdout) == (2, "")

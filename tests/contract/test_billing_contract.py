@@ -90,6 +90,17 @@ async def test_drafts_are_billed_by_their_share_of_the_steps(
     assert stored.outcome.usage.share == 0.25
 
 
+async def test_drafts_of_several_seeds_cost_what_they_reserved(queue: Queue) -> None:
+    """The mean of their shares is a binary number, of which the last digits were billed."""
+    previews = images(SQUARE, SQUARE, SQUARE)
+    share = (0.4 + 0.4 + 0.4) / 3
+    assert share != 0.4
+    drafted = replace(previews, usage=replace(previews.usage, share=share))
+    await run_request(queue, drafted, price=Price(PriceUnit.IMAGE, CENT))
+    (line,) = await bill(queue)
+    assert (line.billed, line.amount) == (Decimal("1.2"), Decimal("1.2") * CENT)
+
+
 async def test_videos_are_billed_by_their_seconds(queue: Queue) -> None:
     clip = Artifact(f"a/{new_id()}/0.mp4", "video/mp4", 9, "0" * 64, 640, 480)
     outcome = Outcome(output={}, artifacts=(clip,), usage=Usage(9.0, 4, 5.0625))

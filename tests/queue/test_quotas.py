@@ -405,6 +405,17 @@ async def test_what_is_summed_up_for_a_refused_request_is_not_summed_up_again(
     assert settled < timedelta(minutes=2)
 
 
+async def test_a_submit_that_began_before_midnight_reserves_nothing_of_the_new_period(
+    ingress: Ingress, database: Database
+) -> None:
+    """Its end frees nothing there, because it was submitted in the earlier one."""
+    queue = await ingress(budget(4))
+    await queue.submit(new(**ONE))
+    await database.rows("UPDATE tenant_quotas SET period = period + interval '1 month'")
+    await queue.submit(new(**ONE))
+    assert await database.rows("SELECT reserved FROM tenant_quotas") == [(1,)]
+
+
 async def test_a_repeat_reserves_nothing(ingress: Ingress, database: Database) -> None:
     same = TenantLimits(budget=BudgetConfig(amount=Decimal(9)))
     queue = await ingress(replace(LONG_LEASES, tenants={TENANT: same, "bob": same}))
@@ -458,3 +469,27 @@ async def test_frames_of_a_session_that_goes_on_in_a_new_period_warn_in_it(
     await queue.record_frame(session, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
     await queue.budgets.warn()
     assert await database.rows("SELECT used FROM budget_warnings") == [(1,)]
+
+
+async def test_a_request_that_ends_after_its_period_warns_of_the_budget_in_that(
+    ingress: Ingress, database: Database
+) -> None:
+    """Only the current period was looked at, so what was reached at its end was never told."""
+    queue = await ingress(budget(2, warn_at=(0.5, 1.0), webhook="https://example.com/"))
+    await queue.submit(new(**ONE))
+    await queue.finish(make_finish((await lease(queue)).key, images(SQUARE)))
+    before = "date_trunc('month', now(), 'UTC') - interval '1 s'"
+    await database.rows("UPDATE tenant_quotas SET period = period - interval '1 month'")
+    await database.rows(f"UPDATE usage SET submitted_at = {before}")
+    await queue.submit(new(**ONE))  # begins the new period
+    for _ in range(2):
+        await queue.budgets.warn()
+    told = await database.rows(
+        "SELECT period < date_trunc('month', now(), 'UTC'), threshold, used FROM budget_warnings"
+        " ORDER BY 1"
+    )
+    assert told == [(False, 0.5, 1), (True, 0.5, 1)]
+    assert len({row[0] for row in await database.rows(NOTICES)}) == 2
+    await database.rows("UPDATE usage SET at = at - interval '10 min', amount = 2")
+    await queue.budgets.warn()
+    assert len(await database.rows(NOTICES)) == 2  # nothing of that period has ended lately

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import sys
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -91,7 +90,7 @@ def create(
     if endpoints:
         wish["endpoints"] = list(endpoints)
     if expires_in_s is not None:
-        wish["expires_at"] = (datetime.now(UTC) + timedelta(seconds=expires_in_s)).isoformat()
+        wish["expires_in_s"] = expires_in_s
     if flags["replay_undelivered"]:
         wish["replay_undelivered"] = True
     with Client(server) as client:

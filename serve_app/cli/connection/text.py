@@ -11,8 +11,10 @@ from serve_app.domain.errors import InvalidInput
 
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
-_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-"""Controls but tab and line feed, which terminals obey; halves of surrogate pairs, which are no
+_COMMANDS = re.compile(
+    "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]"
+)
+"""Controls but tab and ends of lines, which terminals obey; halves of surrogate pairs, which are no
 text; and marks that turn the direction of the text around them."""
 
 

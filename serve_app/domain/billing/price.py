@@ -123,8 +123,10 @@ def _quantities_of(images: Sequence[Artifact], seconds: float, usage: Usage) -> 
     megapixels = sum(
         rounded_megapixels((image.width or 0) * (image.height or 0)) for image in images
     )
-    run_s, share = _decimal(usage.run_s), _decimal(usage.share).normalize()  # amounts get no zeros
-    return Quantities(len(images), megapixels, _decimal(seconds), run_s, share=share)
+    share = decimal_of(usage.share).normalize()  # amounts get no zeros
+    return Quantities(
+        len(images), megapixels, decimal_of(seconds), decimal_of(usage.run_s), share=share
+    )
 
 
 def made_by_frame(usage: Usage) -> Quantities:
@@ -132,7 +134,7 @@ def made_by_frame(usage: Usage) -> Quantities:
     return Quantities(
         images=1,
         megapixels=rounded_megapixels(usage.units * 1e6),
-        gpu_seconds=_decimal(usage.run_s),
+        gpu_seconds=decimal_of(usage.run_s),
     )
 
 
@@ -141,5 +143,7 @@ def rounded_megapixels(pixels: float) -> int:
     return max(1, math.ceil(pixels / MEGAPIXEL))
 
 
-def _decimal(value: float) -> Decimal:
-    return Decimal(str(value))
+def decimal_of(value: float) -> Decimal:
+    """A measured or computed quantity, as it is billed and reserved. The last digits of a binary
+    number are those of its arithmetic: the mean of three times 0.4 is no 0.4."""
+    return Decimal(str(round(value, 6)))

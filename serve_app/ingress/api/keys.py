@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -22,6 +22,7 @@ from serve_app.tenants.sign_in import ACTOR
 
 MAX_ENDPOINTS = 100
 MAX_OVERLAP_S = 30 * 86_400
+MAX_VALID_S = 100 * 366 * 86_400
 
 
 class NewKey(BaseModel):
@@ -33,6 +34,12 @@ class NewKey(BaseModel):
     tenant: Tenant | None = Field(default=None, description="Default: the caller's tenant.")
     scopes: frozenset[Scope] = Field(default=DEFAULT_SCOPES, min_length=1)
     expires_at: AwareDatetime | None = None
+    expires_in_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_VALID_S,
+        description="Seconds until it expires, by the server's clock, instead of `expires_at`.",
+    )
     replay_undelivered: bool = Field(
         default=False,
         description="Repeat the response to a submit if the client did not receive it.",
@@ -43,6 +50,12 @@ class NewKey(BaseModel):
         description="The only endpoints that the key may use; `*` stands for any characters. "
         "Empty: all.",
     )
+
+    @model_validator(mode="after")
+    def _one_end(self) -> NewKey:
+        if self.expires_at is not None and self.expires_in_s is not None:
+            raise ValueError("`expires_at` and `expires_in_s` exclude each other")
+        return self
 
     @model_validator(mode="after")
     def _endpoints_of_no_operator(self) -> NewKey:
@@ -119,14 +132,17 @@ async def create_key(call: Call, new: NewKey) -> CreatedKey:
     tenant = new.tenant or call.owner
     caller.require_tenant(tenant, "Keys")
     caller.require_authority(new.scopes, new.endpoints)
-    await _require_end(call, new.expires_at)
+    expires_at = new.expires_at
+    if new.expires_in_s is not None:
+        expires_at = call.services.clock.now() + timedelta(seconds=new.expires_in_s)
+    await _require_end(call, expires_at)
     if tenant != caller.tenant:
         await identity.tenants.require_not_deleted(tenant)
     credential = await identity.keys.create(
         tenant,
         name=new.alias,
         scopes=frozenset(new.scopes),
-        expires_at=new.expires_at,
+        expires_at=expires_at,
         replay_undelivered=new.replay_undelivered,
         endpoints=new.endpoints,
         actor=call.actor,

@@ -20,7 +20,7 @@ const SCOPES = {
 };
 const OVERLAP_HOURS = 24;
 const HOUR_S = 3600;
-const DAY_MS = 86_400_000;
+const DAY_S = 86_400;
 
 /** List of a tenant's keys. A key that is no operator's offers only its own
  * scopes, and keys of its own tenant. */
@@ -110,10 +110,10 @@ export class KeyList {
 }
 
 function newKey({ alias, tenant, days, endpoints, ...scopes }) {
-  const end = days === "" ? null : new Date(Date.now() + Number(days) * DAY_MS).toISOString();
+  const lasts = days === "" ? null : Number(days) * DAY_S;
   const chosen = Object.keys(SCOPES).filter((name) => scopes[name]);
   const only = endpoints.split(/[\s,]+/).filter((each) => each !== "");
-  return { alias, tenant, scopes: chosen, expires_at: end, endpoints: only };
+  return { alias, tenant, scopes: chosen, expires_in_s: lasts, endpoints: only };
 }
 
 /** Shows a new key: only its digest is stored, so this is the only time. */

@@ -16,6 +16,7 @@ from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 
 WARN_EVERY_S = 10.0
+LOOK_BACK_S = 300  # for ends of requests of the earlier period: many looks, so one may fail
 
 _USED = """q.reserved - q.settled
     - budget_freed(q.tenant, q.currency, q.period, q.settled_at, 'infinity')"""
@@ -46,14 +47,31 @@ UPDATE tenant_quotas SET unit = 'changed'
 WHERE unit IN ('day', 'month') AND tenant <> ALL(%(tenants)s::text[])
 """
 
+# A period goes on to be looked at while requests of it end: one that was submitted in its last
+# seconds, or is billed by its time, may reach a threshold when the next period has begun. All that
+# has ended has its line, so no reserve counts.
+_ENDED = """u.tenant = b.tenant AND u.price ->> 'currency' = b.currency
+         AND u.submitted_at >= p.earlier AND u.submitted_at < p.begun"""
+"""SQL for the lines ``u`` of usage that a budget ``b`` had in its earlier period."""
+
 _DETAIL = """json_build_object('threshold', threshold, 'used', used::text, 'budget', budget::text,
     'currency', currency, 'period', period)"""
 WARN = f"""
 -- name: warn_of_budgets
 WITH used AS (
-    SELECT b.*, date_trunc(b.unit, now(), 'UTC') AS period, {_SPENT} AS used
-    FROM json_to_recordset(%(budgets)s::json) AS b(
+    SELECT b.*, spent.* FROM json_to_recordset(%(budgets)s::json) AS b(
         tenant text, unit text, currency text, budget numeric, warn_at json, url text)
+    CROSS JOIN LATERAL (
+        SELECT date_trunc(b.unit, now(), 'UTC') AS begun, date_trunc(
+            b.unit, date_trunc(b.unit, now(), 'UTC') - interval '1 s', 'UTC') AS earlier
+    ) p
+    CROSS JOIN LATERAL (
+        SELECT p.begun AS period, {_SPENT} AS used
+        UNION ALL
+        SELECT p.earlier, (SELECT sum(u.amount) FROM usage u WHERE u.at >= p.earlier AND {_ENDED})
+        WHERE EXISTS (
+            SELECT FROM usage u WHERE u.at >= now() - interval '{LOOK_BACK_S} s' AND {_ENDED})
+    ) spent
 ),
 warned AS (
     INSERT INTO budget_warnings (tenant, period, threshold, used, budget, currency)

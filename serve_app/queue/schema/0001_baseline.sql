@@ -953,7 +953,10 @@ BEGIN
             verdicts := array_append(verdicts, '');
             q.tat := q.tat + cost;
             free := free - coalesce(each, 0);
-            q.reserved := q.reserved + CASE WHEN budget IS NULL THEN 0 ELSE coalesce(each, 0) END;
+            -- A transaction that began before midnight may come here when another one has begun the
+            -- new period. Its request counts by its submit, so only its line of usage does.
+            q.reserved := q.reserved
+                + CASE WHEN budget IS NULL OR q.period > begun THEN 0 ELSE coalesce(each, 0) END;
         END IF;
     END LOOP;
     IF every_s IS NOT NULL THEN

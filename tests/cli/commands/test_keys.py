@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -19,6 +20,10 @@ def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: An
     (line,) = [row for row in darkroom("keys", "list").stdout.splitlines() if key_id in row]
     for words in ("read, submit", "thumbnails", "fal-ai/flux/*"):
         assert words in line
+    listed = json.loads(darkroom("keys", "list", "--json").stdout)["keys"]
+    (key,) = [entry for entry in listed if entry["key_id"] == key_id]
+    begin, end = [datetime.fromisoformat(key[name]) for name in ("created_at", "expires_at")]
+    assert abs(end - begin - timedelta(hours=12)) < timedelta(minutes=1)
 
 
 def test_a_key_without_a_name_has_that_of_its_maker(darkroom: Any) -> None:

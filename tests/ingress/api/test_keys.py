@@ -42,6 +42,22 @@ async def test_the_list_shows_everything_but_secrets(house: House) -> None:
         assert key["key_secret"] not in answer.text
 
 
+async def test_the_server_computes_the_end_of_a_key_that_lasts_some_seconds(house: House) -> None:
+    """The clock of the machine that asks may be wrong."""
+    async with house.client() as admin:
+        key = await make(admin, alias="hour", expires_in_s=3600)
+        keys = (await admin.get("/v1/keys")).json()["keys"]
+        (shown,) = [entry for entry in keys if entry["key_id"] == key["key_id"]]
+        created, end = [
+            datetime.fromisoformat(shown[name]) for name in ("created_at", "expires_at")
+        ]
+        assert abs(end - created - timedelta(hours=1)) < timedelta(minutes=1)
+        both = {"expires_in_s": 60, "expires_at": end.isoformat()}
+        refused = await admin.post("/v1/keys", json=both)
+        assert refused.status_code == 422
+        assert "exclude each other" in refused.text
+
+
 async def test_the_list_says_which_keys_are_valid(house: House) -> None:
     now = house.services.clock.now()
     for alias, ends in (("old", now - timedelta(seconds=1)), ("new", now + timedelta(days=1))):
@@ -87,6 +103,7 @@ async def test_a_key_that_is_not_there_is_not_revoked(house: House) -> None:
         ({"scopes": []}, "scopes"),
         ({"expires_at": "tomorrow"}, "expires_at"),
         ({"expires_at": "2030-01-01T00:00:00"}, "expires_at"),
+        ({"expires_in_s": 0}, "expires_in_s"),
         ({"name": "x"}, "name"),
     ],
 )
