@@ -282,8 +282,7 @@ def test_closed_standard_input_and_output_are_empty_ones(generate: Shell, here: 
     def run(words: str) -> tuple[int, str]:
         done = subprocess.run(
             ["sh", "-c", f'{command} --data-dir "$0" {words}', str(generate._data_dir)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
