@@ -81,7 +81,7 @@ def test_lines_of_openais_batches_run(darkroom: Any, prompts: Path) -> None:
 def test_failed_lines_are_an_exit_status_and_a_file(darkroom: Any, prompts: Path) -> None:
     file = write(prompts, {"prompt": "x"}, {"prompt": "x", "fail": "pipeline_failed"})
     result = darkroom("batch", "run", file, "--endpoint", "test/images", fails=True)
-    assert "1 lines failed" in result.output
+    assert "1 line failed" in result.output
     errors = prompts.with_name("prompts-results") / "errors.jsonl"
     assert json.loads(errors.read_text())["error"]["code"] == "pipeline_failed"
 
