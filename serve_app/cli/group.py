@@ -66,9 +66,13 @@ def _ending_by_signals() -> Generator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def open_stderr() -> None:
-    """Give standard error a place if it is closed, as after `2>&-`: what a command says there is
-    lost, and the command works."""
+def open_streams() -> None:
+    """Give standard streams that are closed a place, as after `<&- >&- 2>&-`: there is nothing to
+    read, what a command says is lost, and the command works."""
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
@@ -157,7 +161,7 @@ class ErrorReportingGroup(LazyGroup):
         return super().main(args, *more, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        open_stderr()
+        open_streams()
         try:
             with _ending_by_signals():
                 return super().invoke(ctx)

@@ -62,8 +62,8 @@ def _parse(text: str, path: Path) -> ConfigFile:
     http = _fields(cast("Fields", content).get("http_options") or {}, path, "http_options of ")
     return ConfigFile(
         arguments=dict(_fields(ours[0].get("args") or {}, path, "args of ")),
-        host=_read_field(http, "host", str, path),
-        port=_read_field(http, "port", int, path),
+        host=_read_host(http, path),
+        port=_read_port(http, path),
         rest={k: v for k, v in cast("Fields", content).items() if k != "applications"},
     )
 
@@ -74,8 +74,15 @@ def _fields(value: object, path: Path, what: str) -> Fields:
     return cast("Fields", value)
 
 
-def _read_field(http: Fields, name: str, expected: type, path: Path) -> Any:
-    value = http.get(name)
-    if value is not None and not isinstance(value, expected):
-        raise Misconfigured(f"http_options.{name} of {path} should be {expected.__name__}.")
-    return value
+def _read_host(http: Fields, path: Path) -> str | None:
+    host = http.get("host")
+    if host is not None and not isinstance(host, str):
+        raise Misconfigured(f"http_options.host of {path} should be str.")
+    return host
+
+
+def _read_port(http: Fields, path: Path) -> int | None:
+    port = http.get("port")
+    if port is None or (type(port) is int and 1 <= port <= 65535):  # True is no port
+        return port
+    raise Misconfigured(f"http_options.port of {path} should be a number from 1 to 65535.")

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
+from serve_app.cli.connection.client import ANSWER_ID
 from tests.wire.served import Address
 
 DROP = 0
@@ -65,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = httpx.Response(status, text="<html>") if own else self._passed_on(body)
         content = answer.content.replace(self.origin.encode(), self._own().encode())
         self.send_response(answer.status_code)
-        for name in ("content-type", "location"):
+        for name in ("content-type", "location", ANSWER_ID):
             if name in answer.headers:
                 self.send_header(name, answer.headers[name])
         self.send_header("content-length", str(len(content)))

@@ -57,7 +57,10 @@ def test_address_and_arguments_may_be_left_out(file: Path) -> None:
             "applications: [{import_path: 'serve_app.app:build', args: [1]}]",
             "args of .* should be a mapping",
         ),
-        (GOOD.replace("8080", "'8080'"), "http_options.port of .* should be int"),
+        (GOOD.replace("8080", "'8080'"), "http_options.port of .* a number from 1 to 65535"),
+        (GOOD.replace("8080", "99999"), "http_options.port of .* a number from 1 to 65535"),
+        (GOOD.replace("8080", "0"), "http_options.port of .* a number from 1 to 65535"),
+        (GOOD.replace("8080", "true"), "http_options.port of .* a number from 1 to 65535"),
     ],
 )
 def test_what_is_wrong_with_it_is_said(file: Path, content: str, pattern: str) -> None:

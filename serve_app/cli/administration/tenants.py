@@ -16,6 +16,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.numbers import FiniteNumber
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.resources import echo_one, path_of, plain_group
 from serve_app.cli.connection.server import Server
@@ -85,7 +86,7 @@ budget_option = click.option(
 )
 warn_at_option = click.option(
     "--warn-at",
-    type=float,
+    type=FiniteNumber(),
     multiple=True,
     help="With --budget: warn at this share of it, such as 0.8. May be repeated.",
 )

@@ -97,7 +97,11 @@ def _parse_file(file: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line, what = (mark.line + 1 if mark else 1), getattr(error, "problem", None) or error
         raise Misconfigured(f"{file}:{line}: this is not YAML: {what}.") from error
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise Misconfigured(
+            f"{file}: its values are nested too deep. Write a workflow with fewer levels."
+        ) from None
+    except (TypeError, ValueError) as error:
         raise Misconfigured(
             f"{file}: it has values that JSON does not have ({error}). Put dates in quotes."
         ) from error

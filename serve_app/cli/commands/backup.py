@@ -19,6 +19,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.numbers import FiniteNumber
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import counted, echo, size_text
 from serve_app.settings import Config, Secrets
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from serve_app.backup.fsck import Finding, Totals
     from serve_app.backup.restore import Restored
 
+MOST_GRACE_HOURS = 10 * 365 * 24
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _WARNING = (
     "The backup contains prompts, the first API key and the keys that sign URLs and webhooks. "
@@ -112,7 +114,7 @@ def restore_command(
 )
 @click.option(
     "--grace-hours",
-    type=click.FloatRange(min=0),
+    type=FiniteNumber(0, MOST_GRACE_HOURS),
     metavar="HOURS",
     default=6.0,
     show_default=True,

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serve_app.cli.commands.requests import canaries, pool_label, quarantines
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.numbers import FiniteNumber
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, printable
 from serve_app.domain.errors import DarkroomError
@@ -307,7 +308,7 @@ def _counters(metrics: str) -> tuple[str, Rates]:
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteNumber(0.1, 3600),
     metavar="SECONDS",
     default=INTERVAL_S,
     show_default=True,

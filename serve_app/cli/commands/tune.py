@@ -15,6 +15,7 @@ import click
 
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.numbers import FiniteNumber
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo, size_text
 from serve_app.cli.group import interrupted_status
@@ -312,7 +313,7 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
 @click.argument("endpoints", nargs=-1, shell_complete=completion.endpoints)
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteNumber(min=0, min_open=True),
     metavar="MINUTES",
     default=MINUTES,
     show_default=True,
@@ -320,7 +321,7 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
 )
 @click.option(
     "--quality",
-    type=click.FloatRange(0, 1),
+    type=FiniteNumber(0, 1),
     metavar="NUMBER",
     default=QUALITY,
     show_default=True,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from serve_app.cli.connection.numbers import FiniteNumber
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import DarkroomError, Misconfigured, Unavailable
@@ -18,6 +19,9 @@ MARGIN = timedelta(seconds=5)
 """The node is left so long before the machine ends."""
 LEAST = timedelta(seconds=5)
 """Shortest time that a drain gets, also if the notice is late."""
+
+MOST_S = 7 * 86400.0
+"""Longest time of `drain-node`."""
 
 
 class RayNode:
@@ -34,6 +38,10 @@ class RayNode:
         try:
             self._address = address or services.canonicalize_bootstrap_address_or_die("auto")
             self._gcs = GcsClient(address=self._address)
+        except (TypeError, ValueError) as error:  # of Ray's parser of addresses
+            raise Misconfigured(
+                f"{self._address} is no address of Ray's GCS. Use --address HOST:PORT."
+            ) from error
         except ConnectionError as error:
             raise Misconfigured(
                 "Ray does not run on this machine. Name the cluster with --address HOST:PORT."
@@ -133,7 +141,7 @@ def watch_spot_command(
 @click.command("drain-node")
 @click.option(
     "--within",
-    type=click.FloatRange(min=LEAST.total_seconds()),
+    type=FiniteNumber(LEAST.total_seconds(), MOST_S),
     metavar="SECONDS",
     default=50.0,
     show_default=True,

@@ -29,6 +29,9 @@ MOST_BYTES = 256 * 1024**2
 """Of a response, also of an output whose files are in it."""
 MOST_FILE_BYTES = 4 * MOST_BYTES
 """Of a file that is kept in the memory. Longer ones are in storage, and are opened by their URL."""
+ANSWER_ID = "x-fal-request-id"
+"""Header of each answer of Darkroom. Another server may answer any JSON to a command that only asks
+for a change, and it is not done."""
 PASSED_ON = frozenset({502, 504})
 """Statuses of a proxy that may have passed the call on."""
 RESTARTING = PASSED_ON | {503}
@@ -266,6 +269,12 @@ class Client:
         response = self._response(method, path, **arguments)
         if not response.is_success:
             raise ApiFailure(_message(response), _fields(response), response.status_code)
+        if ANSWER_ID not in response.headers:
+            raise ApiFailure(
+                f"{self.url} answered {response.status_code}, but not as Darkroom: its answer has "
+                f"no {ANSWER_ID}. Check the address. A proxy before Darkroom has to pass this "
+                "header on."
+            )
         if not response.content:
             return None
         if (answer := _json_of(response)) is None:

@@ -14,6 +14,7 @@ import click
 
 from serve_app.cli.connection import completion, options, resources
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
+from serve_app.cli.connection.numbers import FiniteNumber
 from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, size_text
@@ -52,7 +53,9 @@ _name = click.argument("name")
 @click.option(
     "--endpoint", metavar="NAME", help="Serve them as the private endpoint TENANT/NAME too."
 )
-@click.option("--scale", type=float, help="Strength of a LoRA in its endpoint. Default: 1.")
+@click.option(
+    "--scale", type=FiniteNumber(), help="Strength of a LoRA in its endpoint. Default: 1."
+)
 @click.option("--no-wait", is_flag=True, help="Do not wait for the check.")
 @options.as_json
 def add_command(

@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -101,6 +101,10 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
             listener.bind((host, port))
             # Only listen() reveals another listener that has set the same option.
             listener.listen(1)
+        except TypeError:  # of a name that is no text, such as bytes that are not UTF-8
+            raise Misconfigured(
+                f"{host!r} is not the name of a host. Choose another --host."
+            ) from None
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise Misconfigured(
@@ -144,17 +148,21 @@ PROXY_PORT_OFFSET = 128  # 8128 for 8000, like the usual proxy port 3128
 def plan(config: Config, host: str, port: int) -> GatewayPlan:
     """Ports for an HTTP port at ``host:port``.
 
-    A port that a setting names must be free; otherwise ``Misconfigured`` names the setting. Without
-    a setting, a port that is in use is replaced by another free one.
+    A port that a setting names must be free, and not the one of another; otherwise
+    ``Misconfigured`` names the setting. Without a setting, a port that is in use is replaced by
+    another free one.
     """
     gateway = config.gateway
     _check(gateway)
+    taken = {port: "--port"}
     tls: int | None = None
     if haproxy.available():
-        tls = _choose_port(gateway.tls_port, port + TLS_PORT_OFFSET, host, "--tls-port")
-    proxy = _choose_port(
-        gateway.proxy_port, port + PROXY_PORT_OFFSET, gateway.proxy_host, "--proxy-port"
-    )
+        tls = _named_port(gateway.tls_port, host, "--tls-port", taken)
+    proxy = _named_port(gateway.proxy_port, gateway.proxy_host, "--proxy-port", taken)
+    if haproxy.available() and gateway.tls_port is None:
+        tls = _usual_port(port + TLS_PORT_OFFSET, host, taken)
+    if gateway.proxy_port is None:
+        proxy = _usual_port(port + PROXY_PORT_OFFSET, gateway.proxy_host, taken)
     return GatewayPlan(
         http=(host, port),
         tls=_place(host, tls),
@@ -195,12 +203,23 @@ def _check(gateway: GatewaySettings) -> None:
         )
 
 
-def _choose_port(port: int | None, usual: int, host: str, option: str) -> int | None:
-    if port == 0:
+def _named_port(port: int | None, host: str, option: str, taken: dict[int, str]) -> int | None:
+    """Port of a setting, which is added to those that are ``taken`` by an option. None: there is no
+    setting, or it disables the port."""
+    if not port:
         return None
-    if port is not None:
-        check_port(host, port, option)
-        return port
+    if port in taken:
+        raise Misconfigured(
+            f"{taken[port]} and {option} both name port {port}. Choose another {option}."
+        )
+    check_port(host, port, option)
+    taken[port] = option
+    return port
+
+
+def _usual_port(usual: int, host: str, taken: Collection[int]) -> int:
+    if usual in taken:
+        return free_port()
     try:
         check_port(host, usual)
     except (Misconfigured, OverflowError):  # in use, or above 65535

@@ -50,7 +50,15 @@ class StopSignal(BaseException):
 
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 the signal's calling convention
+    _ignore_more()
     raise StopSignal
+
+
+def _ignore_more() -> None:
+    """Ignore further signals, which would end the stop before anything is stopped: `timeout` sends
+    two, and people press Ctrl-C twice."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _listen() -> None:
@@ -220,6 +228,9 @@ class ServeCommand:
                 _temp_dir=str(self._installation.run_dir / "ray"),
                 job_config=_job_config(),
             )
+        except SystemExit:  # of the handler of SIGTERM that Ray has installed until _listen()
+            _ignore_more()
+            raise StopSignal from None
         except Exception as error:  # Ray raises plain ones, such as after 30 s without a raylet
             raise Misconfigured(
                 f"Ray did not start. Is the machine very busy? Try again. Its error: {error}"
@@ -263,8 +274,7 @@ class ServeCommand:
         self._record.write(self.url, **self._addresses)
 
     def _stop(self) -> None:
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_more()
         self._done.set()
         if self._deployer is not None:
             self._deployer.stop()

@@ -85,6 +85,7 @@ def test_json_of_fals_is_checked_without_being_stored(data_dir: Path, tmp_path: 
         ("a.yaml", "steps:\n  draw: [", "this is not YAML"),
         ("a.yaml", "- one", "a workflow is an object"),
         ("a.yaml", "steps: {draw: {app: 2026-01-01}}", "Put dates in quotes"),
+        ("a.json", "[" * 100_000, "nested too deep"),
         ("a.yaml", YAML.replace("test/probe", "test/nothing"), "steps.each.app: There is no"),
     ],
 )

@@ -41,6 +41,12 @@ def answering(
             self.end_headers()
             self.wfile.write(body.encode())
 
+        def do_PUT(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
         def log_message(self, *_: object) -> None:
             """Log nothing to the terminal."""
 
@@ -73,7 +79,7 @@ def test_a_page_of_haproxy_is_not_taken_for_an_answer_of_the_ingress(tmp_path: P
     with answering(200, page) as url, client(url, tmp_path) as asking:
         with pytest.raises(Misconfigured, match="answers 200, but not Darkroom's ingress"):
             asking.readiness()
-        with pytest.raises(ApiFailure, match="is not JSON"):
+        with pytest.raises(ApiFailure, match="answered 200, but not as Darkroom"):
             asking.get("/v1/status")
 
 
@@ -96,6 +102,16 @@ def test_a_page_in_html_is_not_taken_for_a_log(tmp_path: Path) -> None:
             raise AssertionError
         with pytest.raises(ApiFailure, match="answered a page in HTML"):
             calls.get("/v1/keys")
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "null", ""])
+def test_any_json_of_another_server_is_no_word_that_something_was_done(
+    tmp_path: Path, body: str
+) -> None:
+    with answering(200, body) as url, client(url, tmp_path) as calls:
+        for call in (calls.get, calls.put, calls.delete):
+            with pytest.raises(ApiFailure, match=f"{url} answered 200, but not as Darkroom"):
+                call("/v1/endpoints/a/pause")
 
 
 def test_an_argument_that_no_address_can_have_is_said_in_a_sentence(tmp_path: Path) -> None:

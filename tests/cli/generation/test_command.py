@@ -275,6 +275,26 @@ def test_a_closed_standard_error_changes_nothing_but_what_is_said_there(
     assert (here / "a.png").exists()
 
 
+@pytest.mark.long
+def test_closed_standard_input_and_output_are_empty_ones(generate: Shell, here: Path) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m serve_app.cli generate -m test/images"
+
+    def run(words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["sh", "-c", f'{command} --data-dir "$0" {words}', str(generate._data_dir)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    status, said = run("- -o a.png <&-")
+    assert (status, said.startswith("darkroom: Standard input has no prompt.")) == (1, True)
+    assert not list(here.iterdir())
+    status, said = run("x -o - >&-")
+    assert (status, "Traceback" in said) == (0, False)
+
+
 class Restart:
     """Trouble of the proxy: ``answers`` one after the other to reads whose path has a ``part``."""
 

@@ -51,6 +51,26 @@ def test_a_usual_port_that_is_taken_is_replaced_and_a_given_one_is_not() -> None
             plan(config(proxy_port=chosen), HERE, port)
 
 
+def test_two_options_that_name_one_port_are_refused_before_anything_starts() -> None:
+    port, other = free_port(), free_port()
+    with pytest.raises(Misconfigured, match=f"--port and --tls-port both name port {port}"):
+        plan(config(tls_port=port), HERE, port)
+    with pytest.raises(Misconfigured, match=f"--port and --proxy-port both name port {port}"):
+        plan(config(proxy_port=port), HERE, port)
+    with pytest.raises(Misconfigured, match=f"--tls-port and --proxy-port both .* {other}"):
+        plan(config(tls_port=other, proxy_port=other), HERE, port)
+
+
+def test_a_usual_port_that_an_option_names_for_the_other_is_replaced() -> None:
+    port = free_port()
+    for_tls = plan(config(tls_port=port + PROXY_PORT_OFFSET), HERE, port)
+    for_proxy = plan(config(proxy_port=port + TLS_PORT_OFFSET), HERE, port)
+    assert for_tls.tls == (HERE, port + PROXY_PORT_OFFSET)
+    assert for_tls.proxy not in (None, for_tls.tls)
+    assert for_proxy.proxy == (HERE, port + TLS_PORT_OFFSET)
+    assert for_proxy.tls not in (None, for_proxy.proxy)
+
+
 def test_beyond_the_last_port_there_is_another() -> None:
     planned = plan(config(), HERE, 65535)
     assert planned.tls is not None

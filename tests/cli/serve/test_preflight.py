@@ -83,6 +83,11 @@ def test_an_address_that_is_not_of_this_machine_is_named() -> None:
         ports.check_port("203.0.113.1", 8000)
 
 
+def test_a_host_that_is_no_text_is_named() -> None:
+    with pytest.raises(Misconfigured, match="not the name of a host"):
+        ports.check_port("\udcff", free_port())
+
+
 def test_a_socket_directory_open_to_others_is_refused(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir(mode=0o777)

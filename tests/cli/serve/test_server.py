@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -42,6 +44,39 @@ def stops_ray(path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> bool
     finally:
         command.console.close()
     return stopping.is_set()
+
+
+def test_further_signals_do_not_end_the_stop() -> None:
+    program = """
+import signal
+from serve_app.cli.serve.server import STOP_SIGNALS, StopSignal, _listen
+_listen()
+try:
+    signal.raise_signal(signal.SIGTERM)
+except StopSignal:
+    for number in STOP_SIGNALS:
+        signal.raise_signal(number)
+    print("stopped")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
+def test_a_signal_that_ray_handles_while_it_starts_is_one_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        sys.exit(signal.SIGTERM)  # what Ray's handler does
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(server, "STOP_SIGNALS", ())  # those of the tests stay as they are
+    command = ServeCommand(
+        Installation(tmp_path), Config(gpus=0, data_dir=tmp_path), "127.0.0.1", 0
+    )
+    with pytest.raises(server.StopSignal):
+        command._start_ray("127.0.0.1")
 
 
 def test_ray_is_asked_to_shut_down_while_its_control_store_answers(
