@@ -376,6 +376,30 @@ def test_what_changes_does_not_take_the_focus_away(page: Page, installation: Pag
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("width", [390, 800, 900, 1280])
+def test_tables_are_as_wide_as_the_window_and_break_no_short_text(
+    open_context: OpenContext, idle: PageDarkroom, width: int
+) -> None:
+    give_pool(idle)
+    page = open_context(viewport={"width": width, "height": 844}).new_page()
+    headers = {"Authorization": f"Key {idle.key}"}
+    key = {"alias": "thumbnails", "endpoints": [f"fal-ai/{'long' * 30}"]}
+    assert page.request.post(f"{idle.url}/v1/keys", headers=headers, data=key).ok
+    operator = Operator(page, idle)
+    operator.open("Pools")
+    expect(operator.row("Replicas", "r-1")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for part, table in (("Keys", "Keys"), ("Audit", "Audit log")):
+        operator.open(part)
+        row = operator.row(table, "fal-ai/long")
+        expect(row).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    if width == 1280:
+        by = row.locator("td[data-label='By key'] code")
+        assert by.evaluate("code => code.getClientRects().length") == 1
+
+
+@pytest.mark.long
 def test_every_text_of_each_part_can_be_read_also_on_a_phone(
     open_context: OpenContext, idle: PageDarkroom
 ) -> None:
