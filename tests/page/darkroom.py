@@ -95,7 +95,7 @@ class PageDarkroom:
         self._do(self.house.queue.pool_history.sample())
 
     def advance_workflows(self) -> None:
-        """Start requests to workflows and submit their next steps, as the leader does in each look."""
+        """Start requests to workflows and submit their next steps, as the leader does."""
         self._do(WorkflowWorker(self.house.services).advance())
 
     def ran(self) -> list[str]:
