@@ -202,6 +202,19 @@ def test_older_acts_that_come_at_the_second_try_end_the_problem_of_the_first(
 
 
 @pytest.mark.long
+def test_a_call_that_fails_alone_does_not_leave_the_page_without_contact(
+    operator: Operator,
+) -> None:
+    page = operator.page
+    page.route("**/v1/audit?*", lambda route: route.abort())
+    operator.open("Audit")
+    connection = page.locator("#connection")
+    expect(connection).to_contain_text("Darkroom does not answer")
+    page.unroute_all()  # nothing calls in this view: only the stream of changes tells
+    expect(connection).to_be_hidden()
+
+
+@pytest.mark.long
 def test_what_a_colleague_has_deleted_meanwhile_leaves_the_table(operator: Operator) -> None:
     page, url = operator.page, operator.darkroom.url
     headers = {"Authorization": f"Key {operator.darkroom.key}"}
