@@ -12,6 +12,7 @@ import uvicorn
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.ingress.submission.shadows import ShadowWorker
+from serve_app.ingress.workflows.worker import WorkflowWorker
 from tests.ingress.house import CATALOG, House, build_house
 from tests.page.album import Entry, hang
 from tests.page.painter import Painter
@@ -92,6 +93,10 @@ class PageDarkroom:
     def sample_pools(self) -> None:
         """Note what the pools have now, as the leader does every few seconds."""
         self._do(self.house.queue.pool_history.sample())
+
+    def advance_workflows(self) -> None:
+        """Start requests to workflows and submit their next steps, as the leader does."""
+        self._do(WorkflowWorker(self.house.services).advance())
 
     def ran(self) -> list[str]:
         assert self._painter is not None

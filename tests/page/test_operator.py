@@ -180,6 +180,57 @@ def test_a_darkroom_that_does_not_answer_is_said_and_asked_again(operator: Opera
 
 
 @pytest.mark.long
+def test_older_acts_that_come_at_the_second_try_end_the_problem_of_the_first(
+    operator: Operator,
+) -> None:
+    page, url = operator.page, operator.darkroom.url
+    headers = {"Authorization": f"Key {operator.darkroom.key}"}
+    for number in range(51):
+        action = "resume" if number % 2 else "pause"
+        assert page.request.put(f"{url}/v1/endpoints/{FLUX}/{action}", headers=headers).ok
+    operator.open("Audit")
+    older = page.get_by_role("button", name="Show older acts")
+    expect(older).to_be_visible()
+    page.route("**/v1/audit?*before*", lambda route: route.abort())
+    older.click()
+    problem = page.locator(".answers .problem")
+    expect(problem).to_contain_text("does not answer")
+    page.unroute_all()
+    older.click()
+    expect(older).to_be_hidden()
+    expect(problem).to_be_hidden()
+
+
+@pytest.mark.long
+def test_a_call_that_fails_alone_does_not_leave_the_page_without_contact(
+    operator: Operator,
+) -> None:
+    page = operator.page
+    page.route("**/v1/audit?*", lambda route: route.abort())
+    operator.open("Audit")
+    connection = page.locator("#connection")
+    expect(connection).to_contain_text("Darkroom does not answer")
+    page.unroute_all()  # nothing calls in this view: only the stream of changes tells
+    expect(connection).to_be_hidden()
+
+
+@pytest.mark.long
+def test_what_a_colleague_has_deleted_meanwhile_leaves_the_table(operator: Operator) -> None:
+    page, url = operator.page, operator.darkroom.url
+    headers = {"Authorization": f"Key {operator.darkroom.key}"}
+    secret = f"{url}/v1/secrets/HF_TOKEN"
+    assert page.request.put(secret, headers=headers, data={"value": "x"}).ok
+    operator.open("Resources")
+    row = operator.row("Secrets", "HF_TOKEN")
+    row.get_by_role("button", name="Delete").click()
+    assert page.request.delete(secret, headers=headers).ok
+    operator.dialog.get_by_role("button", name="Delete it").click()
+    expect(operator.dialog).to_contain_text("There is no secret HF_TOKEN")
+    page.keyboard.press("Escape")
+    expect(row).to_have_count(0)
+
+
+@pytest.mark.long
 def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
     operator: Operator,
 ) -> None:
@@ -373,6 +424,30 @@ def test_what_changes_does_not_take_the_focus_away(page: Page, installation: Pag
     expect(operator.dialog.get_by_role("button", name="Cancel")).to_be_focused()
     page.keyboard.press("Escape")
     expect(remove).to_be_focused()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", [390, 800, 900, 1280])
+def test_tables_are_as_wide_as_the_window_and_break_no_short_text(
+    open_context: OpenContext, idle: PageDarkroom, width: int
+) -> None:
+    give_pool(idle)
+    page = open_context(viewport={"width": width, "height": 844}).new_page()
+    headers = {"Authorization": f"Key {idle.key}"}
+    key = {"alias": "thumbnails", "endpoints": [f"fal-ai/{'long' * 30}"]}
+    assert page.request.post(f"{idle.url}/v1/keys", headers=headers, data=key).ok
+    operator = Operator(page, idle)
+    operator.open("Pools")
+    expect(operator.row("Replicas", "r-1")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for part, table in (("Keys", "Keys"), ("Audit", "Audit log")):
+        operator.open(part)
+        row = operator.row(table, "fal-ai/long")
+        expect(row).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    if width == 1280:
+        by = row.locator("td[data-label='By key'] code")
+        assert by.evaluate("code => code.getClientRects().length") == 1
 
 
 @pytest.mark.long

@@ -113,12 +113,13 @@ export class Api extends EventTarget {
         yield await this.#read(answer);
         return;
       }
-      this.dispatchEvent(new Event("reached"));
       const text = answer.body.pipeThrough(new TextDecoderStream());
       const heard = () => {
+        this.dispatchEvent(new Event("reached")); // also by a stream that was open before a call failed
         clearTimeout(timer);
         timer = still();
       };
+      heard();
       for await (const event of events(text, heard)) yield json.parse(event);
     } catch (error) {
       if (error instanceof Refused) throw error;

@@ -4,6 +4,9 @@
 import { keepChildren } from "./children.js";
 import { button, h } from "./element.js";
 
+const SHORT = 20; // characters: with spaces in one line, beside a column of long texts too
+const LONG_WORD = /\S{25}/; // would make the table wider than the window
+
 /**
  * Table named `label`. `columns`: `{name, cell(row), number, wide}`, of which the first names the row;
  * `cell` returns text, an element, or a list of them. `key(row)`: the row's identity. `actions(row)`:
@@ -60,8 +63,10 @@ export class LiveTable {
     const cells = this.#kind.columns.map(({ name, cell, number, wide }, place) => {
       const content = [cell(row)].flat().filter((each) => each !== "" && each !== null);
       if (place === 0) return h.th({ scope: "row" }, content);
-      const kind = number ? "number" : wide ? "wide" : null;
-      return h.td({ "data-label": name, class: kind }, content);
+      const node = h.td({ "data-label": name, class: number ? "number" : wide ? "wide" : null }, content);
+      node.classList.toggle("short", node.textContent.length <= SHORT);
+      node.classList.toggle("long", LONG_WORD.test(node.textContent));
+      return node;
     });
     if (this.#kind.actions !== null) cells.push(this.#buttons(row, key));
     return cells;

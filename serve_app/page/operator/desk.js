@@ -42,7 +42,8 @@ export class Desk {
   async run(work, done = null) {
     try {
       const result = await work();
-      if (done !== null) this.#done(done, result);
+      if (done === null) this.complain("");
+      else this.#done(done, result);
       return true;
     } catch (error) {
       this.complain(wordsOf(error));
@@ -50,10 +51,21 @@ export class Desk {
     }
   }
 
-  /** Asks first, see `ask()`, then says `done` and looks again. Resolves with the result, or null. */
-  async ask({ done, ...question }) {
-    const result = await ask(question);
+  /** Asks first, see `ask()`, then says `done` and looks again. Resolves with the result, or null. What was
+   * refused is looked at again too: somebody else may have changed it. */
+  async ask({ done, submit, ...question }) {
+    let failed = false;
+    const tried = async (values) => {
+      try {
+        return await submit(values);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    };
+    const result = await ask({ ...question, submit: tried });
     if (result !== null) this.#done(done, result);
+    else if (failed) this.look();
     return result;
   }
 

@@ -58,7 +58,6 @@ export class Sheet {
       prompt || request.endpoint,
     );
     const demo = request.demo ? h.span({ class: "demo" }, "demo model") : null;
-    const more = [action("Vary", act.vary), action("× 4", act.four)];
     const from = request.input?.from_draft ? fromDraft(request.origin, act.showDraft) : null;
     this.node = h.article(
       {
@@ -80,7 +79,7 @@ export class Sheet {
           this.#cancel,
           this.#notify,
           action("Use again", act.again),
-          h.span({ class: "more-of-it", hidden: true }, more),
+          h.span({ class: "more-of-it", hidden: true }, action("Vary", act.vary), action("× 4", act.four)),
           action("Details", act.details),
           action("Code", act.code),
         ),
@@ -120,7 +119,12 @@ export class Sheet {
   #run(progress, [preview] = []) {
     this.#stand(runningWords(progress), partOf(progress));
     this.#cancel.disabled = progress.cancel_requested === true;
-    if (preview !== undefined) this.#show(preview.url);
+    if (preview) this.#show(preview.url);
+    if (progress.workflow)
+      import("./steps.js").then(
+        ({ standing }) => this.final || this.#stand(...standing(progress)),
+        () => {}, // it only runs
+      );
   }
 
   /** Shows a preview when it is decoded, unless a newer one or the result came meanwhile. */
@@ -145,10 +149,10 @@ export class Sheet {
 
   #end(phase, status, output, error) {
     this.final = true;
-    const over = [this.#cancel, this.#notify, this.#bar, this.#elapsed, this.#developing];
-    for (const each of [...over, this.#silence]) each.remove();
+    for (const each of [this.#cancel, this.#notify, this.#bar, this.#elapsed, this.#developing, this.#silence])
+      each.remove();
     this.#ignore();
-    if (error !== undefined) {
+    if (error) {
       const words = phase === "cancelled" ? "" : said(error);
       this.#standing.textContent = `${STATES[phase] ?? "Lost"}. ${words}`.trim();
       this.#standing.classList.toggle("bad", phase !== "cancelled");
@@ -222,7 +226,7 @@ function said({ message, problems }) {
   const named = problems.map(({ loc = [], msg }) =>
     [DRAFT_FIELDS.has(loc[1]) ? "" : loc.slice(1).join("."), msg].filter(Boolean).join(": "),
   );
-  return named.length ? named.join(" ") : message;
+  return named.join(" ") || message;
 }
 
 /** Text that identifies a request: its prompt. */
