@@ -379,13 +379,17 @@ def _end_database(data_dir: Path) -> list[psutil.Process]:
     return processes
 
 
+FAILED = ("UNHEALTHY", "DEPLOY_FAILED")  # of a deployment, in Serve's words
+
+
 def _deploy_failure(error: RuntimeError) -> str:
     """Message of the error that a deployment raised at its start, extracted from Serve's report."""
     from ray import serve  # noqa: PLC0415 only if it was imported before
 
-    reasons = [str(error)]
-    for application in serve.status().applications.values():
-        reasons += [deployment.message for deployment in application.deployments.values()]
+    applications = serve.status().applications.values()
+    deployments = [each for known in applications for each in known.deployments.values()]
+    deployments.sort(key=lambda deployment: deployment.status in FAILED)  # its last line is shown
+    reasons = [str(error), *(deployment.message for deployment in deployments)]
     for message in reasons:
         sentence = re.search(
             r"(?:Misconfigured|Unavailable)(?:\(|: )['\"]?(.+?)['\"]?\)?$", message, re.M

@@ -154,14 +154,20 @@ def test_ray_s_workers_look_for_no_modules_in_the_working_directory(
     assert server._job_config()._py_driver_sys_path == [str(server.PACKAGES)]
 
 
-def test_a_report_of_ray_that_is_empty_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_ends_with_what_ray_says_of_what_failed_if_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def states(*messages: str) -> SimpleNamespace:
-        deployments = {n: SimpleNamespace(message=text) for n, text in enumerate(messages)}
+        words = ("UNHEALTHY", "UPSCALING")
+        deployments = {
+            word: SimpleNamespace(message=text, status=word)
+            for word, text in zip(words, messages, strict=True)
+        }
         return SimpleNamespace(applications={"darkroom": SimpleNamespace(deployments=deployments)})
 
     monkeypatch.setattr(serve, "status", lambda: states("", "  "))
     assert server._deploy_failure(RuntimeError()) == (
         "Darkroom did not start. See the log above for the cause."
     )
-    monkeypatch.setattr(serve, "status", lambda: states("It is unhealthy.", ""))
+    monkeypatch.setattr(serve, "status", lambda: states("It is unhealthy.", "Upscaling."))
     assert server._deploy_failure(RuntimeError()).endswith("Ray Serve reports: It is unhealthy.")
