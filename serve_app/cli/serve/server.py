@@ -386,8 +386,11 @@ def _deploy_failure(error: RuntimeError) -> str:
     """Message of the error that a deployment raised at its start, extracted from Serve's report."""
     from ray import serve  # noqa: PLC0415 only if it was imported before
 
-    applications = serve.status().applications.values()
-    deployments = [each for known in applications for each in known.deployments.values()]
+    deployments = [
+        deployment
+        for application in serve.status().applications.values()
+        for deployment in application.deployments.values()
+    ]
     deployments.sort(key=lambda deployment: deployment.status in FAILED)  # its last line is shown
     reasons = [str(error), *(deployment.message for deployment in deployments)]
     for message in reasons:
