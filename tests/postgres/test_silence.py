@@ -22,7 +22,7 @@ from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import LONG_LEASES
+from tests.queue.database import LONG_LEASES, superuser_of
 from tests.queue.requests import new
 
 ANSWERS_S = 10.0
@@ -259,7 +259,7 @@ async def test_a_server_that_only_reads_is_unavailable_until_it_can_write(
     queue = queue_on(database, "one")
     await queue.start()
     name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
-    with psycopg.connect(server, autocommit=True) as operator:
+    with psycopg.connect(superuser_of(server), autocommit=True) as operator:
         operator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         operator.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

@@ -55,9 +55,9 @@ export class Desk {
    * refused is looked at again too: somebody else may have changed it. */
   async ask({ done, submit, ...question }) {
     let failed = false;
-    const tried = async (values) => {
+    const tried = async (...given) => {
       try {
-        return await submit(values);
+        return await submit(...given);
       } catch (error) {
         failed = true;
         throw error;

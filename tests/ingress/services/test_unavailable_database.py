@@ -20,7 +20,7 @@ from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.ingress.house import build_house
-from tests.queue.database import LONG_LEASES, conninfo, server
+from tests.queue.database import LONG_LEASES, conninfo, server, superuser_of
 
 __all__ = ["conninfo", "server"]
 
@@ -78,7 +78,7 @@ async def until_status(
 @pytest.fixture
 def limited_conninfo(conninfo: str) -> Iterator[str]:
     """Connection string of an ordinary role that may have four connections."""
-    with psycopg.connect(conninfo, autocommit=True) as owner:
+    with psycopg.connect(superuser_of(conninfo), autocommit=True) as owner:
         owner.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'own' CONNECTION LIMIT {CONNECTIONS}")
         owner.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
         owner.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {ROLE}")
@@ -94,7 +94,7 @@ async def take_all(owner: str, limited: str) -> list[psycopg.AsyncConnection]:
     connections: list[psycopg.AsyncConnection] = []
     async with (
         asyncio.timeout(PATIENCE_S),
-        await psycopg.AsyncConnection.connect(owner, autocommit=True) as operator,
+        await psycopg.AsyncConnection.connect(superuser_of(owner), autocommit=True) as operator,
     ):
         while len(connections) < CONNECTIONS:
             try:

@@ -17,7 +17,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.store.migrations import Migration, check_applied, list_migrations, migrate
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import Ingress
+from tests.queue.database import Ingress, superuser_of
 from tests.queue.next_version import COLOURS, INDEXES, LAST, SCHEMA
 from tests.queue.requests import TENANT, lease, make_finish, new
 
@@ -67,7 +67,7 @@ async def test_a_database_of_a_newer_darkroom_is_refused(conninfo: str) -> None:
 
 
 async def test_a_database_of_another_encoding_is_refused(server: str) -> None:
-    with psycopg.connect(server, autocommit=True) as maker:
+    with psycopg.connect(superuser_of(server), autocommit=True) as maker:
         maker.execute("CREATE DATABASE ascii ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
         try:
             with pytest.raises(Misconfigured, match="UTF8, and this one's is SQL_ASCII"):
