@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.main import main
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.media.data_uri import read_data_uri
+from tests.cluster.processes import with_default_signals
 from tests.wire.served import Address, serve
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q")
@@ -423,7 +425,7 @@ def _completed(line: str) -> str:
 def ask_to_delete(data_dir: Path) -> subprocess.Popen[bytes]:
     """A command that waits for an answer, once it has asked."""
     words = ("tenants", "delete", "studio", "--data-dir", str(data_dir))
-    command = (sys.executable, "-m", "serve_app.cli", *words)
+    command = with_default_signals(sys.executable, "-m", "serve_app.cli", *words)
     asking = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert asking.stderr is not None
     asked = b""
@@ -440,12 +442,12 @@ def test_a_question_that_nobody_answers_says_that_nothing_was_done(data_dir: Pat
 
 def test_ctrl_c_at_a_question_ends_as_anywhere_else(data_dir: Path) -> None:
     asking = ask_to_delete(data_dir)
-    while True:
+    ended = None
+    while ended is None:
         asking.send_signal(signal.SIGINT)
-        try:
-            # Its input is open until then: its end is an answer too.
-            assert asking.wait(timeout=5) == 130
-            break
-        except subprocess.TimeoutExpired:
-            pass  # Python overlooks a signal that comes just before it begins to read
+        with suppress(subprocess.TimeoutExpired):
+            # Its input is open until then: its end is an answer too. And Python overlooks a signal
+            # that comes just before it begins to read.
+            ended = asking.wait(timeout=5)
+    assert ended == 130
     assert asking.communicate()[1] == b"\nStopped.\n"
