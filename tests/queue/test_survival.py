@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import psycopg
 import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.lease import Finish, Verdict
+from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
@@ -25,6 +27,8 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, until_stopped
 from tests.queue.requests import TENANT, ask, make_finish, new, report
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.crash
 
@@ -80,14 +84,15 @@ async def replica(queue: PostgresQueue, name: str) -> None:
     while True:
         work = await queue.ask(ask(4, replica=name))
         for granted in work.leases:
-            await until_answered(queue, make_finish(granted.key, replica=name))
+            await until_answered(partial(queue.finish, make_finish(granted.key, replica=name)))
 
 
-async def until_answered(queue: PostgresQueue, finish: Finish) -> Verdict:
+async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
+    """The server may still be away: what its processes had begun when it was killed they answer."""
     async with asyncio.timeout(60):
         while True:
             try:
-                return await queue.finish(finish)
+                return await call()
             except DatabaseUnavailable:
                 await asyncio.sleep(0.1)
 
@@ -110,7 +115,8 @@ async def test_acknowledged_requests_survive_a_killed_server_and_end_once(own_di
         await clients.go_on()
     await clients.stop()
     for id_ in clients.acknowledged:
-        assert (await queue.wait(TENANT, id_, 60.0)).state is State.SUCCEEDED
+        request = await until_answered(partial(queue.wait, TENANT, id_, 60.0))
+        assert request.state is State.SUCCEEDED
     for task in replicas:
         task.cancel()
     await asyncio.gather(*replicas, return_exceptions=True)
@@ -146,7 +152,7 @@ async def test_while_the_database_is_away_acts_say_so_quickly(own_dir: Path) -> 
         assert time.monotonic() - began < 5.0
     assert not (await queue.ask(ask(1))).leases  # a poll waits without an error
     await embedded.start()
-    assert await until_answered(queue, make_finish(granted.key)) is Verdict.ACCEPTED
+    assert await until_answered(partial(queue.finish, make_finish(granted.key))) is Verdict.ACCEPTED
     assert (await queue.wait(TENANT, request.id, 60.0)).state is State.SUCCEEDED
     await queue.aclose()
     await database.aclose()
