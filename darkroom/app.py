@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
+from darkroom.calls import is_async
 from darkroom.errors import AppError
 from darkroom.files import PATH_KEY, File, file_as_json, input_files, noted_files
 
@@ -164,10 +165,6 @@ def _named_files(value: Any) -> set[str]:
     if isinstance(value, list):
         return set[str]().union(*map(_named_files, cast("list[Any]", value)))
     return set()
-
-
-def is_async(method: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
 def endpoints_of(app: type[App]) -> dict[str, EndpointMethod]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
-from typing import SupportsInt
+from typing import Any, SupportsInt
 
 
 class Cancelled(BaseException):
     """Raised by ``progress`` in a method whose request was cancelled. Let it pass."""
+
+
+def is_async(method: Callable[..., Any]) -> bool:
+    """True for a method whose calls run on the event loop."""
+    return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
 def _ignore(step: int, steps: int) -> None:

@@ -29,8 +29,8 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from darkroom.app import App, EndpointMethod, endpoints_of, is_async
-from darkroom.calls import Call, Cancelled, context_of
+from darkroom.app import App, EndpointMethod, endpoints_of
+from darkroom.calls import Call, Cancelled, context_of, is_async
 from darkroom.errors import AppError, InvalidField
 from darkroom.files import PATH_KEY
 from darkroom.reporting import files_of, place_of

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from darkroom.calls import is_async
 from darkroom.fal.exchange import Application
 from darkroom.fal.local_files import LocalFiles, Store
 from darkroom.reporting import place_of
@@ -174,7 +175,7 @@ class HostedApp:
         self._async_paths = {
             route.path
             for route, method in self.instance.collect_routes().items()
-            if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
+            if is_async(method)
         }
 
     @property

@@ -43,8 +43,6 @@ from serve_app.domain.errors import Misconfigured
 from serve_app.gateway.gateway import WILDCARD_ADDRESSES, Place
 from serve_app.gateway.unavailable import UNAVAILABLE
 
-LOOPBACK = "127.0.0.1"
-
 SCRIPT = r"""#!/bin/sh
 # See serve_app/cli/serve/haproxy.py. `darkroom serve` writes it at each start.
 for argument; do

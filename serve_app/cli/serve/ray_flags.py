@@ -16,6 +16,7 @@ from pathlib import Path
 from serve_app.cli.serve import haproxy
 from serve_app.free_ports import free_ports
 from serve_app.gateway import private_file
+from serve_app.gateway.connect_proxy import LOOPBACK
 from serve_app.gateway.gateway import Place
 from serve_app.settings import SECRET_NAMES, SECRETS_DIR, Secrets
 
@@ -166,4 +167,4 @@ def export(
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting
     for name in BREAKS_RAY:
         os.environ.pop(name, None)  # noqa: TID251 of Ray's processes
-    return haproxy.LOOPBACK if haproxy.available() else http[0]
+    return LOOPBACK if haproxy.available() else http[0]

@@ -72,9 +72,8 @@ async def create(request: HttpRequest) -> Response:
     if not is_form(request):
         raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
     await services.files.check_disk_for_upload()
-    form = await read_form(
-        request, services.config.limits.max_body_bytes, most_files=2
-    )  # with the metadata
+    # The metadata may be a second file.
+    form = await read_form(request, services.config.limits.max_body_bytes, most_files=2)
     files = form.files.get(FIELD, [])
     if not files:
         raise InvalidInput.of_field(FIELD, "Field required", "missing")
